@@ -1,0 +1,75 @@
+//! `pod.json`: which containers the pod has, from which layers, and how they live and die.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of [`PodBoot`] that this crate writes and reads. A guest refuses any other version and says so.
+pub const POD_BOOT_VERSION: u32 = 1;
+
+/// Where [`PodBoot`] lies inside the pod file system, without a leading slash.
+pub const POD_BOOT_PATH: &str = "etc/i2kit/pod.json";
+
+/// The GPT partition name of the pod file system; layers are named by their diff id instead.
+pub const POD_PARTITION: &str = "pod";
+
+/// What the guest boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodBoot {
+    /// Always [`POD_BOOT_VERSION`].
+    pub version: u32,
+    /// The pod's own name, namespace, labels and annotations.
+    pub pod: PodMeta,
+    /// Init containers, run one by one in this order; each must succeed before the next starts.
+    pub onboot: Vec<ContainerBoot>,
+    /// The pod's containers, started in parallel after every onboot entry succeeded.
+    pub services: Vec<ContainerBoot>,
+    /// What happens when a service ends.
+    pub restart_policy: RestartPolicy,
+    /// Seconds between SIGTERM and SIGKILL when the pod is stopped.
+    pub grace_period_seconds: u64,
+    /// The TCP port on which the supervisor serves `/livez`, `/readyz` and `/metrics`.
+    pub health_port: u16,
+}
+
+/// The pod's identity as its manifest gives it. The instance's own name comes on the kernel command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodMeta {
+    /// The workload's name (the Deployment's `metadata.name`).
+    pub name: String,
+    /// The workload's namespace.
+    pub namespace: String,
+    /// Labels of the pod template.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pod template.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// One container of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerBoot {
+    /// The container's name in the manifest.
+    pub name: String,
+    /// The folder inside the pod file system that holds the container's `config.json`, without a leading slash:
+    /// `containers/services/web` or `containers/onboot/000-migrate`, as LinuxKit names them.
+    pub bundle: String,
+    /// GPT partition names of the container's layers, base layer first.
+    pub layers: Vec<String>,
+    /// The user as the image or the manifest gives it: empty (root), a name, a number, or `user:group` of either.
+    /// The guest looks names up in the container's own `/etc/passwd` and `/etc/group`, as container engines do.
+    pub user: String,
+}
+
+/// When a container that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Whatever its exit code was.
+    Always,
+    /// Only after a non-zero exit code or a signal.
+    OnFailure,
+    /// Never.
+    Never,
+}

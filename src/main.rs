@@ -1,0 +1,3 @@
+//! The command: arguments in, exit code out. The only place that ends the process.
+
+fn main() {}

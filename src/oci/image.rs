@@ -1,0 +1,57 @@
+//! An image whose every part is known by digest: what a resolved reference becomes, and what plans are made from.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::ImageConfig;
+use super::digest::{DiffId, Digest};
+use super::reference::Reference;
+
+/// A pointer to content: what it is, its address, its size in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Media type, such as `application/vnd.oci.image.layer.v1.tar+gzip`.
+    pub media_type: String,
+    /// Content address.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A layer: the blob that carries it and the identity of what is inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// The blob, compressed or not.
+    pub blob: Descriptor,
+    /// The digest of the uncompressed tar.
+    pub diff_id: DiffId,
+}
+
+/// Operating system and architecture in Go's words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64`.
+    pub architecture: String,
+}
+
+impl Default for Platform {
+    /// The platform that i2kit builds for today.
+    fn default() -> Self {
+        Self { os: "linux".into(), architecture: "amd64".into() }
+    }
+}
+
+/// An image whose manifest and configuration have been read and verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// The reference, pinned to the digest of the platform's manifest.
+    pub reference: Reference,
+    /// The digest of the platform's manifest.
+    pub manifest: Digest,
+    /// The configuration.
+    pub config: ImageConfig,
+    /// Layers, base first; as many as `config.rootfs.diff_ids`.
+    pub layers: Vec<Layer>,
+}

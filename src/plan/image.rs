@@ -1,0 +1,77 @@
+//! The image plan: everything that a pod's machine image is a function of.
+
+use std::fmt;
+
+use i2kit_spec::{PodBoot, runtime};
+use serde::{Deserialize, Serialize};
+
+use crate::oci::{DiffId, Digest};
+
+/// Version of [`ImagePlan`]'s canonical form; part of what [`ImageId`] hashes.
+pub const IMAGE_PLAN_VERSION: u32 = 1;
+
+/// The identity of a machine image: sha256 of its plan's canonical JSON. Equal ids mean equal bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImageId(pub Digest);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The guest bundle as a plan names it: facts found by `image::guest`, decided on here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFacts {
+    /// Version of the bundle.
+    pub version: String,
+    /// Kernel release, such as `6.1.0-42-cloud-amd64`.
+    pub kernel_release: String,
+    /// Digest of the kernel file.
+    pub kernel: Digest,
+    /// Digest of the initial RAM file system: PID 1, supervisor, modules.
+    pub initrd: Digest,
+}
+
+/// What a machine image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePlan {
+    /// Always [`IMAGE_PLAN_VERSION`].
+    pub version: u32,
+    /// Kernel and initial RAM file system.
+    pub guest: GuestFacts,
+    /// Kernel command line that belongs to the image; what belongs to one VM is added at its start.
+    pub cmdline: String,
+    /// What the guest boots.
+    pub boot: PodBoot,
+    /// Containers in boot order: onboot entries first, then services.
+    pub containers: Vec<ContainerPlan>,
+    /// Layers of all containers, each once, base layers first so that a new top layer moves no earlier one.
+    pub layers: Vec<DiffId>,
+}
+
+/// One container of an [`ImagePlan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// Name in the manifest.
+    pub name: String,
+    /// Full image reference with its digest.
+    pub image: String,
+    /// Folder inside the pod file system.
+    pub bundle: String,
+    /// The OCI runtime configuration.
+    pub config: runtime::Config,
+}
+
+impl ImagePlan {
+    /// The canonical form: JSON with the fields in the order of their declaration and maps in key order.
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(self).expect("a plan has only string keys and finite numbers")
+    }
+
+    /// The image's identity.
+    pub fn id(&self) -> ImageId {
+        ImageId(Digest::of(self.canonical().as_bytes()))
+    }
+}

@@ -1,0 +1,6 @@
+//! What a person or a program is told while work goes on. Every act of an edge room emits an [`Event`]; only the
+//! renderers of this room print.
+
+mod event;
+
+pub use event::{Event, Events};
