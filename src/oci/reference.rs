@@ -67,6 +67,7 @@ impl Reference {
     }
 
     /// The same repository pinned to `digest`, its tag kept for people.
+    #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self.clone() }
     }
