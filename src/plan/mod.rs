@@ -1,4 +1,10 @@
 //! Decisions, made in pure code that leaves no choice open: which image a pod becomes, how a disk is laid out, which
 //! steps take a fleet from what is to what should be. It does not know files, networks, clocks or clouds.
 
+mod container;
+#[cfg(test)]
+mod example;
+mod expand;
 pub mod image;
+pub mod linuxkit;
+pub mod pod;

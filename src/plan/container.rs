@@ -1,0 +1,261 @@
+//! One container: what the manifest says over what its image says, written as an OCI runtime configuration.
+
+use std::collections::BTreeMap;
+
+use i2kit_spec::runtime::{
+    Capabilities, Config, Cpu, Linux, Memory, Mount, Namespace, NamespaceKind, OCI_VERSION, Process,
+    Resources, Rlimit, Root, User,
+};
+
+use super::expand::expand;
+use crate::manifest::api::{self, Container};
+use crate::oci::ContainerConfig;
+
+/// The search path of images that set none; the value that container engines use.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What Kubernetes' runtimes let a container keep by default: enough for daemons that bind low ports and drop to
+/// another user, nothing that reaches the kernel.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// Parts of /proc and /sys that tell about the kernel more than a container should know.
+const MASKED_PATHS: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+
+/// Parts of /proc through which the kernel can be changed.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Open files: a low soft limit, because some programs loop over all possible descriptors when they start, and a high
+/// hard one, up to which programs that need it raise theirs. The values are systemd's and containerd's.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
+/// Length of the processor quota's period in microseconds, the kernel's default.
+const CPU_PERIOD: u64 = 100_000;
+
+/// The container's command, or `None` when neither manifest nor image has one.
+fn command(container: &Container, image: &ContainerConfig) -> Option<Vec<String>> {
+    let args = || container.args.clone().unwrap_or_default();
+    let line = match (&container.command, &container.args) {
+        (Some(command), _) => [command.clone(), args()].concat(),
+        (None, Some(_)) => [image.entrypoint.clone(), args()].concat(),
+        (None, None) => [image.entrypoint.clone(), image.cmd.clone()].concat(),
+    };
+    (!line.is_empty()).then_some(line)
+}
+
+/// The OCI runtime configuration of `container`, or `None` when there is no command to run.
+pub(super) fn config(container: &Container, image: &ContainerConfig) -> Option<Config> {
+    let variables = variables(container);
+    let args = command(container, image)?;
+    let written = container.command.is_some() || container.args.is_some();
+    let args = if written { args.iter().map(|arg| expand(arg, &variables)).collect() } else { args };
+    let working_dir = container.working_dir.as_deref().unwrap_or(&image.working_dir);
+    Some(Config {
+        oci_version: OCI_VERSION.into(),
+        process: Process {
+            terminal: false,
+            user: User::default(),
+            args,
+            env: environment(container, image, &variables),
+            cwd: if working_dir.is_empty() { "/".into() } else { working_dir.into() },
+            capabilities: capabilities(),
+            rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
+            no_new_privileges: false,
+            oom_score_adj: None,
+        },
+        root: Root { path: "rootfs".into(), readonly: false },
+        hostname: String::new(),
+        mounts: mounts(),
+        annotations: BTreeMap::new(),
+        linux: Linux {
+            namespaces: [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Cgroup]
+                .map(|kind| Namespace { kind })
+                .into(),
+            resources: resources(&container.resources),
+            masked_paths: MASKED_PATHS.map(Into::into).into(),
+            readonly_paths: READONLY_PATHS.map(Into::into).into(),
+        },
+    })
+}
+
+/// The manifest's variables, each expanded with those written before it.
+fn variables(container: &Container) -> BTreeMap<String, String> {
+    let mut known = BTreeMap::new();
+    for variable in &container.env {
+        let value = expand(&variable.value, &known);
+        known.insert(variable.name.clone(), value);
+    }
+    known
+}
+
+/// The image's variables with the manifest's over them, in the order in which they first appear.
+fn environment(
+    container: &Container,
+    image: &ContainerConfig,
+    variables: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let name_of = |entry: &str| entry.split_once('=').map_or(entry, |(name, _)| name).to_owned();
+    let mut env: Vec<String> = Vec::new();
+    if !image.env.iter().any(|entry| name_of(entry) == "PATH") {
+        env.push(DEFAULT_PATH.into());
+    }
+    env.extend(image.env.iter().cloned());
+    for variable in &container.env {
+        let entry = format!("{}={}", variable.name, variables[&variable.name]);
+        match env.iter_mut().find(|existing| name_of(existing) == variable.name) {
+            Some(existing) => *existing = entry,
+            None => env.push(entry),
+        }
+    }
+    env
+}
+
+fn capabilities() -> Capabilities {
+    let all: Vec<String> = DEFAULT_CAPABILITIES.map(Into::into).into();
+    Capabilities { bounding: all.clone(), effective: all.clone(), permitted: all, ..Capabilities::default() }
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: kind.into(),
+        source: source.into(),
+        options: options.iter().map(|&option| option.into()).collect(),
+    }
+}
+
+/// LinuxKit's default mounts, with the shared memory and message queues that container engines add, and the VM's own
+/// name resolution files.
+fn mounts() -> Vec<Mount> {
+    vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+        ),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+        mount("/etc/hosts", "bind", "/etc/hosts", &["rbind", "rw"]),
+        mount("/etc/hostname", "bind", "/etc/hostname", &["rbind", "rw"]),
+        mount("/etc/resolv.conf", "bind", "/etc/resolv.conf", &["rbind", "rw"]),
+    ]
+}
+
+/// Requests and limits in the runtime specification's words; conversions are the kubelet's.
+fn resources(wanted: &api::Resources) -> Option<Resources> {
+    // A limit without a request is also the request, as Kubernetes defaults it.
+    let request_cpu = wanted.request_cpu_millis.or(wanted.limit_cpu_millis);
+    let request_memory = wanted.request_memory_bytes.or(wanted.limit_memory_bytes);
+    let memory = (request_memory.is_some() || wanted.limit_memory_bytes.is_some())
+        .then_some(Memory { limit: wanted.limit_memory_bytes, reservation: request_memory });
+    let cpu = (request_cpu.is_some() || wanted.limit_cpu_millis.is_some()).then(|| Cpu {
+        // 1024 shares are one core; the kernel takes no less than 2.
+        shares: request_cpu.map(|millis| (millis * 1024 / 1000).max(2)),
+        // The kernel refuses quotas below one millisecond.
+        quota: wanted.limit_cpu_millis.map(|millis| (millis * CPU_PERIOD / 1000).max(1000)),
+        period: wanted.limit_cpu_millis.map(|_| CPU_PERIOD),
+    });
+    (memory.is_some() || cpu.is_some()).then_some(Resources { memory, cpu, pids: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::EnvVar;
+
+    fn container() -> Container {
+        Container {
+            name: "web".into(),
+            image: "nginx".parse().unwrap(),
+            command: None,
+            args: None,
+            working_dir: None,
+            env: vec![],
+            ports: vec![],
+            resources: api::Resources::default(),
+        }
+    }
+
+    fn image() -> ContainerConfig {
+        ContainerConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["serve".into()],
+            env: vec!["PATH=/bin".into(), "A=image".into()],
+            working_dir: "/srv".into(),
+            ..ContainerConfig::default()
+        }
+    }
+
+    fn words(text: &str) -> Option<Vec<String>> {
+        Some(text.split(' ').map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn command_and_args_replace_as_in_kubernetes() {
+        let args = |container: &Container| config(container, &image()).unwrap().process.args.join(" ");
+        let mut c = container();
+        assert_eq!(args(&c), "/entry serve");
+        c.args = words("other");
+        assert_eq!(args(&c), "/entry other");
+        c.command = words("/own");
+        assert_eq!(args(&c), "/own other");
+        c.args = None;
+        assert_eq!(args(&c), "/own");
+        assert_eq!(config(&container(), &ContainerConfig::default()), None);
+    }
+
+    #[test]
+    fn environment_overrides_and_expands_in_order() {
+        let mut c = container();
+        let env = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
+        c.env = vec![env("B", "$(A)"), env("A", "1"), env("C", "$(A)-$(B)")];
+        c.command = words("run $(C) $(PATH)");
+        let config = config(&c, &image()).unwrap();
+        assert_eq!(config.process.env, ["PATH=/bin", "A=1", "B=$(A)", "C=1-$(A)"]);
+        assert_eq!(config.process.args, ["run", "1-$(A)", "$(PATH)"], "the image's variables are not known");
+        assert_eq!(config.process.cwd, "/srv");
+    }
+
+    #[test]
+    fn limits_convert_as_the_kubelet_does() {
+        let wanted = api::Resources {
+            limit_cpu_millis: Some(250),
+            request_memory_bytes: Some(64 << 20),
+            limit_memory_bytes: Some(128 << 20),
+            ..api::Resources::default()
+        };
+        let got = resources(&wanted).unwrap();
+        assert_eq!(got.cpu, Some(Cpu { shares: Some(256), quota: Some(25_000), period: Some(100_000) }));
+        assert_eq!(got.memory, Some(Memory { limit: Some(128 << 20), reservation: Some(64 << 20) }));
+        assert_eq!(resources(&api::Resources::default()), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! A small plan for the tests of this room.
+
+use std::collections::BTreeMap;
+
+use super::image::{GuestFacts, ImagePlan};
+use super::pod;
+use crate::manifest::api::{Container, EnvVar, Name, PodSpec, PodTemplate, Resources, RestartPolicy};
+use crate::oci::{
+    ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
+};
+
+/// An image of two layers whose contents are named by `name`.
+pub(crate) fn image(name: &str) -> ResolvedImage {
+    let reference: Reference = name.parse().unwrap();
+    let manifest = Digest::of(name.as_bytes());
+    let diff_ids: Vec<DiffId> = ["base", name].map(|text| DiffId(Digest::of(text.as_bytes()))).into();
+    let layers = diff_ids
+        .iter()
+        .map(|id| Layer {
+            blob: Descriptor {
+                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+                digest: id.0,
+                size: 1,
+            },
+            diff_id: *id,
+        })
+        .collect();
+    ResolvedImage {
+        reference: reference.with_digest(manifest),
+        manifest,
+        config: ImageConfig {
+            architecture: "amd64".into(),
+            os: "linux".into(),
+            config: ContainerConfig {
+                entrypoint: vec![format!("/{}", reference.repository)],
+                user: "1000:1000".into(),
+                ..ContainerConfig::default()
+            },
+            rootfs: RootFs { diff_ids },
+        },
+        layers,
+    }
+}
+
+pub(crate) fn container(name: &str, image: &str) -> Container {
+    Container {
+        name: name.into(),
+        image: image.parse().unwrap(),
+        command: None,
+        args: None,
+        working_dir: None,
+        env: vec![EnvVar { name: "GREETING".into(), value: "hello \"you\"".into() }],
+        ports: vec![],
+        resources: Resources { limit_memory_bytes: Some(64 << 20), ..Resources::default() },
+    }
+}
+
+pub(crate) fn plan() -> ImagePlan {
+    let images: BTreeMap<_, _> =
+        ["nginx:1.27", "busybox"].map(|name| (name.parse().unwrap(), image(name))).into();
+    let template = PodTemplate {
+        labels: [("app".to_owned(), "web".to_owned())].into(),
+        annotations: BTreeMap::new(),
+        spec: PodSpec {
+            init_containers: vec![container("prepare", "busybox")],
+            containers: vec![container("web", "nginx:1.27")],
+            restart_policy: RestartPolicy::Always,
+            termination_grace_period_seconds: 30,
+        },
+    };
+    let guest = GuestFacts {
+        version: "0.1.0".into(),
+        kernel_release: "6.1.0-1-cloud-amd64".into(),
+        kernel: Digest::of(b"kernel"),
+        initrd: Digest::of(b"initrd"),
+    };
+    let name = Name { namespace: "default".into(), name: "web".into() };
+    pod::image(&name, &template, &images, &guest).unwrap()
+}

@@ -1,0 +1,60 @@
+//! Expansion of `$(VAR)` in commands, arguments and environment values.
+//!
+//! The rule is Kubernetes': a reference to an unknown variable stays as it is written, `$$` is a literal dollar sign,
+//! and only variables of the manifest are known, not those of the image.
+//! Source: `env`, `command` and `args` of Container in the Kubernetes API reference.
+
+use std::collections::BTreeMap;
+
+/// `text` with each `$(NAME)` replaced by the variable's value.
+pub(super) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        out.push_str(&rest[..dollar]);
+        let after = &rest[dollar + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            if let Some(value) = variables.get(name) {
+                out.push_str(value);
+            } else {
+                out.push_str("$(");
+                out.push_str(name);
+                out.push(')');
+            }
+            rest = tail;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubernetes_rules_hold() {
+        let variables: BTreeMap<_, _> =
+            [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())].into();
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("$(A)", "1"),
+            ("x$(A)y$(A)z", "x1y1z"),
+            ("$(B)", "$(A)"),
+            ("$(MISSING)", "$(MISSING)"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$A $", "$A $"),
+            ("$(A", "$(A"),
+            ("größe $(A) €", "größe 1 €"),
+        ] {
+            assert_eq!(expand(text, &variables), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Pod template and resolved images in, image plan out.
+
+use std::collections::BTreeMap;
+
+use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy};
+
+use super::container;
+use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
+use crate::manifest::api::{self, Container, Name, PodTemplate};
+use crate::oci::{DiffId, Reference, ResolvedImage};
+
+/// The supervisor's port in every VM: kube-proxy's health port, which no workload expects to be free.
+pub const HEALTH_PORT: u16 = 10256;
+
+/// Kernel parameters that belong to the image. The console is the serial port; a kernel that panics reboots at once,
+/// which ends the VM, and its group replaces it.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
+
+/// Why a pod cannot become an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PodError {
+    /// The caller did not resolve an image of the pod.
+    #[error("image {image} of container `{container}` was not resolved")]
+    Unresolved {
+        /// The container.
+        container: String,
+        /// Its image.
+        image: String,
+    },
+    /// Nothing says what to run.
+    #[error(
+        "container `{container}` has nothing to run: image {image} has no command; write `command` in the manifest"
+    )]
+    NoCommand {
+        /// The container.
+        container: String,
+        /// Its image.
+        image: String,
+    },
+    /// The container listens where the supervisor does.
+    #[error(
+        "container `{container}` uses port {port}, which the VM's health endpoint needs; choose another port"
+    )]
+    HealthPortTaken {
+        /// The container.
+        container: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// The plan of the image of the pod that `template` describes. `images` holds the resolved form of every image
+/// reference that the template names.
+pub fn image(
+    name: &Name,
+    template: &PodTemplate,
+    images: &BTreeMap<Reference, ResolvedImage>,
+    guest: &GuestFacts,
+) -> Result<ImagePlan, PodError> {
+    let spec = &template.spec;
+    let mut containers = Vec::new();
+    let mut onboot = Vec::new();
+    let mut services = Vec::new();
+    let mut stacks = Vec::new();
+    let init = spec
+        .init_containers
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (format!("containers/onboot/{i:03}-{}", c.name), c, true));
+    let main = spec.containers.iter().map(|c| (format!("containers/services/{}", c.name), c, false));
+    for (bundle, wanted, is_onboot) in init.chain(main) {
+        let image = images.get(&wanted.image).ok_or_else(|| PodError::Unresolved {
+            container: wanted.name.clone(),
+            image: wanted.image.to_string(),
+        })?;
+        let stack = stack(image);
+        let boot = ContainerBoot {
+            name: wanted.name.clone(),
+            bundle: bundle.clone(),
+            layers: stack.iter().map(DiffId::partition_name).collect(),
+            user: image.config.config.user.clone(),
+        };
+        containers.push(one(wanted, image, bundle)?);
+        if is_onboot {
+            onboot.push(boot)
+        } else {
+            services.push(boot)
+        }
+        stacks.push(stack);
+    }
+    Ok(ImagePlan {
+        version: IMAGE_PLAN_VERSION,
+        guest: guest.clone(),
+        cmdline: CMDLINE.into(),
+        boot: PodBoot {
+            version: POD_BOOT_VERSION,
+            pod: PodMeta {
+                name: name.name.clone(),
+                namespace: name.namespace.clone(),
+                labels: template.labels.clone(),
+                annotations: template.annotations.clone(),
+            },
+            onboot,
+            services,
+            restart_policy: match spec.restart_policy {
+                api::RestartPolicy::Always => RestartPolicy::Always,
+                api::RestartPolicy::OnFailure => RestartPolicy::OnFailure,
+                api::RestartPolicy::Never => RestartPolicy::Never,
+            },
+            grace_period_seconds: spec.termination_grace_period_seconds,
+            health_port: HEALTH_PORT,
+        },
+        containers,
+        layers: base_first(&stacks),
+    })
+}
+
+fn one(wanted: &Container, image: &ResolvedImage, bundle: String) -> Result<ContainerPlan, PodError> {
+    if let Some(port) = wanted.ports.iter().find(|port| port.container_port == HEALTH_PORT) {
+        return Err(PodError::HealthPortTaken { container: wanted.name.clone(), port: port.container_port });
+    }
+    let config = container::config(wanted, &image.config.config).ok_or_else(|| PodError::NoCommand {
+        container: wanted.name.clone(),
+        image: image.reference.to_string(),
+    })?;
+    Ok(ContainerPlan { name: wanted.name.clone(), image: image.reference.to_string(), bundle, config })
+}
+
+/// The image's layers, base first, each once. Some builders repeat a layer (the empty one, mostly), which overlayfs
+/// refuses; its topmost place alone gives the same tree, since it hides whatever the lower ones did.
+fn stack(image: &ResolvedImage) -> Vec<DiffId> {
+    let ids: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
+    ids.iter().enumerate().filter(|(i, id)| !ids[i + 1..].contains(id)).map(|(_, id)| *id).collect()
+}
+
+/// All layers of all containers, each once, ordered by how far they lie above the base: what changes most lies last.
+fn base_first(stacks: &[Vec<DiffId>]) -> Vec<DiffId> {
+    let depth = stacks.iter().map(Vec::len).max().unwrap_or(0);
+    let mut layers = Vec::new();
+    for level in 0..depth {
+        for id in stacks.iter().filter_map(|stack| stack.get(level)) {
+            if !layers.contains(id) {
+                layers.push(*id);
+            }
+        }
+    }
+    layers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Digest;
+
+    fn id(text: &str) -> DiffId {
+        DiffId(Digest::of(text.as_bytes()))
+    }
+
+    #[test]
+    fn base_layers_come_first_and_once() {
+        let stacks = [vec![id("base"), id("a1"), id("a2")], vec![id("base"), id("b1")]];
+        assert_eq!(base_first(&stacks), [id("base"), id("a1"), id("b1"), id("a2")]);
+    }
+}
