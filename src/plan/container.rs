@@ -215,8 +215,8 @@ mod tests {
         }
     }
 
-    fn words(text: &str) -> Option<Vec<String>> {
-        Some(text.split(' ').map(str::to_owned).collect())
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
     }
 
     #[test]
@@ -224,9 +224,9 @@ mod tests {
         let args = |container: &Container| config(container, &image()).unwrap().process.args.join(" ");
         let mut c = container();
         assert_eq!(args(&c), "/entry serve");
-        c.args = words("other");
+        c.args = Some(words("other"));
         assert_eq!(args(&c), "/entry other");
-        c.command = words("/own");
+        c.command = Some(words("/own"));
         assert_eq!(args(&c), "/own other");
         c.args = None;
         assert_eq!(args(&c), "/own");
@@ -238,7 +238,7 @@ mod tests {
         let mut c = container();
         let env = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
         c.env = vec![env("B", "$(A)"), env("A", "1"), env("C", "$(A)-$(B)")];
-        c.command = words("run $(C) $(PATH)");
+        c.command = Some(words("run $(C) $(PATH)"));
         let config = config(&c, &image()).unwrap();
         assert_eq!(config.process.env, ["PATH=/bin", "A=1", "B=$(A)", "C=1-$(A)"]);
         assert_eq!(config.process.args, ["run", "1-$(A)", "$(PATH)"], "the image's variables are not known");

@@ -22,8 +22,22 @@ fn json_helper(
     out: &mut dyn Output,
 ) -> HelperResult {
     let value = helper.param(0).ok_or(RenderErrorReason::ParamNotFoundForIndex("json", 0))?;
-    out.write(&value.value().to_string())?;
+    out.write(&yaml_safe(&value.value().to_string()))?;
     Ok(())
+}
+
+/// JSON with the characters escaped that JSON may hold bare but YAML takes for line breaks or forbids.
+fn yaml_safe(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                out.extend(["\\u".to_owned(), format!("{:04x}", u32::from(c))]);
+            }
+            _ => out.push(c),
+        }
+    }
+    out
 }
 
 /// The plan as LinuxKit YAML.

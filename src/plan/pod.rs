@@ -82,9 +82,9 @@ pub fn image(
         };
         containers.push(one(wanted, image, bundle)?);
         if is_onboot {
-            onboot.push(boot)
+            onboot.push(boot);
         } else {
-            services.push(boot)
+            services.push(boot);
         }
         stacks.push(stack);
     }
