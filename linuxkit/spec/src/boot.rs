@@ -13,6 +13,9 @@ pub const POD_BOOT_PATH: &str = "etc/i2kit/pod.json";
 /// The GPT partition name of the pod file system; layers are named by their diff id instead.
 pub const POD_PARTITION: &str = "pod";
 
+/// Where the guest mounts the pod file system; the source of a bind mount of one of its files starts with this.
+pub const POD_MOUNT: &str = "/pod";
+
 /// What the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

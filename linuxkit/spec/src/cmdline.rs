@@ -8,3 +8,8 @@ pub const INSTANCE: &str = "i2kit.instance";
 /// `i2kit.net=ADDRESS/PREFIX,GATEWAY[,DNS]`: a static IPv4 set-up of the first network interface. Without it the
 /// guest asks by DHCP.
 pub const NET: &str = "i2kit.net";
+
+/// What every VM's kernel command line starts with. `console=ttyS0`: the serial console is where the guest speaks.
+/// `quiet`: each line of the kernel's own log costs time on an emulated serial port. `panic=-1`: when PID 1 fails or the
+/// kernel panics, the VM restarts at once, which a host that forbids restarts (qemu's `-no-reboot`) sees as its end.
+pub const BASE: &str = "console=ttyS0 quiet panic=-1";

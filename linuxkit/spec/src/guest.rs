@@ -1,0 +1,32 @@
+//! `guest.json`: what a guest bundle holds, and which guest a host wants.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the guest that belongs to this host; the bundle lies in a folder of this name. It is the version of
+/// the whole workspace, because host and guest share [`crate::PodBoot`] and are released together.
+pub const GUEST_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The bundle's description, `guest.json`, beside the files that it names.
+pub const GUEST_MANIFEST: &str = "guest.json";
+
+/// The kernel's file name inside a bundle.
+pub const GUEST_KERNEL: &str = "kernel";
+
+/// The initrd's file name inside a bundle.
+pub const GUEST_INITRD: &str = "initrd";
+
+/// The content of `guest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GuestManifest {
+    /// Equal to the host's [`GUEST_VERSION`], or the host refuses the bundle.
+    pub version: String,
+    /// What `uname -r` says in the guest.
+    pub kernel_release: String,
+    /// The architecture in OCI's words: `amd64`.
+    pub arch: String,
+    /// `sha256:…` of the file `kernel`.
+    pub kernel: String,
+    /// `sha256:…` of the file `initrd`.
+    pub initrd: String,
+}
