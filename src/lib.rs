@@ -4,7 +4,10 @@
 //! The rooms, and what each must not know, are described in `docs/architecture.md`; `tests/tidy.rs` holds the table of
 //! which room may use which.
 
+pub mod cloud;
+pub mod image;
 pub mod manifest;
 pub mod oci;
 pub mod plan;
 pub mod report;
+pub mod rollout;

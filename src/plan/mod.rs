@@ -5,6 +5,8 @@ mod container;
 #[cfg(test)]
 mod example;
 mod expand;
+pub mod fleet;
 pub mod image;
 pub mod linuxkit;
 pub mod pod;
+pub mod rollout;

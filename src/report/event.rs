@@ -42,6 +42,36 @@ pub enum Event {
         /// What came out, such as `14.2 MB` or `cached`.
         outcome: String,
     },
+    /// A refresh of a group came further.
+    RefreshProgress {
+        /// The group.
+        group: String,
+        /// `in progress`, `rolling back`, `successful` and so on.
+        status: String,
+        /// The revision that it leaves.
+        from: Option<u32>,
+        /// The revision that it brings.
+        to: u32,
+        /// VMs of the new revision.
+        updated: u32,
+        /// Those of them that count as available.
+        available: u32,
+        /// VMs that there should be.
+        total: u32,
+        /// Why it failed, once it did.
+        reason: Option<String>,
+    },
+    /// A VM appeared, or its state or health changed.
+    InstanceChanged {
+        /// The group.
+        group: String,
+        /// The VM.
+        instance: String,
+        /// Its revision.
+        revision: u32,
+        /// `starting`, `healthy`, `unhealthy: …`, `draining`, `stopping`, `ended` or `gone`.
+        state: String,
+    },
 }
 
 /// Where events go. Cheap to clone; handed to every edge room.

@@ -38,6 +38,7 @@ pub struct ObjectMeta {
 
 /// A count, or a share of the replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum IntOrPercent {
     /// A number of pods.
     Int(u32),
@@ -59,6 +60,15 @@ impl IntOrPercent {
         match self {
             Self::Int(n) => n,
             Self::Percent(p) => narrow(u64::from(replicas) * u64::from(p) / 100),
+        }
+    }
+}
+
+impl fmt::Display for IntOrPercent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(n) => write!(f, "{n}"),
+            Self::Percent(p) => write!(f, "{p}%"),
         }
     }
 }

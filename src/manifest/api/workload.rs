@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::{IntOrPercent, ObjectMeta};
 use super::pod::PodTemplate;
 use super::service::Service;
@@ -37,7 +39,8 @@ pub struct Deployment {
 }
 
 /// `spec.strategy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Strategy {
     /// A few at a time.
     RollingUpdate {

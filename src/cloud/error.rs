@@ -1,0 +1,80 @@
+//! What can go wrong with a cloud.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a cloud did not do what it was asked. It travels from the local cloud's process to the tool as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum CloudError {
+    /// A thing that was named does not exist.
+    #[error("there is no {what} {name}; `i2kit status` lists what exists")]
+    NotFound {
+        /// `group`, `revision 3 of`, `image` and so on.
+        what: String,
+        /// Its name.
+        name: String,
+    },
+    /// Somebody else changed the environment since the plan was made.
+    #[error("{message}; run the command again to plan from what is there now")]
+    Conflict {
+        /// What was found instead.
+        message: String,
+    },
+    /// The thing is needed by something else.
+    #[error("{what} is in use by {user}")]
+    InUse {
+        /// What was to go.
+        what: String,
+        /// What needs it.
+        user: String,
+    },
+    /// The cloud cannot be reached.
+    #[error("cannot reach the local cloud: {message}")]
+    Unreachable {
+        /// What was tried and what happened.
+        message: String,
+    },
+    /// A program that is needed cannot be run.
+    #[error("cannot run {program}: {message}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What happened and what to install.
+        message: String,
+    },
+    /// A file or folder cannot be used.
+    #[error("cannot {action} {}: {message}", path.display())]
+    File {
+        /// `read`, `write`, `link` and so on.
+        action: String,
+        /// Where.
+        path: PathBuf,
+        /// The operating system's words.
+        message: String,
+    },
+    /// The state database cannot be used.
+    #[error("the local cloud's database failed: {message}")]
+    Store {
+        /// The database's words.
+        message: String,
+    },
+    /// The fake cloud was told to fail here.
+    #[error("injected fault: {0}")]
+    Injected(String),
+}
+
+impl CloudError {
+    /// A file error; the adapter of `map_err`.
+    pub(crate) fn file(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let (action, path) = (action.to_owned(), path.to_owned());
+        move |error| Self::File { action, path, message: error.to_string() }
+    }
+
+    /// Something that does not exist.
+    pub(crate) fn not_found(what: impl Into<String>, name: impl ToString) -> Self {
+        Self::NotFound { what: what.into(), name: name.to_string() }
+    }
+}

@@ -1,0 +1,116 @@
+//! Clouds: what holds the running state of an environment, behind one interface.
+//!
+//! A [`Cloud`] is bound to one environment. Its verbs are small, named after what they leave behind (`put_…`), and
+//! idempotent: carried out again after an interruption, they find what exists and change nothing. What must go on when
+//! the tool is killed (keeping a group at its size, a refresh with its rollback, balancing) is the cloud's own work;
+//! nothing above this interface runs a loop for it. Everything above it cannot tell one cloud from another.
+
+mod error;
+pub mod local;
+pub mod sim;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+pub use self::error::CloudError;
+use crate::image::DiskImage;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, LaunchSpec};
+use crate::plan::image::ImageId;
+
+/// One environment in one cloud.
+#[async_trait]
+pub trait Cloud: Send + Sync + fmt::Debug {
+    /// Everything that the environment holds, as of now.
+    async fn observe(&self) -> Result<Fleet, CloudError>;
+
+    /// Makes the cloud hold `image`. Nothing happens when it holds an image of that id.
+    async fn put_image(&self, image: &DiskImage) -> Result<(), CloudError>;
+
+    /// Deletes images. Those that do not exist are no error; those that a revision names are.
+    async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError>;
+
+    /// Makes the balancer exist and be what `spec` says. Its groups need not exist yet.
+    async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError>;
+
+    /// Deletes a balancer. One that does not exist is no error.
+    async fn delete_balancer(&self, name: &Name) -> Result<(), CloudError>;
+
+    /// Makes the group exist with these settings; a new one has no VMs and no revision.
+    async fn put_group(&self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError>;
+
+    /// Adds a revision. When the group has one of that number with an equal launch spec nothing happens; when the
+    /// number is taken by another one it is a [`CloudError::Conflict`].
+    async fn put_revision(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError>;
+
+    /// Forgets revisions. Those that do not exist are no error; one that VMs should run is.
+    async fn delete_revisions(&self, group: &Name, revisions: &[u32]) -> Result<(), CloudError>;
+
+    /// Sets the size of the group and starts replacing its VMs by those of revision `to`, within the limits of the
+    /// group's strategy. The cloud carries it on by itself, and back again when the new revision does not become
+    /// healthy in time. An active refresh to the same revision is adopted; any other active one is a conflict.
+    async fn start_refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError>;
+
+    /// Stops the refresh under way, if any, leaving the VMs as they are.
+    async fn cancel_refresh(&self, group: &Name) -> Result<(), CloudError>;
+
+    /// Sets the size of the group.
+    async fn set_replicas(&self, group: &Name, replicas: u32) -> Result<(), CloudError>;
+
+    /// Drains and ends all VMs of the group and forgets it; returns once nothing is left of it. One that does not
+    /// exist is no error.
+    async fn delete_group(&self, group: &Name) -> Result<(), CloudError>;
+
+    /// Output of the pods' containers and of the VMs themselves.
+    async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError>;
+
+    /// Gives up what exists for the environment only as a whole, once it is empty: on the local cloud, the background
+    /// process and its files when no environment is left. Nothing happens while the environment holds something.
+    async fn release(&self) -> Result<(), CloudError>;
+}
+
+/// A revision to be put.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewRevision {
+    /// Its number.
+    pub number: u32,
+    /// How its VMs are started.
+    pub launch: LaunchSpec,
+    /// Why it exists.
+    pub cause: String,
+}
+
+/// Lines of output as they come; ends when everything was read, or never when following.
+pub type LogStream = BoxStream<'static, Result<LogLine, CloudError>>;
+
+/// Which output is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogQuery {
+    /// The group.
+    pub group: Name,
+    /// Only this VM.
+    pub instance: Option<String>,
+    /// Only this container; without it, all containers and what the VM itself says.
+    pub container: Option<String>,
+    /// Only that many last lines of each VM.
+    pub tail: Option<usize>,
+    /// Whether to wait for more, of VMs to come too.
+    pub follow: bool,
+}
+
+/// One line of output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    /// The VM.
+    pub instance: String,
+    /// The container; `None` for the kernel and PID 1.
+    pub container: Option<String>,
+    /// The line without its end.
+    pub text: String,
+}

@@ -1,0 +1,1 @@
+//! A deterministic cloud in memory, for tests of everything above the interface.

@@ -1,0 +1,33 @@
+//! Machine images: built from an image plan, kept as parts that a cloud lays out or uploads.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::image::ImageId;
+
+/// A built machine image: where its parts lie on this machine. The files are content-addressed and never change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskImage {
+    /// The image's identity.
+    pub id: ImageId,
+    /// The kernel, as a file that qemu boots directly.
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    pub initrd: PathBuf,
+    /// Kernel command line that belongs to the image.
+    pub cmdline: String,
+    /// The disk from its first byte to its last. Every length is a multiple of 512.
+    pub segments: Vec<Segment>,
+}
+
+/// A run of bytes of the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Segment {
+    /// The file whose first bytes they are; `None` for zeroes.
+    pub file: Option<PathBuf>,
+    /// Number of bytes.
+    pub length: u64,
+}

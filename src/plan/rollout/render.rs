@@ -1,0 +1,158 @@
+//! A plan as text: one line a step, marked `+` for what is added, `~` for what changes, `-` for what goes.
+
+use std::fmt;
+
+use super::{RolloutPlan, Step};
+use crate::manifest::api::{Protocol, Strategy};
+use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchSpec};
+use crate::plan::image::ImageId;
+
+impl fmt::Display for RolloutPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "environment {}", self.environment)?;
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
+        }
+        if self.is_unchanged() {
+            return f.write_str("unchanged\n");
+        }
+        let marked = |mark| self.steps.iter().filter(|step| step.mark() == mark).count();
+        writeln!(f, "{} to add, {} to change, {} to delete", marked('+'), marked('~'), marked('-'))
+    }
+}
+
+impl Step {
+    /// `+` adds, `~` changes, `-` deletes, `.` waits.
+    fn mark(&self) -> char {
+        match self {
+            Self::PutImage { .. } | Self::PutRevision { .. } => '+',
+            Self::PutBalancer { previous, .. } => {
+                if previous.is_none() {
+                    '+'
+                } else {
+                    '~'
+                }
+            }
+            Self::PutGroup { previous, .. } => {
+                if previous.is_none() {
+                    '+'
+                } else {
+                    '~'
+                }
+            }
+            Self::CancelRefresh { .. } | Self::StartRefresh { .. } | Self::Scale { .. } => '~',
+            Self::Await { .. } => '.',
+            Self::DeleteRevisions { .. }
+            | Self::DeleteGroup { .. }
+            | Self::DeleteBalancer { .. }
+            | Self::DeleteImages { .. } => '-',
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.mark())?;
+        match self {
+            Self::PutImage { image } => write!(f, "image {}", short(*image)),
+            Self::PutBalancer { spec, .. } => write!(f, "balancer {}: {}", spec.name, listeners(spec)),
+            Self::PutGroup { group, settings, .. } => write!(f, "group {group}: {}", policy(settings)),
+            Self::PutRevision { group, number, launch, previous, .. } => {
+                write!(f, "revision {number} of {group}: {}", launch_changes(launch, previous.as_ref()))
+            }
+            Self::CancelRefresh { group, to } => write!(f, "refresh of {group} to revision {to}: cancel it"),
+            Self::StartRefresh { group, from, to, replicas, previous_replicas } => {
+                match from {
+                    None => return write!(f, "start {group}: {} of revision {to}", vms(*replicas)),
+                    Some(from) if from == to => write!(f, "refresh {group}: back to revision {to}")?,
+                    Some(from) => write!(f, "refresh {group}: revision {from} -> {to}")?,
+                }
+                if replicas == previous_replicas {
+                    write!(f, ", {}", vms(*replicas))
+                } else {
+                    write!(f, ", {previous_replicas} -> {}", vms(*replicas))
+                }
+            }
+            Self::Scale { group, from, to } => write!(f, "scale {group}: {from} -> {}", vms(*to)),
+            Self::Await { group, revision, replicas, .. } => {
+                write!(f, "wait for {group}: {} of revision {revision} healthy", vms(*replicas))
+            }
+            Self::DeleteRevisions { group, revisions } => {
+                let numbers: Vec<String> = revisions.iter().map(u32::to_string).collect();
+                write!(f, "old revisions of {group}: {}", numbers.join(", "))
+            }
+            Self::DeleteGroup { group } => write!(f, "group {group} and its VMs"),
+            Self::DeleteBalancer { balancer } => write!(f, "balancer {balancer}"),
+            Self::DeleteImages { images } => {
+                let ids: Vec<String> = images.iter().map(|image| short(*image)).collect();
+                write!(f, "unused images: {}", ids.join(", "))
+            }
+        }
+    }
+}
+
+fn vms(count: u32) -> String {
+    if count == 1 { "1 VM".to_owned() } else { format!("{count} VMs") }
+}
+
+/// The first 12 hexadecimal digits, as container engines shorten an image id.
+fn short(image: ImageId) -> String {
+    image.to_string().chars().skip("sha256:".len()).take(12).collect()
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}
+
+fn listeners(spec: &BalancerSpec) -> String {
+    let one = |listener: &crate::plan::fleet::Listener| {
+        let targets: Vec<String> =
+            listener.targets.iter().map(|target| format!("{}:{}", target.group, target.port)).collect();
+        let targets = if targets.is_empty() { "no group".to_owned() } else { targets.join(", ") };
+        format!("{}/{} -> {targets}", listener.port, protocol(listener.protocol))
+    };
+    spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+fn policy(settings: &GroupSettings) -> String {
+    let strategy = match settings.strategy {
+        Strategy::Recreate => "recreate".to_owned(),
+        Strategy::RollingUpdate { max_unavailable, max_surge } => {
+            format!("rolling update, max unavailable {max_unavailable}, max surge {max_surge}")
+        }
+    };
+    format!("{strategy}, deadline {} s", settings.progress_deadline_seconds)
+}
+
+fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String {
+    let mut parts = Vec::new();
+    let mut part = |what: &str, now: String, before: Option<String>, unit: &str| match before {
+        None => parts.push(format!("{what} {now}{unit}")),
+        Some(before) if before != now => parts.push(format!("{what} {before} -> {now}{unit}")),
+        Some(_) => {}
+    };
+    part("image", short(launch.image), previous.map(|p| short(p.image)), "");
+    part("memory", launch.memory_mib.to_string(), previous.map(|p| p.memory_mib.to_string()), " MiB");
+    part("vcpus", launch.vcpus.to_string(), previous.map(|p| p.vcpus.to_string()), "");
+    part("ports", ports(launch), previous.map(ports), "");
+    part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");
+    let grace = |spec: &LaunchSpec| spec.grace_period_seconds.to_string();
+    part("grace period", grace(launch), previous.map(grace), " s");
+    let start = |spec: &LaunchSpec| spec.health_grace_seconds.to_string();
+    part("start allowance", start(launch), previous.map(start), " s");
+    parts.join(", ")
+}
+
+fn ports(launch: &LaunchSpec) -> String {
+    if launch.ports.is_empty() {
+        return "none".to_owned();
+    }
+    let one = |port: &crate::plan::fleet::LaunchPort| format!("{}/{}", port.port, protocol(port.protocol));
+    launch.ports.iter().map(one).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,110 @@
+//! Plans of the verbs that start from the fleet alone: rollback, scale, destroy.
+
+use thiserror::Error;
+
+use super::{RolloutPlan, Step, movement, unused_images};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{Fleet, InstanceGroup};
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The environment has no such group.
+    #[error("environment {environment} has no group {group}; it has {}", list(.known))]
+    UnknownGroup {
+        /// Where it was looked for.
+        environment: String,
+        /// The name given.
+        group: Name,
+        /// The groups that exist.
+        known: Vec<Name>,
+    },
+    /// The group has no such revision.
+    #[error("{group} has no revision {revision}; it has {}", list(.known))]
+    UnknownRevision {
+        /// The group.
+        group: Name,
+        /// The number given.
+        revision: u32,
+        /// The revisions that exist.
+        known: Vec<u32>,
+    },
+    /// There is nothing to go back to.
+    #[error(
+        "{group} has no earlier revision that ever served; name one with --to (`i2kit history` lists them)"
+    )]
+    NoEarlierRevision {
+        /// The group.
+        group: Name,
+    },
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Brings `group` back to the revision `to`, or without one to that which served last before the current one.
+pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutPlan, PlanError> {
+    let found = find(fleet, group)?;
+    let to = match to {
+        Some(number) if found.revision(number).is_some() => number,
+        Some(revision) => {
+            let known = found.revisions.iter().map(|revision| revision.number).collect();
+            return Err(PlanError::UnknownRevision { group: group.clone(), revision, known });
+        }
+        None => found
+            .revisions
+            .iter()
+            .filter(|revision| Some(revision.number) != found.current && revision.deployed.is_some())
+            .max_by_key(|revision| (revision.deployed, revision.number))
+            .map(|revision| revision.number)
+            .ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
+    };
+    Ok(moving(fleet, found, to, found.replicas))
+}
+
+/// Gives `group` that number of VMs of the revision that it runs or is being refreshed to.
+pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, PlanError> {
+    let found = find(fleet, group)?;
+    let heading = found.active_refresh().map(|refresh| match refresh.status {
+        crate::plan::fleet::RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
+        _ => refresh.to,
+    });
+    let to =
+        heading.or(found.current).ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?;
+    Ok(moving(fleet, found, to, replicas))
+}
+
+/// Deletes everything that the environment holds: groups first, so that connections drain, then balancers and images.
+pub fn destroy(fleet: &Fleet) -> RolloutPlan {
+    let groups = fleet.groups.iter().map(|group| Step::DeleteGroup { group: group.name.clone() });
+    let balancers =
+        fleet.balancers.iter().map(|balancer| Step::DeleteBalancer { balancer: balancer.spec.name.clone() });
+    let mut steps: Vec<Step> = groups.chain(balancers).collect();
+    steps.extend(unused_images(&steps, fleet));
+    RolloutPlan { environment: fleet.environment.clone(), steps, notes: Vec::new() }
+}
+
+fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanError> {
+    fleet.group(group).ok_or_else(|| PlanError::UnknownGroup {
+        environment: fleet.environment.clone(),
+        group: group.clone(),
+        known: fleet.groups.iter().map(|group| group.name.clone()).collect(),
+    })
+}
+
+fn moving(fleet: &Fleet, group: &InstanceGroup, to: u32, replicas: u32) -> RolloutPlan {
+    let mut steps = movement(&group.name, to, replicas, Some(group));
+    if !steps.is_empty() || group.replicas != replicas || !group.is_settled_at(to) {
+        steps.push(Step::Await {
+            group: group.name.clone(),
+            revision: to,
+            replicas,
+            deadline_seconds: group.settings.progress_deadline_seconds,
+        });
+    }
+    RolloutPlan { environment: fleet.environment.clone(), steps, notes: Vec::new() }
+}

@@ -1,0 +1,73 @@
+//! What can go wrong while a plan is carried out.
+
+use thiserror::Error;
+
+use crate::cloud::CloudError;
+use crate::manifest::api::Name;
+use crate::plan::image::ImageId;
+
+/// Why a plan was not carried out to its end.
+#[derive(Debug, Error)]
+pub enum RolloutError {
+    /// The cloud refused or failed.
+    #[error("cannot carry out \"{step}\"")]
+    Cloud {
+        /// The step, as the plan prints it.
+        step: String,
+        /// What the cloud said.
+        source: CloudError,
+    },
+    /// An image that the plan needs was not handed over.
+    #[error("image {0} was not built; build it before the rollout")]
+    ImageMissing(ImageId),
+    /// The new revision did not become healthy; the cloud brought the old one back.
+    #[error("{group}: revision {revision} failed and was rolled back{}: {reason}", to(*.back))]
+    RolledBack {
+        /// The group.
+        group: Name,
+        /// The revision that failed.
+        revision: u32,
+        /// The revision that serves again.
+        back: Option<u32>,
+        /// Which VM failed and why.
+        reason: String,
+    },
+    /// The new revision did not become healthy, and there was nothing to go back to.
+    #[error("{group}: revision {revision} failed: {reason}")]
+    Failed {
+        /// The group.
+        group: Name,
+        /// The revision.
+        revision: u32,
+        /// Which VM failed and why.
+        reason: String,
+    },
+    /// Somebody else stopped the refresh or started another one.
+    #[error("{group}: the refresh to revision {revision} was {what} by somebody else; run the command again")]
+    Superseded {
+        /// The group.
+        group: Name,
+        /// The revision.
+        revision: u32,
+        /// `cancelled` or `replaced`.
+        what: String,
+    },
+    /// Nothing moved for too long.
+    #[error("{group}: {healthy} of {replicas} VMs healthy, and no progress for {seconds} s: {reason}")]
+    TimedOut {
+        /// The group.
+        group: Name,
+        /// Healthy VMs.
+        healthy: u32,
+        /// Wanted VMs.
+        replicas: u32,
+        /// The deadline.
+        seconds: u32,
+        /// What the VMs that are not healthy say.
+        reason: String,
+    },
+}
+
+fn to(back: Option<u32>) -> String {
+    back.map(|number| format!(" to revision {number}")).unwrap_or_default()
+}

@@ -1,0 +1,1 @@
+//! Rollouts on the fake cloud.
