@@ -1,3 +1,7 @@
 //! The command: arguments in, exit code out. The only place that ends the process.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    i2kit::cli::run(std::env::args_os()).into()
+}

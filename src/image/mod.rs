@@ -1,4 +1,5 @@
-//! Machine images: built from an image plan, kept as parts that a cloud lays out or uploads.
+//! Machine images: carries an image plan out. It knows the guest bundle, the registry and the cache; it does not know
+//! clouds.
 
 use std::path::PathBuf;
 

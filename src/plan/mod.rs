@@ -9,4 +9,7 @@ pub mod fleet;
 pub mod image;
 pub mod linuxkit;
 pub mod pod;
+pub mod podfs;
 pub mod rollout;
+mod size;
+pub mod workload;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy};
+use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy, cmdline};
 
 use super::container;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
@@ -11,10 +11,6 @@ use crate::oci::{DiffId, Reference, ResolvedImage};
 
 /// The supervisor's port in every VM: kube-proxy's health port, which no workload expects to be free.
 pub const HEALTH_PORT: u16 = 10256;
-
-/// Kernel parameters that belong to the image. The console is the serial port; a kernel that panics reboots at once,
-/// which ends the VM, and its group replaces it.
-const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 
 /// Why a pod cannot become an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +87,7 @@ pub fn image(
     Ok(ImagePlan {
         version: IMAGE_PLAN_VERSION,
         guest: guest.clone(),
-        cmdline: CMDLINE.into(),
+        cmdline: cmdline::BASE.into(),
         boot: PodBoot {
             version: POD_BOOT_VERSION,
             pod: PodMeta {

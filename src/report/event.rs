@@ -74,6 +74,23 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The event as one line of text, or `None` for those that only move a progress bar.
+    pub fn line(&self) -> Option<String> {
+        match self {
+            Self::Note { message } => Some(message.clone()),
+            Self::Warning { message } => Some(format!("warning: {message}")),
+            Self::TaskStarted { title, .. } => Some(title.clone()),
+            Self::TaskFinished { id, outcome } => Some(format!("{id}: {outcome}")),
+            Self::RefreshProgress { group, status, to, updated, available, total, .. } => Some(format!(
+                "{group}: revision {to} {status}: {updated}/{total} started, {available}/{total} healthy"
+            )),
+            Self::InstanceChanged { instance, state, .. } => Some(format!("  {instance}: {state}")),
+            Self::TaskProgress { .. } => None,
+        }
+    }
+}
+
 /// Where events go. Cheap to clone; handed to every edge room.
 #[derive(Clone)]
 pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);

@@ -2,5 +2,7 @@
 //! renderers of this room print.
 
 mod event;
+mod render;
 
 pub use event::{Event, Events};
+pub use render::{Format, events, message, result};

@@ -1,0 +1,57 @@
+//! What can go wrong while images are built.
+
+use std::path::{Path, PathBuf};
+
+use crate::oci::DiffId;
+use crate::registry::RegistryError;
+
+/// Why an image was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no guest bundle.
+    #[error("no guest bundle in {}; make it with `scripts/guest`, or name one with I2KIT_GUEST", .folder.display())]
+    NoGuest {
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// The guest bundle is not what it says.
+    #[error("the guest bundle in {} cannot be used: {reason}; make it anew with `scripts/guest`", .folder.display())]
+    BadGuest {
+        /// Where it lies.
+        folder: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A layer could not be fetched or read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A layer's tar cannot become a file system.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// The layer.
+        layer: DiffId,
+        /// Why.
+        source: crate::erofs::ErofsError,
+    },
+    /// The pod file system could not be written.
+    #[error("pod file system: {0}")]
+    Pod(crate::erofs::ErofsError),
+    /// The cache cannot be read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Work in the background ended without a result.
+    #[error("internal error: a builder thread panicked")]
+    Thread,
+}
+
+impl ImageError {
+    /// An error about the file at `path`.
+    pub fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,61 @@
+//! The guest bundle: kernel and initial RAM file system that every image boots with, made by `scripts/guest`.
+//!
+//! A bundle is a folder with `kernel`, `initrd` and `guest.json`; its format is described in `docs/formats.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use i2kit_spec::guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_VERSION, GuestManifest};
+
+use super::ImageError;
+use crate::oci::Digest;
+use crate::plan::image::GuestFacts;
+
+/// A bundle that was found, with facts that its files have been checked against.
+#[derive(Debug, Clone)]
+pub struct GuestBundle {
+    /// What plans are made from.
+    pub facts: GuestFacts,
+    /// The kernel file.
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    pub initrd: PathBuf,
+}
+
+/// Finds the bundle: `folder` itself when the user names one, else the one of this program's version below
+/// `data/guest/`.
+pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageError> {
+    let folder = folder.map_or_else(|| data.join("guest").join(GUEST_VERSION), Path::to_owned);
+    let file = folder.join(GUEST_MANIFEST);
+    let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => ImageError::NoGuest { folder: folder.clone() },
+        _ => ImageError::io(&file, e),
+    })?;
+    let bad = |reason: String| ImageError::BadGuest { folder: folder.clone(), reason };
+    let guest: GuestManifest = serde_json::from_str(&text).map_err(|e| bad(format!("guest.json: {e}")))?;
+    if guest.version != GUEST_VERSION {
+        return Err(bad(format!("it is version {}, this i2kit needs {GUEST_VERSION}", guest.version)));
+    }
+    if guest.arch != "amd64" {
+        return Err(bad(format!("it is for {}, images are built for amd64", guest.arch)));
+    }
+    let digest = |name: &str, text: &str| {
+        text.parse::<Digest>().map_err(|e| bad(format!("guest.json: digest of {name}: {e}")))
+    };
+    let bundle = GuestBundle {
+        kernel: folder.join(GUEST_KERNEL),
+        initrd: folder.join(GUEST_INITRD),
+        facts: GuestFacts {
+            kernel: digest(GUEST_KERNEL, &guest.kernel)?,
+            initrd: digest(GUEST_INITRD, &guest.initrd)?,
+            version: guest.version,
+            kernel_release: guest.kernel_release,
+        },
+    };
+    for file in [&bundle.kernel, &bundle.initrd] {
+        if !file.is_file() {
+            return Err(bad(format!("{} is missing", file.display())));
+        }
+    }
+    Ok(bundle)
+}

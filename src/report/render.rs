@@ -1,0 +1,110 @@
+//! Renderers: events to a terminal with progress bars, to plain lines, or to JSON lines. All talk goes to standard
+//! error; results go to standard output.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::event::{Event, Events};
+
+/// How results and talk are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: one JSON document on standard output, events as JSON lines on standard error.
+    Json,
+}
+
+/// The sink that renders events in `format`; `quiet` leaves only warnings.
+pub fn events(format: Format, quiet: bool) -> Events {
+    match format {
+        Format::Json => Events::new(|event| json_line(&event)),
+        Format::Text if quiet => Events::new(|event| {
+            if let Event::Warning { .. } = event {
+                plain_line(&event);
+            }
+        }),
+        Format::Text if std::io::stderr().is_terminal() => {
+            let bars = Bars::default();
+            Events::new(move |event| bars.show(&event))
+        }
+        Format::Text => Events::new(|event| plain_line(&event)),
+    }
+}
+
+/// Writes a result to standard output. A reader that went away (`i2kit logs | head`) is not an error.
+pub fn result(text: &str) {
+    let mut out = anstream::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes the last words of a command that failed, or a message that belongs to no event.
+pub fn message(text: &str) {
+    let mut out = anstream::stderr().lock();
+    let _ = writeln!(out, "{text}");
+}
+
+fn json_line(event: &Event) {
+    let line = serde_json::to_string(event).expect("events have only string keys");
+    let mut out = std::io::stderr().lock();
+    let _ = writeln!(out, "{line}");
+}
+
+fn plain_line(event: &Event) {
+    if let Some(line) = event.line() {
+        message(&line);
+    }
+}
+
+/// Progress bars of the tasks under way.
+#[derive(Default)]
+struct Bars {
+    screen: MultiProgress,
+    tasks: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn show(&self, event: &Event) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::TaskStarted { id, title, total } => {
+                let bar = ProgressBar::with_draw_target(*total, ProgressDrawTarget::stderr());
+                let style = if total.is_some() {
+                    "  {msg:50!} [{bar:24}] {bytes}/{total_bytes}"
+                } else {
+                    "  {msg:50!} {spinner}"
+                };
+                bar.set_style(ProgressStyle::with_template(style).expect("the style is well formed"));
+                bar.set_message(title.clone());
+                tasks.insert(id.clone(), self.screen.add(bar));
+            }
+            Event::TaskProgress { id, done } => {
+                if let Some(bar) = tasks.get(id) {
+                    bar.set_position(*done);
+                }
+            }
+            Event::TaskFinished { id, outcome } => {
+                if let Some(bar) = tasks.remove(id) {
+                    let line = format!("{}: {outcome}", bar.message());
+                    bar.finish_and_clear();
+                    self.print(&line);
+                }
+            }
+            _ => {
+                if let Some(line) = event.line() {
+                    self.print(&line);
+                }
+            }
+        }
+    }
+
+    fn print(&self, line: &str) {
+        // A screen without bars hides its lines when it is not drawn; printing through it keeps bars below the text.
+        if self.screen.println(line).is_err() {
+            message(line);
+        }
+    }
+}
