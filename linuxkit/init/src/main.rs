@@ -1,3 +1,81 @@
-//! PID 1 of an i2kit micro-VM.
+//! PID 1 of an i2kit micro-VM, and, with the argument `supervisor`, the process that answers health checks.
+//!
+//! PID 1 boots the VM in phases (`phase`, `boot`), then runs the containers in one loop without threads (`guest`). It is
+//! the parent of all containers and owns their output pipes, their exit codes and the listening health socket. All else
+//! that talks is in `supervisor`, which may die at any moment: PID 1 starts it again, and it finds the pod's state in
+//! the record that PID 1 writes (`record`).
+//!
+//! Whatever PID 1 cannot deal with ends the VM, with a message on the console: a balancer replaces a VM that is gone
+//! more readily than one that is half there.
 
-fn main() {}
+mod backoff;
+mod block;
+mod boot;
+mod cgroup;
+mod clock;
+mod cmdline;
+mod console;
+mod container;
+mod error;
+mod guest;
+mod lifecycle;
+mod modules;
+mod netlink;
+mod network;
+mod phase;
+mod power;
+mod record;
+mod supervised;
+mod supervisor;
+mod sys;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::system::RebootCommand;
+
+use crate::console::Console;
+use crate::error::{Doing, Error};
+use crate::guest::Guest;
+
+/// How long the last words on the console may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let argument = std::env::args().nth(1);
+    match argument.as_deref() {
+        Some(supervised::ARGUMENT) => supervisor::run(),
+        _ if std::process::id() == 1 => run_machine(),
+        // Not for people: nothing else than the kernel and PID 1 starts this program.
+        _ => ExitCode::from(64),
+    }
+}
+
+/// Boots the VM, runs its pod and ends the VM.
+fn run_machine() -> ExitCode {
+    // Without a console and without signals there is nothing to fall back on; the kernel's panic says which exit code.
+    let Ok(console) = Console::open() else { return ExitCode::from(70) };
+    let signals = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGPWR];
+    let Ok(signals) = sys::signal_fd(&signals) else { return ExitCode::from(71) };
+    let mut guest = Guest::new(console, signals);
+    let ended = run_pod(&mut guest);
+    let restart = ended.as_ref().is_ok_and(|()| guest.stopping.is_some_and(|stopping| stopping.restart));
+    match ended {
+        Ok(()) => guest.console.say("the pod has ended"),
+        Err(error) => guest.console.say(&format!("fatal: {error}")),
+    }
+    guest.console.say(if restart { "restarting" } else { "power off" });
+    guest.console.drain(LAST_WORDS);
+    rustix::fs::sync();
+    let command = if restart { RebootCommand::Restart } else { RebootCommand::PowerOff };
+    // On success it does not return; on failure the kernel panics because PID 1 ends, which ends the VM as well.
+    let _ = rustix::system::reboot(command);
+    ExitCode::from(72)
+}
+
+fn run_pod(guest: &mut Guest) -> Result<(), Error> {
+    // Ctrl-Alt-Del asks PID 1 instead of restarting at once.
+    rustix::system::reboot(RebootCommand::CadOff).doing(|| "take over Ctrl-Alt-Del".into())?;
+    boot::run(guest)?;
+    guest.supervise()
+}

@@ -8,6 +8,7 @@
 
 pub mod boot;
 pub mod cmdline;
+pub mod console;
 pub mod guest;
 pub mod runtime;
 

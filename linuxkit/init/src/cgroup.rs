@@ -1,0 +1,149 @@
+//! cgroup v2: the tree of the VM, one group a container, and its limits in the kernel's words.
+//!
+//! PID 1 stays in the root group, the supervisor has one of its own, and each container is `pod/NAME`.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use i2kit_spec::runtime::Resources;
+
+use crate::error::{Doing, Error};
+
+/// Where the hierarchy is mounted in the VM.
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The parent group of all containers.
+const POD: &str = "pod";
+
+/// The group of the supervisor.
+pub(crate) const SUPERVISOR: &str = "supervisor";
+
+/// What containers can be limited in.
+const CONTROLLERS: &str = "+cpu +memory +pids";
+
+/// cgroup v1 shares and cgroup v2 weights: both ranges, as the runtime specification converts them.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+const WEIGHTS: std::ops::RangeInclusive<u64> = 1..=10_000;
+
+/// The kernel's default length of a cpu period in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// Makes the groups that stay, with the controllers switched on.
+pub(crate) fn make_tree() -> Result<(), Error> {
+    let root = Path::new(MOUNT);
+    write(root, "cgroup.subtree_control", CONTROLLERS)?;
+    make(&root.join(SUPERVISOR))?;
+    make(&root.join(POD))?;
+    write(&root.join(POD), "cgroup.subtree_control", CONTROLLERS)
+}
+
+/// The folder of a container's group.
+pub(crate) fn of_container(name: &str) -> PathBuf {
+    Path::new(MOUNT).join(POD).join(name)
+}
+
+/// Makes a container's group, or takes the one of its earlier run, and sets its limits.
+pub(crate) fn make_container(name: &str, resources: Option<&Resources>) -> Result<File, Error> {
+    let group = of_container(name);
+    make(&group)?;
+    for (file, value) in resources.map(limits).unwrap_or_default() {
+        write(&group, file, &value)?;
+    }
+    File::open(&group).doing(|| format!("open {}", group.display()))
+}
+
+/// Ends every process of the container that outlived its first one.
+pub(crate) fn kill(name: &str) -> Result<(), Error> {
+    write(&of_container(name), "cgroup.kill", "1")
+}
+
+/// How many times the kernel killed a process of the container because it was out of memory.
+pub(crate) fn oom_kills(name: &str) -> u64 {
+    let text = fs::read_to_string(of_container(name).join("memory.events")).unwrap_or_default();
+    field(&text, "oom_kill").unwrap_or(0)
+}
+
+/// The value behind a key in one of the kernel's flat keyed files.
+pub(crate) fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// The files to write for some limits, in order.
+fn limits(resources: &Resources) -> Vec<(&'static str, String)> {
+    let mut files = Vec::new();
+    if let Some(memory) = &resources.memory {
+        files.extend(memory.limit.map(|bytes| ("memory.max", bytes.to_string())));
+        files.extend(memory.reservation.map(|bytes| ("memory.low", bytes.to_string())));
+        // A container is one thing to the user: when it is out of memory all of it goes, as under kubelet.
+        files.push(("memory.oom.group", "1".into()));
+    }
+    if let Some(cpu) = &resources.cpu {
+        files.extend(cpu.shares.map(|shares| ("cpu.weight", weight(shares).to_string())));
+        let period = cpu.period.unwrap_or(PERIOD);
+        files.extend(cpu.quota.map(|quota| ("cpu.max", format!("{quota} {period}"))));
+    }
+    files.extend(resources.pids.as_ref().map(|pids| ("pids.max", pids.limit.to_string())));
+    files
+}
+
+/// cgroup v2's weight for cgroup v1's shares: the linear map of one range to the other.
+fn weight(shares: u64) -> u64 {
+    let shares = shares.clamp(*SHARES.start(), *SHARES.end());
+    let span = |range: &std::ops::RangeInclusive<u64>| range.end() - range.start();
+    WEIGHTS.start() + (shares - SHARES.start()) * span(&WEIGHTS) / span(&SHARES)
+}
+
+fn make(group: &Path) -> Result<(), Error> {
+    match fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).doing(|| format!("make the cgroup {}", group.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn write(group: &Path, file: &str, value: &str) -> Result<(), Error> {
+    let path = group.join(file);
+    fs::write(&path, value).doing(|| format!("write {value:?} to {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_spec::runtime::{Cpu, Memory, Pids};
+
+    use super::*;
+
+    #[test]
+    fn shares_become_weights_as_the_runtime_specification_says() {
+        assert_eq!([0, 2, 1024, 262_144, u64::MAX].map(weight), [1, 1, 39, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn limits_are_written_in_the_kernels_words() {
+        let resources = Resources {
+            memory: Some(Memory { limit: Some(64 << 20), reservation: Some(32 << 20) }),
+            cpu: Some(Cpu { shares: Some(512), quota: Some(50_000), period: None }),
+            pids: Some(Pids { limit: 100 }),
+        };
+        assert_eq!(
+            limits(&resources),
+            [
+                ("memory.max", "67108864".to_owned()),
+                ("memory.low", "33554432".to_owned()),
+                ("memory.oom.group", "1".to_owned()),
+                ("cpu.weight", "20".to_owned()),
+                ("cpu.max", "50000 100000".to_owned()),
+                ("pids.max", "100".to_owned()),
+            ]
+        );
+        assert_eq!(limits(&Resources::default()), []);
+    }
+
+    #[test]
+    fn fields_of_flat_keyed_files() {
+        let text = "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(field(text, "oom_kill"), Some(1));
+        assert_eq!(field(text, "oom_k"), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! The kernel command line: what differs between two VMs of one image. Knows nothing of where the text comes from.
+
+use std::net::Ipv4Addr;
+
+use i2kit_spec::cmdline;
+
+use crate::error::Error;
+
+/// The parameters that are ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Parameters {
+    /// The VM's name; empty when the host gave none.
+    pub(crate) instance: String,
+    /// The static address of the first interface; without it the guest asks by DHCP.
+    pub(crate) network: Option<StaticNetwork>,
+}
+
+/// An IPv4 set-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StaticNetwork {
+    /// The interface's address.
+    pub(crate) address: Ipv4Addr,
+    /// Length of its network prefix.
+    pub(crate) prefix: u8,
+    /// The default route, if there is one.
+    pub(crate) gateway: Option<Ipv4Addr>,
+    /// Name servers.
+    pub(crate) dns: Vec<Ipv4Addr>,
+}
+
+/// Reads the parameters out of the text of `/proc/cmdline`. Later ones win, as in the kernel; others are not ours.
+pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
+    let mut parameters = Parameters::default();
+    for (name, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
+        match name {
+            cmdline::INSTANCE => parameters.instance = instance(value)?,
+            cmdline::NET => parameters.network = Some(network(value)?),
+            _ => {}
+        }
+    }
+    Ok(parameters)
+}
+
+fn instance(value: &str) -> Result<String, Error> {
+    let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if value.is_empty() || value.len() > 63 || !value.chars().all(known) {
+        let reason = "a host name of at most 63 letters, digits, dots and dashes is needed";
+        return Err(Error::Parameter { parameter: cmdline::INSTANCE, value: value.to_owned(), reason });
+    }
+    Ok(value.to_owned())
+}
+
+fn network(value: &str) -> Result<StaticNetwork, Error> {
+    let wrong = |reason| Error::Parameter { parameter: cmdline::NET, value: value.to_owned(), reason };
+    let mut fields = value.split(',');
+    let (address, prefix) =
+        fields.next().and_then(|field| field.split_once('/')).ok_or_else(|| wrong("ADDRESS/PREFIX is missing"))?;
+    let address = address.parse().map_err(|_| wrong("the address is no IPv4 address"))?;
+    let prefix = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(|| wrong("the prefix is not 0 to 32"))?;
+    let mut addresses = fields.map(|field| match field {
+        "" => Ok(None),
+        field => field.parse().map(Some).map_err(|_| wrong("a gateway or name server is no IPv4 address")),
+    });
+    let gateway = addresses.next().transpose()?.flatten();
+    let dns = addresses.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    Ok(StaticNetwork { address, prefix, gateway, dns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_its_own_parameters_among_the_kernels() {
+        let parsed =
+            parse("console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3\n").unwrap();
+        assert_eq!(
+            parsed,
+            Parameters {
+                instance: "web-1".into(),
+                network: Some(StaticNetwork {
+                    address: Ipv4Addr::new(10, 0, 2, 15),
+                    prefix: 24,
+                    gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
+                    dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
+                }),
+            }
+        );
+        assert_eq!(parse("quiet").unwrap(), Parameters::default());
+    }
+
+    #[test]
+    fn gateway_and_dns_may_be_missing() {
+        let net = |text: &str| parse(&format!("i2kit.net={text}")).unwrap().network.unwrap();
+        assert_eq!(net("192.0.2.1/32").gateway, None);
+        assert_eq!(net("192.0.2.1/24,,192.0.2.53").dns, [Ipv4Addr::new(192, 0, 2, 53)]);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        for text in ["i2kit.net=10.0.2.15", "i2kit.net=10.0.2.15/33", "i2kit.net=10.0.2/24", "i2kit.net=10.0.2.1/24,x"] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.starts_with("kernel command line: i2kit.net="), "{message}");
+        }
+        assert!(parse("i2kit.instance=a_b").is_err());
+        assert!(parse("i2kit.instance=").is_err());
+    }
+}

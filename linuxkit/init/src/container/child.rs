@@ -1,0 +1,204 @@
+//! What happens between the clone and the exec of a container's first process.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use i2kit_spec::runtime::{Config, NamespaceKind, Process};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+
+use super::{Machine, Spec, mounts, privileges, program, user};
+use crate::error::{Doing, Error};
+
+/// Where the child builds its root in its own mount namespace; PID 1 makes the folders once.
+pub(crate) const SCRATCH: &str = "/run/i2kit/container";
+
+/// The largest `/etc/passwd` or `/etc/group` that is read out of an image.
+const DATABASE_BYTES: u64 = 4 << 20;
+
+/// Turns the cloned child into the container's process. Returns only when that fails.
+pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &OwnedFd) -> Error {
+    let config = &spec.config;
+    let prepared = connect_output(stdout, stderr)
+        .and_then(|()| enter_namespaces(config))
+        .and_then(|()| set_oom_score(&config.process))
+        .and_then(|()| change_root(spec, machine))
+        .and_then(|()| prepare_process(spec, machine, stdout, stderr));
+    match prepared {
+        Ok(mut command) => {
+            let source = command.exec();
+            Error::Io { what: format!("execute {}", command.get_program().display()), source }
+        }
+        Err(error) => error,
+    }
+}
+
+fn connect_output(stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), Error> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::setsid().doing(|| "start a session".into())?;
+    let null = fs::File::open("/dev/null").doing(|| "open /dev/null".into())?;
+    rustix::stdio::dup2_stdin(&null).doing(|| "connect stdin".into())?;
+    rustix::stdio::dup2_stdout(stdout).doing(|| "connect stdout".into())?;
+    rustix::stdio::dup2_stderr(stderr).doing(|| "connect stderr".into())
+}
+
+/// The namespaces that the clone could not make: the root of a cgroup namespace is the group that its maker is in,
+/// and the clone changes groups only after it made namespaces.
+fn enter_namespaces(config: &Config) -> Result<(), Error> {
+    if config.linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Cgroup) {
+        crate::sys::enter_new_cgroup_namespace().doing(|| "make a cgroup namespace".into())?;
+    }
+    if !config.hostname.is_empty() && super::has(config, NamespaceKind::Uts) {
+        rustix::system::sethostname(config.hostname.as_bytes()).doing(|| "set the host name".into())?;
+    }
+    Ok(())
+}
+
+fn set_oom_score(process: &Process) -> Result<(), Error> {
+    // The VM's own /proc is still in sight, a container's may not be there at all.
+    process.oom_score_adj.map_or(Ok(()), |score| {
+        fs::write("/proc/self/oom_score_adj", score.to_string()).doing(|| format!("set oom_score_adj {score}"))
+    })
+}
+
+/// Builds the root from the layers, makes it `/`, and mounts what the container sees in it.
+fn change_root(spec: &Spec, machine: &Machine) -> Result<(), Error> {
+    let config = &spec.config;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .doing(|| "make mounts private".into())?;
+    let root = overlay(&spec.layers)?;
+    let sources = mounts::open_sources(&config.mounts)?;
+    rustix::process::chdir(&root).doing(|| format!("enter {root}"))?;
+    // The old root comes to lie on top of the new one, under the same name, and is taken away at once.
+    rustix::process::pivot_root(".", ".").doing(|| "change the root".into())?;
+    unmount(".", UnmountFlags::DETACH).doing(|| "leave the VM's root".into())?;
+    rustix::process::chdir("/").doing(|| "enter the new root".into())?;
+    mounts::make_all(&config.mounts, sources)?;
+    write_machine_files(config, machine)?;
+    mounts::make_readonly(&config.linux.readonly_paths)?;
+    mounts::mask(&config.linux.masked_paths)?;
+    mounts::make_folder(Path::new(&config.process.cwd))?;
+    if config.root.readonly { mounts::make_root_readonly() } else { Ok(()) }
+}
+
+/// Mounts the layers with a tmpfs on top. Both go away with the mount namespace, so that a container that is started
+/// again starts afresh.
+fn overlay(layers: &[String]) -> Result<String, Error> {
+    let (upper, root) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/root"));
+    mount("tmpfs", &upper, "tmpfs", MountFlags::empty(), c"mode=755")
+        .doing(|| "mount a tmpfs for what the container writes".into())?;
+    for folder in ["data", "work"] {
+        fs::create_dir(format!("{upper}/{folder}")).doing(|| format!("make {upper}/{folder}"))?;
+    }
+    // The root's own mode and owner are those of the topmost layer; the upper folder would hide them.
+    if let Some(top) = layers.first()
+        && let Ok(found) = fs::metadata(top)
+    {
+        let mode = fs::Permissions::from_mode(found.permissions().mode() & 0o7777);
+        fs::set_permissions(format!("{upper}/data"), mode).doing(|| "set the root's mode".into())?;
+    }
+    let options = format!("lowerdir={},upperdir={upper}/data,workdir={upper}/work", layers.join(":"));
+    let data = CString::new(options.clone()).expect("paths of our own making have no zero byte");
+    mount("overlay", &root, "overlay", MountFlags::empty(), data.as_c_str())
+        .doing(|| format!("mount the layers with {options}"))?;
+    Ok(root)
+}
+
+/// The files that differ from VM to VM. A container gets its own copy unless its configuration mounts the path.
+fn write_machine_files(config: &Config, machine: &Machine) -> Result<(), Error> {
+    let files = [
+        ("/etc/hosts", &machine.hosts),
+        ("/etc/hostname", &format!("{}\n", machine.hostname)),
+        ("/etc/resolv.conf", &machine.resolv_conf),
+    ];
+    for (path, text) in files {
+        if config.mounts.iter().any(|mount| mount.destination == path) {
+            continue;
+        }
+        mounts::make_folder(Path::new("/etc"))?;
+        // Images have links here that lead nowhere; the file takes their place.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).doing(|| format!("replace {path}"));
+            }
+            _ => {}
+        }
+        fs::write(path, text).doing(|| format!("write {path}"))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).doing(|| format!("set the mode of {path}"))?;
+    }
+    Ok(())
+}
+
+/// Limits, identity and environment, as the last steps because each takes rights away.
+fn prepare_process(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Command, Error> {
+    let process = &spec.config.process;
+    let read = |path: &str| read_database(Path::new(path));
+    let identity = user::resolve(&spec.boot.user, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
+    privileges::set_rlimits(&process.rlimits)?;
+    rustix::process::chdir(process.cwd.as_str()).doing(|| format!("enter {}", process.cwd))?;
+    privileges::become_user(
+        &identity,
+        &process.capabilities,
+        [stdout.as_fd(), stderr.as_fd()],
+        process.no_new_privileges,
+    )?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
+    let environment = environment(process, machine, identity.home.as_deref());
+    let path = environment.iter().rev().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
+    let (name, arguments) = process.args.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
+    let file = program::find(name, path.unwrap_or(program::DEFAULT_PATH))?;
+    let mut command = Command::new(file);
+    command.arg0(name).args(arguments).env_clear().envs(environment);
+    Ok(command)
+}
+
+/// The configured environment, and before it what container engines add when it is not configured.
+fn environment(process: &Process, machine: &Machine, home: Option<&str>) -> Vec<(String, String)> {
+    let defaults = [
+        ("PATH", program::DEFAULT_PATH),
+        ("HOSTNAME", machine.hostname.as_str()),
+        ("HOME", home.unwrap_or("/")),
+    ];
+    let defaults = defaults.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let configured = process.env.iter().filter_map(|entry| entry.split_once('='));
+    defaults.chain(configured.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+}
+
+/// The text of a user database of the image; what is missing, too large or not text has no users.
+fn read_database(path: &Path) -> String {
+    let small = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= DATABASE_BYTES);
+    if small { fs::read_to_string(path).unwrap_or_default() } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_spec::runtime::{Capabilities, User};
+
+    use super::*;
+
+    #[test]
+    fn configured_variables_win_over_the_defaults() {
+        let process = Process {
+            terminal: false,
+            user: User::default(),
+            args: vec!["sh".into()],
+            env: vec!["HOME=/srv".into(), "A=b=c".into()],
+            cwd: "/".into(),
+            capabilities: Capabilities::default(),
+            rlimits: vec![],
+            no_new_privileges: true,
+            oom_score_adj: None,
+        };
+        let machine = Machine { hostname: "web-1".into(), ..Machine::default() };
+        let environment = environment(&process, &machine, Some("/root"));
+        let last = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        assert_eq!(last("HOME"), Some("/srv"));
+        assert_eq!(last("HOSTNAME"), Some("web-1"));
+        assert_eq!(last("A"), Some("b=c"));
+        assert_eq!(last("PATH"), Some(program::DEFAULT_PATH));
+    }
+}

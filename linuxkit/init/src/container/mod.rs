@@ -1,0 +1,103 @@
+//! Starts a container: clones a process into its cgroup and namespaces, and lets it become the configured program.
+//! Knows nothing of when and how often.
+
+mod child;
+mod mounts;
+mod privileges;
+mod program;
+mod user;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use i2kit_spec::ContainerBoot;
+use i2kit_spec::runtime::{Config, NamespaceKind};
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+
+pub(crate) use self::child::SCRATCH;
+use crate::cgroup;
+use crate::error::{Doing, Error};
+use crate::sys::{self, Cloned};
+
+/// A container that can be started, any number of times.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    /// Its entry in `pod.json`.
+    pub(crate) boot: ContainerBoot,
+    /// Its `config.json`.
+    pub(crate) config: Config,
+    /// Mount points of its layers, the topmost first.
+    pub(crate) layers: Vec<String>,
+}
+
+/// What containers learn of the VM that they are in.
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    /// The host name.
+    pub(crate) hostname: String,
+    /// The text of `/etc/hosts`.
+    pub(crate) hosts: String,
+    /// The text of `/etc/resolv.conf`.
+    pub(crate) resolv_conf: String,
+}
+
+/// A process on its way to become a container.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// Its id in the VM.
+    pub(crate) pid: Pid,
+    /// The same process as a descriptor, which cannot come to mean another one.
+    pub(crate) pidfd: OwnedFd,
+    /// Ends without a byte when the program runs, or says why it does not.
+    pub(crate) setup: OwnedFd,
+    /// The reading end of its standard output.
+    pub(crate) stdout: OwnedFd,
+    /// The reading end of its standard error.
+    pub(crate) stderr: OwnedFd,
+}
+
+/// Starts the container and returns at once; the rest of its way is told through [`Started::setup`].
+pub(crate) fn start(spec: &Spec, machine: &Machine) -> Result<Started, Error> {
+    let group = cgroup::make_container(&spec.boot.name, spec.config.linux.resources.as_ref())?;
+    let flags = clone_flags(&spec.config)?;
+    let (setup, setup_end) = pipe()?;
+    let (stdout, stdout_end) = pipe()?;
+    let (stderr, stderr_end) = pipe()?;
+    match sys::clone_process(flags, group.as_fd()).doing(|| "clone".into())? {
+        Cloned::Parent(pid, pidfd) => Ok(Started { pid, pidfd, setup, stdout, stderr }),
+        Cloned::Child => {
+            let error = child::run(spec, machine, &stdout_end, &stderr_end);
+            // Nobody is left to tell when even this fails; the exit code says that something did.
+            let _ = std::fs::File::from(setup_end).write_all(error.to_string().as_bytes());
+            sys::exit_child(START_FAILED);
+        }
+    }
+}
+
+/// The exit code of a container whose program did not start, as kubelet shows it.
+pub(crate) const START_FAILED: i32 = 128;
+
+/// Whether the container has a namespace of its own of this kind.
+fn has(config: &Config, kind: NamespaceKind) -> bool {
+    config.linux.namespaces.iter().any(|namespace| namespace.kind == kind)
+}
+
+fn clone_flags(config: &Config) -> Result<libc::c_int, Error> {
+    // A mount namespace is never left out: the container's root is built in it.
+    config.linux.namespaces.iter().try_fold(libc::CLONE_NEWNS, |flags, namespace| match namespace.kind {
+        NamespaceKind::Mount | NamespaceKind::Cgroup => Ok(flags),
+        NamespaceKind::Pid => Ok(flags | libc::CLONE_NEWPID),
+        NamespaceKind::Ipc => Ok(flags | libc::CLONE_NEWIPC),
+        NamespaceKind::Uts => Ok(flags | libc::CLONE_NEWUTS),
+        NamespaceKind::Network => Ok(flags | libc::CLONE_NEWNET),
+        NamespaceKind::User => Err(Error::Unknown { what: "namespace", value: "user".into() }),
+    })
+}
+
+/// A pipe with a reading end that never blocks PID 1.
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe".into())?;
+    rustix::io::ioctl_fionbio(&read, true).doing(|| "set up a pipe".into())?;
+    Ok((read, write))
+}

@@ -1,0 +1,128 @@
+//! Which numbers a container's user stands for, by the rules of container engines. Takes the texts of the container's
+//! own `/etc/passwd` and `/etc/group`; reads no file itself.
+
+use i2kit_spec::runtime::User;
+
+use crate::error::Error;
+
+/// Who the container's process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Supplementary groups, sorted.
+    pub(super) groups: Vec<u32>,
+    /// The home folder that `/etc/passwd` gives the user.
+    pub(super) home: Option<String>,
+}
+
+/// The identity for `user`: empty (then `config` holds the numbers), or `USER[:GROUP]` with names or numbers.
+///
+/// A named group replaces the user's own and leaves out the supplementary ones of `/etc/group`; a number that is in
+/// neither file is taken as it is, with group 0. `config`'s additional groups are always added.
+pub(super) fn resolve(user: &str, config: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
+    let (user, wanted_group) = match user.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        None => (user, None),
+    };
+    let numbers = (user.is_empty()).then_some(config.uid).or_else(|| user.parse().ok());
+    let entry = passwd
+        .lines()
+        .filter_map(Account::parse)
+        .find(|account| account.name == user || numbers.is_some_and(|uid| uid == account.uid));
+    let uid = match (&entry, numbers) {
+        (Some(account), _) => account.uid,
+        (None, Some(uid)) => uid,
+        (None, None) => return Err(Error::NoUser { user: user.to_owned(), file: "/etc/passwd" }),
+    };
+    let mut groups = config.additional_gids.clone();
+    let gid = match wanted_group {
+        Some(wanted) => group_id(wanted, group)?,
+        None => {
+            groups.extend(entry.iter().flat_map(|account| memberships(account.name, group)));
+            if user.is_empty() { config.gid } else { entry.as_ref().map_or(0, |account| account.gid) }
+        }
+    };
+    groups.sort_unstable();
+    groups.dedup();
+    let home = entry.map(|account| account.home.to_owned()).filter(|home| !home.is_empty());
+    Ok(Identity { uid, gid, groups, home })
+}
+
+/// One line of `/etc/passwd`.
+struct Account<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+impl<'a> Account<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let (name, _password) = (fields.next()?, fields.next()?);
+        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Self { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
+    }
+}
+
+/// Name, number and members of each group.
+fn groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _password, gid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
+        Some((name, gid, fields.next().unwrap_or_default()))
+    })
+}
+
+fn group_id(wanted: &str, text: &str) -> Result<u32, Error> {
+    let named = groups(text).find(|(name, _, _)| *name == wanted).map(|(_, gid, _)| gid);
+    named
+        .or_else(|| wanted.parse().ok())
+        .ok_or_else(|| Error::NoUser { user: wanted.to_owned(), file: "/etc/group" })
+}
+
+fn memberships(user: &str, text: &str) -> Vec<u32> {
+    groups(text).filter(|(_, _, members)| members.split(',').any(|m| m == user)).map(|(_, gid, _)| gid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+                          broken line\n\
+                          web:x:33:34:Web:/var/www:/bin/false\n";
+    const GROUP: &str = "root:x:0:\nweb:x:34:\nlog:x:4:syslog,web\nssl:x:110:web\n";
+
+    fn resolved(user: &str) -> (u32, u32, Vec<u32>, Option<String>) {
+        let identity = resolve(user, &User { uid: 0, gid: 0, ..User::default() }, PASSWD, GROUP).unwrap();
+        (identity.uid, identity.gid, identity.groups, identity.home)
+    }
+
+    #[test]
+    fn names_numbers_and_groups() {
+        let home = |path: &str| Some(path.to_owned());
+        assert_eq!(resolved(""), (0, 0, vec![], home("/root")));
+        assert_eq!(resolved("web"), (33, 34, vec![4, 110], home("/var/www")));
+        assert_eq!(resolved("33"), (33, 34, vec![4, 110], home("/var/www")));
+        assert_eq!(resolved("web:log"), (33, 4, vec![], home("/var/www")));
+        assert_eq!(resolved("1000"), (1000, 0, vec![], None));
+        assert_eq!(resolved("1000:2000"), (1000, 2000, vec![], None));
+    }
+
+    #[test]
+    fn the_configs_numbers_count_without_a_user() {
+        let config = User { uid: 33, gid: 7, additional_gids: vec![9, 4], umask: None };
+        let identity = resolve("", &config, PASSWD, GROUP).unwrap();
+        assert_eq!((identity.uid, identity.gid, identity.groups), (33, 7, vec![4, 9, 110]));
+    }
+
+    #[test]
+    fn names_that_are_nowhere_are_refused() {
+        let config = User::default();
+        let message = |user: &str| resolve(user, &config, PASSWD, GROUP).unwrap_err().to_string();
+        assert_eq!(message("nobody"), "user \"nobody\" is not in the container's /etc/passwd");
+        assert_eq!(message("web:wheel"), "user \"wheel\" is not in the container's /etc/group");
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong in the guest. Every message ends up on the VM's console, where it must make sense alone.
+
+use std::io;
+
+/// Why the guest cannot go on, or why a container did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the names that matter.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The image was written for another guest.
+    #[error(
+        "{path} is of version {found}, and this guest reads version {expected}: build the image with an i2kit of the \
+         guest's version, or make the guest anew with scripts/guest"
+    )]
+    PodVersion {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u64,
+        /// Ours.
+        expected: u32,
+    },
+    /// A file of the image does not follow the contract.
+    #[error("{path}: {source}")]
+    Json {
+        /// The file.
+        path: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// No disk has a partition of this name.
+    #[error("no partition named {name} after {seconds} s; seen: {seen}. Is the image's disk attached?")]
+    NoPartition {
+        /// The GPT partition name.
+        name: String,
+        /// How long was waited.
+        seconds: u64,
+        /// The names of the partitions that are there.
+        seen: String,
+    },
+    /// A kernel command line parameter cannot be understood.
+    #[error("kernel command line: {parameter}={value}: {reason}")]
+    Parameter {
+        /// Its name.
+        parameter: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Something in a container's `config.json` means nothing to this guest.
+    #[error("{what}: {value} is not known to this guest")]
+    Unknown {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The user of a container is not in its image.
+    #[error("user {user:?} is not in the container's {file}")]
+    NoUser {
+        /// As the image or the manifest gives it.
+        user: String,
+        /// Where it was looked up.
+        file: &'static str,
+    },
+    /// The program of a container is not there or not executable.
+    #[error("{program:?} {reason}")]
+    Program {
+        /// `args[0]`.
+        program: String,
+        /// Why not.
+        reason: String,
+    },
+    /// No network interface appeared.
+    #[error("no network interface besides lo: is a network device attached?")]
+    NoInterface,
+}
+
+/// Gives an error of the system its context.
+pub(crate) trait Doing<T> {
+    /// Names what was being done.
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|error| Error::Io { what: what(), source: error.into() })
+    }
+}

@@ -1,0 +1,348 @@
+//! What PID 1 holds, and the loop in which it waits: for ended processes, output, signals, and the time to start
+//! something again. One thread, no waiting outside `turn`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use i2kit_spec::{PodBoot, PodMeta, RestartPolicy};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Signal, WaitOptions};
+
+use crate::clock;
+use crate::cmdline::Parameters;
+use crate::console::Console;
+use crate::container::Machine;
+use crate::error::{Doing, Error};
+use crate::lifecycle::{Container, Life, Role};
+use crate::power::PowerButton;
+use crate::record::{PhaseTime, Record, Stage, VERSION};
+use crate::supervised::Supervised;
+
+/// How much of a container's output is read at once; other containers get their turn in between.
+const READ_BYTES: usize = 64 * 1024;
+
+/// All that PID 1 knows. The early phases fill it.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) console: Console,
+    pub(crate) signals: OwnedFd,
+    pub(crate) power: Option<PowerButton>,
+    pub(crate) parameters: Parameters,
+    pub(crate) pod: PodBoot,
+    pub(crate) machine: Machine,
+    pub(crate) boot_id: String,
+    pub(crate) phases: Vec<PhaseTime>,
+    pub(crate) containers: Vec<Container>,
+    pub(crate) supervisor: Option<Supervised>,
+    pub(crate) stage: Stage,
+    /// Set once the pod is asked to stop.
+    pub(crate) stopping: Option<Stopping>,
+    /// Whether the record on file is older than what is known.
+    changed: bool,
+}
+
+/// A stop under way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stopping {
+    /// What ends the VM.
+    pub(crate) restart: bool,
+    /// When patience ends; nothing once everything was killed.
+    deadline: Option<Instant>,
+}
+
+/// What a ready descriptor belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Signals,
+    Power,
+    Console,
+    Setup(usize),
+    Stream(usize, usize),
+}
+
+/// The pod before the disk was read: it has no containers.
+pub(crate) fn no_pod() -> PodBoot {
+    PodBoot {
+        version: i2kit_spec::POD_BOOT_VERSION,
+        pod: PodMeta::default(),
+        onboot: vec![],
+        services: vec![],
+        restart_policy: RestartPolicy::Always,
+        grace_period_seconds: 0,
+        health_port: 0,
+    }
+}
+
+impl Guest {
+    /// A guest that knows nothing yet.
+    pub(crate) fn new(console: Console, signals: OwnedFd) -> Self {
+        Self {
+            console,
+            signals,
+            power: None,
+            parameters: Parameters::default(),
+            pod: no_pod(),
+            machine: Machine::default(),
+            boot_id: String::new(),
+            phases: vec![],
+            containers: vec![],
+            supervisor: None,
+            stage: Stage::Booting,
+            stopping: None,
+            changed: false,
+        }
+    }
+
+    /// Starts the container of this index.
+    pub(crate) fn start(&mut self, index: usize) {
+        let container = &mut self.containers[index];
+        if matches!(container.life, Life::Waiting(_)) {
+            container.restarts += 1;
+        }
+        container.start(&self.machine, self.pod.restart_policy, clock::since_boot());
+        self.changed = true;
+        if container.process().is_none() {
+            self.tell_end(index);
+        }
+    }
+
+    /// Runs the init container of this index until it succeeded, failed for good, or the pod is to stop.
+    pub(crate) fn run_onboot(&mut self, index: usize) -> Result<(), Error> {
+        self.start(index);
+        while !self.containers[index].is_over() && self.stopping.is_none() {
+            self.turn()?;
+        }
+        if self.stopping.is_none() && !self.containers[index].succeeded() {
+            self.console.say("an init container failed and is not started again: the pod failed");
+            self.stop(false);
+        }
+        Ok(())
+    }
+
+    /// Runs the services until the pod has ended, by itself or because it was asked to.
+    pub(crate) fn supervise(&mut self) -> Result<(), Error> {
+        while !self.containers.iter().all(Container::is_over) {
+            self.turn()?;
+        }
+        // What the containers said last may still be in their pipes.
+        for container in 0..self.containers.len() {
+            for stream in (0..self.containers[container].streams.len()).rev() {
+                while self.read_stream(container, stream) {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next thing to happen and deals with it.
+    pub(crate) fn turn(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        self.do_what_is_due(now);
+        if self.changed {
+            self.changed = false;
+            self.record().write().doing(|| "write the state record".into())?;
+        }
+        for source in self.wait(now)? {
+            match source {
+                Source::Signals => self.take_signals()?,
+                Source::Power => {
+                    if self.power.as_ref().is_some_and(PowerButton::pressed) {
+                        self.console.say("the power button was pressed");
+                        self.stop(false);
+                    }
+                }
+                Source::Console => self.console.write(),
+                Source::Setup(index) => {
+                    self.changed |= self.containers[index].read_setup(clock::since_boot());
+                }
+                Source::Stream(container, stream) => {
+                    self.read_stream(container, stream);
+                }
+            }
+        }
+        self.console.write();
+        Ok(())
+    }
+
+    /// Asks everything to end: readiness is off with the next record, then SIGTERM, and SIGKILL after the grace period.
+    pub(crate) fn stop(&mut self, restart: bool) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let grace = Duration::from_secs(self.pod.grace_period_seconds);
+        self.console.say(&format!("stopping the pod, grace period {} s", grace.as_secs()));
+        self.stopping = Some(Stopping { restart, deadline: Some(Instant::now() + grace) });
+        self.stage = Stage::Stopping;
+        self.changed = true;
+        for container in &mut self.containers {
+            container.cancel();
+            container.signal(Signal::TERM);
+        }
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        for index in 0..self.containers.len() {
+            if matches!(self.containers[index].life, Life::Waiting(due) if due <= now) {
+                self.start(index);
+            }
+        }
+        if let Some(supervisor) = &mut self.supervisor
+            && supervisor.start_if_due(now)
+        {
+            self.changed = true;
+        }
+        if let Some(Stopping { deadline: deadline @ Some(_), .. }) = &mut self.stopping
+            && deadline.is_some_and(|deadline| deadline <= now)
+        {
+            *deadline = None;
+            self.console.say("the grace period is over: killing what still runs");
+            for container in &self.containers {
+                container.signal(Signal::KILL);
+            }
+        }
+    }
+
+    /// The next time at which something is due.
+    fn next_due(&self) -> Option<Instant> {
+        let restarts = self.containers.iter().filter_map(|container| match container.life {
+            Life::Waiting(due) => Some(due),
+            _ => None,
+        });
+        let supervisor = self.supervisor.as_ref().and_then(Supervised::due);
+        restarts.chain(supervisor).chain(self.stopping.and_then(|stopping| stopping.deadline)).min()
+    }
+
+    fn wait(&self, now: Instant) -> Result<Vec<Source>, Error> {
+        let mut sources = vec![Source::Signals];
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let mut add = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        if let Some(power) = &self.power {
+            add(Source::Power, power.as_fd(), PollFlags::IN);
+        }
+        if let Some(console) = self.console.wants_room() {
+            add(Source::Console, console, PollFlags::OUT);
+        }
+        for (index, container) in self.containers.iter().enumerate() {
+            if let Life::Starting(process) = &container.life {
+                add(Source::Setup(index), process.setup.as_fd(), PollFlags::IN);
+            }
+            // From the last to the first, because a stream that ended is removed.
+            for (number, stream) in container.streams.iter().enumerate().rev() {
+                add(Source::Stream(index, number), stream.pipe.as_fd(), PollFlags::IN);
+            }
+        }
+        let timeout = self.next_due().map(|due| Timespec::try_from(due.saturating_duration_since(now)));
+        let timeout = timeout.transpose().expect("back-off and grace periods fit the kernel's time");
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).doing(|| "wait".into()),
+        }
+        let ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        Ok(sources.into_iter().zip(ready).filter_map(|(source, ready)| ready.then_some(source)).collect())
+    }
+
+    fn take_signals(&mut self) -> Result<(), Error> {
+        // An array of struct signalfd_siginfo, 128 bytes each, that begins with the signal's number.
+        let mut buffer = [0; 128 * 8];
+        let length = match rustix::io::read(&self.signals, &mut buffer) {
+            Ok(length) => length,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(errno).doing(|| "read signals".into()),
+        };
+        for info in buffer[..length].chunks_exact(128) {
+            let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            match number {
+                libc::SIGTERM | libc::SIGPWR => self.stop(false),
+                // What the kernel sends on Ctrl-Alt-Del.
+                libc::SIGINT => self.stop(true),
+                _ => {}
+            }
+        }
+        self.reap();
+        Ok(())
+    }
+
+    /// Collects every ended child, adopted orphans among them.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let now = clock::since_boot();
+            if let Some(supervisor) = &mut self.supervisor
+                && supervisor.reaped(pid, status)
+            {
+                self.console.say(&format!("the supervisor ended ({status:?}) and is started again"));
+                self.changed = true;
+                continue;
+            }
+            let owner =
+                self.containers.iter().position(|c| c.process().is_some_and(|process| process.pid == pid));
+            if let Some(index) = owner {
+                self.containers[index].reaped(status, self.pod.restart_policy, now);
+                if self.stopping.is_some() {
+                    self.containers[index].cancel();
+                }
+                self.tell_end(index);
+                self.changed = true;
+            }
+        }
+    }
+
+    fn tell_end(&mut self, index: usize) {
+        let container = &self.containers[index];
+        let Some(ended) = &container.last else { return };
+        let next = match container.life {
+            Life::Waiting(due) => {
+                format!(", to be started again in {} s", due.saturating_duration_since(Instant::now()).as_secs())
+            }
+            _ => String::new(),
+        };
+        let text = format!("{}: {ended}{next}", container.name());
+        self.console.say(&text);
+    }
+
+    /// Reads once from a stream. Returns whether there may be more; a stream that ended is removed.
+    fn read_stream(&mut self, container: usize, stream: usize) -> bool {
+        let container = &mut self.containers[container];
+        let name = container.spec.boot.name.clone();
+        let Some(output) = container.streams.get_mut(stream) else { return false };
+        let mut buffer = vec![0; READ_BYTES];
+        match rustix::io::read(&output.pipe, &mut buffer) {
+            Ok(0) => {
+                output.lines.finish(|line| self.console.container_line(&name, line));
+                container.streams.remove(stream);
+                false
+            }
+            Ok(length) => {
+                output.lines.push(&buffer[..length], |line| self.console.container_line(&name, line));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Marks the record as outdated.
+    pub(crate) fn touch(&mut self) {
+        self.changed = true;
+    }
+
+    fn record(&self) -> Record {
+        let booting = self.stage == Stage::Booting;
+        Record {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            hostname: self.machine.hostname.clone(),
+            pod: format!("{}/{}", self.pod.pod.namespace, self.pod.pod.name),
+            stage: self.stage,
+            phases: self.phases.clone(),
+            containers: self.containers.iter().map(|container| container.record(booting)).collect(),
+            supervisor_restarts: self.supervisor.as_ref().map_or(0, |supervisor| supervisor.restarts),
+            console_dropped: self.console.dropped(),
+        }
+    }
+}
+
+/// The indexes of the containers of a role.
+pub(crate) fn of_role(containers: &[Container], role: Role) -> Vec<usize> {
+    (0..containers.len()).filter(|index| containers[*index].role == role).collect()
+}

@@ -1,0 +1,227 @@
+//! The life of one container: started, running, ended, waiting to be started again. Decides nothing about the pod.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use i2kit_spec::RestartPolicy;
+use rustix::process::{Pid, Signal, WaitStatus};
+
+use crate::backoff::Backoff;
+use crate::cgroup;
+use crate::console::Lines;
+use crate::container::{self, Machine, START_FAILED, Spec, Started};
+use crate::record::{ContainerRecord, ContainerState, Ended};
+
+/// What a container is to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Runs to its end before anything after it starts.
+    Onboot,
+    /// Runs as long as the pod.
+    Service,
+}
+
+/// A container and where it is in its life.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) spec: Spec,
+    pub(crate) role: Role,
+    pub(crate) life: Life,
+    /// Its output, which may be longer than its life: what it said last is read after it ended.
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) last: Option<Ended>,
+    pub(crate) restarts: u64,
+    backoff: Backoff,
+    oom_kills: u64,
+}
+
+/// Where a container is in its life.
+#[derive(Debug)]
+pub(crate) enum Life {
+    /// Not started yet.
+    Pending,
+    /// Cloned; not known yet whether its program runs.
+    Starting(Process),
+    /// Its program runs.
+    Running(Process),
+    /// Ended, to be started again at this time.
+    Waiting(Instant),
+    /// Ended for good.
+    Over,
+}
+
+/// The first process of a container.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pidfd: OwnedFd,
+    /// Tells whether the program runs.
+    pub(crate) setup: OwnedFd,
+    /// Why it does not, as far as it was read.
+    failure: Vec<u8>,
+    started: Instant,
+    /// When the program began to run, in seconds since the kernel started.
+    since: f64,
+}
+
+/// One of the container's output pipes.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) pipe: OwnedFd,
+    pub(crate) lines: Lines,
+}
+
+impl Container {
+    /// A container that was never started.
+    pub(crate) fn new(spec: Spec, role: Role) -> Self {
+        let backoff = Backoff::default();
+        Self { spec, role, life: Life::Pending, streams: vec![], last: None, restarts: 0, backoff, oom_kills: 0 }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.boot.name
+    }
+
+    /// Starts it. A failure counts as its end.
+    pub(crate) fn start(&mut self, machine: &Machine, policy: RestartPolicy, now: f64) {
+        self.oom_kills = cgroup::oom_kills(self.name());
+        match container::start(&self.spec, machine) {
+            Ok(Started { pid, pidfd, setup, stdout, stderr }) => {
+                self.streams.extend([stdout, stderr].map(|pipe| Stream { pipe, lines: Lines::default() }));
+                let started = Instant::now();
+                self.life =
+                    Life::Starting(Process { pid, pidfd, setup, failure: vec![], started, since: now });
+            }
+            Err(error) => self.end(failed_start(&error.to_string(), now), Duration::ZERO, policy),
+        }
+    }
+
+    /// Reads what the setup pipe has to tell. Returns whether something changed.
+    pub(crate) fn read_setup(&mut self, now: f64) -> bool {
+        let Life::Starting(process) = &mut self.life else { return false };
+        let mut buffer = [0; 1024];
+        match rustix::io::read(&process.setup, &mut buffer) {
+            Ok(0) if process.failure.is_empty() => {
+                let Life::Starting(mut process) = std::mem::replace(&mut self.life, Life::Pending) else {
+                    unreachable!("the match above holds a starting process")
+                };
+                process.since = now;
+                self.life = Life::Running(process);
+                true
+            }
+            Ok(length) => {
+                process.failure.extend_from_slice(&buffer[..length]);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The process, when it has one.
+    pub(crate) fn process(&self) -> Option<&Process> {
+        match &self.life {
+            Life::Starting(process) | Life::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// Sends a signal to its first process, if there is one.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(process) = self.process() {
+            // It may have ended meanwhile, which is what was wanted.
+            let _ = rustix::process::pidfd_send_signal(&process.pidfd, signal);
+        }
+    }
+
+    /// Its first process was reaped.
+    pub(crate) fn reaped(&mut self, status: WaitStatus, policy: RestartPolicy, now: f64) {
+        // Whatever the setup pipe still holds says why; after the process's end nothing more can come.
+        while let Life::Starting(process) = &self.life {
+            let before = process.failure.len();
+            self.read_setup(now);
+            if let Life::Starting(process) = &self.life
+                && process.failure.len() == before
+            {
+                break;
+            }
+        }
+        let (Life::Starting(process) | Life::Running(process)) = std::mem::replace(&mut self.life, Life::Over) else {
+            return;
+        };
+        // Processes of the container that its first one left behind, where they share a PID namespace.
+        let _ = cgroup::kill(self.name());
+        let ended = if process.failure.is_empty() {
+            ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now)
+        } else {
+            failed_start(&String::from_utf8_lossy(&process.failure), now)
+        };
+        self.end(ended, process.started.elapsed(), policy);
+    }
+
+    fn end(&mut self, ended: Ended, ran: Duration, policy: RestartPolicy) {
+        let again = match (policy, self.role) {
+            (RestartPolicy::Never, _) => false,
+            (RestartPolicy::Always, Role::Service) => true,
+            // An init container that succeeded is done, whatever the policy.
+            (RestartPolicy::OnFailure, _) | (RestartPolicy::Always, Role::Onboot) => ended.exit_code != 0,
+        };
+        self.last = Some(ended);
+        self.life = if again { Life::Waiting(Instant::now() + self.backoff.delay(ran)) } else { Life::Over };
+    }
+
+    /// Gives up a restart that was planned.
+    pub(crate) fn cancel(&mut self) {
+        if matches!(self.life, Life::Waiting(_) | Life::Pending) {
+            self.life = Life::Over;
+        }
+    }
+
+    /// Whether it ended for good, with success.
+    pub(crate) fn succeeded(&self) -> bool {
+        matches!(self.life, Life::Over) && self.last.as_ref().is_some_and(|ended| ended.exit_code == 0)
+    }
+
+    /// Whether it ended for good.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.life, Life::Over)
+    }
+
+    /// What is told about it.
+    pub(crate) fn record(&self, booting: bool) -> ContainerRecord {
+        let waiting = |reason: &str| ContainerState::Waiting { reason: reason.to_owned() };
+        let state = match (&self.life, &self.last) {
+            (Life::Pending, _) if booting => waiting("PodInitializing"),
+            (Life::Pending | Life::Starting(_), _) => waiting("ContainerCreating"),
+            (Life::Running(process), _) => {
+                ContainerState::Running { since: process.since, pid: process.pid.as_raw_nonzero().get() }
+            }
+            (Life::Waiting(_), _) => waiting("CrashLoopBackOff"),
+            (Life::Over, Some(ended)) => ContainerState::Terminated(ended.clone()),
+            (Life::Over, None) => waiting("NeverStarted"),
+        };
+        ContainerRecord {
+            name: self.name().to_owned(),
+            init: self.role == Role::Onboot,
+            state,
+            last: self.last.clone(),
+            restarts: self.restarts,
+        }
+    }
+}
+
+fn failed_start(message: &str, at: f64) -> Ended {
+    Ended { exit_code: START_FAILED, reason: "StartError".into(), message: message.to_owned(), at }
+}
+
+fn ended(status: WaitStatus, out_of_memory: bool, at: f64) -> Ended {
+    let signal = status.terminating_signal();
+    let exit_code = status.exit_status().or(signal.map(|signal| 128 + signal)).unwrap_or(255);
+    let (reason, message) = match (exit_code, signal) {
+        _ if out_of_memory => ("OOMKilled", String::new()),
+        (0, _) => ("Completed", String::new()),
+        (_, Some(signal)) => ("Error", format!("killed by signal {signal}")),
+        (_, None) => ("Error", String::new()),
+    };
+    Ended { exit_code, reason: reason.into(), message, at }
+}

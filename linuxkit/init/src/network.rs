@@ -1,0 +1,153 @@
+//! Brings up the loopback and the first network interface, over rtnetlink.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use crate::cmdline::StaticNetwork;
+use crate::error::{Doing, Error};
+use crate::netlink::{Message, Socket};
+
+/// rtnetlink's requests and attributes, by their names in the kernel's headers.
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const AF_INET: u8 = 2;
+const IFF_UP: u32 = 1;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
+
+/// Settings of the network that containers expect from a container engine: low ports and ping for any user.
+/// A pod is alone in its VM, so no port is another's.
+const SYSCTLS: [(&str, &str); 2] = [
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+];
+
+/// Brings up `lo` and, when there is a static set-up, the first interface.
+pub(crate) fn up(network: Option<&StaticNetwork>) -> Result<(), Error> {
+    for (path, value) in SYSCTLS {
+        fs::write(path, value).doing(|| format!("write {path}"))?;
+    }
+    let mut socket = Socket::open(None).doing(|| "open a netlink socket".into())?;
+    set_up(&mut socket, "lo")?;
+    let Some(network) = network else { return Ok(()) };
+    let name = first_interface()?;
+    let index = set_up(&mut socket, &name)?;
+    socket
+        .request(address_message(index, network))
+        .doing(|| format!("set the address {}/{} of {name}", network.address, network.prefix))?;
+    if let Some(gateway) = network.gateway {
+        // A gateway outside the interface's own network is reached over the link itself, as in many clouds.
+        if !same_network(network, gateway) {
+            socket.request(route_message(index, Some(gateway), None)).doing(|| format!("route to {gateway}"))?;
+        }
+        socket.request(route_message(index, None, Some(gateway))).doing(|| format!("route by {gateway}"))?;
+    }
+    Ok(())
+}
+
+/// The text of `/etc/resolv.conf`.
+pub(crate) fn resolv_conf(network: Option<&StaticNetwork>) -> String {
+    network.iter().flat_map(|network| &network.dns).map(|server| format!("nameserver {server}\n")).collect()
+}
+
+/// The text of `/etc/hosts`, in the form that kubelet gives it.
+pub(crate) fn hosts(hostname: &str, network: Option<&StaticNetwork>) -> String {
+    let own = network.map_or(Ipv4Addr::LOCALHOST, |network| network.address);
+    format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+         fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n{own}\t{hostname}\n"
+    )
+}
+
+fn first_interface() -> Result<String, Error> {
+    let folder = "/sys/class/net";
+    let mut names: Vec<(u32, String)> = fs::read_dir(folder)
+        .doing(|| format!("list {folder}"))?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name != "lo")
+        .filter_map(|name| Some((index_of(&name)?, name)))
+        .collect();
+    names.sort();
+    names.into_iter().next().map(|(_, name)| name).ok_or(Error::NoInterface)
+}
+
+fn index_of(name: &str) -> Option<u32> {
+    fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
+}
+
+fn set_up(socket: &mut Socket, name: &str) -> Result<u32, Error> {
+    let index = index_of(name).ok_or(Error::NoInterface)?;
+    let mut message = Message::new(RTM_NEWLINK);
+    // struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change.
+    message.put(&[0, 0, 0, 0]).put(&index.to_ne_bytes()).put(&IFF_UP.to_ne_bytes()).put(&IFF_UP.to_ne_bytes());
+    socket.request(message).doing(|| format!("bring up {name}"))?;
+    Ok(index)
+}
+
+fn address_message(index: u32, network: &StaticNetwork) -> Message {
+    let mut message = Message::new(RTM_NEWADDR);
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    message.put(&[AF_INET, network.prefix, 0, RT_SCOPE_UNIVERSE]).put(&index.to_ne_bytes());
+    message.attribute(IFA_LOCAL, &network.address.octets()).attribute(IFA_ADDRESS, &network.address.octets());
+    message
+}
+
+/// A route over the interface: to one host, or to everything by a gateway.
+fn route_message(index: u32, host: Option<Ipv4Addr>, gateway: Option<Ipv4Addr>) -> Message {
+    const RTA_DST: u16 = 1;
+    let mut message = Message::new(RTM_NEWROUTE);
+    let (bits, scope) = if host.is_some() { (32, RT_SCOPE_LINK) } else { (0, RT_SCOPE_UNIVERSE) };
+    // struct rtmsg: family, destination and source prefix, type of service, table, protocol, scope, type, flags.
+    message.put(&[AF_INET, bits, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0]);
+    if let Some(host) = host {
+        message.attribute(RTA_DST, &host.octets());
+    }
+    if let Some(gateway) = gateway {
+        message.attribute(RTA_GATEWAY, &gateway.octets());
+    }
+    message.attribute(RTA_OIF, &index.to_ne_bytes());
+    message
+}
+
+fn same_network(network: &StaticNetwork, other: Ipv4Addr) -> bool {
+    let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix)).unwrap_or(0);
+    network.address.to_bits() & mask == other.to_bits() & mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> StaticNetwork {
+        StaticNetwork {
+            address: Ipv4Addr::new(10, 0, 2, 15),
+            prefix: 24,
+            gateway: None,
+            dns: vec![Ipv4Addr::new(10, 0, 2, 3), Ipv4Addr::new(1, 1, 1, 1)],
+        }
+    }
+
+    #[test]
+    fn the_gateway_is_near_or_not() {
+        assert!(same_network(&network(), Ipv4Addr::new(10, 0, 2, 2)));
+        assert!(!same_network(&network(), Ipv4Addr::new(10, 0, 3, 2)));
+        let all = StaticNetwork { prefix: 0, ..network() };
+        assert!(same_network(&all, Ipv4Addr::new(8, 8, 8, 8)));
+    }
+
+    #[test]
+    fn files_that_containers_see() {
+        assert_eq!(resolv_conf(Some(&network())), "nameserver 10.0.2.3\nnameserver 1.1.1.1\n");
+        assert_eq!(resolv_conf(None), "");
+        assert!(hosts("web-1", Some(&network())).ends_with("\n10.0.2.15\tweb-1\n"));
+    }
+}

@@ -1,0 +1,112 @@
+//! The boot as data: which phases there are and in which order. Pure; `boot` runs them.
+
+use std::fmt;
+
+use i2kit_spec::PodBoot;
+
+/// One step of the boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Mounts `/proc`, `/sys` and `/dev`.
+    PseudoFilesystems,
+    /// Reads what differs between the VMs of an image.
+    CommandLine,
+    /// Loads the initrd's kernel modules.
+    Modules,
+    /// Finds and mounts the pod file system, and reads what the pod is.
+    Pod,
+    /// Finds and mounts the layers of all containers.
+    Layers,
+    /// Leaves the initramfs.
+    SwitchRoot,
+    /// Brings the network up.
+    Network,
+    /// Names the VM.
+    Hostname,
+    /// Makes the cgroup tree.
+    Cgroups,
+    /// Listens on the health port and starts the supervisor.
+    Health,
+    /// Runs the init container of this index to its end.
+    Onboot(usize, String),
+    /// Starts all services.
+    Services,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::PseudoFilesystems => "pseudo-filesystems",
+            Self::CommandLine => "command-line",
+            Self::Modules => "modules",
+            Self::Pod => "pod",
+            Self::Layers => "layers",
+            Self::SwitchRoot => "switch-root",
+            Self::Network => "network",
+            Self::Hostname => "hostname",
+            Self::Cgroups => "cgroups",
+            Self::Health => "health",
+            Self::Onboot(_, name) => return write!(f, "onboot {name}"),
+            Self::Services => "services",
+        };
+        f.write_str(name)
+    }
+}
+
+/// The phases until the guest knows its pod.
+pub(crate) fn until_pod(modules: bool) -> Vec<Phase> {
+    let modules = modules.then_some(Phase::Modules);
+    [Phase::PseudoFilesystems, Phase::CommandLine].into_iter().chain(modules).chain([Phase::Pod]).collect()
+}
+
+/// The phases that follow from the pod. The health port comes before the init containers, so that a host can see how
+/// far a pod is that takes long to get ready.
+pub(crate) fn of_pod(pod: &PodBoot) -> Vec<Phase> {
+    let machine =
+        [Phase::Layers, Phase::SwitchRoot, Phase::Network, Phase::Hostname, Phase::Cgroups, Phase::Health];
+    let onboot = pod.onboot.iter().enumerate().map(|(index, container)| Phase::Onboot(index, container.name.clone()));
+    machine.into_iter().chain(onboot).chain([Phase::Services]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_spec::ContainerBoot;
+
+    use super::*;
+
+    #[test]
+    fn the_boot_reads_as_a_list() {
+        let container = |name: &str| ContainerBoot {
+            name: name.into(),
+            bundle: String::new(),
+            layers: vec![],
+            user: String::new(),
+        };
+        let pod = PodBoot {
+            onboot: vec![container("migrate"), container("warm")],
+            services: vec![container("web")],
+            ..crate::guest::no_pod()
+        };
+        let phases: Vec<String> =
+            until_pod(true).iter().chain(&of_pod(&pod)).map(ToString::to_string).collect();
+        assert_eq!(
+            phases,
+            [
+                "pseudo-filesystems",
+                "command-line",
+                "modules",
+                "pod",
+                "layers",
+                "switch-root",
+                "network",
+                "hostname",
+                "cgroups",
+                "health",
+                "onboot migrate",
+                "onboot warm",
+                "services",
+            ]
+        );
+        assert!(!until_pod(false).contains(&Phase::Modules));
+    }
+}

@@ -1,0 +1,104 @@
+//! Hears the power button, which is how a host asks a VM to stop. The kernel's ACPI driver tells of it in a generic
+//! netlink multicast group, so that no input device and no daemon are needed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::netlink::{GENERIC, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+
+use crate::error::{Doing, Error};
+use crate::netlink::{self, Message, Socket};
+
+const GENL_ID_CTRL: u16 = 16;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+const CTRL_ATTR_MCAST_GROUPS: u16 = 7;
+const CTRL_ATTR_MCAST_GRP_ID: u16 = 2;
+const ACPI_GENL_ATTR_EVENT: u16 = 1;
+
+/// `struct genlmsghdr`: command, version, two reserved bytes.
+const GENL_HEADER: usize = 4;
+
+/// The device class at the start of the event of a power button.
+const POWER_BUTTON: &[u8] = b"button/power";
+
+/// Listens for the power button.
+#[derive(Debug)]
+pub(crate) struct PowerButton {
+    fd: OwnedFd,
+}
+
+impl PowerButton {
+    /// Joins the kernel's group.
+    pub(crate) fn listen() -> Result<Self, Error> {
+        let group = group().doing(|| "look up the kernel's acpi_event family".into())?;
+        // Groups up to 32 can be joined by bind; the ACPI family's is one of the first few.
+        let mask = 1_u32.checked_shl(group - 1).ok_or_else(|| Error::Unknown {
+            what: "netlink group",
+            value: group.to_string(),
+        })?;
+        let doing = || "listen for ACPI events".to_owned();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(GENERIC)).doing(doing)?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, mask)).doing(doing)?;
+        Ok(Self { fd })
+    }
+
+    /// Reads the events that are there, and whether the button was pressed.
+    pub(crate) fn pressed(&self) -> bool {
+        let mut buffer = vec![0; 4096];
+        let mut pressed = false;
+        while let Ok((length, _)) = rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
+            pressed |= netlink::split(&buffer[..length]).iter().any(|message| is_power_button(message));
+        }
+        pressed
+    }
+}
+
+impl AsFd for PowerButton {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn is_power_button(message: &[u8]) -> bool {
+    let attributes = netlink::payload(message).get(GENL_HEADER..).unwrap_or_default();
+    netlink::find_attribute(attributes, ACPI_GENL_ATTR_EVENT).is_some_and(|event| event.starts_with(POWER_BUTTON))
+}
+
+/// The number of the multicast group of ACPI events; the family has one.
+fn group() -> io::Result<u32> {
+    let mut request = Message::new(GENL_ID_CTRL);
+    request.put(&[CTRL_CMD_GETFAMILY, 1, 0, 0]).attribute(CTRL_ATTR_FAMILY_NAME, b"acpi_event\0");
+    let answers = Socket::open(Some(GENERIC))?.request(request)?;
+    answers.iter().find_map(|answer| group_in(answer)).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn group_in(answer: &[u8]) -> Option<u32> {
+    let attributes = netlink::payload(answer).get(GENL_HEADER..)?;
+    let groups = netlink::find_attribute(attributes, CTRL_ATTR_MCAST_GROUPS)?;
+    // The groups are attributes numbered from one.
+    let first = netlink::find_attribute(groups, 1)?;
+    let id = netlink::find_attribute(first, CTRL_ATTR_MCAST_GRP_ID)?;
+    Some(u32::from_ne_bytes(*id.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_power_button_from_other_events() {
+        let event = |class: &[u8]| {
+            let mut message = vec![0; 16 + GENL_HEADER];
+            let length = u16::try_from(4 + class.len()).unwrap();
+            message.extend([length.to_ne_bytes(), ACPI_GENL_ATTR_EVENT.to_ne_bytes()].concat());
+            message.extend(class);
+            message
+        };
+        assert!(is_power_button(&event(b"button/power\0\0\0\0LNXPWRBN:00")));
+        assert!(!is_power_button(&event(b"button/sleep\0\0\0\0")));
+        assert!(!is_power_button(&[]));
+    }
+}

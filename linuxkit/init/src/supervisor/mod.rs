@@ -1,0 +1,53 @@
+//! The supervisor: answers `GET /livez`, `/readyz`, `/metrics` and `/bootid` on the health port.
+//!
+//! It owns nothing. The listening socket is its standard input, all it knows comes from PID 1's record, and it may be
+//! killed and started again at any moment.
+
+mod http;
+mod metrics;
+
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use self::http::{Request, Response};
+use crate::record::{Record, VERSION};
+
+/// Serves until it is killed.
+pub(crate) fn run() -> ExitCode {
+    let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::from(74) };
+    match http::serve(&TcpListener::from(socket), answer) {
+        Ok(never) => match never {},
+        // The exit code is all that is left to say; PID 1 tells it on the console.
+        Err(_) => ExitCode::from(75),
+    }
+}
+
+fn answer(request: &Request<'_>) -> Response {
+    let record = match Record::read() {
+        Ok(record) if record.version == VERSION => record,
+        Ok(record) => {
+            return Response::text(503, format!("the state record is of version {}, not {VERSION}\n", record.version));
+        }
+        Err(error) => return Response::text(503, format!("the state record cannot be read: {error}\n")),
+    };
+    let response = if request.method == "GET" || request.method == "HEAD" {
+        route(request.path, &record)
+    } else {
+        Response::text(405, "only GET and HEAD are answered here\n".into())
+    };
+    response.with_header("X-I2kit-Boot-Id", record.boot_id)
+}
+
+fn route(path: &str, record: &Record) -> Response {
+    match path {
+        "/livez" => Response::text(200, "ok\n".into()),
+        "/readyz" => match record.unready() {
+            reasons if reasons.is_empty() => Response::text(200, "ok\n".into()),
+            reasons => Response::text(503, reasons.join("\n") + "\n"),
+        },
+        "/metrics" => Response::metrics(metrics::render(record, &metrics::Usage::read(record))),
+        "/bootid" => Response::text(200, format!("{}\n", record.boot_id)),
+        _ => Response::text(404, "there are /livez, /readyz, /metrics and /bootid\n".into()),
+    }
+}

@@ -1,0 +1,96 @@
+//! The system calls that no safe wrapper offers. The only file of this crate with `unsafe` in it.
+#![expect(unsafe_code, reason = "clone3, signalfd and _exit have no safe wrapper; each use states why it is sound")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
+
+/// Which side of [`clone_process`] returned.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// The new process.
+    Child,
+    /// The caller, with the child's id in its own namespace and a pidfd.
+    Parent(Pid, OwnedFd),
+}
+
+/// `struct clone_args` of the kernel, as of Linux 5.7.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `clone3`: a copy of this process that starts in `cgroup` and in the new namespaces that `flags` names.
+/// Works like `fork`: nothing is shared. The caller must have a single thread.
+pub(crate) fn clone_process(flags: libc::c_int, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    let mut args = CloneArgs {
+        flags: u64::from(flags.cast_unsigned()) | CLONE_INTO_CGROUP | CLONE_PIDFD,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM the child has its own copy of memory and of the stack, so that it may go on as after
+    // fork; PID 1 has one thread, so no lock can be held by a thread that the child lacks. `args` and `pidfd` live
+    // until the call returns, and the kernel writes `pidfd` in the parent before that.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    match result {
+        0 => Ok(Cloned::Child),
+        -1 => Err(io::Error::last_os_error()),
+        pid => {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the kernel's pids are positive");
+            // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+            Ok(Cloned::Parent(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+        }
+    }
+}
+
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Blocks `signals` for this process and returns a non-blocking descriptor that delivers them.
+pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: an all-zero sigset_t is valid storage, and sigemptyset gives it its meaning before use.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a live sigset_t in all calls, and the null pointer asks for no old mask.
+    let fd = unsafe {
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the process's own cgroup the root of all that it sees of the cgroup tree.
+pub(crate) fn enter_new_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: only unsharing file descriptors can surprise other code, and this does not.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
+}
+
+/// Ends a cloned child at once, without the exit handlers and buffers that belong to its parent.
+pub(crate) fn exit_child(code: libc::c_int) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,10 @@
+//! What the guest writes to the VM's console, where hosts read it.
+//!
+//! A container's line is `NAME | TEXT`; a line of the guest itself is `i2kit: TEXT`, which no container's line can be
+//! because container names have no colon. Anything else comes from the kernel or the firmware.
+
+/// Stands between a container's name and its line.
+pub const SEPARATOR: &str = " | ";
+
+/// Starts each line that the guest itself says.
+pub const GUEST_PREFIX: &str = "i2kit: ";
