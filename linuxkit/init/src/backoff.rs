@@ -7,10 +7,10 @@ use std::time::Duration;
 const BASE: Duration = Duration::from_secs(10);
 
 /// No delay is longer than this.
-const MAX: Duration = Duration::from_secs(300);
+const MAX: Duration = Duration::from_mins(5);
 
 /// A run of this length is a success that wipes out earlier failures.
-const RESET_AFTER: Duration = Duration::from_secs(600);
+const RESET_AFTER: Duration = Duration::from_mins(10);
 
 /// The delays of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error};
 
-/// How long a disk may take to appear. Virtio disks are there when their driver is loaded; NVMe disks are probed in
+/// How long a disk may take to appear. Virtio disks are there when their driver is loaded; `NVMe` disks are probed in
 /// the background and take well under a second.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -23,7 +23,8 @@ pub(crate) fn find(names: &[&str]) -> Result<Vec<PathBuf>, Error> {
             return Ok(names.iter().map(|name| Path::new("/dev").join(&seen[*name])).collect());
         };
         if start.elapsed() >= WAIT {
-            let seen = if seen.is_empty() { "none".into() } else { seen.into_keys().collect::<Vec<_>>().join(", ") };
+            let seen =
+                if seen.is_empty() { "none".into() } else { seen.into_keys().collect::<Vec<_>>().join(", ") };
             return Err(Error::NoPartition { name: (*missing).to_owned(), seconds: WAIT.as_secs(), seen });
         }
         std::thread::sleep(POLL);

@@ -108,7 +108,11 @@ fn parse_pod(path: &Path, bytes: &[u8]) -> Result<PodBoot, Error> {
     // The version first: a pod of another version may well have fields that this guest would call wrong.
     let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
     if found != u64::from(POD_BOOT_VERSION) {
-        return Err(Error::PodVersion { path: path.display().to_string(), found, expected: POD_BOOT_VERSION });
+        return Err(Error::PodVersion {
+            path: path.display().to_string(),
+            found,
+            expected: POD_BOOT_VERSION,
+        });
     }
     // From the text again, for errors with a line and a column.
     serde_json::from_slice(bytes).map_err(json)
@@ -122,7 +126,8 @@ fn mount_erofs(device: &Path, target: &str) -> Result<(), Error> {
 
 /// Mounts each layer once, however many containers have it.
 fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
-    let mut names: Vec<&str> = pod.onboot.iter().chain(&pod.services).flat_map(|c| &c.layers).map(String::as_str).collect();
+    let mut names: Vec<&str> =
+        pod.onboot.iter().chain(&pod.services).flat_map(|c| &c.layers).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     let devices = block::find(&names)?;
@@ -130,7 +135,8 @@ fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
         mount_erofs(device, &format!("{NEW_ROOT}{LAYERS}/{index}"))?;
     }
     let mount_point = |layer: &String| {
-        let index = names.binary_search(&layer.as_str()).expect("the names were collected from the same containers");
+        let index =
+            names.binary_search(&layer.as_str()).expect("the names were collected from the same containers");
         format!("{LAYERS}/{index}")
     };
     let container = |boot: &ContainerBoot, role| {
@@ -148,7 +154,7 @@ fn read_config(boot: &ContainerBoot) -> Result<Config, Error> {
     serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.display().to_string(), source })
 }
 
-/// Makes the new root `/`. The kernel refuses pivot_root from an initramfs, so that the new root is moved over it; the
+/// Makes the new root `/`. The kernel refuses `pivot_root` from an initramfs, so that the new root is moved over it; the
 /// initramfs's files are removed first, because they would stay in memory underneath.
 fn switch_root() -> Result<(), Error> {
     for path in ["/init", "/lib"] {
@@ -214,9 +220,14 @@ mod tests {
 
     #[test]
     fn a_pod_of_another_version_is_refused_with_what_to_do() {
-        let parse = |text: &str| parse_pod(Path::new("/pod/etc/i2kit/pod.json"), text.as_bytes()).unwrap_err().to_string();
+        let parse = |text: &str| {
+            parse_pod(Path::new("/pod/etc/i2kit/pod.json"), text.as_bytes()).unwrap_err().to_string()
+        };
         let message = parse(r#"{"version": 7, "novel": true}"#);
-        assert!(message.starts_with("/pod/etc/i2kit/pod.json is of version 7, and this guest reads version 1"), "{message}");
+        assert!(
+            message.starts_with("/pod/etc/i2kit/pod.json is of version 7, and this guest reads version 1"),
+            "{message}"
+        );
         assert!(message.contains("scripts/guest"));
         let message = parse(r#"{"version": 1, "novel": true}"#);
         assert!(message.contains("novel"), "{message}");

@@ -53,10 +53,13 @@ fn instance(value: &str) -> Result<String, Error> {
 fn network(value: &str) -> Result<StaticNetwork, Error> {
     let wrong = |reason| Error::Parameter { parameter: cmdline::NET, value: value.to_owned(), reason };
     let mut fields = value.split(',');
-    let (address, prefix) =
-        fields.next().and_then(|field| field.split_once('/')).ok_or_else(|| wrong("ADDRESS/PREFIX is missing"))?;
+    let (address, prefix) = fields
+        .next()
+        .and_then(|field| field.split_once('/'))
+        .ok_or_else(|| wrong("ADDRESS/PREFIX is missing"))?;
     let address = address.parse().map_err(|_| wrong("the address is no IPv4 address"))?;
-    let prefix = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(|| wrong("the prefix is not 0 to 32"))?;
+    let prefix =
+        prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(|| wrong("the prefix is not 0 to 32"))?;
     let mut addresses = fields.map(|field| match field {
         "" => Ok(None),
         field => field.parse().map(Some).map_err(|_| wrong("a gateway or name server is no IPv4 address")),
@@ -73,7 +76,8 @@ mod tests {
     #[test]
     fn reads_its_own_parameters_among_the_kernels() {
         let parsed =
-            parse("console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3\n").unwrap();
+            parse("console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3\n")
+                .unwrap();
         assert_eq!(
             parsed,
             Parameters {
@@ -98,7 +102,12 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_understand() {
-        for text in ["i2kit.net=10.0.2.15", "i2kit.net=10.0.2.15/33", "i2kit.net=10.0.2/24", "i2kit.net=10.0.2.1/24,x"] {
+        for text in [
+            "i2kit.net=10.0.2.15",
+            "i2kit.net=10.0.2.15/33",
+            "i2kit.net=10.0.2/24",
+            "i2kit.net=10.0.2.1/24,x",
+        ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.starts_with("kernel command line: i2kit.net="), "{message}");
         }

@@ -293,7 +293,10 @@ impl Guest {
         let Some(ended) = &container.last else { return };
         let next = match container.life {
             Life::Waiting(due) => {
-                format!(", to be started again in {} s", due.saturating_duration_since(Instant::now()).as_secs())
+                format!(
+                    ", to be started again in {} s",
+                    due.saturating_duration_since(Instant::now()).as_secs()
+                )
             }
             _ => String::new(),
         };

@@ -75,7 +75,16 @@ impl Container {
     /// A container that was never started.
     pub(crate) fn new(spec: Spec, role: Role) -> Self {
         let backoff = Backoff::default();
-        Self { spec, role, life: Life::Pending, streams: vec![], last: None, restarts: 0, backoff, oom_kills: 0 }
+        Self {
+            spec,
+            role,
+            life: Life::Pending,
+            streams: vec![],
+            last: None,
+            restarts: 0,
+            backoff,
+            oom_kills: 0,
+        }
     }
 
     /// Its name.
@@ -146,7 +155,9 @@ impl Container {
                 break;
             }
         }
-        let (Life::Starting(process) | Life::Running(process)) = std::mem::replace(&mut self.life, Life::Over) else {
+        let (Life::Starting(process) | Life::Running(process)) =
+            std::mem::replace(&mut self.life, Life::Over)
+        else {
             return;
         };
         // Processes of the container that its first one left behind, where they share a PID namespace.

@@ -150,7 +150,7 @@ mod tests {
         message.put(&[1, 2, 3, 4]).attribute(7, b"abc");
         let bytes = message.finish(9);
         assert_eq!(bytes.len(), HEADER + 4 + 8);
-        assert_eq!(split(&bytes), [bytes.clone()]);
+        assert_eq!(split(&bytes), std::slice::from_ref(&bytes));
         assert_eq!(find_attribute(&bytes[HEADER + 4..], 7), Some(&b"abc"[..]));
         assert_eq!(find_attribute(&bytes[HEADER + 4..], 8), None);
     }

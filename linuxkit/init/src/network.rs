@@ -46,7 +46,9 @@ pub(crate) fn up(network: Option<&StaticNetwork>) -> Result<(), Error> {
     if let Some(gateway) = network.gateway {
         // A gateway outside the interface's own network is reached over the link itself, as in many clouds.
         if !same_network(network, gateway) {
-            socket.request(route_message(index, Some(gateway), None)).doing(|| format!("route to {gateway}"))?;
+            socket
+                .request(route_message(index, Some(gateway), None))
+                .doing(|| format!("route to {gateway}"))?;
         }
         socket.request(route_message(index, None, Some(gateway))).doing(|| format!("route by {gateway}"))?;
     }
@@ -55,7 +57,9 @@ pub(crate) fn up(network: Option<&StaticNetwork>) -> Result<(), Error> {
 
 /// The text of `/etc/resolv.conf`.
 pub(crate) fn resolv_conf(network: Option<&StaticNetwork>) -> String {
-    network.iter().flat_map(|network| &network.dns).map(|server| format!("nameserver {server}\n")).collect()
+    let lines =
+        network.iter().flat_map(|network| &network.dns).map(|server| format!("nameserver {server}\n"));
+    lines.collect::<Vec<_>>().concat()
 }
 
 /// The text of `/etc/hosts`, in the form that kubelet gives it.
@@ -88,7 +92,11 @@ fn set_up(socket: &mut Socket, name: &str) -> Result<u32, Error> {
     let index = index_of(name).ok_or(Error::NoInterface)?;
     let mut message = Message::new(RTM_NEWLINK);
     // struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change.
-    message.put(&[0, 0, 0, 0]).put(&index.to_ne_bytes()).put(&IFF_UP.to_ne_bytes()).put(&IFF_UP.to_ne_bytes());
+    message
+        .put(&[0, 0, 0, 0])
+        .put(&index.to_ne_bytes())
+        .put(&IFF_UP.to_ne_bytes())
+        .put(&IFF_UP.to_ne_bytes());
     socket.request(message).doing(|| format!("bring up {name}"))?;
     Ok(index)
 }

@@ -64,7 +64,8 @@ pub(crate) fn until_pod(modules: bool) -> Vec<Phase> {
 pub(crate) fn of_pod(pod: &PodBoot) -> Vec<Phase> {
     let machine =
         [Phase::Layers, Phase::SwitchRoot, Phase::Network, Phase::Hostname, Phase::Cgroups, Phase::Health];
-    let onboot = pod.onboot.iter().enumerate().map(|(index, container)| Phase::Onboot(index, container.name.clone()));
+    let onboot =
+        pod.onboot.iter().enumerate().map(|(index, container)| Phase::Onboot(index, container.name.clone()));
     machine.into_iter().chain(onboot).chain([Phase::Services]).collect()
 }
 

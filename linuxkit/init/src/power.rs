@@ -34,13 +34,13 @@ impl PowerButton {
     pub(crate) fn listen() -> Result<Self, Error> {
         let group = group().doing(|| "look up the kernel's acpi_event family".into())?;
         // Groups up to 32 can be joined by bind; the ACPI family's is one of the first few.
-        let mask = 1_u32.checked_shl(group - 1).ok_or_else(|| Error::Unknown {
-            what: "netlink group",
-            value: group.to_string(),
-        })?;
+        let mask = 1_u32
+            .checked_shl(group - 1)
+            .ok_or_else(|| Error::Unknown { what: "netlink group", value: group.to_string() })?;
         let doing = || "listen for ACPI events".to_owned();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(GENERIC)).doing(doing)?;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(GENERIC))
+            .doing(doing)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, mask)).doing(doing)?;
         Ok(Self { fd })
     }
@@ -64,7 +64,8 @@ impl AsFd for PowerButton {
 
 fn is_power_button(message: &[u8]) -> bool {
     let attributes = netlink::payload(message).get(GENL_HEADER..).unwrap_or_default();
-    netlink::find_attribute(attributes, ACPI_GENL_ATTR_EVENT).is_some_and(|event| event.starts_with(POWER_BUTTON))
+    netlink::find_attribute(attributes, ACPI_GENL_ATTR_EVENT)
+        .is_some_and(|event| event.starts_with(POWER_BUTTON))
 }
 
 /// The number of the multicast group of ACPI events; the family has one.

@@ -1,5 +1,8 @@
 //! The system calls that no safe wrapper offers. The only file of this crate with `unsafe` in it.
-#![expect(unsafe_code, reason = "clone3, signalfd and _exit have no safe wrapper; each use states why it is sound")]
+#![expect(
+    unsafe_code,
+    reason = "clone3, signalfd and _exit have no safe wrapper; each use states why it is sound"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -51,7 +54,8 @@ pub(crate) fn clone_process(flags: libc::c_int, cgroup: BorrowedFd<'_>) -> io::R
         0 => Ok(Cloned::Child),
         -1 => Err(io::Error::last_os_error()),
         pid => {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the kernel's pids are positive");
+            let pid =
+                i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the kernel's pids are positive");
             // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
             Ok(Cloned::Parent(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
         }
@@ -81,6 +85,18 @@ pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Blocks no signals any more: a program starts with the mask of the process that becomes it.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: an all-zero sigset_t is valid storage, and sigemptyset gives it its meaning before use.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a live sigset_t in both calls, and the null pointer asks for no old mask.
+    let result = unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes the process's own cgroup the root of all that it sees of the cgroup tree.

@@ -38,6 +38,7 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
 }
 
 fn connect_output(stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), Error> {
+    crate::sys::unblock_signals().doing(|| "unblock signals".into())?;
     rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::setsid().doing(|| "start a session".into())?;
     let null = fs::File::open("/dev/null").doing(|| "open /dev/null".into())?;
@@ -61,7 +62,8 @@ fn enter_namespaces(config: &Config) -> Result<(), Error> {
 fn set_oom_score(process: &Process) -> Result<(), Error> {
     // The VM's own /proc is still in sight, a container's may not be there at all.
     process.oom_score_adj.map_or(Ok(()), |score| {
-        fs::write("/proc/self/oom_score_adj", score.to_string()).doing(|| format!("set oom_score_adj {score}"))
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .doing(|| format!("set oom_score_adj {score}"))
     })
 }
 
@@ -128,13 +130,19 @@ fn write_machine_files(config: &Config, machine: &Machine) -> Result<(), Error> 
             _ => {}
         }
         fs::write(path, text).doing(|| format!("write {path}"))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).doing(|| format!("set the mode of {path}"))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+            .doing(|| format!("set the mode of {path}"))?;
     }
     Ok(())
 }
 
 /// Limits, identity and environment, as the last steps because each takes rights away.
-fn prepare_process(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Command, Error> {
+fn prepare_process(
+    spec: &Spec,
+    machine: &Machine,
+    stdout: &OwnedFd,
+    stderr: &OwnedFd,
+) -> Result<Command, Error> {
     let process = &spec.config.process;
     let read = |path: &str| read_database(Path::new(path));
     let identity = user::resolve(&spec.boot.user, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
@@ -149,7 +157,8 @@ fn prepare_process(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Ow
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
     let environment = environment(process, machine, identity.home.as_deref());
     let path = environment.iter().rev().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
-    let (name, arguments) = process.args.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
+    let (name, arguments) =
+        process.args.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
     let file = program::find(name, path.unwrap_or(program::DEFAULT_PATH))?;
     let mut command = Command::new(file);
     command.arg0(name).args(arguments).env_clear().envs(environment);

@@ -11,8 +11,8 @@ use i2kit_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_bind_recursive,
-    mount_change, mount_remount, move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
+    mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
 };
 
 use crate::error::{Doing, Error};
@@ -108,7 +108,8 @@ pub(super) fn open_sources(mounts: &[Mount]) -> Result<Sources, Error> {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
         let source = &mount.source;
-        let tree = open_tree(CWD, source, flags).doing(|| format!("open the bind mount's source {source}"))?;
+        let tree =
+            open_tree(CWD, source, flags).doing(|| format!("open the bind mount's source {source}"))?;
         let folder = fs::metadata(source).doing(|| format!("look at {source}"))?.is_dir();
         Ok((tree, folder))
     };
@@ -126,7 +127,8 @@ pub(super) fn make_all(mounts: &[Mount], sources: Sources) -> Result<(), Error> 
             None => fresh(entry, target, &options)?,
         }
         if let Some(propagation) = options.propagation {
-            mount_change(target, propagation).doing(|| format!("set the propagation of {}", target.display()))?;
+            mount_change(target, propagation)
+                .doing(|| format!("set the propagation of {}", target.display()))?;
         }
         if target == Path::new("/dev") {
             populate_dev()?;
@@ -135,7 +137,8 @@ pub(super) fn make_all(mounts: &[Mount], sources: Sources) -> Result<(), Error> 
                 for folder in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
                     make_folder(Path::new(folder))?;
                 }
-                mount_remount(target, MountFlags::BIND | options.flags, c"").doing(|| "make /dev read-only".into())?;
+                mount_remount(target, MountFlags::BIND | options.flags, c"")
+                    .doing(|| "make /dev read-only".into())?;
             }
         }
     }
@@ -143,7 +146,11 @@ pub(super) fn make_all(mounts: &[Mount], sources: Sources) -> Result<(), Error> 
 }
 
 fn bind(tree: &OwnedFd, folder: bool, target: &Path, options: &Options) -> Result<(), Error> {
-    if folder { make_folder(target)? } else { make_file(target)? }
+    if folder {
+        make_folder(target)?;
+    } else {
+        make_file(target)?;
+    }
     move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .doing(|| format!("bind {}", target.display()))?;
     if !options.flags.is_empty() {
@@ -191,7 +198,9 @@ pub(super) fn mask(paths: &[String]) -> Result<(), Error> {
     for path in paths {
         let doing = || format!("mask {path}");
         match fs::metadata(path) {
-            Ok(found) if found.is_dir() => mount("tmpfs", path, "tmpfs", MountFlags::RDONLY, c"size=0").doing(doing)?,
+            Ok(found) if found.is_dir() => {
+                mount("tmpfs", path, "tmpfs", MountFlags::RDONLY, c"size=0").doing(doing)?;
+            }
             Ok(_) => mount_bind("/dev/null", path).doing(doing)?,
             // What is not there needs no mask.
             Err(_) => {}
@@ -224,8 +233,11 @@ pub(super) fn make_root_readonly() -> Result<(), Error> {
 fn flags_of(path: &str) -> rustix::io::Result<MountFlags> {
     use rustix::fs::StatVfsMountFlags as Has;
     let has = rustix::fs::statvfs(path)?.f_flag;
-    let pairs =
-        [(Has::NOSUID, MountFlags::NOSUID), (Has::NODEV, MountFlags::NODEV), (Has::NOEXEC, MountFlags::NOEXEC)];
+    let pairs = [
+        (Has::NOSUID, MountFlags::NOSUID),
+        (Has::NODEV, MountFlags::NODEV),
+        (Has::NOEXEC, MountFlags::NOEXEC),
+    ];
     Ok(pairs.into_iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, flag)| flag).collect())
 }
 
@@ -251,7 +263,9 @@ mod tests {
     #[test]
     fn options_are_flags_or_the_file_systems_own() {
         let words: Vec<String> =
-            ["nosuid", "strictatime", "mode=755", "ro", "size=65536k", "rw", "rslave", "rbind"].map(Into::into).into();
+            ["nosuid", "strictatime", "mode=755", "ro", "size=65536k", "rw", "rslave", "rbind"]
+                .map(Into::into)
+                .into();
         assert_eq!(
             Options::parse(&words),
             Options {

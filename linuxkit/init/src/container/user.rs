@@ -36,12 +36,11 @@ pub(super) fn resolve(user: &str, config: &User, passwd: &str, group: &str) -> R
         (None, None) => return Err(Error::NoUser { user: user.to_owned(), file: "/etc/passwd" }),
     };
     let mut groups = config.additional_gids.clone();
-    let gid = match wanted_group {
-        Some(wanted) => group_id(wanted, group)?,
-        None => {
-            groups.extend(entry.iter().flat_map(|account| memberships(account.name, group)));
-            if user.is_empty() { config.gid } else { entry.as_ref().map_or(0, |account| account.gid) }
-        }
+    let gid = if let Some(wanted) = wanted_group {
+        group_id(wanted, group)?
+    } else {
+        groups.extend(entry.iter().flat_map(|account| memberships(account.name, group)));
+        if user.is_empty() { config.gid } else { entry.as_ref().map_or(0, |account| account.gid) }
     };
     groups.sort_unstable();
     groups.dedup();
@@ -83,7 +82,10 @@ fn group_id(wanted: &str, text: &str) -> Result<u32, Error> {
 }
 
 fn memberships(user: &str, text: &str) -> Vec<u32> {
-    groups(text).filter(|(_, _, members)| members.split(',').any(|m| m == user)).map(|(_, gid, _)| gid).collect()
+    groups(text)
+        .filter(|(_, _, members)| members.split(',').any(|m| m == user))
+        .map(|(_, gid, _)| gid)
+        .collect()
 }
 
 #[cfg(test)]

@@ -149,7 +149,13 @@ fn accept(listener: &TcpListener, connections: &mut VecDeque<Connection>, now: I
                     connections.pop_front();
                 }
                 let deadline = now + TIMEOUT;
-                connections.push_back(Connection { stream, deadline, request: vec![], response: vec![], written: 0 });
+                connections.push_back(Connection {
+                    stream,
+                    deadline,
+                    request: vec![],
+                    response: vec![],
+                    written: 0,
+                });
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             // The client gave up before it was accepted.
@@ -233,7 +239,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_request() {
-        for bytes in ["\r\n\r\n", "GET /\r\n\r\n", "GET x HTTP/1.1\r\n\r\n", "GET / HTTP/2\r\n\r\n", "a b c d\r\n\r\n"] {
+        for bytes in
+            ["\r\n\r\n", "GET /\r\n\r\n", "GET x HTTP/1.1\r\n\r\n", "GET / HTTP/2\r\n\r\n", "a b c d\r\n\r\n"]
+        {
             assert!(responded(bytes).unwrap().starts_with("HTTP/1.1 400 "), "{bytes:?}");
         }
         assert!(responded(&"x".repeat(MAX_REQUEST + 1)).unwrap().starts_with("HTTP/1.1 431 "));

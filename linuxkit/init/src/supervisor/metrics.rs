@@ -36,7 +36,11 @@ impl Usage {
         let memory = text("/proc/meminfo");
         let resident = |path: &str| kilobytes(&text(path), "VmRSS:");
         Self {
-            containers: record.containers.iter().map(|container| ContainerUsage::read(&container.name)).collect(),
+            containers: record
+                .containers
+                .iter()
+                .map(|container| ContainerUsage::read(&container.name))
+                .collect(),
             uptime: clock::since_boot(),
             guest_bytes: resident("/proc/1/status") + resident("/proc/self/status"),
             memory_total: kilobytes(&memory, "MemTotal:"),
@@ -62,7 +66,8 @@ impl ContainerUsage {
 
 /// The value in bytes of a line such as `VmRSS:  123 kB`.
 fn kilobytes(text: &str, key: &str) -> u64 {
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok());
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok());
     value.unwrap_or(0) * 1024
 }
 
@@ -111,12 +116,29 @@ fn render_machine(out: &mut String, record: &Record, usage: &Usage) {
     gauge("i2kit_pod_ready", "Whether /readyz answers 200.", flag(record.unready().is_empty()));
     gauge("i2kit_uptime_seconds", "Seconds since the kernel started.", usage.uptime);
     gauge("i2kit_memory_total_bytes", "Memory of the VM.", float(usage.memory_total));
-    gauge("i2kit_memory_available_bytes", "Memory that is free or can be made so.", float(usage.memory_available));
-    gauge("i2kit_guest_resident_bytes", "Resident memory of PID 1 and the supervisor.", float(usage.guest_bytes));
+    gauge(
+        "i2kit_memory_available_bytes",
+        "Memory that is free or can be made so.",
+        float(usage.memory_available),
+    );
+    gauge(
+        "i2kit_guest_resident_bytes",
+        "Resident memory of PID 1 and the supervisor.",
+        float(usage.guest_bytes),
+    );
     let mut counter = |name, help, value| Family::new(out, name, "counter", help).sample(&[], float(value));
-    counter("i2kit_supervisor_restarts_total", "How often the supervisor was started again.", record.supervisor_restarts);
-    counter("i2kit_console_dropped_lines_total", "Lines that the console was too slow for.", record.console_dropped);
-    let mut phases = Family::new(out, "i2kit_boot_phase_seconds", "gauge", "How long each phase of the boot took.");
+    counter(
+        "i2kit_supervisor_restarts_total",
+        "How often the supervisor was started again.",
+        record.supervisor_restarts,
+    );
+    counter(
+        "i2kit_console_dropped_lines_total",
+        "Lines that the console was too slow for.",
+        record.console_dropped,
+    );
+    let mut phases =
+        Family::new(out, "i2kit_boot_phase_seconds", "gauge", "How long each phase of the boot took.");
     for phase in &record.phases {
         phases.sample(&[("phase", &phase.name)], phase.end - phase.start);
     }
@@ -140,9 +162,12 @@ fn render_states(out: &mut String, record: &Record) {
     family("kube_pod_container_status_terminated", "gauge", "Whether it ended for good.", &|state, _| {
         Some(flag(matches!(state, ContainerState::Terminated(_))))
     });
-    family("kube_pod_container_status_restarts_total", "counter", "How often it was started again.", &|_, restarts| {
-        Some(float(restarts))
-    });
+    family(
+        "kube_pod_container_status_restarts_total",
+        "counter",
+        "How often it was started again.",
+        &|_, restarts| Some(float(restarts)),
+    );
     let mut last = Family::new(
         out,
         "kube_pod_container_status_last_terminated_exitcode",
@@ -151,7 +176,10 @@ fn render_states(out: &mut String, record: &Record) {
     );
     for container in &record.containers {
         if let Some(ended) = &container.last {
-            last.sample(&[("container", &container.name), ("reason", &ended.reason)], f64::from(ended.exit_code));
+            last.sample(
+                &[("container", &container.name), ("reason", &ended.reason)],
+                f64::from(ended.exit_code),
+            );
         }
     }
 }
@@ -169,9 +197,12 @@ fn render_usage(out: &mut String, record: &Record, usage: &Usage) {
     family("container_memory_usage_bytes", "gauge", "Memory used, page cache included.", &|used| {
         float(used.memory_bytes)
     });
-    family("container_memory_working_set_bytes", "gauge", "Memory that cannot be reclaimed easily.", &|used| {
-        float(used.memory_bytes.saturating_sub(used.inactive_file_bytes))
-    });
+    family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        "Memory that cannot be reclaimed easily.",
+        &|used| float(used.memory_bytes.saturating_sub(used.inactive_file_bytes)),
+    );
     family("container_oom_events_total", "counter", "Processes killed for want of memory.", &|used| {
         float(used.oom_kills)
     });
@@ -203,7 +234,8 @@ mod tests {
             supervisor_restarts: 1,
             console_dropped: 0,
         };
-        let used = ContainerUsage { cpu_microseconds: 2_500_000, memory_bytes: 4096, ..ContainerUsage::default() };
+        let used =
+            ContainerUsage { cpu_microseconds: 2_500_000, memory_bytes: 4096, ..ContainerUsage::default() };
         let page = render(&record, &Usage { containers: vec![used], ..Usage::default() });
         for line in [
             "i2kit_pod_ready 1",

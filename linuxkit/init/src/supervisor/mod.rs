@@ -27,7 +27,10 @@ fn answer(request: &Request<'_>) -> Response {
     let record = match Record::read() {
         Ok(record) if record.version == VERSION => record,
         Ok(record) => {
-            return Response::text(503, format!("the state record is of version {}, not {VERSION}\n", record.version));
+            return Response::text(
+                503,
+                format!("the state record is of version {}, not {VERSION}\n", record.version),
+            );
         }
         Err(error) => return Response::text(503, format!("the state record cannot be read: {error}\n")),
     };
