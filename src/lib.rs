@@ -5,6 +5,7 @@
 //! which room may use which.
 
 pub mod cloud;
+pub mod erofs;
 pub mod image;
 pub mod manifest;
 pub mod oci;
