@@ -5,6 +5,7 @@
 //! which room may use which.
 
 pub mod cloud;
+pub mod disk;
 pub mod erofs;
 pub mod image;
 pub mod manifest;

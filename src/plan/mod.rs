@@ -7,6 +7,7 @@ mod example;
 mod expand;
 pub mod fleet;
 pub mod image;
+pub mod layout;
 pub mod linuxkit;
 pub mod pod;
 pub mod podfs;

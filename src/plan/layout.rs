@@ -1,0 +1,230 @@
+//! Where the parts of a machine image lie on its disk.
+//!
+//! Positions are chosen so that a change moves as little as possible: a cloud sends only the 512 KiB blocks that
+//! differ from the last image, and a disk file in place is only rewritten where it differs.
+//! - Parts keep their order: the pod file system, then layers with the bases first.
+//! - The pod file system has room to grow before it would push the layers along.
+//! - A layer's slot is rounded up by its size, so that one that grows a little leaves what follows in place. Slots
+//!   are mostly holes at their ends, which cost nothing.
+
+use std::fmt;
+
+use i2kit_spec::POD_PARTITION;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::oci::Digest;
+
+/// Partitions start at multiples of this: two blocks of EBS, and what every partitioning tool uses.
+pub const ALIGNMENT: u64 = 1 << 20;
+/// Room kept for the pod file system, so that the first layer starts at 8 MiB. Its `ConfigMap`s have at most 1 MiB each.
+const POD_SLOT: u64 = 7 << 20;
+/// Slots are rounded up to this part of the next power of two, which costs at most an eighth.
+const SLOT_PARTS: u64 = 16;
+/// Linux numbers no more partitions of one disk.
+const MAX_PARTITIONS: usize = 255;
+/// Longest name of a partition.
+const MAX_NAME: usize = 36;
+/// Version of how a part's content becomes bytes. Partitions of equal GUID have equal bytes, so this changes with
+/// every change of the bytes that the erofs writer makes of a layer.
+pub const CONTENT_VERSION: u32 = 1;
+
+/// A part of the disk to be laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Name of its partition, by which the guest finds it.
+    pub name: String,
+    /// What its bytes are a function of: a layer's diff id, an image's plan.
+    pub content: Digest,
+    /// Number of bytes.
+    pub size: u64,
+}
+
+/// A disk's partitions and its size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskLayout {
+    /// The disk's own identity.
+    pub guid: Guid,
+    /// Partitions in the order of their offsets.
+    pub partitions: Vec<Partition>,
+    /// Size of the disk in bytes, a multiple of [`ALIGNMENT`].
+    pub size: u64,
+}
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its name.
+    pub name: String,
+    /// Its identity: equal ones have equal bytes.
+    pub guid: Guid,
+    /// Where it starts, in bytes.
+    pub offset: u64,
+    /// How long it is, a multiple of 512.
+    pub length: u64,
+}
+
+/// Why parts cannot be laid out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// More parts than a disk can have.
+    #[error(
+        "{0} partitions, but Linux finds at most {MAX_PARTITIONS}; squash the images of the pod to have fewer layers"
+    )]
+    TooMany(usize),
+    /// A name that a partition cannot have.
+    #[error("partition name `{0}` is not 1 to {MAX_NAME} printable ASCII characters")]
+    Name(String),
+    /// Two parts of one name.
+    #[error("two partitions are named `{0}`")]
+    Twice(String),
+    /// A part that does not end at a sector.
+    #[error("partition `{name}` has {size} bytes, which are not whole sectors of 512")]
+    Size {
+        /// Name of the part.
+        name: String,
+        /// Its size.
+        size: u64,
+    },
+}
+
+impl DiskLayout {
+    /// Lays parts out in their order. `content` is what the whole disk is a function of.
+    pub fn new(content: Digest, parts: impl IntoIterator<Item = Part>) -> Result<Self, LayoutError> {
+        let mut layout =
+            Self { guid: Guid::derive("disk", content), partitions: Vec::new(), size: ALIGNMENT };
+        for part in parts {
+            let Part { name, content, size } = part;
+            if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(LayoutError::Name(name));
+            }
+            if layout.partitions.iter().any(|partition| partition.name == name) {
+                return Err(LayoutError::Twice(name));
+            }
+            if size == 0 || size % 512 != 0 {
+                return Err(LayoutError::Size { name, size });
+            }
+            let offset = layout.size;
+            layout.size += slot(&name, size);
+            layout.partitions.push(Partition {
+                guid: Guid::derive(&name, content),
+                name,
+                offset,
+                length: size,
+            });
+        }
+        if layout.partitions.len() > MAX_PARTITIONS {
+            return Err(LayoutError::TooMany(layout.partitions.len()));
+        }
+        // The last one is not kept from growing; behind it is the backup of the partition table.
+        layout.size = match layout.partitions.last() {
+            Some(last) => (last.offset + last.length).next_multiple_of(ALIGNMENT),
+            None => layout.size,
+        } + ALIGNMENT;
+        Ok(layout)
+    }
+}
+
+/// How much room a part has.
+fn slot(name: &str, size: u64) -> u64 {
+    let granule = (size.next_power_of_two() / SLOT_PARTS).max(ALIGNMENT);
+    let least = if name == POD_PARTITION { POD_SLOT } else { 0 };
+    size.next_multiple_of(granule).max(least)
+}
+
+/// A globally unique identifier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Guid([u8; 16]);
+
+impl Guid {
+    /// A GUID of version 8 that is a function of its arguments.
+    fn derive(kind: &str, content: Digest) -> Self {
+        let hash = Sha256::new()
+            .chain_update(format!("i2kit {CONTENT_VERSION} {kind} "))
+            .chain_update(content.as_bytes())
+            .finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        bytes[6] = bytes[6] & 0x0f | 0x80;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Self(bytes)
+    }
+
+    /// The GUID with these bytes, in the order in which it is written.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, in the order in which it is written.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = hex::encode_upper(self.0);
+        let fields = [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]];
+        f.write_str(&fields.join("-"))
+    }
+}
+
+impl fmt::Debug for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(name: &str, content: &str, mib: u64) -> Part {
+        Part { name: name.to_owned(), content: Digest::of(content.as_bytes()), size: mib << 20 }
+    }
+
+    fn offsets(parts: &[Part]) -> Vec<u64> {
+        let layout = DiskLayout::new(Digest::of(b"plan"), parts.iter().cloned()).expect("good parts");
+        layout.partitions.iter().map(|partition| partition.offset >> 20).collect()
+    }
+
+    #[test]
+    fn identities_are_functions_of_content_and_never_change() {
+        let layout = DiskLayout::new(Digest::of(b"plan"), [part("pod", "pod", 1)]).expect("good parts");
+        assert_eq!(layout.guid.to_string(), "5D9AC80A-34BC-8480-9766-5DBDFD1C7EE5");
+        assert_eq!(layout.partitions[0].guid.to_string(), "4A3948FD-D870-880C-82A0-BA9FD74C1A34");
+    }
+
+    #[test]
+    fn a_larger_pod_file_system_moves_no_layer() {
+        let layers = |pod| [part("pod", "pod", pod), part("base", "base", 40), part("top", "top", 3)];
+        assert_eq!(offsets(&layers(1)), [1, 8, 48]);
+        assert_eq!(offsets(&layers(7)), [1, 8, 48]);
+    }
+
+    #[test]
+    fn a_layer_that_grows_a_little_moves_nothing() {
+        let layers =
+            |middle| [part("pod", "pod", 1), part("middle", "middle", middle), part("top", "top", 3)];
+        assert_eq!(offsets(&layers(97)), offsets(&layers(103)));
+    }
+
+    #[test]
+    fn slots_waste_at_most_an_eighth() {
+        for mib in 1..2000 {
+            let size = mib << 20;
+            assert!(slot("layer", size) >= size && slot("layer", size) - size <= size / 8, "{mib} MiB");
+        }
+    }
+
+    #[test]
+    fn impossible_parts_are_refused() {
+        let layout =
+            |parts: Vec<Part>| DiskLayout::new(Digest::of(b"plan"), parts).expect_err("impossible parts");
+        assert_eq!(layout(vec![part("", "x", 1)]), LayoutError::Name(String::new()));
+        assert_eq!(layout(vec![part("a", "x", 1), part("a", "y", 1)]), LayoutError::Twice("a".to_owned()));
+        assert_eq!(layout(vec![part("a", "x", 0)]), LayoutError::Size { name: "a".to_owned(), size: 0 });
+        let many: Vec<Part> = (0..256).map(|i| part(&format!("{i:032x}"), "x", 1)).collect();
+        assert_eq!(layout(many), LayoutError::TooMany(256));
+    }
+}
