@@ -16,9 +16,10 @@ pub struct Extent<'a> {
 /// The descriptor's text. qemu's driver knows no extents of zeros (it skips their lines, which would move everything
 /// behind them), so zeros come from `zeros`, a file of at least [`zeros_length`] zero bytes, best a hole.
 pub fn descriptor(extents: &[Extent<'_>], zeros: &str) -> Result<String, DiskError> {
-    // The content id only matters to a disk with a parent, and this one has none and is never written.
+    // The content id only matters to a disk with a parent, and this one has none and is never written. No empty line
+    // may precede an extent: qemu's parser skips it as white space and then takes that extent twice.
     let mut text = String::from(
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n",
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n# Extents\n",
     );
     for extent in extents.iter().filter(|extent| extent.length > 0) {
         let file = extent.file.unwrap_or(zeros);
@@ -53,7 +54,7 @@ mod tests {
         CID=fffffffe
         parentCID=ffffffff
         createType="twoGbMaxExtentFlat"
-
+        # Extents
         RW 2048 FLAT "head" 0
         RW 8 FLAT "/cache/pod layer.erofs" 0
         RW 2040 FLAT "zeros" 0
