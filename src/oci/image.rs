@@ -1,5 +1,7 @@
 //! An image whose every part is known by digest: what a resolved reference becomes, and what plans are made from.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::ImageConfig;
@@ -34,6 +36,12 @@ pub struct Platform {
     pub os: String,
     /// `amd64`, `arm64`.
     pub architecture: String,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)
+    }
 }
 
 impl Default for Platform {

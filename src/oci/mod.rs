@@ -1,9 +1,13 @@
-//! The words of the Open Container Initiative: references, digests, image configurations. Pure: values in, values
-//! out. It does not know registries, files or the network.
+//! The words of the Open Container Initiative: references, digests, image configurations, manifests, layouts and
+//! archives. Pure: values in, values out. It does not know registries, files or the network.
 
+pub mod archive;
 mod config;
 mod digest;
 mod image;
+pub mod layout;
+pub mod manifest;
+pub mod media;
 mod reference;
 
 pub use config::{ContainerConfig, ImageConfig, RootFs};

@@ -66,10 +66,17 @@ impl Reference {
         }
     }
 
-    /// The same repository pinned to `digest`, its tag kept for people.
+    /// The same repository pinned to `digest`, its tag kept for people: the written one or the one that was meant.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { digest: Some(digest), ..self.clone() }
+        let tag = self.tag_or_default().map(str::to_owned);
+        Self { tag, digest: Some(digest), ..self.clone() }
+    }
+
+    /// Whether both mean the same name in the same registry, their digests left aside.
+    pub fn is_same_name(&self, other: &Self) -> bool {
+        let tag = |reference: &Self| reference.tag.clone().unwrap_or_else(|| DEFAULT_TAG.to_owned());
+        self.registry == other.registry && self.repository == other.repository && tag(self) == tag(other)
     }
 
     /// Whether a later pull of the same text may give another image: no digest, and no tag or `latest`.
@@ -205,6 +212,13 @@ mod tests {
         let digest = Digest::of(b"x");
         assert_eq!(full(&format!("a@{digest}")), format!("docker.io/library/a@{digest}"));
         assert_eq!(full(&format!("a:1@{digest}")), format!("docker.io/library/a:1@{digest}"));
+    }
+
+    #[test]
+    fn pinning_keeps_the_tag_that_was_meant() {
+        let digest = Digest::of(b"x");
+        let pinned = "nginx".parse::<Reference>().unwrap().with_digest(digest);
+        assert_eq!(pinned.to_string(), format!("docker.io/library/nginx:latest@{digest}"));
     }
 
     #[test]

@@ -1,0 +1,278 @@
+//! Manifests and indexes, of OCI and of Docker: which blobs make an image, and which image fits a platform.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::config::ImageConfig;
+use super::digest::Digest;
+use super::image::{Descriptor, Layer, Platform};
+use super::media::{self, LayerFormat, MediaTypeError};
+
+/// A document that a reference or a digest led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// One image.
+    Manifest(Manifest),
+    /// Images for several platforms.
+    Index(Index),
+}
+
+/// An image manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// What the document says that it is; older OCI documents do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The image configuration.
+    pub config: Descriptor,
+    /// Layer blobs, base first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// An image index, also called a manifest list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// The images.
+    pub manifests: Vec<IndexEntry>,
+}
+
+/// One image of an [`Index`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexEntry {
+    /// The manifest, or a further index.
+    #[serde(flatten)]
+    pub descriptor: Descriptor,
+    /// What the image runs on; layouts often leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<PlatformEntry>,
+    /// Notes, among them the name of the image in a layout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// The platform of an [`IndexEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformEntry {
+    /// Operating system.
+    pub os: String,
+    /// Processor architecture.
+    pub architecture: String,
+    /// Level of the architecture, such as `v8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// Why a document is not an image that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or not of the form of a manifest.
+    #[error("{what} is malformed: {reason}")]
+    Malformed {
+        /// Which document.
+        what: &'static str,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A manifest of Docker before 2016.
+    #[error("manifest has schema version {0}, which is out of use: push the image again with a current tool")]
+    Schema(u64),
+    /// Neither a manifest nor an index, or both at once.
+    #[error("document of type `{0}` is not an image: neither a manifest nor an index of manifests")]
+    Kind(String),
+    /// The index holds no image for the platform.
+    #[error("no image for {wanted}; there are: {}", list(.available))]
+    Platform {
+        /// What was asked for.
+        wanted: Platform,
+        /// What there is, as `os/architecture[/variant]`.
+        available: Vec<String>,
+    },
+    /// Manifest and configuration disagree on the number of layers.
+    #[error("manifest has {layers} layers but the configuration names {diff_ids}")]
+    Layers {
+        /// In the manifest.
+        layers: usize,
+        /// In the configuration.
+        diff_ids: usize,
+    },
+    /// A layer of a type that cannot be used.
+    #[error(transparent)]
+    MediaType(#[from] MediaTypeError),
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Reads a manifest or an index. What the document is follows from its content: the type that came with it, in a
+/// header or in a descriptor, is not covered by any digest.
+pub fn parse(text: &[u8]) -> Result<Document, ManifestError> {
+    let malformed = |e: serde_json::Error| ManifestError::Malformed { what: "manifest", reason: e.to_string() };
+    let value: Value = serde_json::from_slice(text).map_err(malformed)?;
+    let version = value.get("schemaVersion").and_then(Value::as_u64);
+    if let Some(version) = version.filter(|v| *v != 2) {
+        return Err(ManifestError::Schema(version));
+    }
+    let media_type = value.get("mediaType").and_then(Value::as_str).unwrap_or_default().to_owned();
+    // A document that can be read both ways would mean different images to different tools.
+    match (value.get("manifests").is_some(), value.get("layers").is_some()) {
+        (true, false) if matches!(media_type.as_str(), "" | media::OCI_INDEX | media::DOCKER_INDEX) => {
+            Ok(Document::Index(serde_json::from_value(value).map_err(malformed)?))
+        }
+        (false, true) if matches!(media_type.as_str(), "" | media::OCI_MANIFEST | media::DOCKER_MANIFEST) => {
+            Ok(Document::Manifest(serde_json::from_value(value).map_err(malformed)?))
+        }
+        _ => Err(ManifestError::Kind(media_type)),
+    }
+}
+
+/// Reads an image configuration.
+pub fn parse_config(text: &[u8]) -> Result<ImageConfig, ManifestError> {
+    serde_json::from_slice(text)
+        .map_err(|e| ManifestError::Malformed { what: "image configuration", reason: e.to_string() })
+}
+
+impl Index {
+    /// The entry to use on `platform`. Of several variants the plainest wins, since every machine runs it. A sole
+    /// entry that names no platform is taken: its configuration tells.
+    pub fn select(&self, platform: &Platform) -> Result<&IndexEntry, ManifestError> {
+        let fits = |entry: &&IndexEntry| {
+            entry
+                .platform
+                .as_ref()
+                .is_some_and(|p| p.os == platform.os && p.architecture == platform.architecture)
+        };
+        if let Some(entry) = self.manifests.iter().filter(fits).min_by_key(|entry| entry.variant_rank()) {
+            return Ok(entry);
+        }
+        match self.manifests.as_slice() {
+            [entry] if entry.platform.is_none() => Ok(entry),
+            _ => Err(ManifestError::Platform { wanted: platform.clone(), available: self.platforms() }),
+        }
+    }
+
+    /// The platforms of all entries, attestations left out.
+    pub fn platforms(&self) -> Vec<String> {
+        let platforms = self.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+        let mut names: Vec<String> = platforms
+            .filter(|p| p.os != "unknown")
+            .map(|p| match &p.variant {
+                Some(variant) => format!("{}/{}/{variant}", p.os, p.architecture),
+                None => format!("{}/{}", p.os, p.architecture),
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+impl IndexEntry {
+    /// Order of preference among the variants of one architecture.
+    fn variant_rank(&self) -> (u8, &str) {
+        match self.platform.as_ref().and_then(|p| p.variant.as_deref()) {
+            None | Some("") => (0, ""),
+            // The baseline of amd64 and of arm64, by their usual names.
+            Some(variant @ ("v1" | "v8")) => (1, variant),
+            Some(variant) => (2, variant),
+        }
+    }
+}
+
+/// Joins a manifest's blobs with the configuration's identities, and checks that both fit each other and `platform`.
+pub fn layers(
+    manifest: &Manifest,
+    config: &ImageConfig,
+    platform: &Platform,
+) -> Result<Vec<Layer>, ManifestError> {
+    if config.os != platform.os || config.architecture != platform.architecture {
+        let available = vec![format!("{}/{}", config.os, config.architecture)];
+        return Err(ManifestError::Platform { wanted: platform.clone(), available });
+    }
+    let diff_ids = &config.rootfs.diff_ids;
+    if manifest.layers.len() != diff_ids.len() {
+        return Err(ManifestError::Layers { layers: manifest.layers.len(), diff_ids: diff_ids.len() });
+    }
+    let pairs = manifest.layers.iter().zip(diff_ids);
+    pairs
+        .map(|(blob, diff_id)| {
+            LayerFormat::of(&blob.media_type)?;
+            Ok(Layer { blob: blob.clone(), diff_id: *diff_id })
+        })
+        .collect()
+}
+
+/// A manifest for an image that came without one, such as a docker archive's: the same blobs always give the same
+/// bytes, hence the same digest.
+pub fn synthesize(config: Descriptor, layers: Vec<Descriptor>) -> (Manifest, Vec<u8>, Digest) {
+    let media_type = Some(media::OCI_MANIFEST.to_owned());
+    let manifest = Manifest { schema_version: 2, media_type, config, layers };
+    let text = serde_json::to_vec(&manifest).expect("a manifest has only string keys");
+    let digest = Digest::of(&text);
+    (manifest, text, digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(platform: &str) -> String {
+        let mut parts = platform.split('/');
+        let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
+        let variant = parts.next().map(|v| format!(r#","variant":"{v}""#)).unwrap_or_default();
+        let digest = Digest::of(platform.as_bytes());
+        format!(
+            r#"{{"mediaType":"{}","digest":"{digest}","size":1,
+                "platform":{{"os":"{os}","architecture":"{architecture}"{variant}}}}}"#,
+            media::OCI_MANIFEST
+        )
+    }
+
+    fn index(platforms: &[&str]) -> Index {
+        let entries: Vec<String> = platforms.iter().map(|p| entry(p)).collect();
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        match parse(text.as_bytes()).unwrap() {
+            Document::Index(index) => index,
+            Document::Manifest(_) => panic!("an index was read as a manifest"),
+        }
+    }
+
+    #[test]
+    fn the_platform_decides_and_the_plainest_variant_wins() {
+        let index = index(&["linux/arm64/v8", "linux/amd64/v3", "linux/amd64", "unknown/unknown"]);
+        let chosen = index.select(&Platform::default()).unwrap();
+        assert_eq!(chosen.descriptor.digest, Digest::of(b"linux/amd64"));
+    }
+
+    #[test]
+    fn a_missing_platform_lists_those_that_are_there() {
+        let index = index(&["linux/arm64/v8", "windows/amd64", "unknown/unknown"]);
+        let error = index.select(&Platform::default()).unwrap_err();
+        assert_eq!(error.to_string(), "no image for linux/amd64; there are: linux/arm64/v8, windows/amd64");
+    }
+
+    #[test]
+    fn an_ambiguous_document_is_refused() {
+        let text = br#"{"schemaVersion":2,"manifests":[],"layers":[],"config":{}}"#;
+        assert_eq!(parse(text), Err(ManifestError::Kind(String::new())));
+    }
+
+    #[test]
+    fn a_type_that_contradicts_the_content_is_refused() {
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, media::OCI_MANIFEST);
+        assert_eq!(parse(text.as_bytes()), Err(ManifestError::Kind(media::OCI_MANIFEST.to_owned())));
+    }
+
+    #[test]
+    fn schema_1_is_named() {
+        let error = parse(br#"{"schemaVersion":1,"fsLayers":[]}"#).unwrap_err();
+        assert_eq!(error, ManifestError::Schema(1));
+    }
+}
