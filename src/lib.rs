@@ -11,5 +11,6 @@ pub mod image;
 pub mod manifest;
 pub mod oci;
 pub mod plan;
+pub mod registry;
 pub mod report;
 pub mod rollout;

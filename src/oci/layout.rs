@@ -40,7 +40,8 @@ pub fn select(
     if let Some(entry) = index.manifests.iter().find(pinned) {
         return Ok(entry.clone());
     }
-    let mut named: Vec<IndexEntry> = index.manifests.iter().filter(|e| is_named(e, reference)).cloned().collect();
+    let mut named: Vec<IndexEntry> =
+        index.manifests.iter().filter(|e| is_named(e, reference)).cloned().collect();
     let anonymous = index.manifests.iter().all(|entry| names(entry).next().is_none());
     if named.is_empty() && (index.manifests.len() == 1 || anonymous) {
         named.clone_from(&index.manifests);

@@ -114,7 +114,8 @@ fn list(names: &[String]) -> String {
 /// Reads a manifest or an index. What the document is follows from its content: the type that came with it, in a
 /// header or in a descriptor, is not covered by any digest.
 pub fn parse(text: &[u8]) -> Result<Document, ManifestError> {
-    let malformed = |e: serde_json::Error| ManifestError::Malformed { what: "manifest", reason: e.to_string() };
+    let malformed =
+        |e: serde_json::Error| ManifestError::Malformed { what: "manifest", reason: e.to_string() };
     let value: Value = serde_json::from_slice(text).map_err(malformed)?;
     let version = value.get("schemaVersion").and_then(Value::as_u64);
     if let Some(version) = version.filter(|v| *v != 2) {

@@ -38,7 +38,9 @@ pub enum LayerFormat {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MediaTypeError {
     /// The licence of the layer forbids registries to hand it out; Windows base images have such layers.
-    #[error("layer type `{0}` is not distributable: its bytes are not in the registry; use an image without such layers")]
+    #[error(
+        "layer type `{0}` is not distributable: its bytes are not in the registry; use an image without such layers"
+    )]
     Foreign(String),
     /// Not a layer of a file system.
     #[error("layer type `{0}` is not a file system layer: is this a container image?")]

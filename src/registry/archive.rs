@@ -1,0 +1,237 @@
+//! Images from archives: files, or the stream that the Docker daemon makes. An archive is read once, front to back;
+//! each of its files becomes a blob of the store, so that nothing is unpacked twice.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use super::layer::decode;
+use super::layout::MAX_DOCUMENT;
+use super::progress::Task;
+use super::store::{Key, PARTIAL, Store};
+use super::{Error, ImageSource, Inner, blocking, daemon, memo};
+use crate::oci::archive::{ArchiveEntry, ArchiveFile, ArchiveFiles};
+use crate::oci::media::LayerFormat;
+use crate::oci::{Digest, Platform, Reference, archive, layout, manifest};
+
+/// Buffer before the tar reader and between it and the store.
+const BUFFER: usize = 256 * 1024;
+
+/// The list of images in docker's format.
+const MANIFEST_JSON: &str = "manifest.json";
+
+/// The list of images in the OCI layout.
+const INDEX_JSON: &str = "index.json";
+
+/// What an archive holds, its blobs being in the store.
+struct Contents {
+    files: ArchiveFiles,
+    manifest_json: Option<Vec<u8>>,
+    index_json: Option<Vec<u8>>,
+}
+
+/// What messages call the source.
+pub(super) fn place(inner: &Inner, source: &ImageSource) -> String {
+    match source {
+        ImageSource::Layout(path) | ImageSource::Archive(path) => path.display().to_string(),
+        ImageSource::Daemon => format!("the Docker daemon at {}", inner.settings.docker_socket.display()),
+    }
+}
+
+/// What `reference` points at. An archive that is as it was is not read again.
+pub(super) async fn look_up(
+    inner: &Inner,
+    source: &ImageSource,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Digest, Error> {
+    let _guard = inner.archives.lock().await;
+    let key = format!("{} {reference} {platform}", state(inner, source, reference).await?);
+    if let Some(digest) = memo::get(&inner.store, &key)
+        && inner.store.read(digest)?.is_some()
+    {
+        return Ok(digest);
+    }
+    let contents = read(inner, source, reference).await?;
+    let digest = contents.image(inner, source, reference, platform).await?;
+    memo::put(&inner.store, &key, digest)?;
+    Ok(digest)
+}
+
+/// Puts everything of the archive into the store once more, since `wanted` is not there.
+pub(super) async fn fill(
+    inner: &Inner,
+    source: &ImageSource,
+    image: &Reference,
+    wanted: Digest,
+) -> Result<(), Error> {
+    let _guard = inner.archives.lock().await;
+    if inner.store.get(Key::Blob(wanted)).is_some() {
+        return Ok(());
+    }
+    let contents = read(inner, source, image).await?;
+    if contents.manifest_json.is_some() {
+        // The manifest of such an archive is made, not read; it may be what is wanted.
+        contents.image(inner, source, image, &Platform::default()).await?;
+    }
+    Ok(())
+}
+
+/// A text that changes when the content may have changed.
+async fn state(inner: &Inner, source: &ImageSource, reference: &Reference) -> Result<String, Error> {
+    match source {
+        ImageSource::Daemon => daemon::image_id(&inner.settings.docker_socket, reference).await,
+        ImageSource::Archive(path) | ImageSource::Layout(path) => {
+            let data = std::fs::metadata(path).map_err(Error::io("open", path))?;
+            let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
+            Ok(format!("{} {} {} {modified:?} {changed:?}", data.dev(), data.ino(), data.len()))
+        }
+    }
+}
+
+async fn read(inner: &Inner, source: &ImageSource, image: &Reference) -> Result<Contents, Error> {
+    let (store, place) = (inner.store.clone(), place(inner, source));
+    let title = format!("read {} from {place}", image.repository);
+    if let ImageSource::Archive(path) | ImageSource::Layout(path) = source {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let size = file.metadata().map_err(Error::io("read", path))?.len();
+        let task = Task::start(&inner.events, place.clone(), title, Some(size));
+        return blocking(move || unpack(file, &store, &place, task)).await;
+    }
+    let stream = daemon::export(&inner.settings.docker_socket, image).await?;
+    let task = Task::start(&inner.events, place.clone(), title, None);
+    blocking(move || unpack(stream, &store, &place, task)).await
+}
+
+impl Contents {
+    /// The digest of the manifest or index that `reference` means.
+    async fn image(
+        &self,
+        inner: &Inner,
+        source: &ImageSource,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Digest, Error> {
+        let place = place(inner, source);
+        let wrong = |source| Error::Archive { place: place.clone(), source };
+        if let Some(text) = &self.manifest_json {
+            let image = archive::select(text, reference).map_err(wrong)?;
+            let config = archive::config(&self.files, &image).map_err(wrong)?;
+            let text = inner.store.read(config.digest)?.unwrap_or_default();
+            let config = manifest::parse_config(&text).map_err(Error::manifest(reference))?;
+            let (_, bytes, _) = archive::manifest(&self.files, &image, &config).map_err(wrong)?;
+            return inner.store.put(&bytes).await;
+        }
+        let Some(text) = &self.index_json else { return Err(Error::NotAnArchive(place)) };
+        let entry = layout::select(text, reference, platform)
+            .map_err(|source| Error::Layout { path: place.into(), source })?;
+        Ok(entry.descriptor.digest)
+    }
+}
+
+/// Reads the tar `input`, compressed or not, and stores its files.
+fn unpack(input: impl Read + Send, store: &Store, place: &str, task: Task) -> Result<Contents, Error> {
+    let broken = |source| Error::io("read", place)(source);
+    let count = Arc::new(AtomicU64::new(0));
+    let mut input = BufReader::with_capacity(BUFFER, Counted { input, count: Arc::clone(&count) });
+    let format = LayerFormat::of_bytes(input.fill_buf().map_err(broken)?);
+    let mut tar = tar::Archive::new(decode(input, format).map_err(broken)?);
+    let mut contents = Contents { files: ArchiveFiles::default(), manifest_json: None, index_json: None };
+    for entry in tar.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_symlink() || kind.is_hard_link() {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            let target = String::from_utf8_lossy(&target);
+            // A hard link's target starts at the root of the archive, a symbolic link's at its own folder.
+            let depth = if kind.is_symlink() { 0 } else { path.matches('/').count() };
+            contents.files.insert(&path, ArchiveEntry::Link("../".repeat(depth) + &target));
+        } else if kind.is_file() || kind.is_gnu_sparse() || kind.is_contiguous() {
+            match path.as_str() {
+                MANIFEST_JSON => contents.manifest_json = Some(document(&mut entry).map_err(broken)?),
+                INDEX_JSON => contents.index_json = Some(document(&mut entry).map_err(broken)?),
+                _ if is_idle(&path) => {}
+                _ => {
+                    let size = entry.size();
+                    let file = ingest(&mut entry, &path, size, store, place)?;
+                    contents.files.insert(&path, ArchiveEntry::File(file));
+                }
+            }
+        }
+        task.progress(count.load(Ordering::Relaxed));
+    }
+    task.finish("read");
+    Ok(contents)
+}
+
+/// Files that older Docker versions read; they repeat what the others say.
+fn is_idle(path: &str) -> bool {
+    matches!(path, "repositories" | "oci-layout") || path.ends_with("/VERSION") || path.ends_with("/json")
+}
+
+fn document(entry: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    entry.take(MAX_DOCUMENT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes a blob of one file of the archive. A file named by its digest that is in the store already is passed over.
+fn ingest(
+    entry: &mut impl Read,
+    path: &str,
+    size: u64,
+    store: &Store,
+    place: &str,
+) -> Result<ArchiveFile, Error> {
+    let broken = |source| Error::io("read", place)(source);
+    let named: Option<Digest> =
+        path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
+    let known = named.filter(|digest| store.holds(*digest, size));
+    let mut start = Vec::with_capacity(BUFFER);
+    entry.take(BUFFER as u64).read_to_end(&mut start).map_err(broken)?;
+    let format = LayerFormat::of_bytes(&start);
+    if let Some(digest) = known {
+        return Ok(ArchiveFile { digest, size, format });
+    }
+    let folder = store.path(Key::Blob(Digest::of(&[])));
+    let folder = folder.parent().unwrap_or_else(|| Path::new("/"));
+    let file = tempfile::Builder::new().prefix("archive-").suffix(PARTIAL).tempfile_in(folder);
+    let mut file = file.map_err(Error::io("create", folder))?;
+    let mut hash = Sha256::new();
+    let mut length = 0;
+    let mut buffer = start;
+    while !buffer.is_empty() {
+        hash.update(&buffer);
+        file.write_all(&buffer).map_err(Error::io("write", file.path()))?;
+        length += buffer.len() as u64;
+        buffer.clear();
+        entry.take(BUFFER as u64).read_to_end(&mut buffer).map_err(broken)?;
+    }
+    let actual = Digest::from_bytes(hash.finalize().into());
+    if let Some(expected) = named.filter(|digest| *digest != actual) {
+        return Err(Error::Digest { place: place.to_owned(), expected, actual });
+    }
+    let target = store.path(Key::Blob(actual));
+    file.persist(&target).map_err(|error| Error::io("rename", &target)(error.error))?;
+    Ok(ArchiveFile { digest: actual, size: length, format })
+}
+
+/// Counts the bytes that pass.
+struct Counted<R> {
+    input: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

@@ -1,0 +1,100 @@
+//! Credentials for registries, from docker's `config.json` and the helper programs that it names.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use oci_client::secrets::RegistryAuth;
+
+/// The names under which docker keeps the credentials of Docker Hub. The first is what `docker login` writes.
+const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "docker.io", "index.docker.io"];
+
+/// Who asks a registry, and with what secret.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    pub(super) auth: RegistryAuth,
+    /// For messages, such as `user ann`.
+    pub(super) who: String,
+}
+
+/// The credentials for `registry` in the file `config`, or those of nobody. The warning says why there are none though
+/// there should be. Runs helper programs, so it blocks.
+pub(super) fn find(config: Option<&Path>, registry: &str) -> (Credentials, Option<String>) {
+    let Some(config) = config else { return (anonymous(), None) };
+    let own = [registry];
+    let servers = if registry == "docker.io" { DOCKER_HUB.as_slice() } else { own.as_slice() };
+    for server in servers {
+        let file = match File::open(config) {
+            Ok(file) => BufReader::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (anonymous(), None),
+            Err(error) => return (anonymous(), Some(format!("{}: {error}", config.display()))),
+        };
+        match docker_credential::get_credential_from_reader(file, server) {
+            Ok(DockerCredential::UsernamePassword(user, password)) if !user.is_empty() => {
+                let who = format!("user {user}");
+                return (Credentials { auth: RegistryAuth::Basic(user, password), who }, None);
+            }
+            Ok(DockerCredential::UsernamePassword(..)) => {}
+            Ok(DockerCredential::IdentityToken(token)) => {
+                let who = "the holder of an identity token".to_owned();
+                return (Credentials { auth: RegistryAuth::Bearer(token), who }, None);
+            }
+            Err(error) if is_nothing(&error) => {}
+            Err(error) => {
+                let warning = format!("credentials of {registry} in {}: {error}", config.display());
+                return (anonymous(), Some(warning));
+            }
+        }
+    }
+    (anonymous(), None)
+}
+
+fn anonymous() -> Credentials {
+    Credentials { auth: RegistryAuth::Anonymous, who: "an anonymous user".to_owned() }
+}
+
+/// Whether the error only says that nobody has logged in. Helpers say so in their output, with a failing exit code.
+fn is_nothing(error: &CredentialRetrievalError) -> bool {
+    match error {
+        CredentialRetrievalError::NoCredentialConfigured => true,
+        CredentialRetrievalError::HelperFailure { stdout, stderr, .. } => {
+            format!("{stdout}{stderr}").contains("credentials not found")
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn find_in(config: &str, registry: &str) -> (Credentials, Option<String>) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(config.as_bytes()).unwrap();
+        find(Some(file.path()), registry)
+    }
+
+    #[test]
+    fn credentials_are_found_by_host() {
+        // ann:secret
+        let config = r#"{"auths":{"registry.example:5000":{"auth":"YW5uOnNlY3JldA=="},"https://index.docker.io/v1/":{"auth":"Ym9iOmh1Yg=="}}}"#;
+        let (found, warning) = find_in(config, "registry.example:5000");
+        assert_eq!(found.auth, RegistryAuth::Basic("ann".into(), "secret".into()));
+        assert_eq!((found.who.as_str(), warning), ("user ann", None));
+        assert_eq!(find_in(config, "docker.io").0.auth, RegistryAuth::Basic("bob".into(), "hub".into()));
+        assert_eq!(find_in(config, "ghcr.io").0.auth, RegistryAuth::Anonymous);
+    }
+
+    #[test]
+    fn a_missing_file_means_nobody_and_a_broken_one_warns() {
+        let missing = Path::new("/nonexistent/config.json");
+        let (found, warning) = find(Some(missing), "docker.io");
+        assert_eq!((found.auth, warning), (RegistryAuth::Anonymous, None));
+        assert!(find_in("{", "docker.io").1.is_some());
+        let helper = r#"{"credHelpers":{"ghcr.io":"that-does-not-exist"}}"#;
+        assert!(find_in(helper, "ghcr.io").1.unwrap().contains("ghcr.io"));
+    }
+}

@@ -1,0 +1,169 @@
+//! Getting a blob or a document into the store from whatever place holds it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::endpoint::{Endpoint, endpoints};
+use super::ingest::Ingest;
+use super::progress::Task;
+use super::remote::{Remote, Request};
+use super::retry::retrying;
+use super::store::{Claim, Key, Partial};
+use super::{Error, ImageSource, Inner, archive, blocking, credentials, download, layout};
+use crate::oci::{Descriptor, Digest, Reference};
+
+/// The file of `blob`, which belongs to `image`.
+pub(super) async fn blob(inner: &Inner, image: &Reference, blob: &Descriptor) -> Result<PathBuf, Error> {
+    if let Some(path) = inner.store.blob(blob)? {
+        return Ok(path);
+    }
+    let partial = match claim(inner, blob.digest).await? {
+        Claim::Ready(path) => return Ok(path),
+        Claim::Vacant(partial) => partial,
+    };
+    match inner.source(image) {
+        None => from_registry(inner, image, blob, partial).await,
+        Some(ImageSource::Layout(folder)) => layout::blob(folder, image, blob, partial).await,
+        Some(source) => {
+            partial.abandon()?;
+            archive::fill(inner, source, image, blob.digest).await?;
+            let place = archive::place(inner, source);
+            let missing = || Error::Missing { place, digest: blob.digest, image: image.to_string() };
+            inner.store.blob(blob)?.ok_or_else(missing)
+        }
+    }
+}
+
+async fn claim(inner: &Inner, digest: Digest) -> Result<Claim, Error> {
+    let key = Key::Blob(digest);
+    if let Some(claim) = inner.store.try_claim(key)? {
+        return Ok(claim);
+    }
+    tracing::debug!(%digest, "waiting for another fetch of the same blob");
+    inner.store.claim(key).await
+}
+
+/// The bytes of a manifest or an index of `image`.
+pub(super) async fn document(inner: &Inner, image: &Reference, digest: Digest) -> Result<Vec<u8>, Error> {
+    if let Some(bytes) = inner.store.read(digest)? {
+        return Ok(bytes);
+    }
+    let (bytes, place) = match inner.source(image) {
+        None => {
+            ask(inner, image, |remote, endpoint, is_last| async move {
+                let request = Request { endpoint: &endpoint, image };
+                let bytes = retrying(is_last, || remote.manifest(request, digest)).await?;
+                check(&bytes, digest, &remote.host)?;
+                Ok((bytes, remote.host.clone()))
+            })
+            .await?
+        }
+        Some(ImageSource::Layout(folder)) => layout::document(folder, image, digest)?,
+        Some(source) => {
+            archive::fill(inner, source, image, digest).await?;
+            let place = archive::place(inner, source);
+            let missing = || Error::Missing { place, digest, image: image.to_string() };
+            return inner.store.read(digest)?.ok_or_else(missing);
+        }
+    };
+    check(&bytes, digest, &place)?;
+    inner.store.put(&bytes).await?;
+    Ok(bytes)
+}
+
+/// What the tag of `image` points at now.
+pub(super) async fn tag(inner: &Inner, image: &Reference, tag: &str) -> Result<Digest, Error> {
+    ask(inner, image, |remote, endpoint, is_last| async move {
+        let request = Request { endpoint: &endpoint, image };
+        retrying(is_last, || remote.tag_digest(request, tag)).await
+    })
+    .await
+}
+
+/// Asks one endpoint after the other until one answers. The registry itself is the last, and its error is the one
+/// that is told.
+async fn ask<T, F: Future<Output = Result<T, Error>>>(
+    inner: &Inner,
+    image: &Reference,
+    question: impl Fn(Arc<Remote>, Endpoint, bool) -> F,
+) -> Result<T, Error> {
+    let mut endpoints = endpoints(&inner.settings, image).into_iter().peekable();
+    loop {
+        let endpoint = endpoints.next().expect("the registry itself is always the last endpoint");
+        let is_last = endpoints.peek().is_none();
+        let answer = match remote(inner, &endpoint).await {
+            Ok(remote) => question(remote, endpoint, is_last).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Err(error) if !is_last && error.is_worth_another_mirror() => {
+                tracing::debug!(%error, "next mirror");
+            }
+            answer => return answer,
+        }
+    }
+}
+
+async fn from_registry(
+    inner: &Inner,
+    image: &Reference,
+    blob: &Descriptor,
+    partial: Partial,
+) -> Result<PathBuf, Error> {
+    let _permit = inner.downloads.acquire().await.expect("the semaphore is never closed");
+    let title = format!("pull {} {}", image.repository, blob.digest.short());
+    let task = Task::start(&inner.events, blob.digest.to_string(), title, Some(blob.size));
+    let mut ingest = {
+        let blob = blob.clone();
+        blocking(move || Ingest::resume(partial, &blob)).await?
+    };
+    let mut endpoints = endpoints(&inner.settings, image).into_iter().peekable();
+    loop {
+        let endpoint = endpoints.next().expect("the registry itself is always the last endpoint");
+        let is_last = endpoints.peek().is_none();
+        let request = Request { endpoint: &endpoint, image };
+        let outcome = match remote(inner, &endpoint).await {
+            Ok(remote) => {
+                download::from_endpoint(&remote, request, blob.digest, ingest, (is_last, &task)).await?
+            }
+            Err(error) => download::Outcome::Failed(Box::new(ingest), error),
+        };
+        match outcome {
+            download::Outcome::Done(path) => {
+                task.finish("pulled");
+                return Ok(path);
+            }
+            download::Outcome::Failed(rest, error) if !is_last && error.is_worth_another_mirror() => {
+                tracing::debug!(%error, "next mirror");
+                ingest = *rest;
+            }
+            download::Outcome::Failed(_, error) => return Err(error),
+        }
+    }
+}
+
+/// The client for an endpoint's host.
+async fn remote(inner: &Inner, endpoint: &Endpoint) -> Result<Arc<Remote>, Error> {
+    let mut remotes = inner.remotes.lock().await;
+    let key = (endpoint.host.clone(), endpoint.plain_http);
+    if let Some(remote) = remotes.get(&key) {
+        return Ok(Arc::clone(remote));
+    }
+    let (config, host) = (inner.settings.docker_config.clone(), endpoint.host.clone());
+    let find = move || Ok(credentials::find(config.as_deref(), &host));
+    let (credentials, warning) = blocking(find).await?;
+    if let Some(warning) = warning {
+        inner.events.warn(format!("{warning}; going on without credentials"));
+    }
+    let remote = Arc::new(Remote::new(endpoint, &inner.settings.proxies, credentials)?);
+    remotes.insert(key, Arc::clone(&remote));
+    Ok(remote)
+}
+
+fn check(bytes: &[u8], expected: Digest, place: &str) -> Result<(), Error> {
+    let actual = Digest::of(bytes);
+    if actual == expected {
+        return Ok(());
+    }
+    Err(Error::Digest { place: place.to_owned(), expected, actual })
+}

@@ -1,0 +1,156 @@
+//! Reading a layer: its tar, unpacked while it is read, and its identity checked on the way.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+use sha2::{Digest as _, Sha256};
+
+use super::Error;
+use crate::oci::media::LayerFormat;
+use crate::oci::{DiffId, Digest};
+
+/// Buffer before the decoder: large enough that system calls do not show, small against the memory budget.
+const BUFFER: usize = 128 * 1024;
+
+/// Window of the largest zstd frame that is accepted, as a power of two: what `zstd --long` makes.
+const ZSTD_WINDOW: u32 = 27;
+
+/// The uncompressed tar of a layer. Reading to the end checks the diff id: the last read fails when it is another one,
+/// so a consumer that stops early must call [`LayerReader::finish`].
+pub struct LayerReader {
+    tar: Box<dyn Read + Send>,
+    hash: Sha256,
+    expected: DiffId,
+    /// Known at the end.
+    actual: Option<DiffId>,
+}
+
+/// Opens the layer in the file at `path`, whose content is of `media_type` and must unpack to `diff_id`.
+pub fn open_layer(path: &Path, media_type: &str, diff_id: DiffId) -> Result<LayerReader, Error> {
+    let format = LayerFormat::of(media_type)?;
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let tar = decode(BufReader::with_capacity(BUFFER, file), format).map_err(Error::io("read", path))?;
+    Ok(LayerReader { tar, hash: Sha256::new(), expected: diff_id, actual: None })
+}
+
+/// The bytes of `input` without their compression.
+pub(super) fn decode<'a>(
+    input: impl BufRead + Send + 'a,
+    format: LayerFormat,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    Ok(match format {
+        LayerFormat::Tar => Box::new(input),
+        LayerFormat::Gzip => Box::new(MultiGzDecoder::new(input)),
+        LayerFormat::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(input)?;
+            decoder.window_log_max(ZSTD_WINDOW)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+impl LayerReader {
+    /// Reads what the consumer left, such as the padding behind the tar's end, and checks the diff id.
+    pub fn finish(mut self) -> Result<(), Error> {
+        let mut rest = [0; 8192];
+        loop {
+            match self.read(&mut rest) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(Error::of_layer(error)),
+            }
+        }
+    }
+
+    /// The end of the tar is reached: says whether it was the right one, every time it is asked.
+    fn check(&mut self) -> Result<(), Error> {
+        let hash = &mut self.hash;
+        let actual = *self
+            .actual
+            .get_or_insert_with(|| DiffId(Digest::from_bytes(std::mem::take(hash).finalize().into())));
+        if actual == self.expected { Ok(()) } else { Err(Error::DiffId { expected: self.expected, actual }) }
+    }
+}
+
+impl Error {
+    /// The error that a [`LayerReader`] hid inside an I/O error, for whoever got it through a tar reader.
+    pub fn of_layer(error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(inner) => inner,
+            Err(source) => Self::Unpack(source),
+        }
+    }
+}
+
+impl Read for LayerReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.tar.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        if count == 0 && !buffer.is_empty() {
+            self.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        Ok(count)
+    }
+}
+
+impl std::fmt::Debug for LayerReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerReader").field("expected", &self.expected).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::oci::media;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn open(content: &[u8], media_type: &str, diff_id: &[u8]) -> LayerReader {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        open_layer(file.path(), media_type, DiffId(Digest::of(diff_id))).unwrap()
+    }
+
+    #[test]
+    fn every_format_unpacks_to_the_same_bytes() {
+        let tar = b"tar ".repeat(50_000);
+        let halves = [gzip(&tar[..70_000]), gzip(&tar[70_000..])].concat();
+        let zstd = zstd::encode_all(tar.as_slice(), 1).unwrap();
+        for (content, media_type) in [
+            (tar.clone(), media::OCI_LAYER),
+            (gzip(&tar), media::OCI_LAYER_GZIP),
+            (halves, media::OCI_LAYER_GZIP),
+            (zstd, media::OCI_LAYER_ZSTD),
+        ] {
+            let mut out = Vec::new();
+            open(&content, media_type, &tar).read_to_end(&mut out).unwrap();
+            assert_eq!(out, tar, "{media_type}");
+        }
+    }
+
+    #[test]
+    fn another_diff_id_is_an_error_at_the_end() {
+        let mut reader = open(b"content", media::OCI_LAYER, b"other");
+        let error = io::copy(&mut reader, &mut io::sink()).unwrap_err();
+        assert!(matches!(Error::of_layer(error), Error::DiffId { .. }));
+        let early = open(b"content", media::OCI_LAYER, b"other");
+        assert!(matches!(early.finish(), Err(Error::DiffId { .. })));
+        open(b"content", media::OCI_LAYER, b"content").finish().unwrap();
+    }
+
+    #[test]
+    fn a_cut_off_layer_is_an_error() {
+        let content = gzip(&b"0123456789".repeat(1000));
+        let reader = open(&content[..content.len() - 9], media::OCI_LAYER_GZIP, b"");
+        assert!(matches!(reader.finish(), Err(Error::Unpack(_))));
+    }
+}

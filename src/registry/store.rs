@@ -1,0 +1,350 @@
+//! The content-addressed store: blobs by digest and layer file systems by diff id, shared by all runs of a user.
+//!
+//! ```text
+//! ROOT/lock                      held shared by who reads or adds, exclusively by who removes
+//! ROOT/blobs/sha256/HEX          complete and verified, since only a rename makes the name
+//! ROOT/blobs/sha256/HEX.partial  being written by the holder of its lock, or left by a killed run
+//! ROOT/layers/sha256/HEX.erofs   likewise, by diff id
+//! ROOT/images/HEX/               built images
+//! ```
+//! Locks are the kernel's (`flock`): a killed process holds none. A name without `.partial` never changes its content.
+
+use std::fs::{File, FileTimes, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::Error;
+use crate::oci::{Descriptor, DiffId, Digest};
+
+/// Suffix of files that are not complete.
+pub(super) const PARTIAL: &str = ".partial";
+
+/// How often a claim that another run holds is tried again. Short against a download, long against a system call.
+const CLAIM_POLL: Duration = Duration::from_millis(50);
+
+/// The store. Cheap to clone. While any clone lives, no other process removes anything.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Arc<PathBuf>,
+    /// Holds the shared lock; never read.
+    _lock: Arc<File>,
+}
+
+/// What a file of the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A blob as a registry hands it out.
+    Blob(Digest),
+    /// The erofs file system of a layer.
+    Layer(DiffId),
+}
+
+/// The answer to [`Store::claim`].
+#[derive(Debug)]
+pub enum Claim {
+    /// The file is there.
+    Ready(PathBuf),
+    /// It is not, and the caller alone may write it.
+    Vacant(Partial),
+}
+
+/// A file of the store that is being written. Dropped without [`Partial::commit`] it stays for a later run.
+#[derive(Debug)]
+pub struct Partial {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    /// Nothing may be removed meanwhile.
+    _store: Store,
+}
+
+impl Store {
+    /// Opens the store below `root`, i2kit's cache directory, and makes it when it is not there. Waits while another
+    /// run removes files, which takes moments.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        for folder in ["blobs/sha256", "layers/sha256", "images"] {
+            let folder = root.join(folder);
+            std::fs::create_dir_all(&folder).map_err(Error::io("create", folder))?;
+        }
+        let lock = open_lock(root)?;
+        lock.lock_shared().map_err(Error::io("lock", root.join("lock")))?;
+        Ok(Self { root: Arc::new(root.to_owned()), _lock: Arc::new(lock) })
+    }
+
+    /// The folder below which everything lies.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the file of `key` is or would be.
+    pub fn path(&self, key: Key) -> PathBuf {
+        match key {
+            Key::Blob(digest) => self.root.join("blobs/sha256").join(digest.hex()),
+            Key::Layer(DiffId(digest)) => {
+                self.root.join("layers/sha256").join(format!("{}.erofs", digest.hex()))
+            }
+        }
+    }
+
+    /// The complete file of `key`, marked as used now; none when it is not in the store.
+    pub fn get(&self, key: Key) -> Option<PathBuf> {
+        let path = self.path(key);
+        match touch(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // A file that cannot be marked is still good; it may be removed sooner.
+            _ => Some(path),
+        }
+    }
+
+    /// The complete blob of `descriptor`, marked as used now. One of another size than promised was cut off by a
+    /// power failure; it is dropped.
+    pub fn blob(&self, descriptor: &Descriptor) -> Result<Option<PathBuf>, Error> {
+        let key = Key::Blob(descriptor.digest);
+        let Some(path) = self.get(key) else { return Ok(None) };
+        let size = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        if size == descriptor.size {
+            return Ok(Some(path));
+        }
+        self.discard(key)?;
+        Ok(None)
+    }
+
+    /// Whether a blob of this digest and size is there; it is marked as used now.
+    pub(super) fn holds(&self, digest: Digest, size: u64) -> bool {
+        let path = self.get(Key::Blob(digest));
+        path.and_then(|path| std::fs::metadata(path).ok()).is_some_and(|data| data.len() == size)
+    }
+
+    /// Either the complete file, or the right to write it. Waits while another run or task has that right.
+    pub async fn claim(&self, key: Key) -> Result<Claim, Error> {
+        loop {
+            if let Some(claim) = self.try_claim(key)? {
+                return Ok(claim);
+            }
+            tokio::time::sleep(CLAIM_POLL).await;
+        }
+    }
+
+    /// As [`Store::claim`], but nothing when another run or task writes the file just now.
+    pub fn try_claim(&self, key: Key) -> Result<Option<Claim>, Error> {
+        let target = self.path(key);
+        let path = partial_path(&target);
+        loop {
+            if let Some(ready) = self.get(key) {
+                return Ok(Some(Claim::Ready(ready)));
+            }
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = file.map_err(Error::io("create", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(source)) => return Err(Error::io("lock", path)(source)),
+            }
+            // Between opening and locking the file may have been finished and renamed, or removed. Then the lock is
+            // on something else than the path, and everything starts again.
+            if !is_at(&file, &path) {
+                continue;
+            }
+            if target.exists() {
+                std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                continue;
+            }
+            let partial = Partial { file, path, target, _store: self.clone() };
+            return Ok(Some(Claim::Vacant(partial)));
+        }
+    }
+
+    /// Puts a small document whose bytes are at hand.
+    pub async fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes);
+        if let Claim::Vacant(mut partial) = self.claim(Key::Blob(digest)).await? {
+            partial.restart()?;
+            partial.write(bytes)?;
+            partial.commit()?;
+        }
+        Ok(digest)
+    }
+
+    /// The bytes of a small document, verified again: what a power cut spoiled is dropped and counts as absent.
+    pub fn read(&self, digest: Digest) -> Result<Option<Vec<u8>>, Error> {
+        let Some(path) = self.get(Key::Blob(digest)) else { return Ok(None) };
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        if Digest::of(&bytes) == digest {
+            return Ok(Some(bytes));
+        }
+        self.discard(Key::Blob(digest))?;
+        Ok(None)
+    }
+
+    /// Drops a file that has turned out to be spoiled.
+    pub fn discard(&self, key: Key) -> Result<(), Error> {
+        let path = self.path(key);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Partial {
+    /// The file, at the position where the last write ended.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Where the unfinished bytes are, for writers that want a path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that an earlier run left.
+    pub fn len(&self) -> Result<u64, Error> {
+        Ok(self.file.metadata().map_err(Error::io("read", &self.path))?.len())
+    }
+
+    /// Whether no earlier run left anything.
+    pub fn is_empty(&self) -> Result<bool, Error> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Drops what is there and starts at the beginning.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        let empty = |file: &mut File| {
+            file.set_len(0)?;
+            io::Seek::rewind(file)
+        };
+        empty(&mut self.file).map_err(Error::io("truncate", &self.path))
+    }
+
+    /// Appends `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        io::Write::write_all(&mut self.file, bytes).map_err(Error::io("write", &self.path))
+    }
+
+    /// Gives the file its name, after which it never changes. The caller has verified the content.
+    pub fn commit(self) -> Result<PathBuf, Error> {
+        std::fs::rename(&self.path, &self.target).map_err(Error::io("rename", &self.path))?;
+        Ok(self.target)
+    }
+
+    /// Removes the unfinished file.
+    pub fn abandon(self) -> Result<(), Error> {
+        std::fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+    }
+}
+
+/// The file whose lock guards the whole store.
+pub(super) fn open_lock(root: &Path) -> Result<File, Error> {
+    let path = root.join("lock");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    file.map_err(Error::io("create", path))
+}
+
+/// The name of the unfinished file for `target`.
+fn partial_path(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(PARTIAL);
+    name.into()
+}
+
+/// Whether `file` is what lies at `path`.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev() && ours.ino() == theirs.ino(),
+        _ => false,
+    }
+}
+
+/// Marks a file or folder as used now. The access time would say so too, but many systems do not keep it.
+pub(super) fn touch(path: &Path) -> io::Result<()> {
+    File::open(path)?.set_times(FileTimes::new().set_modified(now()))
+}
+
+/// The time now, the only clock of this room.
+#[expect(clippy::disallowed_methods, reason = "the clock function of this room")]
+pub(super) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    fn vacant(claim: Option<Claim>) -> Partial {
+        match claim {
+            Some(Claim::Vacant(partial)) => partial,
+            other => panic!("not vacant: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_has_its_name_only_when_it_is_complete() {
+        let (_folder, store) = store();
+        let key = Key::Blob(Digest::of(b"ab"));
+        let mut partial = vacant(store.try_claim(key).unwrap());
+        partial.write(b"a").unwrap();
+        assert_eq!(store.get(key), None);
+        assert!(store.try_claim(key).unwrap().is_none(), "two writers of one blob");
+        drop(partial);
+
+        let mut partial = vacant(store.try_claim(key).unwrap());
+        assert_eq!(partial.len().unwrap(), 1, "what a killed run wrote is kept");
+        partial.restart().unwrap();
+        partial.write(b"ab").unwrap();
+        let path = partial.commit().unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), b"ab");
+        assert!(matches!(store.try_claim(key).unwrap(), Some(Claim::Ready(_))));
+        assert_eq!(std::fs::read_dir(store.root().join("blobs/sha256")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn spoiled_files_count_as_absent() {
+        let (_folder, store) = store();
+        let digest = Digest::of(b"good");
+        std::fs::write(store.path(Key::Blob(digest)), b"evil").unwrap();
+        assert_eq!(store.read(digest).unwrap(), None);
+        assert!(store.get(Key::Blob(digest)).is_none());
+
+        std::fs::write(store.path(Key::Blob(digest)), b"").unwrap();
+        let descriptor = Descriptor { media_type: String::new(), digest, size: 4 };
+        assert_eq!(store.blob(&descriptor).unwrap(), None);
+    }
+
+    #[test]
+    fn many_claims_of_one_blob_have_one_winner() {
+        let (_folder, store) = store();
+        let key = Key::Blob(Digest::of(b"x"));
+        let written = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    loop {
+                        match store.try_claim(key).unwrap() {
+                            None => std::thread::yield_now(),
+                            Some(Claim::Ready(path)) => {
+                                assert_eq!(std::fs::read(path).unwrap(), b"x");
+                                break;
+                            }
+                            Some(Claim::Vacant(mut partial)) => {
+                                written.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                                partial.write(b"x").unwrap();
+                                partial.commit().unwrap();
+                                break;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(written.into_inner(), 1);
+    }
+}
