@@ -24,6 +24,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// given one; this one is given with an exception for every host.
 const UNUSED_PROXY: &str = "http://127.0.0.1:9";
 
+/// Every host: the wildcard stands for names alone.
+const EVERY_HOST: &str = "*,0.0.0.0/0,::/0";
+
 /// Hosts that never go through a proxy, as no other machine can reach them.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
@@ -156,7 +159,7 @@ impl Remote {
 fn proxy_for(host: &str, proxies: &Proxies) -> Proxies {
     if is_loopback(host) || (proxies.https.is_none() && proxies.http.is_none()) {
         let unused = Some(UNUSED_PROXY.to_owned());
-        return Proxies { https: unused.clone(), http: unused, none_for: Some("*".to_owned()) };
+        return Proxies { https: unused.clone(), http: unused, none_for: Some(EVERY_HOST.to_owned()) };
     }
     let except = proxies.none_for.as_deref().filter(|hosts| !hosts.is_empty());
     let except = except.map_or_else(|| LOOPBACK.to_owned(), |hosts| format!("{hosts},{LOOPBACK}"));
@@ -176,10 +179,10 @@ mod tests {
     #[test]
     fn loopback_uses_no_proxy() {
         let proxies = Proxies { http: Some("http://p:3128".into()), ..Proxies::default() };
-        assert_eq!(proxy_for("127.0.0.1:5000", &proxies).none_for.as_deref(), Some("*"));
+        assert_eq!(proxy_for("127.0.0.1:5000", &proxies).none_for.as_deref(), Some(EVERY_HOST));
         let found = proxy_for("docker.io", &proxies);
         assert_eq!((found.https, found.http.as_deref()), (None, Some("http://p:3128")));
         assert!(found.none_for.unwrap().contains("127.0.0.0/8"));
-        assert_eq!(proxy_for("docker.io", &Proxies::default()).none_for.as_deref(), Some("*"));
+        assert_eq!(proxy_for("docker.io", &Proxies::default()).none_for.as_deref(), Some(EVERY_HOST));
     }
 }
