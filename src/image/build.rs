@@ -5,22 +5,41 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use futures::stream::{StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use i2kit_spec::POD_PARTITION;
 
 use super::guest::GuestBundle;
 use super::{DiskImage, ImageError, Segment};
 use crate::disk::gpt;
-use crate::erofs;
-use crate::oci::{DiffId, Digest, Layer, Reference, ResolvedImage};
-use crate::plan::image::{ImageId, ImagePlan};
-use crate::plan::layout::{self, DiskLayout};
+use crate::erofs::{self, TreeFile};
+use crate::oci::{DiffId, Layer, Reference, ResolvedImage};
+
+use crate::plan::image::ImagePlan;
+use crate::plan::layout::{self, DiskLayout, LayoutError};
 use crate::plan::{linuxkit, podfs};
-use crate::registry::{Claim, Key, Registry, open_layer};
+use crate::registry::{Claim, Key, Partial, Registry, open_layer};
 use crate::report::{Event, Events};
 
 /// Layers fetched and converted at once. Conversion is bound by the processor and downloads by the network, so two
-/// of them keep both busy; each takes a buffer of a few hundred KiB.
+/// of them keep both busy; each takes a few hundred KiB of buffers.
 const LAYERS_AT_ONCE: usize = 2;
+
+/// The pod file system in an image's folder.
+const POD: &str = "pod.erofs";
+
+/// The disk's first bytes, up to the first partition.
+const HEAD: &str = "head.gpt";
+
+/// The disk's last bytes.
+const TAIL: &str = "tail.gpt";
+
+/// A layer's erofs file.
+#[derive(Debug)]
+struct LayerFile {
+    id: DiffId,
+    path: PathBuf,
+    size: u64,
+}
 
 /// What images are built with.
 #[derive(Debug)]
@@ -31,32 +50,174 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// Builds with this guest, from this registry and its store.
+    /// Builds with `guest`, from the images of `registry`, in its store.
     pub fn new(registry: Registry, guest: GuestBundle, events: Events) -> Self {
         Self { registry, guest, events }
     }
 
-    /// Builds the image of `plan`; `images` holds what the plan was made from. An image that is in the cache is not
-    /// built again.
+    /// The registry that layers come from.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The guest that images boot with.
+    pub fn guest(&self) -> &GuestBundle {
+        &self.guest
+    }
+
+    /// Builds the image of `plan`; `images` holds what the plan was made from. What is in the cache is not made again.
     pub async fn build(
         &self,
         plan: &ImagePlan,
         images: &BTreeMap<Reference, ResolvedImage>,
     ) -> Result<DiskImage, ImageError> {
-        let sources: BTreeMap<DiffId, &Layer> =
-            images.values().flat_map(|image| &image.layers).map(|layer| (layer.diff_id, layer)).collect();
-        let layers: Vec<(DiffId, PathBuf)> = futures::stream::iter(&plan.layers)
-            .map(async |id| Ok::<_, ImageError>((*id, self.layer(*id, sources.get(id).copied()).await?)))
+        let sources: BTreeMap<DiffId, (&ResolvedImage, &Layer)> = images
+            .values()
+            .flat_map(|image| image.layers.iter().map(move |layer| (layer.diff_id, (image, layer))))
+            .collect();
+        let layers: Vec<PathBuf> = stream::iter(&plan.layers)
+            .map(|id| self.layer(*id, sources.get(id).copied()))
             .buffered(LAYERS_AT_ONCE)
             .try_collect()
             .await?;
-        let folder = self.folder(plan.id());
-        self.guest.verify()?;
-        write_folder(&folder, plan, &layers)?;
-        todo!()
+        let layers = sized(plan.layers.iter().copied().zip(layers).collect())?;
+        let folder = self.registry.store().root().join("images").join(plan.id().0.hex());
+        if !folder.join(POD).is_file() {
+            self.guest.verify()?;
+            write_folder(&folder, plan, &layers)?;
+        }
+        image(plan, &self.guest, &folder, &layers)
     }
 
-    fn folder(&self, id: ImageId) -> PathBuf {
-        self.registry.store().root().join("images").join(id.0.hex())
+    /// The erofs file of one layer: from the store, or made from the layer's tar.
+    async fn layer(
+        &self,
+        id: DiffId,
+        source: Option<(&ResolvedImage, &Layer)>,
+    ) -> Result<PathBuf, ImageError> {
+        let partial = match self.registry.store().claim(Key::Layer(id)).await? {
+            Claim::Ready(path) => return Ok(path),
+            Claim::Vacant(partial) => partial,
+        };
+        let (image, layer) = source.ok_or(ImageError::UnknownLayer(id))?;
+        let blob = self.registry.blob(image, layer).await?;
+        let task = format!("layer {}", id.0.short());
+        self.events.emit(Event::TaskStarted {
+            id: task.clone(),
+            title: format!("convert layer {} of {}", id.0.short(), image.reference),
+            total: None,
+        });
+        let media_type = layer.blob.media_type.clone();
+        let (path, size) = tokio::task::spawn_blocking(move || convert(id, &blob, &media_type, partial))
+            .await
+            .map_err(|_| ImageError::Thread)??;
+        self.events.emit(Event::TaskFinished { id: task, outcome: mib(size) });
+        Ok(path)
     }
+}
+
+/// Writes the erofs file of the layer whose blob lies at `blob`.
+fn convert(
+    id: DiffId,
+    blob: &Path,
+    media_type: &str,
+    mut partial: Partial,
+) -> Result<(PathBuf, u64), ImageError> {
+    partial.restart()?;
+    let mut tar = open_layer(blob, media_type, id)?;
+    let written = erofs::write_layer(&mut tar, partial.file());
+    // A layer that is not what its diff id says is the cause of whatever the writer stumbled over.
+    tar.finish()?;
+    let summary = written.map_err(|source| ImageError::Layer { layer: id, source })?;
+    Ok((partial.commit()?, summary.size))
+}
+
+fn sized(layers: Vec<(DiffId, PathBuf)>) -> Result<Vec<LayerFile>, ImageError> {
+    layers
+        .into_iter()
+        .map(|(id, path)| {
+            let size = fs::metadata(&path).map_err(|e| ImageError::io(&path, e))?.len();
+            Ok(LayerFile { id, path, size })
+        })
+        .collect()
+}
+
+/// The disk's layout: the pod file system, then the layers.
+fn disk_layout(plan: &ImagePlan, pod_size: u64, layers: &[LayerFile]) -> Result<DiskLayout, LayoutError> {
+    let pod = layout::Part { name: POD_PARTITION.into(), content: plan.id().0, size: pod_size };
+    let layers = layers.iter().map(|layer| layout::Part {
+        name: layer.id.partition_name(),
+        content: layer.id.0,
+        size: layer.size,
+    });
+    DiskLayout::new(plan.id().0, std::iter::once(pod).chain(layers))
+}
+
+/// Makes the folder of an image whole or not at all. Whoever comes second finds the same bytes and leaves them.
+fn write_folder(folder: &Path, plan: &ImagePlan, layers: &[LayerFile]) -> Result<(), ImageError> {
+    let parent = folder.parent().expect("image folders lie in `images`");
+    let files: Vec<TreeFile> =
+        podfs::files(plan).into_iter().map(|file| TreeFile::file(file.path, file.contents)).collect();
+    let pod = erofs::write_tree(&files).map_err(ImageError::Pod)?;
+    let layout = disk_layout(plan, pod.len() as u64, layers)?;
+    let new =
+        tempfile::Builder::new().prefix(".new-").tempdir_in(parent).map_err(|e| ImageError::io(parent, e))?;
+    for (name, content) in [
+        ("plan.json", plan.canonical().as_bytes()),
+        ("linuxkit.yml", linuxkit::render(plan).as_bytes()),
+        (POD, &pod),
+        (HEAD, &gpt::head(&layout)),
+        (TAIL, &gpt::tail(&layout)),
+    ] {
+        let path = new.path().join(name);
+        fs::write(&path, content).map_err(|e| ImageError::io(&path, e))?;
+    }
+    match fs::rename(new.path(), folder) {
+        Ok(()) => {
+            // The folder has another name now; there is nothing left to remove.
+            let _ = new.keep();
+            Ok(())
+        }
+        Err(_) if folder.join(POD).is_file() => Ok(()),
+        Err(e) => Err(ImageError::io(folder, e)),
+    }
+}
+
+/// The image as the list of its parts.
+fn image(
+    plan: &ImagePlan,
+    guest: &GuestBundle,
+    folder: &Path,
+    layers: &[LayerFile],
+) -> Result<DiskImage, ImageError> {
+    let pod = folder.join(POD);
+    let pod_size = fs::metadata(&pod).map_err(|e| ImageError::io(&pod, e))?.len();
+    let layout = disk_layout(plan, pod_size, layers)?;
+    let files = std::iter::once((pod, pod_size)).chain(layers.iter().map(|l| (l.path.clone(), l.size)));
+    let mut segments = Vec::new();
+    let mut end = 0;
+    let mut push = |file: Option<PathBuf>, start: u64, length: u64| {
+        if start > end {
+            segments.push(Segment { file: None, length: start - end });
+        }
+        segments.push(Segment { file, length });
+        end = start + length;
+    };
+    push(Some(folder.join(HEAD)), 0, gpt::HEAD_SIZE);
+    for (partition, (file, size)) in layout.partitions.iter().zip(files) {
+        push(Some(file), partition.offset, size);
+    }
+    push(Some(folder.join(TAIL)), layout.size - gpt::TAIL_SIZE, gpt::TAIL_SIZE);
+    Ok(DiskImage {
+        id: plan.id(),
+        kernel: guest.kernel.clone(),
+        initrd: guest.initrd.clone(),
+        cmdline: plan.cmdline.clone(),
+        segments,
+    })
+}
+
+/// A size for people.
+fn mib(bytes: u64) -> String {
+    format!("{}.{} MiB", bytes >> 20, (bytes >> 10) % 1024 * 10 / 1024)
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::oci::DiffId;
-use crate::registry::RegistryError;
+use crate::plan::layout::LayoutError;
+use crate::registry;
 
 /// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub enum ImageError {
     },
     /// A layer could not be fetched or read.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(#[from] registry::Error),
     /// A layer's tar cannot become a file system.
     #[error("layer {layer}: {source}")]
     Layer {
@@ -33,6 +34,15 @@ pub enum ImageError {
         /// Why.
         source: crate::erofs::ErofsError,
     },
+    /// A plan names a layer that none of its images has.
+    #[error("internal error: no image of the pod has the layer {0}")]
+    UnknownLayer(DiffId),
+    /// The parts do not fit on a disk.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The raw disk could not be written.
+    #[error(transparent)]
+    Disk(#[from] crate::disk::DiskError),
     /// The pod file system could not be written.
     #[error("pod file system: {0}")]
     Pod(crate::erofs::ErofsError),

@@ -59,3 +59,65 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
     }
     Ok(bundle)
 }
+
+impl GuestBundle {
+    /// Checks that kernel and initial RAM file system are the files that `guest.json` describes.
+    pub fn verify(&self) -> Result<(), ImageError> {
+        for (file, expected) in [(&self.kernel, self.facts.kernel), (&self.initrd, self.facts.initrd)] {
+            let bytes = fs::read(file).map_err(|e| ImageError::io(file, e))?;
+            if Digest::of(&bytes) != expected {
+                return Err(ImageError::BadGuest {
+                    folder: file.parent().unwrap_or(file).to_owned(),
+                    reason: format!("{} is not the file that {GUEST_MANIFEST} describes", file.display()),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(version: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = GuestManifest {
+            version: version.into(),
+            kernel_release: "6.1.0-1-cloud-amd64".into(),
+            arch: "amd64".into(),
+            kernel: Digest::of(b"kernel").to_string(),
+            initrd: Digest::of(b"initrd").to_string(),
+        };
+        fs::write(folder.path().join(GUEST_MANIFEST), serde_json::to_string(&manifest).unwrap()).unwrap();
+        fs::write(folder.path().join(GUEST_KERNEL), "kernel").unwrap();
+        fs::write(folder.path().join(GUEST_INITRD), "initrd").unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_bundle_is_found_and_verified() {
+        let folder = bundle(GUEST_VERSION);
+        let found = find(Some(folder.path()), Path::new("/nowhere")).unwrap();
+        found.verify().unwrap();
+        fs::write(folder.path().join(GUEST_KERNEL), "other").unwrap();
+        let error = found.verify().unwrap_err().to_string();
+        assert!(error.contains("is not the file that guest.json describes"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_or_foreign_is_said_with_the_way_out() {
+        let error = find(None, Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("/nowhere/guest/{GUEST_VERSION}")) && error.contains("scripts/guest"),
+            "{error}"
+        );
+        let folder = bundle("0.0.0");
+        let error = find(Some(folder.path()), Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("version 0.0.0"), "{error}");
+        let folder = bundle(GUEST_VERSION);
+        fs::remove_file(folder.path().join(GUEST_INITRD)).unwrap();
+        let error = find(Some(folder.path()), Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("is missing"), "{error}");
+    }
+}

@@ -1,10 +1,17 @@
 //! Machine images: carries an image plan out. It knows the guest bundle, the registry and the cache; it does not know
 //! clouds.
 
+mod build;
+mod error;
+pub mod guest;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::build::Workshop;
+pub use self::error::ImageError;
+pub use self::guest::GuestBundle;
 use crate::plan::image::ImageId;
 
 /// A built machine image: where its parts lie on this machine. The files are content-addressed and never change.

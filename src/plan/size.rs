@@ -11,16 +11,16 @@ const MIB: u64 = 1 << 20;
 
 /// Processors and memory of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub(super) struct Size {
     /// Number of virtual processors.
-    pub vcpus: u32,
+    pub(super) vcpus: u32,
     /// Memory in MiB.
-    pub memory_mib: u32,
+    pub(super) memory_mib: u32,
 }
 
 /// The smallest VM that holds the pod. Init containers run one by one before the others, so the largest of them
 /// counts and not their sum; this is Kubernetes' rule for a pod's effective request.
-pub fn of(pod: &PodSpec) -> Size {
+pub(super) fn of(pod: &PodSpec) -> Size {
     let memory =
         |c: &Container| c.resources.limit_memory_bytes.max(c.resources.request_memory_bytes).unwrap_or(0);
     let cpu = |c: &Container| c.resources.limit_cpu_millis.max(c.resources.request_cpu_millis).unwrap_or(0);
