@@ -1,0 +1,199 @@
+//! The command line as it is typed. What it means is decided in one file a verb.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Deploy pods as micro-VMs: one immutable machine image a pod, rolled out behind a load balancer, without a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "i2kit", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Environment file [default: ./environment.yml if it exists, else the local cloud]
+    #[arg(short = 'e', long = "environment", value_name = "FILE", global = true, env = "I2KIT_ENVIRONMENT")]
+    pub environment: Option<PathBuf>,
+    /// How results are printed; with json, progress is written to standard error as JSON lines
+    #[arg(short = 'o', long, value_enum, default_value_t = Output::Text, global = true)]
+    pub output: Output,
+    /// Say nothing but results, warnings and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// `--output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Manifests given on the command line.
+#[derive(Debug, Args)]
+pub struct Manifests {
+    /// Manifest files, folders of them, or `-` for standard input; all are read as one set
+    #[arg(value_name = "MANIFEST", required = true)]
+    pub manifests: Vec<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Check manifests and say everything that is wrong with them
+    Check(Manifests),
+    /// Show what deploy would do, and why
+    Plan(PlanArgs),
+    /// Build the machine image of every pod
+    Build(BuildArgs),
+    /// Build what changed and roll it out; wait until it is healthy
+    Deploy(DeployArgs),
+    /// Deploy, stream the logs, and destroy on Ctrl-C
+    Preview(Manifests),
+    /// Show groups, instances and balancers
+    Status(StatusArgs),
+    /// Print the output of a group's containers
+    Logs(LogsArgs),
+    /// List the revisions of a group
+    History(GroupArgs),
+    /// Roll a group out at an earlier revision
+    Rollback(RollbackArgs),
+    /// Set the number of instances of a group
+    Scale(ScaleArgs),
+    /// Delete groups and balancers, and what is left behind them
+    Destroy(DestroyArgs),
+    /// Show or shrink the local cache of blobs, layers and images
+    Cache {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: CacheVerb,
+    },
+    /// Print a shell completion script
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// The local cloud's own process; started on demand
+    #[command(hide = true)]
+    LocalCloud,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The set.
+    #[command(flatten)]
+    pub set: Manifests,
+    /// Also delete groups and balancers of the environment that the manifests do not name
+    #[arg(long)]
+    pub prune: bool,
+    /// Exit with 0 when nothing would change and with 10 when something would
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// The set.
+    #[command(flatten)]
+    pub set: Manifests,
+    /// Folder for the disks and their parts [default: build into the cache only]
+    #[arg(short, long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// `deploy`.
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// The set.
+    #[command(flatten)]
+    pub set: Manifests,
+    /// Also delete groups and balancers of the environment that the manifests do not name
+    #[arg(long)]
+    pub prune: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Only this group: NAME or NAMESPACE/NAME
+    pub name: Option<String>,
+}
+
+/// A verb about one group.
+#[derive(Debug, Args)]
+pub struct GroupArgs {
+    /// The group: NAME or NAMESPACE/NAME
+    pub name: String,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The group, NAME or NAMESPACE/NAME, or the id of one instance
+    pub name: String,
+    /// Go on printing as lines come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only this container
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Only the last lines of each instance
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<usize>,
+}
+
+/// `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The group: NAME or NAMESPACE/NAME
+    pub name: String,
+    /// The revision, a number of `history` [default: the one before the current]
+    #[arg(long, value_name = "REVISION")]
+    pub to_revision: Option<u32>,
+}
+
+/// `scale`.
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    /// The group: NAME or NAMESPACE/NAME
+    pub name: String,
+    /// How many instances
+    #[arg(long)]
+    pub replicas: u32,
+}
+
+/// `destroy`.
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// Manifests whose objects are deleted; names of groups (NAME or NAMESPACE/NAME) are taken too
+    #[arg(required_unless_present = "all")]
+    pub targets: Vec<String>,
+    /// Delete everything in the environment
+    #[arg(long, conflicts_with = "targets")]
+    pub all: bool,
+}
+
+/// `cache`.
+#[derive(Debug, Subcommand)]
+pub enum CacheVerb {
+    /// List what the cache holds
+    Ls,
+    /// Delete what nothing needs
+    Prune {
+        /// Delete everything that is not in use, however young
+        #[arg(long)]
+        all: bool,
+    },
+}

@@ -1,0 +1,18 @@
+//! `i2kit deploy`: build what changed, roll it out, wait until it is healthy.
+
+use super::args::DeployArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use crate::plan::rollout;
+
+/// Deploys the set.
+pub async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
+    let prepared = pipeline::prepare(context, &args.set.manifests).await?;
+    let cloud = pipeline::cloud(context)?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
+    let wanted: Vec<_> = plan.images().collect();
+    let images = prepared.build(context, |id| wanted.contains(&id)).await?;
+    pipeline::carry_out(context, cloud.as_ref(), &plan, &images).await
+}

@@ -1,0 +1,80 @@
+//! `i2kit destroy`: delete groups and balancers.
+
+use std::path::{Path, PathBuf};
+
+use super::args::DestroyArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use crate::cloud::Cloud;
+use crate::manifest::api::Name;
+use crate::plan::fleet::Fleet;
+use crate::plan::rollout;
+
+/// Deletes what the targets name, or everything.
+pub async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
+    let cloud = pipeline::cloud(context)?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, &args.targets, context)?) };
+    teardown(context, cloud.as_ref(), &doomed).await
+}
+
+/// Deletes everything that `doomed` holds, and the environment itself when nothing is left in it.
+pub async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> Result<Exit, Failure> {
+    let exit = pipeline::carry_out(context, cloud, &rollout::destroy(doomed), &[]).await?;
+    cloud.release().await.or_exit(Exit::Cloud)?;
+    Ok(exit)
+}
+
+/// What is deleted: names of groups and names of balancers.
+#[derive(Debug, Default)]
+pub struct Doomed {
+    /// Groups.
+    pub groups: Vec<Name>,
+    /// Balancers.
+    pub balancers: Vec<Name>,
+}
+
+/// A target that is a file or looks like one is a manifest; any other is a group's name.
+fn targets(fleet: &Fleet, targets: &[String], context: &Context) -> Result<Doomed, Failure> {
+    let mut doomed = Doomed::default();
+    let mut manifests = Vec::new();
+    for target in targets {
+        let path = Path::new(target);
+        let is_manifest = target == "-"
+            || path.exists()
+            || path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if is_manifest {
+            manifests.push(PathBuf::from(target));
+        } else {
+            doomed.groups.push(pipeline::group(fleet, target)?.name.clone());
+        }
+    }
+    if !manifests.is_empty() {
+        let set = pipeline::read(&manifests, context.format)?;
+        doomed.groups.extend(set.deployments.iter().map(|deployment| deployment.meta.name.clone()));
+        doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
+    }
+    Ok(doomed)
+}
+
+/// The part of the fleet that goes: a balancer that is not named goes too when all its groups do, and an image when no
+/// revision that stays needs it.
+pub fn only(mut fleet: Fleet, doomed: &Doomed) -> Fleet {
+    let stays = |group: &Name| !doomed.groups.contains(group);
+    let kept: Vec<_> = fleet
+        .groups
+        .iter()
+        .filter(|group| stays(&group.name))
+        .flat_map(|group| &group.revisions)
+        .map(|revision| revision.launch.image)
+        .collect();
+    fleet.images.retain(|image| !kept.contains(image));
+    fleet.balancers.retain(|balancer| {
+        let mut targets = balancer.spec.listeners.iter().flat_map(|listener| &listener.targets).peekable();
+        let orphaned = targets.peek().is_some() && targets.all(|target| !stays(&target.group));
+        orphaned || doomed.balancers.contains(&balancer.spec.name)
+    });
+    fleet.groups.retain(|group| !stays(&group.name));
+    fleet
+}

@@ -1,0 +1,162 @@
+//! The environment file: where to deploy, and where images come from. Strict: an unknown key is an error.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The file that is read when it exists and no other is named.
+pub const DEFAULT_FILE: &str = "environment.yml";
+
+/// The environment without a file.
+const DEFAULT_NAME: &str = "local";
+
+/// An environment file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Environment {
+    /// The environment's name: part of everything that is created.
+    pub name: String,
+    /// Which cloud.
+    #[serde(default)]
+    pub provider: Provider,
+    /// How to reach registries, by host (and port).
+    #[serde(default)]
+    pub registries: BTreeMap<String, Registry>,
+    /// Images that come from elsewhere than a registry, by the reference that manifests use.
+    #[serde(default)]
+    pub images: BTreeMap<String, ImageSource>,
+}
+
+/// `provider`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
+pub enum Provider {
+    /// qemu on this machine.
+    #[default]
+    Local,
+}
+
+/// How to reach one registry.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Registry {
+    /// Hosts to ask before the registry itself, in this order.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    /// Whether the registry and its mirrors speak http without TLS. Loopback hosts always may.
+    #[serde(default)]
+    pub plain_http: bool,
+}
+
+/// Where an image comes from instead of a registry. Relative paths are relative to the environment file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ImageSource {
+    /// An OCI layout folder.
+    Layout(PathBuf),
+    /// An archive of `docker save`.
+    Archive(PathBuf),
+    /// The Docker daemon of this machine; `true`.
+    Daemon(bool),
+}
+
+/// Why an environment file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvironmentError {
+    /// It cannot be read.
+    #[error("cannot read the environment file {}: {source}", .file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what an environment file looks like.
+    #[error("{}: {source}", .file.display())]
+    Form {
+        /// The file.
+        file: PathBuf,
+        /// What and where.
+        source: serde_yaml::Error,
+    },
+    /// The name cannot be part of other names.
+    #[error("{}: name `{name}` must be lower-case letters, digits and `-`, at most 32, beginning with a letter", .file.display())]
+    Name {
+        /// The file.
+        file: PathBuf,
+        /// The name.
+        name: String,
+    },
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_NAME.into(),
+            provider: Provider::Local,
+            registries: BTreeMap::new(),
+            images: BTreeMap::new(),
+        }
+    }
+}
+
+/// Reads `file`, or [`DEFAULT_FILE`] if it exists, or gives the default environment.
+pub fn read(file: Option<&Path>) -> Result<Environment, EnvironmentError> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
+            return Ok(Environment::default());
+        }
+        Err(source) => return Err(EnvironmentError::Read { file: path.to_owned(), source }),
+    };
+    parse(path, &text)
+}
+
+fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
+    let mut environment: Environment = serde_yaml::from_str(text)
+        .map_err(|source| EnvironmentError::Form { file: file.to_owned(), source })?;
+    let name = &environment.name;
+    let good = (1..=32).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !good {
+        return Err(EnvironmentError::Name { file: file.to_owned(), name: name.clone() });
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    for source in environment.images.values_mut() {
+        if let ImageSource::Layout(path) | ImageSource::Archive(path) = source {
+            *path = folder.join(&*path);
+        }
+    }
+    Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let text = "name: staging
+provider: {type: local}
+registries:
+  docker.io: {mirrors: ['127.0.0.1:5000'], plainHttp: true}
+images:
+  app:1: {layout: images/app}
+  tool: {daemon: true}
+";
+        let environment = parse(Path::new("/etc/e.yml"), text).unwrap();
+        assert_eq!(environment.images["app:1"], ImageSource::Layout("/etc/images/app".into()));
+        assert!(environment.registries["docker.io"].plain_http);
+    }
+
+    #[test]
+    fn unknown_keys_and_names_are_refused() {
+        let error = |text| parse(Path::new("e.yml"), text).unwrap_err().to_string();
+        assert!(error("name: a\nregion: x\n").contains("unknown field `region`"));
+        assert!(error("name: a\nprovider: {type: gcp}\n").contains("unknown variant `gcp`"));
+        assert!(error("name: A_b\n").contains("name `A_b` must be"));
+    }
+}

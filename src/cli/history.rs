@@ -1,0 +1,33 @@
+//! `i2kit history`: the revisions of a group.
+
+use std::fmt::Write as _;
+
+use super::args::GroupArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use crate::plan::fleet::InstanceGroup;
+use crate::report::{self, Format};
+
+/// Prints the revisions that the cloud keeps, oldest first.
+pub async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
+    let fleet = pipeline::cloud(context)?.observe().await.or_exit(Exit::Cloud)?;
+    let group = pipeline::group(&fleet, &args.name)?;
+    match context.format {
+        Format::Json => pipeline::json(&group.revisions),
+        Format::Text => report::result(&text(group)),
+    }
+    Ok(Exit::Success)
+}
+
+fn text(group: &InstanceGroup) -> String {
+    let mut out = format!("{:<10}{:<14}{:<22}CAUSE\n", "REVISION", "IMAGE", "CREATED");
+    for revision in &group.revisions {
+        let current = if group.current == Some(revision.number) { " (current)" } else { "" };
+        let number = revision.number.to_string();
+        let created = pipeline::utc(revision.created);
+        let image = revision.launch.image.0.short();
+        let _ = writeln!(out, "{number:<10}{image:<14}{created:<22}{}{current}", revision.cause);
+    }
+    out
+}

@@ -1,0 +1,95 @@
+//! The command line: arguments are given a meaning, handed to the rooms, and turned into an exit code. One file a verb.
+
+mod args;
+mod build;
+mod cache;
+mod check;
+mod completions;
+mod context;
+mod deploy;
+mod destroy;
+mod environment;
+pub mod exit;
+mod history;
+mod local_cloud;
+mod logs;
+mod pipeline;
+mod plan;
+mod preview;
+mod rollback;
+mod scale;
+mod set;
+mod status;
+
+use std::ffi::OsString;
+
+use clap::Parser as _;
+
+use self::args::{Arguments, Output, Verb};
+use self::exit::{Exit, Failure};
+use crate::report::{self, Format};
+
+/// Runs the command line `arguments`, the program's name first, to its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are results; everything else is about a wrong command line.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            let _ = error.print();
+            return exit;
+        }
+    };
+    match dispatch(arguments) {
+        Ok(exit) => exit,
+        Err(Failure { exit, error }) => {
+            if let Some(error) = error {
+                report::message(&format!("error: {error:#}"));
+            }
+            exit
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
+    let Arguments { verb, global } = arguments;
+    let format = match global.output {
+        Output::Text => Format::Text,
+        Output::Json => Format::Json,
+    };
+    let context = || context::context(global.environment.as_deref(), format, global.quiet);
+    match verb {
+        Verb::Check(set) => check::run(&set, format),
+        Verb::Completions { shell } => completions::run(shell),
+        Verb::LocalCloud => local_cloud::run(&context()?),
+        Verb::Plan(args) => wait(plan::run(&context()?, &args)),
+        Verb::Build(args) => wait(build::run(&context()?, &args)),
+        Verb::Deploy(args) => wait(deploy::run(&context()?, &args)),
+        Verb::Preview(set) => wait(preview::run(&context()?, &set)),
+        Verb::Status(args) => wait(status::run(&context()?, &args)),
+        Verb::Logs(args) => wait(logs::run(&context()?, &args)),
+        Verb::History(args) => wait(history::run(&context()?, &args)),
+        Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),
+        Verb::Scale(args) => wait(scale::run(&context()?, &args)),
+        Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
+        Verb::Cache { verb } => cache::run(&context()?, &verb),
+    }
+}
+
+/// Runs an asynchronous verb. An interrupt drops it where it is: everything that must go on is done by the cloud, and
+/// running the verb again converges.
+fn wait(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failure, error))?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = verb => outcome,
+            _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+        }
+    });
+    runtime.shutdown_background();
+    outcome
+}

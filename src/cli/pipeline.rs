@@ -1,0 +1,239 @@
+//! What several verbs do alike: read the set, resolve and plan its images, name groups, carry plans out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::environment::Provider;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::{check, set};
+use crate::cloud::{Cloud, local};
+use crate::image::{self, DiskImage, GuestBundle, Workshop};
+use crate::manifest;
+use crate::manifest::api::{Name, ObjectSet};
+use crate::oci::{Platform, Reference, ResolvedImage};
+use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup};
+use crate::plan::image::{ImageId, ImagePlan};
+use crate::plan::rollout::{Desired, RolloutPlan};
+use crate::plan::{pod, workload};
+use crate::registry::Registry;
+use crate::report::{self, Format};
+use crate::rollout;
+
+/// A set that can be built and rolled out: every image is pinned, every decision is made.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The objects.
+    pub set: ObjectSet,
+    /// One plan a Deployment, in their order.
+    pub plans: Vec<ImagePlan>,
+    images: BTreeMap<Reference, ResolvedImage>,
+    workshop: Workshop,
+    cause: String,
+}
+
+/// Reads the manifests; says what is wrong with them and fails if something is.
+pub fn read(manifests: &[PathBuf], format: Format) -> Result<ObjectSet, Failure> {
+    let files = set::files(manifests)?;
+    let reading = manifest::read(&files, &manifest::Options::default());
+    check::explain(&files, &reading.diagnostics, format);
+    if reading.has_errors() { Err(Failure::silent(Exit::Manifest)) } else { Ok(reading.set) }
+}
+
+/// Reads the manifests, resolves their images and plans them.
+pub async fn prepare(context: &Context, manifests: &[PathBuf]) -> Result<Prepared, Failure> {
+    let set = read(manifests, context.format)?;
+    let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
+    let registry = registry(context)?;
+    let images = resolve(&registry, &set).await?;
+    let plans = plans(&set, &images, &guest)?;
+    let names: Vec<String> = manifests.iter().map(|path| path.display().to_string()).collect();
+    Ok(Prepared {
+        set,
+        plans,
+        images,
+        workshop: Workshop::new(context.dirs.cache.clone(), guest, registry, context.events.clone()),
+        cause: format!("i2kit deploy {}", names.join(" ")),
+    })
+}
+
+fn plans(
+    set: &ObjectSet,
+    images: &BTreeMap<Reference, ResolvedImage>,
+    guest: &GuestBundle,
+) -> Result<Vec<ImagePlan>, Failure> {
+    set.deployments
+        .iter()
+        .map(|deployment| pod::image(&deployment.meta.name, &deployment.template, images, &guest.facts))
+        .collect::<Result<_, _>>()
+        .or_exit(Exit::Manifest)
+}
+
+/// Pins every image of the set, all at once.
+async fn resolve(
+    registry: &Registry,
+    set: &ObjectSet,
+) -> Result<BTreeMap<Reference, ResolvedImage>, Failure> {
+    let mut wanted: Vec<&Reference> = set
+        .deployments
+        .iter()
+        .map(|deployment| &deployment.template.spec)
+        .flat_map(|pod| pod.init_containers.iter().chain(&pod.containers))
+        .map(|container| &container.image)
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let platform = Platform::default();
+    let resolved = wanted.into_iter().map(async |reference| {
+        let image = registry.resolve(reference, &platform).await?;
+        Ok::<_, crate::registry::RegistryError>((reference.clone(), image))
+    });
+    futures::future::try_join_all(resolved).await.map(BTreeMap::from_iter).or_exit(Exit::Image)
+}
+
+impl Prepared {
+    /// What the environment should hold.
+    pub fn desired(&self, context: &Context, prune: bool) -> Desired {
+        let ids: Vec<ImageId> = self.plans.iter().map(ImagePlan::id).collect();
+        let (groups, balancers) = workload::desired(&self.set, &ids);
+        Desired {
+            environment: context.environment.name.clone(),
+            groups,
+            balancers,
+            cause: self.cause.clone(),
+            prune,
+        }
+    }
+
+    /// Builds the images whose ids `wanted` picks.
+    pub async fn build(&self, wanted: impl Fn(ImageId) -> bool) -> Result<Vec<DiskImage>, Failure> {
+        let mut built = BTreeMap::new();
+        for plan in &self.plans {
+            let id = plan.id();
+            if wanted(id) && !built.contains_key(&id) {
+                built.insert(id, self.workshop.build(plan, &self.images).await.or_exit(Exit::Build)?);
+            }
+        }
+        Ok(built.into_values().collect())
+    }
+}
+
+/// The registry client that the environment asks for.
+fn registry(context: &Context) -> Result<Registry, Failure> {
+    let environment = &context.environment;
+    let _ = environment;
+    todo!()
+}
+
+/// The cloud that the environment names.
+pub fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> {
+    match context.environment.provider {
+        Provider::Local => {
+            let _ = local::client;
+            todo!()
+        }
+    }
+}
+
+/// The group that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
+/// `NAMESPACE/NAME`.
+pub fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
+    let found: Vec<&InstanceGroup> = match name.split_once('/') {
+        Some((namespace, name)) => fleet.group(&Name { namespace: namespace.into(), name: name.into() }).into_iter().collect(),
+        None => match fleet.group(&Name { namespace: "default".into(), name: name.into() }) {
+            Some(group) => vec![group],
+            None => fleet.groups.iter().filter(|group| group.name.name == name).collect(),
+        },
+    };
+    let list = |groups: &mut dyn Iterator<Item = &InstanceGroup>| {
+        groups.map(|group| group.name.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    match found[..] {
+        [group] => Ok(group),
+        [] if fleet.groups.is_empty() => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!("environment {} has no groups; nothing is deployed", fleet.environment),
+        )),
+        [] => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!(
+                "environment {} has no group `{name}`; it has {}",
+                fleet.environment,
+                list(&mut fleet.groups.iter())
+            ),
+        )),
+        _ => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!("`{name}` is several groups: {}", list(&mut found.into_iter())),
+        )),
+    }
+}
+
+/// The group that the user calls `name`, or the instance with that id and its group.
+pub fn group_or_instance<'f>(
+    fleet: &'f Fleet,
+    name: &str,
+) -> Result<(&'f InstanceGroup, Option<String>), Failure> {
+    let owner = fleet.groups.iter().find(|group| group.instances.iter().any(|instance| instance.id == name));
+    match owner {
+        Some(group) => Ok((group, Some(name.to_owned()))),
+        None => group(fleet, name).map(|group| (group, None)),
+    }
+}
+
+/// Carries `plan` out and says how it ended.
+pub async fn carry_out(
+    context: &Context,
+    cloud: &dyn Cloud,
+    plan: &RolloutPlan,
+    images: &[DiskImage],
+) -> Result<Exit, Failure> {
+    for note in &plan.notes {
+        context.events.note(note.clone());
+    }
+    let images: BTreeMap<ImageId, DiskImage> =
+        images.iter().map(|image| (image.id, image.clone())).collect();
+    rollout::execute(plan, &images, cloud, &context.events, &rollout::Options::default())
+        .await
+        .or_exit(Exit::Rollout)?;
+    let unchanged = plan.is_unchanged();
+    match context.format {
+        Format::Json => json(&serde_json::json!({
+            "environment": plan.environment,
+            "changed": !unchanged,
+            "steps": plan.steps,
+        })),
+        Format::Text if plan.is_empty() => report::result("unchanged\n"),
+        Format::Text => {}
+    }
+    Ok(Exit::Success)
+}
+
+/// Prints `value` as indented JSON.
+pub fn json(value: &impl Serialize) {
+    let text = serde_json::to_string_pretty(value).expect("results have only string keys");
+    report::result(&(text + "\n"));
+}
+
+/// An instance's health in one word, with the reason when it is bad.
+pub fn health(instance: &Instance) -> String {
+    use crate::plan::fleet::InstanceState::{Draining, Ended, Running, Stopping};
+    match (instance.state, &instance.health) {
+        (Running, Health::Unhealthy { reason }) => format!("unhealthy: {reason}"),
+        (Running, health) => health.to_string(),
+        (Draining, _) => "draining".into(),
+        (Stopping, _) => "stopping".into(),
+        (Ended, Health::Unhealthy { reason }) => format!("ended: {reason}"),
+        (Ended, _) => "ended".into(),
+    }
+}
+
+/// Seconds since the Unix epoch as `2026-01-31T12:00:00Z`.
+pub fn utc(seconds: u64) -> String {
+    i64::try_from(seconds).ok().and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0)).map_or_else(
+        || format!("@{seconds}"),
+        |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+    )
+}

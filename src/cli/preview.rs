@@ -1,0 +1,60 @@
+//! `i2kit preview`: deploy in the foreground, show the logs, leave nothing behind.
+
+use futures::StreamExt as _;
+use futures::stream::SelectAll;
+
+use super::args::Manifests;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::{logs, pipeline, status};
+use crate::cloud::{Cloud, LogQuery};
+use crate::plan::rollout::{self, Desired};
+use crate::report::{self, Format};
+
+/// Deploys the set, streams its logs until Ctrl-C, then destroys what it deployed.
+pub async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
+    let prepared = pipeline::prepare(context, &set.manifests).await?;
+    let cloud = pipeline::cloud(context)?;
+    let desired = prepared.desired(context, false);
+    let outcome = tokio::select! {
+        outcome = serve(context, cloud.as_ref(), &prepared, &desired) => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    context.events.note("tearing down");
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let plan = rollout::destroy(&fleet, &pipeline::names(&desired));
+    pipeline::carry_out(context, cloud.as_ref(), &plan, &[]).await?;
+    outcome.map(|()| Exit::Success)
+}
+
+async fn serve(
+    context: &Context,
+    cloud: &dyn Cloud,
+    prepared: &pipeline::Prepared,
+    desired: &Desired,
+) -> Result<(), Failure> {
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let plan = rollout::rollout(desired, &fleet);
+    let wanted: Vec<_> = plan.images().collect();
+    let images = prepared.build(context, |id| wanted.contains(&id)).await?;
+    pipeline::carry_out(context, cloud, &plan, &images).await?;
+    if context.format == Format::Text {
+        report::message(&status::text(&cloud.observe().await.or_exit(Exit::Cloud)?));
+        report::message("Serving; Ctrl-C ends the preview and deletes everything it started.");
+    }
+    let mut lines = SelectAll::new();
+    for group in &desired.groups {
+        let query = LogQuery {
+            group: group.name.clone(),
+            instance: None,
+            container: None,
+            tail: None,
+            follow: true,
+        };
+        lines.push(cloud.logs(&query).await.or_exit(Exit::Cloud)?);
+    }
+    while let Some(line) = lines.next().await {
+        logs::print(&line.or_exit(Exit::Cloud)?, context.format);
+    }
+    Ok(())
+}

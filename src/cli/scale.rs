@@ -1,0 +1,16 @@
+//! `i2kit scale`: another number of instances.
+
+use super::args::ScaleArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use crate::plan::rollout;
+
+/// Sets the size of the group and waits until it has it.
+pub async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Failure> {
+    let cloud = pipeline::cloud(context)?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let name = &pipeline::group(&fleet, &args.name)?.name;
+    let plan = rollout::scale(&fleet, name, args.replicas).or_exit(Exit::NotFound)?;
+    pipeline::carry_out(context, cloud.as_ref(), &plan, &[]).await
+}

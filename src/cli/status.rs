@@ -1,0 +1,120 @@
+//! `i2kit status`: what the environment holds.
+
+use comfy_table::{Table, presets};
+
+use super::args::StatusArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use crate::plan::fleet::{Fleet, InstanceGroup, LoadBalancer};
+use crate::report::{self, Format};
+
+/// Prints groups, instances and balancers.
+pub async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+    let cloud = pipeline::cloud(context)?;
+    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    if let Some(name) = &args.name {
+        let group = pipeline::group(&fleet, name)?.name.clone();
+        fleet.groups.retain(|found| found.name == group);
+        fleet.balancers.retain(|balancer| {
+            balancer.spec.listeners.iter().flat_map(|l| &l.targets).any(|target| target.group == group)
+        });
+    }
+    match context.format {
+        Format::Json => pipeline::json(&fleet),
+        Format::Text => report::result(&text(&fleet)),
+    }
+    Ok(Exit::Success)
+}
+
+/// The fleet as tables, as `kubectl get` would show it.
+pub fn text(fleet: &Fleet) -> String {
+    if fleet.groups.is_empty() && fleet.balancers.is_empty() {
+        return format!("Environment {} holds nothing. `i2kit deploy MANIFEST` changes that.\n", fleet.environment);
+    }
+    let mut out = String::new();
+    let mut add = |table: Table| {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        for line in table.lines() {
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+    };
+    add(groups(&fleet.groups));
+    if fleet.groups.iter().any(|group| !group.instances.is_empty()) {
+        add(instances(&fleet.groups));
+    }
+    if !fleet.balancers.is_empty() {
+        add(balancers(&fleet.balancers));
+    }
+    out
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    // Columns touch the left edge and stand two spaces apart, as in kubectl's tables.
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn groups(groups: &[InstanceGroup]) -> Table {
+    let mut table = table(&["GROUP", "READY", "REVISION", "IMAGE", "STATUS"]);
+    for group in groups {
+        let revision = group.current.and_then(|number| group.revision(number));
+        let status = match &group.refresh {
+            Some(refresh) if refresh.status.is_active() => {
+                format!("{} to revision {} ({}/{})", refresh.status, refresh.to, refresh.available, refresh.total)
+            }
+            Some(refresh) => refresh.status.to_string(),
+            None => "new".into(),
+        };
+        table.add_row([
+            group.name.to_string(),
+            format!("{}/{}", group.healthy(), group.replicas),
+            group.current.map_or("-".into(), |number| number.to_string()),
+            revision.map_or("-".into(), |revision| revision.launch.image.0.short()),
+            status,
+        ]);
+    }
+    table
+}
+
+fn instances(groups: &[InstanceGroup]) -> Table {
+    let mut table = table(&["INSTANCE", "REVISION", "HEALTH", "RESTARTS", "BOOT", "VM"]);
+    for instance in groups.iter().flat_map(|group| &group.instances) {
+        let restarts: u32 = instance.containers.iter().map(|container| container.restarts).sum();
+        table.add_row([
+            instance.id.clone(),
+            instance.revision.to_string(),
+            pipeline::health(instance),
+            restarts.to_string(),
+            instance.boot_id.as_deref().map_or("-".into(), |id| id.chars().take(8).collect()),
+            match (instance.accelerator, instance.pid) {
+                (Some(accelerator), Some(pid)) => format!("{accelerator}, pid {pid}"),
+                (Some(accelerator), None) => accelerator.to_string(),
+                _ => "-".into(),
+            },
+        ]);
+    }
+    table
+}
+
+fn balancers(balancers: &[LoadBalancer]) -> Table {
+    let mut table = table(&["BALANCER", "TYPE", "ADDRESS", "TARGETS"]);
+    for balancer in balancers {
+        let healthy = balancer.targets.iter().filter(|target| target.healthy).count();
+        let addresses = balancer.addresses();
+        table.add_row([
+            balancer.spec.name.to_string(),
+            format!("{:?}", balancer.spec.kind),
+            if addresses.is_empty() { "-".into() } else { addresses.join(", ") },
+            format!("{healthy}/{} healthy", balancer.targets.len()),
+        ]);
+    }
+    table
+}
