@@ -5,6 +5,7 @@
 //! Logic about documents (which image of an index, what an archive means) is in [`crate::oci`].
 
 mod archive;
+pub mod cache;
 mod credentials;
 mod daemon;
 mod download;
