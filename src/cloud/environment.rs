@@ -215,7 +215,7 @@ impl Environment {
     /// Adds a revision.
     pub fn put_revision(&mut self, name: &Name, new: &NewRevision, now: u64) -> Result<(), CloudError> {
         if !self.images.contains(&new.launch.image) {
-            return Err(CloudError::not_found("image", new.launch.image));
+            return Err(CloudError::not_found("image", &new.launch.image));
         }
         let group = self.group_mut(name)?;
         if let Some(found) = group.revision(new.number) {
@@ -309,13 +309,12 @@ impl Environment {
 
     /// Makes the balancer what `spec` says; a new one is at `host`.
     pub fn put_balancer(&mut self, spec: &BalancerSpec, host: impl FnOnce() -> String) {
-        match self.balancers.get_mut(&spec.name) {
-            Some(record) => record.spec = spec.clone(),
-            None => {
-                let record = BalancerRecord { spec: spec.clone(), host: host() };
-                self.balancers.insert(spec.name.clone(), record);
-            }
+        if let Some(record) = self.balancers.get_mut(&spec.name) {
+            record.spec = spec.clone();
+            return;
         }
+        let record = BalancerRecord { spec: spec.clone(), host: host() };
+        self.balancers.insert(spec.name.clone(), record);
     }
 
     /// Forgets images.

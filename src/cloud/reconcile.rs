@@ -175,10 +175,8 @@ pub fn decide(group: &Group, now: u64) -> Decision {
     }
     let failed = failing(group, now);
     for vm in &failed {
-        decision.acts.push(match vm.alive {
-            true => Act::Drain { id: vm.id.clone(), failed: true },
-            false => Act::End { id: vm.id.clone() },
-        });
+        let id = vm.id.clone();
+        decision.acts.push(if vm.alive { Act::Drain { id, failed: true } } else { Act::End { id } });
     }
     let members: Vec<&Vm> =
         group.vms.iter().filter(|vm| vm.is_member() && failed.iter().all(|f| f.id != vm.id)).collect();
@@ -207,17 +205,15 @@ fn leaving(group: &Group, now: u64, acts: &mut Vec<Act>) {
         let id = vm.id.clone();
         let age = now.saturating_sub(vm.state_since);
         match vm.state {
-            InstanceState::Ended => {}
             InstanceState::Running if !vm.alive && group.memory.deleting => acts.push(Act::Forget { id }),
-            InstanceState::Running => {}
             InstanceState::Draining | InstanceState::Stopping if !vm.alive => {
                 acts.push(if vm.failed { Act::End { id } } else { Act::Forget { id } });
             }
             InstanceState::Draining if vm.connections == 0 || age >= DRAIN_MS => {
-                acts.push(Act::PowerOff { id })
+                acts.push(Act::PowerOff { id });
             }
             InstanceState::Stopping if age >= vm.grace_ms + POWER_OFF_MS => acts.push(Act::Kill { id }),
-            InstanceState::Draining | InstanceState::Stopping => {}
+            _ => {}
         }
     }
 }
