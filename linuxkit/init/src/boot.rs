@@ -64,7 +64,7 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             Ok(())
         }
         Phase::SwitchRoot => switch_root(),
-        Phase::Network => network_up(guest),
+        Phase::Network => network::up(guest.parameters.network.as_ref()),
         Phase::Hostname => hostname(guest),
         Phase::Cgroups => cgroup::make_tree(),
         Phase::Health => health(guest),
@@ -186,18 +186,21 @@ fn switch_root() -> Result<(), Error> {
         .doing(|| format!("mount cgroup2 on {}", cgroup::MOUNT))
 }
 
-fn network_up(guest: &mut Guest) -> Result<(), Error> {
-    network::up(guest.parameters.network.as_ref())?;
-    guest.machine.resolv_conf = network::resolv_conf(guest.parameters.network.as_ref());
-    Ok(())
-}
-
 fn hostname(guest: &mut Guest) -> Result<(), Error> {
     let pod = &guest.pod.pod.name;
     let instance = &guest.parameters.instance;
     let name = if instance.is_empty() { pod } else { instance }.clone();
     rustix::system::sethostname(name.as_bytes()).doing(|| format!("set the host name {name}"))?;
-    guest.machine.hosts = network::hosts(&name, guest.parameters.network.as_ref());
+    let network = guest.parameters.network.as_ref();
+    fs::create_dir_all("/etc").doing(|| "make /etc".into())?;
+    // Containers see these by the bind mounts of their config.json.
+    for (path, text) in [
+        ("/etc/hosts", network::hosts(&name, network)),
+        ("/etc/hostname", format!("{name}\n")),
+        ("/etc/resolv.conf", network::resolv_conf(network)),
+    ] {
+        fs::write(path, text).doing(|| format!("write {path}"))?;
+    }
     guest.machine.hostname = name;
     let path = "/proc/sys/kernel/random/boot_id";
     fs::read_to_string(path).doing(|| format!("read {path}"))?.trim().clone_into(&mut guest.boot_id);

@@ -293,10 +293,8 @@ impl Guest {
         let Some(ended) = &container.last else { return };
         let next = match container.life {
             Life::Waiting(due) => {
-                format!(
-                    ", to be started again in {} s",
-                    due.saturating_duration_since(Instant::now()).as_secs()
-                )
+                let delay = due.saturating_duration_since(Instant::now()).as_secs_f64();
+                format!(", to be started again in {delay:.0} s")
             }
             _ => String::new(),
         };

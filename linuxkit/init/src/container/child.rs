@@ -26,7 +26,7 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
     let prepared = connect_output(stdout, stderr)
         .and_then(|()| enter_namespaces(config))
         .and_then(|()| set_oom_score(&config.process))
-        .and_then(|()| change_root(spec, machine))
+        .and_then(|()| change_root(spec))
         .and_then(|()| prepare_process(spec, machine, stdout, stderr));
     match prepared {
         Ok(mut command) => {
@@ -68,7 +68,7 @@ fn set_oom_score(process: &Process) -> Result<(), Error> {
 }
 
 /// Builds the root from the layers, makes it `/`, and mounts what the container sees in it.
-fn change_root(spec: &Spec, machine: &Machine) -> Result<(), Error> {
+fn change_root(spec: &Spec) -> Result<(), Error> {
     let config = &spec.config;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .doing(|| "make mounts private".into())?;
@@ -80,7 +80,6 @@ fn change_root(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     unmount(".", UnmountFlags::DETACH).doing(|| "leave the VM's root".into())?;
     rustix::process::chdir("/").doing(|| "enter the new root".into())?;
     mounts::make_all(&config.mounts, sources)?;
-    write_machine_files(config, machine)?;
     mounts::make_readonly(&config.linux.readonly_paths)?;
     mounts::mask(&config.linux.masked_paths)?;
     mounts::make_folder(Path::new(&config.process.cwd))?;
@@ -108,32 +107,6 @@ fn overlay(layers: &[String]) -> Result<String, Error> {
     mount("overlay", &root, "overlay", MountFlags::empty(), data.as_c_str())
         .doing(|| format!("mount the layers with {options}"))?;
     Ok(root)
-}
-
-/// The files that differ from VM to VM. A container gets its own copy unless its configuration mounts the path.
-fn write_machine_files(config: &Config, machine: &Machine) -> Result<(), Error> {
-    let files = [
-        ("/etc/hosts", &machine.hosts),
-        ("/etc/hostname", &format!("{}\n", machine.hostname)),
-        ("/etc/resolv.conf", &machine.resolv_conf),
-    ];
-    for (path, text) in files {
-        if config.mounts.iter().any(|mount| mount.destination == path) {
-            continue;
-        }
-        mounts::make_folder(Path::new("/etc"))?;
-        // Images have links here that lead nowhere; the file takes their place.
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).doing(|| format!("replace {path}"));
-            }
-            _ => {}
-        }
-        fs::write(path, text).doing(|| format!("write {path}"))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-            .doing(|| format!("set the mode of {path}"))?;
-    }
-    Ok(())
 }
 
 /// Limits, identity and environment, as the last steps because each takes rights away.
@@ -202,7 +175,7 @@ mod tests {
             no_new_privileges: true,
             oom_score_adj: None,
         };
-        let machine = Machine { hostname: "web-1".into(), ..Machine::default() };
+        let machine = Machine { hostname: "web-1".into() };
         let environment = environment(&process, &machine, Some("/root"));
         let last = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(last("HOME"), Some("/srv"));

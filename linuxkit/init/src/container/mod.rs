@@ -36,10 +36,6 @@ pub(crate) struct Spec {
 pub(crate) struct Machine {
     /// The host name.
     pub(crate) hostname: String,
-    /// The text of `/etc/hosts`.
-    pub(crate) hosts: String,
-    /// The text of `/etc/resolv.conf`.
-    pub(crate) resolv_conf: String,
 }
 
 /// A process on its way to become a container.

@@ -253,6 +253,10 @@ fn make_file(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     path.parent().map_or(Ok(()), make_folder)?;
+    // Images have links here that lead nowhere, `/etc/resolv.conf` above all; the file takes their place.
+    if path.is_symlink() {
+        fs::remove_file(path).doing(|| format!("replace the link {}", path.display()))?;
+    }
     File::create(path).map(drop).doing(|| format!("make the file {}", path.display()))
 }
 

@@ -1,0 +1,258 @@
+//! Boots virtual machines and looks at the guest from outside and from inside its containers.
+//!
+//! They run when `I2KIT_TEST_QEMU=1` is set, with the guest bundle that `scripts/guest` makes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod pod;
+mod vm;
+
+use i2kit::erofs::TreeFile;
+use i2kit_spec::RestartPolicy;
+use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
+
+use crate::pod::{Pod, mount};
+use crate::vm::{Vm, wanted};
+
+/// The number in a line of `/metrics`.
+fn metric(page: &str, name: &str) -> f64 {
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in\n{page}"))
+}
+
+#[test]
+fn a_pod_boots_in_phases_and_serves() {
+    if !wanted() {
+        return;
+    }
+    let pod = Pod::new()
+        .onboot("first", "echo one; echo two >&2; grep SigIgn /proc/self/status")
+        .onboot("second", "printf 'no newline'")
+        .service("web", "exec httpd -f -p 80 -h /www")
+        .shell();
+    let mut vm = Vm::boot(&pod);
+    vm.ready();
+    let answer = vm.get("/readyz");
+    assert_eq!(answer.body, "ok\n");
+    assert!(answer.head.contains("X-I2kit-Boot-Id: "), "{}", answer.head);
+    assert_eq!(vm.get("/livez").status, 200);
+    assert_eq!(vm.get("/nothing").status, 404);
+    let boot_id = vm.shell("cat /proc/sys/kernel/random/boot_id");
+    assert_eq!(vm.get("/bootid").body, boot_id);
+    assert_eq!(vm.shell("wget -qO- http://127.0.0.1/"), "from the top\n");
+    assert_eq!(vm.shell("ls /www"), "index.html\nsecret\n");
+
+    let console = vm.console();
+    let mut position = 0;
+    for text in [
+        "pseudo-filesystems, ",
+        "modules, ",
+        "network, ",
+        "first | one\n",
+        "onboot first, ",
+        "second | no newline\n",
+        "services, ",
+    ] {
+        let found = console[position..].find(text);
+        position += found.unwrap_or_else(|| panic!("no {text:?} after {position} in\n{console}"));
+    }
+    assert!(console.contains("first | two\n"), "{console}");
+    assert!(console.contains("first | SigIgn:\t0000000000000000\n"), "{console}");
+
+    let page = vm.get("/metrics").body;
+    assert!(metric(&page, "container_memory_usage_bytes{container=\"web\"}") > 0.0);
+    assert!(metric(&page, "kube_pod_container_status_running{container=\"web\"}") > 0.0);
+    assert!(metric(&page, "i2kit_boot_phase_seconds{phase=\"modules\"}") > 0.0);
+    let resident = metric(&page, "i2kit_guest_resident_bytes");
+    assert!(resident < 6e6, "PID 1 and the supervisor use {resident} bytes");
+}
+
+#[test]
+fn a_container_sees_only_what_its_configuration_gives_it() {
+    if !wanted() {
+        return;
+    }
+    let pod =
+        Pod::new().file(TreeFile::file("files/greeting", "hello\n")).shell().user("web").with(|config| {
+            config.root.readonly = true;
+            config.process.cwd = "/srv/new".into();
+            config.process.env.push("GREETING=a b=c".into());
+            config.process.user.additional_gids = vec![1234];
+            config.process.user.umask = Some(0o027);
+            config.process.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 100, hard: 200 }];
+            config.mounts.push(mount("/data/greeting", "bind", "/pod/files/greeting", "bind,ro"));
+            config.mounts.push(mount("/scratch", "tmpfs", "tmpfs", "mode=1777,size=1m"));
+            config.linux.resources = Some(Resources {
+                memory: Some(Memory { limit: Some(32 << 20), reservation: None }),
+                cpu: Some(Cpu { shares: Some(1024), quota: Some(50_000), period: Some(100_000) }),
+                pids: Some(Pids { limit: 50 }),
+            });
+        });
+    let mut vm = Vm::boot(&pod);
+    let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
+    check("id", "uid=33(web) gid=33(web) groups=4(log),1234\n");
+    check("pwd; umask; ulimit -n; ulimit -Hn", "/srv/new\n0027\n100\n200\n");
+    check("echo $HOME $HOSTNAME $GREETING; hostname", "/www test-1 a b=c\ntest-1\n");
+    check(
+        "cat /data/greeting; echo x > /data/greeting",
+        "hello\nsh: can't create /data/greeting: Read-only file system\n",
+    );
+    check("echo x > /www/x", "sh: can't create /www/x: Read-only file system\n");
+    check("echo x > /scratch/x; cat /scratch/x; rm /scratch/x", "x\n");
+    check("echo to-stderr > /proc/1/fd/2; echo x > /dev/null; head -c 3 /dev/zero | wc -c", "3\n");
+    check("cat /etc/resolv.conf", "nameserver 10.0.2.3\n");
+    check("grep test-1 /etc/hosts", "10.0.2.15\ttest-1\n");
+    check("ps | grep -c '[n]c -ll'; cat /proc/1/comm", "1\nnc\n");
+    check(
+        "grep -E '^(NoNewPrivs|CapEff|CapBnd|SigBlk):' /proc/1/status",
+        "SigBlk:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t00000000000004e1\nNoNewPrivs:\t1\n",
+    );
+    check(
+        "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight",
+        "0::/\n33554432\n50\n50000 100000\n39\n",
+    );
+    check(
+        "ls -A /sys/firmware; wc -c < /proc/kcore; echo 1 > /proc/sys/vm/swappiness",
+        "0\nsh: can't create /proc/sys/vm/swappiness: Read-only file system\n",
+    );
+    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nscratch\nsrv\nsys\nwww\n");
+    check("mount | grep -c /l/", "1\n");
+    vm.says("shell | to-stderr\n");
+}
+
+#[test]
+fn a_container_that_ends_is_started_again_afresh() {
+    if !wanted() {
+        return;
+    }
+    let pod = Pod::new()
+        .shell()
+        .service("crash", "test -e /marker && echo leftover; touch /marker; echo try; exit 3")
+        .service("typo", "")
+        .with(|config| config.process.args = vec!["ngnix".into()])
+        .service("greedy", "echo starting; head -c 20m /dev/zero | tail")
+        .with(|config| {
+            let memory = Memory { limit: Some(8 << 20), reservation: None };
+            config.linux.resources = Some(Resources { memory: Some(memory), ..Resources::default() });
+        });
+    let mut vm = Vm::boot(&pod);
+    // The first restart is immediate, the second one waits.
+    vm.says("crash: Error, exit code 3, to be started again in 10 s");
+    let console = vm.console();
+    assert_eq!(console.matches("crash | try\n").count(), 2, "{console}");
+    vm.says("greedy: OOMKilled, exit code 137, to be started again in 0 s");
+    let console = vm.console();
+    assert!(!console.contains("leftover"), "{console}");
+    let why = "StartError, exit code 128 (\"ngnix\" is not found in PATH=/bin)";
+    assert!(console.contains(&format!("typo: {why}, to be started again in 0 s")), "{console}");
+    let answer = vm.get("/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("crash: CrashLoopBackOff, last: Error, exit code 3\n"), "{}", answer.body);
+    assert!(answer.body.contains(&format!("typo: CrashLoopBackOff, last: {why}\n")), "{}", answer.body);
+    let page = vm.get("/metrics").body;
+    assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"crash\"}") >= 1.0);
+    assert!(metric(&page, "kube_pod_container_status_running{container=\"shell\"}") >= 1.0);
+}
+
+#[test]
+fn the_power_button_stops_the_pod_in_order() {
+    if !wanted() {
+        return;
+    }
+    let pod = Pod::new()
+        .service(
+            "polite",
+            "trap 'echo closing; sleep 1; echo closed; exit 0' TERM; echo up; while :; do sleep 0.1; done",
+        )
+        .service("stubborn", "trap '' TERM; while :; do sleep 1; done");
+    let mut vm = Vm::boot(&pod);
+    vm.says("polite | up");
+    vm.ready();
+    vm.qmp("system_powerdown");
+    vm.says("polite | closing");
+    assert_eq!(vm.get("/readyz").status, 503);
+    assert!(vm.ended().success());
+    let console = vm.console();
+    for text in [
+        "polite | closed\n",
+        "i2kit: polite: Completed, exit code 0\n",
+        "i2kit: the grace period is over",
+        "i2kit: stubborn: Error, exit code 137 (killed by signal 9)\n",
+        "i2kit: power off\n",
+    ] {
+        assert!(console.contains(text), "no {text:?} in\n{console}");
+    }
+}
+
+#[test]
+fn a_dead_supervisor_is_replaced_and_no_container_notices() {
+    if !wanted() {
+        return;
+    }
+    // Without a PID namespace of its own this container sees the VM's processes.
+    let pod = Pod::new().shell().with(|config| {
+        config.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid);
+    });
+    let mut vm = Vm::boot(&pod);
+    vm.ready();
+    let first = vm.shell("ps | grep '[s]upervisor'");
+    vm.shell("kill -9 $(ps | grep '[s]upervisor' | while read pid rest; do echo $pid; done)");
+    vm.ready();
+    let second = vm.shell("ps | grep '[s]upervisor'");
+    assert_ne!(first, second);
+    let page = vm.get("/metrics").body;
+    assert!(metric(&page, "i2kit_supervisor_restarts_total") >= 1.0);
+    assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"shell\"}") < 1.0);
+}
+
+#[test]
+fn an_init_container_is_tried_again_until_it_succeeds() {
+    if !wanted() {
+        return;
+    }
+    let pod = Pod::new()
+        .onboot("wait", "test -e /sys/fs/cgroup/memory.events && grep -q . /proc/uptime && exit 1")
+        .service("web", "exec httpd -f -p 80");
+    let mut vm = Vm::boot(&pod);
+    vm.says("wait: Error, exit code 1, to be started again in 10 s");
+    let answer = vm.get("/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("web: PodInitializing\n"), "{}", answer.body);
+    vm.qmp("system_powerdown");
+    assert!(vm.ended().success());
+}
+
+#[test]
+fn a_pod_that_is_done_powers_off() {
+    if !wanted() {
+        return;
+    }
+    let mut pod = Pod::new().service("job", "echo working; exit 4").service("other", "true");
+    pod.boot.restart_policy = RestartPolicy::Never;
+    let mut vm = Vm::boot(&pod);
+    assert!(vm.ended().success());
+    let console = vm.console();
+    assert!(console.contains("job | working\n"), "{console}");
+    assert!(console.contains("i2kit: job: Error, exit code 4\n"), "{console}");
+    assert!(console.contains("i2kit: the pod has ended\n"), "{console}");
+}
+
+#[test]
+fn what_cannot_boot_says_why_and_powers_off() {
+    if !wanted() {
+        return;
+    }
+    let ends = |pod: &Pod, parameters: &str, text: &str| {
+        let mut vm = Vm::boot_with(pod, parameters, &[]);
+        assert!(vm.ended().success());
+        let console = vm.console();
+        assert!(console.contains(&format!("i2kit: fatal: {text}")), "no {text:?} in\n{console}");
+    };
+    let mut newer = Pod::new();
+    newer.boot.version = 99;
+    ends(&newer, "", "/newroot/pod/etc/i2kit/pod.json is of version 99, and this guest reads version 1");
+    let mut incomplete = Pod::new().shell();
+    incomplete.boot.services[0].layers.push("gone".into());
+    ends(&incomplete, "", "no partition named gone after 10 s; seen: base, pod, top");
+    ends(&Pod::new().shell(), "i2kit.net=10.0.2.15", "kernel command line: i2kit.net=10.0.2.15");
+}

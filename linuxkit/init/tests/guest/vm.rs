@@ -1,0 +1,216 @@
+//! A virtual machine under test: qemu without acceleration, its console in a file, two ports of it on loopback.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_VERSION, cmdline};
+
+use crate::pod::{HEALTH_PORT, Pod, SHELL_PORT};
+
+/// How long anything may take. Emulation on a loaded machine is slow; nothing that works comes near this.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// One machine at a time: two emulated ones on a small host take more than twice as long, and time limits break.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Whether tests that boot machines are wanted; says so when they are not.
+pub(crate) fn wanted() -> bool {
+    let wanted = environment("I2KIT_TEST_QEMU").is_some_and(|value| value == "1");
+    if !wanted {
+        #[expect(clippy::print_stderr, reason = "a test that does nothing must say so")]
+        {
+            eprintln!("skipped: set I2KIT_TEST_QEMU=1 to boot virtual machines");
+        }
+    }
+    wanted
+}
+
+/// A running machine; it is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    folder: tempfile::TempDir,
+    qemu: Child,
+    health: u16,
+    shell: u16,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// An answer of the supervisor.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Vm {
+    /// Boots a pod.
+    pub(crate) fn boot(pod: &Pod) -> Self {
+        Self::boot_with(pod, "i2kit.instance=test-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3", &[])
+    }
+
+    /// Boots a pod with these parameters on the kernel's command line and these arguments for qemu.
+    pub(crate) fn boot_with(pod: &Pod, parameters: &str, arguments: &[&str]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        pod.write_disk(&folder.path().join("disk"));
+        let [health, shell] = free_ports();
+        let bundle = bundle();
+        let network = format!(
+            "user,id=net,hostfwd=tcp:127.0.0.1:{health}-:{HEALTH_PORT},hostfwd=tcp:127.0.0.1:{shell}-:{SHELL_PORT}"
+        );
+        let qemu = Command::new("qemu-system-x86_64")
+            .args([
+                "-M",
+                "q35",
+                "-nodefaults",
+                "-nographic",
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-m",
+                "128",
+                "-no-reboot",
+            ])
+            .arg("-kernel")
+            .arg(bundle.join(GUEST_KERNEL))
+            .arg("-initrd")
+            .arg(bundle.join(GUEST_INITRD))
+            .args(["-append", &format!("{} {parameters}", cmdline::BASE)])
+            .args(["-drive", &format!("if=none,id=disk,format=raw,readonly=on,file={}", path("disk"))])
+            .args(["-device", "virtio-blk-pci,drive=disk", "-netdev", &network])
+            .args(["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"])
+            .args(["-serial", &format!("file:{}", path("console"))])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", path("qmp"))])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("qemu-system-x86 is installed");
+        Self { folder, qemu, health, shell, _turn: turn }
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub(crate) fn ready(&mut self) {
+        self.wait("/readyz to answer 200", |vm| vm.try_get("/readyz").filter(|answer| answer.status == 200));
+    }
+
+    /// What the supervisor answers, once it answers.
+    pub(crate) fn get(&mut self, path: &str) -> Answer {
+        self.wait("the supervisor to answer", |vm| vm.try_get(path))
+    }
+
+    fn try_get(&mut self, path: &str) -> Option<Answer> {
+        let text = talk(self.health, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    }
+
+    /// What a command says in the pod's `shell` container.
+    pub(crate) fn shell(&mut self, command: &str) -> String {
+        let script = format!("{{ {command}\n}} 2>&1\necho end-of-output\nexit\n");
+        self.wait("the shell to answer", |vm| {
+            Some(talk(vm.shell, &script)?.strip_suffix("end-of-output\n")?.to_owned())
+        })
+    }
+
+    /// What the console said so far.
+    pub(crate) fn console(&self) -> String {
+        let bytes = fs::read(self.folder.path().join("console")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Waits until the console says this.
+    pub(crate) fn says(&mut self, text: &str) {
+        self.wait(&format!("the console to say {text:?}"), |vm| vm.console().contains(text).then_some(()));
+    }
+
+    /// Waits until the machine ends by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.qemu.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the machine did not end; its console:\n{}", self.console());
+    }
+
+    /// Gives qemu a command of its machine protocol.
+    pub(crate) fn qmp(&self, command: &str) {
+        let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
+        for command in ["qmp_capabilities", command] {
+            writeln!(&stream, "{{\"execute\": \"{command}\"}}").unwrap();
+            let answered = answers.by_ref().any(|line| line.unwrap().contains("\"return\""));
+            assert!(answered, "qemu did not answer {command}");
+        }
+    }
+
+    /// Tries until there is an answer.
+    fn wait<T>(&mut self, what: &str, mut attempt: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = attempt(self) {
+                return found;
+            }
+            let ended = self.qemu.try_wait().unwrap();
+            assert!(ended.is_none(), "the machine ended before {what}; its console:\n{}", self.console());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited too long for {what}; the console:\n{}",
+                self.console()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// Sends a text and reads the answer to its end; nothing when the guest does not listen yet.
+fn talk(port: u16, text: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.write_all(text.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    (!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The guest bundle, found as i2kit finds it.
+fn bundle() -> PathBuf {
+    let data = || {
+        let data = environment("XDG_DATA_HOME").map(PathBuf::from);
+        let data = data.or_else(|| Some(PathBuf::from(environment("HOME")?).join(".local/share")));
+        data.unwrap_or_default().join("i2kit/guest").join(GUEST_VERSION)
+    };
+    let folder = environment("I2KIT_GUEST").map_or_else(data, PathBuf::from);
+    assert!(folder.join(GUEST_KERNEL).exists(), "no guest in {}: run scripts/guest", folder.display());
+    folder
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test runner's settings come by the environment")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

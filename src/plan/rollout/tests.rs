@@ -1,0 +1,1 @@
+//! Plans against empty and running fleets.
