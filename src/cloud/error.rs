@@ -74,7 +74,7 @@ impl CloudError {
     }
 
     /// Something that does not exist.
-    pub(crate) fn not_found(what: impl Into<String>, name: impl ToString) -> Self {
+    pub(crate) fn not_found(what: impl Into<String>, name: &impl ToString) -> Self {
         Self::NotFound { what: what.into(), name: name.to_string() }
     }
 }

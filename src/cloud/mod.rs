@@ -5,8 +5,10 @@
 //! the tool is killed (keeping a group at its size, a refresh with its rollback, balancing) is the cloud's own work;
 //! nothing above this interface runs a loop for it. Everything above it cannot tell one cloud from another.
 
+pub mod environment;
 mod error;
 pub mod local;
+pub mod reconcile;
 pub mod sim;
 
 use std::fmt;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::code::Code;
+
 /// One file of the set, as handed over by the caller.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
@@ -22,21 +24,57 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// The word that messages begin with.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A place in one of the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Index into the files of the set.
+    pub file: usize,
+    /// Byte range inside the file.
+    pub span: Range<usize>,
+}
+
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
-    /// Stable name of the rule, such as `unknown-field`.
-    pub code: &'static str,
-    /// Index into the files of the set.
-    pub file: usize,
-    /// Byte range inside the file that the finding is about.
-    pub span: Range<usize>,
+    /// The rule, by its stable name.
+    pub code: Code,
+    /// What the finding is about.
+    pub place: Place,
+    /// The object, such as `Deployment/web`; empty when the text could not be read that far.
+    pub object: String,
     /// Field path such as `spec.template.spec.containers[0].image`; empty for findings about the text itself.
     pub path: String,
     /// One sentence, lower case, without a full stop.
     pub message: String,
     /// What to do next, when it can be said.
     pub help: Option<String>,
+    /// Other places that the finding is about, each with a few words.
+    pub related: Vec<(Place, String)>,
+}
+
+impl Diagnostic {
+    /// Says what to do next.
+    pub(super) fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Shows another place.
+    pub(super) fn also(&mut self, place: Place, words: impl Into<String>) -> &mut Self {
+        self.related.push((place, words.into()));
+        self
+    }
 }

@@ -276,4 +276,65 @@ mod tests {
         let error = parse(br#"{"schemaVersion":1,"fsLayers":[]}"#).unwrap_err();
         assert_eq!(error, ManifestError::Schema(1));
     }
+
+    /// Words that documents are made of, so that random documents get past the first check.
+    fn json() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<u64>().prop_map(Value::from),
+            Just(Value::from(2)),
+            Just(Value::from("linux")),
+            Just(Value::from(media::OCI_INDEX)),
+            Just(Value::from(Digest::of(b"x").to_string())),
+            ".{0,9}".prop_map(Value::from),
+        ];
+        let key = proptest::sample::select(vec![
+            "schemaVersion",
+            "mediaType",
+            "manifests",
+            "layers",
+            "config",
+            "digest",
+            "size",
+            "platform",
+            "os",
+            "architecture",
+            "rootfs",
+            "diff_ids",
+            "annotations",
+            "Config",
+            "Layers",
+        ]);
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((key.clone(), inner), 0..6).prop_map(|pairs| {
+                    Value::Object(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+                }),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_documents_are_read_or_refused(value in json(), noise in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
+            let text = value.to_string().into_bytes();
+            let platform = Platform::default();
+            let reference = "app:1".parse().unwrap();
+            for bytes in [&text, &noise] {
+                if let Ok(Document::Index(index)) = parse(bytes) {
+                    let _ = index.select(&platform);
+                }
+                let config = parse_config(bytes);
+                if let (Ok(Document::Manifest(manifest)), Ok(config)) = (parse(bytes), &config) {
+                    let _ = layers(&manifest, config, &platform);
+                }
+                let _ = crate::oci::layout::select(bytes, &reference, &platform);
+                if let (Ok(image), Ok(config)) = (crate::oci::archive::select(bytes, &reference), &config) {
+                    let _ = crate::oci::archive::manifest(&crate::oci::archive::ArchiveFiles::default(), &image, config);
+                }
+            }
+        }
+    }
 }

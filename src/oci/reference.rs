@@ -152,31 +152,35 @@ fn check_registry(registry: &str) -> Result<(), ReferenceError> {
     let error = || ReferenceError::Registry(registry.to_owned());
     let host = match registry.rsplit_once(':') {
         Some((host, port)) if !registry.ends_with(']') => {
-            port.parse::<u16>().map_err(|_| error())?;
+            let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+            if !digits || port.parse::<u16>().is_err() {
+                return Err(error());
+            }
             host
         }
         _ => registry,
     };
-    let plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
-    let literal = host.starts_with('[')
-        && host.ends_with(']')
-        && host.bytes().skip(1).take(host.len() - 2).all(|b| b.is_ascii_hexdigit() || b == b':');
-    if host.is_empty() || !(plain || literal) {
+    let label_is_good = |label: &str| {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        edge(label.bytes().next())
+            && edge(label.bytes().last())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let plain = host.split('.').all(label_is_good);
+    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let literal = literal.is_some_and(|address| address.parse::<core::net::Ipv6Addr>().is_ok());
+    if !(plain || literal) {
         return Err(error());
     }
     Ok(())
 }
 
 fn check_repository(path: &str) -> Result<(), ReferenceError> {
+    let is_word = |b: char| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let separator_is_good =
+        |separator: &str| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
     let part_is_good = |part: &str| {
-        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        edge(part.bytes().next())
-            && edge(part.bytes().last())
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
-            && !part.contains("..")
-            && !part.contains("___")
+        part.starts_with(is_word) && part.ends_with(is_word) && part.split(is_word).all(separator_is_good)
     };
     if path.split('/').all(part_is_good) { Ok(()) } else { Err(ReferenceError::Repository(path.to_owned())) }
 }
@@ -228,11 +232,36 @@ mod tests {
             ("{{ .Values.image }}", "error: `{{ .Values.image }}` is not an image reference: it looks"),
             ("Nginx", "error: `Nginx` is not a repository name"),
             ("a//b", "error: `a//b` is not a repository name"),
+            ("a/b._c", "error: `a/b._c` is not a repository name"),
+            ("a..b/c", "error: `a..b` is not a registry host"),
+            ("a.b:+5/c", "error: `a.b:+5` is not a registry host"),
+            ("[::1/a", "error: `[::1` is not a registry host"),
             ("a:-x", "error: `-x` is not a tag"),
             ("a@sha256:deadbeef", "error: digest must be 64 hex digits, got 8"),
             ("a.b:x/c", "error: `a.b:x` is not a registry host"),
         ] {
             assert!(full(text).starts_with(start), "{text}: {}", full(text));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_reference_or_an_error(text in ".{0,80}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                let printed = reference.to_string();
+                proptest::prop_assert_eq!(printed.parse::<Reference>().map(|r| r.to_string()), Ok(printed));
+            }
+        }
+
+        #[test]
+        fn well_formed_references_survive_printing(
+            text in "([a-z0-9]{1,8}(\\.[a-z]{2,5}|:[1-9][0-9]{0,3})/)?[a-z0-9]{1,8}((_|__|-{1,3})[a-z0-9]{1,8}){0,2}(/[a-z0-9]{1,8}){0,2}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?"
+        ) {
+            let reference: Reference = text.parse().map_err(|e| proptest::test_runner::TestCaseError::fail(format!("{text}: {e}")))?;
+            let printed: Reference = reference.to_string().parse().unwrap();
+            proptest::prop_assert!(printed.is_same_name(&reference));
+            let pinned = reference.with_digest(Digest::of(text.as_bytes()));
+            proptest::prop_assert_eq!(pinned.to_string().parse::<Reference>(), Ok(pinned));
         }
     }
 }

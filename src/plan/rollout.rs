@@ -383,6 +383,3 @@ fn unused_images(steps: &[Step], fleet: &Fleet) -> Option<Step> {
     let images: Vec<ImageId> = fleet.images.iter().copied().filter(|id| !used.contains(id)).collect();
     (!images.is_empty()).then_some(Step::DeleteImages { images })
 }
-
-#[cfg(test)]
-mod tests;

@@ -213,6 +213,9 @@ fn ingest(
         buffer.clear();
         entry.take(BUFFER as u64).read_to_end(&mut buffer).map_err(broken)?;
     }
+    if length != size {
+        return Err(broken(std::io::ErrorKind::UnexpectedEof.into()));
+    }
     let actual = Digest::from_bytes(hash.finalize().into());
     if let Some(expected) = named.filter(|digest| *digest != actual) {
         return Err(Error::Digest { place: place.to_owned(), expected, actual });
@@ -233,5 +236,70 @@ impl<R: Read> Read for Counted<R> {
         let count = self.input.read(buffer)?;
         self.count.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::Events;
+
+    fn unpack_bytes(bytes: &[u8]) -> Result<(Contents, Vec<std::path::PathBuf>), Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let task = Task::start(&Events::none(), String::new(), String::new(), None);
+        let contents = unpack(bytes, &store, "test", task);
+        let blobs = std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap();
+        let blobs: Vec<_> = blobs.map(|file| file.unwrap().path()).collect();
+        for blob in &blobs {
+            let name = blob.file_name().unwrap().to_string_lossy().into_owned();
+            assert_eq!(Digest::of(&std::fs::read(blob).unwrap()).hex(), name, "a blob under a wrong name");
+        }
+        Ok((contents?, blobs))
+    }
+
+    fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, path, *content).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_file_named_by_another_digest_is_refused() {
+        let path = format!("blobs/sha256/{}", Digest::of(b"good").hex());
+        assert!(unpack_bytes(&tar_of(&[(&path, b"good")])).is_ok());
+        assert!(matches!(unpack_bytes(&tar_of(&[(&path, b"evil")])), Err(Error::Digest { .. })));
+    }
+
+    #[test]
+    fn a_truncated_archive_is_an_error() {
+        let whole = tar_of(&[("a", &[1; 2000]), ("b", &[2; 2000])]);
+        assert_eq!(unpack_bytes(&whole).unwrap().1.len(), 2);
+        assert!(unpack_bytes(&whole[..4000]).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn hostile_archives_neither_panic_nor_leave_wrong_blobs(
+            content in proptest::collection::vec(any::<u8>(), 0..3000),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = tar_of(&[("manifest.json", &content), ("x/layer.tar", &content), ("y", b"[]")]);
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let _ = unpack_bytes(&bytes);
+            let _ = unpack_bytes(&bytes[..cut.index(bytes.len())]);
+        }
     }
 }

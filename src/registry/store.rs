@@ -57,6 +57,7 @@ pub struct Partial {
     file: File,
     path: PathBuf,
     target: PathBuf,
+    is_layer: bool,
     /// Nothing may be removed meanwhile.
     _store: Store,
 }
@@ -152,7 +153,8 @@ impl Store {
                 std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
                 continue;
             }
-            let partial = Partial { file, path, target, _store: self.clone() };
+            let is_layer = matches!(key, Key::Layer(_));
+            let partial = Partial { file, path, target, is_layer, _store: self.clone() };
             return Ok(Some(Claim::Vacant(partial)));
         }
     }
@@ -225,7 +227,13 @@ impl Partial {
     }
 
     /// Gives the file its name, after which it never changes. The caller has verified the content.
+    ///
+    /// A layer goes to the disk first: nobody reads it again before a virtual machine does, and a power cut could
+    /// otherwise leave its name with holes behind. Blobs are verified again when they are used.
     pub fn commit(self) -> Result<PathBuf, Error> {
+        if self.is_layer {
+            self.file.sync_data().map_err(Error::io("write", &self.path))?;
+        }
         std::fs::rename(&self.path, &self.target).map_err(Error::io("rename", &self.path))?;
         Ok(self.target)
     }

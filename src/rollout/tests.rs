@@ -1,1 +1,259 @@
 //! Rollouts on the fake cloud.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Options, RolloutError, execute};
+use crate::cloud::Cloud as _;
+use crate::cloud::sim::{Behaviour, Fault, Sim};
+use crate::image::DiskImage;
+use crate::manifest::api::{IntOrPercent, Name, Protocol, ServiceType, Strategy as Rollout};
+use crate::oci::Digest;
+use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, Listener, TargetGroup};
+use crate::plan::image::ImageId;
+use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan, destroy, rollback, rollout, scale};
+use crate::report::{Event, Events};
+
+fn name(name: &str) -> Name {
+    Name { namespace: "default".into(), name: name.into() }
+}
+
+fn image(number: u32) -> ImageId {
+    ImageId(Digest::of(&number.to_le_bytes()))
+}
+
+fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
+    GroupSpec {
+        name: name(group),
+        replicas,
+        launch: LaunchSpec {
+            image: image(version),
+            memory_mib: 128,
+            vcpus: 1,
+            ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
+            health_port: 10256,
+            grace_period_seconds: 30,
+            health_grace_seconds: 20,
+        },
+        settings: GroupSettings {
+            strategy: Rollout::RollingUpdate {
+                max_unavailable: IntOrPercent::Percent(25),
+                max_surge: IntOrPercent::Percent(25),
+            },
+            min_ready_seconds: 0,
+            progress_deadline_seconds: 60,
+            revision_history_limit: 2,
+            labels: BTreeMap::new(),
+        },
+    }
+}
+
+fn desired(groups: Vec<GroupSpec>) -> Desired {
+    let balancers = groups
+        .iter()
+        .map(|spec| BalancerSpec {
+            name: spec.name.clone(),
+            kind: ServiceType::ClusterIP,
+            listeners: vec![Listener {
+                port: 80,
+                protocol: Protocol::Tcp,
+                targets: vec![TargetGroup { group: spec.name.clone(), port: 80 }],
+            }],
+        })
+        .collect();
+    Desired { environment: "sim".into(), groups, balancers, cause: "test".into(), prune: true }
+}
+
+/// Every image that a test may want, since building is not what is tested.
+fn images() -> BTreeMap<ImageId, DiskImage> {
+    let image = |id| DiskImage {
+        id,
+        kernel: "/k".into(),
+        initrd: "/i".into(),
+        cmdline: String::new(),
+        segments: Vec::new(),
+    };
+    (0..10).map(|number| (self::image(number), image(self::image(number)))).collect()
+}
+
+async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {
+    let options = Options { poll: Duration::ZERO, wait: true };
+    execute(plan, &images(), sim, events, &options).await
+}
+
+async fn deploy(desired: &Desired, sim: &Sim) -> Result<RolloutPlan, RolloutError> {
+    let plan = rollout(desired, &sim.observe().await.unwrap());
+    carry_out(&plan, sim, &Events::none()).await.map(|()| plan)
+}
+
+fn on_runtime<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+#[test]
+fn a_set_is_deployed_changed_and_destroyed() {
+    on_runtime(async {
+        let sim = Sim::default();
+        let first = desired(vec![group("web", 3, 1), group("db", 1, 2)]);
+        insta::assert_snapshot!("first", deploy(&first, &sim).await.unwrap().to_string());
+        assert!(deploy(&first, &sim).await.unwrap().is_empty());
+
+        let mut second = desired(vec![group("web", 5, 3)]);
+        second.prune = false;
+        insta::assert_snapshot!("changed", deploy(&second, &sim).await.unwrap().to_string());
+        second.prune = true;
+        insta::assert_snapshot!("pruned", deploy(&second, &sim).await.unwrap().to_string());
+
+        let fleet = sim.observe().await.unwrap();
+        assert!(fleet.group(&name("web")).unwrap().is_settled_at(2));
+        let end = destroy(&fleet);
+        insta::assert_snapshot!("destroyed", end.to_string());
+        carry_out(&end, &sim, &Events::none()).await.unwrap();
+        assert!(sim.observe().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_failing_revision_is_an_error_with_its_reason() {
+    on_runtime(async {
+        let sim = Sim::default();
+        deploy(&desired(vec![group("web", 3, 1)]), &sim).await.unwrap();
+        sim.world().behaviours.insert(image(2), Behaviour::NeverReady);
+        let error = deploy(&desired(vec![group("web", 3, 2)]), &sim).await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("web: revision 2 failed and was rolled back to revision 1: no progress"),
+            "{text}"
+        );
+        let fleet = sim.observe().await.unwrap();
+        assert!(fleet.group(&name("web")).unwrap().is_settled_at(1));
+        let again = rollout(&desired(vec![group("web", 3, 2)]), &fleet);
+        insta::assert_snapshot!("tried_again", again.to_string());
+    });
+}
+
+#[test]
+fn a_first_start_that_failed_can_be_tried_again() {
+    on_runtime(async {
+        let sim = Sim::default();
+        sim.world().behaviours.insert(image(1), Behaviour::NeverReady);
+        let set = desired(vec![group("web", 2, 1)]);
+        assert!(matches!(deploy(&set, &sim).await, Err(RolloutError::Failed { revision: 1, .. })));
+        sim.world().behaviours.clear();
+        deploy(&set, &sim).await.unwrap();
+        assert!(sim.observe().await.unwrap().group(&name("web")).unwrap().is_settled_at(1));
+    });
+}
+
+#[test]
+fn rollback_returns_to_what_served_before_and_scale_keeps_it() {
+    on_runtime(async {
+        let sim = Sim::default();
+        for version in 1..=2 {
+            deploy(&desired(vec![group("web", 2, version)]), &sim).await.unwrap();
+        }
+        sim.world().behaviours.insert(image(3), Behaviour::Ends(0));
+        deploy(&desired(vec![group("web", 2, 3)]), &sim).await.unwrap_err();
+        for back_to in [1, 2] {
+            let plan = rollback(&sim.observe().await.unwrap(), &name("web"), None).unwrap();
+            carry_out(&plan, &sim, &Events::none()).await.unwrap();
+            assert!(sim.observe().await.unwrap().group(&name("web")).unwrap().is_settled_at(back_to));
+        }
+        let plan = scale(&sim.observe().await.unwrap(), &name("web"), 4).unwrap();
+        carry_out(&plan, &sim, &Events::none()).await.unwrap();
+        let fleet = sim.observe().await.unwrap();
+        assert!(fleet.group(&name("web")).unwrap().is_settled_at(2));
+        assert_eq!(fleet.group(&name("web")).unwrap().replicas, 4);
+        assert!(rollback(&fleet, &name("db"), None).is_err());
+        assert!(rollback(&fleet, &name("web"), Some(9)).is_err());
+    });
+}
+
+#[test]
+fn old_revisions_and_their_images_go() {
+    on_runtime(async {
+        let sim = Sim::default();
+        for version in 1..=5 {
+            deploy(&desired(vec![group("web", 1, version)]), &sim).await.unwrap();
+        }
+        let fleet = sim.observe().await.unwrap();
+        let numbers: Vec<u32> = fleet.groups[0].revisions.iter().map(|revision| revision.number).collect();
+        assert_eq!(numbers, [3, 4, 5]);
+        assert_eq!(fleet.images.len(), 3);
+    });
+}
+
+#[test]
+fn progress_is_told() {
+    on_runtime(async {
+        let sim = Sim::default();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&told);
+        let events = Events::new(move |event| sink.lock().unwrap().push(event));
+        let plan = rollout(&desired(vec![group("web", 1, 1)]), &sim.observe().await.unwrap());
+        carry_out(&plan, &sim, &events).await.unwrap();
+        let told = told.lock().unwrap();
+        let healthy =
+            |event: &Event| matches!(event, Event::InstanceChanged { state, .. } if state == "healthy");
+        let done =
+            |event: &Event| matches!(event, Event::RefreshProgress { status, .. } if status == "successful");
+        assert!(told.iter().any(healthy) && told.iter().any(done), "{told:?}");
+    });
+}
+
+fn set() -> impl Strategy<Value = Vec<(usize, u32, u32)>> {
+    prop::collection::vec((0_usize..2, 0_u32..4, 1_u32..4), 1..3)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// A deploy that is interrupted at any call, whether the call was carried out or not, and run again ends where an
+    /// uninterrupted one would.
+    #[test]
+    fn any_crash_then_a_second_run_converges(
+        history in prop::collection::vec(set(), 1..4),
+        fault_at in prop::collection::btree_map(
+            0_usize..30,
+            prop_oneof![Just(Fault::Refused), Just(Fault::ReplyLost)],
+            0..4,
+        ),
+        pause in 0_u64..30,
+    ) {
+        let sim = Sim::default();
+        sim.world().faults = fault_at;
+        let last = history.last().unwrap().clone();
+        on_runtime(async {
+            for wanted in history {
+                let groups = ["web", "db"].iter().enumerate().filter_map(|(index, group_name)| {
+                    let (_, replicas, version) = wanted.iter().find(|(which, ..)| *which == index)?;
+                    Some(group(group_name, *replicas, *version))
+                });
+                // A crash may leave anything behind; the next set or the next run finds it.
+                drop(deploy(&desired(groups.collect()), &sim).await);
+                sim.world().pass(pause);
+            }
+            let wanted = desired(
+                ["web", "db"].iter().enumerate().filter_map(|(index, group_name)| {
+                    let (_, replicas, version) = last.iter().find(|(which, ..)| *which == index)?;
+                    Some(group(group_name, *replicas, *version))
+                }).collect(),
+            );
+            sim.world().faults.clear();
+            deploy(&wanted, &sim).await.unwrap();
+            let fleet = sim.observe().await.unwrap();
+            prop_assert!(rollout(&wanted, &fleet).is_empty(), "{}", rollout(&wanted, &fleet));
+            prop_assert_eq!(fleet.groups.len(), wanted.groups.len());
+            for spec in &wanted.groups {
+                let found = fleet.group(&spec.name).unwrap();
+                prop_assert_eq!(found.replicas, spec.replicas);
+                prop_assert!(found.current.is_some_and(|number| found.is_settled_at(number)));
+                prop_assert_eq!(&found.revision(found.current.unwrap()).unwrap().launch, &spec.launch);
+            }
+            Ok(())
+        })?;
+    }
+}

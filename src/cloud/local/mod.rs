@@ -1,5 +1,35 @@
 //! The local cloud: groups of qemu VMs behind an L4 balancer on this machine.
 //!
 //! One background process a user owns the groups, the balancers and the refreshes. It is started on demand, keeps its
-//! state in SQLite, speaks HTTP on a unix socket, and ends with the last `destroy`. VMs are processes of sessions of
+//! state in SQLite, speaks HTTP on a unix socket, and ends with the last `destroy`. VMs are processes of groups of
 //! their own: they outlive the process, and a new one adopts them.
+//!
+//! ```text
+//! client --unix socket--> server --verbs--> keeper <--ticks-- control loop --decide--> acts --> vm, balancer
+//!                                             |                                                  ^
+//!                                           store                        health checks ----------+
+//! ```
+
+mod accelerator;
+mod balancer;
+mod client;
+mod clock;
+mod console;
+mod control;
+mod health;
+mod home;
+mod images;
+mod keeper;
+mod log;
+mod qemu;
+mod qmp;
+mod server;
+mod socket;
+mod start;
+mod store;
+mod vm;
+mod wire;
+
+pub use self::client::LocalCloud;
+pub use self::home::Home;
+pub use self::server::serve;

@@ -1,0 +1,451 @@
+//! What a cloud that keeps groups itself remembers of one environment, and what its verbs do to it.
+//!
+//! Pure values: the local cloud stores them in its database and acts on them with qemu, the fake cloud keeps them in
+//! memory. Times are milliseconds since the Unix epoch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::reconcile::{self, Memory, RefreshState, Vm};
+use super::{CloudError, NewRevision};
+use crate::manifest::api::{Name, Protocol};
+use crate::plan::fleet::{
+    Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, GroupSettings, Health, Instance,
+    InstanceGroup, InstanceState, LaunchSpec, LoadBalancer, Refresh, RefreshStatus, Revision, Target, count,
+};
+use crate::plan::image::ImageId;
+
+/// One environment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Environment {
+    /// Groups by name.
+    pub groups: BTreeMap<Name, GroupRecord>,
+    /// Balancers by name.
+    pub balancers: BTreeMap<Name, BalancerRecord>,
+    /// Images that it may start VMs from.
+    pub images: BTreeSet<ImageId>,
+}
+
+/// A group, without its VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupRecord {
+    /// Strategy and so on.
+    pub settings: GroupSettings,
+    /// The number of VMs wanted.
+    pub replicas: u32,
+    /// The number that the next new revision gets.
+    pub next_revision: u32,
+    /// Revisions, oldest first.
+    pub revisions: Vec<Revision>,
+    /// What the reconciler remembers.
+    pub memory: Memory,
+    /// VMs by name; stored apart.
+    #[serde(skip)]
+    pub instances: BTreeMap<String, InstanceRecord>,
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceRecord {
+    /// Its name.
+    pub id: String,
+    /// The revision that it was started from.
+    pub revision: u32,
+    /// Where it is in its life.
+    pub state: InstanceState,
+    /// Since when.
+    pub state_since: u64,
+    /// When it was started.
+    pub started: u64,
+    /// What its health check says.
+    pub health: Health,
+    /// Since when.
+    pub health_since: u64,
+    /// Whether it failed, so that its reason is worth keeping.
+    pub failed: bool,
+    /// The kernel's boot id.
+    pub boot_id: Option<String>,
+    /// What runs its instructions.
+    pub accelerator: Option<Accelerator>,
+    /// Its containers.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// A balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BalancerRecord {
+    /// What it should be.
+    pub spec: BalancerSpec,
+    /// Its address, given once.
+    pub host: String,
+}
+
+/// What is known of a VM only while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Whether its process runs.
+    pub alive: bool,
+    /// The process.
+    pub pid: Option<u32>,
+    /// Connections that the balancer carries to it.
+    pub connections: u32,
+    /// Where its ports are reached.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl InstanceRecord {
+    /// A VM that is about to be started.
+    pub fn new(id: String, revision: u32, now: u64) -> Self {
+        Self {
+            id,
+            revision,
+            state: InstanceState::Running,
+            state_since: now,
+            started: now,
+            health: Health::STARTING,
+            health_since: now,
+            failed: false,
+            boot_id: None,
+            accelerator: None,
+            containers: Vec::new(),
+        }
+    }
+
+    /// Sets the state; its time only moves when it changes.
+    pub fn enter(&mut self, state: InstanceState, now: u64) {
+        if self.state != state {
+            self.state = state;
+            self.state_since = now;
+        }
+    }
+
+    /// Sets the health; its time only moves when it changes in kind, not when the words of its reason do.
+    pub fn feel(&mut self, health: Health, now: u64) {
+        if std::mem::discriminant(&self.health) != std::mem::discriminant(&health) {
+            self.health_since = now;
+        }
+        self.health = health;
+    }
+
+    /// Whether new connections go to it.
+    pub fn serves(&self) -> bool {
+        self.state == InstanceState::Running && self.health == Health::Healthy
+    }
+}
+
+impl GroupRecord {
+    /// The revision with that number.
+    pub fn revision(&self, number: u32) -> Option<&Revision> {
+        self.revisions.iter().find(|revision| revision.number == number)
+    }
+
+    /// What the reconciler looks at.
+    pub fn view(&self, facts: &impl Fn(&str) -> Facts) -> reconcile::Group {
+        let vm = |record: &InstanceRecord| {
+            let facts = facts(&record.id);
+            let launch = self.revision(record.revision).map(|revision| &revision.launch);
+            Vm {
+                id: record.id.clone(),
+                revision: record.revision,
+                state: record.state,
+                state_since: record.state_since,
+                alive: facts.alive,
+                health: record.health.clone(),
+                health_since: record.health_since,
+                connections: facts.connections,
+                grace_ms: launch.map_or(30, |launch| launch.grace_period_seconds).saturating_mul(1000),
+                failed: record.failed,
+            }
+        };
+        let mut vms: Vec<Vm> = self.instances.values().map(vm).collect();
+        vms.sort_by_key(|vm| self.instances.get(&vm.id).map(|record| record.started));
+        reconcile::Group {
+            settings: self.settings.clone(),
+            replicas: self.replicas,
+            memory: self.memory.clone(),
+            vms,
+        }
+    }
+
+    /// Numbers of the revisions that VMs are, or are about to be, started from.
+    fn wanted_revisions(&self) -> Vec<u32> {
+        let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
+        let refresh = refresh.into_iter().flat_map(|refresh| [Some(refresh.to), refresh.from]);
+        refresh.chain([self.memory.current]).flatten().collect()
+    }
+}
+
+impl Environment {
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
+    }
+
+    /// The group, or an error that names it.
+    pub fn group_mut(&mut self, name: &Name) -> Result<&mut GroupRecord, CloudError> {
+        match self.groups.get_mut(name) {
+            Some(group) if !group.memory.deleting => Ok(group),
+            Some(_) => Err(CloudError::Conflict { message: format!("group {name} is being deleted") }),
+            None => Err(CloudError::not_found("group", name)),
+        }
+    }
+
+    /// Makes the group exist with these settings.
+    pub fn put_group(&mut self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError> {
+        if self.groups.contains_key(name) {
+            self.group_mut(name)?.settings = settings.clone();
+            return Ok(());
+        }
+        let group = GroupRecord {
+            settings: settings.clone(),
+            replicas: 0,
+            next_revision: 1,
+            revisions: Vec::new(),
+            memory: Memory::default(),
+            instances: BTreeMap::new(),
+        };
+        self.groups.insert(name.clone(), group);
+        Ok(())
+    }
+
+    /// Adds a revision.
+    pub fn put_revision(&mut self, name: &Name, new: &NewRevision, now: u64) -> Result<(), CloudError> {
+        if !self.images.contains(&new.launch.image) {
+            return Err(CloudError::not_found("image", &new.launch.image));
+        }
+        let group = self.group_mut(name)?;
+        if let Some(found) = group.revision(new.number) {
+            return if found.launch == new.launch {
+                Ok(())
+            } else {
+                Err(CloudError::Conflict { message: format!("{name} has another revision {}", new.number) })
+            };
+        }
+        if new.number != group.next_revision {
+            return Err(CloudError::Conflict {
+                message: format!(
+                    "the next revision of {name} is {}, not {}",
+                    group.next_revision, new.number
+                ),
+            });
+        }
+        group.next_revision += 1;
+        group.revisions.push(Revision {
+            number: new.number,
+            launch: new.launch.clone(),
+            created: now / 1000,
+            cause: new.cause.clone(),
+            deployed: None,
+        });
+        Ok(())
+    }
+
+    /// Forgets revisions.
+    pub fn delete_revisions(&mut self, name: &Name, numbers: &[u32]) -> Result<(), CloudError> {
+        let group = self.group_mut(name)?;
+        let wanted = group.wanted_revisions();
+        if let Some(number) = numbers.iter().find(|number| wanted.contains(number)) {
+            return Err(CloudError::InUse {
+                what: format!("revision {number}"),
+                user: format!("group {name}"),
+            });
+        }
+        group.revisions.retain(|revision| !numbers.contains(&revision.number));
+        Ok(())
+    }
+
+    /// Sets the size and starts a refresh, or adopts the active one to the same revision.
+    pub fn start_refresh(&mut self, name: &Name, to: u32, replicas: u32, now: u64) -> Result<(), CloudError> {
+        let group = self.group_mut(name)?;
+        if group.revision(to).is_none() {
+            return Err(CloudError::not_found(format!("revision {to} of"), name));
+        }
+        if let Some(active) = group.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active()) {
+            if active.status == RefreshStatus::InProgress && active.to == to {
+                group.replicas = replicas;
+                return Ok(());
+            }
+            return Err(CloudError::Conflict {
+                message: format!("a refresh of {name} to revision {} is {}", active.to, active.status),
+            });
+        }
+        let first = group.memory.current.is_none();
+        let from = group.memory.current;
+        group.replicas = replicas;
+        group.memory.refresh = Some(RefreshState::start(from, to, now));
+        group.memory.failures = 0;
+        group.memory.not_before = now;
+        if first {
+            group.memory.current = Some(to);
+        }
+        Ok(())
+    }
+
+    /// Stops the active refresh, if any.
+    pub fn cancel_refresh(&mut self, name: &Name) -> Result<(), CloudError> {
+        let group = self.group_mut(name)?;
+        if let Some(active) = group.memory.refresh.as_mut().filter(|refresh| refresh.status.is_active()) {
+            active.status = RefreshStatus::Cancelled;
+        }
+        Ok(())
+    }
+
+    /// Sets the size.
+    pub fn set_replicas(&mut self, name: &Name, replicas: u32) -> Result<(), CloudError> {
+        self.group_mut(name)?.replicas = replicas;
+        Ok(())
+    }
+
+    /// Marks the group for deletion; whether it exists.
+    pub fn delete_group(&mut self, name: &Name) -> bool {
+        let Some(group) = self.groups.get_mut(name) else { return false };
+        group.memory.deleting = true;
+        true
+    }
+
+    /// Makes the balancer what `spec` says; a new one is at `host`.
+    pub fn put_balancer(&mut self, spec: &BalancerSpec, host: impl FnOnce() -> String) {
+        if let Some(record) = self.balancers.get_mut(&spec.name) {
+            record.spec = spec.clone();
+            return;
+        }
+        let record = BalancerRecord { spec: spec.clone(), host: host() };
+        self.balancers.insert(spec.name.clone(), record);
+    }
+
+    /// Forgets images.
+    pub fn delete_images(&mut self, images: &[ImageId]) -> Result<(), CloudError> {
+        for image in images {
+            let user = self.groups.iter().find_map(|(name, group)| {
+                let revision = group.revisions.iter().find(|revision| revision.launch.image == *image)?;
+                Some(format!("revision {} of {name}", revision.number))
+            });
+            if let Some(user) = user {
+                return Err(CloudError::InUse { what: format!("image {image}"), user });
+            }
+        }
+        self.images.retain(|image| !images.contains(image));
+        Ok(())
+    }
+
+    /// Takes over what the reconciler decided for the group: its memory, and the time of a revision's success.
+    /// Whether anything changed.
+    pub fn remember(&mut self, name: &Name, decision: &reconcile::Decision, now: u64) -> bool {
+        let Some(group) = self.groups.get_mut(name) else { return false };
+        let mut changed = group.memory != decision.memory;
+        group.memory = decision.memory.clone();
+        if let Some(number) = decision.deployed
+            && let Some(revision) = group.revisions.iter_mut().find(|revision| revision.number == number)
+        {
+            revision.deployed = Some(now / 1000);
+            changed = true;
+        }
+        changed
+    }
+
+    /// The fleet that the environment shows; `bound` gives the ports on which a balancer really listens.
+    pub fn fleet(
+        &self,
+        name: &str,
+        facts: &impl Fn(&str) -> Facts,
+        bound: &impl Fn(&Name) -> Vec<Option<u16>>,
+        now: u64,
+    ) -> Fleet {
+        Fleet {
+            environment: name.to_owned(),
+            groups: self.groups.iter().map(|(name, group)| show_group(name, group, facts, now)).collect(),
+            balancers: self
+                .balancers
+                .values()
+                .map(|record| LoadBalancer {
+                    spec: record.spec.clone(),
+                    host: record.host.clone(),
+                    bound: bound(&record.spec.name),
+                    targets: self.targets(&record.spec),
+                })
+                .collect(),
+            images: self.images.iter().copied().collect(),
+        }
+    }
+
+    fn targets(&self, spec: &BalancerSpec) -> Vec<Target> {
+        let groups = spec.listeners.iter().flat_map(|listener| &listener.targets);
+        let mut targets: Vec<Target> = groups
+            .filter_map(|target| Some((self.groups.get(&target.group)?, target.port)))
+            .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
+            .filter(|(instance, _)| instance.state == InstanceState::Running)
+            .map(|(instance, port)| Target {
+                instance: instance.id.clone(),
+                port,
+                healthy: instance.serves(),
+            })
+            .collect();
+        targets.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
+        targets.dedup();
+        targets
+    }
+
+    /// Ports of the group's VMs that must be reachable: health, declared ones, targets of balancers.
+    pub fn ports(&self, group: &Name, launch: &LaunchSpec) -> Vec<(u16, Protocol)> {
+        let mut ports = vec![(launch.health_port, Protocol::Tcp)];
+        ports.extend(launch.ports.iter().map(|port| (port.port, port.protocol)));
+        for listener in self.balancers.values().flat_map(|record| &record.spec.listeners) {
+            let targets = listener.targets.iter().filter(|target| target.group == *group);
+            ports.extend(targets.map(|target| (target.port, listener.protocol)));
+        }
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+}
+
+fn show_group(name: &Name, group: &GroupRecord, facts: &impl Fn(&str) -> Facts, now: u64) -> InstanceGroup {
+    let mut instances: Vec<&InstanceRecord> = group.instances.values().collect();
+    instances.sort_by_key(|record| (record.started, &record.id));
+    InstanceGroup {
+        name: name.clone(),
+        replicas: group.replicas,
+        settings: group.settings.clone(),
+        current: group.memory.current,
+        next_revision: group.next_revision,
+        revisions: group.revisions.clone(),
+        instances: instances.into_iter().map(|record| show_instance(record, facts(&record.id))).collect(),
+        refresh: group.memory.refresh.as_ref().map(|refresh| show_refresh(group, refresh, now)),
+    }
+}
+
+fn show_instance(record: &InstanceRecord, facts: Facts) -> Instance {
+    Instance {
+        id: record.id.clone(),
+        revision: record.revision,
+        state: record.state,
+        health: record.health.clone(),
+        since: record.started / 1000,
+        boot_id: record.boot_id.clone(),
+        endpoints: facts.endpoints,
+        accelerator: record.accelerator,
+        pid: facts.pid,
+        containers: record.containers.clone(),
+    }
+}
+
+fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refresh {
+    let target = refresh.target();
+    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let new =
+        || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
+    Refresh {
+        status: refresh.status,
+        from: refresh.from,
+        to: refresh.to,
+        updated: count(new()),
+        available: count(new().filter(|r| r.serves() && now >= r.health_since + min_ready)),
+        total: group.replicas,
+        started: refresh.started / 1000,
+        reason: refresh.reason.clone(),
+    }
+}

@@ -1,0 +1,58 @@
+//! TCP: accept, connect to a backend, carry bytes both ways until both sides have ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{Counted, Table};
+
+/// A backend on this machine accepts at once or not at all.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Bytes that are carried at a time: a sixteenth of the system calls that the default of 8 KiB needs.
+const BUFFER: usize = 128 * 1024;
+
+/// After an accept that failed for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until it is cancelled; connections end with it.
+pub(super) async fn serve(listener: TcpListener, table: Arc<Table>, cancel: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = cancel.cancelled() => return,
+        };
+        let Ok((client, _)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let table = Arc::clone(&table);
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = carry(client, &table) => {}
+                () = cancel.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn carry(mut client: TcpStream, table: &Table) {
+    for backend in table.order() {
+        let counted = Counted::new(&backend.connections);
+        let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT, TcpStream::connect(backend.address)).await
+        else {
+            continue;
+        };
+        // Small answers must not wait for more: both sides are this machine.
+        drop(client.set_nodelay(true).and_then(|()| server.set_nodelay(true)));
+        // A reset by either side ends both; there is nobody to tell.
+        drop(copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await);
+        drop(counted);
+        return;
+    }
+    // No healthy backend: dropping the client closes its connection at once.
+}

@@ -1,0 +1,150 @@
+//! The consoles of VMs: which container a line comes from, the last lines, and lines as they come.
+//!
+//! The file is written by qemu; this side keeps it bounded by moving what it holds aside when it is long.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use i2kit_spec::console::{GUEST_PREFIX, SEPARATOR};
+
+use super::qemu;
+use crate::cloud::LogLine;
+
+/// When the file is longer than this it is moved aside, and what was aside before goes.
+const LIMIT_BYTES: u64 = 4 << 20;
+
+fn current(folder: &Path) -> PathBuf {
+    folder.join(qemu::CONSOLE)
+}
+
+fn previous(folder: &Path) -> PathBuf {
+    folder.join(format!("{}.1", qemu::CONSOLE))
+}
+
+/// Moves the VM's console aside when it is too long. qemu appends, so it goes on at the start of the emptied file; what
+/// it writes between the copy and the cut is lost.
+pub(super) fn rotate(folder: &Path) -> io::Result<()> {
+    let path = current(folder);
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LIMIT_BYTES) {
+        fs::copy(&path, previous(folder))?;
+        OpenOptions::new().write(true).open(&path)?.set_len(0)?;
+    }
+    Ok(())
+}
+
+/// One line of the console of the VM `instance`, without its end.
+pub(super) fn parse(instance: &str, line: &str) -> LogLine {
+    let line = line.trim_end_matches(['\r', '\n']);
+    // A container's name is an RFC 1123 label.
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    let (container, text) = match line.split_once(SEPARATOR) {
+        Some((name, text)) if is_name(name) && !line.starts_with(GUEST_PREFIX) => {
+            (Some(name.to_owned()), text)
+        }
+        _ => (None, line),
+    };
+    LogLine { instance: instance.to_owned(), container, text: text.to_owned() }
+}
+
+/// Everything that the VM's console still holds.
+pub(super) fn lines(folder: &Path, instance: &str) -> Vec<LogLine> {
+    let read = |path: PathBuf| fs::read(path).unwrap_or_default();
+    let mut bytes = read(previous(folder));
+    bytes.extend(read(current(folder)));
+    String::from_utf8_lossy(&bytes).lines().map(|line| parse(instance, line)).collect()
+}
+
+/// The last lines of what the VM's console holds, for the reason of a failure.
+pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
+    let text = fs::read(current(folder)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// A place in a VM's console from which new lines are read.
+#[derive(Debug)]
+pub(super) struct Follower {
+    folder: PathBuf,
+    instance: String,
+    offset: u64,
+    rest: Vec<u8>,
+}
+
+impl Follower {
+    /// Starts at the end of what is there; with `from_start` at its beginning.
+    pub(super) fn new(folder: PathBuf, instance: String, from_start: bool) -> Self {
+        let length = fs::metadata(current(&folder)).map_or(0, |metadata| metadata.len());
+        Self { folder, instance, offset: if from_start { 0 } else { length }, rest: Vec::new() }
+    }
+
+    /// The VM.
+    pub(super) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Lines that were completed since the last call.
+    pub(super) fn more(&mut self) -> io::Result<Vec<LogLine>> {
+        let mut file = match File::open(current(&self.folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        if file.metadata()?.len() < self.offset {
+            self.offset = 0;
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let read = file.take(LIMIT_BYTES).read_to_end(&mut self.rest)?;
+        self.offset += u64::try_from(read).unwrap_or(0);
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(Vec::new()) };
+        let complete: Vec<u8> = self.rest.drain(..=end).collect();
+        let text = String::from_utf8_lossy(&complete);
+        Ok(text.lines().map(|line| parse(&self.instance, line)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_told_apart() {
+        let container = |line| parse("web-1-a", line).container;
+        assert_eq!(container("nginx | GET / 200\r\n").as_deref(), Some("nginx"));
+        assert_eq!(container("i2kit: phase | network"), None);
+        assert_eq!(container("[    0.1] Linux | version"), None);
+        assert_eq!(parse("web-1-a", "nginx | a | b\r").text, "a | b");
+        assert_eq!(parse("web-1-a", "Kernel panic\r").text, "Kernel panic");
+    }
+
+    #[test]
+    fn a_follower_sees_whole_lines_and_survives_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = current(folder.path());
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        file.write_all(b"old\n").unwrap();
+        let mut follower = Follower::new(folder.path().to_owned(), "web-1-a".into(), false);
+        file.write_all(b"web | one\r\nweb | tw").unwrap();
+        assert_eq!(follower.more().unwrap().len(), 1);
+        file.write_all(b"o\r\n").unwrap();
+        assert_eq!(follower.more().unwrap()[0].text, "two");
+
+        let long = "x".repeat(1023) + "\n";
+        for _ in 0..=LIMIT_BYTES / 1024 {
+            file.write_all(long.as_bytes()).unwrap();
+        }
+        follower.more().unwrap();
+        follower.more().unwrap();
+        rotate(folder.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        file.write_all(b"web | three\n").unwrap();
+        assert_eq!(follower.more().unwrap().last().unwrap().text, "three");
+        assert_eq!(tail(folder.path(), 5), ["web | three"]);
+        assert!(lines(folder.path(), "web-1-a").len() > 4000);
+    }
+}

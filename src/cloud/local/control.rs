@@ -1,0 +1,192 @@
+//! The control loop: looks at every group, has the reconciler decide, stores what it decided, and does it.
+
+mod acts;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::acts::Job;
+pub(super) use self::acts::adopt;
+use super::balancer::{Key, Wanted};
+use super::keeper::{Keeper, Life, State};
+use super::{clock, console, vm};
+use crate::cloud::environment::Facts;
+use crate::cloud::reconcile::{Act, Decision, decide};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{Health, InstanceState};
+
+/// Between two looks when nothing happens: the end of a VM is seen within this time.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Consoles are looked at for their length every so many ticks.
+const ROTATE_TICKS: u64 = 50;
+
+/// Lines of a VM's console that go into the reason of a failed refresh.
+const REASON_LINES: usize = 12;
+
+/// Runs until the process is to end.
+pub(super) async fn run(keeper: Arc<Keeper>) {
+    let mut ticks = 0_u64;
+    let mut told = BTreeMap::new();
+    loop {
+        tick(&keeper);
+        route(&keeper, &mut told);
+        if ticks.is_multiple_of(ROTATE_TICKS) {
+            rotate(&keeper);
+        }
+        ticks += 1;
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = keeper.changed.notified() => {}
+            () = keeper.ending.cancelled() => return,
+        }
+    }
+}
+
+/// Decides about every group once. What is decided is stored before it is done.
+fn tick(keeper: &Arc<Keeper>) {
+    let mut jobs = Vec::new();
+    let mut state = keeper.state();
+    let facts = state.facts();
+    let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
+    let names: Vec<(String, Name)> = state
+        .environments
+        .iter()
+        .flat_map(|(environment, found)| {
+            found.groups.keys().map(move |name| (environment.clone(), name.clone()))
+        })
+        .collect();
+    for (environment, name) in names {
+        group(keeper, &mut state, (&environment, &name), &facts, &mut jobs);
+    }
+    if let Err(error) = state.save() {
+        // Without a record nothing is started; what runs goes on.
+        keeper.log.say(format_args!("{error}"));
+        jobs.retain(|job| !matches!(job, Job::Launch { .. }));
+    }
+    drop(state);
+    for job in jobs {
+        acts::spawn(keeper, job);
+    }
+}
+
+fn group(
+    keeper: &Keeper,
+    state: &mut State,
+    (environment_name, name): (&str, &Name),
+    facts: &impl Fn(&str) -> Facts,
+    jobs: &mut Vec<Job>,
+) {
+    let now = clock::now();
+    let Some(environment) = state.environments.get_mut(environment_name) else { return };
+    let Some(record) = environment.groups.get(name) else { return };
+    let mut decision = decide(&record.view(facts), now);
+    if let Some(refresh) = &mut decision.memory.refresh
+        && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
+        && let Some(blamed) = record.instances.get(id)
+    {
+        let words = match &blamed.health {
+            health if blamed.state == InstanceState::Running && facts(id).alive => health.to_string(),
+            Health::Unhealthy { reason } => reason.clone(),
+            _ => "the VM ended".to_owned(),
+        };
+        let tail = console::tail(&keeper.home.instance(id), REASON_LINES);
+        *reason = format!("{reason}: {id} is {words}\n{}", tail.join("\n"));
+    }
+    say(keeper, name, &record.memory, &decision);
+    environment.remember(name, &decision, now);
+    for act in &decision.acts {
+        acts::record(keeper, state, (environment_name, name), act, now, jobs);
+    }
+    let Some(environment) = state.environments.get_mut(environment_name) else { return };
+    if environment.groups.get(name).is_some_and(|g| g.memory.deleting && g.instances.is_empty()) {
+        environment.groups.remove(name);
+        return;
+    }
+    let Some(record) = environment.groups.get(name) else { return };
+    for instance in record.instances.values().filter(|instance| instance.state == InstanceState::Running) {
+        let Some(revision) = record.revision(instance.revision) else { continue };
+        let Some(vm) = state.vms.get_mut(&instance.id) else { continue };
+        for port in environment.ports(name, &revision.launch) {
+            // A VM that was just started is asked once it is there.
+            let missing = !vm.forwards.is_empty() && vm.endpoint(port.0, port.1).is_none();
+            if missing && vm.asked.insert(port) {
+                jobs.push(Job::Forward { id: instance.id.clone(), port });
+            }
+        }
+    }
+}
+
+/// What an operator wants to read afterwards.
+fn say(keeper: &Keeper, name: &Name, before: &crate::cloud::reconcile::Memory, decision: &Decision) {
+    for act in &decision.acts {
+        if !matches!(act, Act::Forget { .. }) {
+            keeper.log.say(format_args!("{name}: {act:?}"));
+        }
+    }
+    if let Some(refresh) = &decision.memory.refresh
+        && before.refresh.as_ref().is_none_or(|before| before.status != refresh.status)
+    {
+        let reason = refresh.reason.as_deref().unwrap_or_default();
+        keeper
+            .log
+            .say(format_args!("{name}: refresh to revision {} {} {reason}", refresh.to, refresh.status));
+    }
+}
+
+/// Hands the balancers what they should be.
+fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
+    let state = keeper.state();
+    let mut wanted = BTreeMap::new();
+    for (environment_name, environment) in &state.environments {
+        for (name, balancer) in &environment.balancers {
+            let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
+            for (index, listener) in balancer.spec.listeners.iter().enumerate() {
+                let backends = listener
+                    .targets
+                    .iter()
+                    .flat_map(|target| {
+                        state.backends(environment, &target.group, (target.port, listener.protocol))
+                    })
+                    .collect();
+                let key = (environment_name.clone(), name.clone(), index);
+                let listener = Wanted { host, port: listener.port, protocol: listener.protocol, backends };
+                wanted.insert(key, listener);
+            }
+        }
+    }
+    drop(state);
+    let failed = keeper.balancers.apply(wanted);
+    let failed: BTreeMap<Key, String> =
+        failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
+    for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
+        keeper.log.say(format_args!("listener {} of {} cannot be bound: {error}", key.2, key.1));
+    }
+    *told = failed;
+}
+
+fn rotate(keeper: &Keeper) {
+    let ids: Vec<String> = keeper.state().vms.keys().cloned().collect();
+    for id in ids {
+        if let Err(error) = console::rotate(&keeper.home.instance(&id)) {
+            keeper.log.say(format_args!("the console of {id} cannot be cut: {error}"));
+        }
+    }
+}
+
+/// Why a VM that runs no more ended, in one line.
+fn ending(keeper: &Keeper, state: &State, id: &str) -> String {
+    if let Some(Life::Failed(reason)) = state.vms.get(id).map(|vm| &vm.life) {
+        return reason.clone();
+    }
+    let folder = keeper.home.instance(id);
+    if let Some(words) = vm::last_words(&folder) {
+        return format!("the VM ended: {words}");
+    }
+    match console::tail(&folder, 1).pop() {
+        Some(line) => format!("the VM ended; its last line was: {line}"),
+        None => "the VM ended before it said anything".to_owned(),
+    }
+}

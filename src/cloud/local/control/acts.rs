@@ -1,0 +1,375 @@
+//! What the reconciler decided, done: first in the records, then to VMs, then, for VMs that run already when this
+//! process starts, the other way round.
+
+use std::collections::HashMap;
+use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::ending;
+use crate::cloud::CloudError;
+use crate::cloud::environment::InstanceRecord;
+use crate::cloud::local::keeper::{Keeper, Life, State, Vm};
+use crate::cloud::local::qemu::Machine;
+use crate::cloud::local::{clock, health, images, qmp, vm};
+use crate::cloud::reconcile::Act;
+use crate::manifest::api::{Name, Protocol};
+use crate::plan::fleet::{Health, InstanceState, LaunchSpec};
+
+/// How long qemu may take until it answers.
+const QEMU_START: Duration = Duration::from_secs(30);
+
+/// Something to be done to a VM without holding the lock.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Start it.
+    Launch { id: String, launch: LaunchSpec, ports: Vec<(u16, Protocol)> },
+    /// Add a forward.
+    Forward { id: String, port: (u16, Protocol) },
+    /// Press its power button.
+    PowerOff { id: String },
+    /// Remove its folder.
+    Remove { id: String },
+}
+
+/// Takes an act over into the records. The jobs that it leads to are done after the records were stored.
+pub(super) fn record(
+    keeper: &Keeper,
+    state: &mut State,
+    (environment, name): (&str, &Name),
+    act: &Act,
+    now: u64,
+    jobs: &mut Vec<Job>,
+) {
+    let ended = if let Act::End { id } = act { ending(keeper, state, id) } else { String::new() };
+    let Some(environment) = state.environments.get_mut(environment) else { return };
+    let id = match act {
+        Act::Launch { revision } => {
+            let Some(launch) = environment
+                .groups
+                .get(name)
+                .and_then(|group| group.revision(*revision))
+                .map(|revision| revision.launch.clone())
+            else {
+                return;
+            };
+            let ports = environment.ports(name, &launch);
+            let Some(group) = environment.groups.get_mut(name) else { return };
+            let id = new_id(&name.name, *revision, |id| state.vms.contains_key(id));
+            group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), *revision, now));
+            state.vms.insert(id.clone(), Vm::new(Life::Starting));
+            jobs.push(Job::Launch { id, launch, ports });
+            return;
+        }
+        Act::Drain { id, .. }
+        | Act::PowerOff { id }
+        | Act::Kill { id }
+        | Act::End { id }
+        | Act::Forget { id } => id.clone(),
+    };
+    let Some(group) = environment.groups.get_mut(name) else { return };
+    if let Act::Forget { .. } = act {
+        group.instances.remove(&id);
+        state.vms.remove(&id);
+        jobs.push(Job::Remove { id });
+        return;
+    }
+    let Some(record) = group.instances.get_mut(&id) else { return };
+    match act {
+        Act::Drain { failed, .. } => {
+            record.failed |= *failed;
+            record.enter(InstanceState::Draining, now);
+        }
+        Act::PowerOff { .. } => {
+            record.enter(InstanceState::Stopping, now);
+            let unborn = record.boot_id.is_none();
+            match state.vms.get_mut(&id).map(|vm| &mut vm.life) {
+                // A guest that never spoke does not hear the button yet, and has nothing to bring to an end.
+                Some(Life::Started(process)) if unborn => process.kill(),
+                _ => jobs.push(Job::PowerOff { id }),
+            }
+        }
+        Act::Kill { .. } => {
+            if let Some(Life::Started(process)) = state.vms.get_mut(&id).map(|vm| &mut vm.life) {
+                process.kill();
+            }
+        }
+        Act::End { .. } => {
+            record.failed = true;
+            // A VM that was taken out because it was unhealthy keeps that reason.
+            if record.state == InstanceState::Running || !matches!(record.health, Health::Unhealthy { .. }) {
+                record.feel(Health::Unhealthy { reason: ended }, now);
+            }
+            record.enter(InstanceState::Ended, now);
+            state.vms.remove(&id);
+        }
+        Act::Launch { .. } | Act::Forget { .. } => {}
+    }
+}
+
+/// A name that no VM has, and that a host name can be: at most 63 characters.
+fn new_id(group: &str, revision: u32, taken: impl Fn(&str) -> bool) -> String {
+    // No vowels and no look-alikes, as in the names of Kubernetes' pods.
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    loop {
+        let mut number = RandomState::new().build_hasher().finish();
+        let mut suffix = String::new();
+        for _ in 0..5 {
+            let length = LETTERS.len() as u64;
+            let index = usize::try_from(number % length).expect("an index of a short list");
+            suffix.push(char::from(LETTERS[index]));
+            number /= length;
+        }
+        let tail = format!("-{revision}-{suffix}");
+        let head: String = group.chars().take(63 - tail.len()).collect();
+        let id = head + &tail;
+        if !taken(&id) {
+            return id;
+        }
+    }
+}
+
+/// Does a job in the background.
+pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
+    let keeper = Arc::clone(keeper);
+    tokio::spawn(async move {
+        match job {
+            Job::Launch { id, launch, ports } => launch_vm(&keeper, id, launch, ports).await,
+            Job::Forward { id, port } => forward(&keeper, &id, port).await,
+            Job::PowerOff { id } => {
+                // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.
+                if let Err(error) = qmp::power_off(&keeper.home.instance(&id)).await {
+                    keeper.log.say(format_args!("{id}: cannot press the power button: {error}"));
+                }
+            }
+            Job::Remove { id } => {
+                let folder = keeper.home.instance(&id);
+                if let Err(error) = fs::remove_dir_all(&folder)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    keeper.log.say(format_args!("{} cannot be removed: {error}", folder.display()));
+                }
+            }
+        }
+    });
+}
+
+async fn launch_vm(keeper: &Arc<Keeper>, id: String, launch: LaunchSpec, ports: Vec<(u16, Protocol)>) {
+    let started = {
+        let (keeper, id, launch) = (Arc::clone(keeper), id.clone(), launch.clone());
+        tokio::task::spawn_blocking(move || start(&keeper, &id, &launch, &ports)).await.unwrap_or_else(
+            |panic| Err(CloudError::Program { program: "qemu".into(), message: panic.to_string() }),
+        )
+    };
+    match started {
+        Ok(()) => watch(keeper, &id, launch.health_port).await,
+        Err(error) => {
+            keeper.log.say(format_args!("{id}: {error}"));
+            if let Some(vm) = keeper.state().vms.get_mut(&id) {
+                vm.life = Life::Failed(error.to_string());
+            }
+            keeper.changed.notify_one();
+        }
+    }
+}
+
+/// Starts the VM's process, unless the VM is not wanted any more.
+fn start(
+    keeper: &Keeper,
+    id: &str,
+    launch: &LaunchSpec,
+    ports: &[(u16, Protocol)],
+) -> Result<(), CloudError> {
+    let folder = keeper.home.instance(id);
+    fs::create_dir_all(&folder).map_err(CloudError::file("create", &folder))?;
+    let cmdline = images::cmdline(&keeper.home, launch.image)?;
+    let accelerator = keeper.accelerator();
+    let machine = Machine {
+        id,
+        launch,
+        ports,
+        image: &keeper.home.image(launch.image),
+        cmdline: &cmdline,
+        accelerator,
+    };
+    // The lock is held while the process is made, so that nobody forgets the VM in between.
+    let mut state = keeper.state();
+    let Some(vm) = state.vms.get_mut(id) else { return Ok(()) };
+    vm.life = Life::Started(vm::start(&machine, &folder)?);
+    for group in state.environments.values_mut().flat_map(|environment| environment.groups.values_mut()) {
+        if let Some(record) = group.instances.get_mut(id) {
+            record.accelerator = Some(accelerator);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until qemu answers, learns where the VM's ports are, and starts its health check.
+async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
+    let folder = keeper.home.instance(id);
+    let given_up = tokio::time::Instant::now() + QEMU_START;
+    let forwards = loop {
+        match qmp::forwards(&folder).await {
+            Ok(forwards) => break forwards,
+            Err(error) if tokio::time::Instant::now() > given_up => {
+                keeper.log.say(format_args!("{id}: qemu does not answer: {error}"));
+                return;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        // Its end is seen by the control loop.
+        let gone = !keeper.state().facts().get(id).is_some_and(|facts| facts.alive);
+        if gone {
+            return;
+        }
+    };
+    let cancel = {
+        let mut state = keeper.state();
+        let Some(vm) = state.vms.get_mut(id) else { return };
+        vm.forwards = forwards;
+        vm.watch.clone()
+    };
+    tokio::spawn(check_health(Arc::clone(keeper), id.to_owned(), health_port, cancel));
+}
+
+async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel: CancellationToken) {
+    loop {
+        let address = keeper.state().vms.get(&id).and_then(|vm| vm.endpoint(health_port, Protocol::Tcp));
+        let Some(address) = address else { return };
+        let checked = tokio::select! {
+            checked = health::check(address) => checked,
+            () = cancel.cancelled() => return,
+        };
+        let period = heard(&keeper, &id, checked);
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+/// Takes over what a health check heard; how long to wait for the next one.
+fn heard(keeper: &Keeper, id: &str, checked: health::Checked) -> Duration {
+    let mut state = keeper.state();
+    let State { environments, vms, .. } = &mut *state;
+    let Some(vm) = vms.get_mut(id) else { return health::PERIOD };
+    let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
+    for group in groups.filter(|group| group.instances.contains_key(id)) {
+        let grace = group
+            .instances
+            .get(id)
+            .and_then(|record| group.revision(record.revision))
+            .map_or(0, |revision| u64::from(revision.launch.health_grace_seconds) * 1000);
+        let Some(record) = group.instances.get_mut(id) else { continue };
+        let was = std::mem::discriminant(&record.health);
+        health::judge(record, &mut vm.misses, checked, grace, clock::now());
+        if std::mem::discriminant(&record.health) != was {
+            keeper.log.say(format_args!("{id} is {}", record.health));
+            keeper.changed.notify_one();
+        }
+        return if record.health == Health::Healthy { health::PERIOD } else { health::PERIOD_STARTING };
+    }
+    health::PERIOD
+}
+
+async fn forward(keeper: &Keeper, id: &str, (port, protocol): (u16, Protocol)) {
+    let folder = keeper.home.instance(id);
+    let added = match qmp::add_forward(&folder, port, protocol).await {
+        Ok(()) => qmp::forwards(&folder).await,
+        Err(error) => Err(error),
+    };
+    match added {
+        Ok(forwards) => {
+            if let Some(vm) = keeper.state().vms.get_mut(id) {
+                vm.forwards = forwards;
+            }
+            keeper.changed.notify_one();
+        }
+        Err(error) => keeper.log.say(format_args!("{id}: port {port} cannot be forwarded: {error}")),
+    }
+}
+
+/// Takes over the VMs that run already, ends those that nobody knows, and forgets records of VMs that never started.
+pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
+    let instances = keeper.home.instances();
+    fs::create_dir_all(&instances).map_err(CloudError::file("create", &instances))?;
+    let running = vm::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
+    let mut running: HashMap<String, vm::Process> = running.into_iter().collect();
+    let mut adopted = Vec::new();
+    let mut state = keeper.state();
+    let State { environments, vms, .. } = &mut *state;
+    for group in environments.values_mut().flat_map(|environment| environment.groups.values_mut()) {
+        let ports: HashMap<u32, u16> =
+            group.revisions.iter().map(|r| (r.number, r.launch.health_port)).collect();
+        group.instances.retain(|id, record| {
+            if let Some(process) = running.remove(id) {
+                vms.insert(id.clone(), Vm::new(Life::Started(process)));
+                adopted.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
+                return true;
+            }
+            // Written down and never started: the process was killed in between.
+            record.state == InstanceState::Ended
+                || keeper.home.instance(id).join(crate::cloud::local::qemu::CONSOLE).exists()
+        });
+    }
+    let known: Vec<String> = environments
+        .values()
+        .flat_map(|environment| environment.groups.values().flat_map(|group| group.instances.keys().cloned()))
+        .collect();
+    state.save()?;
+    drop(state);
+    for (id, mut process) in running {
+        keeper.log.say(format_args!("{id} belongs to nobody and is ended"));
+        process.kill();
+    }
+    remove_others(keeper, &known)?;
+    for (id, health_port) in adopted {
+        keeper.log.say(format_args!("{id} is adopted"));
+        let keeper = Arc::clone(keeper);
+        tokio::spawn(async move {
+            watch(&keeper, &id, health_port).await;
+            // The power button may have been meant to be pressed when the last process was killed.
+            let stopping = keeper
+                .state()
+                .environments
+                .values()
+                .flat_map(|environment| environment.groups.values())
+                .filter_map(|group| group.instances.get(&id))
+                .any(|record| record.state == InstanceState::Stopping);
+            if stopping {
+                spawn(&keeper, Job::PowerOff { id });
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Removes folders of VMs that are not known.
+fn remove_others(keeper: &Keeper, known: &[String]) -> Result<(), CloudError> {
+    let instances = keeper.home.instances();
+    let entries = fs::read_dir(&instances).map_err(CloudError::file("read", &instances))?;
+    for entry in entries {
+        let path = entry.map_err(CloudError::file("read", &instances))?.path();
+        let is_known = path.file_name().is_some_and(|name| known.iter().any(|id| name == id.as_str()));
+        if !is_known {
+            fs::remove_dir_all(&path).map_err(CloudError::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::new_id;
+
+    #[test]
+    fn names_fit_into_a_host_name() {
+        let id = new_id(&"x".repeat(63), 12, |_| false);
+        assert_eq!(id.len(), 63);
+        assert!(id.contains("-12-"), "{id}");
+        assert_ne!(new_id("web", 1, |_| false), new_id("web", 1, |_| false));
+    }
+}

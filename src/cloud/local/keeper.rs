@@ -1,0 +1,237 @@
+//! The state of the local cloud behind one lock: environments, their database, and the VMs that run.
+//!
+//! Every change goes through [`Keeper::change`], which stores it before anybody hears that it was made.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::balancer::{Backend, Balancers};
+use super::home::Home;
+use super::log::Log;
+use super::qmp::Forward;
+use super::store::{Environments, Store};
+use super::vm::Process;
+use super::{accelerator, clock};
+use crate::cloud::CloudError;
+use crate::cloud::environment::{Environment, Facts};
+use crate::manifest::api::{Name, Protocol};
+use crate::plan::fleet::{Accelerator, Endpoint, Fleet};
+
+/// The local cloud's process, as all its parts see it.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    /// Folders.
+    pub(super) home: Home,
+    /// The diary.
+    pub(super) log: Log,
+    /// Listeners.
+    pub(super) balancers: Balancers,
+    /// Told after every change, so that the control loop need not wait for its next tick.
+    pub(super) changed: Notify,
+    /// Cancelled when the process is to end.
+    pub(super) ending: CancellationToken,
+    /// Held while images are put or swept, so that none is swept before its environment names it.
+    pub(super) images: tokio::sync::Mutex<()>,
+    accelerator: OnceLock<Accelerator>,
+    state: Mutex<State>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(super) struct State {
+    /// What the database holds.
+    pub(super) environments: Environments,
+    /// VMs by name.
+    pub(super) vms: HashMap<String, Vm>,
+    store: Store,
+}
+
+/// A VM, as long as this process knows of it.
+#[derive(Debug)]
+pub(super) struct Vm {
+    /// Its process, or why there is none.
+    pub(super) life: Life,
+    /// Forwards that qemu has.
+    pub(super) forwards: Vec<Forward>,
+    /// Forwards that qemu was asked for while it ran.
+    pub(super) asked: BTreeSet<(u16, Protocol)>,
+    /// Bad answers to its health check in a row.
+    pub(super) misses: u32,
+    /// Connections that the balancer carries to it.
+    pub(super) connections: Arc<AtomicU32>,
+    /// Ends its health check.
+    pub(super) watch: CancellationToken,
+}
+
+/// Where a VM's process is.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// About to be started.
+    Starting,
+    /// Started, or adopted.
+    Started(Process),
+    /// Could not be started.
+    Failed(String),
+}
+
+impl Vm {
+    /// A VM with that process and nothing known of it.
+    pub(super) fn new(life: Life) -> Self {
+        Self {
+            life,
+            forwards: Vec::new(),
+            asked: BTreeSet::new(),
+            misses: 0,
+            connections: Arc::default(),
+            watch: CancellationToken::new(),
+        }
+    }
+
+    /// Where a port of the VM is reached.
+    pub(super) fn endpoint(&self, port: u16, protocol: Protocol) -> Option<SocketAddr> {
+        let found = self.forwards.iter().find(|(guest, p, _)| (*guest, *p) == (port, protocol));
+        found.map(|(_, _, address)| *address)
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.watch.cancel();
+    }
+}
+
+impl State {
+    /// What is known of each VM right now.
+    pub(super) fn facts(&mut self) -> HashMap<String, Facts> {
+        let facts = |vm: &mut Vm| {
+            let (alive, pid) = match &mut vm.life {
+                Life::Starting => (true, None),
+                Life::Started(process) => (process.is_alive(), Some(process.pid())),
+                Life::Failed(_) => (false, None),
+            };
+            let endpoint = |(port, protocol, address): &Forward| Endpoint {
+                port: *port,
+                protocol: *protocol,
+                address: address.to_string(),
+            };
+            Facts {
+                alive,
+                pid: pid.filter(|_| alive),
+                connections: vm.connections.load(Ordering::Relaxed),
+                endpoints: if alive { vm.forwards.iter().map(endpoint).collect() } else { Vec::new() },
+            }
+        };
+        self.vms.iter_mut().map(|(id, vm)| (id.clone(), facts(vm))).collect()
+    }
+
+    /// Stores what changed.
+    pub(super) fn save(&mut self) -> Result<(), CloudError> {
+        self.environments.retain(|_, environment| !environment.is_empty());
+        self.store.save(&self.environments)
+    }
+
+    /// Addresses that balancers of any environment have.
+    fn hosts(&self) -> Vec<String> {
+        let balancers = self.environments.values().flat_map(|environment| environment.balancers.values());
+        balancers.map(|balancer| balancer.host.clone()).collect()
+    }
+
+    /// Healthy VMs behind each listener.
+    pub(super) fn backends(
+        &self,
+        environment: &Environment,
+        group: &Name,
+        port: (u16, Protocol),
+    ) -> Vec<Backend> {
+        let Some(group) = environment.groups.get(group) else { return Vec::new() };
+        let serving = group.instances.values().filter(|record| record.serves());
+        serving
+            .filter_map(|record| {
+                let vm = self.vms.get(&record.id)?;
+                let address = vm.endpoint(port.0, port.1)?;
+                Some(Backend { address, connections: Arc::clone(&vm.connections) })
+            })
+            .collect()
+    }
+}
+
+impl Keeper {
+    /// Opens the database.
+    pub(super) fn open(home: Home) -> Result<Self, CloudError> {
+        let log = Log::open(home.log())?;
+        let (store, environments) = Store::open(&home.database())?;
+        Ok(Self {
+            home,
+            log,
+            balancers: Balancers::default(),
+            changed: Notify::new(),
+            ending: CancellationToken::new(),
+            images: tokio::sync::Mutex::new(()),
+            accelerator: OnceLock::new(),
+            state: Mutex::new(State { environments, vms: HashMap::new(), store }),
+        })
+    }
+
+    /// The state. Nothing that may panic is done while it is locked; if something did, the state is still whole.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes an environment and stores the change; an environment that does not exist yet is an empty one.
+    pub(super) fn change<T>(
+        &self,
+        environment: &str,
+        change: impl FnOnce(&mut Environment) -> Result<T, CloudError>,
+    ) -> Result<T, CloudError> {
+        let mut state = self.state();
+        let result = change(state.environments.entry(environment.to_owned()).or_default());
+        state.save()?;
+        drop(state);
+        self.changed.notify_one();
+        result
+    }
+
+    /// An address for a balancer.
+    pub(super) fn host(&self, environment: &str, name: &Name) -> String {
+        let taken = self.state().hosts();
+        super::balancer::address(environment, name, &taken).to_string()
+    }
+
+    /// The fleet of an environment.
+    pub(super) fn fleet(&self, name: &str) -> Fleet {
+        let mut state = self.state();
+        let facts = state.facts();
+        let empty = Environment::default();
+        let environment = state.environments.get(name).unwrap_or(&empty);
+        let bound = |balancer: &Name| {
+            let listeners = environment.balancers.get(balancer).map_or(0, |b| b.spec.listeners.len());
+            (0..listeners)
+                .map(|index| self.balancers.bound(&(name.to_owned(), balancer.clone(), index)))
+                .collect()
+        };
+        let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
+        environment.fleet(name, &facts, &bound, clock::now())
+    }
+
+    /// What VMs run on. Blocks for as long as it takes to find out.
+    pub(super) fn accelerator(&self) -> Accelerator {
+        *self.accelerator.get_or_init(|| {
+            let found = accelerator::find(&self.home);
+            self.log.say(format_args!("VMs run on {found}"));
+            found
+        })
+    }
+
+    /// Where an image lies, for every image that some environment names.
+    pub(super) fn image_folders(&self) -> BTreeSet<PathBuf> {
+        let state = self.state();
+        let images = state.environments.values().flat_map(|environment| &environment.images);
+        images.map(|image| self.home.image(*image)).collect()
+    }
+}

@@ -1,0 +1,134 @@
+//! The qemu command line of a VM, as a pure function.
+
+use std::path::Path;
+
+use i2kit_spec::cmdline;
+
+use crate::manifest::api::Protocol;
+use crate::plan::fleet::{Accelerator, LaunchSpec};
+
+/// The program.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The QMP socket, in the VM's folder.
+pub(super) const QMP: &str = "qmp.sock";
+
+/// What the VM's serial port says, in the VM's folder.
+pub(super) const CONSOLE: &str = "console.log";
+
+/// The guest's address on qemu's user network, and that network's gateway and name server.
+const GUEST: &str = "10.0.2.15";
+const NETWORK: &str = "10.0.2.15/24,10.0.2.2,10.0.2.3";
+
+/// What a VM is started from.
+#[derive(Debug)]
+pub(super) struct Machine<'m> {
+    /// Its name.
+    pub(super) id: &'m str,
+    /// Size and ports.
+    pub(super) launch: &'m LaunchSpec,
+    /// Ports to forward from the host.
+    pub(super) ports: &'m [(u16, Protocol)],
+    /// The folder of its image, absolute.
+    pub(super) image: &'m Path,
+    /// The image's own kernel command line.
+    pub(super) cmdline: &'m str,
+    /// What runs its instructions.
+    pub(super) accelerator: Accelerator,
+}
+
+/// The arguments that start `machine` from within its own folder.
+pub(super) fn arguments(machine: &Machine) -> Vec<String> {
+    let file = |name: &str| machine.image.join(name).display().to_string();
+    let (accelerator, processor) = match machine.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        // One thread a virtual processor, and a small cache of translated code: 32 MiB hold a whole boot.
+        Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
+    };
+    let append =
+        format!("{} {}={} {}={NETWORK}", machine.cmdline, cmdline::INSTANCE, machine.id, cmdline::NET);
+    let arguments: [(&str, String); 19] = [
+        ("-name", format!("guest={}", machine.id)),
+        ("-machine", "q35,usb=off,vmport=off,hpet=off".to_owned()),
+        ("-accel", accelerator.to_owned()),
+        ("-cpu", processor.to_owned()),
+        ("-m", machine.launch.memory_mib.to_string()),
+        ("-smp", machine.launch.vcpus.to_string()),
+        // Nothing but what is named here; a reset, which is how a panic ends, ends the VM.
+        ("-nodefaults", String::new()),
+        ("-no-user-config", String::new()),
+        ("-no-reboot", String::new()),
+        ("-display", "none".to_owned()),
+        ("-kernel", file(super::images::KERNEL)),
+        ("-initrd", file(super::images::INITRD)),
+        ("-append", append),
+        (
+            "-blockdev",
+            format!(
+                "driver=vmdk,node-name=disk,read-only=on,file.driver=file,file.filename={}",
+                escaped(&file(super::images::DISK))
+            ),
+        ),
+        ("-device", "virtio-blk-pci,drive=disk".to_owned()),
+        ("-netdev", format!("user,id=net{}", forwards(machine.ports))),
+        ("-device", "virtio-net-pci,netdev=net,romfile=".to_owned()),
+        // Appending, so that the file can be cut while qemu writes to it.
+        ("-chardev", format!("file,id=console,path={CONSOLE},append=on")),
+        ("-serial", "chardev:console".to_owned()),
+    ];
+    let control = [
+        ("-qmp", format!("unix:{QMP},server=on,wait=off")),
+        ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny".to_owned()),
+    ];
+    let all = arguments.into_iter().chain(control);
+    all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
+}
+
+/// A forward of each port from a loopback port that the kernel chooses, so that two VMs never want the same one.
+fn forwards(ports: &[(u16, Protocol)]) -> String {
+    let one = |(port, protocol): &(u16, Protocol)| format!(",hostfwd={}", forward(*port, *protocol));
+    ports.iter().map(one).collect()
+}
+
+/// One forward in qemu's words.
+pub(super) fn forward(port: u16, protocol: Protocol) -> String {
+    let protocol = match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{protocol}:127.0.0.1:0-{GUEST}:{port}")
+}
+
+/// A value inside a comma-separated option.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Digest;
+    use crate::plan::image::ImageId;
+
+    #[test]
+    fn the_command_line_says_everything() {
+        let launch = LaunchSpec {
+            image: ImageId(Digest::of(b"image")),
+            memory_mib: 128,
+            vcpus: 2,
+            ports: Vec::new(),
+            health_port: 10256,
+            grace_period_seconds: 30,
+            health_grace_seconds: 60,
+        };
+        let machine = Machine {
+            id: "nginx-1-x7hq2",
+            launch: &launch,
+            ports: &[(80, Protocol::Tcp), (53, Protocol::Udp), (10256, Protocol::Tcp)],
+            image: Path::new("/state/images/a,b"),
+            cmdline: "console=ttyS0 quiet",
+            accelerator: Accelerator::Tcg,
+        };
+        insta::assert_snapshot!("qemu", arguments(&machine).join("\n"));
+    }
+}

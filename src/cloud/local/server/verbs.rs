@@ -1,0 +1,118 @@
+//! The verbs of the cloud, on the keeper's state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::sweep_images;
+use crate::cloud::CloudError;
+use crate::cloud::local::clock;
+use crate::cloud::local::images;
+use crate::cloud::local::keeper::Keeper;
+use crate::cloud::local::wire::{Call, Verb};
+use crate::image::DiskImage;
+use crate::manifest::api::Name;
+
+/// How often a verb that waits looks again.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Carries a verb out; the answer is its result as JSON.
+pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value, CloudError> {
+    let environment = call.environment.as_str();
+    match call.verb {
+        Verb::Observe => {
+            let fleet = keeper.fleet(environment);
+            return serde_json::to_value(fleet)
+                .map_err(|error| CloudError::Store { message: error.to_string() });
+        }
+        Verb::PutImage { image } => put_image(keeper, environment, image).await?,
+        Verb::DeleteImages { images } => {
+            keeper.change(environment, |environment| environment.delete_images(&images))?;
+            sweep_images(keeper).await?;
+        }
+        Verb::PutBalancer { spec } => {
+            let host = keeper.host(environment, &spec.name);
+            keeper.change(environment, |environment| {
+                environment.put_balancer(&spec, || host);
+                Ok(())
+            })?;
+            listening(keeper, environment, &spec.name, spec.listeners.len()).await;
+        }
+        Verb::DeleteBalancer { name } => {
+            keeper.change(environment, |environment| {
+                environment.balancers.remove(&name);
+                Ok(())
+            })?;
+        }
+        Verb::PutGroup { name, settings } => {
+            keeper.change(environment, |environment| environment.put_group(&name, &settings))?;
+        }
+        Verb::PutRevision { group, revision } => {
+            let now = clock::now();
+            keeper.change(environment, |environment| environment.put_revision(&group, &revision, now))?;
+        }
+        Verb::DeleteRevisions { group, revisions } => {
+            keeper.change(environment, |environment| environment.delete_revisions(&group, &revisions))?;
+        }
+        Verb::StartRefresh { group, to, replicas } => {
+            let now = clock::now();
+            keeper.change(environment, |environment| environment.start_refresh(&group, to, replicas, now))?;
+        }
+        Verb::CancelRefresh { group } => {
+            keeper.change(environment, |environment| environment.cancel_refresh(&group))?;
+        }
+        Verb::SetReplicas { group, replicas } => {
+            keeper.change(environment, |environment| environment.set_replicas(&group, replicas))?;
+        }
+        Verb::DeleteGroup { group } => delete_group(keeper, environment, &group).await?,
+        Verb::Release => return Ok(release(keeper)),
+    }
+    Ok(Value::Null)
+}
+
+async fn put_image(keeper: &Arc<Keeper>, environment: &str, image: DiskImage) -> Result<(), CloudError> {
+    let _images = keeper.images.lock().await;
+    let id = image.id;
+    let home = keeper.home.clone();
+    tokio::task::spawn_blocking(move || images::put(&home, &image))
+        .await
+        .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))?;
+    keeper.change(environment, |environment| {
+        environment.images.insert(id);
+        Ok(())
+    })
+}
+
+/// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
+async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: usize) {
+    for _ in 0..20 {
+        let bound = |index| keeper.balancers.bound(&(environment.to_owned(), name.clone(), index));
+        if (0..listeners).all(|index| bound(index).is_some()) {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn delete_group(keeper: &Keeper, environment: &str, group: &Name) -> Result<(), CloudError> {
+    keeper.change(environment, |environment| {
+        environment.delete_group(group);
+        Ok(())
+    })?;
+    let exists =
+        || keeper.state().environments.get(environment).is_some_and(|found| found.groups.contains_key(group));
+    while exists() {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Ends the process when no environment is left; whether it did.
+fn release(keeper: &Keeper) -> Value {
+    let empty = keeper.state().environments.is_empty();
+    if empty {
+        keeper.ending.cancel();
+    }
+    json!(empty)
+}

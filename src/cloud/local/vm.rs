@@ -1,0 +1,154 @@
+//! VMs as processes: start one, find those that run already, see whether one still runs, end it.
+//!
+//! A VM belongs to nobody: it is started in a process group of its own, with everything that it needs named on its
+//! command line, and goes on when the process that started it is killed. Whoever comes next finds it by its command
+//! line and its working folder.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::qemu::{self, Machine};
+use crate::cloud::CloudError;
+
+/// What qemu itself says, in the VM's folder.
+const MESSAGES: &str = "qemu.log";
+
+/// A running VM, or one that has just ended.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+    /// Only of those that this process started: they must be waited for.
+    child: Option<Child>,
+}
+
+/// Starts `machine` in `folder`, which must exist.
+pub(super) fn start(machine: &Machine, folder: &Path) -> Result<Process, CloudError> {
+    let messages = folder.join(MESSAGES);
+    let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
+    let child = Command::new(qemu::PROGRAM)
+        .args(qemu::arguments(machine))
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(messages)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| CloudError::Program {
+            program: qemu::PROGRAM.to_owned(),
+            message: if error.kind() == io::ErrorKind::NotFound {
+                "it is not installed; install the package qemu-system-x86".to_owned()
+            } else {
+                error.to_string()
+            },
+        })?;
+    let pid = child.id();
+    let pidfd = pidfd(pid).map_err(|error| CloudError::Program {
+        program: qemu::PROGRAM.to_owned(),
+        message: error.to_string(),
+    })?;
+    Ok(Process { pid, pidfd, child: Some(child) })
+}
+
+fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+impl Process {
+    /// The process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it still runs.
+    pub(super) fn is_alive(&mut self) -> bool {
+        if let Some(child) = &mut self.child {
+            return matches!(child.try_wait(), Ok(None));
+        }
+        // A pidfd becomes readable when its process ends, whether or not somebody waited for it.
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        !matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
+        // It may have ended by itself; that is what was wanted.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+/// What qemu said when it did not start or ended, in one line.
+pub(super) fn last_words(folder: &Path) -> Option<String> {
+    let text = fs::read_to_string(folder.join(MESSAGES)).ok()?;
+    let line = text.lines().rfind(|line| !line.trim().is_empty())?;
+    Some(line.trim_start_matches(&format!("{}: ", qemu::PROGRAM)).to_owned())
+}
+
+/// The VMs of `instances` (the folder that holds theirs) that run already, by name.
+///
+/// Found among all processes by command line and working folder, not by a stored process id: a VM is never missed,
+/// even when its starter was killed before it could write anything down, and a reused id is never taken for a VM.
+pub(super) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
+    let instances = instances.canonicalize()?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process that ended in between has no VM.
+        let Some(id) = vm_of(pid, &instances) else { continue };
+        let Ok(pidfd) = pidfd(pid) else { continue };
+        // The id may have been reused between the two looks.
+        if vm_of(pid, &instances).as_ref() == Some(&id) {
+            found.push((id, Process { pid, pidfd, child: None }));
+        }
+    }
+    Ok(found)
+}
+
+/// The name of the VM that the process runs, if it runs one of those in `instances`.
+fn vm_of(pid: u32, instances: &Path) -> Option<String> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let cmdline = fs::read(proc.join("cmdline")).ok()?;
+    let mut arguments = cmdline.split(|byte| *byte == 0);
+    arguments.find(|argument| *argument == b"-name")?;
+    let name = std::str::from_utf8(arguments.next()?).ok()?.strip_prefix("guest=")?;
+    let folder = fs::read_link(proc.join("cwd")).ok()?;
+    (folder == instances.join(name)).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_vm_is_found_and_its_end_is_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("web-1-a");
+        fs::create_dir(&folder).unwrap();
+        // A shell that looks like a VM: the arguments after the script are its own.
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 60; :", "-name", "guest=web-1-a"])
+            .current_dir(&folder)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut found = running(root.path()).unwrap();
+        assert_eq!(found.len(), 1);
+        let (id, process) = &mut found[0];
+        assert_eq!((id.as_str(), process.pid()), ("web-1-a", child.id()));
+        assert!(process.is_alive());
+        process.kill();
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+        assert!(running(root.path()).unwrap().is_empty());
+    }
+}

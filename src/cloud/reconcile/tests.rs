@@ -1,0 +1,286 @@
+//! The reconciler on the fake cloud: limits are kept at every moment, and in the end the group is what it should be.
+
+use proptest::prelude::*;
+
+use crate::cloud::environment::GroupRecord;
+use crate::cloud::sim::{Behaviour, Sim, World};
+use crate::cloud::{NewRevision, reconcile};
+use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
+use crate::oci::Digest;
+use crate::plan::fleet::{GroupSettings, Health, InstanceState, LaunchSpec, RefreshStatus};
+use crate::plan::image::ImageId;
+
+fn web() -> Name {
+    Name { namespace: "default".into(), name: "web".into() }
+}
+
+fn image(number: u32) -> ImageId {
+    ImageId(Digest::of(&number.to_le_bytes()))
+}
+
+fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
+    GroupSettings {
+        strategy: Rollout::RollingUpdate {
+            max_unavailable: IntOrPercent::Int(max_unavailable),
+            max_surge: IntOrPercent::Int(max_surge),
+        },
+        min_ready_seconds: 2,
+        progress_deadline_seconds: 100,
+        revision_history_limit: 10,
+        labels: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A world with one group and one revision for each behaviour; revision 1 is healthy on `replicas` VMs.
+fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> Sim {
+    let sim = Sim::default();
+    {
+        let mut world = sim.world();
+        world.environment.put_group(&web(), settings).unwrap();
+        for (number, behaviour) in (1..).zip([Behaviour::Ready(3000)].iter().chain(behaviours)) {
+            let image = image(number);
+            world.behaviours.insert(image, *behaviour);
+            world.environment.images.insert(image);
+            let launch = LaunchSpec {
+                image,
+                memory_mib: 128,
+                vcpus: 1,
+                ports: Vec::new(),
+                health_port: 10256,
+                grace_period_seconds: 30,
+                health_grace_seconds: 20,
+            };
+            let revision = NewRevision { number, launch, cause: "test".into() };
+            world.environment.put_revision(&web(), &revision, 0).unwrap();
+        }
+        world.environment.start_refresh(&web(), 1, replicas, 0).unwrap();
+        world.pass(10);
+        assert_eq!(status(&world), RefreshStatus::Successful);
+    }
+    sim
+}
+
+fn group(world: &World) -> &GroupRecord {
+    &world.environment.groups[&web()]
+}
+
+fn status(world: &World) -> RefreshStatus {
+    group(world).memory.refresh.as_ref().unwrap().status
+}
+
+fn running(world: &World) -> Vec<u32> {
+    let vms = group(world).instances.values().filter(|vm| vm.state == InstanceState::Running);
+    vms.map(|vm| vm.revision).collect()
+}
+
+fn healthy(world: &World) -> usize {
+    group(world).instances.values().filter(|vm| vm.serves()).count()
+}
+
+#[test]
+fn a_refresh_brings_one_new_vm_before_an_old_one_leaves() {
+    let sim = world(&settings(0, 1), 3, &[Behaviour::Ready(3000)]);
+    let mut world = sim.world();
+    let now = world.now;
+    world.environment.start_refresh(&web(), 2, 3, now).unwrap();
+    for _ in 0..60 {
+        world.pass(1);
+        assert!(healthy(&world) >= 3, "{:?}", group(&world).instances);
+        assert!(running(&world).len() <= 4);
+    }
+    assert_eq!(status(&world), RefreshStatus::Successful);
+    assert_eq!(running(&world), [2, 2, 2]);
+    assert!(group(&world).revision(2).unwrap().deployed.is_some());
+}
+
+#[test]
+fn a_revision_that_is_never_ready_is_rolled_back_with_its_reason() {
+    let sim = world(&settings(0, 1), 3, &[Behaviour::NeverReady]);
+    let mut world = sim.world();
+    let now = world.now;
+    world.environment.start_refresh(&web(), 2, 3, now).unwrap();
+    for _ in 0..130 {
+        world.pass(1);
+        assert!(healthy(&world) >= 3);
+    }
+    let refresh = group(&world).memory.refresh.clone().unwrap();
+    assert_eq!(refresh.status, RefreshStatus::RolledBack);
+    assert_eq!(group(&world).memory.current, Some(1));
+    assert_eq!(running(&world), [1, 1, 1]);
+    let reason = refresh.reason.unwrap();
+    assert!(reason.contains("web-2-"), "{reason}");
+}
+
+#[test]
+fn a_revision_whose_vms_end_fails_before_the_deadline() {
+    let sim = world(&settings(0, 1), 2, &[Behaviour::Ends(1000)]);
+    let mut world = sim.world();
+    let start = world.now;
+    world.environment.start_refresh(&web(), 2, 2, start).unwrap();
+    while status(&world) == RefreshStatus::InProgress {
+        world.pass(1);
+    }
+    assert!(world.now - start < 30_000, "{}", world.now - start);
+    world.pass(5);
+    assert_eq!(status(&world), RefreshStatus::RolledBack);
+    assert_eq!(running(&world), [1, 1]);
+}
+
+#[test]
+fn a_killed_vm_is_replaced_at_once_and_a_crash_loop_is_not() {
+    let sim = world(&settings(0, 1), 3, &[]);
+    let mut world = sim.world();
+    world.pass(10);
+    let victim = group(&world).instances.keys().next().unwrap().clone();
+    world.kill(&victim);
+    world.pass(1);
+    assert_eq!(running(&world).len(), 3);
+    assert_eq!(group(&world).instances[&victim].state, InstanceState::Ended);
+    world.pass(4);
+    assert_eq!(healthy(&world), 3);
+
+    world.behaviours.insert(image(1), Behaviour::Ends(0));
+    world.pass(600);
+    // 5, 10, 20, 40, 80, 160, 300 seconds: three VMs each.
+    assert!(group(&world).memory.failures < 40, "{}", group(&world).memory.failures);
+    assert!(group(&world).instances.len() < 10);
+
+    world.behaviours.insert(image(1), Behaviour::Ready(1000));
+    world.pass(400);
+    assert_eq!((healthy(&world), group(&world).memory.failures), (3, 0));
+}
+
+#[test]
+fn recreate_ends_all_old_vms_first() {
+    let mut recreate = settings(0, 0);
+    recreate.strategy = Rollout::Recreate;
+    let sim = world(&recreate, 2, &[Behaviour::Ready(1000)]);
+    let mut world = sim.world();
+    let now = world.now;
+    world.environment.start_refresh(&web(), 2, 2, now).unwrap();
+    for _ in 0..30 {
+        world.pass(1);
+        let running = running(&world);
+        assert!(running.iter().all(|n| *n == 1) || running.iter().all(|n| *n == 2), "{running:?}");
+    }
+    assert_eq!(status(&world), RefreshStatus::Successful);
+}
+
+#[test]
+fn a_first_start_that_fails_is_failed_and_goes_on_with_pauses() {
+    let sim = world(&settings(0, 1), 0, &[Behaviour::NeverReady]);
+    let mut world = sim.world();
+    world.environment.groups.get_mut(&web()).unwrap().memory = reconcile::Memory::default();
+    let now = world.now;
+    world.environment.start_refresh(&web(), 2, 1, now).unwrap();
+    world.pass(150);
+    assert_eq!(status(&world), RefreshStatus::Failed);
+    world.behaviours.insert(image(2), Behaviour::Ready(1000));
+    world.pass(400);
+    assert_eq!(healthy(&world), 1);
+}
+
+#[test]
+fn scaling_down_takes_what_serves_least() {
+    let sim = world(&settings(0, 1), 3, &[]);
+    let mut world = sim.world();
+    let sick = group(&world).instances.keys().nth(1).unwrap().clone();
+    let now = world.now;
+    let record = world.environment.groups.get_mut(&web()).unwrap().instances.get_mut(&sick).unwrap();
+    record.feel(Health::Unhealthy { reason: "sick".into() }, now);
+    world.behaviours.insert(image(1), Behaviour::NeverReady);
+    world.environment.set_replicas(&web(), 2).unwrap();
+    world.pass(1);
+    assert_ne!(group(&world).instances[&sick].state, InstanceState::Running);
+    assert_eq!(running(&world).len(), 2);
+}
+
+#[derive(Debug, Clone)]
+enum Deed {
+    Refresh { to: u32, replicas: u32 },
+    Cancel,
+    Scale(u32),
+    Kill(usize),
+    Pass(u64),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        (1_u32..4, 0_u32..4).prop_map(|(to, replicas)| Deed::Refresh { to, replicas }),
+        Just(Deed::Cancel),
+        (0_u32..5).prop_map(Deed::Scale),
+        (0_usize..6).prop_map(Deed::Kill),
+        (1_u64..40).prop_map(Deed::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is done to a group, a good refresh afterwards brings it to where it should be.
+    #[test]
+    fn every_history_ends_well(
+        deeds in prop::collection::vec(deed(), 0..12),
+        unavailable in 0_u32..3,
+        surge in 0_u32..3,
+        replicas in 0_u32..4,
+    ) {
+        let settings = settings(unavailable, surge);
+        let sim = world(&settings, 2, &[Behaviour::Ends(500), Behaviour::NeverReady]);
+        let mut world = sim.world();
+        for deed in deeds {
+            let now = world.now;
+            match deed {
+                // A conflict with an active refresh is the caller's to solve.
+                Deed::Refresh { to, replicas } => drop(world.environment.start_refresh(&web(), to, replicas, now)),
+                Deed::Cancel => world.environment.cancel_refresh(&web()).unwrap(),
+                Deed::Scale(replicas) => world.environment.set_replicas(&web(), replicas).unwrap(),
+                Deed::Kill(index) => {
+                    if let Some(id) = group(&world).instances.keys().nth(index).cloned() {
+                        world.kill(&id);
+                    }
+                }
+                Deed::Pass(seconds) => world.pass(seconds),
+            }
+            let most = settings.bounds(group(&world).replicas).max_total;
+            prop_assert!(running(&world).len() <= usize::try_from(most.max(6)).unwrap());
+        }
+        world.environment.cancel_refresh(&web()).unwrap();
+        let now = world.now;
+        world.environment.start_refresh(&web(), 1, replicas, now).unwrap();
+        world.pass(200);
+        prop_assert_eq!(status(&world), RefreshStatus::Successful);
+        prop_assert_eq!(running(&world), vec![1; usize::try_from(replicas).unwrap()]);
+        prop_assert_eq!(healthy(&world), usize::try_from(replicas).unwrap());
+    }
+
+    /// From a healthy group, no refresh to whatever revision takes more VMs away, or adds more, than the strategy says.
+    #[test]
+    fn a_refresh_keeps_its_limits(
+        unavailable in 0_u32..3,
+        surge in 0_u32..3,
+        replicas in 1_u32..6,
+        behaviour in prop_oneof![
+            (0_u64..9000).prop_map(Behaviour::Ready),
+            (0_u64..9000).prop_map(Behaviour::Ends),
+            Just(Behaviour::NeverReady),
+        ],
+    ) {
+        let settings = settings(unavailable, surge);
+        let bounds = settings.bounds(replicas);
+        let sim = world(&settings, replicas, &[behaviour]);
+        let mut world = sim.world();
+        let now = world.now;
+        world.environment.start_refresh(&web(), 2, replicas, now).unwrap();
+        for _ in 0..400 {
+            world.pass(1);
+            prop_assert!(healthy(&world) >= usize::try_from(bounds.min_available).unwrap());
+            prop_assert!(running(&world).len() <= usize::try_from(bounds.max_total).unwrap());
+        }
+        let good = matches!(behaviour, Behaviour::Ready(_));
+        let expected = if good { RefreshStatus::Successful } else { RefreshStatus::RolledBack };
+        prop_assert_eq!(status(&world), expected);
+        let revision = if good { 2 } else { 1 };
+        prop_assert_eq!(running(&world), vec![revision; usize::try_from(replicas).unwrap()]);
+    }
+}

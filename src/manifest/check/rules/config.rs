@@ -1,0 +1,78 @@
+//! Rules about configuration and scaling.
+
+use super::super::Check;
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Node, Resolved, resolve};
+
+/// A key that is in both maps of a ConfigMap.
+pub(in crate::manifest) fn data_keys(check: &mut Check<'_>, map: &Node<'_>) {
+    let (Some(texts), Some(bytes)) = (map.get("data"), map.get("binaryData")) else { return };
+    for entry in bytes.entries() {
+        if let Some(first) = texts.entry(&entry.key) {
+            let other = check.place(first.key_span);
+            let message = format!("key `{}` is in `data` too", entry.key);
+            check.key("binaryData", |check| {
+                check.key(&entry.key, |check| {
+                    check.report(Code::Conflict, entry.key_span, message).also(other, "the other one");
+                });
+            });
+        }
+    }
+}
+
+/// Keys that a Secret of a known type must have.
+pub(in crate::manifest) fn secret_keys(check: &mut Check<'_>, secret: &Node<'_>) {
+    let Some(kind) = secret.get("type") else { return };
+    let needed: &[&str] = match kind.scalar() {
+        Some("kubernetes.io/tls") => &["tls.crt", "tls.key"],
+        Some("kubernetes.io/dockerconfigjson") => &[".dockerconfigjson"],
+        Some("kubernetes.io/dockercfg") => &[".dockercfg"],
+        Some("kubernetes.io/ssh-auth") => &["ssh-privatekey"],
+        _ => &[],
+    };
+    for key in needed {
+        let there = ["data", "stringData"].iter().any(|map| secret.at(&[map, key]).is_some());
+        if !there {
+            let message = format!("a Secret of this type needs the key `{key}`");
+            check.key("type", |check| {
+                check.report(Code::MissingField, kind.span, message);
+            });
+        }
+    }
+}
+
+/// The bounds of a scaler, and what its metrics need.
+pub(in crate::manifest) fn scaler_bounds(check: &mut Check<'_>, spec: &Node<'_>) {
+    let read = |key: &str| {
+        let node = spec.get(key)?;
+        match resolve(node.scalar()?) {
+            Resolved::Int(value) => Some((value, node.span)),
+            _ => None,
+        }
+    };
+    if let (Some((low, span)), Some((high, other))) = (read("minReplicas"), read("maxReplicas"))
+        && low > high
+    {
+        let other = check.place(other);
+        check.key("minReplicas", |check| {
+            check
+                .report(Code::Conflict, span, format!("minReplicas {low} is above maxReplicas {high}"))
+                .also(other, "maxReplicas");
+        });
+    }
+    check.each(spec, "metrics", |check, metric| {
+        if metric.str("type") != Some("Resource") {
+            return;
+        }
+        let Some(resource) = metric.get("resource") else {
+            check.report(Code::MissingField, metric.span, "type `Resource` needs `resource`");
+            return;
+        };
+        if let Some(target) = resource.get("target")
+            && target.str("type") == Some("Utilization")
+            && target.get("averageUtilization").is_none()
+        {
+            check.report(Code::MissingField, target.span, "type `Utilization` needs `averageUtilization`");
+        }
+    });
+}

@@ -1,0 +1,275 @@
+//! Rules about containers.
+
+use std::collections::HashMap;
+
+use super::super::{Check, bytes, cpu_millis, list, nearest};
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Node, Resolved, Value};
+
+/// Capabilities that reach the machine's kernel, and with it what must stay immutable.
+const REFUSED_CAPABILITIES: [&str; 4] = ["ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO"];
+
+/// What containers have without asking, so that adding it is nothing to talk about.
+const USUAL_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// The other capabilities of the kernel.
+const OTHER_CAPABILITIES: [&str; 24] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "DAC_READ_SEARCH",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "NET_ADMIN",
+    "NET_BROADCAST",
+    "PERFMON",
+    "SYSLOG",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// Ports of a container: each name once, each number and protocol once.
+pub(in crate::manifest) fn unique_ports(check: &mut Check<'_>, container: &Node<'_>) {
+    let Some(ports) = container.get("ports") else { return };
+    check.key("ports", |check| {
+        check.unique(ports, "name", "name");
+        let mut seen = HashMap::new();
+        for (i, port) in ports.items().iter().enumerate() {
+            let Some(number) = port.get("containerPort") else { continue };
+            let key = (number.scalar().unwrap_or_default(), port.str("protocol").unwrap_or("TCP"));
+            if let Some(first) = seen.insert(key, number.span) {
+                let other = check.place(first);
+                check.index(i, |check| {
+                    let message = format!("port {}/{} is listed twice", key.0, key.1);
+                    check.report(Code::RepeatedItem, number.span, message).also(other, "first listed here");
+                });
+            }
+        }
+    });
+}
+
+/// A variable that is set twice: the last one wins.
+pub(in crate::manifest) fn repeated_env(check: &mut Check<'_>, container: &Node<'_>) {
+    let mut seen = HashMap::new();
+    check.each(container, "env", |check, variable| {
+        let Some(name) = variable.get("name") else { return };
+        let Some(text) = name.scalar() else { return };
+        if let Some(first) = seen.insert(text.to_owned(), name.span) {
+            let other = check.place(first);
+            let message = format!("variable `{text}` is set twice; the last one wins");
+            check.report(Code::RepeatedEnv, name.span, message).also(other, "first set here");
+        }
+    });
+}
+
+/// Braces of templates that nobody rendered, where programs would read them.
+pub(in crate::manifest) fn unrendered(check: &mut Check<'_>, container: &Node<'_>) {
+    let look = |check: &mut Check<'_>, node: &Node<'_>| {
+        if node.scalar().is_some_and(|text| text.contains("{{") && text.contains("}}")) {
+            check
+                .report(
+                    Code::TemplateLeftIn,
+                    node.span,
+                    "`{{ }}` looks like a template that was not rendered",
+                )
+                .help("run `helm template` first, or ignore this if the braces are meant");
+        }
+    };
+    check.each(container, "env", |check, variable| {
+        if let Some(value) = variable.get("value") {
+            check.key("value", |check| look(check, value));
+        }
+    });
+    check.each(container, "command", look);
+    check.each(container, "args", look);
+}
+
+/// Two volumes at one place.
+pub(in crate::manifest) fn unique_mounts(check: &mut Check<'_>, container: &Node<'_>) {
+    if let Some(mounts) = container.get("volumeMounts") {
+        check.key("volumeMounts", |check| check.unique(mounts, "mountPath", "path"));
+    }
+}
+
+/// Ports that probes and hooks name.
+pub(in crate::manifest) fn probe_ports(check: &mut Check<'_>, container: &Node<'_>) {
+    let name = container.str("name").unwrap_or("?").to_owned();
+    let known: Vec<String> = container
+        .get("ports")
+        .map(|ports| ports.items().iter().filter_map(|port| port.str("name")).map(str::to_owned).collect())
+        .unwrap_or_default();
+    let places: [&[&str]; 8] = [
+        &["readinessProbe", "httpGet", "port"],
+        &["livenessProbe", "httpGet", "port"],
+        &["startupProbe", "httpGet", "port"],
+        &["readinessProbe", "tcpSocket", "port"],
+        &["livenessProbe", "tcpSocket", "port"],
+        &["startupProbe", "tcpSocket", "port"],
+        &["lifecycle", "preStop", "httpGet", "port"],
+        &["lifecycle", "postStart", "httpGet", "port"],
+    ];
+    for keys in places {
+        let Some(port) = container.at(keys) else { continue };
+        let Value::Scalar(scalar) = &port.value else { continue };
+        let wanted = scalar.text.as_ref();
+        if scalar.resolved() != Resolved::Text || known.iter().any(|known| known == wanted) {
+            continue;
+        }
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        let has = if names.is_empty() {
+            "its ports have no names".to_owned()
+        } else {
+            format!("it has: {}", names.join(", "))
+        };
+        let message = format!("no port named `{wanted}` in container `{name}`; {has}");
+        let help = nearest(wanted, names).map(|near| format!("did you mean `{near}`?"));
+        descend(check, keys, |check| {
+            check.report(Code::UnknownPort, port.span, message).maybe_help(help);
+        });
+    }
+    for probe in ["livenessProbe", "startupProbe"] {
+        let Some(threshold) = container.at(&[probe, "successThreshold"]) else { continue };
+        if threshold.scalar() != Some("1") {
+            descend(check, &[probe, "successThreshold"], |check| {
+                check.report(Code::InvalidValue, threshold.span, format!("must be 1 for a {probe}"));
+            });
+        }
+    }
+}
+
+/// Runs `inner` with all keys added to the path.
+fn descend(check: &mut Check<'_>, keys: &[&str], inner: impl FnOnce(&mut Check<'_>)) {
+    match keys {
+        [] => inner(check),
+        [first, rest @ ..] => check.key(first, |check| descend(check, rest, inner)),
+    }
+}
+
+/// `hostPort`: the machine is the host.
+pub(in crate::manifest) fn host_port(check: &mut Check<'_>, port: &Node<'_>) {
+    let Some(host) = port.entry("hostPort") else { return };
+    if host.value.scalar() != port.str("containerPort") {
+        check.key("hostPort", |check| {
+            check.not_yet(host.key_span, "`hostPort` that differs from `containerPort`");
+        });
+    }
+}
+
+/// Requests above limits.
+pub(in crate::manifest) fn requests_within_limits(check: &mut Check<'_>, resources: &Node<'_>) {
+    let (Some(requests), Some(limits)) = (resources.get("requests"), resources.get("limits")) else { return };
+    check.key("requests", |check| {
+        for request in requests.entries() {
+            let Some(limit) = limits.entry(&request.key) else { continue };
+            let (Some(asked), Some(allowed)) = (request.value.scalar(), limit.value.scalar()) else {
+                continue;
+            };
+            let amount = |text: &str| match request.key.as_ref() {
+                "cpu" => cpu_millis(text).ok(),
+                _ => bytes(text).ok().map(|(size, _)| size),
+            };
+            let (Some(asked_amount), Some(allowed_amount)) = (amount(asked), amount(allowed)) else {
+                continue;
+            };
+            if asked_amount > allowed_amount {
+                let other = check.place(limit.value.span);
+                let message = format!("request {asked} is larger than limit {allowed}");
+                check.key(&request.key, |check| {
+                    check
+                        .report(Code::Conflict, request.value.span, message)
+                        .also(other, "the limit")
+                        .help("raise the limit or lower the request");
+                });
+            }
+        }
+    });
+}
+
+/// Where volumes may be mounted.
+pub(in crate::manifest) fn mount_path(check: &mut Check<'_>, mount: &Node<'_>) {
+    let Some(path) = mount.get("mountPath") else { return };
+    let Some(text) = path.scalar() else { return };
+    check.key("mountPath", |check| {
+        if text.contains(':') {
+            let message = format!("a mount path must not contain `:`, got {}", check.shown(text));
+            check.report(Code::InvalidValue, path.span, message);
+        } else if !text.starts_with('/') && !text.is_empty() {
+            let message = format!("{} must be an absolute path", check.shown(text));
+            check.report(Code::InvalidValue, path.span, message).help(format!("did you mean `/{text}`?"));
+        } else if text.trim_end_matches('/').is_empty() && !text.is_empty() {
+            check.report(
+                Code::InvalidValue,
+                path.span,
+                "a volume cannot replace the whole file system of a container",
+            );
+        }
+    });
+}
+
+/// Capabilities that do not exist, and those that reach the machine's kernel.
+pub(in crate::manifest) fn capabilities(check: &mut Check<'_>, capabilities: &Node<'_>) {
+    let bare = |text: &str| text.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
+    let exists = |name: &str| {
+        REFUSED_CAPABILITIES.contains(&name)
+            || USUAL_CAPABILITIES.contains(&name)
+            || OTHER_CAPABILITIES.contains(&name)
+    };
+    let unknown = |check: &mut Check<'_>, item: &Node<'_>, name: &str| {
+        let all = REFUSED_CAPABILITIES.iter().chain(&USUAL_CAPABILITIES).chain(&OTHER_CAPABILITIES).copied();
+        let help = nearest(name, all).map(|near| format!("did you mean `{near}`?"));
+        let message = format!("{} is not a capability of the kernel", check.shown(name));
+        check.report(Code::InvalidValue, item.span, message).maybe_help(help);
+    };
+    check.each(capabilities, "drop", |check, item| {
+        let name = bare(item.scalar().unwrap_or_default());
+        if !exists(&name) {
+            unknown(check, item, &name);
+        }
+    });
+    check.each(capabilities, "add", |check, item| {
+        let name = bare(item.scalar().unwrap_or_default());
+        if REFUSED_CAPABILITIES.contains(&name.as_str()) {
+            if !check.options.allow_privileged {
+                let message = format!("capability `{name}` is refused: it reaches the machine's kernel");
+                let help = format!(
+                    "add only what is needed (not {}), or pass --allow-privileged",
+                    list(&REFUSED_CAPABILITIES, "or")
+                );
+                check.report(Code::RefusedValue, item.span, message).help(help);
+            }
+        } else if !exists(&name) {
+            unknown(check, item, &name);
+        } else if OTHER_CAPABILITIES.contains(&name.as_str()) {
+            let message =
+                format!("capability `{name}` holds for the pod's own machine, which is the boundary");
+            check.report(Code::Adapted, item.span, message);
+        }
+    });
+}

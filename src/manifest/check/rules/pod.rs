@@ -1,0 +1,249 @@
+//! Rules about pods and where they run.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::{Check, nearest};
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Entry, Node};
+
+/// Annotations and labels by which injectors are asked for a sidecar.
+const INJECTORS: [(&str, &str); 6] = [
+    ("sidecar.istio.io/inject", "Istio"),
+    ("linkerd.io/inject", "Linkerd"),
+    ("dapr.io/enabled", "Dapr"),
+    ("consul.hashicorp.com/connect-inject", "Consul"),
+    ("vault.hashicorp.com/agent-inject", "Vault"),
+    ("instrumentation.opentelemetry.io/inject-sdk", "OpenTelemetry"),
+];
+
+/// Sidecars that will be missing.
+pub(in crate::manifest) fn injected_sidecars(check: &mut Check<'_>, meta: &Node<'_>) {
+    for group in ["annotations", "labels"] {
+        let Some(map) = meta.get(group) else { continue };
+        check.key(group, |check| {
+            for entry in map.entries() {
+                let Some((_, injector)) = INJECTORS.iter().find(|(key, _)| *key == entry.key) else {
+                    continue;
+                };
+                if matches!(entry.value.scalar(), Some("false" | "disabled" | "")) {
+                    continue;
+                }
+                let message =
+                    format!("{injector} would add a container to this pod; the sidecar will be missing");
+                check.key(&entry.key, |check| {
+                    check
+                        .report(Code::MissingSidecar, entry.key_span, message)
+                        .help("add the container to the pod, or remove the annotation");
+                });
+            }
+        });
+    }
+}
+
+/// Names of containers are unique over both lists.
+pub(in crate::manifest) fn unique_containers(check: &mut Check<'_>, spec: &Node<'_>) {
+    let mut seen = HashMap::new();
+    for list in ["initContainers", "containers"] {
+        check.each(spec, list, |check, container| {
+            let Some(name) = container.get("name") else { return };
+            let Some(text) = name.scalar() else { return };
+            if let Some(first) = seen.insert(text.to_owned(), name.span) {
+                let other = check.place(first);
+                let message = format!("two containers have the name {}", check.shown(text));
+                check.key("name", |check| {
+                    check.report(Code::RepeatedItem, name.span, message).also(other, "first given here");
+                });
+            }
+        });
+    }
+}
+
+/// Every mount has its volume, every volume its mount.
+pub(in crate::manifest) fn mounts_exist(check: &mut Check<'_>, spec: &Node<'_>) {
+    let items = spec.get("volumes").map_or(&[][..], Node::items);
+    let mut known: Vec<String> =
+        items.iter().filter_map(|volume| volume.str("name")).map(str::to_owned).collect();
+    known.extend(check.claim_templates.iter().cloned());
+    let mut used = HashSet::new();
+    for list in ["initContainers", "containers"] {
+        check.each(spec, list, |check, container| {
+            check.each(container, "volumeMounts", |check, mount| {
+                let Some(name) = mount.get("name") else { return };
+                let Some(text) = name.scalar() else { return };
+                used.insert(text.to_owned());
+                if !known.iter().any(|known| known == text) {
+                    let message = format!("no volume named {} in this pod", check.shown(text));
+                    let help = nearest(text, known.iter().map(String::as_str)).map_or_else(
+                        || "add it to `volumes`".to_owned(),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    check.key("name", |check| {
+                        check.report(Code::UnknownVolume, name.span, message).help(help);
+                    });
+                }
+            });
+        });
+    }
+    check.each(spec, "volumes", |check, volume| {
+        let Some(name) = volume.get("name") else { return };
+        let Some(text) = name.scalar() else { return };
+        if !used.contains(text) {
+            let message = format!("no container mounts volume {}", check.shown(text));
+            check.report(Code::UnusedVolume, name.span, message);
+        }
+    });
+}
+
+/// The old and the new name of one field.
+pub(in crate::manifest) fn same_service_account(check: &mut Check<'_>, spec: &Node<'_>) {
+    let (Some(new), Some(old)) = (spec.get("serviceAccountName"), spec.get("serviceAccount")) else { return };
+    if new.scalar() != old.scalar() {
+        let other = check.place(new.span);
+        check.key("serviceAccount", |check| {
+            check
+                .report(Code::Conflict, old.span, "differs from `serviceAccountName`")
+                .also(other, "the current name of the field")
+                .help("remove `serviceAccount`");
+        });
+    }
+}
+
+/// What a label of nodes means for machines.
+enum NodeLabel {
+    System,
+    Architecture,
+    /// Zone, region, type of machine.
+    Placement,
+    Other,
+}
+
+fn node_label(key: &str) -> NodeLabel {
+    match key {
+        "kubernetes.io/os" | "beta.kubernetes.io/os" => NodeLabel::System,
+        "kubernetes.io/arch" | "beta.kubernetes.io/arch" => NodeLabel::Architecture,
+        "topology.kubernetes.io/zone"
+        | "topology.kubernetes.io/region"
+        | "failure-domain.beta.kubernetes.io/zone"
+        | "failure-domain.beta.kubernetes.io/region"
+        | "node.kubernetes.io/instance-type"
+        | "beta.kubernetes.io/instance-type" => NodeLabel::Placement,
+        _ => NodeLabel::Other,
+    }
+}
+
+fn other_label(check: &mut Check<'_>, entry_span: crate::manifest::tree::Span, key: &str) {
+    let message = format!("label `{key}` of nodes means nothing for machines");
+    check.report(Code::RefusedValue, entry_span, message).help(
+        "use kubernetes.io/arch, topology.kubernetes.io/zone or node.kubernetes.io/instance-type, or remove it",
+    );
+}
+
+/// `nodeSelector`: labels that choose the machine.
+pub(in crate::manifest) fn node_selector(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(selector) = spec.get("nodeSelector") else { return };
+    check.key("nodeSelector", |check| {
+        for Entry { key, key_span, value, .. } in selector.entries() {
+            let text = value.scalar().unwrap_or_default();
+            check.key(key, |check| match node_label(key) {
+                NodeLabel::System if text != "linux" => {
+                    let message = format!("machines run Linux, not {}", check.shown(text));
+                    check.report(Code::RefusedValue, value.span, message).help("remove it");
+                }
+                NodeLabel::System => {}
+                NodeLabel::Architecture if text == "amd64" => {}
+                NodeLabel::Architecture | NodeLabel::Placement => {
+                    check.not_yet(*key_span, &format!("label `{key}`"));
+                }
+                NodeLabel::Other => other_label(check, *key_span, key),
+            });
+        }
+    });
+}
+
+/// One condition of `nodeAffinity`.
+pub(in crate::manifest) fn node_condition(check: &mut Check<'_>, condition: &Node<'_>) {
+    let Some(key) = condition.get("key") else { return };
+    let Some(text) = key.scalar() else { return };
+    let values: Vec<&str> = condition
+        .get("values")
+        .map(|values| values.items().iter().filter_map(Node::scalar).collect())
+        .unwrap_or_default();
+    let only = |word: &str| condition.str("operator") == Some("In") && values.contains(&word);
+    check.key("key", |check| match node_label(text) {
+        NodeLabel::System if only("linux") => {}
+        NodeLabel::System => {
+            check.report(Code::RefusedValue, key.span, "machines run Linux").help("remove the condition");
+        }
+        NodeLabel::Architecture if only("amd64") => {}
+        NodeLabel::Architecture | NodeLabel::Placement => check.not_yet(key.span, &format!("label `{text}`")),
+        NodeLabel::Other => other_label(check, key.span, text),
+    });
+}
+
+/// Several alternatives would need a group each.
+pub(in crate::manifest) fn one_term(check: &mut Check<'_>, terms: &Node<'_>) {
+    let Some(list) = terms.get("nodeSelectorTerms") else { return };
+    if let [_, second, ..] = list.items() {
+        check.key("nodeSelectorTerms", |check| {
+            check
+                .report(
+                    Code::RefusedValue,
+                    second.span,
+                    "a group of machines has one kind of machine, so one term",
+                )
+                .help("put the alternatives into `values` of one condition");
+        });
+    }
+}
+
+fn is_zone(key: &str) -> bool {
+    matches!(
+        key,
+        "topology.kubernetes.io/zone"
+            | "failure-domain.beta.kubernetes.io/zone"
+            | "topology.kubernetes.io/region"
+    )
+}
+
+/// What `podAntiAffinity` may be about.
+pub(in crate::manifest) fn pod_term(check: &mut Check<'_>, term: &Node<'_>) {
+    let Some(key) = term.get("topologyKey") else { return };
+    let text = key.scalar().unwrap_or_default();
+    if text != "kubernetes.io/hostname" && !is_zone(text) {
+        check.key("topologyKey", |check| {
+            let message = format!("{} means nothing for machines", check.shown(text));
+            check
+                .report(Code::RefusedValue, key.span, message)
+                .help("use kubernetes.io/hostname or topology.kubernetes.io/zone");
+        });
+    }
+}
+
+/// What `topologySpreadConstraints` may be about.
+pub(in crate::manifest) fn spread_key(check: &mut Check<'_>, constraint: &Node<'_>) {
+    let Some(key) = constraint.get("topologyKey") else { return };
+    let text = key.scalar().unwrap_or_default();
+    if text != "kubernetes.io/hostname" && !is_zone(text) {
+        check.key("topologyKey", |check| {
+            let message =
+                format!("{} has no meaning here: machines are spread over zones only", check.shown(text));
+            check.report(Code::NoMeaning, key.span, message);
+        });
+    }
+}
+
+/// `values` where the operator needs them, and only there.
+pub(in crate::manifest) fn expression_values(check: &mut Check<'_>, expression: &Node<'_>) {
+    let Some(operator) = expression.get("operator") else { return };
+    let values = expression.get("values").map_or(0, |values| values.items().len());
+    let text = operator.scalar().unwrap_or_default();
+    match text {
+        "In" | "NotIn" if values == 0 => {
+            check.report(Code::MissingField, operator.span, format!("`{text}` needs `values`"));
+        }
+        "Exists" | "DoesNotExist" if values > 0 => {
+            check.report(Code::Exclusive, operator.span, format!("`{text}` takes no `values`"));
+        }
+        _ => {}
+    }
+}

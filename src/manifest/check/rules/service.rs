@@ -1,0 +1,159 @@
+//! Rules about Services, Ingresses and the short form.
+
+use std::collections::HashMap;
+
+use super::super::Check;
+use super::super::text::port_mapping;
+use crate::manifest::code::Code;
+use crate::manifest::tree::Node;
+
+/// What each type of Service needs.
+pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
+    cluster_ip(check, spec);
+    if spec.str("type") == Some("ExternalName") {
+        if spec.get("externalName").is_none() {
+            check.report(Code::MissingField, spec.span, "type `ExternalName` needs `externalName`");
+        }
+        return;
+    }
+    if let Some(name) = spec.entry("externalName") {
+        check.key("externalName", |check| {
+            check
+                .report(Code::Conflict, name.key_span, "`externalName` is for type `ExternalName`")
+                .help("write `type: ExternalName`, or remove it");
+        });
+    }
+    if spec.get("selector").is_none_or(Node::is_empty) {
+        let span = spec.entry("selector").map_or(spec.span, |entry| entry.key_span);
+        check.key("selector", |check| {
+            check
+                .report(
+                    Code::RefusedValue,
+                    span,
+                    "a Service without a selector needs Endpoints written by hand",
+                )
+                .help("give it the labels of a pod template, or write type ExternalName");
+        });
+    }
+    let headless = spec.str("clusterIP") == Some("None");
+    let ports = spec.get("ports");
+    if ports.is_none_or(Node::is_empty) && !headless {
+        check.key("ports", |check| {
+            check.report(Code::MissingField, spec.span, "a Service needs at least one port");
+        });
+    }
+    let Some(ports) = ports else { return };
+    check.key("ports", |check| {
+        check.unique(ports, "name", "name");
+        let mut seen = HashMap::new();
+        for (i, port) in ports.items().iter().enumerate() {
+            check.index(i, |check| {
+                if ports.items().len() > 1 && port.get("name").is_none() {
+                    check.key("name", |check| {
+                        check.report(
+                            Code::MissingField,
+                            port.span,
+                            "a Service with several ports must name each",
+                        );
+                    });
+                }
+                let Some(number) = port.get("port") else { return };
+                let key = (number.scalar().unwrap_or_default(), port.str("protocol").unwrap_or("TCP"));
+                if let Some(first) = seen.insert(key, number.span) {
+                    let other = check.place(first);
+                    let message = format!("port {}/{} is listed twice", key.0, key.1);
+                    check.report(Code::RepeatedItem, number.span, message).also(other, "first listed here");
+                }
+            });
+        }
+    });
+}
+
+/// `clusterIP`: headless, or an address that the cloud chooses.
+fn cluster_ip(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(entry) = spec.entry("clusterIP") else { return };
+    check.key("clusterIP", |check| match entry.value.scalar() {
+        Some("None") => check.not_yet(entry.key_span, "a headless Service (`clusterIP: None`)"),
+        None | Some("") => {}
+        Some(_) => {
+            check.report(
+                Code::NoMeaning,
+                entry.key_span,
+                "`clusterIP` has no meaning here: the cloud chooses the address",
+            );
+        }
+    });
+}
+
+/// Annotations of ingress controllers.
+pub(in crate::manifest) fn ingress_annotations(check: &mut Check<'_>, ingress: &Node<'_>) {
+    let Some(annotations) = ingress.at(&["metadata", "annotations"]) else { return };
+    for entry in annotations.entries() {
+        let key = entry.key.as_ref();
+        let understood = ["alb.ingress.kubernetes.io/scheme", "alb.ingress.kubernetes.io/certificate-arn"];
+        if understood.contains(&key) || !key.contains("ingress") {
+            continue;
+        }
+        let report = |check: &mut Check<'_>| {
+            if key.ends_with("/rewrite-target") {
+                check
+                    .report(
+                        Code::RefusedField,
+                        entry.key_span,
+                        format!("`{key}` is refused: balancers do not rewrite paths"),
+                    )
+                    .help("serve the path as it comes");
+            } else {
+                let message =
+                    format!("annotation `{key}` has no meaning here: it is for another ingress controller");
+                check.report(Code::NoMeaning, entry.key_span, message);
+            }
+        };
+        check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
+    }
+}
+
+/// An Ingress that leads nowhere.
+pub(in crate::manifest) fn ingress_has_backend(check: &mut Check<'_>, spec: &Node<'_>) {
+    if spec.get("rules").is_none_or(Node::is_empty) && spec.get("defaultBackend").is_none() {
+        check.report(Code::MissingField, spec.span, "`rules` or `defaultBackend` is needed");
+    }
+}
+
+/// Paths begin with a slash.
+pub(in crate::manifest) fn ingress_path(check: &mut Check<'_>, path: &Node<'_>) {
+    let Some(node) = path.get("path") else { return };
+    let Some(text) = node.scalar() else { return };
+    if !text.starts_with('/') {
+        let message = format!("a path begins with `/`, got {}", check.shown(text));
+        check.key("path", |check| {
+            check.report(Code::InvalidValue, node.span, message);
+        });
+    }
+}
+
+/// The short form: at least one container, and no listener twice.
+pub(in crate::manifest) fn short_form(check: &mut Check<'_>, root: &Node<'_>) {
+    let Some(containers) = root.entry("containers") else { return };
+    if containers.value.is_empty() {
+        check.report(Code::MissingField, containers.key_span, "at least one container is needed");
+    }
+    let mut seen = HashMap::new();
+    for container in containers.value.entries() {
+        check.key("containers", |check| {
+            check.key(&container.key, |check| {
+                check.each(&container.value, "ports", |check, port| {
+                    let Some(Ok(mapping)) = port.scalar().map(port_mapping) else { return };
+                    if mapping.terminates_tls {
+                        check.not_yet(port.span, "TLS that ends at the balancer");
+                    }
+                    if let Some(first) = seen.insert(mapping.listener, port.span) {
+                        let other = check.place(first);
+                        let message = format!("the balancer listens on port {} twice", mapping.listener);
+                        check.report(Code::RepeatedItem, port.span, message).also(other, "first given here");
+                    }
+                });
+            });
+        });
+    }
+}

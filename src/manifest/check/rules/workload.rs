@@ -1,0 +1,186 @@
+//! Rules about workloads.
+
+use super::super::{Check, int_or_percent};
+use crate::manifest::api::IntOrPercent;
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Node, Value};
+
+/// The selector against the labels of the workload's own template.
+pub(in crate::manifest) fn selector_matches(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(selector) = spec.entry("selector") else { return };
+    let Some(template) = spec.get("template") else { return };
+    let labels = template.at(&["metadata", "labels"]);
+    let around = labels.map_or_else(|| template.span, |labels| labels.span);
+    check.key("selector", |check| {
+        let wanted = selector.value.get("matchLabels");
+        let conditions = selector.value.get("matchExpressions").map_or(&[][..], Node::items);
+        if wanted.is_none_or(Node::is_empty) && conditions.is_empty() {
+            check.report(Code::MissingField, selector.key_span, "an empty selector would match every pod");
+            return;
+        }
+        for entry in wanted.map_or(&[][..], Node::entries) {
+            let found = labels.and_then(|labels| labels.entry(&entry.key));
+            if found.and_then(|found| found.value.scalar()) == entry.value.scalar() {
+                continue;
+            }
+            let want = format!("{}: {}", entry.key, entry.value.scalar().unwrap_or_default());
+            let have = match found {
+                Some(found) => format!("{{{}: {}}}", found.key, found.value.scalar().unwrap_or_default()),
+                None => "{}".to_owned(),
+            };
+            let message = format!("selector {{{want}}} does not match template labels {have}");
+            let other = check.place(found.map_or(around, |found| found.key_span));
+            check.key("matchLabels", |check| {
+                check
+                    .report(Code::SelectorMismatch, entry.key_span, message)
+                    .also(other, "the template's labels")
+                    .help("make both equal");
+            });
+        }
+        for (i, condition) in conditions.iter().enumerate() {
+            if !holds(condition, labels) {
+                let other = check.place(around);
+                check.key("matchExpressions", |check| {
+                    check.index(i, |check| {
+                        check
+                            .report(
+                                Code::SelectorMismatch,
+                                condition.span,
+                                "the template's labels do not meet this condition",
+                            )
+                            .also(other, "the template's labels");
+                    });
+                });
+            }
+        }
+    });
+}
+
+/// Whether a condition on labels holds; one that is wrong in itself was reported already.
+pub(in crate::manifest) fn holds(condition: &Node<'_>, labels: Option<&Node<'_>>) -> bool {
+    let label = condition.str("key").and_then(|key| labels?.str(key));
+    let listed = |value: &str| {
+        condition
+            .get("values")
+            .is_some_and(|values| values.items().iter().any(|item| item.scalar() == Some(value)))
+    };
+    match condition.str("operator") {
+        Some("In") => label.is_some_and(listed),
+        Some("NotIn") => !label.is_some_and(listed),
+        Some("Exists") => label.is_some(),
+        Some("DoesNotExist") => label.is_none(),
+        _ => true,
+    }
+}
+
+/// Pods of groups are always started again.
+pub(in crate::manifest) fn always_restarts(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(policy) = spec.at(&["template", "spec", "restartPolicy"]) else { return };
+    if matches!(policy.scalar(), Some("Never" | "OnFailure")) {
+        below(check, &["template", "spec", "restartPolicy"], |check| {
+            check
+                .report(
+                    Code::InvalidValue,
+                    policy.span,
+                    "must be `Always` in a workload that keeps its pods running",
+                )
+                .help("write a Job for what ends");
+        });
+    }
+    if let Some(deadline) = spec.at(&["template", "spec", "activeDeadlineSeconds"]) {
+        below(check, &["template", "spec", "activeDeadlineSeconds"], |check| {
+            check.report(Code::InvalidValue, deadline.span, "is for Jobs and Pods that end");
+        });
+    }
+}
+
+/// Pods of jobs end.
+pub(in crate::manifest) fn job_restarts(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(pod) = spec.at(&["template", "spec"]) else { return };
+    let policy = pod.get("restartPolicy");
+    if matches!(policy.and_then(Node::scalar), None | Some("Always")) {
+        let span = policy.map_or(pod.span, |policy| policy.span);
+        below(check, &["template", "spec", "restartPolicy"], |check| {
+            check
+                .report(
+                    Code::InvalidValue,
+                    span,
+                    "the pod of a Job must end: its default `Always` does not fit",
+                )
+                .help("write `restartPolicy: OnFailure` or `restartPolicy: Never`");
+        });
+    }
+}
+
+fn below(check: &mut Check<'_>, keys: &[&str], inner: impl FnOnce(&mut Check<'_>)) {
+    match keys {
+        [] => inner(check),
+        [first, rest @ ..] => check.key(first, |check| below(check, rest, inner)),
+    }
+}
+
+/// `rollingUpdate` beside `Recreate`.
+pub(in crate::manifest) fn strategy(check: &mut Check<'_>, strategy: &Node<'_>) {
+    if let (Some("Recreate"), Some(rolling)) = (strategy.str("type"), strategy.entry("rollingUpdate")) {
+        check.key("rollingUpdate", |check| {
+            check
+                .report(Code::Exclusive, rolling.key_span, "`rollingUpdate` does not go with type `Recreate`")
+                .help("remove one of them");
+        });
+    }
+}
+
+/// A rollout that may neither take away nor add a machine cannot move.
+pub(in crate::manifest) fn rolling_update(check: &mut Check<'_>, update: &Node<'_>) {
+    let read = |key: &str| {
+        let node = update.get(key)?;
+        let Value::Scalar(scalar) = &node.value else { return None };
+        Some((int_or_percent(&scalar.text, scalar.resolved())?, node.span))
+    };
+    let is_zero = |share: IntOrPercent| matches!(share, IntOrPercent::Int(0) | IntOrPercent::Percent(0));
+    let (unavailable, surge) = (read("maxUnavailable"), read("maxSurge"));
+    if let (Some((missing, span)), Some((excess, other))) = (unavailable, surge)
+        && is_zero(missing)
+        && is_zero(excess)
+    {
+        let other = check.place(other);
+        check.key("maxUnavailable", |check| {
+            check
+                .report(
+                    Code::Conflict,
+                    span,
+                    "maxUnavailable and maxSurge are both 0, so no rollout could ever move",
+                )
+                .also(other, "the other 0")
+                .help("allow one machine in excess: `maxSurge: 1`");
+        });
+    }
+    if let Some((IntOrPercent::Percent(percent), span)) = unavailable
+        && percent > 100
+    {
+        check.key("maxUnavailable", |check| {
+            check.report(Code::InvalidValue, span, format!("must be at most 100%, got {percent}%"));
+        });
+    }
+}
+
+/// Claims of a StatefulSet: names are unique, and different from the pod's own volumes.
+pub(in crate::manifest) fn claim_templates(check: &mut Check<'_>, spec: &Node<'_>) {
+    let mut seen = std::collections::HashMap::new();
+    for volume in spec.at(&["template", "spec", "volumes"]).map_or(&[][..], Node::items) {
+        if let Some(name) = volume.get("name") {
+            seen.insert(name.scalar().unwrap_or_default().to_owned(), name.span);
+        }
+    }
+    check.each(spec, "volumeClaimTemplates", |check, claim| {
+        let Some(name) = claim.at(&["metadata", "name"]) else { return };
+        let text = name.scalar().unwrap_or_default();
+        if let Some(first) = seen.insert(text.to_owned(), name.span) {
+            let other = check.place(first);
+            let message = format!("two volumes have the name {}", check.shown(text));
+            below(check, &["metadata", "name"], |check| {
+                check.report(Code::RepeatedItem, name.span, message).also(other, "first given here");
+            });
+        }
+    });
+}

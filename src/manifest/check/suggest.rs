@@ -1,0 +1,68 @@
+//! What was probably meant.
+
+use crate::manifest::language::{Class, Table, Type};
+
+/// The word nearest to `given`, when it is near enough to be a slip.
+pub(in crate::manifest) fn nearest<'w>(
+    given: &str,
+    words: impl IntoIterator<Item = &'w str>,
+) -> Option<&'w str> {
+    // Distance is quadratic; nobody's slip of the finger is this long.
+    if given.len() > 100 {
+        return None;
+    }
+    let lower = given.to_lowercase();
+    words
+        .into_iter()
+        .filter_map(|word| {
+            let distance = if word.to_lowercase() == lower { 0 } else { strsim::osa_distance(given, word) };
+            let allowed = (given.chars().count().max(word.len()) / 3).max(1);
+            (distance <= allowed && distance < word.len()).then_some((distance, word))
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}
+
+/// A hint for the unknown field `key` of `table`: another spelling, or the level where it belongs.
+pub(super) fn for_field(key: &str, table: &'static Table, around: &[&'static Table]) -> Option<String> {
+    if let Some(below) = below(key, table) {
+        return Some(format!("it belongs to `{below}`"));
+    }
+    let accepted = table.fields.iter().filter(|field| field.class != Class::Refused).map(|field| field.name);
+    if let Some(word) = nearest(key, accepted) {
+        return Some(format!("did you mean `{word}`?"));
+    }
+    around
+        .iter()
+        .rev()
+        .find(|outer| !std::ptr::eq(**outer, table) && outer.field(key).is_some())
+        .map(|outer| format!("it belongs to {}, further out: check the indentation", outer.name))
+}
+
+/// The field of `table` that holds objects with the field `key`.
+fn below(key: &str, table: &'static Table) -> Option<String> {
+    table.fields.iter().filter(|field| field.class != Class::Refused).find_map(|field| {
+        let (inner, mark) = match field.ty {
+            Type::Object(inner) => (inner, ""),
+            Type::List(Type::Object(inner)) | Type::Filled(Type::Object(inner)) => (*inner, "[]"),
+            Type::Keyed(inner, _) => (inner, "[]"),
+            _ => return None,
+        };
+        inner.field(key).map(|_| format!("{}{mark}.{key}", field.name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_recognised_and_other_words_are_not() {
+        let words = ["replicas", "selector", "template", "strategy"];
+        assert_eq!(nearest("replica", words), Some("replicas"));
+        assert_eq!(nearest("Replicas", words), Some("replicas"));
+        assert_eq!(nearest("slector", words), Some("selector"));
+        assert_eq!(nearest("volumes", words), None);
+        assert_eq!(nearest("x", words), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! The rules that findings name. Names are stable: scripts and suppressions depend on them.
+
+use std::fmt;
+
+use super::diagnostic::Severity;
+
+macro_rules! codes {
+    ($($variant:ident, $name:literal, $severity:ident, $doc:literal, $example:literal;)*) => {
+        /// A rule. `i2kit explain` prints its paragraph.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $(
+                #[doc = $doc]
+                $variant,
+            )*
+        }
+
+        impl Code {
+            /// All rules.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// How bad a finding of this rule is.
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$variant => Severity::$severity),* }
+            }
+
+            /// What the rule is about and what to do.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $doc),* }
+            }
+
+            /// A manifest, or a part of one, that the rule finds fault with.
+            pub const fn example(self) -> &'static str {
+                match self { $(Self::$variant => $example),* }
+            }
+        }
+    };
+}
+
+codes! {
+    Encoding, "encoding", Error,
+        "Manifests are UTF-8 text without control characters. Files in another encoding, such as UTF-16 from some Windows editors, must be converted, for instance with `iconv -f UTF-16 -t UTF-8`.",
+        "";
+    TooLarge, "too-large", Error,
+        "A file has more bytes or more values than any manifest of use. The limit keeps the time and the memory of a check bounded whatever it is given. Split the file.",
+        "";
+    Syntax, "syntax", Error,
+        "The text is not YAML, or uses a part of YAML that has no meaning in a manifest. The rest of that document is not checked; other documents are. References to objects that may be in the unread document are not reported.",
+        "spec:\n  replicas: [2\n";
+    NestingLimit, "nesting-limit", Error,
+        "Values are nested deeper than any manifest needs. The limit keeps hostile files from exhausting memory.",
+        "a: [[[[[[[[…\n";
+    AliasLimit, "alias-limit", Error,
+        "Aliases (`*name`) stand for so many values in sum that the file is taken for an attack by expansion. Write the values out, or use fewer aliases.",
+        "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\n";
+    DuplicateKey, "duplicate-key", Error,
+        "A key is given twice in one map. YAML forbids it; kubectl keeps the last one silently, which is rarely what was meant. Both places are shown: keep one.",
+        "labels:\n  app: web\n  app: api\n";
+    NoObject, "no-object", Error,
+        "A document is not an object with `apiVersion` and `kind`, nor the short form with `name` and `containers`.",
+        "- just\n- a list\n";
+    UnknownKind, "unknown-kind", Error,
+        "The kind is not one that i2kit reads: it is misspelt, belongs to another API version, or is a custom resource that needs an operator in a cluster. `--ignore-kind KIND` leaves all objects of a kind out.",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\n";
+    RemovedVersion, "removed-version", Error,
+        "The API version was removed from Kubernetes, and fields changed their meaning with it. Move the object to the version that the message names.",
+        "apiVersion: extensions/v1beta1\nkind: Deployment\n";
+    RefusedKind, "refused-kind", Error,
+        "The kind is known, and cannot mean anything sensible for machines without a cluster; leaving it out silently would change what the manifests do. The message says what to write instead. `--ignore-kind KIND` leaves all objects of a kind out.",
+        "apiVersion: apps/v1\nkind: DaemonSet\n";
+    KindWithoutMeaning, "kind-without-meaning", Warning,
+        "The kind configures a Kubernetes API server, which there is none of. The object is left out. Pods that call the Kubernetes API will fail.",
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n";
+    KindNote, "kind-note", Note,
+        "The kind is accepted with a meaning of its own for machines, which the message gives.",
+        "apiVersion: apps/v1\nkind: ReplicaSet\n";
+    IgnoredKind, "ignored-kind", Note,
+        "The object is left out because `--ignore-kind` names its kind.",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
+    UnknownField, "unknown-field", Error,
+        "Kubernetes has no such field here. It is misspelt, at the wrong level, or newer than i2kit. An unknown field is always an error and never dropped, because a field that is dropped is a setting that is not applied.",
+        "spec:\n  replica: 2\n";
+    MissingField, "missing-field", Error,
+        "A field that cannot be left out is missing.",
+        "containers:\n- name: web\n";
+    WrongType, "wrong-type", Error,
+        "The value has another type than the field. Quotation marks matter: `2` is an integer and `\"2\"` is a string.",
+        "spec:\n  replicas: \"2\"\n";
+    YamlTrap, "yaml-trap", Error,
+        "Without quotes, YAML 1.1, which kubectl reads, takes the value for something else than text: `yes`, `no`, `on`, `off`, `y` and `n` are booleans, `1.10` is the number 1.1. Quote it.",
+        "env:\n- name: NORWAY\n  value: no\n";
+    OldBoolean, "old-boolean", Warning,
+        "`yes`, `no`, `on` and `off` are booleans for kubectl but texts for YAML 1.2 readers. Write `true` or `false`.",
+        "readOnly: yes\n";
+    DecimalMode, "decimal-mode", Warning,
+        "File permissions are octal when written with a leading zero. `400` without it is decimal and means 0620, which is rarely meant.",
+        "defaultMode: 400\n";
+    EmptyValue, "empty-value", Warning,
+        "The field is given without a value, so its default applies. Remove it, or give it a value.",
+        "spec:\n  replicas:\n";
+    InvalidValue, "invalid-value", Error,
+        "The value has the right type and is still not one that the field can have.",
+        "ports:\n- containerPort: 0\n";
+    InvalidName, "invalid-name", Error,
+        "Names become names of machines and DNS names. They are at most 63 lower-case letters, digits and `-`, beginning and ending with a letter or digit.",
+        "metadata:\n  name: Web_App\n";
+    InvalidQuantity, "invalid-quantity", Error,
+        "Quantities are a number and a suffix: `m` (thousandth), `k` `M` `G` `T` `P` `E` (powers of 1000), `Ki` `Mi` `Gi` `Ti` `Pi` `Ei` (powers of 1024), or an exponent such as `e3`.",
+        "limits:\n  memory: 1.5Gib\n";
+    OddQuantity, "odd-quantity", Warning,
+        "The quantity is valid and almost certainly not what was meant, such as memory in thousandths of a byte.",
+        "limits:\n  memory: 128m\n";
+    InvalidImage, "invalid-image", Error,
+        "The image reference is not one that a registry would take: `[registry/]repository[:tag][@sha256:digest]`.",
+        "image: Nginx:1.27\n";
+    FloatingImage, "floating-image", Warning,
+        "The image has no tag, or the tag `latest`: the next build may contain another image. Images are resolved to a digest at build, so running machines never change; pin the tag to make builds repeatable.",
+        "image: nginx\n";
+    TemplateLeftIn, "template-left-in", Warning,
+        "The text has `{{ }}`, which looks like a template that was not rendered. Run `helm template` first, or check that the braces are meant.",
+        "value: \"{{ .Values.a }}\"\n";
+    Exclusive, "exclusive-fields", Error,
+        "Two fields of which only one may be given are both given, or none of several is where one is needed.",
+        "env:\n- name: MODE\n  value: a\n  valueFrom: {fieldRef: {fieldPath: metadata.name}}\n";
+    Conflict, "conflicting-values", Error,
+        "Two values contradict each other.",
+        "requests: {memory: 2Gi}\nlimits: {memory: 1Gi}\n";
+    RepeatedItem, "repeated-item", Error,
+        "Two items of a list have the same name, port or path, which must be unique.",
+        "containers:\n- name: web\n- name: web\n";
+    RepeatedEnv, "repeated-variable", Warning,
+        "A variable is set twice; the last one wins, as in Kubernetes.",
+        "env:\n- {name: A, value: x}\n- {name: A, value: y}\n";
+    RefusedField, "refused-field", Error,
+        "The field asks for something that machines of their own cannot give, and dropping it silently would change what the manifest does. The message says why and what to write instead.",
+        "spec:\n  hostNetwork: true\n";
+    RefusedValue, "refused-value", Error,
+        "The field is fine, but this value asks for something that machines of their own cannot give.",
+        "protocol: SCTP\n";
+    NotDeployableYet, "not-deployable-yet", Error,
+        "The manifest is right and its meaning is decided, but this version of i2kit cannot deploy it. `check` says so rather than letting `deploy` fail. `check --language-only` leaves this rule out.",
+        "apiVersion: apps/v1\nkind: StatefulSet\n";
+    NoMeaning, "no-meaning", Warning,
+        "The field is accepted and has no effect, because what it configures does not exist here. The message says why.",
+        "tolerations:\n- operator: Exists\n";
+    Adapted, "adapted", Note,
+        "The value is accepted with a meaning of its own for machines, which the message gives.",
+        "type: NodePort\n";
+    MissingSidecar, "missing-sidecar", Warning,
+        "An annotation asks an injector (Istio, Linkerd, Dapr) to add a container to the pod. There is no injector, so the container will be missing.",
+        "annotations:\n  sidecar.istio.io/inject: \"true\"\n";
+    SelectorMismatch, "selector-mismatch", Error,
+        "The workload's selector does not match the labels of its own template. Both places are shown.",
+        "selector:\n  matchLabels: {app: webb}\ntemplate:\n  metadata:\n    labels: {app: web}\n";
+    NoTarget, "no-target", Error,
+        "The selector matches no pod template of the given files. All files of one call are one set: give the file with the workload too, or correct the selector.",
+        "kind: Service\nspec:\n  selector: {app: api}\n";
+    SharedTarget, "shared-target", Note,
+        "A Service selects several workloads. That is the usual way of a canary: all of them get traffic, in proportion to their machines.",
+        "kind: Service\nspec:\n  selector: {tier: backend}\n";
+    UnknownPort, "unknown-port", Error,
+        "A port is named that the container or the pods behind the Service do not have.",
+        "ports:\n- port: 80\n  targetPort: http\n";
+    UnlistedPort, "unlisted-port", Warning,
+        "A Service sends traffic to a port number that no container lists. Containers may listen on ports that they do not list, but usually one of the two numbers is wrong.",
+        "ports:\n- port: 80\n  targetPort: 8081\n";
+    UnknownVolume, "unknown-volume", Error,
+        "A container mounts a volume that the pod does not have.",
+        "volumeMounts:\n- {name: data, mountPath: /data}\n";
+    UnusedVolume, "unused-volume", Note,
+        "No container mounts the volume.",
+        "volumes:\n- name: data\n";
+    MissingReference, "missing-reference", Error,
+        "An object or key that the manifest refers to is not in the given files. All files of one call are one set. `--external secret/NAME` says that a Secret is in the cloud's store already; `optional: true` says that it may be missing.",
+        "configMapKeyRef:\n  name: settings\n  key: mode\n";
+    DuplicateObject, "duplicate-object", Error,
+        "Two objects have the same kind, namespace and name. Both places are shown.",
+        "kind: Deployment\nmetadata:\n  name: web\n---\nkind: Deployment\nmetadata:\n  name: web\n";
+    Internal, "internal", Error,
+        "A fault of i2kit: the checker accepted what the reader of typed objects did not. Please report it with the manifest.",
+        "";
+}
+
+impl Code {
+    /// The rule of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,118 @@
+//! `metadata`, selectors, and what dumps of clusters carry.
+
+use super::field::{
+    ANNOTATIONS, Field, LABEL, LABELS, TEXT, TEXTS, Table, Text, Type, refused, silent, word, works,
+};
+use crate::manifest::check::rules;
+
+/// Why fields of dumps are accepted.
+const DUMPED: &str = "written by clusters into the objects that they print";
+
+const GENERATE_NAME: Field = refused(
+    "generateName",
+    TEXT,
+    "a name made up at each deploy would be a new group each time",
+    "write `name`",
+);
+
+macro_rules! metadata {
+    ($name:ident, $title:literal, $form:expr, $doc:literal) => {
+        pub(super) static $name: Table = Table::new(
+            $title,
+            $doc,
+            &[
+                works("name", $form, "name; with the kind and namespace it identifies the object").required(),
+                works("namespace", LABEL, "part of names and of DNS names").default("default"),
+                works("labels", LABELS, "what selectors match; also tags of the machines"),
+                works("annotations", ANNOTATIONS, "kept; only those that i2kit documents have an effect"),
+                GENERATE_NAME,
+                silent("creationTimestamp", DUMPED),
+                silent("deletionTimestamp", DUMPED),
+                silent("deletionGracePeriodSeconds", DUMPED),
+                silent("finalizers", DUMPED),
+                silent("generation", DUMPED),
+                silent("managedFields", DUMPED),
+                silent("ownerReferences", DUMPED),
+                silent("resourceVersion", DUMPED),
+                silent("selfLink", DUMPED),
+                silent("uid", DUMPED),
+            ],
+        );
+    };
+}
+
+metadata!(
+    LABEL_META,
+    "ObjectMeta",
+    LABEL,
+    "Metadata of objects whose names become DNS labels or machine names."
+);
+metadata!(
+    SUBDOMAIN_META,
+    "ObjectMeta (dotted names)",
+    Type::Text(Text::Subdomain),
+    "Metadata of objects whose names may have dots."
+);
+
+/// `metadata` of pod templates.
+pub(super) static TEMPLATE_META: Table = Table::new(
+    "PodTemplate metadata",
+    "Metadata of the pods that a workload makes.",
+    &[
+        works("labels", LABELS, "what Services and the workload select; also tags of the machines"),
+        works("annotations", ANNOTATIONS, "kept; only those that i2kit documents have an effect"),
+        silent("name", "pods are named after their workload"),
+        silent("namespace", "pods live in their workload's namespace"),
+        silent("creationTimestamp", DUMPED),
+        silent("generateName", DUMPED),
+    ],
+)
+.rules(&[rules::injected_sidecars]);
+
+/// `metadata` of claim templates of a StatefulSet.
+pub(super) static CLAIM_META: Table = Table::new(
+    "Claim template metadata",
+    "Metadata of the claims that a StatefulSet makes.",
+    &[
+        works("name", LABEL, "the volume's name in the pod").required(),
+        works("labels", LABELS, "tags of the disk"),
+        works("annotations", ANNOTATIONS, "kept"),
+        silent("namespace", "claims live in their workload's namespace"),
+        silent("creationTimestamp", DUMPED),
+    ],
+);
+
+/// `selector` of a workload.
+pub(super) static SELECTOR: Table = Table::new(
+    "LabelSelector",
+    "Which pods belong to a workload.",
+    &[
+        works("matchLabels", LABELS, "labels that a pod must have"),
+        works(
+            "matchExpressions",
+            Type::List(&Type::Object(&EXPRESSION)),
+            "conditions that a pod's labels must meet",
+        ),
+    ],
+);
+
+static EXPRESSION: Table = Table::new(
+    "LabelSelectorRequirement",
+    "One condition on labels.",
+    &[
+        works("key", Type::Text(Text::LabelKey), "the label").required(),
+        works(
+            "operator",
+            Type::Choice(&[
+                word("In", "the value is one of `values`"),
+                word("NotIn", "the value is none of `values`"),
+                word("Exists", "the label is there"),
+                word("DoesNotExist", "the label is not there"),
+            ]),
+            "how the label is compared",
+        )
+        .required(),
+        works("values", TEXTS, "what it is compared with"),
+    ],
+)
+.rules(&[rules::expression_values]);

@@ -1,0 +1,399 @@
+//! Workloads: groups of machines.
+
+use super::field::{
+    COUNT, COUNT_1, Field, LABEL, TEXT, Table, Target, Text, Type, mapped, no_meaning, refused, refused_word,
+    silent, word, works,
+};
+use super::meta::{CLAIM_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
+use super::pod::{POD_SPEC, TEMPLATE};
+use super::volume::ACCESS_MODES;
+use crate::manifest::check::rules;
+
+/// Every object's `apiVersion`; the kinds' table checks its value.
+pub(super) const API_VERSION: Field = works("apiVersion", TEXT, "version of the kind").required();
+/// Every object's `kind`.
+pub(super) const KIND: Field = works("kind", TEXT, "the kind").required();
+/// What clusters report.
+pub(super) const STATUS: Field = silent("status", "written by clusters into the objects that they print");
+
+const REPLICAS: Field = works("replicas", COUNT, "machines in the group; 0 is an empty group").default("1");
+const SELECT: Field =
+    works("selector", Type::Object(&SELECTOR), "must match the template's labels").required();
+const PODS: Field = works("template", Type::Object(&TEMPLATE), "the pod").required();
+const MIN_READY: Field =
+    mapped("minReadySeconds", COUNT, "how long a new machine must stay healthy before it counts")
+        .default("0");
+const HISTORY: Field =
+    mapped("revisionHistoryLimit", COUNT, "images and launch-template versions kept for `rollback`")
+        .default("10");
+
+/// `apps/v1` Deployment.
+pub(super) static DEPLOYMENT: Table = Table::new(
+    "Deployment",
+    "A group of equal machines behind a launch template; a rollout replaces them a few at a time.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&LABEL_META), "its name is the group's name").required(),
+        works("spec", Type::Object(&DEPLOYMENT_SPEC), "what it runs").required(),
+        STATUS,
+    ],
+);
+
+static DEPLOYMENT_SPEC: Table = Table::new(
+    "DeploymentSpec",
+    "A pod, how many of it, and how it is replaced.",
+    &[
+        REPLICAS,
+        SELECT,
+        PODS,
+        works("strategy", Type::Object(&STRATEGY), "how a changed pod replaces the running ones"),
+        MIN_READY,
+        mapped(
+            "progressDeadlineSeconds",
+            COUNT_1,
+            "a rollout that makes no progress for this long is rolled back; Kubernetes only reports it",
+        )
+        .default("600"),
+        HISTORY,
+        refused("paused", Type::Bool, "a rollout happens when you deploy", "remove it").unless(&["false"]),
+    ],
+)
+.rules(&[rules::selector_matches, rules::always_restarts]);
+
+static STRATEGY: Table = Table::new(
+    "DeploymentStrategy",
+    "How a changed pod replaces the running ones.",
+    &[
+        works(
+            "type",
+            Type::Choice(&[
+                word("RollingUpdate", "a few at a time"),
+                word("Recreate", "all old ones end before the first new one starts"),
+            ]),
+            "the way",
+        )
+        .default("RollingUpdate"),
+        mapped("rollingUpdate", Type::Object(&ROLLING_UPDATE), "how many at a time"),
+    ],
+)
+.rules(&[rules::strategy]);
+
+static ROLLING_UPDATE: Table = Table::new(
+    "RollingUpdateDeployment",
+    "How many machines at a time.",
+    &[
+        mapped("maxUnavailable", Type::IntOrPercent, "how many may be missing; percentages round down")
+            .default("25%"),
+        mapped("maxSurge", Type::IntOrPercent, "how many may be in excess; percentages round up")
+            .default("25%"),
+    ],
+)
+.rules(&[rules::rolling_update]);
+
+/// `apps/v1` ReplicaSet.
+pub(super) static REPLICA_SET: Table = Table::new(
+    "ReplicaSet",
+    "As a Deployment with the default strategy.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&LABEL_META), "its name is the group's name").required(),
+        works("spec", Type::Object(&REPLICA_SET_SPEC), "what it runs").required(),
+        STATUS,
+    ],
+);
+
+static REPLICA_SET_SPEC: Table =
+    Table::new("ReplicaSetSpec", "A pod, and how many of it.", &[REPLICAS, SELECT, PODS, MIN_READY])
+        .rules(&[rules::selector_matches, rules::always_restarts]);
+
+/// `apps/v1` StatefulSet.
+pub(super) static STATEFUL_SET: Table = Table::new(
+    "StatefulSet",
+    "Machines with a stable index, name and disk each.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&LABEL_META), "its name is the prefix of the machines' names")
+            .required(),
+        works("spec", Type::Object(&STATEFUL_SET_SPEC), "what it runs").required(),
+        STATUS,
+    ],
+);
+
+static STATEFUL_SET_SPEC: Table = Table::new(
+    "StatefulSetSpec",
+    "A pod with a name and disks of its own, and how many of it.",
+    &[
+        REPLICAS,
+        SELECT,
+        PODS,
+        works("serviceName", LABEL, "the headless Service below which each machine has a DNS name"),
+        works(
+            "volumeClaimTemplates",
+            Type::List(&Type::Object(&CLAIM_TEMPLATE)),
+            "a disk each for every machine",
+        ),
+        works(
+            "podManagementPolicy",
+            Type::Choice(&[
+                word("OrderedReady", "one after the other, each healthy before the next"),
+                word("Parallel", "all at once"),
+            ]),
+            "the order",
+        )
+        .default("OrderedReady"),
+        works(
+            "updateStrategy",
+            Type::Object(&UPDATE_STRATEGY),
+            "how a changed pod replaces the running ones",
+        ),
+        works(
+            "persistentVolumeClaimRetentionPolicy",
+            Type::Object(&RETENTION),
+            "whether disks outlive their machines",
+        ),
+        works("ordinals", Type::Object(&ORDINALS), "where the index begins"),
+        MIN_READY,
+        HISTORY,
+    ],
+)
+.rules(&[rules::selector_matches, rules::always_restarts, rules::claim_templates]);
+
+static UPDATE_STRATEGY: Table = Table::new(
+    "StatefulSetUpdateStrategy",
+    "How a changed pod replaces the running ones.",
+    &[
+        works(
+            "type",
+            Type::Choice(&[
+                word("RollingUpdate", "one after the other, from the highest index"),
+                refused_word(
+                    "OnDelete",
+                    "nobody deletes single machines",
+                    "use RollingUpdate; `partition` holds machines back",
+                ),
+            ]),
+            "the way",
+        )
+        .default("RollingUpdate"),
+        mapped("rollingUpdate", Type::Object(&PARTITION), "which machines, and how many at a time"),
+    ],
+);
+
+static PARTITION: Table = Table::new(
+    "RollingUpdateStatefulSetStrategy",
+    "Which machines, and how many at a time.",
+    &[
+        mapped("partition", COUNT, "machines with a lower index keep the old pod").default("0"),
+        mapped("maxUnavailable", Type::IntOrPercent, "how many may be missing").default("1"),
+    ],
+);
+
+const KEEP: Type = Type::Choice(&[word("Retain", "kept"), word("Delete", "deleted")]);
+
+static RETENTION: Table = Table::new(
+    "StatefulSetPersistentVolumeClaimRetentionPolicy",
+    "Whether disks outlive their machines.",
+    &[
+        works("whenDeleted", KEEP, "when the StatefulSet is destroyed").default("Retain"),
+        works("whenScaled", KEEP, "when there are fewer replicas").default("Retain"),
+    ],
+);
+
+static ORDINALS: Table = Table::new(
+    "StatefulSetOrdinals",
+    "Where the index begins.",
+    &[works("start", COUNT, "index of the first machine").default("0")],
+);
+
+static CLAIM_TEMPLATE: Table = Table::new(
+    "PersistentVolumeClaim template",
+    "A disk that every machine of a StatefulSet gets.",
+    &[
+        silent("apiVersion", "always `v1`"),
+        silent("kind", "always `PersistentVolumeClaim`"),
+        works("metadata", Type::Object(&CLAIM_META), "the volume's name").required(),
+        works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
+        STATUS,
+    ],
+);
+
+/// `v1` PersistentVolumeClaim.
+pub(super) static CLAIM: Table = Table::new(
+    "PersistentVolumeClaim",
+    "A disk that outlives machines.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&SUBDOMAIN_META), "its name").required(),
+        works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
+        STATUS,
+    ],
+);
+
+static CLAIM_SPEC: Table = Table::new(
+    "PersistentVolumeClaimSpec",
+    "A disk.",
+    &[
+        works("accessModes", Type::Filled(&Type::Choice(ACCESS_MODES)), "who may use it at a time")
+            .required(),
+        works("resources", Type::Object(&CLAIM_RESOURCES), "its size").required(),
+        mapped(
+            "storageClassName",
+            Type::Name(Target::StorageClass),
+            "the type of disk; the cloud's usual one by default",
+        ),
+        works(
+            "volumeMode",
+            Type::Choice(&[
+                word("Filesystem", "with a file system"),
+                refused_word("Block", "raw block devices are not handed to containers", "use Filesystem"),
+            ]),
+            "what is on it",
+        )
+        .default("Filesystem"),
+        refused(
+            "volumeName",
+            TEXT,
+            "there are no PersistentVolume objects",
+            "remove it; the annotation `i2kit.dev/disk` names an existing disk",
+        ),
+        refused(
+            "selector",
+            Type::Any,
+            "there are no PersistentVolume objects",
+            "remove it; the annotation `i2kit.dev/disk` names an existing disk",
+        ),
+        refused("dataSource", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
+        refused("dataSourceRef", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
+        no_meaning("volumeAttributesClassName", TEXT, "the storage class says it"),
+    ],
+);
+
+static CLAIM_RESOURCES: Table = Table::new(
+    "VolumeResourceRequirements",
+    "The size of a disk.",
+    &[
+        works("requests", Type::Object(&STORAGE), "the size").required(),
+        no_meaning("limits", Type::Any, "a disk has one size"),
+    ],
+);
+
+static STORAGE: Table = Table::new(
+    "Storage request",
+    "The size of a disk.",
+    &[works("storage", Type::Bytes, "in bytes; `10Gi`").required()],
+);
+
+/// `v1` Pod.
+pub(super) static POD: Table = Table::new(
+    "Pod",
+    "A group of exactly one machine; with restartPolicy Never or OnFailure a Job of one.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&LABEL_META), "its name is the machine's name").required(),
+        works("spec", Type::Object(&POD_SPEC), "the pod").required(),
+        STATUS,
+    ],
+);
+
+/// `batch/v1` Job.
+pub(super) static JOB: Table = Table::new(
+    "Job",
+    "Machines that run to an end once.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&LABEL_META), "its name").required(),
+        works("spec", Type::Object(&JOB_SPEC), "what it runs").required(),
+        STATUS,
+    ],
+);
+
+static JOB_SPEC: Table = Table::new(
+    "JobSpec",
+    "A pod that ends, and how often it must succeed.",
+    &[
+        PODS,
+        mapped("completions", COUNT, "successes that make the job done").default("1"),
+        mapped("parallelism", COUNT, "machines at a time").default("1"),
+        mapped("backoffLimit", COUNT, "failures after which the job has failed").default("6"),
+        mapped("activeDeadlineSeconds", COUNT_1, "the job has failed after this time"),
+        mapped("ttlSecondsAfterFinished", COUNT, "the job's record is removed after this time"),
+        works(
+            "completionMode",
+            Type::Choice(&[
+                word("NonIndexed", "all machines are equal"),
+                word("Indexed", "each has an index in JOB_COMPLETION_INDEX"),
+            ]),
+            "whether machines have an index",
+        )
+        .default("NonIndexed"),
+        refused("suspend", Type::Bool, "a job runs when you deploy it", "remove it").unless(&["false"]),
+        silent("selector", "written by clusters into the objects that they print"),
+        silent("manualSelector", "a job always finds its own machines"),
+        refused("podFailurePolicy", Type::Any, "rules on exit codes are not kept", "remove it"),
+        refused("successPolicy", Type::Any, "rules on indexes are not kept", "remove it"),
+        refused("backoffLimitPerIndex", COUNT, "failures are counted for the whole job", "use backoffLimit"),
+        refused("maxFailedIndexes", COUNT, "failures are counted for the whole job", "use backoffLimit"),
+        no_meaning("podReplacementPolicy", TEXT, "a machine is replaced when it has failed")
+            .unless(&["Failed"]),
+        refused("managedBy", TEXT, "there are no other controllers", "remove it")
+            .unless(&["kubernetes.io/job-controller"]),
+    ],
+)
+.rules(&[rules::job_restarts]);
+
+/// `batch/v1` CronJob.
+pub(super) static CRON_JOB: Table = Table::new(
+    "CronJob",
+    "A Job that the cloud's scheduler starts.",
+    &[
+        API_VERSION,
+        KIND,
+        works("metadata", Type::Object(&LABEL_META), "its name; at most 52 characters").required(),
+        works("spec", Type::Object(&CRON_JOB_SPEC), "what it runs, and when").required(),
+        STATUS,
+    ],
+);
+
+static CRON_JOB_SPEC: Table = Table::new(
+    "CronJobSpec",
+    "A job, and when it runs.",
+    &[
+        works(
+            "schedule",
+            Type::Text(Text::Cron),
+            "minute, hour, day of month, month, day of week; or `@daily` and its like",
+        )
+        .required(),
+        works("jobTemplate", Type::Object(&JOB_TEMPLATE), "the job").required(),
+        works("timeZone", TEXT, "name of the time zone").default("Etc/UTC"),
+        works(
+            "concurrencyPolicy",
+            Type::Choice(&[
+                word("Allow", "side by side"),
+                word("Forbid", "skipped while one runs"),
+                word("Replace", "the running one is stopped"),
+            ]),
+            "what happens when the last one still runs",
+        )
+        .default("Allow"),
+        works("suspend", Type::Bool, "whether the schedule rests").default("false"),
+        mapped("startingDeadlineSeconds", COUNT, "how late it may still start"),
+        mapped("successfulJobsHistoryLimit", COUNT, "records of successes kept").default("3"),
+        mapped("failedJobsHistoryLimit", COUNT, "records of failures kept").default("1"),
+    ],
+);
+
+static JOB_TEMPLATE: Table = Table::new(
+    "JobTemplateSpec",
+    "The job that a CronJob starts.",
+    &[
+        silent("metadata", "jobs are named after their CronJob"),
+        works("spec", Type::Object(&JOB_SPEC), "the job").required(),
+    ],
+);

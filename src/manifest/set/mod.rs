@@ -1,0 +1,232 @@
+//! The objects of all files against each other.
+
+mod services;
+
+use std::collections::BTreeMap;
+
+use super::Options;
+use super::check::{Findings, Reference, nearest};
+use super::code::Code;
+use super::diagnostic::{Diagnostic, Place};
+use super::language::{Kind, Target};
+use super::tree::{Node, Span, push_key};
+
+/// One object of the set.
+#[derive(Debug)]
+pub(super) struct Document<'a> {
+    pub(super) file: usize,
+    pub(super) root: Node<'a>,
+    pub(super) kind: &'static Kind,
+    pub(super) name: String,
+    pub(super) namespace: String,
+    /// Path of the object inside its document; empty outside Lists.
+    pub(super) prefix: String,
+}
+
+impl<'a> Document<'a> {
+    /// Such as `Deployment/web`.
+    pub(super) fn title(&self) -> String {
+        format!("{}/{}", self.kind.name, self.name)
+    }
+
+    pub(super) fn place(&self, span: Span) -> Place {
+        Place { file: self.file, span: span.range() }
+    }
+
+    /// The pod template of a workload.
+    pub(super) fn template(&self) -> Option<&Node<'a>> {
+        match self.kind.name {
+            "Deployment" | "StatefulSet" | "ReplicaSet" | "Job" => self.root.at(&["spec", "template"]),
+            "CronJob" => self.root.at(&["spec", "jobTemplate", "spec", "template"]),
+            "Pod" => Some(&self.root),
+            _ => None,
+        }
+    }
+}
+
+/// All that the checks of the set need.
+#[derive(Debug)]
+pub(super) struct Set<'s, 'a> {
+    pub(super) documents: &'s [Document<'a>],
+    pub(super) options: &'s Options,
+    /// Whether a document could not be read, so that nobody can say what is missing.
+    pub(super) broken: bool,
+    pub(super) findings: &'s mut Findings,
+}
+
+/// A finding about `document`.
+fn finding(code: Code, document: &Document<'_>, path: &str, span: Span, message: String) -> Diagnostic {
+    let mut full = document.prefix.clone();
+    if !full.is_empty() && !path.is_empty() {
+        full.push('.');
+    }
+    full.push_str(path);
+    Diagnostic {
+        severity: code.severity(),
+        code,
+        place: document.place(span),
+        object: document.title(),
+        path: full,
+        message,
+        help: None,
+        related: Vec::new(),
+    }
+}
+/// Checks names, references, selectors and ports.
+pub(super) fn check(
+    documents: &[Document<'_>],
+    references: &[Reference],
+    options: &Options,
+    broken: bool,
+    findings: &mut Findings,
+) {
+    let mut set = Set { documents, options, broken, findings };
+    set.unique_names();
+    set.references(references);
+    set.services();
+}
+
+impl Set<'_, '_> {
+    fn unique_names(&mut self) {
+        let documents = self.documents;
+        let mut seen: BTreeMap<(&str, &str, &str), &Document<'_>> = BTreeMap::new();
+        for document in documents.iter().filter(|document| !document.name.is_empty()) {
+            let key = (document.kind.name, document.namespace.as_str(), document.name.as_str());
+            if let Some(first) = seen.insert(key, document) {
+                let message = format!("{} is defined twice", document.title());
+                let mut found =
+                    finding(Code::DuplicateObject, document, "metadata.name", identity(document), message);
+                found
+                    .also(first.place(first.root.span), "first defined here")
+                    .help("rename or remove one of them");
+                self.findings.push(found);
+            }
+        }
+    }
+
+    fn references(&mut self, references: &[Reference]) {
+        let documents = self.documents;
+        let mut index: BTreeMap<(&str, &str), Vec<&Document<'_>>> = BTreeMap::new();
+        for document in documents {
+            index.entry((document.kind.name, document.name.as_str())).or_default().push(document);
+        }
+        for reference in references {
+            let kind = reference.target.kind();
+            let external = self
+                .options
+                .external
+                .iter()
+                .any(|external| external.kind == kind.to_lowercase() && external.name == reference.name);
+            let always = reference.target == Target::ServiceAccount && reference.name == "default";
+            if external || always {
+                continue;
+            }
+            let cluster_wide = reference.target == Target::StorageClass;
+            let found = index.get(&(kind, reference.name.as_str())).and_then(|named| {
+                named.iter().find(|document| cluster_wide || document.namespace == reference.namespace)
+            });
+            match found {
+                Some(document) => self.keys(reference, document),
+                None => self.missing(reference),
+            }
+        }
+    }
+
+    fn missing(&mut self, reference: &Reference) {
+        if reference.optional || self.broken {
+            return;
+        }
+        let kind = reference.target.kind();
+        let documents = self.documents;
+        let names = documents
+            .iter()
+            .filter(|document| document.kind.name == kind && document.namespace == reference.namespace)
+            .map(|document| document.name.as_str());
+        let elsewhere =
+            documents.iter().find(|document| document.kind.name == kind && document.name == reference.name);
+        let help = match (nearest(&reference.name, names), elsewhere) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, Some(other)) => {
+                format!(
+                    "there is one in namespace `{}`, but this is in `{}`",
+                    other.namespace, reference.namespace
+                )
+            }
+            (None, None) => {
+                format!("give its file too, or pass --external {}/{}", kind.to_lowercase(), reference.name)
+            }
+        };
+        let message = format!("{kind} `{}` is not in the given files", reference.name);
+        self.findings.push(of_reference(reference, &reference.place, &reference.path, message, Some(help)));
+    }
+
+    fn keys(&mut self, reference: &Reference, document: &Document<'_>) {
+        let maps: &[&str] = match reference.target {
+            Target::ConfigMap => &["data", "binaryData"],
+            Target::Secret => &["data", "stringData"],
+            _ => return,
+        };
+        if reference.optional {
+            return;
+        }
+        for (key, place, path) in &reference.keys {
+            if maps.iter().any(|map| document.root.get(map).is_some_and(|map| has_key(map, key))) {
+                continue;
+            }
+            let known = maps.iter().filter_map(|map| document.root.get(map)).flat_map(Node::entries);
+            let near = nearest(key, known.map(|entry| entry.key.as_ref()));
+            let message = format!("{} has no key `{key}`", document.title());
+            let mut found = of_reference(
+                reference,
+                place,
+                path,
+                message,
+                near.map(|near| format!("did you mean `{near}`?")),
+            );
+            found.also(
+                document.place(document.root.get("data").map_or(document.root.span, |data| data.span)),
+                "its keys",
+            );
+            self.findings.push(found);
+        }
+    }
+}
+
+/// From the kind to the name of an object.
+fn identity(document: &Document<'_>) -> Span {
+    let root = &document.root;
+    let kind = root.get("kind").map_or(root.span, |kind| kind.span);
+    let name = root.at(&["metadata", "name"]).map_or(root.span, |name| name.span);
+    Span { start: kind.start.min(name.start), end: kind.end.max(name.end) }
+}
+
+/// Whether the map has the key, even with an empty value.
+fn has_key(map: &Node<'_>, key: &str) -> bool {
+    map.entries().iter().any(|entry| entry.key == key)
+}
+
+fn of_reference(
+    reference: &Reference,
+    place: &Place,
+    path: &str,
+    message: String,
+    help: Option<String>,
+) -> Diagnostic {
+    Diagnostic {
+        severity: Code::MissingReference.severity(),
+        code: Code::MissingReference,
+        place: place.clone(),
+        object: reference.object.clone(),
+        path: path.to_owned(),
+        message,
+        help,
+        related: Vec::new(),
+    }
+}
+
+/// The path of an item of a list.
+fn item(list: &str, index: usize, key: &str) -> String {
+    let mut path = format!("{list}[{index}]");
+    push_key(&mut path, key);
+    path
+}

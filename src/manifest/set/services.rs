@@ -1,0 +1,137 @@
+//! Services and other selectors against pod templates.
+
+use super::{Document, Set, finding, item};
+use crate::manifest::check::nearest;
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Node, Resolved, Value};
+
+impl Set<'_, '_> {
+    /// Who is behind each Service, and whether they have its ports.
+    pub(super) fn services(&mut self) {
+        let documents = self.documents;
+        for service in documents.iter().filter(|document| document.kind.name == "Service") {
+            let Some(spec) = service.root.get("spec") else { continue };
+            if spec.str("type") == Some("ExternalName") {
+                continue;
+            }
+            let Some(selector) = spec.entry("selector").filter(|selector| !selector.value.is_empty()) else {
+                continue;
+            };
+            let targets: Vec<&Document<'_>> = documents
+                .iter()
+                .filter(|document| document.namespace == service.namespace)
+                .filter(|document| {
+                    document.template().is_some_and(|template| selects(&selector.value, template))
+                })
+                .collect();
+            match targets.as_slice() {
+                [] if self.broken => {}
+                [] => self.no_target(service, selector.key_span, &selector.value),
+                [_] => {}
+                several => {
+                    let names: Vec<String> = several.iter().map(|target| target.title()).collect();
+                    let message =
+                        format!("selects {}: all of them are behind one balancer", names.join(" and "));
+                    let found =
+                        finding(Code::SharedTarget, service, "spec.selector", selector.key_span, message);
+                    self.findings.push(found);
+                }
+            }
+            for (i, port) in spec.get("ports").map_or(&[][..], Node::items).iter().enumerate() {
+                for target in &targets {
+                    self.target_port(service, i, port, target);
+                }
+            }
+        }
+    }
+
+    fn no_target(&mut self, service: &Document<'_>, span: crate::manifest::tree::Span, selector: &Node<'_>) {
+        let pairs = |node: &Node<'_>| {
+            let pairs: Vec<String> = node
+                .entries()
+                .iter()
+                .map(|entry| format!("{}: {}", entry.key, entry.value.scalar().unwrap_or_default()))
+                .collect();
+            format!("{{{}}}", pairs.join(", "))
+        };
+        let documents = self.documents;
+        let wanted = pairs(selector);
+        let labelled: Vec<(String, &Document<'_>)> = documents
+            .iter()
+            .filter(|document| document.namespace == service.namespace)
+            .filter_map(|document| Some((pairs(labels(document.template()?)?), document)))
+            .collect();
+        let near = nearest(&wanted, labelled.iter().map(|(text, _)| text.as_str()))
+            .and_then(|near| labelled.iter().find(|(text, _)| text == near))
+            .map(|(text, document)| format!("{} has {text}", document.title()));
+        let message = format!("selector {wanted} matches no pod template of the given files");
+        let mut found = finding(Code::NoTarget, service, "spec.selector", span, message);
+        found.help(
+            near.unwrap_or_else(|| "give the file with the workload too, or correct the selector".into()),
+        );
+        self.findings.push(found);
+    }
+
+    /// `targetPort` by name must be a port of the pod; by number it should be one that the pod lists.
+    fn target_port(&mut self, service: &Document<'_>, index: usize, port: &Node<'_>, target: &Document<'_>) {
+        let Some(wanted) = port.get("targetPort").or_else(|| port.get("port")) else { return };
+        let Value::Scalar(scalar) = &wanted.value else { return };
+        let key = if port.get("targetPort").is_some() { "targetPort" } else { "port" };
+        let path = item("spec.ports", index, key);
+        let ports = ports(target);
+        let text = scalar.text.as_ref();
+        let list = || {
+            if ports.is_empty() {
+                return "no ports".to_owned();
+            }
+            let named = |(name, number): &(Option<&str>, &str)| match name {
+                Some(name) => format!("{name} ({number})"),
+                None => format!("{number} (unnamed)"),
+            };
+            ports.iter().map(named).collect::<Vec<_>>().join(", ")
+        };
+        if scalar.resolved() == Resolved::Text {
+            if ports.iter().any(|(name, _)| *name == Some(text)) {
+                return;
+            }
+            let message =
+                format!("no container of {} has a port named `{text}`; it has {}", target.title(), list());
+            let mut found = finding(Code::UnknownPort, service, &path, wanted.span, message);
+            if let Some(near) = nearest(text, ports.iter().filter_map(|(name, _)| *name)) {
+                found.help(format!("did you mean `{near}`?"));
+            }
+            self.findings.push(found);
+        } else if !ports.is_empty() && !ports.iter().any(|(_, number)| *number == text) {
+            let message =
+                format!("no container of {} lists port {text}; it lists {}", target.title(), list());
+            let found = finding(Code::UnlistedPort, service, &path, wanted.span, message);
+            self.findings.push(found);
+        }
+    }
+}
+
+fn labels<'t, 'a>(template: &'t Node<'a>) -> Option<&'t Node<'a>> {
+    template.at(&["metadata", "labels"])
+}
+
+/// Whether a template has all labels of a selector.
+pub(super) fn selects(selector: &Node<'_>, template: &Node<'_>) -> bool {
+    let labels = labels(template);
+    selector.entries().iter().all(|entry| {
+        let have = labels.and_then(|labels| labels.get(&entry.key)).and_then(Node::scalar);
+        have.is_some() && have == entry.value.scalar()
+    })
+}
+
+/// Names and numbers of all ports of a pod.
+fn ports<'d>(target: &'d Document<'_>) -> Vec<(Option<&'d str>, &'d str)> {
+    let Some(spec) = target.template().and_then(|template| template.get("spec")) else { return Vec::new() };
+    ["initContainers", "containers"]
+        .iter()
+        .filter_map(|list| spec.get(list))
+        .flat_map(Node::items)
+        .filter_map(|container| container.get("ports"))
+        .flat_map(Node::items)
+        .filter_map(|port| Some((port.str("name"), port.str("containerPort")?)))
+        .collect()
+}

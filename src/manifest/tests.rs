@@ -1,0 +1,95 @@
+//! The room as its callers see it.
+
+use super::*;
+
+/// A pod that is fine, as lines below `template:` of a workload.
+const POD: &str = "
+  template:
+    metadata:
+      labels: {app: web}
+    spec:
+      containers:
+      - name: web
+        image: nginx:1.27
+        ports:
+        - containerPort: 80
+";
+
+fn reading(texts: &[&str], options: &Options) -> (Vec<SourceFile>, Reading) {
+    let files: Vec<SourceFile> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| SourceFile { name: format!("{i}.yaml"), bytes: text.as_bytes().to_vec() })
+        .collect();
+    let reading = read(&files, options);
+    (files, reading)
+}
+
+/// Findings as `code line path: message` lines.
+fn findings(text: &str) -> String {
+    let (files, reading) = reading(&[text], &Options::default());
+    let lines = render::json(&files, &reading);
+    let line = |value: &serde_json::Value| {
+        let of = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        format!("{} {} {}: {}", of("code"), value["line"], of("path"), of("message"))
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn deployment(rest: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  selector:\n    matchLabels: {{app: web}}{rest}"
+    )
+}
+
+#[test]
+fn a_deployment_and_its_service_get_all_defaults() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{port: 80}]\n";
+    let (_, reading) = reading(&[&deployment(POD), service], &Options::default());
+    assert_eq!(reading.diagnostics, []);
+    let [web] = reading.set.deployments.as_slice() else { panic!("one deployment") };
+    assert_eq!((web.replicas, web.progress_deadline_seconds, web.revision_history_limit), (1, 600, 10));
+    assert_eq!(
+        web.strategy,
+        api::Strategy::RollingUpdate {
+            max_unavailable: api::IntOrPercent::Percent(25),
+            max_surge: api::IntOrPercent::Percent(25)
+        }
+    );
+    assert_eq!(web.template.spec.termination_grace_period_seconds, 30);
+    assert_eq!(web.template.spec.containers[0].image.to_string(), "docker.io/library/nginx:1.27");
+    let [service] = reading.set.services.as_slice() else { panic!("one service") };
+    assert_eq!(service.kind, api::ServiceType::ClusterIP);
+    assert_eq!(service.ports[0].target_port, api::TargetPort::Number(80));
+}
+
+#[test]
+fn the_short_form_becomes_a_deployment_and_a_service() {
+    let text = "name: web\nreplicas: 3\npublic: true\ncontainers:\n  nginx:\n    image: nginx:1.27\n    command: [nginx, -g]\n    environment: [A=b=c]\n    ports: [80, \"http:8080:tcp:8081\"]\n";
+    let (_, reading) = reading(&[text], &Options::default());
+    assert_eq!(reading.diagnostics, []);
+    let web = &reading.set.deployments[0];
+    let container = &web.template.spec.containers[0];
+    assert_eq!((web.replicas, container.name.as_str()), (3, "nginx"));
+    assert_eq!((container.env[0].name.as_str(), container.env[0].value.as_str()), ("A", "b=c"));
+    assert_eq!(container.ports.iter().map(|port| port.container_port).collect::<Vec<_>>(), [80, 8081]);
+    let service = &reading.set.services[0];
+    assert_eq!((service.kind, service.ports[1].port), (api::ServiceType::LoadBalancer, 8080));
+    assert_eq!(service.selector, web.template.labels);
+}
+
+#[test]
+fn everything_wrong_is_reported_in_one_run() {
+    let text = deployment(
+        "\n  replica: 2\n  replicas: \"2\"\n  strategy:\n    rollingUpdate: {maxUnavailable: 25 %}\n  template:\n    metadata:\n      labels: {app: webb}\n    spec:\n      image: x\n      containers:\n      - name: Web\n",
+    );
+    insta::assert_snapshot!(findings(&text), @r#"
+    selector-mismatch 6 spec.selector.matchLabels: selector {app: web} does not match template labels {app: webb}
+    unknown-field 7 spec.replica: unknown field `replica` in DeploymentSpec
+    wrong-type 8 spec.replicas: expected an integer, got the string "2"
+    wrong-type 10 spec.strategy.rollingUpdate.maxUnavailable: expected an integer or a percentage such as "25%", got "25 %"
+    unknown-field 15 spec.template.spec.image: unknown field `image` in PodSpec
+    missing-field 17 spec.template.spec.containers[0].image: required field `image` of `Web` is missing
+    invalid-name 17 spec.template.spec.containers[0].name: `Web` is not a DNS label (lower-case letters, digits, `-`)
+    "#);
+}

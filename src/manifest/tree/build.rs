@@ -1,0 +1,398 @@
+//! Parser events in, trees out. Whatever the text is, time and memory stay bounded: nodes are counted, aliases are
+//! expanded from a budget of their own, nesting has a limit.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+
+use granit_parser::{Event, Parser, ScalarStyle, Tag};
+
+use super::node::{Entry, Node, Notation, Scalar, Span, Value};
+use super::syntax;
+use crate::manifest::code::Code;
+
+/// Most nodes of one file; a million of them take about 100 MB, and no manifest of use comes near.
+const MAX_NODES: usize = 1_000_000;
+
+/// Most nodes that aliases of one file may stand for: ten times what the largest honest use seen needs, and spent in
+/// milliseconds by a bomb.
+const MAX_ALIASED: usize = 100_000;
+
+/// Deepest nesting; the deepest field that Kubernetes knows is at about 30.
+const MAX_DEPTH: usize = 128;
+
+/// Maps longer than this look keys up in a set to find repeated ones.
+const SMALL_MAP: usize = 16;
+
+/// All documents of a file.
+#[derive(Debug, Default)]
+pub(in crate::manifest) struct Parsed<'a> {
+    /// The roots of the documents that could be read and are not empty.
+    pub(in crate::manifest) documents: Vec<Node<'a>>,
+    /// What is wrong with the text.
+    pub(in crate::manifest) faults: Vec<Fault>,
+    /// Whether a document could not be read to its end, so that nobody can say what is missing.
+    pub(in crate::manifest) broken: bool,
+}
+
+/// Something wrong with the text.
+#[derive(Debug)]
+pub(in crate::manifest) struct Fault {
+    pub(in crate::manifest) code: Code,
+    pub(in crate::manifest) span: Span,
+    /// Field path, when the fault is inside a readable structure.
+    pub(in crate::manifest) path: String,
+    pub(in crate::manifest) message: String,
+    pub(in crate::manifest) help: Option<String>,
+    pub(in crate::manifest) related: Option<(Span, String)>,
+}
+
+/// Reads all documents of `text`. A document that cannot be read costs only itself. `skipped` bytes of the file lie
+/// before the text.
+pub(in crate::manifest) fn parse(text: &str, skipped: usize) -> Parsed<'_> {
+    let options = granit_parser::options! {
+        emit_comments: false,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    };
+    let mut parser = Parser::new_from_str_with_options(text, options);
+    let mut builder = Builder::default();
+    while let Some(next) = parser.next_event() {
+        let stopped = match next {
+            Ok((event, span)) => {
+                let range = span.byte_range().unwrap_or_default();
+                let span = Span { start: narrow(range.start + skipped), end: narrow(range.end + skipped) };
+                builder.event(event, span).err()
+            }
+            Err(error) => Some(syntax::fault_of(text, skipped, &error)),
+        };
+        if let Some(fault) = stopped {
+            builder.parsed.faults.push(fault);
+            builder.parsed.broken = true;
+            builder.abandon();
+            if builder.nodes >= MAX_NODES || !parser.proceed_next_document().unwrap_or(false) {
+                break;
+            }
+        }
+    }
+    builder.parsed
+}
+
+/// Files are refused long before 4 GiB.
+pub(super) fn narrow(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or(u32::MAX)
+}
+
+#[derive(Default)]
+struct Builder<'a> {
+    parsed: Parsed<'a>,
+    stack: Vec<Frame<'a>>,
+    anchors: HashMap<usize, Anchored<'a>>,
+    nodes: usize,
+    aliased: usize,
+}
+
+/// A node that aliases may refer to.
+struct Anchored<'a> {
+    node: Node<'a>,
+    size: usize,
+    depth: usize,
+}
+
+/// A list or map whose end has not come yet.
+struct Frame<'a> {
+    start: Span,
+    anchor: usize,
+    open: Open<'a>,
+}
+
+enum Open<'a> {
+    List(Vec<Node<'a>>),
+    Map { entries: Vec<Entry<'a>>, keys: HashSet<Cow<'a, str>>, key: Option<Key<'a>>, merges: Vec<Node<'a>> },
+}
+
+/// A key whose value has not come yet.
+struct Key<'a> {
+    text: Cow<'a, str>,
+    span: Span,
+    notation: Notation,
+    /// A second one of its name: its value is read and dropped.
+    repeated: bool,
+}
+
+impl<'a> Builder<'a> {
+    fn event(&mut self, event: Event<'a>, span: Span) -> Result<(), Fault> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let notation = match style {
+                    ScalarStyle::Plain => Notation::Plain,
+                    _ => Notation::Text,
+                };
+                let notation = tagged(notation, tag.as_deref(), span)?;
+                let node = Node { span, value: Value::Scalar(Scalar { text, notation }) };
+                self.finish(node, anchor)
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                collection(tag.as_deref(), "seq", span)?;
+                self.open(Frame { start: span, anchor, open: Open::List(Vec::new()) })
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                collection(tag.as_deref(), "map", span)?;
+                let open =
+                    Open::Map { entries: Vec::new(), keys: HashSet::new(), key: None, merges: Vec::new() };
+                self.open(Frame { start: span, anchor, open })
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(span),
+            Event::Alias(id) => self.alias(id, span),
+            Event::DocumentEnd => {
+                self.abandon();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets what belongs to the current document.
+    fn abandon(&mut self) {
+        self.stack.clear();
+        self.anchors.clear();
+    }
+
+    fn open(&mut self, frame: Frame<'a>) -> Result<(), Fault> {
+        if self.stack.len() >= MAX_DEPTH {
+            return Err(too_deep(frame.start));
+        }
+        self.stack.push(frame);
+        Ok(())
+    }
+
+    fn close(&mut self, end: Span) -> Result<(), Fault> {
+        let Some(frame) = self.stack.pop() else { return Ok(()) };
+        let span = Span { start: frame.start.start, end: end.end.max(frame.start.end) };
+        let value = match frame.open {
+            Open::List(items) => Value::List(items),
+            Open::Map { mut entries, merges, .. } => {
+                for merge in merges {
+                    merge_into(&mut entries, merge)?;
+                }
+                Value::Map(entries)
+            }
+        };
+        self.finish(Node { span, value }, frame.anchor)
+    }
+
+    /// Puts a whole node where it belongs.
+    fn finish(&mut self, node: Node<'a>, anchor: usize) -> Result<(), Fault> {
+        self.nodes += 1;
+        if self.nodes >= MAX_NODES {
+            let message = format!("more than {MAX_NODES} values in one file");
+            return Err(fault(Code::TooLarge, node.span, message));
+        }
+        if anchor != 0 {
+            let (size, depth) = measure(&node);
+            self.spend(size, node.span)?;
+            self.anchors.insert(anchor, Anchored { node: node.clone(), size, depth });
+        }
+        self.place(node)
+    }
+
+    fn spend(&mut self, nodes: usize, span: Span) -> Result<(), Fault> {
+        self.aliased += nodes;
+        if self.aliased <= MAX_ALIASED {
+            return Ok(());
+        }
+        let message =
+            format!("alias expansion limit exceeded: the aliases stand for more than {MAX_ALIASED} values");
+        Err(fault(Code::AliasLimit, span, message))
+    }
+
+    fn alias(&mut self, id: usize, span: Span) -> Result<(), Fault> {
+        let Some((size, depth)) = self.anchors.get(&id).map(|anchored| (anchored.size, anchored.depth))
+        else {
+            return Err(fault(Code::Syntax, span, "an alias inside the very value that it stands for"));
+        };
+        self.spend(size, span)?;
+        if self.stack.len() + depth > MAX_DEPTH {
+            return Err(too_deep(span));
+        }
+        let mut node = self.anchors[&id].node.clone();
+        node.span = span;
+        self.nodes += size;
+        self.finish(node, 0)
+    }
+
+    fn place(&mut self, node: Node<'a>) -> Result<(), Fault> {
+        match self.stack.last_mut().map(|frame| &mut frame.open) {
+            None => {
+                if !node.is_null() {
+                    self.parsed.documents.push(node);
+                }
+                Ok(())
+            }
+            Some(Open::List(items)) => {
+                items.push(node);
+                Ok(())
+            }
+            Some(Open::Map { key: key @ None, entries, keys, .. }) => {
+                let (next, first) = new_key(node, entries, keys)?;
+                *key = Some(next);
+                if let Some(first) = first {
+                    self.repeated(first);
+                }
+                Ok(())
+            }
+            Some(Open::Map { key, entries, merges, .. }) => {
+                if let Some(Key { text, span, notation, repeated }) = key.take() {
+                    if text == "<<" && notation == Notation::Plain {
+                        merges.push(node);
+                    } else if !repeated {
+                        entries.push(Entry {
+                            key: text,
+                            key_span: span,
+                            key_notation: notation,
+                            value: node,
+                        });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn repeated(&mut self, first: Span) {
+        let path = self.path();
+        let Some(Frame { open: Open::Map { key: Some(key), .. }, .. }) = self.stack.last() else { return };
+        let message = format!("key `{}` is given twice", key.text);
+        let mut fault = fault(Code::DuplicateKey, key.span, message);
+        fault.path = path;
+        fault.related = Some((first, "first given here".into()));
+        fault.help = Some("keep one of them; kubectl would keep the last without a word".into());
+        self.parsed.faults.push(fault);
+    }
+
+    /// The path of the innermost open key.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for frame in &self.stack {
+            match &frame.open {
+                Open::List(items) => push_index(&mut path, items.len()),
+                Open::Map { key, .. } => push_key(&mut path, key.as_ref().map_or("", |key| &key.text)),
+            }
+        }
+        path
+    }
+}
+
+fn too_deep(span: Span) -> Fault {
+    fault(Code::NestingLimit, span, format!("nested deeper than {MAX_DEPTH} levels"))
+}
+
+/// `<<`: adds the entries of a map, or of each map of a list, that are not there yet.
+fn merge_into<'a>(entries: &mut Vec<Entry<'a>>, source: Node<'a>) -> Result<(), Fault> {
+    let span = source.span;
+    let maps = match source.value {
+        Value::List(items) => items,
+        value => vec![Node { span, value }],
+    };
+    let mut known: HashSet<Cow<'a, str>> = entries.iter().map(|entry| entry.key.clone()).collect();
+    for map in maps {
+        let Value::Map(merged) = map.value else {
+            return Err(fault(Code::Syntax, map.span, "`<<` merges maps only"));
+        };
+        for entry in merged {
+            if known.insert(entry.key.clone()) {
+                entries.push(entry);
+            }
+        }
+    }
+    Ok(())
+}
+/// Turns a node into a key; with the place of the first key of the same name, if there is one.
+fn new_key<'a>(
+    node: Node<'a>,
+    entries: &[Entry<'a>],
+    keys: &mut HashSet<Cow<'a, str>>,
+) -> Result<(Key<'a>, Option<Span>), Fault> {
+    let span = node.span;
+    let Value::Scalar(Scalar { text, notation }) = node.value else {
+        return Err(fault(Code::Syntax, span, format!("a key must be a string, got {}", node.kind())));
+    };
+    if text == "<<" && notation == Notation::Plain {
+        return Ok((Key { text, span, notation, repeated: false }, None));
+    }
+    if entries.len() == SMALL_MAP && keys.is_empty() {
+        keys.extend(entries.iter().map(|entry| entry.key.clone()));
+    }
+    let fresh = if entries.len() < SMALL_MAP {
+        entries.iter().all(|entry| entry.key != text)
+    } else {
+        keys.insert(text.clone())
+    };
+    let first =
+        if fresh { None } else { entries.iter().find(|entry| entry.key == text).map(|entry| entry.key_span) };
+    Ok((Key { text, span, notation, repeated: !fresh }, first))
+}
+
+/// What a tag makes of a scalar's notation.
+fn tagged(notation: Notation, tag: Option<&Tag>, span: Span) -> Result<Notation, Fault> {
+    let Some(tag) = tag else { return Ok(notation) };
+    match tag.core_suffix() {
+        Some("str" | "binary" | "timestamp") => Ok(Notation::Text),
+        Some("int" | "float" | "bool" | "null") => Ok(Notation::Plain),
+        // `! text` is the non-specific tag: a string.
+        None if tag.original() == "!" => Ok(Notation::Text),
+        _ => Err(unknown_tag(tag, span)),
+    }
+}
+
+fn collection(tag: Option<&Tag>, suffix: &str, span: Span) -> Result<(), Fault> {
+    match tag {
+        Some(tag) if tag.core_suffix() != Some(suffix) && tag.original() != "!" => {
+            Err(unknown_tag(tag, span))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unknown_tag(tag: &Tag, span: Span) -> Fault {
+    let mut fault =
+        fault(Code::Syntax, span, format!("tag `{}` has no meaning in a manifest", tag.original()));
+    fault.help = Some("remove the tag".into());
+    fault
+}
+
+pub(super) fn fault(code: Code, span: Span, message: impl Into<String>) -> Fault {
+    Fault { code, span, path: String::new(), message: message.into(), help: None, related: None }
+}
+
+/// Adds `.key` to a path, or `["key"]` where the key has characters of its own.
+pub(in crate::manifest) fn push_key(path: &mut String, key: &str) {
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if plain {
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(key);
+    } else {
+        // Writing to a String cannot fail.
+        let _ = write!(path, "[{key:?}]");
+    }
+}
+
+/// Adds `[index]` to a path.
+pub(in crate::manifest) fn push_index(path: &mut String, index: usize) {
+    let _ = write!(path, "[{index}]");
+}
+
+/// Number of nodes, and levels of nesting.
+fn measure(node: &Node<'_>) -> (usize, usize) {
+    let below = |children: &mut dyn Iterator<Item = &Node<'_>>| {
+        children.map(measure).fold((1, 0), |(size, depth), (s, d)| (size + s, depth.max(d)))
+    };
+    let (size, depth) = match &node.value {
+        Value::Scalar(_) => return (1, 0),
+        Value::List(items) => below(&mut items.iter()),
+        Value::Map(entries) => below(&mut entries.iter().map(|entry| &entry.value)),
+    };
+    (size, depth + 1)
+}

@@ -1,0 +1,10 @@
+//! YAML text as a tree of nodes that know their places. It knows YAML, not Kubernetes.
+
+mod build;
+mod node;
+mod scalar;
+mod syntax;
+
+pub(super) use build::{Fault, parse, push_index, push_key};
+pub(super) use node::{Entry, Node, Notation, Scalar, Span, Value};
+pub(super) use scalar::{Resolved, resolve};

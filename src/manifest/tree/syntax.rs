@@ -1,0 +1,61 @@
+//! The parser's errors in words that say what to do.
+
+use granit_parser::{ErrorKind, ScanError};
+
+use super::build::{Fault, fault, narrow};
+use super::node::Span;
+use crate::manifest::code::Code;
+
+/// What `error` means to whoever wrote `text`.
+pub(super) fn fault_of(text: &str, skipped: usize, error: &ScanError) -> Fault {
+    let at = error.marker().byte_offset().unwrap_or(text.len()).min(text.len());
+    let at = (0..=at).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    let end = text[at..].chars().next().map_or(at, |c| at + c.len_utf8());
+    let span = Span { start: narrow(at + skipped), end: narrow(end + skipped) };
+    let (code, message, help) = explain(error.kind());
+    let mut fault = fault(code, span, message);
+    fault.help = help.map(Into::into);
+    if looks_like_template(text) {
+        fault.help = Some(
+            "this looks like a Helm template: run `helm template` first and check what it prints".into(),
+        );
+    }
+    fault
+}
+
+/// Whether the text has template actions. Only asked when the text is no YAML anyway.
+fn looks_like_template(text: &str) -> bool {
+    ["{{ ", "{{-", "{{."].iter().any(|mark| text.contains(mark))
+}
+
+fn explain(kind: &ErrorKind) -> (Code, String, Option<&'static str>) {
+    let syntax = |message: &str, help| (Code::Syntax, message.to_owned(), help);
+    match kind {
+        ErrorKind::RecursionLimitExceeded => (Code::NestingLimit, "nested too deeply".into(), None),
+        ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation | ErrorKind::TabNotAllowed => {
+            syntax("a tab is used for indentation", Some("indent with spaces"))
+        }
+        ErrorKind::UnclosedFlowCollection { open } => syntax(
+            &format!("`{open}` is never closed"),
+            Some("close it, or quote the value if it is meant as text"),
+        ),
+        ErrorKind::UnclosedQuotedScalar => syntax("a quotation mark is never closed", None),
+        ErrorKind::UnknownAnchor => {
+            syntax("an alias without an anchor before it", Some("quote the value if `*` is meant as text"))
+        }
+        ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement => syntax(
+            "`: ` is not allowed here",
+            Some("quote the value if it contains `: `, and check the indentation of the line"),
+        ),
+        ErrorKind::ExpectedBlockMappingKey | ErrorKind::InvalidIndentation => {
+            syntax("the line does not fit the ones before it", Some("check the indentation"))
+        }
+        ErrorKind::ExpectedBlockSequenceEntry | ErrorKind::BlockSequenceEntryNotAllowed => {
+            syntax("a list item is not allowed here", Some("check the indentation"))
+        }
+        ErrorKind::InvalidSimpleKey | ErrorKind::SimpleKeyExpected => {
+            syntax("expected `key: value`", Some("check the indentation"))
+        }
+        other => (Code::Syntax, format!("not YAML: {other}"), None),
+    }
+}

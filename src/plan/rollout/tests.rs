@@ -1,1 +1,0 @@
-//! Plans against empty and running fleets.
