@@ -1,0 +1,141 @@
+"""Auto Scaling: instances know their template's version, and instance refreshes can be started, stopped, reversed.
+
+This module only records what is asked for; `engine` does it.
+"""
+import itertools
+
+from moto.autoscaling import models
+from moto.autoscaling.exceptions import AutoscalingClientError
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.responses import ActionResult
+from moto.core.utils import utcnow
+
+REFRESHES = {}
+ACTIVE = ("Pending", "InProgress", "Cancelling", "RollbackInProgress", "Baking")
+NUMBERS = itertools.count(1)
+# What a refresh of AWS does not say through the API: since when it stands still.
+INTERNAL = ("Steady",)
+
+
+def close():
+    models.FakeAutoScalingGroup.replace_autoscaling_group_instances = launch
+    models.InstanceState.launch_template = property(template_of)
+    models.AutoScalingBackend.delete_auto_scaling_group = delete_group(models.AutoScalingBackend.delete_auto_scaling_group)
+    AutoScalingResponse.start_instance_refresh = start
+    AutoScalingResponse.describe_instance_refreshes = describe
+    AutoScalingResponse.cancel_instance_refresh = cancel
+    AutoScalingResponse.rollback_instance_refresh = roll_back
+
+
+def template_of(state):
+    template = state.auto_scaling_group.ec2_launch_template
+    if template is None:
+        return None
+    return {"LaunchTemplateId": template.id, "LaunchTemplateName": template.name, "Version": str(version_of(state))}
+
+
+def version_of(state):
+    return getattr(state.instance, "template_version", None)
+
+
+def launch(self, count, tags, version=None):
+    """Launches instances, by default of the version that the group, or its active refresh, wants."""
+    refresh = active(self.name)
+    if version is None:
+        forward = refresh and refresh["Status"] in ("Pending", "InProgress")
+        version = wanted(refresh) if forward else str(self.launch_template_version)
+    template = self.ec2_launch_template.get_version(version)
+    tags = dict(tags) | {models.ASG_NAME_TAG: self.name} | template.instance_tags
+    subnets = self.vpc_zone_identifier.split(",") if self.vpc_zone_identifier else [None]
+    for number in range(count):
+        reservation = self.autoscaling_backend.ec2_backend.run_instances(
+            template.image_id, 1, template.user_data, template.security_groups, instance_type=template.instance_type,
+            tags={"instance": tags}, placement=self.availability_zones[0], launch_config=None,
+            launch_template={"LaunchTemplateId": self.ec2_launch_template.id, "Version": version},
+            is_instance_type_default=False, associate_public_ip=False,
+            subnet_id=subnets[(len(self.instance_states) + number) % len(subnets)])
+        for instance in reservation.instances:
+            instance.autoscaling_group, instance.template_version = self, int(template.number)
+            self.instance_states.append(models.InstanceState(instance))
+
+
+def delete_group(original):
+    def act(self, name):
+        for key in [k for k, r in REFRESHES.items() if r["AutoScalingGroupName"] == name]:
+            del REFRESHES[key]
+        return original(self, name)
+
+    return act
+
+
+def of_group(name):
+    return [r for r in reversed(REFRESHES.values()) if r["AutoScalingGroupName"] == name]
+
+
+def active(name):
+    return next((r for r in of_group(name) if r["Status"] in ACTIVE), None)
+
+
+def wanted(refresh):
+    """The version that a refresh brings."""
+    return str(refresh["DesiredConfiguration"]["LaunchTemplate"]["Version"])
+
+
+def start(self):
+    name = self._get_param("AutoScalingGroupName")
+    group = self.autoscaling_backend.autoscaling_groups.get(name)
+    if group is None:
+        raise AutoscalingClientError("ValidationError", "AutoScalingGroup name not found - null")
+    if active(name):
+        raise AutoscalingClientError("InstanceRefreshInProgress", "An Instance Refresh is already in progress")
+    preferences = self._get_param("Preferences", {}) or {}
+    desired = self._get_param("DesiredConfiguration")
+    low, high = int(preferences.get("MinHealthyPercentage", 90)), int(preferences.get("MaxHealthyPercentage", 100))
+    if not (0 <= low <= 100 and 100 <= high <= 200 and high - low <= 100):
+        raise AutoscalingClientError("ValidationError", f"healthy percentages {low} and {high} are out of range")
+    version = (desired or {}).get("LaunchTemplate", {}).get("Version", "$Default")
+    if preferences.get("AutoRollback") and str(version).startswith("$"):
+        raise AutoscalingClientError("ValidationError", "AutoRollback needs a numbered launch template version")
+    group.ec2_launch_template.get_version(version)
+    identity = f"refresh-{next(NUMBERS):08d}"
+    REFRESHES[identity] = {
+        "InstanceRefreshId": identity, "AutoScalingGroupName": name, "Status": "Pending", "PercentageComplete": 0,
+        "InstancesToUpdate": group.desired_capacity, "StartTime": utcnow(), "Preferences": preferences,
+        "DesiredConfiguration": desired,
+    }
+    return ActionResult({"InstanceRefreshId": identity})
+
+
+def describe(self):
+    name, wanted_ids = self._get_param("AutoScalingGroupName"), self._get_param("InstanceRefreshIds", [])
+    known = [{k: v for k, v in r.items() if k not in INTERNAL} for r in of_group(name)]
+    return ActionResult({"InstanceRefreshes": [r for r in known if not wanted_ids or r["InstanceRefreshId"] in wanted_ids]})
+
+
+def active_or_error(self):
+    refresh = active(self._get_param("AutoScalingGroupName"))
+    if refresh is None:
+        raise AutoscalingClientError("ActiveInstanceRefreshNotFound", "No in progress or pending Instance Refresh found")
+    return refresh
+
+
+def cancel(self):
+    refresh = active_or_error(self)
+    refresh["Status"] = "Cancelling"
+    return ActionResult({"InstanceRefreshId": refresh["InstanceRefreshId"]})
+
+
+def roll_back(self):
+    refresh = active_or_error(self)
+    if refresh["Status"] not in ("Pending", "InProgress", "Baking"):
+        raise AutoscalingClientError("IrreversibleInstanceRefresh", f"the refresh is {refresh['Status']}")
+    reverse(refresh, "Rollback was requested.")
+    return ActionResult({"InstanceRefreshId": refresh["InstanceRefreshId"]})
+
+
+def reverse(refresh, reason):
+    """The refresh goes back to the group's own version."""
+    details = {"RollbackReason": reason, "RollbackStartTime": utcnow(),
+               "PercentageCompleteOnRollback": refresh["PercentageComplete"]}
+    refresh.update({"Status": "RollbackInProgress", "StatusReason": reason, "RollbackDetails": details})
+    refresh.pop("Steady", None)

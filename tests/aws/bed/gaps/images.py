@@ -1,0 +1,51 @@
+"""RegisterImage keeps what it is given; names are unique; deregistered images leave their snapshots."""
+from moto.core.responses import ActionResult
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models import amis
+from moto.ec2.responses.amis import AmisResponse
+from moto.ec2.responses.general import General
+
+# Console output by instance, as the reconciler last saw it.
+CONSOLE = {}
+
+
+def close():
+    original = amis.Ami.block_device_mappings.fget
+    amis.Ami.block_device_mappings = property(lambda self: getattr(self, "mappings", None) or original(self))
+    AmisResponse.register_image = register
+    General.get_console_output = console
+    # An instance keeps the tags that the image's snapshots and volumes do not have.
+    amis.AmiBackend._load_amis = lambda self: None
+
+
+def register(self):
+    get, ec2 = self._get_param, self.ec2_backend
+    mappings, name = get("BlockDeviceMappings", []), get("Name")
+    for mapping in mappings:
+        snapshot = ec2.snapshots.get((mapping.get("Ebs") or {}).get("SnapshotId"))
+        if snapshot is None:
+            raise EC2ClientError("InvalidSnapshot.NotFound", "The snapshot does not exist.")
+        if snapshot.status != "completed":
+            raise EC2ClientError("IncorrectState", f"The snapshot {snapshot.id} is not completed.")
+    for known in ec2.amis.values():
+        if known.name == name:
+            raise EC2ClientError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {known.id}")
+    image = ec2.register_image(name, get("Description", ""))
+    ec2.snapshots.pop(image.ebs_snapshot.id, None)
+    image.mappings, image.root_device_type = mappings, "ebs"
+    image.virtualization_type, image.architecture = get("VirtualizationType"), get("Architecture")
+    image.root_device_name, image.boot_mode = get("RootDeviceName"), get("BootMode")
+    image.ena_support, image.imds_support, image.tpm_support = get("EnaSupport"), get("ImdsSupport"), get("TpmSupport")
+    for spec in get("TagSpecifications", []):
+        if spec["ResourceType"] == "image":
+            image.add_tags({tag["Key"]: tag["Value"] for tag in spec["Tags"]})
+    return ActionResult({"ImageId": image.id})
+
+
+def console(self):
+    import base64
+
+    instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+    text = CONSOLE.get(instance.id, "")
+    output = base64.b64encode(text.encode()[-65536:]).decode()
+    return ActionResult({"InstanceId": instance.id, "Output": output})

@@ -1,0 +1,134 @@
+"""CloudFormation: unknown resource types are errors, stacks take a moment, and what fails is rolled back."""
+import re, time
+
+from moto.cloudformation import models, parsing
+from moto.cloudformation.exceptions import ValidationError
+
+# Seconds that a stack stays in progress: the tool must wait for it.
+SETTLE_SECONDS = 0.6
+SETTLING = {}
+# Set by route.py: {"name": REGEX, "operation": "create", "reason": "...", "final": "ROLLBACK_COMPLETE"}, used once.
+PLANNED = []
+
+
+def close():
+    models.CloudFormationBackend.create_stack = create(models.CloudFormationBackend.create_stack)
+    models.CloudFormationBackend.update_stack = update(models.CloudFormationBackend.update_stack)
+    models.CloudFormationBackend.delete_stack = delete(models.CloudFormationBackend.delete_stack)
+    models.Stack.create_resources = create_resources(models.Stack.create_resources)
+    parsing.resource_class_from_type = known(parsing.resource_class_from_type)
+
+
+def known(original):
+    def resource_class_from_type(kind):
+        found = original(kind)
+        if found is None and kind not in parsing.NULL_MODELS:
+            raise ValidationError(message=f"Template format error: Unrecognized resource types: [{kind}]")
+        return found
+
+    return resource_class_from_type
+
+
+def planned(name, operation):
+    for plan in PLANNED:
+        if plan["operation"] == operation and re.search(plan["name"], name):
+            PLANNED.remove(plan)
+            return plan
+    return None
+
+
+def in_progress(stack, word, final):
+    stack.status = f"{word}_IN_PROGRESS"
+    SETTLING[stack.stack_id] = (time.time() + SETTLE_SECONDS, stack, final)
+
+
+def one_pass():
+    """Stacks whose time has come are settled."""
+    for identity, (at, stack, final) in list(SETTLING.items()):
+        if at <= time.time():
+            stack.status = final
+            stack._add_stack_event(final)
+            del SETTLING[identity]
+
+
+def create_resources(original):
+    def act(self):
+        plan = planned(self.name, "create")
+        try:
+            if plan:
+                raise RuntimeError(plan["reason"])
+            original(self)
+            final = "CREATE_COMPLETE"
+        except Exception as error:
+            self._add_stack_event("CREATE_FAILED", resource_status_reason=str(error))
+            try:
+                self.resource_map.delete()
+            except Exception as left:
+                self._add_stack_event("DELETE_FAILED", resource_status_reason=str(left))
+            final = "ROLLBACK_COMPLETE"
+        in_progress(self, "CREATE", final)
+
+    return act
+
+
+def create(original):
+    def create_stack(self, name, template, *words, **more):
+        kinds = {r["Type"] for r in models.Stack.parse_template(template)["Resources"].values()}
+        for kind in sorted(kinds):
+            parsing.resource_class_from_type(kind)
+        return original(self, name, template, *words, **more)
+
+    return create_stack
+
+
+def update(original):
+    def update_stack(self, name, template, role_arn, parameters, tags):
+        stack = self.get_stack(name)
+        if stack.status.endswith("IN_PROGRESS") or stack.status in ("ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED"):
+            raise ValidationError(message=f"Stack:{stack.stack_id} is in {stack.status} state and can not be updated.")
+        same_tags = tags is None or tags == stack.tags
+        given = {p["ParameterKey"]: p.get("ParameterValue", stack.parameters.get(p["ParameterKey"])) for p in parameters}
+        if stack.has_template(template) and same_tags and all(stack.parameters.get(k) == v for k, v in given.items()):
+            raise ValidationError(message="No updates are to be performed.")
+        plan = planned(stack.name, "update")
+        try:
+            if plan:
+                raise RuntimeError(plan["reason"])
+            original(self, name, template, role_arn, parameters, tags)
+            final = "UPDATE_COMPLETE"
+        except Exception as error:
+            stack._add_stack_event("UPDATE_FAILED", resource_status_reason=str(error))
+            final = (plan or {}).get("final", "UPDATE_ROLLBACK_COMPLETE")
+        in_progress(stack, "UPDATE", final)
+        return stack
+
+    return update_stack
+
+
+def delete(original):
+    def delete_stack(self, name_or_id):
+        stack = next((s for s in self.stacks.values() if name_or_id in (s.name, s.stack_id)), None)
+        if stack is None:
+            return
+        plan = planned(stack.name, "delete")
+        try:
+            if plan:
+                raise RuntimeError(plan["reason"])
+            if stack.status == "ROLLBACK_COMPLETE":
+                self.deleted_stacks[stack.stack_id] = self.stacks.pop(stack.stack_id)
+                stack.status = "DELETE_COMPLETE"
+            else:
+                drop(self, stack)
+            SETTLING.pop(stack.stack_id, None)
+        except Exception as error:
+            stack._add_stack_event("DELETE_FAILED", resource_status_reason=str(error))
+            stack.status = "DELETE_FAILED"
+
+    def drop(self, stack):
+        stack.delete()
+        for export in [e.name for e in stack.exports]:
+            self.exports.pop(export, None)
+        self.stacks.pop(stack.stack_id, None)
+        self.deleted_stacks[stack.stack_id] = stack
+
+    return delete_stack
