@@ -40,6 +40,9 @@ pub enum DiskError {
     /// The partition table is damaged, or not one of ours.
     #[error("damaged partition table: {0}")]
     Table(String),
+    /// The EFI stub cannot be made into an image that boots.
+    #[error("the EFI stub cannot carry this kernel: {0}; make the guest bundle again with scripts/guest")]
+    Stub(String),
     /// A file name that a descriptor cannot hold.
     #[error("file name `{0}` has a quote or a line end, which a disk descriptor cannot hold")]
     FileName(String),
