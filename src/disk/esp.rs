@@ -76,8 +76,12 @@ mod tests {
         let mut disk = Cursor::new(Vec::new());
         write(&program, &mut disk).expect("memory is large enough");
         let digest = Digest::of(disk.get_ref());
-        assert_eq!(digest.to_string(), "sha256:60bdbbd9dbb66d2a296ae57e31c12b287029f79d32a13b53af03f6534d775374");
-        let system = FileSystem::new(Cursor::new(disk.into_inner()), FsOptions::new()).expect("our own file system");
+        assert_eq!(
+            digest.to_string(),
+            "sha256:60bdbbd9dbb66d2a296ae57e31c12b287029f79d32a13b53af03f6534d775374"
+        );
+        let system =
+            FileSystem::new(Cursor::new(disk.into_inner()), FsOptions::new()).expect("our own file system");
         let mut found = Vec::new();
         let mut file = system.root_dir().open_file("EFI/BOOT/BOOTX64.EFI").expect("its only file");
         file.read_to_end(&mut found).expect("whole clusters");

@@ -35,7 +35,10 @@ pub fn uki(stub: &[u8], kernel: &Kernel<'_>) -> Result<Vec<u8>, DiskError> {
     let headers = Headers::read(stub)?;
     let room = headers.first_data.saturating_sub(headers.table_end) / size_of::<ImageSectionHeader>();
     if room < added.len() {
-        return Err(DiskError::Stub(format!("its headers have room for {room} sections, not for {}", added.len())));
+        return Err(DiskError::Stub(format!(
+            "its headers have room for {room} sections, not for {}",
+            added.len()
+        )));
     }
     let mut out = stub.to_vec();
     let mut address = headers.memory_end;
@@ -120,7 +123,13 @@ impl Headers {
     }
 
     /// Adjusts the counts and sizes of the headers; the checksum is left out, as EFI does not look at it.
-    fn patch(&self, out: &mut [u8], image_end: u32, data_size: u32, sections: usize) -> Result<(), DiskError> {
+    fn patch(
+        &self,
+        out: &mut [u8],
+        image_end: u32,
+        data_size: u32,
+        sections: usize,
+    ) -> Result<(), DiskError> {
         let (headers, _) = pod::from_bytes_mut::<ImageNtHeaders64>(&mut out[self.nt..])
             .map_err(|()| DiskError::Stub("its headers are cut off".into()))?;
         let count = headers.file_header.number_of_sections.get(LE);
@@ -159,7 +168,8 @@ mod tests {
         let image = uki(&stub, &kernel).expect("a good stub");
         assert_eq!(image, uki(&stub, &kernel).expect("a good stub"), "same input, same bytes");
         let file = object::read::pe::PeFile64::parse(&*image).expect("a PE file");
-        let data = |name: &str| file.section_by_name(name).expect("it was added").data().expect("inside the file");
+        let data =
+            |name: &str| file.section_by_name(name).expect("it was added").data().expect("inside the file");
         assert_eq!(data(".linux"), kernel.linux);
         assert_eq!(data(".initrd"), kernel.initrd);
         assert_eq!(data(".cmdline"), kernel.cmdline.as_bytes());
