@@ -1,0 +1,13 @@
+//! The program from the outside, as a user calls it. Tests that deploy boot real virtual machines; `scripts/test`
+//! runs them, and a plain `cargo test` says that it skipped them.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crash;
+mod examples;
+mod images;
+mod rollout;
+mod verbs;

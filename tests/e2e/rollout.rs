@@ -1,0 +1,99 @@
+//! Changes of what is deployed: rolling updates, failing ones, rollback, scale, preview.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{World, eventually, get, machines, wait_for_page};
+
+/// One nginx whose failures are noticed within a minute.
+fn one_nginx(tag: &str) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  progressDeadlineSeconds: 40
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+        - name: nginx
+          image: nginx:{tag}
+          ports: [{{containerPort: 80}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec:
+  type: LoadBalancer
+  selector: {{app: web}}
+  ports: [{{port: 80}}]
+"
+    )
+}
+
+#[test]
+fn a_change_is_rolled_out_without_a_gap_and_rolled_back() {
+    if !machines() {
+        return;
+    }
+    let world = World::new().file("web.yaml", &one_nginx("1.27"));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let address = world.address("web");
+    wait_for_page(&address, "nginx 1.27");
+
+    // While the machine is replaced, every question gets an answer, from one version or the other.
+    world.write("web.yaml", &one_nginx("1.28"));
+    let mut deploy = world.i2kit(&["deploy", "web.yaml"]).start();
+    while deploy.try_wait().unwrap().is_none() {
+        let response = get(&address, "/").unwrap_or_else(|error| panic!("a gap in the rollout: {error}"));
+        assert_eq!(response.status, 200, "{}", response.text);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(deploy.wait().unwrap().success());
+    wait_for_page(&address, "nginx 1.28");
+
+    world.i2kit(&["history", "web"]).prints("i2kit deploy web.yaml (current)").run();
+    world.i2kit(&["rollback", "web"]).run();
+    wait_for_page(&address, "nginx 1.27");
+
+    world.i2kit(&["scale", "web", "--replicas", "2"]).run();
+    assert_eq!(world.group("web").healthy(), 2);
+    world.i2kit(&["scale", "web", "--replicas", "0"]).run();
+    assert_eq!(world.group("web").instances.len(), 0);
+}
+
+#[test]
+fn a_revision_that_never_becomes_healthy_leaves_the_old_one_serving() {
+    if !machines() {
+        return;
+    }
+    let world = World::new().file("web.yaml", &one_nginx("1.27"));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let before = world.group("web").instances[0].boot_id.clone();
+    world.write("web.yaml", &one_nginx("broken"));
+    // The reason is what the container itself said.
+    world.i2kit(&["deploy", "web.yaml"]).code(8).says("host not found in \"eighty\"").run();
+    wait_for_page(&world.address("web"), "nginx 1.27");
+    assert_eq!(world.group("web").instances[0].boot_id, before, "the old machine was replaced");
+    world.write("web.yaml", &one_nginx("1.27"));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert_eq!(world.group("web").instances[0].boot_id, before, "the old machine was replaced");
+}
+
+#[test]
+fn a_preview_leaves_nothing_behind() {
+    if !machines() {
+        return;
+    }
+    let world = World::new().file("web.yaml", &one_nginx("1.27"));
+    let mut preview = world.i2kit(&["preview", "web.yaml"]).start();
+    eventually("healthy machine", 90, || {
+        world.fleet().groups.iter().any(|group| group.healthy() == 1).then_some(())
+    });
+    assert!(Command::new("kill").args(["-INT", &preview.id().to_string()]).status().unwrap().success());
+    preview.wait().unwrap();
+    world.assert_nothing_left();
+}

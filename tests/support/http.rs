@@ -1,0 +1,39 @@
+//! Just enough HTTP to ask a pod for a page.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::eventually;
+
+/// How long one answer may take: a virtual machine that is emulated on a busy host is slow.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a server answered.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// The status code.
+    pub(crate) status: u16,
+    /// Header lines and body, as they came.
+    pub(crate) text: String,
+}
+
+/// Asks `address` for `path`, over a connection of its own.
+pub(crate) fn get(address: &str, path: &str) -> io::Result<Response> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+    status.map(|status| Response { status, text }).ok_or_else(|| io::Error::other("no HTTP answer"))
+}
+
+/// Asks for `/` until the answer is 200 and holds `text`.
+pub(crate) fn wait_for_page(address: &str, text: &str) -> Response {
+    eventually(&format!("page with `{text}` at {address}"), 60, || {
+        get(address, "/").ok().filter(|response| response.status == 200 && response.text.contains(text))
+    })
+}

@@ -1,0 +1,55 @@
+//! What end-to-end tests stand on: a world of its own for each test (folders, an environment, a local cloud), calls of
+//! the program with what is expected of them, and the registry of test images that all worlds share.
+
+mod call;
+mod http;
+mod registry;
+mod world;
+
+pub(crate) use call::Call;
+pub(crate) use http::{get, wait_for_page};
+pub(crate) use registry::mirror;
+pub(crate) use world::{World, kill};
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether tests that boot virtual machines run; says so when they do not.
+pub(crate) fn machines() -> bool {
+    runs("I2KIT_TEST_QEMU")
+}
+
+/// Whether tests that need the test images or foreign tools run; says so when they do not.
+pub(crate) fn tools() -> bool {
+    runs("I2KIT_TEST_TOOLS")
+}
+
+#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+fn runs(variable: &str) -> bool {
+    let runs = std::env::var_os(variable).is_some_and(|value| value == "1");
+    if !runs {
+        eprintln!("skipped: {variable}=1 is not set; scripts/test sets it and makes what the test needs");
+    }
+    runs
+}
+
+/// The guest bundle that `scripts/guest --out target/guest` made, or the one that `I2KIT_GUEST` names.
+pub(crate) fn guest() -> PathBuf {
+    std::env::var_os("I2KIT_GUEST").map_or_else(|| root().join("target/guest"), PathBuf::from)
+}
+
+/// Asks `condition` until it gives a value; fails the test with `what` after `seconds`.
+pub(crate) fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
+    let started = std::time::Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(started.elapsed().as_secs() < seconds, "after {seconds} s there is still no {what}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,186 @@
+//! A world: folders of its own, and in them whatever the program makes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use i2kit::manifest::api::Name;
+use i2kit::plan::fleet::{Fleet, InstanceGroup};
+use tempfile::TempDir;
+
+use super::{Call, guest, mirror, root};
+
+/// A folder in which the program runs as if it were alone on the machine. Dropping it destroys what was deployed.
+#[derive(Debug)]
+pub(crate) struct World {
+    folder: TempDir,
+    cache: PathBuf,
+}
+
+impl World {
+    /// A world with an environment whose images come from the test registry. Worlds share a cache, so that a layer is
+    /// fetched and converted once.
+    pub(crate) fn new() -> Self {
+        let mut world = Self::bare();
+        world.cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        let mirror = mirror();
+        world.file(
+            "environment.yml",
+            &format!(
+                "name: test\nregistries:\n  docker.io:\n    mirrors: [\"{mirror}\"]\n    plainHttp: true\n"
+            ),
+        )
+    }
+
+    /// A world without an environment file, and with a cache of its own.
+    pub(crate) fn bare() -> Self {
+        let folder = TempDir::with_prefix_in("world-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self { cache: folder.path().join("cache"), folder }
+    }
+
+    /// The same world with a cache of its own.
+    #[must_use]
+    pub(crate) fn with_own_cache(mut self) -> Self {
+        self.cache = self.path().join("cache");
+        self
+    }
+
+    /// The folder that calls run in.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file.
+    #[must_use]
+    pub(crate) fn file(self, name: &str, text: &str) -> Self {
+        self.write(name, text);
+        self
+    }
+
+    /// Writes a file.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).unwrap();
+    }
+
+    /// Writes the example `path` of the repository, each `from` in it replaced by its `to`, as `name`.
+    pub(crate) fn write_example(&self, path: &str, name: &str, replace: &[(&str, &str)]) {
+        let mut text = fs::read_to_string(root().join(path)).unwrap();
+        for (from, to) in replace {
+            assert!(text.contains(from), "{path} has no `{from}`");
+            text = text.replace(from, to);
+        }
+        self.write(name, &text);
+    }
+
+    /// A call of the program in this world.
+    pub(crate) fn i2kit(&self, arguments: &[&str]) -> Call {
+        Call::new(self.command(arguments))
+    }
+
+    /// A call of another program in this world.
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> Call {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.path());
+        Call::new(command)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_i2kit"));
+        let path = |name: &str| self.path().join(name);
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path())
+            .env("I2KIT_GUEST", guest())
+            .env("XDG_CACHE_HOME", &self.cache)
+            .env("XDG_CONFIG_HOME", path("config"))
+            .env("XDG_DATA_HOME", path("data"))
+            .env("XDG_STATE_HOME", path("state"));
+        command
+    }
+
+    /// What the environment holds.
+    pub(crate) fn fleet(&self) -> Fleet {
+        serde_json::from_str(&self.i2kit(&["status", "--output", "json"]).run().stdout).unwrap()
+    }
+
+    /// The group of that name in the default namespace.
+    pub(crate) fn group(&self, name: &str) -> InstanceGroup {
+        let name = Name { namespace: "default".into(), name: name.into() };
+        let fleet = self.fleet();
+        fleet.group(&name).unwrap_or_else(|| panic!("no group {name} in {fleet:#?}")).clone()
+    }
+
+    /// The first address of the balancer of that name in the default namespace.
+    pub(crate) fn address(&self, name: &str) -> String {
+        let name = Name { namespace: "default".into(), name: name.into() };
+        let fleet = self.fleet();
+        let addresses = fleet.balancer(&name).map(i2kit::plan::fleet::LoadBalancer::addresses);
+        addresses
+            .unwrap_or_default()
+            .first()
+            .unwrap_or_else(|| panic!("no address of {name}: {fleet:#?}"))
+            .clone()
+    }
+
+    /// The processes of this world: those whose command line or environment names its folder, with their programs.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let folder = self.path().as_os_str().as_encoded_bytes();
+        let mut found = Vec::new();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = process.file_name().to_string_lossy().parse() else { continue };
+            let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
+            let (arguments, environment) = (read("cmdline"), read("environ"));
+            let names = |text: &[u8]| text.windows(folder.len()).any(|window| window == folder);
+            if names(&arguments) || names(&environment) {
+                found.push((pid, String::from_utf8_lossy(&arguments).replace('\0', " ")));
+            }
+        }
+        found
+    }
+
+    /// The local cloud's process.
+    pub(crate) fn local_cloud(&self) -> u32 {
+        let processes = self.processes();
+        let found = processes.iter().find(|(_, arguments)| arguments.contains("local-cloud"));
+        found.unwrap_or_else(|| panic!("no local cloud among {processes:?}")).0
+    }
+
+    /// Fails the test unless everything is gone: processes, and files of the local cloud.
+    pub(crate) fn assert_nothing_left(&self) {
+        super::eventually("end of all processes", 10, || self.processes().is_empty().then_some(()));
+        let state = self.path().join("state/i2kit/local");
+        let left: Vec<_> = fs::read_dir(state).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        assert!(left.is_empty(), "destroy left {left:?}");
+    }
+}
+
+impl Drop for World {
+    /// Ends what the test left running; after a failure, shows what there was.
+    #[expect(clippy::print_stderr, reason = "what a failed test leaves is shown with its output")]
+    fn drop(&mut self) {
+        if !self.path().join("state").exists() {
+            return;
+        }
+        if std::thread::panicking() {
+            let status = self.command(&["status"]).output();
+            let log = fs::read_to_string(self.path().join("state/i2kit/local/cloud.log"));
+            eprintln!(
+                "{}",
+                status.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+            );
+            eprintln!("{}", log.unwrap_or_default());
+        }
+        let _ = self.command(&["destroy", "--all"]).output();
+        for (pid, _) in self.processes() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }
+}
+
+/// Sends SIGKILL.
+pub(crate) fn kill(pid: u32) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}
