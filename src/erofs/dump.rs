@@ -19,9 +19,9 @@ pub fn dump<R: Read + Seek>(image: R) -> Result<String, ErofsError> {
     let mut linked: HashMap<u64, String> = HashMap::new();
     let mut pending = vec![("/".to_owned(), root)];
     while let Some((path, node)) = pending.pop() {
-        if node.kind != NodeKind::Directory && node.links > 1 {
+        if !matches!(node.kind, NodeKind::Directory | NodeKind::Character(0, 0)) && node.links > 1 {
             if let Some(first) = linked.get(&node.nid) {
-                let _ = writeln!(text, "= {first} {path}");
+                let _ = writeln!(text, "same   {path} = {first}");
                 continue;
             }
             linked.insert(node.nid, path.clone());

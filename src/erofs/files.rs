@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use super::error::{EntryProblem, ErofsError};
 use super::format::Xattrs;
-use super::tree::{Attributes, Time, Tree};
+use super::tree::{Attributes, MAX_COST, Time, Tree};
 use super::writer::{ImageWriter, Special};
 
 /// A file of the image, owned by root, with the epoch as its modification time.
@@ -52,7 +52,7 @@ pub fn write_tree(files: &[TreeFile]) -> Result<Vec<u8>, ErofsError> {
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
     let mut image = Cursor::new(Vec::new());
     let mut writer = ImageWriter::new(&mut image)?;
-    let mut tree = Tree::new();
+    let mut tree = Tree::new(MAX_COST);
     for file in sorted {
         let refused = |problem| ErofsError::File { path: file.path.clone(), problem };
         let attributes =

@@ -8,7 +8,7 @@ use super::archive::{Archive, Entry, EntryKind, Piece};
 use super::error::{EntryProblem, ErofsError};
 use super::finish::{MAX_ROOT_XATTRS, Summary};
 use super::format::{Xattrs, encode_device, encode_xattrs};
-use super::tree::{Attributes, Child, DirId, ROOT, Time, Tree};
+use super::tree::{Attributes, Child, DirId, MAX_COST, ROOT, Time, Tree};
 use super::writer::{ImageWriter, Special, check_xattrs};
 
 /// Prefix of the names that OCI layers reserve.
@@ -25,7 +25,7 @@ const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
 pub fn write_layer(tar: impl Read, out: impl Write + Seek) -> Result<Summary, ErofsError> {
     let mut archive = Archive::new(tar);
     let mut writer = ImageWriter::new(out)?;
-    let mut tree = Tree::new();
+    let mut tree = Tree::new(MAX_COST);
     while let Some(entry) = archive.next_entry()? {
         check_parents(&entry.path).map_err(|problem| entry.refused(problem))?;
         let destination = tree.resolve(&entry.path).map_err(|problem| entry.refused(problem))?;

@@ -26,3 +26,6 @@ pub use layer::write_layer;
 pub use reader::{DirectoryEntry, Node, NodeKind, Reader};
 pub use tree::{Attributes, Time};
 pub use writer::{FORMAT_VERSION, MAX_IMAGE};
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ const PATH_MAX: usize = 4095;
 const MAX_LINKS: usize = 40;
 /// Memory that the tree may take, so that a small archive of many names cannot exhaust the machine. An image with a
 /// million files of ordinary names stays below.
-const MAX_COST: usize = 256 << 20;
+pub(super) const MAX_COST: usize = 256 << 20;
 /// What one name costs besides its bytes.
 const NAME_COST: usize = 64;
 /// What one directory costs besides its name and attributes.
@@ -118,6 +118,7 @@ pub(super) struct Tree {
     leaves: Vec<Leaf>,
     symlinks: HashMap<LeafId, Box<[u8]>>,
     cost: usize,
+    max_cost: usize,
 }
 
 /// Attributes of directories that no entry describes.
@@ -126,11 +127,11 @@ fn implied() -> Attributes {
 }
 
 impl Tree {
-    /// An empty root directory.
-    pub(super) fn new() -> Self {
+    /// An empty root directory, in a tree that may take about `max_cost` bytes of memory.
+    pub(super) fn new(max_cost: usize) -> Self {
         let root =
             Directory { attributes: implied(), parent: ROOT, children: BTreeMap::new(), opaque: false };
-        Self { directories: vec![root], leaves: Vec::new(), symlinks: HashMap::new(), cost: 0 }
+        Self { directories: vec![root], leaves: Vec::new(), symlinks: HashMap::new(), cost: 0, max_cost }
     }
 
     /// A directory.
@@ -249,7 +250,7 @@ impl Tree {
 
     fn spend(&mut self, bytes: usize) -> Result<(), EntryProblem> {
         self.cost += bytes;
-        if self.cost > MAX_COST { Err(EntryProblem::TreeSize(MAX_COST)) } else { Ok(()) }
+        if self.cost > self.max_cost { Err(EntryProblem::TreeSize(self.max_cost)) } else { Ok(()) }
     }
 
     /// Walks from the root along components, through symbolic links as if the root were `/`. Directories that are
@@ -328,4 +329,46 @@ fn check_name(name: &[u8]) -> Result<(), EntryProblem> {
 
 fn xattr_cost(attributes: &Attributes) -> usize {
     attributes.xattrs.iter().map(|(name, value)| NAME_COST + name.len() + value.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAF: Leaf = Leaf { run: 0, slot: 0, kind: 1 };
+    const BUDGET: usize = 100_000;
+
+    /// Repeats something with ever new names until the tree has no room; says how often it went well.
+    fn until_full(add: impl Fn(&mut Tree, &str) -> Result<(), EntryProblem>) -> usize {
+        let mut tree = Tree::new(BUDGET);
+        for number in 0..BUDGET {
+            if let Err(problem) = add(&mut tree, &number.to_string()) {
+                assert_eq!(problem, EntryProblem::TreeSize(BUDGET));
+                return number;
+            }
+        }
+        panic!("the tree grows without end");
+    }
+
+    #[test]
+    fn everything_that_takes_memory_is_counted() {
+        let files = until_full(|tree, name| {
+            let leaf = tree.add_leaf(LEAF, None)?;
+            tree.put_leaf(ROOT, name.as_bytes(), leaf)
+        });
+        let rewritten = until_full(|tree, _| {
+            let leaf = tree.add_leaf(LEAF, None)?;
+            tree.put_leaf(ROOT, b"same", leaf)
+        });
+        let directories =
+            until_full(|tree, name| tree.put_directory(ROOT, name.as_bytes(), Attributes::default()));
+        let implied = until_full(|tree, name| tree.resolve(format!("{name}/a/b").as_bytes()).map(drop));
+        let targets = until_full(|tree, _| tree.add_leaf(LEAF, Some(&[b't'; 1000])).map(drop));
+        let whiteouts = until_full(|tree, name| tree.whiteout(ROOT, name.as_bytes()));
+        let xattrs = Xattrs::from([(b"user.a".to_vec(), vec![0; 1000])]);
+        let attributes = Attributes { xattrs, ..Attributes::default() };
+        let described = until_full(|tree, _| tree.set_attributes(ROOT, attributes.clone()));
+        let counts = [files, rewritten, directories, implied, targets, whiteouts, described];
+        assert_eq!(counts, [1486, 1470, 441, 221, 93, 1486, 93], "what fits into {BUDGET} bytes");
+    }
 }
