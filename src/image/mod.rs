@@ -4,6 +4,7 @@
 mod build;
 mod error;
 pub mod guest;
+pub mod raw;
 
 use std::path::PathBuf;
 

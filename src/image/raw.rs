@@ -1,0 +1,210 @@
+//! The raw disk of an image as one file, for clouds and tools that want no parts.
+//!
+//! A disk file from an earlier build is brought up to date in place: a partition of the same GUID at the same place
+//! already has the right bytes, so only the others are copied. The partition table is removed first and written last;
+//! a run that was killed in between leaves a file that the next run trusts in nothing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::{DiskImage, ImageError};
+use crate::disk::{DiskError, gpt};
+use crate::plan::layout::{self, DiskLayout, Partition};
+
+// Equal partition GUIDs promise equal bytes, so they must change whenever the writer of the bytes does.
+const _: () = assert!(layout::CONTENT_VERSION == crate::erofs::FORMAT_VERSION);
+
+/// What writing a disk took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawDisk {
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Bytes of partitions that had to be copied; 0 when nothing changed.
+    pub copied: u64,
+}
+
+/// Makes `path` the raw disk of `image`. The same image gives the same bytes, whatever the file held before.
+pub fn write(image: &DiskImage, path: &Path) -> Result<RawDisk, ImageError> {
+    let mut files = image.segments.iter().filter_map(|segment| segment.file.as_deref());
+    let head = files.next().unwrap_or(Path::new(""));
+    let layout = gpt::parse(&fs::read(head).map_err(|e| ImageError::io(head, e))?)?;
+    let parts: Vec<&Path> = files.take(layout.partitions.len()).collect();
+    write_parts(path, &layout, &parts)
+}
+
+/// Makes `path` the raw disk of a layout, from the files of its partitions in their order.
+fn write_parts(path: &Path, layout: &DiskLayout, parts: &[&Path]) -> Result<RawDisk, ImageError> {
+    if parts.len() != layout.partitions.len() {
+        let (partitions, parts) = (layout.partitions.len(), parts.len());
+        return Err(DiskError::Parts { partitions, parts }.into());
+    }
+    let at_disk = |e| ImageError::io(path, e);
+    let disk =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at_disk)?;
+    // Two builds into one file would each undo the other's work.
+    disk.lock().map_err(at_disk)?;
+    let old = read_layout(&disk).map_err(at_disk)?;
+    if old.as_ref() == Some(layout) {
+        return Ok(RawDisk { size: layout.size, copied: 0 });
+    }
+    let old = old.map(|old| old.partitions).unwrap_or_default();
+    let kept: Vec<&Partition> = layout.partitions.iter().filter(|new| old.contains(new)).collect();
+    clear(&disk, &kept).map_err(at_disk)?;
+    disk.set_len(layout.size).map_err(at_disk)?;
+    let mut copied = 0;
+    for (partition, part) in layout.partitions.iter().zip(parts) {
+        if !kept.contains(&partition) {
+            copy(&disk, partition, part, path)?;
+            copied += partition.length;
+        }
+    }
+    let tail = gpt::tail(layout);
+    disk.write_all_at(&tail, layout.size - tail.len() as u64).map_err(at_disk)?;
+    disk.write_all_at(&gpt::head(layout), 0).map_err(at_disk)?;
+    Ok(RawDisk { size: layout.size, copied })
+}
+
+/// The layout of a disk that was written to its end; `None` for anything else.
+fn read_layout(disk: &File) -> io::Result<Option<DiskLayout>> {
+    let length = disk.metadata()?.len();
+    let layout = gpt::parse(&read_range(disk, 0, gpt::HEAD_SIZE)?).ok();
+    let Some(layout) = layout.filter(|layout| layout.size == length) else { return Ok(None) };
+    let tail = read_range(disk, length - gpt::TAIL_SIZE, gpt::TAIL_SIZE)?;
+    Ok((tail == gpt::tail(&layout)).then_some(layout))
+}
+
+/// Bytes of the disk, as far as it has them.
+fn read_range(mut disk: &File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    disk.seek(SeekFrom::Start(offset))?;
+    disk.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes everything but the kept partitions a hole, the partition table before all else.
+fn clear(disk: &File, kept: &[&Partition]) -> io::Result<()> {
+    let length = disk.metadata()?.len();
+    let mut start = 0;
+    let gaps = kept.iter().map(|partition| (partition.offset, partition.offset + partition.length));
+    for (end, next) in gaps.chain([(length, length)]) {
+        if end > start {
+            punch(disk, start, end - start)?;
+        }
+        start = next;
+    }
+    Ok(())
+}
+
+/// Makes a range read as zeros; by writing them where the file system has no holes.
+fn punch(disk: &File, start: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(disk, flags, start, length) {
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            let mut disk = disk;
+            disk.seek(SeekFrom::Start(start))?;
+            io::copy(&mut io::repeat(0).take(length), &mut disk).map(drop)
+        }
+        done => Ok(done?),
+    }
+}
+
+/// Copies a part to its partition, inside of the kernel where it can, sharing blocks where the file system can.
+fn copy(mut disk: &File, partition: &Partition, part: &Path, path: &Path) -> Result<(), ImageError> {
+    let mut input = File::open(part).map_err(|e| ImageError::io(part, e))?;
+    let found = input.metadata().map_err(|e| ImageError::io(part, e))?.len();
+    if found == partition.length {
+        disk.seek(SeekFrom::Start(partition.offset)).map_err(|e| ImageError::io(path, e))?;
+        let copied = io::copy(&mut input, &mut disk).map_err(|e| ImageError::io(path, e))?;
+        disk.flush().map_err(|e| ImageError::io(path, e))?;
+        if copied == partition.length {
+            return Ok(());
+        }
+    }
+    Err(DiskError::Length { name: partition.name.clone(), expected: partition.length, found }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Segment;
+    use crate::oci::Digest;
+    use crate::plan::image::ImageId;
+    use crate::plan::layout::Part;
+
+    /// Writes the parts that belong to contents, each a few blocks of one byte, and returns their image.
+    fn image(folder: &Path, contents: &[(&str, u8, usize)]) -> DiskImage {
+        let id = Digest::of(format!("{contents:?}").as_bytes());
+        let parts = contents.iter().map(|(name, fill, blocks)| Part {
+            name: (*name).to_owned(),
+            content: Digest::of(&[*fill]),
+            size: *blocks as u64 * 4096,
+        });
+        let layout = DiskLayout::new(id, parts).expect("good parts");
+        let mut segments = Vec::new();
+        let mut add = |name: String, bytes: Vec<u8>| {
+            let file = folder.join(name);
+            segments.push(Segment { length: bytes.len() as u64, file: Some(file.clone()) });
+            fs::write(file, bytes).expect("a file in the test's folder");
+        };
+        add("head".to_owned(), gpt::head(&layout));
+        for (name, fill, blocks) in contents {
+            add(format!("{name}-{fill}"), vec![*fill; *blocks * 4096]);
+        }
+        add("tail".to_owned(), gpt::tail(&layout));
+        let none = folder.join("none");
+        DiskImage { id: ImageId(id), kernel: none.clone(), initrd: none, cmdline: String::new(), segments }
+    }
+
+    /// Writes an image over whatever `path` holds and checks that a fresh file gets the same bytes.
+    fn check(folder: &Path, path: &Path, contents: &[(&str, u8, usize)], copied_blocks: u64) {
+        let image = image(folder, contents);
+        let written = write(&image, path).expect("a good image");
+        assert_eq!(written.copied, copied_blocks * 4096, "{contents:?}");
+        let fresh = folder.join("fresh");
+        write(&image, &fresh).expect("a good image");
+        assert!(fs::read(path).expect("it exists") == fs::read(&fresh).expect("it exists"), "{contents:?}");
+        fs::remove_file(fresh).expect("it exists");
+    }
+
+    #[test]
+    fn only_what_changed_is_copied() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = folder.path().join("disk");
+        let check = |contents: &[_], copied| check(folder.path(), &disk, contents, copied);
+        check(&[("pod", 1, 2), ("base", 2, 600), ("top", 3, 300)], 902);
+        check(&[("pod", 1, 2), ("base", 2, 600), ("top", 3, 300)], 0);
+        check(&[("pod", 4, 9), ("base", 2, 600), ("top", 3, 300)], 9);
+        check(&[("pod", 4, 9), ("base", 2, 600), ("top", 5, 700)], 700);
+        check(&[("pod", 4, 9), ("base", 2, 600)], 0);
+        check(&[("pod", 4, 9), ("base", 2, 600), ("other", 6, 1), ("top", 5, 700)], 701);
+        check(&[("pod", 4, 9)], 0);
+    }
+
+    #[test]
+    fn a_file_without_a_whole_table_is_trusted_in_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = folder.path().join("disk");
+        let contents = [("pod", 1, 2), ("base", 2, 600)];
+        fs::write(&disk, vec![0xff; 30 << 20]).expect("a file in the test's folder");
+        check(folder.path(), &disk, &contents, 602);
+        let file = OpenOptions::new().write(true).open(&disk).expect("it exists");
+        file.write_all_at(&[0; 512], 512).expect("it is writable");
+        check(folder.path(), &disk, &contents, 602);
+        let length = file.metadata().expect("it exists").len();
+        file.write_all_at(&[0; 512], length - 512).expect("it is writable");
+        check(folder.path(), &disk, &contents, 602);
+    }
+
+    #[test]
+    fn a_part_of_another_length_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = image(folder.path(), &[("pod", 1, 2)]);
+        fs::write(folder.path().join("pod-1"), "short").expect("a file in the test's folder");
+        let refused = write(&image, &folder.path().join("disk")).expect_err("the part is too short");
+        assert!(matches!(refused, ImageError::Disk(DiskError::Length { found: 5, .. })), "{refused}");
+    }
+}
