@@ -250,16 +250,52 @@ async fn two_runs_fetch_a_blob_once() {
     assert_eq!(fake.asked_for(&blob.to_string()).len(), 1);
 }
 
-/// The test runs itself as a second process, which it kills in the middle of a download.
+/// Whether this process was started by [`second_process`] for the test `name`; then it pulls what it is told to.
+async fn is_second_process(name: &str) -> bool {
+    #[expect(clippy::disallowed_methods, reason = "how a test tells its second process what to do")]
+    let Ok(arguments) = std::env::var(name) else { return false };
+    let (reference, root) = arguments.split_once(' ').unwrap();
+    let docker_config = Some(Path::new(root).join("config.json"));
+    let registry = open(Path::new(root), Settings { docker_config, ..Settings::default() });
+    let resolved = registry.resolve(&reference.parse().unwrap(), &Platform::default()).await.unwrap();
+    registry.blobs(&resolved).await.unwrap();
+    true
+}
+
+/// Runs the test `name` once more in a process of its own, which pulls `reference` with the cache `root`.
+fn second_process(name: &str, reference: &Reference, root: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env(name, format!("{reference} {}", root.display()));
+    command
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credential_helpers_are_asked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    const NAME: &str = "credential_helpers_are_asked";
+    if is_second_process(NAME).await {
+        return;
+    }
+    let image = two_layers();
+    let fake = registry_with(&image).await;
+    fake.require("eve:secret");
+    let folder = tempfile::tempdir().unwrap();
+    let helper = folder.path().join("docker-credential-test");
+    let script = "#!/bin/sh\n/bin/cat >&2\necho '{\"Username\":\"eve\",\"Secret\":\"secret\"}'\n";
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"credsStore":"test"}"#).unwrap();
+    let mut run = second_process(NAME, &app(&fake), folder.path());
+    let output = run.env("PATH", folder.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(fake.log().iter().any(|line| line.contains(&image.layers[0].digest().to_string())));
+}
+
+/// The second process is killed in the middle of a download.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_run_is_resumed() {
     const NAME: &str = "a_killed_run_is_resumed";
-    #[expect(clippy::disallowed_methods, reason = "how the test tells its second process what to do")]
-    if let Ok(arguments) = std::env::var(NAME) {
-        let (reference, root) = arguments.split_once(' ').unwrap();
-        let registry = open(Path::new(root), Settings::default());
-        let resolved = registry.resolve(&reference.parse().unwrap(), &Platform::default()).await.unwrap();
-        registry.blobs(&resolved).await.unwrap();
+    if is_second_process(NAME).await {
         return;
     }
     let image = two_layers();
@@ -268,11 +304,7 @@ async fn a_killed_run_is_resumed() {
     fake.fail(&blob.to_string(), &[Fault::Slow(Duration::from_millis(20))]);
     let folder = tempfile::tempdir().unwrap();
     let reference = app(&fake);
-    let mut run = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", NAME, "--nocapture"])
-        .env(NAME, format!("{reference} {}", folder.path().display()))
-        .spawn()
-        .unwrap();
+    let mut run = second_process(NAME, &reference, folder.path()).spawn().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let mut partial = store.path(Key::Blob(blob)).into_os_string();
     partial.push(".partial");

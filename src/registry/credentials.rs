@@ -10,6 +10,10 @@ use oci_client::secrets::RegistryAuth;
 /// The names under which docker keeps the credentials of Docker Hub. The first is what `docker login` writes.
 const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "docker.io", "index.docker.io"];
 
+/// The user name that goes with an identity token. Azure's registries hand out such tokens and take them as the
+/// password of this user.
+const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
+
 /// Who asks a registry, and with what secret.
 #[derive(Debug)]
 pub(super) struct Credentials {
@@ -38,7 +42,7 @@ pub(super) fn find(config: Option<&Path>, registry: &str) -> (Credentials, Optio
             Ok(DockerCredential::UsernamePassword(..)) => {}
             Ok(DockerCredential::IdentityToken(token)) => {
                 let who = "the holder of an identity token".to_owned();
-                return (Credentials { auth: RegistryAuth::Bearer(token), who }, None);
+                return (Credentials { auth: RegistryAuth::Basic(TOKEN_USER.to_owned(), token), who }, None);
             }
             Err(error) if is_nothing(&error) => {}
             Err(error) => {
@@ -86,6 +90,13 @@ mod tests {
         assert_eq!((found.who.as_str(), warning), ("user ann", None));
         assert_eq!(find_in(config, "docker.io").0.auth, RegistryAuth::Basic("bob".into(), "hub".into()));
         assert_eq!(find_in(config, "ghcr.io").0.auth, RegistryAuth::Anonymous);
+    }
+
+    #[test]
+    fn an_identity_token_is_a_password() {
+        let config = r#"{"auths":{"a.azurecr.io":{"auth":"MDow","identitytoken":"t"}}}"#;
+        let expected = RegistryAuth::Basic(TOKEN_USER.into(), "t".into());
+        assert_eq!(find_in(config, "a.azurecr.io").0.auth, expected);
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(super) struct Endpoint {
     pub(super) repository: String,
     /// Whether to speak http without TLS.
     pub(super) plain_http: bool,
+    /// Whether it is a registry on this machine of which the settings say nothing. Such a one leads nowhere else, so
+    /// the system's certificates, which take longer to read than it takes to answer, are not needed.
+    pub(super) is_local: bool,
 }
 
 /// Mirrors first, the registry itself last.
@@ -26,6 +29,7 @@ pub(super) fn endpoints(settings: &Settings, reference: &Reference) -> Vec<Endpo
         host: reference.registry.clone(),
         repository: reference.repository.clone(),
         plain_http: is_plain(settings, &reference.registry),
+        is_local: is_local(settings, &reference.registry),
     });
     endpoints
 }
@@ -43,12 +47,18 @@ fn mirror_of(settings: &Settings, mirror: &str, reference: &Reference) -> Endpoi
         prefix => format!("{prefix}/{}", reference.repository),
     };
     let plain_http = scheme.map_or_else(|| is_plain(settings, host), |scheme| scheme == "http");
-    Endpoint { host: host.to_owned(), repository, plain_http }
+    let is_local = plain_http && is_local(settings, host);
+    Endpoint { host: host.to_owned(), repository, plain_http, is_local }
 }
 
 fn is_plain(settings: &Settings, host: &str) -> bool {
     let said = settings.registries.get(host).and_then(|registry| registry.plain_http);
     said.unwrap_or_else(|| is_loopback(host))
+}
+
+fn is_local(settings: &Settings, host: &str) -> bool {
+    let said = settings.registries.get(host).and_then(|registry| registry.plain_http);
+    said.is_none() && is_loopback(host)
 }
 
 /// Whether `host`, with or without a port, is this machine.
@@ -108,5 +118,6 @@ mod tests {
         }
         let hosts = ["a.example", "127.0.0.1:1", "b.example", "127.0.0.1:2"];
         assert_eq!(hosts.map(|host| is_plain(&settings, host)), [true, false, false, true]);
+        assert_eq!(hosts.map(|host| is_local(&settings, host)), [false, false, false, true]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::endpoint::{Endpoint, endpoints};
 use super::ingest::Ingest;
@@ -12,12 +13,15 @@ use super::store::{Claim, Key, Partial};
 use super::{Error, ImageSource, Inner, archive, blocking, credentials, download, layout};
 use crate::oci::{Descriptor, Digest, Reference};
 
+/// Waiting for another run is not worth a word before this time.
+const SILENT_WAIT: Duration = Duration::from_secs(2);
+
 /// The file of `blob`, which belongs to `image`.
 pub(super) async fn blob(inner: &Inner, image: &Reference, blob: &Descriptor) -> Result<PathBuf, Error> {
     if let Some(path) = inner.store.blob(blob)? {
         return Ok(path);
     }
-    let partial = match claim(inner, blob.digest).await? {
+    let partial = match claim(inner, image, blob.digest).await? {
         Claim::Ready(path) => return Ok(path),
         Claim::Vacant(partial) => partial,
     };
@@ -34,12 +38,17 @@ pub(super) async fn blob(inner: &Inner, image: &Reference, blob: &Descriptor) ->
     }
 }
 
-async fn claim(inner: &Inner, digest: Digest) -> Result<Claim, Error> {
+/// The right to write the blob, or the blob when another run or task was faster. Waiting is told when it takes long.
+async fn claim(inner: &Inner, image: &Reference, digest: Digest) -> Result<Claim, Error> {
     let key = Key::Blob(digest);
-    if let Some(claim) = inner.store.try_claim(key)? {
-        return Ok(claim);
+    if let Ok(claim) = tokio::time::timeout(SILENT_WAIT, inner.store.claim(key)).await {
+        return claim;
     }
-    tracing::debug!(%digest, "waiting for another fetch of the same blob");
+    inner.events.note(format!(
+        "{} {}: another run is fetching it, waiting",
+        image.repository,
+        digest.short()
+    ));
     inner.store.claim(key).await
 }
 
@@ -145,7 +154,7 @@ async fn from_registry(
 /// The client for an endpoint's host.
 async fn remote(inner: &Inner, endpoint: &Endpoint) -> Result<Arc<Remote>, Error> {
     let mut remotes = inner.remotes.lock().await;
-    let key = (endpoint.host.clone(), endpoint.plain_http);
+    let key = (endpoint.host.clone(), endpoint.plain_http, endpoint.is_local);
     if let Some(remote) = remotes.get(&key) {
         return Ok(Arc::clone(remote));
     }

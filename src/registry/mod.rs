@@ -50,8 +50,8 @@ struct Inner {
     sources: Vec<(Reference, ImageSource)>,
     store: Store,
     events: Events,
-    /// One client for each host, made when first needed.
-    remotes: Mutex<HashMap<(String, bool), Arc<Remote>>>,
+    /// One client for each host and way to speak to it, made when first needed.
+    remotes: Mutex<HashMap<(String, bool, bool), Arc<Remote>>>,
     /// Limits the blobs in flight.
     downloads: Semaphore,
     /// An archive is read as a whole; two readers at once would do the same work.

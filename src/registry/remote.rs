@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use oci_client::client::{BlobResponse, Client, ClientConfig, ClientProtocol, SizedStream};
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol, SizedStream,
+};
 use oci_client::errors::OciDistributionError;
 use oci_client::{Reference as Name, RegistryOperation};
 
@@ -61,8 +63,12 @@ impl Remote {
     ) -> Result<Self, Error> {
         let protocol = if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
         let proxy = proxy_for(&endpoint.host, proxies);
+        // One bundle without a certificate makes the client trust nobody, and read no files for it.
+        let nobody = || Certificate { encoding: CertificateEncoding::Pem, data: Vec::new() };
+        let tls_certs_only = if endpoint.is_local { vec![nobody()] } else { Vec::new() };
         let config = ClientConfig {
             protocol,
+            tls_certs_only,
             read_timeout: Some(READ_TIMEOUT),
             connect_timeout: Some(CONNECT_TIMEOUT),
             user_agent: concat!("i2kit/", env!("CARGO_PKG_VERSION")),

@@ -33,7 +33,8 @@ pub struct Settings {
 pub struct RegistrySettings {
     /// Registries to ask first, in this order: `host[:port][/prefix]`.
     pub mirrors: Vec<String>,
-    /// Whether to speak http without TLS. When not said, only loopback addresses do.
+    /// Whether to speak http without TLS. When not said, only loopback addresses do; those are also expected to hand
+    /// out blobs and tokens themselves. A loopback registry that sends its clients to other hosts needs the word.
     pub plain_http: Option<bool>,
 }
 
