@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sha2::{Digest as _, Sha256};
+
 use super::Error;
 use crate::oci::{Descriptor, DiffId, Digest};
 
@@ -24,6 +26,9 @@ pub(super) const PARTIAL: &str = ".partial";
 
 /// How often a claim that another run holds is tried again. Short against a download, long against a system call.
 const CLAIM_POLL: Duration = Duration::from_millis(50);
+
+/// Bytes read at once when a blob is verified again.
+const RECHECK_BUFFER: usize = 256 * 1024;
 
 /// The store. Cheap to clone. While any clone lives, no other process removes anything.
 #[derive(Debug, Clone)]
@@ -181,6 +186,28 @@ impl Store {
         Ok(None)
     }
 
+    /// Whether a blob is still what its name says, read again from the disk; a spoiled one is dropped. For layers that
+    /// fail to unpack: a power cut may have spoiled the copy, and then the registry still has a good one.
+    pub fn recheck(&self, digest: Digest) -> Result<bool, Error> {
+        let path = self.path(Key::Blob(digest));
+        let mut hash = Sha256::new();
+        let hashed = File::open(&path).and_then(|mut file| {
+            let mut buffer = vec![0; RECHECK_BUFFER];
+            loop {
+                match io::Read::read(&mut file, &mut buffer)? {
+                    0 => return Ok(()),
+                    count => hash.update(&buffer[..count]),
+                }
+            }
+        });
+        hashed.map_err(Error::io("read", &path))?;
+        if Digest::from_bytes(hash.finalize().into()) == digest {
+            return Ok(true);
+        }
+        self.discard(Key::Blob(digest))?;
+        Ok(false)
+    }
+
     /// Drops a file that has turned out to be spoiled.
     pub fn discard(&self, key: Key) -> Result<(), Error> {
         let path = self.path(key);
@@ -320,6 +347,12 @@ mod tests {
         let digest = Digest::of(b"good");
         std::fs::write(store.path(Key::Blob(digest)), b"evil").unwrap();
         assert_eq!(store.read(digest).unwrap(), None);
+        assert!(store.get(Key::Blob(digest)).is_none());
+
+        std::fs::write(store.path(Key::Blob(digest)), b"good").unwrap();
+        assert!(store.recheck(digest).unwrap());
+        std::fs::write(store.path(Key::Blob(digest)), b"evil").unwrap();
+        assert!(!store.recheck(digest).unwrap());
         assert!(store.get(Key::Blob(digest)).is_none());
 
         std::fs::write(store.path(Key::Blob(digest)), b"").unwrap();
