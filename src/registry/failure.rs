@@ -79,6 +79,15 @@ impl Asked<'_> {
             401 | 403 => self.unauthorized(),
             404 | 410 => self.not_found(),
             429 => self.rate_limited(),
+            // What Go's servers, which most registries are, say to a client without TLS.
+            400 if self.plain_http && message.contains("HTTPS server") => {
+                let registry = self.registry.to_owned();
+                let hint = format!(
+                    "set `plainHttp: false` for `{registry}` under `registries` in the environment file"
+                );
+                let reason = "it speaks TLS".to_owned();
+                Failure::final_(Error::Unreachable { registry, reason, hint })
+            }
             _ => self.server(&format!("status {code} {message}"), retry),
         }
     }
@@ -105,14 +114,17 @@ impl Asked<'_> {
     fn no_connection(self, error: &(dyn StdError + 'static)) -> Failure {
         let registry = self.registry;
         let reason = root(error);
-        let hint = if self.plain_http {
-            format!(
-                "check that it runs and that it speaks http, else set `plainHttp: false` for `{registry}` under `registries` in the environment file"
-            )
+        let setting = |value: bool| {
+            format!("set `plainHttp: {value}` for `{registry}` under `registries` in the environment file")
+        };
+        let hint = if reason.contains("certificate") {
+            "add the certificate of its authority to the system's, or name it in SSL_CERT_FILE".to_owned()
+        } else if reason.contains("InvalidContentType") {
+            format!("it does not speak TLS: {}", setting(true))
+        } else if self.plain_http {
+            format!("check that it runs; if it speaks TLS, {}", setting(false))
         } else {
-            format!(
-                "check the name and the network; a registry without TLS needs `plainHttp: true` for `{registry}` under `registries` in the environment file"
-            )
+            format!("check the name and the network; if it does not speak TLS, {}", setting(true))
         };
         let error = Error::Unreachable { registry: registry.to_owned(), reason, hint };
         Failure { error, retry: Retry::Connect }
