@@ -130,7 +130,11 @@ pub(super) fn become_user(
         rustix::thread::configure_capability_in_ambient_set(capability, true)
             .doing(|| "set ambient capabilities".into())?;
     }
-    rustix::thread::set_no_new_privs(no_new_privileges).doing(|| "set no_new_privs".into())
+    // The kernel knows no way back: the call with `false` is an invalid argument.
+    if no_new_privileges {
+        rustix::thread::set_no_new_privs(true).doing(|| "set no_new_privs".into())?;
+    }
+    Ok(())
 }
 
 fn drop_bounding(keep: CapabilitySet) -> Result<(), Error> {

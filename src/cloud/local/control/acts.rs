@@ -264,6 +264,10 @@ fn heard(keeper: &Keeper, id: &str, checked: health::Checked) -> Duration {
             .and_then(|record| group.revision(record.revision))
             .map_or(0, |revision| u64::from(revision.launch.health_grace_seconds) * 1000);
         let Some(record) = group.instances.get_mut(id) else { continue };
+        if record.state != InstanceState::Running {
+            // Out of the balancer already; what it says while it stops would only hide why it had to go.
+            return health::PERIOD;
+        }
         let was = std::mem::discriminant(&record.health);
         health::judge(record, &mut vm.misses, checked, grace, clock::now());
         if std::mem::discriminant(&record.health) != was {
