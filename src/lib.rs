@@ -4,6 +4,7 @@
 //! The rooms, and what each must not know, are described in `docs/architecture.md`; `tests/tidy.rs` holds the table of
 //! which room may use which.
 
+pub mod cli;
 pub mod cloud;
 pub mod disk;
 pub mod erofs;

@@ -31,7 +31,9 @@ const PURE: &[&str] = &["manifest", "oci", "plan", "erofs", "disk"];
 /// What a pure room must not touch.
 const EFFECTS: &[&str] = &[
     "std::fs",
-    "std::net",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::net::ToSocketAddrs",
     "std::env",
     "std::process",
     "std::thread",

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Deploy pods as micro-VMs: one immutable machine image a pod, rolled out behind a load balancer, without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "i2kit", version, max_term_width = 100, disable_help_subcommand = true)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
@@ -18,7 +18,7 @@ pub struct Arguments {
 
 /// Options of every verb.
 #[derive(Debug, Args)]
-pub struct Global {
+pub(super) struct Global {
     /// Environment file [default: ./environment.yml if it exists, else the local cloud]
     #[arg(short = 'e', long = "environment", value_name = "FILE", global = true, env = "I2KIT_ENVIRONMENT")]
     pub environment: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub struct Global {
 
 /// `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// For people
     Text,
     /// For programs
@@ -41,7 +41,7 @@ pub enum Output {
 
 /// Manifests given on the command line.
 #[derive(Debug, Args)]
-pub struct Manifests {
+pub(super) struct Manifests {
     /// Manifest files, folders of them, or `-` for standard input; all are read as one set
     #[arg(value_name = "MANIFEST", required = true)]
     pub manifests: Vec<PathBuf>,
@@ -49,7 +49,7 @@ pub struct Manifests {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(super) enum Verb {
     /// Check manifests and say everything that is wrong with them
     Check(Manifests),
     /// Show what deploy would do, and why
@@ -90,7 +90,7 @@ pub enum Verb {
 
 /// `plan`.
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub(super) struct PlanArgs {
     /// The set.
     #[command(flatten)]
     pub set: Manifests,
@@ -104,7 +104,7 @@ pub struct PlanArgs {
 
 /// `build`.
 #[derive(Debug, Args)]
-pub struct BuildArgs {
+pub(super) struct BuildArgs {
     /// The set.
     #[command(flatten)]
     pub set: Manifests,
@@ -115,7 +115,7 @@ pub struct BuildArgs {
 
 /// `deploy`.
 #[derive(Debug, Args)]
-pub struct DeployArgs {
+pub(super) struct DeployArgs {
     /// The set.
     #[command(flatten)]
     pub set: Manifests,
@@ -126,21 +126,21 @@ pub struct DeployArgs {
 
 /// `status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     /// Only this group: NAME or NAMESPACE/NAME
     pub name: Option<String>,
 }
 
 /// A verb about one group.
 #[derive(Debug, Args)]
-pub struct GroupArgs {
+pub(super) struct GroupArgs {
     /// The group: NAME or NAMESPACE/NAME
     pub name: String,
 }
 
 /// `logs`.
 #[derive(Debug, Args)]
-pub struct LogsArgs {
+pub(super) struct LogsArgs {
     /// The group, NAME or NAMESPACE/NAME, or the id of one instance
     pub name: String,
     /// Go on printing as lines come
@@ -156,17 +156,17 @@ pub struct LogsArgs {
 
 /// `rollback`.
 #[derive(Debug, Args)]
-pub struct RollbackArgs {
+pub(super) struct RollbackArgs {
     /// The group: NAME or NAMESPACE/NAME
     pub name: String,
     /// The revision, a number of `history` [default: the one before the current]
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, alias = "to", value_name = "REVISION")]
     pub to_revision: Option<u32>,
 }
 
 /// `scale`.
 #[derive(Debug, Args)]
-pub struct ScaleArgs {
+pub(super) struct ScaleArgs {
     /// The group: NAME or NAMESPACE/NAME
     pub name: String,
     /// How many instances
@@ -176,7 +176,7 @@ pub struct ScaleArgs {
 
 /// `destroy`.
 #[derive(Debug, Args)]
-pub struct DestroyArgs {
+pub(super) struct DestroyArgs {
     /// Manifests whose objects are deleted; names of groups (NAME or NAMESPACE/NAME) are taken too
     #[arg(required_unless_present = "all")]
     pub targets: Vec<String>,
@@ -187,13 +187,19 @@ pub struct DestroyArgs {
 
 /// `cache`.
 #[derive(Debug, Subcommand)]
-pub enum CacheVerb {
+pub(super) enum CacheVerb {
     /// List what the cache holds
     Ls,
-    /// Delete what nothing needs
+    /// Delete what was not used for a while, and what killed runs left; what is deployed is not touched
     Prune {
-        /// Delete everything that is not in use, however young
+        /// Delete everything, however lately it was used
         #[arg(long)]
         all: bool,
+        /// Keep what was used within so many days
+        #[arg(long, default_value_t = 30, conflicts_with = "all")]
+        days: u32,
+        /// Delete more, the longest unused first, until so many MiB are left
+        #[arg(long, value_name = "MIB")]
+        max_size_mib: Option<u64>,
     },
 }

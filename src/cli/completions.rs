@@ -8,7 +8,7 @@ use crate::report;
 
 /// Prints the script for `shell`.
 #[expect(clippy::unnecessary_wraps, reason = "every verb has the same signature")]
-pub fn run(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+pub(super) fn run(shell: clap_complete::Shell) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "i2kit", &mut script);
     report::result(&String::from_utf8_lossy(&script));

@@ -7,12 +7,12 @@ use super::pipeline;
 use crate::plan::rollout;
 
 /// Deploys the set.
-pub async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, &args.set.manifests).await?;
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
     let wanted: Vec<_> = plan.images().collect();
-    let images = prepared.build(context, |id| wanted.contains(&id)).await?;
+    let images = prepared.build(|id| wanted.contains(&id)).await?;
     pipeline::carry_out(context, cloud.as_ref(), &plan, &images).await
 }

@@ -5,22 +5,23 @@ use std::path::{Path, PathBuf};
 use super::args::DestroyArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{check, pipeline};
 use crate::cloud::Cloud;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
 use crate::plan::rollout;
 
 /// Deletes what the targets name, or everything.
-pub async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, &args.targets, context)?) };
+    let doomed =
+        if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, &args.targets, context)?) };
     teardown(context, cloud.as_ref(), &doomed).await
 }
 
 /// Deletes everything that `doomed` holds, and the environment itself when nothing is left in it.
-pub async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> Result<Exit, Failure> {
+pub(super) async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> Result<Exit, Failure> {
     let exit = pipeline::carry_out(context, cloud, &rollout::destroy(doomed), &[]).await?;
     cloud.release().await.or_exit(Exit::Cloud)?;
     Ok(exit)
@@ -28,7 +29,7 @@ pub async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> R
 
 /// What is deleted: names of groups and names of balancers.
 #[derive(Debug, Default)]
-pub struct Doomed {
+pub(super) struct Doomed {
     /// Groups.
     pub groups: Vec<Name>,
     /// Balancers.
@@ -51,7 +52,7 @@ fn targets(fleet: &Fleet, targets: &[String], context: &Context) -> Result<Doome
         }
     }
     if !manifests.is_empty() {
-        let set = pipeline::read(&manifests, context.format)?;
+        let set = check::read(&manifests, context.format)?;
         doomed.groups.extend(set.deployments.iter().map(|deployment| deployment.meta.name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
     }
@@ -60,7 +61,7 @@ fn targets(fleet: &Fleet, targets: &[String], context: &Context) -> Result<Doome
 
 /// The part of the fleet that goes: a balancer that is not named goes too when all its groups do, and an image when no
 /// revision that stays needs it.
-pub fn only(mut fleet: Fleet, doomed: &Doomed) -> Fleet {
+pub(super) fn only(mut fleet: Fleet, doomed: &Doomed) -> Fleet {
     let stays = |group: &Name| !doomed.groups.contains(group);
     let kept: Vec<_> = fleet
         .groups

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::registry::{ImageSource, RegistrySettings};
+
 /// The file that is read when it exists and no other is named.
-pub const DEFAULT_FILE: &str = "environment.yml";
+pub(super) const DEFAULT_FILE: &str = "environment.yml";
 
 /// The environment without a file.
 const DEFAULT_NAME: &str = "local";
@@ -14,7 +16,7 @@ const DEFAULT_NAME: &str = "local";
 /// An environment file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Environment {
+pub(super) struct Environment {
     /// The environment's name: part of everything that is created.
     pub name: String,
     /// Which cloud.
@@ -22,7 +24,7 @@ pub struct Environment {
     pub provider: Provider,
     /// How to reach registries, by host (and port).
     #[serde(default)]
-    pub registries: BTreeMap<String, Registry>,
+    pub registries: BTreeMap<String, RegistrySettings>,
     /// Images that come from elsewhere than a registry, by the reference that manifests use.
     #[serde(default)]
     pub images: BTreeMap<String, ImageSource>,
@@ -31,39 +33,15 @@ pub struct Environment {
 /// `provider`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
-pub enum Provider {
+pub(super) enum Provider {
     /// qemu on this machine.
     #[default]
     Local,
 }
 
-/// How to reach one registry.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Registry {
-    /// Hosts to ask before the registry itself, in this order.
-    #[serde(default)]
-    pub mirrors: Vec<String>,
-    /// Whether the registry and its mirrors speak http without TLS. Loopback hosts always may.
-    #[serde(default)]
-    pub plain_http: bool,
-}
-
-/// Where an image comes from instead of a registry. Relative paths are relative to the environment file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum ImageSource {
-    /// An OCI layout folder.
-    Layout(PathBuf),
-    /// An archive of `docker save`.
-    Archive(PathBuf),
-    /// The Docker daemon of this machine; `true`.
-    Daemon(bool),
-}
-
 /// Why an environment file is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum EnvironmentError {
+pub(super) enum EnvironmentError {
     /// It cannot be read.
     #[error("cannot read the environment file {}: {source}", .file.display())]
     Read {
@@ -102,7 +80,7 @@ impl Default for Environment {
 }
 
 /// Reads `file`, or [`DEFAULT_FILE`] if it exists, or gives the default environment.
-pub fn read(file: Option<&Path>) -> Result<Environment, EnvironmentError> {
+pub(super) fn read(file: Option<&Path>) -> Result<Environment, EnvironmentError> {
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -149,7 +127,7 @@ images:
 ";
         let environment = parse(Path::new("/etc/e.yml"), text).unwrap();
         assert_eq!(environment.images["app:1"], ImageSource::Layout("/etc/images/app".into()));
-        assert!(environment.registries["docker.io"].plain_http);
+        assert_eq!(environment.registries["docker.io"].plain_http, Some(true));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Exit {
     Rollout = 8,
     /// What was named does not exist.
     NotFound = 9,
+    /// `plan --detailed-exitcode` found something to change.
+    Changes = 10,
     /// The command was interrupted (128 + SIGINT).
     Interrupted = 130,
 }

@@ -10,7 +10,7 @@ use crate::plan::fleet::InstanceGroup;
 use crate::report::{self, Format};
 
 /// Prints the revisions that the cloud keeps, oldest first.
-pub async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
     let fleet = pipeline::cloud(context)?.observe().await.or_exit(Exit::Cloud)?;
     let group = pipeline::group(&fleet, &args.name)?;
     match context.format {

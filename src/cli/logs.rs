@@ -10,7 +10,7 @@ use crate::cloud::{LogLine, LogQuery};
 use crate::report::{self, Format};
 
 /// Prints the lines of a group or of one of its instances.
-pub async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let (group, instance) = pipeline::group_or_instance(&fleet, &args.name)?;
@@ -29,7 +29,7 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
 }
 
 /// Prints one line, with where it comes from.
-pub fn print(line: &LogLine, format: Format) {
+pub(super) fn print(line: &LogLine, format: Format) {
     match format {
         Format::Json => {
             let json = serde_json::to_string(line).expect("a log line is plain text");

@@ -61,11 +61,11 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     match verb {
         Verb::Check(set) => check::run(&set, format),
         Verb::Completions { shell } => completions::run(shell),
-        Verb::LocalCloud => local_cloud::run(&context()?),
+        Verb::LocalCloud => block_on(local_cloud::run(&context()?)),
         Verb::Plan(args) => wait(plan::run(&context()?, &args)),
         Verb::Build(args) => wait(build::run(&context()?, &args)),
         Verb::Deploy(args) => wait(deploy::run(&context()?, &args)),
-        Verb::Preview(set) => wait(preview::run(&context()?, &set)),
+        Verb::Preview(set) => block_on(preview::run(&context()?, &set)),
         Verb::Status(args) => wait(status::run(&context()?, &args)),
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),
@@ -79,17 +79,22 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
 /// Runs an asynchronous verb. An interrupt drops it where it is: everything that must go on is done by the cloud, and
 /// running the verb again converges.
 fn wait(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    block_on(async {
+        tokio::select! {
+            outcome = verb => outcome,
+            _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+        }
+    })
+}
+
+/// Runs an asynchronous verb that takes care of interrupts itself.
+fn block_on(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Failure, error))?;
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = verb => outcome,
-            _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
-        }
-    });
+    let outcome = runtime.block_on(verb);
     runtime.shutdown_background();
     outcome
 }

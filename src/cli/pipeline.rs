@@ -3,28 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
+use super::check;
 use super::context::Context;
 use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{check, set};
-use crate::cloud::{Cloud, local};
+use crate::cloud::Cloud;
+use crate::cloud::local::{Home, LocalCloud};
 use crate::image::{self, DiskImage, GuestBundle, Workshop};
-use crate::manifest;
 use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Platform, Reference, ResolvedImage};
 use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup};
 use crate::plan::image::{ImageId, ImagePlan};
 use crate::plan::rollout::{Desired, RolloutPlan};
 use crate::plan::{pod, workload};
-use crate::registry::Registry;
+use crate::registry::{Registry, Store};
 use crate::report::{self, Format};
 use crate::rollout;
 
 /// A set that can be built and rolled out: every image is pinned, every decision is made.
 #[derive(Debug)]
-pub struct Prepared {
+pub(super) struct Prepared {
     /// The objects.
     pub set: ObjectSet,
     /// One plan a Deployment, in their order.
@@ -34,17 +35,9 @@ pub struct Prepared {
     cause: String,
 }
 
-/// Reads the manifests; says what is wrong with them and fails if something is.
-pub fn read(manifests: &[PathBuf], format: Format) -> Result<ObjectSet, Failure> {
-    let files = set::files(manifests)?;
-    let reading = manifest::read(&files, &manifest::Options::default());
-    check::explain(&files, &reading.diagnostics, format);
-    if reading.has_errors() { Err(Failure::silent(Exit::Manifest)) } else { Ok(reading.set) }
-}
-
 /// Reads the manifests, resolves their images and plans them.
-pub async fn prepare(context: &Context, manifests: &[PathBuf]) -> Result<Prepared, Failure> {
-    let set = read(manifests, context.format)?;
+pub(super) async fn prepare(context: &Context, manifests: &[PathBuf]) -> Result<Prepared, Failure> {
+    let set = check::read(manifests, context.format)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context)?;
     let images = resolve(&registry, &set).await?;
@@ -54,7 +47,7 @@ pub async fn prepare(context: &Context, manifests: &[PathBuf]) -> Result<Prepare
         set,
         plans,
         images,
-        workshop: Workshop::new(context.dirs.cache.clone(), guest, registry, context.events.clone()),
+        workshop: Workshop::new(registry, guest, context.events.clone()),
         cause: format!("i2kit deploy {}", names.join(" ")),
     })
 }
@@ -88,14 +81,14 @@ async fn resolve(
     let platform = Platform::default();
     let resolved = wanted.into_iter().map(async |reference| {
         let image = registry.resolve(reference, &platform).await?;
-        Ok::<_, crate::registry::RegistryError>((reference.clone(), image))
+        Ok::<_, crate::registry::Error>((reference.clone(), image))
     });
     futures::future::try_join_all(resolved).await.map(BTreeMap::from_iter).or_exit(Exit::Image)
 }
 
 impl Prepared {
     /// What the environment should hold.
-    pub fn desired(&self, context: &Context, prune: bool) -> Desired {
+    pub(super) fn desired(&self, context: &Context, prune: bool) -> Desired {
         let ids: Vec<ImageId> = self.plans.iter().map(ImagePlan::id).collect();
         let (groups, balancers) = workload::desired(&self.set, &ids);
         Desired {
@@ -108,7 +101,7 @@ impl Prepared {
     }
 
     /// Builds the images whose ids `wanted` picks.
-    pub async fn build(&self, wanted: impl Fn(ImageId) -> bool) -> Result<Vec<DiskImage>, Failure> {
+    pub(super) async fn build(&self, wanted: impl Fn(ImageId) -> bool) -> Result<Vec<DiskImage>, Failure> {
         let mut built = BTreeMap::new();
         for plan in &self.plans {
             let id = plan.id();
@@ -120,28 +113,32 @@ impl Prepared {
     }
 }
 
-/// The registry client that the environment asks for.
+/// Access to images as the environment asks for it.
 fn registry(context: &Context) -> Result<Registry, Failure> {
-    let environment = &context.environment;
-    let _ = environment;
-    todo!()
+    let store = Store::open(&context.dirs.cache).or_exit(Exit::Build)?;
+    Registry::new(context.images.clone(), store, context.events.clone()).or_exit(Exit::Environment)
 }
 
 /// The cloud that the environment names.
-pub fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> {
+pub(super) fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> {
     match context.environment.provider {
-        Provider::Local => {
-            let _ = local::client;
-            todo!()
-        }
+        Provider::Local => Ok(Box::new(LocalCloud::new(home(context)?, &context.environment.name))),
     }
+}
+
+/// Where the local cloud lives.
+pub(super) fn home(context: &Context) -> Result<Home, Failure> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    Ok(Home::new(&context.dirs.state, &context.dirs.cache, program))
 }
 
 /// The group that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
 /// `NAMESPACE/NAME`.
-pub fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
+pub(super) fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
     let found: Vec<&InstanceGroup> = match name.split_once('/') {
-        Some((namespace, name)) => fleet.group(&Name { namespace: namespace.into(), name: name.into() }).into_iter().collect(),
+        Some((namespace, name)) => {
+            fleet.group(&Name { namespace: namespace.into(), name: name.into() }).into_iter().collect()
+        }
         None => match fleet.group(&Name { namespace: "default".into(), name: name.into() }) {
             Some(group) => vec![group],
             None => fleet.groups.iter().filter(|group| group.name.name == name).collect(),
@@ -172,7 +169,7 @@ pub fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Fail
 }
 
 /// The group that the user calls `name`, or the instance with that id and its group.
-pub fn group_or_instance<'f>(
+pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<(&'f InstanceGroup, Option<String>), Failure> {
@@ -184,7 +181,7 @@ pub fn group_or_instance<'f>(
 }
 
 /// Carries `plan` out and says how it ended.
-pub async fn carry_out(
+pub(super) async fn carry_out(
     context: &Context,
     cloud: &dyn Cloud,
     plan: &RolloutPlan,
@@ -193,8 +190,7 @@ pub async fn carry_out(
     for note in &plan.notes {
         context.events.note(note.clone());
     }
-    let images: BTreeMap<ImageId, DiskImage> =
-        images.iter().map(|image| (image.id, image.clone())).collect();
+    let images: BTreeMap<ImageId, DiskImage> = images.iter().map(|image| (image.id, image.clone())).collect();
     rollout::execute(plan, &images, cloud, &context.events, &rollout::Options::default())
         .await
         .or_exit(Exit::Rollout)?;
@@ -212,13 +208,13 @@ pub async fn carry_out(
 }
 
 /// Prints `value` as indented JSON.
-pub fn json(value: &impl Serialize) {
+pub(super) fn json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value).expect("results have only string keys");
     report::result(&(text + "\n"));
 }
 
 /// An instance's health in one word, with the reason when it is bad.
-pub fn health(instance: &Instance) -> String {
+pub(super) fn health(instance: &Instance) -> String {
     use crate::plan::fleet::InstanceState::{Draining, Ended, Running, Stopping};
     match (instance.state, &instance.health) {
         (Running, Health::Unhealthy { reason }) => format!("unhealthy: {reason}"),
@@ -230,10 +226,15 @@ pub fn health(instance: &Instance) -> String {
     }
 }
 
+/// A size for people, in the unit that leaves one to three digits before the point.
+pub(super) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
 /// Seconds since the Unix epoch as `2026-01-31T12:00:00Z`.
-pub fn utc(seconds: u64) -> String {
-    i64::try_from(seconds).ok().and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0)).map_or_else(
-        || format!("@{seconds}"),
-        |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-    )
+pub(super) fn utc(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0))
+        .map_or_else(|| format!("@{seconds}"), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
 }

@@ -8,7 +8,7 @@ use crate::plan::rollout;
 use crate::report::{self, Format};
 
 /// Prints the plan; changes nothing.
-pub async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, &args.set.manifests).await?;
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;

@@ -6,13 +6,13 @@ use futures::stream::SelectAll;
 use super::args::Manifests;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{logs, pipeline, status};
+use super::{destroy, logs, pipeline, status};
 use crate::cloud::{Cloud, LogQuery};
 use crate::plan::rollout::{self, Desired};
 use crate::report::{self, Format};
 
 /// Deploys the set, streams its logs until Ctrl-C, then destroys what it deployed.
-pub async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, &set.manifests).await?;
     let cloud = pipeline::cloud(context)?;
     let desired = prepared.desired(context, false);
@@ -22,8 +22,11 @@ pub async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
     };
     context.events.note("tearing down");
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let plan = rollout::destroy(&fleet, &pipeline::names(&desired));
-    pipeline::carry_out(context, cloud.as_ref(), &plan, &[]).await?;
+    let doomed = destroy::Doomed {
+        groups: desired.groups.iter().map(|group| group.name.clone()).collect(),
+        balancers: desired.balancers.iter().map(|balancer| balancer.name.clone()).collect(),
+    };
+    destroy::teardown(context, cloud.as_ref(), &destroy::only(fleet, &doomed)).await?;
     outcome.map(|()| Exit::Success)
 }
 
@@ -36,7 +39,7 @@ async fn serve(
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(desired, &fleet);
     let wanted: Vec<_> = plan.images().collect();
-    let images = prepared.build(context, |id| wanted.contains(&id)).await?;
+    let images = prepared.build(|id| wanted.contains(&id)).await?;
     pipeline::carry_out(context, cloud, &plan, &images).await?;
     if context.format == Format::Text {
         report::message(&status::text(&cloud.observe().await.or_exit(Exit::Cloud)?));
@@ -44,13 +47,8 @@ async fn serve(
     }
     let mut lines = SelectAll::new();
     for group in &desired.groups {
-        let query = LogQuery {
-            group: group.name.clone(),
-            instance: None,
-            container: None,
-            tail: None,
-            follow: true,
-        };
+        let query =
+            LogQuery { group: group.name.clone(), instance: None, container: None, tail: None, follow: true };
         lines.push(cloud.logs(&query).await.or_exit(Exit::Cloud)?);
     }
     while let Some(line) = lines.next().await {

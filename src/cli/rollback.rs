@@ -7,7 +7,7 @@ use super::pipeline;
 use crate::plan::rollout;
 
 /// Rolls the group out at an earlier revision and waits.
-pub async fn run(context: &Context, args: &RollbackArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &RollbackArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &pipeline::group(&fleet, &args.name)?.name;

@@ -7,7 +7,7 @@ use super::pipeline;
 use crate::plan::rollout;
 
 /// Sets the size of the group and waits until it has it.
-pub async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &pipeline::group(&fleet, &args.name)?.name;

@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use crate::manifest::SourceFile;
 
 /// Reads files, folders (every `.yaml`, `.yml` and `.json` directly below, by name) and `-`.
-pub fn files(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
+pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         let read = if path == Path::new("-") {

@@ -10,7 +10,7 @@ use crate::plan::fleet::{Fleet, InstanceGroup, LoadBalancer};
 use crate::report::{self, Format};
 
 /// Prints groups, instances and balancers.
-pub async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context)?;
     let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     if let Some(name) = &args.name {
@@ -28,9 +28,12 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> 
 }
 
 /// The fleet as tables, as `kubectl get` would show it.
-pub fn text(fleet: &Fleet) -> String {
+pub(super) fn text(fleet: &Fleet) -> String {
     if fleet.groups.is_empty() && fleet.balancers.is_empty() {
-        return format!("Environment {} holds nothing. `i2kit deploy MANIFEST` changes that.\n", fleet.environment);
+        return format!(
+            "Environment {} holds nothing. `i2kit deploy MANIFEST` changes that.\n",
+            fleet.environment
+        );
     }
     let mut out = String::new();
     let mut add = |table: Table| {
@@ -54,7 +57,7 @@ pub fn text(fleet: &Fleet) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
     // Columns touch the left edge and stand two spaces apart, as in kubectl's tables.
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -68,7 +71,10 @@ fn groups(groups: &[InstanceGroup]) -> Table {
         let revision = group.current.and_then(|number| group.revision(number));
         let status = match &group.refresh {
             Some(refresh) if refresh.status.is_active() => {
-                format!("{} to revision {} ({}/{})", refresh.status, refresh.to, refresh.available, refresh.total)
+                format!(
+                    "{} to revision {} ({}/{})",
+                    refresh.status, refresh.to, refresh.available, refresh.total
+                )
             }
             Some(refresh) => refresh.status.to_string(),
             None => "new".into(),

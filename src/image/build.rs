@@ -104,8 +104,8 @@ impl Workshop {
         let task = format!("layer {}", id.0.short());
         self.events.emit(Event::TaskStarted {
             id: task.clone(),
-            title: format!("convert layer {} of {}", id.0.short(), image.reference),
-            total: None,
+            title: format!("convert layer {} of {}", id.0.short(), image.reference.repository),
+            total: Some(layer.blob.size),
         });
         let media_type = layer.blob.media_type.clone();
         let (path, size) = tokio::task::spawn_blocking(move || convert(id, &blob, &media_type, partial))

@@ -3,6 +3,7 @@
 
 mod build;
 mod error;
+pub mod export;
 pub mod guest;
 pub mod raw;
 
@@ -29,6 +30,13 @@ pub struct DiskImage {
     pub cmdline: String,
     /// The disk from its first byte to its last. Every length is a multiple of 512.
     pub segments: Vec<Segment>,
+}
+
+impl DiskImage {
+    /// Size of the disk in bytes.
+    pub fn size(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
 }
 
 /// A run of bytes of the disk.

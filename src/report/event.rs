@@ -81,12 +81,11 @@ impl Event {
             Self::Note { message } => Some(message.clone()),
             Self::Warning { message } => Some(format!("warning: {message}")),
             Self::TaskStarted { title, .. } => Some(title.clone()),
-            Self::TaskFinished { id, outcome } => Some(format!("{id}: {outcome}")),
             Self::RefreshProgress { group, status, to, updated, available, total, .. } => Some(format!(
                 "{group}: revision {to} {status}: {updated}/{total} started, {available}/{total} healthy"
             )),
             Self::InstanceChanged { instance, state, .. } => Some(format!("  {instance}: {state}")),
-            Self::TaskProgress { .. } => None,
+            Self::TaskFinished { .. } | Self::TaskProgress { .. } => None,
         }
     }
 }

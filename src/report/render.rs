@@ -31,7 +31,10 @@ pub fn events(format: Format, quiet: bool) -> Events {
             let bars = Bars::default();
             Events::new(move |event| bars.show(&event))
         }
-        Format::Text => Events::new(|event| plain_line(&event)),
+        Format::Text => {
+            let lines = Lines::default();
+            Events::new(move |event| lines.show(&event))
+        }
     }
 }
 
@@ -39,6 +42,11 @@ pub fn events(format: Format, quiet: bool) -> Events {
 pub fn result(text: &str) {
     let mut out = anstream::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Whether results may have colours: a terminal that has not been asked to do without (`NO_COLOR`).
+pub fn colour() -> bool {
+    anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Writes the last words of a command that failed, or a message that belongs to no event.
@@ -57,6 +65,35 @@ fn plain_line(event: &Event) {
     if let Some(line) = event.line() {
         message(&line);
     }
+}
+
+/// Plain lines, for files and pipes: what has no known end is said when it begins, everything else when it ended.
+#[derive(Default)]
+struct Lines {
+    /// Titles of the tasks under way that were not said yet.
+    silent: Mutex<HashMap<String, String>>,
+}
+
+impl Lines {
+    fn show(&self, event: &Event) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::TaskStarted { id, title, total: Some(_) } => {
+                silent.insert(id.clone(), title.clone());
+            }
+            Event::TaskFinished { id, outcome } => {
+                if let Some(title) = silent.remove(id) {
+                    message(&finished(&title, outcome));
+                }
+            }
+            _ => plain_line(event),
+        }
+    }
+}
+
+/// How a task that ended is told.
+fn finished(title: &str, outcome: &str) -> String {
+    if outcome == "done" { title.to_owned() } else { format!("{title}: {outcome}") }
 }
 
 /// Progress bars of the tasks under way.
@@ -88,7 +125,7 @@ impl Bars {
             }
             Event::TaskFinished { id, outcome } => {
                 if let Some(bar) = tasks.remove(id) {
-                    let line = format!("{}: {outcome}", bar.message());
+                    let line = finished(&bar.message(), outcome);
                     bar.finish_and_clear();
                     self.print(&line);
                 }

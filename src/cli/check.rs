@@ -1,0 +1,65 @@
+//! `i2kit check`: everything that is wrong with manifests.
+
+use std::path::PathBuf;
+
+use super::args::Manifests;
+use super::exit::{Exit, Failure};
+use super::{pipeline, set};
+use crate::manifest::api::ObjectSet;
+use crate::manifest::{self, Reading, Severity, SourceFile, render};
+use crate::report::{self, Format};
+
+/// Checks the set. Findings are the result of this verb, so they go to standard output.
+pub(super) fn run(set: &Manifests, format: Format) -> Result<Exit, Failure> {
+    let files = set::files(&set.manifests)?;
+    let reading = manifest::read(&files, &manifest::Options::default());
+    match format {
+        Format::Json => pipeline::json(&render::json(&files, &reading)),
+        Format::Text => {
+            report::result(&render::text(&files, &reading, report::colour()));
+            report::message(&summary(&reading));
+        }
+    }
+    Ok(if reading.has_errors() { Exit::Manifest } else { Exit::Success })
+}
+
+/// Reads the set for a verb that goes on with it: findings are talk, and errors end the verb.
+pub(super) fn read(manifests: &[PathBuf], format: Format) -> Result<ObjectSet, Failure> {
+    let files = set::files(manifests)?;
+    let reading = manifest::read(&files, &manifest::Options::default());
+    if !reading.diagnostics.is_empty() {
+        report::message(findings(&files, &reading, format).trim_end());
+    }
+    if !reading.has_errors() {
+        return Ok(reading.set);
+    }
+    if format == Format::Text {
+        report::message(&summary(&reading));
+    }
+    Err(Failure::silent(Exit::Manifest))
+}
+
+fn findings(files: &[SourceFile], reading: &Reading, format: Format) -> String {
+    match format {
+        Format::Text => render::text(files, reading, report::colour()),
+        Format::Json => {
+            let lines: Vec<String> = render::json(files, reading).iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        }
+    }
+}
+
+/// How it went, in one line.
+fn summary(reading: &Reading) -> String {
+    let count = |severity, one: &str| match reading.count(severity) {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {one}s")),
+    };
+    let parts: Vec<String> =
+        [count(Severity::Error, "error"), count(Severity::Warning, "warning"), count(Severity::Note, "note")]
+            .into_iter()
+            .flatten()
+            .collect();
+    if parts.is_empty() { "ok".into() } else { parts.join(", ") }
+}
