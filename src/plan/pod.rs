@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy, cmdline};
+use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy, Seccomp, cmdline};
 
 use super::container;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
@@ -75,6 +75,7 @@ pub fn image(
             bundle: bundle.clone(),
             layers: stack.iter().map(DiffId::partition_name).collect(),
             user: image.config.config.user.clone(),
+            seccomp: Seccomp::default(),
         };
         containers.push(one(wanted, image, bundle)?);
         if is_onboot {

@@ -64,7 +64,10 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             Ok(())
         }
         Phase::SwitchRoot => switch_root(),
-        Phase::Network => network::up(guest.parameters.network.as_ref()),
+        Phase::Network => {
+            guest.parameters.network = network::up(guest.parameters.network.take())?;
+            Ok(())
+        }
         Phase::Hostname => hostname(guest),
         Phase::Cgroups => cgroup::make_tree(),
         Phase::Health => health(guest),

@@ -16,6 +16,7 @@ mod clock;
 mod cmdline;
 mod console;
 mod container;
+mod dhcp;
 mod error;
 mod guest;
 mod lifecycle;

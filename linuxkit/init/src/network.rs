@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use crate::cmdline::StaticNetwork;
+use crate::dhcp;
 use crate::error::{Doing, Error};
 use crate::netlink::{Message, Socket};
 
@@ -30,16 +31,29 @@ const SYSCTLS: [(&str, &str); 2] = [
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
-/// Brings up `lo` and, when there is a static set-up, the first interface.
-pub(crate) fn up(network: Option<&StaticNetwork>) -> Result<(), Error> {
+/// Brings up `lo` and the first interface, with the given set-up or with one that DHCP gives. Returns the set-up; a
+/// machine without an interface has none, unless it was told of one.
+pub(crate) fn up(network: Option<StaticNetwork>) -> Result<Option<StaticNetwork>, Error> {
     for (path, value) in SYSCTLS {
         fs::write(path, value).doing(|| format!("write {path}"))?;
     }
     let mut socket = Socket::open(None).doing(|| "open a netlink socket".into())?;
     set_up(&mut socket, "lo")?;
-    let Some(network) = network else { return Ok(()) };
-    let name = first_interface()?;
+    let name = match first_interface()? {
+        Some(name) => name,
+        None if network.is_some() => return Err(Error::NoInterface),
+        None => return Ok(None),
+    };
     let index = set_up(&mut socket, &name)?;
+    let network = match network {
+        Some(network) => network,
+        None => dhcp::ask(&name, hardware_address(&name)?)?,
+    };
+    configure(&mut socket, &name, index, &network)?;
+    Ok(Some(network))
+}
+
+fn configure(socket: &mut Socket, name: &str, index: u32, network: &StaticNetwork) -> Result<(), Error> {
     socket
         .request(address_message(index, network))
         .doing(|| format!("set the address {}/{} of {name}", network.address, network.prefix))?;
@@ -71,7 +85,19 @@ pub(crate) fn hosts(hostname: &str, network: Option<&StaticNetwork>) -> String {
     )
 }
 
-fn first_interface() -> Result<String, Error> {
+/// The Ethernet address of an interface.
+fn hardware_address(name: &str) -> Result<[u8; 6], Error> {
+    let path = format!("/sys/class/net/{name}/address");
+    let text = fs::read_to_string(&path).doing(|| format!("read {path}"))?;
+    let bytes =
+        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>();
+    bytes
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| Error::Unknown { what: "hardware address", value: text })
+}
+
+fn first_interface() -> Result<Option<String>, Error> {
     let folder = "/sys/class/net";
     let mut names: Vec<(u32, String)> = fs::read_dir(folder)
         .doing(|| format!("list {folder}"))?
@@ -81,7 +107,7 @@ fn first_interface() -> Result<String, Error> {
         .filter_map(|name| Some((index_of(&name)?, name)))
         .collect();
     names.sort();
-    names.into_iter().next().map(|(_, name)| name).ok_or(Error::NoInterface)
+    Ok(names.into_iter().next().map(|(_, name)| name))
 }
 
 fn index_of(name: &str) -> Option<u32> {

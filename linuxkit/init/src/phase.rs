@@ -82,6 +82,7 @@ mod tests {
             bundle: String::new(),
             layers: vec![],
             user: String::new(),
+            seccomp: i2kit_spec::Seccomp::default(),
         };
         let pod = PodBoot {
             onboot: vec![container("migrate"), container("warm")],

@@ -5,7 +5,7 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::Pid;
 
@@ -103,6 +103,57 @@ pub(crate) fn unblock_signals() -> io::Result<()> {
 pub(crate) fn enter_new_cgroup_namespace() -> io::Result<()> {
     // SAFETY: only unsharing file descriptors can surprise other code, and this does not.
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }?)
+}
+
+/// Binds a socket to one interface (`SO_BINDTODEVICE`).
+pub(crate) fn bind_to_device(socket: &impl AsFd, interface: &str) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(interface.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the name lives until the call returns, and its length is given with it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            interface.as_ptr().cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct sock_filter`: an instruction of classic BPF.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Instruction {
+    pub(crate) code: u16,
+    pub(crate) jump_true: u8,
+    pub(crate) jump_false: u8,
+    pub(crate) k: u32,
+}
+
+impl Instruction {
+    /// An instruction; jumps count from the one after it.
+    pub(crate) const fn new(code: u16, jump_true: u8, jump_false: u8, k: u32) -> Self {
+        Self { code, jump_true, jump_false, k }
+    }
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+struct Program {
+    length: u16,
+    filter: *const Instruction,
+}
+
+/// Filters the system calls of this process and of all that it starts. Needs `CAP_SYS_ADMIN` or `no_new_privs`.
+pub(crate) fn set_seccomp_filter(filter: &[Instruction]) -> io::Result<()> {
+    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = Program { length, filter: filter.as_ptr() };
+    // SAFETY: `program` and the instructions that it points to live until the call returns, have the kernel's layout,
+    // and are only read; the kernel checks the instructions themselves.
+    let result =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends a cloned child at once, without the exit handlers and buffers that belong to its parent.

@@ -64,6 +64,25 @@ pub struct ContainerBoot {
     /// The user as the image or the manifest gives it: empty (root), a name, a number, or `user:group` of either.
     /// The guest looks names up in the container's own `/etc/passwd` and `/etc/group`, as container engines do.
     pub user: String,
+    /// The system call filter.
+    #[serde(default, skip_serializing_if = "Seccomp::is_default")]
+    pub seccomp: Seccomp,
+}
+
+/// Which system calls a container may make, in the words of a pod's `seccompProfile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// What containers have a use for: the guest's own profile, like those of container engines.
+    #[default]
+    RuntimeDefault,
+    /// All.
+    Unconfined,
+}
+
+impl Seccomp {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When a container that ended is started again.

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod runtime;
 
 pub use boot::{
-    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta, RestartPolicy,
+    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta,
+    RestartPolicy, Seccomp,
 };
 pub use guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_VERSION, GuestManifest};

@@ -8,10 +8,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use i2kit_spec::Seccomp;
 use i2kit_spec::runtime::{Config, NamespaceKind, Process};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
-use super::{Machine, Spec, mounts, privileges, program, user};
+use super::{Machine, Spec, mounts, privileges, program, seccomp, user};
 use crate::error::{Doing, Error};
 
 /// Where the child builds its root in its own mount namespace; PID 1 makes the folders once.
@@ -121,6 +122,9 @@ fn prepare_process(
     let identity = user::resolve(&spec.boot.user, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
     privileges::set_rlimits(&process.rlimits)?;
     rustix::process::chdir(process.cwd.as_str()).doing(|| format!("enter {}", process.cwd))?;
+    if spec.boot.seccomp == Seccomp::RuntimeDefault {
+        seccomp::install_default(&process.capabilities)?;
+    }
     privileges::become_user(
         &identity,
         &process.capabilities,

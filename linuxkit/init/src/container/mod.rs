@@ -5,6 +5,7 @@ mod child;
 mod mounts;
 mod privileges;
 mod program;
+mod seccomp;
 mod user;
 
 use std::io::Write;

@@ -8,8 +8,8 @@ mod pod;
 mod vm;
 
 use i2kit::erofs::TreeFile;
-use i2kit_spec::RestartPolicy;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
+use i2kit_spec::{RestartPolicy, Seccomp};
 
 use crate::pod::{Pod, mount};
 use crate::vm::{Vm, wanted};
@@ -104,8 +104,8 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     check("grep test-1 /etc/hosts", "10.0.2.15\ttest-1\n");
     check("ps | grep -c '[n]c -ll'; cat /proc/1/comm", "1\nnc\n");
     check(
-        "grep -E '^(NoNewPrivs|CapEff|CapBnd|SigBlk):' /proc/1/status",
-        "SigBlk:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t00000000000004e1\nNoNewPrivs:\t1\n",
+        "grep -E '^(NoNewPrivs|CapEff|CapBnd|SigBlk|Seccomp):' /proc/1/status",
+        "SigBlk:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t00000000000004e1\nNoNewPrivs:\t1\nSeccomp:\t2\n",
     );
     check(
         "cat /proc/self/cgroup; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight",
@@ -115,6 +115,8 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
         "ls -A /sys/firmware; wc -c < /proc/kcore; echo 1 > /proc/sys/vm/swappiness",
         "0\nsh: can't create /proc/sys/vm/swappiness: Read-only file system\n",
     );
+    // User namespaces need no capability: here it is the filter that refuses.
+    check("unshare -U true", "unshare: unshare(0x10000000): Operation not permitted\n");
     check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nscratch\nsrv\nsys\nwww\n");
     check("mount | grep -c /l/", "1\n");
     vm.says("shell | to-stderr\n");
@@ -182,6 +184,23 @@ fn the_power_button_stops_the_pod_in_order() {
     ] {
         assert!(console.contains(text), "no {text:?} in\n{console}");
     }
+}
+
+#[test]
+fn without_a_static_address_the_guest_asks_by_dhcp() {
+    if !wanted() {
+        return;
+    }
+    let mut pod = Pod::new().shell();
+    pod.boot.services[0].seccomp = Seccomp::Unconfined;
+    let mut vm = Vm::boot_with(&pod, "", &[]);
+    vm.ready();
+    // What qemu's own DHCP server gives.
+    assert_eq!(
+        vm.shell("cat /etc/resolv.conf; tail -n 1 /etc/hosts"),
+        "nameserver 10.0.2.3\n10.0.2.15\ttest\n"
+    );
+    assert_eq!(vm.shell("grep Seccomp: /proc/self/status; unshare -U id -u"), "Seccomp:\t0\n65534\n");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use i2kit_spec::runtime::{
     Capabilities, Config, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, User,
 };
 use i2kit_spec::{
-    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, RestartPolicy,
+    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, RestartPolicy, Seccomp,
 };
 
 /// The port on which a container made by [`Pod::shell`] gives a shell to whoever connects.
@@ -112,6 +112,7 @@ fn container(name: &str, bundle: &str) -> ContainerBoot {
         bundle: bundle.into(),
         layers: vec!["base".into(), "top".into()],
         user: String::new(),
+        seccomp: Seccomp::default(),
     }
 }
 
@@ -201,7 +202,7 @@ fn base_layer(tar: &mut Tar) {
     let busybox = fs::read("/bin/busybox").expect("busybox-static is installed");
     add(tar, "bin/busybox", 0o755, tar::EntryType::Regular, &busybox);
     let applets = "cat chmod chown df dd echo env false grep head hostname httpd id kill ls mkdir mount nc pidof ps pwd \
-                   readlink rm sh sleep stat tail touch true ulimit umask wc wget";
+                   readlink rm sh sleep stat tail touch true ulimit umask unshare wc wget";
     for applet in applets.split_whitespace() {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
