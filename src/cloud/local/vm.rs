@@ -134,9 +134,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("web-1-a");
         fs::create_dir(&folder).unwrap();
-        // A shell that looks like a VM: the arguments after the script are its own.
+        // A shell that looks like a VM: the arguments after the script are its own. It waits without a child, which
+        // would look like a VM too until it runs another program.
         let mut child = Command::new("sh")
-            .args(["-c", "sleep 60; :", "-name", "guest=web-1-a"])
+            .args(["-c", "read line", "-name", "guest=web-1-a"])
+            .stdin(std::process::Stdio::piped())
             .current_dir(&folder)
             .process_group(0)
             .spawn()
