@@ -145,7 +145,7 @@ fn type_of(ty: &Type) -> String {
         Type::Int(low, high) => format!("integer {low}-{high}"),
         Type::Text(form) => text(*form).into(),
         Type::Choice(_) => "word".into(),
-        Type::Cpu | Type::Bytes => "quantity".into(),
+        Type::Cpu | Type::Bytes | Type::Divisor => "quantity".into(),
         Type::IntOrPercent => "integer or percentage".into(),
         Type::PortRef => "port number or name".into(),
         Type::Mode => "octal permissions".into(),

@@ -170,7 +170,7 @@ impl<'a> Reader<'_, 'a> {
         let set = if failed {
             super::api::ObjectSet::default()
         } else {
-            build::set(&self.documents, self.options).unwrap_or_else(|fault| {
+            build::set(&self.documents).unwrap_or_else(|fault| {
                 diagnostics.push(fault.diagnostic());
                 super::api::ObjectSet::default()
             })

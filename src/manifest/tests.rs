@@ -71,7 +71,10 @@ fn the_short_form_becomes_a_deployment_and_a_service() {
     let web = &reading.set.deployments[0];
     let container = &web.template.spec.containers[0];
     assert_eq!((web.replicas, container.name.as_str()), (3, "nginx"));
-    assert_eq!((container.env[0].name.as_str(), container.env[0].value.as_str()), ("A", "b=c"));
+    assert_eq!(
+        container.env,
+        [api::EnvVar { name: "A".into(), value: api::EnvValue::Written("b=c".into()) }]
+    );
     assert_eq!(container.ports.iter().map(|port| port.container_port).collect::<Vec<_>>(), [80, 8081]);
     let service = &reading.set.services[0];
     assert_eq!((service.kind, service.ports[1].port), (api::ServiceType::LoadBalancer, 8080));
@@ -92,4 +95,49 @@ fn everything_wrong_is_reported_in_one_run() {
     missing-field 17 spec.template.spec.containers[0].image: required field `image` of `Web` is missing
     invalid-name 17 spec.template.spec.containers[0].name: `Web` is not a DNS label (lower-case letters, digits, `-`)
     "#);
+}
+
+#[test]
+fn config_maps_become_variables() {
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata:\n  mode: \"$(fast)\"\n  LEVEL: \"1\"\n";
+    let env = "
+        envFrom:
+        - prefix: P_
+          configMapRef: {name: settings}
+        env:
+        - name: MODE
+          valueFrom: {configMapKeyRef: {name: settings, key: mode}}
+        - name: GONE
+          valueFrom: {configMapKeyRef: {name: settings, key: gone, optional: true}}
+        - name: APP
+          valueFrom: {fieldRef: {fieldPath: \"metadata.labels['app']\"}}
+        - name: TEXT
+          value: $(MODE)
+";
+    let (_, reading) =
+        reading(&[map, &(deployment(POD) + env.trim_start_matches('\n'))], &Options::default());
+    assert_eq!(reading.diagnostics, []);
+    let env = &reading.set.deployments[0].template.spec.containers[0].env;
+    let fixed = |text: &str| api::EnvValue::Fixed(text.into());
+    let got: Vec<_> = env.iter().map(|variable| (variable.name.as_str(), variable.value.clone())).collect();
+    assert_eq!(
+        got,
+        [
+            ("P_mode", fixed("$(fast)")),
+            ("P_LEVEL", fixed("1")),
+            ("MODE", fixed("$(fast)")),
+            ("APP", fixed("web")),
+            ("TEXT", api::EnvValue::Written("$(MODE)".into())),
+        ]
+    );
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let broken = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  password: hunter2\n\tother: hunter2\n";
+    let wrong = "apiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata:\n  a: hunter2!\n  b: 12345\n  a: hunter2\nstringData: hunter2\nextra: {x: hunter2}\n";
+    let (files, reading) = reading(&[broken, wrong], &Options::default());
+    assert!(reading.count(Severity::Error) >= 5, "{:?}", reading.diagnostics);
+    let shown = render::text(&files, &reading, false) + &format!("{:?}", render::json(&files, &reading));
+    assert!(!shown.contains("hunter2") && !shown.contains("12345"), "{shown}");
 }

@@ -8,7 +8,7 @@ use i2kit_spec::runtime::{
 };
 
 use super::expand::expand;
-use crate::manifest::api::{self, Container};
+use crate::manifest::api::{self, Container, EnvValue};
 use crate::oci::ContainerConfig;
 
 /// The search path of images that set none; the value that container engines use.
@@ -106,7 +106,12 @@ pub(super) fn config(container: &Container, image: &ContainerConfig) -> Option<C
 fn variables(container: &Container) -> BTreeMap<String, String> {
     let mut known = BTreeMap::new();
     for variable in &container.env {
-        let value = expand(&variable.value, &known);
+        let value = match &variable.value {
+            EnvValue::Written(text) => expand(text, &known),
+            EnvValue::Fixed(text) => text.clone(),
+            // The checker refuses what the guest cannot honour yet.
+            EnvValue::Secret(_) | EnvValue::Instance(_) => continue,
+        };
         known.insert(variable.name.clone(), value);
     }
     known
@@ -125,7 +130,8 @@ fn environment(
     }
     env.extend(image.env.iter().cloned());
     for variable in &container.env {
-        let entry = format!("{}={}", variable.name, variables[&variable.name]);
+        let Some(value) = variables.get(&variable.name) else { continue };
+        let entry = format!("{}={value}", variable.name);
         match env.iter_mut().find(|existing| name_of(existing) == variable.name) {
             Some(existing) => *existing = entry,
             None => env.push(entry),
@@ -193,16 +199,7 @@ mod tests {
     use crate::manifest::api::EnvVar;
 
     fn container() -> Container {
-        Container {
-            name: "web".into(),
-            image: "nginx".parse().unwrap(),
-            command: None,
-            args: None,
-            working_dir: None,
-            env: vec![],
-            ports: vec![],
-            resources: api::Resources::default(),
-        }
+        Container::new("web", "nginx".parse().unwrap())
     }
 
     fn image() -> ContainerConfig {
@@ -236,7 +233,8 @@ mod tests {
     #[test]
     fn environment_overrides_and_expands_in_order() {
         let mut c = container();
-        let env = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
+        let env =
+            |name: &str, value: &str| EnvVar { name: name.into(), value: EnvValue::Written(value.into()) };
         c.env = vec![env("B", "$(A)"), env("A", "1"), env("C", "$(A)-$(B)")];
         c.command = Some(words("run $(C) $(PATH)"));
         let config = config(&c, &image()).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::image::{GuestFacts, ImagePlan};
 use super::pod;
-use crate::manifest::api::{Container, EnvVar, Name, PodSpec, PodTemplate, Resources, RestartPolicy};
+use crate::manifest::api::{Container, EnvValue, EnvVar, Name, PodSpec, PodTemplate, Resources};
 use crate::oci::{
     ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
 };
@@ -44,14 +44,9 @@ pub(crate) fn image(name: &str) -> ResolvedImage {
 
 pub(crate) fn container(name: &str, image: &str) -> Container {
     Container {
-        name: name.into(),
-        image: image.parse().unwrap(),
-        command: None,
-        args: None,
-        working_dir: None,
-        env: vec![EnvVar { name: "GREETING".into(), value: "hello \"you\"".into() }],
-        ports: vec![],
+        env: vec![EnvVar { name: "GREETING".into(), value: EnvValue::Written("hello \"you\"".into()) }],
         resources: Resources { limit_memory_bytes: Some(64 << 20), ..Resources::default() },
+        ..Container::new(name, image.parse().unwrap())
     }
 }
 
@@ -64,8 +59,7 @@ pub(crate) fn plan() -> ImagePlan {
         spec: PodSpec {
             init_containers: vec![container("prepare", "busybox")],
             containers: vec![container("web", "nginx:1.27")],
-            restart_policy: RestartPolicy::Always,
-            termination_grace_period_seconds: 30,
+            ..PodSpec::default()
         },
     };
     let guest = GuestFacts {

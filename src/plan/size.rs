@@ -42,7 +42,7 @@ fn narrow(n: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::api::{Resources, RestartPolicy};
+    use crate::manifest::api::Resources;
     use crate::plan::example::container;
 
     fn with(memory_mib: u64, cpu_millis: u64) -> Container {
@@ -61,8 +61,7 @@ mod tests {
         let pod = PodSpec {
             init_containers: vec![with(100, 100), with(600, 100)],
             containers: vec![with(200, 700), with(300, 700)],
-            restart_policy: RestartPolicy::Always,
-            termination_grace_period_seconds: 30,
+            ..PodSpec::default()
         };
         assert_eq!(of(&pod), Size { vcpus: 2, memory_mib: 600 + 64 });
         let bare = PodSpec { init_containers: vec![], containers: vec![], ..pod };

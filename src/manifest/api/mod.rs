@@ -3,12 +3,29 @@
 //! Names follow the Kubernetes API reference; types are stricter (quantities are numbers with a unit, names are
 //! resolved where the set allows).
 
+mod batch;
+mod container;
 mod meta;
 mod pod;
+mod probe;
+mod scaling;
+mod secret;
 mod service;
+mod storage;
+mod volume;
 mod workload;
 
+pub use batch::{Concurrency, CronJob, Job, JobSpec};
+pub use container::{
+    Container, ContainerPort, EnvValue, EnvVar, InstanceField, Protocol, Resources, Seccomp, SecretEnv,
+    SecretKey, Security, VolumeMount,
+};
 pub use meta::{IntOrPercent, Name, ObjectMeta};
-pub use pod::{Container, ContainerPort, EnvVar, PodSpec, PodTemplate, Protocol, Resources, RestartPolicy};
-pub use service::{Service, ServicePort, ServiceType, TargetPort};
-pub use workload::{Deployment, ObjectSet, Strategy};
+pub use pod::{Dns, DnsPolicy, PodSpec, PodTemplate, RestartPolicy};
+pub use probe::{Action, Hook, HttpGet, Probe};
+pub use scaling::{DisruptionBudget, Floor, Scaler};
+pub use secret::{Secret, SecretValue};
+pub use service::{Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort};
+pub use storage::{Claim, ClaimTemplate, DiskSpec, StorageClass};
+pub use volume::{FileContent, Volume, VolumeFile, VolumeSource};
+pub use workload::{Deployment, ObjectSet, ServiceAccount, StatefulSet, Strategy};

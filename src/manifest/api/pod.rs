@@ -1,13 +1,12 @@
-//! Pod templates and their containers.
+//! Pod templates.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
-use crate::oci::Reference;
+use super::container::Container;
+use super::volume::Volume;
 
 /// `spec.template` of a workload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodTemplate {
     /// Labels that Services and the workload select.
     pub labels: BTreeMap<String, String>,
@@ -20,14 +19,62 @@ pub struct PodTemplate {
 /// `spec.template.spec`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodSpec {
-    /// Run one by one before the containers.
+    /// Run one by one before the containers; sidecars among them keep running.
     pub init_containers: Vec<Container>,
     /// Run side by side; at least one.
     pub containers: Vec<Container>,
+    /// What containers can mount; each name once.
+    pub volumes: Vec<Volume>,
     /// When a container that ended is started again.
     pub restart_policy: RestartPolicy,
     /// Seconds between SIGTERM and SIGKILL; 30 by default.
     pub termination_grace_period_seconds: u64,
+    /// The machine's role; `None` is `default`.
+    pub service_account: Option<String>,
+    /// Secrets with registry credentials for the build.
+    pub image_pull_secrets: Vec<String>,
+    /// Group that volumes belong to.
+    pub fs_group: Option<u32>,
+    /// More groups of all processes.
+    pub supplemental_groups: Vec<u32>,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<String, String>,
+    /// Lines of `/etc/hosts`: address and names.
+    pub host_aliases: Vec<(String, Vec<String>)>,
+    /// Host name; by default the instance's name.
+    pub hostname: Option<String>,
+    /// Name of the headless Service below which the pod has a DNS name.
+    pub subdomain: Option<String>,
+    /// Who answers DNS questions.
+    pub dns: Dns,
+    /// Whether containers see each other's processes.
+    pub share_process_namespace: bool,
+    /// Seconds after which a pod that should end is stopped.
+    pub active_deadline_seconds: Option<u64>,
+}
+
+impl Default for PodSpec {
+    /// A pod without containers and with Kubernetes' defaults.
+    fn default() -> Self {
+        Self {
+            init_containers: Vec::new(),
+            containers: Vec::new(),
+            volumes: Vec::new(),
+            restart_policy: RestartPolicy::Always,
+            termination_grace_period_seconds: 30,
+            service_account: None,
+            image_pull_secrets: Vec::new(),
+            fs_group: None,
+            supplemental_groups: Vec::new(),
+            sysctls: BTreeMap::new(),
+            host_aliases: Vec::new(),
+            hostname: None,
+            subdomain: None,
+            dns: Dns::default(),
+            share_process_namespace: false,
+            active_deadline_seconds: None,
+        }
+    }
 }
 
 /// When a container that ended is started again.
@@ -42,68 +89,27 @@ pub enum RestartPolicy {
     Never,
 }
 
-/// One container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Name, unique in the pod.
-    pub name: String,
-    /// The image as written, parsed.
-    pub image: Reference,
-    /// Replaces the image's entrypoint, and its default arguments too.
-    pub command: Option<Vec<String>>,
-    /// Replaces the image's default arguments.
-    pub args: Option<Vec<String>>,
-    /// Replaces the image's working directory.
-    pub working_dir: Option<String>,
-    /// In the order written. `$(VAR)` has not been expanded: the image's own variables are not known here.
-    pub env: Vec<EnvVar>,
-    /// Ports that the container listens on.
-    pub ports: Vec<ContainerPort>,
-    /// Requests and limits.
-    pub resources: Resources,
-}
-
-/// `env[]` with a literal value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Name.
-    pub name: String,
-    /// Value, before `$(VAR)` expansion.
-    pub value: String,
-}
-
-/// `ports[]` of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerPort {
-    /// Name for Services and probes to refer to.
-    pub name: Option<String>,
-    /// Port number, 1 to 65535.
-    pub container_port: u16,
-    /// Transport.
-    pub protocol: Protocol,
-}
-
-/// Transport protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub enum Protocol {
-    /// TCP, the default.
-    #[default]
-    #[serde(rename = "TCP")]
-    Tcp,
-    /// UDP.
-    #[serde(rename = "UDP")]
-    Udp,
-}
-
-/// `resources`: what the container asks for and what it may use at most.
+/// `dnsPolicy` and `dnsConfig`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Resources {
-    /// Requested processor time in thousandths of a core.
-    pub request_cpu_millis: Option<u64>,
-    /// Requested memory in bytes.
-    pub request_memory_bytes: Option<u64>,
-    /// Limit of processor time in thousandths of a core.
-    pub limit_cpu_millis: Option<u64>,
-    /// Limit of memory in bytes.
-    pub limit_memory_bytes: Option<u64>,
+pub struct Dns {
+    /// Where the answers come from.
+    pub policy: DnsPolicy,
+    /// Servers to ask, beside those of the policy.
+    pub nameservers: Vec<String>,
+    /// Domains to search, beside those of the policy.
+    pub searches: Vec<String>,
+    /// Options of the resolver, such as `ndots:2`.
+    pub options: Vec<String>,
+}
+
+/// `dnsPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DnsPolicy {
+    /// The environment's private zone first.
+    #[default]
+    ClusterFirst,
+    /// What the cloud's network offers.
+    Default,
+    /// Only what `dnsConfig` says.
+    None,
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::container::Protocol;
 use super::meta::ObjectMeta;
-use super::pod::Protocol;
 
 /// `v1` Service with a selector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,20 @@ pub struct Service {
     pub kind: ServiceType,
     /// Labels that a pod template must have to be a target; not empty.
     pub selector: BTreeMap<String, String>,
-    /// Ports; at least one.
+    /// Ports; at least one, unless headless.
     pub ports: Vec<ServicePort>,
+    /// Whether the name gives the addresses of the machines instead of a balancer's.
+    pub headless: bool,
+    /// The DNS name that this one is an alias for; only with [`ServiceType::ExternalName`].
+    pub external_name: Option<String>,
+    /// Seconds for which a client stays with one machine; `None` for any machine at any time.
+    pub session_affinity_seconds: Option<u32>,
+    /// Addresses that may connect; everybody when empty.
+    pub source_ranges: Vec<String>,
+    /// Whether a headless name gives unhealthy machines too.
+    pub publish_not_ready: bool,
+    /// Whether pods see the client's address.
+    pub keep_client_address: bool,
 }
 
 /// `spec.type`.
@@ -29,6 +41,8 @@ pub enum ServiceType {
     NodePort,
     /// Public.
     LoadBalancer,
+    /// An alias for another DNS name.
+    ExternalName,
 }
 
 /// `spec.ports[]`.
@@ -50,5 +64,49 @@ pub enum TargetPort {
     /// By number.
     Number(u16),
     /// By the name of a container port, which may have another number in each pod template.
+    Name(String),
+}
+
+/// `networking.k8s.io/v1` Ingress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ingress {
+    /// Name and so on.
+    pub meta: ObjectMeta,
+    /// Rules in the order written.
+    pub routes: Vec<Route>,
+    /// Where everything else leads.
+    pub default_backend: Option<Backend>,
+    /// Hosts that are served over TLS.
+    pub tls_hosts: Vec<String>,
+}
+
+/// A host and path, and where they lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The host; all hosts when `None`.
+    pub host: Option<String>,
+    /// The path.
+    pub path: String,
+    /// Whether only this very path is meant, and not what lies below it.
+    pub exact: bool,
+    /// Where it leads.
+    pub backend: Backend,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Name of the Service, in the namespace of the Ingress.
+    pub service: String,
+    /// Its port.
+    pub port: BackendPort,
+}
+
+/// A port of a Service by number or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendPort {
+    /// By number.
+    Number(u16),
+    /// By name.
     Name(String),
 }

@@ -4,17 +4,41 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::{CronJob, Job};
 use super::meta::{IntOrPercent, ObjectMeta};
 use super::pod::PodTemplate;
-use super::service::Service;
+use super::scaling::{DisruptionBudget, Scaler};
+use super::secret::Secret;
+use super::service::{Ingress, Service};
+use super::storage::{Claim, ClaimTemplate, StorageClass};
 
 /// Everything that one call of the tool is about: all objects of all given files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ObjectSet {
-    /// Deployments in the order written.
+    /// Deployments, and what is deployed as one (ReplicaSets, Pods that keep running), in the order written.
     pub deployments: Vec<Deployment>,
+    /// Stateful sets in the order written.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// Jobs, and Pods that end, in the order written.
+    pub jobs: Vec<Job>,
+    /// Cron jobs in the order written.
+    pub cron_jobs: Vec<CronJob>,
     /// Services in the order written.
     pub services: Vec<Service>,
+    /// Ingresses in the order written.
+    pub ingresses: Vec<Ingress>,
+    /// Scalers in the order written.
+    pub scalers: Vec<Scaler>,
+    /// Disruption budgets in the order written.
+    pub budgets: Vec<DisruptionBudget>,
+    /// Secrets in the order written.
+    pub secrets: Vec<Secret>,
+    /// Claims in the order written.
+    pub claims: Vec<Claim>,
+    /// Storage classes in the order written.
+    pub storage_classes: Vec<StorageClass>,
+    /// Service accounts in the order written.
+    pub service_accounts: Vec<ServiceAccount>,
 }
 
 /// `apps/v1` Deployment.
@@ -40,7 +64,6 @@ pub struct Deployment {
 
 /// `spec.strategy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Strategy {
     /// A few at a time.
     RollingUpdate {
@@ -51,4 +74,48 @@ pub enum Strategy {
     },
     /// All old ones end before the first new one starts.
     Recreate,
+}
+
+/// `apps/v1` StatefulSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatefulSet {
+    /// Name and so on.
+    pub meta: ObjectMeta,
+    /// Number of pods; 1 by default.
+    pub replicas: u32,
+    /// `selector.matchLabels`.
+    pub selector: BTreeMap<String, String>,
+    /// The pod; each mounts the disks of `claim_templates` too.
+    pub template: PodTemplate,
+    /// The headless Service below which each pod has a DNS name.
+    pub service_name: Option<String>,
+    /// Disks that each pod has of its own.
+    pub claim_templates: Vec<ClaimTemplate>,
+    /// Whether pods start all at once instead of one after the other.
+    pub parallel: bool,
+    /// Pods with a lower index keep the old template.
+    pub partition: u32,
+    /// How many may be missing during a rollout.
+    pub max_unavailable: IntOrPercent,
+    /// Whether the disks are deleted when the set is.
+    pub delete_disks_with_set: bool,
+    /// Whether the disks of pods that are scaled away are deleted.
+    pub delete_disks_when_scaled: bool,
+    /// Index of the first pod.
+    pub first_ordinal: u32,
+    /// Seconds that a new pod must stay healthy before it counts.
+    pub min_ready_seconds: u32,
+    /// Old revisions kept for `rollback`; 10 by default.
+    pub revision_history_limit: u32,
+}
+
+/// `v1` ServiceAccount: the role of machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAccount {
+    /// Name and so on.
+    pub meta: ObjectMeta,
+    /// The cloud's role, when an annotation names one.
+    pub role: Option<String>,
+    /// Secrets with registry credentials for the build.
+    pub image_pull_secrets: Vec<String>,
 }

@@ -1,17 +1,25 @@
 //! Checked trees as typed objects, all defaults applied. What could not be read here although the checker let it
 //! pass is a fault of i2kit, and is reported as one rather than guessed.
 
+mod batch;
+mod container;
+mod env;
 mod object;
 mod pod;
+mod probe;
+mod scaling;
+mod scope;
 mod service;
+mod storage;
+mod volume;
 mod workload;
 
-use super::Options;
 use super::api::ObjectSet;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
 use super::set::Document;
-use object::Object;
+use object::{Missing, Object};
+use scope::Scope;
 
 /// A field that the checker accepted and that cannot be read.
 #[derive(Debug)]
@@ -37,20 +45,40 @@ impl BuildFault {
 }
 
 /// The typed objects of a set without errors.
-pub(super) fn set(documents: &[Document<'_>], _options: &Options) -> Result<ObjectSet, BuildFault> {
+pub(super) fn set(documents: &[Document<'_>]) -> Result<ObjectSet, BuildFault> {
     let mut set = ObjectSet::default();
     for document in documents {
-        let fault = |what: object::Missing| BuildFault {
-            what: format!("{}: {what}", document.title()),
+        one(document, documents, &mut set).map_err(|missing| BuildFault {
+            what: format!("{}: {missing}", document.title()),
             place: document.place(document.root.span),
-        };
-        let Some(table) = document.kind.table else { continue };
-        let object = Object::new(&document.root, table);
-        match document.kind.name {
-            "Deployment" => set.deployments.push(workload::deployment(object, document).map_err(fault)?),
-            "Service" => set.services.push(service::service(object, document).map_err(fault)?),
-            _ => {}
-        }
+        })?;
     }
     Ok(set)
+}
+
+fn one(document: &Document<'_>, documents: &[Document<'_>], set: &mut ObjectSet) -> Result<(), Missing> {
+    let Some(table) = document.kind.table else { return Ok(()) };
+    let scope = Scope::new(documents, document);
+    let object = Object::new(&document.root, table);
+    match document.kind.name {
+        "Deployment" => set.deployments.push(workload::deployment(object, &scope)?),
+        "ReplicaSet" => set.deployments.push(workload::replica_set(object, &scope)?),
+        "StatefulSet" => set.stateful_sets.push(workload::stateful_set(object, &scope)?),
+        "Pod" => match workload::pod(object, &scope)? {
+            workload::Alone::Keeps(deployment) => set.deployments.push(deployment),
+            workload::Alone::Ends(job) => set.jobs.push(job),
+        },
+        "Job" => set.jobs.push(batch::job(object, &scope)?),
+        "CronJob" => set.cron_jobs.push(batch::cron_job(object, &scope)?),
+        "Service" => set.services.push(service::service(object, &scope)?),
+        "Ingress" => set.ingresses.push(service::ingress(object, &scope)?),
+        "HorizontalPodAutoscaler" => set.scalers.push(scaling::scaler(object, &scope)?),
+        "PodDisruptionBudget" => set.budgets.push(scaling::budget(object, &scope)?),
+        "Secret" => set.secrets.push(storage::secret(object, &scope)?),
+        "PersistentVolumeClaim" => set.claims.push(storage::claim(object, &scope)?),
+        "StorageClass" => set.storage_classes.push(storage::storage_class(object, &scope)?),
+        "ServiceAccount" => set.service_accounts.push(storage::service_account(object, &scope)?),
+        _ => {}
+    }
+    Ok(())
 }

@@ -34,7 +34,8 @@ impl<'n> Object<'n> {
         Self { node: Some(node), table }
     }
 
-    fn missing(&self, field: &str) -> Missing {
+    /// The fault that `field` is not what it must be.
+    pub(super) fn missing(&self, field: &str) -> Missing {
         Missing { table: self.table.name, field: field.to_owned() }
     }
 
@@ -44,6 +45,16 @@ impl<'n> Object<'n> {
 
     fn node(&self, field: &str) -> Option<&'n Node<'n>> {
         self.node.and_then(|node| node.get(field))
+    }
+
+    /// Whether the field is given.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.node(field).is_some()
+    }
+
+    /// Whether objects of this kind have the field.
+    pub(super) fn knows(&self, field: &str) -> bool {
+        self.table.field(field).is_some()
     }
 
     /// The scalar, or its default.
@@ -78,6 +89,33 @@ impl<'n> Object<'n> {
     /// A number that is required or has a default.
     pub(super) fn number<T: TryFrom<i128>>(&self, field: &str) -> Read<T> {
         self.number_if(field)?.ok_or_else(|| self.missing(field))
+    }
+
+    /// A truth value that may be absent.
+    pub(super) fn flag_if(&self, field: &str) -> Read<Option<bool>> {
+        self.value_if(field, |_, resolved| match resolved {
+            Resolved::Bool(value) => Some(value),
+            _ => None,
+        })
+    }
+
+    /// A truth value that has a default.
+    pub(super) fn flag(&self, field: &str) -> Read<bool> {
+        self.flag_if(field)?.ok_or_else(|| self.missing(field))
+    }
+
+    /// A list of numbers; an absent one is empty.
+    pub(super) fn numbers<T: TryFrom<i128>>(&self, field: &str) -> Read<Vec<T>> {
+        self.row(field)?;
+        let number = |item: &Node<'_>| match &item.value {
+            Value::Scalar(scalar) => match scalar.resolved() {
+                Resolved::Int(value) => T::try_from(value).ok(),
+                _ => None,
+            },
+            _ => None,
+        };
+        let items = self.node(field).map_or(&[][..], Node::items);
+        items.iter().map(number).collect::<Option<_>>().ok_or_else(|| self.missing(field))
     }
 
     /// A value that `convert` makes of the scalar or of its default.

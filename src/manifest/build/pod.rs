@@ -1,79 +1,95 @@
-//! Pod templates and containers.
+//! Pod templates.
 
+use std::collections::BTreeMap;
+
+use super::container::container;
 use super::object::{Object, Read};
-use crate::manifest::api::{
-    Container, ContainerPort, EnvVar, PodSpec, PodTemplate, Protocol, Resources, RestartPolicy,
-};
-use crate::manifest::check::{bytes, cpu_millis};
+use super::scope::{PodScope, Scope};
+use super::volume::volume;
+use crate::manifest::api::{Dns, DnsPolicy, PodSpec, PodTemplate, RestartPolicy};
 
-/// `template` of a workload.
-pub(super) fn template(object: Object<'_>) -> Read<PodTemplate> {
+/// `template` of a workload, or a Pod itself: what has `metadata` and `spec`.
+pub(super) fn template(object: Object<'_>, scope: &Scope<'_>) -> Read<PodTemplate> {
     let meta = object.object("metadata")?;
-    Ok(PodTemplate {
-        labels: meta.map("labels")?,
-        annotations: meta.map("annotations")?,
-        spec: spec(object.object("spec")?)?,
-    })
+    let (labels, annotations) = (meta.map("labels")?, meta.map("annotations")?);
+    let spec = spec(object.object("spec")?, scope, &labels, &annotations)?;
+    Ok(PodTemplate { labels, annotations, spec })
 }
 
-fn spec(object: Object<'_>) -> Read<PodSpec> {
-    let containers = |field| object.objects(field)?.into_iter().map(container).collect::<Read<Vec<_>>>();
+fn spec(
+    object: Object<'_>,
+    scope: &Scope<'_>,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+) -> Read<PodSpec> {
+    let service_account = object.text_if("serviceAccountName")?.or(object.text_if("serviceAccount")?);
+    let pod = PodScope {
+        scope: *scope,
+        labels,
+        annotations,
+        service_account: service_account.as_deref(),
+        pod: object,
+    };
+    let containers = |field, init| {
+        object.objects(field)?.into_iter().map(|item| container(item, &pod, init)).collect::<Read<Vec<_>>>()
+    };
+    let security = object.object("securityContext")?;
+    let pair = |item: Object<'_>| Ok((item.text("name")?, item.text("value")?));
+    let alias = |item: Object<'_>| Ok((item.text("ip")?, item.texts_if("hostnames")?.unwrap_or_default()));
     Ok(PodSpec {
-        init_containers: containers("initContainers")?,
-        containers: containers("containers")?,
-        restart_policy: object.value("restartPolicy", |text, _| match text {
-            "Always" => Some(RestartPolicy::Always),
-            "OnFailure" => Some(RestartPolicy::OnFailure),
-            "Never" => Some(RestartPolicy::Never),
-            _ => None,
-        })?,
+        init_containers: containers("initContainers", true)?,
+        containers: containers("containers", false)?,
+        volumes: object
+            .objects("volumes")?
+            .into_iter()
+            .map(|item| volume(item, &pod))
+            .collect::<Read<_>>()?,
+        restart_policy: object.value("restartPolicy", |text, _| restart_policy(text))?,
         termination_grace_period_seconds: object.number("terminationGracePeriodSeconds")?,
+        image_pull_secrets: object
+            .objects("imagePullSecrets")?
+            .into_iter()
+            .map(|item| item.text("name"))
+            .collect::<Read<_>>()?,
+        fs_group: security.number_if("fsGroup")?,
+        supplemental_groups: security.numbers("supplementalGroups")?,
+        sysctls: security.objects("sysctls")?.into_iter().map(pair).collect::<Read<_>>()?,
+        host_aliases: object.objects("hostAliases")?.into_iter().map(alias).collect::<Read<_>>()?,
+        hostname: object.text_if("hostname")?,
+        subdomain: object.text_if("subdomain")?,
+        dns: dns(object)?,
+        share_process_namespace: object.flag_if("shareProcessNamespace")?.unwrap_or(false),
+        active_deadline_seconds: object.number_if("activeDeadlineSeconds")?,
+        service_account,
     })
 }
 
-fn container(object: Object<'_>) -> Read<Container> {
-    Ok(Container {
-        name: object.text("name")?,
-        image: object.value("image", |text, _| text.parse().ok())?,
-        command: object.texts_if("command")?,
-        args: object.texts_if("args")?,
-        working_dir: object.text_if("workingDir")?,
-        env: object.objects("env")?.into_iter().map(variable).collect::<Read<_>>()?,
-        ports: object.objects("ports")?.into_iter().map(port).collect::<Read<_>>()?,
-        resources: resources(object.object("resources")?)?,
-    })
-}
-
-fn variable(object: Object<'_>) -> Read<EnvVar> {
-    Ok(EnvVar { name: object.text("name")?, value: object.text_if("value")?.unwrap_or_default() })
-}
-
-fn port(object: Object<'_>) -> Read<ContainerPort> {
-    Ok(ContainerPort {
-        name: object.text_if("name")?,
-        container_port: object.number("containerPort")?,
-        protocol: object.value("protocol", |text, _| protocol(text))?,
-    })
-}
-
-/// A transport by its name.
-pub(super) fn protocol(text: &str) -> Option<Protocol> {
+fn restart_policy(text: &str) -> Option<RestartPolicy> {
     match text {
-        "TCP" => Some(Protocol::Tcp),
-        "UDP" => Some(Protocol::Udp),
+        "Always" => Some(RestartPolicy::Always),
+        "OnFailure" => Some(RestartPolicy::OnFailure),
+        "Never" => Some(RestartPolicy::Never),
         _ => None,
     }
 }
 
-fn resources(object: Object<'_>) -> Read<Resources> {
-    let (requests, limits) = (object.object("requests")?, object.object("limits")?);
-    let cpu = |object: Object<'_>| object.value_if("cpu", |text, _| cpu_millis(text).ok());
-    let memory =
-        |object: Object<'_>| object.value_if("memory", |text, _| bytes(text).ok().map(|(size, _)| size));
-    Ok(Resources {
-        request_cpu_millis: cpu(requests)?,
-        request_memory_bytes: memory(requests)?,
-        limit_cpu_millis: cpu(limits)?,
-        limit_memory_bytes: memory(limits)?,
+fn dns(object: Object<'_>) -> Read<Dns> {
+    let config = object.object("dnsConfig")?;
+    let option = |item: Object<'_>| {
+        let name = item.text("name")?;
+        Ok(match item.text_if("value")? {
+            Some(value) => format!("{name}:{value}"),
+            None => name,
+        })
+    };
+    Ok(Dns {
+        policy: match object.text("dnsPolicy")?.as_str() {
+            "Default" => DnsPolicy::Default,
+            "None" => DnsPolicy::None,
+            _ => DnsPolicy::ClusterFirst,
+        },
+        nameservers: config.texts_if("nameservers")?.unwrap_or_default(),
+        searches: config.texts_if("searches")?.unwrap_or_default(),
+        options: config.objects("options")?.into_iter().map(option).collect::<Read<_>>()?,
     })
 }

@@ -1,25 +1,35 @@
-//! Services.
+//! Services and Ingresses.
 
+use super::container::protocol;
 use super::object::{Object, Read};
-use super::pod::protocol;
-use super::workload::meta;
-use crate::manifest::api::{Service, ServicePort, ServiceType, TargetPort};
-use crate::manifest::set::Document;
+use super::scope::Scope;
+use crate::manifest::api::{
+    Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort,
+};
 use crate::manifest::tree::Resolved;
 
 /// `v1` Service.
-pub(super) fn service(object: Object<'_>, document: &Document<'_>) -> Read<Service> {
+pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
     let spec = object.object("spec")?;
+    let sticky = spec.text("sessionAffinity")? == "ClientIP";
+    let timeout = spec.object("sessionAffinityConfig")?.object("clientIP")?.number("timeoutSeconds")?;
     Ok(Service {
-        meta: meta(object, document)?,
+        meta: scope.meta(object)?,
         kind: spec.value("type", |text, _| match text {
             "ClusterIP" => Some(ServiceType::ClusterIP),
             "NodePort" => Some(ServiceType::NodePort),
             "LoadBalancer" => Some(ServiceType::LoadBalancer),
+            "ExternalName" => Some(ServiceType::ExternalName),
             _ => None,
         })?,
         selector: spec.map("selector")?,
         ports: spec.objects("ports")?.into_iter().map(port).collect::<Read<_>>()?,
+        headless: spec.text_if("clusterIP")?.as_deref() == Some("None"),
+        external_name: spec.text_if("externalName")?,
+        session_affinity_seconds: sticky.then_some(timeout),
+        source_ranges: spec.texts_if("loadBalancerSourceRanges")?.unwrap_or_default(),
+        publish_not_ready: spec.flag_if("publishNotReadyAddresses")?.unwrap_or(false),
+        keep_client_address: spec.text("externalTrafficPolicy")? == "Local",
     })
 }
 
@@ -35,4 +45,38 @@ fn port(object: Object<'_>) -> Read<ServicePort> {
         target_port: target.unwrap_or(TargetPort::Number(port)),
         protocol: object.value("protocol", |text, _| protocol(text))?,
     })
+}
+
+/// `networking.k8s.io/v1` Ingress.
+pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
+    let spec = object.object("spec")?;
+    let mut routes = Vec::new();
+    for rule in spec.objects("rules")? {
+        let host = rule.text_if("host")?;
+        for path in rule.object("http")?.objects("paths")? {
+            routes.push(Route {
+                host: host.clone(),
+                path: path.text("path")?,
+                exact: path.text("pathType")? == "Exact",
+                backend: backend(path.object("backend")?)?,
+            });
+        }
+    }
+    let mut tls_hosts = Vec::new();
+    for tls in spec.objects("tls")? {
+        tls_hosts.extend(tls.texts_if("hosts")?.unwrap_or_default());
+    }
+    let default_backend =
+        if spec.has("defaultBackend") { Some(backend(spec.object("defaultBackend")?)?) } else { None };
+    Ok(Ingress { meta: scope.meta(object)?, routes, default_backend, tls_hosts })
+}
+
+fn backend(object: Object<'_>) -> Read<Backend> {
+    let service = object.object("service")?;
+    let port = service.object("port")?;
+    let port = match port.number_if("number")? {
+        Some(number) => BackendPort::Number(number),
+        None => BackendPort::Name(port.text("name")?),
+    };
+    Ok(Backend { service: service.text("name")?, port })
 }

@@ -1,29 +1,29 @@
-//! Deployments.
+//! Workloads that keep running.
 
 use super::object::{Object, Read};
 use super::pod;
-use crate::manifest::api::{Deployment, Name, ObjectMeta, Strategy};
+use super::scope::Scope;
+use super::storage::claim_template;
+use crate::manifest::api::{Deployment, IntOrPercent, Job, JobSpec, RestartPolicy, StatefulSet, Strategy};
 use crate::manifest::check::int_or_percent;
-use crate::manifest::set::Document;
 
-/// `metadata` of an object.
-pub(super) fn meta(object: Object<'_>, document: &Document<'_>) -> Read<ObjectMeta> {
-    let meta = object.object("metadata")?;
-    Ok(ObjectMeta {
-        name: Name { namespace: document.namespace.clone(), name: meta.text("name")? },
-        labels: meta.map("labels")?,
-        annotations: meta.map("annotations")?,
-    })
-}
+/// Kubernetes' default for both bounds of a rolling update.
+const QUARTER: IntOrPercent = IntOrPercent::Percent(25);
+
+/// Kubernetes' default of `progressDeadlineSeconds`, for what is deployed as a Deployment.
+const PROGRESS_DEADLINE: u32 = 600;
+
+/// Kubernetes' default of `revisionHistoryLimit`, for the same.
+const HISTORY: u32 = 10;
 
 /// `apps/v1` Deployment.
-pub(super) fn deployment(object: Object<'_>, document: &Document<'_>) -> Read<Deployment> {
+pub(super) fn deployment(object: Object<'_>, scope: &Scope<'_>) -> Read<Deployment> {
     let spec = object.object("spec")?;
     Ok(Deployment {
-        meta: meta(object, document)?,
+        meta: scope.meta(object)?,
         replicas: spec.number("replicas")?,
         selector: spec.object("selector")?.map("matchLabels")?,
-        template: pod::template(spec.object("template")?)?,
+        template: pod::template(spec.object("template")?, scope)?,
         strategy: strategy(spec.object("strategy")?)?,
         min_ready_seconds: spec.number("minReadySeconds")?,
         progress_deadline_seconds: spec.number("progressDeadlineSeconds")?,
@@ -39,5 +39,85 @@ fn strategy(object: Object<'_>) -> Read<Strategy> {
     Ok(Strategy::RollingUpdate {
         max_unavailable: update.value("maxUnavailable", int_or_percent)?,
         max_surge: update.value("maxSurge", int_or_percent)?,
+    })
+}
+
+/// `apps/v1` ReplicaSet, as the Deployment that would make it.
+pub(super) fn replica_set(object: Object<'_>, scope: &Scope<'_>) -> Read<Deployment> {
+    let spec = object.object("spec")?;
+    Ok(Deployment {
+        meta: scope.meta(object)?,
+        replicas: spec.number("replicas")?,
+        selector: spec.object("selector")?.map("matchLabels")?,
+        template: pod::template(spec.object("template")?, scope)?,
+        strategy: Strategy::RollingUpdate { max_unavailable: QUARTER, max_surge: QUARTER },
+        min_ready_seconds: spec.number("minReadySeconds")?,
+        progress_deadline_seconds: PROGRESS_DEADLINE,
+        revision_history_limit: HISTORY,
+    })
+}
+
+/// What a Pod without a workload becomes.
+pub(super) enum Alone {
+    Keeps(Deployment),
+    Ends(Job),
+}
+
+/// `v1` Pod: a group of exactly one, or a Job of one.
+pub(super) fn pod(object: Object<'_>, scope: &Scope<'_>) -> Read<Alone> {
+    let meta = scope.meta(object)?;
+    let template = pod::template(object, scope)?;
+    if template.spec.restart_policy == RestartPolicy::Always {
+        return Ok(Alone::Keeps(Deployment {
+            selector: template.labels.clone(),
+            meta,
+            replicas: 1,
+            template,
+            // There must never be two of it.
+            strategy: Strategy::Recreate,
+            min_ready_seconds: 0,
+            progress_deadline_seconds: PROGRESS_DEADLINE,
+            revision_history_limit: HISTORY,
+        }));
+    }
+    let deadline = template.spec.active_deadline_seconds;
+    Ok(Alone::Ends(Job {
+        meta,
+        spec: JobSpec {
+            template,
+            completions: 1,
+            parallelism: 1,
+            backoff_limit: 0,
+            active_deadline_seconds: deadline,
+            ttl_seconds_after_finished: None,
+            indexed: false,
+        },
+    }))
+}
+
+/// `apps/v1` StatefulSet.
+pub(super) fn stateful_set(object: Object<'_>, scope: &Scope<'_>) -> Read<StatefulSet> {
+    let spec = object.object("spec")?;
+    let update = spec.object("updateStrategy")?.object("rollingUpdate")?;
+    let retention = spec.object("persistentVolumeClaimRetentionPolicy")?;
+    Ok(StatefulSet {
+        meta: scope.meta(object)?,
+        replicas: spec.number("replicas")?,
+        selector: spec.object("selector")?.map("matchLabels")?,
+        template: pod::template(spec.object("template")?, scope)?,
+        service_name: spec.text_if("serviceName")?.filter(|name| !name.is_empty()),
+        claim_templates: spec
+            .objects("volumeClaimTemplates")?
+            .into_iter()
+            .map(claim_template)
+            .collect::<Read<_>>()?,
+        parallel: spec.text("podManagementPolicy")? == "Parallel",
+        partition: update.number("partition")?,
+        max_unavailable: update.value("maxUnavailable", int_or_percent)?,
+        delete_disks_with_set: retention.text("whenDeleted")? == "Delete",
+        delete_disks_when_scaled: retention.text("whenScaled")? == "Delete",
+        first_ordinal: spec.object("ordinals")?.number("start")?,
+        min_ready_seconds: spec.number("minReadySeconds")?,
+        revision_history_limit: spec.number("revisionHistoryLimit")?,
     })
 }

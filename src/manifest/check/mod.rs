@@ -7,9 +7,9 @@ mod suggest;
 mod text;
 mod value;
 
-pub(super) use quantity::{bytes, cpu_millis};
+pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
 pub(super) use suggest::nearest;
-pub(super) use text::port_mapping;
+pub(super) use text::{port_mapping, subscript};
 pub(super) use value::int_or_percent;
 
 use super::Options;

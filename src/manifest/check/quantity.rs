@@ -1,5 +1,7 @@
 //! Quantities: `500m`, `64Mi`, `1e3`.
 
+use crate::manifest::api::InstanceField;
+
 /// A number and its unit, as an exact fraction of integers is not needed: thousandths are the finest that count.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Quantity {
@@ -32,6 +34,34 @@ pub(in crate::manifest) fn bytes(text: &str) -> Result<(u64, bool), QuantityFaul
     let quantity = parse(text)?;
     let bytes = u64::try_from(quantity.millis.div_ceil(1000)).map_err(|_| QuantityFault::TooLarge)?;
     Ok((bytes, quantity.thousandths))
+}
+
+/// A resource of a container in units of a divisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::manifest) enum Divided {
+    /// Rounded up.
+    Amount(u64),
+    /// Nothing is given, so that the machine's own size counts.
+    Machine(InstanceField),
+}
+
+/// `amount` of the resource `name` in units of `divisor`; none when one of them is no quantity.
+pub(in crate::manifest) fn divided(name: &str, amount: Option<&str>, divisor: &str) -> Option<Divided> {
+    let read = |text: &str| match name {
+        "cpu" => cpu_millis(text).ok(),
+        _ => bytes(text).ok().map(|(size, _)| size),
+    };
+    // `0` and no divisor mean 1, as in Kubernetes.
+    let divisor = match read(divisor)? {
+        0 if name == "cpu" => 1000,
+        0 => 1,
+        divisor => divisor,
+    };
+    Some(match amount {
+        Some(text) => Divided::Amount(read(text)?.div_ceil(divisor)),
+        None if name == "cpu" => Divided::Machine(InstanceField::CpuMillis(divisor)),
+        None => Divided::Machine(InstanceField::MemoryBytes(divisor)),
+    })
 }
 
 /// Powers of 1000 or 1024 by suffix, as numerator and denominator of the factor to thousandths.
@@ -135,6 +165,15 @@ mod tests {
             assert_eq!(bytes(text), Ok((size, false)), "{text}");
         }
         assert_eq!(bytes("128m"), Ok((1, true)));
+    }
+
+    #[test]
+    fn resources_are_divided_and_rounded_up() {
+        assert_eq!(divided("cpu", Some("1500m"), "1"), Some(Divided::Amount(2)));
+        assert_eq!(divided("cpu", Some("1500m"), "1m"), Some(Divided::Amount(1500)));
+        assert_eq!(divided("memory", Some("64Mi"), "1Mi"), Some(Divided::Amount(64)));
+        assert_eq!(divided("memory", Some("64Mi"), "0"), Some(Divided::Amount(64 << 20)));
+        assert_eq!(divided("memory", None, "1Ki"), Some(Divided::Machine(InstanceField::MemoryBytes(1024))));
     }
 
     #[test]

@@ -155,6 +155,13 @@ impl Check<'_> {
                 }
             }
             Type::Cpu | Type::Bytes => self.quantity(node, text, resolved, ty),
+            Type::Divisor => {
+                if matches!(resolved, Resolved::Bool(_)) {
+                    self.wrong(node, ty, text, resolved, None);
+                } else if let Err(fault) = bytes(text) {
+                    self.quantity_fault(node, text, ty, fault);
+                }
+            }
             Type::IntOrPercent => self.share(node, text, resolved),
             Type::PortRef => self.port_ref(node, text, resolved),
             Type::Mode => self.mode(node, text, resolved),
@@ -362,7 +369,7 @@ fn expected(ty: &Type) -> &'static str {
         Type::Bool => "true or false",
         Type::Int(..) => "an integer",
         Type::Text(_) | Type::Choice(_) | Type::Name(_) => "a string",
-        Type::Cpu | Type::Bytes => "a quantity",
+        Type::Cpu | Type::Bytes | Type::Divisor => "a quantity",
         Type::IntOrPercent => "an integer or a percentage",
         Type::PortRef => "a port number or name",
         Type::Mode => "file permissions such as 0644",

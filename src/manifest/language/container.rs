@@ -118,7 +118,8 @@ static ENV_SOURCE: Table = Table::new(
 .one_of(&[OneOf {
     fields: &["configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef"],
     required: true,
-}]);
+}])
+.rules(&[rules::env_source]);
 
 const OPTIONAL: Field =
     works("optional", Type::Bool, "whether it may be missing from the given files").default("false");
@@ -161,11 +162,20 @@ pub(super) static RESOURCE_REF: Table = Table::new(
     "ResourceFieldSelector",
     "A limit or request of a container; without a limit, the machine's own size.",
     &[
-        works("resource", TEXT, "such as `limits.memory`").required(),
+        works("resource", Type::Choice(RESOURCES_OF), "what is asked for").required(),
         works("containerName", Type::Text(Text::Label), "the container; by default the one at hand"),
-        works("divisor", TEXT, "the unit, such as `1Mi`").default("1"),
+        works("divisor", Type::Divisor, "the unit, such as `1Mi` or `1m`").default("1"),
     ],
 );
+
+static RESOURCES_OF: &[Choice] = &[
+    word("limits.cpu", "processor time that the container may use"),
+    word("limits.memory", "memory that the container may use"),
+    word("limits.ephemeral-storage", "disk that the container may use"),
+    word("requests.cpu", "processor time that the container asks for"),
+    word("requests.memory", "memory that the container asks for"),
+    word("requests.ephemeral-storage", "disk that the container asks for"),
+];
 
 static ENV_FROM: Table = Table::new(
     "EnvFromSource",

@@ -208,6 +208,8 @@ pub(in crate::manifest) enum Type {
     Cpu,
     /// Like `64Mi`.
     Bytes,
+    /// The unit of a resource: a quantity that is not 0.
+    Divisor,
     /// An integer or a percentage such as `25%`.
     IntOrPercent,
     /// A port number or the name of a port.

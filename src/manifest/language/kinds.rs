@@ -93,9 +93,8 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     )
     .not_yet(),
     kind("apps/v1", "ReplicaSet", Class::Mapped, &REPLICA_SET, "as a Deployment")
-        .not_yet()
         .note("a ReplicaSet is deployed as a Deployment; write a Deployment"),
-    kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one").not_yet().note(
+    kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one").note(
         "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job",
     ),
     kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once").not_yet(),

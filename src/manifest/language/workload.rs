@@ -298,7 +298,8 @@ pub(super) static POD: Table = Table::new(
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
         STATUS,
     ],
-);
+)
+.rules(&[rules::pod_ends]);
 
 /// `batch/v1` Job.
 pub(super) static JOB: Table = Table::new(

@@ -90,6 +90,7 @@ impl Set<'_, '_> {
     fn unique_names(&mut self) {
         let documents = self.documents;
         let mut seen: BTreeMap<(&str, &str, &str), &Document<'_>> = BTreeMap::new();
+        let mut groups: BTreeMap<(&str, &str), &Document<'_>> = BTreeMap::new();
         for document in documents.iter().filter(|document| !document.name.is_empty()) {
             let key = (document.kind.name, document.namespace.as_str(), document.name.as_str());
             if let Some(first) = seen.insert(key, document) {
@@ -100,6 +101,25 @@ impl Set<'_, '_> {
                     .also(first.place(first.root.span), "first defined here")
                     .help("rename or remove one of them");
                 self.findings.push(found);
+            }
+            let becomes_group =
+                matches!(document.kind.name, "Deployment" | "ReplicaSet" | "Pod" | "StatefulSet");
+            let group = (document.namespace.as_str(), document.name.as_str());
+            match becomes_group.then(|| groups.insert(group, document)).flatten() {
+                Some(first) if first.kind.name != document.kind.name => {
+                    let message =
+                        format!("{} and {} would be one group of machines", first.title(), document.title());
+                    let mut found = finding(
+                        Code::DuplicateObject,
+                        document,
+                        "metadata.name",
+                        identity(document),
+                        message,
+                    );
+                    found.also(first.place(first.root.span), "the other one").help("rename one of them");
+                    self.findings.push(found);
+                }
+                _ => {}
             }
         }
     }
@@ -112,11 +132,11 @@ impl Set<'_, '_> {
         }
         for reference in references {
             let kind = reference.target.kind();
-            let external = self
-                .options
-                .external
-                .iter()
-                .any(|external| external.kind == kind.to_lowercase() && external.name == reference.name);
+            let external =
+                reference.target != Target::ConfigMap
+                    && self.options.external.iter().any(|external| {
+                        external.kind == kind.to_lowercase() && external.name == reference.name
+                    });
             let always = reference.target == Target::ServiceAccount && reference.name == "default";
             if external || always {
                 continue;
@@ -152,6 +172,7 @@ impl Set<'_, '_> {
                     other.namespace, reference.namespace
                 )
             }
+            (None, None) if reference.target == Target::ConfigMap => "give its file too".to_owned(),
             (None, None) => {
                 format!("give its file too, or pass --external {}/{}", kind.to_lowercase(), reference.name)
             }

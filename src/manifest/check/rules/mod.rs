@@ -8,12 +8,12 @@ mod workload;
 
 pub(in crate::manifest) use config::{data_keys, scaler_bounds, secret_keys};
 pub(in crate::manifest) use container::{
-    capabilities, host_port, mount_path, probe_ports, repeated_env, requests_within_limits, unique_mounts,
-    unique_ports, unrendered,
+    capabilities, env_source, host_port, mount_path, probe_ports, repeated_env, requests_within_limits,
+    unique_mounts, unique_ports, unrendered,
 };
 pub(in crate::manifest) use pod::{
-    expression_values, injected_sidecars, mounts_exist, node_condition, node_selector, one_term, pod_term,
-    same_service_account, spread_key, unique_containers,
+    expression_values, injected_sidecars, mounts_exist, node_condition, node_selector, one_term, pod_ends,
+    pod_term, same_service_account, spread_key, unique_containers,
 };
 pub(in crate::manifest) use service::{
     ingress_annotations, ingress_has_backend, ingress_path, service, short_form,

@@ -94,6 +94,16 @@ pub(in crate::manifest) fn mounts_exist(check: &mut Check<'_>, spec: &Node<'_>) 
     });
 }
 
+/// A Pod that ends is a Job.
+pub(in crate::manifest) fn pod_ends(check: &mut Check<'_>, pod: &Node<'_>) {
+    let Some(policy) = pod.at(&["spec", "restartPolicy"]) else { return };
+    if matches!(policy.scalar(), Some("Never" | "OnFailure")) {
+        check.key("spec", |check| {
+            check.key("restartPolicy", |check| check.not_yet(policy.span, "a Pod that ends"));
+        });
+    }
+}
+
 /// The old and the new name of one field.
 pub(in crate::manifest) fn same_service_account(check: &mut Check<'_>, spec: &Node<'_>) {
     let (Some(new), Some(old)) = (spec.get("serviceAccountName"), spec.get("serviceAccount")) else { return };

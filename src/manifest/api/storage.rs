@@ -1,0 +1,49 @@
+//! Disks.
+
+use std::collections::BTreeMap;
+
+use super::meta::ObjectMeta;
+
+/// `v1` PersistentVolumeClaim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Name and so on.
+    pub meta: ObjectMeta,
+    /// The disk.
+    pub disk: DiskSpec,
+}
+
+/// `volumeClaimTemplates[]` of a StatefulSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimTemplate {
+    /// The volume's name in the pod.
+    pub name: String,
+    /// Labels of the disk.
+    pub labels: BTreeMap<String, String>,
+    /// The disk.
+    pub disk: DiskSpec,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Its size.
+    pub bytes: u64,
+    /// Name of the storage class; the cloud's usual type by default.
+    pub storage_class: Option<String>,
+}
+
+/// `storage.k8s.io/v1` StorageClass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageClass {
+    /// Name and so on.
+    pub meta: ObjectMeta,
+    /// Such as `ebs.csi.aws.com`.
+    pub provisioner: String,
+    /// Such as `type: gp3`.
+    pub parameters: BTreeMap<String, String>,
+    /// Whether disks may grow.
+    pub allow_expansion: bool,
+    /// Whether disks are kept when their claim is destroyed.
+    pub retain: bool,
+}

@@ -1,0 +1,69 @@
+//! Volumes. References to ConfigMaps are resolved: what they hold is here.
+
+use super::container::InstanceField;
+
+/// `volumes[]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Name, unique in the pod.
+    pub name: String,
+    /// What it is.
+    pub source: VolumeSource,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// Scratch space.
+    EmptyDir {
+        /// Whether it lies in memory.
+        memory: bool,
+        /// Its size at most.
+        size_limit_bytes: Option<u64>,
+    },
+    /// Files, read-only: `configMap`, `secret`, `downwardAPI` and `projected`.
+    Files(Vec<VolumeFile>),
+    /// A disk that outlives the machine.
+    Claim {
+        /// Name of the claim, in the pod's namespace.
+        claim: String,
+        /// Whether the pod may only read it.
+        read_only: bool,
+    },
+}
+
+/// A file of a volume, or several that only the machine can know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// Relative to the volume's root.
+    pub path: String,
+    /// Permissions.
+    pub mode: u32,
+    /// What is in it.
+    pub content: FileContent,
+}
+
+/// What is in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileContent {
+    /// These bytes; part of the image.
+    Bytes(Vec<u8>),
+    /// A key of a Secret, fetched at boot.
+    SecretKey {
+        /// Name of the Secret.
+        secret: String,
+        /// The key.
+        key: String,
+        /// Whether it may be missing.
+        optional: bool,
+    },
+    /// All keys of a Secret that is not in the given files; the path is the folder.
+    WholeSecret {
+        /// Name of the Secret.
+        secret: String,
+        /// Whether it may be missing.
+        optional: bool,
+    },
+    /// What only the instance knows.
+    Instance(InstanceField),
+}

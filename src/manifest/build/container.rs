@@ -1,0 +1,108 @@
+//! Containers.
+
+use super::env::variables;
+use super::object::{Object, Read};
+use super::probe::{hook, probe};
+use super::scope::PodScope;
+use crate::manifest::api::{Container, ContainerPort, Protocol, Resources, Seccomp, Security, VolumeMount};
+use crate::manifest::check::{bytes, cpu_millis};
+
+/// A container, or an init container when `init`.
+pub(super) fn container(object: Object<'_>, pod: &PodScope<'_>, init: bool) -> Read<Container> {
+    let (env, env_from_secrets) = variables(object, pod)?;
+    Ok(Container {
+        name: object.text("name")?,
+        image: object.value("image", |text, _| text.parse().ok())?,
+        command: object.texts_if("command")?,
+        args: object.texts_if("args")?,
+        working_dir: object.text_if("workingDir")?,
+        env,
+        env_from_secrets,
+        ports: object.objects("ports")?.into_iter().map(port).collect::<Read<_>>()?,
+        resources: resources(object.object("resources")?)?,
+        volume_mounts: object.objects("volumeMounts")?.into_iter().map(mount).collect::<Read<_>>()?,
+        security: security(object.object("securityContext")?, pod.pod.object("securityContext")?)?,
+        liveness: probe(object, "livenessProbe")?,
+        readiness: probe(object, "readinessProbe")?,
+        startup: probe(object, "startupProbe")?,
+        post_start: hook(object, "postStart")?,
+        pre_stop: hook(object, "preStop")?,
+        sidecar: init && object.has("restartPolicy"),
+    })
+}
+
+fn port(object: Object<'_>) -> Read<ContainerPort> {
+    let container_port = object.number("containerPort")?;
+    Ok(ContainerPort {
+        name: object.text_if("name")?,
+        container_port,
+        protocol: object.value("protocol", |text, _| protocol(text))?,
+        host_port: object.number_if("hostPort")?.filter(|host| *host != container_port),
+    })
+}
+
+/// A transport by its name.
+pub(super) fn protocol(text: &str) -> Option<Protocol> {
+    match text {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+fn resources(object: Object<'_>) -> Read<Resources> {
+    let (requests, limits) = (object.object("requests")?, object.object("limits")?);
+    let cpu = |object: Object<'_>| object.value_if("cpu", |text, _| cpu_millis(text).ok());
+    let size =
+        |object: Object<'_>, field| object.value_if(field, |text, _| bytes(text).ok().map(|(size, _)| size));
+    let gpus = |object: Object<'_>| {
+        let of = |field| Ok(object.number_if::<u32>(field)?.unwrap_or(0));
+        Ok(of("nvidia.com/gpu")?.max(of("amd.com/gpu")?))
+    };
+    Ok(Resources {
+        request_cpu_millis: cpu(requests)?,
+        request_memory_bytes: size(requests, "memory")?,
+        limit_cpu_millis: cpu(limits)?,
+        limit_memory_bytes: size(limits, "memory")?,
+        ephemeral_storage_bytes: size(limits, "ephemeral-storage")?.or(size(requests, "ephemeral-storage")?),
+        gpus: gpus(requests)?.max(gpus(limits)?),
+    })
+}
+
+fn mount(object: Object<'_>) -> Read<VolumeMount> {
+    Ok(VolumeMount {
+        volume: object.text("name")?,
+        mount_path: object.text("mountPath")?,
+        read_only: object.flag("readOnly")?,
+        sub_path: object.text_if("subPath")?,
+        sub_path_expr: object.text_if("subPathExpr")?,
+    })
+}
+
+/// The container's own settings over its pod's.
+fn security(own: Object<'_>, pod: Object<'_>) -> Read<Security> {
+    let id = |field| Ok(own.number_if(field)?.or(pod.number_if(field)?));
+    let profile = if own.has("seccompProfile") { own } else { pod };
+    let seccomp = profile.object("seccompProfile")?.text_if("type")?;
+    let capabilities = own.object("capabilities")?;
+    let names = |field| {
+        let names = capabilities.texts_if(field)?.unwrap_or_default();
+        let bare = |name: String| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
+        Ok(names.into_iter().map(bare).collect())
+    };
+    Ok(Security {
+        run_as_user: id("runAsUser")?,
+        run_as_group: id("runAsGroup")?,
+        run_as_non_root: own.flag_if("runAsNonRoot")?.or(pod.flag_if("runAsNonRoot")?).unwrap_or(false),
+        read_only_root_filesystem: own.flag_if("readOnlyRootFilesystem")?.unwrap_or(false),
+        forbid_privilege_escalation: own.flag_if("allowPrivilegeEscalation")? == Some(false),
+        capabilities_add: names("add")?,
+        capabilities_drop: names("drop")?,
+        seccomp: if seccomp.as_deref() == Some("RuntimeDefault") {
+            Seccomp::RuntimeDefault
+        } else {
+            Seccomp::Unconfined
+        },
+        privileged: own.flag_if("privileged")?.unwrap_or(false),
+    })
+}

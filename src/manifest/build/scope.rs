@@ -1,0 +1,57 @@
+//! Where an object stands: what it may refer to.
+
+use std::collections::BTreeMap;
+
+use super::object::{Object, Read};
+use crate::manifest::api::{Name, ObjectMeta};
+use crate::manifest::set::Document;
+use crate::manifest::tree::Node;
+
+/// The other objects of the set, as one object sees them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope<'d> {
+    documents: &'d [Document<'d>],
+    pub(super) namespace: &'d str,
+}
+
+impl<'d> Scope<'d> {
+    pub(super) fn new(documents: &'d [Document<'d>], document: &'d Document<'d>) -> Self {
+        Self { documents, namespace: &document.namespace }
+    }
+
+    /// An object of the same namespace.
+    pub(super) fn find(&self, kind: &str, name: &str) -> Option<&'d Node<'d>> {
+        self.documents
+            .iter()
+            .find(|document| {
+                document.kind.name == kind && document.name == name && document.namespace == self.namespace
+            })
+            .map(|document| &document.root)
+    }
+
+    /// `metadata` of the object.
+    pub(super) fn meta(&self, object: Object<'_>) -> Read<ObjectMeta> {
+        let meta = object.object("metadata")?;
+        Ok(ObjectMeta {
+            name: self.name(meta.text("name")?),
+            labels: meta.map("labels")?,
+            annotations: meta.map("annotations")?,
+        })
+    }
+
+    /// A name of the same namespace.
+    pub(super) fn name(&self, name: String) -> Name {
+        Name { namespace: self.namespace.to_owned(), name }
+    }
+}
+
+/// The pod at hand, as its own fields see it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PodScope<'p> {
+    pub(super) scope: Scope<'p>,
+    pub(super) labels: &'p BTreeMap<String, String>,
+    pub(super) annotations: &'p BTreeMap<String, String>,
+    pub(super) service_account: Option<&'p str>,
+    /// `spec` of the pod.
+    pub(super) pod: Object<'p>,
+}

@@ -1,0 +1,69 @@
+//! Secrets, disks, accounts.
+
+use std::collections::BTreeMap;
+
+use super::object::{Object, Read};
+use super::scope::Scope;
+use super::volume::decode;
+use crate::manifest::api::{
+    Claim, ClaimTemplate, DiskSpec, Secret, SecretValue, ServiceAccount, StorageClass,
+};
+use crate::manifest::check::bytes;
+
+/// Annotations that name a machine's role, in the order in which they are looked at.
+const ROLE_ANNOTATIONS: [&str; 3] =
+    ["i2kit.dev/role", "eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account"];
+
+/// `v1` Secret.
+pub(super) fn secret(object: Object<'_>, scope: &Scope<'_>) -> Read<Secret> {
+    let mut data = BTreeMap::new();
+    for (key, text) in object.map("data")? {
+        data.insert(key, SecretValue::new(decode(&text).ok_or_else(|| object.missing("data"))?));
+    }
+    for (key, text) in object.map("stringData")? {
+        data.insert(key, SecretValue::new(text.into_bytes()));
+    }
+    Ok(Secret { name: scope.meta(object)?.name, kind: object.text("type")?, data })
+}
+
+/// `v1` PersistentVolumeClaim.
+pub(super) fn claim(object: Object<'_>, scope: &Scope<'_>) -> Read<Claim> {
+    Ok(Claim { meta: scope.meta(object)?, disk: disk(object.object("spec")?)? })
+}
+
+/// `volumeClaimTemplates[]`.
+pub(super) fn claim_template(object: Object<'_>) -> Read<ClaimTemplate> {
+    let meta = object.object("metadata")?;
+    Ok(ClaimTemplate {
+        name: meta.text("name")?,
+        labels: meta.map("labels")?,
+        disk: disk(object.object("spec")?)?,
+    })
+}
+
+fn disk(spec: Object<'_>) -> Read<DiskSpec> {
+    let requests = spec.object("resources")?.object("requests")?;
+    Ok(DiskSpec {
+        bytes: requests.value("storage", |text, _| bytes(text).ok().map(|(size, _)| size))?,
+        storage_class: spec.text_if("storageClassName")?.filter(|name| !name.is_empty()),
+    })
+}
+
+/// `storage.k8s.io/v1` StorageClass.
+pub(super) fn storage_class(object: Object<'_>, scope: &Scope<'_>) -> Read<StorageClass> {
+    Ok(StorageClass {
+        meta: scope.meta(object)?,
+        provisioner: object.text("provisioner")?,
+        parameters: object.map("parameters")?,
+        allow_expansion: object.flag("allowVolumeExpansion")?,
+        retain: object.text("reclaimPolicy")? == "Retain",
+    })
+}
+
+/// `v1` ServiceAccount.
+pub(super) fn service_account(object: Object<'_>, scope: &Scope<'_>) -> Read<ServiceAccount> {
+    let meta = scope.meta(object)?;
+    let role = ROLE_ANNOTATIONS.iter().find_map(|key| meta.annotations.get(*key).cloned());
+    let secrets = object.objects("imagePullSecrets")?.into_iter().map(|item| item.text("name"));
+    Ok(ServiceAccount { role, image_pull_secrets: secrets.collect::<Read<_>>()?, meta })
+}
