@@ -20,14 +20,21 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
         outcome = serve(context, cloud.as_ref(), &prepared, &desired) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
-    context.events.note("tearing down");
+    context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
+    tokio::select! {
+        torn = teardown(context, cloud.as_ref(), &desired) => torn?,
+        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+    };
+    outcome.map(|()| Exit::Success)
+}
+
+async fn teardown(context: &Context, cloud: &dyn Cloud, desired: &Desired) -> Result<Exit, Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let doomed = destroy::Doomed {
         groups: desired.groups.iter().map(|group| group.name.clone()).collect(),
         balancers: desired.balancers.iter().map(|balancer| balancer.name.clone()).collect(),
     };
-    destroy::teardown(context, cloud.as_ref(), &destroy::only(fleet, &doomed)).await?;
-    outcome.map(|()| Exit::Success)
+    destroy::teardown(context, cloud, &destroy::only(fleet, &doomed)).await
 }
 
 async fn serve(

@@ -108,7 +108,9 @@ impl Bars {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::TaskStarted { id, title, total } => {
-                let bar = ProgressBar::with_draw_target(*total, ProgressDrawTarget::stderr());
+                // It draws nothing before it is part of the screen, or what it drew would stay behind.
+                let bar = ProgressBar::with_draw_target(*total, ProgressDrawTarget::hidden());
+                let bar = self.screen.add(bar);
                 let style = if total.is_some() {
                     "  {msg:50!} [{bar:24}] {bytes}/{total_bytes}"
                 } else {
@@ -116,7 +118,7 @@ impl Bars {
                 };
                 bar.set_style(ProgressStyle::with_template(style).expect("the style is well formed"));
                 bar.set_message(title.clone());
-                tasks.insert(id.clone(), self.screen.add(bar));
+                tasks.insert(id.clone(), bar);
             }
             Event::TaskProgress { id, done } => {
                 if let Some(bar) = tasks.get(id) {
