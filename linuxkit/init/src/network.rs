@@ -94,7 +94,7 @@ fn hardware_address(name: &str) -> Result<[u8; 6], Error> {
     bytes
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| Error::Unknown { what: "hardware address", value: text })
+        .ok_or(Error::Unknown { what: "hardware address", value: text })
 }
 
 fn first_interface() -> Result<Option<String>, Error> {

@@ -80,6 +80,7 @@ pub enum Seccomp {
 }
 
 impl Seccomp {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
