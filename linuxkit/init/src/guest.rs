@@ -56,6 +56,8 @@ enum Source {
     Signals,
     Power,
     Console,
+    Clients,
+    Supervisor,
     Setup(usize),
     Stream(usize, usize),
 }
@@ -151,6 +153,8 @@ impl Guest {
                     }
                 }
                 Source::Console => self.console.write(),
+                Source::Clients => self.supervisor.iter_mut().for_each(Supervised::accept),
+                Source::Supervisor => self.supervisor.iter_mut().for_each(Supervised::talk),
                 Source::Setup(index) => {
                     self.changed |= self.containers[index].read_setup(clock::since_boot());
                 }
@@ -224,6 +228,15 @@ impl Guest {
         if let Some(console) = self.console.wants_room() {
             add(Source::Console, console, PollFlags::OUT);
         }
+        if let Some(supervisor) = &self.supervisor {
+            if let Some(listener) = supervisor.wants_clients() {
+                add(Source::Clients, listener, PollFlags::IN);
+            }
+            if let Some((link, unsent)) = supervisor.link() {
+                let room = if unsent { PollFlags::OUT } else { PollFlags::empty() };
+                add(Source::Supervisor, link, PollFlags::IN | room);
+            }
+        }
         for (index, container) in self.containers.iter().enumerate() {
             if let Life::Starting(process) = &container.life {
                 add(Source::Setup(index), process.setup.as_fd(), PollFlags::IN);
@@ -269,7 +282,7 @@ impl Guest {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let now = clock::since_boot();
             if let Some(supervisor) = &mut self.supervisor
-                && supervisor.reaped(pid, status)
+                && supervisor.reaped(pid)
             {
                 self.console.say(&format!("the supervisor ended ({status:?}) and is started again"));
                 self.changed = true;

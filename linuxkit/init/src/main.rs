@@ -20,6 +20,7 @@ mod dhcp;
 mod error;
 mod guest;
 mod lifecycle;
+mod link;
 mod modules;
 mod netlink;
 mod network;

@@ -1,54 +1,138 @@
-//! PID 1's side of the supervisor: it owns the listening socket, starts the supervisor with it, and starts it again
-//! whenever it ends. A connection that arrives meanwhile waits in the socket's queue.
+//! PID 1's side of the supervisor.
+//!
+//! PID 1 accepts the clients of the health port and hands them to the supervisor, but keeps each until it hears that the
+//! client was answered. When the supervisor dies it is started again, and gets the clients that are left: none of them
+//! sees more than a short wait.
 
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::Pid;
 
 use crate::cgroup;
 use crate::error::{Doing, Error};
+use crate::link::{Link, ToInit, ToSupervisor};
 
 /// The argument that makes this program the supervisor.
 pub(crate) const ARGUMENT: &str = "supervisor";
 
-/// A supervisor that ran for less than this is started again with a delay.
-const SHORT_RUN: Duration = Duration::from_secs(1);
+/// A supervisor that ran for less than this does not work; it is started again with a delay.
+const SHORT_RUN: Duration = Duration::from_millis(100);
 
 /// The delay after the first short run, doubled by each further one up to [`MAX_DELAY`].
-const FIRST_DELAY: Duration = Duration::from_millis(50);
+const FIRST_DELAY: Duration = Duration::from_millis(20);
 
 /// Short, because the host takes a VM whose supervisor is away for unhealthy.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// The supervisor's process and what it is started with.
+/// How many clients are held at once; more wait in the listening socket's queue.
+const MAX_CLIENTS: usize = 128;
+
+/// The supervisor's process and what it works on.
 #[derive(Debug)]
 pub(crate) struct Supervised {
-    listener: OwnedFd,
-    pid: Option<Pid>,
+    listener: TcpListener,
+    /// The clients that were not answered yet, by their numbers.
+    clients: BTreeMap<u64, TcpStream>,
+    /// The first client that the running supervisor was not told of. All after it were not told of either.
+    next_untold: u64,
+    next_id: u64,
+    process: Option<Process>,
     started: Instant,
     due: Option<Instant>,
     delay: Duration,
     pub(crate) restarts: u64,
 }
 
+/// A running supervisor.
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
+    link: Link,
+    /// Set when it closed its end; its death follows.
+    closed: bool,
+}
+
 impl Supervised {
     /// Listens on the port and starts the supervisor.
     pub(crate) fn start(port: u16) -> Result<Self, Error> {
-        let listener = TcpListener::bind(("0.0.0.0", port)).doing(|| format!("listen on port {port}"))?;
-        let started = Instant::now();
+        let doing = || format!("listen on port {port}");
+        let listener = TcpListener::bind(("0.0.0.0", port)).doing(doing)?;
+        listener.set_nonblocking(true).doing(doing)?;
         let mut this = Self {
-            listener: listener.into(),
-            pid: None,
-            started,
+            listener,
+            clients: BTreeMap::new(),
+            next_untold: 0,
+            next_id: 0,
+            process: None,
+            started: Instant::now(),
             due: None,
             delay: FIRST_DELAY,
             restarts: 0,
         };
         this.spawn()?;
         Ok(this)
+    }
+
+    /// The listening socket, when there is room for another client.
+    pub(crate) fn wants_clients(&self) -> Option<BorrowedFd<'_>> {
+        (self.clients.len() < MAX_CLIENTS).then(|| self.listener.as_fd())
+    }
+
+    /// The link to the running supervisor, and whether there is something to send on it.
+    pub(crate) fn link(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        let process = self.process.as_ref().filter(|process| !process.closed)?;
+        Some((process.link.as_fd(), self.next_untold < self.next_id))
+    }
+
+    /// Accepts the clients that are there.
+    pub(crate) fn accept(&mut self) {
+        while self.clients.len() < MAX_CLIENTS {
+            match self.listener.accept() {
+                Ok((client, _)) => {
+                    self.clients.insert(self.next_id, client);
+                    self.next_id += 1;
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                // None is left, or descriptors are short: the next turn tries again.
+                Err(_) => break,
+            }
+        }
+        self.tell();
+    }
+
+    /// Hears what the supervisor says and tells it of the clients that it does not know.
+    pub(crate) fn talk(&mut self) {
+        while let Some(process) = &mut self.process {
+            match process.link.receive::<ToInit>() {
+                Ok((ToInit::Done { id }, _)) => {
+                    self.clients.remove(&id);
+                }
+                // A message that this PID 1 does not know.
+                Err(error) if error.kind() == ErrorKind::InvalidData => {}
+                Err(error) => {
+                    process.closed |= error.kind() != ErrorKind::WouldBlock;
+                    break;
+                }
+            }
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let Some(Process { link, .. }) = &self.process else { return };
+        for (id, client) in self.clients.range(self.next_untold..) {
+            if link.send(&ToSupervisor::Client { id: *id }, Some(client.as_fd())).is_err() {
+                self.next_untold = *id;
+                return;
+            }
+        }
+        self.next_untold = self.next_id;
     }
 
     /// When the next start is due, while the supervisor does not run.
@@ -70,11 +154,13 @@ impl Supervised {
     }
 
     /// Whether `pid` was the supervisor; then its next start is planned.
-    pub(crate) fn reaped(&mut self, pid: Pid, _status: WaitStatus) -> bool {
-        if self.pid != Some(pid) {
+    pub(crate) fn reaped(&mut self, pid: Pid) -> bool {
+        if self.process.as_ref().is_none_or(|process| process.pid != pid) {
             return false;
         }
-        self.pid = None;
+        // What it said last still counts.
+        self.talk();
+        self.process = None;
         self.plan(Instant::now());
         true
     }
@@ -91,16 +177,19 @@ impl Supervised {
 
     fn spawn(&mut self) -> Result<(), Error> {
         self.started = Instant::now();
-        let listener = self.listener.try_clone().doing(|| "copy the listening socket".into())?;
-        let child = Command::new("/proc/self/exe")
-            .arg(ARGUMENT)
-            .env_clear()
-            .stdin(Stdio::from(listener))
-            .spawn()
-            .doing(|| "start the supervisor".into())?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        self.pid = pid;
+        let (pid, link) = spawn().doing(|| "start the supervisor".into())?;
         let group = std::path::Path::new(cgroup::MOUNT).join(cgroup::SUPERVISOR);
-        cgroup::write(&group, "cgroup.procs", &child.id().to_string())
+        self.process = Some(Process { pid, link, closed: false });
+        self.next_untold = self.clients.keys().next().copied().unwrap_or(self.next_id);
+        self.tell();
+        cgroup::write(&group, "cgroup.procs", &pid.as_raw_nonzero().to_string())
     }
+}
+
+fn spawn() -> io::Result<(Pid, Link)> {
+    let (link, theirs) = Link::pair()?;
+    let child =
+        Command::new("/proc/self/exe").arg(ARGUMENT).env_clear().stdin(Stdio::from(theirs)).spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok((pid.expect("the kernel's pids are positive"), link))
 }

@@ -107,18 +107,43 @@ pub(crate) fn enter_new_cgroup_namespace() -> io::Result<()> {
 
 /// Binds a socket to one interface (`SO_BINDTODEVICE`).
 pub(crate) fn bind_to_device(socket: &impl AsFd, interface: &str) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(interface.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the name lives until the call returns, and its length is given with it.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BINDTODEVICE,
-            interface.as_ptr().cast(),
-            length,
-        )
-    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
+}
+
+/// Lets a socket count as readable only when this many bytes are there, or its end (`SO_RCVLOWAT`).
+pub(crate) fn set_low_water(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, &bytes.to_ne_bytes())
+}
+
+fn set_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the value lives until the call returns, and its length is given with it.
+    let result = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many bytes were ever written to a TCP connection, whether or not they left the machine (`TCP_INFO`).
+pub(crate) fn bytes_written(socket: &impl AsFd) -> io::Result<u64> {
+    // Offsets in the kernel's struct tcp_info, which only ever grows at its end.
+    const NOTSENT_BYTES: usize = 144;
+    const BYTES_SENT: usize = 200;
+    let mut info = [0_u8; 256];
+    let mut length = libc::socklen_t::try_from(info.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes into `info`; both live until the call returns.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (Some(unsent), Some(sent)) = (info[NOTSENT_BYTES..].first_chunk(), info[BYTES_SENT..].first_chunk())
+    else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    Ok(u64::from(u32::from_ne_bytes(*unsent)) + u64::from_ne_bytes(*sent))
 }
 
 /// `struct sock_filter`: an instruction of classic BPF.

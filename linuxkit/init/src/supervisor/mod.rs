@@ -1,22 +1,27 @@
 //! The supervisor: answers `GET /livez`, `/readyz`, `/metrics` and `/bootid` on the health port.
 //!
-//! It owns nothing. The listening socket is its standard input, all it knows comes from PID 1's record, and it may be
-//! killed and started again at any moment.
+//! It owns nothing. Its standard input is the link to PID 1, over which it gets the health port's clients; all else that
+//! it knows comes from PID 1's record. It may be killed and started again at any moment.
 
 mod http;
 mod metrics;
 
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use self::http::{Request, Response};
+use self::http::{Request, Response, Server};
+use crate::link::Link;
 use crate::record::{Record, VERSION};
+use crate::sys;
 
 /// Serves until it is killed.
 pub(crate) fn run() -> ExitCode {
+    // PID 1 blocks signals that it takes by descriptor; here they mean what they usually mean.
+    if sys::unblock_signals().is_err() {
+        return ExitCode::from(73);
+    }
     let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::from(74) };
-    match http::serve(&TcpListener::from(socket), answer) {
+    match Server::new(Link::over(socket)).serve(answer) {
         Ok(never) => match never {},
         // The exit code is all that is left to say; PID 1 tells it on the console.
         Err(_) => ExitCode::from(75),

@@ -107,7 +107,8 @@ impl Vm {
         self.wait("the supervisor to answer", |vm| vm.try_get(path))
     }
 
-    fn try_get(&mut self, path: &str) -> Option<Answer> {
+    /// What the supervisor answers to one request, if it answers.
+    pub(crate) fn try_get(&mut self, path: &str) -> Option<Answer> {
         let text = talk(self.health, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;

@@ -1,0 +1,132 @@
+//! What PID 1 and the supervisor say to each other, over a socket that keeps messages apart.
+//!
+//! PID 1 never waits for the other side: what it cannot send now it keeps, and what it keeps is sent again to the next
+//! supervisor when this one dies.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The largest message.
+const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// From PID 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ToSupervisor {
+    /// A client of the health port, whose socket comes with the message. PID 1 keeps a copy until it hears that the
+    /// client was answered.
+    Client {
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// From the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ToInit {
+    /// The client was answered or went away.
+    Done {
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: OwnedFd,
+}
+
+impl Link {
+    /// Both ends. Neither blocks.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self { socket: ours }, theirs))
+    }
+
+    /// The end that is this socket.
+    pub(crate) fn over(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a message, with a descriptor or without. `WouldBlock` when the other side does not read.
+    pub(crate) fn send(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, flags)?;
+        Ok(())
+    }
+
+    /// The next message. `WouldBlock` when there is none, `UnexpectedEof` when the other side is gone.
+    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<(T, Option<OwnedFd>)> {
+        let mut bytes = vec![0; MESSAGE_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received =
+            rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        if received.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok((serde_json::from_slice(&bytes[..received.bytes])?, fd))
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn messages_carry_descriptors() {
+        let (ours, theirs) = Link::pair().unwrap();
+        let theirs = Link::over(theirs);
+        let file = std::fs::File::open("/dev/zero").unwrap();
+        ours.send(&ToSupervisor::Client { id: 7 }, Some(file.as_fd())).unwrap();
+        ours.send(&ToSupervisor::Client { id: 8 }, None).unwrap();
+        let (message, fd) = theirs.receive::<ToSupervisor>().unwrap();
+        assert_eq!(message, ToSupervisor::Client { id: 7 });
+        let mut byte = [1];
+        std::fs::File::from(fd.unwrap()).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [0]);
+        assert_eq!(theirs.receive::<ToSupervisor>().unwrap().0, ToSupervisor::Client { id: 8 });
+        assert_eq!(theirs.receive::<ToSupervisor>().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(ours);
+        assert_eq!(theirs.receive::<ToSupervisor>().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_does_not_block_the_writer() {
+        let (ours, _theirs) = Link::pair().unwrap();
+        let error = (0..1_000_000).find_map(|id| ours.send(&ToSupervisor::Client { id }, None).err());
+        assert_eq!(error.unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
+}
