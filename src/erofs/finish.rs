@@ -6,10 +6,11 @@ use super::directory::{self, Entry};
 use super::error::{EntryProblem, ErofsError};
 use super::format::{
     BLOCK, BLOCK_SIZE, INODE_SIZE, LINKS_OFFSET, Layout, SLOT, SUPER_OFFSET, SUPER_SIZE, SuperBlock, Xattrs,
-    dirent_type, encode_xattrs, mode, put_u32,
+    dirent_type, encode_xattrs, mode,
 };
+use super::run::Run;
 use super::tree::{Attributes, Child, DirId, Leaf, LeafId, ROOT, Tree};
-use super::writer::{ImageWriter, MAX_IMAGE, Special, layout_of, new_inode, place_record};
+use super::writer::{ImageWriter, MAX_IMAGE, Special, layout_of, new_inode};
 
 /// Where the root's inode is: right behind the superblock, which has only 16 bits for its node id.
 const ROOT_OFFSET: usize = SUPER_OFFSET + SUPER_SIZE;
@@ -35,31 +36,29 @@ impl<W: Write + Seek> ImageWriter<W> {
         let census = Census::of(tree);
         let whiteout = self.write_whiteout(census.whiteouts)?;
         self.patch_links(tree, &census)?;
-        let layout = DirectoryLayout::new(tree, &census.directories, self.block(), self.run.len() as u64)?;
+        let layout = DirectoryLayout::new(tree, &census.directories, self.block(), &mut self.run)?;
         self.runs.push(layout.run_block);
         let nids = Nids { runs: &self.runs, layout: &layout, tree, whiteout };
 
-        for (plan, id) in layout.plans.iter().zip(&census.directories) {
+        let mut first_block = [0; BLOCK_SIZE];
+        for (number, (plan, id)) in (self.inodes + 1..).zip(layout.plans.iter().zip(&census.directories)) {
             let entries = entries(tree, *id, &|child| nids.of(child));
-            for block in directory::blocks(&entries).take(plan.whole_blocks as usize) {
+            let mut blocks = directory::blocks(&entries);
+            for block in blocks.by_ref().take(plan.whole_blocks as usize) {
                 let mut bytes = directory::encode(block);
                 bytes.resize(BLOCK_SIZE, 0);
                 self.out.write(&bytes)?;
             }
-        }
-        debug_assert_eq!(self.out.position(), u64::from(layout.run_block) * BLOCK);
-        self.out.write(&self.run)?;
-        let mut first_block = [0; BLOCK_SIZE];
-        for (number, (plan, id)) in (self.inodes + 1..).zip(layout.plans.iter().zip(&census.directories)) {
-            let record = directory_record(&nids, plan, *id, number, census.subdirectories[id.index()]);
+            let mut record = directory_inode(tree, plan, *id, number, census.subdirectories[id.index()]);
+            record.extend(blocks.next().map(directory::encode).unwrap_or_default());
             if *id == ROOT {
                 first_block[ROOT_OFFSET..ROOT_OFFSET + record.len()].copy_from_slice(&record);
             } else {
-                self.out.zeros_until(plan.nid * SLOT)?;
-                self.out.write(&record)?;
+                self.run.put(plan.start, &record);
             }
         }
-        self.out.zeros_until(self.out.position().next_multiple_of(BLOCK))?;
+        debug_assert_eq!(self.block(), layout.run_block);
+        self.out.write(self.run.bytes())?;
 
         let inodes = census.inodes();
         let superblock = SuperBlock {
@@ -103,7 +102,7 @@ impl<W: Write + Seek> ImageWriter<W> {
         if let Some(block) = self.runs.get(leaf.run as usize) {
             self.out.patch(u64::from(*block) * BLOCK + in_run, &links.to_le_bytes())
         } else {
-            put_u32(&mut self.run, usize::try_from(in_run).expect("a run is in memory"), links);
+            self.run.put(usize::try_from(in_run).expect("a run is in memory"), &links.to_le_bytes());
             Ok(())
         }
     }
@@ -153,7 +152,8 @@ impl Census {
 
 /// Where one directory goes.
 struct DirectoryPlan {
-    nid: u64,
+    /// Where its inode is in the last run; the root's is not.
+    start: usize,
     first_block: u32,
     whole_blocks: u32,
     size: u64,
@@ -175,7 +175,7 @@ impl DirectoryPlan {
         let layout = layout_of(size, xattrs, if id == ROOT { ROOT_ROOM } else { BLOCK_SIZE });
         let (whole_blocks, inline) = if layout == Layout::Inline { (count - 1, last) } else { (count, 0) };
         Self {
-            nid: ROOT_OFFSET as u64 / SLOT,
+            start: 0,
             first_block: if whole_blocks > 0 { first_block } else { 0 },
             whole_blocks,
             size,
@@ -196,23 +196,23 @@ struct DirectoryLayout {
 }
 
 impl DirectoryLayout {
-    fn new(tree: &Tree, directories: &[DirId], block: u32, run_length: u64) -> Result<Self, ErofsError> {
+    fn new(tree: &Tree, directories: &[DirId], block: u32, run: &mut Run) -> Result<Self, ErofsError> {
         let mut layout = Self { plans: Vec::new(), nids: vec![0; tree.directory_count()], run_block: block };
         for id in directories {
             let plan = DirectoryPlan::new(tree, *id, layout.run_block);
             layout.run_block += plan.whole_blocks;
             layout.plans.push(plan);
         }
-        let mut end = u64::from(layout.run_block) * BLOCK + run_length;
+        let first = u64::from(layout.run_block) * (BLOCK / SLOT);
         for (plan, id) in layout.plans.iter_mut().zip(directories) {
-            if *id != ROOT {
-                let start = place_record(end, plan.record);
-                plan.nid = start / SLOT;
-                end = start + plan.record as u64;
-            }
-            layout.nids[id.index()] = plan.nid;
+            layout.nids[id.index()] = if *id == ROOT {
+                ROOT_OFFSET as u64 / SLOT
+            } else {
+                plan.start = run.allocate(plan.record);
+                first + plan.start as u64 / SLOT
+            };
         }
-        if end > MAX_IMAGE {
+        if u64::from(layout.run_block) * BLOCK + run.bytes().len() as u64 > MAX_IMAGE {
             let problem = EntryProblem::ImageSize(MAX_IMAGE);
             return Err(ErofsError::File { path: "/".to_owned(), problem });
         }
@@ -270,26 +270,21 @@ fn xattrs(tree: &Tree, id: DirId) -> Xattrs {
     xattrs
 }
 
-/// A directory's inode with everything behind it.
-fn directory_record(
-    nids: &Nids<'_>,
+/// A directory's inode with its extended attributes.
+fn directory_inode(
+    tree: &Tree,
     plan: &DirectoryPlan,
     id: DirId,
     number: u32,
     subdirectories: u32,
 ) -> Vec<u8> {
-    let xattrs = encode_xattrs(&xattrs(nids.tree, id));
-    let mut inode = new_inode(&nids.tree.directory(id).attributes, mode::DIRECTORY, &xattrs, number);
+    let xattrs = encode_xattrs(&xattrs(tree, id));
+    let mut inode = new_inode(&tree.directory(id).attributes, mode::DIRECTORY, &xattrs, number);
     inode.size = plan.size;
     inode.data = plan.first_block;
     inode.layout = plan.layout;
     inode.links = 2 + subdirectories;
     let mut record = inode.encode().to_vec();
     record.extend_from_slice(&xattrs);
-    if plan.layout == Layout::Inline {
-        let entries = entries(nids.tree, id, &|child| nids.of(child));
-        let last = directory::blocks(&entries).last().expect("a directory has `.` and `..`");
-        record.extend_from_slice(&directory::encode(last));
-    }
     record
 }

@@ -16,7 +16,9 @@ pub(super) const SUPER_OFFSET: usize = 1024;
 /// Size of the superblock.
 pub(super) const SUPER_SIZE: usize = 128;
 /// Granularity of inode positions: a node id is the position of an inode in these units.
-pub(super) const SLOT: u64 = 32;
+pub(super) const SLOT: u64 = SLOT_SIZE as u64;
+/// The same as a length in memory.
+pub(super) const SLOT_SIZE: usize = 32;
 /// Size of an extended inode; the compact form has no modification time of its own, so it is only read.
 pub(super) const INODE_SIZE: usize = 64;
 /// Size of a compact inode.

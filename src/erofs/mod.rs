@@ -14,6 +14,7 @@ mod format;
 mod layer;
 mod output;
 mod reader;
+mod run;
 mod tree;
 mod writer;
 

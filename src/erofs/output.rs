@@ -60,11 +60,6 @@ impl<W: Write + Seek> Output<W> {
         Ok(())
     }
 
-    /// Appends zeros up to an offset.
-    pub(super) fn zeros_until(&mut self, offset: u64) -> Result<(), ErofsError> {
-        self.zeros(offset - self.position())
-    }
-
     /// Overwrites bytes that were written before.
     pub(super) fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ErofsError> {
         if let Some(at) = offset.checked_sub(self.flushed) {

@@ -20,6 +20,7 @@ use super::format::{
     xattr_count, xattr_prefix,
 };
 use super::output::Output;
+use super::run::Run;
 use super::tree::{Attributes, Leaf};
 
 /// Version of the bytes that this writer makes of given contents. It belongs into every name under which an image is
@@ -78,7 +79,7 @@ pub(super) struct ImageWriter<W> {
     /// Where it goes.
     pub(super) out: Output<W>,
     /// The run of inodes that is being collected.
-    pub(super) run: Vec<u8>,
+    pub(super) run: Run,
     /// The blocks where the finished runs start.
     pub(super) runs: Vec<u32>,
     /// Inodes so far, which number them.
@@ -90,12 +91,12 @@ impl<W: Write + Seek> ImageWriter<W> {
     pub(super) fn new(out: W) -> Result<Self, ErofsError> {
         let mut out = Output::new(out)?;
         out.write(&[0; BLOCK_SIZE])?;
-        Ok(Self { out, run: Vec::new(), runs: Vec::new(), inodes: 0 })
+        Ok(Self { out, run: Run::default(), runs: Vec::new(), inodes: 0 })
     }
 
     /// Whether this many more bytes of data still fit.
     pub(super) fn check_size(&self, size: u64) -> Result<(), EntryProblem> {
-        let used = self.out.position() + self.run.len() as u64;
+        let used = self.out.position() + self.run.bytes().len() as u64;
         if size > MAX_IMAGE || used + size > MAX_IMAGE {
             return Err(EntryProblem::ImageSize(MAX_IMAGE));
         }
@@ -183,25 +184,23 @@ impl<W: Write + Seek> ImageWriter<W> {
             self.out.write(tail)?;
             self.out.zeros((BLOCK_SIZE - tail.len()) as u64)?;
         }
-        let start = place_record(self.run.len() as u64, INODE_SIZE + xattrs.len() + inline.len());
-        self.run.resize(usize::try_from(start).expect("a run is in memory"), 0);
-        self.run.extend_from_slice(&inode.encode());
-        self.run.extend_from_slice(xattrs);
-        self.run.extend_from_slice(inline);
+        let start = self.run.allocate(INODE_SIZE + xattrs.len() + inline.len());
+        self.run.put(start, &inode.encode());
+        self.run.put(start + INODE_SIZE, xattrs);
+        self.run.put(start + INODE_SIZE + xattrs.len(), inline);
         Ok(Leaf {
             run: u32::try_from(self.runs.len()).expect("runs are fewer than blocks"),
-            slot: u32::try_from(start / SLOT).expect("a run is small"),
+            slot: u32::try_from(start as u64 / SLOT).expect("a run is small"),
             kind: dirent_type(inode.mode),
         })
     }
 
     fn flush_full_run(&mut self) -> Result<(), ErofsError> {
-        if self.run.len() < RUN_SIZE {
+        if self.run.bytes().len() < RUN_SIZE {
             return Ok(());
         }
-        self.run.resize(self.run.len().next_multiple_of(BLOCK_SIZE), 0);
         self.runs.push(self.block());
-        self.out.write(&self.run)?;
+        self.out.write(self.run.bytes())?;
         self.run.clear();
         Ok(())
     }
@@ -233,13 +232,6 @@ pub(super) fn layout_of(size: u64, xattrs: usize, room: usize) -> Layout {
     } else {
         Layout::Plain
     }
-}
-
-/// Where an inode with what is behind it goes, `end` being the end of the last one. It crosses no block unless it is
-/// longer than one, as the kernel demands of inline data.
-pub(super) fn place_record(end: u64, length: usize) -> u64 {
-    let start = end.next_multiple_of(SLOT);
-    if start % BLOCK + length as u64 > BLOCK { start.next_multiple_of(BLOCK) } else { start }
 }
 
 /// Refuses extended attributes that no inode can hold.
