@@ -157,6 +157,10 @@ impl<W: Write + Seek> ImageWriter<W> {
         };
         let xattrs = encode_xattrs(&attributes.xattrs);
         let mut inode = self.inode(attributes, kind, &xattrs);
+        if kind == mode::SYMLINK {
+            // Linux gives every symbolic link all permissions, whatever an archive says.
+            inode.mode = mode::SYMLINK | 0o777;
+        }
         inode.size = content.len() as u64;
         inode.layout = layout_of(inode.size, xattrs.len(), BLOCK_SIZE);
         inode.data = match inode.layout {

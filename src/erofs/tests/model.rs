@@ -103,7 +103,12 @@ impl Model {
                 return Some(());
             }
             Action::File(data) => (NodeKind::File, data.clone()),
-            Action::Symlink(target) => (NodeKind::Symlink, target.clone().into_bytes()),
+            Action::Symlink(target) => {
+                let attributes = Attributes { mode: 0o777, ..attributes };
+                let data = target.clone().into_bytes();
+                self.put(path, Item { kind: NodeKind::Symlink, attributes, data, links: 0 });
+                return Some(());
+            }
             Action::Character(major, minor) => (NodeKind::Character(*major, *minor), Vec::new()),
             Action::Fifo => (NodeKind::Fifo, Vec::new()),
         };
