@@ -11,7 +11,7 @@
 //! wants a device to edit.
 
 use super::{DiskError, SECTOR};
-use crate::plan::layout::{ALIGNMENT, DiskLayout, Guid, Partition};
+use crate::plan::layout::{ALIGNMENT, DiskLayout, ESP_PARTITION, Guid, Partition};
 
 /// Bytes before the first partition.
 pub const HEAD_SIZE: u64 = ALIGNMENT;
@@ -30,6 +30,11 @@ const NAME_OFFSET: usize = 56;
 /// Linux file system data: what a partition tool shows, and what no firmware or automounter acts upon.
 const LINUX_DATA: Guid = Guid::from_bytes([
     0x0f, 0xc6, 0x3d, 0xaf, 0x84, 0x83, 0x47, 0x72, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4,
+]);
+
+/// The EFI system partition: what firmware boots from.
+const EFI_SYSTEM: Guid = Guid::from_bytes([
+    0xc1, 0x2a, 0x73, 0x28, 0xf8, 0x1f, 0x11, 0xd2, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
 ]);
 
 /// The first [`HEAD_SIZE`] bytes of the disk.
@@ -140,7 +145,7 @@ fn entries(layout: &DiskLayout) -> Vec<u8> {
     let count = if layout.partitions.len() > ENTRIES { MORE_ENTRIES } else { ENTRIES };
     let mut out = vec![0; count * ENTRY_SIZE];
     for (partition, entry) in layout.partitions.iter().zip(out.chunks_exact_mut(ENTRY_SIZE)) {
-        put_guid(entry, 0, LINUX_DATA);
+        put_guid(entry, 0, if partition.name == ESP_PARTITION { EFI_SYSTEM } else { LINUX_DATA });
         put_guid(entry, 16, partition.guid);
         put_u64(entry, 32, partition.offset / SECTOR);
         put_u64(entry, 40, (partition.offset + partition.length) / SECTOR - 1);

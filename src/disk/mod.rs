@@ -7,7 +7,7 @@ mod dump;
 mod error;
 pub mod esp;
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 pub mod gpt;
 mod uki;
 pub mod vmdk;

@@ -212,6 +212,7 @@ fn image(
         id: plan.id(),
         kernel: guest.kernel.clone(),
         initrd: guest.initrd.clone(),
+        stub: guest.stub.clone(),
         cmdline: plan.cmdline.clone(),
         segments,
     })

@@ -23,6 +23,9 @@ pub enum ImageError {
         /// What is wrong.
         reason: String,
     },
+    /// The guest bundle has nothing that firmware could start.
+    #[error("the guest bundle has no EFI stub, which firmware boots from; make it anew with `scripts/guest`")]
+    NoStub,
     /// A layer could not be fetched or read.
     #[error(transparent)]
     Registry(#[from] registry::Error),

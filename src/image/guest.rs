@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use i2kit_spec::guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_VERSION, GuestManifest};
+use i2kit_spec::guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest};
 
 use super::ImageError;
 use crate::oci::Digest;
@@ -20,6 +20,8 @@ pub struct GuestBundle {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initrd: PathBuf,
+    /// The EFI stub, in bundles that firmware can boot.
+    pub stub: Option<PathBuf>,
 }
 
 /// Finds the bundle: `folder` itself when the user names one, else the one of this program's version below
@@ -45,14 +47,16 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
     let bundle = GuestBundle {
         kernel: folder.join(GUEST_KERNEL),
         initrd: folder.join(GUEST_INITRD),
+        stub: guest.stub.as_ref().map(|_| folder.join(GUEST_STUB)),
         facts: GuestFacts {
             kernel: digest(GUEST_KERNEL, &guest.kernel)?,
             initrd: digest(GUEST_INITRD, &guest.initrd)?,
+            stub: guest.stub.as_deref().map(|text| digest(GUEST_STUB, text)).transpose()?,
             version: guest.version,
             kernel_release: guest.kernel_release,
         },
     };
-    for file in [&bundle.kernel, &bundle.initrd] {
+    for file in [&bundle.kernel, &bundle.initrd].into_iter().chain(&bundle.stub) {
         if !file.is_file() {
             return Err(bad(format!("{} is missing", file.display())));
         }
@@ -61,9 +65,10 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
 }
 
 impl GuestBundle {
-    /// Checks that kernel and initial RAM file system are the files that `guest.json` describes.
+    /// Checks that kernel, initial RAM file system and stub are the files that `guest.json` describes.
     pub fn verify(&self) -> Result<(), ImageError> {
-        for (file, expected) in [(&self.kernel, self.facts.kernel), (&self.initrd, self.facts.initrd)] {
+        let booted = [(&self.kernel, self.facts.kernel), (&self.initrd, self.facts.initrd)];
+        for (file, expected) in booted.into_iter().chain(self.stub.as_ref().zip(self.facts.stub)) {
             let bytes = fs::read(file).map_err(|e| ImageError::io(file, e))?;
             if Digest::of(&bytes) != expected {
                 return Err(ImageError::BadGuest {
@@ -88,10 +93,12 @@ mod tests {
             arch: "amd64".into(),
             kernel: Digest::of(b"kernel").to_string(),
             initrd: Digest::of(b"initrd").to_string(),
+            stub: Some(Digest::of(b"stub").to_string()),
         };
         fs::write(folder.path().join(GUEST_MANIFEST), serde_json::to_string(&manifest).unwrap()).unwrap();
         fs::write(folder.path().join(GUEST_KERNEL), "kernel").unwrap();
         fs::write(folder.path().join(GUEST_INITRD), "initrd").unwrap();
+        fs::write(folder.path().join(GUEST_STUB), "stub").unwrap();
         folder
     }
 

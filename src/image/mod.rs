@@ -1,6 +1,7 @@
 //! Machine images: carries an image plan out. It knows the guest bundle, the registry and the cache; it does not know
 //! clouds.
 
+mod bootable;
 mod build;
 mod error;
 pub mod export;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::bootable::bootable;
 pub use self::build::Workshop;
 pub use self::error::ImageError;
 pub use self::guest::GuestBundle;
@@ -26,6 +28,9 @@ pub struct DiskImage {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initrd: PathBuf,
+    /// The EFI stub that [`bootable`] needs, when the guest bundle has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stub: Option<PathBuf>,
     /// Kernel command line that belongs to the image.
     pub cmdline: String,
     /// The disk from its first byte to its last. Every length is a multiple of 512.

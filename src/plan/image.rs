@@ -32,6 +32,10 @@ pub struct GuestFacts {
     pub kernel: Digest,
     /// Digest of the initial RAM file system: PID 1, supervisor, modules.
     pub initrd: Digest,
+    /// Digest of the EFI stub that firmware starts, in bundles that have one: clouds need it, qemu on this machine
+    /// does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stub: Option<Digest>,
 }
 
 /// What a machine image is made of.

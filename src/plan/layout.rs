@@ -23,6 +23,10 @@ const POD_SLOT: u64 = 7 << 20;
 const SLOT_PARTS: u64 = 16;
 /// Linux numbers no more partitions of one disk.
 const MAX_PARTITIONS: usize = 255;
+/// Volumes of clouds are whole GiB.
+const VOLUME_UNIT: u64 = 1 << 30;
+/// Name of the EFI system partition.
+pub const ESP_PARTITION: &str = "esp";
 /// Longest name of a partition.
 const MAX_NAME: usize = 36;
 /// Version of how a part's content becomes bytes. Partitions of equal GUID have equal bytes, so this changes with
@@ -125,6 +129,28 @@ impl DiskLayout {
     }
 }
 
+impl DiskLayout {
+    /// The layout of the same disk as firmware boots it: an EFI system partition of `length` bytes (a multiple of
+    /// [`ALIGNMENT`]) with that content in front, everything else behind it in its order, and the size of a volume.
+    ///
+    /// The backup of the partition table must lie at the end of the volume: firmware that misses it there "repairs"
+    /// the disk before it boots.
+    pub fn bootable(mut self, content: Digest, length: u64) -> Self {
+        for partition in &mut self.partitions {
+            partition.offset += length;
+        }
+        let esp = Partition {
+            name: ESP_PARTITION.to_owned(),
+            guid: Guid::derive(ESP_PARTITION, content),
+            offset: ALIGNMENT,
+            length,
+        };
+        self.partitions.insert(0, esp);
+        self.size = (self.size + length).next_multiple_of(VOLUME_UNIT);
+        self
+    }
+}
+
 /// How much room a part has.
 fn slot(name: &str, size: u64) -> u64 {
     let granule = (size.next_power_of_two() / SLOT_PARTS).max(ALIGNMENT);
@@ -214,6 +240,19 @@ mod tests {
         for mib in 1..2000 {
             let size = mib << 20;
             assert!(slot("layer", size) >= size && slot("layer", size) - size <= size / 8, "{mib} MiB");
+        }
+    }
+
+    #[test]
+    fn a_bootable_disk_has_the_same_parts_behind_the_esp() {
+        let plain = DiskLayout::new(Digest::of(b"plan"), [part("pod", "pod", 1), part("base", "base", 40)]);
+        let plain = plain.expect("good parts");
+        let bootable = plain.clone().bootable(Digest::of(b"uki"), 64 << 20);
+        assert_eq!(bootable.size, 1 << 30);
+        assert_eq!((bootable.partitions[0].offset, bootable.partitions[0].length), (ALIGNMENT, 64 << 20));
+        for (before, after) in plain.partitions.iter().zip(&bootable.partitions[1..]) {
+            assert_eq!(after.offset, before.offset + (64 << 20));
+            assert_eq!((&after.name, after.guid, after.length), (&before.name, before.guid, before.length));
         }
     }
 

@@ -15,6 +15,9 @@ pub const GUEST_KERNEL: &str = "kernel";
 /// The initrd's file name inside a bundle.
 pub const GUEST_INITRD: &str = "initrd";
 
+/// The EFI stub's file name inside a bundle.
+pub const GUEST_STUB: &str = "stub.efi";
+
 /// The content of `guest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -29,4 +32,7 @@ pub struct GuestManifest {
     pub kernel: String,
     /// `sha256:…` of the file `initrd`.
     pub initrd: String,
+    /// `sha256:…` of the file `stub.efi`, systemd's EFI stub, in bundles that firmware can boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stub: Option<String>,
 }

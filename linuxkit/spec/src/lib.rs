@@ -16,4 +16,4 @@ pub use boot::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta,
     RestartPolicy, Seccomp,
 };
-pub use guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_VERSION, GuestManifest};
+pub use guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest};

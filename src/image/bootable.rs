@@ -1,0 +1,154 @@
+//! The disk of an image as firmware boots it: an EFI system partition in front of the same parts, and a partition table
+//! for both. What clouds take; qemu on this machine starts the kernel itself.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{DiskImage, ImageError, Segment};
+use crate::disk::{self, esp, gpt};
+use crate::oci::Digest;
+
+/// The disk's first bytes, in the image's folder.
+const HEAD: &str = "efi-head.gpt";
+
+/// The disk's last bytes.
+const TAIL: &str = "efi-tail.gpt";
+
+/// The bootable disk of `image` from its first byte to its last, whole GiB long. The EFI system partition is made once
+/// for all images with the same guest, below `cache`.
+pub fn bootable(image: &DiskImage, cache: &Path) -> Result<Vec<Segment>, ImageError> {
+    let (first, head_file) = match image.segments.first() {
+        Some(Segment { file: Some(file), length }) if *length == gpt::HEAD_SIZE => (fs::read(file), file),
+        _ => return Err(disk::DiskError::Table("the image does not start with one".into()).into()),
+    };
+    let first = first.map_err(|e| ImageError::io(head_file, e))?;
+    let partition = system_partition(image, cache)?;
+    let layout = gpt::parse(&first)?.bootable(partition.content, partition.length);
+    let folder = head_file.parent().unwrap_or(cache);
+    let (head, tail) = (folder.join(HEAD), folder.join(TAIL));
+    write_whole(&head, &gpt::head(&layout))?;
+    write_whole(&tail, &gpt::tail(&layout))?;
+
+    let parts = &image.segments[1..image.segments.len() - 1];
+    let mut segments = vec![
+        Segment { file: Some(head), length: gpt::HEAD_SIZE },
+        Segment { file: Some(partition.file), length: partition.stored },
+    ];
+    segments.extend(zeroes(partition.length - partition.stored));
+    segments.extend_from_slice(parts);
+    let end: u64 = segments.iter().map(|segment| segment.length).sum();
+    segments.extend(zeroes(layout.size - gpt::TAIL_SIZE - end));
+    segments.push(Segment { file: Some(tail), length: gpt::TAIL_SIZE });
+    Ok(segments)
+}
+
+fn zeroes(length: u64) -> Option<Segment> {
+    (length > 0).then_some(Segment { file: None, length })
+}
+
+/// The EFI system partition in the cache.
+struct SystemPartition {
+    file: PathBuf,
+    /// What its bytes are a function of.
+    content: Digest,
+    /// Bytes of the file; zeroes follow.
+    stored: u64,
+    length: u64,
+}
+
+fn system_partition(image: &DiskImage, cache: &Path) -> Result<SystemPartition, ImageError> {
+    let stub = image.stub.as_ref().ok_or(ImageError::NoStub)?;
+    let read = |path: &PathBuf| fs::read(path).map_err(|e| ImageError::io(path, e));
+    let (stub, linux, initrd) = (read(stub)?, read(&image.kernel)?, read(&image.initrd)?);
+    let mut hash = Sha256::new().chain_update(format!("efi system partition 1 {}\n", image.cmdline));
+    for content in [&stub, &linux, &initrd] {
+        hash.update(Digest::of(content).as_bytes());
+    }
+    let content = Digest::of(&hash.finalize());
+    let kernel = disk::Kernel { linux: &linux, initrd: &initrd, cmdline: &image.cmdline };
+    let program = disk::uki(&stub, &kernel)?;
+    let folder = cache.join("efi");
+    let file = folder.join(format!("{}.img", content.hex()));
+    if !file.is_file() {
+        fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
+        let new = tempfile::NamedTempFile::new_in(&folder).map_err(|e| ImageError::io(&folder, e))?;
+        esp::write(&program, new.as_file())?;
+        pad_to_sector(new.as_file()).map_err(|e| ImageError::io(&file, e))?;
+        new.persist(&file).map_err(|e| ImageError::io(&file, e.error))?;
+    }
+    let stored = fs::metadata(&file).map_err(|e| ImageError::io(&file, e))?.len();
+    Ok(SystemPartition { file, content, stored, length: esp::size(program.len() as u64) })
+}
+
+/// Parts of a disk are whole sectors.
+fn pad_to_sector(file: &File) -> std::io::Result<()> {
+    let length = file.metadata()?.len();
+    file.set_len(length.next_multiple_of(disk::SECTOR))
+}
+
+/// Writes a file whole or not at all; whoever comes second writes the same bytes.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    let folder = path.parent().unwrap_or(path);
+    let new = tempfile::NamedTempFile::new_in(folder).map_err(|e| ImageError::io(folder, e))?;
+    fs::write(new.path(), bytes).map_err(|e| ImageError::io(path, e))?;
+    new.persist(path).map(drop).map_err(|e| ImageError::io(path, e.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::image::ImageId;
+    use crate::plan::layout::{DiskLayout, Part};
+
+    fn image(folder: &Path, stub: Option<PathBuf>) -> DiskImage {
+        let part = Part { name: "pod".into(), content: Digest::of(b"pod"), size: 4096 };
+        let layout = DiskLayout::new(Digest::of(b"plan"), [part]).unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            fs::write(folder.join(name), bytes).unwrap();
+            folder.join(name)
+        };
+        DiskImage {
+            id: ImageId(Digest::of(b"plan")),
+            kernel: file("kernel", &[1; 100]),
+            initrd: file("initrd", &[2; 100]),
+            stub,
+            cmdline: "quiet".into(),
+            segments: vec![
+                Segment { file: Some(file("head", &gpt::head(&layout))), length: gpt::HEAD_SIZE },
+                Segment { file: Some(file("pod", &[3; 4096])), length: 4096 },
+                Segment { file: None, length: (1 << 20) - 4096 },
+                Segment { file: Some(file("tail", &gpt::tail(&layout))), length: gpt::TAIL_SIZE },
+            ],
+        }
+    }
+
+    #[test]
+    fn without_a_stub_nothing_boots() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(bootable(&image(folder.path(), None), folder.path()), Err(ImageError::NoStub)));
+    }
+
+    #[test]
+    fn the_parts_lie_where_the_table_says() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("stub"), crate::disk::example::stub()).unwrap();
+        let image = image(folder.path(), Some(folder.path().join("stub")));
+        let segments = bootable(&image, folder.path()).unwrap();
+        assert_eq!(segments.iter().map(|segment| segment.length).sum::<u64>(), 1 << 30);
+        assert!(segments.iter().all(|segment| segment.length % disk::SECTOR == 0));
+        let head = fs::read(segments[0].file.as_ref().unwrap()).unwrap();
+        let layout = gpt::parse(&head).unwrap();
+        let names: Vec<&str> = layout.partitions.iter().map(|partition| &*partition.name).collect();
+        assert_eq!(names, ["esp", "pod"]);
+        let mut at = 0;
+        for segment in &segments {
+            if segment.file == image.segments[1].file {
+                assert_eq!(at, layout.partitions[1].offset);
+            }
+            at += segment.length;
+        }
+        assert_eq!(segments, bootable(&image, folder.path()).unwrap(), "a second time, the same files");
+    }
+}
