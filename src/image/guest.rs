@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use i2kit_spec::guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest};
+use i2kit_spec::guest::{
+    GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
+};
 
 use super::ImageError;
 use crate::oci::Digest;

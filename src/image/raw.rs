@@ -156,7 +156,14 @@ mod tests {
         }
         add("tail".to_owned(), gpt::tail(&layout));
         let none = folder.join("none");
-        DiskImage { id: ImageId(id), kernel: none.clone(), initrd: none, cmdline: String::new(), segments }
+        DiskImage {
+            id: ImageId(id),
+            kernel: none.clone(),
+            initrd: none,
+            stub: None,
+            cmdline: String::new(),
+            segments,
+        }
     }
 
     /// Writes an image over whatever `path` holds and checks that a fresh file gets the same bytes.

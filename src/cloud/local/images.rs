@@ -132,6 +132,7 @@ mod tests {
             id: ImageId(Digest::of(b"sample")),
             kernel: file("k", 10),
             initrd: file("i", 10),
+            stub: None,
             cmdline: "quiet".into(),
             segments: vec![
                 segment(Some(file("head", 1024)), 1024),
