@@ -68,6 +68,22 @@ fn a_pod_boots_in_phases_and_serves() {
 }
 
 #[test]
+fn firmware_boots_the_disk_from_any_controller() {
+    if !wanted() {
+        return;
+    }
+    let pod = Pod::new().service("web", "exec httpd -f -p 80 -h /www").shell();
+    for device in ["virtio-blk-pci", "nvme,serial=vol0123456789abcdef0"] {
+        let mut vm = Vm::boot_by_firmware(&pod, device);
+        vm.ready();
+        assert_eq!(vm.shell("wget -qO- http://127.0.0.1/"), "from the top\n");
+        // The power button, which is how clouds stop an instance.
+        vm.qmp("system_powerdown");
+        assert!(vm.ended().success());
+    }
+}
+
+#[test]
 fn a_container_sees_only_what_its_configuration_gives_it() {
     if !wanted() {
         return;

@@ -3,18 +3,25 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_VERSION, cmdline};
+use i2kit::image::{DiskImage, Segment};
+use i2kit::oci::Digest;
+use i2kit::plan::image::ImageId;
+use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_STUB, GUEST_VERSION, cmdline};
 
 use crate::pod::{HEALTH_PORT, Pod, SHELL_PORT};
 
 /// How long anything may take. Emulation on a loaded machine is slow; nothing that works comes near this.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Where Debian's package has the firmware.
+const OVMF: &str = "/usr/share/OVMF";
 
 /// One machine at a time: two emulated ones on a small host take more than twice as long, and time limits break.
 static TURN: Mutex<()> = Mutex::new(());
@@ -57,36 +64,47 @@ impl Vm {
 
     /// Boots a pod with these parameters on the kernel's command line and these arguments for qemu.
     pub(crate) fn boot_with(pod: &Pod, parameters: &str, arguments: &[&str]) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        pod.write_disk(&folder.path().join("disk"));
-        let [health, shell] = free_ports();
+        let disk = folder.path().join("disk");
+        pod.write_disk(&disk);
         let bundle = bundle();
+        let file = |name| bundle.join(name).display().to_string();
+        let drive = format!("if=none,id=disk,format=raw,readonly=on,file={}", disk.display());
+        let (kernel, initrd) = (file(GUEST_KERNEL), file(GUEST_INITRD));
+        let append = format!("{} {parameters}", cmdline::BASE);
+        let mut all = vec!["-m", "128", "-kernel", &kernel, "-initrd", &initrd, "-append", &append];
+        all.extend(["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"]);
+        all.extend(arguments);
+        Self::start(folder, &all)
+    }
+
+    /// Boots a pod by firmware, as clouds do: from the disk alone, which is this device of qemu's. Its address comes by
+    /// DHCP.
+    pub(crate) fn boot_by_firmware(pod: &Pod, device: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("efi-disk");
+        write_bootable(&bootable_image(pod, folder.path()), folder.path(), &disk);
+        let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", disk.display());
+        let variables = folder.path().join("variables").display().to_string();
+        fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).expect("ovmf is installed");
+        let code = format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF}/OVMF_CODE_4M.fd");
+        let variables = format!("if=pflash,format=raw,unit=1,file={variables}");
+        let device = format!("{device},drive=disk,bootindex=0");
+        // The firmware itself holds kernel and initrd twice before the kernel starts.
+        let all = ["-m", "256", "-drive", &code, "-drive", &variables, "-drive", &drive, "-device", &device];
+        Self::start(folder, &all)
+    }
+
+    fn start(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let [health, shell] = free_ports();
         let network = format!(
             "user,id=net,hostfwd=tcp:127.0.0.1:{health}-:{HEALTH_PORT},hostfwd=tcp:127.0.0.1:{shell}-:{SHELL_PORT}"
         );
         let qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-M",
-                "q35",
-                "-nodefaults",
-                "-nographic",
-                "-accel",
-                "tcg",
-                "-cpu",
-                "max",
-                "-m",
-                "128",
-                "-no-reboot",
-            ])
-            .arg("-kernel")
-            .arg(bundle.join(GUEST_KERNEL))
-            .arg("-initrd")
-            .arg(bundle.join(GUEST_INITRD))
-            .args(["-append", &format!("{} {parameters}", cmdline::BASE)])
-            .args(["-drive", &format!("if=none,id=disk,format=raw,readonly=on,file={}", path("disk"))])
-            .args(["-device", "virtio-blk-pci,drive=disk", "-netdev", &network])
+            .args(["-M", "q35", "-nodefaults", "-nographic", "-accel", "tcg", "-cpu", "max", "-no-reboot"])
+            .args(["-netdev", &network])
             .args(["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"])
             .args(["-serial", &format!("file:{}", path("console"))])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", path("qmp"))])
@@ -182,6 +200,43 @@ impl Drop for Vm {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
+}
+
+/// The pod's disk as an image of the workshop's: its parts in files.
+fn bootable_image(pod: &Pod, folder: &Path) -> DiskImage {
+    let disk = folder.join("disk");
+    pod.write_disk(&disk);
+    let bytes = fs::read(&disk).unwrap();
+    let (head, rest) = bytes.split_at(1 << 20);
+    let (parts, tail) = rest.split_at(rest.len() - (1 << 20));
+    let segment = |name: &str, bytes: &[u8]| {
+        fs::write(folder.join(name), bytes).unwrap();
+        Segment { file: Some(folder.join(name)), length: bytes.len() as u64 }
+    };
+    let bundle = bundle();
+    DiskImage {
+        id: ImageId(Digest::of(head)),
+        kernel: bundle.join(GUEST_KERNEL),
+        initrd: bundle.join(GUEST_INITRD),
+        stub: Some(bundle.join(GUEST_STUB)),
+        cmdline: cmdline::BASE.into(),
+        segments: vec![segment("head", head), segment("parts", parts), segment("tail", tail)],
+    }
+}
+
+/// Writes the bootable disk of an image as one sparse file.
+fn write_bootable(image: &DiskImage, cache: &Path, path: &Path) {
+    let segments = i2kit::image::bootable(image, cache).unwrap();
+    let disk = fs::File::create(path).unwrap();
+    let mut at = 0;
+    for segment in segments {
+        if let Some(file) = segment.file {
+            let bytes = fs::read(file).unwrap();
+            disk.write_all_at(&bytes, at).unwrap();
+        }
+        at += segment.length;
+    }
+    disk.set_len(at).unwrap();
 }
 
 /// Sends a text and reads the answer to its end; nothing when the guest does not listen yet.
