@@ -135,6 +135,7 @@ impl DiskLayout {
     ///
     /// The backup of the partition table must lie at the end of the volume: firmware that misses it there "repairs"
     /// the disk before it boots.
+    #[must_use]
     pub fn bootable(mut self, content: Digest, length: u64) -> Self {
         for partition in &mut self.partitions {
             partition.offset += length;
