@@ -177,9 +177,15 @@ fn rotate(keeper: &Keeper) {
 }
 
 /// Why a VM that runs no more ended, in one line.
-fn ending(keeper: &Keeper, state: &State, id: &str) -> String {
-    if let Some(Life::Failed(reason)) = state.vms.get(id).map(|vm| &vm.life) {
-        return reason.clone();
+fn ending(keeper: &Keeper, state: &mut State, id: &str) -> String {
+    match state.vms.get_mut(id).map(|vm| &mut vm.life) {
+        Some(Life::Failed(reason)) => return reason.clone(),
+        Some(Life::Started(process)) => {
+            if let Some(signal) = process.killed_by() {
+                return format!("the VM's process was killed by signal {signal}");
+            }
+        }
+        _ => {}
     }
     let folder = keeper.home.instance(id);
     if let Some(words) = vm::last_words(&folder) {

@@ -25,6 +25,14 @@ pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// So many bad answers in a row make a healthy VM unhealthy: Kubernetes' default of `failureThreshold`.
 const FALL: u32 = 3;
 
+/// How long a VM that is ready may go on to open the ports that balancers lead to. Then it counts as healthy without
+/// them: a Service may name a port that nobody listens on.
+pub(super) const PORTS_GRACE_MS: u64 = 15_000;
+
+/// A forwarded connection that lives for so long has reached a listener in the guest; one that did not is closed as
+/// soon as the guest has refused it.
+const ACCEPTED: Duration = Duration::from_millis(150);
+
 /// The longest answer that is read.
 const ANSWER_BYTES: u64 = 256 * 1024;
 
@@ -60,6 +68,15 @@ pub(super) async fn check(address: SocketAddr) -> Checked {
     };
     let containers = get(address, "/metrics").await.ok().map(|metrics| containers(&metrics.body));
     Checked { ready, boot_id: answer.boot_id, containers }
+}
+
+/// Whether somebody in the guest accepts connections to the port that is forwarded from `address`.
+pub(super) async fn accepts(address: SocketAddr) -> bool {
+    let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await else {
+        return false;
+    };
+    // An end or a reset without a word is the guest's refusal; silence and words are a listener's.
+    !matches!(tokio::time::timeout(ACCEPTED, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
 }
 
 /// Takes over what was heard. `misses` counts the bad answers in a row.
@@ -221,6 +238,12 @@ mod tests {
         let container = &checked.containers.unwrap()[0];
         assert_eq!((container.state.as_str(), container.restarts), ("waiting, last exit code 1", 3));
         // The listener still accepts, as qemu's does, and nobody answers.
+        assert!(accepts(address).await);
+        let refusing = async {
+            drop(listener.accept().await.unwrap());
+            drop(listener.accept().await.unwrap());
+        };
+        assert!(!tokio::join!(accepts(address), refusing).0);
         let silent = check(address).await.ready.unwrap_err();
         assert!(silent.contains("did not answer"), "{silent}");
     }

@@ -61,6 +61,8 @@ pub(super) struct Vm {
     pub(super) forwards: Vec<Forward>,
     /// Forwards that qemu was asked for while it ran.
     pub(super) asked: BTreeSet<(u16, Protocol)>,
+    /// Whether the ports that balancers lead to are known to accept, or were given up on.
+    pub(super) ports: Ports,
     /// Bad answers to its health check in a row.
     pub(super) misses: u32,
     /// Connections that the balancer carries to it.
@@ -80,6 +82,18 @@ pub(super) enum Life {
     Failed(String),
 }
 
+/// What is known of the ports behind a balancer. A container that runs is not yet a server that listens, and without a
+/// readiness probe nobody else would notice the difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// The VM was not ready yet.
+    Unknown,
+    /// The VM is ready since then, and not all of them accept.
+    Closed(u64),
+    /// They all accept, or have had their time.
+    Settled,
+}
+
 impl Vm {
     /// A VM with that process and nothing known of it.
     pub(super) fn new(life: Life) -> Self {
@@ -87,6 +101,7 @@ impl Vm {
             life,
             forwards: Vec::new(),
             asked: BTreeSet::new(),
+            ports: Ports::Unknown,
             misses: 0,
             connections: Arc::default(),
             watch: CancellationToken::new(),
@@ -142,6 +157,26 @@ impl State {
         balancers.map(|balancer| balancer.host.clone()).collect()
     }
 
+    /// TCP ports of the VM that balancers lead to, and where they are reached.
+    pub(super) fn targets(&self, id: &str) -> Vec<(u16, SocketAddr)> {
+        let owner = |environment: &&Environment| {
+            environment.groups.values().any(|group| group.instances.contains_key(id))
+        };
+        let Some(environment) = self.environments.values().find(owner) else { return Vec::new() };
+        let listeners = environment.balancers.values().flat_map(|balancer| &balancer.spec.listeners);
+        let targets =
+            listeners.filter(|listener| listener.protocol == Protocol::Tcp).flat_map(|l| &l.targets);
+        targets
+            .filter(|target| {
+                environment.groups.get(&target.group).is_some_and(|group| group.instances.contains_key(id))
+            })
+            .filter_map(|target| {
+                let address = self.vms.get(id)?.endpoint(target.port, Protocol::Tcp)?;
+                Some((target.port, address))
+            })
+            .collect()
+    }
+
     /// Healthy VMs behind each listener.
     pub(super) fn backends(
         &self,
@@ -164,7 +199,7 @@ impl State {
 impl Keeper {
     /// Opens the database.
     pub(super) fn open(home: Home) -> Result<Self, CloudError> {
-        let log = Log::open(home.log())?;
+        let log = Log::open(&home.log())?;
         let (store, environments) = Store::open(&home.database())?;
         Ok(Self {
             home,

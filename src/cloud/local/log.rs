@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 
 use super::clock;
@@ -17,12 +17,12 @@ pub(super) struct Log(Mutex<File>);
 
 impl Log {
     /// Opens the file, or makes it.
-    pub(super) fn open(path: PathBuf) -> Result<Self, CloudError> {
+    pub(super) fn open(path: &Path) -> Result<Self, CloudError> {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
-            .open(&path)
-            .map_err(CloudError::file("write", &path))?;
+            .open(path)
+            .map_err(CloudError::file("write", path))?;
         Ok(Self(Mutex::new(file)))
     }
 

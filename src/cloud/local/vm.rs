@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -78,6 +78,11 @@ impl Process {
         !matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
     }
 
+    /// How it ended, when it was a signal that ended it and this process was its parent.
+    pub(super) fn killed_by(&mut self) -> Option<i32> {
+        self.child.as_mut()?.try_wait().ok()??.signal()
+    }
+
     /// Ends it at once.
     pub(super) fn kill(&mut self) {
         // It may have ended by itself; that is what was wanted.
@@ -134,16 +139,19 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("web-1-a");
         fs::create_dir(&folder).unwrap();
-        // A shell that looks like a VM: the arguments after the script are its own. It waits without a child, which
-        // would look like a VM too until it runs another program.
+        // A shell that looks like a VM: the arguments after the script are its own. It waits without a child.
         let mut child = Command::new("sh")
             .args(["-c", "read line", "-name", "guest=web-1-a"])
-            .stdin(std::process::Stdio::piped())
+            .stdin(Stdio::piped())
             .current_dir(&folder)
             .process_group(0)
             .spawn()
             .unwrap();
-        let mut found = running(root.path()).unwrap();
+        // The kernel lets the parent go on a moment before it shows the child's new command line.
+        let mut found = Vec::new();
+        while found.is_empty() {
+            found = running(root.path()).unwrap();
+        }
         assert_eq!(found.len(), 1);
         let (id, process) = &mut found[0];
         assert_eq!((id.as_str(), process.pid()), ("web-1-a", child.id()));

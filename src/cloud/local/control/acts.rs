@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending;
 use crate::cloud::CloudError;
 use crate::cloud::environment::InstanceRecord;
-use crate::cloud::local::keeper::{Keeper, Life, State, Vm};
+use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
 use crate::cloud::local::qemu::Machine;
 use crate::cloud::local::{clock, health, images, qmp, vm};
 use crate::cloud::reconcile::Act;
@@ -240,7 +241,7 @@ async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel:
         let address = keeper.state().vms.get(&id).and_then(|vm| vm.endpoint(health_port, Protocol::Tcp));
         let Some(address) = address else { return };
         let checked = tokio::select! {
-            checked = health::check(address) => checked,
+            checked = look(&keeper, &id, address) => checked,
             () = cancel.cancelled() => return,
         };
         let period = heard(&keeper, &id, checked);
@@ -249,6 +250,40 @@ async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel:
             () = cancel.cancelled() => return,
         }
     }
+}
+
+/// One health check: the guest's own word, and until it was true once, whether the ports behind balancers accept.
+async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> health::Checked {
+    let mut checked = health::check(address).await;
+    if checked.ready.is_err() {
+        return checked;
+    }
+    let now = clock::now();
+    let (since, targets) = {
+        let mut state = keeper.state();
+        let targets = state.targets(id);
+        let Some(vm) = state.vms.get_mut(id) else { return checked };
+        let since = match vm.ports {
+            Ports::Settled => return checked,
+            Ports::Closed(since) => since,
+            Ports::Unknown => now,
+        };
+        vm.ports = Ports::Closed(since);
+        (since, targets)
+    };
+    for (port, address) in targets {
+        if !health::accepts(address).await {
+            if now < since + health::PORTS_GRACE_MS {
+                checked.ready = Err(format!("port {port} accepts no connections yet"));
+                return checked;
+            }
+            keeper.log.say(format_args!("{id}: port {port} is behind a balancer and accepts no connections"));
+        }
+    }
+    if let Some(vm) = keeper.state().vms.get_mut(id) {
+        vm.ports = Ports::Settled;
+    }
+    checked
 }
 
 /// Takes over what a health check heard; how long to wait for the next one.
@@ -310,7 +345,11 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
             group.revisions.iter().map(|r| (r.number, r.launch.health_port)).collect();
         group.instances.retain(|id, record| {
             if let Some(process) = running.remove(id) {
-                vms.insert(id.clone(), Vm::new(Life::Started(process)));
+                let mut vm = Vm::new(Life::Started(process));
+                if record.health == Health::Healthy {
+                    vm.ports = Ports::Settled;
+                }
+                vms.insert(id.clone(), vm);
                 adopted.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
                 return true;
             }
