@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fake_registry::{FakeRegistry, Fault};
@@ -18,7 +19,7 @@ use i2kit::oci::{Digest, Platform, Reference};
 use i2kit::registry::{
     Error, ImageSource, Key, Proxies, Registry, RegistrySettings, Settings, Store, open_layer,
 };
-use i2kit::report::Events;
+use i2kit::report::{Event, Events};
 use image::{TestImage, TestLayer, index};
 use serde_json::json;
 
@@ -79,6 +80,41 @@ async fn an_image_is_pulled_once_and_then_known_by_digest() {
 
     pull(&registry, &resolved.reference, &image).await.unwrap();
     assert_eq!(fake.log(), Vec::<String>::new(), "what is pinned and stored needs no network");
+}
+
+#[tokio::test]
+async fn a_pull_tells_how_far_it_is() {
+    let image = two_layers();
+    let fake = registry_with(&image).await;
+    let folder = tempfile::tempdir().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let events = Events::new(move |event| sink.lock().unwrap().push(event));
+    let registry = Registry::new(Settings::default(), Store::open(folder.path()).unwrap(), events).unwrap();
+    pull(&registry, &app(&fake), &image).await.unwrap();
+    let blob = image.layers[0].digest().to_string();
+    let size = image.layers[0].blob.len() as u64;
+    let seen = seen.lock().unwrap();
+    let of_blob: Vec<&Event> = seen
+        .iter()
+        .filter(|event| match event {
+            Event::TaskStarted { id, .. }
+            | Event::TaskProgress { id, .. }
+            | Event::TaskFinished { id, .. } => *id == blob,
+            _ => false,
+        })
+        .collect();
+    let [
+        Event::TaskStarted { title, total, .. },
+        ..,
+        Event::TaskProgress { done, .. },
+        Event::TaskFinished { .. },
+    ] = of_blob.as_slice()
+    else {
+        panic!("{of_blob:?}");
+    };
+    assert!(title.starts_with("pull app "), "{title}");
+    assert_eq!((*total, *done), (Some(size), size));
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! Downloading a blob: resumed after each break, endpoint after endpoint, verified at the end.
 
+use std::io;
 use std::path::PathBuf;
 
 use futures::StreamExt as _;
+use oci_client::client::SizedStream;
 
 use super::ingest::Ingest;
 use super::progress::Task;
@@ -11,11 +13,21 @@ use super::retry::{Failure, wait};
 use super::{Error, blocking};
 use crate::oci::Digest;
 
-/// Bytes handed to the disk at once. While one batch is hashed and written, the next one arrives, so that a blob in
-/// flight holds about twice as much.
+/// Bytes hashed and written at once. Meanwhile the next ones arrive in the socket's buffer, and a blob in flight holds
+/// about this much.
 const BATCH: usize = 512 * 1024;
 
-/// How a whole endpoint went.
+/// A blob to fetch from one endpoint.
+pub(super) struct Download<'a> {
+    pub(super) remote: &'a Remote,
+    pub(super) request: Request<'a>,
+    pub(super) digest: Digest,
+    /// Whether no other endpoint is left to ask.
+    pub(super) is_last: bool,
+    pub(super) task: &'a Task,
+}
+
+/// How the endpoint did.
 pub(super) enum Outcome {
     /// The blob is in the store.
     Done(PathBuf),
@@ -23,38 +35,88 @@ pub(super) enum Outcome {
     Failed(Box<Ingest>, Error),
 }
 
-/// Fetches the rest of `ingest`'s blob from `remote`.
-pub(super) async fn from_endpoint(
-    remote: &Remote,
-    request: Request<'_>,
-    digest: Digest,
-    mut ingest: Ingest,
-    (is_last, task): (bool, &Task),
-) -> Result<Outcome, Error> {
-    let mut failed = 0;
-    // Bytes of an earlier run or of another endpoint may be what makes the sum wrong: one more try without them.
-    let mut foreign_bytes = ingest.written() > 0;
-    loop {
-        let before = ingest.written();
-        let received;
-        (ingest, received) = receive(remote, request, digest, ingest, task).await?;
-        let failure = match received {
-            Ok(()) => match verify(ingest, remote.host.clone()).await? {
-                Outcome::Failed(rest, _) if foreign_bytes => {
-                    foreign_bytes = false;
-                    ingest = *rest;
-                    continue;
-                }
-                outcome => return Ok(outcome),
-            },
-            Err(failure) => failure,
-        };
-        failed = if ingest.written() > before { 1 } else { failed + 1 };
-        if !failure.is_worth_retry(failed, is_last) {
-            return Ok(Outcome::Failed(Box::new(ingest), failure.error));
+impl Download<'_> {
+    /// Fetches what `ingest` lacks.
+    pub(super) async fn run(&self, mut ingest: Ingest) -> Result<Outcome, Error> {
+        let mut failed = 0;
+        // Bytes of an earlier run or of another endpoint may be what makes the sum wrong: one more try without them.
+        let mut has_older_bytes = ingest.written() > 0;
+        loop {
+            let before = ingest.written();
+            let received;
+            (ingest, received) = self.receive(ingest).await?;
+            let failure = match received {
+                Ok(()) => match verify(ingest, self.remote.host.clone()).await? {
+                    Outcome::Failed(rest, _) if has_older_bytes => {
+                        has_older_bytes = false;
+                        ingest = *rest;
+                        continue;
+                    }
+                    outcome => return Ok(outcome),
+                },
+                Err(failure) => failure,
+            };
+            failed = if ingest.written() > before { 1 } else { failed + 1 };
+            if !failure.is_worth_retry(failed, self.is_last) {
+                return Ok(Outcome::Failed(Box::new(ingest), failure.error));
+            }
+            let at = ingest.written();
+            tracing::debug!(digest = %self.digest, error = %failure.error, failed, at, "resume");
+            tokio::time::sleep(wait(failed)).await;
         }
-        tracing::debug!(%digest, error = %failure.error, failed, at = ingest.written(), "resume");
-        tokio::time::sleep(wait(failed)).await;
+    }
+
+    /// One request, until the blob is complete or the connection breaks.
+    async fn receive(&self, mut ingest: Ingest) -> Result<(Ingest, Result<(), Failure>), Error> {
+        if ingest.is_complete() {
+            return Ok((ingest, Ok(())));
+        }
+        let mut body = match self.remote.blob(self.request, self.digest, ingest.written()).await {
+            Ok(body) => body,
+            Err(failure) => return Ok((ingest, Err(failure))),
+        };
+        if body.starts_at != ingest.written() {
+            ingest.restart()?;
+        }
+        loop {
+            let (batch, end) = self.next_batch(&mut body.stream).await;
+            let place = self.remote.host.clone();
+            let written;
+            (ingest, written) = blocking(move || {
+                let written = batch.iter().try_for_each(|bytes| ingest.write(bytes.as_ref(), &place));
+                Ok((ingest, written))
+            })
+            .await?;
+            self.task.progress(ingest.written());
+            let result = match (written, end) {
+                (Err(error), _) => Err(Failure::final_(error)),
+                (Ok(()), None) => continue,
+                // Whatever the library thought of the end, all bytes are here, and the sum decides.
+                (Ok(()), Some(_)) if ingest.is_complete() => Ok(()),
+                (Ok(()), Some(end)) => Err(end),
+            };
+            return Ok((ingest, result));
+        }
+    }
+
+    /// The next bytes of the body, and what came behind them when that was the end.
+    async fn next_batch(&self, stream: &mut SizedStream) -> (Vec<impl AsRef<[u8]> + use<>>, Option<Failure>) {
+        let mut batch = Vec::new();
+        let mut size = 0;
+        while size < BATCH {
+            match stream.next().await {
+                Some(Ok(bytes)) => {
+                    size += bytes.len();
+                    batch.push(bytes);
+                }
+                Some(Err(error)) => return (batch, Some(self.remote.broken(&error))),
+                None => {
+                    let early = io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early");
+                    return (batch, Some(self.remote.broken(&early)));
+                }
+            }
+        }
+        (batch, None)
     }
 }
 
@@ -65,64 +127,4 @@ async fn verify(mut ingest: Ingest, place: String) -> Result<Outcome, Error> {
         Err(error) => Err(error),
     })
     .await
-}
-
-/// One request, until the blob is complete or the connection breaks.
-async fn receive(
-    remote: &Remote,
-    request: Request<'_>,
-    digest: Digest,
-    mut ingest: Ingest,
-    task: &Task,
-) -> Result<(Ingest, Result<(), Failure>), Error> {
-    if ingest.is_complete() {
-        return Ok((ingest, Ok(())));
-    }
-    let mut body = match remote.blob(request, digest, ingest.written()).await {
-        Ok(body) => body,
-        Err(failure) => return Ok((ingest, Err(failure))),
-    };
-    if body.starts_at != ingest.written() {
-        ingest.restart()?;
-    }
-    loop {
-        let mut batch = Vec::new();
-        let mut size = 0;
-        let mut end = None;
-        while size < BATCH {
-            match body.stream.next().await {
-                Some(Ok(bytes)) => {
-                    size += bytes.len();
-                    batch.push(bytes);
-                }
-                Some(Err(error)) => {
-                    end = Some(Err(remote.broken(&error)));
-                    break;
-                }
-                None => {
-                    end = Some(Ok(()));
-                    break;
-                }
-            }
-        }
-        let place = remote.host.clone();
-        let written;
-        (ingest, written) = blocking(move || {
-            let written = batch.iter().try_for_each(|bytes| ingest.write(bytes, &place));
-            Ok((ingest, written))
-        })
-        .await?;
-        task.progress(ingest.written());
-        match (written, end) {
-            (Err(error), _) => return Ok((ingest, Err(Failure::final_(error)))),
-            (Ok(()), None) => {}
-            // Whatever the library thought of the end, all bytes are here, and the sum decides.
-            (Ok(()), Some(_)) if ingest.is_complete() => return Ok((ingest, Ok(()))),
-            (Ok(()), Some(Ok(()))) => {
-                let early = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the body ended early");
-                return Ok((ingest, Err(remote.broken(&early))));
-            }
-            (Ok(()), Some(Err(failure))) => return Ok((ingest, Err(failure))),
-        }
-    }
 }

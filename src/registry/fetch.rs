@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::download::{Download, Outcome};
 use super::endpoint::{Endpoint, endpoints};
 use super::ingest::Ingest;
 use super::progress::Task;
 use super::remote::{Remote, Request};
 use super::retry::retrying;
 use super::store::{Claim, Key, Partial};
-use super::{Error, ImageSource, Inner, archive, blocking, credentials, download, layout};
+use super::{Error, ImageSource, Inner, archive, blocking, credentials, layout};
 use crate::oci::{Descriptor, Digest, Reference};
 
 /// Waiting for another run is not worth a word before this time.
@@ -133,20 +134,22 @@ async fn from_registry(
         let request = Request { endpoint: &endpoint, image };
         let outcome = match remote(inner, &endpoint).await {
             Ok(remote) => {
-                download::from_endpoint(&remote, request, blob.digest, ingest, (is_last, &task)).await?
+                let download =
+                    Download { remote: &remote, request, digest: blob.digest, is_last, task: &task };
+                download.run(ingest).await?
             }
-            Err(error) => download::Outcome::Failed(Box::new(ingest), error),
+            Err(error) => Outcome::Failed(Box::new(ingest), error),
         };
         match outcome {
-            download::Outcome::Done(path) => {
+            Outcome::Done(path) => {
                 task.finish("pulled");
                 return Ok(path);
             }
-            download::Outcome::Failed(rest, error) if !is_last && error.is_worth_another_mirror() => {
+            Outcome::Failed(rest, error) if !is_last && error.is_worth_another_mirror() => {
                 tracing::debug!(%error, "next mirror");
                 ingest = *rest;
             }
-            download::Outcome::Failed(_, error) => return Err(error),
+            Outcome::Failed(_, error) => return Err(error),
         }
     }
 }

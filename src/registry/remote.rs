@@ -32,7 +32,7 @@ const EVERY_HOST: &str = "*,0.0.0.0/0,::/0";
 /// Hosts that never go through a proxy, as no other machine can reach them.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
-/// A registry or a mirror to which one repository at a time is asked for.
+/// A registry or a mirror.
 pub(super) struct Remote {
     /// What messages call it.
     pub(super) host: String,
