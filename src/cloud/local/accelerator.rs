@@ -28,6 +28,7 @@ const CACHE_VERSION: u32 = 1;
 
 /// What is kept of an answer.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Cached {
     version: u32,
     host_boot_id: String,

@@ -1,7 +1,9 @@
 //! Where the local cloud keeps its things, all below one folder, so that removing that folder leaves nothing behind.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::cloud::CloudError;
 use crate::plan::image::ImageId;
 
 /// The folders of the local cloud, and the programs that it runs.
@@ -19,6 +21,15 @@ impl Home {
     /// The local cloud in the state folder `state` of this program, with `cache` as its cache folder.
     pub fn new(state: &Path, cache: &Path, executable: PathBuf) -> Self {
         Self { state: state.join("local"), cache: cache.to_owned(), executable }
+    }
+
+    /// Makes the local cloud's own folder. Nobody else may enter: whoever reaches the socket commands the VMs.
+    pub(super) fn create(&self) -> Result<(), CloudError> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.state)
+            .map_err(CloudError::file("create", &self.state))
     }
 
     /// Held locked by the background process for as long as it lives.

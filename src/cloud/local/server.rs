@@ -24,7 +24,7 @@ use crate::cloud::CloudError;
 pub async fn serve(home: Home) -> Result<(), CloudError> {
     // Away from the terminal that the first verb was typed on. It fails when that has happened already.
     let _ = rustix::process::setsid();
-    fs::create_dir_all(&home.state).map_err(CloudError::file("create", &home.state))?;
+    home.create()?;
     let Some(lock) = lock(&home)? else { return Ok(()) };
     let keeper = Arc::new(Keeper::open(home)?);
     keeper.log.say(format_args!("started, process {}", std::process::id()));
@@ -61,7 +61,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
 fn lock(home: &Home) -> Result<Option<File>, CloudError> {
     let path = home.lock();
     loop {
-        fs::create_dir_all(&home.state).map_err(CloudError::file("create", &home.state))?;
+        home.create()?;
         let file = match File::options().create(true).truncate(false).write(true).open(&path) {
             // The last one has just removed the folder.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,

@@ -58,7 +58,7 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
             Err(error) => {
                 let exited = child.as_mut().map(Child::try_wait).and_then(Result::ok).flatten();
                 if exited.is_some_and(|status| !status.success()) || Instant::now() > given_up {
-                    return Err(CloudError::Unreachable { message: complaint(home, &error.to_string()) });
+                    return Err(CloudError::Unreachable { message: complaint(home, error) });
                 }
                 // It ended well because another one is the local cloud, or was until just now.
                 if exited.is_some() {
@@ -71,7 +71,7 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
 }
 
 fn spawn(home: &Home) -> Result<Child, CloudError> {
-    fs::create_dir_all(&home.state).map_err(CloudError::file("create", &home.state))?;
+    home.create()?;
     let log = home.log();
     let log =
         File::options().create(true).append(true).open(&log).map_err(CloudError::file("write", &log))?;
@@ -88,7 +88,11 @@ fn spawn(home: &Home) -> Result<Child, CloudError> {
 }
 
 /// What the process said last, for the message that it did not start.
-fn complaint(home: &Home, error: &str) -> String {
+fn complaint(home: &Home, error: CloudError) -> String {
+    let error = match error {
+        CloudError::Unreachable { message } => message,
+        other => other.to_string(),
+    };
     let log = fs::read_to_string(home.log()).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let last = lines[lines.len().saturating_sub(5)..].join("\n");

@@ -198,10 +198,14 @@ fn failed(error: rusqlite::Error) -> CloudError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::NewRevision;
     use crate::cloud::reconcile::Memory;
-    use crate::manifest::api::Strategy;
+    use crate::manifest::api::{IntOrPercent, Protocol, ServiceType, Strategy};
     use crate::oci::Digest;
-    use crate::plan::fleet::GroupSettings;
+    use crate::plan::fleet::{
+        Accelerator, BalancerSpec, ContainerStatus, GroupSettings, Health, LaunchPort, LaunchSpec, Listener,
+        TargetGroup,
+    };
     use crate::plan::image::ImageId;
 
     fn environments() -> Environments {
@@ -242,6 +246,52 @@ mod tests {
         store.save(&state).unwrap();
         drop(store);
         assert_eq!(Store::open(&path).unwrap().1, state);
+    }
+
+    /// The documents' form belongs to [`SCHEMA_VERSION`]: when this golden changes, so must the version, or a newer
+    /// program would take the VMs of an older one for unreadable.
+    #[test]
+    fn the_documents_are_of_this_version() {
+        let mut state = environments();
+        let environment = state.get_mut("local").unwrap();
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let launch = LaunchSpec {
+            image: ImageId(Digest::of(b"1")),
+            memory_mib: 128,
+            vcpus: 1,
+            ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
+            health_port: 10256,
+            grace_period_seconds: 30,
+            health_grace_seconds: 120,
+        };
+        environment
+            .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, 1000)
+            .unwrap();
+        environment.start_refresh(&name, 1, 2, 2000).unwrap();
+        let max_unavailable = IntOrPercent::Percent(25);
+        environment.groups.get_mut(&name).unwrap().settings.strategy =
+            Strategy::RollingUpdate { max_unavailable, max_surge: IntOrPercent::Int(1) };
+        let record = environment.groups.get_mut(&name).unwrap().instances.get_mut("web-1-a").unwrap();
+        record.feel(Health::Unhealthy { reason: "late".into() }, 7);
+        record.accelerator = Some(Accelerator::Tcg);
+        record.containers.push(ContainerStatus {
+            name: "web".into(),
+            ready: true,
+            restarts: 1,
+            state: "running".into(),
+        });
+        let target = TargetGroup { group: name.clone(), port: 80 };
+        let listener = Listener { port: 8080, protocol: Protocol::Udp, targets: vec![target] };
+        let spec = BalancerSpec { name, kind: ServiceType::ClusterIP, listeners: vec![listener] };
+        environment.put_balancer(&spec, || "127.77.0.1".into());
+        let documents: Vec<String> = documents(&state)
+            .into_iter()
+            .map(|((kind, environment, namespace, name, id), document)| {
+                let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+                format!("{kind} {environment} {namespace} {name} {id}\n{document:#}")
+            })
+            .collect();
+        insta::assert_snapshot!("documents_of_version_1", documents.join("\n"));
     }
 
     #[test]

@@ -46,10 +46,10 @@ impl RefreshState {
         }
     }
 
-    /// The revision that it works towards: the old one when it rolls back.
+    /// The revision that it works towards or has reached: the old one once it turned back.
     pub fn target(&self) -> u32 {
         match self.status {
-            RefreshStatus::RollingBack => self.from.unwrap_or(self.to),
+            RefreshStatus::RollingBack | RefreshStatus::RolledBack => self.from.unwrap_or(self.to),
             _ => self.to,
         }
     }

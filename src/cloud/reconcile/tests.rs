@@ -242,8 +242,6 @@ proptest! {
                 }
                 Deed::Pass(seconds) => world.pass(seconds),
             }
-            let most = settings.bounds(group(&world).replicas).max_total;
-            prop_assert!(running(&world).len() <= usize::try_from(most.max(6)).unwrap());
         }
         world.environment.cancel_refresh(&web()).unwrap();
         let now = world.now;
