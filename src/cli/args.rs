@@ -111,6 +111,18 @@ pub(super) struct BuildArgs {
     /// Folder for the disks and their parts [default: build into the cache only]
     #[arg(short, long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// The disk's form
+    #[arg(long, value_enum, default_value_t = DiskFormat::Raw, requires = "dir")]
+    pub format: DiskFormat,
+}
+
+/// `build --format`, in LinuxKit's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DiskFormat {
+    /// Partitions of the pod and its layers; qemu starts kernel and initrd from files of their own
+    Raw,
+    /// The same behind an EFI system partition, for firmware and clouds
+    RawEfi,
 }
 
 /// `deploy`.

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::args::BuildArgs;
+use super::args::{BuildArgs, DiskFormat};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
-use crate::image::export;
+use crate::image::{DiskImage, bootable, export};
 use crate::report::{self, Format};
 
 /// One line of the result.
@@ -32,7 +32,8 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
         let disk = match &args.dir {
             Some(folder) => {
                 let folder = folder.join(name.to_string());
-                Some(export::write(image, plan, &folder).or_exit(Exit::Build)?)
+                let image = in_form(image, args.format, context)?;
+                Some(export::write(&image, plan, &folder).or_exit(Exit::Build)?)
             }
             None => None,
         };
@@ -48,4 +49,13 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
         }
     }
     Ok(Exit::Success)
+}
+
+/// The image with its disk in the form that was asked for.
+fn in_form(image: &DiskImage, format: DiskFormat, context: &Context) -> Result<DiskImage, Failure> {
+    let segments = match format {
+        DiskFormat::Raw => image.segments.clone(),
+        DiskFormat::RawEfi => bootable(image, &context.dirs.cache).or_exit(Exit::Build)?,
+    };
+    Ok(DiskImage { segments, ..image.clone() })
 }

@@ -17,7 +17,7 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
     let cloud = pipeline::cloud(context)?;
     let desired = prepared.desired(context, false);
     let outcome = tokio::select! {
-        outcome = serve(context, cloud.as_ref(), &prepared, &desired) => outcome,
+        outcome = serve(context, cloud.as_ref(), prepared, &desired) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
@@ -40,7 +40,7 @@ async fn teardown(context: &Context, cloud: &dyn Cloud, desired: &Desired) -> Re
 async fn serve(
     context: &Context,
     cloud: &dyn Cloud,
-    prepared: &pipeline::Prepared,
+    prepared: pipeline::Prepared,
     desired: &Desired,
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
@@ -48,6 +48,8 @@ async fn serve(
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
     pipeline::carry_out(context, cloud, &plan, &images).await?;
+    // The cloud has its own copies now; the cache may be pruned while the preview goes on.
+    drop(prepared);
     if context.format == Format::Text {
         report::message(&status::text(&cloud.observe().await.or_exit(Exit::Cloud)?));
         report::message("Serving; Ctrl-C ends the preview and deletes everything it started.");

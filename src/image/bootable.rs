@@ -150,5 +150,11 @@ mod tests {
             at += segment.length;
         }
         assert_eq!(segments, bootable(&image, folder.path()).unwrap(), "a second time, the same files");
+        let disk = folder.path().join("disk.raw");
+        crate::image::raw::write(&DiskImage { segments, ..image }, &disk).unwrap();
+        let mut raw = fs::read(&disk).unwrap();
+        raw.truncate(usize::try_from(at).unwrap());
+        let pod = usize::try_from(layout.partitions[1].offset).unwrap();
+        assert_eq!(raw[pod..pod + 4096], [3; 4096]);
     }
 }

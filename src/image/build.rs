@@ -89,8 +89,24 @@ impl Workshop {
         image(plan, &self.guest, &folder, &layers)
     }
 
-    /// The erofs file of one layer: from the store, or made from the layer's tar.
+    /// The erofs file of one layer. A power cut may have spoiled a blob that was complete before: when a layer cannot be
+    /// read and its blob is no longer what its name says, it is fetched once more.
     async fn layer(
+        &self,
+        id: DiffId,
+        source: Option<(&ResolvedImage, &Layer)>,
+    ) -> Result<PathBuf, ImageError> {
+        let failure = match self.layer_once(id, source).await {
+            Err(failure) => failure,
+            made => return made,
+        };
+        let store = self.registry.store();
+        let spoiled = source.is_some_and(|(_, layer)| matches!(store.recheck(layer.blob.digest), Ok(false)));
+        if spoiled { self.layer_once(id, source).await } else { Err(failure) }
+    }
+
+    /// The erofs file of one layer: from the store, or made from the layer's tar.
+    async fn layer_once(
         &self,
         id: DiffId,
         source: Option<(&ResolvedImage, &Layer)>,

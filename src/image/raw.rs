@@ -29,15 +29,25 @@ pub struct RawDisk {
 
 /// Makes `path` the raw disk of `image`. The same image gives the same bytes, whatever the file held before.
 pub fn write(image: &DiskImage, path: &Path) -> Result<RawDisk, ImageError> {
-    let mut files = image.segments.iter().filter_map(|segment| segment.file.as_deref());
-    let head = files.next().unwrap_or(Path::new(""));
+    let mut files = image
+        .segments
+        .iter()
+        .filter_map(|segment| Some(StoredPart { file: segment.file.as_deref()?, length: segment.length }));
+    let head = files.next().map_or(Path::new(""), |head| head.file);
     let layout = gpt::parse(&fs::read(head).map_err(|e| ImageError::io(head, e))?)?;
-    let parts: Vec<&Path> = files.take(layout.partitions.len()).collect();
+    let parts: Vec<StoredPart> = files.take(layout.partitions.len()).collect();
     write_parts(path, &layout, &parts)
 }
 
+/// The bytes of a partition that are stored; behind them it has zeros.
+#[derive(Debug, Clone, Copy)]
+struct StoredPart<'a> {
+    file: &'a Path,
+    length: u64,
+}
+
 /// Makes `path` the raw disk of a layout, from the files of its partitions in their order.
-fn write_parts(path: &Path, layout: &DiskLayout, parts: &[&Path]) -> Result<RawDisk, ImageError> {
+fn write_parts(path: &Path, layout: &DiskLayout, parts: &[StoredPart<'_>]) -> Result<RawDisk, ImageError> {
     if parts.len() != layout.partitions.len() {
         let (partitions, parts) = (layout.partitions.len(), parts.len());
         return Err(DiskError::Parts { partitions, parts }.into());
@@ -58,7 +68,7 @@ fn write_parts(path: &Path, layout: &DiskLayout, parts: &[&Path]) -> Result<RawD
     let mut copied = 0;
     for (partition, part) in layout.partitions.iter().zip(parts) {
         if !kept.contains(&partition) {
-            copy(&disk, partition, part, path)?;
+            copy(&disk, partition, *part, path)?;
             copied += partition.length;
         }
     }
@@ -113,18 +123,18 @@ fn punch(disk: &File, start: u64, length: u64) -> io::Result<()> {
 }
 
 /// Copies a part to its partition, inside of the kernel where it can, sharing blocks where the file system can.
-fn copy(mut disk: &File, partition: &Partition, part: &Path, path: &Path) -> Result<(), ImageError> {
-    let mut input = File::open(part).map_err(|e| ImageError::io(part, e))?;
-    let found = input.metadata().map_err(|e| ImageError::io(part, e))?.len();
-    if found == partition.length {
+fn copy(mut disk: &File, partition: &Partition, part: StoredPart<'_>, path: &Path) -> Result<(), ImageError> {
+    let mut input = File::open(part.file).map_err(|e| ImageError::io(part.file, e))?;
+    let found = input.metadata().map_err(|e| ImageError::io(part.file, e))?.len();
+    if found == part.length && found <= partition.length {
         disk.seek(SeekFrom::Start(partition.offset)).map_err(|e| ImageError::io(path, e))?;
         let copied = io::copy(&mut input, &mut disk).map_err(|e| ImageError::io(path, e))?;
         disk.flush().map_err(|e| ImageError::io(path, e))?;
-        if copied == partition.length {
+        if copied == found {
             return Ok(());
         }
     }
-    Err(DiskError::Length { name: partition.name.clone(), expected: partition.length, found }.into())
+    Err(DiskError::Length { name: partition.name.clone(), expected: part.length, found }.into())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Error;
-use super::store::{now, open_lock};
+use super::store::{LAYER_SUFFIX, now, open_lock};
 use crate::oci::{DiffId, Digest};
 
 /// How long to wait for runs that use the store.
@@ -83,7 +83,7 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
     let mut entries = Vec::new();
     for (folder, kind, suffix) in [
         ("blobs/sha256", CacheKind::Blob, ""),
-        ("layers/sha256", CacheKind::Layer, ".erofs"),
+        ("layers/sha256", CacheKind::Layer, LAYER_SUFFIX),
         ("images", CacheKind::Image, ""),
         ("memos", CacheKind::Memo, ""),
     ] {

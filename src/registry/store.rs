@@ -4,7 +4,7 @@
 //! ROOT/lock                      held shared by who reads or adds, exclusively by who removes
 //! ROOT/blobs/sha256/HEX          complete and verified, since only a rename makes the name
 //! ROOT/blobs/sha256/HEX.partial  being written by the holder of its lock, or left by a killed run
-//! ROOT/layers/sha256/HEX.erofs   likewise, by diff id
+//! ROOT/layers/sha256/HEX.v1.erofs   likewise, by diff id and by the version of the erofs writer's bytes
 //! ROOT/images/HEX/               built images
 //! ```
 //! Locks are the kernel's (`flock`): a killed process holds none. A name without `.partial` never changes its content.
@@ -23,6 +23,12 @@ use crate::oci::{Descriptor, DiffId, Digest};
 
 /// Suffix of files that are not complete.
 pub(super) const PARTIAL: &str = ".partial";
+
+/// What the name of a layer's file system ends with. Files of another version of the writer are leftovers, which pruning
+/// removes.
+pub(super) const LAYER_SUFFIX: &str = ".v1.erofs";
+const _: () =
+    assert!(crate::erofs::FORMAT_VERSION == 1, "LAYER_SUFFIX names the version of the writer's bytes");
 
 /// How often a claim that another run holds is tried again. Short against a download, long against a system call.
 const CLAIM_POLL: Duration = Duration::from_millis(50);
@@ -90,7 +96,7 @@ impl Store {
         match key {
             Key::Blob(digest) => self.root.join("blobs/sha256").join(digest.hex()),
             Key::Layer(DiffId(digest)) => {
-                self.root.join("layers/sha256").join(format!("{}.erofs", digest.hex()))
+                self.root.join("layers/sha256").join(format!("{}{LAYER_SUFFIX}", digest.hex()))
             }
         }
     }
