@@ -16,7 +16,7 @@ fn every_error_of_a_manifest_is_told_in_one_run() {
         &[("replicas: 3", "replica: 3"), ("containerPort: 80", "containerPort: eighty")],
     );
     let call = world.i2kit(&["check", "bad.yaml"]).code(3);
-    call.says("bad.yaml:9").says("replica").says("containerPort").run();
+    call.prints("bad.yaml:9").prints("did you mean `replicas`").prints("containerPort").run();
 }
 
 #[test]
