@@ -271,9 +271,11 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> health::Checked
         vm.ports = Ports::Closed(since);
         (since, targets)
     };
+    // A container that ends again and again is ready whenever it has just been started.
+    let restarted = checked.containers.iter().flatten().any(|container| container.restarts > 0);
     for (port, address) in targets {
         if !health::accepts(address).await {
-            if now < since + health::PORTS_GRACE_MS {
+            if restarted || now < since + health::PORTS_GRACE_MS {
                 checked.ready = Err(format!("port {port} accepts no connections yet"));
                 return checked;
             }
