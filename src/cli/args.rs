@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::manifest::{External, Options};
+
 /// Deploy pods as micro-VMs: one immutable machine image a pod, rolled out behind a load balancer, without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "i2kit", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -45,13 +47,105 @@ pub(super) struct Manifests {
     /// Manifest files, folders of them, or `-` for standard input; all are read as one set
     #[arg(value_name = "MANIFEST", required = true)]
     pub manifests: Vec<PathBuf>,
+    /// How they are read.
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
+/// How manifests are read.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Reading {
+    /// Leave objects of this kind out (may be repeated)
+    #[arg(long, value_name = "KIND")]
+    pub ignore_kind: Vec<String>,
+    /// An object that exists already, such as secret/NAME in the cloud's secret store (may be repeated)
+    #[arg(long, value_name = "KIND/NAME")]
+    pub external: Vec<External>,
+    /// Accept privileged containers; the machine holds them, but they can change it
+    #[arg(long)]
+    pub allow_privileged: bool,
+    /// Take hostNetwork, hostPID and hostIPC to be about the pod's own machine
+    #[arg(long)]
+    pub host_is_vm: bool,
+}
+
+impl Reading {
+    /// The options that the room takes.
+    pub(super) fn options(&self) -> Options {
+        Options {
+            ignore_kinds: self.ignore_kind.iter().cloned().collect(),
+            external: self.external.iter().cloned().collect(),
+            allow_privileged: self.allow_privileged,
+            host_is_vm: self.host_is_vm,
+            language_only: false,
+        }
+    }
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The set.
+    #[command(flatten)]
+    pub set: Manifests,
+    /// How findings are printed [default: as --output says]
+    #[arg(long, value_enum)]
+    pub format: Option<Findings>,
+    /// Check against the language alone, not against what this version can deploy
+    #[arg(long)]
+    pub language_only: bool,
+}
+
+/// `check --format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Findings {
+    /// For people, each with its line
+    Text,
+    /// A JSON list
+    Json,
+    /// SARIF 2.1.0, for code scanning services
+    Sarif,
+    /// Workflow commands, which GitHub shows beside the lines of a change
+    Github,
+}
+
+/// `convert`.
+#[derive(Debug, Args)]
+pub(super) struct ConvertArgs {
+    /// Manifest files, folders of them, or `-` for standard input
+    #[arg(value_name = "MANIFEST", required = true)]
+    pub manifests: Vec<PathBuf>,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// The code that a finding names; all codes without one
+    pub code: Option<String>,
+}
+
+/// `schema`.
+#[derive(Debug, Args)]
+pub(super) struct SchemaArgs {
+    /// What to print
+    #[arg(long, value_enum, default_value_t = SchemaFormat::JsonSchema)]
+    pub format: SchemaFormat,
+}
+
+/// `schema --format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaFormat {
+    /// A JSON Schema, for editors
+    JsonSchema,
+    /// The page docs/manifests.md
+    Markdown,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Check manifests and say everything that is wrong with them
-    Check(Manifests),
+    Check(CheckArgs),
     /// Show what deploy would do, and why
     Plan(PlanArgs),
     /// Build the machine image of every pod
@@ -78,6 +172,12 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: CacheVerb,
     },
+    /// Explain the code of a finding of check
+    Explain(ExplainArgs),
+    /// Print the JSON Schema of what manifests may say
+    Schema(SchemaArgs),
+    /// Print manifests in the short form as a Deployment and a Service
+    Convert(ConvertArgs),
     /// Print a shell completion script
     Completions {
         /// The shell.
@@ -195,6 +295,9 @@ pub(super) struct DestroyArgs {
     /// Delete everything in the environment
     #[arg(long, conflicts_with = "targets")]
     pub all: bool,
+    /// How manifests are read.
+    #[command(flatten)]
+    pub reading: Reading,
 }
 
 /// `cache`.

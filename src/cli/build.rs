@@ -22,7 +22,7 @@ struct Built {
 
 /// Builds the images; writes disks and their parts when a folder is named.
 pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Failure> {
-    let prepared = pipeline::prepare(context, &args.set.manifests).await?;
+    let prepared = pipeline::prepare(context, &args.set).await?;
     let images = prepared.build(|_| true).await?;
     let mut results = Vec::new();
     for (deployment, plan) in prepared.set.deployments.iter().zip(&prepared.plans) {

@@ -1,21 +1,26 @@
 //! `i2kit check`: everything that is wrong with manifests.
 
-use std::path::PathBuf;
-
-use super::args::Manifests;
+use super::args::{CheckArgs, Findings, Manifests};
 use super::exit::{Exit, Failure};
 use super::{pipeline, set};
 use crate::manifest::api::ObjectSet;
-use crate::manifest::{self, Reading, Severity, SourceFile, render};
+use crate::manifest::{self, Options, Reading, Severity, SourceFile, render};
 use crate::report::{self, Format};
 
 /// Checks the set. Findings are the result of this verb, so they go to standard output.
-pub(super) fn run(set: &Manifests, format: Format) -> Result<Exit, Failure> {
-    let files = set::files(&set.manifests)?;
-    let reading = manifest::read(&files, &manifest::Options::default());
+pub(super) fn run(args: &CheckArgs, format: Format) -> Result<Exit, Failure> {
+    let files = set::files(&args.set.manifests)?;
+    let options = Options { language_only: args.language_only, ..args.set.reading.options() };
+    let reading = manifest::read(&files, &options);
+    let format = args.format.unwrap_or(match format {
+        Format::Text => Findings::Text,
+        Format::Json => Findings::Json,
+    });
     match format {
-        Format::Json => pipeline::json(&render::json(&files, &reading)),
-        Format::Text => {
+        Findings::Json => pipeline::json(&render::json(&files, &reading)),
+        Findings::Sarif => pipeline::json(&render::sarif(&files, &reading, env!("CARGO_PKG_VERSION"))),
+        Findings::Github => report::result(&render::github(&files, &reading)),
+        Findings::Text => {
             report::result(&render::text(&files, &reading, report::colour()));
             report::message(&summary(&reading));
         }
@@ -24,19 +29,21 @@ pub(super) fn run(set: &Manifests, format: Format) -> Result<Exit, Failure> {
 }
 
 /// Reads the set for a verb that goes on with it: findings are talk, and errors end the verb.
-pub(super) fn read(manifests: &[PathBuf], format: Format) -> Result<ObjectSet, Failure> {
-    let files = set::files(manifests)?;
-    let reading = manifest::read(&files, &manifest::Options::default());
+pub(super) fn read(set: &Manifests, format: Format) -> Result<ObjectSet, Failure> {
+    let files = set::files(&set.manifests)?;
+    let reading = manifest::read(&files, &set.reading.options());
+    tell(&files, &reading, format);
+    if reading.has_errors() { Err(Failure::silent(Exit::Manifest)) } else { Ok(reading.set) }
+}
+
+/// Says all findings, as talk.
+pub(super) fn tell(files: &[SourceFile], reading: &Reading, format: Format) {
     if !reading.diagnostics.is_empty() {
-        report::message(findings(&files, &reading, format).trim_end());
+        report::message(findings(files, reading, format).trim_end());
     }
-    if !reading.has_errors() {
-        return Ok(reading.set);
+    if reading.has_errors() && format == Format::Text {
+        report::message(&summary(reading));
     }
-    if format == Format::Text {
-        report::message(&summary(&reading));
-    }
-    Err(Failure::silent(Exit::Manifest))
 }
 
 fn findings(files: &[SourceFile], reading: &Reading, format: Format) -> String {

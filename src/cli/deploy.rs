@@ -8,7 +8,7 @@ use crate::plan::rollout;
 
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
-    let prepared = pipeline::prepare(context, &args.set.manifests).await?;
+    let prepared = pipeline::prepare(context, &args.set).await?;
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);

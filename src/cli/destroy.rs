@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::DestroyArgs;
+use super::args::{DestroyArgs, Manifests};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{check, pipeline};
@@ -15,8 +15,7 @@ use crate::plan::rollout;
 pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context)?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let doomed =
-        if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, &args.targets, context)?) };
+    let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, args, context)?) };
     teardown(context, cloud.as_ref(), &doomed).await
 }
 
@@ -37,10 +36,10 @@ pub(super) struct Doomed {
 }
 
 /// A target that is a file or looks like one is a manifest; any other is a group's name.
-fn targets(fleet: &Fleet, targets: &[String], context: &Context) -> Result<Doomed, Failure> {
+fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doomed, Failure> {
     let mut doomed = Doomed::default();
     let mut manifests = Vec::new();
-    for target in targets {
+    for target in &args.targets {
         let path = Path::new(target);
         let is_manifest = target == "-"
             || path.exists()
@@ -52,7 +51,8 @@ fn targets(fleet: &Fleet, targets: &[String], context: &Context) -> Result<Doome
         }
     }
     if !manifests.is_empty() {
-        let set = check::read(&manifests, context.format)?;
+        let set = Manifests { manifests, reading: args.reading.clone() };
+        let set = check::read(&set, context.format)?;
         doomed.groups.extend(set.deployments.iter().map(|deployment| deployment.meta.name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
     }

@@ -6,10 +6,12 @@ mod cache;
 mod check;
 mod completions;
 mod context;
+mod convert;
 mod deploy;
 mod destroy;
 mod environment;
 pub mod exit;
+mod explain;
 mod history;
 mod local_cloud;
 mod logs;
@@ -18,6 +20,7 @@ mod plan;
 mod preview;
 mod rollback;
 mod scale;
+mod schema;
 mod set;
 mod status;
 
@@ -59,7 +62,10 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     };
     let context = || context::context(global.environment.as_deref(), format, global.quiet);
     match verb {
-        Verb::Check(set) => check::run(&set, format),
+        Verb::Check(args) => check::run(&args, format),
+        Verb::Explain(args) => explain::run(&args, format),
+        Verb::Schema(args) => schema::run(&args),
+        Verb::Convert(args) => convert::run(&args, format),
         Verb::Completions { shell } => completions::run(shell),
         Verb::LocalCloud => block_on(local_cloud::run(&context()?)),
         Verb::Plan(args) => wait(plan::run(&context()?, &args)),

@@ -1,11 +1,11 @@
 //! What several verbs do alike: read the set, resolve and plan its images, name groups, carry plans out.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
+use super::args::Manifests;
 use super::check;
 use super::context::Context;
 use super::environment::Provider;
@@ -36,13 +36,13 @@ pub(super) struct Prepared {
 }
 
 /// Reads the manifests, resolves their images and plans them.
-pub(super) async fn prepare(context: &Context, manifests: &[PathBuf]) -> Result<Prepared, Failure> {
+pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<Prepared, Failure> {
     let set = check::read(manifests, context.format)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context)?;
     let images = resolve(&registry, &set).await?;
     let plans = plans(&set, &images, &guest)?;
-    let names: Vec<String> = manifests.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<String> = manifests.manifests.iter().map(|path| path.display().to_string()).collect();
     Ok(Prepared {
         set,
         plans,

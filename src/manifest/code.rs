@@ -178,6 +178,9 @@ codes! {
     MissingReference, "missing-reference", Error,
         "An object or key that the manifest refers to is not in the given files. All files of one call are one set. `--external secret/NAME` says that a Secret is in the cloud's store already; `optional: true` says that it may be missing.",
         "configMapKeyRef:\n  name: settings\n  key: mode\n";
+    NoRequest, "no-request", Warning,
+        "A scaler keeps the use of a resource at a share of what is requested, but a container requests none of it. The machine's own size is taken instead.",
+        "kind: HorizontalPodAutoscaler\nspec:\n  metrics:\n  - type: Resource\n    resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}\n";
     DuplicateObject, "duplicate-object", Error,
         "Two objects have the same kind, namespace and name. Both places are shown.",
         "kind: Deployment\nmetadata:\n  name: web\n---\nkind: Deployment\nmetadata:\n  name: web\n";

@@ -9,12 +9,14 @@ pub mod api;
 mod build;
 mod check;
 mod code;
+mod convert;
 mod diagnostic;
 pub mod docs;
 mod language;
 mod read;
 mod redact;
 pub mod render;
+mod schema;
 mod set;
 mod short;
 #[cfg(test)]
@@ -25,8 +27,10 @@ mod tree;
 use std::collections::BTreeSet;
 
 pub use code::Code;
+pub use convert::convert;
 pub use diagnostic::{Diagnostic, Place, Severity, SourceFile};
 pub use read::read;
+pub use schema::json_schema;
 
 /// How manifests are to be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod text;
 mod value;
 
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
+pub(super) use rules::holds;
 pub(super) use suggest::nearest;
 pub(super) use text::{port_mapping, subscript};
 pub(super) use value::int_or_percent;

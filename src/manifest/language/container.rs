@@ -423,7 +423,8 @@ static SECURITY_CONTEXT: Table = Table::new(
             "remove it and add the capabilities that are needed, or pass --allow-privileged",
         )
         .unless(&["false"])
-        .switch(Switch::Privileged),
+        .switch(Switch::Privileged)
+        .not_yet(),
         no_meaning("procMount", TEXT, "/proc is always masked").unless(&["Default"]),
         no_meaning("seLinuxOptions", Type::Any, "the machine has no SELinux"),
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),

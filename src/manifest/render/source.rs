@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use crate::manifest::{Place, SourceFile};
 
-/// Longest line that is shown; of longer ones the part around the finding.
+/// Longest part of a line that is shown.
 const MAX_LINE: usize = 160;
+
+/// How much of a long line is shown before the finding.
+const BEFORE: usize = 60;
 
 /// A position for people: both from 1, the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +27,28 @@ pub(super) struct Lines<'f> {
 }
 
 /// A line as it may be shown.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) text: String,
-    /// Where the finding is, in bytes of `text`.
-    pub(super) span: Range<usize>,
+    /// Offsets in the file and where they are in the text, both ascending.
+    map: Vec<(usize, usize)>,
+}
+
+impl Shown {
+    /// Where a part of the file is in the text.
+    pub(super) fn span(&self, span: &Range<usize>) -> Range<usize> {
+        let at = |offset: usize| {
+            let next = self.map.partition_point(|(source, _)| *source < offset);
+            self.map.get(next).map_or(self.text.len(), |(_, shown)| *shown)
+        };
+        let start = at(span.start);
+        start..at(span.end).max(start)
+    }
+
+    fn put(&mut self, source: usize, c: char) {
+        self.map.push((source, self.text.len()));
+        self.text.push(c);
+    }
 }
 
 impl<'f> Lines<'f> {
@@ -45,7 +65,8 @@ impl<'f> Lines<'f> {
         &self.file.name
     }
 
-    fn line_of(&self, offset: usize) -> usize {
+    /// The line that an offset is in, from 0.
+    pub(super) fn line_of(&self, offset: usize) -> usize {
         self.starts.partition_point(|&start| start <= offset).saturating_sub(1)
     }
 
@@ -59,73 +80,79 @@ impl<'f> Lines<'f> {
         Position { line: line + 1, column: String::from_utf8_lossy(before).chars().count() + 1 }
     }
 
-    /// The line that `span` begins in, and where in it the span lies.
-    pub(super) fn shown(&self, span: &Range<usize>) -> Shown {
-        let line = self.line_of(span.start);
-        let start = self.starts[line];
+    /// Line number `line` from 0; of a long one the part around the offset `focus`.
+    pub(super) fn shown(&self, line: usize, focus: usize) -> Shown {
+        let Some(&start) = self.starts.get(line) else { return Shown::default() };
         let end = self.starts.get(line + 1).map_or(self.file.bytes.len(), |next| next - 1).max(start);
-        let mut shown = Shown { text: String::new(), span: 0..0 };
-        let from = span.start.clamp(start, end);
-        let to = span.end.clamp(from, end);
-        self.append(&mut shown.text, start..from);
-        shown.span.start = shown.text.len();
-        self.append(&mut shown.text, from..to);
-        shown.span.end = shown.text.trim_end().len().max(shown.span.start);
-        self.append(&mut shown.text, to..end);
-        shown.text.truncate(shown.text.trim_end().len().max(shown.span.end));
-        cut(shown)
+        let mut window = start..end;
+        if end - start > MAX_LINE {
+            if focus.saturating_sub(start) > MAX_LINE - BEFORE {
+                window.start = self.boundary(focus.clamp(start, end) - BEFORE);
+            }
+            window.end = self.boundary((window.start + MAX_LINE).min(end));
+        }
+        let mut shown = Shown::default();
+        if window.start > start {
+            shown.put(window.start, '…');
+        }
+        self.append(&mut shown, window.clone());
+        let bare = shown.text.trim_end().len();
+        shown.text.truncate(bare);
+        if window.end < end {
+            shown.put(window.end, '…');
+        }
+        for (_, place) in &mut shown.map {
+            *place = (*place).min(bare);
+        }
+        shown
+    }
+
+    /// The next offset at or before which no character of UTF-8 is cut.
+    fn boundary(&self, mut offset: usize) -> usize {
+        while offset > 0 && self.file.bytes.get(offset).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            offset -= 1;
+        }
+        offset
     }
 
     /// Appends the bytes of `range` as text: bad bytes and control characters replaced, covered parts as dots.
-    fn append(&self, text: &mut String, range: Range<usize>) {
+    fn append(&self, shown: &mut Shown, range: Range<usize>) {
         let mut at = range.start;
+        // Covered ranges do not overlap, except that the same place may be listed twice.
         let first = self.covered.partition_point(|covered| covered.end <= range.start);
         for covered in self.covered[first..].iter().take_while(|covered| covered.start < range.end) {
             if covered.start > at {
-                self.append_open(text, at..covered.start);
+                self.append_open(shown, at..covered.start);
             }
             let end = covered.end.min(range.end);
             if end > at {
-                text.push('…');
+                shown.put(covered.start.max(at), '…');
                 at = end;
             }
         }
         if at < range.end {
-            self.append_open(text, at..range.end);
+            self.append_open(shown, at..range.end);
         }
     }
 
-    fn append_open(&self, text: &mut String, range: Range<usize>) {
-        let bytes = self.file.bytes.get(range).unwrap_or_default();
-        text.extend(String::from_utf8_lossy(bytes).chars().filter(|c| *c != '\u{feff}').map(|c| match c {
-            '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        }));
+    fn append_open(&self, shown: &mut Shown, range: Range<usize>) {
+        let mut at = range.start;
+        for chunk in self.file.bytes.get(range).unwrap_or_default().utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\u{feff}' => {}
+                    '\t' => shown.put(at, ' '),
+                    c if c.is_control() => shown.put(at, '\u{fffd}'),
+                    c => shown.put(at, c),
+                }
+                at += c.len_utf8();
+            }
+            if !chunk.invalid().is_empty() {
+                shown.put(at, '\u{fffd}');
+                at += chunk.invalid().len();
+            }
+        }
     }
-}
-
-/// Cuts a long line to the part around the span.
-fn cut(shown: Shown) -> Shown {
-    if shown.text.len() <= MAX_LINE {
-        return shown;
-    }
-    let Shown { text, span } = shown;
-    let boundary =
-        |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-    let from = if span.end <= MAX_LINE { 0 } else { boundary(span.start.saturating_sub(MAX_LINE / 2)) };
-    let to = boundary(from + MAX_LINE);
-    let mut cut = String::new();
-    if from > 0 {
-        cut.push('…');
-    }
-    let shift = cut.len();
-    cut.push_str(&text[from..to]);
-    if to < text.len() {
-        cut.push('…');
-    }
-    let place = |at: usize| at.clamp(from, to) - from + shift;
-    Shown { span: place(span.start)..place(span.end), text: cut }
 }
 
 #[cfg(test)]
@@ -143,27 +170,28 @@ mod tests {
         assert_eq!(lines.position(0), Position { line: 1, column: 1 });
         assert_eq!(lines.position(9), Position { line: 2, column: 4 });
         assert_eq!(lines.position(500), Position { line: 3, column: 1 });
-        let shown = lines.shown(&(9..12));
-        assert_eq!(&shown.text[shown.span], "xyz");
+        let shown = lines.shown(1, 9);
+        assert_eq!(&shown.text[shown.span(&(9..12))], "xyz");
+        assert_eq!(&shown.text[shown.span(&(9..50))], "xyz");
     }
 
     #[test]
     fn covered_text_is_never_shown() {
         let file = file("password: hunter2\nnext: x\n");
         let lines = Lines::new(&file, 0, &[Place { file: 0, span: 10..17 }]);
-        let shown = lines.shown(&(10..17));
+        let shown = lines.shown(0, 10);
         assert_eq!(shown.text, "password: …");
-        assert_eq!(&shown.text[shown.span], "…");
-        assert_eq!(lines.shown(&(0..8)).text, "password: …");
-        assert_eq!(lines.shown(&(12..14)).text, "password: ………");
+        assert_eq!(&shown.text[shown.span(&(10..17))], "…");
+        assert_eq!(&shown.text[shown.span(&(0..8))], "password");
+        assert_eq!(shown.span(&(12..14)), shown.text.len()..shown.text.len());
     }
 
     #[test]
     fn long_lines_are_cut_around_the_finding() {
         let file = file(&format!("a: {}x{}", "ä".repeat(300), "b".repeat(300)));
         let lines = Lines::new(&file, 0, &[]);
-        let shown = lines.shown(&(603..604));
-        assert_eq!(&shown.text[shown.span.clone()], "x");
-        assert!(shown.text.len() < 180);
+        let shown = lines.shown(0, 603);
+        assert_eq!(&shown.text[shown.span(&(603..604))], "x");
+        assert!(shown.text.len() < 180 && shown.text.starts_with('…') && shown.text.ends_with('…'));
     }
 }

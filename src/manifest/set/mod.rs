@@ -1,6 +1,7 @@
 //! The objects of all files against each other.
 
 mod services;
+mod targets;
 
 use std::collections::BTreeMap;
 
@@ -84,6 +85,7 @@ pub(super) fn check(
     set.unique_names();
     set.references(references);
     set.services();
+    set.targets();
 }
 
 impl Set<'_, '_> {

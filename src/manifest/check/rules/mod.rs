@@ -19,5 +19,5 @@ pub(in crate::manifest) use service::{
     ingress_annotations, ingress_has_backend, ingress_path, service, short_form,
 };
 pub(in crate::manifest) use workload::{
-    always_restarts, claim_templates, job_restarts, rolling_update, selector_matches, strategy,
+    always_restarts, claim_templates, holds, job_restarts, rolling_update, selector_matches, strategy,
 };

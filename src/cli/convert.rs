@@ -1,0 +1,22 @@
+//! `i2kit convert`: the short form as the objects that it stands for.
+
+use super::args::ConvertArgs;
+use super::exit::{Exit, Failure};
+use super::{check, set};
+use crate::manifest;
+use crate::report::{self, Format};
+
+/// Prints all objects as YAML.
+pub(super) fn run(args: &ConvertArgs, format: Format) -> Result<Exit, Failure> {
+    let files = set::files(&args.manifests)?;
+    match manifest::convert(&files) {
+        Ok(text) => {
+            report::result(&text);
+            Ok(Exit::Success)
+        }
+        Err(reading) => {
+            check::tell(&files, &reading, format);
+            Err(Failure::silent(Exit::Manifest))
+        }
+    }
+}

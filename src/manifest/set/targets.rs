@@ -1,0 +1,152 @@
+//! What scalers, budgets, Ingresses and StatefulSets are about.
+
+use super::services::selects;
+use super::{Document, Set, finding, item};
+use crate::manifest::check::{holds, nearest};
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Node, Span};
+
+impl<'s, 'a> Set<'s, 'a> {
+    /// Checks every object that is about another one.
+    pub(super) fn targets(&mut self) {
+        let documents = self.documents;
+        for document in documents {
+            match document.kind.name {
+                "HorizontalPodAutoscaler" => self.scaler(document),
+                "PodDisruptionBudget" => self.budget(document),
+                "Ingress" => self.ingress(document),
+                "StatefulSet" => self.governing_service(document),
+                _ => {}
+            }
+        }
+    }
+
+    /// An object of the same namespace.
+    fn find(&self, around: &Document<'_>, kind: &str, name: &str) -> Option<&'s Document<'a>> {
+        self.documents.iter().find(|document| {
+            document.kind.name == kind && document.name == name && document.namespace == around.namespace
+        })
+    }
+
+    /// Reports that `kind/name` is not in the set, unless nobody can know.
+    fn absent(&mut self, from: &Document<'_>, path: &str, span: Span, kind: &str, name: &str) {
+        if self.broken {
+            return;
+        }
+        let names = self.documents.iter().filter(|document| document.kind.name == kind);
+        let near = nearest(name, names.map(|document| document.name.as_str()));
+        let message = format!("{kind} `{name}` is not in the given files");
+        let mut found = finding(Code::MissingReference, from, path, span, message);
+        found.help(
+            near.map_or_else(|| "give its file too".to_owned(), |near| format!("did you mean `{near}`?")),
+        );
+        self.findings.push(found);
+    }
+
+    fn scaler(&mut self, document: &Document<'_>) {
+        let Some(target) = document.root.at(&["spec", "scaleTargetRef"]) else { return };
+        let (Some(kind), Some(name)) = (target.str("kind"), target.get("name")) else { return };
+        let text = name.scalar().unwrap_or_default();
+        let Some(workload) = self.find(document, kind, text) else {
+            self.absent(document, "spec.scaleTargetRef.name", name.span, kind, text);
+            return;
+        };
+        if let Some(replicas) = workload.root.at(&["spec", "replicas"]) {
+            let message = format!(
+                "{} is scaled by {}: `replicas` is only its first size",
+                workload.title(),
+                document.title()
+            );
+            let found = finding(Code::Adapted, workload, "spec.replicas", replicas.span, message);
+            self.findings.push(found);
+        }
+        let measured = document.root.at(&["spec", "metrics"]).map_or(&[][..], Node::items);
+        let resources =
+            measured.iter().filter_map(|metric| metric.at(&["resource", "name"])).filter_map(Node::scalar);
+        let wanted: Vec<&str> = if measured.is_empty() { vec!["cpu"] } else { resources.collect() };
+        let containers = workload.template().and_then(|template| template.at(&["spec", "containers"]));
+        for container in containers.map_or(&[][..], Node::items) {
+            let given = |resource: &&str| {
+                ["requests", "limits"]
+                    .iter()
+                    .any(|group| container.at(&["resources", group, resource]).is_some())
+            };
+            if let Some(resource) = wanted.iter().find(|resource| !given(resource)) {
+                let name = container.str("name").unwrap_or("?");
+                let title = workload.title();
+                let message = format!(
+                    "container `{name}` of {title} has no {resource} request to measure its use against"
+                );
+                let mut found =
+                    finding(Code::NoRequest, document, "spec.scaleTargetRef", target.span, message);
+                found.help(format!("set resources.requests.{resource}"));
+                self.findings.push(found);
+            }
+        }
+    }
+
+    fn budget(&mut self, document: &Document<'_>) {
+        let Some(selector) = document.root.at(&["spec", "selector"]) else { return };
+        let documents = self.documents;
+        let matched = documents.iter().filter(|other| other.namespace == document.namespace).any(|other| {
+            other.template().is_some_and(|template| {
+                let labels = selector.get("matchLabels");
+                let conditions = selector.get("matchExpressions").map_or(&[][..], Node::items);
+                labels.is_none_or(|labels| selects(labels, template))
+                    && conditions
+                        .iter()
+                        .all(|condition| holds(condition, template.at(&["metadata", "labels"])))
+            })
+        });
+        if !matched && !self.broken {
+            let message = "the selector matches no pod template of the given files".to_owned();
+            let mut found = finding(Code::NoTarget, document, "spec.selector", selector.span, message);
+            found.help("give the file with the workload too, or correct the selector");
+            self.findings.push(found);
+        }
+    }
+
+    fn ingress(&mut self, document: &Document<'_>) {
+        let Some(spec) = document.root.get("spec") else { return };
+        if let Some(backend) = spec.get("defaultBackend") {
+            self.backend_port(document, backend, "spec.defaultBackend");
+        }
+        for (i, rule) in spec.get("rules").map_or(&[][..], Node::items).iter().enumerate() {
+            for (j, path) in rule.at(&["http", "paths"]).map_or(&[][..], Node::items).iter().enumerate() {
+                let Some(backend) = path.get("backend") else { continue };
+                let prefix = format!("{}.paths[{j}].backend", item("spec.rules", i, "http"));
+                self.backend_port(document, backend, &prefix);
+            }
+        }
+    }
+
+    /// The port that a backend names must be one of its Service; that the Service exists is checked by name.
+    fn backend_port(&mut self, document: &Document<'_>, backend: &Node<'_>, path: &str) {
+        let Some(service) = backend.get("service") else { return };
+        let Some(target) = service.str("name").and_then(|name| self.find(document, "Service", name)) else {
+            return;
+        };
+        let ports = target.root.at(&["spec", "ports"]).map_or(&[][..], Node::items);
+        for (key, of) in [("number", "port"), ("name", "name")] {
+            let Some(wanted) = service.at(&["port", key]) else { continue };
+            let text = wanted.scalar().unwrap_or_default();
+            if ports.iter().any(|port| port.str(of) == Some(text)) {
+                continue;
+            }
+            let has: Vec<&str> = ports.iter().filter_map(|port| port.str(of)).collect();
+            let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+            let message = format!("{} has no port with the {key} {text}; it has: {has}", target.title());
+            let path = format!("{path}.service.port.{key}");
+            let found = finding(Code::UnknownPort, document, &path, wanted.span, message);
+            self.findings.push(found);
+        }
+    }
+
+    fn governing_service(&mut self, document: &Document<'_>) {
+        let Some(name) = document.root.at(&["spec", "serviceName"]) else { return };
+        let text = name.scalar().unwrap_or_default();
+        if !text.is_empty() && self.find(document, "Service", text).is_none() {
+            self.absent(document, "spec.serviceName", name.span, "Service", text);
+        }
+    }
+}
