@@ -5,6 +5,7 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
 use crate::plan::rollout;
+use crate::report::{self, Format};
 
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
@@ -14,5 +15,13 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
-    pipeline::carry_out(context, cloud.as_ref(), &plan, &images).await
+    let exit = pipeline::carry_out(context, cloud.as_ref(), &plan, &images).await?;
+    if context.format == Format::Text {
+        let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+        let names: Vec<_> = prepared.set.services.iter().map(|service| &service.meta.name).collect();
+        for balancer in fleet.balancers.iter().filter(|balancer| names.contains(&&balancer.spec.name)) {
+            report::result(&format!("{} {}\n", balancer.spec.name, balancer.addresses().join(" ")));
+        }
+    }
+    Ok(exit)
 }

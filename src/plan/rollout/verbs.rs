@@ -31,7 +31,7 @@ pub enum PlanError {
     },
     /// There is nothing to go back to.
     #[error(
-        "{group} has no earlier revision that ever served; name one with --to (`i2kit history` lists them)"
+        "{group} has no earlier revision that ever served; name one with --to-revision (`i2kit history` lists them)"
     )]
     NoEarlierRevision {
         /// The group.
