@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{World, machines, wait_for_page};
+use crate::support::{World, kill, machines, wait_for_page};
 
 /// Two machines that start fast.
 const MANIFEST: &str = "name: crash
@@ -52,6 +52,27 @@ fn a_killed_deploy_converges_when_it_is_run_again() {
             assert_eq!(machines, group.instances.len(), "an orphan: {:?}", world.processes());
         }
     }
+    world.i2kit(&["destroy", "crash.yaml"]).run();
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_rollout_goes_on_when_the_local_cloud_is_killed_under_it() {
+    if !machines() {
+        return;
+    }
+    let world = World::new();
+    world.write("crash.yaml", &MANIFEST.replace("REVISION", "before"));
+    let whole = world.i2kit(&["deploy", "crash.yaml"]).run().took;
+    world.write("crash.yaml", &MANIFEST.replace("REVISION", "after"));
+    let mut deploy = world.i2kit(&["deploy", "crash.yaml"]).start();
+    for _ in 0..3 {
+        std::thread::sleep(whole / 4);
+        kill(world.local_cloud());
+    }
+    assert!(deploy.wait().unwrap().success());
+    wait_for_page(&world.address("crash"), "after");
+    assert_eq!(world.group("crash").healthy(), 2);
     world.i2kit(&["destroy", "crash.yaml"]).run();
     world.assert_nothing_left();
 }

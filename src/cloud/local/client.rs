@@ -21,6 +21,9 @@ use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings};
 use crate::plan::image::ImageId;
 
+/// How often a verb is said when the process dies under it.
+const ATTEMPTS: u32 = 3;
+
 /// One environment of the local cloud. Its process is started by the first verb that needs it.
 #[derive(Debug, Clone)]
 pub struct LocalCloud {
@@ -35,9 +38,16 @@ impl LocalCloud {
     }
 
     async fn call<T: DeserializeOwned>(&self, verb: Verb) -> Result<T, CloudError> {
-        start::ensure(&self.home).await?;
         let call = Call { environment: self.environment.clone(), verb };
-        post(&self.home, "/v1/call", &call).await
+        let mut attempt = 1;
+        loop {
+            start::ensure(&self.home).await?;
+            match post(&self.home, "/v1/call", &call).await {
+                // The process died under the question. Every verb may be said twice, so it is said to the next one.
+                Err(CloudError::Unreachable { .. }) if attempt < ATTEMPTS => attempt += 1,
+                answer => return answer,
+            }
+        }
     }
 
     async fn tell(&self, verb: Verb) -> Result<(), CloudError> {
