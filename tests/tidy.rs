@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("manifest", &["oci"]),
     ("plan", &["manifest", "oci"]),
     ("disk", &["oci", "plan"]),
-    ("registry", &["oci", "report"]),
+    ("registry", &["erofs", "oci", "report"]),
     ("image", &["disk", "erofs", "oci", "plan", "registry", "report"]),
     ("cloud", &["disk", "image", "manifest", "oci", "plan", "report"]),
     ("rollout", &["cloud", "image", "manifest", "oci", "plan", "report"]),
