@@ -16,9 +16,9 @@ const PATH_MAX: usize = 4095;
 const MAX_LINKS: usize = 40;
 /// Memory that the tree may take, so that a small archive of many names cannot exhaust the machine. An image with a
 /// million files of ordinary names stays below.
-pub(super) const MAX_COST: usize = 256 << 20;
+pub(super) const MAX_COST: usize = 128 << 20;
 /// What one name costs besides its bytes.
-const NAME_COST: usize = 64;
+const NAME_COST: usize = 80;
 /// What one directory costs besides its name and attributes.
 const DIRECTORY_COST: usize = 160;
 
@@ -369,6 +369,6 @@ mod tests {
         let attributes = Attributes { xattrs, ..Attributes::default() };
         let described = until_full(|tree, _| tree.set_attributes(ROOT, attributes.clone()));
         let counts = [files, rewritten, directories, implied, targets, whiteouts, described];
-        assert_eq!(counts, [1486, 1470, 441, 221, 93, 1486, 93], "what fits into {BUDGET} bytes");
+        assert_eq!(counts, [1203, 1190, 411, 206, 92, 1203, 92], "what fits into {BUDGET} bytes");
     }
 }
