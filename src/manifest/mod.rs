@@ -12,6 +12,8 @@ mod code;
 mod convert;
 mod diagnostic;
 pub mod docs;
+#[cfg(test)]
+mod fuzz;
 mod language;
 mod read;
 mod redact;

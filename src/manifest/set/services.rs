@@ -101,7 +101,7 @@ impl Set<'_, '_> {
                 found.help(format!("did you mean `{near}`?"));
             }
             self.findings.push(found);
-        } else if !ports.is_empty() && !ports.iter().any(|(_, number)| *number == text) {
+        } else if text != "0" && !ports.is_empty() && !ports.iter().any(|(_, number)| *number == text) {
             let message =
                 format!("no container of {} lists port {text}; it lists {}", target.title(), list());
             let found = finding(Code::UnlistedPort, service, &path, wanted.span, message);

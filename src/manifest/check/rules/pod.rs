@@ -104,15 +104,19 @@ pub(in crate::manifest) fn pod_ends(check: &mut Check<'_>, pod: &Node<'_>) {
     }
 }
 
-/// The old and the new name of one field.
+/// The old and the new name of one field; the new one wins, as in Kubernetes.
 pub(in crate::manifest) fn same_service_account(check: &mut Check<'_>, spec: &Node<'_>) {
     let (Some(new), Some(old)) = (spec.get("serviceAccountName"), spec.get("serviceAccount")) else { return };
     if new.scalar() != old.scalar() {
         let other = check.place(new.span);
         check.key("serviceAccount", |check| {
             check
-                .report(Code::Conflict, old.span, "differs from `serviceAccountName`")
-                .also(other, "the current name of the field")
+                .report(
+                    Code::NoMeaning,
+                    old.span,
+                    "`serviceAccount` has no meaning beside `serviceAccountName`",
+                )
+                .also(other, "this one holds")
                 .help("remove `serviceAccount`");
         });
     }

@@ -1,0 +1,95 @@
+//! What `check` finds: every file of `tests/findings` ends with the findings that it must get, and no others.
+
+use std::path::Path;
+
+use i2kit::manifest::{Options, Severity, SourceFile, read, render};
+
+/// `severity code line path` of each finding.
+fn findings(name: &str, bytes: &[u8], options: &Options) -> Vec<String> {
+    let files = [SourceFile { name: name.to_owned(), bytes: bytes.to_vec() }];
+    let reading = read(&files, options);
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    render::json(&files, &reading)
+        .iter()
+        .map(|finding| {
+            let [severity, code, path] = ["severity", "code", "path"].map(|key| text(&finding[key]));
+            format!("{severity} {code} {} {path}", finding["line"]).trim_end().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_file_gets_the_findings_that_it_names() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/findings");
+    let options = Options { language_only: true, ..Options::default() };
+    let mut wrong = Vec::new();
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let wanted: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
+        let got = findings("x.yaml", text.as_bytes(), &options);
+        files += 1;
+        if got != wanted {
+            wrong.push(format!("{}\n  wanted {wanted:#?}\n  got {got:#?}", path.display()));
+        }
+    }
+    assert!(files > 30, "only {files} files");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn texts_that_are_none_are_refused_with_their_place() {
+    let check = |bytes: &[u8]| findings("x.yaml", bytes, &Options::default());
+    assert_eq!(check(b"kind: A\nname: \xff\xfe\n"), ["error encoding 2"]);
+    assert_eq!(check(b"kind: A\nname: a\0b\n"), ["error encoding 2"]);
+    assert_eq!(check(&[b"a: ".as_slice(), &[b'['; 100_000]].concat()), ["error nesting-limit 1"]);
+    let nested = (0..10_000).map(|i| format!("{}a:\n", " ".repeat(i.min(400)))).collect::<String>();
+    let found = check(nested.as_bytes());
+    assert!(found[0].starts_with("error nesting-limit"), "{:?}", &found[..found.len().min(3)]);
+    assert_eq!(check(&vec![b'#'; 33 << 20]), ["error too-large 1"]);
+}
+
+#[test]
+fn an_alias_bomb_is_refused_early() {
+    let mut bomb = "data:\n  a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for i in 1..30 {
+        let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
+        bomb.push_str(&format!("  a{i}: &a{i} [{aliases}]\n"));
+    }
+    let found = findings("x.yaml", bomb.as_bytes(), &Options::default());
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("error alias-limit"), "{found:?}");
+}
+
+#[test]
+fn a_chain_of_aliases_cannot_nest_deeper_than_text() {
+    let mut chain = "a0: &a0 [x]\n".to_owned();
+    for i in 1..400 {
+        chain.push_str(&format!("a{i}: &a{i} [*a{}]\n", i - 1));
+    }
+    let found = findings("x.yaml", chain.as_bytes(), &Options::default());
+    assert!(found[0].starts_with("error nesting-limit"), "{found:?}");
+}
+
+#[test]
+fn line_ends_and_byte_order_marks_change_no_finding() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  nam: a\n";
+    let plain = findings("x.yaml", text.as_bytes(), &Options::default());
+    assert_eq!(plain, ["error unknown-field 4 metadata.nam", "error missing-field 4 metadata.name"]);
+    let windows = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+    assert_eq!(findings("x.yaml", windows.as_bytes(), &Options::default()), plain);
+}
+
+#[test]
+fn switches_turn_refusals_off() {
+    let text = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: a}\n";
+    let options = Options { ignore_kinds: ["DaemonSet".to_owned()].into(), ..Options::default() };
+    assert_eq!(findings("x.yaml", text.as_bytes(), &options), ["note ignored-kind 2"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/findings/host-and-privileged.yaml");
+    let bytes = std::fs::read(path).unwrap();
+    let options =
+        Options { allow_privileged: true, host_is_vm: true, language_only: true, ..Options::default() };
+    let files = [SourceFile { name: "x".into(), bytes }];
+    assert_eq!(read(&files, &options).count(Severity::Error), 0);
+}
