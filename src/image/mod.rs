@@ -28,7 +28,7 @@ pub struct DiskImage {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initrd: PathBuf,
-    /// The EFI stub that [`bootable`] needs, when the guest bundle has one.
+    /// The EFI stub that [`bootable()`] needs, when the guest bundle has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub: Option<PathBuf>,
     /// Kernel command line that belongs to the image.
