@@ -37,6 +37,18 @@ pub enum CloudError {
         /// What was tried and what happened.
         message: String,
     },
+    /// The cloud's API refused or failed.
+    #[error("{operation} failed: {code}{}{message}; {advice}", if message.is_empty() { "" } else { ": " })]
+    Api {
+        /// The call.
+        operation: String,
+        /// The error's code in the cloud's words.
+        code: String,
+        /// Its text.
+        message: String,
+        /// What to do about it.
+        advice: String,
+    },
     /// A program that is needed cannot be run.
     #[error("cannot run {program}: {message}")]
     Program {

@@ -5,6 +5,8 @@
 //! the tool is killed (keeping a group at its size, a refresh with its rollback, balancing) is the cloud's own work;
 //! nothing above this interface runs a loop for it. Everything above it cannot tell one cloud from another.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod environment;
 mod error;
 pub mod local;

@@ -1,0 +1,47 @@
+//! The clients of AWS' services: one set of credentials, one TLS stack, one way to try again.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+
+use super::Settings;
+
+/// Tries of one call. With back-off up to [`MAX_PAUSE`] that is about two minutes of throttling or of a broken service.
+const TRIES: u32 = 10;
+
+/// The longest pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
+
+/// How long one try may take: a block of 512 KiB takes a second over a slow line, and a lost answer must be noticed.
+const TRY: Duration = Duration::from_secs(60);
+
+/// The services that are used.
+#[derive(Debug, Clone)]
+pub(super) struct Clients {
+    pub(super) ec2: aws_sdk_ec2::Client,
+    pub(super) ebs: aws_sdk_ebs::Client,
+}
+
+impl Clients {
+    /// Credentials come as all AWS tools find them: environment, profile, SSO, web identity, instance role.
+    pub(super) async fn new(settings: &Settings) -> Self {
+        let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::standard().with_max_attempts(TRIES).with_max_backoff(MAX_PAUSE))
+            .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(TRY).build())
+            .region(Region::new(settings.region.clone()));
+        if let Some(profile) = &settings.profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(endpoint) = &settings.endpoint {
+            loader = loader.endpoint_url(endpoint);
+        }
+        let config = loader.load().await;
+        Self { ec2: aws_sdk_ec2::Client::new(&config), ebs: aws_sdk_ebs::Client::new(&config) }
+    }
+}

@@ -1,0 +1,274 @@
+//! Images in AWS against the test bed: what is sent, what is sent again after a failure, and what deletion leaves.
+//!
+//! Runs with the feature `aws` and `I2KIT_TEST_TOOLS=1`; the bed is Python, see `tests/aws/README.md`.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use aws_sdk_ec2::config::Credentials;
+use aws_sdk_ec2::types::ImageState;
+
+use super::*;
+use crate::disk::{example, gpt};
+use crate::image::{Segment, bootable};
+use crate::oci::Digest;
+use crate::plan::layout::{DiskLayout, Part};
+
+/// The emulator and the fault proxy, ended with the value.
+struct Bed {
+    process: Child,
+    folder: tempfile::TempDir,
+    endpoint: String,
+}
+
+#[expect(
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "the runner's settings; a skipped test says so"
+)]
+fn wanted() -> bool {
+    let wanted = std::env::var("I2KIT_TEST_TOOLS").is_ok_and(|value| value == "1");
+    if !wanted {
+        eprintln!("skipped: I2KIT_TEST_TOOLS=1 is not set");
+    }
+    wanted
+}
+
+impl Bed {
+    fn start() -> Self {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws");
+        let setup = Command::new(tests.join("setup")).output().unwrap();
+        assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
+        let python = String::from_utf8(setup.stdout).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let process = Command::new(python.trim())
+            .args(["-m", "bed", "--dir"])
+            .arg(folder.path())
+            .env("PYTHONPATH", &tests)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .spawn()
+            .unwrap();
+        let mut bed = Self { process, folder, endpoint: String::new() };
+        let started = Instant::now();
+        while !bed.folder.path().join("bed.json").exists() {
+            assert!(started.elapsed() < Duration::from_secs(120), "the bed does not start");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let facts: serde_json::Value =
+            serde_json::from_slice(&fs::read(bed.folder.path().join("bed.json")).unwrap()).unwrap();
+        facts["endpoint"].as_str().unwrap().clone_into(&mut bed.endpoint);
+        bed
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> String {
+        let host = self.endpoint.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(host).unwrap();
+        let length = body.len();
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// From now on calls fail as these rules say.
+    fn fault(&self, rules: &serde_json::Value) {
+        self.call("POST", "/_fault", &rules.to_string());
+    }
+
+    /// The calls since the last time.
+    fn journal(&self) -> Vec<String> {
+        let calls = serde_json::from_str(&self.call("GET", "/_journal", "")).unwrap();
+        self.call("DELETE", "/_journal", "");
+        calls
+    }
+
+    async fn aws(&self, cache: &Path) -> Aws {
+        let settings = Settings {
+            environment: "test".into(),
+            region: "us-east-1".into(),
+            profile: None,
+            endpoint: Some(self.endpoint.clone()),
+            cache: cache.into(),
+        };
+        let mut aws = Aws::new(settings, Events::none()).await.unwrap();
+        let credentials = Credentials::new("example", "example", None, None, "test");
+        let ec2 = aws.clients.ec2.config().to_builder().credentials_provider(credentials.clone()).build();
+        let ebs = aws.clients.ebs.config().to_builder().credentials_provider(credentials).build();
+        aws.clients =
+            Clients { ec2: aws_sdk_ec2::Client::from_conf(ec2), ebs: aws_sdk_ebs::Client::from_conf(ebs) };
+        aws
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // SIGTERM, so that it ends what it started.
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+/// An image of a pod file system, a base of 5 MiB and a top layer of that content.
+fn image(folder: &Path, name: &str, top: &[u8]) -> DiskImage {
+    let own = folder.join(name);
+    fs::create_dir_all(&own).unwrap();
+    let parts = [
+        ("pod", Digest::of(name.as_bytes()).as_bytes().repeat(256)),
+        ("base", vec![90; 5 << 20]),
+        ("top", top.to_vec()),
+    ];
+    let part = |(name, bytes): &(&str, Vec<u8>)| Part {
+        name: (*name).into(),
+        content: Digest::of(bytes),
+        size: bytes.len() as u64,
+    };
+    let content = Digest::of(name.as_bytes());
+    let layout = DiskLayout::new(content, parts.iter().map(part)).unwrap();
+    let file = |folder: &Path, name: &str, bytes: &[u8]| -> PathBuf {
+        fs::write(folder.join(name), bytes).unwrap();
+        folder.join(name)
+    };
+    let mut segments = Vec::new();
+    let mut push = |name: &str, bytes: &[u8], offset: u64| {
+        let end: u64 = segments.iter().map(|segment: &Segment| segment.length).sum();
+        if offset > end {
+            segments.push(Segment { file: None, length: offset - end });
+        }
+        segments.push(Segment { file: Some(file(&own, name, bytes)), length: bytes.len() as u64 });
+    };
+    push("head", &gpt::head(&layout), 0);
+    for (partition, (name, bytes)) in layout.partitions.iter().zip(&parts) {
+        push(name, bytes, partition.offset);
+    }
+    push("tail", &gpt::tail(&layout), layout.size - gpt::TAIL_SIZE);
+    DiskImage {
+        id: ImageId(content),
+        kernel: file(folder, "kernel", &[17; 700_000]),
+        initrd: file(folder, "initrd", &[34; 300_000]),
+        stub: Some(file(folder, "stub", &example::stub())),
+        cmdline: "quiet".into(),
+        segments,
+    }
+}
+
+fn blocks_sent(journal: &[String]) -> usize {
+    journal.iter().filter(|call| call.starts_with("PUT /snapshots/")).count()
+}
+
+/// Asserts that the image's snapshot, read back from AWS, is the whole disk.
+async fn assert_whole(aws: &Aws, image: &DiskImage) {
+    let disk = blocks::Disk::new(&bootable(image, &aws.settings.cache).unwrap());
+    let registered = aws.machine_image(image.id).await.unwrap().expect("it was put");
+    assert_eq!(registered.state(), Some(&ImageState::Available));
+    let snapshot = registered.block_device_mappings()[0].ebs().unwrap().snapshot_id().unwrap().to_owned();
+    let pages = aws.clients.ebs.list_snapshot_blocks().snapshot_id(&snapshot).send().await.unwrap();
+    let mut found = blocks::BlockMap::new();
+    for block in pages.blocks() {
+        let (index, token) = (block.block_index().unwrap(), block.block_token().unwrap());
+        let read =
+            aws.clients.ebs.get_snapshot_block().snapshot_id(&snapshot).block_index(index).block_token(token);
+        let bytes = read.send().await.unwrap().block_data.collect().await.unwrap().to_vec();
+        if bytes.iter().any(|byte| *byte != 0) {
+            found.insert(u32::try_from(index).unwrap(), blocks::digest(&bytes));
+        }
+    }
+    assert_eq!(found, disk.map().unwrap());
+}
+
+#[tokio::test]
+async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    let first = image(folder.path(), "first", &[1; 3 << 20]);
+    aws.put_image(&first).await.unwrap();
+    let all = blocks_sent(&bed.journal());
+    let disk = blocks::Disk::new(&bootable(&first, folder.path()).unwrap());
+    assert_eq!(all, disk.map().unwrap().len(), "exactly the blocks that are not zero");
+    assert_whole(&aws, &first).await;
+
+    bed.journal();
+    aws.put_image(&first).await.unwrap();
+    assert_eq!(bed.journal(), ["DescribeImages"], "nothing changed: the look-up and nothing else");
+
+    // A top layer of 1 MiB instead of 3: two blocks of its own, zeroes for the rest, tables and the pod file system.
+    let second = image(folder.path(), "second", &[2; 1 << 20]);
+    aws.put_image(&second).await.unwrap();
+    let sent = blocks_sent(&bed.journal());
+    assert!(sent <= 2 + 4 + 4, "{sent} blocks were sent");
+    assert_whole(&aws, &second).await;
+
+    // Another machine knows no block maps: it reads them from EBS, and sends as little.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let third = image(elsewhere.path(), "third", &[3; 1 << 20]);
+    let aws = bed.aws(elsewhere.path()).await;
+    bed.journal();
+    aws.put_image(&third).await.unwrap();
+    let sent = blocks_sent(&bed.journal());
+    assert!(sent <= 2 + 4, "{sent} blocks were sent");
+    assert_whole(&aws, &third).await;
+
+    let ids = [first.id, second.id, third.id];
+    aws.delete_images(&ids).await.unwrap();
+    aws.delete_images(&ids).await.unwrap();
+    assert!(aws.images().await.unwrap().is_empty() && aws.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_interrupted_upload_goes_on_where_it_stopped() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    let image = image(folder.path(), "image", &[1; 3 << 20]);
+    bed.fault(&serde_json::json!([{
+        "match": "PUT /snapshots/", "skip": 5, "count": 1000, "status": 403,
+        "headers": {"content-type": "application/json", "x-amzn-errortype": "ExpiredTokenException"},
+        "body": "{\"message\": \"The security token included in the request is expired\"}",
+    }]));
+    let error = aws.put_image(&image).await.unwrap_err().to_string();
+    assert!(error.contains("PutSnapshotBlock") && error.contains("log in again"), "{error}");
+    bed.fault(&serde_json::json!([]));
+    bed.journal();
+    aws.put_image(&image).await.unwrap();
+    let journal = bed.journal();
+    let all = blocks::Disk::new(&bootable(&image, folder.path()).unwrap()).map().unwrap().len();
+    assert!(blocks_sent(&journal) < all, "{} of {all} blocks were sent again", blocks_sent(&journal));
+    assert!(
+        !journal.contains(&"POST /snapshots".to_owned()),
+        "the snapshot begun is gone on with: {journal:?}"
+    );
+    assert_eq!(aws.snapshots().await.unwrap().len(), 1);
+    assert_whole(&aws, &image).await;
+}
+
+#[tokio::test]
+async fn lost_replies_and_throttling_make_nothing_twice() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    let image = image(folder.path(), "image", &[1; 1 << 20]);
+    let throttled = "<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>slow down</Message></Error>\
+                     </Errors><RequestID>1</RequestID></Response>";
+    bed.fault(&serde_json::json!([
+        {"match": "^POST /snapshots$", "lose": true},
+        {"match": "^PUT /snapshots/", "lose": true, "skip": 2, "count": 3},
+        {"match": "^POST /snapshots/completion", "lose": true},
+        {"match": "^RegisterImage$", "lose": true},
+        {"match": "^DescribeSnapshots$", "status": 503, "body": throttled, "count": 2},
+    ]));
+    aws.put_image(&image).await.unwrap();
+    assert_eq!(aws.images().await.unwrap(), [image.id]);
+    assert_eq!(aws.snapshots().await.unwrap().len(), 1);
+    assert_whole(&aws, &image).await;
+}
