@@ -12,8 +12,6 @@ mod code;
 mod convert;
 mod diagnostic;
 pub mod docs;
-#[cfg(test)]
-mod fuzz;
 mod language;
 mod read;
 mod redact;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::manifest::{Code, Options, Place, SourceFile, convert, read, render};
 
 fn hold(bytes: &[u8]) {
     let files = [SourceFile { name: "x.yaml".into(), bytes: bytes.to_vec() }];

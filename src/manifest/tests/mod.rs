@@ -1,5 +1,7 @@
 //! The room as its callers see it.
 
+mod any_text;
+
 use super::*;
 
 /// A pod that is fine, as lines below `template:` of a workload.
