@@ -25,21 +25,32 @@ struct Bed {
     endpoint: String,
 }
 
-#[expect(
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "the runner's settings; a skipped test says so"
-)]
-fn wanted() -> bool {
-    let wanted = std::env::var("I2KIT_TEST_TOOLS").is_ok_and(|value| value == "1");
-    if !wanted {
-        eprintln!("skipped: I2KIT_TEST_TOOLS=1 is not set");
+/// Whether the tests that this variable stands for run; says so when they do not.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn runs(variable: &str) -> bool {
+    let runs = setting(variable).is_some_and(|value| value == "1");
+    if !runs {
+        eprintln!("skipped: {variable}=1 is not set");
     }
-    wanted
+    runs
+}
+
+fn wanted() -> bool {
+    runs("I2KIT_TEST_TOOLS")
+}
+
+#[expect(clippy::disallowed_methods, reason = "the runner's settings come by the environment")]
+fn setting(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
 }
 
 impl Bed {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts the bed with more arguments.
+    fn start_with(arguments: &[&str]) -> Self {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws");
         let setup = Command::new(tests.join("setup")).output().unwrap();
         assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
@@ -48,6 +59,7 @@ impl Bed {
         let process = Command::new(python.trim())
             .args(["-m", "bed", "--dir"])
             .arg(folder.path())
+            .args(arguments)
             .env("PYTHONPATH", &tests)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .spawn()
@@ -271,4 +283,76 @@ async fn lost_replies_and_throttling_make_nothing_twice() {
     assert_eq!(aws.images().await.unwrap(), [image.id]);
     assert_eq!(aws.snapshots().await.unwrap().len(), 1);
     assert_whole(&aws, &image).await;
+}
+
+/// The image of a pod without containers, with the guest bundle of `scripts/guest`.
+fn bootable_pod(folder: &Path) -> DiskImage {
+    let guest = setting("I2KIT_GUEST")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest"), PathBuf::from);
+    let pod = i2kit_spec::PodBoot {
+        version: i2kit_spec::POD_BOOT_VERSION,
+        pod: i2kit_spec::PodMeta { name: "empty".into(), namespace: "default".into(), ..Default::default() },
+        onboot: vec![],
+        services: vec![],
+        restart_policy: i2kit_spec::RestartPolicy::Always,
+        grace_period_seconds: 2,
+        health_port: 10256,
+    };
+    let file = crate::erofs::TreeFile::file(i2kit_spec::POD_BOOT_PATH, serde_json::to_vec(&pod).unwrap());
+    let pod = crate::erofs::write_tree(&[file]).unwrap();
+    let part =
+        Part { name: i2kit_spec::POD_PARTITION.into(), content: Digest::of(&pod), size: pod.len() as u64 };
+    let layout = DiskLayout::new(Digest::of(&pod), [part]).unwrap();
+    let segment = |name: &str, bytes: &[u8]| {
+        fs::write(folder.join(name), bytes).unwrap();
+        Segment { file: Some(folder.join(name)), length: bytes.len() as u64 }
+    };
+    let end = gpt::HEAD_SIZE + pod.len() as u64;
+    DiskImage {
+        id: ImageId(Digest::of(&pod)),
+        kernel: guest.join(i2kit_spec::GUEST_KERNEL),
+        initrd: guest.join(i2kit_spec::GUEST_INITRD),
+        stub: Some(guest.join(i2kit_spec::GUEST_STUB)),
+        cmdline: i2kit_spec::cmdline::BASE.into(),
+        segments: vec![
+            segment("head", &gpt::head(&layout)),
+            segment("pod", &pod),
+            Segment { file: None, length: layout.size - gpt::TAIL_SIZE - end },
+            segment("tail", &gpt::tail(&layout)),
+        ],
+    }
+}
+
+#[tokio::test]
+async fn what_was_uploaded_boots_as_an_instance() {
+    if !wanted() || !runs("I2KIT_TEST_QEMU") {
+        return;
+    }
+    let (bed, folder) = (Bed::start_with(&["--boot"]), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    let image = bootable_pod(folder.path());
+    aws.put_image(&image).await.unwrap();
+    let registered = aws.machine_image(image.id).await.unwrap().unwrap();
+    let run =
+        aws.clients.ec2.run_instances().image_id(registered.image_id().unwrap()).min_count(1).max_count(1);
+    let run = run.instance_type(aws_sdk_ec2::types::InstanceType::T3Nano).send().await.unwrap();
+    let id = run.instances()[0].instance_id().unwrap().to_owned();
+    let limit = Duration::from_secs(150);
+    let console = eventually("the guest to speak", limit, async || {
+        let said = aws.clients.ec2.get_console_output().instance_id(&id).send().await;
+        let said = said.map_err(error::failed("GetConsoleOutput"))?;
+        let bytes =
+            base64::Engine::decode(&base64::prelude::BASE64_STANDARD, said.output().unwrap_or_default());
+        let text = String::from_utf8_lossy(&bytes.unwrap()).into_owned();
+        Ok(text.contains("services, ").then_some(text))
+    });
+    let console = console.await.unwrap();
+    assert!(console.contains("network, "), "{console}");
+    // Terminating presses the power button, and the VM goes.
+    aws.clients.ec2.terminate_instances().instance_ids(&id).send().await.unwrap();
+    let gone = eventually("the VM to go", limit, async || {
+        let state = fs::read_to_string(bed.folder.path().join("state.json")).unwrap_or_default();
+        Ok((!state.contains(&id)).then_some(()))
+    });
+    gone.await.unwrap();
 }
