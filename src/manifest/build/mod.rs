@@ -17,7 +17,7 @@ mod workload;
 use super::api::ObjectSet;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
-use super::set::Document;
+use super::set::{Document, Index};
 use object::{Missing, Object};
 use scope::Scope;
 
@@ -45,10 +45,11 @@ impl BuildFault {
 }
 
 /// The typed objects of a set without errors.
-pub(super) fn set(documents: &[Document<'_>]) -> Result<ObjectSet, BuildFault> {
+pub(super) fn set<'d>(documents: &'d [Document<'d>]) -> Result<ObjectSet, BuildFault> {
     let mut set = ObjectSet::default();
+    let index = Index::new(documents);
     for document in documents {
-        one(document, documents, &mut set).map_err(|missing| BuildFault {
+        one(document, &index, &mut set).map_err(|missing| BuildFault {
             what: format!("{}: {missing}", document.title()),
             place: document.place(document.root.span),
         })?;
@@ -56,9 +57,9 @@ pub(super) fn set(documents: &[Document<'_>]) -> Result<ObjectSet, BuildFault> {
     Ok(set)
 }
 
-fn one(document: &Document<'_>, documents: &[Document<'_>], set: &mut ObjectSet) -> Result<(), Missing> {
+fn one<'d>(document: &'d Document<'d>, index: &'d Index<'d, 'd>, set: &mut ObjectSet) -> Result<(), Missing> {
     let Some(table) = document.kind.table else { return Ok(()) };
-    let scope = Scope::new(documents, document);
+    let scope = Scope::new(index, document);
     let object = Object::new(&document.root, table);
     match document.kind.name {
         "Deployment" => set.deployments.push(workload::deployment(object, &scope)?),

@@ -4,29 +4,24 @@ use std::collections::BTreeMap;
 
 use super::object::{Object, Read};
 use crate::manifest::api::{Name, ObjectMeta};
-use crate::manifest::set::Document;
+use crate::manifest::set::{Document, Index};
 use crate::manifest::tree::Node;
 
 /// The other objects of the set, as one object sees them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope<'d> {
-    documents: &'d [Document<'d>],
+    index: &'d Index<'d, 'd>,
     pub(super) namespace: &'d str,
 }
 
 impl<'d> Scope<'d> {
-    pub(super) fn new(documents: &'d [Document<'d>], document: &'d Document<'d>) -> Self {
-        Self { documents, namespace: &document.namespace }
+    pub(super) fn new(index: &'d Index<'d, 'd>, document: &'d Document<'d>) -> Self {
+        Self { index, namespace: &document.namespace }
     }
 
     /// An object of the same namespace.
     pub(super) fn find(&self, kind: &str, name: &str) -> Option<&'d Node<'d>> {
-        self.documents
-            .iter()
-            .find(|document| {
-                document.kind.name == kind && document.name == name && document.namespace == self.namespace
-            })
-            .map(|document| &document.root)
+        self.index.find(kind, self.namespace, name).map(|document| &document.root)
     }
 
     /// `metadata` of the object.

@@ -32,6 +32,7 @@ macro_rules! container {
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("terminationMessagePath", TEXT, "there is no API that shows termination messages; they are in the log").unless(&["/dev/termination-log"]),
             no_meaning("terminationMessagePolicy", TEXT, "there is no API that shows termination messages; they are in the log").unless(&["File"]),
+            refused("restartPolicyRules", Type::Any, "restarts do not depend on exit codes", "use the pod's `restartPolicy`"),
             no_meaning("resizePolicy", Type::Any, "a changed size is a rollout"),
             $($own),*
         ]).rules(&[rules::unique_ports, rules::repeated_env, rules::unique_mounts, rules::probe_ports, rules::unrendered]);
@@ -111,6 +112,12 @@ static ENV_SOURCE: Table = Table::new(
             "a key of a Secret, fetched when the machine boots; never part of the image",
         )
         .not_yet(),
+        refused(
+            "fileKeyRef",
+            Type::Any,
+            "files of volumes are not read before a container starts",
+            "use a ConfigMap or a Secret",
+        ),
         works("fieldRef", Type::Object(&FIELD_REF), "a field of the pod"),
         works("resourceFieldRef", Type::Object(&RESOURCE_REF), "a limit or request of a container").not_yet(),
     ],
@@ -277,6 +284,7 @@ static VOLUME_MOUNT: Table = Table::new(
     "VolumeMount",
     "Where a volume appears in a container.",
     &[
+        refused("bindMountOptions", Type::Any, "volumes are mounted as they are", "remove it"),
         works("name", Type::Text(Text::Label), "a volume of the pod").required(),
         works("mountPath", Type::Text(Text::Filled), "where it appears").required(),
         works("readOnly", Type::Bool, "whether the container may only read it").default("false"),
@@ -326,6 +334,7 @@ static HTTP_GET: Table = Table::new(
     "HTTPGetAction",
     "An HTTP request to the container.",
     &[
+        refused("protocol", TEXT, "HTTP/1.1 is spoken", "remove it"),
         works("port", Type::PortRef, "number or name of a port of the container").required(),
         works("path", TEXT, "path of the request").default("/"),
         works(
@@ -367,6 +376,7 @@ static GRPC: Table = Table::new(
     "GRPCAction",
     "The gRPC health protocol.",
     &[
+        refused("mode", TEXT, "the health protocol is spoken in plain text", "remove it"),
         works("port", PORT, "the port's number").required(),
         works("service", TEXT, "name of the service to ask for").default(""),
     ],

@@ -71,6 +71,9 @@ pub(super) static POD_SPEC: Table = Table::new(
             .unless(&["false"]).switch(Switch::HostIsVm),
         refused("hostIPC", Type::Bool, "there is no host to share memory with", "remove it; the containers of a pod share the VM's IPC already, or pass --host-is-vm")
             .unless(&["false"]).switch(Switch::HostIsVm),
+        refused("hostnameOverride", TEXT, "the host name is also the DNS name", "use `hostname`"),
+        no_meaning("schedulingGroup", Type::Any, "there is nothing to schedule"),
+        no_meaning("evictionResponders", Type::Any, "nobody evicts a machine of its own"),
         refused("nodeName", TEXT, "there are no nodes", "remove it"),
         refused("schedulingGates", Type::Any, "there is no scheduler", "remove it"),
         refused("resourceClaims", Type::Any, "dynamic resource allocation needs a cluster", "ask for a device in `limits`"),

@@ -97,6 +97,7 @@ static EMPTY_DIR: Table = Table::new(
     "EmptyDirVolumeSource",
     "Scratch space.",
     &[
+        refused("mode", Type::Any, "everybody may write to scratch space", "use the pod's `fsGroup`"),
         works("medium", Type::Choice(MEDIA), "where it lies").default(""),
         works("sizeLimit", Type::Bytes, "its size at most"),
     ],
@@ -114,6 +115,12 @@ static CONFIG_MAP_VOLUME: Table = Table::new(
     "ConfigMapVolumeSource",
     "Files from a ConfigMap, one a key.",
     &[
+        refused(
+            "defaultUser",
+            Type::Any,
+            "files belong to root or to the pod's fsGroup",
+            "use the pod's `fsGroup`",
+        ),
         works("name", Type::Name(Target::ConfigMap), "the ConfigMap").required(),
         ITEMS,
         DEFAULT_MODE,
@@ -125,6 +132,12 @@ static SECRET_VOLUME: Table = Table::new(
     "SecretVolumeSource",
     "Files from a Secret, one a key.",
     &[
+        refused(
+            "defaultUser",
+            Type::Any,
+            "files belong to root or to the pod's fsGroup",
+            "use the pod's `fsGroup`",
+        ),
         works("secretName", Type::Name(Target::Secret), "the Secret").required(),
         ITEMS,
         DEFAULT_MODE,
@@ -136,6 +149,7 @@ static KEY_TO_PATH: Table = Table::new(
     "KeyToPath",
     "One key as a file.",
     &[
+        refused("user", Type::Any, "files belong to root or to the pod's fsGroup", "use the pod's `fsGroup`"),
         works("key", Type::Text(Text::DataKey), "the key").required(),
         works("path", Type::Text(Text::SubPath), "the file's path inside the volume").required(),
         works("mode", Type::Mode, "its permissions; by default those of the volume"),
@@ -145,7 +159,16 @@ static KEY_TO_PATH: Table = Table::new(
 static PROJECTED: Table = Table::new(
     "ProjectedVolumeSource",
     "Files from several sources in one folder.",
-    &[works("sources", Type::List(&Type::Object(&PROJECTION)), "the sources"), DEFAULT_MODE],
+    &[
+        refused(
+            "defaultUser",
+            Type::Any,
+            "files belong to root or to the pod's fsGroup",
+            "use the pod's `fsGroup`",
+        ),
+        works("sources", Type::List(&Type::Object(&PROJECTION)), "the sources"),
+        DEFAULT_MODE,
+    ],
 );
 
 static PROJECTION: Table = Table::new(
@@ -186,8 +209,20 @@ static SECRET_PROJECTION: Table = Table::new(
 
 const DOWNWARD_ITEMS: Field = works("items", Type::List(&DOWNWARD_FILES), "the files");
 
-static DOWNWARD: Table =
-    Table::new("DownwardAPIVolumeSource", "Files from fields of the pod.", &[DOWNWARD_ITEMS, DEFAULT_MODE]);
+static DOWNWARD: Table = Table::new(
+    "DownwardAPIVolumeSource",
+    "Files from fields of the pod.",
+    &[
+        refused(
+            "defaultUser",
+            Type::Any,
+            "files belong to root or to the pod's fsGroup",
+            "use the pod's `fsGroup`",
+        ),
+        DOWNWARD_ITEMS,
+        DEFAULT_MODE,
+    ],
+);
 
 static DOWNWARD_PROJECTION: Table =
     Table::new("DownwardAPIProjection", "Fields of the pod as files.", &[DOWNWARD_ITEMS]);
@@ -196,6 +231,7 @@ static DOWNWARD_FILE: Table = Table::new(
     "DownwardAPIVolumeFile",
     "One file.",
     &[
+        refused("user", Type::Any, "files belong to root or to the pod's fsGroup", "use the pod's `fsGroup`"),
         works("path", Type::Text(Text::SubPath), "its path inside the volume").required(),
         works("fieldRef", Type::Object(&FIELD_REF), "a field of the pod"),
         works("resourceFieldRef", Type::Object(&RESOURCE_REF), "a limit or request of a container"),

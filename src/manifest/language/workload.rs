@@ -340,6 +340,7 @@ static JOB_SPEC: Table = Table::new(
         refused("successPolicy", Type::Any, "rules on indexes are not kept", "remove it"),
         refused("backoffLimitPerIndex", COUNT, "failures are counted for the whole job", "use backoffLimit"),
         refused("maxFailedIndexes", COUNT, "failures are counted for the whole job", "use backoffLimit"),
+        no_meaning("scheduling", Type::Any, "there is nothing to schedule"),
         no_meaning("podReplacementPolicy", TEXT, "a machine is replaced when it has failed")
             .unless(&["Failed"]),
         refused("managedBy", TEXT, "there are no other controllers", "remove it")

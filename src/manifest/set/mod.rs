@@ -1,5 +1,6 @@
 //! The objects of all files against each other.
 
+mod index;
 mod services;
 mod targets;
 
@@ -11,6 +12,8 @@ use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
 use super::language::{Kind, Target};
 use super::tree::{Node, Span, push_key};
+
+pub(super) use index::Index;
 
 /// One object of the set.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ impl<'a> Document<'a> {
 #[derive(Debug)]
 pub(super) struct Set<'s, 'a> {
     pub(super) documents: &'s [Document<'a>],
+    pub(super) index: &'s Index<'s, 'a>,
     pub(super) options: &'s Options,
     /// Whether a document could not be read, so that nobody can say what is missing.
     pub(super) broken: bool,
@@ -81,7 +85,8 @@ pub(super) fn check(
     broken: bool,
     findings: &mut Findings,
 ) {
-    let mut set = Set { documents, options, broken, findings };
+    let index = Index::new(documents);
+    let mut set = Set { documents, index: &index, options, broken, findings };
     set.unique_names();
     set.references(references);
     set.services();
@@ -127,11 +132,6 @@ impl Set<'_, '_> {
     }
 
     fn references(&mut self, references: &[Reference]) {
-        let documents = self.documents;
-        let mut index: BTreeMap<(&str, &str), Vec<&Document<'_>>> = BTreeMap::new();
-        for document in documents {
-            index.entry((document.kind.name, document.name.as_str())).or_default().push(document);
-        }
         for reference in references {
             let kind = reference.target.kind();
             let external =
@@ -143,10 +143,11 @@ impl Set<'_, '_> {
             if external || always {
                 continue;
             }
-            let cluster_wide = reference.target == Target::StorageClass;
-            let found = index.get(&(kind, reference.name.as_str())).and_then(|named| {
-                named.iter().find(|document| cluster_wide || document.namespace == reference.namespace)
-            });
+            // Storage classes belong to no namespace.
+            let found = match reference.target {
+                Target::StorageClass => self.index.anywhere(kind, &reference.name),
+                _ => self.index.find(kind, &reference.namespace, &reference.name),
+            };
             match found {
                 Some(document) => self.keys(reference, document),
                 None => self.missing(reference),
@@ -159,13 +160,12 @@ impl Set<'_, '_> {
             return;
         }
         let kind = reference.target.kind();
-        let documents = self.documents;
-        let names = documents
-            .iter()
-            .filter(|document| document.kind.name == kind && document.namespace == reference.namespace)
+        let names = self
+            .index
+            .some(kind)
+            .filter(|document| document.namespace == reference.namespace)
             .map(|document| document.name.as_str());
-        let elsewhere =
-            documents.iter().find(|document| document.kind.name == kind && document.name == reference.name);
+        let elsewhere = self.index.anywhere(kind, &reference.name);
         let help = match (nearest(&reference.name, names), elsewhere) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, Some(other)) => {

@@ -17,12 +17,12 @@ impl Set<'_, '_> {
             let Some(selector) = spec.entry("selector").filter(|selector| !selector.value.is_empty()) else {
                 continue;
             };
-            let targets: Vec<&Document<'_>> = documents
+            let targets: Vec<&Document<'_>> = self
+                .index
+                .candidates(&service.namespace, &selector.value)
                 .iter()
-                .filter(|document| document.namespace == service.namespace)
-                .filter(|document| {
-                    document.template().is_some_and(|template| selects(&selector.value, template))
-                })
+                .copied()
+                .filter(|document| document.template().is_some_and(|pod| selects(&selector.value, pod)))
                 .collect();
             match targets.as_slice() {
                 [] if self.broken => {}
@@ -54,11 +54,10 @@ impl Set<'_, '_> {
                 .collect();
             format!("{{{}}}", pairs.join(", "))
         };
-        let documents = self.documents;
         let wanted = pairs(selector);
-        let labelled: Vec<(String, &Document<'_>)> = documents
-            .iter()
-            .filter(|document| document.namespace == service.namespace)
+        let labelled: Vec<(String, &Document<'_>)> = self
+            .index
+            .some_pods(&service.namespace)
             .filter_map(|document| Some((pairs(labels(document.template()?)?), document)))
             .collect();
         let near = nearest(&wanted, labelled.iter().map(|(text, _)| text.as_str()))

@@ -23,9 +23,7 @@ impl<'s, 'a> Set<'s, 'a> {
 
     /// An object of the same namespace.
     fn find(&self, around: &Document<'_>, kind: &str, name: &str) -> Option<&'s Document<'a>> {
-        self.documents.iter().find(|document| {
-            document.kind.name == kind && document.name == name && document.namespace == around.namespace
-        })
+        self.index.find(kind, &around.namespace, name)
     }
 
     /// Reports that `kind/name` is not in the set, unless nobody can know.
@@ -33,8 +31,7 @@ impl<'s, 'a> Set<'s, 'a> {
         if self.broken {
             return;
         }
-        let names = self.documents.iter().filter(|document| document.kind.name == kind);
-        let near = nearest(name, names.map(|document| document.name.as_str()));
+        let near = nearest(name, self.index.some(kind).map(|document| document.name.as_str()));
         let message = format!("{kind} `{name}` is not in the given files");
         let mut found = finding(Code::MissingReference, from, path, span, message);
         found.help(
@@ -87,16 +84,13 @@ impl<'s, 'a> Set<'s, 'a> {
 
     fn budget(&mut self, document: &Document<'_>) {
         let Some(selector) = document.root.at(&["spec", "selector"]) else { return };
-        let documents = self.documents;
-        let matched = documents.iter().filter(|other| other.namespace == document.namespace).any(|other| {
-            other.template().is_some_and(|template| {
-                let labels = selector.get("matchLabels");
-                let conditions = selector.get("matchExpressions").map_or(&[][..], Node::items);
-                labels.is_none_or(|labels| selects(labels, template))
-                    && conditions
-                        .iter()
-                        .all(|condition| holds(condition, template.at(&["metadata", "labels"])))
-            })
+        let labels = selector.get("matchLabels");
+        let conditions = selector.get("matchExpressions").map_or(&[][..], Node::items);
+        let empty = Node::map([], selector.span);
+        let candidates = self.index.candidates(&document.namespace, labels.unwrap_or(&empty));
+        let matched = candidates.iter().filter_map(|other| other.template()).any(|template| {
+            labels.is_none_or(|labels| selects(labels, template))
+                && conditions.iter().all(|condition| holds(condition, template.at(&["metadata", "labels"])))
         });
         if !matched && !self.broken {
             let message = "the selector matches no pod template of the given files".to_owned();
