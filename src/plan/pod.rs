@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy, Seccomp, cmdline};
+use i2kit_spec::{
+    ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, Probe, ProbeAction, Probes, RestartPolicy, Seccomp,
+    cmdline,
+};
 
 use super::container;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
@@ -32,6 +35,16 @@ pub enum PodError {
         container: String,
         /// Its image.
         image: String,
+    },
+    /// A probe that the guest cannot ask.
+    #[error(
+        "container `{container}`: a {what} probe cannot be asked by the guest yet; use httpGet, tcpSocket or exec"
+    )]
+    Probe {
+        /// The container.
+        container: String,
+        /// What the probe asks.
+        what: &'static str,
     },
     /// The container listens where the supervisor does.
     #[error(
@@ -76,6 +89,7 @@ pub fn image(
             layers: stack.iter().map(DiffId::partition_name).collect(),
             user: image.config.config.user.clone(),
             seccomp: Seccomp::default(),
+            probes: probes(wanted)?,
         };
         containers.push(one(wanted, image, bundle)?);
         if is_onboot {
@@ -109,6 +123,42 @@ pub fn image(
         },
         containers,
         layers: base_first(&stacks),
+    })
+}
+
+/// The container's probes in the guest's words.
+fn probes(wanted: &Container) -> Result<Probes, PodError> {
+    let refused = |what| Err(PodError::Probe { container: wanted.name.clone(), what });
+    let action = |action: &api::Action| match action {
+        api::Action::HttpGet(get) if get.tls => refused("HTTPS"),
+        api::Action::HttpGet(get) => Ok(ProbeAction::HttpGet {
+            host: get.host.clone(),
+            port: get.port,
+            path: get.path.clone(),
+            headers: get.headers.clone(),
+        }),
+        api::Action::Tcp { host, port } => Ok(ProbeAction::Tcp { host: host.clone(), port: *port }),
+        api::Action::Exec(command) => Ok(ProbeAction::Exec { command: command.clone() }),
+        api::Action::Grpc { .. } => refused("gRPC"),
+    };
+    let probe = |probe: &Option<api::Probe>| {
+        let asked = probe.as_ref().map(|probe| {
+            Ok(Probe {
+                action: action(&probe.action)?,
+                initial_delay_seconds: probe.initial_delay_seconds,
+                period_seconds: probe.period_seconds,
+                timeout_seconds: probe.timeout_seconds,
+                success_threshold: probe.success_threshold,
+                failure_threshold: probe.failure_threshold,
+                termination_grace_period_seconds: probe.termination_grace_period_seconds,
+            })
+        });
+        asked.transpose()
+    };
+    Ok(Probes {
+        startup: probe(&wanted.startup)?,
+        liveness: probe(&wanted.liveness)?,
+        readiness: probe(&wanted.readiness)?,
     })
 }
 

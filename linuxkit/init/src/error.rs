@@ -78,6 +78,12 @@ pub(crate) enum Error {
         /// Why not.
         reason: String,
     },
+    /// A command was to run in a container that does not run.
+    #[error("{container} does not run")]
+    NotRunning {
+        /// The container.
+        container: String,
+    },
     /// No network interface appeared.
     #[error("no network interface besides lo: is a network device attached?")]
     NoInterface,

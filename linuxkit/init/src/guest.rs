@@ -1,6 +1,7 @@
 //! What PID 1 holds, and the loop in which it waits: for ended processes, output, signals, and the time to start
 //! something again. One thread, no waiting outside `turn`.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use crate::cmdline::Parameters;
 use crate::console::Console;
 use crate::container::Machine;
 use crate::error::{Doing, Error};
+use crate::exec::Exec;
 use crate::lifecycle::{Container, Life, Role};
+use crate::link::ToInit;
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Record, Stage, VERSION};
 use crate::supervised::Supervised;
@@ -34,6 +37,7 @@ pub(crate) struct Guest {
     pub(crate) phases: Vec<PhaseTime>,
     pub(crate) containers: Vec<Container>,
     pub(crate) supervisor: Option<Supervised>,
+    execs: Vec<Exec>,
     pub(crate) stage: Stage,
     /// Set once the pod is asked to stop.
     pub(crate) stopping: Option<Stopping>,
@@ -58,6 +62,7 @@ enum Source {
     Console,
     Clients,
     Supervisor,
+    Exec(usize),
     Setup(usize),
     Stream(usize, usize),
 }
@@ -89,6 +94,7 @@ impl Guest {
             phases: vec![],
             containers: vec![],
             supervisor: None,
+            execs: vec![],
             stage: Stage::Booting,
             stopping: None,
             changed: false,
@@ -142,6 +148,7 @@ impl Guest {
         if self.changed {
             self.changed = false;
             self.record().write().doing(|| "write the state record".into())?;
+            self.supervisor.iter_mut().for_each(Supervised::changed);
         }
         for source in self.wait(now)? {
             match source {
@@ -154,7 +161,17 @@ impl Guest {
                 }
                 Source::Console => self.console.write(),
                 Source::Clients => self.supervisor.iter_mut().for_each(Supervised::accept),
-                Source::Supervisor => self.supervisor.iter_mut().for_each(Supervised::talk),
+                Source::Supervisor => {
+                    let requests = self.supervisor.as_mut().map(Supervised::talk).unwrap_or_default();
+                    for request in requests {
+                        self.serve(request);
+                    }
+                }
+                Source::Exec(index) => {
+                    if let Some(exec) = self.execs.get_mut(index) {
+                        exec.read();
+                    }
+                }
                 Source::Setup(index) => {
                     self.changed |= self.containers[index].read_setup(clock::since_boot());
                 }
@@ -189,6 +206,8 @@ impl Guest {
                 self.start(index);
             }
         }
+        self.containers.iter_mut().for_each(|container| container.check(now));
+        self.execs.iter_mut().for_each(|exec| exec.check(now));
         if let Some(supervisor) = &mut self.supervisor
             && supervisor.start_if_due(now)
         {
@@ -212,7 +231,14 @@ impl Guest {
             _ => None,
         });
         let supervisor = self.supervisor.as_ref().and_then(Supervised::due);
-        restarts.chain(supervisor).chain(self.stopping.and_then(|stopping| stopping.deadline)).min()
+        let execs = self.execs.iter().filter_map(Exec::deadline);
+        let kills = self.containers.iter().filter_map(Container::kill_at);
+        restarts
+            .chain(supervisor)
+            .chain(execs)
+            .chain(kills)
+            .chain(self.stopping.and_then(|stopping| stopping.deadline))
+            .min()
     }
 
     fn wait(&self, now: Instant) -> Result<Vec<Source>, Error> {
@@ -236,6 +262,9 @@ impl Guest {
                 let room = if unsent { PollFlags::OUT } else { PollFlags::empty() };
                 add(Source::Supervisor, link, PollFlags::IN | room);
             }
+        }
+        for (index, exec) in self.execs.iter().enumerate() {
+            add(Source::Exec(index), exec.output.as_fd(), PollFlags::IN);
         }
         for (index, container) in self.containers.iter().enumerate() {
             if let Life::Starting(process) = &container.life {
@@ -285,7 +314,17 @@ impl Guest {
                 && supervisor.reaped(pid)
             {
                 self.console.say(&format!("the supervisor ended ({status:?}) and is started again"));
+                // Nobody waits for these any more; their ends are reaped and forgotten.
+                self.execs.drain(..).for_each(|exec| exec.kill());
                 self.changed = true;
+                continue;
+            }
+            if let Some(index) = self.execs.iter().position(|exec| exec.is(pid)) {
+                let mut exec = self.execs.remove(index);
+                let failure = exec.failure(status);
+                if let Some(supervisor) = &mut self.supervisor {
+                    supervisor.executed(exec.id, exec.run, failure);
+                }
                 continue;
             }
             let owner =
@@ -297,6 +336,37 @@ impl Guest {
                 }
                 self.tell_end(index);
                 self.changed = true;
+            }
+        }
+    }
+
+    /// Does what the supervisor asks for.
+    fn serve(&mut self, request: ToInit) {
+        match request {
+            ToInit::Done { .. } => {}
+            ToInit::Execute { id, container, run, command, seconds } => {
+                let found = self.containers.iter().find(|c| c.name() == container && c.run == run);
+                let limit = Duration::from_secs(seconds);
+                let started = found
+                    .ok_or(Error::NotRunning { container })
+                    .and_then(|found| Exec::start(found, &self.machine, (id, run), &command, limit));
+                match (started, &mut self.supervisor) {
+                    (Ok(exec), _) => self.execs.push(exec),
+                    (Err(error), Some(supervisor)) => supervisor.executed(id, run, Some(error.to_string())),
+                    (Err(_), None) => {}
+                }
+            }
+            ToInit::Probed { container, run, kind, verdict, message } => {
+                let grace = self.pod.grace_period_seconds;
+                if self.stopping.is_none()
+                    && let Some(found) = self.containers.iter_mut().find(|c| c.name() == container)
+                {
+                    let said = found.probed(run, (kind, verdict), &message, grace);
+                    if let Some(said) = said {
+                        self.console.say(&said);
+                    }
+                    self.changed = true;
+                }
             }
         }
     }
@@ -342,10 +412,12 @@ impl Guest {
 
     fn record(&self) -> Record {
         let booting = self.stage == Stage::Booting;
+        let network = self.parameters.network.as_ref();
         Record {
             version: VERSION,
             boot_id: self.boot_id.clone(),
             hostname: self.machine.hostname.clone(),
+            address: network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).to_string(),
             pod: format!("{}/{}", self.pod.pod.namespace, self.pod.pod.name),
             stage: self.stage,
             phases: self.phases.clone(),

@@ -1,6 +1,6 @@
 //! The life of one container: started, running, ended, waiting to be started again. Decides nothing about the pod.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::RestartPolicy;
@@ -10,6 +10,7 @@ use crate::backoff::Backoff;
 use crate::cgroup;
 use crate::console::Lines;
 use crate::container::{self, Machine, START_FAILED, Spec, Started};
+use crate::link::{ProbeKind, Verdict};
 use crate::record::{ContainerRecord, ContainerState, Ended};
 
 /// What a container is to its pod.
@@ -31,8 +32,20 @@ pub(crate) struct Container {
     pub(crate) streams: Vec<Stream>,
     pub(crate) last: Option<Ended>,
     pub(crate) restarts: u64,
+    /// Counts its starts.
+    pub(crate) run: u64,
+    /// What its probes say of this run.
+    health: Health,
     backoff: Backoff,
     oom_kills: u64,
+}
+
+/// What the probes of a container say.
+#[derive(Debug, Default)]
+struct Health {
+    started: bool,
+    ready: bool,
+    failure: Option<String>,
 }
 
 /// Where a container is in its life.
@@ -62,6 +75,17 @@ pub(crate) struct Process {
     started: Instant,
     /// When the program began to run, in seconds since the kernel started.
     since: f64,
+    /// Why it is being stopped while the pod runs on.
+    condemned: Option<String>,
+    /// When it is killed, once it is being stopped.
+    kill_at: Option<Instant>,
+}
+
+impl Process {
+    /// The process as a descriptor.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
 }
 
 /// One of the container's output pipes.
@@ -82,6 +106,8 @@ impl Container {
             streams: vec![],
             last: None,
             restarts: 0,
+            run: 0,
+            health: Health::default(),
             backoff,
             oom_kills: 0,
         }
@@ -95,12 +121,24 @@ impl Container {
     /// Starts it. A failure counts as its end.
     pub(crate) fn start(&mut self, machine: &Machine, policy: RestartPolicy, now: f64) {
         self.oom_kills = cgroup::oom_kills(self.name());
+        self.run += 1;
+        let probes = &self.spec.boot.probes;
+        self.health =
+            Health { started: probes.startup.is_none(), ready: probes.readiness.is_none(), failure: None };
         match container::start(&self.spec, machine) {
             Ok(Started { pid, pidfd, setup, stdout, stderr }) => {
                 self.streams.extend([stdout, stderr].map(|pipe| Stream { pipe, lines: Lines::default() }));
                 let started = Instant::now();
-                self.life =
-                    Life::Starting(Process { pid, pidfd, setup, failure: vec![], started, since: now });
+                self.life = Life::Starting(Process {
+                    pid,
+                    pidfd,
+                    setup,
+                    failure: vec![],
+                    started,
+                    since: now,
+                    condemned: None,
+                    kill_at: None,
+                });
             }
             Err(error) => self.end(failed_start(&error.to_string(), now), Duration::ZERO, policy),
         }
@@ -143,6 +181,57 @@ impl Container {
         }
     }
 
+    /// A probe has come to a verdict on a run of the container, whose pod has this grace period in seconds. Returns what to say of it, if there is something to do.
+    pub(crate) fn probed(
+        &mut self,
+        run: u64,
+        (kind, verdict): (ProbeKind, Verdict),
+        failure: &str,
+        pod_grace: u64,
+    ) -> Option<String> {
+        let Life::Running(process) = &mut self.life else { return None };
+        if run != self.run {
+            return None;
+        }
+        let healthy = verdict == Verdict::Healthy;
+        match kind {
+            ProbeKind::Startup => self.health.started = healthy,
+            ProbeKind::Readiness => self.health.ready = healthy,
+            ProbeKind::Liveness => {}
+        }
+        self.health.failure = (!healthy).then(|| failure.to_owned());
+        if kind == ProbeKind::Readiness || verdict != Verdict::Unhealthy || process.condemned.is_some() {
+            return None;
+        }
+        let probes = &self.spec.boot.probes;
+        let (word, probe) = match kind {
+            ProbeKind::Startup => ("startup", &probes.startup),
+            _ => ("liveness", &probes.liveness),
+        };
+        let own = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+        let grace = Duration::from_secs(own.unwrap_or(pod_grace));
+        let reason = format!("{word} probe failed: {failure}");
+        process.condemned = Some(reason.clone());
+        process.kill_at = Some(Instant::now() + grace);
+        self.signal(Signal::TERM);
+        Some(format!("{}: {reason}", self.name()))
+    }
+
+    /// When a container that is being stopped is to be killed.
+    pub(crate) fn kill_at(&self) -> Option<Instant> {
+        self.process().and_then(|process| process.kill_at)
+    }
+
+    /// Kills a container whose time is over.
+    pub(crate) fn check(&mut self, now: Instant) {
+        if let Life::Starting(process) | Life::Running(process) = &mut self.life
+            && process.kill_at.is_some_and(|due| due <= now)
+        {
+            process.kill_at = None;
+            self.signal(Signal::KILL);
+        }
+    }
+
     /// Its first process was reaped.
     pub(crate) fn reaped(&mut self, status: WaitStatus, policy: RestartPolicy, now: f64) {
         // Whatever the setup pipe still holds says why; after the process's end nothing more can come.
@@ -163,7 +252,11 @@ impl Container {
         // Processes of the container that its first one left behind, where they share a PID namespace.
         let _ = cgroup::kill(self.name());
         let ended = if process.failure.is_empty() {
-            ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now)
+            let mut ended = ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now);
+            if let Some(reason) = process.condemned {
+                ended.message = reason;
+            }
+            ended
         } else {
             failed_start(&String::from_utf8_lossy(&process.failure), now)
         };
@@ -217,6 +310,10 @@ impl Container {
             state,
             last: self.last.clone(),
             restarts: self.restarts,
+            run: self.run,
+            started: self.health.started,
+            ready: self.health.ready,
+            probe_failure: self.health.failure.clone(),
         }
     }
 }

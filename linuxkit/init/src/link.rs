@@ -27,6 +27,41 @@ pub(crate) enum ToSupervisor {
         /// Its number.
         id: u64,
     },
+    /// The record is newer than it was.
+    Changed,
+    /// A command that was asked for has ended.
+    Executed {
+        /// Its number.
+        id: u64,
+        /// The run of the container that it was for.
+        run: u64,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
+}
+
+/// Kubernetes' three probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ProbeKind {
+    /// Whether the container has come up.
+    Startup,
+    /// Whether it still works.
+    Liveness,
+    /// Whether it can take traffic.
+    Readiness,
+}
+
+/// What the answers to a probe amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Verdict {
+    /// Enough successes.
+    Healthy,
+    /// Enough failures.
+    Unhealthy,
+    /// A failure, while it was never healthy and the threshold is not reached.
+    Undecided,
 }
 
 /// From the supervisor.
@@ -37,6 +72,32 @@ pub(crate) enum ToInit {
     Done {
         /// Its number.
         id: u64,
+    },
+    /// Run a command in a container.
+    Execute {
+        /// The supervisor's number for it.
+        id: u64,
+        /// The container.
+        container: String,
+        /// Which run of it.
+        run: u64,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// How long it may take.
+        seconds: u64,
+    },
+    /// A probe has come to a verdict.
+    Probed {
+        /// The container.
+        container: String,
+        /// Which run of it.
+        run: u64,
+        /// Which probe.
+        kind: ProbeKind,
+        /// The verdict.
+        verdict: Verdict,
+        /// The last failure.
+        message: String,
     },
 }
 
@@ -58,6 +119,11 @@ impl Link {
     /// The end that is this socket.
     pub(crate) fn over(socket: OwnedFd) -> Self {
         Self { socket }
+    }
+
+    /// Another handle on the same end.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
     }
 
     /// Sends a message, with a descriptor or without. `WouldBlock` when the other side does not read.

@@ -18,6 +18,7 @@ mod console;
 mod container;
 mod dhcp;
 mod error;
+mod exec;
 mod guest;
 mod lifecycle;
 mod link;

@@ -83,6 +83,7 @@ mod tests {
             layers: vec![],
             user: String::new(),
             seccomp: i2kit_spec::Seccomp::default(),
+            probes: i2kit_spec::Probes::default(),
         };
         let pod = PodBoot {
             onboot: vec![container("migrate"), container("warm")],

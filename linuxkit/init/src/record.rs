@@ -24,6 +24,8 @@ pub(crate) struct Record {
     pub(crate) boot_id: String,
     /// The VM's host name.
     pub(crate) hostname: String,
+    /// The VM's own address.
+    pub(crate) address: String,
     /// The pod's namespace and name.
     pub(crate) pod: String,
     /// How far the pod is.
@@ -69,6 +71,14 @@ pub(crate) struct ContainerRecord {
     /// How it ended the last time, if it ever did.
     pub(crate) last: Option<Ended>,
     pub(crate) restarts: u64,
+    /// The number of its run; each start counts.
+    pub(crate) run: u64,
+    /// Whether its startup probe succeeded in this run, or it has none.
+    pub(crate) started: bool,
+    /// Whether its readiness probe succeeds, or it has none.
+    pub(crate) ready: bool,
+    /// The last failure of a probe in this run.
+    pub(crate) probe_failure: Option<String>,
 }
 
 /// Kubernetes' three states of a container.
@@ -133,7 +143,12 @@ impl ContainerRecord {
     fn unready(&self) -> Option<String> {
         let last = self.last.as_ref().map(|ended| format!(", last: {ended}")).unwrap_or_default();
         match &self.state {
-            ContainerState::Running { .. } if !self.init => None,
+            ContainerState::Running { .. } if !self.init && self.started && self.ready => None,
+            ContainerState::Running { .. } if !self.init => {
+                let probe = if self.started { "readiness" } else { "startup" };
+                let failure = self.probe_failure.as_deref().unwrap_or("no answer yet");
+                Some(format!("{}: {probe} probe: {failure}", self.name))
+            }
             ContainerState::Terminated(ended) if self.init && ended.exit_code == 0 => None,
             ContainerState::Running { .. } => Some(format!("{}: init container is running", self.name)),
             ContainerState::Waiting { reason } => Some(format!("{}: {reason}{last}", self.name)),
@@ -154,7 +169,17 @@ mod tests {
     use super::*;
 
     fn container(name: &str, init: bool, state: ContainerState) -> ContainerRecord {
-        ContainerRecord { name: name.into(), init, state, last: None, restarts: 0 }
+        ContainerRecord {
+            name: name.into(),
+            init,
+            state,
+            last: None,
+            restarts: 0,
+            run: 1,
+            started: true,
+            ready: true,
+            probe_failure: None,
+        }
     }
 
     fn ended(exit_code: i32, reason: &str) -> Ended {
@@ -166,6 +191,7 @@ mod tests {
             version: VERSION,
             boot_id: String::new(),
             hostname: String::new(),
+            address: String::new(),
             pod: String::new(),
             stage,
             phases: vec![],
@@ -182,6 +208,19 @@ mod tests {
         let containers = vec![init, web];
         assert!(record(Stage::Running, containers.clone()).unready().is_empty());
         assert_eq!(record(Stage::Stopping, containers).unready(), ["the pod is being stopped"]);
+    }
+
+    #[test]
+    fn probes_keep_a_running_container_unready() {
+        let mut web = container("web", false, ContainerState::Running { since: 1.0, pid: 7 });
+        web.ready = false;
+        assert_eq!(
+            record(Stage::Running, vec![web.clone()]).unready(),
+            ["web: readiness probe: no answer yet"]
+        );
+        web.started = false;
+        web.probe_failure = Some("status 503".into());
+        assert_eq!(record(Stage::Running, vec![web]).unready(), ["web: startup probe: status 503"]);
     }
 
     #[test]

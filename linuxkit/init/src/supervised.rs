@@ -4,7 +4,7 @@
 //! client was answered. When the supervisor dies it is started again, and gets the clients that are left: none of them
 //! sees more than a short wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,6 +41,8 @@ pub(crate) struct Supervised {
     /// The first client that the running supervisor was not told of. All after it were not told of either.
     next_untold: u64,
     next_id: u64,
+    /// What the running supervisor was not told yet.
+    news: VecDeque<ToSupervisor>,
     process: Option<Process>,
     started: Instant,
     due: Option<Instant>,
@@ -68,6 +70,7 @@ impl Supervised {
             clients: BTreeMap::new(),
             next_untold: 0,
             next_id: 0,
+            news: VecDeque::new(),
             process: None,
             started: Instant::now(),
             due: None,
@@ -86,7 +89,7 @@ impl Supervised {
     /// The link to the running supervisor, and whether there is something to send on it.
     pub(crate) fn link(&self) -> Option<(BorrowedFd<'_>, bool)> {
         let process = self.process.as_ref().filter(|process| !process.closed)?;
-        Some((process.link.as_fd(), self.next_untold < self.next_id))
+        Some((process.link.as_fd(), self.next_untold < self.next_id || !self.news.is_empty()))
     }
 
     /// Accepts the clients that are there.
@@ -106,13 +109,15 @@ impl Supervised {
         self.tell();
     }
 
-    /// Hears what the supervisor says and tells it of the clients that it does not know.
-    pub(crate) fn talk(&mut self) {
+    /// Hears what the supervisor says and tells it what it does not know. Returns what it asks for.
+    pub(crate) fn talk(&mut self) -> Vec<ToInit> {
+        let mut requests = vec![];
         while let Some(process) = &mut self.process {
             match process.link.receive::<ToInit>() {
                 Ok((ToInit::Done { id }, _)) => {
                     self.clients.remove(&id);
                 }
+                Ok((request, _)) => requests.push(request),
                 // A message that this PID 1 does not know.
                 Err(error) if error.kind() == ErrorKind::InvalidData => {}
                 Err(error) => {
@@ -122,10 +127,33 @@ impl Supervised {
             }
         }
         self.tell();
+        requests
+    }
+
+    /// Tells the supervisor that the record is newer, once, however often that happens before it hears it.
+    pub(crate) fn changed(&mut self) {
+        if !self.news.contains(&ToSupervisor::Changed) {
+            self.news.push_back(ToSupervisor::Changed);
+        }
+        self.tell();
+    }
+
+    /// Tells the supervisor how a command ended that it asked for.
+    pub(crate) fn executed(&mut self, id: u64, run: u64, failure: Option<String>) {
+        if self.process.is_some() {
+            self.news.push_back(ToSupervisor::Executed { id, run, failure });
+            self.tell();
+        }
     }
 
     fn tell(&mut self) {
         let Some(Process { link, .. }) = &self.process else { return };
+        while let Some(message) = self.news.front() {
+            if link.send(message, None).is_err() {
+                return;
+            }
+            self.news.pop_front();
+        }
         for (id, client) in self.clients.range(self.next_untold..) {
             if link.send(&ToSupervisor::Client { id: *id }, Some(client.as_fd())).is_err() {
                 self.next_untold = *id;
@@ -158,9 +186,10 @@ impl Supervised {
         if self.process.as_ref().is_none_or(|process| process.pid != pid) {
             return false;
         }
-        // What it said last still counts.
+        // The clients that it answered last. What it asked for, the next one will ask for again.
         self.talk();
         self.process = None;
+        self.news.clear();
         self.plan(Instant::now());
         true
     }

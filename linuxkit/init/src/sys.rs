@@ -35,15 +35,16 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// `clone3`: a copy of this process that starts in `cgroup` and in the new namespaces that `flags` names.
+/// `clone3`: a copy of this process that starts in `cgroup`, or in the group of its parent, and in the new namespaces
+/// that `flags` names.
 /// Works like `fork`: nothing is shared. The caller must have a single thread.
-pub(crate) fn clone_process(flags: libc::c_int, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+pub(crate) fn clone_process(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let mut args = CloneArgs {
-        flags: u64::from(flags.cast_unsigned()) | CLONE_INTO_CGROUP | CLONE_PIDFD,
+        flags: u64::from(flags.cast_unsigned()) | CLONE_PIDFD | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
-        cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+        cgroup: cgroup.map_or(0, |cgroup| u64::from(cgroup.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the child has its own copy of memory and of the stack, so that it may go on as after
@@ -178,6 +179,14 @@ pub(crate) fn set_seccomp_filter(filter: &[Instruction]) -> io::Result<()> {
     // and are only read; the kernel checks the instructions themselves.
     let result =
         unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes every descriptor from this number on. Only for a cloned child that ends by [`exit_child`] or an exec: values
+/// that own one of the descriptors must not be dropped any more.
+pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the caller has promised not to use what owned the descriptors.
+    let result = unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::probe::Probes;
+
 /// The version of [`PodBoot`] that this crate writes and reads. A guest refuses any other version and says so.
 pub const POD_BOOT_VERSION: u32 = 1;
 
@@ -67,6 +69,9 @@ pub struct ContainerBoot {
     /// The system call filter.
     #[serde(default, skip_serializing_if = "Seccomp::is_default")]
     pub seccomp: Seccomp,
+    /// How its health is asked for. Init containers have none.
+    #[serde(default, skip_serializing_if = "Probes::is_empty")]
+    pub probes: Probes,
 }
 
 /// Which system calls a container may make, in the words of a pod's `seccompProfile`.

@@ -10,6 +10,7 @@ pub mod boot;
 pub mod cmdline;
 pub mod console;
 pub mod guest;
+pub mod probe;
 pub mod runtime;
 
 pub use boot::{
@@ -17,3 +18,4 @@ pub use boot::{
     RestartPolicy, Seccomp,
 };
 pub use guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest};
+pub use probe::{Probe, ProbeAction, Probes};

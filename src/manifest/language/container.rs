@@ -24,8 +24,8 @@ macro_rules! container {
             refused("volumeDevices", Type::List(&Type::Any), "raw block devices are not handed to containers", "use `volumeMounts` with a file system"),
             no_meaning("imagePullPolicy", Type::Choice(PULL_POLICIES), "images are pulled once, when the machine image is built").unless(&["IfNotPresent"]),
             works("securityContext", Type::Object(&SECURITY_CONTEXT), "what the container may do inside its machine"),
-            works("livenessProbe", Type::Object(&PROBE), "run inside the machine; a failure restarts the container, never the machine").not_yet(),
-            works("startupProbe", Type::Object(&PROBE), "run inside the machine; until it succeeds the other probes wait and the group's health check is patient").not_yet(),
+            works("livenessProbe", Type::Object(&PROBE), "run inside the machine; a failure restarts the container, never the machine"),
+            works("startupProbe", Type::Object(&PROBE), "run inside the machine; until it succeeds the other probes wait and the group's health check is patient"),
             works("lifecycle", Type::Object(&LIFECYCLE), "run by the agent in the machine").not_yet(),
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
@@ -43,8 +43,7 @@ const READINESS: Field = works(
     "readinessProbe",
     Type::Object(&PROBE),
     "decides whether the machine gets traffic: the balancers of both clouds ask the agent, which asks the container",
-)
-.not_yet();
+);
 
 container!(
     CONTAINER,
@@ -315,7 +314,7 @@ pub(super) static PROBE: Table = Table::new(
         works("httpGet", Type::Object(&HTTP_GET), "a request; 200 to 399 is success"),
         works("tcpSocket", Type::Object(&TCP_SOCKET), "a connection"),
         works("exec", Type::Object(&EXEC), "a command in the container; exit code 0 is success").presence(),
-        works("grpc", Type::Object(&GRPC), "the gRPC health protocol"),
+        works("grpc", Type::Object(&GRPC), "the gRPC health protocol").not_yet(),
         works("initialDelaySeconds", COUNT, "wait after the start").default("0"),
         works("periodSeconds", COUNT_1, "time between two questions").default("10"),
         works("timeoutSeconds", COUNT_1, "how long an answer may take").default("1"),
@@ -339,7 +338,10 @@ static HTTP_GET: Table = Table::new(
         works("path", TEXT, "path of the request").default("/"),
         works(
             "scheme",
-            Type::Choice(&[word("HTTP", "plain"), word("HTTPS", "TLS; the certificate is not verified")]),
+            Type::Choice(&[
+                word("HTTP", "plain"),
+                word("HTTPS", "TLS; the certificate is not verified").not_yet(),
+            ]),
             "protocol",
         )
         .default("HTTP"),

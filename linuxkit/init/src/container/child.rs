@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,9 +11,12 @@ use std::process::Command;
 use i2kit_spec::Seccomp;
 use i2kit_spec::runtime::{Config, NamespaceKind, Process};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::process::{Signal, WaitOptions};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::{Machine, Spec, mounts, privileges, program, seccomp, user};
 use crate::error::{Doing, Error};
+use crate::sys::{self, Cloned};
 
 /// Where the child builds its root in its own mount namespace; PID 1 makes the folders once.
 pub(crate) const SCRATCH: &str = "/run/i2kit/container";
@@ -28,13 +31,72 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
         .and_then(|()| enter_namespaces(config))
         .and_then(|()| set_oom_score(&config.process))
         .and_then(|()| change_root(spec))
-        .and_then(|()| prepare_process(spec, machine, stdout, stderr));
+        .and_then(|()| prepare_process(spec, &config.process, machine, [stdout.as_fd(), stderr.as_fd()]));
     match prepared {
         Ok(mut command) => {
             let source = command.exec();
             Error::Io { what: format!("execute {}", command.get_program().display()), source }
         }
         Err(error) => error,
+    }
+}
+
+/// Runs a command in the namespaces of the container that `target` is the first process of, and returns its exit code.
+///
+/// Called in a cloned child, which stays outside the container's PID namespace: only its own child can be inside.
+pub(super) fn enter(
+    spec: &Spec,
+    machine: &Machine,
+    target: BorrowedFd<'_>,
+    command: &[String],
+    output: &OwnedFd,
+) -> Result<i32, Error> {
+    connect_output(output, output)?;
+    let mut spaces = ThreadNameSpaceType::MOUNT;
+    for namespace in &spec.config.linux.namespaces {
+        spaces |= match namespace.kind {
+            NamespaceKind::Mount | NamespaceKind::User => ThreadNameSpaceType::MOUNT,
+            NamespaceKind::Pid => ThreadNameSpaceType::PROCESS_ID,
+            NamespaceKind::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
+            NamespaceKind::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+            NamespaceKind::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+            NamespaceKind::Network => ThreadNameSpaceType::NETWORK,
+        };
+    }
+    // From here on errors go to the standard output, which is the pipe.
+    move_into_thread_name_spaces(target, spaces).doing(|| "enter the container's namespaces".into())?;
+    // This process goes on for as long as the command; what PID 1 has open must not stay open with it.
+    sys::close_from(3).doing(|| "close descriptors".into())?;
+    match sys::clone_process(0, None).doing(|| "clone".into())? {
+        Cloned::Parent(pid, _pidfd) => loop {
+            match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => {
+                    let signal = status.terminating_signal().map(|signal| 128 + signal);
+                    return Ok(status.exit_status().or(signal).unwrap_or(255));
+                }
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).doing(|| "wait for the command".into()),
+            }
+        },
+        Cloned::Child => {
+            let process = Process { args: command.to_vec(), ..spec.config.process.clone() };
+            let error = match prepare_process(
+                spec,
+                &process,
+                machine,
+                [rustix::stdio::stdout(), rustix::stdio::stderr()],
+            ) {
+                Ok(mut command) => {
+                    // Whoever kills the process outside means the command.
+                    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                    let source = command.exec();
+                    Error::Io { what: format!("execute {}", command.get_program().display()), source }
+                }
+                Err(error) => error,
+            };
+            let _ = rustix::io::write(rustix::stdio::stdout(), error.to_string().as_bytes());
+            sys::exit_child(super::START_FAILED)
+        }
     }
 }
 
@@ -113,11 +175,10 @@ fn overlay(layers: &[String]) -> Result<String, Error> {
 /// Limits, identity and environment, as the last steps because each takes rights away.
 fn prepare_process(
     spec: &Spec,
+    process: &Process,
     machine: &Machine,
-    stdout: &OwnedFd,
-    stderr: &OwnedFd,
+    pipes: [BorrowedFd<'_>; 2],
 ) -> Result<Command, Error> {
-    let process = &spec.config.process;
     let read = |path: &str| read_database(Path::new(path));
     let identity = user::resolve(&spec.boot.user, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
     privileges::set_rlimits(&process.rlimits)?;
@@ -125,12 +186,7 @@ fn prepare_process(
     if spec.boot.seccomp == Seccomp::RuntimeDefault {
         seccomp::install_default(&process.capabilities)?;
     }
-    privileges::become_user(
-        &identity,
-        &process.capabilities,
-        [stdout.as_fd(), stderr.as_fd()],
-        process.no_new_privileges,
-    )?;
+    privileges::become_user(&identity, &process.capabilities, pipes, process.no_new_privileges)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
     let environment = environment(process, machine, identity.home.as_deref());
     let path = environment.iter().rev().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));

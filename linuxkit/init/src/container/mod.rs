@@ -9,7 +9,7 @@ mod seccomp;
 mod user;
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use i2kit_spec::ContainerBoot;
 use i2kit_spec::runtime::{Config, NamespaceKind};
@@ -61,13 +61,35 @@ pub(crate) fn start(spec: &Spec, machine: &Machine) -> Result<Started, Error> {
     let (setup, setup_end) = pipe()?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
-    match sys::clone_process(flags, group.as_fd()).doing(|| "clone".into())? {
+    match sys::clone_process(flags, Some(group.as_fd())).doing(|| "clone".into())? {
         Cloned::Parent(pid, pidfd) => Ok(Started { pid, pidfd, setup, stdout, stderr }),
         Cloned::Child => {
             let error = child::run(spec, machine, &stdout_end, &stderr_end);
             // Nobody is left to tell when even this fails; the exit code says that something did.
             let _ = std::fs::File::from(setup_end).write_all(error.to_string().as_bytes());
             sys::exit_child(START_FAILED);
+        }
+    }
+}
+
+/// Runs a command in a container that runs: in its namespaces and its cgroup, with its user, rights and environment.
+/// Returns the process to wait for and the reading end of its output.
+pub(crate) fn execute(
+    spec: &Spec,
+    machine: &Machine,
+    target: BorrowedFd<'_>,
+    command: &[String],
+) -> Result<(Pid, OwnedFd, OwnedFd), Error> {
+    let group = cgroup::make_container(&spec.boot.name, None)?;
+    let (output, output_end) = pipe()?;
+    match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {
+        Cloned::Parent(pid, pidfd) => Ok((pid, pidfd, output)),
+        Cloned::Child => {
+            let code = child::enter(spec, machine, target, command, &output_end).unwrap_or_else(|error| {
+                let _ = rustix::io::write(rustix::stdio::stdout(), error.to_string().as_bytes());
+                START_FAILED
+            });
+            sys::exit_child(code);
         }
     }
 }

@@ -1,19 +1,13 @@
-//! HTTP/1.1 as a health endpoint needs it: one small request a connection, one small answer, then the end. All
-//! connections are served by one thread, so that a client that says nothing keeps nobody waiting.
+//! HTTP/1.1 as a health endpoint needs it: one small request a connection, one small answer, then the end.
+//! The request stays in the socket until the answer is out, so that another supervisor can take a client over.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 
-use crate::link::{Link, ToInit, ToSupervisor};
 use crate::sys;
-
-/// How many clients are served at once; the one that waited longest makes room for another.
-const MAX_CONNECTIONS: usize = 64;
 
 /// The largest request; health checks send a few hundred bytes.
 const MAX_REQUEST: usize = 8 * 1024;
@@ -97,10 +91,10 @@ impl Response {
 
 /// A client and how far it is.
 #[derive(Debug)]
-struct Connection {
-    id: u64,
-    stream: TcpStream,
-    deadline: Instant,
+pub(super) struct Connection {
+    pub(super) id: u64,
+    pub(super) stream: TcpStream,
+    pub(super) deadline: Instant,
     /// How many bytes the request has; they stay in the socket until they are answered.
     request: usize,
     /// Empty until the request is complete.
@@ -108,97 +102,9 @@ struct Connection {
     written: usize,
 }
 
-/// The clients that are being served, and what PID 1 must be told.
-#[derive(Debug)]
-pub(super) struct Server {
-    link: Link,
-    connections: VecDeque<Connection>,
-    done: VecDeque<u64>,
-}
-
-impl Server {
-    /// Serves the clients that PID 1 sends over this link.
-    pub(super) fn new(link: Link) -> Self {
-        Self { link, connections: VecDeque::new(), done: VecDeque::new() }
-    }
-
-    /// Serves requests for ever; returns only when PID 1 is gone.
-    pub(super) fn serve(mut self, answer: impl Fn(&Request<'_>) -> Response) -> io::Result<Infallible> {
-        loop {
-            let now = Instant::now();
-            let ready = self.wait(now)?;
-            let mut number = 0;
-            self.connections.retain_mut(|connection| {
-                number += 1;
-                let goes_on = connection.deadline > now
-                    && (!ready[number] || connection.advance(&answer).unwrap_or(false));
-                if !goes_on {
-                    self.done.push_back(connection.id);
-                }
-                goes_on
-            });
-            if ready[0] {
-                self.take_clients(now)?;
-            }
-            self.tell_done()?;
-        }
-    }
-
-    fn wait(&self, now: Instant) -> io::Result<Vec<bool>> {
-        let room = if self.done.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-        let mut fds = vec![PollFd::new(&self.link, PollFlags::IN | room)];
-        fds.extend(self.connections.iter().map(|connection| {
-            let flags = if connection.response.is_empty() { PollFlags::IN } else { PollFlags::OUT };
-            PollFd::new(&connection.stream, flags)
-        }));
-        let oldest = self.connections.front().map(|oldest| oldest.deadline.saturating_duration_since(now));
-        let timeout = oldest.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
-    }
-
-    fn take_clients(&mut self, now: Instant) -> io::Result<()> {
-        loop {
-            match self.link.receive() {
-                Ok((ToSupervisor::Client { id }, Some(fd))) => {
-                    if self.connections.len() == MAX_CONNECTIONS
-                        && let Some(oldest) = self.connections.pop_front()
-                    {
-                        self.done.push_back(oldest.id);
-                    }
-                    match Connection::new(id, fd.into(), now) {
-                        Ok(connection) => self.connections.push_back(connection),
-                        // The client is gone, or was answered by an earlier supervisor.
-                        Err(_) => self.done.push_back(id),
-                    }
-                }
-                // A message that this supervisor does not know.
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::InvalidData => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn tell_done(&mut self) -> io::Result<()> {
-        while let Some(id) = self.done.front() {
-            match self.link.send(&ToInit::Done { id: *id }, None) {
-                Ok(()) => self.done.pop_front(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(())
-    }
-}
-
 impl Connection {
     /// A client that was not answered yet. An error when there is nothing to do for it.
-    fn new(id: u64, stream: TcpStream, now: Instant) -> io::Result<Self> {
+    pub(super) fn new(id: u64, stream: TcpStream, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         sys::set_low_water(&stream, 1)?;
         let connection =
@@ -211,8 +117,13 @@ impl Connection {
         Ok(connection)
     }
 
+    /// What to poll its socket for.
+    pub(super) fn wants(&self) -> PollFlags {
+        if self.response.is_empty() { PollFlags::IN } else { PollFlags::OUT }
+    }
+
     /// Reads or writes what can be without waiting. Returns whether the connection goes on.
-    fn advance(&mut self, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<bool> {
+    pub(super) fn advance(&mut self, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<bool> {
         if self.response.is_empty() && !self.read_request(answer)? {
             return Ok(false);
         }
@@ -272,9 +183,6 @@ fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<V
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-    use std::os::fd::AsFd;
-
     use super::*;
 
     fn responded(bytes: &str) -> Option<String> {
@@ -302,68 +210,5 @@ mod tests {
             assert!(responded(bytes).unwrap().starts_with("HTTP/1.1 400 "), "{bytes:?}");
         }
         assert!(responded(&"x".repeat(MAX_REQUEST)).unwrap().starts_with("HTTP/1.1 431 "));
-    }
-
-    /// A served client, and PID 1's end of the link and copy of the client's socket.
-    struct Served {
-        link: Link,
-        ours: TcpStream,
-        client: TcpStream,
-        /// Another client, which says nothing.
-        silent: (TcpStream, TcpStream),
-    }
-
-    fn socket() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (listener.accept().unwrap().0, client)
-    }
-
-    fn served(prepare: impl FnOnce(&mut TcpStream, &mut TcpStream)) -> Served {
-        let (link, theirs) = Link::pair().unwrap();
-        let (mut ours, mut client) = socket();
-        prepare(&mut ours, &mut client);
-        let server = Server::new(Link::over(theirs));
-        std::thread::spawn(move || server.serve(|_| Response::text(200, "ok\n".into())));
-        let silent = socket();
-        link.send(&ToSupervisor::Client { id: 1 }, Some(silent.0.as_fd())).unwrap();
-        link.send(&ToSupervisor::Client { id: 2 }, Some(ours.as_fd())).unwrap();
-        Served { link, ours, client, silent }
-    }
-
-    fn wait_done(link: &Link) -> ToInit {
-        rustix::event::poll(&mut [PollFd::new(link, PollFlags::IN)], None).unwrap();
-        link.receive().unwrap().0
-    }
-
-    fn read_all(mut client: TcpStream) -> String {
-        let mut text = String::new();
-        client.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    #[test]
-    fn a_client_is_answered_while_another_is_silent() {
-        let Served { link, ours, mut client, silent: _silent } = served(|_, _| {});
-        for part in [&b"GET / HT"[..], b"TP/1.1\r\n", b"\r\n"] {
-            client.write_all(part).unwrap();
-        }
-        assert_eq!(wait_done(&link), ToInit::Done { id: 2 });
-        drop(ours);
-        let text = read_all(client);
-        assert!(text.ends_with("\r\n\r\nok\n"), "{text}");
-    }
-
-    #[test]
-    fn what_an_earlier_supervisor_answered_is_not_answered_again() {
-        let answered = "HTTP/1.1 200 OK\r\n\r\nearlier";
-        let Served { link, ours, client, silent: _silent } = served(|ours, client| {
-            client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-            ours.write_all(answered.as_bytes()).unwrap();
-        });
-        assert_eq!(wait_done(&link), ToInit::Done { id: 2 });
-        drop(ours);
-        // Neither a second answer nor a reset.
-        assert_eq!(read_all(client), answered);
     }
 }

@@ -145,6 +145,16 @@ fn render_machine(out: &mut String, record: &Record, usage: &Usage) {
 }
 
 fn render_states(out: &mut String, record: &Record) {
+    let mut ready = Family::new(
+        out,
+        "kube_pod_container_status_ready",
+        "gauge",
+        "Whether it runs and its probes succeed.",
+    );
+    for container in &record.containers {
+        let runs = matches!(container.state, ContainerState::Running { .. });
+        ready.sample(&[("container", &container.name)], flag(runs && container.started && container.ready));
+    }
     let mut family = |name, kind, help, value: &dyn Fn(&ContainerState, u64) -> Option<f64>| {
         let mut family = Family::new(out, name, kind, help);
         for container in &record.containers {
@@ -221,6 +231,7 @@ mod tests {
             version: 1,
             boot_id: String::new(),
             hostname: String::new(),
+            address: String::new(),
             pod: String::new(),
             stage: Stage::Running,
             phases: vec![PhaseTime { name: "onboot a\"b".into(), start: 1.0, end: 1.25 }],
@@ -230,6 +241,10 @@ mod tests {
                 state: ContainerState::Running { since: 2.0, pid: 12 },
                 last: Some(ended),
                 restarts: 3,
+                run: 4,
+                started: true,
+                ready: true,
+                probe_failure: None,
             }],
             supervisor_restarts: 1,
             console_dropped: 0,

@@ -3,13 +3,19 @@
 //! It owns nothing. Its standard input is the link to PID 1, over which it gets the health port's clients; all else that
 //! it knows comes from PID 1's record. It may be killed and started again at any moment.
 
+mod ask;
 mod http;
 mod metrics;
+mod prober;
+mod server;
+mod track;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use self::http::{Request, Response, Server};
+use self::http::{Request, Response};
+use self::prober::Prober;
+use self::server::Server;
 use crate::link::Link;
 use crate::record::{Record, VERSION};
 use crate::sys;
@@ -21,7 +27,8 @@ pub(crate) fn run() -> ExitCode {
         return ExitCode::from(73);
     }
     let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::from(74) };
-    match Server::new(Link::over(socket)).serve(answer) {
+    let Ok(prober) = Prober::new() else { return ExitCode::from(76) };
+    match Server::new(Link::over(socket), prober).serve(answer) {
         Ok(never) => match never {},
         // The exit code is all that is left to say; PID 1 tells it on the console.
         Err(_) => ExitCode::from(75),

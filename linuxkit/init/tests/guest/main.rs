@@ -9,7 +9,7 @@ mod vm;
 
 use i2kit::erofs::TreeFile;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
-use i2kit_spec::{RestartPolicy, Seccomp};
+use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp};
 
 use crate::pod::{Pod, mount};
 use crate::vm::{Vm, wanted};
@@ -26,8 +26,11 @@ fn a_pod_boots_in_phases_and_serves() {
         return;
     }
     let pod = Pod::new()
-        .onboot("first", "echo one; echo two >&2; grep SigIgn /proc/self/status")
+        .onboot("first", "echo one; echo two >&2")
         .onboot("second", "printf 'no newline'")
+        // Without a shell, which ignores signals of its own.
+        .onboot("third", "")
+        .with(|config| config.process.args = ["grep", "SigIgn", "/proc/self/status"].map(Into::into).into())
         .service("web", "exec httpd -f -p 80 -h /www")
         .shell();
     let mut vm = Vm::boot(&pod);
@@ -57,7 +60,7 @@ fn a_pod_boots_in_phases_and_serves() {
         position += found.unwrap_or_else(|| panic!("no {text:?} after {position} in\n{console}"));
     }
     assert!(console.contains("first | two\n"), "{console}");
-    assert!(console.contains("first | SigIgn:\t0000000000000000\n"), "{console}");
+    assert!(console.contains("third | SigIgn:\t0000000000000000\n"), "{console}");
 
     let page = vm.get("/metrics").body;
     assert!(metric(&page, "container_memory_usage_bytes{container=\"web\"}") > 0.0);
@@ -231,14 +234,94 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
         .with(|config| config.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid));
     let mut vm = Vm::boot(&pod);
     vm.says("the supervisor ended");
-    for number in 0..100 {
+    let mut requests = 0;
+    while requests < 100 || vm.console().matches("the supervisor ended").count() < 10 {
         let answer = vm.try_get("/readyz");
-        assert_eq!(answer.map(|answer| answer.body), Some("ok\n".to_owned()), "request {number}");
+        assert_eq!(answer.map(|answer| answer.body), Some("ok\n".to_owned()), "request {requests}");
+        requests += 1;
     }
     let page = vm.get("/metrics").body;
-    let restarts = metric(&page, "i2kit_supervisor_restarts_total");
-    assert!(restarts >= 5.0, "{restarts} restarts are too few to show anything");
+    assert!(metric(&page, "i2kit_supervisor_restarts_total") >= 9.0);
     assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"killer\"}") < 1.0);
+}
+
+/// A probe that asks every second.
+fn every_second(action: ProbeAction) -> Probe {
+    Probe {
+        action,
+        initial_delay_seconds: 0,
+        period_seconds: 1,
+        timeout_seconds: 5,
+        success_threshold: 1,
+        failure_threshold: 2,
+        termination_grace_period_seconds: None,
+    }
+}
+
+#[test]
+fn readiness_follows_the_probes_of_the_containers() {
+    if !wanted() {
+        return;
+    }
+    let http = ProbeAction::HttpGet { host: None, port: 80, path: "/up".into(), headers: vec![] };
+    let file = ProbeAction::Exec { command: ["cat", "/dev/shm/ready"].map(Into::into).into() };
+    let pod = Pod::new()
+        .shell()
+        .probes(|probes| probes.readiness = Some(every_second(file)))
+        .user("web")
+        .service(
+            "web",
+            "mkdir /tmp; sleep 3; httpd -p 80 -h /tmp; sleep 5; echo yes > /tmp/up; exec sleep 1000",
+        )
+        .probes(|probes| {
+            probes.startup = Some(every_second(ProbeAction::Tcp { host: None, port: 80 }));
+            probes.startup.as_mut().unwrap().failure_threshold = 30;
+            probes.readiness = Some(every_second(http));
+        });
+    let mut vm = Vm::boot(&pod);
+    let mut unready = |reason: &str| {
+        vm.wait_answer("/readyz", |answer| answer.status == 503 && answer.body.contains(reason));
+    };
+    unready("web: startup probe: tcp 10.0.2.15:80: Connection refused");
+    unready("web: readiness probe: http://10.0.2.15:80/up: status 404");
+    unready("shell: readiness probe: the command ended with exit code 1: cat: can't open '/dev/shm/ready'");
+    vm.shell("echo yes > /dev/shm/ready");
+    vm.ready();
+    assert!(metric(&vm.get("/metrics").body, "kube_pod_container_status_ready{container=\"web\"}") > 0.0);
+    vm.shell("rm /dev/shm/ready");
+    vm.wait_answer("/readyz", |answer| {
+        answer.status == 503 && answer.body.starts_with("shell: readiness probe")
+    });
+}
+
+#[test]
+fn a_container_that_is_not_alive_is_started_again() {
+    if !wanted() {
+        return;
+    }
+    let alive = ProbeAction::Exec {
+        command: ["sh", "-c", "test ! -e /sick || { echo sick; exit 1; }"].map(Into::into).into(),
+    };
+    let slow = ProbeAction::Exec { command: ["sleep", "1000"].map(Into::into).into() };
+    let pod = Pod::new()
+        .service(
+            "web",
+            "trap 'echo asked to stop; exit 0' TERM; sleep 4; touch /sick; while :; do sleep 0.1; done",
+        )
+        .probes(|probes| probes.liveness = Some(every_second(alive)))
+        .service("hung", "trap '' TERM; while :; do sleep 1; done")
+        .probes(|probes| {
+            let liveness = Probe { timeout_seconds: 1, ..every_second(slow) };
+            probes.liveness = Some(Probe { termination_grace_period_seconds: Some(1), ..liveness });
+        });
+    let mut vm = Vm::boot(&pod);
+    vm.says("web: liveness probe failed: the command ended with exit code 1: sick\n");
+    vm.says("web | asked to stop\n");
+    vm.says("i2kit: web: Completed, exit code 0 (liveness probe failed: ");
+    vm.says("i2kit: hung: Error, exit code 137 (liveness probe failed: the command took too long)");
+    vm.ready();
+    let page = vm.get("/metrics").body;
+    assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"web\"}") > 0.0);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use i2kit_spec::runtime::{
     Capabilities, Config, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, User,
 };
 use i2kit_spec::{
-    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, RestartPolicy, Seccomp,
+    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, Probes, RestartPolicy,
+    Seccomp,
 };
 
 /// The port on which a container made by [`Pod::shell`] gives a shell to whoever connects.
@@ -77,6 +78,12 @@ impl Pod {
         self
     }
 
+    /// Sets the probes of the service that was added last.
+    pub(crate) fn probes(mut self, change: impl FnOnce(&mut Probes)) -> Self {
+        change(&mut self.boot.services.last_mut().expect("a service was added before").probes);
+        self
+    }
+
     /// Adds a file to the pod file system.
     pub(crate) fn file(mut self, file: TreeFile) -> Self {
         self.files.push(file);
@@ -113,6 +120,7 @@ fn container(name: &str, bundle: &str) -> ContainerBoot {
         layers: vec!["base".into(), "top".into()],
         user: String::new(),
         seccomp: Seccomp::default(),
+        probes: Probes::default(),
     }
 }
 

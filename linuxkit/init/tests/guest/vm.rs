@@ -23,6 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Where Debian's package has the firmware.
 const OVMF: &str = "/usr/share/OVMF";
 
+/// How long the supervisor may take. Short, because qemu accepts connections before the guest listens and tries to hand
+/// them on ever more rarely.
+const HEALTH_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a command in the shell container may take.
+const SHELL_LIMIT: Duration = Duration::from_secs(20);
+
 /// One machine at a time: two emulated ones on a small host take more than twice as long, and time limits break.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -125,9 +132,23 @@ impl Vm {
         self.wait("the supervisor to answer", |vm| vm.try_get(path))
     }
 
+    /// Waits until the supervisor answers what is looked for.
+    pub(crate) fn wait_answer(&mut self, path: &str, found: impl Fn(&Answer) -> bool) {
+        let mut last = None;
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            last = self.try_get(path);
+            if last.as_ref().is_some_and(&found) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{path} does not answer what is looked for but {last:?}; the console:\n{}", self.console());
+    }
+
     /// What the supervisor answers to one request, if it answers.
     pub(crate) fn try_get(&mut self, path: &str) -> Option<Answer> {
-        let text = talk(self.health, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))?;
+        let text = talk(self.health, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"), HEALTH_LIMIT)?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
         Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
@@ -137,7 +158,7 @@ impl Vm {
     pub(crate) fn shell(&mut self, command: &str) -> String {
         let script = format!("{{ {command}\n}} 2>&1\necho end-of-output\nexit\n");
         self.wait("the shell to answer", |vm| {
-            Some(talk(vm.shell, &script)?.strip_suffix("end-of-output\n")?.to_owned())
+            Some(talk(vm.shell, &script, SHELL_LIMIT)?.strip_suffix("end-of-output\n")?.to_owned())
         })
     }
 
@@ -240,9 +261,9 @@ fn write_bootable(image: &DiskImage, cache: &Path, path: &Path) {
 }
 
 /// Sends a text and reads the answer to its end; nothing when the guest does not listen yet.
-fn talk(port: u16, text: &str) -> Option<String> {
+fn talk(port: u16, text: &str, limit: Duration) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.set_read_timeout(Some(limit)).ok()?;
     stream.write_all(text.as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;

@@ -1,0 +1,206 @@
+//! The supervisor's loop: clients of the health port, messages of PID 1, and probes that are due. One thread serves all
+//! clients, so that one that says nothing keeps nobody waiting.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::http::{Connection, Request, Response};
+use super::prober::Prober;
+use crate::link::{Link, ToInit, ToSupervisor};
+use crate::record::Record;
+
+/// How many clients are served at once; the one that waited longest makes room for another.
+const MAX_CONNECTIONS: usize = 64;
+
+/// The clients that are being served, the probes, and what PID 1 must be told.
+#[derive(Debug)]
+pub(super) struct Server {
+    link: Link,
+    prober: Prober,
+    connections: VecDeque<Connection>,
+    news: VecDeque<ToInit>,
+}
+
+/// What happened while the loop waited.
+#[derive(Debug)]
+struct Ready {
+    link: bool,
+    prober: bool,
+    /// In the order of the connections.
+    connections: Vec<bool>,
+}
+
+impl Server {
+    /// Serves the clients that PID 1 sends over this link, and asks the probes.
+    pub(super) fn new(link: Link, prober: Prober) -> Self {
+        Self { link, prober, connections: VecDeque::new(), news: VecDeque::new() }
+    }
+
+    /// Serves requests for ever; returns only when PID 1 is gone.
+    pub(super) fn serve(mut self, answer: impl Fn(&Request<'_>) -> Response) -> io::Result<Infallible> {
+        self.observe();
+        loop {
+            self.news.extend(self.prober.ask());
+            self.tell()?;
+            let now = Instant::now();
+            let ready = self.wait(now)?;
+            let mut states = ready.connections.into_iter();
+            self.connections.retain_mut(|connection| {
+                let is_ready = states.next().unwrap_or(false);
+                let goes_on =
+                    connection.deadline > now && (!is_ready || connection.advance(&answer).unwrap_or(false));
+                if !goes_on {
+                    self.news.push_back(ToInit::Done { id: connection.id });
+                }
+                goes_on
+            });
+            if ready.prober {
+                self.news.extend(self.prober.collect()?);
+            }
+            if ready.link {
+                self.hear(now)?;
+            }
+        }
+    }
+
+    /// Reads the record; one that cannot be read now is read when it changes again.
+    fn observe(&mut self) {
+        if let Ok(record) = Record::read() {
+            self.prober.observe(&record);
+        }
+    }
+
+    fn wait(&self, now: Instant) -> io::Result<Ready> {
+        let room = if self.news.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        let mut fds = vec![PollFd::new(&self.link, PollFlags::IN | room)];
+        fds.push(PollFd::from_borrowed_fd(self.prober.fd(), PollFlags::IN));
+        fds.extend(self.connections.iter().map(|client| PollFd::new(&client.stream, client.wants())));
+        let oldest = self.connections.front().map(|oldest| oldest.deadline.saturating_duration_since(now));
+        let timeout: Option<Duration> = oldest.into_iter().chain(self.prober.timeout()).min();
+        let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let (link, prober) = (ready.next().unwrap_or(false), ready.next().unwrap_or(false));
+        Ok(Ready { link, prober, connections: ready.collect() })
+    }
+
+    /// Hears what PID 1 says.
+    fn hear(&mut self, now: Instant) -> io::Result<()> {
+        loop {
+            match self.link.receive() {
+                Ok((ToSupervisor::Client { id }, Some(fd))) => {
+                    if self.connections.len() == MAX_CONNECTIONS
+                        && let Some(oldest) = self.connections.pop_front()
+                    {
+                        self.news.push_back(ToInit::Done { id: oldest.id });
+                    }
+                    match Connection::new(id, fd.into(), now) {
+                        Ok(connection) => self.connections.push_back(connection),
+                        // The client is gone, or was answered by an earlier supervisor.
+                        Err(_) => self.news.push_back(ToInit::Done { id }),
+                    }
+                }
+                Ok((ToSupervisor::Changed, _)) => self.observe(),
+                Ok((ToSupervisor::Executed { id, run, failure }, _)) => {
+                    self.news.extend(self.prober.executed(id, run, failure.as_deref()));
+                }
+                // A client without its socket: descriptors are short, and the client goes away by itself.
+                Ok((ToSupervisor::Client { id }, None)) => self.news.push_back(ToInit::Done { id }),
+                // A message that this supervisor does not know.
+                Err(error) if error.kind() == ErrorKind::InvalidData => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn tell(&mut self) -> io::Result<()> {
+        while let Some(message) = self.news.front() {
+            match self.link.send(message, None) {
+                Ok(()) => self.news.pop_front(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// A served client, and PID 1's end of the link and copy of the client's socket.
+    struct Served {
+        link: Link,
+        ours: TcpStream,
+        client: TcpStream,
+        /// Another client, which says nothing.
+        silent: (TcpStream, TcpStream),
+    }
+
+    fn socket() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, client)
+    }
+
+    fn served(prepare: impl FnOnce(&mut TcpStream, &mut TcpStream)) -> Served {
+        let (link, theirs) = Link::pair().unwrap();
+        let (mut ours, mut client) = socket();
+        prepare(&mut ours, &mut client);
+        let server = Server::new(Link::over(theirs), Prober::of(&crate::guest::no_pod()).unwrap());
+        std::thread::spawn(move || server.serve(|_| Response::text(200, "ok\n".into())));
+        let silent = socket();
+        link.send(&ToSupervisor::Client { id: 1 }, Some(silent.0.as_fd())).unwrap();
+        link.send(&ToSupervisor::Client { id: 2 }, Some(ours.as_fd())).unwrap();
+        Served { link, ours, client, silent }
+    }
+
+    fn wait_done(link: &Link) -> ToInit {
+        rustix::event::poll(&mut [PollFd::new(link, PollFlags::IN)], None).unwrap();
+        link.receive().unwrap().0
+    }
+
+    fn read_all(mut client: TcpStream) -> String {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_client_is_answered_while_another_is_silent() {
+        let Served { link, ours, mut client, silent: _silent } = served(|_, _| {});
+        for part in [&b"GET / HT"[..], b"TP/1.1\r\n", b"\r\n"] {
+            client.write_all(part).unwrap();
+        }
+        assert_eq!(wait_done(&link), ToInit::Done { id: 2 });
+        drop(ours);
+        let text = read_all(client);
+        assert!(text.ends_with("\r\n\r\nok\n"), "{text}");
+    }
+
+    #[test]
+    fn what_an_earlier_supervisor_answered_is_not_answered_again() {
+        let answered = "HTTP/1.1 200 OK\r\n\r\nearlier";
+        let Served { link, ours, client, silent: _silent } = served(|ours, client| {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            ours.write_all(answered.as_bytes()).unwrap();
+        });
+        assert_eq!(wait_done(&link), ToInit::Done { id: 2 });
+        drop(ours);
+        // Neither a second answer nor a reset.
+        assert_eq!(read_all(client), answered);
+    }
+}
