@@ -97,7 +97,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
         table.add_row([
             instance.id.clone(),
             instance.revision.to_string(),
-            pipeline::health(instance),
+            shortened(&pipeline::health(instance)),
             restarts.to_string(),
             instance.boot_id.as_deref().map_or("-".into(), |id| id.chars().take(8).collect()),
             match (instance.accelerator, instance.pid) {
@@ -108,6 +108,16 @@ fn instances(groups: &[InstanceGroup]) -> Table {
         ]);
     }
     table
+}
+
+/// The longest health text of a table; the whole of it is in the JSON form.
+const HEALTH_WIDTH: usize = 60;
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= HEALTH_WIDTH {
+        return text.to_owned();
+    }
+    text.chars().take(HEALTH_WIDTH - 1).chain(['…']).collect()
 }
 
 fn balancers(balancers: &[LoadBalancer]) -> Table {
@@ -123,4 +133,16 @@ fn balancers(balancers: &[LoadBalancer]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_does_not_stretch_the_table() {
+        assert_eq!(shortened("healthy"), "healthy");
+        let long = shortened(&"ö".repeat(100));
+        assert!(long.ends_with('…') && long.chars().count() == HEALTH_WIDTH, "{long}");
+    }
 }
