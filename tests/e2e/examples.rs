@@ -30,7 +30,7 @@ fn nginx_serves_behind_a_balancer_and_survives_kills() {
     let manifest = &example("manifests/nginx.yaml");
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).code(10).run();
     world.i2kit(&["deploy", manifest]).run();
-    world.i2kit(&["deploy", manifest]).stdout("unchanged\n").run();
+    world.i2kit(&["deploy", manifest]).prints("unchanged\n").run();
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).run();
 
     let address = world.address("nginx");
