@@ -30,10 +30,10 @@ fn nginx_serves_behind_a_balancer_and_survives_kills() {
     let manifest = &example("manifests/nginx.yaml");
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).code(10).run();
     world.i2kit(&["deploy", manifest]).run();
-    world.i2kit(&["deploy", manifest]).prints("unchanged\n").run();
+    let address = world.address("nginx");
+    world.i2kit(&["deploy", manifest]).stdout(&format!("unchanged\nnginx {address}\n")).run();
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).run();
 
-    let address = world.address("nginx");
     eventually("answers of three machines", 30, || (servers(&address).len() == 3).then_some(()));
     world.i2kit(&["logs", "nginx", "-c", "nginx"]).prints("nginx | ").prints("\"GET / HTTP/1.1\" 200").run();
     world.i2kit(&["status"]).prints("3/3").prints(&address).run();
