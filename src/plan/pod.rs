@@ -88,7 +88,10 @@ pub fn image(
             bundle: bundle.clone(),
             layers: stack.iter().map(DiffId::partition_name).collect(),
             user: image.config.config.user.clone(),
-            seccomp: Seccomp::default(),
+            seccomp: match wanted.security.seccomp {
+                api::Seccomp::RuntimeDefault => Seccomp::RuntimeDefault,
+                api::Seccomp::Unconfined => Seccomp::Unconfined,
+            },
             probes: probes(wanted)?,
         };
         containers.push(one(wanted, image, bundle)?);

@@ -217,9 +217,9 @@ pub struct Security {
 /// Filter of system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seccomp {
-    /// None, as in Kubernetes when nothing is said.
-    #[default]
+    /// None.
     Unconfined,
-    /// The usual one.
+    /// The usual one; also when nothing is said, unlike in Kubernetes: a pod that needs more says so.
+    #[default]
     RuntimeDefault,
 }

@@ -98,10 +98,10 @@ fn security(own: Object<'_>, pod: Object<'_>) -> Read<Security> {
         forbid_privilege_escalation: own.flag_if("allowPrivilegeEscalation")? == Some(false),
         capabilities_add: names("add")?,
         capabilities_drop: names("drop")?,
-        seccomp: if seccomp.as_deref() == Some("RuntimeDefault") {
-            Seccomp::RuntimeDefault
-        } else {
+        seccomp: if seccomp.as_deref() == Some("Unconfined") {
             Seccomp::Unconfined
+        } else {
+            Seccomp::RuntimeDefault
         },
         privileged: own.flag_if("privileged")?.unwrap_or(false),
     })

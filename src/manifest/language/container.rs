@@ -462,7 +462,7 @@ pub(super) static SECCOMP: Table = Table::new(
         works(
             "type",
             Type::Choice(&[
-                word("RuntimeDefault", "the usual filter").not_yet(),
+                word("RuntimeDefault", "the usual filter, also when nothing is said"),
                 mapped_word("Unconfined", "no filter; the machine is the boundary"),
                 refused_word(
                     "Localhost",
