@@ -1,15 +1,16 @@
 //! The contract between host and guest: what the host writes into the pod file system of an image and what
 //! the guest reads from it when it boots. Serde types only; no behaviour beyond constants and constructors.
 //!
-//! Two files make up the contract: [`PodBoot`] is `etc/i2kit/pod.json`, and each container has an OCI runtime
+//! Two files make up the contract of an image: [`PodBoot`] is `etc/i2kit/pod.json`, and each container has an OCI runtime
 //! `config.json` in LinuxKit's layout, of which [`runtime::Config`] is the subset that host and guest agree on.
 //! Both are strict: an unknown field is an error on the reading side, so that a guest never ignores half of what
-//! a newer host asked for.
+//! a newer host asked for. In a cloud, [`launch::LaunchSpec`] says what belongs to a launch and not to the image.
 
 pub mod boot;
 pub mod cmdline;
 pub mod console;
 pub mod guest;
+pub mod launch;
 pub mod probe;
 pub mod runtime;
 
