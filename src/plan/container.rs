@@ -8,46 +8,12 @@ use i2kit_spec::runtime::{
 };
 
 use super::expand::expand;
-use crate::manifest::api::{self, Container, EnvValue};
+use super::security;
+use crate::manifest::api::{self, Container, EnvValue, PodSpec};
 use crate::oci::ContainerConfig;
 
 /// The search path of images that set none; the value that container engines use.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What Kubernetes' runtimes let a container keep by default: enough for daemons that bind low ports and drop to
-/// another user, nothing that reaches the kernel.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
-
-/// Parts of /proc and /sys that tell about the kernel more than a container should know.
-const MASKED_PATHS: [&str; 9] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/firmware",
-];
-
-/// Parts of /proc through which the kernel can be changed.
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Open files: a low soft limit, because some programs loop over all possible descriptors when they start, and a high
 /// hard one, up to which programs that need it raise theirs. The values are systemd's and containerd's.
@@ -68,13 +34,13 @@ fn command(container: &Container, image: &ContainerConfig) -> Option<Vec<String>
 }
 
 /// The OCI runtime configuration of `container`, or `None` when there is no command to run.
-pub(super) fn config(container: &Container, image: &ContainerConfig) -> Option<Config> {
+pub(super) fn config(container: &Container, image: &ContainerConfig, pod: &PodSpec) -> Option<Config> {
     let variables = variables(container);
     let args = command(container, image)?;
     let written = container.command.is_some() || container.args.is_some();
     let args = if written { args.iter().map(|arg| expand(arg, &variables)).collect() } else { args };
     let working_dir = container.working_dir.as_deref().unwrap_or(&image.working_dir);
-    Some(Config {
+    let mut config = Config {
         oci_version: OCI_VERSION.into(),
         process: Process {
             terminal: false,
@@ -82,7 +48,7 @@ pub(super) fn config(container: &Container, image: &ContainerConfig) -> Option<C
             args,
             env: environment(container, image, &variables),
             cwd: if working_dir.is_empty() { "/".into() } else { working_dir.into() },
-            capabilities: capabilities(),
+            capabilities: Capabilities::default(),
             rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
             no_new_privileges: false,
             oom_score_adj: None,
@@ -96,10 +62,11 @@ pub(super) fn config(container: &Container, image: &ContainerConfig) -> Option<C
                 .map(|kind| Namespace { kind })
                 .into(),
             resources: resources(&container.resources),
-            masked_paths: MASKED_PATHS.map(Into::into).into(),
-            readonly_paths: READONLY_PATHS.map(Into::into).into(),
+            ..Linux::default()
         },
-    })
+    };
+    security::apply(&mut config, &container.security, pod);
+    Some(config)
 }
 
 /// The manifest's variables, each expanded with those written before it.
@@ -138,11 +105,6 @@ fn environment(
         }
     }
     env
-}
-
-fn capabilities() -> Capabilities {
-    let all: Vec<String> = DEFAULT_CAPABILITIES.map(Into::into).into();
-    Capabilities { bounding: all.clone(), effective: all.clone(), permitted: all, ..Capabilities::default() }
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -218,7 +180,9 @@ mod tests {
 
     #[test]
     fn command_and_args_replace_as_in_kubernetes() {
-        let args = |container: &Container| config(container, &image()).unwrap().process.args.join(" ");
+        let args = |container: &Container| {
+            config(container, &image(), &PodSpec::default()).unwrap().process.args.join(" ")
+        };
         let mut c = container();
         assert_eq!(args(&c), "/entry serve");
         c.args = Some(words("other"));
@@ -227,7 +191,7 @@ mod tests {
         assert_eq!(args(&c), "/own other");
         c.args = None;
         assert_eq!(args(&c), "/own");
-        assert_eq!(config(&container(), &ContainerConfig::default()), None);
+        assert_eq!(config(&container(), &ContainerConfig::default(), &PodSpec::default()), None);
     }
 
     #[test]
@@ -237,7 +201,7 @@ mod tests {
             |name: &str, value: &str| EnvVar { name: name.into(), value: EnvValue::Written(value.into()) };
         c.env = vec![env("B", "$(A)"), env("A", "1"), env("C", "$(A)-$(B)")];
         c.command = Some(words("run $(C) $(PATH)"));
-        let config = config(&c, &image()).unwrap();
+        let config = config(&c, &image(), &PodSpec::default()).unwrap();
         assert_eq!(config.process.env, ["PATH=/bin", "A=1", "B=$(A)", "C=1-$(A)"]);
         assert_eq!(config.process.args, ["run", "1-$(A)", "$(PATH)"], "the image's variables are not known");
         assert_eq!(config.process.cwd, "/srv");

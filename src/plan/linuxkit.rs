@@ -105,7 +105,7 @@ fn entry(container: &ContainerPlan, boot: &ContainerBoot) -> Value {
         "env": process.env,
         "cwd": process.cwd,
         "uid": numeric(user, process.user.uid),
-        "gid": numeric(group, process.user.gid),
+        "gid": boot.run_as_group.map_or_else(|| numeric(group, process.user.gid), Value::from),
         "capabilities": process.capabilities.bounding,
         "mounts": mounts,
         "binds": binds.iter().map(|bind| {

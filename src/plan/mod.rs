@@ -12,5 +12,6 @@ pub mod linuxkit;
 pub mod pod;
 pub mod podfs;
 pub mod rollout;
+mod security;
 mod size;
 pub mod workload;

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use i2kit_spec::{
-    ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, Probe, ProbeAction, Probes, RestartPolicy, Seccomp,
-    cmdline,
+    ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, Probe, ProbeAction, Probes, RestartPolicy, cmdline,
 };
 
-use super::container;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
-use crate::manifest::api::{self, Container, Name, PodTemplate};
+use super::{container, security};
+use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
 use crate::oci::{DiffId, Reference, ResolvedImage};
 
 /// The supervisor's port in every VM: kube-proxy's health port, which no workload expects to be free.
@@ -45,6 +44,17 @@ pub enum PodError {
         container: String,
         /// What the probe asks.
         what: &'static str,
+    },
+    /// A container that must not run as root would.
+    #[error(
+        "container `{container}` must not run as root, but its image {image} does; set `securityContext.runAsUser` to \
+         another number"
+    )]
+    Root {
+        /// The container.
+        container: String,
+        /// Its image.
+        image: String,
     },
     /// The container listens where the supervisor does.
     #[error(
@@ -87,14 +97,14 @@ pub fn image(
             name: wanted.name.clone(),
             bundle: bundle.clone(),
             layers: stack.iter().map(DiffId::partition_name).collect(),
-            user: image.config.config.user.clone(),
-            seccomp: match wanted.security.seccomp {
-                api::Seccomp::RuntimeDefault => Seccomp::RuntimeDefault,
-                api::Seccomp::Unconfined => Seccomp::Unconfined,
-            },
+            user: user(wanted, image)?,
+            run_as_group: wanted.security.run_as_group,
+            run_as_non_root: wanted.security.run_as_non_root,
+            seccomp: security::seccomp(&wanted.security),
             probes: probes(wanted)?,
+            ..ContainerBoot::default()
         };
-        containers.push(one(wanted, image, bundle)?);
+        containers.push(one(wanted, image, bundle, spec)?);
         if is_onboot {
             onboot.push(boot);
         } else {
@@ -123,6 +133,7 @@ pub fn image(
             },
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
+            ..PodBoot::default()
         },
         containers,
         layers: base_first(&stacks),
@@ -165,11 +176,26 @@ fn probes(wanted: &Container) -> Result<Probes, PodError> {
     })
 }
 
-fn one(wanted: &Container, image: &ResolvedImage, bundle: String) -> Result<ContainerPlan, PodError> {
+/// Who the container runs as, unless that is root and must not be. A name that turns out to be root is refused by the
+/// guest, which can look into the image.
+fn user(wanted: &Container, image: &ResolvedImage) -> Result<String, PodError> {
+    let user = security::user(&wanted.security, &image.config.config.user);
+    if wanted.security.run_as_non_root && security::is_root(&user) {
+        return Err(PodError::Root { container: wanted.name.clone(), image: image.reference.to_string() });
+    }
+    Ok(user)
+}
+
+fn one(
+    wanted: &Container,
+    image: &ResolvedImage,
+    bundle: String,
+    pod: &PodSpec,
+) -> Result<ContainerPlan, PodError> {
     if let Some(port) = wanted.ports.iter().find(|port| port.container_port == HEALTH_PORT) {
         return Err(PodError::HealthPortTaken { container: wanted.name.clone(), port: port.container_port });
     }
-    let config = container::config(wanted, &image.config.config).ok_or_else(|| PodError::NoCommand {
+    let config = container::config(wanted, &image.config.config, pod).ok_or_else(|| PodError::NoCommand {
         container: wanted.name.clone(),
         image: image.reference.to_string(),
     })?;

@@ -70,6 +70,12 @@ pub(crate) enum Error {
         /// Where it was looked up.
         file: &'static str,
     },
+    /// The user of a container is root although it must not be.
+    #[error("user {user:?} is root, which runAsNonRoot forbids")]
+    Root {
+        /// As the image or the manifest gives it.
+        user: String,
+    },
     /// The program of a container is not there or not executable.
     #[error("{program:?} {reason}")]
     Program {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::{PodBoot, PodMeta, RestartPolicy};
+use i2kit_spec::PodBoot;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitOptions};
 
@@ -69,15 +69,7 @@ enum Source {
 
 /// The pod before the disk was read: it has no containers.
 pub(crate) fn no_pod() -> PodBoot {
-    PodBoot {
-        version: i2kit_spec::POD_BOOT_VERSION,
-        pod: PodMeta::default(),
-        onboot: vec![],
-        services: vec![],
-        restart_policy: RestartPolicy::Always,
-        grace_period_seconds: 0,
-        health_port: 0,
-    }
+    PodBoot { version: i2kit_spec::POD_BOOT_VERSION, ..PodBoot::default() }
 }
 
 impl Guest {

@@ -77,14 +77,7 @@ mod tests {
 
     #[test]
     fn the_boot_reads_as_a_list() {
-        let container = |name: &str| ContainerBoot {
-            name: name.into(),
-            bundle: String::new(),
-            layers: vec![],
-            user: String::new(),
-            seccomp: i2kit_spec::Seccomp::default(),
-            probes: i2kit_spec::Probes::default(),
-        };
+        let container = |name: &str| ContainerBoot { name: name.into(), ..ContainerBoot::default() };
         let pod = PodBoot {
             onboot: vec![container("migrate"), container("warm")],
             services: vec![container("web")],

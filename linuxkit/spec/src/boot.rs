@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::probe::Probes;
+use crate::probe::{Hook, Probes};
 
 /// The version of [`PodBoot`] that this crate writes and reads. A guest refuses any other version and says so.
 pub const POD_BOOT_VERSION: u32 = 1;
@@ -19,7 +19,7 @@ pub const POD_PARTITION: &str = "pod";
 pub const POD_MOUNT: &str = "/pod";
 
 /// What the guest boots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodBoot {
     /// Always [`POD_BOOT_VERSION`].
@@ -36,6 +36,18 @@ pub struct PodBoot {
     pub grace_period_seconds: u64,
     /// The TCP port on which the supervisor serves `/livez`, `/readyz` and `/metrics`.
     pub health_port: u16,
+    /// Kernel parameters, set before any container starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether the containers have one PID namespace together instead of one each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub share_process_namespace: bool,
+    /// The group that volumes belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_group: Option<u32>,
+    /// Seconds after which the pod is stopped and has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
 }
 
 /// The pod's identity as its manifest gives it. The instance's own name comes on the kernel command line.
@@ -53,7 +65,7 @@ pub struct PodMeta {
 }
 
 /// One container of the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ContainerBoot {
     /// The container's name in the manifest.
@@ -66,12 +78,30 @@ pub struct ContainerBoot {
     /// The user as the image or the manifest gives it: empty (root), a name, a number, or `user:group` of either.
     /// The guest looks names up in the container's own `/etc/passwd` and `/etc/group`, as container engines do.
     pub user: String,
+    /// Replaces the primary group of `user`; its supplementary groups stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as_group: Option<u32>,
+    /// Whether the container must not start when its user turns out to be root.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub run_as_non_root: bool,
     /// The system call filter.
     #[serde(default, skip_serializing_if = "Seccomp::is_default")]
     pub seccomp: Seccomp,
-    /// How its health is asked for. Init containers have none.
+    /// How its health is asked for. Init containers that run to an end have none.
     #[serde(default, skip_serializing_if = "Probes::is_empty")]
     pub probes: Probes,
+    /// Of init containers: is kept running beside the services, and the next one starts once it has started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sidecar: bool,
+    /// Run when its program has started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_start: Option<Hook>,
+    /// Run before it gets SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_stop: Option<Hook>,
+    /// How many bytes it may write outside its volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writable_bytes: Option<u64>,
 }
 
 /// Which system calls a container may make, in the words of a pod's `seccompProfile`.
@@ -92,8 +122,9 @@ impl Seccomp {
 }
 
 /// When a container that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum RestartPolicy {
+    #[default]
     /// Whatever its exit code was.
     Always,
     /// Only after a non-zero exit code or a signal.

@@ -19,4 +19,4 @@ pub use boot::{
     RestartPolicy, Seccomp,
 };
 pub use guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest};
-pub use probe::{Probe, ProbeAction, Probes};
+pub use probe::{Hook, Probe, ProbeAction, Probes};

@@ -1,4 +1,5 @@
-//! How the guest asks containers for their health: Kubernetes' three probes.
+//! How the guest asks containers for their health, and what it does at their start and before their end: Kubernetes'
+//! three probes and two hooks.
 
 use serde::{Deserialize, Serialize};
 
@@ -74,5 +75,18 @@ pub enum ProbeAction {
     Exec {
         /// Program and arguments; no shell.
         command: Vec<String>,
+    },
+}
+
+/// What is done at the start or before the end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Hook {
+    /// A question is asked; its answer says whether the hook succeeded.
+    Ask(ProbeAction),
+    /// Nothing, for this time.
+    Sleep {
+        /// Its length.
+        seconds: u64,
     },
 }

@@ -417,16 +417,12 @@ static SECURITY_CONTEXT: Table = Table::new(
     "SecurityContext",
     "What a container may do inside its machine.",
     &[
-        works("runAsUser", LONG, "user id of the container's processes").not_yet(),
-        works("runAsGroup", LONG, "group id of the container's processes").not_yet(),
-        works("runAsNonRoot", Type::Bool, "refuse to start as root").not_yet().unless(&["false"]),
-        works("readOnlyRootFilesystem", Type::Bool, "the container cannot write outside its volumes")
-            .not_yet()
-            .unless(&["false"]),
-        works("allowPrivilegeEscalation", Type::Bool, "false sets no-new-privileges")
-            .not_yet()
-            .unless(&["true"]),
-        works("capabilities", Type::Object(&CAPABILITIES), "kernel capabilities to add and drop").not_yet(),
+        works("runAsUser", LONG, "user id of the container's processes"),
+        works("runAsGroup", LONG, "group id of the container's processes"),
+        works("runAsNonRoot", Type::Bool, "refuse to start as root"),
+        works("readOnlyRootFilesystem", Type::Bool, "the container cannot write outside its volumes"),
+        works("allowPrivilegeEscalation", Type::Bool, "false sets no-new-privileges"),
+        works("capabilities", Type::Object(&CAPABILITIES), "kernel capabilities to add and drop"),
         works("seccompProfile", Type::Object(&SECCOMP), "filter of system calls"),
         refused(
             "privileged",
@@ -435,8 +431,7 @@ static SECURITY_CONTEXT: Table = Table::new(
             "remove it and add the capabilities that are needed, or pass --allow-privileged",
         )
         .unless(&["false"])
-        .switch(Switch::Privileged)
-        .not_yet(),
+        .switch(Switch::Privileged),
         no_meaning("procMount", TEXT, "/proc is always masked").unless(&["Default"]),
         no_meaning("seLinuxOptions", Type::Any, "the machine has no SELinux"),
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),

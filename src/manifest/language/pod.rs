@@ -139,9 +139,9 @@ static POD_SECURITY: Table = Table::new(
     "PodSecurityContext",
     "Defaults for all containers of the pod.",
     &[
-        works("runAsUser", LONG, "user id of the containers' processes").not_yet(),
-        works("runAsGroup", LONG, "group id of the containers' processes").not_yet(),
-        works("runAsNonRoot", Type::Bool, "refuse to start as root").not_yet().unless(&["false"]),
+        works("runAsUser", LONG, "user id of the containers' processes"),
+        works("runAsGroup", LONG, "group id of the containers' processes"),
+        works("runAsNonRoot", Type::Bool, "refuse to start as root"),
         works("fsGroup", LONG, "volumes belong to this group").not_yet(),
         works(
             "fsGroupChangePolicy",
@@ -152,7 +152,7 @@ static POD_SECURITY: Table = Table::new(
             "when volumes change their group",
         )
         .default("Always"),
-        works("supplementalGroups", Type::List(&LONG), "more groups of the processes").not_yet(),
+        works("supplementalGroups", Type::List(&LONG), "more groups of the processes"),
         no_meaning("supplementalGroupsPolicy", TEXT, "groups of the image are always merged")
             .unless(&["Merge"]),
         works("seccompProfile", Type::Object(&SECCOMP), "filter of system calls"),

@@ -180,7 +180,7 @@ fn prepare_process(
     pipes: [BorrowedFd<'_>; 2],
 ) -> Result<Command, Error> {
     let read = |path: &str| read_database(Path::new(path));
-    let identity = user::resolve(&spec.boot.user, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
+    let identity = user::of(&spec.boot, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
     privileges::set_rlimits(&process.rlimits)?;
     rustix::process::chdir(process.cwd.as_str()).doing(|| format!("enter {}", process.cwd))?;
     if spec.boot.seccomp == Seccomp::RuntimeDefault {

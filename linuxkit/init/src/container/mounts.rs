@@ -130,7 +130,10 @@ pub(super) fn make_all(mounts: &[Mount], sources: Sources) -> Result<(), Error> 
             mount_change(target, propagation)
                 .doing(|| format!("set the propagation of {}", target.display()))?;
         }
-        if target == Path::new("/dev") {
+        if target == Path::new("/dev") && entry.kind == "devtmpfs" {
+            // The machine's own devices; every container that has them sees the same folder.
+            link_dev()?;
+        } else if target == Path::new("/dev") {
             populate_dev()?;
             if options.flags.contains(MountFlags::RDONLY) {
                 // Read-only only now, and mount points under it must be there already.
@@ -164,7 +167,7 @@ fn fresh(entry: &Mount, target: &Path, options: &Options) -> Result<(), Error> {
     let kind = match entry.kind.as_str() {
         // The VM has the one hierarchy of cgroup v2, whichever of the two words the configuration uses.
         "cgroup" | "cgroup2" => "cgroup2",
-        known @ ("proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue") => known,
+        known @ ("proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "devtmpfs") => known,
         unknown => return Err(Error::Unknown { what: "mount type", value: unknown.to_owned() }),
     };
     make_folder(target)?;
@@ -187,8 +190,17 @@ fn populate_dev() -> Result<(), Error> {
         rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
             .doing(|| format!("make {}", path.display()))?;
     }
+    link_dev()
+}
+
+fn link_dev() -> Result<(), Error> {
     for (path, target) in LINKS {
-        symlink(target, path).doing(|| format!("make {path}"))?;
+        match symlink(target, path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).doing(|| format!("make {path}"));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

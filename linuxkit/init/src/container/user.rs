@@ -1,6 +1,7 @@
 //! Which numbers a container's user stands for, by the rules of container engines. Takes the texts of the container's
 //! own `/etc/passwd` and `/etc/group`; reads no file itself.
 
+use i2kit_spec::ContainerBoot;
 use i2kit_spec::runtime::User;
 
 use crate::error::Error;
@@ -16,11 +17,21 @@ pub(super) struct Identity {
     pub(super) home: Option<String>,
 }
 
+/// Who a container runs as: its user, with the group that was set apart from it, and unless it must not be root and is.
+pub(super) fn of(boot: &ContainerBoot, config: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
+    let mut identity = resolve(&boot.user, config, passwd, group)?;
+    identity.gid = boot.run_as_group.unwrap_or(identity.gid);
+    if boot.run_as_non_root && identity.uid == 0 {
+        return Err(Error::Root { user: boot.user.clone() });
+    }
+    Ok(identity)
+}
+
 /// The identity for `user`: empty (then `config` holds the numbers), or `USER[:GROUP]` with names or numbers.
 ///
 /// A named group replaces the user's own and leaves out the supplementary ones of `/etc/group`; a number that is in
 /// neither file is taken as it is, with group 0. `config`'s additional groups are always added.
-pub(super) fn resolve(user: &str, config: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
+fn resolve(user: &str, config: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
     let (user, wanted_group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
@@ -118,6 +129,21 @@ mod tests {
         let config = User { uid: 33, gid: 7, additional_gids: vec![9, 4], umask: None };
         let identity = resolve("", &config, PASSWD, GROUP).unwrap();
         assert_eq!((identity.uid, identity.gid, identity.groups), (33, 7, vec![4, 9, 110]));
+    }
+
+    #[test]
+    fn a_group_of_its_own_leaves_the_other_groups() {
+        let boot = |user: &str, run_as_non_root| ContainerBoot {
+            user: user.into(),
+            run_as_group: Some(99),
+            run_as_non_root,
+            ..ContainerBoot::default()
+        };
+        let identity = of(&boot("web", true), &User::default(), PASSWD, GROUP).unwrap();
+        assert_eq!((identity.uid, identity.gid, identity.groups), (33, 99, vec![4, 110]));
+        let refused = of(&boot("root", true), &User::default(), PASSWD, GROUP).unwrap_err().to_string();
+        assert_eq!(refused, "user \"root\" is root, which runAsNonRoot forbids");
+        assert_eq!(of(&boot("", false), &User::default(), PASSWD, GROUP).unwrap().uid, 0);
     }
 
     #[test]

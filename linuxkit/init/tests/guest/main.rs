@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+mod isolation;
+mod manifest;
 mod pod;
 mod vm;
 

@@ -11,10 +11,7 @@ use i2kit::plan::layout::{DiskLayout, Part};
 use i2kit_spec::runtime::{
     Capabilities, Config, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, User,
 };
-use i2kit_spec::{
-    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, Probes, RestartPolicy,
-    Seccomp,
-};
+use i2kit_spec::{ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, Probes};
 
 /// The port on which a container made by [`Pod::shell`] gives a shell to whoever connects.
 pub(crate) const SHELL_PORT: u16 = 7;
@@ -36,11 +33,9 @@ impl Pod {
         let boot = PodBoot {
             version: POD_BOOT_VERSION,
             pod: PodMeta { name: "test".into(), namespace: "default".into(), ..PodMeta::default() },
-            onboot: vec![],
-            services: vec![],
-            restart_policy: RestartPolicy::Always,
             grace_period_seconds: 2,
             health_port: HEALTH_PORT,
+            ..PodBoot::default()
         };
         Self { boot, configs: vec![], files: vec![] }
     }
@@ -118,9 +113,7 @@ fn container(name: &str, bundle: &str) -> ContainerBoot {
         name: name.into(),
         bundle: bundle.into(),
         layers: vec!["base".into(), "top".into()],
-        user: String::new(),
-        seccomp: Seccomp::default(),
-        probes: Probes::default(),
+        ..ContainerBoot::default()
     }
 }
 
@@ -217,7 +210,8 @@ fn base_layer(tar: &mut Tar) {
         header.set_size(0);
         tar.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
     }
-    let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/www:/bin/false\n";
+    let passwd =
+        "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/www:/bin/false\n";
     add(tar, "etc/passwd", 0o644, tar::EntryType::Regular, passwd.as_bytes());
     add(tar, "etc/group", 0o644, tar::EntryType::Regular, b"root:x:0:\nweb:x:33:\nlog:x:4:web\n");
     add(tar, "www/index.html", 0o644, tar::EntryType::Regular, b"from the base\n");

@@ -1,0 +1,172 @@
+//! What a container may do: a manifest's `securityContext` in the words of the OCI runtime specification.
+
+use i2kit_spec::Seccomp;
+use i2kit_spec::runtime::{Capabilities, Config, User};
+
+use crate::manifest::api::{self, PodSpec, Security};
+
+/// What Kubernetes' runtimes let a container keep by default: enough for daemons that bind low ports and drop to
+/// another user, nothing that reaches the kernel.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// The other capabilities of the kernel, which a privileged container has too.
+const OTHER_CAPABILITIES: [&str; 27] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "DAC_READ_SEARCH",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "NET_ADMIN",
+    "NET_BROADCAST",
+    "PERFMON",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// The stand-in for all capabilities.
+const ALL: &str = "ALL";
+
+/// Parts of /proc and /sys that tell about the kernel more than a container should know.
+const MASKED_PATHS: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+
+/// Parts of /proc through which the kernel can be changed.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Writes what `security` and the pod say into a configuration that has nothing of it yet.
+pub(super) fn apply(config: &mut Config, security: &Security, pod: &PodSpec) {
+    config.process.capabilities = capabilities(security);
+    config.process.no_new_privileges = security.forbid_privilege_escalation && !security.privileged;
+    config.process.user = User {
+        additional_gids: pod.supplemental_groups.iter().copied().chain(pod.fs_group).collect(),
+        ..User::default()
+    };
+    config.root.readonly = security.read_only_root_filesystem;
+    if security.privileged {
+        open_up(config);
+    } else {
+        config.linux.masked_paths = MASKED_PATHS.map(Into::into).into();
+        config.linux.readonly_paths = READONLY_PATHS.map(Into::into).into();
+    }
+}
+
+/// A privileged container sees the machine's devices and may write to all of /sys.
+fn open_up(config: &mut Config) {
+    for mount in &mut config.mounts {
+        if mount.destination == "/dev" {
+            mount.kind = "devtmpfs".into();
+            mount.source = "devtmpfs".into();
+            mount.options = vec!["nosuid".into()];
+        } else if mount.destination.starts_with("/sys") {
+            mount.options.retain(|option| option != "ro");
+        }
+    }
+}
+
+/// The system call filter.
+pub(super) fn seccomp(security: &Security) -> Seccomp {
+    match security.seccomp {
+        _ if security.privileged => Seccomp::Unconfined,
+        api::Seccomp::RuntimeDefault => Seccomp::RuntimeDefault,
+        api::Seccomp::Unconfined => Seccomp::Unconfined,
+    }
+}
+
+/// The user in the words of an image's configuration: the manifest's number, or what the image says.
+pub(super) fn user(security: &Security, image: &str) -> String {
+    security.run_as_user.map_or_else(|| image.to_owned(), |uid| uid.to_string())
+}
+
+/// Whether the user is root for all that can be known without looking into the image.
+pub(super) fn is_root(user: &str) -> bool {
+    matches!(user.split(':').next(), None | Some("" | "0" | "root"))
+}
+
+/// The defaults without what is dropped, and what is added. What is dropped by name stays away, even if it is added.
+fn capabilities(security: &Security) -> Capabilities {
+    let (add, drop) = (&security.capabilities_add, &security.capabilities_drop);
+    let has = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
+    let everything = security.privileged || has(add, ALL);
+    let granted = |name: &str, usual: bool| {
+        let base = everything || usual && !has(drop, ALL);
+        (base || has(add, name)) && !has(drop, name)
+    };
+    let usual = DEFAULT_CAPABILITIES.iter().map(|name| (*name, true));
+    let others = OTHER_CAPABILITIES.iter().map(|name| (*name, false));
+    let mut all: Vec<String> = usual
+        .chain(others)
+        .filter(|(name, usual)| granted(name, *usual))
+        .map(|(name, _)| format!("CAP_{name}"))
+        .collect();
+    all.sort();
+    Capabilities { bounding: all.clone(), effective: all.clone(), permitted: all, ..Capabilities::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(add: &[&str], drop: &[&str]) -> Vec<String> {
+        let words = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
+        let security =
+            Security { capabilities_add: words(add), capabilities_drop: words(drop), ..Security::default() };
+        capabilities(&security).bounding
+    }
+
+    #[test]
+    fn capabilities_are_dropped_and_added_as_kubernetes_does() {
+        assert_eq!(names(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
+        assert_eq!(names(&["NET_BIND_SERVICE"], &["ALL"]), ["CAP_NET_BIND_SERVICE"]);
+        assert!(!names(&[], &["NET_RAW"]).contains(&"CAP_NET_RAW".to_owned()));
+        assert!(names(&["NET_ADMIN"], &[]).contains(&"CAP_NET_ADMIN".to_owned()));
+        assert!(!names(&["KILL"], &["KILL"]).contains(&"CAP_KILL".to_owned()));
+        assert_eq!(names(&["ALL"], &[]).len(), 41);
+    }
+
+    #[test]
+    fn root_is_told_by_number_by_name_and_by_default() {
+        assert!(is_root("") && is_root("0") && is_root("root:www") && is_root("0:1"));
+        assert!(!is_root("1000") && !is_root("nginx") && !is_root("rooty"));
+    }
+}
