@@ -133,6 +133,7 @@ pub fn image(
             },
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
+            fs_group: spec.fs_group,
             ..PodBoot::default()
         },
         containers,

@@ -33,18 +33,18 @@ fn a_security_context_is_kept() {
     let context = "securityContext: {runAsGroup: 99, runAsNonRoot: true, readOnlyRootFilesystem: true, \
                    allowPrivilegeEscalation: false, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}";
     let spec = format!(
-        "{{securityContext: {{runAsUser: 33, supplementalGroups: [1234], fsGroup: 4321}}, containers: [{{{SHELL}, \
+        "{{securityContext: {{runAsUser: 33, supplementalGroups: [1234]}}, containers: [{{{SHELL}, \
          {context}}}, {{name: root, image: busybox, command: [sh, -c, 'id; exec sleep 1000'], \
          securityContext: {{runAsUser: 0, capabilities: {{add: [NET_ADMIN], drop: [NET_RAW]}}}}}}]}}"
     );
     let mut vm = Vm::boot(&pod_of(&spec, "root"));
     vm.ready();
     // Groups that the image's /etc/group gives the user are kept, as Kubernetes merges them.
-    assert_eq!(vm.shell("id"), "uid=33(web) gid=99 groups=4(log),1234,4321\n");
+    assert_eq!(vm.shell("id"), "uid=33(web) gid=99 groups=4(log),1234\n");
     let rights = "CapEff:\t0000000000000000\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2\n";
     assert_eq!(vm.shell(RIGHTS), rights);
     assert_eq!(vm.shell("echo x > /www/x"), "sh: can't create /www/x: Read-only file system\n");
-    vm.says("root | uid=0(root) gid=0(root) groups=0(root),1234,4321\n");
+    vm.says("root | uid=0(root) gid=0(root) groups=1234\n");
 }
 
 #[test]
