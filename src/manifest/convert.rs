@@ -95,21 +95,45 @@ fn indent(out: &mut String, depth: usize) {
     }
 }
 
-/// A scalar; quoted, as JSON is, unless it means the same without.
+/// A scalar; quoted unless it means the same without.
 fn scalar(text: &str, notation: Notation) -> String {
+    // An unquoted text may have been folded from several lines, so it is looked at like any other.
+    if notation == Notation::Plain && resolve(text) != Resolved::Text {
+        return text.to_owned();
+    }
     let bare = !text.is_empty()
         && text.bytes().all(|b| {
             b.is_ascii_alphanumeric()
                 || matches!(b, b'-' | b'_' | b'.' | b'/' | b':' | b'@' | b'$' | b'(' | b')' | b'=')
         })
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '$' | '_' | '.' | '('))
+        && text
+            .trim_start_matches('-')
+            .starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '$' | '_' | '.' | '('))
+        && !text.starts_with("---")
         && !text.ends_with(':')
         && !text.starts_with("..");
-    match notation {
-        Notation::Plain => text.to_owned(),
-        Notation::Text if bare && resolve(text) == Resolved::Text => text.to_owned(),
-        Notation::Text => serde_json::Value::from(text).to_string(),
+    if bare && resolve(text) == Resolved::Text { text.to_owned() } else { quoted(text) }
+}
+
+/// In double quotes, with escapes for what may not stand in a file or would be taken for the end of a line.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
     }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]
@@ -124,6 +148,16 @@ mod tests {
         insta::assert_snapshot!(long);
         let sets = [text, long.as_str()].map(|text| read(&file(text), &Options::default()).set);
         assert_eq!(sets[0], sets[1]);
+    }
+
+    #[test]
+    fn texts_keep_their_meaning() {
+        let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  folded: a\n\n   b c\n  \"no\": \"\\x7f\\u2028\\0\\\\\"\n  empty: \"\"\n  block: |2\n     x: y\n\n";
+        let file = |text: &str| vec![SourceFile { name: "a".into(), bytes: text.as_bytes().to_vec() }];
+        let long = convert(&file(text)).unwrap();
+        let sets = [text, long.as_str()].map(|text| read(&file(text), &Options::default()).set);
+        assert_eq!(sets[0].secrets[0].data.len(), 4);
+        assert_eq!(sets[0], sets[1], "{long}");
     }
 
     #[test]

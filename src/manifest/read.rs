@@ -62,21 +62,27 @@ impl<'a> Reader<'_, 'a> {
         };
         let parsed = tree::parse(text, skipped);
         self.broken |= parsed.broken;
+        let mut looked_at = 0..0;
         for fault in parsed.faults {
-            self.fault(index, text, skipped, fault);
+            let at = (fault.span.start as usize).saturating_sub(skipped);
+            if !looked_at.contains(&at) {
+                let (document, hidden) = redact::lines_of_secret(text, at);
+                let place = |span: std::ops::Range<usize>| Place {
+                    file: index,
+                    span: span.start + skipped..span.end + skipped,
+                };
+                self.redacted.extend(hidden.into_iter().map(place));
+                looked_at = document;
+            }
+            self.fault(index, fault);
         }
         for root in parsed.documents {
             self.document(index, root, String::new());
         }
     }
 
-    fn fault(&mut self, file: usize, text: &str, skipped: usize, fault: Fault) {
+    fn fault(&mut self, file: usize, fault: Fault) {
         let place = |span: Span| Place { file, span: span.range() };
-        let at = (fault.span.start as usize).saturating_sub(skipped);
-        let hidden = redact::lines_of_secret(text, at);
-        self.redacted.extend(
-            hidden.into_iter().map(|span| Place { file, span: span.start + skipped..span.end + skipped }),
-        );
         let mut diagnostic = plain(fault.code, place(fault.span), fault.message);
         diagnostic.path = fault.path;
         diagnostic.help = fault.help;

@@ -31,8 +31,8 @@ fn scalars(node: &Node<'_>, file: usize, redacted: &mut Vec<Place>) {
 }
 
 /// The parts of lines that may hold a value, of the document around `at`, when that document seems to be a Secret.
-/// For documents that could not be read.
-pub(super) fn lines_of_secret(text: &str, at: usize) -> Vec<Range<usize>> {
+/// For documents that could not be read. With the place of the document, so that nobody asks for it again.
+pub(super) fn lines_of_secret(text: &str, at: usize) -> (Range<usize>, Vec<Range<usize>>) {
     let at = (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     let start = text[..at].rfind("\n---").map_or(0, |i| i + 1);
     let end = text[at..].find("\n---").map_or(text.len(), |i| at + i);
@@ -43,7 +43,7 @@ pub(super) fn lines_of_secret(text: &str, at: usize) -> Vec<Range<usize>> {
         rest.starts_with("secret")
     });
     if !is_secret {
-        return Vec::new();
+        return (start..end, Vec::new());
     }
     let mut hidden = Vec::new();
     let mut offset = start;
@@ -62,7 +62,7 @@ pub(super) fn lines_of_secret(text: &str, at: usize) -> Vec<Range<usize>> {
         }
         offset += line.len();
     }
-    hidden
+    (start..end, hidden)
 }
 
 #[cfg(test)]
@@ -74,8 +74,8 @@ mod tests {
         let text =
             "kind: ConfigMap\ndata: {a: b}\n---\nkind: Secret\nstringData:\n  password: hunter2\n\tx: y\n";
         let at = text.find("\tx").unwrap();
-        let hidden: Vec<&str> = lines_of_secret(text, at).into_iter().map(|range| &text[range]).collect();
+        let hidden: Vec<&str> = lines_of_secret(text, at).1.into_iter().map(|range| &text[range]).collect();
         assert_eq!(hidden, [" Secret", " hunter2", " y"]);
-        assert!(lines_of_secret(text, 3).is_empty());
+        assert_eq!(lines_of_secret(text, 3), (0..text.find("\n---").unwrap(), Vec::new()));
     }
 }

@@ -1,6 +1,6 @@
 //! The short form, turned into a Deployment and a Service before anything else sees it.
 
-use super::check::port_mapping;
+use super::check::{PortMapping, TLS_PORTS, port_mapping};
 use super::language::{KINDS, Kind};
 use super::tree::{Entry, Node, Span, Value};
 
@@ -11,7 +11,7 @@ pub(super) fn expand<'a>(root: &Node<'a>) -> Vec<(&'static Kind, Node<'a>)> {
     let listeners = listeners(root);
     let mut objects = vec![("apps/v1", "Deployment", deployment(root, &name))];
     if !listeners.is_empty() {
-        objects.push(("v1", "Service", service(root, &name, listeners)));
+        objects.push(("v1", "Service", service(root, &name, &listeners)));
     }
     objects.into_iter().filter_map(|(version, kind, node)| Some((find(version, kind)?, node))).collect()
 }
@@ -24,18 +24,17 @@ fn labels<'a>(name: &Node<'a>) -> Node<'a> {
     Node::map([("app", name.clone())], name.span)
 }
 
-fn head<'a>(
-    version: &'static str,
-    kind: &'static str,
-    name: &Node<'a>,
-    spec: Node<'a>,
-    span: Span,
-) -> Node<'a> {
+fn meta<'a>(name: &Node<'a>) -> Vec<(&'static str, Node<'a>)> {
+    vec![("name", name.clone()), ("labels", labels(name))]
+}
+
+fn head<'a>(version: &'static str, kind: &'static str, metadata: Node<'a>, spec: Node<'a>) -> Node<'a> {
+    let span = spec.span;
     Node::map(
         [
             ("apiVersion", Node::text(version, span)),
             ("kind", Node::text(kind, span)),
-            ("metadata", Node::map([("name", name.clone()), ("labels", labels(name))], name.span)),
+            ("metadata", metadata),
             ("spec", spec),
         ],
         span,
@@ -59,7 +58,7 @@ fn deployment<'a>(root: &Node<'a>, name: &Node<'a>) -> Node<'a> {
     }
     spec.push(("selector", Node::map([("matchLabels", labels(name))], span)));
     spec.push(("template", template));
-    head("apps/v1", "Deployment", name, Node::map(spec, span), span)
+    head("apps/v1", "Deployment", Node::map(meta(name), name.span), Node::map(spec, span))
 }
 
 fn container<'a>(entry: &Entry<'a>) -> Node<'a> {
@@ -75,14 +74,18 @@ fn container<'a>(entry: &Entry<'a>) -> Node<'a> {
         fields.push(("env", Node { span: environment.span, value: Value::List(variables) }));
     }
     if let Some(ports) = given.get("ports") {
-        let ports = ports.items().iter().filter_map(|port| {
-            let mapping = port_mapping(port.scalar()?).ok()?;
-            Some(Node::map(
-                [("containerPort", Node::plain(mapping.container.to_string(), port.span))],
-                port.span,
-            ))
-        });
-        fields.push(("ports", Node { span: given.span, value: Value::List(ports.collect()) }));
+        // Several listeners may lead to one port of the container.
+        let mut known = Vec::new();
+        let mut list = Vec::new();
+        for port in ports.items() {
+            let Some(Ok(mapping)) = port.scalar().map(port_mapping) else { continue };
+            if !known.contains(&mapping.container) {
+                known.push(mapping.container);
+                let number = Node::plain(mapping.container.to_string(), port.span);
+                list.push(Node::map([("containerPort", number)], port.span));
+            }
+        }
+        fields.push(("ports", Node { span: given.span, value: Value::List(list) }));
     }
     Node::map(fields, given.span)
 }
@@ -96,32 +99,29 @@ fn variable<'a>(node: &Node<'a>) -> Option<Node<'a>> {
     Some(Node::map(fields, node.span))
 }
 
-/// Listener port, container port and place of each port of each container.
-fn listeners(root: &Node<'_>) -> Vec<(u16, u16, Span)> {
+/// Every port of every container, with its place.
+fn listeners(root: &Node<'_>) -> Vec<(PortMapping, Span)> {
     root.get("containers")
         .map_or(&[][..], Node::entries)
         .iter()
         .flat_map(|container| container.value.get("ports").map_or(&[][..], Node::items))
-        .filter_map(|port| {
-            let mapping = port_mapping(port.scalar()?).ok()?;
-            Some((mapping.listener, mapping.container, port.span))
-        })
+        .filter_map(|port| Some((port_mapping(port.scalar()?).ok()?, port.span)))
         .collect()
 }
 
-fn service<'a>(root: &Node<'a>, name: &Node<'a>, listeners: Vec<(u16, u16, Span)>) -> Node<'a> {
+fn service<'a>(root: &Node<'a>, name: &Node<'a>, listeners: &[(PortMapping, Span)]) -> Node<'a> {
     let span = root.span;
     let kind = if root.str("public").is_some_and(|public| public.eq_ignore_ascii_case("true")) {
         "LoadBalancer"
     } else {
         "ClusterIP"
     };
-    let ports = listeners.into_iter().map(|(listener, container, span)| {
+    let ports = listeners.iter().map(|&(mapping, span)| {
         Node::map(
             [
-                ("name", Node::text(format!("port-{listener}"), span)),
-                ("port", Node::plain(listener.to_string(), span)),
-                ("targetPort", Node::plain(container.to_string(), span)),
+                ("name", Node::text(format!("port-{}", mapping.listener), span)),
+                ("port", Node::plain(mapping.listener.to_string(), span)),
+                ("targetPort", Node::plain(mapping.container.to_string(), span)),
             ],
             span,
         )
@@ -134,5 +134,16 @@ fn service<'a>(root: &Node<'a>, name: &Node<'a>, listeners: Vec<(u16, u16, Span)
         ],
         span,
     );
-    head("v1", "Service", name, spec, span)
+    let encrypted: Vec<String> = listeners
+        .iter()
+        .filter(|(mapping, _)| mapping.terminates_tls)
+        .map(|(mapping, _)| mapping.listener.to_string())
+        .collect();
+    let mut fields = meta(name);
+    if !encrypted.is_empty() {
+        // Kubernetes has no field for TLS that ends at a balancer.
+        let ports = Node::text(encrypted.join(","), span);
+        fields.push(("annotations", Node::map([(TLS_PORTS, ports)], span)));
+    }
+    head("v1", "Service", Node::map(fields, name.span), spec)
 }

@@ -6,6 +6,7 @@ use super::scope::Scope;
 use crate::manifest::api::{
     Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort,
 };
+use crate::manifest::check::is_internal;
 use crate::manifest::tree::Resolved;
 
 /// `v1` Service.
@@ -13,9 +14,12 @@ pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
     let spec = object.object("spec")?;
     let sticky = spec.text("sessionAffinity")? == "ClientIP";
     let timeout = spec.object("sessionAffinityConfig")?.object("clientIP")?.number("timeoutSeconds")?;
+    let meta = scope.meta(object)?;
+    let internal = meta.annotations.iter().any(|(key, value)| is_internal(key, value));
     Ok(Service {
-        meta: scope.meta(object)?,
+        meta,
         kind: spec.value("type", |text, _| match text {
+            "LoadBalancer" if internal => Some(ServiceType::ClusterIP),
             "ClusterIP" => Some(ServiceType::ClusterIP),
             "NodePort" => Some(ServiceType::NodePort),
             "LoadBalancer" => Some(ServiceType::LoadBalancer),

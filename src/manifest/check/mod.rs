@@ -8,9 +8,9 @@ mod text;
 mod value;
 
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
-pub(super) use rules::holds;
+pub(super) use rules::{TLS_PORTS, holds, is_internal};
 pub(super) use suggest::nearest;
-pub(super) use text::{port_mapping, subscript};
+pub(super) use text::{PortMapping, port_mapping, subscript};
 pub(super) use value::int_or_percent;
 
 use super::Options;
@@ -49,6 +49,8 @@ pub(in crate::manifest) struct Check<'o> {
 pub(in crate::manifest) struct Findings {
     pub(in crate::manifest) all: Vec<Diagnostic>,
     counts: Vec<usize>,
+    /// Whether a file has an error in the list.
+    failed: Vec<bool>,
 }
 
 impl Findings {
@@ -57,16 +59,20 @@ impl Findings {
         let file = diagnostic.place.file;
         if self.counts.len() <= file {
             self.counts.resize(file + 1, 0);
+            self.failed.resize(file + 1, false);
         }
         self.counts[file] += 1;
-        if self.counts[file] <= MAX_FINDINGS || diagnostic.severity == Severity::Error && self.quiet(file) {
+        // The first error must be listed, whatever the count.
+        let is_error = diagnostic.severity == Severity::Error;
+        if self.counts[file] <= MAX_FINDINGS || is_error && !self.failed[file] {
+            self.failed[file] |= is_error;
             self.all.push(diagnostic);
         }
     }
 
-    /// Whether the file has no error listed so far, so that one must be, whatever the count.
-    fn quiet(&self, file: usize) -> bool {
-        !self.all.iter().any(|d| d.place.file == file && d.severity == Severity::Error)
+    /// Whether more findings of the file are counted only, so that nobody needs their hints.
+    pub(in crate::manifest) fn is_full(&self, file: usize) -> bool {
+        self.counts.get(file).is_some_and(|count| *count >= MAX_FINDINGS)
     }
 
     /// Number of errors so far.
@@ -329,7 +335,8 @@ impl Check<'_> {
     fn unknown(&mut self, entry: &Entry<'_>, table: &'static Table) {
         let key = entry.key.as_ref();
         let message = format!("unknown field `{key}` in {}", table.name);
-        let help = suggest::for_field(key, table, &self.around);
+        let is_full = self.findings.is_full(self.file);
+        let help = if is_full { None } else { suggest::for_field(key, table, &self.around) };
         self.key(key, |check| {
             check.report(Code::UnknownField, entry.key_span, message).maybe_help(help);
         });

@@ -2,6 +2,9 @@
 
 use crate::manifest::language::{Class, Table, Type};
 
+/// Words that are looked at; more are never read by whoever made the slip.
+const MAX_WORDS: usize = 500;
+
 /// The word nearest to `given`, when it is near enough to be a slip.
 pub(in crate::manifest) fn nearest<'w>(
     given: &str,
@@ -11,12 +14,17 @@ pub(in crate::manifest) fn nearest<'w>(
     if given.len() > 100 {
         return None;
     }
-    let lower = given.to_lowercase();
     words
         .into_iter()
+        .take(MAX_WORDS)
         .filter_map(|word| {
-            let distance = if word.to_lowercase() == lower { 0 } else { strsim::osa_distance(given, word) };
-            let allowed = (given.chars().count().max(word.len()) / 3).max(1);
+            let allowed = (given.len().max(word.len()) / 3).max(1);
+            // What differs more in length alone cannot be near. Bytes for characters: names are ASCII.
+            if given.len().abs_diff(word.len()) > allowed {
+                return None;
+            }
+            let same = word.eq_ignore_ascii_case(given);
+            let distance = if same { 0 } else { strsim::osa_distance(given, word) };
             (distance <= allowed && distance < word.len()).then_some((distance, word))
         })
         .min_by_key(|(distance, _)| *distance)

@@ -24,7 +24,8 @@ pub(super) static SERVICE: Table = Table::new(
         works("spec", Type::Object(&SERVICE_SPEC), "what it does").required(),
         STATUS,
     ],
-);
+)
+.rules(&[rules::service_annotations]);
 
 static SERVICE_SPEC: Table = Table::new(
     "ServiceSpec",
@@ -35,7 +36,7 @@ static SERVICE_SPEC: Table = Table::new(
             Type::Choice(&[
                 word("ClusterIP", "reachable inside the environment"),
                 mapped_word("NodePort", "as ClusterIP: there are no nodes; clients use `port`"),
-                word("LoadBalancer", "reachable from outside"),
+                word("LoadBalancer", "reachable from outside; inside only with an annotation of AWS, Google or Azure for internal balancers"),
                 word("ExternalName", "an alias for another DNS name").not_yet(),
             ]),
             "how far it is seen",

@@ -218,7 +218,8 @@ static CLAIM_TEMPLATE: Table = Table::new(
         works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
         STATUS,
     ],
-);
+)
+.rules(&[rules::claim_annotations]);
 
 /// `v1` PersistentVolumeClaim.
 pub(super) static CLAIM: Table = Table::new(
@@ -231,7 +232,8 @@ pub(super) static CLAIM: Table = Table::new(
         works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
         STATUS,
     ],
-);
+)
+.rules(&[rules::claim_annotations]);
 
 static CLAIM_SPEC: Table = Table::new(
     "PersistentVolumeClaimSpec",

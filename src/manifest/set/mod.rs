@@ -160,6 +160,11 @@ impl Set<'_, '_> {
             return;
         }
         let kind = reference.target.kind();
+        if self.findings.is_full(reference.place.file) {
+            let message = format!("{kind} `{}` is not in the given files", reference.name);
+            self.findings.push(of_reference(reference, &reference.place, &reference.path, message, None));
+            return;
+        }
         let names = self
             .index
             .some(kind)

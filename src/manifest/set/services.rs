@@ -5,6 +5,9 @@ use crate::manifest::check::nearest;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value};
 
+/// Most workloads behind a Service that a note names.
+const MAX_NAMED: usize = 5;
+
 impl Set<'_, '_> {
     /// Who is behind each Service, and whether they have its ports.
     pub(super) fn services(&mut self) {
@@ -29,9 +32,14 @@ impl Set<'_, '_> {
                 [] => self.no_target(service, selector.key_span, &selector.value),
                 [_] => {}
                 several => {
-                    let names: Vec<String> = several.iter().map(|target| target.title()).collect();
-                    let message =
-                        format!("selects {}: all of them are behind one balancer", names.join(" and "));
+                    let names: Vec<String> =
+                        several.iter().take(MAX_NAMED).map(|target| target.title()).collect();
+                    let more = match several.len().saturating_sub(MAX_NAMED) {
+                        0 => String::new(),
+                        more => format!(" and {more} more"),
+                    };
+                    let names = names.join(" and ");
+                    let message = format!("selects {names}{more}: all of them are behind one balancer");
                     let found =
                         finding(Code::SharedTarget, service, "spec.selector", selector.key_span, message);
                     self.findings.push(found);
@@ -55,9 +63,11 @@ impl Set<'_, '_> {
             format!("{{{}}}", pairs.join(", "))
         };
         let wanted = pairs(selector);
+        let candidates = if self.findings.is_full(service.file) { 0 } else { usize::MAX };
         let labelled: Vec<(String, &Document<'_>)> = self
             .index
             .some_pods(&service.namespace)
+            .take(candidates)
             .filter_map(|document| Some((pairs(labels(document.template()?)?), document)))
             .collect();
         let near = nearest(&wanted, labelled.iter().map(|(text, _)| text.as_str()))

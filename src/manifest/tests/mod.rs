@@ -84,6 +84,29 @@ fn the_short_form_becomes_a_deployment_and_a_service() {
 }
 
 #[test]
+fn an_internal_balancer_is_not_made_public() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  annotations: {networking.gke.io/load-balancer-type: Internal}\nspec:\n  type: LoadBalancer\n  selector: {app: web}\n  ports: [{port: 80}]\n";
+    let (_, reading) = reading(&[&deployment(POD), service], &Options::default());
+    assert_eq!(reading.set.services[0].kind, api::ServiceType::ClusterIP);
+    let codes: Vec<Code> = reading.diagnostics.iter().map(|found| found.code).collect();
+    assert_eq!(codes, [Code::Adapted]);
+}
+
+#[test]
+fn listeners_of_the_short_form_may_share_a_port_and_keep_their_tls() {
+    let text =
+        "name: web\ncontainers:\n  web:\n    image: nginx:1.27\n    ports: [80, \"https:443:http:80\"]\n";
+    let file = |text: &str| vec![SourceFile { name: "a".into(), bytes: text.as_bytes().to_vec() }];
+    let long = convert(&file(text)).unwrap();
+    let [short, long] = [text, &long].map(|text| findings(text));
+    assert_eq!(
+        short,
+        "not-deployable-yet 5 containers.web.ports[1]: not deployable yet: TLS that ends at the balancer"
+    );
+    assert!(long.ends_with("not deployable yet: TLS that ends at the balancer"), "{long}");
+}
+
+#[test]
 fn everything_wrong_is_reported_in_one_run() {
     let text = deployment(
         "\n  replica: 2\n  replicas: \"2\"\n  strategy:\n    rollingUpdate: {maxUnavailable: 25 %}\n  template:\n    metadata:\n      labels: {app: webb}\n    spec:\n      image: x\n      containers:\n      - name: Web\n",

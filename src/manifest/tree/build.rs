@@ -21,7 +21,13 @@ const MAX_ALIASED: usize = 100_000;
 /// Deepest nesting; the deepest field that Kubernetes knows is at about 30.
 const MAX_DEPTH: usize = 128;
 
-/// Maps longer than this look keys up in a set to find repeated ones.
+/// Bytes of text that count as one more node when aliases stand for it.
+const BYTES_PER_NODE: usize = 64;
+
+/// Faults of a file after which the rest of it is left unread: it is no manifest.
+const MAX_FAULTS: usize = 1000;
+
+/// Maps longer than this look keys up in a table to find repeated ones.
 const SMALL_MAP: usize = 16;
 
 /// All documents of a file.
@@ -57,6 +63,7 @@ pub(in crate::manifest) fn parse(text: &str, skipped: usize) -> Parsed<'_> {
     };
     let mut parser = Parser::new_from_str_with_options(text, options);
     let mut builder = Builder::default();
+    let mut is_template = None;
     while let Some(next) = parser.next_event() {
         let stopped = match next {
             Ok((event, span)) => {
@@ -64,13 +71,17 @@ pub(in crate::manifest) fn parse(text: &str, skipped: usize) -> Parsed<'_> {
                 let span = Span { start: narrow(range.start + skipped), end: narrow(range.end + skipped) };
                 builder.event(event, span).err()
             }
-            Err(error) => Some(syntax::fault_of(text, skipped, &error)),
+            Err(error) => {
+                let is_template = *is_template.get_or_insert_with(|| syntax::looks_like_template(text));
+                Some(syntax::fault_of(text, skipped, &error, is_template))
+            }
         };
         if let Some(fault) = stopped {
             builder.parsed.faults.push(fault);
             builder.parsed.broken = true;
             builder.abandon();
-            if builder.nodes >= MAX_NODES || !parser.proceed_next_document().unwrap_or(false) {
+            let enough = builder.nodes >= MAX_NODES || builder.parsed.faults.len() >= MAX_FAULTS;
+            if enough || !parser.proceed_next_document().unwrap_or(false) {
                 break;
             }
         }
@@ -108,7 +119,12 @@ struct Frame<'a> {
 
 enum Open<'a> {
     List(Vec<Node<'a>>),
-    Map { entries: Vec<Entry<'a>>, keys: HashSet<Cow<'a, str>>, key: Option<Key<'a>>, merges: Vec<Node<'a>> },
+    Map {
+        entries: Vec<Entry<'a>>,
+        keys: HashMap<Cow<'a, str>, Span>,
+        key: Option<Key<'a>>,
+        merges: Vec<Node<'a>>,
+    },
 }
 
 /// A key whose value has not come yet.
@@ -139,7 +155,7 @@ impl<'a> Builder<'a> {
             Event::MappingStart(_, anchor, tag) => {
                 collection(tag.as_deref(), "map", span)?;
                 let open =
-                    Open::Map { entries: Vec::new(), keys: HashSet::new(), key: None, merges: Vec::new() };
+                    Open::Map { entries: Vec::new(), keys: HashMap::new(), key: None, merges: Vec::new() };
                 self.open(Frame { start: span, anchor, open })
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
@@ -172,9 +188,7 @@ impl<'a> Builder<'a> {
         let value = match frame.open {
             Open::List(items) => Value::List(items),
             Open::Map { mut entries, merges, .. } => {
-                for merge in merges {
-                    merge_into(&mut entries, merge)?;
-                }
+                merge_into(&mut entries, merges)?;
                 Value::Map(entries)
             }
         };
@@ -260,6 +274,9 @@ impl<'a> Builder<'a> {
     }
 
     fn repeated(&mut self, first: Span) {
+        if self.parsed.faults.len() > MAX_FAULTS {
+            return;
+        }
         let path = self.path();
         let Some(Frame { open: Open::Map { key: Some(key), .. }, .. }) = self.stack.last() else { return };
         let message = format!("key `{}` is given twice", key.text);
@@ -287,13 +304,18 @@ fn too_deep(span: Span) -> Fault {
     fault(Code::NestingLimit, span, format!("nested deeper than {MAX_DEPTH} levels"))
 }
 
-/// `<<`: adds the entries of a map, or of each map of a list, that are not there yet.
-fn merge_into<'a>(entries: &mut Vec<Entry<'a>>, source: Node<'a>) -> Result<(), Fault> {
-    let span = source.span;
-    let maps = match source.value {
-        Value::List(items) => items,
-        value => vec![Node { span, value }],
-    };
+/// `<<`: adds the entries of maps, or of each map of lists, that are not there yet.
+fn merge_into<'a>(entries: &mut Vec<Entry<'a>>, sources: Vec<Node<'a>>) -> Result<(), Fault> {
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let maps = sources.into_iter().flat_map(|source| {
+        let span = source.span;
+        match source.value {
+            Value::List(items) => items,
+            value => vec![Node { span, value }],
+        }
+    });
     let mut known: HashSet<Cow<'a, str>> = entries.iter().map(|entry| entry.key.clone()).collect();
     for map in maps {
         let Value::Map(merged) = map.value else {
@@ -311,7 +333,7 @@ fn merge_into<'a>(entries: &mut Vec<Entry<'a>>, source: Node<'a>) -> Result<(), 
 fn new_key<'a>(
     node: Node<'a>,
     entries: &[Entry<'a>],
-    keys: &mut HashSet<Cow<'a, str>>,
+    keys: &mut HashMap<Cow<'a, str>, Span>,
 ) -> Result<(Key<'a>, Option<Span>), Fault> {
     let span = node.span;
     let Value::Scalar(Scalar { text, notation }) = node.value else {
@@ -321,16 +343,17 @@ fn new_key<'a>(
         return Ok((Key { text, span, notation, repeated: false }, None));
     }
     if entries.len() == SMALL_MAP && keys.is_empty() {
-        keys.extend(entries.iter().map(|entry| entry.key.clone()));
+        keys.extend(entries.iter().map(|entry| (entry.key.clone(), entry.key_span)));
     }
-    let fresh = if entries.len() < SMALL_MAP {
-        entries.iter().all(|entry| entry.key != text)
+    let first = if entries.len() < SMALL_MAP {
+        entries.iter().find(|entry| entry.key == text).map(|entry| entry.key_span)
+    } else if let Some(first) = keys.get(&text) {
+        Some(*first)
     } else {
-        keys.insert(text.clone())
+        keys.insert(text.clone(), span);
+        None
     };
-    let first =
-        if fresh { None } else { entries.iter().find(|entry| entry.key == text).map(|entry| entry.key_span) };
-    Ok((Key { text, span, notation, repeated: !fresh }, first))
+    Ok((Key { text, span, notation, repeated: first.is_some() }, first))
 }
 
 /// What a tag makes of a scalar's notation.
@@ -384,13 +407,13 @@ pub(in crate::manifest) fn push_index(path: &mut String, index: usize) {
     let _ = write!(path, "[{index}]");
 }
 
-/// Number of nodes, and levels of nesting.
+/// Number of nodes, long texts counting for several, and levels of nesting.
 fn measure(node: &Node<'_>) -> (usize, usize) {
     let below = |children: &mut dyn Iterator<Item = &Node<'_>>| {
         children.map(measure).fold((1, 0), |(size, depth), (s, d)| (size + s, depth.max(d)))
     };
     let (size, depth) = match &node.value {
-        Value::Scalar(_) => return (1, 0),
+        Value::Scalar(scalar) => return (1 + scalar.text.len() / BYTES_PER_NODE, 0),
         Value::List(items) => below(&mut items.iter()),
         Value::Map(entries) => below(&mut entries.iter().map(|entry| &entry.value)),
     };

@@ -7,7 +7,7 @@ use super::node::Span;
 use crate::manifest::code::Code;
 
 /// What `error` means to whoever wrote `text`.
-pub(super) fn fault_of(text: &str, skipped: usize, error: &ScanError) -> Fault {
+pub(super) fn fault_of(text: &str, skipped: usize, error: &ScanError, is_template: bool) -> Fault {
     let at = error.marker().byte_offset().unwrap_or(text.len()).min(text.len());
     let at = (0..=at).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     let end = text[at..].chars().next().map_or(at, |c| at + c.len_utf8());
@@ -15,7 +15,7 @@ pub(super) fn fault_of(text: &str, skipped: usize, error: &ScanError) -> Fault {
     let (code, message, help) = explain(error.kind());
     let mut fault = fault(code, span, message);
     fault.help = help.map(Into::into);
-    if looks_like_template(text) {
+    if is_template {
         fault.help = Some(
             "this looks like a Helm template: run `helm template` first and check what it prints".into(),
         );
@@ -24,7 +24,7 @@ pub(super) fn fault_of(text: &str, skipped: usize, error: &ScanError) -> Fault {
 }
 
 /// Whether the text has template actions. Only asked when the text is no YAML anyway.
-fn looks_like_template(text: &str) -> bool {
+pub(super) fn looks_like_template(text: &str) -> bool {
     ["{{ ", "{{-", "{{."].iter().any(|mark| text.contains(mark))
 }
 

@@ -1,14 +1,18 @@
 //! Rules about configuration and scaling.
 
+use std::collections::HashMap;
+
 use super::super::Check;
 use crate::manifest::code::Code;
-use crate::manifest::tree::{Node, Resolved, resolve};
+use crate::manifest::tree::{Entry, Node, Resolved, resolve};
 
 /// A key that is in both maps of a ConfigMap.
 pub(in crate::manifest) fn data_keys(check: &mut Check<'_>, map: &Node<'_>) {
     let (Some(texts), Some(bytes)) = (map.get("data"), map.get("binaryData")) else { return };
+    let texts: HashMap<&str, &Entry<'_>> =
+        texts.entries().iter().map(|entry| (entry.key.as_ref(), entry)).collect();
     for entry in bytes.entries() {
-        if let Some(first) = texts.entry(&entry.key) {
+        if let Some(first) = texts.get(entry.key.as_ref()) {
             let other = check.place(first.key_span);
             let message = format!("key `{}` is in `data` too", entry.key);
             check.key("binaryData", |check| {

@@ -16,8 +16,10 @@ pub(in crate::manifest) use pod::{
     pod_term, same_service_account, spread_key, unique_containers,
 };
 pub(in crate::manifest) use service::{
-    ingress_annotations, ingress_has_backend, ingress_path, service, short_form,
+    TLS_PORTS, ingress_annotations, ingress_has_backend, ingress_path, is_internal, service,
+    service_annotations, short_form,
 };
 pub(in crate::manifest) use workload::{
-    always_restarts, claim_templates, holds, job_restarts, rolling_update, selector_matches, strategy,
+    always_restarts, claim_annotations, claim_templates, holds, job_restarts, rolling_update,
+    selector_matches, strategy,
 };

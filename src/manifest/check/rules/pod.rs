@@ -1,6 +1,6 @@
 //! Rules about pods and where they run.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::{Check, nearest};
 use crate::manifest::code::Code;
@@ -61,7 +61,7 @@ pub(in crate::manifest) fn unique_containers(check: &mut Check<'_>, spec: &Node<
 /// Every mount has its volume, every volume its mount.
 pub(in crate::manifest) fn mounts_exist(check: &mut Check<'_>, spec: &Node<'_>) {
     let items = spec.get("volumes").map_or(&[][..], Node::items);
-    let mut known: Vec<String> =
+    let mut known: BTreeSet<String> =
         items.iter().filter_map(|volume| volume.str("name")).map(str::to_owned).collect();
     known.extend(check.claim_templates.iter().cloned());
     let mut used = HashSet::new();
@@ -71,7 +71,7 @@ pub(in crate::manifest) fn mounts_exist(check: &mut Check<'_>, spec: &Node<'_>) 
                 let Some(name) = mount.get("name") else { return };
                 let Some(text) = name.scalar() else { return };
                 used.insert(text.to_owned());
-                if !known.iter().any(|known| known == text) {
+                if !known.contains(text) {
                     let message = format!("no volume named {} in this pod", check.shown(text));
                     let help = nearest(text, known.iter().map(String::as_str)).map_or_else(
                         || "add it to `volumes`".to_owned(),

@@ -69,6 +69,50 @@ pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
     });
 }
 
+/// Ports on which the balancer ends TLS; the short form's `https:443:http:80` becomes it.
+pub(in crate::manifest) const TLS_PORTS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl-ports";
+
+/// Annotations by which the clouds' own controllers make a balancer internal.
+const INTERNAL: [&str; 5] = [
+    "service.beta.kubernetes.io/aws-load-balancer-internal",
+    "service.beta.kubernetes.io/aws-load-balancer-scheme",
+    "service.beta.kubernetes.io/azure-load-balancer-internal",
+    "networking.gke.io/load-balancer-type",
+    "cloud.google.com/load-balancer-type",
+];
+
+/// Whether the annotation asks for a balancer that is reachable inside the environment only.
+pub(in crate::manifest) fn is_internal(key: &str, value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    let off = matches!(value.as_str(), "" | "false" | "external" | "internet-facing");
+    INTERNAL.contains(&key) && !off
+}
+
+/// Annotations of the clouds' own controllers for balancers.
+pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &Node<'_>) {
+    let is_public = service.at(&["spec", "type"]).and_then(Node::scalar) == Some("LoadBalancer");
+    for entry in service.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries) {
+        let key = entry.key.as_ref();
+        let value = entry.value.scalar().unwrap_or_default();
+        let report = |check: &mut Check<'_>| {
+            if is_internal(key, value) {
+                if is_public {
+                    let message = "the balancer is reachable inside the environment only";
+                    check.report(Code::Adapted, entry.key_span, message);
+                }
+            } else if key.starts_with("service.beta.kubernetes.io/aws-load-balancer-ssl-") {
+                check.not_yet(entry.key_span, "TLS that ends at the balancer");
+            } else if key.starts_with("service.beta.kubernetes.io/") {
+                let message = format!(
+                    "annotation `{key}` has no meaning here: it is for another controller of balancers"
+                );
+                check.report(Code::NoMeaning, entry.key_span, message);
+            }
+        };
+        check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
+    }
+}
+
 /// `clusterIP`: headless, or an address that the cloud chooses.
 fn cluster_ip(check: &mut Check<'_>, spec: &Node<'_>) {
     let Some(entry) = spec.entry("clusterIP") else { return };

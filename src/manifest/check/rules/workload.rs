@@ -164,6 +164,20 @@ pub(in crate::manifest) fn rolling_update(check: &mut Check<'_>, update: &Node<'
     }
 }
 
+/// The annotation that named the storage class before there was a field for it.
+pub(in crate::manifest) fn claim_annotations(check: &mut Check<'_>, claim: &Node<'_>) {
+    const KEY: &str = "volume.beta.kubernetes.io/storage-class";
+    let annotations = claim.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
+    if let Some(entry) = annotations.iter().find(|entry| entry.key == KEY) {
+        let help = entry.value.scalar().map(|class| format!("write `storageClassName: {class}` in the spec"));
+        below(check, &["metadata", "annotations", KEY], |check| {
+            check
+                .report(Code::NoMeaning, entry.key_span, format!("annotation `{KEY}` is not read any more"))
+                .maybe_help(help);
+        });
+    }
+}
+
 /// Claims of a StatefulSet: names are unique, and different from the pod's own volumes.
 pub(in crate::manifest) fn claim_templates(check: &mut Check<'_>, spec: &Node<'_>) {
     let mut seen = std::collections::HashMap::new();
