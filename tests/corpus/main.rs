@@ -104,7 +104,9 @@ impl Corpus {
             .collect();
         if folder.join("EXPECT.tsv").is_file() {
             tables.push(folder.to_owned());
-            manifests.iter().for_each(|path| self.add(relative(root, path), &[path]));
+            for path in &manifests {
+                self.add(relative(root, path), &[path]);
+            }
         } else if !manifests.is_empty() {
             self.add(relative(root, folder), &manifests);
         }

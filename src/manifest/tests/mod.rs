@@ -98,7 +98,7 @@ fn listeners_of_the_short_form_may_share_a_port_and_keep_their_tls() {
         "name: web\ncontainers:\n  web:\n    image: nginx:1.27\n    ports: [80, \"https:443:http:80\"]\n";
     let file = |text: &str| vec![SourceFile { name: "a".into(), bytes: text.as_bytes().to_vec() }];
     let long = convert(&file(text)).unwrap();
-    let [short, long] = [text, &long].map(|text| findings(text));
+    let [short, long] = [text, &long].map(findings);
     assert_eq!(
         short,
         "not-deployable-yet 5 containers.web.ports[1]: not deployable yet: TLS that ends at the balancer"
