@@ -9,6 +9,7 @@
 pub mod boot;
 pub mod cmdline;
 pub mod console;
+pub mod control;
 pub mod guest;
 pub mod launch;
 pub mod probe;

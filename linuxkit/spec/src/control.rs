@@ -1,0 +1,199 @@
+//! The control channel: what a host and the guest say to each other over one byte pipe, the virtio-serial port
+//! [`PORT`]. Terminals, commands and files are streams; the containers' output is shipped and acknowledged.
+//!
+//! The pipe outlives whoever talks at its ends, so a reader may begin in the middle of a frame. Each frame therefore
+//! has a magic number, a length and a checksum; a reader that finds something else skips bytes until it finds a frame.
+//! [`Decoder`] does that; [`Message::encode`] is the other direction. The page "control channel" of `docs/formats.md`
+//! has the bytes.
+
+mod checksum;
+mod message;
+
+use std::collections::VecDeque;
+
+use self::checksum::crc32;
+pub use self::message::{
+    End, Ended, GuestHello, HostHello, LogHead, Logged, Message, Open, StreamState, Target, VERSION,
+};
+
+/// The name of the port.
+pub const PORT: &str = "i2kit.control";
+
+/// The most that a frame carries.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+
+/// How many bytes of a stream's channel may be under way before the reader has said that it wants more.
+pub const WINDOW: u32 = 256 * 1024;
+
+/// How many bytes of output may be under way before the host has said that it has them.
+pub const LOG_WINDOW: usize = 512 * 1024;
+
+/// What frames of this framing begin with. A framing that differs begins with something else.
+const MAGIC: [u8; 4] = *b"i2k\xc1";
+
+/// Magic, kind, channel, two zero bytes, stream, length, checksum.
+const HEADER: usize = 20;
+
+/// Where the checksum lies; it covers what is before it, without the magic, and the payload.
+const CHECKSUM: usize = 16;
+
+/// A frame as it is on the pipe. What its fields mean is a [`Message`]'s matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    kind: u8,
+    channel: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        let length = u32::try_from(self.payload.len()).expect("payloads have at most MAX_PAYLOAD bytes");
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[self.kind, self.channel, 0, 0]);
+        out.extend_from_slice(&self.stream.to_le_bytes());
+        out.extend_from_slice(&length.to_le_bytes());
+        let sum = crc32(&[&out[start + MAGIC.len()..], &self.payload]);
+        out.extend_from_slice(&sum.to_le_bytes());
+        out.extend_from_slice(&self.payload);
+    }
+}
+
+/// Finds messages in what arrives.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: VecDeque<u8>,
+    skipped: u64,
+}
+
+impl Decoder {
+    /// Takes bytes that arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
+    /// How many bytes belonged to no message that this version knows.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Forgets what arrived but is not a whole frame yet: the writer has begun anew.
+    pub fn reset(&mut self) {
+        self.bytes.clear();
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.bytes.drain(..count);
+        self.skipped += count as u64;
+    }
+
+    fn frame(&mut self) -> Option<Frame> {
+        loop {
+            let bytes = self.bytes.make_contiguous();
+            let start = bytes.windows(MAGIC.len()).position(|window| window == MAGIC);
+            // A magic number may have begun at the very end.
+            let start = start.unwrap_or_else(|| bytes.len().saturating_sub(MAGIC.len() - 1));
+            if start > 0 {
+                self.skip(start);
+                continue;
+            }
+            let (head, rest) = bytes.split_at_checked(HEADER)?;
+            let number = |at: usize| {
+                u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+            };
+            let length = usize::try_from(number(12)).unwrap_or(usize::MAX);
+            if length > MAX_PAYLOAD || head[6..8] != [0, 0] {
+                self.skip(1);
+                continue;
+            }
+            let payload = rest.get(..length)?;
+            if crc32(&[&head[MAGIC.len()..CHECKSUM], payload]) != number(CHECKSUM) {
+                self.skip(1);
+                continue;
+            }
+            let frame =
+                Frame { kind: head[4], channel: head[5], stream: number(8), payload: payload.to_vec() };
+            self.bytes.drain(..HEADER + length);
+            return Some(frame);
+        }
+    }
+}
+
+impl Iterator for Decoder {
+    type Item = Message;
+
+    /// The next whole message. Frames that this version does not know are skipped: a newer writer may send them.
+    fn next(&mut self) -> Option<Message> {
+        loop {
+            let frame = self.frame()?;
+            match Message::parse(&frame) {
+                Some(message) => return Some(message),
+                None => self.skipped += (HEADER + frame.payload.len()) as u64,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages() -> Vec<Message> {
+        vec![
+            Message::Data { stream: 7, end: End::Output, offset: 1 << 40, bytes: b"i2k\xc1 in the data".to_vec() },
+            Message::Close { stream: 7 },
+            Message::Resize { stream: 8, rows: 24, columns: 80 },
+            Message::Credit { stream: 8, end: End::Input, bytes: 9 },
+        ]
+    }
+
+    fn encoded(messages: &[Message]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| message.encode(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn messages_survive_any_cut() {
+        let bytes = encoded(&messages());
+        for cut in 1..bytes.len() {
+            let mut decoder = Decoder::default();
+            let mut found = Vec::new();
+            for part in bytes.chunks(cut) {
+                decoder.push(part);
+                found.extend(decoder.by_ref());
+            }
+            assert_eq!(found, messages(), "in pieces of {cut}");
+            assert_eq!(decoder.skipped(), 0);
+        }
+    }
+
+    #[test]
+    fn a_reader_finds_the_next_frame_after_a_writer_died() {
+        let bytes = encoded(&messages());
+        for cut in 0..bytes.len() {
+            let mut decoder = Decoder::default();
+            // The first writer died in the middle of a frame, the next one says everything again, and more.
+            decoder.push(&bytes[..cut]);
+            let before = decoder.by_ref().count();
+            decoder.push(&bytes);
+            decoder.push(&vec![0; MAX_PAYLOAD]);
+            let found: Vec<Message> = decoder.collect();
+            assert_eq!(found, messages(), "after {cut} bytes and {before} messages");
+        }
+    }
+
+    #[test]
+    fn a_broken_byte_costs_one_frame() {
+        let bytes = encoded(&messages());
+        for broken in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[broken] ^= 0x55;
+            let mut decoder = Decoder::default();
+            decoder.push(&bytes);
+            decoder.push(&vec![0; MAX_PAYLOAD + HEADER]);
+            assert_eq!(decoder.count(), messages().len() - 1, "byte {broken}");
+        }
+    }
+}
