@@ -10,12 +10,13 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use crate::container::{SCRATCH, Spec};
 use crate::error::{Doing, Error};
 use crate::guest::{Guest, of_role};
+use crate::journal::Journals;
 use crate::lifecycle::{Container, Role};
 use crate::phase::{self, Phase};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
-use crate::{block, cgroup, clock, cmdline, modules, network};
+use crate::{block, cgroup, clock, cmdline, modules, network, port};
 
 /// Where the new root is put together, inside the initramfs.
 const NEW_ROOT: &str = "/newroot";
@@ -39,7 +40,7 @@ fn run_phases(guest: &mut Guest, phases: Vec<Phase>) -> Result<(), Error> {
         carry_out(guest, &phase)?;
         let end = clock::since_boot();
         let name = phase.to_string();
-        guest.console.say(&format!("{start:7.3} s  {name}, {:.0} ms", (end - start) * 1e3));
+        guest.say(&format!("{start:7.3} s  {name}, {:.0} ms", (end - start) * 1e3));
         guest.phases.push(PhaseTime { name, start, end });
         guest.touch();
     }
@@ -214,9 +215,20 @@ fn health(guest: &mut Guest) -> Result<(), Error> {
     match PowerButton::listen() {
         Ok(power) => guest.power = Some(power),
         // A kernel without ACPI has no button; such a VM is stopped by other means.
-        Err(error) => guest.console.say(&format!("no power button: {error}")),
+        Err(error) => guest.say(&format!("no power button: {error}")),
     }
-    guest.supervisor = Some(Supervised::start(guest.pod.health_port)?);
+    let channel = match port::open()? {
+        Some(port) => {
+            let names = guest.containers.iter().map(Container::name);
+            let journals = Journals::new(names).doing(|| "make the journals".into())?;
+            let bell = journals.bell().try_clone_to_owned().doing(|| "share the journals' bell".into())?;
+            guest.journals = Some(journals);
+            Some((port, bell))
+        }
+        None => None,
+    };
+    guest.supervisor = Some(Supervised::listen(guest.pod.health_port, channel)?);
+    guest.start_supervisor();
     Ok(())
 }
 

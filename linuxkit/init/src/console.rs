@@ -148,19 +148,29 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Takes bytes and hands out the lines that they complete, without their newline.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
+    /// What is there of a line that is not complete.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.rest
+    }
+
+    /// Goes on with what was there of a line.
+    pub(crate) fn of(rest: Vec<u8>) -> Self {
+        Self { rest }
+    }
+
+    /// Takes bytes and hands out the lines that they complete, without their newline, and whether each is a whole one.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8], bool)) {
         while !bytes.is_empty() {
             let room = LINE_BYTES - self.rest.len();
             let window = &bytes[..bytes.len().min(room)];
             match window.iter().position(|b| *b == b'\n') {
                 Some(end) if self.rest.is_empty() => {
-                    line(&bytes[..end]);
+                    line(&bytes[..end], true);
                     bytes = &bytes[end + 1..];
                 }
                 Some(end) => {
                     self.rest.extend_from_slice(&bytes[..end]);
-                    line(&self.rest);
+                    line(&self.rest, true);
                     self.rest.clear();
                     bytes = &bytes[end + 1..];
                 }
@@ -168,7 +178,7 @@ impl Lines {
                     self.rest.extend_from_slice(window);
                     bytes = &bytes[window.len()..];
                     if self.rest.len() == LINE_BYTES {
-                        line(&self.rest);
+                        line(&self.rest, false);
                         self.rest.clear();
                     }
                 }
@@ -228,7 +238,7 @@ mod tests {
         let mut out = Vec::new();
         let mut lines = Lines::default();
         for chunk in chunks {
-            lines.push(chunk, |line| out.push(line.to_vec()));
+            lines.push(chunk, |line, _| out.push(line.to_vec()));
         }
         lines.finish(|line| out.push(line.to_vec()));
         out

@@ -83,6 +83,8 @@ pub(crate) enum Error {
         program: String,
         /// Why not.
         reason: String,
+        /// Whether there is no such file at all.
+        missing: bool,
     },
     /// A command was to run in a container that does not run.
     #[error("{container} does not run")]
@@ -90,9 +92,39 @@ pub(crate) enum Error {
         /// The container.
         container: String,
     },
+    /// A command was to run in a container that the pod does not have.
+    #[error("the pod has no container {name:?}; it has {names}")]
+    NoContainer {
+        /// The name that was given.
+        name: String,
+        /// Those that there are.
+        names: String,
+    },
+    /// More commands than can be served.
+    #[error("{limit} commands are under way already; end one of them first")]
+    TooMany {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A program that was to take our place does not.
+    #[error("the new program does not take over: {reason}; the old one goes on")]
+    Refused {
+        /// What it did instead.
+        reason: String,
+    },
     /// No network interface appeared.
     #[error("no network interface besides lo: is a network device attached?")]
     NoInterface,
+}
+
+impl Error {
+    /// The exit code that tells of it where a command's would stand, as shells have them.
+    pub(crate) fn exit_code(&self) -> i32 {
+        match self {
+            Self::Program { missing: true, .. } => 127,
+            _ => 126,
+        }
+    }
 }
 
 /// Gives an error of the system its context.

@@ -1,6 +1,7 @@
 //! What PID 1 holds, and the loop in which it waits: for ended processes, output, signals, and the time to start
 //! something again. One thread, no waiting outside `turn`.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,14 +16,19 @@ use crate::console::Console;
 use crate::container::Machine;
 use crate::error::{Doing, Error};
 use crate::exec::Exec;
+use crate::journal::{GUEST, Journals};
 use crate::lifecycle::{Container, Life, Role};
-use crate::link::ToInit;
+use crate::link::{Any, ToInit};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Record, Stage, VERSION};
+use crate::session::Sessions;
 use crate::supervised::Supervised;
 
 /// How much of a container's output is read at once; other containers get their turn in between.
 const READ_BYTES: usize = 64 * 1024;
+
+/// How long the host may take for the last lines before the VM ends without it.
+const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// All that PID 1 knows. The early phases fill it.
 #[derive(Debug)]
@@ -38,9 +44,16 @@ pub(crate) struct Guest {
     pub(crate) containers: Vec<Container>,
     pub(crate) supervisor: Option<Supervised>,
     execs: Vec<Exec>,
+    /// Where lines go when the VM has a control channel; otherwise they go to the console.
+    pub(crate) journals: Option<Journals>,
+    pub(crate) sessions: Sessions,
     pub(crate) stage: Stage,
     /// Set once the pod is asked to stop.
     pub(crate) stopping: Option<Stopping>,
+    /// When nothing more is waited for, once the pod has ended.
+    leaving: Option<Instant>,
+    /// How often PID 1 was replaced.
+    pub(crate) replacements: u64,
     /// Whether the record on file is older than what is known.
     changed: bool,
 }
@@ -65,6 +78,8 @@ enum Source {
     Exec(usize),
     Setup(usize),
     Stream(usize, usize),
+    /// A command's input, or its output.
+    Session(usize, bool),
 }
 
 /// The pod before the disk was read: it has no containers.
@@ -87,8 +102,12 @@ impl Guest {
             containers: vec![],
             supervisor: None,
             execs: vec![],
+            journals: None,
+            sessions: Sessions::default(),
             stage: Stage::Booting,
             stopping: None,
+            leaving: None,
+            replacements: 0,
             changed: false,
         }
     }
@@ -113,7 +132,7 @@ impl Guest {
             self.turn()?;
         }
         if self.stopping.is_none() && !self.containers[index].succeeded() {
-            self.console.say("an init container failed and is not started again: the pod failed");
+            self.say("an init container failed and is not started again: the pod failed");
             self.stop(false);
         }
         Ok(())
@@ -130,7 +149,8 @@ impl Guest {
                 while self.read_stream(container, stream) {}
             }
         }
-        Ok(())
+        self.say("the pod has ended");
+        self.deliver(LAST_LINES)
     }
 
     /// Waits for the next thing to happen and deals with it.
@@ -147,7 +167,7 @@ impl Guest {
                 Source::Signals => self.take_signals()?,
                 Source::Power => {
                     if self.power.as_ref().is_some_and(PowerButton::pressed) {
-                        self.console.say("the power button was pressed");
+                        self.say("the power button was pressed");
                         self.stop(false);
                     }
                 }
@@ -155,9 +175,7 @@ impl Guest {
                 Source::Clients => self.supervisor.iter_mut().for_each(Supervised::accept),
                 Source::Supervisor => {
                     let requests = self.supervisor.as_mut().map(Supervised::talk).unwrap_or_default();
-                    for request in requests {
-                        self.serve(request);
-                    }
+                    self.serve_all(requests);
                 }
                 Source::Exec(index) => {
                     if let Some(exec) = self.execs.get_mut(index) {
@@ -170,7 +188,11 @@ impl Guest {
                 Source::Stream(container, stream) => {
                     self.read_stream(container, stream);
                 }
+                Source::Session(index, output) => self.sessions.ready(index, output),
             }
+        }
+        if let Some(supervisor) = &self.supervisor {
+            self.sessions.tell(|message| supervisor.forward(message));
         }
         self.console.write();
         Ok(())
@@ -182,13 +204,20 @@ impl Guest {
             return;
         }
         let grace = Duration::from_secs(self.pod.grace_period_seconds);
-        self.console.say(&format!("stopping the pod, grace period {} s", grace.as_secs()));
+        self.say(&format!("stopping the pod, grace period {} s", grace.as_secs()));
         self.stopping = Some(Stopping { restart, deadline: Some(Instant::now() + grace) });
         self.stage = Stage::Stopping;
         self.changed = true;
         for container in &mut self.containers {
             container.cancel();
             container.signal(Signal::TERM);
+        }
+    }
+
+    /// Starts the supervisor if that is due.
+    pub(crate) fn start_supervisor(&mut self) {
+        if let Some(supervisor) = &mut self.supervisor {
+            self.changed |= supervisor.start_if_due(Instant::now(), || self.sessions.states());
         }
     }
 
@@ -200,16 +229,12 @@ impl Guest {
         }
         self.containers.iter_mut().for_each(|container| container.check(now));
         self.execs.iter_mut().for_each(|exec| exec.check(now));
-        if let Some(supervisor) = &mut self.supervisor
-            && supervisor.start_if_due(now)
-        {
-            self.changed = true;
-        }
+        self.start_supervisor();
         if let Some(Stopping { deadline: deadline @ Some(_), .. }) = &mut self.stopping
             && deadline.is_some_and(|deadline| deadline <= now)
         {
             *deadline = None;
-            self.console.say("the grace period is over: killing what still runs");
+            self.say("the grace period is over: killing what still runs");
             for container in &self.containers {
                 container.signal(Signal::KILL);
             }
@@ -230,6 +255,7 @@ impl Guest {
             .chain(execs)
             .chain(kills)
             .chain(self.stopping.and_then(|stopping| stopping.deadline))
+            .chain(self.leaving)
             .min()
     }
 
@@ -251,6 +277,7 @@ impl Guest {
                 add(Source::Clients, listener, PollFlags::IN);
             }
             if let Some((link, unsent)) = supervisor.link() {
+                let unsent = unsent || self.sessions.has_news();
                 let room = if unsent { PollFlags::OUT } else { PollFlags::empty() };
                 add(Source::Supervisor, link, PollFlags::IN | room);
             }
@@ -266,6 +293,9 @@ impl Guest {
             for (number, stream) in container.streams.iter().enumerate().rev() {
                 add(Source::Stream(index, number), stream.pipe.as_fd(), PollFlags::IN);
             }
+        }
+        for (index, fd, output) in self.sessions.wants() {
+            add(Source::Session(index, output), fd, if output { PollFlags::IN } else { PollFlags::OUT });
         }
         let timeout = self.next_due().map(|due| Timespec::try_from(due.saturating_duration_since(now)));
         let timeout = timeout.transpose().expect("back-off and grace periods fit the kernel's time");
@@ -302,13 +332,18 @@ impl Guest {
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let now = clock::since_boot();
-            if let Some(supervisor) = &mut self.supervisor
-                && supervisor.reaped(pid)
-            {
-                self.console.say(&format!("the supervisor ended ({status:?}) and is started again"));
+            if let Some(requests) = self.supervisor.as_mut().and_then(|supervisor| supervisor.reaped(pid)) {
+                // What it asked to be told, the next one will ask for again; the rest counts.
+                let counts = |request: &Any<ToInit>| !matches!(request, Any::Own(ToInit::Execute { .. }));
+                self.serve_all(requests.into_iter().filter(counts).collect());
+                self.sessions.rewind();
+                self.say(&format!("the supervisor ended ({status:?}) and is started again"));
                 // Nobody waits for these any more; their ends are reaped and forgotten.
                 self.execs.drain(..).for_each(|exec| exec.kill());
                 self.changed = true;
+                continue;
+            }
+            if self.sessions.reaped(pid, status) {
                 continue;
             }
             if let Some(index) = self.execs.iter().position(|exec| exec.is(pid)) {
@@ -332,10 +367,30 @@ impl Guest {
         }
     }
 
+    fn serve_all(&mut self, requests: Vec<Any<ToInit>>) {
+        for request in requests {
+            match request {
+                Any::Own(request) => self.serve(request),
+                Any::Control(message) => self.sessions.hear(message, &self.containers, &self.machine),
+            }
+        }
+    }
+
     /// Does what the supervisor asks for.
     fn serve(&mut self, request: ToInit) {
         match request {
             ToInit::Done { .. } => {}
+            ToInit::Attached => {
+                self.supervisor.iter_mut().for_each(Supervised::attached);
+                self.changed = true;
+            }
+            ToInit::Host { epoch } => self.sessions.host(epoch),
+            ToInit::Logged { container, next, dropped } => {
+                if let Some(journals) = &mut self.journals {
+                    journals.taken(&container, next, dropped);
+                    self.changed |= dropped > 0;
+                }
+            }
             ToInit::Execute { id, container, run, command, seconds } => {
                 let found = self.containers.iter().find(|c| c.name() == container && c.run == run);
                 let limit = Duration::from_secs(seconds);
@@ -355,7 +410,7 @@ impl Guest {
                 {
                     let said = found.probed(run, (kind, verdict), &message, grace);
                     if let Some(said) = said {
-                        self.console.say(&said);
+                        self.say(&said);
                     }
                     self.changed = true;
                 }
@@ -374,7 +429,7 @@ impl Guest {
             _ => String::new(),
         };
         let text = format!("{}: {ended}{next}", container.name());
-        self.console.say(&text);
+        self.say(&text);
     }
 
     /// Reads once from a stream. Returns whether there may be more; a stream that ended is removed.
@@ -382,24 +437,59 @@ impl Guest {
         let container = &mut self.containers[container];
         let name = container.spec.boot.name.clone();
         let Some(output) = container.streams.get_mut(stream) else { return false };
+        let run = output.run;
+        let mut take = |line: &[u8], whole| match &mut self.journals {
+            Some(journals) => journals.line(&name, run, (output.name, line, whole)),
+            None => self.console.container_line(&name, line),
+        };
         let mut buffer = vec![0; READ_BYTES];
-        match rustix::io::read(&output.pipe, &mut buffer) {
+        let more = match rustix::io::read(&output.pipe, &mut buffer) {
             Ok(0) => {
-                output.lines.finish(|line| self.console.container_line(&name, line));
+                output.lines.finish(|line| take(line, true));
                 container.streams.remove(stream);
                 false
             }
             Ok(length) => {
-                output.lines.push(&buffer[..length], |line| self.console.container_line(&name, line));
+                output.lines.push(&buffer[..length], take);
                 true
             }
             Err(_) => false,
+        };
+        if let Some(journals) = &mut self.journals {
+            journals.flush(&name, run);
         }
+        more
+    }
+
+    /// Says something: on the console, and to whoever reads the containers' lines.
+    pub(crate) fn say(&mut self, text: &str) {
+        self.console.say(text);
+        if let Some(journals) = &mut self.journals {
+            text.lines().for_each(|line| journals.line(GUEST, 0, ("stdout", line.as_bytes(), true)));
+            journals.flush(GUEST, 0);
+        }
+    }
+
+    /// Waits until the host has all lines, for a bounded time.
+    fn deliver(&mut self, limit: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + limit;
+        self.leaving = Some(deadline);
+        let missing = |journals: &Journals| !journals.all_taken();
+        while self.journals.as_ref().is_some_and(missing) && Instant::now() < deadline {
+            self.turn()?;
+        }
+        Ok(())
     }
 
     /// Marks the record as outdated.
     pub(crate) fn touch(&mut self) {
         self.changed = true;
+    }
+
+    fn log_dropped(&self) -> BTreeMap<String, u64> {
+        let Some(journals) = &self.journals else { return BTreeMap::new() };
+        let names = self.containers.iter().map(|container| container.name().to_owned());
+        names.map(|name| (name.clone(), journals.dropped(&name))).collect()
     }
 
     fn record(&self) -> Record {
@@ -416,6 +506,10 @@ impl Guest {
             containers: self.containers.iter().map(|container| container.record(booting)).collect(),
             supervisor_restarts: self.supervisor.as_ref().map_or(0, |supervisor| supervisor.restarts),
             console_dropped: self.console.dropped(),
+            supervisor_attach: self.supervisor.as_ref().map_or((0.0, 0.0), |supervisor| supervisor.attach),
+            init_replacements: self.replacements,
+            log_dropped: self.log_dropped(),
+            program: crate::PROGRAM_VERSION.into(),
         }
     }
 }

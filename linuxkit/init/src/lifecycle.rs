@@ -92,6 +92,10 @@ impl Process {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) pipe: OwnedFd,
+    /// `stdout` or `stderr`.
+    pub(crate) name: &'static str,
+    /// How often the container was started before the run that writes here.
+    pub(crate) run: u64,
     pub(crate) lines: Lines,
 }
 
@@ -127,7 +131,9 @@ impl Container {
             Health { started: probes.startup.is_none(), ready: probes.readiness.is_none(), failure: None };
         match container::start(&self.spec, machine) {
             Ok(Started { pid, pidfd, setup, stdout, stderr }) => {
-                self.streams.extend([stdout, stderr].map(|pipe| Stream { pipe, lines: Lines::default() }));
+                let run = self.run - 1;
+                let stream = |(name, pipe)| Stream { pipe, name, run, lines: Lines::default() };
+                self.streams.extend([("stdout", stdout), ("stderr", stderr)].map(stream));
                 let started = Instant::now();
                 self.life = Life::Starting(Process {
                     pid,

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use i2kit_spec::control::{self, Message, StreamState};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The largest message.
-const MESSAGE_BYTES: usize = 16 * 1024;
+const MESSAGE_BYTES: usize = 72 * 1024;
 
 /// From PID 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,18 @@ pub(crate) enum ToSupervisor {
     },
     /// The record is newer than it was.
     Changed,
+    /// The commands that run for somebody outside; how much input each has taken.
+    Streams {
+        /// All of them.
+        streams: Vec<StreamState>,
+    },
+    /// The control channel's port, which comes with the message.
+    Port {
+        /// How often the supervisor was started.
+        epoch: u64,
+    },
+    /// What rings when there are more lines in the journals; it comes with the message.
+    Bell,
     /// A command that was asked for has ended.
     Executed {
         /// Its number.
@@ -73,6 +86,22 @@ pub(crate) enum ToInit {
         /// Its number.
         id: u64,
     },
+    /// The supervisor knows all that it must.
+    Attached,
+    /// A host says who it is: what an earlier one wanted is void.
+    Host {
+        /// The host's number for itself.
+        epoch: u64,
+    },
+    /// The host has the lines of a container before this one.
+    Logged {
+        /// The container.
+        container: String,
+        /// The number of the first line that it does not have.
+        next: u64,
+        /// How many of them were dropped before anybody took them.
+        dropped: u64,
+    },
     /// Run a command in a container.
     Execute {
         /// The supervisor's number for it.
@@ -99,6 +128,13 @@ pub(crate) enum ToInit {
         /// The last failure.
         message: String,
     },
+}
+
+/// A message of the link's own, or one of the control channel that the supervisor carries.
+#[derive(Debug)]
+pub(crate) enum Any<T> {
+    Own(T),
+    Control(Message),
 }
 
 /// One end.
@@ -128,7 +164,17 @@ impl Link {
 
     /// Sends a message, with a descriptor or without. `WouldBlock` when the other side does not read.
     pub(crate) fn send(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
+        self.send_bytes(&serde_json::to_vec(message)?, fd)
+    }
+
+    /// Sends a message of the control channel as it is there; no message of this link begins like one.
+    pub(crate) fn forward(&self, message: &Message) -> io::Result<()> {
+        let mut bytes = vec![];
+        message.encode(&mut bytes);
+        self.send_bytes(&bytes, None)
+    }
+
+    fn send_bytes(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -136,12 +182,25 @@ impl Link {
             control.push(SendAncillaryMessage::ScmRights(&fds));
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::net::sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, flags)?;
+        rustix::net::sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)?;
         Ok(())
     }
 
     /// The next message. `WouldBlock` when there is none, `UnexpectedEof` when the other side is gone.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<(T, Option<OwnedFd>)> {
+        let (bytes, fd) = self.receive_bytes()?;
+        Ok((serde_json::from_slice(&bytes)?, fd))
+    }
+
+    /// As [`Self::receive`], where messages of the control channel may come too.
+    pub(crate) fn receive_any<T: DeserializeOwned>(&self) -> io::Result<(Any<T>, Option<OwnedFd>)> {
+        let (bytes, fd) = self.receive_bytes()?;
+        let own = || serde_json::from_slice(&bytes).map(Any::Own);
+        let message = control::decode(&bytes).map_or_else(own, |message| Ok(Any::Control(message)));
+        Ok((message?, fd))
+    }
+
+    fn receive_bytes(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
         let mut bytes = vec![0; MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -155,7 +214,8 @@ impl Link {
         if received.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok((serde_json::from_slice(&bytes[..received.bytes])?, fd))
+        bytes.truncate(received.bytes);
+        Ok((bytes, fd))
     }
 }
 

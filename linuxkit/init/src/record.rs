@@ -3,6 +3,7 @@
 //! The file is replaced as a whole, so that a reader sees one state or the next and never a mixture, and a supervisor
 //! that was just started knows as much as one that ran since boot.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
@@ -38,6 +39,18 @@ pub(crate) struct Record {
     pub(crate) supervisor_restarts: u64,
     /// Lines that the console was too slow for.
     pub(crate) console_dropped: u64,
+    /// How long the running supervisor took to take over, and the slowest of all, in seconds.
+    #[serde(default)]
+    pub(crate) supervisor_attach: (f64, f64),
+    /// How often PID 1 was replaced.
+    #[serde(default)]
+    pub(crate) init_replacements: u64,
+    /// Lines of each container that were dropped because nobody took them.
+    #[serde(default)]
+    pub(crate) log_dropped: BTreeMap<String, u64>,
+    /// The version of PID 1.
+    #[serde(default)]
+    pub(crate) program: String,
 }
 
 /// How far the pod is.
@@ -198,6 +211,10 @@ mod tests {
             containers,
             supervisor_restarts: 0,
             console_dropped: 0,
+            supervisor_attach: (0.0, 0.0),
+            init_replacements: 0,
+            log_dropped: BTreeMap::new(),
+            program: String::new(),
         }
     }
 

@@ -7,15 +7,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use i2kit_spec::control::{Message, StreamState};
+use rustix::process::{Pid, Signal};
 
 use crate::cgroup;
 use crate::error::{Doing, Error};
-use crate::link::{Link, ToInit, ToSupervisor};
+use crate::link::{Any, Link, ToInit, ToSupervisor};
 
 /// The argument that makes this program the supervisor.
 pub(crate) const ARGUMENT: &str = "supervisor";
@@ -44,10 +45,16 @@ pub(crate) struct Supervised {
     /// What the running supervisor was not told yet.
     news: VecDeque<ToSupervisor>,
     process: Option<Process>,
+    /// The control channel's port, and what rings when there are more lines for it.
+    channel: Option<(OwnedFd, OwnedFd)>,
     started: Instant,
     due: Option<Instant>,
     delay: Duration,
     pub(crate) restarts: u64,
+    /// How long the last one took to take over, and the slowest of all, in seconds.
+    pub(crate) attach: (f64, f64),
+    /// The program, when it is another one than ours.
+    program: Option<OwnedFd>,
 }
 
 /// A running supervisor.
@@ -60,25 +67,36 @@ struct Process {
 }
 
 impl Supervised {
-    /// Listens on the port and starts the supervisor.
-    pub(crate) fn start(port: u16) -> Result<Self, Error> {
+    /// Listens on the port. The supervisor is due at once.
+    pub(crate) fn listen(port: u16, channel: Option<(OwnedFd, OwnedFd)>) -> Result<Self, Error> {
         let doing = || format!("listen on port {port}");
         let listener = TcpListener::bind(("0.0.0.0", port)).doing(doing)?;
         listener.set_nonblocking(true).doing(doing)?;
-        let mut this = Self {
+        Ok(Self::of(listener, BTreeMap::new(), channel))
+    }
+
+    /// With this listening socket and these clients.
+    pub(crate) fn of(
+        listener: TcpListener,
+        clients: BTreeMap<u64, TcpStream>,
+        channel: Option<(OwnedFd, OwnedFd)>,
+    ) -> Self {
+        let next_id = clients.keys().next_back().map_or(0, |last| last + 1);
+        Self {
             listener,
-            clients: BTreeMap::new(),
+            clients,
             next_untold: 0,
-            next_id: 0,
+            next_id,
             news: VecDeque::new(),
             process: None,
+            channel,
             started: Instant::now(),
-            due: None,
+            due: Some(Instant::now()),
             delay: FIRST_DELAY,
             restarts: 0,
-        };
-        this.spawn()?;
-        Ok(this)
+            attach: (0.0, 0.0),
+            program: None,
+        }
     }
 
     /// The listening socket, when there is room for another client.
@@ -90,6 +108,42 @@ impl Supervised {
     pub(crate) fn link(&self) -> Option<(BorrowedFd<'_>, bool)> {
         let process = self.process.as_ref().filter(|process| !process.closed)?;
         Some((process.link.as_fd(), self.next_untold < self.next_id || !self.news.is_empty()))
+    }
+
+    /// The control channel's port, when the VM has one.
+    pub(crate) fn port(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(|(port, _)| port.as_fd())
+    }
+
+    /// Gives the supervisor a message of the control channel. Returns whether it took it.
+    pub(crate) fn forward(&self, message: &Message) -> bool {
+        let process = self.process.as_ref().filter(|process| !process.closed && self.news.is_empty());
+        process.is_some_and(|process| process.link.forward(message).is_ok())
+    }
+
+    /// The running supervisor has taken over.
+    pub(crate) fn attached(&mut self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.attach = (seconds, seconds.max(self.attach.1));
+    }
+
+    /// From now on this program is the supervisor. The running one ends, and its successor is this one.
+    pub(crate) fn replace(&mut self, program: OwnedFd) {
+        self.program = Some(program);
+        self.kill();
+    }
+
+    /// Ends the running supervisor at once.
+    pub(crate) fn kill(&self) {
+        if let Some(process) = &self.process {
+            // It may have ended meanwhile.
+            let _ = rustix::process::kill_process(process.pid, Signal::KILL);
+        }
+    }
+
+    /// What whoever takes our place goes on with: the listening socket and the clients.
+    pub(crate) fn sockets(&self) -> (&TcpListener, &BTreeMap<u64, TcpStream>) {
+        (&self.listener, &self.clients)
     }
 
     /// Accepts the clients that are there.
@@ -110,11 +164,11 @@ impl Supervised {
     }
 
     /// Hears what the supervisor says and tells it what it does not know. Returns what it asks for.
-    pub(crate) fn talk(&mut self) -> Vec<ToInit> {
+    pub(crate) fn talk(&mut self) -> Vec<Any<ToInit>> {
         let mut requests = vec![];
         while let Some(process) = &mut self.process {
-            match process.link.receive::<ToInit>() {
-                Ok((ToInit::Done { id }, _)) => {
+            match process.link.receive_any() {
+                Ok((Any::Own(ToInit::Done { id }), _)) => {
                     self.clients.remove(&id);
                 }
                 Ok((request, _)) => requests.push(request),
@@ -149,7 +203,12 @@ impl Supervised {
     fn tell(&mut self) {
         let Some(Process { link, .. }) = &self.process else { return };
         while let Some(message) = self.news.front() {
-            if link.send(message, None).is_err() {
+            let fd = self.channel.as_ref().and_then(|(port, bell)| match message {
+                ToSupervisor::Port { .. } => Some(port.as_fd()),
+                ToSupervisor::Bell => Some(bell.as_fd()),
+                _ => None,
+            });
+            if link.send(message, fd).is_err() {
                 return;
             }
             self.news.pop_front();
@@ -168,30 +227,31 @@ impl Supervised {
         self.due
     }
 
-    /// Starts it again when that is due. Returns whether it did.
-    pub(crate) fn start_if_due(&mut self, now: Instant) -> bool {
+    /// Starts it when that is due, with what it must know of the commands under way. Returns whether it did.
+    pub(crate) fn start_if_due(&mut self, now: Instant, streams: impl FnOnce() -> Vec<StreamState>) -> bool {
         if self.due.is_none_or(|due| due > now) {
             return false;
         }
         self.due = None;
-        self.restarts += 1;
-        if self.spawn().is_err() {
+        if self.spawn(streams()).is_err() {
+            // Perhaps it is the program: ours has worked before.
+            self.program = None;
             self.plan(now);
         }
         true
     }
 
-    /// Whether `pid` was the supervisor; then its next start is planned.
-    pub(crate) fn reaped(&mut self, pid: Pid) -> bool {
+    /// When `pid` was the supervisor, its next start is planned. Returns what it asked for last.
+    pub(crate) fn reaped(&mut self, pid: Pid) -> Option<Vec<Any<ToInit>>> {
         if self.process.as_ref().is_none_or(|process| process.pid != pid) {
-            return false;
+            return None;
         }
-        // The clients that it answered last. What it asked for, the next one will ask for again.
-        self.talk();
+        let requests = self.talk();
         self.process = None;
         self.news.clear();
+        self.restarts += 1;
         self.plan(Instant::now());
-        true
+        Some(requests)
     }
 
     fn plan(&mut self, now: Instant) {
@@ -204,21 +264,27 @@ impl Supervised {
         }
     }
 
-    fn spawn(&mut self) -> Result<(), Error> {
+    fn spawn(&mut self, streams: Vec<StreamState>) -> Result<(), Error> {
         self.started = Instant::now();
-        let (pid, link) = spawn().doing(|| "start the supervisor".into())?;
+        let (pid, link) = spawn(self.program.as_ref()).doing(|| "start the supervisor".into())?;
         let group = std::path::Path::new(cgroup::MOUNT).join(cgroup::SUPERVISOR);
         self.process = Some(Process { pid, link, closed: false });
         self.next_untold = self.clients.keys().next().copied().unwrap_or(self.next_id);
+        self.news.push_back(ToSupervisor::Streams { streams });
+        if self.channel.is_some() {
+            self.news.extend([ToSupervisor::Bell, ToSupervisor::Port { epoch: self.restarts }]);
+        }
         self.tell();
         cgroup::write(&group, "cgroup.procs", &pid.as_raw_nonzero().to_string())
     }
 }
 
-fn spawn() -> io::Result<(Pid, Link)> {
+fn spawn(program: Option<&OwnedFd>) -> io::Result<(Pid, Link)> {
     let (link, theirs) = Link::pair()?;
-    let child =
-        Command::new("/proc/self/exe").arg(ARGUMENT).env_clear().stdin(Stdio::from(theirs)).spawn()?;
+    // A descriptor that is closed by the exec can still be executed by its name.
+    let program =
+        program.map_or("/proc/self/exe".to_owned(), |fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let child = Command::new(program).arg(ARGUMENT).env_clear().stdin(Stdio::from(theirs)).spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     Ok((pid.expect("the kernel's pids are positive"), link))
 }

@@ -22,8 +22,8 @@ pub const PORT: &str = "i2kit.control";
 /// The most that a frame carries.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
-/// How many bytes of a stream's channel may be under way before the reader has said that it wants more.
-pub const WINDOW: u32 = 256 * 1024;
+/// How many bytes of a stream's channel may be under way before the reader has said that it took them.
+pub const WINDOW: usize = 64 * 1024;
 
 /// How many bytes of output may be under way before the host has said that it has them.
 pub const LOG_WINDOW: usize = 512 * 1024;
@@ -99,9 +99,7 @@ impl Decoder {
                 continue;
             }
             let (head, rest) = bytes.split_at_checked(HEADER)?;
-            let number = |at: usize| {
-                u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
-            };
+            let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
             let length = usize::try_from(number(12)).unwrap_or(usize::MAX);
             if length > MAX_PAYLOAD || head[6..8] != [0, 0] {
                 self.skip(1);
@@ -118,6 +116,13 @@ impl Decoder {
             return Some(frame);
         }
     }
+}
+
+/// The message in a whole frame, for pipes that keep frames apart.
+pub fn decode(bytes: &[u8]) -> Option<Message> {
+    let mut decoder = Decoder::default();
+    decoder.push(bytes);
+    decoder.next()
 }
 
 impl Iterator for Decoder {
@@ -141,16 +146,23 @@ mod tests {
 
     fn messages() -> Vec<Message> {
         vec![
-            Message::Data { stream: 7, end: End::Output, offset: 1 << 40, bytes: b"i2k\xc1 in the data".to_vec() },
+            Message::Data {
+                stream: 7,
+                end: End::Output,
+                offset: 1 << 40,
+                bytes: b"i2k\xc1 in the data".to_vec(),
+            },
             Message::Close { stream: 7 },
             Message::Resize { stream: 8, rows: 24, columns: 80 },
-            Message::Credit { stream: 8, end: End::Input, bytes: 9 },
+            Message::Credit { stream: 8, end: End::Input, taken: 9 },
         ]
     }
 
     fn encoded(messages: &[Message]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        messages.iter().for_each(|message| message.encode(&mut bytes));
+        for message in messages {
+            message.encode(&mut bytes);
+        }
         bytes
     }
 

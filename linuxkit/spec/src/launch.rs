@@ -47,7 +47,7 @@ pub struct LaunchSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LogTarget {
-    /// The log group in CloudWatch Logs, which the host has made. The guest makes a stream a container in it, named
+    /// The log group in `CloudWatch` Logs, which the host has made. The guest makes a stream a container in it, named
     /// `NAMESPACE/GROUP/INSTANCE/CONTAINER`, with the instance's id.
     pub group: String,
 }

@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::process::{Signal, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::{Machine, Spec, mounts, privileges, program, seccomp, user};
+use super::{Machine, Spec, Streams, mounts, privileges, program, seccomp, user};
 use crate::error::{Doing, Error};
 use crate::sys::{self, Cloned};
 
@@ -42,16 +42,37 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
 }
 
 /// Runs a command in the namespaces of the container that `target` is the first process of, and returns its exit code.
+/// What goes wrong is said where the command would speak.
 ///
 /// Called in a cloned child, which stays outside the container's PID namespace: only its own child can be inside.
-pub(super) fn enter(
+pub(super) fn enter_and_tell(
     spec: &Spec,
     machine: &Machine,
     target: BorrowedFd<'_>,
     command: &[String],
-    output: &OwnedFd,
+    streams: &Streams,
+) -> i32 {
+    enter(spec, machine, target, command, streams).unwrap_or_else(|error| tell(&error))
+}
+
+/// Says an error of a command on its standard error, and what its exit code is.
+fn tell(error: &Error) -> i32 {
+    let _ = rustix::io::write(rustix::stdio::stderr(), format!("{error}\n").as_bytes());
+    error.exit_code()
+}
+
+fn enter(
+    spec: &Spec,
+    machine: &Machine,
+    target: BorrowedFd<'_>,
+    command: &[String],
+    streams: &Streams,
 ) -> Result<i32, Error> {
-    connect_output(output, output)?;
+    connect_output(&streams.stdout, &streams.stderr)?;
+    if let Some(stdin) = &streams.stdin {
+        rustix::stdio::dup2_stdin(stdin).doing(|| "connect stdin".into())?;
+    }
+    set_oom_score(&spec.config.process)?;
     let mut spaces = ThreadNameSpaceType::MOUNT;
     for namespace in &spec.config.linux.namespaces {
         spaces |= match namespace.kind {
@@ -63,7 +84,6 @@ pub(super) fn enter(
             NamespaceKind::Network => ThreadNameSpaceType::NETWORK,
         };
     }
-    // From here on errors go to the standard output, which is the pipe.
     move_into_thread_name_spaces(target, spaces).doing(|| "enter the container's namespaces".into())?;
     // This process goes on for as long as the command; what PID 1 has open must not stay open with it.
     sys::close_from(3).doing(|| "close descriptors".into())?;
@@ -79,7 +99,11 @@ pub(super) fn enter(
             }
         },
         Cloned::Child => {
-            let process = Process { args: command.to_vec(), ..spec.config.process.clone() };
+            let mut process = Process { args: command.to_vec(), ..spec.config.process.clone() };
+            if streams.terminal {
+                take_terminal()?;
+                process.env.insert(0, "TERM=xterm".into());
+            }
             let error = match prepare_process(
                 spec,
                 &process,
@@ -94,10 +118,15 @@ pub(super) fn enter(
                 }
                 Err(error) => error,
             };
-            let _ = rustix::io::write(rustix::stdio::stdout(), error.to_string().as_bytes());
-            sys::exit_child(super::START_FAILED)
+            sys::exit_child(tell(&error))
         }
     }
+}
+
+/// Makes the terminal on the standard input this process's own, so that its keys send signals.
+fn take_terminal() -> Result<(), Error> {
+    rustix::process::setsid().doing(|| "start a session".into())?;
+    rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).doing(|| "take the terminal".into())
 }
 
 fn connect_output(stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), Error> {

@@ -6,12 +6,14 @@ mod mounts;
 mod privileges;
 mod program;
 mod seccomp;
+mod terminal;
 mod user;
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use i2kit_spec::ContainerBoot;
+use i2kit_spec::control::Open;
 use i2kit_spec::runtime::{Config, NamespaceKind};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
@@ -85,11 +87,51 @@ pub(crate) fn execute(
     match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {
         Cloned::Parent(pid, pidfd) => Ok((pid, pidfd, output)),
         Cloned::Child => {
-            let code = child::enter(spec, machine, target, command, &output_end).unwrap_or_else(|error| {
-                let _ = rustix::io::write(rustix::stdio::stdout(), error.to_string().as_bytes());
-                START_FAILED
-            });
-            sys::exit_child(code);
+            let Ok(copy) = output_end.try_clone() else { sys::exit_child(START_FAILED) };
+            let streams = Streams { stdin: None, stdout: output_end, stderr: copy, terminal: false };
+            sys::exit_child(child::enter_and_tell(spec, machine, target, command, &streams))
+        }
+    }
+}
+
+/// What a command is connected to.
+#[derive(Debug)]
+struct Streams {
+    /// Nothing to read without one.
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// Whether all are one terminal, which becomes the command's own.
+    terminal: bool,
+}
+
+/// A command in a container, and the ends of its terminal or of its pipes. None of them blocks PID 1.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// As [`execute`], with a terminal of the container's or with pipes.
+pub(crate) fn execute_attached(
+    spec: &Spec,
+    machine: &Machine,
+    (first, target): (Pid, BorrowedFd<'_>),
+    open: &Open,
+) -> Result<Attached, Error> {
+    let group = cgroup::make_container(&spec.boot.name, None)?;
+    let (ours, streams) = if open.terminal { terminal::pair(first)? } else { terminal::pipes(open.input)? };
+    match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {
+        Cloned::Parent(pid, pidfd) => {
+            let [terminal, stdin, stdout, stderr] = ours;
+            Ok(Attached { pid, pidfd, terminal, stdin, stdout, stderr })
+        }
+        Cloned::Child => {
+            sys::exit_child(child::enter_and_tell(spec, machine, target, &open.command, &streams))
         }
     }
 }

@@ -12,12 +12,13 @@ pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:
 
 /// The file to execute for `args[0]`.
 pub(super) fn find(program: &str, path: &str) -> Result<PathBuf, Error> {
-    let fail = |reason: String| Error::Program { program: program.to_owned(), reason };
+    let fail = |reason: String, missing| Error::Program { program: program.to_owned(), reason, missing };
+    let failed = |errno| fail(reason(errno), errno == Errno::NOENT);
     if program.is_empty() {
-        return Err(fail("names no program".into()));
+        return Err(fail("names no program".into(), true));
     }
     if program.contains('/') {
-        return check(Path::new(program)).map(|()| program.into()).map_err(|errno| fail(reason(errno)));
+        return check(Path::new(program)).map(|()| program.into()).map_err(failed);
     }
     let mut found = Errno::NOENT;
     for folder in path.split(':') {
@@ -29,7 +30,7 @@ pub(super) fn find(program: &str, path: &str) -> Result<PathBuf, Error> {
             Err(_) => {}
         }
     }
-    Err(fail(format!("{} in PATH={path}", reason(found))))
+    Err(fail(format!("{} in PATH={path}", reason(found)), found == Errno::NOENT))
 }
 
 fn check(path: &Path) -> Result<(), Errno> {

@@ -126,6 +126,16 @@ fn render_machine(out: &mut String, record: &Record, usage: &Usage) {
         "Resident memory of PID 1 and the supervisor.",
         float(usage.guest_bytes),
     );
+    gauge(
+        "i2kit_supervisor_attach_seconds",
+        "From the start of the running supervisor until it had taken over.",
+        record.supervisor_attach.0,
+    );
+    gauge(
+        "i2kit_supervisor_attach_seconds_max",
+        "The longest that a supervisor took to take over.",
+        record.supervisor_attach.1,
+    );
     let mut counter = |name, help, value| Family::new(out, name, "counter", help).sample(&[], float(value));
     counter(
         "i2kit_supervisor_restarts_total",
@@ -137,6 +147,15 @@ fn render_machine(out: &mut String, record: &Record, usage: &Usage) {
         "Lines that the console was too slow for.",
         record.console_dropped,
     );
+    counter("i2kit_init_replacements_total", "How often PID 1 was replaced.", record.init_replacements);
+    let help = "Lines that were dropped because nobody took them in time.";
+    let mut dropped = Family::new(out, "i2kit_container_dropped_log_lines_total", "counter", help);
+    for (container, lines) in &record.log_dropped {
+        dropped.sample(&[("container", container)], float(*lines));
+    }
+    let help = "Versions of PID 1 and of the supervisor; always 1.";
+    Family::new(out, "i2kit_build_info", "gauge", help)
+        .sample(&[("init", &record.program), ("supervisor", crate::PROGRAM_VERSION)], 1.0);
     let mut phases =
         Family::new(out, "i2kit_boot_phase_seconds", "gauge", "How long each phase of the boot took.");
     for phase in &record.phases {
@@ -248,6 +267,10 @@ mod tests {
             }],
             supervisor_restarts: 1,
             console_dropped: 0,
+            supervisor_attach: (0.25, 0.5),
+            init_replacements: 0,
+            log_dropped: [("web".to_owned(), 7)].into(),
+            program: "1".into(),
         };
         let used =
             ContainerUsage { cpu_microseconds: 2_500_000, memory_bytes: 4096, ..ContainerUsage::default() };

@@ -1,13 +1,16 @@
-//! The supervisor: answers `GET /livez`, `/readyz`, `/metrics` and `/bootid` on the health port.
+//! The supervisor: answers `GET /livez`, `/readyz`, `/metrics` and `/bootid` on the health port, asks the probes, and
+//! speaks for the guest on the control channel.
 //!
 //! It owns nothing. Its standard input is the link to PID 1, over which it gets the health port's clients; all else that
 //! it knows comes from PID 1's record. It may be killed and started again at any moment.
 
 mod ask;
+mod control;
 mod http;
 mod metrics;
 mod prober;
 mod server;
+mod shipper;
 mod track;
 
 use std::os::fd::AsFd;

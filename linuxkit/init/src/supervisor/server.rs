@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::control::{Control, News};
 use super::http::{Connection, Request, Response};
 use super::prober::Prober;
-use crate::link::{Link, ToInit, ToSupervisor};
+use crate::link::{Any, Link, ToInit, ToSupervisor};
 use crate::record::Record;
 
 /// How many clients are served at once; the one that waited longest makes room for another.
@@ -21,8 +22,9 @@ const MAX_CONNECTIONS: usize = 64;
 pub(super) struct Server {
     link: Link,
     prober: Prober,
+    control: Control,
     connections: VecDeque<Connection>,
-    news: VecDeque<ToInit>,
+    news: VecDeque<News>,
 }
 
 /// What happened while the loop waited.
@@ -30,6 +32,7 @@ pub(super) struct Server {
 struct Ready {
     link: bool,
     prober: bool,
+    control: bool,
     /// In the order of the connections.
     connections: Vec<bool>,
 }
@@ -37,14 +40,17 @@ struct Ready {
 impl Server {
     /// Serves the clients that PID 1 sends over this link, and asks the probes.
     pub(super) fn new(link: Link, prober: Prober) -> Self {
-        Self { link, prober, connections: VecDeque::new(), news: VecDeque::new() }
+        let control = Control::default();
+        Self { link, prober, control, connections: VecDeque::new(), news: VecDeque::new() }
     }
 
     /// Serves requests for ever; returns only when PID 1 is gone.
     pub(super) fn serve(mut self, answer: impl Fn(&Request<'_>) -> Response) -> io::Result<Infallible> {
         self.observe();
+        self.hear(Instant::now())?;
+        self.news.push_back(News::Own(ToInit::Attached));
         loop {
-            self.news.extend(self.prober.ask());
+            self.news.extend(self.prober.ask().into_iter().map(News::Own));
             self.tell()?;
             let now = Instant::now();
             let ready = self.wait(now)?;
@@ -54,15 +60,18 @@ impl Server {
                 let goes_on =
                     connection.deadline > now && (!is_ready || connection.advance(&answer).unwrap_or(false));
                 if !goes_on {
-                    self.news.push_back(ToInit::Done { id: connection.id });
+                    self.news.push_back(News::Own(ToInit::Done { id: connection.id }));
                 }
                 goes_on
             });
             if ready.prober {
-                self.news.extend(self.prober.collect()?);
+                self.news.extend(self.prober.collect()?.into_iter().map(News::Own));
             }
             if ready.link {
                 self.hear(now)?;
+            }
+            if ready.control || ready.link {
+                self.news.extend(self.control.advance(now)?);
             }
         }
     }
@@ -78,52 +87,77 @@ impl Server {
         let room = if self.news.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         let mut fds = vec![PollFd::new(&self.link, PollFlags::IN | room)];
         fds.push(PollFd::from_borrowed_fd(self.prober.fd(), PollFlags::IN));
+        let control = self.control.wants(now);
+        fds.extend(control.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         fds.extend(self.connections.iter().map(|client| PollFd::new(&client.stream, client.wants())));
         let oldest = self.connections.front().map(|oldest| oldest.deadline.saturating_duration_since(now));
-        let timeout: Option<Duration> = oldest.into_iter().chain(self.prober.timeout()).min();
+        let absent = self.control.timeout(now);
+        let timeout: Option<Duration> = oldest.into_iter().chain(self.prober.timeout()).chain(absent).min();
         let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let (link, prober) = (ready.next().unwrap_or(false), ready.next().unwrap_or(false));
-        Ok(Ready { link, prober, connections: ready.collect() })
+        let mut next = || ready.next().unwrap_or(false);
+        let (link, prober) = (next(), next());
+        // A port without a host is looked at when its time has come.
+        let mut wants_control = absent.is_some();
+        for _ in control.iter().flatten() {
+            wants_control |= next();
+        }
+        Ok(Ready { link, prober, control: wants_control, connections: ready.collect() })
     }
 
     /// Hears what PID 1 says.
     fn hear(&mut self, now: Instant) -> io::Result<()> {
         loop {
-            match self.link.receive() {
-                Ok((ToSupervisor::Client { id }, Some(fd))) => {
+            let (message, fd) = match self.link.receive_any() {
+                Ok((Any::Control(message), _)) => {
+                    self.control.send(&message);
+                    continue;
+                }
+                Ok((Any::Own(message), fd)) => (message, fd),
+                // A message that this supervisor does not know.
+                Err(error) if error.kind() == ErrorKind::InvalidData => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            match (message, fd) {
+                (ToSupervisor::Client { id }, Some(fd)) => {
                     if self.connections.len() == MAX_CONNECTIONS
                         && let Some(oldest) = self.connections.pop_front()
                     {
-                        self.news.push_back(ToInit::Done { id: oldest.id });
+                        self.news.push_back(News::Own(ToInit::Done { id: oldest.id }));
                     }
                     match Connection::new(id, fd.into(), now) {
                         Ok(connection) => self.connections.push_back(connection),
                         // The client is gone, or was answered by an earlier supervisor.
-                        Err(_) => self.news.push_back(ToInit::Done { id }),
+                        Err(_) => self.news.push_back(News::Own(ToInit::Done { id })),
                     }
                 }
-                Ok((ToSupervisor::Changed, _)) => self.observe(),
-                Ok((ToSupervisor::Executed { id, run, failure }, _)) => {
-                    self.news.extend(self.prober.executed(id, run, failure.as_deref()));
+                (ToSupervisor::Changed, _) => self.observe(),
+                (ToSupervisor::Executed { id, run, failure }, _) => {
+                    let news = self.prober.executed(id, run, failure.as_deref());
+                    self.news.extend(news.map(News::Own));
                 }
+                (ToSupervisor::Streams { streams }, _) => self.control.streams(streams),
+                (ToSupervisor::Port { epoch }, Some(port)) => self.control.port(port, epoch),
+                (ToSupervisor::Bell, Some(bell)) => self.control.bell(bell),
                 // A client without its socket: descriptors are short, and the client goes away by itself.
-                Ok((ToSupervisor::Client { id }, None)) => self.news.push_back(ToInit::Done { id }),
-                // A message that this supervisor does not know.
-                Err(error) if error.kind() == ErrorKind::InvalidData => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+                (ToSupervisor::Client { id }, None) => self.news.push_back(News::Own(ToInit::Done { id })),
+                (ToSupervisor::Port { .. } | ToSupervisor::Bell, None) => {}
             }
         }
     }
 
     fn tell(&mut self) -> io::Result<()> {
         while let Some(message) = self.news.front() {
-            match self.link.send(message, None) {
+            let sent = match message {
+                News::Own(message) => self.link.send(message, None),
+                News::Control(message) => self.link.forward(message),
+            };
+            match sent {
                 Ok(()) => self.news.pop_front(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -169,8 +203,13 @@ mod tests {
     }
 
     fn wait_done(link: &Link) -> ToInit {
-        rustix::event::poll(&mut [PollFd::new(link, PollFlags::IN)], None).unwrap();
-        link.receive().unwrap().0
+        loop {
+            rustix::event::poll(&mut [PollFd::new(link, PollFlags::IN)], None).unwrap();
+            match link.receive().unwrap().0 {
+                ToInit::Attached => {}
+                done => return done,
+            }
+        }
     }
 
     fn read_all(mut client: TcpStream) -> String {

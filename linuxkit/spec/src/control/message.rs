@@ -42,14 +42,14 @@ pub enum Message {
         /// Which of its channels.
         end: End,
     },
-    /// The reader of a channel takes that many more bytes.
+    /// The reader of a channel has taken all bytes before this one, and never wants them again.
     Credit {
         /// Of this stream.
         stream: u32,
         /// Which of its channels.
         end: End,
-        /// How many.
-        bytes: u32,
+        /// How many bytes it took, from the start.
+        taken: u64,
     },
     /// From the host: the terminal has another size.
     Resize {
@@ -122,6 +122,8 @@ pub struct GuestHello {
 pub struct StreamState {
     /// Its number.
     pub stream: u32,
+    /// How many bytes of input it has taken.
+    pub input: u64,
 }
 
 /// What a stream leads to.
@@ -200,6 +202,9 @@ pub struct Logged {
     pub next: u64,
     /// How many bytes of lines it took, which make room for as many.
     pub bytes: u64,
+    /// How many lines it knows to be missing before these.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// The channels of a stream.
@@ -257,8 +262,8 @@ impl Message {
                 frame(DATA, *stream, end.number(), [&offset.to_le_bytes(), bytes.as_slice()].concat())
             }
             Self::Eof { stream, end } => frame(EOF, *stream, end.number(), vec![]),
-            Self::Credit { stream, end, bytes } => {
-                frame(CREDIT, *stream, end.number(), bytes.to_le_bytes().to_vec())
+            Self::Credit { stream, end, taken } => {
+                frame(CREDIT, *stream, end.number(), taken.to_le_bytes().to_vec())
             }
             Self::Resize { stream, rows, columns } => {
                 frame(RESIZE, *stream, 0, [rows.to_le_bytes(), columns.to_le_bytes()].concat())
@@ -293,15 +298,11 @@ impl Message {
             CREDIT => Self::Credit {
                 stream,
                 end: end?,
-                bytes: u32::from_le_bytes(payload.as_slice().try_into().ok()?),
+                taken: u64::from_le_bytes(payload.as_slice().try_into().ok()?),
             },
             RESIZE => {
                 let [a, b, c, d] = *payload.first_chunk()?;
-                Self::Resize {
-                    stream,
-                    rows: u16::from_le_bytes([a, b]),
-                    columns: u16::from_le_bytes([c, d]),
-                }
+                Self::Resize { stream, rows: u16::from_le_bytes([a, b]), columns: u16::from_le_bytes([c, d]) }
             }
             ENDED => Self::Ended { stream, ended: parsed(payload)? },
             CLOSE => Self::Close { stream },
@@ -332,7 +333,7 @@ mod tests {
         let open = Open { command: vec!["sh".into()], terminal: true, rows: 24, ..Open::default() };
         let logged = BTreeMap::from([("web".to_owned(), "2026-01-01T00:00:00.000000001Z".to_owned())]);
         let head = LogHead { container: "web".into(), run: 1, first: 2, dropped: 3 };
-        let streams = vec![StreamState { stream: 3 }];
+        let streams = vec![StreamState { stream: 3, input: 9 }];
         let messages = [
             Message::HostHello(HostHello { version: VERSION, epoch: u64::MAX, answer: true, logged }),
             Message::GuestHello(GuestHello { version: VERSION, streams, ..GuestHello::default() }),
@@ -341,7 +342,7 @@ mod tests {
             Message::Eof { stream: 1, end: End::Input },
             Message::Ended { stream: 1, ended: Ended { code: 137, error: None } },
             Message::Log { head, lines: b"a\nb\n".to_vec() },
-            Message::Logged(Logged { container: "web".into(), next: 4, bytes: 4 }),
+            Message::Logged(Logged { container: "web".into(), next: 4, bytes: 4, dropped: 0 }),
         ];
         for message in messages {
             let mut bytes = Vec::new();
