@@ -213,6 +213,32 @@ mod tests {
         );
     }
 
+    /// One line of a table is all that a field needs: whatever is in a table is in the page and in the schema, and the
+    /// checker, which walks the same table, knows it.
+    #[test]
+    fn every_line_of_a_table_is_in_the_page_and_in_the_schema() {
+        let (page, schema) = (markdown(), crate::manifest::json_schema());
+        let mut fields = 0;
+        for table in tables() {
+            let section = page.split("\n## ").find(|section| section.lines().next() == Some(table.name));
+            let section = section.unwrap_or_else(|| panic!("no section for {}", table.name));
+            let name: String = table.name.chars().filter(char::is_ascii_alphanumeric).collect();
+            let properties = &schema["definitions"][&name]["properties"];
+            for field in table.fields {
+                fields += 1;
+                let row = format!("| `{}` |", field.name);
+                assert!(section.contains(&row), "{}.{} is not in the page", table.name, field.name);
+                assert!(
+                    properties.get(field.name).is_some(),
+                    "{}.{} is not in the schema",
+                    table.name,
+                    field.name
+                );
+            }
+        }
+        assert!(fields > 500, "only {fields} fields");
+    }
+
     #[test]
     fn every_name_of_a_table_is_unique() {
         let mut names: Vec<&str> = tables().iter().map(|table| table.name).collect();

@@ -15,71 +15,71 @@ const GENERATE_NAME: Field = refused(
     "write `name`",
 );
 
+/// A table of metadata: its own fields, and those that only clusters write. A macro, because a static table cannot be
+/// made by adding two others.
 macro_rules! metadata {
-    ($name:ident, $title:literal, $form:expr, $doc:literal) => {
-        pub(super) static $name: Table = Table::new(
-            $title,
-            $doc,
-            &[
-                works("name", $form, "name; with the kind and namespace it identifies the object").required(),
-                works("namespace", LABEL, "part of names and of DNS names").default("default"),
-                works("labels", LABELS, "what selectors match; also tags of the machines"),
-                works("annotations", ANNOTATIONS, "kept; only those that i2kit documents have an effect"),
-                GENERATE_NAME,
-                silent("creationTimestamp", DUMPED),
-                silent("deletionTimestamp", DUMPED),
-                silent("deletionGracePeriodSeconds", DUMPED),
-                silent("finalizers", DUMPED),
-                silent("generation", DUMPED),
-                silent("managedFields", DUMPED),
-                silent("ownerReferences", DUMPED),
-                silent("resourceVersion", DUMPED),
-                silent("selfLink", DUMPED),
-                silent("uid", DUMPED),
-            ],
-        );
+    ($name:ident, $title:literal, $doc:literal, [$($own:expr),* $(,)?] $(, [$($rule:expr),*])?) => {
+        pub(super) static $name: Table = Table::new($title, $doc, &[
+            $($own,)*
+            silent("creationTimestamp", DUMPED),
+            silent("deletionTimestamp", DUMPED),
+            silent("deletionGracePeriodSeconds", DUMPED),
+            silent("finalizers", DUMPED),
+            silent("generation", DUMPED),
+            silent("managedFields", DUMPED),
+            silent("ownerReferences", DUMPED),
+            silent("resourceVersion", DUMPED),
+            silent("selfLink", DUMPED),
+            silent("uid", DUMPED),
+        ])
+        .rules(&[$($($rule),*)?]);
     };
+}
+
+const NAMESPACE: Field = works("namespace", LABEL, "part of names and of DNS names").default("default");
+const LABELS_AND_TAGS: Field = works("labels", LABELS, "what selectors match; also tags of the machines");
+const KEPT: Field = works("annotations", ANNOTATIONS, "kept; only those that i2kit documents have an effect");
+
+const fn name(form: Type) -> Field {
+    works("name", form, "name; with the kind and namespace it identifies the object").required()
 }
 
 metadata!(
     LABEL_META,
     "ObjectMeta",
-    LABEL,
-    "Metadata of objects whose names become DNS labels or machine names."
+    "Metadata of objects whose names become DNS labels or machine names.",
+    [name(LABEL), NAMESPACE, LABELS_AND_TAGS, KEPT, GENERATE_NAME]
 );
 metadata!(
     SUBDOMAIN_META,
     "ObjectMeta (dotted names)",
-    Type::Text(Text::Subdomain),
-    "Metadata of objects whose names may have dots."
+    "Metadata of objects whose names may have dots.",
+    [name(Type::Text(Text::Subdomain)), NAMESPACE, LABELS_AND_TAGS, KEPT, GENERATE_NAME]
 );
-
-/// `metadata` of pod templates.
-pub(super) static TEMPLATE_META: Table = Table::new(
+metadata!(
+    TEMPLATE_META,
     "PodTemplate metadata",
     "Metadata of the pods that a workload makes.",
-    &[
+    [
         works("labels", LABELS, "what Services and the workload select; also tags of the machines"),
-        works("annotations", ANNOTATIONS, "kept; only those that i2kit documents have an effect"),
+        KEPT,
         silent("name", "pods are named after their workload"),
         silent("namespace", "pods live in their workload's namespace"),
-        silent("creationTimestamp", DUMPED),
         silent("generateName", DUMPED),
     ],
-)
-.rules(&[rules::injected_sidecars]);
-
-/// `metadata` of claim templates of a StatefulSet.
-pub(super) static CLAIM_META: Table = Table::new(
+    [rules::injected_sidecars]
+);
+metadata!(
+    CLAIM_META,
     "Claim template metadata",
     "Metadata of the claims that a StatefulSet makes.",
-    &[
+    [
         works("name", LABEL, "the volume's name in the pod").required(),
         works("labels", LABELS, "tags of the disk"),
         works("annotations", ANNOTATIONS, "kept"),
         silent("namespace", "claims live in their workload's namespace"),
-        silent("creationTimestamp", DUMPED),
-    ],
+        silent("generateName", DUMPED),
+    ]
 );
 
 /// `selector` of a workload.
