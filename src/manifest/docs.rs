@@ -226,8 +226,9 @@ mod tests {
             let properties = &schema["definitions"][&name]["properties"];
             for field in table.fields {
                 fields += 1;
-                let row = format!("| `{}` |", field.name);
-                assert!(section.contains(&row), "{}.{} is not in the page", table.name, field.name);
+                let rows = [format!("\n| {} |", field.name), format!("\n| **{}** |", field.name)];
+                let is_in_page = rows.iter().any(|row| section.contains(row));
+                assert!(is_in_page, "{}.{} is not in the page", table.name, field.name);
                 assert!(
                     properties.get(field.name).is_some(),
                     "{}.{} is not in the schema",
