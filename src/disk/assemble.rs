@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use super::{DiskError, gpt};
+use super::{DiskError, gpt, read_full};
 use crate::plan::layout::DiskLayout;
 
 /// What is read at once, and the unit in which zeros become holes: large enough for few calls, a multiple of every
@@ -48,18 +48,4 @@ pub fn assemble<R: Read>(
 
 fn write_at(out: &mut (impl Write + Seek), offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
     out.seek(SeekFrom::Start(offset)).and_then(|_| out.write_all(bytes)).map_err(DiskError::Write)
-}
-
-/// Fills the buffer as far as the input goes.
-fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -23,6 +23,16 @@ pub enum DiskError {
         /// Length of the part, as far as it was read.
         found: u64,
     },
+    /// A part that no tree of hashes can be made of.
+    #[error(
+        "partition `{name}` has {length} bytes, which are not whole blocks of 4096; run `i2kit cache prune` and build again"
+    )]
+    Blocks {
+        /// Name of the partition.
+        name: String,
+        /// Its length.
+        length: u64,
+    },
     /// A part could not be read.
     #[error("read the part of partition `{name}`: {source}")]
     Read {

@@ -1,8 +1,9 @@
-//! Raw disks: the partition table, a disk put together from its parts, a descriptor that shows parts as a disk, and what
-//! firmware boots from one.
+//! Raw disks: the partition table, a disk put together from its parts, a descriptor that shows parts as a disk, trees of
+//! hashes that verify it, and what firmware boots from one.
 //! Pure: layouts and bytes in, bytes out. It does not know what is in a partition, nor files.
 
 mod assemble;
+pub mod cpio;
 mod dump;
 mod error;
 pub mod esp;
@@ -10,6 +11,7 @@ pub mod esp;
 pub(crate) mod example;
 pub mod gpt;
 mod uki;
+pub mod verity;
 pub mod vmdk;
 
 pub use assemble::assemble;
@@ -17,5 +19,21 @@ pub use dump::dump;
 pub use error::DiskError;
 pub use uki::{Kernel, uki};
 
+use std::io::Read;
+
 /// The sector that partition tables and descriptors count in.
 pub const SECTOR: u64 = 512;
+
+/// Fills the buffer as far as the input goes.
+fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{DiskImage, ImageError, Segment};
+use super::{DiskImage, ImageError, Segment, verity};
 use crate::disk::{self, esp, gpt};
 use crate::oci::Digest;
 
@@ -16,29 +16,34 @@ const HEAD: &str = "efi-head.gpt";
 /// The disk's last bytes.
 const TAIL: &str = "efi-tail.gpt";
 
-/// The bootable disk of `image` from its first byte to its last, whole GiB long. The EFI system partition is made once
-/// for all images with the same guest, below `cache`.
+/// The bootable disk of `image` from its first byte to its last, whole GiB long. What is made for it is kept below
+/// `cache`: each part's tree of hashes, and the EFI system partition.
 pub fn bootable(image: &DiskImage, cache: &Path) -> Result<Vec<Segment>, ImageError> {
     let (first, head_file) = match image.segments.first() {
         Some(Segment { file: Some(file), length }) if *length == gpt::HEAD_SIZE => (fs::read(file), file),
         _ => return Err(disk::DiskError::Table("the image does not start with one".into()).into()),
     };
     let first = first.map_err(|e| ImageError::io(head_file, e))?;
-    let partition = system_partition(image, cache)?;
-    let layout = gpt::parse(&first)?.bootable(partition.content, partition.length);
+    let plain = gpt::parse(&first)?;
+    let trees = verity::trees(&plain, &image.segments[1..image.segments.len() - 1], cache)?;
+    let partition = system_partition(image, &verity::archive(&trees), cache)?;
+    let lengths: Vec<u64> = trees.iter().map(|tree| tree.tree.length).collect();
+    let layout = plain.bootable(partition.content, partition.length, &lengths);
     let folder = head_file.parent().unwrap_or(cache);
     let (head, tail) = (folder.join(HEAD), folder.join(TAIL));
-    write_whole(&head, &gpt::head(&layout))?;
-    write_whole(&tail, &gpt::tail(&layout))?;
+    verity::write_whole(&head, &gpt::head(&layout))?;
+    verity::write_whole(&tail, &gpt::tail(&layout))?;
 
-    let parts = &image.segments[1..image.segments.len() - 1];
     let mut segments = vec![
         Segment { file: Some(head), length: gpt::HEAD_SIZE },
         Segment { file: Some(partition.file), length: partition.stored },
     ];
-    segments.extend(zeroes(partition.length - partition.stored));
-    segments.extend_from_slice(parts);
-    let end: u64 = segments.iter().map(|segment| segment.length).sum();
+    let mut end = gpt::HEAD_SIZE + partition.stored;
+    for (place, tree) in layout.partitions[1..].iter().zip(trees) {
+        segments.extend(zeroes(place.offset - end));
+        segments.extend([tree.data, tree.tree]);
+        end = place.offset + place.length;
+    }
     segments.extend(zeroes(layout.size - gpt::TAIL_SIZE - end));
     segments.push(Segment { file: Some(tail), length: gpt::TAIL_SIZE });
     Ok(segments)
@@ -58,11 +63,19 @@ struct SystemPartition {
     length: u64,
 }
 
-fn system_partition(image: &DiskImage, cache: &Path) -> Result<SystemPartition, ImageError> {
+/// `roots` is unpacked before the initial RAM file system. It comes first because it alone differs between images with
+/// the same guest: all else stays where it is.
+fn system_partition(image: &DiskImage, roots: &[u8], cache: &Path) -> Result<SystemPartition, ImageError> {
     let stub = image.stub.as_ref().ok_or(ImageError::NoStub)?;
     let read = |path: &PathBuf| fs::read(path).map_err(|e| ImageError::io(path, e));
-    let (stub, linux, initrd) = (read(stub)?, read(&image.kernel)?, read(&image.initrd)?);
-    let mut hash = Sha256::new().chain_update(format!("efi system partition 1 {}\n", image.cmdline));
+    let (stub, linux) = (read(stub)?, read(&image.kernel)?);
+    let mut initrd = roots.to_vec();
+    for part in std::iter::once(&image.initrd).chain(&image.cloud) {
+        // The kernel takes an archive behind another one at a multiple of 4.
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(read(part)?);
+    }
+    let mut hash = Sha256::new().chain_update(format!("efi system partition 2 {}\n", image.cmdline));
     for content in [&stub, &linux, &initrd] {
         hash.update(Digest::of(content).as_bytes());
     }
@@ -88,14 +101,6 @@ fn pad_to_sector(file: &File) -> std::io::Result<()> {
     file.set_len(length.next_multiple_of(disk::SECTOR))
 }
 
-/// Writes a file whole or not at all; whoever comes second writes the same bytes.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let folder = path.parent().unwrap_or(path);
-    let new = tempfile::NamedTempFile::new_in(folder).map_err(|e| ImageError::io(folder, e))?;
-    fs::write(new.path(), bytes).map_err(|e| ImageError::io(path, e))?;
-    new.persist(path).map(drop).map_err(|e| ImageError::io(path, e.error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +118,7 @@ mod tests {
             id: ImageId(Digest::of(b"plan")),
             kernel: file("kernel", &[1; 100]),
             initrd: file("initrd", &[2; 100]),
+            cloud: None,
             stub,
             cmdline: "quiet".into(),
             segments: vec![
@@ -149,6 +155,8 @@ mod tests {
             }
             at += segment.length;
         }
+        // One block of data: its tree is a block that describes it.
+        assert_eq!(layout.partitions[1].length, 8192);
         assert_eq!(segments, bootable(&image, folder.path()).unwrap(), "a second time, the same files");
         let disk = folder.path().join("disk.raw");
         crate::image::raw::write(&DiskImage { segments, ..image }, &disk).unwrap();
@@ -156,5 +164,6 @@ mod tests {
         raw.truncate(usize::try_from(at).unwrap());
         let pod = usize::try_from(layout.partitions[1].offset).unwrap();
         assert_eq!(raw[pod..pod + 4096], [3; 4096]);
+        assert_eq!(raw[pod + 4096..pod + 4102], *b"verity");
     }
 }

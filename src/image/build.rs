@@ -228,6 +228,7 @@ fn image(
         id: plan.id(),
         kernel: guest.kernel.clone(),
         initrd: guest.initrd.clone(),
+        cloud: guest.cloud.clone(),
         stub: guest.stub.clone(),
         cmdline: plan.cmdline.clone(),
         segments,

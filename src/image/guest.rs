@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use i2kit_spec::guest::{
-    GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
+    GUEST_CLOUD, GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
 };
 
 use super::ImageError;
@@ -22,6 +22,8 @@ pub struct GuestBundle {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initrd: PathBuf,
+    /// What is added to the initial RAM file system where firmware boots the disk, in bundles that have it.
+    pub cloud: Option<PathBuf>,
     /// The EFI stub, in bundles that firmware can boot.
     pub stub: Option<PathBuf>,
 }
@@ -49,16 +51,18 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
     let bundle = GuestBundle {
         kernel: folder.join(GUEST_KERNEL),
         initrd: folder.join(GUEST_INITRD),
+        cloud: guest.cloud.as_ref().map(|_| folder.join(GUEST_CLOUD)),
         stub: guest.stub.as_ref().map(|_| folder.join(GUEST_STUB)),
         facts: GuestFacts {
             kernel: digest(GUEST_KERNEL, &guest.kernel)?,
             initrd: digest(GUEST_INITRD, &guest.initrd)?,
+            cloud: guest.cloud.as_deref().map(|text| digest(GUEST_CLOUD, text)).transpose()?,
             stub: guest.stub.as_deref().map(|text| digest(GUEST_STUB, text)).transpose()?,
             version: guest.version,
             kernel_release: guest.kernel_release,
         },
     };
-    for file in [&bundle.kernel, &bundle.initrd].into_iter().chain(&bundle.stub) {
+    for file in [&bundle.kernel, &bundle.initrd].into_iter().chain(&bundle.cloud).chain(&bundle.stub) {
         if !file.is_file() {
             return Err(bad(format!("{} is missing", file.display())));
         }
@@ -70,7 +74,9 @@ impl GuestBundle {
     /// Checks that kernel, initial RAM file system and stub are the files that `guest.json` describes.
     pub fn verify(&self) -> Result<(), ImageError> {
         let booted = [(&self.kernel, self.facts.kernel), (&self.initrd, self.facts.initrd)];
-        for (file, expected) in booted.into_iter().chain(self.stub.as_ref().zip(self.facts.stub)) {
+        let cloud = self.cloud.as_ref().zip(self.facts.cloud);
+        let stub = self.stub.as_ref().zip(self.facts.stub);
+        for (file, expected) in booted.into_iter().chain(cloud).chain(stub) {
             let bytes = fs::read(file).map_err(|e| ImageError::io(file, e))?;
             if Digest::of(&bytes) != expected {
                 return Err(ImageError::BadGuest {
@@ -95,6 +101,7 @@ mod tests {
             arch: "amd64".into(),
             kernel: Digest::of(b"kernel").to_string(),
             initrd: Digest::of(b"initrd").to_string(),
+            cloud: None,
             stub: Some(Digest::of(b"stub").to_string()),
         };
         fs::write(folder.path().join(GUEST_MANIFEST), serde_json::to_string(&manifest).unwrap()).unwrap();

@@ -7,6 +7,7 @@ mod error;
 pub mod export;
 pub mod guest;
 pub mod raw;
+mod verity;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,9 @@ pub struct DiskImage {
     pub kernel: PathBuf,
     /// The initial RAM file system.
     pub initrd: PathBuf,
+    /// What is added to the initial RAM file system where firmware boots the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<PathBuf>,
     /// The EFI stub that [`bootable()`] needs, when the guest bundle has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub: Option<PathBuf>,

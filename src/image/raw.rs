@@ -29,29 +29,28 @@ pub struct RawDisk {
 
 /// Makes `path` the raw disk of `image`. The same image gives the same bytes, whatever the file held before.
 pub fn write(image: &DiskImage, path: &Path) -> Result<RawDisk, ImageError> {
-    let mut files = image
-        .segments
-        .iter()
-        .filter_map(|segment| Some(StoredPart { file: segment.file.as_deref()?, length: segment.length }));
+    let mut at = 0;
+    let mut files = image.segments.iter().filter_map(|segment| {
+        at += segment.length;
+        Some(StoredPart { file: segment.file.as_deref()?, at: at - segment.length, length: segment.length })
+    });
     let head = files.next().map_or(Path::new(""), |head| head.file);
     let layout = gpt::parse(&fs::read(head).map_err(|e| ImageError::io(head, e))?)?;
-    let parts: Vec<StoredPart> = files.take(layout.partitions.len()).collect();
+    let parts: Vec<StoredPart> = files.collect();
     write_parts(path, &layout, &parts)
 }
 
-/// The bytes of a partition that are stored; behind them it has zeros.
+/// Bytes of a partition that are stored; between them and behind them it has zeros.
 #[derive(Debug, Clone, Copy)]
 struct StoredPart<'a> {
     file: &'a Path,
+    /// Where they lie on the disk.
+    at: u64,
     length: u64,
 }
 
-/// Makes `path` the raw disk of a layout, from the files of its partitions in their order.
+/// Makes `path` the raw disk of a layout, from the files of its partitions.
 fn write_parts(path: &Path, layout: &DiskLayout, parts: &[StoredPart<'_>]) -> Result<RawDisk, ImageError> {
-    if parts.len() != layout.partitions.len() {
-        let (partitions, parts) = (layout.partitions.len(), parts.len());
-        return Err(DiskError::Parts { partitions, parts }.into());
-    }
     let at_disk = |e| ImageError::io(path, e);
     let disk =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at_disk)?;
@@ -66,11 +65,17 @@ fn write_parts(path: &Path, layout: &DiskLayout, parts: &[StoredPart<'_>]) -> Re
     clear(&disk, &kept).map_err(at_disk)?;
     disk.set_len(layout.size).map_err(at_disk)?;
     let mut copied = 0;
-    for (partition, part) in layout.partitions.iter().zip(parts) {
-        if !kept.contains(&partition) {
-            copy(&disk, partition, *part, path)?;
-            copied += partition.length;
+    for partition in layout.partitions.iter().filter(|partition| !kept.contains(partition)) {
+        let place = partition.offset..partition.offset + partition.length;
+        let stored: Vec<&StoredPart> = parts.iter().filter(|part| place.contains(&part.at)).collect();
+        if stored.is_empty() {
+            let (partitions, parts) = (layout.partitions.len(), parts.len());
+            return Err(DiskError::Parts { partitions, parts }.into());
         }
+        for part in stored {
+            copy(&disk, partition, *part, path)?;
+        }
+        copied += partition.length;
     }
     let tail = gpt::tail(layout);
     disk.write_all_at(&tail, layout.size - tail.len() as u64).map_err(at_disk)?;
@@ -126,8 +131,8 @@ fn punch(disk: &File, start: u64, length: u64) -> io::Result<()> {
 fn copy(mut disk: &File, partition: &Partition, part: StoredPart<'_>, path: &Path) -> Result<(), ImageError> {
     let mut input = File::open(part.file).map_err(|e| ImageError::io(part.file, e))?;
     let found = input.metadata().map_err(|e| ImageError::io(part.file, e))?.len();
-    if found == part.length && found <= partition.length {
-        disk.seek(SeekFrom::Start(partition.offset)).map_err(|e| ImageError::io(path, e))?;
+    if found == part.length && part.at + found <= partition.offset + partition.length {
+        disk.seek(SeekFrom::Start(part.at)).map_err(|e| ImageError::io(path, e))?;
         let copied = io::copy(&mut input, &mut disk).map_err(|e| ImageError::io(path, e))?;
         disk.flush().map_err(|e| ImageError::io(path, e))?;
         if copied == found {
@@ -155,21 +160,25 @@ mod tests {
         });
         let layout = DiskLayout::new(id, parts).expect("good parts");
         let mut segments = Vec::new();
-        let mut add = |name: String, bytes: Vec<u8>| {
+        let mut end = 0;
+        let mut add = |name: String, offset: u64, bytes: Vec<u8>| {
             let file = folder.join(name);
+            segments.push(Segment { file: None, length: offset - end });
             segments.push(Segment { length: bytes.len() as u64, file: Some(file.clone()) });
+            end = offset + bytes.len() as u64;
             fs::write(file, bytes).expect("a file in the test's folder");
         };
-        add("head".to_owned(), gpt::head(&layout));
-        for (name, fill, blocks) in contents {
-            add(format!("{name}-{fill}"), vec![*fill; *blocks * 4096]);
+        add("head".to_owned(), 0, gpt::head(&layout));
+        for (partition, (name, fill, blocks)) in layout.partitions.iter().zip(contents) {
+            add(format!("{name}-{fill}"), partition.offset, vec![*fill; *blocks * 4096]);
         }
-        add("tail".to_owned(), gpt::tail(&layout));
+        add("tail".to_owned(), layout.size - gpt::TAIL_SIZE, gpt::tail(&layout));
         let none = folder.join("none");
         DiskImage {
             id: ImageId(id),
             kernel: none.clone(),
             initrd: none,
+            cloud: None,
             stub: None,
             cmdline: String::new(),
             segments,

@@ -67,6 +67,7 @@ pub(crate) fn plan() -> ImagePlan {
         kernel_release: "6.1.0-1-cloud-amd64".into(),
         kernel: Digest::of(b"kernel"),
         initrd: Digest::of(b"initrd"),
+        cloud: None,
         stub: None,
     };
     let name = Name { namespace: "default".into(), name: "web".into() };

@@ -32,6 +32,9 @@ pub struct GuestFacts {
     pub kernel: Digest,
     /// Digest of the initial RAM file system: PID 1, supervisor, modules.
     pub initrd: Digest,
+    /// Digest of what is added to the initial RAM file system where firmware boots the disk, in bundles that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Digest>,
     /// Digest of the EFI stub that firmware starts, in bundles that have one: clouds need it, qemu on this machine
     /// does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -131,14 +131,21 @@ impl DiskLayout {
 
 impl DiskLayout {
     /// The layout of the same disk as firmware boots it: an EFI system partition of `length` bytes (a multiple of
-    /// [`ALIGNMENT`]) with that content in front, everything else behind it in its order, and the size of a volume.
+    /// [`ALIGNMENT`]) with that content in front, everything else behind it in its order with `trees` bytes of hashes at
+    /// its end, and the size of a volume.
     ///
     /// The backup of the partition table must lie at the end of the volume: firmware that misses it there "repairs"
     /// the disk before it boots.
     #[must_use]
-    pub fn bootable(mut self, content: Digest, length: u64) -> Self {
-        for partition in &mut self.partitions {
-            partition.offset += length;
+    pub fn bootable(mut self, content: Digest, length: u64, trees: &[u64]) -> Self {
+        let mut offset = ALIGNMENT + length;
+        let mut end = offset;
+        for (partition, tree) in self.partitions.iter_mut().zip(trees) {
+            partition.length += tree;
+            partition.guid = Guid::derive("verity", Digest::of(partition.guid.as_bytes()));
+            partition.offset = offset;
+            offset += slot(&partition.name, partition.length);
+            end = partition.offset + partition.length;
         }
         let esp = Partition {
             name: ESP_PARTITION.to_owned(),
@@ -147,7 +154,7 @@ impl DiskLayout {
             length,
         };
         self.partitions.insert(0, esp);
-        self.size = (self.size + length).next_multiple_of(VOLUME_UNIT);
+        self.size = (end.next_multiple_of(ALIGNMENT) + ALIGNMENT).next_multiple_of(VOLUME_UNIT);
         self
     }
 }
@@ -248,13 +255,14 @@ mod tests {
     fn a_bootable_disk_has_the_same_parts_behind_the_esp() {
         let plain = DiskLayout::new(Digest::of(b"plan"), [part("pod", "pod", 1), part("base", "base", 40)]);
         let plain = plain.expect("good parts");
-        let bootable = plain.clone().bootable(Digest::of(b"uki"), 64 << 20);
+        let bootable = plain.clone().bootable(Digest::of(b"uki"), 64 << 20, &[8192, 4096]);
         assert_eq!(bootable.size, 1 << 30);
         assert_eq!((bootable.partitions[0].offset, bootable.partitions[0].length), (ALIGNMENT, 64 << 20));
         for (before, after) in plain.partitions.iter().zip(&bootable.partitions[1..]) {
-            assert_eq!(after.offset, before.offset + (64 << 20));
-            assert_eq!((&after.name, after.guid, after.length), (&before.name, before.guid, before.length));
+            assert_eq!((&after.name, after.offset), (&before.name, before.offset + (64 << 20)));
+            assert_ne!(after.guid, before.guid, "the bytes differ by the tree of hashes");
         }
+        assert_eq!(bootable.partitions[2].length, plain.partitions[1].length + 4096);
     }
 
     #[test]

@@ -54,6 +54,10 @@ pub enum CacheKind {
     Image,
     /// A note on what an archive held.
     Memo,
+    /// The tree of hashes of a layer or of a pod file system.
+    HashTree,
+    /// The EFI system partition of a bootable disk.
+    SystemPartition,
     /// What a killed run left unfinished.
     Leftover,
 }
@@ -86,6 +90,8 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
         ("layers/sha256", CacheKind::Layer, LAYER_SUFFIX),
         ("images", CacheKind::Image, ""),
         ("memos", CacheKind::Memo, ""),
+        ("verity", CacheKind::HashTree, ".tree"),
+        ("efi", CacheKind::SystemPartition, ".img"),
     ] {
         let folder = root.join(folder);
         let files = match std::fs::read_dir(&folder) {
@@ -150,7 +156,11 @@ impl Keep {
         match entry.kind {
             CacheKind::Layer => self.layers.contains(&DiffId(digest)),
             CacheKind::Image => self.images.contains(&digest),
-            CacheKind::Blob | CacheKind::Memo | CacheKind::Leftover => false,
+            CacheKind::Blob
+            | CacheKind::Memo
+            | CacheKind::HashTree
+            | CacheKind::SystemPartition
+            | CacheKind::Leftover => false,
         }
     }
 }

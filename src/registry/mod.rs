@@ -33,6 +33,7 @@ use tokio::sync::{Mutex, Semaphore};
 pub use error::Error;
 pub use layer::{LayerReader, open_layer};
 pub use settings::{ImageSource, Proxies, RegistrySettings, Settings};
+pub(crate) use store::touch;
 pub use store::{Claim, Key, Partial, Store};
 
 use crate::oci::{Layer, Reference, ResolvedImage};

@@ -300,7 +300,7 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Marks a file or folder as used now. The access time would say so too, but many systems do not keep it.
-pub(super) fn touch(path: &Path) -> io::Result<()> {
+pub(crate) fn touch(path: &Path) -> io::Result<()> {
     File::open(path)?.set_times(FileTimes::new().set_modified(now()))
 }
 

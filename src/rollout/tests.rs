@@ -73,6 +73,7 @@ fn images() -> BTreeMap<ImageId, DiskImage> {
         id,
         kernel: "/k".into(),
         initrd: "/i".into(),
+        cloud: None,
         stub: None,
         cmdline: String::new(),
         segments: Vec::new(),

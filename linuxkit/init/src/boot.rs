@@ -17,6 +17,7 @@ use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
 use crate::{block, cgroup, clock, cmdline, modules, network, port};
+use crate::{cgroup, clock, cmdline, modules, network, verity};
 
 /// Where the new root is put together, inside the initramfs.
 const NEW_ROOT: &str = "/newroot";
@@ -99,7 +100,7 @@ fn mount_new(kind: &str, target: &str, flags: MountFlags, data: &str) -> Result<
 /// Mounts the new root with the pod file system in it, and reads the pod.
 fn mount_pod() -> Result<PodBoot, Error> {
     mount_new("tmpfs", NEW_ROOT, MountFlags::NOSUID | MountFlags::NODEV, "mode=755,size=16m")?;
-    let devices = block::find(&[POD_PARTITION])?;
+    let devices = verity::find(&[POD_PARTITION])?;
     let target = format!("{NEW_ROOT}{POD_MOUNT}");
     mount_erofs(&devices[0], &target)?;
     let path = Path::new(&target).join(POD_BOOT_PATH);
@@ -134,7 +135,7 @@ fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
         pod.onboot.iter().chain(&pod.services).flat_map(|c| &c.layers).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
-    let devices = block::find(&names)?;
+    let devices = verity::find(&names)?;
     for (index, device) in devices.iter().enumerate() {
         mount_erofs(device, &format!("{NEW_ROOT}{LAYERS}/{index}"))?;
     }
@@ -161,7 +162,7 @@ fn read_config(boot: &ContainerBoot) -> Result<Config, Error> {
 /// Makes the new root `/`. The kernel refuses `pivot_root` from an initramfs, so that the new root is moved over it; the
 /// initramfs's files are removed first, because they would stay in memory underneath.
 fn switch_root() -> Result<(), Error> {
-    for path in ["/init", "/lib"] {
+    for path in ["/init", "/lib", "/etc"] {
         let path = Path::new(path);
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {

@@ -44,6 +44,14 @@ pub(crate) enum Error {
         /// The names of the partitions that are there.
         seen: String,
     },
+    /// A partition is not among those that the kernel was started with the root hashes of.
+    #[error("partition {name} cannot be verified: {reason}; this disk was not built for this kernel")]
+    Unverified {
+        /// The GPT partition name.
+        name: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// A kernel command line parameter cannot be understood.
     #[error("kernel command line: {parameter}={value}: {reason}")]
     Parameter {

@@ -18,6 +18,7 @@ mod clock;
 mod cmdline;
 mod console;
 mod container;
+mod device_mapper;
 mod dhcp;
 mod error;
 mod exec;
@@ -36,6 +37,7 @@ mod session;
 mod supervised;
 mod supervisor;
 mod sys;
+mod verity;
 
 use std::process::ExitCode;
 use std::time::Duration;

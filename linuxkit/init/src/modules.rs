@@ -7,23 +7,27 @@ use rustix::io::Errno;
 
 use crate::error::{Doing, Error};
 
-/// Where scripts/guest puts the modules.
-const FOLDER: &str = "/lib/modules";
+/// Where scripts/guest puts the modules: those that every VM needs, and those of disks that firmware boots.
+const FOLDERS: [&str; 2] = ["/lib/modules", "/lib/cloud-modules"];
 
 /// One file name a line, in an order in which each finds what it depends on.
 const ORDER: &str = "order";
 
 /// Whether the initrd has modules.
 pub(crate) fn present() -> bool {
-    Path::new(FOLDER).join(ORDER).exists()
+    FOLDERS.iter().any(|folder| Path::new(folder).join(ORDER).exists())
 }
 
 /// Loads all modules in order.
 pub(crate) fn load() -> Result<(), Error> {
-    let order = Path::new(FOLDER).join(ORDER);
+    FOLDERS.iter().map(Path::new).filter(|folder| folder.join(ORDER).exists()).try_for_each(load_folder)
+}
+
+fn load_folder(folder: &Path) -> Result<(), Error> {
+    let order = folder.join(ORDER);
     let text = fs::read_to_string(&order).doing(|| format!("read {}", order.display()))?;
     for name in text.lines() {
-        let path = Path::new(FOLDER).join(name);
+        let path = folder.join(name);
         let file = File::open(&path).doing(|| format!("open {}", path.display()))?;
         match rustix::system::finit_module(&file, c"", 0) {
             // A module refuses with ENODEV where its hardware is absent, and with EEXIST where it is built in.

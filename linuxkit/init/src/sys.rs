@@ -195,3 +195,19 @@ pub(crate) fn exit_child(code: libc::c_int) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
+
+/// A command of the device mapper's control device. `buffer` holds its structure, which says the buffer's whole size, and
+/// takes the answer.
+pub(crate) fn device_mapper(control: &impl AsFd, command: u8, buffer: &mut [u8]) -> io::Result<()> {
+    // _IOWR(0xfd, command, struct dm_ioctl), which has 312 bytes.
+    let request = libc::Ioctl::from(command) | 0xc138_fd00;
+    let stated = buffer.get(12..16).and_then(|size| size.first_chunk());
+    if stated.is_none_or(|size| u32::from_ne_bytes(*size) as usize != buffer.len()) || buffer.len() < 312 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let fd = control.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads and writes at most as many bytes as the structure says, which is the buffer's size; the
+    // buffer lives until the call returns.
+    let result = unsafe { libc::ioctl(fd, request, buffer.as_mut_ptr()) };
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

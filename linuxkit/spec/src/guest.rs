@@ -15,6 +15,9 @@ pub const GUEST_KERNEL: &str = "kernel";
 /// The initrd's file name inside a bundle.
 pub const GUEST_INITRD: &str = "initrd";
 
+/// The file name of what is added to the initrd where firmware boots the disk: what verifies the disk, drivers of clouds.
+pub const GUEST_CLOUD: &str = "initrd.cloud";
+
 /// The EFI stub's file name inside a bundle.
 pub const GUEST_STUB: &str = "stub.efi";
 
@@ -32,6 +35,9 @@ pub struct GuestManifest {
     pub kernel: String,
     /// `sha256:…` of the file `initrd`.
     pub initrd: String,
+    /// `sha256:…` of the file `initrd.cloud`, in bundles that firmware can boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<String>,
     /// `sha256:…` of the file `stub.efi`, systemd's EFI stub, in bundles that firmware can boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub: Option<String>,

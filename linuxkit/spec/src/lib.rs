@@ -14,10 +14,13 @@ pub mod guest;
 pub mod launch;
 pub mod probe;
 pub mod runtime;
+pub mod verity;
 
 pub use boot::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta,
     RestartPolicy, Seccomp,
 };
-pub use guest::{GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest};
+pub use guest::{
+    GUEST_CLOUD, GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
+};
 pub use probe::{Hook, Probe, ProbeAction, Probes};

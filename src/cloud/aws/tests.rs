@@ -162,6 +162,7 @@ fn image(folder: &Path, name: &str, top: &[u8]) -> DiskImage {
         id: ImageId(content),
         kernel: file(folder, "kernel", &[17; 700_000]),
         initrd: file(folder, "initrd", &[34; 300_000]),
+        cloud: None,
         stub: Some(file(folder, "stub", &example::stub())),
         cmdline: "quiet".into(),
         segments,
@@ -312,6 +313,7 @@ fn bootable_pod(folder: &Path) -> DiskImage {
         id: ImageId(Digest::of(&pod)),
         kernel: guest.join(i2kit_spec::GUEST_KERNEL),
         initrd: guest.join(i2kit_spec::GUEST_INITRD),
+        cloud: Some(guest.join(i2kit_spec::GUEST_CLOUD)),
         stub: Some(guest.join(i2kit_spec::GUEST_STUB)),
         cmdline: i2kit_spec::cmdline::BASE.into(),
         segments: vec![

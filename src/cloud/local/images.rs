@@ -132,6 +132,7 @@ mod tests {
             id: ImageId(Digest::of(b"sample")),
             kernel: file("k", 10),
             initrd: file("i", 10),
+            cloud: None,
             stub: None,
             cmdline: "quiet".into(),
             segments: vec![

@@ -5,9 +5,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod control;
+mod disk;
 mod isolation;
 mod manifest;
 mod pod;
+mod verity;
 mod vm;
 
 use i2kit::erofs::TreeFile;

@@ -25,6 +25,7 @@ pub(crate) struct Pod {
     pub(crate) boot: PodBoot,
     configs: Vec<(String, Config)>,
     files: Vec<TreeFile>,
+    base_files: Vec<(String, Vec<u8>)>,
 }
 
 impl Pod {
@@ -37,7 +38,7 @@ impl Pod {
             health_port: HEALTH_PORT,
             ..PodBoot::default()
         };
-        Self { boot, configs: vec![], files: vec![] }
+        Self { boot, configs: vec![], files: vec![], base_files: vec![] }
     }
 
     /// Adds an init container that runs this shell script.
@@ -85,6 +86,19 @@ impl Pod {
         self
     }
 
+    /// Adds a file to the lowest layer of all containers.
+    pub(crate) fn base_file(mut self, path: &str, content: &[u8]) -> Self {
+        self.base_files.push((path.to_owned(), content.to_vec()));
+        self
+    }
+
+    fn base_layer(&self, tar: &mut Tar) {
+        base_layer(tar);
+        for (path, content) in &self.base_files {
+            add(tar, path, 0o644, tar::EntryType::Regular, content);
+        }
+    }
+
     /// Writes the disk.
     pub(crate) fn write_disk(&self, path: &Path) {
         let mut files = self.files.clone();
@@ -94,7 +108,7 @@ impl Pod {
         }
         let parts = [
             (POD_PARTITION, erofs::write_tree(&files).unwrap()),
-            ("base", layer(base_layer)),
+            ("base", layer(|tar| self.base_layer(tar))),
             ("top", layer(top_layer)),
         ];
         let part = |(name, bytes): &(&str, Vec<u8>)| Part {
@@ -182,7 +196,7 @@ pub(crate) fn mount(destination: &str, kind: &str, source: &str, options: &str) 
 
 type Tar = tar::Builder<Vec<u8>>;
 
-fn layer(fill: fn(&mut Tar)) -> Vec<u8> {
+fn layer(fill: impl FnOnce(&mut Tar)) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     fill(&mut tar);
     let mut image = Cursor::new(Vec::new());

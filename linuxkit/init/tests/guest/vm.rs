@@ -3,18 +3,15 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use i2kit::image::{DiskImage, Segment};
-use i2kit::oci::Digest;
-use i2kit::plan::image::ImageId;
-use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_STUB, GUEST_VERSION, cmdline};
+use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_VERSION, cmdline};
 
+use crate::disk::Disk;
 use crate::pod::{HEALTH_PORT, Pod, SHELL_PORT};
 
 /// How long anything may take. Emulation on a loaded machine is slow; nothing that works comes near this.
@@ -88,17 +85,25 @@ impl Vm {
     /// Boots a pod by firmware, as clouds do: from the disk alone, which is this device of qemu's. Its address comes by
     /// DHCP.
     pub(crate) fn boot_by_firmware(pod: &Pod, device: &str) -> Self {
+        Self::boot_disk(&Disk::new(pod), device, &[])
+    }
+
+    /// Boots a disk by firmware, with these arguments for qemu.
+    pub(crate) fn boot_disk(disk: &Disk, device: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let disk = folder.path().join("efi-disk");
-        write_bootable(&bootable_image(pod, folder.path()), folder.path(), &disk);
-        let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", disk.display());
+        // A name of its own: the machine may outlive the value.
+        let file = folder.path().join("efi-disk");
+        fs::hard_link(disk.path(), &file).unwrap();
+        let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", file.display());
         let variables = folder.path().join("variables").display().to_string();
         fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).expect("ovmf is installed");
         let code = format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF}/OVMF_CODE_4M.fd");
         let variables = format!("if=pflash,format=raw,unit=1,file={variables}");
         let device = format!("{device},drive=disk,bootindex=0");
         // The firmware itself holds kernel and initrd twice before the kernel starts.
-        let all = ["-m", "256", "-drive", &code, "-drive", &variables, "-drive", &drive, "-device", &device];
+        let mut all =
+            vec!["-m", "256", "-drive", &code, "-drive", &variables, "-drive", &drive, "-device", &device];
+        all.extend(arguments);
         Self::start(folder, &all)
     }
 
@@ -223,43 +228,6 @@ impl Drop for Vm {
     }
 }
 
-/// The pod's disk as an image of the workshop's: its parts in files.
-fn bootable_image(pod: &Pod, folder: &Path) -> DiskImage {
-    let disk = folder.join("disk");
-    pod.write_disk(&disk);
-    let bytes = fs::read(&disk).unwrap();
-    let (head, rest) = bytes.split_at(1 << 20);
-    let (parts, tail) = rest.split_at(rest.len() - (1 << 20));
-    let segment = |name: &str, bytes: &[u8]| {
-        fs::write(folder.join(name), bytes).unwrap();
-        Segment { file: Some(folder.join(name)), length: bytes.len() as u64 }
-    };
-    let bundle = bundle();
-    DiskImage {
-        id: ImageId(Digest::of(head)),
-        kernel: bundle.join(GUEST_KERNEL),
-        initrd: bundle.join(GUEST_INITRD),
-        stub: Some(bundle.join(GUEST_STUB)),
-        cmdline: cmdline::BASE.into(),
-        segments: vec![segment("head", head), segment("parts", parts), segment("tail", tail)],
-    }
-}
-
-/// Writes the bootable disk of an image as one sparse file.
-fn write_bootable(image: &DiskImage, cache: &Path, path: &Path) {
-    let segments = i2kit::image::bootable(image, cache).unwrap();
-    let disk = fs::File::create(path).unwrap();
-    let mut at = 0;
-    for segment in segments {
-        if let Some(file) = segment.file {
-            let bytes = fs::read(file).unwrap();
-            disk.write_all_at(&bytes, at).unwrap();
-        }
-        at += segment.length;
-    }
-    disk.set_len(at).unwrap();
-}
-
 /// Sends a text and reads the answer to its end; nothing when the guest does not listen yet.
 fn talk(port: u16, text: &str, limit: Duration) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -276,7 +244,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// The guest bundle, found as i2kit finds it.
-fn bundle() -> PathBuf {
+pub(crate) fn bundle() -> PathBuf {
     let data = || {
         let data = environment("XDG_DATA_HOME").map(PathBuf::from);
         let data = data.or_else(|| Some(PathBuf::from(environment("HOME")?).join(".local/share")));
