@@ -44,7 +44,7 @@ mod tests {
         let bytes = archive("etc/i2kit/x", b"hello", 1024);
         assert_eq!(bytes.len(), 1024);
         let text = String::from_utf8_lossy(&bytes);
-        let names = ["\0etc\0", "etc/i2kit\0", "etc/i2kit/x\0", "hello\0\0\0070701", "TRAILER!!!\0"];
+        let names = ["\0etc\0", "etc/i2kit\0", "etc/i2kit/x\0", "hello\0\0\0", "TRAILER!!!\0"];
         let mut at = 0;
         for name in names.iter().map(|name| name.trim_start_matches('\0')) {
             at += text[at..].find(name).unwrap_or_else(|| panic!("{name:?} after {at}"));

@@ -54,14 +54,13 @@ fn tree(partition: &Partition, file: &Path, data: &Segment, folder: &Path) -> Re
     let uuid = *partition.guid.as_bytes();
     let path = folder.join(format!("{}.tree", Digest::of(&uuid).hex()));
     let stored = stored(&path, file, data.length / verity::BLOCK, uuid).map_err(at_file)?;
-    let made = match stored {
-        Some(tree) => tree,
-        None => {
-            let input = File::open(file).map_err(at_file)?.take(data.length);
-            let tree = verity::tree(&partition.name, input, uuid)?;
-            write_whole(&path, &tree.bytes)?;
-            tree
-        }
+    let made = if let Some(tree) = stored {
+        tree
+    } else {
+        let input = File::open(file).map_err(at_file)?.take(data.length);
+        let tree = verity::tree(&partition.name, input, uuid)?;
+        write_whole(&path, &tree.bytes)?;
+        tree
     };
     Ok(HashTree {
         data: data.clone(),

@@ -39,6 +39,7 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
         kernel_release: "6".into(),
         kernel: digest,
         initrd: digest,
+        cloud: None,
         stub: None,
     };
     let name = Name { namespace: "default".into(), name: "test".into() };
