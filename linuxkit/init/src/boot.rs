@@ -16,8 +16,7 @@ use crate::phase::{self, Phase};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
-use crate::{block, cgroup, clock, cmdline, modules, network, port};
-use crate::{cgroup, clock, cmdline, modules, network, verity};
+use crate::{cgroup, clock, cmdline, modules, network, port, verity};
 
 /// Where the new root is put together, inside the initramfs.
 const NEW_ROOT: &str = "/newroot";
