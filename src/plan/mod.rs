@@ -11,6 +11,7 @@ pub mod layout;
 pub mod linuxkit;
 pub mod pod;
 pub mod podfs;
+mod probe;
 pub mod rollout;
 mod security;
 mod size;

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::{
-    ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, Probe, ProbeAction, Probes, RestartPolicy, cmdline,
-};
+use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy, cmdline};
 
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
-use super::{container, security};
+use super::{container, probe, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
 use crate::oci::{DiffId, Reference, ResolvedImage};
 
@@ -101,7 +99,10 @@ pub fn image(
             run_as_group: wanted.security.run_as_group,
             run_as_non_root: wanted.security.run_as_non_root,
             seccomp: security::seccomp(&wanted.security),
-            probes: probes(wanted)?,
+            probes: probe::probes(wanted)?,
+            sidecar: is_onboot && wanted.sidecar,
+            post_start: probe::hook(wanted, wanted.post_start.as_ref())?,
+            pre_stop: probe::hook(wanted, wanted.pre_stop.as_ref())?,
             ..ContainerBoot::default()
         };
         containers.push(one(wanted, image, bundle, spec)?);
@@ -134,46 +135,11 @@ pub fn image(
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
             fs_group: spec.fs_group,
+            active_deadline_seconds: spec.active_deadline_seconds,
             ..PodBoot::default()
         },
         containers,
         layers: base_first(&stacks),
-    })
-}
-
-/// The container's probes in the guest's words.
-fn probes(wanted: &Container) -> Result<Probes, PodError> {
-    let refused = |what| Err(PodError::Probe { container: wanted.name.clone(), what });
-    let action = |action: &api::Action| match action {
-        api::Action::HttpGet(get) if get.tls => refused("HTTPS"),
-        api::Action::HttpGet(get) => Ok(ProbeAction::HttpGet {
-            host: get.host.clone(),
-            port: get.port,
-            path: get.path.clone(),
-            headers: get.headers.clone(),
-        }),
-        api::Action::Tcp { host, port } => Ok(ProbeAction::Tcp { host: host.clone(), port: *port }),
-        api::Action::Exec(command) => Ok(ProbeAction::Exec { command: command.clone() }),
-        api::Action::Grpc { .. } => refused("gRPC"),
-    };
-    let probe = |probe: &Option<api::Probe>| {
-        let asked = probe.as_ref().map(|probe| {
-            Ok(Probe {
-                action: action(&probe.action)?,
-                initial_delay_seconds: probe.initial_delay_seconds,
-                period_seconds: probe.period_seconds,
-                timeout_seconds: probe.timeout_seconds,
-                success_threshold: probe.success_threshold,
-                failure_threshold: probe.failure_threshold,
-                termination_grace_period_seconds: probe.termination_grace_period_seconds,
-            })
-        });
-        asked.transpose()
-    };
-    Ok(Probes {
-        startup: probe(&wanted.startup)?,
-        liveness: probe(&wanted.liveness)?,
-        readiness: probe(&wanted.readiness)?,
     })
 }
 

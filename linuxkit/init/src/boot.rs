@@ -72,6 +72,9 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
         Phase::Hostname => hostname(guest),
         Phase::Cgroups => cgroup::make_tree(),
         Phase::Health => health(guest),
+        Phase::Onboot(index, _) if guest.containers[*index].role == Role::Sidecar => {
+            guest.run_sidecar(*index)
+        }
         Phase::Onboot(index, _) => guest.run_onboot(*index),
         Phase::Services => {
             for index in of_role(&guest.containers, Role::Service) {
@@ -147,7 +150,8 @@ fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
         let layers = boot.layers.iter().rev().map(mount_point).collect();
         Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot)?, layers }, role))
     };
-    let onboot = pod.onboot.iter().map(|boot| container(boot, Role::Onboot));
+    let role = |boot: &ContainerBoot| if boot.sidecar { Role::Sidecar } else { Role::Onboot };
+    let onboot = pod.onboot.iter().map(|boot| container(boot, role(boot)));
     let services = pod.services.iter().map(|boot| container(boot, Role::Service));
     onboot.chain(services).collect()
 }

@@ -1,4 +1,4 @@
-//! Commands that run inside a running container for somebody else: probes, for now.
+//! Commands that run inside a running container for somebody else: probes and hooks.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,13 +12,19 @@ use crate::lifecycle::Container;
 /// How much of a command's output is kept, to say why it failed.
 const OUTPUT_BYTES: usize = 1024;
 
+/// Who wants to know how a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// The supervisor, by its number for it; the command is for a probe of this run of the container.
+    Supervisor { id: u64, run: u64 },
+    /// A hook, by its number.
+    Hook { number: u64 },
+}
+
 /// A command under way.
 #[derive(Debug)]
 pub(crate) struct Exec {
-    /// The asker's number for it.
-    pub(crate) id: u64,
-    /// The run of the container that it belongs to.
-    pub(crate) run: u64,
+    pub(crate) asker: Asker,
     pid: Pid,
     pidfd: OwnedFd,
     pub(crate) output: OwnedFd,
@@ -31,14 +37,14 @@ impl Exec {
     pub(crate) fn start(
         container: &Container,
         machine: &Machine,
-        (id, run): (u64, u64),
+        asker: Asker,
         command: &[String],
         limit: Duration,
     ) -> Result<Self, Error> {
         let process =
             container.process().ok_or_else(|| Error::NotRunning { container: container.name().into() })?;
         let (pid, pidfd, output) = container::execute(&container.spec, machine, process.pidfd(), command)?;
-        Ok(Self { id, run, pid, pidfd, output, said: vec![], deadline: Some(Instant::now() + limit) })
+        Ok(Self { asker, pid, pidfd, output, said: vec![], deadline: Some(Instant::now() + limit) })
     }
 
     /// Whether this process is the command's.

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::PodBoot;
+use i2kit_spec::console::END;
+use i2kit_spec::{ContainerEnd, PodBoot, PodEnd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitOptions};
 
@@ -15,7 +16,8 @@ use crate::cmdline::Parameters;
 use crate::console::Console;
 use crate::container::Machine;
 use crate::error::{Doing, Error};
-use crate::exec::Exec;
+use crate::exec::{Asker, Exec};
+use crate::hooks::{Hooks, When};
 use crate::journal::{GUEST, Journals};
 use crate::lifecycle::{Container, Life, Role};
 use crate::link::{Any, ToInit};
@@ -43,13 +45,18 @@ pub(crate) struct Guest {
     pub(crate) phases: Vec<PhaseTime>,
     pub(crate) containers: Vec<Container>,
     pub(crate) supervisor: Option<Supervised>,
-    execs: Vec<Exec>,
+    pub(crate) execs: Vec<Exec>,
+    pub(crate) hooks: Hooks,
     /// Where lines go when the VM has a control channel; otherwise they go to the console.
     pub(crate) journals: Option<Journals>,
     pub(crate) sessions: Sessions,
     pub(crate) stage: Stage,
     /// Set once the pod is asked to stop.
     pub(crate) stopping: Option<Stopping>,
+    /// Why the pod ended, where that is not its containers' doing.
+    end: Option<(&'static str, String)>,
+    /// When the guest came to know its pod, or near enough.
+    born: Instant,
     /// When nothing more is waited for, once the pod has ended.
     leaving: Option<Instant>,
     /// How often PID 1 was replaced.
@@ -63,8 +70,10 @@ pub(crate) struct Guest {
 pub(crate) struct Stopping {
     /// What ends the VM.
     pub(crate) restart: bool,
-    /// When patience ends; nothing once everything was killed.
-    deadline: Option<Instant>,
+    /// When patience ends.
+    deadline: Instant,
+    /// Whether patience has ended and everything was killed.
+    killed: bool,
 }
 
 /// What a ready descriptor belongs to.
@@ -108,6 +117,9 @@ impl Guest {
             stopping: None,
             leaving: None,
             replacements: 0,
+            hooks: Hooks::default(),
+            end: None,
+            born: Instant::now(),
             changed: false,
         }
     }
@@ -125,6 +137,15 @@ impl Guest {
         }
     }
 
+    /// Starts the sidecar of this index and waits until it has started, so that the next container finds it there.
+    pub(crate) fn run_sidecar(&mut self, index: usize) -> Result<(), Error> {
+        self.start(index);
+        while !self.containers[index].has_started() && self.stopping.is_none() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
     /// Runs the init container of this index until it succeeded, failed for good, or the pod is to stop.
     pub(crate) fn run_onboot(&mut self, index: usize) -> Result<(), Error> {
         self.start(index);
@@ -132,15 +153,19 @@ impl Guest {
             self.turn()?;
         }
         if self.stopping.is_none() && !self.containers[index].succeeded() {
-            self.say("an init container failed and is not started again: the pod failed");
-            self.stop(false);
+            let name = self.containers[index].name();
+            self.fail("InitError", format!("init container {name} failed and is not started again"));
         }
         Ok(())
     }
 
     /// Runs the services until the pod has ended, by itself or because it was asked to.
     pub(crate) fn supervise(&mut self) -> Result<(), Error> {
-        while !self.containers.iter().all(Container::is_over) {
+        while !self.all_are_over() {
+            if self.stopping.is_none() && self.services_are_over() {
+                // What the services need until their end is left, and nobody needs it any more.
+                self.begin_stop(false);
+            }
             self.turn()?;
         }
         // What the containers said last may still be in their pipes.
@@ -149,6 +174,8 @@ impl Guest {
                 while self.read_stream(container, stream) {}
             }
         }
+        let end = serde_json::to_string(&self.ended()).unwrap_or_default();
+        self.say(&format!("{END}{end}"));
         self.say("the pod has ended");
         self.deliver(LAST_LINES)
     }
@@ -183,7 +210,10 @@ impl Guest {
                     }
                 }
                 Source::Setup(index) => {
-                    self.changed |= self.containers[index].read_setup(clock::since_boot());
+                    if self.containers[index].read_setup(clock::since_boot()) {
+                        self.changed = true;
+                        self.run_hook(index, When::PostStart);
+                    }
                 }
                 Source::Stream(container, stream) => {
                     self.read_stream(container, stream);
@@ -198,20 +228,49 @@ impl Guest {
         Ok(())
     }
 
-    /// Asks everything to end: readiness is off with the next record, then SIGTERM, and SIGKILL after the grace period.
+    fn all_are_over(&self) -> bool {
+        self.containers.iter().all(Container::is_over)
+    }
+
+    /// Whether all that keeps the pod alive has ended: everything but the sidecars.
+    fn services_are_over(&self) -> bool {
+        self.containers.iter().filter(|container| container.role != Role::Sidecar).all(Container::is_over)
+    }
+
+    /// Asks everything to end: readiness is off with the next record, then each service's hook and SIGTERM, then the
+    /// sidecars from the last to the first, and SIGKILL after the grace period.
     pub(crate) fn stop(&mut self, restart: bool) {
         if self.stopping.is_some() {
             return;
         }
-        let grace = Duration::from_secs(self.pod.grace_period_seconds);
-        self.say(&format!("stopping the pod, grace period {} s", grace.as_secs()));
-        self.stopping = Some(Stopping { restart, deadline: Some(Instant::now() + grace) });
+        self.say(&format!("stopping the pod, grace period {} s", self.pod.grace_period_seconds));
+        self.begin_stop(restart);
+        for index in 0..self.containers.len() {
+            self.containers[index].cancel();
+            if self.containers[index].role != Role::Sidecar {
+                self.stop_container(index, None, self.patience());
+            }
+        }
+    }
+
+    /// The same for a reason that the pod's end is told with.
+    fn fail(&mut self, reason: &'static str, message: String) {
+        self.say(&format!("{reason}: {message}"));
+        self.end.get_or_insert((reason, message));
+        self.stop(false);
+    }
+
+    fn begin_stop(&mut self, restart: bool) {
+        let deadline = Instant::now() + Duration::from_secs(self.pod.grace_period_seconds);
+        self.stopping = Some(Stopping { restart, deadline, killed: false });
         self.stage = Stage::Stopping;
         self.changed = true;
-        for container in &mut self.containers {
-            container.cancel();
-            container.signal(Signal::TERM);
-        }
+    }
+
+    /// How much of the grace period is left.
+    fn patience(&self) -> Duration {
+        let left = |stopping: Stopping| stopping.deadline.saturating_duration_since(Instant::now());
+        self.stopping.map_or(Duration::from_secs(self.pod.grace_period_seconds), left)
     }
 
     /// Starts the supervisor if that is due.
@@ -229,16 +288,36 @@ impl Guest {
         }
         self.containers.iter_mut().for_each(|container| container.check(now));
         self.execs.iter_mut().for_each(|exec| exec.check(now));
+        self.check_hooks(now);
         self.start_supervisor();
-        if let Some(Stopping { deadline: deadline @ Some(_), .. }) = &mut self.stopping
-            && deadline.is_some_and(|deadline| deadline <= now)
-        {
-            *deadline = None;
+        if self.stopping.is_none() && self.active_until().is_some_and(|end| end <= now) {
+            let seconds = self.pod.active_deadline_seconds.unwrap_or_default();
+            self.fail("DeadlineExceeded", format!("the pod was active for longer than {seconds} s"));
+        }
+        self.go_on_stopping(now);
+    }
+
+    /// Stops the sidecars once the services are over, and kills what is left when patience ends.
+    fn go_on_stopping(&mut self, now: Instant) {
+        let Some(stopping) = self.stopping.filter(|_| !self.all_are_over()) else { return };
+        if stopping.deadline <= now && !stopping.killed {
+            self.stopping = Some(Stopping { killed: true, ..stopping });
             self.say("the grace period is over: killing what still runs");
             for container in &self.containers {
                 container.signal(Signal::KILL);
             }
+        } else if self.services_are_over() {
+            let last = self.containers.iter().rposition(|c| c.role == Role::Sidecar && !c.is_over());
+            if let Some(index) = last {
+                self.containers[index].cancel();
+                self.stop_container(index, None, self.patience());
+            }
         }
+    }
+
+    /// When the pod has been active for too long.
+    fn active_until(&self) -> Option<Instant> {
+        self.pod.active_deadline_seconds.map(|seconds| self.born + Duration::from_secs(seconds))
     }
 
     /// The next time at which something is due.
@@ -250,11 +329,16 @@ impl Guest {
         let supervisor = self.supervisor.as_ref().and_then(Supervised::due);
         let execs = self.execs.iter().filter_map(Exec::deadline);
         let kills = self.containers.iter().filter_map(Container::kill_at);
+        let end = match self.stopping {
+            Some(stopping) => (!stopping.killed && !self.all_are_over()).then_some(stopping.deadline),
+            None => self.active_until(),
+        };
         restarts
             .chain(supervisor)
             .chain(execs)
             .chain(kills)
-            .chain(self.stopping.and_then(|stopping| stopping.deadline))
+            .chain(self.hooks.due())
+            .chain(end)
             .chain(self.leaving)
             .min()
     }
@@ -338,8 +422,9 @@ impl Guest {
                 self.serve_all(requests.into_iter().filter(counts).collect());
                 self.sessions.rewind();
                 self.say(&format!("the supervisor ended ({status:?}) and is started again"));
-                // Nobody waits for these any more; their ends are reaped and forgotten.
-                self.execs.drain(..).for_each(|exec| exec.kill());
+                // Nobody waits for its commands any more; their ends are reaped and forgotten.
+                let asked = |exec: &mut Exec| matches!(exec.asker, Asker::Supervisor { .. });
+                self.execs.extract_if(.., asked).for_each(|exec| exec.kill());
                 self.changed = true;
                 continue;
             }
@@ -349,8 +434,12 @@ impl Guest {
             if let Some(index) = self.execs.iter().position(|exec| exec.is(pid)) {
                 let mut exec = self.execs.remove(index);
                 let failure = exec.failure(status);
-                if let Some(supervisor) = &mut self.supervisor {
-                    supervisor.executed(exec.id, exec.run, failure);
+                match (exec.asker, &mut self.supervisor) {
+                    (Asker::Hook { number }, _) => self.hook_ended(number, failure),
+                    (Asker::Supervisor { id, run }, Some(supervisor)) => {
+                        supervisor.executed(id, run, failure);
+                    }
+                    (Asker::Supervisor { .. }, None) => {}
                 }
                 continue;
             }
@@ -394,25 +483,31 @@ impl Guest {
             ToInit::Execute { id, container, run, command, seconds } => {
                 let found = self.containers.iter().find(|c| c.name() == container && c.run == run);
                 let limit = Duration::from_secs(seconds);
-                let started = found
-                    .ok_or(Error::NotRunning { container })
-                    .and_then(|found| Exec::start(found, &self.machine, (id, run), &command, limit));
+                let started = found.ok_or(Error::NotRunning { container }).and_then(|found| {
+                    Exec::start(found, &self.machine, Asker::Supervisor { id, run }, &command, limit)
+                });
                 match (started, &mut self.supervisor) {
                     (Ok(exec), _) => self.execs.push(exec),
                     (Err(error), Some(supervisor)) => supervisor.executed(id, run, Some(error.to_string())),
                     (Err(_), None) => {}
                 }
             }
+            ToInit::Asked { number, failure } => {
+                self.supervisor.iter_mut().for_each(|supervisor| supervisor.answered(number));
+                self.hook_ended(number, failure);
+            }
             ToInit::Probed { container, run, kind, verdict, message } => {
-                let grace = self.pod.grace_period_seconds;
+                let found = self.containers.iter().position(|c| c.name() == container);
                 if self.stopping.is_none()
-                    && let Some(found) = self.containers.iter_mut().find(|c| c.name() == container)
+                    && let Some(index) = found
                 {
-                    let said = found.probed(run, (kind, verdict), &message, grace);
-                    if let Some(said) = said {
-                        self.say(&said);
-                    }
                     self.changed = true;
+                    let failed = self.containers[index].probed(run, (kind, verdict), &message);
+                    if let Some((reason, grace)) = failed {
+                        let grace = Duration::from_secs(grace.unwrap_or(self.pod.grace_period_seconds));
+                        self.say(&format!("{container}: {reason}"));
+                        self.stop_container(index, Some(reason), grace);
+                    }
                 }
             }
         }
@@ -490,6 +585,15 @@ impl Guest {
         let Some(journals) = &self.journals else { return BTreeMap::new() };
         let names = self.containers.iter().map(|container| container.name().to_owned());
         names.map(|name| (name.clone(), journals.dropped(&name))).collect()
+    }
+
+    /// How the pod ended: what the host keeps of it.
+    pub(crate) fn ended(&self) -> PodEnd {
+        let containers: Vec<ContainerEnd> = self.containers.iter().filter_map(Container::ended).collect();
+        let failed = |container: &Container| container.role != Role::Sidecar && !container.succeeded();
+        let succeeded = self.end.is_none() && !self.containers.iter().any(failed);
+        let (reason, message) = self.end.clone().unwrap_or_default();
+        PodEnd { succeeded, reason: reason.into(), message, containers }
     }
 
     fn record(&self) -> Record {

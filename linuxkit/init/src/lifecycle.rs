@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::RestartPolicy;
+use i2kit_spec::{ContainerEnd, RestartPolicy};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use crate::backoff::Backoff;
@@ -18,6 +18,8 @@ use crate::record::{ContainerRecord, ContainerState, Ended};
 pub(crate) enum Role {
     /// Runs to its end before anything after it starts.
     Onboot,
+    /// Started in the order of the init containers, and then kept running; stopped last.
+    Sidecar,
     /// Runs as long as the pod.
     Service,
 }
@@ -43,6 +45,8 @@ pub(crate) struct Container {
 /// What the probes of a container say.
 #[derive(Debug, Default)]
 struct Health {
+    /// Whether its hook after the start has succeeded, or it has none.
+    up: bool,
     started: bool,
     ready: bool,
     failure: Option<String>,
@@ -75,8 +79,10 @@ pub(crate) struct Process {
     started: Instant,
     /// When the program began to run, in seconds since the kernel started.
     since: f64,
-    /// Why it is being stopped while the pod runs on.
-    condemned: Option<String>,
+    /// Whether it is being stopped.
+    condemned: bool,
+    /// Why it is, unless the pod is.
+    reason: Option<String>,
     /// When it is killed, once it is being stopped.
     kill_at: Option<Instant>,
 }
@@ -126,9 +132,13 @@ impl Container {
     pub(crate) fn start(&mut self, machine: &Machine, policy: RestartPolicy, now: f64) {
         self.oom_kills = cgroup::oom_kills(self.name());
         self.run += 1;
-        let probes = &self.spec.boot.probes;
-        self.health =
-            Health { started: probes.startup.is_none(), ready: probes.readiness.is_none(), failure: None };
+        let boot = &self.spec.boot;
+        self.health = Health {
+            up: boot.post_start.is_none(),
+            started: boot.probes.startup.is_none(),
+            ready: boot.probes.readiness.is_none(),
+            failure: None,
+        };
         match container::start(&self.spec, machine) {
             Ok(Started { pid, pidfd, setup, stdout, stderr }) => {
                 let run = self.run - 1;
@@ -142,7 +152,8 @@ impl Container {
                     failure: vec![],
                     started,
                     since: now,
-                    condemned: None,
+                    condemned: false,
+                    reason: None,
                     kill_at: None,
                 });
             }
@@ -187,14 +198,14 @@ impl Container {
         }
     }
 
-    /// A probe has come to a verdict on a run of the container, whose pod has this grace period in seconds. Returns what to say of it, if there is something to do.
+    /// A probe has come to a verdict on a run of the container. Returns, when it is to be stopped for that, why, and
+    /// the grace period of that probe if it has one of its own.
     pub(crate) fn probed(
         &mut self,
         run: u64,
         (kind, verdict): (ProbeKind, Verdict),
         failure: &str,
-        pod_grace: u64,
-    ) -> Option<String> {
+    ) -> Option<(String, Option<u64>)> {
         let Life::Running(process) = &mut self.life else { return None };
         if run != self.run {
             return None;
@@ -206,7 +217,7 @@ impl Container {
             ProbeKind::Liveness => {}
         }
         self.health.failure = (!healthy).then(|| failure.to_owned());
-        if kind == ProbeKind::Readiness || verdict != Verdict::Unhealthy || process.condemned.is_some() {
+        if kind == ProbeKind::Readiness || verdict != Verdict::Unhealthy || process.condemned {
             return None;
         }
         let probes = &self.spec.boot.probes;
@@ -214,13 +225,30 @@ impl Container {
             ProbeKind::Startup => ("startup", &probes.startup),
             _ => ("liveness", &probes.liveness),
         };
-        let own = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
-        let grace = Duration::from_secs(own.unwrap_or(pod_grace));
-        let reason = format!("{word} probe failed: {failure}");
-        process.condemned = Some(reason.clone());
-        process.kill_at = Some(Instant::now() + grace);
-        self.signal(Signal::TERM);
-        Some(format!("{}: {reason}", self.name()))
+        let grace = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+        Some((format!("{word} probe failed: {failure}"), grace))
+    }
+
+    /// Its hook after the start has succeeded.
+    pub(crate) fn is_up(&mut self) {
+        self.health.up = true;
+    }
+
+    /// Whether it is as far as the container after it waits for: it runs, and its startup probe has succeeded.
+    pub(crate) fn has_started(&self) -> bool {
+        matches!(self.life, Life::Running(_)) && self.health.up && self.health.started
+    }
+
+    /// Notes that it is to end, and when it is killed. Returns whether it runs and was not to end before.
+    pub(crate) fn condemn(&mut self, reason: Option<String>, kill_at: Instant) -> bool {
+        let (Life::Starting(process) | Life::Running(process)) = &mut self.life else { return false };
+        process.kill_at = Some(process.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
+        if process.condemned {
+            return false;
+        }
+        process.condemned = true;
+        process.reason = reason;
+        true
     }
 
     /// When a container that is being stopped is to be killed.
@@ -259,7 +287,7 @@ impl Container {
         let _ = cgroup::kill(self.name());
         let ended = if process.failure.is_empty() {
             let mut ended = ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now);
-            if let Some(reason) = process.condemned {
+            if let Some(reason) = process.reason {
                 ended.message = reason;
             }
             ended
@@ -271,8 +299,8 @@ impl Container {
 
     fn end(&mut self, ended: Ended, ran: Duration, policy: RestartPolicy) {
         let again = match (policy, self.role) {
+            (_, Role::Sidecar) | (RestartPolicy::Always, Role::Service) => true,
             (RestartPolicy::Never, _) => false,
-            (RestartPolicy::Always, Role::Service) => true,
             // An init container that succeeded is done, whatever the policy.
             (RestartPolicy::OnFailure, _) | (RestartPolicy::Always, Role::Onboot) => ended.exit_code != 0,
         };
@@ -292,6 +320,16 @@ impl Container {
         matches!(self.life, Life::Over) && self.last.as_ref().is_some_and(|ended| ended.exit_code == 0)
     }
 
+    /// How it ended the last time, for the host.
+    pub(crate) fn ended(&self) -> Option<ContainerEnd> {
+        self.last.as_ref().map(|last| ContainerEnd {
+            name: self.name().to_owned(),
+            exit_code: last.exit_code,
+            reason: last.reason.clone(),
+            message: last.message.clone(),
+        })
+    }
+
     /// Whether it ended for good.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.life, Life::Over)
@@ -303,6 +341,7 @@ impl Container {
         let state = match (&self.life, &self.last) {
             (Life::Pending, _) if booting => waiting("PodInitializing"),
             (Life::Pending | Life::Starting(_), _) => waiting("ContainerCreating"),
+            (Life::Running(_), _) if !self.health.up => waiting("PostStartHook"),
             (Life::Running(process), _) => {
                 ContainerState::Running { since: process.since, pid: process.pid.as_raw_nonzero().get() }
             }

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use i2kit_spec::ProbeAction;
 use i2kit_spec::control::{self, Message, StreamState};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -50,6 +51,15 @@ pub(crate) enum ToSupervisor {
         run: u64,
         /// Why it failed, if it did.
         failure: Option<String>,
+    },
+    /// Ask this for a hook. A supervisor that is started anew is asked again.
+    Ask {
+        /// The hook's number.
+        number: u64,
+        /// What is asked.
+        action: ProbeAction,
+        /// How long it may take.
+        seconds: u64,
     },
 }
 
@@ -114,6 +124,13 @@ pub(crate) enum ToInit {
         command: Vec<String>,
         /// How long it may take.
         seconds: u64,
+    },
+    /// What was asked for a hook has an answer.
+    Asked {
+        /// The hook's number.
+        number: u64,
+        /// Why it failed, if it did.
+        failure: Option<String>,
     },
     /// A probe has come to a verdict.
     Probed {

@@ -23,6 +23,7 @@ mod dhcp;
 mod error;
 mod exec;
 mod guest;
+mod hooks;
 mod journal;
 mod lifecycle;
 mod link;

@@ -27,7 +27,7 @@ pub(crate) enum Phase {
     Cgroups,
     /// Listens on the health port and starts the supervisor.
     Health,
-    /// Runs the init container of this index to its end.
+    /// Runs the init container of this index to its end, or starts it when it is a sidecar.
     Onboot(usize, String),
     /// Starts all services.
     Services,

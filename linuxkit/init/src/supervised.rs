@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use i2kit_spec::ProbeAction;
 use i2kit_spec::control::{Message, StreamState};
 use rustix::process::{Pid, Signal};
 
@@ -44,6 +45,8 @@ pub(crate) struct Supervised {
     next_id: u64,
     /// What the running supervisor was not told yet.
     news: VecDeque<ToSupervisor>,
+    /// What was asked for hooks and has no answer yet.
+    questions: BTreeMap<u64, ToSupervisor>,
     process: Option<Process>,
     /// The control channel's port, and what rings when there are more lines for it.
     channel: Option<(OwnedFd, OwnedFd)>,
@@ -88,6 +91,7 @@ impl Supervised {
             next_untold: 0,
             next_id,
             news: VecDeque::new(),
+            questions: BTreeMap::new(),
             process: None,
             channel,
             started: Instant::now(),
@@ -200,6 +204,22 @@ impl Supervised {
         }
     }
 
+    /// Has the supervisor ask something for a hook, now or once it runs again.
+    pub(crate) fn ask(&mut self, number: u64, action: &ProbeAction, limit: Duration) {
+        let seconds = limit.as_secs().max(1);
+        let question = ToSupervisor::Ask { number, action: action.clone(), seconds };
+        self.questions.insert(number, question.clone());
+        if self.process.is_some() {
+            self.news.push_back(question);
+            self.tell();
+        }
+    }
+
+    /// The answer to such a question has arrived.
+    pub(crate) fn answered(&mut self, number: u64) {
+        self.questions.remove(&number);
+    }
+
     fn tell(&mut self) {
         let Some(Process { link, .. }) = &self.process else { return };
         while let Some(message) = self.news.front() {
@@ -269,6 +289,7 @@ impl Supervised {
         let (pid, link) = spawn(self.program.as_ref()).doing(|| "start the supervisor".into())?;
         let group = std::path::Path::new(cgroup::MOUNT).join(cgroup::SUPERVISOR);
         self.process = Some(Process { pid, link, closed: false });
+        self.news.extend(self.questions.values().cloned());
         self.next_untold = self.clients.keys().next().copied().unwrap_or(self.next_id);
         self.news.push_back(ToSupervisor::Streams { streams });
         if self.channel.is_some() {

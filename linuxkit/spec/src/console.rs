@@ -8,3 +8,6 @@ pub const SEPARATOR: &str = " | ";
 
 /// Starts each line that the guest itself says.
 pub const GUEST_PREFIX: &str = "i2kit: ";
+
+/// After [`GUEST_PREFIX`]: what follows on the line is the [`crate::PodEnd`] as JSON. Said once, right before the VM ends.
+pub const END: &str = "end ";

@@ -10,6 +10,7 @@ pub mod boot;
 pub mod cmdline;
 pub mod console;
 pub mod control;
+pub mod end;
 pub mod guest;
 pub mod launch;
 pub mod probe;
@@ -20,6 +21,7 @@ pub use boot::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta,
     RestartPolicy, Seccomp,
 };
+pub use end::{ContainerEnd, PodEnd};
 pub use guest::{
     GUEST_CLOUD, GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
 };

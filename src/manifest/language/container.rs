@@ -26,7 +26,7 @@ macro_rules! container {
             works("securityContext", Type::Object(&SECURITY_CONTEXT), "what the container may do inside its machine"),
             works("livenessProbe", Type::Object(&PROBE), "run inside the machine; a failure restarts the container, never the machine"),
             works("startupProbe", Type::Object(&PROBE), "run inside the machine; until it succeeds the other probes wait and the group's health check is patient"),
-            works("lifecycle", Type::Object(&LIFECYCLE), "run by the agent in the machine").not_yet(),
+            works("lifecycle", Type::Object(&LIFECYCLE), "run by the agent in the machine"),
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
@@ -70,8 +70,7 @@ container!(
             "restartPolicy",
             Type::Choice(&[word("Always", "a sidecar: started in order, then kept running")]),
             "`Always` makes it a sidecar",
-        )
-        .not_yet(),
+        ),
     ]
 );
 

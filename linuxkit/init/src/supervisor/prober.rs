@@ -26,12 +26,13 @@ pub(super) struct Prober {
     sender: Link,
 }
 
-/// The answer to a probe.
+/// An answer.
 #[derive(Debug, Serialize, Deserialize)]
-struct Outcome {
-    track: usize,
-    run: Option<u64>,
-    failure: Option<String>,
+enum Outcome {
+    /// To a probe.
+    Probe { track: usize, run: Option<u64>, failure: Option<String> },
+    /// To what a hook asked.
+    Hook { number: u64, failure: Option<String> },
 }
 
 impl Prober {
@@ -88,7 +89,8 @@ impl Prober {
     pub(super) fn ask(&mut self) -> Vec<ToInit> {
         let now = clock::since_boot();
         let mut requests = vec![];
-        for (number, track) in self.tracks.iter_mut().enumerate() {
+        for number in 0..self.tracks.len() {
+            let track = &mut self.tracks[number];
             let Some(subject) = self.subjects.get(track.container) else { continue };
             if track.due(subject.started).is_none_or(|due| due > now) {
                 continue;
@@ -106,16 +108,31 @@ impl Prober {
                 continue;
             }
             let action = track.probe.action.clone();
-            let address = self.address.clone();
-            // The thread's end of the link is its own copy, so that a late answer finds it.
-            let Ok(sender) = self.sender.try_clone() else { continue };
-            std::thread::spawn(move || {
-                let failure = over_network(&action, &address, limit).err();
-                // The other end goes away only with the whole process.
-                let _ = sender.send(&Outcome { track: number, run, failure }, None);
-            });
+            self.spawn(action, limit, move |failure| Outcome::Probe { track: number, run, failure });
         }
         requests
+    }
+
+    /// Asks once, for a hook.
+    pub(super) fn ask_for_hook(&self, number: u64, action: ProbeAction, limit: Duration) {
+        self.spawn(action, limit, move |failure| Outcome::Hook { number, failure });
+    }
+
+    /// Asks over the network, on a thread of its own.
+    fn spawn(
+        &self,
+        action: ProbeAction,
+        limit: Duration,
+        outcome: impl FnOnce(Option<String>) -> Outcome + Send + 'static,
+    ) {
+        let address = self.address.clone();
+        // The thread's end of the link is its own copy, so that a late answer finds it.
+        let Ok(sender) = self.sender.try_clone() else { return };
+        std::thread::spawn(move || {
+            let failure = over_network(&action, &address, limit).err();
+            // The other end goes away only with the whole process.
+            let _ = sender.send(&outcome(failure), None);
+        });
     }
 
     /// Reads the answers that arrived. Returns what PID 1 must hear.
@@ -123,8 +140,11 @@ impl Prober {
         let mut verdicts = vec![];
         loop {
             match self.results.receive::<Outcome>() {
-                Ok((outcome, _)) => {
-                    verdicts.extend(self.conclude(outcome.track, outcome.run, outcome.failure.as_deref()));
+                Ok((Outcome::Probe { track, run, failure }, _)) => {
+                    verdicts.extend(self.conclude(track, run, failure.as_deref()));
+                }
+                Ok((Outcome::Hook { number, failure }, _)) => {
+                    verdicts.push(ToInit::Asked { number, failure });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(verdicts),
                 Err(error) => return Err(error),

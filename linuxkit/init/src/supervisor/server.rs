@@ -144,6 +144,9 @@ impl Server {
                 (ToSupervisor::Streams { streams }, _) => self.control.streams(streams),
                 (ToSupervisor::Port { epoch }, Some(port)) => self.control.port(port, epoch),
                 (ToSupervisor::Bell, Some(bell)) => self.control.bell(bell),
+                (ToSupervisor::Ask { number, action, seconds }, _) => {
+                    self.prober.ask_for_hook(number, action, Duration::from_secs(seconds));
+                }
                 // A client without its socket: descriptors are short, and the client goes away by itself.
                 (ToSupervisor::Client { id }, None) => self.news.push_back(News::Own(ToInit::Done { id })),
                 (ToSupervisor::Port { .. } | ToSupervisor::Bell, None) => {}

@@ -7,6 +7,7 @@
 mod control;
 mod disk;
 mod isolation;
+mod life;
 mod manifest;
 mod pod;
 mod verity;

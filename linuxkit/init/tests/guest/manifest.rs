@@ -47,7 +47,6 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
     for container in plan.boot.onboot.iter_mut().chain(&mut plan.boot.services) {
         container.layers = vec!["base".into(), "top".into()];
     }
-    plan.boot.grace_period_seconds = plan.boot.grace_period_seconds.min(5);
     let mut planned = Pod::new();
     for file in podfs::files(&plan).into_iter().filter(|file| file.path != POD_BOOT_PATH) {
         planned = planned.file(TreeFile::file(&file.path, file.contents));

@@ -1,0 +1,80 @@
+//! How a pod ended, as its guest tells the host right before the VM is gone.
+
+use serde::{Deserialize, Serialize};
+
+/// The end of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodEnd {
+    /// Whether every container but the sidecars ended with exit code 0 and nothing else made the pod fail.
+    pub succeeded: bool,
+    /// Kubernetes' word for what made the pod fail, where it was not a container: `DeadlineExceeded`, `InitError`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// More words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// How each container that ever ran ended the last time, init containers first.
+    pub containers: Vec<ContainerEnd>,
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerEnd {
+    /// Its name.
+    pub name: String,
+    /// Its exit code; 128 plus the signal when one killed it.
+    pub exit_code: i32,
+    /// Kubernetes' word: `Completed`, `Error`, `OOMKilled`, `StartError`.
+    pub reason: String,
+    /// More words, such as the probe that failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+impl std::fmt::Display for PodEnd {
+    /// What made the pod what it is: the reason, or the first container that failed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.succeeded {
+            return f.write_str("Completed");
+        }
+        if !self.reason.is_empty() {
+            return write!(f, "{}: {}", self.reason, self.message);
+        }
+        match self.containers.iter().find(|container| container.exit_code != 0) {
+            Some(container) => container.fmt(f),
+            None => f.write_str("stopped"),
+        }
+    }
+}
+
+impl std::fmt::Display for ContainerEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}, exit code {}", self.name, self.reason, self.exit_code)?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, " ({})", self.message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_made_the_pod_fail_is_told_in_short() {
+        let container = |name: &str, exit_code| ContainerEnd {
+            name: name.into(),
+            exit_code,
+            reason: if exit_code == 0 { "Completed" } else { "Error" }.into(),
+            message: String::new(),
+        };
+        let containers = vec![container("init", 0), container("job", 4)];
+        let end = PodEnd { containers, ..PodEnd::default() };
+        assert_eq!(end.to_string(), "job: Error, exit code 4");
+        let json = serde_json::to_string(&end).unwrap();
+        assert_eq!(serde_json::from_str::<PodEnd>(&json).unwrap(), end);
+        let late = PodEnd { reason: "DeadlineExceeded".into(), message: "5 s".into(), ..end.clone() };
+        assert_eq!(late.to_string(), "DeadlineExceeded: 5 s");
+        assert_eq!(PodEnd { succeeded: true, ..end }.to_string(), "Completed");
+    }
+}
