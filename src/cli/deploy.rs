@@ -10,7 +10,7 @@ use crate::report::{self, Format};
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, &args.set).await?;
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
     let wanted: Vec<_> = plan.images().collect();

@@ -13,7 +13,7 @@ use crate::plan::rollout;
 
 /// Deletes what the targets name, or everything.
 pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, args, context)?) };
     teardown(context, cloud.as_ref(), &doomed).await

@@ -31,12 +31,33 @@ pub(super) struct Environment {
 }
 
 /// `provider`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
 pub(super) enum Provider {
     /// qemu on this machine.
     #[default]
     Local,
+    /// Auto Scaling groups behind network load balancers.
+    Aws(AwsProvider),
+}
+
+/// `provider` with `type: aws`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct AwsProvider {
+    /// The region.
+    pub region: String,
+    /// A profile of AWS' configuration files; credentials come as all AWS tools find them otherwise.
+    pub profile: Option<String>,
+    /// A VPC that exists; the environment makes one of its own without it.
+    pub vpc: Option<String>,
+    /// Subnets of that VPC, at least two in zones of their own.
+    #[serde(default)]
+    pub subnets: Vec<String>,
+    /// Where all services answer instead of at AWS: an emulator.
+    pub endpoint: Option<String>,
+    /// The same address as the machines reach it.
+    pub machines_endpoint: Option<String>,
 }
 
 /// Why an environment file is refused.
@@ -65,6 +86,12 @@ pub(super) enum EnvironmentError {
         file: PathBuf,
         /// The name.
         name: String,
+    },
+    /// Half a network.
+    #[error("{}: provider.vpc and provider.subnets belong together: name a VPC and at least two of its subnets, or neither", .file.display())]
+    Network {
+        /// The file.
+        file: PathBuf,
     },
 }
 
@@ -102,6 +129,12 @@ fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
     if !good {
         return Err(EnvironmentError::Name { file: file.to_owned(), name: name.clone() });
     }
+    if let Provider::Aws(aws) = &environment.provider {
+        let whole = if aws.vpc.is_some() { aws.subnets.len() >= 2 } else { aws.subnets.is_empty() };
+        if !whole {
+            return Err(EnvironmentError::Network { file: file.to_owned() });
+        }
+    }
     let folder = file.parent().unwrap_or(Path::new(""));
     for source in environment.images.values_mut() {
         if let ImageSource::Layout(path) | ImageSource::Archive(path) = source {
@@ -136,5 +169,10 @@ images:
         assert!(error("name: a\nregion: x\n").contains("unknown field `region`"));
         assert!(error("name: a\nprovider: {type: gcp}\n").contains("unknown variant `gcp`"));
         assert!(error("name: A_b\n").contains("name `A_b` must be"));
+        assert!(error("name: a\nprovider: {type: aws}\n").contains("missing field `region`"));
+        assert!(
+            error("name: a\nprovider: {type: aws, region: r, zone: z}\n").contains("unknown field `zone`")
+        );
+        assert!(error("name: a\nprovider: {type: aws, region: r, vpc: v}\n").contains("belong together"));
     }
 }

@@ -11,7 +11,7 @@ use crate::report::{self, Format};
 
 /// Prints the revisions that the cloud keeps, oldest first.
 pub(super) async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
-    let fleet = pipeline::cloud(context)?.observe().await.or_exit(Exit::Cloud)?;
+    let fleet = pipeline::cloud(context).await?.observe().await.or_exit(Exit::Cloud)?;
     let group = pipeline::group(&fleet, &args.name)?;
     match context.format {
         Format::Json => pipeline::json(&group.revisions),

@@ -11,7 +11,7 @@ use crate::report::{self, Format};
 
 /// Prints the lines of a group or of one of its instances.
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let (group, instance) = pipeline::group_or_instance(&fleet, &args.name)?;
     let query = LogQuery {

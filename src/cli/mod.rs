@@ -1,6 +1,7 @@
 //! The command line: arguments are given a meaning, handed to the rooms, and turned into an exit code. One file a verb.
 
 mod args;
+mod aws;
 mod build;
 mod cache;
 mod check;

@@ -120,9 +120,10 @@ fn registry(context: &Context) -> Result<Registry, Failure> {
 }
 
 /// The cloud that the environment names.
-pub(super) fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> {
-    match context.environment.provider {
+pub(super) async fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> {
+    match &context.environment.provider {
         Provider::Local => Ok(Box::new(LocalCloud::new(home(context)?, &context.environment.name))),
+        Provider::Aws(provider) => super::aws::cloud(context, provider).await,
     }
 }
 
@@ -191,9 +192,8 @@ pub(super) async fn carry_out(
         context.events.note(note.clone());
     }
     let images: BTreeMap<ImageId, DiskImage> = images.iter().map(|image| (image.id, image.clone())).collect();
-    rollout::execute(plan, &images, cloud, &context.events, &rollout::Options::default())
-        .await
-        .or_exit(Exit::Rollout)?;
+    let options = rollout::Options { poll: cloud.poll(), ..rollout::Options::default() };
+    rollout::execute(plan, &images, cloud, &context.events, &options).await.or_exit(Exit::Rollout)?;
     let unchanged = plan.is_unchanged();
     match context.format {
         Format::Json => json(&serde_json::json!({

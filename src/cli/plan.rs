@@ -10,7 +10,7 @@ use crate::report::{self, Format};
 /// Prints the plan; changes nothing.
 pub(super) async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, &args.set).await?;
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
     match context.format {

@@ -14,7 +14,7 @@ use crate::report::{self, Format};
 /// Deploys the set, streams its logs until Ctrl-C, then destroys what it deployed.
 pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, set).await?;
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let desired = prepared.desired(context, false);
     let outcome = tokio::select! {
         outcome = serve(context, cloud.as_ref(), prepared, &desired) => outcome,

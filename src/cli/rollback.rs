@@ -8,7 +8,7 @@ use crate::plan::rollout;
 
 /// Rolls the group out at an earlier revision and waits.
 pub(super) async fn run(context: &Context, args: &RollbackArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &pipeline::group(&fleet, &args.name)?.name;
     let plan = rollout::rollback(&fleet, name, args.to_revision).or_exit(Exit::NotFound)?;

@@ -8,7 +8,7 @@ use crate::plan::rollout;
 
 /// Sets the size of the group and waits until it has it.
 pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &pipeline::group(&fleet, &args.name)?.name;
     let plan = rollout::scale(&fleet, name, args.replicas).or_exit(Exit::NotFound)?;

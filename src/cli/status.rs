@@ -11,7 +11,7 @@ use crate::report::{self, Format};
 
 /// Prints groups, instances and balancers.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     if let Some(name) = &args.name {
         let group = pipeline::group(&fleet, name)?.name.clone();

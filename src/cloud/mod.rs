@@ -14,6 +14,7 @@ pub mod reconcile;
 pub mod sim;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::error::CloudError;
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
-use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, LaunchSpec};
+use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec};
 use crate::plan::image::ImageId;
 
 /// One environment in one cloud.
@@ -30,6 +31,11 @@ use crate::plan::image::ImageId;
 pub trait Cloud: Send + Sync + fmt::Debug {
     /// Everything that the environment holds, as of now.
     async fn observe(&self) -> Result<Fleet, CloudError>;
+
+    /// One group, as of now. Where looking at all costs more than looking at one, the cloud looks at one.
+    async fn observe_group(&self, group: &Name) -> Result<Option<InstanceGroup>, CloudError> {
+        Ok(self.observe().await?.group(group).cloned())
+    }
 
     /// Makes the cloud hold `image`. Nothing happens when it holds an image of that id.
     async fn put_image(&self, image: &DiskImage) -> Result<(), CloudError>;
@@ -67,6 +73,22 @@ pub trait Cloud: Send + Sync + fmt::Debug {
     /// Drains and ends all VMs of the group and forgets it; returns once nothing is left of it. One that does not
     /// exist is no error.
     async fn delete_group(&self, group: &Name) -> Result<(), CloudError>;
+
+    /// How often it may be asked how far it is.
+    fn poll(&self) -> Duration {
+        Duration::from_millis(250)
+    }
+
+    /// Whether it ends a refresh that makes no progress for as long as the group's settings say. One that does not is
+    /// told by who waits; unattended, its own deadline holds.
+    fn keeps_deadlines(&self) -> bool {
+        true
+    }
+
+    /// Gives the refresh under way up, for that reason: the old revision comes back. Nothing happens where none is.
+    async fn roll_back(&self, _group: &Name, _reason: &str) -> Result<(), CloudError> {
+        Ok(())
+    }
 
     /// Output of the pods' containers and of the VMs themselves.
     async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError>;

@@ -40,13 +40,18 @@ fn yaml_safe(json: &str) -> String {
     out
 }
 
-/// The plan as LinuxKit YAML.
-pub fn render(plan: &ImagePlan) -> String {
+/// Templates of YAML documents: strict, and with `{{json value}}` for every value.
+pub(super) fn json_templates<'r>() -> Handlebars<'r> {
     let mut handlebars = Handlebars::new();
     handlebars.set_strict_mode(true);
     handlebars.register_escape_fn(handlebars::no_escape);
     handlebars.register_helper("json", Box::new(json_helper));
     handlebars
+}
+
+/// The plan as LinuxKit YAML.
+pub fn render(plan: &ImagePlan) -> String {
+    json_templates()
         .render_template(TEMPLATE, &values(plan))
         .expect("the template names only values that `values` gives; a golden test renders it")
 }

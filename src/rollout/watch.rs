@@ -32,15 +32,25 @@ pub(super) async fn until_settled(
     let mut seen = Seen::default();
     let mut ours = goal.started_here;
     let mut moved = Instant::now();
+    let mut progress = Progress::new();
     loop {
-        let fleet = cloud.observe().await.map_err(|source| failed_to_observe(goal, source))?;
-        let Some(group) = fleet.group(goal.group) else {
+        let found =
+            cloud.observe_group(goal.group).await.map_err(|source| failed_to_observe(goal, source))?;
+        let Some(group) = found else {
             return Err(failed_to_observe(goal, CloudError::not_found("group", goal.group)));
         };
-        if seen.report(group, events) {
+        if seen.report(&group, events) {
             moved = Instant::now();
         }
-        let verdict = judge(goal, group, ours)?;
+        if !cloud.keeps_deadlines()
+            && let Some(refresh) = group.active_refresh()
+            && progress.stands_still(refresh, goal.deadline)
+        {
+            let reason = format!("no progress for {} s: {}", goal.deadline.as_secs(), complaints(&group));
+            let back = cloud.roll_back(goal.group, &reason).await;
+            back.map_err(|source| failed_to_observe(goal, source))?;
+        }
+        let verdict = judge(goal, &group, ours)?;
         if verdict == Verdict::Settled {
             return Ok(());
         }
@@ -53,10 +63,31 @@ pub(super) async fn until_settled(
                 healthy: group.healthy(),
                 replicas: goal.replicas,
                 seconds: u32::try_from(goal.deadline.as_secs()).unwrap_or(u32::MAX),
-                reason: complaints(group),
+                reason: complaints(&group),
             });
         }
         tokio::time::sleep(poll).await;
+    }
+}
+
+/// How far a refresh came, and when it last came further: more of its VMs healthy than ever before. VMs that fail and
+/// are replaced come and go without that.
+struct Progress {
+    most: u32,
+    since: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { most: 0, since: Instant::now() }
+    }
+
+    /// Whether the refresh should be given up; one that is on its way back never is.
+    fn stands_still(&mut self, refresh: &Refresh, deadline: Duration) -> bool {
+        if refresh.available > self.most {
+            *self = Self { most: refresh.available, since: Instant::now() };
+        }
+        refresh.status == RefreshStatus::InProgress && self.since.elapsed() >= deadline
     }
 }
 

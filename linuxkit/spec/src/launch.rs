@@ -41,6 +41,9 @@ pub struct LaunchSpec {
     /// stand-ins in tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// What the host wrote for itself; the guest does not look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// Where the lines of containers go.
@@ -104,6 +107,7 @@ mod tests {
                 },
             ],
             endpoint: None,
+            host: None,
         };
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_sdk_ec2::config::Credentials;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
@@ -22,13 +23,22 @@ const TRY: Duration = Duration::from_secs(60);
 /// The services that are used.
 #[derive(Debug, Clone)]
 pub(super) struct Clients {
-    pub(super) ec2: aws_sdk_ec2::Client,
+    pub(super) acm: aws_sdk_acm::Client,
+    pub(super) autoscaling: aws_sdk_autoscaling::Client,
+    pub(super) balancing: aws_sdk_elasticloadbalancingv2::Client,
     pub(super) ebs: aws_sdk_ebs::Client,
+    pub(super) ec2: aws_sdk_ec2::Client,
+    pub(super) iam: aws_sdk_iam::Client,
+    pub(super) logs: aws_sdk_cloudwatchlogs::Client,
+    pub(super) quotas: aws_sdk_servicequotas::Client,
+    pub(super) stacks: aws_sdk_cloudformation::Client,
+    pub(super) sts: aws_sdk_sts::Client,
 }
 
 impl Clients {
-    /// Credentials come as all AWS tools find them: environment, profile, SSO, web identity, instance role.
-    pub(super) async fn new(settings: &Settings) -> Self {
+    /// Credentials come as all AWS tools find them: environment, profile, SSO, web identity, instance role; or they are
+    /// given.
+    pub(super) async fn new(settings: &Settings, credentials: Option<Credentials>) -> Self {
         let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
@@ -41,7 +51,21 @@ impl Clients {
         if let Some(endpoint) = &settings.endpoint {
             loader = loader.endpoint_url(endpoint);
         }
+        if let Some(credentials) = credentials {
+            loader = loader.credentials_provider(credentials);
+        }
         let config = loader.load().await;
-        Self { ec2: aws_sdk_ec2::Client::new(&config), ebs: aws_sdk_ebs::Client::new(&config) }
+        Self {
+            acm: aws_sdk_acm::Client::new(&config),
+            autoscaling: aws_sdk_autoscaling::Client::new(&config),
+            balancing: aws_sdk_elasticloadbalancingv2::Client::new(&config),
+            ebs: aws_sdk_ebs::Client::new(&config),
+            ec2: aws_sdk_ec2::Client::new(&config),
+            iam: aws_sdk_iam::Client::new(&config),
+            logs: aws_sdk_cloudwatchlogs::Client::new(&config),
+            quotas: aws_sdk_servicequotas::Client::new(&config),
+            stacks: aws_sdk_cloudformation::Client::new(&config),
+            sts: aws_sdk_sts::Client::new(&config),
+        }
     }
 }

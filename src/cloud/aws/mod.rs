@@ -1,25 +1,40 @@
-//! AWS: machine images from snapshots, of which only changed blocks are sent.
+//! AWS: machine images from snapshots, of which only changed blocks are sent; groups as launch templates and Auto Scaling
+//! groups; the slow frame around them as CloudFormation stacks.
 //!
-//! What belongs to an environment is found by its tags, never by a record of ours. Groups and balancers are not here yet,
-//! which is why no environment file can name this cloud.
+//! What belongs to an environment is found by its tags, never by a record of ours.
 
+mod balancer;
 mod blocks;
 mod client;
 mod error;
+mod fleet;
+mod group;
 mod image;
+mod launch;
+mod logs;
+mod refresh;
 mod snapshot;
+mod stack;
 mod tags;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use aws_sdk_ec2::config::Credentials;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use self::client::Clients;
-use super::CloudError;
+use super::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
+use crate::manifest::api::Name;
+use crate::plan::aws::frame::{self, Frame, Network};
+use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, Health, InstanceGroup};
 use crate::plan::image::ImageId;
 use crate::report::Events;
 
@@ -28,6 +43,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Asking more often than this brings throttling, not speed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a group that is waited for is looked at. That takes five calls; AWS' balancers check every five seconds.
+const POLL: Duration = Duration::from_secs(2);
 
 /// Which account and region, and what for.
 #[derive(Debug, Clone)]
@@ -38,8 +56,12 @@ pub struct Settings {
     pub region: String,
     /// The profile of AWS' configuration files, when it is not the default one.
     pub profile: Option<String>,
+    /// A network that exists; the environment makes one of its own otherwise.
+    pub network: Option<Network>,
     /// Where all services answer instead of at AWS: an emulator.
     pub endpoint: Option<String>,
+    /// The same as the machines see it.
+    pub guest_endpoint: Option<String>,
     /// The cache's root.
     pub cache: PathBuf,
 }
@@ -50,28 +72,27 @@ pub struct Aws {
     settings: Settings,
     clients: Clients,
     events: Events,
+    /// Settings of groups that have no revision yet.
+    pending: Arc<Mutex<BTreeMap<Name, GroupSettings>>>,
+    /// What the environment's stack made, once this run has put it.
+    frame: Arc<OnceCell<Frame>>,
 }
 
 impl Aws {
     /// Connects; nothing is asked yet.
     pub async fn new(settings: Settings, events: Events) -> Result<Self, CloudError> {
-        let clients = Clients::new(&settings).await;
-        let aws = Self { settings, clients, events };
+        Self::with(settings, events, None).await
+    }
+
+    async fn with(
+        settings: Settings,
+        events: Events,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, CloudError> {
+        let clients = Clients::new(&settings, credentials).await;
+        let aws = Self { settings, clients, events, pending: Arc::default(), frame: Arc::default() };
         std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
         Ok(aws)
-    }
-
-    /// Makes AWS hold `image`. Nothing happens when it holds an image of that id.
-    pub async fn put_image(&self, image: &DiskImage) -> Result<(), CloudError> {
-        self.put_machine_image(image).await
-    }
-
-    /// Deletes images. Those that do not exist are no error.
-    pub async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError> {
-        for image in images {
-            self.delete_machine_image(*image).await?;
-        }
-        Ok(())
     }
 
     /// The images that AWS holds for the environment.
@@ -87,14 +108,136 @@ impl Aws {
     fn folder(&self) -> PathBuf {
         self.settings.cache.join("aws/1")
     }
+
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<Name, GroupSettings>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the environment has once, put by the first that needs it.
+    async fn frame(&self) -> Result<Frame, CloudError> {
+        let put = self.frame.get_or_try_init(async || {
+            let place = frame::Place {
+                environment: self.settings.environment.clone(),
+                network: self.settings.network.clone(),
+            };
+            let stack = self.put_stack(&frame::environment(&place)).await?;
+            let subnets = stack.output("Subnets")?;
+            Ok(Frame {
+                vpc: stack.output("Vpc")?,
+                subnets: subnets.split(',').map(str::to_owned).collect(),
+                machines: stack.output("Machines")?,
+                zone: stack.output("Zone")?,
+                profile: stack.output("MachineProfile")?,
+            })
+        });
+        put.await.cloned()
+    }
+}
+
+#[async_trait]
+impl Cloud for Aws {
+    async fn observe(&self) -> Result<Fleet, CloudError> {
+        self.look(None).await
+    }
+
+    async fn observe_group(&self, group: &Name) -> Result<Option<InstanceGroup>, CloudError> {
+        Ok(self.look(Some(group)).await?.groups.into_iter().next())
+    }
+
+    async fn put_image(&self, image: &DiskImage) -> Result<(), CloudError> {
+        self.put_machine_image(image).await
+    }
+
+    async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError> {
+        for image in images {
+            self.delete_machine_image(*image).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
+        self.put_service(spec).await
+    }
+
+    async fn delete_balancer(&self, name: &Name) -> Result<(), CloudError> {
+        self.delete_service(name).await
+    }
+
+    async fn put_group(&self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError> {
+        self.put_settings(name, settings).await
+    }
+
+    async fn put_revision(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError> {
+        self.put_version(group, revision).await
+    }
+
+    async fn delete_revisions(&self, group: &Name, revisions: &[u32]) -> Result<(), CloudError> {
+        self.delete_versions(group, revisions).await
+    }
+
+    async fn start_refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
+        self.refresh(group, to, replicas).await
+    }
+
+    async fn cancel_refresh(&self, group: &Name) -> Result<(), CloudError> {
+        self.cancel(group).await
+    }
+
+    async fn set_replicas(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
+        self.resize(group, replicas).await
+    }
+
+    async fn delete_group(&self, group: &Name) -> Result<(), CloudError> {
+        self.delete_all_of(group).await
+    }
+
+    async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError> {
+        self.lines(query).await
+    }
+
+    async fn release(&self) -> Result<(), CloudError> {
+        if self.observe().await?.is_empty() {
+            for stack in self.stacks().await?.iter().rev().filter(|stack| stack.part != "environment") {
+                self.delete_stack(&stack.name).await?;
+            }
+            self.delete_stack(&crate::plan::aws::name::environment_stack(&self.settings.environment)).await?;
+        }
+        Ok(())
+    }
+
+    fn poll(&self) -> Duration {
+        if self.settings.endpoint.is_some() { FIRST_PAUSE } else { POLL }
+    }
+
+    fn keeps_deadlines(&self) -> bool {
+        // AWS gives up after an hour, whatever the group says.
+        false
+    }
+
+    async fn roll_back(&self, group: &Name, reason: &str) -> Result<(), CloudError> {
+        let found = self.observe_group(group).await?;
+        let failing = found.iter().flat_map(InstanceGroup::members).find(|vm| vm.health != Health::Healthy);
+        let words = match failing {
+            Some(vm) => self.last_words(&vm.id).await,
+            None => String::new(),
+        };
+        let reason = if words.is_empty() { reason.to_owned() } else { format!("{reason}\n{words}") };
+        self.give_up(group, &reason).await
+    }
+}
+
+/// Seconds since the Unix epoch.
+#[expect(clippy::disallowed_methods, reason = "this is the one clock of what is compared with times of AWS")]
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 /// Asks until there is an answer, with growing pauses; says what was waited for when it takes longer than `limit`.
-async fn eventually<T>(
-    what: &str,
-    limit: Duration,
-    mut ask: impl AsyncFnMut() -> Result<Option<T>, CloudError>,
-) -> Result<T, CloudError> {
+async fn eventually<T, F>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) -> Result<T, CloudError>
+where
+    F: Future<Output = Result<Option<T>, CloudError>>,
+{
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {

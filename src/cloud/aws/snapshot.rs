@@ -183,8 +183,8 @@ impl Aws {
         let total = left.len() as u64 * super::blocks::BLOCK;
         let title = format!("upload {} of {} blocks to {snapshot}", left.len(), blocks.len());
         self.events.emit(Event::TaskStarted { id: task.clone(), title, total: Some(total) });
-        let mut sent = stream::iter(&left)
-            .map(|index| self.send_block(snapshot, disk, *index))
+        let mut sent = stream::iter(left.iter().copied())
+            .map(|index| self.send_block(snapshot, disk, index))
             .buffer_unordered(AT_ONCE);
         let mut count = 0;
         while let Some(index) = sent.try_next().await? {
@@ -233,7 +233,7 @@ impl Aws {
             .send()
             .await
             .map_err(failed("CompleteSnapshot"))?;
-        eventually(&format!("snapshot {id} to complete"), COMPLETION, async || {
+        eventually(&format!("snapshot {id} to complete"), COMPLETION, || async {
             let described = self.clients.ec2.describe_snapshots().snapshot_ids(id).send().await;
             let described = described.map_err(failed("DescribeSnapshots"))?;
             match described.snapshots().first().and_then(Snapshot::state) {

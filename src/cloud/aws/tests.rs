@@ -2,28 +2,22 @@
 //!
 //! Runs with the feature `aws` and `I2KIT_TEST_TOOLS=1`; the bed is Python, see `tests/aws/README.md`.
 
+#[path = "../../../tests/aws/harness.rs"]
+mod harness;
+
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_sdk_ec2::config::Credentials;
 use aws_sdk_ec2::types::ImageState;
 
+use self::harness::Bed;
 use super::*;
 use crate::disk::{example, gpt};
 use crate::image::{Segment, bootable};
 use crate::oci::Digest;
 use crate::plan::layout::{DiskLayout, Part};
-
-/// The emulator and the fault proxy, ended with the value.
-struct Bed {
-    process: Child,
-    folder: tempfile::TempDir,
-    endpoint: String,
-}
 
 /// Whether the tests that this variable stands for run; says so when they do not.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
@@ -45,83 +39,18 @@ fn setting(variable: &str) -> Option<String> {
 }
 
 impl Bed {
-    fn start() -> Self {
-        Self::start_with(&[])
-    }
-
-    /// Starts the bed with more arguments.
-    fn start_with(arguments: &[&str]) -> Self {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws");
-        let setup = Command::new(tests.join("setup")).output().unwrap();
-        assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
-        let python = String::from_utf8(setup.stdout).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let process = Command::new(python.trim())
-            .args(["-m", "bed", "--dir"])
-            .arg(folder.path())
-            .args(arguments)
-            .env("PYTHONPATH", &tests)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .spawn()
-            .unwrap();
-        let mut bed = Self { process, folder, endpoint: String::new() };
-        let started = Instant::now();
-        while !bed.folder.path().join("bed.json").exists() {
-            assert!(started.elapsed() < Duration::from_secs(120), "the bed does not start");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let facts: serde_json::Value =
-            serde_json::from_slice(&fs::read(bed.folder.path().join("bed.json")).unwrap()).unwrap();
-        facts["endpoint"].as_str().unwrap().clone_into(&mut bed.endpoint);
-        bed
-    }
-
-    fn call(&self, method: &str, path: &str, body: &str) -> String {
-        let host = self.endpoint.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(host).unwrap();
-        let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
-    }
-
-    /// From now on calls fail as these rules say.
-    fn fault(&self, rules: &serde_json::Value) {
-        self.call("POST", "/_fault", &rules.to_string());
-    }
-
-    /// The calls since the last time.
-    fn journal(&self) -> Vec<String> {
-        let calls = serde_json::from_str(&self.call("GET", "/_journal", "")).unwrap();
-        self.call("DELETE", "/_journal", "");
-        calls
-    }
-
     async fn aws(&self, cache: &Path) -> Aws {
         let settings = Settings {
             environment: "test".into(),
             region: "us-east-1".into(),
             profile: None,
             endpoint: Some(self.endpoint.clone()),
+            network: None,
+            guest_endpoint: None,
             cache: cache.into(),
         };
-        let mut aws = Aws::new(settings, Events::none()).await.unwrap();
         let credentials = Credentials::new("example", "example", None, None, "test");
-        let ec2 = aws.clients.ec2.config().to_builder().credentials_provider(credentials.clone()).build();
-        let ebs = aws.clients.ebs.config().to_builder().credentials_provider(credentials).build();
-        aws.clients =
-            Clients { ec2: aws_sdk_ec2::Client::from_conf(ec2), ebs: aws_sdk_ebs::Client::from_conf(ebs) };
-        aws
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        // SIGTERM, so that it ends what it started.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
+        Aws::with(settings, Events::none(), Some(credentials)).await.unwrap()
     }
 }
 
@@ -340,7 +269,7 @@ async fn what_was_uploaded_boots_as_an_instance() {
     let run = run.instance_type(aws_sdk_ec2::types::InstanceType::T3Nano).send().await.unwrap();
     let id = run.instances()[0].instance_id().unwrap().to_owned();
     let limit = Duration::from_secs(150);
-    let console = eventually("the guest to speak", limit, async || {
+    let console = eventually("the guest to speak", limit, || async {
         let said = aws.clients.ec2.get_console_output().instance_id(&id).send().await;
         let said = said.map_err(error::failed("GetConsoleOutput"))?;
         let bytes =
@@ -352,7 +281,7 @@ async fn what_was_uploaded_boots_as_an_instance() {
     assert!(console.contains("network, "), "{console}");
     // Terminating presses the power button, and the VM goes.
     aws.clients.ec2.terminate_instances().instance_ids(&id).send().await.unwrap();
-    let gone = eventually("the VM to go", limit, async || {
+    let gone = eventually("the VM to go", limit, || async {
         let state = fs::read_to_string(bed.folder.path().join("state.json")).unwrap_or_default();
         Ok((!state.contains(&id)).then_some(()))
     });

@@ -18,6 +18,11 @@ DEAD, BROKEN = set(), set()
 BORN, HEALTHY_SINCE = {}, {}
 
 
+def backends(all_of_them):
+    """A service's backends by region."""
+    return list(all_of_them[ACCOUNT].items())
+
+
 def one_pass():
     stacks.one_pass()
     for backend in list(ebs_backends[ACCOUNT].values()):

@@ -3,6 +3,7 @@
 health   GET: target health; POST {"TargetGroupArn", "Id", "State"}: what a health check found
 machine  POST {"Id", "Console", "Dead"}: what the reconciler knows of a VM
 broken   POST [IMAGE-ID, ...]: without machines, instances of these images never become healthy
+left     GET: what is in the account, a line each; nothing when all was deleted
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
 """
 import json
@@ -14,7 +15,7 @@ from . import balancers, images, stacks
 
 
 def close():
-    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack}.items():
+    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -49,3 +50,31 @@ def broken(told):
 def stack(told):
     stacks.PLANNED.append(told)
     return {}
+
+
+def left(told):
+    """Everything in the account that a user pays for or trips over: what i2kit made and did not delete."""
+    from moto.autoscaling.models import autoscaling_backends
+    from moto.cloudformation.models import cloudformation_backends
+    from moto.ec2.models import ec2_backends
+    from moto.elbv2.models import elbv2_backends
+    from moto.logs.models import logs_backends
+
+    found = []
+    for region, ec2 in engine.backends(ec2_backends):
+        found += [f"launch template {t.name}" for t in ec2.launch_templates.values()]
+        found += [f"image {a.id}" for a in ec2.amis.values()]
+        found += [f"snapshot {s.id}" for s in ec2.snapshots.values()]
+        found += [f"instance {i.id}" for i in ec2.all_instances() if i.state not in ("shutting-down", "terminated")]
+        groups = [g for groups in ec2.groups.values() for g in groups.values()]
+        found += [f"security group {g.name}" for g in groups if g.name != "default"]
+        found += [f"vpc {v.id}" for v in ec2.vpcs.values() if not v.is_default]
+    for region, backend in engine.backends(autoscaling_backends):
+        found += [f"group {g}" for g in backend.autoscaling_groups]
+    for region, backend in engine.backends(cloudformation_backends):
+        found += [f"stack {s.name}" for s in backend.stacks.values()]
+    for region, backend in engine.backends(elbv2_backends):
+        found += [f"balancer {a}" for a in backend.load_balancers] + [f"targets {a}" for a in backend.target_groups]
+    for region, backend in engine.backends(logs_backends):
+        found += [f"log group {g}" for g in backend.groups]
+    return found

@@ -2,6 +2,8 @@
 import re, time
 
 from moto.cloudformation import models, parsing
+from moto.ec2.models.internet_gateways import InternetGateway
+from moto.ec2.models.route_tables import RouteTable
 from moto.cloudformation.exceptions import ValidationError
 
 # Seconds that a stack stays in progress: the tool must wait for it.
@@ -17,6 +19,9 @@ def close():
     models.CloudFormationBackend.delete_stack = delete(models.CloudFormationBackend.delete_stack)
     models.Stack.create_resources = create_resources(models.Stack.create_resources)
     parsing.resource_class_from_type = known(parsing.resource_class_from_type)
+    # Parts of a network that would stay when its stack goes, and with them the network.
+    RouteTable.delete = lambda self, account, region: self.ec2_backend.route_tables.pop(self.id, None)
+    InternetGateway.delete = lambda self, account, region: self.ec2_backend.internet_gateways.pop(self.id, None)
 
 
 def known(original):

@@ -1,0 +1,49 @@
+//! The cloud of an environment file with `provider.type: aws`.
+
+use super::context::Context;
+use super::environment::AwsProvider;
+use super::exit::{Exit, Failure};
+use crate::cloud::Cloud;
+
+/// The environment in AWS.
+#[cfg(feature = "aws")]
+pub(super) async fn cloud(context: &Context, provider: &AwsProvider) -> Result<Box<dyn Cloud>, Failure> {
+    Ok(Box::new(connected(context, provider).await?))
+}
+
+/// The environment in AWS, for verbs that only AWS has.
+#[cfg(feature = "aws")]
+pub(super) async fn connected(
+    context: &Context,
+    provider: &AwsProvider,
+) -> Result<crate::cloud::aws::Aws, Failure> {
+    use super::exit::OrExit as _;
+    use crate::cloud::aws::{Aws, Settings};
+    use crate::plan::aws::frame::Network;
+
+    let network = provider.vpc.clone().map(|vpc| Network { vpc, subnets: provider.subnets.clone() });
+    let settings = Settings {
+        environment: context.environment.name.clone(),
+        region: provider.region.clone(),
+        profile: provider.profile.clone(),
+        network,
+        endpoint: provider.endpoint.clone(),
+        guest_endpoint: provider.machines_endpoint.clone(),
+        cache: context.dirs.cache.clone(),
+    };
+    Aws::new(settings, context.events.clone()).await.or_exit(Exit::Cloud)
+}
+
+/// Says that this program cannot.
+#[cfg(not(feature = "aws"))]
+#[expect(clippy::unused_async, reason = "with the feature `aws` it asks for credentials")]
+pub(super) async fn cloud(context: &Context, _: &AwsProvider) -> Result<Box<dyn Cloud>, Failure> {
+    Err(Failure::new(
+        Exit::Environment,
+        anyhow::anyhow!(
+            "this i2kit was built without AWS support, which the environment {} needs: build it with \
+             `cargo build --release --features aws`",
+            context.environment.name
+        ),
+    ))
+}

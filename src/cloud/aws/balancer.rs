@@ -1,0 +1,154 @@
+//! Services: a stack each, with target groups and listeners on a load balancer that Services share.
+
+use std::collections::BTreeSet;
+
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+
+use super::Aws;
+use super::error::failed;
+use super::stack::Stack;
+use crate::cloud::CloudError;
+use crate::manifest::api::Name;
+use crate::plan::aws::packing::{self, Placement};
+use crate::plan::aws::{frame, name};
+use crate::plan::fleet::BalancerSpec;
+
+/// A Service's stack, read.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    pub(super) stack: Stack,
+    pub(super) spec: BalancerSpec,
+    pub(super) placement: Placement,
+}
+
+impl Service {
+    /// Reads the stack of a Service; `None` when it is something else or was not written by i2kit.
+    pub(super) fn of(stack: &Stack) -> Option<Self> {
+        let spec = serde_json::from_str(stack.parameters.get("Spec")?).ok()?;
+        let placement = stack.parameters.get("Placement")?.parse().ok()?;
+        Some(Self { stack: stack.clone(), spec, placement })
+    }
+
+    /// ARNs of the target groups that `group` should be in.
+    pub(super) fn targets_of(&self, group: &Name) -> impl Iterator<Item = &String> {
+        let leads = self
+            .spec
+            .listeners
+            .iter()
+            .filter(move |listener| listener.targets.iter().any(|t| t.group == *group));
+        leads.filter_map(|listener| self.stack.outputs.get(&frame::target_name(listener)))
+    }
+
+    /// ARNs of all its target groups.
+    fn target_groups(&self) -> impl Iterator<Item = &String> {
+        self.stack.outputs.iter().filter(|(key, _)| key.starts_with("Targets")).map(|(_, arn)| arn)
+    }
+}
+
+impl Aws {
+    /// The Services of the environment whose stacks came to be.
+    pub(super) async fn services(&self) -> Result<Vec<Service>, CloudError> {
+        Ok(self.stacks().await?.iter().filter_map(Service::of).collect())
+    }
+
+    /// Makes the Service's stack what `spec` says, on a load balancer that has room, and its groups targets.
+    pub(super) async fn put_service(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
+        let frame = self.frame().await?;
+        let services = self.services().await?;
+        let now =
+            services.iter().find(|service| service.spec.name == spec.name).map(|service| service.placement);
+        let others: Vec<(Placement, BalancerSpec)> = services
+            .iter()
+            .filter(|service| service.spec.name != spec.name)
+            .map(|service| (service.placement, service.spec.clone()))
+            .collect();
+        let environment = &self.settings.environment;
+        let placement = packing::place(spec, now, &others);
+        let stack = self.put_stack(&frame::balancer(environment, &placement, &frame)).await?;
+        let balancer = frame::Balancer {
+            arn: stack.output("Balancer")?,
+            dns_name: stack.output("DnsName")?,
+            dns_zone: stack.output("DnsZone")?,
+            clients: stack.output("Clients")?,
+        };
+        let plan = frame::service(environment, spec, &placement, (&frame, &balancer));
+        let plan = plan.map_err(|error| CloudError::Conflict { message: error.to_string() })?;
+        let stack = self.put_stack(&plan).await?;
+        if let Some(service) = Service::of(&stack) {
+            self.attach(&service).await?;
+        }
+        self.drop_unused_balancers().await
+    }
+
+    /// Makes groups that exist targets of the Service, and no others.
+    async fn attach(&self, service: &Service) -> Result<(), CloudError> {
+        let all: BTreeSet<&String> = service.target_groups().collect();
+        for found in self.scaling_groups(None).await? {
+            let (Some(own), Some(group)) =
+                (found.auto_scaling_group_name(), super::fleet::group_name(&found))
+            else {
+                continue;
+            };
+            let wanted: BTreeSet<&String> = service.targets_of(&group).collect();
+            let has: BTreeSet<&String> =
+                found.target_group_arns().iter().filter(|arn| all.contains(arn)).collect();
+            let missing: Vec<String> = wanted.difference(&has).map(|arn| (*arn).clone()).collect();
+            if !missing.is_empty() {
+                let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
+                let attached = attached.auto_scaling_group_name(own).set_target_group_arns(Some(missing));
+                attached.send().await.map_err(failed("AttachLoadBalancerTargetGroups"))?;
+            }
+            self.detach(own, has.difference(&wanted).map(|arn| (*arn).clone()).collect()).await?;
+        }
+        Ok(())
+    }
+
+    async fn detach(&self, own: &str, surplus: Vec<String>) -> Result<(), CloudError> {
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        let detached = self.clients.autoscaling.detach_load_balancer_target_groups();
+        let detached =
+            detached.auto_scaling_group_name(own).set_target_group_arns(Some(surplus)).send().await;
+        match detached {
+            // It was not attached any more.
+            Err(error) if error.code() == Some("ValidationError") => Ok(()),
+            other => other.map(drop).map_err(failed("DetachLoadBalancerTargetGroups")),
+        }
+    }
+
+    /// ARNs of the target groups that a new group is put into.
+    pub(super) async fn target_groups_of(&self, group: &Name) -> Result<BTreeSet<String>, CloudError> {
+        let services = self.services().await?;
+        Ok(services.iter().flat_map(|service| service.targets_of(group)).cloned().collect())
+    }
+
+    /// Deletes the Service's stack, and its load balancer when no other Service is on it.
+    pub(super) async fn delete_service(&self, service: &Name) -> Result<(), CloudError> {
+        let stack = name::service_stack(&self.settings.environment, service);
+        if let Some(found) = self.stack(&stack).await?.as_ref().and_then(Service::of) {
+            let gone: BTreeSet<&String> = found.target_groups().collect();
+            for group in self.scaling_groups(None).await? {
+                let surplus: Vec<String> =
+                    group.target_group_arns().iter().filter(|arn| gone.contains(arn)).cloned().collect();
+                self.detach(group.auto_scaling_group_name().unwrap_or_default(), surplus).await?;
+            }
+        }
+        self.delete_stack(&stack).await?;
+        self.drop_unused_balancers().await
+    }
+
+    /// Deletes load balancers that no Service is on.
+    async fn drop_unused_balancers(&self) -> Result<(), CloudError> {
+        let stacks = self.stacks().await?;
+        let used: BTreeSet<String> = stacks
+            .iter()
+            .filter_map(Service::of)
+            .map(|service| name::balancer_stack(&self.settings.environment, &service.placement))
+            .collect();
+        for stack in stacks.iter().filter(|stack| stack.part == "balancer" && !used.contains(&stack.name)) {
+            self.delete_stack(&stack.name).await?;
+        }
+        Ok(())
+    }
+}

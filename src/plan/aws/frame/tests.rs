@@ -1,0 +1,78 @@
+//! The templates as they are sent.
+
+use super::*;
+use crate::manifest::api::ServiceType;
+use crate::plan::fleet::TargetGroup;
+
+fn frame() -> Frame {
+    Frame {
+        vpc: "vpc-1".into(),
+        subnets: vec!["subnet-1".into(), "subnet-2".into()],
+        machines: "sg-1".into(),
+        zone: "Z1".into(),
+        profile: "profile".into(),
+    }
+}
+
+fn shop(targets: &[(&str, u16)]) -> BalancerSpec {
+    let name = |name: &str| Name { namespace: "shop".into(), name: name.into() };
+    let target = |(group, port): &(&str, u16)| TargetGroup { group: name(group), port: *port };
+    let targets: Vec<_> = targets.iter().map(target).collect();
+    BalancerSpec {
+        name: name("web"),
+        kind: ServiceType::LoadBalancer,
+        listeners: vec![
+            Listener { port: 80, protocol: Protocol::Tcp, targets: targets.clone() },
+            Listener { port: 53, protocol: Protocol::Udp, targets },
+            Listener { port: 81, protocol: Protocol::Tcp, targets: vec![] },
+        ],
+    }
+}
+
+fn put(spec: &BalancerSpec) -> Result<StackPlan, FrameError> {
+    let balancer = Balancer {
+        arn: "arn:balancer".into(),
+        dns_name: "b.elb.amazonaws.com".into(),
+        dns_zone: "Z2".into(),
+        clients: "sg-2".into(),
+    };
+    let placement = Placement { scheme: Scheme::of(spec.kind), index: 0 };
+    service("production", spec, &placement, (&frame(), &balancer))
+}
+
+#[test]
+fn an_environment_with_a_network_of_its_own() {
+    let place = Place { environment: "production".into(), network: None };
+    insta::assert_snapshot!("environment", environment(&place).template);
+}
+
+#[test]
+fn an_environment_in_a_network_that_exists() {
+    let network = Network { vpc: "vpc-9".into(), subnets: vec!["subnet-8".into(), "subnet-9".into()] };
+    let place = Place { environment: "production".into(), network: Some(network) };
+    let template = environment(&place).template;
+    assert!(!template.contains("AWS::EC2::VPC\n") && !template.contains("AWS::EC2::Subnet\n"), "{template}");
+    assert!(template.contains(r#"Subnets: {Value: "subnet-8,subnet-9"}"#), "{template}");
+}
+
+#[test]
+fn a_balancer() {
+    let placement = Placement { scheme: Scheme::Internal, index: 0 };
+    insta::assert_snapshot!("balancer", balancer("production", &placement, &frame()).template);
+}
+
+#[test]
+fn a_service() {
+    let plan = put(&shop(&[("web", 8080), ("canary", 8080)])).unwrap();
+    insta::assert_snapshot!("service", plan.template);
+    assert_eq!(
+        serde_json::from_str::<BalancerSpec>(&plan.parameters[0].1).unwrap(),
+        shop(&[("web", 8080), ("canary", 8080)])
+    );
+}
+
+#[test]
+fn what_aws_cannot_do_is_said() {
+    let error = put(&shop(&[("web", 8080), ("canary", 8081)])).unwrap_err();
+    assert!(error.to_string().contains("different ports"), "{error}");
+}

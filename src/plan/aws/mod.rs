@@ -1,0 +1,9 @@
+//! What an environment is on AWS, decided without asking AWS: names, CloudFormation templates, which network load balancer
+//! a Service shares, which type of instance a pod needs.
+//!
+//! Pure, and compiled without the SDK: everything here can be looked at and tested in an ordinary build.
+
+pub mod frame;
+pub mod machine;
+pub mod name;
+pub mod packing;

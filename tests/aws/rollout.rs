@@ -1,0 +1,158 @@
+//! The whole life of a pod: deployed as a group behind a balancer, updated, updated in vain, rolled back, scaled, gone.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::Bed;
+use crate::support::{World, eventually, get, machines, tools};
+
+/// A world whose environment is in the bed, with credentials as a user has them.
+pub(crate) fn world(bed: &Bed) -> World {
+    let mirror = crate::support::mirror();
+    let world = World::new();
+    fs::create_dir_all(world.path().join(".aws")).unwrap();
+    world
+        .file(".aws/credentials", "[default]\naws_access_key_id = example\naws_secret_access_key = example\n")
+        .file(
+            "environment.yml",
+            &format!(
+                "name: test\nprovider:\n  type: aws\n  region: us-east-1\n  endpoint: {}\nregistries:\n  docker.io:\n    \
+                 mirrors: [\"{mirror}\"]\n    plainHttp: true\n",
+                bed.endpoint
+            ),
+        )
+}
+
+/// Some nginx behind a Service.
+pub(crate) fn nginx(tag: &str, replicas: u32) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: {replicas}
+  progressDeadlineSeconds: 60
+  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+        - name: nginx
+          image: nginx:{tag}
+          ports: [{{containerPort: 80}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec:
+  type: LoadBalancer
+  selector: {{app: web}}
+  ports: [{{port: 80}}]
+"
+    )
+}
+
+/// The addresses on this machine that reach port 80 of the VMs that run.
+fn reachable(bed: &Bed) -> Vec<String> {
+    let state = fs::read(bed.folder.path().join("state.json")).unwrap_or_default();
+    let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+    let machines = state.as_object().into_iter().flat_map(|machines| machines.values());
+    machines.filter_map(|vm| Some(format!("127.0.0.1:{}", vm["ports"]["80"].as_u64()?))).collect()
+}
+
+/// Waits until so many VMs serve nginx' page.
+fn wait_for_pages(bed: &Bed, count: usize, text: &str) {
+    eventually(&format!("{count} VMs that serve `{text}`"), 120, || {
+        let pages = reachable(bed).into_iter().filter(|address| {
+            get(address, "/").is_ok_and(|page| page.status == 200 && page.text.contains(text))
+        });
+        (pages.count() == count).then_some(())
+    });
+}
+
+#[test]
+fn a_pod_lives_its_whole_life_on_paper() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 3));
+    world.i2kit(&["deploy", "web.yaml"]).prints("elb.amazonaws.com:80").run();
+    let first = world.group("web");
+    assert_eq!((first.healthy(), first.current), (3, Some(1)));
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+
+    world.write("web.yaml", &nginx("1.28", 3));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert!(world.group("web").is_settled_at(2));
+    world.i2kit(&["history", "web"]).prints("i2kit deploy web.yaml (current)").run();
+
+    world.i2kit(&["rollback", "web"]).run();
+    assert!(world.group("web").is_settled_at(1), "{:#?}", world.group("web"));
+    world.i2kit(&["scale", "web", "--replicas", "1"]).run();
+    assert_eq!(world.group("web").instances.len(), 1);
+    world.i2kit(&["destroy", "--all"]).run();
+    assert!(world.fleet().is_empty());
+    assert_nothing_left(&bed);
+}
+
+/// Fails when the account holds anything that i2kit made.
+pub(crate) fn assert_nothing_left(bed: &Bed) {
+    let left = bed.call("GET", "/moto-api/i2kit/left", "");
+    assert_eq!(serde_json::from_str::<Vec<String>>(&left).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure() {
+    if !tools() || !machines() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot", "--probe-interval", "1"]);
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 3));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    wait_for_pages(&bed, 3, "nginx 1.27");
+
+    world.write("web.yaml", &nginx("1.28", 3));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    wait_for_pages(&bed, 3, "nginx 1.28");
+    let serving = world.group("web");
+
+    // A revision whose nginx never starts: the old machines stay, all of them healthy, all the time.
+    world.write("web.yaml", &nginx("broken", 3));
+    let old: Vec<String> = serving.instances.iter().map(|instance| instance.id.clone()).collect();
+    let (done, targets) = (AtomicBool::new(false), reachable(&bed));
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for address in &targets {
+                    let page = get(address, "/").unwrap_or_else(|error| panic!("{address} failed: {error}"));
+                    assert_eq!(page.status, 200);
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        world
+            .i2kit(&["deploy", "web.yaml"])
+            .code(8)
+            .says("was rolled back to revision 2")
+            .says("eighty")
+            .run();
+        done.store(true, Ordering::Relaxed);
+        watcher.join().unwrap();
+    });
+    let after = world.group("web");
+    assert!(after.is_settled_at(2), "{after:#?}");
+    assert!(after.instances.iter().all(|instance| old.contains(&instance.id)), "{after:#?}");
+
+    world.i2kit(&["rollback", "web", "--to-revision", "1"]).run();
+    wait_for_pages(&bed, 3, "nginx 1.27");
+    world.i2kit(&["scale", "web", "--replicas", "1"]).run();
+    wait_for_pages(&bed, 1, "nginx 1.27");
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}
