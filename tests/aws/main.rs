@@ -4,7 +4,7 @@
 
 #![cfg(feature = "aws")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(dead_code, reason = "of what tests share, these need a part")]
+#![expect(dead_code, unused_imports, reason = "of what tests share, these need a part")]
 
 mod harness;
 #[path = "../support/mod.rs"]

@@ -65,14 +65,15 @@ fn reachable(bed: &Bed) -> Vec<String> {
     machines.filter_map(|vm| Some(format!("127.0.0.1:{}", vm["ports"]["80"].as_u64()?))).collect()
 }
 
-/// Waits until so many VMs serve nginx' page.
-fn wait_for_pages(bed: &Bed, count: usize, text: &str) {
+/// Waits until so many VMs serve nginx' page; their addresses.
+fn wait_for_pages(bed: &Bed, count: usize, text: &str) -> Vec<String> {
     eventually(&format!("{count} VMs that serve `{text}`"), 120, || {
         let pages = reachable(bed).into_iter().filter(|address| {
             get(address, "/").is_ok_and(|page| page.status == 200 && page.text.contains(text))
         });
-        (pages.count() == count).then_some(())
-    });
+        let pages: Vec<String> = pages.collect();
+        (pages.len() == count).then_some(pages)
+    })
 }
 
 #[test]
@@ -107,6 +108,15 @@ pub(crate) fn assert_nothing_left(bed: &Bed) {
     assert_eq!(serde_json::from_str::<Vec<String>>(&left).unwrap(), Vec::<String>::new());
 }
 
+/// Sets a value when dropped, also when a test fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure() {
     if !tools() || !machines() {
@@ -119,13 +129,13 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
 
     world.write("web.yaml", &nginx("1.28", 3));
     world.i2kit(&["deploy", "web.yaml"]).run();
-    wait_for_pages(&bed, 3, "nginx 1.28");
+    let targets = wait_for_pages(&bed, 3, "nginx 1.28");
     let serving = world.group("web");
 
     // A revision whose nginx never starts: the old machines stay, all of them healthy, all the time.
     world.write("web.yaml", &nginx("broken", 3));
     let old: Vec<String> = serving.instances.iter().map(|instance| instance.id.clone()).collect();
-    let (done, targets) = (AtomicBool::new(false), reachable(&bed));
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {

@@ -64,14 +64,14 @@ impl Aws {
             .collect();
         let environment = &self.settings.environment;
         let placement = packing::place(spec, now, &others);
-        let stack = self.put_stack(&frame::balancer(environment, &placement, &frame)).await?;
+        let stack = self.put_stack(&frame::balancer(environment, placement, &frame)).await?;
         let balancer = frame::Balancer {
             arn: stack.output("Balancer")?,
             dns_name: stack.output("DnsName")?,
             dns_zone: stack.output("DnsZone")?,
             clients: stack.output("Clients")?,
         };
-        let plan = frame::service(environment, spec, &placement, (&frame, &balancer));
+        let plan = frame::service(environment, spec, placement, (&frame, &balancer));
         let plan = plan.map_err(|error| CloudError::Conflict { message: error.to_string() })?;
         let stack = self.put_stack(&plan).await?;
         if let Some(service) = Service::of(&stack) {
@@ -144,7 +144,7 @@ impl Aws {
         let used: BTreeSet<String> = stacks
             .iter()
             .filter_map(Service::of)
-            .map(|service| name::balancer_stack(&self.settings.environment, &service.placement))
+            .map(|service| name::balancer_stack(&self.settings.environment, service.placement))
             .collect();
         for stack in stacks.iter().filter(|stack| stack.part == "balancer" && !used.contains(&stack.name)) {
             self.delete_stack(&stack.name).await?;

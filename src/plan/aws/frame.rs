@@ -152,7 +152,7 @@ fn arn(service: &str, resource: &str) -> String {
 }
 
 /// The stack of a network load balancer.
-pub fn balancer(environment: &str, placement: &Placement, frame: &Frame) -> StackPlan {
+pub fn balancer(environment: &str, placement: Placement, frame: &Frame) -> StackPlan {
     let values = json!({
         "description": format!("i2kit: load balancer {placement} of environment {environment}"),
         "clients": format!("clients of load balancer {placement} of the i2kit environment {environment}"),
@@ -174,7 +174,7 @@ pub fn balancer(environment: &str, placement: &Placement, frame: &Frame) -> Stac
 pub fn service(
     environment: &str,
     spec: &BalancerSpec,
-    placement: &Placement,
+    placement: Placement,
     (frame, balancer): (&Frame, &Balancer),
 ) -> Result<StackPlan, FrameError> {
     let listeners: Result<Vec<Value>, FrameError> = spec
@@ -215,7 +215,7 @@ const ZONE: &str = "cluster.local";
 fn listener_values(
     spec: &BalancerSpec,
     listener: &Listener,
-    placement: &Placement,
+    placement: Placement,
 ) -> Result<Option<Value>, FrameError> {
     let Some(first) = listener.targets.first() else { return Ok(None) };
     if listener.targets.iter().any(|target| target.port != first.port) {

@@ -19,7 +19,7 @@ pub const PRICED: &str = "2025-06-01";
 /// The region that the prices are of.
 pub const PRICED_REGION: &str = "us-east-1";
 
-/// Types in the order of their price. All are of the Nitro system, which boots by UEFI from NVMe; the small ones are
+/// Types in the order of their price. All are of the Nitro system, which boots by UEFI from its disks; the small ones are
 /// burstable, which fits most pods, and the larger ones are not.
 pub const MACHINES: &[Machine] = &[
     Machine { name: "t3a.nano", vcpus: 2, memory_mib: 512, hourly_micros: 4_700 },

@@ -29,7 +29,7 @@ pub fn environment_stack(environment: &str) -> String {
 }
 
 /// The stack of a network load balancer.
-pub fn balancer_stack(environment: &str, placement: &Placement) -> String {
+pub fn balancer_stack(environment: &str, placement: Placement) -> String {
     format!("i2kit-balancer-{placement}-{environment}")
 }
 

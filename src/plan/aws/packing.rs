@@ -77,10 +77,10 @@ pub fn place(spec: &BalancerSpec, now: Option<Placement>, others: &[(Placement, 
     {
         return now;
     }
-    (0..)
-        .map(|index| Placement { scheme, index })
-        .find(|placement| fits(*placement))
-        .unwrap_or(Placement { scheme, index: u32::MAX })
+    // Every load balancer holds a Service, so that one more than there are Services is always free.
+    let most = u32::try_from(others.len()).unwrap_or(u32::MAX);
+    let free = (0..most).map(|index| Placement { scheme, index }).find(|placement| fits(*placement));
+    free.unwrap_or(Placement { scheme, index: most })
 }
 
 #[cfg(test)]

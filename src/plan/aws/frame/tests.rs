@@ -37,7 +37,7 @@ fn put(spec: &BalancerSpec) -> Result<StackPlan, FrameError> {
         clients: "sg-2".into(),
     };
     let placement = Placement { scheme: Scheme::of(spec.kind), index: 0 };
-    service("production", spec, &placement, (&frame(), &balancer))
+    service("production", spec, placement, (&frame(), &balancer))
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn an_environment_in_a_network_that_exists() {
 #[test]
 fn a_balancer() {
     let placement = Placement { scheme: Scheme::Internal, index: 0 };
-    insta::assert_snapshot!("balancer", balancer("production", &placement, &frame()).template);
+    insta::assert_snapshot!("balancer", balancer("production", placement, &frame()).template);
 }
 
 #[test]

@@ -10,6 +10,8 @@ TOKENS = {}
 
 def close():
     models.LaunchTemplate.get_version = get_version
+    # Tags as they are, not as they were when the template was made.
+    models.LaunchTemplate.tags = property(lambda self: self.get_tags(), lambda self, value: None)
     models.LaunchTemplate.create_version = create_version
     models.LaunchTemplate.default_version = lambda self: self.get_version(self.default_version_number)
     models.LaunchTemplate.latest_version_number = property(lambda self: self.last_number)
