@@ -11,7 +11,7 @@ use i2kit_spec::POD_PARTITION;
 use super::guest::GuestBundle;
 use super::{DiskImage, ImageError, Segment};
 use crate::disk::gpt;
-use crate::erofs::{self, TreeFile};
+use crate::erofs::{self, TreeContent, TreeFile};
 use crate::oci::{DiffId, Layer, Reference, ResolvedImage};
 
 use crate::plan::image::ImagePlan;
@@ -172,8 +172,11 @@ fn disk_layout(plan: &ImagePlan, pod_size: u64, layers: &[LayerFile]) -> Result<
 /// Makes the folder of an image whole or not at all. Whoever comes second finds the same bytes and leaves them.
 fn write_folder(folder: &Path, plan: &ImagePlan, layers: &[LayerFile]) -> Result<(), ImageError> {
     let parent = folder.parent().expect("image folders lie in `images`");
-    let files: Vec<TreeFile> =
-        podfs::files(plan).into_iter().map(|file| TreeFile::file(file.path, file.contents)).collect();
+    let content = |contents: Option<Vec<u8>>| contents.map_or(TreeContent::Directory, TreeContent::File);
+    let files: Vec<TreeFile> = podfs::files(plan)
+        .into_iter()
+        .map(|file| TreeFile { path: file.path, mode: file.mode, content: content(file.contents) })
+        .collect();
     let pod = erofs::write_tree(&files).map_err(ImageError::Pod)?;
     let layout = disk_layout(plan, pod.len() as u64, layers)?;
     let new =

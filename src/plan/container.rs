@@ -7,13 +7,10 @@ use i2kit_spec::runtime::{
     Resources, Rlimit, Root, User,
 };
 
-use super::expand::expand;
-use super::security;
-use crate::manifest::api::{self, Container, EnvValue, PodSpec};
+use super::environment::Environment;
+use super::{security, volume};
+use crate::manifest::api::{self, Container, PodSpec};
 use crate::oci::ContainerConfig;
-
-/// The search path of images that set none; the value that container engines use.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Open files: a low soft limit, because some programs loop over all possible descriptors when they start, and a high
 /// hard one, up to which programs that need it raise theirs. The values are systemd's and containerd's.
@@ -33,12 +30,24 @@ fn command(container: &Container, image: &ContainerConfig) -> Option<Vec<String>
     (!line.is_empty()).then_some(line)
 }
 
+/// Whether the command is the manifest's, in which references to variables are expanded, unlike in an image's.
+pub(super) fn is_written(container: &Container) -> bool {
+    container.command.is_some() || container.args.is_some()
+}
+
 /// The OCI runtime configuration of `container`, or `None` when there is no command to run.
-pub(super) fn config(container: &Container, image: &ContainerConfig, pod: &PodSpec) -> Option<Config> {
-    let variables = variables(container);
+pub(super) fn config(
+    container: &Container,
+    image: &ContainerConfig,
+    environment: &Environment,
+    volumes: Vec<Mount>,
+    pod: &PodSpec,
+) -> Option<Config> {
     let args = command(container, image)?;
-    let written = container.command.is_some() || container.args.is_some();
-    let args = if written { args.iter().map(|arg| expand(arg, &variables)).collect() } else { args };
+    let args =
+        if is_written(container) { args.iter().map(|arg| environment.expand(arg)).collect() } else { args };
+    let mut mounts = mounts();
+    volume::insert(&mut mounts, volumes);
     let working_dir = container.working_dir.as_deref().unwrap_or(&image.working_dir);
     let mut config = Config {
         oci_version: OCI_VERSION.into(),
@@ -46,7 +55,7 @@ pub(super) fn config(container: &Container, image: &ContainerConfig, pod: &PodSp
             terminal: false,
             user: User::default(),
             args,
-            env: environment(container, image, &variables),
+            env: environment.entries(container, image),
             cwd: if working_dir.is_empty() { "/".into() } else { working_dir.into() },
             capabilities: Capabilities::default(),
             rlimits: vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: OPEN_FILES.0, hard: OPEN_FILES.1 }],
@@ -55,7 +64,7 @@ pub(super) fn config(container: &Container, image: &ContainerConfig, pod: &PodSp
         },
         root: Root { path: "rootfs".into(), readonly: false },
         hostname: String::new(),
-        mounts: mounts(),
+        mounts,
         annotations: BTreeMap::new(),
         linux: Linux {
             namespaces: [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Cgroup]
@@ -67,44 +76,6 @@ pub(super) fn config(container: &Container, image: &ContainerConfig, pod: &PodSp
     };
     security::apply(&mut config, &container.security, pod);
     Some(config)
-}
-
-/// The manifest's variables, each expanded with those written before it.
-fn variables(container: &Container) -> BTreeMap<String, String> {
-    let mut known = BTreeMap::new();
-    for variable in &container.env {
-        let value = match &variable.value {
-            EnvValue::Written(text) => expand(text, &known),
-            EnvValue::Fixed(text) => text.clone(),
-            // The checker refuses what the guest cannot honour yet.
-            EnvValue::Secret(_) | EnvValue::Instance(_) => continue,
-        };
-        known.insert(variable.name.clone(), value);
-    }
-    known
-}
-
-/// The image's variables with the manifest's over them, in the order in which they first appear.
-fn environment(
-    container: &Container,
-    image: &ContainerConfig,
-    variables: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let name_of = |entry: &str| entry.split_once('=').map_or(entry, |(name, _)| name).to_owned();
-    let mut env: Vec<String> = Vec::new();
-    if !image.env.iter().any(|entry| name_of(entry) == "PATH") {
-        env.push(DEFAULT_PATH.into());
-    }
-    env.extend(image.env.iter().cloned());
-    for variable in &container.env {
-        let Some(value) = variables.get(&variable.name) else { continue };
-        let entry = format!("{}={value}", variable.name);
-        match env.iter_mut().find(|existing| name_of(existing) == variable.name) {
-            Some(existing) => *existing = entry,
-            None => env.push(entry),
-        }
-    }
-    env
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -158,7 +129,11 @@ fn resources(wanted: &api::Resources) -> Option<Resources> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::api::EnvVar;
+    use crate::manifest::api::{EnvValue, EnvVar};
+
+    fn config(container: &Container, image: &ContainerConfig, pod: &PodSpec) -> Option<Config> {
+        super::config(container, image, &Environment::of(container), Vec::new(), pod)
+    }
 
     fn container() -> Container {
         Container::new("web", "nginx".parse().unwrap())

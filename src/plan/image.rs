@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use i2kit_spec::{PodBoot, runtime};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,51 @@ pub struct ImagePlan {
     pub containers: Vec<ContainerPlan>,
     /// Layers of all containers, each once, base layers first so that a new top layer moves no earlier one.
     pub layers: Vec<DiffId>,
+    /// Files of the pod file system besides those that every pod has: what is known of its volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PlanFile>,
+}
+
+/// A file of the pod file system, owned by root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanFile {
+    /// Path without a leading slash.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u16,
+    /// What it is.
+    pub content: PlanContent,
+}
+
+/// What a [`PlanFile`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PlanContent {
+    /// A directory.
+    Directory,
+    /// A file with this text.
+    Text(String),
+    /// A file with these bytes, in base64.
+    Base64(String),
+}
+
+impl PlanContent {
+    /// A file with these bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Base64(BASE64.encode(bytes)),
+        }
+    }
+
+    /// Its bytes; none for a directory.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Directory => None,
+            Self::Text(text) => Some(text.clone().into_bytes()),
+            Self::Base64(text) => Some(BASE64.decode(text).unwrap_or_default()),
+        }
+    }
 }
 
 /// One container of an [`ImagePlan`].

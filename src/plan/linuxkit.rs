@@ -8,7 +8,7 @@ use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContex
 use i2kit_spec::{ContainerBoot, POD_BOOT_PATH, runtime};
 use serde_json::{Value, json};
 
-use super::image::{ContainerPlan, ImagePlan};
+use super::image::{ContainerPlan, ImagePlan, PlanContent};
 
 /// The template, compiled into the program so that it needs no files of its own.
 const TEMPLATE: &str = include_str!("../../templates/linuxkit.yml");
@@ -75,12 +75,34 @@ fn values(plan: &ImagePlan) -> Value {
         "init": format!("i2kit/init:{}", plan.guest.version),
         "onboot": entries(&plan.boot.onboot),
         "services": entries(&plan.boot.services),
-        "files": [{
-            "path": POD_BOOT_PATH,
-            "mode": "0644",
-            "contents": pod_json(plan),
-        }],
+        "files": files(plan),
     })
+}
+
+/// The files of the pod file system that are not made of the other entries.
+fn files(plan: &ImagePlan) -> Vec<Value> {
+    let boot = json!({
+        "path": POD_BOOT_PATH,
+        "mode": "0644",
+        "directory": false,
+        "binary": false,
+        "contents": pod_json(plan),
+    });
+    let volumes = plan.files.iter().map(|file| {
+        let (directory, binary, contents) = match &file.content {
+            PlanContent::Directory => (true, false, ""),
+            PlanContent::Text(text) => (false, false, text.as_str()),
+            PlanContent::Base64(text) => (false, true, text.as_str()),
+        };
+        json!({
+            "path": file.path,
+            "mode": format!("{:04o}", file.mode),
+            "directory": directory,
+            "binary": binary,
+            "contents": contents,
+        })
+    });
+    std::iter::once(boot).chain(volumes).collect()
 }
 
 /// The contents of `pod.json`.

@@ -3,9 +3,9 @@
 
 pub mod aws;
 mod container;
+mod environment;
 #[cfg(test)]
 mod example;
-mod expand;
 pub mod fleet;
 pub mod image;
 pub mod layout;
@@ -16,4 +16,5 @@ mod probe;
 pub mod rollout;
 mod security;
 mod size;
+pub mod volume;
 pub mod workload;

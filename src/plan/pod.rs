@@ -2,15 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::{ContainerBoot, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy, cmdline};
+use i2kit_spec::{
+    ContainerBoot, HostAlias, LateEnvironment, Names, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy,
+    cmdline,
+};
 
+use super::environment::Environment;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
+use super::volume::{VolumeError, Volumes};
 use super::{container, probe, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
 use crate::oci::{DiffId, Reference, ResolvedImage};
 
 /// The supervisor's port in every VM: kube-proxy's health port, which no workload expects to be free.
 pub const HEALTH_PORT: u16 = 10256;
+
+/// The domain of Services, Kubernetes' default.
+const SERVICE_DOMAIN: &str = "svc.cluster.local";
 
 /// Why a pod cannot become an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +62,17 @@ pub enum PodError {
         /// Its image.
         image: String,
     },
+    /// A mount that cannot be made.
+    #[error("container `{container}`: {source}")]
+    Mount {
+        /// The container.
+        container: String,
+        /// Why.
+        source: VolumeError,
+    },
+    /// A volume that cannot be made.
+    #[error(transparent)]
+    Volume(VolumeError),
     /// The container listens where the supervisor does.
     #[error(
         "container `{container}` uses port {port}, which the VM's health endpoint needs; choose another port"
@@ -75,6 +94,7 @@ pub fn image(
     guest: &GuestFacts,
 ) -> Result<ImagePlan, PodError> {
     let spec = &template.spec;
+    let volumes = Volumes::of(spec).map_err(PodError::Volume)?;
     let mut containers = Vec::new();
     let mut onboot = Vec::new();
     let mut services = Vec::new();
@@ -91,21 +111,23 @@ pub fn image(
             image: wanted.image.to_string(),
         })?;
         let stack = stack(image);
+        let (planned, late) = one(wanted, image, bundle.clone(), &volumes, spec)?;
         let boot = ContainerBoot {
             name: wanted.name.clone(),
-            bundle: bundle.clone(),
+            bundle,
             layers: stack.iter().map(DiffId::partition_name).collect(),
             user: user(wanted, image)?,
             run_as_group: wanted.security.run_as_group,
             run_as_non_root: wanted.security.run_as_non_root,
             seccomp: security::seccomp(&wanted.security),
             probes: probe::probes(wanted)?,
+            late,
             sidecar: is_onboot && wanted.sidecar,
             post_start: probe::hook(wanted, wanted.post_start.as_ref())?,
             pre_stop: probe::hook(wanted, wanted.pre_stop.as_ref())?,
             ..ContainerBoot::default()
         };
-        containers.push(one(wanted, image, bundle, spec)?);
+        containers.push(planned);
         if is_onboot {
             onboot.push(boot);
         } else {
@@ -136,10 +158,13 @@ pub fn image(
             health_port: HEALTH_PORT,
             fs_group: spec.fs_group,
             active_deadline_seconds: spec.active_deadline_seconds,
+            volumes: volumes.boot,
+            names: names(spec, &name.namespace),
             ..PodBoot::default()
         },
         containers,
         layers: base_first(&stacks),
+        files: volumes.files,
     })
 }
 
@@ -153,20 +178,50 @@ fn user(wanted: &Container, image: &ResolvedImage) -> Result<String, PodError> {
     Ok(user)
 }
 
+/// The container's plan, and what of its environment is left to the guest.
 fn one(
     wanted: &Container,
     image: &ResolvedImage,
     bundle: String,
+    volumes: &Volumes,
     pod: &PodSpec,
-) -> Result<ContainerPlan, PodError> {
+) -> Result<(ContainerPlan, Option<LateEnvironment>), PodError> {
     if let Some(port) = wanted.ports.iter().find(|port| port.container_port == HEALTH_PORT) {
         return Err(PodError::HealthPortTaken { container: wanted.name.clone(), port: port.container_port });
     }
-    let config = container::config(wanted, &image.config.config, pod).ok_or_else(|| PodError::NoCommand {
-        container: wanted.name.clone(),
-        image: image.reference.to_string(),
-    })?;
-    Ok(ContainerPlan { name: wanted.name.clone(), image: image.reference.to_string(), bundle, config })
+    let environment = Environment::of(wanted);
+    let (mounts, expand_mounts) = volumes
+        .mounts(wanted, &environment)
+        .map_err(|source| PodError::Mount { container: wanted.name.clone(), source })?;
+    let config =
+        container::config(wanted, &image.config.config, &environment, mounts, pod).ok_or_else(|| {
+            PodError::NoCommand { container: wanted.name.clone(), image: image.reference.to_string() }
+        })?;
+    let late = match environment {
+        Environment::Known(_) => None,
+        Environment::Late(env) => {
+            Some(LateEnvironment { env, expand_args: container::is_written(wanted), expand_mounts })
+        }
+    };
+    let name = wanted.name.clone();
+    Ok((ContainerPlan { name, image: image.reference.to_string(), bundle, config }, late))
+}
+
+/// What the pod's containers call themselves and others.
+fn names(spec: &api::PodSpec, namespace: &str) -> Names {
+    Names {
+        hostname: spec.hostname.clone(),
+        domain: spec.subdomain.as_ref().map(|service| format!("{service}.{namespace}.{SERVICE_DOMAIN}")),
+        host_aliases: spec
+            .host_aliases
+            .iter()
+            .map(|(ip, names)| HostAlias { ip: ip.clone(), names: names.clone() })
+            .collect(),
+        own_resolvers_only: spec.dns.policy == api::DnsPolicy::None,
+        nameservers: spec.dns.nameservers.clone(),
+        searches: spec.dns.searches.clone(),
+        options: spec.dns.options.clone(),
+    }
 }
 
 /// The image's layers, base first, each once. Some builders repeat a layer (the empty one, mostly), which overlayfs

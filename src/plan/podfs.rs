@@ -5,25 +5,38 @@ use i2kit_spec::POD_BOOT_PATH;
 use super::image::ImagePlan;
 use super::linuxkit;
 
-/// A regular file of the pod file system.
+/// Mode of the files that every pod has.
+const MODE: u16 = 0o644;
+
+/// A file of the pod file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFile {
     /// Path without a leading slash.
     pub path: String,
-    /// Content.
-    pub contents: Vec<u8>,
+    /// Permission bits.
+    pub mode: u16,
+    /// Content; a directory has none.
+    pub contents: Option<Vec<u8>>,
 }
 
-/// All files, sorted by path: `pod.json` and each container's `config.json`.
+/// All files, sorted by path: `pod.json`, each container's `config.json`, and the files of volumes.
 pub fn files(plan: &ImagePlan) -> Vec<PodFile> {
-    let boot = PodFile { path: POD_BOOT_PATH.into(), contents: linuxkit::pod_json(plan).into_bytes() };
-    let configs = plan.containers.iter().map(|container| PodFile {
-        path: format!("{}/config.json", container.bundle),
-        contents: linuxkit::config_json(&container.config).into_bytes(),
+    let boot = file(POD_BOOT_PATH.into(), linuxkit::pod_json(plan));
+    let configs = plan.containers.iter().map(|container| {
+        file(format!("{}/config.json", container.bundle), linuxkit::config_json(&container.config))
     });
-    let mut files: Vec<PodFile> = std::iter::once(boot).chain(configs).collect();
+    let volumes = plan.files.iter().map(|file| PodFile {
+        path: file.path.clone(),
+        mode: file.mode,
+        contents: file.content.bytes(),
+    });
+    let mut files: Vec<PodFile> = std::iter::once(boot).chain(configs).chain(volumes).collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
+}
+
+fn file(path: String, text: String) -> PodFile {
+    PodFile { path, mode: MODE, contents: Some(text.into_bytes()) }
 }
 
 #[cfg(test)]

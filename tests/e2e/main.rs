@@ -8,6 +8,7 @@ mod support;
 
 mod crash;
 mod examples;
+mod files;
 mod images;
 mod rollout;
 mod verbs;

@@ -71,8 +71,10 @@ struct Mount {
 struct File {
     path: String,
     mode: String,
-    #[expect(dead_code, reason = "only its type is checked")]
-    contents: String,
+    #[serde(default)]
+    contents: Option<String>,
+    #[serde(default)]
+    directory: Option<bool>,
 }
 
 /// Everything that LinuxKit would refuse in `yaml`, in no particular order.
@@ -98,6 +100,9 @@ pub(crate) fn violations(yaml: &str) -> Vec<String> {
         let octal = !file.mode.is_empty() && file.mode.bytes().all(|b| (b'0'..=b'7').contains(&b));
         if !octal {
             found.push(format!("{}: mode {} is not an octal string", file.path, file.mode));
+        }
+        if file.contents.is_some() == (file.directory == Some(true)) {
+            found.push(format!("{}: needs either contents or directory", file.path));
         }
         // These are memory file systems at boot: a file there would be hidden.
         if ["var", "run", "tmp"]

@@ -1,6 +1,7 @@
 //! Carries out the phases of the boot, each with its time on the console. The first error ends the boot.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use i2kit_spec::runtime::Config;
@@ -9,6 +10,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 
 use crate::container::{SCRATCH, Spec};
 use crate::error::{Doing, Error};
+use crate::facts::{self, Facts};
 use crate::guest::{Guest, of_role};
 use crate::journal::Journals;
 use crate::lifecycle::{Container, Role};
@@ -16,7 +18,7 @@ use crate::phase::{self, Phase};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
-use crate::{cgroup, clock, cmdline, modules, network, port, verity};
+use crate::{cgroup, clock, cmdline, modules, network, port, resolver, verity, volumes};
 
 /// Where the new root is put together, inside the initramfs.
 const NEW_ROOT: &str = "/newroot";
@@ -70,6 +72,7 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             Ok(())
         }
         Phase::Hostname => hostname(guest),
+        Phase::Volumes => volumes::make(&guest.pod.volumes, &guest.machine.facts, &guest.machine.secrets),
         Phase::Cgroups => cgroup::make_tree(),
         Phase::Health => health(guest),
         Phase::Onboot(index, _) if guest.containers[*index].role == Role::Sidecar => {
@@ -197,21 +200,30 @@ fn switch_root() -> Result<(), Error> {
 fn hostname(guest: &mut Guest) -> Result<(), Error> {
     let pod = &guest.pod.pod.name;
     let instance = &guest.parameters.instance;
-    let name = if instance.is_empty() { pod } else { instance }.clone();
+    let instance = if instance.is_empty() { pod } else { instance }.clone();
+    let names = &guest.pod.names;
+    let name = names.hostname.clone().unwrap_or_else(|| instance.clone());
     rustix::system::sethostname(name.as_bytes()).doing(|| format!("set the host name {name}"))?;
     let network = guest.parameters.network.as_ref();
     fs::create_dir_all("/etc").doing(|| "make /etc".into())?;
     // Containers see these by the bind mounts of their config.json.
     for (path, text) in [
-        ("/etc/hosts", network::hosts(&name, network)),
+        ("/etc/hosts", resolver::hosts(&name, names, network)),
         ("/etc/hostname", format!("{name}\n")),
-        ("/etc/resolv.conf", network::resolv_conf(network)),
+        ("/etc/resolv.conf", resolver::resolv_conf(names, network)),
     ] {
         fs::write(path, text).doing(|| format!("write {path}"))?;
     }
     guest.machine.hostname = name;
     let path = "/proc/sys/kernel/random/boot_id";
     fs::read_to_string(path).doing(|| format!("read {path}"))?.trim().clone_into(&mut guest.boot_id);
+    guest.machine.facts = Facts {
+        name: instance,
+        uid: guest.boot_id.clone(),
+        address: network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).to_string(),
+        processors: facts::processors(),
+        memory: facts::memory(),
+    };
     Ok(())
 }
 

@@ -94,6 +94,34 @@ pub(crate) enum Error {
         /// Whether there is no such file at all.
         missing: bool,
     },
+    /// A value that a container needs did not come.
+    #[error("{} is missing", secret_place(secret, key.as_deref()))]
+    NoSecret {
+        /// The Secret.
+        secret: String,
+        /// Its key; the whole Secret otherwise.
+        key: Option<String>,
+    },
+    /// A value that a variable cannot have.
+    #[error(
+        "key {key} of Secret {secret} cannot be a variable: it is not UTF-8 text without zero bytes; mount it as a file"
+    )]
+    SecretNoText {
+        /// The Secret.
+        secret: String,
+        /// Its key.
+        key: String,
+    },
+    /// A mount of a part of a volume that cannot be made.
+    #[error("subPath {path} of volume {volume}: {reason}")]
+    SubPath {
+        /// The volume.
+        volume: String,
+        /// The path inside it.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// A command was to run in a container that does not run.
     #[error("{container} does not run")]
     NotRunning {
@@ -133,6 +161,10 @@ impl Error {
             _ => 126,
         }
     }
+}
+
+fn secret_place(secret: &str, key: Option<&str>) -> String {
+    key.map_or_else(|| format!("Secret {secret}"), |key| format!("key {key} of Secret {secret}"))
 }
 
 /// Gives an error of the system its context.

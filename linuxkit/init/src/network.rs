@@ -69,22 +69,6 @@ fn configure(socket: &mut Socket, name: &str, index: u32, network: &StaticNetwor
     Ok(())
 }
 
-/// The text of `/etc/resolv.conf`.
-pub(crate) fn resolv_conf(network: Option<&StaticNetwork>) -> String {
-    let lines =
-        network.iter().flat_map(|network| &network.dns).map(|server| format!("nameserver {server}\n"));
-    lines.collect::<Vec<_>>().concat()
-}
-
-/// The text of `/etc/hosts`, in the form that kubelet gives it.
-pub(crate) fn hosts(hostname: &str, network: Option<&StaticNetwork>) -> String {
-    let own = network.map_or(Ipv4Addr::LOCALHOST, |network| network.address);
-    format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
-         fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n{own}\t{hostname}\n"
-    )
-}
-
 /// The Ethernet address of an interface.
 fn hardware_address(name: &str) -> Result<[u8; 6], Error> {
     let path = format!("/sys/class/net/{name}/address");
@@ -176,12 +160,5 @@ mod tests {
         assert!(!same_network(&network(), Ipv4Addr::new(10, 0, 3, 2)));
         let all = StaticNetwork { prefix: 0, ..network() };
         assert!(same_network(&all, Ipv4Addr::new(8, 8, 8, 8)));
-    }
-
-    #[test]
-    fn files_that_containers_see() {
-        assert_eq!(resolv_conf(Some(&network())), "nameserver 10.0.2.3\nnameserver 1.1.1.1\n");
-        assert_eq!(resolv_conf(None), "");
-        assert!(hosts("web-1", Some(&network())).ends_with("\n10.0.2.15\tweb-1\n"));
     }
 }

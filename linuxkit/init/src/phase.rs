@@ -23,6 +23,8 @@ pub(crate) enum Phase {
     Network,
     /// Names the VM.
     Hostname,
+    /// Makes the pod's volumes.
+    Volumes,
     /// Makes the cgroup tree.
     Cgroups,
     /// Listens on the health port and starts the supervisor.
@@ -44,6 +46,7 @@ impl fmt::Display for Phase {
             Self::SwitchRoot => "switch-root",
             Self::Network => "network",
             Self::Hostname => "hostname",
+            Self::Volumes => "volumes",
             Self::Cgroups => "cgroups",
             Self::Health => "health",
             Self::Onboot(_, name) => return write!(f, "onboot {name}"),
@@ -62,11 +65,17 @@ pub(crate) fn until_pod(modules: bool) -> Vec<Phase> {
 /// The phases that follow from the pod. The health port comes before the init containers, so that a host can see how
 /// far a pod is that takes long to get ready.
 pub(crate) fn of_pod(pod: &PodBoot) -> Vec<Phase> {
-    let machine =
-        [Phase::Layers, Phase::SwitchRoot, Phase::Network, Phase::Hostname, Phase::Cgroups, Phase::Health];
+    let machine = [Phase::Layers, Phase::SwitchRoot, Phase::Network, Phase::Hostname];
+    let volumes = (!pod.volumes.is_empty()).then_some(Phase::Volumes);
     let onboot =
         pod.onboot.iter().enumerate().map(|(index, container)| Phase::Onboot(index, container.name.clone()));
-    machine.into_iter().chain(onboot).chain([Phase::Services]).collect()
+    machine
+        .into_iter()
+        .chain(volumes)
+        .chain([Phase::Cgroups, Phase::Health])
+        .chain(onboot)
+        .chain([Phase::Services])
+        .collect()
 }
 
 #[cfg(test)]

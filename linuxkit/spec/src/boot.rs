@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::late::LateEnvironment;
+use crate::names::Names;
 use crate::probe::{Hook, Probes};
+use crate::volume::VolumeBoot;
 
 /// The version of [`PodBoot`] that this crate writes and reads. A guest refuses any other version and says so.
 pub const POD_BOOT_VERSION: u32 = 1;
@@ -48,6 +51,12 @@ pub struct PodBoot {
     /// Seconds after which the pod is stopped and has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deadline_seconds: Option<u64>,
+    /// Volumes to make before any container starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeBoot>,
+    /// What the containers call themselves and others.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub names: Names,
 }
 
 /// The pod's identity as its manifest gives it. The instance's own name comes on the kernel command line.
@@ -102,6 +111,9 @@ pub struct ContainerBoot {
     /// How many bytes it may write outside its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writable_bytes: Option<u64>,
+    /// Its environment, where it has variables that are known at boot alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<LateEnvironment>,
 }
 
 /// Which system calls a container may make, in the words of a pod's `seccompProfile`.

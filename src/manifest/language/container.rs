@@ -117,7 +117,7 @@ static ENV_SOURCE: Table = Table::new(
             "use a ConfigMap or a Secret",
         ),
         works("fieldRef", Type::Object(&FIELD_REF), "a field of the pod"),
-        works("resourceFieldRef", Type::Object(&RESOURCE_REF), "a limit or request of a container").not_yet(),
+        works("resourceFieldRef", Type::Object(&RESOURCE_REF), "a limit or request of a container"),
     ],
 )
 .one_of(&[OneOf {

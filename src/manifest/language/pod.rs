@@ -79,17 +79,17 @@ pub(super) static POD_SPEC: Table = Table::new(
         refused("resourceClaims", Type::Any, "dynamic resource allocation needs a cluster", "ask for a device in `limits`"),
         refused("ephemeralContainers", Type::Any, "they belong to running pods only", "remove it"),
         refused("resources", Type::Any, "resources of whole pods are not divided between containers here", "set `resources` of each container"),
-        works("hostAliases", Type::List(&Type::Object(&HOST_ALIAS)), "lines of /etc/hosts").not_yet(),
-        works("hostname", Type::Text(Text::Label), "the machine's host name").not_yet(),
-        works("subdomain", Type::Text(Text::Label), "names the headless Service below which the pod has a DNS name").not_yet(),
-        works("dnsConfig", Type::Object(&DNS_CONFIG), "lines of /etc/resolv.conf").not_yet(),
+        works("hostAliases", Type::List(&Type::Object(&HOST_ALIAS)), "lines of /etc/hosts"),
+        works("hostname", Type::Text(Text::Label), "the machine's host name"),
+        works("subdomain", Type::Text(Text::Label), "names the headless Service below which the pod has a DNS name"),
+        works("dnsConfig", Type::Object(&DNS_CONFIG), "lines of /etc/resolv.conf"),
         mapped(
             "dnsPolicy",
             Type::Choice(&[
                 word("ClusterFirst", "the environment's private zone first"),
                 word("ClusterFirstWithHostNet", "as ClusterFirst"),
-                word("Default", "only what the cloud's network offers").not_yet(),
-                word("None", "only `dnsConfig`").not_yet(),
+                word("Default", "only what the cloud's network offers"),
+                word("None", "only `dnsConfig`"),
             ]),
             "who answers DNS questions",
         )

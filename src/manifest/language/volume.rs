@@ -18,23 +18,21 @@ pub(super) static VOLUME: Table = Table::new(
     "Something that containers of the pod can mount. A volume without a source is an emptyDir.",
     &[
         works("name", LABEL, "unique in the pod").required(),
-        works(
+        mapped(
             "emptyDir",
             Type::Object(&EMPTY_DIR),
-            "empty at boot, shared by the containers, gone with the machine",
+            "empty at boot, shared by the containers, gone with the machine; it lies in the machine's memory",
         )
-        .presence()
-        .not_yet(),
+        .presence(),
         works(
             "configMap",
             Type::Object(&CONFIG_MAP_VOLUME),
             "files from a ConfigMap; a changed one is a rollout, never a live update",
-        )
-        .not_yet(),
+        ),
         works("secret", Type::Object(&SECRET_VOLUME), "files from a Secret, fetched when the machine boots")
             .not_yet(),
-        works("projected", Type::Object(&PROJECTED), "files from several sources").not_yet(),
-        works("downwardAPI", Type::Object(&DOWNWARD), "files from fields of the pod").not_yet(),
+        works("projected", Type::Object(&PROJECTED), "files from several sources"),
+        works("downwardAPI", Type::Object(&DOWNWARD), "files from fields of the pod"),
         mapped("persistentVolumeClaim", Type::Object(&CLAIM), "a disk that outlives the machine").not_yet(),
         mapped("ephemeral", Type::Any, "a disk that lives as long as the pod").presence().not_yet(),
         mapped("image", Type::Any, "the files of an image, read-only").not_yet(),
@@ -88,8 +86,8 @@ pub(super) static VOLUME: Table = Table::new(
 }]);
 
 static MEDIA: &[Choice] = &[
-    word("", "on the disk"),
-    word("Memory", "in memory; counts against the machine's memory"),
+    word("", "in the machine's memory, like all that a pod writes"),
+    word("Memory", "the same"),
     refused_word("HugePages", "machines have no huge pages set aside", "use Memory"),
 ];
 
@@ -99,7 +97,11 @@ static EMPTY_DIR: Table = Table::new(
     &[
         refused("mode", Type::Any, "everybody may write to scratch space", "use the pod's `fsGroup`"),
         works("medium", Type::Choice(MEDIA), "where it lies").default(""),
-        works("sizeLimit", Type::Bytes, "its size at most"),
+        works(
+            "sizeLimit",
+            Type::Bytes,
+            "its size at most; writing more fails, and half of the machine's memory is the bound in any case",
+        ),
     ],
 );
 
@@ -176,7 +178,7 @@ static PROJECTION: Table = Table::new(
     "One source.",
     &[
         works("configMap", Type::Object(&CONFIG_MAP_PROJECTION), "keys of a ConfigMap"),
-        works("secret", Type::Object(&SECRET_PROJECTION), "keys of a Secret"),
+        works("secret", Type::Object(&SECRET_PROJECTION), "keys of a Secret").not_yet(),
         works("downwardAPI", Type::Object(&DOWNWARD_PROJECTION), "fields of the pod"),
         refused(
             "serviceAccountToken",

@@ -264,7 +264,7 @@ mod tests {
             no_new_privileges: true,
             oom_score_adj: None,
         };
-        let machine = Machine { hostname: "web-1".into() };
+        let machine = Machine { hostname: "web-1".into(), ..Machine::default() };
         let environment = environment(&process, &machine, Some("/root"));
         let last = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(last("HOME"), Some("/srv"));

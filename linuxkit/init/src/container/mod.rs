@@ -6,9 +6,11 @@ mod mounts;
 mod privileges;
 mod program;
 mod seccomp;
+mod subpath;
 mod terminal;
 mod user;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,10 +23,13 @@ use rustix::process::Pid;
 pub(crate) use self::child::SCRATCH;
 use crate::cgroup;
 use crate::error::{Doing, Error};
+use crate::facts::Facts;
+use crate::late;
+use crate::secrets::Secrets;
 use crate::sys::{self, Cloned};
 
 /// A container that can be started, any number of times.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Spec {
     /// Its entry in `pod.json`.
     pub(crate) boot: ContainerBoot,
@@ -39,6 +44,19 @@ pub(crate) struct Spec {
 pub(crate) struct Machine {
     /// The host name.
     pub(crate) hostname: String,
+    /// What it knows of itself.
+    pub(crate) facts: Facts,
+    /// The Secrets that came at boot.
+    pub(crate) secrets: Secrets,
+}
+
+impl Spec {
+    /// The same with everything filled in that is known at boot alone.
+    fn filled(&self, machine: &Machine) -> Result<Cow<'_, Self>, Error> {
+        let Some(late) = &self.boot.late else { return Ok(Cow::Borrowed(self)) };
+        let config = late::fill(&self.config, late, &machine.facts, &machine.secrets)?;
+        Ok(Cow::Owned(Self { config, ..self.clone() }))
+    }
 }
 
 /// A process on its way to become a container.
@@ -58,6 +76,7 @@ pub(crate) struct Started {
 
 /// Starts the container and returns at once; the rest of its way is told through [`Started::setup`].
 pub(crate) fn start(spec: &Spec, machine: &Machine) -> Result<Started, Error> {
+    let spec = &*spec.filled(machine)?;
     let group = cgroup::make_container(&spec.boot.name, spec.config.linux.resources.as_ref())?;
     let flags = clone_flags(&spec.config)?;
     let (setup, setup_end) = pipe()?;
@@ -82,6 +101,7 @@ pub(crate) fn execute(
     target: BorrowedFd<'_>,
     command: &[String],
 ) -> Result<(Pid, OwnedFd, OwnedFd), Error> {
+    let spec = &*spec.filled(machine)?;
     let group = cgroup::make_container(&spec.boot.name, None)?;
     let (output, output_end) = pipe()?;
     match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {
@@ -123,6 +143,7 @@ pub(crate) fn execute_attached(
     (first, target): (Pid, BorrowedFd<'_>),
     open: &Open,
 ) -> Result<Attached, Error> {
+    let spec = &*spec.filled(machine)?;
     let group = cgroup::make_container(&spec.boot.name, None)?;
     let (ours, streams) = if open.terminal { terminal::pair(first)? } else { terminal::pipes(open.input)? };
     match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {

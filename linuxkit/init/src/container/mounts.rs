@@ -8,13 +8,14 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use i2kit_spec::runtime::Mount;
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
     mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
 };
 
+use super::subpath;
 use crate::error::{Doing, Error};
 
 /// fstab's words that set a flag, and those that clear one again.
@@ -103,15 +104,21 @@ pub(super) struct Sources {
 /// Takes hold of the sources of all bind mounts, in the VM's root.
 pub(super) fn open_sources(mounts: &[Mount]) -> Result<Sources, Error> {
     let open = |mount: &Mount| {
-        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mut flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         if Options::parse(&mount.options).recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
-        let source = &mount.source;
-        let tree =
-            open_tree(CWD, source, flags).doing(|| format!("open the bind mount's source {source}"))?;
-        let folder = fs::metadata(source).doing(|| format!("look at {source}"))?.is_dir();
-        Ok((tree, folder))
+        let doing = || format!("open the bind mount's source {}", mount.source);
+        let source = match subpath::of(&mount.source) {
+            Some(part) => subpath::open(&part)?,
+            None => {
+                rustix::fs::open(&mount.source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(doing)?
+            }
+        };
+        let tree = open_tree(&source, "", flags).doing(doing)?;
+        let found = rustix::fs::fstat(&source).doing(doing)?;
+        Ok((tree, FileType::from_raw_mode(found.st_mode).is_dir()))
     };
     let trees = mounts.iter().map(|mount| (mount.kind == "bind").then(|| open(mount)).transpose());
     Ok(Sources { trees: trees.collect::<Result<_, Error>>()? })

@@ -6,6 +6,7 @@
 
 mod control;
 mod disk;
+mod files;
 mod isolation;
 mod life;
 mod manifest;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use i2kit::erofs::TreeFile;
+use i2kit::erofs::{TreeContent, TreeFile};
 use i2kit::manifest::api::Name;
 use i2kit::manifest::{Options, SourceFile, read};
 use i2kit::oci::{ContainerConfig, Digest, ImageConfig, Reference, ResolvedImage, RootFs};
@@ -49,7 +49,11 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
     }
     let mut planned = Pod::new();
     for file in podfs::files(&plan).into_iter().filter(|file| file.path != POD_BOOT_PATH) {
-        planned = planned.file(TreeFile::file(&file.path, file.contents));
+        planned = planned.file(TreeFile {
+            path: file.path,
+            mode: file.mode,
+            content: file.contents.map_or(TreeContent::Directory, TreeContent::File),
+        });
     }
     planned.boot = plan.boot;
     planned

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::{Check, bytes, cpu_millis, list, nearest, subscript};
+use super::super::{Check, bytes, cpu_millis, list, nearest};
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value};
 
@@ -164,7 +164,7 @@ pub(in crate::manifest) fn probe_ports(check: &mut Check<'_>, container: &Node<'
     }
 }
 
-/// Fields of the pod in variables: some have no value there, some only the running instance knows.
+/// Fields of the pod in variables: those that are whole maps have no value there.
 pub(in crate::manifest) fn env_source(check: &mut Check<'_>, source: &Node<'_>) {
     let Some(path) = source.at(&["fieldRef", "fieldPath"]) else { return };
     let Some(text) = path.scalar() else { return };
@@ -173,10 +173,6 @@ pub(in crate::manifest) fn env_source(check: &mut Check<'_>, source: &Node<'_>) 
             check
                 .report(Code::InvalidValue, path.span, format!("a variable cannot hold all of `{text}`"))
                 .help(format!("name one: {text}['KEY']"));
-        } else if !matches!(text, "metadata.namespace" | "spec.serviceAccountName")
-            && subscript(text).is_none()
-        {
-            check.not_yet(path.span, &format!("`{text}` in a variable"));
         }
     });
 }

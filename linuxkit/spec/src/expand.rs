@@ -1,4 +1,5 @@
-//! Expansion of `$(VAR)` in commands, arguments and environment values.
+//! Expansion of `$(VAR)` in commands, arguments, environment values and paths: the one rule that both sides apply, the
+//! host to what it knows and the guest to what is known at boot alone.
 //!
 //! The rule is Kubernetes': a reference to an unknown variable stays as it is written, `$$` is a literal dollar sign,
 //! and only variables of the manifest are known, not those of the image.
@@ -7,7 +8,8 @@
 use std::collections::BTreeMap;
 
 /// `text` with each `$(NAME)` replaced by the variable's value.
-pub(super) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+#[must_use]
+pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {

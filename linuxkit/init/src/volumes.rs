@@ -1,0 +1,104 @@
+//! Makes the volumes of the pod that are not simply folders of the pod file system. They outlive every container.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path};
+
+use i2kit_spec::{LateContent, LateFile, POD_MOUNT, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind};
+use rustix::mount::{MountFlags, mount};
+
+use crate::error::{Doing, Error};
+use crate::facts::Facts;
+use crate::secrets::{Secrets, is_name};
+
+/// Volumes have no devices of their own, whatever rights a container has.
+const FLAGS: MountFlags = MountFlags::NODEV;
+
+/// Folders inside volumes of files.
+const FOLDER_MODE: u32 = 0o755;
+
+/// Makes all volumes.
+pub(crate) fn make(volumes: &[VolumeBoot], facts: &Facts, secrets: &Secrets) -> Result<(), Error> {
+    for volume in volumes {
+        let target = Path::new(VOLUMES_MOUNT).join(&volume.name);
+        fs::create_dir_all(&target).doing(|| format!("make {}", target.display()))?;
+        match &volume.kind {
+            VolumeKind::EmptyDir { size_limit } => scratch(&target, *size_limit, facts.memory)?,
+            VolumeKind::Files { files } => {
+                // Unlike tmpfs, ramfs is never swapped out. Containers only read it, so it does not grow.
+                mount("ramfs", &target, "ramfs", FLAGS, c"mode=755")
+                    .doing(|| format!("mount ramfs on {}", target.display()))?;
+                let known = Path::new(POD_MOUNT).join(POD_VOLUMES).join(&volume.name);
+                if known.is_dir() {
+                    copy(&known, &target)?;
+                }
+                for file in files {
+                    late_file(&target, file, facts, secrets)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file system in memory that everybody may write to.
+fn scratch(target: &Path, limit: Option<u64>, memory: u64) -> Result<(), Error> {
+    let size = limit.unwrap_or(u64::MAX).min(memory / 2);
+    let options = std::ffi::CString::new(format!("mode=777,size={size}")).expect("numbers have no zero byte");
+    mount("tmpfs", target, "tmpfs", FLAGS, options.as_c_str())
+        .doing(|| format!("mount tmpfs on {} with {options:?}", target.display()))
+}
+
+/// Copies a folder of the pod file system with its modes.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let doing = || format!("copy {}", from.display());
+    for entry in fs::read_dir(from).doing(doing)? {
+        let entry = entry.doing(doing)?;
+        let target = to.join(entry.file_name());
+        if entry.file_type().doing(doing)?.is_dir() {
+            fs::create_dir(&target).doing(doing)?;
+            copy(&entry.path(), &target)?;
+        } else {
+            // The file's mode comes along.
+            fs::copy(entry.path(), &target).doing(doing)?;
+        }
+    }
+    Ok(())
+}
+
+fn late_file(root: &Path, file: &LateFile, facts: &Facts, secrets: &Secrets) -> Result<(), Error> {
+    match &file.content {
+        LateContent::Instance(field) => write(root, &file.path, file.mode, facts.value(*field).as_bytes()),
+        LateContent::Secret(wanted) => match secrets.key(&wanted.secret, &wanted.key)? {
+            Some(value) => write(root, &file.path, file.mode, &value),
+            None if wanted.optional => Ok(()),
+            None => Err(Error::NoSecret { secret: wanted.secret.clone(), key: Some(wanted.key.clone()) }),
+        },
+        LateContent::WholeSecret(wanted) => match secrets.all(&wanted.secret)? {
+            Some(keys) => keys.iter().try_for_each(|(key, value)| {
+                let path = if file.path.is_empty() { key.clone() } else { format!("{}/{key}", file.path) };
+                if is_name(key) { write(root, &path, file.mode, value) } else { Ok(()) }
+            }),
+            None if wanted.optional => Ok(()),
+            None => Err(Error::NoSecret { secret: wanted.secret.clone(), key: None }),
+        },
+    }
+}
+
+fn write(root: &Path, path: &str, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+    if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) || path.is_empty() {
+        return Err(Error::Unknown { what: "path of a volume's file", value: path.to_owned() });
+    }
+    let target = root.join(path);
+    let doing = || format!("write {}", target.display());
+    let mut folder = root.to_owned();
+    for part in Path::new(path).parent().unwrap_or(Path::new("")).components() {
+        folder.push(part);
+        if !folder.is_dir() {
+            fs::create_dir(&folder).doing(doing)?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(FOLDER_MODE)).doing(doing)?;
+        }
+    }
+    fs::write(&target, bytes).doing(doing)?;
+    fs::set_permissions(&target, fs::Permissions::from_mode(mode)).doing(doing)
+}

@@ -1,0 +1,65 @@
+//! Volumes that the guest makes at boot. One whose files are all known at build time is none of them: it is a folder
+//! of the pod file system, and containers mount it from there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::late::{InstanceField, SecretKey, SecretName};
+
+/// Where the guest makes volumes, each in a folder of its name; the source of a container's mount starts with this.
+pub const VOLUMES_MOUNT: &str = "/volumes";
+
+/// The folder of the pod file system with the files of volumes that are known at build time, a folder a volume.
+pub const POD_VOLUMES: &str = "volumes";
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VolumeBoot {
+    /// Its name, unique in the pod.
+    pub name: String,
+    /// What it is.
+    pub kind: VolumeKind,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum VolumeKind {
+    /// Scratch space in memory that all containers share, and that outlives each of them.
+    EmptyDir {
+        /// Its size at most; half of the machine's memory is the bound in any case.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size_limit: Option<u64>,
+    },
+    /// Files in memory that is never swapped out: those of the volume's folder in the pod file system, if it has one,
+    /// and over them these.
+    Files {
+        /// The files that are known at boot alone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<LateFile>,
+    },
+}
+
+/// A file that is known at boot alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LateFile {
+    /// Path below the volume's root; of a whole Secret the folder of its keys, which may be empty.
+    pub path: String,
+    /// Permissions.
+    pub mode: u32,
+    /// What is in it.
+    pub content: LateContent,
+}
+
+/// What is in a file that is known at boot alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum LateContent {
+    /// A fact of the VM.
+    Instance(InstanceField),
+    /// A key of a Secret.
+    Secret(SecretKey),
+    /// All keys of a Secret, a file each.
+    WholeSecret(SecretName),
+}

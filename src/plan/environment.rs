@@ -1,0 +1,143 @@
+//! The environment of a container: the manifest's variables over the image's, as far as the host knows their values.
+
+use std::collections::BTreeMap;
+
+use i2kit_spec::{LateValue, LateVariable, expand};
+
+use crate::manifest::api::{self, Container, EnvValue};
+use crate::oci::ContainerConfig;
+
+/// The search path of images that set none; the value that container engines use.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The manifest's variables.
+#[derive(Debug)]
+pub(super) enum Environment {
+    /// All are known, each expanded with those written before it.
+    Known(BTreeMap<String, String>),
+    /// Some are known at boot alone, so that the guest does all expansion.
+    Late(Vec<LateVariable>),
+}
+
+impl Environment {
+    /// The variables of `container`.
+    pub(super) fn of(container: &Container) -> Self {
+        let late =
+            |variable: &api::EnvVar| matches!(variable.value, EnvValue::Secret(_) | EnvValue::Instance(_));
+        if container.env.iter().any(late) || !container.env_from_secrets.is_empty() {
+            return Self::Late(late_variables(container));
+        }
+        let mut known = BTreeMap::new();
+        for variable in &container.env {
+            let value = match &variable.value {
+                EnvValue::Written(text) => expand(text, &known),
+                EnvValue::Fixed(text) => text.clone(),
+                EnvValue::Secret(_) | EnvValue::Instance(_) => {
+                    unreachable!("a container with such a variable was left to the guest above")
+                }
+            };
+            known.insert(variable.name.clone(), value);
+        }
+        Self::Known(known)
+    }
+
+    /// `text` with its references expanded, or as it is where the guest does that.
+    pub(super) fn expand(&self, text: &str) -> String {
+        match self {
+            Self::Known(known) => expand(text, known),
+            Self::Late(_) => text.to_owned(),
+        }
+    }
+
+    /// `NAME=VALUE` entries: the image's, with the manifest's known ones over them, in the order in which names first
+    /// appear.
+    pub(super) fn entries(&self, container: &Container, image: &ContainerConfig) -> Vec<String> {
+        let name_of = |entry: &str| entry.split_once('=').map_or(entry, |(name, _)| name).to_owned();
+        let mut env: Vec<String> = Vec::new();
+        if !image.env.iter().any(|entry| name_of(entry) == "PATH") {
+            env.push(DEFAULT_PATH.into());
+        }
+        env.extend(image.env.iter().cloned());
+        let Self::Known(known) = self else { return env };
+        for variable in &container.env {
+            let Some(value) = known.get(&variable.name) else { continue };
+            let entry = format!("{}={value}", variable.name);
+            match env.iter_mut().find(|existing| name_of(existing) == variable.name) {
+                Some(existing) => *existing = entry,
+                None => env.push(entry),
+            }
+        }
+        env
+    }
+}
+
+fn late_variables(container: &Container) -> Vec<LateVariable> {
+    let whole = container.env_from_secrets.iter().map(|source| LateVariable {
+        name: source.prefix.clone(),
+        value: LateValue::WholeSecret(i2kit_spec::SecretName {
+            secret: source.secret.clone(),
+            optional: source.optional,
+        }),
+    });
+    let single = container.env.iter().map(|variable| LateVariable {
+        name: variable.name.clone(),
+        value: match &variable.value {
+            EnvValue::Written(text) => LateValue::Written(text.clone()),
+            EnvValue::Fixed(text) => LateValue::Fixed(text.clone()),
+            EnvValue::Secret(key) => LateValue::Secret(secret_key(&key.secret, &key.key, key.optional)),
+            EnvValue::Instance(field) => LateValue::Instance(instance_field(*field)),
+        },
+    });
+    whole.chain(single).collect()
+}
+
+/// A key of a Secret in the guest's words.
+pub(super) fn secret_key(secret: &str, key: &str, optional: bool) -> i2kit_spec::SecretKey {
+    i2kit_spec::SecretKey { secret: secret.to_owned(), key: key.to_owned(), optional }
+}
+
+/// A fact of the VM in the guest's words.
+pub(super) fn instance_field(field: api::InstanceField) -> i2kit_spec::InstanceField {
+    use api::InstanceField as Api;
+    use i2kit_spec::InstanceField as Guest;
+    match field {
+        Api::Name => Guest::Name,
+        Api::Uid => Guest::Uid,
+        Api::NodeName => Guest::NodeName,
+        Api::Ip => Guest::Ip,
+        Api::Ips => Guest::Ips,
+        Api::CpuMillis(unit) => Guest::CpuMillis(unit),
+        Api::MemoryBytes(unit) => Guest::MemoryBytes(unit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::{EnvVar, InstanceField};
+
+    fn variable(name: &str, value: EnvValue) -> EnvVar {
+        EnvVar { name: name.into(), value }
+    }
+
+    fn image() -> ContainerConfig {
+        ContainerConfig { env: vec!["PATH=/bin".into(), "A=image".into()], ..ContainerConfig::default() }
+    }
+
+    #[test]
+    fn one_value_of_the_instance_leaves_all_expansion_to_the_guest() {
+        let container = Container {
+            env: vec![
+                variable("A", EnvValue::Written("1".into())),
+                variable("IP", EnvValue::Instance(InstanceField::Ip)),
+                variable("URL", EnvValue::Written("http://$(IP)/$(A)".into())),
+            ],
+            ..Container::new("web", "nginx".parse().unwrap())
+        };
+        let environment = Environment::of(&container);
+        assert_eq!(environment.expand("$(A)"), "$(A)");
+        assert_eq!(environment.entries(&container, &image()), ["PATH=/bin", "A=image"]);
+        let Environment::Late(late) = environment else { panic!("it is known: {environment:?}") };
+        assert_eq!(late[2].value, LateValue::Written("http://$(IP)/$(A)".into()));
+    }
+}
