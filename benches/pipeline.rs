@@ -4,8 +4,9 @@
 //! Two programs are compared by processor time, which says the same on a busy machine as on an idle one; what a user
 //! waits for is measured as time. Every number is the median of several runs.
 
-#![expect(clippy::print_stdout, reason = "a table is what this program is for")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+mod table;
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read as _, Write as _};
@@ -14,33 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use table::{Row, median, report, time};
 
 /// Runs of each measurement; odd, so that the median is one of them.
 const RUNS: usize = 5;
-
-/// One number, and what it is held against.
-struct Row {
-    what: &'static str,
-    value: f64,
-    unit: &'static str,
-    /// The number of the pipeline written by hand.
-    by_hand: Option<f64>,
-    /// The most (or, for a rate, the least) that is accepted, in the unit of `value`.
-    goal: f64,
-    /// Whether more is better.
-    is_rate: bool,
-}
-
-impl Row {
-    fn is_met(&self) -> bool {
-        if self.is_rate { self.value >= self.goal } else { self.value <= self.goal }
-    }
-
-    fn ratio(&self) -> Option<f64> {
-        self.by_hand.map(|by_hand| self.value / by_hand)
-    }
-}
 
 /// Folders and programs of the measurements.
 struct Bench {
@@ -65,7 +45,7 @@ fn main() {
     bench.warm(&mut rows);
     bench.layer(&mut rows);
     bench.boot(&mut rows);
-    report(&rows);
+    report(&rows, "bench.json");
 }
 
 /// What one call used.
@@ -279,40 +259,4 @@ fn answers(address: &str) -> bool {
         Ok(start.ends_with(b" 200"))
     };
     ask().unwrap_or(false)
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
-}
-
-fn time(what: &'static str, runs: Vec<Duration>, goal: f64) -> Row {
-    let value = median(runs.into_iter().map(|run| run.as_secs_f64() * 1e3).collect());
-    Row { what, value, unit: "ms", by_hand: None, goal, is_rate: false }
-}
-
-fn report(rows: &[Row]) {
-    println!("{:<30}{:>10}{:>10}{:>8}{:>12}  {:<6}", "", "i2kit", "by hand", "ratio", "goal", "");
-    for row in rows {
-        let by_hand = row.by_hand.map_or(String::new(), |number| format!("{number:.2}"));
-        let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        let goal = format!("{} {:.2}", if row.is_rate { ">=" } else { "<=" }, row.goal);
-        let verdict = if row.is_met() { "met" } else { "MISSED" };
-        println!(
-            "{:<30}{:>10.2}{by_hand:>10}{ratio:>8}{goal:>12}  {:<6}{verdict}",
-            row.what, row.value, row.unit
-        );
-    }
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "what": row.what, "value": row.value, "unit": row.unit, "byHand": row.by_hand,
-                "ratio": row.ratio(), "goal": row.goal, "met": row.is_met(),
-            })
-        })
-        .collect();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench.json");
-    fs::write(&path, serde_json::to_string_pretty(&json!({ "version": 1, "rows": rows })).unwrap()).unwrap();
-    println!("\nalso in {}", path.display());
 }

@@ -1,5 +1,8 @@
 //! What `check` finds: every file of `tests/findings` ends with the findings that it must get, and no others.
 
+#[path = "support/hostile.rs"]
+mod hostile;
+
 use std::path::Path;
 
 use i2kit::manifest::{Options, Severity, SourceFile, read, render};
@@ -53,14 +56,19 @@ fn texts_that_are_none_are_refused_with_their_place() {
 
 #[test]
 fn an_alias_bomb_is_refused_early() {
-    let mut bomb = "data:\n  a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-    for i in 1..30 {
-        let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
-        bomb += &["  a", &i.to_string(), ": &a", &i.to_string(), " [", &aliases, "]\n"].concat();
-    }
-    let found = findings("x.yaml", bomb.as_bytes(), &Options::default());
+    let found = findings("x.yaml", hostile::alias_bomb().as_bytes(), &Options::default());
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("error alias-limit"), "{found:?}");
+}
+
+/// Without bounds on the work for each finding this test would not come to an end; `scripts/bench` says how long it takes.
+#[test]
+fn hostile_files_are_refused_with_a_bounded_list() {
+    for (name, text) in hostile::files(100_000) {
+        let found =
+            findings("x.yaml", text.as_bytes(), &Options { language_only: true, ..Options::default() });
+        assert!((1..=1002).contains(&found.len()), "{name}: {} findings", found.len());
+    }
 }
 
 #[test]
