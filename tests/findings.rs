@@ -31,7 +31,9 @@ fn every_file_gets_the_findings_that_it_names() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         let wanted: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
-        let got = findings("x.yaml", text.as_bytes(), &options);
+        let mut got = findings("x.yaml", text.as_bytes(), &options);
+        // What waits for a later version is not what the files are about.
+        got.retain(|finding| !finding.starts_with("note not-deployable-yet"));
         files += 1;
         if got != wanted {
             wrong.push(format!("{}\n  wanted {wanted:#?}\n  got {got:#?}", path.display()));

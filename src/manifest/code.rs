@@ -76,7 +76,7 @@ codes! {
     KindWithoutMeaning, "kind-without-meaning", Warning,
         "The kind configures a Kubernetes API server, which there is none of. The object is left out. Pods that call the Kubernetes API will fail.",
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n";
-    KindNote, "kind-note", Note,
+    AdaptedKind, "adapted-kind", Warning,
         "The kind is accepted with a meaning of its own for machines, which the message gives.",
         "apiVersion: apps/v1\nkind: ReplicaSet\n";
     IgnoredKind, "ignored-kind", Note,

@@ -241,10 +241,26 @@ fn find(check: &mut Check<'_>, root: &Node<'_>) -> Found {
     )
 }
 
+/// Files of other tools, by keys that hold maps or lists, and what to do with them.
+const OTHER_FORMATS: &[(&[&str], &str)] = &[
+    (
+        &["resources", "patches", "configMapGenerator", "bases"],
+        "this looks like a kustomization: run `kustomize build` first and check what it prints",
+    ),
+    (&["services"], "this looks like a Compose file: run `kompose convert` first and check what it prints"),
+    (
+        &["image", "ingress", "service"],
+        "this looks like the values of a chart: check what `helm template` prints",
+    ),
+];
+
 fn without_kind(check: &mut Check<'_>, root: &Node<'_>, has_version: bool, has_kind: bool) -> Found {
     let keys = || root.entries().iter().map(|entry| entry.key.as_ref());
     if !has_version && !has_kind {
         let near = nearest("apiVersion", keys()).or_else(|| nearest("kind", keys()));
+        let other = OTHER_FORMATS.iter().find(|(marks, _)| {
+            marks.iter().any(|mark| root.get(mark).is_some_and(|node| node.scalar().is_none()))
+        });
         if near.is_none() && (root.get("containers").is_some() || root.get("name").is_some()) {
             return Found::Short;
         }
@@ -254,11 +270,19 @@ fn without_kind(check: &mut Check<'_>, root: &Node<'_>, has_version: bool, has_k
                 root.span,
                 "neither an object (`apiVersion`, `kind`) nor the short form (`name`, `containers`)",
             )
-            .maybe_help(near.map(|near| format!("`{near}` is misspelt")));
+            .maybe_help(
+                near.map(|near| format!("`{near}` is misspelt"))
+                    .or_else(|| other.map(|(_, help)| (*help).to_owned())),
+            );
         return Found::Nothing;
     }
     let missing = if has_version { "kind" } else { "apiVersion" };
-    let help = nearest(missing, keys()).map(|near| format!("`{near}` is probably meant to be `{missing}`"));
+    let is_chart = matches!(root.str("apiVersion"), Some("v1" | "v2")) && root.get("version").is_some();
+    let help = if is_chart {
+        Some("this looks like the description of a chart: check what `helm template` prints".to_owned())
+    } else {
+        nearest(missing, keys()).map(|near| format!("`{near}` is probably meant to be `{missing}`"))
+    };
     check.key(missing, |check| {
         let message = format!("required field `{missing}` is missing");
         check.report(Code::MissingField, root.span, message).maybe_help(help);
@@ -329,7 +353,7 @@ fn known(check: &mut Check<'_>, root: &Node<'_>, kind: &'static Kind) {
         check.not_yet(span, kind.name);
     }
     if let Some(note) = kind.note {
-        check.report(Code::KindNote, span, note);
+        check.report(Code::AdaptedKind, span, note);
     }
     if let Some(templates) = root.at(&["spec", "volumeClaimTemplates"]) {
         let names = templates.items().iter().filter_map(|claim| claim.at(&["metadata", "name"])?.scalar());

@@ -62,8 +62,7 @@ fn one<'d>(document: &'d Document<'d>, index: &'d Index<'d, 'd>, set: &mut Objec
     let scope = Scope::new(index, document);
     let object = Object::new(&document.root, table);
     match document.kind.name {
-        "Deployment" => set.deployments.push(workload::deployment(object, &scope)?),
-        "ReplicaSet" => set.deployments.push(workload::replica_set(object, &scope)?),
+        "Deployment" | "ReplicaSet" => set.deployments.push(workload::deployment(object, &scope)?),
         "StatefulSet" => set.stateful_sets.push(workload::stateful_set(object, &scope)?),
         "Pod" => match workload::pod(object, &scope)? {
             workload::Alone::Keeps(deployment) => set.deployments.push(deployment),

@@ -8,11 +8,7 @@ use super::volume::decode;
 use crate::manifest::api::{
     Claim, ClaimTemplate, DiskSpec, Secret, SecretValue, ServiceAccount, StorageClass,
 };
-use crate::manifest::check::bytes;
-
-/// Annotations that name a machine's role, in the order in which they are looked at.
-const ROLE_ANNOTATIONS: [&str; 3] =
-    ["i2kit.dev/role", "eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account"];
+use crate::manifest::check::{ROLE_ANNOTATIONS, bytes};
 
 /// `v1` Secret.
 pub(super) fn secret(object: Object<'_>, scope: &Scope<'_>) -> Read<Secret> {

@@ -4,7 +4,9 @@ use super::object::{Object, Read};
 use super::pod;
 use super::scope::Scope;
 use super::storage::claim_template;
-use crate::manifest::api::{Deployment, IntOrPercent, Job, JobSpec, RestartPolicy, StatefulSet, Strategy};
+use crate::manifest::api::{
+    Deployment, IntOrPercent, Job, JobSpec, PodTemplate, RestartPolicy, StatefulSet, Strategy, VolumeSource,
+};
 use crate::manifest::check::int_or_percent;
 
 /// Kubernetes' default for both bounds of a rolling update.
@@ -16,44 +18,45 @@ const PROGRESS_DEADLINE: u32 = 600;
 /// Kubernetes' default of `revisionHistoryLimit`, for the same.
 const HISTORY: u32 = 10;
 
-/// `apps/v1` Deployment.
+/// `apps/v1` Deployment, or a ReplicaSet as the Deployment that would make it: with the defaults of what it has not.
 pub(super) fn deployment(object: Object<'_>, scope: &Scope<'_>) -> Read<Deployment> {
     let spec = object.object("spec")?;
+    let template = pod::template(spec.object("template")?, scope)?;
+    let number = |field: &str, default: u32| {
+        if spec.knows(field) { spec.number(field) } else { Ok(default) }
+    };
     Ok(Deployment {
         meta: scope.meta(object)?,
         replicas: spec.number("replicas")?,
         selector: spec.object("selector")?.map("matchLabels")?,
-        template: pod::template(spec.object("template")?, scope)?,
-        strategy: strategy(spec.object("strategy")?)?,
+        strategy: if spec.knows("strategy") {
+            strategy(spec.object("strategy")?, &template)?
+        } else if has_disk(&template) {
+            Strategy::Recreate
+        } else {
+            Strategy::RollingUpdate { max_unavailable: QUARTER, max_surge: QUARTER }
+        },
+        template,
         min_ready_seconds: spec.number("minReadySeconds")?,
-        progress_deadline_seconds: spec.number("progressDeadlineSeconds")?,
-        revision_history_limit: spec.number("revisionHistoryLimit")?,
+        progress_deadline_seconds: number("progressDeadlineSeconds", PROGRESS_DEADLINE)?,
+        revision_history_limit: number("revisionHistoryLimit", HISTORY)?,
     })
 }
 
-fn strategy(object: Object<'_>) -> Read<Strategy> {
-    if object.text("type")? == "Recreate" {
+/// Whether only one machine at a time can run the pod.
+fn has_disk(template: &PodTemplate) -> bool {
+    template.spec.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Claim { .. }))
+}
+
+/// How the pods of `template` are replaced; those with a disk never side by side.
+fn strategy(object: Object<'_>, template: &PodTemplate) -> Read<Strategy> {
+    if has_disk(template) || object.text("type")? == "Recreate" {
         return Ok(Strategy::Recreate);
     }
     let update = object.object("rollingUpdate")?;
     Ok(Strategy::RollingUpdate {
         max_unavailable: update.value("maxUnavailable", int_or_percent)?,
         max_surge: update.value("maxSurge", int_or_percent)?,
-    })
-}
-
-/// `apps/v1` ReplicaSet, as the Deployment that would make it.
-pub(super) fn replica_set(object: Object<'_>, scope: &Scope<'_>) -> Read<Deployment> {
-    let spec = object.object("spec")?;
-    Ok(Deployment {
-        meta: scope.meta(object)?,
-        replicas: spec.number("replicas")?,
-        selector: spec.object("selector")?.map("matchLabels")?,
-        template: pod::template(spec.object("template")?, scope)?,
-        strategy: Strategy::RollingUpdate { max_unavailable: QUARTER, max_surge: QUARTER },
-        min_ready_seconds: spec.number("minReadySeconds")?,
-        progress_deadline_seconds: PROGRESS_DEADLINE,
-        revision_history_limit: HISTORY,
     })
 }
 

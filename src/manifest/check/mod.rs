@@ -8,7 +8,7 @@ mod text;
 mod value;
 
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
-pub(super) use rules::{TLS_PORTS, holds, is_internal};
+pub(super) use rules::{ROLE_ANNOTATIONS, TLS_PORTS, holds, is_internal};
 pub(super) use suggest::nearest;
 pub(super) use text::{PortMapping, port_mapping, subscript};
 pub(super) use value::int_or_percent;

@@ -1,8 +1,8 @@
 //! Configuration, accounts, storage classes, scaling: objects that others refer to.
 
 use super::field::{
-    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, no_meaning, refused_word, silent, word,
-    works,
+    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, mapped_word, no_meaning, refused_word,
+    silent, word, works,
 };
 use super::meta::{SELECTOR, SUBDOMAIN_META};
 use super::pod::PULL_SECRET;
@@ -62,7 +62,8 @@ pub(super) static SERVICE_ACCOUNT: Table = Table::new(
         )
         .not_yet(),
     ],
-);
+)
+.rules(&[rules::role]);
 
 /// `v1` Namespace.
 pub(super) static NAMESPACE: Table = Table::new(
@@ -101,7 +102,8 @@ pub(super) static STORAGE_CLASS: Table = Table::new(
         no_meaning("mountOptions", TEXTS, "the agent chooses them"),
         no_meaning("allowedTopologies", Type::Any, "a disk is made where its machine is"),
     ],
-);
+)
+.rules(&[rules::disk_parameters]);
 
 /// `policy/v1` PodDisruptionBudget.
 pub(super) static BUDGET: Table = Table::new(
@@ -229,7 +231,7 @@ static RESOURCE_METRIC: Table = Table::new(
             "name",
             Type::Choice(&[
                 word("cpu", "processor use; the request's share of the machine is folded in"),
-                word("memory", "memory use, measured by the agent in the machine"),
+                mapped_word("memory", "memory use, measured by the agent in the machine"),
             ]),
             "which resource",
         )

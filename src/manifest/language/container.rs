@@ -22,7 +22,7 @@ macro_rules! container {
             mapped("resources", Type::Object(&RESOURCES), "limits bind the container; the machine's size is the smallest that holds the sum of the requests"),
             works("volumeMounts", Type::List(&Type::Object(&VOLUME_MOUNT)), "where volumes appear in the container"),
             refused("volumeDevices", Type::List(&Type::Any), "raw block devices are not handed to containers", "use `volumeMounts` with a file system"),
-            no_meaning("imagePullPolicy", Type::Choice(PULL_POLICIES), "images are pulled once, when the machine image is built").unless(&["IfNotPresent"]),
+            mapped("imagePullPolicy", Type::Choice(PULL_POLICIES), "images are pulled once, when the machine image is built"),
             works("securityContext", Type::Object(&SECURITY_CONTEXT), "what the container may do inside its machine"),
             works("livenessProbe", Type::Object(&PROBE), "run inside the machine; a failure restarts the container, never the machine"),
             works("startupProbe", Type::Object(&PROBE), "run inside the machine; until it succeeds the other probes wait and the group's health check is patient"),
@@ -76,8 +76,8 @@ container!(
 
 static PULL_POLICIES: &[Choice] = &[
     word("IfNotPresent", "pulled once, at build"),
-    word("Always", "the tag is resolved again at each build"),
-    word("Never", "the image must be in the cache or in an `images` entry of the environment"),
+    mapped_word("Always", "the tag is resolved again at each build, never at a restart"),
+    mapped_word("Never", "the image must be in the cache or in an `images` entry of the environment"),
 ];
 
 pub(super) static ENV: Table = Table::new(
@@ -269,6 +269,8 @@ macro_rules! amounts {
                 mapped("memory", Type::Bytes, "memory in bytes; `64Mi`"),
                 mapped("ephemeral-storage", Type::Bytes, "size of the writable part of the disk").not_yet(),
                 mapped("nvidia.com/gpu", COUNT, "GPUs: chooses a family of machines that has them").not_yet(),
+                refused("hugepages-2Mi", Type::Any, "machines have no huge pages set aside", "remove it"),
+                refused("hugepages-1Gi", Type::Any, "machines have no huge pages set aside", "remove it"),
                 mapped("amd.com/gpu", COUNT, "GPUs: chooses a family of machines that has them").not_yet(),
             ],
         );

@@ -59,7 +59,7 @@ static DEPLOYMENT_SPEC: Table = Table::new(
         refused("paused", Type::Bool, "a rollout happens when you deploy", "remove it").unless(&["false"]),
     ],
 )
-.rules(&[rules::selector_matches, rules::always_restarts]);
+.rules(&[rules::selector_matches, rules::always_restarts, rules::claims_of_group]);
 
 static STRATEGY: Table = Table::new(
     "DeploymentStrategy",
@@ -106,7 +106,7 @@ pub(super) static REPLICA_SET: Table = Table::new(
 
 static REPLICA_SET_SPEC: Table =
     Table::new("ReplicaSetSpec", "A pod, and how many of it.", &[REPLICAS, SELECT, PODS, MIN_READY])
-        .rules(&[rules::selector_matches, rules::always_restarts]);
+        .rules(&[rules::selector_matches, rules::always_restarts, rules::claims_of_group]);
 
 /// `apps/v1` StatefulSet.
 pub(super) static STATEFUL_SET: Table = Table::new(

@@ -89,6 +89,7 @@ pub(super) fn check(
     let mut set = Set { documents, index: &index, options, broken, findings };
     set.unique_names();
     set.references(references);
+    set.storage_classes(references);
     set.services();
     set.targets();
 }

@@ -1,10 +1,23 @@
 //! What scalers, budgets, Ingresses and StatefulSets are about.
 
+use std::collections::HashSet;
+
 use super::services::selects;
 use super::{Document, Set, finding, item};
-use crate::manifest::check::{holds, nearest};
+use crate::manifest::check::{Reference, holds, list, nearest};
 use crate::manifest::code::Code;
+use crate::manifest::language::Target;
 use crate::manifest::tree::{Node, Span};
+
+/// Drivers whose disks the clouds have: their names today, and those from when they were part of Kubernetes.
+const PROVISIONERS: [&str; 6] = [
+    "ebs.csi.aws.com",
+    "pd.csi.storage.gke.io",
+    "disk.csi.azure.com",
+    "kubernetes.io/aws-ebs",
+    "kubernetes.io/gce-pd",
+    "kubernetes.io/azure-disk",
+];
 
 impl<'s, 'a> Set<'s, 'a> {
     /// Checks every object that is about another one.
@@ -18,6 +31,31 @@ impl<'s, 'a> Set<'s, 'a> {
                 "StatefulSet" => self.governing_service(document),
                 _ => {}
             }
+        }
+    }
+
+    /// Disks of drivers that there are none of: an error where a claim asks for one.
+    pub(super) fn storage_classes(&mut self, references: &[Reference]) {
+        let used: HashSet<&str> = references
+            .iter()
+            .filter(|reference| reference.target == Target::StorageClass)
+            .map(|reference| reference.name.as_str())
+            .collect();
+        for class in self.documents.iter().filter(|document| document.kind.name == "StorageClass") {
+            let Some(provisioner) = class.root.get("provisioner") else { continue };
+            let text = provisioner.scalar().unwrap_or_default();
+            if PROVISIONERS.contains(&text) {
+                continue;
+            }
+            let (code, fate) = if used.contains(class.name.as_str()) {
+                (Code::RefusedValue, "cannot make disks")
+            } else {
+                (Code::NoMeaning, "has no meaning here, and no claim uses it")
+            };
+            let message = format!("provisioner `{text}` {fate}");
+            let mut found = finding(code, class, "provisioner", provisioner.span, message);
+            found.help(format!("the clouds' own are {}", list(&PROVISIONERS[..3], "and")));
+            self.findings.push(found);
         }
     }
 

@@ -45,6 +45,41 @@ pub(in crate::manifest) fn secret_keys(check: &mut Check<'_>, secret: &Node<'_>)
     }
 }
 
+/// Annotations that name a machine's role, in the order in which they are looked at.
+pub(in crate::manifest) const ROLE_ANNOTATIONS: [&str; 3] =
+    ["i2kit.dev/role", "eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account"];
+
+/// An account without a role in the cloud.
+pub(in crate::manifest) fn role(check: &mut Check<'_>, account: &Node<'_>) {
+    let is_named = |key: &&str| account.at(&["metadata", "annotations", key]).is_some();
+    if !ROLE_ANNOTATIONS.iter().any(is_named) {
+        let span = account.at(&["metadata", "name"]).map_or(account.span, |name| name.span);
+        check.key("metadata", |check| {
+            let message = "no annotation names a role, so machines may do nothing in the cloud";
+            let help = format!("name one in the annotation `{}` if they must", ROLE_ANNOTATIONS[0]);
+            check.report(Code::Adapted, span, message).help(help);
+        });
+    }
+}
+
+/// Parameters of disks that are not read.
+pub(in crate::manifest) fn disk_parameters(check: &mut Check<'_>, class: &Node<'_>) {
+    const READ: [&str; 3] = ["type", "iops", "throughput"];
+    for entry in class.get("parameters").map_or(&[][..], Node::entries) {
+        if !READ.contains(&entry.key.as_ref()) {
+            let message = format!(
+                "parameter `{}` has no meaning here: only type, iops and throughput of a disk are read",
+                entry.key
+            );
+            check.key("parameters", |check| {
+                check.key(&entry.key, |check| {
+                    check.report(Code::NoMeaning, entry.key_span, message);
+                });
+            });
+        }
+    }
+}
+
 /// The bounds of a scaler, and what its metrics need.
 pub(in crate::manifest) fn scaler_bounds(check: &mut Check<'_>, spec: &Node<'_>) {
     let read = |key: &str| {

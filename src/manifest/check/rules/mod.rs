@@ -6,7 +6,9 @@ mod pod;
 mod service;
 mod workload;
 
-pub(in crate::manifest) use config::{data_keys, scaler_bounds, secret_keys};
+pub(in crate::manifest) use config::{
+    ROLE_ANNOTATIONS, data_keys, disk_parameters, role, scaler_bounds, secret_keys,
+};
 pub(in crate::manifest) use container::{
     capabilities, env_source, host_port, mount_path, probe_ports, repeated_env, requests_within_limits,
     unique_mounts, unique_ports, unrendered,
@@ -20,6 +22,6 @@ pub(in crate::manifest) use service::{
     service_annotations, short_form,
 };
 pub(in crate::manifest) use workload::{
-    always_restarts, claim_annotations, claim_templates, holds, job_restarts, rolling_update,
-    selector_matches, strategy,
+    always_restarts, claim_annotations, claim_templates, claims_of_group, holds, job_restarts,
+    rolling_update, selector_matches, strategy,
 };

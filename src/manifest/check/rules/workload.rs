@@ -119,6 +119,38 @@ fn below(check: &mut Check<'_>, keys: &[&str], inner: impl FnOnce(&mut Check<'_>
     }
 }
 
+/// Disks of a group of equal machines: one machine at a time can have them.
+pub(in crate::manifest) fn claims_of_group(check: &mut Check<'_>, spec: &Node<'_>) {
+    let volumes = spec.at(&["template", "spec", "volumes"]).map_or(&[][..], Node::items);
+    let Some((i, claim)) =
+        volumes.iter().enumerate().find_map(|(i, volume)| Some((i, volume.entry("persistentVolumeClaim")?)))
+    else {
+        return;
+    };
+    let other = check.place(claim.key_span);
+    let replicas = spec.get("replicas");
+    let several = replicas.filter(|replicas| !matches!(replicas.scalar(), Some("0" | "1") | None));
+    if let Some(replicas) = several {
+        check.key("replicas", |check| {
+            check
+                .report(
+                    Code::RefusedValue,
+                    replicas.span,
+                    "a disk can be attached to one machine at a time, so a group with one has one machine",
+                )
+                .also(other, "the disk")
+                .help("write a StatefulSet with `volumeClaimTemplates`, or `replicas: 1`");
+        });
+    } else if spec.at(&["strategy", "type"]).and_then(Node::scalar) != Some("Recreate") {
+        below(check, &["template", "spec", "volumes"], |check| {
+            check.index(i, |check| {
+                let message = "each rollout stops the old machine before the new one starts, because both need the disk";
+                check.report(Code::Adapted, claim.key_span, message).help("write `strategy: {type: Recreate}`");
+            });
+        });
+    }
+}
+
 /// `rollingUpdate` beside `Recreate`.
 pub(in crate::manifest) fn strategy(check: &mut Check<'_>, strategy: &Node<'_>) {
     if let (Some("Recreate"), Some(rolling)) = (strategy.str("type"), strategy.entry("rollingUpdate")) {
