@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    i2kit::cli::run(std::env::args_os()).into()
+    i2kit::cli::run(std::env::args_os())
 }

@@ -1,6 +1,7 @@
 //! The command line as it is typed. What it means is decided in one file a verb.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -158,6 +159,12 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// Print the output of a group's containers
     Logs(LogsArgs),
+    /// Run a command in a container; its exit code is the result
+    Exec(ExecArgs),
+    /// Copy files to or from a container
+    Cp(CpArgs),
+    /// Show what an instance's serial console says
+    Console(ConsoleArgs),
     /// List the revisions of a group
     History(GroupArgs),
     /// Roll a group out at an earlier revision
@@ -253,7 +260,7 @@ pub(super) struct GroupArgs {
 /// `logs`.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// The group, NAME or NAMESPACE/NAME, or the id of one instance
+    /// The group, NAME or NAMESPACE/NAME, all of its instances or one with /INSTANCE
     pub name: String,
     /// Go on printing as lines come
     #[arg(short, long)]
@@ -264,6 +271,75 @@ pub(super) struct LogsArgs {
     /// Only the last lines of each instance
     #[arg(long, value_name = "LINES")]
     pub tail: Option<usize>,
+    /// What each container said before it was started the last time
+    #[arg(short, long, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Only lines that are no older than that, such as 90s, 10m or 2h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
+    /// Print the time of each line
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// The group, NAME or NAMESPACE/NAME, and one of its instances: /INSTANCE, its number, id or the id's last part
+    /// [default: the first healthy one]
+    pub name: String,
+    /// The container [default: the pod's first]
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Give the command a terminal
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// Program and arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `console`.
+#[derive(Debug, Args)]
+pub(super) struct ConsoleArgs {
+    /// The group, NAME or NAMESPACE/NAME, and one of its instances, as for exec
+    pub name: String,
+}
+
+/// `cp`.
+#[derive(Debug, Args)]
+pub(super) struct CpArgs {
+    /// A file or folder here, or NAME[/INSTANCE]:PATH in a container
+    pub from: String,
+    /// Where it goes, in the same form
+    pub to: String,
+    /// The container [default: the pod's first]
+    #[arg(short, long)]
+    pub container: Option<String>,
+}
+
+/// A duration in Go's words, as kubectl takes it: `1h30m`, `90s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration; write it like 90s, 10m or 1h30m");
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match rest.as_bytes()[digits] {
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3600,
+            b'd' => 86_400,
+            _ => return Err(wrong()),
+        };
+        seconds = number.checked_mul(unit).and_then(|part| seconds.checked_add(part)).ok_or_else(wrong)?;
+        rest = &rest[digits + 1..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
 /// `rollback`.

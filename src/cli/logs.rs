@@ -14,22 +14,25 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Fail
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let (group, instance) = pipeline::group_or_instance(&fleet, &args.name)?;
+    let instance = instance.map(|instance| instance.id.clone());
     let query = LogQuery {
         group: group.name.clone(),
         instance,
         container: args.container.clone(),
         tail: args.tail,
         follow: args.follow,
+        previous: args.previous,
+        since_seconds: args.since.map(|since| since.as_secs()),
     };
     let mut lines = cloud.logs(&query).await.or_exit(Exit::Cloud)?;
     while let Some(line) = lines.next().await {
-        print(&line.or_exit(Exit::Cloud)?, context.format);
+        print(&line.or_exit(Exit::Cloud)?, context.format, args.timestamps);
     }
     Ok(Exit::Success)
 }
 
-/// Prints one line, with where it comes from.
-pub(super) fn print(line: &LogLine, format: Format) {
+/// Prints one line, with where it comes from, and with its time if that is wanted.
+pub(super) fn print(line: &LogLine, format: Format, timestamps: bool) {
     match format {
         Format::Json => {
             let json = serde_json::to_string(line).expect("a log line is plain text");
@@ -37,7 +40,9 @@ pub(super) fn print(line: &LogLine, format: Format) {
         }
         Format::Text => {
             let source = line.container.as_deref().unwrap_or("(vm)");
-            report::result(&format!("{} {source} | {}\n", line.instance, line.text));
+            let time = line.time.as_deref().filter(|_| timestamps).map(|time| format!("{time} "));
+            let time = time.unwrap_or_default();
+            report::result(&format!("{} {source} | {time}{}\n", line.instance, line.text));
         }
     }
 }

@@ -6,11 +6,14 @@ mod build;
 mod cache;
 mod check;
 mod completions;
+mod console;
 mod context;
 mod convert;
+mod cp;
 mod deploy;
 mod destroy;
 mod environment;
+mod exec;
 pub mod exit;
 mod explain;
 mod history;
@@ -24,8 +27,10 @@ mod scale;
 mod schema;
 mod set;
 mod status;
+mod terminal;
 
 use std::ffi::OsString;
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
@@ -34,14 +39,14 @@ use self::exit::{Exit, Failure};
 use crate::report::{self, Format};
 
 /// Runs the command line `arguments`, the program's name first, to its exit code.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are results; everything else is about a wrong command line.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             let _ = error.print();
-            return exit;
+            return exit.into();
         }
     };
     match dispatch(arguments) {
@@ -50,19 +55,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             if let Some(error) = error {
                 report::message(&format!("error: {error:#}"));
             }
-            exit
+            exit.into()
         }
     }
 }
 
-fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
+fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { verb, global } = arguments;
     let format = match global.output {
         Output::Text => Format::Text,
         Output::Json => Format::Json,
     };
     let context = || context::context(global.environment.as_deref(), format, global.quiet);
-    match verb {
+    let exit = match verb {
+        // The command's own exit code is the result.
+        Verb::Exec(args) => return block_on(exec::run(&context()?, &args)),
+        Verb::Cp(args) => wait(cp::run(&context()?, &args)),
+        Verb::Console(args) => wait(console::run(&context()?, &args)),
         Verb::Check(args) => check::run(&args, format),
         Verb::Explain(args) => explain::run(&args, format),
         Verb::Schema(args) => schema::run(&args),
@@ -80,7 +89,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
         Verb::Cache { verb } => cache::run(&context()?, &verb),
-    }
+    };
+    exit.map(ExitCode::from)
 }
 
 /// Runs an asynchronous verb. An interrupt drops it where it is: everything that must go on is done by the cloud, and
@@ -95,7 +105,7 @@ fn wait(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failu
 }
 
 /// Runs an asynchronous verb that takes care of interrupts itself.
-fn block_on(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -15,7 +15,7 @@ use crate::cloud::local::{Home, LocalCloud};
 use crate::image::{self, DiskImage, GuestBundle, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Platform, Reference, ResolvedImage};
-use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup};
+use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState};
 use crate::plan::image::{ImageId, ImagePlan};
 use crate::plan::rollout::{Desired, RolloutPlan};
 use crate::plan::{pod, workload};
@@ -169,16 +169,50 @@ pub(super) fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGrou
     }
 }
 
-/// The group that the user calls `name`, or the instance with that id and its group.
+/// The group that the user calls `name`, or one instance and its group: its id alone, or `GROUP/INSTANCE` with its
+/// number from 1 in the order of age, its id, or the id's last part.
 pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
-) -> Result<(&'f InstanceGroup, Option<String>), Failure> {
-    let owner = fleet.groups.iter().find(|group| group.instances.iter().any(|instance| instance.id == name));
-    match owner {
-        Some(group) => Ok((group, Some(name.to_owned()))),
-        None => group(fleet, name).map(|group| (group, None)),
+) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
+    let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| instance.id == name);
+    if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
+        return Ok((group, Some(instance)));
     }
+    let failure = match group(fleet, name) {
+        Ok(group) => return Ok((group, None)),
+        Err(failure) => failure,
+    };
+    let Some((name, wanted)) = name.rsplit_once('/') else { return Err(failure) };
+    // `NAMESPACE/NAME` of a group that there is not, rather than an instance of a group that there is not.
+    let group = group(fleet, name).map_err(|_| failure)?;
+    let mut instances: Vec<&Instance> = group.instances.iter().collect();
+    instances.sort_by_key(|instance| (instance.since, &instance.id));
+    let number = wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied());
+    let named = |instance: &&&Instance| instance.id == wanted || instance.id.rsplit('-').next() == Some(wanted);
+    match number.or_else(|| instances.iter().find(named).copied()) {
+        Some(instance) => Ok((group, Some(instance))),
+        None => {
+            let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+            Err(Failure::new(
+                Exit::NotFound,
+                anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),
+            ))
+        }
+    }
+}
+
+/// One instance that runs: the one that `name` names, or of its group the first healthy one.
+pub(super) fn running<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Instance, Failure> {
+    let (group, instance) = group_or_instance(fleet, name)?;
+    if let Some(instance) = instance {
+        return Ok(instance);
+    }
+    let running = || group.instances.iter().filter(|instance| instance.state == InstanceState::Running);
+    let healthy = running().find(|instance| instance.health == Health::Healthy);
+    healthy.or_else(|| running().next()).ok_or_else(|| {
+        Failure::new(Exit::NotFound, anyhow::anyhow!("no instance of {} runs", group.name))
+    })
 }
 
 /// Carries `plan` out and says how it ended.

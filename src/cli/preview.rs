@@ -56,12 +56,19 @@ async fn serve(
     }
     let mut lines = SelectAll::new();
     for group in &desired.groups {
-        let query =
-            LogQuery { group: group.name.clone(), instance: None, container: None, tail: None, follow: true };
+        let query = LogQuery {
+            group: group.name.clone(),
+            instance: None,
+            container: None,
+            tail: None,
+            follow: true,
+            previous: false,
+            since_seconds: None,
+        };
         lines.push(cloud.logs(&query).await.or_exit(Exit::Cloud)?);
     }
     while let Some(line) = lines.next().await {
-        logs::print(&line.or_exit(Exit::Cloud)?, context.format);
+        logs::print(&line.or_exit(Exit::Cloud)?, context.format, false);
     }
     Ok(())
 }

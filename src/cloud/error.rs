@@ -49,6 +49,22 @@ pub enum CloudError {
         /// What to do about it.
         advice: String,
     },
+    /// The cloud has no way to do it.
+    #[error("{what} does not work on this cloud yet; {advice}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do instead.
+        advice: String,
+    },
+    /// A VM cannot do what was asked of it.
+    #[error("{instance}: {message}")]
+    Guest {
+        /// The VM.
+        instance: String,
+        /// What it said, or that it said nothing.
+        message: String,
+    },
     /// A program that is needed cannot be run.
     #[error("cannot run {program}: {message}")]
     Program {

@@ -9,6 +9,7 @@
 pub mod aws;
 pub mod environment;
 mod error;
+pub mod exec;
 pub mod local;
 pub mod reconcile;
 pub mod sim;
@@ -21,6 +22,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::CloudError;
+use self::exec::{Command, Session};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec};
@@ -93,6 +95,24 @@ pub trait Cloud: Send + Sync + fmt::Debug {
     /// Output of the pods' containers and of the VMs themselves.
     async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError>;
 
+    /// Runs a command in a container of a VM and connects to it.
+    async fn exec(&self, instance: &str, command: &Command) -> Result<Session, CloudError> {
+        let _ = (instance, command);
+        Err(CloudError::Unsupported {
+            what: "running commands in containers".into(),
+            advice: "deploy to the local cloud to look inside, or let the container's logs tell".into(),
+        })
+    }
+
+    /// What a VM's serial console said, and goes on to say until the VM ends.
+    async fn console(&self, instance: &str) -> Result<ByteStream, CloudError> {
+        let _ = instance;
+        Err(CloudError::Unsupported {
+            what: "following the serial console".into(),
+            advice: "the cloud's own console shows it".into(),
+        })
+    }
+
     /// Gives up what exists for the environment only as a whole, once it is empty: on the local cloud, the background
     /// process and its files when no environment is left. Nothing happens while the environment holds something.
     async fn release(&self) -> Result<(), CloudError>;
@@ -110,6 +130,9 @@ pub struct NewRevision {
     pub cause: String,
 }
 
+/// Bytes as they come.
+pub type ByteStream = BoxStream<'static, Result<Vec<u8>, CloudError>>;
+
 /// Lines of output as they come; ends when everything was read, or never when following.
 pub type LogStream = BoxStream<'static, Result<LogLine, CloudError>>;
 
@@ -125,18 +148,27 @@ pub struct LogQuery {
     pub container: Option<String>,
     /// Only that many last lines of each VM.
     pub tail: Option<usize>,
+    /// Of each container, the run before the current one.
+    #[serde(default)]
+    pub previous: bool,
+    /// Only lines that are no older than that.
+    #[serde(default)]
+    pub since_seconds: Option<u64>,
     /// Whether to wait for more, of VMs to come too.
     pub follow: bool,
 }
 
 /// One line of output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogLine {
     /// The VM.
     pub instance: String,
     /// The container; `None` for the kernel and PID 1.
     pub container: Option<String>,
+    /// When it was written, as `2026-01-31T12:00:00.000000000Z`, where the cloud knows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
     /// The line without its end.
     pub text: String,
 }

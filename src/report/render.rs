@@ -44,6 +44,13 @@ pub fn result(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Writes bytes that a command in a container wrote, to standard output or to standard error, as they are. Returns
+/// whether they were taken.
+pub fn bytes(bytes: &[u8], is_error: bool) -> bool {
+    let write = |out: &mut dyn Write| out.write_all(bytes).and_then(|()| out.flush()).is_ok();
+    if is_error { write(&mut std::io::stderr().lock()) } else { write(&mut std::io::stdout().lock()) }
+}
+
 /// Whether results may have colours: a terminal that has not been asked to do without (`NO_COLOR`).
 pub fn colour() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never

@@ -13,9 +13,10 @@ use tokio::io::AsyncBufReadExt as _;
 use tokio_util::io::StreamReader;
 
 use super::home::{Home, SOCKET};
-use super::wire::{Call, Hello, Logs, Verb};
+use super::wire::{Call, Console, Exec, Hello, Logs, Verb};
 use super::{socket, start};
-use crate::cloud::{Cloud, CloudError, LogLine, LogQuery, LogStream, NewRevision};
+use crate::cloud::exec::{Command, Session};
+use crate::cloud::{ByteStream, Cloud, CloudError, LogLine, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings};
@@ -78,18 +79,23 @@ async fn post<T: DeserializeOwned>(home: &Home, path: &str, body: &impl Serializ
 async fn post_raw(home: &Home, path: &str, body: &impl Serialize) -> Result<Response<Incoming>, CloudError> {
     let body = serde_json::to_vec(body).map_err(unreachable("write a question"))?;
     let answer = send(home, Method::POST, path, body.into()).await?;
-    if answer.status().is_success() {
-        return Ok(answer);
-    }
+    if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
+}
+
+/// Why the process refused.
+pub(super) async fn refusal(answer: Response<Incoming>) -> CloudError {
     let refused = answer.status() == StatusCode::UNPROCESSABLE_ENTITY;
-    let bytes = answer.into_body().collect().await.map_err(unreachable("read an answer"))?.to_bytes();
+    let bytes = match answer.into_body().collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) => return unreachable("read an answer")(error),
+    };
     let understood = refused.then(|| serde_json::from_slice(&bytes).ok()).flatten();
-    Err(understood.unwrap_or_else(|| CloudError::Unreachable {
+    understood.unwrap_or_else(|| CloudError::Unreachable {
         message: format!(
             "its process did not understand the question (is it of another version?): {}",
             String::from_utf8_lossy(&bytes)
         ),
-    }))
+    })
 }
 
 async fn send(
@@ -118,7 +124,7 @@ async fn read<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, Clou
     serde_json::from_slice(&bytes).map_err(unreachable("read an answer"))
 }
 
-fn unreachable<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> CloudError {
+pub(super) fn unreachable<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> CloudError {
     move |error| CloudError::Unreachable { message: format!("cannot {action}: {error}") }
 }
 
@@ -195,6 +201,29 @@ impl Cloud for LocalCloud {
             Ok(Some((line, lines)))
         });
         Ok(lines.boxed())
+    }
+
+    async fn exec(&self, instance: &str, command: &Command) -> Result<Session, CloudError> {
+        if !start::exists(&self.home) {
+            return Err(CloudError::not_found("VM", &instance));
+        }
+        start::ensure(&self.home).await?;
+        let environment = self.environment.clone();
+        let exec = Exec { environment, instance: instance.to_owned(), command: command.clone() };
+        super::exec::start(&self.home, &exec).await
+    }
+
+    async fn console(&self, instance: &str) -> Result<ByteStream, CloudError> {
+        if !start::exists(&self.home) {
+            return Err(CloudError::not_found("VM", &instance));
+        }
+        start::ensure(&self.home).await?;
+        let asked = Console { environment: self.environment.clone(), instance: instance.to_owned() };
+        let answer = post_raw(&self.home, "/v1/console", &asked).await?;
+        let bytes = BodyStream::new(answer.into_body())
+            .map_ok(|frame| frame.into_data().unwrap_or_default().to_vec())
+            .map_err(|error| unreachable("read the console")(error));
+        Ok(bytes.boxed())
     }
 
     async fn release(&self) -> Result<(), CloudError> {

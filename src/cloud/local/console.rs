@@ -47,7 +47,7 @@ pub(super) fn parse(instance: &str, line: &str) -> LogLine {
         }
         _ => (None, line),
     };
-    LogLine { instance: instance.to_owned(), container, text: text.to_owned() }
+    LogLine { instance: instance.to_owned(), container, time: None, text: text.to_owned() }
 }
 
 /// Everything that the VM's console still holds.
@@ -103,6 +103,38 @@ impl Follower {
         let complete: Vec<u8> = self.rest.drain(..=end).collect();
         let text = String::from_utf8_lossy(&complete);
         Ok(text.lines().map(|line| parse(&self.instance, line)).collect())
+    }
+}
+
+/// What a console says, byte by byte, from the beginning of what is kept.
+#[derive(Debug)]
+pub(super) struct Bytes {
+    folder: PathBuf,
+    /// Nothing was read yet.
+    is_new: bool,
+    offset: u64,
+}
+
+impl Bytes {
+    /// The console of the VM in this folder.
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), is_new: true, offset: 0 }
+    }
+
+    /// What came since the last call.
+    pub(super) fn more(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        if std::mem::replace(&mut self.is_new, false) {
+            bytes = fs::read(previous(&self.folder)).unwrap_or_default();
+        }
+        let mut file = File::open(current(&self.folder))?;
+        if file.metadata()?.len() < self.offset {
+            self.offset = 0;
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let read = file.read_to_end(&mut bytes)?;
+        self.offset += u64::try_from(read).unwrap_or(0);
+        Ok(bytes)
     }
 }
 

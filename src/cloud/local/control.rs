@@ -11,7 +11,7 @@ use self::acts::Job;
 pub(super) use self::acts::adopt;
 use super::balancer::{Key, Wanted};
 use super::keeper::{Keeper, Life, State};
-use super::{clock, console, vm};
+use super::{clock, console, lines, vm};
 use crate::cloud::environment::Facts;
 use crate::cloud::reconcile::{Act, Decision, decide};
 use crate::manifest::api::Name;
@@ -92,7 +92,7 @@ fn group(
             Health::Unhealthy { reason } => reason.clone(),
             _ => "the VM ended".to_owned(),
         };
-        let tail = console::tail(&keeper.home.instance(id), REASON_LINES);
+        let tail = lines::tail(&keeper.home.instance(id), REASON_LINES);
         *reason = format!("{reason}: {id} is {words}\n{}", tail.join("\n"));
     }
     say(keeper, name, &record.memory, &decision);

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::balancer::{Backend, Balancers};
+use super::channel::Channel;
 use super::home::Home;
 use super::log::Log;
 use super::qmp::Forward;
@@ -67,6 +68,8 @@ pub(super) struct Vm {
     pub(super) misses: u32,
     /// Connections that the balancer carries to it.
     pub(super) connections: Arc<AtomicU32>,
+    /// What the guest speaks over.
+    pub(super) channel: Option<Channel>,
     /// Ends its health check.
     pub(super) watch: CancellationToken,
 }
@@ -104,6 +107,7 @@ impl Vm {
             ports: Ports::Unknown,
             misses: 0,
             connections: Arc::default(),
+            channel: None,
             watch: CancellationToken::new(),
         }
     }
@@ -122,6 +126,12 @@ impl Drop for Vm {
 }
 
 impl State {
+    /// Whether an environment has a VM of that name.
+    pub(super) fn knows(&self, environment: &str, instance: &str) -> bool {
+        let groups = self.environments.get(environment).map(|environment| environment.groups.values());
+        groups.into_iter().flatten().any(|group| group.instances.contains_key(instance))
+    }
+
     /// What is known of each VM right now.
     pub(super) fn facts(&mut self) -> HashMap<String, Facts> {
         let facts = |vm: &mut Vm| {

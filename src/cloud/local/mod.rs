@@ -12,14 +12,17 @@
 
 mod accelerator;
 mod balancer;
+mod channel;
 mod client;
 mod clock;
 mod console;
 mod control;
+mod exec;
 mod health;
 mod home;
 mod images;
 mod keeper;
+mod lines;
 mod log;
 mod qemu;
 mod qmp;

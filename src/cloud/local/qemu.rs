@@ -13,6 +13,9 @@ pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 /// The QMP socket, in the VM's folder.
 pub(super) const QMP: &str = "qmp.sock";
 
+/// The host's end of the control channel, in the VM's folder.
+pub(super) const CONTROL: &str = "control.sock";
+
 /// What the VM's serial port says, in the VM's folder.
 pub(super) const CONSOLE: &str = "console.log";
 
@@ -78,6 +81,9 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
     ];
     let control = [
         ("-qmp", format!("unix:{QMP},server=on,wait=off")),
+        ("-device", "virtio-serial-pci".to_owned()),
+        ("-chardev", format!("socket,id=control,path={CONTROL},server=on,wait=off")),
+        ("-device", format!("virtserialport,chardev=control,name={}", i2kit_spec::control::PORT)),
         ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny".to_owned()),
     ];
     let all = arguments.into_iter().chain(control);

@@ -1,5 +1,6 @@
 //! The local cloud's process: its API, its beginning and its end.
 
+mod exec;
 mod logs;
 mod verbs;
 
@@ -7,15 +8,16 @@ use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hyper::upgrade::OnUpgrade;
 
 use super::home::{Home, SOCKET};
 use super::keeper::Keeper;
-use super::wire::{Call, Hello, Logs};
+use super::wire::{Call, Console, Exec, Hello, Logs};
 use super::{control, socket, start};
 use crate::cloud::CloudError;
 
@@ -95,6 +97,8 @@ fn router(keeper: Arc<Keeper>) -> Router {
         .route("/v1/stop", post(stop))
         .route("/v1/call", post(call))
         .route("/v1/logs", post(follow))
+        .route("/v1/console", post(console))
+        .route("/v1/exec", post(execute))
         .with_state(keeper)
 }
 
@@ -118,6 +122,26 @@ async fn call(State(keeper): State<Arc<Keeper>>, Json(call): Json<Call>) -> Resp
 async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Response {
     match logs::stream(keeper, logs) {
         Ok(body) => body.into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn console(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Console>) -> Response {
+    match logs::console(keeper, &asked) {
+        Ok(body) => body.into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn execute(State(keeper): State<Arc<Keeper>>, mut request: Request) -> Response {
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let Json(exec) = match Json::<Exec>::from_request(request, &()).await {
+        Ok(exec) => exec,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let Some(upgrade) = upgrade else { return StatusCode::UPGRADE_REQUIRED.into_response() };
+    match exec::start(keeper, exec, upgrade).await {
+        Ok(response) => response,
         Err(error) => refused(error),
     }
 }

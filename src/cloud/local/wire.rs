@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::exec::Command;
 use crate::cloud::{LogQuery, NewRevision};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
@@ -46,6 +47,29 @@ pub(super) enum Verb {
     SetReplicas { group: Name, replicas: u32 },
     DeleteGroup { group: Name },
     Release,
+}
+
+/// What a connection becomes on which a command's frames go, see the page on the control channel.
+pub(super) const EXEC_PROTOCOL: &str = "i2kit-control";
+
+/// A command to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Exec {
+    /// The environment.
+    pub(super) environment: String,
+    /// The VM.
+    pub(super) instance: String,
+    /// The command.
+    pub(super) command: Command,
+}
+
+/// A question for a serial console.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Console {
+    /// The environment.
+    pub(super) environment: String,
+    /// The VM.
+    pub(super) instance: String,
 }
 
 /// A question for output.

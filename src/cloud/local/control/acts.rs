@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending;
 use crate::cloud::CloudError;
 use crate::cloud::environment::InstanceRecord;
+use crate::cloud::local::channel::Channel;
 use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
 use crate::cloud::local::qemu::Machine;
 use crate::cloud::local::{clock, health, images, qmp, vm};
@@ -211,6 +212,9 @@ fn start(
 /// Waits until qemu answers, learns where the VM's ports are, and starts its health check.
 async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
     let folder = keeper.home.instance(id);
+    if let Some(vm) = keeper.state().vms.get_mut(id) {
+        vm.channel = Some(Channel::start(&folder));
+    }
     let given_up = tokio::time::Instant::now() + QEMU_START;
     let forwards = loop {
         match qmp::forwards(&folder).await {

@@ -1,0 +1,27 @@
+//! `i2kit console`: what an instance's serial console said since it was started, and goes on to say.
+
+use futures::StreamExt as _;
+
+use super::args::ConsoleArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use crate::report;
+
+/// Prints until the instance ends.
+pub(super) async fn run(context: &Context, args: &ConsoleArgs) -> Result<Exit, Failure> {
+    let cloud = pipeline::cloud(context)?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let instance = pipeline::running(&fleet, &args.name)?;
+    context.events.note(format!(
+        "the serial console of {}; nothing there reads what is typed, `i2kit exec -it {} -- sh` does; Ctrl-C ends",
+        instance.id, instance.id
+    ));
+    let mut bytes = cloud.console(&instance.id).await.or_exit(Exit::Cloud)?;
+    while let Some(bytes) = bytes.next().await {
+        if !report::bytes(&bytes.or_exit(Exit::Cloud)?, false) {
+            break;
+        }
+    }
+    Ok(Exit::Success)
+}
