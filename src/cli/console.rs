@@ -10,7 +10,7 @@ use crate::report;
 
 /// Prints until the instance ends.
 pub(super) async fn run(context: &Context, args: &ConsoleArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = pipeline::running(&fleet, &args.name)?;
     context.events.note(format!(

@@ -27,7 +27,9 @@ impl<'a> Place<'a> {
     /// `NAME:PATH` is in a container; a path here that has a colon is written with `./` in front.
     fn parse(text: &'a str) -> Self {
         match text.split_once(':') {
-            Some((name, path)) if !name.is_empty() && !name.starts_with(['.', '/']) => Self::There { name, path },
+            Some((name, path)) if !name.is_empty() && !name.starts_with(['.', '/']) => {
+                Self::There { name, path }
+            }
             _ => Self::Here(Path::new(text)),
         }
     }
@@ -38,7 +40,9 @@ pub(super) async fn run(context: &Context, args: &CpArgs) -> Result<Exit, Failur
     match (Place::parse(&args.from), Place::parse(&args.to)) {
         (Place::Here(from), Place::There { name, path }) => upload(context, args, from, (name, path)).await,
         (Place::There { name, path }, Place::Here(to)) => download(context, args, (name, path), to).await,
-        _ => Err(usage("one of the two places is in a container, written NAME:PATH, and the other one is here")),
+        _ => Err(usage(
+            "one of the two places is in a container, written NAME:PATH, and the other one is here",
+        )),
     }
 }
 
@@ -46,8 +50,14 @@ fn usage(text: &str) -> Failure {
     Failure::new(Exit::Usage, anyhow::anyhow!("{text}"))
 }
 
-async fn tar(context: &Context, args: &CpArgs, name: &str, arguments: &[&str], input: bool) -> Result<Session, Failure> {
-    let cloud = pipeline::cloud(context)?;
+async fn tar(
+    context: &Context,
+    args: &CpArgs,
+    name: &str,
+    arguments: &[&str],
+    input: bool,
+) -> Result<Session, Failure> {
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = pipeline::running(&fleet, name)?;
     let command = Command {
@@ -86,7 +96,12 @@ fn split(path: &str) -> Result<(&str, &str), Failure> {
     Ok((if folder.is_empty() { "/" } else { folder }, name))
 }
 
-async fn upload(context: &Context, args: &CpArgs, from: &Path, (name, path): (&str, &str)) -> Result<Exit, Failure> {
+async fn upload(
+    context: &Context,
+    args: &CpArgs,
+    from: &Path,
+    (name, path): (&str, &str),
+) -> Result<Exit, Failure> {
     // `DIR/` keeps the file's own name; anything else is the new name.
     let own = from.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     let (folder, new) = if path.ends_with('/') {
@@ -132,10 +147,16 @@ fn pack(from: &Path, name: &str, to: Sender) -> io::Result<()> {
     archive.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error).map(drop)
 }
 
-async fn download(context: &Context, args: &CpArgs, (name, path): (&str, &str), to: &Path) -> Result<Exit, Failure> {
+async fn download(
+    context: &Context,
+    args: &CpArgs,
+    (name, path): (&str, &str),
+    to: &Path,
+) -> Result<Exit, Failure> {
     let (folder, last) = split(path)?;
     let target = if to.is_dir() { to.join(last) } else { to.to_owned() };
-    let Session { input, mut output } = tar(context, args, name, &["-cf", "-", "-C", folder, last], false).await?;
+    let Session { input, mut output } =
+        tar(context, args, name, &["-cf", "-", "-C", folder, last], false).await?;
     let (sender, receiver) = mpsc::channel(PIECES);
     let last = last.to_owned();
     let unpacked = tokio::task::spawn_blocking(move || unpack(&last, &target, Receiver::new(receiver)));
@@ -166,7 +187,10 @@ fn unpack(name: &str, target: &Path, from: Receiver) -> io::Result<()> {
             io::Error::other(format!("the container sent {}, which was not asked for", path.display()))
         })?;
         if below.components().any(|part| !matches!(part, Component::Normal(_))) {
-            return Err(io::Error::other(format!("the container sent {}, which leads elsewhere", path.display())));
+            return Err(io::Error::other(format!(
+                "the container sent {}, which leads elsewhere",
+                path.display()
+            )));
         }
         if below.as_os_str().is_empty() {
             if entry.header().entry_type().is_dir() {
@@ -188,7 +212,10 @@ fn unpack_below<R: Read>(entry: &mut tar::Entry<'_, R>, target: &Path, below: &P
     for part in below.parent().into_iter().flat_map(Path::components) {
         folder.push(part);
         if std::fs::symlink_metadata(&folder).is_ok_and(|found| found.is_symlink()) {
-            return Err(io::Error::other(format!("the container sent a file through the link {}", folder.display())));
+            return Err(io::Error::other(format!(
+                "the container sent a file through the link {}",
+                folder.display()
+            )));
         }
     }
     std::fs::create_dir_all(&folder)?;

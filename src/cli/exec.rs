@@ -17,7 +17,7 @@ use crate::report;
 
 /// Runs the command and ends as it does.
 pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, Failure> {
-    let cloud = pipeline::cloud(context)?;
+    let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = pipeline::running(&fleet, &args.name)?;
     let mut terminal = args.tty;

@@ -188,18 +188,18 @@ pub(super) fn group_or_instance<'f>(
     let group = group(fleet, name).map_err(|_| failure)?;
     let mut instances: Vec<&Instance> = group.instances.iter().collect();
     instances.sort_by_key(|instance| (instance.since, &instance.id));
-    let number = wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied());
-    let named = |instance: &&&Instance| instance.id == wanted || instance.id.rsplit('-').next() == Some(wanted);
-    match number.or_else(|| instances.iter().find(named).copied()) {
-        Some(instance) => Ok((group, Some(instance))),
-        None => {
-            let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
-            Err(Failure::new(
-                Exit::NotFound,
-                anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),
-            ))
-        }
+    let number =
+        wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied());
+    let named =
+        |instance: &&&Instance| instance.id == wanted || instance.id.rsplit('-').next() == Some(wanted);
+    if let Some(instance) = number.or_else(|| instances.iter().find(named).copied()) {
+        return Ok((group, Some(instance)));
     }
+    let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+    Err(Failure::new(
+        Exit::NotFound,
+        anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),
+    ))
 }
 
 /// One instance that runs: the one that `name` names, or of its group the first healthy one.
@@ -210,9 +210,9 @@ pub(super) fn running<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Instance, 
     }
     let running = || group.instances.iter().filter(|instance| instance.state == InstanceState::Running);
     let healthy = running().find(|instance| instance.health == Health::Healthy);
-    healthy.or_else(|| running().next()).ok_or_else(|| {
-        Failure::new(Exit::NotFound, anyhow::anyhow!("no instance of {} runs", group.name))
-    })
+    healthy
+        .or_else(|| running().next())
+        .ok_or_else(|| Failure::new(Exit::NotFound, anyhow::anyhow!("no instance of {} runs", group.name)))
 }
 
 /// Carries `plan` out and says how it ended.

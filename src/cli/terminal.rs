@@ -12,7 +12,8 @@ pub(super) fn is_terminal() -> bool {
 
 /// The terminal's size; nothing when there is no terminal.
 pub(super) fn size() -> Option<Size> {
-    let size = tcgetwinsize(rustix::stdio::stdin()).or_else(|_| tcgetwinsize(rustix::stdio::stdout())).ok()?;
+    let size =
+        tcgetwinsize(rustix::stdio::stdin()).or_else(|_| tcgetwinsize(rustix::stdio::stdout())).ok()?;
     Some(Size { rows: size.ws_row, columns: size.ws_col })
 }
 

@@ -10,5 +10,6 @@ mod crash;
 mod examples;
 mod files;
 mod images;
+mod inside;
 mod rollout;
 mod verbs;

@@ -32,6 +32,7 @@ impl Aws {
                     lines.extend(text.lines().map(|line| LogLine {
                         instance: id.clone(),
                         container: None,
+                        time: None,
                         text: line.to_owned(),
                     }));
                 }
@@ -112,6 +113,10 @@ fn line(event: &FilteredLogEvent) -> Option<LogLine> {
     Some(LogLine {
         instance: parts.next()?.to_owned(),
         container: parts.next().map(str::to_owned),
+        time: event
+            .timestamp()
+            .and_then(chrono::DateTime::from_timestamp_millis)
+            .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)),
         text: event.message()?.trim_end().to_owned(),
     })
 }

@@ -254,7 +254,8 @@ impl State {
                 hello.version
             );
             for (_, stream) in std::mem::take(&mut self.streams) {
-                stream.tell(Message::Ended { stream: 0, ended: Ended { code: 1, error: Some(error.clone()) } });
+                stream
+                    .tell(Message::Ended { stream: 0, ended: Ended { code: 1, error: Some(error.clone()) } });
             }
             return;
         }

@@ -157,7 +157,8 @@ mod tests {
 
         let path = folder("web").join("1.log");
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
-        write!(file, "{} stdout P long \n{} stdout F line\n{} stdout F ha", time(4), time(5), time(6)).unwrap();
+        write!(file, "{} stdout P long \n{} stdout F line\n{} stdout F ha", time(4), time(5), time(6))
+            .unwrap();
         assert_eq!(texts(reader.more()), ["1 long line"]);
         writeln!(file, "lf").unwrap();
         // Moved aside before it was read.

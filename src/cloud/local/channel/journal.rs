@@ -84,7 +84,8 @@ impl Journal {
         }
         if head.dropped > 0 && !new.is_empty() {
             let words = format!("i2kit: {} lines were dropped before this one", head.dropped);
-            let time = String::from_utf8_lossy(new.split(|b| *b == b' ').next().unwrap_or_default()).into_owned();
+            let time =
+                String::from_utf8_lossy(new.split(|b| *b == b' ').next().unwrap_or_default()).into_owned();
             new.splice(0..0, format!("{time} stderr F {words}\n").into_bytes());
         }
         if !new.is_empty() {
@@ -131,9 +132,8 @@ impl Container {
 /// The runs of a container, in order.
 pub(in crate::cloud::local) fn runs(folder: &Path) -> Vec<u64> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let mut runs: Vec<u64> = entries
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
-        .collect();
+    let mut runs: Vec<u64> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok()).collect();
     runs.sort_unstable();
     runs
 }

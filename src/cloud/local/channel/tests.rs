@@ -49,7 +49,9 @@ fn log(first: u64, lines: &str) -> Message {
 async fn lines_are_kept_once_whoever_connects() {
     let root = tempfile::tempdir().unwrap();
     let (first, mut guest) = channel(root.path()).await;
-    assert!(matches!(guest.hear().await, Message::HostHello(hello) if !hello.answer && hello.logged.is_empty()));
+    assert!(
+        matches!(guest.hear().await, Message::HostHello(hello) if !hello.answer && hello.logged.is_empty())
+    );
     guest.say(&log(0, "2026-01-01T00:00:00.1Z stdout F one\n2026-01-01T00:00:00.2Z stdout F two\n")).await;
     assert!(matches!(guest.hear().await, Message::Logged(logged) if logged.next == 2));
     drop((first, guest));
@@ -74,12 +76,19 @@ async fn what_a_supervisor_may_not_have_heard_is_said_again() {
     let asked = channel.open(Open { command: vec!["cat".into()], ..Open::default() });
     let mut connection = asked.await.unwrap();
     let Message::Open { stream, .. } = guest.hear().await else { panic!("the stream is opened") };
-    let input = |offset: u64, bytes: &[u8]| Message::Data { stream, end: End::Input, offset, bytes: bytes.into() };
+    let input =
+        |offset: u64, bytes: &[u8]| Message::Data { stream, end: End::Input, offset, bytes: bytes.into() };
     connection.say(Message::Data { stream: 0, end: End::Input, offset: 0, bytes: b"hello".into() }).await;
     assert_eq!(guest.hear().await, input(0, b"hello"));
-    let output = |offset: u64, bytes: &[u8]| Message::Data { stream, end: End::Output, offset, bytes: bytes.into() };
+    let output =
+        |offset: u64, bytes: &[u8]| Message::Data { stream, end: End::Output, offset, bytes: bytes.into() };
     guest.say(&output(0, b"hel")).await;
-    let at_tool = |offset: u64, bytes: &[u8]| Message::Data { stream: 0, end: End::Output, offset, bytes: bytes.into() };
+    let at_tool = |offset: u64, bytes: &[u8]| Message::Data {
+        stream: 0,
+        end: End::Output,
+        offset,
+        bytes: bytes.into(),
+    };
     assert_eq!(connection.messages.recv().await.unwrap(), at_tool(0, b"hel"));
 
     // Another supervisor speaks, and PID 1 has taken two bytes; a stream that nobody knows is closed.
@@ -91,7 +100,9 @@ async fn what_a_supervisor_may_not_have_heard_is_said_again() {
     guest.say(&output(0, b"hello")).await;
     assert_eq!(connection.messages.recv().await.unwrap(), at_tool(3, b"lo"));
     guest.say(&Message::Ended { stream, ended: Ended { code: 3, error: None } }).await;
-    assert!(matches!(connection.messages.recv().await, Some(Message::Ended { ended, .. }) if ended.code == 3));
+    assert!(
+        matches!(connection.messages.recv().await, Some(Message::Ended { ended, .. }) if ended.code == 3)
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,11 @@ use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{EXEC_PROTOCOL, Exec};
 
 /// Begins the command and answers; the frames go over the connection afterwards.
-pub(super) async fn start(keeper: Arc<Keeper>, exec: Exec, upgrade: OnUpgrade) -> Result<Response<Body>, CloudError> {
+pub(super) async fn start(
+    keeper: Arc<Keeper>,
+    exec: Exec,
+    upgrade: OnUpgrade,
+) -> Result<Response<Body>, CloudError> {
     let Exec { environment, instance, command } = exec;
     let channel = {
         let state = keeper.state();

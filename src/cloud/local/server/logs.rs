@@ -45,7 +45,8 @@ pub(super) fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, CloudError
     {
         return Err(CloudError::not_found("VM", instance));
     }
-    let since = logs.query.since_seconds.map(|seconds| clock::rfc3339(clock::now().saturating_sub(seconds * 1000)));
+    let since =
+        logs.query.since_seconds.map(|seconds| clock::rfc3339(clock::now().saturating_sub(seconds * 1000)));
     let mut progress = Progress { keeper, logs, since, sources: Vec::new(), ready: VecDeque::new() };
     let mut by_start: Vec<(&String, &(u64, bool))> = found.iter().collect();
     by_start.sort_by_key(|(_, (started, _))| *started);
@@ -185,7 +186,8 @@ impl Source {
 /// What a VM's console said, and says until the VM is gone.
 pub(super) fn console(keeper: Arc<Keeper>, asked: &Console) -> Result<Body, CloudError> {
     let folder = keeper.home.instance(&asked.instance);
-    let alive = move |keeper: &Keeper, id: &str| keeper.state().facts().get(id).is_some_and(|facts| facts.alive);
+    let alive =
+        move |keeper: &Keeper, id: &str| keeper.state().facts().get(id).is_some_and(|facts| facts.alive);
     if !keeper.state().knows(&asked.environment, &asked.instance) {
         return Err(CloudError::not_found("VM", &asked.instance));
     }

@@ -1,0 +1,77 @@
+//! Looking into running machines: logs, commands, files, the serial console.
+
+use crate::support::{World, eventually, kill, machines};
+
+/// A machine that counts, and starts one of its containers again.
+const MANIFEST: &str = "name: inside
+containers:
+  count:
+    image: busybox:1.35
+    command: [/bin/sh, -c, 'n=0; while :; do n=$((n+1)); echo line $n; sleep 0.05; done']
+  again:
+    image: busybox:1.35
+    command: [/bin/sh, -c, 'test -e /proc/self || exit 1; echo run; sleep 2; exit 3']
+";
+
+#[test]
+fn containers_are_looked_into() {
+    if !machines() {
+        return;
+    }
+    let world = World::new();
+    world.write("inside.yaml", MANIFEST);
+    world.i2kit(&["deploy", "inside.yaml"]).run();
+    let id = world.group("inside").instances[0].id.clone();
+
+    // Commands: where they run, what they say, and how they end.
+    world.i2kit(&["exec", "inside", "--", "cat", "/etc/hostname"]).stdout(&format!("{id}\n")).run();
+    world
+        .i2kit(&["exec", "inside/1", "-c", "count", "--", "sh", "-c", "echo bad >&2; exit 9"])
+        .code(9)
+        .says("bad")
+        .run();
+    world.i2kit(&["exec", "inside", "--", "no-such"]).code(127).says("\"no-such\" is not found").run();
+    world.i2kit(&["exec", "inside", "-c", "cuont", "--", "id"]).code(7).says("it has count, again").run();
+    world.i2kit(&["exec", "inside/7", "--", "id"]).code(9).says(&format!("it has {id}")).run();
+
+    // Files, there and back.
+    let bytes: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    world.write("numbers", &bytes);
+    world.i2kit(&["cp", "numbers", "inside:/tmp/"]).run();
+    world.i2kit(&["exec", "inside", "--", "sh", "-c", "wc -l < /tmp/numbers"]).stdout("200000\n").run();
+    world.i2kit(&["cp", "inside:/tmp/numbers", "back"]).run();
+    assert_eq!(std::fs::read_to_string(world.path().join("back")).unwrap(), bytes);
+    world.i2kit(&["cp", "inside:/nowhere/x", "y"]).code(1).says("nowhere").run();
+
+    // Lines with their times; no line is lost or comes twice when the process that collects them is killed.
+    let lines = || world.i2kit(&["logs", "inside", "-c", "count", "--timestamps"]).run().stdout;
+    let count = lines().lines().count();
+    let mut follower = world.i2kit(&["logs", "inside", "-f"]).start();
+    kill(world.local_cloud());
+    eventually("lines after the kill", 60, || (lines().lines().count() > count + 40).then_some(()));
+    // It ends with the process that it followed.
+    let _ = follower.kill();
+    follower.wait().unwrap();
+    let lines = lines();
+    let mut last = String::new();
+    for (number, line) in (1..).zip(lines.lines()) {
+        let (source, text) = line.split_once(" | ").unwrap();
+        let (time, text) = text.split_once(' ').unwrap();
+        assert_eq!(
+            (source, text),
+            (format!("{id} count").as_str(), format!("line {number}").as_str()),
+            "{lines}"
+        );
+        assert!(time > last.as_str() && time.starts_with("20") && time.ends_with('Z'), "{line}");
+        time.clone_into(&mut last);
+    }
+    world.i2kit(&["exec", "inside", "--", "true"]).run();
+    eventually("an earlier run", 60, || {
+        let before = world.i2kit(&["logs", "inside", "-c", "again", "--previous"]);
+        let current = world.i2kit(&["logs", "inside", "-c", "again"]).run().stdout;
+        (current.lines().count() > 1).then(|| before.stdout(&format!("{id} again | run\n")).run())
+    });
+    world.i2kit(&["logs", "inside", "--since", "1s", "--tail", "1"]).prints(" | ").run();
+    world.i2kit(&["destroy", "inside"]).run();
+    world.assert_nothing_left();
+}
