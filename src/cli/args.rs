@@ -221,6 +221,12 @@ pub(super) struct BuildArgs {
     /// The disk's form
     #[arg(long, value_enum, default_value_t = DiskFormat::Raw, requires = "dir")]
     pub format: DiskFormat,
+    /// Private key (PEM) that signs what firmware boots, for Secure Boot; needs sbsign
+    #[arg(long, value_name = "FILE", requires = "sign_cert")]
+    pub sign_key: Option<PathBuf>,
+    /// Certificate (PEM) of that key
+    #[arg(long, value_name = "FILE", requires = "sign_key")]
+    pub sign_cert: Option<PathBuf>,
 }
 
 /// `build --format`, in LinuxKit's words.
@@ -230,6 +236,12 @@ pub(super) enum DiskFormat {
     Raw,
     /// The same behind an EFI system partition, for firmware and clouds
     RawEfi,
+    /// The disk that firmware boots, for qemu
+    Qcow2,
+    /// The disk that firmware boots, for Hyper-V and Azure
+    Vhd,
+    /// The disk that firmware boots, for `VMware`
+    Vmdk,
 }
 
 /// `deploy`.

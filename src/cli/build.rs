@@ -1,12 +1,15 @@
 //! `i2kit build`: the machine image of every pod.
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
 use super::args::{BuildArgs, DiskFormat};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
-use crate::image::{DiskImage, bootable, export};
+use crate::image::{DiskImage, FileFormat, Signer, bootable_signed, export};
+use crate::plan::image::ImagePlan;
 use crate::report::{self, Format};
 
 /// One line of the result.
@@ -17,7 +20,7 @@ struct Built {
     image: String,
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    disk: Option<std::path::PathBuf>,
+    disk: Option<PathBuf>,
 }
 
 /// Builds the images; writes disks and their parts when a folder is named.
@@ -32,8 +35,7 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
         let disk = match &args.dir {
             Some(folder) => {
                 let folder = folder.join(name.to_string());
-                let image = in_form(image, args.format, context)?;
-                Some(export::write(&image, plan, &folder).or_exit(Exit::Build)?)
+                Some(write(image, plan, &folder, (args, context))?)
             }
             None => None,
         };
@@ -51,11 +53,29 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
     Ok(Exit::Success)
 }
 
-/// The image with its disk in the form that was asked for.
-fn in_form(image: &DiskImage, format: DiskFormat, context: &Context) -> Result<DiskImage, Failure> {
-    let segments = match format {
-        DiskFormat::Raw => image.segments.clone(),
-        DiskFormat::RawEfi => bootable(image, &context.dirs.cache).or_exit(Exit::Build)?,
+/// Writes the image with its disk in the form that was asked for.
+fn write(
+    image: &DiskImage,
+    plan: &ImagePlan,
+    folder: &Path,
+    (args, context): (&BuildArgs, &Context),
+) -> Result<PathBuf, Failure> {
+    let format = match args.format {
+        DiskFormat::Raw | DiskFormat::RawEfi => FileFormat::Raw,
+        DiskFormat::Qcow2 => FileFormat::Qcow2,
+        DiskFormat::Vhd => FileFormat::Vhd,
+        DiskFormat::Vmdk => FileFormat::Vmdk,
     };
-    Ok(DiskImage { segments, ..image.clone() })
+    let signer = args.sign_key.clone().zip(args.sign_cert.clone());
+    let signer = signer.map(|(key, certificate)| Signer { key, certificate });
+    if args.format == DiskFormat::Raw {
+        if signer.is_some() {
+            let reason = "--sign-key needs a disk that firmware boots, such as --format raw-efi";
+            return Err(Failure::new(Exit::Usage, anyhow::anyhow!(reason)));
+        }
+        return export::write(image, plan, format, folder).or_exit(Exit::Build);
+    }
+    let segments = bootable_signed(image, &context.dirs.cache, signer.as_ref()).or_exit(Exit::Build)?;
+    let image = DiskImage { segments, ..image.clone() };
+    export::write(&image, plan, format, folder).or_exit(Exit::Build)
 }

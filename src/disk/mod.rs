@@ -10,9 +10,13 @@ pub mod esp;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod gpt;
+pub mod qcow2;
+mod sparse;
 mod uki;
 pub mod verity;
+pub mod vhd;
 pub mod vmdk;
+pub mod vmdk_sparse;
 
 pub use assemble::assemble;
 pub use dump::dump;

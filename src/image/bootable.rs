@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{DiskImage, ImageError, Segment, verity};
+use super::{DiskImage, ImageError, Segment, Signer, verity};
 use crate::disk::{self, esp, gpt};
 use crate::oci::Digest;
 
@@ -16,9 +16,21 @@ const HEAD: &str = "efi-head.gpt";
 /// The disk's last bytes.
 const TAIL: &str = "efi-tail.gpt";
 
+/// What a signature may add to a program, so that a signed one gets a partition of the same length.
+const SIGNATURE_ROOM: u64 = 64 << 10;
+
 /// The bootable disk of `image` from its first byte to its last, whole GiB long. What is made for it is kept below
 /// `cache`: each part's tree of hashes, and the EFI system partition.
 pub fn bootable(image: &DiskImage, cache: &Path) -> Result<Vec<Segment>, ImageError> {
+    bootable_signed(image, cache, None)
+}
+
+/// The same, signed for firmware with Secure Boot.
+pub fn bootable_signed(
+    image: &DiskImage,
+    cache: &Path,
+    signer: Option<&Signer>,
+) -> Result<Vec<Segment>, ImageError> {
     let (first, head_file) = match image.segments.first() {
         Some(Segment { file: Some(file), length }) if *length == gpt::HEAD_SIZE => (fs::read(file), file),
         _ => return Err(disk::DiskError::Table("the image does not start with one".into()).into()),
@@ -26,7 +38,7 @@ pub fn bootable(image: &DiskImage, cache: &Path) -> Result<Vec<Segment>, ImageEr
     let first = first.map_err(|e| ImageError::io(head_file, e))?;
     let plain = gpt::parse(&first)?;
     let trees = verity::trees(&plain, &image.segments[1..image.segments.len() - 1], cache)?;
-    let partition = system_partition(image, &verity::archive(&trees), cache)?;
+    let partition = system_partition(image, &verity::archive(&trees), cache, signer)?;
     let lengths: Vec<u64> = trees.iter().map(|tree| tree.tree.length).collect();
     let layout = plain.bootable(partition.content, partition.length, &lengths);
     let folder = head_file.parent().unwrap_or(cache);
@@ -65,7 +77,12 @@ struct SystemPartition {
 
 /// `roots` is unpacked before the initial RAM file system. It comes first because it alone differs between images with
 /// the same guest: all else stays where it is.
-fn system_partition(image: &DiskImage, roots: &[u8], cache: &Path) -> Result<SystemPartition, ImageError> {
+fn system_partition(
+    image: &DiskImage,
+    roots: &[u8],
+    cache: &Path,
+    signer: Option<&Signer>,
+) -> Result<SystemPartition, ImageError> {
     let stub = image.stub.as_ref().ok_or(ImageError::NoStub)?;
     let read = |path: &PathBuf| fs::read(path).map_err(|e| ImageError::io(path, e));
     let (stub, linux) = (read(stub)?, read(&image.kernel)?);
@@ -79,20 +96,27 @@ fn system_partition(image: &DiskImage, roots: &[u8], cache: &Path) -> Result<Sys
     for content in [&stub, &linux, &initrd] {
         hash.update(Digest::of(content).as_bytes());
     }
+    if let Some(signer) = signer {
+        hash.update(signer.identity()?.as_bytes());
+    }
     let content = Digest::of(&hash.finalize());
     let kernel = disk::Kernel { linux: &linux, initrd: &initrd, cmdline: &image.cmdline };
-    let program = disk::uki(&stub, &kernel)?;
+    let mut program = disk::uki(&stub, &kernel)?;
+    let length = esp::size(program.len() as u64 + SIGNATURE_ROOM);
     let folder = cache.join("efi");
     let file = folder.join(format!("{}.img", content.hex()));
     if !file.is_file() {
         fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
+        if let Some(signer) = signer {
+            program = signer.sign(&program, &folder)?;
+        }
         let new = tempfile::NamedTempFile::new_in(&folder).map_err(|e| ImageError::io(&folder, e))?;
         esp::write(&program, new.as_file())?;
         pad_to_sector(new.as_file()).map_err(|e| ImageError::io(&file, e))?;
         new.persist(&file).map_err(|e| ImageError::io(&file, e.error))?;
     }
     let stored = fs::metadata(&file).map_err(|e| ImageError::io(&file, e))?.len();
-    Ok(SystemPartition { file, content, stored, length: esp::size(program.len() as u64) })
+    Ok(SystemPartition { file, content, stored, length })
 }
 
 /// Parts of a disk are whole sectors.

@@ -26,6 +26,14 @@ pub enum ImageError {
     /// The guest bundle has nothing that firmware could start.
     #[error("the guest bundle has no EFI stub, which firmware boots from; make it anew with `scripts/guest`")]
     NoStub,
+    /// What firmware starts could not be signed.
+    #[error("sign with {}: {reason}", .key.display())]
+    Sign {
+        /// The key's file.
+        key: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A layer could not be fetched or read.
     #[error(transparent)]
     Registry(#[from] registry::Error),

@@ -3,13 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{DiskImage, ImageError, raw};
+use super::{DiskImage, FileFormat, ImageError, formats, raw};
 use crate::plan::image::ImagePlan;
 use crate::plan::linuxkit;
 
-/// Writes `disk.raw`, `kernel`, `initrd`, `cmdline`, `plan.json` and `linuxkit.yml` into `folder`; gives the disk's
+/// Writes `disk.raw` (or of another format), `kernel`, `initrd`, `cmdline`, `plan.json` and `linuxkit.yml` into `folder`; gives the disk's
 /// path. A disk in place is brought up to date; [`raw::write`] says what a run that is killed leaves.
-pub fn write(image: &DiskImage, plan: &ImagePlan, folder: &Path) -> Result<PathBuf, ImageError> {
+pub fn write(
+    image: &DiskImage,
+    plan: &ImagePlan,
+    format: FileFormat,
+    folder: &Path,
+) -> Result<PathBuf, ImageError> {
     fs::create_dir_all(folder).map_err(|e| ImageError::io(folder, e))?;
     for (from, name) in [(&image.kernel, "kernel"), (&image.initrd, "initrd")] {
         let path = folder.join(name);
@@ -23,7 +28,10 @@ pub fn write(image: &DiskImage, plan: &ImagePlan, folder: &Path) -> Result<PathB
         let path = folder.join(name);
         fs::write(&path, content).map_err(|e| ImageError::io(&path, e))?;
     }
-    let disk = folder.join("disk.raw");
-    raw::write(image, &disk)?;
+    let disk = folder.join(format!("disk.{}", format.extension()));
+    match format {
+        FileFormat::Raw => raw::write(image, &disk).map(drop)?,
+        _ => formats::write(image, format, &disk)?,
+    }
     Ok(disk)
 }

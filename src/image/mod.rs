@@ -5,18 +5,22 @@ mod bootable;
 mod build;
 mod error;
 pub mod export;
+pub mod formats;
 pub mod guest;
 pub mod raw;
+mod sign;
 mod verity;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::bootable::bootable;
+pub use self::bootable::{bootable, bootable_signed};
 pub use self::build::Workshop;
 pub use self::error::ImageError;
+pub use self::formats::FileFormat;
 pub use self::guest::GuestBundle;
+pub use self::sign::Signer;
 use crate::plan::image::ImageId;
 
 /// A built machine image: where its parts lie on this machine. The files are content-addressed and never change.

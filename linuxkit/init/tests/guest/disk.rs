@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use i2kit::disk::gpt;
-use i2kit::image::{DiskImage, Segment, raw};
+use i2kit::image::{DiskImage, FileFormat, Segment, Signer, formats};
 use i2kit::oci::Digest;
 use i2kit::plan::image::ImageId;
 use i2kit::plan::layout::{DiskLayout, Partition};
@@ -19,16 +19,33 @@ use crate::vm::bundle;
 #[derive(Debug)]
 pub(crate) struct Disk {
     folder: tempfile::TempDir,
+    format: FileFormat,
 }
 
 impl Disk {
     /// The disk of a pod.
     pub(crate) fn new(pod: &Pod) -> Self {
-        let this = Self { folder: tempfile::tempdir().unwrap() };
+        Self::with(pod, FileFormat::Raw, None)
+    }
+
+    /// The disk of a pod in a format, signed.
+    pub(crate) fn with(pod: &Pod, format: FileFormat, signer: Option<&Signer>) -> Self {
+        let this = Self { folder: tempfile::tempdir().unwrap(), format };
         let image = this.image(pod);
-        let segments = i2kit::image::bootable(&image, this.folder.path()).unwrap();
-        raw::write(&DiskImage { segments, ..image }, &this.path()).unwrap();
+        let segments = i2kit::image::bootable_signed(&image, this.folder.path(), signer).unwrap();
+        let image = DiskImage { segments, ..image };
+        formats::write(&image, format, &this.path()).unwrap();
         this
+    }
+
+    /// qemu's name of the format.
+    pub(crate) fn driver(&self) -> &'static str {
+        match self.format {
+            FileFormat::Raw => "raw",
+            FileFormat::Qcow2 => "qcow2",
+            FileFormat::Vhd => "vpc",
+            FileFormat::Vmdk => "vmdk",
+        }
     }
 
     /// Where it lies.

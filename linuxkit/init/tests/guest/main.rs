@@ -7,10 +7,12 @@
 mod control;
 mod disk;
 mod files;
+mod formats;
 mod isolation;
 mod life;
 mod manifest;
 mod pod;
+mod secure_boot;
 mod verity;
 mod vm;
 

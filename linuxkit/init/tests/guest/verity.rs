@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::pod::Pod;
-use crate::vm::{Vm, wanted};
+use crate::vm::{Firmware, Vm, wanted};
 
 const DEVICE: &str = "virtio-blk-pci";
 
@@ -15,7 +15,7 @@ fn partitions_are_mounted_through_what_checks_them() {
     if !wanted() {
         return;
     }
-    let mut vm = Vm::boot_disk(&Disk::new(&pod()), DEVICE, &[]);
+    let mut vm = Vm::boot_disk(&Disk::new(&pod()), DEVICE, Firmware::Plain);
     vm.ready();
     let sources = vm.shell("cat /sys/block/dm-*/dm/name");
     assert_eq!(sources, "pod\nbase\ntop\n");
@@ -31,7 +31,7 @@ fn a_flipped_bit_that_the_boot_reads_ends_the_boot() {
     for (partition, text) in [("pod", &b"healthPort"[..]), ("base", &[0xe2, 0xe1, 0xf5, 0xe0])] {
         let disk = Disk::new(&pod());
         disk.flip(partition, text);
-        let mut vm = Vm::boot_disk(&disk, DEVICE, &[]);
+        let mut vm = Vm::boot_disk(&disk, DEVICE, Firmware::Plain);
         vm.ended();
         let console = vm.console();
         assert!(console.contains("is corrupted"), "{console}");
@@ -49,7 +49,7 @@ fn a_flipped_bit_that_a_container_reads_gives_it_an_error() {
     let pod = pod().base_file("srv/later", secret.as_bytes());
     let disk = Disk::new(&pod);
     disk.flip("base", &secret.as_bytes()[..2000]);
-    let mut vm = Vm::boot_disk(&disk, DEVICE, &[]);
+    let mut vm = Vm::boot_disk(&disk, DEVICE, Firmware::Plain);
     vm.ready();
     assert_eq!(vm.shell("cat /srv/later"), "cat: read error: Input/output error\n");
     // What the bit does not touch is served.
@@ -68,7 +68,7 @@ fn a_flipped_bit_of_the_hashes_gives_an_error_too() {
     // The block that describes the tree is for other tools; the block behind it is the topmost of the tree.
     disk.flip_at("base", tree + 4096);
     assert!(tree + 4096 < partition.length);
-    let mut vm = Vm::boot_disk(&disk, DEVICE, &[]);
+    let mut vm = Vm::boot_disk(&disk, DEVICE, Firmware::Plain);
     vm.ended();
     assert!(vm.console().contains("i2kit: fatal: "), "{}", vm.console());
 }

@@ -42,6 +42,15 @@ pub(crate) fn wanted() -> bool {
     wanted
 }
 
+/// Which firmware boots a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Firmware {
+    /// It starts whatever it finds.
+    Plain,
+    /// It starts what is signed with the key of Debian's package ovmf, which its variables hold as PK, KEK and db.
+    SecureBoot,
+}
+
 /// A running machine; it is killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Vm {
@@ -85,25 +94,32 @@ impl Vm {
     /// Boots a pod by firmware, as clouds do: from the disk alone, which is this device of qemu's. Its address comes by
     /// DHCP.
     pub(crate) fn boot_by_firmware(pod: &Pod, device: &str) -> Self {
-        Self::boot_disk(&Disk::new(pod), device, &[])
+        Self::boot_disk(&Disk::new(pod), device, Firmware::Plain)
     }
 
-    /// Boots a disk by firmware, with these arguments for qemu.
-    pub(crate) fn boot_disk(disk: &Disk, device: &str, arguments: &[&str]) -> Self {
+    /// Boots a disk by firmware.
+    pub(crate) fn boot_disk(disk: &Disk, device: &str, firmware: Firmware) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // A name of its own: the machine may outlive the value.
         let file = folder.path().join("efi-disk");
         fs::hard_link(disk.path(), &file).unwrap();
-        let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", file.display());
+        let drive = format!("if=none,id=disk,format={},snapshot=on,file={}", disk.driver(), file.display());
         let variables = folder.path().join("variables").display().to_string();
-        fs::copy(format!("{OVMF}/OVMF_VARS_4M.fd"), &variables).expect("ovmf is installed");
-        let code = format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF}/OVMF_CODE_4M.fd");
+        let (code, initial) = match firmware {
+            Firmware::Plain => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+            Firmware::SecureBoot => ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.snakeoil.fd"),
+        };
+        fs::copy(format!("{OVMF}/{initial}"), &variables).expect("ovmf is installed");
+        let code = format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF}/{code}");
         let variables = format!("if=pflash,format=raw,unit=1,file={variables}");
         let device = format!("{device},drive=disk,bootindex=0");
         // The firmware itself holds kernel and initrd twice before the kernel starts.
         let mut all =
             vec!["-m", "256", "-drive", &code, "-drive", &variables, "-drive", &drive, "-device", &device];
-        all.extend(arguments);
+        if firmware == Firmware::SecureBoot {
+            // Variables that only the firmware can write, from its own mode of the processor.
+            all.extend(["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
         Self::start(folder, &all)
     }
 
