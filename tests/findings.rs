@@ -1,10 +1,13 @@
 //! What `check` finds: every file of `tests/findings` ends with the findings that it must get, and no others.
 
+#[path = "support/holds.rs"]
+mod holds;
 #[path = "support/hostile.rs"]
 mod hostile;
 
 use std::path::Path;
 
+use base64::Engine as _;
 use i2kit::manifest::{Options, Severity, SourceFile, read, render};
 
 /// `severity code line path` of each finding.
@@ -104,4 +107,16 @@ fn switches_turn_refusals_off() {
         Options { allow_privileged: true, host_is_vm: true, language_only: true, ..Options::default() };
     let files = [SourceFile { name: "x".into(), bytes }];
     assert_eq!(read(&files, &options).count(Severity::Error), 0);
+}
+
+#[test]
+fn what_fuzzing_kept_still_holds() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/kept/manifest.base64");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut inputs = 0;
+    for line in text.lines() {
+        holds::check(&base64::engine::general_purpose::STANDARD.decode(line).unwrap());
+        inputs += 1;
+    }
+    assert!(inputs > 100, "only {inputs} inputs");
 }

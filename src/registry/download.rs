@@ -109,10 +109,10 @@ impl Download<'_> {
                     size += bytes.len();
                     batch.push(bytes);
                 }
-                Some(Err(error)) => return (batch, Some(self.remote.broken(&error))),
+                Some(Err(error)) => return (batch, Some(self.remote.broken(self.request, &error))),
                 None => {
                     let early = io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early");
-                    return (batch, Some(self.remote.broken(&early)));
+                    return (batch, Some(self.remote.broken(self.request, &early)));
                 }
             }
         }

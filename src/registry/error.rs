@@ -41,10 +41,12 @@ pub enum Error {
         registry: String,
     },
     /// No connection, or one that broke again and again.
-    #[error("{registry} is not reached: {reason}; {hint}")]
+    #[error("{registry} is not reached for `{image}`: {reason}; {hint}")]
     Unreachable {
         /// The registry that was asked.
         registry: String,
+        /// What was asked for.
+        image: String,
         /// What the system says.
         reason: String,
         /// What to do next.

@@ -1,7 +1,6 @@
 //! Sorts what the client library reports into errors that say what to do, and whether to try again.
 
 use std::error::Error as StdError;
-use std::io;
 
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 
@@ -39,14 +38,6 @@ pub(super) fn sort(error: OciDistributionError, asked: Asked<'_>) -> Failure {
     }
 }
 
-/// The failure of a body that broke off while it was read.
-pub(super) fn broken(registry: &str, error: &io::Error) -> Failure {
-    let hint = "the network or the registry is overloaded: run the command again, what has come is kept";
-    let error =
-        Error::Unreachable { registry: registry.to_owned(), reason: root(error), hint: hint.to_owned() };
-    Failure { error, retry: Retry::Transient }
-}
-
 impl Asked<'_> {
     fn unauthorized(self) -> Failure {
         let Self { registry, image, who, .. } = self;
@@ -81,12 +72,12 @@ impl Asked<'_> {
             429 => self.rate_limited(),
             // What Go's servers, which most registries are, say to a client without TLS.
             400 if self.plain_http && message.contains("HTTPS server") => {
-                let registry = self.registry.to_owned();
                 let hint = format!(
-                    "set `plainHttp: false` for `{registry}` under `registries` in the environment file"
+                    "set `plainHttp: false` for `{}` under `registries` in the environment file",
+                    self.registry
                 );
                 let reason = "it speaks TLS".to_owned();
-                Failure::final_(Error::Unreachable { registry, reason, hint })
+                Failure::final_(self.unreachable(reason, hint))
             }
             _ => self.server(&format!("status {code} {message}"), retry),
         }
@@ -106,8 +97,14 @@ impl Asked<'_> {
         }
     }
 
-    fn broken(self, reason: &str) -> Failure {
-        broken(self.registry, &io::Error::other(reason.to_owned()))
+    fn unreachable(self, reason: String, hint: String) -> Error {
+        Error::Unreachable { registry: self.registry.to_owned(), image: self.image.to_string(), reason, hint }
+    }
+
+    /// The failure of an answer that broke off while it was read.
+    pub(super) fn broken(self, reason: &str) -> Failure {
+        let hint = "the network or the registry is overloaded: run the command again, what has come is kept";
+        Failure { error: self.unreachable(reason.to_owned(), hint.to_owned()), retry: Retry::Transient }
     }
 
     /// Nothing was asked yet: the address, the port or the protocol may be wrong.
@@ -126,13 +123,12 @@ impl Asked<'_> {
         } else {
             format!("check the name and the network; if it does not speak TLS, {}", setting(true))
         };
-        let error = Error::Unreachable { registry: registry.to_owned(), reason, hint };
-        Failure { error, retry: Retry::Connect }
+        Failure { error: self.unreachable(reason, hint), retry: Retry::Connect }
     }
 }
 
 /// The innermost cause, which says what the system said; the layers above repeat the address.
-fn root(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn root(error: &(dyn StdError + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

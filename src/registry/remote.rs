@@ -120,8 +120,8 @@ impl Remote {
     }
 
     /// The error for a body that broke off while it was read.
-    pub(super) fn broken(&self, error: &std::io::Error) -> Failure {
-        failure::broken(&self.host, error)
+    pub(super) fn broken(&self, request: Request<'_>, error: &std::io::Error) -> Failure {
+        self.asked(request).broken(&failure::root(error))
     }
 
     /// Runs `pull`. When the registry refuses, asks for a token once more: the old one may have ended, and asking

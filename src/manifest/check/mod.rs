@@ -179,7 +179,10 @@ impl Check<'_> {
     pub(in crate::manifest) fn object(&mut self, node: &Node<'_>, table: &'static Table) {
         let Value::Map(entries) = &node.value else {
             let message = format!("expected a map ({}), got {}", table.name, node.kind());
-            self.report(Code::WrongType, node.span, message);
+            let first = table.fields.iter().find(|field| field.required);
+            let help = first.zip(node.scalar()).filter(|_| !self.secret);
+            let help = help.map(|(field, text)| format!("write `{}: {text}`", field.name));
+            self.report(Code::WrongType, node.span, message).maybe_help(help);
             return;
         };
         for entry in entries {

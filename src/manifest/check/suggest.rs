@@ -1,5 +1,6 @@
 //! What was probably meant.
 
+use super::list;
 use crate::manifest::language::{Class, Table, Type};
 
 /// Words that are looked at; more are never read by whoever made the slip.
@@ -31,8 +32,25 @@ pub(in crate::manifest) fn nearest<'w>(
         .map(|(_, word)| word)
 }
 
+/// Fields that objects had in versions that are gone, or that a similar object has: object, field, what to write.
+const OTHER_NAMES: &[(&str, &str, &str)] = &[
+    ("IngressBackend", "serviceName", "service.name"),
+    ("IngressBackend", "servicePort", "service.port.number"),
+    ("SecretVolumeSource", "name", "secretName"),
+    ("PersistentVolumeClaimVolumeSource", "name", "claimName"),
+    ("ConfigMapVolumeSource", "configMapName", "name"),
+    ("HorizontalPodAutoscalerSpec", "targetCPUUtilizationPercentage", "metrics"),
+];
+
+/// Tables up to this many fields are told in whole when nothing is near.
+const FEW: usize = 6;
+
 /// A hint for the unknown field `key` of `table`: another spelling, or the level where it belongs.
 pub(super) fn for_field(key: &str, table: &'static Table, around: &[&'static Table]) -> Option<String> {
+    let same = |(object, field, _): &&(&str, &str, &str)| *object == table.name && *field == key;
+    if let Some((_, _, meant)) = OTHER_NAMES.iter().find(same) {
+        return Some(format!("write `{meant}`"));
+    }
     if let Some(below) = below(key, table) {
         return Some(format!("it belongs to `{below}`"));
     }
@@ -45,6 +63,11 @@ pub(super) fn for_field(key: &str, table: &'static Table, around: &[&'static Tab
         .rev()
         .find(|outer| !std::ptr::eq(**outer, table) && outer.field(key).is_some())
         .map(|outer| format!("it belongs to {}, further out: check the indentation", outer.name))
+        .or_else(|| {
+            let accepted = table.fields.iter().filter(|field| field.class != Class::Refused);
+            let names: Vec<&str> = accepted.map(|field| field.name).collect();
+            (names.len() <= FEW).then(|| format!("it can have {}", list(&names, "and")))
+        })
 }
 
 /// The field of `table` that holds objects with the field `key`.

@@ -23,7 +23,9 @@ impl Check<'_> {
             _ => {
                 if let Err(must) = other(text, form) {
                     let message = format!("{} must be {must}", self.shown(text));
-                    self.report(Code::InvalidValue, span, message);
+                    let help = (form == Text::Base64 && self.secret)
+                        .then_some("encode it with `base64`, or write it as text under `stringData`");
+                    self.report(Code::InvalidValue, span, message).maybe_help(help);
                 }
             }
         }
@@ -79,6 +81,7 @@ impl Check<'_> {
             Ok(_) => {}
             Err(error) => {
                 let help = match &error {
+                    _ if text.trim() != text => Some("remove the blanks around it".to_owned()),
                     ReferenceError::Placeholder(_) if text.contains("{{") => {
                         Some("render the template first, for instance with `helm template`".to_owned())
                     }

@@ -46,7 +46,16 @@ impl Check<'_> {
     fn items(&mut self, node: &Node<'_>, ty: &Type) {
         let Value::List(items) = &node.value else {
             let message = format!("expected a list, got {}", node.kind());
-            self.report(Code::WrongType, node.span, message).help("begin each item with `- `");
+            let has = |table: &Table, name| table.field(name).is_some();
+            let help = match (&node.value, ty) {
+                (Value::Map(entries), Type::Object(table)) if has(table, "name") && has(table, "value") => {
+                    let key = entries.first().map_or("NAME", |entry| entry.key.as_ref());
+                    format!("write `- name: {key}`, and `value:` below it")
+                }
+                (Value::Scalar(_), Type::Text(_)) => "write one word an item: `[a, b]`".to_owned(),
+                _ => "begin each item with `- `".to_owned(),
+            };
+            self.report(Code::WrongType, node.span, message).help(help);
             return;
         };
         for (i, item) in items.iter().enumerate() {

@@ -28,7 +28,8 @@ impl Set<'_, '_> {
                 .filter(|document| document.template().is_some_and(|pod| selects(&selector.value, pod)))
                 .collect();
             match targets.as_slice() {
-                [] if self.broken => {}
+                // What is no map of labels was reported already.
+                [] if self.broken || selector.value.entries().iter().any(|e| e.value.scalar().is_none()) => {}
                 [] => self.no_target(service, selector.key_span, &selector.value),
                 [_] => {}
                 several => {

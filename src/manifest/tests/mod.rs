@@ -123,6 +123,29 @@ fn everything_wrong_is_reported_in_one_run() {
 }
 
 #[test]
+fn hints_say_what_to_write() {
+    let text = deployment(
+        "\n  template:\n    metadata:\n      labels: {app: web}\n    spec:\n      volumes: [{name: s, secret: {name: s}}]\n      containers:\n      - name: web\n        image: \"nginx:1.27 \"\n        command: nginx -g\n        env: {MODE: fast}\n        ports: [80]\n        resources: {limits: {disk: 1Gi}}\n",
+    );
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  ports: [{port: 80}]\n";
+    let (_, reading) = reading(&[&text, service], &Options { language_only: true, ..Options::default() });
+    let errors = reading.diagnostics.iter().filter(|found| found.severity == Severity::Error);
+    let hints: Vec<&str> = errors.filter_map(|found| found.help.as_deref()).collect();
+    assert_eq!(
+        hints,
+        [
+            "write `secretName`",
+            "remove the blanks around it",
+            "write one word an item: `[a, b]`",
+            "write `- name: MODE`, and `value:` below it",
+            "write `containerPort: 80`",
+            "it can have `cpu`, `memory`, `ephemeral-storage`, `nvidia.com/gpu` and `amd.com/gpu`",
+            "write the labels right below `selector`, without `matchLabels`",
+        ]
+    );
+}
+
+#[test]
 fn config_maps_become_variables() {
     let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata:\n  mode: \"$(fast)\"\n  LEVEL: \"1\"\n";
     let env = "

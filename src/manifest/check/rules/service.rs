@@ -35,6 +35,13 @@ pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
                 .help("give it the labels of a pod template, or write type ExternalName");
         });
     }
+    if let Some(labels) = spec.at(&["selector", "matchLabels"]) {
+        check.key("selector", |check| {
+            check
+                .report(Code::WrongType, labels.span, "the selector of a Service is a plain map of labels")
+                .help("write the labels right below `selector`, without `matchLabels`");
+        });
+    }
     let headless = spec.str("clusterIP") == Some("None");
     let ports = spec.get("ports");
     if ports.is_none_or(Node::is_empty) && !headless {
