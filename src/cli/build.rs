@@ -28,10 +28,9 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
     let prepared = pipeline::prepare(context, &args.set).await?;
     let images = prepared.build(|_| true).await?;
     let mut results = Vec::new();
-    for (deployment, plan) in prepared.set.deployments.iter().zip(&prepared.plans) {
+    for ((name, _), plan) in prepared.set.pods().zip(&prepared.plans) {
         let id = plan.id();
         let image = images.iter().find(|image| image.id == id).expect("every plan of the set was built");
-        let name = deployment.meta.name.clone();
         let disk = match &args.dir {
             Some(folder) => {
                 let folder = folder.join(name.to_string());

@@ -53,7 +53,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
     if !manifests.is_empty() {
         let set = Manifests { manifests, reading: args.reading.clone() };
         let set = check::read(&set, context.format)?;
-        doomed.groups.extend(set.deployments.iter().map(|deployment| deployment.meta.name.clone()));
+        doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
     }
     Ok(doomed)

@@ -57,9 +57,19 @@ fn plans(
     images: &BTreeMap<Reference, ResolvedImage>,
     guest: &GuestBundle,
 ) -> Result<Vec<ImagePlan>, Failure> {
-    set.deployments
-        .iter()
-        .map(|deployment| pod::image(&deployment.meta.name, &deployment.template, images, &guest.facts))
+    let mut names: Vec<&Name> = set.pods().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let name = twice[0];
+        return Err(Failure::new(
+            Exit::Manifest,
+            anyhow::anyhow!(
+                "two workloads are called {name}, and both become a group of that name; rename one"
+            ),
+        ));
+    }
+    set.pods()
+        .map(|(name, template)| pod::image(name, template, images, &guest.facts))
         .collect::<Result<_, _>>()
         .or_exit(Exit::Manifest)
 }
@@ -70,9 +80,8 @@ async fn resolve(
     set: &ObjectSet,
 ) -> Result<BTreeMap<Reference, ResolvedImage>, Failure> {
     let mut wanted: Vec<&Reference> = set
-        .deployments
-        .iter()
-        .map(|deployment| &deployment.template.spec)
+        .pods()
+        .map(|(_, template)| &template.spec)
         .flat_map(|pod| pod.init_containers.iter().chain(&pod.containers))
         .map(|container| &container.image)
         .collect();

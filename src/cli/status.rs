@@ -6,7 +6,7 @@ use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
-use crate::plan::fleet::{Fleet, InstanceGroup, LoadBalancer};
+use crate::plan::fleet::{ContainerStatus, Fleet, Instance, InstanceGroup, LoadBalancer, RefreshStatus};
 use crate::report::{self, Format};
 
 /// Prints groups, instances and balancers.
@@ -22,13 +22,13 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     }
     match context.format {
         Format::Json => pipeline::json(&fleet),
-        Format::Text => report::result(&text(&fleet)),
+        Format::Text => report::result(&text(&fleet, args.name.is_some())),
     }
     Ok(Exit::Success)
 }
 
-/// The fleet as tables, as `kubectl get` would show it.
-pub(super) fn text(fleet: &Fleet) -> String {
+/// The fleet as tables, as `kubectl get` would show it; with all containers, or those that have something to tell.
+pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if fleet.groups.is_empty() && fleet.balancers.is_empty() {
         return format!(
             "Environment {} holds nothing. `i2kit deploy MANIFEST` changes that.\n",
@@ -48,6 +48,11 @@ pub(super) fn text(fleet: &Fleet) -> String {
     add(groups(&fleet.groups));
     if fleet.groups.iter().any(|group| !group.instances.is_empty()) {
         add(instances(&fleet.groups));
+    }
+    let told = |container: &&ContainerStatus| all || !container.ready || container.restarts > 0;
+    let members = || fleet.groups.iter().flat_map(|group| &group.instances);
+    if members().flat_map(|instance| &instance.containers).any(|container| told(&container)) {
+        add(containers(members(), told));
     }
     if !fleet.balancers.is_empty() {
         add(balancers(&fleet.balancers));
@@ -70,6 +75,17 @@ fn groups(groups: &[InstanceGroup]) -> Table {
     for group in groups {
         let revision = group.current.and_then(|number| group.revision(number));
         let status = match &group.refresh {
+            Some(refresh) if group.settings.job.is_some() => {
+                let word = match refresh.status {
+                    RefreshStatus::InProgress => "running",
+                    RefreshStatus::Successful => "completed",
+                    RefreshStatus::Cancelled => "cancelled",
+                    _ => "failed",
+                };
+                let reason = refresh.reason.as_deref().and_then(|reason| reason.lines().next());
+                let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!("{word} ({}/{}){}", refresh.available, refresh.total, shortened(&reason))
+            }
             Some(refresh) if refresh.status.is_active() => {
                 format!(
                     "{} to revision {} ({}/{})",
@@ -106,6 +122,25 @@ fn instances(groups: &[InstanceGroup]) -> Table {
                 _ => "-".into(),
             },
         ]);
+    }
+    table
+}
+
+fn containers<'a>(
+    instances: impl Iterator<Item = &'a Instance>,
+    told: impl Fn(&&ContainerStatus) -> bool,
+) -> Table {
+    let mut table = table(&["INSTANCE", "CONTAINER", "READY", "RESTARTS", "STATE"]);
+    for instance in instances {
+        for container in instance.containers.iter().filter(|container| told(container)) {
+            table.add_row([
+                instance.id.clone(),
+                container.name.clone(),
+                if container.ready { "yes" } else { "no" }.into(),
+                container.restarts.to_string(),
+                container.state.clone(),
+            ]);
+        }
     }
     table
 }

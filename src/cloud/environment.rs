@@ -95,6 +95,8 @@ pub struct Facts {
     pub connections: u32,
     /// Where its ports are reached.
     pub endpoints: Vec<Endpoint>,
+    /// Whether it runs no more because its pod ended well; told of Jobs.
+    pub succeeded: bool,
 }
 
 impl InstanceRecord {
@@ -159,6 +161,7 @@ impl GroupRecord {
                 connections: facts.connections,
                 grace_ms: launch.map_or(30, |launch| launch.grace_period_seconds).saturating_mul(1000),
                 failed: record.failed,
+                succeeded: facts.succeeded,
             }
         };
         let mut vms: Vec<Vm> = self.instances.values().map(vm).collect();
@@ -278,6 +281,7 @@ impl Environment {
         group.replicas = replicas;
         group.memory.refresh = Some(RefreshState::start(from, to, now));
         group.memory.failures = 0;
+        group.memory.completed = 0;
         group.memory.not_before = now;
         if first {
             group.memory.current = Some(to);
@@ -438,6 +442,18 @@ fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refres
     let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
     let new =
         || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
+    if let Some(job) = group.settings.job {
+        return Refresh {
+            status: refresh.status,
+            from: refresh.from,
+            to: refresh.to,
+            updated: count(new()),
+            available: group.memory.completed,
+            total: job.completions,
+            started: refresh.started / 1000,
+            reason: refresh.reason.clone(),
+        };
+    }
     Refresh {
         status: refresh.status,
         from: refresh.from,

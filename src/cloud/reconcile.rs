@@ -4,6 +4,7 @@
 //! Pure: no clock, no process, no database. The local cloud carries the decisions out on qemu, the fake cloud on
 //! values. Times are milliseconds of any clock that does not jump back.
 
+mod job;
 mod refresh;
 
 #[cfg(test)]
@@ -64,14 +65,22 @@ pub struct Memory {
     pub current: Option<u32>,
     /// The newest refresh.
     pub refresh: Option<RefreshState>,
-    /// VMs that failed since the group was last well.
+    /// VMs that failed since the group was last well, or since the job started.
     pub failures: u32,
+    /// Of a job: VMs that ended well.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub completed: u32,
     /// No VM is started before this time.
     pub not_before: u64,
     /// Since when all VMs are healthy.
     pub well_since: Option<u64>,
     /// All VMs are to go, and then the group.
     pub deleting: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// One VM as it is now.
@@ -97,6 +106,8 @@ pub struct Vm {
     pub grace_ms: u64,
     /// Whether it failed, so that its reason is worth keeping.
     pub failed: bool,
+    /// Whether it runs no more because its pod ended well.
+    pub succeeded: bool,
 }
 
 impl Vm {
@@ -165,6 +176,9 @@ pub struct Decision {
 
 /// Decides what is done about `group` at the time `now`.
 pub fn decide(group: &Group, now: u64) -> Decision {
+    if let Some(job) = &group.settings.job {
+        return job::decide(group, job, now);
+    }
     let mut decision =
         Decision { memory: group.memory.clone(), acts: Vec::new(), blame: None, deployed: None };
     leaving(group, now, &mut decision.acts);

@@ -27,6 +27,8 @@ pub enum Behaviour {
     NeverReady,
     /// Ends after so many milliseconds.
     Ends(u64),
+    /// Ends well after so many milliseconds, as a Job's does.
+    Succeeds(u64),
 }
 
 /// What goes wrong with a call.
@@ -57,6 +59,8 @@ pub struct World {
     pub calls: usize,
     launched: u32,
     dead: Vec<String>,
+    /// Those of them that ended well.
+    done: Vec<String>,
 }
 
 impl Sim {
@@ -120,7 +124,8 @@ impl World {
     }
 
     fn facts(&self, id: &str) -> Facts {
-        Facts { alive: !self.dead.iter().any(|dead| dead == id), ..Facts::default() }
+        let alive = !self.dead.iter().any(|dead| dead == id);
+        Facts { alive, succeeded: !alive && self.done.iter().any(|done| done == id), ..Facts::default() }
     }
 
     fn check_health(&mut self) {
@@ -137,6 +142,10 @@ impl World {
                 match behaviour {
                     Behaviour::Ready(after) if age >= after => record.feel(Health::Healthy, now),
                     Behaviour::Ends(after) if age >= after => self.dead.push(record.id.clone()),
+                    Behaviour::Succeeds(after) if age >= after => {
+                        self.done.push(record.id.clone());
+                        self.dead.push(record.id.clone());
+                    }
                     _ if late => record.feel(Health::Unhealthy { reason: "not ready".into() }, now),
                     _ => {}
                 }

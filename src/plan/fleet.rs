@@ -93,6 +93,24 @@ pub struct GroupSettings {
     pub revision_history_limit: u32,
     /// Labels of the workload.
     pub labels: BTreeMap<String, String>,
+    /// Of a Job: its VMs run to an end, and then it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSettings>,
+}
+
+/// What makes a group a Job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSettings {
+    /// VMs that must succeed.
+    pub completions: u32,
+    /// VMs at a time.
+    pub parallelism: u32,
+    /// VMs that may fail.
+    pub backoff_limit: u32,
+    /// Seconds after which the job has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
 }
 
 /// How many VMs a refresh keeps and allows, in numbers.
@@ -169,8 +187,15 @@ impl InstanceGroup {
         count(self.members().filter(|instance| instance.health == Health::Healthy))
     }
 
-    /// Whether the group has exactly the VMs that it should have, all of revision `number` and healthy.
+    /// Whether the group has exactly the VMs that it should have, all of revision `number` and healthy. A Job has when
+    /// it is done.
     pub fn is_settled_at(&self, number: u32) -> bool {
+        if self.settings.job.is_some() {
+            let done = |refresh: &Refresh| {
+                refresh.to == number && matches!(refresh.status, RefreshStatus::Successful)
+            };
+            return self.refresh.as_ref().is_some_and(done);
+        }
         self.active_refresh().is_none()
             && self.current == Some(number)
             && count(self.members()) == self.replicas
@@ -461,6 +486,7 @@ mod tests {
             progress_deadline_seconds: 600,
             revision_history_limit: 10,
             labels: BTreeMap::new(),
+            job: None,
         };
         let bounds = settings.bounds(replicas);
         (bounds.min_available, bounds.max_total)

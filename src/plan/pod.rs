@@ -43,7 +43,7 @@ pub enum PodError {
     },
     /// A probe that the guest cannot ask.
     #[error(
-        "container `{container}`: a {what} probe cannot be asked by the guest yet; use httpGet, tcpSocket or exec"
+        "container `{container}`: a {what} probe cannot be asked by the guest yet; use plain httpGet, tcpSocket, grpc or exec"
     )]
     Probe {
         /// The container.
@@ -125,6 +125,7 @@ pub fn image(
             sidecar: is_onboot && wanted.sidecar,
             post_start: probe::hook(wanted, wanted.post_start.as_ref())?,
             pre_stop: probe::hook(wanted, wanted.pre_stop.as_ref())?,
+            writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
             ..ContainerBoot::default()
         };
         containers.push(planned);
@@ -157,6 +158,8 @@ pub fn image(
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
             fs_group: spec.fs_group,
+            sysctls: spec.sysctls.clone(),
+            share_process_namespace: spec.share_process_namespace,
             active_deadline_seconds: spec.active_deadline_seconds,
             volumes: volumes.boot,
             names: names(spec, &name.namespace),

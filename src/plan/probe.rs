@@ -52,6 +52,8 @@ fn action(wanted: &Container, action: &api::Action) -> Result<ProbeAction, PodEr
         }),
         api::Action::Tcp { host, port } => Ok(ProbeAction::Tcp { host: host.clone(), port: *port }),
         api::Action::Exec(command) => Ok(ProbeAction::Exec { command: command.clone() }),
-        api::Action::Grpc { .. } => refused("gRPC"),
+        api::Action::Grpc { port, service } => {
+            Ok(ProbeAction::Grpc { port: *port, service: service.clone() })
+        }
     }
 }

@@ -1,19 +1,66 @@
-//! From the objects of a set to what the cloud should hold: a group for each Deployment, a balancer for each Service.
+//! From the objects of a set to what the cloud should hold: a group for each Deployment and Job, a balancer for each Service.
 
 use std::collections::BTreeMap;
 
 use super::fleet::{
-    BalancerSpec, DEFAULT_HEALTH_GRACE_SECONDS, GroupSettings, LaunchPort, LaunchSpec, Listener, TargetGroup,
+    BalancerSpec, DEFAULT_HEALTH_GRACE_SECONDS, GroupSettings, JobSettings, LaunchPort, LaunchSpec, Listener,
+    TargetGroup,
 };
 use super::image::ImageId;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
 use super::size;
-use crate::manifest::api::{Deployment, ObjectSet, PodTemplate, Service, ServicePort, TargetPort};
+use crate::manifest::api::{
+    Deployment, Job, ObjectSet, PodTemplate, Service, ServicePort, Strategy, TargetPort,
+};
+
+/// Runs of a job that can be looked back at.
+const JOB_HISTORY: u32 = 10;
 
 /// The group that `deployment` asks for, started from `image`.
 pub fn group(deployment: &Deployment, image: ImageId) -> GroupSpec {
-    let pod = &deployment.template.spec;
+    GroupSpec {
+        name: deployment.meta.name.clone(),
+        replicas: deployment.replicas,
+        launch: launch(&deployment.template, image),
+        settings: GroupSettings {
+            strategy: deployment.strategy,
+            min_ready_seconds: deployment.min_ready_seconds,
+            progress_deadline_seconds: deployment.progress_deadline_seconds,
+            revision_history_limit: deployment.revision_history_limit,
+            labels: deployment.meta.labels.clone(),
+            job: None,
+        },
+    }
+}
+
+/// The group that `job` asks for: its VMs run to an end.
+fn job(job: &Job, image: ImageId) -> GroupSpec {
+    let spec = &job.spec;
+    GroupSpec {
+        name: job.meta.name.clone(),
+        replicas: spec.parallelism.min(spec.completions),
+        launch: launch(&spec.template, image),
+        settings: GroupSettings {
+            // A changed job is another one: the old one is stopped first.
+            strategy: Strategy::Recreate,
+            min_ready_seconds: 0,
+            // A job makes progress only at its end; its own deadline is among its settings.
+            progress_deadline_seconds: u32::MAX,
+            revision_history_limit: JOB_HISTORY,
+            labels: job.meta.labels.clone(),
+            job: Some(JobSettings {
+                completions: spec.completions,
+                parallelism: spec.parallelism,
+                backoff_limit: spec.backoff_limit,
+                active_deadline_seconds: spec.active_deadline_seconds,
+            }),
+        },
+    }
+}
+
+fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
+    let pod = &template.spec;
     let size = size::of(pod);
     let mut ports: Vec<LaunchPort> = Vec::new();
     for port in pod.containers.iter().flat_map(|container| &container.ports) {
@@ -22,35 +69,26 @@ pub fn group(deployment: &Deployment, image: ImageId) -> GroupSpec {
             ports.push(port);
         }
     }
-    GroupSpec {
-        name: deployment.meta.name.clone(),
-        replicas: deployment.replicas,
-        launch: LaunchSpec {
-            image,
-            memory_mib: size.memory_mib,
-            vcpus: size.vcpus,
-            ports,
-            health_port: HEALTH_PORT,
-            grace_period_seconds: pod.termination_grace_period_seconds,
-            health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
-        },
-        settings: GroupSettings {
-            strategy: deployment.strategy,
-            min_ready_seconds: deployment.min_ready_seconds,
-            progress_deadline_seconds: deployment.progress_deadline_seconds,
-            revision_history_limit: deployment.revision_history_limit,
-            labels: deployment.meta.labels.clone(),
-        },
+    LaunchSpec {
+        image,
+        memory_mib: size.memory_mib,
+        vcpus: size.vcpus,
+        ports,
+        health_port: HEALTH_PORT,
+        grace_period_seconds: pod.termination_grace_period_seconds,
+        health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
     }
 }
 
-/// The groups and balancers of the whole set; `images` holds the image of each Deployment, in their order.
+/// The groups and balancers of the whole set; `images` holds the image of each of [`ObjectSet::pods`], in their order.
 ///
 /// A port that a Service targets is opened on the VMs even where no container declares it: in Kubernetes a container
 /// port's declaration is for information only.
 pub fn desired(set: &ObjectSet, images: &[ImageId]) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
-    let mut groups: Vec<GroupSpec> =
-        set.deployments.iter().zip(images).map(|(deployment, image)| group(deployment, *image)).collect();
+    let mut images = images.iter().copied();
+    let deployments = set.deployments.iter().zip(images.by_ref()).map(|(each, image)| group(each, image));
+    let mut groups: Vec<GroupSpec> = deployments.collect();
+    groups.extend(set.jobs.iter().zip(images).map(|(each, image)| job(each, image)));
     let balancers: Vec<BalancerSpec> =
         set.services.iter().map(|service| balancer(service, &set.deployments)).collect();
     for listener in balancers.iter().flat_map(|balancer| &balancer.listeners) {

@@ -47,6 +47,7 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             progress_deadline_seconds: 60,
             revision_history_limit: 2,
             labels: BTreeMap::new(),
+            job: None,
         },
     }
 }

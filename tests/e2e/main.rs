@@ -11,5 +11,6 @@ mod examples;
 mod files;
 mod images;
 mod inside;
+mod jobs;
 mod rollout;
 mod verbs;

@@ -18,7 +18,7 @@ use crate::phase::{self, Phase};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
-use crate::{cgroup, clock, cmdline, modules, network, port, resolver, verity, volumes};
+use crate::{cgroup, clock, cmdline, container, modules, network, port, resolver, sysctl, verity, volumes};
 
 /// Where the new root is put together, inside the initramfs.
 const NEW_ROOT: &str = "/newroot";
@@ -74,6 +74,11 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
         Phase::Hostname => hostname(guest),
         Phase::Volumes => volumes::make(&guest.pod.volumes, &guest.machine.facts, &guest.machine.secrets),
         Phase::Cgroups => cgroup::make_tree(),
+        Phase::Sysctls => sysctl::set(&guest.pod.sysctls),
+        Phase::SharedProcesses => {
+            guest.machine.pause = Some(container::start_pause()?);
+            Ok(())
+        }
         Phase::Health => health(guest),
         Phase::Onboot(index, _) if guest.containers[*index].role == Role::Sidecar => {
             guest.run_sidecar(*index)

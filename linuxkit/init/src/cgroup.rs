@@ -53,6 +53,12 @@ pub(crate) fn make_container(name: &str, resources: Option<&Resources>) -> Resul
     File::open(&group).doing(|| format!("open {}", group.display()))
 }
 
+/// The group of the guest's own processes besides PID 1.
+pub(crate) fn of_guest() -> Result<File, Error> {
+    let group = Path::new(MOUNT).join(SUPERVISOR);
+    File::open(&group).doing(|| format!("open {}", group.display()))
+}
+
 /// Ends every process of the container that outlived its first one.
 pub(crate) fn kill(name: &str) -> Result<(), Error> {
     write(&of_container(name), "cgroup.kill", "1")

@@ -19,6 +19,7 @@ mod cmdline;
 mod console;
 mod container;
 mod device_mapper;
+mod devices;
 mod dhcp;
 mod error;
 mod exec;
@@ -42,6 +43,7 @@ mod session;
 mod supervised;
 mod supervisor;
 mod sys;
+mod sysctl;
 mod verity;
 mod volumes;
 

@@ -27,6 +27,10 @@ pub(crate) enum Phase {
     Volumes,
     /// Makes the cgroup tree.
     Cgroups,
+    /// Sets the pod's kernel parameters.
+    Sysctls,
+    /// Makes the PID namespace that the containers share.
+    SharedProcesses,
     /// Listens on the health port and starts the supervisor.
     Health,
     /// Runs the init container of this index to its end, or starts it when it is a sidecar.
@@ -48,6 +52,8 @@ impl fmt::Display for Phase {
             Self::Hostname => "hostname",
             Self::Volumes => "volumes",
             Self::Cgroups => "cgroups",
+            Self::Sysctls => "sysctls",
+            Self::SharedProcesses => "shared-processes",
             Self::Health => "health",
             Self::Onboot(_, name) => return write!(f, "onboot {name}"),
             Self::Services => "services",
@@ -67,15 +73,18 @@ pub(crate) fn until_pod(modules: bool) -> Vec<Phase> {
 pub(crate) fn of_pod(pod: &PodBoot) -> Vec<Phase> {
     let machine = [Phase::Layers, Phase::SwitchRoot, Phase::Network, Phase::Hostname];
     let volumes = (!pod.volumes.is_empty()).then_some(Phase::Volumes);
-    let onboot =
-        pod.onboot.iter().enumerate().map(|(index, container)| Phase::Onboot(index, container.name.clone()));
-    machine
+    let sysctls = (!pod.sysctls.is_empty()).then_some(Phase::Sysctls);
+    let shared = pod.share_process_namespace.then_some(Phase::SharedProcesses);
+    let until_health = machine
         .into_iter()
         .chain(volumes)
-        .chain([Phase::Cgroups, Phase::Health])
-        .chain(onboot)
-        .chain([Phase::Services])
-        .collect()
+        .chain([Phase::Cgroups])
+        .chain(sysctls)
+        .chain(shared)
+        .chain([Phase::Health]);
+    let onboot =
+        pod.onboot.iter().enumerate().map(|(index, container)| Phase::Onboot(index, container.name.clone()));
+    until_health.chain(onboot).chain([Phase::Services]).collect()
 }
 
 #[cfg(test)]

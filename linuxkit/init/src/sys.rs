@@ -182,6 +182,126 @@ pub(crate) fn set_seccomp_filter(filter: &[Instruction]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `struct bpf_insn`: an instruction of the kernel's newer machine.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BpfInstruction {
+    pub(crate) code: u8,
+    /// The written register in the lower half, the read one in the upper.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) value: i32,
+}
+
+pub(crate) const BPF_LOAD_WORD: u8 = 0x61;
+pub(crate) const BPF_COPY: u8 = 0xbf;
+pub(crate) const BPF_AND: u8 = 0x57;
+pub(crate) const BPF_SHIFT_RIGHT: u8 = 0x77;
+pub(crate) const BPF_SET: u8 = 0xb7;
+pub(crate) const BPF_UNLESS_EQUAL: u8 = 0x55;
+const BPF_EXIT: u8 = 0x95;
+
+impl BpfInstruction {
+    const fn new(code: u8, to: u8, from: u8, offset: i16, value: i32) -> Self {
+        Self { code, registers: from << 4 | to, offset, value }
+    }
+
+    /// Reads a word of memory at an offset to a register's address.
+    pub(crate) const fn load_word(to: u8, from: u8, offset: i16) -> Self {
+        Self::new(BPF_LOAD_WORD, to, from, offset, 0)
+    }
+
+    pub(crate) const fn copy(to: u8, from: u8) -> Self {
+        Self::new(BPF_COPY, to, from, 0, 0)
+    }
+
+    pub(crate) const fn and(to: u8, value: i32) -> Self {
+        Self::new(BPF_AND, to, 0, 0, value)
+    }
+
+    pub(crate) const fn shift_right(to: u8, value: i32) -> Self {
+        Self::new(BPF_SHIFT_RIGHT, to, 0, 0, value)
+    }
+
+    pub(crate) const fn set(to: u8, value: i32) -> Self {
+        Self::new(BPF_SET, to, 0, 0, value)
+    }
+
+    /// Jumps over this many instructions unless the register has the value.
+    pub(crate) const fn unless_equal(register: u8, value: i32, jump: i16) -> Self {
+        Self::new(BPF_UNLESS_EQUAL, register, 0, jump, value)
+    }
+
+    /// Ends; register 0 is the answer.
+    pub(crate) const fn exit() -> Self {
+        Self::new(BPF_EXIT, 0, 0, 0, 0)
+    }
+}
+
+/// The first fields of `union bpf_attr` for loading a program.
+#[repr(C, align(8))]
+struct BpfLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// The fields of `union bpf_attr` for attaching a program.
+#[repr(C, align(8))]
+struct BpfAttach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Loads a program that decides about uses of devices.
+pub(crate) fn load_device_program(instructions: &[BpfInstruction]) -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_int = 5;
+    const TYPE_CGROUP_DEVICE: u32 = 15;
+    let license = c"Apache-2.0";
+    let attr = BpfLoad {
+        kind: TYPE_CGROUP_DEVICE,
+        count: u32::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the instructions and the licence live until the call returns, and the kernel only reads them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attr, size_of::<BpfLoad>()) };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has such a program decide for a cgroup.
+pub(crate) fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    const PROG_ATTACH: libc::c_int = 8;
+    const CGROUP_DEVICE: u32 = 6;
+    let attr = BpfAttach {
+        target: group.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        kind: CGROUP_DEVICE,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads the attributes, which live until the call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attr, size_of::<BpfAttach>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Closes every descriptor from this number on. Only for a cloned child that ends by [`exit_child`] or an exec: values
 /// that own one of the descriptors must not be dropped any more.
 pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {

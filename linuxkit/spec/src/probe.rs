@@ -63,6 +63,14 @@ pub enum ProbeAction {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         headers: Vec<(String, String)>,
     },
+    /// The gRPC health protocol, without TLS.
+    Grpc {
+        /// Port.
+        port: u16,
+        /// The service to ask for; empty for the server as a whole.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        service: String,
+    },
     /// A connection.
     Tcp {
         /// Host name or address; without one, the VM's own address.

@@ -6,7 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use i2kit_spec::console::{GUEST_PREFIX, SEPARATOR};
+use i2kit_spec::PodEnd;
+use i2kit_spec::console::{END, GUEST_PREFIX, SEPARATOR};
 
 use super::qemu;
 use crate::cloud::LogLine;
@@ -64,6 +65,17 @@ pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// How the pod ended, once its guest has said so.
+pub(super) fn end(folder: &Path) -> Option<PodEnd> {
+    let said = |path: PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let json = text.lines().rev().find_map(|line| line.strip_prefix(GUEST_PREFIX)?.strip_prefix(END))?;
+        serde_json::from_str(json.trim_end()).ok()
+    };
+    said(current(folder)).or_else(|| said(previous(folder)))
 }
 
 /// A place in a VM's console from which new lines are read.

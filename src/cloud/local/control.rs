@@ -82,7 +82,13 @@ fn group(
     let now = clock::now();
     let Some(environment) = state.environments.get_mut(environment_name) else { return };
     let Some(record) = environment.groups.get(name) else { return };
-    let mut decision = decide(&record.view(facts), now);
+    let mut view = record.view(facts);
+    if view.settings.job.is_some() {
+        for vm in view.vms.iter_mut().filter(|vm| vm.state == InstanceState::Running && !vm.alive) {
+            vm.succeeded = console::end(&keeper.home.instance(&vm.id)).is_some_and(|end| end.succeeded);
+        }
+    }
+    let mut decision = decide(&view, now);
     if let Some(refresh) = &mut decision.memory.refresh
         && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
         && let Some(blamed) = record.instances.get(id)
@@ -188,6 +194,9 @@ fn ending(keeper: &Keeper, state: &mut State, id: &str) -> String {
         _ => {}
     }
     let folder = keeper.home.instance(id);
+    if let Some(end) = console::end(&folder) {
+        return end.to_string();
+    }
     if let Some(words) = vm::last_words(&folder) {
         return format!("the VM ended: {words}");
     }

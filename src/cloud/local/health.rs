@@ -142,36 +142,68 @@ fn parse(text: &str) -> Option<Answer> {
 fn containers(metrics: &str) -> Vec<ContainerStatus> {
     let mut found: Vec<ContainerStatus> = Vec::new();
     for line in metrics.lines() {
-        let Some((name, label, value)) = sample(line) else { continue };
-        let Some(state) = name.strip_prefix("kube_pod_container_status_") else { continue };
-        let index = found.iter().position(|status| status.name == label).unwrap_or_else(|| {
-            let (name, state) = (label.to_owned(), String::new());
+        let Some((name, labels, value)) = sample(line) else { continue };
+        let label =
+            |name: &str| labels.iter().find(|(n, _)| *n == name).map_or("", |(_, value)| value.as_str());
+        let known = matches!(
+            name,
+            "i2kit_container_info"
+                | "kube_pod_container_status_ready"
+                | "kube_pod_container_status_restarts_total"
+        );
+        if !known {
+            continue;
+        }
+        let index = found.iter().position(|status| status.name == label("container")).unwrap_or_else(|| {
+            let (name, state) = (label("container").to_owned(), String::new());
             found.push(ContainerStatus { name, ready: false, restarts: 0, state });
             found.len() - 1
         });
         let container = &mut found[index];
-        match state {
-            "running" if value == "1" => {
-                container.ready = true;
-                "running".clone_into(&mut container.state);
-            }
-            "waiting" | "terminated" if value == "1" => state.clone_into(&mut container.state),
-            "restarts_total" => container.restarts = value.parse().unwrap_or(0),
-            "last_terminated_exitcode" if !container.ready => {
-                container.state = format!("{}, last exit code {value}", container.state);
-            }
-            _ => {}
+        match name {
+            "kube_pod_container_status_ready" => container.ready = value == "1",
+            "i2kit_container_info" => container.state = state(label("state"), label("last"), label("probe")),
+            _ => container.restarts = value.parse().unwrap_or(0),
         }
     }
     found
 }
 
-/// `NAME{container="LABEL"…} VALUE` of the text format.
-fn sample(line: &str) -> Option<(&str, &str, &str)> {
-    let (name, rest) = line.split_once("{container=\"")?;
-    let (label, rest) = rest.split_once('"')?;
-    let (_, value) = rest.rsplit_once("} ")?;
-    Some((name, label, value))
+/// A container's state in one line: what it does, what its probes complain of, how it ended the last time.
+fn state(state: &str, last: &str, probe: &str) -> String {
+    let mut text = state.to_owned();
+    if !probe.is_empty() {
+        text.extend([", probe: ", probe]);
+    }
+    // A container that has ended for good shows that already.
+    if !last.is_empty() && last != state {
+        text.extend([", last: ", last]);
+    }
+    text
+}
+
+/// `NAME{LABEL="TEXT",…} VALUE` of the text format.
+fn sample(line: &str) -> Option<(&str, Vec<(&str, String)>, &str)> {
+    let (name, mut rest) = line.split_once('{')?;
+    let mut labels = Vec::new();
+    while !rest.starts_with('}') {
+        let (label, quoted) = rest.split_once("=\"")?;
+        let mut text = String::new();
+        let mut characters = quoted.char_indices();
+        let end = loop {
+            match characters.next()? {
+                (at, '"') => break at,
+                (_, '\\') => match characters.next()? {
+                    (_, 'n') => text.push('\n'),
+                    (_, other) => text.push(other),
+                },
+                (_, other) => text.push(other),
+            }
+        };
+        labels.push((label.trim_start_matches(','), text));
+        rest = &quoted[end + 1..];
+    }
+    Some((name, labels, rest.strip_prefix("} ")?))
 }
 
 #[cfg(test)]
@@ -218,10 +250,9 @@ mod tests {
         let server = async {
             for answer in [
                 "HTTP/1.1 503 Service Unavailable\r\nX-I2kit-Boot-Id: b-1\r\n\r\nweb: exited\ndb: waiting\n",
-                "HTTP/1.1 200 OK\r\n\r\nkube_pod_container_status_running{container=\"web\"} 0\n\
-                 kube_pod_container_status_waiting{container=\"web\"} 1\n\
-                 kube_pod_container_status_restarts_total{container=\"web\"} 3\n\
-                 kube_pod_container_status_last_terminated_exitcode{container=\"web\",reason=\"Error\"} 1\n",
+                "HTTP/1.1 200 OK\r\n\r\nkube_pod_container_status_ready{container=\"web\"} 0\n\
+                 i2kit_container_info{container=\"web\",state=\"CrashLoopBackOff\",last=\"Error, exit code 1 (no \
+                 \\\"db\\\")\",probe=\"\"} 1\nkube_pod_container_status_restarts_total{container=\"web\"} 3\n",
             ] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 // The whole request: closing with some of it unread would reset the connection.
@@ -236,7 +267,8 @@ mod tests {
         assert_eq!(checked.ready, Err("web: exited; db: waiting".into()));
         assert_eq!(checked.boot_id.as_deref(), Some("b-1"));
         let container = &checked.containers.unwrap()[0];
-        assert_eq!((container.state.as_str(), container.restarts), ("waiting, last exit code 1", 3));
+        assert_eq!(container.state, "CrashLoopBackOff, last: Error, exit code 1 (no \"db\")");
+        assert_eq!((container.ready, container.restarts), (false, 3));
         // The listener still accepts, as qemu's does, and nobody answers.
         assert!(accepts(address).await);
         let refusing = async {

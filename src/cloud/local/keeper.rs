@@ -150,6 +150,7 @@ impl State {
                 pid: pid.filter(|_| alive),
                 connections: vm.connections.load(Ordering::Relaxed),
                 endpoints: if alive { vm.forwards.iter().map(endpoint).collect() } else { Vec::new() },
+                succeeded: false,
             }
         };
         self.vms.iter_mut().map(|(id, vm)| (id.clone(), facts(vm))).collect()

@@ -218,6 +218,7 @@ mod tests {
             progress_deadline_seconds: 2,
             revision_history_limit: 3,
             labels: BTreeMap::from([("app".into(), "web".into())]),
+            job: None,
         };
         environment.put_group(&name, &settings).unwrap();
         let group = environment.groups.get_mut(&name).unwrap();

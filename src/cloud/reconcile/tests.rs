@@ -7,7 +7,7 @@ use crate::cloud::sim::{Behaviour, Sim, World};
 use crate::cloud::{NewRevision, reconcile};
 use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
 use crate::oci::Digest;
-use crate::plan::fleet::{GroupSettings, Health, InstanceState, LaunchSpec, RefreshStatus};
+use crate::plan::fleet::{GroupSettings, Health, InstanceState, JobSettings, LaunchSpec, RefreshStatus};
 use crate::plan::image::ImageId;
 
 fn web() -> Name {
@@ -28,6 +28,7 @@ fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
         progress_deadline_seconds: 100,
         revision_history_limit: 10,
         labels: std::collections::BTreeMap::new(),
+        job: None,
     }
 }
 
@@ -281,4 +282,70 @@ proptest! {
         let revision = if good { 2 } else { 1 };
         prop_assert_eq!(running(&world), vec![revision; usize::try_from(replicas).unwrap()]);
     }
+}
+
+/// A world with a job of one revision that behaves like this.
+fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
+    let sim = Sim::default();
+    {
+        let mut world = sim.world();
+        let settings = GroupSettings { job: Some(settings), ..settings_of_a_job() };
+        world.environment.put_group(&web(), &settings).unwrap();
+        world.behaviours.insert(image(1), behaviour);
+        world.environment.images.insert(image(1));
+        let launch = LaunchSpec {
+            image: image(1),
+            memory_mib: 128,
+            vcpus: 1,
+            ports: Vec::new(),
+            health_port: 10256,
+            grace_period_seconds: 30,
+            health_grace_seconds: 20,
+        };
+        let revision = NewRevision { number: 1, launch, cause: "test".into() };
+        world.environment.put_revision(&web(), &revision, 0).unwrap();
+        world.environment.start_refresh(&web(), 1, settings.job.unwrap().parallelism, 0).unwrap();
+    }
+    sim
+}
+
+fn settings_of_a_job() -> GroupSettings {
+    GroupSettings { strategy: Rollout::Recreate, min_ready_seconds: 0, ..settings(0, 1) }
+}
+
+const THREE: JobSettings =
+    JobSettings { completions: 3, parallelism: 2, backoff_limit: 1, active_deadline_seconds: None };
+
+#[test]
+fn a_job_runs_until_enough_machines_succeeded() {
+    let sim = job(THREE, Behaviour::Succeeds(4000));
+    let mut world = sim.world();
+    let mut most = 0;
+    for _ in 0..30 {
+        world.pass(1);
+        most = most.max(running(&world).len());
+    }
+    assert_eq!(most, 2, "no more at a time than it says");
+    assert_eq!((status(&world), group(&world).memory.completed), (RefreshStatus::Successful, 3));
+    assert!(running(&world).is_empty(), "a machine that ended well is not replaced");
+    let fleet = world.environment.fleet("sim", &|_| Default::default(), &|_| Vec::new(), world.now);
+    assert!(fleet.group(&web()).unwrap().is_settled_at(1));
+}
+
+#[test]
+fn a_job_fails_when_too_many_machines_do_or_when_it_is_late() {
+    let sim = job(THREE, Behaviour::Ends(2000));
+    let mut world = sim.world();
+    world.pass(60);
+    assert_eq!(status(&world), RefreshStatus::Failed);
+    let reason = group(&world).memory.refresh.as_ref().unwrap().reason.clone().unwrap();
+    assert!(reason.starts_with("BackoffLimitExceeded: 2 VMs failed"), "{reason}");
+    assert!(running(&world).is_empty());
+    let late = JobSettings { active_deadline_seconds: Some(5), ..THREE };
+    let sim = job(late, Behaviour::Ready(1000));
+    let mut world = sim.world();
+    world.pass(10);
+    assert_eq!(status(&world), RefreshStatus::Failed);
+    world.pass(100);
+    assert!(group(&world).instances.values().all(|vm| vm.state == InstanceState::Ended));
 }

@@ -171,6 +171,8 @@ pub struct Resources {
     pub limit_memory_bytes: Option<u64>,
     /// Size of the writable part of the disk in bytes: the limit, or the request without one.
     pub ephemeral_storage_bytes: Option<u64>,
+    /// The same, where it is a limit.
+    pub limit_ephemeral_storage_bytes: Option<u64>,
     /// Number of GPUs.
     pub gpus: u32,
 }

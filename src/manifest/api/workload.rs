@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{CronJob, Job};
-use super::meta::{IntOrPercent, ObjectMeta};
+use super::meta::{IntOrPercent, Name, ObjectMeta};
 use super::pod::PodTemplate;
 use super::scaling::{DisruptionBudget, Scaler};
 use super::secret::Secret;
@@ -39,6 +39,14 @@ pub struct ObjectSet {
     pub storage_classes: Vec<StorageClass>,
     /// Service accounts in the order written.
     pub service_accounts: Vec<ServiceAccount>,
+}
+
+impl ObjectSet {
+    /// The pods that become machine images, each with the name of its workload: Deployments, then Jobs.
+    pub fn pods(&self) -> impl Iterator<Item = (&Name, &PodTemplate)> {
+        let deployments = self.deployments.iter().map(|each| (&each.meta.name, &each.template));
+        deployments.chain(self.jobs.iter().map(|each| (&each.meta.name, &each.spec.template)))
+    }
 }
 
 /// `apps/v1` Deployment.

@@ -65,6 +65,7 @@ fn resources(object: Object<'_>) -> Read<Resources> {
         limit_cpu_millis: cpu(limits)?,
         limit_memory_bytes: size(limits, "memory")?,
         ephemeral_storage_bytes: size(limits, "ephemeral-storage")?.or(size(requests, "ephemeral-storage")?),
+        limit_ephemeral_storage_bytes: size(limits, "ephemeral-storage")?,
         gpus: gpus(requests)?.max(gpus(limits)?),
     })
 }

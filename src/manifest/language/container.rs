@@ -267,7 +267,7 @@ macro_rules! amounts {
             &[
                 mapped("cpu", Type::Cpu, "processor time in cores; `500m` is half a core"),
                 mapped("memory", Type::Bytes, "memory in bytes; `64Mi`"),
-                mapped("ephemeral-storage", Type::Bytes, "size of the writable part of the disk").not_yet(),
+                mapped("ephemeral-storage", Type::Bytes, "as a limit: how much a container may write outside its volumes, which is kept in memory; a write beyond it fails"),
                 mapped("nvidia.com/gpu", COUNT, "GPUs: chooses a family of machines that has them").not_yet(),
                 refused("hugepages-2Mi", Type::Any, "machines have no huge pages set aside", "remove it"),
                 refused("hugepages-1Gi", Type::Any, "machines have no huge pages set aside", "remove it"),
@@ -315,7 +315,7 @@ pub(super) static PROBE: Table = Table::new(
         works("httpGet", Type::Object(&HTTP_GET), "a request; 200 to 399 is success"),
         works("tcpSocket", Type::Object(&TCP_SOCKET), "a connection"),
         works("exec", Type::Object(&EXEC), "a command in the container; exit code 0 is success").presence(),
-        works("grpc", Type::Object(&GRPC), "the gRPC health protocol").not_yet(),
+        works("grpc", Type::Object(&GRPC), "the gRPC health protocol, without TLS"),
         works("initialDelaySeconds", COUNT, "wait after the start").default("0"),
         works("periodSeconds", COUNT_1, "time between two questions").default("10"),
         works("timeoutSeconds", COUNT_1, "how long an answer may take").default("1"),

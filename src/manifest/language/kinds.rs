@@ -97,7 +97,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one").note(
         "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job",
     ),
-    kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once").not_yet(),
+    kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once"),
     kind("batch/v1", "CronJob", Class::Mapped, &CRON_JOB, "a Job that the cloud's scheduler starts")
         .not_yet(),
     kind("v1", "Service", Class::Works, &SERVICE, "a DNS name and a balancer"),

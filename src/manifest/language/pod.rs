@@ -94,7 +94,7 @@ pub(super) static POD_SPEC: Table = Table::new(
             "who answers DNS questions",
         )
         .default("ClusterFirst"),
-        works("shareProcessNamespace", Type::Bool, "containers see each other's processes").not_yet().unless(&["false"]),
+        works("shareProcessNamespace", Type::Bool, "containers see each other's processes"),
         works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time; for Jobs and Pods").not_yet(),
     ],
 )
@@ -160,8 +160,7 @@ static POD_SECURITY: Table = Table::new(
             "sysctls",
             Type::List(&Type::Object(&SYSCTL)),
             "kernel parameters; the kernel is the pod's own",
-        )
-        .not_yet(),
+        ),
         no_meaning("seLinuxOptions", Type::Any, "the machine has no SELinux"),
         no_meaning("seLinuxChangePolicy", Type::Any, "the machine has no SELinux"),
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),
@@ -176,7 +175,8 @@ static SYSCTL: Table = Table::new(
         works("name", Type::Text(Text::Filled), "such as `net.core.somaxconn`").required(),
         works("value", TEXT, "its value").required(),
     ],
-);
+)
+.rules(&[rules::sysctl]);
 
 static AFFINITY: Table = Table::new(
     "Affinity",

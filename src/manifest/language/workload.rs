@@ -300,8 +300,7 @@ pub(super) static POD: Table = Table::new(
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
         STATUS,
     ],
-)
-.rules(&[rules::pod_ends]);
+);
 
 /// `batch/v1` Job.
 pub(super) static JOB: Table = Table::new(
@@ -325,12 +324,12 @@ static JOB_SPEC: Table = Table::new(
         mapped("parallelism", COUNT, "machines at a time").default("1"),
         mapped("backoffLimit", COUNT, "failures after which the job has failed").default("6"),
         mapped("activeDeadlineSeconds", COUNT_1, "the job has failed after this time"),
-        mapped("ttlSecondsAfterFinished", COUNT, "the job's record is removed after this time"),
+        no_meaning("ttlSecondsAfterFinished", COUNT, "a finished job costs nothing; `destroy` removes it"),
         works(
             "completionMode",
             Type::Choice(&[
                 word("NonIndexed", "all machines are equal"),
-                word("Indexed", "each has an index in JOB_COMPLETION_INDEX"),
+                word("Indexed", "each has an index in JOB_COMPLETION_INDEX").not_yet(),
             ]),
             "whether machines have an index",
         )

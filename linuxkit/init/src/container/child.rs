@@ -164,7 +164,7 @@ fn change_root(spec: &Spec) -> Result<(), Error> {
     let config = &spec.config;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .doing(|| "make mounts private".into())?;
-    let root = overlay(&spec.layers)?;
+    let root = overlay(&spec.layers, spec.boot.writable_bytes)?;
     let sources = mounts::open_sources(&config.mounts)?;
     rustix::process::chdir(&root).doing(|| format!("enter {root}"))?;
     // The old root comes to lie on top of the new one, under the same name, and is taken away at once.
@@ -180,9 +180,12 @@ fn change_root(spec: &Spec) -> Result<(), Error> {
 
 /// Mounts the layers with a tmpfs on top. Both go away with the mount namespace, so that a container that is started
 /// again starts afresh.
-fn overlay(layers: &[String]) -> Result<String, Error> {
+fn overlay(layers: &[String], writable_bytes: Option<u64>) -> Result<String, Error> {
     let (upper, root) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/root"));
-    mount("tmpfs", &upper, "tmpfs", MountFlags::empty(), c"mode=755")
+    // Its pages count for the container's memory. Without a limit of its own it takes at most half of the VM's.
+    let size = writable_bytes.map_or_else(String::new, |bytes| format!(",size={bytes}"));
+    let data = CString::new(format!("mode=755{size}")).expect("a number has no zero byte");
+    mount("tmpfs", &upper, "tmpfs", MountFlags::NODEV, data.as_c_str())
         .doing(|| "mount a tmpfs for what the container writes".into())?;
     for folder in ["data", "work"] {
         fs::create_dir(format!("{upper}/{folder}")).doing(|| format!("make {upper}/{folder}"))?;
@@ -196,7 +199,8 @@ fn overlay(layers: &[String]) -> Result<String, Error> {
     }
     let options = format!("lowerdir={},upperdir={upper}/data,workdir={upper}/work", layers.join(":"));
     let data = CString::new(options.clone()).expect("paths of our own making have no zero byte");
-    mount("overlay", &root, "overlay", MountFlags::empty(), data.as_c_str())
+    // Device nodes of an image mean nothing; those of /dev are made for the container.
+    mount("overlay", &root, "overlay", MountFlags::NODEV, data.as_c_str())
         .doing(|| format!("mount the layers with {options}"))?;
     Ok(root)
 }

@@ -3,6 +3,7 @@
 
 mod child;
 mod mounts;
+mod pause;
 mod privileges;
 mod program;
 mod seccomp;
@@ -21,6 +22,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
 pub(crate) use self::child::SCRATCH;
+pub(crate) use self::pause::start as start_pause;
 use crate::cgroup;
 use crate::error::{Doing, Error};
 use crate::facts::Facts;
@@ -48,6 +50,8 @@ pub(crate) struct Machine {
     pub(crate) facts: Facts,
     /// The Secrets that came at boot.
     pub(crate) secrets: Secrets,
+    /// The first process of the PID namespace that all containers share, when they do.
+    pub(crate) pause: Option<Pid>,
 }
 
 impl Spec {
@@ -78,7 +82,11 @@ pub(crate) struct Started {
 pub(crate) fn start(spec: &Spec, machine: &Machine) -> Result<Started, Error> {
     let spec = &*spec.filled(machine)?;
     let group = cgroup::make_container(&spec.boot.name, spec.config.linux.resources.as_ref())?;
-    let flags = clone_flags(&spec.config)?;
+    if spec.config.mounts.iter().all(|mount| mount.kind != "devtmpfs") {
+        crate::devices::restrict(&group)?;
+    }
+    let flags = clone_flags(&spec.config, machine)?;
+    let _shared = machine.pause.map(pause::Shared::join).transpose()?;
     let (setup, setup_end) = pipe()?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
@@ -165,10 +173,11 @@ fn has(config: &Config, kind: NamespaceKind) -> bool {
     config.linux.namespaces.iter().any(|namespace| namespace.kind == kind)
 }
 
-fn clone_flags(config: &Config) -> Result<libc::c_int, Error> {
+fn clone_flags(config: &Config, machine: &Machine) -> Result<libc::c_int, Error> {
     // A mount namespace is never left out: the container's root is built in it.
     config.linux.namespaces.iter().try_fold(libc::CLONE_NEWNS, |flags, namespace| match namespace.kind {
         NamespaceKind::Mount | NamespaceKind::Cgroup => Ok(flags),
+        NamespaceKind::Pid if machine.pause.is_some() => Ok(flags),
         NamespaceKind::Pid => Ok(flags | libc::CLONE_NEWPID),
         NamespaceKind::Ipc => Ok(flags | libc::CLONE_NEWIPC),
         NamespaceKind::Uts => Ok(flags | libc::CLONE_NEWUTS),

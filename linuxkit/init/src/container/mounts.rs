@@ -245,7 +245,8 @@ pub(super) fn make_readonly(paths: &[String]) -> Result<(), Error> {
 
 /// Makes the root itself read-only.
 pub(super) fn make_root_readonly() -> Result<(), Error> {
-    mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"").doing(|| "make the root read-only".into())
+    mount_remount("/", MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV, c"")
+        .doing(|| "make the root read-only".into())
 }
 
 /// The restricting flags of the mount that a path is on, which a new bind mount would lose.

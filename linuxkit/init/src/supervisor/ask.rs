@@ -1,8 +1,10 @@
-//! Asks a container over the network: HTTP or a mere connection. Blocks up to the time limit, on a thread of its own.
+//! Asks a container over the network: HTTP, gRPC's health protocol or a mere connection. Blocks up to the time limit, on a thread of its own.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
+
+use super::grpc::Check;
 
 /// How much of an answer is read to find its status.
 const STATUS_BYTES: usize = 512;
@@ -50,22 +52,53 @@ pub(super) fn http(
     stream.write_all(request.as_bytes()).map_err(|error| wrong(&error.to_string()))?;
     let mut answer = Vec::new();
     while answer.len() < STATUS_BYTES && !answer.contains(&b'\n') {
-        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-        let left = left.ok_or_else(|| wrong("no answer in time"))?;
-        stream.set_read_timeout(Some(left)).map_err(|error| wrong(&error.to_string()))?;
         let mut buffer = [0; STATUS_BYTES];
-        match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => answer.extend_from_slice(&buffer[..length]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(wrong(&error.to_string())),
+        match read_until(&mut stream, &mut buffer, deadline).map_err(|error| wrong(&error))? {
+            0 => break,
+            length => answer.extend_from_slice(&buffer[..length]),
         }
     }
     match status(&answer) {
         Some(200..=399) => Ok(()),
         Some(status) => Err(wrong(&format!("status {status}"))),
         None => Err(wrong("the answer is no HTTP")),
+    }
+}
+
+/// Asks a gRPC server whether a service is healthy; an empty name means the server as a whole.
+pub(super) fn grpc(host: &str, port: u16, service: &str, limit: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
+    let mut stream = tcp(host, port, limit)?;
+    let wrong = |reason: &str| format!("grpc {host}:{port} {service:?}: {reason}");
+    let mut check = Check::new(&format!("{host}:{port}"), service);
+    let mut buffer = [0; 4096];
+    loop {
+        stream.write_all(&check.take_output()).map_err(|error| wrong(&error.to_string()))?;
+        let length = read_until(&mut stream, &mut buffer, deadline).map_err(|error| wrong(&error))?;
+        if length == 0 {
+            return Err(wrong("the server closed the connection"));
+        }
+        if let Some(answer) = check.receive(&buffer[..length]) {
+            return answer.map_err(|reason| wrong(&reason));
+        }
+    }
+}
+
+/// Reads what is there, or waits for it until the deadline. Zero bytes are the end.
+fn read_until(stream: &mut TcpStream, buffer: &mut [u8], deadline: Instant) -> Result<usize, String> {
+    loop {
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        let left = left.ok_or("no answer in time")?;
+        stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
+        match stream.read(buffer) {
+            Ok(length) => return Ok(length),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error.to_string()),
+        }
     }
 }
 

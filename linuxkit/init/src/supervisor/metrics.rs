@@ -171,8 +171,13 @@ fn render_states(out: &mut String, record: &Record) {
         "Whether it runs and its probes succeed.",
     );
     for container in &record.containers {
-        let runs = matches!(container.state, ContainerState::Running { .. });
-        ready.sample(&[("container", &container.name)], flag(runs && container.started && container.ready));
+        let is_ready = match &container.state {
+            ContainerState::Running { .. } => container.started && container.ready,
+            // As in Kubernetes, an init container that is done is ready.
+            ContainerState::Terminated(ended) => container.init && ended.exit_code == 0,
+            ContainerState::Waiting { .. } => false,
+        };
+        ready.sample(&[("container", &container.name)], flag(is_ready));
     }
     let mut family = |name, kind, help, value: &dyn Fn(&ContainerState, u64) -> Option<f64>| {
         let mut family = Family::new(out, name, kind, help);
@@ -197,6 +202,24 @@ fn render_states(out: &mut String, record: &Record) {
         "How often it was started again.",
         &|_, restarts| Some(float(restarts)),
     );
+    let mut info = Family::new(
+        out,
+        "i2kit_container_info",
+        "gauge",
+        "What a container does, how it ended last, and what its probes complained of last.",
+    );
+    for container in &record.containers {
+        let state = match &container.state {
+            ContainerState::Waiting { reason } => reason.clone(),
+            ContainerState::Running { .. } => "Running".to_owned(),
+            ContainerState::Terminated(ended) => ended.to_string(),
+        };
+        let last = container.last.as_ref().map(ToString::to_string).unwrap_or_default();
+        let probe = container.probe_failure.as_deref().unwrap_or_default();
+        let labels =
+            [("container", container.name.as_str()), ("state", &state), ("last", &last), ("probe", probe)];
+        info.sample(&labels, 1.0);
+    }
     let mut last = Family::new(
         out,
         "kube_pod_container_status_last_terminated_exitcode",
@@ -279,6 +302,7 @@ mod tests {
             "i2kit_pod_ready 1",
             "i2kit_boot_phase_seconds{phase=\"onboot a\\\"b\"} 0.25",
             "kube_pod_container_status_running{container=\"web\"} 1",
+            "i2kit_container_info{container=\"web\",state=\"Running\",last=\"OOMKilled, exit code 137\",probe=\"\"} 1",
             "kube_pod_container_status_restarts_total{container=\"web\"} 3",
             "kube_pod_container_status_last_terminated_exitcode{container=\"web\",reason=\"OOMKilled\"} 137",
             "container_cpu_usage_seconds_total{container=\"web\"} 2.5",

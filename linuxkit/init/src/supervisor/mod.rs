@@ -6,6 +6,7 @@
 
 mod ask;
 mod control;
+mod grpc;
 mod http;
 mod metrics;
 mod prober;

@@ -186,6 +186,7 @@ fn over_network(action: &ProbeAction, address: &str, limit: Duration) -> Result<
         ProbeAction::Tcp { host, port } => {
             ask::tcp(host.as_deref().unwrap_or(address), *port, limit).map(drop)
         }
+        ProbeAction::Grpc { port, service } => ask::grpc(address, *port, service, limit),
         ProbeAction::Exec { .. } => unreachable!("commands are run by PID 1"),
     }
 }

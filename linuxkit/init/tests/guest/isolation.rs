@@ -73,3 +73,69 @@ fn a_privileged_container_may_do_everything() {
     );
     assert_eq!(vm.shell("echo 60 > /proc/sys/vm/swappiness; cat /proc/sys/vm/swappiness"), "60\n");
 }
+
+#[test]
+fn containers_share_processes_when_the_pod_says_so() {
+    if !wanted() {
+        return;
+    }
+    let spec = format!(
+        "{{shareProcessNamespace: true, securityContext: {{sysctls: [{{name: net.core.somaxconn, value: '77'}}, {{name: \
+         vm.max_map_count, value: '262144'}}]}}, containers: [{{{SHELL}}}, {{name: other, image: busybox, command: [sh, \
+         -c, 'sleep 1234 & exec sleep 4321']}}]}}"
+    );
+    let mut vm = Vm::boot(&pod_of(&spec, ""));
+    vm.ready();
+    // The first process collects orphans and is neither container's; the VM's own processes are not to be seen.
+    let seen = vm.shell("ps | grep -c 'sleep [0-9]'; ps | grep -c supervisor; kill -9 1; cat /proc/1/comm; echo $$ | head -c 0");
+    assert_eq!(seen, "2\n0\ninit\n");
+    assert_eq!(vm.shell("kill $(pidof sleep | tr ' ' '\\n' | head -n 1); sleep 0.2; true"), "");
+    assert_eq!(vm.shell("cat /proc/sys/net/core/somaxconn /proc/sys/vm/max_map_count"), "77\n262144\n");
+    // Commands see the same processes.
+    assert_eq!(vm.get("/readyz").status, 200);
+}
+
+#[test]
+fn devices_and_the_writable_layer_have_their_limits() {
+    if !wanted() {
+        return;
+    }
+    let limits =
+        "resources: {limits: {ephemeral-storage: 1Mi, memory: 32Mi, cpu: 500m}, requests: {memory: 16Mi}}";
+    let mut vm = Vm::boot(&pod_of(&format!("{{containers: [{{{SHELL}, {limits}}}]}}"), ""));
+    // A node for the disk may be made, and not used; on the root not even one for a harmless device.
+    let block = "mknod /dev/disk b 254 0; head -c 1 /dev/disk; mknod /null c 1 3; head -c 1 /null; head -c 1 /dev/null";
+    let refused = "head: /dev/disk: Operation not permitted\nhead: /null: Permission denied\n";
+    assert_eq!(vm.shell(block), refused);
+    let written =
+        vm.shell("dd if=/dev/zero of=/big bs=64k count=32 2>&1 | grep -c 'No space'; df -k / | tail -n 1");
+    assert!(written.starts_with("1\n") && written.contains(" 1024 "), "{written}");
+    let files = "cd /sys/fs/cgroup; cat memory.max memory.low cpu.max cpu.weight";
+    assert_eq!(vm.shell(files), "33554432\n16777216\n50000 100000\n20\n");
+    let page = vm.get("/metrics").body;
+    for name in ["container_cpu_usage_seconds_total", "container_memory_usage_bytes", "container_processes"] {
+        assert!(page.contains(&format!("{name}{{container=\"shell\"}} ")), "{name}\n{page}");
+    }
+}
+
+#[test]
+fn a_grpc_server_is_asked_for_its_health() {
+    if !wanted() {
+        return;
+    }
+    // Two frames of a server: its settings, and the answer to the call. First not serving, then serving.
+    let server = |status: u8| {
+        format!(
+            "printf '\\\\0\\\\0\\\\0\\\\4\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\7\\\\0\\\\0\\\\0\\\\0\\\\0\\\\1\\\\0\\\\0\\\\0\\\\0\\\\2\\\\10\\\\{status}' | nc -l -p 50051 > /dev/null"
+        )
+    };
+    let script = format!("{}; {}; while :; do {}; done", server(2), server(2), server(1));
+    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 5, grpc: {port: 50051, service: db}}";
+    let spec =
+        format!("{{containers: [{{name: db, image: busybox, command: [sh, -c, \"{script}\"], {probe}}}]}}");
+    let mut vm = Vm::boot(&pod_of(&spec, ""));
+    vm.wait_answer("/readyz", |answer| {
+        answer.body.contains("db: readiness probe: grpc 10.0.2.15:50051 \"db\": the service is not serving")
+    });
+    vm.ready();
+}

@@ -14,8 +14,8 @@ pub(in crate::manifest) use container::{
     unique_mounts, unique_ports, unrendered,
 };
 pub(in crate::manifest) use pod::{
-    expression_values, injected_sidecars, mounts_exist, node_condition, node_selector, one_term, pod_ends,
-    pod_term, same_service_account, spread_key, unique_containers,
+    expression_values, injected_sidecars, mounts_exist, node_condition, node_selector, one_term, pod_term,
+    same_service_account, spread_key, sysctl, unique_containers,
 };
 pub(in crate::manifest) use service::{
     TLS_PORTS, ingress_annotations, ingress_has_backend, ingress_path, is_internal, service,

@@ -94,16 +94,6 @@ pub(in crate::manifest) fn mounts_exist(check: &mut Check<'_>, spec: &Node<'_>) 
     });
 }
 
-/// A Pod that ends is a Job.
-pub(in crate::manifest) fn pod_ends(check: &mut Check<'_>, pod: &Node<'_>) {
-    let Some(policy) = pod.at(&["spec", "restartPolicy"]) else { return };
-    if matches!(policy.scalar(), Some("Never" | "OnFailure")) {
-        check.key("spec", |check| {
-            check.key("restartPolicy", |check| check.not_yet(policy.span, "a Pod that ends"));
-        });
-    }
-}
-
 /// The old and the new name of one field; the new one wins, as in Kubernetes.
 pub(in crate::manifest) fn same_service_account(check: &mut Check<'_>, spec: &Node<'_>) {
     let (Some(new), Some(old)) = (spec.get("serviceAccountName"), spec.get("serviceAccount")) else { return };
@@ -260,4 +250,29 @@ pub(in crate::manifest) fn expression_values(check: &mut Check<'_>, expression: 
         }
         _ => {}
     }
+}
+
+/// Kernel parameters that a pod may set: those of its network, its shared memory, its virtual memory and its files.
+/// The others, such as `kernel.core_pattern`, can make the kernel run programs outside of containers.
+const SYSCTLS: [&str; 7] = ["net.", "vm.", "fs.", "kernel.shm", "kernel.msg", "kernel.sem", "kernel.pid_max"];
+
+/// Which kernel parameters may be set.
+pub(in crate::manifest) fn sysctl(check: &mut Check<'_>, sysctl: &Node<'_>) {
+    let Some(name) = sysctl.get("name") else { return };
+    let text = name.scalar().unwrap_or_default();
+    let dotted = text.replace('/', ".");
+    check.key("name", |check| {
+        let parts = dotted.split('.').all(|part| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        });
+        if !parts {
+            let message = format!("{} is no name of a kernel parameter", check.shown(text));
+            check.report(Code::InvalidValue, name.span, message);
+        } else if !SYSCTLS.iter().any(|known| dotted.starts_with(known)) {
+            let message = format!("the kernel parameter {} reaches past the containers", check.shown(text));
+            check.report(Code::RefusedValue, name.span, message).help(
+                "net.*, vm.*, fs.*, kernel.shm*, kernel.msg*, kernel.sem and kernel.pid_max can be set",
+            );
+        }
+    });
 }

@@ -1,0 +1,60 @@
+//! The PID namespace that the containers of a pod share when `shareProcessNamespace` says so. Its first process does
+//! nothing but collect orphans, as Kubernetes' pause container does.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, WaitOptions};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::cgroup;
+use crate::error::{Doing, Error};
+use crate::sys::{self, Cloned};
+
+/// Makes the namespace with its first process, which stays as long as the VM.
+pub(crate) fn start() -> Result<Pid, Error> {
+    let group = cgroup::of_guest()?;
+    match sys::clone_process(libc::CLONE_NEWPID, Some(group.as_fd())).doing(|| "clone".into())? {
+        Cloned::Parent(pid, _pidfd) => Ok(pid),
+        Cloned::Child => {
+            // Nobody in the namespace can end it, and nothing outside has a reason to.
+            let _ = sys::close_from(0);
+            collect_orphans()
+        }
+    }
+}
+
+fn collect_orphans() -> ! {
+    let Ok(signals) = sys::signal_fd(&[libc::SIGCHLD]) else { sys::exit_child(super::START_FAILED) };
+    loop {
+        // Errors are interruptions; the next turn looks again.
+        let _ = rustix::event::poll(&mut [PollFd::new(&signals, PollFlags::IN)], None);
+        let _ = rustix::io::read(&signals, &mut [0_u8; 128]);
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+    }
+}
+
+/// While this is there, this process's children are made in the shared namespace.
+#[derive(Debug)]
+pub(super) struct Shared {
+    own: File,
+}
+
+impl Shared {
+    pub(super) fn join(first: Pid) -> Result<Self, Error> {
+        let open = |path: String| File::open(&path).doing(|| format!("open {path}"));
+        let own = open("/proc/self/ns/pid".into())?;
+        let shared = open(format!("/proc/{}/ns/pid", first.as_raw_nonzero()))?;
+        move_into_link_name_space(shared.as_fd(), Some(LinkNameSpaceType::ProcessID))
+            .doing(|| "enter the pod's PID namespace".into())?;
+        Ok(Self { own })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Children of a process may always be made in its own namespace again.
+        let _ = move_into_link_name_space(self.own.as_fd(), Some(LinkNameSpaceType::ProcessID));
+    }
+}
