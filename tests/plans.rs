@@ -57,16 +57,13 @@ fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
         stub: None,
     };
     let images: BTreeMap<Reference, ResolvedImage> = set
-        .deployments
-        .iter()
-        .flat_map(|deployment| &deployment.template.spec.containers)
+        .pods()
+        .flat_map(|(_, template)| &template.spec.containers)
         .map(|container| (container.image.clone(), image(&container.image)))
         .collect();
-    set.deployments
-        .iter()
-        .map(|deployment| {
-            pod::image(&deployment.meta.name, &deployment.template, &images, &guest)
-                .expect("the example can be planned")
+    set.pods()
+        .map(|(name, template)| {
+            pod::image(name, template, &images, &guest).expect("the example can be planned")
         })
         .collect()
 }
