@@ -164,6 +164,12 @@ impl Cloud for Aws {
     }
 
     async fn put_group(&self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError> {
+        if settings.job.is_some() {
+            return Err(CloudError::Unsupported {
+                what: format!("the Job {name}"),
+                advice: "run it on the local cloud".into(),
+            });
+        }
         self.put_settings(name, settings).await
     }
 

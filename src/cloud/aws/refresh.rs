@@ -224,6 +224,7 @@ mod tests {
             progress_deadline_seconds: 600,
             revision_history_limit: 10,
             labels: std::collections::BTreeMap::new(),
+            job: None,
         };
         for strategy in [quarter, Strategy::RollingUpdate { max_unavailable: Int(1), max_surge: Int(0) }] {
             let settings = settings(strategy);

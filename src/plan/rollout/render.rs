@@ -121,6 +121,13 @@ fn listeners(spec: &BalancerSpec) -> String {
 }
 
 fn policy(settings: &GroupSettings) -> String {
+    if let Some(job) = &settings.job {
+        let deadline = job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s} s"));
+        return format!(
+            "job, {} to succeed, {} at a time, {} may fail, {deadline}",
+            job.completions, job.parallelism, job.backoff_limit
+        );
+    }
     let strategy = match settings.strategy {
         Strategy::Recreate => "recreate".to_owned(),
         Strategy::RollingUpdate { max_unavailable, max_surge } => {
