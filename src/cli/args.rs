@@ -171,6 +171,14 @@ pub(super) enum Verb {
     Rollback(RollbackArgs),
     /// Set the number of instances of a group
     Scale(ScaleArgs),
+    /// Wait until groups are what an earlier run began to make them
+    Wait(WaitArgs),
+    /// Check credentials, permissions, quotas and subnets, before anything is built
+    Preflight,
+    /// Print the smallest IAM policy with which everything works in the environment
+    IamPolicy,
+    /// Delete images that no revision needs, and what interrupted runs left
+    Gc(GcArgs),
     /// Delete groups and balancers, and what is left behind them
     Destroy(DestroyArgs),
     /// Show or shrink the local cache of blobs, layers and images
@@ -253,6 +261,25 @@ pub(super) struct DeployArgs {
     /// Also delete groups and balancers of the environment that the manifests do not name
     #[arg(long)]
     pub prune: bool,
+    /// Wait until everything is healthy; `--wait=false` only starts it, and `i2kit wait` waits
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = true, default_missing_value = "true", num_args = 0..=1,
+        require_equals = true, value_name = "BOOL")]
+    pub wait: bool,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// Groups: NAME or NAMESPACE/NAME [default: all]
+    pub names: Vec<String>,
+}
+
+/// `gc`.
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Only list them
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `status`.

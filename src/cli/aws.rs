@@ -47,3 +47,33 @@ pub(super) async fn cloud(context: &Context, _: &AwsProvider) -> Result<Box<dyn 
         ),
     ))
 }
+
+/// Makes every check and tells all of them.
+#[cfg(feature = "aws")]
+pub(super) async fn preflight(context: &Context, provider: &AwsProvider) -> Result<Exit, Failure> {
+    use crate::report::{self, Format};
+
+    let aws = connected(context, provider).await?;
+    let wanted = aws.observe().await.unwrap_or_default();
+    let checks = aws.preflight(&wanted).await;
+    match context.format {
+        Format::Json => super::pipeline::json(&checks),
+        Format::Text => {
+            for check in &checks {
+                let word = match check.ok {
+                    Some(true) => "ok     ",
+                    Some(false) => "FAILED ",
+                    None => "unknown",
+                };
+                report::result(&format!("{word} {}: {}\n", check.name, check.finding));
+            }
+        }
+    }
+    Ok(if checks.iter().any(|check| check.ok == Some(false)) { Exit::Cloud } else { Exit::Success })
+}
+
+/// Says that this program cannot.
+#[cfg(not(feature = "aws"))]
+pub(super) async fn preflight(context: &Context, provider: &AwsProvider) -> Result<Exit, Failure> {
+    cloud(context, provider).await.map(|_| Exit::Success)
+}

@@ -36,6 +36,8 @@ pub(super) struct Context {
     pub guest: Option<PathBuf>,
     /// How images are reached.
     pub images: Settings,
+    /// The page that a CI runner shows of this step (`GITHUB_STEP_SUMMARY`).
+    pub summary: Option<PathBuf>,
 }
 
 /// An environment variable, unless it is empty.
@@ -91,5 +93,6 @@ pub(super) fn context(
         events: report::events(format, quiet),
         guest: variable("I2KIT_GUEST"),
         images,
+        summary: variable("GITHUB_STEP_SUMMARY"),
     })
 }

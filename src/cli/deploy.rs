@@ -15,7 +15,7 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
-    let exit = pipeline::carry_out(context, cloud.as_ref(), &plan, &images).await?;
+    let exit = pipeline::carry_out_to(context, cloud.as_ref(), &plan, (&images, args.wait)).await?;
     if context.format == Format::Text {
         let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
         let names: Vec<_> = prepared.set.services.iter().map(|service| &service.meta.name).collect();

@@ -16,18 +16,22 @@ mod environment;
 mod exec;
 pub mod exit;
 mod explain;
+mod gc;
 mod history;
 mod local_cloud;
 mod logs;
 mod pipeline;
 mod plan;
+mod preflight;
 mod preview;
 mod rollback;
 mod scale;
 mod schema;
 mod set;
 mod status;
+mod summary;
 mod terminal;
+mod wait;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -87,6 +91,10 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::History(args) => wait(history::run(&context()?, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
+        Verb::Wait(args) => wait(wait::run(&context()?, &args)),
+        Verb::Preflight => wait(preflight::run(&context()?)),
+        Verb::IamPolicy => Ok(preflight::policy(&context()?)),
+        Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
         Verb::Cache { verb } => cache::run(&context()?, &verb),
     };

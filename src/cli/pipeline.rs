@@ -10,6 +10,7 @@ use super::check;
 use super::context::Context;
 use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::summary;
 use crate::cloud::Cloud;
 use crate::cloud::local::{Home, LocalCloud};
 use crate::image::{self, DiskImage, GuestBundle, Workshop};
@@ -231,12 +232,27 @@ pub(super) async fn carry_out(
     plan: &RolloutPlan,
     images: &[DiskImage],
 ) -> Result<Exit, Failure> {
+    carry_out_to(context, cloud, plan, (images, true)).await
+}
+
+/// As [`carry_out`]; without waiting it ends once everything is started.
+pub(super) async fn carry_out_to(
+    context: &Context,
+    cloud: &dyn Cloud,
+    plan: &RolloutPlan,
+    (images, wait): (&[DiskImage], bool),
+) -> Result<Exit, Failure> {
     for note in &plan.notes {
         context.events.note(note.clone());
     }
     let images: BTreeMap<ImageId, DiskImage> = images.iter().map(|image| (image.id, image.clone())).collect();
-    let options = rollout::Options { poll: cloud.poll(), ..rollout::Options::default() };
-    rollout::execute(plan, &images, cloud, &context.events, &options).await.or_exit(Exit::Rollout)?;
+    let options = rollout::Options { poll: cloud.poll(), wait };
+    let ended = rollout::execute(plan, &images, cloud, &context.events, &options).await;
+    if context.summary.is_some() {
+        let fleet = cloud.observe().await.unwrap_or_default();
+        summary::write(context, plan, &fleet, ended.as_ref().err().map(ToString::to_string).as_deref());
+    }
+    ended.or_exit(Exit::Rollout)?;
     let unchanged = plan.is_unchanged();
     match context.format {
         Format::Json => json(&serde_json::json!({

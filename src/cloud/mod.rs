@@ -92,6 +92,11 @@ pub trait Cloud: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// Deletes what interrupted runs left and no plan knows of, or only lists it: a line each.
+    async fn collect_leftovers(&self, _delete: bool) -> Result<Vec<String>, CloudError> {
+        Ok(vec![])
+    }
+
     /// Output of the pods' containers and of the VMs themselves.
     async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError>;
 

@@ -368,6 +368,13 @@ pub struct Refresh {
     pub reason: Option<String>,
 }
 
+impl Refresh {
+    /// Whether it ended without bringing its revision.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.status, RefreshStatus::RolledBack | RefreshStatus::Failed)
+    }
+}
+
 /// How far a refresh is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::verbs::{PlanError, destroy, rollback, scale};
+pub use self::verbs::{PlanError, destroy, rollback, scale, wait};
 use super::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec, RefreshStatus};
 use super::image::ImageId;
 use crate::manifest::api::Name;

@@ -6,8 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(dead_code, unused_imports, reason = "of what tests share, these need a part")]
 
+mod crash;
+mod faults;
 mod harness;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod rollout;
+mod verbs;

@@ -8,10 +8,12 @@ mod blocks;
 mod client;
 mod error;
 mod fleet;
+mod gc;
 mod group;
 mod image;
 mod launch;
 mod logs;
+mod preflight;
 mod refresh;
 mod snapshot;
 mod stack;
@@ -30,6 +32,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use self::client::Clients;
+pub use self::preflight::Check;
 use super::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
@@ -209,6 +212,10 @@ impl Cloud for Aws {
             self.delete_stack(&crate::plan::aws::name::environment_stack(&self.settings.environment)).await?;
         }
         Ok(())
+    }
+
+    async fn collect_leftovers(&self, delete: bool) -> Result<Vec<String>, CloudError> {
+        self.collect(delete).await
     }
 
     fn poll(&self) -> Duration {

@@ -9,12 +9,12 @@ pub struct Machine {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Price of one hour on demand in us-east-1, in millionths of a US dollar, as listed on [`PRICED`].
+    /// Price of one hour on demand in us-east-1, in millionths of a US dollar, as listed in [`PRICED`].
     pub hourly_micros: u64,
 }
 
-/// When the prices were read off AWS' public list.
-pub const PRICED: &str = "2025-06-01";
+/// The year of AWS' public list that the prices are of.
+pub const PRICED: &str = "2025";
 
 /// The region that the prices are of.
 pub const PRICED_REGION: &str = "us-east-1";

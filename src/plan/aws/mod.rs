@@ -3,7 +3,9 @@
 //!
 //! Pure, and compiled without the SDK: everything here can be looked at and tested in an ordinary build.
 
+pub mod calls;
 pub mod frame;
 pub mod machine;
 pub mod name;
+pub mod outlook;
 pub mod packing;

@@ -88,6 +88,23 @@ pub fn destroy(fleet: &Fleet) -> RolloutPlan {
     RolloutPlan { environment: fleet.environment.clone(), steps, notes: Vec::new() }
 }
 
+/// Waits until the groups of these names, or all, are what they are being made. Nothing is changed.
+pub fn wait(fleet: &Fleet, names: &[Name]) -> RolloutPlan {
+    let wanted = fleet.groups.iter().filter(|group| names.is_empty() || names.contains(&group.name));
+    let steps = wanted.filter_map(|group| {
+        // A refresh that failed is an answer, too: waiting for its revision tells how it ended.
+        let lost = group.refresh.as_ref().filter(|refresh| refresh.is_lost() || refresh.status.is_active());
+        let revision = lost.map(|refresh| refresh.to).or(group.current)?;
+        (!group.is_settled_at(revision)).then(|| Step::Await {
+            group: group.name.clone(),
+            revision,
+            replicas: group.replicas,
+            deadline_seconds: group.settings.progress_deadline_seconds,
+        })
+    });
+    RolloutPlan { environment: fleet.environment.clone(), steps: steps.collect(), notes: Vec::new() }
+}
+
 fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanError> {
     fleet.group(group).ok_or_else(|| PlanError::UnknownGroup {
         environment: fleet.environment.clone(),

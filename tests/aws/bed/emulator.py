@@ -10,7 +10,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from . import engine
-from .gaps import balancers, groups, images, route, snapshots, stacks, templates
+from .gaps import balancers, groups, images, permissions, route, snapshots, stacks, templates
 
 LOCK = threading.RLock()
 
@@ -29,7 +29,7 @@ def main():
     p.add_argument("--paper", type=float, help="nothing boots: instances are healthy so many seconds after launch")
     args = p.parse_args()
     engine.SETTINGS.update(refresh_timeout=args.refresh_timeout, paper=args.paper)
-    for gap in (snapshots, images, templates, groups, balancers, stacks, route):
+    for gap in (snapshots, images, templates, groups, balancers, stacks, permissions, route):
         gap.close()
     app = DomainDispatcherApplication(create_backend_app)
 

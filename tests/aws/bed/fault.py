@@ -3,13 +3,15 @@
 POST /_fault with a JSON list of rules replaces them; an empty list ends all faults:
   {"match": REGEX, "skip": 0, "count": 1, "delay": SECONDS, "status": 503, "body": "...", "headers": {}, "lose": true}
 `match` is searched in the action: the name of a query or JSON protocol's action (`StartInstanceRefresh`), else
-`METHOD /path`. `skip` calls pass first. With `lose` the act is done upstream and its reply lost.
+`METHOD /path`. `skip` calls pass first. With `lose` the act is done upstream and its reply lost; with `hang` so is every
+later one, and GET /_hung answers `true`, until the rules are replaced: the moment to kill who asked.
 GET /_journal answers with every action that came in since DELETE /_journal, in order.
 """
 import argparse, http.client, http.server, json, re, socketserver, threading, time
 
 LOCK = threading.Lock()
 RULES, JOURNAL = [], []
+HUNG = threading.Event()
 HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 
 
@@ -59,9 +61,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with LOCK:
             if self.path == "/_fault":
                 RULES[:] = json.loads(body)
+                HUNG.clear()
             elif self.command == "DELETE":
                 JOURNAL.clear()
-            reply = json.dumps(JOURNAL).encode()
+            reply = json.dumps(HUNG.is_set() if self.path == "/_hung" else JOURNAL).encode()
         self.answer(200, [("content-type", "application/json")], reply)
 
     def forward(self, body):
@@ -81,18 +84,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path in ("/_fault", "/_journal"):
+        if self.path in ("/_fault", "/_journal", "/_hung"):
             return self.own(body)
+        if HUNG.is_set():
+            return self.hang()
         rule = rule_for(action(self.command, self.path, self.headers, body)) or {}
         time.sleep(rule.get("delay", 0))
         if "status" in rule:
             headers = {"content-type": "text/xml"} | rule.get("headers", {})
             return self.answer(rule["status"], headers.items(), rule.get("body", "").encode())
         reply = self.forward(body)
+        if rule.get("hang"):
+            HUNG.set()
+            return self.hang()
         if rule.get("lose"):
             self.close_connection = True
             return self.connection.close()
         return self.answer(*reply)
+
+    def hang(self):
+        """No answer for as long as everything hangs."""
+        while HUNG.is_set():
+            time.sleep(0.02)
+        self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = handle_any
 

@@ -4,6 +4,8 @@ health   GET: target health; POST {"TargetGroupArn", "Id", "State"}: what a heal
 machine  POST {"Id", "Console", "Dead"}: what the reconciler knows of a VM
 broken   POST [IMAGE-ID, ...]: without machines, instances of these images never become healthy
 left     GET: what is in the account, a line each; nothing when all was deleted
+untagged GET: what has no tag of an environment although the API could give it one
+denied   POST [ACTION, ...]: what the simulation of policies says no to
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
 """
 import json
@@ -11,11 +13,11 @@ import json
 from moto.moto_api._internal import urls
 
 from .. import engine
-from . import balancers, images, stacks
+from . import balancers, images, permissions, stacks
 
 
 def close():
-    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left}.items():
+    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left, "denied": denied, "untagged": untagged}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -52,6 +54,12 @@ def stack(told):
     return {}
 
 
+def denied(told):
+    permissions.DENIED.clear()
+    permissions.DENIED.update(told)
+    return {}
+
+
 def left(told):
     """Everything in the account that a user pays for or trips over: what i2kit made and did not delete."""
     from moto.autoscaling.models import autoscaling_backends
@@ -77,4 +85,51 @@ def left(told):
         found += [f"balancer {a}" for a in backend.load_balancers] + [f"targets {a}" for a in backend.target_groups]
     for region, backend in engine.backends(logs_backends):
         found += [f"log group {g}" for g in backend.groups]
+    return found
+
+
+KEY = "i2kit:environment"
+
+
+def untagged(told):
+    """What has no tag of an environment. Types whose tags moto does not take from CloudFormation are not looked at."""
+    from moto.autoscaling.models import autoscaling_backends
+    from moto.cloudformation.models import cloudformation_backends
+    from moto.ec2.models import ec2_backends
+    from moto.elbv2.models import elbv2_backends
+
+    found = []
+
+    def look(kind, name, tags):
+        keys = tags if isinstance(tags, dict) else [t.get("Key", t.get("key")) for t in tags]
+        if KEY not in keys:
+            found.append(f"{kind} {name}")
+
+    for region, ec2 in engine.backends(ec2_backends):
+        for template in ec2.launch_templates.values():
+            look("launch template", template.name, template.get_tags())
+        for image in ec2.amis.values():
+            look("image", image.id, image.get_tags())
+        for snapshot in ec2.snapshots.values():
+            look("snapshot", snapshot.id, snapshot.get_tags())
+        for instance in ec2.all_instances():
+            look("instance", instance.id, instance.get_tags())
+        for groups in ec2.groups.values():
+            for group in groups.values():
+                if group.name != "default":
+                    look("security group", group.name, group.get_tags())
+        for vpc in ec2.vpcs.values():
+            if not vpc.is_default:
+                look("vpc", vpc.id, vpc.get_tags())
+                for subnet in ec2.describe_subnets(filters={"vpc-id": vpc.id}):
+                    look("subnet", subnet.id, subnet.get_tags())
+    for region, backend in engine.backends(autoscaling_backends):
+        for group in backend.autoscaling_groups.values():
+            look("group", group.name, group.tags)
+    for region, backend in engine.backends(cloudformation_backends):
+        for stack in backend.stacks.values():
+            look("stack", stack.name, stack.tags)
+    for region, backend in engine.backends(elbv2_backends):
+        for arn in backend.target_groups:
+            look("targets", arn, backend.tagging_service.get_tag_dict_for_resource(arn))
     return found

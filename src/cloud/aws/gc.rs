@@ -1,0 +1,67 @@
+//! What no revision needs and no plan knows of: snapshots without an image, uploads that nobody went on with, stacks that
+//! never came to be.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_ec2::types::SnapshotState;
+
+use super::{Aws, now, tags};
+use crate::cloud::CloudError;
+
+/// An upload that is older was given up.
+const GIVEN_UP_SECONDS: u64 = 24 * 3600;
+
+/// A leftover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Leftover {
+    Snapshot(String),
+    Stack(String),
+}
+
+impl Aws {
+    /// Deletes leftovers of the environment, or only lists them: a line each.
+    pub(super) async fn collect(&self, delete: bool) -> Result<Vec<String>, CloudError> {
+        let mut told = Vec::new();
+        for leftover in self.leftovers().await? {
+            match leftover {
+                Leftover::Snapshot(id) => {
+                    if delete {
+                        self.delete_snapshot(&id).await?;
+                    }
+                    told.push(format!("snapshot {id}"));
+                }
+                Leftover::Stack(name) => {
+                    if delete {
+                        self.delete_stack(&name).await?;
+                    }
+                    told.push(format!("stack {name}"));
+                }
+            }
+        }
+        Ok(told)
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>, CloudError> {
+        let images: BTreeSet<String> = self.images().await?.iter().map(ToString::to_string).collect();
+        let old = |seconds: Option<i64>| {
+            let started = seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+            started + GIVEN_UP_SECONDS < now()
+        };
+        let snapshots = self.snapshots().await?;
+        let unused = snapshots.iter().filter(|snapshot| {
+            let image = tags::value(snapshot.tags(), tags::IMAGE).unwrap_or_default();
+            let finished = snapshot.state() != Some(&SnapshotState::Pending);
+            // A snapshot that is complete has its image a moment later; one under way belongs to somebody for a day.
+            let age = old(snapshot.start_time().map(aws_sdk_ec2::primitives::DateTime::secs));
+            !images.contains(image) && (age || (finished && snapshot.state() == Some(&SnapshotState::Error)))
+        });
+        let mut found: Vec<Leftover> = unused
+            .filter_map(|snapshot| Some(Leftover::Snapshot(snapshot.snapshot_id()?.to_owned())))
+            .collect();
+        let failed = ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"];
+        let stacks = self.stacks().await?;
+        let dead = stacks.iter().filter(|stack| failed.contains(&stack.status.as_str()));
+        found.extend(dead.map(|stack| Leftover::Stack(stack.name.clone())));
+        Ok(found)
+    }
+}

@@ -1,0 +1,204 @@
+//! What must be so before anything is built: credentials, permissions, quotas, subnets. Every check is made, and all that
+//! fail are told.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_iam::types::PolicyEvaluationDecisionType;
+
+use super::Aws;
+use super::error::failed;
+use crate::cloud::CloudError;
+use crate::plan::aws::calls::{CALLS, Scope};
+use crate::plan::aws::machine;
+use crate::plan::fleet::Fleet;
+
+/// Actions that one simulation takes.
+const AT_ONCE: usize = 50;
+
+/// Quotas that a deployment meets first: service, code, and what it counts.
+const VCPUS: (&str, &str) = ("ec2", "L-1216C47A");
+const BALANCERS: (&str, &str) = ("elasticloadbalancing", "L-69A177A2");
+
+/// Fewer free addresses in a subnet do not hold the VMs that a refresh adds.
+const FEWEST_ADDRESSES: i32 = 8;
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// `true` when all is well, `false` when a deployment would fail, `None` when it could not be found out.
+    pub ok: Option<bool>,
+    /// What was found, and what to do about it.
+    pub finding: String,
+}
+
+fn check(name: &str, ok: Option<bool>, finding: impl Into<String>) -> Check {
+    Check { name: name.into(), ok, finding: finding.into() }
+}
+
+impl Aws {
+    /// Every check, for an environment that should hold the VMs of `wanted`.
+    pub async fn preflight(&self, wanted: &Fleet) -> Vec<Check> {
+        let identity =
+            self.clients.sts.get_caller_identity().send().await.map_err(failed("GetCallerIdentity"));
+        let arn = match identity {
+            Ok(found) => found.arn.unwrap_or_default(),
+            Err(error) => return vec![check("credentials", Some(false), error.to_string())],
+        };
+        let mut checks = vec![check("credentials", Some(true), format!("{arn} in {}", self.settings.region))];
+        checks.push(self.permissions(&arn).await);
+        checks.push(self.subnets().await);
+        checks.extend(self.quotas(wanted).await);
+        checks
+    }
+
+    /// Simulates every action of the table. Conditions on tags are not simulated: a policy of `iam-policy` is given the
+    /// tags that its conditions ask for.
+    async fn permissions(&self, caller: &str) -> Check {
+        let name = "permissions";
+        let actions: BTreeSet<&str> = CALLS
+            .iter()
+            .filter(|call| call.scope != Scope::Frame && !call.action.contains('*'))
+            .map(|call| call.action)
+            .collect();
+        let actions: Vec<&str> = actions.into_iter().collect();
+        let mut denied = Vec::new();
+        for some in actions.chunks(AT_ONCE) {
+            let asked = self
+                .clients
+                .iam
+                .simulate_principal_policy()
+                .policy_source_arn(role_of(caller))
+                .set_action_names(Some(some.iter().map(|action| (*action).to_owned()).collect()))
+                .set_context_entries(Some(self.tags_of_requests()))
+                .send()
+                .await;
+            match asked {
+                Ok(found) => denied.extend(
+                    found
+                        .evaluation_results()
+                        .iter()
+                        .filter(|result| *result.eval_decision() != PolicyEvaluationDecisionType::Allowed)
+                        .map(|result| result.eval_action_name().to_owned()),
+                ),
+                Err(error) => {
+                    let error = failed("SimulatePrincipalPolicy")(error);
+                    return check(name, None, format!("cannot be simulated: {error}"));
+                }
+            }
+        }
+        if denied.is_empty() {
+            return check(name, Some(true), format!("all {} calls are allowed", actions.len()));
+        }
+        check(
+            name,
+            Some(false),
+            format!("denied: {}; `i2kit iam-policy` prints a policy that is enough", denied.join(", ")),
+        )
+    }
+
+    fn tags_of_requests(&self) -> Vec<aws_sdk_iam::types::ContextEntry> {
+        use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum};
+        let entry = |key: &str, value: &str| {
+            ContextEntry::builder()
+                .context_key_name(key)
+                .context_key_values(value)
+                .context_key_type(ContextKeyTypeEnum::String)
+                .build()
+        };
+        let tag = super::tags::ENVIRONMENT;
+        vec![
+            entry(&format!("aws:RequestTag/{tag}"), &self.settings.environment),
+            entry(&format!("aws:ResourceTag/{tag}"), &self.settings.environment),
+            entry("iam:PassedToService", "ec2.amazonaws.com"),
+            entry("ec2:LaunchTemplate", "arn:aws:ec2:us-east-1:123456789012:launch-template/lt-0"),
+        ]
+    }
+
+    async fn subnets(&self) -> Check {
+        let name = "subnets";
+        let Some(network) = &self.settings.network else {
+            return check(name, Some(true), "the environment makes a network of its own");
+        };
+        let asked =
+            self.clients.ec2.describe_subnets().set_subnet_ids(Some(network.subnets.clone())).send().await;
+        let found = match asked {
+            Ok(found) => found.subnets.unwrap_or_default(),
+            Err(error) => return check(name, Some(false), failed("DescribeSubnets")(error).to_string()),
+        };
+        let mut wrong = Vec::new();
+        let zones: BTreeSet<&str> = found.iter().filter_map(|subnet| subnet.availability_zone()).collect();
+        if zones.len() < 2 {
+            wrong.push("they lie in one zone; a group needs two to outlive the loss of one".to_owned());
+        }
+        for subnet in &found {
+            let id = subnet.subnet_id().unwrap_or_default();
+            if subnet.vpc_id() != Some(&network.vpc) {
+                wrong.push(format!("{id} is not in {}", network.vpc));
+            }
+            let free = subnet.available_ip_address_count().unwrap_or_default();
+            if free < FEWEST_ADDRESSES {
+                wrong.push(format!("{id} has {free} free addresses"));
+            }
+        }
+        if wrong.is_empty() {
+            return check(name, Some(true), format!("{} subnets in {} zones", found.len(), zones.len()));
+        }
+        check(name, Some(false), wrong.join("; "))
+    }
+
+    async fn quotas(&self, wanted: &Fleet) -> Vec<Check> {
+        let vcpus: u32 = wanted
+            .groups
+            .iter()
+            .map(|group| {
+                let launch = group.revisions.last().map(|revision| &revision.launch);
+                let kind = launch.and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
+                // One VM more while a refresh is under way.
+                (group.replicas + 1) * kind.map_or(0, |kind| kind.vcpus)
+            })
+            .sum();
+        let balancers = crate::plan::fleet::count(wanted.balancers.iter());
+        vec![
+            self.quota("quota of vCPUs", VCPUS, vcpus).await,
+            self.quota("quota of network load balancers", BALANCERS, balancers.min(2)).await,
+        ]
+    }
+
+    /// What is used by others in the account is not known here; a quota below what is wanted is too small for sure.
+    async fn quota(&self, name: &str, (service, code): (&str, &str), needed: u32) -> Check {
+        let asked =
+            self.clients.quotas.get_service_quota().service_code(service).quota_code(code).send().await;
+        let found: Result<_, CloudError> = asked.map_err(failed("GetServiceQuota"));
+        match found.map(|found| found.quota.and_then(|quota| quota.value)) {
+            Ok(Some(value)) => {
+                let ok = f64::from(needed) <= value;
+                let advice = if ok { "" } else { "; raise it in Service Quotas" };
+                check(name, Some(ok), format!("{needed} of {value} are needed{advice}"))
+            }
+            Ok(None) => check(name, None, "Service Quotas does not tell it"),
+            Err(error) => check(name, None, error.to_string()),
+        }
+    }
+}
+
+/// The role behind a session: simulations are of roles and users, not of sessions.
+fn role_of(caller: &str) -> String {
+    let Some((account, session)) = caller.split_once(":assumed-role/") else { return caller.to_owned() };
+    let role = session.split('/').next().unwrap_or_default();
+    format!("{}:role/{role}", account.replacen(":sts:", ":iam:", 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_simulated_as_its_role() {
+        let session = "arn:aws:sts::123456789012:assumed-role/deploy/run-1";
+        assert_eq!(role_of(session), "arn:aws:iam::123456789012:role/deploy");
+        let user = "arn:aws:iam::123456789012:user/ana";
+        assert_eq!(role_of(user), user);
+    }
+}

@@ -1,0 +1,264 @@
+//! What a plan would make, change and delete in AWS, resource by resource, and what a month of it would cost.
+//!
+//! The cost is an estimate: on-demand prices of one region and one year, without traffic, processing and credits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+
+use super::machine::{self, PRICED, PRICED_REGION};
+use super::name;
+use super::packing::{self, Placement};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
+use crate::plan::rollout::{RolloutPlan, Step};
+
+/// Hours of a month, as AWS' own calculator counts them.
+const HOURS: u64 = 730;
+
+/// A network load balancer's hour without its capacity units, in millionths of a US dollar.
+const BALANCER_HOUR: u64 = 22_500;
+
+/// A public IPv4 address' hour.
+const ADDRESS_HOUR: u64 = 5_000;
+
+/// A month of one GiB of a gp3 volume.
+const VOLUME_MONTH: u64 = 80_000;
+
+/// A month of a private zone.
+const ZONE_MONTH: u64 = 500_000;
+
+/// Size of a machine's volume in GiB: images are whole GiB, and rarely more than one.
+const VOLUME_GIB: u64 = 1;
+
+/// Resources of AWS before and after a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outlook {
+    /// What is made, changed or deleted, in this order.
+    pub changes: Vec<Change>,
+    /// Millionths of a US dollar a month now.
+    pub before_micros: u64,
+    /// And once the plan is carried out.
+    pub after_micros: u64,
+}
+
+/// One resource that the plan touches.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// `+` makes, `~` changes, `-` deletes.
+    pub mark: char,
+    /// The type, in CloudFormation's words.
+    pub kind: &'static str,
+    /// What tells it apart.
+    pub name: String,
+}
+
+/// What an environment holds, as far as it costs or is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct State {
+    groups: BTreeMap<Name, (u32, Option<LaunchSpec>)>,
+    balancers: BTreeMap<Name, BalancerSpec>,
+    images: BTreeSet<String>,
+}
+
+impl State {
+    fn of(fleet: &Fleet) -> Self {
+        let group = |group: &crate::plan::fleet::InstanceGroup| {
+            let launch = group.current.and_then(|number| group.revision(number)).map(|r| r.launch.clone());
+            (group.name.clone(), (group.replicas, launch))
+        };
+        Self {
+            groups: fleet.groups.iter().map(group).collect(),
+            balancers: fleet.balancers.iter().map(|b| (b.spec.name.clone(), b.spec.clone())).collect(),
+            images: fleet.images.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn after(mut self, fleet: &Fleet, plan: &RolloutPlan) -> Self {
+        let mut launches: BTreeMap<(&Name, u32), &LaunchSpec> = fleet
+            .groups
+            .iter()
+            .flat_map(|group| group.revisions.iter().map(|r| ((&group.name, r.number), &r.launch)))
+            .collect();
+        for step in &plan.steps {
+            match step {
+                Step::PutImage { image } => drop(self.images.insert(image.to_string())),
+                Step::DeleteImages { images } => {
+                    self.images.retain(|known| images.iter().all(|image| image.to_string() != *known));
+                }
+                Step::PutBalancer { spec, .. } => {
+                    drop(self.balancers.insert(spec.name.clone(), spec.clone()))
+                }
+                Step::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
+                Step::PutRevision { group, number, launch, .. } => {
+                    drop(launches.insert((group, *number), launch))
+                }
+                Step::StartRefresh { group, to, replicas, .. } => {
+                    let launch = launches.get(&(group, *to)).map(|launch| (*launch).clone());
+                    self.groups.insert(group.clone(), (*replicas, launch));
+                }
+                Step::Scale { group, to, .. } => {
+                    self.groups.entry(group.clone()).or_default().0 = *to;
+                }
+                Step::DeleteGroup { group } => drop(self.groups.remove(group)),
+                _ => {}
+            }
+        }
+        self
+    }
+
+    fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
+    }
+
+    /// Load balancers that the Services share.
+    fn placements(&self) -> BTreeSet<Placement> {
+        let mut placed: Vec<(Placement, BalancerSpec)> = Vec::new();
+        for spec in self.balancers.values() {
+            placed.push((packing::place(spec, None, &placed), spec.clone()));
+        }
+        placed.into_iter().map(|(placement, _)| placement).collect()
+    }
+
+    fn cost(&self) -> u64 {
+        let machines = self.groups.values().map(|(replicas, launch)| {
+            let kind = launch.as_ref().and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
+            let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
+            u64::from(*replicas) * (hour * HOURS + VOLUME_GIB * VOLUME_MONTH)
+        });
+        let balancers = u64::try_from(self.placements().len()).unwrap_or(u64::MAX) * BALANCER_HOUR * HOURS;
+        let zone = if self.is_empty() { 0 } else { ZONE_MONTH };
+        machines.sum::<u64>() + balancers + zone
+    }
+
+    /// Every resource, with what makes it another one.
+    fn resources(&self, environment: &str) -> BTreeMap<(&'static str, String), String> {
+        let mut found = BTreeMap::new();
+        let mut add =
+            |kind: &'static str, name: String, content: String| drop(found.insert((kind, name), content));
+        if self.is_empty() {
+            return found;
+        }
+        for kind in ["EC2::SecurityGroup", "IAM::Role", "IAM::InstanceProfile", "Route53::HostedZone"] {
+            add(kind, environment.to_owned(), String::new());
+        }
+        add("Logs::LogGroup", name::log_group(environment), String::new());
+        for placement in self.placements() {
+            add("ElasticLoadBalancingV2::LoadBalancer", placement.to_string(), String::new());
+        }
+        for (service, spec) in &self.balancers {
+            for listener in spec.listeners.iter().filter(|listener| !listener.targets.is_empty()) {
+                let port = format!("{service}:{}", listener.port);
+                add("ElasticLoadBalancingV2::TargetGroup", port.clone(), format!("{:?}", listener.targets));
+                add("ElasticLoadBalancingV2::Listener", port, String::new());
+            }
+            add("Route53::RecordSet", format!("{}.{}.svc", service.name, service.namespace), String::new());
+        }
+        for image in &self.images {
+            add("EC2::Image", image.chars().take(19).collect(), String::new());
+        }
+        for (group, (replicas, launch)) in &self.groups {
+            add("EC2::LaunchTemplate", group.to_string(), format!("{launch:?}"));
+            let kind = launch.as_ref().and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
+            let kind = kind.map_or("?", |kind| kind.name);
+            add("AutoScaling::AutoScalingGroup", format!("{group} ({kind})"), replicas.to_string());
+        }
+        found
+    }
+}
+
+/// What `plan` does to the resources of `fleet`, and to its cost.
+pub fn outlook(plan: &RolloutPlan, fleet: &Fleet) -> Outlook {
+    let before = State::of(fleet);
+    let after = before.clone().after(fleet, plan);
+    let (old, new) = (before.resources(&plan.environment), after.resources(&plan.environment));
+    let mut changes: Vec<Change> = Vec::new();
+    for (key, content) in &new {
+        match old.get(key) {
+            None => changes.push(Change { mark: '+', kind: key.0, name: key.1.clone() }),
+            Some(previous) if previous != content => {
+                changes.push(Change { mark: '~', kind: key.0, name: key.1.clone() });
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    changes.extend(gone.map(|(kind, name)| Change { mark: '-', kind, name: name.clone() }));
+    Outlook { changes, before_micros: before.cost(), after_micros: after.cost() }
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "resources")?;
+        for Change { mark, kind, name } in &self.changes {
+            writeln!(f, "  {mark} {kind} {name}")?;
+        }
+        let dollars = |micros: u64| format!("{}.{:02}", micros / 1_000_000, micros % 1_000_000 / 10_000);
+        writeln!(
+            f,
+            "estimated cost of a month: {} -> {} USD (on-demand prices of {PRICED_REGION}, {PRICED}; without traffic, load \
+             balancer capacity units, logs and snapshots)",
+            dollars(self.before_micros),
+            dollars(self.after_micros)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::{Protocol, ServiceType};
+    use crate::oci::Digest;
+    use crate::plan::fleet::{Listener, TargetGroup};
+    use crate::plan::image::ImageId;
+
+    fn launch() -> LaunchSpec {
+        LaunchSpec {
+            image: ImageId(Digest::of(b"image")),
+            memory_mib: 128,
+            vcpus: 1,
+            ports: vec![],
+            health_port: 10256,
+            grace_period_seconds: 30,
+            health_grace_seconds: 120,
+        }
+    }
+
+    fn first() -> RolloutPlan {
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let targets = vec![TargetGroup { group: name.clone(), port: 80 }];
+        let listeners = vec![Listener { port: 80, protocol: Protocol::Tcp, targets }];
+        let spec = BalancerSpec { name: name.clone(), kind: ServiceType::LoadBalancer, listeners };
+        let steps = vec![
+            Step::PutImage { image: launch().image },
+            Step::PutBalancer { spec, previous: None },
+            Step::PutRevision {
+                group: name.clone(),
+                number: 1,
+                launch: launch(),
+                cause: "test".into(),
+                previous: None,
+            },
+            Step::StartRefresh { group: name, from: None, to: 1, replicas: 3, previous_replicas: 0 },
+        ];
+        RolloutPlan { environment: "production".into(), steps, notes: vec![] }
+    }
+
+    #[test]
+    fn a_first_deployment_shows_all_that_it_makes_and_what_that_costs() {
+        let found = outlook(&first(), &Fleet::default());
+        insta::assert_snapshot!("outlook", found.to_string());
+        assert_eq!(found.before_micros, 0);
+        // Three machines with addresses and volumes, one load balancer, one zone.
+        assert_eq!(found.after_micros, 3 * ((4_700 + 5_000) * 730 + 80_000) + 22_500 * 730 + 500_000);
+    }
+
+    #[test]
+    fn nothing_to_do_changes_nothing() {
+        let empty = RolloutPlan { environment: "production".into(), ..RolloutPlan::default() };
+        assert_eq!(outlook(&empty, &Fleet::default()), Outlook::default());
+    }
+}

@@ -1,0 +1,75 @@
+//! The program is killed after every single call of a deployment: run again, it makes the same as a run that was left in
+//! peace, nothing twice and nothing without an owner.
+
+use std::collections::BTreeMap;
+
+use crate::harness::Bed;
+use crate::rollout::{assert_nothing_left, nginx, world};
+use crate::support::{World, eventually, kill, tools};
+
+/// What the account holds: how many of each kind of thing.
+pub(crate) fn census(bed: &Bed) -> BTreeMap<String, usize> {
+    let things: Vec<String> = serde_json::from_str(&bed.call("GET", "/moto-api/i2kit/left", "")).unwrap();
+    let mut kinds = BTreeMap::new();
+    for thing in things {
+        *kinds.entry(thing.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    kinds
+}
+
+/// The calls after which the program is killed: every one, but of the blocks that are sent one after the other only the
+/// first and the last.
+fn moments(journal: &[String]) -> Vec<usize> {
+    let is_block = |index: usize| journal.get(index).is_some_and(|call| call.starts_with("PUT /snapshots/"));
+    let inside = |index: &usize| is_block(*index) && *index > 0 && is_block(index - 1) && is_block(index + 1);
+    (0..journal.len()).filter(|index| !inside(index)).collect()
+}
+
+/// Kills a deployment after its call number `moment`; whether it came that far.
+fn deploy_and_kill(bed: &Bed, world: &World, moment: usize) -> bool {
+    bed.fault(&serde_json::json!([{"match": "", "skip": moment, "hang": true}]));
+    let mut deploy = world.i2kit(&["deploy", "web.yaml"]).start();
+    let hung = eventually("a call to hang, or the end", 120, || {
+        if bed.call("GET", "/_hung", "") == "true" {
+            return Some(true);
+        }
+        deploy.try_wait().unwrap().map(|_| false)
+    });
+    if hung {
+        kill(deploy.id());
+        deploy.wait().unwrap();
+    }
+    bed.fault(&serde_json::json!([]));
+    hung
+}
+
+#[test]
+fn killed_after_any_call_the_next_run_makes_it_good() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 2).replace("nginx:1.27", "busybox:1.36"));
+    bed.journal();
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let (journal, whole) = (bed.journal(), census(&bed));
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+
+    let mut killed = 0;
+    for moment in moments(&journal) {
+        if !deploy_and_kill(&bed, &world, moment) {
+            // Waiting takes a call more or less: this run was done before.
+            world.i2kit(&["destroy", "--all"]).run();
+            continue;
+        }
+        killed += 1;
+        let call = journal.get(moment);
+        world.i2kit(&["deploy", "web.yaml"]).run();
+        assert!(world.group("web").is_settled_at(1), "killed after call {moment}, {call:?}");
+        assert_eq!(census(&bed), whole, "killed after call {moment}, {call:?}");
+        world.i2kit(&["destroy", "--all"]).run();
+        assert_nothing_left(&bed);
+    }
+    assert!(killed > 20, "only {killed} of {} calls were the last ones", journal.len());
+}

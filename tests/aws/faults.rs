@@ -1,0 +1,108 @@
+//! What AWS does to those who call it, and what the program makes of it.
+
+use serde_json::json;
+
+use crate::crash::census;
+use crate::harness::Bed;
+use crate::rollout::{assert_nothing_left, nginx, world};
+use crate::support::tools;
+
+/// An error of the services that answer in XML.
+fn xml(code: &str, message: &str) -> String {
+    let error = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    format!("<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>")
+}
+
+/// The same as the query protocol says it.
+fn query(code: &str, message: &str) -> String {
+    let error = format!("<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>");
+    format!("<ErrorResponse>{error}<RequestId>1</RequestId></ErrorResponse>")
+}
+
+#[test]
+fn lost_replies_throttling_and_broken_services_change_nothing() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 2));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let whole = census(&bed);
+    world.i2kit(&["destroy", "--all"]).run();
+
+    let throttled = xml("RequestLimitExceeded", "slow down");
+    bed.fault(&json!([
+        {"match": "^CreateStack$", "lose": true, "count": 3},
+        {"match": "^CreateLaunchTemplate$", "lose": true},
+        {"match": "^CreateAutoScalingGroup$", "lose": true},
+        {"match": "^RegisterImage$", "lose": true},
+        {"match": "^DescribeLaunchTemplateVersions$", "status": 503, "body": throttled, "count": 2},
+        {"match": "^DescribeAutoScalingGroups$", "status": 500, "body": "", "count": 2},
+    ]));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert_eq!(census(&bed), whole);
+    assert!(world.group("web").is_settled_at(1));
+
+    world.write("web.yaml", &nginx("1.28", 3));
+    bed.fault(&json!([
+        {"match": "^CreateLaunchTemplateVersion$", "lose": true},
+        {"match": "^UpdateAutoScalingGroup$", "lose": true},
+        {"match": "^StartInstanceRefresh$", "lose": true},
+        {"match": "^DescribeInstanceRefreshes$", "status": 400, "body": query("Throttling", "Rate exceeded"), "count": 2},
+    ]));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let group = world.group("web");
+    assert!(group.is_settled_at(2), "{group:#?}");
+    assert_eq!(group.revisions.len(), 2, "{group:#?}");
+
+    bed.fault(&json!([
+        {"match": "^DeleteAutoScalingGroup$", "lose": true},
+        {"match": "^DeleteLaunchTemplate$", "lose": true},
+        {"match": "^DeleteStack$", "lose": true, "count": 3},
+        {"match": "^DeregisterImage$", "lose": true},
+    ]));
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}
+
+#[test]
+fn what_cannot_go_on_says_why_and_what_to_do() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    let deploy = || world.i2kit(&["deploy", "web.yaml"]);
+
+    let expired = xml("ExpiredToken", "The security token included in the request is expired");
+    bed.fault(&json!([{"match": "^DescribeLaunchTemplates$", "status": 400, "body": expired, "count": 99}]));
+    deploy().code(7).says("log in again").run();
+
+    let quota = query("LimitExceeded", "You have reached your quota of groups");
+    bed.fault(&json!([{"match": "^CreateAutoScalingGroup$", "status": 400, "body": quota, "count": 99}]));
+    deploy().code(8).says("a quota of the account is used up").run();
+    bed.fault(&json!([]));
+
+    // A stack that never came to be is made anew.
+    world.i2kit(&["destroy", "--all"]).run();
+    let failing = |operation: &str, last: &str| {
+        let plan = json!({"name": "i2kit-service", "operation": operation, "reason": "no room for targets", "final": last});
+        bed.call("POST", "/moto-api/i2kit/stack", &plan.to_string());
+    };
+    failing("create", "ROLLBACK_COMPLETE");
+    deploy().code(8).says("no room for targets").run();
+    deploy().run();
+    assert!(world.group("web").is_settled_at(1));
+
+    // An update that fails leaves what was there, and can be tried again.
+    world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8080}"));
+    failing("update", "UPDATE_ROLLBACK_COMPLETE");
+    deploy().code(8).says("no room for targets").run();
+    deploy().prints(":8080").run();
+
+    // One that cannot be undone needs a person, who is told what to type.
+    world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8081}"));
+    failing("update", "UPDATE_ROLLBACK_FAILED");
+    deploy().code(8).says("aws cloudformation continue-update-rollback").run();
+    deploy().code(8).says("aws cloudformation continue-update-rollback").run();
+}

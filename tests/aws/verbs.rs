@@ -1,0 +1,77 @@
+//! Verbs around a deployment: preflight, plan with its cost, policy, waiting apart, summary, gc; and whose things are
+//! touched.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use i2kit::plan::aws::calls;
+
+use crate::crash::census;
+use crate::harness::Bed;
+use crate::rollout::{assert_nothing_left, nginx, world};
+use crate::support::tools;
+
+#[test]
+fn every_call_is_in_the_policy_and_everything_has_its_tag() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 2));
+    world.i2kit(&["preflight"]).prints("ok      permissions").run();
+    bed.call("POST", "/moto-api/i2kit/denied", r#"["ebs:PutSnapshotBlock"]"#);
+    world.i2kit(&["preflight"]).code(7).prints("FAILED  permissions: denied: ebs:PutSnapshotBlock").run();
+
+    let plan = world.i2kit(&["plan", "web.yaml"]);
+    plan.prints("+ AutoScaling::AutoScalingGroup web (t3a.nano)")
+        .prints("estimated cost of a month: 0.00 -> ")
+        .run();
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let untagged = bed.call("GET", "/moto-api/i2kit/untagged", "");
+    assert_eq!(serde_json::from_str::<Vec<String>>(&untagged).unwrap(), Vec::<String>::new());
+    world.i2kit(&["plan", "web.yaml"]).prints("unchanged").run();
+
+    // Started by one run, waited for by another, with a page for the CI system.
+    world.write("web.yaml", &nginx("1.28", 2));
+    world.i2kit(&["deploy", "--wait=false", "web.yaml"]).run();
+    let page = world.path().join("summary.md");
+    world.i2kit(&["wait"]).environment("GITHUB_STEP_SUMMARY", page.to_str().unwrap()).run();
+    assert!(world.group("web").is_settled_at(2));
+    let text = fs::read_to_string(page).unwrap();
+    assert!(text.contains("| web | 2 | 2 of 2 | successful |"), "{text}");
+
+    world.i2kit(&["rollback", "web"]).run();
+    world.i2kit(&["scale", "web", "--replicas", "1"]).run();
+    world.i2kit(&["logs", "web"]).run();
+    world.i2kit(&["gc"]).stdout("nothing to delete\n").run();
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+    let journal: BTreeSet<String> = bed.journal().into_iter().collect();
+    // The harness' own questions are no calls of the program.
+    let unknown: Vec<_> =
+        journal.iter().filter(|call| !call.contains("/moto-api/") && calls::action(call).is_none()).collect();
+    assert!(unknown.is_empty(), "plan::aws::calls lacks {unknown:?}");
+    assert!(journal.len() > 20, "{journal:?}");
+}
+
+#[test]
+fn another_environment_is_not_touched() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let other = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    let file = fs::read_to_string(other.path().join("environment.yml")).unwrap();
+    other.write("environment.yml", &file.replace("name: test", "name: other"));
+    other.i2kit(&["deploy", "web.yaml"]).run();
+    let before = census(&bed);
+    let own = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    own.i2kit(&["deploy", "web.yaml"]).run();
+    assert!(census(&bed) != before);
+    own.i2kit(&["gc"]).run();
+    own.i2kit(&["destroy", "--all"]).run();
+    assert_eq!(census(&bed), before);
+    assert!(other.group("web").is_settled_at(1));
+    other.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}
