@@ -49,7 +49,7 @@ fn killed_after_any_call_the_next_run_makes_it_good() {
         return;
     }
     let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = world(&bed).file("web.yaml", &nginx("1.27", 2).replace("nginx:1.27", "busybox:1.36"));
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 2).replace("nginx:1.27", "busybox:1.35"));
     bed.journal();
     world.i2kit(&["deploy", "web.yaml"]).run();
     let (journal, whole) = (bed.journal(), census(&bed));

@@ -13,4 +13,5 @@ mod harness;
 mod support;
 
 mod rollout;
+mod templates;
 mod verbs;

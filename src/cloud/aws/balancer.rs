@@ -73,32 +73,31 @@ impl Aws {
         };
         let plan = frame::service(environment, spec, placement, (&frame, &balancer));
         let plan = plan.map_err(|error| CloudError::Conflict { message: error.to_string() })?;
-        let stack = self.put_stack(&plan).await?;
-        if let Some(service) = Service::of(&stack) {
-            self.attach(&service).await?;
-        }
+        self.put_stack(&plan).await?;
+        self.attach().await?;
         self.drop_unused_balancers().await
     }
 
-    /// Makes groups that exist targets of the Service, and no others.
-    async fn attach(&self, service: &Service) -> Result<(), CloudError> {
-        let all: BTreeSet<&String> = service.target_groups().collect();
+    /// Makes every group that exists a target of the Services that lead to it, and of no others. What is gone is detached
+    /// first: Auto Scaling refuses to attach anything beside a target group that was deleted.
+    async fn attach(&self) -> Result<(), CloudError> {
+        let services = self.services().await?;
         for found in self.scaling_groups(None).await? {
             let (Some(own), Some(group)) =
                 (found.auto_scaling_group_name(), super::fleet::group_name(&found))
             else {
                 continue;
             };
-            let wanted: BTreeSet<&String> = service.targets_of(&group).collect();
-            let has: BTreeSet<&String> =
-                found.target_group_arns().iter().filter(|arn| all.contains(arn)).collect();
+            let wanted: BTreeSet<&String> =
+                services.iter().flat_map(|service| service.targets_of(&group)).collect();
+            let has: BTreeSet<&String> = found.target_group_arns().iter().collect();
+            self.detach(own, has.difference(&wanted).map(|arn| (*arn).clone()).collect()).await?;
             let missing: Vec<String> = wanted.difference(&has).map(|arn| (*arn).clone()).collect();
             if !missing.is_empty() {
                 let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
                 let attached = attached.auto_scaling_group_name(own).set_target_group_arns(Some(missing));
                 attached.send().await.map_err(failed("AttachLoadBalancerTargetGroups"))?;
             }
-            self.detach(own, has.difference(&wanted).map(|arn| (*arn).clone()).collect()).await?;
         }
         Ok(())
     }
@@ -111,8 +110,8 @@ impl Aws {
         let detached =
             detached.auto_scaling_group_name(own).set_target_group_arns(Some(surplus)).send().await;
         match detached {
-            // It was not attached any more.
-            Err(error) if error.code() == Some("ValidationError") => Ok(()),
+            // It was not attached any more, or is gone.
+            Err(error) if matches!(error.code(), Some("ValidationError" | "TargetGroupNotFound")) => Ok(()),
             other => other.map(drop).map_err(failed("DetachLoadBalancerTargetGroups")),
         }
     }

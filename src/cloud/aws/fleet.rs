@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Instance as Member, InstanceRefresh, LifecycleState};
 use aws_sdk_ec2::types::{Instance as Machine, InstanceStateName, LaunchTemplate};
 use aws_sdk_elasticloadbalancingv2::types::{TargetHealthDescription, TargetHealthStateEnum};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use futures::future::{try_join, try_join_all, try_join3};
 
 use super::balancer::Service;
@@ -90,18 +91,22 @@ impl Aws {
         {
             first.deployed = born;
         }
+        // The two were asked one after the other: a refresh that succeeded in between moved the group.
+        let moved =
+            refreshes.first().filter(|newest| status(newest) == RefreshStatus::Successful).and_then(wanted);
+        let current = moved.or(group.and_then(current));
         let latest = template.latest_version_number().and_then(|number| u32::try_from(number).ok());
         let instances = group.map(|group| instances(group, &revisions, around)).unwrap_or_default();
         let replicas = group.and_then(AutoScalingGroup::desired_capacity).and_then(|n| u32::try_from(n).ok());
         let failure = tags::read_long(template.tags(), FAILURE);
-        let refresh = refreshes.first().map(|newest| {
-            refresh(newest, group.and_then(current), (&instances, replicas.unwrap_or(0)), failure.as_deref())
-        });
+        let refresh = refreshes
+            .first()
+            .map(|newest| refresh(newest, current, (&instances, replicas.unwrap_or(0)), failure.as_deref()));
         Ok(Some(InstanceGroup {
             name,
             replicas: replicas.unwrap_or(0),
             settings,
-            current: group.and_then(current),
+            current,
             next_revision: latest.unwrap_or(0) + 1,
             revisions,
             instances,
@@ -128,7 +133,11 @@ impl Aws {
 
     async fn health(&self, arn: String) -> Result<(String, BTreeMap<String, Health>), CloudError> {
         let asked = self.clients.balancing.describe_target_health().target_group_arn(&arn).send().await;
-        let found = asked.map_err(failed("DescribeTargetHealth"))?;
+        let found = match asked {
+            // A Service's stack was changed, and the group is not yet taken out of what is gone.
+            Err(error) if error.code() == Some("TargetGroupNotFound") => return Ok((arn, BTreeMap::new())),
+            other => other.map_err(failed("DescribeTargetHealth"))?,
+        };
         let one =
             |target: &TargetHealthDescription| Some((target.target()?.id()?.to_owned(), health_of(target)));
         let healths = found.target_health_descriptions().iter().filter_map(one).collect();

@@ -70,7 +70,7 @@ impl Aws {
                     .ec2
                     .create_launch_template()
                     .launch_template_name(&template)
-                    .client_token(self.token(group, revision))
+                    .client_token(self.token(&format!("{template} {}", revision.number)))
                     .launch_template_data(data)
                     .tag_specifications(tags::specification(ResourceType::LaunchTemplate, &named))
                     .send()
@@ -99,7 +99,7 @@ impl Aws {
                     .ec2
                     .create_launch_template_version()
                     .launch_template_name(&template)
-                    .client_token(self.token(group, revision))
+                    .client_token(self.token(&format!("{template} {}", revision.number)))
                     .launch_template_data(data)
                     .send()
                     .await
@@ -112,14 +112,6 @@ impl Aws {
                 }
             }
         }
-    }
-
-    /// Stands for one act, so that AWS does it once however often it is asked.
-    fn token(&self, group: &Name, revision: &NewRevision) -> String {
-        let launch = serde_json::to_string(&revision.launch).expect("a launch spec has only string keys");
-        let what =
-            format!("{} {} {} {launch}", self.settings.environment, tags::group(group), revision.number);
-        name::hash(&what)
     }
 
     /// Nothing when the group has that very revision, a conflict when the number is another one's.

@@ -37,6 +37,7 @@ use super::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
 use crate::plan::aws::frame::{self, Frame, Network};
+use crate::plan::aws::name::hash;
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, Health, InstanceGroup};
 use crate::plan::image::ImageId;
 use crate::report::Events;
@@ -77,6 +78,8 @@ pub struct Aws {
     events: Events,
     /// Settings of groups that have no revision yet.
     pending: Arc<Mutex<BTreeMap<Name, GroupSettings>>>,
+    /// Tells this run's acts from those of every other run.
+    run: String,
     /// What the environment's stack made, once this run has put it.
     frame: Arc<OnceCell<Frame>>,
 }
@@ -93,7 +96,8 @@ impl Aws {
         credentials: Option<Credentials>,
     ) -> Result<Self, CloudError> {
         let clients = Clients::new(&settings, credentials).await;
-        let aws = Self { settings, clients, events, pending: Arc::default(), frame: Arc::default() };
+        let run = format!("{} {}", std::process::id(), clock().as_nanos());
+        let aws = Self { settings, clients, events, pending: Arc::default(), run, frame: Arc::default() };
         std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
         Ok(aws)
     }
@@ -110,6 +114,12 @@ impl Aws {
     /// Where this machine keeps what it knows of snapshots, by the version of its format; losing it costs time only.
     fn folder(&self) -> PathBuf {
         self.settings.cache.join("aws/1")
+    }
+
+    /// Stands for one act of this run, so that AWS does it once however often a lost answer makes us ask. Another run has
+    /// other tokens: AWS remembers a token longer than what was made with it may exist, and answers with what is gone.
+    fn token(&self, what: &str) -> String {
+        hash(&format!("{} {what}", self.run))
     }
 
     fn pending(&self) -> MutexGuard<'_, BTreeMap<Name, GroupSettings>> {
@@ -240,10 +250,14 @@ impl Cloud for Aws {
 }
 
 /// Seconds since the Unix epoch.
-#[expect(clippy::disallowed_methods, reason = "this is the one clock of what is compared with times of AWS")]
 fn now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
+    clock().as_secs()
+}
+
+/// Time since the Unix epoch.
+#[expect(clippy::disallowed_methods, reason = "this is the one clock of what is compared with times of AWS")]
+fn clock() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Asks until there is an answer, with growing pauses; says what was waited for when it takes longer than `limit`.

@@ -127,8 +127,7 @@ impl Aws {
         let environment = &self.settings.environment;
         let said = parent.clone().unwrap_or_else(|| NO_PARENT.to_owned());
         let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
-        // The same request has the same token, and a request that differs in anything another one.
-        let token = hex::encode(Sha256::digest(format!("{environment} {image} {said} {}", disk.gib())));
+        let token = self.token(&format!("{environment} {image} {said} {}", disk.gib()));
         let started = self
             .clients
             .ebs

@@ -94,7 +94,7 @@ impl State {
                 }
                 Step::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
                 Step::PutRevision { group, number, launch, .. } => {
-                    drop(launches.insert((group, *number), launch))
+                    launches.insert((group, *number), launch);
                 }
                 Step::StartRefresh { group, to, replicas, .. } => {
                     let launch = launches.get(&(group, *to)).map(|launch| (*launch).clone());

@@ -21,6 +21,7 @@ def close():
     models.FakeAutoScalingGroup.replace_autoscaling_group_instances = launch
     models.InstanceState.launch_template = property(template_of)
     models.AutoScalingBackend.delete_auto_scaling_group = delete_group(models.AutoScalingBackend.delete_auto_scaling_group)
+    models.AutoScalingBackend.create_auto_scaling_group = create_group(models.AutoScalingBackend.create_auto_scaling_group)
     AutoScalingResponse.start_instance_refresh = start
     AutoScalingResponse.describe_instance_refreshes = describe
     AutoScalingResponse.cancel_instance_refresh = cancel
@@ -57,6 +58,18 @@ def launch(self, count, tags, version=None):
         for instance in reservation.instances:
             instance.autoscaling_group, instance.template_version = self, int(template.number)
             self.instance_states.append(models.InstanceState(instance))
+
+
+def create_group(original):
+    """A name is taken once; moto would put a second group in the place of the first and lose its instances."""
+
+    def act(self, *words, **more):
+        name = more.get("name") or words[0]
+        if name in self.autoscaling_groups:
+            raise AutoscalingClientError("AlreadyExists", f"AutoScalingGroup by this name already exists - {name}")
+        return original(self, *words, **more)
+
+    return act
 
 
 def delete_group(original):

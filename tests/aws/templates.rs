@@ -1,0 +1,63 @@
+//! The templates of the frame, as AWS' own linter sees them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use i2kit::manifest::api::{Name, Protocol, ServiceType};
+use i2kit::plan::aws::frame::{self, Balancer, Frame, Network, Place};
+use i2kit::plan::aws::packing::{Placement, Scheme};
+use i2kit::plan::fleet::{BalancerSpec, Listener, TargetGroup};
+
+use crate::support::tools;
+
+#[test]
+fn the_linter_finds_nothing_in_the_templates() {
+    if !tools() {
+        return;
+    }
+    let network =
+        Network { vpc: "vpc-0123456789abcdef0".into(), subnets: vec!["subnet-0123456789abcdef0".into(); 2] };
+    let made = Frame {
+        vpc: network.vpc.clone(),
+        subnets: vec!["subnet-0123456789abcdef0".into(), "subnet-0123456789abcdef1".into()],
+        machines: "sg-0123456789abcdef0".into(),
+        zone: "Z0123456789ABCDEFGHIJ".into(),
+        profile: "profile".into(),
+    };
+    let arn = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:loadbalancer/net/b/0123456789abcdef";
+    let balancer = Balancer {
+        arn: arn.into(),
+        dns_name: "b.elb.eu-west-1.amazonaws.com".into(),
+        dns_zone: "Z2IFOLAFXWLO4F".into(),
+        clients: "sg-0123456789abcdef1".into(),
+    };
+    let name = Name { namespace: "default".into(), name: "web".into() };
+    let targets = vec![TargetGroup { group: name.clone(), port: 80 }];
+    let listener = |port, protocol| Listener { port, protocol, targets: targets.clone() };
+    let listeners = vec![listener(80, Protocol::Tcp), listener(53, Protocol::Udp)];
+    let spec = BalancerSpec { name, kind: ServiceType::LoadBalancer, listeners };
+    let placement = Placement { scheme: Scheme::Public, index: 0 };
+    let place = |network| Place { environment: "production".into(), network };
+    let plans = [
+        frame::environment(&place(None)),
+        frame::environment(&place(Some(network))),
+        frame::balancer("production", placement, &made),
+        frame::service("production", &spec, placement, (&made, &balancer)).unwrap(),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<_> = plans
+        .iter()
+        .enumerate()
+        .map(|(index, plan)| {
+            let file = folder.path().join(format!("{index}.yml"));
+            fs::write(&file, &plan.template).unwrap();
+            file
+        })
+        .collect();
+    let setup = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws/setup")).output().unwrap();
+    let python = String::from_utf8(setup.stdout).unwrap();
+    let lint = Path::new(python.trim()).with_file_name("cfn-lint");
+    let found = Command::new(lint).args(["--regions", "eu-west-1", "--"]).args(&files).output().unwrap();
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
+}
