@@ -23,7 +23,6 @@ const TRY: Duration = Duration::from_secs(60);
 /// The services that are used.
 #[derive(Debug, Clone)]
 pub(super) struct Clients {
-    pub(super) acm: aws_sdk_acm::Client,
     pub(super) autoscaling: aws_sdk_autoscaling::Client,
     pub(super) balancing: aws_sdk_elasticloadbalancingv2::Client,
     pub(super) ebs: aws_sdk_ebs::Client,
@@ -56,7 +55,6 @@ impl Clients {
         }
         let config = loader.load().await;
         Self {
-            acm: aws_sdk_acm::Client::new(&config),
             autoscaling: aws_sdk_autoscaling::Client::new(&config),
             balancing: aws_sdk_elasticloadbalancingv2::Client::new(&config),
             ebs: aws_sdk_ebs::Client::new(&config),

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream::{self, StreamExt as _};
 
-use super::Aws;
+use super::{Aws, now};
 use super::error::failed;
 use crate::cloud::{CloudError, LogLine, LogQuery, LogStream};
 use crate::plan::aws::name;
@@ -23,7 +23,14 @@ const CONSOLE_LINES: usize = 12;
 impl Aws {
     /// Lines of a group's containers, and of its VMs' consoles.
     pub(super) async fn lines(&self, query: &LogQuery) -> Result<LogStream, CloudError> {
-        let (first, seen) = self.events(query, 0).await?;
+        if query.previous {
+            return Err(CloudError::Unsupported {
+                what: "telling the runs of a container apart".into(),
+                advice: "without --previous the lines of all of its runs are shown".into(),
+            });
+        }
+        let oldest = query.since_seconds.map_or(0, |seconds| now().saturating_sub(seconds).saturating_mul(1000));
+        let (first, seen) = self.events(query, i64::try_from(oldest).unwrap_or(i64::MAX)).await?;
         let mut lines = Vec::new();
         if query.container.is_none() {
             for id in self.machines(Some(&query.group)).await?.into_keys() {

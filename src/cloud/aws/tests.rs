@@ -222,13 +222,9 @@ fn bootable_pod(folder: &Path) -> DiskImage {
     let pod = i2kit_spec::PodBoot {
         version: i2kit_spec::POD_BOOT_VERSION,
         pod: i2kit_spec::PodMeta { name: "empty".into(), namespace: "default".into(), ..Default::default() },
-        onboot: vec![],
-        services: vec![],
-        restart_policy: i2kit_spec::RestartPolicy::Always,
         grace_period_seconds: 2,
         health_port: 10256,
-        volumes: vec![],
-        names: i2kit_spec::Names::default(),
+        ..Default::default()
     };
     let file = crate::erofs::TreeFile::file(i2kit_spec::POD_BOOT_PATH, serde_json::to_vec(&pod).unwrap());
     let pod = crate::erofs::write_tree(&[file]).unwrap();

@@ -41,7 +41,6 @@ const fn call(scope: Scope, action: &'static str) -> Call {
 
 /// The table.
 pub const CALLS: &[Call] = &[
-    call(Scope::Looks, "acm:DescribeCertificate"),
     call(Scope::Looks, "autoscaling:DescribeAutoScalingGroups"),
     call(Scope::Looks, "autoscaling:DescribeInstanceRefreshes"),
     call(Scope::Looks, "cloudformation:DescribeStacks"),

@@ -90,7 +90,7 @@ impl State {
                     self.images.retain(|known| images.iter().all(|image| image.to_string() != *known));
                 }
                 Step::PutBalancer { spec, .. } => {
-                    drop(self.balancers.insert(spec.name.clone(), spec.clone()))
+                    drop(self.balancers.insert(spec.name.clone(), spec.clone()));
                 }
                 Step::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
                 Step::PutRevision { group, number, launch, .. } => {
