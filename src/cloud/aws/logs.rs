@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream::{self, StreamExt as _};
 
-use super::{Aws, now};
 use super::error::failed;
+use super::{Aws, now};
 use crate::cloud::{CloudError, LogLine, LogQuery, LogStream};
 use crate::plan::aws::name;
 
@@ -29,7 +29,8 @@ impl Aws {
                 advice: "without --previous the lines of all of its runs are shown".into(),
             });
         }
-        let oldest = query.since_seconds.map_or(0, |seconds| now().saturating_sub(seconds).saturating_mul(1000));
+        let oldest =
+            query.since_seconds.map_or(0, |seconds| now().saturating_sub(seconds).saturating_mul(1000));
         let (first, seen) = self.events(query, i64::try_from(oldest).unwrap_or(i64::MAX)).await?;
         let mut lines = Vec::new();
         if query.container.is_none() {
