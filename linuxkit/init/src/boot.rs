@@ -18,7 +18,9 @@ use crate::phase::{self, Phase};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
-use crate::{cgroup, clock, cmdline, container, modules, network, port, resolver, sysctl, verity, volumes};
+use crate::{
+    cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, sysctl, verity, volumes,
+};
 
 /// Where the new root is put together, inside the initramfs.
 const NEW_ROOT: &str = "/newroot";
@@ -29,7 +31,7 @@ const LAYERS: &str = "/l";
 /// Runs all phases, or up to the one in which the pod is asked to stop.
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Error> {
     run_phases(guest, phase::until_pod(modules::present()))?;
-    let phases = phase::of_pod(&guest.pod);
+    let phases = phase::of_pod(&guest.pod, cloud::present());
     run_phases(guest, phases)
 }
 
@@ -69,6 +71,10 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
         Phase::SwitchRoot => switch_root(),
         Phase::Network => {
             guest.parameters.network = network::up(guest.parameters.network.take())?;
+            Ok(())
+        }
+        Phase::Cloud => {
+            guest.parameters.instance = cloud::boot()?;
             Ok(())
         }
         Phase::Hostname => hostname(guest),
@@ -173,6 +179,7 @@ fn read_config(boot: &ContainerBoot) -> Result<Config, Error> {
 /// Makes the new root `/`. The kernel refuses `pivot_root` from an initramfs, so that the new root is moved over it; the
 /// initramfs's files are removed first, because they would stay in memory underneath.
 fn switch_root() -> Result<(), Error> {
+    cloud::keep(NEW_ROOT)?;
     for path in ["/init", "/lib", "/etc"] {
         let path = Path::new(path);
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -248,6 +255,12 @@ fn health(guest: &mut Guest) -> Result<(), Error> {
         }
         None => None,
     };
+    if guest.journals.is_none() && cloud::present() {
+        let names = guest.containers.iter().map(Container::name);
+        guest.journals = Some(Journals::new(names).doing(|| "make the journals".into())?);
+        guest.console_too = true;
+        cloud::send_logs()?;
+    }
     guest.supervisor = Some(Supervised::listen(guest.pod.health_port, channel)?);
     guest.start_supervisor();
     Ok(())

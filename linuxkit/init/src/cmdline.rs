@@ -41,7 +41,8 @@ pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
     Ok(parameters)
 }
 
-fn instance(value: &str) -> Result<String, Error> {
+/// Checks the name of a VM.
+pub(crate) fn instance(value: &str) -> Result<String, Error> {
     let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     if value.is_empty() || value.len() > 63 || !value.chars().all(known) {
         let reason = "a host name of at most 63 letters, digits, dots and dashes is needed";

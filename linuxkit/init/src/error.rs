@@ -148,6 +148,12 @@ pub(crate) enum Error {
         /// What it did instead.
         reason: String,
     },
+    /// The program that talks to the cloud failed; it has said why.
+    #[error("what this pod needs of the cloud is not to be had: i2kit-aws: {status}")]
+    Cloud {
+        /// How it ended.
+        status: String,
+    },
     /// No network interface appeared.
     #[error("no network interface besides lo: is a network device attached?")]
     NoInterface,

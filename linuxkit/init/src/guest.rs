@@ -49,6 +49,8 @@ pub(crate) struct Guest {
     pub(crate) hooks: Hooks,
     /// Where lines go when the VM has a control channel; otherwise they go to the console.
     pub(crate) journals: Option<Journals>,
+    /// Whether containers' lines go to the console beside the journals, because nobody reads these on the host.
+    pub(crate) console_too: bool,
     pub(crate) sessions: Sessions,
     pub(crate) stage: Stage,
     /// Set once the pod is asked to stop.
@@ -112,6 +114,7 @@ impl Guest {
             supervisor: None,
             execs: vec![],
             journals: None,
+            console_too: false,
             sessions: Sessions::default(),
             stage: Stage::Booting,
             stopping: None,
@@ -533,9 +536,14 @@ impl Guest {
         let name = container.spec.boot.name.clone();
         let Some(output) = container.streams.get_mut(stream) else { return false };
         let run = output.run;
-        let mut take = |line: &[u8], whole| match &mut self.journals {
-            Some(journals) => journals.line(&name, run, (output.name, line, whole)),
-            None => self.console.container_line(&name, line),
+        let console = self.journals.is_none() || self.console_too;
+        let mut take = |line: &[u8], whole| {
+            if let Some(journals) = &mut self.journals {
+                journals.line(&name, run, (output.name, line, whole));
+            }
+            if console {
+                self.console.container_line(&name, line);
+            }
         };
         let mut buffer = vec![0; READ_BYTES];
         let more = match rustix::io::read(&output.pipe, &mut buffer) {

@@ -15,6 +15,7 @@ mod block;
 mod boot;
 mod cgroup;
 mod clock;
+mod cloud;
 mod cmdline;
 mod console;
 mod container;
@@ -84,6 +85,7 @@ fn run_machine() -> ExitCode {
     if let Err(error) = ended {
         guest.console.say(&format!("fatal: {error}"));
     }
+    cloud::linger();
     guest.console.say(if restart { "restarting" } else { "power off" });
     guest.console.drain(LAST_WORDS);
     rustix::fs::sync();

@@ -21,6 +21,8 @@ pub(crate) enum Phase {
     SwitchRoot,
     /// Brings the network up.
     Network,
+    /// Asks the cloud for what belongs to this VM alone.
+    Cloud,
     /// Names the VM.
     Hostname,
     /// Makes the pod's volumes.
@@ -49,6 +51,7 @@ impl fmt::Display for Phase {
             Self::Layers => "layers",
             Self::SwitchRoot => "switch-root",
             Self::Network => "network",
+            Self::Cloud => "cloud",
             Self::Hostname => "hostname",
             Self::Volumes => "volumes",
             Self::Cgroups => "cgroups",
@@ -70,13 +73,16 @@ pub(crate) fn until_pod(modules: bool) -> Vec<Phase> {
 
 /// The phases that follow from the pod. The health port comes before the init containers, so that a host can see how
 /// far a pod is that takes long to get ready.
-pub(crate) fn of_pod(pod: &PodBoot) -> Vec<Phase> {
-    let machine = [Phase::Layers, Phase::SwitchRoot, Phase::Network, Phase::Hostname];
+pub(crate) fn of_pod(pod: &PodBoot, cloud: bool) -> Vec<Phase> {
+    let machine = [Phase::Layers, Phase::SwitchRoot, Phase::Network];
+    let cloud = cloud.then_some(Phase::Cloud);
     let volumes = (!pod.volumes.is_empty()).then_some(Phase::Volumes);
     let sysctls = (!pod.sysctls.is_empty()).then_some(Phase::Sysctls);
     let shared = pod.share_process_namespace.then_some(Phase::SharedProcesses);
     let until_health = machine
         .into_iter()
+        .chain(cloud)
+        .chain([Phase::Hostname])
         .chain(volumes)
         .chain([Phase::Cgroups])
         .chain(sysctls)
@@ -102,7 +108,7 @@ mod tests {
             ..crate::guest::no_pod()
         };
         let phases: Vec<String> =
-            until_pod(true).iter().chain(&of_pod(&pod)).map(ToString::to_string).collect();
+            until_pod(true).iter().chain(&of_pod(&pod, false)).map(ToString::to_string).collect();
         assert_eq!(
             phases,
             [
@@ -121,6 +127,7 @@ mod tests {
                 "services",
             ]
         );
+        assert!(of_pod(&pod, true).contains(&Phase::Cloud));
         assert!(!until_pod(false).contains(&Phase::Modules));
     }
 }

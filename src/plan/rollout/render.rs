@@ -122,7 +122,8 @@ fn listeners(spec: &BalancerSpec) -> String {
 
 fn policy(settings: &GroupSettings) -> String {
     if let Some(job) = &settings.job {
-        let deadline = job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s} s"));
+        let deadline =
+            job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s} s"));
         return format!(
             "job, {} to succeed, {} at a time, {} may fail, {deadline}",
             job.completions, job.parallelism, job.backoff_limit

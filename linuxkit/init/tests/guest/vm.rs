@@ -99,6 +99,10 @@ impl Vm {
 
     /// Boots a disk by firmware.
     pub(crate) fn boot_disk(disk: &Disk, device: &str, firmware: Firmware) -> Self {
+        Self::boot_in(disk, device, firmware, "", &[])
+    }
+
+    fn boot_in(disk: &Disk, device: &str, firmware: Firmware, network: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // A name of its own: the machine may outlive the value.
         let file = folder.path().join("efi-disk");
@@ -120,15 +124,31 @@ impl Vm {
             // Variables that only the firmware can write, from its own mode of the processor.
             all.extend(["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]);
         }
-        Self::start(folder, &all)
+        all.extend(arguments);
+        Self::start_in(folder, network, &all)
+    }
+
+    /// Boots a disk as an instance of EC2, in a network in which the host has the address of EC2's time service and this
+    /// port of it is the metadata service.
+    pub(crate) fn boot_on_ec2(disk: &Disk, metadata: u16) -> Self {
+        let network = format!(
+            "net=169.254.0.0/16,host=169.254.169.123,dhcpstart=169.254.0.15,\
+             guestfwd=tcp:169.254.169.254:80-cmd:socat - TCP:127.0.0.1:{metadata},"
+        );
+        let smbios = ["-smbios", "type=1,manufacturer=Amazon EC2"];
+        Self::boot_in(disk, "nvme,serial=vol0123456789abcdef0", Firmware::Plain, &network, &smbios)
     }
 
     fn start(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        Self::start_in(folder, "", arguments)
+    }
+
+    fn start_in(folder: tempfile::TempDir, network: &str, arguments: &[&str]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let path = |name: &str| folder.path().join(name).display().to_string();
         let [health, shell] = free_ports();
         let network = format!(
-            "user,id=net,hostfwd=tcp:127.0.0.1:{health}-:{HEALTH_PORT},hostfwd=tcp:127.0.0.1:{shell}-:{SHELL_PORT}"
+            "user,id=net,{network}hostfwd=tcp:127.0.0.1:{health}-:{HEALTH_PORT},hostfwd=tcp:127.0.0.1:{shell}-:{SHELL_PORT}"
         );
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-M", "q35", "-nodefaults", "-nographic", "-accel", "tcg", "-cpu", "max", "-no-reboot"])

@@ -1,0 +1,64 @@
+//! What can go wrong between the VM and AWS. Every message ends up on the VM's console, where it must make sense alone.
+
+use std::io;
+
+/// Why a service did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A system call or a connection failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A service refused.
+    #[error("{action}: status {status}: {reason}")]
+    Refused {
+        /// What was asked.
+        action: String,
+        /// The HTTP status.
+        status: u16,
+        /// The service's words.
+        reason: String,
+    },
+    /// An answer that cannot be understood.
+    #[error("{what}: {reason}")]
+    Answer {
+        /// Whose answer.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The instance has no role, and so no credentials.
+    #[error("the instance has no role: its launch template must name an instance profile")]
+    NoRole,
+    /// The user data is of another version.
+    #[error("user data is of version {found}, and this guest reads version {expected}: build the image anew")]
+    Version {
+        /// As it says.
+        found: u64,
+        /// Ours.
+        expected: u32,
+    },
+}
+
+impl Error {
+    /// Whether the same call may succeed later.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::NoRole => true,
+            Self::Refused { status, reason, .. } => {
+                *status >= 500 || *status == 429 || reason.contains("Throttl") || reason.contains("Expired")
+            }
+            Self::Answer { .. } | Self::Version { .. } => false,
+        }
+    }
+}
+
+/// Gives an error of the system its context.
+pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Io { what, source }
+}

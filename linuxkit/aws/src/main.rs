@@ -1,0 +1,121 @@
+//! The part of a VM that talks to AWS: only in disks that firmware boots, and only run on EC2.
+//!
+//! PID 1 runs it twice. `boot` comes before the containers: it sets the clock, fetches the values of Secrets, and says on
+//! its output which instance this is; it fails where the pod could not run as it should. `logs` runs beside the
+//! containers and sends their lines to `CloudWatch` Logs; when it dies it starts again, and nothing but lines depends on it.
+//!
+//! A program of its own, because it brings TLS: neither PID 1 nor the supervisor, nor any VM outside of AWS, has that.
+
+mod error;
+mod http;
+mod imds;
+mod logs;
+mod secrets;
+mod service;
+mod sigv4;
+mod time;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use i2kit_spec::launch::LaunchSpec;
+
+use crate::error::Error;
+use crate::http::Endpoint;
+use crate::imds::Metadata;
+use crate::service::Client;
+
+/// Where PID 1 reads the values of Secrets: a folder a Secret, a file a key.
+const SECRETS: &str = "/secrets";
+
+/// Where PID 1 keeps what containers say.
+const JOURNALS: &str = "/run/i2kit/logs";
+
+/// How long after its end the sender of logs is started again.
+const RESTART: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let argument = std::env::args().nth(1);
+    let done = match argument.as_deref() {
+        Some("boot") => boot(),
+        Some("logs") => keep_shipping(),
+        Some("ship") => ship(),
+        // Not for people: nothing else than PID 1 starts this program.
+        _ => return ExitCode::from(64),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The console, where PID 1's own lines begin like this.
+#[expect(clippy::print_stderr, reason = "PID 1 hands its standard error to the console")]
+fn say(text: &str) {
+    eprintln!("{}{text}", i2kit_spec::console::GUEST_PREFIX);
+}
+
+/// Everything that a pod needs of AWS before it starts. The only line on the output is the instance's id.
+fn boot() -> Result<(), Error> {
+    match time::set_clock() {
+        Ok(offset) if offset != 0.0 => say(&format!("the clock was set by {offset:.3} s")),
+        Ok(_) => {}
+        // The machine's own clock is good enough to start with, and without a time service all there is.
+        Err(error) => say(&format!("the clock was not set: {error}")),
+    }
+    let trust = http::trust();
+    let mut metadata = Metadata::new(Arc::clone(&trust));
+    let instance = metadata.instance()?;
+    if let Some(spec) = metadata.launch()? {
+        let mut client = client(metadata, trust, &spec)?;
+        secrets::fetch(&mut client, &spec.secrets, Path::new(SECRETS))?;
+    }
+    #[expect(clippy::print_stdout, reason = "PID 1 reads it")]
+    {
+        println!("{instance}");
+    }
+    Ok(())
+}
+
+fn client(
+    mut metadata: Metadata,
+    trust: Arc<rustls::ClientConfig>,
+    spec: &LaunchSpec,
+) -> Result<Client, Error> {
+    let region = match &spec.region {
+        Some(region) => region.clone(),
+        None => metadata.region()?,
+    };
+    let endpoint = spec.endpoint.as_deref().map(|url| {
+        Endpoint::parse(url)
+            .ok_or_else(|| Error::Answer { what: "user data".into(), reason: format!("endpoint {url}") })
+    });
+    Ok(Client { metadata, trust, region, endpoint: endpoint.transpose()? })
+}
+
+/// Runs the sender of logs as a process of its own, again and again: whatever breaks it, the next one begins anew.
+fn keep_shipping() -> Result<(), Error> {
+    loop {
+        let program = std::env::current_exe().map_err(error::io("find this program"))?;
+        match Command::new(program).arg("ship").status() {
+            // There is nothing to send, and there will not be.
+            Ok(status) if status.success() => return Ok(()),
+            Ok(_) | Err(_) => std::thread::sleep(RESTART),
+        }
+    }
+}
+
+fn ship() -> Result<(), Error> {
+    let trust = http::trust();
+    let mut metadata = Metadata::new(Arc::clone(&trust));
+    let instance = metadata.instance()?;
+    let Some(spec) = metadata.launch()? else { return Ok(()) };
+    let mut client = client(metadata, trust, &spec)?;
+    logs::ship(&mut client, (&spec, &instance), Path::new(JOURNALS), say);
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Calls of AWS's JSON services, signed with the instance's role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::http::{self, Endpoint, Request};
+use crate::imds::Metadata;
+use crate::sigv4::{self, Scope};
+use crate::time;
+
+/// How long a service may take for each step of an answer.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// A service: its name in signatures and addresses, and what its actions are called by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Service {
+    name: &'static str,
+    target: &'static str,
+}
+
+/// `CloudWatch` Logs.
+pub(crate) const LOGS: Service = Service { name: "logs", target: "Logs_20140328" };
+/// Secrets Manager.
+pub(crate) const SECRETS: Service = Service { name: "secretsmanager", target: "secretsmanager" };
+/// Parameter Store.
+pub(crate) const PARAMETERS: Service = Service { name: "ssm", target: "AmazonSSM" };
+
+/// What calls services.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) metadata: Metadata,
+    pub(crate) trust: Arc<ClientConfig>,
+    pub(crate) region: String,
+    /// Instead of the region's addresses.
+    pub(crate) endpoint: Option<Endpoint>,
+}
+
+impl Client {
+    /// Calls once.
+    pub(crate) fn call(&mut self, service: Service, action: &str, body: &Value) -> Result<Value, Error> {
+        let endpoint = self.endpoint.clone().unwrap_or_else(|| address(service, &self.region));
+        let body = body.to_string();
+        let headers = [
+            ("content-type".to_owned(), "application/x-amz-json-1.1".to_owned()),
+            ("host".to_owned(), endpoint.authority()),
+            ("x-amz-target".to_owned(), format!("{}.{action}", service.target)),
+        ];
+        let credentials = self.metadata.credentials()?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a clock after 1970")]
+        let stamp = time::stamp(time::now() as u64);
+        let scope = Scope { region: &self.region, service: service.name, stamp: &stamp };
+        let mut headers = sigv4::sign(&credentials, scope, ("POST", &headers, body.as_bytes()));
+        // The connection writes it itself.
+        headers.retain(|(name, _)| name != "host");
+        let request = Request { method: "POST", path: "/", headers: &headers, body: body.as_bytes() };
+        let answer = http::ask(&endpoint, &self.trust, &request, LIMIT)?;
+        if answer.status != 200 {
+            return Err(refused(action, &answer));
+        }
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer.body)
+            .map_err(|e| Error::Answer { what: action.into(), reason: e.to_string() })
+    }
+}
+
+fn address(service: Service, region: &str) -> Endpoint {
+    let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+    Endpoint { tls: true, host: format!("{}.{region}.amazonaws.com{suffix}", service.name), port: 443 }
+}
+
+/// The service's word for it, without what it was asked: an answer may repeat a request.
+fn refused(action: &str, answer: &http::Response) -> Error {
+    let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+    let kind = text("__type").rsplit('#').next().unwrap_or_default().to_owned();
+    let message = [text("message"), text("Message")].concat();
+    let reason = format!("{kind}: {}", message.chars().take(300).collect::<String>());
+    Error::Refused { action: action.into(), status: answer.status, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_region() {
+        assert_eq!(address(LOGS, "eu-west-1").host, "logs.eu-west-1.amazonaws.com");
+        assert_eq!(address(PARAMETERS, "cn-north-1").host, "ssm.cn-north-1.amazonaws.com.cn");
+    }
+
+    #[test]
+    fn refusals_name_their_kind() {
+        let body = br#"{"__type":"com.amazonaws#ThrottlingException","message":"Rate exceeded"}"#.to_vec();
+        let error = refused("PutLogEvents", &http::Response { status: 400, body });
+        assert_eq!(error.to_string(), "PutLogEvents: status 400: ThrottlingException: Rate exceeded");
+        assert!(error.passes());
+        let error = refused("GetSecretValue", &http::Response { status: 400, body: b"<html>".to_vec() });
+        assert!(!error.passes());
+    }
+}
