@@ -225,8 +225,8 @@ fn an_instance_gets_its_name_its_secrets_and_the_time_and_sends_its_logs() {
     assert!(!console.contains("geheim"), "{console}");
     if time {
         assert!(console.contains("i2kit: the clock was set by "), "{console}");
-        let metrics = vm.shell("stat -c %y /proc/self");
-        assert!(metrics.starts_with("2040-01-01 "), "{metrics}");
+        let now = vm.shell("stat -c %y /proc/self");
+        assert!(now.starts_with("2040-01-01 "), "{now}");
     } else {
         #[expect(clippy::print_stderr, reason = "a test that does less must say so")]
         {
