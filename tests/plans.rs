@@ -84,7 +84,7 @@ fn every_example_has_a_rollout_plan() {
     insta::glob!("../manifests", "*.yaml", |path| {
         let set = read(path);
         let ids: Vec<_> = plans(&set).iter().map(ImagePlan::id).collect();
-        let (groups, balancers) = workload::desired(&set, &ids);
+        let (groups, balancers) = workload::desired(&set, &ids, &BTreeMap::new());
         let desired = Desired {
             environment: "local".into(),
             groups,

@@ -1,8 +1,9 @@
 //! `i2kit check`: everything that is wrong with manifests.
 
 use super::args::{CheckArgs, Findings, Manifests};
+use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{pipeline, set};
+use super::{pipeline, secrets, set};
 use crate::manifest::api::ObjectSet;
 use crate::manifest::{self, Options, Reading, Severity, SourceFile, render};
 use crate::report::{self, Format};
@@ -29,10 +30,12 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> Result<Exit, Failure> {
 }
 
 /// Reads the set for a verb that goes on with it: findings are talk, and errors end the verb.
-pub(super) fn read(set: &Manifests, format: Format) -> Result<ObjectSet, Failure> {
+pub(super) fn read(set: &Manifests, context: &Context) -> Result<ObjectSet, Failure> {
     let files = set::files(&set.manifests)?;
-    let reading = manifest::read(&files, &set.reading.options());
-    tell(&files, &reading, format);
+    let mut options = set.reading.options();
+    options.external.extend(secrets::external(context));
+    let reading = manifest::read(&files, &options);
+    tell(&files, &reading, context.format);
     if reading.has_errors() { Err(Failure::silent(Exit::Manifest)) } else { Ok(reading.set) }
 }
 

@@ -3,7 +3,7 @@
 use super::args::DeployArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{pipeline, secrets};
 use crate::plan::rollout;
 use crate::report::{self, Format};
 
@@ -12,9 +12,11 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let prepared = pipeline::prepare(context, &args.set).await?;
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
+    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let plan = rollout::rollout(&prepared.desired(context, &secrets, args.prune), &fleet);
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
+    secrets.put(cloud.as_ref(), &plan).await?;
     let exit = pipeline::carry_out_to(context, cloud.as_ref(), &plan, (&images, args.wait)).await?;
     if context.format == Format::Text {
         let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;

@@ -52,7 +52,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
     }
     if !manifests.is_empty() {
         let set = Manifests { manifests, reading: args.reading.clone() };
-        let set = check::read(&set, context.format)?;
+        let set = check::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
     }

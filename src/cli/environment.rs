@@ -28,6 +28,10 @@ pub(super) struct Environment {
     /// Images that come from elsewhere than a registry, by the reference that manifests use.
     #[serde(default)]
     pub images: BTreeMap<String, ImageSource>,
+    /// Values of Secrets that are in no manifest, by name or `NAMESPACE/NAME`: a folder with a file a key, or a file of
+    /// `KEY=VALUE` lines. Relative paths are relative to this file.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, PathBuf>,
 }
 
 /// `provider`.
@@ -102,6 +106,7 @@ impl Default for Environment {
             provider: Provider::Local,
             registries: BTreeMap::new(),
             images: BTreeMap::new(),
+            secrets: BTreeMap::new(),
         }
     }
 }
@@ -140,6 +145,9 @@ fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
         if let ImageSource::Layout(path) | ImageSource::Archive(path) = source {
             *path = folder.join(&*path);
         }
+    }
+    for path in environment.secrets.values_mut() {
+        *path = folder.join(&*path);
     }
     Ok(environment)
 }

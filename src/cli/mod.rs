@@ -27,6 +27,7 @@ mod preview;
 mod rollback;
 mod scale;
 mod schema;
+mod secrets;
 mod set;
 mod status;
 mod summary;

@@ -10,6 +10,7 @@ use super::check;
 use super::context::Context;
 use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::secrets::Secrets;
 use super::summary;
 use crate::cloud::Cloud;
 use crate::cloud::local::{Home, LocalCloud};
@@ -38,7 +39,7 @@ pub(super) struct Prepared {
 
 /// Reads the manifests, resolves their images and plans them.
 pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<Prepared, Failure> {
-    let set = check::read(manifests, context.format)?;
+    let set = check::read(manifests, context)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context)?;
     let images = resolve(&registry, &set).await?;
@@ -98,9 +99,9 @@ async fn resolve(
 
 impl Prepared {
     /// What the environment should hold.
-    pub(super) fn desired(&self, context: &Context, prune: bool) -> Desired {
+    pub(super) fn desired(&self, context: &Context, secrets: &Secrets, prune: bool) -> Desired {
         let ids: Vec<ImageId> = self.plans.iter().map(ImagePlan::id).collect();
-        let (groups, balancers) = workload::desired(&self.set, &ids);
+        let (groups, balancers) = workload::desired(&self.set, &ids, &secrets.versions);
         Desired {
             environment: context.environment.name.clone(),
             groups,

@@ -4,7 +4,7 @@ use super::args::PlanArgs;
 use super::context::Context;
 use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{pipeline, secrets};
 use crate::plan::aws::outlook;
 use crate::plan::rollout;
 use crate::report::{self, Format};
@@ -14,7 +14,8 @@ pub(super) async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Fail
     let prepared = pipeline::prepare(context, &args.set).await?;
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let plan = rollout::rollout(&prepared.desired(context, args.prune), &fleet);
+    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let plan = rollout::rollout(&prepared.desired(context, &secrets, args.prune), &fleet);
     let on_aws = matches!(context.environment.provider, Provider::Aws(_));
     let outlook = on_aws.then(|| outlook::outlook(&plan, &fleet));
     match context.format {

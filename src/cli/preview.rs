@@ -6,7 +6,8 @@ use futures::stream::SelectAll;
 use super::args::Manifests;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{destroy, logs, pipeline, status};
+use super::secrets::Secrets;
+use super::{destroy, logs, pipeline, secrets, status};
 use crate::cloud::{Cloud, LogQuery};
 use crate::plan::rollout::{self, Desired};
 use crate::report::{self, Format};
@@ -15,9 +16,10 @@ use crate::report::{self, Format};
 pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, set).await?;
     let cloud = pipeline::cloud(context).await?;
-    let desired = prepared.desired(context, false);
+    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let desired = prepared.desired(context, &secrets, false);
     let outcome = tokio::select! {
-        outcome = serve(context, cloud.as_ref(), prepared, &desired) => outcome,
+        outcome = serve(context, cloud.as_ref(), prepared, (&desired, &secrets)) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
@@ -41,12 +43,13 @@ async fn serve(
     context: &Context,
     cloud: &dyn Cloud,
     prepared: pipeline::Prepared,
-    desired: &Desired,
+    (desired, secrets): (&Desired, &Secrets),
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(desired, &fleet);
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
+    secrets.put(cloud, &plan).await?;
     pipeline::carry_out(context, cloud, &plan, &images).await?;
     // The cloud has its own copies now; the cache may be pruned while the preview goes on.
     drop(prepared);

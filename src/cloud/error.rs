@@ -95,6 +95,14 @@ pub enum CloudError {
 }
 
 impl CloudError {
+    /// A cloud that has no place for Secrets.
+    pub(crate) fn no_secrets() -> Self {
+        Self::Unsupported {
+            what: "a pod with Secrets".into(),
+            advice: "deploy it to the local cloud, or have its containers fetch them".into(),
+        }
+    }
+
     /// A file error; the adapter of `map_err`.
     pub(crate) fn file(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let (action, path) = (action.to_owned(), path.to_owned());

@@ -14,6 +14,7 @@ pub mod local;
 pub mod reconcile;
 pub mod sim;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use self::error::CloudError;
 use self::exec::{Command, Session};
 use crate::image::DiskImage;
-use crate::manifest::api::Name;
+use crate::manifest::api::{Name, Secret};
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec};
 use crate::plan::image::ImageId;
 
@@ -44,6 +45,20 @@ pub trait Cloud: Send + Sync + fmt::Debug {
 
     /// Deletes images. Those that do not exist are no error; those that a revision names are.
     async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError>;
+
+    /// The versions under which the cloud keeps, or would keep, these values. A version is equal for equal values and
+    /// tells nothing of them; a launch spec names it, so that a changed value is another revision. Keeps nothing.
+    async fn secret_versions(&self, secrets: &[Secret]) -> Result<BTreeMap<Name, String>, CloudError> {
+        match secrets.first() {
+            None => Ok(BTreeMap::new()),
+            Some(_) => Err(CloudError::no_secrets()),
+        }
+    }
+
+    /// Makes the cloud keep a Secret's values under their version, for the VMs of revisions that name it.
+    async fn put_secret(&self, _secret: &Secret) -> Result<(), CloudError> {
+        Err(CloudError::no_secrets())
+    }
 
     /// Makes the balancer exist and be what `spec` says. Its groups need not exist yet.
     async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError>;

@@ -61,6 +61,10 @@ pub struct LaunchSpec {
     pub grace_period_seconds: u64,
     /// Seconds after its start within which a VM that is not ready yet is not called unhealthy.
     pub health_grace_seconds: u32,
+    /// The Secrets that the pod names, each with the version of its values that VMs get at their boot, or none where
+    /// the pod does without it. A version tells equal values from others, and nothing else of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Option<String>>,
 }
 
 /// Seconds that a VM may take to become ready when no probe says otherwise: a boot takes about 3 s, and a machine

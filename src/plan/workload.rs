@@ -9,9 +9,9 @@ use super::fleet::{
 use super::image::ImageId;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
-use super::size;
+use super::{secret, size};
 use crate::manifest::api::{
-    Deployment, Job, ObjectSet, PodTemplate, Service, ServicePort, Strategy, TargetPort,
+    Deployment, Job, Name, ObjectSet, PodTemplate, Service, ServicePort, Strategy, TargetPort,
 };
 
 /// Runs of a job that can be looked back at.
@@ -77,18 +77,32 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         health_port: HEALTH_PORT,
         grace_period_seconds: pod.termination_grace_period_seconds,
         health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
+        secrets: BTreeMap::new(),
     }
 }
 
-/// The groups and balancers of the whole set; `images` holds the image of each of [`ObjectSet::pods`], in their order.
+/// The groups and balancers of the whole set; `images` holds the image of each of [`ObjectSet::pods`], in their order,
+/// and `secrets` the versions of the Secrets' values as the cloud tells them.
 ///
 /// A port that a Service targets is opened on the VMs even where no container declares it: in Kubernetes a container
 /// port's declaration is for information only.
-pub fn desired(set: &ObjectSet, images: &[ImageId]) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
+pub fn desired(
+    set: &ObjectSet,
+    images: &[ImageId],
+    secrets: &BTreeMap<Name, String>,
+) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
     let mut images = images.iter().copied();
     let deployments = set.deployments.iter().zip(images.by_ref()).map(|(each, image)| group(each, image));
     let mut groups: Vec<GroupSpec> = deployments.collect();
     groups.extend(set.jobs.iter().zip(images).map(|(each, image)| job(each, image)));
+    for (group, (_, template)) in groups.iter_mut().zip(set.pods()) {
+        let namespace = &group.name.namespace;
+        let version = |name: String| {
+            let full = Name { namespace: namespace.clone(), name: name.clone() };
+            (name, secrets.get(&full).cloned())
+        };
+        group.launch.secrets = secret::named(&template.spec).into_keys().map(version).collect();
+    }
     let balancers: Vec<BalancerSpec> =
         set.services.iter().map(|service| balancer(service, &set.deployments)).collect();
     for listener in balancers.iter().flat_map(|balancer| &balancer.listeners) {

@@ -37,6 +37,7 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             health_port: 10256,
             grace_period_seconds: 30,
             health_grace_seconds: 20,
+            secrets: std::collections::BTreeMap::new(),
         },
         settings: GroupSettings {
             strategy: Rollout::RollingUpdate {

@@ -13,4 +13,5 @@ mod images;
 mod inside;
 mod jobs;
 mod rollout;
+mod secrets;
 mod verbs;

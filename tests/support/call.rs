@@ -19,6 +19,8 @@ pub(crate) struct Call {
 pub(crate) struct Outcome {
     /// Results.
     pub(crate) stdout: String,
+    /// Talk.
+    pub(crate) stderr: String,
     /// How long it took.
     pub(crate) took: Duration,
 }
@@ -76,7 +78,7 @@ impl Call {
         for text in &self.says {
             assert!(stderr.contains(text), "no `{text}` on standard error of {story}");
         }
-        Outcome { stdout, took }
+        Outcome { stdout, stderr, took }
     }
 
     /// Starts the program and leaves it running, its output dropped.

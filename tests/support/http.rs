@@ -20,10 +20,15 @@ pub(crate) struct Response {
 
 /// Asks `address` for `path`, over a connection of its own.
 pub(crate) fn get(address: &str, path: &str) -> io::Result<Response> {
+    get_with(address, path, "")
+}
+
+/// The same, with these header lines, each with its end.
+pub(crate) fn get_with(address: &str, path: &str, headers: &str) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();

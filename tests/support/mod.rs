@@ -7,7 +7,7 @@ mod registry;
 mod world;
 
 pub(crate) use call::Call;
-pub(crate) use http::{get, wait_for_page};
+pub(crate) use http::{get, get_with, wait_for_page};
 pub(crate) use registry::mirror;
 pub(crate) use world::{World, kill};
 

@@ -50,6 +50,11 @@ impl World {
         self.folder.path()
     }
 
+    /// The folder of caches.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// Writes a file.
     #[must_use]
     pub(crate) fn file(self, name: &str, text: &str) -> Self {

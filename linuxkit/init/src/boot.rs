@@ -19,7 +19,8 @@ use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
 use crate::{
-    cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, sysctl, verity, volumes,
+    cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, secrets, sysctl, verity,
+    volumes,
 };
 
 /// Where the new root is put together, inside the initramfs.
@@ -78,7 +79,11 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             Ok(())
         }
         Phase::Hostname => hostname(guest),
-        Phase::Volumes => volumes::make(&guest.pod.volumes, &guest.machine.facts, &guest.machine.secrets),
+        Phase::Secrets => secrets::receive(),
+        Phase::Volumes => {
+            let (pod, machine) = (&guest.pod, &guest.machine);
+            volumes::make(&pod.volumes, pod.fs_group, &machine.facts, &machine.secrets)
+        }
         Phase::Cgroups => cgroup::make_tree(),
         Phase::Sysctls => sysctl::set(&guest.pod.sysctls),
         Phase::SharedProcesses => {
@@ -245,7 +250,7 @@ fn health(guest: &mut Guest) -> Result<(), Error> {
         // A kernel without ACPI has no button; such a VM is stopped by other means.
         Err(error) => guest.say(&format!("no power button: {error}")),
     }
-    let channel = match port::open()? {
+    let channel = match port::open(i2kit_spec::control::PORT)? {
         Some(port) => {
             let names = guest.containers.iter().map(Container::name);
             let journals = Journals::new(names).doing(|| "make the journals".into())?;

@@ -94,6 +94,12 @@ pub(crate) enum Error {
         /// Whether there is no such file at all.
         missing: bool,
     },
+    /// The host's message with the Secrets cannot be understood.
+    #[error("the Secrets of the pod: {reason}")]
+    Secrets {
+        /// Why not.
+        reason: String,
+    },
     /// A value that a container needs did not come.
     #[error("{} is missing", secret_place(secret, key.as_deref()))]
     NoSecret {

@@ -25,6 +25,8 @@ pub(crate) enum Phase {
     Cloud,
     /// Names the VM.
     Hostname,
+    /// Takes the values of Secrets from the host.
+    Secrets,
     /// Makes the pod's volumes.
     Volumes,
     /// Makes the cgroup tree.
@@ -53,6 +55,7 @@ impl fmt::Display for Phase {
             Self::Network => "network",
             Self::Cloud => "cloud",
             Self::Hostname => "hostname",
+            Self::Secrets => "secrets",
             Self::Volumes => "volumes",
             Self::Cgroups => "cgroups",
             Self::Sysctls => "sysctls",
@@ -83,6 +86,7 @@ pub(crate) fn of_pod(pod: &PodBoot, cloud: bool) -> Vec<Phase> {
         .into_iter()
         .chain(cloud)
         .chain([Phase::Hostname])
+        .chain(pod.names_secrets().then_some(Phase::Secrets))
         .chain(volumes)
         .chain([Phase::Cgroups])
         .chain(sysctls)

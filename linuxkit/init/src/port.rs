@@ -1,11 +1,10 @@
-//! Finds the virtio-serial port of the control channel. Not every VM has one: clouds have no such device.
+//! Finds the virtio-serial ports to the host by their names. Not every VM has any: clouds have no such device.
 
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::control::PORT;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Doing, Error};
@@ -16,14 +15,14 @@ const VIRTIO_CONSOLE: &str = "0x0003";
 /// How long the device may take to name its ports, after its driver was loaded.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Opens the port, when the VM has a device for it.
-pub(crate) fn open() -> Result<Option<OwnedFd>, Error> {
+/// Opens the port of this name, when the VM has a device for it. Reading from it and writing to it never wait.
+pub(crate) fn open(name: &str) -> Result<Option<OwnedFd>, Error> {
     if !has_device() {
         return Ok(None);
     }
     let start = Instant::now();
     loop {
-        if let Some(path) = named(PORT) {
+        if let Some(path) = named(name) {
             let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let port = rustix::fs::open(&path, flags, Mode::empty());
             return port.map(Some).doing(|| format!("open {}", path.display()));

@@ -4,12 +4,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use i2kit_spec::secrets::{SECRETS_HEADER, SECRETS_PORT, decode_secrets, secrets_length};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
 
 use crate::error::{Doing, Error};
+use crate::port;
+
+/// How long the host may take to say all of it: it has it ready before the VM starts.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the values lie: a folder a Secret, a file a key.
-pub(crate) const FOLDER: &str = "/secrets";
+const FOLDER: &str = "/secrets";
 
 /// The Secrets that came at boot.
 #[derive(Debug, Clone)]
@@ -21,6 +31,56 @@ impl Default for Secrets {
     fn default() -> Self {
         Self { folder: FOLDER.into() }
     }
+}
+
+/// Takes the values from the host, where it has a port for them, and puts them where containers' starts find them.
+/// Without a port nothing is known, and containers that need a value say so.
+pub(crate) fn receive() -> Result<(), Error> {
+    let Some(port) = port::open(SECRETS_PORT)? else { return Ok(()) };
+    let wrong = |reason: String| Error::Secrets { reason };
+    let mut header = [0; SECRETS_HEADER];
+    read_exactly(&port, &mut header)?;
+    let mut body = vec![0; secrets_length(&header).map_err(|error| wrong(error.to_string()))?];
+    read_exactly(&port, &mut body)?;
+    let values = decode_secrets(&body).map_err(|error| wrong(error.to_string()))?;
+    body.fill(0);
+    let doing = || "put the Secrets into memory".to_owned();
+    fs::create_dir_all(FOLDER).doing(doing)?;
+    // Unlike tmpfs, ramfs is never swapped out.
+    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("ramfs", FOLDER, "ramfs", flags, c"mode=700").doing(doing)?;
+    for (secret, keys) in &values {
+        let folder = Path::new(FOLDER).join(secret);
+        if !is_name(secret) || !keys.keys().all(|key| is_name(key)) {
+            return Err(wrong("a name in the message cannot be that of a file".into()));
+        }
+        fs::create_dir(&folder).doing(doing)?;
+        for (key, value) in keys {
+            fs::write(folder.join(key), value).doing(doing)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fills the buffer from the port, which may have nothing yet.
+fn read_exactly(port: &OwnedFd, buffer: &mut [u8]) -> Result<(), Error> {
+    let start = Instant::now();
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::read(port, &mut buffer[filled..]) {
+            // The port is there before the host's end of it, which reads as an end.
+            Ok(0) | Err(Errno::AGAIN | Errno::INTR) => {
+                if start.elapsed() > PATIENCE {
+                    let reason = format!("{filled} of {} bytes came", buffer.len());
+                    return Err(Error::Secrets { reason });
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(length) => filled += length,
+            Err(errno) => return Err(errno).doing(|| "read the Secrets".into()),
+        }
+    }
+    Ok(())
 }
 
 impl Secrets {

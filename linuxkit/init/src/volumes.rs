@@ -17,13 +17,18 @@ const FLAGS: MountFlags = MountFlags::NODEV;
 /// Folders inside volumes of files.
 const FOLDER_MODE: u32 = 0o755;
 
-/// Makes all volumes.
-pub(crate) fn make(volumes: &[VolumeBoot], facts: &Facts, secrets: &Secrets) -> Result<(), Error> {
+/// Makes all volumes. They belong to `group` where there is one, as kubelet gives them to a pod's `fsGroup`.
+pub(crate) fn make(
+    volumes: &[VolumeBoot],
+    group: Option<u32>,
+    facts: &Facts,
+    secrets: &Secrets,
+) -> Result<(), Error> {
     for volume in volumes {
         let target = Path::new(VOLUMES_MOUNT).join(&volume.name);
         fs::create_dir_all(&target).doing(|| format!("make {}", target.display()))?;
         match &volume.kind {
-            VolumeKind::EmptyDir { size_limit } => scratch(&target, *size_limit, facts.memory)?,
+            VolumeKind::EmptyDir { size_limit } => scratch(&target, group, *size_limit, facts.memory)?,
             VolumeKind::Files { files } => {
                 // Unlike tmpfs, ramfs is never swapped out. Containers only read it, so it does not grow.
                 mount("ramfs", &target, "ramfs", FLAGS, c"mode=755")
@@ -35,6 +40,9 @@ pub(crate) fn make(volumes: &[VolumeBoot], facts: &Facts, secrets: &Secrets) -> 
                 for file in files {
                     late_file(&target, file, facts, secrets)?;
                 }
+                if let Some(group) = group {
+                    give(&target, group)?;
+                }
             }
         }
     }
@@ -42,11 +50,29 @@ pub(crate) fn make(volumes: &[VolumeBoot], facts: &Facts, secrets: &Secrets) -> 
 }
 
 /// A file system in memory that everybody may write to.
-fn scratch(target: &Path, limit: Option<u64>, memory: u64) -> Result<(), Error> {
+fn scratch(target: &Path, group: Option<u32>, limit: Option<u64>, memory: u64) -> Result<(), Error> {
     let size = limit.unwrap_or(u64::MAX).min(memory / 2);
-    let options = std::ffi::CString::new(format!("mode=777,size={size}")).expect("numbers have no zero byte");
+    // With the group's bit, so that what is made inside belongs to the group too.
+    let owner = group.map_or_else(|| "mode=777".into(), |group| format!("mode=2777,gid={group}"));
+    let options = std::ffi::CString::new(format!("{owner},size={size}")).expect("numbers have no zero byte");
     mount("tmpfs", target, "tmpfs", FLAGS, options.as_c_str())
         .doing(|| format!("mount tmpfs on {} with {options:?}", target.display()))
+}
+
+/// Gives a folder of files, which containers only read, to a group that may read all of it.
+fn give(path: &Path, group: u32) -> Result<(), Error> {
+    let doing = || format!("give {} to group {group}", path.display());
+    let found = fs::symlink_metadata(path).doing(doing)?;
+    std::os::unix::fs::lchown(path, None, Some(group)).doing(doing)?;
+    let more = if found.is_dir() { 0o2550 } else { 0o440 };
+    let mode = found.permissions().mode() & 0o7777 | more;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(doing)?;
+    if found.is_dir() {
+        for entry in fs::read_dir(path).doing(doing)? {
+            give(&entry.doing(doing)?.path(), group)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a folder of the pod file system with its modes.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::late::LateEnvironment;
+use crate::late::{LateEnvironment, LateValue};
 use crate::names::Names;
 use crate::probe::{Hook, Probes};
-use crate::volume::VolumeBoot;
+use crate::volume::{LateContent, VolumeBoot, VolumeKind};
 
 /// The version of [`PodBoot`] that this crate writes and reads. A guest refuses any other version and says so.
 pub const POD_BOOT_VERSION: u32 = 1;
@@ -57,6 +57,23 @@ pub struct PodBoot {
     /// What the containers call themselves and others.
     #[serde(default, skip_serializing_if = "Names::is_empty")]
     pub names: Names,
+}
+
+impl PodBoot {
+    /// Whether a container or a volume of the pod has something of a Secret, so that the host has values for it.
+    pub fn names_secrets(&self) -> bool {
+        let in_environment =
+            self.onboot.iter().chain(&self.services).filter_map(|c| c.late.as_ref()).any(|late| {
+                late.env.iter().any(|v| matches!(v.value, LateValue::Secret(_) | LateValue::WholeSecret(_)))
+            });
+        in_environment
+            || self.volumes.iter().any(|volume| match &volume.kind {
+                VolumeKind::EmptyDir { .. } => false,
+                VolumeKind::Files { files } => {
+                    files.iter().any(|file| !matches!(file.content, LateContent::Instance(_)))
+                }
+            })
+    }
 }
 
 /// The pod's identity as its manifest gives it. The instance's own name comes on the kernel command line.

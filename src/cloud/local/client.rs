@@ -1,5 +1,8 @@
 //! The local cloud as the tool sees it: the [`Cloud`] interface over the process's socket.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http_body_util::{BodyExt as _, BodyStream, Full};
@@ -13,12 +16,13 @@ use tokio::io::AsyncBufReadExt as _;
 use tokio_util::io::StreamReader;
 
 use super::home::{Home, SOCKET};
+use super::secrets::{self, Key};
 use super::wire::{Call, Console, Exec, Hello, Logs, Verb};
 use super::{socket, start};
 use crate::cloud::exec::{Command, Session};
 use crate::cloud::{ByteStream, Cloud, CloudError, LogLine, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
-use crate::manifest::api::Name;
+use crate::manifest::api::{Name, Secret};
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings};
 use crate::plan::image::ImageId;
 
@@ -30,12 +34,22 @@ const ATTEMPTS: u32 = 3;
 pub struct LocalCloud {
     home: Home,
     environment: String,
+    /// Read once, so that what was asked for is what is put.
+    key: OnceLock<Key>,
 }
 
 impl LocalCloud {
     /// The environment of that name. Nothing is started yet.
     pub fn new(home: Home, environment: &str) -> Self {
-        Self { home, environment: environment.to_owned() }
+        Self { home, environment: environment.to_owned(), key: OnceLock::new() }
+    }
+
+    fn key(&self) -> Result<&Key, CloudError> {
+        if let Some(key) = self.key.get() {
+            return Ok(key);
+        }
+        let key = Key::open(&self.home.secrets())?;
+        Ok(self.key.get_or_init(|| key))
     }
 
     async fn call<T: DeserializeOwned>(&self, verb: Verb) -> Result<T, CloudError> {
@@ -143,6 +157,20 @@ impl Cloud for LocalCloud {
 
     async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError> {
         self.tell_existing(Verb::DeleteImages { images: images.to_vec() }).await
+    }
+
+    async fn secret_versions(&self, secrets: &[Secret]) -> Result<BTreeMap<Name, String>, CloudError> {
+        if secrets.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let key = self.key()?;
+        secrets.iter().map(|secret| Ok((secret.name.clone(), key.version(secret)?))).collect()
+    }
+
+    /// Written by the tool itself, so that no value is ever on the way to another process but the VM's.
+    async fn put_secret(&self, secret: &Secret) -> Result<(), CloudError> {
+        self.home.create()?;
+        secrets::put(&self.home.secrets(), self.key()?, secret)
     }
 
     async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {

@@ -57,6 +57,11 @@ impl Home {
         self.images().join(hex::encode(id.0.as_bytes()))
     }
 
+    /// The folder of the values of Secrets.
+    pub(super) fn secrets(&self) -> PathBuf {
+        self.state.join("secrets")
+    }
+
     /// The folder of VMs.
     pub(super) fn instances(&self) -> PathBuf {
         self.state.join("instances")

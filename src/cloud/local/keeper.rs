@@ -274,6 +274,14 @@ impl Keeper {
         })
     }
 
+    /// Versions of Secrets that some revision names.
+    pub(super) fn secret_versions(&self) -> BTreeSet<String> {
+        let state = self.state();
+        let groups = state.environments.values().flat_map(|environment| environment.groups.values());
+        let launches = groups.flat_map(|group| &group.revisions).map(|revision| &revision.launch);
+        launches.flat_map(|launch| launch.secrets.values().flatten().cloned()).collect()
+    }
+
     /// Where an image lies, for every image that some environment names.
     pub(super) fn image_folders(&self) -> BTreeSet<PathBuf> {
         let state = self.state();

@@ -26,6 +26,7 @@ mod lines;
 mod log;
 mod qemu;
 mod qmp;
+mod secrets;
 mod server;
 mod socket;
 mod start;

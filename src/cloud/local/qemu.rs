@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use i2kit_spec::cmdline;
+use i2kit_spec::secrets::SECRETS_PORT;
 
 use crate::manifest::api::Protocol;
 use crate::plan::fleet::{Accelerator, LaunchSpec};
@@ -86,7 +87,13 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         ("-device", format!("virtserialport,chardev=control,name={}", i2kit_spec::control::PORT)),
         ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny".to_owned()),
     ];
-    let all = arguments.into_iter().chain(control);
+    // Standard input is a file in memory, so that the values have no name that anybody else could open.
+    let secrets = [
+        ("-chardev", "stdio,id=secrets,signal=off".to_owned()),
+        ("-device", format!("virtserialport,chardev=secrets,name={SECRETS_PORT}")),
+    ];
+    let secrets = secrets.into_iter().filter(|_| !machine.launch.secrets.is_empty());
+    let all = arguments.into_iter().chain(control).chain(secrets);
     all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
 }
 
@@ -126,6 +133,7 @@ mod tests {
             health_port: 10256,
             grace_period_seconds: 30,
             health_grace_seconds: 60,
+            secrets: std::collections::BTreeMap::new(),
         };
         let machine = Machine {
             id: "nginx-1-x7hq2",

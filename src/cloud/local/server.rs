@@ -86,9 +86,13 @@ async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let _images = keeper.images.lock().await;
     let kept = keeper.image_folders();
     let home = keeper.home.clone();
-    tokio::task::spawn_blocking(move || super::images::sweep(&home, |path| kept.contains(path)))
-        .await
-        .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
+    let secrets = keeper.secret_versions();
+    tokio::task::spawn_blocking(move || {
+        super::secrets::sweep(&home.secrets(), &secrets)?;
+        super::images::sweep(&home, |path| kept.contains(path))
+    })
+    .await
+    .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
 }
 
 fn router(keeper: Arc<Keeper>) -> Router {

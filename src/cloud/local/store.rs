@@ -264,6 +264,7 @@ mod tests {
             health_port: 10256,
             grace_period_seconds: 30,
             health_grace_seconds: 120,
+            secrets: std::collections::BTreeMap::new(),
         };
         environment
             .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, 1000)

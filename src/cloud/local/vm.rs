@@ -29,14 +29,14 @@ pub(super) struct Process {
     child: Option<Child>,
 }
 
-/// Starts `machine` in `folder`, which must exist.
-pub(super) fn start(machine: &Machine, folder: &Path) -> Result<Process, CloudError> {
+/// Starts `machine` in `folder`, which must exist. `secrets` is what it reads from its standard input.
+pub(super) fn start(machine: &Machine, folder: &Path, secrets: Option<File>) -> Result<Process, CloudError> {
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
     let child = Command::new(qemu::PROGRAM)
         .args(qemu::arguments(machine))
         .current_dir(folder)
-        .stdin(Stdio::null())
+        .stdin(secrets.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::null())
         .stderr(messages)
         .process_group(0)

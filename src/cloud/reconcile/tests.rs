@@ -50,6 +50,7 @@ fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> S
                 health_port: 10256,
                 grace_period_seconds: 30,
                 health_grace_seconds: 20,
+                secrets: std::collections::BTreeMap::new(),
             };
             let revision = NewRevision { number, launch, cause: "test".into() };
             world.environment.put_revision(&web(), &revision, 0).unwrap();
@@ -301,6 +302,7 @@ fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
             health_port: 10256,
             grace_period_seconds: 30,
             health_grace_seconds: 20,
+            secrets: std::collections::BTreeMap::new(),
         };
         let revision = NewRevision { number: 1, launch, cause: "test".into() };
         world.environment.put_revision(&web(), &revision, 0).unwrap();

@@ -108,8 +108,7 @@ static ENV_SOURCE: Table = Table::new(
             "secretKeyRef",
             Type::Object(&SECRET_KEY),
             "a key of a Secret, fetched when the machine boots; never part of the image",
-        )
-        .not_yet(),
+        ),
         refused(
             "fileKeyRef",
             Type::Any,
@@ -192,7 +191,7 @@ static ENV_FROM: Table = Table::new(
             Type::Object(&CONFIG_MAP_REF),
             "the ConfigMap; a changed value is a rollout, unlike in Kubernetes",
         ),
-        works("secretRef", Type::Object(&SECRET_REF), "the Secret, fetched when the machine boots").not_yet(),
+        works("secretRef", Type::Object(&SECRET_REF), "the Secret, fetched when the machine boots"),
     ],
 )
 .one_of(&[OneOf { fields: &["configMapRef", "secretRef"], required: true }]);

@@ -142,7 +142,7 @@ static POD_SECURITY: Table = Table::new(
         works("runAsUser", LONG, "user id of the containers' processes"),
         works("runAsGroup", LONG, "group id of the containers' processes"),
         works("runAsNonRoot", Type::Bool, "refuse to start as root"),
-        works("fsGroup", LONG, "volumes belong to this group").not_yet(),
+        works("fsGroup", LONG, "volumes belong to this group, and processes have it too"),
         works(
             "fsGroupChangePolicy",
             Type::Choice(&[

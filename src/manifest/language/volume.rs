@@ -29,8 +29,7 @@ pub(super) static VOLUME: Table = Table::new(
             Type::Object(&CONFIG_MAP_VOLUME),
             "files from a ConfigMap; a changed one is a rollout, never a live update",
         ),
-        works("secret", Type::Object(&SECRET_VOLUME), "files from a Secret, fetched when the machine boots")
-            .not_yet(),
+        works("secret", Type::Object(&SECRET_VOLUME), "files from a Secret, fetched when the machine boots"),
         works("projected", Type::Object(&PROJECTED), "files from several sources"),
         works("downwardAPI", Type::Object(&DOWNWARD), "files from fields of the pod"),
         mapped("persistentVolumeClaim", Type::Object(&CLAIM), "a disk that outlives the machine").not_yet(),
@@ -178,7 +177,7 @@ static PROJECTION: Table = Table::new(
     "One source.",
     &[
         works("configMap", Type::Object(&CONFIG_MAP_PROJECTION), "keys of a ConfigMap"),
-        works("secret", Type::Object(&SECRET_PROJECTION), "keys of a Secret").not_yet(),
+        works("secret", Type::Object(&SECRET_PROJECTION), "keys of a Secret"),
         works("downwardAPI", Type::Object(&DOWNWARD_PROJECTION), "fields of the pod"),
         refused(
             "serviceAccountToken",

@@ -86,6 +86,30 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
 }
 
 #[test]
+fn volumes_belong_to_the_group_of_the_pod() {
+    if !wanted() {
+        return;
+    }
+    let mut pod =
+        Pod::new().file(file("volumes/info/known", 0o400, "known\n")).shell().user("web").with(|config| {
+            for name in ["data", "info"] {
+                let source = format!("/volumes/{name}");
+                config.mounts.push(mount(&format!("/{name}"), "bind", &source, "rbind,rw,nodev"));
+            }
+            config.process.user.additional_gids = vec![2000];
+        });
+    pod.boot.fs_group = Some(2000);
+    pod.boot.volumes = vec![
+        VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None } },
+        VolumeBoot { name: "info".into(), kind: VolumeKind::Files { files: vec![] } },
+    ];
+    let mut vm = Vm::boot(&pod);
+    let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
+    check("stat -c '%a %g' /data /info /info/known", "2777 2000\n2755 2000\n440 2000\n");
+    check("touch /data/x; stat -c '%u %g' /data/x; cat /info/known", "33 2000\nknown\n");
+}
+
+#[test]
 fn variables_of_the_instance_are_filled_in_at_boot() {
     if !wanted() {
         return;

@@ -16,7 +16,7 @@ use crate::cloud::environment::InstanceRecord;
 use crate::cloud::local::channel::Channel;
 use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
 use crate::cloud::local::qemu::Machine;
-use crate::cloud::local::{clock, health, images, qmp, vm};
+use crate::cloud::local::{clock, health, images, qmp, secrets, vm};
 use crate::cloud::reconcile::Act;
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{Health, InstanceState, LaunchSpec};
@@ -189,6 +189,7 @@ fn start(
     fs::create_dir_all(&folder).map_err(CloudError::file("create", &folder))?;
     let cmdline = images::cmdline(&keeper.home, launch.image)?;
     let accelerator = keeper.accelerator();
+    let secrets = secrets::channel(&keeper.home.secrets(), &launch.secrets)?;
     let machine = Machine {
         id,
         launch,
@@ -200,7 +201,7 @@ fn start(
     // The lock is held while the process is made, so that nobody forgets the VM in between.
     let mut state = keeper.state();
     let Some(vm) = state.vms.get_mut(id) else { return Ok(()) };
-    vm.life = Life::Started(vm::start(&machine, &folder)?);
+    vm.life = Life::Started(vm::start(&machine, &folder, secrets)?);
     for group in state.environments.values_mut().flat_map(|environment| environment.groups.values_mut()) {
         if let Some(record) = group.instances.get_mut(id) {
             record.accelerator = Some(accelerator);

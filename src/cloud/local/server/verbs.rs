@@ -54,6 +54,7 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
         }
         Verb::DeleteRevisions { group, revisions } => {
             keeper.change(environment, |environment| environment.delete_revisions(&group, &revisions))?;
+            sweep_images(keeper).await?;
         }
         Verb::StartRefresh { group, to, replicas } => {
             let now = clock::now();

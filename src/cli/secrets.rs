@@ -1,0 +1,143 @@
+//! Where the values of Secrets come from: the set itself, and files that the environment names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use crate::cloud::Cloud;
+use crate::manifest::External;
+use crate::manifest::api::{Name, ObjectSet, Secret, SecretValue};
+use crate::plan::rollout::{RolloutPlan, Step};
+use crate::plan::secret;
+
+/// The Secrets of the set's pods, with the versions of their values.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    values: Vec<Secret>,
+    /// The versions, as the cloud tells them.
+    pub versions: BTreeMap<Name, String>,
+}
+
+/// The names that the environment has values for, as if they had been given by `--external`.
+pub(super) fn external(context: &Context) -> impl Iterator<Item = External> {
+    context.environment.secrets.keys().map(|name| {
+        let name = name.rsplit_once('/').map_or(name.as_str(), |(_, name)| name);
+        External { kind: "secret".into(), name: name.into() }
+    })
+}
+
+/// Finds the values of all Secrets that pods of the set name, and asks the cloud for their versions.
+pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) -> Result<Secrets, Failure> {
+    let mut values: BTreeMap<Name, Secret> = BTreeMap::new();
+    for (group, template) in set.pods() {
+        for (name, optional) in secret::named(&template.spec) {
+            let full = Name { namespace: group.namespace.clone(), name };
+            if values.contains_key(&full) {
+                continue;
+            }
+            let known = set.secrets.iter().find(|secret| secret.name == full).cloned();
+            let found = match known {
+                Some(secret) => Some(secret),
+                None => outside(context, &full).map_err(|error| Failure::new(Exit::Environment, error))?,
+            };
+            match found {
+                Some(secret) => {
+                    values.insert(full, secret);
+                }
+                None if optional => {}
+                None => {
+                    let error = anyhow::anyhow!(
+                        "Secret {full} of {group} has no value here: give its manifest, or under `secrets` of the \
+                         environment file the folder or file that holds it"
+                    );
+                    return Err(Failure::new(Exit::Environment, error));
+                }
+            }
+        }
+    }
+    let values: Vec<Secret> = values.into_values().collect();
+    let versions = cloud.secret_versions(&values).await.or_exit(Exit::Cloud)?;
+    Ok(Secrets { values, versions })
+}
+
+impl Secrets {
+    /// Gives the cloud the values that new revisions of `plan` name.
+    pub(super) async fn put(&self, cloud: &dyn Cloud, plan: &RolloutPlan) -> Result<(), Failure> {
+        let launches = plan.steps.iter().filter_map(|step| match step {
+            Step::PutRevision { launch, .. } => Some(launch),
+            _ => None,
+        });
+        let wanted: Vec<&String> = launches.flat_map(|launch| launch.secrets.values().flatten()).collect();
+        for secret in &self.values {
+            if self.versions.get(&secret.name).is_some_and(|version| wanted.contains(&version)) {
+                cloud.put_secret(secret).await.or_exit(Exit::Cloud)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The Secret whose values lie where the environment says.
+fn outside(context: &Context, name: &Name) -> anyhow::Result<Option<Secret>> {
+    let named = &context.environment.secrets;
+    let full = format!("{}/{}", name.namespace, name.name);
+    let Some(path) = named.get(&full).or_else(|| named.get(&name.name)) else { return Ok(None) };
+    let data = if path.is_dir() { folder(path)? } else { lines(path)? };
+    let data = data.into_iter().map(|(key, value)| (key, SecretValue::new(value))).collect();
+    Ok(Some(Secret { name: name.clone(), kind: "Opaque".into(), data }))
+}
+
+/// A file a key, as `kubectl create secret generic --from-file` takes a folder.
+fn folder(path: &PathBuf) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let mut keys = BTreeMap::new();
+    for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
+        let file = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if file.is_file() && !name.starts_with('.') {
+            let value = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            keys.insert(name, value);
+        }
+    }
+    Ok(keys)
+}
+
+/// Lines `KEY=VALUE`, as `kubectl create secret generic --from-env-file` reads them: nothing is unquoted.
+fn lines(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut keys = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        // The line itself is not shown: it may be a value.
+        let (key, value) = line
+            .split_once('=')
+            .with_context(|| format!("{}:{}: the line is not KEY=VALUE", path.display(), number + 1))?;
+        keys.insert(key.trim().to_owned(), value.as_bytes().to_vec());
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_and_files_hold_keys_as_kubectl_reads_them() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("db.env");
+        fs::write(&file, "# comment\n\nuser=app\npassword=\"a=b\" \n").unwrap();
+        let read = lines(&file).unwrap();
+        assert_eq!(read["user"], b"app");
+        assert_eq!(read["password"], b"\"a=b\" ");
+        fs::write(root.path().join(".hidden"), "x").unwrap();
+        assert_eq!(folder(&root.path().to_owned()).unwrap().into_keys().collect::<Vec<_>>(), ["db.env"]);
+        fs::write(&file, "hunter2\n").unwrap();
+        let message = format!("{:#}", lines(&file).unwrap_err());
+        assert!(message.ends_with("db.env:1: the line is not KEY=VALUE"), "{message}");
+    }
+}

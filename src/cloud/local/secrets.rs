@@ -1,0 +1,212 @@
+//! The values of Secrets on this machine: files that only the user may read, one a version, beside the key that
+//! versions are made with. VMs are started from them also after every process of ours was killed, which is why they are
+//! on disk; `docs/formats.md` says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use i2kit_spec::secrets::{SECRETS_HEADER, SecretValues, decode_secrets, encode_secrets, secrets_length};
+use rustix::fs::MemfdFlags;
+use sha2::Sha256;
+
+use crate::cloud::CloudError;
+use crate::manifest::api::Secret;
+
+/// The key's file.
+const KEY: &str = "key";
+
+/// Bytes of a version that its name shows: nobody finds two values with one version.
+const VERSION_BYTES: usize = 16;
+
+/// A version that no revision names yet may be about to be: whoever put it needs that long at most.
+const SPARED: Duration = Duration::from_secs(600);
+
+/// What versions are made with. Without it nobody can try values until their version comes out.
+#[derive(Clone)]
+pub(super) struct Key([u8; 32]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+impl Key {
+    /// The key in `folder`, or a new one that is nowhere yet.
+    pub(super) fn open(folder: &Path) -> Result<Self, CloudError> {
+        let path = folder.join(KEY);
+        let mut key = [0; 32];
+        match File::open(&path) {
+            Ok(mut file) => file.read_exact(&mut key).map_err(CloudError::file("read", &path))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let source = Path::new("/dev/urandom");
+                let mut random = File::open(source).map_err(CloudError::file("open", source))?;
+                random.read_exact(&mut key).map_err(CloudError::file("read", source))?;
+            }
+            Err(error) => return Err(CloudError::file("read", &path)(error)),
+        }
+        Ok(Self(key))
+    }
+
+    /// The version of a Secret's values.
+    pub(super) fn version(&self, secret: &Secret) -> Result<String, CloudError> {
+        let mut hash = Hmac::<Sha256>::new_from_slice(&self.0).expect("any length is a key's");
+        hash.update(secret.name.namespace.as_bytes());
+        hash.update(b"/");
+        hash.update(&message(secret)?);
+        Ok(hex::encode(&hash.finalize().into_bytes()[..VERSION_BYTES]))
+    }
+
+    /// Writes the key, unless it is there; a key that somebody else wrote meanwhile makes other versions.
+    fn keep(&self, folder: &Path) -> Result<(), CloudError> {
+        let path = folder.join(KEY);
+        if !path.exists() {
+            write(folder, &path, &self.0)?;
+        }
+        if fs::read(&path).map_err(CloudError::file("read", &path))? == self.0 {
+            return Ok(());
+        }
+        Err(CloudError::Conflict {
+            message: "another run has just made the key of this machine's Secrets".into(),
+        })
+    }
+}
+
+/// Keeps a Secret's values under their version.
+pub(super) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), CloudError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
+    key.keep(folder)?;
+    // Written also when it is there: the time of the file tells the sweep that somebody is about to need it.
+    write(folder, &folder.join(key.version(secret)?), &message(secret)?)
+}
+
+/// The values of these versions, by the Secrets' names.
+fn values(folder: &Path, versions: &BTreeMap<String, Option<String>>) -> Result<SecretValues, CloudError> {
+    let mut values = SecretValues::new();
+    for version in versions.values().flatten() {
+        let path = folder.join(version);
+        let bytes = fs::read(&path).map_err(CloudError::file("read", &path))?;
+        let read = bytes.split_first_chunk::<SECRETS_HEADER>().and_then(|(header, body)| {
+            (secrets_length(header) == Ok(body.len())).then(|| decode_secrets(body).ok()).flatten()
+        });
+        let read = read.ok_or_else(|| CloudError::Store {
+            message: format!("{} does not hold a Secret; deploy again", path.display()),
+        })?;
+        values.extend(read);
+    }
+    Ok(values)
+}
+
+/// What a VM is told at its boot, as a file in memory that it reads from. Its pages go with the VM.
+pub(super) fn channel(
+    folder: &Path,
+    versions: &BTreeMap<String, Option<String>>,
+) -> Result<Option<File>, CloudError> {
+    if versions.is_empty() {
+        return Ok(None);
+    }
+    let message = encode_secrets(&values(folder, versions)?).map_err(too_long)?;
+    let memory = || -> std::io::Result<File> {
+        let mut file = File::from(rustix::fs::memfd_create("i2kit-secrets", MemfdFlags::CLOEXEC)?);
+        file.write_all(&message)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    memory().map(Some).map_err(CloudError::file("make a file in memory for", folder))
+}
+
+/// Removes every version that is not in `kept`, but for those that were put just now.
+pub(super) fn sweep(folder: &Path, kept: &BTreeSet<String>) -> Result<(), CloudError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(CloudError::file("read", folder))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(CloudError::file("read", folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let written = entry.metadata().and_then(|found| found.modified());
+        let young =
+            written.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < SPARED));
+        if name != KEY && !kept.contains(&name) && !young {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(CloudError::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn message(secret: &Secret) -> Result<Vec<u8>, CloudError> {
+    let keys = secret.data.iter().map(|(key, value)| (key.clone(), value.reveal().to_vec())).collect();
+    encode_secrets(&[(secret.name.name.clone(), keys)].into()).map_err(too_long)
+}
+
+fn too_long(error: i2kit_spec::secrets::SecretsError) -> CloudError {
+    CloudError::Store { message: format!("the Secrets of a pod are too long: {error}") }
+}
+
+/// Writes a file that only the user may read, whole or not at all.
+fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), CloudError> {
+    // The name has the process in it: two runs never write into one file.
+    let new = folder.join(format!(".new-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new).map_err(CloudError::file("write", &new))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CloudError::file("write", &new))?;
+    fs::rename(&new, path).map_err(CloudError::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::manifest::api::{Name, SecretValue};
+
+    fn secret(value: &str) -> Secret {
+        Secret {
+            name: Name { namespace: "default".into(), name: "db".into() },
+            kind: "Opaque".into(),
+            data: [("password".to_owned(), SecretValue::new(value.as_bytes().to_vec()))].into(),
+        }
+    }
+
+    #[test]
+    fn versions_tell_values_apart_and_files_are_the_users_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("secrets");
+        let key = Key::open(&folder).unwrap();
+        assert!(!folder.exists(), "a look makes nothing");
+        put(&folder, &key, &secret("one")).unwrap();
+        let version = key.version(&secret("one")).unwrap();
+        assert_eq!(Key::open(&folder).unwrap().version(&secret("one")).unwrap(), version);
+        assert_ne!(key.version(&secret("two")).unwrap(), version);
+        // Another key, as on another machine, gives another version: values cannot be guessed without it.
+        let other = Key::open(root.path()).unwrap();
+        assert_ne!(other.version(&secret("one")).unwrap(), version);
+        assert!(matches!(put(&folder, &other, &secret("one")), Err(CloudError::Conflict { .. })));
+        for name in [KEY, &version] {
+            let mode = fs::metadata(folder.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        let wanted = [("db".to_owned(), Some(version.clone())), ("gone".to_owned(), None)].into();
+        let mut told = Vec::new();
+        channel(&folder, &wanted).unwrap().unwrap().read_to_end(&mut told).unwrap();
+        assert_eq!(told, message(&secret("one")).unwrap());
+        assert!(channel(&folder, &BTreeMap::new()).unwrap().is_none());
+
+        sweep(&folder, &BTreeSet::new()).unwrap();
+        assert!(folder.join(&version).exists(), "it was put just now");
+        let old = SystemTime::now() - SPARED * 2;
+        File::options().append(true).open(folder.join(&version)).unwrap().set_modified(old).unwrap();
+        sweep(&folder, &[version.clone()].into()).unwrap();
+        assert!(folder.join(&version).exists());
+        sweep(&folder, &BTreeSet::new()).unwrap();
+        assert!(!folder.join(&version).exists() && folder.join(KEY).exists());
+    }
+}

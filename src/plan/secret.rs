@@ -1,0 +1,37 @@
+//! Which Secrets a pod names. Their values are never here: a plan knows names, and versions that say nothing of a value.
+
+use std::collections::BTreeMap;
+
+use crate::manifest::api::{EnvValue, FileContent, PodSpec, VolumeSource};
+
+/// The Secrets that containers of the pod have something of, each with whether the pod does without it.
+pub fn named(pod: &PodSpec) -> BTreeMap<String, bool> {
+    let mut found: BTreeMap<String, bool> = BTreeMap::new();
+    let mut add = |name: &str, optional: bool| {
+        let entry = found.entry(name.to_owned()).or_insert(true);
+        *entry &= optional;
+    };
+    let mut mounted = Vec::new();
+    for container in pod.init_containers.iter().chain(&pod.containers) {
+        container.env_from_secrets.iter().for_each(|source| add(&source.secret, source.optional));
+        for variable in &container.env {
+            if let EnvValue::Secret(key) = &variable.value {
+                add(&key.secret, key.optional);
+            }
+        }
+        mounted.extend(container.volume_mounts.iter().map(|mount| mount.volume.as_str()));
+    }
+    for volume in pod.volumes.iter().filter(|volume| mounted.contains(&volume.name.as_str())) {
+        let VolumeSource::Files(files) = &volume.source else { continue };
+        for file in files {
+            match &file.content {
+                FileContent::SecretKey { secret, optional, .. }
+                | FileContent::WholeSecret { secret, optional } => {
+                    add(secret, *optional);
+                }
+                FileContent::Bytes(_) | FileContent::Instance(_) => {}
+            }
+        }
+    }
+    found
+}
