@@ -152,14 +152,36 @@ fn mount_erofs(device: &Path, target: &str) -> Result<(), Error> {
 
 /// Mounts each layer once, however many containers have it.
 fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
-    let mut names: Vec<&str> =
-        pod.onboot.iter().chain(&pod.services).flat_map(|c| &c.layers).map(String::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = layers(pod);
     let devices = verity::find(&names)?;
     for (index, device) in devices.iter().enumerate() {
         mount_erofs(device, &format!("{NEW_ROOT}{LAYERS}/{index}"))?;
     }
+    containers(pod, NEW_ROOT)
+}
+
+/// The pod that this VM has booted.
+pub(crate) fn pod_again() -> Result<PodBoot, Error> {
+    let path = Path::new(POD_MOUNT).join(POD_BOOT_PATH);
+    parse_pod(&path, &fs::read(&path).doing(|| format!("read {}", path.display()))?)
+}
+
+/// The containers of the pod that this VM has booted; their layers are mounted.
+pub(crate) fn containers_again(pod: &PodBoot) -> Result<Vec<Container>, Error> {
+    containers(pod, "")
+}
+
+/// The pod's layers, each once, in the order in which they are mounted.
+fn layers(pod: &PodBoot) -> Vec<&str> {
+    let mut names: Vec<&str> =
+        pod.onboot.iter().chain(&pod.services).flat_map(|c| &c.layers).map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn containers(pod: &PodBoot, root: &str) -> Result<Vec<Container>, Error> {
+    let names = layers(pod);
     let mount_point = |layer: &String| {
         let index =
             names.binary_search(&layer.as_str()).expect("the names were collected from the same containers");
@@ -167,7 +189,7 @@ fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
     };
     let container = |boot: &ContainerBoot, role| {
         let layers = boot.layers.iter().rev().map(mount_point).collect();
-        Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot)?, layers }, role))
+        Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot, root)?, layers }, role))
     };
     let role = |boot: &ContainerBoot| if boot.sidecar { Role::Sidecar } else { Role::Onboot };
     let onboot = pod.onboot.iter().map(|boot| container(boot, role(boot)));
@@ -175,8 +197,8 @@ fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
     onboot.chain(services).collect()
 }
 
-fn read_config(boot: &ContainerBoot) -> Result<Config, Error> {
-    let path = PathBuf::from(format!("{NEW_ROOT}{POD_MOUNT}/{}/config.json", boot.bundle));
+fn read_config(boot: &ContainerBoot, root: &str) -> Result<Config, Error> {
+    let path = PathBuf::from(format!("{root}{POD_MOUNT}/{}/config.json", boot.bundle));
     let bytes = fs::read(&path).doing(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.display().to_string(), source })
 }

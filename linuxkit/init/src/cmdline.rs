@@ -3,11 +3,12 @@
 use std::net::Ipv4Addr;
 
 use i2kit_spec::cmdline;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
 /// The parameters that are ours.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Parameters {
     /// The VM's name; empty when the host gave none.
     pub(crate) instance: String,
@@ -16,7 +17,7 @@ pub(crate) struct Parameters {
 }
 
 /// An IPv4 set-up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StaticNetwork {
     /// The interface's address.
     pub(crate) address: Ipv4Addr,

@@ -1,9 +1,10 @@
 //! What only the running VM knows of itself.
 
 use i2kit_spec::InstanceField;
+use serde::{Deserialize, Serialize};
 
 /// The facts that variables and files of containers are made of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Facts {
     /// The instance's name.
     pub(crate) name: String,

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::console::END;
+use i2kit_spec::control::Target;
 use i2kit_spec::{ContainerEnd, PodBoot, PodEnd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitOptions};
@@ -23,7 +24,8 @@ use crate::lifecycle::{Container, Life, Role};
 use crate::link::{Any, ToInit};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Record, Stage, VERSION};
-use crate::session::Sessions;
+use crate::resume::{self, Descriptors as _};
+use crate::session::{Replace, Sessions};
 use crate::supervised::Supervised;
 
 /// How much of a container's output is read at once; other containers get their turn in between.
@@ -227,8 +229,57 @@ impl Guest {
         if let Some(supervisor) = &self.supervisor {
             self.sessions.tell(|message| supervisor.forward(message));
         }
+        if let Some(replace) = self.sessions.arrived() {
+            self.replace(replace);
+        }
         self.console.write();
         Ok(())
+    }
+
+    /// Puts a program that arrived in the place of one of ours.
+    fn replace(&mut self, Replace { target, program }: Replace) {
+        if target == Target::Supervisor {
+            self.supervisor.iter_mut().for_each(|supervisor| supervisor.replace(&program));
+            return;
+        }
+        let Err(error) = resume::replace(self, &program);
+        self.say(&error.to_string());
+        self.sessions.failed(&error);
+    }
+
+    /// Whether nothing is under way that another PID 1 could not go on with.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.hooks.is_empty() && !self.containers.iter().any(Container::is_in_between)
+    }
+
+    /// How long the pod has been active.
+    pub(crate) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// Goes on with a pod that has been active for so long under another PID 1.
+    pub(crate) fn go_on(&mut self, age: Duration) {
+        self.born = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        self.stage = Stage::Running;
+        self.changed = true;
+        self.say("PID 1 was replaced");
+        // What ended meanwhile told the program that is gone.
+        self.reap();
+    }
+
+    /// Ends the supervisor and does what it asked for last.
+    pub(crate) fn end_supervisor(&mut self) {
+        let requests = self.supervisor.as_mut().map(Supervised::end).unwrap_or_default();
+        let counts = |request: &Any<ToInit>| !matches!(request, Any::Own(ToInit::Execute { .. }));
+        self.serve_all(requests.into_iter().filter(counts).collect());
+        self.sessions.rewind();
+        self.execs.drain(..).for_each(|exec| exec.kill());
+    }
+
+    /// All that another program needs under the same numbers.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let supervisor = self.supervisor.iter().flat_map(Supervised::descriptors);
+        self.containers.iter().flat_map(Container::descriptors).chain(supervisor).collect()
     }
 
     fn all_are_over(&self) -> bool {
@@ -621,7 +672,7 @@ impl Guest {
             supervisor_attach: self.supervisor.as_ref().map_or((0.0, 0.0), |supervisor| supervisor.attach),
             init_replacements: self.replacements,
             log_dropped: self.log_dropped(),
-            program: crate::PROGRAM_VERSION.into(),
+            program: crate::program_version().into(),
         }
     }
 }

@@ -42,6 +42,11 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// The next time at which a pause is over.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.running.iter().filter_map(|hook| hook.until).min()

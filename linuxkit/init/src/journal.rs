@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
@@ -40,7 +41,7 @@ pub(crate) struct Journals {
 }
 
 /// What was said by one container, over all its runs.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Journal {
     folder: String,
     segments: VecDeque<Segment>,
@@ -50,7 +51,7 @@ pub(crate) struct Journal {
     #[serde(skip)]
     buffered: u64,
     #[serde(skip)]
-    file: Option<File>,
+    file: Option<Rc<File>>,
     /// The number of the next line.
     next: u64,
     /// The number of the first line that the host does not have.
@@ -60,7 +61,7 @@ pub(crate) struct Journal {
     clock: Clock,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Segment {
     first: u64,
     run: u64,
@@ -157,10 +158,10 @@ impl Journal {
             return;
         }
         if self.file.is_none() || !self.segments.back().is_some_and(fits) {
-            self.file = self.begin(run).ok();
+            self.file = self.begin(run).ok().map(Rc::new);
         }
         // A file that cannot be written loses its lines: the number of the next file's first line tells of it.
-        let written = self.file.as_mut().is_some_and(|file| file.write_all(&self.buffer).is_ok());
+        let written = self.file.as_ref().is_some_and(|file| (&**file).write_all(&self.buffer).is_ok());
         if !written {
             self.file = None;
         } else if let Some(last) = self.segments.back_mut() {
@@ -189,7 +190,7 @@ impl Journal {
 }
 
 /// Writes times that only grow.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Clock {
     /// Nanoseconds since 1970 of the last time written.
     last: u64,

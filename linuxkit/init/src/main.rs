@@ -8,8 +8,6 @@
 //! Whatever PID 1 cannot deal with ends the VM, with a message on the console: a balancer replaces a VM that is gone
 //! more readily than one that is half there.
 
-#![expect(dead_code, reason = "what replaces PID 1 is not whole yet")]
-
 mod backoff;
 mod block;
 mod boot;
@@ -39,6 +37,7 @@ mod port;
 mod power;
 mod record;
 mod resolver;
+mod resume;
 mod secrets;
 mod session;
 mod supervised;
@@ -57,8 +56,11 @@ use crate::console::Console;
 use crate::error::{Doing, Error};
 use crate::guest::Guest;
 
-/// The version of this program, whether it is PID 1 or the supervisor.
-const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of this program, whether it is PID 1 or the supervisor. Kept as one text in the file, where other tools
+/// find it, and tests change it.
+fn program_version() -> &'static str {
+    std::hint::black_box(env!("CARGO_PKG_VERSION"))
+}
 
 /// How long the last words on the console may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -67,19 +69,31 @@ fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
     match argument.as_deref() {
         Some(supervised::ARGUMENT) => supervisor::run(),
-        _ if std::process::id() == 1 => run_machine(),
+        Some(resume::CHECK) => {
+            let can = std::env::args().nth(2).is_some_and(|number| resume::can(&number));
+            ExitCode::from(if can { 0 } else { 65 })
+        }
+        Some(resume::RESUME) if std::process::id() == 1 => run_machine(std::env::args().nth(2)),
+        _ if std::process::id() == 1 => run_machine(None),
         // Not for people: nothing else than the kernel and PID 1 starts this program.
         _ => ExitCode::from(64),
     }
 }
 
-/// Boots the VM, runs its pod and ends the VM.
-fn run_machine() -> ExitCode {
+/// Boots the VM, or goes on from the state in this descriptor; runs its pod and ends the VM.
+fn run_machine(state: Option<String>) -> ExitCode {
     // Without a console and without signals there is nothing to fall back on; the kernel's panic says which exit code.
     let Ok(console) = Console::open() else { return ExitCode::from(70) };
     let signals = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGPWR];
     let Ok(signals) = sys::signal_fd(&signals) else { return ExitCode::from(71) };
-    let mut guest = Guest::new(console, signals);
+    let mut guest = match state {
+        None => Guest::new(console, signals),
+        // Whoever wrote the state has had this program read it before; without it the VM is lost, as the panic says.
+        Some(state) => match resume::guest(&state, console, signals) {
+            Ok(guest) => guest,
+            Err(_) => return ExitCode::from(77),
+        },
+    };
     let ended = run_pod(&mut guest);
     let restart = ended.as_ref().is_ok_and(|()| guest.stopping.is_some_and(|stopping| stopping.restart));
     if let Err(error) = ended {
@@ -98,6 +112,8 @@ fn run_machine() -> ExitCode {
 fn run_pod(guest: &mut Guest) -> Result<(), Error> {
     // Ctrl-Alt-Del asks PID 1 instead of restarting at once.
     rustix::system::reboot(RebootCommand::CadOff).doing(|| "take over Ctrl-Alt-Del".into())?;
-    boot::run(guest)?;
+    if guest.replacements == 0 {
+        boot::run(guest)?;
+    }
     guest.supervise()
 }

@@ -434,7 +434,9 @@ impl Sessions {
 
     /// Ends all commands: another PID 1 goes on without them.
     pub(crate) fn kill_all(&mut self) {
+        let remembered = self.remember();
         self.list.drain(..).for_each(Session::kill);
+        *self = Self::recall(remembered);
     }
 
     /// Sessions that another PID 1 had.

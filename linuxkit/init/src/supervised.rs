@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use i2kit_spec::ProbeAction;
 use i2kit_spec::control::{Message, StreamState};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::cgroup;
 use crate::error::{Doing, Error};
@@ -132,9 +132,17 @@ impl Supervised {
     }
 
     /// From now on this program is the supervisor. The running one ends, and its successor is this one.
-    pub(crate) fn replace(&mut self, program: OwnedFd) {
-        self.program = Some(program);
+    pub(crate) fn replace(&mut self, program: &OwnedFd) {
+        self.program = program.try_clone().ok();
         self.kill();
+    }
+
+    /// Ends the running supervisor for good and returns what it asked for last. Its next start is due at once.
+    pub(crate) fn end(&mut self) -> Vec<Any<ToInit>> {
+        self.kill();
+        let Some(pid) = self.process.as_ref().map(|process| process.pid) else { return vec![] };
+        while let Err(rustix::io::Errno::INTR) = rustix::process::waitpid(Some(pid), WaitOptions::empty()) {}
+        self.reaped(pid).unwrap_or_default()
     }
 
     /// Ends the running supervisor at once.

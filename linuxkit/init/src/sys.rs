@@ -302,6 +302,16 @@ pub(crate) fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A descriptor that an earlier program of this process left open, from now on ours and closed by an exec.
+pub(crate) fn take_descriptor(number: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: it only asks, and fails for a number that is no descriptor.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the program that knew it is gone; nothing else in this one owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Closes every descriptor from this number on. Only for a cloned child that ends by [`exit_child`] or an exec: values
 /// that own one of the descriptors must not be dropped any more.
 pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {

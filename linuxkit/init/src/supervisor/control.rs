@@ -61,7 +61,7 @@ impl Control {
     }
 
     fn hello(&mut self, answer: bool) {
-        let program = crate::PROGRAM_VERSION.to_owned();
+        let program = crate::program_version().to_owned();
         let streams = self.streams.clone();
         self.send(&Message::GuestHello(GuestHello {
             version: VERSION,

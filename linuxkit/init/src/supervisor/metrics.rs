@@ -155,7 +155,7 @@ fn render_machine(out: &mut String, record: &Record, usage: &Usage) {
     }
     let help = "Versions of PID 1 and of the supervisor; always 1.";
     Family::new(out, "i2kit_build_info", "gauge", help)
-        .sample(&[("init", &record.program), ("supervisor", crate::PROGRAM_VERSION)], 1.0);
+        .sample(&[("init", &record.program), ("supervisor", crate::program_version())], 1.0);
     let mut phases =
         Family::new(out, "i2kit_boot_phase_seconds", "gauge", "How long each phase of the boot took.");
     for phase in &record.phases {

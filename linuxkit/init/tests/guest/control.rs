@@ -12,7 +12,7 @@ use crate::pod::Pod;
 use crate::vm::{Vm, wanted};
 
 /// How long anything may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A host that keeps what the guest says, and says again what a supervisor may have lost.
 #[derive(Debug)]
@@ -252,7 +252,7 @@ impl Host {
     }
 }
 
-fn numbers(lines: &[String]) -> Vec<u64> {
+pub(crate) fn numbers(lines: &[String]) -> Vec<u64> {
     lines.iter().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect()
 }
 

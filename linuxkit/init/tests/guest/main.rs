@@ -13,6 +13,7 @@ mod isolation;
 mod life;
 mod manifest;
 mod pod;
+mod replace;
 mod secure_boot;
 mod verity;
 mod vm;

@@ -163,6 +163,11 @@ impl Vm {
         Self { folder, qemu, health, shell, _turn: turn }
     }
 
+    /// Where the supervisor and the shell's port are reached.
+    pub(crate) fn ports(&self) -> [u16; 2] {
+        [self.health, self.shell]
+    }
+
     /// Waits until `/readyz` answers 200.
     pub(crate) fn ready(&mut self) {
         self.wait("/readyz to answer 200", |vm| vm.try_get("/readyz").filter(|answer| answer.status == 200));
