@@ -143,6 +143,10 @@ impl Journals {
 impl Journal {
     fn line(&mut self, run: u64, stream: &str, line: &[u8], whole: bool) {
         debug_assert!(self.segments.back().is_none_or(|segment| segment.run <= run));
+        if self.buffered == 0 {
+            // Lines that are read together have come together; a look at the clock a line would cost more than the line.
+            self.clock.look();
+        }
         self.clock.stamp(&mut self.buffer);
         let tag = if whole { " F " } else { " P " };
         for part in [b" ", stream.as_bytes(), tag.as_bytes(), line, b"\n"] {
@@ -192,7 +196,9 @@ impl Journal {
 /// Writes times that only grow.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Clock {
-    /// Nanoseconds since 1970 of the last time written.
+    /// Nanoseconds since 1970, when the clock was looked at.
+    now: u64,
+    /// The last time written.
     last: u64,
     /// The second that `text` is about.
     second: u64,
@@ -201,22 +207,27 @@ struct Clock {
 }
 
 impl Clock {
-    fn stamp(&mut self, out: &mut Vec<u8>) {
+    fn look(&mut self) {
         let now = clock_gettime(ClockId::Realtime);
-        let now =
+        self.now =
             u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
-        self.stamp_at(now, out);
     }
 
-    fn stamp_at(&mut self, now: u64, out: &mut Vec<u8>) {
-        self.last = now.max(self.last + 1);
+    fn stamp(&mut self, out: &mut Vec<u8>) {
+        self.last = self.now.max(self.last + 1);
         let (second, nanoseconds) = (self.last / 1_000_000_000, self.last % 1_000_000_000);
         if self.second != second || self.text.is_empty() {
             self.second = second;
             self.text = date_and_time(second);
         }
         out.extend_from_slice(self.text.as_bytes());
-        out.extend_from_slice(format!("{nanoseconds:09}Z").as_bytes());
+        let mut digits = *b"000000000Z";
+        let mut rest = nanoseconds;
+        for digit in digits[..9].iter_mut().rev() {
+            *digit += u8::try_from(rest % 10).unwrap_or_default();
+            rest /= 10;
+        }
+        out.extend_from_slice(&digits);
     }
 }
 
@@ -259,7 +270,8 @@ mod tests {
         let mut clock = Clock::default();
         let mut stamp = |now| {
             let mut out = vec![];
-            clock.stamp_at(now, &mut out);
+            clock.now = now;
+            clock.stamp(&mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(stamp(1_999_999_999), "1970-01-01T00:00:01.999999999Z");
