@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use i2kit::disk::{assemble, dump, gpt, vmdk};
+use i2kit::disk::{assemble, dump, gpt, verity, vmdk};
 use i2kit::oci::Digest;
 use i2kit::plan::layout::{DiskLayout, Part};
 use serde_json::{Value, json};
@@ -143,4 +143,30 @@ fn copy_by_qemu(descriptor: &Path, to: &Path) {
     drop(input);
     child.wait().unwrap();
     assert!(ended, "{said}");
+}
+
+#[test]
+fn veritysetup_accepts_the_trees_of_hashes_and_finds_a_flipped_bit() {
+    if !tools() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("partition");
+    // One block; one level; two levels, of which the lower one has a block that is not full.
+    for blocks in [1_usize, 2, 128, 129, 20_000] {
+        let mut bytes: Vec<u8> = (0..blocks * 4096).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect();
+        let tree = verity::tree("x", bytes.as_slice(), [9; 16]).unwrap();
+        let root = hex::encode(tree.root);
+        let offset = format!("--hash-offset={}", bytes.len());
+        bytes.extend(&tree.bytes);
+        let verify = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let mut command = Command::new("veritysetup");
+            command.arg("verify").args([&path, &path]).args([&root, &offset]);
+            command.output().expect("cryptsetup-bin is installed").status.success()
+        };
+        assert!(verify(&bytes), "{blocks} blocks");
+        bytes[blocks * 4096 - 1] ^= 1;
+        assert!(!verify(&bytes), "{blocks} blocks with a flipped bit");
+    }
 }
