@@ -13,5 +13,6 @@ mod harness;
 mod support;
 
 mod rollout;
+mod speed;
 mod templates;
 mod verbs;

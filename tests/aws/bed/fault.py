@@ -5,6 +5,7 @@ POST /_fault with a JSON list of rules replaces them; an empty list ends all fau
 `match` is searched in the action: the name of a query or JSON protocol's action (`StartInstanceRefresh`), else
 `METHOD /path`. `skip` calls pass first. With `lose` the act is done upstream and its reply lost; with `hang` so is every
 later one, and GET /_hung answers `true`, until the rules are replaced: the moment to kill who asked.
+GET /_rate answers with the blocks that were put since DELETE /_rate, and the seconds from the first to the last.
 GET /_journal answers with every action that came in since DELETE /_journal, in order.
 """
 import argparse, http.client, http.server, json, re, socketserver, threading, time
@@ -12,6 +13,8 @@ import argparse, http.client, http.server, json, re, socketserver, threading, ti
 LOCK = threading.Lock()
 RULES, JOURNAL = [], []
 HUNG = threading.Event()
+# When blocks came in and were answered.
+BLOCKS = []
 HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 
 
@@ -59,6 +62,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def own(self, body):
         """Requests for the proxy itself."""
         with LOCK:
+            if self.path == "/_rate":
+                if self.command == "DELETE":
+                    BLOCKS.clear()
+                seconds = max(b for _, b in BLOCKS) - min(a for a, _ in BLOCKS) if BLOCKS else 0
+                return self.answer(200, [], json.dumps([len(BLOCKS), seconds]).encode())
             if self.path == "/_fault":
                 RULES[:] = json.loads(body)
                 HUNG.clear()
@@ -84,16 +92,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path in ("/_fault", "/_journal", "/_hung"):
+        if self.path in ("/_fault", "/_journal", "/_hung", "/_rate"):
             return self.own(body)
         if HUNG.is_set():
             return self.hang()
         rule = rule_for(action(self.command, self.path, self.headers, body)) or {}
         time.sleep(rule.get("delay", 0))
+        began = time.time()
         if "status" in rule:
             headers = {"content-type": "text/xml"} | rule.get("headers", {})
             return self.answer(rule["status"], headers.items(), rule.get("body", "").encode())
         reply = self.forward(body)
+        if self.command == "PUT" and self.path.startswith("/snapshots/"):
+            with LOCK:
+                BLOCKS.append((began, time.time()))
         if rule.get("hang"):
             HUNG.set()
             return self.hang()

@@ -1,0 +1,65 @@
+//! How fast, and how little: what is sent of a first image, of a changed one and of an unchanged one. Prints the figures;
+//! only what does not depend on the machine is asserted.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::Bed;
+use crate::rollout::{nginx, world};
+use crate::support::tools;
+
+/// Blocks that were put since the last time, and how many a second.
+fn rate(bed: &Bed) -> (u64, f64) {
+    let (count, seconds): (u64, f64) = serde_json::from_str(&bed.call("GET", "/_rate", "")).unwrap();
+    bed.call("DELETE", "/_rate", "");
+    (count, f64::from(u32::try_from(count).unwrap()) / seconds.max(0.001))
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "figures are what this test is for")]
+fn only_what_changed_is_sent_and_as_fast_as_by_a_bare_client() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    let deploy = || world.i2kit(&["deploy", "--wait=false", "web.yaml"]).run();
+    deploy();
+    let (blocks, own) = rate(&bed);
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws");
+    let setup = Command::new(tests.join("setup")).output().unwrap();
+    let mut bare = Command::new(String::from_utf8(setup.stdout).unwrap().trim());
+    bare.args(["-m", "bed.bare", "--endpoint", &bed.endpoint, "--blocks", &blocks.to_string()]);
+    assert!(bare.env("PYTHONPATH", &tests).env("PYTHONDONTWRITEBYTECODE", "1").status().unwrap().success());
+    let (_, theirs) = rate(&bed);
+    eprintln!(
+        "first upload: {blocks} blocks, {:.0} % of a bare client's rate ({own:.0}/s)",
+        own / theirs * 100.0
+    );
+
+    world.write("web.yaml", &nginx("1.28", 1));
+    deploy();
+    let (changed, _) = rate(&bed);
+    eprintln!("one changed layer: {changed} blocks");
+    assert!((1..=6).contains(&changed), "{changed} blocks");
+
+    bed.journal();
+    deploy();
+    let sent: Vec<String> = bed.journal().into_iter().filter(|call| call.contains("/snapshots")).collect();
+    assert_eq!(sent, Vec::<String>::new());
+    world.i2kit(&["destroy", "--all"]).run();
+
+    let mut many = String::new();
+    for index in 0..50 {
+        let one = nginx("1.27", 1).replace(": web}", &format!(": web{index}}}"));
+        let _ = write!(
+            many,
+            "{}---\n",
+            one.replace("port: 80}", &format!("port: {}, targetPort: 80}}", 8000 + index))
+        );
+    }
+    world.write("many.yaml", many.trim_end_matches("---\n"));
+    let plan = world.i2kit(&["plan", "many.yaml"]).prints("estimated cost").run();
+    eprintln!("plan of 50 services: {:.2} s", plan.took.as_secs_f64());
+}
