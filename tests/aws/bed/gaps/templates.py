@@ -10,6 +10,7 @@ TOKENS = {}
 
 def close():
     models.LaunchTemplate.get_version = get_version
+    LaunchTemplates.delete_launch_template = delete(LaunchTemplates.delete_launch_template)
     # Tags as they are, not as they were when the template was made.
     models.LaunchTemplate.tags = property(lambda self: self.get_tags(), lambda self, value: None)
     models.LaunchTemplate.create_version = create_version
@@ -45,6 +46,18 @@ def create_version(self, data, description):
     version = models.LaunchTemplateVersion(self, self.last_number, data, description)
     self.versions.append(version)
     return version
+
+
+def delete(original):
+    """One that does not exist is named so."""
+
+    def act(self):
+        name = self._get_param("LaunchTemplateName")
+        if name and name not in self.ec2_backend.launch_template_name_to_ids:
+            raise EC2ClientError("InvalidLaunchTemplateName.NotFoundException", f"There is no launch template {name}")
+        return original(self)
+
+    return act
 
 
 def get_version(self, number):
