@@ -22,18 +22,13 @@ pub(super) enum Environment {
 impl Environment {
     /// The variables of `container`.
     pub(super) fn of(container: &Container) -> Self {
-        let late =
-            |variable: &api::EnvVar| matches!(variable.value, EnvValue::Secret(_) | EnvValue::Instance(_));
-        if container.env.iter().any(late) || !container.env_from_secrets.is_empty() {
-            return Self::Late(late_variables(container));
-        }
         let mut known = BTreeMap::new();
         for variable in &container.env {
             let value = match &variable.value {
                 EnvValue::Written(text) => expand(text, &known),
                 EnvValue::Fixed(text) => text.clone(),
-                EnvValue::Secret(_) | EnvValue::Instance(_) => {
-                    unreachable!("a container with such a variable was left to the guest above")
+                EnvValue::Secret(_) | EnvValue::WholeSecret(_) | EnvValue::Instance(_) => {
+                    return Self::Late(late_variables(container));
                 }
             };
             known.insert(variable.name.clone(), value);
@@ -72,23 +67,20 @@ impl Environment {
 }
 
 fn late_variables(container: &Container) -> Vec<LateVariable> {
-    let whole = container.env_from_secrets.iter().map(|source| LateVariable {
-        name: source.prefix.clone(),
-        value: LateValue::WholeSecret(i2kit_spec::SecretName {
-            secret: source.secret.clone(),
-            optional: source.optional,
-        }),
-    });
-    let single = container.env.iter().map(|variable| LateVariable {
+    let late = container.env.iter().map(|variable| LateVariable {
         name: variable.name.clone(),
         value: match &variable.value {
             EnvValue::Written(text) => LateValue::Written(text.clone()),
             EnvValue::Fixed(text) => LateValue::Fixed(text.clone()),
+            EnvValue::WholeSecret(whole) => LateValue::WholeSecret(i2kit_spec::SecretName {
+                secret: whole.secret.clone(),
+                optional: whole.optional,
+            }),
             EnvValue::Secret(key) => LateValue::Secret(secret_key(&key.secret, &key.key, key.optional)),
             EnvValue::Instance(field) => LateValue::Instance(instance_field(*field)),
         },
     });
-    whole.chain(single).collect()
+    late.collect()
 }
 
 /// A key of a Secret in the guest's words.

@@ -13,10 +13,11 @@ pub fn named(pod: &PodSpec) -> BTreeMap<String, bool> {
     };
     let mut mounted = Vec::new();
     for container in pod.init_containers.iter().chain(&pod.containers) {
-        container.env_from_secrets.iter().for_each(|source| add(&source.secret, source.optional));
         for variable in &container.env {
-            if let EnvValue::Secret(key) = &variable.value {
-                add(&key.secret, key.optional);
+            match &variable.value {
+                EnvValue::Secret(key) => add(&key.secret, key.optional),
+                EnvValue::WholeSecret(whole) => add(&whole.secret, whole.optional),
+                EnvValue::Fixed(_) | EnvValue::Instance(_) => {}
             }
         }
         mounted.extend(container.volume_mounts.iter().map(|mount| mount.volume.as_str()));

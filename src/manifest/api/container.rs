@@ -18,10 +18,8 @@ pub struct Container {
     pub args: Option<Vec<String>>,
     /// Replaces the image's working directory.
     pub working_dir: Option<String>,
-    /// In the order written, after the keys of ConfigMaps that `envFrom` names. Of two with one name the last wins.
+    /// In the order written, those of `envFrom` first. Of two with one name the last wins.
     pub env: Vec<EnvVar>,
-    /// Secrets whose keys become variables; `env` wins over them.
-    pub env_from_secrets: Vec<SecretEnv>,
     /// Ports that the container listens on.
     pub ports: Vec<ContainerPort>,
     /// Requests and limits.
@@ -54,7 +52,6 @@ impl Container {
             args: None,
             working_dir: None,
             env: Vec::new(),
-            env_from_secrets: Vec::new(),
             ports: Vec::new(),
             resources: Resources::default(),
             volume_mounts: Vec::new(),
@@ -87,6 +84,8 @@ pub enum EnvValue {
     Fixed(String),
     /// A key of a Secret, fetched at boot.
     Secret(SecretKey),
+    /// All keys of a Secret, a variable each; the variable's name is put before theirs.
+    WholeSecret(SecretEnv),
     /// Known to the instance alone.
     Instance(InstanceField),
 }
@@ -105,8 +104,6 @@ pub struct SecretKey {
 /// All keys of a Secret as variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretEnv {
-    /// Put before each name.
-    pub prefix: String,
     /// Name of the Secret, in the pod's namespace.
     pub secret: String,
     /// Whether it may be missing.

@@ -9,15 +9,13 @@ use crate::manifest::check::{bytes, cpu_millis};
 
 /// A container, or an init container when `init`.
 pub(super) fn container(object: Object<'_>, pod: &PodScope<'_>, init: bool) -> Read<Container> {
-    let (env, env_from_secrets) = variables(object, pod)?;
     Ok(Container {
         name: object.text("name")?,
         image: object.value("image", |text, _| text.parse().ok())?,
         command: object.texts_if("command")?,
         args: object.texts_if("args")?,
         working_dir: object.text_if("workingDir")?,
-        env,
-        env_from_secrets,
+        env: variables(object, pod)?,
         ports: object.objects("ports")?.into_iter().map(port).collect::<Read<_>>()?,
         resources: resources(object.object("resources")?)?,
         volume_mounts: object.objects("volumeMounts")?.into_iter().map(mount).collect::<Read<_>>()?,

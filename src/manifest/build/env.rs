@@ -12,18 +12,15 @@ pub(super) enum FieldValue {
     Instance(InstanceField),
 }
 
-/// The variables of a container, those of ConfigMaps first, and the Secrets whose keys become variables.
-pub(super) fn variables(container: Object<'_>, pod: &PodScope<'_>) -> Read<(Vec<EnvVar>, Vec<SecretEnv>)> {
-    let (mut variables, mut secrets) = (Vec::new(), Vec::new());
+/// The variables of a container: those of `envFrom` in their order, then its own.
+pub(super) fn variables(container: Object<'_>, pod: &PodScope<'_>) -> Read<Vec<EnvVar>> {
+    let mut variables = Vec::new();
     for source in container.objects("envFrom")? {
         let prefix = source.text_if("prefix")?.unwrap_or_default();
         if source.has("secretRef") {
             let secret = source.object("secretRef")?;
-            secrets.push(SecretEnv {
-                prefix,
-                secret: secret.text("name")?,
-                optional: secret.flag("optional")?,
-            });
+            let whole = SecretEnv { secret: secret.text("name")?, optional: secret.flag("optional")? };
+            variables.push(EnvVar { name: prefix, value: EnvValue::WholeSecret(whole) });
             continue;
         }
         let Some(map) = pod.scope.find("ConfigMap", &source.object("configMapRef")?.text("name")?) else {
@@ -39,7 +36,7 @@ pub(super) fn variables(container: Object<'_>, pod: &PodScope<'_>) -> Read<(Vec<
             variables.push(EnvVar { name: variable.text("name")?, value });
         }
     }
-    Ok((variables, secrets))
+    Ok(variables)
 }
 
 /// The value of one variable; none when it comes from something optional that is missing.
@@ -50,9 +47,8 @@ fn value(variable: Object<'_>, container: Object<'_>, pod: &PodScope<'_>) -> Rea
     let source = variable.object("valueFrom")?;
     if source.has("configMapKeyRef") {
         let (name, key) = key_of(source.object("configMapKeyRef")?)?;
-        let found = pod.scope.find("ConfigMap", &name).and_then(|map| map.get("data"));
-        let entry = found.and_then(|data| data.entries().iter().find(|entry| *entry.key == *key));
-        return Ok(entry.map(|entry| EnvValue::Fixed(text_of(&entry.value).to_owned())));
+        let value = pod.scope.text(&name, &key);
+        return Ok(value.map(|value| EnvValue::Fixed(text_of(value).to_owned())));
     }
     if source.has("secretKeyRef") {
         let reference = source.object("secretKeyRef")?;

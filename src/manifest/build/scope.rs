@@ -24,6 +24,12 @@ impl<'d> Scope<'d> {
         self.index.find(kind, self.namespace, name).map(|document| &document.root)
     }
 
+    /// A text of a ConfigMap of the same namespace.
+    pub(super) fn text(&self, config_map: &str, key: &str) -> Option<&'d Node<'d>> {
+        let held = self.index.held("ConfigMap", self.namespace, config_map, key)?;
+        (held.field == "data").then_some(held.value)
+    }
+
     /// `metadata` of the object.
     pub(super) fn meta(&self, object: Object<'_>) -> Read<ObjectMeta> {
         let meta = object.object("metadata")?;

@@ -16,6 +16,25 @@ pub(in crate::manifest) struct Index<'s, 'a> {
     /// Workloads by namespace, and by namespace and one label of their pods.
     pods: HashMap<&'s str, Vec<&'s Document<'a>>>,
     by_label: HashMap<(&'s str, &'s str, &'s str), Vec<&'s Document<'a>>>,
+    /// What ConfigMaps and Secrets hold, by kind, namespace and name, then by key.
+    held: HashMap<(&'s str, &'s str, &'s str), HashMap<&'s str, Held<'s, 'a>>>,
+}
+
+/// A value of a ConfigMap or Secret.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::manifest) struct Held<'s, 'a> {
+    /// The field that it is in, such as `data`.
+    pub(in crate::manifest) field: &'static str,
+    pub(in crate::manifest) value: &'s Node<'a>,
+}
+
+/// The fields of a kind that hold keys and values.
+fn holders(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "ConfigMap" => &["data", "binaryData"],
+        "Secret" => &["stringData", "data"],
+        _ => &[],
+    }
 }
 
 impl<'s, 'a> Index<'s, 'a> {
@@ -25,10 +44,12 @@ impl<'s, 'a> Index<'s, 'a> {
             by_kind: HashMap::new(),
             pods: HashMap::new(),
             by_label: HashMap::new(),
+            held: HashMap::new(),
         };
         for document in documents {
             let namespace = document.namespace.as_str();
             index.by_name.entry((document.kind.name, namespace, &document.name)).or_insert(document);
+            index.hold(document);
             index.by_kind.entry(document.kind.name).or_default().push(document);
             let Some(template) = document.template() else { continue };
             index.pods.entry(namespace).or_default().push(document);
@@ -39,6 +60,32 @@ impl<'s, 'a> Index<'s, 'a> {
             }
         }
         index
+    }
+
+    fn hold(&mut self, document: &'s Document<'a>) {
+        let name = (document.kind.name, document.namespace.as_str(), document.name.as_str());
+        let fields = holders(name.0);
+        if fields.is_empty() || self.held.contains_key(&name) {
+            return;
+        }
+        let mut keys = HashMap::new();
+        for field in fields {
+            for entry in document.root.get(field).map_or(&[][..], Node::entries) {
+                keys.entry(entry.key.as_ref()).or_insert(Held { field, value: &entry.value });
+            }
+        }
+        self.held.insert(name, keys);
+    }
+
+    /// What a ConfigMap or Secret holds under `key`, even if it is empty.
+    pub(in crate::manifest) fn held(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        key: &str,
+    ) -> Option<Held<'s, 'a>> {
+        self.held.get(&(kind, namespace, name))?.get(key).copied()
     }
 
     /// The object of this name.

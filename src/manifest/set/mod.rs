@@ -190,16 +190,12 @@ impl Set<'_, '_> {
     }
 
     fn keys(&mut self, reference: &Reference, document: &Document<'_>) {
-        let maps: &[&str] = match reference.target {
-            Target::ConfigMap => &["data", "binaryData"],
-            Target::Secret => &["data", "stringData"],
-            _ => return,
-        };
-        if reference.optional {
+        if reference.optional || !matches!(reference.target, Target::ConfigMap | Target::Secret) {
             return;
         }
+        let maps = ["data", "binaryData", "stringData"];
         for (key, place, path) in &reference.keys {
-            if maps.iter().any(|map| document.root.get(map).is_some_and(|map| has_key(map, key))) {
+            if self.index.held(document.kind.name, &document.namespace, &document.name, key).is_some() {
                 continue;
             }
             let known = maps.iter().filter_map(|map| document.root.get(map)).flat_map(Node::entries);
@@ -227,11 +223,6 @@ fn identity(document: &Document<'_>) -> Span {
     let kind = root.get("kind").map_or(root.span, |kind| kind.span);
     let name = root.at(&["metadata", "name"]).map_or(root.span, |name| name.span);
     Span { start: kind.start.min(name.start), end: kind.end.max(name.end) }
-}
-
-/// Whether the map has the key, even with an empty value.
-fn has_key(map: &Node<'_>, key: &str) -> bool {
-    map.entries().iter().any(|entry| entry.key == key)
 }
 
 fn of_reference(

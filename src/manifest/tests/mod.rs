@@ -181,6 +181,45 @@ fn config_maps_become_variables() {
 }
 
 #[test]
+fn sources_of_variables_keep_their_order() {
+    let objects = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {A: map}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {A: secret}\n";
+    let env = "        envFrom:\n        - {secretRef: {name: s}, prefix: P_}\n        - configMapRef: {name: m}\n        env: [{name: B, value: \"$(A)\"}]\n";
+    let options = Options { language_only: true, ..Options::default() };
+    let (_, reading) = reading(&[objects, &(deployment(POD) + env)], &options);
+    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+    let env = &reading.set.deployments[0].template.spec.containers[0].env;
+    assert_eq!(env.iter().map(|variable| variable.name.as_str()).collect::<Vec<_>>(), ["P_", "A", "B"]);
+    assert!(matches!(env[0].value, api::EnvValue::WholeSecret(_)), "{:?}", env[0]);
+}
+
+#[test]
+fn modes_and_shares_are_read_as_kubectl_reads_them() {
+    let volumes = "      volumes: [{name: c, configMap: {name: m, defaultMode: 0400, items: [{key: a, path: a, mode: 0o755}, {key: b, path: b}]}}]\n";
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: x, b: z}\n";
+    let options = Options { language_only: true, ..Options::default() };
+    let (_, reading) = reading(&[map, &(deployment(POD) + volumes)], &options);
+    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+    let api::VolumeSource::Files(files) = &reading.set.deployments[0].template.spec.volumes[0].source else {
+        panic!("files")
+    };
+    assert_eq!(files.iter().map(|file| file.mode).collect::<Vec<_>>(), [0o755, 0o400]);
+}
+
+#[test]
+fn a_scaler_without_metrics_keeps_processors_at_80_percent() {
+    for version in ["autoscaling/v1", "autoscaling/v2"] {
+        let scaler = format!(
+            "apiVersion: {version}\nkind: HorizontalPodAutoscaler\nmetadata: {{name: h}}\nspec:\n  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}\n  maxReplicas: 3\n"
+        );
+        let options = Options { language_only: true, ..Options::default() };
+        let (_, reading) = reading(&[&scaler, &deployment(POD)], &options);
+        let [scaler] = reading.set.scalers.as_slice() else { panic!("{:?}", reading.diagnostics) };
+        assert_eq!((scaler.min_replicas, scaler.cpu_percent, scaler.memory_percent), (1, Some(80), None));
+        assert!(reading.diagnostics.iter().any(|found| found.code == Code::NoRequest));
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let broken = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  password: hunter2\n\tother: hunter2\n";
     let wrong = "apiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata:\n  a: hunter2!\n  b: 12345\n  a: hunter2\nstringData: hunter2\nextra: {x: hunter2}\n";
