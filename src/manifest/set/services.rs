@@ -1,5 +1,7 @@
 //! Services and other selectors against pod templates.
 
+use std::collections::HashMap;
+
 use super::{Document, Set, finding, item};
 use crate::manifest::check::nearest;
 use crate::manifest::code::Code;
@@ -12,6 +14,8 @@ impl Set<'_, '_> {
     /// Who is behind each Service, and whether they have its ports.
     pub(super) fn services(&mut self) {
         let documents = self.documents;
+        // Many Services may have the same pods behind them.
+        let mut listed: HashMap<(usize, u32), Ports<'_>> = HashMap::new();
         for service in documents.iter().filter(|document| document.kind.name == "Service") {
             let Some(spec) = service.root.get("spec") else { continue };
             if spec.str("type") == Some("ExternalName") {
@@ -48,7 +52,9 @@ impl Set<'_, '_> {
             }
             for (i, port) in spec.get("ports").map_or(&[][..], Node::items).iter().enumerate() {
                 for target in &targets {
-                    self.target_port(service, i, port, target);
+                    let place = (target.file, target.root.span.start);
+                    let ports = listed.entry(place).or_insert_with(|| ports(target));
+                    self.target_port((service, i), port, target, ports);
                 }
             }
         }
@@ -83,12 +89,17 @@ impl Set<'_, '_> {
     }
 
     /// `targetPort` by name must be a port of the pod; by number it should be one that the pod lists.
-    fn target_port(&mut self, service: &Document<'_>, index: usize, port: &Node<'_>, target: &Document<'_>) {
+    fn target_port(
+        &mut self,
+        (service, index): (&Document<'_>, usize),
+        port: &Node<'_>,
+        target: &Document<'_>,
+        ports: &Ports<'_>,
+    ) {
         let Some(wanted) = port.get("targetPort").or_else(|| port.get("port")) else { return };
         let Value::Scalar(scalar) = &wanted.value else { return };
         let key = if port.get("targetPort").is_some() { "targetPort" } else { "port" };
-        let path = item("spec.ports", index, key);
-        let ports = ports(target);
+        let path = || item("spec.ports", index, key);
         let text = scalar.text.as_ref();
         let list = || {
             if ports.is_empty() {
@@ -106,7 +117,7 @@ impl Set<'_, '_> {
             }
             let message =
                 format!("no container of {} has a port named `{text}`; it has {}", target.title(), list());
-            let mut found = finding(Code::UnknownPort, service, &path, wanted.span, message);
+            let mut found = finding(Code::UnknownPort, service, &path(), wanted.span, message);
             if let Some(near) = nearest(text, ports.iter().filter_map(|(name, _)| *name)) {
                 found.help(format!("did you mean `{near}`?"));
             }
@@ -114,7 +125,7 @@ impl Set<'_, '_> {
         } else if text != "0" && !ports.is_empty() && !ports.iter().any(|(_, number)| *number == text) {
             let message =
                 format!("no container of {} lists port {text}; it lists {}", target.title(), list());
-            let found = finding(Code::UnlistedPort, service, &path, wanted.span, message);
+            let found = finding(Code::UnlistedPort, service, &path(), wanted.span, message);
             self.findings.push(found);
         }
     }
@@ -133,8 +144,11 @@ pub(super) fn selects(selector: &Node<'_>, template: &Node<'_>) -> bool {
     })
 }
 
-/// Names and numbers of all ports of a pod.
-fn ports<'d>(target: &'d Document<'_>) -> Vec<(Option<&'d str>, &'d str)> {
+/// Names and numbers of ports.
+type Ports<'d> = Vec<(Option<&'d str>, &'d str)>;
+
+/// All ports of a pod.
+fn ports<'d>(target: &'d Document<'_>) -> Ports<'d> {
     let Some(spec) = target.template().and_then(|template| template.get("spec")) else { return Vec::new() };
     ["initContainers", "containers"]
         .iter()

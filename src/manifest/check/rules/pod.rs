@@ -73,7 +73,8 @@ pub(in crate::manifest) fn mounts_exist(check: &mut Check<'_>, spec: &Node<'_>) 
                 used.insert(text.to_owned());
                 if !known.contains(text) {
                     let message = format!("no volume named {} in this pod", check.shown(text));
-                    let help = nearest(text, known.iter().map(String::as_str)).map_or_else(
+                    let words = if check.findings.is_full(check.file) { 0 } else { usize::MAX };
+                    let help = nearest(text, known.iter().map(String::as_str).take(words)).map_or_else(
                         || "add it to `volumes`".to_owned(),
                         |near| format!("did you mean `{near}`?"),
                     );
