@@ -158,6 +158,7 @@ pub fn image(
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
             fs_group: spec.fs_group,
+            user_namespace: !spec.host_users,
             sysctls: spec.sysctls.clone(),
             share_process_namespace: spec.share_process_namespace,
             active_deadline_seconds: spec.active_deadline_seconds,

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use i2kit_spec::runtime::Config;
-use i2kit_spec::{ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot};
+use i2kit_spec::{
+    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, VOLUMES_MOUNT,
+};
 use rustix::mount::{MountFlags, mount, mount_move};
 
 use crate::container::{SCRATCH, Spec};
@@ -19,8 +22,8 @@ use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
 use crate::{
-    cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, secrets, sysctl, verity,
-    volumes,
+    cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, secrets, sysctl, users,
+    verity, volumes,
 };
 
 /// Where the new root is put together, inside the initramfs.
@@ -84,6 +87,7 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             let (pod, machine) = (&guest.pod, &guest.machine);
             volumes::make(&pod.volumes, pod.fs_group, &machine.facts, &machine.secrets)
         }
+        Phase::Users => make_users(guest),
         Phase::Cgroups => cgroup::make_tree(),
         Phase::Sysctls => sysctl::set(&guest.pod.sysctls),
         Phase::SharedProcesses => {
@@ -234,6 +238,18 @@ fn switch_root() -> Result<(), Error> {
     }
     mount("cgroup2", cgroup::MOUNT, "cgroup2", restricted, c"nsdelegate")
         .doing(|| format!("mount cgroup2 on {}", cgroup::MOUNT))
+}
+
+fn make_users(guest: &mut Guest) -> Result<(), Error> {
+    let namespace = users::make()?;
+    for layer in guest.containers.iter_mut().flat_map(|container| &mut container.spec.layers) {
+        *layer = users::shift_layer(layer, namespace.as_fd())?;
+    }
+    if Path::new(VOLUMES_MOUNT).exists() {
+        users::shift_files(Path::new(VOLUMES_MOUNT))?;
+    }
+    guest.machine.users = Some(namespace);
+    Ok(())
 }
 
 fn hostname(guest: &mut Guest) -> Result<(), Error> {

@@ -44,6 +44,7 @@ mod supervised;
 mod supervisor;
 mod sys;
 mod sysctl;
+mod users;
 mod verity;
 mod volumes;
 

@@ -29,6 +29,8 @@ pub(crate) enum Phase {
     Secrets,
     /// Makes the pod's volumes.
     Volumes,
+    /// Makes the containers' user namespace, and what they see of it.
+    Users,
     /// Makes the cgroup tree.
     Cgroups,
     /// Sets the pod's kernel parameters.
@@ -57,6 +59,7 @@ impl fmt::Display for Phase {
             Self::Hostname => "hostname",
             Self::Secrets => "secrets",
             Self::Volumes => "volumes",
+            Self::Users => "users",
             Self::Cgroups => "cgroups",
             Self::Sysctls => "sysctls",
             Self::SharedProcesses => "shared-processes",
@@ -80,6 +83,7 @@ pub(crate) fn of_pod(pod: &PodBoot, cloud: bool) -> Vec<Phase> {
     let machine = [Phase::Layers, Phase::SwitchRoot, Phase::Network];
     let cloud = cloud.then_some(Phase::Cloud);
     let volumes = (!pod.volumes.is_empty()).then_some(Phase::Volumes);
+    let users = pod.user_namespace.then_some(Phase::Users);
     let sysctls = (!pod.sysctls.is_empty()).then_some(Phase::Sysctls);
     let shared = pod.share_process_namespace.then_some(Phase::SharedProcesses);
     let until_health = machine
@@ -88,6 +92,7 @@ pub(crate) fn of_pod(pod: &PodBoot, cloud: bool) -> Vec<Phase> {
         .chain([Phase::Hostname])
         .chain(pod.names_secrets().then_some(Phase::Secrets))
         .chain(volumes)
+        .chain(users)
         .chain([Phase::Cgroups])
         .chain(sysctls)
         .chain(shared)

@@ -320,6 +320,52 @@ pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The same but for one.
+pub(crate) fn close_all_but(kept: BorrowedFd<'_>, first: libc::c_uint) -> io::Result<()> {
+    let kept = kept.as_raw_fd().cast_unsigned();
+    if kept > first {
+        // SAFETY: the caller has promised not to use what owned the descriptors.
+        let result = unsafe { libc::close_range(first, kept - 1, 0) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    close_from(kept + 1)
+}
+
+/// `struct mount_attr`.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    namespace: u64,
+}
+
+/// Has a mount that is nowhere yet show its owners as this user namespace maps them (`MOUNT_ATTR_IDMAP`).
+pub(crate) fn shift_owners(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    const IDMAP: u64 = 0x0010_0000;
+    let attributes = MountAttributes {
+        set: IDMAP,
+        clear: 0,
+        propagation: 0,
+        namespace: u64::from(namespace.as_raw_fd().cast_unsigned()),
+    };
+    let empty = c"";
+    // SAFETY: the path and the attributes live until the call returns, and the kernel only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Ends a cloned child at once, without the exit handlers and buffers that belong to its parent.
 pub(crate) fn exit_child(code: libc::c_int) -> ! {
     // SAFETY: _exit has no preconditions.

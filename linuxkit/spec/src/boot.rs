@@ -45,6 +45,9 @@ pub struct PodBoot {
     /// Whether the containers have one PID namespace together instead of one each.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub share_process_namespace: bool,
+    /// Whether the containers have a user namespace of their own, in which their root is nobody in particular in the VM.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub user_namespace: bool,
     /// The group that volumes belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_group: Option<u32>,

@@ -47,6 +47,8 @@ pub struct PodSpec {
     pub subdomain: Option<String>,
     /// Who answers DNS questions.
     pub dns: Dns,
+    /// Whether the users of containers are those of the machine; by default they are.
+    pub host_users: bool,
     /// Whether containers see each other's processes.
     pub share_process_namespace: bool,
     /// Seconds after which a pod that should end is stopped.
@@ -71,6 +73,7 @@ impl Default for PodSpec {
             hostname: None,
             subdomain: None,
             dns: Dns::default(),
+            host_users: true,
             share_process_namespace: false,
             active_deadline_seconds: None,
         }

@@ -58,6 +58,7 @@ fn spec(
         hostname: object.text_if("hostname")?,
         subdomain: object.text_if("subdomain")?,
         dns: dns(object)?,
+        host_users: object.flag_if("hostUsers")?.unwrap_or(true),
         share_process_namespace: object.flag_if("shareProcessNamespace")?.unwrap_or(false),
         active_deadline_seconds: object.number_if("activeDeadlineSeconds")?,
         service_account,

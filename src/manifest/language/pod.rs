@@ -62,7 +62,7 @@ pub(super) static POD_SPEC: Table = Table::new(
         no_meaning("enableServiceLinks", Type::Bool, "variables with the addresses of Services are never set; use their DNS names").unless(&["false"]),
         no_meaning("overhead", Type::Any, "the system's own need is known"),
         no_meaning("setHostnameAsFQDN", Type::Bool, "the host name is the instance's name").unless(&["false"]),
-        no_meaning("hostUsers", Type::Bool, "the machine is the boundary"),
+        works("hostUsers", Type::Bool, "`false` gives the containers a user namespace of their own inside the machine"),
         no_meaning("os", Type::Any, "machines run Linux"),
         no_meaning("readinessGates", Type::Any, "conditions are set by controllers of a cluster"),
         refused("hostNetwork", Type::Bool, "there is no host to share a network with", "remove it; the pod owns the VM's network already, or pass --host-is-vm")

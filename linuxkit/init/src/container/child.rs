@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -17,6 +17,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use super::{Machine, Spec, Streams, mounts, privileges, program, seccomp, user};
 use crate::error::{Doing, Error};
 use crate::sys::{self, Cloned};
+use crate::users;
 
 /// Where the child builds its root in its own mount namespace; PID 1 makes the folders once.
 pub(crate) const SCRATCH: &str = "/run/i2kit/container";
@@ -30,7 +31,7 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
     let prepared = connect_output(stdout, stderr)
         .and_then(|()| enter_namespaces(config))
         .and_then(|()| set_oom_score(&config.process))
-        .and_then(|()| change_root(spec))
+        .and_then(|()| change_root(spec, machine))
         .and_then(|()| prepare_process(spec, &config.process, machine, [stdout.as_fd(), stderr.as_fd()]));
     match prepared {
         Ok(mut command) => {
@@ -86,7 +87,11 @@ fn enter(
     }
     move_into_thread_name_spaces(target, spaces).doing(|| "enter the container's namespaces".into())?;
     // This process goes on for as long as the command; what PID 1 has open must not stay open with it.
-    sys::close_from(3).doing(|| "close descriptors".into())?;
+    match &machine.users {
+        Some(users) => sys::close_all_but(users.as_fd(), 3),
+        None => sys::close_from(3),
+    }
+    .doing(|| "close descriptors".into())?;
     match sys::clone_process(0, None).doing(|| "clone".into())? {
         Cloned::Parent(pid, _pidfd) => loop {
             match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
@@ -160,18 +165,19 @@ fn set_oom_score(process: &Process) -> Result<(), Error> {
 }
 
 /// Builds the root from the layers, makes it `/`, and mounts what the container sees in it.
-fn change_root(spec: &Spec) -> Result<(), Error> {
+fn change_root(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     let config = &spec.config;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .doing(|| "make mounts private".into())?;
     let root = overlay(&spec.layers, spec.boot.writable_bytes)?;
-    let sources = mounts::open_sources(&config.mounts)?;
+    let users = machine.users.as_ref().map(AsFd::as_fd);
+    let sources = mounts::open_sources(&config.mounts, users)?;
     rustix::process::chdir(&root).doing(|| format!("enter {root}"))?;
     // The old root comes to lie on top of the new one, under the same name, and is taken away at once.
     rustix::process::pivot_root(".", ".").doing(|| "change the root".into())?;
     unmount(".", UnmountFlags::DETACH).doing(|| "leave the VM's root".into())?;
     rustix::process::chdir("/").doing(|| "enter the new root".into())?;
-    mounts::make_all(&config.mounts, sources)?;
+    mounts::make_all(&config.mounts, sources, users.is_some())?;
     mounts::make_readonly(&config.linux.readonly_paths)?;
     mounts::mask(&config.linux.masked_paths)?;
     mounts::make_folder(Path::new(&config.process.cwd))?;
@@ -196,6 +202,8 @@ fn overlay(layers: &[String], writable_bytes: Option<u64>) -> Result<String, Err
     {
         let mode = fs::Permissions::from_mode(found.permissions().mode() & 0o7777);
         fs::set_permissions(format!("{upper}/data"), mode).doing(|| "set the root's mode".into())?;
+        chown(format!("{upper}/data"), Some(found.uid()), Some(found.gid()))
+            .doing(|| "set the root's owner".into())?;
     }
     let options = format!("lowerdir={},upperdir={upper}/data,workdir={upper}/work", layers.join(":"));
     let data = CString::new(options.clone()).expect("paths of our own making have no zero byte");
@@ -216,10 +224,15 @@ fn prepare_process(
     let identity = user::of(&spec.boot, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
     privileges::set_rlimits(&process.rlimits)?;
     rustix::process::chdir(process.cwd.as_str()).doing(|| format!("enter {}", process.cwd))?;
+    let first = if machine.users.is_some() { users::FIRST } else { 0 };
+    privileges::hand_over(pipes, identity.uid.saturating_add(first))?;
+    if let Some(namespace) = &machine.users {
+        users::enter(namespace.as_fd())?;
+    }
     if spec.boot.seccomp == Seccomp::RuntimeDefault {
         seccomp::install_default(&process.capabilities)?;
     }
-    privileges::become_user(&identity, &process.capabilities, pipes, process.no_new_privileges)?;
+    privileges::become_user(&identity, &process.capabilities, process.no_new_privileges)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
     let environment = environment(process, machine, identity.home.as_deref());
     let path = environment.iter().rev().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));

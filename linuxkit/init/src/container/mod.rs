@@ -52,6 +52,8 @@ pub(crate) struct Machine {
     pub(crate) secrets: Secrets,
     /// The first process of the PID namespace that all containers share, when they do.
     pub(crate) pause: Option<Pid>,
+    /// The user namespace of the containers, when it is not the VM's.
+    pub(crate) users: Option<OwnedFd>,
 }
 
 impl Spec {

@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use rustix::mount::{
 
 use super::subpath;
 use crate::error::{Doing, Error};
+use crate::{sys, users};
 
 /// fstab's words that set a flag, and those that clear one again.
 const FLAGS: [(&str, MountFlags, bool); 18] = [
@@ -102,7 +103,9 @@ pub(super) struct Sources {
 }
 
 /// Takes hold of the sources of all bind mounts, in the VM's root.
-pub(super) fn open_sources(mounts: &[Mount]) -> Result<Sources, Error> {
+///
+/// In a user namespace owners are shifted where the file system can do it; in memory it cannot, and need not.
+pub(super) fn open_sources(mounts: &[Mount], users: Option<BorrowedFd<'_>>) -> Result<Sources, Error> {
     let open = |mount: &Mount| {
         let mut flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
@@ -117,6 +120,9 @@ pub(super) fn open_sources(mounts: &[Mount]) -> Result<Sources, Error> {
             }
         };
         let tree = open_tree(&source, "", flags).doing(doing)?;
+        if let Some(users) = users {
+            let _ = sys::shift_owners(tree.as_fd(), users);
+        }
         let found = rustix::fs::fstat(&source).doing(doing)?;
         Ok((tree, FileType::from_raw_mode(found.st_mode).is_dir()))
     };
@@ -125,10 +131,14 @@ pub(super) fn open_sources(mounts: &[Mount]) -> Result<Sources, Error> {
 }
 
 /// Makes the mounts in their order.
-pub(super) fn make_all(mounts: &[Mount], sources: Sources) -> Result<(), Error> {
+pub(super) fn make_all(mounts: &[Mount], sources: Sources, in_namespace: bool) -> Result<(), Error> {
     for (entry, source) in mounts.iter().zip(sources.trees) {
         let target = Path::new(&entry.destination);
-        let options = Options::parse(&entry.options);
+        let mut options = Options::parse(&entry.options);
+        if in_namespace && entry.kind == "tmpfs" {
+            let comma = if options.data.is_empty() { "" } else { "," };
+            options.data.push_str(&format!("{comma}uid={0},gid={0}", users::FIRST));
+        }
         match source {
             Some((tree, folder)) => bind(&tree, folder, target, &options)?,
             None => fresh(entry, target, &options)?,

@@ -100,18 +100,23 @@ pub(super) fn set_rlimits(limits: &[Rlimit]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Becomes the identity with exactly these capabilities. Output pipes are handed to the user first, because programs
-/// open them again by `/dev/stdout`, which looks at the owner.
+/// Hands output pipes to a user by the VM's number, because programs open them again by `/dev/stdout`, which looks at
+/// the owner.
+pub(super) fn hand_over(pipes: [BorrowedFd<'_>; 2], uid: u32) -> Result<(), Error> {
+    for pipe in pipes {
+        rustix::fs::fchown(pipe, Some(Uid::from_raw(uid)), None)
+            .doing(|| "hand the output pipe to the user".into())?;
+    }
+    Ok(())
+}
+
+/// Becomes the identity with exactly these capabilities.
 pub(super) fn become_user(
     identity: &Identity,
     capabilities: &Capabilities,
-    pipes: [BorrowedFd<'_>; 2],
     no_new_privileges: bool,
 ) -> Result<(), Error> {
     let user = Uid::from_raw(identity.uid);
-    for pipe in pipes {
-        rustix::fs::fchown(pipe, Some(user), None).doing(|| "hand the output pipe to the user".into())?;
-    }
     drop_bounding(capability_set(&capabilities.bounding)?)?;
     rustix::thread::set_keep_capabilities(true).doing(|| "keep capabilities".into())?;
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
