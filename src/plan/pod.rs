@@ -126,7 +126,6 @@ pub fn image(
             post_start: probe::hook(wanted, wanted.post_start.as_ref())?,
             pre_stop: probe::hook(wanted, wanted.pre_stop.as_ref())?,
             writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
-            ..ContainerBoot::default()
         };
         containers.push(planned);
         if is_onboot {
@@ -164,7 +163,6 @@ pub fn image(
             active_deadline_seconds: spec.active_deadline_seconds,
             volumes: volumes.boot,
             names: names(spec, &name.namespace),
-            ..PodBoot::default()
         },
         containers,
         layers: base_first(&stacks),

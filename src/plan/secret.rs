@@ -17,7 +17,7 @@ pub fn named(pod: &PodSpec) -> BTreeMap<String, bool> {
             match &variable.value {
                 EnvValue::Secret(key) => add(&key.secret, key.optional),
                 EnvValue::WholeSecret(whole) => add(&whole.secret, whole.optional),
-                EnvValue::Fixed(_) | EnvValue::Instance(_) => {}
+                EnvValue::Written(_) | EnvValue::Fixed(_) | EnvValue::Instance(_) => {}
             }
         }
         mounted.extend(container.volume_mounts.iter().map(|mount| mount.volume.as_str()));

@@ -35,7 +35,8 @@ fn containers_are_looked_into() {
     world.i2kit(&["exec", "inside/7", "--", "id"]).code(9).says(&format!("it has {id}")).run();
 
     // Files, there and back.
-    let bytes: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    let lines: Vec<String> = (1..=200_000).map(|number| number.to_string()).collect();
+    let bytes = lines.join("\n") + "\n";
     world.write("numbers", &bytes);
     world.i2kit(&["cp", "numbers", "inside:/tmp/"]).run();
     world.i2kit(&["exec", "inside", "--", "sh", "-c", "wc -l < /tmp/numbers"]).stdout("200000\n").run();

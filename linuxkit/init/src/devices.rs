@@ -70,17 +70,18 @@ mod tests {
         let mut at = 0;
         loop {
             let I { code, registers: pair, offset, value } = program[at];
+            let skip = usize::try_from(offset).unwrap_or_default();
             let (to, from) = (usize::from(pair & 15), usize::from(pair >> 4));
             at += 1;
             match code {
                 sys::BPF_LOAD_WORD => {
-                    registers[to] = [access << 16 | kind, major, minor][offset as usize / 4]
+                    registers[to] = [access << 16 | kind, major, minor][skip / 4];
                 }
                 sys::BPF_COPY => registers[to] = registers[from],
                 sys::BPF_AND => registers[to] &= value,
                 sys::BPF_SHIFT_RIGHT => registers[to] >>= value,
                 sys::BPF_SET => registers[to] = value,
-                sys::BPF_UNLESS_EQUAL => at += if registers[to] == value { 0 } else { offset as usize },
+                sys::BPF_UNLESS_EQUAL => at += if registers[to] == value { 0 } else { skip },
                 _ => return registers[0] == 1,
             }
         }

@@ -32,7 +32,7 @@ pub(crate) fn resolv_conf(names: &Names, network: Option<&StaticNetwork>) -> Str
 /// The text of `/etc/hosts`, in the form that kubelet gives it.
 pub(crate) fn hosts(hostname: &str, names: &Names, network: Option<&StaticNetwork>) -> String {
     let own = network.map_or(Ipv4Addr::LOCALHOST, |network| network.address);
-    let full = names.domain.iter().map(|domain| format!("{hostname}.{domain}\t")).collect::<String>();
+    let full = names.domain.as_ref().map(|domain| format!("{hostname}.{domain}\t")).unwrap_or_default();
     let mut text = format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n{own}\t{full}{hostname}\n"

@@ -64,8 +64,8 @@ fn give(path: &Path, group: u32) -> Result<(), Error> {
     let doing = || format!("give {} to group {group}", path.display());
     let found = fs::symlink_metadata(path).doing(doing)?;
     std::os::unix::fs::lchown(path, None, Some(group)).doing(doing)?;
-    let more = if found.is_dir() { 0o2550 } else { 0o440 };
-    let mode = found.permissions().mode() & 0o7777 | more;
+    let added = if found.is_dir() { 0o2550 } else { 0o440 };
+    let mode = found.permissions().mode() & 0o7777 | added;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(doing)?;
     if found.is_dir() {
         for entry in fs::read_dir(path).doing(doing)? {

@@ -182,8 +182,11 @@ fn state(state: &str, last: &str, probe: &str) -> String {
     text
 }
 
+/// Name, labels and value of a line.
+type Sample<'l> = (&'l str, Vec<(&'l str, String)>, &'l str);
+
 /// `NAME{LABEL="TEXT",…} VALUE` of the text format.
-fn sample(line: &str) -> Option<(&str, Vec<(&str, String)>, &str)> {
+fn sample(line: &str) -> Option<Sample<'_>> {
     let (name, mut rest) = line.split_once('{')?;
     let mut labels = Vec::new();
     while !rest.starts_with('}') {

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use i2kit_spec::secrets::{SECRETS_HEADER, SecretValues, decode_secrets, encode_secrets, secrets_length};
@@ -24,7 +24,7 @@ const KEY: &str = "key";
 const VERSION_BYTES: usize = 16;
 
 /// A version that no revision names yet may be about to be: whoever put it needs that long at most.
-const SPARED: Duration = Duration::from_secs(600);
+const SPARED: Duration = Duration::from_mins(10);
 
 /// What versions are made with. Without it nobody can try values until their version comes out.
 #[derive(Clone)]
@@ -121,18 +121,18 @@ pub(super) fn channel(
     memory().map(Some).map_err(CloudError::file("make a file in memory for", folder))
 }
 
-/// Removes every version that is not in `kept`, but for those that were put just now.
-pub(super) fn sweep(folder: &Path, kept: &BTreeSet<String>) -> Result<(), CloudError> {
+/// Removes every version that is not in `kept`, but for those that were put just before `now`, in milliseconds.
+pub(super) fn sweep(folder: &Path, kept: &BTreeSet<String>, now: u64) -> Result<(), CloudError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(CloudError::file("read", folder))?,
     };
+    let sparing = UNIX_EPOCH + Duration::from_millis(now) - SPARED;
     for entry in entries {
         let entry = entry.map_err(CloudError::file("read", folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let written = entry.metadata().and_then(|found| found.modified());
-        let young =
-            written.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < SPARED));
+        let young = written.is_ok_and(|time| time > sparing);
         if name != KEY && !kept.contains(&name) && !young {
             let path = entry.path();
             fs::remove_file(&path).map_err(CloudError::file("remove", &path))?;
@@ -166,6 +166,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::cloud::local::clock;
     use crate::manifest::api::{Name, SecretValue};
 
     fn secret(value: &str) -> Secret {
@@ -200,13 +201,12 @@ mod tests {
         assert_eq!(told, message(&secret("one")).unwrap());
         assert!(channel(&folder, &BTreeMap::new()).unwrap().is_none());
 
-        sweep(&folder, &BTreeSet::new()).unwrap();
+        sweep(&folder, &BTreeSet::new(), clock::now()).unwrap();
         assert!(folder.join(&version).exists(), "it was put just now");
-        let old = SystemTime::now() - SPARED * 2;
-        File::options().append(true).open(folder.join(&version)).unwrap().set_modified(old).unwrap();
-        sweep(&folder, &[version.clone()].into()).unwrap();
+        let later = clock::now() + 20 * 60 * 1000;
+        sweep(&folder, &[version.clone()].into(), later).unwrap();
         assert!(folder.join(&version).exists());
-        sweep(&folder, &BTreeSet::new()).unwrap();
+        sweep(&folder, &BTreeSet::new(), later).unwrap();
         assert!(!folder.join(&version).exists() && folder.join(KEY).exists());
     }
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::cloud::environment::GroupRecord;
+use crate::cloud::environment::{Facts, GroupRecord};
 use crate::cloud::sim::{Behaviour, Sim, World};
 use crate::cloud::{NewRevision, reconcile};
 use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
@@ -330,7 +330,7 @@ fn a_job_runs_until_enough_machines_succeeded() {
     assert_eq!(most, 2, "no more at a time than it says");
     assert_eq!((status(&world), group(&world).memory.completed), (RefreshStatus::Successful, 3));
     assert!(running(&world).is_empty(), "a machine that ended well is not replaced");
-    let fleet = world.environment.fleet("sim", &|_| Default::default(), &|_| Vec::new(), world.now);
+    let fleet = world.environment.fleet("sim", &|_| Facts::default(), &|_| Vec::new(), world.now);
     assert!(fleet.group(&web()).unwrap().is_settled_at(1));
 }
 

@@ -2,6 +2,7 @@
 //! and no symbolic link of an image can lead out of it.
 
 use std::ffi::CString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -137,7 +138,7 @@ pub(super) fn make_all(mounts: &[Mount], sources: Sources, in_namespace: bool) -
         let mut options = Options::parse(&entry.options);
         if in_namespace && entry.kind == "tmpfs" {
             let comma = if options.data.is_empty() { "" } else { "," };
-            options.data.push_str(&format!("{comma}uid={0},gid={0}", users::FIRST));
+            let _ = write!(options.data, "{comma}uid={0},gid={0}", users::FIRST);
         }
         match source {
             Some((tree, folder)) => bind(&tree, folder, target, &options)?,

@@ -207,21 +207,22 @@ fn read_varint(body: &mut &[u8]) -> Option<u64> {
 }
 
 fn varint(out: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+    loop {
+        let [byte, ..] = value.to_le_bytes();
         value >>= 7;
+        if value == 0 {
+            return out.push(byte & 0x7f);
+        }
+        out.push(byte | 0x80);
     }
-    out.push(value as u8);
 }
 
 /// A string of HPACK without compression: its length with a prefix of seven bits, then its bytes.
 fn literal(out: &mut Vec<u8>, text: &str) {
-    match text.len().checked_sub(0x7f) {
-        None => out.push(text.len() as u8),
-        Some(rest) => {
-            out.push(0x7f);
-            varint(out, rest);
-        }
+    let head = u8::try_from(text.len()).map_or(0x7f, |length| length.min(0x7f));
+    out.push(head);
+    if head == 0x7f {
+        varint(out, text.len() - 0x7f);
     }
     out.extend_from_slice(text.as_bytes());
 }

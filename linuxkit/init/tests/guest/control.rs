@@ -12,7 +12,7 @@ use crate::pod::Pod;
 use crate::vm::{Vm, wanted};
 
 /// How long anything may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// A host that keeps what the guest says, and says again what a supervisor may have lost.
 #[derive(Debug)]

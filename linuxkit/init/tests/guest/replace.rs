@@ -104,7 +104,7 @@ impl Load {
 
 fn ask(port: u16, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -203,10 +203,10 @@ fn a_supervisor_goes_a_hundred_times_and_nobody_notices() {
 
 #[test]
 fn a_stopped_supervisor_blocks_no_container() {
+    const LINES: u64 = 300_000;
     if !wanted() {
         return;
     }
-    const LINES: u64 = 300_000;
     let folder = tempfile::tempdir().unwrap();
     let line = "x".repeat(99);
     let script = format!(
