@@ -24,7 +24,7 @@ pub struct RefreshState {
     pub best: (u32, u32),
     /// VMs of other revisions at least.
     pub least_old: u32,
-    /// VMs of the new revision that failed.
+    /// VMs that it started and that failed.
     pub failures: u32,
     /// Why it failed.
     pub reason: Option<String>,
@@ -82,7 +82,9 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
         decision.deployed = succeeded.then_some(target);
         return;
     }
-    refresh.failures += count(failed.iter().filter(|vm| vm.revision == target));
+    // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
+    let of_refresh = |vm: &&&Vm| vm.revision == target && vm.state_since >= refresh.started;
+    refresh.failures += count(failed.iter().filter(of_refresh));
     let deadline = u64::from(group.settings.progress_deadline_seconds) * 1000;
     let late = now >= refresh.moved.saturating_add(deadline);
     // While it rolls back there is nothing better to fall back to: only the deadline ends that.

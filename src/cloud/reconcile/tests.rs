@@ -197,6 +197,19 @@ fn scaling_down_takes_what_serves_least() {
     assert_eq!(running(&world).len(), 2);
 }
 
+#[test]
+fn vms_that_were_there_before_do_not_fail_a_refresh() {
+    let sim = world(&settings(0, 0), 3, &[]);
+    let mut world = sim.world();
+    for id in group(&world).instances.keys().cloned().collect::<Vec<_>>() {
+        world.kill(&id);
+    }
+    let now = world.now;
+    world.environment.start_refresh(&web(), 1, 3, now).unwrap();
+    world.pass(50);
+    assert_eq!((status(&world), healthy(&world)), (RefreshStatus::Successful, 3));
+}
+
 #[derive(Debug, Clone)]
 enum Deed {
     Refresh { to: u32, replicas: u32 },

@@ -107,12 +107,14 @@ async fn what_a_supervisor_may_not_have_heard_is_said_again() {
 
 #[tokio::test]
 async fn a_guest_writes_nowhere_else() {
-    let root = tempfile::tempdir().unwrap();
-    let (_channel, mut guest) = channel(root.path()).await;
+    let outside = tempfile::tempdir().unwrap();
+    let root = outside.path().join("machine");
+    std::fs::create_dir(&root).unwrap();
+    let (_channel, mut guest) = channel(&root).await;
     guest.hear().await;
     let head = LogHead { container: "../../x".into(), ..LogHead::default() };
     guest.say(&Message::Log { head, lines: b"2026 stdout F x\n".to_vec() }).await;
     let mut buffer = [0; 1];
     assert_eq!(guest.stream.read(&mut buffer).await.unwrap_or(0), 0, "the channel is given up");
-    assert!(!root.path().join("x").exists() && !root.path().parent().unwrap().join("x").exists());
+    assert!(!root.join("x").exists() && !outside.path().join("x").exists());
 }
