@@ -332,8 +332,9 @@ fn a_command_may_have_a_terminal() {
     host.resize(shell, 50, 20);
     host.types(shell, "stty size\n");
     host.until("the new size", |host| host.commands[&shell].text().contains("50 20\n"));
-    // Ctrl-C ends what runs, Ctrl-D the shell.
-    host.types(shell, "sleep 1000\n");
+    // Ctrl-C ends what runs, once the shell has left its own line to it.
+    host.types(shell, "echo going; sleep 1000\n");
+    host.until("the sleep", |host| host.commands[&shell].text().contains("\ngoing\n"));
     host.types(shell, "\u{3}");
     host.types(shell, "echo code $?\n");
     host.until("the interrupt", |host| host.commands[&shell].text().contains("code 130\n"));

@@ -37,6 +37,9 @@ fn sidecars_start_in_order_and_stop_last() {
     );
     let mut vm = Vm::boot(&pod_of(&spec, ""));
     vm.ready();
+    // Ready is a container that runs; only one that has spoken has its trap.
+    vm.says("main | main is up\n");
+    vm.says("second | second is up\n");
     vm.qmp("system_powerdown");
     assert!(vm.ended().success());
     in_order(
@@ -66,14 +69,15 @@ fn hooks_run_after_the_start_and_before_the_end() {
                echo up; while :; do sleep 0.1; done\"], lifecycle: {postStart: {exec: {command: [sh, -c, 'echo started \
                > /proc/1/fd/1']}}, preStop: {exec: {command: [sh, -c, 'sleep 1; echo leaving > /proc/1/fd/1']}}}}";
     // The request is answered by the other container, which says so.
-    let asking = "{name: asking, image: busybox, command: [sh, -c, \"trap 'echo TERM after asking; exit 0' TERM; while :; do \
-                  sleep 0.1; done\"], lifecycle: {postStart: {sleep: {seconds: 1}}, preStop: {httpGet: {port: 7070, path: \
+    let asking = "{name: asking, image: busybox, command: [sh, -c, \"trap 'echo TERM after asking; exit 0' TERM; echo asks; while \
+                  :; do sleep 0.1; done\"], lifecycle: {postStart: {sleep: {seconds: 1}}, preStop: {httpGet: {port: 7070, path: \
                   /bye}}}}";
     let asked = "{name: asked, image: busybox, command: [sh, -c, \"trap '' TERM; printf 'HTTP/1.1 200 OK\\r\\n\\r\\n' | nc -l \
                  -p 7070 | head -n 1; sleep 2\"]}";
     let spec = format!("{{terminationGracePeriodSeconds: 20, containers: [{web}, {asking}, {asked}]}}");
     let mut vm = Vm::boot(&pod_of(&spec, ""));
     vm.says("web | started\n");
+    vm.says("asking | asks\n");
     vm.ready();
     vm.qmp("system_powerdown");
     assert!(vm.ended().success());
