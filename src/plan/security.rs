@@ -3,60 +3,9 @@
 use i2kit_spec::Seccomp;
 use i2kit_spec::runtime::{Capabilities, Config, User};
 
-use crate::manifest::api::{self, PodSpec, Security};
-
-/// What Kubernetes' runtimes let a container keep by default: enough for daemons that bind low ports and drop to
-/// another user, nothing that reaches the kernel.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
-/// The other capabilities of the kernel, which a privileged container has too.
-const OTHER_CAPABILITIES: [&str; 27] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "DAC_READ_SEARCH",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "NET_ADMIN",
-    "NET_BROADCAST",
-    "PERFMON",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
-
-/// The stand-in for all capabilities.
-const ALL: &str = "ALL";
+use crate::manifest::api::{
+    self, ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES, PodSpec, Security,
+};
 
 /// Parts of /proc and /sys that tell about the kernel more than a container should know.
 const MASKED_PATHS: [&str; 9] = [
@@ -127,13 +76,13 @@ pub(super) fn is_root(user: &str) -> bool {
 fn capabilities(security: &Security) -> Capabilities {
     let (add, drop) = (&security.capabilities_add, &security.capabilities_drop);
     let has = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
-    let everything = security.privileged || has(add, ALL);
+    let everything = security.privileged || has(add, ALL_CAPABILITIES);
     let granted = |name: &str, usual: bool| {
-        let base = everything || usual && !has(drop, ALL);
+        let base = everything || usual && !has(drop, ALL_CAPABILITIES);
         (base || has(add, name)) && !has(drop, name)
     };
     let usual = DEFAULT_CAPABILITIES.iter().map(|name| (*name, true));
-    let others = OTHER_CAPABILITIES.iter().map(|name| (*name, false));
+    let others = OTHER_CAPABILITIES.iter().chain(&BROAD_CAPABILITIES).map(|name| (*name, false));
     let mut all: Vec<String> = usual
         .chain(others)
         .filter(|(name, usual)| granted(name, *usual))

@@ -4,6 +4,7 @@
 //! resolved where the set allows).
 
 mod batch;
+mod capability;
 mod container;
 mod meta;
 mod pod;
@@ -16,6 +17,7 @@ mod volume;
 mod workload;
 
 pub use batch::{Concurrency, CronJob, Job, JobSpec};
+pub use capability::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
 pub use container::{
     Container, ContainerPort, EnvValue, EnvVar, InstanceField, Protocol, Resources, Seccomp, SecretEnv,
     SecretKey, Security, VolumeMount,

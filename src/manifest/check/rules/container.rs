@@ -3,57 +3,9 @@
 use std::collections::HashMap;
 
 use super::super::{Check, bytes, cpu_millis, list, nearest};
+use crate::manifest::api::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value};
-
-/// Capabilities that reach the machine's kernel, and with it what must stay immutable.
-const REFUSED_CAPABILITIES: [&str; 4] = ["ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO"];
-
-/// What containers have without asking, so that adding it is nothing to talk about.
-const USUAL_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
-/// The other capabilities of the kernel.
-const OTHER_CAPABILITIES: [&str; 24] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "DAC_READ_SEARCH",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "NET_ADMIN",
-    "NET_BROADCAST",
-    "PERFMON",
-    "SYSLOG",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
 
 /// Ports of a container: each name once, each number and protocol once.
 pub(in crate::manifest) fn unique_ports(check: &mut Check<'_>, container: &Node<'_>) {
@@ -249,14 +201,11 @@ pub(in crate::manifest) fn mount_path(check: &mut Check<'_>, mount: &Node<'_>) {
 /// Capabilities that do not exist, and those that reach the machine's kernel.
 pub(in crate::manifest) fn capabilities(check: &mut Check<'_>, capabilities: &Node<'_>) {
     let bare = |text: &str| text.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
-    let exists = |name: &str| {
-        REFUSED_CAPABILITIES.contains(&name)
-            || USUAL_CAPABILITIES.contains(&name)
-            || OTHER_CAPABILITIES.contains(&name)
-    };
+    let broad = || [ALL_CAPABILITIES].into_iter().chain(BROAD_CAPABILITIES);
+    let known = || broad().chain(DEFAULT_CAPABILITIES).chain(OTHER_CAPABILITIES);
+    let exists = |name: &str| known().any(|known| known == name);
     let unknown = |check: &mut Check<'_>, item: &Node<'_>, name: &str| {
-        let all = REFUSED_CAPABILITIES.iter().chain(&USUAL_CAPABILITIES).chain(&OTHER_CAPABILITIES).copied();
-        let help = nearest(name, all).map(|near| format!("did you mean `{near}`?"));
+        let help = nearest(name, known()).map(|near| format!("did you mean `{near}`?"));
         let message = format!("{} is not a capability of the kernel", check.shown(name));
         check.report(Code::InvalidValue, item.span, message).maybe_help(help);
     };
@@ -268,12 +217,12 @@ pub(in crate::manifest) fn capabilities(check: &mut Check<'_>, capabilities: &No
     });
     check.each(capabilities, "add", |check, item| {
         let name = bare(item.scalar().unwrap_or_default());
-        if REFUSED_CAPABILITIES.contains(&name.as_str()) {
+        if broad().any(|broad| broad == name) {
             if !check.options.allow_privileged {
                 let message = format!("capability `{name}` is refused: it reaches the machine's kernel");
                 let help = format!(
                     "add only what is needed (not {}), or pass --allow-privileged",
-                    list(&REFUSED_CAPABILITIES, "or")
+                    list(&broad().collect::<Vec<_>>(), "or")
                 );
                 check.report(Code::RefusedValue, item.span, message).help(help);
             }
