@@ -35,8 +35,10 @@ fn every_file_gets_the_findings_that_it_names() {
         let text = std::fs::read_to_string(&path).unwrap();
         let wanted: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
         let mut got = findings("x.yaml", text.as_bytes(), &options);
-        // What waits for a later version is not what the files are about.
+        // What waits for a later version is not what the files are about, nor is the size of machines.
         got.retain(|finding| !finding.starts_with("note not-deployable-yet"));
+        let is_wanted = wanted.iter().any(|finding| finding.starts_with("note default-size"));
+        got.retain(|finding| is_wanted || !finding.starts_with("note default-size"));
         files += 1;
         if got != wanted {
             wrong.push(format!("{}\n  wanted {wanted:#?}\n  got {got:#?}", path.display()));

@@ -56,7 +56,7 @@ pub(super) struct Manifests {
 /// How manifests are read.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Reading {
-    /// Leave objects of this kind out (may be repeated)
+    /// Leave objects of this kind out, as KIND or KIND.GROUP (may be repeated)
     #[arg(long, value_name = "KIND")]
     pub ignore_kind: Vec<String>,
     /// An object that exists already, such as secret/NAME in the cloud's secret store (may be repeated)

@@ -65,7 +65,7 @@ codes! {
         "A document is not an object with `apiVersion` and `kind`, nor the short form with `name` and `containers`.",
         "- just\n- a list\n";
     UnknownKind, "unknown-kind", Error,
-        "The kind is not one that i2kit reads: it is misspelt, belongs to another API version, or is a custom resource that needs an operator in a cluster. `--ignore-kind KIND` leaves all objects of a kind out.",
+        "The kind is not one that i2kit reads: it is misspelt, belongs to another API version, or is a custom resource that needs an operator in a cluster. `--ignore-kind KIND` leaves all objects of a kind out, `--ignore-kind KIND.GROUP` those of one API group.",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n";
     RemovedVersion, "removed-version", Error,
         "The API version was removed from Kubernetes, and fields changed their meaning with it. Move the object to the version that the message names.",
@@ -74,7 +74,7 @@ codes! {
         "The kind is known, and cannot mean anything sensible for machines without a cluster; leaving it out silently would change what the manifests do. The message says what to write instead. `--ignore-kind KIND` leaves all objects of a kind out.",
         "apiVersion: apps/v1\nkind: DaemonSet\n";
     KindWithoutMeaning, "kind-without-meaning", Warning,
-        "The kind configures a Kubernetes API server, which there is none of. The object is left out. Pods that call the Kubernetes API will fail.",
+        "The kind configures a Kubernetes API server, which there is none of. The object is left out. Pods that call the Kubernetes API will fail. Said as a warning once; further objects that are left out for the same reason get a note.",
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n";
     AdaptedKind, "adapted-kind", Warning,
         "The kind is accepted with a meaning of its own for machines, which the message gives.",
@@ -151,6 +151,12 @@ codes! {
     Adapted, "adapted", Note,
         "The value is accepted with a meaning of its own for machines, which the message gives.",
         "type: NodePort\n";
+    Unlike, "unlike-kubernetes", Warning,
+        "The value is accepted, and machines behave in a way that who knows Kubernetes may not expect; the message says how. What holds for the whole set, such as that files of ConfigMaps do not change in running machines, is said once.",
+        "env:\n- name: NODE\n  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}\n";
+    DefaultSize, "default-size", Note,
+        "No container of a pod says what it needs, so its machines get the default size. Said once a set, and only when nothing else is wrong. Write `resources.requests` (and `limits`, which bind the container) for one that fits.",
+        "containers:\n- name: web\n  image: nginx:1.27\n";
     MissingSidecar, "missing-sidecar", Warning,
         "An annotation asks an injector (Istio, Linkerd, Dapr) to add a container to the pod. There is no injector, so the container will be missing.",
         "annotations:\n  sidecar.istio.io/inject: \"true\"\n";

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::language::{Choice, Class, Field, KINDS, Table, Text, Type};
+use super::language::{Choice, Class, Field, KINDS, LIST, Table, Text, Type};
 
 const HEAD: &str = "<!-- Made from the tables in src/manifest/language by `i2kit schema --format markdown`. -->
 # Manifests: what i2kit reads, and what it means for machines
@@ -38,8 +38,16 @@ pub fn markdown() -> String {
             format_args!("| {name} | {} | {class} | {}{help} |\n", kind.api_version, cell(kind.doc)),
         );
     }
-    page.push_str("| List | v1 | works | its items are read as if they stood alone |\n");
-    page.push_str("\nAny other kind is an error; `--ignore-kind KIND` leaves objects of a kind out.\n");
+    put(
+        &mut page,
+        format_args!(
+            "| [List](#{}) | v1 | works | its items are read as if they stood alone |\n",
+            anchor(LIST.name)
+        ),
+    );
+    page.push_str(
+        "\nAny other kind is an error; `--ignore-kind KIND` leaves objects of a kind out, `--ignore-kind KIND.GROUP`\nthose of one API group.\n",
+    );
     for table in tables() {
         section(&mut page, table);
     }
@@ -49,7 +57,7 @@ pub fn markdown() -> String {
 /// All tables, each once, in the order in which the kinds lead to them.
 pub(super) fn tables() -> Vec<&'static Table> {
     let mut found: Vec<&'static Table> = Vec::new();
-    for table in KINDS.iter().filter_map(|kind| kind.table).chain([&super::language::SHORT_FORM]) {
+    for table in KINDS.iter().filter_map(|kind| kind.table).chain([&LIST, &super::language::SHORT_FORM]) {
         visit(table, &mut found);
     }
     found

@@ -12,6 +12,7 @@ mod code;
 mod convert;
 mod diagnostic;
 pub mod docs;
+mod generated;
 mod language;
 mod read;
 mod redact;

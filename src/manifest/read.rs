@@ -3,10 +3,10 @@
 use super::check::{Check, Findings, Reference, nearest};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, SourceFile};
-use super::language::{Class, KINDS, Kind, SHORT_FORM, removed_in};
+use super::language::{Class, KINDS, Kind, LIST, SHORT_FORM, removed_in};
 use super::set::{self, Document};
 use super::tree::{self, Entry, Fault, Node, Span, Value};
-use super::{Options, Reading, build, redact, short, text};
+use super::{Options, Reading, build, generated, redact, short, text};
 
 /// Namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -90,7 +90,10 @@ impl<'a> Reader<'_, 'a> {
         self.findings.push(diagnostic);
     }
 
-    fn document(&mut self, file: usize, root: Node<'a>, prefix: String) {
+    fn document(&mut self, file: usize, mut root: Node<'a>, prefix: String) {
+        if root.str("kind") == Some("Job") {
+            generated::name_job(&mut root);
+        }
         let namespace =
             root.at(&["metadata", "namespace"]).and_then(Node::scalar).unwrap_or(DEFAULT_NAMESPACE);
         let namespace = namespace.to_owned();
@@ -131,6 +134,7 @@ impl<'a> Reader<'_, 'a> {
                             root,
                             kind,
                             prefix: String::new(),
+                            short: true,
                         }
                     }));
                 }
@@ -140,7 +144,7 @@ impl<'a> Reader<'_, 'a> {
                 let name =
                     root.at(&["metadata", "name"]).and_then(Node::scalar).unwrap_or_default().to_owned();
                 if kind.table.is_some() {
-                    self.documents.push(Document { file, root, kind, name, namespace, prefix });
+                    self.documents.push(Document { file, root, kind, name, namespace, prefix, short: false });
                 }
             }
         }
@@ -221,12 +225,14 @@ fn find(check: &mut Check<'_>, root: &Node<'_>) -> Found {
         check.report(Code::WrongType, root.span, "`apiVersion` and `kind` must be strings");
         return Found::Nothing;
     };
-    if kind_text.ends_with("List") && root.get("items").is_some() {
+    if kind_text == LIST.name || kind_text.ends_with(LIST.name) && root.get("items").is_some() {
+        check.object = kind_text.to_owned();
+        check.object(root, &LIST);
         return Found::List;
     }
     let name = root.at(&["metadata", "name"]).and_then(Node::scalar).unwrap_or("?");
     check.object = format!("{kind_text}/{name}");
-    if check.options.ignore_kinds.contains(kind_text) {
+    if is_ignored(check.options, kind_text, group_of(version_text)) {
         let message = format!("{kind_text} is left out, as --ignore-kind asks");
         check.report(Code::IgnoredKind, kind.value.span, message);
         return Found::Nothing;
@@ -239,6 +245,24 @@ fn find(check: &mut Check<'_>, root: &Node<'_>) -> Found {
         },
         Found::Kind,
     )
+}
+
+/// The API group of a version; empty for the first objects that Kubernetes had.
+fn group_of(version: &str) -> &str {
+    version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// Whether `--ignore-kind` names the kind, alone or with its group: `Service.serving.knative.dev`.
+fn is_ignored(options: &Options, kind: &str, group: &str) -> bool {
+    options.ignore_kinds.iter().any(|ignored| match ignored.split_once('.') {
+        Some((name, of)) => name.eq_ignore_ascii_case(kind) && of.eq_ignore_ascii_case(group),
+        None => ignored.eq_ignore_ascii_case(kind),
+    })
+}
+
+/// Whether the group is one of Kubernetes' own, not of an operator.
+fn is_own(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io")
 }
 
 /// Files of other tools, by keys that hold maps or lists, and what to do with them.
@@ -298,7 +322,8 @@ fn unknown(
     version_text: &str,
     kind_text: &str,
 ) {
-    let current = KINDS.iter().find(|known| known.name == kind_text);
+    let group = group_of(version_text);
+    let current = KINDS.iter().find(|known| known.name == kind_text).filter(|_| is_own(group));
     if let Some((release, successor)) = removed_in(version_text, kind_text) {
         let message = format!("{version_text} {kind_text} was removed in Kubernetes {release}");
         let help = if successor.starts_with("no ") {
@@ -322,9 +347,10 @@ fn unknown(
             check.shown(kind_text),
             check.shown(version_text)
         );
-        let near = nearest(kind_text, KINDS.iter().map(|known| known.name));
+        let near = nearest(kind_text, KINDS.iter().map(|known| known.name)).filter(|_| is_own(group));
+        let dot = if group.is_empty() { "" } else { "." };
         let help = near.map_or_else(
-            || format!("pass --ignore-kind {kind_text} if the rest can do without it"),
+            || format!("pass --ignore-kind {kind_text}{dot}{group} if the rest can do without it"),
             |near| format!("did you mean `{near}`?"),
         );
         check.key("kind", |check| {
@@ -343,8 +369,13 @@ fn known(check: &mut Check<'_>, root: &Node<'_>, kind: &'static Kind) {
             return;
         }
         Class::NoMeaning => {
-            let message = format!("{} has no meaning here: {}", kind.name, kind.doc);
-            check.report(Code::KindWithoutMeaning, span, message);
+            if check.findings.first(kind.doc) {
+                let message = format!("{} has no meaning here: {}", kind.name, kind.doc);
+                check.report(Code::KindWithoutMeaning, span, message);
+            } else {
+                let message = format!("{} has no meaning here either, and is left out", kind.name);
+                check.report(Code::KindWithoutMeaning, span, message).quietly();
+            }
             return;
         }
         Class::Works | Class::Mapped | Class::Silent => {}

@@ -13,6 +13,8 @@ pub(super) use suggest::nearest;
 pub(super) use text::{PortMapping, port_mapping, subscript};
 pub(super) use value::int_or_percent;
 
+use std::collections::BTreeSet;
+
 use super::Options;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, Severity};
@@ -51,6 +53,8 @@ pub(in crate::manifest) struct Findings {
     counts: Vec<usize>,
     /// Whether a file has an error in the list.
     failed: Vec<bool>,
+    /// What is said once a set.
+    told: BTreeSet<&'static str>,
 }
 
 impl Findings {
@@ -68,6 +72,11 @@ impl Findings {
             self.failed[file] |= is_error;
             self.all.push(diagnostic);
         }
+    }
+
+    /// Whether `what`, which is said once a set, is said for the first time.
+    pub(in crate::manifest) fn first(&mut self, what: &'static str) -> bool {
+        self.told.insert(what)
     }
 
     /// Whether more findings of the file are counted only, so that nobody needs their hints.
@@ -169,7 +178,7 @@ impl Check<'_> {
     /// A value as messages show it.
     pub(in crate::manifest) fn shown(&self, text: &str) -> String {
         if self.secret {
-            return "a value that is not shown".into();
+            return "the value (not shown)".into();
         }
         let short: String = text.chars().take(60).collect();
         if short.len() < text.len() { format!("`{short}…`") } else { format!("`{short}`") }
@@ -192,7 +201,9 @@ impl Check<'_> {
             }
         }
         for field in table.fields.iter().filter(|field| field.required) {
-            if node.entry(field.name).is_none() {
+            // What a generated name means for the kind is said there.
+            let generated = field.name == "name" && node.entry("generateName").is_some();
+            if node.entry(field.name).is_none() && !generated {
                 self.missing(node, field);
             }
         }
@@ -378,6 +389,14 @@ impl Report<'_> {
             Some(help) => self.help(help),
             None => self,
         }
+    }
+
+    /// As a note, whatever the rule.
+    pub(in crate::manifest) fn quietly(mut self) -> Self {
+        if let Some(diagnostic) = &mut self.diagnostic {
+            diagnostic.severity = Severity::Note;
+        }
+        self
     }
 
     /// Shows another place.

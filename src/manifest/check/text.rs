@@ -82,6 +82,10 @@ impl Check<'_> {
             Err(error) => {
                 let help = match &error {
                     _ if text.trim() != text => Some("remove the blanks around it".to_owned()),
+                    _ if text.contains("://") => Some(
+                        "an image reference has no scheme: remove what stands before `//`, and `//`"
+                            .to_owned(),
+                    ),
                     ReferenceError::Placeholder(_) if text.contains("{{") => {
                         Some("render the template first, for instance with `helm template`".to_owned())
                     }
@@ -111,7 +115,7 @@ impl Check<'_> {
         if matches!(text, "spec.nodeName" | "status.hostIP" | "status.hostIPs") {
             let means =
                 if text == "spec.nodeName" { "the instance's id" } else { "the machine's own address" };
-            self.report(Code::Adapted, span, format!("there are no nodes: `{text}` is {means}"));
+            self.report(Code::Unlike, span, format!("there are no nodes: `{text}` is {means}"));
         }
         if !plain.contains(&text)
             && subscript(text).is_none()

@@ -361,12 +361,13 @@ impl Check<'_> {
             return;
         };
         let octal = text.starts_with('0') && text.len() > 1;
-        if !octal && MODE_LOOKALIKES.contains(&value) {
-            let message = format!("decimal {value} is octal {value:04o}");
-            self.report(Code::DecimalMode, node.span, message).help(format!("write `0{value}`"));
-        }
+        let meant = (!octal && MODE_LOOKALIKES.contains(&value)).then(|| format!("write `0{value}`"));
         if !(0..=0o777).contains(&value) {
-            self.report(Code::InvalidValue, node.span, format!("must be 0 to 0777 (octal), got `{text}`"));
+            let message = format!("must be 0 to 0777 (octal), got `{text}`");
+            self.report(Code::InvalidValue, node.span, message).maybe_help(meant);
+        } else if let Some(meant) = meant {
+            let message = format!("decimal {value} is octal {value:04o}");
+            self.report(Code::DecimalMode, node.span, message).help(meant);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Configuration, accounts, storage classes, scaling: objects that others refer to.
 
 use super::field::{
-    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, mapped_word, no_meaning, refused_word,
-    silent, word, works,
+    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, no_meaning, refused_word, silent, word,
+    works,
 };
 use super::meta::{SELECTOR, SUBDOMAIN_META};
 use super::pod::PULL_SECRET;
@@ -70,7 +70,8 @@ pub(super) static NAMESPACE: Table = Table::new(
     "Namespace",
     "Part of names and of DNS names; nothing is created for it.",
     &[API_VERSION, KIND, META, silent("spec", "finalizers of clusters"), STATUS],
-);
+)
+.rules(&[rules::injecting_namespace]);
 
 /// `storage.k8s.io/v1` StorageClass.
 pub(super) static STORAGE_CLASS: Table = Table::new(
@@ -231,7 +232,7 @@ static RESOURCE_METRIC: Table = Table::new(
             "name",
             Type::Choice(&[
                 word("cpu", "processor use; the request's share of the machine is folded in"),
-                mapped_word("memory", "memory use, measured by the agent in the machine"),
+                word("memory", "memory use, measured by the agent in the machine"),
             ]),
             "which resource",
         )

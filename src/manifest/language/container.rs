@@ -437,7 +437,8 @@ static SECURITY_CONTEXT: Table = Table::new(
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),
         refused("windowsOptions", Type::Any, "machines run Linux", "remove it"),
     ],
-);
+)
+.rules(&[rules::security]);
 
 static CAPABILITIES: Table = Table::new(
     "Capabilities",

@@ -94,9 +94,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     .not_yet(),
     kind("apps/v1", "ReplicaSet", Class::Mapped, &REPLICA_SET, "as a Deployment")
         .note("a ReplicaSet is deployed as a Deployment; write a Deployment"),
-    kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one").note(
-        "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job",
-    ),
+    kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one"),
     kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once"),
     kind("batch/v1", "CronJob", Class::Mapped, &CRON_JOB, "a Job that the cloud's scheduler starts")
         .not_yet(),

@@ -1,7 +1,7 @@
 //! `metadata`, selectors, and what dumps of clusters carry.
 
 use super::field::{
-    ANNOTATIONS, Field, LABEL, LABELS, TEXT, TEXTS, Table, Text, Type, refused, silent, word, works,
+    ANNOTATIONS, Field, LABEL, LABELS, TEXT, TEXTS, Table, Text, Type, mapped, refused, silent, word, works,
 };
 use crate::manifest::check::rules;
 
@@ -49,6 +49,22 @@ metadata!(
     "ObjectMeta",
     "Metadata of objects whose names become DNS labels or machine names.",
     [name(LABEL), NAMESPACE, LABELS_AND_TAGS, KEPT, GENERATE_NAME]
+);
+metadata!(
+    JOB_META,
+    "Job metadata",
+    "Metadata of Jobs, which may leave the name to i2kit.",
+    [
+        name(LABEL),
+        NAMESPACE,
+        LABELS_AND_TAGS,
+        KEPT,
+        mapped(
+            "generateName",
+            TEXT,
+            "in place of `name`: the name is this and a digest of the job, so that a changed job is another one and runs again",
+        ),
+    ]
 );
 metadata!(
     SUBDOMAIN_META,

@@ -98,7 +98,7 @@ pub(super) static POD_SPEC: Table = Table::new(
         works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time; for Jobs and Pods").not_yet(),
     ],
 )
-.rules(&[rules::unique_containers, rules::mounts_exist, rules::same_service_account, rules::node_selector]);
+.rules(&[rules::unique_containers, rules::mounts_exist, rules::same_service_account, rules::node_selector, rules::grace_period, rules::name_servers, rules::shown_containers]);
 
 /// `imagePullSecrets[]`.
 pub(super) static PULL_SECRET: Table = Table::new(
@@ -166,7 +166,8 @@ static POD_SECURITY: Table = Table::new(
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),
         refused("windowsOptions", Type::Any, "machines run Linux", "remove it"),
     ],
-);
+)
+.rules(&[rules::security]);
 
 static SYSCTL: Table = Table::new(
     "Sysctl",
@@ -288,23 +289,25 @@ static WEIGHTED: Table = Table::new(
     "A preference.",
     &[
         works("weight", Type::Int(1, 100), "how much it counts").required(),
-        works("podAffinityTerm", Type::Object(&POD_TERM), "the preference").required(),
+        works("podAffinityTerm", Type::Object(&PREFERRED_TERM), "the preference").required(),
     ],
 );
 
-static POD_TERM: Table = Table::new(
-    "PodAffinityTerm",
-    "Which pods, and how near.",
-    &[
-        works("topologyKey", Type::Text(Text::LabelKey), "`kubernetes.io/hostname` or a zone").required(),
-        works("labelSelector", Type::Object(&SELECTOR), "which pods"),
-        works("namespaces", TEXTS, "whose pods"),
-        works("namespaceSelector", Type::Object(&SELECTOR), "whose pods"),
-        works("matchLabelKeys", TEXTS, "labels that must be equal"),
-        works("mismatchLabelKeys", TEXTS, "labels that must differ"),
-    ],
-)
-.rules(&[rules::pod_term]);
+static POD_TERM: Table =
+    Table::new("PodAffinityTerm", "Which pods, and how near.", TERM_FIELDS).rules(&[rules::pod_term]);
+
+static PREFERRED_TERM: Table =
+    Table::new("PodAffinityTerm (preferred)", "Which pods, and how near.", TERM_FIELDS)
+        .rules(&[rules::preferred_term]);
+
+const TERM_FIELDS: &[Field] = &[
+    works("topologyKey", Type::Text(Text::LabelKey), "`kubernetes.io/hostname` or a zone").required(),
+    works("labelSelector", Type::Object(&SELECTOR), "which pods"),
+    works("namespaces", TEXTS, "whose pods"),
+    works("namespaceSelector", Type::Object(&SELECTOR), "whose pods"),
+    works("matchLabelKeys", TEXTS, "labels that must be equal"),
+    works("mismatchLabelKeys", TEXTS, "labels that must differ"),
+];
 
 static SPREAD: Table = Table::new(
     "TopologySpreadConstraint",

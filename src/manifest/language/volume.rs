@@ -4,6 +4,7 @@ use super::container::{FIELD_REF, RESOURCE_REF};
 use super::field::{
     Choice, Field, LABEL, OneOf, Table, Target, Text, Type, mapped, refused, refused_word, word, works,
 };
+use crate::manifest::check::rules;
 
 const OTHER: &str = "kept by a driver that runs in a cluster";
 const OTHER_WAY: &str = "use a persistentVolumeClaim, or mount the share from inside the container";
@@ -82,7 +83,8 @@ pub(super) static VOLUME: Table = Table::new(
         "image",
     ],
     required: false,
-}]);
+}])
+.rules(&[rules::no_live_update]);
 
 static MEDIA: &[Choice] = &[
     word("", "in the machine's memory, like all that a pod writes"),

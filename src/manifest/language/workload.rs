@@ -4,7 +4,7 @@ use super::field::{
     COUNT, COUNT_1, Field, LABEL, TEXT, Table, Target, Text, Type, mapped, no_meaning, refused, refused_word,
     silent, word, works,
 };
-use super::meta::{CLAIM_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
+use super::meta::{CLAIM_META, JOB_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
 use super::pod::{POD_SPEC, TEMPLATE};
 use super::volume::ACCESS_MODES;
 use crate::manifest::check::rules;
@@ -59,7 +59,7 @@ static DEPLOYMENT_SPEC: Table = Table::new(
         refused("paused", Type::Bool, "a rollout happens when you deploy", "remove it").unless(&["false"]),
     ],
 )
-.rules(&[rules::selector_matches, rules::always_restarts, rules::claims_of_group]);
+.rules(&[rules::selector_matches, rules::always_restarts, rules::claims_of_group, rules::deadline]);
 
 static STRATEGY: Table = Table::new(
     "DeploymentStrategy",
@@ -289,6 +289,18 @@ static STORAGE: Table = Table::new(
     &[works("storage", Type::Bytes, "in bytes; `10Gi`").required()],
 );
 
+/// `v1` List, and the lists that clusters print: `ConfigMapList`.
+pub(in crate::manifest) static LIST: Table = Table::new(
+    "List",
+    "Objects in one document; its items are read as if they stood alone.",
+    &[
+        API_VERSION,
+        KIND,
+        silent("metadata", "written by clusters into the objects that they print"),
+        works("items", Type::List(&Type::Any), "the objects").required(),
+    ],
+);
+
 /// `v1` Pod.
 pub(super) static POD: Table = Table::new(
     "Pod",
@@ -300,7 +312,8 @@ pub(super) static POD: Table = Table::new(
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
         STATUS,
     ],
-);
+)
+.rules(&[rules::pod_alone]);
 
 /// `batch/v1` Job.
 pub(super) static JOB: Table = Table::new(
@@ -309,7 +322,7 @@ pub(super) static JOB: Table = Table::new(
     &[
         API_VERSION,
         KIND,
-        works("metadata", Type::Object(&LABEL_META), "its name").required(),
+        works("metadata", Type::Object(&JOB_META), "its name").required(),
         works("spec", Type::Object(&JOB_SPEC), "what it runs").required(),
         STATUS,
     ],

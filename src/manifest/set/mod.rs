@@ -7,13 +7,16 @@ mod targets;
 use std::collections::BTreeMap;
 
 use super::Options;
-use super::check::{Findings, Reference, nearest};
+use super::check::{Findings, Reference, list, nearest};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
 use super::language::{Kind, Target};
 use super::tree::{Node, Span, push_key};
 
 pub(super) use index::Index;
+
+/// Most keys of a ConfigMap or Secret that a message names.
+const MAX_KEYS: usize = 5;
 
 /// One object of the set.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Document<'a> {
     pub(super) namespace: String,
     /// Path of the object inside its document; empty outside Lists.
     pub(super) prefix: String,
+    /// Whether it was written in the short form.
+    pub(super) short: bool,
 }
 
 impl<'a> Document<'a> {
@@ -92,6 +97,7 @@ pub(super) fn check(
     set.storage_classes(references);
     set.services();
     set.targets();
+    set.sizes();
 }
 
 impl Set<'_, '_> {
@@ -130,6 +136,35 @@ impl Set<'_, '_> {
                 _ => {}
             }
         }
+    }
+
+    /// Pods of which nobody says what they need; told of a set that is right otherwise.
+    fn sizes(&mut self) {
+        let says = |container: &Node<'_>| {
+            ["requests", "limits"].iter().any(|group| {
+                ["cpu", "memory"].iter().any(|amount| container.at(&["resources", group, amount]).is_some())
+            })
+        };
+        let is_silent = |document: &&Document<'_>| {
+            let Some(template) = document.template().filter(|_| !document.short) else { return false };
+            !template.at(&["spec", "containers"]).map_or(&[][..], Node::items).iter().any(says)
+        };
+        if self.broken || self.findings.errors() > 0 {
+            return;
+        }
+        let silent: Vec<&Document<'_>> = self.documents.iter().filter(is_silent).collect();
+        let Some(first) = silent.first() else { return };
+        let more = match silent.len() - 1 {
+            0 => String::new(),
+            more => format!(" (nor of {more} more)"),
+        };
+        let message = format!(
+            "no container of {}{more} says what it needs: the machine gets the default size",
+            first.title()
+        );
+        let mut found = finding(Code::DefaultSize, first, "", identity(first), message);
+        found.help("write `resources.requests` of cpu and memory");
+        self.findings.push(found);
     }
 
     fn references(&mut self, references: &[Reference]) {
@@ -199,8 +234,16 @@ impl Set<'_, '_> {
                 continue;
             }
             let known = maps.iter().filter_map(|map| document.root.get(map)).flat_map(Node::entries);
-            let near = nearest(key, known.map(|entry| entry.key.as_ref()));
-            let message = format!("{} has no key `{key}`", document.title());
+            let known: Vec<&str> = known.map(|entry| entry.key.as_ref()).collect();
+            let near = nearest(key, known.iter().copied());
+            let has = match known.as_slice() {
+                [] => "it has none".to_owned(),
+                few if few.len() <= MAX_KEYS => format!("it has {}", list(few, "and")),
+                many => {
+                    format!("it has {} and {} more", list(&many[..MAX_KEYS], "and"), many.len() - MAX_KEYS)
+                }
+            };
+            let message = format!("{} has no key `{key}`; {has}", document.title());
             let mut found = of_reference(
                 reference,
                 place,

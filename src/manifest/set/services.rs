@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Document, Set, finding, item};
 use crate::manifest::check::nearest;
 use crate::manifest::code::Code;
-use crate::manifest::tree::{Node, Resolved, Value};
+use crate::manifest::tree::{Node, Resolved, Value, resolve};
 
 /// Most workloads behind a Service that a note names.
 const MAX_NAMED: usize = 5;
@@ -112,7 +112,8 @@ impl Set<'_, '_> {
             ports.iter().map(named).collect::<Vec<_>>().join(", ")
         };
         if scalar.resolved() == Resolved::Text {
-            if ports.iter().any(|(name, _)| *name == Some(text)) {
+            let is_quoted_number = matches!(resolve(text), Resolved::Int(_));
+            if is_quoted_number || ports.iter().any(|(name, _)| *name == Some(text)) {
                 return;
             }
             let message =
@@ -120,6 +121,12 @@ impl Set<'_, '_> {
             let mut found = finding(Code::UnknownPort, service, &path(), wanted.span, message);
             if let Some(near) = nearest(text, ports.iter().filter_map(|(name, _)| *name)) {
                 found.help(format!("did you mean `{near}`?"));
+            } else if let [(_, number)] = ports.as_slice() {
+                found.help(format!(
+                    "write `targetPort: {number}`, or name that port `{text}` in the container"
+                ));
+            } else {
+                found.help("write the number of a port, or name the port in the container");
             }
             self.findings.push(found);
         } else if text != "0" && !ports.is_empty() && !ports.iter().any(|(_, number)| *number == text) {

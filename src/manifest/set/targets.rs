@@ -177,8 +177,20 @@ impl<'s, 'a> Set<'s, 'a> {
     fn governing_service(&mut self, document: &Document<'_>) {
         let Some(name) = document.root.at(&["spec", "serviceName"]) else { return };
         let text = name.scalar().unwrap_or_default();
-        if !text.is_empty() && self.find(document, "Service", text).is_none() {
+        if text.is_empty() {
+            return;
+        }
+        let Some(service) = self.find(document, "Service", text) else {
             self.absent(document, "spec.serviceName", name.span, "Service", text);
+            return;
+        };
+        let address = service.root.at(&["spec", "clusterIP"]);
+        if address.and_then(Node::scalar) != Some("None") {
+            let message =
+                format!("{} is not headless, so machines have no DNS names of their own", service.title());
+            let mut found = finding(Code::NoMeaning, document, "spec.serviceName", name.span, message);
+            found.help(format!("write `clusterIP: None` in {}", service.title()));
+            self.findings.push(found);
         }
     }
 }

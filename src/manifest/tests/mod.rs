@@ -13,6 +13,7 @@ const POD: &str = "
       containers:
       - name: web
         image: nginx:1.27
+        resources: {requests: {memory: 64Mi}}
         ports:
         - containerPort: 80
 ";

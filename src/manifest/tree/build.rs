@@ -19,7 +19,7 @@ const MAX_NODES: usize = 1_000_000;
 const MAX_ALIASED: usize = 100_000;
 
 /// Deepest nesting; the deepest field that Kubernetes knows is at about 30.
-const MAX_DEPTH: usize = 128;
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// Bytes of text that count as one more node when aliases stand for it.
 const BYTES_PER_NODE: usize = 64;

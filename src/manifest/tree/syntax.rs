@@ -2,7 +2,7 @@
 
 use granit_parser::{ErrorKind, ScanError};
 
-use super::build::{Fault, fault, narrow};
+use super::build::{Fault, MAX_DEPTH, fault, narrow};
 use super::node::Span;
 use crate::manifest::code::Code;
 
@@ -31,7 +31,10 @@ pub(super) fn looks_like_template(text: &str) -> bool {
 fn explain(kind: &ErrorKind) -> (Code, String, Option<&'static str>) {
     let syntax = |message: &str, help| (Code::Syntax, message.to_owned(), help);
     match kind {
-        ErrorKind::RecursionLimitExceeded => (Code::NestingLimit, "nested too deeply".into(), None),
+        ErrorKind::RecursionLimitExceeded => {
+            let message = format!("nested deeper than {MAX_DEPTH} levels");
+            (Code::NestingLimit, message, Some("a bracket is missing or the file is no manifest"))
+        }
         ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation | ErrorKind::TabNotAllowed => {
             syntax("a tab is used for indentation", Some("indent with spaces"))
         }
@@ -56,6 +59,16 @@ fn explain(kind: &ErrorKind) -> (Code, String, Option<&'static str>) {
         ErrorKind::InvalidSimpleKey | ErrorKind::SimpleKeyExpected => {
             syntax("expected `key: value`", Some("check the indentation"))
         }
-        other => (Code::Syntax, format!("not YAML: {other}"), None),
+        other => {
+            let words = other.to_string();
+            let help = if words.contains(" tab") {
+                Some("indent with spaces; quote a text that has tabs")
+            } else if words.contains("quoted scalar") {
+                Some("close the quotation mark, or indent the further lines of the text")
+            } else {
+                None
+            };
+            (Code::Syntax, format!("not YAML: {words}"), help)
+        }
     }
 }

@@ -107,6 +107,14 @@ pub(in crate::manifest) fn scaler_bounds(check: &mut Check<'_>, spec: &Node<'_>)
             check.report(Code::MissingField, metric.span, "type `Resource` needs `resource`");
             return;
         };
+        if let Some(name) = resource.get("name").filter(|name| name.scalar() == Some("memory")) {
+            let message = "clouds do not measure memory from outside: the agent in the machine does";
+            check.key("resource", |check| {
+                check.key("name", |check| {
+                    check.report(Code::Unlike, name.span, message);
+                });
+            });
+        }
         if let Some(target) = resource.get("target")
             && target.str("type") == Some("Utilization")
             && target.get("averageUtilization").is_none()

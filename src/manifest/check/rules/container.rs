@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::{Check, bytes, cpu_millis, list, nearest};
+use super::below;
 use crate::manifest::api::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value};
@@ -101,15 +102,20 @@ pub(in crate::manifest) fn probe_ports(check: &mut Check<'_>, container: &Node<'
             format!("it has: {}", names.join(", "))
         };
         let message = format!("no port named `{wanted}` in container `{name}`; {has}");
-        let help = nearest(wanted, names).map(|near| format!("did you mean `{near}`?"));
-        descend(check, keys, |check| {
+        let help = match (nearest(wanted, names.iter().copied()), names.as_slice()) {
+            (Some(near), _) => Some(format!("did you mean `{near}`?")),
+            (None, [only]) => Some(format!("write `port: {only}`")),
+            (None, []) => Some(format!("write the port's number, or name the port `{wanted}` in `ports`")),
+            (None, _) => None,
+        };
+        below(check, keys, |check| {
             check.report(Code::UnknownPort, port.span, message).maybe_help(help);
         });
     }
     for probe in ["livenessProbe", "startupProbe"] {
         let Some(threshold) = container.at(&[probe, "successThreshold"]) else { continue };
         if threshold.scalar() != Some("1") {
-            descend(check, &[probe, "successThreshold"], |check| {
+            below(check, &[probe, "successThreshold"], |check| {
                 check.report(Code::InvalidValue, threshold.span, format!("must be 1 for a {probe}"));
             });
         }
@@ -120,21 +126,13 @@ pub(in crate::manifest) fn probe_ports(check: &mut Check<'_>, container: &Node<'
 pub(in crate::manifest) fn env_source(check: &mut Check<'_>, source: &Node<'_>) {
     let Some(path) = source.at(&["fieldRef", "fieldPath"]) else { return };
     let Some(text) = path.scalar() else { return };
-    descend(check, &["fieldRef", "fieldPath"], |check| {
+    below(check, &["fieldRef", "fieldPath"], |check| {
         if matches!(text, "metadata.labels" | "metadata.annotations") {
             check
                 .report(Code::InvalidValue, path.span, format!("a variable cannot hold all of `{text}`"))
                 .help(format!("name one: {text}['KEY']"));
         }
     });
-}
-
-/// Runs `inner` with all keys added to the path.
-fn descend(check: &mut Check<'_>, keys: &[&str], inner: impl FnOnce(&mut Check<'_>)) {
-    match keys {
-        [] => inner(check),
-        [first, rest @ ..] => check.key(first, |check| descend(check, rest, inner)),
-    }
 }
 
 /// `hostPort`: the machine is the host.

@@ -2,6 +2,7 @@
 
 mod config;
 mod container;
+mod machine;
 mod pod;
 mod service;
 mod workload;
@@ -13,15 +14,28 @@ pub(in crate::manifest) use container::{
     capabilities, env_source, host_port, mount_path, probe_ports, repeated_env, requests_within_limits,
     unique_mounts, unique_ports, unrendered,
 };
+pub(in crate::manifest) use machine::{
+    grace_period, name_servers, no_live_update, security, shown_containers,
+};
 pub(in crate::manifest) use pod::{
-    expression_values, injected_sidecars, mounts_exist, node_condition, node_selector, one_term, pod_term,
-    same_service_account, spread_key, sysctl, unique_containers,
+    expression_values, injected_sidecars, injecting_namespace, mounts_exist, node_condition, node_selector,
+    one_term, pod_term, preferred_term, same_service_account, spread_key, sysctl, unique_containers,
 };
 pub(in crate::manifest) use service::{
     TLS_PORTS, ingress_annotations, ingress_has_backend, ingress_path, is_internal, service,
     service_annotations, short_form,
 };
 pub(in crate::manifest) use workload::{
-    always_restarts, claim_annotations, claim_templates, claims_of_group, holds, job_restarts,
-    rolling_update, selector_matches, strategy,
+    always_restarts, claim_annotations, claim_templates, claims_of_group, deadline, holds, job_restarts,
+    pod_alone, rolling_update, selector_matches, strategy,
 };
+
+use super::Check;
+
+/// Runs `inner` with all keys added to the path.
+fn below(check: &mut Check<'_>, keys: &[&str], inner: impl FnOnce(&mut Check<'_>)) {
+    match keys {
+        [] => inner(check),
+        [first, rest @ ..] => check.key(first, |check| below(check, rest, inner)),
+    }
+}

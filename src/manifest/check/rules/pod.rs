@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::{Check, nearest};
+use super::below;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Entry, Node};
 
@@ -37,6 +38,34 @@ pub(in crate::manifest) fn injected_sidecars(check: &mut Check<'_>, meta: &Node<
                 });
             }
         });
+    }
+}
+
+/// Labels and annotations by which all pods of a namespace get a sidecar.
+const NAMESPACE_INJECTORS: [(&str, &str); 4] = [
+    ("istio-injection", "Istio"),
+    ("istio.io/rev", "Istio"),
+    ("linkerd.io/inject", "Linkerd"),
+    ("consul.hashicorp.com/connect-inject", "Consul"),
+];
+
+/// Sidecars that will be missing in a whole namespace.
+pub(in crate::manifest) fn injecting_namespace(check: &mut Check<'_>, namespace: &Node<'_>) {
+    for group in ["annotations", "labels"] {
+        for entry in namespace.at(&["metadata", group]).map_or(&[][..], Node::entries) {
+            let found = NAMESPACE_INJECTORS.iter().find(|(key, _)| *key == entry.key);
+            let is_off = matches!(entry.value.scalar(), Some("false" | "disabled" | ""));
+            if let Some((key, injector)) = found.filter(|_| !is_off) {
+                let message = format!(
+                    "{injector} would add a container to each pod of this namespace; the sidecars will be missing"
+                );
+                below(check, &["metadata", group, key], |check| {
+                    check
+                        .report(Code::MissingSidecar, entry.key_span, message)
+                        .help("add the container to the pods that need it, or remove this");
+                });
+            }
+        }
     }
 }
 
@@ -220,6 +249,19 @@ pub(in crate::manifest) fn pod_term(check: &mut Check<'_>, term: &Node<'_>) {
             check
                 .report(Code::RefusedValue, key.span, message)
                 .help("use kubernetes.io/hostname or topology.kubernetes.io/zone");
+        });
+    }
+}
+
+/// The same as a preference, which may be left out.
+pub(in crate::manifest) fn preferred_term(check: &mut Check<'_>, term: &Node<'_>) {
+    let Some(key) = term.get("topologyKey") else { return };
+    let text = key.scalar().unwrap_or_default();
+    if text != "kubernetes.io/hostname" && !is_zone(text) {
+        check.key("topologyKey", |check| {
+            let message =
+                format!("the preference has no meaning here: machines know no {}", check.shown(text));
+            check.report(Code::NoMeaning, key.span, message);
         });
     }
 }

@@ -136,13 +136,26 @@ fn cluster_ip(check: &mut Check<'_>, spec: &Node<'_>) {
     });
 }
 
+/// What is in the annotations of ingress controllers, and of those that work beside them.
+const VENDORS: [&str; 9] = [
+    "ingress",
+    "cert-manager.io/",
+    "external-dns.alpha.kubernetes.io/",
+    "nginx.org/",
+    "haproxy.org/",
+    "konghq.com/",
+    "projectcontour.io/",
+    "traefik.io/",
+    "cloud.google.com/",
+];
+
 /// Annotations of ingress controllers.
 pub(in crate::manifest) fn ingress_annotations(check: &mut Check<'_>, ingress: &Node<'_>) {
     let Some(annotations) = ingress.at(&["metadata", "annotations"]) else { return };
     for entry in annotations.entries() {
         let key = entry.key.as_ref();
         let understood = ["alb.ingress.kubernetes.io/scheme", "alb.ingress.kubernetes.io/certificate-arn"];
-        if understood.contains(&key) || !key.contains("ingress") {
+        if understood.contains(&key) || !VENDORS.iter().any(|vendor| key.contains(vendor)) {
             continue;
         }
         let report = |check: &mut Check<'_>| {

@@ -1,9 +1,10 @@
 //! Rules about workloads.
 
 use super::super::{Check, int_or_percent};
+use super::below;
 use crate::manifest::api::IntOrPercent;
 use crate::manifest::code::Code;
-use crate::manifest::tree::{Node, Value};
+use crate::manifest::tree::{Node, Resolved, Value, resolve};
 
 /// The selector against the labels of the workload's own template.
 pub(in crate::manifest) fn selector_matches(check: &mut Check<'_>, spec: &Node<'_>) {
@@ -94,6 +95,21 @@ pub(in crate::manifest) fn always_restarts(check: &mut Check<'_>, spec: &Node<'_
     }
 }
 
+/// What becomes of a Pod that no workload keeps.
+pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
+    let span = pod.get("kind").map_or(pod.span, |kind| kind.span);
+    match pod.at(&["spec", "restartPolicy"]).and_then(Node::scalar) {
+        Some(policy @ ("Never" | "OnFailure")) => {
+            let message = format!("a Pod with restartPolicy {policy} becomes a Job of one machine");
+            check.report(Code::Adapted, span, message);
+        }
+        _ => {
+            let message = "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job";
+            check.report(Code::AdaptedKind, span, message);
+        }
+    }
+}
+
 /// Pods of jobs end.
 pub(in crate::manifest) fn job_restarts(check: &mut Check<'_>, spec: &Node<'_>) {
     let Some(pod) = spec.at(&["template", "spec"]) else { return };
@@ -109,13 +125,6 @@ pub(in crate::manifest) fn job_restarts(check: &mut Check<'_>, spec: &Node<'_>) 
                 )
                 .help("write `restartPolicy: OnFailure` or `restartPolicy: Never`");
         });
-    }
-}
-
-fn below(check: &mut Check<'_>, keys: &[&str], inner: impl FnOnce(&mut Check<'_>)) {
-    match keys {
-        [] => inner(check),
-        [first, rest @ ..] => check.key(first, |check| below(check, rest, inner)),
     }
 }
 
@@ -145,8 +154,28 @@ pub(in crate::manifest) fn claims_of_group(check: &mut Check<'_>, spec: &Node<'_
         below(check, &["template", "spec", "volumes"], |check| {
             check.index(i, |check| {
                 let message = "each rollout stops the old machine before the new one starts, because both need the disk";
-                check.report(Code::Adapted, claim.key_span, message).help("write `strategy: {type: Recreate}`");
+                check.report(Code::Unlike, claim.key_span, message).help("write `strategy: {type: Recreate}`");
             });
+        });
+    }
+}
+
+/// The time in which a rollout must make progress is longer than the time that each machine takes.
+pub(in crate::manifest) fn deadline(check: &mut Check<'_>, spec: &Node<'_>) {
+    let seconds = |key: &str| match resolve(spec.str(key)?) {
+        Resolved::Int(seconds) => Some(seconds),
+        _ => None,
+    };
+    let Some(ready) = spec.get("minReadySeconds") else { return };
+    let deadline = seconds("progressDeadlineSeconds").unwrap_or(600);
+    if seconds("minReadySeconds").is_some_and(|seconds| seconds >= deadline) {
+        check.key("minReadySeconds", |check| {
+            let message = format!(
+                "no rollout could ever end: a machine must stay healthy for longer than the {deadline} s of progressDeadlineSeconds"
+            );
+            check
+                .report(Code::Conflict, ready.span, message)
+                .help("raise progressDeadlineSeconds or lower minReadySeconds");
         });
     }
 }

@@ -1,0 +1,123 @@
+//! Rules about what a pod asks of its machine, and about what machines do otherwise than nodes.
+
+use std::collections::BTreeSet;
+
+use super::super::Check;
+use super::below;
+use crate::manifest::code::Code;
+use crate::manifest::tree::{Node, Resolved, resolve};
+
+/// Shortest time that a cloud is known to leave a machine between the request to end and the end: Spot instances of AWS.
+const SHUTDOWN_WINDOW: i128 = 120;
+
+/// A grace period that a cloud may cut short.
+pub(in crate::manifest) fn grace_period(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(grace) = spec.get("terminationGracePeriodSeconds") else { return };
+    if let Some(Resolved::Int(seconds)) = grace.scalar().map(resolve)
+        && seconds > SHUTDOWN_WINDOW
+    {
+        check.key("terminationGracePeriodSeconds", |check| {
+            let message = format!(
+                "{seconds} s may be cut short: clouds leave a machine {SHUTDOWN_WINDOW} s when they take it away themselves (Spot)"
+            );
+            check.report(Code::Unlike, grace.span, message);
+        });
+    }
+}
+
+/// `dnsPolicy: None` without anybody to ask.
+pub(in crate::manifest) fn name_servers(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(policy) = spec.get("dnsPolicy").filter(|policy| policy.scalar() == Some("None")) else { return };
+    if spec.at(&["dnsConfig", "nameservers"]).is_none_or(Node::is_empty) {
+        check.key("dnsPolicy", |check| {
+            check
+                .report(Code::MissingField, policy.span, "`None` needs `dnsConfig.nameservers`")
+                .help("name a server, or remove `dnsPolicy`");
+        });
+    }
+}
+
+/// Containers whose limits and requests variables and files show.
+pub(in crate::manifest) fn shown_containers(check: &mut Check<'_>, spec: &Node<'_>) {
+    let lists = ["initContainers", "containers"];
+    let known: BTreeSet<String> = lists
+        .iter()
+        .filter_map(|list| spec.get(list))
+        .flat_map(Node::items)
+        .filter_map(|container| container.str("name"))
+        .map(str::to_owned)
+        .collect();
+    let look = |check: &mut Check<'_>, source: &Node<'_>, above: &[&str]| {
+        let Some(name) = source.at(above).and_then(|found| found.at(&["resourceFieldRef", "containerName"]))
+        else {
+            return;
+        };
+        let text = name.scalar().unwrap_or_default();
+        if known.contains(text) {
+            return;
+        }
+        let near = super::super::nearest(text, known.iter().map(String::as_str));
+        let help = near.map(|near| format!("did you mean `{near}`?"));
+        let message = format!("no container named {} in this pod", check.shown(text));
+        let path: Vec<&str> = above.iter().copied().chain(["resourceFieldRef", "containerName"]).collect();
+        below(check, &path, |check| {
+            check.report(Code::MissingReference, name.span, message).maybe_help(help);
+        });
+    };
+    for list in lists {
+        check.each(spec, list, |check, container| {
+            check.each(container, "env", |check, variable| look(check, variable, &["valueFrom"]));
+        });
+    }
+    check.each(spec, "volumes", |check, volume| {
+        let Some(files) = volume.get("downwardAPI") else { return };
+        check.key("downwardAPI", |check| check.each(files, "items", |check, item| look(check, item, &[])));
+    });
+}
+
+/// Files of ConfigMaps and Secrets stay as they are until the next rollout.
+pub(in crate::manifest) fn no_live_update(check: &mut Check<'_>, volume: &Node<'_>) {
+    let Some(entry) = ["configMap", "secret", "projected"].iter().find_map(|key| volume.entry(key)) else {
+        return;
+    };
+    let message =
+        "files of ConfigMaps and Secrets do not change in running machines: a changed value is a rollout";
+    if check.findings.first(message) {
+        check.key(&entry.key, |check| {
+            check.report(Code::Unlike, entry.key_span, message);
+        });
+    }
+}
+
+/// Users and privileges that contradict each other; Kubernetes refuses such pods, or never starts them.
+pub(in crate::manifest) fn security(check: &mut Check<'_>, context: &Node<'_>) {
+    let is = |key: &str, value: Resolved| context.str(key).map(resolve) == Some(value);
+    let contradictions = [
+        (
+            "runAsUser",
+            Resolved::Int(0),
+            "runAsNonRoot",
+            Resolved::Bool(true),
+            "the user 0 is root, which `runAsNonRoot` forbids",
+        ),
+        (
+            "allowPrivilegeEscalation",
+            Resolved::Bool(false),
+            "privileged",
+            Resolved::Bool(true),
+            "a privileged container has all privileges already",
+        ),
+    ];
+    for (key, value, other_key, other_value, message) in contradictions {
+        let (Some(one), Some(other)) = (context.get(key), context.get(other_key)) else { continue };
+        if is(key, value) && is(other_key, other_value) {
+            let place = check.place(other.span);
+            check.key(key, |check| {
+                check
+                    .report(Code::Conflict, one.span, message)
+                    .also(place, "contradicts this")
+                    .help("change one of them");
+            });
+        }
+    }
+}
