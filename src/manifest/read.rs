@@ -226,7 +226,7 @@ fn find(check: &mut Check<'_>, root: &Node<'_>) -> Found {
         return Found::Nothing;
     };
     if kind_text == LIST.name || kind_text.ends_with(LIST.name) && root.get("items").is_some() {
-        check.object = kind_text.to_owned();
+        kind_text.clone_into(&mut check.object);
         check.object(root, &LIST);
         return Found::List;
     }

@@ -98,15 +98,14 @@ pub(in crate::manifest) fn always_restarts(check: &mut Check<'_>, spec: &Node<'_
 /// What becomes of a Pod that no workload keeps.
 pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
     let span = pod.get("kind").map_or(pod.span, |kind| kind.span);
-    match pod.at(&["spec", "restartPolicy"]).and_then(Node::scalar) {
-        Some(policy @ ("Never" | "OnFailure")) => {
-            let message = format!("a Pod with restartPolicy {policy} becomes a Job of one machine");
-            check.report(Code::Adapted, span, message);
-        }
-        _ => {
-            let message = "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job";
-            check.report(Code::AdaptedKind, span, message);
-        }
+    let policy = pod.at(&["spec", "restartPolicy"]).and_then(Node::scalar);
+    if let Some(policy @ ("Never" | "OnFailure")) = policy {
+        let message = format!("a Pod with restartPolicy {policy} becomes a Job of one machine");
+        check.report(Code::Adapted, span, message);
+    } else {
+        let message =
+            "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job";
+        check.report(Code::AdaptedKind, span, message);
     }
 }
 
