@@ -41,16 +41,6 @@ pub enum PodError {
         /// Its image.
         image: String,
     },
-    /// A probe that the guest cannot ask.
-    #[error(
-        "container `{container}`: a {what} probe cannot be asked by the guest yet; use plain httpGet, tcpSocket, grpc or exec"
-    )]
-    Probe {
-        /// The container.
-        container: String,
-        /// What the probe asks.
-        what: &'static str,
-    },
     /// A container that must not run as root would.
     #[error(
         "container `{container}` must not run as root, but its image {image} does; set `securityContext.runAsUser` to \
@@ -120,11 +110,11 @@ pub fn image(
             run_as_group: wanted.security.run_as_group,
             run_as_non_root: wanted.security.run_as_non_root,
             seccomp: security::seccomp(&wanted.security),
-            probes: probe::probes(wanted)?,
+            probes: probe::probes(wanted),
             late,
             sidecar: is_onboot && wanted.sidecar,
-            post_start: probe::hook(wanted, wanted.post_start.as_ref())?,
-            pre_stop: probe::hook(wanted, wanted.pre_stop.as_ref())?,
+            post_start: wanted.post_start.as_ref().map(probe::hook),
+            pre_stop: wanted.pre_stop.as_ref().map(probe::hook),
             writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
         };
         containers.push(planned);

@@ -4,7 +4,7 @@
 //! what clouds promise for an instance's primary address; leases are not renewed.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::cmdline::StaticNetwork;
@@ -67,7 +67,7 @@ struct Answer {
 /// Gets the set-up of an interface that is up.
 pub(crate) fn ask(interface: &str, hardware: [u8; 6]) -> Result<StaticNetwork, Error> {
     let doing = || format!("ask for an address on {interface} by DHCP");
-    let socket = UdpSocket::bind(("0.0.0.0", CLIENT_PORT)).doing(doing)?;
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT)).doing(doing)?;
     socket.set_broadcast(true).doing(doing)?;
     sys::bind_to_device(&socket, interface).doing(doing)?;
     // Other machines on the wire must not take an answer for theirs; the address tells machines apart.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ impl Supervised {
     /// Listens on the port. The supervisor is due at once.
     pub(crate) fn listen(port: u16, channel: Option<(OwnedFd, OwnedFd)>) -> Result<Self, Error> {
         let doing = || format!("listen on port {port}");
-        let listener = TcpListener::bind(("0.0.0.0", port)).doing(doing)?;
+        let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).doing(doing)?;
         listener.set_nonblocking(true).doing(doing)?;
         Ok(Self::of(listener, BTreeMap::new(), channel))
     }

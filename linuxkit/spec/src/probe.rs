@@ -57,6 +57,9 @@ pub enum ProbeAction {
         host: Option<String>,
         /// Port.
         port: u16,
+        /// Whether it is asked over TLS, without a look at whom the certificate is for or who signed it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        tls: bool,
         /// Path with its query.
         path: String,
         /// Headers in their order.

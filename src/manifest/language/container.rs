@@ -338,10 +338,7 @@ static HTTP_GET: Table = Table::new(
         works("path", TEXT, "path of the request").default("/"),
         works(
             "scheme",
-            Type::Choice(&[
-                word("HTTP", "plain"),
-                word("HTTPS", "TLS; the certificate is not verified").not_yet(),
-            ]),
+            Type::Choice(&[word("HTTP", "plain"), word("HTTPS", "TLS; the certificate is not verified")]),
             "protocol",
         )
         .default("HTTP"),

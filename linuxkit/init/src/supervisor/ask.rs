@@ -1,39 +1,54 @@
-//! Asks a container over the network: HTTP, gRPC's health protocol or a mere connection. Blocks up to the time limit, on a thread of its own.
+//! Asks a container over the network: HTTP with and without TLS, gRPC's health protocol, or a mere connection. Blocks up
+//! to the time limit, on a thread of its own.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::grpc::Check;
+use super::{lookup, tls};
 
 /// How much of an answer is read to find its status.
 const STATUS_BYTES: usize = 512;
 
+/// A request over HTTP.
+#[derive(Debug)]
+pub(super) struct Get<'a> {
+    pub(super) tls: bool,
+    pub(super) host: &'a str,
+    pub(super) port: u16,
+    /// With its query.
+    pub(super) path: &'a str,
+    pub(super) headers: &'a [(String, String)],
+}
+
 /// Connects, and that is all. Says what went wrong.
-pub(super) fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStream, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("tcp {host}:{port}: {error}");
-    let address: SocketAddr = match host.parse() {
-        Ok(address) => SocketAddr::new(address, port),
-        Err(_) => (host, port)
-            .to_socket_addrs()
-            .map_err(|error| wrong(&error))?
-            .next()
-            .ok_or_else(|| wrong(&"no address"))?,
-    };
-    TcpStream::connect_timeout(&address, limit).map_err(|error| wrong(&error))
+pub(super) fn tcp(host: &str, port: u16, limit: Duration) -> Result<(), String> {
+    connect(host, port, limit).map(drop)
 }
 
 /// Sends a GET request; a status of 200 to 399 is success, whatever follows it.
-pub(super) fn http(
-    host: &str,
-    port: u16,
-    path: &str,
-    headers: &[(String, String)],
-    limit: Duration,
-) -> Result<(), String> {
-    let deadline = Instant::now() + limit;
-    let mut stream = tcp(host, port, limit)?;
-    let wrong = |reason: &str| format!("http://{host}:{port}{path}: {reason}");
+pub(super) fn http(get: &Get<'_>, limit: Duration) -> Result<(), String> {
+    let Get { tls, host, port, path, .. } = *get;
+    let stream = connect(host, port, limit)?;
+    let wrong = |reason: &dyn std::fmt::Display| {
+        format!("{}://{host}:{port}{path}: {reason}", if tls { "https" } else { "http" })
+    };
+    let status = if tls {
+        let stream = tls::over(stream, host).map_err(|error| wrong(&error))?;
+        exchange(stream, &request(get))
+    } else {
+        exchange(stream, &request(get))
+    };
+    match status.map_err(|error| wrong(&error))? {
+        Some(200..=399) => Ok(()),
+        Some(status) => Err(wrong(&format!("status {status}"))),
+        None => Err(wrong(&"the answer is no HTTP")),
+    }
+}
+
+/// The request's text.
+fn request(Get { host, port, path, headers, .. }: &Get<'_>) -> String {
     let given = |name: &str| headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
     let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
     for (name, default) in [
@@ -45,61 +60,98 @@ pub(super) fn http(
             request.extend([name, ": ", &default, "\r\n"]);
         }
     }
-    for (name, value) in headers {
+    for (name, value) in *headers {
         request.extend([name, ": ", value, "\r\n"]);
     }
     request.push_str("\r\n");
-    stream.write_all(request.as_bytes()).map_err(|error| wrong(&error.to_string()))?;
+    request
+}
+
+/// Sends a request and reads the answer as far as its status; none if it has none.
+fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Option<u16>> {
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     while answer.len() < STATUS_BYTES && !answer.contains(&b'\n') {
         let mut buffer = [0; STATUS_BYTES];
-        match read_until(&mut stream, &mut buffer, deadline).map_err(|error| wrong(&error))? {
-            0 => break,
-            length => answer.extend_from_slice(&buffer[..length]),
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&buffer[..length]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    match status(&answer) {
-        Some(200..=399) => Ok(()),
-        Some(status) => Err(wrong(&format!("status {status}"))),
-        None => Err(wrong("the answer is no HTTP")),
-    }
+    Ok(status(&answer))
 }
 
 /// Asks a gRPC server whether a service is healthy; an empty name means the server as a whole.
 pub(super) fn grpc(host: &str, port: u16, service: &str, limit: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + limit;
-    let mut stream = tcp(host, port, limit)?;
+    let mut stream = connect(host, port, limit)?;
     let wrong = |reason: &str| format!("grpc {host}:{port} {service:?}: {reason}");
     let mut check = Check::new(&format!("{host}:{port}"), service);
     let mut buffer = [0; 4096];
     loop {
         stream.write_all(&check.take_output()).map_err(|error| wrong(&error.to_string()))?;
-        let length = read_until(&mut stream, &mut buffer, deadline).map_err(|error| wrong(&error))?;
-        if length == 0 {
-            return Err(wrong("the server closed the connection"));
-        }
+        let length = match stream.read(&mut buffer) {
+            Ok(0) => return Err(wrong("the server closed the connection")),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(wrong(&error.to_string())),
+        };
         if let Some(answer) = check.receive(&buffer[..length]) {
             return answer.map_err(|reason| wrong(&reason));
         }
     }
 }
 
-/// Reads what is there, or waits for it until the deadline. Zero bytes are the end.
-fn read_until(stream: &mut TcpStream, buffer: &mut [u8], deadline: Instant) -> Result<usize, String> {
-    loop {
-        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-        let left = left.ok_or("no answer in time")?;
-        stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
-        match stream.read(buffer) {
-            Ok(length) => return Ok(length),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                ) => {}
-            Err(error) => return Err(error.to_string()),
-        }
+/// A connection with an end: whatever takes longer than the time limit of the question fails.
+#[derive(Debug)]
+pub(super) struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        left.ok_or_else(too_late)
     }
+}
+
+fn too_late() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, "no answer in time")
+}
+
+/// What the socket says when its time limit is over, in words.
+fn in_words(error: io::Error) -> io::Error {
+    if error.kind() == ErrorKind::WouldBlock { too_late() } else { error }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer).map_err(in_words)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(buffer).map_err(in_words)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+fn connect(host: &str, port: u16, limit: Duration) -> Result<Timed, String> {
+    let deadline = Instant::now() + limit;
+    let wrong = |error: &dyn std::fmt::Display| format!("tcp {host}:{port}: {error}");
+    let address = lookup::address(host, deadline).map_err(|error| wrong(&error))?;
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let stream =
+        TcpStream::connect_timeout(&SocketAddr::new(address, port), left).map_err(|error| wrong(&error))?;
+    Ok(Timed { stream, deadline })
 }
 
 /// The status in the first line of an answer.
@@ -138,7 +190,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(200);
 
     fn get(port: u16) -> Result<(), String> {
-        http("127.0.0.1", port, "/up?x=1", &[("host".into(), "web".into())], LIMIT)
+        let headers = [("host".into(), "web".into())];
+        http(&Get { tls: false, host: "127.0.0.1", port, path: "/up?x=1", headers: &headers }, LIMIT)
     }
 
     #[test]

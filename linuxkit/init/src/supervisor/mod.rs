@@ -8,10 +8,12 @@ mod ask;
 mod control;
 mod grpc;
 mod http;
+mod lookup;
 mod metrics;
 mod prober;
 mod server;
 mod shipper;
+mod tls;
 mod track;
 
 use std::os::fd::AsFd;

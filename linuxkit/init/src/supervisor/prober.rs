@@ -8,7 +8,7 @@ use std::time::Duration;
 use i2kit_spec::{POD_BOOT_PATH, POD_MOUNT, PodBoot, ProbeAction};
 use serde::{Deserialize, Serialize};
 
-use super::ask;
+use super::ask::{self, Get};
 use super::track::{Subject, Track};
 use crate::clock;
 use crate::link::{Link, ProbeKind, ToInit};
@@ -180,12 +180,11 @@ fn subject(container: &crate::record::ContainerRecord) -> Subject {
 
 fn over_network(action: &ProbeAction, address: &str, limit: Duration) -> Result<(), String> {
     match action {
-        ProbeAction::HttpGet { host, port, path, headers } => {
-            ask::http(host.as_deref().unwrap_or(address), *port, path, headers, limit)
+        ProbeAction::HttpGet { host, port, tls, path, headers } => {
+            let host = host.as_deref().unwrap_or(address);
+            ask::http(&Get { tls: *tls, host, port: *port, path, headers }, limit)
         }
-        ProbeAction::Tcp { host, port } => {
-            ask::tcp(host.as_deref().unwrap_or(address), *port, limit).map(drop)
-        }
+        ProbeAction::Tcp { host, port } => ask::tcp(host.as_deref().unwrap_or(address), *port, limit),
         ProbeAction::Grpc { port, service } => ask::grpc(address, *port, service, limit),
         ProbeAction::Exec { .. } => unreachable!("commands are run by PID 1"),
     }

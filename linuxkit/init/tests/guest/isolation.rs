@@ -124,7 +124,7 @@ fn a_grpc_server_is_asked_for_its_health() {
     // Two frames of a server: its settings, and the answer to the call. First not serving, then serving.
     let server = |status: u8| {
         format!(
-            "printf '\\\\0\\\\0\\\\0\\\\4\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\7\\\\0\\\\0\\\\0\\\\0\\\\0\\\\1\\\\0\\\\0\\\\0\\\\0\\\\2\\\\10\\\\{status}' | nc -l -p 50051 > /dev/null"
+            "printf '\\\\0\\\\0\\\\0\\\\4\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\7\\\\0\\\\0\\\\0\\\\0\\\\0\\\\1\\\\0\\\\0\\\\0\\\\0\\\\2\\\\10\\\\{status}' | nc -l -p 50051 > /asked; grep -c health.v1.Health/Check.*db /asked"
         )
     };
     let script = format!("{}; {}; while :; do {}; done", server(2), server(2), server(1));

@@ -13,6 +13,7 @@ mod isolation;
 mod life;
 mod manifest;
 mod pod;
+mod probes;
 mod replace;
 mod secure_boot;
 mod verity;
@@ -274,7 +275,7 @@ fn readiness_follows_the_probes_of_the_containers() {
     if !wanted() {
         return;
     }
-    let http = ProbeAction::HttpGet { host: None, port: 80, path: "/up".into(), headers: vec![] };
+    let http = ProbeAction::HttpGet { host: None, port: 80, tls: false, path: "/up".into(), headers: vec![] };
     let file = ProbeAction::Exec { command: ["cat", "/dev/shm/ready"].map(Into::into).into() };
     let pod = Pod::new()
         .shell()
