@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::exit::{Exit, Failure};
-use crate::manifest::SourceFile;
+use crate::manifest::{MAX_BYTES, SourceFile};
 
 /// Reads files, folders (every `.yaml`, `.yml` and `.json` directly below, by name) and `-`.
 pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         let read = if path == Path::new("-") {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input").map(|_| {
+            bounded(std::io::stdin()).context("cannot read standard input").map(|bytes| {
                 files.push(SourceFile { name: "-".into(), bytes });
             })
         } else if path.is_dir() {
@@ -27,8 +26,17 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
     Ok(files)
 }
 
+/// All bytes, or as many as show that there are too many: what is given may have no end.
+fn bounded(source: impl std::io::Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn file(path: &Path, files: &mut Vec<SourceFile>) -> anyhow::Result<()> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = std::fs::File::open(path)
+        .and_then(bounded)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     files.push(SourceFile { name: path.display().to_string(), bytes });
     Ok(())
 }

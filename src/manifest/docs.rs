@@ -84,7 +84,8 @@ fn table_of(ty: &Type) -> Option<&'static Table> {
     }
 }
 
-fn section(page: &mut String, table: &'static Table) {
+/// The section of one table.
+pub(super) fn section(page: &mut String, table: &'static Table) {
     put(page, format_args!("\n## {}\n\n{}\n\n", table.name, cell(table.doc)));
     page.push_str("| field | type | class | default | meaning |\n|---|---|---|---|---|\n");
     for field in table.fields {

@@ -32,6 +32,7 @@ pub use convert::convert;
 pub use diagnostic::{Diagnostic, Place, Severity, SourceFile};
 pub use read::read;
 pub use schema::json_schema;
+pub use text::MAX_BYTES;
 
 /// How manifests are to be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -98,16 +98,10 @@ impl<'a> Reader<'_, 'a> {
             root.at(&["metadata", "namespace"]).and_then(Node::scalar).unwrap_or(DEFAULT_NAMESPACE);
         let namespace = namespace.to_owned();
         let mut check = Check {
-            options: self.options,
-            findings: &mut self.findings,
-            references: &mut self.references,
             file,
-            object: String::new(),
             namespace: namespace.clone(),
-            secret: false,
             path: prefix.clone(),
-            claim_templates: Vec::new(),
-            around: Vec::new(),
+            ..Check::new(self.options, &mut self.findings, &mut self.references)
         };
         let found = find(&mut check, &root);
         if root.str("kind").is_some_and(|kind| kind.eq_ignore_ascii_case("Secret")) {

@@ -55,7 +55,8 @@ fn reference(table: &Table) -> String {
     format!("#/definitions/{}", name(table))
 }
 
-fn object(table: &'static Table) -> Value {
+/// The schema of one table.
+pub(super) fn object(table: &'static Table) -> Value {
     let properties: Map<String, Value> =
         table.fields.iter().map(|field| (field.name.to_owned(), property(field))).collect();
     let required: Vec<&str> =

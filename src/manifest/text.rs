@@ -2,8 +2,9 @@
 
 use super::code::Code;
 
-/// Largest file. A set of a hundred applications has about two megabytes.
-const MAX_BYTES: usize = 32 << 20;
+/// Largest file; nobody needs to read more than one byte beyond it. A set of a hundred applications has about two
+/// megabytes.
+pub const MAX_BYTES: usize = 32 << 20;
 
 /// Why bytes are not the text of a manifest.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +19,8 @@ pub(super) struct TextFault {
 /// The text, without the byte-order mark that some editors write, and the number of bytes taken away at the front.
 pub(super) fn decode(bytes: &[u8]) -> Result<(&str, usize), TextFault> {
     if bytes.len() > MAX_BYTES {
-        let message = format!("{} bytes are more than the {MAX_BYTES} that one file may have", bytes.len());
+        let message =
+            format!("the file has more than {} MiB, which is the most that one may have", MAX_BYTES >> 20);
         return Err(TextFault { code: Code::TooLarge, at: 0, message, help: Some("split the file") });
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {

@@ -110,6 +110,28 @@ pub(in crate::manifest) struct Reference {
     pub(in crate::manifest) object: String,
 }
 
+impl<'o> Check<'o> {
+    /// A walk over one object of the first file, which has no name yet.
+    pub(in crate::manifest) fn new(
+        options: &'o Options,
+        findings: &'o mut Findings,
+        references: &'o mut Vec<Reference>,
+    ) -> Self {
+        Self {
+            options,
+            findings,
+            references,
+            file: 0,
+            object: String::new(),
+            namespace: String::new(),
+            secret: false,
+            path: String::new(),
+            claim_templates: Vec::new(),
+            around: Vec::new(),
+        }
+    }
+}
+
 impl Check<'_> {
     /// A finding at `span`, under the current path. Completed by what is chained to it.
     pub(in crate::manifest) fn report(

@@ -228,6 +228,16 @@ impl Check<'_> {
         }
     }
 
+    /// The field at hand, without those above it.
+    fn own_name(&self) -> String {
+        let path = self.path.as_str();
+        let name = match path.rfind("[\"").filter(|_| path.ends_with("\"]")) {
+            Some(bracket) => path[bracket + 2..].trim_end_matches("\"]"),
+            None => path.rsplit('.').next().unwrap_or(path),
+        };
+        format!("`{name}`")
+    }
+
     fn integer(&mut self, node: &Node<'_>, text: &str, resolved: Resolved, low: i64, high: i64) {
         match resolved {
             Resolved::Int(value) if value < i128::from(low) || value > i128::from(high) => {
@@ -238,7 +248,8 @@ impl Check<'_> {
                 };
                 let too_large = value > i128::from(high) && high >= i64::from(i32::MAX);
                 let range = if too_large { format!("must be at most {high}") } else { range };
-                self.report(Code::InvalidValue, node.span, format!("{range}, got {value}"));
+                let name = self.own_name();
+                self.report(Code::InvalidValue, node.span, format!("{name} {range}, got {value}"));
             }
             Resolved::Int(_) => {}
             _ => {
@@ -255,7 +266,8 @@ impl Check<'_> {
                 .filter(|choice| choice.class != Class::Refused && !choice.word.is_empty())
                 .map(|choice| choice.word)
                 .collect();
-            let message = format!("must be {}, got {}", list(&accepted, "or"), self.shown(text));
+            let message =
+                format!("{} must be {}, got {}", self.own_name(), list(&accepted, "or"), self.shown(text));
             let help = nearest(text, accepted).map(|word| format!("did you mean `{word}`?"));
             self.report(Code::InvalidValue, node.span, message).maybe_help(help);
             return;

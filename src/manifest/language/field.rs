@@ -337,3 +337,54 @@ pub(super) const COUNT: Type = Type::Int(0, i32::MAX as i64);
 pub(super) const COUNT_1: Type = Type::Int(1, i32::MAX as i64);
 /// Kubernetes' 64-bit integers, not negative.
 pub(super) const LONG: Type = Type::Int(0, i64::MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::check::{Check, Findings};
+    use crate::manifest::{Options, docs, schema, tree};
+
+    static WITHOUT: Table = Table::new("Lamp", "Light.", &[works("name", LABEL, "its name").required()]);
+
+    /// The same with one more line.
+    static WITH: Table = Table::new(
+        "Lamp",
+        "Light.",
+        &[
+            works("name", LABEL, "its name").required(),
+            mapped("brightness", Type::Int(0, 100), "in percent of the sun").default("50").not_yet(),
+        ],
+    );
+
+    /// `code path: message` of each finding.
+    fn check(table: &'static Table, text: &str) -> Vec<String> {
+        let (mut findings, mut references, options) = (Findings::default(), Vec::new(), Options::default());
+        let parsed = tree::parse(text, 0);
+        let mut check = Check::new(&options, &mut findings, &mut references);
+        check.object(&parsed.documents[0], table);
+        findings.all.iter().map(|found| format!("{} {}: {}", found.code, found.path, found.message)).collect()
+    }
+
+    #[test]
+    fn a_line_reaches_the_page_the_schema_and_the_checker() {
+        let page = |table| {
+            let mut page = String::new();
+            docs::section(&mut page, table);
+            page
+        };
+        let row = "| brightness | integer 0-100 | adapted, *not yet* | `50` | in percent of the sun |";
+        assert!(!page(&WITHOUT).contains("brightness"));
+        assert!(page(&WITH).contains(row), "{}", page(&WITH));
+
+        assert!(schema::object(&WITHOUT)["properties"].get("brightness").is_none());
+        let property = &schema::object(&WITH)["properties"]["brightness"];
+        assert_eq!((&property["maximum"], &property["default"]), (&100.into(), &50.into()));
+
+        let unknown = "unknown-field brightness: unknown field `brightness` in Lamp";
+        let not_yet = "not-deployable-yet brightness: not deployable yet: `brightness`";
+        let range = "invalid-value brightness: `brightness` must be 0-100, got 101";
+        assert_eq!(check(&WITHOUT, "name: a\nbrightness: 5\n"), [unknown]);
+        assert_eq!(check(&WITH, "name: a\nbrightness: 5\n"), [not_yet]);
+        assert_eq!(check(&WITH, "name: a\nbrightness: 101\n"), [not_yet, range]);
+    }
+}
