@@ -11,7 +11,7 @@ use crate::support::{World, eventually, get, machines, tools};
 
 /// A world whose environment is in the bed, with credentials as a user has them.
 pub(crate) fn world(bed: &Bed) -> World {
-    let mirror = crate::support::mirror();
+    let mirror = crate::support::mirror(crate::support::Images::Common);
     let world = World::new();
     fs::create_dir_all(world.path().join(".aws")).unwrap();
     world

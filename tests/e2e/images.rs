@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{World, mirror, root, tools};
+use crate::support::{Images, World, mirror, root, tools};
 
 /// A pod whose image is `app:1`.
 const APP: &str = "name: app\ncontainers:\n  app:\n    image: app:1\n    ports: [80]\n";
@@ -91,7 +91,7 @@ fn an_image_that_no_registry_has_is_named() {
     if !tools() {
         return;
     }
-    let nowhere = format!("{}/library/nothing:1", mirror());
+    let nowhere = format!("{}/library/nothing:1", mirror(Images::Common));
     let world = World::new().file("app.yaml", &APP.replace("app:1", &nowhere));
     world.i2kit(&["build", "app.yaml"]).code(5).says(&nowhere).run();
 }

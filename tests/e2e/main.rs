@@ -14,4 +14,5 @@ mod inside;
 mod jobs;
 mod rollout;
 mod secrets;
+mod software;
 mod verbs;

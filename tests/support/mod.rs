@@ -8,7 +8,7 @@ mod world;
 
 pub(crate) use call::Call;
 pub(crate) use http::{get, get_with, wait_for_page};
-pub(crate) use registry::mirror;
+pub(crate) use registry::{Images, mirror};
 pub(crate) use world::{World, kill};
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The registry of test images: one a test program, ended with it.
+//! The registries of test images: one of each set a test program, ended with it.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -15,22 +15,36 @@ struct Registry {
     _shell: Child,
 }
 
-/// The host and port that serves docker.io's images to tests.
-pub(crate) fn mirror() -> &'static str {
-    static REGISTRY: OnceLock<Registry> = OnceLock::new();
-    &REGISTRY.get_or_init(start).host
+/// The sets of images that `scripts/images` makes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Images {
+    /// What most tests run.
+    Common,
+    /// Real software of all kinds.
+    Software,
 }
 
-fn start() -> Registry {
-    assert!(
-        root().join("target/test-images/stamp").is_file(),
-        "there are no test images; run scripts/images"
-    );
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("registry-{}", std::process::id()));
+/// The host and port that serves docker.io's images to tests.
+pub(crate) fn mirror(images: Images) -> &'static str {
+    static COMMON: OnceLock<Registry> = OnceLock::new();
+    static SOFTWARE: OnceLock<Registry> = OnceLock::new();
+    let (registry, set) = match images {
+        Images::Common => (&COMMON, "images"),
+        Images::Software => (&SOFTWARE, "software"),
+    };
+    &registry.get_or_init(|| start(set)).host
+}
+
+fn start(set: &str) -> Registry {
+    let made = root().join(format!("target/test-{set}"));
+    assert!(made.join("stamp").is_file(), "there are no test images; run scripts/images {set}");
+    let folder =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("registry-{set}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let shell = Command::new("sh")
-        .args(["-c", "scripts/registry \"$0\" & cat >&2; kill $!; rm -r \"$0\""])
+        .args(["-c", "scripts/registry \"$0\" \"$1\" & cat >&2; kill $!; rm -r \"$0\""])
         .arg(&folder)
+        .arg(made.join("registry"))
         .current_dir(root())
         .stdin(Stdio::piped())
         .spawn()

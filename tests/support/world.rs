@@ -8,7 +8,7 @@ use i2kit::manifest::api::Name;
 use i2kit::plan::fleet::{Fleet, InstanceGroup};
 use tempfile::TempDir;
 
-use super::{Call, guest, mirror, root};
+use super::{Call, Images, guest, mirror, root};
 
 /// A folder in which the program runs as if it were alone on the machine. Dropping it destroys what was deployed.
 #[derive(Debug)]
@@ -21,9 +21,14 @@ impl World {
     /// A world with an environment whose images come from the test registry. Worlds share a cache, so that a layer is
     /// fetched and converted once.
     pub(crate) fn new() -> Self {
+        Self::with(Images::Common)
+    }
+
+    /// The same with that set of test images.
+    pub(crate) fn with(images: Images) -> Self {
         let mut world = Self::bare();
         world.cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-        let mirror = mirror();
+        let mirror = mirror(images);
         world.file(
             "environment.yml",
             &format!(
