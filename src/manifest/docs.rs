@@ -184,6 +184,7 @@ fn text(form: Text) -> &'static str {
         Text::Cidr => "address range",
         Text::Ip => "IP address",
         Text::FieldPath => "field of the pod",
+        Text::Signal => "signal",
         Text::PortMapping => "port or mapping",
         Text::Assignment => "`NAME=VALUE`",
     }

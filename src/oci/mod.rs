@@ -9,8 +9,10 @@ pub mod layout;
 pub mod manifest;
 pub mod media;
 mod reference;
+mod signal;
 
 pub use config::{ContainerConfig, ImageConfig, RootFs};
 pub use digest::{DiffId, Digest, DigestError};
 pub use image::{Descriptor, Layer, Platform, ResolvedImage};
 pub use reference::{Reference, ReferenceError};
+pub use signal::signal_number;

@@ -12,7 +12,7 @@ use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
 use super::volume::{VolumeError, Volumes};
 use super::{container, probe, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
-use crate::oci::{DiffId, Reference, ResolvedImage};
+use crate::oci::{DiffId, Reference, ResolvedImage, signal_number};
 
 /// The supervisor's port in every VM: kube-proxy's health port, which no workload expects to be free.
 pub const HEALTH_PORT: u16 = 10256;
@@ -40,6 +40,19 @@ pub enum PodError {
         container: String,
         /// Its image.
         image: String,
+    },
+    /// An image names a signal that does not exist.
+    #[error(
+        "container `{container}`: image {image} asks to be stopped with the signal `{signal}`, which does not exist; set \
+         `lifecycle.stopSignal`"
+    )]
+    StopSignal {
+        /// The container.
+        container: String,
+        /// Its image.
+        image: String,
+        /// What the image says.
+        signal: String,
     },
     /// A container that must not run as root would.
     #[error(
@@ -115,6 +128,7 @@ pub fn image(
             sidecar: is_onboot && wanted.sidecar,
             post_start: wanted.post_start.as_ref().map(probe::hook),
             pre_stop: wanted.pre_stop.as_ref().map(probe::hook),
+            stop_signal: stop_signal(wanted, image)?,
             writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
         };
         containers.push(planned);
@@ -168,6 +182,22 @@ fn user(wanted: &Container, image: &ResolvedImage) -> Result<String, PodError> {
         return Err(PodError::Root { container: wanted.name.clone(), image: image.reference.to_string() });
     }
     Ok(user)
+}
+
+/// The signal that asks the container to end, where that is not SIGTERM: the manifest's, else the image's.
+fn stop_signal(wanted: &Container, image: &ResolvedImage) -> Result<Option<i32>, PodError> {
+    const TERM: i32 = 15;
+    let wrong = |signal: &str| PodError::StopSignal {
+        container: wanted.name.clone(),
+        image: image.reference.to_string(),
+        signal: signal.to_owned(),
+    };
+    let number = match (wanted.stop_signal, image.config.config.stop_signal.as_str()) {
+        (Some(number), _) => number,
+        (None, "") => TERM,
+        (None, signal) => signal_number(signal).ok_or_else(|| wrong(signal))?,
+    };
+    Ok(Some(number).filter(|number| *number != TERM))
 }
 
 /// The container's plan, and what of its environment is left to the guest.
@@ -244,6 +274,33 @@ mod tests {
 
     fn id(text: &str) -> DiffId {
         DiffId(Digest::of(text.as_bytes()))
+    }
+
+    #[test]
+    fn the_manifests_signal_wins_over_the_images() {
+        let signal = |manifest: Option<i32>, image: &str| {
+            let mut container = Container::new("web", "nginx".parse().unwrap());
+            container.stop_signal = manifest;
+            let image = ResolvedImage {
+                reference: container.image.clone(),
+                manifest: Digest::of(b"image"),
+                config: crate::oci::ImageConfig {
+                    architecture: "amd64".into(),
+                    os: "linux".into(),
+                    config: crate::oci::ContainerConfig { stop_signal: image.into(), ..Default::default() },
+                    rootfs: crate::oci::RootFs { diff_ids: vec![] },
+                },
+                layers: vec![],
+            };
+            stop_signal(&container, &image)
+        };
+        assert_eq!(signal(None, ""), Ok(None));
+        assert_eq!(signal(None, "SIGTERM"), Ok(None));
+        assert_eq!(signal(None, "SIGQUIT"), Ok(Some(3)));
+        assert_eq!(signal(Some(15), "SIGQUIT"), Ok(None));
+        assert_eq!(signal(Some(10), "nonsense"), Ok(Some(10)));
+        let error = signal(None, "nonsense").unwrap_err().to_string();
+        assert!(error.contains("`nonsense`") && error.contains("lifecycle.stopSignal"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,9 @@
-//! Hooks: what is done when a container's program has started, and before it gets SIGTERM. PID 1 runs commands in the
+//! Hooks: what is done when a container's program has started, and before it is asked to end. PID 1 runs commands in the
 //! container itself and counts the time of pauses; questions over the network are asked by the supervisor.
 
 use std::time::{Duration, Instant};
 
 use i2kit_spec::{Hook, ProbeAction};
-use rustix::process::Signal;
 
 use crate::exec::{Asker, Exec};
 use crate::guest::Guest;
@@ -114,7 +113,7 @@ impl Guest {
                 let grace = Duration::from_secs(self.pod.grace_period_seconds);
                 self.stop_container(index, Some(failure), grace);
             }
-            (When::PreStop, _) => container.signal(Signal::TERM),
+            (When::PreStop, _) => container.ask_to_end(),
         }
         self.touch();
     }
@@ -128,7 +127,7 @@ impl Guest {
         }
     }
 
-    /// Stops one container: its hook first, then SIGTERM, and SIGKILL when the time is over. The reason is kept for
+    /// Stops one container: its hook first, then its signal, and SIGKILL when the time is over. The reason is kept for
     /// its record; there is none when the whole pod is stopped.
     pub(crate) fn stop_container(&mut self, index: usize, reason: Option<String>, grace: Duration) {
         let container = &mut self.containers[index];
@@ -137,7 +136,7 @@ impl Guest {
         }
         let runs = matches!(container.life, Life::Running(_));
         if !runs || !self.run_hook(index, When::PreStop) {
-            self.containers[index].signal(Signal::TERM);
+            self.containers[index].ask_to_end();
         }
         self.touch();
     }

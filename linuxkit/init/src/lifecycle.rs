@@ -194,6 +194,11 @@ impl Container {
         }
     }
 
+    /// Asks its first process to end, with the signal that its image or its manifest wants.
+    pub(crate) fn ask_to_end(&self) {
+        self.signal(self.spec.boot.stop_signal.and_then(crate::sys::signal).unwrap_or(Signal::TERM));
+    }
+
     /// Sends a signal to its first process, if there is one.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Some(process) = self.process() {

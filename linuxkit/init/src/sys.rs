@@ -1,13 +1,13 @@
 //! The system calls that no safe wrapper offers. The only file of this crate with `unsafe` in it.
 #![expect(
     unsafe_code,
-    reason = "clone3, signalfd and _exit have no safe wrapper; each use states why it is sound"
+    reason = "clone3, signalfd, real-time signals and _exit have no safe wrapper; each use states why it is sound"
 )]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 /// Which side of [`clone_process`] returned.
 #[derive(Debug)]
@@ -33,6 +33,13 @@ struct CloneArgs {
     set_tid: u64,
     set_tid_size: u64,
     cgroup: u64,
+}
+
+/// The signal of this number, if there is one: those with names, and those for programs' own use.
+pub(crate) fn signal(number: i32) -> Option<Signal> {
+    // SAFETY: a Signal holds any number from 1 to 64; those that the C library keeps for itself, 32 and 33, are left
+    // out. They are sent to other processes only, never handled here.
+    matches!(number, 1..=31 | 34..=64).then(|| unsafe { Signal::from_raw_unchecked(number) })
 }
 
 /// `clone3`: a copy of this process that starts in `cgroup`, or in the group of its parent, and in the new namespaces

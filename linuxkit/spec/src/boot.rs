@@ -125,7 +125,10 @@ pub struct ContainerBoot {
     /// Run when its program has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_start: Option<Hook>,
-    /// Run before it gets SIGTERM.
+    /// The number of the signal that asks it to end, where that is not SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
+    /// Run before it gets that signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_stop: Option<Hook>,
     /// How many bytes it may write outside its volumes.

@@ -36,8 +36,10 @@ pub struct Container {
     pub startup: Option<Probe>,
     /// Run when the container has started.
     pub post_start: Option<Hook>,
-    /// Run before the container gets SIGTERM.
+    /// Run before the container is asked to end.
     pub pre_stop: Option<Hook>,
+    /// The number of the signal that asks it to end, instead of the image's.
+    pub stop_signal: Option<i32>,
     /// Of init containers: keeps running beside the containers.
     pub sidecar: bool,
 }
@@ -61,6 +63,7 @@ impl Container {
             startup: None,
             post_start: None,
             pre_stop: None,
+            stop_signal: None,
             sidecar: false,
         }
     }

@@ -6,6 +6,7 @@ use super::probe::{hook, probe};
 use super::scope::PodScope;
 use crate::manifest::api::{Container, ContainerPort, Protocol, Resources, Seccomp, Security, VolumeMount};
 use crate::manifest::check::{bytes, cpu_millis};
+use crate::oci::signal_number;
 
 /// A container, or an init container when `init`.
 pub(super) fn container(object: Object<'_>, pod: &PodScope<'_>, init: bool) -> Read<Container> {
@@ -25,6 +26,7 @@ pub(super) fn container(object: Object<'_>, pod: &PodScope<'_>, init: bool) -> R
         startup: probe(object, "startupProbe")?,
         post_start: hook(object, "postStart")?,
         pre_stop: hook(object, "preStop")?,
+        stop_signal: object.object("lifecycle")?.value_if("stopSignal", |text, _| signal_number(text))?,
         sidecar: init && object.has("restartPolicy"),
     })
 }

@@ -8,7 +8,7 @@ use super::Check;
 use crate::manifest::code::Code;
 use crate::manifest::language::Text;
 use crate::manifest::tree::Span;
-use crate::oci::{Reference, ReferenceError};
+use crate::oci::{Reference, ReferenceError, signal_number};
 
 impl Check<'_> {
     /// Checks `text` against its form.
@@ -164,6 +164,10 @@ fn other(text: &str, form: Text) -> Result<(), String> {
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     };
     match form {
+        Text::Signal => must(
+            text.starts_with("SIG") && signal_number(text).is_some(),
+            "the name of a signal, such as `SIGQUIT`",
+        ),
         Text::Filled => must(!text.is_empty(), "something, not empty"),
         Text::EnvName => must(
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'='),

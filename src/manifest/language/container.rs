@@ -389,9 +389,9 @@ static LIFECYCLE: Table = Table::new(
         works(
             "preStop",
             Type::Object(&HANDLER),
-            "run before the container gets SIGTERM; counts against the grace period",
+            "run before the container is asked to end; counts against the grace period",
         ),
-        no_meaning("stopSignal", TEXT, "the image's own stop signal is used"),
+        works("stopSignal", Type::Text(Text::Signal), "instead of the image's own, or SIGTERM"),
     ],
 );
 

@@ -280,6 +280,8 @@ pub(in crate::manifest) enum Text {
     Ip,
     /// Path of a field of the pod for `fieldRef`.
     FieldPath,
+    /// Name of a signal, `SIGTERM`.
+    Signal,
     /// The paper's `https:443:http:80`.
     PortMapping,
     /// The paper's `NAME=VALUE`.

@@ -88,6 +88,10 @@ fn capability_set(names: &[String]) -> Result<CapabilitySet, Error> {
 
 /// Sets the limits that programs of the container start with.
 pub(super) fn set_rlimits(limits: &[Rlimit]) -> Result<(), Error> {
+    // The kernel's own limit follows the machine's memory and is a few hundred in a small one, counted over all containers
+    // that have one user number. Cgroups bound processes instead.
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    rustix::process::setrlimit(Resource::Nproc, unlimited).doing(|| "set RLIMIT_NPROC".into())?;
     for limit in limits {
         let (name, resource) = RESOURCES
             .iter()

@@ -90,6 +90,9 @@ fn containers_share_processes_when_the_pod_says_so() {
     vm.shell("until [ $(ps | grep -c ' [s]leep [0-9][0-9]') = 2 ]; do sleep 0.1; done");
     let seen = vm.shell("ps | grep -c '[s]upervisor'; kill -9 1; cat /proc/1/comm");
     assert_eq!(seen, "0\ninit\n");
+    let zombies =
+        "(sleep 0.1 &); until ! ps | grep -q ' [s]leep 0.1'; do :; done; ps -o stat,args | grep -c '^Z'";
+    assert_eq!(vm.shell(zombies), "0\n");
     assert_eq!(vm.shell("cat /proc/sys/net/core/somaxconn /proc/sys/vm/max_map_count"), "77\n262144\n");
 }
 

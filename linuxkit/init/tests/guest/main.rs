@@ -15,6 +15,7 @@ mod manifest;
 mod pod;
 mod probes;
 mod replace;
+mod runtime;
 mod secure_boot;
 mod verity;
 mod vm;
