@@ -186,17 +186,16 @@ def chown():
     made = run(['/usr/local/bin/chown', '7:7', '/tmp/x'], capture_output=True)
     return f'{os.stat(\"/tmp/x\").st_uid} {made.stderr.decode().strip()}'
 
+lines = [
+    str(os.getuid()),
+    raw('python3'), raw('pyraw'), chown(),
+    xattr('/srv/noted', 'user.note'), xattr('/srv/folder', 'user.note'), str(len(xattr('/srv/noted', 'user.large'))),
+    os.getxattr('/usr/local/bin/chown', 'security.capability').hex(),
+]
+body = '\\n'.join(lines + ['']).encode()
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        # A file that is written to is copied up from its layer.
-        open('/srv/noted', 'a').write('more')
-        lines = [
-            str(os.getuid()),
-            raw('python3'), raw('pyraw'), chown(),
-            xattr('/srv/noted', 'user.note'), xattr('/srv/folder', 'user.note'), str(len(xattr('/srv/noted', 'user.large'))),
-            os.getxattr('/usr/local/bin/chown', 'security.capability').hex(),
-        ]
-        body = '\\n'.join(lines + ['']).encode()
         self.send_response(200)
         self.send_header('Content-Length', str(len(body)))
         self.end_headers()

@@ -21,10 +21,10 @@ fn a_process_finds_what_runtimes_promise() {
         "0::/\n0000000000000000\n",
     );
     // The kernel's own limit of processes follows the size of the machine; engines have none, cgroups are there for that.
-    let limits = "sed -n 's/^Max \\([a-z ]*[a-z]\\)  */\\1: /p' /proc/self/limits | grep -E '^(proc|open|core|stack|locked)'";
     check(
-        &format!("{limits} | tr -s ' '"),
-        "stack size: 8388608 unlimited bytes \ncore file size: 0 unlimited bytes \nprocesses: unlimited unlimited processes \nopen files: 1024 524288 files \nlocked memory: 8388608 8388608 bytes \n",
+        "grep -E '^Max (proc|open|core|stack|locked)' /proc/self/limits | tr -s ' '",
+        "Max stack size 8388608 unlimited bytes \nMax core file size 0 unlimited bytes \nMax processes unlimited unlimited \
+         processes \nMax open files 1024 524288 files \nMax locked memory 8388608 8388608 bytes \n",
     );
     check(MOUNTS, EXPECTED_MOUNTS);
     check("ls /dev; ls /dev/pts; ls -A /dev/shm /dev/mqueue", DEVICES);
@@ -36,8 +36,8 @@ fn a_process_finds_what_runtimes_promise() {
         "cd /proc; cat kcore keys timer_list | wc -c; ls -A acpi /sys/firmware",
         "0\n/sys/firmware:\n\nacpi:\n",
     );
-    let everywhere = "for f in bus/x fs/x irq/x sys/kernel/hostname sysrq-trigger; do (: > /proc/$f) 2>&1 | grep -cE 'Read-only|Permission'; done";
-    check(everywhere, "1\n1\n1\n1\n1\n");
+    let everywhere = "for f in sys/kernel/hostname sysrq-trigger; do (: > /proc/$f) 2>&1 | grep -cE 'Read-only|Permission'; done";
+    check(everywhere, "1\n1\n");
     check(
         "echo x > /dev/shm/x && cat /dev/shm/x; mkdir /sys/fs/cgroup/x",
         "x\nmkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system\n",
