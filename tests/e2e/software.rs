@@ -188,7 +188,7 @@ def chown():
 
 lines = [
     str(os.getuid()),
-    raw('python3'), raw('pyraw'), chown(),
+    raw('python3'), raw('/usr/local/bin/pyraw'), chown(),
     xattr('/srv/noted', 'user.note'), xattr('/srv/folder', 'user.note'), str(len(xattr('/srv/noted', 'user.large'))),
     os.getxattr('/usr/local/bin/chown', 'security.capability').hex(),
 ]
