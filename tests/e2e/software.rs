@@ -210,7 +210,8 @@ fn capabilities_of_files_work_and_can_be_refused() {
         return;
     }
     let world = world();
-    let program: String = PROGRAM.lines().map(|line| format!("    {line}\n")).collect();
+    let lines: Vec<String> = PROGRAM.lines().map(|line| format!("    {line}")).collect();
+    let program = lines.join("\n");
     let pod = |name: &str, context: &str| {
         format!(
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: {name}}}}}\n  \
@@ -222,7 +223,7 @@ fn capabilities_of_files_work_and_can_be_refused() {
         )
     };
     let map = format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: program}}\ndata:\n  rights.py: |\n{program}---\n"
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: program}}\ndata:\n  rights.py: |\n{program}\n---\n"
     );
     let text = map + &pod("may", "{}") + &pod("may-not", "{allowPrivilegeEscalation: false}");
     world.write("rights.yaml", &text);
