@@ -34,10 +34,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(&str, usize), TextFault> {
     let skipped = if bytes.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 };
     let rest = &bytes[skipped..];
     let text = std::str::from_utf8(rest).map_err(|error| not_utf8(bytes, skipped + error.valid_up_to()))?;
-    match rest.iter().position(|&b| (b < b' ' && !matches!(b, b'\t' | b'\n' | b'\r')) || b == 0x7f) {
+    match first_control(rest) {
         Some(at) => Err(control(bytes, skipped + at)),
         None => Ok((text, skipped)),
     }
+}
+
+/// The first control character that no text has. Whole blocks are looked at without a way out in between, which
+/// compilers turn into a few instructions.
+fn first_control(bytes: &[u8]) -> Option<usize> {
+    const BLOCK: usize = 256;
+    let is_control = |b: u8| (b < b' ' && !matches!(b, b'\t' | b'\n' | b'\r')) || b == 0x7f;
+    let block =
+        bytes.chunks(BLOCK).position(|block| block.iter().fold(false, |any, &b| any | is_control(b)))?;
+    let start = block * BLOCK;
+    bytes[start..].iter().position(|&b| is_control(b)).map(|at| start + at)
 }
 
 fn not_utf8(bytes: &[u8], at: usize) -> TextFault {
@@ -95,6 +106,8 @@ mod tests {
         assert_eq!(fault.message, "control character NUL in line 2, column 8");
         assert_eq!(decode(b"\xff\xfea\0").unwrap_err().message, "the file is UTF-16, not UTF-8");
         assert!(decode(b"a\0b\0c\0").is_err());
+        let late = [b"#".repeat(700), b"\x7f".to_vec()].concat();
+        assert_eq!(decode(&late).unwrap_err().message, "control character 0x7f in line 1, column 701");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use i2kit::manifest::Severity;
+use i2kit::manifest::{Code, Severity};
 
 use super::{Corpus, Set, Verdict};
 
@@ -20,7 +20,7 @@ pub(super) fn sets(corpus: &Corpus) -> String {
             count(set, Severity::Error),
             count(set, Severity::Warning),
             count(set, Severity::Note),
-            codes(set),
+            reasons(set),
         );
     }
     let files: usize = corpus.sets.values().map(|set| set.files).sum();
@@ -41,10 +41,17 @@ fn count(set: &Set, severity: Severity) -> usize {
     set.findings.iter().filter(|finding| finding.severity == severity).count()
 }
 
-/// The rules behind a verdict: those of errors, or what waits for a later version.
-fn codes(set: &Set) -> String {
-    let errors = set.findings.iter().filter(|finding| finding.severity == Severity::Error);
-    let names: BTreeSet<&str> = errors.map(|finding| finding.code.name()).collect();
+/// What is behind a verdict: the rules of errors, or the kinds and fields that wait for a later version.
+fn reasons(set: &Set) -> String {
+    let waits = set.verdict() == Verdict::NotYet;
+    let names: BTreeSet<String> = set
+        .findings
+        .iter()
+        .filter(|finding| {
+            if waits { finding.code == Code::NotDeployableYet } else { finding.severity == Severity::Error }
+        })
+        .map(|finding| if waits { field(&finding.path) } else { finding.code.name().to_owned() })
+        .collect();
     names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
