@@ -40,7 +40,16 @@ pub fn signal_number(text: &str) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_signal_of_linux_or_none(text in "(SIG)?(RT(MIN|MAX))?[+-]?[0-9]{0,4}|\\PC*") {
+            prop_assert!(signal_number(&text).is_none_or(|number| (1..=64).contains(&number)));
+        }
+    }
 
     #[test]
     fn names_and_numbers_of_signals() {

@@ -45,8 +45,8 @@ fn postgres_keeps_what_a_client_writes() {
         .stdout("uid=999(postgres) gid=999(postgres) groups=999(postgres)\n")
         .run();
 
-    // A server that is started again in its machine finds its data. The image asks for SIGINT, on which it does not wait
-    // for its clients.
+    // A server that is started again in its machine finds its data. SIGINT is the image's stop signal, on which the server
+    // does not wait for its clients.
     world.i2kit(&["exec", "postgres", "--", "sh", "-c", "kill -INT 1"]).run();
     eventually("the server again", 120, || {
         let again = world.i2kit(&["logs", "postgres", "--previous"]).run().stdout;
