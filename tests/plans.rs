@@ -63,7 +63,8 @@ fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
         .collect();
     set.pods()
         .map(|(name, template)| {
-            pod::image(name, template, &images, &guest).expect("the example can be planned")
+            let facts = pod::Facts { images: &images, guest: &guest, profiles: &BTreeMap::new() };
+            pod::image(name, template, &facts).expect("the example can be planned")
         })
         .collect()
 }

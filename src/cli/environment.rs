@@ -32,6 +32,8 @@ pub(super) struct Environment {
     /// `KEY=VALUE` lines. Relative paths are relative to this file.
     #[serde(default)]
     pub secrets: BTreeMap<String, PathBuf>,
+    /// The folder of the profiles of system calls that pods name as `localhostProfile`.
+    pub seccomp_profiles: Option<PathBuf>,
 }
 
 /// `provider`.
@@ -107,6 +109,7 @@ impl Default for Environment {
             registries: BTreeMap::new(),
             images: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            seccomp_profiles: None,
         }
     }
 }
@@ -146,7 +149,7 @@ fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
             *path = folder.join(&*path);
         }
     }
-    for path in environment.secrets.values_mut() {
+    for path in environment.secrets.values_mut().chain(&mut environment.seccomp_profiles) {
         *path = folder.join(&*path);
     }
     Ok(environment)
@@ -165,9 +168,11 @@ registries:
 images:
   app:1: {layout: images/app}
   tool: {daemon: true}
+seccompProfiles: profiles
 ";
         let environment = parse(Path::new("/etc/e.yml"), text).unwrap();
         assert_eq!(environment.images["app:1"], ImageSource::Layout("/etc/images/app".into()));
+        assert_eq!(environment.seccomp_profiles, Some("/etc/profiles".into()));
         assert_eq!(environment.registries["docker.io"].plain_http, Some(true));
     }
 

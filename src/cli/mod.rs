@@ -24,6 +24,7 @@ mod pipeline;
 mod plan;
 mod preflight;
 mod preview;
+mod profiles;
 mod rollback;
 mod scale;
 mod schema;

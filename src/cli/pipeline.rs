@@ -10,11 +10,12 @@ use super::check;
 use super::context::Context;
 use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::profiles;
 use super::secrets::Secrets;
 use super::summary;
 use crate::cloud::Cloud;
 use crate::cloud::local::{Home, LocalCloud};
-use crate::image::{self, DiskImage, GuestBundle, Workshop};
+use crate::image::{self, DiskImage, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Platform, Reference, ResolvedImage};
 use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState};
@@ -43,7 +44,9 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context)?;
     let images = resolve(&registry, &set).await?;
-    let plans = plans(&set, &images, &guest)?;
+    let profiles = profiles::read(context, &set)?;
+    let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
+    let plans = plans(&set, &facts)?;
     let names: Vec<String> = manifests.manifests.iter().map(|path| path.display().to_string()).collect();
     Ok(Prepared {
         set,
@@ -54,11 +57,7 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     })
 }
 
-fn plans(
-    set: &ObjectSet,
-    images: &BTreeMap<Reference, ResolvedImage>,
-    guest: &GuestBundle,
-) -> Result<Vec<ImagePlan>, Failure> {
+fn plans(set: &ObjectSet, facts: &pod::Facts<'_>) -> Result<Vec<ImagePlan>, Failure> {
     let mut names: Vec<&Name> = set.pods().map(|(name, _)| name).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -71,7 +70,7 @@ fn plans(
         ));
     }
     set.pods()
-        .map(|(name, template)| pod::image(name, template, images, &guest.facts))
+        .map(|(name, template)| pod::image(name, template, facts))
         .collect::<Result<_, _>>()
         .or_exit(Exit::Manifest)
 }

@@ -71,5 +71,6 @@ pub(crate) fn plan() -> ImagePlan {
         stub: None,
     };
     let name = Name { namespace: "default".into(), name: "web".into() };
-    pod::image(&name, &template, &images, &guest).unwrap()
+    let facts = pod::Facts { images: &images, guest: &guest, profiles: &BTreeMap::new() };
+    pod::image(&name, &template, &facts).unwrap()
 }

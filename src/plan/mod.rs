@@ -14,6 +14,7 @@ pub mod pod;
 pub mod podfs;
 mod probe;
 pub mod rollout;
+pub mod seccomp;
 pub mod secret;
 mod security;
 mod size;

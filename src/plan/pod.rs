@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::runtime::Capabilities;
+use i2kit_spec::seccomp::SeccompFilter;
 use i2kit_spec::{
     ContainerBoot, HostAlias, LateEnvironment, Names, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy,
     cmdline,
@@ -9,6 +11,7 @@ use i2kit_spec::{
 
 use super::environment::Environment;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
+use super::seccomp::Profile;
 use super::volume::{VolumeError, Volumes};
 use super::{container, probe, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
@@ -54,6 +57,14 @@ pub enum PodError {
         /// What the image says.
         signal: String,
     },
+    /// The caller did not read a profile of the pod.
+    #[error("seccomp profile `{profile}` of container `{container}` was not read")]
+    NoProfile {
+        /// The container.
+        container: String,
+        /// The profile's file.
+        profile: String,
+    },
     /// A container that must not run as root would.
     #[error(
         "container `{container}` must not run as root, but its image {image} does; set `securityContext.runAsUser` to \
@@ -88,14 +99,25 @@ pub enum PodError {
     },
 }
 
-/// The plan of the image of the pod that `template` describes. `images` holds the resolved form of every image
-/// reference that the template names.
-pub fn image(
-    name: &Name,
-    template: &PodTemplate,
-    images: &BTreeMap<Reference, ResolvedImage>,
-    guest: &GuestFacts,
-) -> Result<ImagePlan, PodError> {
+/// What must be known beside a pod's template.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The resolved form of every image reference that the template names.
+    pub images: &'a BTreeMap<Reference, ResolvedImage>,
+    /// The guest.
+    pub guest: &'a GuestFacts,
+    /// Every profile of system calls that the template names.
+    pub profiles: &'a BTreeMap<String, Profile>,
+}
+
+/// The files of the profiles of system calls that a pod names.
+pub fn profiles(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    spec.init_containers.iter().chain(&spec.containers).filter_map(|c| security::profile(&c.security))
+}
+
+/// The plan of the image of the pod that `template` describes.
+pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<ImagePlan, PodError> {
+    let Facts { images, guest, .. } = *facts;
     let spec = &template.spec;
     let volumes = Volumes::of(spec).map_err(PodError::Volume)?;
     let mut containers = Vec::new();
@@ -114,7 +136,8 @@ pub fn image(
             image: wanted.image.to_string(),
         })?;
         let stack = stack(image);
-        let (planned, late) = one(wanted, image, bundle.clone(), &volumes, spec)?;
+        let (mut planned, late) = one(wanted, image, bundle.clone(), &volumes, spec)?;
+        planned.config.linux.seccomp = filter(wanted, facts, &planned.config.process.capabilities)?;
         let boot = ContainerBoot {
             name: wanted.name.clone(),
             bundle,
@@ -198,6 +221,20 @@ fn stop_signal(wanted: &Container, image: &ResolvedImage) -> Result<Option<i32>,
         (None, signal) => signal_number(signal).ok_or_else(|| wrong(signal))?,
     };
     Ok(Some(number).filter(|number| *number != TERM))
+}
+
+/// The container's own filter of system calls, if it has one.
+fn filter(
+    wanted: &Container,
+    facts: &Facts<'_>,
+    capabilities: &Capabilities,
+) -> Result<Option<SeccompFilter>, PodError> {
+    let Some(file) = security::profile(&wanted.security) else { return Ok(None) };
+    let profile = facts
+        .profiles
+        .get(file)
+        .ok_or_else(|| PodError::NoProfile { container: wanted.name.clone(), profile: file.to_owned() })?;
+    Ok(Some(profile.filter(&capabilities.bounding, &facts.guest.kernel_release)))
 }
 
 /// The container's plan, and what of its environment is left to the guest.

@@ -58,7 +58,16 @@ pub(super) fn seccomp(security: &Security) -> Seccomp {
     match security.seccomp {
         _ if security.privileged => Seccomp::Unconfined,
         api::Seccomp::RuntimeDefault => Seccomp::RuntimeDefault,
-        api::Seccomp::Unconfined => Seccomp::Unconfined,
+        // A profile is part of the container's configuration.
+        api::Seccomp::Unconfined | api::Seccomp::Localhost(_) => Seccomp::Unconfined,
+    }
+}
+
+/// The file of the profile that filters system calls, when it is one of a file.
+pub(super) fn profile(security: &Security) -> Option<&str> {
+    match &security.seccomp {
+        api::Seccomp::Localhost(file) if !security.privileged => Some(file),
+        _ => None,
     }
 }
 

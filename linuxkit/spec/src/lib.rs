@@ -19,6 +19,7 @@ pub mod launch;
 pub mod names;
 pub mod probe;
 pub mod runtime;
+pub mod seccomp;
 pub mod secrets;
 pub mod verity;
 pub mod volume;

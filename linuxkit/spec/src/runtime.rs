@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::seccomp::SeccompFilter;
+
 /// The runtime specification's version that we write in `ociVersion`.
 pub const OCI_VERSION: &str = "1.2.0";
 
@@ -151,6 +153,9 @@ pub struct Linux {
     /// Paths that are read-only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub readonly_paths: Vec<String>,
+    /// A filter of system calls; it replaces the one that [`crate::ContainerBoot::seccomp`] names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<SeccompFilter>,
 }
 
 /// A namespace to create.

@@ -217,11 +217,13 @@ pub struct Security {
 }
 
 /// Filter of system calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Seccomp {
     /// None.
     Unconfined,
     /// The usual one; also when nothing is said, unlike in Kubernetes: a pod that needs more says so.
     #[default]
     RuntimeDefault,
+    /// The one in this file of the environment's folder of profiles.
+    Localhost(String),
 }

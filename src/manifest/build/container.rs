@@ -84,7 +84,7 @@ fn mount(object: Object<'_>) -> Read<VolumeMount> {
 fn security(own: Object<'_>, pod: Object<'_>) -> Read<Security> {
     let id = |field| Ok(own.number_if(field)?.or(pod.number_if(field)?));
     let profile = if own.has("seccompProfile") { own } else { pod };
-    let seccomp = profile.object("seccompProfile")?.text_if("type")?;
+    let profile = profile.object("seccompProfile")?;
     let capabilities = own.object("capabilities")?;
     let names = |field| {
         let names = capabilities.texts_if(field)?.unwrap_or_default();
@@ -99,10 +99,10 @@ fn security(own: Object<'_>, pod: Object<'_>) -> Read<Security> {
         forbid_privilege_escalation: own.flag_if("allowPrivilegeEscalation")? == Some(false),
         capabilities_add: names("add")?,
         capabilities_drop: names("drop")?,
-        seccomp: if seccomp.as_deref() == Some("Unconfined") {
-            Seccomp::Unconfined
-        } else {
-            Seccomp::RuntimeDefault
+        seccomp: match profile.text_if("type")?.as_deref() {
+            Some("Unconfined") => Seccomp::Unconfined,
+            Some("Localhost") => Seccomp::Localhost(profile.text("localhostProfile")?),
+            _ => Seccomp::RuntimeDefault,
         },
         privileged: own.flag_if("privileged")?.unwrap_or(false),
     })

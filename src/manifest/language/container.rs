@@ -457,20 +457,16 @@ pub(super) static SECCOMP: Table = Table::new(
             Type::Choice(&[
                 word("RuntimeDefault", "the usual filter, also when nothing is said"),
                 mapped_word("Unconfined", "no filter; the machine is the boundary"),
-                refused_word(
-                    "Localhost",
-                    "there are no files of profiles on a machine",
-                    "use RuntimeDefault",
-                ),
+                word("Localhost", "the one in `localhostProfile`"),
             ]),
             "which filter",
         )
         .required(),
-        refused(
+        works(
             "localhostProfile",
-            TEXT,
-            "there are no files of profiles on a machine",
-            "use type RuntimeDefault",
+            Type::Text(Text::Filled),
+            "file of a profile (Docker's or the OCI runtime specification's JSON) in the folder that the environment file names as `seccompProfiles`",
         ),
     ],
-);
+)
+.rules(&[rules::seccomp_profile]);

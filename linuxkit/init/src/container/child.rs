@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::process::{Signal, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::{Machine, Spec, Streams, mounts, privileges, program, seccomp, user};
+use super::{Machine, Spec, Streams, mounts, privileges, profile, program, seccomp, user};
 use crate::error::{Doing, Error};
 use crate::sys::{self, Cloned};
 use crate::users;
@@ -229,8 +229,15 @@ fn prepare_process(
     if let Some(namespace) = &machine.users {
         users::enter(namespace.as_fd())?;
     }
-    if spec.boot.seccomp == Seccomp::RuntimeDefault {
-        seccomp::install_default(&process.capabilities)?;
+    let profile = spec.config.linux.seccomp.as_ref();
+    // The kernel asks for a right to install a filter, which the user may not have, or for no-new-privileges. A profile
+    // comes as late as that allows, so that it need not allow what is done here.
+    match profile {
+        Some(profile) if !process.no_new_privileges => profile::install(profile)?,
+        None if spec.boot.seccomp == Seccomp::RuntimeDefault => {
+            seccomp::install_default(&process.capabilities)?;
+        }
+        _ => {}
     }
     privileges::become_user(&identity, &process.capabilities, process.no_new_privileges)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
@@ -239,6 +246,9 @@ fn prepare_process(
     let (name, arguments) =
         process.args.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
     let file = program::find(name, path.unwrap_or(program::DEFAULT_PATH))?;
+    if let Some(profile) = profile.filter(|_| process.no_new_privileges) {
+        profile::install(profile)?;
+    }
     let mut command = Command::new(file);
     command.arg0(name).args(arguments).env_clear().envs(environment);
     Ok(command)

@@ -1,10 +1,12 @@
 //! Starts a container: clones a process into its cgroup and namespaces, and lets it become the configured program.
 //! Knows nothing of when and how often.
 
+mod calls;
 mod child;
 mod mounts;
 mod pause;
 mod privileges;
+mod profile;
 mod program;
 mod seccomp;
 mod subpath;

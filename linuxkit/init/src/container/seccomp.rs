@@ -91,23 +91,23 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0xffff_fff
 /// Address families that reach past the container: the VM's host by vsock, and the kernel's crypto code.
 const FAMILIES: [u32; 2] = [libc::AF_VSOCK.cast_unsigned(), libc::AF_ALG.cast_unsigned()];
 
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+pub(super) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 /// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCH: u32 = 4;
 /// The lower half of the first argument.
-const FIRST_ARGUMENT: u32 = 16;
+pub(super) const FIRST_ARGUMENT: u32 = 16;
 
 /// Instructions of classic BPF.
-const LOAD: u16 = 0x20;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_GREATER: u16 = 0x25;
+pub(super) const LOAD: u16 = 0x20;
+pub(super) const JUMP_EQUAL: u16 = 0x15;
+pub(super) const JUMP_GREATER: u16 = 0x25;
 const JUMP_SET: u16 = 0x45;
-const RETURN: u16 = 0x06;
+pub(super) const RETURN: u16 = 0x06;
 
-const ALLOW: u32 = 0x7fff_0000;
-const fn errno(code: libc::c_int) -> u32 {
+pub(super) const ALLOW: u32 = 0x7fff_0000;
+pub(super) const fn errno(code: libc::c_int) -> u32 {
     0x0005_0000 | code.cast_unsigned()
 }
 

@@ -48,6 +48,28 @@ fn a_security_context_is_kept() {
 }
 
 #[test]
+fn a_profile_of_a_file_says_which_calls_are_made() {
+    if !wanted() {
+        return;
+    }
+    let profile = "seccompProfile: {type: Localhost, localhostProfile: calls.json}";
+    // With no-new-privileges and without: the filter comes at another moment.
+    for more in ["", ", runAsUser: 33, allowPrivilegeEscalation: false"] {
+        let spec = format!("{{containers: [{{{SHELL}, securityContext: {{{profile}{more}}}}}]}}");
+        let mut vm = Vm::boot(&pod_of(&spec, ""));
+        let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
+        check("grep Seccomp: /proc/self/status", "Seccomp:\t2\n");
+        check("mkdir /dev/shm/x", "mkdir: can't create directory '/dev/shm/x': No space left on device\n");
+        check(
+            "kill -USR1 1; kill -0 1 && echo sent",
+            "sh: can't kill pid 1: Operation not permitted\nsent\n",
+        );
+        check("chroot / true; echo $?", "Bad system call\n159\n");
+        check("cd /dev/shm; touch a; ln a b && ls", "a\nb\n");
+    }
+}
+
+#[test]
 fn a_user_that_turns_out_to_be_root_is_refused() {
     if !wanted() {
         return;

@@ -7,6 +7,7 @@ use i2kit::manifest::api::Name;
 use i2kit::manifest::{Options, SourceFile, read};
 use i2kit::oci::{ContainerConfig, Digest, ImageConfig, Reference, ResolvedImage, RootFs};
 use i2kit::plan::image::GuestFacts;
+use i2kit::plan::seccomp::Profile;
 use i2kit::plan::{pod, podfs};
 use i2kit_spec::POD_BOOT_PATH;
 
@@ -14,6 +15,13 @@ use crate::pod::Pod;
 
 /// A container with a shell for `Vm::shell`, as an entry of `containers`; `{…}` of YAML go on after it.
 pub(crate) const SHELL: &str = "name: shell, image: busybox, command: [sh, -c, exec nc -ll -p 7 -e sh]";
+
+/// The profile `calls.json`, which pods may name: no folders, no signals of one kind, no sockets of one family.
+const PROFILE: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [
+  {"names": ["mkdir", "mkdirat", "a_call_of_the_future"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
+  {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 10, "op": "SCMP_CMP_EQ"}]},
+  {"names": ["chroot"], "action": "SCMP_ACT_KILL_PROCESS", "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+  {"names": ["link"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_ADMIN"]}}]}"#;
 
 /// The pod that a Deployment with this pod `spec` runs, in YAML's flow form, from images whose user is `user`.
 pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
@@ -43,7 +51,9 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
         stub: None,
     };
     let name = Name { namespace: "default".into(), name: "test".into() };
-    let mut plan = pod::image(&name, template, &images, &guest).unwrap();
+    let profiles = [("calls.json".to_owned(), Profile::parse(PROFILE).unwrap())].into();
+    let facts = pod::Facts { images: &images, guest: &guest, profiles: &profiles };
+    let mut plan = pod::image(&name, template, &facts).unwrap();
     for container in plan.boot.onboot.iter_mut().chain(&mut plan.boot.services) {
         container.layers = vec!["base".into(), "top".into()];
     }

@@ -164,6 +164,7 @@ fn config(args: &[&str]) -> Config {
             resources: None,
             masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into()],
             readonly_paths: vec!["/proc/sys".into()],
+            seccomp: None,
         },
     }
 }

@@ -196,6 +196,31 @@ pub(in crate::manifest) fn mount_path(check: &mut Check<'_>, mount: &Node<'_>) {
     });
 }
 
+/// A profile's file belongs to one type of filter alone, and lies in its folder.
+pub(in crate::manifest) fn seccomp_profile(check: &mut Check<'_>, profile: &Node<'_>) {
+    let file = profile.get("localhostProfile");
+    let is_local = profile.str("type") == Some("Localhost");
+    match file {
+        None if is_local => {
+            check.report(Code::MissingField, profile.span, "type `Localhost` needs `localhostProfile`");
+        }
+        Some(file) if !is_local => check.key("localhostProfile", |check| {
+            let message = "`localhostProfile` has a meaning with type `Localhost` alone";
+            check.report(Code::InvalidValue, file.span, message).help("remove it, or set the type");
+        }),
+        Some(file) => check.key("localhostProfile", |check| {
+            let text = file.scalar().unwrap_or_default();
+            if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+                let message = format!("{} leads out of the folder of profiles", check.shown(text));
+                check
+                    .report(Code::InvalidValue, file.span, message)
+                    .help("write a relative path without `..`");
+            }
+        }),
+        None => {}
+    }
+}
+
 /// Capabilities that do not exist, and those that reach the machine's kernel.
 pub(in crate::manifest) fn capabilities(check: &mut Check<'_>, capabilities: &Node<'_>) {
     let bare = |text: &str| text.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();

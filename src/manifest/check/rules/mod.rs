@@ -12,7 +12,7 @@ pub(in crate::manifest) use config::{
 };
 pub(in crate::manifest) use container::{
     capabilities, env_source, host_port, mount_path, probe_ports, repeated_env, requests_within_limits,
-    unique_mounts, unique_ports, unrendered,
+    seccomp_profile, unique_mounts, unique_ports, unrendered,
 };
 pub(in crate::manifest) use machine::{
     grace_period, name_servers, no_live_update, security, shown_containers,
