@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::manifest::{External, Options};
+use crate::manifest::{External, Options, Provider};
 
 /// Deploy pods as micro-VMs: one immutable machine image a pod, rolled out behind a load balancer, without a cluster.
 #[derive(Debug, Parser)]
@@ -79,6 +79,8 @@ impl Reading {
             allow_privileged: self.allow_privileged,
             host_is_vm: self.host_is_vm,
             language_only: false,
+            provider: Provider::default(),
+            certificate: None,
         }
     }
 }

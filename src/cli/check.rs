@@ -2,6 +2,7 @@
 
 use super::args::{CheckArgs, Findings, Manifests};
 use super::context::Context;
+use super::environment::{self, Environment};
 use super::exit::{Exit, Failure};
 use super::{pipeline, secrets, set};
 use crate::manifest::api::ObjectSet;
@@ -9,9 +10,9 @@ use crate::manifest::{self, Options, Reading, Severity, SourceFile, render};
 use crate::report::{self, Format};
 
 /// Checks the set. Findings are the result of this verb, so they go to standard output.
-pub(super) fn run(args: &CheckArgs, format: Format) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CheckArgs, environment: &Environment, format: Format) -> Result<Exit, Failure> {
     let files = set::files(&args.set.manifests)?;
-    let options = Options { language_only: args.language_only, ..args.set.reading.options() };
+    let options = Options { language_only: args.language_only, ..options(&args.set, environment) };
     let reading = manifest::read(&files, &options);
     let format = args.format.unwrap_or(match format {
         Format::Text => Findings::Text,
@@ -29,12 +30,21 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> Result<Exit, Failure> {
     Ok(if reading.has_errors() { Exit::Manifest } else { Exit::Success })
 }
 
+/// How the set is read: what the environment has and can counts, for `check` as for `deploy`.
+fn options(set: &Manifests, environment: &Environment) -> Options {
+    let mut options = set.reading.options();
+    options.external.extend(secrets::external(environment));
+    if let environment::Provider::Aws(aws) = &environment.provider {
+        options.provider = manifest::Provider::Aws;
+        options.certificate.clone_from(&aws.certificate);
+    }
+    options
+}
+
 /// Reads the set for a verb that goes on with it: findings are talk, and errors end the verb.
 pub(super) fn read(set: &Manifests, context: &Context) -> Result<ObjectSet, Failure> {
     let files = set::files(&set.manifests)?;
-    let mut options = set.reading.options();
-    options.external.extend(secrets::external(context));
-    let reading = manifest::read(&files, &options);
+    let reading = manifest::read(&files, &options(set, &context.environment));
     tell(&files, &reading, context.format);
     if reading.has_errors() { Err(Failure::silent(Exit::Manifest)) } else { Ok(reading.set) }
 }

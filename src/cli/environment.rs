@@ -60,6 +60,8 @@ pub(super) struct AwsProvider {
     /// Subnets of that VPC, at least two in zones of their own.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// Certificate of balancers that end TLS and name none.
+    pub certificate: Option<String>,
     /// Where all services answer instead of at AWS: an emulator.
     pub endpoint: Option<String>,
     /// The same address as the machines reach it.

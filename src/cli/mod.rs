@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::args::{Arguments, Output, Verb};
-use self::exit::{Exit, Failure};
+use self::exit::{Exit, Failure, OrExit as _};
 use crate::report::{self, Format};
 
 /// Runs the command line `arguments`, the program's name first, to its exit code.
@@ -78,7 +78,10 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::Exec(args) => return block_on(exec::run(&context()?, &args)),
         Verb::Cp(args) => wait(cp::run(&context()?, &args)),
         Verb::Console(args) => wait(console::run(&context()?, &args)),
-        Verb::Check(args) => check::run(&args, format),
+        Verb::Check(args) => {
+            let environment = environment::read(global.environment.as_deref()).or_exit(Exit::Environment)?;
+            check::run(&args, &environment, format)
+        }
         Verb::Explain(args) => explain::run(&args, format),
         Verb::Schema(args) => schema::run(&args),
         Verb::Convert(args) => convert::run(&args, format),

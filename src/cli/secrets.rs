@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::context::Context;
+use super::environment::Environment;
 use super::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::Cloud;
 use crate::manifest::External;
@@ -23,8 +24,8 @@ pub(super) struct Secrets {
 }
 
 /// The names that the environment has values for, as if they had been given by `--external`.
-pub(super) fn external(context: &Context) -> impl Iterator<Item = External> {
-    context.environment.secrets.keys().map(|name| {
+pub(super) fn external(environment: &Environment) -> impl Iterator<Item = External> {
+    environment.secrets.keys().map(|name| {
         let name = name.rsplit_once('/').map_or(name.as_str(), |(_, name)| name);
         External { kind: "secret".into(), name: name.into() }
     })

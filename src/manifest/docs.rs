@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::language::{Choice, Class, Field, KINDS, LIST, Table, Text, Type};
+use super::language::{Choice, Class, Field, KINDS, LIST, Locally, Table, Text, Type};
 
 const HEAD: &str = "<!-- Made from the tables in src/manifest/language by `i2kit schema --format markdown`. -->
 # Manifests: what i2kit reads, and what it means for machines
@@ -19,7 +19,8 @@ Every known field is in one of these classes:
 | no meaning | accepted with a warning |
 | ignored | accepted without a word: what clusters write into the objects that they print |
 
-*Not yet* marks what the language has and this version cannot deploy: `check` says so.
+*Not yet* marks what the language has and this version cannot deploy, *AWS only* what the local cloud does not have:
+`check` says so, for the cloud of the environment file.
 ";
 
 /// The whole page.
@@ -31,7 +32,7 @@ pub fn markdown() -> String {
             Some(table) => format!("[{}](#{})", kind.name, anchor(table.name)),
             None => kind.name.to_owned(),
         };
-        let class = class(kind.class, kind.not_yet);
+        let class = class(kind.class, kind.not_yet, kind.locally);
         let help = kind.help.map(|help| format!("; {help}")).unwrap_or_default();
         put(
             &mut page,
@@ -108,10 +109,13 @@ fn row(page: &mut String, field: &Field) {
         let values: Vec<String> = field.harmless.iter().map(|value| format!("`{value}`")).collect();
         put(&mut meaning, format_args!(" ({} is fine)", values.join(", ")));
     }
+    if let Locally::Noted(note) = field.locally {
+        put(&mut meaning, format_args!("; locally: {}", cell(note)));
+    }
     for word in words(&field.ty) {
-        let class = match (word.class, word.not_yet) {
-            (Class::Works, false) => String::new(),
-            (given, not_yet) => format!(" *({})*", class(given, not_yet)),
+        let class = match (word.class, word.not_yet, word.locally) {
+            (Class::Works, false, Locally::Same) => String::new(),
+            (given, not_yet, locally) => format!(" *({})*", class(given, not_yet, locally)),
         };
         let shown = if word.word.is_empty() { "\"\"" } else { word.word };
         put(&mut meaning, format_args!("<br>`{shown}`{class}: {}", cell(word.doc)));
@@ -125,7 +129,7 @@ fn row(page: &mut String, field: &Field) {
         format_args!(
             "| {name} | {} | {} | {default} | {meaning} |\n",
             type_of(&field.ty),
-            class(field.class, field.not_yet)
+            class(field.class, field.not_yet, field.locally)
         ),
     );
 }
@@ -139,8 +143,13 @@ fn words(ty: &Type) -> &'static [Choice] {
     }
 }
 
-fn class(class: Class, not_yet: bool) -> String {
-    if not_yet { format!("{}, *not yet*", class.word()) } else { class.word().to_owned() }
+fn class(class: Class, not_yet: bool, locally: Locally) -> String {
+    let word = class.word();
+    match locally {
+        _ if not_yet => format!("{word}, *not yet*"),
+        Locally::Refused => format!("{word}, *AWS only*"),
+        Locally::Same | Locally::Noted(_) => word.to_owned(),
+    }
 }
 
 fn type_of(ty: &Type) -> String {

@@ -47,6 +47,20 @@ pub struct Options {
     pub host_is_vm: bool,
     /// Check against the language alone, not against what this version can deploy.
     pub language_only: bool,
+    /// Where the objects are to be deployed: what one cloud can, another may not.
+    pub provider: Provider,
+    /// The certificate of balancers that end TLS and name none.
+    pub certificate: Option<String>,
+}
+
+/// A kind of cloud.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Provider {
+    /// Machines of this computer.
+    #[default]
+    Local,
+    /// AWS.
+    Aws,
 }
 
 /// An object outside the given files.

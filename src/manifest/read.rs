@@ -171,7 +171,7 @@ impl<'a> Reader<'_, 'a> {
         }
         let mut diagnostics = self.findings.all;
         let failed = diagnostics.iter().any(|d| d.severity == super::Severity::Error);
-        let set = if failed {
+        let mut set = if failed {
             super::api::ObjectSet::default()
         } else {
             build::set(&self.documents).unwrap_or_else(|fault| {
@@ -179,6 +179,11 @@ impl<'a> Reader<'_, 'a> {
                 super::api::ObjectSet::default()
             })
         };
+        // The environment's certificate stands in for those that no annotation names.
+        let ports = set.services.iter_mut().flat_map(|service| &mut service.ports);
+        for tls in ports.filter_map(|port| port.tls.as_mut()).filter(|tls| tls.certificates.is_empty()) {
+            tls.certificates.extend(self.options.certificate.clone());
+        }
         diagnostics.sort_by(|a, b| {
             let key =
                 |d: &Diagnostic| (d.place.file, d.place.span.start, std::cmp::Reverse(d.severity), d.code);
@@ -377,6 +382,7 @@ fn known(check: &mut Check<'_>, root: &Node<'_>, kind: &'static Kind) {
     if kind.not_yet {
         check.not_yet(span, kind.name);
     }
+    check.locally(span, kind.name, kind.locally);
     if let Some(note) = kind.note {
         check.report(Code::AdaptedKind, span, note);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::docs::tables;
-use super::language::{Class, Field, KINDS, Kind, SHORT_FORM, Table, Text, Type};
+use super::language::{Class, Field, KINDS, Kind, Locally, SHORT_FORM, Table, Text, Type};
 
 /// The schema of one document.
 pub fn json_schema() -> Value {
@@ -110,6 +110,14 @@ fn property(field: &'static Field) -> Value {
     }
     if field.not_yet {
         description.push_str(" (not deployable yet)");
+    }
+    match field.locally {
+        Locally::Same => {}
+        Locally::Refused => description.push_str(" (on AWS only)"),
+        Locally::Noted(note) => {
+            description.push_str("; locally: ");
+            description.push_str(note);
+        }
     }
     schema["description"] = description.into();
     if let Some(default) = field.default {

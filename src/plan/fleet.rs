@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::image::ImageId;
-use crate::manifest::api::{Name, Protocol, ServiceType, Strategy};
+use crate::manifest::api::{Name, Protocol, ServiceType, Strategy, Tls};
 
 /// Everything that one environment holds in its cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -427,6 +427,19 @@ pub struct BalancerSpec {
     pub kind: ServiceType,
     /// Its ports.
     pub listeners: Vec<Listener>,
+    /// Addresses that may connect; everybody who reaches it when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<String>,
+    /// Whether pods see the client's address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_client_address: bool,
+}
+
+impl BalancerSpec {
+    /// A balancer that everybody who reaches it may use.
+    pub fn new(name: Name, kind: ServiceType, listeners: Vec<Listener>) -> Self {
+        Self { name, kind, listeners, source_ranges: vec![], keep_client_address: false }
+    }
 }
 
 /// One port of a balancer.
@@ -439,6 +452,16 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Where connections go: a Service may select several groups, each with a port number of its own.
     pub targets: Vec<TargetGroup>,
+    /// TLS that ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Listener {
+    /// A port that passes connections on as they come.
+    pub fn new(port: u16, protocol: Protocol, targets: Vec<TargetGroup>) -> Self {
+        Self { port, protocol, targets, tls: None }
+    }
 }
 
 /// A group as the target of a listener.

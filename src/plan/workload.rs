@@ -135,11 +135,14 @@ fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
                 Some(TargetGroup { group: deployment.meta.name.clone(), port: target })
             })
             .collect(),
+        tls: port.tls.clone(),
     };
     BalancerSpec {
         name: service.meta.name.clone(),
         kind: service.kind,
         listeners: service.ports.iter().map(listener).collect(),
+        source_ranges: service.source_ranges.clone(),
+        keep_client_address: service.keep_client_address,
     }
 }
 

@@ -56,14 +56,10 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
 fn desired(groups: Vec<GroupSpec>) -> Desired {
     let balancers = groups
         .iter()
-        .map(|spec| BalancerSpec {
-            name: spec.name.clone(),
-            kind: ServiceType::ClusterIP,
-            listeners: vec![Listener {
-                port: 80,
-                protocol: Protocol::Tcp,
-                targets: vec![TargetGroup { group: spec.name.clone(), port: 80 }],
-            }],
+        .map(|spec| {
+            let targets = vec![TargetGroup { group: spec.name.clone(), port: 80 }];
+            let listeners = vec![Listener::new(80, Protocol::Tcp, targets)];
+            BalancerSpec::new(spec.name.clone(), ServiceType::ClusterIP, listeners)
         })
         .collect();
     Desired { environment: "sim".into(), groups, balancers, cause: "test".into(), prune: true }

@@ -34,9 +34,9 @@ fn the_linter_finds_nothing_in_the_templates() {
     };
     let name = Name { namespace: "default".into(), name: "web".into() };
     let targets = vec![TargetGroup { group: name.clone(), port: 80 }];
-    let listener = |port, protocol| Listener { port, protocol, targets: targets.clone() };
+    let listener = |port, protocol| Listener::new(port, protocol, targets.clone());
     let listeners = vec![listener(80, Protocol::Tcp), listener(53, Protocol::Udp)];
-    let spec = BalancerSpec { name, kind: ServiceType::LoadBalancer, listeners };
+    let spec = BalancerSpec::new(name, ServiceType::LoadBalancer, listeners);
     let placement = Placement { scheme: Scheme::Public, index: 0 };
     let place = |network| Place { environment: "production".into(), network };
     let plans = [

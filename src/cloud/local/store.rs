@@ -283,8 +283,8 @@ mod tests {
             state: "running".into(),
         });
         let target = TargetGroup { group: name.clone(), port: 80 };
-        let listener = Listener { port: 8080, protocol: Protocol::Udp, targets: vec![target] };
-        let spec = BalancerSpec { name, kind: ServiceType::ClusterIP, listeners: vec![listener] };
+        let listener = Listener::new(8080, Protocol::Udp, vec![target]);
+        let spec = BalancerSpec::new(name, ServiceType::ClusterIP, vec![listener]);
         environment.put_balancer(&spec, || "127.77.0.1".into());
         let documents: Vec<String> = documents(&state)
             .into_iter()

@@ -27,7 +27,7 @@ pub use pod::{Dns, DnsPolicy, PodSpec, PodTemplate, RestartPolicy};
 pub use probe::{Action, Hook, HttpGet, Probe};
 pub use scaling::{DisruptionBudget, Floor, Scaler};
 pub use secret::{Secret, SecretValue};
-pub use service::{Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort};
+pub use service::{Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort, Tls};
 pub use storage::{Claim, ClaimTemplate, DiskSpec, StorageClass};
 pub use volume::{FileContent, Volume, VolumeFile, VolumeSource};
 pub use workload::{Deployment, ObjectSet, ServiceAccount, StatefulSet, Strategy};

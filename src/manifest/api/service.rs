@@ -56,6 +56,22 @@ pub struct ServicePort {
     pub target_port: TargetPort,
     /// Transport.
     pub protocol: Protocol,
+    /// Where the balancer ends TLS, how.
+    pub tls: Option<Tls>,
+}
+
+/// TLS that ends at the balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Certificates in the cloud's store, of which the first is for clients that name no host.
+    pub certificates: Vec<String>,
+    /// Which versions and ciphers, by the cloud's name for them; its default otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Whether the balancer speaks TLS to the pods as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub to_pods: bool,
 }
 
 /// A container port by number or by name.

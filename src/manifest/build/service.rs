@@ -1,12 +1,16 @@
 //! Services and Ingresses.
 
+use std::collections::BTreeMap;
+
 use super::container::protocol;
 use super::object::{Object, Read};
 use super::scope::Scope;
 use crate::manifest::api::{
-    Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort,
+    Backend, BackendPort, Ingress, Protocol, Route, Service, ServicePort, ServiceType, TargetPort, Tls,
 };
-use crate::manifest::check::is_internal;
+use crate::manifest::check::{
+    BACKEND_PROTOCOL, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, is_internal,
+};
 use crate::manifest::tree::Resolved;
 
 /// `v1` Service.
@@ -16,6 +20,14 @@ pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
     let timeout = spec.object("sessionAffinityConfig")?.object("clientIP")?.number("timeoutSeconds")?;
     let meta = scope.meta(object)?;
     let internal = meta.annotations.iter().any(|(key, value)| is_internal(key, value));
+    let mut ports = spec.objects("ports")?.into_iter().map(port).collect::<Read<Vec<_>>>()?;
+    for port in &mut ports {
+        port.tls = tls(&meta.annotations, port);
+    }
+    let ranges = spec.texts_if("loadBalancerSourceRanges")?.filter(|ranges| !ranges.is_empty());
+    let annotated =
+        || meta.annotations.get(SOURCE_RANGES).map(|text| items(text).map(str::to_owned).collect());
+    let source_ranges = ranges.or_else(annotated).unwrap_or_default();
     Ok(Service {
         meta,
         kind: spec.value("type", |text, _| match text {
@@ -27,11 +39,11 @@ pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
             _ => None,
         })?,
         selector: spec.map("selector")?,
-        ports: spec.objects("ports")?.into_iter().map(port).collect::<Read<_>>()?,
+        ports,
         headless: spec.text_if("clusterIP")?.as_deref() == Some("None"),
         external_name: spec.text_if("externalName")?,
         session_affinity_seconds: sticky.then_some(timeout),
-        source_ranges: spec.texts_if("loadBalancerSourceRanges")?.unwrap_or_default(),
+        source_ranges,
         publish_not_ready: spec.flag_if("publishNotReadyAddresses")?.unwrap_or(false),
         keep_client_address: spec.text("externalTrafficPolicy")? == "Local",
     })
@@ -48,6 +60,32 @@ fn port(object: Object<'_>) -> Read<ServicePort> {
         port,
         target_port: target.unwrap_or(TargetPort::Number(port)),
         protocol: object.value("protocol", |text, _| protocol(text))?,
+        tls: None,
+    })
+}
+
+/// The items of an annotation that is a list.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// What annotations say of TLS on this port: all ports have it unless they are listed.
+fn tls(annotations: &BTreeMap<String, String>, port: &ServicePort) -> Option<Tls> {
+    let of = |key: &str| annotations.get(key).map(String::as_str);
+    if of(TLS_CERTIFICATE).or(of(TLS_PORTS)).is_none() || port.protocol != Protocol::Tcp {
+        return None;
+    }
+    let number = port.port.to_string();
+    let is_meant = |item: &str| item == "*" || item == number || Some(item) == port.name.as_deref();
+    if of(TLS_PORTS).is_some_and(|ports| !items(ports).any(is_meant)) {
+        return None;
+    }
+    Some(Tls {
+        certificates: of(TLS_CERTIFICATE)
+            .map(|text| items(text).map(str::to_owned).collect())
+            .unwrap_or_default(),
+        policy: of(TLS_POLICY).map(str::to_owned),
+        to_pods: matches!(of(BACKEND_PROTOCOL), Some("ssl" | "https")),
     })
 }
 

@@ -8,18 +8,21 @@ mod text;
 mod value;
 
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
-pub(super) use rules::{ROLE_ANNOTATIONS, TLS_PORTS, holds, is_internal};
+pub(super) use rules::{
+    BACKEND_PROTOCOL, ROLE_ANNOTATIONS, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, holds,
+    is_internal,
+};
 pub(super) use suggest::nearest;
 pub(super) use text::{PortMapping, port_mapping, subscript};
 pub(super) use value::int_or_percent;
 
 use std::collections::BTreeSet;
 
-use super::Options;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, Severity};
-use super::language::{Class, Field, Switch, Table, Target, Type};
+use super::language::{Class, Field, Locally, Switch, Table, Target, Type};
 use super::tree::{Entry, Node, Span, Value, push_index, push_key};
+use super::{Options, Provider};
 
 /// What cannot be said field by field; runs after the fields of the object were checked.
 pub(in crate::manifest) type Rule = fn(&mut Check<'_>, &Node<'_>);
@@ -297,6 +300,7 @@ impl Check<'_> {
         if field.not_yet {
             self.not_yet(entry.key_span, &format!("`{}`", field.name));
         }
+        self.locally(entry.key_span, &format!("`{}`", field.name), field.locally);
         if let Some(note) = field.note {
             self.report(Code::Adapted, entry.key_span, note);
         }
@@ -306,6 +310,24 @@ impl Check<'_> {
     /// Says that `what` cannot be deployed yet.
     pub(in crate::manifest) fn not_yet(&mut self, span: Span, what: &str) {
         self.report(Code::NotDeployableYet, span, format!("not deployable yet: {what}"));
+    }
+
+    /// Says what the local cloud does not make of `what`, where the set is for the local cloud.
+    pub(in crate::manifest) fn locally(&mut self, span: Span, what: &str, locally: Locally) {
+        if self.options.provider != Provider::Local {
+            return;
+        }
+        match locally {
+            Locally::Same => {}
+            Locally::Refused => {
+                let message = format!("not deployable on the local cloud: {what}");
+                let help = "name an environment file whose provider is `aws` with `-e`";
+                self.report(Code::NotDeployableYet, span, message).help(help);
+            }
+            Locally::Noted(note) => {
+                self.report(Code::Adapted, span, format!("{what} on the local cloud: {note}"));
+            }
+        }
     }
 
     fn one_of(&mut self, node: &Node<'_>, table: &'static Table) {

@@ -205,14 +205,7 @@ fn other(text: &str, form: Text) -> Result<(), String> {
             let bare: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
             must(base64::engine::general_purpose::STANDARD.decode(bare).is_ok(), "base64")
         }
-        Text::Cidr => {
-            let parsed = text.split_once('/').and_then(|(ip, bits)| {
-                let ip: IpAddr = ip.parse().ok()?;
-                let bits: u8 = bits.parse().ok()?;
-                (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some(())
-            });
-            must(parsed.is_some(), "a range of addresses such as 10.0.0.0/8")
-        }
+        Text::Cidr => must(is_cidr(text), "a range of addresses such as 10.0.0.0/8"),
         Text::Ip => must(text.parse::<IpAddr>().is_ok(), "an IP address"),
         Text::Cron => must(is_cron(text), "a schedule: minute, hour, day of month, month, day of week"),
         Text::PortMapping => port_mapping(text).map(drop),
@@ -222,6 +215,13 @@ fn other(text: &str, form: Text) -> Result<(), String> {
         ),
         Text::Any | Text::Label | Text::Subdomain | Text::Image | Text::PortName | Text::FieldPath => Ok(()),
     }
+}
+
+/// Whether it is a range of addresses.
+pub(in crate::manifest) fn is_cidr(text: &str) -> bool {
+    let Some((ip, bits)) = text.split_once('/') else { return false };
+    let (Ok(ip), Ok(bits)) = (ip.parse::<IpAddr>(), bits.parse::<u8>()) else { return false };
+    bits <= if ip.is_ipv4() { 32 } else { 128 }
 }
 
 fn is_host(text: &str) -> bool {

@@ -286,6 +286,7 @@ impl Check<'_> {
         if choice.not_yet {
             self.not_yet(node.span, &format!("`{text}`"));
         }
+        self.locally(node.span, &format!("`{text}`"), choice.locally);
     }
 
     fn quantity(&mut self, node: &Node<'_>, text: &str, resolved: Resolved, ty: &Type) {

@@ -31,6 +31,17 @@ impl Class {
     }
 }
 
+/// What the local cloud makes of a thing that is deployed on AWS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::manifest) enum Locally {
+    /// The same.
+    Same,
+    /// It cannot be deployed there.
+    Refused,
+    /// It is deployed there with less, which is told.
+    Noted(&'static str),
+}
+
 /// A command-line switch that turns a refusal off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::manifest) enum Switch {
@@ -98,6 +109,8 @@ pub(in crate::manifest) struct Field {
     pub(in crate::manifest) default: Option<&'static str>,
     /// What i2kit cannot deploy yet although the language has it.
     pub(in crate::manifest) not_yet: bool,
+    /// What the local cloud makes of it.
+    pub(in crate::manifest) locally: Locally,
     /// Values that class, note and deployability do not apply to.
     pub(in crate::manifest) harmless: &'static [&'static str],
     /// Whether an empty map means something, as in `emptyDir: {}`.
@@ -119,6 +132,7 @@ impl Field {
             required: false,
             default: None,
             not_yet: false,
+            locally: Locally::Same,
             harmless: &[],
             presence: false,
             help: None,
@@ -139,6 +153,12 @@ impl Field {
 
     pub(in crate::manifest) const fn not_yet(mut self) -> Self {
         self.not_yet = true;
+        self
+    }
+
+    /// What the local cloud does without, and why that is sound.
+    pub(in crate::manifest) const fn locally(mut self, note: &'static str) -> Self {
+        self.locally = Locally::Noted(note);
         self
     }
 
@@ -297,9 +317,17 @@ pub(in crate::manifest) struct Choice {
     pub(in crate::manifest) doc: &'static str,
     pub(in crate::manifest) help: Option<&'static str>,
     pub(in crate::manifest) not_yet: bool,
+    /// What the local cloud makes of it.
+    pub(in crate::manifest) locally: Locally,
 }
 
 impl Choice {
+    /// What the local cloud does without, and why that is sound.
+    pub(in crate::manifest) const fn locally(mut self, note: &'static str) -> Self {
+        self.locally = Locally::Noted(note);
+        self
+    }
+
     pub(in crate::manifest) const fn not_yet(mut self) -> Self {
         self.not_yet = true;
         self
@@ -308,17 +336,17 @@ impl Choice {
 
 /// A word that means what it means in Kubernetes.
 pub(super) const fn word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, class: Class::Works, doc, help: None, not_yet: false }
+    Choice { word, class: Class::Works, doc, help: None, not_yet: false, locally: Locally::Same }
 }
 
 /// A word that is accepted with a note.
 pub(super) const fn mapped_word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, class: Class::Mapped, doc, help: None, not_yet: false }
+    Choice { word, class: Class::Mapped, doc, help: None, not_yet: false, locally: Locally::Same }
 }
 
 /// A word that is an error.
 pub(super) const fn refused_word(word: &'static str, why: &'static str, help: &'static str) -> Choice {
-    Choice { word, class: Class::Refused, doc: why, help: Some(help), not_yet: false }
+    Choice { word, class: Class::Refused, doc: why, help: Some(help), not_yet: false, locally: Locally::Same }
 }
 
 /// The usual text.

@@ -3,7 +3,7 @@
 use super::config::{
     BUDGET, CONFIG_MAP, NAMESPACE, SCALER_V1, SCALER_V2, SECRET, SERVICE_ACCOUNT, STORAGE_CLASS,
 };
-use super::field::{Class, Table};
+use super::field::{Class, Locally, Table};
 use super::service::{INGRESS, SERVICE};
 use super::workload::{CLAIM, CRON_JOB, DEPLOYMENT, JOB, POD, REPLICA_SET, STATEFUL_SET};
 
@@ -23,6 +23,8 @@ pub(in crate::manifest) struct Kind {
     pub(in crate::manifest) note: Option<&'static str>,
     /// What i2kit cannot deploy yet although the language has it.
     pub(in crate::manifest) not_yet: bool,
+    /// What the local cloud makes of it.
+    pub(in crate::manifest) locally: Locally,
 }
 
 const fn kind(
@@ -32,7 +34,17 @@ const fn kind(
     table: &'static Table,
     doc: &'static str,
 ) -> Kind {
-    Kind { api_version, name, class, doc, table: Some(table), help: None, note: None, not_yet: false }
+    Kind {
+        api_version,
+        name,
+        class,
+        doc,
+        table: Some(table),
+        help: None,
+        note: None,
+        not_yet: false,
+        locally: Locally::Same,
+    }
 }
 
 const fn refused(
@@ -50,6 +62,7 @@ const fn refused(
         help: Some(help),
         note: None,
         not_yet: false,
+        locally: Locally::Same,
     }
 }
 
@@ -63,12 +76,23 @@ const fn no_meaning(api_version: &'static str, name: &'static str, doc: &'static
         help: None,
         note: None,
         not_yet: false,
+        locally: Locally::Same,
     }
 }
 
 impl Kind {
     const fn not_yet(mut self) -> Self {
         self.not_yet = true;
+        self
+    }
+
+    const fn aws_only(mut self) -> Self {
+        self.locally = Locally::Refused;
+        self
+    }
+
+    const fn locally(mut self, note: &'static str) -> Self {
+        self.locally = Locally::Noted(note);
         self
     }
 

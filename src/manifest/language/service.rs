@@ -8,6 +8,10 @@ use super::meta::{LABEL_META, SUBDOMAIN_META};
 use super::workload::{API_VERSION, KIND, STATUS};
 use crate::manifest::check::rules;
 
+/// Why the local cloud needs no limit on who may connect.
+pub(in crate::manifest) const ALL_LOCAL: &str =
+    "its balancers listen on this machine's loopback addresses, which no other machine reaches";
+
 /// `v1` Service.
 pub(super) static SERVICE: Table = Table::new(
     "Service",
@@ -50,14 +54,14 @@ static SERVICE_SPEC: Table = Table::new(
         works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address").not_yet()]), "whether a client stays with a machine")
             .default("None"),
         works("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "how long a client stays with a machine").not_yet(),
-        works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default").not_yet(),
+        works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default").locally(ALL_LOCAL),
         refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows"),
         refused("externalIPs", TEXTS, "there are no nodes that could own the address", "use type LoadBalancer"),
         no_meaning("loadBalancerClass", TEXT, "each cloud has one kind of balancer for Services"),
         mapped("publishNotReadyAddresses", Type::Bool, "a headless Service names all machines, healthy or not").not_yet().unless(&["false"]),
         mapped(
             "externalTrafficPolicy",
-            Type::Choice(&[word("Cluster", "the usual way"), mapped_word("Local", "the balancer keeps the client's address")]),
+            Type::Choice(&[word("Cluster", "the usual way"), mapped_word("Local", "the balancer keeps the client's address").locally("pods see the address of their network's gateway")]),
             "whether pods see the client's address",
         )
         .default("Cluster"),

@@ -1,6 +1,7 @@
 //! The room as its callers see it.
 
 mod any_text;
+mod providers;
 
 use super::*;
 
@@ -102,9 +103,9 @@ fn listeners_of_the_short_form_may_share_a_port_and_keep_their_tls() {
     let [short, long] = [text, &long].map(findings);
     assert_eq!(
         short,
-        "not-deployable-yet 5 containers.web.ports[1]: not deployable yet: TLS that ends at the balancer"
+        "not-deployable-yet 5 containers.web.ports[1]: not deployable on the local cloud: TLS that ends at the balancer"
     );
-    assert!(long.ends_with("not deployable yet: TLS that ends at the balancer"), "{long}");
+    assert!(long.ends_with("not deployable on the local cloud: TLS that ends at the balancer"), "{long}");
 }
 
 #[test]

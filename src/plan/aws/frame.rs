@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::name;
 use super::packing::{Placement, Scheme};
-use crate::manifest::api::{Name, Protocol};
+use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
 use crate::plan::linuxkit::json_templates;
 use crate::plan::pod::HEALTH_PORT;
@@ -99,6 +99,16 @@ pub enum FrameError {
         "port {port} of Service {service} leads to different ports of its pods; on AWS it must be the same port in all"
     )]
     Ports {
+        /// The Service.
+        service: Name,
+        /// Its port.
+        port: u16,
+    },
+    /// TLS needs a certificate.
+    #[error(
+        "port {port} of Service {service} ends TLS and names no certificate; name one in its annotation `service.beta.kubernetes.io/aws-load-balancer-ssl-cert`"
+    )]
+    Certificate {
         /// The Service.
         service: Name,
         /// Its port.
@@ -225,23 +235,48 @@ fn listener_values(
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
     };
-    let everybody = [if placement.scheme == Scheme::Public { "0.0.0.0/0" } else { "10.0.0.0/8" }];
-    let inside = ["172.16.0.0/12", "192.168.0.0/16"];
-    let ranges = everybody.iter().chain(inside.iter().filter(|_| placement.scheme == Scheme::Internal));
-    let source = |(index, cidr): (usize, &&str)| json!({"name": format!("{}From{index}", listener_name(listener)), "cidr": cidr});
+    let name = listener_name(listener);
+    let source = |(index, cidr): (usize, &String)| json!({"name": format!("{name}From{index}"), "cidr": cidr, "ipv6": cidr.contains(':')});
+    let tls = listener.tls.as_ref();
+    let certificate = tls.map(|tls| tls_values(spec, listener, tls)).transpose()?;
     Ok(Some(json!({
-        "name": listener_name(listener),
+        "name": name,
         "target": target_name(listener),
-        "protocol": protocol,
-        "listenerProtocol": protocol,
+        "targetProtocol": if tls.is_some_and(|tls| tls.to_pods) { "TLS" } else { protocol },
+        "listenerProtocol": if tls.is_some() { "TLS" } else { protocol },
         "ipProtocol": protocol.to_lowercase(),
         "port": first.port,
         "listenerPort": listener.port,
         // A network load balancer always shows UDP the client's address.
-        "hidesClients": listener.protocol == Protocol::Tcp,
-        "certificate": false,
-        "sources": ranges.enumerate().map(source).collect::<Vec<_>>(),
+        "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
+        "tls": certificate,
+        "sources": sources(spec, placement).iter().enumerate().map(source).collect::<Vec<_>>(),
     })))
+}
+
+/// Who may connect: whom the Service names, or everybody whom the load balancer's scheme lets reach it.
+fn sources(spec: &BalancerSpec, placement: Placement) -> Vec<String> {
+    let default: &[&str] = match placement.scheme {
+        _ if !spec.source_ranges.is_empty() => return spec.source_ranges.clone(),
+        Scheme::Public => &["0.0.0.0/0"],
+        Scheme::Internal => &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+    };
+    default.iter().map(ToString::to_string).collect()
+}
+
+/// The versions and ciphers of TLS when nobody names a policy: 1.2 and 1.3, with forward secrecy.
+const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
+
+/// A listener has one certificate, and others by host in resources of their own.
+fn tls_values(spec: &BalancerSpec, listener: &Listener, tls: &Tls) -> Result<Value, FrameError> {
+    let Some((first, more)) = tls.certificates.split_first() else {
+        return Err(FrameError::Certificate { service: spec.name.clone(), port: listener.port });
+    };
+    let more = more.iter().enumerate().map(|(index, certificate)| {
+        json!({"name": format!("{}Certificate{index}", listener_name(listener)), "certificate": certificate})
+    });
+    let policy = tls.policy.as_deref().unwrap_or(TLS_POLICY);
+    Ok(json!({"certificate": first, "more": more.collect::<Vec<_>>(), "policy": policy}))
 }
 
 fn listener_name(listener: &Listener) -> String {

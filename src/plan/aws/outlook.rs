@@ -231,8 +231,8 @@ mod tests {
     fn first() -> RolloutPlan {
         let name = Name { namespace: "default".into(), name: "web".into() };
         let targets = vec![TargetGroup { group: name.clone(), port: 80 }];
-        let listeners = vec![Listener { port: 80, protocol: Protocol::Tcp, targets }];
-        let spec = BalancerSpec { name: name.clone(), kind: ServiceType::LoadBalancer, listeners };
+        let listeners = vec![Listener::new(80, Protocol::Tcp, targets)];
+        let spec = BalancerSpec::new(name.clone(), ServiceType::LoadBalancer, listeners);
         let steps = vec![
             Step::PutImage { image: launch().image },
             Step::PutBalancer { spec, previous: None },

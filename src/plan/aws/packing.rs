@@ -90,12 +90,9 @@ mod tests {
     use crate::plan::fleet::Listener;
 
     fn spec(kind: ServiceType, ports: &[u16]) -> BalancerSpec {
-        let listener = |port: &u16| Listener { port: *port, protocol: Protocol::Tcp, targets: vec![] };
-        BalancerSpec {
-            name: Name { namespace: "default".into(), name: "a".into() },
-            kind,
-            listeners: ports.iter().map(listener).collect(),
-        }
+        let listener = |port: &u16| Listener::new(*port, Protocol::Tcp, vec![]);
+        let name = Name { namespace: "default".into(), name: "a".into() };
+        BalancerSpec::new(name, kind, ports.iter().map(listener).collect())
     }
 
     #[test]

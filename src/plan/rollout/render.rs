@@ -115,9 +115,15 @@ fn listeners(spec: &BalancerSpec) -> String {
         let targets: Vec<String> =
             listener.targets.iter().map(|target| format!("{}:{}", target.group, target.port)).collect();
         let targets = if targets.is_empty() { "no group".to_owned() } else { targets.join(", ") };
-        format!("{}/{} -> {targets}", listener.port, protocol(listener.protocol))
+        let kind = if listener.tls.is_some() { "TLS" } else { protocol(listener.protocol) };
+        format!("{}/{kind} -> {targets}", listener.port)
     };
-    spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ")
+    let mut text = spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ");
+    if !spec.source_ranges.is_empty() {
+        text.push_str("; from ");
+        text.push_str(&spec.source_ranges.join(", "));
+    }
+    text
 }
 
 fn policy(settings: &GroupSettings) -> String {

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use super::super::Check;
-use super::super::text::port_mapping;
+use super::super::text::{is_cidr, port_mapping};
+use crate::manifest::Provider;
 use crate::manifest::code::Code;
-use crate::manifest::tree::Node;
+use crate::manifest::language::{ALL_LOCAL, Locally};
+use crate::manifest::tree::{Entry, Node, Span};
 
 /// What each type of Service needs.
 pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
@@ -76,6 +78,20 @@ pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
     });
 }
 
+/// Certificates of a balancer that ends TLS.
+pub(in crate::manifest) const TLS_CERTIFICATE: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl-cert";
+
+/// Versions and ciphers that it takes.
+pub(in crate::manifest) const TLS_POLICY: &str =
+    "service.beta.kubernetes.io/aws-load-balancer-ssl-negotiation-policy";
+
+/// What it speaks to the pods.
+pub(in crate::manifest) const BACKEND_PROTOCOL: &str =
+    "service.beta.kubernetes.io/aws-load-balancer-backend-protocol";
+
+/// Who may connect, as it was said before there was a field for it.
+pub(in crate::manifest) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
 /// Ports on which the balancer ends TLS; the short form's `https:443:http:80` becomes it.
 pub(in crate::manifest) const TLS_PORTS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl-ports";
 
@@ -107,8 +123,10 @@ pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &
                     let message = "the balancer is reachable inside the environment only";
                     check.report(Code::Adapted, entry.key_span, message);
                 }
-            } else if key.starts_with("service.beta.kubernetes.io/aws-load-balancer-ssl-") {
-                check.not_yet(entry.key_span, "TLS that ends at the balancer");
+            } else if [TLS_CERTIFICATE, TLS_PORTS, TLS_POLICY, BACKEND_PROTOCOL].contains(&key) {
+                tls(check, service, (key, value), entry);
+            } else if key == SOURCE_RANGES {
+                source_ranges(check, value, entry);
             } else if key.starts_with("service.beta.kubernetes.io/") {
                 let message = format!(
                     "annotation `{key}` has no meaning here: it is for another controller of balancers"
@@ -118,6 +136,66 @@ pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &
         };
         check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
     }
+}
+
+/// TLS that ends at the balancer: a certificate, and ports that there are.
+fn tls(check: &mut Check<'_>, service: &Node<'_>, (key, value): (&str, &str), entry: &Entry<'_>) {
+    let span = entry.value.span;
+    let annotation = |key: &str| service.at(&["metadata", "annotations", key]);
+    if key == TLS_CERTIFICATE || key == TLS_PORTS && annotation(TLS_CERTIFICATE).is_none() {
+        check.locally(entry.key_span, "TLS that ends at the balancer", Locally::Refused);
+    }
+    let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
+    match key {
+        TLS_CERTIFICATE => {
+            for item in items().filter(|item| !is_certificate(item)) {
+                let message = format!("a certificate is named by its ARN, got {}", check.shown(item));
+                check.report(Code::InvalidValue, span, message);
+            }
+        }
+        TLS_PORTS => {
+            let ports = service.at(&["spec", "ports"]).map_or(&[][..], Node::items);
+            let is_there = |item: &str| {
+                ports.iter().any(|port| [port.str("port"), port.str("name")].contains(&Some(item)))
+            };
+            for item in items().filter(|item| *item != "*" && !is_there(item)) {
+                let message = format!("the Service has no port {}", check.shown(item));
+                check.report(Code::InvalidValue, span, message).help("name its ports, or all with `*`");
+            }
+            if annotation(TLS_CERTIFICATE).is_none() {
+                certificate(check, entry.key_span);
+            }
+        }
+        BACKEND_PROTOCOL if !["ssl", "https", "tcp", "http"].contains(&value) => {
+            let message = format!("must be `ssl`, `https`, `tcp` or `http`, got {}", check.shown(value));
+            check.report(Code::InvalidValue, span, message);
+        }
+        _ => {}
+    }
+}
+
+fn is_certificate(text: &str) -> bool {
+    text.starts_with("arn:") && (text.contains(":acm:") || text.contains(":server-certificate/"))
+}
+
+/// Who ends TLS needs a certificate, here or in the environment file.
+fn certificate(check: &mut Check<'_>, span: Span) {
+    if check.options.provider == Provider::Aws && check.options.certificate.is_none() {
+        check
+            .report(Code::MissingField, span, "TLS that ends at the balancer needs a certificate")
+            .help(format!(
+                "name one in the annotation `{TLS_CERTIFICATE}`, or in the environment file as `provider.certificate`"
+            ));
+    }
+}
+
+/// Addresses that may connect, in the old way.
+fn source_ranges(check: &mut Check<'_>, value: &str, entry: &Entry<'_>) {
+    for item in value.split(',').map(str::trim).filter(|item| !item.is_empty() && !is_cidr(item)) {
+        let message = format!("must be a range of addresses such as 192.0.2.0/24, got {}", check.shown(item));
+        check.report(Code::InvalidValue, entry.value.span, message);
+    }
+    check.locally(entry.key_span, "a limit on who may connect", Locally::Noted(ALL_LOCAL));
 }
 
 /// `clusterIP`: headless, or an address that the cloud chooses.
@@ -209,7 +287,8 @@ pub(in crate::manifest) fn short_form(check: &mut Check<'_>, root: &Node<'_>) {
                 check.each(&container.value, "ports", |check, port| {
                     let Some(Ok(mapping)) = port.scalar().map(port_mapping) else { return };
                     if mapping.terminates_tls {
-                        check.not_yet(port.span, "TLS that ends at the balancer");
+                        check.locally(port.span, "TLS that ends at the balancer", Locally::Refused);
+                        certificate(check, port.span);
                     }
                     if let Some(first) = seen.insert(mapping.listener, port.span) {
                         let other = check.place(first);

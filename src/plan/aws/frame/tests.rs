@@ -18,15 +18,15 @@ fn shop(targets: &[(&str, u16)]) -> BalancerSpec {
     let name = |name: &str| Name { namespace: "shop".into(), name: name.into() };
     let target = |(group, port): &(&str, u16)| TargetGroup { group: name(group), port: *port };
     let targets: Vec<_> = targets.iter().map(target).collect();
-    BalancerSpec {
-        name: name("web"),
-        kind: ServiceType::LoadBalancer,
-        listeners: vec![
-            Listener { port: 80, protocol: Protocol::Tcp, targets: targets.clone() },
-            Listener { port: 53, protocol: Protocol::Udp, targets },
-            Listener { port: 81, protocol: Protocol::Tcp, targets: vec![] },
+    BalancerSpec::new(
+        name("web"),
+        ServiceType::LoadBalancer,
+        vec![
+            Listener::new(80, Protocol::Tcp, targets.clone()),
+            Listener::new(53, Protocol::Udp, targets),
+            Listener::new(81, Protocol::Tcp, vec![]),
         ],
-    }
+    )
 }
 
 fn put(spec: &BalancerSpec) -> Result<StackPlan, FrameError> {
@@ -69,6 +69,20 @@ fn a_service() {
         serde_json::from_str::<BalancerSpec>(&plan.parameters[0].1).unwrap(),
         shop(&[("web", 8080), ("canary", 8080)])
     );
+}
+
+#[test]
+fn a_service_that_ends_tls_for_some() {
+    let certificate = |name: &str| format!("arn:aws:acm:eu-west-1:123456789012:certificate/{name}");
+    let mut spec = shop(&[("web", 8080)]);
+    spec.listeners.truncate(1);
+    spec.listeners[0].tls =
+        Some(Tls { certificates: vec![certificate("a"), certificate("b")], policy: None, to_pods: false });
+    spec.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
+    spec.keep_client_address = true;
+    insta::assert_snapshot!("service_tls", put(&spec).unwrap().template);
+    spec.listeners[0].tls = Some(Tls { certificates: vec![], policy: None, to_pods: true });
+    assert!(put(&spec).unwrap_err().to_string().contains("names no certificate"));
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! What one cloud can and another cannot.
+
+use super::*;
+
+/// Findings for AWS as `code: message` lines.
+fn on_aws(texts: &[&str], certificate: Option<&str>) -> (Reading, String) {
+    let options = Options {
+        provider: Provider::Aws,
+        certificate: certificate.map(str::to_owned),
+        ..Options::default()
+    };
+    let (_, reading) = reading(texts, &options);
+    let line = |found: &Diagnostic| format!("{}: {}", found.code.name(), found.message);
+    let lines: Vec<String> = reading.diagnostics.iter().map(line).collect();
+    (reading, lines.join("\n"))
+}
+
+fn service(annotations: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  annotations: {{{annotations}}}\nspec:\n  type: LoadBalancer\n  \
+         selector: {{app: web}}\n  ports: [{{name: http, port: 80}}, {{name: https, port: 443, targetPort: 80}}]\n{rest}"
+    )
+}
+
+const TLS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl";
+const ARN: &str = "arn:aws:acm:eu-west-1:123456789012:certificate/a";
+
+#[test]
+fn tls_ends_at_a_balancer_of_aws_alone() {
+    let web = deployment(POD);
+    let text = service(&format!("{TLS}-cert: '{ARN}', {TLS}-ports: https"), "");
+    let (found, said) = on_aws(&[&web, &text], None);
+    assert_eq!(said, "");
+    let [http, https] = found.set.services[0].ports.as_slice() else { panic!("two ports") };
+    assert_eq!(http.tls, None);
+    assert_eq!(https.tls.as_ref().map(|tls| tls.certificates.clone()), Some(vec![ARN.to_owned()]));
+    let local = findings(&text);
+    assert!(local.contains("not deployable on the local cloud: TLS that ends at the balancer"), "{local}");
+
+    let (_, said) = on_aws(&[&web, &service(&format!("{TLS}-cert: mine, {TLS}-ports: '444'"), "")], None);
+    assert_eq!(
+        said,
+        "invalid-value: a certificate is named by its ARN, got `mine`\ninvalid-value: the Service has no port `444`"
+    );
+}
+
+#[test]
+fn the_short_form_takes_the_certificate_of_the_environment() {
+    let text = "name: web\npublic: true\ncontainers:\n  web:\n    image: nginx:1.27\n    ports: [\"https:443:http:80\"]\n";
+    let (_, said) = on_aws(&[text], None);
+    assert_eq!(said, "missing-field: TLS that ends at the balancer needs a certificate");
+    let (found, said) = on_aws(&[text], Some(ARN));
+    assert_eq!(said, "");
+    let tls = found.set.services[0].ports[0].tls.as_ref();
+    assert_eq!(tls.map(|tls| tls.certificates.clone()), Some(vec![ARN.to_owned()]));
+}
+
+#[test]
+fn limits_on_who_may_connect_are_kept_in_both_forms() {
+    let web = deployment(POD);
+    let field = service("", "  loadBalancerSourceRanges: [192.0.2.0/24]\n");
+    let old = service(
+        "service.beta.kubernetes.io/load-balancer-source-ranges: '192.0.2.0/24, 198.51.100.0/24'",
+        "",
+    );
+    let (found, said) = on_aws(&[&web, &field], None);
+    assert_eq!(
+        (said.as_str(), &found.set.services[0].source_ranges[..]),
+        ("", &["192.0.2.0/24".to_owned()][..])
+    );
+    let (found, said) = on_aws(&[&web, &old], None);
+    assert_eq!((said.as_str(), found.set.services[0].source_ranges.len()), ("", 2));
+    let (_, local) = reading(&[&web, &field], &Options::default());
+    assert!(!local.has_errors() && local.diagnostics[0].message.contains("loopback addresses"), "{local:?}");
+}
