@@ -184,6 +184,10 @@ impl<'a> Reader<'_, 'a> {
         for tls in ports.filter_map(|port| port.tls.as_mut()).filter(|tls| tls.certificates.is_empty()) {
             tls.certificates.extend(self.options.certificate.clone());
         }
+        let hosts = set.ingresses.iter_mut().filter(|ingress| !ingress.tls_hosts.is_empty());
+        for ingress in hosts.filter(|ingress| ingress.certificates.is_empty()) {
+            ingress.certificates.extend(self.options.certificate.clone());
+        }
         diagnostics.sort_by(|a, b| {
             let key =
                 |d: &Diagnostic| (d.place.file, d.place.span.start, std::cmp::Reverse(d.severity), d.code);

@@ -4,13 +4,16 @@
 //! found (an [`InstanceGroup`], a [`LoadBalancer`]), so that comparing the two is comparing values. Times are seconds
 //! since the Unix epoch. Nothing here knows which cloud it came from.
 
+mod http;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::http::{HttpBackend, HttpRule, HttpSpec};
 use super::image::ImageId;
-use crate::manifest::api::{Name, Protocol, ServiceType, Strategy, Tls};
+use crate::manifest::api::{Floor, Name, Protocol, ServiceType, Strategy, Tls};
 
 /// Everything that one environment holds in its cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -65,6 +68,20 @@ pub struct LaunchSpec {
     /// the pod does without it. A version tells equal values from others, and nothing else of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Option<String>>,
+    /// As whom a VM acts in its cloud, when its pod names a ServiceAccount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<MachineRole>,
+}
+
+/// As whom a VM acts in its cloud.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineRole {
+    /// The ServiceAccount.
+    pub account: Name,
+    /// The cloud's role that it names; one of its own without further rights otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 /// Seconds that a VM may take to become ready when no probe says otherwise: a boot takes about 3 s, and a machine
@@ -100,6 +117,38 @@ pub struct GroupSettings {
     /// Of a Job: its VMs run to an end, and then it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSettings>,
+    /// What changes the group's size by load, on clouds that measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+    /// What must stay healthy whatever the strategy allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<Floor>,
+}
+
+/// How a group follows its load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// Fewest VMs.
+    pub min: u32,
+    /// Most VMs.
+    pub max: u32,
+    /// Processor use to keep, in percent of what the pod requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
+    /// What the pod requests, in thousandths of a processor; the whole VM when it requests nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_request_millis: Option<u64>,
+    /// Seconds after its start in which a VM's use does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_seconds: Option<u32>,
+}
+
+impl Scaling {
+    /// The size nearest to `replicas` that it allows.
+    pub fn within(&self, replicas: u32) -> u32 {
+        replicas.max(self.min).min(self.max)
+    }
 }
 
 /// What makes a group a Job.
@@ -129,7 +178,20 @@ pub struct RefreshBounds {
 impl GroupSettings {
     /// The limits of a refresh of `replicas` VMs, rounded as Kubernetes does: the surge up, the unavailable down, and
     /// when both come out as zero one VM may be missing, since otherwise nothing could ever move.
+    ///
+    /// Floors hold above that; where nothing may be missing, one VM more than the group's size may exist. A group that
+    /// is recreated asks for a moment without VMs, which no floor can give.
     pub fn bounds(&self, replicas: u32) -> RefreshBounds {
+        let bounds = self.strategy_bounds(replicas);
+        let floor = self.floors.iter().map(|floor| floor.of(replicas)).max().unwrap_or(0);
+        if self.strategy == Strategy::Recreate || floor <= bounds.min_available {
+            return bounds;
+        }
+        let room = if floor == replicas { replicas.saturating_add(1) } else { replicas };
+        RefreshBounds { min_available: floor, max_total: bounds.max_total.max(room) }
+    }
+
+    fn strategy_bounds(&self, replicas: u32) -> RefreshBounds {
         match self.strategy {
             Strategy::Recreate => RefreshBounds { min_available: 0, max_total: replicas },
             Strategy::RollingUpdate { max_unavailable, max_surge } => {
@@ -433,12 +495,38 @@ pub struct BalancerSpec {
     /// Whether pods see the client's address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_client_address: bool,
+    /// Seconds that connections under way get when a VM leaves: the longest grace period of its pods.
+    #[serde(default = "default_drain_seconds", skip_serializing_if = "is_default_drain")]
+    pub drain_seconds: u64,
+    /// Of an Ingress: it routes requests, and has no listeners of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSpec>,
+}
+
+/// Kubernetes' default grace period.
+const DEFAULT_DRAIN_SECONDS: u64 = 30;
+
+fn default_drain_seconds() -> u64 {
+    DEFAULT_DRAIN_SECONDS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_default_drain(seconds: &u64) -> bool {
+    *seconds == DEFAULT_DRAIN_SECONDS
 }
 
 impl BalancerSpec {
     /// A balancer that everybody who reaches it may use.
     pub fn new(name: Name, kind: ServiceType, listeners: Vec<Listener>) -> Self {
-        Self { name, kind, listeners, source_ranges: vec![], keep_client_address: false }
+        Self {
+            name,
+            kind,
+            listeners,
+            source_ranges: vec![],
+            keep_client_address: false,
+            drain_seconds: DEFAULT_DRAIN_SECONDS,
+            http: None,
+        }
     }
 }
 
@@ -513,16 +601,21 @@ mod tests {
     use super::*;
     use crate::manifest::api::IntOrPercent::{Int, Percent};
 
-    fn bounds(strategy: Strategy, replicas: u32) -> (u32, u32) {
-        let settings = GroupSettings {
+    fn settings(strategy: Strategy) -> GroupSettings {
+        GroupSettings {
             strategy,
             min_ready_seconds: 0,
             progress_deadline_seconds: 600,
             revision_history_limit: 10,
             labels: BTreeMap::new(),
             job: None,
-        };
-        let bounds = settings.bounds(replicas);
+            scaling: None,
+            floors: vec![],
+        }
+    }
+
+    fn bounds(strategy: Strategy, replicas: u32) -> (u32, u32) {
+        let bounds = settings(strategy).bounds(replicas);
         (bounds.min_available, bounds.max_total)
     }
 
@@ -533,6 +626,21 @@ mod tests {
         assert_eq!(bounds(default, 3), (3, 4));
         assert_eq!(bounds(default, 10), (8, 13));
         assert_eq!(bounds(Strategy::Recreate, 3), (0, 3));
+    }
+
+    #[test]
+    fn floors_hold_and_leave_room() {
+        let strategy = Strategy::RollingUpdate { max_unavailable: Int(3), max_surge: Int(0) };
+        let bounds = |floor, replicas| {
+            let bounds = GroupSettings { floors: vec![floor], ..settings(strategy) }.bounds(replicas);
+            (bounds.min_available, bounds.max_total)
+        };
+        assert_eq!(bounds(Floor::MinAvailable(Int(2)), 4), (2, 4));
+        assert_eq!(bounds(Floor::MinAvailable(Int(9)), 4), (4, 5));
+        assert_eq!(bounds(Floor::MinAvailable(Percent(60)), 3), (2, 3));
+        assert_eq!(bounds(Floor::MaxUnavailable(Percent(30)), 5), (3, 5));
+        assert_eq!(bounds(Floor::MaxUnavailable(Int(0)), 2), (2, 3));
+        assert_eq!(bounds(Floor::MinAvailable(Int(1)), 0), (0, 0));
     }
 
     #[test]

@@ -244,7 +244,8 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
             previous,
         });
     }
-    act.extend(movement(&spec.name, number, spec.replicas, found));
+    let replicas = size(spec, found);
+    act.extend(movement(&spec.name, number, replicas, found));
     if let Some(refresh) = found.and_then(|group| group.refresh.as_ref())
         && refresh.to == number
         && matches!(refresh.status, RefreshStatus::RolledBack | RefreshStatus::Failed)
@@ -256,11 +257,23 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
     let wait = (!settled || !act.is_empty()).then(|| Step::Await {
         group: spec.name.clone(),
         revision: number,
-        replicas: spec.replicas,
+        replicas,
         deadline_seconds: spec.settings.progress_deadline_seconds,
     });
     let trim = found.and_then(|group| trim(group, number, spec.settings.revision_history_limit));
     GroupSteps { act, wait, trim, notes }
+}
+
+/// How many VMs there should be: what the manifest says, or what the scaler made of it since, within its bounds. None at
+/// all turn the scaler off.
+fn size(spec: &GroupSpec, found: Option<&InstanceGroup>) -> u32 {
+    match &spec.settings.scaling {
+        Some(scaling) if spec.replicas > 0 => {
+            let running = found.filter(|group| group.current.is_some());
+            scaling.within(running.map_or(spec.replicas, |group| group.replicas))
+        }
+        _ => spec.replicas,
+    }
 }
 
 /// The steps that make `replicas` VMs of revision `to` out of what the group has, given that the revision exists.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use super::fleet::{
     BalancerSpec, DEFAULT_HEALTH_GRACE_SECONDS, GroupSettings, JobSettings, LaunchPort, LaunchSpec, Listener,
-    TargetGroup,
+    MachineRole, Scaling, TargetGroup,
 };
 use super::image::ImageId;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
-use super::{secret, size};
+use super::{ingress, secret, size};
 use crate::manifest::api::{
-    Deployment, Job, Name, ObjectSet, PodTemplate, Service, ServicePort, Strategy, TargetPort,
+    Deployment, Floor, Job, Name, ObjectSet, PodSpec, PodTemplate, Service, ServicePort, Strategy, TargetPort,
 };
 
 /// Runs of a job that can be looked back at.
@@ -30,6 +30,8 @@ pub fn group(deployment: &Deployment, image: ImageId) -> GroupSpec {
             revision_history_limit: deployment.revision_history_limit,
             labels: deployment.meta.labels.clone(),
             job: None,
+            scaling: None,
+            floors: vec![],
         },
     }
 }
@@ -55,6 +57,8 @@ fn job(job: &Job, image: ImageId) -> GroupSpec {
                 backoff_limit: spec.backoff_limit,
                 active_deadline_seconds: spec.active_deadline_seconds,
             }),
+            scaling: None,
+            floors: vec![],
         },
     }
 }
@@ -78,6 +82,7 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         grace_period_seconds: pod.termination_grace_period_seconds,
         health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
         secrets: BTreeMap::new(),
+        role: None,
     }
 }
 
@@ -102,9 +107,15 @@ pub fn desired(
             (name, secrets.get(&full).cloned())
         };
         group.launch.secrets = secret::named(&template.spec).into_keys().map(version).collect();
+        group.launch.role = role(set, namespace, template);
+        if group.settings.job.is_none() {
+            group.settings.scaling = scaling(set, &group.name, template);
+            group.settings.floors = floors(set, namespace, template);
+        }
     }
-    let balancers: Vec<BalancerSpec> =
-        set.services.iter().map(|service| balancer(service, &set.deployments)).collect();
+    let services = set.services.iter().map(|service| balancer(service, &set.deployments));
+    let ingresses = set.ingresses.iter().map(|each| ingress::balancer(each, set));
+    let balancers: Vec<BalancerSpec> = services.chain(ingresses).collect();
     for listener in balancers.iter().flat_map(|balancer| &balancer.listeners) {
         for target in &listener.targets {
             let port = LaunchPort { port: target.port, protocol: listener.protocol };
@@ -143,7 +154,46 @@ fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
         listeners: service.ports.iter().map(listener).collect(),
         source_ranges: service.source_ranges.clone(),
         keep_client_address: service.keep_client_address,
+        drain_seconds: drain_seconds(&selected),
+        http: None,
     }
+}
+
+/// Connections under way get as long as the pods that they lead to, which are told to end at the same time.
+pub(super) fn drain_seconds(selected: &[&Deployment]) -> u64 {
+    let periods = selected.iter().map(|deployment| deployment.template.spec.termination_grace_period_seconds);
+    periods.max().unwrap_or(PodSpec::default().termination_grace_period_seconds)
+}
+
+/// As whom the pod's VMs act in their cloud.
+fn role(set: &ObjectSet, namespace: &str, template: &PodTemplate) -> Option<MachineRole> {
+    let name = template.spec.service_account.as_ref()?;
+    let account = Name { namespace: namespace.to_owned(), name: name.clone() };
+    let found = set.service_accounts.iter().find(|found| found.meta.name == account);
+    Some(MachineRole { role: found.and_then(|found| found.role.clone()), account })
+}
+
+/// How the group follows its load, when a scaler names it.
+fn scaling(set: &ObjectSet, group: &Name, template: &PodTemplate) -> Option<Scaling> {
+    let scaler =
+        set.scalers.iter().find(|scaler| scaler.target == *group && scaler.target_kind != "StatefulSet")?;
+    let requests = template.spec.containers.iter().map(|container| {
+        let resources = &container.resources;
+        resources.request_cpu_millis.or(resources.limit_cpu_millis)
+    });
+    Some(Scaling {
+        min: scaler.min_replicas,
+        max: scaler.max_replicas,
+        cpu_percent: scaler.cpu_percent,
+        cpu_request_millis: requests.flatten().reduce(u64::saturating_add),
+        warmup_seconds: scaler.scale_up_window_seconds,
+    })
+}
+
+/// Floors of the budgets that select the pod.
+fn floors(set: &ObjectSet, namespace: &str, template: &PodTemplate) -> Vec<Floor> {
+    let budgets = set.budgets.iter().filter(|budget| budget.meta.name.namespace == namespace);
+    budgets.filter(|budget| selects(&budget.selector, &template.labels)).map(|budget| budget.floor).collect()
 }
 
 /// Whether every label of `selector` is on the pod.
@@ -152,7 +202,7 @@ pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, St
 }
 
 /// The port's number in this pod template; `None` when it has no port of that name.
-fn number(target: &TargetPort, template: &PodTemplate) -> Option<u16> {
+pub(super) fn number(target: &TargetPort, template: &PodTemplate) -> Option<u16> {
     match target {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => template

@@ -38,6 +38,7 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             grace_period_seconds: 30,
             health_grace_seconds: 20,
             secrets: std::collections::BTreeMap::new(),
+            role: None,
         },
         settings: GroupSettings {
             strategy: Rollout::RollingUpdate {
@@ -49,6 +50,8 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             revision_history_limit: 2,
             labels: BTreeMap::new(),
             job: None,
+            scaling: None,
+            floors: vec![],
         },
     }
 }

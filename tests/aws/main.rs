@@ -8,6 +8,7 @@
 
 mod crash;
 mod faults;
+mod frame;
 mod harness;
 #[path = "../support/mod.rs"]
 mod support;

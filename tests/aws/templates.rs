@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use i2kit::manifest::api::{Name, Protocol, ServiceType};
+use i2kit::manifest::api::{Name, Protocol, ServiceType, Tls};
 use i2kit::plan::aws::frame::{self, Balancer, Frame, Network, Place};
 use i2kit::plan::aws::packing::{Placement, Scheme};
-use i2kit::plan::fleet::{BalancerSpec, Listener, TargetGroup};
+use i2kit::plan::aws::{ingress, role};
+use i2kit::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, Listener, MachineRole, TargetGroup};
 
 use crate::support::tools;
 
@@ -38,12 +39,37 @@ fn the_linter_finds_nothing_in_the_templates() {
     let listeners = vec![listener(80, Protocol::Tcp), listener(53, Protocol::Udp)];
     let spec = BalancerSpec::new(name, ServiceType::LoadBalancer, listeners);
     let placement = Placement { scheme: Scheme::Public, index: 0 };
+    let mut tls = spec.clone();
+    tls.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
+    let certificate = |id: &str| format!("arn:aws:acm:eu-west-1:123456789012:certificate/{id}");
+    tls.listeners[0].tls =
+        Some(Tls { certificates: vec![certificate("a"), certificate("b")], policy: None, to_pods: true });
+    let rule = |path: &str, host: Option<&str>| HttpRule {
+        host: host.map(str::to_owned),
+        path: path.into(),
+        exact: false,
+        backend: 0,
+    };
+    let backend = HttpBackend { service: "web".into(), port: 80, targets: spec.listeners[0].targets.clone() };
+    let http = HttpSpec {
+        certificates: vec![],
+        hosts: vec![],
+        backends: vec![backend],
+        rules: vec![rule("/", Some("*.example.com")), rule("/api", None)],
+        default: Some(0),
+    };
+    let routed = BalancerSpec { http: Some(http.clone()), ..spec.clone() };
     let place = |network| Place { environment: "production".into(), network };
     let plans = [
         frame::environment(&place(None)),
         frame::environment(&place(Some(network))),
         frame::balancer("production", placement, &made),
         frame::service("production", &spec, placement, (&made, &balancer)).unwrap(),
+        frame::service("production", &tls, placement, (&made, &balancer)).unwrap(),
+        ingress::stack("production", (&routed, &http), &[certificate("a"), certificate("b")], &made).unwrap(),
+        ingress::stack("production", (&routed, &http), &[], &made).unwrap(),
+        role::stack("production", &MachineRole { account: spec.name.clone(), role: None }),
+        role::stack("production", &MachineRole { account: spec.name.clone(), role: Some("reader".into()) }),
     ];
     let folder = tempfile::tempdir().unwrap();
     let files: Vec<_> = plans

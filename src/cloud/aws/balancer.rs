@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aws_sdk_acm::types::{CertificateStatus, CertificateSummary, Filters, KeyAlgorithm};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::Aws;
@@ -9,34 +10,36 @@ use super::error::failed;
 use super::stack::Stack;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
+use crate::plan::aws::ingress::{self, Certificate};
 use crate::plan::aws::packing::{self, Placement};
 use crate::plan::aws::{frame, name};
-use crate::plan::fleet::BalancerSpec;
+use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
 
 /// A Service's stack, read.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
     pub(super) stack: Stack,
     pub(super) spec: BalancerSpec,
-    pub(super) placement: Placement,
+    /// The load balancer that it shares; an Ingress has one of its own.
+    pub(super) placement: Option<Placement>,
 }
 
 impl Service {
     /// Reads the stack of a Service; `None` when it is something else or was not written by i2kit.
     pub(super) fn of(stack: &Stack) -> Option<Self> {
         let spec = serde_json::from_str(stack.parameters.get("Spec")?).ok()?;
-        let placement = stack.parameters.get("Placement")?.parse().ok()?;
+        let placement = stack.parameters.get("Placement").and_then(|text| text.parse().ok());
         Some(Self { stack: stack.clone(), spec, placement })
     }
 
     /// ARNs of the target groups that `group` should be in.
     pub(super) fn targets_of(&self, group: &Name) -> impl Iterator<Item = &String> {
-        let leads = self
-            .spec
-            .listeners
-            .iter()
-            .filter(move |listener| listener.targets.iter().any(|t| t.group == *group));
-        leads.filter_map(|listener| self.stack.outputs.get(&frame::target_name(listener)))
+        let has = |targets: &[TargetGroup]| targets.iter().any(|target| target.group == *group);
+        let listeners = self.spec.listeners.iter().filter(move |listener| has(&listener.targets));
+        let backends = self.spec.http.iter().flat_map(|http| &http.backends);
+        let backends = backends.filter(move |backend| has(&backend.targets));
+        let names = listeners.map(frame::target_name).chain(backends.map(ingress::target_name));
+        names.filter_map(|name| self.stack.outputs.get(&name))
     }
 
     /// ARNs of all its target groups.
@@ -53,14 +56,17 @@ impl Aws {
 
     /// Makes the Service's stack what `spec` says, on a load balancer that has room, and its groups targets.
     pub(super) async fn put_service(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
+        if let Some(http) = &spec.http {
+            return self.put_ingress(spec, http).await;
+        }
         let frame = self.frame().await?;
         let services = self.services().await?;
-        let now =
-            services.iter().find(|service| service.spec.name == spec.name).map(|service| service.placement);
+        let now = services.iter().find(|service| service.spec.name == spec.name);
+        let now = now.and_then(|service| service.placement);
         let others: Vec<(Placement, BalancerSpec)> = services
             .iter()
             .filter(|service| service.spec.name != spec.name)
-            .map(|service| (service.placement, service.spec.clone()))
+            .filter_map(|service| Some((service.placement?, service.spec.clone())))
             .collect();
         let environment = &self.settings.environment;
         let placement = packing::place(spec, now, &others);
@@ -76,6 +82,37 @@ impl Aws {
         self.put_stack(&plan).await?;
         self.attach().await?;
         self.drop_unused_balancers().await
+    }
+
+    /// Makes the Ingress' stack, with a load balancer of its own, what `spec` says, and its groups targets.
+    async fn put_ingress(&self, spec: &BalancerSpec, http: &HttpSpec) -> Result<(), CloudError> {
+        let frame = self.frame().await?;
+        let refused = |error: frame::FrameError| CloudError::Conflict { message: error.to_string() };
+        let certificates = if http.certificates.is_empty() && !http.hosts.is_empty() {
+            let store = self.certificates().await?;
+            ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)?
+        } else {
+            http.certificates.clone()
+        };
+        let plan = ingress::stack(&self.settings.environment, (spec, http), &certificates, &frame);
+        self.put_stack(&plan.map_err(refused)?).await?;
+        self.attach().await
+    }
+
+    /// The certificates of the region that are in force.
+    async fn certificates(&self) -> Result<Vec<Certificate>, CloudError> {
+        let kinds = [KeyAlgorithm::Rsa2048, KeyAlgorithm::Rsa3072, KeyAlgorithm::Rsa4096];
+        let curves = [KeyAlgorithm::EcPrime256v1, KeyAlgorithm::EcSecp384r1, KeyAlgorithm::EcSecp521r1];
+        let all = Filters::builder().set_key_types(Some(kinds.into_iter().chain(curves).collect())).build();
+        let asked = self.clients.certificates.list_certificates().includes(all);
+        let found = asked.certificate_statuses(CertificateStatus::Issued).into_paginator().items().send();
+        let found: Vec<CertificateSummary> = found.try_collect().await.map_err(failed("ListCertificates"))?;
+        let one = |summary: CertificateSummary| {
+            let mut names = summary.subject_alternative_name_summaries.unwrap_or_default();
+            names.extend(summary.domain_name);
+            Some(Certificate { arn: summary.certificate_arn?, names })
+        };
+        Ok(found.into_iter().filter_map(one).collect())
     }
 
     /// Makes every group that exists a target of the Services that lead to it, and of no others. What is gone is detached
@@ -143,7 +180,8 @@ impl Aws {
         let used: BTreeSet<String> = stacks
             .iter()
             .filter_map(Service::of)
-            .map(|service| name::balancer_stack(&self.settings.environment, service.placement))
+            .filter_map(|service| service.placement)
+            .map(|placement| name::balancer_stack(&self.settings.environment, placement))
             .collect();
         for stack in stacks.iter().filter(|stack| stack.part == "balancer" && !used.contains(&stack.name)) {
             self.delete_stack(&stack.name).await?;

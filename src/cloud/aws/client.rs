@@ -25,6 +25,7 @@ const TRY: Duration = Duration::from_secs(60);
 pub(super) struct Clients {
     pub(super) autoscaling: aws_sdk_autoscaling::Client,
     pub(super) balancing: aws_sdk_elasticloadbalancingv2::Client,
+    pub(super) certificates: aws_sdk_acm::Client,
     pub(super) ebs: aws_sdk_ebs::Client,
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) iam: aws_sdk_iam::Client,
@@ -57,6 +58,7 @@ impl Clients {
         Self {
             autoscaling: aws_sdk_autoscaling::Client::new(&config),
             balancing: aws_sdk_elasticloadbalancingv2::Client::new(&config),
+            certificates: aws_sdk_acm::Client::new(&config),
             ebs: aws_sdk_ebs::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
             iam: aws_sdk_iam::Client::new(&config),

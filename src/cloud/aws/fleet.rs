@@ -15,9 +15,10 @@ use super::tags::{self, ENVIRONMENT, FAILURE, GROUP, tagged};
 use super::{Aws, launch, now};
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
+use crate::plan::aws::{frame, ingress};
 use crate::plan::fleet::{
     Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceState, LoadBalancer, Refresh, RefreshStatus,
-    Revision, Target,
+    Revision, Target, TargetGroup,
 };
 
 /// Health of targets: by target group, by instance.
@@ -69,7 +70,12 @@ impl Aws {
         group: Option<&AutoScalingGroup>,
         around: &Surroundings,
     ) -> Result<Option<InstanceGroup>, CloudError> {
-        let Some(settings) = settings(template.tags()) else { return Ok(None) };
+        let Some(mut settings) = settings(template.tags()) else { return Ok(None) };
+        if let (Some(scaling), Some(found)) = (&settings.scaling, group)
+            && !self.has_scaling(&name, scaling, found).await?
+        {
+            settings.scaling = None;
+        }
         let none = async { Ok(vec![]) };
         let refreshes = async { if group.is_some() { self.refreshes(&name).await } else { none.await } };
         let (versions, refreshes) = try_join(self.versions(&name), refreshes).await?;
@@ -281,30 +287,43 @@ fn balancer(
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
     let mut targets = Vec::new();
-    for listener in &mut spec.listeners {
-        let arn = service.stack.outputs.get(&crate::plan::aws::frame::target_name(listener)).cloned();
-        let Some(arn) = arn else { continue };
-        listener.targets.retain(|target| {
+    let mut look = |output: &str, wanted: &mut Vec<TargetGroup>, port: u16| {
+        let Some(arn) = service.stack.outputs.get(output) else { return };
+        wanted.retain(|target| {
             let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&target.group));
-            group.is_none_or(|group| group.target_group_arns().contains(&arn))
+            group.is_none_or(|group| group.target_group_arns().contains(arn))
         });
-        let port = listener.targets.first().map_or(listener.port, |target| target.port);
-        let healthy = healths.get(&arn).into_iter().flatten();
+        let port = wanted.first().map_or(port, |target| target.port);
+        let healthy = healths.get(arn).into_iter().flatten();
         targets.extend(healthy.map(|(id, health)| Target {
             instance: id.clone(),
             port,
             healthy: *health == Health::Healthy,
         }));
+    };
+    for listener in &mut spec.listeners {
+        look(&frame::target_name(listener), &mut listener.targets, listener.port);
     }
-    let suffix = format!("-{}-", service.placement);
-    let shared = stacks.iter().find(|stack| stack.part == "balancer" && stack.name.contains(&suffix));
-    LoadBalancer {
-        host: shared.and_then(|stack| stack.outputs.get("DnsName")).cloned().unwrap_or_default(),
-        bound: spec
+    for backend in spec.http.iter_mut().flat_map(|http| &mut http.backends) {
+        look(&ingress::target_name(backend), &mut backend.targets, backend.port);
+    }
+    let shared = service.placement.and_then(|placement| {
+        let suffix = format!("-{placement}-");
+        stacks.iter().find(|stack| stack.part == "balancer" && stack.name.contains(&suffix))
+    });
+    let named = if service.placement.is_some() { shared } else { Some(&service.stack) };
+    let bound = match &spec.http {
+        Some(http) if http.hosts.is_empty() && http.certificates.is_empty() => vec![Some(80)],
+        Some(_) => vec![Some(80), Some(443)],
+        None => spec
             .listeners
             .iter()
             .map(|listener| (!listener.targets.is_empty()).then_some(listener.port))
             .collect(),
+    };
+    LoadBalancer {
+        host: named.and_then(|stack| stack.outputs.get("DnsName")).cloned().unwrap_or_default(),
+        bound,
         spec,
         targets,
     }

@@ -7,6 +7,7 @@ use aws_sdk_ec2::types::SnapshotState;
 
 use super::{Aws, now, tags};
 use crate::cloud::CloudError;
+use crate::plan::aws::name;
 
 /// An upload that is older was given up.
 const GIVEN_UP_SECONDS: u64 = 24 * 3600;
@@ -62,6 +63,14 @@ impl Aws {
         let stacks = self.stacks().await?;
         let dead = stacks.iter().filter(|stack| failed.contains(&stack.status.as_str()));
         found.extend(dead.map(|stack| Leftover::Stack(stack.name.clone())));
+        let environment = &self.settings.environment;
+        let groups = self.look(None).await?.groups;
+        let roles = groups.iter().flat_map(|group| &group.revisions).filter_map(|r| r.launch.role.as_ref());
+        let used: BTreeSet<String> = roles.map(|role| name::role_stack(environment, role)).collect();
+        let unused = stacks
+            .iter()
+            .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));
+        found.extend(unused.map(|stack| Leftover::Stack(stack.name.clone())));
         Ok(found)
     }
 }

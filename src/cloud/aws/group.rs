@@ -18,7 +18,7 @@ use super::{Aws, eventually, launch};
 use crate::cloud::{CloudError, NewRevision};
 use crate::manifest::api::Name;
 use crate::plan::aws::name;
-use crate::plan::fleet::GroupSettings;
+use crate::plan::fleet::{GroupSettings, Scaling};
 
 /// How long machines may take to end: they get their pods' grace period, and then some.
 const ENDING: Duration = Duration::from_secs(900);
@@ -35,6 +35,8 @@ impl Aws {
             return Ok(());
         };
         let Some(id) = template.launch_template_id() else { return Ok(()) };
+        // The tags come last: while they say the old, an interrupted run is repeated.
+        self.put_scaling(group, settings, super::refresh::settings(template.tags()).as_ref()).await?;
         self.set_tags(id, &tags::long(SETTINGS, &text(settings))).await
     }
 
@@ -52,7 +54,8 @@ impl Aws {
         let image = image
             .and_then(|image| image.image_id)
             .ok_or_else(|| CloudError::not_found("image", &revision.launch.image))?;
-        let data = self.launch_data(group, revision, (&frame, &image))?;
+        let profile = self.profile(&revision.launch, &frame).await?;
+        let data = self.launch_data(group, revision, (&frame, &image, &profile))?;
         let template = name::group(&self.settings.environment, group);
         let settings = self.pending().get(group).cloned();
         let found = self.template(group).await?;
@@ -222,9 +225,18 @@ impl Aws {
             .send()
             .await;
         match made {
-            Err(error) if error.code() == Some("AlreadyExists") => Ok(()),
-            other => other.map(drop).map_err(failed("CreateAutoScalingGroup")),
+            Err(error) if error.code() == Some("AlreadyExists") => {}
+            other => drop(other.map_err(failed("CreateAutoScalingGroup"))?),
         }
+        match self.settings_of(group).await? {
+            Some(settings) => self.put_scaling(group, &settings, None).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The settings of a group that exists.
+    pub(super) async fn settings_of(&self, group: &Name) -> Result<Option<GroupSettings>, CloudError> {
+        Ok(self.template(group).await?.and_then(|template| super::refresh::settings(template.tags())))
     }
 
     /// Seconds within which a VM of that revision may be unhealthy; an error when there is no such revision.
@@ -235,15 +247,21 @@ impl Aws {
         Ok(size(found.launch.health_grace_seconds))
     }
 
-    /// Sets the number of VMs.
-    pub(super) async fn resize(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
+    /// Sets the number of VMs, which may change by load within the bounds of `scaling`.
+    pub(super) async fn resize(
+        &self,
+        group: &Name,
+        replicas: u32,
+        scaling: Option<&Scaling>,
+    ) -> Result<(), CloudError> {
+        let (least, most) = scaling.map_or((replicas, replicas), |scaling| (scaling.min, scaling.max));
         let sized = self
             .clients
             .autoscaling
             .update_auto_scaling_group()
             .auto_scaling_group_name(name::group(&self.settings.environment, group))
-            .min_size(size(replicas))
-            .max_size(size(replicas))
+            .min_size(size(least.min(replicas)))
+            .max_size(size(most.max(replicas)))
             .desired_capacity(size(replicas))
             .send()
             .await;

@@ -33,7 +33,7 @@ impl Aws {
         &self,
         group: &Name,
         revision: &NewRevision,
-        (frame, image): (&Frame, &str),
+        (frame, image, profile): (&Frame, &str, &str),
     ) -> Result<RequestLaunchTemplateData, CloudError> {
         let launch = &revision.launch;
         let kind =
@@ -55,8 +55,7 @@ impl Aws {
             .http_tokens(LaunchTemplateHttpTokensState::Required)
             .http_endpoint(LaunchTemplateInstanceMetadataEndpointState::Enabled)
             .http_put_response_hop_limit(1);
-        let profile =
-            LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(&frame.profile).build();
+        let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(profile).build();
         Ok(RequestLaunchTemplateData::builder()
             .image_id(image)
             .instance_type(InstanceType::from(kind.name))

@@ -15,6 +15,8 @@ mod launch;
 mod logs;
 mod preflight;
 mod refresh;
+mod role;
+mod scaling;
 mod snapshot;
 mod stack;
 mod tags;
@@ -203,7 +205,8 @@ impl Cloud for Aws {
     }
 
     async fn set_replicas(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
-        self.resize(group, replicas).await
+        let settings = self.settings_of(group).await?;
+        self.resize(group, replicas, settings.as_ref().and_then(|found| found.scaling.as_ref())).await
     }
 
     async fn delete_group(&self, group: &Name) -> Result<(), CloudError> {

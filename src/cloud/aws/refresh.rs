@@ -37,8 +37,12 @@ impl Aws {
             );
             return Err(CloudError::Conflict { message });
         }
-        if found.desired_capacity() != Some(size(replicas)) {
-            self.resize(group, replicas).await?;
+        let scaling = self.settings_of(group).await?.and_then(|settings| settings.scaling);
+        let scaled = found.desired_capacity().and_then(|n| u32::try_from(n).ok());
+        // What the load made of the size since it was looked at is kept.
+        let kept = |now: u32| scaling.as_ref().map_or(now == replicas, |scaling| scaling.within(now) == now);
+        if !scaled.is_some_and(kept) {
+            self.resize(group, replicas, scaling.as_ref()).await?;
         }
         let everywhere =
             current(&found) == Some(to) && found.instances().iter().all(|i| version_of(i) == Some(to));
@@ -225,6 +229,8 @@ mod tests {
             revision_history_limit: 10,
             labels: std::collections::BTreeMap::new(),
             job: None,
+            scaling: None,
+            floors: vec![],
         };
         for strategy in [quarter, Strategy::RollingUpdate { max_unavailable: Int(1), max_surge: Int(0) }] {
             let settings = settings(strategy);

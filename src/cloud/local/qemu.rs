@@ -134,6 +134,7 @@ mod tests {
             grace_period_seconds: 30,
             health_grace_seconds: 60,
             secrets: std::collections::BTreeMap::new(),
+            role: None,
         };
         let machine = Machine {
             id: "nginx-1-x7hq2",

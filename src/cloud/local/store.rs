@@ -219,6 +219,8 @@ mod tests {
             revision_history_limit: 3,
             labels: BTreeMap::from([("app".into(), "web".into())]),
             job: None,
+            scaling: None,
+            floors: vec![],
         };
         environment.put_group(&name, &settings).unwrap();
         let group = environment.groups.get_mut(&name).unwrap();
@@ -265,6 +267,7 @@ mod tests {
             grace_period_seconds: 30,
             health_grace_seconds: 120,
             secrets: std::collections::BTreeMap::new(),
+            role: None,
         };
         environment
             .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, 1000)

@@ -29,6 +29,8 @@ fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
         revision_history_limit: 10,
         labels: std::collections::BTreeMap::new(),
         job: None,
+        scaling: None,
+        floors: vec![],
     }
 }
 
@@ -51,6 +53,7 @@ fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> S
                 grace_period_seconds: 30,
                 health_grace_seconds: 20,
                 secrets: std::collections::BTreeMap::new(),
+                role: None,
             };
             let revision = NewRevision { number, launch, cause: "test".into() };
             world.environment.put_revision(&web(), &revision, 0).unwrap();
@@ -316,6 +319,7 @@ fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
             grace_period_seconds: 30,
             health_grace_seconds: 20,
             secrets: std::collections::BTreeMap::new(),
+            role: None,
         };
         let revision = NewRevision { number: 1, launch, cause: "test".into() };
         world.environment.put_revision(&web(), &revision, 0).unwrap();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::meta::{IntOrPercent, Name, ObjectMeta};
 
 /// `HorizontalPodAutoscaler`.
@@ -23,8 +25,6 @@ pub struct Scaler {
     pub memory_percent: Option<u32>,
     /// Cool-down before machines are added.
     pub scale_up_window_seconds: Option<u32>,
-    /// Cool-down before machines are taken away.
-    pub scale_down_window_seconds: Option<u32>,
 }
 
 /// `policy/v1` PodDisruptionBudget.
@@ -39,10 +39,21 @@ pub struct DisruptionBudget {
 }
 
 /// How many machines must stay healthy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Floor {
     /// At least this many.
     MinAvailable(IntOrPercent),
     /// All but this many.
     MaxUnavailable(IntOrPercent),
+}
+
+impl Floor {
+    /// The least number of healthy machines of `replicas`; percentages round up in both directions, as Kubernetes does.
+    pub fn of(self, replicas: u32) -> u32 {
+        match self {
+            Self::MinAvailable(share) => share.of_rounded_up(replicas).min(replicas),
+            Self::MaxUnavailable(share) => replicas.saturating_sub(share.of_rounded_up(replicas)),
+        }
+    }
 }

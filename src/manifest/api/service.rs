@@ -94,6 +94,10 @@ pub struct Ingress {
     pub default_backend: Option<Backend>,
     /// Hosts that are served over TLS.
     pub tls_hosts: Vec<String>,
+    /// Certificates that an annotation or the environment names.
+    pub certificates: Vec<String>,
+    /// Whether it is reachable inside the environment only.
+    pub internal: bool,
 }
 
 /// A host and path, and where they lead.

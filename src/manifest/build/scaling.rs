@@ -21,7 +21,6 @@ pub(super) fn scaler(object: Object<'_>, scope: &Scope<'_>) -> Read<Scaler> {
         cpu_percent: None,
         memory_percent: None,
         scale_up_window_seconds: None,
-        scale_down_window_seconds: None,
     };
     if spec.knows("targetCPUUtilizationPercentage") {
         scaler.cpu_percent = spec.number_if("targetCPUUtilizationPercentage")?;
@@ -40,8 +39,6 @@ pub(super) fn scaler(object: Object<'_>, scope: &Scope<'_>) -> Read<Scaler> {
     }
     let behavior = spec.object("behavior")?;
     scaler.scale_up_window_seconds = behavior.object("scaleUp")?.number_if("stabilizationWindowSeconds")?;
-    scaler.scale_down_window_seconds =
-        behavior.object("scaleDown")?.number_if("stabilizationWindowSeconds")?;
     Ok(scaler)
 }
 

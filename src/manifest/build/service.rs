@@ -9,7 +9,8 @@ use crate::manifest::api::{
     Backend, BackendPort, Ingress, Protocol, Route, Service, ServicePort, ServiceType, TargetPort, Tls,
 };
 use crate::manifest::check::{
-    BACKEND_PROTOCOL, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, is_internal,
+    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY,
+    TLS_PORTS, is_internal,
 };
 use crate::manifest::tree::Resolved;
 
@@ -110,7 +111,17 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
     }
     let default_backend =
         if spec.has("defaultBackend") { Some(backend(spec.object("defaultBackend")?)?) } else { None };
-    Ok(Ingress { meta: scope.meta(object)?, routes, default_backend, tls_hosts })
+    let meta = scope.meta(object)?;
+    let of = |key: &str| meta.annotations.get(key).map(String::as_str);
+    let certificates = of(INGRESS_CERTIFICATE).map(|text| items(text).map(str::to_owned).collect());
+    Ok(Ingress {
+        certificates: certificates.unwrap_or_default(),
+        internal: of(INGRESS_SCHEME) == Some("internal"),
+        meta,
+        routes,
+        default_backend,
+        tls_hosts,
+    })
 }
 
 fn backend(object: Object<'_>) -> Read<Backend> {

@@ -1,7 +1,7 @@
 //! Configuration, accounts, storage classes, scaling: objects that others refer to.
 
 use super::field::{
-    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, no_meaning, refused_word, silent, word,
+    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, mapped_word, no_meaning, refused_word, silent, word,
     works,
 };
 use super::meta::{SELECTOR, SUBDOMAIN_META};
@@ -232,7 +232,7 @@ static RESOURCE_METRIC: Table = Table::new(
             "name",
             Type::Choice(&[
                 word("cpu", "processor use; the request's share of the machine is folded in"),
-                word("memory", "memory use, measured by the agent in the machine"),
+                mapped_word("memory", "no cloud measures it, so that it scales nothing"),
             ]),
             "which resource",
         )
@@ -265,16 +265,24 @@ static BEHAVIOR: Table = Table::new(
     "HorizontalPodAutoscalerBehavior",
     "How fast it follows.",
     &[
-        mapped("scaleUp", Type::Object(&SCALING_RULES), "when load grows"),
-        mapped("scaleDown", Type::Object(&SCALING_RULES), "when load shrinks"),
+        mapped("scaleUp", Type::Object(&SCALE_UP), "when load grows"),
+        no_meaning(
+            "scaleDown",
+            Type::Any,
+            "target tracking takes machines away after 15 minutes of less load",
+        ),
     ],
 );
 
-static SCALING_RULES: Table = Table::new(
+static SCALE_UP: Table = Table::new(
     "HPAScalingRules",
-    "How fast it follows.",
+    "How fast it follows a load that grows.",
     &[
-        mapped("stabilizationWindowSeconds", Type::Int(0, 3600), "the group's cool-down"),
+        mapped(
+            "stabilizationWindowSeconds",
+            Type::Int(0, 3600),
+            "seconds after a machine's start in which its use does not count",
+        ),
         no_meaning("policies", Type::Any, "target tracking chooses its own steps"),
         no_meaning("selectPolicy", TEXT, "target tracking chooses its own steps"),
         no_meaning("tolerance", Type::Any, "target tracking chooses its own steps"),

@@ -105,6 +105,8 @@ impl Kind {
 const NO_API: &str = "there is no Kubernetes API server; a pod that calls it will fail";
 const NO_NODES: &str = "machines do not compete for nodes";
 
+const UNMEASURED: &str = "nothing measures the load, so the group keeps its size; `i2kit scale` changes it";
+
 /// All kinds that get an answer of their own.
 pub(in crate::manifest) static KINDS: &[Kind] = &[
     kind("apps/v1", "Deployment", Class::Works, &DEPLOYMENT, "a group of machines and a launch template"),
@@ -130,7 +132,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         &INGRESS,
         "an application balancer with routing rules",
     )
-    .not_yet(),
+    .aws_only(),
     kind(
         "autoscaling/v2",
         "HorizontalPodAutoscaler",
@@ -138,7 +140,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         &SCALER_V2,
         "a target-tracking scaling policy",
     )
-    .not_yet(),
+    .locally(UNMEASURED),
     kind(
         "autoscaling/v1",
         "HorizontalPodAutoscaler",
@@ -146,15 +148,14 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         &SCALER_V1,
         "a target-tracking scaling policy",
     )
-    .not_yet(),
+    .locally(UNMEASURED),
     kind(
         "policy/v1",
         "PodDisruptionBudget",
         Class::Mapped,
         &BUDGET,
         "a floor under the healthy machines of a rollout",
-    )
-    .not_yet(),
+    ),
     kind(
         "v1",
         "ConfigMap",

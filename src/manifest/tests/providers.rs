@@ -56,6 +56,37 @@ fn the_short_form_takes_the_certificate_of_the_environment() {
 }
 
 #[test]
+fn scalers_and_budgets_are_for_both_and_scale_on_aws_alone() {
+    let web = deployment(
+        &POD.replace("image: nginx:1.27", "image: nginx:1.27\n        resources: {requests: {cpu: 500m}}"),
+    );
+    let scaler = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: web}\nspec:\n  \
+                  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}\n  minReplicas: 2\n  maxReplicas: 5\n";
+    let budget = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\nspec:\n  minAvailable: 1\n  \
+                  selector: {matchLabels: {app: web}}\n";
+    let (found, said) = on_aws(&[&web, scaler, budget], None);
+    assert_eq!((said.as_str(), found.set.scalers[0].cpu_percent), ("", Some(80)));
+    let (_, local) = reading(&[&web, scaler, budget], &Options::default());
+    assert!(!local.has_errors(), "{local:?}");
+    assert!(local.diagnostics[0].message.contains("nothing measures the load"), "{local:?}");
+}
+
+#[test]
+fn roles_are_those_of_the_cloud() {
+    let account = |role: &str| {
+        format!(
+            "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: reader\n  annotations: {{i2kit.dev/role: '{role}'}}\n"
+        )
+    };
+    let (found, said) = on_aws(&[&account("arn:aws:iam::123456789012:role/reader")], None);
+    assert_eq!(said, "");
+    assert!(found.set.service_accounts[0].role.is_some());
+    let (_, said) = on_aws(&[&account("reader@project.iam.gserviceaccount.com")], None);
+    assert!(said.starts_with("invalid-value: a role of AWS is named by"), "{said}");
+    assert!(findings(&account("reader")).contains("no roles"));
+}
+
+#[test]
 fn limits_on_who_may_connect_are_kept_in_both_forms() {
     let web = deployment(POD);
     let field = service("", "  loadBalancerSourceRanges: [192.0.2.0/24]\n");

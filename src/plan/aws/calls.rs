@@ -41,8 +41,10 @@ const fn call(scope: Scope, action: &'static str) -> Call {
 
 /// The table.
 pub const CALLS: &[Call] = &[
+    call(Scope::Looks, "acm:ListCertificates"),
     call(Scope::Looks, "autoscaling:DescribeAutoScalingGroups"),
     call(Scope::Looks, "autoscaling:DescribeInstanceRefreshes"),
+    call(Scope::Looks, "autoscaling:DescribePolicies"),
     call(Scope::Looks, "cloudformation:DescribeStacks"),
     call(Scope::Looks, "ec2:DescribeImages"),
     call(Scope::Looks, "ec2:DescribeInstances"),
@@ -63,7 +65,9 @@ pub const CALLS: &[Call] = &[
     call(Scope::Changes, "autoscaling:AttachLoadBalancerTargetGroups"),
     call(Scope::Changes, "autoscaling:CancelInstanceRefresh"),
     call(Scope::Changes, "autoscaling:DeleteAutoScalingGroup"),
+    call(Scope::Changes, "autoscaling:DeletePolicy"),
     call(Scope::Changes, "autoscaling:DetachLoadBalancerTargetGroups"),
+    call(Scope::Changes, "autoscaling:PutScalingPolicy"),
     call(Scope::Changes, "autoscaling:RollbackInstanceRefresh"),
     call(Scope::Changes, "autoscaling:StartInstanceRefresh"),
     call(Scope::Changes, "autoscaling:UpdateAutoScalingGroup"),
@@ -189,7 +193,10 @@ fn statement(scope: Scope, environment: &str) -> Value {
             (json!("*"), Some(json!({"ArnLike": {"ec2:LaunchTemplate": "arn:*:ec2:*:*:launch-template/*"}})))
         }
         Scope::Passes => (
-            json!(format!("arn:*:iam::*:role/i2kit-environment-{environment}-*")),
+            json!([
+                format!("arn:*:iam::*:role/i2kit-environment-{environment}-*"),
+                format!("arn:*:iam::*:role/i2kit-role-*-{environment}-*"),
+            ]),
             Some(json!({"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}})),
         ),
         Scope::Frame => (

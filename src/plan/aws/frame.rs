@@ -30,7 +30,7 @@ const NETWORK: &str = "172.20.0.0/16";
 const SUBNETS: [&str; 2] = ["172.20.0.0/18", "172.20.64.0/18"];
 
 /// The largest text that CloudFormation takes as a parameter.
-const LARGEST_PARAMETER: usize = 4096;
+pub(super) const LARGEST_PARAMETER: usize = 4096;
 
 /// Where an environment lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,26 @@ pub enum FrameError {
         /// Its port.
         port: u16,
     },
+    /// A path that no pattern can be made of.
+    #[error(
+        "Ingress {ingress} has the path `{path}`, which AWS cannot match: at most 126 letters, digits and _-.$/~\"'@:+&"
+    )]
+    Path {
+        /// The Ingress.
+        ingress: Name,
+        /// The path.
+        path: String,
+    },
+    /// A host without a certificate.
+    #[error(
+        "no certificate of the region covers `{host}` of Ingress {ingress}; request one in ACM, or name one in its annotation `alb.ingress.kubernetes.io/certificate-arn`"
+    )]
+    Host {
+        /// The Ingress.
+        ingress: Name,
+        /// The host.
+        host: String,
+    },
     /// It does not fit into a parameter of a stack.
     #[error("Service {service} has too many ports for AWS; split it")]
     TooLarge {
@@ -134,7 +154,7 @@ pub fn environment(place: &Place) -> StackPlan {
         Some(network) => (Value::Bool(false), json!(network.vpc), json!(network.subnets.join(","))),
         None => (own, json!({"Ref": "Network"}), json!({"Fn::Join": [",", refs()]})),
     };
-    let secrets = "secret:i2kit/".to_owned() + environment + "/*";
+    let (secrets, parameters) = secrets_of(environment);
     let values = json!({
         "description": format!("i2kit: environment {environment}"),
         "tags": tags(environment),
@@ -145,8 +165,8 @@ pub fn environment(place: &Place) -> StackPlan {
         "logGroup": name::log_group(environment),
         "zone": ZONE,
         "roles": [{"name": "Machine", "description": format!("machines of the i2kit environment {environment}")}],
-        "secrets": arn("secretsmanager", &secrets),
-        "parameters": arn("ssm", &format!("parameter/i2kit/{environment}/*")),
+        "secrets": secrets,
+        "parameters": parameters,
     });
     StackPlan {
         name: name::environment_stack(environment),
@@ -156,8 +176,14 @@ pub fn environment(place: &Place) -> StackPlan {
     }
 }
 
+/// Patterns of the ARNs of the environment's Secrets, in Secrets Manager and in the Parameter Store.
+pub(super) fn secrets_of(environment: &str) -> (String, String) {
+    let secrets = arn("secretsmanager", &format!("secret:i2kit/{environment}/*"));
+    (secrets, arn("ssm", &format!("parameter/i2kit/{environment}/*")))
+}
+
 /// The pattern of an ARN in the stack's own partition, region and account, for `Fn::Sub`.
-fn arn(service: &str, resource: &str) -> String {
+pub(super) fn arn(service: &str, resource: &str) -> String {
     format!("arn:${{AWS::Partition}}:{service}:${{AWS::Region}}:${{AWS::AccountId}}:{resource}")
 }
 
@@ -197,6 +223,8 @@ pub fn service(
         "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
         "vpc": frame.vpc,
         "healthPort": HEALTH_PORT.to_string(),
+        // AWS takes at most an hour.
+        "drainSeconds": spec.drain_seconds.min(3600).to_string(),
         "clients": balancer.clients,
         "balancer": balancer.arn,
         "dnsName": balancer.dns_name,
@@ -265,7 +293,7 @@ fn sources(spec: &BalancerSpec, placement: Placement) -> Vec<String> {
 }
 
 /// The versions and ciphers of TLS when nobody names a policy: 1.2 and 1.3, with forward secrecy.
-const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
+pub(super) const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 
 /// A listener has one certificate, and others by host in resources of their own.
 fn tls_values(spec: &BalancerSpec, listener: &Listener, tls: &Tls) -> Result<Value, FrameError> {
@@ -292,11 +320,11 @@ pub fn target_name(listener: &Listener) -> String {
     listener_name(listener).replacen("Listener", "Targets", 1)
 }
 
-fn tags(environment: &str) -> Value {
+pub(super) fn tags(environment: &str) -> Value {
     json!([{"Key": TAG_ENVIRONMENT, "Value": environment}, {"Key": "Name", "Value": format!("i2kit-{environment}")}])
 }
 
-fn render(template: &str, values: &Value) -> String {
+pub(super) fn render(template: &str, values: &Value) -> String {
     json_templates()
         .render_template(template, values)
         .expect("the template names only values that are given; golden tests render it")

@@ -5,7 +5,10 @@
 
 pub mod calls;
 pub mod frame;
+pub mod ingress;
 pub mod machine;
 pub mod name;
 pub mod outlook;
 pub mod packing;
+pub mod role;
+pub mod scaling;

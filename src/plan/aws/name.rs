@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::packing::Placement;
 use crate::manifest::api::Name;
+use crate::plan::fleet::MachineRole;
 
 /// The longest name of a launch template is 128 characters.
 const LONGEST: usize = 120;
@@ -36,6 +37,14 @@ pub fn balancer_stack(environment: &str, placement: Placement) -> String {
 /// The stack of a Service.
 pub fn service_stack(environment: &str, service: &Name) -> String {
     format!("i2kit-service-{}-{environment}", hash(&format!("{}/{}", service.namespace, service.name)))
+}
+
+/// The stack of a ServiceAccount's instance profile. An account that comes to name another role gets another stack, so that
+/// older revisions keep theirs.
+pub fn role_stack(environment: &str, role: &MachineRole) -> String {
+    let MachineRole { account, role } = role;
+    let whole = format!("{}/{} {}", account.namespace, account.name, role.as_deref().unwrap_or_default());
+    format!("i2kit-role-{}-{environment}", hash(&whole))
 }
 
 /// The log group of an environment.

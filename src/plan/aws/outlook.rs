@@ -17,7 +17,7 @@ use crate::plan::rollout::{RolloutPlan, Step};
 /// Hours of a month, as AWS' own calculator counts them.
 const HOURS: u64 = 730;
 
-/// A network load balancer's hour without its capacity units, in millionths of a US dollar.
+/// A load balancer's hour, of either kind, without its capacity units, in millionths of a US dollar.
 const BALANCER_HOUR: u64 = 22_500;
 
 /// A public IPv4 address' hour.
@@ -117,7 +117,7 @@ impl State {
     /// Load balancers that the Services share.
     fn placements(&self) -> BTreeSet<Placement> {
         let mut placed: Vec<(Placement, BalancerSpec)> = Vec::new();
-        for spec in self.balancers.values() {
+        for spec in self.balancers.values().filter(|spec| spec.http.is_none()) {
             placed.push((packing::place(spec, None, &placed), spec.clone()));
         }
         placed.into_iter().map(|(placement, _)| placement).collect()
@@ -129,7 +129,9 @@ impl State {
             let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
             u64::from(*replicas) * (hour * HOURS + VOLUME_GIB * VOLUME_MONTH)
         });
-        let balancers = u64::try_from(self.placements().len()).unwrap_or(u64::MAX) * BALANCER_HOUR * HOURS;
+        let own = self.balancers.values().filter(|spec| spec.http.is_some()).count();
+        let balancers =
+            u64::try_from(self.placements().len() + own).unwrap_or(u64::MAX) * BALANCER_HOUR * HOURS;
         let zone = if self.is_empty() { 0 } else { ZONE_MONTH };
         machines.sum::<u64>() + balancers + zone
     }
@@ -149,7 +151,19 @@ impl State {
         for placement in self.placements() {
             add("ElasticLoadBalancingV2::LoadBalancer", placement.to_string(), String::new());
         }
-        for (service, spec) in &self.balancers {
+        for (ingress, spec) in &self.balancers {
+            let Some(http) = &spec.http else { continue };
+            add("ElasticLoadBalancingV2::LoadBalancer", ingress.to_string(), String::new());
+            for backend in http.backends.iter().filter(|backend| !backend.targets.is_empty()) {
+                let target = format!("{ingress} -> {}:{}", backend.service, backend.port);
+                add("ElasticLoadBalancingV2::TargetGroup", target, format!("{:?}", backend.targets));
+            }
+            for rule in &http.rules {
+                let what = format!("{ingress} {}{}", rule.host.as_deref().unwrap_or("*"), rule.path);
+                add("ElasticLoadBalancingV2::ListenerRule", what, format!("{rule:?}"));
+            }
+        }
+        for (service, spec) in self.balancers.iter().filter(|(_, spec)| spec.http.is_none()) {
             for listener in spec.listeners.iter().filter(|listener| !listener.targets.is_empty()) {
                 let port = format!("{service}:{}", listener.port);
                 add("ElasticLoadBalancingV2::TargetGroup", port.clone(), format!("{:?}", listener.targets));
@@ -161,6 +175,12 @@ impl State {
             add("EC2::Image", image.chars().take(19).collect(), String::new());
         }
         for (group, (replicas, launch)) in &self.groups {
+            if let Some(role) = launch.as_ref().and_then(|launch| launch.role.as_ref()) {
+                add("IAM::InstanceProfile", role.account.to_string(), format!("{:?}", role.role));
+                if role.role.is_none() {
+                    add("IAM::Role", role.account.to_string(), String::new());
+                }
+            }
             add("EC2::LaunchTemplate", group.to_string(), format!("{launch:?}"));
             let kind = launch.as_ref().and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
             let kind = kind.map_or("?", |kind| kind.name);
@@ -208,14 +228,14 @@ impl fmt::Display for Outlook {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::manifest::api::{Protocol, ServiceType};
     use crate::oci::Digest;
     use crate::plan::fleet::{Listener, TargetGroup};
     use crate::plan::image::ImageId;
 
-    fn launch() -> LaunchSpec {
+    pub(in crate::plan::aws) fn launch() -> LaunchSpec {
         LaunchSpec {
             image: ImageId(Digest::of(b"image")),
             memory_mib: 128,
@@ -225,6 +245,7 @@ mod tests {
             grace_period_seconds: 30,
             health_grace_seconds: 120,
             secrets: std::collections::BTreeMap::new(),
+            role: None,
         }
     }
 

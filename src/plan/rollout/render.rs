@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{RolloutPlan, Step};
-use crate::manifest::api::{Protocol, Strategy};
+use crate::manifest::api::{Floor, Protocol, Strategy};
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchSpec};
 use crate::plan::image::ImageId;
 
@@ -118,6 +118,29 @@ fn listeners(spec: &BalancerSpec) -> String {
         let kind = if listener.tls.is_some() { "TLS" } else { protocol(listener.protocol) };
         format!("{}/{kind} -> {targets}", listener.port)
     };
+    if let Some(http) = &spec.http {
+        let kind = if http.hosts.is_empty() && http.certificates.is_empty() { "http" } else { "https" };
+        let backend = |index: usize| {
+            http.backends
+                .get(index)
+                .map_or("?".to_owned(), |found| format!("{}:{}", found.service, found.port))
+        };
+        let mut rules: Vec<String> = http
+            .rules
+            .iter()
+            .map(|rule| {
+                let below = if rule.exact { "" } else { " and below" };
+                format!(
+                    "{kind}://{}{}{below} -> {}",
+                    rule.host.as_deref().unwrap_or("*"),
+                    rule.path,
+                    backend(rule.backend)
+                )
+            })
+            .collect();
+        rules.extend(http.default.map(|index| format!("else -> {}", backend(index))));
+        return rules.join("; ");
+    }
     let mut text = spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ");
     if !spec.source_ranges.is_empty() {
         text.push_str("; from ");
@@ -141,7 +164,20 @@ fn policy(settings: &GroupSettings) -> String {
             format!("rolling update, max unavailable {max_unavailable}, max surge {max_surge}")
         }
     };
-    format!("{strategy}, deadline {} s", settings.progress_deadline_seconds)
+    let mut text = format!("{strategy}, deadline {} s", settings.progress_deadline_seconds);
+    if let Some(scaling) = &settings.scaling {
+        text.push_str(&format!(", {} to {} VMs by load", scaling.min, scaling.max));
+        if let Some(percent) = scaling.cpu_percent {
+            text.push_str(&format!(" (processors at {percent} % of the request)"));
+        }
+    }
+    for floor in &settings.floors {
+        match floor {
+            Floor::MinAvailable(share) => text.push_str(&format!(", at least {share} healthy")),
+            Floor::MaxUnavailable(share) => text.push_str(&format!(", at most {share} missing")),
+        }
+    }
+    text
 }
 
 fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String {
@@ -155,6 +191,11 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     part("memory", launch.memory_mib.to_string(), previous.map(|p| p.memory_mib.to_string()), " MiB");
     part("vcpus", launch.vcpus.to_string(), previous.map(|p| p.vcpus.to_string()), "");
     part("ports", ports(launch), previous.map(ports), "");
+    let role = |spec: &LaunchSpec| spec.role.as_ref().map(|role| role.account.to_string());
+    if let Some(now) = role(launch).or_else(|| previous.and_then(role).map(|_| "none".to_owned())) {
+        let before = previous.map(|previous| role(previous).unwrap_or_else(|| "none".to_owned()));
+        part("service account", now, before, "");
+    }
     part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");
     let grace = |spec: &LaunchSpec| spec.grace_period_seconds.to_string();
     part("grace period", grace(launch), previous.map(grace), " s");

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use super::super::Check;
+use crate::manifest::Provider;
 use crate::manifest::code::Code;
-use crate::manifest::tree::{Entry, Node, Resolved, resolve};
+use crate::manifest::language::Locally;
+use crate::manifest::tree::{Entry, Node, Resolved, Span, resolve};
 
 /// A key that is in both maps of a ConfigMap.
 pub(in crate::manifest) fn data_keys(check: &mut Check<'_>, map: &Node<'_>) {
@@ -51,14 +53,33 @@ pub(in crate::manifest) const ROLE_ANNOTATIONS: [&str; 3] =
 
 /// An account without a role in the cloud.
 pub(in crate::manifest) fn role(check: &mut Check<'_>, account: &Node<'_>) {
-    let is_named = |key: &&str| account.at(&["metadata", "annotations", key]).is_some();
-    if !ROLE_ANNOTATIONS.iter().any(is_named) {
+    let named = |key: &&'static str| Some((*key, account.at(&["metadata", "annotations", key])?));
+    let found = ROLE_ANNOTATIONS.iter().find_map(named);
+    if let Some((key, node)) = found {
+        let text = node.scalar().unwrap_or_default();
+        check.key("metadata", |check| {
+            check.key("annotations", |check| check.key(key, |check| named_role(check, node.span, text)));
+        });
+    }
+    if found.is_none() {
         let span = account.at(&["metadata", "name"]).map_or(account.span, |name| name.span);
         check.key("metadata", |check| {
             let message = "no annotation names a role, so machines may do nothing in the cloud";
             let help = format!("name one in the annotation `{}` if they must", ROLE_ANNOTATIONS[0]);
             check.report(Code::Adapted, span, message).help(help);
         });
+    }
+}
+
+/// A role must be one of the cloud that the set is for.
+fn named_role(check: &mut Check<'_>, span: Span, text: &str) {
+    check.locally(span, "a role", Locally::Noted("machines of this computer have no roles"));
+    let is_role = !text.contains('@') && (!text.contains(':') || text.contains(":role/"));
+    if check.options.provider == Provider::Aws && !is_role {
+        let message = format!("a role of AWS is named by its name or its ARN, got {}", check.shown(text));
+        check
+            .report(Code::InvalidValue, span, message)
+            .help(format!("write it in the annotation `{}`", ROLE_ANNOTATIONS[0]));
     }
 }
 

@@ -22,8 +22,9 @@ pub(in crate::manifest) use pod::{
     one_term, pod_term, preferred_term, same_service_account, spread_key, sysctl, unique_containers,
 };
 pub(in crate::manifest) use service::{
-    BACKEND_PROTOCOL, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, ingress_annotations,
-    ingress_has_backend, ingress_path, is_internal, service, service_annotations, short_form,
+    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY,
+    TLS_PORTS, ingress_annotations, ingress_has_backend, ingress_path, is_internal, service,
+    service_annotations, short_form,
 };
 pub(in crate::manifest) use workload::{
     always_restarts, claim_annotations, claim_templates, claims_of_group, deadline, holds, job_restarts,

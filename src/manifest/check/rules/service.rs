@@ -227,17 +227,34 @@ const VENDORS: [&str; 9] = [
     "cloud.google.com/",
 ];
 
+/// Whether an Ingress is reachable from outside.
+pub(in crate::manifest) const INGRESS_SCHEME: &str = "alb.ingress.kubernetes.io/scheme";
+
+/// Certificates of an Ingress.
+pub(in crate::manifest) const INGRESS_CERTIFICATE: &str = "alb.ingress.kubernetes.io/certificate-arn";
+
 /// Annotations of ingress controllers.
 pub(in crate::manifest) fn ingress_annotations(check: &mut Check<'_>, ingress: &Node<'_>) {
     let Some(annotations) = ingress.at(&["metadata", "annotations"]) else { return };
     for entry in annotations.entries() {
         let key = entry.key.as_ref();
-        let understood = ["alb.ingress.kubernetes.io/scheme", "alb.ingress.kubernetes.io/certificate-arn"];
-        if understood.contains(&key) || !VENDORS.iter().any(|vendor| key.contains(vendor)) {
+        if !VENDORS.iter().any(|vendor| key.contains(vendor)) {
             continue;
         }
+        let value = entry.value.scalar().unwrap_or_default();
         let report = |check: &mut Check<'_>| {
-            if key.ends_with("/rewrite-target") {
+            if key == INGRESS_SCHEME {
+                if !["internal", "internet-facing"].contains(&value) {
+                    let message =
+                        format!("must be `internal` or `internet-facing`, got {}", check.shown(value));
+                    check.report(Code::InvalidValue, entry.value.span, message);
+                }
+            } else if key == INGRESS_CERTIFICATE {
+                for item in value.split(',').map(str::trim).filter(|item| !is_certificate(item)) {
+                    let message = format!("a certificate is named by its ARN, got {}", check.shown(item));
+                    check.report(Code::InvalidValue, entry.value.span, message);
+                }
+            } else if key.ends_with("/rewrite-target") {
                 check
                     .report(
                         Code::RefusedField,

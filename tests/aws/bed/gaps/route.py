@@ -6,6 +6,8 @@ broken   POST [IMAGE-ID, ...]: without machines, instances of these images never
 left     GET: what is in the account, a line each; nothing when all was deleted
 untagged GET: what has no tag of an environment although the API could give it one
 denied   POST [ACTION, ...]: what the simulation of policies says no to
+certificate POST {"Region", "Domain"}: makes a certificate and answers its ARN
+frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
 """
 import json
@@ -17,7 +19,8 @@ from . import balancers, images, permissions, stacks
 
 
 def close():
-    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left, "denied": denied, "untagged": untagged}.items():
+    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left, "denied": denied, "untagged": untagged,
+                      "certificate": certificate, "frame": frame}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -58,6 +61,42 @@ def denied(told):
     permissions.DENIED.clear()
     permissions.DENIED.update(told)
     return {}
+
+
+def certificate(told):
+    from moto.acm.models import acm_backends
+
+    backend = acm_backends[engine.ACCOUNT][told["Region"]]
+    arn = backend.request_certificate(told["Domain"], None, [], [])
+    backend.get_certificate(arn).status = "ISSUED"
+    return arn
+
+
+def frame(told):
+    from moto.autoscaling.models import autoscaling_backends
+    from moto.ec2.models import ec2_backends
+    from moto.elbv2.models import elbv2_backends
+
+    found = []
+    for region, backend in engine.backends(elbv2_backends):
+        for balancer in backend.load_balancers.values():
+            for listener in balancer.listeners.values():
+                where = f"{balancer.type} {balancer.scheme}"
+                found.append(f"listener {where} {listener.protocol} {listener.port} {listener.certificate or '-'}")
+                for rule in listener.rules.values():
+                    actions = [a.type for a in rule.actions]
+                    found.append(f"rule {listener.port} {rule.priority} {json.dumps(rule.conditions)} {actions}")
+    for region, backend in engine.backends(autoscaling_backends):
+        for policy in backend.policies.values():
+            found.append(f"policy {policy.name} {vars(policy.target_tracking_configuration) if policy.target_tracking_configuration else None}")
+        for group in backend.autoscaling_groups.values():
+            found.append(f"group {group.name} {group.min_size} {group.max_size} {group.desired_capacity}")
+    for region, ec2 in engine.backends(ec2_backends):
+        for groups in ec2.groups.values():
+            for group in groups.values():
+                for rule in group.ingress_rules:
+                    found.append(f"ingress {rule.from_port} {(rule.ip_range or {}).get('CidrIp', '-')}")
+    return found
 
 
 def left(told):

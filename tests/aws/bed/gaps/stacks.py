@@ -19,6 +19,8 @@ def close():
     models.CloudFormationBackend.delete_stack = delete(models.CloudFormationBackend.delete_stack)
     models.Stack.create_resources = create_resources(models.Stack.create_resources)
     parsing.resource_class_from_type = known(parsing.resource_class_from_type)
+    # More certificates of a listener change nothing that the emulator shows.
+    parsing.NULL_MODELS.append("AWS::ElasticLoadBalancingV2::ListenerCertificate")
     # Parts of a network that would stay when its stack goes, and with them the network.
     RouteTable.delete = lambda self, account, region: self.ec2_backend.route_tables.pop(self.id, None)
     InternetGateway.delete = lambda self, account, region: self.ec2_backend.internet_gateways.pop(self.id, None)

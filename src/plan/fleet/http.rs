@@ -1,0 +1,52 @@
+//! What an Ingress asks of its balancer: rules that choose a backend by host and path.
+
+use serde::{Deserialize, Serialize};
+
+use super::TargetGroup;
+
+/// Routing by host and path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpSpec {
+    /// Certificates that the manifest or the environment names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<String>,
+    /// Hosts that are served over TLS; without certificates that are named, the cloud's store has them by these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Where requests may go, each once.
+    pub backends: Vec<HttpBackend>,
+    /// Rules as written; the most exact one that matches is taken.
+    pub rules: Vec<HttpRule>,
+    /// The backend of what no rule matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<usize>,
+}
+
+/// A port of a Service, as the target of rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpBackend {
+    /// The Service, in the namespace of the Ingress.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
+    /// The groups that it selects.
+    pub targets: Vec<TargetGroup>,
+}
+
+/// A host, a path, and where they lead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRule {
+    /// The host, `*.` at most in front; all hosts when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The path.
+    pub path: String,
+    /// Whether only this very path is meant, and not what lies below it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// Number of the backend.
+    pub backend: usize,
+}

@@ -1,0 +1,185 @@
+//! What a manifest asks of the frame and of groups beside the usual: TLS, limits on clients, roles, scaling, floors.
+
+use i2kit::plan::aws::calls;
+
+use crate::harness::Bed;
+use crate::rollout::{assert_nothing_left, nginx, world};
+use crate::support::tools;
+
+/// What the emulator holds: listeners, rules, policies, groups, a line each.
+fn held(bed: &Bed) -> Vec<String> {
+    serde_json::from_str(&bed.call("GET", "/moto-api/i2kit/frame", "")).unwrap()
+}
+
+/// A certificate in the emulator's store.
+fn certificate(bed: &Bed, domain: &str) -> String {
+    let asked = serde_json::json!({"Region": "us-east-1", "Domain": domain});
+    serde_json::from_str(&bed.call("POST", "/moto-api/i2kit/certificate", &asked.to_string())).unwrap()
+}
+
+/// Every call of the program is one that the policy allows.
+fn assert_calls_are_known(bed: &Bed) {
+    let calls = bed.journal();
+    let known = |call: &&String| call.contains("/moto-api/") || calls::action(call).is_some();
+    let unknown: Vec<_> = calls.iter().filter(|call| !known(call)).collect();
+    assert!(unknown.is_empty(), "plan::aws::calls lacks {unknown:?}");
+}
+
+/// The web server, scaled by load, with a role and a balancer that ends TLS.
+fn shop(replicas: u32, certificate: &str) -> String {
+    let web = nginx("1.27", replicas)
+        .replace("      containers:\n", "      serviceAccountName: reader\n      containers:\n")
+        .replace("          ports:", "          resources: {requests: {cpu: 500m}}\n          ports:")
+        .replace(
+            "metadata: {name: web}\nspec:\n  type: LoadBalancer",
+            &format!(
+                "metadata:\n  name: web\n  annotations:\n    service.beta.kubernetes.io/aws-load-balancer-ssl-cert: {certificate}\n    \
+                 service.beta.kubernetes.io/aws-load-balancer-ssl-ports: https\nspec:\n  type: LoadBalancer\n  \
+                 loadBalancerSourceRanges: [192.0.2.0/24]"
+            ),
+        )
+        .replace("ports: [{port: 80}]", "ports: [{name: http, port: 80}, {name: https, port: 443, targetPort: 80}]");
+    web + "---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: reader}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: web}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+  minReplicas: 2
+  maxReplicas: 5
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec:
+  minAvailable: 2
+  selector: {matchLabels: {app: web}}
+"
+}
+
+#[test]
+fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let certificate = certificate(&bed, "shop.example");
+    let world = world(&bed).file("web.yaml", &shop(1, &certificate));
+    world.i2kit(&["check", "web.yaml"]).run();
+    world
+        .i2kit(&["plan", "web.yaml"])
+        .prints("2 to 5 VMs by load (processors at 80 % of the request), at least 2 healthy")
+        .prints("80/TCP -> web:80; 443/TLS -> web:80; from 192.0.2.0/24")
+        .prints("+ IAM::InstanceProfile reader")
+        .run();
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    let group = world.group("web");
+    assert_eq!((group.replicas, group.healthy()), (2, 2));
+    assert_eq!(group.settings.scaling.map(|scaling| (scaling.min, scaling.max)), Some((2, 5)));
+
+    // What the load made of the size outlives a change.
+    world.i2kit(&["scale", "web", "--replicas", "4"]).run();
+    world.write("web.yaml", &shop(1, &certificate).replace("1.27", "1.28"));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let group = world.group("web");
+    assert!(group.is_settled_at(2) && group.replicas == 4, "{group:#?}");
+
+    let held_now = held(&bed);
+    let has = |what: &str| held_now.iter().any(|line| line.contains(what));
+    assert!(has(&format!("listener network internet-facing TLS 443 {certificate}")), "{held_now:#?}");
+    assert!(has("ingress 443 192.0.2.0/24") && !has("ingress 443 0.0.0.0/0"), "{held_now:#?}");
+    // 80 % of half a processor of two.
+    assert!(has("policy i2kit-cpu") && has("20.0"), "{held_now:#?}");
+    assert!(has("group i2kit-test_default_web 2 5 4"), "{held_now:#?}");
+
+    // Without its scaler the group has a fixed size again.
+    let bare = shop(3, &certificate);
+    let (bare, _) = bare.split_once("---\napiVersion: autoscaling").unwrap();
+    world.write("web.yaml", &bare.replace("1.27", "1.28"));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert_eq!(world.group("web").replicas, 3);
+    let held_now = held(&bed);
+    assert!(!held_now.iter().any(|line| line.contains("policy")), "{held_now:#?}");
+    assert!(held_now.contains(&"group i2kit-test_default_web 3 3 3".to_owned()), "{held_now:#?}");
+
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+    assert_calls_are_known(&bed);
+}
+
+/// Two groups behind one name: an Ingress with a certificate that is found by its host.
+fn routed() -> String {
+    let plain = |name: &str| {
+        let text = nginx("1.27", 1).replace("{name: web}", &format!("{{name: {name}}}"));
+        text.replace("app: web", &format!("app: {name}")).replace("type: LoadBalancer", "type: ClusterIP")
+    };
+    plain("web")
+        + "---\n"
+        + &plain("api")
+        + "---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  tls: [{hosts: [shop.example.com]}]
+  rules:
+    - host: shop.example.com
+      http:
+        paths:
+          - {path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}
+          - {path: /api, pathType: Prefix, backend: {service: {name: api, port: {number: 80}}}}
+          - {path: /api/version, pathType: Exact, backend: {service: {name: web, port: {number: 80}}}}
+"
+}
+
+#[test]
+fn an_ingress_routes_by_host_and_path_over_tls() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &routed());
+    world.i2kit(&["plan", "web.yaml"]).prints("https://shop.example.com/api and below -> api:80").run();
+    world
+        .i2kit(&["deploy", "web.yaml"])
+        .code(8)
+        .says("no certificate of the region covers `shop.example.com`")
+        .run();
+    let certificate = certificate(&bed, "*.example.com");
+    world.i2kit(&["deploy", "web.yaml"]).prints("ingress/web").run();
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    let held_now = held(&bed);
+    let rules: Vec<&String> = held_now.iter().filter(|line| line.starts_with("rule 443 ")).collect();
+    let paths = [r#"["/api/version"]"#, r#"["/api", "/api/*"]"#, r#"["/*"]"#];
+    for (index, path) in paths.into_iter().enumerate() {
+        let start = format!("rule 443 {} ", index + 1);
+        let found = rules.iter().find(|line| line.starts_with(&start));
+        assert!(
+            found.is_some_and(|line| line.contains(path) && line.contains("shop.example.com")),
+            "{rules:#?}"
+        );
+    }
+    let listener = format!("listener application internet-facing HTTPS 443 {certificate}");
+    assert!(held_now.contains(&listener), "{held_now:#?}");
+    let fleet = world.fleet();
+    let balancer = fleet.balancers.iter().find(|balancer| balancer.spec.name.name == "ingress/web").unwrap();
+    assert!(balancer.targets.iter().filter(|target| target.healthy).count() >= 2, "{balancer:#?}");
+
+    // A rule less, then the Ingress itself.
+    let text = routed();
+    let without = text.lines().filter(|line| !line.contains("/api/version")).collect::<Vec<_>>().join("\n");
+    world.write("web.yaml", &without);
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert_eq!(held(&bed).iter().filter(|line| line.starts_with("rule 443 ")).count(), 3);
+    world.write("web.yaml", text.split("---\napiVersion: networking").next().unwrap());
+    world.i2kit(&["deploy", "--prune", "web.yaml"]).run();
+    assert!(!held(&bed).iter().any(|line| line.contains("application")));
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+    assert_calls_are_known(&bed);
+}
