@@ -13,14 +13,15 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
-    let plan = rollout::rollout(&prepared.desired(context, &secrets, args.prune), &fleet);
+    let desired = prepared.desired(context, &secrets, args.prune);
+    let plan = rollout::rollout(&desired, &fleet);
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
     secrets.put(cloud.as_ref(), &plan).await?;
     let exit = pipeline::carry_out_to(context, cloud.as_ref(), &plan, (&images, args.wait)).await?;
     if context.format == Format::Text {
         let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-        let names: Vec<_> = prepared.set.services.iter().map(|service| &service.meta.name).collect();
+        let names: Vec<_> = desired.balancers.iter().map(|balancer| &balancer.name).collect();
         for balancer in fleet.balancers.iter().filter(|balancer| names.contains(&&balancer.spec.name)) {
             report::result(&format!("{} {}\n", balancer.spec.name, balancer.addresses().join(" ")));
         }

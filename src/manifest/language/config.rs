@@ -1,7 +1,7 @@
 //! Configuration, accounts, storage classes, scaling: objects that others refer to.
 
 use super::field::{
-    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, mapped_word, no_meaning, refused_word, silent, word,
+    COUNT_1, Field, OneOf, TEXT, TEXTS, Table, Text, Type, mapped, no_meaning, refused_word, silent, word,
     works,
 };
 use super::meta::{SELECTOR, SUBDOMAIN_META};
@@ -232,7 +232,7 @@ static RESOURCE_METRIC: Table = Table::new(
             "name",
             Type::Choice(&[
                 word("cpu", "processor use; the request's share of the machine is folded in"),
-                mapped_word("memory", "no cloud measures it, so that it scales nothing"),
+                word("memory", "no cloud measures it from outside, so that it scales nothing"),
             ]),
             "which resource",
         )

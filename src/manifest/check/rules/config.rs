@@ -129,7 +129,7 @@ pub(in crate::manifest) fn scaler_bounds(check: &mut Check<'_>, spec: &Node<'_>)
             return;
         };
         if let Some(name) = resource.get("name").filter(|name| name.scalar() == Some("memory")) {
-            let message = "clouds do not measure memory from outside: the agent in the machine does";
+            let message = "no cloud measures memory from outside, so that it scales nothing";
             check.key("resource", |check| {
                 check.key("name", |check| {
                     check.report(Code::Unlike, name.span, message);
