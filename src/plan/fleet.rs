@@ -71,6 +71,12 @@ pub struct LaunchSpec {
     /// As whom a VM acts in its cloud, when its pod names a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MachineRole>,
+    /// The type of machine that the manifest names; by size otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_type: Option<String>,
+    /// Whether VMs may be such as the cloud can take back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spot: bool,
 }
 
 /// As whom a VM acts in its cloud.
@@ -123,6 +129,12 @@ pub struct GroupSettings {
     /// What must stay healthy whatever the strategy allows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<Floor>,
+    /// Zones that VMs run in; all when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<String>,
+    /// Whether no zone may have two VMs more than another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balanced_zones: bool,
 }
 
 /// How a group follows its load.
@@ -611,6 +623,8 @@ mod tests {
             job: None,
             scaling: None,
             floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
         }
     }
 

@@ -32,6 +32,8 @@ pub fn group(deployment: &Deployment, image: ImageId) -> GroupSpec {
             job: None,
             scaling: None,
             floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
         },
     }
 }
@@ -59,6 +61,8 @@ fn job(job: &Job, image: ImageId) -> GroupSpec {
             }),
             scaling: None,
             floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
         },
     }
 }
@@ -83,6 +87,8 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
         secrets: BTreeMap::new(),
         role: None,
+        machine_type: None,
+        spot: false,
     }
 }
 
@@ -108,6 +114,11 @@ pub fn desired(
         };
         group.launch.secrets = secret::named(&template.spec).into_keys().map(version).collect();
         group.launch.role = role(set, namespace, template);
+        let placement = &template.spec.placement;
+        group.launch.machine_type.clone_from(&placement.machine_type);
+        group.launch.spot = placement.spot;
+        group.settings.zones.clone_from(&placement.zones);
+        group.settings.balanced_zones = placement.balanced;
         if group.settings.job.is_none() {
             group.settings.scaling = scaling(set, &group.name, template);
             group.settings.floors = floors(set, namespace, template);

@@ -39,6 +39,8 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             health_grace_seconds: 20,
             secrets: std::collections::BTreeMap::new(),
             role: None,
+            machine_type: None,
+            spot: false,
         },
         settings: GroupSettings {
             strategy: Rollout::RollingUpdate {
@@ -52,6 +54,8 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             job: None,
             scaling: None,
             floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
         },
     }
 }

@@ -28,7 +28,8 @@ fn assert_calls_are_known(bed: &Bed) {
 /// The web server, scaled by load, with a role and a balancer that ends TLS.
 fn shop(replicas: u32, certificate: &str) -> String {
     let web = nginx("1.27", replicas)
-        .replace("      containers:\n", "      serviceAccountName: reader\n      containers:\n")
+        .replace("      containers:\n", "      serviceAccountName: reader\n      nodeSelector: {topology.kubernetes.io/zone: us-east-1a, node.kubernetes.io/instance-type: t3a.small}\n      containers:\n")
+        .replace("metadata: {labels: {app: web}}", "metadata: {labels: {app: web}, annotations: {i2kit.dev/spot: 'true'}}")
         .replace("          ports:", "          resources: {requests: {cpu: 500m}}\n          ports:")
         .replace(
             "metadata: {name: web}\nspec:\n  type: LoadBalancer",
@@ -74,7 +75,9 @@ fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
         .i2kit(&["plan", "web.yaml"])
         .prints("2 to 5 VMs by load (processors at 80 % of the request), at least 2 healthy")
         .prints("80/TCP -> web:80; 443/TLS -> web:80; from 192.0.2.0/24")
+        .prints("zones us-east-1a")
         .prints("+ IAM::InstanceProfile reader")
+        .prints("+ AutoScaling::AutoScalingGroup web (t3a.small, Spot)")
         .run();
     world.i2kit(&["deploy", "web.yaml"]).run();
     world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
@@ -95,7 +98,8 @@ fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
     assert!(has("ingress 443 192.0.2.0/24") && !has("ingress 443 0.0.0.0/0"), "{held_now:#?}");
     // 80 % of half a processor of two.
     assert!(has("policy i2kit-cpu") && has("20.0"), "{held_now:#?}");
-    assert!(has("group i2kit-test_default_web 2 5 4"), "{held_now:#?}");
+    assert!(has("group i2kit-test_default_web 2 5 4 ['us-east-1a']"), "{held_now:#?}");
+    assert!(has("template i2kit-test_default_web t3a.small spot"), "{held_now:#?}");
 
     // Without its scaler the group has a fixed size again.
     let bare = shop(3, &certificate);
@@ -105,7 +109,10 @@ fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
     assert_eq!(world.group("web").replicas, 3);
     let held_now = held(&bed);
     assert!(!held_now.iter().any(|line| line.contains("policy")), "{held_now:#?}");
-    assert!(held_now.contains(&"group i2kit-test_default_web 3 3 3".to_owned()), "{held_now:#?}");
+    assert!(
+        held_now.contains(&"group i2kit-test_default_web 3 3 3 ['us-east-1a']".to_owned()),
+        "{held_now:#?}"
+    );
 
     world.i2kit(&["destroy", "--all"]).run();
     assert_nothing_left(&bed);

@@ -36,7 +36,9 @@ impl Aws {
         };
         let Some(id) = template.launch_template_id() else { return Ok(()) };
         // The tags come last: while they say the old, an interrupted run is repeated.
-        self.put_scaling(group, settings, super::refresh::settings(template.tags()).as_ref()).await?;
+        let was = super::refresh::settings(template.tags());
+        self.put_zones(group, settings, was.as_ref()).await?;
+        self.put_scaling(group, settings, was.as_ref()).await?;
         self.set_tags(id, &tags::long(SETTINGS, &text(settings))).await
     }
 
@@ -198,7 +200,8 @@ impl Aws {
         to: u32,
         replicas: u32,
     ) -> Result<(), CloudError> {
-        let frame = self.frame().await?;
+        let settings = self.settings_of(group).await?;
+        let subnets = self.subnets_of(group, settings.as_ref()).await?;
         let grace = self.health_grace(group, to).await?;
         let target_groups: Vec<String> = self.target_groups_of(group).await?.into_iter().collect();
         let own = name::group(&self.settings.environment, group);
@@ -215,7 +218,8 @@ impl Aws {
             .min_size(size(replicas))
             .max_size(size(replicas))
             .desired_capacity(size(replicas))
-            .vpc_zone_identifier(frame.subnets.join(","))
+            .vpc_zone_identifier(subnets)
+            .availability_zone_distribution(super::zones::distribution(settings.as_ref()))
             .health_check_type("ELB")
             .health_check_grace_period(grace)
             .set_target_group_arns(Some(target_groups))
@@ -228,7 +232,7 @@ impl Aws {
             Err(error) if error.code() == Some("AlreadyExists") => {}
             other => drop(other.map_err(failed("CreateAutoScalingGroup"))?),
         }
-        match self.settings_of(group).await? {
+        match settings {
             Some(settings) => self.put_scaling(group, &settings, None).await,
             None => Ok(()),
         }

@@ -3,8 +3,9 @@
 
 use aws_sdk_ec2::types::{
     InstanceType, LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
-    LaunchTemplateInstanceMetadataEndpointState, LaunchTemplateInstanceMetadataOptionsRequest,
-    LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion, RequestLaunchTemplateData, ResourceType,
+    LaunchTemplateInstanceMarketOptionsRequest, LaunchTemplateInstanceMetadataEndpointState,
+    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateTagSpecificationRequest,
+    LaunchTemplateVersion, MarketType, RequestLaunchTemplateData, ResourceType,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -36,13 +37,13 @@ impl Aws {
         (frame, image, profile): (&Frame, &str, &str),
     ) -> Result<RequestLaunchTemplateData, CloudError> {
         let launch = &revision.launch;
-        let kind =
-            machine::smallest(launch.vcpus, launch.memory_mib).ok_or_else(|| CloudError::Conflict {
-                message: format!(
-                    "no type of instance that i2kit knows has {} processors and {} MiB",
-                    launch.vcpus, launch.memory_mib
-                ),
-            })?;
+        let kind = machine::type_of(launch).ok_or_else(|| CloudError::Conflict {
+            message: format!(
+                "no type of instance that i2kit knows has {} processors and {} MiB",
+                launch.vcpus, launch.memory_mib
+            ),
+        })?;
+        let spot = LaunchTemplateInstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
         let named = |resource: ResourceType| {
             LaunchTemplateTagSpecificationRequest::builder()
                 .resource_type(resource)
@@ -58,7 +59,8 @@ impl Aws {
         let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(profile).build();
         Ok(RequestLaunchTemplateData::builder()
             .image_id(image)
-            .instance_type(InstanceType::from(kind.name))
+            .instance_type(InstanceType::from(kind))
+            .set_instance_market_options(launch.spot.then(|| spot.build()))
             .iam_instance_profile(profile)
             .security_group_ids(&frame.machines)
             .metadata_options(metadata.build())

@@ -22,6 +22,7 @@ mod stack;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -231,6 +231,8 @@ mod tests {
             job: None,
             scaling: None,
             floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
         };
         for strategy in [quarter, Strategy::RollingUpdate { max_unavailable: Int(1), max_surge: Int(0) }] {
             let settings = settings(strategy);

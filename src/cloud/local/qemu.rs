@@ -135,6 +135,8 @@ mod tests {
             health_grace_seconds: 60,
             secrets: std::collections::BTreeMap::new(),
             role: None,
+            machine_type: None,
+            spot: false,
         };
         let machine = Machine {
             id: "nginx-1-x7hq2",

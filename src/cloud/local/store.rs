@@ -221,6 +221,8 @@ mod tests {
             job: None,
             scaling: None,
             floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
         };
         environment.put_group(&name, &settings).unwrap();
         let group = environment.groups.get_mut(&name).unwrap();
@@ -268,6 +270,8 @@ mod tests {
             health_grace_seconds: 120,
             secrets: std::collections::BTreeMap::new(),
             role: None,
+            machine_type: None,
+            spot: false,
         };
         environment
             .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, 1000)

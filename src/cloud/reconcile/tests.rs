@@ -31,6 +31,8 @@ fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
         job: None,
         scaling: None,
         floors: vec![],
+        zones: vec![],
+        balanced_zones: false,
     }
 }
 
@@ -54,6 +56,8 @@ fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> S
                 health_grace_seconds: 20,
                 secrets: std::collections::BTreeMap::new(),
                 role: None,
+                machine_type: None,
+                spot: false,
             };
             let revision = NewRevision { number, launch, cause: "test".into() };
             world.environment.put_revision(&web(), &revision, 0).unwrap();
@@ -320,6 +324,8 @@ fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
             health_grace_seconds: 20,
             secrets: std::collections::BTreeMap::new(),
             role: None,
+            machine_type: None,
+            spot: false,
         };
         let revision = NewRevision { number: 1, launch, cause: "test".into() };
         world.environment.put_revision(&web(), &revision, 0).unwrap();

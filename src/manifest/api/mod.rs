@@ -23,7 +23,7 @@ pub use container::{
     SecretKey, Security, VolumeMount,
 };
 pub use meta::{IntOrPercent, Name, ObjectMeta};
-pub use pod::{Dns, DnsPolicy, PodSpec, PodTemplate, RestartPolicy};
+pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate, RestartPolicy};
 pub use probe::{Action, Hook, HttpGet, Probe};
 pub use scaling::{DisruptionBudget, Floor, Scaler};
 pub use secret::{Secret, SecretValue};

@@ -53,6 +53,21 @@ pub struct PodSpec {
     pub share_process_namespace: bool,
     /// Seconds after which a pod that should end is stopped.
     pub active_deadline_seconds: Option<u64>,
+    /// Where its machines run, and on what.
+    pub placement: Placement,
+}
+
+/// Where machines run, and on what, as far as a manifest says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// Zones; all when empty.
+    pub zones: Vec<String>,
+    /// Whether no zone may have two machines more than another.
+    pub balanced: bool,
+    /// The type of machine; by size otherwise.
+    pub machine_type: Option<String>,
+    /// Whether the machines may be such as the cloud can take back.
+    pub spot: bool,
 }
 
 impl Default for PodSpec {
@@ -76,6 +91,7 @@ impl Default for PodSpec {
             host_users: true,
             share_process_namespace: false,
             active_deadline_seconds: None,
+            placement: Placement::default(),
         }
     }
 }

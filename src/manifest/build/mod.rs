@@ -5,6 +5,7 @@ mod batch;
 mod container;
 mod env;
 mod object;
+mod placement;
 mod pod;
 mod probe;
 mod scaling;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::container::container;
 use super::object::{Object, Read};
+use super::placement::placement;
 use super::scope::{PodScope, Scope};
 use super::volume::volume;
 use crate::manifest::api::{Dns, DnsPolicy, PodSpec, PodTemplate, RestartPolicy};
@@ -61,6 +62,7 @@ fn spec(
         host_users: object.flag_if("hostUsers")?.unwrap_or(true),
         share_process_namespace: object.flag_if("shareProcessNamespace")?.unwrap_or(false),
         active_deadline_seconds: object.number_if("activeDeadlineSeconds")?,
+        placement: placement(object, annotations)?,
         service_account,
     })
 }

@@ -9,8 +9,8 @@ mod value;
 
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
 pub(super) use rules::{
-    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, ROLE_ANNOTATIONS, SOURCE_RANGES, TLS_CERTIFICATE,
-    TLS_POLICY, TLS_PORTS, holds, is_internal,
+    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, MACHINE_TYPE_LABELS, ROLE_ANNOTATIONS,
+    SOURCE_RANGES, SPOT, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, ZONE_LABELS, holds, is_internal,
 };
 pub(super) use suggest::nearest;
 pub(super) use text::{PortMapping, port_mapping, subscript};

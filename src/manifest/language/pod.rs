@@ -17,7 +17,8 @@ pub(super) static TEMPLATE: Table = Table::new(
         works("metadata", Type::Object(&TEMPLATE_META), "labels and annotations of the pods"),
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
     ],
-);
+)
+.rules(&[rules::spot]);
 
 const GRACE: Field = mapped(
     "terminationGracePeriodSeconds",

@@ -1,5 +1,7 @@
 //! The type of instance that a pod needs.
 
+use crate::plan::fleet::LaunchSpec;
+
 /// A type of EC2 instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
@@ -44,6 +46,12 @@ pub const MACHINES: &[Machine] = &[
 /// The cheapest type that has so many processors and so much memory; none of the table may be large enough.
 pub fn smallest(vcpus: u32, memory_mib: u32) -> Option<&'static Machine> {
     MACHINES.iter().find(|machine| machine.vcpus >= vcpus && machine.memory_mib >= memory_mib)
+}
+
+/// The name of the type of a revision's machines: what its manifest names, or the smallest that is large enough.
+pub fn type_of(launch: &LaunchSpec) -> Option<&str> {
+    let smallest = || smallest(launch.vcpus, launch.memory_mib).map(|machine| machine.name);
+    launch.machine_type.as_deref().or_else(smallest)
 }
 
 /// The type of that name, if its price is known.

@@ -125,7 +125,7 @@ impl State {
 
     fn cost(&self) -> u64 {
         let machines = self.groups.values().map(|(replicas, launch)| {
-            let kind = launch.as_ref().and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
+            let kind = launch.as_ref().and_then(machine::type_of).and_then(machine::known);
             let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
             u64::from(*replicas) * (hour * HOURS + VOLUME_GIB * VOLUME_MONTH)
         });
@@ -182,9 +182,9 @@ impl State {
                 }
             }
             add("EC2::LaunchTemplate", group.to_string(), format!("{launch:?}"));
-            let kind = launch.as_ref().and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
-            let kind = kind.map_or("?", |kind| kind.name);
-            add("AutoScaling::AutoScalingGroup", format!("{group} ({kind})"), replicas.to_string());
+            let kind = launch.as_ref().and_then(machine::type_of).unwrap_or("?");
+            let spot = if launch.as_ref().is_some_and(|launch| launch.spot) { ", Spot" } else { "" };
+            add("AutoScaling::AutoScalingGroup", format!("{group} ({kind}{spot})"), replicas.to_string());
         }
         found
     }
@@ -246,6 +246,8 @@ pub(super) mod tests {
             health_grace_seconds: 120,
             secrets: std::collections::BTreeMap::new(),
             role: None,
+            machine_type: None,
+            spot: false,
         }
     }
 

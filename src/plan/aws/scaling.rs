@@ -7,7 +7,7 @@ use crate::plan::fleet::{LaunchSpec, Scaling};
 /// processor use is to be kept. Auto Scaling takes 1 to 100.
 pub fn cpu_target(scaling: &Scaling, launch: &LaunchSpec) -> Option<u32> {
     let wanted = u64::from(scaling.cpu_percent?);
-    let vcpus = machine::smallest(launch.vcpus, launch.memory_mib).map_or(launch.vcpus, |kind| kind.vcpus);
+    let vcpus = machine::type_of(launch).and_then(machine::known).map_or(launch.vcpus, |kind| kind.vcpus);
     let whole = u64::from(vcpus.max(1)) * 1000;
     let requested = scaling.cpu_request_millis.unwrap_or(whole);
     let target = wanted.saturating_mul(requested) / whole;

@@ -1,6 +1,6 @@
 //! A plan as text: one line a step, marked `+` for what is added, `~` for what changes, `-` for what goes.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::{RolloutPlan, Step};
 use crate::manifest::api::{Floor, Protocol, Strategy};
@@ -166,16 +166,22 @@ fn policy(settings: &GroupSettings) -> String {
     };
     let mut text = format!("{strategy}, deadline {} s", settings.progress_deadline_seconds);
     if let Some(scaling) = &settings.scaling {
-        text.push_str(&format!(", {} to {} VMs by load", scaling.min, scaling.max));
+        let _ = write!(text, ", {} to {} VMs by load", scaling.min, scaling.max);
         if let Some(percent) = scaling.cpu_percent {
-            text.push_str(&format!(" (processors at {percent} % of the request)"));
+            let _ = write!(text, " (processors at {percent} % of the request)");
         }
     }
+    if !settings.zones.is_empty() {
+        let _ = write!(text, ", zones {}", settings.zones.join(" "));
+    }
+    if settings.balanced_zones {
+        text.push_str(", zones balanced");
+    }
     for floor in &settings.floors {
-        match floor {
-            Floor::MinAvailable(share) => text.push_str(&format!(", at least {share} healthy")),
-            Floor::MaxUnavailable(share) => text.push_str(&format!(", at most {share} missing")),
-        }
+        let _ = match floor {
+            Floor::MinAvailable(share) => write!(text, ", at least {share} healthy"),
+            Floor::MaxUnavailable(share) => write!(text, ", at most {share} missing"),
+        };
     }
     text
 }
@@ -195,6 +201,13 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     if let Some(now) = role(launch).or_else(|| previous.and_then(role).map(|_| "none".to_owned())) {
         let before = previous.map(|previous| role(previous).unwrap_or_else(|| "none".to_owned()));
         part("service account", now, before, "");
+    }
+    let machine = |spec: &LaunchSpec| {
+        let kind = spec.machine_type.as_deref().unwrap_or("by size");
+        format!("{kind}{}", if spec.spot { ", Spot" } else { "" })
+    };
+    if launch.spot || launch.machine_type.is_some() || previous.is_some() {
+        part("machine", machine(launch), previous.map(machine), "");
     }
     part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");
     let grace = |spec: &LaunchSpec| spec.grace_period_seconds.to_string();

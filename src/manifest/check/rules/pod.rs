@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::super::{Check, nearest};
 use super::below;
 use crate::manifest::code::Code;
+use crate::manifest::language::Locally;
 use crate::manifest::tree::{Entry, Node};
 
 /// Annotations and labels by which injectors are asked for a sidecar.
@@ -146,21 +147,46 @@ pub(in crate::manifest) fn same_service_account(check: &mut Check<'_>, spec: &No
 enum NodeLabel {
     System,
     Architecture,
-    /// Zone, region, type of machine.
+    /// Zone, type of machine.
     Placement,
+    Region,
     Other,
+}
+
+/// Labels of nodes that name a zone.
+pub(in crate::manifest) const ZONE_LABELS: [&str; 2] =
+    ["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"];
+
+/// Labels of nodes that name a type of machine.
+pub(in crate::manifest) const MACHINE_TYPE_LABELS: [&str; 2] =
+    ["node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type"];
+
+/// The annotation of a pod template by which its machines may be Spot instances.
+pub(in crate::manifest) const SPOT: &str = "i2kit.dev/spot";
+
+const ONE_PLACE: Locally = Locally::Noted("there is one place and one kind of machine, this computer");
+
+/// Annotations of our own on a pod template.
+pub(in crate::manifest) fn spot(check: &mut Check<'_>, template: &Node<'_>) {
+    let Some(node) = template.at(&["metadata", "annotations", SPOT]) else { return };
+    let text = node.scalar().unwrap_or_default();
+    let report = |check: &mut Check<'_>| match text {
+        "true" => check.locally(node.span, "Spot", ONE_PLACE),
+        "false" => {}
+        _ => {
+            let message = format!("must be `true` or `false`, got {}", check.shown(text));
+            check.report(Code::InvalidValue, node.span, message);
+        }
+    };
+    check.key("metadata", |check| check.key("annotations", |check| check.key(SPOT, report)));
 }
 
 fn node_label(key: &str) -> NodeLabel {
     match key {
         "kubernetes.io/os" | "beta.kubernetes.io/os" => NodeLabel::System,
         "kubernetes.io/arch" | "beta.kubernetes.io/arch" => NodeLabel::Architecture,
-        "topology.kubernetes.io/zone"
-        | "topology.kubernetes.io/region"
-        | "failure-domain.beta.kubernetes.io/zone"
-        | "failure-domain.beta.kubernetes.io/region"
-        | "node.kubernetes.io/instance-type"
-        | "beta.kubernetes.io/instance-type" => NodeLabel::Placement,
+        "topology.kubernetes.io/region" | "failure-domain.beta.kubernetes.io/region" => NodeLabel::Region,
+        _ if ZONE_LABELS.contains(&key) || MACHINE_TYPE_LABELS.contains(&key) => NodeLabel::Placement,
         _ => NodeLabel::Other,
     }
 }
@@ -185,7 +211,8 @@ pub(in crate::manifest) fn node_selector(check: &mut Check<'_>, spec: &Node<'_>)
                 }
                 NodeLabel::System => {}
                 NodeLabel::Architecture if text == "amd64" => {}
-                NodeLabel::Architecture | NodeLabel::Placement => {
+                NodeLabel::Placement => check.locally(*key_span, &format!("label `{key}`"), ONE_PLACE),
+                NodeLabel::Architecture | NodeLabel::Region => {
                     check.not_yet(*key_span, &format!("label `{key}`"));
                 }
                 NodeLabel::Other => other_label(check, *key_span, key),
@@ -209,7 +236,16 @@ pub(in crate::manifest) fn node_condition(check: &mut Check<'_>, condition: &Nod
             check.report(Code::RefusedValue, key.span, "machines run Linux").help("remove the condition");
         }
         NodeLabel::Architecture if only("amd64") => {}
-        NodeLabel::Architecture | NodeLabel::Placement => check.not_yet(key.span, &format!("label `{text}`")),
+        NodeLabel::Placement if condition.str("operator") == Some("In") => {
+            if MACHINE_TYPE_LABELS.contains(&text) && values.len() > 1 {
+                let message = "a group of machines has one type; the first is taken";
+                check.report(Code::Adapted, key.span, message);
+            }
+            check.locally(key.span, &format!("label `{text}`"), ONE_PLACE);
+        }
+        NodeLabel::Architecture | NodeLabel::Placement | NodeLabel::Region => {
+            check.not_yet(key.span, &format!("label `{text}`"));
+        }
         NodeLabel::Other => other_label(check, key.span, text),
     });
 }

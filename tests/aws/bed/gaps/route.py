@@ -90,8 +90,13 @@ def frame(told):
         for policy in backend.policies.values():
             found.append(f"policy {policy.name} {vars(policy.target_tracking_configuration) if policy.target_tracking_configuration else None}")
         for group in backend.autoscaling_groups.values():
-            found.append(f"group {group.name} {group.min_size} {group.max_size} {group.desired_capacity}")
+            size = f"{group.min_size} {group.max_size} {group.desired_capacity}"
+            found.append(f"group {group.name} {size} {sorted(set(group.availability_zones))}")
     for region, ec2 in engine.backends(ec2_backends):
+        for template in ec2.launch_templates.values():
+            data = template.versions[-1].data
+            market = data.get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
+            found.append(f"template {template.name} {data.get('InstanceType')} {market}")
         for groups in ec2.groups.values():
             for group in groups.values():
                 for rule in group.ingress_rules:
