@@ -294,8 +294,8 @@ fn balancer(
             group.is_none_or(|group| group.target_group_arns().contains(arn))
         });
         let port = wanted.first().map_or(port, |target| target.port);
-        let healthy = healths.get(arn).into_iter().flatten();
-        targets.extend(healthy.map(|(id, health)| Target {
+        let told = healths.get(arn).into_iter().flatten();
+        targets.extend(told.map(|(id, health)| Target {
             instance: id.clone(),
             port,
             healthy: *health == Health::Healthy,

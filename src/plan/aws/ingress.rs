@@ -190,13 +190,11 @@ fn conditions(ingress: &Name, rule: &HttpRule) -> Result<Vec<Value>, FrameError>
 fn action(http: &HttpSpec, backend: Option<usize>) -> Value {
     let found =
         backend.and_then(|index| http.backends.get(index)).filter(|backend| !backend.targets.is_empty());
-    match found {
-        Some(backend) => json!({"Type": "forward", "TargetGroupArn": {"Ref": target_name(backend)}}),
-        None => {
-            let code = if backend.is_some() { "503" } else { "404" };
-            json!({"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": code}})
-        }
+    if let Some(backend) = found {
+        return json!({"Type": "forward", "TargetGroupArn": {"Ref": target_name(backend)}});
     }
+    let code = if backend.is_some() { "503" } else { "404" };
+    json!({"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": code}})
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const QEMU_START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Job {
     /// Start it.
-    Launch { id: String, launch: LaunchSpec, ports: Vec<(u16, Protocol)> },
+    Launch { id: String, launch: Box<LaunchSpec>, ports: Vec<(u16, Protocol)> },
     /// Add a forward.
     Forward { id: String, port: (u16, Protocol) },
     /// Press its power button.
@@ -63,7 +63,7 @@ pub(super) fn record(
             let id = new_id(&name.name, *revision, |id| state.vms.contains_key(id));
             group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), *revision, now));
             state.vms.insert(id.clone(), Vm::new(Life::Starting));
-            jobs.push(Job::Launch { id, launch, ports });
+            jobs.push(Job::Launch { id, launch: Box::new(launch), ports });
             return;
         }
         Act::Drain { id, .. }
@@ -139,7 +139,7 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
     let keeper = Arc::clone(keeper);
     tokio::spawn(async move {
         match job {
-            Job::Launch { id, launch, ports } => launch_vm(&keeper, id, launch, ports).await,
+            Job::Launch { id, launch, ports } => launch_vm(&keeper, id, *launch, ports).await,
             Job::Forward { id, port } => forward(&keeper, &id, port).await,
             Job::PowerOff { id } => {
                 // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.

@@ -10,7 +10,7 @@ def close():
     original_group = models.FakeTargetGroup.create_from_cloudformation_json.__func__
     models.FakeTargetGroup.create_from_cloudformation_json = classmethod(create_target_group(original_group))
     models.FakeTargetGroup.health_for = health_for(models.FakeTargetGroup.health_for)
-    for model in (models.FakeTargetGroup, models.FakeListener):
+    for model in (models.FakeTargetGroup, models.FakeListener, models.FakeListenerRule):
         model.delete = delete
     models.FakeLoadBalancer.has_cfn_attr = classmethod(lambda cls, name: name in ATTRIBUTES)
     original_attribute = models.FakeLoadBalancer.get_cfn_attribute
@@ -30,6 +30,10 @@ def delete(self, account, region):
         # A balancer that went first took its listeners with it.
         for balancer in backend.load_balancers.values():
             balancer.listeners.pop(self.arn, None)
+    elif isinstance(self, models.FakeListenerRule):
+        for balancer in backend.load_balancers.values():
+            for listener in balancer.listeners.values():
+                listener._non_default_rules.pop(self.arn, None)
     elif self.arn in backend.target_groups:
         backend.delete_target_group(self.arn)
 
