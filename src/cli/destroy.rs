@@ -9,7 +9,7 @@ use super::{check, pipeline};
 use crate::cloud::Cloud;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
-use crate::plan::rollout;
+use crate::plan::{ingress, rollout};
 
 /// Deletes what the targets name, or everything.
 pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
@@ -55,6 +55,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
         let set = check::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
+        doomed.balancers.extend(set.ingresses.iter().map(|ingress| ingress::name(&ingress.meta.name)));
     }
     Ok(doomed)
 }
@@ -72,7 +73,7 @@ pub(super) fn only(mut fleet: Fleet, doomed: &Doomed) -> Fleet {
         .collect();
     fleet.images.retain(|image| !kept.contains(image));
     fleet.balancers.retain(|balancer| {
-        let mut targets = balancer.spec.listeners.iter().flat_map(|listener| &listener.targets).peekable();
+        let mut targets = balancer.spec.targets().peekable();
         let orphaned = targets.peek().is_some() && targets.all(|target| !stays(&target.group));
         orphaned || doomed.balancers.contains(&balancer.spec.name)
     });

@@ -16,9 +16,7 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     if let Some(name) = &args.name {
         let group = pipeline::group(&fleet, name)?.name.clone();
         fleet.groups.retain(|found| found.name == group);
-        fleet.balancers.retain(|balancer| {
-            balancer.spec.listeners.iter().flat_map(|l| &l.targets).any(|target| target.group == group)
-        });
+        fleet.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == group));
     }
     match context.format {
         Format::Json => pipeline::json(&fleet),

@@ -510,6 +510,9 @@ pub struct BalancerSpec {
     /// Seconds that connections under way get when a VM leaves: the longest grace period of its pods.
     #[serde(default = "default_drain_seconds", skip_serializing_if = "is_default_drain")]
     pub drain_seconds: u64,
+    /// Of an alias: the DNS name that it stands for. It has no listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<String>,
     /// Of an Ingress: it routes requests, and has no listeners of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSpec>,
@@ -528,6 +531,13 @@ fn is_default_drain(seconds: &u64) -> bool {
 }
 
 impl BalancerSpec {
+    /// Every group that it leads to, as often as it does.
+    pub fn targets(&self) -> impl Iterator<Item = &TargetGroup> {
+        let backends = self.http.iter().flat_map(|http| &http.backends);
+        let listeners = self.listeners.iter().flat_map(|listener| &listener.targets);
+        listeners.chain(backends.flat_map(|backend| &backend.targets))
+    }
+
     /// A balancer that everybody who reaches it may use.
     pub fn new(name: Name, kind: ServiceType, listeners: Vec<Listener>) -> Self {
         Self {
@@ -537,6 +547,7 @@ impl BalancerSpec {
             source_ranges: vec![],
             keep_client_address: false,
             drain_seconds: DEFAULT_DRAIN_SECONDS,
+            external_name: None,
             http: None,
         }
     }

@@ -6,7 +6,12 @@ use crate::manifest::api::{
     Backend, BackendPort, Deployment, Ingress, Name, ObjectSet, Service, ServiceType,
 };
 
-/// The balancer of `ingress`. Its name has a slash, which no object's name has, so that a Service may have the same name.
+/// The name of an Ingress' balancer. It has a slash, which no object's name has, so that a Service may have the same name.
+pub fn name(ingress: &Name) -> Name {
+    Name { namespace: ingress.namespace.clone(), name: format!("ingress/{}", ingress.name) }
+}
+
+/// The balancer of `ingress`.
 pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
     let name = &ingress.meta.name;
     let mut backends: Vec<HttpBackend> = Vec::new();
@@ -29,7 +34,6 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
     let groups = || backends.iter().flat_map(|backend| &backend.targets).map(|target| &target.group);
     let selected: Vec<&Deployment> =
         set.deployments.iter().filter(|each| groups().any(|group| *group == each.meta.name)).collect();
-    let own = Name { namespace: name.namespace.clone(), name: format!("ingress/{}", name.name) };
     BalancerSpec {
         drain_seconds: drain_seconds(&selected),
         http: Some(HttpSpec {
@@ -39,7 +43,7 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
             rules,
             default,
         }),
-        ..BalancerSpec::new(own, kind, vec![])
+        ..BalancerSpec::new(self::name(name), kind, vec![])
     }
 }
 

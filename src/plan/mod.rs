@@ -8,7 +8,7 @@ mod environment;
 mod example;
 pub mod fleet;
 pub mod image;
-mod ingress;
+pub mod ingress;
 pub mod layout;
 pub mod linuxkit;
 pub mod pod;

@@ -11,7 +11,8 @@ use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
 use super::{ingress, secret, size};
 use crate::manifest::api::{
-    Deployment, Floor, Job, Name, ObjectSet, PodSpec, PodTemplate, Service, ServicePort, Strategy, TargetPort,
+    Deployment, Floor, Job, Name, ObjectSet, PodSpec, PodTemplate, Service, ServicePort, ServiceType,
+    Strategy, TargetPort,
 };
 
 /// Runs of a job that can be looked back at.
@@ -142,6 +143,10 @@ pub fn desired(
 
 /// The balancer that `service` asks for, in front of every workload of its namespace that it selects.
 fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
+    if let (ServiceType::ExternalName, Some(name)) = (service.kind, &service.external_name) {
+        let alias = BalancerSpec::new(service.meta.name.clone(), service.kind, vec![]);
+        return BalancerSpec { external_name: Some(name.clone()), ..alias };
+    }
     let selected: Vec<&Deployment> = deployments
         .iter()
         .filter(|deployment| deployment.meta.name.namespace == service.meta.name.namespace)
@@ -166,6 +171,7 @@ fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
         source_ranges: service.source_ranges.clone(),
         keep_client_address: service.keep_client_address,
         drain_seconds: drain_seconds(&selected),
+        external_name: None,
         http: None,
     }
 }

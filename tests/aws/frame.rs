@@ -42,6 +42,11 @@ fn shop(replicas: u32, certificate: &str) -> String {
         .replace("ports: [{port: 80}]", "ports: [{name: http, port: 80}, {name: https, port: 443, targetPort: 80}]");
     web + "---
 apiVersion: v1
+kind: Service
+metadata: {name: database}
+spec: {type: ExternalName, externalName: db.example.com}
+---
+apiVersion: v1
 kind: ServiceAccount
 metadata: {name: reader}
 ---
@@ -77,6 +82,7 @@ fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
             "2 to 5 VMs by load (processors at 80 % of the request), zones us-east-1a, at least 2 healthy",
         )
         .prints("80/TCP -> web:80; 443/TLS -> web:80; from 192.0.2.0/24")
+        .prints("balancer database: alias of db.example.com")
         .prints("+ IAM::InstanceProfile reader")
         .prints("+ AutoScaling::AutoScalingGroup web (t3a.small, Spot)")
         .run();
@@ -100,6 +106,7 @@ fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
     // 80 % of half a processor of two.
     assert!(has("policy i2kit-cpu") && has("20.0"), "{held_now:#?}");
     assert!(has("group i2kit-test_default_web 2 5 4 ['us-east-1a']"), "{held_now:#?}");
+    assert!(has("record database.default.svc.cluster.local") && has("CNAME db.example.com"), "{held_now:#?}");
     assert!(has("template i2kit-test_default_web t3a.small spot"), "{held_now:#?}");
 
     // Without its scaler the group has a fixed size again.

@@ -68,6 +68,7 @@ fn the_linter_finds_nothing_in_the_templates() {
         frame::service("production", &tls, placement, (&made, &balancer)).unwrap(),
         ingress::stack("production", (&routed, &http), &[certificate("a"), certificate("b")], &made).unwrap(),
         ingress::stack("production", (&routed, &http), &[], &made).unwrap(),
+        frame::alias("production", &spec, "db.example.com", &made),
         role::stack("production", &MachineRole { account: spec.name.clone(), role: None }),
         role::stack("production", &MachineRole { account: spec.name.clone(), role: Some("reader".into()) }),
     ];

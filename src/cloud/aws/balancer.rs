@@ -60,6 +60,11 @@ impl Aws {
             return self.put_ingress(spec, http).await;
         }
         let frame = self.frame().await?;
+        if let Some(name) = &spec.external_name {
+            let plan = frame::alias(&self.settings.environment, spec, name, &frame);
+            self.put_stack(&plan).await?;
+            return self.drop_unused_balancers().await;
+        }
         let services = self.services().await?;
         let now = services.iter().find(|service| service.spec.name == spec.name);
         let now = now.and_then(|service| service.placement);

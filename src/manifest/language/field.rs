@@ -162,6 +162,12 @@ impl Field {
         self
     }
 
+    /// What AWS has and the local cloud does not.
+    pub(in crate::manifest) const fn aws_only(mut self) -> Self {
+        self.locally = Locally::Refused;
+        self
+    }
+
     pub(in crate::manifest) const fn unless(mut self, values: &'static [&'static str]) -> Self {
         self.harmless = values;
         self
@@ -325,6 +331,12 @@ impl Choice {
     /// What the local cloud does without, and why that is sound.
     pub(in crate::manifest) const fn locally(mut self, note: &'static str) -> Self {
         self.locally = Locally::Noted(note);
+        self
+    }
+
+    /// What AWS has and the local cloud does not.
+    pub(in crate::manifest) const fn aws_only(mut self) -> Self {
+        self.locally = Locally::Refused;
         self
     }
 

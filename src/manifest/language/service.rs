@@ -41,7 +41,7 @@ static SERVICE_SPEC: Table = Table::new(
                 word("ClusterIP", "reachable inside the environment"),
                 mapped_word("NodePort", "as ClusterIP: there are no nodes; clients use `port`"),
                 word("LoadBalancer", "reachable from outside; inside only with an annotation of AWS, Google or Azure for internal balancers"),
-                word("ExternalName", "an alias for another DNS name").not_yet(),
+                word("ExternalName", "an alias for another DNS name").aws_only(),
             ]),
             "how far it is seen",
         )
@@ -50,7 +50,7 @@ static SERVICE_SPEC: Table = Table::new(
         works("ports", Type::List(&Type::Object(&SERVICE_PORT)), "what it listens on"),
         mapped("clusterIP", TEXT, "`None` makes it headless: its name gives the addresses of the healthy machines; other addresses are chosen by the cloud"),
         silent("clusterIPs", "chosen by the cloud"),
-        works("externalName", Type::Text(Text::Host), "the name that it is an alias for").not_yet(),
+        works("externalName", Type::Text(Text::Host), "the name that it is an alias for").aws_only(),
         works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address").not_yet()]), "whether a client stays with a machine")
             .default("None"),
         works("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "how long a client stays with a machine").not_yet(),

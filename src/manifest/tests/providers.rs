@@ -57,9 +57,7 @@ fn the_short_form_takes_the_certificate_of_the_environment() {
 
 #[test]
 fn scalers_and_budgets_are_for_both_and_scale_on_aws_alone() {
-    let web = deployment(
-        &POD.replace("image: nginx:1.27", "image: nginx:1.27\n        resources: {requests: {cpu: 500m}}"),
-    );
+    let web = deployment(&POD.replace("{memory: 64Mi}", "{cpu: 500m, memory: 64Mi}"));
     let scaler = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: web}\nspec:\n  \
                   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}\n  minReplicas: 2\n  maxReplicas: 5\n";
     let budget = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\nspec:\n  minAvailable: 1\n  \

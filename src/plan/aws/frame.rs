@@ -15,6 +15,7 @@ use crate::plan::pod::HEALTH_PORT;
 
 const ENVIRONMENT: &str = include_str!("../../../templates/aws/environment.yml");
 const BALANCER: &str = include_str!("../../../templates/aws/balancer.yml");
+const ALIAS: &str = include_str!("../../../templates/aws/alias.yml");
 const SERVICE: &str = include_str!("../../../templates/aws/service.yml");
 
 /// The tag that names the environment.
@@ -244,6 +245,24 @@ pub fn service(
         template: render(SERVICE, &values),
         parameters: vec![("Spec", text), ("Placement", placement.to_string())],
     })
+}
+
+/// The stack of a Service that is an alias: a record.
+pub fn alias(environment: &str, spec: &BalancerSpec, external_name: &str, frame: &Frame) -> StackPlan {
+    let service = &spec.name;
+    let values = json!({
+        "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
+        "zone": frame.zone,
+        "recordName": format!("{}.{}.svc.{}", service.name, service.namespace, ZONE),
+        "externalName": external_name,
+    });
+    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
+    StackPlan {
+        name: name::service_stack(environment, service),
+        part: "service",
+        template: render(ALIAS, &values),
+        parameters: vec![("Spec", text)],
+    }
 }
 
 /// The private zone, so that names are those of Kubernetes. A VPC has one zone of a name, thus one environment.

@@ -117,7 +117,8 @@ impl State {
     /// Load balancers that the Services share.
     fn placements(&self) -> BTreeSet<Placement> {
         let mut placed: Vec<(Placement, BalancerSpec)> = Vec::new();
-        for spec in self.balancers.values().filter(|spec| spec.http.is_none()) {
+        for spec in self.balancers.values().filter(|spec| spec.http.is_none() && spec.external_name.is_none())
+        {
             placed.push((packing::place(spec, None, &placed), spec.clone()));
         }
         placed.into_iter().map(|(placement, _)| placement).collect()

@@ -118,6 +118,9 @@ fn listeners(spec: &BalancerSpec) -> String {
         let kind = if listener.tls.is_some() { "TLS" } else { protocol(listener.protocol) };
         format!("{}/{kind} -> {targets}", listener.port)
     };
+    if let Some(name) = &spec.external_name {
+        return format!("alias of {name}");
+    }
     if let Some(http) = &spec.http {
         let kind = if http.hosts.is_empty() && http.certificates.is_empty() { "http" } else { "https" };
         let backend = |index: usize| {

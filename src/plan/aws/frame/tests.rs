@@ -86,6 +86,14 @@ fn a_service_that_ends_tls_for_some() {
 }
 
 #[test]
+fn an_alias() {
+    let mut spec = shop(&[]);
+    spec.external_name = Some("db.example.com".into());
+    let plan = alias("production", &spec, "db.example.com", &frame());
+    insta::assert_snapshot!("alias", plan.template);
+}
+
+#[test]
 fn what_aws_cannot_do_is_said() {
     let error = put(&shop(&[("web", 8080), ("canary", 8081)])).unwrap_err();
     assert!(error.to_string().contains("different ports"), "{error}");

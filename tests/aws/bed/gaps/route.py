@@ -74,6 +74,7 @@ def certificate(told):
 
 def frame(told):
     from moto.autoscaling.models import autoscaling_backends
+    from moto.route53.models import route53_backends
     from moto.ec2.models import ec2_backends
     from moto.elbv2.models import elbv2_backends
 
@@ -92,6 +93,11 @@ def frame(told):
         for group in backend.autoscaling_groups.values():
             size = f"{group.min_size} {group.max_size} {group.desired_capacity}"
             found.append(f"group {group.name} {size} {sorted(set(group.availability_zones))}")
+    for zone in route53_backends[engine.ACCOUNT]["aws"].zones.values():
+        for record in zone.rrsets:
+            # Through the API a value is in a map, through CloudFormation it is bare.
+            values = [v["Value"] if isinstance(v, dict) else v for v in record.records or []]
+            found.append(f"record {record.name} {record.type} {','.join(values)}")
     for region, ec2 in engine.backends(ec2_backends):
         for template in ec2.launch_templates.values():
             data = template.versions[-1].data
