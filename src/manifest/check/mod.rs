@@ -314,7 +314,7 @@ impl Check<'_> {
 
     /// Says what the local cloud does not make of `what`, where the set is for the local cloud.
     pub(in crate::manifest) fn locally(&mut self, span: Span, what: &str, locally: Locally) {
-        if self.options.provider != Provider::Local {
+        if self.options.language_only || self.options.provider != Provider::Local {
             return;
         }
         match locally {
