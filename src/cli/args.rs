@@ -151,6 +151,8 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Show what deploy would do, and why
     Plan(PlanArgs),
+    /// Show what deploy would change, line by line; exits with 10 when something differs
+    Diff(DiffArgs),
     /// Build the machine image of every pod
     Build(BuildArgs),
     /// Build what changed and roll it out; wait until it is healthy
@@ -159,6 +161,8 @@ pub(super) enum Verb {
     Preview(Manifests),
     /// Show groups, instances and balancers
     Status(StatusArgs),
+    /// Show what happened to groups and instances, oldest first
+    Events(StatusArgs),
     /// Print the output of a group's containers
     Logs(LogsArgs),
     /// Run a command in a container; its exit code is the result
@@ -217,6 +221,17 @@ pub(super) struct PlanArgs {
     /// Exit with 0 when nothing would change and with 10 when something would
     #[arg(long)]
     pub detailed_exitcode: bool,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// The set.
+    #[command(flatten)]
+    pub set: Manifests,
+    /// Also show groups and balancers of the environment that the manifests do not name
+    #[arg(long)]
+    pub prune: bool,
 }
 
 /// `build`.
@@ -284,7 +299,7 @@ pub(super) struct GcArgs {
     pub dry_run: bool,
 }
 
-/// `status`.
+/// `status` and `events`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// Only this group: NAME or NAMESPACE/NAME

@@ -30,6 +30,7 @@ pub(super) async fn connected(
         endpoint: provider.endpoint.clone(),
         guest_endpoint: provider.machines_endpoint.clone(),
         cache: context.dirs.cache.clone(),
+        holder: super::context::holder(),
     };
     Aws::new(settings, context.events.clone()).await.or_exit(Exit::Cloud)
 }

@@ -64,6 +64,28 @@ fn proxies() -> Proxies {
     }
 }
 
+/// The longest name that is taken into [`holder`].
+#[cfg(feature = "aws")]
+const NAME_LENGTH: usize = 40;
+
+/// Who runs this, in letters, digits and hyphens: of a CI job its user and number, else user, host and process.
+#[cfg(feature = "aws")]
+pub(super) fn holder() -> String {
+    let text = |name: &str| variable(name).map(|value| value.to_string_lossy().into_owned());
+    let user = text("GITHUB_ACTOR").or_else(|| text("GITLAB_USER_LOGIN")).or_else(|| text("USER"));
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let place = match text("GITHUB_RUN_ID").or_else(|| text("CI_JOB_ID")) {
+        Some(job) => Some(format!("job-{job}")),
+        None => host().map(|host| format!("{}-{}", host.trim(), std::process::id())),
+    };
+    let words = [user.unwrap_or_else(|| "somebody".into()), place.unwrap_or_default()];
+    let plain = words.map(|word| {
+        let plain = word.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+        plain.take(NAME_LENGTH).collect::<String>()
+    });
+    plain.join("-").trim_matches('-').to_owned()
+}
+
 /// The context that the global arguments ask for.
 pub(super) fn context(
     file: Option<&std::path::Path>,

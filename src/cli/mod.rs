@@ -12,7 +12,9 @@ mod convert;
 mod cp;
 mod deploy;
 mod destroy;
+mod diff;
 mod environment;
+mod events;
 mod exec;
 pub mod exit;
 mod explain;
@@ -88,10 +90,12 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::Completions { shell } => completions::run(shell),
         Verb::LocalCloud => block_on(local_cloud::run(&context()?)),
         Verb::Plan(args) => wait(plan::run(&context()?, &args)),
+        Verb::Diff(args) => wait(diff::run(&context()?, &args)),
         Verb::Build(args) => wait(build::run(&context()?, &args)),
         Verb::Deploy(args) => wait(deploy::run(&context()?, &args)),
         Verb::Preview(set) => block_on(preview::run(&context()?, &set)),
         Verb::Status(args) => wait(status::run(&context()?, &args)),
+        Verb::Events(args) => wait(events::run(&context()?, &args)),
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),

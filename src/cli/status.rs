@@ -58,7 +58,8 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     out
 }
 
-fn table(header: &[&str]) -> Table {
+/// A table without lines.
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
     // Columns touch the left edge and stand two spaces apart, as in kubectl's tables.
@@ -91,6 +92,8 @@ fn groups(groups: &[InstanceGroup]) -> Table {
                 )
             }
             Some(refresh) => refresh.status.to_string(),
+            // Where the cloud starts a group without a refresh.
+            None if group.current.is_some() => "started".into(),
             None => "new".into(),
         };
         table.add_row([

@@ -360,6 +360,7 @@ impl Environment {
         now: u64,
     ) -> Fleet {
         Fleet {
+            half_deleted: vec![],
             environment: name.to_owned(),
             groups: self.groups.iter().map(|(name, group)| show_group(name, group, facts, now)).collect(),
             balancers: self

@@ -27,6 +27,7 @@ use self::exec::{Command, Session};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Secret};
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec};
+use crate::plan::happening::Happening;
 use crate::plan::image::ImageId;
 
 /// One environment in one cloud.
@@ -105,6 +106,16 @@ pub trait Cloud: Send + Sync + fmt::Debug {
     /// Gives the refresh under way up, for that reason: the old revision comes back. Nothing happens where none is.
     async fn roll_back(&self, _group: &Name, _reason: &str) -> Result<(), CloudError> {
         Ok(())
+    }
+
+    /// What the cloud knows of why a group's VMs do not become healthy, beyond what the fleet tells.
+    async fn causes(&self, _group: &Name) -> Option<String> {
+        None
+    }
+
+    /// What the cloud did to a group by itself, beyond what the fleet tells.
+    async fn happenings(&self, _group: &Name) -> Result<Vec<Happening>, CloudError> {
+        Ok(vec![])
     }
 
     /// Deletes what interrupted runs left and no plan knows of, or only lists it: a line each.

@@ -27,6 +27,9 @@ pub struct Fleet {
     pub balancers: Vec<LoadBalancer>,
     /// Machine images that the cloud holds for this environment, by id.
     pub images: Vec<ImageId>,
+    /// Images whose deletion was begun by a run that did not come to its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub half_deleted: Vec<ImageId>,
 }
 
 impl Fleet {

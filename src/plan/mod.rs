@@ -3,10 +3,12 @@
 
 pub mod aws;
 mod container;
+pub mod difference;
 mod environment;
 #[cfg(test)]
 mod example;
 pub mod fleet;
+pub mod happening;
 pub mod image;
 pub mod ingress;
 pub mod layout;

@@ -393,6 +393,7 @@ fn unused_images(steps: &[Step], fleet: &Fleet) -> Option<Step> {
         }
     }
     let used: BTreeSet<ImageId> = kept.into_values().chain(put).collect();
-    let images: Vec<ImageId> = fleet.images.iter().copied().filter(|id| !used.contains(id)).collect();
+    let held = fleet.images.iter().chain(&fleet.half_deleted).copied();
+    let images: Vec<ImageId> = held.filter(|id| !used.contains(id)).collect();
     (!images.is_empty()).then_some(Step::DeleteImages { images })
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::RolloutError;
 use crate::cloud::{Cloud, CloudError};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Health, Instance, InstanceGroup, InstanceState, Refresh, RefreshStatus};
+use crate::plan::fleet::{Health, Instance, InstanceGroup, InstanceState, Refresh, RefreshStatus, count};
 use crate::report::{Event, Events};
 
 /// What is waited for.
@@ -31,7 +31,7 @@ pub(super) async fn until_settled(
 ) -> Result<(), RolloutError> {
     let mut seen = Seen::default();
     let mut ours = goal.started_here;
-    let mut moved = Instant::now();
+    let mut nearness = Nearness::new();
     let mut progress = Progress::new();
     loop {
         let found =
@@ -39,9 +39,8 @@ pub(super) async fn until_settled(
         let Some(group) = found else {
             return Err(failed_to_observe(goal, CloudError::not_found("group", goal.group)));
         };
-        if seen.report(&group, events) {
-            moved = Instant::now();
-        }
+        seen.report(&group, events);
+        nearness.look(&group, goal.replicas);
         if !cloud.keeps_deadlines()
             && let Some(refresh) = group.active_refresh()
             && progress.stands_still(refresh, goal.deadline)
@@ -56,14 +55,18 @@ pub(super) async fn until_settled(
         }
         let refreshing = verdict == Verdict::Refreshing;
         ours |= refreshing;
+        if refreshing {
+            nearness = Nearness::new();
+        }
         // A refresh under way has a deadline of its own, which the cloud keeps.
-        if !refreshing && moved.elapsed() >= goal.deadline {
+        if !refreshing && nearness.since.elapsed() >= goal.deadline {
+            let causes = cloud.causes(goal.group).await.map(|causes| format!("\n{causes}"));
             return Err(RolloutError::TimedOut {
                 group: goal.group.clone(),
                 healthy: group.healthy(),
                 replicas: goal.replicas,
                 seconds: u32::try_from(goal.deadline.as_secs()).unwrap_or(u32::MAX),
-                reason: complaints(&group),
+                reason: complaints(&group) + &causes.unwrap_or_default(),
             });
         }
         tokio::time::sleep(poll).await;
@@ -88,6 +91,28 @@ impl Progress {
             *self = Self { most: refresh.available, since: Instant::now() };
         }
         refresh.status == RefreshStatus::InProgress && self.since.elapsed() >= deadline
+    }
+}
+
+/// How near a group ever came to what it should be, and when it last came nearer. VMs that fail and are replaced, over
+/// and over, do not bring it nearer.
+struct Nearness {
+    best: Option<(u32, u32)>,
+    since: Instant,
+}
+
+impl Nearness {
+    fn new() -> Self {
+        Self { best: None, since: Instant::now() }
+    }
+
+    /// VMs that are not healthy count first, then those that are missing or too many.
+    fn look(&mut self, group: &InstanceGroup, replicas: u32) {
+        let members = count(group.members());
+        let now = (replicas.saturating_sub(group.healthy()), members.abs_diff(replicas));
+        if self.best.is_none_or(|best| now < best) {
+            *self = Self { best: Some(now), since: Instant::now() };
+        }
     }
 }
 
@@ -160,14 +185,12 @@ struct Seen {
 }
 
 impl Seen {
-    /// Emits what changed; whether anything did.
-    fn report(&mut self, group: &InstanceGroup, events: &Events) -> bool {
+    /// Emits what changed.
+    fn report(&mut self, group: &InstanceGroup, events: &Events) {
         let name = group.name.to_string();
-        let mut changed = false;
         for instance in &group.instances {
             let state = describe(instance);
             if self.instances.get(&instance.id) != Some(&state) {
-                changed = true;
                 self.instances.insert(instance.id.clone(), state.clone());
                 events.emit(changed_event(&name, &instance.id, instance.revision, state));
             }
@@ -181,18 +204,15 @@ impl Seen {
             .map(|(id, _)| id.clone())
             .collect();
         for id in gone {
-            changed = true;
             events.emit(changed_event(&name, &id, 0, "gone".to_owned()));
             self.instances.insert(id, "gone".to_owned());
         }
         if group.refresh != self.refresh {
-            changed = true;
             self.refresh.clone_from(&group.refresh);
             if let Some(refresh) = &group.refresh {
                 events.emit(progress_event(&name, refresh));
             }
         }
-        changed
     }
 }
 

@@ -80,6 +80,54 @@ fn killed_in_part(part: usize) {
     assert!(killed * 2 > size, "only {killed} of {size} calls were the last ones");
 }
 
+/// The same of an update, after every call that changes something: between two of these the account stays the same. Each
+/// kill is of another update of one group, which keeps one old revision.
+#[test]
+fn killed_after_any_call_of_an_update_the_next_run_makes_it_good() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    let manifest = |number: usize| {
+        nginx("1.27", 2)
+            .replace(
+                "nginx:1.27",
+                &format!("busybox:1.35\n          args: [httpd, -f, \"-h\", \"/{number}\"]"),
+            )
+            .replace("  replicas:", "  revisionHistoryLimit: 1\n  replicas:")
+    };
+    let world = world(&bed).file("web.yaml", &manifest(0));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    world.write("web.yaml", &manifest(1));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    bed.journal();
+    world.write("web.yaml", &manifest(2));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let (journal, whole) = (bed.journal(), census(&bed));
+
+    let (mut killed, mut done) = (0, 0);
+    let looks = |call: &String| call.starts_with("Describe") || call.starts_with("GET ");
+    for moment in moments(&journal).into_iter().filter(|moment| !looks(&journal[*moment])) {
+        let before = world.group("web");
+        let next = before.current.unwrap() + 1;
+        world.write("web.yaml", &manifest(usize::try_from(next).unwrap()));
+        killed += usize::from(deploy_and_kill(&bed, &world, moment));
+        world.i2kit(&["deploy", "web.yaml"]).run();
+        let (group, call) = (world.group("web"), journal.get(moment));
+        assert!(group.is_settled_at(next), "killed after call {moment}, {call:?}: {group:#?}");
+        assert_eq!(group.revisions.len(), 2, "killed after call {moment}, {call:?}: {group:#?}");
+        assert_eq!(census(&bed), whole, "killed after call {moment}, {call:?}");
+        done += 1;
+        #[expect(clippy::print_stderr, reason = "the test takes minutes: it says how far it is")]
+        {
+            eprintln!("update killed after call {moment} of {}, {call:?}: made good", journal.len());
+        }
+    }
+    assert!(killed * 2 > done, "only {killed} of {done} calls were the last ones");
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}
+
 #[test]
 fn killed_after_any_call_of_the_upload_the_next_run_makes_it_good() {
     killed_in_part(0);

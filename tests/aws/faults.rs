@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::crash::census;
 use crate::harness::Bed;
 use crate::rollout::{assert_nothing_left, nginx, world};
-use crate::support::tools;
+use crate::support::{eventually, tools};
 
 /// An error of the services that answer in XML.
 fn xml(code: &str, message: &str) -> String {
@@ -99,10 +99,67 @@ fn what_cannot_go_on_says_why_and_what_to_do() {
     failing("update", "UPDATE_ROLLBACK_COMPLETE");
     deploy().code(8).says("no room for targets").run();
     deploy().prints(":8080").run();
+    // What failed once and went well since is not told again.
+    world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8082}"));
+    let plan = json!({"name": "i2kit-service", "operation": "update", "reason": "no listener", "final": "UPDATE_ROLLBACK_COMPLETE"});
+    bed.call("POST", "/moto-api/i2kit/stack", &plan.to_string());
+    deploy().code(8).says("no listener").run();
+    deploy().prints(":8082").run();
 
     // One that cannot be undone needs a person, who is told what to type.
     world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8081}"));
     failing("update", "UPDATE_ROLLBACK_FAILED");
     deploy().code(8).says("aws cloudformation continue-update-rollback").run();
     deploy().code(8).says("aws cloudformation continue-update-rollback").run();
+}
+
+#[test]
+fn machines_that_cannot_be_launched_or_never_answer_are_told_with_the_reason() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let manifest = |tag| nginx(tag, 2).replace("progressDeadlineSeconds: 60", "progressDeadlineSeconds: 10");
+    let world = world(&bed).file("web.yaml", &manifest("1.27"));
+    let refused =
+        |reason: &str| drop(bed.call("POST", "/moto-api/i2kit/refused", &json!(reason).to_string()));
+    refused("You have requested more vCPU capacity than your current vCPU limit of 16 allows.");
+    world.i2kit(&["deploy", "web.yaml"]).code(8).says("no progress for 10 s").says("vCPU limit of 16").run();
+    world.i2kit(&["events"]).prints("Warning").prints("ScalingFailed").prints("vCPU limit of 16").run();
+    refused("");
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert!(world.group("web").is_settled_at(1));
+
+    // The same in a refresh, which is rolled back for it.
+    refused("We currently do not have sufficient t3a.nano capacity.");
+    world.write("web.yaml", &manifest("1.28"));
+    let deploy = world.i2kit(&["deploy", "web.yaml"]).code(8);
+    deploy.says("was rolled back to revision 1").says("sufficient t3a.nano capacity").run();
+    refused("");
+    world.i2kit(&["events", "web"]).prints("rolled back").run();
+    assert!(world.group("web").is_settled_at(1));
+}
+
+#[test]
+fn a_second_run_waits_for_the_first_and_names_it() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    bed.call("POST", "/moto-api/i2kit/settle", "15");
+    let mut first = world.i2kit(&["deploy", "web.yaml"]).environment("USER", "ana").start();
+    eventually("the first stack to be in progress", 120, || {
+        let left = bed.call("GET", "/moto-api/i2kit/left", "");
+        left.contains("stack i2kit-environment-test").then_some(())
+    });
+    let second = world.i2kit(&["deploy", "web.yaml"]).environment("USER", "bob");
+    second.says("waiting for stack i2kit-environment-test, which ana-").run();
+    assert!(first.wait().unwrap().success());
+    bed.call("POST", "/moto-api/i2kit/settle", "0.6");
+    let group = world.group("web");
+    assert!(group.is_settled_at(1), "{group:#?}");
+    assert_eq!(group.revisions.len(), 1, "{group:#?}");
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
 }

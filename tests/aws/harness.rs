@@ -40,7 +40,7 @@ impl Bed {
         let mut bed = Self { process, folder, endpoint: String::new() };
         let started = Instant::now();
         while !bed.folder.path().join("bed.json").exists() {
-            assert!(started.elapsed() < Duration::from_secs(120), "the bed does not start");
+            assert!(started.elapsed() < Duration::from_mins(2), "the bed does not start");
             std::thread::sleep(Duration::from_millis(100));
         }
         let facts: serde_json::Value =

@@ -143,6 +143,10 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
                     let page = get(address, "/").unwrap_or_else(|error| panic!("{address} failed: {error}"));
                     assert_eq!(page.status, 200);
                 }
+                let healths = bed.call("GET", "/moto-api/i2kit/health", "");
+                for id in &old {
+                    assert!(healths.contains(&format!("{id}\": \"healthy\"")), "{id}: {healths}");
+                }
                 std::thread::sleep(Duration::from_millis(500));
             }
         });

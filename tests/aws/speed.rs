@@ -1,7 +1,6 @@
 //! How fast, and how little: what is sent of a first image, of a changed one and of an unchanged one. Prints the figures;
 //! only what does not depend on the machine is asserted.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -53,11 +52,9 @@ fn only_what_changed_is_sent_and_as_fast_as_by_a_bare_client() {
     let mut many = String::new();
     for index in 0..50 {
         let one = nginx("1.27", 1).replace(": web}", &format!(": web{index}}}"));
-        let _ = write!(
-            many,
-            "{}---\n",
-            one.replace("port: 80}", &format!("port: {}, targetPort: 80}}", 8000 + index))
-        );
+        let ports = format!("port: {}, targetPort: 80}}", 8000 + index);
+        many += &one.replace("port: 80}", &ports);
+        many += "---\n";
     }
     world.write("many.yaml", many.trim_end_matches("---\n"));
     let plan = world.i2kit(&["plan", "many.yaml"]).prints("estimated cost").run();

@@ -30,9 +30,18 @@ fn every_call_is_in_the_policy_and_everything_has_its_tag() {
     let untagged = bed.call("GET", "/moto-api/i2kit/untagged", "");
     assert_eq!(serde_json::from_str::<Vec<String>>(&untagged).unwrap(), Vec::<String>::new());
     world.i2kit(&["plan", "web.yaml"]).prints("unchanged").run();
+    world.i2kit(&["diff", "web.yaml"]).stdout("").run();
+    world.i2kit(&["status"]).prints("web    2/2").run();
+    let json: serde_json::Value =
+        serde_json::from_str(&world.i2kit(&["events", "--output", "json"]).run().stdout).unwrap();
+    let reasons: BTreeSet<&str> =
+        json.as_array().unwrap().iter().filter_map(|event| event["reason"].as_str()).collect();
+    assert_eq!(reasons, BTreeSet::from(["RevisionMade", "Scaled", "Started", "Deployed"]));
 
     // Started by one run, waited for by another, with a page for the CI system.
     world.write("web.yaml", &nginx("1.28", 2));
+    world.i2kit(&["diff", "web.yaml"]).code(10).prints("diff group/web").prints("nginx:1.28").run();
+    world.i2kit(&["plan", "--detailed-exitcode", "web.yaml"]).code(10).run();
     world.i2kit(&["deploy", "--wait=false", "web.yaml"]).run();
     let page = world.path().join("summary.md");
     world.i2kit(&["wait"]).environment("GITHUB_STEP_SUMMARY", page.to_str().unwrap()).run();

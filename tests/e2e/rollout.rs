@@ -56,6 +56,12 @@ fn a_change_is_rolled_out_without_a_gap_and_rolled_back() {
     wait_for_page(&address, "nginx 1.28");
 
     world.i2kit(&["history", "web"]).prints("i2kit deploy web.yaml (current)").run();
+    world
+        .i2kit(&["events", "web"])
+        .prints("RevisionMade")
+        .prints("refresh from revision 1 to revision 2")
+        .run();
+    world.i2kit(&["diff", "web.yaml"]).stdout("").run();
     world.i2kit(&["rollback", "web"]).run();
     wait_for_page(&address, "nginx 1.27");
 

@@ -18,7 +18,7 @@ const TRIES: u32 = 10;
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 
 /// How long one try may take: a block of 512 KiB takes a second over a slow line, and a lost answer must be noticed.
-const TRY: Duration = Duration::from_secs(60);
+const TRY: Duration = Duration::from_mins(1);
 
 /// The services that are used.
 #[derive(Debug, Clone)]

@@ -38,7 +38,7 @@ impl Aws {
             try_join3(self.templates(only), self.scaling_groups(only), self.stacks()).await?;
         let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
         let arns: BTreeSet<String> =
-            groups.iter().flat_map(|group| group.target_group_arns()).cloned().collect();
+            groups.iter().flat_map(AutoScalingGroup::target_group_arns).cloned().collect();
         let (healths, machines) =
             try_join(try_join_all(arns.into_iter().map(|arn| self.health(arn))), self.machines(only)).await?;
         let around = Surroundings { services, healths: healths.into_iter().collect(), machines };
@@ -54,7 +54,9 @@ impl Aws {
         };
         fleet.groups.sort_by(|a, b| a.name.cmp(&b.name));
         if only.is_none() {
-            fleet.images = self.images().await?;
+            let (images, deleted) = try_join(self.images(), self.deleted_snapshots()).await?;
+            fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
+            fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
             fleet.balancers =
                 services.map(|service| balancer(service, &stacks, &groups, &around.healths)).collect();

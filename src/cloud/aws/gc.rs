@@ -54,7 +54,9 @@ impl Aws {
             let finished = snapshot.state() != Some(&SnapshotState::Pending);
             // A snapshot that is complete has its image a moment later; one under way belongs to somebody for a day.
             let age = old(snapshot.start_time().map(aws_sdk_ec2::primitives::DateTime::secs));
-            !images.contains(image) && (age || (finished && snapshot.state() == Some(&SnapshotState::Error)))
+            let deleted = tags::value(snapshot.tags(), tags::DELETED).is_some();
+            !images.contains(image)
+                && (age || deleted || (finished && snapshot.state() == Some(&SnapshotState::Error)))
         });
         let mut found: Vec<Leftover> = unused
             .filter_map(|snapshot| Some(Leftover::Snapshot(snapshot.snapshot_id()?.to_owned())))

@@ -21,7 +21,7 @@ use crate::plan::aws::name;
 use crate::plan::fleet::{GroupSettings, Scaling};
 
 /// How long machines may take to end: they get their pods' grace period, and then some.
-const ENDING: Duration = Duration::from_secs(900);
+const ENDING: Duration = Duration::from_mins(15);
 
 impl Aws {
     /// Makes the group exist with these settings, or remembers them until its first revision is put.
@@ -113,7 +113,7 @@ impl Aws {
                 if number == Some(i64::from(revision.number)) {
                     Ok(())
                 } else {
-                    Err(taken(group, revision.number))
+                    Err(taken(group, revision.number, None))
                 }
             }
         }
@@ -126,7 +126,7 @@ impl Aws {
             versions.iter().filter_map(launch::revision).find(|found| found.number == revision.number);
         match found {
             Some(found) if found.launch == revision.launch => Ok(()),
-            _ => Err(taken(group, revision.number)),
+            other => Err(taken(group, revision.number, other.as_ref().map(|found| found.cause.as_str()))),
         }
     }
 
@@ -339,8 +339,9 @@ impl Aws {
     }
 }
 
-fn taken(group: &Name, number: u32) -> CloudError {
-    CloudError::Conflict { message: format!("{group} has another revision {number}") }
+fn taken(group: &Name, number: u32, cause: Option<&str>) -> CloudError {
+    let by = cause.map(|cause| format!(", made by `{cause}`")).unwrap_or_default();
+    CloudError::Conflict { message: format!("{group} has another revision {number} already{by}") }
 }
 
 fn text(settings: &GroupSettings) -> String {

@@ -2,7 +2,7 @@
 
 use aws_sdk_ec2::types::{
     ArchitectureValues, BlockDeviceMapping, BootModeValues, EbsBlockDevice, Image, ImdsSupportValues,
-    ResourceType, TpmSupportValues, VolumeType,
+    ResourceType, Snapshot, TpmSupportValues, VolumeType,
 };
 
 use super::Aws;
@@ -94,20 +94,23 @@ impl Aws {
 
     /// Deregisters an image, and deletes every snapshot of it that is not the parent of one under way.
     pub(super) async fn delete_machine_image(&self, image: ImageId) -> Result<(), CloudError> {
+        let held: Vec<Snapshot> = self.snapshots().await?;
+        let held = held.iter().filter(|held| tags::value(held.tags(), IMAGE) == Some(&*image.to_string()));
+        let held: Vec<&str> = held.filter_map(Snapshot::snapshot_id).collect();
         for found in self.machine_images(Some(image)).await? {
             let Some(id) = found.image_id() else { continue };
+            // A snapshot goes behind its image only: killed in between, the next run finds it by this.
+            for snapshot in &held {
+                self.set_tags(snapshot, &[(tags::DELETED.to_owned(), "true".to_owned())]).await?;
+            }
             let gone = self.clients.ec2.deregister_image().image_id(id).send().await;
             match gone {
                 Err(error) if code(&error).starts_with("InvalidAMIID") => {}
                 other => drop(other.map_err(failed("DeregisterImage"))?),
             }
         }
-        for snapshot in self.snapshots().await? {
-            if tags::value(snapshot.tags(), IMAGE) == Some(&*image.to_string())
-                && let Some(id) = snapshot.snapshot_id()
-            {
-                self.delete_snapshot(id).await?;
-            }
+        for snapshot in held {
+            self.delete_snapshot(snapshot).await?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! What VMs say: lines of containers from CloudWatch Logs, the VM's own from its console.
+//! What VMs say: lines of containers from `CloudWatch` Logs, the VM's own from its console.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use aws_sdk_cloudwatchlogs::types::FilteredLogEvent;
@@ -71,7 +72,7 @@ impl Aws {
     async fn events(&self, query: &LogQuery, since: i64) -> Result<(Vec<LogLine>, i64), CloudError> {
         let mut prefix = format!("{}/{}/", query.group.namespace, query.group.name);
         if let Some(instance) = &query.instance {
-            prefix += &format!("{instance}/");
+            let _ = write!(prefix, "{instance}/");
         }
         let found = self
             .clients

@@ -3,6 +3,7 @@
 //!
 //! What belongs to an environment is found by its tags, never by a record of ours.
 
+mod activity;
 mod balancer;
 mod blocks;
 mod client;
@@ -41,7 +42,8 @@ use crate::image::DiskImage;
 use crate::manifest::api::Name;
 use crate::plan::aws::frame::{self, Frame, Network};
 use crate::plan::aws::name::hash;
-use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, Health, InstanceGroup};
+use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup};
+use crate::plan::happening::Happening;
 use crate::plan::image::ImageId;
 use crate::report::Events;
 
@@ -71,6 +73,8 @@ pub struct Settings {
     pub guest_endpoint: Option<String>,
     /// The cache's root.
     pub cache: PathBuf,
+    /// Who this is, in letters, digits and hyphens, for those who wait for what this run does.
+    pub holder: String,
 }
 
 /// An environment in AWS.
@@ -220,6 +224,12 @@ impl Cloud for Aws {
 
     async fn release(&self) -> Result<(), CloudError> {
         if self.observe().await?.is_empty() {
+            // Uploads that were interrupted, and what their deletion was.
+            for snapshot in self.snapshots().await? {
+                if let Some(id) = snapshot.snapshot_id() {
+                    self.delete_snapshot(id).await?;
+                }
+            }
             for stack in self.stacks().await?.iter().rev().filter(|stack| stack.part != "environment") {
                 self.delete_stack(&stack.name).await?;
             }
@@ -242,14 +252,17 @@ impl Cloud for Aws {
     }
 
     async fn roll_back(&self, group: &Name, reason: &str) -> Result<(), CloudError> {
-        let found = self.observe_group(group).await?;
-        let failing = found.iter().flat_map(InstanceGroup::members).find(|vm| vm.health != Health::Healthy);
-        let words = match failing {
-            Some(vm) => self.last_words(&vm.id).await,
-            None => String::new(),
-        };
-        let reason = if words.is_empty() { reason.to_owned() } else { format!("{reason}\n{words}") };
+        let causes = Aws::causes(self, group).await;
+        let reason = causes.map_or_else(|| reason.to_owned(), |causes| format!("{reason}\n{causes}"));
         self.give_up(group, &reason).await
+    }
+
+    async fn causes(&self, group: &Name) -> Option<String> {
+        Aws::causes(self, group).await
+    }
+
+    async fn happenings(&self, group: &Name) -> Result<Vec<Happening>, CloudError> {
+        self.activity_events(group).await
     }
 }
 

@@ -17,7 +17,7 @@ use crate::plan::aws::name;
 use crate::plan::fleet::{GroupSettings, RefreshStatus};
 
 /// How long a cancelled refresh may take to stop: AWS finishes the step that it is at.
-const STOPPING: Duration = Duration::from_secs(900);
+const STOPPING: Duration = Duration::from_mins(15);
 
 impl Aws {
     /// Starts the group, or replaces its VMs by those of revision `to`.

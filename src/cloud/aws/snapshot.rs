@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_ebs::primitives::ByteStream;
@@ -15,6 +16,7 @@ use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm, Tag};
 use aws_sdk_ec2::types::{Snapshot, SnapshotState};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::future;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 
@@ -34,7 +36,7 @@ const AT_ONCE: usize = 16;
 const PARENTS: usize = 16;
 
 /// How long EBS may take to complete a snapshot after its last block; it takes seconds.
-const COMPLETION: Duration = Duration::from_secs(600);
+const COMPLETION: Duration = Duration::from_mins(10);
 
 impl Aws {
     /// The completed snapshot of the disk, made unless it exists.
@@ -89,6 +91,27 @@ impl Aws {
             std::cmp::Reverse(snapshot.start_time().map(aws_sdk_ec2::primitives::DateTime::secs))
         });
         Ok(found)
+    }
+
+    /// The images of snapshots whose deletion was begun.
+    pub(super) async fn deleted_snapshots(&self) -> Result<Vec<ImageId>, CloudError> {
+        let found: Vec<Snapshot> = self
+            .clients
+            .ec2
+            .describe_snapshots()
+            .owner_ids("self")
+            .filters(tags::tagged(ENVIRONMENT, &self.settings.environment))
+            .filters(tags::tagged(tags::DELETED, "true"))
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeSnapshots"))?;
+        let ids = found
+            .iter()
+            .filter_map(|snapshot| tags::value(snapshot.tags(), IMAGE)?.parse().ok().map(ImageId));
+        Ok(ids.collect())
     }
 
     /// A snapshot that an earlier run began, and its parent. One whose parent is gone cannot be gone on with: nobody
@@ -177,20 +200,34 @@ impl Aws {
         let done = read_journal(&path);
         let left: Vec<u32> = blocks.iter().copied().filter(|index| !done.contains(index)).collect();
         let journal = OpenOptions::new().create(true).append(true).open(&path);
-        let journal = Mutex::new(journal.map_err(CloudError::file("write", &path))?);
+        let mut journal = journal.map_err(CloudError::file("write", &path))?;
         let task = format!("upload {snapshot}");
         let total = left.len() as u64 * super::blocks::BLOCK;
         let title = format!("upload {} of {} blocks to {snapshot}", left.len(), blocks.len());
         self.events.emit(Event::TaskStarted { id: task.clone(), title, total: Some(total) });
+        // After the first failure none is begun any more; those under way are waited for, so that the journal has them.
+        let failed = AtomicBool::new(false);
         let mut sent = stream::iter(left.iter().copied())
+            .take_while(|_| future::ready(!failed.load(Ordering::Relaxed)))
             .map(|index| self.send_block(snapshot, disk, index))
             .buffer_unordered(AT_ONCE);
-        let mut count = 0;
-        while let Some(index) = sent.try_next().await? {
-            let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-            writeln!(journal, "{index}").map_err(CloudError::file("write", &path))?;
-            count += 1;
-            self.events.emit(Event::TaskProgress { id: task.clone(), done: count * super::blocks::BLOCK });
+        let (mut count, mut failure) = (0, None);
+        while let Some(outcome) = sent.next().await {
+            match outcome {
+                Ok(index) => {
+                    writeln!(journal, "{index}").map_err(CloudError::file("write", &path))?;
+                    count += 1;
+                    let done = count * super::blocks::BLOCK;
+                    self.events.emit(Event::TaskProgress { id: task.clone(), done });
+                }
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
         }
         self.events.emit(Event::TaskFinished { id: task, outcome: format!("{count} blocks") });
         Ok(())

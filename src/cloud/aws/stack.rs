@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_sdk_cloudformation::types::{Capability, Parameter, Stack as Found, Tag};
+use aws_sdk_cloudformation::types::{Capability, Parameter, ResourceStatus, Stack as Found, StackEvent, Tag};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::error::failed;
@@ -15,7 +15,10 @@ use crate::cloud::CloudError;
 use crate::plan::aws::frame::{StackPlan, TAG_ENVIRONMENT, TAG_PART};
 
 /// How long a stack may take: load balancers take three to five minutes.
-const LIMIT: Duration = Duration::from_secs(1800);
+const LIMIT: Duration = Duration::from_mins(30);
+
+/// What the tokens of our requests begin with.
+const HOLDER: &str = "i2kit-";
 
 /// Tries of putting a stack that somebody else changes at the same time.
 const TRIES: u32 = 5;
@@ -110,10 +113,33 @@ impl Aws {
         .await
     }
 
+    /// The same; says first whose work is waited for.
+    async fn at_rest(&self, name: &str) -> Result<Option<Stack>, CloudError> {
+        let found = self.stack(name).await?;
+        if !found.as_ref().is_some_and(Stack::is_moving) {
+            return Ok(found);
+        }
+        let events = self.clients.stacks.describe_stack_events().stack_name(name).send().await;
+        let token = events.ok().and_then(|events| {
+            newest_change(events.stack_events())
+                .iter()
+                .find_map(|e| e.client_request_token().map(str::to_owned))
+        });
+        let holder = token.as_deref().and_then(holder_of).unwrap_or("somebody");
+        self.events.note(format!("waiting for stack {name}, which {holder} is changing"));
+        self.settled(name).await
+    }
+
+    /// Names this run in the stack's events, where a run that waits for this one finds it.
+    fn request_token(&self, plan: &StackPlan) -> String {
+        let act: String = self.token(&format!("{} {:?} {}", plan.name, plan.parameters, plan.template));
+        format!("{HOLDER}{}-{}", self.settings.holder, act.chars().take(16).collect::<String>())
+    }
+
     /// Makes the stack exist and be what the plan says.
     pub(super) async fn put_stack(&self, plan: &StackPlan) -> Result<Stack, CloudError> {
         for _ in 0..TRIES {
-            let found = self.settled(&plan.name).await?;
+            let found = self.at_rest(&plan.name).await?;
             let began = match found.as_ref().map(|stack| stack.status.as_str()) {
                 None => self.create(plan).await?,
                 // What never came to be can only be deleted and made anew.
@@ -145,6 +171,7 @@ impl Aws {
             .set_parameters(Some(parameters(plan)))
             .set_tags(Some(self.stack_tags(plan)))
             .capabilities(Capability::CapabilityIam)
+            .client_request_token(self.request_token(plan))
             .send()
             .await;
         match created {
@@ -165,6 +192,7 @@ impl Aws {
             .set_parameters(Some(parameters(plan)))
             .set_tags(Some(self.stack_tags(plan)))
             .capabilities(Capability::CapabilityIam)
+            .client_request_token(self.request_token(plan))
             .send()
             .await;
         match updated {
@@ -207,13 +235,13 @@ impl Aws {
     async fn reason(&self, name: &str) -> String {
         let events = self.clients.stacks.describe_stack_events().stack_name(name).send().await;
         let Ok(events) = events else { return "its events cannot be read".to_owned() };
-        let failed = events.stack_events().iter().filter(|event| {
-            let status = event.resource_status().map(|status| status.as_str()).unwrap_or_default();
-            status.ends_with("_FAILED")
+        let newest = newest_change(events.stack_events());
+        let mut failed = newest.iter().filter(|event| {
+            status_of(event).ends_with("_FAILED")
                 && event.resource_status_reason() != Some("Resource creation cancelled")
         });
         // Newest first: the cause is the last one, its consequences come before it.
-        let cause = failed.last().map(|event| {
+        let cause = failed.next_back().map(|event| {
             let what = event.logical_resource_id().unwrap_or("stack");
             format!("{what}: {}", event.resource_status_reason().unwrap_or("no reason given"))
         });
@@ -222,7 +250,7 @@ impl Aws {
 
     /// Deletes the stack; returns once it is gone. One that does not exist is no error.
     pub(super) async fn delete_stack(&self, name: &str) -> Result<(), CloudError> {
-        if self.settled(name).await?.is_none() {
+        if self.at_rest(name).await?.is_none() {
             return Ok(());
         }
         self.clients.stacks.delete_stack().stack_name(name).send().await.map_err(failed("DeleteStack"))?;
@@ -238,6 +266,25 @@ impl Aws {
             }),
         }
     }
+}
+
+/// What a request's token says of who sent it.
+fn holder_of(token: &str) -> Option<&str> {
+    Some(token.strip_prefix(HOLDER)?.rsplit_once('-')?.0)
+}
+
+/// The events of the newest change of a stack, of its events with the newest first.
+fn newest_change(events: &[StackEvent]) -> &[StackEvent] {
+    let began = |event: &StackEvent| {
+        event.resource_type() == Some("AWS::CloudFormation::Stack")
+            && matches!(status_of(event), "CREATE_IN_PROGRESS" | "UPDATE_IN_PROGRESS" | "DELETE_IN_PROGRESS")
+    };
+    let length = events.iter().position(began).map_or(events.len(), |first| first + 1);
+    &events[..length]
+}
+
+fn status_of(event: &StackEvent) -> &str {
+    event.resource_status().map(ResourceStatus::as_str).unwrap_or_default()
 }
 
 /// What a call set off.
@@ -265,5 +312,33 @@ fn stuck(name: &str) -> CloudError {
             "mend what its events in the console name, then run `aws cloudformation continue-update-rollback \
              --stack-name {name}`, then this command again"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, status: ResourceStatus) -> StackEvent {
+        StackEvent::builder().resource_type(kind).resource_status(status).build()
+    }
+
+    #[test]
+    fn failures_of_earlier_changes_are_not_told() {
+        let stack = "AWS::CloudFormation::Stack";
+        let events = [
+            event("AWS::EC2::Subnet", ResourceStatus::UpdateFailed),
+            event(stack, ResourceStatus::UpdateInProgress),
+            event("AWS::EC2::VPC", ResourceStatus::CreateFailed),
+            event(stack, ResourceStatus::CreateInProgress),
+        ];
+        assert_eq!(newest_change(&events).len(), 2);
+        assert_eq!(newest_change(&events[2..3]).len(), 1);
+    }
+
+    #[test]
+    fn a_token_names_its_sender() {
+        assert_eq!(holder_of("i2kit-ana-build-3-0123456789abcdef"), Some("ana-build-3"));
+        assert_eq!(holder_of("Console-CreateStack-1"), None);
     }
 }

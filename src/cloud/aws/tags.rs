@@ -19,6 +19,9 @@ pub(super) const PARENT: &str = "i2kit:parent";
 /// What a snapshot without a parent says.
 pub(super) const NO_PARENT: &str = "none";
 
+/// Set before the machine image of a snapshot goes: the snapshot is to go as well.
+pub(super) const DELETED: &str = "i2kit:deleted";
+
 /// The group that a launch template, an Auto Scaling group or an instance belongs to: `NAMESPACE/NAME`.
 pub(super) const GROUP: &str = "i2kit:group";
 

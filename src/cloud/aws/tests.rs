@@ -48,6 +48,7 @@ impl Bed {
             network: None,
             guest_endpoint: None,
             cache: cache.into(),
+            holder: "tests".into(),
         };
         let credentials = Credentials::new("example", "example", None, None, "test");
         Aws::with(settings, Events::none(), Some(credentials)).await.unwrap()
@@ -89,8 +90,8 @@ fn image(folder: &Path, name: &str, top: &[u8]) -> DiskImage {
     push("tail", &gpt::tail(&layout), layout.size - gpt::TAIL_SIZE);
     DiskImage {
         id: ImageId(content),
-        kernel: file(folder, "kernel", &[17; 700_000]),
-        initrd: file(folder, "initrd", &[34; 300_000]),
+        kernel: file(folder, "kernel", &vec![17; 700_000]),
+        initrd: file(folder, "initrd", &vec![34; 300_000]),
         cloud: None,
         stub: Some(file(folder, "stub", &example::stub())),
         cmdline: "quiet".into(),
@@ -129,7 +130,7 @@ async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
     }
     let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
     let aws = bed.aws(folder.path()).await;
-    let first = image(folder.path(), "first", &[1; 3 << 20]);
+    let first = image(folder.path(), "first", &vec![1; 3 << 20]);
     aws.put_image(&first).await.unwrap();
     let all = blocks_sent(&bed.journal());
     let disk = blocks::Disk::new(&bootable(&first, folder.path()).unwrap());
@@ -140,16 +141,17 @@ async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
     aws.put_image(&first).await.unwrap();
     assert_eq!(bed.journal(), ["DescribeImages"], "nothing changed: the look-up and nothing else");
 
-    // A top layer of 1 MiB instead of 3: two blocks of its own, zeroes for the rest, tables and the pod file system.
-    let second = image(folder.path(), "second", &[2; 1 << 20]);
+    // A top layer of 1 MB instead of 3 MiB: two blocks of its own with its tree of hashes, zeroes for the five others that
+    // the old one had with its tree; the tables, the pod file system and what names the trees' roots.
+    let second = image(folder.path(), "second", &vec![2; 245 << 12]);
     aws.put_image(&second).await.unwrap();
     let sent = blocks_sent(&bed.journal());
-    assert!(sent <= 2 + 4 + 4, "{sent} blocks were sent");
+    assert!(sent <= 2 + 5 + 4, "{sent} blocks were sent");
     assert_whole(&aws, &second).await;
 
     // Another machine knows no block maps: it reads them from EBS, and sends as little.
     let elsewhere = tempfile::tempdir().unwrap();
-    let third = image(elsewhere.path(), "third", &[3; 1 << 20]);
+    let third = image(elsewhere.path(), "third", &vec![3; 245 << 12]);
     let aws = bed.aws(elsewhere.path()).await;
     bed.journal();
     aws.put_image(&third).await.unwrap();
@@ -170,7 +172,7 @@ async fn an_interrupted_upload_goes_on_where_it_stopped() {
     }
     let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
     let aws = bed.aws(folder.path()).await;
-    let image = image(folder.path(), "image", &[1; 3 << 20]);
+    let image = image(folder.path(), "image", &vec![1; 3 << 20]);
     bed.fault(&serde_json::json!([{
         "match": "PUT /snapshots/", "skip": 5, "count": 1000, "status": 403,
         "headers": {"content-type": "application/json", "x-amzn-errortype": "ExpiredTokenException"},
@@ -199,7 +201,7 @@ async fn lost_replies_and_throttling_make_nothing_twice() {
     }
     let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
     let aws = bed.aws(folder.path()).await;
-    let image = image(folder.path(), "image", &[1; 1 << 20]);
+    let image = image(folder.path(), "image", &vec![1; 1 << 20]);
     let throttled = "<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>slow down</Message></Error>\
                      </Errors><RequestID>1</RequestID></Response>";
     bed.fault(&serde_json::json!([

@@ -45,6 +45,7 @@ pub const CALLS: &[Call] = &[
     call(Scope::Looks, "autoscaling:DescribeAutoScalingGroups"),
     call(Scope::Looks, "autoscaling:DescribeInstanceRefreshes"),
     call(Scope::Looks, "autoscaling:DescribePolicies"),
+    call(Scope::Looks, "autoscaling:DescribeScalingActivities"),
     call(Scope::Looks, "cloudformation:DescribeStacks"),
     call(Scope::Looks, "ec2:DescribeImages"),
     call(Scope::Looks, "ec2:DescribeInstances"),

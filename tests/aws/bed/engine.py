@@ -99,6 +99,8 @@ def is_healthy(state, seconds=0.0):
 def terminate(group, states):
     ids = [s.instance.id for s in states]
     if ids:
+        for identity in ids:
+            groups.note(group.name, f"Terminating EC2 instance: {identity}", "Successful")
         group.instance_states = [s for s in group.instance_states if s.instance.id not in ids]
         group.autoscaling_backend.ec2_backend.terminate_instances(ids)
 

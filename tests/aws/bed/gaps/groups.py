@@ -15,6 +15,8 @@ ACTIVE = ("Pending", "InProgress", "Cancelling", "RollbackInProgress", "Baking")
 NUMBERS = itertools.count(1)
 # What a refresh of AWS does not say through the API: since when it stands still.
 INTERNAL = ("Steady",)
+# Why launches fail at present, set by route.py, and what groups did by themselves, oldest first.
+REFUSED, ACTIVITIES = [], []
 
 
 def close():
@@ -23,6 +25,7 @@ def close():
     models.AutoScalingBackend.delete_auto_scaling_group = delete_group(models.AutoScalingBackend.delete_auto_scaling_group)
     models.AutoScalingBackend.create_auto_scaling_group = create_group(models.AutoScalingBackend.create_auto_scaling_group)
     AutoScalingResponse.start_instance_refresh = start
+    AutoScalingResponse.describe_scaling_activities = activities
     AutoScalingResponse.describe_instance_refreshes = describe
     AutoScalingResponse.cancel_instance_refresh = cancel
     AutoScalingResponse.rollback_instance_refresh = roll_back
@@ -41,6 +44,8 @@ def version_of(state):
 
 def launch(self, count, tags, version=None):
     """Launches instances, by default of the version that the group, or its active refresh, wants."""
+    if REFUSED:
+        return note(self.name, "Launching a new EC2 instance", "Failed", REFUSED[0])
     refresh = active(self.name)
     if version is None:
         forward = refresh and refresh["Status"] in ("Pending", "InProgress")
@@ -58,6 +63,24 @@ def launch(self, count, tags, version=None):
         for instance in reservation.instances:
             instance.autoscaling_group, instance.template_version = self, int(template.number)
             self.instance_states.append(models.InstanceState(instance))
+            note(self.name, f"Launching a new EC2 instance: {instance.id}", "Successful")
+
+
+def note(group, description, status, message=None):
+    """Remembers an activity; one that fails over and over is remembered once."""
+    last = next((a for a in reversed(ACTIVITIES) if a["AutoScalingGroupName"] == group), {})
+    if status == "Failed" and (last.get("StatusCode"), last.get("StatusMessage")) == (status, message):
+        return
+    ACTIVITIES.append({
+        "ActivityId": f"activity-{len(ACTIVITIES)}", "AutoScalingGroupName": group, "Description": description,
+        "Cause": "The group differs from its desired capacity.", "StartTime": utcnow(), "EndTime": utcnow(),
+        "StatusCode": status, "Progress": 100, **({"StatusMessage": message} if message else {}),
+    })
+
+
+def activities(self):
+    name = self._get_param("AutoScalingGroupName")
+    return ActionResult({"Activities": [a for a in reversed(ACTIVITIES) if a["AutoScalingGroupName"] == name]})
 
 
 def create_group(original):

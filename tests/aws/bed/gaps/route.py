@@ -9,18 +9,20 @@ denied   POST [ACTION, ...]: what the simulation of policies says no to
 certificate POST {"Region", "Domain"}: makes a certificate and answers its ARN
 frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
+settle   POST SECONDS: how long stacks stay in progress from now on
+refused  POST REASON: from now on launches fail for that reason; with "" they do not
 """
 import json
 
 from moto.moto_api._internal import urls
 
 from .. import engine
-from . import balancers, images, permissions, stacks
+from . import balancers, groups, images, permissions, stacks
 
 
 def close():
     for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left, "denied": denied, "untagged": untagged,
-                      "certificate": certificate, "frame": frame}.items():
+                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -54,6 +56,16 @@ def broken(told):
 
 def stack(told):
     stacks.PLANNED.append(told)
+    return {}
+
+
+def settle(told):
+    stacks.SETTLE["seconds"] = float(told)
+    return {}
+
+
+def refused(told):
+    groups.REFUSED[:] = [told] if told else []
     return {}
 
 

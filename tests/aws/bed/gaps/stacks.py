@@ -2,13 +2,16 @@
 import re, time
 
 from moto.cloudformation import models, parsing
+from moto.cloudformation.responses import CloudFormationResponse
 from moto.ec2.models.internet_gateways import InternetGateway
 from moto.ec2.models.route_tables import RouteTable
 from moto.cloudformation.exceptions import ValidationError
 
 # Seconds that a stack stays in progress: the tool must wait for it.
-SETTLE_SECONDS = 0.6
+SETTLE = {"seconds": 0.6}
 SETTLING = {}
+# The token of the request that is being answered.
+TOKEN = []
 # Set by route.py: {"name": REGEX, "operation": "create", "reason": "...", "final": "ROLLBACK_COMPLETE"}, used once.
 PLANNED = []
 
@@ -17,6 +20,9 @@ def close():
     models.CloudFormationBackend.create_stack = create(models.CloudFormationBackend.create_stack)
     models.CloudFormationBackend.update_stack = update(models.CloudFormationBackend.update_stack)
     models.CloudFormationBackend.delete_stack = delete(models.CloudFormationBackend.delete_stack)
+    for name in ("create_stack", "update_stack"):
+        setattr(CloudFormationResponse, name, with_token(getattr(CloudFormationResponse, name)))
+    models.Stack._add_stack_event = add_event(models.Stack._add_stack_event)
     models.Stack.create_resources = create_resources(models.Stack.create_resources)
     parsing.resource_class_from_type = known(parsing.resource_class_from_type)
     # More certificates of a listener change nothing that the emulator shows.
@@ -24,6 +30,29 @@ def close():
     # Parts of a network that would stay when its stack goes, and with them the network.
     RouteTable.delete = lambda self, account, region: self.ec2_backend.route_tables.pop(self.id, None)
     InternetGateway.delete = lambda self, account, region: self.ec2_backend.internet_gateways.pop(self.id, None)
+
+
+def with_token(original):
+    """Events name the request that they come from."""
+
+    def act(self):
+        TOKEN[:] = [self._get_param("ClientRequestToken")]
+        try:
+            return original(self)
+        finally:
+            TOKEN.clear()
+
+    return act
+
+
+def add_event(original):
+    def act(self, *words, **more):
+        if TOKEN:
+            self.request_token = TOKEN[0]
+        original(self, *words, **more)
+        self.events[-1].client_request_token = getattr(self, "request_token", None)
+
+    return act
 
 
 def known(original):
@@ -46,7 +75,7 @@ def planned(name, operation):
 
 def in_progress(stack, word, final):
     stack.status = f"{word}_IN_PROGRESS"
-    SETTLING[stack.stack_id] = (time.time() + SETTLE_SECONDS, stack, final)
+    SETTLING[stack.stack_id] = (time.time() + SETTLE["seconds"], stack, final)
 
 
 def one_pass():

@@ -1,0 +1,48 @@
+//! `i2kit events`: what happened, to whom, and whether somebody should look at it.
+
+use super::args::StatusArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::pipeline;
+use super::status::table;
+use crate::plan::happening::{self, Happening};
+use crate::report::{self, Format};
+
+/// Prints events, oldest first.
+pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+    let cloud = pipeline::cloud(context).await?;
+    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    if let Some(name) = &args.name {
+        let group = pipeline::group(&fleet, name)?.name.clone();
+        fleet.groups.retain(|found| found.name == group);
+    }
+    let mut found = happening::of(&fleet, None);
+    for group in &fleet.groups {
+        found.extend(cloud.happenings(&group.name).await.or_exit(Exit::Cloud)?);
+    }
+    happening::sort(&mut found);
+    match context.format {
+        Format::Json => pipeline::json(&found),
+        Format::Text if found.is_empty() => {
+            report::result(&format!("Nothing happened in environment {}.\n", fleet.environment));
+        }
+        Format::Text => report::result(&text(&found)),
+    }
+    Ok(Exit::Success)
+}
+
+fn text(found: &[Happening]) -> String {
+    let mut table = table(&["TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
+    for event in found {
+        let first = event.message.lines().next().unwrap_or_default();
+        table.add_row([
+            pipeline::utc(event.time),
+            format!("{:?}", event.kind),
+            event.reason.clone(),
+            event.object.clone(),
+            first.to_owned(),
+        ]);
+    }
+    let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
+    lines.collect()
+}

@@ -1,0 +1,156 @@
+//! What happened in an environment, in the columns of Kubernetes' events: read off a fleet, which remembers its
+//! revisions, the newest refresh of each group, and its VMs.
+
+use serde::{Deserialize, Serialize};
+
+use super::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState, Refresh};
+use crate::manifest::api::Name;
+
+/// Whether somebody should look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// As it should be.
+    Normal,
+    /// Not as it should be.
+    Warning,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happening {
+    /// Seconds since the Unix epoch.
+    pub time: u64,
+    /// Whether somebody should look at it.
+    pub kind: Kind,
+    /// In one word.
+    pub reason: String,
+    /// What it happened to: `group/NAMESPACE/NAME` or `instance/ID`.
+    pub object: String,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// What the fleet tells, of one group or of all, oldest first.
+pub fn of(fleet: &Fleet, only: Option<&Name>) -> Vec<Happening> {
+    let mut all: Vec<Happening> = fleet
+        .groups
+        .iter()
+        .filter(|group| only.is_none_or(|name| group.name == *name))
+        .flat_map(of_group)
+        .collect();
+    sort(&mut all);
+    all
+}
+
+/// Puts them in the order in which they happened; of one second, they stay as they are.
+pub fn sort(all: &mut [Happening]) {
+    all.sort_by_key(|event| event.time);
+}
+
+fn of_group(group: &InstanceGroup) -> Vec<Happening> {
+    let object = format!("group/{}", group.name);
+    let event = |time, kind, reason: &str, message| Happening {
+        time,
+        kind,
+        reason: reason.into(),
+        object: object.clone(),
+        message,
+    };
+    let mut found = Vec::new();
+    for revision in &group.revisions {
+        let number = revision.number;
+        let made = format!("revision {number}: {}", revision.cause);
+        found.push(event(revision.created, Kind::Normal, "RevisionMade", made));
+        let all = format!("every VM is of revision {number}");
+        found.extend(revision.deployed.map(|time| event(time, Kind::Normal, "Deployed", all)));
+    }
+    if let Some(refresh) = &group.refresh {
+        let kind = if refresh.reason.is_some() || refresh.is_lost() { Kind::Warning } else { Kind::Normal };
+        found.push(event(refresh.started, kind, "Refresh", told(refresh)));
+    }
+    found.extend(group.instances.iter().flat_map(of_instance));
+    found
+}
+
+fn told(refresh: &Refresh) -> String {
+    let from = refresh.from.map(|from| format!("from revision {from} ")).unwrap_or_default();
+    let reason = refresh.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("refresh {from}to revision {}, {}{reason}", refresh.to, refresh.status)
+}
+
+fn of_instance(instance: &Instance) -> Vec<Happening> {
+    let object = format!("instance/{}", instance.id);
+    let event = |kind, reason: &str, message| Happening {
+        time: instance.since,
+        kind,
+        reason: reason.into(),
+        object: object.clone(),
+        message,
+    };
+    let mut found = vec![event(Kind::Normal, "Started", format!("of revision {}", instance.revision))];
+    if let Health::Unhealthy { reason } = &instance.health {
+        let word = if instance.state == InstanceState::Ended { "Ended" } else { "Unhealthy" };
+        found.push(event(Kind::Warning, word, reason.clone()));
+    }
+    found.extend(instance.containers.iter().filter(|container| container.restarts > 0).map(|container| {
+        let message = format!(
+            "container {}: started again {} times, {}",
+            container.name, container.restarts, container.state
+        );
+        event(Kind::Warning, "Restarted", message)
+    }));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Digest;
+    use crate::plan::image::ImageId;
+    use serde_json::json;
+
+    fn launch() -> serde_json::Value {
+        json!({"image": ImageId(Digest::of(b"web")), "memoryMib": 128, "vcpus": 1, "ports": [],
+            "healthPort": 10256, "gracePeriodSeconds": 30, "healthGraceSeconds": 120})
+    }
+
+    #[test]
+    fn what_went_wrong_is_a_warning_and_the_order_is_that_of_time() {
+        let group: InstanceGroup = serde_json::from_value(json!({
+            "name": {"namespace": "default", "name": "web"},
+            "replicas": 1,
+            "settings": {"strategy": "Recreate", "minReadySeconds": 0, "progressDeadlineSeconds": 600,
+                "revisionHistoryLimit": 10, "labels": {}},
+            "current": 1,
+            "nextRevision": 3,
+            "revisions": [{"number": 1, "launch": launch(), "created": 10, "cause": "i2kit deploy web.yaml",
+                "deployed": 20}],
+            "instances": [{"id": "web-1-abcde", "revision": 1, "state": "running", "health": {"status": "healthy"},
+                "since": 30, "endpoints": [],
+                "containers": [{"name": "app", "ready": true, "restarts": 3, "state": "running"}]}],
+            "refresh": {"status": "rolledBack", "from": 1, "to": 2, "updated": 0, "available": 0, "total": 1,
+                "started": 40, "reason": "web-2-abcde is unhealthy"},
+        }))
+        .unwrap();
+        let fleet = Fleet { groups: vec![group.clone()], ..Fleet::default() };
+        let name = group.name.clone();
+        let found = of(&fleet, Some(&name));
+        let reasons: Vec<&str> = found.iter().map(|event| event.reason.as_str()).collect();
+        assert_eq!(reasons, ["RevisionMade", "Deployed", "Started", "Restarted", "Refresh"]);
+        assert!(found.windows(2).all(|pair| pair[0].time <= pair[1].time), "{found:#?}");
+        let warnings: Vec<&str> = found
+            .iter()
+            .filter(|event| event.kind == Kind::Warning)
+            .map(|event| event.message.as_str())
+            .collect();
+        assert_eq!(
+            warnings,
+            [
+                "container app: started again 3 times, running",
+                "refresh from revision 1 to revision 2, rolled back: web-2-abcde is unhealthy",
+            ]
+        );
+        let other = Name { namespace: "default".into(), name: "other".into() };
+        assert!(of(&fleet, Some(&other)).is_empty());
+    }
+}
