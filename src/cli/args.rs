@@ -368,7 +368,7 @@ pub(super) struct ConsoleArgs {
 /// `cp`.
 #[derive(Debug, Args)]
 pub(super) struct CpArgs {
-    /// A file or folder here, or NAME[/INSTANCE]:PATH in a container
+    /// A file or folder here, NAME[/INSTANCE]:PATH in a container, or - for a tar stream
     pub from: String,
     /// Where it goes, in the same form
     pub to: String,

@@ -5,13 +5,16 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
 use super::args::CpArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
+use crate::cloud::CloudError;
 use crate::cloud::exec::{Command, Input, Output, Session};
+use crate::report;
 
 /// How many pieces of the stream may wait.
 const PIECES: usize = 8;
@@ -19,14 +22,20 @@ const PIECES: usize = 8;
 /// One side of the copy.
 #[derive(Debug, PartialEq, Eq)]
 enum Place<'a> {
+    /// `-`: a tar stream on standard input or standard output, as `docker cp` has it.
+    Stream,
     Here(&'a Path),
-    There { name: &'a str, path: &'a str },
+    There {
+        name: &'a str,
+        path: &'a str,
+    },
 }
 
 impl<'a> Place<'a> {
     /// `NAME:PATH` is in a container; a path here that has a colon is written with `./` in front.
     fn parse(text: &'a str) -> Self {
         match text.split_once(':') {
+            _ if text == "-" => Self::Stream,
             Some((name, path)) if !name.is_empty() && !name.starts_with(['.', '/']) => {
                 Self::There { name, path }
             }
@@ -40,6 +49,8 @@ pub(super) async fn run(context: &Context, args: &CpArgs) -> Result<Exit, Failur
     match (Place::parse(&args.from), Place::parse(&args.to)) {
         (Place::Here(from), Place::There { name, path }) => upload(context, args, from, (name, path)).await,
         (Place::There { name, path }, Place::Here(to)) => download(context, args, (name, path), to).await,
+        (Place::Stream, Place::There { name, path }) => extract(context, args, (name, path)).await,
+        (Place::There { name, path }, Place::Stream) => archive(context, args, (name, path)).await,
         _ => Err(usage(
             "one of the two places is in a container, written NAME:PATH, and the other one is here",
         )),
@@ -122,6 +133,13 @@ async fn upload(
         let _ = input.blocking_send(Input::End);
         packed
     });
+    read_by_tar(&mut output).await?;
+    packed.await.map_err(io::Error::other).and_then(|packed| packed).or_exit(Exit::Failure)?;
+    Ok(Exit::Success)
+}
+
+/// Waits until `tar` in the container has read its input.
+async fn read_by_tar(output: &mut BoxStream<'_, Result<Output, CloudError>>) -> Result<(), Failure> {
     let mut said = Vec::new();
     let mut code = None;
     while let Some(event) = output.next().await {
@@ -130,9 +148,39 @@ async fn upload(
             Output::Ended(ended) => code = Some(ended),
         }
     }
-    drop(output);
+    ended(code.unwrap_or(255), &said)
+}
+
+/// Unpacks the tar stream on standard input into a folder of the container.
+async fn extract(context: &Context, args: &CpArgs, (name, folder): (&str, &str)) -> Result<Exit, Failure> {
+    let Session { input, mut output } = tar(context, args, name, &["-xf", "-", "-C", folder], true).await?;
+    // Standard input cannot be waited for without a thread; it ends with the process.
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut Sender(input.clone()));
+        let _ = input.blocking_send(Input::End);
+    });
+    read_by_tar(&mut output).await?;
+    Ok(Exit::Success)
+}
+
+/// Writes a path of the container to standard output as the tar stream that its own `tar` makes.
+async fn archive(context: &Context, args: &CpArgs, (name, path): (&str, &str)) -> Result<Exit, Failure> {
+    let (folder, last) = split(path)?;
+    let Session { input, mut output } =
+        tar(context, args, name, &["-cf", "-", "-C", folder, last], false).await?;
+    let mut said = Vec::new();
+    let mut code = None;
+    while let Some(event) = output.next().await {
+        match event.or_exit(Exit::Cloud)? {
+            // Nobody reads any more: the container's tar is left to end with the session.
+            Output::Out(bytes) if !report::bytes(&bytes, false) => return Ok(Exit::Success),
+            Output::Out(_) => {}
+            Output::Err(bytes) => said.extend(bytes),
+            Output::Ended(ended) => code = Some(ended),
+        }
+    }
+    drop(input);
     ended(code.unwrap_or(255), &said)?;
-    packed.await.map_err(io::Error::other).and_then(|packed| packed).or_exit(Exit::Failure)?;
     Ok(Exit::Success)
 }
 
@@ -276,6 +324,7 @@ mod tests {
         assert_eq!(Place::parse("shop/web/1:x"), Place::There { name: "shop/web/1", path: "x" });
         assert_eq!(Place::parse("./a:b"), Place::Here(Path::new("./a:b")));
         assert_eq!(Place::parse("/a:b"), Place::Here(Path::new("/a:b")));
+        assert_eq!(Place::parse("-"), Place::Stream);
         assert_eq!(split("/etc/hosts").ok(), Some(("/etc", "hosts")));
         assert_eq!(split("/hosts").ok(), Some(("/", "hosts")));
         assert_eq!(split("x").ok(), Some((".", "x")));

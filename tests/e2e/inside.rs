@@ -42,6 +42,8 @@ fn containers_are_looked_into() {
     world.i2kit(&["exec", "inside", "--", "sh", "-c", "wc -l < /tmp/numbers"]).stdout("200000\n").run();
     world.i2kit(&["cp", "inside:/tmp/numbers", "back"]).run();
     assert_eq!(std::fs::read_to_string(world.path().join("back")).unwrap(), bytes);
+    let stream = world.i2kit(&["cp", "inside:/tmp/numbers", "-"]).run().stdout;
+    assert!(stream.starts_with("numbers\0") && stream.contains(&bytes), "a tar stream");
     world.i2kit(&["cp", "inside:/nowhere/x", "y"]).code(1).says("nowhere").run();
 
     // Lines with their times; no line is lost or comes twice when the process that collects them is killed.
