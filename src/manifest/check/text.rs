@@ -210,7 +210,8 @@ fn other(text: &str, form: Text) -> Result<(), String> {
         Text::Cron => must(is_cron(text), "a schedule: minute, hour, day of month, month, day of week"),
         Text::PortMapping => port_mapping(text).map(drop),
         Text::Assignment => must(
-            text.split_once('=').is_some_and(|(name, _)| !name.is_empty() && !name.contains(' ')),
+            text.split_once('=')
+                .is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic())),
             "NAME=VALUE",
         ),
         Text::Any | Text::Label | Text::Subdomain | Text::Image | Text::PortName | Text::FieldPath => Ok(()),
