@@ -157,6 +157,12 @@ codes! {
     DefaultSize, "default-size", Note,
         "No container of a pod says what it needs, so its machines get the default size. Said once a set, and only when nothing else is wrong. Write `resources.requests` (and `limits`, which bind the container) for one that fits.",
         "containers:\n- name: web\n  image: nginx:1.27\n";
+    OpenAccess, "open-access", Warning,
+        "An annotation of another controller limits who may connect or which requests pass, and it is not applied: what it keeps out gets in. Limit addresses with `loadBalancerSourceRanges` of a Service or `alb.ingress.kubernetes.io/inbound-cidrs` of an Ingress, keep the balancer inside with `alb.ingress.kubernetes.io/scheme: internal`, or let the pods check the requests.",
+        "kind: Ingress\nmetadata:\n  annotations:\n    nginx.ingress.kubernetes.io/auth-url: https://login.example/check\n";
+    UnknownVariable, "unknown-variable", Warning,
+        "A text refers to a variable, as `$(NAME)`, that the container does not have there. It stays as it is written, as in Kubernetes. The value of a variable sees the variables of `envFrom` and those above it; variables of the image and the addresses of Services (`NAME_SERVICE_HOST`) are never seen. Set the variable, or write `$$(NAME)` where the text is meant.",
+        "args: [\"--url=$(URL)\"]\nenv:\n- name: ADDRESS\n  value: http://api\n";
     MissingSidecar, "missing-sidecar", Warning,
         "An annotation asks an injector (Istio, Linkerd, Dapr) to add a container to the pod. There is no injector, so the container will be missing.",
         "annotations:\n  sidecar.istio.io/inject: \"true\"\n";

@@ -42,7 +42,7 @@ pub fn markdown() -> String {
     put(
         &mut page,
         format_args!(
-            "| [List](#{}) | v1 | works | its items are read as if they stood alone |\n",
+            "| [List](#{}), and lists of a kind such as ConfigMapList | v1 | works | its items are read as if they stood alone |\n",
             anchor(LIST.name)
         ),
     );

@@ -145,13 +145,20 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn list(&mut self, file: usize, root: Node<'a>, prefix: &str) {
+        let of_items = items_kind(&root);
         let Value::Map(entries) = root.value else { return };
         for entry in entries {
             if entry.key != "items" {
                 continue;
             }
             let Value::List(items) = entry.value.value else { continue };
-            for (i, item) in items.into_iter().enumerate() {
+            for (i, mut item) in items.into_iter().enumerate() {
+                if let (Some(of_items), Value::Map(entries)) = (&of_items, &mut item.value)
+                    && !entries.iter().any(|entry| entry.key == "kind")
+                {
+                    let version = entries.iter().any(|entry| entry.key == "apiVersion");
+                    entries.extend(of_items.iter().skip(usize::from(version)).cloned());
+                }
                 let mut path = prefix.to_owned();
                 tree::push_key(&mut path, "items");
                 tree::push_index(&mut path, i);
@@ -228,7 +235,8 @@ fn find(check: &mut Check<'_>, root: &Node<'_>) -> Found {
         check.report(Code::WrongType, root.span, "`apiVersion` and `kind` must be strings");
         return Found::Nothing;
     };
-    if kind_text == LIST.name || kind_text.ends_with(LIST.name) && root.get("items").is_some() {
+    let items = kind_text.strip_suffix(LIST.name);
+    if items.is_some_and(|of| of.is_empty() || is_kind(of) || root.get("items").is_some()) {
         kind_text.clone_into(&mut check.object);
         check.object(root, &LIST);
         return Found::List;
@@ -248,6 +256,18 @@ fn find(check: &mut Check<'_>, root: &Node<'_>) -> Found {
         },
         Found::Kind,
     )
+}
+
+fn is_kind(name: &str) -> bool {
+    KINDS.iter().any(|kind| kind.name == name)
+}
+
+/// `apiVersion` and `kind` of the items of a list such as `ConfigMapList`: the API server leaves them out there.
+fn items_kind<'a>(list: &Node<'a>) -> Option<[Entry<'a>; 2]> {
+    let (version, kind) = (list.entry("apiVersion")?, list.entry("kind")?);
+    let name = kind.value.scalar()?.strip_suffix(LIST.name).filter(|name| !name.is_empty())?;
+    let value = Node::text(name.to_owned(), kind.value.span);
+    Some([version.clone(), Entry { value, ..kind.clone() }])
 }
 
 /// The API group of a version; empty for the first objects that Kubernetes had.

@@ -1,11 +1,11 @@
 //! A JSON Schema of what is accepted, made from the tables; editors complete and check with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
 use super::docs::tables;
-use super::language::{Class, Field, KINDS, Kind, Locally, SHORT_FORM, Table, Text, Type};
+use super::language::{Class, Field, KINDS, Kind, LIST, Locally, SHORT_FORM, Table, Text, Type};
 
 /// The schema of one document.
 pub fn json_schema() -> Value {
@@ -16,23 +16,17 @@ pub fn json_schema() -> Value {
         "if": { "not": { "required": ["apiVersion"] } },
         "then": { "$ref": reference(&SHORT_FORM) },
     }));
-    let kinds: Vec<&str> =
-        KINDS.iter().filter(|kind| kind.class != Class::Refused).map(|kind| kind.name).collect();
+    let read = || KINDS.iter().filter(|kind| kind.class != Class::Refused).map(|kind| kind.name);
+    let lists = read().chain([""]).map(|kind| format!("{kind}{}", LIST.name));
+    let kinds: BTreeSet<String> = read().map(str::to_owned).chain(lists).collect();
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "i2kit manifest",
         "type": "object",
-        "properties": { "kind": { "enum": unique(kinds) } },
+        "properties": { "kind": { "enum": kinds } },
         "allOf": cases,
         "definitions": definitions,
     })
-}
-
-fn unique(mut words: Vec<&str>) -> Vec<&str> {
-    words.push("List");
-    words.sort_unstable();
-    words.dedup();
-    words
 }
 
 /// What holds when a document has a kind's name and version.

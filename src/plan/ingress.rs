@@ -36,6 +36,7 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
         set.deployments.iter().filter(|each| groups().any(|group| *group == each.meta.name)).collect();
     BalancerSpec {
         drain_seconds: drain_seconds(&selected),
+        source_ranges: ingress.source_ranges.clone(),
         http: Some(HttpSpec {
             certificates: ingress.certificates.clone(),
             hosts: ingress.tls_hosts.clone(),

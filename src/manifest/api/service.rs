@@ -98,6 +98,8 @@ pub struct Ingress {
     pub certificates: Vec<String>,
     /// Whether it is reachable inside the environment only.
     pub internal: bool,
+    /// Ranges of addresses that may connect; all when empty.
+    pub source_ranges: Vec<String>,
 }
 
 /// A host and path, and where they lead.

@@ -9,8 +9,8 @@ use crate::manifest::api::{
     Backend, BackendPort, Ingress, Protocol, Route, Service, ServicePort, ServiceType, TargetPort, Tls,
 };
 use crate::manifest::check::{
-    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY,
-    TLS_PORTS, is_internal,
+    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, INGRESS_SOURCE_RANGES, SOURCE_RANGES,
+    TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, is_internal,
 };
 use crate::manifest::tree::Resolved;
 
@@ -113,9 +113,12 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
         if spec.has("defaultBackend") { Some(backend(spec.object("defaultBackend")?)?) } else { None };
     let meta = scope.meta(object)?;
     let of = |key: &str| meta.annotations.get(key).map(String::as_str);
-    let certificates = of(INGRESS_CERTIFICATE).map(|text| items(text).map(str::to_owned).collect());
+    let listed = |text: &str| items(text).map(str::to_owned).collect();
+    // Where several say who may connect, they say the same.
+    let ranges = INGRESS_SOURCE_RANGES.iter().find_map(|key| of(key));
     Ok(Ingress {
-        certificates: certificates.unwrap_or_default(),
+        certificates: of(INGRESS_CERTIFICATE).map(listed).unwrap_or_default(),
+        source_ranges: ranges.map(listed).unwrap_or_default(),
         internal: of(INGRESS_SCHEME) == Some("internal"),
         meta,
         routes,

@@ -9,11 +9,12 @@ mod value;
 
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
 pub(super) use rules::{
-    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, MACHINE_TYPE_LABELS, ROLE_ANNOTATIONS,
-    SOURCE_RANGES, SPOT, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, ZONE_LABELS, holds, is_internal,
+    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, INGRESS_SOURCE_RANGES, MACHINE_TYPE_LABELS,
+    ROLE_ANNOTATIONS, SOURCE_RANGES, SPOT, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, ZONE_LABELS, holds,
+    is_internal,
 };
 pub(super) use suggest::nearest;
-pub(super) use text::{PortMapping, port_mapping, subscript};
+pub(super) use text::{PortMapping, port_mapping, subscript, variable_references};
 pub(super) use value::int_or_percent;
 
 use std::collections::BTreeSet;

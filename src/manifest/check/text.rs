@@ -146,6 +146,25 @@ pub(in crate::manifest) fn subscript(text: &str) -> Option<(bool, &str)> {
     (!key.is_empty()).then_some((label, key))
 }
 
+/// The names that a text refers to as `$(NAME)`; `$$` is a dollar sign.
+pub(in crate::manifest) fn variable_references(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let after = &rest[rest.find('$')? + 1..];
+            if let Some(tail) = after.strip_prefix('$') {
+                rest = tail;
+            } else if let Some(inner) = after.strip_prefix('(') {
+                let (name, tail) = inner.split_once(')')?;
+                rest = tail;
+                return Some(name);
+            } else {
+                rest = after;
+            }
+        }
+    })
+}
+
 /// A DNS label like `text`.
 pub(in crate::manifest) fn suggested_name(text: &str) -> Option<String> {
     let mapped: String =

@@ -99,7 +99,7 @@ pub(super) static POD_SPEC: Table = Table::new(
         works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time; for Jobs and Pods").not_yet(),
     ],
 )
-.rules(&[rules::unique_containers, rules::mounts_exist, rules::same_service_account, rules::node_selector, rules::grace_period, rules::name_servers, rules::shown_containers]);
+.rules(&[rules::unique_containers, rules::mounts_exist, rules::same_service_account, rules::node_selector, rules::grace_period, rules::name_servers, rules::shown_containers, rules::root_user]);
 
 /// `imagePullSecrets[]`.
 pub(super) static PULL_SECRET: Table = Table::new(
@@ -167,8 +167,7 @@ static POD_SECURITY: Table = Table::new(
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),
         refused("windowsOptions", Type::Any, "machines run Linux", "remove it"),
     ],
-)
-.rules(&[rules::security]);
+);
 
 static SYSCTL: Table = Table::new(
     "Sysctl",

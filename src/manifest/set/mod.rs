@@ -3,6 +3,7 @@
 mod index;
 mod services;
 mod targets;
+mod variables;
 
 use std::collections::BTreeMap;
 
@@ -97,6 +98,7 @@ pub(super) fn check(
     set.storage_classes(references);
     set.services();
     set.targets();
+    set.variables();
     set.sizes();
 }
 
@@ -260,11 +262,12 @@ impl Set<'_, '_> {
     }
 }
 
-/// From the kind to the name of an object.
+/// From the kind to the name of an object. The kind of an item may be that of its list, above it.
 fn identity(document: &Document<'_>) -> Span {
     let root = &document.root;
-    let kind = root.get("kind").map_or(root.span, |kind| kind.span);
     let name = root.at(&["metadata", "name"]).map_or(root.span, |name| name.span);
+    let kind = root.get("kind").map(|kind| kind.span).filter(|kind| kind.start >= root.span.start);
+    let kind = kind.unwrap_or(name);
     Span { start: kind.start.min(name.start), end: kind.end.max(name.end) }
 }
 

@@ -225,8 +225,19 @@ fn a_scaler_without_metrics_keeps_processors_at_80_percent() {
 fn secrets_are_never_shown() {
     let broken = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  password: hunter2\n\tother: hunter2\n";
     let wrong = "apiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata:\n  a: hunter2!\n  b: 12345\n  a: hunter2\nstringData: hunter2\nextra: {x: hunter2}\n";
-    let (files, reading) = reading(&[broken, wrong], &Options::default());
-    assert!(reading.count(Severity::Error) >= 5, "{:?}", reading.diagnostics);
+    let list = "apiVersion: v1\nkind: SecretList\nitems:\n- metadata: {name: c}\n  data: {a: hunter2!}\n  extra: hunter2\n";
+    let (files, reading) = reading(&[broken, wrong, list], &Options::default());
+    assert!(reading.count(Severity::Error) >= 7, "{:?}", reading.diagnostics);
     let shown = render::text(&files, &reading, false) + &format!("{:?}", render::json(&files, &reading));
     assert!(!shown.contains("hunter2") && !shown.contains("12345"), "{shown}");
+}
+
+#[test]
+fn an_ingress_lets_only_the_named_ranges_in() {
+    let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: web\n  annotations: {nginx.ingress.kubernetes.io/whitelist-source-range: \"192.0.2.0/24, 2001:db8::/32\"}\nspec:\n  defaultBackend: {service: {name: web, port: {number: 80}}}\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{port: 80}]\n";
+    let options = Options { provider: Provider::Aws, ..Options::default() };
+    let (_, reading) = reading(&[&deployment(POD), service, ingress], &options);
+    assert_eq!(reading.diagnostics, []);
+    assert_eq!(reading.set.ingresses[0].source_ranges, ["192.0.2.0/24", "2001:db8::/32"]);
 }

@@ -297,13 +297,13 @@ fn listener_values(
         // A network load balancer always shows UDP the client's address.
         "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
         "tls": certificate,
-        "sources": sources(spec, placement).iter().enumerate().map(source).collect::<Vec<_>>(),
+        "sources": clients(spec, placement.scheme).iter().enumerate().map(source).collect::<Vec<_>>(),
     })))
 }
 
-/// Who may connect: whom the Service names, or everybody whom the load balancer's scheme lets reach it.
-fn sources(spec: &BalancerSpec, placement: Placement) -> Vec<String> {
-    let default: &[&str] = match placement.scheme {
+/// Who may connect: whom the manifest names, or everybody whom the load balancer's scheme lets reach it.
+pub(super) fn clients(spec: &BalancerSpec, scheme: Scheme) -> Vec<String> {
+    let default: &[&str] = match scheme {
         _ if !spec.source_ranges.is_empty() => return spec.source_ranges.clone(),
         Scheme::Public => &["0.0.0.0/0"],
         Scheme::Internal => &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],

@@ -5,8 +5,9 @@
 
 use serde_json::{Value, json};
 
-use super::frame::{Frame, FrameError, LARGEST_PARAMETER, StackPlan, TLS_POLICY, render, tags};
+use super::frame::{Frame, FrameError, LARGEST_PARAMETER, StackPlan, TLS_POLICY, clients, render, tags};
 use super::name;
+use super::packing::Scheme;
 use crate::manifest::api::{Name, ServiceType};
 use crate::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec};
 use crate::plan::pod::HEALTH_PORT;
@@ -28,11 +29,11 @@ pub fn stack(
 ) -> Result<StackPlan, FrameError> {
     let public = spec.kind == ServiceType::LoadBalancer;
     let listeners = listeners(&spec.name, http, certificates)?;
-    let everybody =
-        if public { &["0.0.0.0/0"][..] } else { &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"] };
+    let clients = clients(spec, if public { Scheme::Public } else { Scheme::Internal });
     let ports = listeners.iter().map(|listener| listener["port"].clone());
-    let sources =
-        ports.flat_map(|port| everybody.iter().map(move |cidr| json!({"port": port, "cidr": cidr})));
+    let sources = ports.flat_map(|port| {
+        clients.iter().map(move |cidr| json!({"port": port, "cidr": cidr, "ipv6": cidr.contains(':')}))
+    });
     let values = json!({
         "description": format!("i2kit: {}/{} of environment {environment}", spec.name.namespace, spec.name.name),
         "clients": format!(
@@ -234,6 +235,10 @@ mod tests {
     fn put(http: &HttpSpec) -> Result<StackPlan, FrameError> {
         let mut spec = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
         spec.http = Some(http.clone());
+        put_spec(&spec, http)
+    }
+
+    fn put_spec(spec: &BalancerSpec, http: &HttpSpec) -> Result<StackPlan, FrameError> {
         let frame = Frame {
             vpc: "vpc-1".into(),
             subnets: vec!["subnet-1".into(), "subnet-2".into()],
@@ -241,7 +246,17 @@ mod tests {
             zone: "Z1".into(),
             profile: "profile".into(),
         };
-        stack("production", (&spec, http), &http.certificates, &frame)
+        stack("production", (spec, http), &http.certificates, &frame)
+    }
+
+    #[test]
+    fn only_the_named_ranges_may_connect() {
+        let mut spec = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
+        spec.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
+        let template = put_spec(&spec, &shop()).unwrap().template;
+        assert!(template.contains(r#"CidrIp: "192.0.2.0/24""#), "{template}");
+        assert!(template.contains(r#"CidrIpv6: "2001:db8::/32""#), "{template}");
+        assert!(!template.contains("0.0.0.0/0"), "{template}");
     }
 
     #[test]

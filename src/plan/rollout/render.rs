@@ -142,14 +142,18 @@ fn listeners(spec: &BalancerSpec) -> String {
             })
             .collect();
         rules.extend(http.default.map(|index| format!("else -> {}", backend(index))));
-        return rules.join("; ");
+        return rules.join("; ") + &clients(spec);
     }
-    let mut text = spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ");
-    if !spec.source_ranges.is_empty() {
-        text.push_str("; from ");
-        text.push_str(&spec.source_ranges.join(", "));
+    spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ") + &clients(spec)
+}
+
+/// Who may connect, when not everybody may.
+fn clients(spec: &BalancerSpec) -> String {
+    if spec.source_ranges.is_empty() {
+        String::new()
+    } else {
+        format!("; from {}", spec.source_ranges.join(", "))
     }
-    text
 }
 
 fn policy(settings: &GroupSettings) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::Check;
 use super::below;
 use crate::manifest::code::Code;
-use crate::manifest::tree::{Node, Resolved, resolve};
+use crate::manifest::tree::{Node, Resolved, Span, Value, resolve};
 
 /// Shortest time that a cloud is known to leave a machine between the request to end and the end: Spot instances of AWS.
 const SHUTDOWN_WINDOW: i128 = 120;
@@ -89,35 +89,62 @@ pub(in crate::manifest) fn no_live_update(check: &mut Check<'_>, volume: &Node<'
     }
 }
 
-/// Users and privileges that contradict each other; Kubernetes refuses such pods, or never starts them.
+/// Privileges that contradict each other; Kubernetes refuses such pods.
 pub(in crate::manifest) fn security(check: &mut Check<'_>, context: &Node<'_>) {
-    let is = |key: &str, value: Resolved| context.str(key).map(resolve) == Some(value);
-    let contradictions = [
-        (
-            "runAsUser",
-            Resolved::Int(0),
-            "runAsNonRoot",
-            Resolved::Bool(true),
-            "the user 0 is root, which `runAsNonRoot` forbids",
-        ),
-        (
-            "allowPrivilegeEscalation",
-            Resolved::Bool(false),
-            "privileged",
-            Resolved::Bool(true),
-            "a privileged container has all privileges already",
-        ),
-    ];
-    for (key, value, other_key, other_value, message) in contradictions {
-        let (Some(one), Some(other)) = (context.get(key), context.get(other_key)) else { continue };
-        if is(key, value) && is(other_key, other_value) {
-            let place = check.place(other.span);
-            check.key(key, |check| {
-                check
-                    .report(Code::Conflict, one.span, message)
-                    .also(place, "contradicts this")
-                    .help("change one of them");
-            });
-        }
+    let (Some(escalation), Some(privileged)) =
+        (context.get("allowPrivilegeEscalation"), context.get("privileged"))
+    else {
+        return;
+    };
+    if is(escalation, Resolved::Bool(false)) && is(privileged, Resolved::Bool(true)) {
+        let place = check.place(privileged.span);
+        check.key("allowPrivilegeEscalation", |check| {
+            check
+                .report(Code::Conflict, escalation.span, "a privileged container has all privileges already")
+                .also(place, "contradicts this")
+                .help("change one of them");
+        });
     }
+}
+
+/// Containers that run as root and must not; Kubernetes never starts them. Each of the two settings may be the pod's or
+/// the container's own, which wins.
+pub(in crate::manifest) fn root_user(check: &mut Check<'_>, spec: &Node<'_>) {
+    let pod = spec.get("securityContext");
+    let of_pod = |key: &str| pod.and_then(|pod| pod.get(key));
+    let report = |check: &mut Check<'_>, user: Span, forbidden: Span| {
+        let place = check.place(forbidden);
+        below(check, &["securityContext", "runAsUser"], |check| {
+            check
+                .report(Code::Conflict, user, "the user 0 is root, which `runAsNonRoot` forbids")
+                .also(place, "contradicts this")
+                .help("change one of them");
+        });
+    };
+    let mut whole_pod = None;
+    for list in ["initContainers", "containers"] {
+        check.each(spec, list, |check, container| {
+            let own = |key: &str| container.at(&["securityContext", key]);
+            let user = own("runAsUser").or(of_pod("runAsUser"));
+            let forbidden = own("runAsNonRoot").or(of_pod("runAsNonRoot"));
+            let (Some(user), Some(forbidden)) = (user, forbidden) else { return };
+            if !is(user, Resolved::Int(0)) || !is(forbidden, Resolved::Bool(true)) {
+                return;
+            }
+            if own("runAsUser").is_some() {
+                report(check, user.span, forbidden.span);
+            } else if whole_pod.is_none() {
+                whole_pod = Some((user.span, forbidden.span));
+            }
+        });
+    }
+    // The pod's user is one mistake, however many containers have it.
+    if let Some((user, forbidden)) = whole_pod {
+        report(check, user, forbidden);
+    }
+}
+
+/// Whether the scalar is this value.
+fn is(node: &Node<'_>, value: Resolved) -> bool {
+    matches!(&node.value, Value::Scalar(scalar) if scalar.resolved() == value)
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod container;
+mod ingress;
 mod machine;
 mod pod;
 mod service;
@@ -14,8 +15,12 @@ pub(in crate::manifest) use container::{
     capabilities, env_source, host_port, mount_path, probe_ports, repeated_env, requests_within_limits,
     seccomp_profile, unique_mounts, unique_ports, unrendered,
 };
+pub(in crate::manifest) use ingress::{
+    INGRESS_CERTIFICATE, INGRESS_SCHEME, INGRESS_SOURCE_RANGES, ingress_annotations, ingress_has_backend,
+    ingress_path,
+};
 pub(in crate::manifest) use machine::{
-    grace_period, name_servers, no_live_update, security, shown_containers,
+    grace_period, name_servers, no_live_update, root_user, security, shown_containers,
 };
 pub(in crate::manifest) use pod::{
     MACHINE_TYPE_LABELS, SPOT, ZONE_LABELS, expression_values, injected_sidecars, injecting_namespace,
@@ -23,8 +28,7 @@ pub(in crate::manifest) use pod::{
     spot, spread_key, sysctl, unique_containers,
 };
 pub(in crate::manifest) use service::{
-    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY,
-    TLS_PORTS, ingress_annotations, ingress_has_backend, ingress_path, is_internal, service,
+    BACKEND_PROTOCOL, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, is_internal, service,
     service_annotations, short_form,
 };
 pub(in crate::manifest) use workload::{

@@ -1,4 +1,4 @@
-//! Rules about Services, Ingresses and the short form.
+//! Rules about Services and the short form.
 
 use std::collections::HashMap;
 
@@ -95,6 +95,10 @@ pub(in crate::manifest) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/
 /// Ports on which the balancer ends TLS; the short form's `https:443:http:80` becomes it.
 pub(in crate::manifest) const TLS_PORTS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl-ports";
 
+/// Ends of the names of other annotations that limit who may connect.
+const CLOSING: [&str; 3] =
+    ["/aws-load-balancer-security-groups", "/azure-allowed-ip-ranges", "/azure-allowed-service-tags"];
+
 /// Annotations by which the clouds' own controllers make a balancer internal.
 const INTERNAL: [&str; 5] = [
     "service.beta.kubernetes.io/aws-load-balancer-internal",
@@ -126,7 +130,14 @@ pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &
             } else if [TLS_CERTIFICATE, TLS_PORTS, TLS_POLICY, BACKEND_PROTOCOL].contains(&key) {
                 tls(check, service, (key, value), entry);
             } else if key == SOURCE_RANGES {
-                source_ranges(check, value, entry);
+                ranges(check, value, entry.value.span);
+                check.locally(entry.key_span, "a limit on who may connect", Locally::Noted(ALL_LOCAL));
+            } else if CLOSING.iter().any(|closing| key.ends_with(closing)) {
+                let message =
+                    format!("annotation `{key}` is not applied: clients that it keeps out can connect");
+                check
+                    .report(Code::OpenAccess, entry.key_span, message)
+                    .help("write `loadBalancerSourceRanges`, which limits who can connect");
             } else if key.starts_with("service.beta.kubernetes.io/") {
                 let message = format!(
                     "annotation `{key}` has no meaning here: it is for another controller of balancers"
@@ -174,7 +185,8 @@ fn tls(check: &mut Check<'_>, service: &Node<'_>, (key, value): (&str, &str), en
     }
 }
 
-fn is_certificate(text: &str) -> bool {
+/// Whether the text is the ARN of a certificate.
+pub(super) fn is_certificate(text: &str) -> bool {
     text.starts_with("arn:") && (text.contains(":acm:") || text.contains(":server-certificate/"))
 }
 
@@ -189,13 +201,12 @@ fn certificate(check: &mut Check<'_>, span: Span) {
     }
 }
 
-/// Addresses that may connect, in the old way.
-fn source_ranges(check: &mut Check<'_>, value: &str, entry: &Entry<'_>) {
+/// Ranges of addresses, separated by commas.
+pub(super) fn ranges(check: &mut Check<'_>, value: &str, span: Span) {
     for item in value.split(',').map(str::trim).filter(|item| !item.is_empty() && !is_cidr(item)) {
         let message = format!("must be a range of addresses such as 192.0.2.0/24, got {}", check.shown(item));
-        check.report(Code::InvalidValue, entry.value.span, message);
+        check.report(Code::InvalidValue, span, message);
     }
-    check.locally(entry.key_span, "a limit on who may connect", Locally::Noted(ALL_LOCAL));
 }
 
 /// `clusterIP`: headless, or an address that the cloud chooses.
@@ -212,83 +223,6 @@ fn cluster_ip(check: &mut Check<'_>, spec: &Node<'_>) {
             );
         }
     });
-}
-
-/// What is in the annotations of ingress controllers, and of those that work beside them.
-const VENDORS: [&str; 9] = [
-    "ingress",
-    "cert-manager.io/",
-    "external-dns.alpha.kubernetes.io/",
-    "nginx.org/",
-    "haproxy.org/",
-    "konghq.com/",
-    "projectcontour.io/",
-    "traefik.io/",
-    "cloud.google.com/",
-];
-
-/// Whether an Ingress is reachable from outside.
-pub(in crate::manifest) const INGRESS_SCHEME: &str = "alb.ingress.kubernetes.io/scheme";
-
-/// Certificates of an Ingress.
-pub(in crate::manifest) const INGRESS_CERTIFICATE: &str = "alb.ingress.kubernetes.io/certificate-arn";
-
-/// Annotations of ingress controllers.
-pub(in crate::manifest) fn ingress_annotations(check: &mut Check<'_>, ingress: &Node<'_>) {
-    let Some(annotations) = ingress.at(&["metadata", "annotations"]) else { return };
-    for entry in annotations.entries() {
-        let key = entry.key.as_ref();
-        if !VENDORS.iter().any(|vendor| key.contains(vendor)) {
-            continue;
-        }
-        let value = entry.value.scalar().unwrap_or_default();
-        let report = |check: &mut Check<'_>| {
-            if key == INGRESS_SCHEME {
-                if !["internal", "internet-facing"].contains(&value) {
-                    let message =
-                        format!("must be `internal` or `internet-facing`, got {}", check.shown(value));
-                    check.report(Code::InvalidValue, entry.value.span, message);
-                }
-            } else if key == INGRESS_CERTIFICATE {
-                for item in value.split(',').map(str::trim).filter(|item| !is_certificate(item)) {
-                    let message = format!("a certificate is named by its ARN, got {}", check.shown(item));
-                    check.report(Code::InvalidValue, entry.value.span, message);
-                }
-            } else if key.ends_with("/rewrite-target") {
-                check
-                    .report(
-                        Code::RefusedField,
-                        entry.key_span,
-                        format!("`{key}` is refused: balancers do not rewrite paths"),
-                    )
-                    .help("serve the path as it comes");
-            } else {
-                let message =
-                    format!("annotation `{key}` has no meaning here: it is for another ingress controller");
-                check.report(Code::NoMeaning, entry.key_span, message);
-            }
-        };
-        check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
-    }
-}
-
-/// An Ingress that leads nowhere.
-pub(in crate::manifest) fn ingress_has_backend(check: &mut Check<'_>, spec: &Node<'_>) {
-    if spec.get("rules").is_none_or(Node::is_empty) && spec.get("defaultBackend").is_none() {
-        check.report(Code::MissingField, spec.span, "`rules` or `defaultBackend` is needed");
-    }
-}
-
-/// Paths begin with a slash.
-pub(in crate::manifest) fn ingress_path(check: &mut Check<'_>, path: &Node<'_>) {
-    let Some(node) = path.get("path") else { return };
-    let Some(text) = node.scalar() else { return };
-    if !text.starts_with('/') {
-        let message = format!("a path begins with `/`, got {}", check.shown(text));
-        check.key("path", |check| {
-            check.report(Code::InvalidValue, node.span, message);
-        });
-    }
 }
 
 /// The short form: at least one container, and no listener twice.
