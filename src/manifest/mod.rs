@@ -12,7 +12,7 @@ mod code;
 mod convert;
 mod diagnostic;
 pub mod docs;
-mod generated;
+mod generate_name;
 mod language;
 mod read;
 mod redact;

@@ -6,7 +6,7 @@ use super::diagnostic::{Diagnostic, Place, SourceFile};
 use super::language::{Class, KINDS, Kind, LIST, SHORT_FORM, removed_in};
 use super::set::{self, Document};
 use super::tree::{self, Entry, Fault, Node, Span, Value};
-use super::{Options, Reading, build, generated, redact, short, text};
+use super::{Options, Reading, build, generate_name, redact, short, text};
 
 /// Namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -92,7 +92,7 @@ impl<'a> Reader<'_, 'a> {
 
     fn document(&mut self, file: usize, mut root: Node<'a>, prefix: String) {
         if root.str("kind") == Some("Job") {
-            generated::name_job(&mut root);
+            generate_name::name_job(&mut root);
         }
         let namespace =
             root.at(&["metadata", "namespace"]).and_then(Node::scalar).unwrap_or(DEFAULT_NAMESPACE);

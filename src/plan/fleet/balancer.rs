@@ -1,0 +1,134 @@
+//! Balancers: what they should be, and as they were found.
+
+use serde::{Deserialize, Serialize};
+
+use super::http::HttpSpec;
+use crate::manifest::api::{Name, Protocol, ServiceType, Tls};
+
+/// A balancer in front of groups: what a Service becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BalancerSpec {
+    /// The Service's name.
+    pub name: Name,
+    /// How far it is seen.
+    pub kind: ServiceType,
+    /// Its ports.
+    pub listeners: Vec<Listener>,
+    /// Addresses that may connect; everybody who reaches it when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<String>,
+    /// Whether pods see the client's address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_client_address: bool,
+    /// Seconds that connections under way get when a VM leaves: the longest grace period of its pods.
+    #[serde(default = "default_drain_seconds", skip_serializing_if = "is_default_drain")]
+    pub drain_seconds: u64,
+    /// Of an alias: the DNS name that it stands for. It has no listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<String>,
+    /// Of an Ingress: it routes requests, and has no listeners of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSpec>,
+}
+
+/// Kubernetes' default grace period.
+const DEFAULT_DRAIN_SECONDS: u64 = 30;
+
+fn default_drain_seconds() -> u64 {
+    DEFAULT_DRAIN_SECONDS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_default_drain(seconds: &u64) -> bool {
+    *seconds == DEFAULT_DRAIN_SECONDS
+}
+
+impl BalancerSpec {
+    /// Every group that it leads to, as often as it does.
+    pub fn targets(&self) -> impl Iterator<Item = &TargetGroup> {
+        let backends = self.http.iter().flat_map(|http| &http.backends);
+        let listeners = self.listeners.iter().flat_map(|listener| &listener.targets);
+        listeners.chain(backends.flat_map(|backend| &backend.targets))
+    }
+
+    /// A balancer that everybody who reaches it may use.
+    pub fn new(name: Name, kind: ServiceType, listeners: Vec<Listener>) -> Self {
+        Self {
+            name,
+            kind,
+            listeners,
+            source_ranges: vec![],
+            keep_client_address: false,
+            drain_seconds: DEFAULT_DRAIN_SECONDS,
+            external_name: None,
+            http: None,
+        }
+    }
+}
+
+/// One port of a balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// The port that clients connect to.
+    pub port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// Where connections go: a Service may select several groups, each with a port number of its own.
+    pub targets: Vec<TargetGroup>,
+    /// TLS that ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Listener {
+    /// A port that passes connections on as they come.
+    pub fn new(port: u16, protocol: Protocol, targets: Vec<TargetGroup>) -> Self {
+        Self { port, protocol, targets, tls: None }
+    }
+}
+
+/// A group as the target of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetGroup {
+    /// The group.
+    pub group: Name,
+    /// The port of its VMs.
+    pub port: u16,
+}
+
+/// A balancer as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancer {
+    /// What it was asked to be.
+    pub spec: BalancerSpec,
+    /// The host that clients connect to: an address or a DNS name.
+    pub host: String,
+    /// The port that is really listened on for each listener, in the order of the spec: another one than asked for
+    /// when this user may not bind that one, `None` when it could not be bound at all.
+    pub bound: Vec<Option<u16>>,
+    /// VMs behind it.
+    pub targets: Vec<Target>,
+}
+
+impl LoadBalancer {
+    /// `HOST:PORT` of each listener that is bound.
+    pub fn addresses(&self) -> Vec<String> {
+        self.bound.iter().flatten().map(|port| format!("{}:{port}", self.host)).collect()
+    }
+}
+
+/// A VM behind a balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// The VM.
+    pub instance: String,
+    /// The port of the VM.
+    pub port: u16,
+    /// Whether new connections go to it.
+    pub healthy: bool,
+}

@@ -1,0 +1,267 @@
+//! Groups: what they should be, their VMs and revisions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::instance::{Health, Instance, InstanceState};
+use super::launch::LaunchSpec;
+use super::refresh::{Refresh, RefreshStatus};
+use crate::manifest::api::{Floor, Name, Strategy};
+
+/// What a group has beside its size and its revisions; changing it replaces no VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupSettings {
+    /// How many VMs may be missing or in excess during a refresh.
+    pub strategy: Strategy,
+    /// Seconds that a new VM must stay healthy before it counts.
+    pub min_ready_seconds: u32,
+    /// Seconds without progress after which a refresh is rolled back.
+    pub progress_deadline_seconds: u32,
+    /// Old revisions that are kept for a rollback.
+    pub revision_history_limit: u32,
+    /// Labels of the workload.
+    pub labels: BTreeMap<String, String>,
+    /// Of a Job: its VMs run to an end, and then it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSettings>,
+    /// What changes the group's size by load, on clouds that measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+    /// What must stay healthy whatever the strategy allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<Floor>,
+    /// Zones that VMs run in; all when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<String>,
+    /// Whether no zone may have two VMs more than another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balanced_zones: bool,
+}
+
+/// How a group follows its load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// Fewest VMs.
+    pub min: u32,
+    /// Most VMs.
+    pub max: u32,
+    /// Processor use to keep, in percent of what the pod requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
+    /// What the pod requests, in thousandths of a processor; the whole VM when it requests nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_request_millis: Option<u64>,
+    /// Seconds after its start in which a VM's use does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_seconds: Option<u32>,
+}
+
+impl Scaling {
+    /// The size nearest to `replicas` that it allows.
+    pub fn within(&self, replicas: u32) -> u32 {
+        replicas.max(self.min).min(self.max)
+    }
+}
+
+/// What makes a group a Job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSettings {
+    /// VMs that must succeed.
+    pub completions: u32,
+    /// VMs at a time.
+    pub parallelism: u32,
+    /// VMs that may fail.
+    pub backoff_limit: u32,
+    /// Seconds after which the job has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u64>,
+}
+
+/// How many VMs a refresh keeps and allows, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefreshBounds {
+    /// At least this many VMs stay available.
+    pub min_available: u32,
+    /// At most this many VMs exist, those that are leaving not counted.
+    pub max_total: u32,
+}
+
+impl GroupSettings {
+    /// The limits of a refresh of `replicas` VMs, rounded as Kubernetes does: the surge up, the unavailable down, and
+    /// when both come out as zero one VM may be missing, since otherwise nothing could ever move.
+    ///
+    /// Floors hold above that; where nothing may be missing, one VM more than the group's size may exist. A group that
+    /// is recreated asks for a moment without VMs, which no floor can give.
+    pub fn bounds(&self, replicas: u32) -> RefreshBounds {
+        let bounds = self.strategy_bounds(replicas);
+        let floor = self.floors.iter().map(|floor| floor.of(replicas)).max().unwrap_or(0);
+        if self.strategy == Strategy::Recreate || floor <= bounds.min_available {
+            return bounds;
+        }
+        let room = if floor == replicas { replicas.saturating_add(1) } else { replicas };
+        RefreshBounds { min_available: floor, max_total: bounds.max_total.max(room) }
+    }
+
+    fn strategy_bounds(&self, replicas: u32) -> RefreshBounds {
+        match self.strategy {
+            Strategy::Recreate => RefreshBounds { min_available: 0, max_total: replicas },
+            Strategy::RollingUpdate { max_unavailable, max_surge } => {
+                let surge = max_surge.of_rounded_up(replicas);
+                let unavailable = match (max_unavailable.of_rounded_down(replicas), surge) {
+                    (0, 0) => 1,
+                    (unavailable, _) => unavailable,
+                };
+                RefreshBounds {
+                    min_available: replicas.saturating_sub(unavailable),
+                    max_total: replicas.saturating_add(surge),
+                }
+            }
+        }
+    }
+}
+
+/// A group of VMs of one workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceGroup {
+    /// The workload's name.
+    pub name: Name,
+    /// The number of VMs that it should have.
+    pub replicas: u32,
+    /// Strategy and so on.
+    pub settings: GroupSettings,
+    /// The number of the revision that the group runs, or returns to when a refresh under way fails. `None` until
+    /// the first refresh starts.
+    pub current: Option<u32>,
+    /// The number that the next new revision gets; numbers are never used twice.
+    pub next_revision: u32,
+    /// Revisions that the cloud keeps, oldest first.
+    pub revisions: Vec<Revision>,
+    /// The VMs.
+    pub instances: Vec<Instance>,
+    /// The newest refresh, under way or ended.
+    pub refresh: Option<Refresh>,
+}
+
+impl InstanceGroup {
+    /// The revision with that number.
+    pub fn revision(&self, number: u32) -> Option<&Revision> {
+        self.revisions.iter().find(|revision| revision.number == number)
+    }
+
+    /// The refresh, if it has not ended yet.
+    pub fn active_refresh(&self) -> Option<&Refresh> {
+        self.refresh.as_ref().filter(|refresh| refresh.status.is_active())
+    }
+
+    /// VMs that are neither leaving nor gone.
+    pub fn members(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().filter(|instance| instance.state == InstanceState::Running)
+    }
+
+    /// How many members are healthy.
+    pub fn healthy(&self) -> u32 {
+        count(self.members().filter(|instance| instance.health == Health::Healthy))
+    }
+
+    /// Whether the group has exactly the VMs that it should have, all of revision `number` and healthy. A Job has when
+    /// it is done.
+    pub fn is_settled_at(&self, number: u32) -> bool {
+        if self.settings.job.is_some() {
+            let done = |refresh: &Refresh| {
+                refresh.to == number && matches!(refresh.status, RefreshStatus::Successful)
+            };
+            return self.refresh.as_ref().is_some_and(done);
+        }
+        self.active_refresh().is_none()
+            && self.current == Some(number)
+            && count(self.members()) == self.replicas
+            && self
+                .members()
+                .all(|instance| instance.revision == number && instance.health == Health::Healthy)
+    }
+}
+
+/// The number of items; a fleet never has more than `u32` can count.
+pub fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+/// One revision of a group: how its VMs are started, and why it came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revision {
+    /// 1 for the first.
+    pub number: u32,
+    /// How a VM of this revision is started.
+    pub launch: LaunchSpec,
+    /// When the revision was put.
+    pub created: u64,
+    /// What made it, such as `i2kit deploy -f nginx.yaml`.
+    pub cause: String,
+    /// When a refresh to it last succeeded; `None` for a revision that never served, which no rollback goes to unless
+    /// it is named.
+    pub deployed: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::IntOrPercent::{Int, Percent};
+
+    fn settings(strategy: Strategy) -> GroupSettings {
+        GroupSettings {
+            strategy,
+            min_ready_seconds: 0,
+            progress_deadline_seconds: 600,
+            revision_history_limit: 10,
+            labels: BTreeMap::new(),
+            job: None,
+            scaling: None,
+            floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
+        }
+    }
+
+    fn bounds(strategy: Strategy, replicas: u32) -> (u32, u32) {
+        let bounds = settings(strategy).bounds(replicas);
+        (bounds.min_available, bounds.max_total)
+    }
+
+    #[test]
+    fn bounds_round_as_kubernetes_does() {
+        let default = Strategy::RollingUpdate { max_unavailable: Percent(25), max_surge: Percent(25) };
+        assert_eq!(bounds(default, 1), (1, 2));
+        assert_eq!(bounds(default, 3), (3, 4));
+        assert_eq!(bounds(default, 10), (8, 13));
+        assert_eq!(bounds(Strategy::Recreate, 3), (0, 3));
+    }
+
+    #[test]
+    fn floors_hold_and_leave_room() {
+        let strategy = Strategy::RollingUpdate { max_unavailable: Int(3), max_surge: Int(0) };
+        let bounds = |floor, replicas| {
+            let bounds = GroupSettings { floors: vec![floor], ..settings(strategy) }.bounds(replicas);
+            (bounds.min_available, bounds.max_total)
+        };
+        assert_eq!(bounds(Floor::MinAvailable(Int(2)), 4), (2, 4));
+        assert_eq!(bounds(Floor::MinAvailable(Int(9)), 4), (4, 5));
+        assert_eq!(bounds(Floor::MinAvailable(Percent(60)), 3), (2, 3));
+        assert_eq!(bounds(Floor::MaxUnavailable(Percent(30)), 5), (3, 5));
+        assert_eq!(bounds(Floor::MaxUnavailable(Int(0)), 2), (2, 3));
+        assert_eq!(bounds(Floor::MinAvailable(Int(1)), 0), (0, 0));
+    }
+
+    #[test]
+    fn a_refresh_can_always_move() {
+        let stuck = Strategy::RollingUpdate { max_unavailable: Percent(10), max_surge: Int(0) };
+        assert_eq!(bounds(stuck, 3), (2, 3));
+        let generous = Strategy::RollingUpdate { max_unavailable: Int(5), max_surge: Int(1) };
+        assert_eq!(bounds(generous, 3), (0, 4));
+    }
+}

@@ -1,0 +1,126 @@
+//! One VM, as the cloud and its guest show it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::api::Protocol;
+
+/// One VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// The VM's name, unique in the environment, such as `nginx-1-7hq2k`.
+    pub id: String,
+    /// The revision that it was started from.
+    pub revision: u32,
+    /// Where it is in its life.
+    pub state: InstanceState,
+    /// What the balancer's health check says.
+    pub health: Health,
+    /// When the VM was started.
+    pub since: u64,
+    /// The kernel's boot id, once the guest told it: it changes when a VM is replaced and never otherwise.
+    pub boot_id: Option<String>,
+    /// Where the VM's ports are reached from the host, or its own address and ports where it has one.
+    pub endpoints: Vec<Endpoint>,
+    /// What runs the VM's instructions, where that is a matter of the machine.
+    pub accelerator: Option<Accelerator>,
+    /// The process that runs the VM, on the local cloud.
+    pub pid: Option<u32>,
+    /// The pod's containers, once the guest told of them.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// Where a VM is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InstanceState {
+    /// A member of the group, whatever its health.
+    Running,
+    /// Out of the balancer; connections under way may end.
+    Draining,
+    /// Told to power off.
+    Stopping,
+    /// Ended; shown for as long as the cloud keeps its reason.
+    Ended,
+}
+
+/// What the balancer's health check says of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "status")]
+pub enum Health {
+    /// Not ready yet, and not late yet.
+    Starting {
+        /// What is missing, when something is known: the last answer of the health check.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waiting: Option<String>,
+    },
+    /// Ready.
+    Healthy,
+    /// Ended, late, or no longer ready.
+    Unhealthy {
+        /// Why, in one sentence.
+        reason: String,
+    },
+}
+
+impl Health {
+    /// Starting, and nothing known.
+    pub const STARTING: Self = Self::Starting { waiting: None };
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting { waiting: None } => f.write_str("starting"),
+            Self::Starting { waiting: Some(waiting) } => write!(f, "starting: {waiting}"),
+            Self::Healthy => f.write_str("healthy"),
+            Self::Unhealthy { reason } => write!(f, "unhealthy: {reason}"),
+        }
+    }
+}
+
+/// Where one port of a VM is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The port inside the VM.
+    pub port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// `ADDRESS:PORT` to connect to.
+    pub address: String,
+}
+
+/// What runs a VM's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The processor itself.
+    Kvm,
+    /// Emulation by qemu: works everywhere, about ten times slower.
+    Tcg,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// What the guest says of one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// Name in the manifest.
+    pub name: String,
+    /// Whether it counts as ready.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Its state in the guest's words, such as `running` or `exited (1)`.
+    pub state: String,
+}
