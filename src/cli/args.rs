@@ -265,7 +265,7 @@ pub(super) enum DiskFormat {
     Qcow2,
     /// The disk that firmware boots, for Hyper-V and Azure
     Vhd,
-    /// The disk that firmware boots, for `VMware`
+    #[value(help = "The disk that firmware boots, for VMware")]
     Vmdk,
 }
 

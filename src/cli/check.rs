@@ -44,7 +44,10 @@ fn options(set: &Manifests, environment: &Environment) -> Options {
 /// Reads the set for a verb that goes on with it: findings are talk, and errors end the verb.
 pub(super) fn read(set: &Manifests, context: &Context) -> Result<ObjectSet, Failure> {
     let files = set::files(&set.manifests)?;
-    let reading = manifest::read(&files, &options(set, &context.environment));
+    let mut reading = manifest::read(&files, &options(set, &context.environment));
+    if context.quiet {
+        reading.diagnostics.retain(|finding| finding.severity != Severity::Note);
+    }
     tell(&files, &reading, context.format);
     if reading.has_errors() { Err(Failure::silent(Exit::Manifest)) } else { Ok(reading.set) }
 }
@@ -63,8 +66,12 @@ fn findings(files: &[SourceFile], reading: &Reading, format: Format) -> String {
     match format {
         Format::Text => render::text(files, reading, report::colour()),
         Format::Json => {
-            let lines: Vec<String> = render::json(files, reading).iter().map(ToString::to_string).collect();
-            lines.join("\n")
+            // Among the lines of events, each says what it is.
+            let line = |mut finding: serde_json::Value| {
+                finding["event"] = "finding".into();
+                finding.to_string()
+            };
+            render::json(files, reading).into_iter().map(line).collect::<Vec<_>>().join("\n")
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Context {
     pub format: Format,
     /// Where events go.
     pub events: Events,
+    /// Whether notes are left out.
+    pub quiet: bool,
     /// The guest bundle's folder when `I2KIT_GUEST` names one.
     pub guest: Option<PathBuf>,
     /// How images are reached.
@@ -113,6 +115,7 @@ pub(super) fn context(
         environment,
         format,
         events: report::events(format, quiet),
+        quiet,
         guest: variable("I2KIT_GUEST"),
         images,
         summary: variable("GITHUB_STEP_SUMMARY"),

@@ -155,12 +155,22 @@ async fn read_by_tar(output: &mut BoxStream<'_, Result<Output, CloudError>>) -> 
 async fn extract(context: &Context, args: &CpArgs, (name, folder): (&str, &str)) -> Result<Exit, Failure> {
     let Session { input, mut output } = tar(context, args, name, &["-xf", "-", "-C", folder], true).await?;
     // Standard input cannot be waited for without a thread; it ends with the process.
+    let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut Sender(input.clone()));
+        let copied = io::copy(&mut io::stdin().lock(), &mut Sender(input.clone()));
+        // Before the end is told, so that tar cannot be done with half a stream before that is known.
+        let _ = tell.send(copied);
         let _ = input.blocking_send(Input::End);
     });
     read_by_tar(&mut output).await?;
-    Ok(Exit::Success)
+    match told.try_recv() {
+        // tar stops reading at the end of the archive, whatever comes behind it.
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let error = anyhow::Error::new(error).context("cannot read standard input");
+            Err(Failure::new(Exit::Failure, error))
+        }
+        _ => Ok(Exit::Success),
+    }
 }
 
 /// Writes a path of the container to standard output as the tar stream that its own `tar` makes.

@@ -35,16 +35,23 @@ pub(super) struct Doomed {
     pub balancers: Vec<Name>,
 }
 
-/// A target that is a file or looks like one is a manifest; any other is a group's name.
+/// A target that is a file or looks like one is a manifest; any other is a group's name. What may be both is not guessed,
+/// since a folder may name more than the group.
 fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doomed, Failure> {
     let mut doomed = Doomed::default();
     let mut manifests = Vec::new();
     for target in &args.targets {
         let path = Path::new(target);
-        let is_manifest = target == "-"
-            || path.exists()
+        let looks_like_file = target == "-"
+            || target.starts_with(['.', '/'])
             || path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if is_manifest {
+        if !looks_like_file && path.exists() && pipeline::group(fleet, target).is_ok() {
+            let error = anyhow::anyhow!(
+                "`{target}` is a group and a file or folder here: write ./{target} for that, NAMESPACE/NAME for the group"
+            );
+            return Err(Failure::new(Exit::Usage, error));
+        }
+        if looks_like_file || path.exists() {
             manifests.push(PathBuf::from(target));
         } else {
             doomed.groups.push(pipeline::group(fleet, target)?.name.clone());

@@ -26,7 +26,11 @@ pub(super) fn run(args: &ExplainArgs, format: Format) -> Result<Exit, Failure> {
 }
 
 fn unknown(name: &str) -> Failure {
-    let error = anyhow::anyhow!("there is no code `{name}`; `i2kit explain` lists all");
+    let advice = match Code::like(name) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`i2kit explain` lists all".to_owned(),
+    };
+    let error = anyhow::anyhow!("there is no code `{name}`; {advice}");
     Failure::new(Exit::NotFound, error)
 }
 

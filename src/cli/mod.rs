@@ -57,23 +57,35 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return exit.into();
         }
     };
-    match dispatch(arguments) {
+    let format = match arguments.global.output {
+        Output::Text => Format::Text,
+        Output::Json => Format::Json,
+    };
+    match dispatch(arguments, format) {
         Ok(exit) => exit,
         Err(Failure { exit, error }) => {
             if let Some(error) = error {
-                report::message(&format!("error: {error:#}"));
+                report::failure(format, sentence(&error));
             }
             exit.into()
         }
     }
 }
 
-fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
+/// What happened and what led to it, each once: some errors repeat in their own words what led to them.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = text + colon + &cause;
+        }
+    }
+    text
+}
+
+fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
     let Arguments { verb, global } = arguments;
-    let format = match global.output {
-        Output::Text => Format::Text,
-        Output::Json => Format::Json,
-    };
     let context = || context::context(global.environment.as_deref(), format, global.quiet);
     let exit = match verb {
         // The command's own exit code is the result.

@@ -249,7 +249,10 @@ pub(super) async fn carry_out_to(
     let options = rollout::Options { poll: cloud.poll(), wait };
     let ended = rollout::execute(plan, &images, cloud, &context.events, &options).await;
     if context.summary.is_some() {
-        let fleet = cloud.observe().await.unwrap_or_default();
+        let fleet = cloud.observe().await.unwrap_or_else(|error| {
+            context.events.warn(format!("the step summary shows no groups: {error}"));
+            Fleet::default()
+        });
         summary::write(context, plan, &fleet, ended.as_ref().err().map(ToString::to_string).as_deref());
     }
     ended.or_exit(Exit::Rollout)?;

@@ -18,6 +18,12 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
     let cloud = pipeline::cloud(context).await?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, false);
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    for group in desired.groups.iter().filter(|group| fleet.group(&group.name).is_some()) {
+        context
+            .events
+            .warn(format!("{} is deployed already; the preview takes it along when it ends", group.name));
+    }
     let outcome = tokio::select! {
         outcome = serve(context, cloud.as_ref(), prepared, (&desired, &secrets)) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -97,7 +97,8 @@ fn folder(path: &PathBuf) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
         let file = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let name = file.file_name().and_then(|name| name.to_str());
+        let name = name.with_context(|| format!("the name of {} is not UTF-8", file.display()))?.to_owned();
         if file.is_file() && !name.starts_with('.') {
             let value = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             keys.insert(name, value);

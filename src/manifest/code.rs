@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::check::nearest;
 use super::diagnostic::Severity;
 
 macro_rules! codes {
@@ -205,6 +206,11 @@ impl Code {
     /// The rule of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+
+    /// The rule that somebody may have meant who wrote `name`.
+    pub fn like(name: &str) -> Option<Self> {
+        nearest(name, Self::ALL.iter().map(|code| code.name())).and_then(Self::from_name)
     }
 }
 

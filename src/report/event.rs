@@ -19,6 +19,11 @@ pub enum Event {
         /// One sentence.
         message: String,
     },
+    /// Why the command failed; nothing comes after it.
+    Error {
+        /// One sentence.
+        message: String,
+    },
     /// A piece of work with a known end began; `id` ties later events to it.
     TaskStarted {
         /// Unique among the tasks under way.
@@ -80,6 +85,7 @@ impl Event {
         match self {
             Self::Note { message } => Some(message.clone()),
             Self::Warning { message } => Some(format!("warning: {message}")),
+            Self::Error { message } => Some(format!("error: {message}")),
             Self::TaskStarted { title, .. } => Some(title.clone()),
             Self::RefreshProgress { group, status, to, updated, available, total, .. } => Some(format!(
                 "{group}: revision {to} {status}: {updated}/{total} started, {available}/{total} healthy"

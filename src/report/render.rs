@@ -56,7 +56,16 @@ pub fn colour() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
 }
 
-/// Writes the last words of a command that failed, or a message that belongs to no event.
+/// Writes the last words of a command that failed.
+pub fn failure(format: Format, message: String) {
+    let event = Event::Error { message };
+    match format {
+        Format::Text => plain_line(&event),
+        Format::Json => json_line(&event),
+    }
+}
+
+/// Writes a message that belongs to no event.
 pub fn message(text: &str) {
     let mut out = anstream::stderr().lock();
     let _ = writeln!(out, "{text}");

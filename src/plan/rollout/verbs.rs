@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{RolloutPlan, Step, movement, unused_images};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Fleet, InstanceGroup};
+use crate::plan::fleet::{Fleet, InstanceGroup, RefreshStatus};
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -28,6 +28,18 @@ pub enum PlanError {
         revision: u32,
         /// The revisions that exist.
         known: Vec<u32>,
+    },
+    /// It has not been rolled out.
+    #[error("nothing of {group} runs yet; `i2kit deploy` with its manifest starts it")]
+    NothingRuns {
+        /// The group.
+        group: Name,
+    },
+    /// Its manifest says how many machines run, and how often.
+    #[error("{group} is a Job; change `parallelism` and `completions` in its manifest and deploy that")]
+    Job {
+        /// The group.
+        group: Name,
     },
     /// There is nothing to go back to.
     #[error(
@@ -69,12 +81,14 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
 /// Gives `group` that number of VMs of the revision that it runs or is being refreshed to.
 pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, PlanError> {
     let found = find(fleet, group)?;
+    if found.settings.job.is_some() {
+        return Err(PlanError::Job { group: group.clone() });
+    }
     let heading = found.active_refresh().map(|refresh| match refresh.status {
-        crate::plan::fleet::RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
+        RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
         _ => refresh.to,
     });
-    let to =
-        heading.or(found.current).ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?;
+    let to = heading.or(found.current).ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
     Ok(moving(fleet, found, to, replicas))
 }
 
