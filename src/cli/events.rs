@@ -11,12 +11,8 @@ use crate::report::{self, Format};
 /// Prints events, oldest first.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
-    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    if let Some(name) = &args.name {
-        let group = pipeline::group(&fleet, name)?.name.clone();
-        fleet.groups.retain(|found| found.name == group);
-    }
-    let mut found = happening::of(&fleet, None);
+    let fleet = pipeline::observe(cloud.as_ref(), args.name.as_deref()).await?;
+    let mut found = happening::of(&fleet);
     for group in &fleet.groups {
         found.extend(cloud.happenings(&group.name).await.or_exit(Exit::Cloud)?);
     }

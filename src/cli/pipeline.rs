@@ -143,6 +143,17 @@ pub(super) fn home(context: &Context) -> Result<Home, Failure> {
     Ok(Home::new(&context.dirs.state, &context.dirs.cache, program))
 }
 
+/// What the environment holds, or of it one group and what is in front of it.
+pub(super) async fn observe(cloud: &dyn Cloud, name: Option<&str>) -> Result<Fleet, Failure> {
+    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    if let Some(name) = name {
+        let group = group(&fleet, name)?.name.clone();
+        fleet.groups.retain(|found| found.name == group);
+        fleet.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == group));
+    }
+    Ok(fleet)
+}
+
 /// The group that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
 /// `NAMESPACE/NAME`.
 pub(super) fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {

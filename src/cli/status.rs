@@ -4,7 +4,7 @@ use comfy_table::{Table, presets};
 
 use super::args::StatusArgs;
 use super::context::Context;
-use super::exit::{Exit, Failure, OrExit as _};
+use super::exit::{Exit, Failure};
 use super::pipeline;
 use crate::plan::fleet::{ContainerStatus, Fleet, Instance, InstanceGroup, LoadBalancer, RefreshStatus};
 use crate::report::{self, Format};
@@ -12,12 +12,7 @@ use crate::report::{self, Format};
 /// Prints groups, instances and balancers.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
-    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    if let Some(name) = &args.name {
-        let group = pipeline::group(&fleet, name)?.name.clone();
-        fleet.groups.retain(|found| found.name == group);
-        fleet.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == group));
-    }
+    let fleet = pipeline::observe(cloud.as_ref(), args.name.as_deref()).await?;
     match context.format {
         Format::Json => pipeline::json(&fleet),
         Format::Text => report::result(&text(&fleet, args.name.is_some())),

@@ -1,10 +1,11 @@
-//! A small plan for the tests of this room.
+//! Small values for tests: a plan, a launch, a group's settings.
 
 use std::collections::BTreeMap;
 
-use super::image::{GuestFacts, ImagePlan};
+use super::fleet::{GroupSettings, LaunchSpec};
+use super::image::{GuestFacts, ImageId, ImagePlan};
 use super::pod;
-use crate::manifest::api::{Container, EnvValue, EnvVar, Name, PodSpec, PodTemplate, Resources};
+use crate::manifest::api::{Container, EnvValue, EnvVar, Name, PodSpec, PodTemplate, Resources, Strategy};
 use crate::oci::{
     ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
 };
@@ -73,4 +74,37 @@ pub(crate) fn plan() -> ImagePlan {
     let name = Name { namespace: "default".into(), name: "web".into() };
     let facts = pod::Facts { images: &images, guest: &guest, profiles: &BTreeMap::new() };
     pod::image(&name, &template, &facts).unwrap()
+}
+
+/// A VM of one processor without ports.
+pub(crate) fn launch(image: ImageId) -> LaunchSpec {
+    LaunchSpec {
+        image,
+        memory_mib: 128,
+        vcpus: 1,
+        ports: vec![],
+        health_port: 10256,
+        grace_period_seconds: 30,
+        health_grace_seconds: 120,
+        secrets: BTreeMap::new(),
+        role: None,
+        machine_type: None,
+        spot: false,
+    }
+}
+
+/// A group that is no Job, with Kubernetes' defaults.
+pub(crate) fn settings(strategy: Strategy) -> GroupSettings {
+    GroupSettings {
+        strategy,
+        min_ready_seconds: 0,
+        progress_deadline_seconds: 600,
+        revision_history_limit: 10,
+        labels: BTreeMap::new(),
+        job: None,
+        scaling: None,
+        floors: vec![],
+        zones: vec![],
+        balanced_zones: false,
+    }
 }

@@ -30,14 +30,9 @@ pub struct Happening {
     pub message: String,
 }
 
-/// What the fleet tells, of one group or of all, oldest first.
-pub fn of(fleet: &Fleet, only: Option<&Name>) -> Vec<Happening> {
-    let mut all: Vec<Happening> = fleet
-        .groups
-        .iter()
-        .filter(|group| only.is_none_or(|name| group.name == *name))
-        .flat_map(of_group)
-        .collect();
+/// What the groups of the fleet tell, oldest first.
+pub fn of(fleet: &Fleet) -> Vec<Happening> {
+    let mut all: Vec<Happening> = fleet.groups.iter().flat_map(of_group).collect();
     sort(&mut all);
     all
 }

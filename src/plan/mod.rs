@@ -6,7 +6,7 @@ mod container;
 pub mod difference;
 mod environment;
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 pub mod fleet;
 pub mod happening;
 pub mod image;

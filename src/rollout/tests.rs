@@ -12,6 +12,7 @@ use crate::cloud::sim::{Behaviour, Fault, Sim};
 use crate::image::DiskImage;
 use crate::manifest::api::{IntOrPercent, Name, Protocol, ServiceType, Strategy as Rollout};
 use crate::oci::Digest;
+use crate::plan::example;
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, Listener, TargetGroup};
 use crate::plan::image::ImageId;
 use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan, destroy, rollback, rollout, scale};
@@ -30,32 +31,17 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
         name: name(group),
         replicas,
         launch: LaunchSpec {
-            image: image(version),
-            memory_mib: 128,
-            vcpus: 1,
             ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
-            health_port: 10256,
-            grace_period_seconds: 30,
             health_grace_seconds: 20,
-            secrets: std::collections::BTreeMap::new(),
-            role: None,
-            machine_type: None,
-            spot: false,
+            ..example::launch(image(version))
         },
         settings: GroupSettings {
-            strategy: Rollout::RollingUpdate {
-                max_unavailable: IntOrPercent::Percent(25),
-                max_surge: IntOrPercent::Percent(25),
-            },
-            min_ready_seconds: 0,
             progress_deadline_seconds: 60,
             revision_history_limit: 2,
-            labels: BTreeMap::new(),
-            job: None,
-            scaling: None,
-            floors: vec![],
-            zones: vec![],
-            balanced_zones: false,
+            ..example::settings(Rollout::RollingUpdate {
+                max_unavailable: IntOrPercent::Percent(25),
+                max_surge: IntOrPercent::Percent(25),
+            })
         },
     }
 }

@@ -202,6 +202,7 @@ mod tests {
     use crate::cloud::reconcile::Memory;
     use crate::manifest::api::{IntOrPercent, Protocol, ServiceType, Strategy};
     use crate::oci::Digest;
+    use crate::plan::example;
     use crate::plan::fleet::{
         Accelerator, BalancerSpec, ContainerStatus, GroupSettings, Health, LaunchPort, LaunchSpec, Listener,
         TargetGroup,
@@ -213,16 +214,11 @@ mod tests {
         let mut environment = Environment::default();
         environment.images.insert(ImageId(Digest::of(b"1")));
         let settings = GroupSettings {
-            strategy: Strategy::Recreate,
             min_ready_seconds: 1,
             progress_deadline_seconds: 2,
             revision_history_limit: 3,
             labels: BTreeMap::from([("app".into(), "web".into())]),
-            job: None,
-            scaling: None,
-            floors: vec![],
-            zones: vec![],
-            balanced_zones: false,
+            ..example::settings(Strategy::Recreate)
         };
         environment.put_group(&name, &settings).unwrap();
         let group = environment.groups.get_mut(&name).unwrap();
@@ -261,17 +257,8 @@ mod tests {
         let environment = state.get_mut("local").unwrap();
         let name = Name { namespace: "default".into(), name: "web".into() };
         let launch = LaunchSpec {
-            image: ImageId(Digest::of(b"1")),
-            memory_mib: 128,
-            vcpus: 1,
             ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
-            health_port: 10256,
-            grace_period_seconds: 30,
-            health_grace_seconds: 120,
-            secrets: std::collections::BTreeMap::new(),
-            role: None,
-            machine_type: None,
-            spot: false,
+            ..example::launch(ImageId(Digest::of(b"1")))
         };
         environment
             .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, 1000)

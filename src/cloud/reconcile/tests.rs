@@ -7,6 +7,7 @@ use crate::cloud::sim::{Behaviour, Sim, World};
 use crate::cloud::{NewRevision, reconcile};
 use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
 use crate::oci::Digest;
+use crate::plan::example;
 use crate::plan::fleet::{GroupSettings, Health, InstanceState, JobSettings, LaunchSpec, RefreshStatus};
 use crate::plan::image::ImageId;
 
@@ -19,21 +20,15 @@ fn image(number: u32) -> ImageId {
 }
 
 fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
-    GroupSettings {
-        strategy: Rollout::RollingUpdate {
-            max_unavailable: IntOrPercent::Int(max_unavailable),
-            max_surge: IntOrPercent::Int(max_surge),
-        },
-        min_ready_seconds: 2,
-        progress_deadline_seconds: 100,
-        revision_history_limit: 10,
-        labels: std::collections::BTreeMap::new(),
-        job: None,
-        scaling: None,
-        floors: vec![],
-        zones: vec![],
-        balanced_zones: false,
-    }
+    let strategy = Rollout::RollingUpdate {
+        max_unavailable: IntOrPercent::Int(max_unavailable),
+        max_surge: IntOrPercent::Int(max_surge),
+    };
+    GroupSettings { min_ready_seconds: 2, progress_deadline_seconds: 100, ..example::settings(strategy) }
+}
+
+fn launch(image: ImageId) -> LaunchSpec {
+    LaunchSpec { health_grace_seconds: 20, ..example::launch(image) }
 }
 
 /// A world with one group and one revision for each behaviour; revision 1 is healthy on `replicas` VMs.
@@ -46,19 +41,7 @@ fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> S
             let image = image(number);
             world.behaviours.insert(image, *behaviour);
             world.environment.images.insert(image);
-            let launch = LaunchSpec {
-                image,
-                memory_mib: 128,
-                vcpus: 1,
-                ports: Vec::new(),
-                health_port: 10256,
-                grace_period_seconds: 30,
-                health_grace_seconds: 20,
-                secrets: std::collections::BTreeMap::new(),
-                role: None,
-                machine_type: None,
-                spot: false,
-            };
+            let launch = launch(image);
             let revision = NewRevision { number, launch, cause: "test".into() };
             world.environment.put_revision(&web(), &revision, 0).unwrap();
         }
@@ -314,19 +297,7 @@ fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
         world.environment.put_group(&web(), &settings).unwrap();
         world.behaviours.insert(image(1), behaviour);
         world.environment.images.insert(image(1));
-        let launch = LaunchSpec {
-            image: image(1),
-            memory_mib: 128,
-            vcpus: 1,
-            ports: Vec::new(),
-            health_port: 10256,
-            grace_period_seconds: 30,
-            health_grace_seconds: 20,
-            secrets: std::collections::BTreeMap::new(),
-            role: None,
-            machine_type: None,
-            spot: false,
-        };
+        let launch = launch(image(1));
         let revision = NewRevision { number: 1, launch, cause: "test".into() };
         world.environment.put_revision(&web(), &revision, 0).unwrap();
         world.environment.start_refresh(&web(), 1, settings.job.unwrap().parallelism, 0).unwrap();

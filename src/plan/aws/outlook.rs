@@ -233,23 +233,12 @@ pub(super) mod tests {
     use super::*;
     use crate::manifest::api::{Protocol, ServiceType};
     use crate::oci::Digest;
+    use crate::plan::example;
     use crate::plan::fleet::{Listener, TargetGroup};
     use crate::plan::image::ImageId;
 
     pub(in crate::plan::aws) fn launch() -> LaunchSpec {
-        LaunchSpec {
-            image: ImageId(Digest::of(b"image")),
-            memory_mib: 128,
-            vcpus: 1,
-            ports: vec![],
-            health_port: 10256,
-            grace_period_seconds: 30,
-            health_grace_seconds: 120,
-            secrets: std::collections::BTreeMap::new(),
-            role: None,
-            machine_type: None,
-            spot: false,
-        }
+        example::launch(ImageId(Digest::of(b"image")))
     }
 
     fn first() -> RolloutPlan {

@@ -212,21 +212,7 @@ pub struct Revision {
 mod tests {
     use super::*;
     use crate::manifest::api::IntOrPercent::{Int, Percent};
-
-    fn settings(strategy: Strategy) -> GroupSettings {
-        GroupSettings {
-            strategy,
-            min_ready_seconds: 0,
-            progress_deadline_seconds: 600,
-            revision_history_limit: 10,
-            labels: BTreeMap::new(),
-            job: None,
-            scaling: None,
-            floors: vec![],
-            zones: vec![],
-            balanced_zones: false,
-        }
-    }
+    use crate::plan::example::settings;
 
     fn bounds(strategy: Strategy, replicas: u32) -> (u32, u32) {
         let bounds = settings(strategy).bounds(replicas);
