@@ -63,7 +63,7 @@ codes! {
         "A key is given twice in one map. YAML forbids it; kubectl keeps the last one silently, which is rarely what was meant. Both places are shown: keep one.",
         "labels:\n  app: web\n  app: api\n";
     NoObject, "no-object", Error,
-        "A document is not an object with `apiVersion` and `kind`, nor the short form with `name` and `containers`.",
+        "A document is not an object with `apiVersion` and `kind`, nor the short form with `name` and `containers`; or the given files hold no document at all, which would leave nothing to deploy.",
         "- just\n- a list\n";
     UnknownKind, "unknown-kind", Error,
         "The kind is not one that i2kit reads: it is misspelt, belongs to another API version, or is a custom resource that needs an operator in a cluster. `--ignore-kind KIND` leaves all objects of a kind out, `--ignore-kind KIND.GROUP` those of one API group.",

@@ -168,6 +168,10 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn finish(mut self, files: usize) -> Reading {
+        if files > 0 && self.documents.is_empty() && self.findings.all.is_empty() {
+            let message = "there is no object in the given files".to_owned();
+            self.findings.push(plain(Code::NoObject, Place { file: 0, span: 0..0 }, message));
+        }
         set::check(&self.documents, &self.references, self.options, self.broken, &mut self.findings);
         for file in 0..files {
             let left_out = self.findings.left_out(file);

@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState, Refresh};
-use crate::manifest::api::Name;
 
 /// Whether somebody should look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,9 +126,8 @@ mod tests {
                 "started": 40, "reason": "web-2-abcde is unhealthy"},
         }))
         .unwrap();
-        let fleet = Fleet { groups: vec![group.clone()], ..Fleet::default() };
-        let name = group.name.clone();
-        let found = of(&fleet, Some(&name));
+        let fleet = Fleet { groups: vec![group], ..Fleet::default() };
+        let found = of(&fleet);
         let reasons: Vec<&str> = found.iter().map(|event| event.reason.as_str()).collect();
         assert_eq!(reasons, ["RevisionMade", "Deployed", "Started", "Restarted", "Refresh"]);
         assert!(found.windows(2).all(|pair| pair[0].time <= pair[1].time), "{found:#?}");
@@ -145,7 +143,5 @@ mod tests {
                 "refresh from revision 1 to revision 2, rolled back: web-2-abcde is unhealthy",
             ]
         );
-        let other = Name { namespace: "default".into(), name: "other".into() };
-        assert!(of(&fleet, Some(&other)).is_empty());
     }
 }

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, Severity};
 use super::language::{Class, Field, Locally, Switch, Table, Target, Type};
-use super::tree::{Entry, Node, Span, Value, push_index, push_key};
+use super::tree::{Entry, Node, Resolved, Span, Value, push_index, push_key, resolve};
 use super::{Options, Provider};
 
 /// What cannot be said field by field; runs after the fields of the object were checked.
@@ -215,7 +215,10 @@ impl Check<'_> {
         let Value::Map(entries) = &node.value else {
             let message = format!("expected a map ({}), got {}", table.name, node.kind());
             let first = table.fields.iter().find(|field| field.required);
-            let help = first.zip(node.scalar()).filter(|_| !self.secret);
+            let help = first.zip(node.scalar()).filter(|(field, text)| {
+                let fits = !matches!(field.ty, Type::Int(..)) || matches!(resolve(text), Resolved::Int(_));
+                fits && !self.secret
+            });
             let help = help.map(|(field, text)| format!("write `{}: {text}`", field.name));
             self.report(Code::WrongType, node.span, message).maybe_help(help);
             return;

@@ -63,11 +63,18 @@ pub(super) fn for_field(key: &str, table: &'static Table, around: &[&'static Tab
         .rev()
         .find(|outer| !std::ptr::eq(**outer, table) && outer.field(key).is_some())
         .map(|outer| format!("it belongs to {}, further out: check the indentation", outer.name))
+        .or_else(|| only_map(table).map(|map| format!("write it below `{map}`")))
         .or_else(|| {
             let accepted = table.fields.iter().filter(|field| field.class != Class::Refused);
             let names: Vec<&str> = accepted.map(|field| field.name).collect();
             (names.len() <= FEW).then(|| format!("it can have {}", list(&names, "and")))
         })
+}
+
+/// The field of `table` that takes any key, when there is one alone, such as `matchLabels`.
+fn only_map(table: &'static Table) -> Option<&'static str> {
+    let mut maps = table.fields.iter().filter(|field| matches!(field.ty, Type::Map(..)));
+    maps.next().filter(|_| maps.next().is_none()).map(|field| field.name)
 }
 
 /// The field of `table` that holds objects with the field `key`.

@@ -241,3 +241,10 @@ fn an_ingress_lets_only_the_named_ranges_in() {
     assert_eq!(reading.diagnostics, []);
     assert_eq!(reading.set.ingresses[0].source_ranges, ["192.0.2.0/24", "2001:db8::/32"]);
 }
+
+#[test]
+fn an_empty_set_is_not_all_right() {
+    for text in ["", "# nothing\n---\n", "apiVersion: v1\nkind: List\nitems: []\n"] {
+        assert_eq!(findings(text), "no-object 1 : there is no object in the given files", "{text:?}");
+    }
+}

@@ -16,6 +16,15 @@ pub(in crate::manifest) fn selector_matches(check: &mut Check<'_>, spec: &Node<'
         let wanted = selector.value.get("matchLabels");
         let conditions = selector.value.get("matchExpressions").map_or(&[][..], Node::items);
         if wanted.is_none_or(Node::is_empty) && conditions.is_empty() {
+            // Labels right below `selector` were reported as unknown fields.
+            if !selector
+                .value
+                .entries()
+                .iter()
+                .all(|entry| ["matchLabels", "matchExpressions"].contains(&&*entry.key))
+            {
+                return;
+            }
             check.report(Code::MissingField, selector.key_span, "an empty selector would match every pod");
             return;
         }
