@@ -12,6 +12,7 @@ mod code;
 mod convert;
 mod diagnostic;
 pub mod docs;
+mod document;
 mod generate_name;
 mod language;
 mod read;
