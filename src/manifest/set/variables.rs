@@ -1,6 +1,6 @@
 //! Variables that texts name as `$(NAME)`: those that the container does not have stay as they are written.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::{Document, Set, finding};
 use crate::manifest::check::{nearest, variable_references};
@@ -10,10 +10,13 @@ use crate::manifest::tree::{Node, push_index, push_key};
 /// Most variables that a hint compares a name with.
 const MAX_CANDIDATES: usize = 500;
 
+/// Most characters of a name that a message shows.
+const MAX_NAME: usize = 60;
+
 /// The variables of one container.
 struct Variables<'s> {
     /// Its own, with the place of each in `env`; of several with one name the first.
-    own: HashMap<&'s str, usize>,
+    own: BTreeMap<&'s str, usize>,
     /// Sources of `envFrom`: prefix, kind and name.
     sources: Vec<(&'s str, &'static str, &'s str)>,
     /// Whether a source is outside the set, so that nobody can say what is missing.
@@ -65,7 +68,7 @@ impl<'s> Set<'s, '_> {
     }
 
     fn variables_of(&self, document: &Document<'_>, container: &'s Node<'_>) -> Variables<'s> {
-        let mut variables = Variables { own: HashMap::new(), sources: Vec::new(), open: false };
+        let mut variables = Variables { own: BTreeMap::new(), sources: Vec::new(), open: false };
         for (i, variable) in container.get("env").map_or(&[][..], Node::items).iter().enumerate() {
             if let Some(name) = variable.str("name") {
                 variables.own.entry(name).or_insert(i);
@@ -106,22 +109,23 @@ impl<'s> Set<'s, '_> {
     fn text(&mut self, document: &Document<'_>, variables: &Variables<'_>, text: &Text<'_, '_>) {
         for name in variable_references(text.node.scalar().unwrap_or_default()) {
             let sight = self.sight(document, variables, text, name);
+            let shown = shortened(name);
             let why = match sight {
                 Sight::Seen => continue,
                 Sight::Itself => "a value does not see itself, nor what the image sets".to_owned(),
                 Sight::Below => {
-                    format!("`{name}` is set further down, and a value sees only what is above it")
+                    format!("`{shown}` is set further down, and a value sees only what is above it")
                 }
                 // What is no name of a variable by custom is probably meant for a shell: `$(date)`.
                 Sight::Missing if !text.must && !is_customary(name) => continue,
-                Sight::Missing => format!("the container has no variable `{name}`"),
+                Sight::Missing => format!("the container has no variable `{shown}`"),
             };
             let (code, fate) = if text.must {
                 (Code::MissingReference, "cannot be expanded")
             } else {
                 (Code::UnknownVariable, "stays as it is written")
             };
-            let message = format!("`$({name})` {fate}: {why}");
+            let message = format!("`$({shown})` {fate}: {why}");
             let mut found = finding(code, document, &text.path, text.node.span, message);
             if !self.findings.is_full(document.file) {
                 found.help(self.hint(document, variables, &sight, name));
@@ -133,7 +137,7 @@ impl<'s> Set<'s, '_> {
     fn hint(&self, document: &Document<'_>, variables: &Variables<'_>, sight: &Sight, name: &str) -> String {
         match sight {
             Sight::Itself => return "write the whole value".to_owned(),
-            Sight::Below => return format!("move `{name}` up"),
+            Sight::Below => return format!("move `{}` up", shortened(name)),
             Sight::Seen | Sight::Missing => {}
         }
         let mut known: Vec<String> =
@@ -153,7 +157,7 @@ impl<'s> Set<'s, '_> {
                 .to_owned();
         }
         let list = if document.short { "environment" } else { "env" };
-        format!("set it in `{list}`, or write `$$({name})` if the text is meant")
+        format!("set it in `{list}`, or write `$$({})` if the text is meant", shortened(name))
     }
 }
 
@@ -205,6 +209,12 @@ fn base(document: &Document<'_>, list: &str, index: usize, container: &Node<'_>)
     push_key(&mut path, list);
     push_index(&mut path, index);
     path
+}
+
+/// A name as messages show it: one as long as the file would make a report of gigabytes.
+fn shortened(name: &str) -> String {
+    let short: String = name.chars().take(MAX_NAME).collect();
+    if short.len() < name.len() { short + "…" } else { short }
 }
 
 /// Whether variables are named so: with capitals, digits and `_`.
