@@ -148,6 +148,7 @@ fn class(class: Class, not_yet: bool, locally: Locally) -> String {
     match locally {
         _ if not_yet => format!("{word}, *not yet*"),
         Locally::Refused => format!("{word}, *AWS only*"),
+        Locally::Only => format!("{word}, *local cloud only*"),
         Locally::Same | Locally::Noted(_) => word.to_owned(),
     }
 }

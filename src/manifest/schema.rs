@@ -108,6 +108,7 @@ fn property(field: &'static Field) -> Value {
     match field.locally {
         Locally::Same => {}
         Locally::Refused => description.push_str(" (on AWS only)"),
+        Locally::Only => description.push_str(" (on the local cloud only)"),
         Locally::Noted(note) => {
             description.push_str("; locally: ");
             description.push_str(note);

@@ -316,21 +316,26 @@ impl Check<'_> {
         self.report(Code::NotDeployableYet, span, format!("not deployable yet: {what}"));
     }
 
-    /// Says what the local cloud does not make of `what`, where the set is for the local cloud.
+    /// Says what the cloud that the set is for does not make of `what`.
     pub(in crate::manifest) fn locally(&mut self, span: Span, what: &str, locally: Locally) {
-        if self.options.language_only || self.options.provider != Provider::Local {
+        if self.options.language_only {
             return;
         }
-        match locally {
-            Locally::Same => {}
-            Locally::Refused => {
+        match (locally, self.options.provider) {
+            (Locally::Only, Provider::Aws) => {
+                let message = format!("not deployable on AWS yet: {what}");
+                let help = "deploy it to the local cloud: name an environment file whose provider is `local` with `-e`";
+                self.report(Code::NotDeployableYet, span, message).help(help);
+            }
+            (Locally::Refused, Provider::Local) => {
                 let message = format!("not deployable on the local cloud: {what}");
                 let help = "name an environment file whose provider is `aws` with `-e`";
                 self.report(Code::NotDeployableYet, span, message).help(help);
             }
-            Locally::Noted(note) => {
+            (Locally::Noted(note), Provider::Local) => {
                 self.report(Code::Adapted, span, format!("{what} on the local cloud: {note}"));
             }
+            (Locally::Same | Locally::Only, Provider::Local) | (_, Provider::Aws) => {}
         }
     }
 

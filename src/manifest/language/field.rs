@@ -31,15 +31,17 @@ impl Class {
     }
 }
 
-/// What the local cloud makes of a thing that is deployed on AWS.
+/// Where the two clouds differ over a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::manifest) enum Locally {
-    /// The same.
+    /// They do not.
     Same,
-    /// It cannot be deployed there.
+    /// The local cloud cannot deploy it.
     Refused,
-    /// It is deployed there with less, which is told.
+    /// The local cloud deploys it with less, which is told.
     Noted(&'static str),
+    /// AWS cannot deploy it.
+    Only,
 }
 
 /// A command-line switch that turns a refusal off.
@@ -109,7 +111,7 @@ pub(in crate::manifest) struct Field {
     pub(in crate::manifest) default: Option<&'static str>,
     /// What i2kit cannot deploy yet although the language has it.
     pub(in crate::manifest) not_yet: bool,
-    /// What the local cloud makes of it.
+    /// Where the clouds differ.
     pub(in crate::manifest) locally: Locally,
     /// Values that class, note and deployability do not apply to.
     pub(in crate::manifest) harmless: &'static [&'static str],
@@ -323,7 +325,7 @@ pub(in crate::manifest) struct Choice {
     pub(in crate::manifest) doc: &'static str,
     pub(in crate::manifest) help: Option<&'static str>,
     pub(in crate::manifest) not_yet: bool,
-    /// What the local cloud makes of it.
+    /// Where the clouds differ.
     pub(in crate::manifest) locally: Locally,
 }
 

@@ -23,7 +23,7 @@ pub(in crate::manifest) struct Kind {
     pub(in crate::manifest) note: Option<&'static str>,
     /// What i2kit cannot deploy yet although the language has it.
     pub(in crate::manifest) not_yet: bool,
-    /// What the local cloud makes of it.
+    /// Where the clouds differ.
     pub(in crate::manifest) locally: Locally,
 }
 
@@ -91,6 +91,11 @@ impl Kind {
         self
     }
 
+    const fn local_only(mut self) -> Self {
+        self.locally = Locally::Only;
+        self
+    }
+
     const fn locally(mut self, note: &'static str) -> Self {
         self.locally = Locally::Noted(note);
         self
@@ -121,7 +126,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     kind("apps/v1", "ReplicaSet", Class::Mapped, &REPLICA_SET, "as a Deployment")
         .note("a ReplicaSet is deployed as a Deployment; write a Deployment"),
     kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one"),
-    kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once"),
+    kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once").local_only(),
     kind("batch/v1", "CronJob", Class::Mapped, &CRON_JOB, "a Job that the cloud's scheduler starts")
         .not_yet(),
     kind("v1", "Service", Class::Works, &SERVICE, "a DNS name and a balancer"),

@@ -102,3 +102,18 @@ fn limits_on_who_may_connect_are_kept_in_both_forms() {
     let (_, local) = reading(&[&web, &field], &Options::default());
     assert!(!local.has_errors() && local.diagnostics[0].message.contains("loopback addresses"), "{local:?}");
 }
+
+#[test]
+fn what_ends_is_for_the_local_cloud_alone() {
+    let containers = "containers: [{name: a, image: 'a:1', resources: {requests: {memory: 64Mi}}}]";
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{restartPolicy: Never, {containers}}}\n"
+    );
+    let job = format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: b}}\nspec: {{template: {{spec: {{restartPolicy: Never, {containers}}}}}}}\n"
+    );
+    let (_, said) = on_aws(&[&pod, &job], None);
+    assert!(said.contains("not-deployable-yet: not deployable on AWS yet: a Pod that ends"), "{said}");
+    assert!(said.ends_with("not-deployable-yet: not deployable on AWS yet: Job"), "{said}");
+    assert_eq!(findings(&job), "");
+}

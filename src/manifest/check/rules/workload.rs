@@ -4,6 +4,7 @@ use super::super::{Check, int_or_percent};
 use super::below;
 use crate::manifest::api::IntOrPercent;
 use crate::manifest::code::Code;
+use crate::manifest::language::Locally;
 use crate::manifest::tree::{Node, Resolved, Value, resolve};
 
 /// The selector against the labels of the workload's own template.
@@ -111,6 +112,7 @@ pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
     if let Some(policy @ ("Never" | "OnFailure")) = policy {
         let message = format!("a Pod with restartPolicy {policy} becomes a Job of one machine");
         check.report(Code::Adapted, span, message);
+        check.locally(span, "a Pod that ends", Locally::Only);
     } else {
         let message =
             "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job";
