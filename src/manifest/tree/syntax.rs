@@ -53,7 +53,11 @@ fn explain(kind: &ErrorKind) -> (Code, String, Option<&'static str>) {
         ErrorKind::ExpectedBlockMappingKey | ErrorKind::InvalidIndentation => {
             syntax("the line does not fit the ones before it", Some("check the indentation"))
         }
-        ErrorKind::ExpectedBlockSequenceEntry | ErrorKind::BlockSequenceEntryNotAllowed => {
+        ErrorKind::ExpectedBlockSequenceEntry => syntax(
+            "expected the next item of the list, which begins with `- `",
+            Some("indent the line as far as the other fields of the item above, or less than the list"),
+        ),
+        ErrorKind::BlockSequenceEntryNotAllowed => {
             syntax("a list item is not allowed here", Some("check the indentation"))
         }
         ErrorKind::InvalidSimpleKey | ErrorKind::SimpleKeyExpected => {
