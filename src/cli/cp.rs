@@ -70,7 +70,7 @@ async fn tar(
 ) -> Result<Session, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let instance = pipeline::running(&fleet, name)?;
+    let instance = pipeline::running_with(&fleet, name, args.container.as_deref())?;
     let command = Command {
         container: args.container.clone(),
         command: [&["tar"], arguments].concat().into_iter().map(str::to_owned).collect(),

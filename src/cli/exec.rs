@@ -19,7 +19,7 @@ use crate::report;
 pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let instance = pipeline::running(&fleet, &args.name)?;
+    let instance = pipeline::running_with(&fleet, &args.name, args.container.as_deref())?;
     let mut terminal = args.tty;
     if terminal && !terminal::is_terminal() {
         context.events.warn("standard input is no terminal: the command gets none either");

@@ -1,7 +1,5 @@
 //! `i2kit logs`: the output of containers.
 
-use std::collections::BTreeSet;
-
 use futures::StreamExt as _;
 
 use super::args::LogsArgs;
@@ -9,7 +7,6 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
 use crate::cloud::{LogLine, LogQuery};
-use crate::plan::fleet::InstanceGroup;
 use crate::report::{self, Format};
 
 /// Prints the lines of a group or of one of its instances.
@@ -18,7 +15,7 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Fail
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let (group, instance) = pipeline::group_or_instance(&fleet, &args.name)?;
     if let Some(container) = &args.container {
-        has_container(group, container)?;
+        pipeline::has_container(&group.name.to_string(), &group.instances, container)?;
     }
     let instance = instance.map(|instance| instance.id.clone());
     let query = LogQuery {
@@ -35,23 +32,6 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Fail
         print(&line.or_exit(Exit::Cloud)?, context.format, args.timestamps);
     }
     Ok(Exit::Success)
-}
-
-/// A container that no instance knows is a slip. An instance that has told of none yet may have any.
-fn has_container(group: &InstanceGroup, container: &str) -> Result<(), Failure> {
-    let names: BTreeSet<&str> = group
-        .instances
-        .iter()
-        .flat_map(|instance| &instance.containers)
-        .map(|container| container.name.as_str())
-        .collect();
-    let unknown = group.instances.iter().any(|instance| instance.containers.is_empty());
-    if names.is_empty() || unknown || names.contains(container) {
-        return Ok(());
-    }
-    let names: Vec<&str> = names.into_iter().collect();
-    let error = anyhow::anyhow!("{} has no container `{container}`; it has {}", group.name, names.join(", "));
-    Err(Failure::new(Exit::NotFound, error))
 }
 
 /// Prints one line, with where it comes from, and with its time if that is wanted.

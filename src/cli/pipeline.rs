@@ -1,6 +1,6 @@
 //! What several verbs do alike: read the set, resolve and plan its images, name groups, carry plans out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -223,6 +223,19 @@ pub(super) fn group_or_instance<'f>(
     ))
 }
 
+/// One instance that runs and has the container: the one that `name` names, or of its group the first healthy one.
+pub(super) fn running_with<'f>(
+    fleet: &'f Fleet,
+    name: &str,
+    container: Option<&str>,
+) -> Result<&'f Instance, Failure> {
+    let instance = running(fleet, name)?;
+    if let Some(container) = container {
+        has_container(&instance.id, std::slice::from_ref(instance), container)?;
+    }
+    Ok(instance)
+}
+
 /// One instance that runs: the one that `name` names, or of its group the first healthy one.
 pub(super) fn running<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Instance, Failure> {
     let (group, instance) = group_or_instance(fleet, name)?;
@@ -234,6 +247,19 @@ pub(super) fn running<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Instance, 
     healthy
         .or_else(|| running().next())
         .ok_or_else(|| Failure::new(Exit::NotFound, anyhow::anyhow!("no instance of {} runs", group.name)))
+}
+
+/// A container that none of `owner`'s instances knows is a slip. An instance that has told of none yet may have any.
+pub(super) fn has_container(owner: &str, instances: &[Instance], container: &str) -> Result<(), Failure> {
+    let known = instances.iter().flat_map(|instance| &instance.containers);
+    let names: BTreeSet<&str> = known.map(|container| container.name.as_str()).collect();
+    let unknown = instances.iter().any(|instance| instance.containers.is_empty());
+    if names.is_empty() || unknown || names.contains(container) {
+        return Ok(());
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    let error = anyhow::anyhow!("{owner} has no container `{container}`; it has {}", names.join(", "));
+    Err(Failure::new(Exit::NotFound, error))
 }
 
 /// Carries `plan` out and says how it ended.

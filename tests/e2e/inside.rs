@@ -31,7 +31,7 @@ fn containers_are_looked_into() {
         .says("bad")
         .run();
     world.i2kit(&["exec", "inside", "--", "no-such"]).code(127).says("\"no-such\" is not found").run();
-    world.i2kit(&["exec", "inside", "-c", "cuont", "--", "id"]).code(7).says("it has count, again").run();
+    world.i2kit(&["exec", "inside", "-c", "cuont", "--", "id"]).code(9).says("it has again, count").run();
     world.i2kit(&["exec", "inside/7", "--", "id"]).code(9).says(&format!("it has {id}")).run();
 
     // Files, there and back.
