@@ -5,14 +5,14 @@ use futures::StreamExt as _;
 use super::args::ConsoleArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::report;
 
 /// Prints until the instance ends.
 pub(super) async fn run(context: &Context, args: &ConsoleArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let instance = pipeline::running(&fleet, &args.name)?;
+    let instance = named::running(&fleet, &args.name)?;
     context.events.note(format!(
         "the serial console of {}; nothing there reads what is typed, `i2kit exec -it {} -- sh` does; Ctrl-C ends",
         instance.id, instance.id

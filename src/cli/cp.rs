@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::args::CpArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::cloud::CloudError;
 use crate::cloud::exec::{Command, Input, Output, Session};
 use crate::report;
@@ -70,7 +70,7 @@ async fn tar(
 ) -> Result<Session, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let instance = pipeline::running_with(&fleet, name, args.container.as_deref())?;
+    let instance = named::running_with(&fleet, name, args.container.as_deref())?;
     let command = Command {
         container: args.container.clone(),
         command: [&["tar"], arguments].concat().into_iter().map(str::to_owned).collect(),

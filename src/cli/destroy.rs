@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::{DestroyArgs, Manifests};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{check, pipeline};
+use super::{check, named, pipeline};
 use crate::cloud::Cloud;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
@@ -45,7 +45,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
         let looks_like_file = target == "-"
             || target.starts_with(['.', '/'])
             || path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if !looks_like_file && path.exists() && pipeline::group(fleet, target).is_ok() {
+        if !looks_like_file && path.exists() && named::group(fleet, target).is_ok() {
             let error = anyhow::anyhow!(
                 "`{target}` is a group and a file or folder here: write ./{target} for that, NAMESPACE/NAME for the group"
             );
@@ -54,7 +54,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
         if looks_like_file || path.exists() {
             manifests.push(PathBuf::from(target));
         } else {
-            doomed.groups.push(pipeline::group(fleet, target)?.name.clone());
+            doomed.groups.push(named::group(fleet, target)?.name.clone());
         }
     }
     if !manifests.is_empty() {

@@ -3,15 +3,15 @@
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
 use super::status::table;
+use super::{named, pipeline};
 use crate::plan::happening::{self, Happening};
 use crate::report::{self, Format};
 
 /// Prints events, oldest first.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
-    let fleet = pipeline::observe(cloud.as_ref(), args.name.as_deref()).await?;
+    let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
     let mut found = happening::of(&fleet);
     for group in &fleet.groups {
         found.extend(cloud.happenings(&group.name).await.or_exit(Exit::Cloud)?);

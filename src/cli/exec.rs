@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::args::ExecArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
 use super::terminal::{self, Raw};
+use super::{named, pipeline};
 use crate::cloud::exec::{Command, Input, Output, Session, Size};
 use crate::report;
 
@@ -19,7 +19,7 @@ use crate::report;
 pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let instance = pipeline::running_with(&fleet, &args.name, args.container.as_deref())?;
+    let instance = named::running_with(&fleet, &args.name, args.container.as_deref())?;
     let mut terminal = args.tty;
     if terminal && !terminal::is_terminal() {
         context.events.warn("standard input is no terminal: the command gets none either");

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use super::args::GroupArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::plan::fleet::InstanceGroup;
 use crate::report::{self, Format};
 
 /// Prints the revisions that the cloud keeps, oldest first.
 pub(super) async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
     let fleet = pipeline::cloud(context).await?.observe().await.or_exit(Exit::Cloud)?;
-    let group = pipeline::group(&fleet, &args.name)?;
+    let group = named::group(&fleet, &args.name)?;
     match context.format {
         Format::Json => pipeline::json(&group.revisions),
         Format::Text => report::result(&text(group)),

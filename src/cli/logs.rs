@@ -5,7 +5,7 @@ use futures::StreamExt as _;
 use super::args::LogsArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::cloud::{LogLine, LogQuery};
 use crate::report::{self, Format};
 
@@ -13,9 +13,9 @@ use crate::report::{self, Format};
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let (group, instance) = pipeline::group_or_instance(&fleet, &args.name)?;
+    let (group, instance) = named::group_or_instance(&fleet, &args.name)?;
     if let Some(container) = &args.container {
-        pipeline::has_container(&group.name.to_string(), &group.instances, container)?;
+        named::has_container(&group.name.to_string(), &group.instances, container)?;
     }
     let instance = instance.map(|instance| instance.id.clone());
     let query = LogQuery {

@@ -22,6 +22,7 @@ mod gc;
 mod history;
 mod local_cloud;
 mod logs;
+mod named;
 mod pipeline;
 mod plan;
 mod preflight;

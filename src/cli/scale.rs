@@ -3,14 +3,14 @@
 use super::args::ScaleArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::plan::rollout::{self, PlanError};
 
 /// Sets the size of the group and waits until it has it.
 pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let name = &pipeline::group(&fleet, &args.name)?.name;
+    let name = &named::group(&fleet, &args.name)?.name;
     let exit = |error: &PlanError| match error {
         PlanError::Job { .. } => Exit::Usage,
         _ => Exit::NotFound,

@@ -5,14 +5,14 @@ use comfy_table::{Table, presets};
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::plan::fleet::{ContainerStatus, Fleet, Instance, InstanceGroup, LoadBalancer, RefreshStatus};
 use crate::report::{self, Format};
 
 /// Prints groups, instances and balancers.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = pipeline::cloud(context).await?;
-    let fleet = pipeline::observe(cloud.as_ref(), args.name.as_deref()).await?;
+    let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
     match context.format {
         Format::Json => pipeline::json(&fleet),
         Format::Text => report::result(&text(&fleet, args.name.is_some())),

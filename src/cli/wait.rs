@@ -3,7 +3,7 @@
 use super::args::WaitArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{named, pipeline};
 use crate::plan::rollout;
 
 /// Waits until the groups are what they are being made.
@@ -11,7 +11,7 @@ pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<Exit, Fail
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let named: Result<Vec<_>, Failure> =
-        args.names.iter().map(|name| pipeline::group(&fleet, name).map(|group| group.name.clone())).collect();
+        args.names.iter().map(|name| named::group(&fleet, name).map(|group| group.name.clone())).collect();
     let plan = rollout::wait(&fleet, &named?);
     pipeline::carry_out(context, cloud.as_ref(), &plan, &[]).await
 }

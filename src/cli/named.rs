@@ -1,0 +1,127 @@
+//! What a user calls by name: groups, instances, containers.
+
+use std::collections::BTreeSet;
+
+use super::exit::{Exit, Failure, OrExit as _};
+use crate::cloud::Cloud;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState};
+
+/// What the environment holds, or of it one group and what is in front of it.
+pub(super) async fn observe(cloud: &dyn Cloud, name: Option<&str>) -> Result<Fleet, Failure> {
+    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    if let Some(name) = name {
+        let group = group(&fleet, name)?.name.clone();
+        fleet.groups.retain(|found| found.name == group);
+        fleet.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == group));
+    }
+    Ok(fleet)
+}
+
+/// The group that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
+/// `NAMESPACE/NAME`.
+pub(super) fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
+    let found: Vec<&InstanceGroup> = match name.split_once('/') {
+        Some((namespace, name)) => {
+            fleet.group(&Name { namespace: namespace.into(), name: name.into() }).into_iter().collect()
+        }
+        None => match fleet.group(&Name { namespace: "default".into(), name: name.into() }) {
+            Some(group) => vec![group],
+            None => fleet.groups.iter().filter(|group| group.name.name == name).collect(),
+        },
+    };
+    let list = |groups: &mut dyn Iterator<Item = &InstanceGroup>| {
+        groups.map(|group| group.name.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    match found[..] {
+        [group] => Ok(group),
+        [] if fleet.groups.is_empty() => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!("environment {} has no groups; nothing is deployed", fleet.environment),
+        )),
+        [] => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!(
+                "environment {} has no group `{name}`; it has {}",
+                fleet.environment,
+                list(&mut fleet.groups.iter())
+            ),
+        )),
+        _ => Err(Failure::new(
+            Exit::NotFound,
+            anyhow::anyhow!("`{name}` is several groups: {}", list(&mut found.into_iter())),
+        )),
+    }
+}
+
+/// The group that the user calls `name`, or one instance and its group: its id alone, or `GROUP/INSTANCE` with its
+/// number from 1 in the order of age, its id, or the id's last part.
+pub(super) fn group_or_instance<'f>(
+    fleet: &'f Fleet,
+    name: &str,
+) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
+    let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| instance.id == name);
+    if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
+        return Ok((group, Some(instance)));
+    }
+    let failure = match group(fleet, name) {
+        Ok(group) => return Ok((group, None)),
+        Err(failure) => failure,
+    };
+    let Some((name, wanted)) = name.rsplit_once('/') else { return Err(failure) };
+    // `NAMESPACE/NAME` of a group that there is not, rather than an instance of a group that there is not.
+    let group = group(fleet, name).map_err(|_| failure)?;
+    let mut instances: Vec<&Instance> = group.instances.iter().collect();
+    instances.sort_by_key(|instance| (instance.since, &instance.id));
+    let number =
+        wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied());
+    let named =
+        |instance: &&&Instance| instance.id == wanted || instance.id.rsplit('-').next() == Some(wanted);
+    if let Some(instance) = number.or_else(|| instances.iter().find(named).copied()) {
+        return Ok((group, Some(instance)));
+    }
+    let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+    Err(Failure::new(
+        Exit::NotFound,
+        anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),
+    ))
+}
+
+/// One instance that runs and has the container: the one that `name` names, or of its group the first healthy one.
+pub(super) fn running_with<'f>(
+    fleet: &'f Fleet,
+    name: &str,
+    container: Option<&str>,
+) -> Result<&'f Instance, Failure> {
+    let instance = running(fleet, name)?;
+    if let Some(container) = container {
+        has_container(&instance.id, std::slice::from_ref(instance), container)?;
+    }
+    Ok(instance)
+}
+
+/// One instance that runs: the one that `name` names, or of its group the first healthy one.
+pub(super) fn running<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Instance, Failure> {
+    let (group, instance) = group_or_instance(fleet, name)?;
+    if let Some(instance) = instance {
+        return Ok(instance);
+    }
+    let running = || group.instances.iter().filter(|instance| instance.state == InstanceState::Running);
+    let healthy = running().find(|instance| instance.health == Health::Healthy);
+    healthy
+        .or_else(|| running().next())
+        .ok_or_else(|| Failure::new(Exit::NotFound, anyhow::anyhow!("no instance of {} runs", group.name)))
+}
+
+/// A container that none of `owner`'s instances knows is a slip. An instance that has told of none yet may have any.
+pub(super) fn has_container(owner: &str, instances: &[Instance], container: &str) -> Result<(), Failure> {
+    let known = instances.iter().flat_map(|instance| &instance.containers);
+    let names: BTreeSet<&str> = known.map(|container| container.name.as_str()).collect();
+    let unknown = instances.iter().any(|instance| instance.containers.is_empty());
+    if names.is_empty() || unknown || names.contains(container) {
+        return Ok(());
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    let error = anyhow::anyhow!("{owner} has no container `{container}`; it has {}", names.join(", "));
+    Err(Failure::new(Exit::NotFound, error))
+}
