@@ -23,6 +23,12 @@ pub const HEALTH_PORT: u16 = 10256;
 /// The domain of Services, Kubernetes' default.
 const SERVICE_DOMAIN: &str = "svc.cluster.local";
 
+/// The domain of all names of an environment.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// A name with fewer dots is searched for first, as kubelet has it.
+const NDOTS: &str = "ndots:5";
+
 /// Why a pod cannot become an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PodError {
@@ -266,8 +272,17 @@ fn one(
     Ok((ContainerPlan { name, image: image.reference.to_string(), bundle, config }, late))
 }
 
-/// What the pod's containers call themselves and others.
+/// What the pod's containers call themselves and others. A pod that asks the environment first finds Services as in a
+/// cluster: by the domains that kubelet searches, and with as many dots as a name may have there.
 fn names(spec: &api::PodSpec, namespace: &str) -> Names {
+    let cluster = spec.dns.policy == api::DnsPolicy::ClusterFirst;
+    let domains = || [format!("{namespace}.{SERVICE_DOMAIN}"), SERVICE_DOMAIN.into(), CLUSTER_DOMAIN.into()];
+    let mut searches: Vec<String> = if cluster { domains().into() } else { vec![] };
+    searches.extend(spec.dns.searches.iter().cloned());
+    let mut options = spec.dns.options.clone();
+    if cluster && !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.insert(0, NDOTS.into());
+    }
     Names {
         hostname: spec.hostname.clone(),
         domain: spec.subdomain.as_ref().map(|service| format!("{service}.{namespace}.{SERVICE_DOMAIN}")),
@@ -278,8 +293,8 @@ fn names(spec: &api::PodSpec, namespace: &str) -> Names {
             .collect(),
         own_resolvers_only: spec.dns.policy == api::DnsPolicy::None,
         nameservers: spec.dns.nameservers.clone(),
-        searches: spec.dns.searches.clone(),
-        options: spec.dns.options.clone(),
+        searches,
+        options,
     }
 }
 

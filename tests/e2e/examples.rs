@@ -106,6 +106,36 @@ fn redis_answers_through_its_service() {
 }
 
 #[test]
+fn pods_find_each_other_by_the_names_of_their_services() {
+    if !machines() {
+        return;
+    }
+    let world = World::new();
+    world.i2kit(&["deploy", &example("manifests/proxy.yaml")]).run();
+    wait_for_page(&world.address("proxy"), "Hello from hello-1-");
+    // From inside, by every form of the name; a name that no Service has is said to be none.
+    let inside = |host: &str| {
+        let fetch = format!("wget -q -T 10 -O - http://{host}/");
+        world.i2kit(&["exec", "hello", "--", "sh", "-c", &fetch])
+    };
+    for name in ["hello", "hello.default", "hello.default.svc", "hello.default.svc.cluster.local"] {
+        inside(name).prints("Hello from hello-1-").run();
+    }
+    inside("helo").code(1).says("bad address").run();
+
+    // Whoever keeps the names may die: the machines ask its successor at the same address.
+    kill(world.local_cloud());
+    world.i2kit(&["status"]).run();
+    eventually("names after the kill", 60, || {
+        let page = get(&world.address("proxy"), "/").ok()?;
+        page.text.contains("Hello from hello-1-").then_some(())
+    });
+    inside("hello.default").prints("Hello from hello-1-").run();
+    world.i2kit(&["destroy", &example("manifests/proxy.yaml")]).run();
+    world.assert_nothing_left();
+}
+
+#[test]
 fn several_files_are_one_set() {
     if !machines() {
         return;

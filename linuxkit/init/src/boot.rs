@@ -74,7 +74,7 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
         }
         Phase::SwitchRoot => switch_root(),
         Phase::Network => {
-            guest.parameters.network = network::up(guest.parameters.network.take())?;
+            network::up(&mut guest.parameters)?;
             Ok(())
         }
         Phase::Cloud => {

@@ -14,6 +14,18 @@ pub(crate) struct Parameters {
     pub(crate) instance: String,
     /// The static address of the first interface; without it the guest asks by DHCP.
     pub(crate) network: Option<StaticNetwork>,
+    /// Loopback addresses that lie behind the gateway.
+    #[serde(default)]
+    pub(crate) services: Option<Range>,
+}
+
+/// A range of IPv4 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Range {
+    /// The first one.
+    pub(crate) address: Ipv4Addr,
+    /// How many leading bits they share.
+    pub(crate) prefix: u8,
 }
 
 /// An IPv4 set-up.
@@ -36,6 +48,7 @@ pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
         match name {
             cmdline::INSTANCE => parameters.instance = instance(value)?,
             cmdline::NET => parameters.network = Some(network(value)?),
+            cmdline::SERVICES => parameters.services = Some(services(value)?),
             _ => {}
         }
     }
@@ -50,6 +63,20 @@ pub(crate) fn instance(value: &str) -> Result<String, Error> {
         return Err(Error::Parameter { parameter: cmdline::INSTANCE, value: value.to_owned(), reason });
     }
     Ok(value.to_owned())
+}
+
+fn services(value: &str) -> Result<Range, Error> {
+    let range = value.split_once('/').and_then(|(address, prefix)| {
+        let (address, prefix) = (address.parse::<Ipv4Addr>().ok()?, prefix.parse::<u8>().ok()?);
+        // No more than loopback addresses, and no bits behind the prefix.
+        let whole = (8..=32).contains(&prefix) && u64::from(address.to_bits()) << prefix & 0xffff_ffff == 0;
+        (whole && address.is_loopback()).then_some(Range { address, prefix })
+    });
+    range.ok_or_else(|| Error::Parameter {
+        parameter: cmdline::SERVICES,
+        value: value.to_owned(),
+        reason: "a range ADDRESS/PREFIX of loopback addresses is needed",
+    })
 }
 
 fn network(value: &str) -> Result<StaticNetwork, Error> {
@@ -78,8 +105,11 @@ mod tests {
     #[test]
     fn reads_its_own_parameters_among_the_kernels() {
         let parsed =
-            parse("console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3\n")
-                .unwrap();
+            parse(
+            "console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3 \
+             i2kit.services=127.76.0.0/14\n",
+        )
+        .unwrap();
         assert_eq!(
             parsed,
             Parameters {
@@ -90,6 +120,7 @@ mod tests {
                     gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
                     dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
                 }),
+                services: Some(Range { address: Ipv4Addr::new(127, 76, 0, 0), prefix: 14 }),
             }
         );
         assert_eq!(parse("quiet").unwrap(), Parameters::default());
@@ -109,9 +140,13 @@ mod tests {
             "i2kit.net=10.0.2.15/33",
             "i2kit.net=10.0.2/24",
             "i2kit.net=10.0.2.1/24,x",
+            "i2kit.services=10.0.0.0/8",
+            "i2kit.services=127.77.0.0/14",
+            "i2kit.services=127.0.0.0/7",
+            "i2kit.services=127.76.0.0",
         ] {
             let message = parse(text).unwrap_err().to_string();
-            assert!(message.starts_with("kernel command line: i2kit.net="), "{message}");
+            assert!(message.starts_with(&format!("kernel command line: {text}")), "{message}");
         }
         assert!(parse("i2kit.instance=a_b").is_err());
         assert!(parse("i2kit.instance=").is_err());

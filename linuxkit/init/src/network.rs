@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
-use crate::cmdline::StaticNetwork;
+use crate::cmdline::{Parameters, Range, StaticNetwork};
 use crate::dhcp;
 use crate::error::{Doing, Error};
 use crate::netlink::{Message, Socket};
@@ -19,6 +19,7 @@ const RTA_GATEWAY: u16 = 5;
 const AF_INET: u8 = 2;
 const IFF_UP: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
@@ -31,9 +32,9 @@ const SYSCTLS: [(&str, &str); 2] = [
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
-/// Brings up `lo` and the first interface, with the given set-up or with one that DHCP gives. Returns the set-up; a
-/// machine without an interface has none, unless it was told of one.
-pub(crate) fn up(network: Option<StaticNetwork>) -> Result<Option<StaticNetwork>, Error> {
+/// Brings up `lo` and the first interface, with the given set-up or with one that DHCP gives, which then is the set-up.
+/// A machine without an interface has none, unless it was told of one.
+pub(crate) fn up(parameters: &mut Parameters) -> Result<(), Error> {
     for (path, value) in SYSCTLS {
         fs::write(path, value).doing(|| format!("write {path}"))?;
     }
@@ -41,16 +42,38 @@ pub(crate) fn up(network: Option<StaticNetwork>) -> Result<Option<StaticNetwork>
     set_up(&mut socket, "lo")?;
     let name = match first_interface()? {
         Some(name) => name,
-        None if network.is_some() => return Err(Error::NoInterface),
-        None => return Ok(None),
+        None if parameters.network.is_some() => return Err(Error::NoInterface),
+        None => return Ok(()),
     };
     let index = set_up(&mut socket, &name)?;
-    let network = match network {
+    let network = match parameters.network.take() {
         Some(network) => network,
         None => dhcp::ask(&name, hardware_address(&name)?)?,
     };
     configure(&mut socket, &name, index, &network)?;
-    Ok(Some(network))
+    if let (Some(services), Some(gateway)) = (parameters.services, network.gateway) {
+        route_services(&mut socket, &name, index, services, gateway)?;
+    }
+    parameters.network = Some(network);
+    Ok(())
+}
+
+/// Sends what is for some loopback addresses to the gateway.
+fn route_services(
+    socket: &mut Socket,
+    name: &str,
+    index: u32,
+    services: Range,
+    gateway: Ipv4Addr,
+) -> Result<(), Error> {
+    // Otherwise the kernel takes packets with such addresses for forged ones, on their way out and back.
+    let setting = format!("/proc/sys/net/ipv4/conf/{name}/route_localnet");
+    fs::write(&setting, "1").doing(|| format!("write {setting}"))?;
+    // In the table that is looked at first, where the route of all loopback addresses is.
+    socket
+        .request(route_message(index, RT_TABLE_LOCAL, Some(services), Some(gateway)))
+        .doing(|| format!("route to the Services at {}/{}", services.address, services.prefix))?;
+    Ok(())
 }
 
 fn configure(socket: &mut Socket, name: &str, index: u32, network: &StaticNetwork) -> Result<(), Error> {
@@ -60,11 +83,14 @@ fn configure(socket: &mut Socket, name: &str, index: u32, network: &StaticNetwor
     if let Some(gateway) = network.gateway {
         // A gateway outside the interface's own network is reached over the link itself, as in many clouds.
         if !same_network(network, gateway) {
+            let host = Range { address: gateway, prefix: 32 };
             socket
-                .request(route_message(index, Some(gateway), None))
+                .request(route_message(index, RT_TABLE_MAIN, Some(host), None))
                 .doing(|| format!("route to {gateway}"))?;
         }
-        socket.request(route_message(index, None, Some(gateway))).doing(|| format!("route by {gateway}"))?;
+        socket
+            .request(route_message(index, RT_TABLE_MAIN, None, Some(gateway)))
+            .doing(|| format!("route by {gateway}"))?;
     }
     Ok(())
 }
@@ -119,15 +145,16 @@ fn address_message(index: u32, network: &StaticNetwork) -> Message {
     message
 }
 
-/// A route over the interface: to one host, or to everything by a gateway.
-fn route_message(index: u32, host: Option<Ipv4Addr>, gateway: Option<Ipv4Addr>) -> Message {
+/// A route over the interface: to a range or to everything, over the link itself or by a gateway.
+fn route_message(index: u32, table: u8, to: Option<Range>, gateway: Option<Ipv4Addr>) -> Message {
     const RTA_DST: u16 = 1;
     let mut message = Message::new(RTM_NEWROUTE);
-    let (bits, scope) = if host.is_some() { (32, RT_SCOPE_LINK) } else { (0, RT_SCOPE_UNIVERSE) };
+    let bits = to.map_or(0, |range| range.prefix);
+    let scope = if gateway.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
     // struct rtmsg: family, destination and source prefix, type of service, table, protocol, scope, type, flags.
-    message.put(&[AF_INET, bits, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0]);
-    if let Some(host) = host {
-        message.attribute(RTA_DST, &host.octets());
+    message.put(&[AF_INET, bits, 0, 0, table, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0]);
+    if let Some(to) = to {
+        message.attribute(RTA_DST, &to.address.octets());
     }
     if let Some(gateway) = gateway {
         message.attribute(RTA_GATEWAY, &gateway.octets());

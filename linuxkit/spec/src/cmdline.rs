@@ -9,6 +9,10 @@ pub const INSTANCE: &str = "i2kit.instance";
 /// guest asks by DHCP.
 pub const NET: &str = "i2kit.net";
 
+/// `i2kit.services=ADDRESS/PREFIX`: loopback addresses that are the host's and not the VM's own: what is sent there goes
+/// to the gateway. A host that emulates the network hands it to its own loopback, where its balancers listen.
+pub const SERVICES: &str = "i2kit.services";
+
 /// What every VM's kernel command line starts with. `console=ttyS0`: the serial console is where the guest speaks.
 /// `quiet`: each line of the kernel's own log costs time on an emulated serial port. `panic=-1`: when PID 1 fails or the
 /// kernel panics, the VM restarts at once, which a host that forbids restarts (qemu's `-no-reboot`) sees as its end.

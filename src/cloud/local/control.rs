@@ -11,8 +11,9 @@ use self::acts::Job;
 pub(super) use self::acts::adopt;
 use super::balancer::{Key, Wanted};
 use super::keeper::{Keeper, Life, State};
+use super::names::full_name;
 use super::{clock, console, lines, vm};
-use crate::cloud::environment::Facts;
+use crate::cloud::environment::{Environment, Facts};
 use crate::cloud::reconcile::{Act, Decision, decide};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Health, InstanceState};
@@ -26,13 +27,22 @@ const ROTATE_TICKS: u64 = 50;
 /// Lines of a VM's console that go into the reason of a failed refresh.
 const REASON_LINES: usize = 12;
 
+/// What the diary already says could not be done, with the reason.
+#[derive(Debug, Default)]
+struct Told {
+    listeners: BTreeMap<Key, String>,
+    names: BTreeMap<String, String>,
+}
+
 /// Runs until the process is to end.
 pub(super) async fn run(keeper: Arc<Keeper>) {
     let mut ticks = 0_u64;
-    let mut told = BTreeMap::new();
+    let mut told = Told::default();
     loop {
+        // Before VMs are started, which are told where to ask.
+        names(&keeper, &mut told.names);
         tick(&keeper);
-        route(&keeper, &mut told);
+        route(&keeper, &mut told.listeners);
         if ticks.is_multiple_of(ROTATE_TICKS) {
             rotate(&keeper);
         }
@@ -169,6 +179,24 @@ fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
         failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
     for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
         keeper.log.say(format_args!("listener {} of {} cannot be bound: {error}", key.2, key.1));
+    }
+    *told = failed;
+}
+
+/// Hands the servers of names what they should know.
+fn names(keeper: &Keeper, told: &mut BTreeMap<String, String>) {
+    let state = keeper.state();
+    let zone = |environment: &Environment| {
+        let balancers = environment.balancers.iter().filter(|(_, balancer)| !balancer.spec.listeners.is_empty());
+        balancers.filter_map(|(name, balancer)| Some((full_name(name), balancer.host.parse().ok()?))).collect()
+    };
+    let wanted = state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect();
+    drop(state);
+    let failed = keeper.names.apply(wanted);
+    let failed: BTreeMap<String, String> =
+        failed.into_iter().map(|(environment, error)| (environment, error.to_string())).collect();
+    for (environment, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
+        keeper.log.say(format_args!("the names of {environment} cannot be served: {error}"));
     }
     *told = failed;
 }

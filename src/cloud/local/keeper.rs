@@ -15,6 +15,7 @@ use super::balancer::{Backend, Balancers};
 use super::channel::Channel;
 use super::home::Home;
 use super::log::Log;
+use super::names::Names;
 use super::qmp::Forward;
 use super::store::{Environments, Store};
 use super::vm::Process;
@@ -33,6 +34,8 @@ pub(super) struct Keeper {
     pub(super) log: Log,
     /// Listeners.
     pub(super) balancers: Balancers,
+    /// Servers of names.
+    pub(super) names: Names,
     /// Told after every change, so that the control loop need not wait for its next tick.
     pub(super) changed: Notify,
     /// Cancelled when the process is to end.
@@ -216,6 +219,7 @@ impl Keeper {
             home,
             log,
             balancers: Balancers::default(),
+            names: Names::default(),
             changed: Notify::new(),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),

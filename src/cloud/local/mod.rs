@@ -24,6 +24,7 @@ mod images;
 mod keeper;
 mod lines;
 mod log;
+pub mod names;
 mod qemu;
 mod qmp;
 mod secrets;

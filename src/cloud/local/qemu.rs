@@ -1,5 +1,6 @@
 //! The qemu command line of a VM, as a pure function.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use i2kit_spec::cmdline;
@@ -20,9 +21,13 @@ pub(super) const CONTROL: &str = "control.sock";
 /// What the VM's serial port says, in the VM's folder.
 pub(super) const CONSOLE: &str = "console.log";
 
-/// The guest's address on qemu's user network, and that network's gateway and name server.
+/// The guest's address on qemu's user network, and that network's gateway and name server, which asks this machine's.
 const GUEST: &str = "10.0.2.15";
-const NETWORK: &str = "10.0.2.15/24,10.0.2.2,10.0.2.3";
+const GATEWAY: &str = "10.0.2.2";
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
+/// Loopback addresses of this machine that a guest reaches by its gateway: those of balancers and of servers of names.
+const SERVICES: &str = "127.76.0.0/14";
 
 /// What a VM is started from.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub(super) struct Machine<'m> {
     pub(super) cmdline: &'m str,
     /// What runs its instructions.
     pub(super) accelerator: Accelerator,
+    /// Whom it asks for names; qemu's own name server when there is none.
+    pub(super) resolver: Option<Ipv4Addr>,
 }
 
 /// The arguments that start `machine` from within its own folder.
@@ -49,8 +56,15 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         // One thread a virtual processor, and a small cache of translated code: 32 MiB hold a whole boot.
         Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
     };
-    let append =
-        format!("{} {}={} {}={NETWORK}", machine.cmdline, cmdline::INSTANCE, machine.id, cmdline::NET);
+    let append = format!(
+        "{} {}={} {}={GUEST}/24,{GATEWAY},{} {}={SERVICES}",
+        machine.cmdline,
+        cmdline::INSTANCE,
+        machine.id,
+        cmdline::NET,
+        machine.resolver.unwrap_or(NAME_SERVER),
+        cmdline::SERVICES,
+    );
     let arguments: [(&str, String); 19] = [
         ("-name", format!("guest={}", machine.id)),
         ("-machine", "q35,usb=off,vmport=off,hpet=off".to_owned()),
@@ -145,6 +159,7 @@ mod tests {
             image: Path::new("/state/images/a,b"),
             cmdline: "console=ttyS0 quiet",
             accelerator: Accelerator::Tcg,
+            resolver: Some(Ipv4Addr::new(127, 78, 3, 4)),
         };
         insta::assert_snapshot!("qemu", arguments(&machine).join("\n"));
     }

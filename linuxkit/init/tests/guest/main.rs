@@ -20,6 +20,8 @@ mod secure_boot;
 mod verity;
 mod vm;
 
+use std::io::Write as _;
+
 use i2kit::erofs::TreeFile;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
 use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp};
@@ -233,6 +235,27 @@ fn without_a_static_address_the_guest_asks_by_dhcp() {
         "nameserver 10.0.2.3\n10.0.2.15\ttest\n"
     );
     assert_eq!(vm.shell("grep Seccomp: /proc/self/status; unshare -U id -u"), "Seccomp:\t0\n65534\n");
+}
+
+#[test]
+fn services_of_the_host_are_reached_by_their_loopback_addresses() {
+    if !wanted() {
+        return;
+    }
+    let service = std::net::TcpListener::bind("127.77.3.4:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    let serving = std::thread::spawn(move || {
+        let (mut client, _) = service.accept().unwrap();
+        client.write_all(b"a Service\n").unwrap();
+    });
+    let network = "i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3 i2kit.services=127.76.0.0/14";
+    let mut vm = Vm::boot_with(&Pod::new().shell(), network, &[]);
+    vm.ready();
+    assert_eq!(vm.shell(&format!("nc 127.77.3.4 {port} </dev/null")), "a Service\n");
+    serving.join().unwrap();
+    // The other loopback addresses are the machine's own, as ever.
+    let own = "(echo own | nc -l -p 7070 >/dev/null &); sleep 1; nc 127.0.0.9 7070 </dev/null";
+    assert_eq!(vm.shell(own), "own\n");
 }
 
 #[test]

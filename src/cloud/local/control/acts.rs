@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const QEMU_START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Job {
     /// Start it.
-    Launch { id: String, launch: Box<LaunchSpec>, ports: Vec<(u16, Protocol)> },
+    Launch(Box<Launch>),
     /// Add a forward.
     Forward { id: String, port: (u16, Protocol) },
     /// Press its power button.
@@ -37,17 +37,27 @@ pub(super) enum Job {
     Remove { id: String },
 }
 
+/// A VM that is to be started.
+#[derive(Debug)]
+pub(super) struct Launch {
+    id: String,
+    spec: LaunchSpec,
+    ports: Vec<(u16, Protocol)>,
+    /// Whom it asks for names, when that is this process.
+    resolver: Option<Ipv4Addr>,
+}
+
 /// Takes an act over into the records. The jobs that it leads to are done after the records were stored.
 pub(super) fn record(
     keeper: &Keeper,
     state: &mut State,
-    (environment, name): (&str, &Name),
+    (environment_name, name): (&str, &Name),
     act: &Act,
     now: u64,
     jobs: &mut Vec<Job>,
 ) {
     let ended = if let Act::End { id } = act { ending(keeper, state, id) } else { String::new() };
-    let Some(environment) = state.environments.get_mut(environment) else { return };
+    let Some(environment) = state.environments.get_mut(environment_name) else { return };
     let id = match act {
         Act::Launch { revision } => {
             let Some(launch) = environment
@@ -63,7 +73,8 @@ pub(super) fn record(
             let id = new_id(&name.name, *revision, |id| state.vms.contains_key(id));
             group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), *revision, now));
             state.vms.insert(id.clone(), Vm::new(Life::Starting));
-            jobs.push(Job::Launch { id, launch: Box::new(launch), ports });
+            let resolver = keeper.names.server(environment_name);
+            jobs.push(Job::Launch(Box::new(Launch { id, spec: launch, ports, resolver })));
             return;
         }
         Act::Drain { id, .. }
@@ -139,7 +150,7 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
     let keeper = Arc::clone(keeper);
     tokio::spawn(async move {
         match job {
-            Job::Launch { id, launch, ports } => launch_vm(&keeper, id, *launch, ports).await,
+            Job::Launch(launch) => launch_vm(&keeper, *launch).await,
             Job::Forward { id, port } => forward(&keeper, &id, port).await,
             Job::PowerOff { id } => {
                 // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.
@@ -159,15 +170,16 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
     });
 }
 
-async fn launch_vm(keeper: &Arc<Keeper>, id: String, launch: LaunchSpec, ports: Vec<(u16, Protocol)>) {
+async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
+    let (id, health_port) = (launch.id.clone(), launch.spec.health_port);
     let started = {
-        let (keeper, id, launch) = (Arc::clone(keeper), id.clone(), launch.clone());
-        tokio::task::spawn_blocking(move || start(&keeper, &id, &launch, &ports)).await.unwrap_or_else(
-            |panic| Err(CloudError::Program { program: "qemu".into(), message: panic.to_string() }),
-        )
+        let keeper = Arc::clone(keeper);
+        tokio::task::spawn_blocking(move || start(&keeper, &launch)).await.unwrap_or_else(|panic| {
+            Err(CloudError::Program { program: "qemu".into(), message: panic.to_string() })
+        })
     };
     match started {
-        Ok(()) => watch(keeper, &id, launch.health_port).await,
+        Ok(()) => watch(keeper, &id, health_port).await,
         Err(error) => {
             keeper.log.say(format_args!("{id}: {error}"));
             if let Some(vm) = keeper.state().vms.get_mut(&id) {
@@ -179,24 +191,21 @@ async fn launch_vm(keeper: &Arc<Keeper>, id: String, launch: LaunchSpec, ports: 
 }
 
 /// Starts the VM's process, unless the VM is not wanted any more.
-fn start(
-    keeper: &Keeper,
-    id: &str,
-    launch: &LaunchSpec,
-    ports: &[(u16, Protocol)],
-) -> Result<(), CloudError> {
+fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
+    let Launch { id, spec, ports, resolver } = launch;
     let folder = keeper.home.instance(id);
     fs::create_dir_all(&folder).map_err(CloudError::file("create", &folder))?;
-    let cmdline = images::cmdline(&keeper.home, launch.image)?;
+    let cmdline = images::cmdline(&keeper.home, spec.image)?;
     let accelerator = keeper.accelerator();
-    let secrets = secrets::channel(&keeper.home.secrets(), &launch.secrets)?;
+    let secrets = secrets::channel(&keeper.home.secrets(), &spec.secrets)?;
     let machine = Machine {
         id,
-        launch,
+        launch: spec,
         ports,
-        image: &keeper.home.image(launch.image),
+        image: &keeper.home.image(spec.image),
         cmdline: &cmdline,
         accelerator,
+        resolver: *resolver,
     };
     // The lock is held while the process is made, so that nobody forgets the VM in between.
     let mut state = keeper.state();

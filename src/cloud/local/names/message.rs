@@ -1,0 +1,213 @@
+//! Questions and answers of DNS as bytes: RFC 1035, section 4. Pure.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// The domain that is answered for. Everything else is somebody else's.
+pub const DOMAIN: &str = "cluster.local";
+
+/// Full names in lower case without the last dot, and their addresses.
+pub type Zone = BTreeMap<String, Ipv4Addr>;
+
+/// Id, flags and four counts of records.
+const HEADER: usize = 12;
+
+/// How many bytes a name has at most, with the lengths of its labels.
+const NAME_BYTES: usize = 255;
+
+/// Seconds that an answer may be kept: a Service that moves is found soon.
+const TTL: u32 = 5;
+
+/// Types and classes of records.
+const A: u16 = 1;
+const ANY: u16 = 255;
+const INTERNET: u16 = 1;
+
+/// Codes of an answer.
+const NO_ERROR: u8 = 0;
+const SERVER_FAILURE: u8 = 2;
+const NO_SUCH_NAME: u8 = 3;
+
+/// The bits of the second and third byte: this is an answer; by who knows it first hand; recursion is wanted; it is
+/// there.
+const ANSWER: u8 = 0x80;
+const AUTHORITATIVE: u8 = 0x04;
+const RECURSION_WANTED: u8 = 0x01;
+const RECURSION: u8 = 0x80;
+
+/// What becomes of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// This is the answer.
+    Answer(Vec<u8>),
+    /// Somebody else has to be asked.
+    Elsewhere,
+}
+
+/// A question of one name.
+struct Question {
+    /// In lower case, without the last dot.
+    name: String,
+    kind: u16,
+    class: u16,
+    /// Where it ends in the message.
+    end: usize,
+}
+
+/// What to do about a message; nothing if it is no question.
+pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
+    let question = question(message)?;
+    let below = |name: &str, domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    if question.name != DOMAIN && !below(&question.name, DOMAIN) {
+        return Some(Reply::Elsewhere);
+    }
+    let found = zone.get(&question.name);
+    let known = found.is_some() || zone.keys().any(|name| below(name, &question.name));
+    let mut answer = head(message, question.end, if known { NO_ERROR } else { NO_SUCH_NAME });
+    if let (Some(address), A | ANY, INTERNET) = (found, question.kind, question.class) {
+        answer[7] = 1;
+        // The name of the question, by a reference to where it stands.
+        answer.extend([0xc0, 12]);
+        answer.extend([A, INTERNET].map(u16::to_be_bytes).as_flattened());
+        answer.extend(TTL.to_be_bytes());
+        answer.extend([0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(Reply::Answer(answer))
+}
+
+/// The answer that there is none, to what [`reply`] has taken for a question.
+pub fn failure(message: &[u8]) -> Vec<u8> {
+    let end = question(message).map_or(HEADER.min(message.len()), |question| question.end);
+    head(message, end, SERVER_FAILURE)
+}
+
+/// An answer with no record yet: the question's first bytes with other flags and counts.
+fn head(message: &[u8], end: usize, code: u8) -> Vec<u8> {
+    let mut answer = message[..end].to_vec();
+    answer[2] = ANSWER | AUTHORITATIVE | (message[2] & RECURSION_WANTED);
+    answer[3] = RECURSION | code;
+    answer[6..HEADER].fill(0);
+    answer
+}
+
+/// The question in a message; none if it is an answer, something else than a question, or not one question.
+fn question(message: &[u8]) -> Option<Question> {
+    let number = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+    // Neither the bit of an answer nor an operation other than a standard query.
+    if message.len() < HEADER || message[2] & 0xf8 != 0 || number(4)? != 1 {
+        return None;
+    }
+    let mut name = String::new();
+    let mut at = HEADER;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1;
+        match length {
+            0 => break,
+            1..64 if at + length - HEADER < NAME_BYTES => {}
+            // A reference, which a question has no place for, or a name that is too long.
+            _ => return None,
+        }
+        let label = message.get(at..at + length)?;
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.push_str(&String::from_utf8_lossy(label).to_ascii_lowercase());
+        at += length;
+    }
+    Some(Question { name, kind: number(at)?, class: number(at + 2)?, end: at + 4 })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A question with id 7.9 as resolvers send it.
+    pub(in super::super) fn question(name: &str, kind: u16) -> Vec<u8> {
+        let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            message.push(u8::try_from(label.len()).unwrap());
+            message.extend(label.as_bytes());
+        }
+        message.push(0);
+        message.extend([kind, INTERNET].map(u16::to_be_bytes).as_flattened());
+        message
+    }
+
+    fn zone() -> Zone {
+        Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 3, 4))])
+    }
+
+    fn answer(name: &str, kind: u16) -> Vec<u8> {
+        match reply(&question(name, kind), &zone()) {
+            Some(Reply::Answer(answer)) => answer,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_service_has_its_address() {
+        for name in ["web.default.svc.cluster.local", "WEB.default.svc.Cluster.Local"] {
+            let found = answer(name, A);
+            let mut expected = question(name, A);
+            expected[2..8].copy_from_slice(&[0x85, 0x80, 0, 1, 0, 1]);
+            expected.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 127, 77, 3, 4]);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_service_has_no_other_records_and_others_are_none() {
+        let code = |name, kind| {
+            let found = answer(name, kind);
+            assert_eq!(found[6..8], [0, 0], "{name} has no record");
+            found[3] & 0x0f
+        };
+        // An address of IPv6: there is none, but the name exists, and so do the names above it.
+        assert_eq!(code("web.default.svc.cluster.local", 28), NO_ERROR);
+        assert_eq!(code("default.svc.cluster.local", A), NO_ERROR);
+        assert_eq!(code("cluster.local", A), NO_ERROR);
+        assert_eq!(code("redis.default.svc.cluster.local", A), NO_SUCH_NAME);
+        // What a search path makes of a name that has one already.
+        assert_eq!(code("web.default.svc.cluster.local.default.svc.cluster.local", A), NO_SUCH_NAME);
+    }
+
+    #[test]
+    fn other_domains_are_elsewhere() {
+        for name in ["example.com", "web", "notcluster.local", "local"] {
+            assert_eq!(reply(&question(name, A), &zone()), Some(Reply::Elsewhere), "{name}");
+        }
+        let failed = failure(&question("example.com", A));
+        assert_eq!((failed[3] & 0x0f, &failed[..2]), (SERVER_FAILURE, &[7, 9][..]));
+    }
+
+    #[test]
+    fn what_is_no_question_is_not_answered() {
+        let mut said = question("web.default.svc.cluster.local", A);
+        said[2] |= ANSWER;
+        assert_eq!(reply(&said, &zone()), None);
+        assert_eq!(reply(&[], &zone()), None);
+        let long = vec!["a"; 128].join(".");
+        assert_eq!(reply(&question(&long, A), &zone()), None, "a name of 256 bytes");
+        assert!(reply(&question(&vec!["a"; 127].join("."), A), &zone()).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_does_no_harm(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..80),
+            query: bool,
+        ) {
+            if query && bytes.len() > HEADER {
+                bytes[2..HEADER].copy_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+            }
+            if reply(&bytes, &zone()).is_some() {
+                let failed = failure(&bytes);
+                prop_assert!(failed.len() >= HEADER && failed.len() <= bytes.len());
+            }
+        }
+    }
+}
