@@ -25,6 +25,7 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
         for balancer in fleet.balancers.iter().filter(|balancer| names.contains(&&balancer.spec.name)) {
             report::result(&format!("{} {}\n", balancer.spec.name, balancer.addresses().join(" ")));
         }
+        pipeline::warn(context, &fleet);
     }
     Ok(exit)
 }

@@ -188,6 +188,13 @@ pub(super) async fn carry_out_to(
     Ok(Exit::Success)
 }
 
+/// Says what the cloud cannot give the environment for now.
+pub(super) fn warn(context: &Context, fleet: &Fleet) {
+    for warning in &fleet.warnings {
+        context.events.warn(warning.as_str());
+    }
+}
+
 /// Prints `value` as indented JSON.
 pub(super) fn json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value).expect("results have only string keys");

@@ -60,7 +60,9 @@ async fn serve(
     // The cloud has its own copies now; the cache may be pruned while the preview goes on.
     drop(prepared);
     if context.format == Format::Text {
-        report::message(&status::text(&cloud.observe().await.or_exit(Exit::Cloud)?, false));
+        let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+        report::message(&status::text(&fleet, false));
+        pipeline::warn(context, &fleet);
         report::message("Serving; Ctrl-C ends the preview and deletes everything it started.");
     }
     let mut lines = SelectAll::new();

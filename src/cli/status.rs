@@ -15,7 +15,10 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
     match context.format {
         Format::Json => pipeline::json(&fleet),
-        Format::Text => report::result(&text(&fleet, args.name.is_some())),
+        Format::Text => {
+            report::result(&text(&fleet, args.name.is_some()));
+            pipeline::warn(context, &fleet);
+        }
     }
     Ok(Exit::Success)
 }

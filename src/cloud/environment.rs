@@ -361,6 +361,7 @@ impl Environment {
     ) -> Fleet {
         Fleet {
             half_deleted: vec![],
+            warnings: vec![],
             environment: name.to_owned(),
             groups: self.groups.iter().map(|(name, group)| show_group(name, group, facts, now)).collect(),
             balancers: self

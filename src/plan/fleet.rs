@@ -39,6 +39,9 @@ pub struct Fleet {
     /// Images whose deletion was begun by a run that did not come to its end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub half_deleted: Vec<ImageId>,
+    /// What the cloud cannot give the environment for now, and what to do about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Fleet {

@@ -69,7 +69,8 @@ fn services(value: &str) -> Result<Range, Error> {
     let range = value.split_once('/').and_then(|(address, prefix)| {
         let (address, prefix) = (address.parse::<Ipv4Addr>().ok()?, prefix.parse::<u8>().ok()?);
         // No more than loopback addresses, and no bits behind the prefix.
-        let whole = (8..=32).contains(&prefix) && u64::from(address.to_bits()) << prefix & 0xffff_ffff == 0;
+        let behind = address.to_bits().trailing_zeros() + u32::from(prefix) >= u32::BITS;
+        let whole = (8..=32).contains(&prefix) && behind;
         (whole && address.is_loopback()).then_some(Range { address, prefix })
     });
     range.ok_or_else(|| Error::Parameter {
@@ -104,8 +105,7 @@ mod tests {
 
     #[test]
     fn reads_its_own_parameters_among_the_kernels() {
-        let parsed =
-            parse(
+        let parsed = parse(
             "console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3 \
              i2kit.services=127.76.0.0/14\n",
         )

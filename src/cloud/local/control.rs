@@ -27,22 +27,15 @@ const ROTATE_TICKS: u64 = 50;
 /// Lines of a VM's console that go into the reason of a failed refresh.
 const REASON_LINES: usize = 12;
 
-/// What the diary already says could not be done, with the reason.
-#[derive(Debug, Default)]
-struct Told {
-    listeners: BTreeMap<Key, String>,
-    names: BTreeMap<String, String>,
-}
-
 /// Runs until the process is to end.
 pub(super) async fn run(keeper: Arc<Keeper>) {
     let mut ticks = 0_u64;
-    let mut told = Told::default();
+    let mut told = BTreeMap::new();
     loop {
         // Before VMs are started, which are told where to ask.
-        names(&keeper, &mut told.names);
+        names(&keeper);
         tick(&keeper);
-        route(&keeper, &mut told.listeners);
+        route(&keeper, &mut told);
         if ticks.is_multiple_of(ROTATE_TICKS) {
             rotate(&keeper);
         }
@@ -184,21 +177,20 @@ fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
 }
 
 /// Hands the servers of names what they should know.
-fn names(keeper: &Keeper, told: &mut BTreeMap<String, String>) {
+fn names(keeper: &Keeper) {
     let state = keeper.state();
     let zone = |environment: &Environment| {
-        let balancers = environment.balancers.iter().filter(|(_, balancer)| !balancer.spec.listeners.is_empty());
-        balancers.filter_map(|(name, balancer)| Some((full_name(name), balancer.host.parse().ok()?))).collect()
+        let balancers =
+            environment.balancers.iter().filter(|(_, balancer)| !balancer.spec.listeners.is_empty());
+        balancers
+            .filter_map(|(name, balancer)| Some((full_name(name), balancer.host.parse().ok()?)))
+            .collect()
     };
     let wanted = state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect();
     drop(state);
-    let failed = keeper.names.apply(wanted);
-    let failed: BTreeMap<String, String> =
-        failed.into_iter().map(|(environment, error)| (environment, error.to_string())).collect();
-    for (environment, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
-        keeper.log.say(format_args!("the names of {environment} cannot be served: {error}"));
+    for environment in keeper.names.apply(wanted) {
+        keeper.log.say(format_args!("{}", keeper.names.failure(&environment).unwrap_or_default()));
     }
-    *told = failed;
 }
 
 fn rotate(keeper: &Keeper) {

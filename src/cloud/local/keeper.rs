@@ -266,7 +266,9 @@ impl Keeper {
                 .collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
-        environment.fleet(name, &facts, &bound, clock::now())
+        let mut fleet = environment.fleet(name, &facts, &bound, clock::now());
+        fleet.warnings.extend(self.names.failure(name));
+        fleet
     }
 
     /// What VMs run on. Blocks for as long as it takes to find out.

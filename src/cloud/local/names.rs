@@ -51,7 +51,14 @@ fn address(environment: &str) -> Ipv4Addr {
 
 /// All servers, by environment.
 #[derive(Debug, Default)]
-pub(super) struct Names(Mutex<BTreeMap<String, Running>>);
+pub(super) struct Names(Mutex<BTreeMap<String, Server>>);
+
+#[derive(Debug)]
+enum Server {
+    Running(Running),
+    /// It could not be started, for this reason.
+    Failed(String),
+}
 
 /// A server at work.
 #[derive(Debug)]
@@ -67,32 +74,53 @@ impl Drop for Running {
 }
 
 impl Names {
-    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+    fn servers(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the VMs of an environment ask, when its server could be started.
     pub(super) fn server(&self, environment: &str) -> Option<Ipv4Addr> {
-        self.running().contains_key(environment).then(|| address(environment))
+        matches!(self.servers().get(environment), Some(Server::Running(_))).then(|| address(environment))
     }
 
-    /// Makes the servers what is wanted: one for each environment, which knows these names. Returns those that could
-    /// not be started; they are tried again the next time.
-    pub(super) fn apply(&self, wanted: BTreeMap<String, Zone>) -> Vec<(String, io::Error)> {
-        let mut running = self.running();
-        running.retain(|environment, _| wanted.contains_key(environment));
-        let mut failed = Vec::new();
+    /// Why an environment has no server, and what to do about it.
+    pub(super) fn failure(&self, environment: &str) -> Option<String> {
+        let servers = self.servers();
+        let Some(Server::Failed(error)) = servers.get(environment) else { return None };
+        Some(format!(
+            "pods do not find Services by name: {}:{PORT} cannot be served: {error}; run as root, or let anybody have the \
+             port by `sysctl net.ipv4.ip_unprivileged_port_start={PORT}`, then start the VMs again",
+            address(environment)
+        ))
+    }
+
+    /// Makes the servers what is wanted: one for each environment, which knows these names. Those that could not be
+    /// started are tried again the next time. Returns the environments whose server failed in another way than before.
+    pub(super) fn apply(&self, wanted: BTreeMap<String, Zone>) -> Vec<String> {
+        let mut servers = self.servers();
+        servers.retain(|environment, _| wanted.contains_key(environment));
+        let mut news = Vec::new();
         for (environment, zone) in wanted {
-            if let Some(found) = running.get(&environment) {
-                *found.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
-                continue;
-            }
-            match start(SocketAddr::from((address(&environment), PORT)), zone) {
-                Ok(started) => drop(running.insert(environment, started)),
-                Err(error) => failed.push((environment, error)),
-            }
+            let before = match servers.get(&environment) {
+                Some(Server::Running(found)) => {
+                    *found.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
+                    continue;
+                }
+                Some(Server::Failed(error)) => Some(error.clone()),
+                None => None,
+            };
+            let server = match start(SocketAddr::from((address(&environment), PORT)), zone) {
+                Ok(running) => Server::Running(running),
+                Err(error) => {
+                    if before != Some(error.to_string()) {
+                        news.push(environment.clone());
+                    }
+                    Server::Failed(error.to_string())
+                }
+            };
+            servers.insert(environment, server);
         }
-        failed
+        news
     }
 }
 
@@ -147,8 +175,11 @@ async fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
 /// laptop is in.
 async fn relay(question: &[u8]) -> io::Result<Vec<u8>> {
     let server = name_server(&fs::read_to_string(RESOLV_CONF)?).ok_or(io::ErrorKind::NotFound)?;
-    let any: SocketAddr =
-        if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { "[::]:0".parse().expect("it is one") };
+    let any: SocketAddr = if server.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        "[::]:0".parse().expect("it is one")
+    };
     let socket = UdpSocket::bind(any).await?;
     socket.connect((server, PORT)).await?;
     socket.send(question).await?;
@@ -165,7 +196,8 @@ async fn relay(question: &[u8]) -> io::Result<Vec<u8>> {
 
 /// The first name server of a `resolv.conf`. The format's page is resolv.conf(5).
 fn name_server(text: &str) -> Option<IpAddr> {
-    text.lines().find_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok())
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]
@@ -189,8 +221,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_cannot_start_says_once_what_to_do() {
+        // Another user than root has the same failure without this.
+        let taken = std::net::UdpSocket::bind((address("taken"), PORT));
+        let names = Names::default();
+        let wanted = || BTreeMap::from([("taken".to_owned(), Zone::new())]);
+        assert_eq!(names.apply(wanted()), ["taken"]);
+        assert_eq!(names.apply(wanted()), Vec::<String>::new());
+        assert_eq!(names.server("taken"), None);
+        let said = names.failure("taken").unwrap();
+        assert!(
+            said.contains(":53 cannot be served: ") && said.contains("ip_unprivileged_port_start"),
+            "{said}"
+        );
+        drop(taken);
+        names.apply(BTreeMap::new());
+        assert_eq!(names.failure("taken"), None);
+    }
+
+    #[tokio::test]
     async fn a_client_is_answered_with_what_the_zone_is_now() {
-        let zone = |low| Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 0, low))]);
+        let zone =
+            |low| Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 0, low))]);
         // Any port, since the usual one needs a privilege.
         let listening = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = listening.local_addr().unwrap();
