@@ -1,5 +1,8 @@
 //! Real software of all kinds, deployed and asked something through its Service.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use crate::support::{Images, World, eventually, get, machines, root};
 
 fn example(name: &str) -> String {
@@ -82,7 +85,7 @@ fn python_serves_a_program_of_a_config_map() {
         "{answer}"
     );
     // Both workers answer, sooner or later.
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     eventually("answers of two workers", 120, || {
         seen.insert(page(&world, "python", "/"));
         (seen.len() == 2).then_some(())
@@ -234,4 +237,62 @@ fn capabilities_of_files_work_and_can_be_refused() {
     assert_eq!(page(&world, "may", "/"), format!("4321\n{refused}raw\n7 \n{attributes}"));
     let denied = "4321 /usr/local/bin/chown: changing ownership of '/tmp/x': Operation not permitted\n";
     assert_eq!(page(&world, "may-not", "/"), format!("4321\n{refused}{refused}{denied}{attributes}"));
+}
+
+#[test]
+fn datagrams_go_through_a_balancer_there_and_back() {
+    if !machines() {
+        return;
+    }
+    let world = world();
+    let manifest = "apiVersion: apps/v1
+kind: Deployment
+metadata: {name: echo}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: echo}}
+  template:
+    metadata: {labels: {app: echo}}
+    spec:
+      containers:
+        - name: echo
+          image: python:3
+          command: [python3, -c]
+          args:
+            - |
+              import socket
+              server = socket.socket(type=socket.SOCK_DGRAM)
+              server.bind((\"\", 5353))
+              while True:
+                  line, client = server.recvfrom(1000)
+                  server.sendto(line + b\" from \" + socket.gethostname().encode(), client)
+          ports: [{containerPort: 5353, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  selector: {app: echo}
+  ports: [{port: 5353, protocol: UDP}]
+";
+    world.write("echo.yaml", manifest);
+    world.i2kit(&["deploy", "echo.yaml"]).run();
+    let address = world.address("echo");
+    let ask = || -> std::io::Result<String> {
+        // A client of its own each time, which is what a balancer divides by.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.connect(&address)?;
+        socket.send(b"hello")?;
+        let mut answer = [0; 256];
+        let length = socket.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    let answers: BTreeSet<String> = eventually("answers of both machines", 60, || {
+        let answers: BTreeSet<String> = (0..4).filter_map(|_| ask().ok()).collect();
+        (answers.len() == 2).then_some(answers)
+    });
+    let expected = world.group("echo").instances;
+    let expected = expected.iter().map(|instance| format!("hello from {}", instance.id)).collect();
+    assert_eq!(answers, expected);
 }
