@@ -145,3 +145,18 @@ fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     runtime.shutdown_background();
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let with = format!("read x: {}", cause());
+        let said = Err::<(), _>(cause()).context(with.clone()).context("cannot start").unwrap_err();
+        assert_eq!(sentence(&said), format!("cannot start: {with}"));
+    }
+}

@@ -167,11 +167,14 @@ pub(super) async fn carry_out_to(
     let images: BTreeMap<ImageId, DiskImage> = images.iter().map(|image| (image.id, image.clone())).collect();
     let options = rollout::Options { poll: cloud.poll(), wait };
     let ended = rollout::execute(plan, &images, cloud, &context.events, &options).await;
-    if context.summary.is_some() {
+    if context.summary.is_some() || ended.is_err() {
         let fleet = cloud.observe().await.unwrap_or_else(|error| {
-            context.events.warn(format!("the step summary shows no groups: {error}"));
+            context.events.warn(format!("what the environment holds now is not known: {error}"));
             Fleet::default()
         });
+        if ended.is_err() {
+            warn(context, &fleet);
+        }
         summary::write(context, plan, &fleet, ended.as_ref().err().map(ToString::to_string).as_deref());
     }
     ended.or_exit(Exit::Rollout)?;
