@@ -12,6 +12,7 @@ mod error;
 pub mod exec;
 pub mod local;
 pub mod reconcile;
+mod secret;
 pub mod sim;
 
 use std::collections::BTreeMap;

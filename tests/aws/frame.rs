@@ -1,9 +1,7 @@
 //! What a manifest asks of the frame and of groups beside the usual: TLS, limits on clients, roles, scaling, floors.
 
-use i2kit::plan::aws::calls;
-
 use crate::harness::Bed;
-use crate::rollout::{assert_nothing_left, nginx, world};
+use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world};
 use crate::support::tools;
 
 /// What the emulator holds: listeners, rules, policies, groups, a line each.
@@ -15,14 +13,6 @@ fn held(bed: &Bed) -> Vec<String> {
 fn certificate(bed: &Bed, domain: &str) -> String {
     let asked = serde_json::json!({"Region": "us-east-1", "Domain": domain});
     serde_json::from_str(&bed.call("POST", "/moto-api/i2kit/certificate", &asked.to_string())).unwrap()
-}
-
-/// Every call of the program is one that the policy allows.
-fn assert_calls_are_known(bed: &Bed) {
-    let calls = bed.journal();
-    let known = |call: &&String| call.contains("/moto-api/") || calls::action(call).is_some();
-    let unknown: Vec<_> = calls.iter().filter(|call| !known(call)).collect();
-    assert!(unknown.is_empty(), "plan::aws::calls lacks {unknown:?}");
 }
 
 /// The web server, scaled by load, with a role and a balancer that ends TLS.

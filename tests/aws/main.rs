@@ -14,6 +14,7 @@ mod harness;
 mod support;
 
 mod rollout;
+mod secrets;
 mod speed;
 mod templates;
 mod verbs;

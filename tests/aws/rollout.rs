@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use i2kit::plan::aws::calls;
 use serde_json::Value;
 
 use crate::harness::Bed;
@@ -106,6 +107,15 @@ fn a_pod_lives_its_whole_life_on_paper() {
 pub(crate) fn assert_nothing_left(bed: &Bed) {
     let left = bed.call("GET", "/moto-api/i2kit/left", "");
     assert_eq!(serde_json::from_str::<Vec<String>>(&left).unwrap(), Vec::<String>::new());
+}
+
+/// Every call of the program since the last time, each of them one that the policy allows.
+pub(crate) fn assert_calls_are_known(bed: &Bed) -> Vec<String> {
+    let calls = bed.journal();
+    let known = |call: &&String| call.contains("/moto-api/") || calls::action(call).is_some();
+    let unknown: Vec<_> = calls.iter().filter(|call| !known(call)).collect();
+    assert!(unknown.is_empty(), "plan::aws::calls lacks {unknown:?}");
+    calls
 }
 
 /// Sets a value when dropped, also when a test fails.

@@ -1,5 +1,6 @@
 //! The templates of the frame, as AWS' own linter sees them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -7,8 +8,9 @@ use std::process::Command;
 use i2kit::manifest::api::{Name, Protocol, ServiceType, Tls};
 use i2kit::plan::aws::frame::{self, Balancer, Frame, Network, Place};
 use i2kit::plan::aws::packing::{Placement, Scheme};
-use i2kit::plan::aws::{ingress, role};
-use i2kit::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, Listener, MachineRole, TargetGroup};
+use i2kit::plan::aws::ingress;
+use i2kit::plan::aws::role::{self, Profile};
+use i2kit::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, Listener, TargetGroup};
 
 use crate::support::tools;
 
@@ -60,6 +62,7 @@ fn the_linter_finds_nothing_in_the_templates() {
     };
     let routed = BalancerSpec { http: Some(http.clone()), ..spec.clone() };
     let place = |network| Place { environment: "production".into(), network };
+    let profile = Profile { account: spec.name.clone(), role: None, secrets: BTreeSet::new() };
     let plans = [
         frame::environment(&place(None)),
         frame::environment(&place(Some(network))),
@@ -69,8 +72,9 @@ fn the_linter_finds_nothing_in_the_templates() {
         ingress::stack("production", (&routed, &http), &[certificate("a"), certificate("b")], &made).unwrap(),
         ingress::stack("production", (&routed, &http), &[], &made).unwrap(),
         frame::alias("production", &spec, "db.example.com", &made),
-        role::stack("production", &MachineRole { account: spec.name.clone(), role: None }),
-        role::stack("production", &MachineRole { account: spec.name.clone(), role: Some("reader".into()) }),
+        role::stack("production", &profile),
+        role::stack("production", &Profile { secrets: ["db".to_owned()].into(), ..profile.clone() }),
+        role::stack("production", &Profile { role: Some("reader".into()), ..profile.clone() }),
     ];
     let folder = tempfile::tempdir().unwrap();
     let files: Vec<_> = plans

@@ -7,27 +7,10 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{World, eventually, get, get_with, kill, machines, root};
+use crate::support::{World, eventually, get, get_with, holders, kill, machines, root};
 
 /// What must be found nowhere.
 const CANARY: &str = "canary-7f3a9c51";
-
-/// Files below `folder` that hold one of the texts.
-fn holders(folder: &Path, texts: &[String], found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() {
-            holders(&path, texts, found);
-        } else if kind.is_file() {
-            let bytes = fs::read(&path).unwrap_or_default();
-            let content = String::from_utf8_lossy(&bytes);
-            if texts.iter().any(|text| content.contains(text)) {
-                found.insert(path.display().to_string());
-            }
-        }
-    }
-}
 
 /// Processes whose command line or environment holds the text.
 fn processes(text: &str) -> Vec<String> {

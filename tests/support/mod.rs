@@ -11,6 +11,7 @@ pub(crate) use http::{get, get_with, wait_for_page};
 pub(crate) use registry::{Images, mirror};
 pub(crate) use world::{World, kill};
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The repository.
@@ -51,5 +52,22 @@ pub(crate) fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut(
         }
         assert!(started.elapsed().as_secs() < seconds, "after {seconds} s there is still no {what}");
         std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// Files below `folder` that hold one of the texts.
+pub(crate) fn holders(folder: &Path, texts: &[String], found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() {
+            holders(&path, texts, found);
+        } else if kind.is_file() {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            let content = String::from_utf8_lossy(&bytes);
+            if texts.iter().any(|text| content.contains(text)) {
+                found.insert(path.display().to_string());
+            }
+        }
     }
 }

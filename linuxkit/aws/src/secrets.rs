@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use i2kit_spec::launch::{SecretReference, SecretSource};
 use serde_json::{Value, json};
 
@@ -79,12 +81,25 @@ fn members(name: &str, text: &str) -> Result<Data, Error> {
     let Ok(Value::Object(object)) = serde_json::from_str(text) else {
         return Err(bad(name, "its value is no JSON object of keys and strings"));
     };
-    let member = |(key, value): (String, Value)| match value {
-        Value::String(text) if is_key(&key) => Ok((key, text.into_bytes())),
-        _ if is_key(&key) => Err(bad(name, &format!("the value of {key} is no string"))),
-        _ => Err(bad(name, "a key has other characters than letters, digits, `-`, `_` and `.`")),
+    let member = |(key, value): (String, Value)| {
+        if !is_key(&key) {
+            return Err(bad(name, "a key has other characters than letters, digits, `-`, `_` and `.`"));
+        }
+        match bytes(value) {
+            Some(bytes) => Ok((key, bytes)),
+            None => Err(bad(name, &format!("the value of {key} is neither a string nor base64"))),
+        }
     };
     object.into_iter().map(member).collect()
+}
+
+/// A string, or `{"base64": "…"}` of what is no text.
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::String(text) => Some(text.into_bytes()),
+        Value::Object(object) if object.len() == 1 => STANDARD.decode(object.get("base64")?.as_str()?).ok(),
+        _ => None,
+    }
 }
 
 fn parameters(path: &str, answer: &Value) -> Result<Data, Error> {
@@ -133,6 +148,7 @@ mod tests {
     fn objects_and_parameters_become_keys() {
         let data = members("db", r#"{"user":"web","password":"geheim"}"#).unwrap();
         assert_eq!(data["password"], b"geheim");
+        assert_eq!(members("db", r#"{"key":{"base64":"/wA="}}"#).unwrap()["key"], [0xff, 0]);
         let answer = json!({"Parameters": [{"Name": "/p/mail/token", "Value": "t"}]});
         assert_eq!(parameters("/p/mail", &answer).unwrap()["token"], b"t");
         assert!(parameters("/p", &answer).is_err());
@@ -140,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_said_without_the_secret() {
-        for text in [r#"["geheim"]"#, r#"{"password":["geheim"]}"#, r#"{"../geheim":"x"}"#, "geheim"] {
+        for text in [r#"["geheim"]"#, r#"{"password":["geheim"]}"#, r#"{"password":{"base64":"geheim!"}}"#, r#"{"../geheim":"x"}"#, "geheim"] {
             let error = members("db", text).unwrap_err().to_string();
             assert!(!error.contains("geheim"), "{error}");
         }

@@ -1,5 +1,5 @@
 //! What no revision needs and no plan knows of: snapshots without an image, uploads that nobody went on with, stacks that
-//! never came to be.
+//! never came to be, values of Secrets that were superseded.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use aws_sdk_ec2::types::SnapshotState;
 use super::{Aws, now, tags};
 use crate::cloud::CloudError;
 use crate::plan::aws::name;
+use crate::plan::aws::role::Profile;
 
 /// An upload that is older was given up.
 const GIVEN_UP_SECONDS: u64 = 24 * 3600;
@@ -17,6 +18,7 @@ const GIVEN_UP_SECONDS: u64 = 24 * 3600;
 enum Leftover {
     Snapshot(String),
     Stack(String),
+    Secret(String),
 }
 
 impl Aws {
@@ -36,6 +38,12 @@ impl Aws {
                         self.delete_stack(&name).await?;
                     }
                     told.push(format!("stack {name}"));
+                }
+                Leftover::Secret(id) => {
+                    if delete {
+                        self.delete_values(&id).await?;
+                    }
+                    told.push(format!("secret {id}"));
                 }
             }
         }
@@ -67,12 +75,14 @@ impl Aws {
         found.extend(dead.map(|stack| Leftover::Stack(stack.name.clone())));
         let environment = &self.settings.environment;
         let groups = self.look(None).await?.groups;
-        let roles = groups.iter().flat_map(|group| &group.revisions).filter_map(|r| r.launch.role.as_ref());
-        let used: BTreeSet<String> = roles.map(|role| name::role_stack(environment, role)).collect();
+        let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));
+        let profiles = revisions.filter_map(|(group, r)| Profile::of(&group.name.namespace, &r.launch));
+        let used: BTreeSet<String> = profiles.map(|profile| name::role_stack(environment, &profile)).collect();
         let unused = stacks
             .iter()
             .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));
         found.extend(unused.map(|stack| Leftover::Stack(stack.name.clone())));
+        found.extend(self.unused_values(&groups).await?.into_iter().map(Leftover::Secret));
         Ok(found)
     }
 }

@@ -56,7 +56,7 @@ impl Aws {
         let image = image
             .and_then(|image| image.image_id)
             .ok_or_else(|| CloudError::not_found("image", &revision.launch.image))?;
-        let profile = self.profile(&revision.launch, &frame).await?;
+        let profile = self.profile(group, &revision.launch, &frame).await?;
         let data = self.launch_data(group, revision, (&frame, &image, &profile))?;
         let template = name::group(&self.settings.environment, group);
         let settings = self.pending().get(group).cloned();
@@ -326,6 +326,8 @@ impl Aws {
         })
         .await?;
         if self.template(group).await?.is_some() {
+            // While the template is there an interrupted run finds out again which values these were.
+            self.delete_values_of(group).await?;
             let gone = self.clients.ec2.delete_launch_template().launch_template_name(&own).send().await;
             match gone {
                 Err(error)

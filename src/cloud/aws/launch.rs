@@ -70,6 +70,15 @@ impl Aws {
             .build())
     }
 
+    /// Where the machines find the values of their Secrets.
+    fn references(&self, group: &Name, launch: &LaunchSpec) -> Vec<launch::SecretReference> {
+        let one = |(name, id): (String, String)| launch::SecretReference {
+            name,
+            source: launch::SecretSource::SecretsManager { secret_id: id },
+        };
+        self.values_of(group, launch).into_iter().map(one).collect()
+    }
+
     fn user_data(&self, group: &Name, revision: &NewRevision) -> Result<Vec<u8>, CloudError> {
         let own = Own { launch: revision.launch.clone(), cause: revision.cause.clone() };
         let spec = launch::LaunchSpec {
@@ -80,7 +89,7 @@ impl Aws {
             revision: u64::from(revision.number),
             region: Some(self.settings.region.clone()),
             logs: Some(launch::LogTarget { group: name::log_group(&self.settings.environment) }),
-            secrets: vec![],
+            secrets: self.references(group, &revision.launch),
             endpoint: self.settings.guest_endpoint.clone(),
             host: Some(serde_json::to_string(&own).expect("a launch spec has only string keys")),
         };

@@ -18,6 +18,7 @@ mod preflight;
 mod refresh;
 mod role;
 mod scaling;
+mod secrets;
 mod snapshot;
 mod stack;
 mod tags;
@@ -37,9 +38,10 @@ use tokio::time::Instant;
 
 use self::client::Clients;
 pub use self::preflight::Check;
+use super::secret::Key;
 use super::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
-use crate::manifest::api::Name;
+use crate::manifest::api::{Name, Secret};
 use crate::plan::aws::frame::{self, Frame, Network};
 use crate::plan::aws::name::hash;
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup};
@@ -89,6 +91,8 @@ pub struct Aws {
     run: String,
     /// What the environment's stack made, once this run has put it.
     frame: Arc<OnceCell<Frame>>,
+    /// The key of Secrets' versions, once this run has looked for it.
+    key: Arc<OnceCell<Key>>,
 }
 
 impl Aws {
@@ -104,7 +108,8 @@ impl Aws {
     ) -> Result<Self, CloudError> {
         let clients = Clients::new(&settings, credentials).await;
         let run = format!("{} {}", std::process::id(), clock().as_nanos());
-        let aws = Self { settings, clients, events, pending: Arc::default(), run, frame: Arc::default() };
+        let (pending, frame, key) = (Arc::default(), Arc::default(), Arc::default());
+        let aws = Self { settings, clients, events, pending, run, frame, key };
         std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
         Ok(aws)
     }
@@ -175,6 +180,14 @@ impl Cloud for Aws {
         Ok(())
     }
 
+    async fn secret_versions(&self, secrets: &[Secret]) -> Result<BTreeMap<Name, String>, CloudError> {
+        self.versions_of(secrets).await
+    }
+
+    async fn put_secret(&self, secret: &Secret) -> Result<(), CloudError> {
+        self.put_values(secret).await
+    }
+
     async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
         self.put_service(spec).await
     }
@@ -230,6 +243,7 @@ impl Cloud for Aws {
                     self.delete_snapshot(id).await?;
                 }
             }
+            self.delete_all_values().await?;
             for stack in self.stacks().await?.iter().rev().filter(|stack| stack.part != "environment") {
                 self.delete_stack(&stack.name).await?;
             }

@@ -8,7 +8,7 @@ use aws_sdk_iam::types::PolicyEvaluationDecisionType;
 use super::Aws;
 use super::error::failed;
 use crate::cloud::CloudError;
-use crate::plan::aws::calls::{CALLS, Scope};
+use crate::plan::aws::calls::{self, Account, CALLS, SCOPES, Scope};
 use crate::plan::aws::machine;
 use crate::plan::fleet::Fleet;
 
@@ -57,12 +57,37 @@ impl Aws {
     /// tags that its conditions ask for.
     async fn permissions(&self, caller: &str) -> Check {
         let name = "permissions";
-        let actions: BTreeSet<&str> = CALLS
-            .iter()
-            .filter(|call| call.scope != Scope::Frame && !call.action.contains('*'))
-            .map(|call| call.action)
-            .collect();
-        let actions: Vec<&str> = actions.into_iter().collect();
+        let mut denied = BTreeSet::new();
+        for scope in SCOPES.into_iter().filter(|scope| *scope != Scope::Frame) {
+            match self.denied(scope, caller).await {
+                Ok(found) => denied.extend(found),
+                Err(error) => return check(name, None, format!("cannot be simulated: {error}")),
+            }
+        }
+        if denied.is_empty() {
+            let actions: BTreeSet<&str> = CALLS
+                .iter()
+                .filter(|call| call.scope != Scope::Frame && !call.action.contains('*'))
+                .map(|call| call.action)
+                .collect();
+            return check(name, Some(true), format!("all {} calls are allowed", actions.len()));
+        }
+        let denied: Vec<String> = denied.into_iter().collect();
+        check(
+            name,
+            Some(false),
+            format!("denied: {}; `i2kit iam-policy` prints a policy that is enough", denied.join(", ")),
+        )
+    }
+
+    /// Actions of `scope` that the caller may not do.
+    async fn denied(&self, scope: Scope, caller: &str) -> Result<Vec<String>, CloudError> {
+        let mut parts = caller.split(':').skip(1);
+        let (partition, id) = (parts.next().unwrap_or("aws"), parts.nth(2).unwrap_or_default());
+        let account = Account { partition, region: &self.settings.region, id };
+        let resource = calls::example(scope, &self.settings.environment, account);
+        let named = CALLS.iter().filter(|call| call.scope == scope && !call.action.contains('*'));
+        let actions: Vec<String> = named.map(|call| call.action.to_owned()).collect();
         let mut denied = Vec::new();
         for some in actions.chunks(AT_ONCE) {
             let asked = self
@@ -70,32 +95,17 @@ impl Aws {
                 .iam
                 .simulate_principal_policy()
                 .policy_source_arn(role_of(caller))
-                .set_action_names(Some(some.iter().map(|action| (*action).to_owned()).collect()))
+                .set_action_names(Some(some.to_vec()))
+                .set_resource_arns(resource.clone().map(|arn| vec![arn]))
                 .set_context_entries(Some(self.tags_of_requests()))
                 .send()
-                .await;
-            match asked {
-                Ok(found) => denied.extend(
-                    found
-                        .evaluation_results()
-                        .iter()
-                        .filter(|result| *result.eval_decision() != PolicyEvaluationDecisionType::Allowed)
-                        .map(|result| result.eval_action_name().to_owned()),
-                ),
-                Err(error) => {
-                    let error = failed("SimulatePrincipalPolicy")(error);
-                    return check(name, None, format!("cannot be simulated: {error}"));
-                }
-            }
+                .await
+                .map_err(failed("SimulatePrincipalPolicy"))?;
+            let results = asked.evaluation_results().iter();
+            let not = results.filter(|result| *result.eval_decision() != PolicyEvaluationDecisionType::Allowed);
+            denied.extend(not.map(|result| result.eval_action_name().to_owned()));
         }
-        if denied.is_empty() {
-            return check(name, Some(true), format!("all {} calls are allowed", actions.len()));
-        }
-        check(
-            name,
-            Some(false),
-            format!("denied: {}; `i2kit iam-policy` prints a policy that is enough", denied.join(", ")),
-        )
+        Ok(denied)
     }
 
     fn tags_of_requests(&self) -> Vec<aws_sdk_iam::types::ContextEntry> {

@@ -16,10 +16,11 @@ use tokio::io::AsyncBufReadExt as _;
 use tokio_util::io::StreamReader;
 
 use super::home::{Home, SOCKET};
-use super::secrets::{self, Key};
+use super::secrets;
 use super::wire::{Call, Console, Exec, Hello, Logs, Verb};
 use super::{socket, start};
 use crate::cloud::exec::{Command, Session};
+use crate::cloud::secret::Key;
 use crate::cloud::{ByteStream, Cloud, CloudError, LogLine, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Secret};
@@ -48,7 +49,7 @@ impl LocalCloud {
         if let Some(key) = self.key.get() {
             return Ok(key);
         }
-        let key = Key::open(&self.home.secrets())?;
+        let key = secrets::open(&self.home.secrets())?;
         Ok(self.key.get_or_init(|| key))
     }
 

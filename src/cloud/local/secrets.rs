@@ -9,79 +9,48 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use i2kit_spec::secrets::{SECRETS_HEADER, SecretValues, decode_secrets, encode_secrets, secrets_length};
 use rustix::fs::MemfdFlags;
-use sha2::Sha256;
 
 use crate::cloud::CloudError;
+use crate::cloud::secret::{KEY_BYTES, Key, message, too_long};
 use crate::manifest::api::Secret;
 
 /// The key's file.
 const KEY: &str = "key";
 
-/// Bytes of a version that its name shows: nobody finds two values with one version.
-const VERSION_BYTES: usize = 16;
-
 /// A version that no revision names yet may be about to be: whoever put it needs that long at most.
 const SPARED: Duration = Duration::from_mins(10);
 
-/// What versions are made with. Without it nobody can try values until their version comes out.
-#[derive(Clone)]
-pub(super) struct Key([u8; 32]);
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Key")
+/// The key in `folder`, or a new one that is nowhere yet.
+pub(super) fn open(folder: &Path) -> Result<Key, CloudError> {
+    let path = folder.join(KEY);
+    let mut key = [0; KEY_BYTES];
+    match File::open(&path) {
+        Ok(mut file) => file.read_exact(&mut key).map_err(CloudError::file("read", &path))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Key::random(),
+        Err(error) => return Err(CloudError::file("read", &path)(error)),
     }
+    Ok(Key(key))
 }
 
-impl Key {
-    /// The key in `folder`, or a new one that is nowhere yet.
-    pub(super) fn open(folder: &Path) -> Result<Self, CloudError> {
-        let path = folder.join(KEY);
-        let mut key = [0; 32];
-        match File::open(&path) {
-            Ok(mut file) => file.read_exact(&mut key).map_err(CloudError::file("read", &path))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let source = Path::new("/dev/urandom");
-                let mut random = File::open(source).map_err(CloudError::file("open", source))?;
-                random.read_exact(&mut key).map_err(CloudError::file("read", source))?;
-            }
-            Err(error) => return Err(CloudError::file("read", &path)(error)),
-        }
-        Ok(Self(key))
+/// Writes the key, unless it is there; a key that somebody else wrote meanwhile makes other versions.
+fn keep(folder: &Path, key: &Key) -> Result<(), CloudError> {
+    let path = folder.join(KEY);
+    if !path.exists() {
+        write(folder, &path, &key.0)?;
     }
-
-    /// The version of a Secret's values.
-    pub(super) fn version(&self, secret: &Secret) -> Result<String, CloudError> {
-        let mut hash = Hmac::<Sha256>::new_from_slice(&self.0).expect("any length is a key's");
-        hash.update(secret.name.namespace.as_bytes());
-        hash.update(b"/");
-        hash.update(&message(secret)?);
-        Ok(hex::encode(&hash.finalize().into_bytes()[..VERSION_BYTES]))
+    if fs::read(&path).map_err(CloudError::file("read", &path))? == key.0 {
+        return Ok(());
     }
-
-    /// Writes the key, unless it is there; a key that somebody else wrote meanwhile makes other versions.
-    fn keep(&self, folder: &Path) -> Result<(), CloudError> {
-        let path = folder.join(KEY);
-        if !path.exists() {
-            write(folder, &path, &self.0)?;
-        }
-        if fs::read(&path).map_err(CloudError::file("read", &path))? == self.0 {
-            return Ok(());
-        }
-        Err(CloudError::Conflict {
-            message: "another run has just made the key of this machine's Secrets".into(),
-        })
-    }
+    Err(CloudError::Conflict { message: "another run has just made the key of this machine's Secrets".into() })
 }
 
 /// Keeps a Secret's values under their version.
 pub(super) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), CloudError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
-    key.keep(folder)?;
+    keep(folder, key)?;
     // Written also when it is there: the time of the file tells the sweep that somebody is about to need it.
     write(folder, &folder.join(key.version(secret)?), &message(secret)?)
 }
@@ -141,15 +110,6 @@ pub(super) fn sweep(folder: &Path, kept: &BTreeSet<String>, now: u64) -> Result<
     Ok(())
 }
 
-fn message(secret: &Secret) -> Result<Vec<u8>, CloudError> {
-    let keys = secret.data.iter().map(|(key, value)| (key.clone(), value.reveal().to_vec())).collect();
-    encode_secrets(&[(secret.name.name.clone(), keys)].into()).map_err(too_long)
-}
-
-fn too_long(error: i2kit_spec::secrets::SecretsError) -> CloudError {
-    CloudError::Store { message: format!("the Secrets of a pod are too long: {error}") }
-}
-
 /// Writes a file that only the user may read, whole or not at all.
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), CloudError> {
     // The name has the process in it: two runs never write into one file.
@@ -181,14 +141,14 @@ mod tests {
     fn versions_tell_values_apart_and_files_are_the_users_alone() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("secrets");
-        let key = Key::open(&folder).unwrap();
+        let key = open(&folder).unwrap();
         assert!(!folder.exists(), "a look makes nothing");
         put(&folder, &key, &secret("one")).unwrap();
         let version = key.version(&secret("one")).unwrap();
-        assert_eq!(Key::open(&folder).unwrap().version(&secret("one")).unwrap(), version);
+        assert_eq!(open(&folder).unwrap().version(&secret("one")).unwrap(), version);
         assert_ne!(key.version(&secret("two")).unwrap(), version);
         // Another key, as on another machine, gives another version: values cannot be guessed without it.
-        let other = Key::open(root.path()).unwrap();
+        let other = open(root.path()).unwrap();
         assert_ne!(other.version(&secret("one")).unwrap(), version);
         assert!(matches!(put(&folder, &other, &secret("one")), Err(CloudError::Conflict { .. })));
         for name in [KEY, &version] {

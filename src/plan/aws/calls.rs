@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::frame::TAG_ENVIRONMENT;
+use super::name;
 
 /// What of the account a call may touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,10 @@ pub enum Scope {
     Stacks,
     /// It reads lines of the environment's log group.
     Logs,
+    /// It keeps or deletes the values of a Secret, or the key that their versions are made with.
+    Keeps,
+    /// It reads that key. Values are read by machines alone.
+    Key,
     /// CloudFormation makes it for us, with our permissions and on no other occasion.
     Frame,
     /// Auto Scaling checks that we might launch what a launch template says, and nothing is launched without one.
@@ -25,6 +30,20 @@ pub enum Scope {
     /// It hands the machines' role over.
     Passes,
 }
+
+/// All of them, in the order of the policy's statements.
+pub const SCOPES: [Scope; 10] = [
+    Scope::Looks,
+    Scope::Makes,
+    Scope::Changes,
+    Scope::Stacks,
+    Scope::Logs,
+    Scope::Keeps,
+    Scope::Key,
+    Scope::Launches,
+    Scope::Passes,
+    Scope::Frame,
+];
 
 /// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +75,7 @@ pub const CALLS: &[Call] = &[
     call(Scope::Looks, "ec2:GetConsoleOutput"),
     call(Scope::Looks, "elasticloadbalancing:DescribeTargetHealth"),
     call(Scope::Looks, "iam:SimulatePrincipalPolicy"),
+    call(Scope::Looks, "secretsmanager:ListSecrets"),
     call(Scope::Looks, "servicequotas:GetServiceQuota"),
     call(Scope::Looks, "sts:GetCallerIdentity"),
     call(Scope::Makes, "autoscaling:CreateAutoScalingGroup"),
@@ -88,6 +108,11 @@ pub const CALLS: &[Call] = &[
     call(Scope::Stacks, "cloudformation:DescribeStackEvents"),
     call(Scope::Stacks, "cloudformation:UpdateStack"),
     call(Scope::Logs, "logs:FilterLogEvents"),
+    call(Scope::Keeps, "secretsmanager:CreateSecret"),
+    call(Scope::Keeps, "secretsmanager:DeleteSecret"),
+    call(Scope::Keeps, "secretsmanager:DescribeSecret"),
+    call(Scope::Keeps, "secretsmanager:TagResource"),
+    call(Scope::Key, "secretsmanager:GetSecretValue"),
     call(Scope::Launches, "ec2:RunInstances"),
     call(Scope::Passes, "iam:PassRole"),
     call(Scope::Frame, "ec2:AssociateRouteTable"),
@@ -162,17 +187,7 @@ pub fn action(journal: &str) -> Option<&'static str> {
 
 /// The smallest policy with which everything works in `environment`, as a policy document of IAM.
 pub fn policy(environment: &str) -> Value {
-    let scopes = [
-        Scope::Looks,
-        Scope::Makes,
-        Scope::Changes,
-        Scope::Stacks,
-        Scope::Logs,
-        Scope::Launches,
-        Scope::Passes,
-        Scope::Frame,
-    ];
-    let statements: Vec<Value> = scopes.iter().map(|scope| statement(*scope, environment)).collect();
+    let statements: Vec<Value> = SCOPES.iter().map(|scope| statement(*scope, environment)).collect();
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
@@ -190,6 +205,8 @@ fn statement(scope: Scope, environment: &str) -> Value {
         Scope::Changes => (json!("*"), Some(tagged("ResourceTag"))),
         Scope::Stacks => (json!(format!("arn:*:cloudformation:*:*:stack/i2kit-*-{environment}/*")), None),
         Scope::Logs => (json!(format!("arn:*:logs:*:*:log-group:/i2kit/{environment}:*")), None),
+        Scope::Keeps => (json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]), None),
+        Scope::Key => (json!(key(environment)), None),
         Scope::Launches => {
             (json!("*"), Some(json!({"ArnLike": {"ec2:LaunchTemplate": "arn:*:ec2:*:*:launch-template/*"}})))
         }
@@ -210,6 +227,46 @@ fn statement(scope: Scope, environment: &str) -> Value {
         statement.insert("Condition".into(), condition);
     }
     Value::Object(statement)
+}
+
+/// Where an environment is, as ARNs say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account<'a> {
+    /// `aws`, or that of a part of AWS which stands alone.
+    pub partition: &'a str,
+    /// The region.
+    pub region: &'a str,
+    /// The account's number.
+    pub id: &'a str,
+}
+
+/// Something that calls of `scope` are about, where the policy names more than a tag: a simulation needs its ARN.
+pub fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<String> {
+    let Account { partition, region, id } = account;
+    let arn = |service: &str, resource: &str| format!("arn:{partition}:{service}:{region}:{id}:{resource}");
+    match scope {
+        Scope::Stacks => {
+            Some(arn("cloudformation", &format!("stack/{}/0", name::environment_stack(environment))))
+        }
+        Scope::Logs => Some(arn("logs", &format!("log-group:{}:*", name::log_group(environment)))),
+        Scope::Keeps | Scope::Key => {
+            Some(arn("secretsmanager", &format!("secret:{}-AbCdEf", name::secrets_key(environment))))
+        }
+        Scope::Passes => {
+            let role = format!("{}-MachineRole-0", name::environment_stack(environment));
+            Some(format!("arn:{partition}:iam::{id}:role/{role}"))
+        }
+        Scope::Looks | Scope::Makes | Scope::Changes | Scope::Frame | Scope::Launches => None,
+    }
+}
+
+fn secret(name: &str) -> String {
+    format!("arn:*:secretsmanager:*:*:secret:{name}")
+}
+
+/// The ARN of the key of Secrets' versions: Secrets Manager puts a hyphen and six characters behind the name.
+fn key(environment: &str) -> String {
+    secret(&format!("{}-??????", name::secrets_key(environment)))
 }
 
 #[cfg(test)]
@@ -234,5 +291,39 @@ mod tests {
         // The largest managed policy of IAM, blanks not counted.
         assert!(policy.to_string().len() < 6144, "{}", policy.to_string().len());
         assert!(CALLS.iter().all(|call| call.action.contains(':')));
+    }
+
+    #[test]
+    fn what_is_simulated_is_what_the_policy_names() {
+        let account = Account { partition: "aws", region: "eu-west-1", id: "123456789012" };
+        let policy = policy("production");
+        for scope in SCOPES {
+            let Some(example) = example(scope, "production", account) else { continue };
+            let statements = policy["Statement"].as_array().unwrap();
+            let sid = format!("{scope:?}");
+            let statement = statements.iter().find(|statement| statement["Sid"] == sid.as_str()).unwrap();
+            let patterns = match &statement["Resource"] {
+                Value::Array(several) => several.clone(),
+                one => vec![one.clone()],
+            };
+            let fits = |pattern: &Value| matches(pattern.as_str().unwrap(), &example);
+            assert!(patterns.iter().any(fits), "{example} is not of {patterns:?}");
+        }
+    }
+
+    /// IAM's patterns: `*` is any text and `?` one character.
+    fn matches(pattern: &str, text: &str) -> bool {
+        let mut characters = pattern.chars();
+        match characters.next() {
+            None => text.is_empty(),
+            Some('*') => (0..=text.len())
+                .filter(|at| text.is_char_boundary(*at))
+                .any(|at| matches(characters.as_str(), &text[at..])),
+            Some(wanted) => {
+                let mut rest = text.chars();
+                rest.next().is_some_and(|found| wanted == '?' || wanted == found)
+                    && matches(characters.as_str(), rest.as_str())
+            }
+        }
     }
 }

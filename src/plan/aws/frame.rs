@@ -155,7 +155,6 @@ pub fn environment(place: &Place) -> StackPlan {
         Some(network) => (Value::Bool(false), json!(network.vpc), json!(network.subnets.join(","))),
         None => (own, json!({"Ref": "Network"}), json!({"Fn::Join": [",", refs()]})),
     };
-    let (secrets, parameters) = secrets_of(environment);
     let values = json!({
         "description": format!("i2kit: environment {environment}"),
         "tags": tags(environment),
@@ -166,8 +165,6 @@ pub fn environment(place: &Place) -> StackPlan {
         "logGroup": name::log_group(environment),
         "zone": ZONE,
         "roles": [{"name": "Machine", "description": format!("machines of the i2kit environment {environment}")}],
-        "secrets": secrets,
-        "parameters": parameters,
     });
     StackPlan {
         name: name::environment_stack(environment),
@@ -175,12 +172,6 @@ pub fn environment(place: &Place) -> StackPlan {
         template: render(ENVIRONMENT, &values),
         parameters: vec![],
     }
-}
-
-/// Patterns of the ARNs of the environment's Secrets, in Secrets Manager and in the Parameter Store.
-pub(super) fn secrets_of(environment: &str) -> (String, String) {
-    let secrets = arn("secretsmanager", &format!("secret:i2kit/{environment}/*"));
-    (secrets, arn("ssm", &format!("parameter/i2kit/{environment}/*")))
 }
 
 /// The pattern of an ARN in the stack's own partition, region and account, for `Fn::Sub`.

@@ -5,8 +5,8 @@
 use sha2::{Digest as _, Sha256};
 
 use super::packing::Placement;
+use super::role::Profile;
 use crate::manifest::api::Name;
-use crate::plan::fleet::MachineRole;
 
 /// The longest name of a launch template is 128 characters.
 const LONGEST: usize = 120;
@@ -39,12 +39,32 @@ pub fn service_stack(environment: &str, service: &Name) -> String {
     format!("i2kit-service-{}-{environment}", hash(&format!("{}/{}", service.namespace, service.name)))
 }
 
-/// The stack of a ServiceAccount's instance profile. An account that comes to name another role gets another stack, so that
-/// older revisions keep theirs.
-pub fn role_stack(environment: &str, role: &MachineRole) -> String {
-    let MachineRole { account, role } = role;
-    let whole = format!("{}/{} {}", account.namespace, account.name, role.as_deref().unwrap_or_default());
+/// The stack of an instance profile. One that comes to mean another role or other Secrets gets another stack, so that older
+/// revisions keep theirs.
+pub fn role_stack(environment: &str, profile: &Profile) -> String {
+    let Profile { account, role, secrets } = profile;
+    let mut whole = format!("{}/{} {}", account.namespace, account.name, role.as_deref().unwrap_or_default());
+    for secret in secrets {
+        whole += "\n";
+        whole += secret;
+    }
     format!("i2kit-role-{}-{environment}", hash(&whole))
+}
+
+/// The start of the names of an environment's Secrets in Secrets Manager.
+pub fn secrets(environment: &str) -> String {
+    format!("i2kit/{environment}/")
+}
+
+/// The name in Secrets Manager of a version of a Secret's values; without the version, what these begin with.
+pub fn secret(environment: &str, secret: &Name, version: &str) -> String {
+    format!("{}{}/{}/{version}", secrets(environment), secret.namespace, secret.name)
+}
+
+/// The name in Secrets Manager of the key that versions of Secrets' values are made with. It lies beside what machines may
+/// read.
+pub fn secrets_key(environment: &str) -> String {
+    format!("i2kit-versions/{environment}")
 }
 
 /// The log group of an environment.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::machine::{self, PRICED, PRICED_REGION};
 use super::name;
 use super::packing::{self, Placement};
+use super::role::Profile;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
 use crate::plan::rollout::{RolloutPlan, Step};
@@ -28,6 +29,9 @@ const VOLUME_MONTH: u64 = 80_000;
 
 /// A month of a private zone.
 const ZONE_MONTH: u64 = 500_000;
+
+/// A month of a secret of Secrets Manager.
+const SECRET_MONTH: u64 = 400_000;
 
 /// Size of a machine's volume in GiB: images are whole GiB, and rarely more than one.
 const VOLUME_GIB: u64 = 1;
@@ -134,7 +138,13 @@ impl State {
         let balancers =
             u64::try_from(self.placements().len() + own).unwrap_or(u64::MAX) * BALANCER_HOUR * HOURS;
         let zone = if self.is_empty() { 0 } else { ZONE_MONTH };
-        machines.sum::<u64>() + balancers + zone
+        let held = self.groups.iter().flat_map(|(group, (_, launch))| secrets_of(group, launch.as_ref()));
+        let mut secrets: u64 = held.collect::<BTreeSet<_>>().iter().map(|_| SECRET_MONTH).sum();
+        if secrets > 0 {
+            // The key of their versions is one more.
+            secrets += SECRET_MONTH;
+        }
+        machines.sum::<u64>() + balancers + zone + secrets
     }
 
     /// Every resource, with what makes it another one.
@@ -176,11 +186,15 @@ impl State {
             add("EC2::Image", image.chars().take(19).collect(), String::new());
         }
         for (group, (replicas, launch)) in &self.groups {
-            if let Some(role) = launch.as_ref().and_then(|launch| launch.role.as_ref()) {
-                add("IAM::InstanceProfile", role.account.to_string(), format!("{:?}", role.role));
-                if role.role.is_none() {
-                    add("IAM::Role", role.account.to_string(), String::new());
+            if let Some(profile) = launch.as_ref().and_then(|launch| Profile::of(&group.namespace, launch)) {
+                let account = profile.account.to_string();
+                add("IAM::InstanceProfile", account.clone(), format!("{profile:?}"));
+                if profile.role.is_none() {
+                    add("IAM::Role", account, format!("{:?}", profile.secrets));
                 }
+            }
+            for (secret, version) in secrets_of(group, launch.as_ref()) {
+                add("SecretsManager::Secret", secret.to_string(), version);
             }
             add("EC2::LaunchTemplate", group.to_string(), format!("{launch:?}"));
             let kind = launch.as_ref().and_then(machine::type_of).unwrap_or("?");
@@ -189,6 +203,15 @@ impl State {
         }
         found
     }
+}
+
+/// The Secrets that a group's machines read, with the versions of their values.
+fn secrets_of(group: &Name, launch: Option<&LaunchSpec>) -> Vec<(Name, String)> {
+    let secret = |(name, version): (&String, &Option<String>)| {
+        let secret = Name { namespace: group.namespace.clone(), name: name.clone() };
+        Some((secret, version.clone()?))
+    };
+    launch.iter().flat_map(|launch| &launch.secrets).filter_map(secret).collect()
 }
 
 /// What `plan` does to the resources of `fleet`, and to its cost.

@@ -1,34 +1,74 @@
-//! As whom machines act: an instance profile for each ServiceAccount that pods name.
+//! As whom machines act: an instance profile for each ServiceAccount that pods name, and for pods that name Secrets.
 //!
-//! An account that names no role gets one of its own, which may do what every machine must: send its logs and fetch the
-//! environment's Secrets. A role that is named is somebody else's and is not changed.
+//! An account that names no role gets one of its own, which may do what every machine must, send its logs, and read the
+//! Secrets that the pod names: those and no others. A role that is named is somebody else's and is not changed. Pods that
+//! name neither share the environment's profile, which reads no Secret.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::frame::{StackPlan, arn, render, secrets_of, tags};
+use super::frame::{StackPlan, arn, render, tags};
 use super::name;
-use crate::plan::fleet::MachineRole;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{LaunchSpec, MachineRole};
 
 const TEMPLATE: &str = include_str!("../../../templates/aws/role.yml");
 
-/// The stack of a ServiceAccount's instance profile.
-pub fn stack(environment: &str, role: &MachineRole) -> StackPlan {
-    let account = &role.account;
-    let own = role.role.is_none();
-    let (secrets, parameters) = secrets_of(environment);
+/// The ServiceAccount of pods that name none.
+const DEFAULT_ACCOUNT: &str = "default";
+
+/// As whom machines act.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Profile {
+    /// The ServiceAccount.
+    pub account: Name,
+    /// The role that it names; one of its own otherwise.
+    pub role: Option<String>,
+    /// The Secrets of the account's namespace that its own role reads.
+    pub secrets: BTreeSet<String>,
+}
+
+impl Profile {
+    /// That of a revision's machines in `namespace`; `None` where the environment's own is enough.
+    pub fn of(namespace: &str, launch: &LaunchSpec) -> Option<Self> {
+        let held = launch.secrets.iter().filter(|(_, version)| version.is_some());
+        let secrets: BTreeSet<String> = held.map(|(name, _)| name.clone()).collect();
+        match &launch.role {
+            Some(MachineRole { account, role: Some(role) }) => {
+                Some(Self { account: account.clone(), role: Some(role.clone()), secrets: BTreeSet::new() })
+            }
+            Some(MachineRole { account, role: None }) => {
+                Some(Self { account: account.clone(), role: None, secrets })
+            }
+            None if secrets.is_empty() => None,
+            None => {
+                let account = Name { namespace: namespace.to_owned(), name: DEFAULT_ACCOUNT.to_owned() };
+                Some(Self { account, role: None, secrets })
+            }
+        }
+    }
+}
+
+/// The stack of an instance profile.
+pub fn stack(environment: &str, profile: &Profile) -> StackPlan {
+    let Profile { account, role, secrets } = profile;
     let description =
         format!("i2kit: ServiceAccount {}/{} of environment {environment}", account.namespace, account.name);
+    let held = secrets.iter().map(|secret| {
+        let secret = Name { namespace: account.namespace.clone(), name: secret.clone() };
+        json!({"Fn::Sub": arn("secretsmanager", &format!("secret:{}*", name::secret(environment, &secret, "")))})
+    });
     let values = json!({
         "description": description,
-        "own": own,
-        "role": role.role.as_deref().map_or_else(|| json!({"Ref": "Role"}), |role| Value::from(role_name(role))),
+        "own": role.is_none(),
+        "role": role.as_deref().map_or_else(|| json!({"Ref": "Role"}), |role| Value::from(role_name(role))),
         "logs": arn("logs", &format!("log-group:{}:*", name::log_group(environment))),
-        "secrets": secrets,
-        "parameters": parameters,
+        "secrets": held.collect::<Vec<Value>>(),
         "tags": tags(environment),
     });
     StackPlan {
-        name: name::role_stack(environment, role),
+        name: name::role_stack(environment, profile),
         part: "role",
         template: render(TEMPLATE, &values),
         parameters: vec![],
@@ -43,18 +83,39 @@ fn role_name(role: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::api::Name;
+    use crate::plan::aws::outlook::tests::launch;
 
     #[test]
     fn an_account_has_a_role_of_its_own_unless_it_names_one() {
         let account = Name { namespace: "shop".into(), name: "reader".into() };
-        let own = MachineRole { account: account.clone(), role: None };
+        let secrets: BTreeSet<String> = ["db".to_owned(), "mail".to_owned()].into();
+        let own = Profile { account: account.clone(), role: None, secrets };
         insta::assert_snapshot!("role", stack("production", &own).template);
+        let plain = Profile { secrets: BTreeSet::new(), ..own.clone() };
+        assert!(!stack("production", &plain).template.contains("secretsmanager"));
         let arn = "arn:aws:iam::123456789012:role/team/reader".to_owned();
-        let named = MachineRole { account, role: Some(arn) };
+        let named = Profile { role: Some(arn), ..plain.clone() };
         let plan = stack("production", &named);
         assert!(plan.template.contains(r#"Roles: ["reader"]"#), "{}", plan.template);
         assert!(!plan.template.contains("AWS::IAM::Role"), "{}", plan.template);
-        assert_ne!(plan.name, stack("production", &own).name);
+        let names: BTreeSet<String> =
+            [&own, &plain, &named].iter().map(|profile| name::role_stack("production", profile)).collect();
+        assert_eq!(names.len(), 3);
+    }
+
+    #[test]
+    fn machines_read_the_secrets_that_their_pods_name_and_no_others() {
+        let mut launch = launch();
+        assert_eq!(Profile::of("shop", &launch), None);
+        launch.secrets.insert("missing".into(), None);
+        assert_eq!(Profile::of("shop", &launch), None);
+        launch.secrets.insert("db".into(), Some("0123".into()));
+        let default = Profile::of("shop", &launch).unwrap();
+        assert_eq!((default.account.to_string(), default.role), ("shop/default".into(), None));
+        assert_eq!(default.secrets, ["db".to_owned()].into());
+        let account = Name { namespace: "shop".into(), name: "reader".into() };
+        launch.role = Some(MachineRole { account, role: Some("theirs".into()) });
+        let named = Profile::of("shop", &launch).unwrap();
+        assert_eq!((named.role.as_deref(), named.secrets.len()), (Some("theirs"), 0));
     }
 }

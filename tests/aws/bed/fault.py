@@ -6,16 +6,26 @@ POST /_fault with a JSON list of rules replaces them; an empty list ends all fau
 `METHOD /path`. `skip` calls pass first. With `lose` the act is done upstream and its reply lost; with `hang` so is every
 later one, and GET /_hung answers `true`, until the rules are replaced: the moment to kill who asked.
 GET /_rate answers with the blocks that were put since DELETE /_rate, and the seconds from the first to the last.
+POST /_watch with a text: from now on, GET /_seen answers with the actions whose requests hold it, bare or in base64.
 GET /_journal answers with every action that came in since DELETE /_journal, in order.
 """
-import argparse, http.client, http.server, json, re, socketserver, threading, time
+import argparse, base64, http.client, http.server, json, re, socketserver, threading, time, urllib.parse
 
 LOCK = threading.Lock()
 RULES, JOURNAL = [], []
 HUNG = threading.Event()
+# The forms of the text that is watched, and the actions that held one.
+WATCHED, SEEN = [], set()
 # When blocks came in and were answered.
 BLOCKS = []
 HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+
+
+def forms(text):
+    """The text, and what base64 makes of it wherever it begins in what is encoded."""
+    inside = [base64.b64encode(b"\0" * shift + text) for shift in range(3)]
+    # The first and last characters depend on what lies around.
+    return [text] + [form[4 if shift else 0:-4] for shift, form in enumerate(inside)]
 
 
 def action(method, path, headers, body):
@@ -67,6 +77,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     BLOCKS.clear()
                 seconds = max(b for _, b in BLOCKS) - min(a for a, _ in BLOCKS) if BLOCKS else 0
                 return self.answer(200, [], json.dumps([len(BLOCKS), seconds]).encode())
+            if self.path == "/_watch":
+                WATCHED[:] = forms(body)
+                SEEN.clear()
+            if self.path == "/_seen":
+                return self.answer(200, [], json.dumps(sorted(SEEN)).encode())
             if self.path == "/_fault":
                 RULES[:] = json.loads(body)
                 HUNG.clear()
@@ -92,8 +107,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path in ("/_fault", "/_journal", "/_hung", "/_rate"):
+        if self.path in ("/_fault", "/_journal", "/_hung", "/_rate", "/_watch", "/_seen"):
             return self.own(body)
+        plain = body + urllib.parse.unquote_to_bytes(body) if WATCHED else b""
+        if any(form in plain for form in WATCHED):
+            SEEN.add(action(self.command, self.path, self.headers, body))
         if HUNG.is_set():
             return self.hang()
         rule = rule_for(action(self.command, self.path, self.headers, body)) or {}

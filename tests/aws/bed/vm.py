@@ -9,6 +9,8 @@ from . import imds
 from .process import die_with_parent, free_port
 
 METADATA = "169.254.169.254"
+# Where the emulator answers to machines.
+SERVICES = "169.254.170.2"
 NETWORK = "160.0.0.0/4"
 
 
@@ -37,6 +39,7 @@ class Vm:
             prefix = address.rsplit(".", 1)[0]
             network = f"{NETWORK},host={prefix}.1,dns={prefix}.2,dhcpstart={address}"
         pipe = f"socat - TCP:127.0.0.1:{self.imds.server_address[1]}"
+        services = f"socat - TCP:{settings.endpoint.split('//')[-1]}"
         volumes = [m["Ebs"]["VolumeId"].replace("-", "") for m in self.instance.get("BlockDeviceMappings", [])]
         identity = uuid.UUID(("ec2" + self.id[2:]).ljust(32, "0")[:32])
         return [
@@ -45,7 +48,7 @@ class Vm:
             "-qmp", "unix:qmp.sock,server=on,wait=off",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={settings.ovmf_code}",
             "-drive", "if=pflash,format=raw,unit=1,file=vars.fd",
-            "-netdev", f"user,id=n0,net={network},guestfwd=tcp:{METADATA}:80-cmd:{pipe}",
+            "-netdev", f"user,id=n0,net={network},guestfwd=tcp:{METADATA}:80-cmd:{pipe},guestfwd=tcp:{SERVICES}:80-cmd:{services}",
             "-device", f"virtio-net-pci,netdev=n0,romfile=,mac={mac}", "-device", "virtio-rng-pci",
             "-smbios", f"type=1,manufacturer=Amazon EC2,product={kind},uuid={identity}",
             "-smbios", f"type=2,manufacturer=Amazon EC2,asset={self.id}",

@@ -129,8 +129,11 @@ def left(told):
     from moto.ec2.models import ec2_backends
     from moto.elbv2.models import elbv2_backends
     from moto.logs.models import logs_backends
+    from moto.secretsmanager.models import secretsmanager_backends
 
     found = []
+    for region, backend in engine.backends(secretsmanager_backends):
+        found += [f"secret {name}" for name in backend.secrets]
     for region, ec2 in engine.backends(ec2_backends):
         found += [f"launch template {t.name}" for t in ec2.launch_templates.values()]
         found += [f"image {a.id}" for a in ec2.amis.values()]
@@ -159,6 +162,7 @@ def untagged(told):
     from moto.cloudformation.models import cloudformation_backends
     from moto.ec2.models import ec2_backends
     from moto.elbv2.models import elbv2_backends
+    from moto.secretsmanager.models import secretsmanager_backends
 
     found = []
 
@@ -185,6 +189,9 @@ def untagged(told):
                 look("vpc", vpc.id, vpc.get_tags())
                 for subnet in ec2.describe_subnets(filters={"vpc-id": vpc.id}):
                     look("subnet", subnet.id, subnet.get_tags())
+    for region, backend in engine.backends(secretsmanager_backends):
+        for secret in backend.secrets.values():
+            look("secret", secret.name, secret.tags or [])
     for region, backend in engine.backends(autoscaling_backends):
         for group in backend.autoscaling_groups.values():
             look("group", group.name, group.tags)
