@@ -55,6 +55,11 @@ impl Error {
             Self::Answer { .. } | Self::Version { .. } => false,
         }
     }
+
+    /// Whether the role may not do it. One that was just made may a moment later.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if reason.contains("AccessDenied"))
+    }
 }
 
 /// Gives an error of the system its context.

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use crate::error::{Error, io};
 use crate::service::{Client, PARAMETERS, SECRETS};
 
-/// A pod that does not get its secrets does not start, so that it is worth to wait for a service that is overloaded.
+/// A pod that does not get its secrets does not start, so that it is worth to wait for a service that is overloaded, and for
+/// rights that have not arrived everywhere yet.
 const ATTEMPTS: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
@@ -35,7 +36,7 @@ fn with_patience<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, 
     let mut wait = FIRST_WAIT;
     for _ in 1..ATTEMPTS {
         match attempt() {
-            Err(error) if error.passes() => std::thread::sleep(wait),
+            Err(error) if error.passes() || error.is_denied() => std::thread::sleep(wait),
             done => return done,
         }
         wait *= 2;
