@@ -85,6 +85,17 @@ impl Reading {
     }
 }
 
+/// `preflight`.
+#[derive(Debug, Args)]
+pub(super) struct PreflightArgs {
+    /// Manifest files, folders of them, or `-`: what is to be deployed beside what there is
+    #[arg(value_name = "MANIFEST")]
+    pub manifests: Vec<PathBuf>,
+    /// How they are read.
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
 /// `check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -179,8 +190,8 @@ pub(super) enum Verb {
     Scale(ScaleArgs),
     /// Wait until groups are what an earlier run began to make them
     Wait(WaitArgs),
-    /// Check credentials, permissions, quotas and subnets, before anything is built
-    Preflight,
+    /// Check credentials, permissions, quotas, subnets and certificates, before anything is built
+    Preflight(PreflightArgs),
     /// Print the smallest IAM policy with which everything works in the environment
     IamPolicy,
     /// Delete images that no revision needs, and what interrupted runs left

@@ -1,9 +1,13 @@
 //! The cloud of an environment file with `provider.type: aws`.
 
+#[cfg(feature = "aws")]
+use std::collections::BTreeMap;
+
 use super::context::Context;
 use super::environment::AwsProvider;
 use super::exit::{Exit, Failure};
 use crate::cloud::Cloud;
+use crate::manifest::api::ObjectSet;
 
 /// The environment in AWS.
 #[cfg(feature = "aws")]
@@ -51,11 +55,22 @@ pub(super) async fn cloud(context: &Context, _: &AwsProvider) -> Result<Box<dyn 
 
 /// Makes every check and tells all of them.
 #[cfg(feature = "aws")]
-pub(super) async fn preflight(context: &Context, provider: &AwsProvider) -> Result<Exit, Failure> {
+pub(super) async fn preflight(
+    context: &Context,
+    provider: &AwsProvider,
+    set: &ObjectSet,
+) -> Result<Exit, Failure> {
+    use crate::cloud::aws::Wanted;
+    use crate::oci::Digest;
+    use crate::plan::image::ImageId;
+    use crate::plan::workload;
     use crate::report::{self, Format};
 
     let aws = connected(context, provider).await?;
-    let wanted = aws.observe().await.unwrap_or_default();
+    // Nothing is built: which images these will be is not known, and no check asks.
+    let images = vec![ImageId(Digest::of(b"")); set.pods().count()];
+    let (groups, balancers) = workload::desired(set, &images, &BTreeMap::new());
+    let wanted = Wanted::new(&aws.observe().await.unwrap_or_default(), groups, balancers);
     let checks = aws.preflight(&wanted).await;
     match context.format {
         Format::Json => super::pipeline::json(&checks),
@@ -75,6 +90,10 @@ pub(super) async fn preflight(context: &Context, provider: &AwsProvider) -> Resu
 
 /// Says that this program cannot.
 #[cfg(not(feature = "aws"))]
-pub(super) async fn preflight(context: &Context, provider: &AwsProvider) -> Result<Exit, Failure> {
+pub(super) async fn preflight(
+    context: &Context,
+    provider: &AwsProvider,
+    _: &ObjectSet,
+) -> Result<Exit, Failure> {
     cloud(context, provider).await.map(|_| Exit::Success)
 }

@@ -114,7 +114,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
         Verb::Wait(args) => wait(wait::run(&context()?, &args)),
-        Verb::Preflight => wait(preflight::run(&context()?)),
+        Verb::Preflight(args) => wait(preflight::run(&context()?, args)),
         Verb::IamPolicy => Ok(preflight::policy(&context()?)),
         Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),

@@ -1,20 +1,28 @@
 //! `i2kit preflight`: what would stop a deployment, before anything is built. `i2kit iam-policy`: the smallest policy.
 
+use super::args::{Manifests, PreflightArgs};
+use super::check;
 use super::context::Context;
 use super::environment::Provider;
 use super::exit::{Exit, Failure};
 use super::pipeline;
+use crate::manifest::api::ObjectSet;
 use crate::plan::aws::calls;
 use crate::report;
 
-/// Checks the environment's cloud.
-pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
+/// Checks the environment's cloud, for what it holds and what the manifests say.
+pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, Failure> {
+    let PreflightArgs { manifests, reading } = args;
+    let set = match manifests.is_empty() {
+        true => ObjectSet::default(),
+        false => check::read(&Manifests { manifests, reading }, context)?,
+    };
     match &context.environment.provider {
         Provider::Local => {
             report::result("ok  the local cloud needs no account; `scripts/deps` lists its programs\n");
             Ok(Exit::Success)
         }
-        Provider::Aws(provider) => super::aws::preflight(context, provider).await,
+        Provider::Aws(provider) => super::aws::preflight(context, provider, &set).await,
     }
 }
 

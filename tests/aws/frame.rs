@@ -9,9 +9,14 @@ fn held(bed: &Bed) -> Vec<String> {
     serde_json::from_str(&bed.call("GET", "/moto-api/i2kit/frame", "")).unwrap()
 }
 
-/// A certificate in the emulator's store.
+/// A certificate in the emulator's store, in force.
 fn certificate(bed: &Bed, domain: &str) -> String {
-    let asked = serde_json::json!({"Region": "us-east-1", "Domain": domain});
+    certificate_that_is(bed, domain, "ISSUED")
+}
+
+/// A certificate in the emulator's store.
+fn certificate_that_is(bed: &Bed, domain: &str, status: &str) -> String {
+    let asked = serde_json::json!({"Region": "us-east-1", "Domain": domain, "Status": status});
     serde_json::from_str(&bed.call("POST", "/moto-api/i2kit/certificate", &asked.to_string())).unwrap()
 }
 
@@ -185,6 +190,49 @@ fn an_ingress_routes_by_host_and_path_over_tls() {
     world.i2kit(&["deploy", "--prune", "web.yaml"]).run();
     assert!(!held(&bed).iter().any(|line| line.contains("application")));
     world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+    assert_calls_are_known(&bed);
+}
+
+#[test]
+fn certificates_are_checked_before_anything_is_built() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &routed());
+    let preflight = |wanted: &str, code: i32| {
+        world.i2kit(&["preflight", "web.yaml"]).code(code).prints(wanted).run();
+    };
+    // An Ingress that names none: one of the store must be for its host.
+    world.i2kit(&["preflight"]).run();
+    preflight("FAILED  certificate of default/ingress/web: no certificate of the region covers `shop", 7);
+    let pending = certificate_that_is(&bed, "shop.example.com", "PENDING_VALIDATION");
+    preflight("no certificate of the region covers", 7);
+    let issued = certificate(&bed, "*.example.com");
+    preflight(&format!("ok      certificate of default/ingress/web: {issued}"), 0);
+
+    // One that is named must be in force, and for the host.
+    let naming = |arn: &str| {
+        let annotated = format!(
+            "kind: Ingress\nmetadata:\n  name: web\n  annotations: {{alb.ingress.kubernetes.io/certificate-arn: \"{arn}\"}}"
+        );
+        world.write("web.yaml", &routed().replace("kind: Ingress\nmetadata: {name: web}", &annotated));
+    };
+    naming(&pending);
+    preflight(&format!("{pending} is PENDING_VALIDATION: make the DNS records that ACM asks for"), 7);
+    naming(&certificate(&bed, "other.example"));
+    preflight("none that is named is for shop.example.com", 7);
+    naming("arn:aws:acm:us-east-1:123456789012:certificate/00000000-0000-0000-0000-000000000000");
+    preflight("there is no arn:aws:acm:us-east-1:123456789012:certificate/00000000", 7);
+    naming(&issued);
+    preflight("ok      certificate of default/ingress/web: in force, for *.example.com", 0);
+
+    // A Service's, whose hosts nobody knows.
+    world.write("web.yaml", &shop(1, &pending));
+    preflight(&format!("certificate of default/web: {pending} is PENDING_VALIDATION"), 7);
+    world.write("web.yaml", &shop(1, &issued));
+    preflight("ok      certificate of default/web: in force", 0);
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use aws_sdk_acm::types::{CertificateStatus, CertificateSummary, Filters, KeyAlgorithm};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::Aws;
@@ -10,7 +9,7 @@ use super::error::failed;
 use super::stack::Stack;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
-use crate::plan::aws::ingress::{self, Certificate};
+use crate::plan::aws::ingress;
 use crate::plan::aws::packing::{self, Placement};
 use crate::plan::aws::{frame, name};
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
@@ -102,22 +101,6 @@ impl Aws {
         let plan = ingress::stack(&self.settings.environment, (spec, http), &certificates, &frame);
         self.put_stack(&plan.map_err(refused)?).await?;
         self.attach().await
-    }
-
-    /// The certificates of the region that are in force.
-    async fn certificates(&self) -> Result<Vec<Certificate>, CloudError> {
-        let kinds = [KeyAlgorithm::Rsa2048, KeyAlgorithm::Rsa3072, KeyAlgorithm::Rsa4096];
-        let curves = [KeyAlgorithm::EcPrime256v1, KeyAlgorithm::EcSecp384r1, KeyAlgorithm::EcSecp521r1];
-        let all = Filters::builder().set_key_types(Some(kinds.into_iter().chain(curves).collect())).build();
-        let asked = self.clients.certificates.list_certificates().includes(all);
-        let found = asked.certificate_statuses(CertificateStatus::Issued).into_paginator().items().send();
-        let found: Vec<CertificateSummary> = found.try_collect().await.map_err(failed("ListCertificates"))?;
-        let one = |summary: CertificateSummary| {
-            let mut names = summary.subject_alternative_name_summaries.unwrap_or_default();
-            names.extend(summary.domain_name);
-            Some(Certificate { arn: summary.certificate_arn?, names })
-        };
-        Ok(found.into_iter().filter_map(one).collect())
     }
 
     /// Makes every group that exists a target of the Services that lead to it, and of no others. What is gone is detached

@@ -6,6 +6,7 @@
 mod activity;
 mod balancer;
 mod blocks;
+mod certificates;
 mod client;
 mod error;
 mod fleet;
@@ -37,7 +38,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use self::client::Clients;
-pub use self::preflight::Check;
+pub use self::preflight::{Check, Wanted};
 use super::secret::Key;
 use super::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
 use crate::image::DiskImage;

@@ -1,16 +1,18 @@
-//! What must be so before anything is built: credentials, permissions, quotas, subnets. Every check is made, and all that
+//! What must be so before anything is built: credentials, permissions, quotas, subnets, certificates. Every check is made, and all that
 //! fail are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_iam::types::PolicyEvaluationDecisionType;
 
 use super::Aws;
 use super::error::failed;
 use crate::cloud::CloudError;
+use crate::manifest::api::Name;
 use crate::plan::aws::calls::{self, Account, CALLS, SCOPES, Scope};
 use crate::plan::aws::machine;
-use crate::plan::fleet::Fleet;
+use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec};
+use crate::plan::rollout::GroupSpec;
 
 /// Actions that one simulation takes.
 const AT_ONCE: usize = 50;
@@ -33,13 +35,37 @@ pub struct Check {
     pub finding: String,
 }
 
-fn check(name: &str, ok: Option<bool>, finding: impl Into<String>) -> Check {
+pub(super) fn check(name: &str, ok: Option<bool>, finding: impl Into<String>) -> Check {
     Check { name: name.into(), ok, finding: finding.into() }
 }
 
+/// What the environment should hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// How many VMs of which kind each group has.
+    pub groups: BTreeMap<Name, (u32, LaunchSpec)>,
+    /// The balancers.
+    pub balancers: Vec<BalancerSpec>,
+}
+
+impl Wanted {
+    /// What `fleet` holds, and what `groups` and `balancers` make of it.
+    pub fn new(fleet: &Fleet, groups: Vec<GroupSpec>, mut balancers: Vec<BalancerSpec>) -> Self {
+        let launch = |group: &InstanceGroup| group.revisions.last().map(|revision| revision.launch.clone());
+        let held = fleet.groups.iter();
+        let mut all: BTreeMap<Name, (u32, LaunchSpec)> =
+            held.filter_map(|group| Some((group.name.clone(), (group.replicas, launch(group)?)))).collect();
+        all.extend(groups.into_iter().map(|group| (group.name, (group.replicas, group.launch))));
+        let new: BTreeSet<Name> = balancers.iter().map(|spec| spec.name.clone()).collect();
+        let kept = fleet.balancers.iter().filter(|balancer| !new.contains(&balancer.spec.name));
+        balancers.extend(kept.map(|balancer| balancer.spec.clone()));
+        Self { groups: all, balancers }
+    }
+}
+
 impl Aws {
-    /// Every check, for an environment that should hold the VMs of `wanted`.
-    pub async fn preflight(&self, wanted: &Fleet) -> Vec<Check> {
+    /// Every check, for an environment that should hold what is `wanted`.
+    pub async fn preflight(&self, wanted: &Wanted) -> Vec<Check> {
         let identity =
             self.clients.sts.get_caller_identity().send().await.map_err(failed("GetCallerIdentity"));
         let arn = match identity {
@@ -50,6 +76,7 @@ impl Aws {
         checks.push(self.permissions(&arn).await);
         checks.push(self.subnets().await);
         checks.extend(self.quotas(wanted).await);
+        checks.extend(self.certificate_checks(&wanted.balancers).await);
         checks
     }
 
@@ -158,15 +185,14 @@ impl Aws {
         check(name, Some(false), wrong.join("; "))
     }
 
-    async fn quotas(&self, wanted: &Fleet) -> Vec<Check> {
+    async fn quotas(&self, wanted: &Wanted) -> Vec<Check> {
         let vcpus: u32 = wanted
             .groups
-            .iter()
-            .map(|group| {
-                let launch = group.revisions.last().map(|revision| &revision.launch);
-                let kind = launch.and_then(|launch| machine::smallest(launch.vcpus, launch.memory_mib));
+            .values()
+            .map(|(replicas, launch)| {
+                let kind = machine::smallest(launch.vcpus, launch.memory_mib);
                 // One VM more while a refresh is under way.
-                (group.replicas + 1) * kind.map_or(0, |kind| kind.vcpus)
+                (replicas + 1) * kind.map_or(0, |kind| kind.vcpus)
             })
             .sum();
         let balancers = crate::plan::fleet::count(wanted.balancers.iter());

@@ -60,6 +60,7 @@ const fn call(scope: Scope, action: &'static str) -> Call {
 
 /// The table.
 pub const CALLS: &[Call] = &[
+    call(Scope::Looks, "acm:DescribeCertificate"),
     call(Scope::Looks, "acm:ListCertificates"),
     call(Scope::Looks, "autoscaling:DescribeAutoScalingGroups"),
     call(Scope::Looks, "autoscaling:DescribeInstanceRefreshes"),

@@ -98,7 +98,7 @@ pub fn certificates_of(
 }
 
 /// Whether a name of a certificate is for the host: `*` stands for one label.
-fn covers(name: &str, host: &str) -> bool {
+pub fn covers(name: &str, host: &str) -> bool {
     let below =
         |rest: &str| host.split_once('.').is_some_and(|(_, parent)| parent.eq_ignore_ascii_case(rest));
     name.eq_ignore_ascii_case(host) || name.strip_prefix("*.").is_some_and(below)

@@ -6,7 +6,7 @@ broken   POST [IMAGE-ID, ...]: without machines, instances of these images never
 left     GET: what is in the account, a line each; nothing when all was deleted
 untagged GET: what has no tag of an environment although the API could give it one
 denied   POST [ACTION, ...]: what the simulation of policies says no to
-certificate POST {"Region", "Domain"}: makes a certificate and answers its ARN
+certificate POST {"Region", "Domain", "Status"}: makes a certificate, which is issued by default, and answers its ARN
 frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
 settle   POST SECONDS: how long stacks stay in progress from now on
@@ -80,7 +80,7 @@ def certificate(told):
 
     backend = acm_backends[engine.ACCOUNT][told["Region"]]
     arn = backend.request_certificate(told["Domain"], None, [], [])
-    backend.get_certificate(arn).status = "ISSUED"
+    backend.get_certificate(arn).status = told.get("Status", "ISSUED")
     return arn
 
 
