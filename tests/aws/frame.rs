@@ -206,11 +206,11 @@ fn certificates_are_checked_before_anything_is_built() {
     };
     // An Ingress that names none: one of the store must be for its host.
     world.i2kit(&["preflight"]).run();
-    preflight("FAILED  certificate of default/ingress/web: no certificate of the region covers `shop", 7);
+    preflight("FAILED  certificate of ingress/web: no certificate of the region covers `shop", 7);
     let pending = certificate_that_is(&bed, "shop.example.com", "PENDING_VALIDATION");
     preflight("no certificate of the region covers", 7);
     let issued = certificate(&bed, "*.example.com");
-    preflight(&format!("ok      certificate of default/ingress/web: {issued}"), 0);
+    preflight(&format!("ok      certificate of ingress/web: {issued}"), 0);
 
     // One that is named must be in force, and for the host.
     let naming = |arn: &str| {
@@ -226,13 +226,13 @@ fn certificates_are_checked_before_anything_is_built() {
     naming("arn:aws:acm:us-east-1:123456789012:certificate/00000000-0000-0000-0000-000000000000");
     preflight("there is no arn:aws:acm:us-east-1:123456789012:certificate/00000000", 7);
     naming(&issued);
-    preflight("ok      certificate of default/ingress/web: in force, for *.example.com", 0);
+    preflight("ok      certificate of ingress/web: in force, for *.example.com", 0);
 
     // A Service's, whose hosts nobody knows.
     world.write("web.yaml", &shop(1, &pending));
-    preflight(&format!("certificate of default/web: {pending} is PENDING_VALIDATION"), 7);
+    preflight(&format!("certificate of web: {pending} is PENDING_VALIDATION"), 7);
     world.write("web.yaml", &shop(1, &issued));
-    preflight("ok      certificate of default/web: in force", 0);
+    preflight("ok      certificate of web: in force", 0);
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);
 }
