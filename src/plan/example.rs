@@ -90,6 +90,7 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
         role: None,
         machine_type: None,
         spot: false,
+        mix: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod group;
 mod http;
 mod instance;
 mod launch;
+mod mix;
 mod refresh;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub use self::instance::{Accelerator, ContainerStatus, Endpoint, Health, Instanc
 pub use self::launch::{
     DEFAULT_HEALTH_GRACE_SECONDS, DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole,
 };
+pub use self::mix::MachineMix;
 pub use self::refresh::{Refresh, RefreshStatus};
 use super::image::ImageId;
 use crate::manifest::api::Name;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fleet::{
     BalancerSpec, DEFAULT_HEALTH_GRACE_SECONDS, GroupSettings, JobSettings, LaunchPort, LaunchSpec, Listener,
-    MachineRole, Scaling, TargetGroup,
+    MachineMix, MachineRole, Scaling, TargetGroup,
 };
 use super::image::ImageId;
 use super::pod::HEALTH_PORT;
@@ -90,6 +90,7 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         role: None,
         machine_type: None,
         spot: false,
+        mix: None,
     }
 }
 
@@ -116,8 +117,10 @@ pub fn desired(
         group.launch.secrets = secret::named(&template.spec).into_keys().map(version).collect();
         group.launch.role = role(set, namespace, template);
         let placement = &template.spec.placement;
-        group.launch.machine_type.clone_from(&placement.machine_type);
-        group.launch.spot = placement.spot;
+        let types = &placement.machine_types;
+        group.launch.mix = MachineMix::of(types, placement.spot_percent, placement.on_demand_base);
+        group.launch.machine_type = types.first().cloned();
+        group.launch.spot = group.launch.mix.is_none() && placement.spot_percent == 100;
         group.settings.zones.clone_from(&placement.zones);
         group.settings.balanced_zones = placement.balanced;
         if group.settings.job.is_none() {

@@ -2,7 +2,7 @@
 
 use crate::harness::Bed;
 use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world};
-use crate::support::tools;
+use crate::support::{eventually, tools};
 
 /// What the emulator holds: listeners, rules, policies, groups, a line each.
 fn held(bed: &Bed) -> Vec<String> {
@@ -233,6 +233,59 @@ fn certificates_are_checked_before_anything_is_built() {
     preflight(&format!("certificate of web: {pending} is PENDING_VALIDATION"), 7);
     world.write("web.yaml", &shop(1, &issued));
     preflight("ok      certificate of web: in force", 0);
+    assert_nothing_left(&bed);
+    assert_calls_are_known(&bed);
+}
+
+/// The web server on machines of these annotations.
+fn annotated(annotations: &str, replicas: u32) -> String {
+    let with = format!("metadata: {{labels: {{app: web}}, annotations: {{{annotations}}}}}");
+    nginx("1.27", replicas).replace("metadata: {labels: {app: web}}", &with)
+}
+
+#[test]
+fn machines_are_of_several_kinds_where_annotations_say_so() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    let kinds = |expected: &str| {
+        let line = format!("kinds i2kit-test_default_web {expected}");
+        eventually(&line, 60, || held(&bed).contains(&line).then_some(()));
+    };
+    let several = "i2kit.dev/instance-types: 't3a.small, t3.small', i2kit.dev/spot: '50%', i2kit.dev/on-demand-base: '1'";
+    let world = world(&bed).file("web.yaml", &annotated(several, 3));
+    world
+        .i2kit(&["plan", "web.yaml"])
+        .prints("+ AutoScaling::AutoScalingGroup web (t3a.small, t3.small; 1 and 50 % on demand, else Spot)")
+        .prints("machine t3a.small or t3.small (1 and 50 % on demand, else Spot)")
+        .run();
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    assert!(world.group("web").is_settled_at(1));
+    kinds("t3a.small on-demand, t3a.small on-demand, t3a.small spot");
+    world.i2kit(&["scale", "web", "--replicas", "5"]).run();
+    kinds("t3.small spot, t3a.small on-demand, t3a.small on-demand, t3a.small on-demand, t3a.small spot");
+
+    // Another mix is a revision; so is one kind alone, and back again.
+    let spot = "i2kit.dev/instance-types: 't3a.small, t3.small', i2kit.dev/spot: 'true'";
+    world.write("web.yaml", &annotated(spot, 2));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert!(world.group("web").is_settled_at(2));
+    kinds("t3.small spot, t3a.small spot");
+    world.write("web.yaml", &nginx("1.27", 2));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert!(world.group("web").is_settled_at(3));
+    kinds("t3a.nano on-demand, t3a.nano on-demand");
+    world.i2kit(&["rollback", "web", "--to-revision", "1"]).run();
+    assert!(world.group("web").is_settled_at(1));
+    kinds("t3a.small on-demand, t3a.small spot");
+
+    for wrong in ["i2kit.dev/spot: '120%'", "i2kit.dev/instance-types: large", "i2kit.dev/on-demand-base: some"] {
+        world.write("web.yaml", &annotated(wrong, 2));
+        world.i2kit(&["check", "web.yaml"]).code(3).prints("must be ").run();
+    }
+    world.i2kit(&["destroy", "--all"]).run();
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);
 }

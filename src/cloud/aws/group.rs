@@ -18,7 +18,7 @@ use super::{Aws, eventually, launch};
 use crate::cloud::{CloudError, NewRevision};
 use crate::manifest::api::Name;
 use crate::plan::aws::name;
-use crate::plan::fleet::{GroupSettings, Scaling};
+use crate::plan::fleet::{GroupSettings, LaunchSpec, Scaling};
 
 /// How long machines may take to end: they get their pods' grace period, and then some.
 const ENDING: Duration = Duration::from_mins(15);
@@ -204,6 +204,7 @@ impl Aws {
         let subnets = self.subnets_of(group, settings.as_ref()).await?;
         let grace = self.health_grace(group, to).await?;
         let target_groups: Vec<String> = self.target_groups_of(group).await?.into_iter().collect();
+        let policy = self.mixed_policy(group, to).await?;
         let own = name::group(&self.settings.environment, group);
         let tag = |key: &str, value: String| {
             let tag = GroupTag::builder().resource_id(&own).resource_type("auto-scaling-group");
@@ -214,7 +215,8 @@ impl Aws {
             .autoscaling
             .create_auto_scaling_group()
             .auto_scaling_group_name(&own)
-            .launch_template(template_version(&own, to))
+            .set_launch_template(policy.is_none().then(|| template_version(&own, to)))
+            .set_mixed_instances_policy(policy)
             .min_size(size(replicas))
             .max_size(size(replicas))
             .desired_capacity(size(replicas))
@@ -245,10 +247,15 @@ impl Aws {
 
     /// Seconds within which a VM of that revision may be unhealthy; an error when there is no such revision.
     pub(super) async fn health_grace(&self, group: &Name, revision: u32) -> Result<i32, CloudError> {
+        Ok(size(self.launch_of(group, revision).await?.health_grace_seconds))
+    }
+
+    /// How VMs of that revision are started; an error when there is no such revision.
+    pub(super) async fn launch_of(&self, group: &Name, revision: u32) -> Result<LaunchSpec, CloudError> {
         let versions = self.versions(group).await?;
         let found = versions.iter().filter_map(launch::revision).find(|found| found.number == revision);
         let found = found.ok_or_else(|| CloudError::not_found(format!("revision {revision} of"), group))?;
-        Ok(size(found.launch.health_grace_seconds))
+        Ok(found.launch)
     }
 
     /// Sets the number of VMs, which may change by load within the bounds of `scaling`.

@@ -60,6 +60,7 @@ impl Aws {
         Ok(RequestLaunchTemplateData::builder()
             .image_id(image)
             .instance_type(InstanceType::from(kind))
+            // A group of several kinds says itself on what terms they are.
             .set_instance_market_options(launch.spot.then(|| spot.build()))
             .iam_instance_profile(profile)
             .security_group_ids(&frame.machines)

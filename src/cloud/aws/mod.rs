@@ -15,6 +15,7 @@ mod group;
 mod image;
 mod launch;
 mod logs;
+mod mix;
 mod preflight;
 mod refresh;
 mod role;

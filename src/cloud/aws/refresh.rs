@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use aws_sdk_autoscaling::types::{
-    AutoScalingGroup, DesiredConfiguration, InstanceRefresh, InstanceRefreshStatus, RefreshPreferences,
+    AutoScalingGroup, DesiredConfiguration, InstanceRefresh, InstanceRefreshStatus,
+    LaunchTemplateSpecification, MixedInstancesPolicy, RefreshPreferences,
 };
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
@@ -65,14 +66,16 @@ impl Aws {
             .instance_warmup(size(settings.min_ready_seconds))
             .skip_matching(true)
             .auto_rollback(true);
-        let wanted_configuration =
-            DesiredConfiguration::builder().launch_template(template_version(&own, to)).build();
+        let wanted_configuration = match self.mixed_policy(group, to).await? {
+            Some(policy) => DesiredConfiguration::builder().mixed_instances_policy(policy),
+            None => DesiredConfiguration::builder().launch_template(template_version(&own, to)),
+        };
         let started = self
             .clients
             .autoscaling
             .start_instance_refresh()
             .auto_scaling_group_name(&own)
-            .desired_configuration(wanted_configuration)
+            .desired_configuration(wanted_configuration.build())
             .preferences(preferences.build())
             .send()
             .await;
@@ -173,7 +176,7 @@ pub(super) fn settings(tags: &[aws_sdk_ec2::types::Tag]) -> Option<GroupSettings
 
 /// The revision that a group runs or returns to.
 pub(super) fn current(group: &AutoScalingGroup) -> Option<u32> {
-    group.launch_template()?.version()?.parse().ok()
+    version(group.launch_template(), group.mixed_instances_policy())
 }
 
 /// The revision of a VM.
@@ -183,7 +186,17 @@ pub(super) fn version_of(instance: &aws_sdk_autoscaling::types::Instance) -> Opt
 
 /// The revision that a refresh brings.
 pub(super) fn wanted(refresh: &InstanceRefresh) -> Option<u32> {
-    refresh.desired_configuration()?.launch_template()?.version()?.parse().ok()
+    let desired = refresh.desired_configuration()?;
+    version(desired.launch_template(), desired.mixed_instances_policy())
+}
+
+/// The version of a launch template that is named by itself or in a policy for several types.
+fn version(
+    plain: Option<&LaunchTemplateSpecification>,
+    policy: Option<&MixedInstancesPolicy>,
+) -> Option<u32> {
+    let mixed = policy.and_then(|policy| policy.launch_template()?.launch_template_specification());
+    mixed.or(plain)?.version()?.parse().ok()
 }
 
 /// How far a refresh is, in our words.

@@ -151,6 +151,7 @@ mod tests {
             role: None,
             machine_type: None,
             spot: false,
+            mix: None,
         };
         let machine = Machine {
             id: "nginx-1-x7hq2",

@@ -64,10 +64,12 @@ pub struct Placement {
     pub zones: Vec<String>,
     /// Whether no zone may have two machines more than another.
     pub balanced: bool,
-    /// The type of machine; by size otherwise.
-    pub machine_type: Option<String>,
-    /// Whether the machines may be such as the cloud can take back.
-    pub spot: bool,
+    /// Types of machines in the order of preference; by size when empty.
+    pub machine_types: Vec<String>,
+    /// How many of a hundred machines may be such as the cloud can take back.
+    pub spot_percent: u8,
+    /// So many machines are none of those in any case.
+    pub on_demand_base: u32,
 }
 
 impl Default for PodSpec {

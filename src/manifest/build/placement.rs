@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 
 use super::object::{Object, Read};
 use crate::manifest::api::Placement;
-use crate::manifest::check::{MACHINE_TYPE_LABELS, SPOT, ZONE_LABELS};
+use crate::manifest::check::{
+    MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, machine_types, spot_percent,
+};
 
 /// What the spec of a pod and its annotations say.
 pub(super) fn placement(pod: Object<'_>, annotations: &BTreeMap<String, String>) -> Read<Placement> {
-    let mut found =
-        Placement { spot: annotations.get(SPOT).is_some_and(|text| text == "true"), ..Placement::default() };
+    let of = |key: &str| annotations.get(key).map(String::as_str);
+    let mut found = Placement {
+        spot_percent: of(SPOT).and_then(spot_percent).unwrap_or_default(),
+        on_demand_base: of(ON_DEMAND_BASE).and_then(|text| text.parse().ok()).unwrap_or_default(),
+        ..Placement::default()
+    };
     for (key, value) in pod.map("nodeSelector")? {
         keep(&mut found, &key, vec![value]);
     }
@@ -19,6 +25,9 @@ pub(super) fn placement(pod: Object<'_>, annotations: &BTreeMap<String, String>)
         for condition in term.objects("matchExpressions")? {
             keep(&mut found, &condition.text("key")?, condition.texts_if("values")?.unwrap_or_default());
         }
+    }
+    if let Some(types) = of(MACHINE_TYPES) {
+        found.machine_types = machine_types(types).map(str::to_owned).collect();
     }
     for constraint in pod.objects("topologySpreadConstraints")? {
         let strict = constraint.text("whenUnsatisfiable")? == "DoNotSchedule";
@@ -32,6 +41,6 @@ fn keep(found: &mut Placement, key: &str, values: Vec<String>) {
     if ZONE_LABELS.contains(&key) {
         found.zones = values;
     } else if MACHINE_TYPE_LABELS.contains(&key) {
-        found.machine_type = values.into_iter().next();
+        found.machine_types = values;
     }
 }

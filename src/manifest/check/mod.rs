@@ -10,8 +10,8 @@ mod value;
 pub(super) use quantity::{Divided, bytes, cpu_millis, divided};
 pub(super) use rules::{
     BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, INGRESS_SOURCE_RANGES, MACHINE_TYPE_LABELS,
-    ROLE_ANNOTATIONS, SOURCE_RANGES, SPOT, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, ZONE_LABELS, holds,
-    is_internal,
+    MACHINE_TYPES, ON_DEMAND_BASE, ROLE_ANNOTATIONS, SOURCE_RANGES, SPOT, TLS_CERTIFICATE, TLS_POLICY,
+    TLS_PORTS, ZONE_LABELS, holds, is_internal, machine_types, spot_percent,
 };
 pub(super) use suggest::nearest;
 pub(super) use text::{PortMapping, port_mapping, subscript, variable_references};

@@ -54,6 +54,13 @@ pub fn type_of(launch: &LaunchSpec) -> Option<&str> {
     launch.machine_type.as_deref().or_else(smallest)
 }
 
+/// The names of all types that a revision's machines may be of, the preferred one first.
+pub fn types_of(launch: &LaunchSpec) -> Vec<&str> {
+    let several = launch.mix.iter().flat_map(|mix| mix.types.iter().map(String::as_str));
+    let several: Vec<&str> = several.collect();
+    if several.is_empty() { type_of(launch).into_iter().collect() } else { several }
+}
+
 /// The type of that name, if its price is known.
 pub fn known(name: &str) -> Option<&'static Machine> {
     MACHINES.iter().find(|machine| machine.name == name)

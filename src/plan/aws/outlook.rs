@@ -197,9 +197,8 @@ impl State {
                 add("SecretsManager::Secret", secret.to_string(), version);
             }
             add("EC2::LaunchTemplate", group.to_string(), format!("{launch:?}"));
-            let kind = launch.as_ref().and_then(machine::type_of).unwrap_or("?");
-            let spot = if launch.as_ref().is_some_and(|launch| launch.spot) { ", Spot" } else { "" };
-            add("AutoScaling::AutoScalingGroup", format!("{group} ({kind}{spot})"), replicas.to_string());
+            let kinds = launch.as_ref().map_or_else(|| "?".to_owned(), kinds);
+            add("AutoScaling::AutoScalingGroup", format!("{group} ({kinds})"), replicas.to_string());
         }
         found
     }
@@ -212,6 +211,16 @@ fn secrets_of(group: &Name, launch: Option<&LaunchSpec>) -> Vec<(Name, String)> 
         Some((secret, version.clone()?))
     };
     launch.iter().flat_map(|launch| &launch.secrets).filter_map(secret).collect()
+}
+
+/// Types of a group's machines, and on what terms they are.
+fn kinds(launch: &LaunchSpec) -> String {
+    let types = machine::types_of(launch).join(", ");
+    match &launch.mix {
+        Some(mix) => format!("{types}; {}", mix.terms()),
+        None if launch.spot => format!("{types}, Spot"),
+        None => types,
+    }
 }
 
 /// What `plan` does to the resources of `fleet`, and to its cost.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::MachineMix;
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::image::ImageId;
 
@@ -38,6 +39,9 @@ pub struct LaunchSpec {
     /// Whether VMs may be such as the cloud can take back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spot: bool,
+    /// Of which kinds they are, where not all are of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<MachineMix>,
 }
 
 /// As whom a VM acts in its cloud.

@@ -211,9 +211,13 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     }
     let machine = |spec: &LaunchSpec| {
         let kind = spec.machine_type.as_deref().unwrap_or("by size");
-        format!("{kind}{}", if spec.spot { ", Spot" } else { "" })
+        match &spec.mix {
+            Some(mix) if mix.types.len() > 1 => format!("{} ({})", mix.types.join(" or "), mix.terms()),
+            Some(mix) => format!("{kind} ({})", mix.terms()),
+            None => format!("{kind}{}", if spec.spot { ", Spot" } else { "" }),
+        }
     };
-    if launch.spot || launch.machine_type.is_some() || previous.is_some() {
+    if launch.mix.is_some() || launch.spot || launch.machine_type.is_some() || previous.is_some() {
         part("machine", machine(launch), previous.map(machine), "");
     }
     part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");

@@ -166,6 +166,7 @@ def step(group, new, old, done, desired, least, most, target):
 def finish(group, refresh, back):
     if not back:
         group.launch_template_version = group.provided_launch_template_version = groups.wanted(refresh)
+        group.mixed_instances_policy = refresh["DesiredConfiguration"].get("MixedInstancesPolicy")
     refresh.update({"Status": "RollbackSuccessful" if back else "Successful", "EndTime": utcnow()})
     settle(group)
 

@@ -161,24 +161,79 @@ pub(in crate::manifest) const ZONE_LABELS: [&str; 2] =
 pub(in crate::manifest) const MACHINE_TYPE_LABELS: [&str; 2] =
     ["node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type"];
 
-/// The annotation of a pod template by which its machines may be Spot instances.
+/// The annotation of a pod template by which its machines, or a share of them, may be Spot instances.
 pub(in crate::manifest) const SPOT: &str = "i2kit.dev/spot";
+
+/// The annotation of a pod template with the number of machines that are no Spot instances in any case.
+pub(in crate::manifest) const ON_DEMAND_BASE: &str = "i2kit.dev/on-demand-base";
+
+/// The annotation of a pod template with types of machines, the preferred one first.
+pub(in crate::manifest) const MACHINE_TYPES: &str = "i2kit.dev/instance-types";
+
+/// The most types that a group of AWS has.
+const MOST_TYPES: usize = 40;
+
+/// How many of a hundred machines may be Spot instances: `true` is all, `25%` a quarter.
+pub(in crate::manifest) fn spot_percent(text: &str) -> Option<u8> {
+    match text {
+        "true" => Some(100),
+        "false" => Some(0),
+        _ => text.strip_suffix('%')?.parse().ok().filter(|percent| *percent <= 100),
+    }
+}
+
+/// The types in the annotation's text.
+pub(in crate::manifest) fn machine_types(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
 
 const ONE_PLACE: Locally = Locally::Noted("there is one place and one kind of machine, this computer");
 
 /// Annotations of our own on a pod template.
 pub(in crate::manifest) fn spot(check: &mut Check<'_>, template: &Node<'_>) {
-    let Some(node) = template.at(&["metadata", "annotations", SPOT]) else { return };
+    annotation(check, template, SPOT, |text| match spot_percent(text) {
+        Some(0) => Ok(None),
+        Some(_) => Ok(Some("Spot")),
+        None => Err("must be `true`, `false` or a percentage"),
+    });
+    annotation(check, template, ON_DEMAND_BASE, |text| match text.parse::<u16>() {
+        Ok(_) => Ok(Some("a number of machines on demand")),
+        Err(_) => Err("must be a number of machines"),
+    });
+    annotation(check, template, MACHINE_TYPES, |text| {
+        let is_type = |name: &str| {
+            let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            name.split_once('.').is_some_and(|(family, size)| {
+                !family.is_empty() && !size.is_empty() && (family.chars().chain(size.chars())).all(known)
+            })
+        };
+        let count = machine_types(text).count();
+        if (1..=MOST_TYPES).contains(&count) && machine_types(text).all(is_type) {
+            Ok(Some("types of instances"))
+        } else {
+            Err("must be 1 to 40 types of instances, such as `m6a.large, m6i.large`")
+        }
+    });
+}
+
+/// Reports what is wrong with an annotation of a pod template; `judge` says what it asks for, or what it must be.
+fn annotation(
+    check: &mut Check<'_>,
+    template: &Node<'_>,
+    key: &'static str,
+    judge: impl Fn(&str) -> Result<Option<&'static str>, &'static str>,
+) {
+    let Some(node) = template.at(&["metadata", "annotations", key]) else { return };
     let text = node.scalar().unwrap_or_default();
-    let report = |check: &mut Check<'_>| match text {
-        "true" => check.locally(node.span, "Spot", ONE_PLACE),
-        "false" => {}
-        _ => {
-            let message = format!("must be `true` or `false`, got {}", check.shown(text));
+    let report = |check: &mut Check<'_>| match judge(text) {
+        Ok(Some(what)) => check.locally(node.span, what, ONE_PLACE),
+        Ok(None) => {}
+        Err(must) => {
+            let message = format!("{must}, got {}", check.shown(text));
             check.report(Code::InvalidValue, node.span, message);
         }
     };
-    check.key("metadata", |check| check.key("annotations", |check| check.key(SPOT, report)));
+    check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
 }
 
 fn node_label(key: &str) -> NodeLabel {
@@ -237,10 +292,6 @@ pub(in crate::manifest) fn node_condition(check: &mut Check<'_>, condition: &Nod
         }
         NodeLabel::Architecture if only("amd64") => {}
         NodeLabel::Placement if condition.str("operator") == Some("In") => {
-            if MACHINE_TYPE_LABELS.contains(&text) && values.len() > 1 {
-                let message = "a group of machines has one type; the first is taken";
-                check.report(Code::Adapted, key.span, message);
-            }
             check.locally(key.span, &format!("label `{text}`"), ONE_PLACE);
         }
         NodeLabel::Architecture | NodeLabel::Placement | NodeLabel::Region => {

@@ -23,6 +23,7 @@ def close():
     models.FakeAutoScalingGroup.replace_autoscaling_group_instances = launch
     models.InstanceState.launch_template = property(template_of)
     models.AutoScalingBackend.delete_auto_scaling_group = delete_group(models.AutoScalingBackend.delete_auto_scaling_group)
+    models.FakeAutoScalingGroup.update = update_group(models.FakeAutoScalingGroup.update)
     models.AutoScalingBackend.create_auto_scaling_group = create_group(models.AutoScalingBackend.create_auto_scaling_group)
     AutoScalingResponse.start_instance_refresh = start
     AutoScalingResponse.describe_scaling_activities = activities
@@ -47,23 +48,55 @@ def launch(self, count, tags, version=None):
     if REFUSED:
         return note(self.name, "Launching a new EC2 instance", "Failed", REFUSED[0])
     refresh = active(self.name)
+    forward = refresh and refresh["Status"] in ("Pending", "InProgress")
     if version is None:
-        forward = refresh and refresh["Status"] in ("Pending", "InProgress")
         version = wanted(refresh) if forward else str(self.launch_template_version)
+    mixed = refresh["DesiredConfiguration"].get("MixedInstancesPolicy") if forward else self.mixed_instances_policy
     template = self.ec2_launch_template.get_version(version)
     tags = dict(tags) | {models.ASG_NAME_TAG: self.name} | template.instance_tags
     subnets = self.vpc_zone_identifier.split(",") if self.vpc_zone_identifier else [None]
     for number in range(count):
+        kind, market = choice(self, template, mixed)
         reservation = self.autoscaling_backend.ec2_backend.run_instances(
-            template.image_id, 1, template.user_data, template.security_groups, instance_type=template.instance_type,
+            template.image_id, 1, template.user_data, template.security_groups, instance_type=kind,
             tags={"instance": tags}, placement=self.availability_zones[0], launch_config=None,
             launch_template={"LaunchTemplateId": self.ec2_launch_template.id, "Version": version},
             is_instance_type_default=False, associate_public_ip=False,
             subnet_id=subnets[(len(self.instance_states) + number) % len(subnets)])
         for instance in reservation.instances:
             instance.autoscaling_group, instance.template_version = self, int(template.number)
+            instance.market = market
             self.instance_states.append(models.InstanceState(instance))
             note(self.name, f"Launching a new EC2 instance: {instance.id}", "Successful")
+
+
+def choice(group, template, mixed):
+    """Type and market of the next instance. With a policy for several types, Spot takes them in turn."""
+    if not mixed:
+        return template.instance_type, template.data.get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
+    if "InstanceMarketOptions" in template.data:
+        raise AutoscalingClientError("ValidationError", "the launch template asks for Spot, beside a mixed instances policy")
+    kinds = [o["InstanceType"] for o in mixed["LaunchTemplate"].get("Overrides", [])] or [template.instance_type]
+    distribution = mixed.get("InstancesDistribution", {})
+    base, percent = (int(distribution.get(key, default)) for key, default in (
+        ("OnDemandBaseCapacity", 0), ("OnDemandPercentageAboveBaseCapacity", 100)))
+    of_version = [s.instance for s in group.instance_states if version_of(s) == int(template.number)]
+    demanded = sum(getattr(i, "market", "") == "on-demand" for i in of_version)
+    above = len(of_version) + 1 - base
+    if demanded < base or (demanded - base) * 100 < above * percent:
+        return kinds[0], "on-demand"
+    return kinds[(len(of_version) - demanded) % len(kinds)], "spot"
+
+
+def update_group(original):
+    """moto forgets a policy for several types that an update does not repeat."""
+
+    def act(self, *words, **more):
+        policy = more.get("mixed_instances_policy") or (None if more.get("launch_template") else self.mixed_instances_policy)
+        original(self, *words, **{**more, "mixed_instances_policy": None})
+        self.mixed_instances_policy = policy
+
+    return act
 
 
 def note(group, description, status, message=None):
@@ -114,7 +147,13 @@ def active(name):
 
 def wanted(refresh):
     """The version that a refresh brings."""
-    return str(refresh["DesiredConfiguration"]["LaunchTemplate"]["Version"])
+    return str(specification(refresh["DesiredConfiguration"])["Version"])
+
+
+def specification(desired):
+    """The launch template in a desired configuration, by itself or in a policy for several types."""
+    mixed = (desired or {}).get("MixedInstancesPolicy")
+    return mixed["LaunchTemplate"]["LaunchTemplateSpecification"] if mixed else (desired or {}).get("LaunchTemplate", {})
 
 
 def start(self):
@@ -129,7 +168,7 @@ def start(self):
     low, high = int(preferences.get("MinHealthyPercentage", 90)), int(preferences.get("MaxHealthyPercentage", 100))
     if not (0 <= low <= 100 and 100 <= high <= 200 and high - low <= 100):
         raise AutoscalingClientError("ValidationError", f"healthy percentages {low} and {high} are out of range")
-    version = (desired or {}).get("LaunchTemplate", {}).get("Version", "$Default")
+    version = specification(desired).get("Version", "$Default")
     if preferences.get("AutoRollback") and str(version).startswith("$"):
         raise AutoscalingClientError("ValidationError", "AutoRollback needs a numbered launch template version")
     group.ec2_launch_template.get_version(version)

@@ -105,6 +105,8 @@ def frame(told):
         for group in backend.autoscaling_groups.values():
             size = f"{group.min_size} {group.max_size} {group.desired_capacity}"
             found.append(f"group {group.name} {size} {sorted(set(group.availability_zones))}")
+            kinds = sorted(f"{s.instance.instance_type} {s.instance.market}" for s in group.instance_states)
+            found.append(f"kinds {group.name} {', '.join(kinds)}")
     for zone in route53_backends[engine.ACCOUNT]["aws"].zones.values():
         for record in zone.rrsets:
             # Through the API a value is in a map, through CloudFormation it is bare.
