@@ -279,7 +279,7 @@ fn machines_are_of_several_kinds_where_annotations_say_so() {
     kinds("t3a.nano on-demand, t3a.nano on-demand");
     world.i2kit(&["rollback", "web", "--to-revision", "1"]).run();
     assert!(world.group("web").is_settled_at(1));
-    kinds("t3a.small on-demand, t3a.small spot");
+    kinds("t3a.small on-demand, t3a.small on-demand");
 
     for wrong in ["i2kit.dev/spot: '120%'", "i2kit.dev/instance-types: large", "i2kit.dev/on-demand-base: some"] {
         world.write("web.yaml", &annotated(wrong, 2));

@@ -166,7 +166,8 @@ def step(group, new, old, done, desired, least, most, target):
 def finish(group, refresh, back):
     if not back:
         group.launch_template_version = group.provided_launch_template_version = groups.wanted(refresh)
-        group.mixed_instances_policy = refresh["DesiredConfiguration"].get("MixedInstancesPolicy")
+        group.kept_policy = refresh["DesiredConfiguration"].get("MixedInstancesPolicy")
+        group.mixed_instances_policy = group.kept_policy
     refresh.update({"Status": "RollbackSuccessful" if back else "Successful", "EndTime": utcnow()})
     settle(group)
 

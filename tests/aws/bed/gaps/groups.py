@@ -51,7 +51,8 @@ def launch(self, count, tags, version=None):
     forward = refresh and refresh["Status"] in ("Pending", "InProgress")
     if version is None:
         version = wanted(refresh) if forward else str(self.launch_template_version)
-    mixed = refresh["DesiredConfiguration"].get("MixedInstancesPolicy") if forward else self.mixed_instances_policy
+    mixed = refresh["DesiredConfiguration"].get("MixedInstancesPolicy") if forward else getattr(
+        self, "kept_policy", self.mixed_instances_policy)
     template = self.ec2_launch_template.get_version(version)
     tags = dict(tags) | {models.ASG_NAME_TAG: self.name} | template.instance_tags
     subnets = self.vpc_zone_identifier.split(",") if self.vpc_zone_identifier else [None]
@@ -93,6 +94,7 @@ def update_group(original):
 
     def act(self, *words, **more):
         policy = more.get("mixed_instances_policy") or (None if more.get("launch_template") else self.mixed_instances_policy)
+        self.kept_policy = policy
         original(self, *words, **{**more, "mixed_instances_policy": None})
         self.mixed_instances_policy = policy
 
