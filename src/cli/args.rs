@@ -81,6 +81,7 @@ impl Reading {
             language_only: false,
             provider: Provider::default(),
             certificate: None,
+            region: None,
         }
     }
 }

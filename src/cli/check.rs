@@ -37,6 +37,7 @@ fn options(set: &Manifests, environment: &Environment) -> Options {
     if let environment::Provider::Aws(aws) = &environment.provider {
         options.provider = manifest::Provider::Aws;
         options.certificate.clone_from(&aws.certificate);
+        options.region = Some(aws.region.clone());
     }
     options
 }

@@ -52,6 +52,8 @@ pub struct Options {
     pub provider: Provider,
     /// The certificate of balancers that end TLS and name none.
     pub certificate: Option<String>,
+    /// The region that machines are in, where the cloud has such.
+    pub region: Option<String>,
 }
 
 /// A kind of cloud.

@@ -173,6 +173,7 @@ fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
         listeners: service.ports.iter().map(listener).collect(),
         source_ranges: service.source_ranges.clone(),
         keep_client_address: service.keep_client_address,
+        sticky_clients: service.session_affinity_seconds.is_some(),
         drain_seconds: drain_seconds(&selected),
         external_name: None,
         http: None,

@@ -289,3 +289,32 @@ fn machines_are_of_several_kinds_where_annotations_say_so() {
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);
 }
+
+#[test]
+fn a_client_stays_with_its_machine_and_a_region_is_the_environments() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    let sticky = |text: &str| text.replace("  type: LoadBalancer\n", "  type: LoadBalancer\n  sessionAffinity: ClientIP\n");
+    let world = world(&bed).file("web.yaml", &sticky(&nginx("1.27", 1)));
+    world.i2kit(&["plan", "web.yaml"]).prints("80/TCP -> web:80; a client stays with its VM").run();
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    let line = "targets TCP 80 stickiness true source_ip".to_owned();
+    assert!(held(&bed).contains(&line), "{:#?}", held(&bed));
+    world.write("web.yaml", &nginx("1.27", 1));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert!(!held(&bed).contains(&line), "{:#?}", held(&bed));
+
+    let region = |name: &str| {
+        let selector = format!("      nodeSelector: {{topology.kubernetes.io/region: {name}}}\n      containers:\n");
+        world.write("web.yaml", &nginx("1.27", 1).replace("      containers:\n", &selector));
+    };
+    region("eu-west-1");
+    world.i2kit(&["check", "web.yaml"]).code(3).prints("the environment lies in us-east-1").run();
+    region("us-east-1");
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}

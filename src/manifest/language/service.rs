@@ -51,9 +51,9 @@ static SERVICE_SPEC: Table = Table::new(
         mapped("clusterIP", TEXT, "`None` makes it headless: its name gives the addresses of the healthy machines; other addresses are chosen by the cloud"),
         silent("clusterIPs", "chosen by the cloud"),
         works("externalName", Type::Text(Text::Host), "the name that it is an alias for").aws_only(),
-        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address").not_yet()]), "whether a client stays with a machine")
+        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address, as long as it is healthy").locally("all clients have this computer's address, and any machine answers")]), "whether a client stays with a machine")
             .default("None"),
-        works("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "how long a client stays with a machine").not_yet(),
+        mapped("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "a client stays for as long as its machine is healthy, whatever time is given"),
         works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default").locally(ALL_LOCAL),
         refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows"),
         refused("externalIPs", TEXTS, "there are no nodes that could own the address", "use type LoadBalancer"),

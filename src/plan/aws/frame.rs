@@ -115,6 +115,16 @@ pub enum FrameError {
         /// Its port.
         port: u16,
     },
+    /// A network load balancer that ends TLS does not tell clients apart.
+    #[error(
+        "port {port} of Service {service} ends TLS, and AWS keeps no client with a machine there; remove `sessionAffinity`, or let the pods end TLS"
+    )]
+    Sticky {
+        /// The Service.
+        service: Name,
+        /// Its port.
+        port: u16,
+    },
     /// A path that no pattern can be made of.
     #[error(
         "Ingress {ingress} has the path `{path}`, which AWS cannot match: at most 126 letters, digits and _-.$/~\"'@:+&"
@@ -287,6 +297,7 @@ fn listener_values(
         "listenerPort": listener.port,
         // A network load balancer always shows UDP the client's address.
         "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
+        "sticky": spec.sticky_clients,
         "tls": certificate,
         "sources": clients(spec, placement.scheme).iter().enumerate().map(source).collect::<Vec<_>>(),
     })))
@@ -307,6 +318,9 @@ pub(super) const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 
 /// A listener has one certificate, and others by host in resources of their own.
 fn tls_values(spec: &BalancerSpec, listener: &Listener, tls: &Tls) -> Result<Value, FrameError> {
+    if spec.sticky_clients {
+        return Err(FrameError::Sticky { service: spec.name.clone(), port: listener.port });
+    }
     let Some((first, more)) = tls.certificates.split_first() else {
         return Err(FrameError::Certificate { service: spec.name.clone(), port: listener.port });
     };

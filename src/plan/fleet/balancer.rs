@@ -21,6 +21,9 @@ pub struct BalancerSpec {
     /// Whether pods see the client's address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_client_address: bool,
+    /// Whether a client stays with one VM for as long as that is healthy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sticky_clients: bool,
     /// Seconds that connections under way get when a VM leaves: the longest grace period of its pods.
     #[serde(default = "default_drain_seconds", skip_serializing_if = "is_default_drain")]
     pub drain_seconds: u64,
@@ -60,6 +63,7 @@ impl BalancerSpec {
             listeners,
             source_ranges: vec![],
             keep_client_address: false,
+            sticky_clients: false,
             drain_seconds: DEFAULT_DRAIN_SECONDS,
             external_name: None,
             http: None,

@@ -147,13 +147,16 @@ fn listeners(spec: &BalancerSpec) -> String {
     spec.listeners.iter().map(one).collect::<Vec<_>>().join("; ") + &clients(spec)
 }
 
-/// Who may connect, when not everybody may.
+/// Who may connect, when not everybody may, and whether they stay.
 fn clients(spec: &BalancerSpec) -> String {
-    if spec.source_ranges.is_empty() {
-        String::new()
-    } else {
-        format!("; from {}", spec.source_ranges.join(", "))
+    let mut text = String::new();
+    if !spec.source_ranges.is_empty() {
+        let _ = write!(text, "; from {}", spec.source_ranges.join(", "));
     }
+    if spec.sticky_clients {
+        text.push_str("; a client stays with its VM");
+    }
+    text
 }
 
 fn policy(settings: &GroupSettings) -> String {

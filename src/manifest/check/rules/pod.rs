@@ -246,6 +246,18 @@ fn node_label(key: &str) -> NodeLabel {
     }
 }
 
+/// The label of a region: an environment lies in one.
+fn region(check: &mut Check<'_>, span: crate::manifest::tree::Span, label: &str, values: &[&str]) {
+    match check.options.region.clone() {
+        Some(region) if !values.contains(&region.as_str()) => {
+            let message = format!("the environment lies in {region}, and label `{label}` wants another region");
+            check.report(Code::RefusedValue, span, message).help("use the environment of that region");
+        }
+        Some(_) => {}
+        None => check.locally(span, &format!("label `{label}`"), ONE_PLACE),
+    }
+}
+
 fn other_label(check: &mut Check<'_>, entry_span: crate::manifest::tree::Span, key: &str) {
     let message = format!("label `{key}` of nodes means nothing for machines");
     check.report(Code::RefusedValue, entry_span, message).help(
@@ -267,9 +279,8 @@ pub(in crate::manifest) fn node_selector(check: &mut Check<'_>, spec: &Node<'_>)
                 NodeLabel::System => {}
                 NodeLabel::Architecture if text == "amd64" => {}
                 NodeLabel::Placement => check.locally(*key_span, &format!("label `{key}`"), ONE_PLACE),
-                NodeLabel::Architecture | NodeLabel::Region => {
-                    check.not_yet(*key_span, &format!("label `{key}`"));
-                }
+                NodeLabel::Region => region(check, *key_span, key, &[text]),
+                NodeLabel::Architecture => check.not_yet(*key_span, &format!("label `{key}`")),
                 NodeLabel::Other => other_label(check, *key_span, key),
             });
         }
@@ -293,6 +304,9 @@ pub(in crate::manifest) fn node_condition(check: &mut Check<'_>, condition: &Nod
         NodeLabel::Architecture if only("amd64") => {}
         NodeLabel::Placement if condition.str("operator") == Some("In") => {
             check.locally(key.span, &format!("label `{text}`"), ONE_PLACE);
+        }
+        NodeLabel::Region if condition.str("operator") == Some("In") => {
+            region(check, key.span, text, &values);
         }
         NodeLabel::Architecture | NodeLabel::Placement | NodeLabel::Region => {
             check.not_yet(key.span, &format!("label `{text}`"));

@@ -97,4 +97,20 @@ fn an_alias() {
 fn what_aws_cannot_do_is_said() {
     let error = put(&shop(&[("web", 8080), ("canary", 8081)])).unwrap_err();
     assert!(error.to_string().contains("different ports"), "{error}");
+    let mut sticky = shop(&[("web", 8080)]);
+    sticky.sticky_clients = true;
+    sticky.listeners[0].tls =
+        Some(Tls { certificates: vec!["arn:certificate".into()], policy: None, to_pods: false });
+    let error = put(&sticky).unwrap_err();
+    assert!(error.to_string().contains("remove `sessionAffinity`"), "{error}");
+}
+
+#[test]
+fn a_client_stays_with_its_machine_where_the_service_says_so() {
+    let mut spec = shop(&[("web", 8080)]);
+    let attribute = "{Key: stickiness.type, Value: source_ip}";
+    assert!(!put(&spec).unwrap().template.contains(attribute));
+    spec.sticky_clients = true;
+    let plan = put(&spec).unwrap();
+    assert_eq!(plan.template.matches(attribute).count(), 2, "{}", plan.template);
 }

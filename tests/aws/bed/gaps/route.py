@@ -92,6 +92,9 @@ def frame(told):
 
     found = []
     for region, backend in engine.backends(elbv2_backends):
+        for group in backend.target_groups.values():
+            sticky = [group.attributes.get(f"stickiness.{key}", "-") for key in ("enabled", "type")]
+            found.append(f"targets {group.protocol} {group.port} stickiness {' '.join(sticky)}")
         for balancer in backend.load_balancers.values():
             for listener in balancer.listeners.values():
                 where = f"{balancer.type} {balancer.scheme}"
