@@ -281,7 +281,9 @@ fn machines_are_of_several_kinds_where_annotations_say_so() {
     assert!(world.group("web").is_settled_at(1));
     kinds("t3a.small on-demand, t3a.small on-demand");
 
-    for wrong in ["i2kit.dev/spot: '120%'", "i2kit.dev/instance-types: large", "i2kit.dev/on-demand-base: some"] {
+    for wrong in
+        ["i2kit.dev/spot: '120%'", "i2kit.dev/instance-types: large", "i2kit.dev/on-demand-base: some"]
+    {
         world.write("web.yaml", &annotated(wrong, 2));
         world.i2kit(&["check", "web.yaml"]).code(3).prints("must be ").run();
     }
@@ -296,7 +298,9 @@ fn a_client_stays_with_its_machine_and_a_region_is_the_environments() {
         return;
     }
     let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let sticky = |text: &str| text.replace("  type: LoadBalancer\n", "  type: LoadBalancer\n  sessionAffinity: ClientIP\n");
+    let sticky = |text: &str| {
+        text.replace("  type: LoadBalancer\n", "  type: LoadBalancer\n  sessionAffinity: ClientIP\n")
+    };
     let world = world(&bed).file("web.yaml", &sticky(&nginx("1.27", 1)));
     world.i2kit(&["plan", "web.yaml"]).prints("80/TCP -> web:80; a client stays with its VM").run();
     world.i2kit(&["deploy", "web.yaml"]).run();
@@ -308,7 +312,8 @@ fn a_client_stays_with_its_machine_and_a_region_is_the_environments() {
     assert!(!held(&bed).contains(&line), "{:#?}", held(&bed));
 
     let region = |name: &str| {
-        let selector = format!("      nodeSelector: {{topology.kubernetes.io/region: {name}}}\n      containers:\n");
+        let selector =
+            format!("      nodeSelector: {{topology.kubernetes.io/region: {name}}}\n      containers:\n");
         world.write("web.yaml", &nginx("1.27", 1).replace("      containers:\n", &selector));
     };
     region("eu-west-1");

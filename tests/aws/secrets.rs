@@ -85,7 +85,8 @@ fn values_are_kept_once_a_version_and_go_with_the_last_who_names_them() {
     assert!(kept(&bed).len() == 3 && !kept(&bed).contains(old), "{:?}", kept(&bed));
 
     // Values that another group names stay, whichever goes first.
-    let two = manifest("third").replace("name: secrets", "name: second").replace("app: secrets", "app: second");
+    let two =
+        manifest("third").replace("name: secrets", "name: second").replace("app: secrets", "app: second");
     world.write("two.yaml", &two);
     world.i2kit(&["deploy", "two.yaml"]).run();
     world.i2kit(&["destroy", "pod.yaml"]).run();
@@ -108,7 +109,8 @@ fn killed_while_values_are_put_the_next_run_makes_it_good() {
     let whole = census(&bed);
     world.i2kit(&["destroy", "--all"]).run();
     assert_nothing_left(&bed);
-    let moments = [("^GetSecretValue$", 0), ("^CreateSecret$", 0), ("^DescribeSecret$", 0), ("^CreateSecret$", 1)];
+    let moments =
+        [("^GetSecretValue$", 0), ("^CreateSecret$", 0), ("^DescribeSecret$", 0), ("^CreateSecret$", 1)];
     for (call, skip) in moments {
         bed.fault(&json!([{"match": call, "skip": skip, "hang": true}]));
         let mut deploy = world.i2kit(&["deploy", "pod.yaml"]).start();

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use i2kit::manifest::api::{Name, Protocol, ServiceType, Tls};
 use i2kit::plan::aws::frame::{self, Balancer, Frame, Network, Place};
-use i2kit::plan::aws::packing::{Placement, Scheme};
 use i2kit::plan::aws::ingress;
+use i2kit::plan::aws::packing::{Placement, Scheme};
 use i2kit::plan::aws::role::{self, Profile};
 use i2kit::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, Listener, TargetGroup};
 

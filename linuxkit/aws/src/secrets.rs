@@ -157,7 +157,13 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_said_without_the_secret() {
-        for text in [r#"["geheim"]"#, r#"{"password":["geheim"]}"#, r#"{"password":{"base64":"geheim!"}}"#, r#"{"../geheim":"x"}"#, "geheim"] {
+        for text in [
+            r#"["geheim"]"#,
+            r#"{"password":["geheim"]}"#,
+            r#"{"password":{"base64":"geheim!"}}"#,
+            r#"{"../geheim":"x"}"#,
+            "geheim",
+        ] {
             let error = members("db", text).unwrap_err().to_string();
             assert!(!error.contains("geheim"), "{error}");
         }

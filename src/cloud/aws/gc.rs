@@ -77,7 +77,8 @@ impl Aws {
         let groups = self.look(None).await?.groups;
         let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));
         let profiles = revisions.filter_map(|(group, r)| Profile::of(&group.name.namespace, &r.launch));
-        let used: BTreeSet<String> = profiles.map(|profile| name::role_stack(environment, &profile)).collect();
+        let used: BTreeSet<String> =
+            profiles.map(|profile| name::role_stack(environment, &profile)).collect();
         let unused = stacks
             .iter()
             .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));

@@ -19,6 +19,7 @@ const AT_ONCE: usize = 50;
 
 /// Quotas that a deployment meets first: service, code, and what it counts.
 const VCPUS: (&str, &str) = ("ec2", "L-1216C47A");
+const SPOT_VCPUS: (&str, &str) = ("ec2", "L-34B43A08");
 const BALANCERS: (&str, &str) = ("elasticloadbalancing", "L-69A177A2");
 
 /// Fewer free addresses in a subnet do not hold the VMs that a refresh adds.
@@ -129,7 +130,8 @@ impl Aws {
                 .await
                 .map_err(failed("SimulatePrincipalPolicy"))?;
             let results = asked.evaluation_results().iter();
-            let not = results.filter(|result| *result.eval_decision() != PolicyEvaluationDecisionType::Allowed);
+            let not =
+                results.filter(|result| *result.eval_decision() != PolicyEvaluationDecisionType::Allowed);
             denied.extend(not.map(|result| result.eval_action_name().to_owned()));
         }
         Ok(denied)
@@ -186,20 +188,16 @@ impl Aws {
     }
 
     async fn quotas(&self, wanted: &Wanted) -> Vec<Check> {
-        let vcpus: u32 = wanted
-            .groups
-            .values()
-            .map(|(replicas, launch)| {
-                let kind = machine::smallest(launch.vcpus, launch.memory_mib);
-                // One VM more while a refresh is under way.
-                (replicas + 1) * kind.map_or(0, |kind| kind.vcpus)
-            })
-            .sum();
+        let counts = wanted.groups.values().map(|(replicas, launch)| machine::vcpus(launch, *replicas));
+        let (demanded, spot) = counts
+            .fold((0_u32, 0_u32), |sum, more| (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)));
         let balancers = crate::plan::fleet::count(wanted.balancers.iter());
-        vec![
-            self.quota("quota of vCPUs", VCPUS, vcpus).await,
-            self.quota("quota of network load balancers", BALANCERS, balancers.min(2)).await,
-        ]
+        let mut checks = vec![self.quota("quota of vCPUs", VCPUS, demanded).await];
+        if spot > 0 {
+            checks.push(self.quota("quota of Spot vCPUs", SPOT_VCPUS, spot).await);
+        }
+        checks.push(self.quota("quota of network load balancers", BALANCERS, balancers.min(2)).await);
+        checks
     }
 
     /// What is used by others in the account is not known here; a quota below what is wanted is too small for sure.

@@ -46,10 +46,7 @@ impl Kept {
 
 impl Aws {
     /// The versions of these values. Without a key in the account yet it is a key that is nowhere.
-    pub(super) async fn versions_of(
-        &self,
-        secrets: &[Secret],
-    ) -> Result<BTreeMap<Name, String>, CloudError> {
+    pub(super) async fn versions_of(&self, secrets: &[Secret]) -> Result<BTreeMap<Name, String>, CloudError> {
         if secrets.is_empty() {
             return Ok(BTreeMap::new());
         }

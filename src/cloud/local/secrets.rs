@@ -43,7 +43,9 @@ fn keep(folder: &Path, key: &Key) -> Result<(), CloudError> {
     if fs::read(&path).map_err(CloudError::file("read", &path))? == key.0 {
         return Ok(());
     }
-    Err(CloudError::Conflict { message: "another run has just made the key of this machine's Secrets".into() })
+    Err(CloudError::Conflict {
+        message: "another run has just made the key of this machine's Secrets".into(),
+    })
 }
 
 /// Keeps a Secret's values under their version.

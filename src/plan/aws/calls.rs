@@ -206,16 +206,15 @@ fn statement(scope: Scope, environment: &str) -> Value {
         Scope::Changes => (json!("*"), Some(tagged("ResourceTag"))),
         Scope::Stacks => (json!(format!("arn:*:cloudformation:*:*:stack/i2kit-*-{environment}/*")), None),
         Scope::Logs => (json!(format!("arn:*:logs:*:*:log-group:/i2kit/{environment}:*")), None),
-        Scope::Keeps => (json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]), None),
+        Scope::Keeps => {
+            (json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]), None)
+        }
         Scope::Key => (json!(key(environment)), None),
         Scope::Launches => {
             (json!("*"), Some(json!({"ArnLike": {"ec2:LaunchTemplate": "arn:*:ec2:*:*:launch-template/*"}})))
         }
         Scope::Passes => (
-            json!([
-                format!("arn:*:iam::*:role/i2kit-environment-{environment}-*"),
-                format!("arn:*:iam::*:role/i2kit-role-*-{environment}-*"),
-            ]),
+            json!(format!("arn:*:iam::*:role{}*", name::role_path(environment))),
             Some(json!({"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}})),
         ),
         Scope::Frame => (
@@ -254,8 +253,7 @@ pub fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<
             Some(arn("secretsmanager", &format!("secret:{}-AbCdEf", name::secrets_key(environment))))
         }
         Scope::Passes => {
-            let role = format!("{}-MachineRole-0", name::environment_stack(environment));
-            Some(format!("arn:{partition}:iam::{id}:role/{role}"))
+            Some(format!("arn:{partition}:iam::{id}:role{}machine", name::role_path(environment)))
         }
         Scope::Looks | Scope::Makes | Scope::Changes | Scope::Frame | Scope::Launches => None,
     }

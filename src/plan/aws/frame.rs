@@ -174,6 +174,7 @@ pub fn environment(place: &Place) -> StackPlan {
         "machines": format!("machines of the i2kit environment {environment}"),
         "logGroup": name::log_group(environment),
         "zone": ZONE,
+        "path": name::role_path(environment),
         "roles": [{"name": "Machine", "description": format!("machines of the i2kit environment {environment}")}],
     });
     StackPlan {

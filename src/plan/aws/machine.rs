@@ -61,6 +61,22 @@ pub fn types_of(launch: &LaunchSpec) -> Vec<&str> {
     if several.is_empty() { type_of(launch).into_iter().collect() } else { several }
 }
 
+/// Processors on demand and of Spot instances that so many machines of a revision have, and one machine more: a refresh adds
+/// one. Types whose size is not known count as what the pod needs.
+pub fn vcpus(launch: &LaunchSpec, replicas: u32) -> (u32, u32) {
+    let each = type_of(launch).and_then(known).map_or(launch.vcpus, |machine| machine.vcpus);
+    let all = replicas.saturating_add(1);
+    let demanded = match &launch.mix {
+        Some(mix) => {
+            let above = all.saturating_sub(mix.on_demand_base);
+            all - above + above.saturating_mul(u32::from(mix.on_demand_percent)).div_ceil(100)
+        }
+        None if launch.spot => 0,
+        None => all,
+    };
+    (demanded.saturating_mul(each), (all - demanded).saturating_mul(each))
+}
+
 /// The type of that name, if its price is known.
 pub fn known(name: &str) -> Option<&'static Machine> {
     MACHINES.iter().find(|machine| machine.name == name)
@@ -69,6 +85,18 @@ pub fn known(name: &str) -> Option<&'static Machine> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_count_by_their_terms() {
+        let mut launch = crate::plan::aws::outlook::tests::launch();
+        assert_eq!(vcpus(&launch, 3), (8, 0));
+        launch.machine_type = Some("m6a.2xlarge".into());
+        launch.spot = true;
+        assert_eq!(vcpus(&launch, 3), (0, 32));
+        launch.spot = false;
+        launch.mix = crate::plan::fleet::MachineMix::of(&["m6a.2xlarge".into()], 75, 1);
+        assert_eq!(vcpus(&launch, 4), (16, 24));
+    }
 
     #[test]
     fn the_cheapest_that_is_large_enough_is_taken() {

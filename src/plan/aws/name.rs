@@ -67,6 +67,11 @@ pub fn secrets_key(environment: &str) -> String {
     format!("i2kit-versions/{environment}")
 }
 
+/// The path of an environment's roles. CloudFormation shortens their names as it likes; a path is kept, for policies to name.
+pub fn role_path(environment: &str) -> String {
+    format!("/i2kit/{environment}/")
+}
+
 /// The log group of an environment.
 pub fn log_group(environment: &str) -> String {
     format!("/i2kit/{environment}")

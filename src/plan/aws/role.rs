@@ -65,6 +65,7 @@ pub fn stack(environment: &str, profile: &Profile) -> StackPlan {
         "role": role.as_deref().map_or_else(|| json!({"Ref": "Role"}), |role| Value::from(role_name(role))),
         "logs": arn("logs", &format!("log-group:{}:*", name::log_group(environment))),
         "secrets": held.collect::<Vec<Value>>(),
+        "path": name::role_path(environment),
         "tags": tags(environment),
     });
     StackPlan {

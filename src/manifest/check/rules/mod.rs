@@ -24,8 +24,9 @@ pub(in crate::manifest) use machine::{
 };
 pub(in crate::manifest) use pod::{
     MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, expression_values,
-    injected_sidecars, injecting_namespace, machine_types, mounts_exist, node_condition, node_selector, one_term, pod_term, preferred_term, same_service_account,
-    spot, spot_percent, spread_key, sysctl, unique_containers,
+    injected_sidecars, injecting_namespace, machine_types, mounts_exist, node_condition, node_selector,
+    one_term, pod_term, preferred_term, same_service_account, spot, spot_percent, spread_key, sysctl,
+    unique_containers,
 };
 pub(in crate::manifest) use service::{
     BACKEND_PROTOCOL, SOURCE_RANGES, TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, is_internal, service,

@@ -250,7 +250,8 @@ fn node_label(key: &str) -> NodeLabel {
 fn region(check: &mut Check<'_>, span: crate::manifest::tree::Span, label: &str, values: &[&str]) {
     match check.options.region.clone() {
         Some(region) if !values.contains(&region.as_str()) => {
-            let message = format!("the environment lies in {region}, and label `{label}` wants another region");
+            let message =
+                format!("the environment lies in {region}, and label `{label}` wants another region");
             check.report(Code::RefusedValue, span, message).help("use the environment of that region");
         }
         Some(_) => {}
