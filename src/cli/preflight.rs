@@ -13,9 +13,10 @@ use crate::report;
 /// Checks the environment's cloud, for what it holds and what the manifests say.
 pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, Failure> {
     let PreflightArgs { manifests, reading } = args;
-    let set = match manifests.is_empty() {
-        true => ObjectSet::default(),
-        false => check::read(&Manifests { manifests, reading }, context)?,
+    let set = if manifests.is_empty() {
+        ObjectSet::default()
+    } else {
+        check::read(&Manifests { manifests, reading }, context)?
     };
     match &context.environment.provider {
         Provider::Local => {

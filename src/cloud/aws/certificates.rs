@@ -73,7 +73,7 @@ impl Aws {
         hosts: &[String],
     ) -> Result<(Option<bool>, String), CloudError> {
         let mut wrong = Vec::new();
-        let mut names: Vec<String> = Vec::new();
+        let mut covered: Vec<String> = Vec::new();
         let mut is_known = true;
         for arn in named {
             if !arn.contains(STORE) {
@@ -84,8 +84,8 @@ impl Aws {
             match asked.map(|found| found.certificate) {
                 Ok(Some(found)) => {
                     wrong.extend(why_not(arn, &found));
-                    names.extend(found.domain_name);
-                    names.extend(found.subject_alternative_names.unwrap_or_default());
+                    covered.extend(found.domain_name);
+                    covered.extend(found.subject_alternative_names.unwrap_or_default());
                 }
                 Ok(None) => wrong.push(format!("ACM tells nothing of {arn}")),
                 Err(error) => match failed("DescribeCertificate")(error) {
@@ -99,12 +99,13 @@ impl Aws {
             }
         }
         if is_known && wrong.is_empty() {
-            let uncovered = hosts.iter().filter(|host| !names.iter().any(|name| ingress::covers(name, host)));
+            let uncovered =
+                hosts.iter().filter(|host| !covered.iter().any(|name| ingress::covers(name, host)));
             wrong.extend(uncovered.map(|host| format!("none that is named is for {host}")));
         }
         Ok(match (wrong.is_empty(), is_known) {
             (false, _) => (Some(false), wrong.join("; ")),
-            (true, true) => (Some(true), format!("in force, for {}", names.join(", "))),
+            (true, true) => (Some(true), format!("in force, for {}", covered.join(", "))),
             (true, false) => (None, "a certificate of IAM is not looked at".into()),
         })
     }

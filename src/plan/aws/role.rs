@@ -92,16 +92,16 @@ mod tests {
         let secrets: BTreeSet<String> = ["db".to_owned(), "mail".to_owned()].into();
         let own = Profile { account: account.clone(), role: None, secrets };
         insta::assert_snapshot!("role", stack("production", &own).template);
-        let plain = Profile { secrets: BTreeSet::new(), ..own.clone() };
-        assert!(!stack("production", &plain).template.contains("secretsmanager"));
+        let bare = Profile { secrets: BTreeSet::new(), ..own.clone() };
+        assert!(!stack("production", &bare).template.contains("secretsmanager"));
         let arn = "arn:aws:iam::123456789012:role/team/reader".to_owned();
-        let named = Profile { role: Some(arn), ..plain.clone() };
+        let named = Profile { role: Some(arn), ..bare.clone() };
         let plan = stack("production", &named);
         assert!(plan.template.contains(r#"Roles: ["reader"]"#), "{}", plan.template);
         assert!(!plan.template.contains("AWS::IAM::Role"), "{}", plan.template);
-        let names: BTreeSet<String> =
-            [&own, &plain, &named].iter().map(|profile| name::role_stack("production", profile)).collect();
-        assert_eq!(names.len(), 3);
+        let stacks: BTreeSet<String> =
+            [&own, &bare, &named].iter().map(|profile| name::role_stack("production", profile)).collect();
+        assert_eq!(stacks.len(), 3);
     }
 
     #[test]
