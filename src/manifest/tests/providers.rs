@@ -117,3 +117,30 @@ fn what_ends_is_for_the_local_cloud_alone() {
     assert!(said.ends_with("not-deployable-yet: not deployable on AWS yet: Job"), "{said}");
     assert_eq!(findings(&job), "");
 }
+
+#[test]
+fn machines_may_be_of_several_kinds_and_of_one_region() {
+    let web = |annotations: &str, pod: &str| {
+        let text = deployment(POD);
+        text.replace("    metadata:\n", &format!("    metadata:\n      annotations: {{{annotations}}}\n"))
+            .replace("    spec:\n", &format!("    spec:\n{pod}"))
+    };
+    let several = "i2kit.dev/instance-types: 'm6a.large, m6i.large', i2kit.dev/spot: '75%', i2kit.dev/on-demand-base: '2'";
+    let (found, said) = on_aws(&[&web(several, "")], None);
+    let placement = &found.set.deployments[0].template.spec.placement;
+    assert_eq!(said, "");
+    assert_eq!(placement.machine_types, ["m6a.large", "m6i.large"]);
+    assert_eq!((placement.spot_percent, placement.on_demand_base), (75, 2));
+    for wrong in ["i2kit.dev/spot: '101%'", "i2kit.dev/spot: often", "i2kit.dev/instance-types: ''"] {
+        let (_, said) = on_aws(&[&web(wrong, "")], None);
+        assert!(said.starts_with("invalid-value: must be "), "{wrong}: {said}");
+    }
+
+    let selecting = web("", "      nodeSelector: {topology.kubernetes.io/region: eu-west-1}\n");
+    let (_, said) = on_aws(&[&selecting], None);
+    assert_eq!(said, "");
+    let elsewhere =
+        Options { provider: Provider::Aws, region: Some("us-east-1".into()), ..Options::default() };
+    let (_, refused) = reading(&[&selecting], &elsewhere);
+    assert!(refused.diagnostics[0].message.contains("the environment lies in us-east-1"), "{refused:?}");
+}
