@@ -298,7 +298,8 @@ fn listener_values(
         "listenerPort": listener.port,
         // A network load balancer always shows UDP the client's address.
         "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
-        "sticky": spec.sticky_clients,
+        // Said either way: an attribute that a template leaves out keeps its value.
+        "sticky": spec.sticky_clients.to_string(),
         "tls": certificate,
         "sources": clients(spec, placement.scheme).iter().enumerate().map(source).collect::<Vec<_>>(),
     })))

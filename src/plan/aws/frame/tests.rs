@@ -108,7 +108,7 @@ fn what_aws_cannot_do_is_said() {
 #[test]
 fn a_client_stays_with_its_machine_where_the_service_says_so() {
     let mut spec = shop(&[("web", 8080)]);
-    let attribute = "{Key: stickiness.type, Value: source_ip}";
+    let attribute = "{Key: stickiness.enabled, Value: \"true\"}";
     assert!(!put(&spec).unwrap().template.contains(attribute));
     spec.sticky_clients = true;
     let plan = put(&spec).unwrap();

@@ -9,6 +9,7 @@ def close():
     models.FakeLoadBalancer.create_from_cloudformation_json = classmethod(create_load_balancer)
     original_group = models.FakeTargetGroup.create_from_cloudformation_json.__func__
     models.FakeTargetGroup.create_from_cloudformation_json = classmethod(create_target_group(original_group))
+    models.FakeTargetGroup.update_from_cloudformation_json = classmethod(update_target_group)
     models.FakeTargetGroup.health_for = health_for(models.FakeTargetGroup.health_for)
     for model in (models.FakeTargetGroup, models.FakeListener, models.FakeListenerRule):
         model.delete = delete
@@ -50,9 +51,20 @@ def create_target_group(original):
         group = original(cls, name, template, account, region, **more)
         tags = template["Properties"].get("Tags", [])
         models.elbv2_backends[account][region].add_tags([group.arn], tags)
+        group.attributes.update(attributes(template))
         return group
 
     return act
+
+
+def attributes(template):
+    return {a["Key"]: a["Value"] for a in template["Properties"].get("TargetGroupAttributes", [])}
+
+
+def update_target_group(cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name):
+    """What a template leaves out keeps its value."""
+    original_resource.attributes.update(attributes(cloudformation_json))
+    return original_resource
 
 
 def health_for(original):
