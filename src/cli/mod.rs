@@ -115,7 +115,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
         Verb::Wait(args) => wait(wait::run(&context()?, &args)),
         Verb::Preflight(args) => wait(preflight::run(&context()?, args)),
-        Verb::IamPolicy => Ok(preflight::policy(&context()?)),
+        Verb::IamPolicy => preflight::policy(&context()?),
         Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
         Verb::Cache { verb } => cache::run(&context()?, &verb),

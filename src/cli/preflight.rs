@@ -27,8 +27,15 @@ pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, 
     }
 }
 
-/// Prints the policy.
-pub(super) fn policy(context: &Context) -> Exit {
-    pipeline::json(&calls::policy(&context.environment.name));
-    Exit::Success
+/// Prints the policy of an environment on AWS.
+pub(super) fn policy(context: &Context) -> Result<Exit, Failure> {
+    let name = &context.environment.name;
+    if matches!(context.environment.provider, Provider::Local) {
+        let error = anyhow::anyhow!(
+            "the environment {name} is on this machine and needs no policy; name an environment file whose provider is `aws` with -e"
+        );
+        return Err(Failure::new(Exit::Environment, error));
+    }
+    pipeline::json(&calls::policy(name));
+    Ok(Exit::Success)
 }
