@@ -257,3 +257,21 @@ fn every_exit_code_is_documented() {
     let missing: Vec<_> = codes.iter().filter(|row| !page.contains(row.as_str())).collect();
     assert!(missing.is_empty(), "docs/exit-codes.md lacks the rows {missing:?}");
 }
+
+/// A page that names tests is worth something as long as they are there.
+#[test]
+fn every_test_that_the_page_of_pods_names_exists() {
+    let page = fs::read_to_string(root().join("docs/pods.md")).unwrap();
+    let code: String = sources(&["src", "linuxkit", "tests"]).into_iter().map(|source| source.text).collect();
+    let names: Vec<&str> = page
+        .split('`')
+        .filter(|word| word.contains("::") && word.chars().all(|c| c.is_alphanumeric() || "_:".contains(c)))
+        .collect();
+    assert!(names.len() > 50, "docs/pods.md no longer names tests as `module::test`");
+    let is_there = |name: &&&str| match name.rsplit("::").next() {
+        Some("tests") => true,
+        last => code.contains(&format!("fn {}(", last.unwrap_or_default())),
+    };
+    let missing: Vec<&&str> = names.iter().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "docs/pods.md names tests that do not exist: {missing:?}");
+}

@@ -87,6 +87,7 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
         grace_period_seconds: 30,
         health_grace_seconds: 120,
         secrets: BTreeMap::new(),
+        scratch_bytes: Vec::new(),
         role: None,
         machine_type: None,
         spot: false,

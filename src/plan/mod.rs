@@ -16,6 +16,7 @@ pub mod linuxkit;
 pub mod pod;
 pub mod podfs;
 mod probe;
+mod qos;
 pub mod rollout;
 pub mod seccomp;
 pub mod secret;

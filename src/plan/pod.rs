@@ -11,6 +11,7 @@ use i2kit_spec::{
 
 use super::environment::Environment;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
+use super::qos::{self, OomScore};
 use super::seccomp::Profile;
 use super::volume::{VolumeError, Volumes};
 use super::{container, probe, security};
@@ -143,6 +144,13 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
         })?;
         let stack = stack(image);
         let (mut planned, late) = one(wanted, image, bundle.clone(), &volumes, spec)?;
+        let oom_request_bytes = match qos::oom_score(spec, wanted) {
+            OomScore::Known(score) => {
+                planned.config.process.oom_score_adj = Some(score);
+                None
+            }
+            OomScore::Request(bytes) => Some(bytes),
+        };
         planned.config.linux.seccomp = filter(wanted, facts, &planned.config.process.capabilities)?;
         let boot = ContainerBoot {
             name: wanted.name.clone(),
@@ -159,6 +167,7 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
             pre_stop: wanted.pre_stop.as_ref().map(probe::hook),
             stop_signal: stop_signal(wanted, image)?,
             writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
+            oom_request_bytes,
         };
         containers.push(planned);
         if is_onboot {

@@ -20,6 +20,15 @@ const FILE_MODE: u16 = 0o644;
 /// Permission bits of a file.
 const MODE_BITS: u32 = 0o7777;
 
+/// Bytes of the disk of an emptyDir without a limit. They take room only as far as they are written.
+const DISK_BYTES: u64 = 16 << 30;
+
+/// Disks are whole blocks of a file system.
+const BLOCK: u64 = 4096;
+
+/// How many disks a machine has for emptyDirs; further ones lie in memory.
+const MAX_DISKS: usize = 16;
+
 /// Why a container's mount cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VolumeError {
@@ -55,6 +64,8 @@ pub(super) struct Volumes {
     pub(super) files: Vec<PlanFile>,
     /// What the guest makes.
     pub(super) boot: Vec<VolumeBoot>,
+    /// Bytes of the disks that some of it lies on, in the order of their numbers.
+    pub(super) disks: Vec<u64>,
     /// Each volume by its name.
     sources: BTreeMap<String, Source>,
 }
@@ -66,6 +77,24 @@ struct Source {
     writable: bool,
     /// Its paths, when all of them are known.
     paths: Option<Vec<String>>,
+}
+
+/// Bytes of the disk that a volume lies on, if it does: a file system with room for the limit, whose own tables take a
+/// sixty-fourth, and of which the kernel sets a fiftieth aside.
+fn disk_bytes(volume: &Volume) -> Option<u64> {
+    match volume.source {
+        VolumeSource::EmptyDir { memory: false, size_limit_bytes: None } => Some(DISK_BYTES),
+        VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(limit) } => {
+            let tables = (limit / 20).saturating_add(256 << 10);
+            Some(limit.saturating_add(tables).div_ceil(BLOCK).saturating_mul(BLOCK))
+        }
+        _ => None,
+    }
+}
+
+/// Bytes of the disks of a pod's emptyDirs, in the order of their numbers; a pod whose image cannot be planned has none.
+pub(super) fn scratch_bytes(pod: &PodSpec) -> Vec<u64> {
+    Volumes::of(pod).map(|volumes| volumes.disks).unwrap_or_default()
 }
 
 impl Volumes {
@@ -119,8 +148,11 @@ impl Volumes {
         let name = &volume.name;
         let made = format!("{VOLUMES_MOUNT}/{name}");
         let source = match &volume.source {
-            VolumeSource::EmptyDir { size_limit_bytes, memory: _ } => {
-                let kind = VolumeKind::EmptyDir { size_limit: *size_limit_bytes };
+            VolumeSource::EmptyDir { size_limit_bytes, .. } => {
+                let disk = u32::try_from(self.disks.len()).ok().filter(|_| disk_bytes(volume).is_some());
+                let disk = disk.filter(|_| self.disks.len() < MAX_DISKS);
+                self.disks.extend(disk.and(disk_bytes(volume)));
+                let kind = VolumeKind::EmptyDir { size_limit: *size_limit_bytes, disk };
                 self.boot.push(VolumeBoot { name: name.clone(), kind });
                 Source { folder: made, writable: true, paths: None }
             }
@@ -306,6 +338,31 @@ mod tests {
     }
 
     #[test]
+    fn scratch_space_that_is_not_to_lie_in_memory_has_disks_as_long_as_there_are_some() {
+        let names: Vec<String> = (0..18).map(|number| format!("v{number}")).collect();
+        let scratch =
+            |name: &String, memory| volume(name, VolumeSource::EmptyDir { memory, size_limit_bytes: None });
+        let web = Container {
+            volume_mounts: names.iter().map(|name| mount(name, &format!("/{name}"))).collect(),
+            ..Container::new("web", "nginx".parse().unwrap())
+        };
+        let volumes = names.iter().map(|name| scratch(name, name == "v0")).collect();
+        let pod = PodSpec { containers: vec![web], volumes, ..PodSpec::default() };
+        let volumes = Volumes::of(&pod).unwrap();
+        let disks: Vec<Option<u32>> = volumes
+            .boot
+            .iter()
+            .map(|volume| match volume.kind {
+                VolumeKind::EmptyDir { disk, .. } => disk,
+                VolumeKind::Files { .. } => panic!("no files"),
+            })
+            .collect();
+        assert_eq!(disks[0], None);
+        assert!(disks[1..17].iter().copied().eq((0..16).map(Some)), "{disks:?}");
+        assert_eq!((disks[17], volumes.disks.len()), (None, 16));
+    }
+
+    #[test]
     fn what_is_known_lies_in_the_image_and_the_rest_is_made_at_boot() {
         let pod = pod(vec![mount("mixed", "/m"), mount("config", "/etc/app/"), mount("scratch", "/data")]);
         let volumes = Volumes::of(&pod).unwrap();
@@ -323,6 +380,8 @@ mod tests {
         );
         let made: Vec<&str> = volumes.boot.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(made, ["scratch", "mixed"]);
+        let kind = VolumeKind::EmptyDir { size_limit: Some(5), disk: Some(0) };
+        assert_eq!((&volumes.boot[0].kind, &volumes.disks[..]), (&kind, &[260 << 10][..]));
         assert_eq!(
             mounts(&pod).unwrap(),
             [

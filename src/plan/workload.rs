@@ -9,7 +9,7 @@ use super::fleet::{
 use super::image::ImageId;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
-use super::{ingress, secret, size};
+use super::{ingress, secret, size, volume};
 use crate::manifest::api::{
     Deployment, Floor, Job, Name, ObjectSet, PodSpec, PodTemplate, Service, ServicePort, ServiceType,
     Strategy, TargetPort,
@@ -87,6 +87,7 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         grace_period_seconds: pod.termination_grace_period_seconds,
         health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
         secrets: BTreeMap::new(),
+        scratch_bytes: volume::scratch_bytes(pod),
         role: None,
         machine_type: None,
         spot: false,

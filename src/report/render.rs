@@ -27,7 +27,8 @@ pub fn events(format: Format, quiet: bool) -> Events {
                 plain_line(&event);
             }
         }),
-        Format::Text if std::io::stderr().is_terminal() => {
+        // A terminal that cannot move its cursor (`TERM` says which) would not show what goes through the bars either.
+        Format::Text if std::io::stderr().is_terminal() && !ProgressDrawTarget::stderr().is_hidden() => {
             let bars = Bars::default();
             Events::new(move |event| bars.show(&event))
         }

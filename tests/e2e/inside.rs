@@ -75,6 +75,18 @@ fn containers_are_looked_into() {
         (current.lines().count() > 1).then(|| before.stdout(&format!("{id} again | run\n")).run())
     });
     world.i2kit(&["logs", "inside", "--since", "1s", "--tail", "1"]).prints(" | ").run();
+    // A container that ends again and again shows how in the status.
+    eventually("the end of a run", 60, || {
+        let status = world.i2kit(&["status", "inside"]).run().stdout;
+        status.contains("last: Error, exit code 3").then_some(())
+    });
+    // Older lines are left out, by the host's clock, which the machine's follows.
+    eventually("no old lines", 60, || {
+        let since = world.i2kit(&["logs", "inside", "-c", "count", "--since", "10s", "--timestamps"]);
+        let lines = since.run().stdout;
+        let count = lines.lines().count();
+        (count > 10 && count < 220 && !lines.contains("Z line 1\n")).then_some(())
+    });
     world.i2kit(&["destroy", "inside"]).run();
     world.assert_nothing_left();
 }

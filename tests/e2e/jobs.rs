@@ -33,3 +33,44 @@ fn a_pod_that_fails_says_why() {
     world.i2kit(&["destroy", "--all"]).run();
     world.assert_nothing_left();
 }
+
+#[test]
+fn a_pod_that_is_ended_says_why() {
+    if !machines() {
+        return;
+    }
+    let job = |name: &str, container: &str| {
+        format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      \
+             restartPolicy: Never\n      activeDeadlineSeconds: 60\n      terminationGracePeriodSeconds: 5\n      containers:\n      - name: main\n        image: \
+             busybox:1.35\n{container}"
+        )
+    };
+    let greedy = "        command: [/bin/sh, -c, 'head -c 40m /dev/zero | tail']\n        resources: {limits: {memory: 16Mi}}\n";
+    let sick = "        command: [/bin/sh, -c, \"trap 'exit 3' TERM; while :; do sleep 0.1; done\"]\n        livenessProbe:\n          \
+                initialDelaySeconds: 4\n          periodSeconds: 1\n          timeoutSeconds: 20\n          failureThreshold: 1\n          \
+                exec: {command: [/bin/sh, -c, 'echo no pulse; exit 1']}\n";
+    let late = "        command: [sleep, '1000']\n";
+    let jobs = [
+        (job("greedy", greedy), "main: OOMKilled, exit code 137"),
+        (
+            job("sick", sick),
+            "main: Error, exit code 3 (liveness probe failed: the command ended with exit code 1: no pulse)",
+        ),
+        (
+            job("late", late).replace("Seconds: 60", "Seconds: 3"),
+            "DeadlineExceeded: the pod was active for longer than 3 s",
+        ),
+    ];
+    let world = World::new();
+    for (text, reason) in jobs {
+        world.write("job.yaml", &text);
+        world.i2kit(&["deploy", "job.yaml"]).code(8).says(reason).run();
+        world.i2kit(&["status", "--output", "json"]).prints(reason).run();
+        // A table has no room for the whole of it.
+        let beginning: String = format!("ended: {reason}").chars().take(59).collect();
+        world.i2kit(&["status"]).prints(&beginning).run();
+        world.i2kit(&["destroy", "job.yaml"]).run();
+    }
+    world.assert_nothing_left();
+}

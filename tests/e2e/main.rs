@@ -15,4 +15,5 @@ mod jobs;
 mod rollout;
 mod secrets;
 mod software;
+mod terminal;
 mod verbs;

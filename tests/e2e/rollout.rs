@@ -1,7 +1,11 @@
 //! Changes of what is deployed: rolling updates, failing ones, rollback, scale, preview.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
+
+use i2kit::plan::fleet::InstanceState;
 
 use crate::support::{World, eventually, get, machines, wait_for_page};
 
@@ -102,4 +106,54 @@ fn a_preview_leaves_nothing_behind() {
     assert!(Command::new("kill").args(["-INT", &preview.id().to_string()]).status().unwrap().success());
     preview.wait().unwrap();
     world.assert_nothing_left();
+}
+
+#[test]
+fn a_download_under_way_is_finished_before_its_machine_goes() {
+    // Longer than the balancer waits for connections: the rest is up to nginx, which its image's STOPSIGNAL asks to finish
+    // what it does. SIGTERM would cut the connection.
+    const SECONDS: usize = 30;
+    const RATE: usize = 16 << 10;
+    if !machines() {
+        return;
+    }
+    let page = "0123456789abcde".repeat(SECONDS * RATE / 15);
+    let length = page.len();
+    let settings = format!("server {{ listen 80; root /site; location /slow {{ limit_rate {RATE}; }} }}");
+    let config = format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: site}}\ndata:\n  default.conf: '{settings}'\n  index.html: small\n  \
+         slow: {page}\n"
+    );
+    let volumes = "      volumes:\n        - {name: site, configMap: {name: site}}\n      containers:\n";
+    let mounts = "          ports: [{containerPort: 80}]\n          volumeMounts:\n            - {name: site, mountPath: /site}\n            \
+                  - {name: site, mountPath: /etc/nginx/conf.d}\n";
+    let web = one_nginx("1.27")
+        .replace("terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 90")
+        .replace("      containers:\n", volumes)
+        .replace("          ports: [{containerPort: 80}]\n", mounts);
+    let world = World::new().file("web.yaml", &(web + &config));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let address = world.address("web");
+    wait_for_page(&address, "small");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    write!(stream, "GET /slow HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = vec![0; 1000];
+    stream.read_exact(&mut text).unwrap();
+    let rest = std::thread::spawn(move || {
+        let outcome = stream.read_to_end(&mut text);
+        (outcome, text)
+    });
+    let mut scale = world.i2kit(&["scale", "web", "--replicas", "0"]).start();
+    eventually("request to power off", 60, || {
+        world.group("web").instances.iter().any(|i| i.state == InstanceState::Stopping).then_some(())
+    });
+    assert!(!rest.is_finished(), "the download was over before the machine was asked to go");
+    let (outcome, text) = rest.join().unwrap();
+    outcome.unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let body = text.split_once("\r\n\r\n").unwrap().1;
+    assert!(body == page, "{} bytes of {length}", body.len());
+    eventually("end of the machine", 60, || world.group("web").instances.is_empty().then_some(()));
+    assert!(scale.wait().unwrap().success());
 }

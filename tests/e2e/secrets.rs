@@ -67,6 +67,11 @@ fn a_secret_reaches_its_container_and_nothing_else() {
     let store: Vec<&String> = found.iter().filter(|path| !path.ends_with("/pod.yaml")).collect();
     assert!(store.len() == 1 && store[0].contains("/local/secrets/"), "{found:?}");
 
+    // Inside the machine it is on no command line, of the kernel or of a process.
+    let lines = "cat /proc/cmdline /proc/*/cmdline";
+    let call = world.i2kit(&["exec", "secrets", "--", "sh", "-c", lines]).prints("i2kit.instance=").run();
+    assert!(texts.iter().all(|text| !call.stdout.contains(text)), "{}", call.stdout);
+
     // Equal values are no rollout; all processes of ours may die, and a machine that is replaced has the value.
     world.i2kit(&["deploy", "pod.yaml"]).prints("unchanged").run();
     kill(world.local_cloud());

@@ -94,7 +94,8 @@ impl World {
         Call::new(command)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The program in this world.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_i2kit"));
         let path = |name: &str| self.path().join(name);
         command

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use i2kit_spec::runtime::Config;
@@ -240,11 +240,17 @@ fn switch_root() -> Result<(), Error> {
         .doing(|| format!("mount cgroup2 on {}", cgroup::MOUNT))
 }
 
+/// Has the containers use their layers with the owners of the pod's user namespace.
+pub(crate) fn shift_layers(containers: &mut [Container], namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    for layer in containers.iter_mut().flat_map(|container| &mut container.spec.layers) {
+        *layer = users::shift_layer(layer, namespace)?;
+    }
+    Ok(())
+}
+
 fn make_users(guest: &mut Guest) -> Result<(), Error> {
     let namespace = users::make()?;
-    for layer in guest.containers.iter_mut().flat_map(|container| &mut container.spec.layers) {
-        *layer = users::shift_layer(layer, namespace.as_fd())?;
-    }
+    shift_layers(&mut guest.containers, namespace.as_fd())?;
     if Path::new(VOLUMES_MOUNT).exists() {
         users::shift_files(Path::new(VOLUMES_MOUNT))?;
     }

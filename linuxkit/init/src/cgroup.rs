@@ -35,7 +35,11 @@ pub(crate) fn make_tree() -> Result<(), Error> {
     write(root, "cgroup.subtree_control", CONTROLLERS)?;
     make(&root.join(SUPERVISOR))?;
     make(&root.join(POD))?;
-    write(&root.join(POD), "cgroup.subtree_control", CONTROLLERS)
+    let pod = root.join(POD);
+    write(&pod, "cgroup.subtree_control", CONTROLLERS)?;
+    // The kernel protects no group's memory beyond what the group above it is promised: without this, the containers'
+    // own `memory.low` would mean nothing.
+    write(&pod, "memory.low", "max")
 }
 
 /// The folder of a container's group.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cmdline;
+use crate::container::oom;
 use crate::error::{Doing, Error};
 
 /// The program, in the initial RAM file system and later in the root.
@@ -59,7 +60,8 @@ pub(crate) fn boot() -> Result<String, Error> {
 /// Begins to send what containers say. It is started again by itself when it fails, and PID 1 forgets it.
 pub(crate) fn send_logs() -> Result<(), Error> {
     let child = Command::new(PROGRAM).arg("logs").env_clear().stdin(Stdio::null()).spawn();
-    child.map(drop).doing(|| format!("run {PROGRAM}"))
+    let child = child.doing(|| format!("run {PROGRAM}"))?;
+    oom::set(&child.id().to_string(), oom::GUEST)
 }
 
 /// Gives the last lines time to be sent before the VM ends.

@@ -13,6 +13,9 @@ use crate::lifecycle::Life;
 /// neither up nor down; nothing that works comes near this.
 const POST_START_LIMIT: Duration = Duration::from_hours(1);
 
+/// How long a container has after its signal, however long its hook took: the kubelet's least grace.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+
 /// When in a container's life a hook is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
@@ -65,16 +68,16 @@ impl Guest {
         let now = Instant::now();
         let limit = match when {
             When::PostStart => POST_START_LIMIT,
-            When::PreStop => {
-                container.kill_at().map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
-            }
+            When::PreStop => container
+                .kill_at()
+                .map_or(Duration::ZERO, |at| at.saturating_duration_since(now).saturating_sub(LEAST_GRACE)),
         };
         let number = self.hooks.next;
         self.hooks.next += 1;
         let mut running = Running { number, container: index, run: container.run, when, until: None };
         let mut failure = None;
         match hook {
-            Hook::Sleep { seconds } => running.until = Some(now + Duration::from_secs(seconds)),
+            Hook::Sleep { seconds } => running.until = Some(now + Duration::from_secs(seconds).min(limit)),
             Hook::Ask(ProbeAction::Exec { command }) => {
                 match Exec::start(container, &self.machine, Asker::Hook { number }, &command, limit) {
                     Ok(exec) => self.execs.push(exec),
@@ -113,7 +116,10 @@ impl Guest {
                 let grace = Duration::from_secs(self.pod.grace_period_seconds);
                 self.stop_container(index, Some(failure), grace);
             }
-            (When::PreStop, _) => container.ask_to_end(),
+            (When::PreStop, _) => {
+                container.allow(LEAST_GRACE);
+                container.ask_to_end();
+            }
         }
         self.touch();
     }
@@ -131,11 +137,14 @@ impl Guest {
     /// its record; there is none when the whole pod is stopped.
     pub(crate) fn stop_container(&mut self, index: usize, reason: Option<String>, grace: Duration) {
         let container = &mut self.containers[index];
-        if !container.condemn(reason, Instant::now() + grace) {
+        let runs = matches!(container.life, Life::Running(_));
+        let has_hook = runs && !grace.is_zero() && container.spec.boot.pre_stop.is_some();
+        // A hook may take all of the grace period, and yet the container hears that it is to end.
+        let least = if has_hook { LEAST_GRACE } else { Duration::ZERO };
+        if !container.condemn(reason, Instant::now() + grace + least) {
             return;
         }
-        let runs = matches!(container.life, Life::Running(_));
-        if !runs || !self.run_hook(index, When::PreStop) {
+        if !has_hook || !self.run_hook(index, When::PreStop) {
             self.containers[index].ask_to_end();
         }
         self.touch();

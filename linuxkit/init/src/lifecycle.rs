@@ -260,6 +260,16 @@ impl Container {
         true
     }
 
+    /// Its hook before the end is over, for which its time was longer by `least`: it is left so much, or what is left of
+    /// its own time.
+    pub(crate) fn allow(&mut self, least: Duration) {
+        if let Life::Starting(process) | Life::Running(process) = &mut self.life
+            && let Some(at) = &mut process.kill_at
+        {
+            *at = (Instant::now() + least).max(at.checked_sub(least).unwrap_or(*at));
+        }
+    }
+
     /// When a container that is being stopped is to be killed.
     pub(crate) fn kill_at(&self) -> Option<Instant> {
         self.process().and_then(|process| process.kill_at)

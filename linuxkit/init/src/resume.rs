@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::boot;
@@ -37,7 +38,7 @@ pub(crate) const RESUME: &str = "resume";
 pub(crate) const CHECK: &str = "check-state";
 
 /// The version of [`State`]. A program that does not know it refuses, and the old one goes on.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How long the new program may take to read the state.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +53,10 @@ struct State {
     parameters: Parameters,
     hostname: String,
     facts: Facts,
+    /// The first process of the PID namespace that the containers share, when they do.
+    pause: Option<i32>,
+    /// The containers' user namespace, when it is not the VM's.
+    users: Option<RawFd>,
     boot_id: String,
     phases: Vec<PhaseTime>,
     /// In the order of the pod.
@@ -139,6 +144,8 @@ fn state(guest: &Guest) -> Result<OwnedFd, Error> {
         parameters: guest.parameters.clone(),
         hostname: guest.machine.hostname.clone(),
         facts: guest.machine.facts.clone(),
+        pause: guest.machine.pause.map(|pid| pid.as_raw_nonzero().get()),
+        users: guest.machine.users.as_ref().map(AsRawFd::as_raw_fd),
         boot_id: guest.boot_id.clone(),
         phases: guest.phases.clone(),
         containers: guest.containers.iter().map(lifecycle::Container::remember).collect(),
@@ -188,21 +195,29 @@ pub(crate) fn guest(number: &str, console: Console, signals: OwnedFd) -> Result<
     }
     guest.pod = boot::pod_again()?;
     guest.containers = boot::containers_again(&guest.pod)?;
+    let take = |number| sys::take_descriptor(number).doing(|| "take over a descriptor".into());
+    guest.machine.pause = state.pause.and_then(Pid::from_raw);
+    guest.machine.users = state.users.map(take).transpose()?;
+    if let Some(users) = &guest.machine.users {
+        boot::shift_layers(&mut guest.containers, users.as_fd())?;
+    }
     for (container, remembered) in guest.containers.iter_mut().zip(state.containers) {
         container.recall(remembered).doing(|| format!("take over {}", container.name()))?;
     }
-    let take = |number| sys::take_descriptor(number).doing(|| "take over a descriptor".into());
     let Supervisor { listener, clients, port, restarts, attach } = state.supervisor;
     let clients: Result<BTreeMap<u64, TcpStream>, Error> =
         clients.into_iter().map(|(id, number)| Ok((id, take(number)?.into()))).collect();
-    let channel = match port {
-        Some(port) => {
-            let journals = Journals::of(state.journals).doing(|| "take over the journals".into())?;
+    if !state.journals.is_empty() {
+        guest.journals = Some(Journals::of(state.journals).doing(|| "take over the journals".into())?);
+        // Without a port they are read in the VM itself.
+        guest.console_too = port.is_none();
+    }
+    let channel = match (port, &guest.journals) {
+        (Some(port), Some(journals)) => {
             let bell = journals.bell().try_clone_to_owned().doing(|| "share the journals' bell".into())?;
-            guest.journals = Some(journals);
             Some((take(port)?, bell))
         }
-        None => None,
+        _ => None,
     };
     let mut supervisor = Supervised::of(take(listener)?.into(), clients?, channel);
     (supervisor.restarts, supervisor.attach) = (restarts, attach);

@@ -16,6 +16,7 @@ use i2kit_spec::control::{Message, StreamState};
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::cgroup;
+use crate::container::oom;
 use crate::error::{Doing, Error};
 use crate::link::{Any, Link, ToInit, ToSupervisor};
 
@@ -304,7 +305,9 @@ impl Supervised {
             self.news.extend([ToSupervisor::Bell, ToSupervisor::Port { epoch: self.restarts }]);
         }
         self.tell();
-        cgroup::write(&group, "cgroup.procs", &pid.as_raw_nonzero().to_string())
+        let process = pid.as_raw_nonzero().to_string();
+        oom::set(&process, oom::GUEST)?;
+        cgroup::write(&group, "cgroup.procs", &process)
     }
 }
 

@@ -107,6 +107,14 @@ pub(crate) fn unblock_signals() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets the clock gain or lose this many microseconds little by little (`adjtime`).
+pub(crate) fn lead_clock(microseconds: i64) -> io::Result<()> {
+    let delta = libc::timeval { tv_sec: microseconds / 1_000_000, tv_usec: microseconds % 1_000_000 };
+    // SAFETY: the kernel reads `delta`, which lives until the call returns; the null pointer asks for no old value.
+    let result = unsafe { libc::adjtime(&raw const delta, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Makes the process's own cgroup the root of all that it sees of the cgroup tree.
 pub(crate) fn enter_new_cgroup_namespace() -> io::Result<()> {
     // SAFETY: only unsharing file descriptors can surprise other code, and this does not.

@@ -69,11 +69,15 @@ pub(crate) fn shift_layer(layer: &str, namespace: BorrowedFd<'_>) -> Result<Stri
     Ok(target)
 }
 
-/// Gives everything in a folder to the owners' shifted numbers.
+/// Gives everything in a folder to the owners' shifted numbers, except for file systems on disks: they are shifted when
+/// containers mount them.
 pub(crate) fn shift_files(folder: &Path) -> Result<(), Error> {
     let doing = || format!("give {} to the pod's users", folder.display());
     for entry in fs::read_dir(folder).doing(doing)? {
         let path = entry.doing(doing)?.path();
+        if rustix::fs::statfs(&path).is_ok_and(|found| found.f_type == libc::EXT4_SUPER_MAGIC) {
+            continue;
+        }
         let found = fs::symlink_metadata(&path).doing(doing)?;
         let (uid, gid) = (Uid::from_raw(found.uid() + FIRST), Gid::from_raw(found.gid() + FIRST));
         rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;

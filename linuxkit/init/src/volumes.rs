@@ -9,6 +9,7 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::error::{Doing, Error};
 use crate::facts::Facts;
+use crate::scratch;
 use crate::secrets::{Secrets, is_name};
 
 /// Volumes have no devices of their own, whatever rights a container has.
@@ -28,7 +29,10 @@ pub(crate) fn make(
         let target = Path::new(VOLUMES_MOUNT).join(&volume.name);
         fs::create_dir_all(&target).doing(|| format!("make {}", target.display()))?;
         match &volume.kind {
-            VolumeKind::EmptyDir { size_limit } => scratch(&target, group, *size_limit, facts.memory)?,
+            VolumeKind::EmptyDir { size_limit, disk } => match disk.and_then(scratch::disk) {
+                Some(disk) => disk.mount(&target, group)?,
+                None => in_memory(&target, group, *size_limit, facts.memory)?,
+            },
             VolumeKind::Files { files } => {
                 // Unlike tmpfs, ramfs is never swapped out. Containers only read it, so it does not grow.
                 mount("ramfs", &target, "ramfs", FLAGS, c"mode=755")
@@ -50,7 +54,7 @@ pub(crate) fn make(
 }
 
 /// A file system in memory that everybody may write to.
-fn scratch(target: &Path, group: Option<u32>, limit: Option<u64>, memory: u64) -> Result<(), Error> {
+fn in_memory(target: &Path, group: Option<u32>, limit: Option<u64>, memory: u64) -> Result<(), Error> {
     let size = limit.unwrap_or(u64::MAX).min(memory / 2);
     // With the group's bit, so that what is made inside belongs to the group too.
     let owner = group.map_or_else(|| "mode=777".into(), |group| format!("mode=2777,gid={group}"));

@@ -134,6 +134,10 @@ pub struct ContainerBoot {
     /// How many bytes it may write outside its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writable_bytes: Option<u64>,
+    /// Memory that it asks for, of which the guest makes its `oom_score_adj`, where `config.json` has none: what that is
+    /// worth depends on the machine's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_request_bytes: Option<u64>,
     /// Its environment, where it has variables that are known at boot alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<LateEnvironment>,

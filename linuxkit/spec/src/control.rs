@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use self::checksum::crc32;
 pub use self::message::{
-    End, Ended, GuestHello, HostHello, LogHead, Logged, Message, Open, StreamState, Target, VERSION,
+    Clock, End, Ended, GuestHello, HostHello, LogHead, Logged, Message, Open, StreamState, Target, VERSION,
 };
 
 /// The name of the port.

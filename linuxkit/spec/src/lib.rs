@@ -36,4 +36,4 @@ pub use guest::{
 pub use late::{InstanceField, LateEnvironment, LateValue, LateVariable, SecretKey, SecretName};
 pub use names::{HostAlias, Names};
 pub use probe::{Hook, Probe, ProbeAction, Probes};
-pub use volume::{LateContent, LateFile, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind};
+pub use volume::{LateContent, LateFile, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind, scratch_serial};

@@ -11,6 +11,12 @@ pub const VOLUMES_MOUNT: &str = "/volumes";
 /// The folder of the pod file system with the files of volumes that are known at build time, a folder a volume.
 pub const POD_VOLUMES: &str = "volumes";
 
+/// The serial number by which the guest finds the scratch disk of this number. Its bytes are zero when the machine starts,
+/// and nobody looks at them after its end.
+pub fn scratch_serial(number: u32) -> String {
+    format!("i2kit-scratch-{number}")
+}
+
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -25,11 +31,15 @@ pub struct VolumeBoot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum VolumeKind {
-    /// Scratch space in memory that all containers share, and that outlives each of them.
+    /// Scratch space that all containers share, and that outlives each of them.
     EmptyDir {
-        /// Its size at most; half of the machine's memory is the bound in any case.
+        /// Its size at most; in memory, half of the machine's is the bound in any case.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size_limit: Option<u64>,
+        /// The number of the disk that it lies on, see [`scratch_serial`]. Without one, or in a machine that does not have
+        /// the disk, it lies in memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<u32>,
     },
     /// Files in memory that is never swapped out: those of the volume's folder in the pod file system, if it has one,
     /// and over them these.

@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use i2kit_spec::control::{Decoder, Ended, GuestHello, HostHello, Logged, Message, Open, VERSION};
+use i2kit_spec::control::{Clock, Decoder, Ended, GuestHello, HostHello, Logged, Message, Open, VERSION};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use self::journal::Journal;
 pub(super) use self::journal::{FOLDER, GUEST, runs};
 use self::stream::Stream;
-use super::{qemu, socket};
+use super::{clock, qemu, socket};
 
 /// How long qemu may take to make the socket.
 const QEMU_START: Duration = Duration::from_secs(30);
@@ -236,6 +236,9 @@ impl State {
                 if let Some(found) = self.streams.get_mut(&stream) {
                     found.credit(end, taken);
                 }
+            }
+            Message::Clock(Clock { asked, .. }) => {
+                self.say(&Message::Clock(Clock { asked, now: clock::nanoseconds() }));
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! The qemu command line of a VM, as a pure function.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use i2kit_spec::cmdline;
 use i2kit_spec::secrets::SECRETS_PORT;
@@ -46,6 +46,8 @@ pub(super) struct Machine<'m> {
     pub(super) accelerator: Accelerator,
     /// Whom it asks for names; qemu's own name server when there is none.
     pub(super) resolver: Option<Ipv4Addr>,
+    /// The files of its scratch disks, in the order of their numbers.
+    pub(super) scratch: Vec<PathBuf>,
 }
 
 /// The arguments that start `machine` from within its own folder.
@@ -107,7 +109,25 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         ("-device", format!("virtserialport,chardev=secrets,name={SECRETS_PORT}")),
     ];
     let secrets = secrets.into_iter().filter(|_| !machine.launch.secrets.is_empty());
-    let all = arguments.into_iter().chain(control).chain(secrets);
+    let scratch = (0..).zip(&machine.scratch).flat_map(|(number, file)| {
+        let (file, serial) = (escaped(&file.display().to_string()), i2kit_spec::scratch_serial(number));
+        // Nothing on it outlives the VM, so that nothing need be flushed; what the guest frees is freed here, and a full
+        // disk of the host is an error in the guest and no reason to stop the VM.
+        [
+            (
+                "-blockdev",
+                format!(
+                    "driver=raw,node-name=scratch{number},discard=unmap,cache.no-flush=on,file.driver=file,\
+                     file.discard=unmap,file.locking=off,file.filename={file}"
+                ),
+            ),
+            (
+                "-device",
+                format!("virtio-blk-pci,drive=scratch{number},serial={serial},discard=on,rerror=report,werror=report"),
+            ),
+        ]
+    });
+    let all = arguments.into_iter().chain(control).chain(secrets).chain(scratch);
     all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
 }
 
@@ -148,6 +168,7 @@ mod tests {
             grace_period_seconds: 30,
             health_grace_seconds: 60,
             secrets: std::collections::BTreeMap::new(),
+            scratch_bytes: Vec::new(),
             role: None,
             machine_type: None,
             spot: false,
@@ -161,6 +182,7 @@ mod tests {
             cmdline: "console=ttyS0 quiet",
             accelerator: Accelerator::Tcg,
             resolver: Some(Ipv4Addr::new(127, 78, 3, 4)),
+            scratch: vec!["/proc/7/fd/9".into()],
         };
         insta::assert_snapshot!("qemu", arguments(&machine).join("\n"));
     }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +20,9 @@ use crate::cloud::CloudError;
 /// What qemu itself says, in the VM's folder.
 const MESSAGES: &str = "qemu.log";
 
+/// What a scratch disk is called for a moment.
+const SCRATCH: &str = "scratch";
+
 /// A running VM, or one that has just ended.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -27,14 +30,23 @@ pub(super) struct Process {
     pidfd: OwnedFd,
     /// Only of those that this process started: they must be waited for.
     child: Option<Child>,
+    /// Its scratch disks, held until it has ended: it opens them by the names that they have in this process.
+    scratch: Vec<File>,
 }
 
 /// Starts `machine` in `folder`, which must exist. `secrets` is what it reads from its standard input.
-pub(super) fn start(machine: &Machine, folder: &Path, secrets: Option<File>) -> Result<Process, CloudError> {
+pub(super) fn start(
+    mut machine: Machine<'_>,
+    folder: &Path,
+    secrets: Option<File>,
+) -> Result<Process, CloudError> {
+    let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
+    let name = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into();
+    machine.scratch = scratch.iter().map(name).collect();
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
     let child = Command::new(qemu::PROGRAM)
-        .args(qemu::arguments(machine))
+        .args(qemu::arguments(&machine))
         .current_dir(folder)
         .stdin(secrets.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::null())
@@ -54,7 +66,20 @@ pub(super) fn start(machine: &Machine, folder: &Path, secrets: Option<File>) -> 
         program: qemu::PROGRAM.to_owned(),
         message: error.to_string(),
     })?;
-    Ok(Process { pid, pidfd, child: Some(child) })
+    Ok(Process { pid, pidfd, child: Some(child), scratch })
+}
+
+/// Files of these sizes that take no room yet and have no name: they go with the VM, however that ends.
+fn scratch(folder: &Path, sizes: &[u64]) -> Result<Vec<File>, CloudError> {
+    let file = |bytes: &u64| {
+        let path = folder.join(SCRATCH);
+        let made = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = made.map_err(CloudError::file("create", &path))?;
+        fs::remove_file(&path).map_err(CloudError::file("remove", &path))?;
+        file.set_len(*bytes).map_err(CloudError::file("write", &path))?;
+        Ok(file)
+    };
+    sizes.iter().map(file).collect()
 }
 
 fn pidfd(pid: u32) -> io::Result<OwnedFd> {
@@ -70,6 +95,15 @@ impl Process {
 
     /// Whether it still runs.
     pub(super) fn is_alive(&mut self) -> bool {
+        let is_alive = self.runs();
+        if !is_alive {
+            // Nobody reads them any more, and they may be large.
+            self.scratch.clear();
+        }
+        is_alive
+    }
+
+    fn runs(&mut self) -> bool {
         if let Some(child) = &mut self.child {
             return matches!(child.try_wait(), Ok(None));
         }
@@ -113,7 +147,7 @@ pub(super) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
         let Ok(pidfd) = pidfd(pid) else { continue };
         // The id may have been reused between the two looks.
         if vm_of(pid, &instances).as_ref() == Some(&id) {
-            found.push((id, Process { pid, pidfd, child: None }));
+            found.push((id, Process { pid, pidfd, child: None, scratch: Vec::new() }));
         }
     }
     Ok(found)

@@ -96,7 +96,7 @@ pub(super) static POD_SPEC: Table = Table::new(
         )
         .default("ClusterFirst"),
         works("shareProcessNamespace", Type::Bool, "containers see each other's processes"),
-        works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time; for Jobs and Pods").not_yet(),
+        works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time and has failed; for Jobs and Pods that end"),
     ],
 )
 .rules(&[rules::unique_containers, rules::mounts_exist, rules::same_service_account, rules::node_selector, rules::grace_period, rules::name_servers, rules::shown_containers, rules::root_user]);

@@ -22,7 +22,7 @@ pub(super) static VOLUME: Table = Table::new(
         mapped(
             "emptyDir",
             Type::Object(&EMPTY_DIR),
-            "empty at boot, shared by the containers, gone with the machine; it lies in the machine's memory",
+            "empty at boot, shared by the containers, gone with the machine",
         )
         .presence(),
         works(
@@ -84,11 +84,11 @@ pub(super) static VOLUME: Table = Table::new(
     ],
     required: false,
 }])
-.rules(&[rules::no_live_update]);
+.rules(&[rules::no_live_update, rules::scratch_in_memory]);
 
 static MEDIA: &[Choice] = &[
-    word("", "in the machine's memory, like all that a pod writes"),
-    word("Memory", "the same"),
+    word("", "on a disk that goes with the machine; on AWS in its memory"),
+    word("Memory", "in the machine's memory; what a container writes there counts for its limit"),
     refused_word("HugePages", "machines have no huge pages set aside", "use Memory"),
 ];
 
@@ -101,7 +101,7 @@ static EMPTY_DIR: Table = Table::new(
         works(
             "sizeLimit",
             Type::Bytes,
-            "its size at most; writing more fails, and half of the machine's memory is the bound in any case",
+            "its size at most; writing more fails. 16 GiB without it; in memory, half of the machine's is the bound in any case",
         ),
     ],
 );

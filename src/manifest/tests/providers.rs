@@ -144,3 +144,33 @@ fn machines_may_be_of_several_kinds_and_of_one_region() {
     let (_, refused) = reading(&[&selecting], &elsewhere);
     assert!(refused.diagnostics[0].message.contains("the environment lies in us-east-1"), "{refused:?}");
 }
+
+#[test]
+fn scratch_space_that_takes_memory_is_said_to() {
+    let pod = |medium: &str| {
+        deployment(&format!(
+            "{POD}        volumeMounts: [{{name: a, mountPath: /a}}]\n      volumes: [{{name: a, emptyDir: {{{medium}}}}}]\n"
+        ))
+    };
+    let said = |medium: &str, provider| {
+        let (_, reading) = reading(&[&pod(medium)], &Options { provider, ..Options::default() });
+        reading.diagnostics.into_iter().map(|found| (found.code, found.severity)).collect::<Vec<_>>()
+    };
+    assert_eq!(said("", Provider::Aws), [(Code::Unlike, Severity::Note)]);
+    assert_eq!(said("medium: Memory", Provider::Aws), []);
+    assert_eq!(said("", Provider::Local), []);
+}
+
+#[test]
+fn only_pods_that_end_have_a_deadline() {
+    let pod = |policy: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: once}}\nspec:\n  activeDeadlineSeconds: 5\n  restartPolicy: {policy}\n  \
+             containers: [{{name: a, image: 'a:1', resources: {{requests: {{memory: 64Mi}}}}}}]\n"
+        );
+        let (_, reading) = reading(&[&text], &Options::default());
+        reading.diagnostics.into_iter().map(|found| found.code).collect::<Vec<_>>()
+    };
+    assert_eq!(pod("Never"), [Code::Adapted]);
+    assert_eq!(pod("Always"), [Code::AdaptedKind, Code::RefusedValue]);
+}

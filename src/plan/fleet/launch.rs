@@ -30,6 +30,10 @@ pub struct LaunchSpec {
     /// the pod does without it. A version tells equal values from others, and nothing else of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Option<String>>,
+    /// Bytes of each disk for the pod's emptyDirs, in the order of their numbers. A cloud that has no such disks leaves
+    /// them out, and the guest makes do with memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scratch_bytes: Vec<u64>,
     /// As whom a VM acts in its cloud, when its pod names a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MachineRole>,

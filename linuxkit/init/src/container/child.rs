@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::process::{Signal, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::{Machine, Spec, Streams, mounts, privileges, profile, program, seccomp, user};
+use super::{Machine, Spec, Streams, mounts, oom, privileges, profile, program, seccomp, user};
 use crate::error::{Doing, Error};
 use crate::sys::{self, Cloned};
 use crate::users;
@@ -30,7 +30,7 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
     let config = &spec.config;
     let prepared = connect_output(stdout, stderr)
         .and_then(|()| enter_namespaces(config))
-        .and_then(|()| set_oom_score(&config.process))
+        .and_then(|()| set_oom_score(spec, machine))
         .and_then(|()| change_root(spec, machine))
         .and_then(|()| prepare_process(spec, &config.process, machine, [stdout.as_fd(), stderr.as_fd()]));
     match prepared {
@@ -73,7 +73,7 @@ fn enter(
     if let Some(stdin) = &streams.stdin {
         rustix::stdio::dup2_stdin(stdin).doing(|| "connect stdin".into())?;
     }
-    set_oom_score(&spec.config.process)?;
+    set_oom_score(spec, machine)?;
     let mut spaces = ThreadNameSpaceType::MOUNT;
     for namespace in &spec.config.linux.namespaces {
         spaces |= match namespace.kind {
@@ -156,12 +156,10 @@ fn enter_namespaces(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn set_oom_score(process: &Process) -> Result<(), Error> {
+fn set_oom_score(spec: &Spec, machine: &Machine) -> Result<(), Error> {
+    let requested = || spec.boot.oom_request_bytes.map(|bytes| oom::score(bytes, machine.facts.memory));
     // The VM's own /proc is still in sight, a container's may not be there at all.
-    process.oom_score_adj.map_or(Ok(()), |score| {
-        fs::write("/proc/self/oom_score_adj", score.to_string())
-            .doing(|| format!("set oom_score_adj {score}"))
-    })
+    spec.config.process.oom_score_adj.or_else(requested).map_or(Ok(()), |score| oom::set("self", score))
 }
 
 /// Builds the root from the layers, makes it `/`, and mounts what the container sees in it.

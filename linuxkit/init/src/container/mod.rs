@@ -4,6 +4,7 @@
 mod calls;
 mod child;
 mod mounts;
+pub(crate) mod oom;
 mod pause;
 mod privileges;
 mod profile;

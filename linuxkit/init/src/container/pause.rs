@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::oom;
 use crate::cgroup;
 use crate::error::{Doing, Error};
 use crate::sys::{self, Cloned};
@@ -16,7 +17,10 @@ use crate::sys::{self, Cloned};
 pub(crate) fn start() -> Result<Pid, Error> {
     let group = cgroup::of_guest()?;
     match sys::clone_process(libc::CLONE_NEWPID, Some(group.as_fd())).doing(|| "clone".into())? {
-        Cloned::Parent(pid, _pidfd) => Ok(pid),
+        Cloned::Parent(pid, _pidfd) => {
+            oom::set(&pid.as_raw_nonzero().to_string(), oom::PAUSE)?;
+            Ok(pid)
+        }
         Cloned::Child => {
             // Nobody in the namespace can end it, and nothing outside has a reason to.
             let _ = sys::close_from(0);

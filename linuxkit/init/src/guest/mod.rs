@@ -11,7 +11,7 @@ mod requests;
 mod stop;
 mod wait;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::PodBoot;
@@ -236,7 +236,8 @@ impl Guest {
     /// All that another program needs under the same numbers.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let supervisor = self.supervisor.iter().flat_map(Supervised::descriptors);
-        self.containers.iter().flat_map(Container::descriptors).chain(supervisor).collect()
+        let users = self.machine.users.iter().map(|users| users.as_fd());
+        self.containers.iter().flat_map(Container::descriptors).chain(supervisor).chain(users).collect()
     }
 
     /// Starts the supervisor if that is due.

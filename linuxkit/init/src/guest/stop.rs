@@ -56,7 +56,8 @@ impl Guest {
         if stopping.deadline <= now && !stopping.killed {
             self.stopping = Some(Stopping { killed: true, ..stopping });
             self.say("the grace period is over: killing what still runs");
-            for container in &self.containers {
+            // A container whose hook took long has a moment of its own.
+            for container in self.containers.iter().filter(|c| c.kill_at().is_none_or(|at| at <= now)) {
                 container.signal(Signal::KILL);
             }
         } else if self.services_are_over() {

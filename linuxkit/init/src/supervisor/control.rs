@@ -11,6 +11,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::shipper::Shipper;
+use super::time::{self, Timekeeper};
 use crate::link::ToInit;
 
 /// How much may wait for the port before nothing more is read for it.
@@ -27,6 +28,7 @@ pub(super) struct Control {
     decoder: Decoder,
     out: VecDeque<u8>,
     shipper: Shipper,
+    time: Timekeeper,
     /// Whether the host has said hello, so that lines may be shipped.
     greeted: bool,
     epoch: u64,
@@ -95,7 +97,8 @@ impl Control {
 
     /// How long until the port is to be looked at, whatever happens.
     pub(super) fn timeout(&self, now: Instant) -> Option<Duration> {
-        self.absent_until.map(|until| until.saturating_duration_since(now)).filter(|_| self.port.is_some())
+        let due = self.absent_until.or(self.time.due()).filter(|_| self.port.is_some());
+        due.map(|due| due.saturating_duration_since(now))
     }
 
     /// Reads and writes what can be without waiting. Returns what PID 1 must hear.
@@ -108,6 +111,7 @@ impl Control {
         }
         if self.absent_until.is_none_or(|until| until <= now) {
             self.read(now, &mut news)?;
+            self.ask_for_time(now);
             self.ship();
             self.write();
         }
@@ -132,7 +136,11 @@ impl Control {
         }
         while let Some(message) = self.decoder.next() {
             match message {
-                Message::HostHello(hello) => self.greet(&hello, news),
+                Message::HostHello(hello) => {
+                    self.time.begin(now);
+                    self.greet(&hello, news);
+                }
+                Message::Clock(answer) => time::correct(answer),
                 Message::Logged(logged) => {
                     self.shipper.taken(logged.bytes);
                     news.push(News::Own(ToInit::Logged {
@@ -155,6 +163,15 @@ impl Control {
         self.greeted = true;
         if !hello.answer {
             self.hello(true);
+        }
+    }
+
+    /// Asks the host what time it is, when that is due. Without a host questions do not pile up.
+    fn ask_for_time(&mut self, now: Instant) {
+        if let Some(question) = self.time.question(now)
+            && self.has_room()
+        {
+            self.send(&Message::Clock(question));
         }
     }
 

@@ -13,6 +13,7 @@ mod metrics;
 mod prober;
 mod server;
 mod shipper;
+mod time;
 mod tls;
 mod track;
 

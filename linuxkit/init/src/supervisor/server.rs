@@ -71,7 +71,7 @@ impl Server {
                 self.hear(now)?;
             }
             if ready.control || ready.link {
-                self.news.extend(self.control.advance(now)?);
+                self.news.extend(self.control.advance(Instant::now())?);
             }
         }
     }
@@ -91,8 +91,8 @@ impl Server {
         fds.extend(control.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         fds.extend(self.connections.iter().map(|client| PollFd::new(&client.stream, client.wants())));
         let oldest = self.connections.front().map(|oldest| oldest.deadline.saturating_duration_since(now));
-        let absent = self.control.timeout(now);
-        let timeout: Option<Duration> = oldest.into_iter().chain(self.prober.timeout()).chain(absent).min();
+        let due = self.control.timeout(now);
+        let timeout: Option<Duration> = oldest.into_iter().chain(self.prober.timeout()).chain(due).min();
         let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -101,8 +101,8 @@ impl Server {
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut next = || ready.next().unwrap_or(false);
         let (link, prober) = (next(), next());
-        // A port without a host is looked at when its time has come.
-        let mut wants_control = absent.is_some();
+        // Without anything to read or to write there may be something due.
+        let mut wants_control = self.control.timeout(Instant::now()).is_some_and(|left| left.is_zero());
         for _ in control.iter().flatten() {
             wants_control |= next();
         }

@@ -156,6 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn as_many_successes_in_a_row_as_the_threshold_says_make_it_healthy() {
+        let mut track = track(ProbeKind::Readiness);
+        track.probe.success_threshold = 2;
+        track.observe(running(1));
+        assert_eq!(track.answer(Some(1), None), None);
+        assert_eq!(track.answer(Some(1), Some("refused")), Some(Verdict::Undecided));
+        assert_eq!(track.answer(Some(1), None), None);
+        assert_eq!(track.answer(Some(1), None), Some(Verdict::Healthy));
+    }
+
+    #[test]
     fn liveness_tells_only_that_it_failed_once_a_run() {
         let mut track = track(ProbeKind::Liveness);
         track.observe(running(1));

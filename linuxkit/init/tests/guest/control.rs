@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use i2kit_spec::control::{Decoder, End, Ended, HostHello, Logged, Message, Open, PORT, VERSION};
+use i2kit_spec::control::{Clock, Decoder, End, Ended, HostHello, Logged, Message, Open, PORT, VERSION};
 
 use crate::pod::Pod;
 use crate::vm::{Vm, wanted};
@@ -53,10 +53,15 @@ impl Command {
 
 /// Boots a pod in a VM with a control channel.
 pub(crate) fn boot(pod: &Pod, folder: &Path) -> (Vm, Host) {
+    boot_with(pod, folder, &[])
+}
+
+fn boot_with(pod: &Pod, folder: &Path, more: &[&str]) -> (Vm, Host) {
     let path = folder.join("control");
     let chardev = format!("socket,id=control,path={},server=on,wait=off", path.display());
     let port = format!("virtserialport,chardev=control,name={PORT}");
-    let arguments = ["-chardev", &chardev, "-device", "virtio-serial-pci", "-device", &port];
+    let own = ["-chardev", &chardev, "-device", "virtio-serial-pci", "-device", &port];
+    let arguments = [&own, more].concat();
     let vm = Vm::boot_with(pod, "i2kit.instance=test-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3", &arguments);
     let host = Host::connect(&path, 1);
     (vm, host)
@@ -232,6 +237,9 @@ impl Host {
                     dropped: head.dropped,
                 }));
             }
+            Message::Clock(Clock { asked, .. }) => {
+                self.send(&Message::Clock(Clock { asked, now: nanoseconds() }));
+            }
             _ => {}
         }
     }
@@ -250,6 +258,12 @@ impl Host {
         self.until("a command to end", |host| host.commands[&stream].ended.is_some());
         self.commands[&stream].ended.clone().unwrap()
     }
+}
+
+/// The host's time since 1970.
+#[expect(clippy::disallowed_methods, reason = "the host has a clock")]
+fn nanoseconds() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
 }
 
 pub(crate) fn numbers(lines: &[String]) -> Vec<u64> {
@@ -340,4 +354,31 @@ fn a_command_may_have_a_terminal() {
     host.until("the interrupt", |host| host.commands[&shell].text().contains("code 130\n"));
     host.types(shell, "exit 5\n");
     assert_eq!(host.ended(shell).code, 5);
+}
+
+#[test]
+fn the_clock_of_the_machine_follows_the_hosts() {
+    if !wanted() {
+        return;
+    }
+    let seconds = |nanoseconds: u64| nanoseconds / 1_000_000_000;
+    // Far ahead, and far behind.
+    for base in ["2031-05-06T07:08:09", "2021-05-06T07:08:09"] {
+        let folder = tempfile::tempdir().unwrap();
+        let pod = Pod::new().service("web", "echo up; exec sleep 10000");
+        let (_vm, mut host) = boot_with(&pod, folder.path(), &["-rtc", &format!("base={base}")]);
+        host.until("the container", |host| host.lines.contains_key("web"));
+        let start = Instant::now();
+        loop {
+            let before = seconds(nanoseconds());
+            let date = host.shell("web", "date +%s");
+            assert_eq!(host.ended(date).code, 0);
+            let guest: u64 = host.commands[&date].text().trim().parse().unwrap();
+            // Whole seconds, and half a one that the clock is led by and not set.
+            if (before - 1..=seconds(nanoseconds()) + 1).contains(&guest) {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{guest} in the machine at {before}");
+        }
+    }
 }

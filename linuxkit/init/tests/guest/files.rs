@@ -1,11 +1,14 @@
 //! Environment, files and volumes of containers, seen from inside.
 
+use std::fs;
+
 use i2kit::erofs::{TreeContent, TreeFile};
 use i2kit_spec::{
     HostAlias, InstanceField, LateContent, LateEnvironment, LateFile, LateValue, LateVariable, Names,
     VolumeBoot, VolumeKind,
 };
 
+use crate::manifest::{SHELL, pod_of};
 use crate::pod::{Pod, mount};
 use crate::vm::{Vm, wanted};
 
@@ -47,7 +50,10 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
             }
         });
     pod.boot.volumes = vec![
-        VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: Some(1 << 20) } },
+        VolumeBoot {
+            name: "data".into(),
+            kind: VolumeKind::EmptyDir { size_limit: Some(1 << 20), disk: None },
+        },
         VolumeBoot {
             name: "info".into(),
             kind: VolumeKind::Files {
@@ -86,6 +92,68 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
 }
 
 #[test]
+fn scratch_space_lies_on_a_disk_that_is_not_memory() {
+    if !wanted() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec![];
+    // The second one is so large that its size is seen; the third disk is not there, as in a cloud that has none.
+    for (number, bytes) in [(0_u64, 100_u64 << 20), (1, 16 << 30)] {
+        let path = folder.path().join(number.to_string());
+        fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+        arguments.push("-drive".to_owned());
+        arguments
+            .push(format!("if=none,id=scratch{number},format=raw,discard=unmap,file={}", path.display()));
+        arguments.push("-device".to_owned());
+        arguments
+            .push(format!("virtio-blk-pci,drive=scratch{number},serial=i2kit-scratch-{number},discard=on"));
+    }
+    let names = ["large", "unbounded", "nowhere"];
+    let volumes = names.map(|name| format!("{{name: {name}, emptyDir: {{}}}}")).join(", ");
+    let mounts = names.map(|name| format!("{{name: {name}, mountPath: /{name}}}")).join(", ");
+    let below = "{name: large, mountPath: /below, subPath: made/deep}";
+    let spec = |more: &str| {
+        format!(
+            "{{securityContext: {{fsGroup: 2000}}, {more}volumes: [{volumes}], containers: [{{{SHELL}, volumeMounts: [{mounts}, \
+             {below}], resources: {{limits: {{memory: 32Mi}}}}}}]}}"
+        )
+    };
+    let parameters = "i2kit.instance=test-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3";
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    for more in ["", "hostUsers: false, "] {
+        let mut vm = Vm::boot_with(&pod_of(&spec(more), ""), parameters, &arguments);
+        let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
+        check(
+            "for n in large unbounded nowhere below; do grep \" /$n \" /proc/self/mounts | cut -d' ' -f 3; done",
+            "ext4\next4\ntmpfs\next4\n",
+        );
+        // Three times what the container may have of memory, and more than the machine has left.
+        check(
+            "dd if=/dev/zero of=/large/file bs=1M count=90 2>&1 | grep -v records; wc -c < /large/file",
+            "94371840\n",
+        );
+        check(
+            "dd if=/dev/zero of=/large/more bs=1M count=20 2>&1 | grep -o 'No space left on device'",
+            NO_SPACE,
+        );
+        check("rm /large/file /large/more; echo again > /large/file; cat /large/file", "again\n");
+        check(
+            "ls -A /unbounded; touch /unbounded/x /below/y; stat -c '%a %u %g' /unbounded",
+            "2777 0 2000\n",
+        );
+        check("stat -c '%u %g' /unbounded/x /large/made/deep/y; id -g", "0 2000\n0 2000\n0\n");
+        check(
+            "test $(df -k /unbounded | tail -n 1 | tr -s ' ' | cut -d' ' -f 2) -gt 16000000 && echo large",
+            "large\n",
+        );
+        assert!(!vm.console().contains("OOMKilled"), "{}", vm.console());
+    }
+}
+
+const NO_SPACE: &str = "No space left on device\n";
+
+#[test]
 fn volumes_belong_to_the_group_of_the_pod() {
     if !wanted() {
         return;
@@ -100,7 +168,7 @@ fn volumes_belong_to_the_group_of_the_pod() {
         });
     pod.boot.fs_group = Some(2000);
     pod.boot.volumes = vec![
-        VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None } },
+        VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None, disk: None } },
         VolumeBoot { name: "info".into(), kind: VolumeKind::Files { files: vec![] } },
     ];
     let mut vm = Vm::boot(&pod);
@@ -128,7 +196,7 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
             config.process.args = ["echo", "$(URL)", "$$(URL)", "$(IMAGE)"].map(Into::into).into();
         });
     pod.boot.volumes =
-        vec![VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None } }];
+        vec![VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None, disk: None } }];
     let env = vec![
         variable("EARLY", written("$(IP)")),
         variable("IP", LateValue::Instance(InstanceField::Ip)),

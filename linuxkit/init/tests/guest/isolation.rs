@@ -101,9 +101,10 @@ fn containers_share_processes_when_the_pod_says_so() {
     if !wanted() {
         return;
     }
+    let sysctls = SYSCTLS.iter().map(|(name, value)| format!("{{name: {name}, value: '{value}'}}"));
+    let sysctls = sysctls.collect::<Vec<_>>().join(", ");
     let spec = format!(
-        "{{shareProcessNamespace: true, securityContext: {{sysctls: [{{name: net.core.somaxconn, value: '77'}}, {{name: \
-         vm.max_map_count, value: '262144'}}]}}, containers: [{{{SHELL}}}, {{name: other, image: busybox, command: [sh, \
+        "{{shareProcessNamespace: true, securityContext: {{sysctls: [{sysctls}]}}, containers: [{{{SHELL}}}, {{name: other, image: busybox, command: [sh, \
          -c, 'sleep 1234 & exec sleep 4321']}}]}}"
     );
     let mut vm = Vm::boot(&pod_of(&spec, ""));
@@ -115,8 +116,29 @@ fn containers_share_processes_when_the_pod_says_so() {
     let zombies =
         "(sleep 0.1 &); until ! ps | grep -q ' [s]leep 0.1'; do :; done; ps -o stat,args | grep -c '^Z'";
     assert_eq!(vm.shell(zombies), "0\n");
-    assert_eq!(vm.shell("cat /proc/sys/net/core/somaxconn /proc/sys/vm/max_map_count"), "77\n262144\n");
+    for (name, value) in SYSCTLS {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        assert_eq!(vm.shell(&format!("tr '\\t' ' ' < {path}")), format!("{value}\n"), "{name}");
+    }
 }
+
+/// Kernel parameters: all that Kubernetes calls safe, and two that it does not, which here are the pod's own.
+const SYSCTLS: [(&str, &str); 14] = [
+    ("kernel.shm_rmid_forced", "1"),
+    ("net.ipv4.ip_local_port_range", "20000 30000"),
+    ("net.ipv4.tcp_syncookies", "0"),
+    ("net.ipv4.ping_group_range", "0 100"),
+    ("net.ipv4.ip_unprivileged_port_start", "80"),
+    ("net.ipv4.ip_local_reserved_ports", "20100-20200"),
+    ("net.ipv4.tcp_keepalive_time", "600"),
+    ("net.ipv4.tcp_fin_timeout", "30"),
+    ("net.ipv4.tcp_keepalive_intvl", "20"),
+    ("net.ipv4.tcp_keepalive_probes", "5"),
+    ("net.ipv4.tcp_rmem", "4096 87380 1048576"),
+    ("net.ipv4.tcp_wmem", "4096 16384 1048576"),
+    ("net.core.somaxconn", "77"),
+    ("vm.max_map_count", "262144"),
+];
 
 #[test]
 fn devices_and_the_writable_layer_have_their_limits() {
@@ -135,6 +157,10 @@ fn devices_and_the_writable_layer_have_their_limits() {
     assert!(written.starts_with("1\n") && written.contains(" 1024 "), "{written}");
     let files = "cd /sys/fs/cgroup; cat memory.max memory.low cpu.max cpu.weight";
     assert_eq!(vm.shell(files), "33554432\n16777216\n50000 100000\n20\n");
+    // The kubelet's formula for a pod that requests a part of the machine's memory.
+    let memory = vm.shell("grep MemTotal: /proc/meminfo | tr -dc 0-9").parse::<i32>().unwrap();
+    let score = vm.shell("cat /proc/1/oom_score_adj").trim().parse::<i32>().unwrap();
+    assert_eq!(score, 1000 - 1000 * (16 << 10) / memory, "{memory} kB");
     let page = vm.get("/metrics").body;
     for name in ["container_cpu_usage_seconds_total", "container_memory_usage_bytes", "container_processes"] {
         assert!(page.contains(&format!("{name}{{container=\"shell\"}} ")), "{name}\n{page}");
@@ -170,8 +196,11 @@ fn root_of_a_user_namespace_is_nobody_in_the_machine() {
     }
     let probe = "readinessProbe: {periodSeconds: 1, exec: {command: [sh, -c, 'test $(id -u) = 0 && grep -q 65536 \
                  /proc/self/uid_map']}}";
-    let web = "{name: web, image: busybox, securityContext: {runAsUser: 33}, command: [sh, -c, 'id; exec sleep 1000']}";
-    let volume = "volumeMounts: [{name: shared, mountPath: /shared}]";
+    let limits = "resources: {limits: {memory: 32Mi, cpu: 500m}}";
+    let web = format!(
+        "{{name: web, image: busybox, securityContext: {{runAsUser: 33}}, {limits}, command: [sh, -c, 'id; exec sleep 1000']}}"
+    );
+    let volume = format!("volumeMounts: [{{name: shared, mountPath: /shared}}], {limits}");
     let spec = format!(
         "{{hostUsers: false, volumes: [{{name: shared, emptyDir: {{}}}}], containers: [{{{SHELL}, {probe}, {volume}}}, \
          {web}]}}"
@@ -192,4 +221,6 @@ fn root_of_a_user_namespace_is_nobody_in_the_machine() {
         "65534\nhostname: sethostname: Operation not permitted\n"
     );
     vm.says("web | uid=33(web) gid=33(web) groups=4(log)\n");
+    // All that runs here has limits, which makes the pod a Guaranteed one.
+    assert_eq!(vm.shell("cat /proc/1/oom_score_adj"), "-997\n");
 }

@@ -1,8 +1,9 @@
 //! The life of a pod: sidecars, hooks, the order of the end.
 
 use i2kit_spec::RestartPolicy::{Never, OnFailure};
+use i2kit_spec::runtime::{Memory, Resources};
 
-use crate::manifest::pod_of;
+use crate::manifest::{SHELL, pod_of};
 use crate::pod::Pod;
 use crate::vm::{Vm, wanted};
 
@@ -13,6 +14,42 @@ fn in_order(console: &str, texts: &[&str]) {
         let found = console[position..].find(text);
         position += found.unwrap_or_else(|| panic!("no {text:?} after {position} in\n{console}"));
     }
+}
+
+#[test]
+fn an_init_container_is_tried_again_until_it_succeeds() {
+    if !wanted() {
+        return;
+    }
+    let data = "volumeMounts: [{name: data, mountPath: /data}]";
+    let init = format!(
+        "{{name: wait, image: busybox, {data}, command: [sh, -c, 'echo tried >> /data/tries; test $(wc -l < /data/tries) = 3']}}, \
+         {{name: next, image: busybox, {data}, command: [sh, -c, 'echo next >> /data/tries']}}"
+    );
+    let spec = format!(
+        "{{volumes: [{{name: data, emptyDir: {{}}}}], initContainers: [{init}], containers: [{{{SHELL}, {data}}}]}}"
+    );
+    let mut vm = Vm::boot(&pod_of(&spec, ""));
+    vm.says("wait: Error, exit code 1, to be started again in 0 s");
+    vm.says("wait: Error, exit code 1, to be started again in 10 s");
+    vm.wait_answer("/readyz", |answer| {
+        answer.status == 503 && answer.body.contains("shell: PodInitializing\n")
+    });
+    vm.ready();
+    assert_eq!(vm.shell("cat /data/tries"), "tried\ntried\ntried\nnext\n");
+}
+
+#[test]
+fn a_pod_is_stopped_while_its_init_container_waits() {
+    if !wanted() {
+        return;
+    }
+    let pod = Pod::new().onboot("wait", "exit 1").service("web", "exec httpd -f -p 80");
+    let mut vm = Vm::boot(&pod);
+    vm.says("wait: Error, exit code 1, to be started again in 10 s");
+    vm.qmp("system_powerdown");
+    assert!(vm.ended().success());
+    assert!(!vm.console().contains("i2kit: web: "), "{}", vm.console());
 }
 
 #[test]
@@ -106,6 +143,37 @@ fn a_hook_that_fails_after_the_start_ends_the_container() {
 }
 
 #[test]
+fn a_hook_that_takes_too_long_leaves_a_moment_for_the_signal() {
+    if !wanted() {
+        return;
+    }
+    let container = |name: &str, hook: &str, more: &str| {
+        format!(
+            "{{name: {name}, image: busybox, command: [sh, -c, \"trap 'echo got TERM; exit 0' TERM; echo up; while :; do sleep 0.1; \
+             done\"], lifecycle: {{preStop: {{{hook}}}}}{more}}}"
+        )
+    };
+    // A probe that fails runs the hook too, before it ends the container.
+    let probe = ", livenessProbe: {initialDelaySeconds: 4, periodSeconds: 1, failureThreshold: 1, exec: {command: ['false']}}";
+    let spec = format!(
+        "{{terminationGracePeriodSeconds: 3, containers: [{}, {}, {}]}}",
+        container("slow", "exec: {command: [sleep, '1000']}", ""),
+        container("pausing", "sleep: {seconds: 3}", ""),
+        container("sick", "exec: {command: [sh, -c, 'echo leaving > /proc/1/fd/1']}", probe),
+    );
+    let mut vm = Vm::boot(&pod_of(&spec, ""));
+    vm.says("slow | up\n");
+    vm.says("pausing | up\n");
+    vm.says("i2kit: sick: Completed, exit code 0 (liveness probe failed: ");
+    in_order(&vm.console(), &["sick | leaving\n", "sick | got TERM\n"]);
+    vm.qmp("system_powerdown");
+    assert!(vm.ended().success());
+    let console = vm.console();
+    in_order(&console, &["i2kit: slow: preStop hook failed: the command took too long", "slow | got TERM\n"]);
+    assert!(console.contains("pausing | got TERM\n"), "{console}");
+}
+
+#[test]
 fn a_pod_that_ends_says_how() {
     if !wanted() {
         return;
@@ -130,6 +198,18 @@ fn a_pod_that_ends_says_how() {
     let (succeeded, console) = end(&shared);
     assert!(succeeded.succeeded, "{console}");
     assert!(console.contains("job: Error, exit code 1, to be started again in 0 s"), "{console}");
+    let (failed, console) = end(&job(Never, "echo never").onboot("setup", "exit 3"));
+    assert_eq!(
+        failed.to_string(),
+        "InitError: init container setup failed and is not started again",
+        "{console}"
+    );
+    assert!(!console.contains("job | never"), "{console}");
+    let greedy = job(Never, "head -c 20m /dev/zero | tail").with(|config| {
+        let memory = Memory { limit: Some(8 << 20), reservation: None };
+        config.linux.resources = Some(Resources { memory: Some(memory), ..Resources::default() });
+    });
+    assert_eq!(end(&greedy).0.to_string(), "job: OOMKilled, exit code 137");
     let mut late = job(Never, "sleep 1000");
     late.boot.active_deadline_seconds = Some(3);
     let (end, console) = end(&late);

@@ -362,23 +362,6 @@ fn a_container_that_is_not_alive_is_started_again() {
 }
 
 #[test]
-fn an_init_container_is_tried_again_until_it_succeeds() {
-    if !wanted() {
-        return;
-    }
-    let pod = Pod::new()
-        .onboot("wait", "test -e /sys/fs/cgroup/memory.events && grep -q . /proc/uptime && exit 1")
-        .service("web", "exec httpd -f -p 80");
-    let mut vm = Vm::boot(&pod);
-    vm.says("wait: Error, exit code 1, to be started again in 10 s");
-    let answer = vm.get("/readyz");
-    assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("web: PodInitializing\n"), "{}", answer.body);
-    vm.qmp("system_powerdown");
-    assert!(vm.ended().success());
-}
-
-#[test]
 fn a_pod_that_is_done_powers_off() {
     if !wanted() {
         return;

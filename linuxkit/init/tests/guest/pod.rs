@@ -217,7 +217,7 @@ fn add(tar: &mut Tar, path: &str, mode: u32, kind: tar::EntryType, bytes: &[u8])
 fn base_layer(tar: &mut Tar) {
     let busybox = fs::read("/bin/busybox").expect("busybox-static is installed");
     add(tar, "bin/busybox", 0o755, tar::EntryType::Regular, &busybox);
-    let applets = "cat chmod chown cut df dd echo env false grep head hostname httpd id kill ln ls mkdir mknod mount nc pidof printf ps pwd \
+    let applets = "cat chmod chown cut date df dd echo env false grep head hostname httpd id kill ln ls mkdir mknod mount nc pidof printf ps pwd \
                    readlink rm seq sh sleep stat stty tail touch tr true tty ulimit umask unshare wc wget yes";
     for applet in applets.split_whitespace() {
         let mut header = tar::Header::new_gnu();

@@ -14,6 +14,7 @@ use i2kit_spec::control::{Open, Target};
 use i2kit_spec::runtime::NamespaceKind;
 
 use crate::control::{Host, boot, numbers};
+use crate::manifest::pod_of;
 use crate::metric;
 use crate::pod::Pod;
 use crate::vm::{Vm, bundle, wanted};
@@ -217,16 +218,19 @@ fn a_stopped_supervisor_blocks_no_container() {
     let pod = Pod::new()
         .service("loud", &script)
         .shell()
-        .with(|config| config.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid));
+        .with(|config| config.linux.namespaces.retain(|namespace| namespace.kind == NamespaceKind::Mount));
     let (mut vm, mut host) = boot(&pod, folder.path());
     vm.ready();
     host.until("the pod", |host| host.lines.contains_key("loud"));
+    // Of all processes but PID 1 it goes last for want of memory; and what is promised to all containers together bounds
+    // what is promised to one.
+    let files = format!("cat /proc/{SUPERVISOR}/oom_score_adj /sys/fs/cgroup/pod/memory.low");
+    assert_eq!(vm.shell(&files), "-999\nmax\n");
     vm.shell(&format!("kill -STOP {SUPERVISOR}"));
     // The container comes to its end while nobody takes its lines.
-    vm.shell(
-        "kill -USR1 $(ps | grep '[t]rap' | while read pid rest; do echo $pid; done); \
-         while ! ps | grep -v trap | grep -q '[s]leep 77777'; do sleep 0.2; done",
-    );
+    // A command whose answer is late is given again, so that the waiting is one of its own.
+    vm.shell("kill -USR1 $(ps | grep '[t]rap' | while read pid rest; do echo $pid; done)");
+    vm.shell("while ! ps | grep -v trap | grep -q '[s]leep 77777'; do sleep 0.2; done");
     vm.shell(&format!("kill -CONT {SUPERVISOR}"));
     host.until("the last line", |host| host.lines["loud"].last().is_some_and(|line| line == "done"));
     let lines = &host.lines["loud"];
@@ -295,4 +299,31 @@ fn pid_1_becomes_another_program_under_running_containers() {
         host.dropped
     ));
     assert_eq!(host.dropped, 0);
+}
+
+#[test]
+fn a_container_is_as_isolated_after_pid_1_was_replaced() {
+    if !wanted() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = "echo root is $(tr -s ' ' < /proc/self/uid_map), first is $(cat /proc/1/comm), page is of $(stat -c %u /www/index.html); \
+                  until test -e /go; do sleep 0.1; done; exit 5";
+    let spec = format!(
+        "{{hostUsers: false, shareProcessNamespace: true, containers: [{{name: web, image: busybox, command: [sh, -c, {script:?}]}}]}}"
+    );
+    let (mut vm, mut host) = boot(&pod_of(&spec, ""), folder.path());
+    vm.ready();
+    host.until("the first run", |host| host.lines.contains_key("web"));
+    let sent = send(&mut host, Target::Init, &program("0.1.8"));
+    let ended = host.ended(sent);
+    assert_eq!((ended.code, ended.error), (0, None));
+    let inside = host.shell("web", "stat -c %u /www; tr -s ' ' < /proc/self/uid_map");
+    assert_eq!(host.ended(inside).code, 0);
+    assert_eq!(host.commands[&inside].text(), "0\n 0 65536 65536\n");
+    let go = host.shell("web", "touch /go");
+    host.ended(go);
+    host.until("the second run", |host| host.lines["web"].len() > 1);
+    let line = "root is 0 65536 65536, first is init, page is of 0";
+    assert_eq!(host.lines["web"], [line, line]);
 }

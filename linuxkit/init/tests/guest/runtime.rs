@@ -13,7 +13,7 @@ fn a_process_finds_what_runtimes_promise() {
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     check(
         "id; umask; pwd; cat /proc/self/oom_score_adj",
-        "uid=33(web) gid=33(web) groups=4(log)\n0022\n/\n0\n",
+        "uid=33(web) gid=33(web) groups=4(log)\n0022\n/\n1000\n",
     );
     check("env | sort", "HOME=/www\nHOSTNAME=test-1\nPATH=/bin\nPWD=/\nSHLVL=2\n");
     check(

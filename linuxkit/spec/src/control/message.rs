@@ -81,6 +81,17 @@ pub enum Message {
     },
     /// From the host: it keeps lines now.
     Logged(Logged),
+    /// From the guest: what time is it? From the host, the answer.
+    Clock(Clock),
+}
+
+/// A question about the time, or its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clock {
+    /// The guest's own time when it asked, in nanoseconds since 1970; the answer repeats it.
+    pub asked: u64,
+    /// The host's time, in nanoseconds since 1970; zero in a question.
+    pub now: u64,
 }
 
 /// How a host introduces itself.
@@ -243,6 +254,7 @@ const ENDED: u8 = 8;
 const CLOSE: u8 = 9;
 const LOG: u8 = 10;
 const LOGGED: u8 = 11;
+const CLOCK: u8 = 12;
 
 impl Message {
     /// The most bytes that a data message carries: small, so that streams take turns.
@@ -278,6 +290,9 @@ impl Message {
                 frame(LOG, 0, 0, payload)
             }
             Self::Logged(logged) => frame(LOGGED, 0, 0, json(logged)),
+            Self::Clock(Clock { asked, now }) => {
+                frame(CLOCK, 0, 0, [asked.to_le_bytes(), now.to_le_bytes()].concat())
+            }
         };
         frame.encode(out);
     }
@@ -311,6 +326,11 @@ impl Message {
                 Self::Log { head: parsed(&payload[..end])?, lines: payload[end + 1..].to_vec() }
             }
             LOGGED => Self::Logged(parsed(payload)?),
+            CLOCK => {
+                let (asked, now) = payload.split_first_chunk()?;
+                let now = u64::from_le_bytes(now.try_into().ok()?);
+                Self::Clock(Clock { asked: u64::from_le_bytes(*asked), now })
+            }
             _ => return None,
         })
     }
@@ -343,6 +363,7 @@ mod tests {
             Message::Ended { stream: 1, ended: Ended { code: 137, error: None } },
             Message::Log { head, lines: b"a\nb\n".to_vec() },
             Message::Logged(Logged { container: "web".into(), next: 4, bytes: 4, dropped: 0 }),
+            Message::Clock(Clock { asked: 1, now: u64::MAX }),
         ];
         for message in messages {
             let mut bytes = Vec::new();

@@ -206,11 +206,12 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         cmdline: &cmdline,
         accelerator,
         resolver: *resolver,
+        scratch: Vec::new(),
     };
     // The lock is held while the process is made, so that nobody forgets the VM in between.
     let mut state = keeper.state();
     let Some(vm) = state.vms.get_mut(id) else { return Ok(()) };
-    vm.life = Life::Started(vm::start(&machine, &folder, secrets)?);
+    vm.life = Life::Started(vm::start(machine, &folder, secrets)?);
     for group in state.environments.values_mut().flat_map(|environment| environment.groups.values_mut()) {
         if let Some(record) = group.instances.get_mut(id) {
             record.accelerator = Some(accelerator);

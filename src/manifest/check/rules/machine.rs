@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::Check;
 use super::below;
+use crate::manifest::Provider;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Span, Value, resolve};
 
@@ -85,6 +86,23 @@ pub(in crate::manifest) fn no_live_update(check: &mut Check<'_>, volume: &Node<'
     if check.findings.first(message) {
         check.key(&entry.key, |check| {
             check.report(Code::Unlike, entry.key_span, message);
+        });
+    }
+}
+
+/// Scratch space takes memory where machines have no disks for it, unless the manifest asks for memory itself.
+pub(in crate::manifest) fn scratch_in_memory(check: &mut Check<'_>, volume: &Node<'_>) {
+    let Some(entry) = volume.entry("emptyDir") else { return };
+    if check.options.provider != Provider::Aws || entry.value.str("medium") == Some("Memory") {
+        return;
+    }
+    let message = "on AWS an emptyDir lies in the machine's memory: what a container writes there counts for its memory limit, \
+                   and without `sizeLimit` half of the machine's memory is the bound";
+    if check.findings.first(message) {
+        check.key(&entry.key, |check| {
+            check.report(Code::Unlike, entry.key_span, message).quietly().help(
+                "give the container a limit that has room for it; with `medium: Memory` this is not said",
+            );
         });
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::manifest) use ingress::{
     ingress_path,
 };
 pub(in crate::manifest) use machine::{
-    grace_period, name_servers, no_live_update, root_user, security, shown_containers,
+    grace_period, name_servers, no_live_update, root_user, scratch_in_memory, security, shown_containers,
 };
 pub(in crate::manifest) use pod::{
     MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, expression_values,

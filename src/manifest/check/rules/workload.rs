@@ -114,6 +114,14 @@ pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
         check.report(Code::Adapted, span, message);
         check.locally(span, "a Pod that ends", Locally::Only);
     } else {
+        if let Some(deadline) = pod.at(&["spec", "activeDeadlineSeconds"]) {
+            below(check, &["spec", "activeDeadlineSeconds"], |check| {
+                let message = "is for pods that end, and a Pod that is always started again does not";
+                check
+                    .report(Code::RefusedValue, deadline.span, message)
+                    .help("write `restartPolicy: Never` or `OnFailure`");
+            });
+        }
         let message =
             "a Pod becomes a group of one machine that is replaced when it dies; write a Deployment or a Job";
         check.report(Code::AdaptedKind, span, message);
