@@ -12,25 +12,31 @@ use std::collections::BTreeMap;
 pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
+    // What has no end once has none further on: it is looked for once, not for each beginning.
+    let mut ends = true;
     while let Some(dollar) = rest.find('$') {
         out.push_str(&rest[..dollar]);
         let after = &rest[dollar + 1..];
         if let Some(tail) = after.strip_prefix('$') {
             out.push('$');
             rest = tail;
-        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            if let Some(value) = variables.get(name) {
-                out.push_str(value);
-            } else {
-                out.push_str("$(");
-                out.push_str(name);
-                out.push(')');
-            }
-            rest = tail;
-        } else {
+            continue;
+        }
+        let inner = after.strip_prefix('(').filter(|_| ends);
+        let Some((name, tail)) = inner.and_then(|inner| inner.split_once(')')) else {
+            ends &= inner.is_none();
             out.push('$');
             rest = after;
+            continue;
+        };
+        if let Some(value) = variables.get(name) {
+            out.push_str(value);
+        } else {
+            out.push_str("$(");
+            out.push_str(name);
+            out.push(')');
         }
+        rest = tail;
     }
     out.push_str(rest);
     out
@@ -54,6 +60,7 @@ mod tests {
             ("$$$(A)", "$1"),
             ("$A $", "$A $"),
             ("$(A", "$(A"),
+            ("$$ $(A $$ $(", "$ $(A $ $("),
             ("größe $(A) €", "größe 1 €"),
         ] {
             assert_eq!(expand(text, &variables), expected, "{text}");

@@ -1,6 +1,7 @@
 //! The objects of all files against each other.
 
 mod index;
+mod lengths;
 mod services;
 mod targets;
 mod variables;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::index::Held;
 use super::{Document, Set, finding};
 use crate::manifest::check::{nearest, variable_references};
 use crate::manifest::code::Code;
@@ -14,7 +15,7 @@ const MAX_CANDIDATES: usize = 500;
 const MAX_NAME: usize = 60;
 
 /// The variables of one container.
-struct Variables<'s> {
+pub(super) struct Variables<'s> {
     /// Its own, with the place of each in `env`; of several with one name the first.
     own: BTreeMap<&'s str, usize>,
     /// Sources of `envFrom`: prefix, kind and name.
@@ -34,11 +35,11 @@ enum Sight {
 }
 
 /// A text of a container that may refer to variables.
-struct Text<'s, 'a> {
-    node: &'s Node<'a>,
-    path: String,
+pub(super) struct Text<'s, 'a> {
+    pub(super) node: &'s Node<'a>,
+    pub(super) path: String,
     /// How many of the container's own variables it sees; all when `None`.
-    sees: Option<usize>,
+    pub(super) sees: Option<usize>,
     /// Whether a variable that is missing keeps the container from starting.
     must: bool,
 }
@@ -59,9 +60,10 @@ impl<'s> Set<'s, '_> {
                         continue;
                     }
                     let variables = self.variables_of(document, container);
-                    for text in texts {
-                        self.text(document, &variables, &text);
+                    for text in &texts {
+                        self.text(document, &variables, text);
                     }
+                    self.lengths(document, container, &variables, &texts);
                 }
             }
         }
@@ -92,18 +94,27 @@ impl<'s> Set<'s, '_> {
         text: &Text<'_, '_>,
         name: &str,
     ) -> Sight {
-        let from_source = |(prefix, kind, source): &(&str, &'static str, &str)| {
-            name.strip_prefix(prefix)
-                .is_some_and(|key| self.index.held(kind, &document.namespace, source, key).is_some())
-        };
+        let from_sources = || self.of_sources(document, variables, name).is_some();
         match (variables.own.get(name), text.sees) {
             (Some(_), None) => Sight::Seen,
             (Some(at), Some(sees)) if *at < sees => Sight::Seen,
-            _ if variables.open || variables.sources.iter().any(from_source) => Sight::Seen,
+            _ if variables.open || from_sources() => Sight::Seen,
             (Some(at), Some(sees)) if *at == sees => Sight::Itself,
             (Some(_), Some(_)) => Sight::Below,
             (None, _) => Sight::Missing,
         }
+    }
+
+    /// The value that the container's sources of variables have for a name; of several the last.
+    pub(super) fn of_sources(
+        &self,
+        document: &Document<'_>,
+        variables: &Variables<'_>,
+        name: &str,
+    ) -> Option<Held<'s, '_>> {
+        variables.sources.iter().rev().find_map(|(prefix, kind, source)| {
+            self.index.held(kind, &document.namespace, source, name.strip_prefix(prefix)?)
+        })
     }
 
     fn text(&mut self, document: &Document<'_>, variables: &Variables<'_>, text: &Text<'_, '_>) {
