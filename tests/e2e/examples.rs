@@ -112,24 +112,24 @@ fn pods_find_each_other_by_the_names_of_their_services() {
     }
     let world = World::new();
     world.i2kit(&["deploy", &example("manifests/proxy.yaml")]).run();
-    wait_for_page(&world.address("proxy"), "Hello from hello-1-");
+    wait_for_page(&world.address("proxy"), "Hello from greeter-1-");
     // From inside, by every form of the name; a name that no Service has is said to be none.
-    let address = world.address("hello");
+    let address = world.address("greeter");
     let address = address.trim_end_matches(":80");
     let inside = |host: &str| world.i2kit(&["exec", "proxy", "--", "getent", "ahostsv4", host]);
-    for name in ["hello", "hello.default", "hello.default.svc", "hello.default.svc.cluster.local"] {
+    for name in ["greeter", "greeter.default", "greeter.default.svc", "greeter.default.svc.cluster.local"] {
         inside(name).prints(address).run();
     }
-    inside("helo.default").code(2).run();
+    inside("greter.default").code(2).run();
 
     // Whoever keeps the names may die: the machines ask its successor at the same address.
     kill(world.local_cloud());
     world.i2kit(&["status"]).run();
     eventually("names after the kill", 60, || {
         let page = get(&world.address("proxy"), "/").ok()?;
-        page.text.contains("Hello from hello-1-").then_some(())
+        page.text.contains("Hello from greeter-1-").then_some(())
     });
-    inside("hello.default").prints(address).run();
+    inside("greeter.default").prints(address).run();
     world.i2kit(&["destroy", &example("manifests/proxy.yaml")]).run();
     world.assert_nothing_left();
 }
