@@ -1,6 +1,7 @@
 //! Services and other selectors against pod templates.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::{Document, Set, finding, item};
 use crate::manifest::check::nearest;
@@ -10,12 +11,36 @@ use crate::manifest::tree::{Node, Resolved, Value, resolve};
 /// Most workloads behind a Service that a note names.
 const MAX_NAMED: usize = 5;
 
-impl Set<'_, '_> {
+/// The pods that a selector selects.
+struct Targets<'s, 'a> {
+    /// In the order of the files.
+    all: Vec<&'s Document<'a>>,
+    /// Those with the same ports together: what is true of one of them is true of all.
+    by_ports: Vec<(Ports<'s>, Vec<&'s Document<'a>>)>,
+}
+
+impl<'s, 'a> Targets<'s, 'a> {
+    fn new(all: Vec<&'s Document<'a>>) -> Self {
+        let mut by_ports: Vec<(Ports<'s>, Vec<&'s Document<'a>>)> = Vec::new();
+        let mut places: HashMap<Ports<'s>, usize> = HashMap::new();
+        for target in &all {
+            let ports = ports(target);
+            let place = *places.entry(ports.clone()).or_insert(by_ports.len());
+            match by_ports.get_mut(place) {
+                Some((_, targets)) => targets.push(target),
+                None => by_ports.push((ports, vec![target])),
+            }
+        }
+        Self { all, by_ports }
+    }
+}
+
+impl<'s, 'a> Set<'s, 'a> {
     /// Who is behind each Service, and whether they have its ports.
     pub(super) fn services(&mut self) {
         let documents = self.documents;
         // Many Services may have the same pods behind them.
-        let mut listed: HashMap<(usize, u32), Ports<'_>> = HashMap::new();
+        let mut selected: HashMap<Vec<&str>, Rc<Targets<'s, 'a>>> = HashMap::new();
         for service in documents.iter().filter(|document| document.kind.name == "Service") {
             let Some(spec) = service.root.get("spec") else { continue };
             if spec.str("type") == Some("ExternalName") {
@@ -24,14 +49,17 @@ impl Set<'_, '_> {
             let Some(selector) = spec.entry("selector").filter(|selector| !selector.value.is_empty()) else {
                 continue;
             };
-            let targets: Vec<&Document<'_>> = self
-                .index
-                .candidates(&service.namespace, &selector.value)
-                .iter()
-                .copied()
-                .filter(|document| document.template().is_some_and(|pod| selects(&selector.value, pod)))
-                .collect();
-            match targets.as_slice() {
+            let pairs = selector.value.entries().iter();
+            // No text has a NUL, so that what is no text is none of them.
+            let pairs = pairs.flat_map(|entry| [&*entry.key, entry.value.scalar().unwrap_or("\0")]);
+            let key = std::iter::once(service.namespace.as_str()).chain(pairs).collect();
+            let targets = selected.entry(key).or_insert_with(|| {
+                let mut targets = self.index.candidates(&service.namespace, &selector.value);
+                targets.retain(|target| target.template().is_some_and(|pod| selects(&selector.value, pod)));
+                Rc::new(Targets::new(targets))
+            });
+            let targets = Rc::clone(targets);
+            match targets.all.as_slice() {
                 // What is no map of labels was reported already.
                 [] if self.broken || selector.value.entries().iter().any(|e| e.value.scalar().is_none()) => {}
                 [] => self.no_target(service, selector.key_span, &selector.value),
@@ -51,10 +79,12 @@ impl Set<'_, '_> {
                 }
             }
             for (i, port) in spec.get("ports").map_or(&[][..], Node::items).iter().enumerate() {
-                for target in &targets {
-                    let place = (target.file, target.root.span.start);
-                    let ports = listed.entry(place).or_insert_with(|| ports(target));
-                    self.target_port((service, i), port, target, ports);
+                for (ports, targets) in &targets.by_ports {
+                    for target in targets {
+                        if self.target_port((service, i), port, target, ports) {
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -88,16 +118,16 @@ impl Set<'_, '_> {
         self.findings.push(found);
     }
 
-    /// `targetPort` by name must be a port of the pod; by number it should be one that the pod lists.
+    /// `targetPort` by name must be a port of the pod; by number it should be one that the pod lists. Whether it is.
     fn target_port(
         &mut self,
         (service, index): (&Document<'_>, usize),
         port: &Node<'_>,
         target: &Document<'_>,
         ports: &Ports<'_>,
-    ) {
-        let Some(wanted) = port.get("targetPort").or_else(|| port.get("port")) else { return };
-        let Value::Scalar(scalar) = &wanted.value else { return };
+    ) -> bool {
+        let Some(wanted) = port.get("targetPort").or_else(|| port.get("port")) else { return true };
+        let Value::Scalar(scalar) = &wanted.value else { return true };
         let key = if port.get("targetPort").is_some() { "targetPort" } else { "port" };
         let path = || item("spec.ports", index, key);
         let text = scalar.text.as_ref();
@@ -114,7 +144,7 @@ impl Set<'_, '_> {
         if scalar.resolved() == Resolved::Text {
             let is_quoted_number = matches!(resolve(text), Resolved::Int(_));
             if is_quoted_number || ports.iter().any(|(name, _)| *name == Some(text)) {
-                return;
+                return true;
             }
             let message =
                 format!("no container of {} has a port named `{text}`; it has {}", target.title(), list());
@@ -134,7 +164,10 @@ impl Set<'_, '_> {
                 format!("no container of {} lists port {text}; it lists {}", target.title(), list());
             let found = finding(Code::UnlistedPort, service, &path(), wanted.span, message);
             self.findings.push(found);
+        } else {
+            return true;
         }
+        false
     }
 }
 
