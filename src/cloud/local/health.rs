@@ -16,6 +16,13 @@ use crate::plan::fleet::{ContainerStatus, Health};
 /// Time for one question: a guest that is emulated on a busy machine may need more than a second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same for a VM that has just been started. A question that comes before the guest listens gets no answer until
+/// qemu tries again seconds later, so that asking anew is sooner there.
+const PATIENCE_BOOTING: Duration = Duration::from_millis(400);
+
+/// For how long a VM has just been started: one that boots on a busier machine gets the usual time.
+const BOOTING_MS: u64 = 10_000;
+
 /// Between two questions to a VM that is not healthy yet, so that a new VM serves soon.
 pub(super) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 
@@ -47,13 +54,22 @@ pub(super) struct Checked {
     pub(super) containers: Option<Vec<ContainerStatus>>,
 }
 
+/// Time for one question to a VM with this record.
+pub(super) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
+    let is_booting =
+        record.is_some_and(|record| record.boot_id.is_none() && now < record.started + BOOTING_MS);
+    if is_booting { PATIENCE_BOOTING } else { PATIENCE }
+}
+
 /// Asks once.
-pub(super) async fn check(address: SocketAddr) -> Checked {
-    let answer = match get(address, "/readyz").await {
+pub(super) async fn check(address: SocketAddr, patience: Duration) -> Checked {
+    let answer = match get(address, "/readyz", patience).await {
         Ok(answer) => answer,
         Err(error) => {
             let reason = match error.kind() {
-                io::ErrorKind::TimedOut => format!("/readyz did not answer within {} s", PATIENCE.as_secs()),
+                io::ErrorKind::TimedOut => {
+                    format!("/readyz did not answer within {} s", patience.as_secs_f32())
+                }
                 _ => format!("/readyz does not answer: {error}"),
             };
             return Checked { ready: Err(reason), boot_id: None, containers: None };
@@ -66,7 +82,7 @@ pub(super) async fn check(address: SocketAddr) -> Checked {
             body => body.lines().collect::<Vec<_>>().join("; "),
         }),
     };
-    let containers = get(address, "/metrics").await.ok().map(|metrics| containers(&metrics.body));
+    let containers = get(address, "/metrics", PATIENCE).await.ok().map(|metrics| containers(&metrics.body));
     Checked { ready, boot_id: answer.boot_id, containers }
 }
 
@@ -115,7 +131,7 @@ struct Answer {
     body: String,
 }
 
-async fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+async fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Answer> {
     let conversation = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -124,7 +140,7 @@ async fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
         stream.take(ANSWER_BYTES).read_to_end(&mut text).await?;
         parse(&String::from_utf8_lossy(&text)).ok_or_else(|| io::Error::other("that is no HTTP answer"))
     };
-    tokio::time::timeout(PATIENCE, conversation).await.map_err(|_| io::ErrorKind::TimedOut)?
+    tokio::time::timeout(patience, conversation).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 fn parse(text: &str) -> Option<Answer> {
@@ -266,7 +282,7 @@ mod tests {
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         };
-        let (checked, ()) = tokio::join!(check(address), server);
+        let (checked, ()) = tokio::join!(check(address, PATIENCE), server);
         assert_eq!(checked.ready, Err("web: exited; db: waiting".into()));
         assert_eq!(checked.boot_id.as_deref(), Some("b-1"));
         let container = &checked.containers.unwrap()[0];
@@ -279,7 +295,12 @@ mod tests {
             drop(listener.accept().await.unwrap());
         };
         assert!(!tokio::join!(accepts(address), refusing).0);
-        let silent = check(address).await.ready.unwrap_err();
+        let mut record = InstanceRecord::new("a".into(), 1, 0);
+        assert_eq!(patience(Some(&record), BOOTING_MS - 1), PATIENCE_BOOTING);
+        assert_eq!(patience(Some(&record), BOOTING_MS), PATIENCE);
+        record.boot_id = checked.boot_id;
+        assert_eq!(patience(Some(&record), 0), PATIENCE);
+        let silent = check(address, PATIENCE_BOOTING).await.ready.unwrap_err();
         assert!(silent.contains("did not answer"), "{silent}");
     }
 }

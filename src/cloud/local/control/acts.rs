@@ -269,7 +269,12 @@ async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel:
 
 /// One health check: the guest's own word, and until it was true once, whether the ports behind balancers accept.
 async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> health::Checked {
-    let mut checked = health::check(address).await;
+    let patience = {
+        let state = keeper.state();
+        let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
+        health::patience(groups.find_map(|group| group.instances.get(id)), clock::now())
+    };
+    let mut checked = health::check(address, patience).await;
     if checked.ready.is_err() {
         return checked;
     }
