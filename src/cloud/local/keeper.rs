@@ -18,6 +18,7 @@ use super::log::Log;
 use super::names::Names;
 use super::qmp::Forward;
 use super::store::{Environments, Store};
+use super::supervise::Tasks;
 use super::vm::Process;
 use super::{accelerator, clock};
 use crate::cloud::CloudError;
@@ -30,8 +31,10 @@ use crate::plan::fleet::{Accelerator, Endpoint, Fleet};
 pub(super) struct Keeper {
     /// Folders.
     pub(super) home: Home,
-    /// The diary.
-    pub(super) log: Log,
+    /// The log file.
+    pub(super) log: Arc<Log>,
+    /// Long tasks that fail at present.
+    pub(super) tasks: Arc<Tasks>,
     /// Listeners.
     pub(super) balancers: Balancers,
     /// Servers of names.
@@ -217,7 +220,8 @@ impl Keeper {
         let (store, environments) = Store::open(&home.database())?;
         Ok(Self {
             home,
-            log,
+            log: Arc::new(log),
+            tasks: Arc::default(),
             balancers: Balancers::default(),
             names: Names::default(),
             changed: Notify::new(),
@@ -268,6 +272,7 @@ impl Keeper {
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, clock::now());
         fleet.warnings.extend(self.names.failure(name));
+        fleet.warnings.extend(self.tasks.failing());
         fleet
     }
 

@@ -32,6 +32,7 @@ mod server;
 mod socket;
 mod start;
 mod store;
+mod supervise;
 mod vm;
 mod wire;
 

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::ending;
@@ -16,6 +17,7 @@ use crate::cloud::environment::InstanceRecord;
 use crate::cloud::local::channel::Channel;
 use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
 use crate::cloud::local::qemu::Machine;
+use crate::cloud::local::supervise::supervise;
 use crate::cloud::local::{clock, health, images, qmp, secrets, vm};
 use crate::cloud::reconcile::Act;
 use crate::manifest::api::{Name, Protocol};
@@ -248,7 +250,18 @@ async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
         vm.forwards = forwards;
         vm.watch.clone()
     };
-    tokio::spawn(check_health(Arc::clone(keeper), id.to_owned(), health_port, cancel));
+    let checked = Arc::clone(keeper);
+    let name = format!("health check of {id}");
+    let id = id.to_owned();
+    tokio::spawn(supervise(
+        Arc::clone(&keeper.tasks),
+        Arc::clone(&keeper.log),
+        name,
+        cancel.clone(),
+        move || {
+            check_health(Arc::clone(&checked), id.clone(), health_port, cancel.clone()).map(Ok::<(), String>)
+        },
+    ));
 }
 
 async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel: CancellationToken) {

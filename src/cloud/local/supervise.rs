@@ -1,0 +1,183 @@
+//! Supervision of the local cloud's long tasks: channels, health checks, listeners, name servers, journals.
+//!
+//! A task that ends with an error, or panics, is started again after a back-off. Its reason is written to the log once
+//! while it stays the same, and `status` shows it as a warning for as long as the task fails.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::log::Log;
+
+/// The first pause before a task is started again; doubled with each further failure. Short, since most failures are
+/// a file or a socket that is there a moment later.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest pause: a cause that lasts, such as a full disk, is looked at this often.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A task that ran for this long before it failed begins with [`BACKOFF_FIRST`] again.
+const PROVEN_AFTER: Duration = Duration::from_secs(10);
+
+/// The tasks that fail at present, by name.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    failing: Mutex<BTreeMap<String, String>>,
+}
+
+impl Tasks {
+    /// The tasks that fail at present: `NAME: REASON`, a line each.
+    pub(super) fn failing(&self) -> Vec<String> {
+        self.lock().iter().map(|(name, reason)| format!("{name}: {reason}; it is tried again")).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the reason differs from the last one.
+    fn fail(&self, name: &str, reason: String) -> bool {
+        self.lock().insert(name.to_owned(), reason.clone()) != Some(reason)
+    }
+
+    fn forget(&self, name: &str) -> bool {
+        self.lock().remove(name).is_some()
+    }
+}
+
+/// Runs the task `name` until it ends well or `cancel` is cancelled, which drops it where it waits. `make` gives the
+/// task anew for each run.
+pub(super) async fn supervise<M, F, E>(
+    tasks: Arc<Tasks>,
+    log: Arc<Log>,
+    name: String,
+    cancel: CancellationToken,
+    mut make: M,
+) where
+    M: FnMut() -> F,
+    F: Future<Output = Result<(), E>>,
+    E: fmt::Display,
+{
+    let mut pause = BACKOFF_FIRST;
+    loop {
+        let started = Instant::now();
+        let mut task = std::pin::pin!(std::panic::AssertUnwindSafe(make()).catch_unwind());
+        let mut failing = tasks.lock().contains_key(&name);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut task => break ended,
+                () = cancel.cancelled() => {
+                    tasks.forget(&name);
+                    return;
+                }
+                // It runs for long enough: what it failed of is over.
+                () = tokio::time::sleep(PROVEN_AFTER), if failing => {
+                    failing = false;
+                    if tasks.forget(&name) {
+                        log.say(format_args!("{name}: works again"));
+                    }
+                }
+            }
+        };
+        let reason = match ended {
+            Ok(Ok(())) => {
+                tasks.forget(&name);
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("panicked: {}", panic_text(&*panic)),
+        };
+        if started.elapsed() >= PROVEN_AFTER {
+            pause = BACKOFF_FIRST;
+        }
+        if tasks.fail(&name, reason.clone()) {
+            log.say(format_args!("{name}: {reason}; it is started again until it works"));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = cancel.cancelled() => {
+                tasks.forget(&name);
+                return;
+            }
+        }
+        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn log() -> (tempfile::TempDir, Arc<Log>) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(Log::open(&folder.path().join("log")).unwrap());
+        (folder, log)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_fails_is_started_again_and_its_reason_told_once() {
+        let (folder, log) = log();
+        let tasks = Arc::new(Tasks::default());
+        let runs = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&tasks);
+        let make = || {
+            let run = runs.fetch_add(1, Ordering::Relaxed);
+            let seen = Arc::clone(&seen);
+            async move {
+                match run {
+                    0..3 => Err("disk full".to_owned()),
+                    3 => {
+                        assert_eq!(seen.failing(), ["channel of web-1: disk full; it is tried again"]);
+                        panic!("a fault")
+                    }
+                    _ => Ok(()),
+                }
+            }
+        };
+        supervise(Arc::clone(&tasks), log, "channel of web-1".into(), CancellationToken::new(), make).await;
+        assert_eq!(runs.load(Ordering::Relaxed), 5);
+        assert!(tasks.failing().is_empty());
+        let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(text.matches("disk full").count(), 1, "{text}");
+        assert_eq!(text.matches("panicked: a fault").count(), 1, "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_works_again_is_no_warning() {
+        let (_folder, log) = log();
+        let tasks = Arc::new(Tasks::default());
+        let runs = Arc::new(AtomicU32::new(0));
+        let cancel = CancellationToken::new();
+        let counted = Arc::clone(&runs);
+        let supervised =
+            tokio::spawn(supervise(Arc::clone(&tasks), log, "x".into(), cancel.clone(), move || {
+                let run = counted.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    if run > 0 {
+                        std::future::pending::<()>().await;
+                    }
+                    Err("once")
+                }
+            }));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(tasks.failing().len(), 1);
+        tokio::time::sleep(PROVEN_AFTER).await;
+        assert!(tasks.failing().is_empty());
+        cancel.cancel();
+        supervised.await.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+    }
+}
