@@ -195,11 +195,15 @@ fn names(keeper: &Keeper) {
 
 fn rotate(keeper: &Keeper) {
     let ids: Vec<String> = keeper.state().vms.keys().cloned().collect();
-    for id in ids {
-        if let Err(error) = console::rotate(&keeper.home.instance(&id)) {
-            keeper.log.say(format_args!("the console of {id} cannot be cut: {error}"));
+    let (home, log) = (keeper.home.clone(), Arc::clone(&keeper.log));
+    // Megabytes are copied, which is nothing for a thread that others wait for.
+    tokio::task::spawn_blocking(move || {
+        for id in ids {
+            if let Err(error) = console::rotate(&home.instance(&id)) {
+                log.say(format_args!("the console of {id} cannot be cut: {error}"));
+            }
         }
-    }
+    });
 }
 
 /// Why a VM that runs no more ended, in one line.

@@ -124,7 +124,7 @@ async fn call(State(keeper): State<Arc<Keeper>>, Json(call): Json<Call>) -> Resp
 }
 
 async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Response {
-    match logs::stream(keeper, logs) {
+    match logs::stream(keeper, logs).await {
         Ok(body) => body.into_response(),
         Err(error) => refused(error),
     }

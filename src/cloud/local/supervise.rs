@@ -47,12 +47,13 @@ impl Tasks {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the reason differs from the last one.
-    fn fail(&self, name: &str, reason: String) -> bool {
+    /// Takes note that `name` fails. Returns whether the reason differs from the last one.
+    pub(super) fn fail(&self, name: &str, reason: String) -> bool {
         self.lock().insert(name.to_owned(), reason.clone()) != Some(reason)
     }
 
-    fn forget(&self, name: &str) -> bool {
+    /// `name` does not fail any more, or there is no such thing any more. Returns whether it failed before.
+    pub(super) fn forget(&self, name: &str) -> bool {
         self.lock().remove(name).is_some()
     }
 }
