@@ -24,6 +24,7 @@ const INPUTS: usize = 4;
 /// Begins the command.
 pub(super) async fn start(home: &Home, exec: &Exec) -> Result<Session, CloudError> {
     let stream = socket::connect(&home.state, SOCKET).await.map_err(unreachable("connect"))?;
+    socket::check_peer(&stream).map_err(unreachable("connect"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable("connect"))?;
     tokio::spawn(connection.with_upgrades());
