@@ -51,6 +51,7 @@ fn check(exec: &Exec) -> Result<(), CloudError> {
 pub(super) async fn start(home: &Home, exec: &Exec) -> Result<Session, CloudError> {
     check(exec)?;
     let stream = socket::connect(&home.state, SOCKET).await.map_err(unreachable("connect"))?;
+    socket::check_peer(&stream).map_err(unreachable("connect"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable("connect"))?;
     tokio::spawn(connection.with_upgrades());

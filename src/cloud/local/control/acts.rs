@@ -208,7 +208,9 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         cmdline: &cmdline,
         accelerator,
         resolver: *resolver,
+        environment: &keeper.home.environment,
         scratch: Vec::new(),
+        user: None,
     };
     // The lock is held while the process is made, so that nobody forgets the VM in between.
     let mut state = keeper.state();
