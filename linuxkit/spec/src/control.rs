@@ -26,7 +26,7 @@ pub const MAX_PAYLOAD: usize = 64 * 1024;
 /// How many bytes of a stream's channel may be under way before the reader has said that it took them.
 pub const WINDOW: usize = 64 * 1024;
 
-/// How many bytes a reader sums in vain, beyond twice what arrives: four of the longest frames. A writer that died leaves
+/// How many bytes a reader sums in vain, beyond twice what it skips: four of the longest frames. A writer that died leaves
 /// one; whoever writes headers without frames gets no more work out of a reader than this, see [`Decoder`].
 const VAIN_BYTES: usize = 4 * MAX_PAYLOAD;
 
@@ -86,7 +86,7 @@ impl Frame {
 }
 
 /// Finds messages in what arrives, with work that is linear in it: what looks like a frame and has a wrong checksum costs
-/// its length of an allowance, which grows by twice the bytes that arrive. A frame that is longer than what is left of
+/// its length of an allowance, which grows by twice the bytes that are skipped. A frame that is longer than what is left of
 /// the allowance is passed over unread.
 #[derive(Debug)]
 pub struct Decoder {
@@ -107,7 +107,6 @@ impl Decoder {
     /// Takes bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
-        self.vain = self.vain.saturating_add(bytes.len().saturating_mul(2)).min(VAIN_BYTES);
     }
 
     /// How many bytes wait for the rest of their frame.
@@ -133,6 +132,8 @@ impl Decoder {
     fn skip(&mut self, count: usize) {
         self.bytes.drain(..count);
         self.skipped += count as u64;
+        // By what is behind us, so that a frame behind a long stretch of other bytes is always read.
+        self.vain = self.vain.saturating_add(count.saturating_mul(2)).min(VAIN_BYTES);
     }
 
     fn frame(&mut self) -> Option<Frame> {

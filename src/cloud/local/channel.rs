@@ -359,8 +359,9 @@ async fn carry(
     let mut buffer = vec![0; CHUNK];
     let (mut out, mut written) = (Vec::new(), 0);
     let mut leaving: Option<Instant> = None;
+    let mut failed = None;
     loop {
-        if written == out.len() {
+        if written == out.len() || failed.is_some() {
             (out, written) = (std::mem::take(&mut shared.lock().out), 0);
         }
         let has_room = shared.lock().out.len() <= OUT_BYTES;
@@ -370,22 +371,33 @@ async fn carry(
         }
         let never = Instant::now() + Duration::from_hours(24);
         let retry = hearing.lines.retry_at();
+        let writes = written < out.len() && failed.is_none();
         tokio::select! {
-            length = reader.read(&mut buffer), if has_room => match length? {
-                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "qemu closed the connection")),
+            length = reader.read(&mut buffer), if has_room => match length.map_err(of_qemu)? {
+                0 => return Err(of_qemu(io::ErrorKind::UnexpectedEof.into())),
                 length => hearing = hearing.go_on(buffer[..length].to_vec()).await?,
             },
-            length = writer.write(&out[written..]), if written < out.len() => match length? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                length => written += length,
+            length = writer.write(&out[written..]), if writes => match length {
+                Ok(length) => written += length,
+                // A VM that has ended hears no more, and what it said last is still to be read.
+                Err(error) => {
+                    failed = Some(error);
+                    leaving.get_or_insert_with(|| Instant::now() + DRAIN);
+                }
             },
-            () = shared.wake.notified(), if written == out.len() => {}
+            () = shared.wake.notified(), if !writes => {}
             () = sleep_until(retry.unwrap_or(never)), if retry.is_some() => hearing = hearing.retry().await?,
             // The VM was forgotten. It may have ended with lines in the socket, which are kept all the same.
             () = gone.cancelled(), if leaving.is_none() => leaving = Some(Instant::now() + DRAIN),
-            () = sleep_until(leaving.unwrap_or(never)), if leaving.is_some() => return Ok(()),
+            () = sleep_until(leaving.unwrap_or(never)), if leaving.is_some() => {
+                return failed.map_or(Ok(()), |error| Err(of_qemu(error)));
+            }
         }
     }
+}
+
+fn of_qemu(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the connection to qemu is over: {error}"))
 }
 
 /// Does blocking work.

@@ -17,7 +17,7 @@ struct Guest {
 impl Guest {
     async fn say(&mut self, message: &Message) {
         let mut bytes = Vec::new();
-        message.encode(&mut bytes);
+        message.encode(&mut bytes).unwrap();
         self.stream.write_all(&bytes).await.unwrap();
     }
 
