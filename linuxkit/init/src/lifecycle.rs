@@ -9,13 +9,12 @@ use rustix::process::{Pid, Signal, WaitStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::cgroup;
 use crate::console::Lines;
-use crate::container::{self, Machine, START_FAILED, Spec, Started};
+use crate::container::{self, Machine, START_FAILED, Spec, Started, own};
 use crate::link::{ProbeKind, Verdict};
 use crate::record::{ContainerRecord, ContainerState, Ended};
 use crate::resume::Descriptors;
-use crate::sys;
+use crate::{cgroup, clock, sys};
 
 /// What a container is to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,7 +265,7 @@ impl Container {
         if let Life::Starting(process) | Life::Running(process) = &mut self.life
             && let Some(at) = &mut process.kill_at
         {
-            *at = (Instant::now() + least).max(at.checked_sub(least).unwrap_or(*at));
+            *at = clock::after(Instant::now(), least).max(at.checked_sub(least).unwrap_or(*at));
         }
     }
 
@@ -306,9 +305,8 @@ impl Container {
         let _ = cgroup::kill(self.name());
         let ended = if process.failure.is_empty() {
             let mut ended = ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now);
-            if let Some(reason) = process.reason {
-                ended.message = reason;
-            }
+            let said = [process.reason.unwrap_or_default(), ended.message, own::last_words(self.name())];
+            ended.message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
             ended
         } else {
             failed_start(&String::from_utf8_lossy(&process.failure), now)
@@ -469,7 +467,10 @@ impl Container {
         if remembered.name != self.name() {
             return Err(io::Error::other(format!("it was {} before", remembered.name)));
         }
-        let after = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds);
+        let after = |seconds: f64| {
+            let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+            clock::after(Instant::now(), wait)
+        };
         self.life = match remembered.life {
             RememberedLife::Pending => Life::Pending,
             RememberedLife::Running { pid, pidfd, setup, ran, since, reason, kill_in } => {
@@ -515,7 +516,8 @@ impl Descriptors for Container {
 }
 
 fn failed_start(message: &str, at: f64) -> Ended {
-    Ended { exit_code: START_FAILED, reason: "StartError".into(), message: message.to_owned(), at }
+    let message = container::one_line(message);
+    Ended { exit_code: START_FAILED, reason: "StartError".into(), message, at }
 }
 
 fn ended(status: WaitStatus, out_of_memory: bool, at: f64) -> Ended {

@@ -151,7 +151,7 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     );
     // User namespaces need no capability: here it is the filter that refuses.
     check("unshare -U true", "unshare: unshare(0x10000000): Operation not permitted\n");
-    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nscratch\nsrv\nsys\nwww\n");
+    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nrun\nscratch\nsrv\nsys\nwww\n");
     check("mount | grep -c /l/", "1\n");
     vm.says("shell | to-stderr\n");
 }
@@ -282,7 +282,7 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
 }
 
 /// A probe that asks every second.
-fn every_second(action: ProbeAction) -> Probe {
+pub(crate) fn every_second(action: ProbeAction) -> Probe {
     Probe {
         action,
         initial_delay_seconds: 0,
