@@ -53,6 +53,9 @@ struct Health {
     up: bool,
     started: bool,
     ready: bool,
+    /// Whether it was ready at any time of this run.
+    #[serde(default)]
+    was_ready: bool,
     failure: Option<String>,
 }
 
@@ -141,6 +144,7 @@ impl Container {
             up: boot.post_start.is_none(),
             started: boot.probes.startup.is_none(),
             ready: boot.probes.readiness.is_none(),
+            was_ready: false,
             failure: None,
         };
         match container::start(&self.spec, machine) {
@@ -222,7 +226,10 @@ impl Container {
         let healthy = verdict == Verdict::Healthy;
         match kind {
             ProbeKind::Startup => self.health.started = healthy,
-            ProbeKind::Readiness => self.health.ready = healthy,
+            ProbeKind::Readiness => {
+                self.health.ready = healthy;
+                self.health.was_ready |= healthy;
+            }
             ProbeKind::Liveness => {}
         }
         self.health.failure = (!healthy).then(|| failure.to_owned());
@@ -346,6 +353,7 @@ impl Container {
             exit_code: last.exit_code,
             reason: last.reason.clone(),
             message: last.message.clone(),
+            restarts: self.restarts,
         })
     }
 
@@ -377,6 +385,7 @@ impl Container {
             run: self.run,
             started: self.health.started,
             ready: self.health.ready,
+            was_ready: self.health.was_ready,
             probe_failure: self.health.failure.clone(),
         }
     }
