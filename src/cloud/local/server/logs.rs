@@ -46,7 +46,7 @@ pub(super) fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, CloudError
         return Err(CloudError::not_found("VM", instance));
     }
     let since =
-        logs.query.since_seconds.map(|seconds| clock::rfc3339(clock::now().saturating_sub(seconds * 1000)));
+        logs.query.since_seconds.map(|seconds| clock::rfc3339(clock::wall().saturating_sub(seconds * 1000)));
     let mut progress = Progress { keeper, logs, since, sources: Vec::new(), ready: VecDeque::new() };
     let mut by_start: Vec<(&String, &(u64, bool))> = found.iter().collect();
     by_start.sort_by_key(|(_, (started, _))| *started);
