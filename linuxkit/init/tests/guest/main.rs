@@ -24,10 +24,18 @@ use std::io::Write as _;
 
 use i2kit::erofs::TreeFile;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
+use i2kit_spec::status::{PodPhase, PodStatus};
 use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp};
 
 use crate::pod::{Pod, mount};
 use crate::vm::{Vm, wanted};
+
+/// What the guest says of itself.
+fn status(vm: &mut Vm) -> PodStatus {
+    let answer = vm.get("/status");
+    assert!(answer.head.contains("Content-Type: application/json\r\n"), "{}", answer.head);
+    serde_json::from_str(&answer.body).unwrap()
+}
 
 /// The number in a line of `/metrics`.
 fn metric(page: &str, name: &str) -> f64 {
@@ -57,6 +65,10 @@ fn a_pod_boots_in_phases_and_serves() {
     assert_eq!(vm.get("/nothing").status, 404);
     let boot_id = vm.shell("cat /proc/sys/kernel/random/boot_id");
     assert_eq!(vm.get("/bootid").body, boot_id);
+    let told = status(&mut vm);
+    assert_eq!((told.phase, told.boot_id.as_str()), (PodPhase::Ready, boot_id.trim()));
+    let ready: Vec<bool> = told.containers.iter().map(|container| container.ready).collect();
+    assert_eq!(ready, [true; 5], "init containers that are done are ready");
     assert_eq!(vm.shell("wget -qO- http://127.0.0.1/"), "from the top\n");
     assert_eq!(vm.shell("ls /www"), "index.html\nsecret\n");
 
@@ -185,6 +197,10 @@ fn a_container_that_ends_is_started_again_afresh() {
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("crash: CrashLoopBackOff, last: Error, exit code 3\n"), "{}", answer.body);
     assert!(answer.body.contains(&format!("typo: CrashLoopBackOff, last: {why}\n")), "{}", answer.body);
+    let PodPhase::NotReady { reasons } = status(&mut vm).phase else {
+        panic!("it is not starting, nor lost")
+    };
+    assert!(reasons.contains(&format!("typo: CrashLoopBackOff, last: {why}")), "{reasons:?}");
     let page = vm.get("/metrics").body;
     assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"crash\"}") >= 1.0);
     assert!(metric(&page, "kube_pod_container_status_running{container=\"shell\"}") >= 1.0);
@@ -328,6 +344,8 @@ fn readiness_follows_the_probes_of_the_containers() {
     vm.wait_answer("/readyz", |answer| {
         answer.status == 503 && answer.body.starts_with("shell: readiness probe")
     });
+    let phase = status(&mut vm).phase;
+    assert!(matches!(&phase, PodPhase::NotReady { reasons } if reasons.len() == 1), "{phase:?}");
 }
 
 #[test]
