@@ -51,13 +51,13 @@ fn a_pod_that_is_ended_says_why() {
     let job = |name: &str, container: &str| {
         format!(
             "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      \
-             restartPolicy: Never\n      activeDeadlineSeconds: 60\n      terminationGracePeriodSeconds: 5\n      containers:\n      - name: main\n        image: \
+             restartPolicy: Never\n      activeDeadlineSeconds: 600\n      terminationGracePeriodSeconds: 60\n      containers:\n      - name: main\n        image: \
              busybox:1.35\n{container}"
         )
     };
     let greedy = "        command: [/bin/sh, -c, 'head -c 40m /dev/zero | tail']\n        resources: {limits: {memory: 16Mi}}\n";
     let sick = "        command: [/bin/sh, -c, \"trap 'exit 3' TERM; while :; do sleep 0.1; done\"]\n        livenessProbe:\n          \
-                initialDelaySeconds: 4\n          periodSeconds: 1\n          timeoutSeconds: 20\n          failureThreshold: 1\n          \
+                initialDelaySeconds: 4\n          periodSeconds: 1\n          timeoutSeconds: 60\n          failureThreshold: 1\n          \
                 exec: {command: [/bin/sh, -c, 'echo no pulse; exit 1']}\n";
     let late = "        command: [sleep, '1000']\n";
     let jobs = [
@@ -67,7 +67,7 @@ fn a_pod_that_is_ended_says_why() {
             "main: Error, exit code 3 (liveness probe failed: the command ended with exit code 1: no pulse)",
         ),
         (
-            job("late", late).replace("Seconds: 60", "Seconds: 3"),
+            job("late", late).replace("Seconds: 600", "Seconds: 3").replace("Seconds: 60", "Seconds: 2"),
             "DeadlineExceeded: the pod was active for longer than 3 s",
         ),
     ];
