@@ -12,7 +12,7 @@ use super::args::CpArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::unpack::{Target, unpack};
-use super::{named, pipeline};
+use super::{exec, named, pipeline};
 use crate::cloud::CloudError;
 use crate::cloud::exec::{Command, Input, Output, Session};
 use crate::report;
@@ -80,7 +80,7 @@ async fn tar(
         input,
         terminal: None,
     };
-    cloud.exec(&instance.id, &command).await.or_exit(Exit::Cloud)
+    exec::begin(context, cloud.as_ref(), &instance.id, &command).await
 }
 
 /// What `tar` in the container ended with.
@@ -148,6 +148,7 @@ async fn read_by_tar(output: &mut BoxStream<'_, Result<Output, CloudError>>) -> 
     while let Some(event) = output.next().await {
         match event.or_exit(Exit::Cloud)? {
             Output::Out(bytes) | Output::Err(bytes) => keep(&mut said, &bytes),
+            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
@@ -189,6 +190,7 @@ async fn archive(context: &Context, args: &CpArgs, (name, path): (&str, &str)) -
             Output::Out(bytes) if !report::bytes(&bytes, false) => return Ok(Exit::Success),
             Output::Out(_) => {}
             Output::Err(bytes) => keep(&mut said, &bytes),
+            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
@@ -236,6 +238,7 @@ async fn download(
                 }
             }
             Output::Err(bytes) => keep(&mut said, &bytes),
+            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
