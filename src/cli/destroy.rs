@@ -57,8 +57,9 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
             doomed.groups.push(named::group(fleet, target)?.name.clone());
         }
     }
-    if !manifests.is_empty() {
-        let set = Manifests { manifests, reading: args.reading.clone() };
+    if !manifests.is_empty() || !args.kustomize.kustomize.is_empty() {
+        let kustomize = args.kustomize.clone();
+        let set = Manifests { manifests, kustomize, reading: args.reading.clone() };
         let set = check::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
