@@ -22,8 +22,8 @@ use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
 use crate::{
-    apart, cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, secrets, sysctl,
-    users, verity, volumes,
+    apart, cgroup, clock, cloud, cmdline, container, fence, modules, network, port, resolver, secrets,
+    sysctl, users, verity, volumes,
 };
 
 /// Where the new root is put together, inside the initramfs.
@@ -93,7 +93,10 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
         }
         Phase::Users => make_users(guest),
         Phase::SharedMemory => own::make_shared_memory(guest.machine.users.is_some()),
-        Phase::Cgroups => cgroup::make_tree(),
+        Phase::Cgroups => {
+            cgroup::make_tree()?;
+            fence::close(&guest.parameters)
+        }
         Phase::Sysctls => sysctl::set(&guest.pod.sysctls),
         Phase::SharedProcesses => {
             guest.machine.pause = Some(container::start_pause()?);

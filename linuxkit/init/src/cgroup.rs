@@ -110,6 +110,12 @@ pub(crate) fn of_container_that_runs(name: &str) -> Result<File, Error> {
     File::open(&group).doing(|| format!("open {}", group.display()))
 }
 
+/// The group of all containers.
+pub(crate) fn of_pod() -> Result<File, Error> {
+    let group = Path::new(MOUNT).join(POD);
+    File::open(&group).doing(|| format!("open {}", group.display()))
+}
+
 /// The group of the guest's own processes besides PID 1.
 pub(crate) fn of_guest() -> Result<File, Error> {
     let group = Path::new(MOUNT).join(SUPERVISOR);

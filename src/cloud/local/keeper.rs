@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::balancer::{Backend, Balancers};
 use super::channel::Channel;
+use super::descriptors::Shares;
 use super::home::Home;
 use super::log::Log;
 use super::names::Names;
@@ -24,7 +25,7 @@ use super::{accelerator, clock};
 use crate::cloud::CloudError;
 use crate::cloud::environment::{Environment, Facts};
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{Accelerator, Endpoint, Fleet};
+use crate::plan::fleet::{Accelerator, Endpoint, Fleet, Listener};
 
 /// The local cloud's process, as all its parts see it.
 #[derive(Debug)]
@@ -214,16 +215,17 @@ impl State {
 }
 
 impl Keeper {
-    /// Opens the database.
-    pub(super) fn open(home: Home) -> Result<Self, CloudError> {
-        let log = Log::open(&home.log())?;
+    /// Opens the database. Traffic is served with these shares of descriptors.
+    pub(super) fn open(home: Home, shares: Shares) -> Result<Self, CloudError> {
+        let log = Arc::new(Log::open(&home.log())?);
+        let tasks = Arc::<Tasks>::default();
         let (store, environments) = Store::open(&home.database())?;
         Ok(Self {
             home,
-            log: Arc::new(log),
-            tasks: Arc::default(),
-            balancers: Balancers::default(),
-            names: Names::default(),
+            balancers: Balancers::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            names: Names::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            log,
+            tasks,
             changed: Notify::new(),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),
@@ -264,14 +266,16 @@ impl Keeper {
         let empty = Environment::default();
         let environment = state.environments.get(name).unwrap_or(&empty);
         let bound = |balancer: &Name| {
-            let listeners = environment.balancers.get(balancer).map_or(0, |b| b.spec.listeners.len());
-            (0..listeners)
-                .map(|index| self.balancers.bound(&(name.to_owned(), balancer.clone(), index)))
-                .collect()
+            let listeners = environment.balancers.get(balancer).map(|balancer| &balancer.spec.listeners);
+            let key =
+                |listener: &Listener| (name.to_owned(), balancer.clone(), listener.port, listener.protocol);
+            listeners.into_iter().flatten().map(|listener| self.balancers.bound(&key(listener))).collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, clock::now());
         fleet.warnings.extend(self.names.failure(name));
+        fleet.warnings.extend(self.names.warnings(name));
+        fleet.warnings.extend(self.balancers.warnings(name));
         fleet.warnings.extend(self.tasks.failing());
         fleet
     }

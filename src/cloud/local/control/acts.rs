@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending;
 use crate::cloud::CloudError;
 use crate::cloud::environment::InstanceRecord;
-use crate::cloud::local::channel::Channel;
+use crate::cloud::local::channel::{Channel, Machine as Guest};
 use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
 use crate::cloud::local::qemu::Machine;
 use crate::cloud::local::supervise::supervise;
@@ -208,7 +208,9 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         cmdline: &cmdline,
         accelerator,
         resolver: *resolver,
+        environment: &keeper.home.environment,
         scratch: Vec::new(),
+        user: None,
     };
     // The lock is held while the process is made, so that nobody forgets the VM in between.
     let mut state = keeper.state();
@@ -225,9 +227,7 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
 /// Waits until qemu answers, learns where the VM's ports are, and starts its health check.
 async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
     let folder = keeper.home.instance(id);
-    if let Some(vm) = keeper.state().vms.get_mut(id) {
-        vm.channel = Some(Channel::start(&folder));
-    }
+    open_channel(keeper, id);
     let given_up = tokio::time::Instant::now() + QEMU_START;
     let forwards = loop {
         match qmp::forwards(&folder).await {
@@ -262,6 +262,27 @@ async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
             check_health(Arc::clone(&checked), id.clone(), health_port, cancel.clone()).map(Ok::<(), String>)
         },
     ));
+}
+
+/// Starts to look after the VM's control channel, until the VM is forgotten.
+fn open_channel(keeper: &Keeper, id: &str) {
+    let mut state = keeper.state();
+    let State { environments, vms, .. } = &mut *state;
+    let groups = environments.values().flat_map(|environment| environment.groups.values());
+    let image = groups
+        .filter_map(|group| group.revision(group.instances.get(id)?.revision))
+        .map(|revision| keeper.home.image(revision.launch.image))
+        .next();
+    if let Some(vm) = vms.get_mut(id) {
+        let guest = Guest {
+            id: id.to_owned(),
+            folder: keeper.home.instance(id),
+            image,
+            tasks: Arc::clone(&keeper.tasks),
+            log: Arc::clone(&keeper.log),
+        };
+        vm.channel = Some(Channel::start(guest, vm.watch.clone()));
+    }
 }
 
 async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel: CancellationToken) {
