@@ -104,15 +104,15 @@ pub(crate) fn make_container(name: &str, resources: Option<&Resources>, alone: b
     File::open(&group).doing(|| format!("open {}", group.display()))
 }
 
-/// The group of a container that runs, for one more process in it.
-pub(crate) fn of_container_that_runs(name: &str) -> Result<File, Error> {
-    let group = of_container(name);
-    File::open(&group).doing(|| format!("open {}", group.display()))
-}
-
 /// The group of all containers.
 pub(crate) fn of_pod() -> Result<File, Error> {
     let group = Path::new(MOUNT).join(POD);
+    File::open(&group).doing(|| format!("open {}", group.display()))
+}
+
+/// The group of a container that runs, for one more process in it.
+pub(crate) fn of_container_that_runs(name: &str) -> Result<File, Error> {
+    let group = of_container(name);
     File::open(&group).doing(|| format!("open {}", group.display()))
 }
 

@@ -52,6 +52,9 @@ struct Health {
     up: bool,
     started: bool,
     ready: bool,
+    /// Whether it was ready at any time of this run.
+    #[serde(default)]
+    was_ready: bool,
     failure: Option<String>,
 }
 
@@ -140,6 +143,7 @@ impl Container {
             up: boot.post_start.is_none(),
             started: boot.probes.startup.is_none(),
             ready: boot.probes.readiness.is_none(),
+            was_ready: false,
             failure: None,
         };
         match container::start(&self.spec, machine) {
@@ -221,7 +225,10 @@ impl Container {
         let healthy = verdict == Verdict::Healthy;
         match kind {
             ProbeKind::Startup => self.health.started = healthy,
-            ProbeKind::Readiness => self.health.ready = healthy,
+            ProbeKind::Readiness => {
+                self.health.ready = healthy;
+                self.health.was_ready |= healthy;
+            }
             ProbeKind::Liveness => {}
         }
         self.health.failure = (!healthy).then(|| failure.to_owned());
@@ -344,6 +351,7 @@ impl Container {
             exit_code: last.exit_code,
             reason: last.reason.clone(),
             message: last.message.clone(),
+            restarts: self.restarts,
         })
     }
 
@@ -375,6 +383,7 @@ impl Container {
             run: self.run,
             started: self.health.started,
             ready: self.health.ready,
+            was_ready: self.health.was_ready,
             probe_failure: self.health.failure.clone(),
         }
     }

@@ -107,8 +107,9 @@ fn run_machine(state: Option<String>) -> ExitCode {
     };
     let ended = run_pod(&mut guest);
     let restart = ended.as_ref().is_ok_and(|()| guest.stopping.is_some_and(|stopping| stopping.restart));
-    if let Err(error) = ended {
+    if let Err(error) = &ended {
         guest.console.say(&format!("fatal: {error}"));
+        guest.lose(error);
     }
     cloud::linger();
     guest.console.say(if restart { "restarting" } else { "power off" });

@@ -21,6 +21,7 @@ pub mod probe;
 pub mod runtime;
 pub mod seccomp;
 pub mod secrets;
+pub mod status;
 pub mod verity;
 pub mod volume;
 

@@ -199,14 +199,19 @@ fn a_grpc_server_is_asked_for_its_health() {
             "printf '\\\\0\\\\0\\\\0\\\\4\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\7\\\\0\\\\0\\\\0\\\\0\\\\0\\\\1\\\\0\\\\0\\\\0\\\\0\\\\2\\\\10\\\\{status}' | nc -l -p 50051 > /asked; grep -c health.v1.Health/Check.*db /asked"
         )
     };
-    let script = format!("{}; {}; while :; do {}; done", server(2), server(2), server(1));
-    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 5, grpc: {port: 50051, service: db}}";
+    let script = format!(
+        "nc -ll -p 7 -e sh & until test -e /serve; do {}; done; while :; do {}; done",
+        server(2),
+        server(1)
+    );
+    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 60, grpc: {port: 50051, service: db}}";
     let spec =
         format!("{{containers: [{{name: db, image: busybox, command: [sh, -c, \"{script}\"], {probe}}}]}}");
     let mut vm = Vm::boot(&pod_of(&spec, ""));
     vm.wait_answer("/readyz", |answer| {
         answer.body.contains("db: readiness probe: grpc 10.0.2.15:50051 \"db\": the service is not serving")
     });
+    vm.shell("touch /serve");
     vm.ready();
 }
 
@@ -215,7 +220,7 @@ fn root_of_a_user_namespace_is_nobody_in_the_machine() {
     if !wanted() {
         return;
     }
-    let probe = "readinessProbe: {periodSeconds: 1, exec: {command: [sh, -c, 'test $(id -u) = 0 && grep -q 65536 \
+    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 60, exec: {command: [sh, -c, 'test $(id -u) = 0 && grep -q 65536 \
                  /proc/self/uid_map']}}";
     let limits = "resources: {limits: {memory: 32Mi, cpu: 500m}}";
     let web = format!(
