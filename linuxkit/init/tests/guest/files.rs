@@ -329,11 +329,13 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
     assert!(!console.contains("spy | opened"), "{console}");
 }
 
-/// Opens the memory of each process that PID 1 has started in the container and that is not its program yet.
+/// Opens the memory of each process that PID 1 has started in the container and that is not its program yet, as it is known by
+/// its name before and after.
 const SPY: &str = "n=0; while :; do for p in /proc/[0-9]*; do \
     { read -r name < $p/comm; } 2>/dev/null || continue; [ \"$name\" = init ] || continue; \
     n=$((n+1)); echo $n > /dev/shm/seen; \
-    if { true < $p/mem; } 2>/dev/null; then echo opened $p/mem; fi; done; done";
+    { true < $p/mem; } 2>/dev/null && { read -r name < $p/comm; } 2>/dev/null && [ \"$name\" = init ] && \
+    echo opened $p/mem; done; done";
 
 /// Counts what PID 1's memory has, once it is told to. What it looks for is put together, since PID 1 has this text too.
 const READER: &str = "until [ -e /dev/shm/look ]; do sleep 0.2; done; dump() { while read range access rest; do \
