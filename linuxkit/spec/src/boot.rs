@@ -21,6 +21,12 @@ pub const POD_PARTITION: &str = "pod";
 /// Where the guest mounts the pod file system; the source of a bind mount of one of its files starts with this.
 pub const POD_MOUNT: &str = "/pod";
 
+/// The folder of the pod file system, in its root, whose directories lie over the layers of the container `name`, when
+/// there is one: those that the topmost layer implies and a lower one describes.
+pub fn over(name: &str) -> String {
+    format!("over-{name}")
+}
+
 /// What the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
