@@ -146,7 +146,8 @@ pub(super) async fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> 
 /// Where the local cloud lives.
 pub(super) fn home(context: &Context) -> Result<Home, Failure> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    Ok(Home::new(&context.dirs.state, &context.dirs.cache, program))
+    let home = Home::new(&context.dirs.state, &context.dirs.cache, program);
+    Ok(home.with_environment(context.kept_variables.clone()))
 }
 
 /// Carries `plan` out and says how it ended.
@@ -213,11 +214,10 @@ pub(super) fn json(value: &impl Serialize) {
 pub(super) fn health(instance: &Instance) -> String {
     use crate::plan::fleet::InstanceState::{Draining, Ended, Running, Stopping};
     match (instance.state, &instance.health) {
-        (Running, Health::Unhealthy { reason }) => format!("unhealthy: {reason}"),
         (Running, health) => health.to_string(),
         (Draining, _) => "draining".into(),
         (Stopping, _) => "stopping".into(),
-        (Ended, Health::Unhealthy { reason }) => format!("ended: {reason}"),
+        (Ended, Health::Unhealthy { reason } | Health::Lost { reason }) => format!("ended: {reason}"),
         (Ended, _) => "ended".into(),
     }
 }

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use self::acts::Job;
 pub(super) use self::acts::adopt;
-use super::balancer::{Key, Wanted};
+use super::balancer::{self, Key, Wanted};
 use super::keeper::{Keeper, Life, State};
 use super::names::full_name;
-use super::{clock, console, lines, vm};
+use super::names::message::Zone;
+use super::{console, lines, vm};
+use crate::cloud::Moment;
 use crate::cloud::environment::{Environment, Facts};
 use crate::cloud::reconcile::{Act, Decision, decide};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Health, InstanceState};
+use crate::plan::fleet::InstanceState;
 
 /// Between two looks when nothing happens: the end of a VM is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
@@ -33,9 +35,9 @@ pub(super) async fn run(keeper: Arc<Keeper>) {
     let mut told = BTreeMap::new();
     loop {
         // Before VMs are started, which are told where to ask.
-        names(&keeper);
+        names(&keeper).await;
         tick(&keeper);
-        route(&keeper, &mut told);
+        route(&keeper, &mut told).await;
         if ticks.is_multiple_of(ROTATE_TICKS) {
             rotate(&keeper);
         }
@@ -50,6 +52,7 @@ pub(super) async fn run(keeper: Arc<Keeper>) {
 
 /// Decides about every group once. What is decided is stored before it is done.
 fn tick(keeper: &Arc<Keeper>) {
+    let now = keeper.clock.tick();
     let mut jobs = Vec::new();
     let mut state = keeper.state();
     let facts = state.facts();
@@ -62,7 +65,7 @@ fn tick(keeper: &Arc<Keeper>) {
         })
         .collect();
     for (environment, name) in names {
-        group(keeper, &mut state, (&environment, &name), &facts, &mut jobs);
+        group(keeper, &mut state, (&environment, &name), &facts, now, &mut jobs);
     }
     if let Err(error) = state.save() {
         // Without a record nothing is started; what runs goes on.
@@ -80,9 +83,9 @@ fn group(
     state: &mut State,
     (environment_name, name): (&str, &Name),
     facts: &impl Fn(&str) -> Facts,
+    now: Moment,
     jobs: &mut Vec<Job>,
 ) {
-    let now = clock::now();
     let Some(environment) = state.environments.get_mut(environment_name) else { return };
     let Some(record) = environment.groups.get(name) else { return };
     let mut view = record.view(facts);
@@ -91,16 +94,15 @@ fn group(
             vm.succeeded = console::end(&keeper.home.instance(&vm.id)).is_some_and(|end| end.succeeded);
         }
     }
-    let mut decision = decide(&view, now);
+    let mut decision = decide(&view, now.steady);
+    let ended = decision.blame.as_deref().filter(|id| !facts(id).alive).map(|id| ending(keeper, state, id));
+    let Some(environment) = state.environments.get_mut(environment_name) else { return };
+    let Some(record) = environment.groups.get(name) else { return };
     if let Some(refresh) = &mut decision.memory.refresh
         && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
         && let Some(blamed) = record.instances.get(id)
     {
-        let words = match &blamed.health {
-            health if blamed.state == InstanceState::Running && facts(id).alive => health.to_string(),
-            Health::Unhealthy { reason } => reason.clone(),
-            _ => "the VM ended".to_owned(),
-        };
+        let words = blamed.complaint(ended.as_deref());
         let tail = lines::tail(&keeper.home.instance(id), REASON_LINES);
         *reason = format!("{reason}: {id} is {words}\n{}", tail.join("\n"));
     }
@@ -146,13 +148,24 @@ fn say(keeper: &Keeper, name: &Name, before: &crate::cloud::reconcile::Memory, d
 }
 
 /// Hands the balancers what they should be.
-fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
+async fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
+    let failed = keeper.balancers.apply(listeners(keeper)).await;
+    let failed: BTreeMap<Key, String> =
+        failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
+    for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
+        keeper.log.say(format_args!("{} cannot be bound: {error}", balancer::words(key)));
+    }
+    *told = failed;
+}
+
+/// What the listeners of all balancers should be.
+fn listeners(keeper: &Keeper) -> BTreeMap<Key, Wanted> {
     let state = keeper.state();
     let mut wanted = BTreeMap::new();
     for (environment_name, environment) in &state.environments {
         for (name, balancer) in &environment.balancers {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
-            for (index, listener) in balancer.spec.listeners.iter().enumerate() {
+            for listener in &balancer.spec.listeners {
                 let backends = listener
                     .targets
                     .iter()
@@ -160,24 +173,23 @@ fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
                         state.backends(environment, &target.group, (target.port, listener.protocol))
                     })
                     .collect();
-                let key = (environment_name.clone(), name.clone(), index);
-                let listener = Wanted { host, port: listener.port, protocol: listener.protocol, backends };
-                wanted.insert(key, listener);
+                let key = (environment_name.clone(), name.clone(), listener.port, listener.protocol);
+                wanted.insert(key, Wanted { host, backends });
             }
         }
     }
-    drop(state);
-    let failed = keeper.balancers.apply(wanted);
-    let failed: BTreeMap<Key, String> =
-        failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
-    for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
-        keeper.log.say(format_args!("listener {} of {} cannot be bound: {error}", key.2, key.1));
-    }
-    *told = failed;
+    wanted
 }
 
 /// Hands the servers of names what they should know.
-fn names(keeper: &Keeper) {
+async fn names(keeper: &Keeper) {
+    for environment in keeper.names.apply(zones(keeper)).await {
+        keeper.log.say(format_args!("{}", keeper.names.failure(&environment).unwrap_or_default()));
+    }
+}
+
+/// The names of each environment's balancers.
+fn zones(keeper: &Keeper) -> BTreeMap<String, Zone> {
     let state = keeper.state();
     let zone = |environment: &Environment| {
         let balancers =
@@ -186,20 +198,20 @@ fn names(keeper: &Keeper) {
             .filter_map(|(name, balancer)| Some((full_name(name), balancer.host.parse().ok()?)))
             .collect()
     };
-    let wanted = state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect();
-    drop(state);
-    for environment in keeper.names.apply(wanted) {
-        keeper.log.say(format_args!("{}", keeper.names.failure(&environment).unwrap_or_default()));
-    }
+    state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect()
 }
 
 fn rotate(keeper: &Keeper) {
     let ids: Vec<String> = keeper.state().vms.keys().cloned().collect();
-    for id in ids {
-        if let Err(error) = console::rotate(&keeper.home.instance(&id)) {
-            keeper.log.say(format_args!("the console of {id} cannot be cut: {error}"));
+    let (home, log) = (keeper.home.clone(), Arc::clone(&keeper.log));
+    // Megabytes are copied, which is nothing for a thread that others wait for.
+    tokio::task::spawn_blocking(move || {
+        for id in ids {
+            if let Err(error) = console::rotate(&home.instance(&id)) {
+                log.say(format_args!("the console of {id} cannot be cut: {error}"));
+            }
         }
-    }
+    });
 }
 
 /// Why a VM that runs no more ended, in one line.

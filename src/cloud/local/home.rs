@@ -1,6 +1,8 @@
 //! Where the local cloud keeps its things, all below one folder, so that removing that folder leaves nothing behind.
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::cloud::CloudError;
@@ -15,21 +17,32 @@ pub struct Home {
     pub cache: PathBuf,
     /// This program, which is also the background process.
     pub executable: PathBuf,
+    /// The environment variables that the background process and qemu have. Not all of those of who called: a token
+    /// of a CI job must not live as long as a VM.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Home {
     /// The local cloud in the state folder `state` of this program, with `cache` as its cache folder.
     pub fn new(state: &Path, cache: &Path, executable: PathBuf) -> Self {
-        Self { state: state.join("local"), cache: cache.to_owned(), executable }
+        Self { state: state.join("local"), cache: cache.to_owned(), executable, environment: Vec::new() }
+    }
+
+    /// The same with these environment variables for the processes that it starts.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Vec<(OsString, OsString)>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Makes the local cloud's own folder. Nobody else may enter: whoever reaches the socket commands the VMs.
     pub(super) fn create(&self) -> Result<(), CloudError> {
         std::fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(PRIVATE)
             .create(&self.state)
-            .map_err(CloudError::file("create", &self.state))
+            .map_err(CloudError::file("create", &self.state))?;
+        self.state.parent().into_iter().chain([self.state.as_path()]).try_for_each(check)
     }
 
     /// Held locked by the background process for as long as it lives.
@@ -73,5 +86,63 @@ impl Home {
     }
 }
 
+/// The mode of a folder that is its owner's alone.
+const PRIVATE: u32 = 0o700;
+
+/// The bits of a mode by which others may change what is in a folder.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Refuses a folder that somebody else has or may change; takes one that others may only look into from them.
+fn check(folder: &Path) -> Result<(), CloudError> {
+    let refused = |message| CloudError::File { action: "use".to_owned(), path: folder.to_owned(), message };
+    let metadata = fs::metadata(folder).map_err(CloudError::file("look at", folder))?;
+    let this = rustix::process::geteuid().as_raw();
+    if metadata.uid() != this {
+        return Err(refused(format!(
+            "it belongs to the user {}, and this is user {this}; run as that user, or set XDG_STATE_HOME to a folder of \
+             your own",
+            metadata.uid()
+        )));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        return Err(refused(format!(
+            "other users may change what is in it (mode {mode:04o}); see that nobody did, then run `chmod 700 {}`",
+            folder.display()
+        )));
+    }
+    if mode != PRIVATE {
+        fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE))
+            .map_err(CloudError::file("close to others", folder))?;
+    }
+    Ok(())
+}
+
 /// The API's socket, inside the local cloud's folder.
 pub(super) const SOCKET: &str = "cloud.sock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_change_is_refused_and_one_that_they_may_see_is_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        let mode = |folder: &Path| fs::metadata(folder).unwrap().mode() & 0o7777;
+        let set =
+            |folder: &Path, mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        home.create().unwrap();
+        assert_eq!((mode(&home.state), mode(home.state.parent().unwrap())), (PRIVATE, PRIVATE));
+        for folder in [home.state.clone(), home.state.parent().unwrap().to_owned()] {
+            for shared in [0o777, 0o720, 0o1777, 0o702] {
+                set(&folder, shared);
+                let refused = home.create().unwrap_err().to_string();
+                assert!(refused.contains(&format!("chmod 700 {}", folder.display())), "{refused}");
+            }
+            set(&folder, 0o755);
+            home.create().unwrap();
+            assert_eq!(mode(&folder), PRIVATE);
+        }
+    }
+}

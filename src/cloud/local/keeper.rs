@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::accelerator;
 use super::balancer::{Backend, Balancers};
 use super::channel::Channel;
+use super::clock::Clock;
+use super::descriptors::Shares;
 use super::home::Home;
 use super::log::Log;
 use super::names::Names;
@@ -20,11 +23,10 @@ use super::qmp::Forward;
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use super::vm::Process;
-use super::{accelerator, clock};
 use crate::cloud::CloudError;
 use crate::cloud::environment::{Environment, Facts};
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{Accelerator, Endpoint, Fleet};
+use crate::plan::fleet::{Accelerator, Endpoint, Fleet, Listener};
 
 /// The local cloud's process, as all its parts see it.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Keeper {
     pub(super) ending: CancellationToken,
     /// Held while images are put or swept, so that none is swept before its environment names it.
     pub(super) images: tokio::sync::Mutex<()>,
+    /// The clock that decides.
+    pub(super) clock: Arc<Clock>,
     accelerator: OnceLock<Accelerator>,
     state: Mutex<State>,
 }
@@ -70,8 +74,6 @@ pub(super) struct Vm {
     pub(super) asked: BTreeSet<(u16, Protocol)>,
     /// Whether the ports that balancers lead to are known to accept, or were given up on.
     pub(super) ports: Ports,
-    /// Bad answers to its health check in a row.
-    pub(super) misses: u32,
     /// Connections that the balancer carries to it.
     pub(super) connections: Arc<AtomicU32>,
     /// What the guest speaks over.
@@ -111,7 +113,6 @@ impl Vm {
             forwards: Vec::new(),
             asked: BTreeSet::new(),
             ports: Ports::Unknown,
-            misses: 0,
             connections: Arc::default(),
             channel: None,
             watch: CancellationToken::new(),
@@ -214,19 +215,21 @@ impl State {
 }
 
 impl Keeper {
-    /// Opens the database.
-    pub(super) fn open(home: Home) -> Result<Self, CloudError> {
-        let log = Log::open(&home.log())?;
+    /// Opens the database. Traffic is served with these shares of descriptors.
+    pub(super) fn open(home: Home, shares: Shares) -> Result<Self, CloudError> {
+        let log = Arc::new(Log::open(&home.log())?);
+        let tasks = Arc::<Tasks>::default();
         let (store, environments) = Store::open(&home.database())?;
         Ok(Self {
             home,
-            log: Arc::new(log),
-            tasks: Arc::default(),
-            balancers: Balancers::default(),
-            names: Names::default(),
+            balancers: Balancers::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            names: Names::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            log,
+            tasks,
             changed: Notify::new(),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),
+            clock: Arc::clone(store.clock()),
             accelerator: OnceLock::new(),
             state: Mutex::new(State { environments, vms: HashMap::new(), store }),
         })
@@ -264,14 +267,16 @@ impl Keeper {
         let empty = Environment::default();
         let environment = state.environments.get(name).unwrap_or(&empty);
         let bound = |balancer: &Name| {
-            let listeners = environment.balancers.get(balancer).map_or(0, |b| b.spec.listeners.len());
-            (0..listeners)
-                .map(|index| self.balancers.bound(&(name.to_owned(), balancer.clone(), index)))
-                .collect()
+            let listeners = environment.balancers.get(balancer).map(|balancer| &balancer.spec.listeners);
+            let key =
+                |listener: &Listener| (name.to_owned(), balancer.clone(), listener.port, listener.protocol);
+            listeners.into_iter().flatten().map(|listener| self.balancers.bound(&key(listener))).collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
-        let mut fleet = environment.fleet(name, &facts, &bound, clock::now());
+        let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now().steady);
         fleet.warnings.extend(self.names.failure(name));
+        fleet.warnings.extend(self.names.warnings(name));
+        fleet.warnings.extend(self.balancers.warnings(name));
         fleet.warnings.extend(self.tasks.failing());
         fleet
     }

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::upgrade::OnUpgrade;
 
+use super::descriptors::{self, Shares};
 use super::home::{Home, SOCKET};
 use super::keeper::Keeper;
 use super::wire::{Call, Console, Exec, Hello, Logs};
@@ -26,9 +27,13 @@ use crate::cloud::CloudError;
 pub async fn serve(home: Home) -> Result<(), CloudError> {
     // Away from the terminal that the first verb was typed on. It fails when that has happened already.
     let _ = rustix::process::setsid();
+    // Nothing that this process and its VMs write is anybody else's.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    descriptors::close_on_exec();
+    let shares = Shares::of(descriptors::raise_limit());
     home.create()?;
     let Some(lock) = lock(&home)? else { return Ok(()) };
-    let keeper = Arc::new(Keeper::open(home)?);
+    let keeper = Arc::new(Keeper::open(home, shares)?);
     keeper.log.say(format_args!("started, process {}", std::process::id()));
     control::adopt(&keeper)?;
     sweep_images(&keeper).await?;
@@ -43,7 +48,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
             signal.ending.cancel();
         }
     });
-    axum::serve(listener, router(Arc::clone(&keeper)))
+    axum::serve(socket::Trusted(listener), router(Arc::clone(&keeper)))
         .with_graceful_shutdown(until)
         .await
         .map_err(CloudError::file("serve on", &keeper.home.state))?;
@@ -88,7 +93,7 @@ async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let home = keeper.home.clone();
     let secrets = keeper.secret_versions();
     tokio::task::spawn_blocking(move || {
-        super::secrets::sweep(&home.secrets(), &secrets, super::clock::now())?;
+        super::secrets::sweep(&home.secrets(), &secrets, super::clock::wall())?;
         super::images::sweep(&home, |path| kept.contains(path))
     })
     .await
@@ -124,7 +129,7 @@ async fn call(State(keeper): State<Arc<Keeper>>, Json(call): Json<Call>) -> Resp
 }
 
 async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Response {
-    match logs::stream(keeper, logs) {
+    match logs::stream(keeper, logs).await {
         Ok(body) => body.into_response(),
         Err(error) => refused(error),
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::client;
 use super::home::Home;
 use super::wire::Hello;
+use super::{client, descriptors};
 use crate::cloud::CloudError;
 
 /// How long the process may take to answer: it opens a database and looks through the processes.
@@ -75,8 +75,13 @@ fn spawn(home: &Home) -> Result<Child, CloudError> {
     let log = home.log();
     let log =
         File::options().create(true).append(true).open(&log).map_err(CloudError::file("write", &log))?;
+    descriptors::close_on_exec();
     Command::new(&home.executable)
         .arg("local-cloud")
+        .env_clear()
+        .envs(home.environment.iter().map(|(name, value)| (name, value)))
+        // Not where it happened to be called, which may be unmounted or have another environment file.
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -7,12 +7,11 @@ use serde_json::{Value, json};
 
 use super::sweep_images;
 use crate::cloud::CloudError;
-use crate::cloud::local::clock;
 use crate::cloud::local::images;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{Call, Verb};
 use crate::image::DiskImage;
-use crate::manifest::api::Name;
+use crate::manifest::api::{Name, Protocol};
 
 /// How often a verb that waits looks again.
 const POLL: Duration = Duration::from_millis(50);
@@ -37,7 +36,8 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
                 environment.put_balancer(&spec, || host);
                 Ok(())
             })?;
-            listening(keeper, environment, &spec.name, spec.listeners.len()).await;
+            let listeners: Vec<_> = spec.listeners.iter().map(|l| (l.port, l.protocol)).collect();
+            listening(keeper, environment, &spec.name, &listeners).await;
         }
         Verb::DeleteBalancer { name } => {
             keeper.change(environment, |environment| {
@@ -49,7 +49,7 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
             keeper.change(environment, |environment| environment.put_group(&name, &settings))?;
         }
         Verb::PutRevision { group, revision } => {
-            let now = clock::now();
+            let now = keeper.clock.now();
             keeper.change(environment, |environment| environment.put_revision(&group, &revision, now))?;
         }
         Verb::DeleteRevisions { group, revisions } => {
@@ -57,7 +57,7 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
             sweep_images(keeper).await?;
         }
         Verb::StartRefresh { group, to, replicas } => {
-            let now = clock::now();
+            let now = keeper.clock.now();
             keeper.change(environment, |environment| environment.start_refresh(&group, to, replicas, now))?;
         }
         Verb::CancelRefresh { group } => {
@@ -86,10 +86,12 @@ async fn put_image(keeper: &Arc<Keeper>, environment: &str, image: DiskImage) ->
 }
 
 /// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
-async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: usize) {
+async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: &[(u16, Protocol)]) {
     for _ in 0..20 {
-        let bound = |index| keeper.balancers.bound(&(environment.to_owned(), name.clone(), index));
-        if (0..listeners).all(|index| bound(index).is_some()) {
+        let bound = |(port, protocol): &(u16, Protocol)| {
+            keeper.balancers.bound(&(environment.to_owned(), name.clone(), *port, *protocol))
+        };
+        if listeners.iter().all(|listener| bound(listener).is_some()) {
             return;
         }
         tokio::time::sleep(POLL).await;
