@@ -472,6 +472,12 @@ pub(super) struct DestroyArgs {
 pub(super) enum CacheVerb {
     /// List what the cache holds
     Ls,
+    /// Read all that the cache holds and delete what is not what was written there; exits with 1 when there was any
+    Verify {
+        /// Only say what is spoiled
+        #[arg(long)]
+        keep: bool,
+    },
     /// Delete what was not used for a while, and what killed runs left; what is deployed is not touched
     Prune {
         /// Delete everything, however lately it was used

@@ -113,6 +113,11 @@ impl Prepared {
         }
     }
 
+    /// Checks that the guest bundle is what it says.
+    pub(super) fn verify_guest(&self) -> Result<(), Failure> {
+        self.workshop.guest().verify().or_exit(Exit::Build)
+    }
+
     /// Builds the images whose ids `wanted` picks.
     pub(super) async fn build(&self, wanted: impl Fn(ImageId) -> bool) -> Result<Vec<DiskImage>, Failure> {
         let mut built = BTreeMap::new();

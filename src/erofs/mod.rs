@@ -20,7 +20,7 @@ mod writer;
 
 pub use dump::dump;
 pub use error::{EntryProblem, ErofsError};
-pub use files::{TreeContent, TreeFile, write_tree};
+pub use files::{TreeContent, TreeFile, write_tree, write_tree_with};
 pub use finish::Summary;
 pub use format::Xattrs;
 pub use layer::write_layer;
