@@ -1,5 +1,6 @@
 //! What every verb works with: folders, environment, output. The only place that reads environment variables.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -38,6 +39,8 @@ pub(super) struct Context {
     pub guest: Option<PathBuf>,
     /// How images are reached.
     pub images: Settings,
+    /// The environment variables that processes have which outlive this one.
+    pub kept_variables: Vec<(OsString, OsString)>,
     /// The page that a CI runner shows of this step (`GITHUB_STEP_SUMMARY`).
     pub summary: Option<PathBuf>,
 }
@@ -45,6 +48,13 @@ pub(super) struct Context {
 /// An environment variable, unless it is empty.
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Whether processes that outlive this one have that variable: where programs and folders are, and no more. Others may
+/// hold secrets of who called.
+fn is_kept(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    matches!(&*name, "PATH" | "HOME" | "TMPDIR") || name.starts_with("XDG_")
 }
 
 /// The Docker daemon's socket: `DOCKER_HOST` when it names one, else the usual place.
@@ -118,6 +128,22 @@ pub(super) fn context(
         quiet,
         guest: variable("I2KIT_GUEST"),
         images,
+        kept_variables: std::env::vars_os().filter(|(name, _)| is_kept(name)).collect(),
         summary: variable("GITHUB_STEP_SUMMARY"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_outlives_the_command() {
+        for name in ["PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+            assert!(is_kept(OsStr::new(name)), "{name}");
+        }
+        for name in ["CI_TOKEN", "AWS_SECRET_ACCESS_KEY", "DOCKER_AUTH_CONFIG", "MYPATH", "HTTPS_PROXY"] {
+            assert!(!is_kept(OsStr::new(name)), "{name}");
+        }
+    }
 }

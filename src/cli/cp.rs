@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::args::CpArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{named, pipeline};
+use super::{exec, named, pipeline};
 use crate::cloud::CloudError;
 use crate::cloud::exec::{Command, Input, Output, Session};
 use crate::report;
@@ -77,7 +77,7 @@ async fn tar(
         input,
         terminal: None,
     };
-    cloud.exec(&instance.id, &command).await.or_exit(Exit::Cloud)
+    exec::begin(context, cloud.as_ref(), &instance.id, &command).await
 }
 
 /// What `tar` in the container ended with.
@@ -145,6 +145,7 @@ async fn read_by_tar(output: &mut BoxStream<'_, Result<Output, CloudError>>) -> 
     while let Some(event) = output.next().await {
         match event.or_exit(Exit::Cloud)? {
             Output::Out(bytes) | Output::Err(bytes) => said.extend(bytes),
+            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
@@ -186,6 +187,7 @@ async fn archive(context: &Context, args: &CpArgs, (name, path): (&str, &str)) -
             Output::Out(bytes) if !report::bytes(&bytes, false) => return Ok(Exit::Success),
             Output::Out(_) => {}
             Output::Err(bytes) => said.extend(bytes),
+            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
@@ -225,6 +227,7 @@ async fn download(
             // The unpacking may have failed; then tar is read to its end all the same.
             Output::Out(bytes) => drop(sender.send(bytes).await),
             Output::Err(bytes) => said.extend(bytes),
+            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }

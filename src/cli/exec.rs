@@ -12,6 +12,7 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::terminal::{self, Raw};
 use super::{named, pipeline};
+use crate::cloud::Cloud;
 use crate::cloud::exec::{Command, Input, Output, Session, Size};
 use crate::report;
 
@@ -32,7 +33,7 @@ pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, 
         input: args.stdin,
         terminal: terminal.then_some(size),
     };
-    let session = cloud.exec(&instance.id, &command).await.or_exit(Exit::Cloud)?;
+    let session = begin(context, cloud.as_ref(), &instance.id, &command).await?;
     let raw = (terminal && args.stdin).then(Raw::enter).transpose().or_exit(Exit::Failure)?;
     let outcome = tokio::select! {
         outcome = attach(session, args.stdin, terminal) => outcome,
@@ -41,6 +42,26 @@ pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, 
     };
     drop(raw);
     outcome
+}
+
+/// Begins a command, and warns when its VM does not answer.
+pub(super) async fn begin(
+    context: &Context,
+    cloud: &dyn Cloud,
+    instance: &str,
+    command: &Command,
+) -> Result<Session, Failure> {
+    let Session { input, output } = cloud.exec(instance, command).await.or_exit(Exit::Cloud)?;
+    let (events, instance) = (context.events.clone(), instance.to_owned());
+    let output = output.inspect(move |event| {
+        if matches!(event, Ok(Output::Unanswered)) {
+            events.warn(format!(
+                "the guest of {instance} has not answered yet; the command begins when it does and ends with the VM, \
+                 Ctrl-C gives up"
+            ));
+        }
+    });
+    Ok(Session { input, output: output.boxed() })
 }
 
 /// Carries bytes both ways until the command ends.
@@ -57,6 +78,7 @@ async fn attach(session: Session, stdin: bool, terminal: bool) -> Result<ExitCod
         let taken = match event.or_exit(Exit::Cloud)? {
             Output::Out(bytes) => report::bytes(&bytes, false),
             Output::Err(bytes) => report::bytes(&bytes, true),
+            Output::Unanswered => true,
             // Exit codes of processes have eight bits.
             Output::Ended(code) => return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
         };

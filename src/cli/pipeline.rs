@@ -141,7 +141,8 @@ pub(super) async fn cloud(context: &Context) -> Result<Box<dyn Cloud>, Failure> 
 /// Where the local cloud lives.
 pub(super) fn home(context: &Context) -> Result<Home, Failure> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    Ok(Home::new(&context.dirs.state, &context.dirs.cache, program))
+    let home = Home::new(&context.dirs.state, &context.dirs.cache, program);
+    Ok(home.with_environment(context.kept_variables.clone()))
 }
 
 /// Carries `plan` out and says how it ended.

@@ -1,7 +1,10 @@
 //! `i2kit preview`: deploy in the foreground, show the logs, leave nothing behind.
 
+use std::io;
+
 use futures::StreamExt as _;
 use futures::stream::SelectAll;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::Manifests;
 use super::context::Context;
@@ -9,31 +12,93 @@ use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
 use super::{destroy, logs, pipeline, secrets, status};
 use crate::cloud::{Cloud, LogQuery};
+use crate::manifest::api::Name;
+use crate::plan::fleet::Fleet;
 use crate::plan::rollout::{self, Desired};
 use crate::report::{self, Format};
 
-/// Deploys the set, streams its logs until Ctrl-C, then destroys what it deployed.
+/// Deploys the set, streams its logs until it is interrupted, then destroys what it deployed.
 pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen().or_exit(Exit::Failure)?;
+    let ready = tokio::select! {
+        ready = prepare(context, set) => ready?,
+        () = signals.any() => return Ok(Exit::Interrupted),
+    };
+    let Ready { prepared, cloud, secrets, desired } = ready;
+    let outcome = tokio::select! {
+        outcome = serve(context, cloud.as_ref(), prepared, (&desired, &secrets)) => outcome,
+        () = signals.any() => Ok(()),
+    };
+    context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
+    tokio::select! {
+        torn = teardown(context, cloud.as_ref(), &desired) => torn?,
+        () = signals.interrupt() => return Ok(Exit::Interrupted),
+    };
+    outcome.map(|()| Exit::Success)
+}
+
+/// The signals that end a preview: Ctrl-C, the end of a job, the end of a terminal.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on none of them ends the process by itself.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the first of them.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+
+    /// Waits for a Ctrl-C. A terminal that ends and a job that is cancelled send several signals, which mean the same.
+    async fn interrupt(&mut self) {
+        self.interrupt.recv().await;
+    }
+}
+
+/// What a preview starts from.
+struct Ready {
+    prepared: pipeline::Prepared,
+    cloud: Box<dyn Cloud>,
+    secrets: Secrets,
+    desired: Desired,
+}
+
+async fn prepare(context: &Context, set: &Manifests) -> Result<Ready, Failure> {
     let prepared = pipeline::prepare(context, set).await?;
     let cloud = pipeline::cloud(context).await?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, false);
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    for group in desired.groups.iter().filter(|group| fleet.group(&group.name).is_some()) {
-        context
-            .events
-            .warn(format!("{} is deployed already; the preview takes it along when it ends", group.name));
+    if let Some(taken) = deployed(&desired, &fleet) {
+        let error = anyhow::anyhow!(
+            "{taken} is deployed already, and a preview deletes at its end what it shows: destroy it first (`i2kit destroy`), \
+             change it with `i2kit deploy`, or preview in an environment of another name (`-e FILE`)"
+        );
+        return Err(Failure::new(Exit::Cloud, error));
     }
-    let outcome = tokio::select! {
-        outcome = serve(context, cloud.as_ref(), prepared, (&desired, &secrets)) => outcome,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    };
-    context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
-    tokio::select! {
-        torn = teardown(context, cloud.as_ref(), &desired) => torn?,
-        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
-    };
-    outcome.map(|()| Exit::Success)
+    Ok(Ready { prepared, cloud, secrets, desired })
+}
+
+/// A group or a Service of the set that the fleet has already.
+fn deployed(desired: &Desired, fleet: &Fleet) -> Option<Name> {
+    let groups = desired.groups.iter().map(|group| &group.name).filter(|name| fleet.group(name).is_some());
+    let balancers = desired.balancers.iter().map(|balancer| &balancer.name);
+    let taken = |name: &&Name| fleet.balancers.iter().any(|balancer| balancer.spec.name == **name);
+    groups.chain(balancers.filter(taken)).next().cloned()
 }
 
 async fn teardown(context: &Context, cloud: &dyn Cloud, desired: &Desired) -> Result<Exit, Failure> {
@@ -82,4 +147,37 @@ async fn serve(
         logs::print(&line.or_exit(Exit::Cloud)?, context.format, false);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::fleet::{BalancerSpec, LoadBalancer};
+
+    #[test]
+    fn a_service_that_is_there_already_is_no_preview() {
+        let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
+        let spec = |service: &str| -> BalancerSpec {
+            let fields = json!({ "name": name(service), "kind": "ClusterIP", "listeners": [] });
+            serde_json::from_value(fields).unwrap()
+        };
+        let desired = Desired {
+            environment: "local".into(),
+            groups: Vec::new(),
+            balancers: vec![spec("api"), spec("web")],
+            cause: String::new(),
+            prune: false,
+        };
+        let balancer = |service| LoadBalancer {
+            spec: spec(service),
+            host: "127.77.0.1".into(),
+            bound: Vec::new(),
+            targets: Vec::new(),
+        };
+        let fleet = |service| Fleet { balancers: vec![balancer(service)], ..Fleet::default() };
+        assert_eq!(deployed(&desired, &fleet("web")), Some(name("web")));
+        assert_eq!(deployed(&desired, &fleet("other")), None);
+    }
 }

@@ -55,6 +55,8 @@ pub enum Output {
     Out(Vec<u8>),
     /// The standard error.
     Err(Vec<u8>),
+    /// The VM has not answered yet; it is waited for. Said once.
+    Unanswered,
     /// The command ended with this code; 128 plus the signal when one killed it.
     Ended(i32),
 }

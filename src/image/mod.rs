@@ -7,6 +7,7 @@ mod error;
 pub mod export;
 pub mod formats;
 pub mod guest;
+pub mod pod;
 pub mod raw;
 mod sign;
 mod verity;

@@ -9,9 +9,9 @@
 //! ```
 //! Locks are the kernel's (`flock`): a killed process holds none. A name without `.partial` never changes its content.
 
-use std::fs::{File, FileTimes, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, FileTimes, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -77,6 +77,7 @@ impl Store {
     /// Opens the store below `root`, i2kit's cache directory, and makes it when it is not there. Waits while another
     /// run removes files, which takes moments.
     pub fn open(root: &Path) -> Result<Self, Error> {
+        make_private(root).map_err(Error::io("create", root))?;
         for folder in ["blobs/sha256", "layers/sha256", "images"] {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(Error::io("create", folder))?;
@@ -277,6 +278,19 @@ impl Partial {
     }
 }
 
+/// Makes a folder, or closes one that is there, so that it is its owner's alone: layers of private images lie in it.
+fn make_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    if folder.metadata()?.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    match std::fs::set_permissions(folder, Permissions::from_mode(0o700)) {
+        // It is somebody else's, who shares it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        set => set,
+    }
+}
+
 /// The file whose lock guards the whole store.
 pub(super) fn open_lock(root: &Path) -> Result<File, Error> {
     let path = root.join("lock");
@@ -345,6 +359,18 @@ mod tests {
         assert_eq!(std::fs::read(path).unwrap(), b"ab");
         assert!(matches!(store.try_claim(key).unwrap(), Some(Claim::Ready(_))));
         assert_eq!(std::fs::read_dir(store.root().join("blobs/sha256")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_cache_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("i2kit");
+        let mode = || root.metadata().unwrap().mode() & 0o777;
+        drop(Store::open(&root).unwrap());
+        assert_eq!(mode(), 0o700);
+        std::fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+        drop(Store::open(&root).unwrap());
+        assert_eq!(mode(), 0o700);
     }
 
     #[test]

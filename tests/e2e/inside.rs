@@ -1,6 +1,10 @@
 //! Looking into running machines: logs, commands, files, the serial console.
 
-use crate::support::{World, eventually, kill, machines};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+
+use crate::support::{Call, World, eventually, kill, machines};
 
 /// A machine that counts, and starts one of its containers again.
 const MANIFEST: &str = "name: inside
@@ -13,6 +17,51 @@ containers:
     command: [/bin/sh, -c, 'test -e /proc/self || exit 1; echo run; sleep 2; exit 3']
 ";
 
+/// What outlives a command has neither its variables nor its descriptors, and qemu no rights beyond what it needs.
+fn processes_have_what_is_theirs(world: &World) {
+    let processes = world.processes();
+    let qemu = processes.iter().find(|(_, arguments)| arguments.starts_with("qemu-system")).unwrap().0;
+    for pid in [world.local_cloud(), qemu] {
+        let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        assert!(environment.contains("PATH=") && !environment.contains("CI_TOKEN"), "{environment}");
+        for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+            let leads_to = fs::read_link(descriptor.path()).unwrap_or_default();
+            assert!(!leads_to.ends_with("stray"), "{descriptor:?} of {pid}");
+        }
+    }
+    let status = fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    assert_eq!((field("CapEff:"), field("CapPrm:")), (vec!["0".repeat(16)], vec!["0".repeat(16)]));
+    assert!(field("Uid:").iter().chain(&field("Gid:")).all(|id| id != "0"), "{status}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", world.local_cloud())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let values: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(values[3], values[4], "the limit of descriptors is as high as it may be: {files}");
+}
+
+/// Containers reach neither the host's own servers nor the metadata service of the cloud that it may be in.
+fn the_host_is_out_of_reach(world: &World) {
+    let listeners = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
+    let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port().to_string());
+    let connect = |address: &str, port: &str| {
+        let script = format!("nc -w 3 {address} {port} < /dev/null");
+        world.i2kit(&["exec", "inside", "-c", "count", "--", "sh", "-c", &script]).code(1)
+    };
+    connect("10.0.2.2", &ports[0]).says("Operation not permitted").run();
+    connect("::ffff:10.0.2.2", &ports[0]).says("Operation not permitted").run();
+    connect("169.254.169.254", "80").says("Operation not permitted").run();
+    connect("127.0.0.1", &ports[0]).says("refused").run();
+    connect("fec0::2", &ports[1]).run();
+    for listener in listeners {
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "{listener:?}");
+    }
+}
+
 #[test]
 fn containers_are_looked_into() {
     if !machines() {
@@ -20,8 +69,17 @@ fn containers_are_looked_into() {
     }
     let world = World::new();
     world.write("inside.yaml", MANIFEST);
-    world.i2kit(&["deploy", "inside.yaml"]).run();
+    // With a secret in its environment, and a descriptor that is nobody else's.
+    let script =
+        format!("exec 9> stray; ulimit -Sn 256; exec {} deploy inside.yaml", env!("CARGO_BIN_EXE_i2kit"));
+    let mut shell = world.command(&[]);
+    let variables: Vec<_> = shell.get_envs().map(|(n, v)| (n.to_owned(), v.unwrap().to_owned())).collect();
+    shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(world.path()).env_clear().envs(variables);
+    Call::new(shell).environment("CI_TOKEN", "a-token-of-a-job").run();
     let id = world.group("inside").instances[0].id.clone();
+    processes_have_what_is_theirs(&world);
+    the_host_is_out_of_reach(&world);
 
     // Commands: where they run, what they say, and how they end.
     world.i2kit(&["exec", "inside", "--", "cat", "/etc/hostname"]).stdout(&format!("{id}\n")).run();

@@ -99,13 +99,35 @@ fn a_preview_leaves_nothing_behind() {
         return;
     }
     let world = World::new().file("web.yaml", &one_nginx("1.27"));
-    let mut preview = world.i2kit(&["preview", "web.yaml"]).start();
+    let start = || world.i2kit(&["preview", "web.yaml"]).start();
+    let send = |signal: &str, preview: &mut std::process::Child| {
+        assert!(Command::new("kill").args([signal, &preview.id().to_string()]).status().unwrap().success());
+        preview.wait().unwrap();
+        world.assert_nothing_left();
+    };
+    // While it looks for images, with a machine that boots, and with one that serves.
+    let mut preview = start();
+    let handles = |preview: &std::process::Child| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", preview.id())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"))?;
+        (u64::from_str_radix(caught, 16).ok()? & 1 != 0).then_some(())
+    };
+    eventually("a handler of SIGHUP", 60, || handles(&preview));
+    send("-HUP", &mut preview);
+
+    let mut preview = start();
+    eventually("a machine", 90, || {
+        world.fleet().groups.iter().any(|g| !g.instances.is_empty()).then_some(())
+    });
+    send("-HUP", &mut preview);
+
+    let mut preview = start();
     eventually("healthy machine", 90, || {
         world.fleet().groups.iter().any(|group| group.healthy() == 1).then_some(())
     });
-    assert!(Command::new("kill").args(["-INT", &preview.id().to_string()]).status().unwrap().success());
-    preview.wait().unwrap();
-    world.assert_nothing_left();
+    // What runs already is not taken for a preview of its own.
+    world.i2kit(&["preview", "web.yaml"]).code(7).says("web is deployed already").run();
+    send("-TERM", &mut preview);
 }
 
 #[test]

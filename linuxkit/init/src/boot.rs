@@ -22,8 +22,8 @@ use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
 use crate::{
-    cgroup, clock, cloud, cmdline, container, modules, network, port, resolver, secrets, sysctl, users,
-    verity, volumes,
+    cgroup, clock, cloud, cmdline, container, fence, modules, network, port, resolver, secrets, sysctl,
+    users, verity, volumes,
 };
 
 /// Where the new root is put together, inside the initramfs.
@@ -88,7 +88,10 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             volumes::make(&pod.volumes, pod.fs_group, &machine.facts, &machine.secrets)
         }
         Phase::Users => make_users(guest),
-        Phase::Cgroups => cgroup::make_tree(),
+        Phase::Cgroups => {
+            cgroup::make_tree()?;
+            fence::close(&guest.parameters)
+        }
         Phase::Sysctls => sysctl::set(&guest.pod.sysctls),
         Phase::SharedProcesses => {
             guest.machine.pause = Some(container::start_pause()?);

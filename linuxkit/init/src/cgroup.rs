@@ -57,6 +57,12 @@ pub(crate) fn make_container(name: &str, resources: Option<&Resources>) -> Resul
     File::open(&group).doing(|| format!("open {}", group.display()))
 }
 
+/// The group of all containers.
+pub(crate) fn of_pod() -> Result<File, Error> {
+    let group = Path::new(MOUNT).join(POD);
+    File::open(&group).doing(|| format!("open {}", group.display()))
+}
+
 /// The group of the guest's own processes besides PID 1.
 pub(crate) fn of_guest() -> Result<File, Error> {
     let group = Path::new(MOUNT).join(SUPERVISOR);

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use crate::error::{Doing, Error};
-use crate::sys::{self, BpfInstruction};
+use crate::sys::{self, BpfInstruction, BpfPlace};
 
 /// Character devices that may be used, by their numbers; all terminals of one kind where there is no minor number.
 const ALLOWED: [(i32, Option<i32>); 9] = [
@@ -28,8 +28,10 @@ const ACCESS_MKNOD: i32 = 1;
 
 /// Keeps the container of this cgroup to the devices that it may use.
 pub(crate) fn restrict(group: &File) -> Result<(), Error> {
-    let program = sys::load_device_program(&program()).doing(|| "load the device filter".into())?;
-    sys::attach_device_program(group.as_fd(), program.as_fd()).doing(|| "attach the device filter".into())
+    let program =
+        sys::load_program(BpfPlace::Device, &program()).doing(|| "load the device filter".into())?;
+    sys::attach_program(BpfPlace::Device, group.as_fd(), program.as_fd())
+        .doing(|| "attach the device filter".into())
 }
 
 /// Register 1 holds the context: type and access in one word, then major and minor number.

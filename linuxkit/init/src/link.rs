@@ -187,7 +187,7 @@ impl Link {
     /// Sends a message of the control channel as it is there; no message of this link begins like one.
     pub(crate) fn forward(&self, message: &Message) -> io::Result<()> {
         let mut bytes = vec![];
-        message.encode(&mut bytes);
+        message.encode(&mut bytes).map_err(io::Error::other)?;
         self.send_bytes(&bytes, None)
     }
 

@@ -24,6 +24,7 @@ mod error;
 mod exec;
 mod ext4;
 mod facts;
+mod fence;
 mod guest;
 mod hooks;
 mod journal;

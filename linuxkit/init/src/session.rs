@@ -39,8 +39,8 @@ pub(crate) struct Session {
     process: Option<(Pid, OwnedFd)>,
     input: Input,
     outputs: Vec<Output>,
-    /// How much of the input the host knows to be taken.
-    told_taken: u64,
+    /// How much of the input the host knows to be taken; none when it does not know yet that the stream has begun.
+    told_taken: Option<u64>,
     ended: Option<Ended>,
     told: bool,
 }
@@ -94,6 +94,7 @@ impl Sessions {
     pub(crate) fn rewind(&mut self) {
         for session in &mut self.list {
             session.told = false;
+            session.told_taken = None;
             session.outputs.iter_mut().for_each(|output| output.sent = 0);
         }
     }
@@ -152,7 +153,7 @@ impl Sessions {
         };
         self.list.push(session.unwrap_or_else(|error| {
             let mut session = Session::new(stream, open.target);
-            session.ended = Some(Ended { code: error.exit_code(), error: Some(error.to_string()) });
+            session.ended = Some(Ended::failed(error.exit_code(), error.to_string()));
             session
         }));
     }
@@ -210,7 +211,7 @@ impl Sessions {
     pub(crate) fn failed(&mut self, error: &Error) {
         let replaces = |session: &&mut Session| session.target != Target::Command && !session.told;
         if let Some(session) = self.list.iter_mut().find(replaces) {
-            session.ended = Some(Ended { code: 1, error: Some(error.to_string()) });
+            session.ended = Some(Ended::failed(1, error.to_string()));
         }
     }
 
@@ -240,7 +241,7 @@ impl Session {
             process: None,
             input: Input::default(),
             outputs: vec![],
-            told_taken: 0,
+            told_taken: None,
             ended: None,
             told: false,
         }
@@ -339,8 +340,10 @@ impl Session {
     /// What is to be said next.
     fn next(&self) -> Option<Message> {
         let stream = self.stream;
-        if self.told_taken < self.input.taken() {
-            return Some(Message::Credit { stream, end: End::Input, taken: self.input.taken() });
+        let taken = self.input.taken();
+        // The first credit says that the command has begun, also when it takes no input and says nothing.
+        if self.told_taken.map_or(self.ended.is_none() || taken > 0, |told| told < taken) {
+            return Some(Message::Credit { stream, end: End::Input, taken });
         }
         for Output { end, kept, start, sent, .. } in &self.outputs {
             if *sent < kept.len() {
@@ -355,7 +358,7 @@ impl Session {
 
     fn sent(&mut self, message: &Message) {
         match message {
-            Message::Credit { taken, .. } => self.told_taken = *taken,
+            Message::Credit { taken, .. } => self.told_taken = Some(*taken),
             Message::Data { end, bytes, .. } => {
                 if let Some(output) = self.outputs.iter_mut().find(|output| output.end == *end) {
                     output.sent += bytes.len();
@@ -468,6 +471,9 @@ mod tests {
     fn output_is_kept_until_the_host_has_it() {
         let (mut session, write) = output(b"hello");
         session.read();
+        let begun = session.next().unwrap();
+        assert_eq!(begun, Message::Credit { stream: 1, end: End::Input, taken: 0 }, "it has begun");
+        session.sent(&begun);
         let first = session.next().unwrap();
         assert_eq!(first, Message::Data { stream: 1, end: End::Output, offset: 0, bytes: b"hello".into() });
         session.sent(&first);

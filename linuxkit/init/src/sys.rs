@@ -214,6 +214,8 @@ pub(crate) const BPF_AND: u8 = 0x57;
 pub(crate) const BPF_SHIFT_RIGHT: u8 = 0x77;
 pub(crate) const BPF_SET: u8 = 0xb7;
 pub(crate) const BPF_UNLESS_EQUAL: u8 = 0x55;
+pub(crate) const BPF_UNLESS_WORD_EQUALS: u8 = 0x56;
+pub(crate) const BPF_SKIP: u8 = 0x05;
 const BPF_EXIT: u8 = 0x95;
 
 impl BpfInstruction {
@@ -242,6 +244,16 @@ impl BpfInstruction {
         Self::new(BPF_SET, to, 0, 0, value)
     }
 
+    /// Skips so many instructions.
+    pub(crate) const fn skip(count: i16) -> Self {
+        Self::new(BPF_SKIP, 0, 0, count, 0)
+    }
+
+    /// Skips so many instructions unless the lower word of the register is that.
+    pub(crate) const fn unless_word_equals(of: u8, value: i32, skip: i16) -> Self {
+        Self::new(BPF_UNLESS_WORD_EQUALS, of, 0, skip, value)
+    }
+
     /// Jumps over this many instructions unless the register has the value.
     pub(crate) const fn unless_equal(register: u8, value: i32, jump: i16) -> Self {
         Self::new(BPF_UNLESS_EQUAL, register, 0, jump, value)
@@ -265,6 +277,9 @@ struct BpfLoad {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach: u32,
 }
 
 /// The fields of `union bpf_attr` for attaching a program.
@@ -276,13 +291,43 @@ struct BpfAttach {
     flags: u32,
 }
 
-/// Loads a program that decides about uses of devices.
-pub(crate) fn load_device_program(instructions: &[BpfInstruction]) -> io::Result<OwnedFd> {
+/// What a program decides about for the processes of a cgroup, by its type and its place in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BpfPlace {
+    /// Uses of devices.
+    Device,
+    /// Connections from IPv4 sockets.
+    Connect4,
+    /// Connections from IPv6 sockets, which may be to IPv4 addresses.
+    Connect6,
+    /// Datagrams from IPv4 sockets that are not connected.
+    Send4,
+    /// Datagrams from IPv6 sockets that are not connected.
+    Send6,
+}
+
+impl BpfPlace {
+    /// The numbers of `enum bpf_prog_type` and `enum bpf_attach_type`.
+    const fn numbers(self) -> (u32, u32) {
+        const TYPE_CGROUP_DEVICE: u32 = 15;
+        const TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+        match self {
+            Self::Device => (TYPE_CGROUP_DEVICE, 6),
+            Self::Connect4 => (TYPE_CGROUP_SOCK_ADDR, 10),
+            Self::Connect6 => (TYPE_CGROUP_SOCK_ADDR, 11),
+            Self::Send4 => (TYPE_CGROUP_SOCK_ADDR, 14),
+            Self::Send6 => (TYPE_CGROUP_SOCK_ADDR, 15),
+        }
+    }
+}
+
+/// Loads a program that decides for cgroups.
+pub(crate) fn load_program(place: BpfPlace, instructions: &[BpfInstruction]) -> io::Result<OwnedFd> {
     const PROG_LOAD: libc::c_int = 5;
-    const TYPE_CGROUP_DEVICE: u32 = 15;
     let license = c"Apache-2.0";
+    let (kind, attach) = place.numbers();
     let attr = BpfLoad {
-        kind: TYPE_CGROUP_DEVICE,
+        kind,
         count: u32::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -291,6 +336,9 @@ pub(crate) fn load_device_program(instructions: &[BpfInstruction]) -> io::Result
         log: 0,
         kernel_version: 0,
         flags: 0,
+        name: [0; 16],
+        interface: 0,
+        attach,
     };
     // SAFETY: the instructions and the licence live until the call returns, and the kernel only reads them.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attr, size_of::<BpfLoad>()) };
@@ -302,13 +350,16 @@ pub(crate) fn load_device_program(instructions: &[BpfInstruction]) -> io::Result
 }
 
 /// Has such a program decide for a cgroup.
-pub(crate) fn attach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn attach_program(
+    place: BpfPlace,
+    group: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
     const PROG_ATTACH: libc::c_int = 8;
-    const CGROUP_DEVICE: u32 = 6;
     let attr = BpfAttach {
         target: group.as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
-        kind: CGROUP_DEVICE,
+        kind: place.numbers().1,
         flags: 0,
     };
     // SAFETY: the kernel reads the attributes, which live until the call returns.

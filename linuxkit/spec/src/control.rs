@@ -10,6 +10,7 @@ mod checksum;
 mod message;
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use self::checksum::crc32;
 pub use self::message::{
@@ -24,6 +25,10 @@ pub const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// How many bytes of a stream's channel may be under way before the reader has said that it took them.
 pub const WINDOW: usize = 64 * 1024;
+
+/// How many bytes a reader sums in vain, beyond twice what arrives: four of the longest frames. A writer that died leaves
+/// one; whoever writes headers without frames gets no more work out of a reader than this, see [`Decoder`].
+const VAIN_BYTES: usize = 4 * MAX_PAYLOAD;
 
 /// How many bytes of output may be under way before the host has said that it has them.
 pub const LOG_WINDOW: usize = 512 * 1024;
@@ -46,10 +51,29 @@ struct Frame {
     payload: Vec<u8>,
 }
 
+/// A message that no reader would take: its payload is longer than [`MAX_PAYLOAD`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong {
+    /// How many bytes the payload would have.
+    pub bytes: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a message of {} bytes does not fit into the {MAX_PAYLOAD} bytes of a frame", self.bytes)
+    }
+}
+
+impl std::error::Error for TooLong {}
+
 impl Frame {
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
+        let too_long = TooLong { bytes: self.payload.len() };
+        let length = u32::try_from(self.payload.len()).map_err(|_| too_long)?;
+        if self.payload.len() > MAX_PAYLOAD {
+            return Err(too_long);
+        }
         let start = out.len();
-        let length = u32::try_from(self.payload.len()).expect("payloads have at most MAX_PAYLOAD bytes");
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[self.kind, self.channel, 0, 0]);
         out.extend_from_slice(&self.stream.to_le_bytes());
@@ -57,20 +81,43 @@ impl Frame {
         let sum = crc32(&[&out[start + MAGIC.len()..], &self.payload]);
         out.extend_from_slice(&sum.to_le_bytes());
         out.extend_from_slice(&self.payload);
+        Ok(())
     }
 }
 
-/// Finds messages in what arrives.
-#[derive(Debug, Default)]
+/// Finds messages in what arrives, with work that is linear in it: what looks like a frame and has a wrong checksum costs
+/// its length of an allowance, which grows by twice the bytes that arrive. A frame that is longer than what is left of
+/// the allowance is passed over unread.
+#[derive(Debug)]
 pub struct Decoder {
     bytes: VecDeque<u8>,
     skipped: u64,
+    /// How many bytes may be summed in vain.
+    vain: usize,
+    examined: u64,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self { bytes: VecDeque::new(), skipped: 0, vain: VAIN_BYTES, examined: 0 }
+    }
 }
 
 impl Decoder {
     /// Takes bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
+        self.vain = self.vain.saturating_add(bytes.len().saturating_mul(2)).min(VAIN_BYTES);
+    }
+
+    /// How many bytes wait for the rest of their frame.
+    pub fn pending(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many bytes were looked at so far, each time counted: what the work is in proportion to.
+    pub fn examined(&self) -> u64 {
+        self.examined
     }
 
     /// How many bytes belonged to no message that this version knows.
@@ -94,6 +141,7 @@ impl Decoder {
             let start = bytes.windows(MAGIC.len()).position(|window| window == MAGIC);
             // A magic number may have begun at the very end.
             let start = start.unwrap_or_else(|| bytes.len().saturating_sub(MAGIC.len() - 1));
+            self.examined += (start + MAGIC.len()) as u64;
             if start > 0 {
                 self.skip(start);
                 continue;
@@ -106,7 +154,13 @@ impl Decoder {
                 continue;
             }
             let payload = rest.get(..length)?;
+            if length > self.vain {
+                self.skip(1);
+                continue;
+            }
+            self.examined += length as u64;
             if crc32(&[&head[MAGIC.len()..CHECKSUM], payload]) != number(CHECKSUM) {
+                self.vain -= length;
                 self.skip(1);
                 continue;
             }
@@ -161,9 +215,51 @@ mod tests {
     fn encoded(messages: &[Message]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for message in messages {
-            message.encode(&mut bytes);
+            message.encode(&mut bytes).unwrap();
         }
         bytes
+    }
+
+    /// Headers that promise a long frame and have no frame behind them, one right after the other.
+    fn headers_without_frames(count: usize) -> Vec<u8> {
+        let mut header = MAGIC.to_vec();
+        header.extend([4, 0, 0, 0, 0, 0, 0, 0]);
+        header.extend(65_000_u32.to_le_bytes());
+        header.extend([0; 4]);
+        header.repeat(count)
+    }
+
+    #[test]
+    fn headers_without_frames_cost_as_much_as_other_bytes() {
+        let mut decoder = Decoder::default();
+        let mut pushed = 0;
+        for part in headers_without_frames(200_000).chunks(64 * 1024) {
+            decoder.push(part);
+            pushed += part.len() as u64;
+            assert_eq!(decoder.by_ref().count(), 0);
+            assert!(decoder.pending() <= MAX_PAYLOAD + HEADER);
+        }
+        let most = 4 * pushed + VAIN_BYTES as u64;
+        assert!(decoder.examined() <= most, "{} bytes of work for {pushed} bytes", decoder.examined());
+        // Whoever speaks afterwards is understood.
+        decoder.push(&vec![0; MAX_PAYLOAD]);
+        decoder.push(&encoded(&messages()));
+        assert_eq!(decoder.collect::<Vec<_>>(), messages());
+    }
+
+    #[test]
+    fn what_no_reader_would_take_is_not_written() {
+        let open = |bytes| Message::Open {
+            stream: 1,
+            open: Open { command: vec!["x".repeat(bytes)], ..Open::default() },
+        };
+        let mut bytes = b"before".to_vec();
+        let refused = open(70 * 1024).encode(&mut bytes).unwrap_err();
+        assert!(refused.bytes > 70 * 1024 && refused.to_string().contains("65536"), "{refused}");
+        assert_eq!(bytes, b"before");
+        bytes.clear();
+        open(60 * 1024).encode(&mut bytes).unwrap();
+        assert_eq!(decode(&bytes), Some(open(60 * 1024)));
     }
 
     #[test]

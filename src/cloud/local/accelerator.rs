@@ -3,6 +3,7 @@
 //! `/dev/kvm` may open and yet hang or crawl (nested virtualisation does that), so a tiny program is run on it, in a
 //! process of its own with a time limit. The answer is kept until the machine boots again.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::home::Home;
-use super::qemu;
+use super::{qemu, vm};
 use crate::plan::fleet::Accelerator;
 
 /// The whole probe takes a tenth of a second where KVM works, and twenty seconds or for ever where it crawls.
@@ -46,8 +47,11 @@ pub(super) fn find(home: &Home) -> Accelerator {
     {
         return cached.accelerator;
     }
-    let accelerator =
-        if probe("kvm", "host", LIMIT).unwrap_or(false) { Accelerator::Kvm } else { Accelerator::Tcg };
+    let accelerator = if probe("kvm", "host", &home.environment, LIMIT).unwrap_or(false) {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg
+    };
     let cached = Cached { version: CACHE_VERSION, host_boot_id, accelerator };
     // An answer that cannot be kept is found out again next time.
     drop(keep(&path, &cached));
@@ -64,19 +68,28 @@ fn keep(path: &Path, cached: &Cached) -> io::Result<()> {
 }
 
 /// Whether the probe's program ran to its end within `limit`.
-fn probe(accelerator: &str, processor: &str, limit: Duration) -> io::Result<bool> {
+fn probe(
+    accelerator: &str,
+    processor: &str,
+    environment: &[(OsString, OsString)],
+    limit: Duration,
+) -> io::Result<bool> {
     let folder = tempfile::tempdir()?;
     let firmware = folder.path().join("probe.bin");
     fs::write(&firmware, firmware_image())?;
-    let mut child = Command::new(qemu::PROGRAM)
+    let mut command = Command::new(qemu::PROGRAM);
+    command
         .args(["-machine", "q35", "-accel", accelerator, "-cpu", processor, "-m", "16"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
         .args(["-device", "isa-debug-exit", "-bios"])
         .arg(&firmware)
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+        .stderr(Stdio::null());
+    // As a VM is started, since that may be what keeps it from KVM.
+    let (mut child, _) = vm::spawn(command, folder.path(), folder.path(), &[])?;
     let start = Instant::now();
     while start.elapsed() < limit {
         if let Some(status) = child.try_wait()? {

@@ -6,14 +6,21 @@
 mod tcp;
 mod udp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::descriptors::{Gate, Shares};
+use super::log::Log;
+use super::supervise::{Tasks, supervise};
 use crate::manifest::api::{Name, Protocol};
 
 /// Ports below this one need a privilege.
@@ -22,18 +29,17 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 /// Added to a port that cannot be bound: 80 becomes 8080, 443 becomes 8443.
 const FALLBACK_OFFSET: u16 = 8000;
 
-/// Which listener: environment, balancer, and its place in the balancer's list.
-pub(super) type Key = (String, Name, usize);
+/// How often a listener that has another port than the wanted one tries to get that.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Which listener: environment, balancer, and the port and transport that the balancer's list says.
+pub(super) type Key = (String, Name, u16, Protocol);
 
 /// What a listener should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// The address to listen on.
     pub(super) host: Ipv4Addr,
-    /// The port to listen on.
-    pub(super) port: u16,
-    /// Transport.
-    pub(super) protocol: Protocol,
     /// Where connections go.
     pub(super) backends: Vec<Backend>,
 }
@@ -92,95 +98,245 @@ impl Drop for Counted {
     }
 }
 
+/// What serves the clients of a listener, whichever socket they come by.
+#[derive(Debug)]
+struct Service {
+    table: Table,
+    gate: Gate,
+    /// Ends all connections.
+    ended: CancellationToken,
+}
+
 /// A listener at work.
 #[derive(Debug)]
 struct Running {
     host: Ipv4Addr,
-    port: u16,
-    protocol: Protocol,
-    bound: u16,
-    table: Arc<Table>,
-    cancel: CancellationToken,
+    service: Arc<Service>,
+    socket: Socket,
+    /// Ends the connections with the listener.
+    _connections: DropGuard,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.cancel.cancel();
+/// The socket of a listener, and the task that serves it.
+#[derive(Debug)]
+struct Socket {
+    /// The port that it is bound to.
+    bound: u16,
+    /// When the wanted port was tried last.
+    tried: Instant,
+    serving: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Socket {
+    /// Closes it: when this returns, another one can be bound to its port.
+    async fn close(self) {
+        drop(self.serving);
+        // A task that panicked is gone as well.
+        let _ = self.task.await;
     }
 }
 
 /// All listeners.
-#[derive(Debug, Default)]
-pub(super) struct Balancers(Mutex<BTreeMap<Key, Running>>);
+#[derive(Debug)]
+pub(super) struct Balancers {
+    running: Mutex<BTreeMap<Key, Running>>,
+    shares: Shares,
+    /// Descriptors for the traffic of all listeners.
+    traffic: Arc<Semaphore>,
+    tasks: Arc<Tasks>,
+    log: Arc<Log>,
+}
 
 impl Balancers {
+    /// No listener yet. Those to come have these shares of descriptors, and say in `log` and `tasks` how they fare.
+    pub(super) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
+        let traffic = Arc::new(Semaphore::new(shares.traffic));
+        Self { running: Mutex::default(), shares, traffic, tasks, log }
+    }
+
     fn running(&self) -> MutexGuard<'_, BTreeMap<Key, Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The port that the listener is really bound to, if it is.
     pub(super) fn bound(&self, key: &Key) -> Option<u16> {
-        self.running().get(key).map(|running| running.bound)
+        self.running().get(key).map(|running| running.socket.bound)
     }
 
-    /// Makes the listeners what is wanted: binds new ones, closes those that are not wanted, hands tables over. Returns
-    /// those that could not be bound; they are tried again the next time.
-    pub(super) fn apply(&self, wanted: BTreeMap<Key, Wanted>) -> Vec<(Key, io::Error)> {
+    /// What `status` of the environment should warn of.
+    pub(super) fn warnings(&self, environment: &str) -> Vec<String> {
+        let running = self.running();
+        let of = running.iter().filter(|((of, ..), _)| of == environment);
+        of.filter_map(|(_, running)| running.service.gate.warning()).collect()
+    }
+
+    /// Makes the listeners what is wanted: closes those that are not wanted, binds new ones, hands tables over. Returns
+    /// those that could not be bound; they are tried again the next time. Called by one task alone.
+    pub(super) async fn apply(&self, wanted: BTreeMap<Key, Wanted>) -> Vec<(Key, io::Error)> {
+        for socket in self.close_unwanted(&wanted) {
+            socket.close().await;
+        }
+        self.move_home(&wanted).await;
         let mut running = self.running();
-        running.retain(|key, running| {
-            wanted.get(key).is_some_and(|wanted| {
-                (wanted.host, wanted.port, wanted.protocol) == (running.host, running.port, running.protocol)
-            })
-        });
+        let missing: Vec<(&Key, &Wanted)> =
+            wanted.iter().filter(|(key, _)| !running.contains_key(*key)).collect();
         let mut failed = Vec::new();
+        // First those that get the port that they want: no other one may take that in place of its own.
+        let (home, away): (Vec<_>, Vec<_>) = missing
+            .into_iter()
+            .map(|(key, wanted)| (key, wanted, bind(wanted.host, key.2, key.3)))
+            .partition(|(.., bound)| bound.is_ok());
+        let away = away.into_iter().map(|(key, wanted, bound)| {
+            let bound = bound.or_else(|error| bind_elsewhere(wanted.host, key.2, key.3, error));
+            (key, wanted, bound)
+        });
+        let fallen_back: Vec<_> = away.collect();
+        for (key, wanted, bound) in home.into_iter().chain(fallen_back) {
+            let service = self.service(key);
+            match bound.and_then(|bound| self.serve(key, bound, &service)) {
+                Ok(socket) => {
+                    let _connections = service.ended.clone().drop_guard();
+                    let started = Running { host: wanted.host, service, socket, _connections };
+                    running.insert(key.clone(), started);
+                }
+                Err(error) => failed.push((key.clone(), error)),
+            }
+        }
         for (key, wanted) in wanted {
             if let Some(found) = running.get(&key) {
-                *found.table.backends.write().unwrap_or_else(PoisonError::into_inner) = wanted.backends;
-                continue;
-            }
-            match start(&wanted) {
-                Ok(started) => drop(running.insert(key, started)),
-                Err(error) => failed.push((key, error)),
+                let mut backends =
+                    found.service.table.backends.write().unwrap_or_else(PoisonError::into_inner);
+                *backends = wanted.backends;
             }
         }
         failed
     }
-}
 
-fn start(wanted: &Wanted) -> io::Result<Running> {
-    let table = Arc::new(Table { backends: RwLock::new(wanted.backends.clone()), turn: AtomicUsize::new(0) });
-    let cancel = CancellationToken::new();
-    let bound = match wanted.protocol {
-        Protocol::Tcp => {
-            let listener = bind(wanted, std::net::TcpListener::bind)?;
-            let bound = listener.local_addr()?.port();
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(tcp::serve(listener, Arc::clone(&table), cancel.clone()));
-            bound
-        }
-        Protocol::Udp => {
-            let socket = bind(wanted, std::net::UdpSocket::bind)?;
-            let bound = socket.local_addr()?.port();
-            socket.set_nonblocking(true)?;
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            tokio::spawn(udp::serve(socket, Arc::clone(&table), cancel.clone()));
-            bound
-        }
-    };
-    Ok(Running { host: wanted.host, port: wanted.port, protocol: wanted.protocol, bound, table, cancel })
-}
-
-/// Binds the wanted port, or another one where this user may not or somebody else has it.
-fn bind<T>(wanted: &Wanted, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
-    let at = |port| bind(SocketAddr::from((wanted.host, port)));
-    let first = at(wanted.port);
-    let Err(error) = &first else { return first };
-    if !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::AddrInUse) {
-        return first;
+    /// Takes out the listeners that are not wanted, with all their connections.
+    fn close_unwanted(&self, wanted: &BTreeMap<Key, Wanted>) -> Vec<Socket> {
+        let mut running = self.running();
+        let is_unwanted =
+            |key: &Key, running: &Running| wanted.get(key).is_none_or(|wanted| wanted.host != running.host);
+        let unwanted: Vec<Key> = running
+            .iter()
+            .filter(|(key, running)| is_unwanted(key, running))
+            .map(|(key, _)| key.clone())
+            .collect();
+        unwanted.iter().filter_map(|key| running.remove(key)).map(|running| running.socket).collect()
     }
-    let fallback = if wanted.port < FIRST_UNPRIVILEGED { wanted.port + FALLBACK_OFFSET } else { 0 };
-    at(fallback).or_else(|_| at(0))
+
+    /// Gives listeners that have another port than the wanted one the wanted one, if it is free now, and makes room for
+    /// the listeners whose wanted port they have. Connections go on.
+    async fn move_home(&self, wanted: &BTreeMap<Key, Wanted>) {
+        let at = |key: &Key, wanted: &Wanted| (wanted.host, key.2, key.3);
+        let wanted_ports: BTreeSet<(Ipv4Addr, u16, Protocol)> =
+            wanted.iter().map(|(key, wanted)| at(key, wanted)).collect();
+        let mut closing = Vec::new();
+        {
+            let mut running = self.running();
+            let away: Vec<Key> = running
+                .iter()
+                .filter(|(key, running)| running.socket.bound != key.2)
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in away {
+                let Some(found) = running.get_mut(&key) else { continue };
+                let (port, protocol) = (key.2, key.3);
+                let in_the_way = wanted_ports.contains(&(found.host, found.socket.bound, protocol));
+                if !in_the_way && found.socket.tried.elapsed() < RETRY {
+                    continue;
+                }
+                found.socket.tried = Instant::now();
+                let bound = match bind(found.host, port, protocol) {
+                    Ok(bound) => Ok(bound),
+                    Err(_) if in_the_way => bind_any(found.host, protocol),
+                    Err(_) => continue,
+                };
+                // It stays as it is when that fails, and is looked at again.
+                let Ok(socket) = bound.and_then(|bound| self.serve(&key, bound, &found.service)) else {
+                    continue;
+                };
+                self.log.say(format_args!("{} is served at port {} now", words(&key), socket.bound));
+                closing.push(std::mem::replace(&mut found.socket, socket));
+            }
+        }
+        for socket in closing {
+            socket.close().await;
+        }
+    }
+
+    fn service(&self, key: &Key) -> Arc<Service> {
+        let (own, otherwise) = match key.3 {
+            Protocol::Tcp => (self.shares.listener, "further ones wait until others go"),
+            Protocol::Udp => (
+                self.shares.listener.min(udp::MAX_SESSIONS),
+                "the one that was silent for longest is forgotten for each further one",
+            ),
+        };
+        let gate = Gate::new((words(key), otherwise), own, Arc::clone(&self.traffic), Arc::clone(&self.log));
+        Arc::new(Service { table: Table::default(), gate, ended: CancellationToken::new() })
+    }
+
+    /// Starts the task that serves a socket.
+    fn serve(&self, key: &Key, bound: Bound, service: &Arc<Service>) -> io::Result<Socket> {
+        let cancel = CancellationToken::new();
+        let (tasks, log) = (Arc::clone(&self.tasks), Arc::clone(&self.log));
+        let (name, ending, service) = (words(key), cancel.clone(), Arc::clone(service));
+        let (port, task) = match bound {
+            Bound::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
+                let port = listener.local_addr()?.port();
+                let make = move || tcp::serve(Arc::clone(&listener), Arc::clone(&service));
+                (port, tokio::spawn(supervise(tasks, log, name, ending, make)))
+            }
+            Bound::Udp(socket) => {
+                socket.set_nonblocking(true)?;
+                let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
+                let port = socket.local_addr()?.port();
+                let make = move || udp::serve(Arc::clone(&socket), Arc::clone(&service));
+                (port, tokio::spawn(supervise(tasks, log, name, ending, make)))
+            }
+        };
+        Ok(Socket { bound: port, tried: Instant::now(), serving: cancel.drop_guard(), task })
+    }
+}
+
+/// A listener in messages.
+pub(super) fn words((environment, name, port, protocol): &Key) -> String {
+    let protocol = match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    };
+    format!("{protocol} port {port} of the Service {name} of {environment}")
+}
+
+/// A socket that is bound to a port.
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Udp(std::net::UdpSocket),
+}
+
+fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> io::Result<Bound> {
+    match protocol {
+        Protocol::Tcp => std::net::TcpListener::bind((host, port)).map(Bound::Tcp),
+        Protocol::Udp => std::net::UdpSocket::bind((host, port)).map(Bound::Udp),
+    }
+}
+
+/// Any port that is free.
+fn bind_any(host: Ipv4Addr, protocol: Protocol) -> io::Result<Bound> {
+    bind(host, 0, protocol)
+}
+
+/// Another port than `port`, where this user may not have that, or somebody else has it.
+fn bind_elsewhere(host: Ipv4Addr, port: u16, protocol: Protocol, error: io::Error) -> io::Result<Bound> {
+    if !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::AddrInUse) {
+        return Err(error);
+    }
+    let fallback = if port < FIRST_UNPRIVILEGED { port + FALLBACK_OFFSET } else { 0 };
+    bind(host, fallback, protocol).or_else(|_| bind_any(host, protocol))
 }
 
 /// A loopback address for the balancer `name` of `environment` that is not in `taken`: the same one for the same name

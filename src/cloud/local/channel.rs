@@ -1,201 +1,231 @@
-//! The host's end of a VM's control channel: one task a VM owns the socket, keeps the lines that the guest ships, and
-//! connects the tool's commands to the guest's streams.
+//! The host's end of a VM's control channel: one supervised task a VM owns the socket, keeps the lines that the guest
+//! ships, and connects the tool's commands to the guest's streams.
 //!
 //! qemu keeps the socket open whoever connects, and the guest says again what a process that died may not have kept. A
 //! supervisor that dies inside the VM is noticed by its successor's hello; then this side says again what that one may
 //! not have heard.
+//!
+//! The guest may be hostile: what waits for it and for the tool is bounded, whatever it sends and whatever it does not
+//! read. Frames are decoded, and lines are written, on threads for blocking work.
 
 mod journal;
+mod lines;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use i2kit_spec::control::{Clock, Decoder, Ended, GuestHello, HostHello, Logged, Message, Open, VERSION};
+use i2kit_spec::control::{
+    Clock, Decoder, Ended, GuestHello, HostHello, Logged, Message, Open, TooLong, VERSION, WINDOW,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use self::journal::Journal;
 pub(super) use self::journal::{FOLDER, GUEST, runs};
-use self::stream::Stream;
+use self::lines::Lines;
+use self::stream::{Overrun, Stream};
+use super::log::Log;
+use super::supervise::{Tasks, supervise};
 use super::{clock, qemu, socket};
 
 /// How long qemu may take to make the socket.
 const QEMU_START: Duration = Duration::from_secs(30);
 
-/// How many messages of the tool may wait for the guest.
-const ASKS: usize = 64;
+/// How long a channel that ended waits for the news that its VM has ended too, before that is called a failure.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long the last lines of a VM that is gone are read: its process has ended, so that what it said is there already.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How much is read of the socket at once.
+const CHUNK: usize = 64 * 1024;
+
+/// How many bytes may wait for the guest before nothing more is heard of it: its questions have answers, and who does not
+/// read these gets no more of them. On top come the answers to one message.
+const OUT_BYTES: usize = 256 * 1024;
+
+/// How many streams a VM may have, as many as its guest begins.
+const STREAMS: usize = 64;
+
+/// What a channel belongs to.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// The VM.
+    pub(super) id: String,
+    /// Its folder.
+    pub(super) folder: PathBuf,
+    /// The folder of its image, when that is known.
+    pub(super) image: Option<PathBuf>,
+    /// Where failures are shown.
+    pub(super) tasks: Arc<Tasks>,
+    /// Where they are told.
+    pub(super) log: Arc<Log>,
+}
 
 /// A VM's control channel, for whoever wants to run something in the VM.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
-    asks: mpsc::Sender<Ask>,
-}
-
-/// What the tool wants of the channel.
-#[derive(Debug)]
-enum Ask {
-    /// Begin a stream whose messages go there.
-    Open { open: Open, to: mpsc::UnboundedSender<Message>, number: tokio::sync::oneshot::Sender<u32> },
-    /// Say this on a stream.
-    Say { stream: u32, message: Message },
+    shared: Arc<Shared>,
 }
 
 /// A stream of a channel. Dropping it ends what it leads to.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: u32,
-    asks: mpsc::Sender<Ask>,
+    shared: Arc<Shared>,
     /// What the guest says. It is bounded by the windows of the stream.
     pub(super) messages: mpsc::UnboundedReceiver<Message>,
 }
 
+/// Why a stream was not begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The VM has ended.
+    Ended,
+    /// The channel failed and is opened again.
+    Lost(String),
+    /// The VM has as many streams as it may have.
+    Many,
+    /// What is to be run does not fit into a message.
+    Long(TooLong),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("the VM does not run"),
+            Self::Lost(reason) => write!(
+                f,
+                "its control channel was lost and is being opened again ({reason}); run the command again in a moment"
+            ),
+            Self::Many => write!(f, "{STREAMS} commands run in it already; end one of them first"),
+            Self::Long(long) => write!(f, "{}", super::exec::too_long(*long)),
+        }
+    }
+}
+
 impl Channel {
-    /// Starts to look after the channel of the VM in `folder`. It ends with the VM.
-    pub(super) fn start(folder: &Path) -> Self {
-        let (asks, receiver) = mpsc::channel(ASKS);
-        let folder = folder.to_owned();
-        tokio::spawn(async move {
-            // Whoever waits for an answer sees that the other end is gone.
-            drop(run(&folder, receiver).await);
-        });
-        Self { asks }
+    /// Starts to look after the channel of a VM, until `gone` is cancelled. Until then it is opened again however it ends.
+    pub(super) fn start(machine: Machine, gone: CancellationToken) -> Self {
+        let shared = Arc::<Shared>::default();
+        let (task, machine) = (Arc::clone(&shared), Arc::new(machine));
+        let (tasks, log) = (Arc::clone(&machine.tasks), Arc::clone(&machine.log));
+        let name = format!("channel of {}", machine.id);
+        // What a VM said last is read after it is gone, so the task ends by itself and is not cancelled.
+        tokio::spawn(supervise(tasks, log, name, CancellationToken::new(), move || {
+            run(Arc::clone(&machine), Arc::clone(&task), gone.clone())
+        }));
+        Self { shared }
     }
 
-    /// Begins a stream. Nothing when the VM has ended, or has no channel.
-    pub(super) async fn open(&self, open: Open) -> Option<Connection> {
+    /// Begins a stream.
+    pub(super) fn open(&self, open: Open) -> Result<Connection, Refusal> {
         let (to, messages) = mpsc::unbounded_channel();
-        let (number, stream) = tokio::sync::oneshot::channel();
-        self.asks.send(Ask::Open { open, to, number }).await.ok()?;
-        Some(Connection { stream: stream.await.ok()?, asks: self.asks.clone(), messages })
+        let stream = self.shared.lock().open(open, to)?;
+        self.shared.wake.notify_one();
+        Ok(Connection { stream, shared: Arc::clone(&self.shared), messages })
     }
 }
 
 impl Connection {
-    /// Says something to the guest.
-    pub(super) async fn say(&self, message: Message) {
-        // A channel that is gone has ended the stream already.
-        let _ = self.asks.send(Ask::Say { stream: self.stream, message }).await;
+    /// Says something to the guest. A channel that is gone has ended the stream already.
+    pub(super) fn say(&self, message: Message) {
+        self.shared.lock().say_on(self.stream, message);
+        self.shared.wake.notify_one();
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let (asks, stream) = (self.asks.clone(), self.stream);
-        tokio::spawn(async move {
-            let _ = asks.send(Ask::Say { stream, message: Message::Close { stream } }).await;
-        });
+        self.shared.lock().close(self.stream);
+        self.shared.wake.notify_one();
     }
 }
 
-async fn connect(folder: &Path) -> io::Result<UnixStream> {
-    let given_up = tokio::time::Instant::now() + QEMU_START;
-    loop {
-        match socket::connect(folder, qemu::CONTROL).await {
-            Err(_) if tokio::time::Instant::now() < given_up => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            connected => return connected,
-        }
+/// What the task of a channel has in common with those that use it. Nobody waits while it is locked.
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when there is something to write.
+    wake: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn run(folder: &Path, mut asks: mpsc::Receiver<Ask>) -> io::Result<()> {
-    let (mut reader, mut writer) = connect(folder).await?.into_split();
-    let mut state = State {
-        // Streams of a process that is gone must not be taken for ours.
-        epoch: RandomState::new().hash_one(std::process::id()),
-        journal: Journal::open(folder)?,
-        streams: BTreeMap::new(),
-        next: 1,
-        out: Vec::new(),
-    };
-    state.hello(false);
-    let mut decoder = Decoder::default();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let mut out = std::mem::take(&mut state.out);
-        if !out.is_empty() {
-            writer.write_all(&out).await?;
-            out.clear();
-            state.out = out;
-        }
-        tokio::select! {
-            length = reader.read(&mut buffer) => {
-                match length? {
-                    0 => break,
-                    length => decoder.push(&buffer[..length]),
-                }
-                for message in decoder.by_ref() {
-                    state.hear(message)?;
-                }
-            }
-            ask = asks.recv() => match ask {
-                Some(ask) => state.ask(ask),
-                // Nobody can ask any more; lines still come.
-                None => break,
-            }
-        }
-    }
-    // The VM may have been forgotten before it ended: its last lines are kept all the same.
-    loop {
-        match reader.read(&mut buffer).await? {
-            0 => return Ok(()),
-            length => decoder.push(&buffer[..length]),
-        }
-        for message in decoder.by_ref() {
-            state.hear(message)?;
-        }
-        let out = std::mem::take(&mut state.out);
-        writer.write_all(&out).await?;
-    }
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum Link {
+    /// qemu has not been reached yet. Streams are begun when it is.
+    #[default]
+    Opening,
+    Open,
+    /// It failed, of this, and is opened again.
+    Lost(String),
+    /// The VM is gone.
+    Ended,
 }
 
-/// What the task knows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
+    link: Link,
+    /// Tells streams of a connection from those of an earlier one, which must not be taken for them.
     epoch: u64,
-    journal: Journal,
     streams: BTreeMap<u32, Stream>,
-    next: u32,
+    last: u32,
     /// What is to be written.
     out: Vec<u8>,
+    /// The guest is of a program that does not say when a stream has begun.
+    begins_in_silence: bool,
 }
 
 impl State {
     fn say(&mut self, message: &Message) {
-        message.encode(&mut self.out);
+        // What comes from outside was bounded when it came in.
+        let _ = message.encode(&mut self.out);
     }
 
-    fn hello(&mut self, answer: bool) {
-        let logged = self.journal.logged();
-        self.say(&Message::HostHello(HostHello { version: VERSION, epoch: self.epoch, answer, logged }));
+    fn open(&mut self, open: Open, to: mpsc::UnboundedSender<Message>) -> Result<u32, Refusal> {
+        match &self.link {
+            Link::Ended => return Err(Refusal::Ended),
+            Link::Lost(reason) => return Err(Refusal::Lost(reason.clone())),
+            Link::Opening | Link::Open => {}
+        }
+        if self.streams.len() >= STREAMS {
+            return Err(Refusal::Many);
+        }
+        let stream = self.last + 1;
+        let mut frame = Vec::new();
+        Message::Open { stream, open: open.clone() }.encode(&mut frame).map_err(Refusal::Long)?;
+        self.last = stream;
+        if self.link == Link::Open {
+            self.out.extend(frame);
+        }
+        let mut begun = Stream::new(open, to);
+        if self.begins_in_silence {
+            begun.begin();
+        }
+        self.streams.insert(stream, begun);
+        Ok(stream)
     }
 
-    fn ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Open { open, to, number } => {
-                let stream = self.next;
-                self.next += 1;
-                self.say(&Message::Open { stream, open: open.clone() });
-                self.streams.insert(stream, Stream::new(open, to));
-                // Whoever asked may be gone; then its end of the stream goes as well, and the stream is closed.
-                if number.send(stream).is_err() {
-                    self.close(stream);
-                }
-            }
-            Ask::Say { stream, message: Message::Close { .. } } => self.close(stream),
-            Ask::Say { stream, message } => {
-                if let Some(found) = self.streams.get_mut(&stream)
-                    && let Some(message) = found.say(stream, message)
-                {
-                    self.say(&message);
-                }
-            }
+    fn say_on(&mut self, stream: u32, message: Message) {
+        // A guest that does not read gets the size when it says hello again.
+        let skipped = matches!(message, Message::Resize { .. }) && self.out.len() > OUT_BYTES;
+        match self.streams.get_mut(&stream).map(|found| found.say(stream, message)) {
+            Some(Ok(Some(message))) if self.link == Link::Open && !skipped => self.say(&message),
+            Some(Err(Overrun)) => self.overrun(stream, "the tool"),
+            _ => {}
         }
     }
 
@@ -205,51 +235,53 @@ impl State {
         }
     }
 
-    fn hear(&mut self, message: Message) -> io::Result<()> {
-        match message {
-            Message::GuestHello(hello) => self.greeted(&hello),
-            Message::Log { head, lines } => {
-                let next = self.journal.keep(&head, &lines)?;
-                let bytes = lines.len() as u64;
-                self.say(&Message::Logged(Logged {
-                    container: head.container,
-                    next,
-                    bytes,
-                    dropped: head.dropped,
-                }));
-            }
-            Message::Ended { stream, ended } => {
-                if let Some(found) = self.streams.remove(&stream) {
-                    found.tell(Message::Ended { stream: 0, ended });
-                }
-                // Also when it was closed already: the guest keeps it until it hears this.
-                self.say(&Message::Close { stream });
-            }
-            Message::Data { stream, end, offset, bytes } => {
-                if let Some(found) = self.streams.get_mut(&stream)
-                    && let Some(credit) = found.data(stream, end, offset, bytes)
-                {
-                    self.say(&credit);
-                }
-            }
-            Message::Credit { stream, end, taken } => {
-                if let Some(found) = self.streams.get_mut(&stream) {
-                    found.credit(end, taken);
-                }
-            }
-            Message::Clock(Clock { asked, .. }) => {
-                self.say(&Message::Clock(Clock { asked, now: clock::nanoseconds() }));
-            }
-            _ => {}
+    fn overrun(&mut self, stream: u32, who: &str) {
+        if let Some(found) = self.streams.get(&stream) {
+            let error = format!("{who} sent more than {WINDOW} bytes ahead, which ends the command");
+            found.end(Ended::failed(1, error));
         }
-        Ok(())
+        self.close(stream);
+    }
+
+    /// qemu was reached.
+    fn connected(&mut self, logged: BTreeMap<String, String>) {
+        self.link = Link::Open;
+        self.epoch = RandomState::new().hash_one(std::process::id());
+        self.out = Vec::new();
+        self.hello(false, logged);
+        self.again(&[]);
+    }
+
+    /// The connection is over, and all streams with it.
+    fn disconnected(&mut self, link: Link) {
+        self.link = link;
+        self.out = Vec::new();
+        // Whoever waits for an answer sees that the other end is gone.
+        self.streams.clear();
+    }
+
+    fn hello(&mut self, answer: bool, logged: BTreeMap<String, String>) {
+        let hello = HostHello { version: VERSION, epoch: self.epoch, answer, logged };
+        if Message::HostHello(hello.clone()).encode(&mut self.out).is_err() {
+            // Of so many containers the guest says all lines again, which does no harm.
+            self.say(&Message::HostHello(HostHello { logged: BTreeMap::new(), ..hello }));
+        }
+    }
+
+    /// Says again what a guest that knows these streams has not taken.
+    fn again(&mut self, known: &[i2kit_spec::control::StreamState]) {
+        let mut again = vec![];
+        for (number, stream) in &self.streams {
+            let known = known.iter().find(|state| state.stream == *number);
+            again.extend(stream.again(*number, known.map(|state| state.input)));
+        }
+        for message in again {
+            self.say(&message);
+        }
     }
 
     /// Somebody new speaks for the guest, or answers us: what it does not know is said again.
     fn greeted(&mut self, hello: &GuestHello) {
-        if !hello.answer {
-            self.hello(true);
-        }
         if hello.version != VERSION {
             let error = format!(
                 "the guest speaks version {} of the control channel and this program version {VERSION}; deploy again \
@@ -257,26 +289,207 @@ impl State {
                 hello.version
             );
             for (_, stream) in std::mem::take(&mut self.streams) {
-                stream
-                    .tell(Message::Ended { stream: 0, ended: Ended { code: 1, error: Some(error.clone()) } });
+                stream.end(Ended::failed(1, error.as_str()));
             }
             return;
+        }
+        self.begins_in_silence = !hello.credits_open;
+        if self.begins_in_silence {
+            self.streams.values_mut().for_each(Stream::begin);
         }
         for state in &hello.streams {
             if !self.streams.contains_key(&state.stream) {
                 self.say(&Message::Close { stream: state.stream });
             }
         }
-        let mut again = vec![];
-        for (number, stream) in &self.streams {
-            let known = hello.streams.iter().find(|state| state.stream == *number);
-            again.extend(stream.again(*number, known.map(|state| state.input)));
+        self.again(&hello.streams);
+    }
+}
+
+/// One connection from its beginning to its end.
+async fn run(machine: Arc<Machine>, shared: Arc<Shared>, gone: CancellationToken) -> Result<(), String> {
+    let ended = match connect(&machine, &gone).await {
+        Ok(Some(socket)) => carry(&machine, &shared, socket, &gone).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    let failed = match ended {
+        Err(error) if !gone.is_cancelled() => error.to_string(),
+        _ => {
+            shared.lock().disconnected(Link::Ended);
+            return Ok(());
         }
-        for message in again {
-            self.say(&message);
+    };
+    shared.lock().disconnected(Link::Lost(failed.clone()));
+    tokio::select! {
+        () = tokio::time::sleep(LINGER) => Err(failed),
+        () = gone.cancelled() => {
+            shared.lock().disconnected(Link::Ended);
+            Ok(())
         }
     }
 }
 
+/// Connects to qemu. Nothing when the VM has gone before that.
+async fn connect(machine: &Machine, gone: &CancellationToken) -> io::Result<Option<UnixStream>> {
+    let given_up = Instant::now() + QEMU_START;
+    loop {
+        match socket::connect(&machine.folder, qemu::CONTROL).await {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(error) if Instant::now() > given_up => return Err(error),
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            () = gone.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Carries bytes both ways until the VM is gone or the connection is.
+async fn carry(
+    machine: &Arc<Machine>,
+    shared: &Arc<Shared>,
+    socket: UnixStream,
+    gone: &CancellationToken,
+) -> io::Result<()> {
+    let (opened, state) = (Arc::clone(machine), Arc::clone(shared));
+    let mut hearing = blocking(move || Hearing::begin(&opened, state)).await?;
+    let (mut reader, mut writer) = socket.into_split();
+    let mut buffer = vec![0; CHUNK];
+    let (mut out, mut written) = (Vec::new(), 0);
+    let mut leaving: Option<Instant> = None;
+    loop {
+        if written == out.len() {
+            (out, written) = (std::mem::take(&mut shared.lock().out), 0);
+        }
+        let has_room = shared.lock().out.len() <= OUT_BYTES;
+        if has_room && hearing.has_more {
+            hearing = hearing.go_on(Vec::new()).await?;
+            continue;
+        }
+        let never = Instant::now() + Duration::from_hours(24);
+        let retry = hearing.lines.retry_at();
+        tokio::select! {
+            length = reader.read(&mut buffer), if has_room => match length? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "qemu closed the connection")),
+                length => hearing = hearing.go_on(buffer[..length].to_vec()).await?,
+            },
+            length = writer.write(&out[written..]), if written < out.len() => match length? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                length => written += length,
+            },
+            () = shared.wake.notified(), if written == out.len() => {}
+            () = sleep_until(retry.unwrap_or(never)), if retry.is_some() => hearing = hearing.retry().await?,
+            // The VM was forgotten. It may have ended with lines in the socket, which are kept all the same.
+            () = gone.cancelled(), if leaving.is_none() => leaving = Some(Instant::now() + DRAIN),
+            () = sleep_until(leaving.unwrap_or(never)), if leaving.is_some() => return Ok(()),
+        }
+    }
+}
+
+/// Does blocking work.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// What one connection heard so far.
+#[derive(Debug)]
+struct Hearing {
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    lines: Lines,
+    /// There may be whole messages that were not heard yet, because too much waits for the guest.
+    has_more: bool,
+}
+
+impl Hearing {
+    fn begin(machine: &Machine, shared: Arc<Shared>) -> Self {
+        let lines = Lines::open(machine);
+        shared.lock().connected(lines.logged());
+        Self { shared, decoder: Decoder::default(), lines, has_more: false }
+    }
+
+    async fn go_on(mut self, bytes: Vec<u8>) -> io::Result<Self> {
+        blocking(move || {
+            self.hear(&bytes);
+            self
+        })
+        .await
+    }
+
+    async fn retry(mut self) -> io::Result<Self> {
+        blocking(move || {
+            self.lines.retry();
+            self.shared.lock().hello(false, self.lines.logged());
+            self
+        })
+        .await
+    }
+
+    /// Hears what arrived, until too much waits for the guest.
+    fn hear(&mut self, bytes: &[u8]) {
+        self.decoder.push(bytes);
+        loop {
+            self.has_more = self.shared.lock().out.len() > OUT_BYTES;
+            if self.has_more {
+                return;
+            }
+            let Some(message) = self.decoder.next() else { return };
+            self.message(message);
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::GuestHello(hello) => {
+                self.lines.greeted(hello.answer);
+                if !hello.answer {
+                    let logged = self.lines.logged();
+                    self.shared.lock().hello(true, logged);
+                }
+                self.shared.lock().greeted(&hello);
+            }
+            Message::Log { head, lines } => {
+                if let Some(next) = self.lines.keep(&head, &lines) {
+                    let bytes = lines.len() as u64;
+                    let logged = Logged { container: head.container, next, bytes, dropped: head.dropped };
+                    self.shared.lock().say(&Message::Logged(logged));
+                }
+            }
+            Message::Ended { stream, ended } => {
+                let mut state = self.shared.lock();
+                if let Some(found) = state.streams.remove(&stream) {
+                    found.end(match ended.error {
+                        Some(error) => Ended::failed(ended.code, error),
+                        None => ended,
+                    });
+                }
+                // Also when it was closed already: the guest keeps it until it hears this.
+                state.say(&Message::Close { stream });
+            }
+            Message::Data { stream, end, offset, bytes } => {
+                let mut state = self.shared.lock();
+                match state.streams.get_mut(&stream).map(|found| found.data(stream, end, offset, bytes)) {
+                    Some(Ok(Some(credit))) => state.say(&credit),
+                    Some(Err(Overrun)) => state.overrun(stream, "the guest"),
+                    _ => {}
+                }
+            }
+            Message::Credit { stream, taken, .. } => {
+                if let Some(found) = self.shared.lock().streams.get_mut(&stream) {
+                    found.credit(taken);
+                }
+            }
+            Message::Clock(Clock { asked, .. }) => {
+                self.shared.lock().say(&Message::Clock(Clock { asked, now: clock::nanoseconds() }));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

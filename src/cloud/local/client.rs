@@ -173,6 +173,7 @@ async fn send(
     body: Bytes,
 ) -> Result<Response<Incoming>, CloudError> {
     let stream = socket::connect(&home.state, SOCKET).await.map_err(unreachable("connect"))?;
+    socket::check_peer(&stream).map_err(unreachable("connect"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable("connect"))?;
     // Ends with the answer's last byte, or with an error that the answer's reader sees as well.

@@ -12,8 +12,21 @@ use i2kit_spec::console::{END, GUEST_PREFIX, SEPARATOR};
 use super::qemu;
 use crate::cloud::LogLine;
 
-/// When the file is longer than this it is moved aside, and what was aside before goes.
+/// When the file is longer than this it is moved aside, and what was aside before goes. It may be longer when nobody
+/// looked after it for a while; then its end is kept.
 const LIMIT_BYTES: u64 = 4 << 20;
+
+/// How much of the end is read for the last lines.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// How much of the end is read to find how the pod ended, which is said last.
+const END_BYTES: u64 = 256 * 1024;
+
+/// How much is read at once while a console is followed.
+const CHUNK: u64 = 1 << 20;
+
+/// A longer line is handed out in pieces: it may have no end.
+const LINE_BYTES: usize = 64 * 1024;
 
 fn current(folder: &Path) -> PathBuf {
     folder.join(qemu::CONSOLE)
@@ -28,7 +41,7 @@ fn previous(folder: &Path) -> PathBuf {
 pub(super) fn rotate(folder: &Path) -> io::Result<()> {
     let path = current(folder);
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LIMIT_BYTES) {
-        fs::copy(&path, previous(folder))?;
+        fs::write(previous(folder), last(&path, LIMIT_BYTES))?;
         OpenOptions::new().write(true).open(&path)?.set_len(0)?;
     }
     Ok(())
@@ -51,17 +64,29 @@ pub(super) fn parse(instance: &str, line: &str) -> LogLine {
     LogLine { instance: instance.to_owned(), container, time: None, text: text.to_owned() }
 }
 
-/// Everything that the VM's console still holds.
+/// The last bytes of a file, as many as these if there are as many; none when it cannot be read.
+fn last(path: &Path, bytes: u64) -> Vec<u8> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+        let mut read = Vec::new();
+        file.take(bytes).read_to_end(&mut read)?;
+        io::Result::Ok(read)
+    };
+    read().unwrap_or_default()
+}
+
+/// What the VM's console still holds, at most the last [`LIMIT_BYTES`] of each of its files.
 pub(super) fn lines(folder: &Path, instance: &str) -> Vec<LogLine> {
-    let read = |path: PathBuf| fs::read(path).unwrap_or_default();
-    let mut bytes = read(previous(folder));
-    bytes.extend(read(current(folder)));
+    let mut bytes = last(&previous(folder), LIMIT_BYTES);
+    bytes.extend(last(&current(folder), LIMIT_BYTES));
     String::from_utf8_lossy(&bytes).lines().map(|line| parse(instance, line)).collect()
 }
 
 /// The last lines of what the VM's console holds, for the reason of a failure.
 pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
-    let text = fs::read(current(folder)).unwrap_or_default();
+    let text = last(&current(folder), TAIL_BYTES);
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
@@ -70,7 +95,7 @@ pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
 /// How the pod ended, once its guest has said so.
 pub(super) fn end(folder: &Path) -> Option<PodEnd> {
     let said = |path: PathBuf| {
-        let bytes = fs::read(path).unwrap_or_default();
+        let bytes = last(&path, END_BYTES);
         let text = String::from_utf8_lossy(&bytes);
         let json = text.lines().rev().find_map(|line| line.strip_prefix(GUEST_PREFIX)?.strip_prefix(END))?;
         serde_json::from_str(json.trim_end()).ok()
@@ -109,10 +134,14 @@ impl Follower {
             self.offset = 0;
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        let read = file.take(LIMIT_BYTES).read_to_end(&mut self.rest)?;
+        let read = file.take(CHUNK).read_to_end(&mut self.rest)?;
         self.offset += u64::try_from(read).unwrap_or(0);
-        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(Vec::new()) };
-        let complete: Vec<u8> = self.rest.drain(..=end).collect();
+        let end = match self.rest.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None if self.rest.len() > LINE_BYTES => self.rest.len(),
+            None => return Ok(Vec::new()),
+        };
+        let complete: Vec<u8> = self.rest.drain(..end).collect();
         let text = String::from_utf8_lossy(&complete);
         Ok(text.lines().map(|line| parse(&self.instance, line)).collect())
     }
@@ -133,18 +162,18 @@ impl Bytes {
         Self { folder: folder.to_owned(), is_new: true, offset: 0 }
     }
 
-    /// What came since the last call.
+    /// What came since the last call, or a part of it.
     pub(super) fn more(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         if std::mem::replace(&mut self.is_new, false) {
-            bytes = fs::read(previous(&self.folder)).unwrap_or_default();
+            bytes = last(&previous(&self.folder), LIMIT_BYTES);
         }
         let mut file = File::open(current(&self.folder))?;
         if file.metadata()?.len() < self.offset {
             self.offset = 0;
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        let read = file.read_to_end(&mut bytes)?;
+        let read = file.take(CHUNK).read_to_end(&mut bytes)?;
         self.offset += u64::try_from(read).unwrap_or(0);
         Ok(bytes)
     }
@@ -182,13 +211,43 @@ mod tests {
         for _ in 0..=LIMIT_BYTES / 1024 {
             file.write_all(long.as_bytes()).unwrap();
         }
-        follower.more().unwrap();
-        follower.more().unwrap();
+        while !follower.more().unwrap().is_empty() {}
         rotate(folder.path()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
         file.write_all(b"web | three\n").unwrap();
         assert_eq!(follower.more().unwrap().last().unwrap().text, "three");
         assert_eq!(tail(folder.path(), 5), ["web | three"]);
         assert!(lines(folder.path(), "web-1-a").len() > 4000);
+    }
+
+    #[test]
+    fn a_console_that_nobody_looked_after_is_read_from_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = current(folder.path());
+        // A hole of 1 TiB in front: reading all of it would not come to an end.
+        let mut file = File::create(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        file.write_all(b"\ni2kit: end {\"succeeded\":true,\"containers\":[]}\r\nPower down\r\n").unwrap();
+        assert!(end(folder.path()).unwrap().succeeded);
+        assert_eq!(tail(folder.path(), 1), ["Power down"]);
+        assert_eq!(lines(folder.path(), "web-1-a").last().unwrap().text, "Power down");
+        rotate(folder.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(fs::metadata(previous(folder.path())).unwrap().len(), LIMIT_BYTES);
+    }
+
+    #[test]
+    fn a_line_without_end_is_handed_out_in_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = File::create(current(folder.path())).unwrap();
+        let mut follower = Follower::new(folder.path().to_owned(), "web-1-a".into(), true);
+        let mut heard = 0;
+        for _ in 0..64 {
+            file.write_all(&vec![b'A'; 32 * 1024]).unwrap();
+            heard += follower.more().unwrap().iter().map(|line| line.text.len()).sum::<usize>();
+            assert!(follower.rest.len() <= LINE_BYTES);
+        }
+        assert!(heard >= 64 * 32 * 1024 - LINE_BYTES);
     }
 }

@@ -8,14 +8,17 @@ mod step;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Mutex;
 
 pub(super) use self::acts::adopt;
 use self::step::{Job, Read, Stepped, Words};
-use super::balancer::{Key, Wanted};
+use super::balancer::{self, Key, Wanted};
 use super::keeper::{Keeper, blocking};
 use super::names::full_name;
+use super::names::message::Zone;
 use super::supervise::supervise;
 use super::{clock, console, lines, vm};
 use crate::cloud::CloudError;
@@ -52,7 +55,7 @@ pub(super) async fn run(keeper: Arc<Keeper>) {
 
 async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), CloudError> {
     loop {
-        blocking(|| round(&keeper, &mut memory.lock().unwrap_or_else(PoisonError::into_inner)))?;
+        round(&keeper, &mut *memory.lock().await).await?;
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
             () = keeper.changed.notified() => {}
@@ -60,16 +63,16 @@ async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), C
     }
 }
 
-fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
+async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
     // Before VMs are started, which are told where to ask.
-    names(keeper);
-    let ticked = tick(keeper);
-    route(keeper, &mut memory.told);
+    names(keeper).await;
+    let ticked = blocking(|| tick(keeper));
+    route(keeper, &mut memory.told).await;
     if memory.rounds.is_multiple_of(ROTATE_TICKS) {
         rotate(keeper);
     }
     memory.rounds += 1;
-    if keeper.state().mend()? {
+    if blocking(|| keeper.state().mend())? {
         keeper.log.say(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }
     ticked
@@ -105,13 +108,24 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
 }
 
 /// Hands the balancers what they should be.
-fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
+async fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
+    let failed = keeper.balancers.apply(listeners(keeper)).await;
+    let failed: BTreeMap<Key, String> =
+        failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
+    for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
+        keeper.log.say(format_args!("{} cannot be bound: {error}", balancer::words(key)));
+    }
+    *told = failed;
+}
+
+/// What the listeners of all balancers should be.
+fn listeners(keeper: &Keeper) -> BTreeMap<Key, Wanted> {
     let state = keeper.state();
     let mut wanted = BTreeMap::new();
     for (environment_name, environment) in &state.environments {
         for (name, balancer) in &environment.balancers {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
-            for (index, listener) in balancer.spec.listeners.iter().enumerate() {
+            for listener in &balancer.spec.listeners {
                 let backends = listener
                     .targets
                     .iter()
@@ -119,24 +133,23 @@ fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
                         state.backends(environment, &target.group, (target.port, listener.protocol))
                     })
                     .collect();
-                let key = (environment_name.clone(), name.clone(), index);
-                let listener = Wanted { host, port: listener.port, protocol: listener.protocol, backends };
-                wanted.insert(key, listener);
+                let key = (environment_name.clone(), name.clone(), listener.port, listener.protocol);
+                wanted.insert(key, Wanted { host, backends });
             }
         }
     }
-    drop(state);
-    let failed = keeper.balancers.apply(wanted);
-    let failed: BTreeMap<Key, String> =
-        failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
-    for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
-        keeper.log.say(format_args!("listener {} of {} cannot be bound: {error}", key.2, key.1));
-    }
-    *told = failed;
+    wanted
 }
 
 /// Hands the servers of names what they should know.
-fn names(keeper: &Keeper) {
+async fn names(keeper: &Keeper) {
+    for environment in keeper.names.apply(zones(keeper)).await {
+        keeper.log.say(format_args!("{}", keeper.names.failure(&environment).unwrap_or_default()));
+    }
+}
+
+/// The names of each environment's balancers.
+fn zones(keeper: &Keeper) -> BTreeMap<String, Zone> {
     let state = keeper.state();
     let zone = |environment: &Environment| {
         let balancers =
@@ -145,21 +158,21 @@ fn names(keeper: &Keeper) {
             .filter_map(|(name, balancer)| Some((full_name(name), balancer.host.parse().ok()?)))
             .collect()
     };
-    let wanted = state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect();
-    drop(state);
-    for environment in keeper.names.apply(wanted) {
-        keeper.log.say(format_args!("{}", keeper.names.failure(&environment).unwrap_or_default()));
-    }
+    state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect()
 }
 
 /// Cuts consoles that are too long.
 fn rotate(keeper: &Keeper) {
     let ids: Vec<String> = keeper.state().vms.keys().cloned().collect();
-    for id in ids {
-        if let Err(error) = console::rotate(&keeper.home.instance(&id)) {
-            keeper.log.say(format_args!("the console of {id} cannot be cut: {error}"));
+    let (home, log) = (keeper.home.clone(), Arc::clone(&keeper.log));
+    // Megabytes are copied, which is nothing for a thread that others wait for.
+    tokio::task::spawn_blocking(move || {
+        for id in ids {
+            if let Err(error) = console::rotate(&home.instance(&id)) {
+                log.say(format_args!("the console of {id} cannot be cut: {error}"));
+            }
         }
-    }
+    });
 }
 
 /// What a VM left in its folder; `death` is why it ended, where that is known otherwise.

@@ -1,15 +1,17 @@
 //! The tool's end of a command in a VM: frames on a connection to the local cloud's process, as input and output.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use i2kit_spec::control::{Decoder, End, Ended, Message, WINDOW};
+use i2kit_spec::control::{Decoder, End, Ended, MAX_PAYLOAD, Message, Open, TooLong, WINDOW};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::client::{refusal, unreachable};
 use super::home::{Home, SOCKET};
@@ -21,9 +23,35 @@ use crate::cloud::exec::{Input, Output, Session};
 /// How many pieces of input may wait.
 const INPUTS: usize = 4;
 
+/// How long a guest may take to begin the command before that is told. One that runs takes milliseconds, one that is
+/// emulated on a busy machine a second.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is said of a command that fits into no message.
+pub(super) fn too_long(long: TooLong) -> String {
+    format!(
+        "at most {} KiB of arguments go to the guest, and these are {} bytes; give what is long as a file (`i2kit cp`) or \
+         by standard input (`-i`)",
+        MAX_PAYLOAD / 1024,
+        long.bytes
+    )
+}
+
+/// Whether the command fits into the message that begins it.
+fn check(exec: &Exec) -> Result<(), CloudError> {
+    let Exec { instance, command, .. } = exec;
+    let container = command.container.clone().unwrap_or_default();
+    let open = Open { container, command: command.command.clone(), ..Open::default() };
+    // The real one has a larger number and other flags at most; what that makes too long is refused on the other side.
+    let fits = Message::Open { stream: 0, open }.encode(&mut Vec::new());
+    fits.map_err(|long| CloudError::Guest { instance: instance.clone(), message: too_long(long) })
+}
+
 /// Begins the command.
 pub(super) async fn start(home: &Home, exec: &Exec) -> Result<Session, CloudError> {
+    check(exec)?;
     let stream = socket::connect(&home.state, SOCKET).await.map_err(unreachable("connect"))?;
+    socket::check_peer(&stream).map_err(unreachable("connect"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable("connect"))?;
     tokio::spawn(connection.with_upgrades());
@@ -57,6 +85,7 @@ pub(super) async fn start(home: &Home, exec: &Exec) -> Result<Session, CloudErro
         decoder: Decoder::default(),
         credits,
         taken,
+        unanswered: Some(Instant::now() + PATIENCE),
         over: false,
     };
     let output = futures::stream::unfold(source, |mut source| async move {
@@ -83,27 +112,38 @@ async fn write(
         let length = pending.len().min(usize::try_from(free).unwrap_or(usize::MAX)).min(Message::DATA);
         if length > 0 {
             let part: Vec<u8> = pending.drain(..length).collect();
-            Message::Data { stream: 0, end: End::Input, offset: sent, bytes: part }.encode(&mut bytes);
+            let data = Message::Data { stream: 0, end: End::Input, offset: sent, bytes: part };
+            data.encode(&mut bytes).map_err(std::io::Error::other)?;
             sent += length as u64;
             writer.write_all(&bytes).await?;
             continue;
         }
-        tokio::select! {
+        let message = tokio::select! {
             input = inputs.recv(), if pending.is_empty() && !over => match input {
-                Some(Input::Bytes(more)) => pending.extend(more),
-                Some(Input::Resize(size)) => {
-                    Message::Resize { stream: 0, rows: size.rows, columns: size.columns }.encode(&mut bytes);
+                Some(Input::Bytes(more)) => {
+                    pending.extend(more);
+                    continue;
                 }
-                Some(Input::End) => Message::Eof { stream: 0, end: End::Input }.encode(&mut bytes),
-                None => over = true,
+                Some(Input::Resize(size)) => {
+                    Message::Resize { stream: 0, rows: size.rows, columns: size.columns }
+                }
+                Some(Input::End) => Message::Eof { stream: 0, end: End::Input },
+                None => {
+                    over = true;
+                    continue;
+                }
             },
             message = acknowledged.recv() => match message {
-                Some(message) => message.encode(&mut bytes),
+                Some(message) => message,
                 // Nobody reads any more.
                 None => return Ok(()),
             },
-            changed = room.changed() => if changed.is_err() { return Ok(()) },
-        }
+            changed = room.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return Ok(()),
+            },
+        };
+        message.encode(&mut bytes).map_err(std::io::Error::other)?;
         writer.write_all(&bytes).await?;
     }
 }
@@ -115,6 +155,8 @@ struct Source<R> {
     decoder: Decoder,
     credits: mpsc::UnboundedSender<Message>,
     taken: watch::Sender<u64>,
+    /// When it is told that nothing came; none when something did, or it was told.
+    unanswered: Option<Instant>,
     over: bool,
 }
 
@@ -126,6 +168,7 @@ impl<R: AsyncRead + Unpin> Source<R> {
                 return None;
             }
             while let Some(message) = self.decoder.next() {
+                self.unanswered = None;
                 match message {
                     Message::Data { end, offset, bytes, .. } => {
                         let taken = offset + bytes.len() as u64;
@@ -142,7 +185,18 @@ impl<R: AsyncRead + Unpin> Source<R> {
                     _ => {}
                 }
             }
-            match self.reader.read(&mut buffer).await {
+            let read = self.reader.read(&mut buffer);
+            let read = match self.unanswered {
+                None => read.await,
+                Some(deadline) => match timeout_at(deadline, read).await {
+                    Ok(read) => read,
+                    Err(_) => {
+                        self.unanswered = None;
+                        return Some(Ok(Output::Unanswered));
+                    }
+                },
+            };
+            match read {
                 Ok(length) if length > 0 => self.decoder.push(&buffer[..length]),
                 _ => {
                     self.over = true;
@@ -158,5 +212,81 @@ impl<R: AsyncRead + Unpin> Source<R> {
             None => Ok(Output::Ended(ended.code)),
             Some(message) => Err(CloudError::Guest { instance: self.instance.clone(), message }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::exec::Command;
+
+    #[test]
+    fn a_command_that_fits_into_no_message_is_refused_with_what_to_do() {
+        let exec = |bytes: usize| Exec {
+            environment: "local".into(),
+            instance: "web-1-a".into(),
+            command: Command {
+                command: vec!["sh".into(), "-c".into(), "x".repeat(bytes)],
+                ..Command::default()
+            },
+        };
+        check(&exec(60 * 1024)).unwrap();
+        let error = check(&exec(70 * 1024)).unwrap_err().to_string();
+        assert!(error.contains("at most 64 KiB of arguments") && error.contains("i2kit cp"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_does_not_answer_is_told_of_once() {
+        let (mut other, reader) = tokio::io::duplex(64 * 1024);
+        let (credits, _credits) = mpsc::unbounded_channel();
+        let mut source = Source {
+            reader,
+            instance: "web-1-a".into(),
+            decoder: Decoder::default(),
+            credits,
+            taken: watch::channel(0).0,
+            unanswered: Some(Instant::now() + PATIENCE),
+            over: false,
+        };
+        let began = Instant::now();
+        assert_eq!(source.next().await.unwrap().unwrap(), Output::Unanswered);
+        assert!(began.elapsed() >= PATIENCE);
+        let mut bytes = Vec::new();
+        Message::Credit { stream: 0, end: End::Input, taken: 0 }.encode(&mut bytes).unwrap();
+        let late = async {
+            tokio::time::sleep(10 * PATIENCE).await;
+            Message::Ended { stream: 0, ended: Ended::default() }.encode(&mut bytes).unwrap();
+            other.write_all(&bytes).await.unwrap();
+        };
+        let (output, ()) = tokio::join!(source.next(), late);
+        assert_eq!(output.unwrap().unwrap(), Output::Ended(0), "said once");
+        assert!(source.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_has_begun_may_be_silent() {
+        let (mut other, reader) = tokio::io::duplex(64 * 1024);
+        let (credits, _credits) = mpsc::unbounded_channel();
+        let mut source = Source {
+            reader,
+            instance: "web-1-a".into(),
+            decoder: Decoder::default(),
+            credits,
+            taken: watch::channel(0).0,
+            unanswered: Some(Instant::now() + PATIENCE),
+            over: false,
+        };
+        let mut bytes = Vec::new();
+        Message::Credit { stream: 0, end: End::Input, taken: 0 }.encode(&mut bytes).unwrap();
+        other.write_all(&bytes).await.unwrap();
+        let ended = async {
+            tokio::time::sleep(10 * PATIENCE).await;
+            drop(other);
+        };
+        let (output, ()) = tokio::join!(source.next(), ended);
+        assert!(
+            matches!(output, Some(Err(CloudError::Guest { .. }))),
+            "the VM is gone, and so is the command"
+        );
     }
 }

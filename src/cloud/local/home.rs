@@ -1,5 +1,7 @@
 //! Where the local cloud keeps its things, all below one folder, so that removing that folder leaves nothing behind.
 
+use std::ffi::OsString;
+use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,30 +17,33 @@ pub struct Home {
     pub cache: PathBuf,
     /// This program, which is also the background process.
     pub executable: PathBuf,
+    /// The environment variables that the background process and qemu have. Not all of those of who called: a token
+    /// of a CI job must not live as long as a VM.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Home {
     /// The local cloud in the state folder `state` of this program, with `cache` as its cache folder.
     pub fn new(state: &Path, cache: &Path, executable: PathBuf) -> Self {
-        Self { state: state.join("local"), cache: cache.to_owned(), executable }
+        Self { state: state.join("local"), cache: cache.to_owned(), executable, environment: Vec::new() }
+    }
+
+    /// The same with these environment variables for the processes that it starts.
+    #[must_use]
+    pub fn with_environment(mut self, environment: Vec<(OsString, OsString)>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Makes the local cloud's own folder. Nobody else may enter: whoever reaches the socket commands the VMs. A folder
     /// that was there already is closed to others, and one of another user is refused.
     pub(super) fn create(&self) -> Result<(), CloudError> {
-        let failed = |action| CloudError::file(action, &self.state);
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.state);
-        made.map_err(failed("create"))?;
-        let found = std::fs::metadata(&self.state).map_err(failed("look at"))?;
-        if found.uid() != rustix::process::geteuid().as_raw() {
-            let error = std::io::Error::other(format!("it belongs to the user with the id {}", found.uid()));
-            return Err(failed("use")(error));
-        }
-        if found.mode() & 0o077 != 0 {
-            let closed = std::fs::Permissions::from_mode(0o700);
-            std::fs::set_permissions(&self.state, closed).map_err(failed("close to others"))?;
-        }
-        Ok(())
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(PRIVATE)
+            .create(&self.state)
+            .map_err(CloudError::file("create", &self.state))?;
+        self.state.parent().into_iter().chain([self.state.as_path()]).try_for_each(check)
     }
 
     /// Moves the database aside, out of the folder, under a name that tells when; returns where it is now.
@@ -46,8 +51,7 @@ impl Home {
         let aside = self.state.with_file_name(format!("local.db.lost-{}", super::clock::now()));
         let move_to = |from: &Path, to: &Path| {
             // Another file system takes a copy.
-            std::fs::rename(from, to)
-                .or_else(|_| std::fs::copy(from, to).and_then(|_| std::fs::remove_file(from)))
+            fs::rename(from, to).or_else(|_| fs::copy(from, to).and_then(|_| fs::remove_file(from)))
         };
         move_to(database, &aside).map_err(CloudError::file("move aside", database))?;
         // Without them a database that was being written cannot be read.
@@ -63,15 +67,16 @@ impl Home {
     /// Removes everything. Folders of VMs go first and the database last: what is left when this is interrupted is no
     /// sign of VMs whose records are lost.
     pub(super) fn remove(&self) -> Result<(), CloudError> {
-        use std::io::ErrorKind::NotFound;
         let gone = |path: &Path, result: std::io::Result<()>| match result {
-            Err(error) if error.kind() != NotFound => Err(CloudError::file("remove", path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CloudError::file("remove", path)(error))
+            }
             _ => Ok(()),
         };
         for folder in [self.instances(), self.images(), self.secrets()] {
-            gone(&folder, std::fs::remove_dir_all(&folder))?;
+            gone(&folder, fs::remove_dir_all(&folder))?;
         }
-        gone(&self.state, std::fs::remove_dir_all(&self.state))
+        gone(&self.state, fs::remove_dir_all(&self.state))
     }
 
     /// Held locked by the background process for as long as it lives.
@@ -125,6 +130,38 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// The mode of a folder that is its owner's alone.
+const PRIVATE: u32 = 0o700;
+
+/// The bits of a mode by which others may change what is in a folder.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Refuses a folder that somebody else has or may change; takes one that others may only look into from them.
+fn check(folder: &Path) -> Result<(), CloudError> {
+    let refused = |message| CloudError::File { action: "use".to_owned(), path: folder.to_owned(), message };
+    let metadata = fs::metadata(folder).map_err(CloudError::file("look at", folder))?;
+    let this = rustix::process::geteuid().as_raw();
+    if metadata.uid() != this {
+        return Err(refused(format!(
+            "it belongs to the user {}, and this is user {this}; run as that user, or set XDG_STATE_HOME to a folder of \
+             your own",
+            metadata.uid()
+        )));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        return Err(refused(format!(
+            "other users may change what is in it (mode {mode:04o}); see that nobody did, then run `chmod 700 {}`",
+            folder.display()
+        )));
+    }
+    if mode != PRIVATE {
+        fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE))
+            .map_err(CloudError::file("close to others", folder))?;
+    }
+    Ok(())
+}
+
 /// The API's socket, inside the local cloud's folder.
 pub(super) const SOCKET: &str = "cloud.sock";
 
@@ -133,12 +170,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_others_may_enter_is_closed() {
+    fn a_folder_that_others_may_change_is_refused_and_one_that_they_may_see_is_closed() {
         let root = tempfile::tempdir().unwrap();
-        let home = Home::new(root.path(), root.path(), PathBuf::new());
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        let mode = |folder: &Path| fs::metadata(folder).unwrap().mode() & 0o7777;
+        let set =
+            |folder: &Path, mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
         home.create().unwrap();
-        std::fs::set_permissions(&home.state, std::fs::Permissions::from_mode(0o777)).unwrap();
-        home.create().unwrap();
-        assert_eq!(std::fs::metadata(&home.state).unwrap().mode() & 0o777, 0o700);
+        assert_eq!((mode(&home.state), mode(home.state.parent().unwrap())), (PRIVATE, PRIVATE));
+        for folder in [home.state.clone(), home.state.parent().unwrap().to_owned()] {
+            for shared in [0o777, 0o720, 0o1777, 0o702] {
+                set(&folder, shared);
+                let refused = home.create().unwrap_err().to_string();
+                assert!(refused.contains(&format!("chmod 700 {}", folder.display())), "{refused}");
+            }
+            set(&folder, 0o755);
+            home.create().unwrap();
+            assert_eq!(mode(&folder), PRIVATE);
+        }
     }
 }

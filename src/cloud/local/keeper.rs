@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::balancer::{Backend, Balancers};
 use super::channel::Channel;
+use super::descriptors::Shares;
 use super::home::Home;
 use super::log::Log;
 use super::names::Names;
@@ -30,7 +31,7 @@ use super::{accelerator, clock, lost};
 use crate::cloud::CloudError;
 use crate::cloud::environment::{Environment, Facts};
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{Accelerator, Endpoint, Fleet};
+use crate::plan::fleet::{Accelerator, Endpoint, Fleet, Listener};
 
 /// The local cloud's process, as all its parts see it.
 #[derive(Debug)]
@@ -296,16 +297,18 @@ impl State {
 }
 
 impl Keeper {
-    /// Opens the database. One that is not there, or is empty, is a new one only where nothing tells of VMs.
-    pub(super) fn open(home: Home) -> Result<Self, CloudError> {
-        let log = Log::open(&home.log())?;
+    /// Opens the database. One that is not there, or is empty, is a new one only where nothing tells of VMs. Traffic is
+    /// served with these shares of descriptors.
+    pub(super) fn open(home: Home, shares: Shares) -> Result<Self, CloudError> {
+        let log = Arc::new(Log::open(&home.log())?);
+        let tasks = Arc::<Tasks>::default();
         let (store, environments) = Store::open(&home.database(), || lost::nothing(&home))?;
         Ok(Self {
             home,
-            log: Arc::new(log),
-            tasks: Arc::default(),
-            balancers: Balancers::default(),
-            names: Names::default(),
+            balancers: Balancers::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            names: Names::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            log,
+            tasks,
             changed: Notify::new(),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),
@@ -346,14 +349,16 @@ impl Keeper {
         let empty = Environment::default();
         let environment = state.environments.get(name).unwrap_or(&empty);
         let bound = |balancer: &Name| {
-            let listeners = environment.balancers.get(balancer).map_or(0, |b| b.spec.listeners.len());
-            (0..listeners)
-                .map(|index| self.balancers.bound(&(name.to_owned(), balancer.clone(), index)))
-                .collect()
+            let listeners = environment.balancers.get(balancer).map(|balancer| &balancer.spec.listeners);
+            let key =
+                |listener: &Listener| (name.to_owned(), balancer.clone(), listener.port, listener.protocol);
+            listeners.into_iter().flatten().map(|listener| self.balancers.bound(&key(listener))).collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, clock::now());
         fleet.warnings.extend(self.names.failure(name));
+        fleet.warnings.extend(self.names.warnings(name));
+        fleet.warnings.extend(self.balancers.warnings(name));
         fleet.warnings.extend(self.tasks.failing());
         fleet
     }

@@ -120,6 +120,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::cloud::local::descriptors::Shares;
     use crate::cloud::local::keeper::Keeper;
 
     /// A process that looks like a VM: the arguments after the script are its own.
@@ -177,7 +178,7 @@ mod tests {
             lose(&home.database());
 
             assert!(start::exists(&home).await, "{name}: `status` would say that there is nothing");
-            let error = Keeper::open(home.clone()).unwrap_err().to_string();
+            let error = Keeper::open(home.clone(), Shares::of(1024)).unwrap_err().to_string();
             assert!(error.contains(&home.database().display().to_string()), "{name}: {error}");
             assert!(error.contains(home::DESTROY_LOST), "{name}: {error}");
             assert!(child.try_wait().unwrap().is_none(), "{name}: the VM was ended");
@@ -210,7 +211,7 @@ mod tests {
         let mut child = machine(&home, "web-1-b");
         fs::remove_dir_all(&home.state).unwrap();
         assert!(start::exists(&home).await);
-        let error = Keeper::open(home.clone()).unwrap_err().to_string();
+        let error = Keeper::open(home.clone(), Shares::of(1024)).unwrap_err().to_string();
         assert!(error.contains("web-1-b") && error.contains(home::DESTROY_LOST), "{error}");
         assert!(child.try_wait().unwrap().is_none());
         let ended = tokio::spawn({

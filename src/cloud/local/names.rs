@@ -1,39 +1,42 @@
 //! Names of Services for the VMs of an environment: a DNS server on a loopback address that the VMs reach.
 //!
 //! It answers for `SERVICE.NAMESPACE.svc.cluster.local` as a cluster's DNS does, and hands every other question to the
-//! name server of this machine. It is asked over UDP alone: an answer of its own is a few bytes long, and one of another
-//! server that does not fit says so.
+//! name servers of this machine. It is asked over UDP and over TCP, as [RFC 7766] wants it of every server.
+//!
+//! [RFC 7766]: https://www.rfc-editor.org/rfc/rfc7766
 
 pub mod message;
+mod relay;
+mod stream;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::message::{Reply, Zone};
+use self::relay::Relay;
+use super::descriptors::{Gate, Shares};
+use super::log::Log;
+use super::supervise::{Tasks, supervise};
 use crate::manifest::api::Name;
 
 /// The port that resolvers ask.
 const PORT: u16 = 53;
 
-/// The largest question or answer over UDP that anybody sends.
-const DATAGRAM: usize = 4096;
+/// The largest question over UDP that anybody sends: the size that EDNS recommends for the largest message.
+const QUESTION: usize = 4096;
 
-/// How long a question may wait for another server; resolvers ask again after five seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Questions that wait for other servers at once; further ones are dropped, and asked again by who wants to know.
+/// Questions of one environment that wait for other servers at once; further ones are dropped, and asked again by who
+/// wants to know.
 const RELAYED: usize = 256;
-
-/// Where this machine says who answers its own questions.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The full name of a Service.
 pub(super) fn full_name(service: &Name) -> String {
@@ -50,8 +53,14 @@ fn address(environment: &str) -> Ipv4Addr {
 }
 
 /// All servers, by environment.
-#[derive(Debug, Default)]
-pub(super) struct Names(Mutex<BTreeMap<String, Server>>);
+#[derive(Debug)]
+pub(super) struct Names {
+    servers: Mutex<BTreeMap<String, Server>>,
+    /// Descriptors for the questions of all environments.
+    descriptors: Arc<Semaphore>,
+    tasks: Arc<Tasks>,
+    log: Arc<Log>,
+}
 
 #[derive(Debug)]
 enum Server {
@@ -63,19 +72,51 @@ enum Server {
 /// A server at work.
 #[derive(Debug)]
 struct Running {
-    zone: Arc<RwLock<Zone>>,
-    cancel: CancellationToken,
+    answers: Arc<Answers>,
+    serving: DropGuard,
+    tasks: [JoinHandle<()>; 2],
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.cancel.cancel();
+impl Running {
+    /// Closes its sockets: when this returns, others can be bound to its address.
+    async fn close(self) {
+        drop(self.serving);
+        for task in self.tasks {
+            // A task that panicked is gone as well.
+            let _ = task.await;
+        }
+    }
+}
+
+/// What answers, whichever way it is asked.
+#[derive(Debug)]
+struct Answers {
+    zone: RwLock<Zone>,
+    relay: Relay,
+    /// Lets in questions that wait for others.
+    relayed: Gate,
+    /// Lets in TCP connections.
+    connections: Gate,
+    /// Ends all connections and questions.
+    ended: CancellationToken,
+}
+
+impl Answers {
+    /// What the zone says to a question.
+    fn look_up(&self, question: &[u8]) -> Option<Reply> {
+        message::reply(question, &self.zone.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Names {
+    /// No server yet. Those to come have these shares of descriptors, and say in `log` and `tasks` how they fare.
+    pub(super) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
+        let descriptors = Arc::new(Semaphore::new(shares.names));
+        Self { servers: Mutex::default(), descriptors, tasks, log }
+    }
+
     fn servers(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the VMs of an environment ask, when its server could be started.
@@ -94,22 +135,34 @@ impl Names {
         ))
     }
 
+    /// What `status` of the environment should warn of.
+    pub(super) fn warnings(&self, environment: &str) -> Vec<String> {
+        let servers = self.servers();
+        let Some(Server::Running(running)) = servers.get(environment) else { return Vec::new() };
+        let gates = [&running.answers.relayed, &running.answers.connections];
+        gates.into_iter().filter_map(Gate::warning).collect()
+    }
+
     /// Makes the servers what is wanted: one for each environment, which knows these names. Those that could not be
     /// started are tried again the next time. Returns the environments whose server failed in another way than before.
-    pub(super) fn apply(&self, wanted: BTreeMap<String, Zone>) -> Vec<String> {
+    /// Called by one task alone.
+    pub(super) async fn apply(&self, wanted: BTreeMap<String, Zone>) -> Vec<String> {
+        for server in self.take_unwanted(&wanted) {
+            server.close().await;
+        }
         let mut servers = self.servers();
-        servers.retain(|environment, _| wanted.contains_key(environment));
         let mut news = Vec::new();
         for (environment, zone) in wanted {
             let before = match servers.get(&environment) {
                 Some(Server::Running(found)) => {
-                    *found.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
+                    *found.answers.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
                     continue;
                 }
                 Some(Server::Failed(error)) => Some(error.clone()),
                 None => None,
             };
-            let server = match start(SocketAddr::from((address(&environment), PORT)), zone) {
+            let server = match self.start(&environment, SocketAddr::from((address(&environment), PORT)), zone)
+            {
                 Ok(running) => Server::Running(running),
                 Err(error) => {
                     if before != Some(error.to_string()) {
@@ -122,44 +175,82 @@ impl Names {
         }
         news
     }
-}
 
-fn start(address: SocketAddr, zone: Zone) -> io::Result<Running> {
-    let socket = std::net::UdpSocket::bind(address)?;
-    socket.set_nonblocking(true)?;
-    let socket = UdpSocket::from_std(socket)?;
-    let running = Running { zone: Arc::new(RwLock::new(zone)), cancel: CancellationToken::new() };
-    tokio::spawn(serve(socket, Arc::clone(&running.zone), running.cancel.clone()));
-    Ok(running)
-}
-
-/// Serves until it is cancelled.
-async fn serve(socket: UdpSocket, zone: Arc<RwLock<Zone>>, cancel: CancellationToken) {
-    let socket = Arc::new(socket);
-    let relayed = Arc::new(Semaphore::new(RELAYED));
-    let mut buffer = vec![0; DATAGRAM];
-    loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
-            () = cancel.cancelled() => return,
+    fn take_unwanted(&self, wanted: &BTreeMap<String, Zone>) -> Vec<Running> {
+        let mut servers = self.servers();
+        let unwanted: Vec<String> =
+            servers.keys().filter(|environment| !wanted.contains_key(*environment)).cloned().collect();
+        let taken = unwanted.iter().filter_map(|environment| servers.remove(environment));
+        let running = |server| match server {
+            Server::Running(running) => Some(running),
+            Server::Failed(_) => None,
         };
+        taken.filter_map(running).collect()
+    }
+
+    fn start(&self, environment: &str, address: SocketAddr, zone: Zone) -> io::Result<Running> {
+        let datagrams = std::net::UdpSocket::bind(address)?;
+        let listener = std::net::TcpListener::bind(address)?;
+        datagrams.set_nonblocking(true)?;
+        listener.set_nonblocking(true)?;
+        let datagrams = Arc::new(UdpSocket::from_std(datagrams)?);
+        let listener = Arc::new(tokio::net::TcpListener::from_std(listener)?);
+        let ended = CancellationToken::new();
+        let gate = |kind: &str, otherwise, own| {
+            let name = format!("the name server of {environment} ({kind})");
+            Gate::new((name, otherwise), own, Arc::clone(&self.descriptors), Arc::clone(&self.log))
+        };
+        let answers = Arc::new(Answers {
+            zone: RwLock::new(zone),
+            relay: Relay { settings: PathBuf::from(relay::RESOLV_CONF), port: PORT },
+            relayed: gate("other names", "further questions are dropped", RELAYED),
+            connections: gate("TCP", "further connections are closed", stream::CONNECTIONS),
+            ended: ended.clone(),
+        });
+        let (tasks, log) = (&self.tasks, &self.log);
+        let name = |transport: &str| format!("name server of {environment} ({transport})");
+        let (of_datagrams, of_streams) = (Arc::clone(&answers), Arc::clone(&answers));
+        let tasks = [
+            tokio::spawn(supervise(
+                Arc::clone(tasks),
+                Arc::clone(log),
+                name("UDP"),
+                ended.clone(),
+                move || serve(Arc::clone(&datagrams), Arc::clone(&of_datagrams)),
+            )),
+            tokio::spawn(supervise(
+                Arc::clone(tasks),
+                Arc::clone(log),
+                name("TCP"),
+                ended.clone(),
+                move || stream::serve(Arc::clone(&listener), Arc::clone(&of_streams)),
+            )),
+        ];
+        Ok(Running { answers, serving: ended.drop_guard(), tasks })
+    }
+}
+
+/// Answers datagrams until it is dropped.
+async fn serve(socket: Arc<UdpSocket>, answers: Arc<Answers>) -> Result<(), Infallible> {
+    let mut buffer = vec![0; QUESTION];
+    loop {
         // An error tells of an answer that did not arrive; the next question may.
-        let Ok((length, client)) = received else { continue };
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
         let question = &buffer[..length];
-        let reply = message::reply(question, &zone.read().unwrap_or_else(PoisonError::into_inner));
-        match reply {
+        match answers.look_up(question) {
             None => {}
             Some(Reply::Answer(answer)) => send(&socket, &answer, client).await,
             Some(Reply::Elsewhere) => {
-                let Ok(permit) = Arc::clone(&relayed).try_acquire_owned() else { continue };
-                let (socket, question) = (Arc::clone(&socket), question.to_vec());
+                let Some(room) = answers.relayed.try_enter(1) else { continue };
+                let (socket, question, answers) =
+                    (Arc::clone(&socket), question.to_vec(), Arc::clone(&answers));
                 tokio::spawn(async move {
-                    let answer = match tokio::time::timeout(PATIENCE, relay(&question)).await {
-                        Ok(Ok(answer)) => answer,
-                        Ok(Err(_)) | Err(_) => message::failure(&question),
+                    let answer = tokio::select! {
+                        answer = answers.relay.ask(&question, relay::Transport::Udp) => answer,
+                        () = answers.ended.cancelled() => return,
                     };
-                    send(&socket, &answer, client).await;
-                    drop(permit);
+                    send(&socket, &message::fitting(&question, answer), client).await;
+                    drop(room);
                 });
             }
         }
@@ -171,37 +262,11 @@ async fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
     let _ = socket.send_to(answer, client).await;
 }
 
-/// What the name server of this machine answers. Its settings are read each time: they change with the networks that a
-/// laptop is in.
-async fn relay(question: &[u8]) -> io::Result<Vec<u8>> {
-    let server = name_server(&fs::read_to_string(RESOLV_CONF)?).ok_or(io::ErrorKind::NotFound)?;
-    let any: SocketAddr = if server.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        "[::]:0".parse().expect("it is one")
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect((server, PORT)).await?;
-    socket.send(question).await?;
-    let mut answer = vec![0; DATAGRAM];
-    loop {
-        let length = socket.recv(&mut answer).await?;
-        // The same id: not the late answer of an earlier owner of this port.
-        if answer[..length].get(..2) == question.get(..2) {
-            answer.truncate(length);
-            return Ok(answer);
-        }
-    }
-}
-
-/// The first name server of a `resolv.conf`. The format's page is resolv.conf(5).
-fn name_server(text: &str) -> Option<IpAddr> {
-    text.lines()
-        .find_map(|line| line.trim().strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -212,22 +277,20 @@ mod tests {
         assert_eq!(found.octets()[..2], [127, 78]);
     }
 
-    #[test]
-    fn the_first_name_server_is_asked() {
-        let text = "# made by hand\nsearch example\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n";
-        assert_eq!(name_server(text), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(name_server("nameserver fe80::1%eth0\nnameserver ::1\n"), Some("::1".parse().unwrap()));
-        assert_eq!(name_server("search example\n"), None);
+    fn names() -> (tempfile::TempDir, Names) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Arc::new(Log::open(&folder.path().join("log")).unwrap());
+        (folder, Names::new(Shares::of(1024), Arc::default(), log))
     }
 
     #[tokio::test]
     async fn a_server_that_cannot_start_says_once_what_to_do() {
         // Another user than root has the same failure without this.
         let taken = std::net::UdpSocket::bind((address("taken"), PORT));
-        let names = Names::default();
+        let (_folder, names) = names();
         let wanted = || BTreeMap::from([("taken".to_owned(), Zone::new())]);
-        assert_eq!(names.apply(wanted()), ["taken"]);
-        assert_eq!(names.apply(wanted()), Vec::<String>::new());
+        assert_eq!(names.apply(wanted()).await, ["taken"]);
+        assert_eq!(names.apply(wanted()).await, Vec::<String>::new());
         assert_eq!(names.server("taken"), None);
         let said = names.failure("taken").unwrap();
         assert!(
@@ -235,28 +298,82 @@ mod tests {
             "{said}"
         );
         drop(taken);
-        names.apply(BTreeMap::new());
+        names.apply(BTreeMap::new()).await;
         assert_eq!(names.failure("taken"), None);
+    }
+
+    /// A server on a port that needs no privilege, at an address that no other test has.
+    fn start(names: &Names, number: u8, zone: Zone) -> (SocketAddr, Running) {
+        let [high, low] = [std::process::id() >> 8, std::process::id()].map(|part| part.to_le_bytes()[0]);
+        let address = SocketAddr::from((Ipv4Addr::new(127, number, high, low), 5300));
+        (address, names.start("test", address, zone).unwrap())
+    }
+
+    fn zone(low: u8) -> Zone {
+        Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 0, low))])
     }
 
     #[tokio::test]
     async fn a_client_is_answered_with_what_the_zone_is_now() {
-        let zone =
-            |low| Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 0, low))]);
-        // Any port, since the usual one needs a privilege.
-        let listening = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = listening.local_addr().unwrap();
-        drop(listening);
-        let running = start(address, zone(1)).unwrap();
+        let (_folder, names) = names();
+        let (address, running) = start(&names, 94, zone(1));
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         client.connect(address).await.unwrap();
         let question = message::tests::question("web.default.svc.cluster.local", 1);
         for low in [1, 2] {
-            *running.zone.write().unwrap() = zone(low);
+            *running.answers.zone.write().unwrap() = zone(low);
             client.send(&question).await.unwrap();
             let mut answer = [0; 512];
             let length = client.recv(&mut answer).await.unwrap();
             assert_eq!(answer[length - 4..length], [127, 77, 0, low]);
         }
+    }
+
+    #[tokio::test]
+    async fn several_questions_over_one_connection_have_the_answers_of_datagrams() {
+        let (_folder, names) = names();
+        let (address, running) = start(&names, 95, zone(7));
+        let question = message::tests::question("web.default.svc.cluster.local", 1);
+        let Some(Reply::Answer(expected)) = message::reply(&question, &zone(7)) else { panic!("no answer") };
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // Two at once, the second one in two parts.
+        let framed = [&[0, u8::try_from(question.len()).unwrap()], question.as_slice()].concat();
+        let (start, end) = framed.split_at(20);
+        client.write_all(&[&framed, start].concat()).await.unwrap();
+        assert_eq!(stream::read(&mut client).await.unwrap(), expected);
+        client.write_all(end).await.unwrap();
+        assert_eq!(stream::read(&mut client).await.unwrap(), expected);
+        // What is no question ends the connection.
+        stream::write(&mut client, b"no question").await.unwrap();
+        assert!(stream::read(&mut client).await.is_err());
+
+        // A closed server leaves its address to the next one at once, connections or not.
+        let _open = TcpStream::connect(address).await.unwrap();
+        running.close().await;
+        names.start("test", address, zone(8)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn connections_are_bounded_and_silent_ones_are_let_go() {
+        let (_folder, names) = names();
+        let (address, running) = start(&names, 96, zone(7));
+        let mut silent = Vec::new();
+        for _ in 0..stream::CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut further = TcpStream::connect(address).await.unwrap();
+        let ended = further.read(&mut [0; 1]).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        let warning = running.answers.connections.warning().unwrap();
+        assert!(warning.contains("name server of test (TCP)"), "{warning}");
+        // Time stands still until here, since connections are made by the kernel and not by a clock.
+        tokio::time::pause();
+        assert!(matches!(silent[0].read(&mut [0; 1]).await, Ok(0) | Err(_)));
+        tokio::time::resume();
+        let question = message::tests::question("web.default.svc.cluster.local", 1);
+        drop(silent);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        stream::write(&mut client, &question).await.unwrap();
+        assert!(stream::read(&mut client).await.is_ok());
     }
 }

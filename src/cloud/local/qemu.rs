@@ -1,7 +1,9 @@
 //! The qemu command line of a VM, as a pure function.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::os::fd::RawFd;
+use std::path::Path;
 
 use i2kit_spec::cmdline;
 use i2kit_spec::secrets::SECRETS_PORT;
@@ -46,8 +48,12 @@ pub(super) struct Machine<'m> {
     pub(super) accelerator: Accelerator,
     /// Whom it asks for names; qemu's own name server when there is none.
     pub(super) resolver: Option<Ipv4Addr>,
-    /// The files of its scratch disks, in the order of their numbers.
-    pub(super) scratch: Vec<PathBuf>,
+    /// The environment variables that qemu has.
+    pub(super) environment: &'m [(OsString, OsString)],
+    /// The descriptors of its scratch disks, which qemu inherits, in the order of their numbers.
+    pub(super) scratch: Vec<RawFd>,
+    /// The user that qemu becomes when it has opened its files, by number; it stays who it is without.
+    pub(super) user: Option<u32>,
 }
 
 /// The arguments that start `machine` from within its own folder.
@@ -67,13 +73,15 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         machine.resolver.unwrap_or(NAME_SERVER),
         cmdline::SERVICES,
     );
-    let arguments: [(&str, String); 19] = [
+    let arguments: [(&str, String); 20] = [
         ("-name", format!("guest={}", machine.id)),
         ("-machine", "q35,usb=off,vmport=off,hpet=off".to_owned()),
         ("-accel", accelerator.to_owned()),
         ("-cpu", processor.to_owned()),
         ("-m", machine.launch.memory_mib.to_string()),
         ("-smp", machine.launch.vcpus.to_string()),
+        // A machine whose processor has no random numbers would wait for its first ones.
+        ("-device", "virtio-rng-pci".to_owned()),
         // Nothing but what is named here; a reset, which is how a panic ends, ends the VM.
         ("-nodefaults", String::new()),
         ("-no-user-config", String::new()),
@@ -82,6 +90,7 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         ("-kernel", file(super::images::KERNEL)),
         ("-initrd", file(super::images::INITRD)),
         ("-append", append),
+        // The image is read only, so that there is nothing to flush: what outlives a VM is not on its disks.
         (
             "-blockdev",
             format!(
@@ -90,35 +99,41 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
             ),
         ),
         ("-device", "virtio-blk-pci,drive=disk".to_owned()),
-        ("-netdev", format!("user,id=net{}", forwards(machine.ports))),
+        // Without IPv6, by which a guest would reach this machine's `::1` as `fec0::2`.
+        ("-netdev", format!("user,id=net,ipv6=off{}", forwards(machine.ports))),
         ("-device", "virtio-net-pci,netdev=net,romfile=".to_owned()),
         // Appending, so that the file can be cut while qemu writes to it.
         ("-chardev", format!("file,id=console,path={CONSOLE},append=on")),
         ("-serial", "chardev:console".to_owned()),
     ];
+    // The filter that keeps qemu from becoming another user would keep it from becoming the one that it should be.
+    let elevate = if machine.user.is_none() { ",elevateprivileges=deny" } else { "" };
     let control = [
         ("-qmp", format!("unix:{QMP},server=on,wait=off")),
         ("-device", "virtio-serial-pci".to_owned()),
         ("-chardev", format!("socket,id=control,path={CONTROL},server=on,wait=off")),
         ("-device", format!("virtserialport,chardev=control,name={}", i2kit_spec::control::PORT)),
-        ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny".to_owned()),
+        ("-sandbox", format!("on,obsolete=deny,spawn=deny,resourcecontrol=deny{elevate}")),
     ];
+    // It gives up its capabilities with its user.
+    let user = machine.user.map(|user| ("-runas", format!("{user}:{user}")));
     // Standard input is a file in memory, so that the values have no name that anybody else could open.
     let secrets = [
         ("-chardev", "stdio,id=secrets,signal=off".to_owned()),
         ("-device", format!("virtserialport,chardev=secrets,name={SECRETS_PORT}")),
     ];
     let secrets = secrets.into_iter().filter(|_| !machine.launch.secrets.is_empty());
-    let scratch = (0..).zip(&machine.scratch).flat_map(|(number, file)| {
-        let (file, serial) = (escaped(&file.display().to_string()), i2kit_spec::scratch_serial(number));
+    let scratch = (0..).zip(&machine.scratch).flat_map(|(number, descriptor)| {
+        let serial = i2kit_spec::scratch_serial(number);
         // Nothing on it outlives the VM, so that nothing need be flushed; what the guest frees is freed here, and a full
         // disk of the host is an error in the guest and no reason to stop the VM.
         [
+            ("-add-fd", format!("fd={descriptor},set={descriptor}")),
             (
                 "-blockdev",
                 format!(
                     "driver=raw,node-name=scratch{number},discard=unmap,cache.no-flush=on,file.driver=file,\
-                     file.discard=unmap,file.locking=off,file.filename={file}"
+                     file.discard=unmap,file.locking=off,file.filename=/dev/fdset/{descriptor}"
                 ),
             ),
             (
@@ -127,7 +142,7 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
             ),
         ]
     });
-    let all = arguments.into_iter().chain(control).chain(secrets).chain(scratch);
+    let all = arguments.into_iter().chain(control).chain(user).chain(secrets).chain(scratch);
     all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
 }
 
@@ -182,8 +197,14 @@ mod tests {
             cmdline: "console=ttyS0 quiet",
             accelerator: Accelerator::Tcg,
             resolver: Some(Ipv4Addr::new(127, 78, 3, 4)),
-            scratch: vec!["/proc/7/fd/9".into()],
+            environment: &[],
+            scratch: vec![9],
+            user: None,
         };
         insta::assert_snapshot!("qemu", arguments(&machine).join("\n"));
+        let other = arguments(&Machine { user: Some(0x7000_0001), ..machine });
+        let added = other.iter().filter(|argument| argument.contains("1879048193") || *argument == "-runas");
+        assert_eq!(added.collect::<Vec<_>>(), ["-runas", "1879048193:1879048193"]);
+        assert!(!other.iter().any(|argument| argument.contains("elevateprivileges")), "{other:?}");
     }
 }

@@ -16,17 +16,15 @@ use axum::routing::{get, post};
 use axum::serve::Listener;
 use axum::{Json, Router};
 use hyper::upgrade::OnUpgrade;
+use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
-use tokio::net::{UnixListener, UnixStream};
 
+use super::descriptors::{self, Shares};
 use super::home::{Home, SOCKET};
 use super::keeper::{Keeper, Life};
 use super::wire::{Call, Console, Exec, Hello, Logs};
 use super::{control, socket, start};
 use crate::cloud::CloudError;
-
-/// Between two attempts to accept a connection where one failed.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often the process looks whether its socket and its folder are still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,9 +41,13 @@ const END: Duration = Duration::from_secs(10);
 pub async fn serve(home: Home) -> Result<(), CloudError> {
     // Away from the terminal that the first verb was typed on. It fails when that has happened already.
     let _ = rustix::process::setsid();
+    // Nothing that this process and its VMs write is anybody else's.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    descriptors::close_on_exec();
+    let shares = Shares::of(descriptors::raise_limit());
     home.create()?;
     let Some(lock) = lock(&home)? else { return Ok(()) };
-    let keeper = Arc::new(Keeper::open(home)?);
+    let keeper = Arc::new(Keeper::open(home, shares)?);
     keeper.log.say(format_args!("started, process {}", std::process::id()));
     control::adopt(&keeper)?;
     sweep_images(&keeper).await?;
@@ -59,7 +61,8 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
             signal.ending.cancel();
         }
     });
-    let place = tokio::spawn(leave_when_displaced(Arc::clone(&keeper), lock));
+    let lock = Arc::new(lock);
+    let place = tokio::spawn(leave_when_displaced(Arc::clone(&keeper), Arc::clone(&lock)));
     let answers = axum::serve(listener, router(Arc::clone(&keeper))).with_graceful_shutdown(until);
     tokio::select! {
         served = answers.into_future() => {
@@ -75,22 +78,22 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     drop(loop_.await);
     let place = place.await.map_err(|panic| CloudError::Store { message: panic.to_string() })?;
     let empty = keeper.state().environments.is_empty();
-    match &place {
+    match place {
         // The lock goes last: whoever starts next begins in an empty folder.
-        Place::Held(_) if empty => keeper.home.remove()?,
-        Place::Held(_) | Place::Taken => {}
+        Place::Held if empty => keeper.home.remove()?,
+        Place::Held | Place::Taken => {}
         Place::Removed => end_all(&keeper).await,
     }
     keeper.log.say(format_args!("ended"));
-    drop(place);
+    drop(lock);
     Ok(())
 }
 
 /// What became of the local cloud's folder while the process ran.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// It is there, and the lock is this process's.
-    Held(File),
+    Held,
     /// The lock was removed, or the folder was moved away: another process may be the local cloud now, and finds the VMs.
     Taken,
     /// The folder was removed, and with it all that tells of the VMs.
@@ -98,15 +101,15 @@ enum Place {
 }
 
 /// Ends the process when its lock is not its lock any more; returns once the process ends.
-async fn leave_when_displaced(keeper: Arc<Keeper>, lock: File) -> Place {
+async fn leave_when_displaced(keeper: Arc<Keeper>, lock: Arc<File>) -> Place {
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = keeper.ending.cancelled() => return Place::Held(lock),
+            () = keeper.ending.cancelled() => return Place::Held,
         }
-        let place = place(&keeper.home, lock.try_clone());
-        let said = match &place {
-            Place::Held(_) => continue,
+        let place = place(&keeper.home, &lock);
+        let said = match place {
+            Place::Held => continue,
             Place::Taken => "is not this process's lock any more: it ends, and its VMs go on",
             Place::Removed => "was removed with the folder around it: the VMs are ended, and this process",
         };
@@ -117,12 +120,11 @@ async fn leave_when_displaced(keeper: Arc<Keeper>, lock: File) -> Place {
 }
 
 /// Where the lock that this process holds is now. What cannot be found out counts as held.
-fn place(home: &Home, lock: std::io::Result<File>) -> Place {
-    let Ok(lock) = lock else { return Place::Taken };
-    let Ok(held) = lock.metadata() else { return Place::Held(lock) };
+fn place(home: &Home, lock: &File) -> Place {
+    let Ok(held) = lock.metadata() else { return Place::Held };
     match fs::metadata(home.lock()) {
-        Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => Place::Held(lock),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Place::Held(lock),
+        Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => Place::Held,
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Place::Held,
         // A folder that was moved away has its files still; one that was removed has none.
         _ if held.nlink() == 0 && !home.database().exists() => Place::Removed,
         _ => Place::Taken,
@@ -150,14 +152,14 @@ async fn end_all(keeper: &Keeper) {
 #[derive(Debug)]
 struct Api {
     keeper: Arc<Keeper>,
-    listener: UnixListener,
+    listener: socket::Trusted,
     /// The inode of the socket.
     inode: Option<u64>,
 }
 
 impl Api {
     fn listen(keeper: &Arc<Keeper>) -> std::io::Result<Self> {
-        let listener = socket::listen(&keeper.home.state, SOCKET)?;
+        let listener = socket::Trusted(socket::listen(&keeper.home.state, SOCKET)?);
         let inode = Self::inode(&keeper.home);
         Ok(Self { keeper: Arc::clone(keeper), listener, inode })
     }
@@ -185,11 +187,7 @@ impl Listener for Api {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok(accepted) => return accepted,
-                    // No descriptors are left, for a moment.
-                    Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
-                },
+                accepted = self.listener.accept() => return accepted,
                 () = tokio::time::sleep(LOOK) => self.look(),
             }
         }
@@ -265,7 +263,7 @@ async fn call(State(keeper): State<Arc<Keeper>>, Json(call): Json<Call>) -> Resp
 }
 
 async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Response {
-    match logs::stream(keeper, logs) {
+    match logs::stream(keeper, logs).await {
         Ok(body) => body.into_response(),
         Err(error) => refused(error),
     }
@@ -313,27 +311,27 @@ mod tests {
         let home = home(&root);
         let held = lock(&home).unwrap().unwrap();
         fs::write(home.database(), "").unwrap();
-        let place = |held: &File| place(&home, held.try_clone());
-        assert!(matches!(place(&held), Place::Held(_)));
+        let place = |held: &File| place(&home, held);
+        assert_eq!(place(&held), Place::Held);
         let away = root.path().join("away");
         fs::rename(&home.state, &away).unwrap();
-        assert!(matches!(place(&held), Place::Taken));
+        assert_eq!(place(&held), Place::Taken);
         fs::rename(&away, &home.state).unwrap();
-        assert!(matches!(place(&held), Place::Held(_)));
+        assert_eq!(place(&held), Place::Held);
         fs::remove_file(home.lock()).unwrap();
-        assert!(matches!(place(&held), Place::Taken), "the database is there for the next process");
+        assert_eq!(place(&held), Place::Taken, "the database is there for the next process");
         let next = lock(&home).unwrap().unwrap();
-        assert!(matches!(place(&held), Place::Taken));
-        assert!(matches!(place(&next), Place::Held(_)));
+        assert_eq!(place(&held), Place::Taken);
+        assert_eq!(place(&next), Place::Held);
         fs::remove_dir_all(&home.state).unwrap();
-        assert!(matches!(place(&next), Place::Removed));
+        assert_eq!(place(&next), Place::Removed);
     }
 
     #[tokio::test]
     async fn a_socket_that_was_removed_is_made_anew() {
         let root = tempfile::tempdir().unwrap();
         let home = home(&root);
-        let keeper = Arc::new(Keeper::open(home.clone()).unwrap());
+        let keeper = Arc::new(Keeper::open(home.clone(), Shares::of(1024)).unwrap());
         let mut api = Api::listen(&keeper).unwrap();
         let accepting = tokio::spawn(async move {
             for _ in 0..2 {
@@ -352,7 +350,7 @@ mod tests {
     async fn a_deletion_that_waits_ends_with_the_process() {
         use crate::cloud::local::wire::Verb;
         let root = tempfile::tempdir().unwrap();
-        let keeper = Arc::new(Keeper::open(home(&root)).unwrap());
+        let keeper = Arc::new(Keeper::open(home(&root), Shares::of(1024)).unwrap());
         keeper
             .change_all(|environments| Ok(environments.extend(crate::cloud::local::store::sample())))
             .unwrap();

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::client::{self, Absent};
 use super::home::Home;
-use super::lost;
 use super::wire::Hello;
+use super::{descriptors, lost};
 use crate::cloud::CloudError;
 
 /// How long the process may take to listen: it opens a database and looks through the processes.
@@ -186,8 +186,13 @@ fn spawn(home: &Home) -> Result<Started, CloudError> {
     let log =
         File::options().create(true).append(true).open(&log).map_err(CloudError::file("write", &log))?;
     let logged = log.metadata().map_or(0, |metadata| metadata.len());
+    descriptors::close_on_exec();
     let process = Command::new(&home.executable)
         .arg("local-cloud")
+        .env_clear()
+        .envs(home.environment.iter().map(|(name, value)| (name, value)))
+        // Not where it happened to be called, which may be unmounted or have another environment file.
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

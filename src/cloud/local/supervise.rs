@@ -15,15 +15,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::Log;
 
-/// The first pause before a task is started again; doubled with each further failure. Short, since most failures are
-/// a file or a socket that is there a moment later.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// When a task that failed is started again.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// The first pause before it is started again; doubled with each further failure.
+    first: Duration,
+    /// The longest pause.
+    max: Duration,
+    /// A task that runs for this long works: its warning goes, and its pauses begin with the first one again.
+    proven: Duration,
+}
 
-/// The longest pause: a cause that lasts, such as a full disk, is looked at this often.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// A task that ran for this long before it failed begins with [`BACKOFF_FIRST`] again.
-const PROVEN_AFTER: Duration = Duration::from_secs(10);
+/// Short at first, since most failures are a file or a socket that is there a moment later; a cause that lasts, such as
+/// a full disk, is looked at every five seconds.
+const TIMES: Times =
+    Times { first: Duration::from_millis(100), max: Duration::from_secs(5), proven: Duration::from_secs(10) };
 
 /// The tasks that fail at present, by name.
 #[derive(Debug, Default)]
@@ -41,12 +47,13 @@ impl Tasks {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the reason differs from the last one.
-    fn fail(&self, name: &str, reason: String) -> bool {
+    /// Takes note that `name` fails. Returns whether the reason differs from the last one.
+    pub(super) fn fail(&self, name: &str, reason: String) -> bool {
         self.lock().insert(name.to_owned(), reason.clone()) != Some(reason)
     }
 
-    fn forget(&self, name: &str) -> bool {
+    /// `name` does not fail any more, or there is no such thing any more. Returns whether it failed before.
+    pub(super) fn forget(&self, name: &str) -> bool {
         self.lock().remove(name).is_some()
     }
 }
@@ -58,55 +65,63 @@ pub(super) async fn supervise<M, F, E>(
     log: Arc<Log>,
     name: String,
     cancel: CancellationToken,
+    make: M,
+) where
+    M: FnMut() -> F,
+    F: Future<Output = Result<(), E>>,
+    E: fmt::Display,
+{
+    let name = &name;
+    supervise_at(TIMES, &tasks, &log, name, &cancel, make).await;
+    tasks.forget(name);
+}
+
+async fn supervise_at<M, F, E>(
+    times: Times,
+    tasks: &Tasks,
+    log: &Log,
+    name: &str,
+    cancel: &CancellationToken,
     mut make: M,
 ) where
     M: FnMut() -> F,
     F: Future<Output = Result<(), E>>,
     E: fmt::Display,
 {
-    let mut pause = BACKOFF_FIRST;
+    let mut pause = times.first;
     loop {
         let started = Instant::now();
         let mut task = std::pin::pin!(std::panic::AssertUnwindSafe(make()).catch_unwind());
-        let mut failing = tasks.lock().contains_key(&name);
+        let mut failing = tasks.lock().contains_key(name);
         let ended = loop {
             tokio::select! {
                 ended = &mut task => break ended,
-                () = cancel.cancelled() => {
-                    tasks.forget(&name);
-                    return;
-                }
+                () = cancel.cancelled() => return,
                 // It runs for long enough: what it failed of is over.
-                () = tokio::time::sleep(PROVEN_AFTER), if failing => {
+                () = tokio::time::sleep(times.proven), if failing => {
                     failing = false;
-                    if tasks.forget(&name) {
+                    if tasks.forget(name) {
                         log.say(format_args!("{name}: works again"));
                     }
                 }
             }
         };
         let reason = match ended {
-            Ok(Ok(())) => {
-                tasks.forget(&name);
-                return;
-            }
+            Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("panicked: {}", panic_text(&*panic)),
         };
-        if started.elapsed() >= PROVEN_AFTER {
-            pause = BACKOFF_FIRST;
+        if started.elapsed() >= times.proven {
+            pause = times.first;
         }
-        if tasks.fail(&name, reason.clone()) {
+        if tasks.fail(name, reason.clone()) {
             log.say(format_args!("{name}: {reason}; it is started again until it works"));
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = cancel.cancelled() => {
-                tasks.forget(&name);
-                return;
-            }
+            () = cancel.cancelled() => return,
         }
-        pause = (pause * 2).min(BACKOFF_MAX);
+        pause = (pause * 2).min(times.max);
     }
 }
 
@@ -121,13 +136,20 @@ mod tests {
 
     use super::*;
 
+    /// Pauses that a test need not wait for, and a proof that it does not wait for unless it wants to.
+    const QUICK: Times = Times {
+        first: Duration::from_millis(1),
+        max: Duration::from_millis(2),
+        proven: Duration::from_secs(3600),
+    };
+
     fn log() -> (tempfile::TempDir, Arc<Log>) {
         let folder = tempfile::tempdir().unwrap();
         let log = Arc::new(Log::open(&folder.path().join("log")).unwrap());
         (folder, log)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_task_that_fails_is_started_again_and_its_reason_told_once() {
         let (folder, log) = log();
         let tasks = Arc::new(Tasks::default());
@@ -147,37 +169,37 @@ mod tests {
                 }
             }
         };
-        supervise(Arc::clone(&tasks), log, "channel of web-1".into(), CancellationToken::new(), make).await;
+        supervise_at(QUICK, &tasks, &log, "channel of web-1", &CancellationToken::new(), make).await;
         assert_eq!(runs.load(Ordering::Relaxed), 5);
-        assert!(tasks.failing().is_empty());
         let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
         assert_eq!(text.matches("disk full").count(), 1, "{text}");
         assert_eq!(text.matches("panicked: a fault").count(), 1, "{text}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_task_that_works_again_is_no_warning() {
-        let (_folder, log) = log();
+        let (folder, log) = log();
         let tasks = Arc::new(Tasks::default());
-        let runs = Arc::new(AtomicU32::new(0));
+        let runs = AtomicU32::new(0);
         let cancel = CancellationToken::new();
-        let counted = Arc::clone(&runs);
-        let supervised =
-            tokio::spawn(supervise(Arc::clone(&tasks), log, "x".into(), cancel.clone(), move || {
-                let run = counted.fetch_add(1, Ordering::Relaxed);
-                async move {
-                    if run > 0 {
-                        std::future::pending::<()>().await;
-                    }
-                    Err("once")
+        let times = Times { proven: Duration::from_millis(20), ..QUICK };
+        let make = || {
+            let run = runs.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if run > 0 {
+                    std::future::pending::<()>().await;
                 }
-            }));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(tasks.failing().len(), 1);
-        tokio::time::sleep(PROVEN_AFTER).await;
-        assert!(tasks.failing().is_empty());
-        cancel.cancel();
-        supervised.await.unwrap();
-        assert_eq!(runs.load(Ordering::Relaxed), 2);
+                Err("once")
+            }
+        };
+        let works_again = async {
+            while runs.load(Ordering::Relaxed) < 2 || !tasks.failing().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            cancel.cancel();
+        };
+        tokio::join!(supervise_at(times, &tasks, &log, "x", &cancel, make), works_again);
+        let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert!(text.contains("x: works again"), "{text}");
     }
 }

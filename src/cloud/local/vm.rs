@@ -6,14 +6,18 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
+use landlock::RulesetStatus;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::confine;
 use super::qemu::{self, Machine};
 use crate::cloud::CloudError;
 
@@ -30,9 +34,12 @@ pub(super) struct Process {
     pidfd: OwnedFd,
     /// Only of those that this process started: they must be waited for.
     child: Option<Child>,
-    /// Its scratch disks, held until it has ended: it opens them by the names that they have in this process.
+    /// Its scratch disks, held until it has ended: their files have no name.
     scratch: Vec<File>,
 }
+
+/// Held while a process is started that inherits descriptors, so that no other one does.
+static INHERITING: Mutex<()> = Mutex::new(());
 
 /// Starts `machine` in `folder`, which must exist. `secrets` is what it reads from its standard input.
 pub(super) fn start(
@@ -41,32 +48,54 @@ pub(super) fn start(
     secrets: Option<File>,
 ) -> Result<Process, CloudError> {
     let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
-    let name = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into();
-    machine.scratch = scratch.iter().map(name).collect();
+    machine.scratch = scratch.iter().map(AsRawFd::as_raw_fd).collect();
+    machine.user = confine::user(machine.id);
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
-    let child = Command::new(qemu::PROGRAM)
+    let mut command = Command::new(qemu::PROGRAM);
+    command
         .args(qemu::arguments(&machine))
+        .env_clear()
+        .envs(machine.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(folder)
         .stdin(secrets.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::null())
         .stderr(messages)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| CloudError::Program {
-            program: qemu::PROGRAM.to_owned(),
-            message: if error.kind() == io::ErrorKind::NotFound {
-                "it is not installed; install the package qemu-system-x86".to_owned()
-            } else {
-                error.to_string()
-            },
-        })?;
-    let pid = child.id();
-    let pidfd = pidfd(pid).map_err(|error| CloudError::Program {
+        .process_group(0);
+    let refused = |error: io::Error| CloudError::Program {
         program: qemu::PROGRAM.to_owned(),
-        message: error.to_string(),
-    })?;
-    Ok(Process { pid, pidfd, child: Some(child), scratch })
+        message: if error.kind() == io::ErrorKind::NotFound {
+            "it is not installed; install the package qemu-system-x86".to_owned()
+        } else {
+            error.to_string()
+        },
+    };
+    let (mut child, _) = spawn(command, machine.image, folder, &scratch).map_err(refused)?;
+    let pid = child.id();
+    match pidfd(pid) {
+        Ok(pidfd) => Ok(Process { pid, pidfd, child: Some(child), scratch }),
+        Err(error) => {
+            // A process that nobody can end later must not stay.
+            let _ = child.kill().and_then(|()| child.wait());
+            Err(refused(error))
+        }
+    }
+}
+
+/// Starts `command`, confined, with these files open under the numbers that they have here.
+pub(super) fn spawn(
+    command: Command,
+    image: &Path,
+    folder: &Path,
+    inherited: &[File],
+) -> io::Result<(Child, RulesetStatus)> {
+    let _inheriting = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let inherit = |flags| inherited.iter().try_for_each(|file| rustix::io::fcntl_setfd(file, flags));
+    let spawned = inherit(FdFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|()| confine::spawn(command, image, folder));
+    inherit(FdFlags::CLOEXEC)?;
+    spawned
 }
 
 /// Files of these sizes that take no room yet and have no name: they go with the VM, however that ends.
@@ -178,7 +207,33 @@ fn vm_of(pid: u32, instances: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::RawFd;
+
     use super::*;
+
+    #[test]
+    fn a_process_has_the_descriptors_that_are_its_own_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name| File::create(folder.path().join(name)).unwrap();
+        let (inherited, stray) = ([file("a"), file("b")], file("stray"));
+        // As a descriptor is that another program left to this one.
+        rustix::io::fcntl_setfd(&stray, FdFlags::empty()).unwrap();
+        crate::cloud::local::descriptors::close_on_exec();
+        for _ in 0..2 {
+            let mut command = Command::new("ls");
+            command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let (child, _) = spawn(command, folder.path(), folder.path(), &inherited).unwrap();
+            let output = child.wait_with_output().unwrap().stdout;
+            let text = String::from_utf8(output).unwrap();
+            let mut numbers: Vec<RawFd> = text.lines().map(|line| line.parse().unwrap()).collect();
+            numbers.retain(|number| *number > 2);
+            for file in &inherited {
+                assert!(numbers.contains(&file.as_raw_fd()), "{numbers:?}");
+            }
+            // The third one is the folder that it lists.
+            assert_eq!(numbers.len(), 3, "{numbers:?}");
+        }
+    }
 
     #[test]
     fn a_running_vm_is_found_and_its_end_is_seen() {

@@ -71,14 +71,17 @@ impl Control {
             answer,
             program,
             streams,
+            credits_open: true,
         }));
     }
 
     /// Queues a message for the host.
     pub(super) fn send(&mut self, message: &Message) {
         let mut bytes = vec![];
-        message.encode(&mut bytes);
-        self.out.extend(bytes);
+        // What the guest says is bounded where it comes from; what a host would not take is not said.
+        if message.encode(&mut bytes).is_ok() {
+            self.out.extend(bytes);
+        }
     }
 
     /// Whether more can be queued.

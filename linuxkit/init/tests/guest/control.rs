@@ -109,7 +109,7 @@ impl Host {
 
     fn send(&mut self, message: &Message) {
         let mut bytes = vec![];
-        message.encode(&mut bytes);
+        message.encode(&mut bytes).unwrap();
         self.stream.write_all(&bytes).unwrap();
     }
 

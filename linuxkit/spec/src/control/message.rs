@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Frame, MAX_PAYLOAD};
+use super::{Frame, MAX_PAYLOAD, TooLong};
 
 /// The version of the messages. Fields and kinds may be added to a version; a reader passes over what it does not know.
 pub const VERSION: u32 = 1;
@@ -125,6 +125,10 @@ pub struct GuestHello {
     /// The streams that it knows, those that have ended among them.
     #[serde(default)]
     pub streams: Vec<StreamState>,
+    /// Whether it says a credit of zero bytes as soon as a stream was begun, so that a host can tell a command that is
+    /// silent from a guest that is.
+    #[serde(default)]
+    pub credits_open: bool,
 }
 
 /// A stream that the guest knows.
@@ -186,6 +190,19 @@ pub struct Ended {
     /// Why there was no command, or why its streams are not whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl Ended {
+    /// The most bytes of an error: more words help nobody, and it must fit into a frame.
+    pub const ERROR_BYTES: usize = 4096;
+
+    /// A stream that ended with an error.
+    pub fn failed(code: i32, error: impl Into<String>) -> Self {
+        let mut error = error.into();
+        let end = (0..=Self::ERROR_BYTES).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+        error.truncate(end);
+        Self { code, error: Some(error) }
+    }
 }
 
 /// Where lines come from.
@@ -263,8 +280,8 @@ impl Message {
     /// The most bytes of lines that a log message carries.
     pub const LINES: usize = MAX_PAYLOAD - 1024;
 
-    /// Appends the message's frame.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the message's frame. What a reader would not take is not written: nothing is appended then.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
         let frame = |kind, stream, channel, payload| Frame { kind, channel, stream, payload };
         let frame = match self {
             Self::HostHello(hello) => frame(HOST_HELLO, 0, 0, json(hello)),
@@ -294,7 +311,7 @@ impl Message {
                 frame(CLOCK, 0, 0, [asked.to_le_bytes(), now.to_le_bytes()].concat())
             }
         };
-        frame.encode(out);
+        frame.encode(out)
     }
 
     /// What a frame says; nothing when this version does not know it.
@@ -367,7 +384,7 @@ mod tests {
         ];
         for message in messages {
             let mut bytes = Vec::new();
-            message.encode(&mut bytes);
+            message.encode(&mut bytes).unwrap();
             let mut decoder = super::super::Decoder::default();
             decoder.push(&bytes);
             assert_eq!(decoder.next(), Some(message));

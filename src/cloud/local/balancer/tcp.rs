@@ -1,13 +1,14 @@
 //! TCP: accept, connect to a backend, carry bytes both ways until both sides have ended.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
-use super::{Counted, Table};
+use super::{Counted, Service, Table};
+use crate::cloud::local::descriptors::PER_CONNECTION;
 
 /// A backend on this machine accepts at once or not at all.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -18,24 +19,22 @@ const BUFFER: usize = 128 * 1024;
 /// After an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until it is cancelled; connections end with it.
-pub(super) async fn serve(listener: TcpListener, table: Arc<Table>, cancel: CancellationToken) {
+/// Serves until it is dropped. Connections go on after that, until the service itself ends.
+pub(super) async fn serve(listener: Arc<TcpListener>, service: Arc<Service>) -> Result<(), Infallible> {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = cancel.cancelled() => return,
-        };
-        let Ok((client, _)) = accepted else {
+        let Ok((client, _)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let table = Arc::clone(&table);
-        let cancel = cancel.clone();
+        // One client waits here, the others in the kernel's queue.
+        let room = service.gate.enter(PER_CONNECTION).await;
+        let service = Arc::clone(&service);
         tokio::spawn(async move {
             tokio::select! {
-                () = carry(client, &table) => {}
-                () = cancel.cancelled() => {}
+                () = carry(client, &service.table) => {}
+                () = service.ended.cancelled() => {}
             }
+            drop(room);
         });
     }
 }

@@ -1,102 +1,159 @@
 //! UDP: each client has a backend and a socket of its own for as long as it talks.
+//!
+//! One task carries all datagrams of a listener, with one buffer, so that a session costs no more than its socket.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _};
+use futures::stream::FuturesUnordered;
 use tokio::net::UdpSocket;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Counted, Table};
+use super::{Counted, Service};
+use crate::cloud::local::descriptors::Room;
 
-/// A client that is silent for this long is forgotten.
+/// A session in which nobody says anything for this long is forgotten.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// Clients that are remembered at once; further ones are dropped until some fall silent.
-const MAX_CLIENTS: usize = 4096;
+/// Between two looks for silent sessions.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Sessions of one listener. The one that was silent for longest makes room for a new one: sources of datagrams can be
+/// invented, so that a bound without that would let one client lock out all others.
+pub(super) const MAX_SESSIONS: usize = 1024;
+
+/// Answers that are carried for one session before others have their turn.
+const BATCH: usize = 32;
 
 /// The largest datagram.
 const DATAGRAM: usize = 65_535;
 
+/// A client and its backend.
 struct Session {
     upstream: Arc<UdpSocket>,
     backend: SocketAddr,
     last: Instant,
-    cancel: CancellationToken,
+    watch: AbortHandle,
+    _counted: Counted,
+    _room: Room,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.cancel.cancel();
+        self.watch.abort();
     }
 }
 
-/// Serves until it is cancelled.
-pub(super) async fn serve(socket: UdpSocket, table: Arc<Table>, cancel: CancellationToken) {
-    let socket = Arc::new(socket);
-    let mut sessions: HashMap<SocketAddr, Session> = HashMap::new();
+/// A client whose backend has said something; nothing when the session was forgotten meanwhile.
+type Answered = Option<SocketAddr>;
+
+/// The sessions of a listener.
+#[derive(Default)]
+struct Sessions {
+    open: HashMap<SocketAddr, Session>,
+    answers: FuturesUnordered<BoxFuture<'static, Answered>>,
+}
+
+/// Serves until it is dropped; its sessions end with it.
+pub(super) async fn serve(socket: Arc<UdpSocket>, service: Arc<Service>) -> Result<(), Infallible> {
+    let mut sessions = Sessions::default();
     let mut buffer = vec![0; DATAGRAM];
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(IDLE), if !sessions.is_empty() => {
-                sessions.retain(|_, session| session.last.elapsed() < IDLE);
-                continue;
+        tokio::select! {
+            received = socket.recv_from(&mut buffer) => {
+                // An error tells of an answer that did not arrive.
+                let Ok((length, client)) = received else { continue };
+                if let Some(session) = sessions.of(client, &service).await {
+                    session.last = Instant::now();
+                    // A datagram may be lost; the client knows.
+                    drop(session.upstream.send(&buffer[..length]).await);
+                }
             }
-        };
-        let Ok((length, client)) = received else { continue };
-        let order = table.order();
-        let stale = sessions
-            .get(&client)
-            .is_some_and(|session| order.iter().all(|backend| backend.address != session.backend));
-        if stale {
-            sessions.remove(&client);
-        }
-        if !sessions.contains_key(&client) {
-            if sessions.len() >= MAX_CLIENTS {
-                sessions.retain(|_, session| session.last.elapsed() < IDLE);
+            Some(answered) = sessions.answers.next(), if !sessions.answers.is_empty() => {
+                if let Some(client) = answered {
+                    sessions.carry_back(client, &socket, &mut buffer).await;
+                }
             }
-            let Some(backend) = order.first().filter(|_| sessions.len() < MAX_CLIENTS) else { continue };
-            let counted = Counted::new(&backend.connections);
-            let Ok(session) = open(Arc::clone(&socket), client, backend.address, counted).await else {
-                continue;
-            };
-            sessions.insert(client, session);
-        }
-        if let Some(session) = sessions.get_mut(&client) {
-            session.last = Instant::now();
-            // A datagram may be lost; the client knows.
-            drop(session.upstream.send(&buffer[..length]).await);
+            _ = sweep.tick() => sessions.open.retain(|_, session| session.last.elapsed() < IDLE),
         }
     }
 }
 
-async fn open(
-    socket: Arc<UdpSocket>,
-    client: SocketAddr,
-    backend: SocketAddr,
-    counted: Counted,
-) -> io::Result<Session> {
-    let upstream = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
-    upstream.connect(backend).await?;
-    let cancel = CancellationToken::new();
-    let (answers, ended) = (Arc::clone(&upstream), cancel.clone());
-    tokio::spawn(async move {
-        let _counted = counted;
-        let mut buffer = vec![0; DATAGRAM];
-        loop {
-            let length = tokio::select! {
-                received = answers.recv(&mut buffer) => received,
-                () = ended.cancelled() => return,
-            };
-            if let Ok(length) = length {
-                drop(socket.send_to(&buffer[..length], client).await);
+impl Sessions {
+    /// The client's session, made when it has none or its backend is not healthy any more.
+    async fn of(&mut self, client: SocketAddr, service: &Service) -> Option<&mut Session> {
+        let order = service.table.order();
+        let is_stale = |session: &Session| order.iter().all(|backend| backend.address != session.backend);
+        if self.open.get(&client).is_some_and(is_stale) {
+            self.open.remove(&client);
+        }
+        if !self.open.contains_key(&client) {
+            let backend = order.first()?;
+            let room = service.gate.try_enter(1).or_else(|| {
+                self.forget_oldest();
+                service.gate.try_enter(1)
+            })?;
+            let upstream = Arc::new(connect(backend.address).await.ok()?);
+            let watch = self.watch(client, Arc::clone(&upstream));
+            let counted = Counted::new(&backend.connections);
+            let (backend, last) = (backend.address, Instant::now());
+            let session = Session { upstream, backend, last, watch, _counted: counted, _room: room };
+            self.open.insert(client, session);
+        }
+        self.open.get_mut(&client)
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.open.iter().min_by_key(|(_, session)| session.last).map(|(client, _)| *client);
+        if let Some(client) = oldest {
+            self.open.remove(&client);
+        }
+    }
+
+    /// Waits for the backend's next answer.
+    fn watch(&mut self, client: SocketAddr, upstream: Arc<UdpSocket>) -> AbortHandle {
+        let (abort, registration) = AbortHandle::new_pair();
+        let readable = async move {
+            // An error is read, and so ends, with the next answer.
+            drop(upstream.readable().await);
+            client
+        };
+        self.answers.push(Abortable::new(readable, registration).map(Result::ok).boxed());
+        abort
+    }
+
+    /// Hands the client what its backend has said.
+    async fn carry_back(&mut self, client: SocketAddr, socket: &UdpSocket, buffer: &mut [u8]) {
+        let Some(session) = self.open.get_mut(&client) else { return };
+        session.last = Instant::now();
+        let upstream = Arc::clone(&session.upstream);
+        for _ in 0..BATCH {
+            match upstream.try_recv(buffer) {
+                Ok(length) => drop(socket.send_to(&buffer[..length], client).await),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The backend has refused a datagram: the client may try again.
+                Err(_) => {}
             }
         }
-    });
-    Ok(Session { upstream, backend, last: Instant::now(), cancel })
+        let watch = self.watch(client, upstream);
+        if let Some(session) = self.open.get_mut(&client) {
+            // One of an earlier session of this client may have led here: then this one has a watch of its own still.
+            session.watch.abort();
+            session.watch = watch;
+        }
+    }
+}
+
+async fn connect(backend: SocketAddr) -> io::Result<UdpSocket> {
+    let upstream = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    upstream.connect(backend).await?;
+    Ok(upstream)
 }

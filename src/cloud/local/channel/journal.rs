@@ -1,31 +1,57 @@
 //! The lines of a VM's containers in files, laid out and written as kubelet keeps them: `logs/CONTAINER/RUN.log` in the
 //! VM's folder, a line `TIME STREAM TAG TEXT`. The times of a container only grow, so that the last line of a file says
 //! where to go on, and a line that comes twice is seen.
+//!
+//! Whatever a guest sends, a VM has folders for its own containers alone, and [`Limits::vm_bytes`] in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use i2kit_spec::control::LogHead;
 
 /// The folder of all containers' folders, in the VM's folder.
 pub(in crate::cloud::local) const FOLDER: &str = "logs";
 
-/// A longer file is moved aside, and what was aside before goes.
-pub(in crate::cloud::local) const LIMIT_BYTES: u64 = 16 << 20;
-
-/// How many runs of a container are kept.
-const RUNS: usize = 5;
-
 /// The folder of what the guest itself says; no container can have this name.
 pub(in crate::cloud::local) const GUEST: &str = "_guest";
+
+/// The longest time of a line: `2026-01-31T12:00:00.000000000Z`, with room for an offset.
+const TIME_BYTES: usize = 35;
+
+/// How much of a file's end is read to find its last line. A line comes in one frame, which is half as long.
+const TAIL_BYTES: u64 = 128 * 1024;
+
+/// Bounds of what one VM's lines take on the disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// A longer file is moved aside, and what was aside before goes. Less in pods of many containers, so that the files
+    /// that are written take a quarter of [`Self::vm_bytes`] at most.
+    pub(super) file_bytes: u64,
+    /// All files of a VM. When they are longer, those that were not written for longest go.
+    pub(super) vm_bytes: u64,
+    /// How many runs of a container are kept.
+    pub(super) runs: usize,
+    /// How many containers may say something in a VM whose image does not tell their names.
+    pub(super) containers: usize,
+}
+
+/// The bounds. 256 MiB hold both files of several busy containers, and twenty VMs of a kind stay below 5 GiB.
+pub(super) const LIMITS: Limits =
+    Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5, containers: 128 };
 
 /// The files of one VM.
 #[derive(Debug)]
 pub(super) struct Journal {
     folder: PathBuf,
+    /// The pod's containers, where its image tells them.
+    names: Option<BTreeSet<String>>,
+    limits: Limits,
     containers: BTreeMap<String, Container>,
+    /// Bytes of all files.
+    total: u64,
 }
 
 #[derive(Debug, Default)]
@@ -37,24 +63,36 @@ struct Container {
     bytes: u64,
 }
 
+/// What became of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// The number of the line that comes next.
+    pub(super) next: u64,
+    /// Whether they are of a container that the pod has, so that they were kept.
+    pub(super) known: bool,
+}
+
 impl Journal {
     /// The journal of the VM in `folder`, with what an earlier process kept in it.
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, names: Option<BTreeSet<String>>, limits: Limits) -> io::Result<Self> {
         let folder = folder.join(FOLDER);
-        fs::create_dir_all(&folder)?;
+        make(&folder)?;
         let mut containers = BTreeMap::new();
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let mut last = String::new();
-            for run in runs(&entry.path()) {
+            let runs = runs(&entry.path());
+            for run in &runs {
                 for name in [format!("{run}.log.1"), format!("{run}.log")] {
                     last = last.max(mend(&entry.path().join(name))?);
                 }
             }
-            containers.insert(name, Container { last, ..Container::default() });
+            let run = runs.last().copied().unwrap_or_default();
+            containers.insert(name, Container { last, run, ..Container::default() });
         }
-        Ok(Self { folder, containers })
+        let total = files(&folder).iter().map(|file| file.bytes).sum();
+        Ok(Self { folder, names, limits, containers, total })
     }
 
     /// The time of the last line of each container.
@@ -63,36 +101,129 @@ impl Journal {
         kept.map(|(name, container)| (named(name).to_owned(), container.last.clone())).collect()
     }
 
-    /// Keeps lines, except those that it has. Returns the number of the line that comes next.
-    pub(super) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> io::Result<u64> {
+    /// Keeps lines, except those that it has, those of containers that the pod does not have, and what is no line. After
+    /// an error none of them is kept.
+    pub(super) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> io::Result<Kept> {
+        let count = lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
+        let next = head.first.saturating_add(count);
         let name = if head.container.is_empty() { GUEST } else { &head.container };
-        // The name becomes a folder: a guest that was broken into must not write elsewhere.
-        if name.contains(['/', '\0']) || name.starts_with('.') {
-            return Err(io::Error::other(format!("the guest speaks of a container {name:?}")));
+        if !self.has(head) {
+            return Ok(Kept { next, known: false });
         }
-        let folder = self.folder.join(name);
-        let container = self.containers.entry(name.to_owned()).or_default();
+        let last = self.containers.get(name).map(|container| container.last.as_bytes()).unwrap_or_default();
+        let mut last = last.to_vec();
         let mut new = Vec::with_capacity(lines.len());
-        let mut next = head.first;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            next += 1;
-            let time = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-            if time > container.last.as_bytes() {
-                container.last = String::from_utf8_lossy(time).into_owned();
+            if let Some(time) = time_of(line)
+                && time > last.as_slice()
+            {
+                if new.is_empty() && head.dropped > 0 {
+                    let words = format!("i2kit: {} lines were dropped before this one", head.dropped);
+                    new.extend([time, b" stderr F ", words.as_bytes(), b"\n"].concat());
+                }
+                last = time.to_vec();
                 new.extend_from_slice(line);
             }
         }
-        if head.dropped > 0 && !new.is_empty() {
-            let words = format!("i2kit: {} lines were dropped before this one", head.dropped);
-            let time =
-                String::from_utf8_lossy(new.split(|b| *b == b' ').next().unwrap_or_default()).into_owned();
-            new.splice(0..0, format!("{time} stderr F {words}\n").into_bytes());
-        }
         if !new.is_empty() {
-            container.write(&folder, head.run, &new)?;
+            let last = String::from_utf8(last).map_err(io::Error::other)?;
+            self.write(name, head.run, &new)?;
+            self.containers.entry(name.to_owned()).or_default().last = last;
         }
-        Ok(next)
+        Ok(Kept { next, known: true })
     }
+
+    /// Whether there is such a container, as far as is known. Its name becomes a folder: a guest that was broken into
+    /// must not write elsewhere.
+    fn has(&self, head: &LogHead) -> bool {
+        let name = head.container.as_str();
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        name.is_empty()
+            || match &self.names {
+                Some(names) => names.contains(name),
+                None => {
+                    name.len() <= 63
+                        && name.bytes().all(letter)
+                        && (self.containers.contains_key(name)
+                            || self.containers.len() < self.limits.containers)
+                }
+            }
+    }
+
+    fn write(&mut self, name: &str, run: u64, lines: &[u8]) -> io::Result<()> {
+        let folder = self.folder.join(name);
+        let count = self.containers.len().max(1) as u64;
+        let file_bytes = self.limits.file_bytes.min(self.limits.vm_bytes / (4 * count));
+        let container = self.containers.entry(name.to_owned()).or_default();
+        // Runs only grow. One that does not is no reason to begin files that went.
+        let run = run.max(container.run);
+        let path = folder.join(format!("{run}.log"));
+        if container.run != run || container.file.is_none() {
+            make(&folder)?;
+            // What an earlier write did not write whole is cut off.
+            mend(&path)?;
+            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            container.bytes = file.metadata()?.len();
+            (container.run, container.file) = (run, Some(file));
+            let runs = runs(&folder);
+            for old in &runs[..runs.len().saturating_sub(self.limits.runs)] {
+                for name in [format!("{old}.log"), format!("{old}.log.1")] {
+                    remove(&folder.join(name), &mut self.total);
+                }
+            }
+        }
+        if container.bytes > file_bytes {
+            let aside = folder.join(format!("{run}.log.1"));
+            remove(&aside, &mut self.total);
+            fs::rename(&path, aside)?;
+            container.file = None;
+            container.file = Some(OpenOptions::new().create(true).append(true).open(&path)?);
+            container.bytes = 0;
+        }
+        let Some(file) = &mut container.file else { return Ok(()) };
+        if let Err(error) = file.write_all(lines) {
+            // Lines are kept whole or not at all; what cannot be cut off now is when the file is opened again.
+            if file.set_len(container.bytes).is_err() {
+                container.file = None;
+            }
+            return Err(error);
+        }
+        container.bytes += lines.len() as u64;
+        self.total += lines.len() as u64;
+        if self.total > self.limits.vm_bytes {
+            self.shrink(&path);
+        }
+        Ok(())
+    }
+
+    /// Removes the files that were not written for longest, down to three quarters of what may be there, so that this is
+    /// not done with every line. Keeps the file that was written just now.
+    fn shrink(&mut self, written: &Path) {
+        let mut files = files(&self.folder);
+        files.sort_by_key(|file| file.modified);
+        self.total = files.iter().map(|file| file.bytes).sum();
+        for file in files.iter().filter(|file| file.path != written) {
+            if self.total <= self.limits.vm_bytes / 4 * 3 {
+                break;
+            }
+            remove(&file.path, &mut self.total);
+            let container = file.path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+            if let Some(container) = container.and_then(|name| self.containers.get_mut(name)) {
+                // It may have been the one that is written.
+                container.file = None;
+            }
+        }
+    }
+}
+
+/// A line's time, when it is a whole line in the form of the files.
+fn time_of(line: &[u8]) -> Option<&[u8]> {
+    let mut words = line.strip_suffix(b"\n")?.splitn(4, |byte| *byte == b' ');
+    let (time, stream, tag, _) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let is_time = !time.is_empty()
+        && time.len() <= TIME_BYTES
+        && time.iter().all(|byte| byte.is_ascii_digit() || b"TZ:.+-".contains(byte));
+    (is_time && matches!(stream, b"stdout" | b"stderr") && matches!(tag, b"P" | b"F")).then_some(time)
 }
 
 /// The container of a folder.
@@ -100,33 +231,38 @@ fn named(folder: &str) -> &str {
     if folder == GUEST { "" } else { folder }
 }
 
-impl Container {
-    fn write(&mut self, folder: &Path, run: u64, lines: &[u8]) -> io::Result<()> {
-        let path = folder.join(format!("{run}.log"));
-        if self.run != run || self.file.is_none() {
-            fs::create_dir_all(folder)?;
-            let file = OpenOptions::new().create(true).append(true).open(&path)?;
-            self.bytes = file.metadata()?.len();
-            (self.run, self.file) = (run, Some(file));
-            let runs = runs(folder);
-            for old in &runs[..runs.len().saturating_sub(RUNS)] {
-                for name in [format!("{old}.log"), format!("{old}.log.1")] {
-                    // Most runs have no second file.
-                    let _ = fs::remove_file(folder.join(name));
-                }
-            }
-        }
-        if self.bytes > LIMIT_BYTES {
-            fs::rename(&path, folder.join(format!("{run}.log.1")))?;
-            self.file = Some(OpenOptions::new().create(true).append(true).open(&path)?);
-            self.bytes = 0;
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(lines)?;
-            self.bytes += lines.len() as u64;
-        }
-        Ok(())
+/// Makes a folder, but not those above it: the folder of a VM that is gone does not come back.
+fn make(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
     }
+}
+
+/// Removes a file if it is there, and takes its bytes off `total`.
+fn remove(path: &Path, total: &mut u64) {
+    let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if fs::remove_file(path).is_ok() {
+        *total = total.saturating_sub(bytes);
+    }
+}
+
+/// A file below the journal's folder.
+struct Found {
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+/// All files of all containers.
+fn files(folder: &Path) -> Vec<Found> {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let found = |entry: fs::DirEntry| {
+        let metadata = entry.metadata().ok()?;
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(Found { path: entry.path(), bytes: metadata.len(), modified })
+    };
+    entries(folder).flat_map(|container| entries(&container.path()).filter_map(found)).collect()
 }
 
 /// The runs of a container, in order.
@@ -140,14 +276,145 @@ pub(in crate::cloud::local) fn runs(folder: &Path) -> Vec<u64> {
 
 /// Cuts off what a process that was killed had not written whole. Returns the time of the last line.
 fn mend(path: &Path) -> io::Result<String> {
-    if !path.exists() {
-        return Ok(String::new());
+    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        file => file?,
+    };
+    let length = file.metadata()?.len();
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(TAIL_BYTES);
+        let mut tail = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut tail)?;
+        if let Some(at) = tail.iter().rposition(|byte| *byte == b'\n') {
+            end = start + at as u64 + 1;
+            if end < length {
+                file.set_len(end)?;
+            }
+            let last = tail[..at].rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+            let time = last.split(|byte| *byte == b' ').next().unwrap_or_default();
+            return Ok(String::from_utf8_lossy(&time[..time.len().min(TIME_BYTES)]).into_owned());
+        }
+        end = start;
     }
-    let bytes = fs::read(path)?;
-    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    if end < bytes.len() {
-        OpenOptions::new().write(true).open(path)?.set_len(end as u64)?;
+    if length > 0 {
+        file.set_len(0)?;
     }
-    let last = bytes[..end].split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap_or_default();
-    Ok(String::from_utf8_lossy(last.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned())
+    Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Limits = Limits { file_bytes: 4096, vm_bytes: 32 * 1024, runs: 3, containers: 4 };
+
+    fn head(container: &str, run: u64) -> LogHead {
+        LogHead { container: container.into(), run, ..LogHead::default() }
+    }
+
+    fn line(number: u64, bytes: usize) -> Vec<u8> {
+        format!("2026-01-01T00:00:00.{number:09}Z stdout F {}\n", "x".repeat(bytes)).into_bytes()
+    }
+
+    fn bytes_and_files(folder: &Path) -> (u64, usize) {
+        let files = files(&folder.join(FOLDER));
+        (files.iter().map(|file| file.bytes).sum(), files.len())
+    }
+
+    #[test]
+    fn a_vm_has_folders_for_its_own_containers_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let names = Some(BTreeSet::from(["web".to_owned()]));
+        let mut journal = Journal::open(root.path(), names, SMALL).unwrap();
+        let long = "a".repeat(300);
+        for name in ["other", "../x", "_guest", "a/b", ".", "", "web", "\0", long.as_str()] {
+            let kept = journal.keep(&head(name, 0), &line(1, 10)).unwrap();
+            assert_eq!(kept, Kept { next: 1, known: name.is_empty() || name == "web" }, "{name:?}");
+        }
+        let mut found: Vec<_> =
+            fs::read_dir(root.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        found.sort();
+        assert_eq!(found, ["_guest", "web"]);
+
+        // An image that does not tell its containers: as many as a pod may well have.
+        let root = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        let known =
+            |number| journal.keep(&head(&format!("c{number}"), 0), &line(1, 1)).is_ok_and(|kept| kept.known);
+        assert_eq!((0..100).map(known).filter(|known| *known).count(), SMALL.containers);
+    }
+
+    #[test]
+    fn whatever_comes_takes_a_bounded_part_of_the_disk() {
+        let root = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        for number in 0..2000_u64 {
+            let name = format!("c{}", number % 3);
+            // Runs that grow, jump and fall back.
+            let run = if number.is_multiple_of(7) { u64::MAX - number } else { number / 50 };
+            journal.keep(&head(&name, run), &line(number, 500)).unwrap();
+            let (bytes, files) = bytes_and_files(root.path());
+            assert!(
+                bytes <= SMALL.vm_bytes && journal.total == bytes,
+                "{bytes} bytes, {} known",
+                journal.total
+            );
+            assert!(files <= 3 * 2 * SMALL.runs, "{files} files");
+        }
+        let (bytes, _) = bytes_and_files(root.path());
+        assert!(bytes > SMALL.vm_bytes / 4, "the newest lines are there: {bytes} bytes");
+        // The next process finds the same.
+        let next = Journal::open(root.path(), None, SMALL).unwrap();
+        assert_eq!((next.total, next.logged()), (bytes, journal.logged()));
+    }
+
+    #[test]
+    fn what_is_no_line_is_not_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        let lines = [
+            b"no line\n".as_slice(),
+            b"2026-01-01T00:00:00.1Z stdlog F x\n",
+            b"2026-01-01T00:00:00.1Z stdout Q x\n",
+            &[b'9'; 60],
+            b" stdout F x\n",
+            b"\xff\xff stdout F x\n",
+            b"2026-01-01T00:00:00.2Z stdout F kept\n",
+            b"2026-01-01T00:00:00.3Z stdout F no end",
+        ];
+        let head = LogHead { first: u64::MAX, ..head("web", 0) };
+        assert_eq!(journal.keep(&head, &lines.concat()).unwrap().next, u64::MAX);
+        let text = fs::read_to_string(root.path().join(FOLDER).join("web/0.log")).unwrap();
+        assert_eq!(text, "2026-01-01T00:00:00.2Z stdout F kept\n");
+        assert_eq!(journal.logged()["web"], "2026-01-01T00:00:00.2Z");
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_kept_when_they_are_said_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        journal.keep(&head("web", 0), &line(1, 10)).unwrap();
+        // Nothing can be made below a file.
+        let blocked = root.path().join(FOLDER).join("app");
+        fs::write(&blocked, "").unwrap();
+        assert!(journal.keep(&head("app", 0), &line(2, 10)).is_err());
+        assert!(!journal.logged().contains_key("app"));
+        fs::remove_file(&blocked).unwrap();
+        journal.keep(&head("app", 0), &line(2, 10)).unwrap();
+        assert_eq!(fs::read(blocked.join("0.log")).unwrap(), line(2, 10));
+    }
+
+    #[test]
+    fn half_a_line_is_cut_off_however_long_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("0.log");
+        fs::write(&path, [line(1, 10), line(2, 10), vec![b'x'; 300 * 1024]].concat()).unwrap();
+        assert_eq!(mend(&path).unwrap(), "2026-01-01T00:00:00.000000002Z");
+        assert_eq!(fs::read(&path).unwrap(), [line(1, 10), line(2, 10)].concat());
+        fs::write(&path, vec![b'x'; 300 * 1024]).unwrap();
+        assert_eq!(mend(&path).unwrap(), "");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    }
 }

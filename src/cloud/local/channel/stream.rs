@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use i2kit_spec::control::{End, Message, Open};
+use i2kit_spec::control::{End, Ended, Message, Open, WINDOW};
 use tokio::sync::mpsc;
 
-/// A stream under way.
+/// A stream under way. What waits in it is bounded by [`WINDOW`], for each of its channels.
 #[derive(Debug)]
 pub(super) struct Stream {
     open: Open,
@@ -15,6 +15,8 @@ pub(super) struct Stream {
     input: VecDeque<u8>,
     /// How many bytes of input the guest has taken.
     taken: u64,
+    /// Whether the tool knows that the guest has begun the stream.
+    begun: bool,
     ended: bool,
     /// Output and errors.
     outputs: [Output; 2],
@@ -29,6 +31,10 @@ struct Output {
     taken: u64,
 }
 
+/// Somebody sent more than [`WINDOW`] bytes that the other side has not taken: the stream is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overrun;
+
 fn index(end: End) -> usize {
     usize::from(end == End::Error)
 }
@@ -37,19 +43,35 @@ impl Stream {
     /// A stream that was just begun.
     pub(super) fn new(open: Open, to: mpsc::UnboundedSender<Message>) -> Self {
         let outputs = [Output::default(); 2];
-        Self { open, to, input: VecDeque::new(), taken: 0, ended: false, outputs, size: None }
+        let (input, taken, begun, ended) = (VecDeque::new(), 0, false, false);
+        Self { open, to, input, taken, begun, ended, outputs, size: None }
     }
 
-    /// Gives the tool a message.
-    pub(super) fn tell(&self, message: Message) {
+    fn tell(&self, message: Message) {
         // A tool that is gone has its stream closed by that.
         let _ = self.to.send(message);
     }
 
+    /// Tells the tool how the stream ended.
+    pub(super) fn end(&self, ended: Ended) {
+        self.tell(Message::Ended { stream: 0, ended });
+    }
+
+    /// The guest knows the stream.
+    pub(super) fn begin(&mut self) {
+        if !self.begun {
+            self.begun = true;
+            self.tell(Message::Credit { stream: 0, end: End::Input, taken: self.taken });
+        }
+    }
+
     /// The tool says something. Returns what the guest must hear.
-    pub(super) fn say(&mut self, stream: u32, message: Message) -> Option<Message> {
-        Some(match message {
+    pub(super) fn say(&mut self, stream: u32, message: Message) -> Result<Option<Message>, Overrun> {
+        Ok(Some(match message {
             Message::Data { bytes, .. } => {
+                if self.input.len() + bytes.len() > WINDOW {
+                    return Err(Overrun);
+                }
                 let offset = self.taken + self.input.len() as u64;
                 self.input.extend(&bytes);
                 Message::Data { stream, end: End::Input, offset, bytes }
@@ -64,35 +86,52 @@ impl Stream {
             }
             Message::Credit { end, taken, .. } => {
                 let output = &mut self.outputs[index(end)];
-                output.taken = output.taken.max(taken);
+                // Nobody takes what was not given: a window must not grow by that.
+                output.taken = output.taken.max(taken.min(output.given));
                 Message::Credit { stream, end, taken: output.taken }
             }
-            _ => return None,
-        })
+            _ => return Ok(None),
+        }))
     }
 
     /// The guest sent bytes. Those that came before are not passed on; then the guest hears again what is taken.
-    pub(super) fn data(&mut self, stream: u32, end: End, offset: u64, bytes: Vec<u8>) -> Option<Message> {
+    pub(super) fn data(
+        &mut self,
+        stream: u32,
+        end: End,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> Result<Option<Message>, Overrun> {
         let output = &mut self.outputs[index(end)];
-        let known = usize::try_from(output.given.checked_sub(offset)?).unwrap_or(usize::MAX);
+        // Bytes behind a gap are not taken: what is between comes again, and they do then.
+        let Some(known) = output.given.checked_sub(offset) else { return Ok(None) };
+        let known = usize::try_from(known).unwrap_or(usize::MAX);
         let new = bytes.get(known..).unwrap_or_default();
         if new.is_empty() {
-            return Some(Message::Credit { stream, end, taken: output.taken });
+            return Ok(Some(Message::Credit { stream, end, taken: output.taken }));
+        }
+        if output.given - output.taken + new.len() as u64 > WINDOW as u64 {
+            return Err(Overrun);
         }
         let offset = output.given;
         output.given += new.len() as u64;
         let bytes = if known == 0 { bytes } else { new.to_vec() };
+        self.begun = true;
         self.tell(Message::Data { stream: 0, end, offset, bytes });
-        None
+        Ok(None)
     }
 
     /// The guest took input before this place.
-    pub(super) fn credit(&mut self, end: End, taken: u64) {
+    pub(super) fn credit(&mut self, taken: u64) {
         let bytes = usize::try_from(taken.saturating_sub(self.taken)).unwrap_or(usize::MAX);
         let bytes = bytes.min(self.input.len());
         self.input.drain(..bytes);
         self.taken += bytes as u64;
-        self.tell(Message::Credit { stream: 0, end, taken: self.taken });
+        // Said again, it is no news: a guest that repeats itself fills nobody's memory.
+        if bytes > 0 || !self.begun {
+            self.begun = true;
+            self.tell(Message::Credit { stream: 0, end: End::Input, taken: self.taken });
+        }
     }
 
     /// What must be said again to a guest that has taken input up to this place, or does not know the stream.
@@ -116,5 +155,12 @@ impl Stream {
             messages.push(Message::Credit { stream, end, taken: output.taken });
         }
         messages
+    }
+
+    /// Bytes of output that wait for the tool, and of input that wait for the guest.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let outputs = self.outputs.iter().map(|output| output.given - output.taken);
+        self.input.len() + usize::try_from(outputs.sum::<u64>()).unwrap_or(usize::MAX)
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::step::{Job, Launch};
 use crate::cloud::CloudError;
-use crate::cloud::local::channel::Channel;
+use crate::cloud::local::channel::{Channel, Machine as Guest};
 use crate::cloud::local::keeper::{Keeper, Life, Ports, Running, State, Vm};
 use crate::cloud::local::qemu::Machine;
 use crate::cloud::local::supervise::supervise;
@@ -94,7 +94,9 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         cmdline: &cmdline,
         accelerator,
         resolver: keeper.names.server(environment),
+        environment: &keeper.home.environment,
         scratch: Vec::new(),
+        user: None,
     };
     // Without the lock: its record is saved, so that a process is never without one.
     let process = vm::start(machine, &folder, secrets)?;
@@ -130,12 +132,8 @@ impl State {
 /// Looks after a VM whose process runs: its channel, where its ports are, its health. Goes on for as long as the VM is
 /// known, however long qemu takes.
 fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
-    let cancel = {
-        let mut state = keeper.state();
-        let Some(vm) = state.vms.get_mut(id) else { return };
-        vm.channel = Some(Channel::start(&keeper.home.instance(id)));
-        vm.watch.clone()
-    };
+    open_channel(keeper, id);
+    let Some(cancel) = keeper.state().vms.get(id).map(|vm| vm.watch.clone()) else { return };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     let name = format!("health check of {id}");
     let (watched, id, stop) = (Arc::clone(keeper), id.to_owned(), cancel.clone());
@@ -179,6 +177,27 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
         if !keeper.state().is_alive(id) {
             return Ok(false);
         }
+    }
+}
+
+/// Starts to look after the VM's control channel, until the VM is forgotten.
+fn open_channel(keeper: &Keeper, id: &str) {
+    let mut state = keeper.state();
+    let State { environments, vms, .. } = &mut *state;
+    let groups = environments.values().flat_map(|environment| environment.groups.values());
+    let image = groups
+        .filter_map(|group| group.revision(group.instances.get(id)?.revision))
+        .map(|revision| keeper.home.image(revision.launch.image))
+        .next();
+    if let Some(vm) = vms.get_mut(id) {
+        let guest = Guest {
+            id: id.to_owned(),
+            folder: keeper.home.instance(id),
+            image,
+            tasks: Arc::clone(&keeper.tasks),
+            log: Arc::clone(&keeper.log),
+        };
+        vm.channel = Some(Channel::start(guest, vm.watch.clone()));
     }
 }
 

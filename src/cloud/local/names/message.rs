@@ -1,4 +1,4 @@
-//! Questions and answers of DNS as bytes: RFC 1035, section 4. Pure.
+//! Questions and answers of DNS as bytes: RFC 1035, section 4, and EDNS, RFC 6891. Pure.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -18,8 +18,18 @@ const NAME_BYTES: usize = 255;
 /// Seconds that an answer may be kept: a Service that moves is found soon.
 const TTL: u32 = 5;
 
+/// How many bytes an answer over UDP may have when the question does not say.
+const DATAGRAM: usize = 512;
+
+/// The largest message over UDP that we read, which EDNS has us say.
+const LARGEST: u16 = 4096;
+
+/// Records behind a question that are looked through for EDNS: it is the first one in practice.
+const FURTHER_RECORDS: u16 = 16;
+
 /// Types and classes of records.
 const A: u16 = 1;
+const OPT: u16 = 41;
 const ANY: u16 = 255;
 const INTERNET: u16 = 1;
 
@@ -27,11 +37,17 @@ const INTERNET: u16 = 1;
 const NO_ERROR: u8 = 0;
 const SERVER_FAILURE: u8 = 2;
 const NO_SUCH_NAME: u8 = 3;
+const NOT_IMPLEMENTED: u8 = 4;
+const REFUSED: u8 = 5;
 
-/// The bits of the second and third byte: this is an answer; by who knows it first hand; recursion is wanted; it is
-/// there.
+/// The upper bits of EDNS' code for a version that is not known.
+const BAD_VERSION: u8 = 1;
+
+/// The bits of the second and third byte: this is an answer; by who knows it first hand; it is cut; recursion is wanted;
+/// it is there.
 const ANSWER: u8 = 0x80;
 const AUTHORITATIVE: u8 = 0x04;
+const TRUNCATED: u8 = 0x02;
 const RECURSION_WANTED: u8 = 0x01;
 const RECURSION: u8 = 0x80;
 
@@ -61,6 +77,12 @@ pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
     if question.name != DOMAIN && !below(&question.name, DOMAIN) {
         return Some(Reply::Elsewhere);
     }
+    let edns = edns(message, question.end);
+    if let Some(Edns { version: 1.., .. }) = edns {
+        let mut answer = head(message, question.end, NO_ERROR);
+        put_edns(&mut answer, BAD_VERSION);
+        return Some(Reply::Answer(answer));
+    }
     let found = zone.get(&question.name);
     let known = found.is_some() || zone.keys().any(|name| below(name, &question.name));
     let mut answer = head(message, question.end, if known { NO_ERROR } else { NO_SUCH_NAME });
@@ -73,7 +95,70 @@ pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
         answer.extend([0, 4]);
         answer.extend(address.octets());
     }
+    if edns.is_some() {
+        put_edns(&mut answer, 0);
+    }
     Some(Reply::Answer(answer))
+}
+
+/// What EDNS adds to a question.
+struct Edns {
+    /// The largest answer over UDP, in bytes.
+    size: usize,
+    version: u8,
+}
+
+/// EDNS' record behind a question.
+fn edns(message: &[u8], question_end: usize) -> Option<Edns> {
+    let number = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+    // A question has no answers and no authorities.
+    if number(6)? != 0 || number(8)? != 0 {
+        return None;
+    }
+    let mut at = question_end;
+    for _ in 0..number(10)?.min(FURTHER_RECORDS) {
+        // A name ends with an empty label or with a reference.
+        loop {
+            match *message.get(at)? {
+                0 => break at += 1,
+                0xc0.. => break at += 2,
+                length => at += 1 + usize::from(length),
+            }
+        }
+        if number(at)? == OPT {
+            return Some(Edns { size: usize::from(number(at + 2)?), version: *message.get(at + 5)? });
+        }
+        at += 10 + usize::from(number(at + 8)?);
+    }
+    None
+}
+
+/// Appends EDNS' record to an answer whose other records are complete.
+fn put_edns(answer: &mut Vec<u8>, code: u8) {
+    answer[11] = 1;
+    answer.push(0);
+    answer.extend([OPT, LARGEST].map(u16::to_be_bytes).as_flattened());
+    // The upper bits of the code, the version, flags, and the length of nothing.
+    answer.extend([code, 0, 0, 0, 0, 0]);
+}
+
+/// `answer` as it fits into a datagram for who asked `question`: one that is too long says so, and is asked for again
+/// over TCP.
+pub fn fitting(question: &[u8], answer: Vec<u8>) -> Vec<u8> {
+    let Some(end) = self::question(question).map(|question| question.end) else { return answer };
+    let allowed = edns(question, end).map_or(DATAGRAM, |edns| edns.size.max(DATAGRAM));
+    if answer.len() <= allowed {
+        return answer;
+    }
+    let mut cut = head(question, end, answer.get(3).map_or(SERVER_FAILURE, |byte| byte & 0x0f));
+    cut[2] = (cut[2] & !AUTHORITATIVE) | TRUNCATED;
+    cut
+}
+
+/// Whether the server that gave this answer would not or could not: another one may.
+pub fn is_refusal(answer: &[u8]) -> bool {
+    let code = answer.get(3).map(|byte| byte & 0x0f);
+    matches!(code, None | Some(SERVER_FAILURE | NOT_IMPLEMENTED | REFUSED))
 }
 
 /// The answer that there is none, to what [`reply`] has taken for a question.
@@ -184,6 +269,53 @@ pub(super) mod tests {
         assert_eq!((failed[3] & 0x0f, &failed[..2]), (SERVER_FAILURE, &[7, 9][..]));
     }
 
+    /// The question with EDNS' record: a size and a version.
+    fn with_edns(mut question: Vec<u8>, size: u16, version: u8) -> Vec<u8> {
+        question[11] = 1;
+        question.push(0);
+        question.extend([OPT, size].map(u16::to_be_bytes).as_flattened());
+        question.extend([0, version, 0, 0, 0, 0]);
+        question
+    }
+
+    #[test]
+    fn edns_is_answered_with_edns() {
+        let plain = question("web.default.svc.cluster.local", A);
+        let Some(Reply::Answer(found)) = reply(&with_edns(plain.clone(), 1232, 0), &zone()) else {
+            panic!("no answer")
+        };
+        let mut expected = answer("web.default.svc.cluster.local", A);
+        expected[11] = 1;
+        expected.extend([0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(found, expected);
+        // A version that does not exist yet: no answer, and the code 16 in two places.
+        let Some(Reply::Answer(found)) = reply(&with_edns(plain.clone(), 1232, 9), &zone()) else {
+            panic!("no answer")
+        };
+        assert_eq!((found[3] & 0x0f, found[7], found[11]), (0, 0, 1));
+        assert_eq!(found[plain.len()..], [0, 0, 41, 0x10, 0, 1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_says_so() {
+        let plain = question("example.com", A);
+        let long = |length: usize| {
+            let mut long = head(&plain, plain.len(), NO_ERROR);
+            long.resize(length, 1);
+            long
+        };
+        let is_cut = |question: &[u8], length| {
+            let found = fitting(question, long(length));
+            assert!(found == long(length) || found.len() == plain.len(), "{found:?}");
+            found[2] & TRUNCATED != 0
+        };
+        assert!(!is_cut(&plain, 512) && is_cut(&plain, 513));
+        let larger = with_edns(plain.clone(), 1232, 0);
+        assert!(!is_cut(&larger, 1232) && is_cut(&larger, 1233));
+        // Less than what every resolver takes is not asked for.
+        assert!(!is_cut(&with_edns(plain.clone(), 0, 0), 512));
+    }
+
     #[test]
     fn what_is_no_question_is_not_answered() {
         let mut said = question("web.default.svc.cluster.local", A);
@@ -204,6 +336,8 @@ pub(super) mod tests {
             if query && bytes.len() > HEADER {
                 bytes[2..HEADER].copy_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
             }
+            let fits = fitting(&bytes, vec![0; 600]);
+            prop_assert!(fits.len() == 600 || fits.len() <= bytes.len());
             if reply(&bytes, &zone()).is_some() {
                 let failed = failure(&bytes);
                 prop_assert!(failed.len() >= HEADER && failed.len() <= bytes.len());

@@ -10,7 +10,7 @@ use i2kit_spec::control::{Decoder, Message, Open};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cloud::CloudError;
-use crate::cloud::local::channel::Connection;
+use crate::cloud::local::channel::{Connection, Refusal};
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{EXEC_PROTOCOL, Exec};
 
@@ -26,7 +26,7 @@ pub(super) async fn start(
         if !state.knows(&environment, &instance) {
             return Err(CloudError::not_found("VM", &instance));
         }
-        state.vms.get(&instance).and_then(|vm| vm.channel.clone())
+        state.vms.get(&instance).map(|vm| vm.channel.clone())
     };
     let size = command.terminal.unwrap_or_default();
     let open = Open {
@@ -38,8 +38,12 @@ pub(super) async fn start(
         columns: size.columns,
         ..Open::default()
     };
-    let ended = || CloudError::Guest { instance, message: "the VM does not run".into() };
-    let connection = channel.ok_or_else(ended.clone())?.open(open).await.ok_or_else(ended)?;
+    let connection = match channel {
+        Some(Some(channel)) => channel.open(open).map_err(|refusal| refusal.to_string()),
+        Some(None) => Err("the VM is being started; run the command again in a moment".to_owned()),
+        None => Err(Refusal::Ended.to_string()),
+    };
+    let connection = connection.map_err(|message| CloudError::Guest { instance, message })?;
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             // When the tool goes, or the VM, there is nobody left to tell.
@@ -69,14 +73,15 @@ async fn carry(
                     length => decoder.push(&buffer[..length]),
                 }
                 for message in decoder.by_ref() {
-                    connection.say(message).await;
+                    connection.say(message);
                 }
             }
             message = connection.messages.recv() => {
                 // The channel went with its VM; the tool sees the end of the connection.
                 let Some(message) = message else { return Ok(()) };
                 let mut bytes = Vec::new();
-                message.encode(&mut bytes);
+                // It came in a frame, or was made here.
+                message.encode(&mut bytes).map_err(std::io::Error::other)?;
                 writer.write_all(&bytes).await?;
                 if let Message::Ended { .. } = message {
                     return writer.shutdown().await;

@@ -9,22 +9,25 @@ use axum::body::Body;
 use futures::stream;
 
 use crate::cloud::local::console::{self, Follower};
+use crate::cloud::local::home::Home;
 use crate::cloud::local::keeper::Keeper;
-use crate::cloud::local::lines::{self, Reader, Run};
+use crate::cloud::local::lines::{self, Reader};
 use crate::cloud::local::wire::{Console, Logs};
 use crate::cloud::local::{channel, clock};
 use crate::cloud::{CloudError, LogLine, LogQuery};
-use crate::plan::fleet::InstanceState;
 
 /// How often files are read for more.
 const POLL: Duration = Duration::from_millis(200);
+
+/// How many bytes of lines are read at once of a VM.
+const BATCH: usize = 256 * 1024;
 
 /// Where a VM's lines come from.
 enum Source {
     /// The files that its channel keeps.
     Files(Reader),
-    /// Its console: a VM whose guest has no channel, or did not come so far.
-    Console(Follower),
+    /// Its console, after lines that it has said already: a VM whose guest has no channel, or did not come so far.
+    Console(Vec<LogLine>, Follower),
 }
 
 /// What the stream goes on from.
@@ -33,12 +36,15 @@ struct Progress {
     logs: Logs,
     /// No older line is wanted.
     since: Option<String>,
+    /// VMs whose lines so far come first, one VM after the other.
+    begun: VecDeque<Source>,
+    /// VMs that are followed, those that have ended among them.
     sources: Vec<Source>,
     ready: VecDeque<LogLine>,
 }
 
 /// The body of the answer. Lines that there are come first, VM by VM in the order of their start.
-pub(super) fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, CloudError> {
+pub(super) async fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, CloudError> {
     let found = instances(&keeper, &logs)?;
     if let Some(instance) = &logs.query.instance
         && !found.contains_key(instance)
@@ -47,12 +53,17 @@ pub(super) fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, CloudError
     }
     let since =
         logs.query.since_seconds.map(|seconds| clock::rfc3339(clock::now().saturating_sub(seconds * 1000)));
-    let mut progress = Progress { keeper, logs, since, sources: Vec::new(), ready: VecDeque::new() };
-    let mut by_start: Vec<(&String, &(u64, bool))> = found.iter().collect();
-    by_start.sort_by_key(|(_, (started, _))| *started);
-    for (id, (_, running)) in by_start {
-        progress.begin(id, *running)?;
-    }
+    let (begun, sources, ready) = (VecDeque::new(), Vec::new(), VecDeque::new());
+    let mut progress = Progress { keeper, logs, since, begun, sources, ready };
+    let progress = blocking(move || {
+        let mut by_start: Vec<(&String, &u64)> = found.iter().collect();
+        by_start.sort_by_key(|(_, started)| **started);
+        for (id, _) in by_start {
+            progress.begin(id)?;
+        }
+        Ok(progress)
+    });
+    let progress = progress.await.unwrap_or_else(|panic| Err(CloudError::Store { message: panic }))?;
     Ok(Body::from_stream(stream::unfold(progress, |mut progress| async move {
         let line = progress.next().await?;
         let mut json = serde_json::to_vec(&line).expect("a line has only strings");
@@ -61,8 +72,13 @@ pub(super) fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, CloudError
     })))
 }
 
-/// VMs that are asked for: when each started, and whether it may still say something.
-fn instances(keeper: &Keeper, logs: &Logs) -> Result<BTreeMap<String, (u64, bool)>, CloudError> {
+/// Reads files away from the threads that answer. An error is a panic there.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|panic| panic.to_string())
+}
+
+/// VMs that are asked for: when each started.
+fn instances(keeper: &Keeper, logs: &Logs) -> Result<BTreeMap<String, u64>, CloudError> {
     let state = keeper.state();
     let group = state
         .environments
@@ -71,9 +87,7 @@ fn instances(keeper: &Keeper, logs: &Logs) -> Result<BTreeMap<String, (u64, bool
         .ok_or_else(|| CloudError::not_found("group", &logs.query.group))?;
     let asked = |id: &str| logs.query.instance.as_deref().is_none_or(|instance| instance == id);
     let instances = group.instances.values().filter(|record| asked(&record.id));
-    Ok(instances
-        .map(|record| (record.id.clone(), (record.started, record.state != InstanceState::Ended)))
-        .collect())
+    Ok(instances.map(|record| (record.id.clone(), record.started)).collect())
 }
 
 /// The runs whose lines are wanted, by container; none means all.
@@ -92,11 +106,10 @@ fn runs(folder: &Path, query: &LogQuery) -> Option<BTreeMap<String, u64>> {
 }
 
 impl Progress {
-    fn begin(&mut self, id: &str, running: bool) -> Result<(), CloudError> {
+    fn begin(&mut self, id: &str) -> Result<(), CloudError> {
         let folder = self.keeper.home.instance(id);
         let query = &self.logs.query;
-        let mut lines = if lines::exist(&folder) {
-            let mut reader = Reader::new(&folder, id);
+        let source = if lines::exist(&folder) {
             let wanted = runs(&folder, query);
             if let Some(wanted) = &wanted
                 && let Some(container) = &query.container
@@ -104,26 +117,20 @@ impl Progress {
             {
                 return Err(CloudError::not_found("earlier run of", &format!("{container} in {id}")));
             }
-            let runs = reader.more();
-            if running {
-                self.sources.push(Source::Files(reader));
-            }
-            let is_wanted = |(run, line): &Run| match (&wanted, &line.container) {
-                (None, _) => true,
-                (Some(wanted), Some(container)) => wanted.get(container) == Some(run),
-                (Some(_), None) => false,
-            };
-            runs.into_iter().filter(is_wanted).map(|(_, line)| line).collect()
+            let reader = Reader::new(&folder, id).only(query.container.clone(), wanted);
+            Source::Files(match query.tail {
+                Some(tail) => reader.tail(tail),
+                None => reader,
+            })
         } else {
             // Where to go on is noted before what is there is read: a line may come twice, but none is lost.
-            if running {
-                self.sources.push(Source::Console(Follower::new(folder.clone(), id.to_owned(), false)));
-            }
-            console::lines(&folder, id)
+            let follower = Follower::new(folder.clone(), id.to_owned(), false);
+            let mut lines = console::lines(&folder, id);
+            lines.retain(|line| self.wants(line));
+            let skipped = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+            Source::Console(lines.split_off(skipped), follower)
         };
-        lines.retain(|line| self.wants(line));
-        let skipped = self.logs.query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-        self.ready.extend(lines.into_iter().skip(skipped));
+        self.begun.push_back(source);
         Ok(())
     }
 
@@ -133,52 +140,87 @@ impl Progress {
             && (self.since.is_none() || line.time.is_none() || line.time >= self.since)
     }
 
+    fn take(&mut self, lines: Vec<LogLine>) {
+        let wanted: Vec<LogLine> = lines.into_iter().filter(|line| self.wants(line)).collect();
+        self.ready.extend(wanted);
+    }
+
     async fn next(&mut self) -> Option<LogLine> {
         loop {
             if let Some(line) = self.ready.pop_front() {
                 return Some(line);
             }
+            if let Some(mut source) = self.begun.pop_front() {
+                let read = blocking(move || {
+                    let lines = source.more();
+                    (source, lines)
+                });
+                let (source, lines) = read.await.ok()?;
+                if !lines.is_empty() {
+                    self.begun.push_front(source);
+                    self.take(lines);
+                } else if self.logs.query.follow {
+                    self.sources.push(source);
+                }
+                continue;
+            }
             if !self.logs.query.follow || self.keeper.ending.is_cancelled() {
                 return None;
             }
-            tokio::time::sleep(POLL).await;
             // The group may go while it is followed: then there is nothing more to come.
             let found = instances(&self.keeper, &self.logs).ok()?;
-            self.look(&found);
-        }
-    }
-
-    fn look(&mut self, found: &BTreeMap<String, (u64, bool)>) {
-        for id in found.keys() {
-            let folder = self.keeper.home.instance(id);
-            let source = self.sources.iter_mut().find(|source| source.instance() == id);
-            match source {
-                Some(Source::Files(_)) => {}
-                // The guest has come so far that it speaks over its channel.
-                Some(source) if lines::exist(&folder) => *source = Source::Files(Reader::new(&folder, id)),
-                Some(Source::Console(_)) => {}
-                None => self.sources.push(Source::Files(Reader::new(&folder, id))),
+            let (sources, home) = (std::mem::take(&mut self.sources), self.keeper.home.clone());
+            let container = self.logs.query.container.clone();
+            let read = blocking(move || look(sources, &home, &found, container.as_ref()));
+            let (sources, lines) = read.await.ok()?;
+            self.sources = sources;
+            if lines.is_empty() {
+                tokio::time::sleep(POLL).await;
             }
+            self.take(lines);
         }
-        let mut lines = Vec::new();
-        for source in &mut self.sources {
-            match source {
-                Source::Files(reader) => lines.extend(reader.more().into_iter().map(|(_, line)| line)),
-                // A console that cannot be read any more belongs to a VM that went.
-                Source::Console(follower) => lines.extend(follower.more().unwrap_or_default()),
-            }
-        }
-        lines.retain(|line| self.wants(line));
-        self.ready.extend(lines);
-        self.sources.retain(|source| found.contains_key(source.instance()));
     }
 }
 
+/// What the VMs said since the last look.
+fn look(
+    mut sources: Vec<Source>,
+    home: &Home,
+    found: &BTreeMap<String, u64>,
+    container: Option<&String>,
+) -> (Vec<Source>, Vec<LogLine>) {
+    for id in found.keys() {
+        let folder = home.instance(id);
+        let files = || Source::Files(Reader::new(&folder, id).only(container.cloned(), None));
+        let source = sources.iter_mut().find(|source| source.instance() == id);
+        match source {
+            Some(Source::Files(_)) => {}
+            // The guest has come so far that it speaks over its channel.
+            Some(source) if lines::exist(&folder) => *source = files(),
+            Some(Source::Console(..)) => {}
+            None => sources.push(files()),
+        }
+    }
+    let lines = sources.iter_mut().flat_map(Source::more).collect();
+    sources.retain(|source| found.contains_key(source.instance()));
+    (sources, lines)
+}
+
 impl Source {
+    /// Lines that come next; none when there are no more at present.
+    fn more(&mut self) -> Vec<LogLine> {
+        match self {
+            Self::Files(reader) => reader.more(BATCH),
+            Self::Console(lines, _) if !lines.is_empty() => std::mem::take(lines),
+            // A console that cannot be read any more belongs to a VM that went.
+            Self::Console(_, follower) => follower.more().unwrap_or_default(),
+        }
+    }
+
     fn instance(&self) -> &str {
         match self {
             Self::Files(reader) => reader.instance(),
-            Self::Console(follower) => follower.instance(),
+            Self::Console(_, follower) => follower.instance(),
         }
     }
 }
@@ -195,7 +237,12 @@ pub(super) fn console(keeper: Arc<Keeper>, asked: &Console) -> Result<Body, Clou
     Ok(Body::from_stream(stream::unfold(start, move |(keeper, mut bytes, id)| async move {
         loop {
             let goes_on = alive(&keeper, &id) && !keeper.ending.is_cancelled();
-            let more = bytes.more().unwrap_or_default();
+            let read = blocking(move || {
+                let more = bytes.more().unwrap_or_default();
+                (bytes, more)
+            });
+            let more;
+            (bytes, more) = read.await.ok()?;
             if !more.is_empty() {
                 return Some((Ok::<_, std::convert::Infallible>(more), (keeper, bytes, id)));
             }

@@ -11,7 +11,7 @@ use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{Call, Verb};
 use crate::cloud::local::{balancer, clock, images};
 use crate::image::DiskImage;
-use crate::manifest::api::Name;
+use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::BalancerSpec;
 
 /// How often a verb that waits looks again.
@@ -36,7 +36,8 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
         }
         Verb::PutBalancer { spec } => {
             put_balancer(keeper, environment, &spec)?;
-            listening(keeper, environment, &spec.name, spec.listeners.len()).await;
+            let listeners: Vec<_> = spec.listeners.iter().map(|l| (l.port, l.protocol)).collect();
+            listening(keeper, environment, &spec.name, &listeners).await;
         }
         Verb::DeleteBalancer { name } => {
             keeper.change(environment, |environment| {
@@ -96,10 +97,12 @@ fn put_balancer(keeper: &Keeper, environment: &str, spec: &BalancerSpec) -> Resu
 }
 
 /// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
-async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: usize) {
+async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: &[(u16, Protocol)]) {
     for _ in 0..20 {
-        let bound = |index| keeper.balancers.bound(&(environment.to_owned(), name.clone(), index));
-        if (0..listeners).all(|index| bound(index).is_some()) {
+        let bound = |(port, protocol): &(u16, Protocol)| {
+            keeper.balancers.bound(&(environment.to_owned(), name.clone(), *port, *protocol))
+        };
+        if listeners.iter().all(|listener| bound(listener).is_some()) {
             return;
         }
         tokio::time::sleep(POLL).await;

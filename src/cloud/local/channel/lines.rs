@@ -1,0 +1,156 @@
+//! A VM's journal over failures: a write that fails is told once, and what the guest said since is refused until it says
+//! all of it again, from the last line that was kept. The guest holds its lines for that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use i2kit_spec::control::LogHead;
+use tokio::time::Instant;
+
+use super::journal::{Journal, LIMITS, Limits};
+use super::{FOLDER, Machine};
+use crate::cloud::local::images;
+use crate::cloud::local::log::Log;
+use crate::cloud::local::supervise::Tasks;
+
+/// The first pause before the guest is asked to say its lines again; doubled with each failure.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest pause: a disk that has room again has the lines this much later.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The lines of one VM.
+#[derive(Debug)]
+pub(super) struct Lines {
+    id: String,
+    folder: PathBuf,
+    image: Option<PathBuf>,
+    limits: Limits,
+    tasks: Arc<Tasks>,
+    log: Arc<Log>,
+    /// None while it cannot be opened.
+    journal: Option<Journal>,
+    refusing: Option<Refusing>,
+    pause: Duration,
+    /// It was told that the guest speaks of containers that its pod does not have.
+    told_foreign: bool,
+}
+
+/// Lines are refused.
+#[derive(Debug, Clone, Copy)]
+struct Refusing {
+    /// When the guest is asked to say them again.
+    retry: Instant,
+    /// Whether it was asked: lines that come before its answer were under way before it heard.
+    asked: bool,
+}
+
+impl Lines {
+    /// The lines of the VM.
+    pub(super) fn open(machine: &Machine) -> Self {
+        Self::open_with(machine, LIMITS)
+    }
+
+    pub(super) fn open_with(machine: &Machine, limits: Limits) -> Self {
+        let mut lines = Self {
+            id: machine.id.clone(),
+            folder: machine.folder.clone(),
+            image: machine.image.clone(),
+            limits,
+            tasks: Arc::clone(&machine.tasks),
+            log: Arc::clone(&machine.log),
+            journal: None,
+            refusing: None,
+            pause: PAUSE_FIRST,
+            told_foreign: false,
+        };
+        lines.open_journal();
+        lines
+    }
+
+    fn open_journal(&mut self) {
+        let names = self.image.as_deref().and_then(images::containers);
+        match Journal::open(&self.folder, names, self.limits) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("logs of {}", self.id)
+    }
+
+    /// Takes note of a failure; from now on lines are refused.
+    fn failed(&mut self, error: &std::io::Error) {
+        self.refusing = Some(Refusing { retry: Instant::now() + self.pause, asked: false });
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let folder = self.folder.join(FOLDER);
+        let reason = format!("{} cannot be written: {error}", folder.display());
+        if self.tasks.fail(&self.name(), reason.clone()) {
+            self.log.say(format_args!("{}: {reason}; the guest keeps its lines until it works", self.name()));
+        }
+    }
+
+    /// The time of the last line that is kept of each container.
+    pub(super) fn logged(&self) -> BTreeMap<String, String> {
+        self.journal.as_ref().map(Journal::logged).unwrap_or_default()
+    }
+
+    /// Keeps lines. Returns the number of the next one that is wanted, or nothing when they are refused.
+    pub(super) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> Option<u64> {
+        let journal = self.journal.as_mut().filter(|_| self.refusing.is_none())?;
+        match journal.keep(head, lines) {
+            Ok(kept) => {
+                if !kept.known && !self.told_foreign {
+                    self.told_foreign = true;
+                    let name: String = head.container.chars().take(63).collect();
+                    self.log.say(format_args!(
+                        "{}: the guest sends lines of a container {name:?}, which its pod does not have; they are not kept",
+                        self.id
+                    ));
+                }
+                if self.pause != PAUSE_FIRST {
+                    self.pause = PAUSE_FIRST;
+                    if self.tasks.forget(&self.name()) {
+                        self.log.say(format_args!("{}: can be written again", self.name()));
+                    }
+                }
+                Some(kept.next)
+            }
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// When the guest is to be asked to say lines again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.refusing.map(|refusing| refusing.retry)
+    }
+
+    /// Looks whether lines can be kept again. The guest is asked for them by a hello afterwards, and once more later if
+    /// it does not answer.
+    pub(super) fn retry(&mut self) {
+        self.refusing = Some(Refusing { retry: Instant::now() + PAUSE_MAX, asked: true });
+        if self.journal.is_none() {
+            self.open_journal();
+        }
+    }
+
+    /// The guest said hello: lines that come now follow what it was told to be kept.
+    pub(super) fn greeted(&mut self, answer: bool) {
+        let begins_anew = self.refusing.is_some_and(|refusing| refusing.asked || !answer);
+        if begins_anew && self.journal.is_some() {
+            self.refusing = None;
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.tasks.forget(&self.name());
+    }
+}

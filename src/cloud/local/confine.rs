@@ -1,0 +1,212 @@
+//! What a VM's process may do on this machine, should a guest break out of its VM: nothing but what qemu needs.
+//!
+//! - Its environment is [`Home::environment`](super::home::Home), and it has no descriptor that was not meant for it.
+//! - Its system calls are filtered by qemu's own sandbox, and it can gain no rights by a program (`no_new_privs`).
+//! - Where the kernel has Landlock, it opens its image to read, its own folder, and the system's programs.
+//! - Where the local cloud runs as root, qemu becomes a user of its own, one a VM, without capabilities, once it has
+//!   opened its files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
+    Scope, path_beneath_rules,
+};
+use rustix::thread::CapabilitySet;
+
+use crate::oci::Digest;
+
+/// The first of the user ids that VMs have. No range of systemd or of user namespaces (`/etc/subuid`) lies there.
+const FIRST_USER: u32 = 0x7000_0000;
+
+/// How many user ids there are: so many that two VMs of one machine never have the same.
+const USERS: u32 = 1 << 27;
+
+/// Capabilities that the local cloud needs for VMs of other users: to start, to find and to end them.
+const NEEDED: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::KILL);
+
+/// Where the system keeps programs, libraries and their settings: what qemu reads.
+const SYSTEM: &[&str] = &[
+    "/bin",
+    "/etc",
+    "/gnu/store",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/opt",
+    "/run/current-system",
+    "/sbin",
+    "/usr",
+    "/proc",
+    "/sys/devices/system",
+    "/sys/kernel/mm",
+    "/sys/module/kvm",
+];
+
+/// Devices that qemu opens: KVM, and what every program has.
+const DEVICES: &[&str] = &["/dev/kvm", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// The newest rules of Landlock that are asked for; an older kernel applies those that it knows.
+const RULES: ABI = ABI::V6;
+
+/// The user of the VM `id`, by number, where this process can make it one: as root that has all its rights.
+pub(super) fn user(id: &str) -> Option<u32> {
+    let has_rights = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED));
+    if !rustix::process::geteuid().is_root() || !has_rights {
+        return None;
+    }
+    let maps = ["/proc/self/uid_map", "/proc/self/gid_map"];
+    let is_mapped = maps.iter().all(|map| fs::read_to_string(map).is_ok_and(|text| maps_users(&text)));
+    is_mapped.then(|| user_of(id))
+}
+
+fn user_of(id: &str) -> u32 {
+    let digest = Digest::of(id.as_bytes());
+    let [a, b, c, d, ..] = *digest.as_bytes();
+    FIRST_USER + u32::from_be_bytes([a, b, c, d]) % USERS
+}
+
+/// Whether this user namespace has the users of VMs, by the text of its `uid_map`: a line a range, with its first id
+/// here, its first id outside, and its length.
+fn maps_users(text: &str) -> bool {
+    text.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        first <= u64::from(FIRST_USER) && first + count >= u64::from(FIRST_USER) + u64::from(USERS)
+    })
+}
+
+/// Starts `command`, which reads what is in `image` and writes in `folder`. Returns how far Landlock keeps it to that.
+pub(super) fn spawn(command: Command, image: &Path, folder: &Path) -> io::Result<(Child, RulesetStatus)> {
+    let (image, folder) = (image.to_owned(), folder.to_owned());
+    // Rules hold for a thread and its children, so the thread ends with them.
+    let confined = std::thread::Builder::new().name("spawn".into()).spawn(move || {
+        let status = restrict(&command, &image, &folder)?;
+        let mut command = command;
+        Ok((command.spawn()?, status))
+    })?;
+    confined.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
+}
+
+/// Restricts this thread.
+fn restrict(command: &Command, image: &Path, folder: &Path) -> io::Result<RulesetStatus> {
+    rustix::thread::set_no_new_privs(true)?;
+    let read = AccessFs::from_read(RULES);
+    let mut own = read & !AccessFs::Execute;
+    own |= AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::MakeSock
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate;
+    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let system = SYSTEM.iter().map(PathBuf::from).chain(program_folders(command)).chain(name_servers());
+    let rules = |paths: Vec<PathBuf>, access: BitFlags<AccessFs>| path_beneath_rules(paths, access);
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(RULES))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(RULES)))
+        .and_then(landlock::Ruleset::create)
+        .and_then(|ruleset| ruleset.add_rules(rules(system.collect(), read)))
+        .and_then(|ruleset| ruleset.add_rules(rules(vec![image.to_owned()], read & !AccessFs::Execute)))
+        .and_then(|ruleset| ruleset.add_rules(rules(vec![folder.to_owned()], own)))
+        .and_then(|ruleset| ruleset.add_rules(rules(DEVICES.iter().map(PathBuf::from).collect(), device)))
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(io::Error::other)?;
+    Ok(status.ruleset)
+}
+
+/// Folders of a program that does not lie where programs of the system do: its own, and those beside it.
+fn program_folders(command: &Command) -> Vec<PathBuf> {
+    let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| value);
+    let folders = path.map(std::env::split_paths).into_iter().flatten();
+    let found = folders.map(|folder| folder.join(command.get_program())).find(|path| path.is_file());
+    let mut all = Vec::new();
+    // Where it is named, and where that leads.
+    for program in found.iter().cloned().chain(found.as_ref().and_then(|path| path.canonicalize().ok())) {
+        let Some(folder) = program.parent() else { continue };
+        all.push(folder.to_owned());
+        if let (true, Some(prefix)) = (folder.ends_with("bin"), folder.parent()) {
+            all.extend(["lib", "lib64", "libexec", "share"].map(|beside| prefix.join(beside)));
+        }
+    }
+    all
+}
+
+/// What says which name servers to ask, where `/etc/resolv.conf` leads elsewhere.
+fn name_servers() -> Option<PathBuf> {
+    let file = fs::canonicalize("/etc/resolv.conf").ok()?;
+    let folder = file.parent()?;
+    // A new version of the file takes its place, so its folder counts, unless that holds everything.
+    Some(if folder == Path::new("/run") { file } else { folder.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn each_vm_has_a_user_of_its_own() {
+        let one = user_of("web-1-bcdfg");
+        assert_eq!(one, user_of("web-1-bcdfg"));
+        assert_ne!(one, user_of("web-1-bcdfh"));
+        assert!((FIRST_USER..FIRST_USER + USERS).contains(&one));
+    }
+
+    #[test]
+    fn a_namespace_without_these_users_is_seen() {
+        assert!(maps_users("         0          0 4294967295\n"));
+        assert!(!maps_users("         0     100000      65536\n"));
+        assert!(!maps_users("         0       1000          1\n         1     100000      65536\n"));
+        assert!(!maps_users("") && !maps_users("x y z"));
+    }
+
+    #[test]
+    fn a_process_reads_its_image_writes_its_folder_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = root.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("file"), name).unwrap();
+            folder
+        };
+        let (image, own, other) = (folder("image"), folder("own"), folder("other"));
+        let script = "cat $1/file; echo x 2>&1 >> $1/file; cat $2/file; echo x > $2/new; cat $3/file; exit 0";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).args([&image, &own, &other]);
+        command.env("PATH", std::env::var_os("PATH").unwrap());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (child, status) = spawn(command, &image, &own).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("image") && text.contains("own"), "{text} {output:?}");
+        assert!(own.join("new").exists());
+        // Everything else is as the kernel has it: without Landlock a process reads what its user reads.
+        let is_kept = status == RulesetStatus::NotEnforced || !text.contains("other");
+        assert!(is_kept, "{status:?}: {text}");
+        if status != RulesetStatus::NotEnforced {
+            assert_eq!(fs::read_to_string(image.join("file")).unwrap(), "image");
+        }
+    }
+
+    #[test]
+    fn a_process_gains_no_rights() {
+        let mut command = Command::new("grep");
+        command.args(["NoNewPrivs", "/proc/self/status"]).stdout(Stdio::piped());
+        let folder = tempfile::tempdir().unwrap();
+        let (child, _) = spawn(command, folder.path(), folder.path()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "NoNewPrivs:\t1\n");
+    }
+}
