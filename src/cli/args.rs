@@ -434,11 +434,14 @@ pub(super) struct ScaleArgs {
 #[derive(Debug, Args)]
 pub(super) struct DestroyArgs {
     /// Manifests whose objects are deleted; names of groups (NAME or NAMESPACE/NAME) are taken too
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "lost"])]
     pub targets: Vec<String>,
     /// Delete everything in the environment
     #[arg(long, conflicts_with = "targets")]
     pub all: bool,
+    /// End machines of the local cloud, of all environments, whose database is gone or damaged; it is kept aside
+    #[arg(long, conflicts_with_all = ["targets", "all"])]
+    pub lost: bool,
     /// How manifests are read.
     #[command(flatten)]
     pub reading: Reading,
