@@ -454,7 +454,7 @@ pub(super) struct ScaleArgs {
 #[derive(Debug, Args)]
 pub(super) struct DestroyArgs {
     /// Manifests whose objects are deleted; names of groups (NAME or NAMESPACE/NAME) are taken too
-    #[arg(required_unless_present_any = ["all", "kustomize"])]
+    #[arg(required_unless_present_any = ["all", "lost", "kustomize"])]
     pub targets: Vec<String>,
     /// Folders with a kustomization.
     #[command(flatten)]
@@ -462,6 +462,9 @@ pub(super) struct DestroyArgs {
     /// Delete everything in the environment
     #[arg(long, conflicts_with_all = ["targets", "kustomize"])]
     pub all: bool,
+    /// End machines of the local cloud, of all environments, whose database is gone or damaged; it is kept aside
+    #[arg(long, conflicts_with_all = ["targets", "kustomize", "all"])]
+    pub lost: bool,
     /// How manifests are read.
     #[command(flatten)]
     pub reading: Reading,
