@@ -48,7 +48,7 @@ impl Home {
 
     /// Moves the database aside, out of the folder, under a name that tells when; returns where it is now.
     pub(super) fn set_aside(&self, database: &Path) -> Result<PathBuf, CloudError> {
-        let aside = self.state.with_file_name(format!("local.db.lost-{}", super::clock::now()));
+        let aside = self.state.with_file_name(format!("local.db.lost-{}", super::clock::wall()));
         let move_to = |from: &Path, to: &Path| {
             // Another file system takes a copy.
             fs::rename(from, to).or_else(|_| fs::copy(from, to).and_then(|_| fs::remove_file(from)))
