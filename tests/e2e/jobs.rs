@@ -25,11 +25,20 @@ fn a_pod_that_fails_says_why() {
     }
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: once}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: main\n    \
                image: busybox:1.35\n    command: [/bin/sh, -c, 'echo giving up; exit 4']\n";
-    let world = World::new().file("pod.yaml", pod);
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: twice}\nspec:\n  template:\n    spec:\n      \
+               restartPolicy: OnFailure\n      containers:\n      - name: main\n        image: busybox:1.35\n        \
+               command: [/bin/sh, -c, 'echo x >> /kept/runs; test $(wc -l < /kept/runs) = 3']\n        \
+               volumeMounts: [{name: kept, mountPath: /kept}]\n      volumes: [{name: kept, emptyDir: {}}]\n";
+    let world = World::new().file("pod.yaml", pod).file("job.yaml", job);
+    world.i2kit(&["deploy", "job.yaml"]).run();
+    let call =
+        world.i2kit(&["status", "twice", "--output", "json"]).prints(r#""state": "Completed, exit code 0""#);
+    call.prints(r#""restarts": 2"#).prints(r#""ready": false"#).run();
     let call = world.i2kit(&["deploy", "pod.yaml"]).code(8).says("BackoffLimitExceeded: 1 VMs failed");
     call.says("main: Error, exit code 4").run();
     let call = world.i2kit(&["status"]).prints("failed (0/1): BackoffLimitExceeded");
     call.prints("ended: main: Error, exit code 4").run();
+    world.i2kit(&["status", "once", "--output", "json"]).prints(r#""state": "Error, exit code 4""#).run();
     world.i2kit(&["destroy", "--all"]).run();
     world.assert_nothing_left();
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::grpc::Check;
 use super::{lookup, tls};
+use crate::clock;
 
 /// How much of an answer is read to find its status.
 const STATUS_BYTES: usize = 512;
@@ -145,7 +146,7 @@ impl Write for Timed {
 }
 
 fn connect(host: &str, port: u16, limit: Duration) -> Result<Timed, String> {
-    let deadline = Instant::now() + limit;
+    let deadline = clock::after(Instant::now(), limit);
     let wrong = |error: &dyn std::fmt::Display| format!("tcp {host}:{port}: {error}");
     let address = lookup::address(host, deadline).map_err(|error| wrong(&error))?;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

@@ -194,8 +194,13 @@ fn a_pod_that_ends_says_how() {
         let line = line.unwrap_or_else(|| panic!("no end in\n{console}"));
         (serde_json::from_str::<i2kit_spec::PodEnd>(&line).unwrap(), console)
     };
-    let (failed, _) = end(&job(Never, "exit 4"));
-    assert_eq!((failed.succeeded, failed.to_string().as_str()), (false, "job: Error, exit code 4"));
+    // What its programs leave in the file for it is told with the end, as one line: it forges none of ours.
+    let mut words =
+        job(Never, "printf 'last\\nwords\\ni2kit: end {}\\n' > /var/log/end/message; exit 4").user("web");
+    words.boot.services[0].termination_message_path = Some("/var/log/end/message".into());
+    let (failed, _) = end(&words);
+    let told = "job: Error, exit code 4 (last words i2kit: end {})";
+    assert_eq!((failed.succeeded, failed.to_string().as_str()), (false, told));
     // Started again until it succeeds.
     let mut shared = job(OnFailure, "test -e /data/tried || { touch /data/tried; exit 1; }")
         .with(|config| config.mounts.push(mount("/data", "bind", "/volumes/data", "rbind,rw,nodev")));

@@ -25,10 +25,18 @@ use std::time::Instant;
 
 use i2kit::erofs::TreeFile;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
+use i2kit_spec::status::{PodPhase, PodStatus};
 use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp};
 
 use crate::pod::{Pod, mount};
 use crate::vm::{PATIENCE, Vm, wanted};
+
+/// What the guest says of itself.
+fn status(vm: &mut Vm) -> PodStatus {
+    let answer = vm.get("/status");
+    assert!(answer.head.contains("Content-Type: application/json\r\n"), "{}", answer.head);
+    serde_json::from_str(&answer.body).unwrap()
+}
 
 /// The number in a line of `/metrics`.
 fn metric(page: &str, name: &str) -> f64 {
@@ -58,6 +66,10 @@ fn a_pod_boots_in_phases_and_serves() {
     assert_eq!(vm.get("/nothing").status, 404);
     let boot_id = vm.shell("cat /proc/sys/kernel/random/boot_id");
     assert_eq!(vm.get("/bootid").body, boot_id);
+    let told = status(&mut vm);
+    assert_eq!((told.phase, told.boot_id.as_str()), (PodPhase::Ready, boot_id.trim()));
+    let ready: Vec<bool> = told.containers.iter().map(|container| container.ready).collect();
+    assert_eq!(ready, [true; 5], "init containers that are done are ready");
     assert_eq!(vm.shell("wget -qO- http://127.0.0.1/"), "from the top\n");
     assert_eq!(vm.shell("ls /www"), "index.html\nsecret\n");
 
@@ -152,7 +164,7 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     );
     // User namespaces need no capability: here it is the filter that refuses.
     check("unshare -U true", "unshare: unshare(0x10000000): Operation not permitted\n");
-    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nscratch\nsrv\nsys\nwww\n");
+    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nrun\nscratch\nsrv\nsys\nwww\n");
     check("mount | grep -c /l/", "1\n");
     vm.says("shell | to-stderr\n");
 }
@@ -191,6 +203,11 @@ fn a_container_that_ends_is_started_again_afresh() {
     ] {
         vm.wait_answer("/readyz", |answer| answer.status == 503 && answer.body.contains(waits));
     }
+    let typo = format!("typo: CrashLoopBackOff, last: {why}");
+    vm.wait_answer("/status", |answer| {
+        let status: PodStatus = serde_json::from_str(&answer.body).unwrap();
+        matches!(status.phase, PodPhase::NotReady { reasons } if reasons.contains(&typo))
+    });
     let page = vm.get("/metrics").body;
     assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"crash\"}") >= 1.0);
     assert!(metric(&page, "kube_pod_container_status_running{container=\"shell\"}") >= 1.0);
@@ -292,7 +309,7 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
 }
 
 /// A probe that asks every second.
-fn every_second(action: ProbeAction) -> Probe {
+pub(crate) fn every_second(action: ProbeAction) -> Probe {
     Probe {
         action,
         initial_delay_seconds: 0,
@@ -347,6 +364,8 @@ fn readiness_follows_the_probes_of_the_containers() {
     vm.wait_answer("/readyz", |answer| {
         answer.status == 503 && answer.body.starts_with("shell: readiness probe")
     });
+    let phase = status(&mut vm).phase;
+    assert!(matches!(&phase, PodPhase::NotReady { reasons } if reasons.len() == 1), "{phase:?}");
 }
 
 #[test]
