@@ -386,10 +386,11 @@ fn limits_are_those_of_the_code() {
         };
         let (name, value) = constant.split_once(" = ").unwrap();
         let code = fs::read_to_string(root().join(file)).unwrap_or_default();
-        let holds = code.lines().any(|line| {
-            line.contains(&format!("const {name}: ")) && line.trim_end().ends_with(&format!(" = {value};"))
-        });
-        if !holds {
+        let holds = |declared: &str| {
+            let words = declared.split(';').next().unwrap_or_default().split_whitespace();
+            words.collect::<Vec<_>>().join(" ").ends_with(&format!(" = {value}"))
+        };
+        if !code.split(&format!("const {name}: ")).skip(1).any(holds) {
             wrong.push(format!("{file} has no `const {name}` with the value {value}"));
         }
     }
