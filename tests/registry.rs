@@ -12,7 +12,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake_registry::{FakeRegistry, Fault};
 use i2kit::oci::{Digest, Platform, Reference};
@@ -25,6 +25,9 @@ use serde_json::json;
 
 /// Large enough for several chunks and batches on the way, small enough for a quick test.
 const LAYER: usize = 1_500_000;
+
+/// How long a test waits for a condition before it fails; no measure of speed.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// An image of a gzipped and a plain layer.
 fn two_layers() -> TestImage {
@@ -337,7 +340,7 @@ async fn a_killed_run_is_resumed() {
     let image = two_layers();
     let fake = registry_with(&image).await;
     let blob = image.layers[0].digest();
-    fake.fail(&blob.to_string(), &[Fault::Slow(Duration::from_millis(20))]);
+    fake.fail(&blob.to_string(), &[Fault::Stop(700_000)]);
     let folder = tempfile::tempdir().unwrap();
     let reference = app(&fake);
     let mut run = second_process(NAME, &reference, folder.path()).spawn().unwrap();
@@ -345,10 +348,9 @@ async fn a_killed_run_is_resumed() {
     let mut partial = store.path(Key::Blob(blob)).into_os_string();
     partial.push(".partial");
     let written = || std::fs::metadata(&partial).map_or(0, |data| data.len());
-    for _ in 0..500 {
-        if written() > 0 {
-            break;
-        }
+    let started = Instant::now();
+    while written() == 0 {
+        assert!(started.elapsed() < PATIENCE, "nothing is written");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     run.kill().unwrap();

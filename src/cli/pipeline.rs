@@ -225,11 +225,10 @@ pub(super) fn json(value: &impl Serialize) {
 pub(super) fn health(instance: &Instance) -> String {
     use crate::plan::fleet::InstanceState::{Draining, Ended, Running, Stopping};
     match (instance.state, &instance.health) {
-        (Running, Health::Unhealthy { reason }) => format!("unhealthy: {reason}"),
         (Running, health) => health.to_string(),
         (Draining, _) => "draining".into(),
         (Stopping, _) => "stopping".into(),
-        (Ended, Health::Unhealthy { reason }) => format!("ended: {reason}"),
+        (Ended, Health::Unhealthy { reason } | Health::Lost { reason }) => format!("ended: {reason}"),
         (Ended, _) => "ended".into(),
     }
 }

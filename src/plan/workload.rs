@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::fleet::{
-    BalancerSpec, DEFAULT_HEALTH_GRACE_SECONDS, GroupSettings, JobSettings, LaunchPort, LaunchSpec, Listener,
-    MachineMix, MachineRole, Scaling, TargetGroup,
+    BalancerSpec, GroupSettings, JobSettings, LaunchPort, LaunchSpec, Listener, MachineMix, MachineRole,
+    Scaling, TargetGroup,
 };
 use super::image::ImageId;
 use super::pod::HEALTH_PORT;
@@ -85,7 +85,7 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         ports,
         health_port: HEALTH_PORT,
         grace_period_seconds: pod.termination_grace_period_seconds,
-        health_grace_seconds: DEFAULT_HEALTH_GRACE_SECONDS,
+        containers: pod.init_containers.iter().chain(&pod.containers).map(|one| one.name.clone()).collect(),
         secrets: BTreeMap::new(),
         scratch_bytes: volume::scratch_bytes(pod),
         role: None,

@@ -32,7 +32,6 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
         replicas,
         launch: LaunchSpec {
             ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
-            health_grace_seconds: 20,
             ..example::launch(image(version))
         },
         settings: GroupSettings {

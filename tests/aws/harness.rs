@@ -5,7 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+
+use crate::support::eventually;
 
 /// The emulator, the fault proxy and with `--boot` the machines, ended with the value.
 pub(crate) struct Bed {
@@ -38,11 +39,7 @@ impl Bed {
             .spawn()
             .unwrap();
         let mut bed = Self { process, folder, endpoint: String::new() };
-        let started = Instant::now();
-        while !bed.folder.path().join("bed.json").exists() {
-            assert!(started.elapsed() < Duration::from_mins(2), "the bed does not start");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        eventually("bed", || bed.folder.path().join("bed.json").exists().then_some(()));
         let facts: serde_json::Value =
             serde_json::from_slice(&fs::read(bed.folder.path().join("bed.json")).unwrap()).unwrap();
         facts["endpoint"].as_str().unwrap().clone_into(&mut bed.endpoint);

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Flip,
     /// The whole body, whatever range was asked for.
     NoRange,
+    /// So many bytes of the body, and then nothing more on an open connection.
+    Stop(usize),
     /// A pause before every chunk of the body.
     Slow(Duration),
     /// More bytes than the blob has.
@@ -194,7 +196,7 @@ fn deliver(digest: Digest, mut bytes: Vec<u8>, range: Option<&str>, fault: Optio
     let bytes = bytes.split_off(start.unwrap_or(0));
     let length = bytes.len();
     let sent = match fault {
-        Some(Fault::Cut(count)) => &bytes[..count.min(length)],
+        Some(Fault::Cut(count) | Fault::Stop(count)) => &bytes[..count.min(length)],
         _ => &bytes[..],
     };
     let mut chunks: Vec<std::io::Result<Vec<u8>>> =
@@ -203,6 +205,8 @@ fn deliver(digest: Digest, mut bytes: Vec<u8>, range: Option<&str>, fault: Optio
         chunks.push(Err(std::io::Error::other("cut")));
     }
     let pause = if let Some(Fault::Slow(pause)) = fault { pause } else { Duration::ZERO };
+    let stops = matches!(fault, Some(Fault::Stop(_)));
+    let end = futures::stream::once(std::future::pending()).take(usize::from(stops));
     let stream = futures::stream::iter(chunks).then(move |chunk| async move {
         // Before the end comes, what was sent has to leave the server's buffers.
         let pause = if chunk.is_err() { FLUSH } else { pause };
@@ -211,6 +215,7 @@ fn deliver(digest: Digest, mut bytes: Vec<u8>, range: Option<&str>, fault: Optio
         }
         chunk
     });
+    let stream = stream.chain(end);
     let response = Response::builder()
         .status(if start.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK })
         .header(header::CONTENT_LENGTH, length)

@@ -13,11 +13,12 @@ use super::balancer::{self, Key, Wanted};
 use super::keeper::{Keeper, Life, State};
 use super::names::full_name;
 use super::names::message::Zone;
-use super::{clock, console, lines, vm};
+use super::{console, lines, vm};
+use crate::cloud::Moment;
 use crate::cloud::environment::{Environment, Facts};
 use crate::cloud::reconcile::{Act, Decision, decide};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Health, InstanceState};
+use crate::plan::fleet::InstanceState;
 
 /// Between two looks when nothing happens: the end of a VM is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
@@ -51,6 +52,7 @@ pub(super) async fn run(keeper: Arc<Keeper>) {
 
 /// Decides about every group once. What is decided is stored before it is done.
 fn tick(keeper: &Arc<Keeper>) {
+    let now = keeper.clock.tick();
     let mut jobs = Vec::new();
     let mut state = keeper.state();
     let facts = state.facts();
@@ -63,7 +65,7 @@ fn tick(keeper: &Arc<Keeper>) {
         })
         .collect();
     for (environment, name) in names {
-        group(keeper, &mut state, (&environment, &name), &facts, &mut jobs);
+        group(keeper, &mut state, (&environment, &name), &facts, now, &mut jobs);
     }
     if let Err(error) = state.save() {
         // Without a record nothing is started; what runs goes on.
@@ -81,9 +83,9 @@ fn group(
     state: &mut State,
     (environment_name, name): (&str, &Name),
     facts: &impl Fn(&str) -> Facts,
+    now: Moment,
     jobs: &mut Vec<Job>,
 ) {
-    let now = clock::now();
     let Some(environment) = state.environments.get_mut(environment_name) else { return };
     let Some(record) = environment.groups.get(name) else { return };
     let mut view = record.view(facts);
@@ -92,16 +94,15 @@ fn group(
             vm.succeeded = console::end(&keeper.home.instance(&vm.id)).is_some_and(|end| end.succeeded);
         }
     }
-    let mut decision = decide(&view, now);
+    let mut decision = decide(&view, now.steady);
+    let ended = decision.blame.as_deref().filter(|id| !facts(id).alive).map(|id| ending(keeper, state, id));
+    let Some(environment) = state.environments.get_mut(environment_name) else { return };
+    let Some(record) = environment.groups.get(name) else { return };
     if let Some(refresh) = &mut decision.memory.refresh
         && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
         && let Some(blamed) = record.instances.get(id)
     {
-        let words = match &blamed.health {
-            health if blamed.state == InstanceState::Running && facts(id).alive => health.to_string(),
-            Health::Unhealthy { reason } => reason.clone(),
-            _ => "the VM ended".to_owned(),
-        };
+        let words = blamed.complaint(ended.as_deref());
         let tail = lines::tail(&keeper.home.instance(id), REASON_LINES);
         *reason = format!("{reason}: {id} is {words}\n{}", tail.join("\n"));
     }

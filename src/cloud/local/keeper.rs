@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::accelerator;
 use super::balancer::{Backend, Balancers};
 use super::channel::Channel;
+use super::clock::Clock;
 use super::descriptors::Shares;
 use super::home::Home;
 use super::log::Log;
@@ -21,7 +23,6 @@ use super::qmp::Forward;
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use super::vm::Process;
-use super::{accelerator, clock};
 use crate::cloud::CloudError;
 use crate::cloud::environment::{Environment, Facts};
 use crate::manifest::api::{Name, Protocol};
@@ -46,6 +47,8 @@ pub(super) struct Keeper {
     pub(super) ending: CancellationToken,
     /// Held while images are put or swept, so that none is swept before its environment names it.
     pub(super) images: tokio::sync::Mutex<()>,
+    /// The clock that decides.
+    pub(super) clock: Arc<Clock>,
     accelerator: OnceLock<Accelerator>,
     state: Mutex<State>,
 }
@@ -71,8 +74,6 @@ pub(super) struct Vm {
     pub(super) asked: BTreeSet<(u16, Protocol)>,
     /// Whether the ports that balancers lead to are known to accept, or were given up on.
     pub(super) ports: Ports,
-    /// Bad answers to its health check in a row.
-    pub(super) misses: u32,
     /// Connections that the balancer carries to it.
     pub(super) connections: Arc<AtomicU32>,
     /// What the guest speaks over.
@@ -112,7 +113,6 @@ impl Vm {
             forwards: Vec::new(),
             asked: BTreeSet::new(),
             ports: Ports::Unknown,
-            misses: 0,
             connections: Arc::default(),
             channel: None,
             watch: CancellationToken::new(),
@@ -229,6 +229,7 @@ impl Keeper {
             changed: Notify::new(),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),
+            clock: Arc::clone(store.clock()),
             accelerator: OnceLock::new(),
             state: Mutex::new(State { environments, vms: HashMap::new(), store }),
         })
@@ -272,7 +273,7 @@ impl Keeper {
             listeners.into_iter().flatten().map(|listener| self.balancers.bound(&key(listener))).collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
-        let mut fleet = environment.fleet(name, &facts, &bound, clock::now());
+        let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now().steady);
         fleet.warnings.extend(self.names.failure(name));
         fleet.warnings.extend(self.names.warnings(name));
         fleet.warnings.extend(self.balancers.warnings(name));

@@ -415,7 +415,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = |name: &str| folder(root.path(), name);
         let names = ["a", "b", GUEST];
-        let mut number = 0;
+        let mut number = 0_u32;
         for run in 0..3 {
             for (index, name) in names.iter().enumerate() {
                 for file in [format!("{run}.log.1"), format!("{run}.log")] {

@@ -93,7 +93,7 @@ async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let home = keeper.home.clone();
     let secrets = keeper.secret_versions();
     tokio::task::spawn_blocking(move || {
-        super::secrets::sweep(&home.secrets(), &secrets, super::clock::now())?;
+        super::secrets::sweep(&home.secrets(), &secrets, super::clock::wall())?;
         super::images::sweep(&home, |path| kept.contains(path))
     })
     .await

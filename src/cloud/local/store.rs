@@ -5,16 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::de::DeserializeOwned;
 
-use crate::cloud::CloudError;
+use super::clock::Clock;
 use crate::cloud::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
+use crate::cloud::{CloudError, Steady};
 use crate::manifest::api::Name;
 
 /// The version of the tables and of the documents in them. A database of another version is refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// All environments by name.
 pub(super) type Environments = BTreeMap<String, Environment>;
@@ -27,6 +29,7 @@ type Key = (&'static str, String, String, String, String);
 pub(super) struct Store {
     connection: Connection,
     written: BTreeMap<Key, String>,
+    clock: Arc<Clock>,
 }
 
 impl Store {
@@ -52,9 +55,15 @@ impl Store {
                 });
             }
         }
-        let mut store = Self { connection, written: BTreeMap::new() };
+        let clock = Arc::new(Clock::resumed(clock_of(&connection)?)?);
+        let mut store = Self { connection, written: BTreeMap::new(), clock };
         let environments = store.load()?;
         Ok((store, environments))
+    }
+
+    /// The clock that decides. It is stored with every save, so that no time in the database is later than it.
+    pub(super) fn clock(&self) -> &Arc<Clock> {
+        &self.clock
     }
 
     fn load(&mut self) -> Result<Environments, CloudError> {
@@ -120,6 +129,9 @@ impl Store {
                 .and_then(|mut delete| delete.execute(params![key.0, key.1, key.2, key.3, key.4]))
                 .map_err(failed)?;
         }
+        transaction
+            .execute("INSERT OR REPLACE INTO clock VALUES (0, ?1)", [write(&self.clock.stored())])
+            .map_err(failed)?;
         transaction.commit().map_err(failed)?;
         self.written = wanted;
         Ok(())
@@ -145,10 +157,16 @@ fn create(connection: &Connection) -> Result<(), CloudError> {
                  document TEXT NOT NULL,
                  PRIMARY KEY (kind, environment, namespace, name, id)
              ) WITHOUT ROWID;
+             CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 0), document TEXT NOT NULL);
              PRAGMA user_version = {SCHEMA_VERSION};
              COMMIT;"
         ))
         .map_err(failed)
+}
+
+fn clock_of(connection: &Connection) -> Result<Option<Steady>, CloudError> {
+    let document = connection.query_row("SELECT document FROM clock", [], |row| row.get::<_, String>(0));
+    document.optional().map_err(failed)?.map(|document| parse(&document)).transpose()
 }
 
 fn known(kind: &str) -> Result<&'static str, CloudError> {
@@ -198,8 +216,8 @@ fn failed(error: rusqlite::Error) -> CloudError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::NewRevision;
     use crate::cloud::reconcile::Memory;
+    use crate::cloud::{Moment, NewRevision};
     use crate::manifest::api::{IntOrPercent, Protocol, ServiceType, Strategy};
     use crate::oci::Digest;
     use crate::plan::example;
@@ -208,6 +226,10 @@ mod tests {
         TargetGroup,
     };
     use crate::plan::image::ImageId;
+
+    fn moment(steady: u64) -> Moment {
+        Moment { steady, wall: 1_700_000_000_000 + steady }
+    }
 
     fn environments() -> Environments {
         let name = Name { namespace: "default".into(), name: "web".into() };
@@ -223,8 +245,8 @@ mod tests {
         environment.put_group(&name, &settings).unwrap();
         let group = environment.groups.get_mut(&name).unwrap();
         group.memory = Memory { failures: 7, ..Memory::default() };
-        group.instances.insert("web-1-a".into(), InstanceRecord::new("web-1-a".into(), 1, 5));
-        group.instances.insert("web-1-b".into(), InstanceRecord::new("web-1-b".into(), 1, 6));
+        group.instances.insert("web-1-a".into(), InstanceRecord::new("web-1-a".into(), 1, moment(5)));
+        group.instances.insert("web-1-b".into(), InstanceRecord::new("web-1-b".into(), 1, moment(6)));
         Environments::from([("local".to_owned(), environment)])
     }
 
@@ -261,14 +283,15 @@ mod tests {
             ..example::launch(ImageId(Digest::of(b"1")))
         };
         environment
-            .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, 1000)
+            .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, moment(1000))
             .unwrap();
-        environment.start_refresh(&name, 1, 2, 2000).unwrap();
+        environment.start_refresh(&name, 1, 2, moment(2000)).unwrap();
         let max_unavailable = IntOrPercent::Percent(25);
         environment.groups.get_mut(&name).unwrap().settings.strategy =
             Strategy::RollingUpdate { max_unavailable, max_surge: IntOrPercent::Int(1) };
         let record = environment.groups.get_mut(&name).unwrap().instances.get_mut("web-1-a").unwrap();
         record.feel(Health::Unhealthy { reason: "late".into() }, 7);
+        record.silent_since = Some(6);
         record.accelerator = Some(Accelerator::Tcg);
         record.containers.push(ContainerStatus {
             name: "web".into(),
@@ -287,7 +310,27 @@ mod tests {
                 format!("{kind} {environment} {namespace} {name} {id}\n{document:#}")
             })
             .collect();
-        insta::assert_snapshot!("documents_of_version_1", documents.join("\n"));
+        insta::assert_snapshot!("documents_of_version_2", documents.join("\n"));
+    }
+
+    #[test]
+    fn the_clock_is_stored_with_what_it_timed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cloud.db");
+        let (mut store, _) = Store::open(&path).unwrap();
+        let now = store.clock().tick().steady;
+        store.save(&environments()).unwrap();
+        drop(store);
+        // The host was started again since, long after.
+        let later = r#"{"bootId":"before","boottimeMs":77,"steadyMs":4000000}"#;
+        let connection = Connection::open(&path).unwrap();
+        let stored: String =
+            connection.query_row("SELECT document FROM clock", [], |row| row.get(0)).unwrap();
+        assert!(serde_json::from_str::<Steady>(&stored).unwrap().at(0) >= now);
+        connection.execute("UPDATE clock SET document = ?1", [later]).unwrap();
+        drop(connection);
+        let shown = Store::open(&path).unwrap().0.clock().now().steady;
+        assert!((4_000_000..=4_000_000 + crate::cloud::PAUSE_MS).contains(&shown), "{shown}");
     }
 
     #[test]

@@ -120,7 +120,7 @@ static BUDGET_SPEC: Table = Table::new(
         works("selector", Type::Object(&SELECTOR), "whose machines").required(),
         mapped("minAvailable", Type::IntOrPercent, "how many must be healthy"),
         mapped("maxUnavailable", Type::IntOrPercent, "how many may be missing"),
-        no_meaning("unhealthyPodEvictionPolicy", TEXT, "unhealthy machines are always replaced"),
+        no_meaning("unhealthyPodEvictionPolicy", TEXT, "no machine is evicted"),
     ],
 )
 .one_of(&[OneOf { fields: &["minAvailable", "maxUnavailable"], required: true }]);

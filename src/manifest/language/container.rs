@@ -1,8 +1,8 @@
 //! Containers: what runs inside a pod's machine.
 
 use super::field::{
-    COUNT, COUNT_1, Choice, Field, LONG, OneOf, PORT, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text,
-    Type, mapped, mapped_word, no_meaning, refused, refused_word, word, works,
+    COUNT, COUNT_1, Choice, Field, ID, OneOf, PORT, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text, Type,
+    mapped, mapped_word, no_meaning, refused, refused_word, word, works,
 };
 use crate::manifest::check::rules;
 
@@ -30,8 +30,8 @@ macro_rules! container {
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
-            no_meaning("terminationMessagePath", TEXT, "there is no API that shows termination messages; they are in the log").zero().unless(&["/dev/termination-log"]),
-            no_meaning("terminationMessagePolicy", TEXT, "there is no API that shows termination messages; they are in the log").zero().unless(&["File"]),
+            works("terminationMessagePath", TEXT, "a file that all programs may write to; the last 4096 bytes of it are told with the container's end").zero().default("/dev/termination-log"),
+            no_meaning("terminationMessagePolicy", TEXT, "what a container says last is in its log, and is told from its file alone").zero().unless(&["File"]),
             refused("restartPolicyRules", Type::Any, "restarts do not depend on exit codes", "use the pod's `restartPolicy`"),
             no_meaning("resizePolicy", Type::Any, "a changed size is a rollout"),
             $($own),*
@@ -419,8 +419,8 @@ static SECURITY_CONTEXT: Table = Table::new(
     "SecurityContext",
     "What a container may do inside its machine.",
     &[
-        works("runAsUser", LONG, "user id of the container's processes"),
-        works("runAsGroup", LONG, "group id of the container's processes"),
+        works("runAsUser", ID, "user id of the container's processes"),
+        works("runAsGroup", ID, "group id of the container's processes"),
         works("runAsNonRoot", Type::Bool, "refuse to start as root"),
         works("readOnlyRootFilesystem", Type::Bool, "the container cannot write outside its volumes"),
         works("allowPrivilegeEscalation", Type::Bool, "false sets no-new-privileges"),

@@ -2,8 +2,8 @@
 
 use super::container::{CONTAINER, INIT_CONTAINER, SECCOMP};
 use super::field::{
-    COUNT_1, Field, LABELS, LONG, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text, Type, mapped,
-    no_meaning, refused, refused_word, word, works,
+    COUNT_1, Field, ID, LABELS, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text, Type, mapped, no_meaning,
+    refused, refused_word, word, works,
 };
 use super::meta::{SELECTOR, TEMPLATE_META};
 use super::volume::VOLUME;
@@ -140,10 +140,10 @@ static POD_SECURITY: Table = Table::new(
     "PodSecurityContext",
     "Defaults for all containers of the pod.",
     &[
-        works("runAsUser", LONG, "user id of the containers' processes"),
-        works("runAsGroup", LONG, "group id of the containers' processes"),
+        works("runAsUser", ID, "user id of the containers' processes"),
+        works("runAsGroup", ID, "group id of the containers' processes"),
         works("runAsNonRoot", Type::Bool, "refuse to start as root"),
-        works("fsGroup", LONG, "volumes belong to this group, and processes have it too"),
+        works("fsGroup", ID, "volumes belong to this group, and processes have it too"),
         works(
             "fsGroupChangePolicy",
             Type::Choice(&[
@@ -153,7 +153,7 @@ static POD_SECURITY: Table = Table::new(
             "when volumes change their group",
         )
         .default("Always"),
-        works("supplementalGroups", Type::List(&LONG), "more groups of the processes"),
+        works("supplementalGroups", Type::List(&ID), "more groups of the processes"),
         no_meaning("supplementalGroupsPolicy", TEXT, "groups of the image are always merged")
             .unless(&["Merge"]),
         works("seccompProfile", Type::Object(&SECCOMP), "filter of system calls"),

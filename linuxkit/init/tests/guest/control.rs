@@ -9,10 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use i2kit_spec::control::{Clock, Decoder, End, Ended, HostHello, Logged, Message, Open, PORT, VERSION};
 
 use crate::pod::Pod;
-use crate::vm::{Vm, wanted};
-
-/// How long anything may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(4);
+use crate::vm::{PATIENCE, Vm, wanted};
 
 /// A host that keeps what the guest says, and says again what a supervisor may have lost.
 #[derive(Debug)]

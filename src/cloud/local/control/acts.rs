@@ -8,18 +8,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use i2kit_spec::status::PodPhase;
 use tokio_util::sync::CancellationToken;
 
 use super::ending;
-use crate::cloud::CloudError;
-use crate::cloud::environment::InstanceRecord;
+use crate::cloud::environment::{GroupRecord, InstanceRecord};
+use crate::cloud::health::{Heard, Known, judge};
 use crate::cloud::local::channel::{Channel, Machine as Guest};
 use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
 use crate::cloud::local::qemu::Machine;
 use crate::cloud::local::supervise::supervise;
-use crate::cloud::local::{clock, health, images, qmp, secrets, vm};
+use crate::cloud::local::{console, health, images, qmp, secrets, vm};
 use crate::cloud::reconcile::Act;
+use crate::cloud::{CloudError, Moment};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{Health, InstanceState, LaunchSpec};
 
@@ -55,7 +56,7 @@ pub(super) fn record(
     state: &mut State,
     (environment_name, name): (&str, &Name),
     act: &Act,
-    now: u64,
+    now: Moment,
     jobs: &mut Vec<Job>,
 ) {
     let ended = if let Act::End { id } = act { ending(keeper, state, id) } else { String::new() };
@@ -92,15 +93,18 @@ pub(super) fn record(
         jobs.push(Job::Remove { id });
         return;
     }
+    let revision = group.instances.get(&id).map(|record| record.revision);
+    let containers = revision.and_then(|number| group.revision(number));
+    let containers = containers.map(|revision| revision.launch.containers.clone()).unwrap_or_default();
     let Some(record) = group.instances.get_mut(&id) else { return };
     match act {
         Act::Drain { failed, .. } => {
             record.failed |= *failed;
-            record.enter(InstanceState::Draining, now);
+            record.enter(InstanceState::Draining, now.steady);
         }
         Act::PowerOff { .. } => {
-            record.enter(InstanceState::Stopping, now);
-            let unborn = record.boot_id.is_none();
+            record.enter(InstanceState::Stopping, now.steady);
+            let unborn = !record.answered;
             match state.vms.get_mut(&id).map(|vm| &mut vm.life) {
                 // A guest that never spoke does not hear the button yet, and has nothing to bring to an end.
                 Some(Life::Started(process)) if unborn => process.kill(),
@@ -113,12 +117,8 @@ pub(super) fn record(
             }
         }
         Act::End { .. } => {
-            record.failed = true;
-            // A VM that was taken out because it was unhealthy keeps that reason.
-            if record.state == InstanceState::Running || !matches!(record.health, Health::Unhealthy { .. }) {
-                record.feel(Health::Unhealthy { reason: ended }, now);
-            }
-            record.enter(InstanceState::Ended, now);
+            let end = console::end(&keeper.home.instance(&id));
+            record.end(ended, end.as_ref(), &containers, now.steady);
             state.vms.remove(&id);
         }
         Act::Launch { .. } | Act::Forget { .. } => {}
@@ -258,9 +258,7 @@ async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
         Arc::clone(&keeper.log),
         name,
         cancel.clone(),
-        move || {
-            check_health(Arc::clone(&checked), id.clone(), health_port, cancel.clone()).map(Ok::<(), String>)
-        },
+        move || check_health(Arc::clone(&checked), id.clone(), health_port, cancel.clone()),
     ));
 }
 
@@ -285,40 +283,52 @@ fn open_channel(keeper: &Keeper, id: &str) {
     }
 }
 
-async fn check_health(keeper: Arc<Keeper>, id: String, health_port: u16, cancel: CancellationToken) {
+/// Asks the guest over and over. An error is what keeps this side from asking.
+async fn check_health(
+    keeper: Arc<Keeper>,
+    id: String,
+    health_port: u16,
+    cancel: CancellationToken,
+) -> Result<(), String> {
     loop {
         let address = keeper.state().vms.get(&id).and_then(|vm| vm.endpoint(health_port, Protocol::Tcp));
-        let Some(address) = address else { return };
+        let Some(address) = address else { return Ok(()) };
         let checked = tokio::select! {
             checked = look(&keeper, &id, address) => checked,
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => return Ok(()),
         };
+        let unasked = if let Heard::Unasked(reason) = &checked.0 { Some(reason.clone()) } else { None };
         let period = heard(&keeper, &id, checked);
+        if let Some(reason) = unasked {
+            return Err(reason);
+        }
         tokio::select! {
             () = tokio::time::sleep(period) => {}
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => return Ok(()),
         }
     }
 }
 
-/// One health check: the guest's own word, and until it was true once, whether the ports behind balancers accept.
-async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> health::Checked {
+/// One health check: the guest's own word, and the first port behind a balancer that does not accept yet, until all
+/// did once.
+async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<u16>) {
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
-        health::patience(groups.find_map(|group| group.instances.get(id)), clock::now())
+        health::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
     };
-    let mut checked = health::check(address, patience).await;
-    if checked.ready.is_err() {
-        return checked;
+    let heard = health::check(address, patience).await;
+    let Heard::Status(status) = &heard else { return (heard, None) };
+    if status.phase != PodPhase::Ready {
+        return (heard, None);
     }
-    let now = clock::now();
+    let now = keeper.clock.now().steady;
     let (since, targets) = {
         let mut state = keeper.state();
         let targets = state.targets(id);
-        let Some(vm) = state.vms.get_mut(id) else { return checked };
+        let Some(vm) = state.vms.get_mut(id) else { return (heard, None) };
         let since = match vm.ports {
-            Ports::Settled => return checked,
+            Ports::Settled => return (heard, None),
             Ports::Closed(since) => since,
             Ports::Unknown => now,
         };
@@ -326,12 +336,11 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> health::Checked
         (since, targets)
     };
     // A container that ends again and again is ready whenever it has just been started.
-    let restarted = checked.containers.iter().flatten().any(|container| container.restarts > 0);
+    let restarted = status.containers.iter().any(|container| container.restarts > 0);
     for (port, address) in targets {
         if !health::accepts(address).await {
-            if restarted || now < since + health::PORTS_GRACE_MS {
-                checked.ready = Err(format!("port {port} accepts no connections yet"));
-                return checked;
+            if restarted || now < since.saturating_add(health::PORTS_GRACE_MS) {
+                return (heard, Some(port));
             }
             keeper.log.say(format_args!("{id}: port {port} is behind a balancer and accepts no connections"));
         }
@@ -339,28 +348,31 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> health::Checked
     if let Some(vm) = keeper.state().vms.get_mut(id) {
         vm.ports = Ports::Settled;
     }
-    checked
+    (heard, None)
 }
 
 /// Takes over what a health check heard; how long to wait for the next one.
-fn heard(keeper: &Keeper, id: &str, checked: health::Checked) -> Duration {
+fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) -> Duration {
+    let now = keeper.clock.now().steady;
     let mut state = keeper.state();
     let State { environments, vms, .. } = &mut *state;
-    let Some(vm) = vms.get_mut(id) else { return health::PERIOD };
+    if !vms.contains_key(id) {
+        return health::PERIOD;
+    }
     let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
     for group in groups.filter(|group| group.instances.contains_key(id)) {
-        let grace = group
-            .instances
-            .get(id)
-            .and_then(|record| group.revision(record.revision))
-            .map_or(0, |revision| u64::from(revision.launch.health_grace_seconds) * 1000);
-        let Some(record) = group.instances.get_mut(id) else { continue };
+        let boot_ms = group.settings.boot_ms();
+        let GroupRecord { instances, revisions, .. } = group;
+        let Some(record) = instances.get_mut(id) else { continue };
         if record.state != InstanceState::Running {
             // Out of the balancer already; what it says while it stops would only hide why it had to go.
             return health::PERIOD;
         }
+        let revision = revisions.iter().find(|revision| revision.number == record.revision);
+        let containers = revision.map(|revision| revision.launch.containers.as_slice()).unwrap_or_default();
         let was = std::mem::discriminant(&record.health);
-        health::judge(record, &mut vm.misses, checked, grace, clock::now());
+        let known = Known { containers, boot_ms, closed_port };
+        judge(record, heard, &known, now);
         if std::mem::discriminant(&record.health) != was {
             keeper.log.say(format_args!("{id} is {}", record.health));
             keeper.changed.notify_one();

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::sweep_images;
 use crate::cloud::CloudError;
-use crate::cloud::local::clock;
 use crate::cloud::local::images;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{Call, Verb};
@@ -50,7 +49,7 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
             keeper.change(environment, |environment| environment.put_group(&name, &settings))?;
         }
         Verb::PutRevision { group, revision } => {
-            let now = clock::now();
+            let now = keeper.clock.now();
             keeper.change(environment, |environment| environment.put_revision(&group, &revision, now))?;
         }
         Verb::DeleteRevisions { group, revisions } => {
@@ -58,7 +57,7 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
             sweep_images(keeper).await?;
         }
         Verb::StartRefresh { group, to, replicas } => {
-            let now = clock::now();
+            let now = keeper.clock.now();
             keeper.change(environment, |environment| environment.start_refresh(&group, to, replicas, now))?;
         }
         Verb::CancelRefresh { group } => {
