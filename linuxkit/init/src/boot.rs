@@ -200,7 +200,9 @@ fn containers(pod: &PodBoot, root: &str) -> Result<Vec<Container>, Error> {
         format!("{LAYERS}/{index}")
     };
     let container = |boot: &ContainerBoot, role| {
-        let layers = boot.layers.iter().rev().map(mount_point).collect();
+        let over = format!("{POD_MOUNT}/{}", i2kit_spec::over(&boot.name));
+        let over = Path::new(&format!("{root}{over}")).is_dir().then_some(over);
+        let layers = over.into_iter().chain(boot.layers.iter().rev().map(mount_point)).collect();
         Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot, root)?, layers }, role))
     };
     let role = |boot: &ContainerBoot| if boot.sidecar { Role::Sidecar } else { Role::Onboot };

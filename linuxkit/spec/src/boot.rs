@@ -21,6 +21,12 @@ pub const POD_PARTITION: &str = "pod";
 /// Where the guest mounts the pod file system; the source of a bind mount of one of its files starts with this.
 pub const POD_MOUNT: &str = "/pod";
 
+/// The folder of the pod file system, in its root, whose directories lie over the layers of the container `name`, when
+/// there is one: those that the topmost layer implies and a lower one describes.
+pub fn over(name: &str) -> String {
+    format!("over-{name}")
+}
+
 /// Where a container's programs say why they end, unless the container has [`ContainerBoot::termination_message_path`].
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
 

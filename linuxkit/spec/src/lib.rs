@@ -27,7 +27,7 @@ pub mod volume;
 
 pub use boot::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta,
-    RestartPolicy, Seccomp, TERMINATION_LOG,
+    RestartPolicy, Seccomp, TERMINATION_LOG, over,
 };
 pub use end::{ContainerEnd, PodEnd};
 pub use expand::expand;

@@ -1,5 +1,7 @@
 //! What containers may do, seen from inside.
 
+use i2kit::erofs::TreeFile;
+
 use crate::manifest::{SHELL, pod_of};
 use crate::vm::{Vm, wanted};
 
@@ -231,8 +233,10 @@ fn root_of_a_user_namespace_is_nobody_in_the_machine() {
         "{{hostUsers: false, volumes: [{{name: shared, emptyDir: {{}}}}], containers: [{{{SHELL}, {probe}, {volume}}}, \
          {web}]}}"
     );
-    let mut vm = Vm::boot(&pod_of(&spec, ""));
+    let over = TreeFile { mode: 0o711, ..TreeFile::directory("over-shell/www") };
+    let mut vm = Vm::boot(&pod_of(&spec, "").file(over));
     vm.ready();
+    assert_eq!(vm.shell("stat -c '%a %u' /www; cat /www/index.html"), "711 0\nfrom the top\n");
     assert_eq!(
         vm.shell("id; cat /proc/self/uid_map"),
         "uid=0(root) gid=0(root)\n         0      65536      65536\n"

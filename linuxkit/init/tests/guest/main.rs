@@ -119,22 +119,23 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     if !wanted() {
         return;
     }
-    let pod =
-        Pod::new().file(TreeFile::file("files/greeting", "hello\n")).shell().user("web").with(|config| {
-            config.root.readonly = true;
-            config.process.cwd = "/srv/new".into();
-            config.process.env.push("GREETING=a b=c".into());
-            config.process.user.additional_gids = vec![1234];
-            config.process.user.umask = Some(0o027);
-            config.process.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 100, hard: 200 }];
-            config.mounts.push(mount("/data/greeting", "bind", "/pod/files/greeting", "bind,ro"));
-            config.mounts.push(mount("/scratch", "tmpfs", "tmpfs", "mode=1777,size=1m"));
-            config.linux.resources = Some(Resources {
-                memory: Some(Memory { limit: Some(32 << 20), reservation: None }),
-                cpu: Some(Cpu { shares: Some(1024), quota: Some(50_000), period: Some(100_000) }),
-                pids: Some(Pids { limit: 50 }),
-            });
+    let over = TreeFile { mode: 0o711, ..TreeFile::directory("over-shell/www") };
+    let files = Pod::new().file(TreeFile::file("files/greeting", "hello\n")).file(over);
+    let pod = files.shell().user("web").with(|config| {
+        config.root.readonly = true;
+        config.process.cwd = "/srv/new".into();
+        config.process.env.push("GREETING=a b=c".into());
+        config.process.user.additional_gids = vec![1234];
+        config.process.user.umask = Some(0o027);
+        config.process.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 100, hard: 200 }];
+        config.mounts.push(mount("/data/greeting", "bind", "/pod/files/greeting", "bind,ro"));
+        config.mounts.push(mount("/scratch", "tmpfs", "tmpfs", "mode=1777,size=1m"));
+        config.linux.resources = Some(Resources {
+            memory: Some(Memory { limit: Some(32 << 20), reservation: None }),
+            cpu: Some(Cpu { shares: Some(1024), quota: Some(50_000), period: Some(100_000) }),
+            pids: Some(Pids { limit: 50 }),
         });
+    });
     let mut vm = Vm::boot(&pod);
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     check("id", "uid=33(web) gid=33(web) groups=4(log),1234\n");
@@ -149,6 +150,8 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     check("echo to-stderr > /proc/1/fd/2; echo x > /dev/null; head -c 3 /dev/zero | wc -c", "3\n");
     check("cat /etc/resolv.conf", "nameserver 10.0.2.3\n");
     check("grep test-1 /etc/hosts", "10.0.2.15\ttest-1\n");
+    // What lies over the layers says what a directory is, not what is in it.
+    check("stat -c %a / /www; cat /www/index.html", "755\n711\nfrom the top\n");
     check("ps | grep -c '[n]c -ll'; cat /proc/1/comm", "1\nnc\n");
     check(
         "grep -E '^(NoNewPrivs|CapEff|CapBnd|SigBlk|Seccomp):' /proc/1/status",
