@@ -125,7 +125,7 @@ fn a_rollout_goes_on_when_the_local_cloud_is_killed_under_it() {
     fs::remove_file(state.join("cloud.sock")).unwrap();
     fs::remove_file(state.join("cloud.db")).unwrap();
     world.i2kit(&["status"]).prints("crash").run();
-    eventually("new database", 30, || state.join("cloud.db").exists().then_some(()));
+    eventually("new database", || state.join("cloud.db").exists().then_some(()));
     assert_eq!(world.local_cloud(), cloud, "another process took over");
     kill(cloud);
     let ids = |group: &InstanceGroup| group.members().map(|i| (i.id.clone(), i.pid)).collect::<Vec<_>>();
