@@ -12,21 +12,28 @@ use std::path::{Path, PathBuf};
 /// The rooms of `src/`, and for each the rooms that it may name. A new edge is a decision about the design: make it
 /// here and in `docs/architecture.md`, in the same commit.
 const EDGES: &[(&str, &[&str])] = &[
+    ("text", &[]),
     ("oci", &[]),
     ("erofs", &[]),
-    ("report", &[]),
-    ("manifest", &["oci"]),
+    ("report", &["text"]),
+    ("manifest", &["oci", "text"]),
     ("plan", &["manifest", "oci"]),
     ("disk", &["oci", "plan"]),
     ("registry", &["erofs", "oci", "report"]),
     ("image", &["disk", "erofs", "oci", "plan", "registry", "report"]),
     ("cloud", &["disk", "image", "manifest", "oci", "plan", "report"]),
     ("rollout", &["cloud", "image", "manifest", "oci", "plan", "report"]),
-    ("cli", &["cloud", "disk", "erofs", "image", "manifest", "oci", "plan", "registry", "report", "rollout"]),
+    (
+        "cli",
+        &[
+            "cloud", "disk", "erofs", "image", "manifest", "oci", "plan", "registry", "report", "rollout",
+            "text",
+        ],
+    ),
 ];
 
 /// Rooms that take values and give values.
-const PURE: &[&str] = &["manifest", "oci", "plan", "erofs", "disk"];
+const PURE: &[&str] = &["text", "manifest", "oci", "plan", "erofs", "disk"];
 
 /// What a pure room must not touch.
 const EFFECTS: &[&str] = &[
@@ -44,9 +51,15 @@ const EFFECTS: &[&str] = &[
     "rustix",
 ];
 
-/// The only places that start processes: qemu, the local cloud's own process, and what the guest is there for.
-const STARTS_PROCESSES: &[&str] =
-    &["src/cloud/local", "src/image/sign.rs", "linuxkit/init/src", "linuxkit/aws/src"];
+/// The only places that start processes: qemu, the local cloud's own process, the tools that sign and that make manifests
+/// of a kustomization, and what the guest is there for.
+const STARTS_PROCESSES: &[&str] = &[
+    "src/cloud/local",
+    "src/image/sign.rs",
+    "src/cli/kustomize.rs",
+    "linuxkit/init/src",
+    "linuxkit/aws/src",
+];
 
 /// A Rust file of ours.
 struct Source {
@@ -258,20 +271,173 @@ fn every_exit_code_is_documented() {
     assert!(missing.is_empty(), "docs/exit-codes.md lacks the rows {missing:?}");
 }
 
-/// A page that names tests is worth something as long as they are there.
+/// The pages for people: those at the top and those in `docs`, with their texts.
+fn pages() -> Vec<(String, String)> {
+    let top = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    top.filter(|path| path.is_file())
+        .chain(files("docs"))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .map(|path| {
+            let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
+/// What stands between backticks in a line of Markdown, or in a text whose fences have gone.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The text without its blocks of code.
+fn without_fences(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+/// Names such as `room::name`.
+fn is_name(word: &str) -> bool {
+    word.contains("::") && word.chars().all(|c| c.is_alphanumeric() || "_:".contains(c))
+}
+
+/// A page that names tests, functions or types is worth something as long as they are there.
 #[test]
-fn every_test_that_the_page_of_pods_names_exists() {
-    let page = fs::read_to_string(root().join("docs/pods.md")).unwrap();
-    let code: String = sources(&["src", "linuxkit", "tests"]).into_iter().map(|source| source.text).collect();
-    let names: Vec<&str> = page
-        .split('`')
-        .filter(|word| word.contains("::") && word.chars().all(|c| c.is_alphanumeric() || "_:".contains(c)))
+fn what_pages_name_in_the_code_exists() {
+    let code: String =
+        sources(&["src", "linuxkit", "tests", "fuzz"]).into_iter().map(|source| source.text).collect();
+    let words: BTreeSet<&str> = code
+        .lines()
+        .filter_map(|line| {
+            let at = ["fn ", "struct ", "enum ", "trait ", "mod ", "type ", "const "]
+                .into_iter()
+                .filter_map(|keyword| Some(line.find(keyword)? + keyword.len()))
+                .min()?;
+            line[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next()
+        })
         .collect();
-    assert!(names.len() > 50, "docs/pods.md no longer names tests as `module::test`");
-    let is_there = |name: &&&str| match name.rsplit("::").next() {
-        Some("tests") => true,
-        last => code.contains(&format!("fn {}(", last.unwrap_or_default())),
+    let mut missing = Vec::new();
+    let mut found = 0;
+    for (page, text) in pages() {
+        for name in quoted(&without_fences(&text)).filter(|word| is_name(word)) {
+            // The standard library, and kinds of things in CloudFormation's words.
+            if name.starts_with("std::") || name.starts_with("AWS::") {
+                continue;
+            }
+            found += 1;
+            let last = name.rsplit("::").next().unwrap_or_default();
+            if !words.contains(last) {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(found > 50, "pages no longer name tests as `module::test`");
+    assert!(missing.is_empty(), "these are not in the code:\n{}", missing.join("\n"));
+}
+
+/// Links lead to files, and so do paths of the repository.
+#[test]
+fn files_that_pages_name_exist() {
+    let folders: Vec<String> = fs::read_dir(root())
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let mut missing = Vec::new();
+    for (page, text) in pages() {
+        let text = without_fences(&text);
+        let own = root().join(&page);
+        for link in text.split("](").skip(1) {
+            let link = link.split([')', '#', ' ']).next().unwrap_or_default();
+            if !link.is_empty() && !link.contains(':') && !own.with_file_name(link).exists() {
+                missing.push(format!("{page}: {link}"));
+            }
+        }
+        for path in quoted(&text) {
+            // A command is its program; what stands for many paths has capitals or signs.
+            let path = path.split(' ').next().unwrap_or_default().trim_end_matches('/');
+            let plain =
+                path.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/._-".contains(c));
+            let Some((first, _)) = path.split_once('/').filter(|_| plain) else { continue };
+            // What tests make there is no file of the repository.
+            if folders.iter().any(|folder| folder == first)
+                && first != "target"
+                && !root().join(path).exists()
+            {
+                missing.push(format!("{page}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "these files do not exist:\n{}", missing.join("\n"));
+}
+
+/// `docs/limits.md` names each limit as `NAME = VALUE` or `field: VALUE` in `file`, as the code has it.
+#[test]
+fn limits_are_those_of_the_code() {
+    let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert!(rows.len() > 40, "docs/limits.md no longer reads as tables");
+    let mut wrong = Vec::new();
+    for row in rows {
+        let words: Vec<&str> = quoted(row).collect();
+        let is_limit = |word: &str| word.contains(" = ") || word.contains(": ");
+        let named = words.windows(2).find(|pair| is_limit(pair[0]) && pair[1].contains('/'));
+        let Some([constant, file]) = named else {
+            wrong.push(format!("no `NAME = VALUE` in `file`: {row}"));
+            continue;
+        };
+        let code = fs::read_to_string(root().join(file)).unwrap_or_default();
+        let Some((name, value)) = constant.split_once(" = ") else {
+            // A field of a value that is one of several.
+            if !code.contains(&format!("{constant},")) {
+                wrong.push(format!("{file} has no `{constant}`"));
+            }
+            continue;
+        };
+        let holds = |declared: &str| {
+            let words = declared.split(';').next().unwrap_or_default().split_whitespace();
+            words.collect::<Vec<_>>().join(" ").ends_with(&format!(" = {value}"))
+        };
+        if !code.split(&format!("const {name}: ")).skip(1).any(holds) {
+            wrong.push(format!("{file} has no `const {name}` with the value {value}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The names of all tests.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in sources(&["src", "linuxkit", "tests"]) {
+        let mut is_test = false;
+        for line in source.text.lines().map(str::trim) {
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
+                names.extend(rest.split(['(', '<']).next().map(str::to_owned));
+                is_test = false;
+            }
+        }
+    }
+    names
+}
+
+/// A promise without a test is none.
+#[test]
+fn every_promise_of_security_names_its_test() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let (_, promises) =
+        page.split_once("\n## What is promised\n").expect("SECURITY.md says what is promised");
+    let promises = promises.split("\n## ").next().unwrap_or_default();
+    let rows: Vec<&str> = promises
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| Promise") && !line.starts_with("|--"))
+        .collect();
+    assert!(rows.len() > 20, "SECURITY.md no longer has tables of promises");
+    let tests = tests();
+    let is_test = |name: &str| name.rsplit("::").next().is_some_and(|last| tests.contains(last));
+    let has_tests = |row: &str| {
+        let names: Vec<&str> = quoted(row).filter(|word| is_name(word)).collect();
+        !names.is_empty() && names.into_iter().all(is_test)
     };
-    let missing: Vec<&&str> = names.iter().filter(|name| !is_there(name)).collect();
-    assert!(missing.is_empty(), "docs/pods.md names tests that do not exist: {missing:?}");
+    let untested: Vec<&&str> = rows.iter().filter(|row| !has_tests(row)).collect();
+    assert!(untested.is_empty(), "these promises name no test, or one that is not there: {untested:#?}");
 }

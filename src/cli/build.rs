@@ -8,7 +8,7 @@ use super::args::{BuildArgs, DiskFormat};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::pipeline;
-use crate::image::{DiskImage, FileFormat, Signer, bootable_signed, export};
+use crate::image::{DiskImage, FileFormat, ImageError, Signer, bootable_signed, export};
 use crate::plan::image::ImagePlan;
 use crate::report::{self, Format};
 
@@ -26,20 +26,16 @@ struct Built {
 /// Builds the images; writes disks and their parts when a folder is named.
 pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Failure> {
     let prepared = pipeline::prepare(context, &args.set).await?;
-    let images = prepared.build(|_| true).await?;
-    let mut results = Vec::new();
-    for ((name, _), plan) in prepared.set.pods().zip(&prepared.plans) {
-        let id = plan.id();
-        let image = images.iter().find(|image| image.id == id).expect("every plan of the set was built");
-        let disk = match &args.dir {
-            Some(folder) => {
-                let folder = folder.join(name.to_string());
-                Some(write(image, plan, &folder, (args, context))?)
-            }
-            None => None,
-        };
-        results.push(Built { name: name.to_string(), image: id.to_string(), size: image.size(), disk });
+    if args.dir.is_some() {
+        // What is written is booted elsewhere, where nobody can ask whether it is right.
+        prepared.verify_guest()?;
     }
+    let results = match written(&prepared, args, context).await? {
+        Ok(results) => results,
+        // What is spoiled has been removed, and is made anew.
+        Err(ImageError::Spoiled { .. }) => written(&prepared, args, context).await?.or_exit(Exit::Build)?,
+        Err(error) => return Err(Failure::new(Exit::Build, error)),
+    };
     match context.format {
         Format::Json => pipeline::json(&results),
         Format::Text => {
@@ -52,13 +48,39 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
     Ok(Exit::Success)
 }
 
-/// Writes the image with its disk in the form that was asked for.
+/// Builds all images and writes them where a folder is named. The inner error is that of writing.
+async fn written(
+    prepared: &pipeline::Prepared,
+    args: &BuildArgs,
+    context: &Context,
+) -> Result<Result<Vec<Built>, ImageError>, Failure> {
+    let images = prepared.build(|_| true).await?;
+    let mut results = Vec::new();
+    for ((name, _), plan) in prepared.set.pods().zip(&prepared.plans) {
+        let id = plan.id();
+        let image = images.iter().find(|image| image.id == id).expect("every plan of the set was built");
+        let disk = match &args.dir {
+            Some(folder) => {
+                let folder = folder.join(name.to_string());
+                match write(image, plan, &folder, (args, context))? {
+                    Ok(disk) => Some(disk),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            None => None,
+        };
+        results.push(Built { name: name.to_string(), image: id.to_string(), size: image.size(), disk });
+    }
+    Ok(Ok(results))
+}
+
+/// Writes the image with its disk in the form that was asked for. The inner error is that of writing.
 fn write(
     image: &DiskImage,
     plan: &ImagePlan,
     folder: &Path,
     (args, context): (&BuildArgs, &Context),
-) -> Result<PathBuf, Failure> {
+) -> Result<Result<PathBuf, ImageError>, Failure> {
     let format = match args.format {
         DiskFormat::Raw | DiskFormat::RawEfi => FileFormat::Raw,
         DiskFormat::Qcow2 => FileFormat::Qcow2,
@@ -72,9 +94,12 @@ fn write(
             let reason = "--sign-key needs a disk that firmware boots, such as --format raw-efi";
             return Err(Failure::new(Exit::Usage, anyhow::anyhow!(reason)));
         }
-        return export::write(image, plan, format, folder).or_exit(Exit::Build);
+        return Ok(export::write(image, plan, format, folder));
     }
-    let segments = bootable_signed(image, &context.dirs.cache, signer.as_ref()).or_exit(Exit::Build)?;
+    let segments = match bootable_signed(image, &context.dirs.cache, signer.as_ref()) {
+        Ok(segments) => segments,
+        Err(error) => return Ok(Err(error)),
+    };
     let image = DiskImage { segments, ..image.clone() };
-    export::write(&image, plan, format, folder).or_exit(Exit::Build)
+    Ok(export::write(&image, plan, format, folder))
 }

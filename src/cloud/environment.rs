@@ -1,14 +1,16 @@
 //! What a cloud that keeps groups itself remembers of one environment, and what its verbs do to it.
 //!
 //! Pure values: the local cloud stores them in its database and acts on them with qemu, the fake cloud keeps them in
-//! memory. Times are milliseconds since the Unix epoch.
+//! memory. Times by which something is decided are milliseconds of [`Steady`](super::Steady); those that people read
+//! are seconds since the Unix epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use i2kit_spec::PodEnd;
 use serde::{Deserialize, Serialize};
 
 use super::reconcile::{self, Memory, RefreshState, Vm};
-use super::{CloudError, NewRevision};
+use super::{CloudError, Moment, NewRevision};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, GroupSettings, Health, Instance,
@@ -60,10 +62,17 @@ pub struct InstanceRecord {
     pub state_since: u64,
     /// When it was started.
     pub started: u64,
+    /// The same in seconds since the Unix epoch, for people.
+    pub created: u64,
     /// What its health check says.
     pub health: Health,
     /// Since when.
     pub health_since: u64,
+    /// Whether its guest ever answered.
+    pub answered: bool,
+    /// Since when its guest does not answer, while it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<u64>,
     /// Whether it failed, so that its reason is worth keeping.
     pub failed: bool,
     /// The kernel's boot id.
@@ -101,15 +110,18 @@ pub struct Facts {
 
 impl InstanceRecord {
     /// A VM that is about to be started.
-    pub fn new(id: String, revision: u32, now: u64) -> Self {
+    pub fn new(id: String, revision: u32, now: Moment) -> Self {
         Self {
             id,
             revision,
             state: InstanceState::Running,
-            state_since: now,
-            started: now,
+            state_since: now.steady,
+            started: now.steady,
+            created: now.wall / 1000,
             health: Health::STARTING,
-            health_since: now,
+            health_since: now.steady,
+            answered: false,
+            silent_since: None,
             failed: false,
             boot_id: None,
             accelerator: None,
@@ -131,6 +143,57 @@ impl InstanceRecord {
             self.health_since = now;
         }
         self.health = health;
+    }
+
+    /// What is wrong with the VM; `ended` is why it runs no more, when it does not.
+    pub fn complaint(&self, ended: Option<&str>) -> String {
+        match (&self.health, ended) {
+            // Told when it ended, or when it was taken out.
+            (Health::Unhealthy { reason } | Health::Lost { reason }, _)
+                if self.state != InstanceState::Running =>
+            {
+                reason.clone()
+            }
+            // It ended just now, and its health is of before.
+            (_, Some(ended)) => ended.to_owned(),
+            (health, None) => health.to_string(),
+        }
+    }
+
+    /// It ended, for that reason: `end` is its guest's last word, and `names` are the containers of its plan.
+    pub fn end(&mut self, reason: String, end: Option<&PodEnd>, names: &[String], now: u64) {
+        self.failed = true;
+        self.end_containers(end, names);
+        // A VM that was taken out because it was lost keeps that reason.
+        if self.state == InstanceState::Running || !matches!(self.health, Health::Lost { .. }) {
+            self.feel(Health::Unhealthy { reason }, now);
+        }
+        self.enter(InstanceState::Ended, now);
+    }
+
+    /// It runs no more: what its containers, those of the plan, are from now on by the guest's last word. Without one they
+    /// ended with it.
+    fn end_containers(&mut self, end: Option<&PodEnd>, names: &[String]) {
+        let told = end.map(|end| end.containers.as_slice()).unwrap_or_default();
+        for end in told.iter().filter(|end| names.contains(&end.name)) {
+            let known = self.containers.iter().position(|container| container.name == end.name);
+            let index = known.unwrap_or_else(|| {
+                // It ended before the guest was asked for the first time.
+                let (name, state) = (end.name.clone(), String::new());
+                self.containers.push(ContainerStatus { name, ready: false, restarts: 0, state });
+                self.containers.len() - 1
+            });
+            let container = &mut self.containers[index];
+            container.state = end.ending();
+            i2kit_spec::status::cut(&mut container.state);
+            container.restarts = u32::try_from(end.restarts).unwrap_or(u32::MAX);
+        }
+        for container in &mut self.containers {
+            container.ready = false;
+            if end.is_none() {
+                container.state = format!("ContainerStatusUnknown, last seen: {}", container.state);
+            }
+        }
     }
 
     /// Whether new connections go to it.
@@ -159,6 +222,7 @@ impl GroupRecord {
                 health: record.health.clone(),
                 health_since: record.health_since,
                 connections: facts.connections,
+                answered: record.answered,
                 grace_ms: launch.map_or(30, |launch| launch.grace_period_seconds).saturating_mul(1000),
                 failed: record.failed,
                 succeeded: facts.succeeded,
@@ -216,7 +280,7 @@ impl Environment {
     }
 
     /// Adds a revision.
-    pub fn put_revision(&mut self, name: &Name, new: &NewRevision, now: u64) -> Result<(), CloudError> {
+    pub fn put_revision(&mut self, name: &Name, new: &NewRevision, now: Moment) -> Result<(), CloudError> {
         if !self.images.contains(&new.launch.image) {
             return Err(CloudError::not_found("image", &new.launch.image));
         }
@@ -240,7 +304,7 @@ impl Environment {
         group.revisions.push(Revision {
             number: new.number,
             launch: new.launch.clone(),
-            created: now / 1000,
+            created: now.wall / 1000,
             cause: new.cause.clone(),
             deployed: None,
         });
@@ -261,8 +325,15 @@ impl Environment {
         Ok(())
     }
 
-    /// Sets the size and starts a refresh, or adopts the active one to the same revision.
-    pub fn start_refresh(&mut self, name: &Name, to: u32, replicas: u32, now: u64) -> Result<(), CloudError> {
+    /// Sets the size and starts a refresh, or adopts the active one to the same revision. It leaves, and may return to, the
+    /// current revision if that one ever served; one that never did is no way back, and is given up for the new one.
+    pub fn start_refresh(
+        &mut self,
+        name: &Name,
+        to: u32,
+        replicas: u32,
+        now: Moment,
+    ) -> Result<(), CloudError> {
         let group = self.group_mut(name)?;
         if group.revision(to).is_none() {
             return Err(CloudError::not_found(format!("revision {to} of"), name));
@@ -276,14 +347,14 @@ impl Environment {
                 message: format!("a refresh of {name} to revision {} is {}", active.to, active.status),
             });
         }
-        let first = group.memory.current.is_none();
-        let from = group.memory.current;
+        let served = |number: &u32| group.revision(*number).is_some_and(|found| found.deployed.is_some());
+        let from = group.memory.current.filter(served);
         group.replicas = replicas;
         group.memory.refresh = Some(RefreshState::start(from, to, now));
         group.memory.failures = 0;
         group.memory.completed = 0;
-        group.memory.not_before = now;
-        if first {
+        group.memory.not_before = now.steady;
+        if from.is_none() {
             group.memory.current = Some(to);
         }
         Ok(())
@@ -338,20 +409,20 @@ impl Environment {
 
     /// Takes over what the reconciler decided for the group: its memory, and the time of a revision's success.
     /// Whether anything changed.
-    pub fn remember(&mut self, name: &Name, decision: &reconcile::Decision, now: u64) -> bool {
+    pub fn remember(&mut self, name: &Name, decision: &reconcile::Decision, now: Moment) -> bool {
         let Some(group) = self.groups.get_mut(name) else { return false };
         let mut changed = group.memory != decision.memory;
         group.memory = decision.memory.clone();
         if let Some(number) = decision.deployed
             && let Some(revision) = group.revisions.iter_mut().find(|revision| revision.number == number)
         {
-            revision.deployed = Some(now / 1000);
+            revision.deployed = Some(now.wall / 1000);
             changed = true;
         }
         changed
     }
 
-    /// The fleet that the environment shows; `bound` gives the ports on which a balancer really listens.
+    /// The fleet that the environment shows at the steady time `now`; `bound` gives the ports on which a balancer really listens.
     pub fn fleet(
         &self,
         name: &str,
@@ -430,7 +501,7 @@ fn show_instance(record: &InstanceRecord, facts: Facts) -> Instance {
         revision: record.revision,
         state: record.state,
         health: record.health.clone(),
-        since: record.started / 1000,
+        since: record.created,
         boot_id: record.boot_id.clone(),
         endpoints: facts.endpoints,
         accelerator: record.accelerator,
@@ -452,7 +523,7 @@ fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refres
             updated: count(new()),
             available: group.memory.completed,
             total: job.completions,
-            started: refresh.started / 1000,
+            started: refresh.created,
             reason: refresh.reason.clone(),
         };
     }
@@ -461,9 +532,75 @@ fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refres
         from: refresh.from,
         to: refresh.to,
         updated: count(new()),
-        available: count(new().filter(|r| r.serves() && now >= r.health_since + min_ready)),
+        available: count(new().filter(|r| r.serves() && now >= r.health_since.saturating_add(min_ready))),
         total: group.replicas,
-        started: refresh.started / 1000,
+        started: refresh.created,
         reason: refresh.reason.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_spec::ContainerEnd;
+
+    use super::*;
+
+    fn end_of(name: &str, exit_code: i32, restarts: u64) -> ContainerEnd {
+        let reason = if exit_code == 0 { "Completed" } else { "Error" };
+        ContainerEnd { name: name.into(), exit_code, reason: reason.into(), message: String::new(), restarts }
+    }
+
+    fn status(name: &str, ready: bool, restarts: u32, state: &str) -> ContainerStatus {
+        ContainerStatus { name: name.into(), ready, restarts, state: state.into() }
+    }
+
+    #[test]
+    fn a_vm_that_just_ended_is_told_by_its_end_whatever_its_health_was() {
+        let end = Some("c: Error, exit code 3");
+        let mut vm = InstanceRecord::new("job-1-a".into(), 1, Moment::default());
+        assert_eq!(vm.complaint(None), "starting");
+        assert_eq!(vm.complaint(end), "c: Error, exit code 3", "it ended before it was asked once");
+        for health in [Health::Healthy, Health::Unhealthy { reason: "c: readiness probe: refused".into() }] {
+            vm.feel(health, 1);
+            assert_eq!(vm.complaint(end), "c: Error, exit code 3");
+        }
+        vm.feel(Health::Lost { reason: "the guest has not answered for 120 s".into() }, 2);
+        vm.enter(InstanceState::Draining, 3);
+        assert_eq!(vm.complaint(end), "the guest has not answered for 120 s");
+        vm.end("the VM ended".into(), None, &[], 4);
+        assert_eq!(vm.complaint(end), "the guest has not answered for 120 s");
+    }
+
+    #[test]
+    fn containers_of_a_vm_that_ended_are_as_the_guest_told_last() {
+        let names: Vec<String> = ["init", "main", "late"].map(Into::into).into();
+        let mut vm = InstanceRecord::new("job-1-a".into(), 1, Moment::default());
+        vm.containers = vec![
+            status("init", true, 0, "Completed, exit code 0"),
+            status("main", true, 1, "Running"),
+            status("late", false, 0, "PodInitializing"),
+        ];
+        let containers = vec![end_of("init", 0, 0), end_of("main", 0, 2), end_of("forged", 0, 0)];
+        let end = PodEnd { succeeded: true, containers, ..PodEnd::default() };
+        let mut told = vm.clone();
+        told.end_containers(Some(&end), &names);
+        assert_eq!(
+            told.containers,
+            [
+                status("init", false, 0, "Completed, exit code 0"),
+                status("main", false, 2, "Completed, exit code 0"),
+                status("late", false, 0, "PodInitializing"),
+            ]
+        );
+        // It ended within its first second, before it was asked once.
+        vm.containers.clear();
+        let end = PodEnd { containers: vec![end_of("main", 3, 0)], ..PodEnd::default() };
+        let mut fast = vm.clone();
+        fast.end_containers(Some(&end), &names);
+        assert_eq!(fast.containers, [status("main", false, 0, "Error, exit code 3")]);
+        // Its process was killed.
+        vm.containers = vec![status("main", true, 0, "Running")];
+        vm.end_containers(None, &names);
+        assert_eq!(vm.containers, [status("main", false, 0, "ContainerStatusUnknown, last seen: Running")]);
     }
 }

@@ -10,7 +10,9 @@ pub mod aws;
 pub mod environment;
 mod error;
 pub mod exec;
+pub mod health;
 pub mod local;
+mod moment;
 pub mod reconcile;
 mod secret;
 pub mod sim;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::CloudError;
 use self::exec::{Command, Session};
+pub use self::moment::{Moment, PAUSE_MS, Steady};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Secret};
 use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec};

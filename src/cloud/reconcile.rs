@@ -2,7 +2,7 @@
 //! drained, stopped, and how its refresh goes on.
 //!
 //! Pure: no clock, no process, no database. The local cloud carries the decisions out on qemu, the fake cloud on
-//! values. Times are milliseconds of any clock that does not jump back.
+//! values. Times are milliseconds of a clock that does not jump; see [`Steady`](super::Steady).
 
 mod job;
 mod refresh;
@@ -12,12 +12,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::refresh::RefreshState;
+pub use self::refresh::{Reached, RefreshState};
 use crate::plan::fleet::{GroupSettings, Health, InstanceState, count};
-
-/// A VM that was ready once and then stays unhealthy for this long is replaced. Long enough for a restart of its
-/// containers by the guest, which costs less than a new VM.
-pub const UNHEALTHY_REPLACED_AFTER_MS: u64 = 30_000;
 
 /// How long connections that are under way may go on after their VM left the balancer.
 pub const DRAIN_MS: u64 = 10_000;
@@ -34,8 +30,8 @@ pub const BACKOFF_MAX_MS: u64 = 300_000;
 /// A group whose VMs were all healthy for this long has its failures forgiven.
 pub const BACKOFF_FORGIVEN_MS: u64 = 60_000;
 
-/// So many VMs of a new revision that ended or were late end its refresh before the deadline: with the back-off
-/// between them, a fourth one would not fare better.
+/// So many VMs of a new revision that ended, or were lost, end its refresh before the deadline: with the back-off between
+/// them, a fourth one would not fare better.
 pub const REFRESH_FAILURES: u32 = 3;
 
 /// How many ended VMs a group keeps, so that their reason and their output can still be read.
@@ -102,6 +98,8 @@ pub struct Vm {
     pub health_since: u64,
     /// Connections that the balancer still carries to it.
     pub connections: u32,
+    /// Whether its guest ever answered.
+    pub answered: bool,
     /// Its pod's grace period.
     pub grace_ms: u64,
     /// Whether it failed, so that its reason is worth keeping.
@@ -116,11 +114,14 @@ impl Vm {
     }
 
     fn is_available(&self, min_ready_ms: u64, now: u64) -> bool {
-        self.is_member() && self.health == Health::Healthy && now >= self.health_since + min_ready_ms
+        self.is_member()
+            && self.health == Health::Healthy
+            && now >= self.health_since.saturating_add(min_ready_ms)
     }
 
-    fn is_unhealthy(&self) -> bool {
-        matches!(self.health, Health::Unhealthy { .. })
+    /// Whether it runs and is of no more use.
+    fn is_lost(&self) -> bool {
+        self.alive && matches!(self.health, Health::Lost { .. })
     }
 }
 
@@ -187,7 +188,7 @@ pub fn decide(group: &Group, now: u64) -> Decision {
         decision.acts.extend(members.map(|vm| Act::Drain { id: vm.id.clone(), failed: false }));
         return decision;
     }
-    let failed = failing(group, now);
+    let failed = failing(group);
     for vm in &failed {
         let id = vm.id.clone();
         decision.acts.push(if vm.alive { Act::Drain { id, failed: true } } else { Act::End { id } });
@@ -211,7 +212,7 @@ fn leaving(group: &Group, now: u64, acts: &mut Vec<Act>) {
     ended.sort_by_key(|vm| std::cmp::Reverse(vm.state_since));
     let keep = if group.memory.deleting { 0 } else { ENDED_KEPT };
     for (index, vm) in ended.into_iter().enumerate() {
-        if index >= keep || now >= vm.state_since + ENDED_KEPT_MS {
+        if index >= keep || now >= vm.state_since.saturating_add(ENDED_KEPT_MS) {
             acts.push(Act::Forget { id: vm.id.clone() });
         }
     }
@@ -226,24 +227,27 @@ fn leaving(group: &Group, now: u64, acts: &mut Vec<Act>) {
             InstanceState::Draining if vm.connections == 0 || age >= DRAIN_MS => {
                 acts.push(Act::PowerOff { id });
             }
-            InstanceState::Stopping if age >= vm.grace_ms + POWER_OFF_MS => acts.push(Act::Kill { id }),
+            InstanceState::Stopping if age >= vm.grace_ms.saturating_add(POWER_OFF_MS) => {
+                acts.push(Act::Kill { id })
+            }
             _ => {}
         }
     }
 }
 
-/// Members that ended by themselves, and the one that stays unhealthy for longest. Only one of the latter goes at a
-/// time: when all are unhealthy the cause is likely outside, and replacing all at once would end what still works.
-fn failing(group: &Group, now: u64) -> Vec<&Vm> {
+/// Members that are not alive: those that ended by themselves, and of those that are lost the one that is for longest.
+/// A VM that is alive and not ready is none, however long that takes: its balancer leaves it out, and its guest starts
+/// what ended in it again, as kubelet does.
+///
+/// Only one lost VM goes at a time, and not before the one that takes its place has shown that it boots: when all are
+/// silent the cause is likely outside, and replacing all at once would end what still works.
+fn failing(group: &Group) -> Vec<&Vm> {
     let running = || group.vms.iter().filter(|vm| vm.state == InstanceState::Running);
     let mut failed: Vec<&Vm> = running().filter(|vm| !vm.alive).collect();
-    let replacing = running().any(|vm| vm.alive && matches!(vm.health, Health::Starting { .. }));
-    if !replacing {
-        let late = running()
-            .filter(|vm| vm.alive && vm.is_unhealthy())
-            .filter(|vm| now >= vm.health_since + UNHEALTHY_REPLACED_AFTER_MS)
-            .min_by_key(|vm| vm.health_since);
-        failed.extend(late);
+    let boots = running().any(|vm| vm.alive && !vm.answered && !vm.is_lost());
+    let missing = count(running().filter(|vm| vm.alive)) < group.replicas;
+    if !boots && !missing {
+        failed.extend(running().filter(|vm| vm.is_lost()).min_by_key(|vm| vm.health_since));
     }
     failed
 }
@@ -253,18 +257,20 @@ fn back_off(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, memory: &m
         && count(members.iter()) >= group.replicas
         && members.iter().all(|vm| vm.health == Health::Healthy);
     memory.well_since = well.then(|| memory.well_since.unwrap_or(now));
-    if memory.failures > 0 && memory.well_since.is_some_and(|since| now >= since + BACKOFF_FORGIVEN_MS) {
+    if memory.failures > 0
+        && memory.well_since.is_some_and(|since| now >= since.saturating_add(BACKOFF_FORGIVEN_MS))
+    {
         memory.failures = 0;
     }
     for vm in failed {
         // A VM that was healthy for long enough is replaced at once: its end says nothing about the next one.
-        let proven = vm.health == Health::Healthy && now >= vm.health_since + BACKOFF_FIRST_MS;
+        let proven = vm.health == Health::Healthy && now >= vm.health_since.saturating_add(BACKOFF_FIRST_MS);
         if proven && memory.failures == 0 {
             continue;
         }
         memory.failures = memory.failures.saturating_add(1);
         let pause = BACKOFF_FIRST_MS.saturating_mul(1 << memory.failures.saturating_sub(1).min(16));
-        memory.not_before = memory.not_before.max(now + pause.min(BACKOFF_MAX_MS));
+        memory.not_before = memory.not_before.max(now.saturating_add(pause.min(BACKOFF_MAX_MS)));
     }
 }
 
@@ -277,7 +283,7 @@ fn keep_size(group: &Group, members: &[&Vm], now: u64, decision: &mut Decision) 
     }
     let surplus = have.saturating_sub(group.replicas);
     let mut candidates = members.to_vec();
-    // Other revisions first, then what serves least: unhealthy, starting, healthy; the newest of equals.
+    // Other revisions first, then what serves least: lost, unhealthy, starting, healthy; the newest of equals.
     candidates.reverse();
     candidates.sort_by_key(|vm| (vm.revision == revision, worth(vm)));
     let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
@@ -288,8 +294,9 @@ fn keep_size(group: &Group, members: &[&Vm], now: u64, decision: &mut Decision) 
 
 fn worth(vm: &Vm) -> u8 {
     match vm.health {
-        Health::Unhealthy { .. } => 0,
-        Health::Starting { .. } => 1,
-        Health::Healthy => 2,
+        Health::Lost { .. } => 0,
+        Health::Unhealthy { .. } => 1,
+        Health::Starting { .. } => 2,
+        Health::Healthy => 3,
     }
 }

@@ -1,7 +1,7 @@
 //! A deterministic cloud in memory, for tests of everything above the interface.
 //!
-//! It decides with the same reconciler as the local cloud, on VMs that are values: they become healthy some seconds
-//! after their start, unless their image is among the bad ones. Its clock moves by a second with every look at it, so
+//! It decides with the same reconciler as the local cloud, and judges what it hears of VMs by the same rules, on VMs that
+//! are values: they become healthy some seconds after their start, unless their image is among the bad ones. Its clock moves by a second with every look at it, so
 //! that whoever waits makes time pass. Faults are injected by the number of the call.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,15 @@ use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use i2kit_spec::status::{self, PodPhase, PodStatus, Wait};
 
-use super::environment::{Environment, Facts, InstanceRecord};
+use super::environment::{Environment, Facts, GroupRecord, InstanceRecord};
+use super::health::{Heard, Known, judge};
 use super::reconcile::{Act, decide};
-use super::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
+use super::{Cloud, CloudError, LogQuery, LogStream, Moment, NewRevision};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
-use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, Health, InstanceState};
+use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceState};
 use crate::plan::image::ImageId;
 
 /// How an image behaves when a VM boots it.
@@ -23,8 +25,14 @@ use crate::plan::image::ImageId;
 pub enum Behaviour {
     /// Ready after so many milliseconds.
     Ready(u64),
-    /// Runs and is never ready.
+    /// Runs and is not ready, because a container fails; one that was ready before is no longer.
     NeverReady,
+    /// Starts for so many milliseconds, in which its guest says what it waits for, and is ready then.
+    Starts(u64),
+    /// Runs, and its guest does not answer.
+    Silent,
+    /// Runs, and its guest says that it cannot go on.
+    Lost,
     /// Ends after so many milliseconds.
     Ends(u64),
     /// Ends well after so many milliseconds, as a Job's does.
@@ -96,6 +104,11 @@ impl World {
         }
     }
 
+    /// Now: both times are the same here.
+    pub fn moment(&self) -> Moment {
+        Moment { steady: self.now, wall: self.now }
+    }
+
     /// Ends the process of a VM.
     pub fn kill(&mut self, id: &str) {
         self.dead.push(id.to_owned());
@@ -107,7 +120,7 @@ impl World {
         for name in names {
             let Some(group) = self.environment.groups.get(&name) else { continue };
             let decision = decide(&group.view(&|id| self.facts(id)), self.now);
-            self.environment.remember(&name, &decision, self.now);
+            self.environment.remember(&name, &decision, self.moment());
             for act in decision.acts {
                 self.act(&name, act);
             }
@@ -131,30 +144,50 @@ impl World {
     fn check_health(&mut self) {
         let now = self.now;
         for group in self.environment.groups.values_mut() {
-            for record in group.instances.values_mut() {
-                let Some(revision) = group.revisions.iter().find(|r| r.number == record.revision) else {
+            let GroupRecord { instances, revisions, settings, .. } = group;
+            let running = instances.values_mut().filter(|record| record.state == InstanceState::Running);
+            for record in running {
+                let Some(revision) = revisions.iter().find(|r| r.number == record.revision) else {
                     continue;
                 };
                 let behaviour =
                     self.behaviours.get(&revision.launch.image).copied().unwrap_or(Behaviour::Ready(3000));
                 let age = now - record.started;
-                let late = age >= u64::from(revision.launch.health_grace_seconds) * 1000;
-                match behaviour {
-                    Behaviour::Ready(after) if age >= after => record.feel(Health::Healthy, now),
-                    Behaviour::Ends(after) if age >= after => self.dead.push(record.id.clone()),
+                let phase = match behaviour {
+                    Behaviour::Ready(after) | Behaviour::Starts(after) if age >= after => PodPhase::Ready,
+                    Behaviour::Ends(after) if age >= after => {
+                        self.dead.push(record.id.clone());
+                        continue;
+                    }
                     Behaviour::Succeeds(after) if age >= after => {
                         self.done.push(record.id.clone());
                         self.dead.push(record.id.clone());
+                        continue;
                     }
-                    _ if late => record.feel(Health::Unhealthy { reason: "not ready".into() }, now),
-                    _ => {}
-                }
+                    Behaviour::NeverReady => PodPhase::NotReady { reasons: vec!["not ready".into()] },
+                    Behaviour::Starts(_) => {
+                        PodPhase::Starting { waits: vec![Wait::InitContainer { container: "web".into() }] }
+                    }
+                    Behaviour::Lost => PodPhase::Lost { reason: "no disk".into() },
+                    Behaviour::Ready(_) | Behaviour::Ends(_) | Behaviour::Succeeds(_) => {
+                        PodPhase::Starting { waits: vec![Wait::Boot] }
+                    }
+                    Behaviour::Silent => {
+                        let known = Known { containers: &[], boot_ms: settings.boot_ms(), closed_port: None };
+                        judge(record, Heard::Silence("no answer".into()), &known, now);
+                        continue;
+                    }
+                };
+                let (version, boot_id) = (status::VERSION, record.id.clone());
+                let told = PodStatus { version, boot_id, phase, containers: vec![] };
+                let known = Known { containers: &[], boot_ms: settings.boot_ms(), closed_port: None };
+                judge(record, Heard::Status(Box::new(told)), &known, now);
             }
         }
     }
 
     fn act(&mut self, name: &Name, act: Act) {
-        let now = self.now;
+        let (now, moment) = (self.now, self.moment());
         let Some(group) = self.environment.groups.get_mut(name) else { return };
         let mut enter = |id: &str, state| {
             if let Some(record) = group.instances.get_mut(id) {
@@ -165,7 +198,7 @@ impl World {
             Act::Launch { revision } => {
                 self.launched += 1;
                 let id = format!("{}-{revision}-{}", name.name, self.launched);
-                group.instances.insert(id.clone(), InstanceRecord::new(id, revision, now));
+                group.instances.insert(id.clone(), InstanceRecord::new(id, revision, moment));
             }
             Act::Drain { id, failed } => {
                 enter(&id, InstanceState::Draining);
@@ -225,7 +258,10 @@ impl Cloud for Sim {
     }
 
     async fn put_revision(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError> {
-        self.call("put_revision", |world| world.environment.put_revision(group, revision, world.now))
+        self.call("put_revision", |world| {
+            let now = world.moment();
+            world.environment.put_revision(group, revision, now)
+        })
     }
 
     async fn delete_revisions(&self, group: &Name, revisions: &[u32]) -> Result<(), CloudError> {
@@ -233,7 +269,10 @@ impl Cloud for Sim {
     }
 
     async fn start_refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
-        self.call("start_refresh", |world| world.environment.start_refresh(group, to, replicas, world.now))
+        self.call("start_refresh", |world| {
+            let now = world.moment();
+            world.environment.start_refresh(group, to, replicas, now)
+        })
     }
 
     async fn cancel_refresh(&self, group: &Name) -> Result<(), CloudError> {

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use super::error::{EntryProblem, ErofsError};
 use super::format::Xattrs;
 use super::tree::{Attributes, MAX_COST, Time, Tree};
-use super::writer::{ImageWriter, Special};
+use super::writer::{ImageWriter, Special, check_xattrs};
 
 /// A file of the image, owned by root, with the epoch as its modification time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +48,14 @@ impl TreeFile {
 
 /// The image of some files. Their order does not matter; of two files with one path the later one counts.
 pub fn write_tree(files: &[TreeFile]) -> Result<Vec<u8>, ErofsError> {
+    write_tree_with(files, &[])
+}
+
+/// As [`write_tree`], with directories of any attributes, by their paths.
+pub fn write_tree_with(
+    files: &[TreeFile],
+    directories: &[(Vec<u8>, Attributes)],
+) -> Result<Vec<u8>, ErofsError> {
     let mut sorted: Vec<&TreeFile> = files.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
     let mut image = Cursor::new(Vec::new());
@@ -78,6 +86,15 @@ pub fn write_tree(files: &[TreeFile]) -> Result<Vec<u8>, ErofsError> {
         };
         let leaf = tree.add_leaf(leaf, target).map_err(refused)?;
         tree.put_leaf(parent, name, leaf).map_err(refused)?;
+    }
+    for (path, attributes) in directories {
+        let shown = || String::from_utf8_lossy(path).into_owned();
+        let refused = |problem| ErofsError::File { path: shown(), problem };
+        check_xattrs(&attributes.xattrs).map_err(refused)?;
+        let Some((parent, name)) = tree.resolve(path).map_err(refused)? else {
+            return Err(refused(EntryProblem::Root));
+        };
+        tree.put_directory(parent, name, attributes.clone()).map_err(refused)?;
     }
     writer.finish(&tree)?;
     Ok(image.into_inner())

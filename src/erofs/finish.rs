@@ -20,7 +20,7 @@ const ROOT_ROOM: usize = BLOCK_SIZE - ROOT_OFFSET;
 pub(super) const MAX_ROOT_XATTRS: usize = ROOT_ROOM - INODE_SIZE - 64;
 
 /// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
     /// Length of the image, a multiple of 4096.
     pub size: u64,
@@ -28,6 +28,9 @@ pub struct Summary {
     pub inodes: u64,
     /// Whiteouts among its names.
     pub whiteouts: u64,
+    /// Paths of directories that the input implies without describing them, parents first; the root's is empty. What
+    /// they are is for the layers below to say.
+    pub implied: Vec<Vec<u8>>,
 }
 
 impl<W: Write + Seek> ImageWriter<W> {
@@ -74,7 +77,7 @@ impl<W: Write + Seek> ImageWriter<W> {
         self.out.patch(0, &first_block)?;
         let size = self.out.position();
         self.out.finish()?;
-        Ok(Summary { size, inodes, whiteouts: census.whiteouts.into() })
+        Ok(Summary { size, inodes, whiteouts: census.whiteouts.into(), implied: Vec::new() })
     }
 
     /// The one inode of all whiteouts: a character device 0/0, as overlayfs wants it.

@@ -37,7 +37,8 @@ pub fn write_layer(tar: impl Read, out: impl Write + Seek) -> Result<Summary, Er
             Some((parent, name)) => add(&mut archive, &mut writer, &mut tree, (parent, name), &entry)?,
         }
     }
-    writer.finish(&tree)
+    let implied = tree.implied().map_err(|problem| ErofsError::File { path: "/".to_owned(), problem })?;
+    Ok(Summary { implied, ..writer.finish(&tree)? })
 }
 
 /// Refuses whiteouts in the middle of a path: nothing says what they would mean.

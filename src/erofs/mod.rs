@@ -4,7 +4,7 @@
 //! `reader` and `dump` the way back. Images are uncompressed and plain: every kernel since 5.10 mounts them, and equal
 //! input gives equal bytes. The room does not know files, layers' digests, or who mounts the image.
 
-mod archive;
+pub mod archive;
 mod directory;
 mod dump;
 mod error;
@@ -20,7 +20,7 @@ mod writer;
 
 pub use dump::dump;
 pub use error::{EntryProblem, ErofsError};
-pub use files::{TreeContent, TreeFile, write_tree};
+pub use files::{TreeContent, TreeFile, write_tree, write_tree_with};
 pub use finish::Summary;
 pub use format::Xattrs;
 pub use layer::write_layer;

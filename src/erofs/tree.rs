@@ -17,6 +17,8 @@ const MAX_LINKS: usize = 40;
 /// Memory that the tree may take, so that a small archive of many names cannot exhaust the machine. An image with a
 /// million files of ordinary names stays below.
 pub(super) const MAX_COST: usize = 128 << 20;
+/// Bytes of the paths of directories without entries of their own: a hundred thousand of ordinary length are a tenth.
+const MAX_IMPLIED: usize = 64 << 20;
 /// What one name costs besides its bytes.
 const NAME_COST: usize = 80;
 /// What one directory costs besides its name and attributes.
@@ -107,6 +109,8 @@ pub(super) struct Directory {
     pub(super) parent: DirId,
     /// Names in byte order, which is also erofs' order.
     pub(super) children: BTreeMap<Box<[u8]>, Child>,
+    /// Whether an entry of its own gave it its attributes; otherwise it is there because of what lies in it.
+    described: bool,
     /// Hides what the layers below have here.
     pub(super) opaque: bool,
 }
@@ -129,8 +133,13 @@ fn implied() -> Attributes {
 impl Tree {
     /// An empty root directory, in a tree that may take about `max_cost` bytes of memory.
     pub(super) fn new(max_cost: usize) -> Self {
-        let root =
-            Directory { attributes: implied(), parent: ROOT, children: BTreeMap::new(), opaque: false };
+        let root = Directory {
+            attributes: implied(),
+            parent: ROOT,
+            children: BTreeMap::new(),
+            opaque: false,
+            described: false,
+        };
         Self { directories: vec![root], leaves: Vec::new(), symlinks: HashMap::new(), cost: 0, max_cost }
     }
 
@@ -206,6 +215,7 @@ impl Tree {
     pub(super) fn set_attributes(&mut self, id: DirId, attributes: Attributes) -> Result<(), EntryProblem> {
         self.spend(xattr_cost(&attributes))?;
         self.directories[id.0 as usize].attributes = attributes;
+        self.directories[id.0 as usize].described = true;
         Ok(())
     }
 
@@ -225,18 +235,52 @@ impl Tree {
         self.directories[id.0 as usize].opaque = true;
     }
 
+    /// The paths of the directories that no entry describes, parents first; the root's is empty.
+    pub(super) fn implied(&self) -> Result<Vec<Vec<u8>>, EntryProblem> {
+        // Each reachable directory, its name and the position of its parent; paths are made of those that are wanted.
+        let mut reachable: Vec<(DirId, &[u8], usize)> = vec![(ROOT, &b""[..], 0)];
+        let mut found = Vec::new();
+        let (mut next, mut bytes) = (0, 0);
+        while let Some((id, ..)) = reachable.get(next).copied() {
+            let directory = self.directory(id);
+            if !directory.described {
+                let mut names = Vec::new();
+                let mut at = next;
+                while at != 0 {
+                    names.push(reachable[at].1);
+                    at = reachable[at].2;
+                }
+                names.reverse();
+                let path = names.join(&b'/');
+                bytes += path.len() + 1;
+                if bytes > MAX_IMPLIED {
+                    return Err(EntryProblem::TreeSize(MAX_IMPLIED));
+                }
+                found.push(path);
+            }
+            for (name, child) in &directory.children {
+                if let Child::Directory(child) = child {
+                    reachable.push((*child, &**name, next));
+                }
+            }
+            next += 1;
+        }
+        Ok(found)
+    }
+
     fn make_directory(
         &mut self,
         parent: DirId,
         name: &[u8],
         attributes: Option<Attributes>,
     ) -> Result<DirId, EntryProblem> {
+        let described = attributes.is_some();
         let attributes = attributes.unwrap_or_else(implied);
         self.spend(DIRECTORY_COST + xattr_cost(&attributes))?;
         let id =
             DirId(u32::try_from(self.directories.len()).expect("the cost of names bounds the directories"));
         let opaque = self.child(parent, name) == Some(Child::Whiteout);
-        self.directories.push(Directory { attributes, parent, children: BTreeMap::new(), opaque });
+        self.directories.push(Directory { attributes, parent, children: BTreeMap::new(), opaque, described });
         self.put(parent, name, Child::Directory(id))?;
         Ok(id)
     }

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{DiskImage, ImageError, Segment, Signer, verity};
 use crate::disk::{self, esp, gpt};
 use crate::oci::Digest;
+use crate::registry::sum::{self, State};
 
 /// The disk's first bytes, in the image's folder.
 const HEAD: &str = "efi-head.gpt";
@@ -26,16 +27,22 @@ pub fn bootable(image: &DiskImage, cache: &Path) -> Result<Vec<Segment>, ImageEr
 }
 
 /// The same, signed for firmware with Secure Boot.
+///
+/// Every part is read and compared with its sum first: what is hashed here, signed and given away for good must be what
+/// was written.
 pub fn bootable_signed(
     image: &DiskImage,
     cache: &Path,
     signer: Option<&Signer>,
 ) -> Result<Vec<Segment>, ImageError> {
-    let (first, head_file) = match image.segments.first() {
-        Some(Segment { file: Some(file), length }) if *length == gpt::HEAD_SIZE => (fs::read(file), file),
+    let head_file = match image.segments.first() {
+        Some(Segment { file: Some(file), length }) if *length == gpt::HEAD_SIZE => file,
         _ => return Err(disk::DiskError::Table("the image does not start with one".into()).into()),
     };
-    let first = first.map_err(|e| ImageError::io(head_file, e))?;
+    for file in image.segments.iter().filter_map(|segment| segment.file.as_deref()) {
+        super::check(file)?;
+    }
+    let first = fs::read(head_file).map_err(|e| ImageError::io(head_file, e))?;
     let plain = gpt::parse(&first)?;
     let trees = verity::trees(&plain, &image.segments[1..image.segments.len() - 1], cache)?;
     let partition = system_partition(image, &verity::archive(&trees), cache, signer)?;
@@ -43,8 +50,8 @@ pub fn bootable_signed(
     let layout = plain.bootable(partition.content, partition.length, &lengths);
     let folder = head_file.parent().unwrap_or(cache);
     let (head, tail) = (folder.join(HEAD), folder.join(TAIL));
-    verity::write_whole(&head, &gpt::head(&layout))?;
-    verity::write_whole(&tail, &gpt::tail(&layout))?;
+    sum::write(&head, &gpt::head(&layout))?;
+    sum::write(&tail, &gpt::tail(&layout))?;
 
     let mut segments = vec![
         Segment { file: Some(head), length: gpt::HEAD_SIZE },
@@ -105,14 +112,17 @@ fn system_partition(
     let length = esp::size(program.len() as u64 + SIGNATURE_ROOM);
     let folder = cache.join("efi");
     let file = folder.join(format!("{}.img", content.hex()));
-    if !file.is_file() {
+    if matches!(sum::verify(&file)?, State::Good(_)) {
+        sum::touch(&file);
+    } else {
         fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
         if let Some(signer) = signer {
             program = signer.sign(&program, &folder)?;
         }
-        let new = tempfile::NamedTempFile::new_in(&folder).map_err(|e| ImageError::io(&folder, e))?;
+        let mut new = tempfile::NamedTempFile::new_in(&folder).map_err(|e| ImageError::io(&folder, e))?;
         esp::write(&program, new.as_file())?;
         pad_to_sector(new.as_file()).map_err(|e| ImageError::io(&file, e))?;
+        sum::record(new.as_file_mut(), &file, &[])?;
         new.persist(&file).map_err(|e| ImageError::io(&file, e.error))?;
     }
     let stored = fs::metadata(&file).map_err(|e| ImageError::io(&file, e))?.len();
@@ -135,7 +145,7 @@ mod tests {
         let part = Part { name: "pod".into(), content: Digest::of(b"pod"), size: 4096 };
         let layout = DiskLayout::new(Digest::of(b"plan"), [part]).unwrap();
         let file = |name: &str, bytes: &[u8]| {
-            fs::write(folder.join(name), bytes).unwrap();
+            sum::write(&folder.join(name), bytes).unwrap();
             folder.join(name)
         };
         DiskImage {
@@ -158,6 +168,44 @@ mod tests {
     fn without_a_stub_nothing_boots() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(bootable(&image(folder.path(), None), folder.path()), Err(ImageError::NoStub)));
+    }
+
+    #[test]
+    fn nothing_is_made_of_a_spoiled_part() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("stub"), crate::disk::example::stub()).unwrap();
+        let image = image(folder.path(), Some(folder.path().join("stub")));
+        let spoil = |path: &Path| {
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let modified = fs::metadata(path).unwrap().modified().unwrap();
+            fs::write(path, bytes).unwrap();
+            let times = fs::FileTimes::new().set_modified(modified);
+            File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+        };
+        let good = bootable(&image, folder.path()).unwrap();
+        let read = |segments: &[Segment]| -> Vec<Option<Vec<u8>>> {
+            segments.iter().map(|segment| segment.file.as_ref().map(|file| fs::read(file).unwrap())).collect()
+        };
+        let bytes = read(&good);
+        // What is made here is made again.
+        for segment in &good {
+            let Some(file) = segment
+                .file
+                .as_ref()
+                .filter(|file| !image.segments.iter().any(|s| s.file.as_ref() == Some(file)))
+            else {
+                continue;
+            };
+            spoil(file);
+            assert!(read(&bootable(&image, folder.path()).unwrap()) == bytes, "{}", file.display());
+        }
+        // What it is made of is refused.
+        spoil(&folder.path().join("pod"));
+        let refused = bootable(&image, folder.path()).unwrap_err();
+        assert!(matches!(refused, ImageError::Spoiled { .. }), "{refused}");
+        assert!(!folder.path().join("pod").exists());
     }
 
     #[test]

@@ -14,9 +14,11 @@ use crate::disk::gpt;
 use crate::erofs::{self, TreeContent, TreeFile};
 use crate::oci::{DiffId, Layer, Reference, ResolvedImage};
 
+use super::implied;
 use crate::plan::image::ImagePlan;
 use crate::plan::layout::{self, DiskLayout, LayoutError};
 use crate::plan::{linuxkit, podfs};
+use crate::registry::sum::{self, State};
 use crate::registry::{Claim, Key, Partial, Registry, open_layer};
 use crate::report::{Event, Events};
 
@@ -26,6 +28,12 @@ const LAYERS_AT_ONCE: usize = 2;
 
 /// The pod file system in an image's folder.
 const POD: &str = "pod.erofs";
+
+/// What the image was made from.
+const PLAN: &str = "plan.json";
+
+/// The same as `LinuxKit` would have it.
+const LINUXKIT: &str = "linuxkit.yml";
 
 /// The disk's first bytes, up to the first partition.
 const HEAD: &str = "head.gpt";
@@ -82,10 +90,12 @@ impl Workshop {
             .await?;
         let layers = sized(plan.layers.iter().copied().zip(layers).collect())?;
         let folder = self.registry.store().root().join("images").join(plan.id().0.hex());
-        if !folder.join(POD).is_file() {
+        if !is_good(&folder)? {
             self.guest.verify()?;
             write_folder(&folder, plan, &layers)?;
         }
+        // A folder that cannot be marked as used now is still good.
+        let _ = sum::touch_folder(&folder);
         image(plan, &self.guest, &folder, &layers)
     }
 
@@ -139,13 +149,35 @@ fn convert(
     media_type: &str,
     mut partial: Partial,
 ) -> Result<(PathBuf, u64), ImageError> {
+    match write_erofs(id, blob, media_type, &mut partial) {
+        Ok(summary) => {
+            partial.note_implied(summary.implied);
+            Ok((partial.commit()?, summary.size))
+        }
+        Err(error) => {
+            // Nobody goes on with half of a layer, and it may be what fills the disk.
+            partial.abandon()?;
+            Err(error)
+        }
+    }
+}
+
+fn write_erofs(
+    id: DiffId,
+    blob: &Path,
+    media_type: &str,
+    partial: &mut Partial,
+) -> Result<erofs::Summary, ImageError> {
     partial.restart()?;
     let mut tar = open_layer(blob, media_type, id)?;
-    let written = erofs::write_layer(&mut tar, partial.file());
-    // A layer that is not what its diff id says is the cause of whatever the writer stumbled over.
-    tar.finish()?;
-    let summary = written.map_err(|source| ImageError::Layer { layer: id, source })?;
-    Ok((partial.commit()?, summary.size))
+    match erofs::write_layer(&mut tar, partial.file()) {
+        Err(erofs::ErofsError::Output(source)) => Err(ImageError::io(partial.path(), source)),
+        written => {
+            // A layer that is not what its diff id says is the cause of whatever the writer stumbled over.
+            tar.finish()?;
+            written.map_err(|source| ImageError::Layer { layer: id, source })
+        }
+    }
 }
 
 fn sized(layers: Vec<(DiffId, PathBuf)>) -> Result<Vec<LayerFile>, ImageError> {
@@ -169,7 +201,18 @@ fn disk_layout(plan: &ImagePlan, pod_size: u64, layers: &[LayerFile]) -> Result<
     DiskLayout::new(plan.id().0, std::iter::once(pod).chain(layers))
 }
 
-/// Makes the folder of an image whole or not at all. Whoever comes second finds the same bytes and leaves them.
+/// Whether an image's folder has all that [`write_folder`] put there.
+fn is_good(folder: &Path) -> Result<bool, ImageError> {
+    for name in [PLAN, LINUXKIT, POD, HEAD, TAIL] {
+        if !matches!(sum::look(&folder.join(name))?, State::Good(_)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes the folder of an image whole or not at all. Whoever comes second finds the same bytes and leaves them; what is
+/// spoiled is taken away first.
 fn write_folder(folder: &Path, plan: &ImagePlan, layers: &[LayerFile]) -> Result<(), ImageError> {
     let parent = folder.parent().expect("image folders lie in `images`");
     let content = |contents: Option<Vec<u8>>| contents.map_or(TreeContent::Directory, TreeContent::File);
@@ -177,19 +220,29 @@ fn write_folder(folder: &Path, plan: &ImagePlan, layers: &[LayerFile]) -> Result
         .into_iter()
         .map(|file| TreeFile { path: file.path, mode: file.mode, content: content(file.contents) })
         .collect();
-    let pod = erofs::write_tree(&files).map_err(ImageError::Pod)?;
+    let files_of_layers: BTreeMap<DiffId, &Path> =
+        layers.iter().map(|layer| (layer.id, layer.path.as_path())).collect();
+    let over = implied::directories(plan, &files_of_layers)?;
+    let pod = erofs::write_tree_with(&files, &over).map_err(ImageError::Pod)?;
     let layout = disk_layout(plan, pod.len() as u64, layers)?;
     let new =
         tempfile::Builder::new().prefix(".new-").tempdir_in(parent).map_err(|e| ImageError::io(parent, e))?;
     for (name, content) in [
-        ("plan.json", plan.canonical().as_bytes()),
-        ("linuxkit.yml", linuxkit::render(plan).as_bytes()),
+        (PLAN, plan.canonical().as_bytes()),
+        (LINUXKIT, linuxkit::render(plan).as_bytes()),
         (POD, &pod),
         (HEAD, &gpt::head(&layout)),
         (TAIL, &gpt::tail(&layout)),
     ] {
-        let path = new.path().join(name);
-        fs::write(&path, content).map_err(|e| ImageError::io(&path, e))?;
+        sum::write(&new.path().join(name), content)?;
+    }
+    if folder.exists() && !is_good(folder)? {
+        let doomed = tempfile::Builder::new().prefix(".removed-").tempdir_in(parent);
+        let doomed = doomed.map_err(|e| ImageError::io(parent, e))?;
+        match fs::rename(folder, doomed.path().join("image")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(ImageError::io(folder, e)),
+            _ => {}
+        }
     }
     match fs::rename(new.path(), folder) {
         Ok(()) => {
@@ -197,7 +250,7 @@ fn write_folder(folder: &Path, plan: &ImagePlan, layers: &[LayerFile]) -> Result
             let _ = new.keep();
             Ok(())
         }
-        Err(_) if folder.join(POD).is_file() => Ok(()),
+        Err(_) if is_good(folder)? => Ok(()),
         Err(e) => Err(ImageError::io(folder, e)),
     }
 }

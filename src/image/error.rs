@@ -57,6 +57,14 @@ pub enum ImageError {
     /// The pod file system could not be written.
     #[error("pod file system: {0}")]
     Pod(crate::erofs::ErofsError),
+    /// A file of the cache is not what was written there. It has been removed.
+    #[error("{} is not what was written there: {problem}; it was removed, run the command again to have it made anew, and `i2kit cache verify` to look at all others", .path.display())]
+    Spoiled {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The cache cannot be read or written.
     #[error("{}: {source}", .path.display())]
     Io {
@@ -64,6 +72,14 @@ pub enum ImageError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A layer's file system cannot be read.
+    #[error("{}: {source}; run `i2kit cache verify`", .path.display())]
+    Erofs {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: crate::erofs::ErofsError,
     },
     /// Work in the background ended without a result.
     #[error("internal error: a builder thread panicked")]
@@ -73,6 +89,12 @@ pub enum ImageError {
 impl ImageError {
     /// An error about the file at `path`.
     pub fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+        match source.kind() {
+            // Says what to do about it.
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                registry::Error::io("write", path)(source).into()
+            }
+            _ => Self::Io { path: path.to_owned(), source },
+        }
     }
 }

@@ -7,9 +7,12 @@ mod error;
 pub mod export;
 pub mod formats;
 pub mod guest;
+mod implied;
 pub mod pod;
 pub mod raw;
 mod sign;
+#[cfg(test)]
+mod tests;
 mod verity;
 
 use std::path::PathBuf;
@@ -44,6 +47,20 @@ pub struct DiskImage {
     pub cmdline: String,
     /// The disk from its first byte to its last. Every length is a multiple of 512.
     pub segments: Vec<Segment>,
+}
+
+/// Writes a part of a disk whole or not at all, with a record of what it is: [`bootable()`] and [`raw::write`] take
+/// nothing without.
+pub fn write_part(path: &std::path::Path, bytes: &[u8]) -> Result<(), ImageError> {
+    Ok(crate::registry::sum::write(path, bytes)?)
+}
+
+/// Reads a file of the cache whole; what is not what was written there is removed, and an error.
+pub(crate) fn check(file: &std::path::Path) -> Result<(), ImageError> {
+    match crate::registry::sum::verify_or_remove(file)? {
+        None => Ok(()),
+        Some(problem) => Err(ImageError::Spoiled { path: file.to_owned(), problem }),
+    }
 }
 
 impl DiskImage {

@@ -35,6 +35,7 @@ pub fn write(image: &DiskImage, path: &Path) -> Result<RawDisk, ImageError> {
         Some(StoredPart { file: segment.file.as_deref()?, at: at - segment.length, length: segment.length })
     });
     let head = files.next().map_or(Path::new(""), |head| head.file);
+    super::check(head)?;
     let layout = gpt::parse(&fs::read(head).map_err(|e| ImageError::io(head, e))?)?;
     let parts: Vec<StoredPart> = files.collect();
     write_parts(path, &layout, &parts)
@@ -129,6 +130,7 @@ fn punch(disk: &File, start: u64, length: u64) -> io::Result<()> {
 
 /// Copies a part to its partition, inside of the kernel where it can, sharing blocks where the file system can.
 fn copy(mut disk: &File, partition: &Partition, part: StoredPart<'_>, path: &Path) -> Result<(), ImageError> {
+    super::check(part.file)?;
     let mut input = File::open(part.file).map_err(|e| ImageError::io(part.file, e))?;
     let found = input.metadata().map_err(|e| ImageError::io(part.file, e))?.len();
     if found == part.length && part.at + found <= partition.offset + partition.length {
@@ -149,6 +151,7 @@ mod tests {
     use crate::oci::Digest;
     use crate::plan::image::ImageId;
     use crate::plan::layout::Part;
+    use crate::registry::sum;
 
     /// Writes the parts that belong to contents, each a few blocks of one byte, and returns their image.
     fn image(folder: &Path, contents: &[(&str, u8, usize)]) -> DiskImage {
@@ -166,7 +169,7 @@ mod tests {
             segments.push(Segment { file: None, length: offset - end });
             segments.push(Segment { length: bytes.len() as u64, file: Some(file.clone()) });
             end = offset + bytes.len() as u64;
-            fs::write(file, bytes).expect("a file in the test's folder");
+            sum::write(&file, &bytes).expect("a file in the test's folder");
         };
         add("head".to_owned(), 0, gpt::head(&layout));
         for (partition, (name, fill, blocks)) in layout.partitions.iter().zip(contents) {
@@ -229,8 +232,23 @@ mod tests {
     fn a_part_of_another_length_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let image = image(folder.path(), &[("pod", 1, 2)]);
-        fs::write(folder.path().join("pod-1"), "short").expect("a file in the test's folder");
+        sum::write(&folder.path().join("pod-1"), b"short").expect("a file in the test's folder");
         let refused = write(&image, &folder.path().join("disk")).expect_err("the part is too short");
         assert!(matches!(refused, ImageError::Disk(DiskError::Length { found: 5, .. })), "{refused}");
+    }
+
+    #[test]
+    fn a_part_that_is_not_what_was_written_is_refused_and_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = image(folder.path(), &[("pod", 1, 2)]);
+        let part = folder.path().join("pod-1");
+        let file = OpenOptions::new().write(true).open(&part).expect("it exists");
+        let modified = file.metadata().and_then(|data| data.modified()).expect("it exists");
+        file.write_all_at(&[0], 5000).expect("it is writable");
+        // As a block that rots: nobody has written.
+        file.set_times(fs::FileTimes::new().set_modified(modified)).expect("it is ours");
+        let refused = write(&image, &folder.path().join("disk")).expect_err("one byte is another");
+        assert!(matches!(refused, ImageError::Spoiled { .. }), "{refused}");
+        assert!(refused.to_string().contains("cache verify") && !part.exists(), "{refused}");
     }
 }

@@ -1,9 +1,9 @@
 //! The trees of hashes of an image's parts: each is made once, when a disk that firmware boots first needs it, and kept
 //! in the cache beside the part.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use i2kit_spec::verity::{VERITY_PATH, VERITY_VERSION, Verity, VerityPartition};
 
@@ -11,6 +11,7 @@ use super::{ImageError, Segment};
 use crate::disk::{self, cpio, verity};
 use crate::oci::Digest;
 use crate::plan::layout::{DiskLayout, Partition};
+use crate::registry::sum;
 
 /// The folder of the cache.
 const FOLDER: &str = "verity";
@@ -44,7 +45,7 @@ pub(super) fn trees(
         return Err(disk::DiskError::Parts { partitions, parts }.into());
     }
     let folder = cache.join(FOLDER);
-    fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
+    std::fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
     let partitions = layout.partitions.iter().zip(files);
     partitions.map(|(partition, (file, data))| tree(partition, file, data, &folder)).collect()
 }
@@ -53,13 +54,13 @@ fn tree(partition: &Partition, file: &Path, data: &Segment, folder: &Path) -> Re
     let at_file = |e| ImageError::io(file, e);
     let uuid = *partition.guid.as_bytes();
     let path = folder.join(format!("{}.tree", Digest::of(&uuid).hex()));
-    let stored = stored(&path, file, data.length / verity::BLOCK, uuid).map_err(at_file)?;
+    let stored = stored(&path, file, data.length / verity::BLOCK, uuid)?;
     let made = if let Some(tree) = stored {
         tree
     } else {
         let input = File::open(file).map_err(at_file)?.take(data.length);
         let tree = verity::tree(&partition.name, input, uuid)?;
-        write_whole(&path, &tree.bytes)?;
+        sum::write(&path, &tree.bytes)?;
         tree
     };
     Ok(HashTree {
@@ -72,13 +73,15 @@ fn tree(partition: &Partition, file: &Path, data: &Segment, folder: &Path) -> Re
 }
 
 /// The tree in the cache, if it is one. Its time of use is renewed.
-fn stored(path: &PathBuf, data: &Path, blocks: u64, uuid: [u8; 16]) -> std::io::Result<Option<verity::Tree>> {
-    let Ok(bytes) = fs::read(path) else { return Ok(None) };
+fn stored(path: &Path, data: &Path, blocks: u64, uuid: [u8; 16]) -> Result<Option<verity::Tree>, ImageError> {
+    let Some(bytes) = sum::read(path)? else { return Ok(None) };
     let mut first = Vec::new();
-    File::open(data)?.take(verity::BLOCK).read_to_end(&mut first)?;
+    File::open(data)
+        .and_then(|file| file.take(verity::BLOCK).read_to_end(&mut first))
+        .map_err(|e| ImageError::io(data, e))?;
     let tree = verity::read(bytes, &first, blocks, uuid);
     if tree.is_some() {
-        crate::registry::touch(path)?;
+        sum::touch(path);
     }
     Ok(tree)
 }
@@ -93,12 +96,4 @@ pub(super) fn archive(trees: &[HashTree]) -> Vec<u8> {
     };
     let text = serde_json::to_vec(&verity).expect("names and numbers have a JSON form");
     cpio::archive(VERITY_PATH, &text, UNIT)
-}
-
-/// Writes a file whole or not at all; whoever comes second writes the same bytes.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let folder = path.parent().unwrap_or(path);
-    let new = tempfile::NamedTempFile::new_in(folder).map_err(|e| ImageError::io(folder, e))?;
-    fs::write(new.path(), bytes).map_err(|e| ImageError::io(path, e))?;
-    new.persist(path).map(drop).map_err(|e| ImageError::io(path, e.error))
 }

@@ -13,6 +13,7 @@ use super::digest::Digest;
 use super::image::Descriptor;
 use super::manifest::Manifest;
 use super::media::{self, LayerFormat};
+use super::null;
 use super::reference::Reference;
 
 /// Longest chain of links inside an archive; old Docker versions write one.
@@ -49,9 +50,10 @@ pub struct ArchiveImage {
     /// Path of the image configuration.
     pub config: String,
     /// References that the image was saved by.
-    #[serde(default)]
-    pub repo_tags: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "null::in_list")]
+    pub repo_tags: Vec<String>,
     /// Paths of the layers, base first.
+    #[serde(default, deserialize_with = "null::in_list")]
     pub layers: Vec<String>,
 }
 
@@ -126,7 +128,7 @@ pub fn select(manifest_json: &[u8], reference: &Reference) -> Result<ArchiveImag
     let mut images: Vec<ArchiveImage> =
         serde_json::from_slice(manifest_json).map_err(|e| ArchiveError::Malformed(e.to_string()))?;
     let is_named = |image: &ArchiveImage| {
-        let tags = image.repo_tags.iter().flatten();
+        let tags = image.repo_tags.iter();
         tags.filter_map(|tag| tag.parse::<Reference>().ok()).any(|named| named.is_same_name(reference))
     };
     let position = images.iter().position(is_named).or((images.len() == 1).then_some(0));
@@ -134,7 +136,7 @@ pub fn select(manifest_json: &[u8], reference: &Reference) -> Result<ArchiveImag
         Some(position) => Ok(images.swap_remove(position)),
         None => Err(ArchiveError::Name {
             wanted: reference.to_string(),
-            available: images.into_iter().flat_map(|image| image.repo_tags.unwrap_or_default()).collect(),
+            available: images.into_iter().flat_map(|image| image.repo_tags).collect(),
         }),
     }
 }
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn images_are_found_by_name_or_because_they_are_alone() {
-        let one = br#"[{"Config":"c.json","RepoTags":null,"Layers":[]}]"#;
+        let one = br#"[{"Config":"c.json","RepoTags":null,"Layers":null}]"#;
         assert_eq!(select(one, &"app".parse().unwrap()).unwrap().config, "c.json");
         let two = br#"[{"Config":"a","RepoTags":["app:1"],"Layers":[]},{"Config":"b","RepoTags":["app:2"],"Layers":[]}]"#;
         assert_eq!(select(two, &"docker.io/library/app:2".parse().unwrap()).unwrap().config, "b");
@@ -204,7 +206,7 @@ mod tests {
         let mut files = ArchiveFiles::default();
         files.insert("c.json", file(b"{}"));
         files.insert("l.tar", file(b"layer"));
-        let image = ArchiveImage { config: "c.json".into(), repo_tags: None, layers: vec!["l.tar".into()] };
+        let image = ArchiveImage { config: "c.json".into(), repo_tags: vec![], layers: vec!["l.tar".into()] };
         let text = |digest: Digest| {
             format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"diff_ids":["{digest}"]}}}}"#)
         };

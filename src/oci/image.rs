@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::ImageConfig;
 use super::digest::{DiffId, Digest};
+use super::null;
 use super::reference::Reference;
 
 /// A pointer to content: what it is, its address, its size in bytes.
@@ -13,6 +14,7 @@ use super::reference::Reference;
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// Media type, such as `application/vnd.oci.image.layer.v1.tar+gzip`.
+    #[serde(default, deserialize_with = "null::is_empty")]
     pub media_type: String,
     /// Content address.
     pub digest: Digest,

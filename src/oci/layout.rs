@@ -24,6 +24,14 @@ pub enum LayoutError {
         /// The names that there are.
         available: Vec<String>,
     },
+    /// There are several images, and nothing tells one from the other.
+    #[error(
+        "there are {images} images and none has a name; give them names, such as with `skopeo copy oci:FOLDER:NAME`"
+    )]
+    Unnamed {
+        /// How many there are.
+        images: usize,
+    },
 }
 
 /// The entry of `index.json` that `reference` means on `platform`. A layout of one image needs no name.
@@ -52,13 +60,28 @@ pub fn select(
             available: index.manifests.iter().flat_map(names).map(str::to_owned).collect(),
         }),
         [entry] => Ok(entry.clone()),
+        // One image for several platforms is what its entries say; several images are not told apart by them.
+        _ if anonymous && !is_one_image(&named) => Err(LayoutError::Unnamed { images: named.len() }),
         _ => Ok(Index { schema_version: 2, manifests: named }.select(platform)?.clone()),
     }
 }
 
+/// Whether entries without names may be one image: each is for a platform of its own.
+fn is_one_image(entries: &[IndexEntry]) -> bool {
+    let mut platforms: Vec<_> = entries
+        .iter()
+        .map(|entry| entry.platform.as_ref().map(|p| (&p.os, &p.architecture, &p.variant)))
+        .filter(|platform| platform.is_none_or(|(os, ..)| os != "unknown"))
+        .collect();
+    let count = platforms.len();
+    platforms.sort_unstable();
+    platforms.dedup();
+    platforms.len() == count && !platforms.contains(&None)
+}
+
 fn names(entry: &IndexEntry) -> impl Iterator<Item = &str> {
-    let annotations = entry.annotations.as_ref();
-    NAME_ANNOTATIONS.iter().filter_map(move |key| annotations?.get(*key).map(String::as_str))
+    let named = NAME_ANNOTATIONS.iter().filter_map(move |key| entry.annotations.get(*key));
+    named.map(String::as_str).filter(|name| !name.is_empty())
 }
 
 fn is_named(entry: &IndexEntry, reference: &Reference) -> bool {

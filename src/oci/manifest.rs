@@ -1,5 +1,7 @@
 //! Manifests and indexes, of OCI and of Docker: which blobs make an image, and which image fits a platform.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -7,6 +9,10 @@ use super::config::ImageConfig;
 use super::digest::Digest;
 use super::image::{Descriptor, Layer, Platform};
 use super::media::{self, LayerFormat, MediaTypeError};
+use super::null;
+
+/// Layers of an image at most: what overlayfs takes. They are refused before they are fetched.
+const MAX_LAYERS: usize = 500;
 
 /// A document that a reference or a digest led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +35,7 @@ pub struct Manifest {
     /// The image configuration.
     pub config: Descriptor,
     /// Layer blobs, base first.
+    #[serde(default, deserialize_with = "null::is_empty")]
     pub layers: Vec<Descriptor>,
 }
 
@@ -39,6 +46,7 @@ pub struct Index {
     /// Always 2.
     pub schema_version: u32,
     /// The images.
+    #[serde(default, deserialize_with = "null::is_empty")]
     pub manifests: Vec<IndexEntry>,
 }
 
@@ -53,16 +61,18 @@ pub struct IndexEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformEntry>,
     /// Notes, among them the name of the image in a layout.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub annotations: Option<std::collections::BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "null::in_map", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The platform of an [`IndexEntry`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlatformEntry {
     /// Operating system.
+    #[serde(default, deserialize_with = "null::is_empty")]
     pub os: String,
     /// Processor architecture.
+    #[serde(default, deserialize_with = "null::is_empty")]
     pub architecture: String,
     /// Level of the architecture, such as `v8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,6 +112,17 @@ pub enum ManifestError {
         /// In the configuration.
         diff_ids: usize,
     },
+    /// More layers than can be mounted over each other.
+    #[error(
+        "the image has {layers} layers, and Linux mounts at most {MAX_LAYERS} over each other: squash it"
+    )]
+    TooManyLayers {
+        /// In the manifest.
+        layers: usize,
+    },
+    /// An image of nothing.
+    #[error("the image has no layer, and so no program that a container could start: check how it was built")]
+    NoLayers,
     /// A layer of a type that cannot be used.
     #[error(transparent)]
     MediaType(#[from] MediaTypeError),
@@ -123,7 +144,13 @@ pub fn parse(text: &[u8]) -> Result<Document, ManifestError> {
     }
     let media_type = value.get("mediaType").and_then(Value::as_str).unwrap_or_default().to_owned();
     // A document that can be read both ways would mean different images to different tools.
-    match (value.get("manifests").is_some(), value.get("layers").is_some()) {
+    let holds = |key: &str| value.get(key).is_some_and(|value| !value.is_null());
+    let names = |key: &str| value.get(key).is_some();
+    let (index, manifest) = match (holds("manifests"), holds("layers") || holds("config")) {
+        (false, false) => (names("manifests"), names("layers")),
+        kind => kind,
+    };
+    match (index, manifest) {
         (true, false) if matches!(media_type.as_str(), "" | media::OCI_INDEX | media::DOCKER_INDEX) => {
             Ok(Document::Index(serde_json::from_value(value).map_err(malformed)?))
         }
@@ -197,9 +224,15 @@ pub fn layers(
         let available = vec![format!("{}/{}", config.os, config.architecture)];
         return Err(ManifestError::Platform { wanted: platform.clone(), available });
     }
+    if manifest.layers.len() > MAX_LAYERS {
+        return Err(ManifestError::TooManyLayers { layers: manifest.layers.len() });
+    }
     let diff_ids = &config.rootfs.diff_ids;
     if manifest.layers.len() != diff_ids.len() {
         return Err(ManifestError::Layers { layers: manifest.layers.len(), diff_ids: diff_ids.len() });
+    }
+    if diff_ids.is_empty() {
+        return Err(ManifestError::NoLayers);
     }
     let pairs = manifest.layers.iter().zip(diff_ids);
     pairs
@@ -275,6 +308,26 @@ mod tests {
     fn schema_1_is_named() {
         let error = parse(br#"{"schemaVersion":1,"fsLayers":[]}"#).unwrap_err();
         assert_eq!(error, ManifestError::Schema(1));
+    }
+
+    #[test]
+    fn lists_that_are_null_or_absent_are_empty() {
+        let index = |text: &str| matches!(parse(text.as_bytes()), Ok(Document::Index(index)) if index.manifests.is_empty());
+        assert!(index(r#"{"schemaVersion":2,"manifests":null}"#));
+        assert!(index(r#"{"schemaVersion":2,"manifests":[],"layers":null,"config":null}"#));
+        let config = format!(r#"{{"mediaType":null,"digest":"{}","size":1}}"#, Digest::of(b"c"));
+        for layers in ["", r#","layers":null"#, r#","layers":[],"manifests":null"#] {
+            let text = format!(r#"{{"schemaVersion":2,"config":{config}{layers}}}"#);
+            let Ok(Document::Manifest(manifest)) = parse(text.as_bytes()) else { panic!("{text}") };
+            let image = parse_config(br#"{"architecture":"amd64","os":"linux","rootfs":null}"#).unwrap();
+            assert_eq!(super::layers(&manifest, &image, &Platform::default()), Err(ManifestError::NoLayers));
+        }
+        let entry = r#""platform":{"os":null,"architecture":"amd64"},"annotations":{"a":null}"#;
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":1,{entry}}}]}}"#,
+            Digest::of(b"m")
+        );
+        assert!(matches!(parse(text.as_bytes()), Ok(Document::Index(_))));
     }
 
     /// Words that documents are made of, so that random documents get past the first check.

@@ -76,6 +76,17 @@ impl LayerFormat {
         }
     }
 
+    /// The name of a way of packing that is not read, when the first bytes of a file show it.
+    pub fn other_packing(start: &[u8]) -> Option<&'static str> {
+        match start {
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => Some("bzip2"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Some("lz4"),
+            [b'P', b'K', 3, 4, ..] => Some("zip"),
+            _ => None,
+        }
+    }
+
     /// The OCI media type of a layer in this format.
     pub const fn media_type(self) -> &'static str {
         match self {

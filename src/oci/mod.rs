@@ -8,6 +8,7 @@ mod image;
 pub mod layout;
 pub mod manifest;
 pub mod media;
+mod null;
 mod reference;
 mod signal;
 

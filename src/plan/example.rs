@@ -85,7 +85,7 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
         ports: vec![],
         health_port: 10256,
         grace_period_seconds: 30,
-        health_grace_seconds: 120,
+        containers: vec!["web".into()],
         secrets: BTreeMap::new(),
         scratch_bytes: Vec::new(),
         role: None,

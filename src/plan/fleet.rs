@@ -18,9 +18,7 @@ pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target, TargetGro
 pub use self::group::{GroupSettings, InstanceGroup, JobSettings, RefreshBounds, Revision, Scaling, count};
 pub use self::http::{HttpBackend, HttpRule, HttpSpec};
 pub use self::instance::{Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceState};
-pub use self::launch::{
-    DEFAULT_HEALTH_GRACE_SECONDS, DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole,
-};
+pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
 pub use self::mix::MachineMix;
 pub use self::refresh::{Refresh, RefreshStatus};
 use super::image::ImageId;

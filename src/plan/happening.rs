@@ -82,8 +82,12 @@ fn of_instance(instance: &Instance) -> Vec<Happening> {
         message,
     };
     let mut found = vec![event(Kind::Normal, "Started", format!("of revision {}", instance.revision))];
-    if let Health::Unhealthy { reason } = &instance.health {
-        let word = if instance.state == InstanceState::Ended { "Ended" } else { "Unhealthy" };
+    if let Health::Unhealthy { reason } | Health::Lost { reason } = &instance.health {
+        let word = match (instance.state, &instance.health) {
+            (InstanceState::Ended, _) => "Ended",
+            (_, Health::Lost { .. }) => "Lost",
+            _ => "Unhealthy",
+        };
         found.push(event(Kind::Warning, word, reason.clone()));
     }
     found.extend(instance.containers.iter().filter(|container| container.restarts > 0).map(|container| {
@@ -105,7 +109,7 @@ mod tests {
 
     fn launch() -> serde_json::Value {
         json!({"image": ImageId(Digest::of(b"web")), "memoryMib": 128, "vcpus": 1, "ports": [],
-            "healthPort": 10256, "gracePeriodSeconds": 30, "healthGraceSeconds": 120})
+            "healthPort": 10256, "gracePeriodSeconds": 30})
     }
 
     #[test]

@@ -6,14 +6,14 @@ use i2kit_spec::runtime::Capabilities;
 use i2kit_spec::seccomp::SeccompFilter;
 use i2kit_spec::{
     ContainerBoot, HostAlias, LateEnvironment, Names, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy,
-    cmdline,
+    TERMINATION_LOG, cmdline,
 };
 
 use super::environment::Environment;
 use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
 use super::qos::{self, OomScore};
 use super::seccomp::Profile;
-use super::volume::{VolumeError, Volumes};
+use super::volume::{self, VolumeError, Volumes};
 use super::{container, probe, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
 use crate::oci::{DiffId, Reference, ResolvedImage, signal_number};
@@ -82,6 +82,19 @@ pub enum PodError {
         container: String,
         /// Its image.
         image: String,
+    },
+    /// An image's user is no number that a user can have.
+    #[error(
+        "container `{container}`: image {image} runs as user {id}, and users have numbers up to {max}; set \
+         `securityContext.runAsUser`", max = i2kit_spec::runtime::MAX_ID
+    )]
+    UserRange {
+        /// The container.
+        container: String,
+        /// Its image.
+        image: String,
+        /// The number.
+        id: String,
     },
     /// A mount that cannot be made.
     #[error("container `{container}`: {source}")]
@@ -166,6 +179,11 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
             post_start: wanted.post_start.as_ref().map(probe::hook),
             pre_stop: wanted.pre_stop.as_ref().map(probe::hook),
             stop_signal: stop_signal(wanted, image)?,
+            termination_message_path: wanted
+                .termination_message_path
+                .as_deref()
+                .map(volume::destination)
+                .filter(|path| path != TERMINATION_LOG),
             writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
             oom_request_bytes,
         };
@@ -216,6 +234,13 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
 /// guest, which can look into the image.
 fn user(wanted: &Container, image: &ResolvedImage) -> Result<String, PodError> {
     let user = security::user(&wanted.security, &image.config.config.user);
+    if let Some(id) = security::beyond_ids(&user) {
+        return Err(PodError::UserRange {
+            container: wanted.name.clone(),
+            image: image.reference.to_string(),
+            id: id.to_owned(),
+        });
+    }
     if wanted.security.run_as_non_root && security::is_root(&user) {
         return Err(PodError::Root { container: wanted.name.clone(), image: image.reference.to_string() });
     }

@@ -1,5 +1,7 @@
 //! Probes and hooks of a container in the guest's words.
 
+use std::fmt::Write as _;
+
 use i2kit_spec::{Hook, Probe, ProbeAction, Probes};
 
 use crate::manifest::api::{self, Container};
@@ -42,12 +44,47 @@ fn action(action: &api::Action) -> ProbeAction {
     }
 }
 
+/// The path and the query of a request as the kubelet sends them: from the root, without a fragment, and with what cannot
+/// stand in a request written as its bytes' numbers.
+fn request_path(written: &str) -> String {
+    let written = written.split('#').next().unwrap_or_default();
+    let mut path = if written.starts_with('/') { String::new() } else { "/".to_owned() };
+    for byte in written.bytes() {
+        if byte.is_ascii_graphic() {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path
+}
+
 fn http_get(get: &api::HttpGet) -> ProbeAction {
     ProbeAction::HttpGet {
         host: get.host.clone(),
         port: get.port,
         tls: get.tls,
-        path: get.path.clone(),
+        path: request_path(&get.path),
         headers: get.headers.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_asked_for_as_the_kubelet_does() {
+        for (written, asked) in [
+            ("health?deep=1", "/health?deep=1"),
+            ("/health", "/health"),
+            ("", "/"),
+            ("?a=b", "/?a=b"),
+            ("/a b\r\nX: y", "/a%20b%0D%0AX:%20y"),
+            ("/ü#part", "/%C3%BC"),
+            ("//host/x", "//host/x"),
+        ] {
+            assert_eq!(request_path(written), asked, "{written:?}");
+        }
     }
 }

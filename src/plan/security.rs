@@ -1,16 +1,17 @@
 //! What a container may do: a manifest's `securityContext` in the words of the OCI runtime specification.
 
 use i2kit_spec::Seccomp;
-use i2kit_spec::runtime::{Capabilities, Config, User};
+use i2kit_spec::runtime::{Capabilities, Config, MAX_ID, User};
 
 use crate::manifest::api::{
     self, ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES, PodSpec, Security,
 };
 
 /// Parts of /proc and /sys that tell about the kernel more than a container should know.
-const MASKED_PATHS: [&str; 9] = [
+const MASKED_PATHS: [&str; 10] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -76,6 +77,14 @@ pub(super) fn user(security: &Security, image: &str) -> String {
     security.run_as_user.map_or_else(|| image.to_owned(), |uid| uid.to_string())
 }
 
+/// A number in an image's user, `USER[:GROUP]`, that is none of a user or a group.
+pub(super) fn beyond_ids(user: &str) -> Option<&str> {
+    user.split(':').find(|part| {
+        let number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        number && part.parse::<u32>().map_or(true, |id| id > MAX_ID)
+    })
+}
+
 /// Whether the user is root for all that can be known without looking into the image.
 pub(super) fn is_root(user: &str) -> bool {
     matches!(user.split(':').next(), None | Some("" | "0" | "root"))
@@ -120,6 +129,16 @@ mod tests {
         assert!(names(&["NET_ADMIN"], &[]).contains(&"CAP_NET_ADMIN".to_owned()));
         assert!(!names(&["KILL"], &["KILL"]).contains(&"CAP_KILL".to_owned()));
         assert_eq!(names(&["ALL"], &[]).len(), 41);
+    }
+
+    #[test]
+    fn numbers_of_users_have_a_bound() {
+        for user in ["4294967295", "1:2147483648", "99999999999999999999", "www:4294967296"] {
+            assert!(beyond_ids(user).is_some(), "{user}");
+        }
+        for user in ["", "0", "2147483647:2147483647", "www", "www:wheel", "4294967295x", "1:"] {
+            assert_eq!(beyond_ids(user), None, "{user}");
+        }
     }
 
     #[test]

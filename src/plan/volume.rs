@@ -208,7 +208,8 @@ impl Volumes {
             } else {
                 source.check(&wanted.volume, &wanted.mount_path, sub_path)?;
             }
-            let path = if sub_path.is_empty() { String::new() } else { format!("/{sub_path}") };
+            let expanded = wanted.sub_path_expr.is_some() && late;
+            let path = if sub_path.is_empty() && !expanded { String::new() } else { format!("/{sub_path}") };
             let access = if wanted.read_only || !source.writable { "ro" } else { "rw" };
             mounts.push(Mount {
                 destination,
@@ -253,9 +254,20 @@ pub(super) fn insert(mounts: &mut Vec<Mount>, volumes: Vec<Mount>) {
     }
 }
 
-/// An absolute path without a slash at its end.
-fn destination(mount_path: &str) -> String {
-    format!("/{}", mount_path.trim_matches('/'))
+/// An absolute path without a slash at its end, and without parts that mean the folder itself or the one above: a mount
+/// below another one is known by its beginning.
+pub(super) fn destination(mount_path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in mount_path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 fn mode(file: &VolumeFile) -> u16 {
@@ -432,6 +444,60 @@ mod tests {
         assert_eq!(mounts(&pod).unwrap(), ["/x /volumes/scratch/one/x rbind,rw,nodev"]);
         pod.containers[0].env = variable(EnvValue::Instance(InstanceField::Name));
         assert_eq!(mounts(&pod).unwrap(), ["/x /volumes/scratch/$(A)/x rbind,rw,nodev", "expand /x"]);
+    }
+
+    #[test]
+    fn mount_points_are_known_by_their_names() {
+        for (written, path) in [
+            ("/data", "/data"),
+            ("data/", "/data"),
+            ("/a//b/./c", "/a/b/c"),
+            ("/c/../../evil", "/evil"),
+            ("/..", "/"),
+        ] {
+            assert_eq!(destination(written), path, "{written}");
+        }
+        // Nothing of the image is made outside of the volume that another one is mounted in.
+        let pod = pod(vec![mount("config", "/c"), mount("scratch", "/c/../../../x")]);
+        let files = Volumes::of(&pod).unwrap().files;
+        assert!(files.iter().all(|file| file.path.starts_with("volumes/config")), "{files:?}");
+    }
+
+    proptest::proptest! {
+        /// Whatever the variables are: a source lies in the folder of its volume, or the mount is refused, here or by the
+        /// guest, which opens it below that folder.
+        #[test]
+        fn a_path_with_variables_stays_below_its_volume(
+            text in "(/|\\.\\.|\\.|a|\\$\\(A\\)|\\$\\(B\\)|\\$){0,6}",
+            a in "(/|\\.\\.|b|\\$\\(B\\)){0,4}",
+            b in "(/|\\.\\.|c){0,4}",
+            volume in proptest::sample::select(vec!["scratch", "config", "mixed"]),
+            late: bool,
+        ) {
+            let mut pod = pod(vec![VolumeMount { sub_path_expr: Some(text), ..mount(volume, "/x") }]);
+            let variable = |name: &str, value| EnvVar { name: name.into(), value };
+            let mut env = vec![
+                variable("A", EnvValue::Fixed(a.clone())),
+                variable("B", EnvValue::Fixed(b.clone())),
+            ];
+            if late {
+                env.push(variable("C", EnvValue::Instance(InstanceField::Name)));
+            }
+            pod.containers[0].env = env;
+            let volumes = Volumes::of(&pod).unwrap();
+            let container = &pod.containers[0];
+            if let Ok((mounts, expand)) = volumes.mounts(container, &Environment::of(container)) {
+                let values = [("A".to_owned(), a), ("B".to_owned(), b)].into();
+                let source = i2kit_spec::expand(&mounts[0].source, &values);
+                let folder = &volumes.sources[volume].folder;
+                let below = source.strip_prefix(folder.as_str()).unwrap();
+                proptest::prop_assert!(below.is_empty() || below.starts_with('/'), "{source}");
+                let known = source == mounts[0].source && expand.is_empty();
+                proptest::prop_assert!(!known || !below.split('/').any(|part| part == ".."), "{source}");
+                // What is left to the guest is a part of a volume there, whose opening is bound to the volume.
+                proptest::prop_assert!(expand.is_empty() || below.starts_with('/'), "{source}");
+            }
+        }
     }
 
     #[test]

@@ -88,6 +88,10 @@ async fn state(inner: &Inner, source: &ImageSource, reference: &Reference) -> Re
         ImageSource::Daemon => daemon::image_id(&inner.settings.docker_socket, reference).await,
         ImageSource::Archive(path) | ImageSource::Layout(path) => {
             let data = std::fs::metadata(path).map_err(Error::io("open", path))?;
+            if data.is_dir() {
+                let (kind, key, other) = ("folder", "archive", "layout");
+                return Err(Error::SourceKey { path: path.clone(), kind, key, other });
+            }
             let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
             Ok(format!("{} {} {} {modified:?} {changed:?}", data.dev(), data.ino(), data.len()))
         }
@@ -139,11 +143,20 @@ fn unpack(input: impl Read + Send, store: &Store, place: &str, task: Task) -> Re
     let broken = |source| Error::io("read", place)(source);
     let count = Arc::new(AtomicU64::new(0));
     let mut input = BufReader::with_capacity(BUFFER, Counted { input, count: Arc::clone(&count) });
-    let format = LayerFormat::of_bytes(input.fill_buf().map_err(broken)?);
+    let start = input.fill_buf().map_err(broken)?;
+    if let Some(packing) = LayerFormat::other_packing(start) {
+        return Err(Error::Packing { place: place.to_owned(), packing });
+    }
+    let format = LayerFormat::of_bytes(start);
     let mut tar = tar::Archive::new(decode(input, format).map_err(broken)?);
     let mut contents = Contents { files: ArchiveFiles::default(), manifest_json: None, index_json: None };
+    let mut is_tar = false;
     for entry in tar.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
+        let mut entry = match entry {
+            Err(_) if !is_tar && format == LayerFormat::Tar => return Err(Error::NotATar(place.to_owned())),
+            entry => entry.map_err(broken)?,
+        };
+        is_tar = true;
         let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
@@ -275,6 +288,15 @@ mod tests {
         let path = format!("blobs/sha256/{}", Digest::of(b"good").hex());
         assert!(unpack_bytes(&tar_of(&[(&path, b"good")])).is_ok());
         assert!(matches!(unpack_bytes(&tar_of(&[(&path, b"evil")])), Err(Error::Digest { .. })));
+    }
+
+    #[test]
+    fn what_is_no_archive_is_told_by_what_it_is() {
+        let told = |bytes: &[u8]| unpack_bytes(bytes).map(drop).unwrap_err().to_string();
+        assert!(told(b"\xfd7zXZ\0rest").contains("compressed with xz; gzip and zstd are read"));
+        assert!(told(b"BZh91AY&SYrest").contains("compressed with bzip2"));
+        assert!(told(&b"these are words, not a tar\n".repeat(40)).contains("is not an archive"));
+        assert!(unpack_bytes(&tar_of(&[("BZh91AY", b"a tar by that name")])).is_ok());
     }
 
     #[test]

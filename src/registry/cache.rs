@@ -4,7 +4,7 @@
 //! is in use without a run, such as the layers under running virtual machines, the caller names in [`Keep`].
 
 use std::collections::BTreeSet;
-use std::fs::{Metadata, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::store::{LAYER_SUFFIX, now, open_lock};
+use super::sum;
 use crate::oci::{DiffId, Digest};
 
 /// How long to wait for runs that use the store.
@@ -103,6 +104,10 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
             let path = file.map_err(Error::io("read", &folder))?.path();
             // Whoever has just finished a file has renamed it; it is listed under its new name or not at all.
             let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
+            // What belongs to a file is no entry of its own; alone, it is a leftover.
+            if sum::owner(&path).is_some_and(|file| file.exists()) {
+                continue;
+            }
             entries.push(entry(path, kind, suffix, &data));
         }
     }
@@ -112,12 +117,22 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
 
 /// Removes what `policy` lets go and tells what that was. Fails when other runs use the store for long.
 pub fn prune(root: &Path, policy: &PrunePolicy) -> Result<Vec<CacheEntry>, Error> {
+    let _lock = lock_alone(root)?;
+    let removed = choose(list(root)?, policy, now());
+    for entry in &removed {
+        remove(entry)?;
+    }
+    Ok(removed)
+}
+
+/// The store's lock, held by nobody else. Fails when other runs use the store for long.
+pub(super) fn lock_alone(root: &Path) -> Result<File, Error> {
     std::fs::create_dir_all(root).map_err(Error::io("create", root))?;
     let lock = open_lock(root)?;
     let start = now();
     loop {
         match lock.try_lock() {
-            Ok(()) => break,
+            Ok(()) => return Ok(lock),
             Err(TryLockError::WouldBlock) if start.elapsed().is_ok_and(|waited| waited < PATIENCE) => {
                 std::thread::sleep(POLL);
             }
@@ -125,11 +140,6 @@ pub fn prune(root: &Path, policy: &PrunePolicy) -> Result<Vec<CacheEntry>, Error
             Err(TryLockError::Error(source)) => return Err(Error::io("lock", root.join("lock"))(source)),
         }
     }
-    let removed = choose(list(root)?, policy, now());
-    for entry in &removed {
-        remove(entry)?;
-    }
-    Ok(removed)
 }
 
 /// The entries that go, the longest unused first.
@@ -173,7 +183,10 @@ fn entry(path: PathBuf, kind: CacheKind, suffix: &str, data: &Metadata) -> Cache
         None => (CacheKind::Leftover, file.clone()),
     };
     let bytes = if data.is_dir() { folder_bytes(&path) } else { disk_bytes(data) };
-    CacheEntry { kind, name, path, bytes, last_used: data.modified().unwrap_or(UNIX_EPOCH) }
+    // A file with a record does not change with its use, the record does.
+    let record = std::fs::metadata(sum::record_path(&path)).and_then(|record| record.modified());
+    let last_used = record.or_else(|_| data.modified()).unwrap_or(UNIX_EPOCH);
+    CacheEntry { kind, name, path, bytes, last_used }
 }
 
 fn is_hex(name: &str) -> bool {
@@ -197,10 +210,10 @@ fn folder_bytes(folder: &Path) -> u64 {
 }
 
 /// Removes one entry. A folder loses its name first: half of an image must not be taken for an image.
-fn remove(entry: &CacheEntry) -> Result<(), Error> {
+pub(super) fn remove(entry: &CacheEntry) -> Result<(), Error> {
     let path = &entry.path;
     if !path.is_dir() {
-        return std::fs::remove_file(path).map_err(Error::io("remove", path));
+        return sum::remove(path);
     }
     let doomed = match entry.kind {
         CacheKind::Leftover => path.clone(),

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
+use base64::Engine as _;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use oci_client::secrets::RegistryAuth;
+use reqwest::header::HeaderValue;
 
 /// The names under which docker keeps the credentials of Docker Hub. The first is what `docker login` writes.
 const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "docker.io", "index.docker.io"];
@@ -17,9 +18,35 @@ const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
 /// Who asks a registry, and with what secret.
 #[derive(Debug)]
 pub(super) struct Credentials {
-    pub(super) auth: RegistryAuth,
+    /// None for everybody.
+    pub(super) secret: Option<Secret>,
     /// For messages, such as `user ann`.
     pub(super) who: String,
+}
+
+/// A user's name and password. Its debug form shows the name alone.
+#[derive(PartialEq, Eq)]
+pub(super) struct Secret {
+    /// The name.
+    pub(super) user: String,
+    password: String,
+}
+
+impl Secret {
+    /// The `Authorization` header for it.
+    pub(super) fn basic(&self) -> HeaderValue {
+        let text = format!("{}:{}", self.user, self.password);
+        let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+        let mut value = HeaderValue::try_from(text).expect("base64 is good in a header");
+        value.set_sensitive(true);
+        value
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// The credentials for `registry` in the file `config`, or those of nobody. The warning says why there are none though
@@ -37,12 +64,13 @@ pub(super) fn find(config: Option<&Path>, registry: &str) -> (Credentials, Optio
         match docker_credential::get_credential_from_reader(file, server) {
             Ok(DockerCredential::UsernamePassword(user, password)) if !user.is_empty() => {
                 let who = format!("user {user}");
-                return (Credentials { auth: RegistryAuth::Basic(user, password), who }, None);
+                return (Credentials { secret: Some(Secret { user, password }), who }, None);
             }
             Ok(DockerCredential::UsernamePassword(..)) => {}
             Ok(DockerCredential::IdentityToken(token)) => {
                 let who = "the holder of an identity token".to_owned();
-                return (Credentials { auth: RegistryAuth::Basic(TOKEN_USER.to_owned(), token), who }, None);
+                let secret = Secret { user: TOKEN_USER.to_owned(), password: token };
+                return (Credentials { secret: Some(secret), who }, None);
             }
             Err(error) if is_nothing(&error) => {}
             Err(error) => {
@@ -55,7 +83,7 @@ pub(super) fn find(config: Option<&Path>, registry: &str) -> (Credentials, Optio
 }
 
 fn anonymous() -> Credentials {
-    Credentials { auth: RegistryAuth::Anonymous, who: "an anonymous user".to_owned() }
+    Credentials { secret: None, who: "an anonymous user".to_owned() }
 }
 
 /// Whether the error only says that nobody has logged in. Helpers say so in their output, with a failing exit code.
@@ -75,6 +103,10 @@ mod tests {
 
     use super::*;
 
+    fn secret(user: &str, password: &str) -> Option<Secret> {
+        Some(Secret { user: user.into(), password: password.into() })
+    }
+
     fn find_in(config: &str, registry: &str) -> (Credentials, Option<String>) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(config.as_bytes()).unwrap();
@@ -86,24 +118,23 @@ mod tests {
         // ann:secret
         let config = r#"{"auths":{"registry.example:5000":{"auth":"YW5uOnNlY3JldA=="},"https://index.docker.io/v1/":{"auth":"Ym9iOmh1Yg=="}}}"#;
         let (found, warning) = find_in(config, "registry.example:5000");
-        assert_eq!(found.auth, RegistryAuth::Basic("ann".into(), "secret".into()));
+        assert_eq!(found.secret, secret("ann", "secret"));
         assert_eq!((found.who.as_str(), warning), ("user ann", None));
-        assert_eq!(find_in(config, "docker.io").0.auth, RegistryAuth::Basic("bob".into(), "hub".into()));
-        assert_eq!(find_in(config, "ghcr.io").0.auth, RegistryAuth::Anonymous);
+        assert_eq!(find_in(config, "docker.io").0.secret, secret("bob", "hub"));
+        assert_eq!(find_in(config, "ghcr.io").0.secret, None);
     }
 
     #[test]
     fn an_identity_token_is_a_password() {
         let config = r#"{"auths":{"a.azurecr.io":{"auth":"MDow","identitytoken":"t"}}}"#;
-        let expected = RegistryAuth::Basic(TOKEN_USER.into(), "t".into());
-        assert_eq!(find_in(config, "a.azurecr.io").0.auth, expected);
+        assert_eq!(find_in(config, "a.azurecr.io").0.secret, secret(TOKEN_USER, "t"));
     }
 
     #[test]
     fn a_missing_file_means_nobody_and_a_broken_one_warns() {
         let missing = Path::new("/nonexistent/config.json");
         let (found, warning) = find(Some(missing), "docker.io");
-        assert_eq!((found.auth, warning), (RegistryAuth::Anonymous, None));
+        assert_eq!((found.secret, warning), (None, None));
         assert!(find_in("{", "docker.io").1.is_some());
         let helper = r#"{"credHelpers":{"ghcr.io":"that-does-not-exist"}}"#;
         assert!(find_in(helper, "ghcr.io").1.unwrap().contains("ghcr.io"));

@@ -1,14 +1,14 @@
 //! Downloading a blob: resumed after each break, endpoint after endpoint, verified at the end.
 
-use std::io;
 use std::path::PathBuf;
 
 use futures::StreamExt as _;
-use oci_client::client::SizedStream;
+use tokio::time::{Instant, timeout_at};
 
+use super::failure::root;
 use super::ingest::Ingest;
 use super::progress::Task;
-use super::remote::{Remote, Request};
+use super::remote::{Body, Remote, Request};
 use super::retry::{Failure, wait};
 use super::{Error, blocking};
 use crate::oci::Digest;
@@ -16,6 +16,12 @@ use crate::oci::Digest;
 /// Bytes hashed and written at once. Meanwhile the next ones arrive in the socket's buffer, and a blob in flight holds
 /// about this much.
 const BATCH: usize = 512 * 1024;
+
+/// Bytes that count as progress: after less, an attempt that broke off has failed once more.
+const PROGRESS: u64 = 64 * 1024;
+
+/// Requests for one blob of one endpoint, however well each goes: a registry that breaks off so often never ends.
+const MAX_REQUESTS: u32 = 1000;
 
 /// A blob to fetch from one endpoint.
 pub(super) struct Download<'a> {
@@ -38,7 +44,7 @@ pub(super) enum Outcome {
 impl Download<'_> {
     /// Fetches what `ingest` lacks.
     pub(super) async fn run(&self, mut ingest: Ingest) -> Result<Outcome, Error> {
-        let mut failed = 0;
+        let (mut failed, mut requests) = (0, 0);
         // Bytes of an earlier run or of another endpoint may be what makes the sum wrong: one more try without them.
         let mut has_older_bytes = ingest.written() > 0;
         loop {
@@ -56,13 +62,14 @@ impl Download<'_> {
                 },
                 Err(failure) => failure,
             };
-            failed = if ingest.written() > before { 1 } else { failed + 1 };
-            if !failure.is_worth_retry(failed, self.is_last) {
+            requests += 1;
+            failed = if ingest.written() >= before + PROGRESS { 1 } else { failed + 1 };
+            if requests >= MAX_REQUESTS || !failure.is_worth_retry(failed, self.is_last) {
                 return Ok(Outcome::Failed(Box::new(ingest), failure.error));
             }
             let at = ingest.written();
             tracing::debug!(digest = %self.digest, error = %failure.error, failed, at, "resume");
-            tokio::time::sleep(wait(failed)).await;
+            tokio::time::sleep(wait(failed, self.remote.patience.first_wait)).await;
         }
     }
 
@@ -79,7 +86,7 @@ impl Download<'_> {
             ingest.restart()?;
         }
         loop {
-            let (batch, end) = self.next_batch(&mut body.stream).await;
+            let (batch, end) = self.next_batch(&mut body).await;
             let place = self.remote.host.clone();
             let written;
             (ingest, written) = blocking(move || {
@@ -100,19 +107,28 @@ impl Download<'_> {
     }
 
     /// The next bytes of the body, and what came behind them when that was the end.
-    async fn next_batch(&self, stream: &mut SizedStream) -> (Vec<impl AsRef<[u8]> + use<>>, Option<Failure>) {
+    async fn next_batch(&self, body: &mut Body) -> (Vec<impl AsRef<[u8]> + use<>>, Option<Failure>) {
         let mut batch = Vec::new();
         let mut size = 0;
+        let patience = self.remote.patience;
+        let end = Instant::now() + patience.window;
         while size < BATCH {
-            match stream.next().await {
-                Some(Ok(bytes)) => {
+            match timeout_at(end, body.stream.next()).await {
+                Ok(Some(Ok(bytes))) => {
                     size += bytes.len();
                     batch.push(bytes);
                 }
-                Some(Err(error)) => return (batch, Some(self.remote.broken(self.request, &error))),
-                None => {
-                    let early = io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early");
-                    return (batch, Some(self.remote.broken(self.request, &early)));
+                Ok(Some(Err(error))) => {
+                    return (batch, Some(self.remote.broken(self.request, &root(&error))));
+                }
+                Ok(None) => {
+                    return (batch, Some(self.remote.broken(self.request, "the body ended early")));
+                }
+                Err(_) if size as u64 >= patience.progress => break,
+                Err(_) => {
+                    let reason = format!("it sent {size} bytes in {} s", patience.window.as_secs());
+                    self.task.note(format!("{} is slow: {reason}; asking again", self.remote.host));
+                    return (batch, Some(self.remote.broken(self.request, &reason)));
                 }
             }
         }

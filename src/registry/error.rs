@@ -62,6 +62,72 @@ pub enum Error {
         /// Status and text.
         message: String,
     },
+    /// Neither the mirrors nor the registry gave what was asked for, and the registry is not reached.
+    #[error("{source}; asked before: {}", .mirrors.join("; "))]
+    Mirrors {
+        /// What the registry itself did.
+        source: Box<Error>,
+        /// What each mirror answered.
+        mirrors: Vec<String>,
+    },
+    /// The registry wants the password sent where others can read it.
+    #[error(
+        "{registry} has passwords for `{image}` checked by {realm}, without TLS: yours was not sent; if that is right, set `plainHttp: true` for `{registry}` under `registries` in the environment file"
+    )]
+    PlainRealm {
+        /// The registry that was asked.
+        registry: String,
+        /// What was asked for.
+        image: String,
+        /// Where the password would have gone.
+        realm: String,
+    },
+    /// A document that is larger than any real one.
+    #[error(
+        "{registry} answered for `{image}` with a document of more than {limit} bytes, which no image has: check the name, or look at the registry's log"
+    )]
+    Document {
+        /// The registry that was asked.
+        registry: String,
+        /// What was asked for.
+        image: String,
+        /// Bytes that are read at most.
+        limit: u64,
+    },
+    /// A blob that is larger than any real one.
+    #[error("`{image}` names a layer of {size} bytes; at most {limit} are taken: make the image smaller")]
+    TooLarge {
+        /// The image.
+        image: String,
+        /// Bytes of the blob.
+        size: u64,
+        /// Bytes at most.
+        limit: u64,
+    },
+    /// A layer that becomes larger than any real one.
+    #[error(
+        "layer unpacks to more than {limit} bytes, from {size}: refused, as no real layer does; check where the image comes from"
+    )]
+    Expansion {
+        /// Bytes of the blob.
+        size: u64,
+        /// Bytes at most.
+        limit: u64,
+    },
+    /// The disk has no room, or would have none.
+    #[error(
+        "{action} {path}: no room left in {folder}, which has {free} bytes free; make room, or run `i2kit cache prune`", path = .path.display(), folder = .folder.display()
+    )]
+    Full {
+        /// What was tried, such as `write`.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The folder whose disk is full.
+        folder: PathBuf,
+        /// Bytes that it has left.
+        free: u64,
+    },
     /// Bytes that are not what their address promises.
     #[error(
         "{place} gave wrong bytes for {expected}: they are {actual}; the place or the way to it changes content, use another one"
@@ -124,6 +190,31 @@ pub enum Error {
         /// Why.
         source: ArchiveError,
     },
+    /// A file that is packed in a way that is not read.
+    #[error("{place} is compressed with {packing}; gzip and zstd are read: unpack it, or compress it anew")]
+    Packing {
+        /// The file.
+        place: String,
+        /// The name of the way.
+        packing: &'static str,
+    },
+    /// A file that is no archive at all.
+    #[error(
+        "{0} is not an archive: neither a tar nor one compressed with gzip or zstd; `archive` takes what `docker save` or `skopeo copy` make"
+    )]
+    NotATar(String),
+    /// A source of an image that is given by the wrong key.
+    #[error("{path} is a {kind}, which `{key}` does not take: name it by `{other}` in the environment file", path = .path.display())]
+    SourceKey {
+        /// The file or folder.
+        path: PathBuf,
+        /// `file` or `folder`.
+        kind: &'static str,
+        /// The key that was used.
+        key: &'static str,
+        /// The key to use.
+        other: &'static str,
+    },
     /// A tar that is neither a docker archive nor an OCI one.
     #[error(
         "image archive {0} has neither manifest.json nor index.json: make it with `docker save` or `skopeo copy`"
@@ -181,9 +272,19 @@ pub enum Error {
 
 impl Error {
     /// Wraps a system error with what was tried and on which path; meant for `map_err`.
-    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::full(action, path),
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// There is no room for the file at `path`.
+    pub(super) fn full(action: &'static str, path: PathBuf) -> Self {
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        let free = super::store::free_bytes(&folder).unwrap_or(0);
+        Self::Full { action, path, folder, free }
     }
 
     /// Wraps a document's error with the image that it belongs to; meant for `map_err`.
@@ -192,8 +293,21 @@ impl Error {
         move |source| Self::Manifest { image, source }
     }
 
+    /// The error of a registry that was asked after `mirrors`, which failed so.
+    pub(super) fn after(self, mirrors: Vec<String>) -> Self {
+        match self {
+            Self::Unreachable { .. } if !mirrors.is_empty() => {
+                Self::Mirrors { source: Box::new(self), mirrors }
+            }
+            other => other,
+        }
+    }
+
     /// Whether another source of the same image may still do better.
     pub(super) fn is_worth_another_mirror(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Busy { .. } | Self::Manifest { .. } | Self::Client(_))
+        !matches!(
+            self,
+            Self::Io { .. } | Self::Full { .. } | Self::Busy { .. } | Self::Manifest { .. } | Self::Client(_)
+        )
     }
 }

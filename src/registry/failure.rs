@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use serde::Deserialize;
 
 use super::Error;
 use super::retry::{Failure, Retry};
@@ -20,26 +20,50 @@ pub(super) struct Asked<'a> {
     pub(super) plain_http: bool,
 }
 
-/// The failure that `error` is.
-pub(super) fn sort(error: OciDistributionError, asked: Asked<'_>) -> Failure {
-    match error {
-        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-            asked.unauthorized()
-        }
-        OciDistributionError::RegistryError { envelope, .. } => asked.envelope(&envelope.errors),
-        OciDistributionError::ServerError { code, message, .. } => asked.status(code, &message),
-        OciDistributionError::RequestError(error) if error.is_connect() => asked.no_connection(&error),
-        OciDistributionError::RequestError(error) if error.is_builder() || error.is_redirect() => {
-            asked.server(&root(&error), Retry::Never)
-        }
-        OciDistributionError::RequestError(error) => asked.broken(&root(&error)),
-        OciDistributionError::IoError(error) => asked.broken(&error.to_string()),
-        other => asked.server(&other.to_string(), Retry::Never),
-    }
+/// How registries tell errors.
+#[derive(Deserialize)]
+struct Envelope {
+    errors: Vec<Told>,
+}
+
+/// One error of an [`Envelope`].
+#[derive(Deserialize)]
+struct Told {
+    #[serde(default)]
+    code: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 impl Asked<'_> {
-    fn unauthorized(self) -> Failure {
+    /// The failure of a request that got no answer, or of an answer that broke off.
+    pub(super) fn transport(self, error: &reqwest::Error) -> Failure {
+        if error.is_connect() {
+            self.no_connection(error)
+        } else if error.is_builder() || error.is_redirect() {
+            self.useless(&root(error))
+        } else {
+            self.broken(&root(error))
+        }
+    }
+
+    /// The failure of an answer that is neither success nor a question for credentials; `text` is how it starts.
+    pub(super) fn refused(self, code: u16, text: &str) -> Failure {
+        if (400..500).contains(&code)
+            && let Ok(Envelope { errors }) = serde_json::from_str(text)
+            && let Some(first) = errors.into_iter().next()
+        {
+            return self.told(code, &first);
+        }
+        self.status(code, text)
+    }
+
+    /// The failure of an answer that no client can use.
+    pub(super) fn useless(self, message: &str) -> Failure {
+        self.server(message, Retry::Never)
+    }
+
+    pub(super) fn unauthorized(self) -> Failure {
         let Self { registry, image, who, .. } = self;
         Failure::final_(Error::Unauthorized {
             registry: registry.to_owned(),
@@ -83,17 +107,16 @@ impl Asked<'_> {
         }
     }
 
-    fn envelope(self, errors: &[oci_client::errors::OciError]) -> Failure {
-        let Some(first) = errors.first() else { return self.server("an error without words", Retry::Never) };
-        match &first.code {
-            OciErrorCode::ManifestUnknown
-            | OciErrorCode::NameUnknown
-            | OciErrorCode::BlobUnknown
-            | OciErrorCode::ManifestBlobUnknown
-            | OciErrorCode::NotFound => self.not_found(),
-            OciErrorCode::Unauthorized | OciErrorCode::Denied => self.unauthorized(),
-            OciErrorCode::Toomanyrequests => self.rate_limited(),
-            code => self.server(&format!("{code:?} {}", first.message), Retry::Never),
+    /// The error that the registry tells. Registries made before the codes answer with a status alone.
+    fn told(self, status: u16, told: &Told) -> Failure {
+        let (code, message) = (told.code.as_deref().unwrap_or_default(), told.message.as_deref());
+        match code {
+            "MANIFEST_UNKNOWN" | "NAME_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN" | "NOT_FOUND" => {
+                self.not_found()
+            }
+            "UNAUTHORIZED" | "DENIED" => self.unauthorized(),
+            "TOOMANYREQUESTS" => self.rate_limited(),
+            code => self.status(status, &format!("{code} {}", message.unwrap_or_default())),
         }
     }
 
@@ -138,44 +161,40 @@ pub(super) fn root(error: &(dyn StdError + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use oci_client::errors::{OciEnvelope, OciError};
-
     use super::*;
 
-    fn sorted(error: OciDistributionError) -> (String, Retry) {
+    fn refused(code: u16, text: &str) -> (String, Retry) {
         let image = "registry.example/app:1".parse().unwrap();
         let asked = Asked { registry: "registry.example", image: &image, who: "user ann", plain_http: false };
-        let Failure { error, retry } = sort(error, asked);
+        let Failure { error, retry } = asked.refused(code, text);
         (error.to_string(), retry)
-    }
-
-    fn status(code: u16) -> OciDistributionError {
-        OciDistributionError::ServerError { code, url: String::new(), message: "text".into() }
     }
 
     #[test]
     fn statuses_lead_to_advice() {
-        let (text, retry) = sorted(status(404));
+        let (text, retry) = refused(404, "text");
         assert!(text.starts_with("registry.example has no `registry.example/app:1`"), "{text}");
         assert_eq!(retry, Retry::Never);
-        let (text, retry) = sorted(status(401));
+        let (text, retry) = refused(401, "text");
         assert!(text.contains("to user ann: run `docker login registry.example`"), "{text}");
         assert_eq!(retry, Retry::Never);
-        assert_eq!(sorted(status(503)).1, Retry::Transient);
-        assert_eq!(sorted(status(429)).1, Retry::Transient);
-        assert_eq!(sorted(status(400)).1, Retry::Never);
+        assert_eq!(refused(503, "text").1, Retry::Transient);
+        assert_eq!(refused(429, "text").1, Retry::Transient);
+        assert_eq!(refused(400, "text").1, Retry::Never);
     }
 
     #[test]
-    fn envelopes_are_read_like_statuses() {
-        let error = |code| OciDistributionError::RegistryError {
-            envelope: OciEnvelope {
-                errors: vec![OciError { code, message: String::new(), detail: serde_json::Value::Null }],
-            },
-            url: String::new(),
-        };
-        assert!(sorted(error(OciErrorCode::ManifestUnknown)).0.contains("has no"));
-        assert!(sorted(error(OciErrorCode::Denied)).0.contains("docker login"));
-        assert_eq!(sorted(error(OciErrorCode::Toomanyrequests)).1, Retry::Transient);
+    fn told_errors_are_read_like_statuses() {
+        let error = |code| refused(400, &format!(r#"{{"errors":[{{"code":"{code}","message":null}}]}}"#));
+        assert!(error("MANIFEST_UNKNOWN").0.contains("has no"));
+        assert!(error("DENIED").0.contains("docker login"));
+        assert_eq!(error("TOOMANYREQUESTS").1, Retry::Transient);
+        assert!(error("ODD").0.contains("status 400 ODD"));
+    }
+
+    #[test]
+    fn what_a_server_says_is_cut_and_has_no_control_characters() {
+        let (text, _) = refused(500, &format!("\u{1b}]0;x\u{7}\n{}", "y".repeat(5000)));
+        assert!(text.len() < 400 && !text.contains(char::is_control), "{text:?}");
     }
 }

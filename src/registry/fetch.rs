@@ -10,18 +10,25 @@ use super::ingest::Ingest;
 use super::progress::Task;
 use super::remote::{Remote, Request};
 use super::retry::retrying;
-use super::store::{Claim, Key, Partial};
+use super::store::{Claim, Key, Partial, partial_path};
 use super::{Error, ImageSource, Inner, archive, blocking, credentials, layout};
 use crate::oci::{Descriptor, Digest, Reference};
 
 /// Waiting for another run is not worth a word before this time.
 const SILENT_WAIT: Duration = Duration::from_secs(2);
 
+/// Largest blob that is taken: what a layer may become, so that nothing larger could be used.
+pub(super) const MAX_BLOB: u64 = crate::erofs::MAX_IMAGE;
+
+/// Bytes that a download leaves free on the disk, for everybody else who writes to it.
+const RESERVE: u64 = 256 << 20;
+
 /// The file of `blob`, which belongs to `image`.
 pub(super) async fn blob(inner: &Inner, image: &Reference, blob: &Descriptor) -> Result<PathBuf, Error> {
     if let Some(path) = inner.store.blob(blob)? {
         return Ok(path);
     }
+    check_size(inner, image, blob)?;
     let partial = match claim(inner, image, blob.digest).await? {
         Claim::Ready(path) => return Ok(path),
         Claim::Vacant(partial) => partial,
@@ -37,6 +44,25 @@ pub(super) async fn blob(inner: &Inner, image: &Reference, blob: &Descriptor) ->
             inner.store.blob(blob)?.ok_or_else(missing)
         }
     }
+}
+
+/// Refuses a blob that no disk should be filled with, by what its descriptor promises.
+fn check_size(inner: &Inner, image: &Reference, blob: &Descriptor) -> Result<(), Error> {
+    if blob.size > MAX_BLOB {
+        return Err(Error::TooLarge { image: image.to_string(), size: blob.size, limit: MAX_BLOB });
+    }
+    let path = inner.store.path(Key::Blob(blob.digest));
+    let folder = path.parent().unwrap_or(&path);
+    // What does not tell how much room there is tells when there is none.
+    let free = super::store::free_bytes(folder).unwrap_or(u64::MAX);
+    let begun = std::fs::metadata(partial_path(&path)).map_or(0, |data| data.len());
+    if fits(blob.size, begun, free) { Ok(()) } else { Err(Error::full("fetch", path)) }
+}
+
+/// Whether a disk with `free` bytes takes the rest of a blob of which `begun` bytes are there. A blob that is smaller
+/// than the reserve needs no more than itself of it.
+fn fits(size: u64, begun: u64, free: u64) -> bool {
+    size.saturating_sub(begun).saturating_add(RESERVE.min(size)) <= free
 }
 
 /// The right to write the blob, or the blob when another run or task was faster. Waiting is told when it takes long.
@@ -62,7 +88,8 @@ pub(super) async fn document(inner: &Inner, image: &Reference, digest: Digest) -
         None => {
             ask(inner, image, |remote, endpoint, is_last| async move {
                 let request = Request { endpoint: &endpoint, image };
-                let bytes = retrying(is_last, || remote.manifest(request, digest)).await?;
+                let attempts = (is_last, remote.patience);
+                let bytes = retrying(attempts, || remote.manifest(request, digest)).await?;
                 check(&bytes, digest, &remote.host)?;
                 Ok((bytes, remote.host.clone()))
             })
@@ -85,19 +112,20 @@ pub(super) async fn document(inner: &Inner, image: &Reference, digest: Digest) -
 pub(super) async fn tag(inner: &Inner, image: &Reference, tag: &str) -> Result<Digest, Error> {
     ask(inner, image, |remote, endpoint, is_last| async move {
         let request = Request { endpoint: &endpoint, image };
-        retrying(is_last, || remote.tag_digest(request, tag)).await
+        retrying((is_last, remote.patience), || remote.tag_digest(request, tag)).await
     })
     .await
 }
 
 /// Asks one endpoint after the other until one answers. The registry itself is the last, and its error is the one
-/// that is told.
+/// that is told, with those of the mirrors when it is not reached.
 async fn ask<T, F: Future<Output = Result<T, Error>>>(
     inner: &Inner,
     image: &Reference,
     question: impl Fn(Arc<Remote>, Endpoint, bool) -> F,
 ) -> Result<T, Error> {
     let mut endpoints = endpoints(&inner.settings, image).into_iter().peekable();
+    let mut mirrors = Vec::new();
     loop {
         let endpoint = endpoints.next().expect("the registry itself is always the last endpoint");
         let is_last = endpoints.peek().is_none();
@@ -108,8 +136,9 @@ async fn ask<T, F: Future<Output = Result<T, Error>>>(
         match answer {
             Err(error) if !is_last && error.is_worth_another_mirror() => {
                 tracing::debug!(%error, "next mirror");
+                mirrors.push(error.to_string());
             }
-            answer => return answer,
+            answer => return answer.map_err(|error| error.after(mirrors)),
         }
     }
 }
@@ -128,6 +157,7 @@ async fn from_registry(
         blocking(move || Ingest::resume(partial, &blob)).await?
     };
     let mut endpoints = endpoints(&inner.settings, image).into_iter().peekable();
+    let mut mirrors = Vec::new();
     loop {
         let endpoint = endpoints.next().expect("the registry itself is always the last endpoint");
         let is_last = endpoints.peek().is_none();
@@ -147,9 +177,10 @@ async fn from_registry(
             }
             Outcome::Failed(rest, error) if !is_last && error.is_worth_another_mirror() => {
                 tracing::debug!(%error, "next mirror");
+                mirrors.push(error.to_string());
                 ingest = *rest;
             }
-            Outcome::Failed(_, error) => return Err(error),
+            Outcome::Failed(_, error) => return Err(error.after(mirrors)),
         }
     }
 }
@@ -167,7 +198,12 @@ async fn remote(inner: &Inner, endpoint: &Endpoint) -> Result<Arc<Remote>, Error
     if let Some(warning) = warning {
         inner.events.warn(format!("{warning}; going on without credentials"));
     }
-    let remote = Arc::new(Remote::new(endpoint, &inner.settings.proxies, credentials)?);
+    let remote = Arc::new(Remote::new(
+        endpoint,
+        (&inner.settings.proxies, inner.settings.patience),
+        credentials,
+        inner.events.clone(),
+    )?);
     remotes.insert(key, Arc::clone(&remote));
     Ok(remote)
 }
@@ -178,4 +214,17 @@ fn check(bytes: &[u8], expected: Digest, place: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Digest { place: place.to_owned(), expected, actual })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_leaves_a_reserve() {
+        const GIB: u64 = 1 << 30;
+        assert!(fits(GIB, 0, 2 * GIB) && !fits(2 * GIB, 0, 2 * GIB) && fits(2 * GIB, GIB, 2 * GIB));
+        assert!(fits(1000, 0, 2000) && !fits(1000, 0, 1000), "a small one asks for little");
+        assert!(!fits(u64::MAX, 0, u64::MAX - 1));
+    }
 }

@@ -17,22 +17,43 @@ const BUFFER: usize = 128 * 1024;
 /// Window of the largest zstd frame that is accepted, as a power of two: what `zstd --long` makes.
 const ZSTD_WINDOW: u32 = 27;
 
+/// What a layer may unpack to besides [`EXPANSION`] times its blob: a small layer with one large sparse file is real.
+const EXPANSION_FREE: u64 = 4 << 30;
+
+/// How many times larger than its blob a layer may become. Files of zeros are packed to a thousandth; a layer that is
+/// larger than a few GiB holds something else too.
+const EXPANSION: u64 = 200;
+
 /// The uncompressed tar of a layer. Reading to the end checks the diff id: the last read fails when it is another one,
 /// so a consumer that stops early must call [`LayerReader::finish`].
 pub struct LayerReader {
     tar: Box<dyn Read + Send>,
     hash: Sha256,
     expected: DiffId,
+    /// Bytes of the blob, bytes that may come of it, and bytes that have come.
+    size: u64,
+    limit: u64,
+    count: u64,
     /// Known at the end.
     actual: Option<DiffId>,
 }
 
-/// Opens the layer in the file at `path`, whose content is of `media_type` and must unpack to `diff_id`.
+/// Opens the layer in the file at `path`, whose content is of `media_type` and must unpack to `diff_id`. How it is
+/// packed is what its first bytes show, as for other engines: builders and registries mislabel layers, and the diff id
+/// says whether the content is right.
 pub fn open_layer(path: &Path, media_type: &str, diff_id: DiffId) -> Result<LayerReader, Error> {
-    let format = LayerFormat::of(media_type)?;
+    LayerFormat::of(media_type)?;
     let file = File::open(path).map_err(Error::io("open", path))?;
-    let tar = decode(BufReader::with_capacity(BUFFER, file), format).map_err(Error::io("read", path))?;
-    Ok(LayerReader { tar, hash: Sha256::new(), expected: diff_id, actual: None })
+    let size = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut input = BufReader::with_capacity(BUFFER, file);
+    let start = input.fill_buf().map_err(Error::io("read", path))?;
+    if let Some(packing) = LayerFormat::other_packing(start) {
+        return Err(Error::Packing { place: format!("layer {}", diff_id.0.short()), packing });
+    }
+    let format = LayerFormat::of_bytes(start);
+    let tar = decode(input, format).map_err(Error::io("read", path))?;
+    let limit = EXPANSION_FREE.saturating_add(size.saturating_mul(EXPANSION));
+    Ok(LayerReader { tar, hash: Sha256::new(), expected: diff_id, size, limit, count: 0, actual: None })
 }
 
 /// The bytes of `input` without their compression.
@@ -88,6 +109,11 @@ impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.tar.read(buffer)?;
         self.hash.update(&buffer[..count]);
+        self.count += count as u64;
+        if self.count > self.limit {
+            let error = Error::Expansion { size: self.size, limit: self.limit };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
         if count == 0 && !buffer.is_empty() {
             self.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
@@ -135,6 +161,28 @@ mod tests {
             open(&content, media_type, &tar).read_to_end(&mut out).unwrap();
             assert_eq!(out, tar, "{media_type}");
         }
+    }
+
+    #[test]
+    fn the_first_bytes_say_how_a_layer_is_packed() {
+        let tar = b"tar ".repeat(50_000);
+        let zstd = zstd::encode_all(tar.as_slice(), 1).unwrap();
+        for (content, media_type) in [
+            (tar.clone(), media::OCI_LAYER_GZIP),
+            (zstd, media::OCI_LAYER_GZIP),
+            (gzip(&tar), media::OCI_LAYER),
+            (gzip(&tar), media::OCI_LAYER_ZSTD),
+        ] {
+            open(&content, media_type, &tar).finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_layer_becomes_only_so_much_larger() {
+        let mut reader = open(&gzip(&[7; 100_000]), media::OCI_LAYER_GZIP, b"");
+        reader.limit = 99_999;
+        let error = reader.finish().unwrap_err().to_string();
+        assert!(error.contains("more than 99999 bytes"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,10 @@ pub(super) const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
 
 /// What `reference` points at, by `index.json`.
 pub(super) fn look_up(folder: &Path, reference: &Reference, platform: &Platform) -> Result<Digest, Error> {
+    if folder.is_file() {
+        let (kind, key, other) = ("file", "layout", "archive");
+        return Err(Error::SourceKey { path: folder.to_owned(), kind, key, other });
+    }
     let text = read(&folder.join("index.json"))?;
     let entry = layout::select(&text, reference, platform)
         .map_err(|source| Error::Layout { path: folder.to_owned(), source })?;

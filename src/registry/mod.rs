@@ -6,6 +6,7 @@
 
 mod archive;
 pub mod cache;
+mod challenge;
 mod credentials;
 mod daemon;
 mod download;
@@ -23,6 +24,8 @@ mod resolve;
 mod retry;
 mod settings;
 mod store;
+pub(crate) mod sum;
+mod verify;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -32,9 +35,9 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use error::Error;
 pub use layer::{LayerReader, open_layer};
-pub use settings::{ImageSource, Proxies, RegistrySettings, Settings};
-pub(crate) use store::touch;
+pub use settings::{ImageSource, Patience, Proxies, RegistrySettings, Settings};
 pub use store::{Claim, Key, Partial, Store};
+pub use verify::{Spoiled, Verified, verify};
 
 use crate::oci::{Layer, Reference, ResolvedImage};
 use crate::report::Events;

@@ -21,6 +21,11 @@ impl Task {
         self.events.emit(Event::TaskProgress { id: self.id.clone(), done });
     }
 
+    /// Says what somebody who waits would like to know.
+    pub(super) fn note(&self, text: String) {
+        self.events.note(text);
+    }
+
     /// Reports the end.
     pub(super) fn finish(self, outcome: impl Into<String>) {
         self.events.emit(Event::TaskFinished { id: self.id, outcome: outcome.into() });

@@ -1,26 +1,42 @@
-//! One registry over the network: `oci-client` with its failures sorted into those that pass and those that stay.
+//! One registry over the network, by the distribution specification: what a tag points at, documents, blobs. All that
+//! it answers is bounded: a document by its size, a body by the speed at which it comes.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol, SizedStream,
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
 };
-use oci_client::errors::OciDistributionError;
-use oci_client::{Reference as Name, RegistryOperation};
+use reqwest::{Client, Method, NoProxy, Proxy, Response, StatusCode, Url};
+use tokio::sync::Mutex;
 
-use super::Error;
-use super::credentials::Credentials;
+use super::challenge::{self, Challenges};
+use super::credentials::{Credentials, Secret};
 use super::endpoint::{Endpoint, is_loopback};
-use super::failure;
+use super::layout::MAX_DOCUMENT;
 use super::retry::Failure;
-use super::settings::Proxies;
+use super::settings::{Patience, Proxies};
+use super::{Error, failure};
 use crate::oci::{Digest, Reference, media};
+use crate::report::Events;
 
 /// A host that does not take the connection in this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A host that sends nothing for this long has gone; the download is resumed.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer of a token server that is read. Real tokens have a few KiB.
+const MAX_TOKEN: u64 = 1024 * 1024;
+
+/// What is read of an answer that tells an error: more than any message needs.
+const MAX_REFUSAL: u64 = 64 * 1024;
+
+/// Where Docker Hub's registry is; `docker.io` is its name in references alone.
+const DOCKER_HUB: (&str, &str) = ("docker.io", "index.docker.io");
+
+/// The header with the digest of a manifest.
+const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// A proxy address for clients that use none. The library looks for proxies in the process's environment unless it is
 /// given one; this one is given with an exception for every host.
@@ -36,14 +52,22 @@ const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 pub(super) struct Remote {
     /// What messages call it.
     pub(super) host: String,
+    /// How long it may take.
+    pub(super) patience: Patience,
     client: Client,
     credentials: Credentials,
     plain_http: bool,
+    is_local: bool,
+    events: Events,
+    /// The `Authorization` of each repository that asked for one.
+    tokens: Mutex<HashMap<String, HeaderValue>>,
+    /// Whether it was told that the password goes to a host of another domain.
+    told: AtomicBool,
 }
 
 /// The bytes of a blob from `starts_at` on.
 pub(super) struct Body {
-    pub(super) stream: SizedStream,
+    pub(super) stream: BoxStream<'static, Result<hyper::body::Bytes, reqwest::Error>>,
     pub(super) starts_at: u64,
 }
 
@@ -58,48 +82,57 @@ impl Remote {
     /// A client for `endpoint`'s host.
     pub(super) fn new(
         endpoint: &Endpoint,
-        proxies: &Proxies,
+        (proxies, patience): (&Proxies, Patience),
         credentials: Credentials,
+        events: Events,
     ) -> Result<Self, Error> {
-        let protocol = if endpoint.plain_http { ClientProtocol::Http } else { ClientProtocol::Https };
         let proxy = proxy_for(&endpoint.host, proxies);
-        // One bundle without a certificate makes the client trust nobody, and read no files for it.
-        let nobody = || Certificate { encoding: CertificateEncoding::Pem, data: Vec::new() };
-        let tls_certs_only = if endpoint.is_local { vec![nobody()] } else { Vec::new() };
-        let config = ClientConfig {
-            protocol,
-            tls_certs_only,
-            read_timeout: Some(READ_TIMEOUT),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            user_agent: concat!("i2kit/", env!("CARGO_PKG_VERSION")),
-            https_proxy: proxy.https,
-            http_proxy: proxy.http,
-            no_proxy: proxy.none_for,
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(|error| Error::Client(error.to_string()))?;
-        Ok(Self { host: endpoint.host.clone(), client, credentials, plain_http: endpoint.plain_http })
+        let except = || proxy.none_for.as_deref().and_then(NoProxy::from_string);
+        let mut client = Client::builder()
+            .user_agent(concat!("i2kit/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(patience.silence);
+        if endpoint.is_local {
+            // Without a certificate the client trusts nobody, and reads no files for it.
+            client = client.tls_certs_only([]);
+        }
+        let failed = |error: reqwest::Error| Error::Client(failure::root(&error));
+        if let Some(address) = &proxy.https {
+            client = client.proxy(Proxy::https(address).map_err(failed)?.no_proxy(except()));
+        }
+        if let Some(address) = &proxy.http {
+            client = client.proxy(Proxy::http(address).map_err(failed)?.no_proxy(except()));
+        }
+        Ok(Self {
+            host: endpoint.host.clone(),
+            patience,
+            client: client.build().map_err(failed)?,
+            credentials,
+            plain_http: endpoint.plain_http,
+            is_local: endpoint.is_local,
+            events,
+            tokens: Mutex::default(),
+            told: AtomicBool::new(false),
+        })
     }
 
     /// What the tag points at now.
     pub(super) async fn tag_digest(&self, request: Request<'_>, tag: &str) -> Result<Digest, Failure> {
-        let Endpoint { host, repository, .. } = request.endpoint;
-        let name = Name::with_tag(host.clone(), repository.clone(), tag.to_owned());
-        let auth = &self.credentials.auth;
-        let digest =
-            self.authorized(request, &name, || self.client.fetch_manifest_digest(&name, auth)).await?;
-        digest.parse().map_err(|error: crate::oci::DigestError| {
-            Failure::final_(self.server_error(request, error.to_string()))
-        })
+        let path = format!("manifests/{tag}");
+        let answer = self.ask(Method::HEAD, request, &path, &manifests()).await?;
+        if let Some(digest) = answer.headers().get(CONTENT_DIGEST) {
+            let text = String::from_utf8_lossy(digest.as_bytes()).into_owned();
+            let wrong = |error: crate::oci::DigestError| self.asked(request).useless(&error.to_string());
+            return text.parse().map_err(wrong);
+        }
+        let answer = self.ask(Method::GET, request, &path, &manifests()).await?;
+        Ok(Digest::of(&self.document(request, answer, MAX_DOCUMENT).await?))
     }
 
     /// The bytes of a manifest or an index.
     pub(super) async fn manifest(&self, request: Request<'_>, digest: Digest) -> Result<Vec<u8>, Failure> {
-        let name = self.name(request, digest);
-        let auth = &self.credentials.auth;
-        let pull = || self.client.pull_manifest_raw(&name, auth, &media::MANIFESTS);
-        let (bytes, _) = self.authorized(request, &name, pull).await?;
-        Ok(bytes.to_vec())
+        let answer = self.ask(Method::GET, request, &format!("manifests/{digest}"), &manifests()).await?;
+        self.document(request, answer, MAX_DOCUMENT).await
     }
 
     /// The bytes of a blob, from `offset` on when the registry can do that, else from the start. Not verified.
@@ -109,38 +142,193 @@ impl Remote {
         digest: Digest,
         offset: u64,
     ) -> Result<Body, Failure> {
-        let name = self.name(request, digest);
-        let text = digest.to_string();
-        self.client.store_auth_if_needed(&self.host, &self.credentials.auth).await;
-        let pull = || self.client.pull_blob_stream_partial(&name, text.as_str(), offset, None);
-        Ok(match self.authorized(request, &name, pull).await? {
-            BlobResponse::Partial(stream) => Body { stream, starts_at: offset },
-            BlobResponse::Full(stream) => Body { stream, starts_at: 0 },
-        })
+        let range = HeaderValue::try_from(format!("bytes={offset}-")).expect("a number is good in a header");
+        let headers = HeaderMap::from_iter([(RANGE, range)]);
+        let answer = self.ask(Method::GET, request, &format!("blobs/{digest}"), &headers).await?;
+        let starts_at = if answer.status() == StatusCode::PARTIAL_CONTENT {
+            first_byte(answer.headers()).unwrap_or(offset)
+        } else {
+            0
+        };
+        if starts_at != 0 && starts_at != offset {
+            return Err(self.asked(request).useless("it sent another range than it was asked for"));
+        }
+        Ok(Body { stream: answer.bytes_stream().boxed(), starts_at })
     }
 
     /// The error for a body that broke off while it was read.
-    pub(super) fn broken(&self, request: Request<'_>, error: &std::io::Error) -> Failure {
-        self.asked(request).broken(&failure::root(error))
+    pub(super) fn broken(&self, request: Request<'_>, reason: &str) -> Failure {
+        self.asked(request).broken(reason)
     }
 
-    /// Runs `pull`. When the registry refuses, asks for a token once more: the old one may have ended, and asking
-    /// tells why there is none, which the client library otherwise keeps to itself.
-    async fn authorized<T, F: Future<Output = Result<T, OciDistributionError>>>(
+    /// The good answer to a request below the repository. When the registry refuses, asks for a token and once more:
+    /// there may have been none, or the old one may have ended.
+    async fn ask(
+        &self,
+        method: Method,
+        request: Request<'_>,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let repository = &request.endpoint.repository;
+        let scheme = if self.plain_http { "http" } else { "https" };
+        let host = if self.host == DOCKER_HUB.0 { DOCKER_HUB.1 } else { &self.host };
+        let text = format!("{scheme}://{host}/v2/{repository}/{path}");
+        let url = Url::parse(&text).map_err(|error| self.asked(request).useless(&error.to_string()))?;
+        let known = self.tokens.lock().await.get(repository).cloned();
+        let answer = self.send(&method, request, &url, headers, known.as_ref()).await?;
+        let answer = if answer.status() == StatusCode::UNAUTHORIZED {
+            let Some(token) = self.token(request, known, answer.headers()).await? else {
+                return Err(self.asked(request).unauthorized());
+            };
+            self.send(&method, request, &url, headers, Some(&token)).await?
+        } else {
+            answer
+        };
+        match answer.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(answer),
+            status => {
+                let text = start(answer, MAX_REFUSAL, self.patience.document).await;
+                Err(self.asked(request).refused(status.as_u16(), &text))
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        request: Request<'_>,
+        url: &Url,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, Failure> {
+        let mut asked = self.client.request(method.clone(), url.clone()).headers(headers.clone());
+        if let Some(value) = authorization {
+            // A redirect to another host or port goes without it.
+            asked = asked.header(AUTHORIZATION, value);
+        }
+        self.answer(request, asked).await
+    }
+
+    async fn answer(
         &self,
         request: Request<'_>,
-        name: &Name,
-        pull: impl Fn() -> F,
-    ) -> Result<T, Failure> {
-        let sort = |error| failure::sort(error, self.asked(request));
-        match pull().await {
-            Err(OciDistributionError::UnauthorizedError { .. }) => {
-                let auth = self.client.auth(name, &self.credentials.auth, RegistryOperation::Pull);
-                auth.await.map_err(sort)?;
-                pull().await.map_err(sort)
-            }
-            other => other.map_err(sort),
+        asked: reqwest::RequestBuilder,
+    ) -> Result<Response, Failure> {
+        match tokio::time::timeout(self.patience.document, asked.send()).await {
+            Ok(answer) => answer.map_err(|error| self.asked(request).transport(&error)),
+            Err(_) => Err(self.slow(request)),
         }
+    }
+
+    /// What opens the repository, by the challenges of a refusal; none when there is nothing to show. One task asks for
+    /// all: `refused` is what was shown in vain.
+    async fn token(
+        &self,
+        request: Request<'_>,
+        refused: Option<HeaderValue>,
+        headers: &HeaderMap,
+    ) -> Result<Option<HeaderValue>, Failure> {
+        let repository = &request.endpoint.repository;
+        let mut tokens = self.tokens.lock().await;
+        let newer = tokens.get(repository).filter(|token| Some(*token) != refused.as_ref());
+        if let Some(newer) = newer {
+            return Ok(Some(newer.clone()));
+        }
+        let Challenges { bearer, basic } = challenge::read(headers.get_all(WWW_AUTHENTICATE));
+        let value = match (bearer, &self.credentials.secret) {
+            (Some(bearer), _) => self.bearer(request, &bearer).await?,
+            (None, Some(secret)) if basic => secret.basic(),
+            _ => return Ok(None),
+        };
+        tokens.insert(repository.clone(), value.clone());
+        Ok(Some(value))
+    }
+
+    /// Asks a token server.
+    async fn bearer(&self, request: Request<'_>, bearer: &challenge::Bearer) -> Result<HeaderValue, Failure> {
+        let asked = self.asked(request);
+        let mut url = Url::parse(&bearer.realm)
+            .map_err(|_| asked.useless("it names no address where tokens are to be had"))?;
+        if let Some(secret) = &self.credentials.secret {
+            self.check_realm(request, &url, secret)?;
+        }
+        url.query_pairs_mut()
+            .append_pair("scope", &format!("repository:{}:pull", request.endpoint.repository))
+            .extend_pairs(bearer.service.iter().map(|service| ("service", service)));
+        let mut question = self.client.get(url);
+        if let Some(secret) = &self.credentials.secret {
+            question = question.header(AUTHORIZATION, secret.basic());
+        }
+        let answer = self.answer(request, question).await?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::TOO_MANY_REQUESTS => return Err(asked.refused(429, "")),
+            status if status.is_server_error() => {
+                let text = start(answer, MAX_REFUSAL, self.patience.document).await;
+                return Err(asked.refused(status.as_u16(), &text));
+            }
+            _ => return Err(asked.unauthorized()),
+        }
+        let text = self.document(request, answer, MAX_TOKEN).await?;
+        let token = challenge::token(&text).ok_or_else(|| asked.useless("its token server gave no token"))?;
+        let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| asked.useless("its token server gave a token that no header can carry"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// Refuses to show the password where others can read it on the way, and tells once when it goes to a stranger.
+    fn check_realm(&self, request: Request<'_>, realm: &Url, secret: &Secret) -> Result<(), Failure> {
+        let host = realm.host_str().unwrap_or_default();
+        // Of a registry on this machine nobody said that its password may go elsewhere in the clear.
+        let may_be_plain = self.plain_http && (!self.is_local || is_loopback(host));
+        if realm.scheme() != "https" && !(realm.scheme() == "http" && may_be_plain) {
+            return Err(Failure::final_(Error::PlainRealm {
+                registry: self.host.clone(),
+                image: request.image.to_string(),
+                realm: format!("{}://{host}", realm.scheme()),
+            }));
+        }
+        if !challenge::is_same_domain(&self.host, host) && !self.told.swap(true, Ordering::Relaxed) {
+            self.events.note(format!("{} has the password of {} checked by {host}", self.host, secret.user));
+        }
+        Ok(())
+    }
+
+    /// The whole body of `answer`, which must not be longer than `limit` bytes.
+    async fn document(&self, request: Request<'_>, answer: Response, limit: u64) -> Result<Vec<u8>, Failure> {
+        let too_large = || {
+            Failure::final_(Error::Document {
+                registry: self.host.clone(),
+                image: request.image.to_string(),
+                limit,
+            })
+        };
+        if answer.content_length().is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let read = async {
+            let mut stream = answer.bytes_stream();
+            let mut bytes = Vec::new();
+            while let Some(piece) = stream.next().await {
+                let piece = piece.map_err(|error| self.asked(request).transport(&error))?;
+                if (bytes.len() + piece.len()) as u64 > limit {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(bytes)
+        };
+        match tokio::time::timeout(self.patience.document, read).await {
+            Ok(read) => read,
+            Err(_) => Err(self.slow(request)),
+        }
+    }
+
+    fn slow(&self, request: Request<'_>) -> Failure {
+        let seconds = self.patience.document.as_secs();
+        self.broken(request, &format!("it did not answer within {seconds} s"))
     }
 
     fn asked<'a>(&'a self, request: Request<'a>) -> failure::Asked<'a> {
@@ -151,14 +339,36 @@ impl Remote {
             plain_http: self.plain_http,
         }
     }
+}
 
-    fn name(&self, request: Request<'_>, digest: Digest) -> Name {
-        Name::with_digest(self.host.clone(), request.endpoint.repository.clone(), digest.to_string())
-    }
+/// The first bytes of a body, as text: of an error, what there is to say of it.
+async fn start(answer: Response, limit: u64, patience: Duration) -> String {
+    let mut bytes = Vec::new();
+    let mut stream = answer.bytes_stream();
+    let read = async {
+        while let Some(Ok(piece)) = stream.next().await {
+            let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(bytes.len());
+            bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.len() >= room {
+                break;
+            }
+        }
+    };
+    // What has come until then is enough.
+    let _ = tokio::time::timeout(patience, read).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
 
-    fn server_error(&self, request: Request<'_>, message: String) -> Error {
-        Error::Server { registry: self.host.clone(), image: request.image.to_string(), message }
-    }
+/// The header that asks for manifests and indexes.
+fn manifests() -> HeaderMap {
+    let types = HeaderValue::try_from(media::MANIFESTS.join(", ")).expect("media types are good in a header");
+    HeaderMap::from_iter([(ACCEPT, types)])
+}
+
+/// Where the bytes of an answer of part of a blob start, when it says so.
+fn first_byte(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
 
 /// The proxies to hand to the client for `host`.
@@ -190,5 +400,16 @@ mod tests {
         assert_eq!((found.https, found.http.as_deref()), (None, Some("http://p:3128")));
         assert!(found.none_for.unwrap().contains("127.0.0.0/8"));
         assert_eq!(proxy_for("docker.io", &Proxies::default()).none_for.as_deref(), Some(EVERY_HOST));
+    }
+
+    #[test]
+    fn a_part_of_a_blob_says_where_it_starts() {
+        let at = |text: &'static str| {
+            first_byte(&HeaderMap::from_iter([(CONTENT_RANGE, HeaderValue::from_static(text))]))
+        };
+        assert_eq!(at("bytes 17-99/100"), Some(17));
+        for odd in ["bytes */100", "17-99", "bytes 99999999999999999999-1/2", ""] {
+            assert_eq!(at(odd), None, "{odd}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use super::Error;
+use super::settings::Patience;
 
 /// Attempts on an endpoint when no other is left: about three seconds of waiting, as long as a registry needs to
 /// restart behind its balancer.
@@ -14,9 +15,6 @@ const MIRROR_ATTEMPTS: u32 = 2;
 
 /// Attempts when nothing listens: a wrong address or port should be told quickly.
 const CONNECT_ATTEMPTS: u32 = 3;
-
-/// The first wait; each further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -58,7 +56,7 @@ impl Failure {
 
 /// Runs `attempt` until it works or is not worth repeating.
 pub(super) async fn retrying<T, F: Future<Output = Result<T, Failure>>>(
-    is_last_endpoint: bool,
+    (is_last_endpoint, patience): (bool, Patience),
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
     let mut failed = 0;
@@ -71,16 +69,16 @@ pub(super) async fn retrying<T, F: Future<Output = Result<T, Failure>>>(
                     return Err(failure.error);
                 }
                 tracing::debug!(error = %failure.error, failed, "retry");
-                tokio::time::sleep(wait(failed)).await;
+                tokio::time::sleep(wait(failed, patience.first_wait)).await;
             }
         }
     }
 }
 
-/// How long to wait after `failed` attempts: exponential, and between half and all of it, so that many clients that
+/// How long to wait after `failed` attempts: exponential from `first` on, and between half and all of it, so that many clients that
 /// failed together do not come back together.
-pub(super) fn wait(failed: u32) -> Duration {
-    let full = FIRST_WAIT.saturating_mul(1 << failed.saturating_sub(1).min(16)).min(LONGEST_WAIT);
+pub(super) fn wait(failed: u32, first: Duration) -> Duration {
+    let full = first.saturating_mul(1 << failed.saturating_sub(1).min(16)).min(LONGEST_WAIT);
     // A fresh hasher's keys are the randomness that std has to offer.
     let part = u32::try_from(RandomState::new().hash_one(failed) % 1024).unwrap_or(0);
     full / 2 + full / 2 * part / 1024
@@ -93,8 +91,9 @@ mod tests {
     #[test]
     fn waits_grow_and_stay_bounded() {
         for failed in 1..40 {
-            let full = (FIRST_WAIT * 2_u32.pow((failed - 1).min(10))).min(LONGEST_WAIT);
-            let wait = wait(failed);
+            let first = Patience::default().first_wait;
+            let full = (first * 2_u32.pow((failed - 1).min(10))).min(LONGEST_WAIT);
+            let wait = wait(failed, first);
             assert!(wait >= full / 2 && wait <= full, "{failed}: {wait:?}");
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,36 @@ pub struct Settings {
     pub proxies: Proxies,
     /// Blobs fetched at once.
     pub concurrency: usize,
+    /// How long registries may take.
+    #[serde(skip)]
+    pub patience: Patience,
+}
+
+/// How long a registry may take before it counts as gone. Tests have less of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// The wait before the second attempt; each further one is twice as long.
+    pub first_wait: Duration,
+    /// A host that sends nothing for this long has gone; a download is resumed.
+    pub silence: Duration,
+    /// A manifest or a token must have come within this time.
+    pub document: Duration,
+    /// Within each such time a download must bring [`Patience::progress`].
+    pub window: Duration,
+    /// Bytes: what comes slower would take days for an ordinary layer.
+    pub progress: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            first_wait: Duration::from_millis(200),
+            silence: Duration::from_secs(30),
+            document: Duration::from_mins(1),
+            window: Duration::from_secs(30),
+            progress: 64 * 1024,
+        }
+    }
 }
 
 /// What differs from registry to registry.
@@ -108,6 +139,7 @@ impl Default for Settings {
             docker_socket: "/var/run/docker.sock".into(),
             proxies: Proxies::default(),
             concurrency: CONCURRENCY,
+            patience: Patience::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ROOT/blobs/sha256/HEX          complete and verified, since only a rename makes the name
 //! ROOT/blobs/sha256/HEX.partial  being written by the holder of its lock, or left by a killed run
 //! ROOT/layers/sha256/HEX.v1.erofs   likewise, by diff id and by the version of the erofs writer's bytes
+//! ROOT/layers/sha256/HEX.v1.erofs.sum   what the file beside it is, see [`super::sum`]
 //! ROOT/images/HEX/               built images
 //! ```
 //! Locks are the kernel's (`flock`): a killed process holds none. A name without `.partial` never changes its content.
@@ -16,9 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest as _, Sha256};
-
-use super::Error;
+use super::sum::{self, State};
+use super::{Error, blocking};
 use crate::oci::{Descriptor, DiffId, Digest};
 
 /// Suffix of files that are not complete.
@@ -32,9 +32,6 @@ const _: () =
 
 /// How often a claim that another run holds is tried again. Short against a download, long against a system call.
 const CLAIM_POLL: Duration = Duration::from_millis(50);
-
-/// Bytes read at once when a blob is verified again.
-const RECHECK_BUFFER: usize = 256 * 1024;
 
 /// The store. Cheap to clone. While any clone lives, no other process removes anything.
 #[derive(Debug, Clone)]
@@ -69,6 +66,8 @@ pub struct Partial {
     path: PathBuf,
     target: PathBuf,
     is_layer: bool,
+    /// The directories that a layer implies, for its record.
+    implied: Vec<Vec<u8>>,
     /// Nothing may be removed meanwhile.
     _store: Store,
 }
@@ -102,9 +101,19 @@ impl Store {
         }
     }
 
-    /// The complete file of `key`, marked as used now; none when it is not in the store.
+    /// The complete file of `key`, marked as used now; none when it is not in the store. A layer whose record does not
+    /// fit counts as absent; a blob is verified when it is read.
     pub fn get(&self, key: Key) -> Option<PathBuf> {
         let path = self.path(key);
+        if matches!(key, Key::Layer(_)) {
+            return match sum::look(&path) {
+                Ok(State::Good(_)) => {
+                    sum::touch(&path);
+                    Some(path)
+                }
+                _ => None,
+            };
+        }
         match touch(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             // A file that cannot be marked is still good; it may be removed sooner.
@@ -134,7 +143,8 @@ impl Store {
     /// Either the complete file, or the right to write it. Waits while another run or task has that right.
     pub async fn claim(&self, key: Key) -> Result<Claim, Error> {
         loop {
-            if let Some(claim) = self.try_claim(key)? {
+            let store = self.clone();
+            if let Some(claim) = blocking(move || store.try_claim(key)).await? {
                 return Ok(claim);
             }
             tokio::time::sleep(CLAIM_POLL).await;
@@ -161,12 +171,13 @@ impl Store {
             if !is_at(&file, &path) {
                 continue;
             }
-            if target.exists() {
+            // A spoiled file keeps its name until the new one takes it: somebody may be reading it.
+            if self.get(key).is_some() {
                 std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
                 continue;
             }
             let is_layer = matches!(key, Key::Layer(_));
-            let partial = Partial { file, path, target, is_layer, _store: self.clone() };
+            let partial = Partial { file, path, target, is_layer, implied: Vec::new(), _store: self.clone() };
             return Ok(Some(Claim::Vacant(partial)));
         }
     }
@@ -197,18 +208,8 @@ impl Store {
     /// fail to unpack: a power cut may have spoiled the copy, and then the registry still has a good one.
     pub fn recheck(&self, digest: Digest) -> Result<bool, Error> {
         let path = self.path(Key::Blob(digest));
-        let mut hash = Sha256::new();
-        let hashed = File::open(&path).and_then(|mut file| {
-            let mut buffer = vec![0; RECHECK_BUFFER];
-            loop {
-                match io::Read::read(&mut file, &mut buffer)? {
-                    0 => return Ok(()),
-                    count => hash.update(&buffer[..count]),
-                }
-            }
-        });
-        hashed.map_err(Error::io("read", &path))?;
-        if Digest::from_bytes(hash.finalize().into()) == digest {
+        let actual = File::open(&path).and_then(|mut file| sum::sum(&mut file));
+        if actual.map_err(Error::io("read", &path))? == digest {
             return Ok(true);
         }
         self.discard(Key::Blob(digest))?;
@@ -217,11 +218,7 @@ impl Store {
 
     /// Drops a file that has turned out to be spoiled.
     pub fn discard(&self, key: Key) -> Result<(), Error> {
-        let path = self.path(key);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-            _ => Ok(()),
-        }
+        sum::remove(&self.path(key))
     }
 }
 
@@ -255,18 +252,27 @@ impl Partial {
         empty(&mut self.file).map_err(Error::io("truncate", &self.path))
     }
 
-    /// Appends `bytes`.
+    /// Appends `bytes`. When the disk has no room for them, what was written is removed: it would keep the disk full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        io::Write::write_all(&mut self.file, bytes).map_err(Error::io("write", &self.path))
+        let written = io::Write::write_all(&mut self.file, bytes).map_err(Error::io("write", &self.path));
+        if matches!(written, Err(Error::Full { .. })) {
+            let _ = self.file.set_len(0);
+            let _ = std::fs::remove_file(&self.path);
+        }
+        written
+    }
+
+    /// Notes the directories that a layer implies without describing them.
+    pub fn note_implied(&mut self, paths: Vec<Vec<u8>>) {
+        self.implied = paths;
     }
 
     /// Gives the file its name, after which it never changes. The caller has verified the content.
     ///
-    /// A layer goes to the disk first: nobody reads it again before a virtual machine does, and a power cut could
-    /// otherwise leave its name with holes behind. Blobs are verified again when they are used.
-    pub fn commit(self) -> Result<PathBuf, Error> {
+    /// A layer gets a record first, and goes to the disk. Blobs are verified again when they are used.
+    pub fn commit(mut self) -> Result<PathBuf, Error> {
         if self.is_layer {
-            self.file.sync_data().map_err(Error::io("write", &self.path))?;
+            sum::record(&mut self.file, &self.target, &self.implied)?;
         }
         std::fs::rename(&self.path, &self.target).map_err(Error::io("rename", &self.path))?;
         Ok(self.target)
@@ -299,10 +305,16 @@ pub(super) fn open_lock(root: &Path) -> Result<File, Error> {
 }
 
 /// The name of the unfinished file for `target`.
-fn partial_path(target: &Path) -> PathBuf {
+pub(super) fn partial_path(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(PARTIAL);
     name.into()
+}
+
+/// Bytes that the disk of `folder` has left for this user; none when it does not say.
+pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
 }
 
 /// Whether `file` is what lies at `path`.
@@ -390,6 +402,50 @@ mod tests {
         std::fs::write(store.path(Key::Blob(digest)), b"").unwrap();
         let descriptor = Descriptor { media_type: String::new(), digest, size: 4 };
         assert_eq!(store.blob(&descriptor).unwrap(), None);
+    }
+
+    #[test]
+    fn a_layer_without_a_good_record_is_made_again() {
+        let (_folder, store) = store();
+        let key = Key::Layer(DiffId(Digest::of(b"tar")));
+        let make = || {
+            let mut partial = vacant(store.try_claim(key).unwrap());
+            partial.restart().unwrap();
+            partial.write(b"erofs").unwrap();
+            partial.note_implied(vec![vec![], b"tmp".to_vec(), b"a/\xff".to_vec()]);
+            partial.commit().unwrap()
+        };
+        let path = make();
+        assert_eq!(sum::implied(&path).unwrap().unwrap(), [vec![], b"tmp".to_vec(), b"a/\xff".to_vec()]);
+        for spoil in [&b"erofX"[..], b"ero", b""] {
+            std::fs::write(&path, spoil).unwrap();
+            assert_eq!(store.get(key), None, "{spoil:?}");
+            assert_eq!(std::fs::read(make()).unwrap(), b"erofs");
+        }
+        std::fs::remove_file(sum::record_path(&path)).unwrap();
+        assert_eq!(store.get(key), None, "of a cache from before there were records");
+        make();
+        assert!(matches!(store.try_claim(key).unwrap(), Some(Claim::Ready(_))));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_keeps_nothing() {
+        let (folder, store) = store();
+        let (path, target) = (folder.path().join("x.partial"), folder.path().join("x"));
+        std::fs::write(&path, b"begun").unwrap();
+        let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut partial = Partial {
+            file,
+            path: path.clone(),
+            target,
+            is_layer: false,
+            implied: Vec::new(),
+            _store: store.clone(),
+        };
+        let error = partial.write(b"more").unwrap_err().to_string();
+        assert!(error.contains("bytes free") && error.contains("i2kit cache prune"), "{error}");
+        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        assert!(!path.exists());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::harness::Bed;
 use crate::rollout::{assert_nothing_left, nginx, world};
-use crate::support::{World, eventually, kill, tools};
+use crate::support::{World, eventually, kill, soaks, tools};
 
 /// What the account holds: how many of each kind of thing.
 pub(crate) fn census(bed: &Bed) -> BTreeMap<String, usize> {
@@ -17,19 +17,34 @@ pub(crate) fn census(bed: &Bed) -> BTreeMap<String, usize> {
     kinds
 }
 
-/// The calls after which the program is killed: every one, but of the blocks that are sent one after the other only the
-/// first and the last.
+/// Of the calls, those after which the program is killed: but for a soak test, one of so many that only look. Every one
+/// that changes something is among them.
+const LOOK_EVERY: usize = 4;
+
+/// Whether a call changes nothing.
+fn looks(call: &str) -> bool {
+    ["Describe", "GET ", "List", "Get"].iter().any(|word| call.starts_with(word))
+}
+
+/// The calls after which the program is killed. Of the blocks that are sent one after the other these are the first and the
+/// last.
 fn moments(journal: &[String]) -> Vec<usize> {
     let is_block = |index: usize| journal.get(index).is_some_and(|call| call.starts_with("PUT /snapshots/"));
     let inside = |index: &usize| is_block(*index) && *index > 0 && is_block(index - 1) && is_block(index + 1);
-    (0..journal.len()).filter(|index| !inside(index)).collect()
+    let every = if soaks() { 1 } else { LOOK_EVERY };
+    let mut seen = 0;
+    let chosen = |index: &usize| {
+        seen += usize::from(looks(&journal[*index]));
+        !looks(&journal[*index]) || seen % every == 0
+    };
+    (0..journal.len()).filter(|index| !inside(index)).filter(chosen).collect()
 }
 
 /// Kills a deployment after its call number `moment`; whether it came that far.
 fn deploy_and_kill(bed: &Bed, world: &World, moment: usize) -> bool {
     bed.fault(&serde_json::json!([{"match": "", "skip": moment, "hang": true}]));
     let mut deploy = world.i2kit(&["deploy", "web.yaml"]).start();
-    let hung = eventually("a call to hang, or the end", 120, || {
+    let hung = eventually("a call to hang, or the end", || {
         if bed.call("GET", "/_hung", "") == "true" {
             return Some(true);
         }
@@ -106,7 +121,6 @@ fn killed_after_any_call_of_an_update_the_next_run_makes_it_good() {
     let (journal, whole) = (bed.journal(), census(&bed));
 
     let (mut killed, mut done) = (0, 0);
-    let looks = |call: &String| call.starts_with("Describe") || call.starts_with("GET ");
     for moment in moments(&journal).into_iter().filter(|moment| !looks(&journal[*moment])) {
         let before = world.group("web");
         let next = before.current.unwrap() + 1;

@@ -1,5 +1,8 @@
 //! What AWS does to those who call it, and what the program makes of it.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use serde_json::json;
 
 use crate::crash::census;
@@ -119,20 +122,22 @@ fn machines_that_cannot_be_launched_or_never_answer_are_told_with_the_reason() {
         return;
     }
     let bed = Bed::start();
-    let manifest = |tag| nginx(tag, 2).replace("progressDeadlineSeconds: 60", "progressDeadlineSeconds: 10");
-    let world = world(&bed).file("web.yaml", &manifest("1.27"));
+    // What cannot go on is given up soon; what can may take its time.
+    let vain = |tag| nginx(tag, 2).replace("progressDeadlineSeconds: 600", "progressDeadlineSeconds: 10");
+    let world = world(&bed).file("web.yaml", &vain("1.27"));
     let refused =
         |reason: &str| drop(bed.call("POST", "/moto-api/i2kit/refused", &json!(reason).to_string()));
     refused("You have requested more vCPU capacity than your current vCPU limit of 16 allows.");
     world.i2kit(&["deploy", "web.yaml"]).code(8).says("no progress for 10 s").says("vCPU limit of 16").run();
     world.i2kit(&["events"]).prints("Warning").prints("ScalingFailed").prints("vCPU limit of 16").run();
     refused("");
+    world.write("web.yaml", &nginx("1.27", 2));
     world.i2kit(&["deploy", "web.yaml"]).run();
     assert!(world.group("web").is_settled_at(1));
 
     // The same in a refresh, which is rolled back for it.
     refused("We currently do not have sufficient t3a.nano capacity.");
-    world.write("web.yaml", &manifest("1.28"));
+    world.write("web.yaml", &vain("1.28"));
     let deploy = world.i2kit(&["deploy", "web.yaml"]).code(8);
     deploy.says("was rolled back to revision 1").says("sufficient t3a.nano capacity").run();
     refused("");
@@ -147,16 +152,23 @@ fn a_second_run_waits_for_the_first_and_names_it() {
     }
     let bed = Bed::start();
     let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
-    bed.call("POST", "/moto-api/i2kit/settle", "15");
+    // Its stacks stay in progress until the second run has seen them.
+    let settle = |seconds: &str| drop(bed.call("POST", "/moto-api/i2kit/settle", seconds));
+    settle("100000");
     let mut first = world.i2kit(&["deploy", "web.yaml"]).environment("USER", "ana").start();
-    eventually("the first stack to be in progress", 120, || {
+    eventually("the first stack to be in progress", || {
         let left = bed.call("GET", "/moto-api/i2kit/left", "");
         left.contains("stack i2kit-environment-test").then_some(())
     });
-    let second = world.i2kit(&["deploy", "web.yaml"]).environment("USER", "bob");
-    second.says("waiting for stack i2kit-environment-test, which ana-").run();
+    let mut second = world.command(&["deploy", "web.yaml"]);
+    let mut second = second.env("USER", "bob").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(second.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let waits = said.any(|line| line.contains("waiting for stack i2kit-environment-test, which ana-"));
+    settle("0.6");
+    assert!(waits, "the second run does not say for whom it waits");
+    let rest: Vec<String> = said.collect();
+    assert!(second.wait().unwrap().success(), "{rest:?}");
     assert!(first.wait().unwrap().success());
-    bed.call("POST", "/moto-api/i2kit/settle", "0.6");
     let group = world.group("web");
     assert!(group.is_settled_at(1), "{group:#?}");
     assert_eq!(group.revisions.len(), 1, "{group:#?}");

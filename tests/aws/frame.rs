@@ -251,7 +251,7 @@ fn machines_are_of_several_kinds_where_annotations_say_so() {
     let bed = Bed::start_with(&["--boot-seconds", "0"]);
     let kinds = |expected: &str| {
         let line = format!("kinds i2kit-test_default_web {expected}");
-        eventually(&line, 60, || held(&bed).contains(&line).then_some(()));
+        eventually(&line, || held(&bed).contains(&line).then_some(()));
     };
     let several = "i2kit.dev/instance-types: 't3a.small, t3.small', i2kit.dev/spot: '50%', i2kit.dev/on-demand-base: '1'";
     let world = world(&bed).file("web.yaml", &annotated(several, 3));

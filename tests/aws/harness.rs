@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+/// How long a bed may take to start; no measure of speed.
+const PATIENCE: Duration = Duration::from_mins(5);
+
 /// The emulator, the fault proxy and with `--boot` the machines, ended with the value.
 pub(crate) struct Bed {
     process: Child,
@@ -40,7 +43,7 @@ impl Bed {
         let mut bed = Self { process, folder, endpoint: String::new() };
         let started = Instant::now();
         while !bed.folder.path().join("bed.json").exists() {
-            assert!(started.elapsed() < Duration::from_mins(2), "the bed does not start");
+            assert!(started.elapsed() < PATIENCE, "the bed does not start");
             std::thread::sleep(Duration::from_millis(100));
         }
         let facts: serde_json::Value =

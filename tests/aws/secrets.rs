@@ -114,7 +114,7 @@ fn killed_while_values_are_put_the_next_run_makes_it_good() {
     for (call, skip) in moments {
         bed.fault(&json!([{"match": call, "skip": skip, "hang": true}]));
         let mut deploy = world.i2kit(&["deploy", "pod.yaml"]).start();
-        eventually(call, 120, || (bed.call("GET", "/_hung", "") == "true").then_some(()));
+        eventually(call, || (bed.call("GET", "/_hung", "") == "true").then_some(()));
         kill(deploy.id());
         deploy.wait().unwrap();
         bed.fault(&json!([]));
@@ -124,7 +124,7 @@ fn killed_while_values_are_put_the_next_run_makes_it_good() {
         // Once killed while it deletes as well.
         bed.fault(&json!([{"match": "^DeleteSecret$", "skip": 0, "hang": true}]));
         let mut destroy = world.i2kit(&["destroy", "--all"]).start();
-        eventually("DeleteSecret", 120, || (bed.call("GET", "/_hung", "") == "true").then_some(()));
+        eventually("DeleteSecret", || (bed.call("GET", "/_hung", "") == "true").then_some(()));
         kill(destroy.id());
         destroy.wait().unwrap();
         bed.fault(&json!([]));
@@ -164,7 +164,7 @@ fn a_machine_reads_its_secret_with_its_role_and_nothing_else_has_it() {
         said += &call.stderr;
     }
     assert!(!said.contains(CANARY), "{said}");
-    let address = eventually("a machine that serves", 120, || {
+    let address = eventually("a machine that serves", || {
         let state: Value =
             serde_json::from_slice(&fs::read(bed.folder.path().join("state.json")).ok()?).ok()?;
         let machine = state.as_object()?.values().next()?;

@@ -34,14 +34,14 @@ fn nginx_serves_behind_a_balancer_and_survives_kills() {
     world.i2kit(&["deploy", manifest]).stdout(&format!("unchanged\nnginx {address}\n")).run();
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).run();
 
-    eventually("answers of three machines", 30, || (servers(&address).len() == 3).then_some(()));
+    eventually("answers of three machines", || (servers(&address).len() == 3).then_some(()));
     world.i2kit(&["logs", "nginx", "-c", "nginx"]).prints("nginx | ").prints("\"GET / HTTP/1.1\" 200").run();
     world.i2kit(&["status"]).prints("3/3").prints(&address).run();
 
     // A machine that dies is replaced; the other two stay.
     let before = world.group("nginx");
     kill(before.instances[0].pid.unwrap());
-    eventually("replacement", 90, || {
+    eventually("replacement", || {
         let group = world.group("nginx");
         (group.healthy() == 3 && group.members().all(|i| i.id != before.instances[0].id)).then_some(())
     });
@@ -53,13 +53,11 @@ fn nginx_serves_behind_a_balancer_and_survives_kills() {
 
     // The local cloud's process is only a keeper: the next verb starts another one, and the same machines answer.
     kill(world.local_cloud());
-    eventually("adoption of the same machines", 60, || {
+    eventually("adoption of the same machines", || {
         let group = world.group("nginx");
         (group.healthy() == 3 && boots(&group.instances) == boots(&after)).then_some(())
     });
-    eventually("answers of three machines", 30, || {
-        (servers(&world.address("nginx")).len() == 3).then_some(())
-    });
+    eventually("answers of three machines", || (servers(&world.address("nginx")).len() == 3).then_some(()));
 
     world.i2kit(&["destroy", manifest]).run();
     world.i2kit(&["status"]).prints("holds nothing").run();
@@ -76,7 +74,7 @@ fn containers_of_a_pod_share_localhost() {
     world.write_example("manifests/two-containers.yaml", "web.yaml", &[("replicas: 2", "replicas: 1")]);
     world.i2kit(&["deploy", "web.yaml"]).run();
     wait_for_page(&world.address("web"), "nginx 1.27");
-    eventually("line of the second container", 60, || {
+    eventually("line of the second container", || {
         let lines = world.i2kit(&["logs", "web", "--container", "watch"]).run().stdout;
         lines.contains("watch | http://localhost:80/ answers").then_some(())
     });
@@ -95,13 +93,13 @@ fn redis_answers_through_its_service() {
     let address = world.address("redis");
     let ask = |command: &str| -> std::io::Result<String> {
         let mut stream = TcpStream::connect(&address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         write!(stream, "{command}\r\nQUIT\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    eventually("redis", 30, || ask("SET pod vm").ok().filter(|answer| answer.starts_with("+OK")));
+    eventually("redis", || ask("SET pod vm").ok().filter(|answer| answer.starts_with("+OK")));
     assert_eq!(ask("GET pod").unwrap(), "$2\r\nvm\r\n+OK\r\n");
 }
 
@@ -125,7 +123,7 @@ fn pods_find_each_other_by_the_names_of_their_services() {
     // Whoever keeps the names may die: the machines ask its successor at the same address.
     kill(world.local_cloud());
     world.i2kit(&["status"]).run();
-    eventually("names after the kill", 60, || {
+    eventually("names after the kill", || {
         let page = get(&world.address("proxy"), "/").ok()?;
         page.text.contains("Hello from greeter-1-").then_some(())
     });

@@ -109,7 +109,7 @@ fn containers_are_looked_into() {
     let count = lines().lines().count();
     let mut follower = world.i2kit(&["logs", "inside", "-f"]).start();
     kill(world.local_cloud());
-    eventually("lines after the kill", 60, || (lines().lines().count() > count + 40).then_some(()));
+    eventually("lines after the kill", || (lines().lines().count() > count + 40).then_some(()));
     // It ends with the process that it followed.
     let _ = follower.kill();
     follower.wait().unwrap();
@@ -127,23 +127,23 @@ fn containers_are_looked_into() {
         time.clone_into(&mut last);
     }
     world.i2kit(&["exec", "inside", "--", "true"]).run();
-    eventually("an earlier run", 60, || {
+    eventually("an earlier run", || {
         let before = world.i2kit(&["logs", "inside", "-c", "again", "--previous"]);
         let current = world.i2kit(&["logs", "inside", "-c", "again"]).run().stdout;
         (current.lines().count() > 1).then(|| before.stdout(&format!("{id} again | run\n")).run())
     });
-    world.i2kit(&["logs", "inside", "--since", "1s", "--tail", "1"]).prints(" | ").run();
+    world.i2kit(&["logs", "inside", "--since", "1m", "--tail", "1"]).prints(" | ").run();
     // A container that ends again and again shows how in the status.
-    eventually("the end of a run", 60, || {
+    eventually("the end of a run", || {
         let status = world.i2kit(&["status", "inside"]).run().stdout;
         status.contains("last: Error, exit code 3").then_some(())
     });
     // Older lines are left out, by the host's clock, which the machine's follows.
-    eventually("no old lines", 60, || {
+    eventually("no old lines", || {
         let since = world.i2kit(&["logs", "inside", "-c", "count", "--since", "10s", "--timestamps"]);
         let lines = since.run().stdout;
         let count = lines.lines().count();
-        (count > 10 && count < 220 && !lines.contains("Z line 1\n")).then_some(())
+        (count > 0 && count < 220 && !lines.contains("Z line 1\n")).then_some(())
     });
     world.i2kit(&["destroy", "inside"]).run();
     world.assert_nothing_left();

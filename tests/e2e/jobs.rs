@@ -25,11 +25,20 @@ fn a_pod_that_fails_says_why() {
     }
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: once}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: main\n    \
                image: busybox:1.35\n    command: [/bin/sh, -c, 'echo giving up; exit 4']\n";
-    let world = World::new().file("pod.yaml", pod);
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: twice}\nspec:\n  template:\n    spec:\n      \
+               restartPolicy: OnFailure\n      containers:\n      - name: main\n        image: busybox:1.35\n        \
+               command: [/bin/sh, -c, 'echo x >> /kept/runs; test $(wc -l < /kept/runs) = 3']\n        \
+               volumeMounts: [{name: kept, mountPath: /kept}]\n      volumes: [{name: kept, emptyDir: {}}]\n";
+    let world = World::new().file("pod.yaml", pod).file("job.yaml", job);
+    world.i2kit(&["deploy", "job.yaml"]).run();
+    let call =
+        world.i2kit(&["status", "twice", "--output", "json"]).prints(r#""state": "Completed, exit code 0""#);
+    call.prints(r#""restarts": 2"#).prints(r#""ready": false"#).run();
     let call = world.i2kit(&["deploy", "pod.yaml"]).code(8).says("BackoffLimitExceeded: 1 VMs failed");
     call.says("main: Error, exit code 4").run();
     let call = world.i2kit(&["status"]).prints("failed (0/1): BackoffLimitExceeded");
     call.prints("ended: main: Error, exit code 4").run();
+    world.i2kit(&["status", "once", "--output", "json"]).prints(r#""state": "Error, exit code 4""#).run();
     world.i2kit(&["destroy", "--all"]).run();
     world.assert_nothing_left();
 }
@@ -42,13 +51,13 @@ fn a_pod_that_is_ended_says_why() {
     let job = |name: &str, container: &str| {
         format!(
             "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      \
-             restartPolicy: Never\n      activeDeadlineSeconds: 60\n      terminationGracePeriodSeconds: 5\n      containers:\n      - name: main\n        image: \
+             restartPolicy: Never\n      activeDeadlineSeconds: 600\n      terminationGracePeriodSeconds: 60\n      containers:\n      - name: main\n        image: \
              busybox:1.35\n{container}"
         )
     };
     let greedy = "        command: [/bin/sh, -c, 'head -c 40m /dev/zero | tail']\n        resources: {limits: {memory: 16Mi}}\n";
     let sick = "        command: [/bin/sh, -c, \"trap 'exit 3' TERM; while :; do sleep 0.1; done\"]\n        livenessProbe:\n          \
-                initialDelaySeconds: 4\n          periodSeconds: 1\n          timeoutSeconds: 20\n          failureThreshold: 1\n          \
+                initialDelaySeconds: 4\n          periodSeconds: 1\n          timeoutSeconds: 60\n          failureThreshold: 1\n          \
                 exec: {command: [/bin/sh, -c, 'echo no pulse; exit 1']}\n";
     let late = "        command: [sleep, '1000']\n";
     let jobs = [
@@ -58,7 +67,7 @@ fn a_pod_that_is_ended_says_why() {
             "main: Error, exit code 3 (liveness probe failed: the command ended with exit code 1: no pulse)",
         ),
         (
-            job("late", late).replace("Seconds: 60", "Seconds: 3"),
+            job("late", late).replace("Seconds: 600", "Seconds: 3").replace("Seconds: 60", "Seconds: 2"),
             "DeadlineExceeded: the pod was active for longer than 3 s",
         ),
     ];

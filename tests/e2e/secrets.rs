@@ -76,7 +76,7 @@ fn a_secret_reaches_its_container_and_nothing_else() {
     world.i2kit(&["deploy", "pod.yaml"]).prints("unchanged").run();
     kill(world.local_cloud());
     kill(world.group("secrets").instances[0].pid.unwrap());
-    eventually("replacement", 120, || {
+    eventually("replacement", || {
         let answer = get(&address, "/password").ok()?;
         (answer.status == 401 && world.group("secrets").healthy() == 1).then_some(())
     });
@@ -86,7 +86,7 @@ fn a_secret_reaches_its_container_and_nothing_else() {
     let image = |number: usize| world.group("secrets").revisions[number].launch.image;
     world.write_example("manifests/secrets.yaml", "pod.yaml", &[("change-me", "other")]);
     world.i2kit(&["deploy", "pod.yaml"]).run();
-    eventually("the new value", 60, || (page("/password", "admin:other").status == 200).then_some(()));
+    eventually("the new value", || (page("/password", "admin:other").status == 200).then_some(()));
     assert_eq!(image(0), image(1));
 
     world.i2kit(&["destroy", "pod.yaml"]).run();

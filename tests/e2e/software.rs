@@ -17,7 +17,7 @@ fn world() -> World {
 /// The body of the page at `path` of the Service `name`, once there is one.
 fn page(world: &World, name: &str, path: &str) -> String {
     let address = world.address(name);
-    eventually(&format!("answer of {name}{path}"), 120, || {
+    eventually(&format!("answer of {name}{path}"), || {
         let response = get(&address, path).ok().filter(|response| response.status == 200)?;
         response.text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
     })
@@ -33,7 +33,7 @@ fn postgres_keeps_what_a_client_writes() {
     let address = world.address("postgres");
     let (host, port) = address.split_once(':').unwrap();
     let ask = |password: &str, query: &str| {
-        let target = format!("host={host} port={port} user=postgres password={password} connect_timeout=30");
+        let target = format!("host={host} port={port} user=postgres password={password} connect_timeout=300");
         world.tool(
             "psql",
             &[&target, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", query],
@@ -51,11 +51,11 @@ fn postgres_keeps_what_a_client_writes() {
     // A server that is started again in its machine finds its data. SIGINT is the image's stop signal, on which the server
     // does not wait for its clients.
     world.i2kit(&["exec", "postgres", "--", "sh", "-c", "kill -INT 1"]).run();
-    eventually("the server again", 120, || {
+    eventually("the server again", || {
         let again = world.i2kit(&["logs", "postgres", "--previous"]).run().stdout;
         again.contains("database system is shut down").then_some(())
     });
-    eventually("the table again", 120, || {
+    eventually("the table again", || {
         let target = format!("host={host} port={port} user=postgres password=change-me");
         let output = std::process::Command::new("psql")
             .args([
@@ -86,7 +86,7 @@ fn python_serves_a_program_of_a_config_map() {
     );
     // Both workers answer, sooner or later.
     let mut seen = BTreeSet::new();
-    eventually("answers of two workers", 120, || {
+    eventually("answers of two workers", || {
         seen.insert(page(&world, "python", "/"));
         (seen.len() == 2).then_some(())
     });
@@ -281,14 +281,14 @@ spec:
     let ask = || -> std::io::Result<String> {
         // A client of its own each time, which is what a balancer divides by.
         let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.set_read_timeout(Some(Duration::from_mins(1)))?;
         socket.connect(&address)?;
         socket.send(b"hello")?;
         let mut answer = [0; 256];
         let length = socket.recv(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     };
-    let answers: BTreeSet<String> = eventually("answers of both machines", 60, || {
+    let answers: BTreeSet<String> = eventually("answers of both machines", || {
         let answers: BTreeSet<String> = (0..4).filter_map(|_| ask().ok()).collect();
         (answers.len() == 2).then_some(answers)
     });

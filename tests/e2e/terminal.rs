@@ -8,10 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{World, machines};
-
-/// How long anything may take: machines are emulated, on a busy host.
-const PATIENCE: Duration = Duration::from_mins(2);
+use crate::support::{PATIENCE, World, machines};
 
 /// A terminal of 30 lines with 100 characters, on which the program runs.
 struct Terminal {

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Flip,
     /// The whole body, whatever range was asked for.
     NoRange,
+    /// So many bytes of the body, and then nothing more on an open connection.
+    Stop(usize),
     /// A pause before every chunk of the body.
     Slow(Duration),
     /// More bytes than the blob has.
@@ -57,6 +59,10 @@ struct Content {
     log: Vec<String>,
     /// `user:password`; asks for a bearer token when set.
     account: Option<String>,
+    /// `WWW-Authenticate` headers of refusals, instead of the usual one.
+    challenges: Vec<String>,
+    /// What the token server answers, instead of the token.
+    token_answer: Option<String>,
 }
 
 /// The token that the registry hands out and wants back.
@@ -100,6 +106,18 @@ impl FakeRegistry {
         self.content.lock().unwrap().account = Some(account.to_owned());
     }
 
+    /// Wants a token, and says so with these challenges, a header each; `HOST` stands for its own address.
+    pub(crate) fn challenge(&self, challenges: &[&str]) {
+        let host = self.host();
+        let challenges = challenges.iter().map(|text| text.replace("HOST", &host)).collect();
+        self.content.lock().unwrap().challenges = challenges;
+    }
+
+    /// Answers this to who asks for a token.
+    pub(crate) fn hand_out(&self, answer: &str) {
+        self.content.lock().unwrap().token_answer = Some(answer.to_owned());
+    }
+
     /// The requests since the last call.
     pub(crate) fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.content.lock().unwrap().log)
@@ -117,7 +135,12 @@ async fn answer(State(registry): State<FakeRegistry>, request: Request) -> Respo
     let (fault, found) = {
         let mut content = registry.content.lock().unwrap();
         let line = format!("{} {path} {}", request.method(), range.clone().unwrap_or_default());
-        content.log.push(line.trim_end().to_owned());
+        let with = if path == "/token" && headers.contains_key(header::AUTHORIZATION) {
+            "with a password"
+        } else {
+            ""
+        };
+        content.log.push(format!("{}{}{with}", line.trim_end(), if with.is_empty() { "" } else { " " }));
         if path == "/token" {
             return content.token(headers);
         }
@@ -156,10 +179,18 @@ impl Content {
     }
 
     fn refusal(&self, headers: &HeaderMap, address: &SocketAddr) -> Option<Response> {
-        self.account.as_ref()?;
+        if self.account.is_none() && self.challenges.is_empty() {
+            return None;
+        }
         let given = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap());
         if given == Some(format!("Bearer {TOKEN}").as_str()) {
             return None;
+        }
+        if !self.challenges.is_empty() {
+            let headers: HeaderMap = (self.challenges.iter())
+                .map(|text| (header::WWW_AUTHENTICATE, text.parse().unwrap()))
+                .collect();
+            return Some((StatusCode::UNAUTHORIZED, headers).into_response());
         }
         let challenge = format!("Bearer realm=\"http://{address}/token\",service=\"fake\"");
         Some((StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response())
@@ -167,6 +198,12 @@ impl Content {
 
     fn token(&self, headers: &HeaderMap) -> Response {
         use base64::Engine as _;
+        if let Some(answer) = &self.token_answer {
+            return answer.clone().into_response();
+        }
+        if self.account.is_none() {
+            return format!(r#"{{"token":"{TOKEN}"}}"#).into_response();
+        }
         let account = self.account.as_deref().unwrap_or_default();
         let wanted = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(account));
         match headers.get(header::AUTHORIZATION) {
@@ -194,7 +231,7 @@ fn deliver(digest: Digest, mut bytes: Vec<u8>, range: Option<&str>, fault: Optio
     let bytes = bytes.split_off(start.unwrap_or(0));
     let length = bytes.len();
     let sent = match fault {
-        Some(Fault::Cut(count)) => &bytes[..count.min(length)],
+        Some(Fault::Cut(count) | Fault::Stop(count)) => &bytes[..count.min(length)],
         _ => &bytes[..],
     };
     let mut chunks: Vec<std::io::Result<Vec<u8>>> =
@@ -203,6 +240,8 @@ fn deliver(digest: Digest, mut bytes: Vec<u8>, range: Option<&str>, fault: Optio
         chunks.push(Err(std::io::Error::other("cut")));
     }
     let pause = if let Some(Fault::Slow(pause)) = fault { pause } else { Duration::ZERO };
+    let stops = matches!(fault, Some(Fault::Stop(_)));
+    let end = futures::stream::once(std::future::pending()).take(usize::from(stops));
     let stream = futures::stream::iter(chunks).then(move |chunk| async move {
         // Before the end comes, what was sent has to leave the server's buffers.
         let pause = if chunk.is_err() { FLUSH } else { pause };
@@ -211,6 +250,7 @@ fn deliver(digest: Digest, mut bytes: Vec<u8>, range: Option<&str>, fault: Optio
         }
         chunk
     });
+    let stream = stream.chain(end);
     let response = Response::builder()
         .status(if start.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK })
         .header(header::CONTENT_LENGTH, length)

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::eventually;
 
-/// How long one answer may take: a virtual machine that is emulated on a busy host is slow.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one answer may take. Shorter than [`super::PATIENCE`], so that whoever waits for an answer asks again.
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
 /// What a server answered.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(crate) fn get(address: &str, path: &str) -> io::Result<Response> {
 /// The same, with these header lines, each with its end.
 pub(crate) fn get_with(address: &str, path: &str, headers: &str) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    stream.set_write_timeout(Some(ANSWER_LIMIT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
@@ -38,7 +38,7 @@ pub(crate) fn get_with(address: &str, path: &str, headers: &str) -> io::Result<R
 
 /// Asks for `/` until the answer is 200 and holds `text`.
 pub(crate) fn wait_for_page(address: &str, text: &str) -> Response {
-    eventually(&format!("page with `{text}` at {address}"), 60, || {
+    eventually(&format!("page with `{text}` at {address}"), || {
         get(address, "/").ok().filter(|response| response.status == 200 && response.text.contains(text))
     })
 }

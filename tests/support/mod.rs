@@ -13,6 +13,7 @@ pub(crate) use world::{World, kill};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The repository.
 pub(crate) fn root() -> &'static Path {
@@ -43,16 +44,25 @@ pub(crate) fn guest() -> PathBuf {
     std::env::var_os("I2KIT_GUEST").map_or_else(|| root().join("target/guest"), PathBuf::from)
 }
 
-/// Asks `condition` until it gives a value; fails the test with `what` after `seconds`.
-pub(crate) fn eventually<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
-    let started = std::time::Instant::now();
+/// How long a test waits for a condition before it fails: the one such limit, and no measure of speed. Virtual machines
+/// are emulated, on hosts that do other work too; a test that passes comes nowhere near it.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Asks `condition` until it gives a value; fails the test with `what` after [`PATIENCE`].
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(started.elapsed().as_secs() < seconds, "after {seconds} s there is still no {what}");
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(started.elapsed() < PATIENCE, "after {} s there is still no {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Whether tests repeat what they do as often as a soak test does, see `scripts/soak`.
+pub(crate) fn soaks() -> bool {
+    std::env::var_os("I2KIT_SOAK").is_some_and(|value| value == "1")
 }
 
 /// Files below `folder` that hold one of the texts.

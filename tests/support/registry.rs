@@ -49,7 +49,7 @@ fn start(set: &str) -> Registry {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let host = eventually("registry", 20, || {
+    let host = eventually("registry", || {
         let environment = std::fs::read_to_string(folder.join("environment.yml")).ok()?;
         let (_, rest) = environment.split_once("mirrors: [\"")?;
         rest.split_once('"').map(|(host, _)| host.to_owned())

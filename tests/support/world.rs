@@ -152,16 +152,17 @@ impl World {
         found
     }
 
-    /// The local cloud's process.
+    /// The local cloud's process, once there is one: after a kill, the command that needs it starts the next.
     pub(crate) fn local_cloud(&self) -> u32 {
-        let processes = self.processes();
-        let found = processes.iter().find(|(_, arguments)| arguments.contains("local-cloud"));
-        found.unwrap_or_else(|| panic!("no local cloud among {processes:?}")).0
+        super::eventually("local cloud", || {
+            let found = self.processes().into_iter().find(|(_, arguments)| arguments.contains("local-cloud"));
+            found.map(|(pid, _)| pid)
+        })
     }
 
     /// Fails the test unless everything is gone: processes, and files of the local cloud.
     pub(crate) fn assert_nothing_left(&self) {
-        super::eventually("end of all processes", 10, || self.processes().is_empty().then_some(()));
+        super::eventually("end of all processes", || self.processes().is_empty().then_some(()));
         let state = self.path().join("state/i2kit/local");
         let left: Vec<_> = fs::read_dir(state).into_iter().flatten().flatten().map(|e| e.path()).collect();
         assert!(left.is_empty(), "destroy left {left:?}");
@@ -191,7 +192,11 @@ impl Drop for World {
     }
 }
 
-/// Sends SIGKILL.
+/// Sends SIGKILL, and waits for the end. A child of the test remains as a zombie, which has no command line.
 pub(crate) fn kill(pid: u32) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    super::eventually("end of what was killed", || {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.is_empty().then_some(())
+    });
 }

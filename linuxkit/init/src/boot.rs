@@ -11,7 +11,7 @@ use i2kit_spec::{
 };
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use crate::container::{SCRATCH, Spec};
+use crate::container::{SCRATCH, Spec, own};
 use crate::error::{Doing, Error};
 use crate::facts::{self, Facts};
 use crate::guest::{Guest, of_role};
@@ -22,8 +22,8 @@ use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
 use crate::supervised::Supervised;
 use crate::{
-    cgroup, clock, cloud, cmdline, container, fence, modules, network, port, resolver, secrets, sysctl,
-    users, verity, volumes,
+    apart, cgroup, clock, cloud, cmdline, container, fence, modules, network, port, resolver, secrets,
+    sysctl, users, verity, volumes,
 };
 
 /// Where the new root is put together, inside the initramfs.
@@ -70,6 +70,10 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
         }
         Phase::Layers => {
             guest.containers = mount_layers(&guest.pod)?;
+            guest.machine.alone = guest.containers.len() == 1;
+            if guest.containers.iter().any(|container| container.spec.may_set_packet_filters()) {
+                modules::load_packet_filters()?;
+            }
             Ok(())
         }
         Phase::SwitchRoot => switch_root(),
@@ -82,12 +86,13 @@ fn carry_out(guest: &mut Guest, phase: &Phase) -> Result<(), Error> {
             Ok(())
         }
         Phase::Hostname => hostname(guest),
-        Phase::Secrets => secrets::receive(),
+        Phase::Secrets => apart::run(secrets::receive),
         Phase::Volumes => {
             let (pod, machine) = (&guest.pod, &guest.machine);
-            volumes::make(&pod.volumes, pod.fs_group, &machine.facts, &machine.secrets)
+            apart::run(|| volumes::make(&pod.volumes, pod.fs_group, &machine.facts, &machine.secrets))
         }
         Phase::Users => make_users(guest),
+        Phase::SharedMemory => own::make_shared_memory(guest.machine.users.is_some()),
         Phase::Cgroups => {
             cgroup::make_tree()?;
             fence::close(&guest.parameters)
@@ -195,7 +200,9 @@ fn containers(pod: &PodBoot, root: &str) -> Result<Vec<Container>, Error> {
         format!("{LAYERS}/{index}")
     };
     let container = |boot: &ContainerBoot, role| {
-        let layers = boot.layers.iter().rev().map(mount_point).collect();
+        let over = format!("{POD_MOUNT}/{}", i2kit_spec::over(&boot.name));
+        let over = Path::new(&format!("{root}{over}")).is_dir().then_some(over);
+        let layers = over.into_iter().chain(boot.layers.iter().rev().map(mount_point)).collect();
         Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot, root)?, layers }, role))
     };
     let role = |boot: &ContainerBoot| if boot.sidecar { Role::Sidecar } else { Role::Onboot };

@@ -19,6 +19,19 @@ const POD: &str = "pod";
 /// The group of the supervisor.
 pub(crate) const SUPERVISOR: &str = "supervisor";
 
+/// Processes and threads that containers leave to the guest: PID 1's helpers, the supervisor with a thread a probe that
+/// asks, the program that talks to a cloud, and the kernel's own threads that come later.
+const GUEST_PROCESSES: u64 = 64;
+
+/// The kernel hands out the first numbers of processes once, and comes back to those above alone.
+const RESERVED_NUMBERS: u64 = 300;
+
+/// However small the machine is, its containers may have so many processes and threads together.
+const LEAST_PROCESSES: u64 = 64;
+
+/// What one container may take of them, where the others are to have some left: commands run in them, probes among them.
+const LARGEST_SHARE: (u64, u64) = (3, 4);
+
 /// What containers can be limited in.
 const CONTROLLERS: &str = "+cpu +memory +pids";
 
@@ -39,7 +52,35 @@ pub(crate) fn make_tree() -> Result<(), Error> {
     write(&pod, "cgroup.subtree_control", CONTROLLERS)?;
     // The kernel protects no group's memory beyond what the group above it is promised: without this, the containers'
     // own `memory.low` would mean nothing.
-    write(&pod, "memory.low", "max")
+    write(&pod, "memory.low", "max")?;
+    write(&pod, "pids.max", &processes()?.to_string())
+}
+
+/// How many processes and threads the containers may have together: what the kernel has room for, less those that there
+/// are and those that the guest may still need.
+fn processes() -> Result<u64, Error> {
+    let number = |path: &str, text: &str| {
+        let reason = || io::Error::other(format!("{text:?} is no number"));
+        text.trim().parse().map_err(|_| reason()).doing(|| format!("read {path}"))
+    };
+    let read = |path: &str| fs::read_to_string(path).doing(|| format!("read {path}"));
+    let [threads, numbers] = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
+    let (threads, numbers) = (number(threads, &read(threads)?)?, number(numbers, &read(numbers)?)?);
+    // Running ones, a slash, and all.
+    let path = "/proc/loadavg";
+    let load = read(path)?;
+    let all = load.split(' ').nth(3).and_then(|threads| threads.split('/').nth(1)).unwrap_or_default();
+    Ok(room_for_containers(threads, number(path, all)?, numbers))
+}
+
+fn room_for_containers(threads: u64, taken: u64, numbers: u64) -> u64 {
+    let room = threads.saturating_sub(taken).min(numbers.saturating_sub(RESERVED_NUMBERS));
+    room.saturating_sub(GUEST_PROCESSES).max(LEAST_PROCESSES)
+}
+
+/// How many processes and threads one of several containers may have.
+fn share(of_pod: u64) -> u64 {
+    of_pod / LARGEST_SHARE.1 * LARGEST_SHARE.0
 }
 
 /// The folder of a container's group.
@@ -47,10 +88,16 @@ pub(crate) fn of_container(name: &str) -> PathBuf {
     Path::new(MOUNT).join(POD).join(name)
 }
 
-/// Makes a container's group, or takes the one of its earlier run, and sets its limits.
-pub(crate) fn make_container(name: &str, resources: Option<&Resources>) -> Result<File, Error> {
+/// Makes a container's group, or takes the one of its earlier run, and sets its limits. One that is not `alone` in its pod
+/// leaves processes to the others, unless it has a limit of its own.
+pub(crate) fn make_container(name: &str, resources: Option<&Resources>, alone: bool) -> Result<File, Error> {
     let group = of_container(name);
     make(&group)?;
+    let path = Path::new(MOUNT).join(POD).join("pids.max");
+    let of_pod = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+    if let (false, Ok(of_pod)) = (alone, of_pod.trim().parse()) {
+        write(&group, "pids.max", &share(of_pod).to_string())?;
+    }
     for (file, value) in resources.map(limits).unwrap_or_default() {
         write(&group, file, &value)?;
     }
@@ -60,6 +107,12 @@ pub(crate) fn make_container(name: &str, resources: Option<&Resources>) -> Resul
 /// The group of all containers.
 pub(crate) fn of_pod() -> Result<File, Error> {
     let group = Path::new(MOUNT).join(POD);
+    File::open(&group).doing(|| format!("open {}", group.display()))
+}
+
+/// The group of a container that runs, for one more process in it.
+pub(crate) fn of_container_that_runs(name: &str) -> Result<File, Error> {
+    let group = of_container(name);
     File::open(&group).doing(|| format!("open {}", group.display()))
 }
 
@@ -154,6 +207,18 @@ mod tests {
             ]
         );
         assert_eq!(limits(&Resources::default()), []);
+    }
+
+    #[test]
+    fn containers_leave_processes_to_the_guest_and_to_each_other() {
+        assert_eq!(room_for_containers(900, 80, 32_768), 900 - 80 - GUEST_PROCESSES);
+        assert_eq!(room_for_containers(9000, 80, 600), 300 - GUEST_PROCESSES);
+        assert_eq!(room_for_containers(100, 80, 32_768), LEAST_PROCESSES);
+        assert_eq!(room_for_containers(10, 80, 200), LEAST_PROCESSES);
+        assert_eq!(share(756), 567);
+        for of_pod in [LEAST_PROCESSES, 756, 16_000, u64::MAX] {
+            assert!(share(of_pod) > of_pod / 2 && share(of_pod) < of_pod);
+        }
     }
 
     #[test]

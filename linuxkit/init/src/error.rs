@@ -2,6 +2,8 @@
 
 use std::io;
 
+use i2kit_spec::runtime::MAX_ID;
+
 /// Why the guest cannot go on, or why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -77,6 +79,12 @@ pub(crate) enum Error {
         user: String,
         /// Where it was looked up.
         file: &'static str,
+    },
+    /// A number of a user or a group that the kernel would not understand as one.
+    #[error("{id} is no number of a user or a group: these are from 0 to {MAX_ID}")]
+    IdRange {
+        /// The number.
+        id: String,
     },
     /// The user of a container is root although it must not be.
     #[error("user {user:?} is root, which runAsNonRoot forbids")]
@@ -159,6 +167,12 @@ pub(crate) enum Error {
     Cloud {
         /// How it ended.
         status: String,
+    },
+    /// What was done in a process of its own went wrong.
+    #[error("{message}")]
+    Apart {
+        /// What it said.
+        message: String,
     },
     /// No network interface appeared.
     #[error("no network interface besides lo: is a network device attached?")]

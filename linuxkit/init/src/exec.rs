@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitStatus};
 
+use crate::clock;
 use crate::container::{self, Machine};
 use crate::error::Error;
 use crate::lifecycle::Container;
@@ -43,8 +44,9 @@ impl Exec {
     ) -> Result<Self, Error> {
         let process =
             container.process().ok_or_else(|| Error::NotRunning { container: container.name().into() })?;
+        let deadline = clock::after(Instant::now(), limit);
         let (pid, pidfd, output) = container::execute(&container.spec, machine, process.pidfd(), command)?;
-        Ok(Self { asker, pid, pidfd, output, said: vec![], deadline: Some(Instant::now() + limit) })
+        Ok(Self { asker, pid, pidfd, output, said: vec![], deadline: Some(deadline) })
     }
 
     /// Whether this process is the command's.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use i2kit_spec::{Hook, ProbeAction};
 
+use crate::clock;
 use crate::exec::{Asker, Exec};
 use crate::guest::Guest;
 use crate::lifecycle::Life;
@@ -77,7 +78,9 @@ impl Guest {
         let mut running = Running { number, container: index, run: container.run, when, until: None };
         let mut failure = None;
         match hook {
-            Hook::Sleep { seconds } => running.until = Some(now + Duration::from_secs(seconds).min(limit)),
+            Hook::Sleep { seconds } => {
+                running.until = Some(clock::after(now, Duration::from_secs(seconds).min(limit)));
+            }
             Hook::Ask(ProbeAction::Exec { command }) => {
                 match Exec::start(container, &self.machine, Asker::Hook { number }, &command, limit) {
                     Ok(exec) => self.execs.push(exec),
@@ -141,7 +144,7 @@ impl Guest {
         let has_hook = runs && !grace.is_zero() && container.spec.boot.pre_stop.is_some();
         // A hook may take all of the grace period, and yet the container hears that it is to end.
         let least = if has_hook { LEAST_GRACE } else { Duration::ZERO };
-        if !container.condemn(reason, Instant::now() + grace + least) {
+        if !container.condemn(reason, clock::after(Instant::now(), grace.saturating_add(least))) {
             return;
         }
         if !has_hook || !self.run_hook(index, When::PreStop) {

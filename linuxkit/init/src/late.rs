@@ -1,5 +1,5 @@
 //! The configuration of a container with what is known at boot alone filled in: its environment, and the arguments and
-//! mounts that refer to it.
+//! mounts that refer to it. Done in the container's own process: the values of Secrets are nobody else's.
 
 use std::collections::BTreeMap;
 
@@ -78,4 +78,55 @@ fn variables(
 fn text_of(value: Vec<u8>, secret: &str, key: &str) -> Result<String, Error> {
     let text = String::from_utf8(value).ok().filter(|text| !text.contains('\0'));
     text.ok_or_else(|| Error::SecretNoText { secret: secret.to_owned(), key: key.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_spec::LateVariable;
+    use i2kit_spec::runtime::Mount;
+
+    use super::*;
+    use crate::container::subpath;
+
+    fn config(source: &str) -> Config {
+        let json = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "args": [], "env": [], "cwd": "/", "capabilities": {},
+                "noNewPrivileges": false,
+            },
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": []},
+        });
+        let mut config: Config = serde_json::from_value(json).unwrap();
+        config.mounts = vec![Mount {
+            destination: "/x".into(),
+            kind: "bind".into(),
+            source: source.into(),
+            options: vec![],
+        }];
+        config
+    }
+
+    proptest::proptest! {
+        /// Whatever a variable is: the source of a mount stays a part of the same volume, which is opened below the volume's
+        /// folder and nowhere else.
+        #[test]
+        fn a_source_with_variables_stays_in_its_volume(
+            value in "(/|\\.\\.|\\.|a|\\$\\(A\\)){0,6}|[ -~]{0,12}",
+            root in proptest::sample::select(vec!["/volumes", "/pod/volumes"]),
+            text in "(/?(a|\\$\\(A\\)|\\$\\$|\\.\\.)){0,4}",
+        ) {
+            let late = LateEnvironment {
+                env: vec![LateVariable { name: "A".into(), value: LateValue::Fixed(value) }],
+                expand_args: false,
+                expand_mounts: vec!["/x".into()],
+            };
+            let written = config(&format!("{root}/data/{text}"));
+            let filled = fill(&written, &late, &Facts::default(), &Secrets::default()).unwrap();
+            let source = &filled.mounts[0].source;
+            proptest::prop_assert!(source.starts_with(&format!("{root}/data/")), "{source}");
+            proptest::prop_assert_eq!(subpath::of(source).map(|part| part.volume), Some("data"));
+        }
+    }
 }

@@ -9,13 +9,12 @@ use rustix::process::{Pid, Signal, WaitStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::cgroup;
 use crate::console::Lines;
-use crate::container::{self, Machine, START_FAILED, Spec, Started};
+use crate::container::{self, Machine, START_FAILED, Spec, Started, own};
 use crate::link::{ProbeKind, Verdict};
 use crate::record::{ContainerRecord, ContainerState, Ended};
 use crate::resume::Descriptors;
-use crate::sys;
+use crate::{cgroup, clock, sys};
 
 /// What a container is to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +52,9 @@ struct Health {
     up: bool,
     started: bool,
     ready: bool,
+    /// Whether it was ready at any time of this run.
+    #[serde(default)]
+    was_ready: bool,
     failure: Option<String>,
 }
 
@@ -141,6 +143,7 @@ impl Container {
             up: boot.post_start.is_none(),
             started: boot.probes.startup.is_none(),
             ready: boot.probes.readiness.is_none(),
+            was_ready: false,
             failure: None,
         };
         match container::start(&self.spec, machine) {
@@ -222,7 +225,10 @@ impl Container {
         let healthy = verdict == Verdict::Healthy;
         match kind {
             ProbeKind::Startup => self.health.started = healthy,
-            ProbeKind::Readiness => self.health.ready = healthy,
+            ProbeKind::Readiness => {
+                self.health.ready = healthy;
+                self.health.was_ready |= healthy;
+            }
             ProbeKind::Liveness => {}
         }
         self.health.failure = (!healthy).then(|| failure.to_owned());
@@ -266,7 +272,7 @@ impl Container {
         if let Life::Starting(process) | Life::Running(process) = &mut self.life
             && let Some(at) = &mut process.kill_at
         {
-            *at = (Instant::now() + least).max(at.checked_sub(least).unwrap_or(*at));
+            *at = clock::after(Instant::now(), least).max(at.checked_sub(least).unwrap_or(*at));
         }
     }
 
@@ -306,9 +312,8 @@ impl Container {
         let _ = cgroup::kill(self.name());
         let ended = if process.failure.is_empty() {
             let mut ended = ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now);
-            if let Some(reason) = process.reason {
-                ended.message = reason;
-            }
+            let said = [process.reason.unwrap_or_default(), ended.message, own::last_words(self.name())];
+            ended.message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
             ended
         } else {
             failed_start(&String::from_utf8_lossy(&process.failure), now)
@@ -346,6 +351,7 @@ impl Container {
             exit_code: last.exit_code,
             reason: last.reason.clone(),
             message: last.message.clone(),
+            restarts: self.restarts,
         })
     }
 
@@ -377,6 +383,7 @@ impl Container {
             run: self.run,
             started: self.health.started,
             ready: self.health.ready,
+            was_ready: self.health.was_ready,
             probe_failure: self.health.failure.clone(),
         }
     }
@@ -469,7 +476,10 @@ impl Container {
         if remembered.name != self.name() {
             return Err(io::Error::other(format!("it was {} before", remembered.name)));
         }
-        let after = |seconds: f64| Instant::now() + Duration::from_secs_f64(seconds);
+        let after = |seconds: f64| {
+            let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+            clock::after(Instant::now(), wait)
+        };
         self.life = match remembered.life {
             RememberedLife::Pending => Life::Pending,
             RememberedLife::Running { pid, pidfd, setup, ran, since, reason, kill_in } => {
@@ -515,7 +525,8 @@ impl Descriptors for Container {
 }
 
 fn failed_start(message: &str, at: f64) -> Ended {
-    Ended { exit_code: START_FAILED, reason: "StartError".into(), message: message.to_owned(), at }
+    let message = container::one_line(message);
+    Ended { exit_code: START_FAILED, reason: "StartError".into(), message, at }
 }
 
 fn ended(status: WaitStatus, out_of_memory: bool, at: f64) -> Ended {

@@ -8,6 +8,7 @@
 //! Whatever PID 1 cannot deal with ends the VM, with a message on the console: a balancer replaces a VM that is gone
 //! more readily than one that is half there.
 
+mod apart;
 mod backoff;
 mod block;
 mod boot;
@@ -54,6 +55,7 @@ mod volumes;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::DumpableBehavior;
 use rustix::system::RebootCommand;
 
 use crate::console::Console;
@@ -70,6 +72,11 @@ fn program_version() -> &'static str {
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    // Nobody reads this program's memory, nor that of a process which PID 1 starts, until its exec: a copy of PID 1 has in it
+    // what is no business of the container that it is about to become.
+    if rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        return ExitCode::from(78);
+    }
     let argument = std::env::args().nth(1);
     match argument.as_deref() {
         Some(supervised::ARGUMENT) => supervisor::run(),
@@ -100,8 +107,9 @@ fn run_machine(state: Option<String>) -> ExitCode {
     };
     let ended = run_pod(&mut guest);
     let restart = ended.as_ref().is_ok_and(|()| guest.stopping.is_some_and(|stopping| stopping.restart));
-    if let Err(error) = ended {
+    if let Err(error) = &ended {
         guest.console.say(&format!("fatal: {error}"));
+        guest.lose(error);
     }
     cloud::linger();
     guest.console.say(if restart { "restarting" } else { "power off" });

@@ -10,6 +10,9 @@ use crate::error::{Doing, Error};
 /// Where scripts/guest puts the modules: those that every VM needs, and those of disks that firmware boots.
 const FOLDERS: [&str; 2] = ["/lib/modules", "/lib/cloud-modules"];
 
+/// Where it puts those for packet filters.
+const FILTER_FOLDER: &str = "/lib/filter-modules";
+
 /// One file name a line, in an order in which each finds what it depends on.
 const ORDER: &str = "order";
 
@@ -21,6 +24,13 @@ pub(crate) fn present() -> bool {
 /// Loads all modules in order.
 pub(crate) fn load() -> Result<(), Error> {
     FOLDERS.iter().map(Path::new).filter(|folder| folder.join(ORDER).exists()).try_for_each(load_folder)
+}
+
+/// Loads what programs need that set packet filters. Nobody else would load it: the VM has no program that the kernel asks
+/// for a module, and once the boot is over it has no modules either.
+pub(crate) fn load_packet_filters() -> Result<(), Error> {
+    let folder = Path::new(FILTER_FOLDER);
+    if folder.join(ORDER).exists() { load_folder(folder) } else { Ok(()) }
 }
 
 fn load_folder(folder: &Path) -> Result<(), Error> {

@@ -31,6 +31,8 @@ pub(crate) enum Phase {
     Volumes,
     /// Makes the containers' user namespace, and what they see of it.
     Users,
+    /// Makes the memory that the containers share.
+    SharedMemory,
     /// Makes the cgroup tree.
     Cgroups,
     /// Sets the pod's kernel parameters.
@@ -60,6 +62,7 @@ impl fmt::Display for Phase {
             Self::Secrets => "secrets",
             Self::Volumes => "volumes",
             Self::Users => "users",
+            Self::SharedMemory => "shared-memory",
             Self::Cgroups => "cgroups",
             Self::Sysctls => "sysctls",
             Self::SharedProcesses => "shared-processes",
@@ -93,8 +96,10 @@ pub(crate) fn of_pod(pod: &PodBoot, cloud: bool) -> Vec<Phase> {
         .chain(pod.names_secrets().then_some(Phase::Secrets))
         .chain(volumes)
         .chain(users)
-        .chain([Phase::Cgroups])
+        .chain([Phase::SharedMemory])
+        // How many processes there may be is a parameter, and a limit of the containers follows from it.
         .chain(sysctls)
+        .chain([Phase::Cgroups])
         .chain(shared)
         .chain([Phase::Health]);
     let onboot =
@@ -129,6 +134,7 @@ mod tests {
                 "switch-root",
                 "network",
                 "hostname",
+                "shared-memory",
                 "cgroups",
                 "health",
                 "onboot migrate",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
+use i2kit_spec::status::{self, PodPhase, PodStatus, Wait};
 use serde::{Deserialize, Serialize};
 
 /// Where the record lies in the VM.
@@ -31,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) pod: String,
     /// How far the pod is.
     pub(crate) stage: Stage,
+    /// Why PID 1 cannot go on.
+    #[serde(default)]
+    pub(crate) lost: Option<String>,
     /// The boot's phases so far.
     pub(crate) phases: Vec<PhaseTime>,
     /// Init containers in their order, then services.
@@ -90,6 +94,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) started: bool,
     /// Whether its readiness probe succeeds, or it has none.
     pub(crate) ready: bool,
+    /// Whether it was ready at any time of this run.
+    #[serde(default)]
+    pub(crate) was_ready: bool,
     /// The last failure of a probe in this run.
     pub(crate) probe_failure: Option<String>,
 }
@@ -143,6 +150,9 @@ impl Record {
 
     /// Why the pod is not ready, a line a reason; empty when it is.
     pub(crate) fn unready(&self) -> Vec<String> {
+        if let Some(reason) = &self.lost {
+            return vec![format!("PID 1 cannot go on: {reason}")];
+        }
         let stage = match self.stage {
             Stage::Booting => Some("the pod is booting".to_owned()),
             Stage::Running => None,
@@ -150,9 +160,110 @@ impl Record {
         };
         stage.into_iter().chain(self.containers.iter().filter_map(ContainerRecord::unready)).collect()
     }
+
+    /// What the host is told, with bounded texts.
+    pub(crate) fn status(&self) -> PodStatus {
+        let mut status = PodStatus {
+            version: status::VERSION,
+            boot_id: self.boot_id.clone(),
+            phase: self.phase(),
+            containers: self.containers.iter().map(ContainerRecord::status).collect(),
+        };
+        let phase: Vec<&mut String> = match &mut status.phase {
+            PodPhase::Starting { waits } => waits.iter_mut().filter_map(failure_of).collect(),
+            PodPhase::NotReady { reasons } => reasons.iter_mut().collect(),
+            PodPhase::Lost { reason } => vec![reason],
+            PodPhase::Ready => vec![],
+        };
+        let containers = status.containers.iter_mut();
+        let texts = containers.flat_map(|c| [Some(&mut c.state), c.last.as_mut(), c.probe.as_mut()]);
+        phase.into_iter().chain(texts.flatten()).for_each(status::cut);
+        status
+    }
+
+    fn phase(&self) -> PodPhase {
+        if let Some(reason) = &self.lost {
+            return PodPhase::Lost { reason: reason.clone() };
+        }
+        if self.stage == Stage::Stopping {
+            return PodPhase::NotReady { reasons: vec!["the pod is being stopped".into()] };
+        }
+        let unready = || self.containers.iter().filter(|container| container.unready().is_some());
+        let reasons: Vec<String> =
+            unready().filter(|container| container.fails()).filter_map(ContainerRecord::unready).collect();
+        if !reasons.is_empty() {
+            return PodPhase::NotReady { reasons };
+        }
+        let mut waits: Vec<Wait> = unready().filter_map(ContainerRecord::wait).collect();
+        if self.stage == Stage::Booting && waits.is_empty() {
+            waits.push(Wait::Boot);
+        }
+        if waits.is_empty() { PodPhase::Ready } else { PodPhase::Starting { waits } }
+    }
+}
+
+fn failure_of(wait: &mut Wait) -> Option<&mut String> {
+    match wait {
+        Wait::StartupProbe { failure, .. } | Wait::ReadinessProbe { failure, .. } => failure.as_mut(),
+        Wait::Boot | Wait::InitContainer { .. } | Wait::Start { .. } => None,
+    }
 }
 
 impl ContainerRecord {
+    /// Whether it counts as ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        match &self.state {
+            ContainerState::Running { .. } => self.started && self.ready,
+            // As in Kubernetes, an init container that is done is ready.
+            ContainerState::Terminated(ended) => self.init && ended.exit_code == 0,
+            ContainerState::Waiting { .. } => false,
+        }
+    }
+
+    /// What it does, in a word or two.
+    pub(crate) fn state_text(&self) -> String {
+        match &self.state {
+            ContainerState::Waiting { reason } => reason.clone(),
+            ContainerState::Running { .. } => "Running".to_owned(),
+            ContainerState::Terminated(ended) => ended.to_string(),
+        }
+    }
+
+    fn status(&self) -> status::ContainerStatus {
+        status::ContainerStatus {
+            name: self.name.clone(),
+            ready: self.is_ready(),
+            restarts: self.restarts,
+            state: self.state_text(),
+            last: self.last.as_ref().map(ToString::to_string),
+            probe: self.probe_failure.clone(),
+        }
+    }
+
+    /// Whether it is not ready because something went wrong: it ended, or it was ready in this run and no longer is. One
+    /// that has just been started for the first time has until its probes say otherwise.
+    fn fails(&self) -> bool {
+        match &self.state {
+            ContainerState::Running { .. } => self.restarts > 0 || self.was_ready,
+            ContainerState::Waiting { reason } => reason == "CrashLoopBackOff" || self.restarts > 0,
+            ContainerState::Terminated(_) => true,
+        }
+    }
+
+    /// What it waits for while nothing has gone wrong; nothing of its own while the boot has not come to it.
+    fn wait(&self) -> Option<Wait> {
+        let (container, failure) = (self.name.clone(), self.probe_failure.clone());
+        match &self.state {
+            ContainerState::Running { .. } if self.init => Some(Wait::InitContainer { container }),
+            ContainerState::Running { .. } if !self.started => {
+                Some(Wait::StartupProbe { container, failure })
+            }
+            ContainerState::Running { .. } => Some(Wait::ReadinessProbe { container, failure }),
+            ContainerState::Waiting { reason } if reason == "PodInitializing" => None,
+            ContainerState::Waiting { .. } | ContainerState::Terminated(_) => Some(Wait::Start { container }),
+        }
+    }
+
     fn unready(&self) -> Option<String> {
         let last = self.last.as_ref().map(|ended| format!(", last: {ended}")).unwrap_or_default();
         match &self.state {
@@ -191,6 +302,7 @@ mod tests {
             run: 1,
             started: true,
             ready: true,
+            was_ready: true,
             probe_failure: None,
         }
     }
@@ -207,6 +319,7 @@ mod tests {
             address: String::new(),
             pod: String::new(),
             stage,
+            lost: None,
             phases: vec![],
             containers,
             supervisor_restarts: 0,
@@ -248,5 +361,63 @@ mod tests {
             record(Stage::Running, vec![web]).unready(),
             ["web: CrashLoopBackOff, last: StartError, exit code 128 (\"ngnix\" is not found)"]
         );
+    }
+
+    #[test]
+    fn a_pod_that_starts_is_told_apart_from_one_that_fails() {
+        let running = || ContainerState::Running { since: 1.0, pid: 7 };
+        let waiting = |reason: &str| ContainerState::Waiting { reason: reason.into() };
+        let young = |name, init, state| ContainerRecord {
+            started: false,
+            ready: false,
+            was_ready: false,
+            ..container(name, init, state)
+        };
+        let phase = |stage, containers: &[ContainerRecord]| record(stage, containers.to_vec()).status().phase;
+        let starting = |waits| PodPhase::Starting { waits };
+        let fails = |reason: &str| PodPhase::NotReady { reasons: vec![reason.into()] };
+        let name = || "web".to_owned();
+
+        let mut web = young("web", false, waiting("PodInitializing"));
+        assert_eq!(phase(Stage::Booting, std::slice::from_ref(&web)), starting(vec![Wait::Boot]));
+        let mut init = young("migrate", true, running());
+        let wait = Wait::InitContainer { container: "migrate".into() };
+        assert_eq!(phase(Stage::Booting, &[init.clone(), web.clone()]), starting(vec![wait]));
+        init.restarts = 1;
+        assert_eq!(
+            phase(Stage::Booting, &[init.clone(), web.clone()]),
+            fails("migrate: init container is running")
+        );
+        init = container("migrate", true, ContainerState::Terminated(ended(0, "Completed")));
+
+        web.state = running();
+        let wait = Wait::StartupProbe { container: name(), failure: None };
+        assert_eq!(phase(Stage::Running, &[init.clone(), web.clone()]), starting(vec![wait]));
+        web.started = true;
+        web.probe_failure = Some("status 503".into());
+        let wait = Wait::ReadinessProbe { container: name(), failure: Some("status 503".into()) };
+        assert_eq!(phase(Stage::Running, &[init.clone(), web.clone()]), starting(vec![wait]));
+        (web.ready, web.was_ready, web.probe_failure) = (true, true, None);
+        assert_eq!(phase(Stage::Running, &[init.clone(), web.clone()]), PodPhase::Ready);
+        web.ready = false;
+        assert_eq!(phase(Stage::Running, &[init, web.clone()]), fails("web: readiness probe: no answer yet"));
+
+        web.state = waiting("CrashLoopBackOff");
+        web.last = Some(ended(1, "Error"));
+        let crashed = record(Stage::Running, vec![web]);
+        assert_eq!(crashed.status().phase, fails("web: CrashLoopBackOff, last: Error, exit code 1"));
+        let lost = Record { lost: Some("no disk".into()), ..crashed };
+        assert_eq!(lost.status().phase, PodPhase::Lost { reason: "no disk".into() });
+        assert_eq!(lost.unready(), ["PID 1 cannot go on: no disk"]);
+    }
+
+    #[test]
+    fn the_status_has_bounded_texts() {
+        let mut web = container("web", false, ContainerState::Running { since: 1.0, pid: 7 });
+        web.ready = false;
+        web.probe_failure = Some("x".repeat(100_000));
+        let status = record(Stage::Running, vec![web]).status();
+        assert!(serde_json::to_vec(&status).unwrap().len() < 4 * status::TEXT_BYTES);
+        assert_eq!((status.containers[0].ready, status.containers[0].state.as_str()), (false, "Running"));
     }
 }

@@ -37,8 +37,9 @@ pub(crate) const RESUME: &str = "resume";
 /// The argument with which a program says whether it can go on from a state.
 pub(crate) const CHECK: &str = "check-state";
 
-/// The version of [`State`]. A program that does not know it refuses, and the old one goes on.
-const VERSION: u32 = 2;
+/// The version of [`State`], and of what the boot has made that later starts of containers find. A program that does not know
+/// it refuses, and the old one goes on.
+const VERSION: u32 = 3;
 
 /// How long the new program may take to read the state.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -195,6 +196,7 @@ pub(crate) fn guest(number: &str, console: Console, signals: OwnedFd) -> Result<
     }
     guest.pod = boot::pod_again()?;
     guest.containers = boot::containers_again(&guest.pod)?;
+    guest.machine.alone = guest.containers.len() == 1;
     let take = |number| sys::take_descriptor(number).doing(|| "take over a descriptor".into());
     guest.machine.pause = state.pause.and_then(Pid::from_raw);
     guest.machine.users = state.users.map(take).transpose()?;

@@ -1,5 +1,5 @@
-//! The values of Secrets, in a file system in memory that no container sees: PID 1 reads them when a container starts,
-//! and holds none of them itself.
+//! The values of Secrets, in a file system in memory that no container sees. PID 1 never reads them: processes of their own
+//! take them from the host and fill volumes, and a container's process fills in its variables before it becomes the program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,8 @@ impl Default for Secrets {
     }
 }
 
-/// Takes the values from the host, where it has a port for them, and puts them where containers' starts find them.
+/// Takes the values from the host, where it has a port for them, and puts them where containers' starts find them. Called
+/// in a process of its own.
 /// Without a port nothing is known, and containers that need a value say so.
 pub(crate) fn receive() -> Result<(), Error> {
     let Some(port) = port::open(SECRETS_PORT)? else { return Ok(()) };
@@ -43,7 +44,6 @@ pub(crate) fn receive() -> Result<(), Error> {
     let mut body = vec![0; secrets_length(&header).map_err(|error| wrong(error.to_string()))?];
     read_exactly(&port, &mut body)?;
     let values = decode_secrets(&body).map_err(|error| wrong(error.to_string()))?;
-    body.fill(0);
     let doing = || "put the Secrets into memory".to_owned();
     fs::create_dir_all(FOLDER).doing(doing)?;
     // Unlike tmpfs, ramfs is never swapped out.

@@ -29,7 +29,7 @@ const SHORT_RUN: Duration = Duration::from_millis(100);
 /// The delay after the first short run, doubled by each further one up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 
-/// Short, because the host takes a VM whose supervisor is away for unhealthy.
+/// Short, because a VM whose supervisor is away gets no traffic.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// How many clients are held at once; more wait in the listening socket's queue.

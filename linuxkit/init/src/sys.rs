@@ -1,22 +1,13 @@
 //! The system calls that no safe wrapper offers. The only file of this crate with `unsafe` in it.
 #![expect(
     unsafe_code,
-    reason = "clone3, signalfd, real-time signals and _exit have no safe wrapper; each use states why it is sound"
+    reason = "clone3, signalfd, real-time signals, _exit and others have no safe wrapper; each use states why it is sound"
 )]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::{Pid, Signal};
-
-/// Which side of [`clone_process`] returned.
-#[derive(Debug)]
-pub(crate) enum Cloned {
-    /// The new process.
-    Child,
-    /// The caller, with the child's id in its own namespace and a pidfd.
-    Parent(Pid, OwnedFd),
-}
 
 /// `struct clone_args` of the kernel, as of Linux 5.7.
 #[repr(C, align(8))]
@@ -42,10 +33,20 @@ pub(crate) fn signal(number: i32) -> Option<Signal> {
     matches!(number, 1..=31 | 34..=64).then(|| unsafe { Signal::from_raw_unchecked(number) })
 }
 
-/// `clone3`: a copy of this process that starts in `cgroup`, or in the group of its parent, and in the new namespaces
-/// that `flags` names.
-/// Works like `fork`: nothing is shared. The caller must have a single thread.
-pub(crate) fn clone_process(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+/// `clone3`, as `fork`: runs `child` in a copy of this process that starts in `cgroup`, or in the group of its parent, and
+/// in the new namespaces that `flags` names. The copy ends with the exit code that `child` returns. Returns the copy's id
+/// in this process's namespace and a pidfd.
+///
+/// Fails with `EINVAL` where this process has a second thread, whose locks the copy could never take.
+pub(crate) fn fork(
+    flags: libc::c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> libc::c_int,
+) -> io::Result<(Pid, OwnedFd)> {
+    if flags & !NAMESPACES != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    require_single_thread()?;
     let mut pidfd: libc::c_int = -1;
     let mut args = CloneArgs {
         flags: u64::from(flags.cast_unsigned()) | CLONE_PIDFD | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
@@ -54,23 +55,41 @@ pub(crate) fn clone_process(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) 
         cgroup: cgroup.map_or(0, |cgroup| u64::from(cgroup.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };
-    // SAFETY: without CLONE_VM the child has its own copy of memory and of the stack, so that it may go on as after
-    // fork; PID 1 has one thread, so no lock can be held by a thread that the child lacks. `args` and `pidfd` live
-    // until the call returns, and the kernel writes `pidfd` in the parent before that.
+    // SAFETY: the flags share nothing, neither memory nor descriptors: the child has its own copy of both and of the stack,
+    // so that it may go on as after fork. This process has one thread, as was asked just now, so that no lock is held by a
+    // thread that the child lacks. `args` and `pidfd` live until the call returns; the kernel writes `pidfd` in the parent
+    // before that.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match result {
-        0 => Ok(Cloned::Child),
+        0 => exit_child(child()),
         -1 => Err(io::Error::last_os_error()),
         pid => {
             let pid =
                 i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the kernel's pids are positive");
             // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
-            Ok(Cloned::Parent(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+            Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
         }
     }
 }
 
+/// Fails unless this process has a single thread.
+fn require_single_thread() -> io::Result<()> {
+    // SAFETY: nothing is unshared by this: the kernel looks whether memory is shared, and refuses if it is.
+    let result = unsafe { libc::unshare(libc::CLONE_VM) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 const CLONE_PIDFD: u64 = 0x1000;
+
+/// The flags that [`fork`] takes.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET;
+
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Blocks `signals` for this process and returns a non-blocking descriptor that delivers them.
@@ -192,8 +211,9 @@ pub(crate) fn set_seccomp_filter(filter: &[Instruction]) -> io::Result<()> {
     let program = Program { length, filter: filter.as_ptr() };
     // SAFETY: `program` and the instructions that it points to live until the call returns, have the kernel's layout,
     // and are only read; the kernel checks the instructions themselves.
-    let result =
-        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) };
+    let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    let unused: libc::c_ulong = 0;
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, unused, unused) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -369,38 +389,59 @@ pub(crate) fn attach_program(
 }
 
 /// A descriptor that an earlier program of this process left open, from now on ours and closed by an exec.
+///
+/// Such a descriptor is told from those that this program has opened: these are closed by an exec, all of them. One that
+/// was taken before, or that is this program's own, is therefore refused with `EBADF`, and so are the standard streams.
 pub(crate) fn take_descriptor(number: libc::c_int) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     // SAFETY: it only asks, and fails for a number that is no descriptor.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it only sets a flag of a descriptor.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and the program that knew it is gone; nothing else in this one owns it.
+    // SAFETY: it is open, and the program that knew it is gone: all that this one opens has the flag that this one did
+    // not have until now. So nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Closes every descriptor from this number on. Only for a cloned child that ends by [`exit_child`] or an exec: values
-/// that own one of the descriptors must not be dropped any more.
-pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the caller has promised not to use what owned the descriptors.
-    let result = unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The same but for one.
-pub(crate) fn close_all_but(kept: BorrowedFd<'_>, first: libc::c_uint) -> io::Result<()> {
-    let kept = kept.as_raw_fd().cast_unsigned();
-    if kept > first {
-        // SAFETY: the caller has promised not to use what owned the descriptors.
-        let result = unsafe { libc::close_range(first, kept - 1, 0) };
-        if result != 0 {
+/// Has every descriptor from 3 on but the kept ones mean `/dev/null` from now on, so that a process which goes on for long
+/// holds nothing open of what its parent has. The numbers stay open and keep their owners: none of them closes what is
+/// another one's, and nothing else comes to have a number that somebody believes to own.
+///
+/// Needs the VM's `/proc` and `/dev`.
+pub(crate) fn let_go_of_descriptors(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    let kept: Vec<libc::c_int> = kept.iter().chain([&null.as_fd()]).map(AsRawFd::as_raw_fd).collect();
+    let names = std::fs::read_dir("/proc/self/fd")?;
+    let numbers: Vec<libc::c_int> =
+        names.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > libc::STDERR_FILENO && !kept.contains(number))
+    {
+        // The one that listed the others is closed by now.
+        // SAFETY: it only asks, and fails for a number that is no descriptor.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            continue;
+        }
+        // SAFETY: the number is open before and after, so that whoever owns it may go on to use and to close it.
+        if unsafe { libc::dup3(null.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    close_from(kept + 1)
+    Ok(())
 }
 
 /// `struct mount_attr`.
 #[repr(C)]
+#[derive(Default)]
 struct MountAttributes {
     set: u64,
     clear: u64,
@@ -411,21 +452,40 @@ struct MountAttributes {
 /// Has a mount that is nowhere yet show its owners as this user namespace maps them (`MOUNT_ATTR_IDMAP`).
 pub(crate) fn shift_owners(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
     const IDMAP: u64 = 0x0010_0000;
-    let attributes = MountAttributes {
-        set: IDMAP,
-        clear: 0,
-        propagation: 0,
-        namespace: u64::from(namespace.as_raw_fd().cast_unsigned()),
-    };
+    let namespace = u64::from(namespace.as_raw_fd().cast_unsigned());
+    set_mount_attributes(
+        tree,
+        false,
+        &MountAttributes { set: IDMAP, namespace, ..MountAttributes::default() },
+    )
+}
+
+/// Restrictions of a mount, of the kernel's `MOUNT_ATTR_` numbers.
+pub(crate) const MOUNT_READ_ONLY: u64 = 0x1;
+pub(crate) const MOUNT_NO_SETUID: u64 = 0x2;
+pub(crate) const MOUNT_NO_DEVICES: u64 = 0x4;
+pub(crate) const MOUNT_NO_PROGRAMS: u64 = 0x8;
+
+/// Restricts a mount that is nowhere yet, and all that is mounted below it.
+pub(crate) fn restrict_mounts(tree: BorrowedFd<'_>, restrictions: u64) -> io::Result<()> {
+    set_mount_attributes(tree, true, &MountAttributes { set: restrictions, ..MountAttributes::default() })
+}
+
+fn set_mount_attributes(
+    tree: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: &MountAttributes,
+) -> io::Result<()> {
     let empty = c"";
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path and the attributes live until the call returns, and the kernel only reads them.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             empty.as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
+            flags,
+            std::ptr::from_ref(attributes),
             size_of::<MountAttributes>(),
         )
     };
@@ -433,7 +493,7 @@ pub(crate) fn shift_owners(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> i
 }
 
 /// Ends a cloned child at once, without the exit handlers and buffers that belong to its parent.
-pub(crate) fn exit_child(code: libc::c_int) -> ! {
+fn exit_child(code: libc::c_int) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Doing, Error};
-use crate::sys::{self, Cloned};
+use crate::sys;
 
 /// The VM's number of the containers' root; there are as many numbers from there on as below it.
 pub(crate) const FIRST: u32 = 65_536;
@@ -25,17 +25,16 @@ const LAYERS: &str = "/u";
 
 /// Makes the namespace.
 pub(crate) fn make() -> Result<OwnedFd, Error> {
-    match sys::clone_process(libc::CLONE_NEWUSER, None).doing(|| "make a user namespace".into())? {
-        Cloned::Parent(pid, _pidfd) => {
-            let namespace = map(pid);
-            // The namespace lives as long as somebody holds it; its first process is reaped as any other.
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-            namespace
-        }
-        Cloned::Child => loop {
+    let (pid, pidfd) = sys::fork(libc::CLONE_NEWUSER, None, || {
+        loop {
             rustix::event::pause();
-        },
-    }
+        }
+    })
+    .doing(|| "make a user namespace".into())?;
+    let namespace = map(pid);
+    // The namespace lives as long as somebody holds it; its first process is reaped as any other.
+    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+    namespace
 }
 
 fn map(pid: Pid) -> Result<OwnedFd, Error> {

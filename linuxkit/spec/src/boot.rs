@@ -21,6 +21,15 @@ pub const POD_PARTITION: &str = "pod";
 /// Where the guest mounts the pod file system; the source of a bind mount of one of its files starts with this.
 pub const POD_MOUNT: &str = "/pod";
 
+/// The folder of the pod file system, in its root, whose directories lie over the layers of the container `name`, when
+/// there is one: those that the topmost layer implies and a lower one describes.
+pub fn over(name: &str) -> String {
+    format!("over-{name}")
+}
+
+/// Where a container's programs say why they end, unless the container has [`ContainerBoot::termination_message_path`].
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
 /// What the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -131,6 +140,10 @@ pub struct ContainerBoot {
     /// Run before it gets that signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_stop: Option<Hook>,
+    /// Where its programs say why they end, where that is not [`TERMINATION_LOG`]: a file that everybody may write to, of which
+    /// the guest tells the end with the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_message_path: Option<String>,
     /// How many bytes it may write outside its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writable_bytes: Option<u64>,

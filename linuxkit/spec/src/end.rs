@@ -2,13 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The reason of a pod whose VM ends because PID 1 cannot go on.
+pub const LOST: &str = "Lost";
+
 /// The end of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodEnd {
     /// Whether every container but the sidecars ended with exit code 0 and nothing else made the pod fail.
     pub succeeded: bool,
-    /// Kubernetes' word for what made the pod fail, where it was not a container: `DeadlineExceeded`, `InitError`.
+    /// What made the pod fail, where it was not a container: Kubernetes' word (`DeadlineExceeded`, `InitError`), or
+    /// [`LOST`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// More words.
@@ -31,6 +35,17 @@ pub struct ContainerEnd {
     /// More words, such as the probe that failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// How often it was started again.
+    #[serde(default)]
+    pub restarts: u64,
+}
+
+impl ContainerEnd {
+    /// How it ended, without its name: `Error, exit code 3`.
+    pub fn ending(&self) -> String {
+        let message = if self.message.is_empty() { String::new() } else { format!(" ({})", self.message) };
+        format!("{}, exit code {}{message}", self.reason, self.exit_code)
+    }
 }
 
 impl std::fmt::Display for PodEnd {
@@ -51,8 +66,7 @@ impl std::fmt::Display for PodEnd {
 
 impl std::fmt::Display for ContainerEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}, exit code {}", self.name, self.reason, self.exit_code)?;
-        if self.message.is_empty() { Ok(()) } else { write!(f, " ({})", self.message) }
+        write!(f, "{}: {}", self.name, self.ending())
     }
 }
 
@@ -67,6 +81,7 @@ mod tests {
             exit_code,
             reason: if exit_code == 0 { "Completed" } else { "Error" }.into(),
             message: String::new(),
+            restarts: 0,
         };
         let containers = vec![container("init", 0), container("job", 4)];
         let end = PodEnd { containers, ..PodEnd::default() };

@@ -21,12 +21,13 @@ pub mod probe;
 pub mod runtime;
 pub mod seccomp;
 pub mod secrets;
+pub mod status;
 pub mod verity;
 pub mod volume;
 
 pub use boot::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, PodMeta,
-    RestartPolicy, Seccomp,
+    RestartPolicy, Seccomp, TERMINATION_LOG, over,
 };
 pub use end::{ContainerEnd, PodEnd};
 pub use expand::expand;

@@ -61,6 +61,10 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
 }
 
+/// The greatest number of a user or a group. The kernel has twice as many, but takes the last one for "none", and programs
+/// that keep them in signed numbers see the upper half as negative; container engines have this bound too.
+pub const MAX_ID: u32 = 2_147_483_647;
+
 /// Numeric identity of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -10,6 +10,7 @@ use futures::future::{try_join, try_join_all, try_join3};
 
 use super::balancer::Service;
 use super::error::failed;
+use super::group::HEALTH_GRACE_SECONDS;
 use super::refresh::{current, settings, status, version_of, wanted};
 use super::tags::{self, ENVIRONMENT, FAILURE, GROUP, tagged};
 use super::{Aws, launch, now};
@@ -190,7 +191,6 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
             let launch = revisions.iter().find(|found| found.number == revision).map(|found| &found.launch);
             let machine = around.machines.get(&id);
             let since = seconds(machine.and_then(Machine::launch_time)).unwrap_or_default();
-            let grace = launch.map_or(0, |launch| u64::from(launch.health_grace_seconds));
             let address = machine.and_then(Machine::private_ip_address);
             let ports = launch.map(|launch| launch.ports.as_slice()).unwrap_or_default();
             let endpoint = |address: &str| {
@@ -202,7 +202,12 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 ports.iter().map(one).collect()
             };
             Some(Instance {
-                health: health(member, group, &around.healths, since + grace > now()),
+                health: health(
+                    member,
+                    group,
+                    &around.healths,
+                    since.saturating_add(u64::from(HEALTH_GRACE_SECONDS)) > now(),
+                ),
                 state: state(member),
                 id,
                 revision,

@@ -23,6 +23,10 @@ use crate::plan::fleet::{GroupSettings, LaunchSpec, Scaling};
 /// How long machines may take to end: they get their pods' grace period, and then some.
 const ENDING: Duration = Duration::from_mins(15);
 
+/// Seconds after its start within which Auto Scaling does not end a VM whose load balancers call it unhealthy. A boot
+/// takes about 3 s, one of a larger image from a cold volume much longer.
+pub(super) const HEALTH_GRACE_SECONDS: u32 = 120;
+
 impl Aws {
     /// Makes the group exist with these settings, or remembers them until its first revision is put.
     pub(super) async fn put_settings(
@@ -202,7 +206,8 @@ impl Aws {
     ) -> Result<(), CloudError> {
         let settings = self.settings_of(group).await?;
         let subnets = self.subnets_of(group, settings.as_ref()).await?;
-        let grace = self.health_grace(group, to).await?;
+        // There must be such a revision.
+        self.launch_of(group, to).await?;
         let target_groups: Vec<String> = self.target_groups_of(group).await?.into_iter().collect();
         let policy = self.mixed_policy(group, to).await?;
         let own = name::group(&self.settings.environment, group);
@@ -223,7 +228,7 @@ impl Aws {
             .vpc_zone_identifier(subnets)
             .availability_zone_distribution(super::zones::distribution(settings.as_ref()))
             .health_check_type("ELB")
-            .health_check_grace_period(grace)
+            .health_check_grace_period(size(HEALTH_GRACE_SECONDS))
             .set_target_group_arns(Some(target_groups))
             .tags(tag(ENVIRONMENT, self.settings.environment.clone()))
             .tags(tag(GROUP, tags::group(group)))
@@ -243,11 +248,6 @@ impl Aws {
     /// The settings of a group that exists.
     pub(super) async fn settings_of(&self, group: &Name) -> Result<Option<GroupSettings>, CloudError> {
         Ok(self.template(group).await?.and_then(|template| super::refresh::settings(template.tags())))
-    }
-
-    /// Seconds within which a VM of that revision may be unhealthy; an error when there is no such revision.
-    pub(super) async fn health_grace(&self, group: &Name, revision: u32) -> Result<i32, CloudError> {
-        Ok(size(self.launch_of(group, revision).await?.health_grace_seconds))
     }
 
     /// How VMs of that revision are started; an error when there is no such revision.

@@ -50,7 +50,8 @@ impl Aws {
         if active.is_some() || everywhere {
             return Ok(());
         }
-        self.health_grace(group, to).await?;
+        // There must be such a revision.
+        self.launch_of(group, to).await?;
         self.start_instance_refresh(group, to, replicas).await
     }
 

@@ -72,7 +72,7 @@ fn image(folder: &Path, name: &str, top: &[u8]) -> DiskImage {
     let content = Digest::of(name.as_bytes());
     let layout = DiskLayout::new(content, parts.iter().map(part)).unwrap();
     let file = |folder: &Path, name: &str, bytes: &[u8]| -> PathBuf {
-        fs::write(folder.join(name), bytes).unwrap();
+        crate::image::write_part(&folder.join(name), bytes).unwrap();
         folder.join(name)
     };
     let mut segments = Vec::new();
@@ -234,7 +234,7 @@ fn bootable_pod(folder: &Path) -> DiskImage {
         Part { name: i2kit_spec::POD_PARTITION.into(), content: Digest::of(&pod), size: pod.len() as u64 };
     let layout = DiskLayout::new(Digest::of(&pod), [part]).unwrap();
     let segment = |name: &str, bytes: &[u8]| {
-        fs::write(folder.join(name), bytes).unwrap();
+        crate::image::write_part(&folder.join(name), bytes).unwrap();
         Segment { file: Some(folder.join(name)), length: bytes.len() as u64 }
     };
     let end = gpt::HEAD_SIZE + pod.len() as u64;

@@ -32,7 +32,7 @@ impl Log {
         if file.metadata().is_ok_and(|metadata| metadata.len() > LIMIT_BYTES) {
             drop(file.set_len(0));
         }
-        let now = clock::now();
+        let now = clock::wall();
         drop(writeln!(file, "{}.{:03} {text}", now / 1000, now % 1000));
     }
 }

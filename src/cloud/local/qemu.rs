@@ -181,7 +181,7 @@ mod tests {
             ports: Vec::new(),
             health_port: 10256,
             grace_period_seconds: 30,
-            health_grace_seconds: 60,
+            containers: vec!["web".into()],
             secrets: std::collections::BTreeMap::new(),
             scratch_bytes: Vec::new(),
             role: None,

@@ -163,9 +163,9 @@ mod tests {
         assert_eq!(told, message(&secret("one")).unwrap());
         assert!(channel(&folder, &BTreeMap::new()).unwrap().is_none());
 
-        sweep(&folder, &BTreeSet::new(), clock::now()).unwrap();
+        sweep(&folder, &BTreeSet::new(), clock::wall()).unwrap();
         assert!(folder.join(&version).exists(), "it was put just now");
-        let later = clock::now() + 20 * 60 * 1000;
+        let later = clock::wall() + 20 * 60 * 1000;
         sweep(&folder, &[version.clone()].into(), later).unwrap();
         assert!(folder.join(&version).exists());
         sweep(&folder, &BTreeSet::new(), later).unwrap();

@@ -15,13 +15,13 @@ pub(super) fn decide(group: &Group, job: &JobSettings, now: u64) -> Decision {
         return decision;
     }
     let Some(target) = group.memory.refresh.as_ref().map(|refresh| refresh.to) else { return decision };
-    for vm in members().filter(|vm| !vm.alive) {
+    for vm in members().filter(|vm| !vm.alive || vm.is_lost()) {
         count(group, target, vm, now, &mut decision);
     }
     judge(job, target, now, &mut decision);
     let active = decision.memory.refresh.as_ref().is_some_and(|refresh| refresh.status.is_active());
     let (running, other): (Vec<&Vm>, Vec<&Vm>) =
-        members().filter(|vm| vm.alive).partition(|vm| active && vm.revision == target);
+        members().filter(|vm| vm.alive && !vm.is_lost()).partition(|vm| active && vm.revision == target);
     decision.acts.extend(other.into_iter().map(drain));
     if active && now >= decision.memory.not_before {
         let missing = job.completions.saturating_sub(decision.memory.completed).min(job.parallelism);
@@ -31,20 +31,21 @@ pub(super) fn decide(group: &Group, job: &JobSettings, now: u64) -> Decision {
     decision
 }
 
-/// Takes note of a VM that ended.
+/// Takes note of a VM that ended, or is lost and ends now.
 fn count(group: &Group, target: u32, vm: &Vm, now: u64, decision: &mut Decision) {
-    decision.acts.push(Act::End { id: vm.id.clone() });
+    let id = vm.id.clone();
+    decision.acts.push(if vm.alive { Act::Drain { id, failed: true } } else { Act::End { id } });
     let memory = &mut decision.memory;
     if vm.revision != target {
         return;
     }
-    if vm.succeeded {
+    if vm.succeeded && !vm.alive {
         memory.completed = memory.completed.saturating_add(1);
         return;
     }
     memory.failures = memory.failures.saturating_add(1);
     let pause = BACKOFF_FIRST_MS.saturating_mul(1 << memory.failures.saturating_sub(1).min(16));
-    memory.not_before = group.memory.not_before.max(now + pause.min(BACKOFF_MAX_MS));
+    memory.not_before = group.memory.not_before.max(now.saturating_add(pause.min(BACKOFF_MAX_MS)));
     decision.blame = Some(vm.id.clone());
 }
 
@@ -54,7 +55,9 @@ fn judge(job: &JobSettings, target: u32, now: u64, decision: &mut Decision) {
     let Some(refresh) = decision.memory.refresh.as_mut().filter(|refresh| refresh.status.is_active()) else {
         return;
     };
-    let deadline = job.active_deadline_seconds.map(|seconds| refresh.started.saturating_add(seconds * 1000));
+    let deadline = job
+        .active_deadline_seconds
+        .map(|seconds| refresh.started.saturating_add(seconds.saturating_mul(1000)));
     if completed >= job.completions {
         refresh.status = RefreshStatus::Successful;
         decision.memory.current = Some(target);

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Act, Decision, Group, Memory, REFRESH_FAILURES, Vm, worth};
-use crate::plan::fleet::{RefreshStatus, count};
+use crate::cloud::Moment;
+use crate::plan::fleet::{Health, InstanceState, RefreshStatus, count};
 
 /// A refresh, as a group remembers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,29 +19,59 @@ pub struct RefreshState {
     pub to: u32,
     /// When it started.
     pub started: u64,
+    /// The same in seconds since the Unix epoch, for people.
+    pub created: u64,
     /// When it last came further.
     pub moved: u64,
-    /// VMs of the wanted revision at best, and those of them that were available.
-    pub best: (u32, u32),
-    /// VMs of other revisions at least.
-    pub least_old: u32,
+    /// How far it came at best.
+    pub best: Reached,
     /// VMs that it started and that failed.
     pub failures: u32,
     /// Why it failed.
     pub reason: Option<String>,
 }
 
+/// How far a refresh is, in what Kubernetes takes for progress: new replicas were made, became ready, became available,
+/// or old ones were scaled down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reached {
+    /// VMs of the wanted revision.
+    pub made: u32,
+    /// Those of them that are ready.
+    pub ready: u32,
+    /// Those of them that were ready for long enough.
+    pub available: u32,
+    /// VMs of other revisions.
+    pub old: u32,
+}
+
+impl Reached {
+    const NOTHING: Self = Self { made: 0, ready: 0, available: 0, old: u32::MAX };
+
+    /// The best of two in each number, whether the second one brought it.
+    fn best(self, now: Self) -> (Self, bool) {
+        let best = Self {
+            made: self.made.max(now.made),
+            ready: self.ready.max(now.ready),
+            available: self.available.max(now.available),
+            old: self.old.min(now.old),
+        };
+        (best, best != self)
+    }
+}
+
 impl RefreshState {
     /// A refresh that starts now.
-    pub fn start(from: Option<u32>, to: u32, now: u64) -> Self {
+    pub fn start(from: Option<u32>, to: u32, now: Moment) -> Self {
         Self {
             status: RefreshStatus::InProgress,
             from,
             to,
-            started: now,
-            moved: now,
-            best: (0, 0),
-            least_old: u32::MAX,
+            started: now.steady,
+            created: now.wall / 1000,
+            moved: now.steady,
+            best: Reached::NOTHING,
             failures: 0,
             reason: None,
         }
@@ -70,11 +101,13 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
     let new = || members.iter().filter(|vm| vm.revision == target);
     let available = count(new().filter(|vm| vm.is_available(min_ready, now)));
     let old = count(members.iter().filter(|vm| vm.revision != target));
-    if available > refresh.best.1 || old < refresh.least_old {
+    let ready = count(new().filter(|vm| vm.health == Health::Healthy));
+    // Against the best so far: a VM that comes, goes and comes again brings the refresh further once.
+    let (best, further) = refresh.best.best(Reached { made: count(new()), ready, available, old });
+    refresh.best = best;
+    if further {
         refresh.moved = now;
     }
-    refresh.best = (count(new()).max(refresh.best.0), available.max(refresh.best.1));
-    refresh.least_old = old.min(refresh.least_old);
     if available >= group.replicas && old == 0 {
         let succeeded = refresh.status == RefreshStatus::InProgress;
         refresh.status = if succeeded { RefreshStatus::Successful } else { RefreshStatus::RolledBack };
@@ -84,13 +117,13 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
     }
     // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
     let of_refresh = |vm: &&&Vm| vm.revision == target && vm.state_since >= refresh.started;
-    refresh.failures += count(failed.iter().filter(of_refresh));
+    refresh.failures = refresh.failures.saturating_add(count(failed.iter().filter(of_refresh)));
     let deadline = u64::from(group.settings.progress_deadline_seconds) * 1000;
     let late = now >= refresh.moved.saturating_add(deadline);
     // While it rolls back there is nothing better to fall back to: only the deadline ends that.
     let hopeless = refresh.status == RefreshStatus::InProgress && refresh.failures >= REFRESH_FAILURES;
     if late || hopeless {
-        decision.blame = blame(group, target);
+        decision.blame = blame(group, target, late);
         fail(refresh, late, group, now);
         if is_active(&decision.memory) {
             decision.memory.failures = 0;
@@ -101,7 +134,7 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
 
 fn fail(refresh: &mut RefreshState, late: bool, group: &Group, now: u64) {
     let what = if late {
-        format!("no progress for {} s", group.settings.progress_deadline_seconds)
+        format!("no progress for {} s (progressDeadlineSeconds)", group.settings.progress_deadline_seconds)
     } else {
         format!("{} VMs failed", refresh.failures)
     };
@@ -111,24 +144,32 @@ fn fail(refresh: &mut RefreshState, late: bool, group: &Group, now: u64) {
         refresh.reason = Some(format!("{first}\nthe way back failed too: {what}"));
         return;
     }
-    refresh.reason = Some(what);
-    refresh.status = match refresh.from {
-        Some(from) if from != refresh.to => RefreshStatus::RollingBack,
-        _ => RefreshStatus::Failed,
-    };
+    match refresh.from {
+        Some(from) if from != refresh.to => {
+            refresh.status = RefreshStatus::RollingBack;
+            refresh.reason = Some(what);
+        }
+        _ => {
+            refresh.status = RefreshStatus::Failed;
+            refresh.reason = Some(format!("{what}, and no other revision ever served to go back to"));
+        }
+    }
     refresh.moved = now;
-    refresh.best = (0, 0);
-    refresh.least_old = u32::MAX;
+    refresh.best = Reached::NOTHING;
 }
 
-/// The VM that shows best why revision `target` fails: the least healthy member, else the one that ended last.
-fn blame(group: &Group, target: u32) -> Option<String> {
+/// The VM that shows best why revision `target` fails: of one that is late the least healthy member, of one whose VMs
+/// fail the one that did last.
+fn blame(group: &Group, target: u32, late: bool) -> Option<String> {
     let of_target = || group.vms.iter().filter(|vm| vm.revision == target);
-    of_target()
-        .filter(|vm| vm.is_member() && worth(vm) < 2)
-        .min_by_key(|vm| (worth(vm), vm.state_since))
-        .or_else(|| of_target().filter(|vm| vm.failed || !vm.alive).max_by_key(|vm| vm.state_since))
-        .map(|vm| vm.id.clone())
+    let waits = of_target()
+        .filter(|vm| vm.is_member() && vm.health != Health::Healthy)
+        .min_by_key(|vm| (worth(vm), vm.state_since));
+    let failed = of_target()
+        .filter(|vm| vm.failed || !vm.alive || vm.is_lost())
+        .max_by_key(|vm| (vm.state == InstanceState::Running, vm.state_since));
+    let (first, second) = if late { (waits, failed) } else { (failed, waits) };
+    first.or(second).map(|vm| vm.id.clone())
 }
 
 /// Starts new VMs and lets old ones go, within the bounds of the strategy.

@@ -3,12 +3,13 @@
 use proptest::prelude::*;
 
 use crate::cloud::environment::{Facts, GroupRecord};
+use crate::cloud::health::SILENT_LOST_MS;
 use crate::cloud::sim::{Behaviour, Sim, World};
-use crate::cloud::{NewRevision, reconcile};
+use crate::cloud::{Moment, NewRevision, reconcile};
 use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
 use crate::oci::Digest;
 use crate::plan::example;
-use crate::plan::fleet::{GroupSettings, Health, InstanceState, JobSettings, LaunchSpec, RefreshStatus};
+use crate::plan::fleet::{GroupSettings, Health, InstanceState, JobSettings, RefreshStatus};
 use crate::plan::image::ImageId;
 
 fn web() -> Name {
@@ -27,10 +28,6 @@ fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
     GroupSettings { min_ready_seconds: 2, progress_deadline_seconds: 100, ..example::settings(strategy) }
 }
 
-fn launch(image: ImageId) -> LaunchSpec {
-    LaunchSpec { health_grace_seconds: 20, ..example::launch(image) }
-}
-
 /// A world with one group and one revision for each behaviour; revision 1 is healthy on `replicas` VMs.
 fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> Sim {
     let sim = Sim::default();
@@ -41,11 +38,11 @@ fn world(settings: &GroupSettings, replicas: u32, behaviours: &[Behaviour]) -> S
             let image = image(number);
             world.behaviours.insert(image, *behaviour);
             world.environment.images.insert(image);
-            let launch = launch(image);
+            let launch = example::launch(image);
             let revision = NewRevision { number, launch, cause: "test".into() };
-            world.environment.put_revision(&web(), &revision, 0).unwrap();
+            world.environment.put_revision(&web(), &revision, Moment::default()).unwrap();
         }
-        world.environment.start_refresh(&web(), 1, replicas, 0).unwrap();
+        world.environment.start_refresh(&web(), 1, replicas, Moment::default()).unwrap();
         world.pass(10);
         assert_eq!(status(&world), RefreshStatus::Successful);
     }
@@ -73,7 +70,7 @@ fn healthy(world: &World) -> usize {
 fn a_refresh_brings_one_new_vm_before_an_old_one_leaves() {
     let sim = world(&settings(0, 1), 3, &[Behaviour::Ready(3000)]);
     let mut world = sim.world();
-    let now = world.now;
+    let now = world.moment();
     world.environment.start_refresh(&web(), 2, 3, now).unwrap();
     for _ in 0..60 {
         world.pass(1);
@@ -89,7 +86,7 @@ fn a_refresh_brings_one_new_vm_before_an_old_one_leaves() {
 fn a_revision_that_is_never_ready_is_rolled_back_with_its_reason() {
     let sim = world(&settings(0, 1), 3, &[Behaviour::NeverReady]);
     let mut world = sim.world();
-    let now = world.now;
+    let now = world.moment();
     world.environment.start_refresh(&web(), 2, 3, now).unwrap();
     for _ in 0..130 {
         world.pass(1);
@@ -108,7 +105,8 @@ fn a_revision_whose_vms_end_fails_before_the_deadline() {
     let sim = world(&settings(0, 1), 2, &[Behaviour::Ends(1000)]);
     let mut world = sim.world();
     let start = world.now;
-    world.environment.start_refresh(&web(), 2, 2, start).unwrap();
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 2, now).unwrap();
     while status(&world) == RefreshStatus::InProgress {
         world.pass(1);
     }
@@ -148,7 +146,7 @@ fn recreate_ends_all_old_vms_first() {
     recreate.strategy = Rollout::Recreate;
     let sim = world(&recreate, 2, &[Behaviour::Ready(1000)]);
     let mut world = sim.world();
-    let now = world.now;
+    let now = world.moment();
     world.environment.start_refresh(&web(), 2, 2, now).unwrap();
     for _ in 0..30 {
         world.pass(1);
@@ -163,7 +161,7 @@ fn a_first_start_that_fails_is_failed_and_goes_on_with_pauses() {
     let sim = world(&settings(0, 1), 0, &[Behaviour::NeverReady]);
     let mut world = sim.world();
     world.environment.groups.get_mut(&web()).unwrap().memory = reconcile::Memory::default();
-    let now = world.now;
+    let now = world.moment();
     world.environment.start_refresh(&web(), 2, 1, now).unwrap();
     world.pass(150);
     assert_eq!(status(&world), RefreshStatus::Failed);
@@ -180,7 +178,7 @@ fn scaling_down_takes_what_serves_least() {
     let now = world.now;
     let record = world.environment.groups.get_mut(&web()).unwrap().instances.get_mut(&sick).unwrap();
     record.feel(Health::Unhealthy { reason: "sick".into() }, now);
-    world.behaviours.insert(image(1), Behaviour::NeverReady);
+    world.behaviours.insert(image(1), Behaviour::Silent);
     world.environment.set_replicas(&web(), 2).unwrap();
     world.pass(1);
     assert_ne!(group(&world).instances[&sick].state, InstanceState::Running);
@@ -194,10 +192,182 @@ fn vms_that_were_there_before_do_not_fail_a_refresh() {
     for id in group(&world).instances.keys().cloned().collect::<Vec<_>>() {
         world.kill(&id);
     }
-    let now = world.now;
+    let now = world.moment();
     world.environment.start_refresh(&web(), 1, 3, now).unwrap();
     world.pass(50);
     assert_eq!((status(&world), healthy(&world)), (RefreshStatus::Successful, 3));
+}
+
+/// Ids of members, oldest first.
+fn ids(world: &World) -> Vec<String> {
+    let members = group(world).instances.values().filter(|vm| vm.state == InstanceState::Running);
+    members.map(|vm| vm.id.clone()).collect()
+}
+
+#[test]
+fn a_pod_that_starts_for_long_deploys() {
+    // Init containers of five minutes, then a startup probe that succeeds at the last of 60 questions, 10 s each, then
+    // a readiness probe that waits for 300 s.
+    let start = 300_000 + 600_000 + 300_000;
+    let patient = GroupSettings { progress_deadline_seconds: 1500, ..settings(0, 1) };
+    let sim = world(&patient, 2, &[Behaviour::Starts(start)]);
+    let mut world = sim.world();
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 2, now).unwrap();
+    let mut launched = std::collections::BTreeSet::new();
+    for _ in 0..2 * (start / 1000) + 60 {
+        world.pass(1);
+        assert!(healthy(&world) >= 2);
+        launched
+            .extend(group(&world).instances.values().filter(|vm| vm.revision == 2).map(|vm| vm.id.clone()));
+    }
+    assert_eq!(status(&world), RefreshStatus::Successful);
+    assert_eq!((running(&world), launched.len()), (vec![2, 2], 2), "no VM was replaced while it started");
+}
+
+#[test]
+fn what_starts_for_longer_than_the_deadline_is_rolled_back_and_says_what_it_waited_for() {
+    let sim = world(&settings(0, 1), 1, &[Behaviour::Starts(200_000)]);
+    let mut world = sim.world();
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 1, now).unwrap();
+    world.pass(99);
+    assert_eq!(status(&world), RefreshStatus::InProgress);
+    world.pass(20);
+    assert_eq!(status(&world), RefreshStatus::RolledBack);
+    let reason = group(&world).memory.refresh.clone().unwrap().reason.unwrap();
+    assert!(reason.starts_with("no progress for 100 s (progressDeadlineSeconds): web-2-"), "{reason}");
+}
+
+#[test]
+fn every_step_that_kubernetes_calls_progress_puts_the_deadline_off() {
+    // Each of three VMs is ready after 60 s, one at a time: 180 s in all, with a deadline of 100 s.
+    let sim = world(&settings(0, 1), 3, &[Behaviour::Starts(60_000)]);
+    let mut world = sim.world();
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 3, now).unwrap();
+    world.pass(250);
+    assert_eq!(status(&world), RefreshStatus::Successful);
+    // A VM that is ready counts before it was for minReadySeconds.
+    let slow = GroupSettings { min_ready_seconds: 80, ..settings(0, 1) };
+    let sim = self::world(&slow, 0, &[Behaviour::Starts(60_000)]);
+    let mut world = sim.world();
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 1, now).unwrap();
+    world.pass(160);
+    assert_eq!(status(&world), RefreshStatus::Successful);
+}
+
+#[test]
+fn a_dependency_that_is_away_costs_no_vm_its_life() {
+    let sim = world(&settings(0, 1), 3, &[]);
+    let mut world = sim.world();
+    let before = ids(&world);
+    world.behaviours.insert(image(1), Behaviour::NeverReady);
+    for _ in 0..600 {
+        world.pass(1);
+        assert_eq!((ids(&world), healthy(&world)), (before.clone(), 0));
+    }
+    world.behaviours.insert(image(1), Behaviour::Ready(3000));
+    world.pass(10);
+    assert_eq!((ids(&world), healthy(&world)), (before, 3));
+}
+
+#[test]
+fn vms_that_die_at_boot_fail_a_refresh_fast() {
+    for behaviour in [Behaviour::Ends(0), Behaviour::Ends(5000), Behaviour::Lost] {
+        let sim = world(&settings(0, 1), 2, &[behaviour]);
+        let mut world = sim.world();
+        let (start, now) = (world.now, world.moment());
+        world.environment.start_refresh(&web(), 2, 2, now).unwrap();
+        while status(&world) == RefreshStatus::InProgress {
+            world.pass(1);
+        }
+        assert!(world.now - start < 60_000, "{behaviour:?}: {}", world.now - start);
+        let reason = group(&world).memory.refresh.clone().unwrap().reason.unwrap();
+        assert!(reason.starts_with("3 VMs failed: web-2-"), "{reason}");
+        world.pass(30);
+        assert_eq!((status(&world), healthy(&world)), (RefreshStatus::RolledBack, 2));
+    }
+}
+
+#[test]
+fn guests_that_do_not_answer_for_long_are_replaced_one_at_a_time() {
+    let sim = world(&settings(0, 1), 3, &[]);
+    let mut world = sim.world();
+    let before = ids(&world);
+    world.behaviours.insert(image(1), Behaviour::Silent);
+    world.pass(SILENT_LOST_MS / 1000 - 1);
+    assert_eq!((ids(&world), healthy(&world)), (before.clone(), 0), "they get no traffic, and live");
+    world.pass(2);
+    let kept = |world: &World| ids(world).iter().filter(|id| before.contains(id)).count();
+    assert_eq!(kept(&world), 2);
+    // The replacement is as silent: the cause is elsewhere, and the others are left alone until it has shown itself.
+    world.pass(60);
+    assert_eq!((kept(&world), running(&world).len()), (2, 3));
+    world.behaviours.insert(image(1), Behaviour::Ready(3000));
+    world.pass(60);
+    assert_eq!((kept(&world), healthy(&world)), (2, 3), "what answers again was never lost for good");
+}
+
+#[test]
+fn a_silence_and_then_an_answer_ends_the_loss() {
+    // All were lost, one was replaced; the others answer again before it was their turn.
+    let sim = world(&settings(0, 1), 2, &[]);
+    let mut world = sim.world();
+    let before = ids(&world);
+    world.behaviours.insert(image(1), Behaviour::Silent);
+    world.pass(SILENT_LOST_MS / 1000 + 2);
+    let lost = |world: &World| {
+        let members = group(world).instances.values().filter(|vm| vm.state == InstanceState::Running);
+        members.filter(|vm| matches!(vm.health, Health::Lost { .. })).count()
+    };
+    assert_eq!(lost(&world), 1);
+    world.behaviours.insert(image(1), Behaviour::Ready(0));
+    world.pass(10);
+    assert_eq!((lost(&world), healthy(&world)), (0, 2));
+    assert_eq!(ids(&world).iter().filter(|id| before.contains(id)).count(), 1);
+}
+
+#[test]
+fn nothing_is_rolled_back_to_what_never_served() {
+    let sim = world(&settings(0, 1), 0, &[Behaviour::Ends(0), Behaviour::Ends(1000)]);
+    let mut world = sim.world();
+    {
+        let group = world.environment.groups.get_mut(&web()).unwrap();
+        group.memory = reconcile::Memory::default();
+        group.revisions.iter_mut().for_each(|revision| revision.deployed = None);
+    }
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 1, now).unwrap();
+    while status(&world) == RefreshStatus::InProgress {
+        world.pass(1);
+    }
+    // Broken too: it fails as fast, and says that there is no way back.
+    let (start, now) = (world.now, world.moment());
+    world.environment.start_refresh(&web(), 3, 1, now).unwrap();
+    while group(&world).memory.refresh.as_ref().unwrap().status.is_active() {
+        world.pass(1);
+    }
+    assert!(world.now - start < 60_000, "{}", world.now - start);
+    let refresh = group(&world).memory.refresh.clone().unwrap();
+    assert_eq!((refresh.status, refresh.from), (RefreshStatus::Failed, None));
+    let reason = refresh.reason.unwrap();
+    assert!(reason.starts_with("3 VMs failed, and no other revision ever served to go back to"), "{reason}");
+    // What was asked for last is what the group goes on to try.
+    world.behaviours.insert(image(3), Behaviour::Ready(0));
+    world.pass(120);
+    assert_eq!((running(&world), group(&world).memory.current), (vec![3], Some(3)));
+}
+
+#[test]
+fn a_grace_period_without_bound_is_one() {
+    let mut view = group(&world(&settings(0, 1), 1, &[]).world()).view(&|_| Facts::default());
+    view.vms[0].state = InstanceState::Stopping;
+    view.vms[0].alive = true;
+    view.vms[0].grace_ms = u64::MAX;
+    let acts = reconcile::decide(&view, 1_000_000_000).acts;
+    assert!(!acts.iter().any(|act| matches!(act, reconcile::Act::Kill { .. })), "{acts:?}");
 }
 
 #[derive(Debug, Clone)]
@@ -234,7 +404,7 @@ proptest! {
         let sim = world(&settings, 2, &[Behaviour::Ends(500), Behaviour::NeverReady]);
         let mut world = sim.world();
         for deed in deeds {
-            let now = world.now;
+            let now = world.moment();
             match deed {
                 // A conflict with an active refresh is the caller's to solve.
                 Deed::Refresh { to, replicas } => drop(world.environment.start_refresh(&web(), to, replicas, now)),
@@ -249,7 +419,7 @@ proptest! {
             }
         }
         world.environment.cancel_refresh(&web()).unwrap();
-        let now = world.now;
+        let now = world.moment();
         world.environment.start_refresh(&web(), 1, replicas, now).unwrap();
         world.pass(200);
         prop_assert_eq!(status(&world), RefreshStatus::Successful);
@@ -273,7 +443,7 @@ proptest! {
         let bounds = settings.bounds(replicas);
         let sim = world(&settings, replicas, &[behaviour]);
         let mut world = sim.world();
-        let now = world.now;
+        let now = world.moment();
         world.environment.start_refresh(&web(), 2, replicas, now).unwrap();
         for _ in 0..400 {
             world.pass(1);
@@ -297,10 +467,13 @@ fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
         world.environment.put_group(&web(), &settings).unwrap();
         world.behaviours.insert(image(1), behaviour);
         world.environment.images.insert(image(1));
-        let launch = launch(image(1));
+        let launch = example::launch(image(1));
         let revision = NewRevision { number: 1, launch, cause: "test".into() };
-        world.environment.put_revision(&web(), &revision, 0).unwrap();
-        world.environment.start_refresh(&web(), 1, settings.job.unwrap().parallelism, 0).unwrap();
+        world.environment.put_revision(&web(), &revision, Moment::default()).unwrap();
+        world
+            .environment
+            .start_refresh(&web(), 1, settings.job.unwrap().parallelism, Moment::default())
+            .unwrap();
     }
     sim
 }
@@ -337,6 +510,11 @@ fn a_job_fails_when_too_many_machines_do_or_when_it_is_late() {
     let reason = group(&world).memory.refresh.as_ref().unwrap().reason.clone().unwrap();
     assert!(reason.starts_with("BackoffLimitExceeded: 2 VMs failed"), "{reason}");
     assert!(running(&world).is_empty());
+    // A guest that says it cannot go on is as good as ended.
+    let sim = job(THREE, Behaviour::Lost);
+    let mut world = sim.world();
+    world.pass(60);
+    assert_eq!((status(&world), running(&world)), (RefreshStatus::Failed, vec![]));
     let late = JobSettings { active_deadline_seconds: Some(5), ..THREE };
     let sim = job(late, Behaviour::Ready(1000));
     let mut world = sim.world();

@@ -18,6 +18,8 @@ pub struct Container {
     pub args: Option<Vec<String>>,
     /// Replaces the image's working directory.
     pub working_dir: Option<String>,
+    /// The file in which its programs say why they end.
+    pub termination_message_path: Option<String>,
     /// In the order written, those of `envFrom` first. Of two with one name the last wins.
     pub env: Vec<EnvVar>,
     /// Ports that the container listens on.
@@ -53,6 +55,7 @@ impl Container {
             command: None,
             args: None,
             working_dir: None,
+            termination_message_path: None,
             env: Vec::new(),
             ports: Vec::new(),
             resources: Resources::default(),

@@ -16,6 +16,7 @@ pub(super) fn container(object: Object<'_>, pod: &PodScope<'_>, init: bool) -> R
         command: object.texts_if("command")?,
         args: object.texts_if("args")?,
         working_dir: object.text_if("workingDir")?,
+        termination_message_path: object.text_if("terminationMessagePath")?.filter(|path| !path.is_empty()),
         env: variables(object, pod)?,
         ports: object.objects("ports")?.into_iter().map(port).collect::<Read<_>>()?,
         resources: resources(object.object("resources")?)?,

@@ -90,7 +90,18 @@ pub struct RefreshBounds {
     pub max_total: u32,
 }
 
+/// How long the guest of a Job's VM may take until it first answers, in seconds: a Job has no deadline for its progress,
+/// and this is the one that Kubernetes gives Deployments.
+const JOB_BOOT_SECONDS: u32 = 600;
+
 impl GroupSettings {
+    /// How long a guest may take until it first answers, in milliseconds. The group's deadline for progress is the only
+    /// bound of a start.
+    pub fn boot_ms(&self) -> u64 {
+        let seconds = if self.job.is_some() { JOB_BOOT_SECONDS } else { self.progress_deadline_seconds };
+        u64::from(seconds) * 1000
+    }
+
     /// The limits of a refresh of `replicas` VMs, rounded as Kubernetes does: the surge up, the unavailable down, and
     /// when both come out as zero one VM may be missing, since otherwise nothing could ever move.
     ///

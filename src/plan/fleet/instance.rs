@@ -16,7 +16,7 @@ pub struct Instance {
     pub revision: u32,
     /// Where it is in its life.
     pub state: InstanceState,
-    /// What the balancer's health check says.
+    /// How its pod is.
     pub health: Health,
     /// When the VM was started.
     pub since: u64,
@@ -46,20 +46,25 @@ pub enum InstanceState {
     Ended,
 }
 
-/// What the balancer's health check says of a VM.
+/// What is known of a VM's pod. Two decisions follow: traffic goes to the healthy, and only the lost are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "status")]
 pub enum Health {
-    /// Not ready yet, and not late yet.
+    /// Not ready yet, and nothing has failed.
     Starting {
-        /// What is missing, when something is known: the last answer of the health check.
+        /// What it waits for, when something is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         waiting: Option<String>,
     },
     /// Ready.
     Healthy,
-    /// Ended, late, or no longer ready.
+    /// Alive and not ready, or ended.
     Unhealthy {
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// Not alive any more: its guest said so, or does not answer for long.
+    Lost {
         /// Why, in one sentence.
         reason: String,
     },
@@ -77,6 +82,7 @@ impl fmt::Display for Health {
             Self::Starting { waiting: Some(waiting) } => write!(f, "starting: {waiting}"),
             Self::Healthy => f.write_str("healthy"),
             Self::Unhealthy { reason } => write!(f, "unhealthy: {reason}"),
+            Self::Lost { reason } => write!(f, "lost: {reason}"),
         }
     }
 }

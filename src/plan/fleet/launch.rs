@@ -20,12 +20,13 @@ pub struct LaunchSpec {
     pub vcpus: u32,
     /// Ports that the pod's containers declare, in the order written.
     pub ports: Vec<LaunchPort>,
-    /// Port on which the guest answers `/readyz`.
+    /// Port on which the guest answers `/status` and `/readyz`.
     pub health_port: u16,
     /// Seconds between SIGTERM and SIGKILL when the pod is stopped.
     pub grace_period_seconds: u64,
-    /// Seconds after its start within which a VM that is not ready yet is not called unhealthy.
-    pub health_grace_seconds: u32,
+    /// Names of the pod's containers, init containers first: what a guest tells of others is not believed.
+    #[serde(default)]
+    pub containers: Vec<String>,
     /// The Secrets that the pod names, each with the version of its values that VMs get at their boot, or none where
     /// the pod does without it. A version tells equal values from others, and nothing else of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -58,10 +59,6 @@ pub struct MachineRole {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
 }
-
-/// Seconds that a VM may take to become ready when no probe says otherwise: a boot takes about 3 s, and a machine
-/// that emulates several VMs at once on few cores stretches that by more than ten.
-pub const DEFAULT_HEALTH_GRACE_SECONDS: u32 = 120;
 
 /// Memory of a VM, in MiB, when no container says what it needs: an nginx pod uses 27 of them.
 pub const DEFAULT_MEMORY_MIB: u32 = 128;

@@ -226,8 +226,6 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");
     let grace = |spec: &LaunchSpec| spec.grace_period_seconds.to_string();
     part("grace period", grace(launch), previous.map(grace), " s");
-    let start = |spec: &LaunchSpec| spec.health_grace_seconds.to_string();
-    part("start allowance", start(launch), previous.map(start), " s");
     parts.join(", ")
 }
 

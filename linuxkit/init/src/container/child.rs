@@ -14,9 +14,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::process::{Signal, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::{Machine, Spec, Streams, mounts, oom, privileges, profile, program, seccomp, user};
+use super::mounts::Owner;
+use super::{Machine, Spec, Streams, mounts, oom, own, privileges, profile, program, seccomp, user};
 use crate::error::{Doing, Error};
-use crate::sys::{self, Cloned};
+use crate::sys;
 use crate::users;
 
 /// Where the child builds its root in its own mount namespace; PID 1 makes the folders once.
@@ -45,7 +46,9 @@ pub(super) fn run(spec: &Spec, machine: &Machine, stdout: &OwnedFd, stderr: &Own
 /// Runs a command in the namespaces of the container that `target` is the first process of, and returns its exit code.
 /// What goes wrong is said where the command would speak.
 ///
-/// Called in a cloned child, which stays outside the container's PID namespace: only its own child can be inside.
+/// Called in a cloned child, which stays outside the container's PID namespace: only its own child can be inside. That one
+/// is a copy of PID 1 until its exec, and seen by the container's processes; as PID 1 itself it cannot be dumped, so that
+/// its memory and its descriptors are nobody's to open.
 pub(super) fn enter_and_tell(
     spec: &Spec,
     machine: &Machine,
@@ -73,7 +76,13 @@ fn enter(
     if let Some(stdin) = &streams.stdin {
         rustix::stdio::dup2_stdin(stdin).doing(|| "connect stdin".into())?;
     }
+    // As all that follows from the VM's own files: in the container's mounts they are not to be seen.
+    let spec = &*spec.filled(machine)?;
     set_oom_score(spec, machine)?;
+    // This process goes on for as long as the command; what PID 1 has open must not stay open with it.
+    let users = machine.users.as_ref().map(AsFd::as_fd);
+    let kept: Vec<BorrowedFd<'_>> = users.into_iter().chain([target]).collect();
+    sys::let_go_of_descriptors(&kept).doing(|| "close descriptors".into())?;
     let mut spaces = ThreadNameSpaceType::MOUNT;
     for namespace in &spec.config.linux.namespaces {
         spaces |= match namespace.kind {
@@ -86,45 +95,38 @@ fn enter(
         };
     }
     move_into_thread_name_spaces(target, spaces).doing(|| "enter the container's namespaces".into())?;
-    // This process goes on for as long as the command; what PID 1 has open must not stay open with it.
-    match &machine.users {
-        Some(users) => sys::close_all_but(users.as_fd(), 3),
-        None => sys::close_from(3),
-    }
-    .doing(|| "close descriptors".into())?;
-    match sys::clone_process(0, None).doing(|| "clone".into())? {
-        Cloned::Parent(pid, _pidfd) => loop {
-            match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) => {
-                    let signal = status.terminating_signal().map(|signal| 128 + signal);
-                    return Ok(status.exit_status().or(signal).unwrap_or(255));
-                }
-                Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno).doing(|| "wait for the command".into()),
+    let child = || tell(&run_command(spec, machine, command, streams.terminal));
+    let (pid, _pidfd) = sys::fork(0, None, child).doing(|| "clone".into())?;
+    loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => {
+                let signal = status.terminating_signal().map(|signal| 128 + signal);
+                return Ok(status.exit_status().or(signal).unwrap_or(255));
             }
-        },
-        Cloned::Child => {
-            let mut process = Process { args: command.to_vec(), ..spec.config.process.clone() };
-            if streams.terminal {
-                take_terminal()?;
-                process.env.insert(0, "TERM=xterm".into());
-            }
-            let error = match prepare_process(
-                spec,
-                &process,
-                machine,
-                [rustix::stdio::stdout(), rustix::stdio::stderr()],
-            ) {
-                Ok(mut command) => {
-                    // Whoever kills the process outside means the command.
-                    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-                    let source = command.exec();
-                    Error::Io { what: format!("execute {}", command.get_program().display()), source }
-                }
-                Err(error) => error,
-            };
-            sys::exit_child(tell(&error))
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).doing(|| "wait for the command".into()),
         }
+    }
+}
+
+/// Becomes a command in the container that this process is in. Returns only when that fails.
+fn run_command(spec: &Spec, machine: &Machine, command: &[String], terminal: bool) -> Error {
+    let mut process = Process { args: command.to_vec(), ..spec.config.process.clone() };
+    if terminal {
+        if let Err(error) = take_terminal() {
+            return error;
+        }
+        process.env.insert(0, "TERM=xterm".into());
+    }
+    let streams = [rustix::stdio::stdout(), rustix::stdio::stderr()];
+    match prepare_process(spec, &process, machine, streams) {
+        Ok(mut command) => {
+            // Whoever kills the process outside means the command.
+            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+            let source = command.exec();
+            Error::Io { what: format!("execute {}", command.get_program().display()), source }
+        }
+        Err(error) => error,
     }
 }
 
@@ -169,16 +171,19 @@ fn change_root(spec: &Spec, machine: &Machine) -> Result<(), Error> {
         .doing(|| "make mounts private".into())?;
     let root = overlay(&spec.layers, spec.boot.writable_bytes)?;
     let users = machine.users.as_ref().map(AsFd::as_fd);
-    let sources = mounts::open_sources(&config.mounts, users)?;
+    let all = own::mounts(spec);
+    let expanded = spec.boot.late.as_ref().map(|late| late.expand_mounts.as_slice()).unwrap_or_default();
+    let sources = mounts::open_sources(&all, expanded, users)?;
     rustix::process::chdir(&root).doing(|| format!("enter {root}"))?;
     // The old root comes to lie on top of the new one, under the same name, and is taken away at once.
     rustix::process::pivot_root(".", ".").doing(|| "change the root".into())?;
     unmount(".", UnmountFlags::DETACH).doing(|| "leave the VM's root".into())?;
     rustix::process::chdir("/").doing(|| "enter the new root".into())?;
-    mounts::make_all(&config.mounts, sources, users.is_some())?;
+    let owner = if users.is_some() { Owner::Shifted } else { Owner::Root };
+    mounts::make_all(&all, sources, owner)?;
     mounts::make_readonly(&config.linux.readonly_paths)?;
     mounts::mask(&config.linux.masked_paths)?;
-    mounts::make_folder(Path::new(&config.process.cwd))?;
+    mounts::make_working_folder(Path::new(&config.process.cwd), owner)?;
     if config.root.readonly { mounts::make_root_readonly() } else { Ok(()) }
 }
 

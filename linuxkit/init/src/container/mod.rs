@@ -5,16 +5,18 @@ mod calls;
 mod child;
 mod mounts;
 pub(crate) mod oom;
+pub(crate) mod own;
 mod pause;
 mod privileges;
 mod profile;
 mod program;
 mod seccomp;
-mod subpath;
+pub(crate) mod subpath;
 mod terminal;
 mod user;
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -31,7 +33,7 @@ use crate::error::{Doing, Error};
 use crate::facts::Facts;
 use crate::late;
 use crate::secrets::Secrets;
-use crate::sys::{self, Cloned};
+use crate::sys;
 
 /// A container that can be started, any number of times.
 #[derive(Debug, Clone)]
@@ -55,12 +57,20 @@ pub(crate) struct Machine {
     pub(crate) secrets: Secrets,
     /// The first process of the PID namespace that all containers share, when they do.
     pub(crate) pause: Option<Pid>,
+    /// Whether the pod has one container only.
+    pub(crate) alone: bool,
     /// The user namespace of the containers, when it is not the VM's.
     pub(crate) users: Option<OwnedFd>,
 }
 
 impl Spec {
-    /// The same with everything filled in that is known at boot alone.
+    /// Whether its programs may set packet filters.
+    pub(crate) fn may_set_packet_filters(&self) -> bool {
+        self.config.process.capabilities.bounding.iter().any(|name| name == "CAP_NET_ADMIN")
+    }
+
+    /// The same with everything filled in that is known at boot alone. Called in the container's own process, in the VM's
+    /// root: PID 1 never has the value of a Secret in its memory, and so no other process of it either.
     fn filled(&self, machine: &Machine) -> Result<Cow<'_, Self>, Error> {
         let Some(late) = &self.boot.late else { return Ok(Cow::Borrowed(self)) };
         let config = late::fill(&self.config, late, &machine.facts, &machine.secrets)?;
@@ -85,25 +95,27 @@ pub(crate) struct Started {
 
 /// Starts the container and returns at once; the rest of its way is told through [`Started::setup`].
 pub(crate) fn start(spec: &Spec, machine: &Machine) -> Result<Started, Error> {
-    let spec = &*spec.filled(machine)?;
-    let group = cgroup::make_container(&spec.boot.name, spec.config.linux.resources.as_ref())?;
+    let group = cgroup::make_container(&spec.boot.name, spec.config.linux.resources.as_ref(), machine.alone)?;
     if spec.config.mounts.iter().all(|mount| mount.kind != "devtmpfs") {
         crate::devices::restrict(&group)?;
     }
+    own::make(&spec.boot.name, machine.users.is_some())?;
     let flags = clone_flags(&spec.config, machine)?;
     let _shared = machine.pause.map(pause::Shared::join).transpose()?;
     let (setup, setup_end) = pipe()?;
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
-    match sys::clone_process(flags, Some(group.as_fd())).doing(|| "clone".into())? {
-        Cloned::Parent(pid, pidfd) => Ok(Started { pid, pidfd, setup, stdout, stderr }),
-        Cloned::Child => {
-            let error = child::run(spec, machine, &stdout_end, &stderr_end);
-            // Nobody is left to tell when even this fails; the exit code says that something did.
-            let _ = std::fs::File::from(setup_end).write_all(error.to_string().as_bytes());
-            sys::exit_child(START_FAILED);
-        }
-    }
+    let child = || {
+        let error = match spec.filled(machine) {
+            Ok(spec) => child::run(&spec, machine, &stdout_end, &stderr_end),
+            Err(error) => error,
+        };
+        // Nobody is left to tell when even this fails; the exit code says that something did.
+        let _ = File::from(setup_end).write_all(error.to_string().as_bytes());
+        START_FAILED
+    };
+    let (pid, pidfd) = sys::fork(flags, Some(group.as_fd()), child).doing(|| "clone".into())?;
+    Ok(Started { pid, pidfd, setup, stdout, stderr })
 }
 
 /// Runs a command in a container that runs: in its namespaces and its cgroup, with its user, rights and environment.
@@ -114,17 +126,15 @@ pub(crate) fn execute(
     target: BorrowedFd<'_>,
     command: &[String],
 ) -> Result<(Pid, OwnedFd, OwnedFd), Error> {
-    let spec = &*spec.filled(machine)?;
-    let group = cgroup::make_container(&spec.boot.name, None)?;
+    let group = cgroup::of_container_that_runs(&spec.boot.name)?;
     let (output, output_end) = pipe()?;
-    match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {
-        Cloned::Parent(pid, pidfd) => Ok((pid, pidfd, output)),
-        Cloned::Child => {
-            let Ok(copy) = output_end.try_clone() else { sys::exit_child(START_FAILED) };
-            let streams = Streams { stdin: None, stdout: output_end, stderr: copy, terminal: false };
-            sys::exit_child(child::enter_and_tell(spec, machine, target, command, &streams))
-        }
-    }
+    let child = || {
+        let Ok(copy) = output_end.try_clone() else { return START_FAILED };
+        let streams = Streams { stdin: None, stdout: output_end, stderr: copy, terminal: false };
+        child::enter_and_tell(spec, machine, target, command, &streams)
+    };
+    let (pid, pidfd) = sys::fork(0, Some(group.as_fd()), child).doing(|| "clone".into())?;
+    Ok((pid, pidfd, output))
 }
 
 /// What a command is connected to.
@@ -156,18 +166,12 @@ pub(crate) fn execute_attached(
     (first, target): (Pid, BorrowedFd<'_>),
     open: &Open,
 ) -> Result<Attached, Error> {
-    let spec = &*spec.filled(machine)?;
-    let group = cgroup::make_container(&spec.boot.name, None)?;
+    let group = cgroup::of_container_that_runs(&spec.boot.name)?;
     let (ours, streams) = if open.terminal { terminal::pair(first)? } else { terminal::pipes(open.input)? };
-    match sys::clone_process(0, Some(group.as_fd())).doing(|| "clone".into())? {
-        Cloned::Parent(pid, pidfd) => {
-            let [terminal, stdin, stdout, stderr] = ours;
-            Ok(Attached { pid, pidfd, terminal, stdin, stdout, stderr })
-        }
-        Cloned::Child => {
-            sys::exit_child(child::enter_and_tell(spec, machine, target, &open.command, &streams))
-        }
-    }
+    let child = || child::enter_and_tell(spec, machine, target, &open.command, &streams);
+    let (pid, pidfd) = sys::fork(0, Some(group.as_fd()), child).doing(|| "clone".into())?;
+    let [terminal, stdin, stdout, stderr] = ours;
+    Ok(Attached { pid, pidfd, terminal, stdin, stdout, stderr })
 }
 
 /// The exit code of a container whose program did not start, as kubelet shows it.
@@ -189,6 +193,12 @@ fn clone_flags(config: &Config, machine: &Machine) -> Result<libc::c_int, Error>
         NamespaceKind::Network => Ok(flags | libc::CLONE_NEWNET),
         NamespaceKind::User => Err(Error::Unknown { what: "namespace", value: "user".into() }),
     })
+}
+
+/// A text that may be anybody's as one line, which no reader takes for several or for a terminal's commands: control
+/// characters are spaces.
+pub(crate) fn one_line(text: &str) -> String {
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A pipe with a reading end that never blocks PID 1.

@@ -5,38 +5,44 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::oom;
 use crate::cgroup;
 use crate::error::{Doing, Error};
-use crate::sys::{self, Cloned};
+use crate::sys;
 
 /// Makes the namespace with its first process, which stays as long as the VM.
 pub(crate) fn start() -> Result<Pid, Error> {
     let group = cgroup::of_guest()?;
-    match sys::clone_process(libc::CLONE_NEWPID, Some(group.as_fd())).doing(|| "clone".into())? {
-        Cloned::Parent(pid, _pidfd) => {
-            oom::set(&pid.as_raw_nonzero().to_string(), oom::PAUSE)?;
-            Ok(pid)
-        }
-        Cloned::Child => {
-            // Nobody in the namespace can end it, and nothing outside has a reason to.
-            let _ = sys::close_from(0);
-            collect_orphans()
-        }
-    }
+    let (pid, _pidfd) =
+        sys::fork(libc::CLONE_NEWPID, Some(group.as_fd()), collect_orphans).doing(|| "clone".into())?;
+    oom::set(&pid.as_raw_nonzero().to_string(), oom::PAUSE)?;
+    Ok(pid)
 }
 
-fn collect_orphans() -> ! {
-    let Ok(signals) = sys::signal_fd(&[libc::SIGCHLD]) else { sys::exit_child(super::START_FAILED) };
+/// Nobody in the namespace can end this process, and nothing outside has a reason to. It keeps nothing of what PID 1 has
+/// open.
+fn collect_orphans() -> libc::c_int {
+    if sys::let_go_of_descriptors(&[]).is_err() || let_go_of_streams().is_err() {
+        return super::START_FAILED;
+    }
+    let Ok(signals) = sys::signal_fd(&[libc::SIGCHLD]) else { return super::START_FAILED };
     loop {
         // Errors are interruptions; the next turn looks again.
         let _ = rustix::event::poll(&mut [PollFd::new(&signals, PollFlags::IN)], None);
         let _ = rustix::io::read(&signals, &mut [0_u8; 128]);
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
     }
+}
+
+fn let_go_of_streams() -> rustix::io::Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)
 }
 
 /// While this is there, this process's children are made in the shared namespace.

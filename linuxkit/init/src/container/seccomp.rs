@@ -50,7 +50,13 @@ const GUARDED: [(&[&str], &[libc::c_long]); 15] = [
     (&["CAP_SYS_PACCT"], &[libc::SYS_acct]),
     (
         &["CAP_SYS_PTRACE"],
-        &[libc::SYS_kcmp, libc::SYS_pidfd_getfd, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev],
+        &[
+            libc::SYS_kcmp,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_process_madvise,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+        ],
     ),
     (&["CAP_SYS_RAWIO"], &[libc::SYS_ioperm, libc::SYS_iopl]),
     (&["CAP_SYS_TIME"], &[libc::SYS_clock_adjtime, libc::SYS_clock_settime, libc::SYS_settimeofday]),
@@ -64,6 +70,8 @@ const GUARDED: [(&[&str], &[libc::c_long]); 15] = [
             libc::SYS_io_uring_register,
             libc::SYS_io_uring_setup,
             libc::SYS_keyctl,
+            libc::SYS_migrate_pages,
+            libc::SYS_move_pages,
             libc::SYS_nfsservctl,
             libc::SYS_request_key,
             libc::SYS_sysfs,
@@ -71,12 +79,18 @@ const GUARDED: [(&[&str], &[libc::c_long]); 15] = [
             libc::SYS_userfaultfd,
             libc::SYS_ustat,
             libc::SYS__sysctl,
+            SYS_LSM_GET_SELF_ATTR,
+            SYS_LSM_SET_SELF_ATTR,
+            SYS_LSM_LIST_MODULES,
         ],
     ),
 ];
 
 /// Not yet among libc's constants.
 const SYS_SET_MEMPOLICY_HOME_NODE: libc::c_long = 450;
+const SYS_LSM_GET_SELF_ATTR: libc::c_long = 459;
+const SYS_LSM_SET_SELF_ATTR: libc::c_long = 460;
+const SYS_LSM_LIST_MODULES: libc::c_long = 461;
 
 /// The last call that this filter knows: `mseal` of Linux 6.10.
 const LAST_CALL: u32 = 462;
@@ -229,6 +243,18 @@ mod tests {
         {
             assert_eq!(answer(&["CAP_NET_ADMIN"], call, 0), refused, "{call}");
         }
+        for call in [
+            "migrate_pages",
+            "move_pages",
+            "process_madvise",
+            "lsm_get_self_attr",
+            "lsm_set_self_attr",
+            "lsm_list_modules",
+        ] {
+            let call = libc::c_long::from(super::super::calls::number(call).unwrap());
+            assert_eq!(answer(&["CAP_NET_ADMIN"], call, 0), refused, "{call}");
+        }
+        assert_eq!(answer(&["CAP_SYS_PTRACE"], libc::SYS_process_madvise, 0), ALLOW);
         assert_eq!(answer(&[], libc::SYS_clone, libc::CLONE_NEWUSER.cast_unsigned()), refused);
         assert_eq!(answer(&[], libc::SYS_socket, libc::AF_VSOCK.cast_unsigned()), refused);
         assert_eq!(answer(&[], libc::SYS_personality, 1), refused);

@@ -2,7 +2,7 @@
 //! own `/etc/passwd` and `/etc/group`; reads no file itself.
 
 use i2kit_spec::ContainerBoot;
-use i2kit_spec::runtime::User;
+use i2kit_spec::runtime::{MAX_ID, User};
 
 use crate::error::Error;
 
@@ -21,6 +21,11 @@ pub(super) struct Identity {
 pub(super) fn of(boot: &ContainerBoot, config: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
     let mut identity = resolve(&boot.user, config, passwd, group)?;
     identity.gid = boot.run_as_group.unwrap_or(identity.gid);
+    let Identity { uid, gid, groups, .. } = &identity;
+    // The kernel takes its greatest number for "leave it as it is", which would be root.
+    if let Some(id) = [uid, gid].into_iter().chain(groups).find(|id| **id > MAX_ID) {
+        return Err(Error::IdRange { id: id.to_string() });
+    }
     if boot.run_as_non_root && identity.uid == 0 {
         return Err(Error::Root { user: boot.user.clone() });
     }
@@ -29,14 +34,14 @@ pub(super) fn of(boot: &ContainerBoot, config: &User, passwd: &str, group: &str)
 
 /// The identity for `user`: empty (then `config` holds the numbers), or `USER[:GROUP]` with names or numbers.
 ///
-/// A named group replaces the user's own and leaves out the supplementary ones of `/etc/group`; a number that is in
+/// Digits alone are a number, whatever names there are that look like one. A named group replaces the user's own and leaves out the supplementary ones of `/etc/group`; a number that is in
 /// neither file is taken as it is, with group 0. `config`'s additional groups are always added.
 fn resolve(user: &str, config: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
     let (user, wanted_group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
     };
-    let numbers = (user.is_empty()).then_some(config.uid).or_else(|| user.parse().ok());
+    let numbers = if user.is_empty() { Some(config.uid) } else { number(user)? };
     let entry = passwd
         .lines()
         .filter_map(Account::parse)
@@ -57,6 +62,14 @@ fn resolve(user: &str, config: &User, passwd: &str, group: &str) -> Result<Ident
     groups.dedup();
     let home = entry.map(|account| account.home.to_owned()).filter(|home| !home.is_empty());
     Ok(Identity { uid, gid, groups, home })
+}
+
+/// The number that a text of digits alone means.
+fn number(text: &str) -> Result<Option<u32>, Error> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Error::IdRange { id: text.to_owned() })
 }
 
 /// One line of `/etc/passwd`.
@@ -88,7 +101,7 @@ fn groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
 fn group_id(wanted: &str, text: &str) -> Result<u32, Error> {
     let named = groups(text).find(|(name, _, _)| *name == wanted).map(|(_, gid, _)| gid);
     named
-        .or_else(|| wanted.parse().ok())
+        .map_or_else(|| number(wanted), |gid| Ok(Some(gid)))?
         .ok_or_else(|| Error::NoUser { user: wanted.to_owned(), file: "/etc/group" })
 }
 
@@ -144,6 +157,37 @@ mod tests {
         let refused = of(&boot("root", true), &User::default(), PASSWD, GROUP).unwrap_err().to_string();
         assert_eq!(refused, "user \"root\" is root, which runAsNonRoot forbids");
         assert_eq!(of(&boot("", false), &User::default(), PASSWD, GROUP).unwrap().uid, 0);
+    }
+
+    #[test]
+    fn numbers_that_the_kernel_takes_for_another_meaning_are_refused() {
+        const PASSWD: &str = "big:x:4294967295:34::/:\nother:x:33:4294967295::/:\nweb:x:33:34::/:\n";
+        const GROUP: &str = "huge:x:2147483648:web\nmany:x:4294967295:\n";
+        let refused = |user: &str, run_as_group: Option<u32>, config: &User| {
+            let boot = ContainerBoot {
+                user: user.into(),
+                run_as_non_root: true,
+                run_as_group,
+                ..ContainerBoot::default()
+            };
+            of(&boot, config, PASSWD, GROUP).unwrap_err().to_string()
+        };
+        let nobody = User { uid: 1, ..User::default() };
+        for user in ["4294967295", "2147483648", "4294967296", "99999999999999999999", "big", "other", "web"]
+        {
+            let message = refused(user, None, &nobody);
+            assert!(message.contains("are from 0 to 2147483647"), "{user}: {message}");
+        }
+        for user in ["1:4294967295", "1:2147483648", "1:18446744073709551616", "1:many", "1:huge"] {
+            let message = refused(user, None, &nobody);
+            assert!(message.contains("are from 0 to 2147483647"), "{user}: {message}");
+        }
+        assert!(refused("1", Some(u32::MAX), &nobody).contains("4294967295"));
+        assert!(refused("", None, &User { uid: u32::MAX, ..User::default() }).contains("4294967295"));
+        let groups = User { uid: 1, additional_gids: vec![1 << 31], ..User::default() };
+        assert!(refused("", None, &groups).contains("2147483648"));
+        let last = ContainerBoot { user: "2147483647:2147483647".into(), ..ContainerBoot::default() };
+        assert_eq!(of(&last, &nobody, PASSWD, GROUP).unwrap().uid, MAX_ID);
     }
 
     #[test]

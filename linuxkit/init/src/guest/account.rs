@@ -29,6 +29,7 @@ impl Guest {
             address: network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).to_string(),
             pod: format!("{}/{}", self.pod.pod.namespace, self.pod.pod.name),
             stage: self.stage,
+            lost: self.lost.clone(),
             phases: self.phases.clone(),
             containers: self.containers.iter().map(|container| container.record(booting)).collect(),
             supervisor_restarts: self.supervisor.as_ref().map_or(0, |supervisor| supervisor.restarts),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use i2kit_spec::PodBoot;
 use i2kit_spec::console::END;
+use i2kit_spec::end::LOST;
 
 use self::stop::Stopping;
 use self::wait::Source;
@@ -62,6 +63,8 @@ pub(crate) struct Guest {
     pub(crate) stopping: Option<Stopping>,
     /// Why the pod ended, where that is not its containers' doing.
     end: Option<(&'static str, String)>,
+    /// Why PID 1 cannot go on.
+    lost: Option<String>,
     /// When the guest came to know its pod, or near enough.
     born: Instant,
     /// When nothing more is waited for, once the pod has ended.
@@ -101,6 +104,7 @@ impl Guest {
             replacements: 0,
             hooks: Hooks::default(),
             end: None,
+            lost: None,
             born: Instant::now(),
             changed: false,
         }
@@ -156,10 +160,27 @@ impl Guest {
                 while self.read_stream(container, stream) {}
             }
         }
-        let end = serde_json::to_string(&self.ended()).unwrap_or_default();
-        self.say(&format!("{END}{end}"));
+        self.say_end();
         self.say("the pod has ended");
         self.deliver(LAST_LINES)
+    }
+
+    /// Tells the host how the pod ended.
+    fn say_end(&mut self) {
+        let end = serde_json::to_string(&self.ended()).unwrap_or_default();
+        self.say(&format!("{END}{end}"));
+    }
+
+    /// PID 1 cannot go on, and ends the VM: says why, to whoever asks now and to whoever looks for it afterwards.
+    pub(crate) fn lose(&mut self, error: &Error) {
+        let reason = error.to_string();
+        self.lost = Some(reason.clone());
+        self.end.get_or_insert((LOST, reason));
+        // What was lost may be the record's file itself.
+        if self.record().write().is_ok() {
+            self.supervisor.iter_mut().for_each(Supervised::changed);
+        }
+        self.say_end();
     }
 
     /// Waits for the next thing to happen and deals with it.

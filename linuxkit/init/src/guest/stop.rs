@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::Guest;
+use crate::clock;
 use crate::lifecycle::{Container, Role};
 use crate::record::Stage;
 
@@ -44,7 +45,7 @@ impl Guest {
     }
 
     pub(super) fn begin_stop(&mut self, restart: bool) {
-        let deadline = Instant::now() + Duration::from_secs(self.pod.grace_period_seconds);
+        let deadline = clock::after(Instant::now(), Duration::from_secs(self.pod.grace_period_seconds));
         self.stopping = Some(Stopping { restart, deadline, killed: false });
         self.stage = Stage::Stopping;
         self.changed = true;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Guest;
+use crate::clock;
 use crate::error::{Doing, Error};
 use crate::exec::Exec;
 use crate::lifecycle::{Container, Life};
@@ -52,7 +53,7 @@ impl Guest {
 
     /// When the pod has been active for too long.
     pub(super) fn active_until(&self) -> Option<Instant> {
-        self.pod.active_deadline_seconds.map(|seconds| self.born + Duration::from_secs(seconds))
+        self.pod.active_deadline_seconds.map(|seconds| clock::after(self.born, Duration::from_secs(seconds)))
     }
 
     pub(super) fn wait(&self, now: Instant) -> Result<Vec<Source>, Error> {

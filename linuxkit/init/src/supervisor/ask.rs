@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::grpc::Check;
 use super::{lookup, tls};
+use crate::clock;
 
 /// How much of an answer is read to find its status.
 const STATUS_BYTES: usize = 512;
@@ -145,7 +146,7 @@ impl Write for Timed {
 }
 
 fn connect(host: &str, port: u16, limit: Duration) -> Result<Timed, String> {
-    let deadline = Instant::now() + limit;
+    let deadline = clock::after(Instant::now(), limit);
     let wrong = |error: &dyn std::fmt::Display| format!("tcp {host}:{port}: {error}");
     let address = lookup::address(host, deadline).map_err(|error| wrong(&error))?;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -168,8 +169,9 @@ mod tests {
 
     use super::*;
 
-    /// A server that says one thing to one client and tells what it was asked.
-    fn server(answer: &'static str) -> (u16, thread::JoinHandle<String>) {
+    /// A server that says one thing to one client and tells what it was asked. With nothing to say it leaves the
+    /// connection open for as long as the handle is kept.
+    fn server(answer: &'static str) -> (u16, thread::JoinHandle<(String, Option<TcpStream>)>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let thread = thread::spawn(move || {
@@ -181,37 +183,37 @@ mod tests {
                 asked.extend_from_slice(&buffer[..length]);
             }
             stream.write_all(answer.as_bytes()).unwrap();
-            thread::sleep(Duration::from_millis(if answer.is_empty() { 400 } else { 0 }));
-            String::from_utf8(asked).unwrap()
+            (String::from_utf8(asked).unwrap(), answer.is_empty().then_some(stream))
         });
         (port, thread)
     }
 
-    const LIMIT: Duration = Duration::from_millis(200);
+    /// For what answers, however slow the machine is.
+    const PATIENCE: Duration = Duration::from_mins(1);
 
-    fn get(port: u16) -> Result<(), String> {
+    fn get(port: u16, limit: Duration) -> Result<(), String> {
         let headers = [("host".into(), "web".into())];
-        http(&Get { tls: false, host: "127.0.0.1", port, path: "/up?x=1", headers: &headers }, LIMIT)
+        http(&Get { tls: false, host: "127.0.0.1", port, path: "/up?x=1", headers: &headers }, limit)
     }
 
     #[test]
     fn statuses_of_success_and_failure() {
         let (port, thread) = server("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n");
-        assert_eq!(get(port), Ok(()));
-        let asked = thread.join().unwrap();
+        assert_eq!(get(port, PATIENCE), Ok(()));
+        let (asked, _) = thread.join().unwrap();
         assert!(asked.starts_with("GET /up?x=1 HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains("host: web\r\n") && !asked.contains("Host:"), "{asked}");
         let (port, _thread) = server("HTTP/1.1 503 Service Unavailable\r\n\r\n");
-        assert_eq!(get(port), Err(format!("http://127.0.0.1:{port}/up?x=1: status 503")));
+        assert_eq!(get(port, PATIENCE), Err(format!("http://127.0.0.1:{port}/up?x=1: status 503")));
     }
 
     #[test]
     fn silence_and_nonsense_are_failures() {
         let (port, _thread) = server("");
-        assert!(get(port).unwrap_err().ends_with("no answer in time"));
+        assert!(get(port, Duration::from_millis(200)).unwrap_err().ends_with("no answer in time"));
         let (port, _thread) = server("SSH-2.0-x\r\n");
-        assert!(get(port).unwrap_err().ends_with("the answer is no HTTP"));
+        assert!(get(port, PATIENCE).unwrap_err().ends_with("the answer is no HTTP"));
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        assert!(tcp("127.0.0.1", closed, LIMIT).unwrap_err().contains("refused"));
+        assert!(tcp("127.0.0.1", closed, PATIENCE).unwrap_err().contains("refused"));
     }
 }

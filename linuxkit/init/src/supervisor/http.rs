@@ -49,6 +49,14 @@ impl Response {
         Self { status, content_type: "text/plain; charset=utf-8", headers: vec![], body }
     }
 
+    /// A document.
+    pub(super) fn json(document: &impl serde::Serialize) -> Self {
+        match serde_json::to_string(document) {
+            Ok(body) => Self { content_type: "application/json", ..Self::text(200, body) },
+            Err(error) => Self::text(503, format!("the document cannot be written: {error}\n")),
+        }
+    }
+
     /// Metrics in Prometheus' text format.
     pub(super) fn metrics(body: String) -> Self {
         Self { content_type: "text/plain; version=0.0.4; charset=utf-8", ..Self::text(200, body) }

@@ -171,13 +171,7 @@ fn render_states(out: &mut String, record: &Record) {
         "Whether it runs and its probes succeed.",
     );
     for container in &record.containers {
-        let is_ready = match &container.state {
-            ContainerState::Running { .. } => container.started && container.ready,
-            // As in Kubernetes, an init container that is done is ready.
-            ContainerState::Terminated(ended) => container.init && ended.exit_code == 0,
-            ContainerState::Waiting { .. } => false,
-        };
-        ready.sample(&[("container", &container.name)], flag(is_ready));
+        ready.sample(&[("container", &container.name)], flag(container.is_ready()));
     }
     let mut family = |name, kind, help, value: &dyn Fn(&ContainerState, u64) -> Option<f64>| {
         let mut family = Family::new(out, name, kind, help);
@@ -209,11 +203,7 @@ fn render_states(out: &mut String, record: &Record) {
         "What a container does, how it ended last, and what its probes complained of last.",
     );
     for container in &record.containers {
-        let state = match &container.state {
-            ContainerState::Waiting { reason } => reason.clone(),
-            ContainerState::Running { .. } => "Running".to_owned(),
-            ContainerState::Terminated(ended) => ended.to_string(),
-        };
+        let state = container.state_text();
         let last = container.last.as_ref().map(ToString::to_string).unwrap_or_default();
         let probe = container.probe_failure.as_deref().unwrap_or_default();
         let labels =
@@ -276,6 +266,7 @@ mod tests {
             address: String::new(),
             pod: String::new(),
             stage: Stage::Running,
+            lost: None,
             phases: vec![PhaseTime { name: "onboot a\"b".into(), start: 1.0, end: 1.25 }],
             containers: vec![ContainerRecord {
                 name: "web".into(),
@@ -286,6 +277,7 @@ mod tests {
                 run: 4,
                 started: true,
                 ready: true,
+                was_ready: true,
                 probe_failure: None,
             }],
             supervisor_restarts: 1,

@@ -1,5 +1,5 @@
-//! The supervisor: answers `GET /livez`, `/readyz`, `/metrics` and `/bootid` on the health port, asks the probes, and
-//! speaks for the guest on the control channel.
+//! The supervisor: answers `GET /status`, `/livez`, `/readyz`, `/metrics` and `/bootid` on the health port, asks the
+//! probes, and speaks for the guest on the control channel.
 //!
 //! It owns nothing. Its standard input is the link to PID 1, over which it gets the health port's clients; all else that
 //! it knows comes from PID 1's record. It may be killed and started again at any moment.
@@ -19,6 +19,8 @@ mod track;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+
+use i2kit_spec::status;
 
 use self::http::{Request, Response};
 use self::prober::Prober;
@@ -63,6 +65,8 @@ fn answer(request: &Request<'_>) -> Response {
 
 fn route(path: &str, record: &Record) -> Response {
     match path {
+        // For our own host; the rest is for balancers and people.
+        status::PATH => Response::json(&record.status()),
         "/livez" => Response::text(200, "ok\n".into()),
         "/readyz" => match record.unready() {
             reasons if reasons.is_empty() => Response::text(200, "ok\n".into()),
@@ -70,6 +74,6 @@ fn route(path: &str, record: &Record) -> Response {
         },
         "/metrics" => Response::metrics(metrics::render(record, &metrics::Usage::read(record))),
         "/bootid" => Response::text(200, format!("{}\n", record.boot_id)),
-        _ => Response::text(404, "there are /livez, /readyz, /metrics and /bootid\n".into()),
+        _ => Response::text(404, "there are /status, /livez, /readyz, /metrics and /bootid\n".into()),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::disk::Disk;
 use crate::pod::Pod;
-use crate::vm::{Vm, wanted};
+use crate::vm::{PATIENCE, Vm, wanted};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
 const TOKEN: &str = "token-of-the-test";
@@ -212,8 +212,7 @@ fn an_instance_gets_its_name_its_secrets_and_the_time_and_sends_its_logs() {
     );
     let start = Instant::now();
     while cloud.messages("talker") != ["first", "second"] {
-        let waited = start.elapsed();
-        assert!(waited < Duration::from_mins(1), "{:?}\n{}", cloud.calls.lock().unwrap(), vm.console());
+        assert!(start.elapsed() < PATIENCE, "{:?}\n{}", cloud.calls.lock().unwrap(), vm.console());
         std::thread::sleep(Duration::from_millis(100));
     }
     let console = vm.console();

@@ -9,10 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use i2kit_spec::control::{Clock, Decoder, End, Ended, HostHello, Logged, Message, Open, PORT, VERSION};
 
 use crate::pod::Pod;
-use crate::vm::{Vm, wanted};
-
-/// How long anything may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(4);
+use crate::vm::{PATIENCE, Vm, wanted};
 
 /// A host that keeps what the guest says, and says again what a supervisor may have lost.
 #[derive(Debug)]
@@ -67,17 +64,22 @@ fn boot_with(pod: &Pod, folder: &Path, more: &[&str]) -> (Vm, Host) {
     (vm, host)
 }
 
+/// Connects to a socket of qemu's, which may not be there yet.
+pub(crate) fn connect(path: &Path) -> UnixStream {
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Host {
     /// Connects as the process `epoch`.
     pub(crate) fn connect(path: &Path, epoch: u64) -> Self {
-        let start = Instant::now();
-        let stream = loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let stream = connect(path);
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut host = Self {
             stream,

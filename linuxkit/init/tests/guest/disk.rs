@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use i2kit::disk::gpt;
-use i2kit::image::{DiskImage, FileFormat, Segment, Signer, formats};
+use i2kit::image::{DiskImage, FileFormat, Segment, Signer, formats, write_part};
 use i2kit::oci::Digest;
 use i2kit::plan::image::ImageId;
 use i2kit::plan::layout::{DiskLayout, Partition};
@@ -100,7 +100,7 @@ impl Disk {
             }
             end = offset + length;
             let range = usize::try_from(offset).unwrap()..usize::try_from(end).unwrap();
-            fs::write(folder.join(name), &bytes[range]).unwrap();
+            write_part(&folder.join(name), &bytes[range]).unwrap();
             segments.push(Segment { file: Some(folder.join(name)), length });
         }
         let bundle = bundle();

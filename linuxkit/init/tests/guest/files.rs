@@ -1,8 +1,11 @@
 //! Environment, files and volumes of containers, seen from inside.
 
 use std::fs;
+use std::io::Write as _;
 
 use i2kit::erofs::{TreeContent, TreeFile};
+use i2kit_spec::runtime::NamespaceKind;
+use i2kit_spec::secrets::{SECRETS_PORT, encode_secrets};
 use i2kit_spec::{
     HostAlias, InstanceField, LateContent, LateEnvironment, LateFile, LateValue, LateVariable, Names,
     VolumeBoot, VolumeKind,
@@ -26,16 +29,39 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
     if !wanted() {
         return;
     }
+    let late = |text: &str| {
+        Some(LateEnvironment {
+            env: vec![LateVariable { name: "X".into(), value: LateValue::Fixed(text.into()) }],
+            expand_args: false,
+            expand_mounts: vec!["/out".into()],
+        })
+    };
     let mut pod = Pod::new()
+        .base_link("var/run", "/run")
+        .base_link("var/lock", "../run/lock")
+        .base_link("esc", "../../../etc/esc")
+        .base_link("etc/enabled/site", "../avail/site")
+        .base_file("etc/avail/site", b"the image's\n")
         .file(file("volumes/config/app.conf", 0o440, "level = 1\n"))
         .file(file("volumes/config/bin/run", 0o755, "#!/bin/sh\necho it runs\n"))
         .file(file("volumes/info/known", 0o444, "known\n"))
-        .onboot("fill", "echo filled > /data/from-init; ln -s /etc /data/out; echo inside > /data/sub-file")
+        .onboot(
+            "fill",
+            "echo filled > /data/from-init; ln -s /etc /data/out; echo inside > /data/sub-file; echo seen > /dev/shm/word; \
+             echo 192.0.2.66 changed >> /etc/hosts; dd if=/dev/zero of=/etc/hosts bs=64k count=64 2>&1 | grep -o 'No space.*'",
+        )
         .with(|config| config.mounts.push(mount("/data", "bind", "/volumes/data", "rbind,rw,nodev")))
-        .service("writer", "echo again >> /data/runs; exit 1")
+        .service(
+            "writer",
+            "test \"$(cat /data/runs 2>/dev/null | wc -l)\" -ge 2 || echo again >> /data/runs; exit 1",
+        )
         .with(|config| config.mounts.push(mount("/data", "bind", "/volumes/data", "rbind,rw,nodev")))
         .service("escape", "echo escaped; sleep 1000")
         .with(|config| config.mounts.push(mount("/data", "bind", "/volumes/data/out", "rbind,rw,nodev")))
+        .service("by-variable", "echo escaped; sleep 1000")
+        .with(|config| config.mounts.push(mount("/out", "bind", "/pod/volumes/config/$(X)", "rbind,ro,nodev")))
+        .service("by-root", "echo escaped; sleep 1000")
+        .with(|config| config.mounts.push(mount("/out", "bind", "$(X)", "rbind,ro,nodev")))
         .shell()
         .with(|config| {
             for (target, source, access) in [
@@ -45,10 +71,24 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
                 ("/config", "/pod/volumes/config", "ro"),
                 ("/one", "/pod/volumes/config/bin/run", "ro"),
                 ("/info", "/volumes/info", "ro"),
+                ("/var/run", "/volumes/data/links/run", "rw"),
+                ("/var/lock", "/volumes/data/links/lock", "rw"),
+                ("/esc", "/volumes/data/links/esc", "rw"),
+                ("/etc/enabled/site", "/pod/volumes/config/app.conf", "ro"),
+                ("/new/folder/volume", "/volumes/data", "rw"),
+                ("/conf/file", "/pod/volumes/config/app.conf", "ro"),
             ] {
                 config.mounts.push(mount(target, "bind", source, &format!("rbind,{access},nodev")));
             }
+            config.process.cwd = "/home/none/such".into();
         });
+    for service in &mut pod.boot.services {
+        match service.name.as_str() {
+            "by-variable" => service.late = late("../../.."),
+            "by-root" => service.late = late("/run/i2kit"),
+            _ => {}
+        }
+    }
     pod.boot.volumes = vec![
         VolumeBoot {
             name: "data".into(),
@@ -67,7 +107,24 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
     let mut vm = Vm::boot(&pod);
     vm.says("writer: Error, exit code 1, to be started again in 10 s");
     vm.says("escape: StartError, exit code 128 (subPath out of volume data: leads out of the volume)");
+    vm.says(
+        "by-variable: StartError, exit code 128 (subPath ../../.. of volume config: leads out of the volume)",
+    );
+    vm.says("by-root: StartError, exit code 128 (source of a mount: /run/i2kit is not known to this guest)");
+    vm.says("fill | No space left on device\n");
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
+    // As in a container engine, links of the image are followed inside of it, and what is missing there is made.
+    check(
+        "cd /; touch /var/run/x /var/lock/y /esc/z; for link in /var/run /var/lock /esc; do readlink $link; done; ls /run /run/lock /etc/esc",
+        "/run\n../run/lock\n../../../etc/esc\n/etc/esc:\nz\n\n/run:\nlock\nx\n\n/run/lock:\ny\n",
+    );
+    check("readlink /etc/enabled/site; cat /etc/avail/site", "../avail/site\nlevel = 1\n");
+    check(
+        "stat -c '%a %u %n' /new /new/folder /conf /home /home/none /home/none/such; pwd",
+        "755 0 /new\n755 0 /new/folder\n755 0 /conf\n755 0 /home\n755 0 /home/none\n755 0 /home/none/such\n/home/none/such\n",
+    );
+    // Memory is the pod's, names are each container's own.
+    check("cat /dev/shm/word; stat -c %a /dev/shm; grep -c changed /etc/hosts", "seen\n1777\n0\n");
     check("cat /data/from-init /data/runs /file", "filled\nagain\nagain\ninside\n");
     check("echo x > /data/x", "sh: can't create /data/x: Read-only file system\n");
     check(
@@ -184,7 +241,28 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
     }
     let variable = |name: &str, value| LateVariable { name: name.into(), value };
     let written = |text: &str| LateValue::Written(text.into());
+    let token = i2kit_spec::SecretKey { secret: "login".into(), key: "token".into(), optional: false };
+    let mut path = "/bin".to_owned();
+    for number in 0..1000 {
+        path.insert_str(0, &format!("/no/{number}:"));
+    }
     let mut pod = Pod::new()
+        .service("spy", SPY)
+        // A long way to its program leaves a process of PID 1's own making in sight for a while.
+        .with(|config| config.process.env = vec![format!("PATH={path}")])
+        .probes(|probes| {
+            let command = ["true"].map(Into::into).into();
+            probes.readiness = Some(crate::every_second(i2kit_spec::ProbeAction::Exec { command }));
+        })
+        // The machine's operator, so to speak: it sees all processes and may read their memory.
+        .service("reader", READER)
+        .with(|config| {
+            config.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid);
+            let all = &mut config.process.capabilities;
+            for set in [&mut all.bounding, &mut all.effective, &mut all.permitted] {
+                set.push("CAP_SYS_PTRACE".into());
+            }
+        })
         .shell()
         .with(|config| {
             config.process.env.push("IMAGE=image".into());
@@ -195,9 +273,14 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
         .with(|config| {
             config.process.args = ["echo", "$(URL)", "$$(URL)", "$(IMAGE)"].map(Into::into).into();
         });
-    pod.boot.volumes =
-        vec![VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None, disk: None } }];
+    let file = LateFile { path: "token".into(), mode: 0o400, content: LateContent::Secret(token.clone()) };
+    pod.boot.volumes = vec![
+        VolumeBoot { name: "data".into(), kind: VolumeKind::EmptyDir { size_limit: None, disk: None } },
+        VolumeBoot { name: "login".into(), kind: VolumeKind::Files { files: vec![file] } },
+    ];
     let env = vec![
+        variable("TOKEN", LateValue::Secret(token)),
+        variable("KNOWN", LateValue::Fixed("known-to-pid-1".into())),
         variable("EARLY", written("$(IP)")),
         variable("IP", LateValue::Instance(InstanceField::Ip)),
         variable("NAME", LateValue::Instance(InstanceField::Name)),
@@ -208,14 +291,25 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
         variable("BOTH", written("manifest")),
         variable("URL", written("http://$(NAME).example/$$(IP)/$(IP)")),
     ];
-    for service in &mut pod.boot.services {
+    for service in
+        pod.boot.services.iter_mut().filter(|service| ["shell", "echo"].contains(&service.name.as_str()))
+    {
         service.late = Some(LateEnvironment {
             env: env.clone(),
             expand_args: true,
             expand_mounts: vec!["/logs".into()],
         });
     }
-    let mut vm = Vm::boot(&pod);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secrets");
+    let chardev = format!("socket,id=secrets,path={},server=on,wait=off", path.display());
+    let port = format!("virtserialport,chardev=secrets,name={SECRETS_PORT}");
+    let arguments = ["-chardev", &chardev, "-device", "virtio-serial-pci", "-device", &port];
+    let parameters = "i2kit.instance=test-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3";
+    let mut vm = Vm::boot_with(&pod, parameters, &arguments);
+    let values = [("login".to_owned(), [("token".to_owned(), b"marker-5d1f".to_vec())].into())].into();
+    let mut host = crate::control::connect(&path);
+    host.write_all(&encode_secrets(&values).unwrap()).unwrap();
     vm.says("echo | http://test-1.example/$(IP)/10.0.2.15 $(URL) $(IMAGE)\n");
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     check(
@@ -225,7 +319,32 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
     check("echo $URL; echo x > /logs/x; ls /logs", "http://test-1.example/$(IP)/10.0.2.15\nx\n");
     check("test \"$UID_OF_POD\" = \"$(cat /proc/sys/kernel/random/boot_id)\" && echo same", "same\n");
     check("test $MIB -gt 60 -a $MIB -le 128 && echo plausible", "plausible\n");
+    // The value of a Secret is the container's, and PID 1 never had it, neither for a variable nor for a volume.
+    check("echo $TOKEN; sleep 1; touch /dev/shm/look", "marker-5d1f\n");
+    vm.says("reader | PID 1 has the Secret ");
+    let console = vm.console();
+    assert!(console.contains("reader | PID 1 has the Secret 0 times\n"), "{console}");
+    assert!(console.contains("reader | known: ") && !console.contains("reader | known: 0\n"), "{console}");
+    // Each command that PID 1 runs in a container is a copy of it until it has become its program.
+    vm.shell("until [ -s /dev/shm/seen ] && [ $(cat /dev/shm/seen) -ge 3 ]; do sleep 0.2; done");
+    let console = vm.console();
+    assert!(!console.contains("spy | opened"), "{console}");
 }
+
+/// Opens the memory of each process that PID 1 has started in the container and that is not its program yet, as it is known by
+/// its name before and after.
+const SPY: &str = "n=0; while :; do for p in /proc/[0-9]*; do \
+    { read -r name < $p/comm; } 2>/dev/null || continue; [ \"$name\" = init ] || continue; \
+    n=$((n+1)); echo $n > /dev/shm/seen; \
+    { true < $p/mem; } 2>/dev/null && { read -r name < $p/comm; } 2>/dev/null && [ \"$name\" = init ] && \
+    echo opened $p/mem; done; done";
+
+/// Counts what PID 1's memory has, once it is told to. What it looks for is put together, since PID 1 has this text too.
+const READER: &str = "until [ -e /dev/shm/look ]; do sleep 0.2; done; dump() { while read range access rest; do \
+    case $access in rw*) a=$((0x${range%-*})); b=$((0x${range#*-})); \
+    dd if=/proc/1/mem bs=4096 skip=$((a/4096)) count=$(((b-a)/4096)) 2>/dev/null;; esac; done < /proc/1/maps; }; \
+    m=mark; k=kn; echo known: $(dump | grep -c ${k}own-to-pid-1); \
+    echo PID 1 has the Secret $(dump | grep -c ${m}er-5d1f) times; exec sleep 100000";
 
 #[test]
 fn names_are_those_of_the_pod() {

@@ -11,7 +11,7 @@ use i2kit::image::FileFormat;
 
 use crate::disk::Disk;
 use crate::pod::Pod;
-use crate::vm::{Firmware, Vm, wanted};
+use crate::vm::{Firmware, PATIENCE, Vm, wanted};
 
 #[test]
 fn every_format_shows_the_same_disk_and_boots() {
@@ -53,7 +53,7 @@ fn convert(disk: &Disk, seen: &Path, folder: &Path) {
     let stream = loop {
         match UnixStream::connect(&socket) {
             Ok(stream) => break stream,
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "{error}"),
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     };

@@ -1,5 +1,7 @@
 //! What containers may do, seen from inside.
 
+use i2kit::erofs::TreeFile;
+
 use crate::manifest::{SHELL, pod_of};
 use crate::vm::{Vm, wanted};
 
@@ -23,6 +25,13 @@ fn a_container_has_kubernetes_rights_by_default() {
     let refused = "sh: can't create /proc/sys/vm/swappiness: Read-only file system\n";
     assert_eq!(vm.shell("echo 1 > /proc/sys/vm/swappiness"), refused);
     assert_eq!(vm.shell("ulimit -n; ulimit -Hn"), "1024\n524288\n");
+    assert_eq!(vm.shell("wc -c < /proc/interrupts; grep -c nf_tables /proc/modules"), "0\n0\n");
+    // A node of the machine's serial port, on which PID 1 tells the pod's end, may be made and not be used.
+    let console = "mknod /dev/con c 5 1; echo 'i2kit: end {}' > /dev/con; head -c 1 /dev/con";
+    let refused =
+        "sh: can't create /dev/con: Operation not permitted\nhead: /dev/con: Operation not permitted\n";
+    assert_eq!(vm.shell(console), refused);
+    assert!(!vm.console().contains("i2kit: end"), "{}", vm.console());
 }
 
 #[test]
@@ -45,6 +54,9 @@ fn a_security_context_is_kept() {
     assert_eq!(vm.shell(RIGHTS), rights);
     assert_eq!(vm.shell("echo x > /www/x"), "sh: can't create /www/x: Read-only file system\n");
     vm.says("root | uid=0(root) gid=0(root) groups=1234\n");
+    // A container may set packet filters, so the kernel has them: tables, and the socket by which they are set.
+    let filters = "grep -cE '^(nf_tables|iptable_nat|nft_masq|xt_owner) ' /proc/modules; grep -cE '^[0-9a-f]+ +12 ' /proc/net/netlink";
+    assert_eq!(vm.shell(filters), "4\n1\n");
 }
 
 #[test]
@@ -105,7 +117,7 @@ fn containers_share_processes_when_the_pod_says_so() {
     let sysctls = sysctls.collect::<Vec<_>>().join(", ");
     let spec = format!(
         "{{shareProcessNamespace: true, securityContext: {{sysctls: [{sysctls}]}}, containers: [{{{SHELL}}}, {{name: other, image: busybox, command: [sh, \
-         -c, 'sleep 1234 & exec sleep 4321']}}]}}"
+         -c, 'sleep 1234 & until [ -e /dev/shm/bomb ]; do sleep 1; done; {BOMB}']}}]}}"
     );
     let mut vm = Vm::boot(&pod_of(&spec, ""));
     vm.ready();
@@ -120,10 +132,19 @@ fn containers_share_processes_when_the_pod_says_so() {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
         assert_eq!(vm.shell(&format!("tr '\\t' ' ' < {path}")), format!("{value}\n"), "{name}");
     }
+    // One container that takes all the processes it can get leaves some to the other, and to commands in it.
+    vm.shell("touch /dev/shm/bomb; until [ $(ls -d /proc/[0-9]* | wc -l) -gt 100 ]; do sleep 0.5; done");
+    vm.says("other | no more processes");
+    assert_eq!(vm.shell("sh -c 'sh -c \"echo still here\"'"), "still here\n");
+    assert_eq!(vm.get("/readyz").status, 200);
 }
 
+/// Starts processes until there is room for no more, and keeps them.
+const BOMB: &str =
+    "sh -c \"while :; do sleep 5000 & done\" 2>/dev/null || echo no more processes; exec sleep 100000";
+
 /// Kernel parameters: all that Kubernetes calls safe, and two that it does not, which here are the pod's own.
-const SYSCTLS: [(&str, &str); 14] = [
+const SYSCTLS: [(&str, &str); 15] = [
     ("kernel.shm_rmid_forced", "1"),
     ("net.ipv4.ip_local_port_range", "20000 30000"),
     ("net.ipv4.tcp_syncookies", "0"),
@@ -138,6 +159,8 @@ const SYSCTLS: [(&str, &str); 14] = [
     ("net.ipv4.tcp_wmem", "4096 16384 1048576"),
     ("net.core.somaxconn", "77"),
     ("vm.max_map_count", "262144"),
+    // Few enough for all of them to find room in a small machine.
+    ("kernel.pid_max", "600"),
 ];
 
 #[test]
@@ -178,14 +201,19 @@ fn a_grpc_server_is_asked_for_its_health() {
             "printf '\\\\0\\\\0\\\\0\\\\4\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\0\\\\7\\\\0\\\\0\\\\0\\\\0\\\\0\\\\1\\\\0\\\\0\\\\0\\\\0\\\\2\\\\10\\\\{status}' | nc -l -p 50051 > /asked; grep -c health.v1.Health/Check.*db /asked"
         )
     };
-    let script = format!("{}; {}; while :; do {}; done", server(2), server(2), server(1));
-    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 5, grpc: {port: 50051, service: db}}";
+    let script = format!(
+        "nc -ll -p 7 -e sh & until test -e /serve; do {}; done; while :; do {}; done",
+        server(2),
+        server(1)
+    );
+    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 60, grpc: {port: 50051, service: db}}";
     let spec =
         format!("{{containers: [{{name: db, image: busybox, command: [sh, -c, \"{script}\"], {probe}}}]}}");
     let mut vm = Vm::boot(&pod_of(&spec, ""));
     vm.wait_answer("/readyz", |answer| {
         answer.body.contains("db: readiness probe: grpc 10.0.2.15:50051 \"db\": the service is not serving")
     });
+    vm.shell("touch /serve");
     vm.ready();
 }
 
@@ -194,7 +222,7 @@ fn root_of_a_user_namespace_is_nobody_in_the_machine() {
     if !wanted() {
         return;
     }
-    let probe = "readinessProbe: {periodSeconds: 1, exec: {command: [sh, -c, 'test $(id -u) = 0 && grep -q 65536 \
+    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 60, exec: {command: [sh, -c, 'test $(id -u) = 0 && grep -q 65536 \
                  /proc/self/uid_map']}}";
     let limits = "resources: {limits: {memory: 32Mi, cpu: 500m}}";
     let web = format!(
@@ -205,8 +233,10 @@ fn root_of_a_user_namespace_is_nobody_in_the_machine() {
         "{{hostUsers: false, volumes: [{{name: shared, emptyDir: {{}}}}], containers: [{{{SHELL}, {probe}, {volume}}}, \
          {web}]}}"
     );
-    let mut vm = Vm::boot(&pod_of(&spec, ""));
+    let over = TreeFile { mode: 0o711, ..TreeFile::directory("over-shell/www") };
+    let mut vm = Vm::boot(&pod_of(&spec, "").file(over));
     vm.ready();
+    assert_eq!(vm.shell("stat -c '%a %u' /www; cat /www/index.html"), "711 0\nfrom the top\n");
     assert_eq!(
         vm.shell("id; cat /proc/self/uid_map"),
         "uid=0(root) gid=0(root)\n         0      65536      65536\n"

@@ -2,9 +2,10 @@
 
 use i2kit_spec::RestartPolicy::{Never, OnFailure};
 use i2kit_spec::runtime::{Memory, Resources};
+use i2kit_spec::{VolumeBoot, VolumeKind};
 
 use crate::manifest::{SHELL, pod_of};
-use crate::pod::Pod;
+use crate::pod::{Pod, mount};
 use crate::vm::{Vm, wanted};
 
 /// The texts appear on the console in this order.
@@ -64,9 +65,9 @@ fn sidecars_start_in_order_and_stop_last() {
              {start}; while :; do sleep 0.1; done\"]{more}}}"
         )
     };
-    let probe = ", startupProbe: {periodSeconds: 1, failureThreshold: 60, exec: {command: [cat, /up]}}";
+    let probe = ", startupProbe: {periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 600, exec: {command: [cat, /up]}}";
     let spec = format!(
-        "{{terminationGracePeriodSeconds: 20, initContainers: [{}, {}, {{name: setup, image: busybox, command: [echo, \
+        "{{terminationGracePeriodSeconds: 120, initContainers: [{}, {}, {{name: setup, image: busybox, command: [echo, \
          setting up]}}], containers: [{{name: main, image: busybox, command: [sh, -c, \"trap 'sleep 1; \
          echo bye; exit 0' TERM; echo main is up; while :; do sleep 0.1; done\"]}}]}}",
         sidecar("first", "sleep 3; echo first is up; touch /up", probe),
@@ -109,12 +110,14 @@ fn hooks_run_after_the_start_and_before_the_end() {
     let asking = "{name: asking, image: busybox, command: [sh, -c, \"trap 'echo TERM after asking; exit 0' TERM; echo asks; while \
                   :; do sleep 0.1; done\"], lifecycle: {postStart: {sleep: {seconds: 1}}, preStop: {httpGet: {port: 7070, path: \
                   /bye}}}}";
-    let asked = "{name: asked, image: busybox, command: [sh, -c, \"trap '' TERM; printf 'HTTP/1.1 200 OK\\r\\n\\r\\n' | nc -l \
+    let asked = "{name: asked, image: busybox, command: [sh, -c, \"trap '' TERM; (until grep -qs ':1B9E 0*:0000 0A' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done; echo \
+                 listens) & printf 'HTTP/1.1 200 OK\\r\\n\\r\\n' | nc -l \
                  -p 7070 | head -n 1; sleep 2\"]}";
-    let spec = format!("{{terminationGracePeriodSeconds: 20, containers: [{web}, {asking}, {asked}]}}");
+    let spec = format!("{{terminationGracePeriodSeconds: 120, containers: [{web}, {asking}, {asked}]}}");
     let mut vm = Vm::boot(&pod_of(&spec, ""));
     vm.says("web | started\n");
     vm.says("asking | asks\n");
+    vm.says("asked | listens\n");
     vm.ready();
     vm.qmp("system_powerdown");
     assert!(vm.ended().success());
@@ -191,10 +194,18 @@ fn a_pod_that_ends_says_how() {
         let line = line.unwrap_or_else(|| panic!("no end in\n{console}"));
         (serde_json::from_str::<i2kit_spec::PodEnd>(&line).unwrap(), console)
     };
-    let (failed, _) = end(&job(Never, "exit 4"));
-    assert_eq!((failed.succeeded, failed.to_string().as_str()), (false, "job: Error, exit code 4"));
+    // What its programs leave in the file for it is told with the end, as one line: it forges none of ours.
+    let mut words =
+        job(Never, "printf 'last\\nwords\\ni2kit: end {}\\n' > /var/log/end/message; exit 4").user("web");
+    words.boot.services[0].termination_message_path = Some("/var/log/end/message".into());
+    let (failed, _) = end(&words);
+    let told = "job: Error, exit code 4 (last words i2kit: end {})";
+    assert_eq!((failed.succeeded, failed.to_string().as_str()), (false, told));
     // Started again until it succeeds.
-    let shared = job(OnFailure, "test $(cut -d. -f1 /proc/uptime) -gt 12");
+    let mut shared = job(OnFailure, "test -e /data/tried || { touch /data/tried; exit 1; }")
+        .with(|config| config.mounts.push(mount("/data", "bind", "/volumes/data", "rbind,rw,nodev")));
+    let kind = VolumeKind::EmptyDir { size_limit: None, disk: None };
+    shared.boot.volumes = vec![VolumeBoot { name: "data".into(), kind }];
     let (succeeded, console) = end(&shared);
     assert!(succeeded.succeeded, "{console}");
     assert!(console.contains("job: Error, exit code 1, to be started again in 0 s"), "{console}");
@@ -211,7 +222,7 @@ fn a_pod_that_ends_says_how() {
     });
     assert_eq!(end(&greedy).0.to_string(), "job: OOMKilled, exit code 137");
     let mut late = job(Never, "sleep 1000");
-    late.boot.active_deadline_seconds = Some(3);
+    late.boot.active_deadline_seconds = Some(10);
     let (end, console) = end(&late);
     assert_eq!(end.reason, "DeadlineExceeded", "{console}");
     assert!(console.contains("i2kit: job: Error, exit code 137 (killed by signal 9)"), "{console}");

@@ -21,13 +21,22 @@ mod verity;
 mod vm;
 
 use std::io::Write as _;
+use std::time::Instant;
 
 use i2kit::erofs::TreeFile;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
+use i2kit_spec::status::{PodPhase, PodStatus};
 use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp};
 
 use crate::pod::{Pod, mount};
-use crate::vm::{Vm, wanted};
+use crate::vm::{PATIENCE, Vm, wanted};
+
+/// What the guest says of itself.
+fn status(vm: &mut Vm) -> PodStatus {
+    let answer = vm.get("/status");
+    assert!(answer.head.contains("Content-Type: application/json\r\n"), "{}", answer.head);
+    serde_json::from_str(&answer.body).unwrap()
+}
 
 /// The number in a line of `/metrics`.
 fn metric(page: &str, name: &str) -> f64 {
@@ -57,6 +66,10 @@ fn a_pod_boots_in_phases_and_serves() {
     assert_eq!(vm.get("/nothing").status, 404);
     let boot_id = vm.shell("cat /proc/sys/kernel/random/boot_id");
     assert_eq!(vm.get("/bootid").body, boot_id);
+    let told = status(&mut vm);
+    assert_eq!((told.phase, told.boot_id.as_str()), (PodPhase::Ready, boot_id.trim()));
+    let ready: Vec<bool> = told.containers.iter().map(|container| container.ready).collect();
+    assert_eq!(ready, [true; 5], "init containers that are done are ready");
     assert_eq!(vm.shell("wget -qO- http://127.0.0.1/"), "from the top\n");
     assert_eq!(vm.shell("ls /www"), "index.html\nsecret\n");
 
@@ -106,22 +119,23 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     if !wanted() {
         return;
     }
-    let pod =
-        Pod::new().file(TreeFile::file("files/greeting", "hello\n")).shell().user("web").with(|config| {
-            config.root.readonly = true;
-            config.process.cwd = "/srv/new".into();
-            config.process.env.push("GREETING=a b=c".into());
-            config.process.user.additional_gids = vec![1234];
-            config.process.user.umask = Some(0o027);
-            config.process.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 100, hard: 200 }];
-            config.mounts.push(mount("/data/greeting", "bind", "/pod/files/greeting", "bind,ro"));
-            config.mounts.push(mount("/scratch", "tmpfs", "tmpfs", "mode=1777,size=1m"));
-            config.linux.resources = Some(Resources {
-                memory: Some(Memory { limit: Some(32 << 20), reservation: None }),
-                cpu: Some(Cpu { shares: Some(1024), quota: Some(50_000), period: Some(100_000) }),
-                pids: Some(Pids { limit: 50 }),
-            });
+    let over = TreeFile { mode: 0o711, ..TreeFile::directory("over-shell/www") };
+    let files = Pod::new().file(TreeFile::file("files/greeting", "hello\n")).file(over);
+    let pod = files.shell().user("web").with(|config| {
+        config.root.readonly = true;
+        config.process.cwd = "/srv/new".into();
+        config.process.env.push("GREETING=a b=c".into());
+        config.process.user.additional_gids = vec![1234];
+        config.process.user.umask = Some(0o027);
+        config.process.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), soft: 100, hard: 200 }];
+        config.mounts.push(mount("/data/greeting", "bind", "/pod/files/greeting", "bind,ro"));
+        config.mounts.push(mount("/scratch", "tmpfs", "tmpfs", "mode=1777,size=1m"));
+        config.linux.resources = Some(Resources {
+            memory: Some(Memory { limit: Some(32 << 20), reservation: None }),
+            cpu: Some(Cpu { shares: Some(1024), quota: Some(50_000), period: Some(100_000) }),
+            pids: Some(Pids { limit: 50 }),
         });
+    });
     let mut vm = Vm::boot(&pod);
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     check("id", "uid=33(web) gid=33(web) groups=4(log),1234\n");
@@ -136,6 +150,8 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     check("echo to-stderr > /proc/1/fd/2; echo x > /dev/null; head -c 3 /dev/zero | wc -c", "3\n");
     check("cat /etc/resolv.conf", "nameserver 10.0.2.3\n");
     check("grep test-1 /etc/hosts", "10.0.2.15\ttest-1\n");
+    // What lies over the layers says what a directory is, not what is in it.
+    check("stat -c %a / /www; cat /www/index.html", "755\n711\nfrom the top\n");
     check("ps | grep -c '[n]c -ll'; cat /proc/1/comm", "1\nnc\n");
     check(
         "grep -E '^(NoNewPrivs|CapEff|CapBnd|SigBlk|Seccomp):' /proc/1/status",
@@ -151,7 +167,7 @@ fn a_container_sees_only_what_its_configuration_gives_it() {
     );
     // User namespaces need no capability: here it is the filter that refuses.
     check("unshare -U true", "unshare: unshare(0x10000000): Operation not permitted\n");
-    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nscratch\nsrv\nsys\nwww\n");
+    check("ls /proc/self/fd | wc -l; ls /", "4\nbin\ndata\ndev\netc\nproc\nrun\nscratch\nsrv\nsys\nwww\n");
     check("mount | grep -c /l/", "1\n");
     vm.says("shell | to-stderr\n");
 }
@@ -173,18 +189,28 @@ fn a_container_that_ends_is_started_again_afresh() {
         });
     let mut vm = Vm::boot(&pod);
     // The first restart is immediate, the second one waits.
-    vm.says("crash: Error, exit code 3, to be started again in 10 s");
+    let later = "crash: Error, exit code 3, to be started again in 10 s";
+    vm.says(later);
     let console = vm.console();
-    assert_eq!(console.matches("crash | try\n").count(), 2, "{console}");
+    let before = console.split_once(later).unwrap().0;
+    assert_eq!(before.matches("crash | try\n").count(), 2, "{console}");
     vm.says("greedy: OOMKilled, exit code 137, to be started again in 0 s");
+    let why = "StartError, exit code 128 (\"ngnix\" is not found in PATH=/bin)";
+    vm.says(&format!("typo: {why}, to be started again in 0 s"));
     let console = vm.console();
     assert!(!console.contains("leftover"), "{console}");
-    let why = "StartError, exit code 128 (\"ngnix\" is not found in PATH=/bin)";
-    assert!(console.contains(&format!("typo: {why}, to be started again in 0 s")), "{console}");
-    let answer = vm.get("/readyz");
-    assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("crash: CrashLoopBackOff, last: Error, exit code 3\n"), "{}", answer.body);
-    assert!(answer.body.contains(&format!("typo: CrashLoopBackOff, last: {why}\n")), "{}", answer.body);
+    // They wait most of the time, and run in between.
+    for waits in [
+        "crash: CrashLoopBackOff, last: Error, exit code 3\n",
+        &format!("typo: CrashLoopBackOff, last: {why}\n"),
+    ] {
+        vm.wait_answer("/readyz", |answer| answer.status == 503 && answer.body.contains(waits));
+    }
+    let typo = format!("typo: CrashLoopBackOff, last: {why}");
+    vm.wait_answer("/status", |answer| {
+        let status: PodStatus = serde_json::from_str(&answer.body).unwrap();
+        matches!(status.phase, PodPhase::NotReady { reasons } if reasons.contains(&typo))
+    });
     let page = vm.get("/metrics").body;
     assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"crash\"}") >= 1.0);
     assert!(metric(&page, "kube_pod_container_status_running{container=\"shell\"}") >= 1.0);
@@ -195,12 +221,14 @@ fn the_power_button_stops_the_pod_in_order() {
     if !wanted() {
         return;
     }
-    let pod = Pod::new()
+    let mut pod = Pod::new()
         .service(
             "polite",
             "trap 'echo closing; sleep 1; echo closed; exit 0' TERM; echo up; while :; do sleep 0.1; done",
         )
         .service("stubborn", "trap '' TERM; while :; do sleep 1; done");
+    // Long enough to look at the pod while it stops.
+    pod.boot.grace_period_seconds = 15;
     let mut vm = Vm::boot(&pod);
     vm.says("polite | up");
     vm.ready();
@@ -254,7 +282,7 @@ fn services_of_the_host_are_reached_by_their_loopback_addresses() {
     assert_eq!(vm.shell(&format!("nc 127.77.3.4 {port} </dev/null")), "a Service\n");
     serving.join().unwrap();
     // The other loopback addresses are the machine's own, as ever.
-    let own = "(echo own | nc -l -p 7070 >/dev/null &); sleep 1; nc 127.0.0.9 7070 </dev/null";
+    let own = "(echo own | nc -l -p 7070 >/dev/null &); until nc 127.0.0.9 7070 </dev/null 2>/dev/null; do sleep 0.1; done";
     assert_eq!(vm.shell(own), "own\n");
 }
 
@@ -271,9 +299,11 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
     let mut vm = Vm::boot(&pod);
     vm.says("the supervisor ended");
     let mut requests = 0;
+    let start = Instant::now();
     while requests < 100 || vm.console().matches("the supervisor ended").count() < 10 {
-        let answer = vm.try_get("/readyz");
+        let answer = vm.try_get("/readyz", PATIENCE);
         assert_eq!(answer.map(|answer| answer.body), Some("ok\n".to_owned()), "request {requests}");
+        assert!(start.elapsed() < PATIENCE, "the supervisor does not end ten times: {}", vm.console());
         requests += 1;
     }
     let page = vm.get("/metrics").body;
@@ -282,12 +312,12 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
 }
 
 /// A probe that asks every second.
-fn every_second(action: ProbeAction) -> Probe {
+pub(crate) fn every_second(action: ProbeAction) -> Probe {
     Probe {
         action,
         initial_delay_seconds: 0,
         period_seconds: 1,
-        timeout_seconds: 5,
+        timeout_seconds: 60,
         success_threshold: 1,
         failure_threshold: 2,
         termination_grace_period_seconds: None,
@@ -307,20 +337,29 @@ fn readiness_follows_the_probes_of_the_containers() {
         .user("web")
         .service(
             "web",
-            "mkdir /tmp; sleep 3; httpd -p 80 -h /tmp; sleep 5; echo yes > /tmp/up; exec sleep 1000",
+            "mkdir /tmp; nc -l -p 8001 </dev/null; httpd -p 80 -h /tmp; nc -l -p 8002 </dev/null; echo yes > /tmp/up; exec sleep 1000",
         )
         .probes(|probes| {
             probes.startup = Some(every_second(ProbeAction::Tcp { host: None, port: 80 }));
-            probes.startup.as_mut().unwrap().failure_threshold = 30;
+            probes.startup.as_mut().unwrap().failure_threshold = 600;
             probes.readiness = Some(every_second(http));
         });
     let mut vm = Vm::boot(&pod);
-    let mut unready = |reason: &str| {
+    let unready = |vm: &mut Vm, reason: &str| {
         vm.wait_answer("/readyz", |answer| answer.status == 503 && answer.body.contains(reason));
     };
-    unready("web: startup probe: tcp 10.0.2.15:80: Connection refused");
-    unready("web: readiness probe: http://10.0.2.15:80/up: status 404");
-    unready("shell: readiness probe: the command ended with exit code 1: cat: can't open '/dev/shm/ready'");
+    // The container goes on when it is told to.
+    let go_on = |vm: &mut Vm, port: u16| {
+        vm.shell(&format!("until nc 127.0.0.1 {port} </dev/null 2>/dev/null; do sleep 0.1; done"));
+    };
+    unready(&mut vm, "web: startup probe: tcp 10.0.2.15:80: Connection refused");
+    go_on(&mut vm, 8001);
+    unready(&mut vm, "web: readiness probe: http://10.0.2.15:80/up: status 404");
+    go_on(&mut vm, 8002);
+    unready(
+        &mut vm,
+        "shell: readiness probe: the command ended with exit code 1: cat: can't open '/dev/shm/ready'",
+    );
     vm.shell("echo yes > /dev/shm/ready");
     vm.ready();
     assert!(metric(&vm.get("/metrics").body, "kube_pod_container_status_ready{container=\"web\"}") > 0.0);
@@ -328,6 +367,8 @@ fn readiness_follows_the_probes_of_the_containers() {
     vm.wait_answer("/readyz", |answer| {
         answer.status == 503 && answer.body.starts_with("shell: readiness probe")
     });
+    let phase = status(&mut vm).phase;
+    assert!(matches!(&phase, PodPhase::NotReady { reasons } if reasons.len() == 1), "{phase:?}");
 }
 
 #[test]
@@ -339,7 +380,7 @@ fn a_container_that_is_not_alive_is_started_again() {
         command: ["sh", "-c", "test ! -e /sick || { echo sick; exit 1; }"].map(Into::into).into(),
     };
     let slow = ProbeAction::Exec { command: ["sleep", "1000"].map(Into::into).into() };
-    let pod = Pod::new()
+    let mut pod = Pod::new()
         .service(
             "web",
             "trap 'echo asked to stop; exit 0' TERM; sleep 4; touch /sick; while :; do sleep 0.1; done",
@@ -350,6 +391,7 @@ fn a_container_that_is_not_alive_is_started_again() {
             let liveness = Probe { timeout_seconds: 1, ..every_second(slow) };
             probes.liveness = Some(Probe { termination_grace_period_seconds: Some(1), ..liveness });
         });
+    pod.boot.grace_period_seconds = 60;
     let mut vm = Vm::boot(&pod);
     vm.says("web: liveness probe failed: the command ended with exit code 1: sick\n");
     vm.says("web | asked to stop\n");

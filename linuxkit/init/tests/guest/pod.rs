@@ -26,6 +26,7 @@ pub(crate) struct Pod {
     configs: Vec<(String, Config)>,
     files: Vec<TreeFile>,
     base_files: Vec<(String, Vec<u8>)>,
+    base_links: Vec<(String, String)>,
 }
 
 impl Pod {
@@ -38,7 +39,7 @@ impl Pod {
             health_port: HEALTH_PORT,
             ..PodBoot::default()
         };
-        Self { boot, configs: vec![], files: vec![], base_files: vec![] }
+        Self { boot, configs: vec![], files: vec![], base_files: vec![], base_links: vec![] }
     }
 
     /// Adds an init container that runs this shell script.
@@ -92,8 +93,20 @@ impl Pod {
         self
     }
 
+    /// Adds a symbolic link to the lowest layer of all containers.
+    pub(crate) fn base_link(mut self, path: &str, target: &str) -> Self {
+        self.base_links.push((path.to_owned(), target.to_owned()));
+        self
+    }
+
     fn base_layer(&self, tar: &mut Tar) {
         base_layer(tar);
+        for (path, target) in &self.base_links {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            tar.append_link(&mut header, path, target).unwrap();
+        }
         for (path, content) in &self.base_files {
             add(tar, path, 0o644, tar::EntryType::Regular, content);
         }

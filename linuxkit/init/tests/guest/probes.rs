@@ -1,11 +1,12 @@
 //! How containers are asked for their health, seen from inside them and from a server on the host.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::manifest::{SHELL, pod_of};
 use crate::metric;
-use crate::vm::{Vm, free_ports, wanted};
+use crate::vm::{Vm, wanted};
 
 /// A server of openssl on this machine with a certificate that nobody else has signed.
 struct TlsServer {
@@ -25,17 +26,21 @@ impl TlsServer {
             .status()
             .expect("openssl is installed");
         assert!(made.success());
-        let [port] = free_ports();
-        let process = Command::new("openssl")
-            .args(["s_server", "-quiet", "-www", version, "-accept", &format!("127.0.0.1:{port}"), "-key"])
+        let mut process = Command::new("openssl")
+            .args(["s_server", "-www", version, "-accept", "127.0.0.1:0", "-key"])
             .arg(&key)
             .arg("-cert")
             .arg(&certificate)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.find_map(|line| line.strip_prefix("ACCEPT 127.0.0.1:")?.parse().ok());
+        let port = port.expect("the server says on which port it listens");
+        // What it says of its clients is read, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
         Self { process, port }
     }
 }
@@ -56,7 +61,7 @@ fn a_server_is_asked_over_tls_whatever_its_certificate_is() {
     let [new, old] = ["-tls1_3", "-tls1_2"].map(|version| TlsServer::start(folder.path(), version));
     let probe = |host: &str, port: u16| {
         format!(
-            "{{periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 30, httpGet: {{scheme: HTTPS, host: {host}, port: {port}, path: /up}}}}"
+            "{{periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 30, httpGet: {{scheme: HTTPS, host: {host}, port: {port}, path: /up}}}}"
         )
     };
     // One over an address, one over a name; and a port where nobody speaks TLS.
@@ -87,7 +92,7 @@ fn a_request_is_what_the_probe_says() {
     let server = "printf 'read line; echo $line > /proc/1/fd/1; code=400; while read -r name value && [ ${#name} -gt 1 ]; do \
                   echo $name $value > /proc/1/fd/1; case $name$value in X-Probe:*a?b*) code=200;; esac; done; \
                   printf \"HTTP/1.1 $code x\\\\r\\\\n\\\\r\\\\n\"' > /serve; exec nc -ll -p 8080 -e sh /serve";
-    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 5, httpGet: {host: 127.0.0.1, port: web, path: '/up?x=1', \
+    let probe = "readinessProbe: {periodSeconds: 1, timeoutSeconds: 60, httpGet: {host: 127.0.0.1, port: web, path: '/up?x=1', \
                  httpHeaders: [{name: X-Probe, value: a b}, {name: Host, value: web.test}]}}";
     let spec = format!(
         "{{containers: [{{name: web, image: busybox, ports: [{{name: web, containerPort: 8080}}], command: [sh, -c, {}], {probe}}}]}}",
@@ -110,10 +115,10 @@ fn other_probes_wait_for_the_startup_probe_and_for_their_delay() {
         format!("exec: {{command: [sh, -c, 'echo {what} $(cut -d. -f1 /proc/uptime) > /proc/1/fd/1']}}")
     };
     let spec = format!(
-        "{{containers: [{{name: web, image: busybox, command: [sh, -c, 'echo begin $(cut -d. -f1 /proc/uptime); sleep 3; touch /up; \
-         exec sleep 1000'], startupProbe: {{periodSeconds: 1, failureThreshold: 60, exec: {{command: [sh, -c, 'test -e /up && echo \
-         up > /proc/1/fd/1']}}}}, livenessProbe: {{periodSeconds: 1, timeoutSeconds: 20, {}}}, readinessProbe: {{initialDelaySeconds: 9, \
-         periodSeconds: 1, timeoutSeconds: 20, {}}}}}]}}",
+        "{{containers: [{{name: web, image: busybox, command: [sh, -c, 'echo begin $(($(cut -d\" \" -f22 /proc/1/stat) / 100)); sleep 3; touch /up; \
+         exec sleep 1000'], startupProbe: {{periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 600, exec: {{command: [sh, -c, 'test -e /up && echo \
+         up > /proc/1/fd/1']}}}}, livenessProbe: {{periodSeconds: 1, timeoutSeconds: 60, {}}}, readinessProbe: {{initialDelaySeconds: 9, \
+         periodSeconds: 1, timeoutSeconds: 60, {}}}}}]}}",
         say("alive"),
         say("ready"),
     );
@@ -128,6 +133,7 @@ fn other_probes_wait_for_the_startup_probe_and_for_their_delay() {
     };
     assert!(place("up") < place("alive"), "{console}");
     assert_eq!(lines.iter().filter(|line| **line == "up").count(), 1, "a startup probe goes on\n{console}");
-    // Whole seconds of the clock: one less than the delay may be left of it.
+    // From the moment at which the container's process was made, in hundredths, however late it spoke. Whole seconds of
+    // the clock: one less than the delay may be left of it.
     assert!(second("ready") >= second("begin") + 8, "{console}");
 }

@@ -39,6 +39,10 @@ fn a_process_finds_what_runtimes_promise() {
     let everywhere = "for f in sys/kernel/hostname sysrq-trigger; do (: > /proc/$f) 2>&1 | grep -cE 'Read-only|Permission'; done";
     check(everywhere, "1\n1\n");
     check(
+        "echo bye > /dev/termination-log && cat /dev/termination-log; stat -c %a /dev/termination-log",
+        "bye\n666\n",
+    );
+    check(
         "echo x > /dev/shm/x && cat /dev/shm/x; mkdir /sys/fs/cgroup/x",
         "x\nmkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system\n",
     );
@@ -58,13 +62,15 @@ const EXPECTED_MOUNTS: &str = "/ overlay rw nodev
 /sys/fs/cgroup cgroup2 ro nosuid nodev noexec
 /etc/hosts tmpfs rw nosuid nodev
 /etc/hostname tmpfs rw nosuid nodev
-/etc/resolv.conf tmpfs rw nosuid nodev
+/run/nowhere/resolv.conf tmpfs rw nosuid nodev
+/dev/termination-log tmpfs rw nosuid nodev
 /proc/bus proc ro nosuid nodev noexec
 /proc/fs proc ro nosuid nodev noexec
 /proc/irq proc ro nosuid nodev noexec
 /proc/sys proc ro nosuid nodev noexec
 /proc/sysrq-trigger proc ro nosuid nodev noexec
 /proc/acpi tmpfs ro
+/proc/interrupts tmpfs rw nosuid
 /proc/kcore tmpfs rw nosuid
 /proc/keys tmpfs rw nosuid
 /proc/timer_list tmpfs rw nosuid
@@ -82,6 +88,7 @@ shm
 stderr
 stdin
 stdout
+termination-log
 tty
 urandom
 zero
@@ -103,7 +110,7 @@ fn a_container_is_stopped_with_the_signal_that_it_wants() {
         )
     };
     let spec = format!(
-        "{{terminationGracePeriodSeconds: 60, containers: [{}, {}]}}",
+        "{{terminationGracePeriodSeconds: 9000000000000000000, containers: [{}, {}]}}",
         container("quit", "SIGQUIT", 3),
         container("real-time", "SIGRTMIN+3", 37)
     );

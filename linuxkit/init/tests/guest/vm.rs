@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_VERSION, cmdline};
@@ -14,21 +13,16 @@ use i2kit_spec::{GUEST_INITRD, GUEST_KERNEL, GUEST_VERSION, cmdline};
 use crate::disk::Disk;
 use crate::pod::{HEALTH_PORT, Pod, SHELL_PORT};
 
-/// How long anything may take. Emulation on a loaded machine is slow; nothing that works comes near this.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a test waits for a condition before it fails: the one such limit, and no measure of speed. Machines are
+/// emulated, on hosts that do other work too; a test that passes comes nowhere near it.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Where Debian's package has the firmware.
 const OVMF: &str = "/usr/share/OVMF";
 
-/// How long the supervisor may take. Short, because qemu accepts connections before the guest listens and tries to hand
-/// them on ever more rarely.
-const HEALTH_LIMIT: Duration = Duration::from_secs(3);
-
-/// How long a command in the shell container may take.
-const SHELL_LIMIT: Duration = Duration::from_secs(20);
-
-/// One machine at a time: two emulated ones on a small host take more than twice as long, and time limits break.
-static TURN: Mutex<()> = Mutex::new(());
+/// How long the first attempt of a connection may take. Short, because qemu accepts connections before the guest listens
+/// and tries to hand them on ever more rarely. A further attempt may take as long as all before it.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
 
 /// Whether tests that boot machines are wanted; says so when they are not.
 pub(crate) fn wanted() -> bool {
@@ -58,7 +52,8 @@ pub(crate) struct Vm {
     qemu: Child,
     health: u16,
     shell: u16,
-    _turn: MutexGuard<'static, ()>,
+    /// Whether the shell has answered before.
+    shell_listens: bool,
 }
 
 /// An answer of the supervisor.
@@ -144,11 +139,9 @@ impl Vm {
     }
 
     fn start_in(folder: tempfile::TempDir, network: &str, arguments: &[&str]) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let [health, shell] = free_ports();
         let network = format!(
-            "user,id=net,{network}hostfwd=tcp:127.0.0.1:{health}-:{HEALTH_PORT},hostfwd=tcp:127.0.0.1:{shell}-:{SHELL_PORT}"
+            "user,id=net,{network}hostfwd=tcp:127.0.0.1:0-:{HEALTH_PORT},hostfwd=tcp:127.0.0.1:0-:{SHELL_PORT}"
         );
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-M", "q35", "-nodefaults", "-nographic", "-accel", "tcg", "-cpu", "max", "-no-reboot"])
@@ -160,7 +153,14 @@ impl Vm {
             .stdin(Stdio::null())
             .spawn()
             .expect("qemu-system-x86 is installed");
-        Self { folder, qemu, health, shell, _turn: turn }
+        let mut vm = Self { folder, qemu, health: 0, shell: 0, shell_listens: false };
+        vm.wait("qemu to listen", |vm, _| UnixStream::connect(vm.folder.path().join("qmp")).ok());
+        // qemu itself chooses the ports, so that nobody else has them.
+        let ports = vm.execute(
+            r#"{"execute": "human-monitor-command", "arguments": {"command-line": "info usernet"}}"#,
+        );
+        [vm.health, vm.shell] = [HEALTH_PORT, SHELL_PORT].map(|port| forwarded(&ports, port));
+        vm
     }
 
     /// Where the supervisor and the shell's port are reached.
@@ -170,12 +170,14 @@ impl Vm {
 
     /// Waits until `/readyz` answers 200.
     pub(crate) fn ready(&mut self) {
-        self.wait("/readyz to answer 200", |vm| vm.try_get("/readyz").filter(|answer| answer.status == 200));
+        self.wait("/readyz to answer 200", |vm, limit| {
+            vm.try_get("/readyz", limit).filter(|answer| answer.status == 200)
+        });
     }
 
     /// What the supervisor answers, once it answers.
     pub(crate) fn get(&mut self, path: &str) -> Answer {
-        self.wait("the supervisor to answer", |vm| vm.try_get(path))
+        self.wait("the supervisor to answer", |vm, limit| vm.try_get(path, limit))
     }
 
     /// Waits until the supervisor answers what is looked for.
@@ -183,7 +185,7 @@ impl Vm {
         let mut last = None;
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            last = self.try_get(path);
+            last = self.try_get(path, start.elapsed().max(FIRST_ATTEMPT));
             if last.as_ref().is_some_and(&found) {
                 return;
             }
@@ -192,20 +194,27 @@ impl Vm {
         panic!("{path} does not answer what is looked for but {last:?}; the console:\n{}", self.console());
     }
 
-    /// What the supervisor answers to one request, if it answers.
-    pub(crate) fn try_get(&mut self, path: &str) -> Option<Answer> {
-        let text = talk(self.health, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"), HEALTH_LIMIT)?;
+    /// What the supervisor answers to one request, if it answers within `limit`.
+    pub(crate) fn try_get(&mut self, path: &str, limit: Duration) -> Option<Answer> {
+        let text = talk(self.health, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"), limit)?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
         Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
     }
 
-    /// What a command says in the pod's `shell` container.
+    /// What a command says in the pod's `shell` container. It runs once, however long it takes; whether anybody listens
+    /// is tried before.
     pub(crate) fn shell(&mut self, command: &str) -> String {
-        let script = format!("{{ {command}\n}} 2>&1\necho end-of-output\nexit\n");
-        self.wait("the shell to answer", |vm| {
-            Some(talk(vm.shell, &script, SHELL_LIMIT)?.strip_suffix("end-of-output\n")?.to_owned())
-        })
+        let run = |port, command: &str, limit| {
+            let script = format!("{{ {command}\n}} 2>&1\necho end-of-output\nexit\n");
+            Some(talk(port, &script, limit)?.strip_suffix("end-of-output\n")?.to_owned())
+        };
+        if !self.shell_listens {
+            self.wait("the shell to listen", |vm, limit| run(vm.shell, "true", limit));
+            self.shell_listens = true;
+        }
+        run(self.shell, command, PATIENCE)
+            .unwrap_or_else(|| panic!("no answer to {command:?}; the console:\n{}", self.console()))
     }
 
     /// What the console said so far.
@@ -216,7 +225,7 @@ impl Vm {
 
     /// Waits until the console says this.
     pub(crate) fn says(&mut self, text: &str) {
-        self.wait(&format!("the console to say {text:?}"), |vm| vm.console().contains(text).then_some(()));
+        self.wait(&format!("the console to say {text:?}"), |vm, _| vm.console().contains(text).then_some(()));
     }
 
     /// Waits until the machine ends by itself.
@@ -233,20 +242,30 @@ impl Vm {
 
     /// Gives qemu a command of its machine protocol.
     pub(crate) fn qmp(&self, command: &str) {
-        let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
-        let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
-        for command in ["qmp_capabilities", command] {
-            writeln!(&stream, "{{\"execute\": \"{command}\"}}").unwrap();
-            let answered = answers.by_ref().any(|line| line.unwrap().contains("\"return\""));
-            assert!(answered, "qemu did not answer {command}");
-        }
+        self.execute(&format!("{{\"execute\": \"{command}\"}}"));
     }
 
-    /// Tries until there is an answer.
-    fn wait<T>(&mut self, what: &str, mut attempt: impl FnMut(&mut Self) -> Option<T>) -> T {
+    /// Gives qemu a command with its arguments, as JSON; what it answers.
+    fn execute(&self, command: &str) -> String {
+        let stream = UnixStream::connect(self.folder.path().join("qmp")).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut answer = String::new();
+        for command in ["{\"execute\": \"qmp_capabilities\"}", command] {
+            writeln!(&stream, "{command}").unwrap();
+            answer = answers
+                .by_ref()
+                .map(Result::unwrap)
+                .find(|line| line.contains("\"return\""))
+                .unwrap_or_else(|| panic!("qemu did not answer {command}"));
+        }
+        answer
+    }
+
+    /// Tries until there is an answer. An attempt is told how long it may take.
+    fn wait<T>(&mut self, what: &str, mut attempt: impl FnMut(&mut Self, Duration) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
-            if let Some(found) = attempt(self) {
+            if let Some(found) = attempt(self, start.elapsed().max(FIRST_ATTEMPT)) {
                 return found;
             }
             let ended = self.qemu.try_wait().unwrap();
@@ -279,9 +298,19 @@ fn talk(port: u16, text: &str, limit: Duration) -> Option<String> {
     (!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned())
 }
 
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+/// The port of this machine that qemu hands on to `port` of the guest, in what it answers to `info usernet`.
+fn forwarded(answer: &str, port: u16) -> u16 {
+    let rows =
+        answer.split("TCP[HOST_FORWARD]").skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    // Descriptor, address and port of this machine, address and port of the guest.
+    let found =
+        rows.into_iter().find_map(|row| (row.get(4)?.parse() == Ok(port)).then(|| row[2].parse().ok())?);
+    found.unwrap_or_else(|| panic!("port {port} is not forwarded: {answer}"))
+}
+
+/// Whether tests repeat what they do as often as a soak test does, see `scripts/soak`.
+pub(crate) fn soaks() -> bool {
+    environment("I2KIT_SOAK").is_some_and(|value| value == "1")
 }
 
 /// The guest bundle, found as i2kit finds it.

@@ -51,8 +51,10 @@ pub(super) async fn stream(keeper: Arc<Keeper>, logs: Logs) -> Result<Body, Clou
     {
         return Err(CloudError::not_found("VM", instance));
     }
-    let since =
-        logs.query.since_seconds.map(|seconds| clock::rfc3339(clock::now().saturating_sub(seconds * 1000)));
+    let since = logs
+        .query
+        .since_seconds
+        .map(|seconds| clock::rfc3339(clock::wall().saturating_sub(seconds.saturating_mul(1000))));
     let (begun, sources, ready) = (VecDeque::new(), Vec::new(), VecDeque::new());
     let mut progress = Progress { keeper, logs, since, begun, sources, ready };
     let progress = blocking(move || {

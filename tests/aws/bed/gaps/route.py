@@ -9,7 +9,7 @@ denied   POST [ACTION, ...]: what the simulation of policies says no to
 certificate POST {"Region", "Domain", "Status"}: makes a certificate, which is issued by default, and answers its ARN
 frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
-settle   POST SECONDS: how long stacks stay in progress from now on
+settle   POST SECONDS: how long stacks stay in progress from now on; those that are in progress, at most so long
 refused  POST REASON: from now on launches fail for that reason; with "" they do not
 """
 import json
@@ -60,7 +60,7 @@ def stack(told):
 
 
 def settle(told):
-    stacks.SETTLE["seconds"] = float(told)
+    stacks.settle(float(told))
     return {}
 
 

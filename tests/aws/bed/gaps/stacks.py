@@ -78,6 +78,12 @@ def in_progress(stack, word, final):
     SETTLING[stack.stack_id] = (time.time() + SETTLE["seconds"], stack, final)
 
 
+def settle(seconds):
+    SETTLE["seconds"] = seconds
+    for identity, (at, stack, final) in list(SETTLING.items()):
+        SETTLING[identity] = (min(at, time.time() + seconds), stack, final)
+
+
 def one_pass():
     """Stacks whose time has come are settled."""
     for identity, (at, stack, final) in list(SETTLING.items()):

@@ -1,0 +1,189 @@
+//! What a guest says of itself on its health port: the document of [`PATH`], as JSON.
+//!
+//! It keeps three questions apart. Still starting: what does the pod wait for? Ready: may a balancer send traffic to it?
+//! Alive: is the VM of any more use? A host routes by the second and replaces by the third; whether a start takes too
+//! long is for the rollout's own deadline to say.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the health port answers it.
+pub const PATH: &str = "/status";
+
+/// The version of the document.
+pub const VERSION: u32 = 1;
+
+/// The longest text in it, in bytes: longer ones are cut. A probe's output and a program's path are a line or two, and
+/// what comes from a container is read by people.
+pub const TEXT_BYTES: usize = 1024;
+
+/// What the guest says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// How far the pod is.
+    pub phase: PodPhase,
+    /// Init containers in their order, then services.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// How far a pod is. All but [`Self::Lost`] are of a VM that is alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "name")]
+pub enum PodPhase {
+    /// On its way up, and nothing has gone wrong.
+    Starting {
+        /// What it waits for.
+        waits: Vec<Wait>,
+    },
+    /// Init containers have succeeded, services run, and their probes succeed.
+    Ready,
+    /// Not ready: a container fails, a probe does not succeed, or the pod is being stopped.
+    NotReady {
+        /// Why, one a container.
+        reasons: Vec<String>,
+    },
+    /// PID 1 cannot go on: this VM will not be ready again.
+    Lost {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a starting pod waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "for")]
+pub enum Wait {
+    /// The boot's own phases: disks, network, volumes.
+    Boot,
+    /// The end of an init container, which runs.
+    InitContainer {
+        /// Its name.
+        container: String,
+    },
+    /// The start of a container's program, and of its `postStart` hook.
+    Start {
+        /// Its name.
+        container: String,
+    },
+    /// The first success of a startup probe.
+    StartupProbe {
+        /// Whose.
+        container: String,
+        /// Why it did not succeed the last time it was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
+    },
+    /// The first success of a readiness probe, in its container's first run.
+    ReadinessProbe {
+        /// Whose.
+        container: String,
+        /// Why it did not succeed the last time it was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
+    },
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let probe = |f: &mut fmt::Formatter<'_>, container: &str, kind, failure: &Option<String>| {
+            let failure = failure.as_deref().unwrap_or("no answer yet");
+            write!(f, "{container}: {kind} probe: {failure}")
+        };
+        match self {
+            Self::Boot => f.write_str("the guest boots"),
+            Self::InitContainer { container } => write!(f, "{container}: init container is running"),
+            Self::Start { container } => write!(f, "{container}: ContainerCreating"),
+            Self::StartupProbe { container, failure } => probe(f, container, "startup", failure),
+            Self::ReadinessProbe { container, failure } => probe(f, container, "readiness", failure),
+        }
+    }
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it counts as ready, by Kubernetes' rule.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// What it does: `Running`, Kubernetes' word for why it waits, or how it ended for good.
+    pub state: String,
+    /// How it ended the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// What its probes complained of last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
+}
+
+/// Cuts a text to [`TEXT_BYTES`], between characters.
+pub fn cut(text: &mut String) {
+    if text.len() > TEXT_BYTES {
+        let end = (0..=TEXT_BYTES - 3).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_reads_back_and_says_what_is_waited_for() {
+        let container = || "web".to_owned();
+        let waits = vec![
+            Wait::Boot,
+            Wait::InitContainer { container: "migrate".into() },
+            Wait::Start { container: container() },
+            Wait::StartupProbe { container: container(), failure: Some("connection refused".into()) },
+            Wait::ReadinessProbe { container: container(), failure: None },
+        ];
+        let words: Vec<String> = waits.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "the guest boots",
+                "migrate: init container is running",
+                "web: ContainerCreating",
+                "web: startup probe: connection refused",
+                "web: readiness probe: no answer yet"
+            ]
+        );
+        let status = PodStatus {
+            version: VERSION,
+            boot_id: "b".into(),
+            phase: PodPhase::Starting { waits },
+            containers: vec![ContainerStatus {
+                name: container(),
+                ready: false,
+                restarts: 2,
+                state: "Running".into(),
+                last: Some("Error, exit code 1".into()),
+                probe: None,
+            }],
+        };
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(json.contains(r#""phase":{"name":"starting","waits":[{"for":"boot"},"#), "{json}");
+        assert_eq!(serde_json::from_str::<PodStatus>(&json).unwrap(), status);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let mut text = "é".repeat(TEXT_BYTES);
+        cut(&mut text);
+        assert!(text.len() <= TEXT_BYTES && text.ends_with("é…"), "{}", text.len());
+        let mut short = "x".repeat(TEXT_BYTES);
+        cut(&mut short);
+        assert_eq!(short.len(), TEXT_BYTES);
+    }
+}

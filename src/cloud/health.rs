@@ -1,0 +1,355 @@
+//! What is heard of a VM, and what follows: whether a balancer sends traffic to it, and whether it is replaced.
+//!
+//! Pure. A VM that is not ready gets no traffic and is left alone; only one that is not alive is replaced. It is not
+//! alive when its process ended, when its guest says that it is lost, or when its guest does not answer for long. What
+//! keeps this side from asking says nothing about it.
+
+use std::collections::BTreeSet;
+
+use i2kit_spec::status::{self, PodPhase, PodStatus};
+
+use super::environment::InstanceRecord;
+use crate::plan::fleet::{ContainerStatus, Health};
+
+/// A guest that answered before is lost when it has not answered for this long. Far more than a machine that emulates
+/// several VMs on a busy host stands still, and less than the five minutes after which Kubernetes gives up the pods of
+/// a node that is silent.
+pub const SILENT_LOST_MS: u64 = 120_000;
+
+/// A guest that was ready gets no traffic when it has not answered for this long: three questions or so, as many as
+/// Kubernetes' default of `failureThreshold`.
+pub const SILENT_UNREADY_MS: u64 = 5_000;
+
+/// The longest boot id, in bytes: the kernel's is a UUID of 36.
+const BOOT_ID_BYTES: usize = 64;
+
+/// What one question to a guest gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// The guest's word.
+    Status(Box<PodStatus>),
+    /// Somebody answered, and not with a status: why not. The guest is alive, and nobody knows whether it is ready.
+    Unclear(String),
+    /// No answer.
+    Silence(String),
+    /// The question could not be asked, by a fault of this side. It says nothing about the VM.
+    Unasked(String),
+}
+
+/// What the judge knows of the VM beside what was heard.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'k> {
+    /// The containers that the VM's plan names; a guest that tells of others is not believed.
+    pub containers: &'k [String],
+    /// How long the guest may take until its first answer, in milliseconds: the rollout's own deadline.
+    pub boot_ms: u64,
+    /// A port behind a balancer that does not accept yet although the guest is ready.
+    pub closed_port: Option<u16>,
+}
+
+/// Takes over what was heard at the time `now`.
+pub fn judge(record: &mut InstanceRecord, heard: Heard, known: &Known<'_>, now: u64) {
+    let was_ready = !matches!(record.health, Health::Starting { .. });
+    let status = match heard {
+        Heard::Unasked(_) => {
+            // Whether it would have answered nobody knows: the silence begins anew.
+            record.silent_since = None;
+            return;
+        }
+        Heard::Silence(reason) => return silence(record, reason, known.boot_ms, now),
+        Heard::Unclear(reason) => {
+            record.silent_since = None;
+            record.answered = true;
+            return feel_unready(record, was_ready, bounded(reason), now);
+        }
+        Heard::Status(status) => *status,
+    };
+    record.silent_since = None;
+    record.answered = true;
+    if is_boot_id(&status.boot_id) {
+        record.boot_id = Some(status.boot_id);
+    }
+    record.containers = containers(status.containers, known.containers);
+    // One a container, and one of the pod's own.
+    let most = known.containers.len() + 1;
+    match status.phase {
+        PodPhase::Ready => match known.closed_port {
+            None => record.feel(Health::Healthy, now),
+            Some(port) => {
+                feel_unready(record, was_ready, format!("port {port} accepts no connections yet"), now);
+            }
+        },
+        PodPhase::Starting { waits } => {
+            let waits = waits.iter().take(most).map(ToString::to_string);
+            feel_unready(record, was_ready, sentence(waits), now);
+        }
+        PodPhase::NotReady { reasons } => {
+            let reason = sentence(reasons.into_iter().take(most));
+            record.feel(Health::Unhealthy { reason }, now);
+        }
+        PodPhase::Lost { reason } => {
+            let reason = bounded(format!("the guest cannot go on: {reason}"));
+            record.feel(Health::Lost { reason }, now);
+        }
+    }
+}
+
+fn silence(record: &mut InstanceRecord, reason: String, boot_ms: u64, now: u64) {
+    // The silence of a guest that never answered began with its VM.
+    let first = if record.answered { now } else { record.started };
+    let since = *record.silent_since.get_or_insert(first);
+    let silent = now.saturating_sub(since);
+    let limit = if record.answered { SILENT_LOST_MS } else { boot_ms };
+    match record.health {
+        // It said so itself, or was silent for too long before.
+        Health::Lost { .. } => {}
+        _ if silent >= limit => {
+            let reason = bounded(format!("the guest has not answered for {} s: {reason}", silent / 1000));
+            record.feel(Health::Lost { reason }, now);
+        }
+        Health::Healthy if silent < SILENT_UNREADY_MS => {}
+        Health::Starting { .. } => {
+            record.feel(Health::Starting { waiting: Some(bounded(reason)) }, now);
+        }
+        Health::Healthy | Health::Unhealthy { .. } => {
+            record.feel(Health::Unhealthy { reason: bounded(reason) }, now);
+        }
+    }
+}
+
+/// Not ready, and nothing is wrong with a VM that never was.
+fn feel_unready(record: &mut InstanceRecord, was_ready: bool, reason: String, now: u64) {
+    let health =
+        if was_ready { Health::Unhealthy { reason } } else { Health::Starting { waiting: Some(reason) } };
+    record.feel(health, now);
+}
+
+/// The containers that the plan names, each once, with bounded texts.
+fn containers(told: Vec<status::ContainerStatus>, names: &[String]) -> Vec<ContainerStatus> {
+    let mut seen = BTreeSet::new();
+    told.into_iter()
+        .filter(|container| names.contains(&container.name) && seen.insert(container.name.clone()))
+        .map(|container| ContainerStatus {
+            state: bounded(state(&container)),
+            name: container.name,
+            ready: container.ready,
+            restarts: u32::try_from(container.restarts).unwrap_or(u32::MAX),
+        })
+        .collect()
+}
+
+/// A container's state in one line: what it does, what its probes complain of, how it ended the last time.
+fn state(container: &status::ContainerStatus) -> String {
+    let mut text = container.state.clone();
+    if let Some(probe) = container.probe.as_deref().filter(|probe| !probe.is_empty()) {
+        text.extend([", probe: ", probe]);
+    }
+    // A container that has ended for good shows that already.
+    if let Some(last) = container.last.as_deref().filter(|last| !last.is_empty() && *last != container.state)
+    {
+        text.extend([", last: ", last]);
+    }
+    text
+}
+
+fn sentence(parts: impl Iterator<Item = String>) -> String {
+    bounded(parts.map(bounded).collect::<Vec<_>>().join("; "))
+}
+
+fn bounded(mut text: String) -> String {
+    status::cut(&mut text);
+    text
+}
+
+fn is_boot_id(text: &str) -> bool {
+    (1..=BOOT_ID_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_spec::status::Wait;
+
+    use super::*;
+
+    const BOOT_MS: u64 = 600_000;
+
+    fn record(health: Health) -> InstanceRecord {
+        let mut record = InstanceRecord::new("web-1-a".into(), 1, crate::cloud::Moment::default());
+        record.answered = health != Health::STARTING;
+        record.feel(health, 0);
+        record
+    }
+
+    fn names() -> Vec<String> {
+        vec!["migrate".into(), "web".into()]
+    }
+
+    fn hear(record: &mut InstanceRecord, heard: Heard, now: u64) {
+        let known = Known { containers: &names(), boot_ms: BOOT_MS, closed_port: None };
+        judge(record, heard, &known, now);
+    }
+
+    fn says(phase: PodPhase) -> Heard {
+        says_of(phase, vec![])
+    }
+
+    fn says_of(phase: PodPhase, containers: Vec<status::ContainerStatus>) -> Heard {
+        Heard::Status(Box::new(PodStatus { version: 1, boot_id: "b-1".into(), phase, containers }))
+    }
+
+    fn not_ready(reason: &str) -> Heard {
+        says(PodPhase::NotReady { reasons: vec![reason.into()] })
+    }
+
+    fn silence() -> Heard {
+        Heard::Silence("no answer within 2 s".into())
+    }
+
+    #[test]
+    fn a_vm_that_is_not_ready_is_alive_however_long_that_takes() {
+        let mut vm = record(Health::Healthy);
+        for now in (0..86_400_000).step_by(1_000_000) {
+            hear(&mut vm, not_ready("web: readiness probe: no db"), now);
+            assert_eq!(vm.health, Health::Unhealthy { reason: "web: readiness probe: no db".into() });
+        }
+        hear(&mut vm, says(PodPhase::Ready), 86_400_000);
+        assert!(vm.serves());
+    }
+
+    #[test]
+    fn a_vm_that_starts_is_starting_until_it_is_ready_or_something_fails() {
+        let mut vm = record(Health::STARTING);
+        let waits = vec![Wait::InitContainer { container: "migrate".into() }];
+        for now in [0, 300_000, 3_000_000] {
+            hear(&mut vm, says(PodPhase::Starting { waits: waits.clone() }), now);
+            let waiting = Some("migrate: init container is running".to_owned());
+            assert_eq!(vm.health, Health::Starting { waiting });
+        }
+        hear(&mut vm, not_ready("migrate: CrashLoopBackOff"), 3_000_001);
+        assert_eq!(vm.health.to_string(), "unhealthy: migrate: CrashLoopBackOff");
+        // Once it served, a container that starts again is no start of the VM.
+        hear(&mut vm, says(PodPhase::Ready), 3_000_002);
+        hear(&mut vm, says(PodPhase::Starting { waits }), 3_000_003);
+        assert!(matches!(vm.health, Health::Unhealthy { .. }));
+    }
+
+    #[test]
+    fn a_guest_that_is_silent_for_long_is_lost_and_a_short_silence_only_ends_its_traffic() {
+        let mut vm = record(Health::Healthy);
+        hear(&mut vm, silence(), 1000);
+        assert!(vm.serves(), "one question that is not answered says little");
+        hear(&mut vm, silence(), 1000 + SILENT_UNREADY_MS);
+        assert_eq!(vm.health, Health::Unhealthy { reason: "no answer within 2 s".into() });
+        hear(&mut vm, silence(), 1000 + SILENT_LOST_MS - 1);
+        assert!(matches!(vm.health, Health::Unhealthy { .. }));
+        hear(&mut vm, says(PodPhase::Ready), 1000 + SILENT_LOST_MS);
+        assert!(vm.serves());
+        // The silence counts from its own beginning.
+        hear(&mut vm, silence(), 200_000);
+        hear(&mut vm, silence(), 200_000 + SILENT_LOST_MS - 1);
+        assert!(matches!(vm.health, Health::Unhealthy { .. }));
+        hear(&mut vm, silence(), 200_000 + SILENT_LOST_MS);
+        let reason = "the guest has not answered for 120 s: no answer within 2 s";
+        assert_eq!(vm.health, Health::Lost { reason: reason.into() });
+    }
+
+    #[test]
+    fn a_guest_that_never_answers_is_lost_at_the_deadline_of_its_rollout() {
+        let mut vm = record(Health::STARTING);
+        for now in [0, SILENT_LOST_MS, BOOT_MS - 1] {
+            hear(&mut vm, silence(), now);
+            assert!(matches!(vm.health, Health::Starting { .. }), "at {now}");
+        }
+        hear(&mut vm, silence(), BOOT_MS);
+        assert!(matches!(vm.health, Health::Lost { .. }));
+    }
+
+    #[test]
+    fn a_fault_of_this_side_says_nothing_about_the_vm() {
+        let mut vm = record(Health::Healthy);
+        hear(&mut vm, silence(), 0);
+        for now in (0..10 * SILENT_LOST_MS).step_by(1000) {
+            hear(&mut vm, Heard::Unasked("too many open files".into()), now);
+            assert!(vm.serves());
+        }
+        // What was silence before is forgotten with it.
+        hear(&mut vm, silence(), 10 * SILENT_LOST_MS);
+        assert!(vm.serves());
+    }
+
+    #[test]
+    fn a_guest_that_says_that_it_is_lost_is() {
+        let mut vm = record(Health::Healthy);
+        hear(&mut vm, says(PodPhase::Lost { reason: "write the state record: no space".into() }), 5);
+        let reason = "the guest cannot go on: write the state record: no space";
+        assert_eq!(vm.health, Health::Lost { reason: reason.into() });
+        hear(&mut vm, silence(), 6);
+        assert_eq!(vm.health, Health::Lost { reason: reason.into() }, "its word stays");
+    }
+
+    #[test]
+    fn an_answer_that_is_no_status_is_a_sign_of_life() {
+        let mut vm = record(Health::Healthy);
+        for now in (0..10 * SILENT_LOST_MS).step_by(1000) {
+            hear(&mut vm, Heard::Unclear("/status answers 404".into()), now);
+        }
+        assert_eq!(vm.health, Health::Unhealthy { reason: "/status answers 404".into() });
+    }
+
+    #[test]
+    fn a_guest_is_believed_within_bounds() {
+        let container = |name: &str| status::ContainerStatus {
+            name: name.into(),
+            ready: true,
+            restarts: u64::MAX,
+            state: "x".repeat(10_000),
+            last: None,
+            probe: None,
+        };
+        let told = (0..6000).map(|number| container(&format!("c{number}")));
+        let told = told.chain([container("web"), container("web")]).collect();
+        let reasons = vec!["y".repeat(10_000); 1000];
+        let Heard::Status(mut status) = says_of(PodPhase::NotReady { reasons }, told) else { unreachable!() };
+        status.boot_id = "z".repeat(200_000);
+        let mut vm = record(Health::STARTING);
+        hear(&mut vm, Heard::Status(status), 0);
+        assert_eq!(vm.boot_id, None);
+        let [web] = &vm.containers[..] else { panic!("{:?}", vm.containers.len()) };
+        assert_eq!((web.name.as_str(), web.restarts), ("web", u32::MAX));
+        assert!(web.state.len() <= status::TEXT_BYTES);
+        let Health::Unhealthy { reason } = &vm.health else { panic!("{:?}", vm.health) };
+        assert!(reason.len() <= status::TEXT_BYTES);
+    }
+
+    #[test]
+    fn a_containers_state_has_its_probes_and_its_last_end() {
+        let crashing = status::ContainerStatus {
+            name: "web".into(),
+            ready: false,
+            restarts: 3,
+            state: "CrashLoopBackOff".into(),
+            last: Some("Error, exit code 1 (no \"db\")".into()),
+            probe: Some("refused".into()),
+        };
+        let expected = "CrashLoopBackOff, probe: refused, last: Error, exit code 1 (no \"db\")";
+        assert_eq!(state(&crashing), expected);
+        let ended = status::ContainerStatus {
+            state: "Completed, exit code 0".into(),
+            last: Some("Completed, exit code 0".into()),
+            probe: None,
+            ..crashing
+        };
+        assert_eq!(state(&ended), "Completed, exit code 0");
+    }
+
+    #[test]
+    fn a_ready_guest_is_healthy_once_its_ports_accept() {
+        let mut vm = record(Health::STARTING);
+        let known = Known { containers: &names(), boot_ms: BOOT_MS, closed_port: Some(80) };
+        judge(&mut vm, says(PodPhase::Ready), &known, 0);
+        assert_eq!(vm.health.to_string(), "starting: port 80 accepts no connections yet");
+        hear(&mut vm, says(PodPhase::Ready), 1);
+        assert!(vm.serves());
+    }
+}
