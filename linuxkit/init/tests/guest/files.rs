@@ -24,11 +24,8 @@ fn instance(path: &str, field: InstanceField) -> LateFile {
     LateFile { path: path.into(), mode: 0o640, content: LateContent::Instance(field) }
 }
 
-#[test]
-fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
-    if !wanted() {
-        return;
-    }
+/// Containers that share volumes, that are mounted at links and at paths which are not in the image, and that try to leave them.
+fn pod_with_volumes() -> Pod {
     let late = |text: &str| {
         Some(LateEnvironment {
             env: vec![LateVariable { name: "X".into(), value: LateValue::Fixed(text.into()) }],
@@ -104,7 +101,15 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
             },
         },
     ];
-    let mut vm = Vm::boot(&pod);
+    pod
+}
+
+#[test]
+fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
+    if !wanted() {
+        return;
+    }
+    let mut vm = Vm::boot(&pod_with_volumes());
     vm.says("writer: Error, exit code 1, to be started again in 10 s");
     vm.says("escape: StartError, exit code 128 (subPath out of volume data: leads out of the volume)");
     vm.says(
