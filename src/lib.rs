@@ -15,3 +15,4 @@ pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod rollout;
+pub mod text;

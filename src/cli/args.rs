@@ -46,11 +46,22 @@ pub(super) enum Output {
 #[derive(Debug, Args)]
 pub(super) struct Manifests {
     /// Manifest files, folders of them, or `-` for standard input; all are read as one set
-    #[arg(value_name = "MANIFEST", required = true)]
+    #[arg(value_name = "MANIFEST", required_unless_present = "kustomize")]
     pub manifests: Vec<PathBuf>,
+    /// Folders with a kustomization.
+    #[command(flatten)]
+    pub kustomize: Kustomize,
     /// How they are read.
     #[command(flatten)]
     pub reading: Reading,
+}
+
+/// `-k`, as kubectl has it.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Kustomize {
+    /// Folder with a kustomization: reads what `kubectl kustomize` or `kustomize build` makes of it (may be repeated)
+    #[arg(short = 'k', long = "kustomize", value_name = "DIR")]
+    pub kustomize: Vec<PathBuf>,
 }
 
 /// How manifests are read.
@@ -92,6 +103,9 @@ pub(super) struct PreflightArgs {
     /// Manifest files, folders of them, or `-`: what is to be deployed beside what there is
     #[arg(value_name = "MANIFEST")]
     pub manifests: Vec<PathBuf>,
+    /// Folders with a kustomization.
+    #[command(flatten)]
+    pub kustomize: Kustomize,
     /// How they are read.
     #[command(flatten)]
     pub reading: Reading,
@@ -348,6 +362,9 @@ pub(super) struct LogsArgs {
     /// Print the time of each line
     #[arg(long)]
     pub timestamps: bool,
+    /// Print lines as the containers wrote them, with what acts on a terminal
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// `exec`.
@@ -375,6 +392,9 @@ pub(super) struct ExecArgs {
 pub(super) struct ConsoleArgs {
     /// The group, NAME or NAMESPACE/NAME, and one of its instances, as for exec
     pub name: String,
+    /// Print bytes as they come, with what acts on a terminal
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// `cp`.
@@ -434,11 +454,17 @@ pub(super) struct ScaleArgs {
 #[derive(Debug, Args)]
 pub(super) struct DestroyArgs {
     /// Manifests whose objects are deleted; names of groups (NAME or NAMESPACE/NAME) are taken too
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "lost", "kustomize"])]
     pub targets: Vec<String>,
+    /// Folders with a kustomization.
+    #[command(flatten)]
+    pub kustomize: Kustomize,
     /// Delete everything in the environment
-    #[arg(long, conflicts_with = "targets")]
+    #[arg(long, conflicts_with_all = ["targets", "kustomize"])]
     pub all: bool,
+    /// End machines of the local cloud, of all environments, whose database is gone or damaged; it is kept aside
+    #[arg(long, conflicts_with_all = ["targets", "kustomize", "all"])]
+    pub lost: bool,
     /// How manifests are read.
     #[command(flatten)]
     pub reading: Reading,

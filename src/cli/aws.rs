@@ -81,7 +81,8 @@ pub(super) async fn preflight(
                     Some(false) => "FAILED ",
                     None => "unknown",
                 };
-                report::result(&format!("{word} {}: {}\n", check.name, check.finding));
+                let finding = format!("{}: {}", check.name, check.finding);
+                report::result(&format!("{word} {}\n", crate::text::line(&finding)));
             }
         }
     }

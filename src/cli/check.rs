@@ -8,10 +8,11 @@ use super::{pipeline, secrets, set};
 use crate::manifest::api::ObjectSet;
 use crate::manifest::{self, Options, Reading, Severity, SourceFile, render};
 use crate::report::{self, Format};
+use crate::text;
 
 /// Checks the set. Findings are the result of this verb, so they go to standard output.
 pub(super) fn run(args: &CheckArgs, environment: &Environment, format: Format) -> Result<Exit, Failure> {
-    let files = set::files(&args.set.manifests)?;
+    let files = set::files(&args.set.manifests, &args.set.kustomize)?;
     let options = Options { language_only: args.language_only, ..options(&args.set, environment) };
     let reading = manifest::read(&files, &options);
     let format = args.format.unwrap_or(match format {
@@ -23,7 +24,7 @@ pub(super) fn run(args: &CheckArgs, environment: &Environment, format: Format) -
         Findings::Sarif => pipeline::json(&render::sarif(&files, &reading, env!("CARGO_PKG_VERSION"))),
         Findings::Github => report::result(&render::github(&files, &reading)),
         Findings::Text => {
-            report::result(&render::text(&files, &reading, report::colour()));
+            report::said(&render::text(&files, &reading, report::colour()));
             report::message(&summary(&reading));
         }
     }
@@ -44,7 +45,7 @@ fn options(set: &Manifests, environment: &Environment) -> Options {
 
 /// Reads the set for a verb that goes on with it: findings are talk, and errors end the verb.
 pub(super) fn read(set: &Manifests, context: &Context) -> Result<ObjectSet, Failure> {
-    let files = set::files(&set.manifests)?;
+    let files = set::files(&set.manifests, &set.kustomize)?;
     let mut reading = manifest::read(&files, &options(set, &context.environment));
     if context.quiet {
         reading.diagnostics.retain(|finding| finding.severity != Severity::Note);
@@ -56,7 +57,7 @@ pub(super) fn read(set: &Manifests, context: &Context) -> Result<ObjectSet, Fail
 /// Says all findings, as talk.
 pub(super) fn tell(files: &[SourceFile], reading: &Reading, format: Format) {
     if !reading.diagnostics.is_empty() {
-        report::message(findings(files, reading, format).trim_end());
+        report::findings(findings(files, reading, format).trim_end());
     }
     if reading.has_errors() && format == Format::Text {
         report::message(&summary(reading));
@@ -70,7 +71,7 @@ fn findings(files: &[SourceFile], reading: &Reading, format: Format) -> String {
             // Among the lines of events, each says what it is.
             let line = |mut finding: serde_json::Value| {
                 finding["event"] = "finding".into();
-                finding.to_string()
+                text::json(&finding.to_string()).into_owned()
             };
             render::json(files, reading).into_iter().map(line).collect::<Vec<_>>().join("\n")
         }

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{named, pipeline};
 use crate::report;
+use crate::text::Stream;
 
 /// Prints until the instance ends.
 pub(super) async fn run(context: &Context, args: &ConsoleArgs) -> Result<Exit, Failure> {
@@ -18,8 +19,11 @@ pub(super) async fn run(context: &Context, args: &ConsoleArgs) -> Result<Exit, F
         instance.id, instance.id
     ));
     let mut bytes = cloud.console(&instance.id).await.or_exit(Exit::Cloud)?;
+    let mut visible = Stream::default();
     while let Some(bytes) = bytes.next().await {
-        if !report::bytes(&bytes.or_exit(Exit::Cloud)?, false) {
+        let bytes = bytes.or_exit(Exit::Cloud)?;
+        let bytes = if args.raw { bytes } else { visible.next(&bytes).into_bytes() };
+        if !report::bytes(&bytes, false) {
             break;
         }
     }

@@ -1,6 +1,6 @@
 //! `i2kit convert`: the short form as the objects that it stands for.
 
-use super::args::ConvertArgs;
+use super::args::{ConvertArgs, Kustomize};
 use super::exit::{Exit, Failure};
 use super::{check, set};
 use crate::manifest;
@@ -8,7 +8,7 @@ use crate::report::{self, Format};
 
 /// Prints all objects as YAML.
 pub(super) fn run(args: &ConvertArgs, format: Format) -> Result<Exit, Failure> {
-    let files = set::files(&args.manifests)?;
+    let files = set::files(&args.manifests, &Kustomize::default())?;
     match manifest::convert(&files) {
         Ok(text) => {
             report::result(&text);

@@ -3,7 +3,7 @@
 use super::args::DeployArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{pipeline, secrets};
+use super::{addresses, pipeline, secrets};
 use crate::plan::rollout;
 use crate::report::{self, Format};
 
@@ -18,14 +18,24 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
     secrets.put(cloud.as_ref(), &plan).await?;
-    let exit = pipeline::carry_out_to(context, cloud.as_ref(), &plan, (&images, args.wait)).await?;
-    if context.format == Format::Text {
-        let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-        let names: Vec<_> = desired.balancers.iter().map(|balancer| &balancer.name).collect();
-        for balancer in fleet.balancers.iter().filter(|balancer| names.contains(&&balancer.spec.name)) {
-            report::result(&format!("{} {}\n", balancer.spec.name, balancer.addresses().join(" ")));
+    let left = pipeline::carry_out_to(context, cloud.as_ref(), &plan, (&images, args.wait)).await?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let answering = addresses::answering(&prepared.set, &desired.balancers, &fleet);
+    match context.format {
+        Format::Json => {
+            let mut result = pipeline::done(&plan, &left);
+            result["addresses"] = serde_json::json!(answering);
+            pipeline::json(&result);
         }
-        pipeline::warn(context, &fleet);
+        Format::Text => {
+            if plan.is_empty() {
+                report::result("unchanged\n");
+            }
+            for service in &answering {
+                report::result(&format!("{service}\n"));
+            }
+            pipeline::warn(context, &fleet);
+        }
     }
-    Ok(exit)
+    Ok(Exit::Success)
 }

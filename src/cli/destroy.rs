@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 
 use super::args::{DestroyArgs, Manifests};
 use super::context::Context;
+use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{check, named, pipeline};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, local};
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
 use crate::plan::{ingress, rollout};
 
 /// Deletes what the targets name, or everything.
 pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, Failure> {
+    if args.lost {
+        return lost(context).await;
+    }
     let cloud = pipeline::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, args, context)?) };
@@ -24,6 +28,26 @@ pub(super) async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Flee
     let exit = pipeline::carry_out(context, cloud, &rollout::destroy(doomed), &[]).await?;
     cloud.release().await.or_exit(Exit::Cloud)?;
     Ok(exit)
+}
+
+/// Ends the local cloud's VMs whose records are lost.
+async fn lost(context: &Context) -> Result<Exit, Failure> {
+    if context.environment.provider != Provider::Local {
+        let error =
+            anyhow::anyhow!("--lost is about the local cloud, and this environment is in another one");
+        return Err(Failure::new(Exit::Usage, error));
+    }
+    let lost = local::destroy_lost(&pipeline::home(context)?).await.or_exit(Exit::Cloud)?;
+    if lost.ended.is_empty() {
+        context.events.note("no machine of the local cloud runs");
+    }
+    for id in &lost.ended {
+        context.events.note(format!("ended {id}"));
+    }
+    if let Some(aside) = &lost.aside {
+        context.events.note(format!("the damaged database is kept as {}", aside.display()));
+    }
+    Ok(Exit::Success)
 }
 
 /// What is deleted: names of groups and names of balancers.
@@ -57,8 +81,9 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
             doomed.groups.push(named::group(fleet, target)?.name.clone());
         }
     }
-    if !manifests.is_empty() {
-        let set = Manifests { manifests, reading: args.reading.clone() };
+    if !manifests.is_empty() || !args.kustomize.kustomize.is_empty() {
+        let kustomize = args.kustomize.clone();
+        let set = Manifests { manifests, kustomize, reading: args.reading.clone() };
         let set = check::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));

@@ -3,7 +3,7 @@
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::status::table;
+use super::status::{row, table};
 use super::{named, pipeline};
 use crate::plan::happening::{self, Happening};
 use crate::report::{self, Format};
@@ -27,17 +27,18 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     Ok(Exit::Success)
 }
 
-fn text(found: &[Happening]) -> String {
+/// Events as a table.
+pub(super) fn text(found: &[Happening]) -> String {
     let mut table = table(&["TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
     for event in found {
         let first = event.message.lines().next().unwrap_or_default();
-        table.add_row([
+        table.add_row(row([
             pipeline::utc(event.time),
             format!("{:?}", event.kind),
             event.reason.clone(),
             event.object.clone(),
             first.to_owned(),
-        ]);
+        ]));
     }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()

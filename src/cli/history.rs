@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure, OrExit as _};
 use super::{named, pipeline};
 use crate::plan::fleet::InstanceGroup;
 use crate::report::{self, Format};
+use crate::text;
 
 /// Prints the revisions that the cloud keeps, oldest first.
 pub(super) async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
@@ -20,14 +21,15 @@ pub(super) async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Fai
     Ok(Exit::Success)
 }
 
-fn text(group: &InstanceGroup) -> String {
+/// Revisions as a table.
+pub(super) fn text(group: &InstanceGroup) -> String {
     let mut out = format!("{:<10}{:<14}{:<22}CAUSE\n", "REVISION", "IMAGE", "CREATED");
     for revision in &group.revisions {
         let current = if group.current == Some(revision.number) { " (current)" } else { "" };
         let number = revision.number.to_string();
         let created = pipeline::utc(revision.created);
         let image = revision.launch.image.0.short();
-        let _ = writeln!(out, "{number:<10}{image:<14}{created:<22}{}{current}", revision.cause);
+        let _ = writeln!(out, "{number:<10}{image:<14}{created:<22}{}{current}", text::line(&revision.cause));
     }
     out
 }

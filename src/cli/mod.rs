@@ -1,5 +1,6 @@
 //! The command line: arguments are given a meaning, handed to the rooms, and turned into an exit code. One file a verb.
 
+mod addresses;
 mod args;
 mod aws;
 mod build;
@@ -20,6 +21,7 @@ pub mod exit;
 mod explain;
 mod gc;
 mod history;
+mod kustomize;
 mod local_cloud;
 mod logs;
 mod named;
@@ -36,6 +38,7 @@ mod set;
 mod status;
 mod summary;
 mod terminal;
+pub mod unpack;
 mod wait;
 
 use std::ffi::OsString;

@@ -21,7 +21,7 @@ use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Platform, Reference, ResolvedImage};
 use crate::plan::fleet::{Fleet, Health, Instance};
 use crate::plan::image::{ImageId, ImagePlan};
-use crate::plan::rollout::{Desired, RolloutPlan};
+use crate::plan::rollout::{Desired, RolloutPlan, Step};
 use crate::plan::{pod, workload};
 use crate::registry::{Registry, Store};
 use crate::report::{self, Format};
@@ -48,7 +48,9 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     let profiles = profiles::read(context, &set)?;
     let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
     let plans = plans(&set, &facts)?;
-    let names: Vec<String> = manifests.manifests.iter().map(|path| path.display().to_string()).collect();
+    let named = manifests.manifests.iter().map(|path| path.display().to_string());
+    let folders = manifests.kustomize.kustomize.iter().map(|folder| format!("-k {}", folder.display()));
+    let names: Vec<String> = named.chain(folders).collect();
     Ok(Prepared {
         set,
         plans,
@@ -157,16 +159,33 @@ pub(super) async fn carry_out(
     plan: &RolloutPlan,
     images: &[DiskImage],
 ) -> Result<Exit, Failure> {
-    carry_out_to(context, cloud, plan, (images, true)).await
+    let left = carry_out_to(context, cloud, plan, (images, true)).await?;
+    match context.format {
+        Format::Json => json(&done(plan, &left)),
+        Format::Text if plan.is_empty() => report::result("unchanged\n"),
+        Format::Text => {}
+    }
+    Ok(Exit::Success)
 }
 
-/// As [`carry_out`]; without waiting it ends once everything is started.
+/// What was done, and what is left, for programs.
+pub(super) fn done(plan: &RolloutPlan, left: &[Step]) -> serde_json::Value {
+    let steps: Vec<&Step> = plan.steps.iter().filter(|step| !left.contains(step)).collect();
+    serde_json::json!({
+        "environment": plan.environment,
+        "changed": !plan.is_unchanged(),
+        "steps": steps,
+        "left": left,
+    })
+}
+
+/// Carries `plan` out; without waiting it ends once everything is started. Returns the steps that are left then.
 pub(super) async fn carry_out_to(
     context: &Context,
     cloud: &dyn Cloud,
     plan: &RolloutPlan,
     (images, wait): (&[DiskImage], bool),
-) -> Result<Exit, Failure> {
+) -> Result<Vec<Step>, Failure> {
     for note in &plan.notes {
         context.events.note(note.clone());
     }
@@ -183,18 +202,15 @@ pub(super) async fn carry_out_to(
         }
         summary::write(context, plan, &fleet, ended.as_ref().err().map(ToString::to_string).as_deref());
     }
-    ended.or_exit(Exit::Rollout)?;
-    let unchanged = plan.is_unchanged();
-    match context.format {
-        Format::Json => json(&serde_json::json!({
-            "environment": plan.environment,
-            "changed": !unchanged,
-            "steps": plan.steps,
-        })),
-        Format::Text if plan.is_empty() => report::result("unchanged\n"),
-        Format::Text => {}
+    let left = ended.or_exit(Exit::Rollout)?;
+    if !left.is_empty() {
+        let steps: Vec<String> = left.iter().map(|step| format!("\n  {step}")).collect();
+        context.events.note(format!(
+            "left, since it is not waited for (`i2kit wait` waits, the next deploy does the rest):{}",
+            steps.concat()
+        ));
     }
-    Ok(Exit::Success)
+    Ok(left)
 }
 
 /// Says what the cloud cannot give the environment for now.
@@ -207,7 +223,7 @@ pub(super) fn warn(context: &Context, fleet: &Fleet) {
 /// Prints `value` as indented JSON.
 pub(super) fn json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value).expect("results have only string keys");
-    report::result(&(text + "\n"));
+    report::document(&(text + "\n"));
 }
 
 /// An instance's health in one word, with the reason when it is bad.

@@ -12,11 +12,11 @@ use crate::report;
 
 /// Checks the environment's cloud, for what it holds and what the manifests say.
 pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, Failure> {
-    let PreflightArgs { manifests, reading } = args;
-    let set = if manifests.is_empty() {
+    let PreflightArgs { manifests, kustomize, reading } = args;
+    let set = if manifests.is_empty() && kustomize.kustomize.is_empty() {
         ObjectSet::default()
     } else {
-        check::read(&Manifests { manifests, reading }, context)?
+        check::read(&Manifests { manifests, kustomize, reading }, context)?
     };
     match &context.environment.provider {
         Provider::Local => {

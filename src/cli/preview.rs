@@ -144,7 +144,7 @@ async fn serve(
         lines.push(cloud.logs(&query).await.or_exit(Exit::Cloud)?);
     }
     while let Some(line) = lines.next().await {
-        logs::print(&line.or_exit(Exit::Cloud)?, context.format, false);
+        logs::print(&line.or_exit(Exit::Cloud)?, context.format, false, false);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure};
 use super::{named, pipeline};
 use crate::plan::fleet::{ContainerStatus, Fleet, Instance, InstanceGroup, LoadBalancer, RefreshStatus};
 use crate::report::{self, Format};
+use crate::text;
 
 /// Prints groups, instances and balancers.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
@@ -28,7 +29,7 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if fleet.groups.is_empty() && fleet.balancers.is_empty() {
         return format!(
             "Environment {} holds nothing. `i2kit deploy MANIFEST` changes that.\n",
-            fleet.environment
+            text::line(&fleet.environment)
         );
     }
     let mut out = String::new();
@@ -67,6 +68,11 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
+/// A row of a table. Each cell is one line, whatever strangers wrote into it.
+pub(super) fn row<const N: usize>(cells: [String; N]) -> [String; N] {
+    cells.map(|cell| text::line(&cell).into_owned())
+}
+
 fn groups(groups: &[InstanceGroup]) -> Table {
     let mut table = table(&["GROUP", "READY", "REVISION", "IMAGE", "STATUS"]);
     for group in groups {
@@ -94,13 +100,13 @@ fn groups(groups: &[InstanceGroup]) -> Table {
             None if group.current.is_some() => "started".into(),
             None => "new".into(),
         };
-        table.add_row([
+        table.add_row(row([
             group.name.to_string(),
             format!("{}/{}", group.healthy(), group.replicas),
             group.current.map_or("-".into(), |number| number.to_string()),
             revision.map_or("-".into(), |revision| revision.launch.image.0.short()),
             status,
-        ]);
+        ]));
     }
     table
 }
@@ -109,7 +115,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
     let mut table = table(&["INSTANCE", "REVISION", "HEALTH", "RESTARTS", "BOOT", "VM"]);
     for instance in groups.iter().flat_map(|group| &group.instances) {
         let restarts: u32 = instance.containers.iter().map(|container| container.restarts).sum();
-        table.add_row([
+        table.add_row(row([
             instance.id.clone(),
             instance.revision.to_string(),
             shortened(&pipeline::health(instance)),
@@ -120,7 +126,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
                 (Some(accelerator), None) => accelerator.to_string(),
                 _ => "-".into(),
             },
-        ]);
+        ]));
     }
     table
 }
@@ -132,13 +138,13 @@ fn containers<'a>(
     let mut table = table(&["INSTANCE", "CONTAINER", "READY", "RESTARTS", "STATE"]);
     for instance in instances {
         for container in instance.containers.iter().filter(|container| told(container)) {
-            table.add_row([
+            table.add_row(row([
                 instance.id.clone(),
                 container.name.clone(),
                 if container.ready { "yes" } else { "no" }.into(),
                 container.restarts.to_string(),
                 container.state.clone(),
-            ]);
+            ]));
         }
     }
     table
@@ -159,12 +165,12 @@ fn balancers(balancers: &[LoadBalancer]) -> Table {
     for balancer in balancers {
         let healthy = balancer.targets.iter().filter(|target| target.healthy).count();
         let addresses = balancer.addresses();
-        table.add_row([
+        table.add_row(row([
             balancer.spec.name.to_string(),
             format!("{:?}", balancer.spec.kind),
             if addresses.is_empty() { "-".into() } else { addresses.join(", ") },
             format!("{healthy}/{} healthy", balancer.targets.len()),
-        ]);
+        ]));
     }
     table
 }
@@ -178,5 +184,64 @@ mod tests {
         assert_eq!(shortened("healthy"), "healthy");
         let long = shortened(&"ö".repeat(100));
         assert!(long.ends_with('…') && long.chars().count() == HEALTH_WIDTH, "{long}");
+    }
+
+    /// A stranger's text: it clears the screen, sets the clipboard, turns the text around, and begins a line that is a
+    /// command to CI systems.
+    const HOSTILE: &str = "x\u{1b}[2J\u{1b}]52;c;aGk=\u{7}\r\n::error::gone\u{9b}31m\u{202e}\ty";
+
+    /// A fleet that has this text wherever a guest, a cloud or a manifest may write.
+    fn hostile() -> Fleet {
+        let image = crate::plan::image::ImageId(crate::oci::Digest::of(b"web"));
+        let group = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": HOSTILE, "name": HOSTILE},
+            "replicas": 1,
+            "settings": {"strategy": "Recreate", "minReadySeconds": 0, "progressDeadlineSeconds": 600,
+                "revisionHistoryLimit": 10, "labels": {}},
+            "current": 1,
+            "nextRevision": 2,
+            "revisions": [{"number": 1, "launch": {"image": image, "memoryMib": 128, "vcpus": 1, "ports": [],
+                "healthPort": 10256, "gracePeriodSeconds": 30, "healthGraceSeconds": 120},
+                "created": 10, "cause": HOSTILE, "deployed": 20}],
+            "instances": [{"id": HOSTILE, "revision": 1, "state": "running",
+                "health": {"status": "unhealthy", "reason": HOSTILE}, "since": 30, "endpoints": [],
+                "bootId": HOSTILE,
+                "containers": [{"name": HOSTILE, "ready": false, "restarts": 3, "state": HOSTILE}]}],
+            "refresh": {"status": "rolledBack", "from": 1, "to": 2, "updated": 0, "available": 0, "total": 1,
+                "started": 40, "reason": HOSTILE},
+        }));
+        let spec = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": HOSTILE, "name": HOSTILE}, "kind": "ClusterIP", "listeners": [],
+        }));
+        let balancer = LoadBalancer {
+            spec: spec.unwrap(),
+            host: HOSTILE.into(),
+            bound: vec![Some(80)],
+            targets: vec![],
+        };
+        Fleet {
+            environment: HOSTILE.into(),
+            groups: vec![group.unwrap()],
+            balancers: vec![balancer],
+            ..Fleet::default()
+        }
+    }
+
+    #[test]
+    fn no_table_shows_a_stranger_s_text_as_it_is() {
+        let fleet = hostile();
+        let found = crate::plan::happening::of(&fleet);
+        assert!(found.len() > 3);
+        for (name, shown) in [
+            ("status", text(&fleet, true)),
+            ("events", super::super::events::text(&found)),
+            ("history", super::super::history::text(&fleet.groups[0])),
+        ] {
+            assert!(shown.chars().all(|c| c == '\n' || !text::is_hidden(c)), "{name}: {shown:?}");
+            assert!(!shown.lines().any(|line| line.trim_start().starts_with("::")), "{name}: {shown}");
+            assert!(shown.contains("x␛[2J"), "{name}: {shown}");
+        }
+        insta::assert_snapshot!(text(&fleet, true));
+        assert!(text(&Fleet { environment: HOSTILE.into(), ..Fleet::default() }, true).contains("x␛[2J"));
     }
 }

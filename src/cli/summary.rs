@@ -7,11 +7,12 @@ use std::io::Write as _;
 use super::context::Context;
 use crate::plan::fleet::Fleet;
 use crate::plan::rollout::RolloutPlan;
+use crate::text;
 
 /// Appends the page; a file that cannot be written is told and fails nothing, since the deployment is done.
 pub(super) fn write(context: &Context, plan: &RolloutPlan, fleet: &Fleet, failure: Option<&str>) {
     let Some(file) = &context.summary else { return };
-    let page = page(plan, fleet, failure);
+    let page = text::visible(&page(plan, fleet, failure)).into_owned();
     let written = OpenOptions::new()
         .append(true)
         .create(true)

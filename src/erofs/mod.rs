@@ -4,7 +4,7 @@
 //! `reader` and `dump` the way back. Images are uncompressed and plain: every kernel since 5.10 mounts them, and equal
 //! input gives equal bytes. The room does not know files, layers' digests, or who mounts the image.
 
-mod archive;
+pub mod archive;
 mod directory;
 mod dump;
 mod error;

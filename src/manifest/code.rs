@@ -191,6 +191,9 @@ codes! {
     MissingReference, "missing-reference", Error,
         "An object or key that the manifest refers to is not in the given files. All files of one call are one set. `--external secret/NAME` says that a Secret is in the cloud's store already; `optional: true` says that it may be missing.",
         "configMapKeyRef:\n  name: settings\n  key: mode\n";
+    MissingAccount, "missing-account", Warning,
+        "The ServiceAccount that a pod names is not in the given files. An account is the role of machines in their cloud, so these machines have none. Give its file too if it has an annotation with a role.",
+        "spec:\n  serviceAccountName: reader\n";
     NoRequest, "no-request", Warning,
         "A scaler keeps the use of a resource at a share of what is requested, but a container requests none of it. The machine's own size is taken instead.",
         "kind: HorizontalPodAutoscaler\nspec:\n  metrics:\n  - type: Resource\n    resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}\n";

@@ -19,6 +19,8 @@ Every known field is in one of these classes:
 | no meaning | accepted with a warning |
 | ignored | accepted without a word: what clusters write into the objects that they print |
 
+Some fields cannot be told from absent ones when they are `0` or `\"\"`, as in Kubernetes; the column of defaults says so.
+
 *Not yet* marks what the language has and this version cannot deploy, *AWS only* what the local cloud does not have:
 `check` says so, for the cloud of the environment file.
 ";
@@ -124,6 +126,13 @@ fn row(page: &mut String, field: &Field) {
         .default
         .map(|text| format!("`{}`", if text.is_empty() { "\"\"" } else { text }))
         .unwrap_or_default();
+    let default = match (field.zero, &field.ty) {
+        (false, _) => default,
+        _ if default.is_empty() => default,
+        (true, Type::Int(..)) => default + " (also for `0`)",
+        (true, Type::PortRef) => default + " (also for `0` and `\"\"`)",
+        (true, _) => default + " (also for `\"\"`)",
+    };
     put(
         page,
         format_args!(

@@ -89,7 +89,7 @@ fn is_own(group: &str) -> bool {
 const OTHER_FORMATS: &[(&[&str], &str)] = &[
     (
         &["resources", "patches", "configMapGenerator", "bases"],
-        "this looks like a kustomization: run `kustomize build` first and check what it prints",
+        "this looks like a kustomization: give its folder with `-k DIR`",
     ),
     (&["services"], "this looks like a Compose file: run `kompose convert` first and check what it prints"),
     (

@@ -25,6 +25,7 @@ mod short;
 mod tests;
 mod text;
 mod tree;
+mod zero;
 
 use std::collections::BTreeSet;
 

@@ -5,12 +5,18 @@ use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, SourceFile};
 use super::document::{Found, find, items_kind};
 use super::language::{Class, Kind, SHORT_FORM};
-use super::set::{self, Document};
+use super::set::{self, Document, Unread};
 use super::tree::{self, Fault, Node, Span, Value};
-use super::{Options, Reading, build, generate_name, redact, short, text};
+use super::{Options, Reading, build, generate_name, redact, short, text, zero};
 
 /// Namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// Most objects of a set, lists of them included: a large cluster has fewer, and each becomes typed objects in memory.
+const MAX_OBJECTS: usize = 20_000;
+
+/// Objects that are not read and yet compared with what refers to them. With more of them nothing counts as missing.
+const MAX_UNREAD: usize = 200;
 
 /// Reads all files as one set and reports everything that is wrong with them.
 pub fn read(files: &[SourceFile], options: &Options) -> Reading {
@@ -21,6 +27,8 @@ pub fn read(files: &[SourceFile], options: &Options) -> Reading {
         documents: Vec::new(),
         redacted: Vec::new(),
         broken: false,
+        objects: 0,
+        unread: Vec::new(),
     };
     for (index, file) in files.iter().enumerate() {
         reader.file(index, file);
@@ -36,6 +44,9 @@ struct Reader<'o, 'a> {
     redacted: Vec<Place>,
     /// Whether some document could not be read, so that nobody can say what is missing.
     broken: bool,
+    objects: usize,
+    /// Objects of kinds that are refused or not known.
+    unread: Vec<Unread<'a>>,
 }
 
 impl<'a> Reader<'_, 'a> {
@@ -83,12 +94,24 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn document(&mut self, file: usize, mut root: Node<'a>, prefix: String) {
+        self.objects += 1;
+        if self.objects > MAX_OBJECTS {
+            self.broken = true;
+            if self.objects == MAX_OBJECTS + 1 {
+                let place = Place { file, span: root.span.range() };
+                let message = format!("more than {MAX_OBJECTS} objects in one set; the rest is not read");
+                let mut found = plain(Code::TooLarge, place, message);
+                found.help = Some("deploy parts that do not refer to each other one by one".into());
+                self.findings.push(found);
+            }
+            return;
+        }
         if root.str("kind") == Some("Job") {
             generate_name::name_job(&mut root);
         }
-        let namespace =
-            root.at(&["metadata", "namespace"]).and_then(Node::scalar).unwrap_or(DEFAULT_NAMESPACE);
-        let namespace = namespace.to_owned();
+        let namespace = root.at(&["metadata", "namespace"]).and_then(Node::scalar);
+        let namespace = namespace.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAMESPACE).to_owned();
+        let errors = self.findings.errors();
         let mut check = Check {
             file,
             namespace: namespace.clone(),
@@ -101,7 +124,11 @@ impl<'a> Reader<'_, 'a> {
             redact::values(&root, file, &mut self.redacted);
         }
         match found {
-            Found::Nothing => {}
+            Found::Nothing => {
+                if self.findings.errors() > errors {
+                    self.unread(root, namespace);
+                }
+            }
             Found::List => self.list(file, root, &prefix),
             Found::Short => {
                 check.object = format!("short form/{}", root.str("name").unwrap_or("?"));
@@ -126,13 +153,27 @@ impl<'a> Reader<'_, 'a> {
                 }
             }
             Found::Kind(kind) => {
+                if let Some(table) = kind.table {
+                    zero::forget(&mut root, table);
+                }
                 known(&mut check, &root, kind);
                 let name =
                     root.at(&["metadata", "name"]).and_then(Node::scalar).unwrap_or_default().to_owned();
                 if kind.table.is_some() {
                     self.documents.push(Document { file, root, kind, name, namespace, prefix, short: false });
+                } else if kind.class == Class::Refused {
+                    self.unread(root, namespace);
                 }
             }
+        }
+    }
+
+    /// Keeps an object that an error was reported of instead of reading it: what refers to it is not missing.
+    fn unread(&mut self, root: Node<'a>, namespace: String) {
+        if self.unread.len() < MAX_UNREAD {
+            self.unread.push(Unread { root, namespace });
+        } else {
+            self.broken = true;
         }
     }
 
@@ -164,7 +205,8 @@ impl<'a> Reader<'_, 'a> {
             let message = "there is no object in the given files".to_owned();
             self.findings.push(plain(Code::NoObject, Place { file: 0, span: 0..0 }, message));
         }
-        set::check(&self.documents, &self.references, self.options, self.broken, &mut self.findings);
+        let given = set::Given { documents: &self.documents, unread: &self.unread, broken: self.broken };
+        set::check(&given, &self.references, self.options, &mut self.findings);
         for file in 0..files {
             let left_out = self.findings.left_out(file);
             if left_out > 0 {

@@ -90,6 +90,9 @@ fn property(field: &'static Field) -> Value {
         }
         _ => type_of(&field.ty),
     };
+    if field.zero {
+        allow_zero(&mut schema);
+    }
     // In this version of JSON Schema nothing may stand beside a reference.
     if let Some(reference) = schema.get("$ref").cloned() {
         schema = json!({ "allOf": [{ "$ref": reference }] });
@@ -119,6 +122,23 @@ fn property(field: &'static Field) -> Value {
         schema["default"] = literal(default);
     }
     schema
+}
+
+/// Lets the schema take `0` or `""` too.
+fn allow_zero(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    schema.remove("minLength");
+    if let Some(minimum) = schema.get_mut("minimum") {
+        *minimum = 0.into();
+    }
+    if let Some(Value::String(pattern)) = schema.get_mut("pattern") {
+        *pattern = format!("^({})?$", pattern.trim_start_matches('^').trim_end_matches('$'));
+    }
+    if let Some(Value::Array(words)) = schema.get_mut("enum")
+        && !words.contains(&Value::from(""))
+    {
+        words.push("".into());
+    }
 }
 
 /// A default as JSON: a number or truth value when it reads as one.

@@ -64,7 +64,7 @@ fn resolve(backend: &Backend, namespace: &str, set: &ObjectSet) -> HttpBackend {
     if let (Some(service), Some(port)) = (service, port) {
         let of_namespace = set.deployments.iter().filter(|each| each.meta.name.namespace == namespace);
         for each in of_namespace.filter(|each| selects(&service.selector, &each.template.labels)) {
-            if let Some(port) = number(&port.target_port, &each.template) {
+            if let Some(port) = number(port, &each.template) {
                 targets.push(TargetGroup { group: each.meta.name.clone(), port });
             }
         }

@@ -18,15 +18,23 @@ pub(super) struct Size {
     pub(super) memory_mib: u32,
 }
 
-/// The smallest VM that holds the pod. Init containers run one by one before the others, so the largest of them
-/// counts and not their sum; this is Kubernetes' rule for a pod's effective request.
+/// The smallest VM that holds the pod, by Kubernetes' rule for a pod's effective request (KEP-753). Containers and sidecars
+/// run side by side, so they add up. The other init containers run one by one before the containers, each beside the
+/// sidecars that were started before it, so the largest of these sums counts.
 pub(super) fn of(pod: &PodSpec) -> Size {
     let memory =
         |c: &Container| c.resources.limit_memory_bytes.max(c.resources.request_memory_bytes).unwrap_or(0);
     let cpu = |c: &Container| c.resources.limit_cpu_millis.max(c.resources.request_cpu_millis).unwrap_or(0);
     let effective = |of: &dyn Fn(&Container) -> u64| {
-        let containers: u64 = pod.containers.iter().map(of).fold(0, u64::saturating_add);
-        pod.init_containers.iter().map(of).max().unwrap_or(0).max(containers)
+        let (mut sidecars, mut starting) = (0_u64, 0_u64);
+        for container in &pod.init_containers {
+            let beside = sidecars.saturating_add(of(container));
+            starting = starting.max(beside);
+            if container.sidecar {
+                sidecars = beside;
+            }
+        }
+        pod.containers.iter().map(of).fold(sidecars, u64::saturating_add).max(starting)
     };
     let memory_mib = effective(&memory).div_ceil(MIB).saturating_add(SYSTEM_MIB);
     Size {
@@ -64,6 +72,22 @@ mod tests {
             ..PodSpec::default()
         };
         assert_eq!(of(&pod), Size { vcpus: 2, memory_mib: 600 + 64 });
+        let sidecar = |memory_mib, cpu_millis| Container { sidecar: true, ..with(memory_mib, cpu_millis) };
+        // Beside the containers: 50 + 70 + 200 + 300.
+        let served = PodSpec { init_containers: vec![sidecar(50, 200), sidecar(70, 500)], ..pod.clone() };
+        assert_eq!(of(&served), Size { vcpus: 3, memory_mib: 620 + 64 });
+        // The second init container runs beside the first sidecar alone: 50 + 600 is more than 50 + 40 + 500.
+        let init = vec![sidecar(50, 0), with(600, 0), sidecar(40, 0)];
+        assert_eq!(
+            of(&PodSpec { init_containers: init, ..pod.clone() }),
+            Size { vcpus: 2, memory_mib: 650 + 64 }
+        );
+        // A sidecar is started before the next one, so that none counts twice.
+        let init = vec![with(900, 0), sidecar(50, 0)];
+        assert_eq!(
+            of(&PodSpec { init_containers: init, ..pod.clone() }),
+            Size { vcpus: 2, memory_mib: 900 + 64 }
+        );
         let bare = PodSpec { init_containers: vec![], containers: vec![], ..pod };
         assert_eq!(of(&bare), Size { vcpus: 1, memory_mib: DEFAULT_MEMORY_MIB });
     }

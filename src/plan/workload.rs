@@ -72,7 +72,7 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
     let pod = &template.spec;
     let size = size::of(pod);
     let mut ports: Vec<LaunchPort> = Vec::new();
-    for port in pod.containers.iter().flat_map(|container| &container.ports) {
+    for port in pod.long_running().flat_map(|container| &container.ports) {
         let port = LaunchPort { port: port.container_port, protocol: port.protocol };
         if !ports.contains(&port) {
             ports.push(port);
@@ -162,7 +162,7 @@ fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
         targets: selected
             .iter()
             .filter_map(|deployment| {
-                let target = number(&port.target_port, &deployment.template)?;
+                let target = number(port, &deployment.template)?;
                 Some(TargetGroup { group: deployment.meta.name.clone(), port: target })
             })
             .collect(),
@@ -199,7 +199,7 @@ fn role(set: &ObjectSet, namespace: &str, template: &PodTemplate) -> Option<Mach
 fn scaling(set: &ObjectSet, group: &Name, template: &PodTemplate) -> Option<Scaling> {
     let scaler =
         set.scalers.iter().find(|scaler| scaler.target == *group && scaler.target_kind != "StatefulSet")?;
-    let requests = template.spec.containers.iter().map(|container| {
+    let requests = template.spec.long_running().map(|container| {
         let resources = &container.resources;
         resources.request_cpu_millis.or(resources.limit_cpu_millis)
     });
@@ -223,16 +223,56 @@ pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, St
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// The port's number in this pod template; `None` when it has no port of that name.
-pub(super) fn number(target: &TargetPort, template: &PodTemplate) -> Option<u16> {
-    match target {
+/// The number of the port that `service` leads to in this pod template; `None` when it has no port of that name and
+/// protocol: the same name may stand for another protocol in another container.
+pub(super) fn number(service: &ServicePort, template: &PodTemplate) -> Option<u16> {
+    match &service.target_port {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => template
             .spec
-            .containers
-            .iter()
+            .long_running()
             .flat_map(|container| &container.ports)
-            .find(|port| port.name.as_ref() == Some(name))
+            .find(|port| port.name.as_ref() == Some(name) && port.protocol == service.protocol)
             .map(|port| port.container_port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::Protocol;
+    use crate::manifest::{Options, SourceFile, read};
+    use crate::oci::Digest;
+
+    fn groups_and_balancers(text: &str) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
+        let file = SourceFile { name: "pods.yaml".into(), bytes: text.as_bytes().to_vec() };
+        let reading = read(&[file], &Options::default());
+        assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+        let images = vec![ImageId(Digest::of(b"web")); reading.set.pods().count()];
+        desired(&reading.set, &images, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_service_leads_to_the_port_that_a_sidecar_names() {
+        let (groups, balancers) = groups_and_balancers(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: behind}\nspec:\n  selector: {matchLabels: {app: behind}}\n  template:\n    metadata: {labels: {app: behind}}\n    spec:\n      initContainers:\n      - {name: once, image: \"tool:1\", ports: [{containerPort: 1}]}\n      - {name: proxy, image: \"tool:1\", restartPolicy: Always, ports: [{name: inbound, containerPort: 15001}]}\n      containers: [{name: app, image: \"tool:1\"}]\n---\napiVersion: v1\nkind: Service\nmetadata: {name: behind}\nspec:\n  selector: {app: behind}\n  ports: [{port: 80, targetPort: inbound}]\n",
+        );
+        let [listener] = &balancers[0].listeners[..] else { panic!("one listener") };
+        let target = TargetGroup { group: groups[0].name.clone(), port: 15001 };
+        assert_eq!((listener.port, &listener.targets[..]), (80, &[target][..]));
+        assert_eq!(groups[0].launch.ports, [LaunchPort { port: 15001, protocol: Protocol::Tcp }]);
+    }
+
+    #[test]
+    fn a_port_is_found_by_its_name_and_protocol() {
+        let (_, balancers) = groups_and_balancers(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: dns, labels: {app: dns}}\nspec:\n  containers:\n  - {name: a, image: \"tool:1\", ports: [{name: dns, containerPort: 5353, protocol: UDP}]}\n  - {name: b, image: \"tool:1\", ports: [{name: dns, containerPort: 5300}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: dns}\nspec:\n  selector: {app: dns}\n  ports:\n  - {name: tcp, port: 53, targetPort: dns}\n  - {name: udp, port: 53, targetPort: dns, protocol: UDP}\n",
+        );
+        let found: Vec<(Protocol, u16)> = balancers[0]
+            .listeners
+            .iter()
+            .map(|listener| (listener.protocol, listener.targets[0].port))
+            .collect();
+        assert_eq!(found, [(Protocol::Tcp, 5300), (Protocol::Udp, 5353)]);
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::text;
+
 /// Something that happened. Serialised as one JSON line with an `event` field by `--output json`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
@@ -86,11 +88,13 @@ impl Event {
             Self::Note { message } => Some(message.clone()),
             Self::Warning { message } => Some(format!("warning: {message}")),
             Self::Error { message } => Some(format!("error: {message}")),
-            Self::TaskStarted { title, .. } => Some(title.clone()),
+            Self::TaskStarted { title, .. } => Some(text::line(title).into_owned()),
             Self::RefreshProgress { group, status, to, updated, available, total, .. } => Some(format!(
                 "{group}: revision {to} {status}: {updated}/{total} started, {available}/{total} healthy"
             )),
-            Self::InstanceChanged { instance, state, .. } => Some(format!("  {instance}: {state}")),
+            Self::InstanceChanged { instance, state, .. } => {
+                Some(format!("  {}: {}", text::line(instance), text::line(state)))
+            }
             Self::TaskFinished { .. } | Self::TaskProgress { .. } => None,
         }
     }

@@ -5,4 +5,4 @@ mod event;
 mod render;
 
 pub use event::{Event, Events};
-pub use render::{Format, bytes, colour, events, failure, message, result};
+pub use render::{Format, bytes, colour, document, events, failure, findings, message, result, said};

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::event::{Event, Events};
+use crate::text;
 
 /// How results and talk are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +40,27 @@ pub fn events(format: Format, quiet: bool) -> Events {
     }
 }
 
-/// Writes a result to standard output. A reader that went away (`i2kit logs | head`) is not an error.
-pub fn result(text: &str) {
+/// Writes a result to standard output: text of one or more lines, part of which strangers wrote, so that what acts on a
+/// terminal becomes visible. A reader that went away (`i2kit logs | head`) is not an error.
+pub fn result(result: &str) {
+    said(&text::visible(result));
+}
+
+/// Writes a JSON document to standard output, with the same values and nothing in it that acts on a terminal.
+pub fn document(document: &str) {
+    said(&text::json(document));
+}
+
+/// Writes to standard output what was made visible already, field by field.
+pub fn said(text: &str) {
     let mut out = anstream::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes findings as talk. Their colours are ours; what strangers wrote was made visible when they were rendered.
+pub fn findings(text: &str) {
+    let mut out = anstream::stderr().lock();
+    let _ = writeln!(out, "{text}");
 }
 
 /// Writes bytes that a command in a container wrote, to standard output or to standard error, as they are. Returns
@@ -66,16 +84,15 @@ pub fn failure(format: Format, message: String) {
     }
 }
 
-/// Writes a message that belongs to no event.
-pub fn message(text: &str) {
-    let mut out = anstream::stderr().lock();
-    let _ = writeln!(out, "{text}");
+/// Writes a message that belongs to no event, as [`result`] makes it visible.
+pub fn message(message: &str) {
+    findings(&text::talk(message));
 }
 
 fn json_line(event: &Event) {
     let line = serde_json::to_string(event).expect("events have only string keys");
     let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "{line}");
+    let _ = writeln!(out, "{}", text::json(&line));
 }
 
 fn plain_line(event: &Event) {
@@ -134,7 +151,7 @@ impl Bars {
                     "  {msg:50!} {spinner}"
                 };
                 bar.set_style(ProgressStyle::with_template(style).expect("the style is well formed"));
-                bar.set_message(title.clone());
+                bar.set_message(text::line(title).into_owned());
                 tasks.insert(id.clone(), bar);
             }
             Event::TaskProgress { id, done } => {
@@ -159,7 +176,7 @@ impl Bars {
 
     fn print(&self, line: &str) {
         // A screen without bars hides its lines when it is not drawn; printing through it keeps bars below the text.
-        if self.screen.println(line).is_err() {
+        if self.screen.println(text::talk(line)).is_err() {
             message(line);
         }
     }

@@ -42,6 +42,9 @@ pub enum RolloutError {
         /// Which VM failed and why.
         reason: String,
     },
+    /// More than one group failed; each says why.
+    #[error("{} groups failed:\n{}", .0.len(), lines(.0))]
+    Several(Vec<RolloutError>),
     /// Somebody else stopped the refresh or started another one.
     #[error("{group}: the refresh to revision {revision} was {what} by somebody else; run the command again")]
     Superseded {
@@ -66,6 +69,10 @@ pub enum RolloutError {
         /// What the VMs that are not healthy say.
         reason: String,
     },
+}
+
+fn lines(errors: &[RolloutError]) -> String {
+    errors.iter().map(|error| format!("- {error}")).collect::<Vec<_>>().join("\n")
 }
 
 fn to(back: Option<u32>) -> String {

@@ -23,8 +23,8 @@ use crate::report::{Event, Events};
 pub struct Options {
     /// How often the cloud is asked how far it is.
     pub poll: Duration,
-    /// Whether to wait until the groups are healthy; what follows a successful refresh (old revisions, unused
-    /// images) is left to a later run otherwise.
+    /// Whether to wait until the groups are healthy. Otherwise what follows a successful refresh (its old revisions, and
+    /// the images that they name) is left to a later run.
     pub wait: bool,
 }
 
@@ -35,19 +35,30 @@ impl Default for Options {
     }
 }
 
-/// Carries `plan` out on `cloud`. `images` must hold every image that [`RolloutPlan::images`] names.
+/// Carries `plan` out on `cloud`, and returns the steps that are left because they need a wait that `options` do not ask
+/// for. `images` must hold every image that [`RolloutPlan::images`] names.
+///
+/// # Errors
+/// What the first step that is refused said. A group that does not become healthy is told when all the others have been
+/// waited for; nothing is deleted then.
 pub async fn execute(
     plan: &RolloutPlan,
     images: &BTreeMap<ImageId, DiskImage>,
     cloud: &dyn Cloud,
     events: &Events,
     options: &Options,
-) -> Result<(), RolloutError> {
+) -> Result<Vec<Step>, RolloutError> {
     let mut started = BTreeSet::new();
+    let mut left: Vec<Step> = Vec::new();
+    let mut failed: Vec<RolloutError> = Vec::new();
     for (index, step) in plan.steps.iter().enumerate() {
         let waits = matches!(step, Step::Await { .. });
-        if waits && !options.wait {
-            return Ok(());
+        if !options.wait && needs_wait(step, &left) {
+            left.push(step.clone());
+            continue;
+        }
+        if !failed.is_empty() && !waits {
+            break;
         }
         let id = format!("step-{index}");
         events.emit(Event::TaskStarted { id: id.clone(), title: step.to_string(), total: None });
@@ -59,13 +70,42 @@ pub async fn execute(
                 deadline: Duration::from_secs(u64::from(*deadline_seconds)),
                 started_here: started.contains(group),
             };
-            watch::until_settled(&goal, cloud, events, options.poll).await?;
+            match watch::until_settled(&goal, cloud, events, options.poll).await {
+                Ok(()) => {}
+                // The cloud itself does not answer: the other groups cannot be asked for either.
+                Err(error @ RolloutError::Cloud { .. }) => {
+                    failed.push(error);
+                    break;
+                }
+                Err(error) => {
+                    failed.push(error);
+                    continue;
+                }
+            }
         } else {
             act(step, images, cloud, &mut started).await?;
         }
         events.emit(Event::TaskFinished { id, outcome: "done".to_owned() });
     }
-    Ok(())
+    match failed.len() {
+        0 => Ok(left),
+        1 => Err(failed.remove(0)),
+        _ => Err(RolloutError::Several(failed)),
+    }
+}
+
+/// Whether a step waits, or is right only after one of the steps that are `left`.
+fn needs_wait(step: &Step, left: &[Step]) -> bool {
+    match step {
+        Step::Await { .. } => true,
+        // A refresh that fails goes back to a revision that may be one of these.
+        Step::DeleteRevisions { group, .. } => {
+            left.iter().any(|step| matches!(step, Step::Await { group: waited, .. } if waited == group))
+        }
+        // Part of them may be images of revisions that are left.
+        Step::DeleteImages { .. } => left.iter().any(|step| matches!(step, Step::DeleteRevisions { .. })),
+        _ => false,
+    }
 }
 
 /// One step that does not wait. Groups whose refresh was started are added to `started`.

@@ -15,7 +15,7 @@ use crate::oci::Digest;
 use crate::plan::example;
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, Listener, TargetGroup};
 use crate::plan::image::ImageId;
-use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan, destroy, rollback, rollout, scale};
+use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan, Step, destroy, rollback, rollout, scale};
 use crate::report::{Event, Events};
 
 fn name(name: &str) -> Name {
@@ -73,7 +73,7 @@ fn images() -> BTreeMap<ImageId, DiskImage> {
 
 async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {
     let options = Options { poll: Duration::ZERO, wait: true };
-    execute(plan, &images(), sim, events, &options).await
+    execute(plan, &images(), sim, events, &options).await.map(|left| assert_eq!(left, []))
 }
 
 async fn deploy(desired: &Desired, sim: &Sim) -> Result<RolloutPlan, RolloutError> {
@@ -161,6 +161,59 @@ fn rollback_returns_to_what_served_before_and_scale_keeps_it() {
         assert_eq!(fleet.group(&name("web")).unwrap().replicas, 4);
         assert!(rollback(&fleet, &name("db"), None).is_err());
         assert!(rollback(&fleet, &name("web"), Some(9)).is_err());
+    });
+}
+
+#[test]
+fn without_a_wait_everything_is_done_that_needs_none() {
+    on_runtime(async {
+        let sim = Sim::default();
+        for version in 1..=3 {
+            deploy(&desired(vec![group("web", 1, version), group("old", 1, 8)]), &sim).await.unwrap();
+        }
+        // The third revision before the new one is beyond the limit, but the new one may have to go back.
+        let plan = rollout(&desired(vec![group("web", 1, 4)]), &sim.observe().await.unwrap());
+        let options = Options { poll: Duration::ZERO, wait: false };
+        let left = execute(&plan, &images(), &sim, &Events::none(), &options).await.unwrap();
+        let said: Vec<String> = left.iter().map(ToString::to_string).collect();
+        assert!(
+            matches!(left[..], [Step::Await { .. }, Step::DeleteRevisions { .. }, Step::DeleteImages { .. }]),
+            "{said:?}"
+        );
+        let fleet = sim.observe().await.unwrap();
+        assert!(fleet.group(&name("old")).is_none() && fleet.balancer(&name("old")).is_none());
+        assert!(fleet.group(&name("web")).unwrap().revision(1).is_some());
+        assert_eq!(plan.steps.len() - left.len(), 6, "{plan}");
+        // Nothing to wait for: nothing is left.
+        deploy(&desired(vec![group("web", 1, 4)]), &sim).await.unwrap();
+        let plan = rollout(&desired(vec![]), &sim.observe().await.unwrap());
+        assert_eq!(execute(&plan, &images(), &sim, &Events::none(), &options).await.unwrap(), []);
+        assert!(sim.observe().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_group_that_fails_hides_no_other() {
+    on_runtime(async {
+        let sim = Sim::default();
+        deploy(&desired(vec![group("old", 1, 8)]), &sim).await.unwrap();
+        for version in [1, 2] {
+            sim.world().behaviours.insert(image(version), Behaviour::NeverReady);
+        }
+        let set = desired(vec![group("a", 1, 1), group("b", 1, 2), group("c", 1, 3)]);
+        let Err(RolloutError::Several(failed)) = deploy(&set, &sim).await else { panic!("two groups fail") };
+        assert!(
+            matches!(&failed[..], [RolloutError::Failed { group: a, .. }, RolloutError::Failed { group: b, .. }]
+            if *a == name("a") && *b == name("b")),
+            "{failed:?}"
+        );
+        let fleet = sim.observe().await.unwrap();
+        assert!(fleet.group(&name("c")).unwrap().is_settled_at(1), "it was waited for");
+        assert!(fleet.group(&name("old")).is_some(), "nothing is pruned when something failed");
+        sim.world().behaviours.remove(&image(1));
+        assert!(
+            matches!(deploy(&set, &sim).await, Err(RolloutError::Failed { group, .. }) if group == name("b"))
+        );
     });
 }
 

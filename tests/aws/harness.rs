@@ -5,8 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-use crate::support::eventually;
+/// How long a bed may take to start; no measure of speed.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The emulator, the fault proxy and with `--boot` the machines, ended with the value.
 pub(crate) struct Bed {
@@ -39,7 +41,11 @@ impl Bed {
             .spawn()
             .unwrap();
         let mut bed = Self { process, folder, endpoint: String::new() };
-        eventually("bed", || bed.folder.path().join("bed.json").exists().then_some(()));
+        let started = Instant::now();
+        while !bed.folder.path().join("bed.json").exists() {
+            assert!(started.elapsed() < PATIENCE, "the bed does not start");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let facts: serde_json::Value =
             serde_json::from_slice(&fs::read(bed.folder.path().join("bed.json")).unwrap()).unwrap();
         facts["endpoint"].as_str().unwrap().clone_into(&mut bed.endpoint);

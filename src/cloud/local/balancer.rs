@@ -29,8 +29,19 @@ const FIRST_UNPRIVILEGED: u16 = 1024;
 /// Added to a port that cannot be bound: 80 becomes 8080, 443 becomes 8443.
 const FALLBACK_OFFSET: u16 = 8000;
 
-/// How often a listener that has another port than the wanted one tries to get that.
-const RETRY: Duration = Duration::from_secs(5);
+/// How long things take.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// Between two tries of a listener that has another port than the wanted one to get that.
+    retry: Duration,
+    /// A UDP session in which nobody says anything for this long is forgotten.
+    idle: Duration,
+    /// Between two looks for such sessions.
+    sweep: Duration,
+}
+
+const TIMES: Times =
+    Times { retry: Duration::from_secs(5), idle: Duration::from_mins(1), sweep: Duration::from_secs(5) };
 
 /// Which listener: environment, balancer, and the port and transport that the balancer's list says.
 pub(super) type Key = (String, Name, u16, Protocol);
@@ -105,6 +116,7 @@ struct Service {
     gate: Gate,
     /// Ends all connections.
     ended: CancellationToken,
+    times: Times,
 }
 
 /// A listener at work.
@@ -146,13 +158,14 @@ pub(super) struct Balancers {
     traffic: Arc<Semaphore>,
     tasks: Arc<Tasks>,
     log: Arc<Log>,
+    times: Times,
 }
 
 impl Balancers {
     /// No listener yet. Those to come have these shares of descriptors, and say in `log` and `tasks` how they fare.
     pub(super) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
         let traffic = Arc::new(Semaphore::new(shares.traffic));
-        Self { running: Mutex::default(), shares, traffic, tasks, log }
+        Self { running: Mutex::default(), shares, traffic, tasks, log, times: TIMES }
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<Key, Running>> {
@@ -244,7 +257,7 @@ impl Balancers {
                 let Some(found) = running.get_mut(&key) else { continue };
                 let (port, protocol) = (key.2, key.3);
                 let in_the_way = wanted_ports.contains(&(found.host, found.socket.bound, protocol));
-                if !in_the_way && found.socket.tried.elapsed() < RETRY {
+                if !in_the_way && found.socket.tried.elapsed() < self.times.retry {
                     continue;
                 }
                 found.socket.tried = Instant::now();
@@ -275,7 +288,12 @@ impl Balancers {
             ),
         };
         let gate = Gate::new((words(key), otherwise), own, Arc::clone(&self.traffic), Arc::clone(&self.log));
-        Arc::new(Service { table: Table::default(), gate, ended: CancellationToken::new() })
+        Arc::new(Service {
+            table: Table::default(),
+            gate,
+            ended: CancellationToken::new(),
+            times: self.times,
+        })
     }
 
     /// Starts the task that serves a socket.

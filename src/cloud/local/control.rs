@@ -1,24 +1,28 @@
-//! The control loop: looks at every group, has the reconciler decide, stores what it decided, and does it.
+//! The control loop: looks at every group, has the reconciler decide, saves what it decided, and does it.
 
 mod acts;
+#[cfg(test)]
+mod faults;
+mod step;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::acts::Job;
+use tokio::sync::Mutex;
+
 pub(super) use self::acts::adopt;
+use self::step::{Job, Read, Stepped, Words};
 use super::balancer::{self, Key, Wanted};
-use super::keeper::{Keeper, Life, State};
+use super::keeper::{Keeper, blocking};
 use super::names::full_name;
 use super::names::message::Zone;
+use super::supervise::supervise;
 use super::{console, lines, vm};
-use crate::cloud::Moment;
-use crate::cloud::environment::{Environment, Facts};
-use crate::cloud::reconcile::{Act, Decision, decide};
-use crate::manifest::api::Name;
-use crate::plan::fleet::InstanceState;
+use crate::cloud::CloudError;
+use crate::cloud::environment::Environment;
 
 /// Between two looks when nothing happens: the end of a VM is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
@@ -29,122 +33,79 @@ const ROTATE_TICKS: u64 = 50;
 /// Lines of a VM's console that go into the reason of a failed refresh.
 const REASON_LINES: usize = 12;
 
-/// Runs until the process is to end.
+/// What the loop remembers from one round to the next, also when it fails in between.
+#[derive(Debug, Default)]
+struct Memory {
+    rounds: u64,
+    /// Listeners that cannot be bound, with the reason that was told.
+    told: BTreeMap<Key, String>,
+}
+
+/// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
+/// and tried again; what runs goes on meanwhile.
 pub(super) async fn run(keeper: Arc<Keeper>) {
-    let mut ticks = 0_u64;
-    let mut told = BTreeMap::new();
+    let memory = Arc::new(Mutex::new(Memory::default()));
+    let make = {
+        let keeper = Arc::clone(&keeper);
+        move || rounds(Arc::clone(&keeper), Arc::clone(&memory))
+    };
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    supervise(tasks, log, "control loop".to_owned(), keeper.ending.clone(), make).await;
+}
+
+async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), CloudError> {
     loop {
-        // Before VMs are started, which are told where to ask.
-        names(&keeper).await;
-        tick(&keeper);
-        route(&keeper, &mut told).await;
-        if ticks.is_multiple_of(ROTATE_TICKS) {
-            rotate(&keeper);
-        }
-        ticks += 1;
+        round(&keeper, &mut *memory.lock().await).await?;
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
             () = keeper.changed.notified() => {}
-            () = keeper.ending.cancelled() => return,
         }
     }
 }
 
-/// Decides about every group once. What is decided is stored before it is done.
-fn tick(keeper: &Arc<Keeper>) {
+async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
+    // Before VMs are started, which are told where to ask.
+    names(keeper).await;
+    let ticked = blocking(|| tick(keeper));
+    route(keeper, &mut memory.told).await;
+    if memory.rounds.is_multiple_of(ROTATE_TICKS) {
+        rotate(keeper);
+    }
+    memory.rounds += 1;
+    if blocking(|| keeper.state().mend())? {
+        keeper.log.say(format_args!("{} was gone and is written anew", keeper.home.database().display()));
+    }
+    ticked
+}
+
+/// Decides about every group once. What is decided is saved before it is done.
+fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let now = keeper.clock.tick();
-    let mut jobs = Vec::new();
-    let mut state = keeper.state();
-    let facts = state.facts();
-    let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
-    let names: Vec<(String, Name)> = state
-        .environments
-        .iter()
-        .flat_map(|(environment, found)| {
-            found.groups.keys().map(move |name| (environment.clone(), name.clone()))
-        })
-        .collect();
-    for (environment, name) in names {
-        group(keeper, &mut state, (&environment, &name), &facts, now, &mut jobs);
+    let mut read = Read::new();
+    let (jobs, log) = loop {
+        let mut state = keeper.state();
+        match state.step(&read, now)? {
+            // Without the lock: there may be much to read.
+            Stepped::Unread(ids) => {
+                drop(state);
+                read.extend(ids.into_iter().map(|(id, death)| {
+                    let words = words(&keeper.home.instance(&id), death);
+                    (id, words)
+                }));
+            }
+            Stepped::Decided(jobs, log) => {
+                let jobs: Vec<Job> = jobs.into_iter().filter_map(|job| state.begin(job)).collect();
+                break (jobs, log);
+            }
+        }
+    };
+    for line in log {
+        keeper.log.say(format_args!("{line}"));
     }
-    if let Err(error) = state.save() {
-        // Without a record nothing is started; what runs goes on.
-        keeper.log.say(format_args!("{error}"));
-        jobs.retain(|job| !matches!(job, Job::Launch { .. }));
-    }
-    drop(state);
     for job in jobs {
         acts::spawn(keeper, job);
     }
-}
-
-fn group(
-    keeper: &Keeper,
-    state: &mut State,
-    (environment_name, name): (&str, &Name),
-    facts: &impl Fn(&str) -> Facts,
-    now: Moment,
-    jobs: &mut Vec<Job>,
-) {
-    let Some(environment) = state.environments.get_mut(environment_name) else { return };
-    let Some(record) = environment.groups.get(name) else { return };
-    let mut view = record.view(facts);
-    if view.settings.job.is_some() {
-        for vm in view.vms.iter_mut().filter(|vm| vm.state == InstanceState::Running && !vm.alive) {
-            vm.succeeded = console::end(&keeper.home.instance(&vm.id)).is_some_and(|end| end.succeeded);
-        }
-    }
-    let mut decision = decide(&view, now.steady);
-    let ended = decision.blame.as_deref().filter(|id| !facts(id).alive).map(|id| ending(keeper, state, id));
-    let Some(environment) = state.environments.get_mut(environment_name) else { return };
-    let Some(record) = environment.groups.get(name) else { return };
-    if let Some(refresh) = &mut decision.memory.refresh
-        && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
-        && let Some(blamed) = record.instances.get(id)
-    {
-        let words = blamed.complaint(ended.as_deref());
-        let tail = lines::tail(&keeper.home.instance(id), REASON_LINES);
-        *reason = format!("{reason}: {id} is {words}\n{}", tail.join("\n"));
-    }
-    say(keeper, name, &record.memory, &decision);
-    environment.remember(name, &decision, now);
-    for act in &decision.acts {
-        acts::record(keeper, state, (environment_name, name), act, now, jobs);
-    }
-    let Some(environment) = state.environments.get_mut(environment_name) else { return };
-    if environment.groups.get(name).is_some_and(|g| g.memory.deleting && g.instances.is_empty()) {
-        environment.groups.remove(name);
-        return;
-    }
-    let Some(record) = environment.groups.get(name) else { return };
-    for instance in record.instances.values().filter(|instance| instance.state == InstanceState::Running) {
-        let Some(revision) = record.revision(instance.revision) else { continue };
-        let Some(vm) = state.vms.get_mut(&instance.id) else { continue };
-        for port in environment.ports(name, &revision.launch) {
-            // A VM that was just started is asked once it is there.
-            let missing = !vm.forwards.is_empty() && vm.endpoint(port.0, port.1).is_none();
-            if missing && vm.asked.insert(port) {
-                jobs.push(Job::Forward { id: instance.id.clone(), port });
-            }
-        }
-    }
-}
-
-/// What an operator wants to read afterwards.
-fn say(keeper: &Keeper, name: &Name, before: &crate::cloud::reconcile::Memory, decision: &Decision) {
-    for act in &decision.acts {
-        if !matches!(act, Act::Forget { .. }) {
-            keeper.log.say(format_args!("{name}: {act:?}"));
-        }
-    }
-    if let Some(refresh) = &decision.memory.refresh
-        && before.refresh.as_ref().is_none_or(|before| before.status != refresh.status)
-    {
-        let reason = refresh.reason.as_deref().unwrap_or_default();
-        keeper
-            .log
-            .say(format_args!("{name}: refresh to revision {} {} {reason}", refresh.to, refresh.status));
-    }
+    Ok(())
 }
 
 /// Hands the balancers what they should be.
@@ -201,6 +162,7 @@ fn zones(keeper: &Keeper) -> BTreeMap<String, Zone> {
     state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect()
 }
 
+/// Cuts consoles that are too long.
 fn rotate(keeper: &Keeper) {
     let ids: Vec<String> = keeper.state().vms.keys().cloned().collect();
     let (home, log) = (keeper.home.clone(), Arc::clone(&keeper.log));
@@ -214,26 +176,17 @@ fn rotate(keeper: &Keeper) {
     });
 }
 
-/// Why a VM that runs no more ended, in one line.
-fn ending(keeper: &Keeper, state: &mut State, id: &str) -> String {
-    match state.vms.get_mut(id).map(|vm| &mut vm.life) {
-        Some(Life::Failed(reason)) => return reason.clone(),
-        Some(Life::Started(process)) => {
-            if let Some(signal) = process.killed_by() {
-                return format!("the VM's process was killed by signal {signal}");
-            }
-        }
-        _ => {}
-    }
-    let folder = keeper.home.instance(id);
-    if let Some(end) = console::end(&folder) {
-        return end.to_string();
-    }
-    if let Some(words) = vm::last_words(&folder) {
-        return format!("the VM ended: {words}");
-    }
-    match console::tail(&folder, 1).pop() {
-        Some(line) => format!("the VM ended; its last line was: {line}"),
-        None => "the VM ended before it said anything".to_owned(),
-    }
+/// What a VM left in its folder; `death` is why it ended, where that is known otherwise.
+fn words(folder: &Path, death: Option<String>) -> Words {
+    let end = console::end(folder);
+    let said = || match (end.as_ref().map(ToString::to_string), vm::last_words(folder)) {
+        (Some(end), _) => end,
+        (None, Some(words)) => format!("the VM ended: {words}"),
+        (None, None) => match console::tail(folder, 1).pop() {
+            Some(line) => format!("the VM ended; its last line was: {line}"),
+            None => "the VM ended before it said anything".to_owned(),
+        },
+    };
+    let ending = death.unwrap_or_else(said);
+    Words { end, ending, tail: lines::tail(folder, REASON_LINES) }
 }

@@ -35,14 +35,48 @@ impl Home {
         self
     }
 
-    /// Makes the local cloud's own folder. Nobody else may enter: whoever reaches the socket commands the VMs.
+    /// Makes the local cloud's own folder. Nobody else may enter: whoever reaches the socket commands the VMs. A folder
+    /// that was there already is closed to others, and one of another user is refused.
     pub(super) fn create(&self) -> Result<(), CloudError> {
-        std::fs::DirBuilder::new()
+        fs::DirBuilder::new()
             .recursive(true)
             .mode(PRIVATE)
             .create(&self.state)
             .map_err(CloudError::file("create", &self.state))?;
         self.state.parent().into_iter().chain([self.state.as_path()]).try_for_each(check)
+    }
+
+    /// Moves the database aside, out of the folder, under a name that tells when; returns where it is now.
+    pub(super) fn set_aside(&self, database: &Path) -> Result<PathBuf, CloudError> {
+        let aside = self.state.with_file_name(format!("local.db.lost-{}", super::clock::wall()));
+        let move_to = |from: &Path, to: &Path| {
+            // Another file system takes a copy.
+            fs::rename(from, to).or_else(|_| fs::copy(from, to).and_then(|_| fs::remove_file(from)))
+        };
+        move_to(database, &aside).map_err(CloudError::file("move aside", database))?;
+        // Without them a database that was being written cannot be read.
+        for suffix in ["-journal", "-wal"] {
+            let (from, to) = (beside(database, suffix), beside(&aside, suffix));
+            if from.exists() {
+                move_to(&from, &to).map_err(CloudError::file("move aside", &from))?;
+            }
+        }
+        Ok(aside)
+    }
+
+    /// Removes everything. Folders of VMs go first and the database last: what is left when this is interrupted is no
+    /// sign of VMs whose records are lost.
+    pub(super) fn remove(&self) -> Result<(), CloudError> {
+        let gone = |path: &Path, result: std::io::Result<()>| match result {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CloudError::file("remove", path)(error))
+            }
+            _ => Ok(()),
+        };
+        for folder in [self.instances(), self.images(), self.secrets()] {
+            gone(&folder, fs::remove_dir_all(&folder))?;
+        }
+        gone(&self.state, fs::remove_dir_all(&self.state))
     }
 
     /// Held locked by the background process for as long as it lives.
@@ -84,6 +118,16 @@ impl Home {
     pub(super) fn instance(&self, id: &str) -> PathBuf {
         self.instances().join(id)
     }
+}
+
+/// The command that ends VMs whose records are lost.
+pub(super) const DESTROY_LOST: &str = "i2kit destroy --lost";
+
+/// A file that SQLite keeps beside the database `path`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// The mode of a folder that is its owner's alone.

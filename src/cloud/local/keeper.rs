@@ -1,6 +1,12 @@
 //! The state of the local cloud behind one lock: environments, their database, and the VMs that run.
 //!
-//! Every change goes through [`Keeper::change`], which stores it before anybody hears that it was made.
+//! What is decided, by a verb or by the control loop, is decided on a copy, saved, and only then true ([`State::commit`]):
+//! a save that fails has changed nothing. What follows from it is done afterwards. What is merely observed (health,
+//! containers, boot ids) is written into the records at once and saved with the next decision.
+//!
+//! The lock is held while a save is written, so that nobody decides from what is about to be replaced; everything else
+//! that blocks is done without it. A save is a few pages, and what waits for it meanwhile are the API and health checks,
+//! no connection of a balancer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -11,7 +17,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::accelerator;
 use super::balancer::{Backend, Balancers};
 use super::channel::Channel;
 use super::clock::Clock;
@@ -23,6 +28,7 @@ use super::qmp::Forward;
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use super::vm::Process;
+use super::{accelerator, lost};
 use crate::cloud::CloudError;
 use crate::cloud::environment::{Environment, Facts};
 use crate::manifest::api::{Name, Protocol};
@@ -80,6 +86,38 @@ pub(super) struct Vm {
     pub(super) channel: Option<Channel>,
     /// Ends its health check.
     pub(super) watch: CancellationToken,
+    /// Whether its process was killed; one that hangs in the kernel may take its time.
+    pub(super) killed: bool,
+}
+
+/// The process of a VM.
+pub(super) trait Running: std::fmt::Debug + Send {
+    /// The process id.
+    fn pid(&self) -> u32;
+    /// Whether it still runs.
+    fn is_alive(&mut self) -> bool;
+    /// The signal that ended it, when that is known.
+    fn killed_by(&mut self) -> Option<i32>;
+    /// Ends it at once.
+    fn kill(&mut self);
+}
+
+impl Running for Process {
+    fn pid(&self) -> u32 {
+        Self::pid(self)
+    }
+
+    fn is_alive(&mut self) -> bool {
+        Self::is_alive(self)
+    }
+
+    fn killed_by(&mut self) -> Option<i32> {
+        Self::killed_by(self)
+    }
+
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
 }
 
 /// Where a VM's process is.
@@ -88,7 +126,7 @@ pub(super) enum Life {
     /// About to be started.
     Starting,
     /// Started, or adopted.
-    Started(Process),
+    Started(Box<dyn Running>),
     /// Could not be started.
     Failed(String),
 }
@@ -116,6 +154,7 @@ impl Vm {
             connections: Arc::default(),
             channel: None,
             watch: CancellationToken::new(),
+            killed: false,
         }
     }
 
@@ -132,11 +171,35 @@ impl Drop for Vm {
     }
 }
 
+/// Does something that blocks, such as a save, while other tasks of the process go on.
+pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    // A runtime of one thread has no other thread to go on with; the local cloud's has.
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 impl State {
+    /// What a database holds, and no VM yet.
+    pub(super) fn new(store: Store, environments: Environments) -> Self {
+        Self { environments, vms: HashMap::new(), store }
+    }
+
     /// Whether an environment has a VM of that name.
     pub(super) fn knows(&self, environment: &str, instance: &str) -> bool {
         let groups = self.environments.get(environment).map(|environment| environment.groups.values());
         groups.into_iter().flatten().any(|group| group.instances.contains_key(instance))
+    }
+
+    /// Whether a VM is there: its process runs or is about to.
+    pub(super) fn is_alive(&mut self, id: &str) -> bool {
+        match self.vms.get_mut(id).map(|vm| &mut vm.life) {
+            Some(Life::Starting) => true,
+            Some(Life::Started(process)) => process.is_alive(),
+            Some(Life::Failed(_)) | None => false,
+        }
     }
 
     /// What is known of each VM right now.
@@ -163,16 +226,35 @@ impl State {
         self.vms.iter_mut().map(|(id, vm)| (id.clone(), facts(vm))).collect()
     }
 
-    /// Stores what changed.
-    pub(super) fn save(&mut self) -> Result<(), CloudError> {
-        self.environments.retain(|_, environment| !environment.is_empty());
-        self.store.save(&self.environments)
+    /// Saves `next`, and only then makes it what is true. After an error everything is as before.
+    pub(super) fn commit(&mut self, mut next: Environments) -> Result<(), CloudError> {
+        next.retain(|_, environment| !environment.is_empty());
+        if self.store.is_lost() {
+            self.store.restore(&self.environments)?;
+        }
+        self.store.save(&next)?;
+        self.environments = next;
+        Ok(())
     }
 
-    /// Addresses that balancers of any environment have.
-    fn hosts(&self) -> Vec<String> {
-        let balancers = self.environments.values().flat_map(|environment| environment.balancers.values());
-        balancers.map(|balancer| balancer.host.clone()).collect()
+    /// Writes the database anew where somebody removed it; whether that was so.
+    pub(super) fn mend(&mut self) -> Result<bool, CloudError> {
+        let is_lost = self.store.is_lost();
+        if is_lost {
+            self.store.restore(&self.environments)?;
+        }
+        Ok(is_lost)
+    }
+
+    /// Changes environments and stores the change.
+    pub(super) fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Environments) -> Result<T, CloudError>,
+    ) -> Result<T, CloudError> {
+        let mut next = self.environments.clone();
+        let result = change(&mut next)?;
+        self.commit(next)?;
+        Ok(result)
     }
 
     /// TCP ports of the VM that balancers lead to, and where they are reached.
@@ -215,11 +297,12 @@ impl State {
 }
 
 impl Keeper {
-    /// Opens the database. Traffic is served with these shares of descriptors.
+    /// Opens the database. One that is not there, or is empty, is a new one only where nothing tells of VMs. Traffic is
+    /// served with these shares of descriptors.
     pub(super) fn open(home: Home, shares: Shares) -> Result<Self, CloudError> {
         let log = Arc::new(Log::open(&home.log())?);
         let tasks = Arc::<Tasks>::default();
-        let (store, environments) = Store::open(&home.database())?;
+        let (store, environments) = Store::open(&home.database(), || lost::nothing(&home))?;
         Ok(Self {
             home,
             balancers: Balancers::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
@@ -231,7 +314,7 @@ impl Keeper {
             images: tokio::sync::Mutex::new(()),
             clock: Arc::clone(store.clock()),
             accelerator: OnceLock::new(),
-            state: Mutex::new(State { environments, vms: HashMap::new(), store }),
+            state: Mutex::new(State::new(store, environments)),
         })
     }
 
@@ -240,24 +323,24 @@ impl Keeper {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes an environment and stores the change; an environment that does not exist yet is an empty one.
+    /// Changes an environment and stores the change; an environment that does not exist yet is an empty one. After an
+    /// error nothing was changed.
     pub(super) fn change<T>(
         &self,
         environment: &str,
         change: impl FnOnce(&mut Environment) -> Result<T, CloudError>,
     ) -> Result<T, CloudError> {
-        let mut state = self.state();
-        let result = change(state.environments.entry(environment.to_owned()).or_default());
-        state.save()?;
-        drop(state);
-        self.changed.notify_one();
-        result
+        self.change_all(|environments| change(environments.entry(environment.to_owned()).or_default()))
     }
 
-    /// An address for a balancer.
-    pub(super) fn host(&self, environment: &str, name: &Name) -> String {
-        let taken = self.state().hosts();
-        super::balancer::address(environment, name, &taken).to_string()
+    /// The same for a change that looks at other environments too.
+    pub(super) fn change_all<T>(
+        &self,
+        change: impl FnOnce(&mut Environments) -> Result<T, CloudError>,
+    ) -> Result<T, CloudError> {
+        let result = blocking(|| self.state().change(change))?;
+        self.changed.notify_one();
+        Ok(result)
     }
 
     /// The fleet of an environment.

@@ -26,6 +26,7 @@ mod images;
 mod keeper;
 mod lines;
 mod log;
+mod lost;
 pub mod names;
 mod qemu;
 mod qmp;
@@ -40,4 +41,5 @@ mod wire;
 
 pub use self::client::LocalCloud;
 pub use self::home::Home;
+pub use self::lost::{Lost, destroy_lost};
 pub use self::server::serve;

@@ -1,19 +1,27 @@
 //! Starting the local cloud's process when it is needed, and replacing one of an older program.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::client::{self, Absent};
 use super::home::Home;
 use super::wire::Hello;
-use super::{client, descriptors};
+use super::{descriptors, lost};
 use crate::cloud::CloudError;
 
-/// How long the process may take to answer: it opens a database and looks through the processes.
+/// How long the process may take to listen: it opens a database and looks through the processes.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long one that ends may take until its lock is free.
+const LOCK_FREE: Duration = Duration::from_secs(5);
+
+/// How often a process that listens and says nothing is asked before it counts as one that does not answer.
+pub(super) const SILENCES: u32 = 2;
 
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(20);
@@ -37,16 +45,69 @@ fn is_older(running: &Hello, this: &Hello) -> bool {
     order(running) < order(this)
 }
 
-/// Whether there may be a local cloud: without its folder there is none, and everything is empty.
-pub(super) fn exists(home: &Home) -> bool {
-    home.database().exists()
+/// Whether there may be a local cloud. Without a database there is none, unless a process holds its lock or VMs tell
+/// that the database is lost.
+pub(super) async fn exists(home: &Home) -> bool {
+    let given_up = Instant::now() + LOCK_FREE;
+    loop {
+        if home.database().exists() || lost::exist(home) {
+            return true;
+        }
+        // One that has just removed everything is about to end; one that runs on writes its database anew.
+        let held = holder(home).is_some();
+        if !held || Instant::now() > given_up {
+            return held;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The process that holds the local cloud's lock, where that can be found out.
+pub(super) fn holder(home: &Home) -> Option<u32> {
+    let lock = home.lock().canonicalize().ok()?;
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 00:2f:5678 0 EOF`
+    let pids = locks.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let place = words.iter().position(|word| *word == "FLOCK")?;
+        words.get(place + 3)?.parse::<u32>().ok()
+    });
+    let holds = |pid: &u32| {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == lock)
+    };
+    let this = std::process::id();
+    pids.filter(|pid| *pid != this).find(holds)
+}
+
+/// Whether a process was stopped by a signal.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+/// The process does not answer.
+pub(super) fn silent(home: &Home) -> CloudError {
+    let message = match holder(home) {
+        Some(pid) if is_stopped(pid) => format!(
+            "its process {pid} is stopped; `kill -CONT {pid}` lets it go on, `kill -9 {pid}` ends it, and its VMs go on \
+             either way"
+        ),
+        Some(pid) => format!(
+            "its process {pid} does not answer; run the command again, or end it with `kill -9 {pid}`: its VMs go on, \
+             and the next command starts it anew"
+        ),
+        None => "its process does not answer; run the command again".to_owned(),
+    };
+    CloudError::Unreachable { message }
 }
 
 /// Makes sure that a process of this program or a newer one answers.
 pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
     let this = hello();
     let given_up = Instant::now() + PATIENCE;
-    let mut child: Option<Child> = None;
+    let mut child: Option<Started> = None;
+    let mut silences = 0;
     loop {
         match client::hello(home).await {
             Ok(running) if is_older(&running, &this) => {
@@ -54,15 +115,31 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
                 drop(client::stop(home).await);
             }
             Ok(_) => return Ok(()),
-            Err(_) if child.is_none() => child = Some(spawn(home)?),
-            Err(error) => {
-                let exited = child.as_mut().map(Child::try_wait).and_then(Result::ok).flatten();
-                if exited.is_some_and(|status| !status.success()) || Instant::now() > given_up {
-                    return Err(CloudError::Unreachable { message: complaint(home, error) });
+            Err(Absent::Silent) => {
+                silences += 1;
+                if silences >= SILENCES || holder(home).is_some_and(is_stopped) {
+                    return Err(silent(home));
+                }
+            }
+            Err(Absent::Gone(error)) => {
+                let exited =
+                    child.as_mut().map(|child| child.process.try_wait()).and_then(Result::ok).flatten();
+                let holder = holder(home);
+                if let (Some(child), Some(status)) = (&child, exited)
+                    && !status.success()
+                {
+                    return Err(child.complaint(home));
+                }
+                if Instant::now() > given_up {
+                    return Err(unreached(home, &error, holder));
                 }
                 // It ended well because another one is the local cloud, or was until just now.
                 if exited.is_some() {
                     child = None;
+                }
+                // Whoever holds the lock listens soon, or again.
+                if child.is_none() && holder.is_none() {
+                    child = Some(spawn(home)?);
                 }
             }
         }
@@ -70,13 +147,47 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
     }
 }
 
-fn spawn(home: &Home) -> Result<Child, CloudError> {
+/// A process that this one started.
+#[derive(Debug)]
+struct Started {
+    process: Child,
+    /// How long the log was before.
+    logged: u64,
+}
+
+impl Started {
+    /// What it said before it ended.
+    fn complaint(&self, home: &Home) -> CloudError {
+        let said = || -> std::io::Result<String> {
+            let mut log = File::open(home.log())?;
+            log.seek(SeekFrom::Start(self.logged))?;
+            let mut text = String::new();
+            log.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let said = said().unwrap_or_default();
+        // Behind the lines of the log, which begin with a time.
+        let words: Vec<&str> =
+            said.lines().filter(|line| !line.starts_with(|c: char| c.is_ascii_digit())).collect();
+        let words = words.join("\n");
+        let words = words.trim().trim_start_matches("error: ");
+        let log = home.log();
+        let message = match words {
+            "" => format!("its process ended at once; {} may tell why", log.display()),
+            words => format!("its process did not start: {words}"),
+        };
+        CloudError::Unreachable { message }
+    }
+}
+
+fn spawn(home: &Home) -> Result<Started, CloudError> {
     home.create()?;
     let log = home.log();
     let log =
         File::options().create(true).append(true).open(&log).map_err(CloudError::file("write", &log))?;
+    let logged = log.metadata().map_or(0, |metadata| metadata.len());
     descriptors::close_on_exec();
-    Command::new(&home.executable)
+    let process = Command::new(&home.executable)
         .arg("local-cloud")
         .env_clear()
         .envs(home.environment.iter().map(|(name, value)| (name, value)))
@@ -89,19 +200,23 @@ fn spawn(home: &Home) -> Result<Child, CloudError> {
         .map_err(|error| CloudError::Program {
             program: home.executable.display().to_string(),
             message: error.to_string(),
-        })
+        })?;
+    Ok(Started { process, logged })
 }
 
-/// What the process said last, for the message that it did not start.
-fn complaint(home: &Home, error: CloudError) -> String {
+/// No process answered in all that time.
+fn unreached(home: &Home, error: &CloudError, holder: Option<u32>) -> CloudError {
     let error = match error {
-        CloudError::Unreachable { message } => message,
+        CloudError::Unreachable { message } => message.clone(),
         other => other.to_string(),
     };
     let log = fs::read_to_string(home.log()).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let last = lines[lines.len().saturating_sub(5)..].join("\n");
-    format!("{error}; {} ends with:\n{last}", home.log().display())
+    let who = holder.map_or_else(String::new, |pid| {
+        format!("; process {pid} holds {}, and its VMs go on when it is ended", home.lock().display())
+    });
+    CloudError::Unreachable { message: format!("{error}{who}; {} ends with:\n{last}", home.log().display()) }
 }
 
 #[cfg(test)]

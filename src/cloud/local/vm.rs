@@ -165,7 +165,7 @@ pub(super) fn last_words(folder: &Path) -> Option<String> {
 /// Found among all processes by command line and working folder, not by a stored process id: a VM is never missed,
 /// even when its starter was killed before it could write anything down, and a reused id is never taken for a VM.
 pub(super) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
-    let instances = instances.canonicalize()?;
+    let instances = resolved(instances)?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
@@ -182,6 +182,16 @@ pub(super) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
     Ok(found)
 }
 
+/// The path without links, also of a folder that is gone: its VMs may run on.
+fn resolved(folder: &Path) -> io::Result<PathBuf> {
+    match (folder.canonicalize(), folder.parent(), folder.file_name()) {
+        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(resolved(parent)?.join(name))
+        }
+        (found, ..) => found,
+    }
+}
+
 /// The name of the VM that the process runs, if it runs one of those in `instances`.
 fn vm_of(pid: u32, instances: &Path) -> Option<String> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
@@ -190,7 +200,9 @@ fn vm_of(pid: u32, instances: &Path) -> Option<String> {
     arguments.find(|argument| *argument == b"-name")?;
     let name = std::str::from_utf8(arguments.next()?).ok()?.strip_prefix("guest=")?;
     let folder = fs::read_link(proc.join("cwd")).ok()?;
-    (folder == instances.join(name)).then(|| name.to_owned())
+    // So the kernel shows a folder that was removed.
+    let removed = instances.join(format!("{name} (deleted)"));
+    (folder == instances.join(name) || folder == removed).then(|| name.to_owned())
 }
 
 #[cfg(test)]

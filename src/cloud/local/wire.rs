@@ -49,6 +49,19 @@ pub(super) enum Verb {
     Release,
 }
 
+impl Verb {
+    /// Whether it only looks or changes records. The others copy images, or wait until VMs have ended.
+    pub(super) fn is_quick(&self) -> bool {
+        !matches!(
+            self,
+            Self::PutImage { .. }
+                | Self::DeleteImages { .. }
+                | Self::DeleteRevisions { .. }
+                | Self::DeleteGroup { .. }
+        )
+    }
+}
+
 /// What a connection becomes on which a command's frames go, see the page on the control channel.
 pub(super) const EXEC_PROTOCOL: &str = "i2kit-control";
 

@@ -1,4 +1,4 @@
-//! Reading a layer's tar, one entry at a time, in bounded memory.
+//! Reading a tar that a stranger made (a layer, what a container sends), one entry at a time, in bounded memory.
 //!
 //! Not the `tar` crate's `Archive`: that one holds long names and PAX records of any length in memory, splits PAX
 //! records at line ends although extended attributes are binary, and takes negative numbers for huge ones. Layers
@@ -29,7 +29,7 @@ const INPUT_BUFFER: usize = 128 << 10;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub enum EntryKind {
     /// A regular file of this length, holes included.
     File(u64),
     /// Another name for an earlier file of the layer.
@@ -50,25 +50,25 @@ pub(super) enum EntryKind {
 
 /// An entry of the tar without its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Offset of the header that the entry starts with.
-    pub(super) offset: u64,
+    pub offset: u64,
     /// Path as given.
-    pub(super) path: Vec<u8>,
+    pub path: Vec<u8>,
     /// Type with what belongs to it.
-    pub(super) kind: EntryKind,
+    pub kind: EntryKind,
     /// Permissions.
-    pub(super) mode: u16,
+    pub mode: u16,
     /// Owner.
-    pub(super) uid: i64,
+    pub uid: i64,
     /// Group.
-    pub(super) gid: i64,
+    pub gid: i64,
     /// Modification time in seconds.
-    pub(super) seconds: i64,
+    pub seconds: i64,
     /// Nanoseconds of the same.
-    pub(super) nanos: u32,
+    pub nanos: u32,
     /// Extended attributes.
-    pub(super) xattrs: Xattrs,
+    pub xattrs: Xattrs,
 }
 
 impl Entry {
@@ -81,7 +81,7 @@ impl Entry {
 
 /// A piece of a file's data.
 #[derive(Debug)]
-pub(super) enum Piece<'a> {
+pub enum Piece<'a> {
     /// Bytes of the tar.
     Bytes(&'a [u8]),
     /// A hole of a sparse file.
@@ -90,7 +90,7 @@ pub(super) enum Piece<'a> {
 
 /// A tar that is read from start to end.
 #[derive(Debug)]
-pub(super) struct Archive<R> {
+pub struct Archive<R> {
     input: BufReader<R>,
     offset: u64,
     /// Bytes of the current entry that are not read yet, and the padding behind them.
@@ -104,14 +104,24 @@ pub(super) struct Archive<R> {
 
 impl<R: Read> Archive<R> {
     /// Starts at the first header.
-    pub(super) fn new(input: R) -> Self {
+    pub fn new(input: R) -> Self {
         let input = BufReader::with_capacity(INPUT_BUFFER, input);
         Self { input, offset: 0, left: 0, padding: 0, segments: None, size: 0 }
     }
 
-    /// The next entry, after what was not read of the last one has been skipped. At the end of the archive the rest
-    /// of the input is read, so that whoever hashes the input sees all of it.
+    /// The next entry, as [`Archive::entry`]. At the end of the archive the rest of the input is read, so that whoever
+    /// hashes the input sees all of it.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, ErofsError> {
+        let entry = self.entry()?;
+        if entry.is_none() {
+            self.drain()?;
+        }
+        Ok(entry)
+    }
+
+    /// The next entry, after what was not read of the last one has been skipped; none at the end of the archive, behind
+    /// which nothing is read.
+    pub fn entry(&mut self) -> Result<Option<Entry>, ErofsError> {
         let mut records = Records::default();
         let (mut long_path, mut long_link) = (None, None);
         let mut start = None;
@@ -157,8 +167,13 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// What follows the archive's end in the input.
+    pub fn into_rest(self) -> impl Read {
+        self.input
+    }
+
     /// Hands the current file's data to `sink` from its first byte to its last, holes included.
-    pub(super) fn data(
+    pub fn data(
         &mut self,
         sink: &mut dyn FnMut(Piece<'_>) -> Result<(), ErofsError>,
     ) -> Result<(), ErofsError> {
@@ -279,11 +294,7 @@ impl<R: Read> Archive<R> {
         }
         let mut block = [0; RECORD_SIZE];
         self.exact(&mut block)?;
-        if block.iter().any(|byte| *byte != 0) {
-            return Ok(Some(block));
-        }
-        self.drain()?;
-        Ok(None)
+        Ok(block.iter().any(|byte| *byte != 0).then_some(block))
     }
 
     /// The data of a header that describes the next one.

@@ -57,6 +57,13 @@ pub struct PodSpec {
     pub placement: Placement,
 }
 
+impl PodSpec {
+    /// All that runs for as long as the pod: sidecars in their order, then the containers.
+    pub fn long_running(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers.iter().filter(|container| container.sidecar).chain(&self.containers)
+    }
+}
+
 /// Where machines run, and on what, as far as a manifest says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placement {

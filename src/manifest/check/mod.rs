@@ -88,6 +88,14 @@ impl Findings {
         self.counts.get(file).is_some_and(|count| *count >= MAX_FINDINGS)
     }
 
+    /// Says something better than the help of the finding of that rule at that path, when it is the last one there.
+    pub(in crate::manifest) fn advise(&mut self, code: Code, path: &str, help: String) {
+        let found = self.all.iter_mut().rev().find(|found| found.code == code && found.path == path);
+        if let Some(found) = found {
+            found.help = Some(help);
+        }
+    }
+
     /// Number of errors so far.
     pub(in crate::manifest) fn errors(&self) -> usize {
         self.all.iter().filter(|d| d.severity == Severity::Error).count()

@@ -38,7 +38,7 @@ pub(super) static SECRET: Table = Table::new(
         META,
         works("data", Type::Map(Text::DataKey, &Type::Text(Text::Base64)), "values by key, in base64"),
         works("stringData", Type::Map(Text::DataKey, &TEXT), "values by key, as text; they win over `data`"),
-        works("type", TEXT, "such as `kubernetes.io/tls`").default("Opaque"),
+        works("type", TEXT, "such as `kubernetes.io/tls`").zero().default("Opaque"),
         IMMUTABLE,
     ],
 )
@@ -185,7 +185,7 @@ static SCALE_TARGET: Table = Table::new(
     "CrossVersionObjectReference",
     "The workload that is scaled.",
     &[
-        works("apiVersion", TEXT, "its version"),
+        works("apiVersion", TEXT, "its version").zero(),
         works(
             "kind",
             Type::Choice(&[

@@ -1,7 +1,7 @@
 //! Containers: what runs inside a pod's machine.
 
 use super::field::{
-    COUNT, COUNT_1, Choice, Field, ID, LONG, OneOf, PORT, Switch, TEXT, TEXTS, Table, Target, Text, Type,
+    COUNT, COUNT_1, Choice, Field, ID, OneOf, PORT, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text, Type,
     mapped, mapped_word, no_meaning, refused, refused_word, word, works,
 };
 use crate::manifest::check::rules;
@@ -15,14 +15,14 @@ macro_rules! container {
             works("image", Type::Text(Text::Image), "resolved to a digest when the machine image is built; the digest is recorded").required(),
             works("command", TEXTS, "replaces the image's entrypoint; `$(VAR)` is expanded, `$$` is a dollar sign"),
             works("args", TEXTS, "replaces the image's default arguments; `$(VAR)` is expanded"),
-            works("workingDir", TEXT, "replaces the image's working directory"),
+            works("workingDir", TEXT, "replaces the image's working directory").zero(),
             works("env", Type::List(&Type::Object(&ENV)), "environment variables, in order"),
             works("envFrom", Type::List(&Type::Object(&ENV_FROM)), "all keys of a ConfigMap or Secret as variables; `env` wins over them"),
             works("ports", Type::List(&Type::Object(&CONTAINER_PORT)), "ports that the container listens on; what is reachable is decided by Services, not here"),
             mapped("resources", Type::Object(&RESOURCES), "limits bind the container; the machine's size is the smallest that holds the sum of the requests"),
             works("volumeMounts", Type::List(&Type::Object(&VOLUME_MOUNT)), "where volumes appear in the container"),
             refused("volumeDevices", Type::List(&Type::Any), "raw block devices are not handed to containers", "use `volumeMounts` with a file system"),
-            mapped("imagePullPolicy", Type::Choice(PULL_POLICIES), "images are pulled once, when the machine image is built"),
+            mapped("imagePullPolicy", Type::Choice(PULL_POLICIES), "images are pulled once, when the machine image is built").zero(),
             works("securityContext", Type::Object(&SECURITY_CONTEXT), "what the container may do inside its machine"),
             works("livenessProbe", Type::Object(&PROBE), "run inside the machine; a failure restarts the container, never the machine"),
             works("startupProbe", Type::Object(&PROBE), "run inside the machine; until it succeeds the other probes wait and the group's health check is patient"),
@@ -30,12 +30,12 @@ macro_rules! container {
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
-            works("terminationMessagePath", TEXT, "a file that all programs may write to; the last 4096 bytes of it are told with the container's end").default("/dev/termination-log"),
-            no_meaning("terminationMessagePolicy", TEXT, "what a container says last is in its log, and is told from its file alone").unless(&["File"]),
+            works("terminationMessagePath", TEXT, "a file that all programs may write to; the last 4096 bytes of it are told with the container's end").zero().default("/dev/termination-log"),
+            no_meaning("terminationMessagePolicy", TEXT, "what a container says last is in its log, and is told from its file alone").zero().unless(&["File"]),
             refused("restartPolicyRules", Type::Any, "restarts do not depend on exit codes", "use the pod's `restartPolicy`"),
             no_meaning("resizePolicy", Type::Any, "a changed size is a rollout"),
             $($own),*
-        ]).rules(&[rules::unique_ports, rules::repeated_env, rules::unique_mounts, rules::probe_ports, rules::unrendered]);
+        ]).rules(&[rules::unique_ports, rules::repeated_env, rules::unique_mounts, rules::probe_ports, rules::unrendered, rules::privileged_sysctl]);
     };
 }
 
@@ -89,7 +89,8 @@ pub(super) static ENV: Table = Table::new(
             "value",
             TEXT,
             "its value; `$(VAR)` refers to variables written before it, `$$` is a dollar sign",
-        ),
+        )
+        .zero(),
         works("valueFrom", Type::Object(&ENV_SOURCE), "where its value comes from"),
     ],
 )
@@ -167,7 +168,7 @@ pub(super) static RESOURCE_REF: Table = Table::new(
     "A limit or request of a container; without a limit, the machine's own size.",
     &[
         works("resource", Type::Choice(RESOURCES_OF), "what is asked for").required(),
-        works("containerName", Type::Text(Text::Label), "the container; by default the one at hand"),
+        works("containerName", Type::Text(Text::Label), "the container; by default the one at hand").zero(),
         works("divisor", Type::Divisor, "the unit, such as `1Mi` or `1m`").default("1"),
     ],
 );
@@ -185,7 +186,7 @@ static ENV_FROM: Table = Table::new(
     "EnvFromSource",
     "All keys of a ConfigMap or Secret as variables.",
     &[
-        works("prefix", TEXT, "put before each name"),
+        works("prefix", TEXT, "put before each name").zero(),
         works(
             "configMapRef",
             Type::Object(&CONFIG_MAP_REF),
@@ -213,7 +214,7 @@ static CONTAINER_PORT: Table = Table::new(
     "A port that a container listens on.",
     &[
         works("containerPort", PORT, "the port's number").required(),
-        works("name", Type::Text(Text::PortName), "for Services and probes to refer to"),
+        works("name", Type::Text(Text::PortName), "for Services and probes to refer to").zero(),
         works(
             "protocol",
             Type::Choice(&[
@@ -223,13 +224,15 @@ static CONTAINER_PORT: Table = Table::new(
             ]),
             "transport",
         )
+        .zero()
         .default("TCP"),
         mapped(
             "hostPort",
             PORT,
             "the machine is the host: the same number is already reachable, another one is mapped",
-        ),
-        no_meaning("hostIP", TEXT, "a machine has one address"),
+        )
+        .zero(),
+        no_meaning("hostIP", TEXT, "a machine has one address").zero(),
     ],
 )
 .rules(&[rules::host_port]);
@@ -291,8 +294,9 @@ static VOLUME_MOUNT: Table = Table::new(
             "subPath",
             Type::Text(Text::SubPath),
             "a file or folder inside the volume instead of the whole",
-        ),
-        works("subPathExpr", TEXT, "the same, with `$(VAR)` expanded"),
+        )
+        .zero(),
+        works("subPathExpr", TEXT, "the same, with `$(VAR)` expanded").zero(),
         refused(
             "mountPropagation",
             TEXT,
@@ -315,11 +319,11 @@ pub(super) static PROBE: Table = Table::new(
         works("tcpSocket", Type::Object(&TCP_SOCKET), "a connection"),
         works("exec", Type::Object(&EXEC), "a command in the container; exit code 0 is success").presence(),
         works("grpc", Type::Object(&GRPC), "the gRPC health protocol, without TLS"),
-        works("initialDelaySeconds", COUNT, "wait after the start").default("0"),
-        works("periodSeconds", COUNT_1, "time between two questions").default("10"),
-        works("timeoutSeconds", COUNT_1, "how long an answer may take").default("1"),
-        works("successThreshold", COUNT_1, "answers in a row that make it healthy").default("1"),
-        works("failureThreshold", COUNT_1, "failures in a row that make it unhealthy").default("3"),
+        works("initialDelaySeconds", COUNT, "wait after the start").zero().default("0"),
+        works("periodSeconds", COUNT_1, "time between two questions").zero().default("10"),
+        works("timeoutSeconds", COUNT_1, "how long an answer may take").zero().default("1"),
+        works("successThreshold", COUNT_1, "answers in a row that make it healthy").zero().default("1"),
+        works("failureThreshold", COUNT_1, "failures in a row that make it unhealthy").zero().default("3"),
         works(
             "terminationGracePeriodSeconds",
             COUNT_1,
@@ -335,14 +339,15 @@ static HTTP_GET: Table = Table::new(
     &[
         refused("protocol", TEXT, "HTTP/1.1 is spoken", "remove it"),
         works("port", Type::PortRef, "number or name of a port of the container").required(),
-        works("path", TEXT, "path of the request").default("/"),
+        works("path", TEXT, "path of the request").zero().default("/"),
         works(
             "scheme",
             Type::Choice(&[word("HTTP", "plain"), word("HTTPS", "TLS; the certificate is not verified")]),
             "protocol",
         )
+        .zero()
         .default("HTTP"),
-        works("host", TEXT, "host name to connect to; by default the pod itself"),
+        works("host", TEXT, "host name to connect to; by default the pod itself").zero(),
         works("httpHeaders", Type::List(&Type::Object(&HEADER)), "headers of the request"),
     ],
 );
@@ -361,7 +366,7 @@ static TCP_SOCKET: Table = Table::new(
     "A connection to the container.",
     &[
         works("port", Type::PortRef, "number or name of a port of the container").required(),
-        works("host", TEXT, "host name to connect to; by default the pod itself"),
+        works("host", TEXT, "host name to connect to; by default the pod itself").zero(),
     ],
 );
 
@@ -377,7 +382,7 @@ static GRPC: Table = Table::new(
     &[
         refused("mode", TEXT, "the health protocol is spoken in plain text", "remove it"),
         works("port", PORT, "the port's number").required(),
-        works("service", TEXT, "name of the service to ask for").default(""),
+        works("service", TEXT, "name of the service to ask for").zero().default(""),
     ],
 );
 
@@ -408,7 +413,7 @@ static HANDLER: Table = Table::new(
 .one_of(&[OneOf { fields: &["exec", "httpGet", "sleep"], required: true }]);
 
 static SLEEP: Table =
-    Table::new("SleepAction", "A pause.", &[works("seconds", LONG, "its length").required()]);
+    Table::new("SleepAction", "A pause.", &[works("seconds", SECONDS, "its length").required()]);
 
 static SECURITY_CONTEXT: Table = Table::new(
     "SecurityContext",

@@ -117,6 +117,9 @@ pub(in crate::manifest) struct Field {
     pub(in crate::manifest) harmless: &'static [&'static str],
     /// Whether an empty map means something, as in `emptyDir: {}`.
     pub(in crate::manifest) presence: bool,
+    /// Whether its zero (`0` or `""`) means that it is not given: in Kubernetes such a field is no pointer, so that
+    /// nobody can tell the two apart.
+    pub(in crate::manifest) zero: bool,
     /// The way out of a refusal.
     pub(in crate::manifest) help: Option<&'static str>,
     /// Told whenever the field is used.
@@ -137,6 +140,7 @@ impl Field {
             locally: Locally::Same,
             harmless: &[],
             presence: false,
+            zero: false,
             help: None,
             note: None,
             switch: None,
@@ -177,6 +181,12 @@ impl Field {
 
     pub(in crate::manifest) const fn presence(mut self) -> Self {
         self.presence = true;
+        self
+    }
+
+    /// Its zero means that it is not given.
+    pub(in crate::manifest) const fn zero(mut self) -> Self {
+        self.zero = true;
         self
     }
 
@@ -379,11 +389,12 @@ pub(super) const PORT: Type = Type::Int(1, 65535);
 pub(super) const COUNT: Type = Type::Int(0, i32::MAX as i64);
 /// The same, at least 1.
 pub(super) const COUNT_1: Type = Type::Int(1, i32::MAX as i64);
+/// Seconds. Kubernetes takes 64 bits for some of them; the largest number of 32 bits is 68 years, and no sum of a few of
+/// them overflows where they are added to times.
+pub(super) const SECONDS: Type = Type::Int(0, i32::MAX as i64);
 /// A number of a user or a group. Kubernetes takes 64 bits for them, and container engines have this bound: the kernel
 /// means "none" by the last number of 32 bits, and programs see the upper half as negative.
 pub(super) const ID: Type = Type::Int(0, i32::MAX as i64);
-/// Kubernetes' 64-bit integers, not negative.
-pub(super) const LONG: Type = Type::Int(0, i64::MAX);
 
 #[cfg(test)]
 mod tests {

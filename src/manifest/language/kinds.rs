@@ -180,6 +180,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     no_meaning("v1", "LimitRange", NO_API),
     no_meaning("v1", "ResourceQuota", NO_API),
     no_meaning("scheduling.k8s.io/v1", "PriorityClass", NO_NODES),
+    no_meaning("node.k8s.io/v1", "RuntimeClass", "every pod is a virtual machine already"),
     no_meaning("networking.k8s.io/v1", "IngressClass", "each cloud has one kind of application balancer"),
     refused(
         "networking.k8s.io/v1",
@@ -211,13 +212,13 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         "kustomize.config.k8s.io/v1beta1",
         "Kustomization",
         "it says how manifests are made",
-        "run `kustomize build` first and check what it prints",
+        "give its folder with `-k DIR`",
     ),
     refused(
         "kustomize.config.k8s.io/v1alpha1",
         "Component",
         "it says how manifests are made",
-        "run `kustomize build` first and check what it prints",
+        "give its folder with `-k DIR`",
     ),
     refused(
         "apiextensions.k8s.io/v1",
@@ -254,6 +255,7 @@ static REMOVED: &[(&str, &str, &str, &str)] = &[
     ("rbac.authorization.k8s.io/v1beta1", "ClusterRole", "1.22", "rbac.authorization.k8s.io/v1"),
     ("rbac.authorization.k8s.io/v1beta1", "ClusterRoleBinding", "1.22", "rbac.authorization.k8s.io/v1"),
     ("storage.k8s.io/v1beta1", "StorageClass", "1.22", "storage.k8s.io/v1"),
+    ("node.k8s.io/v1beta1", "RuntimeClass", "1.25", "node.k8s.io/v1"),
     ("scheduling.k8s.io/v1beta1", "PriorityClass", "1.22", "scheduling.k8s.io/v1"),
     ("apiextensions.k8s.io/v1beta1", "CustomResourceDefinition", "1.22", "apiextensions.k8s.io/v1"),
     ("discovery.k8s.io/v1beta1", "EndpointSlice", "1.25", "discovery.k8s.io/v1"),

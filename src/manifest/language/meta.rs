@@ -13,7 +13,8 @@ const GENERATE_NAME: Field = refused(
     TEXT,
     "a name made up at each deploy would be a new group each time",
     "write `name`",
-);
+)
+.zero();
 
 /// A table of metadata: its own fields, and those that only clusters write. A macro, because a static table cannot be
 /// made by adding two others.
@@ -36,7 +37,8 @@ macro_rules! metadata {
     };
 }
 
-const NAMESPACE: Field = works("namespace", LABEL, "part of names and of DNS names").default("default");
+const NAMESPACE: Field =
+    works("namespace", LABEL, "part of names and of DNS names").zero().default("default");
 const LABELS_AND_TAGS: Field = works("labels", LABELS, "what selectors match; also tags of the machines");
 const KEPT: Field = works("annotations", ANNOTATIONS, "kept; only those that i2kit documents have an effect");
 
@@ -63,7 +65,7 @@ metadata!(
             "generateName",
             TEXT,
             "in place of `name`: the name is this and a digest of the job, so that a changed job is another one and runs again",
-        ),
+        ).zero(),
     ]
 );
 metadata!(

@@ -2,7 +2,7 @@
 
 use super::container::{CONTAINER, INIT_CONTAINER, SECCOMP};
 use super::field::{
-    COUNT_1, Field, ID, LABELS, LONG, Switch, TEXT, TEXTS, Table, Target, Text, Type, mapped, no_meaning,
+    COUNT_1, Field, ID, LABELS, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text, Type, mapped, no_meaning,
     refused, refused_word, word, works,
 };
 use super::meta::{SELECTOR, TEMPLATE_META};
@@ -22,7 +22,7 @@ pub(super) static TEMPLATE: Table = Table::new(
 
 const GRACE: Field = mapped(
     "terminationGracePeriodSeconds",
-    LONG,
+    SECONDS,
     "the balancer stops sending first, then SIGTERM, then SIGKILL after this time",
 )
 .default("30");
@@ -43,11 +43,11 @@ pub(super) static POD_SPEC: Table = Table::new(
                 word("Never", "never; for Jobs and Pods"),
             ]),
             "containers are restarted inside the machine",
-        )
+        ).zero()
         .default("Always"),
         GRACE,
-        mapped("serviceAccountName", Type::Name(Target::ServiceAccount), "the machine's role in the cloud"),
-        mapped("serviceAccount", Type::Name(Target::ServiceAccount), "old name of serviceAccountName"),
+        mapped("serviceAccountName", Type::Name(Target::ServiceAccount), "the machine's role in the cloud").zero(),
+        mapped("serviceAccount", Type::Name(Target::ServiceAccount), "old name of serviceAccountName").zero(),
         no_meaning("automountServiceAccountToken", Type::Bool, "there is no Kubernetes API to talk to").unless(&["false"]),
         works("imagePullSecrets", Type::List(&Type::Object(&PULL_SECRET)), "registry credentials for the build; no machine ever sees them").not_yet(),
         works("securityContext", Type::Object(&POD_SECURITY), "defaults for all containers"),
@@ -55,10 +55,10 @@ pub(super) static POD_SPEC: Table = Table::new(
         mapped("affinity", Type::Object(&AFFINITY), "where machines run"),
         mapped("topologySpreadConstraints", Type::List(&Type::Object(&SPREAD)), "over zones: the group is spread over all of them; over nodes: always so"),
         no_meaning("tolerations", Type::Any, "a machine of its own has no taints"),
-        no_meaning("priorityClassName", TEXT, "machines do not compete for nodes"),
+        no_meaning("priorityClassName", TEXT, "machines do not compete for nodes").zero(),
         no_meaning("priority", Type::Any, "machines do not compete for nodes"),
         no_meaning("preemptionPolicy", TEXT, "machines do not compete for nodes"),
-        no_meaning("schedulerName", TEXT, "there is nothing to schedule").unless(&["default-scheduler"]),
+        no_meaning("schedulerName", TEXT, "there is nothing to schedule").zero().unless(&["default-scheduler"]),
         no_meaning("runtimeClassName", TEXT, "each pod has a kernel of its own already"),
         no_meaning("enableServiceLinks", Type::Bool, "variables with the addresses of Services are never set; use their DNS names").unless(&["false"]),
         no_meaning("overhead", Type::Any, "the system's own need is known"),
@@ -75,14 +75,14 @@ pub(super) static POD_SPEC: Table = Table::new(
         refused("hostnameOverride", TEXT, "the host name is also the DNS name", "use `hostname`"),
         no_meaning("schedulingGroup", Type::Any, "there is nothing to schedule"),
         no_meaning("evictionResponders", Type::Any, "nobody evicts a machine of its own"),
-        refused("nodeName", TEXT, "there are no nodes", "remove it"),
+        refused("nodeName", TEXT, "there are no nodes", "remove it").zero(),
         refused("schedulingGates", Type::Any, "there is no scheduler", "remove it"),
         refused("resourceClaims", Type::Any, "dynamic resource allocation needs a cluster", "ask for a device in `limits`"),
         refused("ephemeralContainers", Type::Any, "they belong to running pods only", "remove it"),
         refused("resources", Type::Any, "resources of whole pods are not divided between containers here", "set `resources` of each container"),
         works("hostAliases", Type::List(&Type::Object(&HOST_ALIAS)), "lines of /etc/hosts"),
-        works("hostname", Type::Text(Text::Label), "the machine's host name"),
-        works("subdomain", Type::Text(Text::Label), "names the headless Service below which the pod has a DNS name"),
+        works("hostname", Type::Text(Text::Label), "the machine's host name").zero(),
+        works("subdomain", Type::Text(Text::Label), "names the headless Service below which the pod has a DNS name").zero(),
         works("dnsConfig", Type::Object(&DNS_CONFIG), "lines of /etc/resolv.conf"),
         mapped(
             "dnsPolicy",
@@ -93,7 +93,7 @@ pub(super) static POD_SPEC: Table = Table::new(
                 word("None", "only `dnsConfig`"),
             ]),
             "who answers DNS questions",
-        )
+        ).zero()
         .default("ClusterFirst"),
         works("shareProcessNamespace", Type::Bool, "containers see each other's processes"),
         works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time and has failed; for Jobs and Pods that end"),

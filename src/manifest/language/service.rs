@@ -44,18 +44,18 @@ static SERVICE_SPEC: Table = Table::new(
                 word("ExternalName", "an alias for another DNS name").aws_only(),
             ]),
             "how far it is seen",
-        )
+        ).zero()
         .default("ClusterIP"),
         works("selector", LABELS, "labels that a pod template must have to be a target"),
         works("ports", Type::List(&Type::Object(&SERVICE_PORT)), "what it listens on"),
-        mapped("clusterIP", TEXT, "`None` makes it headless: its name gives the addresses of the healthy machines; other addresses are chosen by the cloud"),
+        mapped("clusterIP", TEXT, "`None` makes it headless: its name gives the addresses of the healthy machines; other addresses are chosen by the cloud").zero(),
         silent("clusterIPs", "chosen by the cloud"),
-        works("externalName", Type::Text(Text::Host), "the name that it is an alias for").aws_only(),
-        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address, as long as it is healthy").locally("all clients have this computer's address, and any machine answers")]), "whether a client stays with a machine")
+        works("externalName", Type::Text(Text::Host), "the name that it is an alias for").zero().aws_only(),
+        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address, as long as it is healthy").locally("all clients have this computer's address, and any machine answers")]), "whether a client stays with a machine").zero()
             .default("None"),
         mapped("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "a client stays for as long as its machine is healthy, whatever time is given"),
         works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default").locally(ALL_LOCAL),
-        refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows"),
+        refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows").zero(),
         refused("externalIPs", TEXTS, "there are no nodes that could own the address", "use type LoadBalancer"),
         no_meaning("loadBalancerClass", TEXT, "each cloud has one kind of balancer for Services"),
         mapped("publishNotReadyAddresses", Type::Bool, "a headless Service names all machines, healthy or not").not_yet().unless(&["false"]),
@@ -63,7 +63,7 @@ static SERVICE_SPEC: Table = Table::new(
             "externalTrafficPolicy",
             Type::Choice(&[word("Cluster", "the usual way"), mapped_word("Local", "the balancer keeps the client's address").locally("pods see the address of their network's gateway")]),
             "whether pods see the client's address",
-        )
+        ).zero()
         .default("Cluster"),
         no_meaning("internalTrafficPolicy", TEXT, "there are no nodes").unless(&["Cluster"]),
         no_meaning("trafficDistribution", TEXT, "the cloud's balancer decides"),
@@ -93,8 +93,9 @@ static SERVICE_PORT: Table = Table::new(
             "targetPort",
             Type::PortRef,
             "number or name of a port of the pods; by default the same number",
-        ),
-        works("name", Type::Text(Text::Label), "required when there are several ports"),
+        )
+        .zero(),
+        works("name", Type::Text(Text::Label), "required when there are several ports").zero(),
         works(
             "protocol",
             Type::Choice(&[
@@ -104,8 +105,11 @@ static SERVICE_PORT: Table = Table::new(
             ]),
             "transport",
         )
+        .zero()
         .default("TCP"),
-        no_meaning("nodePort", Type::Int(0, 65535), "there are no nodes; clients use `port`").unless(&["0"]),
+        no_meaning("nodePort", Type::Int(0, 65535), "there are no nodes; clients use `port`")
+            .zero()
+            .unless(&["0"]),
         no_meaning("appProtocol", TEXT, "balancers of Services pass bytes on unread"),
     ],
 );
@@ -153,7 +157,7 @@ static INGRESS_RULE: Table = Table::new(
     "IngressRule",
     "Rules of a host.",
     &[
-        works("host", Type::Text(Text::Host), "the host; all hosts by default"),
+        works("host", Type::Text(Text::Host), "the host; all hosts by default").zero(),
         works("http", Type::Object(&INGRESS_HTTP), "its paths"),
     ],
 );
@@ -168,7 +172,7 @@ static INGRESS_PATH: Table = Table::new(
     "HTTPIngressPath",
     "A path and where it leads.",
     &[
-        works("path", TEXT, "begins with `/`").default("/"),
+        works("path", TEXT, "begins with `/`").zero().default("/"),
         works(
             "pathType",
             Type::Choice(&[
@@ -209,7 +213,7 @@ static BACKEND_SERVICE: Table = Table::new(
 static BACKEND_PORT: Table = Table::new(
     "ServiceBackendPort",
     "A port of a Service by number or by name.",
-    &[works("number", PORT, "by number"), works("name", Type::Text(Text::Label), "by name")],
+    &[works("number", PORT, "by number").zero(), works("name", Type::Text(Text::Label), "by name").zero()],
 )
 .one_of(&[OneOf { fields: &["number", "name"], required: true }]);
 
@@ -218,7 +222,7 @@ static INGRESS_TLS: Table = Table::new(
     "Hosts that are served over TLS.",
     &[
         works("hosts", Type::List(&Type::Text(Text::Host)), "certificates are found by these names in the cloud's certificate store"),
-        mapped("secretName", TEXT, "not read: certificates come from the cloud's certificate store")
+        mapped("secretName", TEXT, "not read: certificates come from the cloud's certificate store").zero()
             .note("the certificate is looked up by host in the cloud's certificate store, not taken from the Secret"),
     ],
 );

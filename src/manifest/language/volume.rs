@@ -97,7 +97,7 @@ static EMPTY_DIR: Table = Table::new(
     "Scratch space.",
     &[
         refused("mode", Type::Any, "everybody may write to scratch space", "use the pod's `fsGroup`"),
-        works("medium", Type::Choice(MEDIA), "where it lies").default(""),
+        works("medium", Type::Choice(MEDIA), "where it lies").zero().default(""),
         works(
             "sizeLimit",
             Type::Bytes,

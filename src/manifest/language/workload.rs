@@ -73,6 +73,7 @@ static STRATEGY: Table = Table::new(
             ]),
             "the way",
         )
+        .zero()
         .default("RollingUpdate"),
         mapped("rollingUpdate", Type::Object(&ROLLING_UPDATE), "how many at a time"),
     ],
@@ -129,7 +130,7 @@ static STATEFUL_SET_SPEC: Table = Table::new(
         REPLICAS,
         SELECT,
         PODS,
-        works("serviceName", LABEL, "the headless Service below which each machine has a DNS name"),
+        works("serviceName", LABEL, "the headless Service below which each machine has a DNS name").zero(),
         works(
             "volumeClaimTemplates",
             Type::List(&Type::Object(&CLAIM_TEMPLATE)),
@@ -143,6 +144,7 @@ static STATEFUL_SET_SPEC: Table = Table::new(
             ]),
             "the order",
         )
+        .zero()
         .default("OrderedReady"),
         works(
             "updateStrategy",
@@ -177,6 +179,7 @@ static UPDATE_STRATEGY: Table = Table::new(
             ]),
             "the way",
         )
+        .zero()
         .default("RollingUpdate"),
         mapped("rollingUpdate", Type::Object(&PARTITION), "which machines, and how many at a time"),
     ],
@@ -197,8 +200,8 @@ static RETENTION: Table = Table::new(
     "StatefulSetPersistentVolumeClaimRetentionPolicy",
     "Whether disks outlive their machines.",
     &[
-        works("whenDeleted", KEEP, "when the StatefulSet is destroyed").default("Retain"),
-        works("whenScaled", KEEP, "when there are fewer replicas").default("Retain"),
+        works("whenDeleted", KEEP, "when the StatefulSet is destroyed").zero().default("Retain"),
+        works("whenScaled", KEEP, "when there are fewer replicas").zero().default("Retain"),
     ],
 );
 
@@ -261,7 +264,8 @@ static CLAIM_SPEC: Table = Table::new(
             TEXT,
             "there are no PersistentVolume objects",
             "remove it; the annotation `i2kit.dev/disk` names an existing disk",
-        ),
+        )
+        .zero(),
         refused(
             "selector",
             Type::Any,
@@ -397,6 +401,7 @@ static CRON_JOB_SPEC: Table = Table::new(
             ]),
             "what happens when the last one still runs",
         )
+        .zero()
         .default("Allow"),
         works("suspend", Type::Bool, "whether the schedule rests").default("false"),
         mapped("startingDeadlineSeconds", COUNT, "how late it may still start"),

@@ -2,6 +2,7 @@
 
 use super::source::Lines;
 use crate::manifest::{Reading, Severity, SourceFile};
+use crate::text;
 
 /// One command a finding.
 pub fn github(files: &[SourceFile], reading: &Reading) -> String {
@@ -46,8 +47,8 @@ pub fn github(files: &[SourceFile], reading: &Reading) -> String {
 }
 
 /// Escapes what would end a command.
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+fn data(value: &str) -> String {
+    text::visible(value).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 /// Escapes what would end a property too.

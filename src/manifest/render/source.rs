@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::manifest::{Place, SourceFile};
+use crate::text;
 
 /// Longest part of a line that is shown.
 const MAX_LINE: usize = 160;
@@ -142,7 +143,7 @@ impl<'f> Lines<'f> {
                 match c {
                     '\u{feff}' => {}
                     '\t' => shown.put(at, ' '),
-                    c if c.is_control() => shown.put(at, '\u{fffd}'),
+                    c if text::is_hidden(c) => shown.put(at, '\u{fffd}'),
                     c => shown.put(at, c),
                 }
                 at += c.len_utf8();

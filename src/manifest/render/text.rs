@@ -1,9 +1,12 @@
 //! Findings for people: the lines, with both places where two collide.
 
+use std::borrow::Cow;
+
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::source::Lines;
 use crate::manifest::{Diagnostic, Place, Reading, Severity, SourceFile};
+use crate::text;
 
 /// Places no further apart than this many lines are shown in one piece.
 const NEAR: usize = 12;
@@ -24,7 +27,7 @@ pub fn text(files: &[SourceFile], reading: &Reading, coloured: bool) -> String {
 /// A place, what is said of it, and whether it is the main one.
 struct Mark<'d> {
     place: &'d Place,
-    words: &'d str,
+    words: Cow<'d, str>,
     kind: AnnotationKind,
 }
 
@@ -39,11 +42,15 @@ fn one(diagnostic: &Diagnostic, lines: &[Lines<'_>], renderer: &Renderer) -> Str
         (object, "") => object.to_owned(),
         (object, path) => format!("{object}: {path}"),
     };
-    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.name());
+    // What strangers wrote is made visible here, since the rendering adds colours, which must stay.
+    let title = level.primary_title(text::visible(&diagnostic.message)).id(diagnostic.code.name());
     let mut group = Group::with_title(title);
-    let main = Mark { place: &diagnostic.place, words: &whose, kind: AnnotationKind::Primary };
-    let others =
-        diagnostic.related.iter().map(|(place, words)| Mark { place, words, kind: AnnotationKind::Context });
+    let main = Mark { place: &diagnostic.place, words: text::line(&whose), kind: AnnotationKind::Primary };
+    let others = diagnostic.related.iter().map(|(place, words)| Mark {
+        place,
+        words: text::line(words),
+        kind: AnnotationKind::Context,
+    });
     let marks: Vec<Mark<'_>> = std::iter::once(main).chain(others).collect();
     if near(&marks, lines) {
         group = group.elements(snippet(&marks, lines));
@@ -53,7 +60,7 @@ fn one(diagnostic: &Diagnostic, lines: &[Lines<'_>], renderer: &Renderer) -> Str
         }
     }
     if let Some(help) = &diagnostic.help {
-        group = group.element(Level::HELP.message(help.as_str()));
+        group = group.element(Level::HELP.message(text::visible(help)));
     }
     renderer.render(&[group])
 }
@@ -79,10 +86,14 @@ fn snippet<'s>(marks: &[Mark<'s>], lines: &'s [Lines<'_>]) -> Option<Snippet<'s,
         for mark in here {
             let span = shown.span(&mark.place.span);
             let annotation = mark.kind.span(span.start + source.len()..span.end + source.len());
-            annotations.push(if mark.words.is_empty() { annotation } else { annotation.label(mark.words) });
+            annotations.push(if mark.words.is_empty() {
+                annotation
+            } else {
+                annotation.label(mark.words.clone())
+            });
         }
         source.push_str(&shown.text);
         source.push('\n');
     }
-    Some(Snippet::source(source).line_start(first + 1).path(file.name()).annotations(annotations))
+    Some(Snippet::source(source).line_start(first + 1).path(text::line(file.name())).annotations(annotations))
 }

@@ -46,19 +46,55 @@ impl<'a> Document<'a> {
 
     /// The pod template of a workload.
     pub(super) fn template(&self) -> Option<&Node<'a>> {
-        match self.kind.name {
-            "Deployment" | "StatefulSet" | "ReplicaSet" | "Job" => self.root.at(&["spec", "template"]),
-            "CronJob" => self.root.at(&["spec", "jobTemplate", "spec", "template"]),
-            "Pod" => Some(&self.root),
-            _ => None,
-        }
+        template(self.kind.name, &self.root)
     }
+}
+
+/// The pod template of a workload of the kind `kind`.
+fn template<'n, 'a>(kind: &str, root: &'n Node<'a>) -> Option<&'n Node<'a>> {
+    match kind {
+        "CronJob" => root.at(&["spec", "jobTemplate", "spec", "template"]),
+        "Pod" => Some(root),
+        "Deployment" | "StatefulSet" | "ReplicaSet" | "Job" | "DaemonSet" | "ReplicationController" => {
+            root.at(&["spec", "template"])
+        }
+        _ => None,
+    }
+}
+
+/// An object that is in the files and is not read: its kind is refused, or its version is none. That is reported of the
+/// object itself, so nothing that refers to it is reported too.
+#[derive(Debug)]
+pub(super) struct Unread<'a> {
+    pub(super) root: Node<'a>,
+    pub(super) namespace: String,
+}
+
+impl Unread<'_> {
+    fn is(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        let own = self.root.at(&["metadata", "name"]).and_then(Node::scalar);
+        self.root.str("kind") == Some(kind) && self.namespace == namespace && own == Some(name)
+    }
+
+    fn template(&self) -> Option<&Node<'_>> {
+        self.root.str("kind").and_then(|kind| template(kind, &self.root))
+    }
+}
+
+/// What is in the files.
+#[derive(Debug)]
+pub(super) struct Given<'s, 'a> {
+    pub(super) documents: &'s [Document<'a>],
+    pub(super) unread: &'s [Unread<'a>],
+    /// Whether a document could not be read, so that nobody can say what is missing.
+    pub(super) broken: bool,
 }
 
 /// All that the checks of the set need.
 #[derive(Debug)]
 pub(super) struct Set<'s, 'a> {
     pub(super) documents: &'s [Document<'a>],
+    pub(super) unread: &'s [Unread<'a>],
     pub(super) index: &'s Index<'s, 'a>,
     pub(super) options: &'s Options,
     /// Whether a document could not be read, so that nobody can say what is missing.
@@ -86,14 +122,14 @@ fn finding(code: Code, document: &Document<'_>, path: &str, span: Span, message:
 }
 /// Checks names, references, selectors and ports.
 pub(super) fn check(
-    documents: &[Document<'_>],
+    given: &Given<'_, '_>,
     references: &[Reference],
     options: &Options,
-    broken: bool,
     findings: &mut Findings,
 ) {
+    let Given { documents, unread, broken } = *given;
     let index = Index::new(documents);
-    let mut set = Set { documents, index: &index, options, broken, findings };
+    let mut set = Set { documents, unread, index: &index, options, broken, findings };
     set.unique_names();
     set.references(references);
     set.storage_classes(references);
@@ -104,6 +140,17 @@ pub(super) fn check(
 }
 
 impl Set<'_, '_> {
+    /// Whether the object is in the files all the same.
+    fn is_unread(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        self.unread.iter().any(|unread| unread.is(kind, namespace, name))
+    }
+
+    /// Whether `selects` is true of a pod template that is in the files all the same.
+    fn selects_unread(&self, namespace: &str, selects: impl Fn(&Node<'_>) -> bool) -> bool {
+        let of_namespace = self.unread.iter().filter(|unread| unread.namespace == namespace);
+        of_namespace.filter_map(Unread::template).any(selects)
+    }
+
     fn unique_names(&mut self) {
         let documents = self.documents;
         let mut seen: BTreeMap<(&str, &str, &str), &Document<'_>> = BTreeMap::new();
@@ -195,10 +242,10 @@ impl Set<'_, '_> {
     }
 
     fn missing(&mut self, reference: &Reference) {
-        if reference.optional || self.broken {
+        let kind = reference.target.kind();
+        if reference.optional || self.broken || self.is_unread(kind, &reference.namespace, &reference.name) {
             return;
         }
-        let kind = reference.target.kind();
         if self.findings.is_full(reference.place.file) {
             let message = format!("{kind} `{}` is not in the given files", reference.name);
             self.findings.push(of_reference(reference, &reference.place, &reference.path, message, None));
@@ -219,6 +266,10 @@ impl Set<'_, '_> {
                 )
             }
             (None, None) if reference.target == Target::ConfigMap => "give its file too".to_owned(),
+            (None, None) if reference.target == Target::ServiceAccount => {
+                "machines of the pod have no role in their cloud; give its file too if they need one"
+                    .to_owned()
+            }
             (None, None) => {
                 format!("give its file too, or pass --external {}/{}", kind.to_lowercase(), reference.name)
             }
@@ -279,9 +330,13 @@ fn of_reference(
     message: String,
     help: Option<String>,
 ) -> Diagnostic {
+    let code = match reference.target {
+        Target::ServiceAccount => Code::MissingAccount,
+        _ => Code::MissingReference,
+    };
     Diagnostic {
-        severity: Code::MissingReference.severity(),
-        code: Code::MissingReference,
+        severity: code.severity(),
+        code,
         place: place.clone(),
         object: reference.object.clone(),
         path: path.to_owned(),

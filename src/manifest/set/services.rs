@@ -62,6 +62,7 @@ impl<'s, 'a> Set<'s, 'a> {
             match targets.all.as_slice() {
                 // What is no map of labels was reported already.
                 [] if self.broken || selector.value.entries().iter().any(|e| e.value.scalar().is_none()) => {}
+                [] if self.selects_unread(&service.namespace, |pod| selects(&selector.value, pod)) => {}
                 [] => self.no_target(service, selector.key_span, &selector.value),
                 [_] => {}
                 several => {
@@ -135,23 +136,37 @@ impl<'s, 'a> Set<'s, 'a> {
             if ports.is_empty() {
                 return "no ports".to_owned();
             }
-            let named = |(name, number): &(Option<&str>, &str)| match name {
-                Some(name) => format!("{name} ({number})"),
-                None => format!("{number} (unnamed)"),
+            let named = |port: &Port<'_>| {
+                // Most ports are TCP, so that it goes without saying.
+                let protocol =
+                    if port.protocol == TCP { String::new() } else { format!("/{}", port.protocol) };
+                match port.name {
+                    Some(name) => format!("{name} ({}{protocol})", port.number),
+                    None => format!("{}{protocol} (unnamed)", port.number),
+                }
             };
             ports.iter().map(named).collect::<Vec<_>>().join(", ")
         };
         if scalar.resolved() == Resolved::Text {
             let is_quoted_number = matches!(resolve(text), Resolved::Int(_));
-            if is_quoted_number || ports.iter().any(|(name, _)| *name == Some(text)) {
+            let protocol = port.str("protocol").unwrap_or(TCP);
+            let mut same_name = ports.iter().filter(|port| port.name == Some(text)).peekable();
+            let is_other_protocol = same_name.peek().is_some();
+            if is_quoted_number || same_name.any(|port| port.protocol == protocol) {
                 return true;
             }
-            let message =
-                format!("no container of {} has a port named `{text}`; it has {}", target.title(), list());
+            let of = if is_other_protocol { format!(" for {protocol}") } else { String::new() };
+            let message = format!(
+                "no container of {} has a port named `{text}`{of}; it has {}",
+                target.title(),
+                list()
+            );
             let mut found = finding(Code::UnknownPort, service, &path(), wanted.span, message);
-            if let Some(near) = nearest(text, ports.iter().filter_map(|(name, _)| *name)) {
+            if is_other_protocol {
+                found.help("give the port of the Service the `protocol` of that port");
+            } else if let Some(near) = nearest(text, ports.iter().filter_map(|port| port.name)) {
                 found.help(format!("did you mean `{near}`?"));
-            } else if let [(_, number)] = ports.as_slice() {
+            } else if let [Port { number, .. }] = ports.as_slice() {
                 found.help(format!(
                     "write `targetPort: {number}`, or name that port `{text}` in the container"
                 ));
@@ -159,7 +174,7 @@ impl<'s, 'a> Set<'s, 'a> {
                 found.help("write the number of a port, or name the port in the container");
             }
             self.findings.push(found);
-        } else if text != "0" && !ports.is_empty() && !ports.iter().any(|(_, number)| *number == text) {
+        } else if !ports.is_empty() && !ports.iter().any(|port| port.number == text) {
             let message =
                 format!("no container of {} lists port {text}; it lists {}", target.title(), list());
             let found = finding(Code::UnlistedPort, service, &path(), wanted.span, message);
@@ -184,18 +199,32 @@ pub(super) fn selects(selector: &Node<'_>, template: &Node<'_>) -> bool {
     })
 }
 
-/// Names and numbers of ports.
-type Ports<'d> = Vec<(Option<&'d str>, &'d str)>;
+/// What a port speaks that says nothing of it.
+const TCP: &str = "TCP";
 
-/// All ports of a pod.
+/// A port of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Port<'d> {
+    name: Option<&'d str>,
+    number: &'d str,
+    protocol: &'d str,
+}
+
+/// Ports of a pod.
+type Ports<'d> = Vec<Port<'d>>;
+
+/// All ports of a pod, for as long as it runs: those of init containers that end are not among them.
 fn ports<'d>(target: &'d Document<'_>) -> Ports<'d> {
     let Some(spec) = target.template().and_then(|template| template.get("spec")) else { return Vec::new() };
-    ["initContainers", "containers"]
-        .iter()
-        .filter_map(|list| spec.get(list))
-        .flat_map(Node::items)
+    let items = |list| spec.get(list).map_or(&[][..], Node::items);
+    let sidecars = items("initContainers").iter().filter(|init| init.str("restartPolicy") == Some("Always"));
+    sidecars
+        .chain(items("containers"))
         .filter_map(|container| container.get("ports"))
         .flat_map(Node::items)
-        .filter_map(|port| Some((port.str("name"), port.str("containerPort")?)))
+        .filter_map(|port| {
+            let protocol = port.str("protocol").unwrap_or(TCP);
+            Some(Port { name: port.str("name"), number: port.str("containerPort")?, protocol })
+        })
         .collect()
 }

@@ -66,7 +66,7 @@ impl<'s, 'a> Set<'s, 'a> {
 
     /// Reports that `kind/name` is not in the set, unless nobody can know.
     fn absent(&mut self, from: &Document<'_>, path: &str, span: Span, kind: &str, name: &str) {
-        if self.broken {
+        if self.broken || self.is_unread(kind, &from.namespace, name) {
             return;
         }
         let near = nearest(name, self.index.some(kind).map(|document| document.name.as_str()));
@@ -126,11 +126,12 @@ impl<'s, 'a> Set<'s, 'a> {
         let conditions = selector.get("matchExpressions").map_or(&[][..], Node::items);
         let empty = Node::map([], selector.span);
         let candidates = self.index.candidates(&document.namespace, labels.unwrap_or(&empty));
-        let matched = candidates.iter().filter_map(|other| other.template()).any(|template| {
+        let is_meant = |template: &Node<'_>| {
             labels.is_none_or(|labels| selects(labels, template))
                 && conditions.iter().all(|condition| holds(condition, template.at(&["metadata", "labels"])))
-        });
-        if !matched && !self.broken {
+        };
+        let matched = candidates.iter().filter_map(|other| other.template()).any(is_meant);
+        if !matched && !self.broken && !self.selects_unread(&document.namespace, is_meant) {
             let message = "the selector matches no pod template of the given files".to_owned();
             let mut found = finding(Code::NoTarget, document, "spec.selector", selector.span, message);
             found.help("give the file with the workload too, or correct the selector");

@@ -248,3 +248,109 @@ fn an_empty_set_is_not_all_right() {
         assert_eq!(findings(text), "no-object 1 : there is no object in the given files", "{text:?}");
     }
 }
+
+/// The text under `data` of a ConfigMap.
+fn value_of(text: &str, key: &str) -> String {
+    let parsed = tree::parse(text, 0);
+    assert!(parsed.faults.is_empty(), "{:?}", parsed.faults);
+    parsed.documents[0].at(&["data", key]).and_then(tree::Node::scalar).unwrap().to_owned()
+}
+
+#[test]
+fn quoted_text_may_go_on_at_the_indentation_of_its_key() {
+    let text = "data:\n  single: '[\n      {\"step\": 1}\n  ]'\n  double: \"[\n      1\n  ]\"\n  folded: 'one\n\n  two'\n";
+    assert_eq!(value_of(text, "single"), "[ {\"step\": 1} ]");
+    assert_eq!(value_of(text, "double"), "[ 1 ]");
+    assert_eq!(value_of(text, "folded"), "one\ntwo");
+    // Places are those of the file.
+    let text = format!("# ü\n{text}  wrong:\n    a: 1\n");
+    let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\n{text}");
+    assert_eq!(findings(&text), "wrong-type 15 data.wrong: expected text, got a map");
+}
+
+#[test]
+fn a_stream_of_json_values_is_several_objects() {
+    let object = |name: &str, data: &str| {
+        format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {{\"name\": \"{name}\"}}, \"{data}\": {{}}}}"
+        )
+    };
+    assert_eq!(findings(&format!("{}\n{}\n", object("a", "data"), object("b", "data"))), "");
+    let twice = format!("{}{}", object("a", "data"), object("a", "data"));
+    assert!(findings(&twice).starts_with("duplicate-object 1"), "{}", findings(&twice));
+    let wrong = format!("{}\n\n{}", object("a", "data"), object("b", "dta"));
+    assert_eq!(findings(&wrong), "unknown-field 3 dta: unknown field `dta` in ConfigMap");
+    // Not JSON: one document of YAML and what is wrong with it.
+    assert!(findings("{a: b}\n{c: d}\n").starts_with("syntax 2"));
+}
+
+#[test]
+fn a_privileged_container_that_sets_parameters_is_told_how_the_pod_sets_them() {
+    let help = |command: &str, options: &Options| {
+        let text = deployment(&format!(
+            "\n  template:\n    metadata: {{labels: {{app: web}}}}\n    spec:\n      initContainers:\n      - name: maps\n        image: a:1\n        securityContext: {{privileged: true}}\n        command: {command}\n      containers: [{{name: web, image: \"a:1\", resources: {{requests: {{cpu: 1}}}}}}]\n"
+        ));
+        let found = reading(&[&text], options).1.diagnostics;
+        found.into_iter().find(|found| found.path.ends_with("privileged")).map(|found| found.help.unwrap())
+    };
+    let plain = help("[sysctl, -w, vm.max_map_count=262144]", &Options::default()).unwrap();
+    assert_eq!(
+        plain,
+        "remove it, and give the pod what the container sets: `securityContext: {sysctls: [{name: vm.max_map_count, value: \"262144\"}]}`"
+    );
+    let shell =
+        "[sh, -c, 'sysctl -w vm.max_map_count=262144 net.core.somaxconn=1024 && ulimit -n 1 && A.b=c run']";
+    let two = help(shell, &Options::default()).unwrap();
+    assert!(two.contains("{name: net.core.somaxconn, value: \"1024\"}]}`") && !two.contains("A.b"), "{two}");
+    assert!(
+        help("[sh, -c, 'chown -R 1 /data']", &Options::default()).unwrap().contains("--allow-privileged")
+    );
+    assert_eq!(help("[sysctl, -w, a.b=1]", &Options { allow_privileged: true, ..Options::default() }), None);
+}
+
+#[test]
+fn a_set_has_a_bounded_number_of_objects() {
+    let one = |i: usize| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{i}}}\n---\n");
+    let text: String = (0..20_002).map(one).collect();
+    let (_, reading) = reading(&[&text, &one(1)], &Options::default());
+    let said: Vec<&str> = reading.diagnostics.iter().map(|found| found.message.as_str()).collect();
+    assert_eq!(said, ["more than 20000 objects in one set; the rest is not read"]);
+}
+
+#[test]
+fn seconds_are_bounded_where_kubernetes_takes_64_bits() {
+    let pod = |seconds: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  terminationGracePeriodSeconds: {seconds}\n  containers: [{{name: a, image: \"a:1\", resources: {{requests: {{cpu: 1}}}}}}]\n"
+        )
+    };
+    assert_eq!(findings(&pod("2147483647")), "");
+    let wrong = "invalid-value 5 spec.terminationGracePeriodSeconds: `terminationGracePeriodSeconds` must be at most 2147483647, got 9000000000000000000";
+    assert_eq!(findings(&pod("9000000000000000000")), wrong);
+}
+
+#[test]
+fn nothing_that_a_manifest_says_acts_on_a_terminal_or_a_ci_system() {
+    let hostile = "\\e[2J\\x07\\n::error::injected\\u009b31m\\u202e\\r";
+    let service = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: \"x{hostile}\"}}\nspec:\n  \"{hostile}\": 1\n  type: \"{hostile}\"\n  selector: {{app: \"a{hostile}\"}}\n  ports: [{{port: 80, targetPort: \"{hostile}\"}}]\n"
+    );
+    let pod =
+        deployment(POD).replace("name: web\n", "name: web\n        workingDir: \"\u{1b}[2J\u{202e}\"\n");
+    let (mut files, reading) = reading(&[&service, &pod, "a: [\u{1b}"], &Options::default());
+    files[0].name = "x\u{1b}[2J\n::error::y.yaml".into();
+    assert!(reading.diagnostics.len() > 4);
+    for text in [render::text(&files, &reading, false), render::github(&files, &reading)] {
+        assert!(text.chars().all(|c| c == '\n' || !crate::text::is_hidden(c)), "{text:?}");
+    }
+    let text = render::text(&files, &reading, false);
+    assert!(!text.lines().any(|line| line.trim_start().starts_with("::")), "{text}");
+    assert!(text.contains("␊::error::injected"), "{text}");
+    // With colours, the only escapes are those of colours.
+    let coloured = render::text(&files, &reading, true);
+    assert!(coloured.split('\u{1b}').skip(1).all(|rest| {
+        rest.strip_prefix('[').is_some_and(|rest| {
+            rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+        })
+    }));
+}

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use granit_parser::{Event, Parser, ScalarStyle, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
 use super::node::{Entry, Node, Notation, Scalar, Span, Value};
-use super::syntax;
+use super::{indent, stream, syntax};
 use crate::manifest::code::Code;
 
 /// Most nodes of one file; a million of them take about 100 MB, and no manifest of use comes near.
@@ -25,7 +25,7 @@ pub(super) const MAX_DEPTH: usize = 128;
 const BYTES_PER_NODE: usize = 64;
 
 /// Faults of a file after which the rest of it is left unread: it is no manifest.
-const MAX_FAULTS: usize = 1000;
+pub(super) const MAX_FAULTS: usize = 1000;
 
 /// Maps longer than this look keys up in a table to find repeated ones.
 const SMALL_MAP: usize = 16;
@@ -56,37 +56,25 @@ pub(in crate::manifest) struct Fault {
 /// Reads all documents of `text`. A document that cannot be read costs only itself. `skipped` bytes of the file lie
 /// before the text.
 pub(in crate::manifest) fn parse(text: &str, skipped: usize) -> Parsed<'_> {
-    let options = granit_parser::options! {
+    let mut builder = Builder::default();
+    let Some(values) = stream::values(text) else {
+        builder.read(text, &|offset| offset + skipped);
+        return builder.parsed;
+    };
+    for value in values {
+        let before = skipped + value.start;
+        builder.read(&text[value], &|offset| offset + before);
+    }
+    builder.parsed
+}
+
+/// How the parser is set.
+pub(super) fn options() -> granit_parser::Options {
+    granit_parser::options! {
         emit_comments: false,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
-    };
-    let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut builder = Builder::default();
-    let mut is_template = None;
-    while let Some(next) = parser.next_event() {
-        let stopped = match next {
-            Ok((event, span)) => {
-                let range = span.byte_range().unwrap_or_default();
-                let span = Span { start: narrow(range.start + skipped), end: narrow(range.end + skipped) };
-                builder.event(event, span).err()
-            }
-            Err(error) => {
-                let is_template = *is_template.get_or_insert_with(|| syntax::looks_like_template(text));
-                Some(syntax::fault_of(text, skipped, &error, is_template))
-            }
-        };
-        if let Some(fault) = stopped {
-            builder.parsed.faults.push(fault);
-            builder.parsed.broken = true;
-            builder.abandon();
-            let enough = builder.nodes >= MAX_NODES || builder.parsed.faults.len() >= MAX_FAULTS;
-            if enough || !parser.proceed_next_document().unwrap_or(false) {
-                break;
-            }
-        }
     }
-    builder.parsed
 }
 
 /// Files are refused long before 4 GiB.
@@ -137,6 +125,56 @@ struct Key<'a> {
 }
 
 impl<'a> Builder<'a> {
+    /// Reads all documents of `text`; `place` gives the offset in the file of an offset in the text.
+    fn read(&mut self, text: &'a str, place: &dyn Fn(usize) -> usize) {
+        let (documents, faults) = (self.parsed.documents.len(), self.parsed.faults.len());
+        let (broken, nodes, aliased) = (self.parsed.broken, self.nodes, self.aliased);
+        let mut parser = Parser::new_from_str_with_options(text, options());
+        let mut is_template = None;
+        let mut may_be_narrow = true;
+        while let Some(next) = parser.next_event() {
+            let stopped = match next {
+                Ok((event, span)) => {
+                    let range = span.byte_range().unwrap_or_default();
+                    let span = Span { start: narrow(place(range.start)), end: narrow(place(range.end)) };
+                    self.event(event, span).err()
+                }
+                Err(error) => {
+                    let is_indent = matches!(error.kind(), ErrorKind::InvalidQuotedScalarIndent);
+                    if is_indent
+                        && std::mem::take(&mut may_be_narrow)
+                        && let Some(wide) = indent::widened(text)
+                    {
+                        self.abandon();
+                        self.parsed.documents.truncate(documents);
+                        self.parsed.faults.truncate(faults);
+                        let mut again = Builder { nodes, aliased, ..Builder::default() };
+                        again.read(&wide.text, &|offset| place(wide.original(offset)));
+                        self.nodes = again.nodes;
+                        self.aliased = again.aliased;
+                        self.parsed.broken = broken | again.parsed.broken;
+                        self.parsed.faults.extend(again.parsed.faults);
+                        for document in again.parsed.documents {
+                            self.parsed.documents.push(document.into_owned());
+                        }
+                        return;
+                    }
+                    let is_template = *is_template.get_or_insert_with(|| syntax::looks_like_template(text));
+                    Some(syntax::fault_of(text, place, &error, is_template))
+                }
+            };
+            if let Some(fault) = stopped {
+                self.parsed.faults.push(fault);
+                self.parsed.broken = true;
+                self.abandon();
+                let enough = self.nodes >= MAX_NODES || self.parsed.faults.len() >= MAX_FAULTS;
+                if enough || !parser.proceed_next_document().unwrap_or(false) {
+                    break;
+                }
+            }
+        }
+    }
+
     fn event(&mut self, event: Event<'a>, span: Span) -> Result<(), Fault> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {

@@ -1,8 +1,10 @@
 //! YAML text as a tree of nodes that know their places. It knows YAML, not Kubernetes.
 
 mod build;
+mod indent;
 mod node;
 mod scalar;
+mod stream;
 mod syntax;
 
 pub(super) use build::{Fault, parse, push_index, push_key};

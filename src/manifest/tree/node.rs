@@ -95,6 +95,25 @@ impl<'a> Node<'a> {
         Self { span, value: Value::Map(entries.into_iter().map(entry).collect()) }
     }
 
+    /// The same node, of a text that is not kept.
+    pub(in crate::manifest) fn into_owned(self) -> Node<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let value = match self.value {
+            Value::Scalar(Scalar { text, notation }) => Value::Scalar(Scalar { text: owned(text), notation }),
+            Value::List(items) => Value::List(items.into_iter().map(Node::into_owned).collect()),
+            Value::Map(entries) => {
+                let entry = |entry: Entry<'_>| Entry {
+                    key: owned(entry.key),
+                    key_span: entry.key_span,
+                    key_notation: entry.key_notation,
+                    value: entry.value.into_owned(),
+                };
+                Value::Map(entries.into_iter().map(entry).collect())
+            }
+        };
+        Node { span: self.span, value }
+    }
+
     /// The map's entries; none for anything else.
     pub(in crate::manifest) fn entries(&self) -> &[Entry<'a>] {
         match &self.value {

@@ -6,12 +6,17 @@ use super::build::{Fault, MAX_DEPTH, fault, narrow};
 use super::node::Span;
 use crate::manifest::code::Code;
 
-/// What `error` means to whoever wrote `text`.
-pub(super) fn fault_of(text: &str, skipped: usize, error: &ScanError, is_template: bool) -> Fault {
+/// What `error` means to whoever wrote `text`; `place` gives the offset in the file of an offset in the text.
+pub(super) fn fault_of(
+    text: &str,
+    place: &dyn Fn(usize) -> usize,
+    error: &ScanError,
+    is_template: bool,
+) -> Fault {
     let at = error.marker().byte_offset().unwrap_or(text.len()).min(text.len());
     let at = (0..=at).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     let end = text[at..].chars().next().map_or(at, |c| at + c.len_utf8());
-    let span = Span { start: narrow(at + skipped), end: narrow(end + skipped) };
+    let span = Span { start: narrow(place(at)), end: narrow(place(end)) };
     let (code, message, help) = explain(error.kind());
     let mut fault = fault(code, span, message);
     fault.help = help.map(Into::into);

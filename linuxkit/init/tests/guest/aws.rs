@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::disk::Disk;
 use crate::pod::Pod;
-use crate::vm::{Vm, wanted};
+use crate::vm::{PATIENCE, Vm, wanted};
 
 const INSTANCE: &str = "i-0123456789abcdef0";
 const TOKEN: &str = "token-of-the-test";

@@ -1,6 +1,7 @@
 //! Environment, files and volumes of containers, seen from inside.
 
 use std::fs;
+use std::io::Write as _;
 
 use i2kit::erofs::{TreeContent, TreeFile};
 use i2kit_spec::runtime::NamespaceKind;
@@ -114,8 +115,8 @@ fn volumes_are_shared_bounded_and_kept_when_a_container_ends() {
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     // As in a container engine, links of the image are followed inside of it, and what is missing there is made.
     check(
-        "cd /; touch /var/run/x /var/lock/y /esc/z; readlink /var/run /var/lock /esc; ls /run /run/lock /etc/esc",
-        "/run\n../run/lock\n../../../etc/esc\n/etc/esc:\nz\n\n/run:\nx\n\n/run/lock:\ny\n",
+        "cd /; touch /var/run/x /var/lock/y /esc/z; for link in /var/run /var/lock /esc; do readlink $link; done; ls /run /run/lock /etc/esc",
+        "/run\n../run/lock\n../../../etc/esc\n/etc/esc:\nz\n\n/run:\nlock\nx\n\n/run/lock:\ny\n",
     );
     check("readlink /etc/enabled/site; cat /etc/avail/site", "../avail/site\nlevel = 1\n");
     check(
@@ -300,14 +301,15 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
         });
     }
     let folder = tempfile::tempdir().unwrap();
-    let values = [("login".to_owned(), [("token".to_owned(), b"marker-5d1f".to_vec())].into())].into();
-    fs::write(folder.path().join("secrets"), encode_secrets(&values).unwrap()).unwrap();
-    let chardev =
-        format!("file,id=secrets,path=/dev/null,input-path={}", folder.path().join("secrets").display());
+    let path = folder.path().join("secrets");
+    let chardev = format!("socket,id=secrets,path={},server=on,wait=off", path.display());
     let port = format!("virtserialport,chardev=secrets,name={SECRETS_PORT}");
-    let arguments = ["-device", "virtio-serial-pci", "-chardev", &chardev, "-device", &port];
+    let arguments = ["-chardev", &chardev, "-device", "virtio-serial-pci", "-device", &port];
     let parameters = "i2kit.instance=test-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3";
     let mut vm = Vm::boot_with(&pod, parameters, &arguments);
+    let values = [("login".to_owned(), [("token".to_owned(), b"marker-5d1f".to_vec())].into())].into();
+    let mut host = crate::control::connect(&path);
+    host.write_all(&encode_secrets(&values).unwrap()).unwrap();
     vm.says("echo | http://test-1.example/$(IP)/10.0.2.15 $(URL) $(IMAGE)\n");
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     check(
@@ -329,11 +331,13 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
     assert!(!console.contains("spy | opened"), "{console}");
 }
 
-/// Opens the memory of each process that PID 1 has started in the container and that is not its program yet.
+/// Opens the memory of each process that PID 1 has started in the container and that is not its program yet, as it is known by
+/// its name before and after.
 const SPY: &str = "n=0; while :; do for p in /proc/[0-9]*; do \
     { read -r name < $p/comm; } 2>/dev/null || continue; [ \"$name\" = init ] || continue; \
     n=$((n+1)); echo $n > /dev/shm/seen; \
-    if { true < $p/mem; } 2>/dev/null; then echo opened $p/mem; fi; done; done";
+    { true < $p/mem; } 2>/dev/null && { read -r name < $p/comm; } 2>/dev/null && [ \"$name\" = init ] && \
+    echo opened $p/mem; done; done";
 
 /// Counts what PID 1's memory has, once it is told to. What it looks for is put together, since PID 1 has this text too.
 const READER: &str = "until [ -e /dev/shm/look ]; do sleep 0.2; done; dump() { while read range access rest; do \

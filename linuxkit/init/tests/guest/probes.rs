@@ -115,7 +115,7 @@ fn other_probes_wait_for_the_startup_probe_and_for_their_delay() {
         format!("exec: {{command: [sh, -c, 'echo {what} $(cut -d. -f1 /proc/uptime) > /proc/1/fd/1']}}")
     };
     let spec = format!(
-        "{{containers: [{{name: web, image: busybox, command: [sh, -c, 'echo begin $(($(cut -d" " -f22 /proc/1/stat) / 100)); sleep 3; touch /up; \
+        "{{containers: [{{name: web, image: busybox, command: [sh, -c, 'echo begin $(($(cut -d\" \" -f22 /proc/1/stat) / 100)); sleep 3; touch /up; \
          exec sleep 1000'], startupProbe: {{periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 600, exec: {{command: [sh, -c, 'test -e /up && echo \
          up > /proc/1/fd/1']}}}}, livenessProbe: {{periodSeconds: 1, timeoutSeconds: 60, {}}}, readinessProbe: {{initialDelaySeconds: 9, \
          periodSeconds: 1, timeoutSeconds: 60, {}}}}}]}}",

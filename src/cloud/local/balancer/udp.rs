@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _};
@@ -17,12 +16,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Counted, Service};
 use crate::cloud::local::descriptors::Room;
-
-/// A session in which nobody says anything for this long is forgotten.
-const IDLE: Duration = Duration::from_mins(1);
-
-/// Between two looks for silent sessions.
-const SWEEP: Duration = Duration::from_secs(5);
 
 /// Sessions of one listener. The one that was silent for longest makes room for a new one: sources of datagrams can be
 /// invented, so that a bound without that would let one client lock out all others.
@@ -64,7 +57,7 @@ struct Sessions {
 pub(super) async fn serve(socket: Arc<UdpSocket>, service: Arc<Service>) -> Result<(), Infallible> {
     let mut sessions = Sessions::default();
     let mut buffer = vec![0; DATAGRAM];
-    let mut sweep = tokio::time::interval(SWEEP);
+    let mut sweep = tokio::time::interval(service.times.sweep);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -82,7 +75,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, service: Arc<Service>) -> Resu
                     sessions.carry_back(client, &socket, &mut buffer).await;
                 }
             }
-            _ = sweep.tick() => sessions.open.retain(|_, session| session.last.elapsed() < IDLE),
+            _ = sweep.tick() => sessions.open.retain(|_, session| session.last.elapsed() < service.times.idle),
         }
     }
 }

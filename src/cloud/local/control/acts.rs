@@ -1,175 +1,61 @@
-//! What the reconciler decided, done: first in the records, then to VMs, then, for VMs that run already when this
-//! process starts, the other way round.
+//! What was decided and saved, done to VMs; and VMs that run already when this process starts, taken over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use i2kit_spec::status::PodPhase;
 use tokio_util::sync::CancellationToken;
 
-use super::ending;
-use crate::cloud::environment::{GroupRecord, InstanceRecord};
+use super::step::{Job, Launch};
+use crate::cloud::CloudError;
+use crate::cloud::environment::GroupRecord;
 use crate::cloud::health::{Heard, Known, judge};
 use crate::cloud::local::channel::{Channel, Machine as Guest};
-use crate::cloud::local::keeper::{Keeper, Life, Ports, State, Vm};
+use crate::cloud::local::keeper::{Keeper, Life, Ports, Running, State, Vm};
 use crate::cloud::local::qemu::Machine;
 use crate::cloud::local::supervise::supervise;
-use crate::cloud::local::{console, health, images, qmp, secrets, vm};
-use crate::cloud::reconcile::Act;
-use crate::cloud::{CloudError, Moment};
-use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{Health, InstanceState, LaunchSpec};
+use crate::cloud::local::{health, images, qmp, secrets, vm};
+use crate::manifest::api::Protocol;
+use crate::plan::fleet::{Accelerator, Health, InstanceState};
 
 /// How long qemu may take until it answers.
 const QEMU_START: Duration = Duration::from_secs(30);
 
-/// Something to be done to a VM without holding the lock.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// Start it.
-    Launch(Box<Launch>),
-    /// Add a forward.
-    Forward { id: String, port: (u16, Protocol) },
-    /// Press its power button.
-    PowerOff { id: String },
-    /// Remove its folder.
-    Remove { id: String },
-}
-
-/// A VM that is to be started.
-#[derive(Debug)]
-pub(super) struct Launch {
-    id: String,
-    spec: LaunchSpec,
-    ports: Vec<(u16, Protocol)>,
-    /// Whom it asks for names, when that is this process.
-    resolver: Option<Ipv4Addr>,
-}
-
-/// Takes an act over into the records. The jobs that it leads to are done after the records were stored.
-pub(super) fn record(
-    keeper: &Keeper,
-    state: &mut State,
-    (environment_name, name): (&str, &Name),
-    act: &Act,
-    now: Moment,
-    jobs: &mut Vec<Job>,
-) {
-    let ended = if let Act::End { id } = act { ending(keeper, state, id) } else { String::new() };
-    let Some(environment) = state.environments.get_mut(environment_name) else { return };
-    let id = match act {
-        Act::Launch { revision } => {
-            let Some(launch) = environment
-                .groups
-                .get(name)
-                .and_then(|group| group.revision(*revision))
-                .map(|revision| revision.launch.clone())
-            else {
-                return;
-            };
-            let ports = environment.ports(name, &launch);
-            let Some(group) = environment.groups.get_mut(name) else { return };
-            let id = new_id(&name.name, *revision, |id| state.vms.contains_key(id));
-            group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), *revision, now));
-            state.vms.insert(id.clone(), Vm::new(Life::Starting));
-            let resolver = keeper.names.server(environment_name);
-            jobs.push(Job::Launch(Box::new(Launch { id, spec: launch, ports, resolver })));
-            return;
-        }
-        Act::Drain { id, .. }
-        | Act::PowerOff { id }
-        | Act::Kill { id }
-        | Act::End { id }
-        | Act::Forget { id } => id.clone(),
-    };
-    let Some(group) = environment.groups.get_mut(name) else { return };
-    if let Act::Forget { .. } = act {
-        group.instances.remove(&id);
-        state.vms.remove(&id);
-        jobs.push(Job::Remove { id });
-        return;
-    }
-    let revision = group.instances.get(&id).map(|record| record.revision);
-    let containers = revision.and_then(|number| group.revision(number));
-    let containers = containers.map(|revision| revision.launch.containers.clone()).unwrap_or_default();
-    let Some(record) = group.instances.get_mut(&id) else { return };
-    match act {
-        Act::Drain { failed, .. } => {
-            record.failed |= *failed;
-            record.enter(InstanceState::Draining, now.steady);
-        }
-        Act::PowerOff { .. } => {
-            record.enter(InstanceState::Stopping, now.steady);
-            let unborn = !record.answered;
-            match state.vms.get_mut(&id).map(|vm| &mut vm.life) {
-                // A guest that never spoke does not hear the button yet, and has nothing to bring to an end.
-                Some(Life::Started(process)) if unborn => process.kill(),
-                _ => jobs.push(Job::PowerOff { id }),
-            }
-        }
-        Act::Kill { .. } => {
-            if let Some(Life::Started(process)) = state.vms.get_mut(&id).map(|vm| &mut vm.life) {
-                process.kill();
-            }
-        }
-        Act::End { .. } => {
-            let end = console::end(&keeper.home.instance(&id));
-            record.end(ended, end.as_ref(), &containers, now.steady);
-            state.vms.remove(&id);
-        }
-        Act::Launch { .. } | Act::Forget { .. } => {}
-    }
-}
-
-/// A name that no VM has, and that a host name can be: at most 63 characters.
-fn new_id(group: &str, revision: u32, taken: impl Fn(&str) -> bool) -> String {
-    // No vowels and no look-alikes, as in the names of Kubernetes' pods.
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    loop {
-        let mut number = RandomState::new().build_hasher().finish();
-        let mut suffix = String::new();
-        for _ in 0..5 {
-            let length = LETTERS.len() as u64;
-            let index = usize::try_from(number % length).expect("an index of a short list");
-            suffix.push(char::from(LETTERS[index]));
-            number /= length;
-        }
-        let tail = format!("-{revision}-{suffix}");
-        let head: String = group.chars().take(63 - tail.len()).collect();
-        let id = head + &tail;
-        if !taken(&id) {
-            return id;
-        }
-    }
-}
-
 /// Does a job in the background.
 pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
     let keeper = Arc::clone(keeper);
-    tokio::spawn(async move {
-        match job {
-            Job::Launch(launch) => launch_vm(&keeper, *launch).await,
-            Job::Forward { id, port } => forward(&keeper, &id, port).await,
-            Job::PowerOff { id } => {
+    match job {
+        Job::Launch(launch) => {
+            tokio::spawn(async move { launch_vm(&keeper, *launch).await });
+        }
+        Job::Forward { id, port } => forward(&keeper, &id, port),
+        Job::PowerOff { id } => {
+            tokio::spawn(async move {
                 // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.
                 if let Err(error) = qmp::power_off(&keeper.home.instance(&id)).await {
                     keeper.log.say(format_args!("{id}: cannot press the power button: {error}"));
                 }
-            }
-            Job::Remove { id } => {
-                let folder = keeper.home.instance(&id);
-                if let Err(error) = fs::remove_dir_all(&folder)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    keeper.log.say(format_args!("{} cannot be removed: {error}", folder.display()));
-                }
-            }
+            });
         }
-    });
+        Job::Remove { id } => {
+            tokio::task::spawn_blocking(move || remove(&keeper, &id));
+        }
+        // Done when they began.
+        Job::Kill { .. } | Job::Dismiss { .. } => {}
+    }
+}
+
+/// Removes a VM's folder. One that cannot be removed goes when the next process adopts what there is.
+fn remove(keeper: &Keeper, id: &str) {
+    let folder = keeper.home.instance(id);
+    if let Err(error) = fs::remove_dir_all(&folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        keeper.log.say(format_args!("{} cannot be removed: {error}", folder.display()));
+    }
 }
 
 async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
@@ -181,12 +67,10 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
         })
     };
     match started {
-        Ok(()) => watch(keeper, &id, health_port).await,
+        Ok(()) => watch(keeper, &id, health_port),
         Err(error) => {
             keeper.log.say(format_args!("{id}: {error}"));
-            if let Some(vm) = keeper.state().vms.get_mut(&id) {
-                vm.life = Life::Failed(error.to_string());
-            }
+            keeper.state().failed(&id, error.to_string());
             keeper.changed.notify_one();
         }
     }
@@ -194,7 +78,12 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
 
 /// Starts the VM's process, unless the VM is not wanted any more.
 fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
-    let Launch { id, spec, ports, resolver } = launch;
+    let Launch { environment, id, spec, ports } = launch;
+    if !keeper.state().record(id).is_some_and(|record| record.state == InstanceState::Running) {
+        keeper.state().failed(id, "it was not wanted any more".to_owned());
+        keeper.changed.notify_one();
+        return Ok(());
+    }
     let folder = keeper.home.instance(id);
     fs::create_dir_all(&folder).map_err(CloudError::file("create", &folder))?;
     let cmdline = images::cmdline(&keeper.home, spec.image)?;
@@ -207,59 +96,87 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         image: &keeper.home.image(spec.image),
         cmdline: &cmdline,
         accelerator,
-        resolver: *resolver,
+        resolver: keeper.names.server(environment),
         environment: &keeper.home.environment,
         scratch: Vec::new(),
         user: None,
     };
-    // The lock is held while the process is made, so that nobody forgets the VM in between.
-    let mut state = keeper.state();
-    let Some(vm) = state.vms.get_mut(id) else { return Ok(()) };
-    vm.life = Life::Started(vm::start(machine, &folder, secrets)?);
-    for group in state.environments.values_mut().flat_map(|environment| environment.groups.values_mut()) {
-        if let Some(record) = group.instances.get_mut(id) {
-            record.accelerator = Some(accelerator);
-        }
-    }
+    // Without the lock: its record is saved, so that a process is never without one.
+    let process = vm::start(machine, &folder, secrets)?;
+    keeper.state().started(id, Box::new(process), accelerator);
     Ok(())
 }
 
-/// Waits until qemu answers, learns where the VM's ports are, and starts its health check.
-async fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
-    let folder = keeper.home.instance(id);
+impl State {
+    /// Takes note that a VM could not be started.
+    pub(super) fn failed(&mut self, id: &str, reason: String) {
+        if let Some(vm) = self.vms.get_mut(id) {
+            vm.life = Life::Failed(reason);
+        }
+    }
+
+    /// Takes over the process of a VM that was started, and ends it when the VM is not wanted any more.
+    pub(super) fn started(&mut self, id: &str, mut process: Box<dyn Running>, accelerator: Accelerator) {
+        let groups = self.environments.values_mut().flat_map(|environment| environment.groups.values_mut());
+        let record = groups.filter_map(|group| group.instances.get_mut(id)).next();
+        match (record, self.vms.get_mut(id)) {
+            (Some(record), Some(vm)) => {
+                record.accelerator = Some(accelerator);
+                if record.state != InstanceState::Running {
+                    process.kill();
+                }
+                vm.life = Life::Started(process);
+            }
+            _ => process.kill(),
+        }
+    }
+}
+
+/// Looks after a VM whose process runs: its channel, where its ports are, its health. Goes on for as long as the VM is
+/// known, however long qemu takes.
+fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
     open_channel(keeper, id);
+    let Some(cancel) = keeper.state().vms.get(id).map(|vm| vm.watch.clone()) else { return };
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    let name = format!("health check of {id}");
+    let (watched, id, stop) = (Arc::clone(keeper), id.to_owned(), cancel.clone());
+    let make = move || {
+        let (keeper, id, cancel) = (Arc::clone(&watched), id.clone(), cancel.clone());
+        async move {
+            if learn_forwards(&keeper, &id).await? {
+                check_health(keeper, id, health_port, cancel).await?;
+            }
+            Ok::<(), String>(())
+        }
+    };
+    tokio::spawn(supervise(tasks, log, name, stop, make));
+}
+
+/// Waits until qemu answers and says where the VM's ports are; whether it did before it ended. A qemu that does not
+/// answer is a VM that is not ready.
+async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
+    let folder = keeper.home.instance(id);
     let given_up = tokio::time::Instant::now() + QEMU_START;
-    let forwards = loop {
+    loop {
         match qmp::forwards(&folder).await {
-            Ok(forwards) => break forwards,
+            Ok(forwards) => {
+                if let Some(vm) = keeper.state().vms.get_mut(id) {
+                    vm.forwards = forwards;
+                }
+                return Ok(true);
+            }
             Err(error) if tokio::time::Instant::now() > given_up => {
-                keeper.log.say(format_args!("{id}: qemu does not answer: {error}"));
-                return;
+                let reason = format!("qemu does not answer: {error}");
+                heard(keeper, id, (Heard::Silence(reason.clone()), None));
+                return Err(reason);
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
         // Its end is seen by the control loop.
-        let gone = !keeper.state().facts().get(id).is_some_and(|facts| facts.alive);
-        if gone {
-            return;
+        if !keeper.state().is_alive(id) {
+            return Ok(false);
         }
-    };
-    let cancel = {
-        let mut state = keeper.state();
-        let Some(vm) = state.vms.get_mut(id) else { return };
-        vm.forwards = forwards;
-        vm.watch.clone()
-    };
-    let checked = Arc::clone(keeper);
-    let name = format!("health check of {id}");
-    let id = id.to_owned();
-    tokio::spawn(supervise(
-        Arc::clone(&keeper.tasks),
-        Arc::clone(&keeper.log),
-        name,
-        cancel.clone(),
-        move || check_health(Arc::clone(&checked), id.clone(), health_port, cancel.clone()),
-    ));
+    }
 }
 
 /// Starts to look after the VM's control channel, until the VM is forgotten.
@@ -382,105 +299,137 @@ fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) 
     health::PERIOD
 }
 
-async fn forward(keeper: &Keeper, id: &str, (port, protocol): (u16, Protocol)) {
-    let folder = keeper.home.instance(id);
-    let added = match qmp::add_forward(&folder, port, protocol).await {
-        Ok(()) => qmp::forwards(&folder).await,
-        Err(error) => Err(error),
-    };
-    match added {
-        Ok(forwards) => {
-            if let Some(vm) = keeper.state().vms.get_mut(id) {
-                vm.forwards = forwards;
-            }
-            keeper.changed.notify_one();
+/// Has qemu add a forward; tries again until it is there or the VM is gone.
+fn forward(keeper: &Arc<Keeper>, id: &str, port: (u16, Protocol)) {
+    let cancel = {
+        let mut state = keeper.state();
+        let Some(vm) = state.vms.get_mut(id) else { return };
+        if !vm.asked.insert(port) {
+            return;
         }
-        Err(error) => keeper.log.say(format_args!("{id}: port {port} cannot be forwarded: {error}")),
+        vm.watch.clone()
+    };
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    let name = format!("forward of port {} of {id}", port.0);
+    let (keeper, id) = (Arc::clone(keeper), id.to_owned());
+    tokio::spawn(supervise(tasks, log, name, cancel, move || {
+        add_forward(Arc::clone(&keeper), id.clone(), port)
+    }));
+}
+
+async fn add_forward(
+    keeper: Arc<Keeper>,
+    id: String,
+    (port, protocol): (u16, Protocol),
+) -> std::io::Result<()> {
+    let folder = keeper.home.instance(&id);
+    let has = |found: &[qmp::Forward]| found.iter().any(|(guest, p, _)| (*guest, *p) == (port, protocol));
+    // The answer to an earlier question may have been lost.
+    let mut forwards = qmp::forwards(&folder).await?;
+    if !has(&forwards) {
+        qmp::add_forward(&folder, port, protocol).await?;
+        forwards = qmp::forwards(&folder).await?;
+    }
+    if let Some(vm) = keeper.state().vms.get_mut(&id) {
+        // Where it can be asked for again, should it not be there after all.
+        vm.asked.remove(&(port, protocol));
+        vm.forwards = forwards;
+    }
+    keeper.changed.notify_one();
+    Ok(())
+}
+
+/// What was adopted: VMs that run, each with its health port; processes that no record tells of; VMs that are known.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) vms: Vec<(String, u16)>,
+    pub(super) strangers: Vec<(String, Box<dyn Running>)>,
+    pub(super) known: BTreeSet<String>,
+    /// Why what was found could not be saved; it is saved with the next decision.
+    pub(super) unsaved: Option<CloudError>,
+}
+
+impl State {
+    /// Takes over the VMs that run already, and forgets records of VMs that never `began`: the last process was killed
+    /// after it had saved that they are started, and before they were.
+    pub(super) fn adopt(
+        &mut self,
+        mut running: HashMap<String, Box<dyn Running>>,
+        began: &impl Fn(&str) -> bool,
+    ) -> Adopted {
+        let mut vms = Vec::new();
+        let mut next = self.environments.clone();
+        for group in next.values_mut().flat_map(|environment| environment.groups.values_mut()) {
+            let ports: HashMap<u32, u16> =
+                group.revisions.iter().map(|r| (r.number, r.launch.health_port)).collect();
+            group.instances.retain(|id, record| {
+                if record.state != InstanceState::Ended
+                    && let Some(process) = running.remove(id)
+                {
+                    let mut vm = Vm::new(Life::Started(process));
+                    if record.health == Health::Healthy {
+                        vm.ports = Ports::Settled;
+                    }
+                    self.vms.insert(id.clone(), vm);
+                    vms.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
+                    return true;
+                }
+                record.state == InstanceState::Ended || began(id)
+            });
+        }
+        let groups = next.values().flat_map(|environment| environment.groups.values());
+        let known = groups.flat_map(|group| group.instances.keys().cloned()).collect();
+        // A full disk does not keep VMs from being looked after: a VM that never began has ended then.
+        let unsaved = self.commit(next).err();
+        Adopted { vms, strangers: running.into_iter().collect(), known, unsaved }
     }
 }
 
 /// Takes over the VMs that run already, ends those that nobody knows, and forgets records of VMs that never started.
+/// The database is sound, and not a new one beside VMs: [`Keeper::open`] has seen to that.
 pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let instances = keeper.home.instances();
     fs::create_dir_all(&instances).map_err(CloudError::file("create", &instances))?;
     let running = vm::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
-    let mut running: HashMap<String, vm::Process> = running.into_iter().collect();
-    let mut adopted = Vec::new();
-    let mut state = keeper.state();
-    let State { environments, vms, .. } = &mut *state;
-    for group in environments.values_mut().flat_map(|environment| environment.groups.values_mut()) {
-        let ports: HashMap<u32, u16> =
-            group.revisions.iter().map(|r| (r.number, r.launch.health_port)).collect();
-        group.instances.retain(|id, record| {
-            if let Some(process) = running.remove(id) {
-                let mut vm = Vm::new(Life::Started(process));
-                if record.health == Health::Healthy {
-                    vm.ports = Ports::Settled;
-                }
-                vms.insert(id.clone(), vm);
-                adopted.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
-                return true;
-            }
-            // Written down and never started: the process was killed in between.
-            record.state == InstanceState::Ended
-                || keeper.home.instance(id).join(crate::cloud::local::qemu::CONSOLE).exists()
-        });
+    let running =
+        running.into_iter().map(|(id, process)| (id, Box::new(process) as Box<dyn Running>)).collect();
+    let began = |id: &str| keeper.home.instance(id).join(crate::cloud::local::qemu::CONSOLE).exists();
+    let Adopted { vms, strangers, known, unsaved } = keeper.state().adopt(running, &began);
+    if let Some(error) = unsaved {
+        keeper.log.say(format_args!("{error}"));
     }
-    let known: Vec<String> = environments
-        .values()
-        .flat_map(|environment| environment.groups.values().flat_map(|group| group.instances.keys().cloned()))
-        .collect();
-    state.save()?;
-    drop(state);
-    for (id, mut process) in running {
+    for (id, mut process) in strangers {
         keeper.log.say(format_args!("{id} belongs to nobody and is ended"));
         process.kill();
     }
     remove_others(keeper, &known)?;
-    for (id, health_port) in adopted {
+    for (id, health_port) in vms {
         keeper.log.say(format_args!("{id} is adopted"));
-        let keeper = Arc::clone(keeper);
-        tokio::spawn(async move {
-            watch(&keeper, &id, health_port).await;
-            // The power button may have been meant to be pressed when the last process was killed.
-            let stopping = keeper
-                .state()
-                .environments
-                .values()
-                .flat_map(|environment| environment.groups.values())
-                .filter_map(|group| group.instances.get(&id))
-                .any(|record| record.state == InstanceState::Stopping);
-            if stopping {
-                spawn(&keeper, Job::PowerOff { id });
-            }
-        });
+        watch(keeper, &id, health_port);
+        // The power button may have been meant to be pressed when the last process was killed.
+        let pressed = {
+            let mut state = keeper.state();
+            let stopping = state.record(&id).is_some_and(|record| record.state == InstanceState::Stopping);
+            stopping.then(|| state.begin(Job::PowerOff { id })).flatten()
+        };
+        if let Some(job) = pressed {
+            spawn(keeper, job);
+        }
     }
     Ok(())
 }
 
 /// Removes folders of VMs that are not known.
-fn remove_others(keeper: &Keeper, known: &[String]) -> Result<(), CloudError> {
+fn remove_others(keeper: &Keeper, known: &BTreeSet<String>) -> Result<(), CloudError> {
     let instances = keeper.home.instances();
     let entries = fs::read_dir(&instances).map_err(CloudError::file("read", &instances))?;
     for entry in entries {
         let path = entry.map_err(CloudError::file("read", &instances))?.path();
-        let is_known = path.file_name().is_some_and(|name| known.iter().any(|id| name == id.as_str()));
+        let is_known =
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| known.contains(name));
         if !is_known {
             fs::remove_dir_all(&path).map_err(CloudError::file("remove", &path))?;
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::new_id;
-
-    #[test]
-    fn names_fit_into_a_host_name() {
-        let id = new_id(&"x".repeat(63), 12, |_| false);
-        assert_eq!(id.len(), 63);
-        assert!(id.contains("-12-"), "{id}");
-        assert_ne!(new_id("web", 1, |_| false), new_id("web", 1, |_| false));
-    }
 }

@@ -17,7 +17,7 @@ use super::{Answers, relay};
 pub(super) const CONNECTIONS: usize = 64;
 
 /// A client that takes longer than this to send a question, or to take an answer, is let go.
-const IDLE: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(10);
 
 /// After an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ pub(super) async fn serve(listener: Arc<TcpListener>, answers: Arc<Answers>) -> 
 async fn answer(mut client: TcpStream, answers: &Answers) -> io::Result<()> {
     drop(client.set_nodelay(true));
     loop {
-        let question = tokio::time::timeout(IDLE, read(&mut client)).await??;
+        let question = tokio::time::timeout(answers.idle, read(&mut client)).await??;
         let answer = match answers.look_up(&question) {
             None => return Ok(()),
             Some(Reply::Answer(answer)) => answer,
@@ -55,7 +55,7 @@ async fn answer(mut client: TcpStream, answers: &Answers) -> io::Result<()> {
                 None => message::failure(&question),
             },
         };
-        tokio::time::timeout(IDLE, write(&mut client, &answer)).await??;
+        tokio::time::timeout(answers.idle, write(&mut client, &answer)).await??;
     }
 }
 

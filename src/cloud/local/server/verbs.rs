@@ -7,14 +7,18 @@ use serde_json::{Value, json};
 
 use super::sweep_images;
 use crate::cloud::CloudError;
-use crate::cloud::local::images;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{Call, Verb};
+use crate::cloud::local::{balancer, images};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Protocol};
+use crate::plan::fleet::BalancerSpec;
 
 /// How often a verb that waits looks again.
 const POLL: Duration = Duration::from_millis(50);
+
+/// What a verb says that waits while the process ends.
+const ENDING: &str = "the local cloud is ending; the deletion goes on when it runs again";
 
 /// Carries a verb out; the answer is its result as JSON.
 pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value, CloudError> {
@@ -31,11 +35,7 @@ pub(super) async fn carry_out(keeper: &Arc<Keeper>, call: Call) -> Result<Value,
             sweep_images(keeper).await?;
         }
         Verb::PutBalancer { spec } => {
-            let host = keeper.host(environment, &spec.name);
-            keeper.change(environment, |environment| {
-                environment.put_balancer(&spec, || host);
-                Ok(())
-            })?;
+            put_balancer(keeper, environment, &spec)?;
             let listeners: Vec<_> = spec.listeners.iter().map(|l| (l.port, l.protocol)).collect();
             listening(keeper, environment, &spec.name, &listeners).await;
         }
@@ -85,6 +85,17 @@ async fn put_image(keeper: &Arc<Keeper>, environment: &str, image: DiskImage) ->
     })
 }
 
+/// Puts a balancer. Its address is chosen in the same change, so that two that are put at once get two addresses.
+fn put_balancer(keeper: &Keeper, environment: &str, spec: &BalancerSpec) -> Result<(), CloudError> {
+    keeper.change_all(|environments| {
+        let balancers = environments.values().flat_map(|found| found.balancers.values());
+        let taken: Vec<String> = balancers.map(|balancer| balancer.host.clone()).collect();
+        let found = environments.entry(environment.to_owned()).or_default();
+        found.put_balancer(spec, || balancer::address(environment, &spec.name, &taken).to_string());
+        Ok(())
+    })
+}
+
 /// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
 async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: &[(u16, Protocol)]) {
     for _ in 0..20 {
@@ -106,7 +117,11 @@ async fn delete_group(keeper: &Keeper, environment: &str, group: &Name) -> Resul
     let exists =
         || keeper.state().environments.get(environment).is_some_and(|found| found.groups.contains_key(group));
     while exists() {
-        tokio::time::sleep(POLL).await;
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            // Nobody ends the group's VMs any more, until the next process does.
+            () = keeper.ending.cancelled() => return Err(CloudError::Unreachable { message: ENDING.into() }),
+        }
     }
     Ok(())
 }

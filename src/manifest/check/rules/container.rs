@@ -64,6 +64,46 @@ pub(in crate::manifest) fn unrendered(check: &mut Check<'_>, container: &Node<'_
     check.each(container, "args", look);
 }
 
+/// A privileged container that only sets parameters of the kernel needs no rights: the pod can have them.
+pub(in crate::manifest) fn privileged_sysctl(check: &mut Check<'_>, container: &Node<'_>) {
+    if check.options.allow_privileged
+        || container.at(&["securityContext", "privileged"]).and_then(Node::scalar) != Some("true")
+    {
+        return;
+    }
+    let words = ["command", "args"].iter().filter_map(|field| container.get(field)).flat_map(Node::items);
+    let parameters = sysctls(words.filter_map(Node::scalar));
+    if parameters.is_empty() {
+        return;
+    }
+    let items: Vec<String> =
+        parameters.iter().map(|(name, value)| format!("{{name: {name}, value: {value:?}}}")).collect();
+    let help = format!(
+        "remove it, and give the pod what the container sets: `securityContext: {{sysctls: [{}]}}`",
+        items.join(", ")
+    );
+    let path = check.key("securityContext", |check| check.key("privileged", |check| check.path.clone()));
+    check.findings.advise(Code::RefusedField, &path, help);
+}
+
+/// What `sysctl -w NAME=VALUE…` sets among the words of a command, which may be a shell's.
+fn sysctls<'w>(words: impl Iterator<Item = &'w str>) -> Vec<(&'w str, &'w str)> {
+    let ends = |c: char| c.is_whitespace() || matches!(c, ';' | '&' | '|' | '(' | ')' | '\'' | '"');
+    let mut found = Vec::new();
+    let mut is_sysctl = false;
+    for word in words.flat_map(|words| words.split(ends)).filter(|word| !word.is_empty()) {
+        let is_name = |name: &str| {
+            name.contains('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+        };
+        match word.split_once('=') {
+            Some((name, value)) if is_sysctl && is_name(name) => found.push((name, value)),
+            _ if word.starts_with('-') => {}
+            _ => is_sysctl = word == "sysctl" || word.ends_with("/sysctl"),
+        }
+    }
+    found
+}
+
 /// Two volumes at one place.
 pub(in crate::manifest) fn unique_mounts(check: &mut Check<'_>, container: &Node<'_>) {
     if let Some(mounts) = container.get("volumeMounts") {

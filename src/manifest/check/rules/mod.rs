@@ -12,8 +12,8 @@ pub(in crate::manifest) use config::{
     ROLE_ANNOTATIONS, data_keys, disk_parameters, role, scaler_bounds, secret_keys,
 };
 pub(in crate::manifest) use container::{
-    capabilities, env_source, host_port, mount_path, probe_ports, repeated_env, requests_within_limits,
-    seccomp_profile, unique_mounts, unique_ports, unrendered,
+    capabilities, env_source, host_port, mount_path, privileged_sysctl, probe_ports, repeated_env,
+    requests_within_limits, seccomp_profile, unique_mounts, unique_ports, unrendered,
 };
 pub(in crate::manifest) use ingress::{
     INGRESS_CERTIFICATE, INGRESS_SCHEME, INGRESS_SOURCE_RANGES, ingress_annotations, ingress_has_backend,

@@ -1,0 +1,147 @@
+//! Which addresses answer after a deployment: as URLs where a port speaks HTTP, as host and port otherwise.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::manifest::api::{ObjectSet, Protocol, ServicePort};
+use crate::plan::fleet::{BalancerSpec, Fleet, Listener, LoadBalancer};
+
+/// Ports on which clients expect HTTP, where the name of the port does not say what it is.
+const HTTP_PORTS: [u16; 5] = [80, 8000, 8008, 8080, 8888];
+/// The same for HTTPS.
+const HTTPS_PORTS: [u16; 2] = [443, 8443];
+
+/// A Service or an Ingress, and where it answers.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Answering {
+    /// The name, with its namespace where that is not the default one.
+    service: String,
+    /// URLs, or `HOST:PORT/PROTOCOL`.
+    addresses: Vec<String>,
+}
+
+impl fmt::Display for Answering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.service, self.addresses.join(" "))
+    }
+}
+
+/// The balancers of `wanted`, as they are in `fleet`; `set` knows the names of their ports.
+pub(super) fn answering(set: &ObjectSet, wanted: &[BalancerSpec], fleet: &Fleet) -> Vec<Answering> {
+    let is_wanted = |balancer: &&LoadBalancer| wanted.iter().any(|spec| spec.name == balancer.spec.name);
+    let found = fleet.balancers.iter().filter(is_wanted).map(|balancer| {
+        let service = set.services.iter().find(|service| service.meta.name == balancer.spec.name);
+        let ports = service.map_or(&[][..], |service| &service.ports);
+        Answering { service: balancer.spec.name.to_string(), addresses: of(balancer, ports) }
+    });
+    found.collect()
+}
+
+fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
+    let bound = balancer.bound.iter().enumerate().filter_map(|(index, port)| Some((index, (*port)?)));
+    let address = |(index, bound): (usize, u16)| match balancer.spec.listeners.get(index) {
+        Some(listener) => {
+            let is_own =
+                |port: &&ServicePort| (port.port, port.protocol) == (listener.port, listener.protocol);
+            let name = ports.iter().find(is_own).and_then(|port| port.name.as_deref());
+            shown(&balancer.host, bound, scheme(listener, name), listener.protocol)
+        }
+        // The ports of a balancer that routes requests are no listeners of a Service.
+        None => {
+            let scheme = if HTTPS_PORTS.contains(&bound) { "https" } else { "http" };
+            shown(&balancer.host, bound, Some(scheme), Protocol::Tcp)
+        }
+    };
+    bound.map(address).collect()
+}
+
+fn shown(host: &str, port: u16, scheme: Option<&str>, protocol: Protocol) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    match (scheme, port, protocol) {
+        (Some(scheme @ "http"), 80, _) | (Some(scheme @ "https"), 443, _) => format!("{scheme}://{host}/"),
+        (Some(scheme), ..) => format!("{scheme}://{host}:{port}/"),
+        (None, _, Protocol::Tcp) => format!("{host}:{port}/tcp"),
+        (None, _, Protocol::Udp) => format!("{host}:{port}/udp"),
+    }
+}
+
+/// What a port speaks: by TLS of the balancer, by the port's name, by its number.
+fn scheme(listener: &Listener, name: Option<&str>) -> Option<&'static str> {
+    if listener.protocol == Protocol::Udp {
+        return None;
+    }
+    // `http-web` is the form in which meshes name ports by what they speak.
+    let named = |scheme: &str| name.is_some_and(|name| name.split('-').next() == Some(scheme));
+    let is_https = named("https") || HTTPS_PORTS.contains(&listener.port);
+    let is_http = named("http") || HTTP_PORTS.contains(&listener.port);
+    if named("http") && listener.tls.is_none() {
+        return Some("http");
+    }
+    if is_https || listener.tls.is_some() && is_http {
+        return Some("https");
+    }
+    is_http.then_some("http")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::{Name, ServiceType, TargetPort, Tls};
+
+    #[test]
+    fn ports_are_urls_where_they_speak_http() {
+        let port = |name: Option<&str>, port, protocol| ServicePort {
+            name: name.map(str::to_owned),
+            port,
+            target_port: TargetPort::Number(1),
+            protocol,
+            tls: None,
+        };
+        let tls = Some(Tls { certificates: vec![], policy: None, to_pods: false });
+        let told = |port: ServicePort, bound: u16, tls: Option<&Tls>| {
+            let mut listener = Listener::new(port.port, port.protocol, vec![]);
+            listener.tls = tls.cloned();
+            let name = Name { namespace: "default".into(), name: "web".into() };
+            let balancer = LoadBalancer {
+                spec: BalancerSpec::new(name, ServiceType::ClusterIP, vec![listener]),
+                host: "127.77.1.2".into(),
+                bound: vec![Some(bound)],
+                targets: vec![],
+            };
+            of(&balancer, &[port]).join(" ")
+        };
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        for (given, bound, tls, wanted) in [
+            (port(None, 80, tcp), 80, None, "http://127.77.1.2/"),
+            // It could not be bound as it was asked for.
+            (port(None, 80, tcp), 8081, None, "http://127.77.1.2:8081/"),
+            (port(Some("http"), 3000, tcp), 3000, None, "http://127.77.1.2:3000/"),
+            (port(Some("http-metrics"), 9090, tcp), 9090, None, "http://127.77.1.2:9090/"),
+            (port(Some("https"), 9443, tcp), 9443, None, "https://127.77.1.2:9443/"),
+            (port(None, 443, tcp), 443, None, "https://127.77.1.2/"),
+            (port(None, 443, tcp), 443, tls.as_ref(), "https://127.77.1.2/"),
+            (port(Some("http"), 8000, tcp), 8000, tls.as_ref(), "https://127.77.1.2:8000/"),
+            (port(Some("redis"), 6379, tcp), 6379, None, "127.77.1.2:6379/tcp"),
+            (port(Some("https"), 443, udp), 443, None, "127.77.1.2:443/udp"),
+            (port(Some("dns"), 53, udp), 53, None, "127.77.1.2:53/udp"),
+        ] {
+            assert_eq!(told(given, bound, tls), wanted);
+        }
+    }
+
+    #[test]
+    fn an_address_of_six_is_bracketed_and_what_is_not_bound_is_left_out() {
+        assert_eq!(shown("fd00::1", 80, Some("http"), Protocol::Tcp), "http://[fd00::1]/");
+        let listeners = [80, 6379].map(|port| Listener::new(port, Protocol::Tcp, vec![])).to_vec();
+        let name = Name { namespace: "shop".into(), name: "web".into() };
+        let spec = BalancerSpec::new(name, ServiceType::ClusterIP, listeners);
+        let wanted = [spec.clone()];
+        let balancer =
+            LoadBalancer { spec, host: "h".into(), bound: vec![None, Some(6379)], targets: vec![] };
+        let fleet = Fleet { balancers: vec![balancer], ..Fleet::default() };
+        let found = answering(&ObjectSet::default(), &wanted, &fleet);
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/web h:6379/tcp"]);
+        assert_eq!(answering(&ObjectSet::default(), &[], &fleet), []);
+    }
+}

@@ -1,0 +1,484 @@
+//! The local cloud under faults, enumerated: its process is killed, a write fails, or the disk is full, at every step of
+//! a deployment, an update, a scaling and a destruction, one step a run. Records, database, decisions and adoption are
+//! the real ones; machines, time and the tool are simulated.
+//!
+//! Each time: no process is ever without a saved record, what serves goes on serving, what was refused changes nothing,
+//! the commands come to their end when they are run again, and nothing is left after the last of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+use super::acts::Adopted;
+use super::step::{Job, Read, Stepped, Words};
+use crate::cloud::environment::Environment;
+use crate::cloud::local::keeper::{Running, State};
+use crate::cloud::local::store::{Faults, SaveMoment, Store};
+use crate::cloud::reconcile::POWER_OFF_MS;
+use crate::cloud::{CloudError, Moment, NewRevision};
+use crate::manifest::api::{IntOrPercent, Name, ServiceType, Strategy};
+use crate::oci::Digest;
+use crate::plan::example;
+use crate::plan::fleet::{
+    Accelerator, BalancerSpec, Health, InstanceState, LaunchPort, LaunchSpec, Listener, RefreshStatus,
+    TargetGroup,
+};
+use crate::plan::image::ImageId;
+
+/// Simulated time between two rounds of the control loop.
+const TICK_MS: u64 = 500;
+
+/// A machine serves so long after its start, and is off so long after its button was pressed.
+const MACHINE_MS: u64 = 1000;
+
+/// How long the disk stays full.
+const FULL_MS: u64 = 20_000;
+
+/// A command that is not done after so much simulated time never will be.
+const LIMIT_MS: u64 = 1_200_000;
+
+/// Machines that serve from the end of the first deployment to the beginning of the destruction.
+const REPLICAS: u32 = 2;
+
+/// What happens at the chosen step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The process is killed.
+    Kill,
+    /// One write, or one act on a machine, fails.
+    Fail,
+    /// Every write and every start fails for a while.
+    Full,
+}
+
+/// Where and what.
+#[derive(Debug, Default)]
+struct Plan {
+    fault: Option<(usize, Fault)>,
+    steps: usize,
+    killed: bool,
+    failing: bool,
+    now: u64,
+    full_until: u64,
+}
+
+impl Plan {
+    /// Takes a step that may write.
+    fn step(&mut self, writes: bool) -> Result<(), CloudError> {
+        let fail = || CloudError::Injected("fault".into());
+        if self.killed {
+            return Err(fail());
+        }
+        match self.fault {
+            Some((at, fault)) if at == self.steps => match fault {
+                Fault::Kill => {
+                    self.steps += 1;
+                    self.killed = true;
+                    return Err(fail());
+                }
+                Fault::Fail => self.failing = true,
+                Fault::Full => self.full_until = self.now + FULL_MS,
+            },
+            _ => {}
+        }
+        self.steps += 1;
+        // A write that cannot fail any more passes the fault on to the next one that can.
+        if writes && (std::mem::take(&mut self.failing) || self.now < self.full_until) {
+            return Err(fail());
+        }
+        Ok(())
+    }
+}
+
+/// The machines and their folders, which outlive the process.
+#[derive(Debug, Default)]
+struct World {
+    /// Since when each runs.
+    alive: HashMap<String, u64>,
+    /// When each was asked to power off.
+    off: HashMap<String, u64>,
+    folders: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Machine {
+    id: String,
+    world: Arc<Mutex<World>>,
+}
+
+impl Running for Machine {
+    fn pid(&self) -> u32 {
+        1
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.world.lock().unwrap().alive.contains_key(&self.id)
+    }
+
+    fn killed_by(&mut self) -> Option<i32> {
+        None
+    }
+
+    fn kill(&mut self) {
+        self.world.lock().unwrap().alive.remove(&self.id);
+    }
+}
+
+struct Sim {
+    folder: tempfile::TempDir,
+    plan: Arc<Mutex<Plan>>,
+    world: Arc<Mutex<World>>,
+    state: State,
+    now: u64,
+    /// Whether [`REPLICAS`] machines have to serve at any time.
+    serving: bool,
+}
+
+fn name() -> Name {
+    Name { namespace: "default".into(), name: "web".into() }
+}
+
+fn image(revision: u32) -> ImageId {
+    ImageId(Digest::of(&revision.to_be_bytes()))
+}
+
+fn launch(revision: u32) -> LaunchSpec {
+    LaunchSpec {
+        ports: vec![LaunchPort { port: 80, protocol: crate::manifest::api::Protocol::Tcp }],
+        ..example::launch(image(revision))
+    }
+}
+
+/// In memory where there is a file system for it: nobody cuts the power here.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl Sim {
+    fn new(fault: Option<(usize, Fault)>) -> Self {
+        let folder = folder();
+        let plan = Arc::new(Mutex::new(Plan { fault, ..Plan::default() }));
+        let world = Arc::default();
+        let state = open(&folder, &plan, &world);
+        Self { folder, plan, world, state, now: 0, serving: false }
+    }
+
+    /// Now: both times are the same here.
+    fn moment(&self) -> Moment {
+        Moment { steady: self.now, wall: self.now }
+    }
+
+    fn point(&self, writes: bool) -> Result<(), CloudError> {
+        self.plan.lock().unwrap().step(writes)
+    }
+
+    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    fn is_killed(&self) -> bool {
+        self.plan.lock().unwrap().killed
+    }
+
+    /// A new process takes over what the killed one left.
+    fn restart(&mut self) {
+        loop {
+            self.plan.lock().unwrap().killed = false;
+            self.state = open(&self.folder, &self.plan, &self.world);
+            let machine = |id: &String| {
+                let machine = Machine { id: id.clone(), world: Arc::clone(&self.world) };
+                (id.clone(), Box::new(machine) as Box<dyn Running>)
+            };
+            let running = self.world().alive.keys().map(machine).collect();
+            let folders = self.world().folders.clone();
+            let Adopted { vms, strangers, known, unsaved } =
+                self.state.adopt(running, &|id| folders.contains(id));
+            assert!(strangers.is_empty(), "machines without a record: {strangers:?}");
+            if unsaved.is_some() && self.is_killed() {
+                continue;
+            }
+            self.world().folders.retain(|id| known.contains(id));
+            for (id, _) in vms {
+                if self.state.record(&id).unwrap().state == InstanceState::Stopping
+                    && let Some(Job::PowerOff { id }) = self.state.begin(Job::PowerOff { id })
+                {
+                    let now = self.now;
+                    self.world().off.insert(id, now);
+                }
+            }
+            return;
+        }
+    }
+
+    /// One round of everything.
+    fn tick(&mut self) {
+        self.now += TICK_MS;
+        let now = self.now;
+        self.plan.lock().unwrap().now = now;
+        {
+            let mut world = self.world.lock().unwrap();
+            let World { alive, off, .. } = &mut *world;
+            off.retain(|id, pressed| {
+                let is_off = now >= *pressed + MACHINE_MS;
+                if is_off {
+                    alive.remove(id);
+                }
+                !is_off
+            });
+            let groups = self.state.environments.values_mut().flat_map(|found| found.groups.values_mut());
+            for record in groups.flat_map(|group| group.instances.values_mut()) {
+                let up = alive.get(&record.id).is_some_and(|since| now >= since + MACHINE_MS);
+                if up && record.state == InstanceState::Running {
+                    record.boot_id = Some("boot".into());
+                    record.answered = true;
+                    record.feel(Health::Healthy, now);
+                }
+            }
+        }
+        let done = self.round();
+        if self.is_killed() {
+            self.restart();
+        } else if let Err(error) = done {
+            assert!(matches!(error, CloudError::Injected(_)), "{error}");
+        }
+        self.check();
+    }
+
+    fn round(&mut self) -> Result<(), CloudError> {
+        let mut read = Read::new();
+        let jobs = loop {
+            match self.state.step(&read, self.moment())? {
+                Stepped::Unread(ids) => {
+                    let words = |death: Option<String>| Words {
+                        ending: death.unwrap_or_default(),
+                        ..Words::default()
+                    };
+                    read.extend(ids.into_iter().map(|(id, death)| (id, words(death))));
+                }
+                Stepped::Decided(jobs, _) => break jobs,
+            }
+        };
+        let mut begun = Vec::new();
+        for job in jobs {
+            self.point(false)?;
+            begun.extend(self.state.begin(job));
+        }
+        for job in begun {
+            self.perform(job)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, job: Job) -> Result<(), CloudError> {
+        let attempt = self.point(true);
+        if self.is_killed() {
+            return attempt;
+        }
+        match (job, attempt) {
+            (Job::Launch(launch), Err(error)) => self.state.failed(&launch.id, error.to_string()),
+            (Job::Launch(launch), Ok(())) => {
+                let (id, now) = (launch.id.clone(), self.now);
+                self.world().folders.insert(id.clone());
+                self.point(false)?;
+                self.world().alive.insert(id.clone(), now);
+                self.point(false)?;
+                let machine = Machine { id: id.clone(), world: Arc::clone(&self.world) };
+                self.state.started(&id, Box::new(machine), Accelerator::Tcg);
+            }
+            (Job::PowerOff { id }, Ok(())) => {
+                let now = self.now;
+                self.world().off.insert(id, now);
+            }
+            (Job::Remove { id }, Ok(())) => drop(self.world().folders.remove(&id)),
+            _ => {}
+        }
+        self.point(false)
+    }
+
+    /// What is true after every round.
+    fn check(&self) {
+        let world = self.world();
+        for id in world.alive.keys() {
+            assert!(self.state.record(id).is_some(), "{id} runs and has no record");
+        }
+        let healthy = |record: &&crate::cloud::environment::InstanceRecord| {
+            record.serves() && world.alive.contains_key(&record.id)
+        };
+        let groups = self.state.environments.values().flat_map(|found| found.groups.values());
+        let serving = groups.flat_map(|group| group.instances.values()).filter(healthy).count();
+        assert!(!self.serving || serving >= REPLICAS as usize, "only {serving} machines serve");
+    }
+
+    /// A verb, as the API gives it. One that is refused has changed nothing.
+    fn verb<T>(
+        &mut self,
+        change: impl FnOnce(&mut Environment) -> Result<T, CloudError>,
+    ) -> Result<T, CloudError> {
+        let before = self.state.environments.clone();
+        let result =
+            self.state.change(|environments| change(environments.entry("local".to_owned()).or_default()));
+        if self.is_killed() {
+            self.restart();
+        } else if result.is_err() {
+            assert_eq!(self.state.environments, before, "a verb that was refused changed something");
+        }
+        self.tick();
+        result
+    }
+
+    /// Runs a command until it succeeds, as a user does.
+    fn command(&mut self, command: impl Fn(&mut Self) -> Result<(), CloudError>) {
+        let given_up = self.now + LIMIT_MS;
+        while command(self).is_err() {
+            assert!(self.now < given_up, "{:#?}", self.state.environments);
+            self.tick();
+        }
+    }
+
+    fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let given_up = self.now + LIMIT_MS;
+        while !condition(self) {
+            assert!(self.now < given_up, "no {what}: {:#?} {:?}", self.state.environments, self.world());
+            self.tick();
+        }
+    }
+
+    fn group(&self) -> Option<&crate::cloud::environment::GroupRecord> {
+        self.state.environments.get("local")?.groups.get(&name())
+    }
+
+    fn deploy(&mut self, revision: u32) -> Result<(), CloudError> {
+        let now = self.moment();
+        self.verb(|found| {
+            found.images.insert(image(revision));
+            Ok(())
+        })?;
+        let target = TargetGroup { group: name(), port: 80 };
+        let listener = Listener::new(80, crate::manifest::api::Protocol::Tcp, vec![target]);
+        let spec = BalancerSpec::new(name(), ServiceType::ClusterIP, vec![listener]);
+        self.verb(|found| {
+            found.put_balancer(&spec, || "127.77.0.1".into());
+            Ok(())
+        })?;
+        let strategy = Strategy::RollingUpdate {
+            max_unavailable: IntOrPercent::Int(0),
+            max_surge: IntOrPercent::Int(1),
+        };
+        self.verb(|found| found.put_group(&name(), &example::settings(strategy)))?;
+        let new = NewRevision { number: revision, launch: launch(revision), cause: "deploy".into() };
+        self.verb(|found| found.put_revision(&name(), &new, now))?;
+        let is_done = |sim: &Self| {
+            sim.group()
+                .and_then(|group| group.memory.refresh.as_ref())
+                .is_some_and(|refresh| (refresh.to, refresh.status) == (revision, RefreshStatus::Successful))
+        };
+        if !is_done(self) {
+            self.verb(|found| found.start_refresh(&name(), revision, REPLICAS, now))?;
+            self.until("end of the refresh", |sim| {
+                let refresh = sim.group().and_then(|group| group.memory.refresh.as_ref());
+                refresh.is_none_or(|refresh| !refresh.status.is_active())
+            });
+        }
+        // A full disk may well fail a rollout, which is then run again.
+        if is_done(self) { Ok(()) } else { Err(CloudError::Injected("rolled back".into())) }
+    }
+
+    /// The group has that many members, all of them serve, and nothing else runs.
+    fn converged(&self, replicas: u32) -> bool {
+        let Some(group) = self.group() else { return false };
+        let world = self.world();
+        let members: Vec<_> =
+            group.instances.values().filter(|record| record.state != InstanceState::Ended).collect();
+        members.len() == replicas as usize
+            && world.alive.len() == members.len()
+            && members.iter().all(|record| record.serves() && world.alive.contains_key(&record.id))
+    }
+
+    fn destroy(&mut self) -> Result<(), CloudError> {
+        self.verb(|found| {
+            found.delete_group(&name());
+            Ok(())
+        })?;
+        self.until("end of the group", |sim| sim.group().is_none());
+        self.verb(|found| {
+            found.balancers.remove(&name());
+            Ok(())
+        })?;
+        self.verb(|found| found.delete_images(&[image(1), image(2)]))
+    }
+
+    /// Everything that a user does, from the first deployment to nothing.
+    fn live(&mut self) {
+        self.command(|sim| sim.deploy(1));
+        self.until("two machines", |sim| sim.converged(REPLICAS));
+        self.serving = true;
+        self.command(|sim| sim.deploy(2));
+        self.until("two machines", |sim| sim.converged(REPLICAS));
+        self.command(|sim| sim.verb(|found| found.set_replicas(&name(), REPLICAS + 1)));
+        self.until("three machines", |sim| sim.converged(REPLICAS + 1));
+        self.command(|sim| sim.verb(|found| found.set_replicas(&name(), REPLICAS)));
+        self.until("two machines", |sim| sim.converged(REPLICAS));
+        self.serving = false;
+        self.command(Self::destroy);
+        self.until("empty world", |sim| sim.world().alive.is_empty() && sim.state.environments.is_empty());
+        // What a folder that could not be removed leaves goes with the next adoption, and with the last command.
+        self.restart();
+        assert!(self.world().folders.is_empty(), "{:?}", self.world());
+        assert!(self.state.vms.is_empty());
+    }
+}
+
+fn open(folder: &tempfile::TempDir, plan: &Arc<Mutex<Plan>>, world: &Arc<Mutex<World>>) -> State {
+    let may_create = || {
+        assert!(world.lock().unwrap().alive.is_empty(), "the database is lost");
+        Ok(())
+    };
+    let (mut store, environments) = Store::open(&folder.path().join("cloud.db"), may_create).unwrap();
+    store.without_sync();
+    let plan = Arc::clone(plan);
+    store.faults =
+        Faults(Some(Arc::new(move |moment| plan.lock().unwrap().step(moment == SaveMoment::BeforeSave))));
+    State::new(store, environments)
+}
+
+/// Runs with each fault at each step that a run without faults has, and some more: a fault adds steps of its own.
+fn everywhere(fault: Fault) {
+    let mut dry = Sim::new(None);
+    dry.live();
+    let steps = dry.plan.lock().unwrap().steps;
+    assert!(steps > 60, "only {steps} steps");
+    for at in 0..steps {
+        let mut sim = Sim::new(Some((at, fault)));
+        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.live()));
+        assert!(lived.is_ok(), "{fault:?} at step {at} of {steps}");
+        assert!(sim.plan.lock().unwrap().steps > at, "{fault:?} at step {at} never came");
+    }
+}
+
+#[test]
+fn the_process_is_killed_at_every_step() {
+    everywhere(Fault::Kill);
+}
+
+#[test]
+fn one_write_fails_at_every_step() {
+    everywhere(Fault::Fail);
+}
+
+#[test]
+fn the_disk_is_full_at_every_step() {
+    everywhere(Fault::Full);
+}
+
+/// A machine that does not hear its button is killed, once, and after it was saved that it is stopped.
+#[test]
+fn a_machine_that_does_not_power_off_is_killed_when_it_is_late() {
+    let mut sim = Sim::new(None);
+    sim.command(|sim| sim.deploy(1));
+    sim.until("two machines", |sim| sim.converged(REPLICAS));
+    sim.verb(|found| found.set_replicas(&name(), 0)).unwrap();
+    sim.until("stopping machines", |sim| sim.world().off.len() == 2);
+    sim.world().off.clear();
+    let pressed = sim.now;
+    sim.until("end of both", |sim| sim.world().alive.is_empty());
+    assert!(sim.now >= pressed + POWER_OFF_MS);
+}

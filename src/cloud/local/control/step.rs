@@ -1,0 +1,353 @@
+//! One step of the control loop: what is decided about every group, on a copy of the records. Nothing is read, written
+//! or done here.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+use i2kit_spec::PodEnd;
+
+use crate::cloud::environment::{Environment, Facts, InstanceRecord};
+use crate::cloud::local::keeper::{Life, State, Vm};
+use crate::cloud::local::store::Environments;
+use crate::cloud::reconcile::{Act, Decision, Memory, decide};
+use crate::cloud::{CloudError, Moment};
+use crate::manifest::api::{Name, Protocol};
+use crate::plan::fleet::{InstanceState, LaunchSpec};
+
+/// Something to be done to a VM once it was saved that it is done.
+#[derive(Debug)]
+pub(in crate::cloud::local) enum Job {
+    /// Start it.
+    Launch(Box<Launch>),
+    /// Add a forward.
+    Forward { id: String, port: (u16, Protocol) },
+    /// Press its power button.
+    PowerOff { id: String },
+    /// End its process.
+    Kill { id: String },
+    /// It ended: look after it no more.
+    Dismiss { id: String },
+    /// Remove its folder.
+    Remove { id: String },
+}
+
+/// A VM that is to be started.
+#[derive(Debug)]
+pub(in crate::cloud::local) struct Launch {
+    /// Its environment.
+    pub(in crate::cloud::local) environment: String,
+    /// Its name.
+    pub(in crate::cloud::local) id: String,
+    /// What it is started from.
+    pub(in crate::cloud::local) spec: LaunchSpec,
+    /// Ports to forward.
+    pub(in crate::cloud::local) ports: Vec<(u16, Protocol)>,
+}
+
+/// What a VM left in its folder, as far as decisions need it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::cloud::local) struct Words {
+    /// How its pod ended, once its guest has said so.
+    pub(in crate::cloud::local) end: Option<PodEnd>,
+    /// Why it ended, in one line.
+    pub(in crate::cloud::local) ending: String,
+    /// Its last lines.
+    pub(in crate::cloud::local) tail: Vec<String>,
+}
+
+/// What was read of VMs, by name.
+pub(in crate::cloud::local) type Read = BTreeMap<String, Words>;
+
+/// Where a step led to.
+#[derive(Debug)]
+pub(in crate::cloud::local) enum Stepped {
+    /// These VMs' words are needed first, which are read without the lock; with why each ended, where that is known.
+    Unread(BTreeMap<String, Option<String>>),
+    /// What was decided is saved and is to be done; with what the log says of it.
+    Decided(Vec<Job>, Vec<String>),
+}
+
+impl State {
+    /// Decides about every group and saves what was decided. After an error nothing was decided.
+    pub(in crate::cloud::local) fn step(&mut self, read: &Read, now: Moment) -> Result<Stepped, CloudError> {
+        let facts = self.facts();
+        let step = Step {
+            facts: &facts,
+            vms: &self.vms,
+            read,
+            unread: RefCell::default(),
+            now,
+            next: self.environments.clone(),
+            jobs: Vec::new(),
+            log: Vec::new(),
+        };
+        let (unread, next, jobs, log) = step.run();
+        if !unread.is_empty() {
+            return Ok(Stepped::Unread(unread.into_iter().map(|id| (id.clone(), self.death(&id))).collect()));
+        }
+        self.commit(next)?;
+        Ok(Stepped::Decided(jobs, log))
+    }
+
+    /// Why a VM runs no more, where this process knows.
+    fn death(&mut self, id: &str) -> Option<String> {
+        match self.vms.get_mut(id).map(|vm| &mut vm.life) {
+            Some(Life::Failed(reason)) => Some(reason.clone()),
+            Some(Life::Started(process)) => {
+                process.killed_by().map(|signal| format!("the VM's process was killed by signal {signal}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Begins a job that was saved: what only needs the lock is done; what is left to do is returned.
+    pub(in crate::cloud::local) fn begin(&mut self, job: Job) -> Option<Job> {
+        match &job {
+            Job::Launch(launch) => {
+                self.vms.insert(launch.id.clone(), Vm::new(Life::Starting));
+            }
+            Job::Forward { .. } => {}
+            Job::PowerOff { id } => {
+                let unborn = self.record(id).is_some_and(|record| !record.answered);
+                match self.vms.get_mut(id).map(|vm| &mut vm.life) {
+                    // A guest that never spoke does not hear the button yet, and has nothing to bring to an end.
+                    Some(Life::Started(process)) if unborn => {
+                        process.kill();
+                        return None;
+                    }
+                    Some(Life::Started(_)) => {}
+                    // One that is about to be started is ended then.
+                    _ => return None,
+                }
+            }
+            Job::Kill { id } => {
+                if let Some(vm) = self.vms.get_mut(id)
+                    && let Life::Started(process) = &mut vm.life
+                {
+                    process.kill();
+                    vm.killed = true;
+                }
+                return None;
+            }
+            Job::Dismiss { id } => {
+                self.vms.remove(id);
+                return None;
+            }
+            Job::Remove { id } => drop(self.vms.remove(id)),
+        }
+        Some(job)
+    }
+}
+
+/// A step under way.
+struct Step<'s> {
+    facts: &'s HashMap<String, Facts>,
+    vms: &'s HashMap<String, Vm>,
+    read: &'s Read,
+    unread: RefCell<BTreeSet<String>>,
+    now: Moment,
+    next: Environments,
+    jobs: Vec<Job>,
+    log: Vec<String>,
+}
+
+impl Step<'_> {
+    fn run(mut self) -> (BTreeSet<String>, Environments, Vec<Job>, Vec<String>) {
+        let names: Vec<(String, Name)> = self
+            .next
+            .iter()
+            .flat_map(|(environment, found)| {
+                found.groups.keys().map(|name| (environment.clone(), name.clone()))
+            })
+            .collect();
+        for (environment, name) in names {
+            self.group(&environment, &name);
+        }
+        (self.unread.into_inner(), self.next, self.jobs, self.log)
+    }
+
+    /// What a VM left; what was not read yet is noted.
+    fn words(&self, id: &str) -> Words {
+        self.read.get(id).cloned().unwrap_or_else(|| {
+            self.unread.borrow_mut().insert(id.to_owned());
+            Words::default()
+        })
+    }
+
+    fn facts(&self, id: &str) -> Facts {
+        self.facts.get(id).cloned().unwrap_or_default()
+    }
+
+    fn group(&mut self, environment_name: &str, name: &Name) {
+        let Some(record) = self.next.get(environment_name).and_then(|found| found.groups.get(name)) else {
+            return;
+        };
+        let mut view = record.view(&|id| self.facts(id));
+        if view.settings.job.is_some() {
+            for vm in view.vms.iter_mut().filter(|vm| vm.state == InstanceState::Running && !vm.alive) {
+                vm.succeeded = self.words(&vm.id).end.is_some_and(|end| end.succeeded);
+            }
+        }
+        let mut decision = decide(&view, self.now.steady);
+        if let Some(refresh) = &mut decision.memory.refresh
+            && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
+            && let Some(blamed) = record.instances.get(id)
+        {
+            let left = self.words(id);
+            let ended = (!self.facts(id).alive).then_some(left.ending.as_str());
+            *reason = format!("{reason}: {id} is {}\n{}", blamed.complaint(ended), left.tail.join("\n"));
+        }
+        let before = record.memory.clone();
+        self.say(name, &before, &decision);
+        if let Some(environment) = self.next.get_mut(environment_name) {
+            environment.remember(name, &decision, self.now);
+        }
+        for act in &decision.acts {
+            self.act(environment_name, name, act);
+        }
+        let Some(environment) = self.next.get_mut(environment_name) else { return };
+        if environment.groups.get(name).is_some_and(|g| g.memory.deleting && g.instances.is_empty()) {
+            environment.groups.remove(name);
+            return;
+        }
+        self.forwards(environment_name, name);
+    }
+
+    /// Asks for forwards that VMs lack: of ports that a balancer was led to after they had been started.
+    fn forwards(&mut self, environment_name: &str, name: &Name) {
+        let Some(environment) = self.next.get(environment_name) else { return };
+        let Some(record) = environment.groups.get(name) else { return };
+        for instance in record.instances.values().filter(|instance| instance.state == InstanceState::Running)
+        {
+            let Some(revision) = record.revision(instance.revision) else { continue };
+            let Some(vm) = self.vms.get(&instance.id) else { continue };
+            for port in environment.ports(name, &revision.launch) {
+                // A VM that was just started is asked once it is there.
+                let missing = !vm.forwards.is_empty() && vm.endpoint(port.0, port.1).is_none();
+                if missing && !vm.asked.contains(&port) {
+                    self.jobs.push(Job::Forward { id: instance.id.clone(), port });
+                }
+            }
+        }
+    }
+
+    /// What an operator wants to read afterwards.
+    fn say(&mut self, name: &Name, before: &Memory, decision: &Decision) {
+        let acts = decision.acts.iter().filter(|act| match act {
+            Act::Forget { .. } => false,
+            // It is decided again and again until the process is gone.
+            Act::Kill { id } => !self.vms.get(id).is_some_and(|vm| vm.killed),
+            _ => true,
+        });
+        self.log.extend(acts.map(|act| format!("{name}: {act:?}")));
+        if let Some(refresh) = &decision.memory.refresh
+            && before.refresh.as_ref().is_none_or(|before| before.status != refresh.status)
+        {
+            let reason = refresh.reason.as_deref().unwrap_or_default();
+            self.log.push(format!("{name}: refresh to revision {} {} {reason}", refresh.to, refresh.status));
+        }
+    }
+
+    /// Takes an act over into the records, with the job that it leads to.
+    fn act(&mut self, environment_name: &str, name: &Name, act: &Act) {
+        let (id, now) = match act {
+            Act::Launch { revision } => return self.launch(environment_name, name, *revision),
+            Act::Drain { id, .. }
+            | Act::PowerOff { id }
+            | Act::Kill { id }
+            | Act::End { id }
+            | Act::Forget { id } => (id.clone(), self.now.steady),
+        };
+        let left = if let Act::End { .. } = act { self.words(&id) } else { Words::default() };
+        let group = self.next.get_mut(environment_name).and_then(|found| found.groups.get_mut(name));
+        let Some(group) = group else { return };
+        if let Act::Forget { .. } = act {
+            group.instances.remove(&id);
+            self.jobs.push(Job::Remove { id });
+            return;
+        }
+        let revision = group.instances.get(&id).and_then(|record| group.revision(record.revision));
+        let containers = revision.map(|revision| revision.launch.containers.clone()).unwrap_or_default();
+        let Some(record) = group.instances.get_mut(&id) else { return };
+        match act {
+            Act::Drain { failed, .. } => {
+                record.failed |= *failed;
+                record.enter(InstanceState::Draining, now);
+            }
+            Act::PowerOff { .. } => {
+                record.enter(InstanceState::Stopping, now);
+                self.jobs.push(Job::PowerOff { id });
+            }
+            Act::Kill { .. } => self.jobs.push(Job::Kill { id }),
+            Act::End { .. } => {
+                record.end(left.ending, left.end.as_ref(), &containers, now);
+                self.jobs.push(Job::Dismiss { id });
+            }
+            Act::Launch { .. } | Act::Forget { .. } => {}
+        }
+    }
+
+    fn launch(&mut self, environment_name: &str, name: &Name, revision: u32) {
+        let Some(environment) = self.next.get(environment_name) else { return };
+        let Some(group) = environment.groups.get(name) else { return };
+        let Some(spec) = group.revision(revision).map(|revision| revision.launch.clone()) else { return };
+        let ports = environment.ports(name, &spec);
+        let id = new_id(&name.name, revision, |id| {
+            self.vms.contains_key(id) || record_of(&self.next, id).is_some()
+        });
+        let Some(environment) = self.next.get_mut(environment_name) else { return };
+        let Some(group) = environment.groups.get_mut(name) else { return };
+        group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), revision, self.now));
+        let environment = environment_name.to_owned();
+        self.jobs.push(Job::Launch(Box::new(Launch { environment, id, spec, ports })));
+    }
+}
+
+/// The record of a VM.
+fn record_of<'e>(environments: &'e Environments, id: &str) -> Option<&'e InstanceRecord> {
+    let mut groups = environments.values().flat_map(|environment: &Environment| environment.groups.values());
+    groups.find_map(|group| group.instances.get(id))
+}
+
+impl State {
+    /// The record of a VM.
+    pub(in crate::cloud::local) fn record(&self, id: &str) -> Option<&InstanceRecord> {
+        record_of(&self.environments, id)
+    }
+}
+
+/// A name that no VM has, and that a host name can be: at most 63 characters.
+fn new_id(group: &str, revision: u32, taken: impl Fn(&str) -> bool) -> String {
+    // No vowels and no look-alikes, as in the names of Kubernetes' pods.
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    loop {
+        let mut number = RandomState::new().build_hasher().finish();
+        let mut suffix = String::new();
+        for _ in 0..5 {
+            let length = LETTERS.len() as u64;
+            let index = usize::try_from(number % length).expect("an index of a short list");
+            suffix.push(char::from(LETTERS[index]));
+            number /= length;
+        }
+        let tail = format!("-{revision}-{suffix}");
+        let head: String = group.chars().take(63 - tail.len()).collect();
+        let id = head + &tail;
+        if !taken(&id) {
+            return id;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::new_id;
+
+    #[test]
+    fn names_fit_into_a_host_name() {
+        let id = new_id(&"x".repeat(63), 12, |_| false);
+        assert_eq!(id.len(), 63);
+        assert!(id.contains("-12-"), "{id}");
+        assert_ne!(new_id("web", 1, |_| false), new_id("web", 1, |_| false));
+    }
+}
