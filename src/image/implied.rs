@@ -24,6 +24,9 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 /// A directory below a container's root, which is the empty path, and what it is.
 type Directory = (Vec<u8>, Attributes);
 
+/// A directory in the layers that have it, the topmost first.
+type Nodes = Vec<(usize, Node)>;
+
 /// One layer of a stack.
 struct Layer {
     reader: Reader<File>,
@@ -43,8 +46,12 @@ pub(super) fn directories(
         let mut layers = Vec::new();
         // The topmost first, as overlayfs has them.
         for path in stack.rev() {
-            let lost = || ImageError::Spoiled { path: path.to_owned(), problem: "its record is lost" };
-            let implied = sum::implied(path)?.ok_or_else(lost)?.into_iter().collect();
+            let Some(implied) = sum::implied(path)? else {
+                sum::remove(path)?;
+                let problem = "the list of its directories is damaged";
+                return Err(ImageError::Spoiled { path: path.to_owned(), problem });
+            };
+            let implied = implied.into_iter().collect();
             let file = File::open(path).map_err(|e| ImageError::io(path, e))?;
             let read = |source| ImageError::Erofs { path: path.to_owned(), source };
             layers.push(Layer { reader: Reader::new(file).map_err(read)?, implied });
@@ -142,8 +149,8 @@ fn children(
     layers: &mut [Layer],
     nodes: &[(usize, Node)],
     names: &BTreeSet<Vec<u8>>,
-) -> Result<Vec<(Vec<u8>, Vec<(usize, Node)>)>, ErofsError> {
-    let mut found: BTreeMap<&[u8], Vec<(usize, Node)>> = BTreeMap::new();
+) -> Result<Vec<(Vec<u8>, Nodes)>, ErofsError> {
+    let mut found: BTreeMap<&[u8], Nodes> = BTreeMap::new();
     let mut closed: BTreeSet<&[u8]> = BTreeSet::new();
     for (index, directory) in nodes {
         let reader = &mut layers[*index].reader;

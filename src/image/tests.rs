@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use i2kit_spec::guest::{
     GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
@@ -194,10 +195,9 @@ fn damage(path: &Path, damage: Damage, at: impl Fn(usize) -> usize, rots: bool) 
         }
     }
     fs::write(path, bytes).unwrap();
-    if rots {
-        let file = File::options().write(true).open(path).unwrap();
-        file.set_times(FileTimes::new().set_modified(modified)).unwrap();
-    }
+    // A clock may be too coarse to tell what was written right after it was made.
+    let time = if rots { modified } else { modified + Duration::from_secs(1) };
+    File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     true
 }
 

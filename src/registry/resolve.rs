@@ -26,13 +26,18 @@ impl Registry {
             let error = ManifestError::Malformed { what: "image configuration", reason };
             return Err(Error::manifest(reference)(error));
         }
-        let path = fetch::blob(inner, reference, config).await?;
-        let missing = || Error::Missing {
-            place: path.display().to_string(),
-            digest: config.digest,
-            image: reference.to_string(),
+        let text = if let Some(text) = inner.store.read(config.digest)? {
+            text
+        } else {
+            // It was never here, or was spoiled, and is dropped by now.
+            let path = fetch::blob(inner, reference, config).await?;
+            let missing = || Error::Missing {
+                place: path.display().to_string(),
+                digest: config.digest,
+                image: reference.to_string(),
+            };
+            inner.store.read(config.digest)?.ok_or_else(missing)?
         };
-        let text = inner.store.read(config.digest)?.ok_or_else(missing)?;
         let config = manifest::parse_config(&text).map_err(Error::manifest(reference))?;
         let layers = manifest::layers(&manifest, &config, platform).map_err(Error::manifest(reference))?;
         Ok(ResolvedImage { reference: reference.with_digest(digest), manifest: digest, config, layers })

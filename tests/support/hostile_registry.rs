@@ -212,37 +212,83 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
     let authorized = !state.wants_token || head.contains("authorization: bearer ");
     let name = path.rsplit('/').next().unwrap_or_default();
     let digest = if name == "1" { state.tag.to_string() } else { name.to_owned() };
-    let mut status = "200 OK".to_owned();
-    let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
-    let mut body = if is_token {
+    let mut answer = Answer { status: "200 OK".to_owned(), ..Answer::default() };
+    answer.body = if is_token {
         br#"{"token":"good"}"#.to_vec()
     } else if !authorized {
-        status = "401 Unauthorized".to_owned();
+        answer.status = "401 Unauthorized".to_owned();
         let realm = format!("Bearer realm=\"http://{}/token\",service=\"s\"", state.host);
-        headers.push(("www-authenticate".to_owned(), realm.into_bytes()));
+        answer.headers.push(("www-authenticate".to_owned(), realm.into_bytes()));
         b"{}".to_vec()
     } else if let Some(document) = state.documents.get(&digest) {
-        headers.push(("docker-content-digest".to_owned(), digest.clone().into_bytes()));
+        answer.headers.push(("docker-content-digest".to_owned(), digest.clone().into_bytes()));
         let start = head.split("range: bytes=").nth(1).and_then(|rest| rest.split('-').next()?.parse().ok());
         match start {
             Some(start) if start < document.len() => {
-                status = "206 Partial Content".to_owned();
+                answer.status = "206 Partial Content".to_owned();
                 let range = format!("bytes {start}-{}/{}", document.len() - 1, document.len());
-                headers.push(("content-range".to_owned(), range.into_bytes()));
+                answer.headers.push(("content-range".to_owned(), range.into_bytes()));
                 document[start..].to_vec()
             }
             _ => document.clone(),
         }
     } else {
-        status = "404 Not Found".to_owned();
+        answer.status = "404 Not Found".to_owned();
         b"{}".to_vec()
     };
-    let mut length = Some(body.len().to_string());
-    let mut then = Then::Close;
+    answer.length = Some(answer.body.len().to_string());
     match fault {
-        None => {}
-        Some(Fault::Status) => {
-            status = random
+        Some(Fault::Silent) => return Ok(()),
+        Some(fault) if !spoil_head(fault, &mut answer, &mut random, (&state.host, path)) => {
+            spoil_body(fault, &mut answer, &mut random);
+        }
+        _ => {}
+    }
+    let mut sent = format!("HTTP/1.1 {}\r\nconnection: close\r\n", answer.status).into_bytes();
+    if let Some(length) = answer.length.take() {
+        answer.headers.push(("content-length".to_owned(), length.into_bytes()));
+    }
+    for (name, value) in answer.headers {
+        sent.extend([name.as_bytes(), b": ", &*value, b"\r\n"].concat());
+    }
+    sent.extend_from_slice(b"\r\n");
+    stream.write_all(&sent).await?;
+    if method == "head" {
+        return Ok(());
+    }
+    match answer.then {
+        Then::Close => send(state, &mut stream, &answer.body).await?,
+        Then::Endless => {
+            let piece = vec![b' '; 1 << 16];
+            for _ in 0..ENDLESS / piece.len() {
+                send(state, &mut stream, &piece).await?;
+            }
+        }
+        Then::Slow => {
+            for byte in answer.body {
+                send(state, &mut stream, &[byte]).await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    stream.shutdown().await
+}
+
+/// An answer before it is sent.
+#[derive(Default)]
+struct Answer {
+    status: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+    length: Option<String>,
+    then: Then,
+}
+
+/// Lets the head of an answer go wrong; whether the fault is one of heads.
+fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, path): (&str, &str)) -> bool {
+    match fault {
+        Fault::Status => {
+            answer.status = random
                 .one(&[
                     "500 \u{1b}[2J",
                     "429 Slow",
@@ -254,17 +300,17 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
                     "999 Odd",
                 ])
                 .to_owned();
-            body = format!(
+            answer.body = format!(
                 r#"{{"errors":[{{"code":{},"message":"\u001b]0;x\u0007{}"}}]}}"#,
                 random.one(&["\"DENIED\"", "null", "7", "\"MANIFEST_UNKNOWN\"", "\"x\""]),
                 "y".repeat(random.one(&[0, 10, 200_000]))
             )
             .into_bytes();
-            length = Some(body.len().to_string());
+            answer.length = Some(answer.body.len().to_string());
         }
-        Some(Fault::Challenge) => {
-            status = "401 Unauthorized".to_owned();
-            headers.retain(|(name, _)| name != "www-authenticate");
+        Fault::Challenge => {
+            answer.status = "401 Unauthorized".to_owned();
+            answer.headers.retain(|(name, _)| name != "www-authenticate");
             for _ in 0..random.below(3) {
                 let challenge = random.one(&[
                     "Basic realm=\"x\"",
@@ -276,65 +322,91 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
                     ",,,=\"\"\\",
                     "Bearer realm=\"relative\"",
                 ]);
-                headers.push(("www-authenticate".to_owned(), challenge.as_bytes().to_vec()));
+                answer.headers.push(("www-authenticate".to_owned(), challenge.as_bytes().to_vec()));
             }
         }
-        Some(Fault::Redirect) => {
-            status = random.one(&["301 Moved", "302 Found", "307 Again", "308 Forever"]).to_owned();
-            let here = format!("http://{}{path}", state.host);
+        Fault::Redirect => {
+            answer.status = random.one(&["301 Moved", "302 Found", "307 Again", "308 Forever"]).to_owned();
+            let here = format!("http://{}{path}", host);
             let to = random
                 .one(&["file:///etc/passwd", "http://127.0.0.1:1/", "//", "http://[::1", "x\u{1}", "", &here])
                 .to_owned();
-            headers.push(("location".to_owned(), to.into_bytes()));
+            answer.headers.push(("location".to_owned(), to.into_bytes()));
         }
-        Some(Fault::HeaderJunk) => match random.below(5) {
-            0 => headers.push(("x".to_owned(), vec![b'y'; 300_000])),
-            1 => headers.extend((0..500).map(|n| (format!("x-{n}"), b"y".to_vec()))),
-            2 => headers.push(("x".to_owned(), b"a\n b\n\rc: d".to_vec())),
-            3 => headers.push(("\u{0}x y".to_owned(), vec![0, 1, 0xff])),
-            _ => status = "20\u{0} ?".to_owned(),
+        Fault::HeaderJunk => match random.below(5) {
+            0 => answer.headers.push(("x".to_owned(), vec![b'y'; 300_000])),
+            1 => answer.headers.extend((0..500).map(|n| (format!("x-{n}"), b"y".to_vec()))),
+            2 => answer.headers.push(("x".to_owned(), b"a\n b\n\rc: d".to_vec())),
+            3 => answer.headers.push(("\u{0}x y".to_owned(), vec![0, 1, 0xff])),
+            _ => answer.status = "20\u{0} ?".to_owned(),
         },
-        Some(Fault::Length) => {
-            let wrong = ["0", "-1", "99999999999999999999999", "1e3", "5", &(body.len() + 1000).to_string()]
-                [random.below(6)]
-            .to_owned();
+        Fault::Length => {
+            let wrong =
+                ["0", "-1", "99999999999999999999999", "1e3", "5", &(answer.body.len() + 1000).to_string()]
+                    [random.below(6)]
+                .to_owned();
             if random.below(3) == 0 {
-                headers.push(("content-length".to_owned(), wrong.into_bytes()));
+                answer.headers.push(("content-length".to_owned(), wrong.into_bytes()));
             } else {
-                length = Some(wrong);
+                answer.length = Some(wrong);
             }
         }
-        Some(Fault::Chunks) => {
-            length = None;
-            headers.push(("transfer-encoding".to_owned(), b"chunked".to_vec()));
-            body = random.one(&[&b"ffffffffffffffff\r\nx"[..], b"zz\r\n", b"5\r\nab", b"0\r\n\r\n"]).to_vec();
+        Fault::Range => {
+            answer.status = "206 Partial Content".to_owned();
+            answer.headers.retain(|(name, _)| name != "content-range");
+            let range = random.one(&["bytes 7-9/10", "bytes 18446744073709551615-1/2", "x", "bytes 0-0/1"]);
+            answer.headers.push(("content-range".to_owned(), range.as_bytes().to_vec()));
         }
-        Some(Fault::Endless) => {
-            length = random.one(&[None, Some(ENDLESS)]).map(|length| length.to_string());
-            then = Then::Endless;
+        Fault::DigestHeader => {
+            answer.headers.retain(|(name, _)| name != "docker-content-digest");
+            let long = "9".repeat(50_000);
+            let odd = ["sha256:zz", "md5:d41d8cd98f00b204e9800998ecf8427e", "", &long, "sha512:00"];
+            headers
+                .push(("docker-content-digest".to_owned(), odd[random.below(odd.len())].as_bytes().to_vec()));
         }
-        Some(Fault::Slow) => then = Then::Slow,
-        Some(Fault::Silent) => return Ok(()),
-        Some(Fault::Cut) => {
-            let at = random.below(body.len() + 1);
-            body.truncate(at);
+        Fault::Encoding => {
+            let kind = random.one(&["gzip", "br", "identity", "\u{7f}"]);
+            answer.headers.push(("content-encoding".to_owned(), kind.as_bytes().to_vec()));
         }
-        Some(Fault::Flip) => {
-            let at = random.below(body.len().max(1));
-            if let Some(byte) = body.get_mut(at) {
+        _ => return false,
+    }
+    true
+}
+
+/// Lets the body of an answer go wrong.
+fn spoil_body(fault: Fault, answer: &mut Answer, random: &mut Random) {
+    match fault {
+        Fault::Chunks => {
+            answer.length = None;
+            answer.headers.push(("transfer-encoding".to_owned(), b"chunked".to_vec()));
+            answer.body =
+                random.one(&[&b"ffffffffffffffff\r\nx"[..], b"zz\r\n", b"5\r\nab", b"0\r\n\r\n"]).to_vec();
+        }
+        Fault::Endless => {
+            answer.length = random.one(&[None, Some(ENDLESS)]).as_ref().map(ToString::to_string);
+            answer.then = Then::Endless;
+        }
+        Fault::Slow => answer.then = Then::Slow,
+        Fault::Cut => {
+            let at = random.below(answer.body.len() + 1);
+            answer.body.truncate(at);
+        }
+        Fault::Flip => {
+            let at = random.below(answer.body.len().max(1));
+            if let Some(byte) = answer.body.get_mut(at) {
                 *byte ^= 1 << random.below(8);
             }
         }
-        Some(Fault::Empty) => {
-            body.clear();
-            length = Some("0".to_owned());
+        Fault::Empty => {
+            answer.body.clear();
+            answer.length = Some("0".to_owned());
         }
-        Some(Fault::Noise) => {
-            body = (0..random.below(3000)).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
-            length = Some(body.len().to_string());
+        Fault::Noise => {
+            answer.body = (0..random.below(3000)).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
+            answer.length = Some(answer.body.len().to_string());
         }
-        Some(Fault::Json) => {
-            body = random
+        Fault::Json => {
+            answer.body = random
                 .one(&[
                     "null",
                     "[]",
@@ -350,60 +422,18 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
                 .as_bytes()
                 .to_vec();
             if random.below(4) == 0 {
-                body = format!("{{\"token\":\"{}\"}}", "t".repeat(3 << 20)).into_bytes();
+                answer.body = format!("{{\"token\":\"{}\"}}", "t".repeat(3 << 20)).into_bytes();
             }
-            length = Some(body.len().to_string());
+            answer.length = Some(answer.body.len().to_string());
         }
-        Some(Fault::Range) => {
-            status = "206 Partial Content".to_owned();
-            headers.retain(|(name, _)| name != "content-range");
-            let range = random.one(&["bytes 7-9/10", "bytes 18446744073709551615-1/2", "x", "bytes 0-0/1"]);
-            headers.push(("content-range".to_owned(), range.as_bytes().to_vec()));
-        }
-        Some(Fault::DigestHeader) => {
-            headers.retain(|(name, _)| name != "docker-content-digest");
-            let long = "9".repeat(50_000);
-            let odd = ["sha256:zz", "md5:d41d8cd98f00b204e9800998ecf8427e", "", &long, "sha512:00"];
-            headers
-                .push(("docker-content-digest".to_owned(), odd[random.below(odd.len())].as_bytes().to_vec()));
-        }
-        Some(Fault::Encoding) => {
-            let kind = random.one(&["gzip", "br", "identity", "\u{7f}"]);
-            headers.push(("content-encoding".to_owned(), kind.as_bytes().to_vec()));
-        }
+        _ => {}
     }
-    let mut answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\n").into_bytes();
-    if let Some(length) = length {
-        headers.push(("content-length".to_owned(), length.into_bytes()));
-    }
-    for (name, value) in headers {
-        answer.extend([name.as_bytes(), b": ", &*value, b"\r\n"].concat());
-    }
-    answer.extend_from_slice(b"\r\n");
-    stream.write_all(&answer).await?;
-    if method == "head" {
-        return Ok(());
-    }
-    match then {
-        Then::Close => send(state, &mut stream, &body).await?,
-        Then::Endless => {
-            let piece = vec![b' '; 1 << 16];
-            for _ in 0..ENDLESS / piece.len() {
-                send(state, &mut stream, &piece).await?;
-            }
-        }
-        Then::Slow => {
-            for byte in body {
-                send(state, &mut stream, &[byte]).await?;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    stream.shutdown().await
 }
 
 /// What comes behind the head of an answer.
+#[derive(Default)]
 enum Then {
+    #[default]
     Close,
     Endless,
     Slow,
