@@ -30,7 +30,7 @@ macro_rules! container {
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
-            works("terminationMessagePath", TEXT, "a file that all programs may write to; the last 4096 bytes of it are told with the container's end").default("/dev/termination-log").zero(),
+            works("terminationMessagePath", TEXT, "a file that all programs may write to; the last 4096 bytes of it are told with the container's end").zero().default("/dev/termination-log"),
             no_meaning("terminationMessagePolicy", TEXT, "what a container says last is in its log, and is told from its file alone").zero().unless(&["File"]),
             refused("restartPolicyRules", Type::Any, "restarts do not depend on exit codes", "use the pod's `restartPolicy`"),
             no_meaning("resizePolicy", Type::Any, "a changed size is a rollout"),

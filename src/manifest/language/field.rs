@@ -389,12 +389,12 @@ pub(super) const PORT: Type = Type::Int(1, 65535);
 pub(super) const COUNT: Type = Type::Int(0, i32::MAX as i64);
 /// The same, at least 1.
 pub(super) const COUNT_1: Type = Type::Int(1, i32::MAX as i64);
-/// A number of a user or a group. Kubernetes takes 64 bits for them, and container engines have this bound: the kernel
-/// means "none" by the last number of 32 bits, and programs see the upper half as negative.
-pub(super) const ID: Type = Type::Int(0, i32::MAX as i64);
 /// Seconds. Kubernetes takes 64 bits for some of them; the largest number of 32 bits is 68 years, and no sum of a few of
 /// them overflows where they are added to times.
 pub(super) const SECONDS: Type = Type::Int(0, i32::MAX as i64);
+/// A number of a user or a group. Kubernetes takes 64 bits for them, and container engines have this bound: the kernel
+/// means "none" by the last number of 32 bits, and programs see the upper half as negative.
+pub(super) const ID: Type = Type::Int(0, i32::MAX as i64);
 
 #[cfg(test)]
 mod tests {

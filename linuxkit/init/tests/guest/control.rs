@@ -64,17 +64,22 @@ fn boot_with(pod: &Pod, folder: &Path, more: &[&str]) -> (Vm, Host) {
     (vm, host)
 }
 
+/// Connects to a socket of qemu's, which may not be there yet.
+pub(crate) fn connect(path: &Path) -> UnixStream {
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Host {
     /// Connects as the process `epoch`.
     pub(crate) fn connect(path: &Path, epoch: u64) -> Self {
-        let start = Instant::now();
-        let stream = loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let stream = connect(path);
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut host = Self {
             stream,

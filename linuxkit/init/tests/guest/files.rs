@@ -1,6 +1,7 @@
 //! Environment, files and volumes of containers, seen from inside.
 
 use std::fs;
+use std::io::Write as _;
 
 use i2kit::erofs::{TreeContent, TreeFile};
 use i2kit_spec::runtime::NamespaceKind;
@@ -300,14 +301,15 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
         });
     }
     let folder = tempfile::tempdir().unwrap();
-    let values = [("login".to_owned(), [("token".to_owned(), b"marker-5d1f".to_vec())].into())].into();
-    fs::write(folder.path().join("secrets"), encode_secrets(&values).unwrap()).unwrap();
-    let chardev =
-        format!("file,id=secrets,path=/dev/null,input-path={}", folder.path().join("secrets").display());
+    let path = folder.path().join("secrets");
+    let chardev = format!("socket,id=secrets,path={},server=on,wait=off", path.display());
     let port = format!("virtserialport,chardev=secrets,name={SECRETS_PORT}");
-    let arguments = ["-device", "virtio-serial-pci", "-chardev", &chardev, "-device", &port];
+    let arguments = ["-chardev", &chardev, "-device", "virtio-serial-pci", "-device", &port];
     let parameters = "i2kit.instance=test-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3";
     let mut vm = Vm::boot_with(&pod, parameters, &arguments);
+    let values = [("login".to_owned(), [("token".to_owned(), b"marker-5d1f".to_vec())].into())].into();
+    let mut host = crate::control::connect(&path);
+    host.write_all(&encode_secrets(&values).unwrap()).unwrap();
     vm.says("echo | http://test-1.example/$(IP)/10.0.2.15 $(URL) $(IMAGE)\n");
     let mut check = |command: &str, expected: &str| assert_eq!(vm.shell(command), expected, "{command}");
     check(
