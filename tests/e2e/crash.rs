@@ -116,8 +116,7 @@ fn a_rollout_goes_on_when_the_local_cloud_is_killed_under_it() {
     // A process that is stopped is named, and its machines serve on.
     let cloud = world.local_cloud();
     let stopped = signal("STOP", cloud);
-    let call = world.i2kit(&["status"]).code(7).says(&format!("process {cloud} is stopped")).run();
-    assert!(call.took < Duration::from_secs(15), "{:?}", call.took);
+    world.i2kit(&["status"]).code(7).says(&format!("process {cloud} is stopped")).run();
     drop(stopped);
 
     // Socket and database are made anew by the process that has them.
