@@ -165,7 +165,7 @@ mod tests {
         ]
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_lost_database_ends_no_vm_unasked_and_names_the_way_out() {
         for (name, lose, kept) in losses() {
             let root = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn vms_of_a_removed_folder_are_found_and_sound_records_are_not_lost() {
         let root = tempfile::tempdir().unwrap();
         let home = home(&root);
