@@ -352,7 +352,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let keeper = Arc::new(Keeper::open(home(&root), Shares::of(1024)).unwrap());
         keeper
-            .change_all(|environments| Ok(environments.extend(crate::cloud::local::store::sample())))
+            .change_all(|environments| {
+                environments.extend(crate::cloud::local::store::sample());
+                Ok(())
+            })
             .unwrap();
         let group = crate::manifest::api::Name { namespace: "default".into(), name: "web".into() };
         let call = Call { environment: "local".into(), verb: Verb::DeleteGroup { group } };
