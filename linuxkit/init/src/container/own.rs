@@ -160,6 +160,7 @@ mod tests {
                 "noNewPrivileges": false,
             },
             "root": {"path": "rootfs"},
+            "mounts": [],
             "linux": {"namespaces": []},
         });
         let mut config: Config = serde_json::from_value(json).unwrap();
