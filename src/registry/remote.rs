@@ -119,19 +119,19 @@ impl Remote {
     /// What the tag points at now.
     pub(super) async fn tag_digest(&self, request: Request<'_>, tag: &str) -> Result<Digest, Failure> {
         let path = format!("manifests/{tag}");
-        let answer = self.ask(Method::HEAD, request, &path, &manifests()).await?;
+        let answer = self.ask(&Method::HEAD, request, &path, &manifests()).await?;
         if let Some(digest) = answer.headers().get(CONTENT_DIGEST) {
             let text = String::from_utf8_lossy(digest.as_bytes()).into_owned();
             let wrong = |error: crate::oci::DigestError| self.asked(request).useless(&error.to_string());
             return text.parse().map_err(wrong);
         }
-        let answer = self.ask(Method::GET, request, &path, &manifests()).await?;
+        let answer = self.ask(&Method::GET, request, &path, &manifests()).await?;
         Ok(Digest::of(&self.document(request, answer, MAX_DOCUMENT).await?))
     }
 
     /// The bytes of a manifest or an index.
     pub(super) async fn manifest(&self, request: Request<'_>, digest: Digest) -> Result<Vec<u8>, Failure> {
-        let answer = self.ask(Method::GET, request, &format!("manifests/{digest}"), &manifests()).await?;
+        let answer = self.ask(&Method::GET, request, &format!("manifests/{digest}"), &manifests()).await?;
         self.document(request, answer, MAX_DOCUMENT).await
     }
 
@@ -144,7 +144,7 @@ impl Remote {
     ) -> Result<Body, Failure> {
         let range = HeaderValue::try_from(format!("bytes={offset}-")).expect("a number is good in a header");
         let headers = HeaderMap::from_iter([(RANGE, range)]);
-        let answer = self.ask(Method::GET, request, &format!("blobs/{digest}"), &headers).await?;
+        let answer = self.ask(&Method::GET, request, &format!("blobs/{digest}"), &headers).await?;
         let starts_at = if answer.status() == StatusCode::PARTIAL_CONTENT {
             first_byte(answer.headers()).unwrap_or(offset)
         } else {
@@ -165,7 +165,7 @@ impl Remote {
     /// there may have been none, or the old one may have ended.
     async fn ask(
         &self,
-        method: Method,
+        method: &Method,
         request: Request<'_>,
         path: &str,
         headers: &HeaderMap,
@@ -176,12 +176,12 @@ impl Remote {
         let text = format!("{scheme}://{host}/v2/{repository}/{path}");
         let url = Url::parse(&text).map_err(|error| self.asked(request).useless(&error.to_string()))?;
         let known = self.tokens.lock().await.get(repository).cloned();
-        let answer = self.send(&method, request, &url, headers, known.as_ref()).await?;
+        let answer = self.send(method, request, &url, headers, known.as_ref()).await?;
         let answer = if answer.status() == StatusCode::UNAUTHORIZED {
             let Some(token) = self.token(request, known, answer.headers()).await? else {
                 return Err(self.asked(request).unauthorized());
             };
-            self.send(&method, request, &url, headers, Some(&token)).await?
+            self.send(method, request, &url, headers, Some(&token)).await?
         } else {
             answer
         };

@@ -243,9 +243,8 @@ fn known(path: &Path) -> Result<Result<(Record, Metadata), State>, Error> {
         }
         Err(error) => return Err(Error::io("read", record_path(path))(error)),
     }
-    let record: Record = match serde_json::from_slice(&text) {
-        Ok(record) => record,
-        Err(_) => return Ok(Err(State::Spoiled("its record is damaged"))),
+    let Ok(record) = serde_json::from_slice::<Record>(&text) else {
+        return Ok(Err(State::Spoiled("its record is damaged")));
     };
     if record.version != VERSION {
         return Ok(Err(State::Spoiled("its record is of another version")));
