@@ -175,7 +175,7 @@ fn of_place(target: &Target, place: &Path, error: Errno) -> io::Error {
 /// Opens the folder at `place`, and makes it and those above it where they are missing.
 fn folder(target: &Target, place: &Path, mode: Mode) -> io::Result<OwnedFd> {
     let open = |path: &Path| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat2(&target.folder, path, flags, Mode::empty(), BENEATH)
     };
     match open(place) {

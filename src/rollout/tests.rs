@@ -183,7 +183,7 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         let fleet = sim.observe().await.unwrap();
         assert!(fleet.group(&name("old")).is_none() && fleet.balancer(&name("old")).is_none());
         assert!(fleet.group(&name("web")).unwrap().revision(1).is_some());
-        assert_eq!(plan.steps.len() - left.len(), 6, "{plan}");
+        assert_eq!(plan.steps.len() - left.len(), 5, "{plan}");
         // Nothing to wait for: nothing is left.
         deploy(&desired(vec![group("web", 1, 4)]), &sim).await.unwrap();
         let plan = rollout(&desired(vec![]), &sim.observe().await.unwrap());

@@ -159,7 +159,7 @@ pub(super) static FIELD_REF: Table = Table::new(
             "`metadata.name` (the instance's name), `metadata.namespace`, `metadata.uid`, `metadata.labels['…']`, `metadata.annotations['…']`, `spec.serviceAccountName`, `spec.nodeName` and `status.hostIP` (the instance), `status.podIP`, `status.podIPs`",
         )
         .required(),
-        works("apiVersion", TEXT, "`v1`").default("v1"),
+        works("apiVersion", TEXT, "`v1`").zero().default("v1"),
     ],
 );
 

@@ -43,7 +43,7 @@ fn one(diagnostic: &Diagnostic, lines: &[Lines<'_>], renderer: &Renderer) -> Str
         (object, path) => format!("{object}: {path}"),
     };
     // What strangers wrote is made visible here, since the rendering adds colours, which must stay.
-    let title = level.primary_title(text::visible(&diagnostic.message)).id(diagnostic.code.name());
+    let title = level.primary_title(text::line(&diagnostic.message)).id(diagnostic.code.name());
     let mut group = Group::with_title(title);
     let main = Mark { place: &diagnostic.place, words: text::line(&whose), kind: AnnotationKind::Primary };
     let others = diagnostic.related.iter().map(|(place, words)| Mark {
@@ -60,7 +60,7 @@ fn one(diagnostic: &Diagnostic, lines: &[Lines<'_>], renderer: &Renderer) -> Str
         }
     }
     if let Some(help) = &diagnostic.help {
-        group = group.element(Level::HELP.message(text::visible(help)));
+        group = group.element(Level::HELP.message(text::line(help)));
     }
     renderer.render(&[group])
 }
