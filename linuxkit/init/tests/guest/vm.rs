@@ -300,11 +300,10 @@ fn talk(port: u16, text: &str, limit: Duration) -> Option<String> {
 
 /// The port of this machine that qemu hands on to `port` of the guest, in what it answers to `info usernet`.
 fn forwarded(answer: &str, port: u16) -> u16 {
-    let rows =
-        answer.split("TCP[HOST_FORWARD]").skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let rows = answer.split("TCP[HOST_FORWARD]").skip(1);
     // Descriptor, address and port of this machine, address and port of the guest.
-    let found =
-        rows.into_iter().find_map(|row| (row.get(4)?.parse() == Ok(port)).then(|| row[2].parse().ok())?);
+    let mut words = rows.map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let found = words.find_map(|row| row[2].parse().ok().filter(|_| row[4].parse() == Ok(port)));
     found.unwrap_or_else(|| panic!("port {port} is not forwarded: {answer}"))
 }
 
