@@ -361,7 +361,8 @@ fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, pat
             answer.headers.retain(|(name, _)| name != "docker-content-digest");
             let long = "9".repeat(50_000);
             let odd = ["sha256:zz", "md5:d41d8cd98f00b204e9800998ecf8427e", "", &long, "sha512:00"];
-            headers
+            answer
+                .headers
                 .push(("docker-content-digest".to_owned(), odd[random.below(odd.len())].as_bytes().to_vec()));
         }
         Fault::Encoding => {
