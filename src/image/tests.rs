@@ -208,7 +208,7 @@ fn whatever_happens_to_a_file_of_the_cache_images_are_what_they_were() {
     let kinds =
         prop_oneof![4 => (0_u8..8).prop_map(Damage::Flip), 2 => Just(Damage::Cut), 1 => Just(Damage::Lost)];
     let cases = (any::<prop::sample::Index>(), kinds, any::<prop::sample::Index>(), any::<bool>());
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(200));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(48));
     let result = runner.run(&cases, |(file, kind, at, rots)| {
         let files = world.files();
         let path = &files[file.index(files.len())];
