@@ -40,18 +40,15 @@ pub(super) fn answering(set: &ObjectSet, wanted: &[BalancerSpec], fleet: &Fleet)
 
 fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
     let bound = balancer.bound.iter().enumerate().filter_map(|(index, port)| Some((index, (*port)?)));
-    let address = |(index, bound): (usize, u16)| match balancer.spec.listeners.get(index) {
-        Some(listener) => {
-            let is_own =
-                |port: &&ServicePort| (port.port, port.protocol) == (listener.port, listener.protocol);
-            let name = ports.iter().find(is_own).and_then(|port| port.name.as_deref());
-            shown(&balancer.host, bound, scheme(listener, name), listener.protocol)
-        }
-        // The ports of a balancer that routes requests are no listeners of a Service.
-        None => {
+    let address = |(index, bound): (usize, u16)| {
+        let Some(listener) = balancer.spec.listeners.get(index) else {
+            // The ports of a balancer that routes requests are no listeners of a Service.
             let scheme = if HTTPS_PORTS.contains(&bound) { "https" } else { "http" };
-            shown(&balancer.host, bound, Some(scheme), Protocol::Tcp)
-        }
+            return shown(&balancer.host, bound, Some(scheme), Protocol::Tcp);
+        };
+        let is_own = |port: &&ServicePort| (port.port, port.protocol) == (listener.port, listener.protocol);
+        let name = ports.iter().find(is_own).and_then(|port| port.name.as_deref());
+        shown(&balancer.host, bound, scheme(listener, name), listener.protocol)
     };
     bound.map(address).collect()
 }

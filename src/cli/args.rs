@@ -44,6 +44,7 @@ pub(super) enum Output {
 
 /// Manifests given on the command line.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "the word that messages of clap show")]
 pub(super) struct Manifests {
     /// Manifest files, folders of them, or `-` for standard input; all are read as one set
     #[arg(value_name = "MANIFEST", required_unless_present = "kustomize")]
@@ -341,6 +342,7 @@ pub(super) struct GroupArgs {
 
 /// `logs`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of the command line")]
 pub(super) struct LogsArgs {
     /// The group, NAME or NAMESPACE/NAME, all of its instances or one with /INSTANCE
     pub name: String,

@@ -188,9 +188,8 @@ async fn archive(context: &Context, args: &CpArgs, (name, path): (&str, &str)) -
         match event.or_exit(Exit::Cloud)? {
             // Nobody reads any more: the container's tar is left to end with the session.
             Output::Out(bytes) if !report::bytes(&bytes, false) => return Ok(Exit::Success),
-            Output::Out(_) => {}
+            Output::Out(_) | Output::Unanswered => {}
             Output::Err(bytes) => keep(&mut said, &bytes),
-            Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
@@ -237,8 +236,8 @@ async fn download(
                     break;
                 }
             }
-            Output::Err(bytes) => keep(&mut said, &bytes),
             Output::Unanswered => {}
+            Output::Err(bytes) => keep(&mut said, &bytes),
             Output::Ended(ended) => code = Some(ended),
         }
     }

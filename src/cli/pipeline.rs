@@ -48,9 +48,9 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     let profiles = profiles::read(context, &set)?;
     let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
     let plans = plans(&set, &facts)?;
-    let named = manifests.manifests.iter().map(|path| path.display().to_string());
+    let files = manifests.manifests.iter().map(|path| path.display().to_string());
     let folders = manifests.kustomize.kustomize.iter().map(|folder| format!("-k {}", folder.display()));
-    let names: Vec<String> = named.chain(folders).collect();
+    let names: Vec<String> = files.chain(folders).collect();
     Ok(Prepared {
         set,
         plans,

@@ -24,6 +24,7 @@ pub struct Moment {
 /// the clock goes on from where it was, so that what was recorded before that boot is before everything that follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names that the database has")]
 pub struct Steady {
     /// The boot of the host that `boottime_ms` belongs to.
     boot_id: String,

@@ -81,6 +81,7 @@ fn is_zero(number: &u32) -> bool {
 
 /// One VM as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a VM")]
 pub struct Vm {
     /// Its name.
     pub id: String,
@@ -228,7 +229,7 @@ fn leaving(group: &Group, now: u64, acts: &mut Vec<Act>) {
                 acts.push(Act::PowerOff { id });
             }
             InstanceState::Stopping if age >= vm.grace_ms.saturating_add(POWER_OFF_MS) => {
-                acts.push(Act::Kill { id })
+                acts.push(Act::Kill { id });
             }
             _ => {}
         }

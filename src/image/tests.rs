@@ -68,7 +68,7 @@ impl World {
         let noise: Vec<u8> =
             (0..60_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         let base = tar_of(&[("./", 0o755, None), ("tmp", 0o1777, None), ("lib", 0o644, Some(&noise))]);
-        let top = tar_of(&[("tmp/app", 0o755, Some(&[7; 9000])), ("zeros", 0o644, Some(&[0; 300_000]))]);
+        let top = tar_of(&[("tmp/app", 0o755, Some(&[7; 9000])), ("zeros", 0o644, Some(&vec![0; 300_000]))]);
         let blobs = folder.path().join("layout/blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
         let blob = |media_type: &str, content: &[u8]| {

@@ -18,11 +18,15 @@ fn below(node: &mut Node<'_>, ty: &Type) {
     match (ty, &mut node.value) {
         (Type::Object(table), _) => forget(node, table),
         (Type::List(item) | Type::Filled(item), Value::List(items)) => {
-            items.iter_mut().for_each(|node| below(node, item));
+            for node in items.iter_mut() {
+                below(node, item);
+            }
         }
         (Type::Keyed(table, _), Value::List(items)) => items.iter_mut().for_each(|node| forget(node, table)),
         (Type::Map(_, value), Value::Map(entries)) => {
-            entries.iter_mut().for_each(|entry| below(&mut entry.value, value));
+            for entry in entries.iter_mut() {
+                below(&mut entry.value, value);
+            }
         }
         _ => {}
     }

@@ -103,8 +103,8 @@ mod tests {
 
     use super::*;
 
-    fn secret(user: &str, password: &str) -> Option<Secret> {
-        Some(Secret { user: user.into(), password: password.into() })
+    fn secret(user: &str, password: &str) -> Secret {
+        Secret { user: user.into(), password: password.into() }
     }
 
     fn find_in(config: &str, registry: &str) -> (Credentials, Option<String>) {
@@ -118,16 +118,16 @@ mod tests {
         // ann:secret
         let config = r#"{"auths":{"registry.example:5000":{"auth":"YW5uOnNlY3JldA=="},"https://index.docker.io/v1/":{"auth":"Ym9iOmh1Yg=="}}}"#;
         let (found, warning) = find_in(config, "registry.example:5000");
-        assert_eq!(found.secret, secret("ann", "secret"));
+        assert_eq!(found.secret, Some(secret("ann", "secret")));
         assert_eq!((found.who.as_str(), warning), ("user ann", None));
-        assert_eq!(find_in(config, "docker.io").0.secret, secret("bob", "hub"));
+        assert_eq!(find_in(config, "docker.io").0.secret, Some(secret("bob", "hub")));
         assert_eq!(find_in(config, "ghcr.io").0.secret, None);
     }
 
     #[test]
     fn an_identity_token_is_a_password() {
         let config = r#"{"auths":{"a.azurecr.io":{"auth":"MDow","identitytoken":"t"}}}"#;
-        assert_eq!(find_in(config, "a.azurecr.io").0.secret, secret(TOKEN_USER, "t"));
+        assert_eq!(find_in(config, "a.azurecr.io").0.secret, Some(secret(TOKEN_USER, "t")));
     }
 
     #[test]

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_layer_becomes_only_so_much_larger() {
-        let mut reader = open(&gzip(&[7; 100_000]), media::OCI_LAYER_GZIP, b"");
+        let mut reader = open(&gzip(&vec![7; 100_000]), media::OCI_LAYER_GZIP, b"");
         reader.limit = 99_999;
         let error = reader.finish().unwrap_err().to_string();
         assert!(error.contains("more than 99999 bytes"), "{error}");

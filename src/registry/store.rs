@@ -287,7 +287,7 @@ impl Partial {
 /// Makes a folder, or closes one that is there, so that it is its owner's alone: layers of private images lie in it.
 fn make_private(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    if folder.metadata()?.mode() & 0o077 == 0 {
+    if folder.metadata()?.mode().trailing_zeros() >= 6 {
         return Ok(());
     }
     match std::fs::set_permissions(folder, Permissions::from_mode(0o700)) {

@@ -212,11 +212,11 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
     let authorized = !state.wants_token || head.contains("authorization: bearer ");
     let name = path.rsplit('/').next().unwrap_or_default();
     let digest = if name == "1" { state.tag.to_string() } else { name.to_owned() };
-    let mut answer = Answer { status: "200 OK".to_owned(), ..Answer::default() };
+    let mut answer = Answer { status: "200 OK", ..Answer::default() };
     answer.body = if is_token {
         br#"{"token":"good"}"#.to_vec()
     } else if !authorized {
-        answer.status = "401 Unauthorized".to_owned();
+        answer.status = "401 Unauthorized";
         let realm = format!("Bearer realm=\"http://{}/token\",service=\"s\"", state.host);
         answer.headers.push(("www-authenticate".to_owned(), realm.into_bytes()));
         b"{}".to_vec()
@@ -225,7 +225,7 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
         let start = head.split("range: bytes=").nth(1).and_then(|rest| rest.split('-').next()?.parse().ok());
         match start {
             Some(start) if start < document.len() => {
-                answer.status = "206 Partial Content".to_owned();
+                answer.status = "206 Partial Content";
                 let range = format!("bytes {start}-{}/{}", document.len() - 1, document.len());
                 answer.headers.push(("content-range".to_owned(), range.into_bytes()));
                 document[start..].to_vec()
@@ -233,7 +233,7 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
             _ => document.clone(),
         }
     } else {
-        answer.status = "404 Not Found".to_owned();
+        answer.status = "404 Not Found";
         b"{}".to_vec()
     };
     answer.length = Some(answer.body.len().to_string());
@@ -277,7 +277,7 @@ async fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
 /// An answer before it is sent.
 #[derive(Default)]
 struct Answer {
-    status: String,
+    status: &'static str,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
     length: Option<String>,
@@ -288,18 +288,16 @@ struct Answer {
 fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, path): (&str, &str)) -> bool {
     match fault {
         Fault::Status => {
-            answer.status = random
-                .one(&[
-                    "500 \u{1b}[2J",
-                    "429 Slow",
-                    "404 Gone",
-                    "403 No",
-                    "204 None",
-                    "304 Same",
-                    "418 Pot",
-                    "999 Odd",
-                ])
-                .to_owned();
+            answer.status = random.one(&[
+                "500 \u{1b}[2J",
+                "429 Slow",
+                "404 Gone",
+                "403 No",
+                "204 None",
+                "304 Same",
+                "418 Pot",
+                "999 Odd",
+            ]);
             answer.body = format!(
                 r#"{{"errors":[{{"code":{},"message":"\u001b]0;x\u0007{}"}}]}}"#,
                 random.one(&["\"DENIED\"", "null", "7", "\"MANIFEST_UNKNOWN\"", "\"x\""]),
@@ -309,7 +307,7 @@ fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, pat
             answer.length = Some(answer.body.len().to_string());
         }
         Fault::Challenge => {
-            answer.status = "401 Unauthorized".to_owned();
+            answer.status = "401 Unauthorized";
             answer.headers.retain(|(name, _)| name != "www-authenticate");
             for _ in 0..random.below(3) {
                 let challenge = random.one(&[
@@ -326,8 +324,8 @@ fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, pat
             }
         }
         Fault::Redirect => {
-            answer.status = random.one(&["301 Moved", "302 Found", "307 Again", "308 Forever"]).to_owned();
-            let here = format!("http://{}{path}", host);
+            answer.status = random.one(&["301 Moved", "302 Found", "307 Again", "308 Forever"]);
+            let here = format!("http://{host}{path}");
             let to = random
                 .one(&["file:///etc/passwd", "http://127.0.0.1:1/", "//", "http://[::1", "x\u{1}", "", &here])
                 .to_owned();
@@ -338,7 +336,7 @@ fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, pat
             1 => answer.headers.extend((0..500).map(|n| (format!("x-{n}"), b"y".to_vec()))),
             2 => answer.headers.push(("x".to_owned(), b"a\n b\n\rc: d".to_vec())),
             3 => answer.headers.push(("\u{0}x y".to_owned(), vec![0, 1, 0xff])),
-            _ => answer.status = "20\u{0} ?".to_owned(),
+            _ => answer.status = "20\u{0} ?",
         },
         Fault::Length => {
             let wrong =
@@ -352,7 +350,7 @@ fn spoil_head(fault: Fault, answer: &mut Answer, random: &mut Random, (host, pat
             }
         }
         Fault::Range => {
-            answer.status = "206 Partial Content".to_owned();
+            answer.status = "206 Partial Content";
             answer.headers.retain(|(name, _)| name != "content-range");
             let range = random.one(&["bytes 7-9/10", "bytes 18446744073709551615-1/2", "x", "bytes 0-0/1"]);
             answer.headers.push(("content-range".to_owned(), range.as_bytes().to_vec()));

@@ -94,11 +94,11 @@ mod tests {
     #[test]
     fn containers_use_harmless_devices_only() {
         const READ: i32 = 2;
+        const WRITE: i32 = 4;
         const CHARACTER: i32 = 2;
         assert!(allowed(READ, CHARACTER, 1, 3) && allowed(READ, CHARACTER, 1, 9));
         assert!(allowed(READ, CHARACTER, 136, 7) && allowed(READ, CHARACTER, 5, 2));
         assert!(!allowed(READ, CHARACTER, 1, 1), "/dev/mem");
-        const WRITE: i32 = 4;
         for (name, major, minor) in
             [("console", 5, 1), ("ttyS0", 4, 64), ("tty0", 4, 0), ("hvc0", 229, 0), ("kmsg", 1, 11)]
         {

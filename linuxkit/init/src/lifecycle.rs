@@ -47,6 +47,7 @@ pub(crate) struct Container {
 
 /// What the probes of a container say.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a container")]
 struct Health {
     /// Whether its hook after the start has succeeded, or it has none.
     up: bool,

@@ -80,6 +80,7 @@ pub(crate) struct PhaseTime {
 /// One container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a container")]
 pub(crate) struct ContainerRecord {
     pub(crate) name: String,
     /// Whether it is an init container.

@@ -209,10 +209,10 @@ struct Program {
 pub(crate) fn set_seccomp_filter(filter: &[Instruction]) -> io::Result<()> {
     let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = Program { length, filter: filter.as_ptr() };
-    // SAFETY: `program` and the instructions that it points to live until the call returns, have the kernel's layout,
-    // and are only read; the kernel checks the instructions themselves.
     let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
     let unused: libc::c_ulong = 0;
+    // SAFETY: `program` and the instructions that it points to live until the call returns, have the kernel's layout,
+    // and are only read; the kernel checks the instructions themselves.
     let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, unused, unused) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

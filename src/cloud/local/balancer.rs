@@ -126,7 +126,7 @@ struct Running {
     service: Arc<Service>,
     socket: Socket,
     /// Ends the connections with the listener.
-    _connections: DropGuard,
+    _ends_connections: DropGuard,
 }
 
 /// The socket of a listener, and the task that serves it.
@@ -209,8 +209,8 @@ impl Balancers {
             let service = self.service(key);
             match bound.and_then(|bound| self.serve(key, bound, &service)) {
                 Ok(socket) => {
-                    let _connections = service.ended.clone().drop_guard();
-                    let started = Running { host: wanted.host, service, socket, _connections };
+                    let ends = service.ended.clone().drop_guard();
+                    let started = Running { host: wanted.host, service, socket, _ends_connections: ends };
                     running.insert(key.clone(), started);
                 }
                 Err(error) => failed.push((key.clone(), error)),

@@ -371,13 +371,13 @@ async fn carry(
         }
         let never = Instant::now() + Duration::from_hours(24);
         let retry = hearing.lines.retry_at();
-        let writes = written < out.len() && failed.is_none();
+        let has_words = written < out.len() && failed.is_none();
         tokio::select! {
             length = reader.read(&mut buffer), if has_room => match length.map_err(of_qemu)? {
                 0 => return Err(of_qemu(io::ErrorKind::UnexpectedEof.into())),
                 length => hearing = hearing.go_on(buffer[..length].to_vec()).await?,
             },
-            length = writer.write(&out[written..]), if writes => match length {
+            length = writer.write(&out[written..]), if has_words => match length {
                 Ok(length) => written += length,
                 // A VM that has ended hears no more, and what it said last is still to be read.
                 Err(error) => {
@@ -385,7 +385,7 @@ async fn carry(
                     leaving.get_or_insert_with(|| Instant::now() + DRAIN);
                 }
             },
-            () = shared.wake.notified(), if !writes => {}
+            () = shared.wake.notified(), if !has_words => {}
             () = sleep_until(retry.unwrap_or(never)), if retry.is_some() => hearing = hearing.retry().await?,
             // The VM was forgotten. It may have ended with lines in the socket, which are kept all the same.
             () = gone.cancelled(), if leaving.is_none() => leaving = Some(Instant::now() + DRAIN),
@@ -396,6 +396,7 @@ async fn carry(
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the adapter of map_err")]
 fn of_qemu(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the connection to qemu is over: {error}"))
 }

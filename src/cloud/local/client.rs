@@ -38,7 +38,7 @@ const HELLO: Duration = if cfg!(test) { Duration::from_millis(500) } else { Dura
 const HEARTBEAT: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
 
 /// How long a verb may take that only changes what is recorded: the longest wait in it is that for a slow disk.
-const QUICK: Duration = Duration::from_secs(60);
+const QUICK: Duration = Duration::from_mins(1);
 
 /// One environment of the local cloud. Its process is started by the first verb that needs it.
 #[derive(Debug, Clone)]

@@ -188,13 +188,13 @@ impl<R: AsyncRead + Unpin> Source<R> {
             let read = self.reader.read(&mut buffer);
             let read = match self.unanswered {
                 None => read.await,
-                Some(deadline) => match timeout_at(deadline, read).await {
-                    Ok(read) => read,
-                    Err(_) => {
+                Some(deadline) => {
+                    let Ok(read) = timeout_at(deadline, read).await else {
                         self.unanswered = None;
                         return Some(Ok(Output::Unanswered));
-                    }
-                },
+                    };
+                    read
+                }
             };
             match read {
                 Ok(length) if length > 0 => self.decoder.push(&buffer[..length]),

@@ -357,6 +357,7 @@ pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::io::Write as _;
 
     use super::*;
@@ -425,9 +426,9 @@ mod tests {
                         number += 1;
                         let long = "x".repeat([10, 300, 3000, 17_000][number as usize % 4] * (index + 1));
                         if number.is_multiple_of(5) {
-                            text += &format!("{} stderr P {long}\n", time(number));
+                            writeln!(text, "{} stderr P {long}", time(number)).unwrap();
                         }
-                        text += &format!("{} stderr F {number} {long}\n", time(number));
+                        writeln!(text, "{} stderr F {number} {long}", time(number)).unwrap();
                     }
                     fs::write(folder(name).join(file), text).unwrap();
                 }

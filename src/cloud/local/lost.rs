@@ -145,8 +145,11 @@ mod tests {
         home
     }
 
+    /// What it is called, what it does to the file, whether a part of it is left.
+    type Loss = (&'static str, fn(&std::path::Path), bool);
+
     /// The ways in which a database is lost, each made from a sound one, and whether a part of it is left to be kept.
-    fn losses() -> [(&'static str, fn(&std::path::Path), bool); 5] {
+    fn losses() -> [Loss; 5] {
         [
             ("missing", |path| fs::remove_file(path).unwrap(), false),
             ("empty", |path| fs::write(path, "").unwrap(), false),

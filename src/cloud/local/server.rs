@@ -141,7 +141,9 @@ async fn end_all(keeper: &Keeper) {
             Life::Starting | Life::Failed(_) => None,
         })
         .collect();
-    processes.iter_mut().for_each(|process| process.kill());
+    for process in &mut processes {
+        process.kill();
+    }
     let given_up = tokio::time::Instant::now() + END;
     while processes.iter_mut().any(|process| process.is_alive()) && tokio::time::Instant::now() < given_up {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -283,7 +285,7 @@ async fn execute(State(keeper): State<Arc<Keeper>>, mut request: Request) -> Res
         Err(rejection) => return rejection.into_response(),
     };
     let Some(upgrade) = upgrade else { return StatusCode::UPGRADE_REQUIRED.into_response() };
-    match exec::start(keeper, exec, upgrade).await {
+    match exec::start(&keeper, exec, upgrade) {
         Ok(response) => response,
         Err(error) => refused(error),
     }

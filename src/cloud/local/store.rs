@@ -92,7 +92,7 @@ impl Store {
         if !path.exists() {
             may_create()?;
         }
-        let failed = |error| damaged(path, error);
+        let failed = |error| damaged(path, &error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -148,7 +148,7 @@ impl Store {
 
     fn load(&mut self) -> Result<Environments, CloudError> {
         let path = self.path.clone();
-        let failed = |error| damaged(&path, error);
+        let failed = |error| damaged(&path, &error);
         let mut environments = Environments::new();
         let mut statement = self
             .connection
@@ -328,7 +328,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// A database that cannot be opened or read.
-fn damaged(path: &Path, error: rusqlite::Error) -> CloudError {
+fn damaged(path: &Path, error: &rusqlite::Error) -> CloudError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) | None => lost(path, &error.to_string()),
         // Rights, a full disk, an unreadable sector: it may be sound, and opens once that is mended.
@@ -383,7 +383,7 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
 
 fn clock_of(connection: &Connection, path: &Path) -> Result<Option<Steady>, CloudError> {
     let document = connection.query_row("SELECT document FROM clock", [], |row| row.get::<_, String>(0));
-    let document = document.optional().map_err(|error| damaged(path, error))?;
+    let document = document.optional().map_err(|error| damaged(path, &error))?;
     let parsed = document.map(|document| parse(&document)).transpose();
     parsed.map_err(|error| lost(path, &format!("its clock cannot be read: {error}")))
 }

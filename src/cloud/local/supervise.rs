@@ -140,7 +140,7 @@ mod tests {
     const QUICK: Times = Times {
         first: Duration::from_millis(1),
         max: Duration::from_millis(2),
-        proven: Duration::from_secs(3600),
+        proven: Duration::from_hours(1),
     };
 
     fn log() -> (tempfile::TempDir, Arc<Log>) {

@@ -100,6 +100,7 @@ impl Table {
 
 /// One line of a table.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent marks of a field")]
 pub(in crate::manifest) struct Field {
     pub(in crate::manifest) name: &'static str,
     pub(in crate::manifest) ty: Type,

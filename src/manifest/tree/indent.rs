@@ -152,7 +152,7 @@ mod tests {
     fn the_work_is_bounded() {
         let one = format!("{}a: '\n", " ".repeat(400));
         assert!(widened(&(one + &"\n x".repeat(100_000) + "'")).is_none());
-        let many: String = (0..20_000).map(|i| format!("a{i}: 'x\ny'\n")).collect();
+        let many = "a: 'x\ny'\n".repeat(20_000);
         assert!(widened(&many).is_none());
     }
 }

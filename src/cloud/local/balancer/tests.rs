@@ -42,7 +42,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("{what}"));
+    tokio::time::timeout(Duration::from_mins(1), wait).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
 fn backend(address: SocketAddr) -> Backend {
@@ -75,7 +75,7 @@ async fn ask(address: (Ipv4Addr, u16), text: &str) -> String {
         stream.read_to_string(&mut answer).await
     };
     // A refused client sees its connection closed or reset, depending on who was faster.
-    drop(tokio::time::timeout(Duration::from_secs(60), talk).await.expect("an answer or an end in time"));
+    drop(tokio::time::timeout(Duration::from_mins(1), talk).await.expect("an answer or an end in time"));
     answer
 }
 
@@ -117,7 +117,7 @@ async fn tables_change_and_listeners_go_while_in_use() {
     open.write_all(b"x").await.unwrap();
     eventually("the connection", || a.connections.load(Ordering::Relaxed) == 1).await;
     balancers.apply(BTreeMap::new()).await;
-    let ended = tokio::time::timeout(Duration::from_secs(60), open.read(&mut [0; 1])).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_mins(1), open.read(&mut [0; 1])).await.unwrap();
     assert!(matches!(ended, Ok(0) | Err(_)));
     assert!(TcpStream::connect(address).await.is_err());
 }
@@ -240,7 +240,7 @@ async fn echo() -> Backend {
 async fn say(client: &UdpSocket, text: &[u8]) {
     client.send(text).await.unwrap();
     let mut buffer = vec![0; 65_535];
-    let received = tokio::time::timeout(Duration::from_secs(60), client.recv(&mut buffer)).await;
+    let received = tokio::time::timeout(Duration::from_mins(1), client.recv(&mut buffer)).await;
     assert!(&buffer[..received.unwrap().unwrap()] == text);
 }
 
@@ -255,7 +255,7 @@ async fn datagrams_come_back_to_their_client() {
     let (_folder, balancers) = balancers(Shares::of(1024));
     balancers.apply(wanted(host(108), UDP, &[echo().await])).await;
     let clients = [client((host(108), PORT)).await, client((host(108), PORT)).await];
-    for text in [&b"one"[..], b"two", &[7; 60_000]] {
+    for text in [&b"one"[..], b"two", &vec![7; 60_000]] {
         for client in &clients {
             say(client, text).await;
         }
@@ -279,7 +279,7 @@ async fn silent_sessions_are_forgotten_while_others_talk() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), talk).await.expect("one session stays");
+    tokio::time::timeout(Duration::from_mins(1), talk).await.expect("one session stays");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits { file_bytes: 16 * 1024, vm_bytes: 96 * 1024, runs
 /// Bytes that a piece of the guest's words may have.
 const PIECE: usize = 96 * 1024;
 
-/// A generator of numbers that a seed determines (SplitMix64).
+/// A generator of numbers that a seed determines (`SplitMix64`).
 struct Random(u64);
 
 impl Random {
@@ -306,7 +306,7 @@ async fn an_answer_of_qemu_without_end_is_given_up() {
     let endless = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut sent = 0_usize;
-        while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {
+        while stream.write_all(&vec![b'x'; 64 * 1024]).await.is_ok() {
             sent += 64 * 1024;
         }
         sent

@@ -117,8 +117,9 @@ impl State {
 
     /// Takes over the process of a VM that was started, and ends it when the VM is not wanted any more.
     pub(super) fn started(&mut self, id: &str, mut process: Box<dyn Running>, accelerator: Accelerator) {
-        let groups = self.environments.values_mut().flat_map(|environment| environment.groups.values_mut());
-        let record = groups.filter_map(|group| group.instances.get_mut(id)).next();
+        let mut groups =
+            self.environments.values_mut().flat_map(|environment| environment.groups.values_mut());
+        let record = groups.find_map(|group| group.instances.get_mut(id));
         match (record, self.vms.get_mut(id)) {
             (Some(record), Some(vm)) => {
                 record.accelerator = Some(accelerator);

@@ -1,6 +1,5 @@
 //! Commands in VMs: a connection of the tool becomes a stream of frames, which goes on to the VM's control channel.
 
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
@@ -15,11 +14,7 @@ use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::wire::{EXEC_PROTOCOL, Exec};
 
 /// Begins the command and answers; the frames go over the connection afterwards.
-pub(super) async fn start(
-    keeper: Arc<Keeper>,
-    exec: Exec,
-    upgrade: OnUpgrade,
-) -> Result<Response<Body>, CloudError> {
+pub(super) fn start(keeper: &Keeper, exec: Exec, upgrade: OnUpgrade) -> Result<Response<Body>, CloudError> {
     let Exec { environment, instance, command } = exec;
     let channel = {
         let state = keeper.state();
