@@ -193,8 +193,10 @@ mod tests {
                 let home = home.clone();
                 async move { destroy_lost(&home).await }
             });
-            // The VM is a child of this process: nobody else waits for it.
+            // The VM is a child of this process: nobody else waits for it. Waiting would close what it reads.
+            let input = child.stdin.take();
             child.wait().unwrap();
+            drop(input);
             let lost = lost.await.unwrap().unwrap();
             assert_eq!(lost.ended, ["web-1-a"], "{name}");
             assert_eq!(lost.aside.is_some_and(|path| path.exists()), kept, "{name}");
@@ -216,6 +218,7 @@ mod tests {
         let mut child = machine(&home, "web-1-b");
         fs::remove_dir_all(&home.state).unwrap();
         assert!(start::exists(&home).await);
+        home.create().unwrap();
         let error = Keeper::open(home.clone(), Shares::of(1024)).unwrap_err().to_string();
         assert!(error.contains("web-1-b") && error.contains(home::DESTROY_LOST), "{error}");
         assert!(child.try_wait().unwrap().is_none());
@@ -223,7 +226,9 @@ mod tests {
             let home = home.clone();
             async move { destroy_lost(&home).await }
         });
+        let input = child.stdin.take();
         child.wait().unwrap();
+        drop(input);
         assert_eq!(ended.await.unwrap().unwrap().ended, ["web-1-b"]);
     }
 }

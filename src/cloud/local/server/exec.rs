@@ -1,6 +1,5 @@
 //! Commands in VMs: a connection of the tool becomes a stream of frames, which goes on to the VM's control channel.
 
-
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
