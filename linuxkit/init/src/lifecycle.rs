@@ -313,7 +313,8 @@ impl Container {
         let _ = cgroup::kill(self.name());
         let ended = if process.failure.is_empty() {
             let mut ended = ended(status, cgroup::oom_kills(self.name()) > self.oom_kills, now);
-            let said = [process.reason.unwrap_or_default(), ended.message, own::last_words(self.name())];
+            // Why it was ended tells more than by which signal.
+            let said = [process.reason.unwrap_or(ended.message), own::last_words(self.name())];
             ended.message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
             ended
         } else {

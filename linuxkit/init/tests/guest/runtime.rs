@@ -110,7 +110,7 @@ fn a_container_is_stopped_with_the_signal_that_it_wants() {
         )
     };
     let spec = format!(
-        "{{terminationGracePeriodSeconds: 9000000000000000000, containers: [{}, {}]}}",
+        "{{terminationGracePeriodSeconds: 2147483647, containers: [{}, {}]}}",
         container("quit", "SIGQUIT", 3),
         container("real-time", "SIGRTMIN+3", 37)
     );
