@@ -1,6 +1,7 @@
 //! Every example of `manifests/`, deployed.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -31,7 +32,8 @@ fn nginx_serves_behind_a_balancer_and_survives_kills() {
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).code(10).run();
     world.i2kit(&["deploy", manifest]).run();
     let address = world.address("nginx");
-    world.i2kit(&["deploy", manifest]).stdout(&format!("unchanged\nnginx {address}\n")).run();
+    let url = format!("http://{}/", address.trim_end_matches(":80"));
+    world.i2kit(&["deploy", manifest]).stdout(&format!("unchanged\nnginx {url}\n")).run();
     world.i2kit(&["plan", manifest, "--detailed-exitcode"]).run();
 
     eventually("answers of three machines", || (servers(&address).len() == 3).then_some(()));
@@ -109,6 +111,9 @@ fn pods_find_each_other_by_the_names_of_their_services() {
         return;
     }
     let world = World::new();
+    // An environment's server of names has an address that follows from its name: other worlds run beside this one.
+    let environment = fs::read_to_string(world.path().join("environment.yml")).unwrap();
+    world.write("environment.yml", &environment.replace("name: test\n", "name: names\n"));
     world.i2kit(&["deploy", &example("manifests/proxy.yaml")]).run();
     wait_for_page(&world.address("proxy"), "Hello from greeter-1-");
     // From inside, by every form of the name; a name that no Service has is said to be none.
