@@ -201,7 +201,7 @@ mod tests {
             "current": 1,
             "nextRevision": 2,
             "revisions": [{"number": 1, "launch": {"image": image, "memoryMib": 128, "vcpus": 1, "ports": [],
-                "healthPort": 10256, "gracePeriodSeconds": 30, "healthGraceSeconds": 120},
+                "healthPort": 10256, "gracePeriodSeconds": 30},
                 "created": 10, "cause": HOSTILE, "deployed": 20}],
             "instances": [{"id": HOSTILE, "revision": 1, "state": "running",
                 "health": {"status": "unhealthy", "reason": HOSTILE}, "since": 30, "endpoints": [],

@@ -89,6 +89,12 @@ pub enum CloudError {
         /// The database's words.
         message: String,
     },
+    /// What the state database holds is lost, while there are VMs of it.
+    #[error("the local cloud's database failed: {message}")]
+    Lost {
+        /// What is lost, and the way out.
+        message: String,
+    },
     /// The fake cloud was told to fail here.
     #[error("injected fault: {0}")]
     Injected(String),

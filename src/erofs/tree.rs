@@ -17,8 +17,8 @@ const MAX_LINKS: usize = 40;
 /// Memory that the tree may take, so that a small archive of many names cannot exhaust the machine. An image with a
 /// million files of ordinary names stays below.
 pub(super) const MAX_COST: usize = 128 << 20;
-/// Bytes of the paths of directories without entries of their own: a hundred thousand of ordinary length are a tenth.
-const MAX_IMPLIED: usize = 64 << 20;
+/// Bytes of the paths of directories without entries of their own: a hundred thousand of ordinary length.
+const MAX_IMPLIED: usize = 8 << 20;
 /// What one name costs besides its bytes.
 const NAME_COST: usize = 80;
 /// What one directory costs besides its name and attributes.

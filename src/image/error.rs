@@ -81,6 +81,16 @@ pub enum ImageError {
         /// Why.
         source: crate::erofs::ErofsError,
     },
+    /// The layers of a container imply more directories than anything but an attack on this machine's memory does.
+    #[error(
+        "container {container}: the paths of directories that its image's layers have no entries for take more than {limit} bytes; build the image with whole layers"
+    )]
+    TooManyPaths {
+        /// The container.
+        container: String,
+        /// The bound, in bytes.
+        limit: usize,
+    },
     /// Work in the background ended without a result.
     #[error("internal error: a builder thread panicked")]
     Thread,

@@ -21,6 +21,13 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// What the names of overlayfs' own attributes start with.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// Memory for the paths of the directories that the layers of one container imply, and of those above them: a small layer
+/// may have long paths, and an image many layers.
+const MAX_BYTES: usize = 64 << 20;
+
+/// What a path costs besides its bytes.
+const PATH_COST: usize = 64;
+
 /// A directory below a container's root, which is the empty path, and what it is.
 type Directory = (Vec<u8>, Attributes);
 
@@ -44,6 +51,7 @@ pub(super) fn directories(
     for container in plan.boot.onboot.iter().chain(&plan.boot.services) {
         let stack = container.layers.iter().filter_map(|name| files.get(ids.get(name)?).copied());
         let mut layers = Vec::new();
+        let mut bytes = 0;
         // The topmost first, as overlayfs has them.
         for path in stack.rev() {
             let Some(implied) = sum::implied(path)? else {
@@ -51,15 +59,22 @@ pub(super) fn directories(
                 let problem = "the list of its directories is damaged";
                 return Err(ImageError::Spoiled { path: path.to_owned(), problem });
             };
+            bytes += implied.iter().map(|path| path.len() + PATH_COST).sum::<usize>();
+            if bytes > MAX_BYTES {
+                return Err(ImageError::TooManyPaths { container: container.name.clone(), limit: MAX_BYTES });
+            }
             let implied = implied.into_iter().collect();
             let file = File::open(path).map_err(|e| ImageError::io(path, e))?;
             let read = |source| ImageError::Erofs { path: path.to_owned(), source };
             layers.push(Layer { reader: Reader::new(file).map_err(read)?, implied });
         }
-        let found = merged(&mut layers).map_err(|source| {
+        let found = merged(&mut layers, MAX_BYTES).map_err(|source| {
             let path = files.values().next().map_or_else(Default::default, |path| (*path).to_owned());
             ImageError::Erofs { path, source }
         })?;
+        let Some(found) = found else {
+            return Err(ImageError::TooManyPaths { container: container.name.clone(), limit: MAX_BYTES });
+        };
         let folder = over(&container.name).into_bytes();
         all.extend(found.into_iter().map(|(path, attributes)| {
             let below = if path.is_empty() { Vec::new() } else { [b"/", &*path].concat() };
@@ -70,12 +85,12 @@ pub(super) fn directories(
 }
 
 /// The directories of a stack of layers, the topmost first, that overlayfs would show otherwise than a layer describes
-/// them, and all above those.
-fn merged(layers: &mut [Layer]) -> Result<Vec<Directory>, ErofsError> {
-    let Some((_base, upper)) = layers.split_last() else { return Ok(Vec::new()) };
+/// them, and all above those; none when their paths take more than `max_bytes`.
+fn merged(layers: &mut [Layer], max_bytes: usize) -> Result<Option<Vec<Directory>>, ErofsError> {
+    let Some((_base, upper)) = layers.split_last() else { return Ok(Some(Vec::new())) };
     // The base has nothing below that could say more. Of each directory on the way, which ones in it are of interest.
     let mut inside: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    let mut wanted = false;
+    let (mut wanted, mut bytes) = (false, 0);
     for path in upper.iter().flat_map(|layer| &layer.implied) {
         wanted = true;
         let mut path = path.as_slice();
@@ -88,11 +103,15 @@ fn merged(layers: &mut [Layer]) -> Result<Vec<Directory>, ErofsError> {
             if !inside.entry(parent.to_vec()).or_default().insert(name.to_vec()) {
                 break;
             }
+            bytes += parent.len() + name.len() + PATH_COST;
+            if bytes > max_bytes {
+                return Ok(None);
+            }
             path = parent;
         }
     }
     if !wanted {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let mut roots = Vec::new();
     for (index, layer) in layers.iter_mut().enumerate() {
@@ -120,7 +139,7 @@ fn merged(layers: &mut [Layer]) -> Result<Vec<Directory>, ErofsError> {
         }
     }
     shown.retain(|path, _| needed.contains(path));
-    Ok(shown.into_iter().collect())
+    Ok(Some(shown.into_iter().collect()))
 }
 
 /// The path and all above it.
@@ -205,7 +224,7 @@ mod tests {
     /// The directories over some layers, the base first.
     fn over_layers(layers: &[&[Entry]]) -> Vec<String> {
         let mut layers: Vec<Layer> = layers.iter().rev().map(|entries| layer(entries)).collect();
-        let found = merged(&mut layers).unwrap();
+        let found = merged(&mut layers, MAX_BYTES).unwrap().unwrap();
         found
             .into_iter()
             .map(|(path, a)| format!("{:o} {} /{}", a.mode, a.uid, String::from_utf8_lossy(&path)))
@@ -225,6 +244,14 @@ mod tests {
             over_layers(&[BASE, &[("./", Some(0o755)), ("root/deep/y", None)], &[("root/deep/z/f", None)]]),
             ["755 7 /", "700 7 /root", "711 7 /root/deep"]
         );
+    }
+
+    #[test]
+    fn paths_take_bounded_memory() {
+        const DEEP: &[Entry] = &[("a/b/c/d/e/f/g/h", None)];
+        let stack = || vec![layer(DEEP), layer(BASE)];
+        assert!(merged(&mut stack(), 10_000).unwrap().is_some());
+        assert!(merged(&mut stack(), 300).unwrap().is_none());
     }
 
     #[test]

@@ -271,8 +271,12 @@ impl Partial {
     ///
     /// A layer gets a record first, and goes to the disk. Blobs are verified again when they are used.
     pub fn commit(mut self) -> Result<PathBuf, Error> {
-        if self.is_layer {
-            sum::record(&mut self.file, &self.target, &self.implied)?;
+        if self.is_layer
+            && let Err(error) = sum::record(&mut self.file, &self.target, &self.implied)
+        {
+            // On a full disk the room is needed more than the layer, which is made again.
+            let _ = std::fs::remove_file(&self.path);
+            return Err(error);
         }
         std::fs::rename(&self.path, &self.target).map_err(Error::io("rename", &self.path))?;
         Ok(self.target)

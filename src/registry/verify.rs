@@ -55,13 +55,16 @@ pub fn verify(root: &Path, keep: bool) -> Result<Verified, Error> {
         return Ok(found);
     }
     let _lock = lock_alone(root)?;
-    for spoiled in &mut found.spoiled {
-        // Another run may have made it anew meanwhile.
+    let mut still = Vec::new();
+    for mut spoiled in std::mem::take(&mut found.spoiled) {
+        // Another run may have made it anew meanwhile, or have been at writing it.
         if problem(&spoiled.entry)?.is_some() {
             remove(&spoiled.entry)?;
+            spoiled.removed = true;
+            still.push(spoiled);
         }
-        spoiled.removed = true;
     }
+    found.spoiled = still;
     Ok(found)
 }
 
@@ -103,6 +106,10 @@ fn image(folder: &Path) -> Result<Option<(PathBuf, &'static str)>, Error> {
     let mut paths = BTreeSet::new();
     for file in files {
         let path = file.map_err(Error::io("read", folder))?.path();
+        // What a run is writing, or was when it was killed.
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp")) {
+            continue;
+        }
         // A record without its file stands for the file that is lost.
         let text = path.to_string_lossy().into_owned();
         paths.insert(text.strip_suffix(sum::SUFFIX).map_or(path, PathBuf::from));

@@ -134,7 +134,12 @@ fn a_rollout_goes_on_when_the_local_cloud_is_killed_under_it() {
     kill(world.local_cloud());
     fs::write(state.join("cloud.db"), "").unwrap();
     for verb in [&["status"][..], &["destroy", "--all"]] {
-        world.i2kit(verb).code(7).says("cloud.db is missing or empty").says("i2kit destroy --lost").run();
+        world
+            .i2kit(verb)
+            .code(7)
+            .says("cloud.db is missing or holds nothing")
+            .says("i2kit destroy --lost")
+            .run();
     }
     // Machines of the old revision may still be on their way out.
     let processes = world.processes();

@@ -386,7 +386,9 @@ async fn carry(
                 }
             },
             () = shared.wake.notified(), if !has_words => {}
-            () = sleep_until(retry.unwrap_or(never)), if retry.is_some() => hearing = hearing.retry().await?,
+            () = sleep_until(retry.unwrap_or(never)), if retry.is_some() && has_room => {
+                hearing = hearing.retry().await?;
+            }
             // The VM was forgotten. It may have ended with lines in the socket, which are kept all the same.
             () = gone.cancelled(), if leaving.is_none() => leaving = Some(Instant::now() + DRAIN),
             () = sleep_until(leaving.unwrap_or(never)), if leaving.is_some() => {

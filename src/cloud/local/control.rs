@@ -187,6 +187,11 @@ fn words(folder: &Path, death: Option<String>) -> Words {
             None => "the VM ended before it said anything".to_owned(),
         },
     };
-    let ending = death.unwrap_or_else(said);
-    Words { end, ending, tail: lines::tail(folder, REASON_LINES) }
+    // A guest chose these texts; they are kept in the database and shown by `status`.
+    let cut = |mut text: String| {
+        i2kit_spec::status::cut(&mut text);
+        text
+    };
+    let ending = cut(death.unwrap_or_else(said));
+    Words { end, ending, tail: lines::tail(folder, REASON_LINES).into_iter().map(cut).collect() }
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -303,6 +303,10 @@ impl Keeper {
         let log = Arc::new(Log::open(&home.log())?);
         let tasks = Arc::<Tasks>::default();
         let (store, environments) = Store::open(&home.database(), || lost::nothing(&home))?;
+        if environments.is_empty() {
+            // A database without rows that was made in the place of a lost one, and a kill before they were written.
+            lost::none_runs(&home)?;
+        }
         Ok(Self {
             home,
             balancers: Balancers::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
@@ -320,7 +324,14 @@ impl Keeper {
 
     /// The state. Nothing that may panic is done while it is locked; if something did, the state is still whole.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A save may be under way: who waits for it must not keep a thread that carries traffic.
+            Err(TryLockError::WouldBlock) => {
+                blocking(|| self.state.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
     }
 
     /// Changes an environment and stores the change; an environment that does not exist yet is an empty one. After an

@@ -47,6 +47,12 @@ pub(super) fn exist(home: &Home) -> bool {
     traces(home).is_ok_and(|(running, folders)| !running.is_empty() || !folders.is_empty())
 }
 
+/// No VM runs, so that a database without environments is a whole one. Folders alone may be left of a `destroy` that was
+/// killed.
+pub(super) fn none_runs(home: &Home) -> Result<(), CloudError> {
+    if traces(home)?.0.is_empty() { Ok(()) } else { nothing(home) }
+}
+
 /// Nothing tells of VMs, so that a database which is not there or is empty is a new one; otherwise its content is lost.
 pub(super) fn nothing(home: &Home) -> Result<(), CloudError> {
     let (running, folders) = traces(home)?;
@@ -58,9 +64,9 @@ pub(super) fn nothing(home: &Home) -> Result<(), CloudError> {
         0 => "none of which runs".to_owned(),
         count => format!("{count} of which run{}", if count == 1 { "s" } else { "" }),
     };
-    Err(CloudError::Store {
+    Err(CloudError::Lost {
         message: format!(
-            "{} is missing or empty, but there are VMs of it, {run}: {}. No VM was ended. Put a good copy of the file \
+            "{} is missing or holds nothing, but there are VMs of it, {run}: {}. No VM was ended. Put a good copy of the file \
              there, or run `{}`, which ends them",
             home.database().display(),
             all.join(", "),
@@ -85,10 +91,13 @@ pub async fn destroy_lost(home: &Home) -> Result<Lost, CloudError> {
         return Err(sound(who));
     };
     let database = home.database();
-    if let Ok((_, environments)) = Store::open(&database, || nothing(home))
-        && !environments.is_empty()
-    {
-        return Err(sound(format!("the environments in {}", database.display())));
+    match Store::open(&database, || nothing(home)) {
+        Ok((_, environments)) if !environments.is_empty() => {
+            return Err(sound(format!("the environments in {}", database.display())));
+        }
+        Ok(_) | Err(CloudError::Lost { .. }) => {}
+        // It may be sound, and opens once what keeps it from that is mended.
+        Err(error) => return Err(error),
     }
     let instances = home.instances();
     let running = vm::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
@@ -149,8 +158,16 @@ mod tests {
     type Loss = (&'static str, fn(&std::path::Path), bool);
 
     /// The ways in which a database is lost, each made from a sound one, and whether a part of it is left to be kept.
-    fn losses() -> [Loss; 5] {
+    fn losses() -> [Loss; 6] {
         [
+            (
+                "without rows",
+                |path| {
+                    fs::remove_file(path).unwrap();
+                    drop(Store::open(path, || Ok(())).unwrap());
+                },
+                true,
+            ),
             ("missing", |path| fs::remove_file(path).unwrap(), false),
             ("empty", |path| fs::write(path, "").unwrap(), false),
             ("cut", |path| fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap(), true),

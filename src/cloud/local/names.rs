@@ -68,8 +68,13 @@ pub(super) struct Names {
 #[derive(Debug)]
 enum Server {
     Running(Running),
-    /// It could not be started, for this reason.
-    Failed(String),
+    /// It could not be started.
+    Failed {
+        /// Why not.
+        error: String,
+        /// Whether another program has its address.
+        taken: bool,
+    },
 }
 
 /// A server at work.
@@ -131,10 +136,19 @@ impl Names {
     /// Why an environment has no server, and what to do about it.
     pub(super) fn failure(&self, environment: &str) -> Option<String> {
         let servers = self.servers();
-        let Some(Server::Failed(error)) = servers.get(environment) else { return None };
+        let Some(Server::Failed { error, taken }) = servers.get(environment) else { return None };
+        let advice = if *taken {
+            format!(
+                "another program has that address (`ss -lnp 'sport = :{PORT}'` as root names it): end it, or give this \
+                 environment another name"
+            )
+        } else {
+            format!(
+                "run as root, or let anybody have the port by `sysctl net.ipv4.ip_unprivileged_port_start={PORT}`"
+            )
+        };
         Some(format!(
-            "pods do not find Services by name: {}:{PORT} cannot be served: {error}; run as root, or let anybody have the \
-             port by `sysctl net.ipv4.ip_unprivileged_port_start={PORT}`, then start the VMs again",
+            "pods do not find Services by name: {}:{PORT} cannot be served: {error}; {advice}, then start the VMs again",
             address(environment)
         ))
     }
@@ -162,7 +176,7 @@ impl Names {
                     *found.answers.zone.write().unwrap_or_else(PoisonError::into_inner) = zone;
                     continue;
                 }
-                Some(Server::Failed(error)) => Some(error.clone()),
+                Some(Server::Failed { error, .. }) => Some(error.clone()),
                 None => None,
             };
             let server = match self.start(&environment, SocketAddr::from((address(&environment), PORT)), zone)
@@ -172,7 +186,10 @@ impl Names {
                     if before != Some(error.to_string()) {
                         news.push(environment.clone());
                     }
-                    Server::Failed(error.to_string())
+                    Server::Failed {
+                        taken: error.kind() == std::io::ErrorKind::AddrInUse,
+                        error: error.to_string(),
+                    }
                 }
             };
             servers.insert(environment, server);
@@ -187,7 +204,7 @@ impl Names {
         let taken = unwanted.iter().filter_map(|environment| servers.remove(environment));
         let running = |server| match server {
             Server::Running(running) => Some(running),
-            Server::Failed(_) => None,
+            Server::Failed { .. } => None,
         };
         taken.filter_map(running).collect()
     }
@@ -299,7 +316,9 @@ mod tests {
         assert_eq!(names.server("taken"), None);
         let said = names.failure("taken").unwrap();
         assert!(
-            said.contains(":53 cannot be served: ") && said.contains("ip_unprivileged_port_start"),
+            said.contains(":53 cannot be served: ")
+                && (said.contains("ip_unprivileged_port_start")
+                    || said.contains("another program has that address")),
             "{said}"
         );
         drop(taken);

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use serde::de::DeserializeOwned;
@@ -37,6 +38,9 @@ const RESERVE_PAGES: i64 = 128;
 /// Bytes of a row that fills a page of SQLite's usual 4 KiB.
 const PAGE_ROW_BYTES: i64 = 4000;
 
+/// The clock that decides is saved this often where nothing else is: another process goes on with deadlines from there.
+const CLOCK_SAVED: Duration = Duration::from_mins(1);
+
 /// All environments by name.
 pub(super) type Environments = BTreeMap<String, Environment>;
 
@@ -51,6 +55,8 @@ pub(super) struct Store {
     file: Option<(u64, u64)>,
     connection: Connection,
     written: BTreeMap<Key, String>,
+    /// When the clock was written last.
+    saved: Instant,
     clock: Arc<Clock>,
     #[cfg(test)]
     pub(super) faults: Faults,
@@ -107,7 +113,7 @@ impl Store {
         let version = integer("PRAGMA user_version")?;
         let is_new = pages == 0;
         if version != SCHEMA_VERSION && !is_new {
-            return Err(CloudError::Store {
+            return Err(CloudError::Lost {
                 message: format!(
                     "{} has version {version}, this program knows version {SCHEMA_VERSION}; destroy the environments with \
                      the program that made them, or end their VMs with `{}`",
@@ -131,6 +137,7 @@ impl Store {
             file: identity(path),
             connection,
             written: BTreeMap::new(),
+            saved: Instant::now(),
             clock,
             #[cfg(test)]
             faults: Faults::default(),
@@ -209,13 +216,14 @@ impl Store {
     /// Makes the database hold exactly `environments`. After an error it holds what it held before.
     pub(super) fn save(&mut self, environments: &Environments) -> Result<(), CloudError> {
         let wanted = documents(environments);
-        if wanted == self.written {
+        if wanted == self.written && self.saved.elapsed() < CLOCK_SAVED {
             return Ok(());
         }
         #[cfg(test)]
         self.fault(SaveMoment::BeforeSave)?;
         self.write(&wanted).map_err(|error| self.failed(&error))?;
         self.written = wanted;
+        self.saved = Instant::now();
         // The pages that this save took are taken anew while there is room.
         let _ = self.reserve();
         #[cfg(test)]
@@ -276,27 +284,32 @@ impl Store {
         identity(&self.path) != self.file
     }
 
-    /// Writes the database anew, where the file that was open is gone.
+    /// Writes the database anew, where the file that was open is gone. It gets its name when it is whole: whoever looks
+    /// finds no database, or all of it.
     pub(super) fn restore(&mut self, environments: &Environments) -> Result<(), CloudError> {
-        // What came into its place was put there by somebody who does not know of this process: it is no record of ours.
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CloudError::file("remove", &self.path)(error));
-            }
-            _ => {}
-        }
-        // The old file's journal says nothing about the new file.
-        let journal = home::beside(&self.path, "-journal");
-        match std::fs::remove_file(&journal) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CloudError::file("remove", &journal)(error));
-            }
-            _ => {}
+        let new = home::beside(&self.path, ".new");
+        let journal = |database: &Path| home::beside(database, "-journal");
+        let made = remove(&new)
+            .and_then(|()| remove(&journal(&new)))
+            .and_then(|()| Self::open(&new, || Ok(())))
+            .and_then(|(mut made, _)| {
+                // The times of what is written are of the clock that goes on.
+                made.clock = Arc::clone(&self.clock);
+                made.save(environments)
+            })
+            .and_then(|()| remove(&journal(&new)))
+            // What came into its place was put there by somebody who does not know of this process: it is no record of
+            // ours, and the old file's journal says nothing about the new file.
+            .and_then(|()| remove(&self.path))
+            .and_then(|()| remove(&journal(&self.path)))
+            .and_then(|()| std::fs::rename(&new, &self.path).map_err(CloudError::file("rename", &new)));
+        if let Err(error) = made {
+            // It takes room, on a disk that may be full.
+            let _ = remove(&new);
+            return Err(error);
         }
         let (mut anew, _) = Self::open(&self.path, || Ok(()))?;
-        // The times of what is written are of the clock that goes on.
         anew.clock = Arc::clone(&self.clock);
-        anew.save(environments)?;
         #[cfg(test)]
         {
             anew.faults = self.faults.clone();
@@ -322,6 +335,16 @@ impl Store {
     }
 }
 
+/// Removes a file that may not be there.
+fn remove(path: &Path) -> Result<(), CloudError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(CloudError::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Device and inode of a file.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
@@ -338,10 +361,10 @@ fn damaged(path: &Path, error: &rusqlite::Error) -> CloudError {
 
 /// A database whose content is lost, with the way out.
 fn lost(path: &Path, reason: &str) -> CloudError {
-    CloudError::Store {
+    CloudError::Lost {
         message: format!(
-            "{} is damaged: {reason}. No VM was ended. Put a good copy of the file there, or run `{}`, which ends the VMs \
-             and keeps the file aside",
+            "{} is damaged: {reason}. No VM was ended. Put a good copy of the file there and remove \
+             cloud.db-journal beside it, or run `{}`, which ends the VMs and keeps the file aside",
             path.display(),
             home::DESTROY_LOST
         ),

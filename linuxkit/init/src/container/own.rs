@@ -71,6 +71,8 @@ pub(super) fn make(name: &str, in_namespace: bool) -> Result<(), Error> {
             in_namespace,
         )?;
     }
+    // What the last run wrote, up to the size of the folder, goes first: the other files need room.
+    remove(&folder.join(LAST_WORDS))?;
     for (source, file) in NAMES {
         let text = fs::read(source).doing(|| format!("read {source}"))?;
         write(&folder.join(file), &text, 0o644, in_namespace)?;
@@ -82,15 +84,20 @@ pub(super) fn make(name: &str, in_namespace: bool) -> Result<(), Error> {
 /// Puts a new file in the place of the one of the last run.
 fn write(path: &Path, bytes: &[u8], mode: u32, in_namespace: bool) -> Result<(), Error> {
     let doing = || format!("write {}", path.display());
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error).doing(doing);
-    }
+    remove(path)?;
     fs::write(path, bytes).doing(doing)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(doing)?;
     let owner = owner(in_namespace);
     chown(path, Some(owner), Some(owner)).doing(doing)
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).doing(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a container's programs have written about their end, as one line; empty when they have not.

@@ -311,7 +311,7 @@ fn forward(keeper: &Arc<Keeper>, id: &str, port: (u16, Protocol)) {
         vm.watch.clone()
     };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
-    let name = format!("forward of port {} of {id}", port.0);
+    let name = format!("forward of port {}/{:?} of {id}", port.0, port.1);
     let (keeper, id) = (Arc::clone(keeper), id.to_owned());
     tokio::spawn(supervise(tasks, log, name, cancel, move || {
         add_forward(Arc::clone(&keeper), id.clone(), port)
