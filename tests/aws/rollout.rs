@@ -84,7 +84,7 @@ fn a_pod_lives_its_whole_life_on_paper() {
     }
     let bed = Bed::start();
     let world = world(&bed).file("web.yaml", &nginx("1.27", 3));
-    world.i2kit(&["deploy", "web.yaml"]).prints("elb.amazonaws.com:80").run();
+    world.i2kit(&["deploy", "web.yaml"]).prints("elb.amazonaws.com/").run();
     let first = world.group("web");
     assert_eq!((first.healthy(), first.current), (3, Some(1)));
     world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
