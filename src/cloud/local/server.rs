@@ -7,7 +7,7 @@ mod verbs;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
@@ -32,6 +32,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long answers that are under way may take once the process is to end. What waits for longer, such as a deletion, is
 /// cut off: the tool says it again to the next process.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long the process stays when it holds nothing and nobody asks it anything: a tool that was ended just after it had
+/// started the process does not come back to end it. The next verb starts another one.
+const IDLE: Duration = Duration::from_mins(1);
 
 /// How long a VM's process may take to be gone after it was killed.
 const END: Duration = Duration::from_secs(10);
@@ -157,20 +161,32 @@ struct Api {
     listener: socket::Trusted,
     /// The inode of the socket.
     inode: Option<u64>,
+    /// When somebody connected last.
+    asked: Instant,
 }
 
 impl Api {
     fn listen(keeper: &Arc<Keeper>) -> std::io::Result<Self> {
         let listener = socket::Trusted(socket::listen(&keeper.home.state, SOCKET)?);
         let inode = Self::inode(&keeper.home);
-        Ok(Self { keeper: Arc::clone(keeper), listener, inode })
+        Ok(Self { keeper: Arc::clone(keeper), listener, inode, asked: Instant::now() })
     }
 
     fn inode(home: &Home) -> Option<u64> {
         fs::metadata(home.state.join(SOCKET)).ok().map(|metadata| metadata.ino())
     }
 
+    /// Ends the process when it has had nothing to do for `idle`.
+    fn leave_when_idle(&self, idle: Duration) {
+        let state = self.keeper.state();
+        if self.asked.elapsed() >= idle && state.environments.is_empty() && state.vms.is_empty() {
+            self.keeper.log.say(format_args!("nothing is deployed and nobody asks: it ends"));
+            self.keeper.ending.cancel();
+        }
+    }
+
     fn look(&mut self) {
+        self.leave_when_idle(IDLE);
         if Self::inode(&self.keeper.home) == self.inode || self.keeper.ending.is_cancelled() {
             return;
         }
@@ -189,7 +205,10 @@ impl Listener for Api {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => return accepted,
+                accepted = self.listener.accept() => {
+                    self.asked = Instant::now();
+                    return accepted;
+                }
                 () = tokio::time::sleep(LOOK) => self.look(),
             }
         }
@@ -300,6 +319,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::cloud::environment::Environment;
 
     fn home(root: &tempfile::TempDir) -> Home {
         let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
@@ -327,6 +347,21 @@ mod tests {
         assert_eq!(place(&next), Place::Held);
         fs::remove_dir_all(&home.state).unwrap();
         assert_eq!(place(&next), Place::Removed);
+    }
+
+    #[tokio::test]
+    async fn a_process_with_nothing_to_do_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = Arc::new(Keeper::open(home(&root), Shares::of(1024)).unwrap());
+        let api = Api::listen(&keeper).unwrap();
+        api.leave_when_idle(Duration::from_hours(1));
+        assert!(!keeper.ending.is_cancelled(), "it was asked just now");
+        keeper.state().environments.insert("local".into(), Environment::default());
+        api.leave_when_idle(Duration::ZERO);
+        assert!(!keeper.ending.is_cancelled(), "something is deployed");
+        keeper.state().environments.clear();
+        api.leave_when_idle(Duration::ZERO);
+        assert!(keeper.ending.is_cancelled());
     }
 
     #[tokio::test]
