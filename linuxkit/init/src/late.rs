@@ -89,17 +89,7 @@ mod tests {
     use crate::container::subpath;
 
     fn config(source: &str) -> Config {
-        let json = serde_json::json!({
-            "ociVersion": "1.2.0",
-            "process": {
-                "user": {"uid": 0, "gid": 0}, "args": [], "env": [], "cwd": "/", "capabilities": {},
-                "noNewPrivileges": false,
-            },
-            "root": {"path": "rootfs"},
-            "mounts": [],
-            "linux": {"namespaces": []},
-        });
-        let mut config: Config = serde_json::from_value(json).unwrap();
+        let mut config = crate::container::example::config();
         config.mounts = vec![Mount {
             destination: "/x".into(),
             kind: "bind".into(),

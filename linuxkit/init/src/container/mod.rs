@@ -3,6 +3,8 @@
 
 mod calls;
 mod child;
+#[cfg(test)]
+pub(crate) mod example;
 mod mounts;
 pub(crate) mod oom;
 pub(crate) mod own;

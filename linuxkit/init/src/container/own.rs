@@ -149,7 +149,7 @@ pub(super) fn mounts(spec: &Spec) -> Vec<Mount> {
 
 #[cfg(test)]
 mod tests {
-    use i2kit_spec::runtime::{Config, Namespace};
+    use i2kit_spec::runtime::Namespace;
 
     use super::*;
 
@@ -160,17 +160,7 @@ mod tests {
             source: source.into(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
         };
-        let json = serde_json::json!({
-            "ociVersion": "1.2.0",
-            "process": {
-                "user": {"uid": 0, "gid": 0}, "args": [], "env": [], "cwd": "/", "capabilities": {},
-                "noNewPrivileges": false,
-            },
-            "root": {"path": "rootfs"},
-            "mounts": [],
-            "linux": {"namespaces": []},
-        });
-        let mut config: Config = serde_json::from_value(json).unwrap();
+        let mut config = crate::container::example::config();
         config.linux.namespaces = namespaces.iter().map(|kind| Namespace { kind: *kind }).collect();
         config.mounts = vec![
             mount("/dev/shm", "tmpfs", "shm", &["nosuid", "mode=1777", "size=65536k"]),
