@@ -11,11 +11,11 @@ use crate::disk::{self, esp, gpt};
 use crate::oci::Digest;
 use crate::registry::sum::{self, State};
 
-/// The disk's first bytes, in the image's folder.
-const HEAD: &str = "efi-head.gpt";
+/// The disk's first bytes, in the image's folder; behind it stands which EFI system partition it describes.
+const HEAD: &str = "efi-head";
 
-/// The disk's last bytes.
-const TAIL: &str = "efi-tail.gpt";
+/// The disk's last bytes, likewise.
+const TAIL: &str = "efi-tail";
 
 /// What a signature may add to a program, so that a signed one gets a partition of the same length.
 const SIGNATURE_ROOM: u64 = 64 << 10;
@@ -49,7 +49,9 @@ pub fn bootable_signed(
     let lengths: Vec<u64> = trees.iter().map(|tree| tree.tree.length).collect();
     let layout = plain.bootable(partition.content, partition.length, &lengths);
     let folder = head_file.parent().unwrap_or(cache);
-    let (head, tail) = (folder.join(HEAD), folder.join(TAIL));
+    // By what they belong to: the same image may be built with and without a signature at once.
+    let name = |part: &str| folder.join(format!("{part}-{}.gpt", &partition.content.hex()[..16]));
+    let (head, tail) = (name(HEAD), name(TAIL));
     sum::write(&head, &gpt::head(&layout))?;
     sum::write(&tail, &gpt::tail(&layout))?;
 
@@ -112,10 +114,13 @@ fn system_partition(
     let length = esp::size(program.len() as u64 + SIGNATURE_ROOM);
     let folder = cache.join("efi");
     let file = folder.join(format!("{}.img", content.hex()));
+    fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
+    // One build at a time makes it: a signature has a time in it, so that a file of one and the record of another differ.
+    let lock = File::open(&folder).map_err(|e| ImageError::io(&folder, e))?;
+    lock.lock().map_err(|e| ImageError::io(&folder, e))?;
     if matches!(sum::verify(&file)?, State::Good(_)) {
         sum::touch(&file);
     } else {
-        fs::create_dir_all(&folder).map_err(|e| ImageError::io(&folder, e))?;
         if let Some(signer) = signer {
             program = signer.sign(&program, &folder)?;
         }

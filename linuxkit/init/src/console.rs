@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::container::one_line;
+
 /// How much may wait for the serial port: at 115200 baud, about 20 seconds of it.
 const QUEUE_BYTES: usize = 256 * 1024;
 
@@ -35,9 +37,8 @@ impl Console {
 
     /// Queues a line of the guest itself and writes what the device takes.
     pub(crate) fn say(&mut self, text: &str) {
-        for line in text.lines() {
-            self.queue.push(i2kit_spec::console::GUEST_PREFIX, line.as_bytes());
-        }
+        // Parts of it may be foreign: a line feed in them would begin a line that seems to be PID 1's own.
+        self.queue.push(i2kit_spec::console::GUEST_PREFIX, one_line(text).as_bytes());
         self.write();
     }
 

@@ -30,6 +30,7 @@ pub(crate) fn load() -> Result<(), Error> {
 /// for a module, and once the boot is over it has no modules either.
 pub(crate) fn load_packet_filters() -> Result<(), Error> {
     let folder = Path::new(FILTER_FOLDER);
+    // A kernel of one's own may have them built in.
     if folder.join(ORDER).exists() { load_folder(folder) } else { Ok(()) }
 }
 

@@ -42,9 +42,9 @@ fn traces(home: &Home) -> Result<(BTreeSet<String>, BTreeSet<String>), CloudErro
     Ok((running, folders.collect()))
 }
 
-/// Whether something tells of VMs.
+/// Whether something tells of VMs, or may: what cannot be looked at is an error of whoever opens it next.
 pub(super) fn exist(home: &Home) -> bool {
-    traces(home).is_ok_and(|(running, folders)| !running.is_empty() || !folders.is_empty())
+    traces(home).map_or(true, |(running, folders)| !running.is_empty() || !folders.is_empty())
 }
 
 /// No VM runs, so that a database without environments is a whole one. Folders alone may be left of a `destroy` that was

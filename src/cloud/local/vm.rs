@@ -70,14 +70,20 @@ pub(super) fn start(
             error.to_string()
         },
     };
-    let (mut child, _) = spawn(command, machine.image, folder, &scratch).map_err(refused)?;
+    let (child, _) = spawn(command, machine.image, folder, &scratch).map_err(refused)?;
     let pid = child.id();
-    match pidfd(pid) {
-        Ok(pidfd) => Ok(Process { pid, pidfd, child: Some(child), scratch }),
+    let (child, pidfd) = or_end(child, pidfd(pid)).map_err(refused)?;
+    Ok(Process { pid, pidfd, child: Some(child), scratch })
+}
+
+/// The process, when what had to be done after its start was done; else it is ended: one that nobody can end later must
+/// not stay.
+fn or_end<T>(mut child: Child, done: io::Result<T>) -> io::Result<(Child, T)> {
+    match done {
+        Ok(done) => Ok((child, done)),
         Err(error) => {
-            // A process that nobody can end later must not stay.
             let _ = child.kill().and_then(|()| child.wait());
-            Err(refused(error))
+            Err(error)
         }
     }
 }
@@ -94,8 +100,10 @@ pub(super) fn spawn(
     let spawned = inherit(FdFlags::empty())
         .map_err(io::Error::from)
         .and_then(|()| confine::spawn(command, image, folder));
-    inherit(FdFlags::CLOEXEC)?;
-    spawned
+    let restored = inherit(FdFlags::CLOEXEC).map_err(io::Error::from);
+    let (child, status) = spawned?;
+    let (child, ()) = or_end(child, restored)?;
+    Ok((child, status))
 }
 
 /// Files of these sizes that take no room yet and have no name: they go with the VM, however that ends.
