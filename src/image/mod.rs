@@ -8,7 +8,6 @@ pub mod export;
 pub mod formats;
 pub mod guest;
 mod implied;
-pub mod pod;
 pub mod raw;
 mod sign;
 #[cfg(test)]

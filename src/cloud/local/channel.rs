@@ -12,7 +12,7 @@ mod journal;
 mod lines;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -62,8 +62,8 @@ pub(super) struct Machine {
     pub(super) id: String,
     /// Its folder.
     pub(super) folder: PathBuf,
-    /// The folder of its image, when that is known.
-    pub(super) image: Option<PathBuf>,
+    /// The names of its pod's containers.
+    pub(super) containers: BTreeSet<String>,
     /// Where failures are shown.
     pub(super) tasks: Arc<Tasks>,
     /// Where they are told.

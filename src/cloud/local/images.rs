@@ -4,7 +4,6 @@
 //! The parts are hard links (reflinks or copies across file systems), so that pruning a cache takes nothing away from a
 //! VM that runs.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -12,7 +11,7 @@ use std::path::Path;
 use super::home::Home;
 use crate::cloud::CloudError;
 use crate::disk::vmdk::{self, Extent};
-use crate::image::{DiskImage, pod};
+use crate::image::DiskImage;
 use crate::plan::image::ImageId;
 
 /// The kernel, in an image's folder.
@@ -80,12 +79,6 @@ pub(super) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
 pub(super) fn cmdline(home: &Home, id: ImageId) -> Result<String, CloudError> {
     let path = home.image(id).join(CMDLINE);
     fs::read_to_string(&path).map_err(CloudError::file("read", &path))
-}
-
-/// The names of the containers of the pod whose image is in `folder`. The pod file system is the first partition, behind
-/// the partition table and perhaps a run of zeroes. Nothing when it cannot be read.
-pub(super) fn containers(folder: &Path) -> Option<BTreeSet<String>> {
-    (1..=2).find_map(|index| pod::containers(&folder.join(part(index))))
 }
 
 /// Removes every image that is not in `kept`, and what interrupted runs left. A VM that still runs from one keeps its
@@ -163,9 +156,6 @@ mod tests {
         let folder = home.image(image.id);
         assert_eq!(fs::read(folder.join("part-0")).unwrap().len(), 1024);
         assert_eq!(cmdline(&home, image.id).unwrap(), "quiet");
-        assert_eq!(containers(&folder), None);
-        fs::write(folder.join("part-2"), pod::sample()).unwrap();
-        assert_eq!(containers(&folder).unwrap().len(), 2);
         insta::assert_snapshot!("vmdk", fs::read_to_string(folder.join(DISK)).unwrap());
         assert_eq!(fs::read_dir(home.images()).unwrap().count(), 1);
 

@@ -34,20 +34,17 @@ pub(super) struct Limits {
     pub(super) vm_bytes: u64,
     /// How many runs of a container are kept.
     pub(super) runs: usize,
-    /// How many containers may say something in a VM whose image does not tell their names.
-    pub(super) containers: usize,
 }
 
 /// The bounds. 256 MiB hold both files of several busy containers, and twenty VMs of a kind stay below 5 GiB.
-pub(super) const LIMITS: Limits =
-    Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5, containers: 128 };
+pub(super) const LIMITS: Limits = Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5 };
 
 /// The files of one VM.
 #[derive(Debug)]
 pub(super) struct Journal {
     folder: PathBuf,
-    /// The pod's containers, where its image tells them.
-    names: Option<BTreeSet<String>>,
+    /// The pod's containers. Their names become folders: a guest that was broken into must not write elsewhere.
+    names: BTreeSet<String>,
     limits: Limits,
     containers: BTreeMap<String, Container>,
     /// Bytes of all files.
@@ -74,7 +71,7 @@ pub(super) struct Kept {
 
 impl Journal {
     /// The journal of the VM in `folder`, with what an earlier process kept in it.
-    pub(super) fn open(folder: &Path, names: Option<BTreeSet<String>>, limits: Limits) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, names: BTreeSet<String>, limits: Limits) -> io::Result<Self> {
         let folder = folder.join(FOLDER);
         make(&folder)?;
         let mut containers = BTreeMap::new();
@@ -133,21 +130,9 @@ impl Journal {
         Ok(Kept { next, known: true })
     }
 
-    /// Whether there is such a container, as far as is known. Its name becomes a folder: a guest that was broken into
-    /// must not write elsewhere.
+    /// Whether the pod has such a container; the guest's own lines have no name.
     fn has(&self, head: &LogHead) -> bool {
-        let name = head.container.as_str();
-        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        name.is_empty()
-            || match &self.names {
-                Some(names) => names.contains(name),
-                None => {
-                    name.len() <= 63
-                        && name.bytes().all(letter)
-                        && (self.containers.contains_key(name)
-                            || self.containers.len() < self.limits.containers)
-                }
-            }
+        head.container.is_empty() || self.names.contains(&head.container)
     }
 
     fn write(&mut self, name: &str, run: u64, lines: &[u8]) -> io::Result<()> {
@@ -308,7 +293,11 @@ fn mend(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    const SMALL: Limits = Limits { file_bytes: 4096, vm_bytes: 32 * 1024, runs: 3, containers: 4 };
+    const SMALL: Limits = Limits { file_bytes: 4096, vm_bytes: 32 * 1024, runs: 3 };
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
 
     fn head(container: &str, run: u64) -> LogHead {
         LogHead { container: container.into(), run, ..LogHead::default() }
@@ -326,8 +315,7 @@ mod tests {
     #[test]
     fn a_vm_has_folders_for_its_own_containers_alone() {
         let root = tempfile::tempdir().unwrap();
-        let names = Some(BTreeSet::from(["web".to_owned()]));
-        let mut journal = Journal::open(root.path(), names, SMALL).unwrap();
+        let mut journal = Journal::open(root.path(), names(&["web"]), SMALL).unwrap();
         let long = "a".repeat(300);
         for name in ["other", "../x", "_guest", "a/b", ".", "", "web", "\0", long.as_str()] {
             let kept = journal.keep(&head(name, 0), &line(1, 10)).unwrap();
@@ -337,19 +325,13 @@ mod tests {
             fs::read_dir(root.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         found.sort();
         assert_eq!(found, ["_guest", "web"]);
-
-        // An image that does not tell its containers: as many as a pod may well have.
-        let root = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
-        let known =
-            |number| journal.keep(&head(&format!("c{number}"), 0), &line(1, 1)).is_ok_and(|kept| kept.known);
-        assert_eq!((0..100).map(known).filter(|known| *known).count(), SMALL.containers);
     }
 
     #[test]
     fn whatever_comes_takes_a_bounded_part_of_the_disk() {
         let root = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        let mut journal =
+            Journal::open(root.path(), names(&["app", "c0", "c1", "c2", "web"]), SMALL).unwrap();
         for number in 0..2000_u64 {
             let name = format!("c{}", number % 3);
             // Runs that grow, jump and fall back.
@@ -366,14 +348,15 @@ mod tests {
         let (bytes, _) = bytes_and_files(root.path());
         assert!(bytes > SMALL.vm_bytes / 4, "the newest lines are there: {bytes} bytes");
         // The next process finds the same.
-        let next = Journal::open(root.path(), None, SMALL).unwrap();
+        let next = Journal::open(root.path(), names(&["app", "c0", "c1", "c2", "web"]), SMALL).unwrap();
         assert_eq!((next.total, next.logged()), (bytes, journal.logged()));
     }
 
     #[test]
     fn what_is_no_line_is_not_kept() {
         let root = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        let mut journal =
+            Journal::open(root.path(), names(&["app", "c0", "c1", "c2", "web"]), SMALL).unwrap();
         let lines = [
             b"no line\n".as_slice(),
             b"2026-01-01T00:00:00.1Z stdlog F x\n",
@@ -394,7 +377,8 @@ mod tests {
     #[test]
     fn lines_that_could_not_be_written_are_kept_when_they_are_said_again() {
         let root = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(root.path(), None, SMALL).unwrap();
+        let mut journal =
+            Journal::open(root.path(), names(&["app", "c0", "c1", "c2", "web"]), SMALL).unwrap();
         journal.keep(&head("web", 0), &line(1, 10)).unwrap();
         // Nothing can be made below a file.
         let blocked = root.path().join(FOLDER).join("app");

@@ -1,7 +1,7 @@
 //! A VM's journal over failures: a write that fails is told once, and what the guest said since is refused until it says
 //! all of it again, from the last line that was kept. The guest holds its lines for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::journal::{Journal, LIMITS, Limits};
 use super::{FOLDER, Machine};
-use crate::cloud::local::images;
 use crate::cloud::local::log::Log;
 use crate::cloud::local::supervise::Tasks;
 
@@ -26,7 +25,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Lines {
     id: String,
     folder: PathBuf,
-    image: Option<PathBuf>,
+    containers: BTreeSet<String>,
     limits: Limits,
     tasks: Arc<Tasks>,
     log: Arc<Log>,
@@ -57,7 +56,7 @@ impl Lines {
         let mut lines = Self {
             id: machine.id.clone(),
             folder: machine.folder.clone(),
-            image: machine.image.clone(),
+            containers: machine.containers.clone(),
             limits,
             tasks: Arc::clone(&machine.tasks),
             log: Arc::clone(&machine.log),
@@ -71,8 +70,7 @@ impl Lines {
     }
 
     fn open_journal(&mut self) {
-        let names = self.image.as_deref().and_then(images::containers);
-        match Journal::open(&self.folder, names, self.limits) {
+        match Journal::open(&self.folder, self.containers.clone(), self.limits) {
             Ok(journal) => self.journal = Some(journal),
             Err(error) => self.failed(&error),
         }

@@ -51,12 +51,17 @@ impl Guest {
     }
 }
 
-/// The channel of a VM in `folder`, whose image is unknown, until the token is cancelled.
+/// The channel of a VM in `folder`, with the container `web`, until the token is cancelled.
 pub(super) fn start(folder: &Path) -> (Channel, Arc<Tasks>, CancellationToken) {
     let log = Arc::new(Log::open(&folder.join("cloud.log")).unwrap());
     let (tasks, gone) = (Arc::<Tasks>::default(), CancellationToken::new());
-    let machine =
-        Machine { id: "web-1-a".into(), folder: folder.into(), image: None, tasks: Arc::clone(&tasks), log };
+    let machine = Machine {
+        id: "web-1-a".into(),
+        folder: folder.into(),
+        containers: BTreeSet::from(["web".to_owned()]),
+        tasks: Arc::clone(&tasks),
+        log,
+    };
     (Channel::start(machine, gone.clone()), tasks, gone)
 }
 

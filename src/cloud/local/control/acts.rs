@@ -184,16 +184,15 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
 fn open_channel(keeper: &Keeper, id: &str) {
     let mut state = keeper.state();
     let State { environments, vms, .. } = &mut *state;
-    let groups = environments.values().flat_map(|environment| environment.groups.values());
-    let image = groups
-        .filter_map(|group| group.revision(group.instances.get(id)?.revision))
-        .map(|revision| keeper.home.image(revision.launch.image))
-        .next();
+    let mut groups = environments.values().flat_map(|environment| environment.groups.values());
+    let revision = groups.find_map(|group| group.revision(group.instances.get(id)?.revision));
+    let containers =
+        revision.iter().flat_map(|revision| revision.launch.containers.iter().cloned()).collect();
     if let Some(vm) = vms.get_mut(id) {
         let guest = Guest {
             id: id.to_owned(),
             folder: keeper.home.instance(id),
-            image,
+            containers,
             tasks: Arc::clone(&keeper.tasks),
             log: Arc::clone(&keeper.log),
         };
