@@ -140,7 +140,10 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
     world.write("web.yaml", &nginx("1.28", 3));
     world.i2kit(&["deploy", "web.yaml"]).run();
     let targets = wait_for_pages(&bed, 3, "nginx 1.28");
-    let serving = world.group("web");
+    // A machine of the revision before may still be on its way out when the deployment is done.
+    let serving = eventually("group of three machines of revision 2", || {
+        Some(world.group("web")).filter(|group| group.is_settled_at(2) && group.instances.len() == 3)
+    });
 
     // A revision whose nginx never starts: the old machines stay, all of them healthy, all the time.
     // Time for an emulated machine to boot on a busy host, since the reason is what its container says.
