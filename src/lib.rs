@@ -1,7 +1,7 @@
 //! i2kit deploys immutable infrastructure: it reads Kubernetes manifests, builds one micro-VM image a pod, and rolls
 //! the pods out as groups of virtual machines behind native load balancers.
 //!
-//! The rooms, and what each must not know, are described in `docs/architecture.md`; `tests/tidy.rs` holds the table of
+//! The rooms, and what each must not know, are described in `docs/architecture/index.md`; `tests/tidy.rs` holds the table of
 //! which room may use which.
 
 pub mod cli;

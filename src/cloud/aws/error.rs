@@ -53,7 +53,7 @@ fn advice(code: &str) -> &'static str {
             "the credentials have expired: log in again, then run the command again; it goes on where it stopped"
         }
         "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
-            "the credentials may not do this: docs/aws.md lists the permissions that are needed"
+            "the credentials may not do this: `i2kit iam-policy` prints the permissions that are needed"
         }
         "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch" => {
             "AWS does not know these credentials: check the profile, and the clock of this machine"

@@ -1,0 +1,110 @@
+//! A cloud is a folder: no file outside the folders of AWS names it.
+
+use std::collections::BTreeSet;
+
+use super::source::sources;
+
+/// The folders that are about AWS.
+const FOLDERS: &[&str] = &["src/cloud/aws/", "src/plan/aws/", "linuxkit/aws/"];
+
+/// Words that name AWS, as words of a name or of a sentence.
+const WORDS: &[&str] = &["aws", "amazon", "ec2", "cloudformation", "cloudwatch"];
+
+/// Files that must name it, each with its reason.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("src/cli/context.rs", "a test hands down the variables of a CI system, credentials among them"),
+    ("src/cloud/mod.rs", "declares the folder, behind the feature `aws`"),
+    ("src/plan/mod.rs", "declares the folder"),
+    ("src/manifest/api/storage.rs", "the provisioner of a StorageClass is a name of Kubernetes' world"),
+    (
+        "src/manifest/language/config.rs",
+        "annotations of ServiceAccounts and provisioners are Kubernetes' names",
+    ),
+    ("src/manifest/language/volume.rs", "a kind of volume is called `awsElasticBlockStore`"),
+    ("src/manifest/set/targets.rs", "provisioners of StorageClasses are Kubernetes' names"),
+];
+
+/// Further files that name it today. The list only ever shrinks.
+const KNOWN: &[&str] = &[
+    "src/cli/aws.rs",
+    "src/cli/check.rs",
+    "src/cli/environment.rs",
+    "src/cli/mod.rs",
+    "src/cli/pipeline.rs",
+    "src/cli/plan.rs",
+    "src/cli/preflight.rs",
+    "src/manifest/check/mod.rs",
+    "src/manifest/check/rules/config.rs",
+    "src/manifest/check/rules/ingress.rs",
+    "src/manifest/check/rules/machine.rs",
+    "src/manifest/check/rules/pod.rs",
+    "src/manifest/check/rules/service.rs",
+    "src/manifest/docs.rs",
+    "src/manifest/language/field.rs",
+    "src/manifest/language/kinds.rs",
+    "src/manifest/language/service.rs",
+    "src/manifest/mod.rs",
+    "src/manifest/schema.rs",
+    "linuxkit/init/src/cloud.rs",
+    "linuxkit/init/src/error.rs",
+    "linuxkit/spec/src/launch.rs",
+];
+
+/// The words of a text, those of `CamelCase` and `snake_case` apart, in small letters.
+fn parts(text: &str) -> BTreeSet<String> {
+    let mut parts = BTreeSet::new();
+    let mut part = String::new();
+    let mut before = ' ';
+    for c in text.chars().chain([' ']) {
+        // `AwsError` is `aws` and `error`, `AWSError` too.
+        let begins = c.is_uppercase() && before.is_lowercase();
+        if !c.is_alphanumeric() || begins {
+            parts.insert(std::mem::take(&mut part).to_lowercase());
+        }
+        if c.is_alphanumeric() {
+            part.push(c);
+        }
+        before = c;
+    }
+    parts
+}
+
+fn names_it(text: &str) -> bool {
+    let parts = parts(text);
+    WORDS.iter().any(|word| parts.contains(*word))
+}
+
+#[test]
+fn aws_is_named_in_its_folders_alone() {
+    let naming: Vec<String> = sources(&["src", "linuxkit"])
+        .into_iter()
+        .filter(|source| !source.path.contains("/tests/") && !source.path.ends_with("/tests.rs"))
+        .filter(|source| !FOLDERS.iter().any(|folder| source.path.starts_with(folder)))
+        // What a module of tests says at the end of a file is no part of the program.
+        .filter(|source| {
+            names_it(source.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default())
+        })
+        .map(|source| source.path.clone())
+        .collect();
+    let is_excepted = |path: &str| EXCEPTIONS.iter().any(|(file, _)| *file == path);
+    let new: Vec<_> =
+        naming.iter().filter(|path| !is_excepted(path) && !KNOWN.contains(&path.as_str())).collect();
+    assert!(new.is_empty(), "these name AWS; say it in general terms, or move it to its folder: {new:#?}");
+    let needless: Vec<_> = EXCEPTIONS
+        .iter()
+        .map(|(file, _)| file)
+        .chain(KNOWN)
+        .filter(|file| !naming.iter().any(|path| path == *file))
+        .collect();
+    assert!(needless.is_empty(), "these do not name AWS any more; take them from the lists: {needless:#?}");
+}
+
+#[test]
+fn names_and_sentences_are_read_word_by_word() {
+    for text in ["AwsProvider", "on AWS.", "aws_client", "an EC2 instance", "provider.aws"] {
+        assert!(names_it(text), "{text}");
+    }
+    for text in ["draws", "Amazing", "laws", "rec2"] {
+        assert!(!names_it(text), "{text}");
+    }
+}
