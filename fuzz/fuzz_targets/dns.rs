@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 
-use i2kit::cloud::local::names::message::{Reply, Zone, failure, reply};
+use i2kit::cloud::local::dns::{Reply, Zone, failure, reply};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -17,7 +17,7 @@ use tokio::io::AsyncBufReadExt as _;
 use tokio_util::io::StreamReader;
 
 use super::home::{Home, SOCKET};
-use super::secrets;
+use super::machine::secrets;
 use super::wire::{Call, Console, Exec, Hello, Logs, Verb};
 use super::{socket, start};
 use crate::cloud::exec::{Command, Session};

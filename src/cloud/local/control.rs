@@ -15,12 +15,13 @@ use tokio::sync::Mutex;
 
 pub(super) use self::acts::adopt;
 use self::step::{Job, Read, Stepped, Words};
-use super::balancer::{self, Key, Wanted};
 use super::keeper::{Keeper, blocking};
-use super::names::full_name;
-use super::names::message::Zone;
+use super::link::{console, log_reader};
+use super::machine::process;
+use super::mover::balancer::{self, Key, Wanted};
+use super::mover::dns::full_name;
+use super::mover::dns::message::Zone;
 use super::supervise::supervise;
-use super::{console, lines, vm};
 use crate::cloud::CloudError;
 use crate::cloud::environment::Environment;
 
@@ -179,7 +180,7 @@ fn rotate(keeper: &Keeper) {
 /// What a VM left in its folder; `death` is why it ended, where that is known otherwise.
 fn words(folder: &Path, death: Option<String>) -> Words {
     let end = console::end(folder);
-    let said = || match (end.as_ref().map(ToString::to_string), vm::last_words(folder)) {
+    let said = || match (end.as_ref().map(ToString::to_string), process::last_words(folder)) {
         (Some(end), _) => end,
         (None, Some(words)) => format!("the VM ended: {words}"),
         (None, None) => match console::tail(folder, 1).pop() {
@@ -193,5 +194,5 @@ fn words(folder: &Path, death: Option<String>) -> Words {
         text
     };
     let ending = cut(death.unwrap_or_else(said));
-    Words { end, ending, tail: lines::tail(folder, REASON_LINES).into_iter().map(cut).collect() }
+    Words { end, ending, tail: log_reader::tail(folder, REASON_LINES).into_iter().map(cut).collect() }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::home::{self, Home};
+use super::machine::process;
 use super::server;
+use super::start;
 use super::store::Store;
-use super::{start, vm};
 use crate::cloud::CloudError;
 
 /// How long a killed VM's process may take to be gone.
@@ -32,7 +33,7 @@ pub struct Lost {
 /// Names of VMs that run, and of those that only have a folder.
 fn traces(home: &Home) -> Result<(BTreeSet<String>, BTreeSet<String>), CloudError> {
     let instances = home.instances();
-    let running = vm::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
+    let running = process::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
     let running: BTreeSet<String> = running.into_iter().map(|(id, _)| id).collect();
     let entries = match fs::read_dir(&instances) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((running, BTreeSet::new())),
@@ -100,7 +101,7 @@ pub async fn destroy_lost(home: &Home) -> Result<Lost, CloudError> {
         Err(error) => return Err(error),
     }
     let instances = home.instances();
-    let running = vm::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
+    let running = process::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
     let mut lost = Lost::default();
     let given_up = Instant::now() + END;
     for (id, mut process) in running {
@@ -129,8 +130,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::cloud::local::descriptors::Shares;
     use crate::cloud::local::keeper::Keeper;
+    use crate::cloud::local::mover::admission::Shares;
 
     /// A process that looks like a VM: the arguments after the script are its own.
     fn machine(home: &Home, id: &str) -> Child {
@@ -142,7 +143,7 @@ mod tests {
             .current_dir(&folder)
             .spawn()
             .unwrap();
-        while !vm::running(&home.instances()).unwrap().iter().any(|(found, _)| found == id) {
+        while !process::running(&home.instances()).unwrap().iter().any(|(found, _)| found == id) {
             std::thread::yield_now();
         }
         child

@@ -10,36 +10,26 @@
 //!                                           store                        health checks ----------+
 //! ```
 
-mod accelerator;
-mod balancer;
-mod channel;
 mod client;
 mod clock;
-mod confine;
-mod console;
 mod control;
-mod descriptors;
 mod exec;
-mod health;
 mod home;
-mod images;
 mod keeper;
-mod lines;
+mod link;
 mod log;
 mod lost;
-pub mod names;
-mod qemu;
-mod qmp;
-mod secrets;
+mod machine;
+mod mover;
 mod server;
 mod socket;
 mod start;
 mod store;
 mod supervise;
-mod vm;
 mod wire;
 
 pub use self::client::LocalCloud;
 pub use self::home::Home;
 pub use self::lost::{Lost, destroy_lost};
+pub use self::mover::dns::message as dns;
 pub use self::server::serve;

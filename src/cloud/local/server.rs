@@ -19,9 +19,10 @@ use hyper::upgrade::OnUpgrade;
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
 
-use super::descriptors::{self, Shares};
 use super::home::{Home, SOCKET};
 use super::keeper::{Keeper, Life};
+use super::machine::{descriptors, images, secrets};
+use super::mover::admission::Shares;
 use super::wire::{Call, Console, Exec, Hello, Logs};
 use super::{control, socket, start};
 use crate::cloud::CloudError;
@@ -246,10 +247,10 @@ async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let _images = keeper.images.lock().await;
     let kept = keeper.image_folders();
     let home = keeper.home.clone();
-    let secrets = keeper.secret_versions();
+    let versions = keeper.secret_versions();
     tokio::task::spawn_blocking(move || {
-        super::secrets::sweep(&home.secrets(), &secrets, super::clock::wall())?;
-        super::images::sweep(&home, |path| kept.contains(path))
+        secrets::sweep(&home.secrets(), &versions, super::clock::wall())?;
+        images::sweep(&home, |path| kept.contains(path))
     })
     .await
     .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))

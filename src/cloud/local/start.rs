@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::client::{self, Absent};
 use super::home::Home;
+use super::lost;
+use super::machine::descriptors;
 use super::wire::Hello;
-use super::{descriptors, lost};
 use crate::cloud::CloudError;
 
 /// How long the process may take to listen: it opens a database and looks through the processes.

@@ -13,11 +13,12 @@ use super::step::{Job, Launch};
 use crate::cloud::CloudError;
 use crate::cloud::environment::GroupRecord;
 use crate::cloud::health::{Heard, Known, judge};
-use crate::cloud::local::channel::{Channel, Machine as Guest};
 use crate::cloud::local::keeper::{Keeper, Life, Ports, Running, State, Vm};
-use crate::cloud::local::qemu::Machine;
+use crate::cloud::local::link::channel::{Channel, Machine as Guest};
+use crate::cloud::local::link::status_check;
+use crate::cloud::local::machine::qemu::{self, Machine};
+use crate::cloud::local::machine::{images, process, qmp, secrets};
 use crate::cloud::local::supervise::supervise;
-use crate::cloud::local::{health, images, qmp, secrets, vm};
 use crate::manifest::api::Protocol;
 use crate::plan::fleet::{Accelerator, Health, InstanceState};
 
@@ -102,7 +103,7 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         user: None,
     };
     // Without the lock: its record is saved, so that a process is never without one.
-    let process = vm::start(machine, &folder, secrets)?;
+    let process = process::start(machine, &folder, secrets)?;
     keeper.state().started(id, Box::new(process), accelerator);
     Ok(())
 }
@@ -232,9 +233,9 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
-        health::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
+        status_check::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
     };
-    let heard = health::check(address, patience).await;
+    let heard = status_check::check(address, patience).await;
     let Heard::Status(status) = &heard else { return (heard, None) };
     if status.phase != PodPhase::Ready {
         return (heard, None);
@@ -255,7 +256,7 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<
     // A container that ends again and again is ready whenever it has just been started.
     let restarted = status.containers.iter().any(|container| container.restarts > 0);
     for (port, address) in targets {
-        if !health::accepts(address).await {
+        if !status_check::accepts(address).await {
             if restarted || now < since.saturating_add(health::PORTS_GRACE_MS) {
                 return (heard, Some(port));
             }
@@ -274,7 +275,7 @@ fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) 
     let mut state = keeper.state();
     let State { environments, vms, .. } = &mut *state;
     if !vms.contains_key(id) {
-        return health::PERIOD;
+        return status_check::PERIOD;
     }
     let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
     for group in groups.filter(|group| group.instances.contains_key(id)) {
@@ -283,7 +284,7 @@ fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) 
         let Some(record) = instances.get_mut(id) else { continue };
         if record.state != InstanceState::Running {
             // Out of the balancer already; what it says while it stops would only hide why it had to go.
-            return health::PERIOD;
+            return status_check::PERIOD;
         }
         let revision = revisions.iter().find(|revision| revision.number == record.revision);
         let containers = revision.map(|revision| revision.launch.containers.as_slice()).unwrap_or_default();
@@ -294,9 +295,13 @@ fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) 
             keeper.log.say(format_args!("{id} is {}", record.health));
             keeper.changed.notify_one();
         }
-        return if record.health == Health::Healthy { health::PERIOD } else { health::PERIOD_STARTING };
+        return if record.health == Health::Healthy {
+            status_check::PERIOD
+        } else {
+            status_check::PERIOD_STARTING
+        };
     }
-    health::PERIOD
+    status_check::PERIOD
 }
 
 /// Has qemu add a forward; tries again until it is there or the VM is gone.
@@ -390,10 +395,10 @@ impl State {
 pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let instances = keeper.home.instances();
     fs::create_dir_all(&instances).map_err(CloudError::file("create", &instances))?;
-    let running = vm::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
+    let running = process::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
     let running =
         running.into_iter().map(|(id, process)| (id, Box::new(process) as Box<dyn Running>)).collect();
-    let began = |id: &str| keeper.home.instance(id).join(crate::cloud::local::qemu::CONSOLE).exists();
+    let began = |id: &str| keeper.home.instance(id).join(qemu::CONSOLE).exists();
     let Adopted { vms, strangers, known, unsaved } = keeper.state().adopt(running, &began);
     if let Some(error) = unsaved {
         keeper.log.say(format_args!("{error}"));

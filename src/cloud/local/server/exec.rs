@@ -8,8 +8,8 @@ use i2kit_spec::control::{Decoder, Message, Open};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cloud::CloudError;
-use crate::cloud::local::channel::{Connection, Refusal};
 use crate::cloud::local::keeper::Keeper;
+use crate::cloud::local::link::channel::{Connection, Refusal};
 use crate::cloud::local::wire::{EXEC_PROTOCOL, Exec};
 
 /// Begins the command and answers; the frames go over the connection afterwards.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use axum::body::Body;
 use futures::stream;
 
-use crate::cloud::local::console::{self, Follower};
+use crate::cloud::local::clock;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::keeper::Keeper;
-use crate::cloud::local::lines::{self, Reader};
+use crate::cloud::local::link::console::{self, Follower};
+use crate::cloud::local::link::journal;
+use crate::cloud::local::link::log_reader::{self, LogReader};
 use crate::cloud::local::wire::{Console, Logs};
-use crate::cloud::local::{channel, clock};
 use crate::cloud::{CloudError, LogLine, LogQuery};
 
 /// How often files are read for more.
@@ -25,7 +26,7 @@ const BATCH: usize = 256 * 1024;
 /// Where a VM's lines come from.
 enum Source {
     /// The files that its channel keeps.
-    Files(Reader),
+    Files(LogReader),
     /// Its console, after lines that it has said already: a VM whose guest has no channel, or did not come so far.
     Console(Vec<LogLine>, Follower),
 }
@@ -97,10 +98,10 @@ fn runs(folder: &Path, query: &LogQuery) -> Option<BTreeMap<String, u64>> {
     if !query.previous {
         return None;
     }
-    let folder = folder.join(channel::FOLDER);
+    let folder = folder.join(journal::FOLDER);
     let entries = std::fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
     let before = entries.filter_map(|entry| {
-        let runs = channel::runs(&entry.path());
+        let runs = journal::runs(&entry.path());
         let previous = runs.len().checked_sub(2)?;
         Some((entry.file_name().into_string().ok()?, runs[previous]))
     });
@@ -111,7 +112,7 @@ impl Progress {
     fn begin(&mut self, id: &str) -> Result<(), CloudError> {
         let folder = self.keeper.home.instance(id);
         let query = &self.logs.query;
-        let source = if lines::exist(&folder) {
+        let source = if log_reader::exist(&folder) {
             let wanted = runs(&folder, query);
             if let Some(wanted) = &wanted
                 && let Some(container) = &query.container
@@ -119,7 +120,7 @@ impl Progress {
             {
                 return Err(CloudError::not_found("earlier run of", &format!("{container} in {id}")));
             }
-            let reader = Reader::new(&folder, id).only(query.container.clone(), wanted);
+            let reader = LogReader::new(&folder, id).only(query.container.clone(), wanted);
             Source::Files(match query.tail {
                 Some(tail) => reader.tail(tail),
                 None => reader,
@@ -193,12 +194,12 @@ fn look(
 ) -> (Vec<Source>, Vec<LogLine>) {
     for id in found.keys() {
         let folder = home.instance(id);
-        let files = || Source::Files(Reader::new(&folder, id).only(container.cloned(), None));
+        let files = || Source::Files(LogReader::new(&folder, id).only(container.cloned(), None));
         let source = sources.iter_mut().find(|source| source.instance() == id);
         match source {
             Some(Source::Files(_)) => {}
             // The guest has come so far that it speaks over its channel.
-            Some(source) if lines::exist(&folder) => *source = files(),
+            Some(source) if log_reader::exist(&folder) => *source = files(),
             Some(Source::Console(..)) => {}
             None => sources.push(files()),
         }

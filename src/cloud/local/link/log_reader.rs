@@ -8,8 +8,8 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::channel::{self, GUEST};
 use super::console;
+use super::journal::{self, GUEST};
 use crate::cloud::LogLine;
 
 /// The longest line that is put together from its parts, of 16 KiB each. A longer one is handed out in pieces: it may
@@ -30,7 +30,7 @@ const LINE_OVERHEAD: usize = 64;
 
 /// A place in the files of a VM from which lines are read.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct LogReader {
     folder: PathBuf,
     instance: String,
     /// Only of this container.
@@ -67,15 +67,15 @@ struct Place {
 }
 
 /// Whether the VM's lines are in files; otherwise they are on its console.
-pub(super) fn exist(folder: &Path) -> bool {
-    fs::read_dir(folder.join(channel::FOLDER)).is_ok_and(|mut entries| entries.next().is_some())
+pub(crate) fn exist(folder: &Path) -> bool {
+    fs::read_dir(folder.join(journal::FOLDER)).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-impl Reader {
+impl LogReader {
     /// Starts at the beginning of what is kept.
-    pub(super) fn new(folder: &Path, instance: &str) -> Self {
+    pub(crate) fn new(folder: &Path, instance: &str) -> Self {
         Self {
-            folder: folder.join(channel::FOLDER),
+            folder: folder.join(journal::FOLDER),
             instance: instance.to_owned(),
             container: None,
             runs: None,
@@ -85,12 +85,12 @@ impl Reader {
     }
 
     /// Only lines of this container, and of these runs.
-    pub(super) fn only(self, container: Option<String>, runs: Option<BTreeMap<String, u64>>) -> Self {
+    pub(crate) fn only(self, container: Option<String>, runs: Option<BTreeMap<String, u64>>) -> Self {
         Self { container, runs, ..self }
     }
 
     /// Only the last `count` lines of what there is, and what comes after them.
-    pub(super) fn tail(mut self, count: usize) -> Self {
+    pub(crate) fn tail(mut self, count: usize) -> Self {
         let mut counted = self.same();
         for name in self.names() {
             // Opened twice, since the lines are counted first.
@@ -119,7 +119,7 @@ impl Reader {
     }
 
     /// The VM.
-    pub(super) fn instance(&self) -> &str {
+    pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
 
@@ -149,7 +149,7 @@ impl Reader {
 
     /// Lines that come next, in the order of their times, until they have about so many bytes; none when there are no
     /// more at present.
-    pub(super) fn more(&mut self, bytes: usize) -> Vec<LogLine> {
+    pub(crate) fn more(&mut self, bytes: usize) -> Vec<LogLine> {
         for name in self.names() {
             if !self.cursors.contains_key(&name) {
                 let cursor = self.cursor(&name);
@@ -252,7 +252,7 @@ impl Cursor {
             (run, if aside.exists() { aside } else { self.file(run, false) })
         };
         let Some(Place { run, inode, .. }) = &self.place else {
-            let run = self.run.or_else(|| channel::runs(&self.folder).first().copied());
+            let run = self.run.or_else(|| journal::runs(&self.folder).first().copied());
             return run.map(first).filter(|(_, path)| path.exists());
         };
         let (aside, current) = (self.file(*run, true), self.file(*run, false));
@@ -270,12 +270,12 @@ impl Cursor {
         if self.run.is_some() {
             return None;
         }
-        channel::runs(&self.folder).into_iter().find(|next| next > run).map(first)
+        journal::runs(&self.folder).into_iter().find(|next| next > run).map(first)
     }
 
     /// A place from which there are at least `count` lines, if the container has as many, and not many more.
     fn near_end(&self, count: usize) -> Option<Place> {
-        let runs = self.run.map_or_else(|| channel::runs(&self.folder), |run| vec![run]);
+        let runs = self.run.map_or_else(|| journal::runs(&self.folder), |run| vec![run]);
         let files = runs.into_iter().flat_map(|run| [true, false].map(|aside| (run, self.file(run, aside))));
         let mut missing = count;
         let mut first = None;
@@ -337,7 +337,7 @@ fn tail_start(file: &mut File, count: usize) -> io::Result<(u64, usize)> {
 }
 
 /// The last lines of a VM, for the reason of a failure: those of its containers, and what the kernel said last.
-pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
+pub(crate) fn tail(folder: &Path, count: usize) -> Vec<String> {
     if !exist(folder) {
         return console::tail(folder, count);
     }
@@ -349,7 +349,7 @@ pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
         Some(container) => format!("{container}{}{}", i2kit_spec::console::SEPARATOR, line.text),
         None => format!("{}{}", i2kit_spec::console::GUEST_PREFIX, line.text),
     };
-    let mut reader = Reader::new(folder, "").tail(count.saturating_sub(kernel.len()));
+    let mut reader = LogReader::new(folder, "").tail(count.saturating_sub(kernel.len()));
     let mut lines: Vec<String> = reader.more(usize::MAX).into_iter().map(line).collect();
     lines.extend(kernel);
     lines
@@ -371,7 +371,7 @@ mod tests {
     }
 
     fn folder(root: &Path, name: &str) -> PathBuf {
-        let folder = root.join(channel::FOLDER).join(name);
+        let folder = root.join(journal::FOLDER).join(name);
         fs::create_dir_all(&folder).unwrap();
         folder
     }
@@ -383,7 +383,7 @@ mod tests {
         fs::write(folder("web").join("0.log"), format!("{} stdout F one\n", time(1))).unwrap();
         fs::write(folder("web").join("1.log"), format!("{} stderr F three\n", time(3))).unwrap();
         fs::write(folder(GUEST).join("0.log"), format!("{} stdout F two\n", time(2))).unwrap();
-        let mut reader = Reader::new(root.path(), "web-1-a");
+        let mut reader = LogReader::new(root.path(), "web-1-a");
         let lines = reader.more(BLOCK);
         assert_eq!(lines[1].container, None);
         assert_eq!(lines[0].time, Some(time(1)));
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(texts(reader.more(BLOCK)), ["newer", "newest"]);
         assert_eq!(texts(reader.more(BLOCK)), [""; 0]);
         let only = BTreeMap::from([("web".to_owned(), 1)]);
-        let mut reader = Reader::new(root.path(), "").only(None, Some(only));
+        let mut reader = LogReader::new(root.path(), "").only(None, Some(only));
         assert_eq!(texts(reader.more(BLOCK)), ["new", "newer"]);
     }
 
@@ -434,7 +434,7 @@ mod tests {
                 }
             }
         }
-        let all = |mut reader: Reader| {
+        let all = |mut reader: LogReader| {
             let mut lines = Vec::new();
             loop {
                 let more = reader.more(1000);
@@ -444,13 +444,13 @@ mod tests {
                 lines.extend(more);
             }
         };
-        let whole = all(Reader::new(root.path(), ""));
+        let whole = all(LogReader::new(root.path(), ""));
         assert_eq!(whole.len(), 720);
         for count in [0, 1, 2, 3, 7, 39, 40, 41, 80, 81, 200, 719, 720, 1000] {
-            let last = all(Reader::new(root.path(), "").tail(count));
+            let last = all(LogReader::new(root.path(), "").tail(count));
             assert!(last == whole[whole.len().saturating_sub(count)..], "the last {count} lines");
         }
-        let of_a = || Reader::new(root.path(), "").only(Some("a".into()), None);
+        let of_a = || LogReader::new(root.path(), "").only(Some("a".into()), None);
         let whole = all(of_a());
         assert!(all(of_a().tail(50)) == whole[whole.len() - 50..]);
     }
@@ -461,7 +461,7 @@ mod tests {
         let path = folder(root.path(), "web").join("0.log");
         let part = "A".repeat(16 * 1024);
         let mut file = File::create(&path).unwrap();
-        let mut reader = Reader::new(root.path(), "");
+        let mut reader = LogReader::new(root.path(), "");
         let mut heard = 0;
         // 128 MiB of one line, of which never more than a piece is held.
         for number in 0..8192 {

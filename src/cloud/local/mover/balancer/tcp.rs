@@ -8,7 +8,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Counted, Service, Table};
-use crate::cloud::local::descriptors::PER_CONNECTION;
+use crate::cloud::local::mover::admission::PER_CONNECTION;
 
 /// A backend on this machine accepts at once or not at all.
 const CONNECT: Duration = Duration::from_secs(2);

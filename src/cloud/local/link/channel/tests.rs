@@ -7,6 +7,7 @@ use i2kit_spec::control::{End, LogHead, StreamState};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
+use crate::cloud::local::link::journal::FOLDER;
 
 /// The guest's end.
 struct Guest {

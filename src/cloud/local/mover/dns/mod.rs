@@ -24,9 +24,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::message::{Reply, Zone};
 use self::relay::Relay;
-use super::descriptors::{Gate, Shares};
-use super::log::Log;
-use super::supervise::{Tasks, supervise};
+use crate::cloud::local::log::Log;
+use crate::cloud::local::mover::admission::{Gate, Shares};
+use crate::cloud::local::supervise::{Tasks, supervise};
 use crate::manifest::api::Name;
 
 /// The port that resolvers ask.
@@ -40,7 +40,7 @@ const QUESTION: usize = 4096;
 const RELAYED: usize = 256;
 
 /// The full name of a Service.
-pub(super) fn full_name(service: &Name) -> String {
+pub(crate) fn full_name(service: &Name) -> String {
     format!("{}.{}.svc.{}", service.name, service.namespace, message::DOMAIN)
 }
 
@@ -55,7 +55,7 @@ fn address(environment: &str) -> Ipv4Addr {
 
 /// All servers, by environment.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(crate) struct Names {
     servers: Mutex<BTreeMap<String, Server>>,
     /// Descriptors for the questions of all environments.
     descriptors: Arc<Semaphore>,
@@ -119,7 +119,7 @@ impl Answers {
 
 impl Names {
     /// No server yet. Those to come have these shares of descriptors, and say in `log` and `tasks` how they fare.
-    pub(super) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
+    pub(crate) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
         let descriptors = Arc::new(Semaphore::new(shares.names));
         Self { servers: Mutex::default(), descriptors, tasks, log, idle: stream::IDLE }
     }
@@ -129,12 +129,12 @@ impl Names {
     }
 
     /// Where the VMs of an environment ask, when its server could be started.
-    pub(super) fn server(&self, environment: &str) -> Option<Ipv4Addr> {
+    pub(crate) fn server(&self, environment: &str) -> Option<Ipv4Addr> {
         matches!(self.servers().get(environment), Some(Server::Running(_))).then(|| address(environment))
     }
 
     /// Why an environment has no server, and what to do about it.
-    pub(super) fn failure(&self, environment: &str) -> Option<String> {
+    pub(crate) fn failure(&self, environment: &str) -> Option<String> {
         let servers = self.servers();
         let Some(Server::Failed { error, taken }) = servers.get(environment) else { return None };
         let advice = if *taken {
@@ -154,7 +154,7 @@ impl Names {
     }
 
     /// What `status` of the environment should warn of.
-    pub(super) fn warnings(&self, environment: &str) -> Vec<String> {
+    pub(crate) fn warnings(&self, environment: &str) -> Vec<String> {
         let servers = self.servers();
         let Some(Server::Running(running)) = servers.get(environment) else { return Vec::new() };
         let gates = [&running.answers.relayed, &running.answers.connections];
@@ -164,7 +164,7 @@ impl Names {
     /// Makes the servers what is wanted: one for each environment, which knows these names. Those that could not be
     /// started are tried again the next time. Returns the environments whose server failed in another way than before.
     /// Called by one task alone.
-    pub(super) async fn apply(&self, wanted: BTreeMap<String, Zone>) -> Vec<String> {
+    pub(crate) async fn apply(&self, wanted: BTreeMap<String, Zone>) -> Vec<String> {
         for server in self.take_unwanted(&wanted) {
             server.close().await;
         }

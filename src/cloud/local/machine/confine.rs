@@ -1,6 +1,6 @@
 //! What a VM's process may do on this machine, should a guest break out of its VM: nothing but what qemu needs.
 //!
-//! - Its environment is [`Home::environment`](super::home::Home), and it has no descriptor that was not meant for it.
+//! - Its environment is [`Home::environment`](crate::cloud::local::home::Home), and it has no descriptor that was not meant for it.
 //! - Its system calls are filtered by qemu's own sandbox, and it can gain no rights by a program (`no_new_privs`).
 //! - Where the kernel has Landlock, it opens its image to read, its own folder, and the system's programs.
 //! - Where the local cloud runs as root, qemu becomes a user of its own, one a VM, without capabilities, once it has

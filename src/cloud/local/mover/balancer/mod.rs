@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::descriptors::{Gate, Shares};
-use super::log::Log;
-use super::supervise::{Tasks, supervise};
+use crate::cloud::local::log::Log;
+use crate::cloud::local::mover::admission::{Gate, Shares};
+use crate::cloud::local::supervise::{Tasks, supervise};
 use crate::manifest::api::{Name, Protocol};
 
 /// Ports below this one need a privilege.
@@ -44,24 +44,24 @@ const TIMES: Times =
     Times { retry: Duration::from_secs(5), idle: Duration::from_mins(1), sweep: Duration::from_secs(5) };
 
 /// Which listener: environment, balancer, and the port and transport that the balancer's list says.
-pub(super) type Key = (String, Name, u16, Protocol);
+pub(crate) type Key = (String, Name, u16, Protocol);
 
 /// What a listener should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// The address to listen on.
-    pub(super) host: Ipv4Addr,
+    pub(crate) host: Ipv4Addr,
     /// Where connections go.
-    pub(super) backends: Vec<Backend>,
+    pub(crate) backends: Vec<Backend>,
 }
 
 /// A port of a healthy VM.
 #[derive(Debug, Clone)]
-pub(super) struct Backend {
+pub(crate) struct Backend {
     /// Where it is reached.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Connections to the VM, over all balancers.
-    pub(super) connections: Arc<AtomicU32>,
+    pub(crate) connections: Arc<AtomicU32>,
 }
 
 impl PartialEq for Backend {
@@ -151,7 +151,7 @@ impl Socket {
 
 /// All listeners.
 #[derive(Debug)]
-pub(super) struct Balancers {
+pub(crate) struct Balancers {
     running: Mutex<BTreeMap<Key, Running>>,
     shares: Shares,
     /// Descriptors for the traffic of all listeners.
@@ -163,7 +163,7 @@ pub(super) struct Balancers {
 
 impl Balancers {
     /// No listener yet. Those to come have these shares of descriptors, and say in `log` and `tasks` how they fare.
-    pub(super) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
+    pub(crate) fn new(shares: Shares, tasks: Arc<Tasks>, log: Arc<Log>) -> Self {
         let traffic = Arc::new(Semaphore::new(shares.traffic));
         Self { running: Mutex::default(), shares, traffic, tasks, log, times: TIMES }
     }
@@ -173,12 +173,12 @@ impl Balancers {
     }
 
     /// The port that the listener is really bound to, if it is.
-    pub(super) fn bound(&self, key: &Key) -> Option<u16> {
+    pub(crate) fn bound(&self, key: &Key) -> Option<u16> {
         self.running().get(key).map(|running| running.socket.bound)
     }
 
     /// What `status` of the environment should warn of.
-    pub(super) fn warnings(&self, environment: &str) -> Vec<String> {
+    pub(crate) fn warnings(&self, environment: &str) -> Vec<String> {
         let running = self.running();
         let of = running.iter().filter(|((of, ..), _)| of == environment);
         of.filter_map(|(_, running)| running.service.gate.warning()).collect()
@@ -186,7 +186,7 @@ impl Balancers {
 
     /// Makes the listeners what is wanted: closes those that are not wanted, binds new ones, hands tables over. Returns
     /// those that could not be bound; they are tried again the next time. Called by one task alone.
-    pub(super) async fn apply(&self, wanted: BTreeMap<Key, Wanted>) -> Vec<(Key, io::Error)> {
+    pub(crate) async fn apply(&self, wanted: BTreeMap<Key, Wanted>) -> Vec<(Key, io::Error)> {
         for socket in self.close_unwanted(&wanted) {
             socket.close().await;
         }
@@ -322,7 +322,7 @@ impl Balancers {
 }
 
 /// A listener in messages.
-pub(super) fn words((environment, name, port, protocol): &Key) -> String {
+pub(crate) fn words((environment, name, port, protocol): &Key) -> String {
     let protocol = match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
@@ -359,7 +359,7 @@ fn bind_elsewhere(host: Ipv4Addr, port: u16, protocol: Protocol, error: io::Erro
 
 /// A loopback address for the balancer `name` of `environment` that is not in `taken`: the same one for the same name
 /// as far as possible, so that what people have bookmarked still works after a `destroy`.
-pub(super) fn address(environment: &str, name: &Name, taken: &[String]) -> Ipv4Addr {
+pub(crate) fn address(environment: &str, name: &Name, taken: &[String]) -> Ipv4Addr {
     let digest = crate::oci::Digest::of(format!("{environment}/{}/{}", name.namespace, name.name).as_bytes());
     let bytes = digest.as_bytes();
     let first = u32::from(u16::from_be_bytes([bytes[0], bytes[1]]));

@@ -13,10 +13,10 @@ use std::time::SystemTime;
 use i2kit_spec::control::LogHead;
 
 /// The folder of all containers' folders, in the VM's folder.
-pub(in crate::cloud::local) const FOLDER: &str = "logs";
+pub(crate) const FOLDER: &str = "logs";
 
 /// The folder of what the guest itself says; no container can have this name.
-pub(in crate::cloud::local) const GUEST: &str = "_guest";
+pub(crate) const GUEST: &str = "_guest";
 
 /// The longest time of a line: `2026-01-31T12:00:00.000000000Z`, with room for an offset.
 const TIME_BYTES: usize = 35;
@@ -26,22 +26,22 @@ const TAIL_BYTES: u64 = 128 * 1024;
 
 /// Bounds of what one VM's lines take on the disk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// A longer file is moved aside, and what was aside before goes. Less in pods of many containers, so that the files
     /// that are written take a quarter of [`Self::vm_bytes`] at most.
-    pub(super) file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// All files of a VM. When they are longer, those that were not written for longest go.
-    pub(super) vm_bytes: u64,
+    pub(crate) vm_bytes: u64,
     /// How many runs of a container are kept.
-    pub(super) runs: usize,
+    pub(crate) runs: usize,
 }
 
 /// The bounds. 256 MiB hold both files of several busy containers, and twenty VMs of a kind stay below 5 GiB.
-pub(super) const LIMITS: Limits = Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5 };
+pub(crate) const LIMITS: Limits = Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5 };
 
 /// The files of one VM.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     folder: PathBuf,
     /// The pod's containers. Their names become folders: a guest that was broken into must not write elsewhere.
     names: BTreeSet<String>,
@@ -62,16 +62,16 @@ struct Container {
 
 /// What became of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// The number of the line that comes next.
-    pub(super) next: u64,
+    pub(crate) next: u64,
     /// Whether they are of a container that the pod has, so that they were kept.
-    pub(super) known: bool,
+    pub(crate) known: bool,
 }
 
 impl Journal {
     /// The journal of the VM in `folder`, with what an earlier process kept in it.
-    pub(super) fn open(folder: &Path, names: BTreeSet<String>, limits: Limits) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path, names: BTreeSet<String>, limits: Limits) -> io::Result<Self> {
         let folder = folder.join(FOLDER);
         make(&folder)?;
         let mut containers = BTreeMap::new();
@@ -93,14 +93,14 @@ impl Journal {
     }
 
     /// The time of the last line of each container.
-    pub(super) fn logged(&self) -> BTreeMap<String, String> {
+    pub(crate) fn logged(&self) -> BTreeMap<String, String> {
         let kept = self.containers.iter().filter(|(_, container)| !container.last.is_empty());
         kept.map(|(name, container)| (named(name).to_owned(), container.last.clone())).collect()
     }
 
     /// Keeps lines, except those that it has, those of containers that the pod does not have, and what is no line. After
     /// an error none of them is kept.
-    pub(super) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> io::Result<Kept> {
+    pub(crate) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> io::Result<Kept> {
         let count = lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
         let next = head.first.saturating_add(count);
         let name = if head.container.is_empty() { GUEST } else { &head.container };
@@ -251,7 +251,7 @@ fn files(folder: &Path) -> Vec<Found> {
 }
 
 /// The runs of a container, in order.
-pub(in crate::cloud::local) fn runs(folder: &Path) -> Vec<u64> {
+pub(crate) fn runs(folder: &Path) -> Vec<u64> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let mut runs: Vec<u64> =
         entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok()).collect();

@@ -1,16 +1,15 @@
-//! Descriptors of the local cloud's process: how many there are, who may have them, and that no other process gets any.
+//! Admission of traffic: how many descriptors connections, UDP sessions and questions for names may take.
 //!
 //! Traffic of pods and the cloud's own work share one process. Each carried connection takes two descriptors, so that
-//! clients alone could take all of them; then no health check, no VM and no answer to a verb would be possible any more.
-//! Hence traffic has a share, and what is not shared out is the reserve.
+//! clients alone could take all of them, and no health check, no machine and no answer to a verb would be possible any
+//! more. Hence traffic has a share, and what is not shared out is the reserve.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::{Resource, Rlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::log::Log;
+use crate::cloud::local::log::Log;
 
 /// Descriptors that neither balancers' connections nor questions for names may take: API, SQLite, log files, listeners,
 /// and about six a VM (pidfd, QMP, channel, health check, scratch disks).
@@ -24,22 +23,22 @@ const TRAFFIC: usize = 8192;
 const NAMES: usize = 512;
 
 /// Descriptors of one carried TCP connection: the client's and the VM's.
-pub(super) const PER_CONNECTION: u32 = 2;
+pub(crate) const PER_CONNECTION: u32 = 2;
 
 /// How many descriptors each kind of traffic may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     /// Connections and sessions of all balancers.
-    pub(super) traffic: usize,
+    pub(crate) traffic: usize,
     /// Of these, those of one listener: one busy Service leaves room for the others.
-    pub(super) listener: usize,
+    pub(crate) listener: usize,
     /// Questions for names.
-    pub(super) names: usize,
+    pub(crate) names: usize,
 }
 
 impl Shares {
     /// The shares of a process that may have `limit` descriptors.
-    pub(super) fn of(limit: usize) -> Self {
+    pub(crate) fn of(limit: usize) -> Self {
         // Under a low limit the reserve is half of it.
         let free = limit - RESERVE.min(limit / 2);
         let names = NAMES.min(free / 8);
@@ -48,25 +47,9 @@ impl Shares {
     }
 }
 
-/// Raises this process's limit of descriptors as far as it may, and returns it.
-pub(super) fn raise_limit() -> usize {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Where it is refused, the limit stays as it is.
-    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-    let current = rustix::process::getrlimit(Resource::Nofile).current;
-    current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
-}
-
-/// Keeps all descriptors but the standard ones from programs that this process starts: a lock or a pipe of whoever
-/// called must not live as long as a VM.
-pub(super) fn close_on_exec() {
-    close_fds::set_fds_cloexec_threadsafe(3, &[]);
-}
-
 /// Lets in as much traffic as there are descriptors for; the rest waits in the kernel's queue.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     /// What the gate leads to, for messages.
     name: String,
     /// What becomes of those for whom there is no room, for messages.
@@ -79,14 +62,14 @@ pub(super) struct Gate {
 
 /// Room for one connection or session, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
 
 impl Gate {
     /// A gate of at most `own` descriptors, which are part of `all`.
-    pub(super) fn new(
+    pub(crate) fn new(
         (name, otherwise): (String, &'static str),
         own: usize,
         all: Arc<Semaphore>,
@@ -97,7 +80,7 @@ impl Gate {
     }
 
     /// Room for `descriptors` if there is some now.
-    pub(super) fn try_enter(&self, descriptors: u32) -> Option<Room> {
+    pub(crate) fn try_enter(&self, descriptors: u32) -> Option<Room> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(descriptors).ok();
         let all =
             own.and_then(|own| Some((own, Arc::clone(&self.all).try_acquire_many_owned(descriptors).ok()?)));
@@ -108,7 +91,7 @@ impl Gate {
     }
 
     /// Room for `descriptors`, as soon as there is some.
-    pub(super) async fn enter(&self, descriptors: u32) -> Room {
+    pub(crate) async fn enter(&self, descriptors: u32) -> Room {
         if let Some(room) = self.try_enter(descriptors) {
             return room;
         }
@@ -127,7 +110,7 @@ impl Gate {
     }
 
     /// What `status` warns of, while there is no room and somebody wanted some.
-    pub(super) fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         let free = self.own.available_permits().min(self.all.available_permits());
         (self.was_told.load(Ordering::Relaxed) && free < PER_CONNECTION as usize).then(|| self.words())
     }
@@ -163,13 +146,5 @@ mod tests {
         drop(gate.enter(2).await);
         assert_eq!(gate.warning(), None);
         assert_eq!(std::fs::read_to_string(path).unwrap().matches("as many clients").count(), 1);
-    }
-
-    #[test]
-    fn the_limit_is_raised_to_the_hard_one() {
-        let limit = raise_limit();
-        let is = rustix::process::getrlimit(Resource::Nofile);
-        assert_eq!(is.current, is.maximum);
-        assert_eq!(is.current.map_or(usize::MAX, |is| usize::try_from(is).unwrap()), limit);
     }
 }

@@ -23,7 +23,7 @@ const KEY: &str = "key";
 const SPARED: Duration = Duration::from_mins(10);
 
 /// The key in `folder`, or a new one that is nowhere yet.
-pub(super) fn open(folder: &Path) -> Result<Key, CloudError> {
+pub(crate) fn open(folder: &Path) -> Result<Key, CloudError> {
     let path = folder.join(KEY);
     let mut key = [0; KEY_BYTES];
     match File::open(&path) {
@@ -49,7 +49,7 @@ fn keep(folder: &Path, key: &Key) -> Result<(), CloudError> {
 }
 
 /// Keeps a Secret's values under their version.
-pub(super) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), CloudError> {
+pub(crate) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), CloudError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
     keep(folder, key)?;
@@ -75,7 +75,7 @@ fn values(folder: &Path, versions: &BTreeMap<String, Option<String>>) -> Result<
 }
 
 /// What a VM is told at its boot, as a file in memory that it reads from. Its pages go with the VM.
-pub(super) fn channel(
+pub(crate) fn channel(
     folder: &Path,
     versions: &BTreeMap<String, Option<String>>,
 ) -> Result<Option<File>, CloudError> {
@@ -93,7 +93,7 @@ pub(super) fn channel(
 }
 
 /// Removes every version that is not in `kept`, but for those that were put just before `now`, in milliseconds.
-pub(super) fn sweep(folder: &Path, kept: &BTreeSet<String>, now: u64) -> Result<(), CloudError> {
+pub(crate) fn sweep(folder: &Path, kept: &BTreeSet<String>, now: u64) -> Result<(), CloudError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(CloudError::file("read", folder))?,

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use i2kit_spec::control::{End, LogHead, MAX_PAYLOAD, StreamState};
 
-use super::journal::Limits;
 use super::*;
+use crate::cloud::local::link::journal::Limits;
+use crate::cloud::local::machine::qmp;
 
 /// How many guests.
 const SEEDS: u64 = 1000;
@@ -192,7 +193,7 @@ fn play(seed: u64, log: &Arc<Log>) {
     };
     let shared = Arc::<Shared>::default();
     let channel = Channel { shared: Arc::clone(&shared) };
-    let lines = Lines::open_with(&machine, LIMITS);
+    let lines = LogWriter::open_with(&machine, LIMITS);
     shared.lock().connected(lines.logged());
     let mut hearing =
         Hearing { shared: Arc::clone(&shared), decoder: Decoder::default(), lines, has_more: false };
@@ -314,7 +315,7 @@ async fn an_answer_of_qemu_without_end_is_given_up() {
         }
         sent
     };
-    let (answer, sent) = tokio::join!(super::super::qmp::forwards(root.path()), endless);
+    let (answer, sent) = tokio::join!(qmp::forwards(root.path()), endless);
     assert!(answer.unwrap_err().to_string().contains("too long"));
     assert!(sent < 16 << 20, "{sent} bytes were read");
 }

@@ -8,8 +8,6 @@
 //! The guest may be hostile: what waits for it and for the tool is bounded, whatever it sends and whatever it does not
 //! read. Frames are decoded, and lines are written, on threads for blocking work.
 
-mod journal;
-mod lines;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +27,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::journal::{FOLDER, GUEST, runs};
-use self::lines::Lines;
 use self::stream::{Overrun, Stream};
-use super::log::Log;
-use super::supervise::{Tasks, supervise};
-use super::{clock, qemu, socket};
+use super::log_writer::LogWriter;
+use crate::cloud::local::log::Log;
+use crate::cloud::local::machine::qemu;
+use crate::cloud::local::supervise::{Tasks, supervise};
+use crate::cloud::local::{clock, exec, socket};
 
 /// How long qemu may take to make the socket.
 const QEMU_START: Duration = Duration::from_secs(30);
@@ -57,37 +55,37 @@ const STREAMS: usize = 64;
 
 /// What a channel belongs to.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// The VM.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// Its folder.
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The names of its pod's containers.
-    pub(super) containers: BTreeSet<String>,
+    pub(crate) containers: BTreeSet<String>,
     /// Where failures are shown.
-    pub(super) tasks: Arc<Tasks>,
+    pub(crate) tasks: Arc<Tasks>,
     /// Where they are told.
-    pub(super) log: Arc<Log>,
+    pub(crate) log: Arc<Log>,
 }
 
 /// A VM's control channel, for whoever wants to run something in the VM.
 #[derive(Debug, Clone)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     shared: Arc<Shared>,
 }
 
 /// A stream of a channel. Dropping it ends what it leads to.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: u32,
     shared: Arc<Shared>,
     /// What the guest says. It is bounded by the windows of the stream.
-    pub(super) messages: mpsc::UnboundedReceiver<Message>,
+    pub(crate) messages: mpsc::UnboundedReceiver<Message>,
 }
 
 /// Why a stream was not begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// The VM has ended.
     Ended,
     /// The channel failed and is opened again.
@@ -107,14 +105,14 @@ impl fmt::Display for Refusal {
                 "its control channel was lost and is being opened again ({reason}); run the command again in a moment"
             ),
             Self::Many => write!(f, "{STREAMS} commands run in it already; end one of them first"),
-            Self::Long(long) => write!(f, "{}", super::exec::too_long(*long)),
+            Self::Long(long) => write!(f, "{}", exec::too_long(*long)),
         }
     }
 }
 
 impl Channel {
     /// Starts to look after the channel of a VM, until `gone` is cancelled. Until then it is opened again however it ends.
-    pub(super) fn start(machine: Machine, gone: CancellationToken) -> Self {
+    pub(crate) fn start(machine: Machine, gone: CancellationToken) -> Self {
         let shared = Arc::<Shared>::default();
         let (task, machine) = (Arc::clone(&shared), Arc::new(machine));
         let (tasks, log) = (Arc::clone(&machine.tasks), Arc::clone(&machine.log));
@@ -127,7 +125,7 @@ impl Channel {
     }
 
     /// Begins a stream.
-    pub(super) fn open(&self, open: Open) -> Result<Connection, Refusal> {
+    pub(crate) fn open(&self, open: Open) -> Result<Connection, Refusal> {
         let (to, messages) = mpsc::unbounded_channel();
         let stream = self.shared.lock().open(open, to)?;
         self.shared.wake.notify_one();
@@ -137,7 +135,7 @@ impl Channel {
 
 impl Connection {
     /// Says something to the guest. A channel that is gone has ended the stream already.
-    pub(super) fn say(&self, message: Message) {
+    pub(crate) fn say(&self, message: Message) {
         self.shared.lock().say_on(self.stream, message);
         self.shared.wake.notify_one();
     }
@@ -413,14 +411,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 struct Hearing {
     shared: Arc<Shared>,
     decoder: Decoder,
-    lines: Lines,
+    lines: LogWriter,
     /// There may be whole messages that were not heard yet, because too much waits for the guest.
     has_more: bool,
 }
 
 impl Hearing {
     fn begin(machine: &Machine, shared: Arc<Shared>) -> Self {
-        let lines = Lines::open(machine);
+        let lines = LogWriter::open(machine);
         shared.lock().connected(lines.logged());
         Self { shared, decoder: Decoder::default(), lines, has_more: false }
     }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use super::{qemu, socket};
+use super::qemu;
+use crate::cloud::local::socket;
 use crate::manifest::api::Protocol;
 
 /// qemu answers at once unless the machine is very busy.
@@ -20,20 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: usize = 1 << 20;
 
 /// A port of the guest and where the host reaches it.
-pub(super) type Forward = (u16, Protocol, SocketAddr);
+pub(crate) type Forward = (u16, Protocol, SocketAddr);
 
 /// Presses the VM's power button.
-pub(super) async fn power_off(folder: &Path) -> io::Result<()> {
+pub(crate) async fn power_off(folder: &Path) -> io::Result<()> {
     command(folder, json!({ "execute": "system_powerdown" })).await.map(drop)
 }
 
 /// The forwards from host ports to ports of the guest.
-pub(super) async fn forwards(folder: &Path) -> io::Result<Vec<Forward>> {
+pub(crate) async fn forwards(folder: &Path) -> io::Result<Vec<Forward>> {
     monitor(folder, "info usernet").await.map(|text| parse_forwards(&text))
 }
 
 /// Adds the forward of a port that the VM was not started with.
-pub(super) async fn add_forward(folder: &Path, port: u16, protocol: Protocol) -> io::Result<()> {
+pub(crate) async fn add_forward(folder: &Path, port: u16, protocol: Protocol) -> io::Result<()> {
     let said = monitor(folder, &format!("hostfwd_add net {}", qemu::forward(port, protocol))).await?;
     if said.trim().is_empty() { Ok(()) } else { Err(io::Error::other(said.trim().to_owned())) }
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::home::Home;
-use super::{qemu, vm};
+use super::{process, qemu};
+use crate::cloud::local::home::Home;
 use crate::plan::fleet::Accelerator;
 
 /// The whole probe takes a tenth of a second where KVM works, and twenty seconds or for ever where it crawls.
@@ -37,7 +37,7 @@ struct Cached {
 }
 
 /// The accelerator for VMs on this machine. Blocks for the time of a probe when the answer is not known yet.
-pub(super) fn find(home: &Home) -> Accelerator {
+pub(crate) fn find(home: &Home) -> Accelerator {
     let path = home.cache.join("accelerator.json");
     let host_boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok());
@@ -89,7 +89,7 @@ fn probe(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     // As a VM is started, since that may be what keeps it from KVM.
-    let (mut child, _) = vm::spawn(command, folder.path(), folder.path(), &[])?;
+    let (mut child, _) = process::spawn(command, folder.path(), folder.path(), &[])?;
     let start = Instant::now();
     while start.elapsed() < limit {
         if let Some(status) = child.try_wait()? {

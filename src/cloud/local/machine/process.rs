@@ -29,7 +29,7 @@ const SCRATCH: &str = "scratch";
 
 /// A running VM, or one that has just ended.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pid: u32,
     pidfd: OwnedFd,
     /// Only of those that this process started: they must be waited for.
@@ -42,7 +42,7 @@ pub(super) struct Process {
 static INHERITING: Mutex<()> = Mutex::new(());
 
 /// Starts `machine` in `folder`, which must exist. `secrets` is what it reads from its standard input.
-pub(super) fn start(
+pub(crate) fn start(
     mut machine: Machine<'_>,
     folder: &Path,
     secrets: Option<File>,
@@ -89,7 +89,7 @@ fn or_end<T>(mut child: Child, done: io::Result<T>) -> io::Result<(Child, T)> {
 }
 
 /// Starts `command`, confined, with these files open under the numbers that they have here.
-pub(super) fn spawn(
+pub(crate) fn spawn(
     command: Command,
     image: &Path,
     folder: &Path,
@@ -126,12 +126,12 @@ fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 
 impl Process {
     /// The process id.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Whether it still runs.
-    pub(super) fn is_alive(&mut self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         let is_alive = self.runs();
         if !is_alive {
             // Nobody reads them any more, and they may be large.
@@ -150,19 +150,19 @@ impl Process {
     }
 
     /// How it ended, when it was a signal that ended it and this process was its parent.
-    pub(super) fn killed_by(&mut self) -> Option<i32> {
+    pub(crate) fn killed_by(&mut self) -> Option<i32> {
         self.child.as_mut()?.try_wait().ok()??.signal()
     }
 
     /// Ends it at once.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // It may have ended by itself; that is what was wanted.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
 
 /// What qemu said when it did not start or ended, in one line.
-pub(super) fn last_words(folder: &Path) -> Option<String> {
+pub(crate) fn last_words(folder: &Path) -> Option<String> {
     let text = fs::read_to_string(folder.join(MESSAGES)).ok()?;
     let line = text.lines().rfind(|line| !line.trim().is_empty())?;
     Some(line.trim_start_matches(&format!("{}: ", qemu::PROGRAM)).to_owned())
@@ -172,7 +172,7 @@ pub(super) fn last_words(folder: &Path) -> Option<String> {
 ///
 /// Found among all processes by command line and working folder, not by a stored process id: a VM is never missed,
 /// even when its starter was killed before it could write anything down, and a reused id is never taken for a VM.
-pub(super) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
+pub(crate) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
     let instances = resolved(instances)?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -226,7 +226,7 @@ mod tests {
         let (inherited, stray) = ([file("a"), file("b")], file("stray"));
         // As a descriptor is that another program left to this one.
         rustix::io::fcntl_setfd(&stray, FdFlags::empty()).unwrap();
-        crate::cloud::local::descriptors::close_on_exec();
+        crate::cloud::local::machine::descriptors::close_on_exec();
         for _ in 0..2 {
             let mut command = Command::new("ls");
             command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -27,14 +27,14 @@ const PATIENCE_BOOTING: Duration = Duration::from_millis(400);
 const BOOTING_MS: u64 = 10_000;
 
 /// Between two questions to a VM that is not healthy yet, so that a new VM serves soon.
-pub(super) const PERIOD_STARTING: Duration = Duration::from_millis(200);
+pub(crate) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 
 /// Between two questions to a healthy VM, as balancers do it.
-pub(super) const PERIOD: Duration = Duration::from_secs(1);
+pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
 /// How long a VM that is ready may go on to open the ports that balancers lead to. Then it counts as healthy without
 /// them: a Service may name a port that nobody listens on.
-pub(super) const PORTS_GRACE_MS: u64 = 15_000;
+pub(crate) const PORTS_GRACE_MS: u64 = 15_000;
 
 /// A forwarded connection that lives for so long has reached a listener in the guest; one that did not is closed as
 /// soon as the guest has refused it.
@@ -44,14 +44,14 @@ const ACCEPTED: Duration = Duration::from_millis(150);
 const ANSWER_BYTES: u64 = 256 * 1024;
 
 /// Time for one question to a VM with this record.
-pub(super) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
+pub(crate) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
     let is_booting =
         record.is_some_and(|record| !record.answered && now < record.started.saturating_add(BOOTING_MS));
     if is_booting { PATIENCE_BOOTING } else { PATIENCE }
 }
 
 /// Asks once.
-pub(super) async fn check(address: SocketAddr, patience: Duration) -> Heard {
+pub(crate) async fn check(address: SocketAddr, patience: Duration) -> Heard {
     let path = status::PATH;
     let (code, body) = match get(address, path, patience).await {
         Ok(answer) => answer,
@@ -89,7 +89,7 @@ fn is_our_fault(error: &io::Error) -> bool {
 }
 
 /// Whether somebody in the guest accepts connections to the port that is forwarded from `address`.
-pub(super) async fn accepts(address: SocketAddr) -> bool {
+pub(crate) async fn accepts(address: SocketAddr) -> bool {
     let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await else {
         return false;
     };

@@ -9,8 +9,8 @@ use std::time::Duration;
 use i2kit_spec::control::LogHead;
 use tokio::time::Instant;
 
-use super::journal::{Journal, LIMITS, Limits};
-use super::{FOLDER, Machine};
+use super::channel::Machine;
+use super::journal::{FOLDER, Journal, LIMITS, Limits};
 use crate::cloud::local::log::Log;
 use crate::cloud::local::supervise::Tasks;
 
@@ -22,7 +22,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The lines of one VM.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct LogWriter {
     id: String,
     folder: PathBuf,
     containers: BTreeSet<String>,
@@ -37,7 +37,7 @@ pub(super) struct Lines {
     told_foreign: bool,
 }
 
-/// Lines are refused.
+/// LogWriter are refused.
 #[derive(Debug, Clone, Copy)]
 struct Refusing {
     /// When the guest is asked to say them again.
@@ -46,7 +46,7 @@ struct Refusing {
     asked: bool,
 }
 
-impl Lines {
+impl LogWriter {
     /// The lines of the VM.
     pub(super) fn open(machine: &Machine) -> Self {
         Self::open_with(machine, LIMITS)
@@ -147,7 +147,7 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for LogWriter {
     fn drop(&mut self) {
         self.tasks.forget(&self.name());
     }

@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Counted, Service};
-use crate::cloud::local::descriptors::Room;
+use crate::cloud::local::mover::admission::Room;
 
 /// Sessions of one listener. The one that was silent for longest makes room for a new one: sources of datagrams can be
 /// invented, so that a bound without that would let one client lock out all others.

@@ -8,20 +8,20 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::home::Home;
 use crate::cloud::CloudError;
+use crate::cloud::local::home::Home;
 use crate::disk::vmdk::{self, Extent};
 use crate::image::DiskImage;
 use crate::plan::image::ImageId;
 
 /// The kernel, in an image's folder.
-pub(super) const KERNEL: &str = "kernel";
+pub(crate) const KERNEL: &str = "kernel";
 
 /// The initial RAM file system, in an image's folder.
-pub(super) const INITRD: &str = "initrd";
+pub(crate) const INITRD: &str = "initrd";
 
 /// The disk, in an image's folder.
-pub(super) const DISK: &str = "disk.vmdk";
+pub(crate) const DISK: &str = "disk.vmdk";
 
 /// The image's kernel command line, in its folder.
 const CMDLINE: &str = "cmdline";
@@ -30,7 +30,7 @@ const CMDLINE: &str = "cmdline";
 const ZEROES: &str = "zeroes";
 
 /// Makes the image's folder, unless it exists. It appears whole or not at all.
-pub(super) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
+pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
     let target = home.image(image.id);
     if target.exists() {
         return Ok(());
@@ -76,14 +76,14 @@ pub(super) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
 }
 
 /// The image's own kernel command line.
-pub(super) fn cmdline(home: &Home, id: ImageId) -> Result<String, CloudError> {
+pub(crate) fn cmdline(home: &Home, id: ImageId) -> Result<String, CloudError> {
     let path = home.image(id).join(CMDLINE);
     fs::read_to_string(&path).map_err(CloudError::file("read", &path))
 }
 
 /// Removes every image that is not in `kept`, and what interrupted runs left. A VM that still runs from one keeps its
 /// open files.
-pub(super) fn sweep(home: &Home, kept: impl Fn(&Path) -> bool) -> Result<(), CloudError> {
+pub(crate) fn sweep(home: &Home, kept: impl Fn(&Path) -> bool) -> Result<(), CloudError> {
     let images = home.images();
     let entries = match fs::read_dir(&images) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

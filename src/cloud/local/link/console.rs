@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use i2kit_spec::PodEnd;
 use i2kit_spec::console::{END, GUEST_PREFIX, SEPARATOR};
 
-use super::qemu;
 use crate::cloud::LogLine;
+use crate::cloud::local::machine::qemu;
 
 /// When the file is longer than this it is moved aside, and what was aside before goes. It may be longer when nobody
 /// looked after it for a while; then its end is kept.
@@ -38,7 +38,7 @@ fn previous(folder: &Path) -> PathBuf {
 
 /// Moves the VM's console aside when it is too long. qemu appends, so it goes on at the start of the emptied file; what
 /// it writes between the copy and the cut is lost.
-pub(super) fn rotate(folder: &Path) -> io::Result<()> {
+pub(crate) fn rotate(folder: &Path) -> io::Result<()> {
     let path = current(folder);
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LIMIT_BYTES) {
         fs::write(previous(folder), last(&path, LIMIT_BYTES))?;
@@ -48,7 +48,7 @@ pub(super) fn rotate(folder: &Path) -> io::Result<()> {
 }
 
 /// One line of the console of the VM `instance`, without its end.
-pub(super) fn parse(instance: &str, line: &str) -> LogLine {
+pub(crate) fn parse(instance: &str, line: &str) -> LogLine {
     let line = line.trim_end_matches(['\r', '\n']);
     // A container's name is an RFC 1123 label.
     let is_name = |name: &str| {
@@ -78,14 +78,14 @@ fn last(path: &Path, bytes: u64) -> Vec<u8> {
 }
 
 /// What the VM's console still holds, at most the last [`LIMIT_BYTES`] of each of its files.
-pub(super) fn lines(folder: &Path, instance: &str) -> Vec<LogLine> {
+pub(crate) fn lines(folder: &Path, instance: &str) -> Vec<LogLine> {
     let mut bytes = last(&previous(folder), LIMIT_BYTES);
     bytes.extend(last(&current(folder), LIMIT_BYTES));
     String::from_utf8_lossy(&bytes).lines().map(|line| parse(instance, line)).collect()
 }
 
 /// The last lines of what the VM's console holds, for the reason of a failure.
-pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
+pub(crate) fn tail(folder: &Path, count: usize) -> Vec<String> {
     let text = last(&current(folder), TAIL_BYTES);
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
@@ -93,7 +93,7 @@ pub(super) fn tail(folder: &Path, count: usize) -> Vec<String> {
 }
 
 /// How the pod ended, once its guest has said so.
-pub(super) fn end(folder: &Path) -> Option<PodEnd> {
+pub(crate) fn end(folder: &Path) -> Option<PodEnd> {
     let said = |path: PathBuf| {
         let bytes = last(&path, END_BYTES);
         let text = String::from_utf8_lossy(&bytes);
@@ -105,7 +105,7 @@ pub(super) fn end(folder: &Path) -> Option<PodEnd> {
 
 /// A place in a VM's console from which new lines are read.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(crate) struct Follower {
     folder: PathBuf,
     instance: String,
     offset: u64,
@@ -114,18 +114,18 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Starts at the end of what is there; with `from_start` at its beginning.
-    pub(super) fn new(folder: PathBuf, instance: String, from_start: bool) -> Self {
+    pub(crate) fn new(folder: PathBuf, instance: String, from_start: bool) -> Self {
         let length = fs::metadata(current(&folder)).map_or(0, |metadata| metadata.len());
         Self { folder, instance, offset: if from_start { 0 } else { length }, rest: Vec::new() }
     }
 
     /// The VM.
-    pub(super) fn instance(&self) -> &str {
+    pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
 
     /// Lines that were completed since the last call.
-    pub(super) fn more(&mut self) -> io::Result<Vec<LogLine>> {
+    pub(crate) fn more(&mut self) -> io::Result<Vec<LogLine>> {
         let mut file = match File::open(current(&self.folder)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             file => file?,
@@ -149,7 +149,7 @@ impl Follower {
 
 /// What a console says, byte by byte, from the beginning of what is kept.
 #[derive(Debug)]
-pub(super) struct Bytes {
+pub(crate) struct Bytes {
     folder: PathBuf,
     /// Nothing was read yet.
     is_new: bool,
@@ -158,12 +158,12 @@ pub(super) struct Bytes {
 
 impl Bytes {
     /// The console of the VM in this folder.
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), is_new: true, offset: 0 }
     }
 
     /// What came since the last call, or a part of it.
-    pub(super) fn more(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn more(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         if std::mem::replace(&mut self.is_new, false) {
             bytes = last(&previous(&self.folder), LIMIT_BYTES);

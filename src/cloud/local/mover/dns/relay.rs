@@ -110,7 +110,7 @@ fn name_servers(text: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::local::names::message::tests::question;
+    use crate::cloud::local::mover::dns::message::tests::question;
 
     #[test]
     fn up_to_three_name_servers_are_asked() {

@@ -12,16 +12,16 @@ use crate::manifest::api::Protocol;
 use crate::plan::fleet::{Accelerator, LaunchSpec};
 
 /// The program.
-pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// The QMP socket, in the VM's folder.
-pub(super) const QMP: &str = "qmp.sock";
+pub(crate) const QMP: &str = "qmp.sock";
 
 /// The host's end of the control channel, in the VM's folder.
-pub(super) const CONTROL: &str = "control.sock";
+pub(crate) const CONTROL: &str = "control.sock";
 
 /// What the VM's serial port says, in the VM's folder.
-pub(super) const CONSOLE: &str = "console.log";
+pub(crate) const CONSOLE: &str = "console.log";
 
 /// The guest's address on qemu's user network, and that network's gateway and name server, which asks this machine's.
 const GUEST: &str = "10.0.2.15";
@@ -33,31 +33,31 @@ const SERVICES: &str = "127.76.0.0/14";
 
 /// What a VM is started from.
 #[derive(Debug)]
-pub(super) struct Machine<'m> {
+pub(crate) struct Machine<'m> {
     /// Its name.
-    pub(super) id: &'m str,
+    pub(crate) id: &'m str,
     /// Size and ports.
-    pub(super) launch: &'m LaunchSpec,
+    pub(crate) launch: &'m LaunchSpec,
     /// Ports to forward from the host.
-    pub(super) ports: &'m [(u16, Protocol)],
+    pub(crate) ports: &'m [(u16, Protocol)],
     /// The folder of its image, absolute.
-    pub(super) image: &'m Path,
+    pub(crate) image: &'m Path,
     /// The image's own kernel command line.
-    pub(super) cmdline: &'m str,
+    pub(crate) cmdline: &'m str,
     /// What runs its instructions.
-    pub(super) accelerator: Accelerator,
+    pub(crate) accelerator: Accelerator,
     /// Whom it asks for names; qemu's own name server when there is none.
-    pub(super) resolver: Option<Ipv4Addr>,
+    pub(crate) resolver: Option<Ipv4Addr>,
     /// The environment variables that qemu has.
-    pub(super) environment: &'m [(OsString, OsString)],
+    pub(crate) environment: &'m [(OsString, OsString)],
     /// The descriptors of its scratch disks, which qemu inherits, in the order of their numbers.
-    pub(super) scratch: Vec<RawFd>,
+    pub(crate) scratch: Vec<RawFd>,
     /// The user that qemu becomes when it has opened its files, by number; it stays who it is without.
-    pub(super) user: Option<u32>,
+    pub(crate) user: Option<u32>,
 }
 
 /// The arguments that start `machine` from within its own folder.
-pub(super) fn arguments(machine: &Machine) -> Vec<String> {
+pub(crate) fn arguments(machine: &Machine) -> Vec<String> {
     let file = |name: &str| machine.image.join(name).display().to_string();
     let (accelerator, processor) = match machine.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
@@ -153,7 +153,7 @@ fn forwards(ports: &[(u16, Protocol)]) -> String {
 }
 
 /// One forward in qemu's words.
-pub(super) fn forward(port: u16, protocol: Protocol) -> String {
+pub(crate) fn forward(port: u16, protocol: Protocol) -> String {
     let protocol = match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",

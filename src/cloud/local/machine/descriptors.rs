@@ -1,0 +1,32 @@
+//! Descriptors of this process: its limit, and what programs that it starts inherit.
+
+use rustix::process::{Resource, Rlimit};
+
+/// Raises this process's limit of descriptors as far as it may, and returns it.
+pub(crate) fn raise_limit() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Where it is refused, the limit stays as it is.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+    let current = rustix::process::getrlimit(Resource::Nofile).current;
+    current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
+}
+
+/// Keeps all descriptors but the standard ones from programs that this process starts: a lock or a pipe of whoever
+/// called must not live as long as a VM.
+pub(crate) fn close_on_exec() {
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_raised_to_the_hard_one() {
+        let limit = raise_limit();
+        let is = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!(is.current, is.maximum);
+        assert_eq!(is.current.map_or(usize::MAX, |is| usize::try_from(is).unwrap()), limit);
+    }
+}
