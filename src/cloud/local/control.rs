@@ -5,7 +5,6 @@ mod acts;
 mod faults;
 mod step;
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +17,10 @@ use self::step::{Job, Read, Stepped, Words};
 use super::keeper::{Keeper, blocking};
 use super::link::{console, log_reader};
 use super::machine::process;
-use super::mover::balancer::{self, Key, Wanted};
-use super::mover::dns::full_name;
 use super::mover::dns::message::Zone;
+use super::mover::dns::service_name;
+use super::mover::{ListenerId, NameServer, Route, Routes};
+use super::network::addresses;
 use super::supervise::supervise;
 use crate::cloud::CloudError;
 use crate::cloud::environment::Environment;
@@ -38,8 +38,6 @@ const REASON_LINES: usize = 12;
 #[derive(Debug, Default)]
 struct Memory {
     rounds: u64,
-    /// Listeners that cannot be bound, with the reason that was told.
-    told: BTreeMap<Key, String>,
 }
 
 /// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
@@ -65,10 +63,10 @@ async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), C
 }
 
 async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
-    // Before VMs are started, which are told where to ask.
-    names(keeper).await;
+    // Before VMs are started: each is given the address of a name server that answers.
+    keeper.mover.apply(routes(keeper)).await;
     let ticked = blocking(|| tick(keeper));
-    route(keeper, &mut memory.told).await;
+    keeper.mover.apply(routes(keeper)).await;
     if memory.rounds.is_multiple_of(ROTATE_TICKS) {
         rotate(keeper);
     }
@@ -82,6 +80,8 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
 /// Decides about every group once. What is decided is saved before it is done.
 fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let now = keeper.clock.tick();
+    let connections = keeper.mover.report().connections;
+    keeper.state().set_connections(&connections);
     let mut read = Read::new();
     let (jobs, log) = loop {
         let mut state = keeper.state();
@@ -109,58 +109,38 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     Ok(())
 }
 
-/// Hands the balancers what they should be.
-async fn route(keeper: &Keeper, told: &mut BTreeMap<Key, String>) {
-    let failed = keeper.balancers.apply(listeners(keeper)).await;
-    let failed: BTreeMap<Key, String> =
-        failed.into_iter().map(|(key, error)| (key, error.to_string())).collect();
-    for (key, error) in failed.iter().filter(|(key, error)| told.get(*key) != Some(*error)) {
-        keeper.log.say(format_args!("{} cannot be bound: {error}", balancer::words(key)));
-    }
-    *told = failed;
-}
-
-/// What the listeners of all balancers should be.
-fn listeners(keeper: &Keeper) -> BTreeMap<Key, Wanted> {
+/// What the mover should carry: the listeners of all balancers, and a name server for each environment.
+fn routes(keeper: &Keeper) -> Routes {
     let state = keeper.state();
-    let mut wanted = BTreeMap::new();
+    let mut routes = Routes::default();
     for (environment_name, environment) in &state.environments {
-        for (name, balancer) in &environment.balancers {
+        for (service, balancer) in &environment.balancers {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
             for listener in &balancer.spec.listeners {
-                let backends = listener
-                    .targets
-                    .iter()
-                    .flat_map(|target| {
-                        state.backends(environment, &target.group, (target.port, listener.protocol))
-                    })
-                    .collect();
-                let key = (environment_name.clone(), name.clone(), listener.port, listener.protocol);
-                wanted.insert(key, Wanted { host, backends });
+                let (port, protocol) = (listener.port, listener.protocol);
+                let backends = listener.targets.iter().flat_map(|target| {
+                    state.backends(environment, &target.group, (target.port, listener.protocol))
+                });
+                let id = ListenerId {
+                    environment: environment_name.clone(),
+                    service: service.clone(),
+                    port,
+                    protocol,
+                };
+                routes.listeners.insert(id, Route { host, backends: backends.collect() });
             }
         }
+        let server =
+            NameServer { address: addresses::name_server(environment_name), zone: zone(environment) };
+        routes.name_servers.insert(environment_name.clone(), server);
     }
-    wanted
+    routes
 }
 
-/// Hands the servers of names what they should know.
-async fn names(keeper: &Keeper) {
-    for environment in keeper.names.apply(zones(keeper)).await {
-        keeper.log.say(format_args!("{}", keeper.names.failure(&environment).unwrap_or_default()));
-    }
-}
-
-/// The names of each environment's balancers.
-fn zones(keeper: &Keeper) -> BTreeMap<String, Zone> {
-    let state = keeper.state();
-    let zone = |environment: &Environment| {
-        let balancers =
-            environment.balancers.iter().filter(|(_, balancer)| !balancer.spec.listeners.is_empty());
-        balancers
-            .filter_map(|(name, balancer)| Some((full_name(name), balancer.host.parse().ok()?)))
-            .collect()
-    };
-    state.environments.iter().map(|(name, found)| (name.clone(), zone(found))).collect()
+/// The names of an environment's balancers, with their addresses.
+fn zone(environment: &Environment) -> Zone {
+    let balancers = environment.balancers.iter().filter(|(_, balancer)| !balancer.spec.listeners.is_empty());
+    balancers.filter_map(|(name, balancer)| Some((service_name(name), balancer.host.parse().ok()?))).collect()
 }
 
 /// Cuts consoles that are too long.
@@ -180,7 +160,7 @@ fn rotate(keeper: &Keeper) {
 /// What a VM left in its folder; `death` is why it ended, where that is known otherwise.
 fn words(folder: &Path, death: Option<String>) -> Words {
     let end = console::end(folder);
-    let said = || match (end.as_ref().map(ToString::to_string), process::last_words(folder)) {
+    let said = || match (end.as_ref().map(ToString::to_string), process::last_message(folder)) {
         (Some(end), _) => end,
         (None, Some(words)) => format!("the VM ended: {words}"),
         (None, None) => match console::tail(folder, 1).pop() {

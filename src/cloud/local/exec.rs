@@ -8,13 +8,14 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use i2kit_spec::control::{Decoder, End, Ended, MAX_PAYLOAD, Message, Open, TooLong, WINDOW};
+use i2kit_spec::control::{Decoder, End, Ended, Message, Open, WINDOW};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::client::{refusal, unreachable};
 use super::home::{Home, SOCKET};
+use super::link::channel::too_long;
 use super::socket;
 use super::wire::{EXEC_PROTOCOL, Exec};
 use crate::cloud::CloudError;
@@ -26,16 +27,6 @@ const INPUTS: usize = 4;
 /// How long a guest may take to begin the command before that is told. One that runs takes milliseconds, one that is
 /// emulated on a busy machine a second.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What is said of a command that fits into no message.
-pub(super) fn too_long(long: TooLong) -> String {
-    format!(
-        "at most {} KiB of arguments go to the guest, and these are {} bytes; give what is long as a file (`i2kit cp`) or \
-         by standard input (`-i`)",
-        MAX_PAYLOAD / 1024,
-        long.bytes
-    )
-}
 
 /// Whether the command fits into the message that begins it.
 fn check(exec: &Exec) -> Result<(), CloudError> {

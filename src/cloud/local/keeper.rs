@@ -8,10 +8,9 @@
 //! that blocks is done without it. A save is a few pages, and what waits for it meanwhile are the API and health checks,
 //! no connection of a balancer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use tokio::sync::Notify;
@@ -24,16 +23,15 @@ use super::log::Log;
 use super::lost;
 use super::machine::accelerator;
 use super::machine::process::Process;
-use super::machine::qmp::Forward;
 use super::mover::admission::Shares;
-use super::mover::balancer::{Backend, Balancers};
-use super::mover::dns::Names;
+use super::mover::{Backend, ListenerId, Mover};
+use super::network::Attachment;
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use crate::cloud::CloudError;
 use crate::cloud::environment::{Environment, Facts};
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{Accelerator, Endpoint, Fleet, Listener};
+use crate::plan::fleet::{Accelerator, Fleet, Listener};
 
 /// The local cloud's process, as all its parts see it.
 #[derive(Debug)]
@@ -44,10 +42,8 @@ pub(super) struct Keeper {
     pub(super) log: Arc<Log>,
     /// Long tasks that fail at present.
     pub(super) tasks: Arc<Tasks>,
-    /// Listeners.
-    pub(super) balancers: Balancers,
-    /// Servers of names.
-    pub(super) names: Names,
+    /// What carries traffic.
+    pub(super) mover: Mover,
     /// Told after every change, so that the control loop need not wait for its next tick.
     pub(super) changed: Notify,
     /// Cancelled when the process is to end.
@@ -75,14 +71,12 @@ pub(super) struct State {
 pub(super) struct Vm {
     /// Its process, or why there is none.
     pub(super) life: Life,
-    /// Forwards that qemu has.
-    pub(super) forwards: Vec<Forward>,
-    /// Forwards that qemu was asked for while it ran.
-    pub(super) asked: BTreeSet<(u16, Protocol)>,
+    /// Its place on the network.
+    pub(super) network: Attachment,
     /// Whether the ports that balancers lead to are known to accept, or were given up on.
     pub(super) ports: Ports,
-    /// Connections that the balancer carries to it.
-    pub(super) connections: Arc<AtomicU32>,
+    /// Connections that the mover carries to it, by its last report.
+    pub(super) connections: u32,
     /// What the guest speaks over.
     pub(super) channel: Option<Channel>,
     /// Ends its health check.
@@ -149,20 +143,13 @@ impl Vm {
     pub(super) fn new(life: Life) -> Self {
         Self {
             life,
-            forwards: Vec::new(),
-            asked: BTreeSet::new(),
+            network: Attachment::default(),
             ports: Ports::Unknown,
-            connections: Arc::default(),
+            connections: 0,
             channel: None,
             watch: CancellationToken::new(),
             killed: false,
         }
-    }
-
-    /// Where a port of the VM is reached.
-    pub(super) fn endpoint(&self, port: u16, protocol: Protocol) -> Option<SocketAddr> {
-        let found = self.forwards.iter().find(|(guest, p, _)| (*guest, *p) == (port, protocol));
-        found.map(|(_, _, address)| *address)
     }
 }
 
@@ -211,20 +198,22 @@ impl State {
                 Life::Started(process) => (process.is_alive(), Some(process.pid())),
                 Life::Failed(_) => (false, None),
             };
-            let endpoint = |(port, protocol, address): &Forward| Endpoint {
-                port: *port,
-                protocol: *protocol,
-                address: address.to_string(),
-            };
             Facts {
                 alive,
                 pid: pid.filter(|_| alive),
-                connections: vm.connections.load(Ordering::Relaxed),
-                endpoints: if alive { vm.forwards.iter().map(endpoint).collect() } else { Vec::new() },
+                connections: vm.connections,
+                endpoints: if alive { vm.network.endpoints() } else { Vec::new() },
                 succeeded: false,
             }
         };
         self.vms.iter_mut().map(|(id, vm)| (id.clone(), facts(vm))).collect()
+    }
+
+    /// Takes over how many connections the mover carries to each machine.
+    pub(super) fn set_connections(&mut self, counts: &BTreeMap<String, u32>) {
+        for (id, vm) in &mut self.vms {
+            vm.connections = counts.get(id).copied().unwrap_or_default();
+        }
     }
 
     /// Saves `next`, and only then makes it what is true. After an error everything is as before.
@@ -272,7 +261,7 @@ impl State {
                 environment.groups.get(&target.group).is_some_and(|group| group.instances.contains_key(id))
             })
             .filter_map(|target| {
-                let address = self.vms.get(id)?.endpoint(target.port, Protocol::Tcp)?;
+                let address = self.vms.get(id)?.network.address(target.port, Protocol::Tcp)?;
                 Some((target.port, address))
             })
             .collect()
@@ -289,9 +278,8 @@ impl State {
         let serving = group.instances.values().filter(|record| record.serves());
         serving
             .filter_map(|record| {
-                let vm = self.vms.get(&record.id)?;
-                let address = vm.endpoint(port.0, port.1)?;
-                Some(Backend { address, connections: Arc::clone(&vm.connections) })
+                let address = self.vms.get(&record.id)?.network.address(port.0, port.1)?;
+                Some(Backend { machine: record.id.clone(), address })
             })
             .collect()
     }
@@ -310,8 +298,7 @@ impl Keeper {
         }
         Ok(Self {
             home,
-            balancers: Balancers::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
-            names: Names::new(shares, Arc::clone(&tasks), Arc::clone(&log)),
+            mover: Mover::new(shares, &tasks, &log),
             log,
             tasks,
             changed: Notify::new(),
@@ -357,21 +344,25 @@ impl Keeper {
 
     /// The fleet of an environment.
     pub(super) fn fleet(&self, name: &str) -> Fleet {
+        let mut report = self.mover.report();
         let mut state = self.state();
+        state.set_connections(&report.connections);
         let facts = state.facts();
         let empty = Environment::default();
         let environment = state.environments.get(name).unwrap_or(&empty);
         let bound = |balancer: &Name| {
             let listeners = environment.balancers.get(balancer).map(|balancer| &balancer.spec.listeners);
-            let key =
-                |listener: &Listener| (name.to_owned(), balancer.clone(), listener.port, listener.protocol);
-            listeners.into_iter().flatten().map(|listener| self.balancers.bound(&key(listener))).collect()
+            let id = |listener: &Listener| ListenerId {
+                environment: name.to_owned(),
+                service: balancer.clone(),
+                port: listener.port,
+                protocol: listener.protocol,
+            };
+            listeners.into_iter().flatten().map(|listener| report.bound.get(&id(listener)).copied()).collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now().steady);
-        fleet.warnings.extend(self.names.failure(name));
-        fleet.warnings.extend(self.names.warnings(name));
-        fleet.warnings.extend(self.balancers.warnings(name));
+        fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
         fleet.warnings.extend(self.tasks.failing());
         fleet
     }

@@ -21,6 +21,7 @@ mod log;
 mod lost;
 mod machine;
 mod mover;
+mod network;
 mod server;
 mod socket;
 mod start;

@@ -14,10 +14,12 @@ use crate::cloud::CloudError;
 use crate::cloud::environment::GroupRecord;
 use crate::cloud::health::{Heard, Known, judge};
 use crate::cloud::local::keeper::{Keeper, Life, Ports, Running, State, Vm};
-use crate::cloud::local::link::channel::{Channel, Machine as Guest};
+use crate::cloud::local::link::channel::Channel;
+use crate::cloud::local::link::guest::Guest;
 use crate::cloud::local::link::status_check;
 use crate::cloud::local::machine::qemu::{self, Machine};
 use crate::cloud::local::machine::{images, process, qmp, secrets};
+use crate::cloud::local::network::{self, GuestPort};
 use crate::cloud::local::supervise::supervise;
 use crate::manifest::api::Protocol;
 use crate::plan::fleet::{Accelerator, Health, InstanceState};
@@ -89,21 +91,19 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
     fs::create_dir_all(&folder).map_err(CloudError::file("create", &folder))?;
     let cmdline = images::cmdline(&keeper.home, spec.image)?;
     let accelerator = keeper.accelerator();
-    let secrets = secrets::channel(&keeper.home.secrets(), &spec.secrets)?;
+    let secrets = secrets::memory_file(&keeper.home.secrets(), &spec.secrets)?;
+    let resolver = keeper.mover.report().name_servers.get(environment).copied();
     let machine = Machine {
         id,
         launch: spec,
-        ports,
+        network: &network::device(ports, resolver),
         image: &keeper.home.image(spec.image),
         cmdline: &cmdline,
         accelerator,
-        resolver: keeper.names.server(environment),
         environment: &keeper.home.environment,
-        scratch: Vec::new(),
-        user: None,
     };
     // Without the lock: its record is saved, so that a process is never without one.
-    let process = process::start(machine, &folder, secrets)?;
+    let process = process::start(&machine, &folder, secrets)?;
     keeper.state().started(id, Box::new(process), accelerator);
     Ok(())
 }
@@ -160,10 +160,10 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
     let folder = keeper.home.instance(id);
     let given_up = tokio::time::Instant::now() + QEMU_START;
     loop {
-        match qmp::forwards(&folder).await {
+        match network::discover(&folder).await {
             Ok(forwards) => {
                 if let Some(vm) = keeper.state().vms.get_mut(id) {
-                    vm.forwards = forwards;
+                    vm.network.set(forwards);
                 }
                 return Ok(true);
             }
@@ -209,7 +209,8 @@ async fn check_health(
     cancel: CancellationToken,
 ) -> Result<(), String> {
     loop {
-        let address = keeper.state().vms.get(&id).and_then(|vm| vm.endpoint(health_port, Protocol::Tcp));
+        let address =
+            keeper.state().vms.get(&id).and_then(|vm| vm.network.address(health_port, Protocol::Tcp));
         let Some(address) = address else { return Ok(()) };
         let checked = tokio::select! {
             checked = look(&keeper, &id, address) => checked,
@@ -257,7 +258,7 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<
     let restarted = status.containers.iter().any(|container| container.restarts > 0);
     for (port, address) in targets {
         if !status_check::accepts(address).await {
-            if restarted || now < since.saturating_add(health::PORTS_GRACE_MS) {
+            if restarted || now < since.saturating_add(status_check::PORTS_GRACE_MS) {
                 return (heard, Some(port));
             }
             keeper.log.say(format_args!("{id}: port {port} is behind a balancer and accepts no connections"));
@@ -305,11 +306,11 @@ fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) 
 }
 
 /// Has qemu add a forward; tries again until it is there or the VM is gone.
-fn forward(keeper: &Arc<Keeper>, id: &str, port: (u16, Protocol)) {
+fn forward(keeper: &Arc<Keeper>, id: &str, port: GuestPort) {
     let cancel = {
         let mut state = keeper.state();
         let Some(vm) = state.vms.get_mut(id) else { return };
-        if !vm.asked.insert(port) {
+        if !vm.network.request(port) {
             return;
         }
         vm.watch.clone()
@@ -322,23 +323,10 @@ fn forward(keeper: &Arc<Keeper>, id: &str, port: (u16, Protocol)) {
     }));
 }
 
-async fn add_forward(
-    keeper: Arc<Keeper>,
-    id: String,
-    (port, protocol): (u16, Protocol),
-) -> std::io::Result<()> {
-    let folder = keeper.home.instance(&id);
-    let has = |found: &[qmp::Forward]| found.iter().any(|(guest, p, _)| (*guest, *p) == (port, protocol));
-    // The answer to an earlier question may have been lost.
-    let mut forwards = qmp::forwards(&folder).await?;
-    if !has(&forwards) {
-        qmp::add_forward(&folder, port, protocol).await?;
-        forwards = qmp::forwards(&folder).await?;
-    }
+async fn add_forward(keeper: Arc<Keeper>, id: String, port: GuestPort) -> std::io::Result<()> {
+    let forwards = network::open(&keeper.home.instance(&id), port).await?;
     if let Some(vm) = keeper.state().vms.get_mut(&id) {
-        // Where it can be asked for again, should it not be there after all.
-        vm.asked.remove(&(port, protocol));
-        vm.forwards = forwards;
+        vm.network.answered(port, forwards);
     }
     keeper.changed.notify_one();
     Ok(())

@@ -222,12 +222,8 @@ impl Step<'_> {
         {
             let Some(revision) = record.revision(instance.revision) else { continue };
             let Some(vm) = self.vms.get(&instance.id) else { continue };
-            for port in environment.ports(name, &revision.launch) {
-                // A VM that was just started is asked once it is there.
-                let missing = !vm.forwards.is_empty() && vm.endpoint(port.0, port.1).is_none();
-                if missing && !vm.asked.contains(&port) {
-                    self.jobs.push(Job::Forward { id: instance.id.clone(), port });
-                }
+            for port in vm.network.missing(environment.ports(name, &revision.launch)) {
+                self.jobs.push(Job::Forward { id: instance.id.clone(), port });
             }
         }
     }

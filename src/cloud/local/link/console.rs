@@ -1,6 +1,6 @@
-//! The consoles of VMs: which container a line comes from, the last lines, and lines as they come.
+//! The consoles of machines: the container of a line, the last lines, and lines as they come.
 //!
-//! The file is written by qemu; this side keeps it bounded by moving what it holds aside when it is long.
+//! qemu writes the file; this side bounds it by moving its content aside when it is long.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -12,20 +12,20 @@ use i2kit_spec::console::{END, GUEST_PREFIX, SEPARATOR};
 use crate::cloud::LogLine;
 use crate::cloud::local::machine::qemu;
 
-/// When the file is longer than this it is moved aside, and what was aside before goes. It may be longer when nobody
-/// looked after it for a while; then its end is kept.
+/// A longer file is moved aside, in place of the one that was aside before. Only its last bytes are kept, as many as
+/// these: it may be longer when no process bounded it for a while.
 const LIMIT_BYTES: u64 = 4 << 20;
 
-/// How much of the end is read for the last lines.
+/// How many bytes of the end are read for the last lines.
 const TAIL_BYTES: u64 = 64 * 1024;
 
-/// How much of the end is read to find how the pod ended, which is said last.
+/// How many bytes of the end are searched for the end of the pod, which is the guest's last line.
 const END_BYTES: u64 = 256 * 1024;
 
-/// How much is read at once while a console is followed.
+/// How many bytes are read at once while a console is followed.
 const CHUNK: u64 = 1 << 20;
 
-/// A longer line is handed out in pieces: it may have no end.
+/// A longer line is returned in pieces: it may have no end.
 const LINE_BYTES: usize = 64 * 1024;
 
 fn current(folder: &Path) -> PathBuf {
@@ -36,8 +36,8 @@ fn previous(folder: &Path) -> PathBuf {
     folder.join(format!("{}.1", qemu::CONSOLE))
 }
 
-/// Moves the VM's console aside when it is too long. qemu appends, so it goes on at the start of the emptied file; what
-/// it writes between the copy and the cut is lost.
+/// Moves the machine's console aside when it is too long. qemu appends, so it goes on at the start of the emptied
+/// file; what it writes between the copy and the cut is lost.
 pub(crate) fn rotate(folder: &Path) -> io::Result<()> {
     let path = current(folder);
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LIMIT_BYTES) {
@@ -47,7 +47,7 @@ pub(crate) fn rotate(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// One line of the console of the VM `instance`, without its end.
+/// One line of the console of the machine `instance`, without its line end.
 pub(crate) fn parse(instance: &str, line: &str) -> LogLine {
     let line = line.trim_end_matches(['\r', '\n']);
     // A container's name is an RFC 1123 label.
@@ -64,7 +64,7 @@ pub(crate) fn parse(instance: &str, line: &str) -> LogLine {
     LogLine { instance: instance.to_owned(), container, time: None, text: text.to_owned() }
 }
 
-/// The last bytes of a file, as many as these if there are as many; none when it cannot be read.
+/// The last bytes of a file, at most `bytes`; none when it cannot be read.
 fn last(path: &Path, bytes: u64) -> Vec<u8> {
     let read = || {
         let mut file = File::open(path)?;
@@ -77,14 +77,14 @@ fn last(path: &Path, bytes: u64) -> Vec<u8> {
     read().unwrap_or_default()
 }
 
-/// What the VM's console still holds, at most the last [`LIMIT_BYTES`] of each of its files.
+/// All lines of the machine's console, at most the last [`LIMIT_BYTES`] of each of its files.
 pub(crate) fn lines(folder: &Path, instance: &str) -> Vec<LogLine> {
     let mut bytes = last(&previous(folder), LIMIT_BYTES);
     bytes.extend(last(&current(folder), LIMIT_BYTES));
     String::from_utf8_lossy(&bytes).lines().map(|line| parse(instance, line)).collect()
 }
 
-/// The last lines of what the VM's console holds, for the reason of a failure.
+/// The last lines of the machine's console, for the reason of a failure.
 pub(crate) fn tail(folder: &Path, count: usize) -> Vec<String> {
     let text = last(&current(folder), TAIL_BYTES);
     let text = String::from_utf8_lossy(&text);
@@ -92,18 +92,18 @@ pub(crate) fn tail(folder: &Path, count: usize) -> Vec<String> {
     lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
-/// How the pod ended, once its guest has said so.
+/// How the pod ended, once its guest has reported it.
 pub(crate) fn end(folder: &Path) -> Option<PodEnd> {
-    let said = |path: PathBuf| {
+    let reported = |path: PathBuf| {
         let bytes = last(&path, END_BYTES);
         let text = String::from_utf8_lossy(&bytes);
         let json = text.lines().rev().find_map(|line| line.strip_prefix(GUEST_PREFIX)?.strip_prefix(END))?;
         serde_json::from_str(json.trim_end()).ok()
     };
-    said(current(folder)).or_else(|| said(previous(folder)))
+    reported(current(folder)).or_else(|| reported(previous(folder)))
 }
 
-/// A place in a VM's console from which new lines are read.
+/// A position in a machine's console from which new lines are read.
 #[derive(Debug)]
 pub(crate) struct Follower {
     folder: PathBuf,
@@ -119,7 +119,6 @@ impl Follower {
         Self { folder, instance, offset: if from_start { 0 } else { length }, rest: Vec::new() }
     }
 
-    /// The VM.
     pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
@@ -147,22 +146,22 @@ impl Follower {
     }
 }
 
-/// What a console says, byte by byte, from the beginning of what is kept.
+/// The bytes of a console, from the beginning of what is kept.
 #[derive(Debug)]
 pub(crate) struct Bytes {
     folder: PathBuf,
-    /// Nothing was read yet.
+    /// Whether nothing was read yet.
     is_new: bool,
     offset: u64,
 }
 
 impl Bytes {
-    /// The console of the VM in this folder.
+    /// The console of the machine in this folder.
     pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), is_new: true, offset: 0 }
     }
 
-    /// What came since the last call, or a part of it.
+    /// The bytes since the last call, or a part of them.
     pub(crate) fn more(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         if std::mem::replace(&mut self.is_new, false) {

@@ -1,8 +1,8 @@
-//! The lines of a VM's containers in files, laid out and written as kubelet keeps them: `logs/CONTAINER/RUN.log` in the
-//! VM's folder, a line `TIME STREAM TAG TEXT`. The times of a container only grow, so that the last line of a file says
-//! where to go on, and a line that comes twice is seen.
+//! The journal of a machine: the lines of its containers in files, laid out and written as kubelet does. The files
+//! are `logs/CONTAINER/RUN.log` in the machine's folder, their lines `TIME STREAM TAG TEXT`. The times of a container
+//! only grow, so that the last line of a file is where to go on, and a line that comes twice is recognised.
 //!
-//! Whatever a guest sends, a VM has folders for its own containers alone, and [`Limits::vm_bytes`] in them.
+//! Whatever a guest sends, a machine has folders for its own containers alone, and [`Limits::vm_bytes`] in them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -12,34 +12,34 @@ use std::time::SystemTime;
 
 use i2kit_spec::control::LogHead;
 
-/// The folder of all containers' folders, in the VM's folder.
+/// The folder of all containers' folders, in the machine's folder.
 pub(crate) const FOLDER: &str = "logs";
 
-/// The folder of what the guest itself says; no container can have this name.
+/// The folder of the guest's own lines; no container can have this name.
 pub(crate) const GUEST: &str = "_guest";
 
 /// The longest time of a line: `2026-01-31T12:00:00.000000000Z`, with room for an offset.
 const TIME_BYTES: usize = 35;
 
-/// How much of a file's end is read to find its last line. A line comes in one frame, which is half as long.
+/// How many bytes of a file's end are read to find its last line. A line comes in one frame, which is half as long.
 const TAIL_BYTES: u64 = 128 * 1024;
 
-/// Bounds of what one VM's lines take on the disk.
+/// Bounds of the files of one machine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// A longer file is moved aside, and what was aside before goes. Less in pods of many containers, so that the files
-    /// that are written take a quarter of [`Self::vm_bytes`] at most.
+    /// The size at which a file is moved aside, in place of the one that was aside before. Less in pods of many
+    /// containers, so that the files that are written take a quarter of [`Self::vm_bytes`] at most.
     pub(crate) file_bytes: u64,
-    /// All files of a VM. When they are longer, those that were not written for longest go.
+    /// The size of all files of a machine. Above it, those that were not written for longest are removed.
     pub(crate) vm_bytes: u64,
-    /// How many runs of a container are kept.
+    /// The number of runs of a container that are kept.
     pub(crate) runs: usize,
 }
 
-/// The bounds. 256 MiB hold both files of several busy containers, and twenty VMs of a kind stay below 5 GiB.
+/// The bounds. 256 MiB hold both files of several busy containers, and twenty machines of a kind stay below 5 GiB.
 pub(crate) const LIMITS: Limits = Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5 };
 
-/// The files of one VM.
+/// The files of one machine.
 #[derive(Debug)]
 pub(crate) struct Journal {
     folder: PathBuf,
@@ -60,17 +60,17 @@ struct Container {
     bytes: u64,
 }
 
-/// What became of lines.
+/// The result of [`Journal::keep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
     /// The number of the line that comes next.
     pub(crate) next: u64,
-    /// Whether they are of a container that the pod has, so that they were kept.
+    /// Whether the pod has the container. Lines of another one are not kept.
     pub(crate) known: bool,
 }
 
 impl Journal {
-    /// The journal of the VM in `folder`, with what an earlier process kept in it.
+    /// Opens the journal of the machine in `folder`, with what an earlier process kept in it.
     pub(crate) fn open(folder: &Path, names: BTreeSet<String>, limits: Limits) -> io::Result<Self> {
         let folder = folder.join(FOLDER);
         make(&folder)?;
@@ -98,8 +98,8 @@ impl Journal {
         kept.map(|(name, container)| (named(name).to_owned(), container.last.clone())).collect()
     }
 
-    /// Keeps lines, except those that it has, those of containers that the pod does not have, and what is no line. After
-    /// an error none of them is kept.
+    /// Keeps lines, except those that it has, those of containers that the pod does not have, and malformed ones.
+    /// After an error none of them is kept.
     pub(crate) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> io::Result<Kept> {
         let count = lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
         let next = head.first.saturating_add(count);
@@ -140,12 +140,12 @@ impl Journal {
         let count = self.containers.len().max(1) as u64;
         let file_bytes = self.limits.file_bytes.min(self.limits.vm_bytes / (4 * count));
         let container = self.containers.entry(name.to_owned()).or_default();
-        // Runs only grow. One that does not is no reason to begin files that went.
+        // Runs only grow. A smaller one must not bring back files that were removed.
         let run = run.max(container.run);
         let path = folder.join(format!("{run}.log"));
         if container.run != run || container.file.is_none() {
             make(&folder)?;
-            // What an earlier write did not write whole is cut off.
+            // An incomplete line of an earlier write is cut off.
             mend(&path)?;
             let file = OpenOptions::new().create(true).append(true).open(&path)?;
             container.bytes = file.metadata()?.len();
@@ -167,7 +167,7 @@ impl Journal {
         }
         let Some(file) = &mut container.file else { return Ok(()) };
         if let Err(error) = file.write_all(lines) {
-            // Lines are kept whole or not at all; what cannot be cut off now is when the file is opened again.
+            // Lines are kept whole or not at all; a part that cannot be cut off now is when the file is opened again.
             if file.set_len(container.bytes).is_err() {
                 container.file = None;
             }
@@ -181,8 +181,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes the files that were not written for longest, down to three quarters of what may be there, so that this is
-    /// not done with every line. Keeps the file that was written just now.
+    /// Removes the files that were not written for longest, down to three quarters of the bound, so that this is not
+    /// done with every line. Keeps the file that was written just now.
     fn shrink(&mut self, written: &Path) {
         let mut files = files(&self.folder);
         files.sort_by_key(|file| file.modified);
@@ -194,7 +194,7 @@ impl Journal {
             remove(&file.path, &mut self.total);
             let container = file.path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
             if let Some(container) = container.and_then(|name| self.containers.get_mut(name)) {
-                // It may have been the one that is written.
+                // It may have been the one that is open.
                 container.file = None;
             }
         }
@@ -216,7 +216,7 @@ fn named(folder: &str) -> &str {
     if folder == GUEST { "" } else { folder }
 }
 
-/// Makes a folder, but not those above it: the folder of a VM that is gone does not come back.
+/// Makes a folder, but not those above it: the folder of a machine that is gone must not come back.
 fn make(folder: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
@@ -259,7 +259,7 @@ pub(crate) fn runs(folder: &Path) -> Vec<u64> {
     runs
 }
 
-/// Cuts off what a process that was killed had not written whole. Returns the time of the last line.
+/// Cuts off the incomplete line of a process that was killed. Returns the time of the last line.
 fn mend(path: &Path) -> io::Result<String> {
     let mut file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),

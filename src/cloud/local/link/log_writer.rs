@@ -1,5 +1,5 @@
-//! A VM's journal over failures: a write that fails is told once, and what the guest said since is refused until it says
-//! all of it again, from the last line that was kept. The guest holds its lines for that.
+//! A guest's journal over failures: a write that fails is reported once, and lines that follow are refused until the
+//! guest sends all of them again, from the last line that was kept. The guest holds its lines for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,18 +9,18 @@ use std::time::Duration;
 use i2kit_spec::control::LogHead;
 use tokio::time::Instant;
 
-use super::channel::Machine;
+use super::guest::Guest;
 use super::journal::{FOLDER, Journal, LIMITS, Limits};
 use crate::cloud::local::log::Log;
 use crate::cloud::local::supervise::Tasks;
 
-/// The first pause before the guest is asked to say its lines again; doubled with each failure.
+/// The first pause before lines are requested again; doubled with each failure.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 
-/// The longest pause: a disk that has room again has the lines this much later.
+/// The longest pause: a disk that has room again has the lines at most this much later.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The lines of one VM.
+/// Writes the lines of one guest.
 #[derive(Debug)]
 pub(super) struct LogWriter {
     id: String,
@@ -33,37 +33,37 @@ pub(super) struct LogWriter {
     journal: Option<Journal>,
     refusing: Option<Refusing>,
     pause: Duration,
-    /// It was told that the guest speaks of containers that its pod does not have.
-    told_foreign: bool,
+    /// Whether it was logged that the guest sends lines of containers that its pod does not have.
+    logged_foreign: bool,
 }
 
-/// LogWriter are refused.
+/// Lines are refused.
 #[derive(Debug, Clone, Copy)]
 struct Refusing {
-    /// When the guest is asked to say them again.
+    /// When they are requested again.
     retry: Instant,
-    /// Whether it was asked: lines that come before its answer were under way before it heard.
-    asked: bool,
+    /// Whether they were requested: lines that come before the guest's answer were sent before it got the request.
+    requested: bool,
 }
 
 impl LogWriter {
-    /// The lines of the VM.
-    pub(super) fn open(machine: &Machine) -> Self {
-        Self::open_with(machine, LIMITS)
+    /// The writer of a guest's lines.
+    pub(super) fn open(guest: &Guest) -> Self {
+        Self::open_with(guest, LIMITS)
     }
 
-    pub(super) fn open_with(machine: &Machine, limits: Limits) -> Self {
+    pub(super) fn open_with(guest: &Guest, limits: Limits) -> Self {
         let mut lines = Self {
-            id: machine.id.clone(),
-            folder: machine.folder.clone(),
-            containers: machine.containers.clone(),
+            id: guest.id.clone(),
+            folder: guest.folder.clone(),
+            containers: guest.containers.clone(),
             limits,
-            tasks: Arc::clone(&machine.tasks),
-            log: Arc::clone(&machine.log),
+            tasks: Arc::clone(&guest.tasks),
+            log: Arc::clone(&guest.log),
             journal: None,
             refusing: None,
             pause: PAUSE_FIRST,
-            told_foreign: false,
+            logged_foreign: false,
         };
         lines.open_journal();
         lines
@@ -80,9 +80,9 @@ impl LogWriter {
         format!("logs of {}", self.id)
     }
 
-    /// Takes note of a failure; from now on lines are refused.
+    /// Records a failure; from now on lines are refused.
     fn failed(&mut self, error: &std::io::Error) {
-        self.refusing = Some(Refusing { retry: Instant::now() + self.pause, asked: false });
+        self.refusing = Some(Refusing { retry: Instant::now() + self.pause, requested: false });
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         let folder = self.folder.join(FOLDER);
         let reason = format!("{} cannot be written: {error}", folder.display());
@@ -101,8 +101,8 @@ impl LogWriter {
         let journal = self.journal.as_mut().filter(|_| self.refusing.is_none())?;
         match journal.keep(head, lines) {
             Ok(kept) => {
-                if !kept.known && !self.told_foreign {
-                    self.told_foreign = true;
+                if !kept.known && !self.logged_foreign {
+                    self.logged_foreign = true;
                     let name: String = head.container.chars().take(63).collect();
                     self.log.say(format_args!(
                         "{}: the guest sends lines of a container {name:?}, which its pod does not have; they are not kept",
@@ -124,23 +124,22 @@ impl LogWriter {
         }
     }
 
-    /// When the guest is to be asked to say lines again.
+    /// When lines are to be requested again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.refusing.map(|refusing| refusing.retry)
     }
 
-    /// Looks whether lines can be kept again. The guest is asked for them by a hello afterwards, and once more later if
-    /// it does not answer.
+    /// Tries to open the journal again. A hello requests the lines afterwards, and once more later without an answer.
     pub(super) fn retry(&mut self) {
-        self.refusing = Some(Refusing { retry: Instant::now() + PAUSE_MAX, asked: true });
+        self.refusing = Some(Refusing { retry: Instant::now() + PAUSE_MAX, requested: true });
         if self.journal.is_none() {
             self.open_journal();
         }
     }
 
-    /// The guest said hello: lines that come now follow what it was told to be kept.
-    pub(super) fn greeted(&mut self, answer: bool) {
-        let begins_anew = self.refusing.is_some_and(|refusing| refusing.asked || !answer);
+    /// The guest sent a hello: lines that come now follow the last kept ones.
+    pub(super) fn resume(&mut self, answer: bool) {
+        let begins_anew = self.refusing.is_some_and(|refusing| refusing.requested || !answer);
         if begins_anew && self.journal.is_some() {
             self.refusing = None;
         }

@@ -4,7 +4,9 @@
 
 pub(crate) mod channel;
 pub(crate) mod console;
+pub(crate) mod guest;
 pub(crate) mod journal;
+mod log_cursor;
 pub(crate) mod log_reader;
 mod log_writer;
 pub(crate) mod status_check;

@@ -1,8 +1,8 @@
-//! Health checks: asks a VM's guest for its status over and over. What follows from the answers is for
-//! [`health`](crate::cloud::health) to judge.
+//! Status checks: requests to a guest for its status, and what came of each. [`health`](crate::cloud::health) decides
+//! what follows.
 //!
-//! qemu accepts a forwarded connection before the guest listens, so only an answer counts, and each question has a
-//! time limit of its own.
+//! qemu accepts a forwarded connection before the guest listens, so only an answer counts, and each request has a time
+//! limit of its own.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,46 +11,46 @@ use std::time::Duration;
 use i2kit_spec::status::{self, PodStatus};
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::cloud::environment::InstanceRecord;
 use crate::cloud::health::Heard;
+use crate::cloud::local::network;
 
-/// Time for one question: a guest that is emulated on a busy machine may need more than a second.
+/// The time limit of a request: a guest that is emulated on a busy host may need more than a second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The same for a VM that has just been started. A question that comes before the guest listens gets no answer until
-/// qemu tries again seconds later, so that asking anew is sooner there.
+/// The same for a machine that has just been started. A request that comes before the guest listens gets no answer
+/// until qemu tries again seconds later; a new request is answered sooner.
 const PATIENCE_BOOTING: Duration = Duration::from_millis(400);
 
-/// For how long a VM has just been started: one that boots on a busier machine gets the usual time.
+/// How long a machine counts as just started, in milliseconds; one that takes longer to boot gets the usual limit.
 const BOOTING_MS: u64 = 10_000;
 
-/// Between two questions to a VM that is not healthy yet, so that a new VM serves soon.
+/// The period of requests to a machine that is not healthy yet, so that a new one serves soon.
 pub(crate) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 
-/// Between two questions to a healthy VM, as balancers do it.
+/// The period of requests to a healthy machine, as balancers have it.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a VM that is ready may go on to open the ports that balancers lead to. Then it counts as healthy without
-/// them: a Service may name a port that nobody listens on.
+/// How long a machine that is ready may take to open the ports behind balancers, in milliseconds. Then it counts as
+/// healthy without them: a Service may name a port on which nothing listens.
 pub(crate) const PORTS_GRACE_MS: u64 = 15_000;
 
-/// A forwarded connection that lives for so long has reached a listener in the guest; one that did not is closed as
-/// soon as the guest has refused it.
+/// A forwarded connection that stays open for so long has reached a listener in the guest; others are closed as soon
+/// as the guest has refused them.
 const ACCEPTED: Duration = Duration::from_millis(150);
 
 /// The longest answer that is read: the guest cuts its texts, and this leaves room for some eighty containers.
 const ANSWER_BYTES: u64 = 256 * 1024;
 
-/// Time for one question to a VM with this record.
+/// The time limit of a request to a machine with this record.
 pub(crate) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
     let is_booting =
         record.is_some_and(|record| !record.answered && now < record.started.saturating_add(BOOTING_MS));
     if is_booting { PATIENCE_BOOTING } else { PATIENCE }
 }
 
-/// Asks once.
+/// Requests the status once.
 pub(crate) async fn check(address: SocketAddr, patience: Duration) -> Heard {
     let path = status::PATH;
     let (code, body) = match get(address, path, patience).await {
@@ -82,25 +82,25 @@ pub(crate) async fn check(address: SocketAddr, patience: Duration) -> Heard {
     }
 }
 
-/// Whether an error of a question comes from this side: descriptors, memory, buffers and ports of the host.
+/// Whether a request failed for want of something on this host: descriptors, memory, buffers or ports.
 fn is_our_fault(error: &io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::AGAIN];
     error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// Whether somebody in the guest accepts connections to the port that is forwarded from `address`.
+/// Whether something in the guest accepts connections to the port that is reached at `address`.
 pub(crate) async fn accepts(address: SocketAddr) -> bool {
-    let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await else {
+    let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, network::connect(address)).await else {
         return false;
     };
-    // An end or a reset without a word is the guest's refusal; silence and words are a listener's.
+    // An end or a reset without any bytes is the guest's refusal; silence and bytes are a listener's.
     !matches!(tokio::time::timeout(ACCEPTED, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
 }
 
-/// Status code and body of the answer to a question.
+/// Sends a GET request. Returns status code and body of the answer.
 async fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, String)> {
     let conversation = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = network::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();

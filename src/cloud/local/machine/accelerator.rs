@@ -1,7 +1,7 @@
-//! Whether this machine's KVM works, found out by using it.
+//! The probe of KVM: whether this host's works, found out by using it.
 //!
 //! `/dev/kvm` may open and yet hang or crawl (nested virtualisation does that), so a tiny program is run on it, in a
-//! process of its own with a time limit. The answer is kept until the machine boots again.
+//! process of its own with a time limit. The result is kept until the host boots again.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,22 +12,20 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{process, qemu};
+use super::{platform, process};
 use crate::cloud::local::home::Home;
 use crate::plan::fleet::Accelerator;
 
-/// The whole probe takes a tenth of a second where KVM works, and twenty seconds or for ever where it crawls.
+/// The time limit of the probe: it takes a tenth of a second where KVM works, and twenty seconds or for ever where it
+/// crawls.
 const LIMIT: Duration = Duration::from_millis(1500);
 
 /// Turns of the probe's loop: 10 ms on a processor, half a minute where each turn is a trap.
 const TURNS: u32 = 20_000_000;
 
-/// The exit code of qemu when the guest writes 1 to its exit device.
-const DONE: i32 = 3;
-
 const CACHE_VERSION: u32 = 1;
 
-/// What is kept of an answer.
+/// A result that is kept.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cached {
@@ -36,7 +34,7 @@ struct Cached {
     accelerator: Accelerator,
 }
 
-/// The accelerator for VMs on this machine. Blocks for the time of a probe when the answer is not known yet.
+/// The accelerator for machines on this host. Blocks for the time of a probe when there is no kept result.
 pub(crate) fn find(home: &Home) -> Accelerator {
     let path = home.cache.join("accelerator.json");
     let host_boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -53,7 +51,7 @@ pub(crate) fn find(home: &Home) -> Accelerator {
         Accelerator::Tcg
     };
     let cached = Cached { version: CACHE_VERSION, host_boot_id, accelerator };
-    // An answer that cannot be kept is found out again next time.
+    // A result that cannot be kept is probed again next time.
     drop(keep(&path, &cached));
     accelerator
 }
@@ -76,50 +74,35 @@ fn probe(
 ) -> io::Result<bool> {
     let folder = tempfile::tempdir()?;
     let firmware = folder.path().join("probe.bin");
-    fs::write(&firmware, firmware_image())?;
-    let mut command = Command::new(qemu::PROGRAM);
+    let platform = &platform::HOST;
+    fs::write(&firmware, (platform.probe.firmware)(TURNS))?;
+    let mut command = Command::new(platform.program);
     command
-        .args(["-machine", "q35", "-accel", accelerator, "-cpu", processor, "-m", "16"])
+        .args(["-machine", platform.probe.machine, "-accel", accelerator, "-cpu", processor, "-m", "16"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-        .args(["-device", "isa-debug-exit", "-bios"])
+        .args(["-device", platform.probe.exit_device, "-bios"])
         .arg(&firmware)
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    // As a VM is started, since that may be what keeps it from KVM.
+    // Confined as a machine is, since that may be what keeps it from KVM.
     let (mut child, _) = process::spawn(command, folder.path(), folder.path(), &[])?;
     let start = Instant::now();
     while start.elapsed() < limit {
         if let Some(status) = child.try_wait()? {
-            return Ok(status.code() == Some(DONE));
+            return Ok(status.code() == Some(platform.probe.exit_code));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill()?;
-    // A process that hangs inside the kernel's KVM may not end at once; it must not hold us up.
-    let given_up = Instant::now() + Duration::from_secs(1);
-    while child.try_wait()?.is_none() && Instant::now() < given_up {
+    // A process that hangs inside the kernel's KVM may not end at once, and is not waited for.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while child.try_wait()?.is_none() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(false)
-}
-
-/// 64 KiB of firmware: counts down in a register and tells qemu to exit.
-fn firmware_image() -> Vec<u8> {
-    let mut image = vec![0xf4; 0x1_0000];
-    let mut code = vec![0x66, 0xb9];
-    code.extend(TURNS.to_le_bytes()); // mov ecx, TURNS
-    code.extend([0x66, 0x49]); // dec ecx
-    code.extend([0x75, 0xfc]); // jnz back to dec
-    code.extend([0xba, 0x01, 0x05]); // mov dx, 0x501: the exit device's port
-    code.extend([0xb0, 0x01]); // mov al, 1
-    code.extend([0xee, 0xf4]); // out dx, al; hlt
-    image[..code.len()].copy_from_slice(&code);
-    // The processor starts 16 bytes before the end: jump to the first byte.
-    image[0xfff0..0xfff3].copy_from_slice(&[0xe9, 0x0d, 0x00]);
-    image
 }
 
 #[cfg(test)]

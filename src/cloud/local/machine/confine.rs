@@ -1,10 +1,12 @@
-//! What a VM's process may do on this machine, should a guest break out of its VM: nothing but what qemu needs.
+//! The confinement of qemu: should a guest break out of its machine, it can do nothing on this host that qemu need
+//! not do.
 //!
-//! - Its environment is [`Home::environment`](crate::cloud::local::home::Home), and it has no descriptor that was not meant for it.
+//! - Its environment is [`Home::environment`](crate::cloud::local::home::Home), and it has no descriptor that was not
+//!   meant for it.
 //! - Its system calls are filtered by qemu's own sandbox, and it can gain no rights by a program (`no_new_privs`).
 //! - Where the kernel has Landlock, it opens its image to read, its own folder, and the system's programs.
-//! - Where the local cloud runs as root, qemu becomes a user of its own, one a VM, without capabilities, once it has
-//!   opened its files.
+//! - Where the local cloud runs as root, qemu becomes a user of its own, one a machine, without capabilities, once it
+//!   has opened its files.
 
 use std::fs;
 use std::io;
@@ -19,19 +21,19 @@ use rustix::thread::CapabilitySet;
 
 use crate::oci::Digest;
 
-/// The first of the user ids that VMs have. No range of systemd or of user namespaces (`/etc/subuid`) lies there.
+/// The first of the machines' user ids. No range of systemd or of user namespaces (`/etc/subuid`) lies there.
 const FIRST_USER: u32 = 0x7000_0000;
 
-/// How many user ids there are: so many that two VMs of one machine never have the same.
+/// The number of user ids, so large that two machines of one host never have the same.
 const USERS: u32 = 1 << 27;
 
-/// Capabilities that the local cloud needs for VMs of other users: to start, to find and to end them.
+/// Capabilities that the local cloud needs for machines of other users: to start, to find and to end them.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::KILL);
 
-/// Where the system keeps programs, libraries and their settings: what qemu reads.
+/// Folders of the system that qemu reads: programs, libraries and their settings.
 const SYSTEM: &[&str] = &[
     "/bin",
     "/etc",
@@ -50,13 +52,13 @@ const SYSTEM: &[&str] = &[
     "/sys/module/kvm",
 ];
 
-/// Devices that qemu opens: KVM, and what every program has.
+/// Devices that qemu opens: KVM, and those of every program.
 const DEVICES: &[&str] = &["/dev/kvm", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
-/// The newest rules of Landlock that are asked for; an older kernel applies those that it knows.
+/// The newest rules of Landlock that are requested; an older kernel applies those that it knows.
 const RULES: ABI = ABI::V6;
 
-/// The user of the VM `id`, by number, where this process can make it one: as root that has all its rights.
+/// The user id of the machine `id`, where this process can give it one: as root with the capabilities that this needs.
 pub(super) fn user(id: &str) -> Option<u32> {
     let has_rights = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED));
     if !rustix::process::geteuid().is_root() || !has_rights {
@@ -73,7 +75,7 @@ fn user_of(id: &str) -> u32 {
     FIRST_USER + u32::from_be_bytes([a, b, c, d]) % USERS
 }
 
-/// Whether this user namespace has the users of VMs, by the text of its `uid_map`: a line a range, with its first id
+/// Whether this user namespace has the machines' users, by the text of its `uid_map`: a line a range, with its first id
 /// here, its first id outside, and its length.
 fn maps_users(text: &str) -> bool {
     text.lines().any(|line| {
@@ -87,10 +89,10 @@ fn maps_users(text: &str) -> bool {
     })
 }
 
-/// Starts `command`, which reads what is in `image` and writes in `folder`. Returns how far Landlock keeps it to that.
+/// Starts `command`, which may read in `image` and write in `folder`. Returns how far Landlock enforces that.
 pub(super) fn spawn(command: Command, image: &Path, folder: &Path) -> io::Result<(Child, RulesetStatus)> {
     let (image, folder) = (image.to_owned(), folder.to_owned());
-    // Rules hold for a thread and its children, so the thread ends with them.
+    // Rules hold for a thread and its children, hence a thread that ends after it.
     let confined = std::thread::Builder::new().name("spawn".into()).spawn(move || {
         let status = restrict(&command, &image, &folder)?;
         let mut command = command;
@@ -131,7 +133,7 @@ fn program_folders(command: &Command) -> Vec<PathBuf> {
     let folders = path.map(std::env::split_paths).into_iter().flatten();
     let found = folders.map(|folder| folder.join(command.get_program())).find(|path| path.is_file());
     let mut all = Vec::new();
-    // Where it is named, and where that leads.
+    // The path itself, and the target of its links.
     for program in found.iter().cloned().chain(found.as_ref().and_then(|path| path.canonicalize().ok())) {
         let Some(folder) = program.parent() else { continue };
         all.push(folder.to_owned());
@@ -142,11 +144,11 @@ fn program_folders(command: &Command) -> Vec<PathBuf> {
     all
 }
 
-/// What says which name servers to ask, where `/etc/resolv.conf` leads elsewhere.
+/// The target of `/etc/resolv.conf`, where that is a link out of `/etc`.
 fn name_servers() -> Option<PathBuf> {
     let file = fs::canonicalize("/etc/resolv.conf").ok()?;
     let folder = file.parent()?;
-    // A new version of the file takes its place, so its folder counts, unless that holds everything.
+    // A new version of the file replaces it, so the rule is for its folder, unless that holds everything.
     Some(if folder == Path::new("/run") { file } else { folder.to_owned() })
 }
 

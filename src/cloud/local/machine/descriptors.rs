@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit};
 
-/// Raises this process's limit of descriptors as far as it may, and returns it.
+/// Raises this process's limit of descriptors to its hard limit, and returns it.
 pub(crate) fn raise_limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -12,8 +12,8 @@ pub(crate) fn raise_limit() -> usize {
     current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
 }
 
-/// Keeps all descriptors but the standard ones from programs that this process starts: a lock or a pipe of whoever
-/// called must not live as long as a VM.
+/// Closes all descriptors but the standard ones in programs that this process starts: a lock or a pipe that it
+/// inherited must not live as long as a machine.
 pub(crate) fn close_on_exec() {
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
 }

@@ -1,8 +1,8 @@
-//! Machine images in the local cloud: a folder each, with links to the parts and a VMDK descriptor that shows qemu the
-//! disk without a copy.
+//! Machine images of the local cloud: a folder each, with links to the parts and a VMDK descriptor that shows qemu
+//! the disk without a copy.
 //!
 //! The parts are hard links (reflinks or copies across file systems), so that pruning a cache takes nothing away from a
-//! VM that runs.
+//! running machine.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ pub(crate) const DISK: &str = "disk.vmdk";
 /// The image's kernel command line, in its folder.
 const CMDLINE: &str = "cmdline";
 
-/// A hole that all runs of zeroes show a part of.
+/// A sparse file; every run of zeroes is a part of it.
 const ZEROES: &str = "zeroes";
 
 /// Makes the image's folder, unless it exists. It appears whole or not at all.
@@ -69,7 +69,7 @@ pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
             let _ = folder.keep();
             Ok(())
         }
-        // Somebody else was faster.
+        // Another process was faster.
         Err(_) if target.exists() => Ok(()),
         Err(error) => Err(CloudError::file("create", &target)(error)),
     }
@@ -81,8 +81,8 @@ pub(crate) fn cmdline(home: &Home, id: ImageId) -> Result<String, CloudError> {
     fs::read_to_string(&path).map_err(CloudError::file("read", &path))
 }
 
-/// Removes every image that is not in `kept`, and what interrupted runs left. A VM that still runs from one keeps its
-/// open files.
+/// Removes every image that is not in `kept`, and what interrupted runs left. A machine that still runs from one
+/// keeps its open files.
 pub(crate) fn sweep(home: &Home, kept: impl Fn(&Path) -> bool) -> Result<(), CloudError> {
     let images = home.images();
     let entries = match fs::read_dir(&images) {

@@ -1,8 +1,8 @@
-//! VMs as processes: start one, find those that run already, see whether one still runs, end it.
+//! Machines as processes: start one, find those that run already, poll whether one still runs, end it.
 //!
-//! A VM belongs to nobody: it is started in a process group of its own, with everything that it needs named on its
-//! command line, and goes on when the process that started it is killed. Whoever comes next finds it by its command
-//! line and its working folder.
+//! A machine outlives its starter: it has a process group of its own, everything that it needs is on its command
+//! line, and it goes on when the process that started it is killed. The next process finds it by its command line and
+//! its working folder.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,44 +17,44 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::confine;
-use super::qemu::{self, Machine};
+use super::qemu::{self, Grants, Machine};
+use super::{confine, platform};
 use crate::cloud::CloudError;
 
-/// What qemu itself says, in the VM's folder.
+/// qemu's own messages, in the machine's folder.
 const MESSAGES: &str = "qemu.log";
 
-/// What a scratch disk is called for a moment.
+/// The name of a scratch disk's file, until it is removed right after it was made.
 const SCRATCH: &str = "scratch";
 
-/// A running VM, or one that has just ended.
+/// The process of a machine, which runs or has just ended.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: u32,
     pidfd: OwnedFd,
-    /// Only of those that this process started: they must be waited for.
+    /// Only of machines that this process started: they must be waited for.
     child: Option<Child>,
-    /// Its scratch disks, held until it has ended: their files have no name.
+    /// The scratch disks, held until the process has ended: their files have no name.
     scratch: Vec<File>,
 }
 
-/// Held while a process is started that inherits descriptors, so that no other one does.
+/// Held while a process is started that inherits descriptors, so that no other process inherits them.
 static INHERITING: Mutex<()> = Mutex::new(());
 
-/// Starts `machine` in `folder`, which must exist. `secrets` is what it reads from its standard input.
+/// Starts `machine` in `folder`, which must exist. `secrets` becomes its standard input.
 pub(crate) fn start(
-    mut machine: Machine<'_>,
+    machine: &Machine<'_>,
     folder: &Path,
     secrets: Option<File>,
 ) -> Result<Process, CloudError> {
     let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
-    machine.scratch = scratch.iter().map(AsRawFd::as_raw_fd).collect();
-    machine.user = confine::user(machine.id);
+    let grants =
+        Grants { scratch: scratch.iter().map(AsRawFd::as_raw_fd).collect(), user: confine::user(machine.id) };
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
-    let mut command = Command::new(qemu::PROGRAM);
+    let mut command = Command::new(platform::HOST.program);
     command
-        .args(qemu::arguments(&machine))
+        .args(qemu::arguments(machine, &grants))
         .env_clear()
         .envs(machine.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(folder)
@@ -63,9 +63,9 @@ pub(crate) fn start(
         .stderr(messages)
         .process_group(0);
     let refused = |error: io::Error| CloudError::Program {
-        program: qemu::PROGRAM.to_owned(),
+        program: platform::HOST.program.to_owned(),
         message: if error.kind() == io::ErrorKind::NotFound {
-            "it is not installed; install the package qemu-system-x86".to_owned()
+            format!("it is not installed; install the package {}", platform::HOST.package)
         } else {
             error.to_string()
         },
@@ -76,8 +76,7 @@ pub(crate) fn start(
     Ok(Process { pid, pidfd, child: Some(child), scratch })
 }
 
-/// The process, when what had to be done after its start was done; else it is ended: one that nobody can end later must
-/// not stay.
+/// Ends the process when a step after its start failed: one that nobody can end later must not stay.
 fn or_end<T>(mut child: Child, done: io::Result<T>) -> io::Result<(Child, T)> {
     match done {
         Ok(done) => Ok((child, done)),
@@ -88,7 +87,7 @@ fn or_end<T>(mut child: Child, done: io::Result<T>) -> io::Result<(Child, T)> {
     }
 }
 
-/// Starts `command`, confined, with these files open under the numbers that they have here.
+/// Starts `command`, confined, with the descriptors of these files open under the same numbers.
 pub(crate) fn spawn(
     command: Command,
     image: &Path,
@@ -106,7 +105,8 @@ pub(crate) fn spawn(
     Ok((child, status))
 }
 
-/// Files of these sizes that take no room yet and have no name: they go with the VM, however that ends.
+/// Makes files of these sizes, in bytes, that take no room yet and have no name: they vanish with the machine,
+/// however it ends.
 fn scratch(folder: &Path, sizes: &[u64]) -> Result<Vec<File>, CloudError> {
     let file = |bytes: &u64| {
         let path = folder.join(SCRATCH);
@@ -125,7 +125,6 @@ fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 }
 
 impl Process {
-    /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
@@ -134,7 +133,7 @@ impl Process {
     pub(crate) fn is_alive(&mut self) -> bool {
         let is_alive = self.runs();
         if !is_alive {
-            // Nobody reads them any more, and they may be large.
+            // They may be large.
             self.scratch.clear();
         }
         is_alive
@@ -144,34 +143,35 @@ impl Process {
         if let Some(child) = &mut self.child {
             return matches!(child.try_wait(), Ok(None));
         }
-        // A pidfd becomes readable when its process ends, whether or not somebody waited for it.
+        // A pidfd becomes readable when its process ends, whether or not it was waited for.
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         !matches!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
     }
 
-    /// How it ended, when it was a signal that ended it and this process was its parent.
+    /// The signal that ended it, when one did and this process is its parent.
     pub(crate) fn killed_by(&mut self) -> Option<i32> {
         self.child.as_mut()?.try_wait().ok()??.signal()
     }
 
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
-        // It may have ended by itself; that is what was wanted.
+        // It may have ended by itself.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
 
-/// What qemu said when it did not start or ended, in one line.
-pub(crate) fn last_words(folder: &Path) -> Option<String> {
+/// The last of qemu's own messages, in one line: why it did not start, or why it ended.
+pub(crate) fn last_message(folder: &Path) -> Option<String> {
     let text = fs::read_to_string(folder.join(MESSAGES)).ok()?;
     let line = text.lines().rfind(|line| !line.trim().is_empty())?;
-    Some(line.trim_start_matches(&format!("{}: ", qemu::PROGRAM)).to_owned())
+    Some(line.trim_start_matches(&format!("{}: ", platform::HOST.program)).to_owned())
 }
 
-/// The VMs of `instances` (the folder that holds theirs) that run already, by name.
+/// The machines that run already, by name; their folders are in `instances`.
 ///
-/// Found among all processes by command line and working folder, not by a stored process id: a VM is never missed,
-/// even when its starter was killed before it could write anything down, and a reused id is never taken for a VM.
+/// They are found among all processes by command line and working folder, not by a stored process id: a machine is
+/// never missed, even when its starter was killed before it could write anything down, and a reused id is never taken
+/// for one.
 pub(crate) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
     let instances = resolved(instances)?;
     let mut found = Vec::new();
@@ -179,18 +179,18 @@ pub(crate) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // A process that ended in between has no VM.
-        let Some(id) = vm_of(pid, &instances) else { continue };
+        // A process that ended in between is no machine.
+        let Some(id) = machine_of(pid, &instances) else { continue };
         let Ok(pidfd) = pidfd(pid) else { continue };
-        // The id may have been reused between the two looks.
-        if vm_of(pid, &instances).as_ref() == Some(&id) {
+        // The id may have been reused since it was read.
+        if machine_of(pid, &instances).as_ref() == Some(&id) {
             found.push((id, Process { pid, pidfd, child: None, scratch: Vec::new() }));
         }
     }
     Ok(found)
 }
 
-/// The path without links, also of a folder that is gone: its VMs may run on.
+/// The path without links, also of a folder that is gone: its machines may run on.
 fn resolved(folder: &Path) -> io::Result<PathBuf> {
     match (folder.canonicalize(), folder.parent(), folder.file_name()) {
         (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
@@ -200,15 +200,15 @@ fn resolved(folder: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The name of the VM that the process runs, if it runs one of those in `instances`.
-fn vm_of(pid: u32, instances: &Path) -> Option<String> {
+/// The name of the machine that the process is, if it is one of those in `instances`.
+fn machine_of(pid: u32, instances: &Path) -> Option<String> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let cmdline = fs::read(proc.join("cmdline")).ok()?;
     let mut arguments = cmdline.split(|byte| *byte == 0);
     arguments.find(|argument| *argument == b"-name")?;
     let name = std::str::from_utf8(arguments.next()?).ok()?.strip_prefix("guest=")?;
     let folder = fs::read_link(proc.join("cwd")).ok()?;
-    // So the kernel shows a folder that was removed.
+    // The kernel's name of a folder that was removed.
     let removed = instances.join(format!("{name} (deleted)"));
     (folder == instances.join(name) || folder == removed).then(|| name.to_owned())
 }
@@ -224,7 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = |name| File::create(folder.path().join(name)).unwrap();
         let (inherited, stray) = ([file("a"), file("b")], file("stray"));
-        // As a descriptor is that another program left to this one.
+        // As a descriptor that this process inherited.
         rustix::io::fcntl_setfd(&stray, FdFlags::empty()).unwrap();
         crate::cloud::local::machine::descriptors::close_on_exec();
         for _ in 0..2 {

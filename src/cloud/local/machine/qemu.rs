@@ -1,164 +1,162 @@
-//! The qemu command line of a VM, as a pure function.
+//! The qemu command line of a machine, as a pure function.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::path::Path;
 
 use i2kit_spec::cmdline;
 use i2kit_spec::secrets::SECRETS_PORT;
 
-use crate::manifest::api::Protocol;
+use super::{images, platform, qmp};
 use crate::plan::fleet::{Accelerator, LaunchSpec};
 
-/// The program.
-pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
-
-/// The QMP socket, in the VM's folder.
-pub(crate) const QMP: &str = "qmp.sock";
-
-/// The host's end of the control channel, in the VM's folder.
+/// The host's end of the control channel, in the machine's folder.
 pub(crate) const CONTROL: &str = "control.sock";
 
-/// What the VM's serial port says, in the VM's folder.
+/// The output of the machine's serial port, in the machine's folder.
 pub(crate) const CONSOLE: &str = "console.log";
 
-/// The guest's address on qemu's user network, and that network's gateway and name server, which asks this machine's.
-const GUEST: &str = "10.0.2.15";
-const GATEWAY: &str = "10.0.2.2";
-const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-
-/// Loopback addresses of this machine that a guest reaches by its gateway: those of balancers and of servers of names.
-const SERVICES: &str = "127.76.0.0/14";
-
-/// What a VM is started from.
+/// What a machine is started from.
 #[derive(Debug)]
 pub(crate) struct Machine<'m> {
-    /// Its name.
     pub(crate) id: &'m str,
-    /// Size and ports.
     pub(crate) launch: &'m LaunchSpec,
-    /// Ports to forward from the host.
-    pub(crate) ports: &'m [(u16, Protocol)],
+    pub(crate) network: &'m NetworkDevice,
     /// The folder of its image, absolute.
     pub(crate) image: &'m Path,
     /// The image's own kernel command line.
     pub(crate) cmdline: &'m str,
     /// What runs its instructions.
     pub(crate) accelerator: Accelerator,
-    /// Whom it asks for names; qemu's own name server when there is none.
-    pub(crate) resolver: Option<Ipv4Addr>,
-    /// The environment variables that qemu has.
+    /// The environment variables of qemu.
     pub(crate) environment: &'m [(OsString, OsString)],
-    /// The descriptors of its scratch disks, which qemu inherits, in the order of their numbers.
+}
+
+/// What the process of a machine is given at its start.
+#[derive(Debug, Default)]
+pub(crate) struct Grants {
+    /// The descriptors of the scratch disks, which qemu inherits, in the order of their numbers.
     pub(crate) scratch: Vec<RawFd>,
-    /// The user that qemu becomes when it has opened its files, by number; it stays who it is without.
+    /// The user id that qemu changes to when it has opened its files; without one it keeps this process's.
     pub(crate) user: Option<u32>,
 }
 
+/// A machine's network device, as the network gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetworkDevice {
+    /// The backend: the value of `-netdev`, with the id `net`.
+    pub(crate) netdev: String,
+    /// Words of the kernel command line: the guest's addresses and its resolver.
+    pub(crate) cmdline: String,
+}
+
+/// An option of qemu and its value.
+type Argument = (&'static str, String);
+
 /// The arguments that start `machine` from within its own folder.
-pub(crate) fn arguments(machine: &Machine) -> Vec<String> {
+pub(crate) fn arguments(machine: &Machine, grants: &Grants) -> Vec<String> {
+    let all = board(machine)
+        .into_iter()
+        .chain(disk(machine))
+        .chain(devices(machine))
+        .chain(control(grants))
+        .chain(secrets(machine))
+        .chain(scratch(grants));
+    all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
+}
+
+/// Processor, memory, kernel.
+fn board(machine: &Machine) -> [Argument; 14] {
     let file = |name: &str| machine.image.join(name).display().to_string();
     let (accelerator, processor) = match machine.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         // One thread a virtual processor, and a small cache of translated code: 32 MiB hold a whole boot.
         Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
     };
-    let append = format!(
-        "{} {}={} {}={GUEST}/24,{GATEWAY},{} {}={SERVICES}",
-        machine.cmdline,
-        cmdline::INSTANCE,
-        machine.id,
-        cmdline::NET,
-        machine.resolver.unwrap_or(NAME_SERVER),
-        cmdline::SERVICES,
-    );
-    let arguments: [(&str, String); 20] = [
+    let append =
+        format!("{} {}={} {}", machine.cmdline, cmdline::INSTANCE, machine.id, machine.network.cmdline);
+    [
         ("-name", format!("guest={}", machine.id)),
-        ("-machine", "q35,usb=off,vmport=off,hpet=off".to_owned()),
+        ("-machine", platform::HOST.machine.to_owned()),
         ("-accel", accelerator.to_owned()),
         ("-cpu", processor.to_owned()),
         ("-m", machine.launch.memory_mib.to_string()),
         ("-smp", machine.launch.vcpus.to_string()),
-        // A machine whose processor has no random numbers would wait for its first ones.
+        // A guest whose processor has no random numbers would wait for its first ones.
         ("-device", "virtio-rng-pci".to_owned()),
-        // Nothing but what is named here; a reset, which is how a panic ends, ends the VM.
+        // Nothing but what is named here; a reset, which is how a panic ends, ends the machine.
         ("-nodefaults", String::new()),
         ("-no-user-config", String::new()),
         ("-no-reboot", String::new()),
         ("-display", "none".to_owned()),
-        ("-kernel", file(super::images::KERNEL)),
-        ("-initrd", file(super::images::INITRD)),
+        ("-kernel", file(images::KERNEL)),
+        ("-initrd", file(images::INITRD)),
         ("-append", append),
-        // The image is read only, so that there is nothing to flush: what outlives a VM is not on its disks.
-        (
-            "-blockdev",
-            format!(
-                "driver=vmdk,node-name=disk,read-only=on,file.driver=file,file.filename={}",
-                escaped(&file(super::images::DISK))
-            ),
-        ),
-        ("-device", "virtio-blk-pci,drive=disk".to_owned()),
-        // Without IPv6, by which a guest would reach this machine's `::1` as `fec0::2`.
-        ("-netdev", format!("user,id=net,ipv6=off{}", forwards(machine.ports))),
+    ]
+}
+
+/// The disk of the image. It is read only, so that there is nothing to flush: what outlives a machine is not on its
+/// disks.
+fn disk(machine: &Machine) -> [Argument; 2] {
+    let path = machine.image.join(images::DISK).display().to_string();
+    let node =
+        format!("driver=vmdk,node-name=disk,read-only=on,file.driver=file,file.filename={}", escaped(&path));
+    [("-blockdev", node), ("-device", "virtio-blk-pci,drive=disk".to_owned())]
+}
+
+/// Network and console.
+fn devices(machine: &Machine) -> [Argument; 4] {
+    [
+        ("-netdev", machine.network.netdev.clone()),
         ("-device", "virtio-net-pci,netdev=net,romfile=".to_owned()),
         // Appending, so that the file can be cut while qemu writes to it.
         ("-chardev", format!("file,id=console,path={CONSOLE},append=on")),
         ("-serial", "chardev:console".to_owned()),
-    ];
+    ]
+}
+
+/// QMP, the control channel, and the confinement of qemu.
+fn control(grants: &Grants) -> impl Iterator<Item = Argument> {
     // The filter that keeps qemu from becoming another user would keep it from becoming the one that it should be.
-    let elevate = if machine.user.is_none() { ",elevateprivileges=deny" } else { "" };
-    let control = [
-        ("-qmp", format!("unix:{QMP},server=on,wait=off")),
+    let elevate = if grants.user.is_none() { ",elevateprivileges=deny" } else { "" };
+    let arguments = [
+        ("-qmp", format!("unix:{},server=on,wait=off", qmp::SOCKET)),
         ("-device", "virtio-serial-pci".to_owned()),
         ("-chardev", format!("socket,id=control,path={CONTROL},server=on,wait=off")),
         ("-device", format!("virtserialport,chardev=control,name={}", i2kit_spec::control::PORT)),
         ("-sandbox", format!("on,obsolete=deny,spawn=deny,resourcecontrol=deny{elevate}")),
     ];
     // It gives up its capabilities with its user.
-    let user = machine.user.map(|user| ("-runas", format!("{user}:{user}")));
-    // Standard input is a file in memory, so that the values have no name that anybody else could open.
-    let secrets = [
+    let user = grants.user.map(|user| ("-runas", format!("{user}:{user}")));
+    arguments.into_iter().chain(user)
+}
+
+/// The port by which the guest reads its Secrets. Standard input is a file in memory, so that the values have no name
+/// that another process could open.
+fn secrets(machine: &Machine) -> Vec<Argument> {
+    if machine.launch.secrets.is_empty() {
+        return Vec::new();
+    }
+    vec![
         ("-chardev", "stdio,id=secrets,signal=off".to_owned()),
         ("-device", format!("virtserialport,chardev=secrets,name={SECRETS_PORT}")),
-    ];
-    let secrets = secrets.into_iter().filter(|_| !machine.launch.secrets.is_empty());
-    let scratch = (0..).zip(&machine.scratch).flat_map(|(number, descriptor)| {
+    ]
+}
+
+/// The scratch disks. Nothing on them outlives the machine, so that nothing need be flushed; what the guest frees is
+/// freed here, and a full disk of the host is an error in the guest and no reason to stop the machine.
+fn scratch(grants: &Grants) -> impl Iterator<Item = Argument> {
+    (0..).zip(&grants.scratch).flat_map(|(number, descriptor)| {
         let serial = i2kit_spec::scratch_serial(number);
-        // Nothing on it outlives the VM, so that nothing need be flushed; what the guest frees is freed here, and a full
-        // disk of the host is an error in the guest and no reason to stop the VM.
-        [
-            ("-add-fd", format!("fd={descriptor},set={descriptor}")),
-            (
-                "-blockdev",
-                format!(
-                    "driver=raw,node-name=scratch{number},discard=unmap,cache.no-flush=on,file.driver=file,\
-                     file.discard=unmap,file.locking=off,file.filename=/dev/fdset/{descriptor}"
-                ),
-            ),
-            (
-                "-device",
-                format!("virtio-blk-pci,drive=scratch{number},serial={serial},discard=on,rerror=report,werror=report"),
-            ),
-        ]
-    });
-    let all = arguments.into_iter().chain(control).chain(user).chain(secrets).chain(scratch);
-    all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
-}
-
-/// A forward of each port from a loopback port that the kernel chooses, so that two VMs never want the same one.
-fn forwards(ports: &[(u16, Protocol)]) -> String {
-    let one = |(port, protocol): &(u16, Protocol)| format!(",hostfwd={}", forward(*port, *protocol));
-    ports.iter().map(one).collect()
-}
-
-/// One forward in qemu's words.
-pub(crate) fn forward(port: u16, protocol: Protocol) -> String {
-    let protocol = match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    format!("{protocol}:127.0.0.1:0-{GUEST}:{port}")
+        let node = format!(
+            "driver=raw,node-name=scratch{number},discard=unmap,cache.no-flush=on,file.driver=file,\
+             file.discard=unmap,file.locking=off,file.filename=/dev/fdset/{descriptor}"
+        );
+        let device = format!(
+            "virtio-blk-pci,drive=scratch{number},serial={serial},discard=on,rerror=report,werror=report"
+        );
+        [("-add-fd", format!("fd={descriptor},set={descriptor}")), ("-blockdev", node), ("-device", device)]
+    })
 }
 
 /// A value inside a comma-separated option.
@@ -168,41 +166,34 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::cloud::local::network;
+    use crate::manifest::api::Protocol;
     use crate::oci::Digest;
+    use crate::plan::example;
     use crate::plan::image::ImageId;
 
     #[test]
     fn the_command_line_says_everything() {
-        let launch = LaunchSpec {
-            image: ImageId(Digest::of(b"image")),
-            memory_mib: 128,
-            vcpus: 2,
-            ports: Vec::new(),
-            health_port: 10256,
-            grace_period_seconds: 30,
-            containers: vec!["web".into()],
-            secrets: std::collections::BTreeMap::new(),
-            scratch_bytes: Vec::new(),
-            role: None,
-            machine_type: None,
-            spot: false,
-            mix: None,
-        };
+        let launch = LaunchSpec { vcpus: 2, ..example::launch(ImageId(Digest::of(b"image"))) };
+        let ports = [(80, Protocol::Tcp), (53, Protocol::Udp), (10256, Protocol::Tcp)];
+        let network = network::device(&ports, Some(Ipv4Addr::new(127, 78, 3, 4)));
         let machine = Machine {
             id: "nginx-1-x7hq2",
             launch: &launch,
-            ports: &[(80, Protocol::Tcp), (53, Protocol::Udp), (10256, Protocol::Tcp)],
+            network: &network,
             image: Path::new("/state/images/a,b"),
             cmdline: "console=ttyS0 quiet",
             accelerator: Accelerator::Tcg,
-            resolver: Some(Ipv4Addr::new(127, 78, 3, 4)),
             environment: &[],
-            scratch: vec![9],
-            user: None,
         };
-        insta::assert_snapshot!("qemu", arguments(&machine).join("\n"));
-        let other = arguments(&Machine { user: Some(0x7000_0001), ..machine });
+        insta::assert_snapshot!(
+            "qemu",
+            arguments(&machine, &Grants { scratch: vec![9], user: None }).join("\n")
+        );
+        let other = arguments(&machine, &Grants { scratch: Vec::new(), user: Some(0x7000_0001) });
         let added = other.iter().filter(|argument| argument.contains("1879048193") || *argument == "-runas");
         assert_eq!(added.collect::<Vec<_>>(), ["-runas", "1879048193:1879048193"]);
         assert!(!other.iter().any(|argument| argument.contains("elevateprivileges")), "{other:?}");

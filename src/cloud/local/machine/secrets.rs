@@ -1,6 +1,6 @@
-//! The values of Secrets on this machine: files that only the user may read, one a version, beside the key that
-//! versions are made with. VMs are started from them also after every process of ours was killed, which is why they are
-//! on disk; `docs/formats.md` says so.
+//! The values of Secrets on this host: files that only the user may read, one a version, beside the key that versions
+//! are made with. They are on disk because machines are started from them also after every process of ours was killed
+//! (`docs/formats.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -16,13 +16,12 @@ use crate::cloud::CloudError;
 use crate::cloud::secret::{KEY_BYTES, Key, message, too_long};
 use crate::manifest::api::Secret;
 
-/// The key's file.
 const KEY: &str = "key";
 
-/// A version that no revision names yet may be about to be: whoever put it needs that long at most.
+/// The age of a version, at most, at which it is kept although no revision names it: its deployment may be under way.
 const SPARED: Duration = Duration::from_mins(10);
 
-/// The key in `folder`, or a new one that is nowhere yet.
+/// The key in `folder`, or a new one that is not written yet.
 pub(crate) fn open(folder: &Path) -> Result<Key, CloudError> {
     let path = folder.join(KEY);
     let mut key = [0; KEY_BYTES];
@@ -34,7 +33,7 @@ pub(crate) fn open(folder: &Path) -> Result<Key, CloudError> {
     Ok(Key(key))
 }
 
-/// Writes the key, unless it is there; a key that somebody else wrote meanwhile makes other versions.
+/// Writes the key, unless it is there. Another key that was written meanwhile is an error: it makes other versions.
 fn keep(folder: &Path, key: &Key) -> Result<(), CloudError> {
     let path = folder.join(KEY);
     if !path.exists() {
@@ -53,7 +52,7 @@ pub(crate) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), Cloud
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
     keep(folder, key)?;
-    // Written also when it is there: the time of the file tells the sweep that somebody is about to need it.
+    // Written also when it is there: the sweep goes by the time of the file.
     write(folder, &folder.join(key.version(secret)?), &message(secret)?)
 }
 
@@ -74,8 +73,9 @@ fn values(folder: &Path, versions: &BTreeMap<String, Option<String>>) -> Result<
     Ok(values)
 }
 
-/// What a VM is told at its boot, as a file in memory that it reads from. Its pages go with the VM.
-pub(crate) fn channel(
+/// The message of Secrets for a machine, as a file in memory that the machine reads at its boot. Its pages are freed
+/// with the machine.
+pub(crate) fn memory_file(
     folder: &Path,
     versions: &BTreeMap<String, Option<String>>,
 ) -> Result<Option<File>, CloudError> {
@@ -92,7 +92,8 @@ pub(crate) fn channel(
     memory().map(Some).map_err(CloudError::file("make a file in memory for", folder))
 }
 
-/// Removes every version that is not in `kept`, but for those that were put just before `now`, in milliseconds.
+/// Removes every version that is not in `kept`, except those that were put just before `now`, in milliseconds since the
+/// Unix epoch.
 pub(crate) fn sweep(folder: &Path, kept: &BTreeSet<String>, now: u64) -> Result<(), CloudError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -159,9 +160,9 @@ mod tests {
         }
         let wanted = [("db".to_owned(), Some(version.clone())), ("gone".to_owned(), None)].into();
         let mut told = Vec::new();
-        channel(&folder, &wanted).unwrap().unwrap().read_to_end(&mut told).unwrap();
+        memory_file(&folder, &wanted).unwrap().unwrap().read_to_end(&mut told).unwrap();
         assert_eq!(told, message(&secret("one")).unwrap());
-        assert!(channel(&folder, &BTreeMap::new()).unwrap().is_none());
+        assert!(memory_file(&folder, &BTreeMap::new()).unwrap().is_none());
 
         sweep(&folder, &BTreeSet::new(), clock::wall()).unwrap();
         assert!(folder.join(&version).exists(), "it was put just now");

@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cloud::local::log::Log;
 
-/// Descriptors that neither balancers' connections nor questions for names may take: API, SQLite, log files, listeners,
-/// and about six a VM (pidfd, QMP, channel, health check, scratch disks).
+/// Descriptors that traffic may not take: those of the API, SQLite, log files, listeners, and about six a machine
+/// (pidfd, QMP, channel, status check, scratch disks).
 const RESERVE: usize = 512;
 
 /// Descriptors for connections and UDP sessions of all balancers. A connection has two and 256 KiB of buffers, so this
@@ -22,10 +22,10 @@ const TRAFFIC: usize = 8192;
 /// Descriptors for questions for names, of all environments: one a question that is relayed, one a TCP connection.
 const NAMES: usize = 512;
 
-/// Descriptors of one carried TCP connection: the client's and the VM's.
+/// Descriptors of one TCP connection: the client's and the machine's.
 pub(crate) const PER_CONNECTION: u32 = 2;
 
-/// How many descriptors each kind of traffic may have.
+/// The number of descriptors of each kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shares {
     /// Connections and sessions of all balancers.
@@ -47,17 +47,17 @@ impl Shares {
     }
 }
 
-/// Lets in as much traffic as there are descriptors for; the rest waits in the kernel's queue.
+/// Admits as much traffic as there are descriptors for; the rest waits in the kernel's queue.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    /// What the gate leads to, for messages.
+    /// What is behind the gate, for messages.
     name: String,
-    /// What becomes of those for whom there is no room, for messages.
+    /// What happens to traffic without room, for messages.
     otherwise: &'static str,
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
     log: Arc<Log>,
-    was_told: AtomicBool,
+    was_full: AtomicBool,
 }
 
 /// Room for one connection or session, for as long as it lives.
@@ -76,7 +76,7 @@ impl Gate {
         log: Arc<Log>,
     ) -> Self {
         let own = Arc::new(Semaphore::new(own.min(Semaphore::MAX_PERMITS)));
-        Self { name, otherwise, own, all, log, was_told: AtomicBool::new(false) }
+        Self { name, otherwise, own, all, log, was_full: AtomicBool::new(false) }
     }
 
     /// Room for `descriptors` if there is some now.
@@ -84,8 +84,8 @@ impl Gate {
         let own = Arc::clone(&self.own).try_acquire_many_owned(descriptors).ok();
         let all =
             own.and_then(|own| Some((own, Arc::clone(&self.all).try_acquire_many_owned(descriptors).ok()?)));
-        if all.is_none() && !self.was_told.swap(true, Ordering::Relaxed) {
-            self.log.say(format_args!("{}", self.words()));
+        if all.is_none() && !self.was_full.swap(true, Ordering::Relaxed) {
+            self.log.say(format_args!("{}", self.message()));
         }
         all.map(|(own, all)| Room { _own: own, _all: all })
     }
@@ -102,17 +102,17 @@ impl Gate {
         Room { _own: own, _all: all }
     }
 
-    fn words(&self) -> String {
+    fn message(&self) -> String {
         format!(
             "{} has as many clients as it may; {} (the limit of open files, `ulimit -Hn`, bounds them)",
             self.name, self.otherwise
         )
     }
 
-    /// What `status` warns of, while there is no room and somebody wanted some.
+    /// The warning of `status` while there is no room and traffic was refused for that.
     pub(crate) fn warning(&self) -> Option<String> {
         let free = self.own.available_permits().min(self.all.available_permits());
-        (self.was_told.load(Ordering::Relaxed) && free < PER_CONNECTION as usize).then(|| self.words())
+        (self.was_full.load(Ordering::Relaxed) && free < PER_CONNECTION as usize).then(|| self.message())
     }
 }
 

@@ -67,7 +67,7 @@ async fn carry(
                     length => decoder.push(&buffer[..length]),
                 }
                 for message in decoder.by_ref() {
-                    connection.say(message);
+                    connection.send(message);
                 }
             }
             message = connection.messages.recv() => {

@@ -9,7 +9,8 @@ use super::sweep_images;
 use crate::cloud::CloudError;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::machine::images;
-use crate::cloud::local::mover::balancer;
+use crate::cloud::local::mover::ListenerId;
+use crate::cloud::local::network::addresses;
 use crate::cloud::local::wire::{Call, Verb};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Protocol};
@@ -92,18 +93,22 @@ fn put_balancer(keeper: &Keeper, environment: &str, spec: &BalancerSpec) -> Resu
         let balancers = environments.values().flat_map(|found| found.balancers.values());
         let taken: Vec<String> = balancers.map(|balancer| balancer.host.clone()).collect();
         let found = environments.entry(environment.to_owned()).or_default();
-        found.put_balancer(spec, || balancer::address(environment, &spec.name, &taken).to_string());
+        found.put_balancer(spec, || addresses::balancer(environment, &spec.name, &taken).to_string());
         Ok(())
     })
 }
 
 /// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
 async fn listening(keeper: &Keeper, environment: &str, name: &Name, listeners: &[(u16, Protocol)]) {
+    let id = |(port, protocol): &(u16, Protocol)| ListenerId {
+        environment: environment.to_owned(),
+        service: name.clone(),
+        port: *port,
+        protocol: *protocol,
+    };
     for _ in 0..20 {
-        let bound = |(port, protocol): &(u16, Protocol)| {
-            keeper.balancers.bound(&(environment.to_owned(), name.clone(), *port, *protocol))
-        };
-        if listeners.iter().all(|listener| bound(listener).is_some()) {
+        let bound = keeper.mover.report().bound;
+        if listeners.iter().all(|listener| bound.contains_key(&id(listener))) {
             return;
         }
         tokio::time::sleep(POLL).await;

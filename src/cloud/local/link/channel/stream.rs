@@ -1,4 +1,4 @@
-//! One stream of a control channel, between the tool and the guest: remembers what may have to be said again.
+//! One stream of a control channel, between the tool and the guest: keeps what may have to be sent again.
 
 use std::collections::VecDeque;
 
@@ -11,9 +11,9 @@ pub(super) struct Stream {
     open: Open,
     /// The tool.
     to: mpsc::UnboundedSender<Message>,
-    /// Input that the guest has not taken.
+    /// Input that the guest has not acknowledged.
     input: VecDeque<u8>,
-    /// How many bytes of input the guest has taken.
+    /// How many bytes of input the guest has acknowledged.
     taken: u64,
     /// Whether the tool knows that the guest has begun the stream.
     begun: bool,
@@ -25,13 +25,13 @@ pub(super) struct Stream {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Output {
-    /// How many bytes the tool was given.
+    /// How many bytes were sent to the tool.
     given: u64,
-    /// How many of them it has taken.
+    /// How many of them it has acknowledged.
     taken: u64,
 }
 
-/// Somebody sent more than [`WINDOW`] bytes that the other side has not taken: the stream is ended.
+/// One side sent more than [`WINDOW`] bytes that the other has not acknowledged: the stream is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Overrun;
 
@@ -40,33 +40,33 @@ fn index(end: End) -> usize {
 }
 
 impl Stream {
-    /// A stream that was just begun.
+    /// A stream that was just opened.
     pub(super) fn new(open: Open, to: mpsc::UnboundedSender<Message>) -> Self {
         let outputs = [Output::default(); 2];
         let (input, taken, begun, ended) = (VecDeque::new(), 0, false, false);
         Self { open, to, input, taken, begun, ended, outputs, size: None }
     }
 
-    fn tell(&self, message: Message) {
+    fn send(&self, message: Message) {
         // A tool that is gone has its stream closed by that.
         let _ = self.to.send(message);
     }
 
-    /// Tells the tool how the stream ended.
+    /// Reports the end of the stream to the tool.
     pub(super) fn end(&self, ended: Ended) {
-        self.tell(Message::Ended { stream: 0, ended });
+        self.send(Message::Ended { stream: 0, ended });
     }
 
     /// The guest knows the stream.
     pub(super) fn begin(&mut self) {
         if !self.begun {
             self.begun = true;
-            self.tell(Message::Credit { stream: 0, end: End::Input, taken: self.taken });
+            self.send(Message::Credit { stream: 0, end: End::Input, taken: self.taken });
         }
     }
 
-    /// The tool says something. Returns what the guest must hear.
-    pub(super) fn say(&mut self, stream: u32, message: Message) -> Result<Option<Message>, Overrun> {
+    /// Applies a message of the tool. Returns what is to be sent to the guest.
+    pub(super) fn tool_message(&mut self, stream: u32, message: Message) -> Result<Option<Message>, Overrun> {
         Ok(Some(match message {
             Message::Data { bytes, .. } => {
                 if self.input.len() + bytes.len() > WINDOW {
@@ -86,7 +86,7 @@ impl Stream {
             }
             Message::Credit { end, taken, .. } => {
                 let output = &mut self.outputs[index(end)];
-                // Nobody takes what was not given: a window must not grow by that.
+                // What was not sent cannot be acknowledged: a window must not grow by that.
                 output.taken = output.taken.max(taken.min(output.given));
                 Message::Credit { stream, end, taken: output.taken }
             }
@@ -94,8 +94,8 @@ impl Stream {
         }))
     }
 
-    /// The guest sent bytes. Those that came before are not passed on; then the guest hears again what is taken.
-    pub(super) fn data(
+    /// Applies bytes of the guest. Those that came before are not passed on; then the acknowledgement is sent again.
+    pub(super) fn guest_data(
         &mut self,
         stream: u32,
         end: End,
@@ -117,25 +117,25 @@ impl Stream {
         output.given += new.len() as u64;
         let bytes = if known == 0 { bytes } else { new.to_vec() };
         self.begun = true;
-        self.tell(Message::Data { stream: 0, end, offset, bytes });
+        self.send(Message::Data { stream: 0, end, offset, bytes });
         Ok(None)
     }
 
-    /// The guest took input before this place.
+    /// The guest acknowledged input before this offset.
     pub(super) fn credit(&mut self, taken: u64) {
         let bytes = usize::try_from(taken.saturating_sub(self.taken)).unwrap_or(usize::MAX);
         let bytes = bytes.min(self.input.len());
         self.input.drain(..bytes);
         self.taken += bytes as u64;
-        // Said again, it is no news: a guest that repeats itself fills nobody's memory.
+        // A repeated acknowledgement is not passed on: it would fill the tool's memory.
         if bytes > 0 || !self.begun {
             self.begun = true;
-            self.tell(Message::Credit { stream: 0, end: End::Input, taken: self.taken });
+            self.send(Message::Credit { stream: 0, end: End::Input, taken: self.taken });
         }
     }
 
-    /// What must be said again to a guest that has taken input up to this place, or does not know the stream.
-    pub(super) fn again(&self, stream: u32, known: Option<u64>) -> Vec<Message> {
+    /// What is to be sent again to a guest that has taken input up to this offset, or does not know the stream.
+    pub(super) fn resend(&self, stream: u32, known: Option<u64>) -> Vec<Message> {
         let mut messages = vec![];
         if known.is_none() {
             messages.push(Message::Open { stream, open: self.open.clone() });

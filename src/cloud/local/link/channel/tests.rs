@@ -3,19 +3,29 @@
 use std::fs;
 use std::path::Path;
 
-use i2kit_spec::control::{End, LogHead, StreamState};
+use i2kit_spec::control::{Decoder, End, Ended, GuestHello, LogHead, StreamState, VERSION, WINDOW};
 use tokio::net::{UnixListener, UnixStream};
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::refusal::STREAMS;
 use super::*;
 use crate::cloud::local::link::journal::FOLDER;
+use crate::cloud::local::log::Log;
+use crate::cloud::local::machine::qemu;
+use crate::cloud::local::socket;
+use crate::cloud::local::supervise::Tasks;
 
 /// The guest's end.
-struct Guest {
+struct Peer {
     stream: UnixStream,
     decoder: Decoder,
 }
 
-impl Guest {
+impl Peer {
     async fn say(&mut self, message: &Message) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes).unwrap();
@@ -45,7 +55,7 @@ impl Guest {
     }
 }
 
-impl Guest {
+impl Peer {
     async fn accept(listener: &UnixListener) -> Self {
         let (stream, _) = listener.accept().await.unwrap();
         Self { stream, decoder: Decoder::default() }
@@ -56,20 +66,20 @@ impl Guest {
 pub(super) fn start(folder: &Path) -> (Channel, Arc<Tasks>, CancellationToken) {
     let log = Arc::new(Log::open(&folder.join("cloud.log")).unwrap());
     let (tasks, gone) = (Arc::<Tasks>::default(), CancellationToken::new());
-    let machine = Machine {
+    let guest = Guest {
         id: "web-1-a".into(),
         folder: folder.into(),
         containers: BTreeSet::from(["web".to_owned()]),
         tasks: Arc::clone(&tasks),
         log,
     };
-    (Channel::start(machine, gone.clone()), tasks, gone)
+    (Channel::start(guest, gone.clone()), tasks, gone)
 }
 
-async fn channel(folder: &Path) -> (Channel, Guest) {
+async fn channel(folder: &Path) -> (Channel, Peer) {
     let listener = socket::listen(folder, qemu::CONTROL).unwrap();
     let (channel, ..) = start(folder);
-    (channel, Guest::accept(&listener).await)
+    (channel, Peer::accept(&listener).await)
 }
 
 /// Looks again and again until it is so.
@@ -116,7 +126,7 @@ async fn what_a_supervisor_may_not_have_heard_is_said_again() {
     let Message::Open { stream, .. } = guest.hear().await else { panic!("the stream is opened") };
     let input =
         |offset: u64, bytes: &[u8]| Message::Data { stream, end: End::Input, offset, bytes: bytes.into() };
-    connection.say(Message::Data { stream: 0, end: End::Input, offset: 0, bytes: b"hello".into() });
+    connection.send(Message::Data { stream: 0, end: End::Input, offset: 0, bytes: b"hello".into() });
     assert_eq!(guest.hear().await, input(0, b"hello"));
     let output =
         |offset: u64, bytes: &[u8]| Message::Data { stream, end: End::Output, offset, bytes: bytes.into() };
@@ -170,7 +180,7 @@ async fn a_write_that_fails_ends_nothing_and_lines_come_again() {
     let root = tempfile::tempdir().unwrap();
     let listener = socket::listen(root.path(), qemu::CONTROL).unwrap();
     let (channel, tasks, _gone) = start(root.path());
-    let mut guest = Guest::accept(&listener).await;
+    let mut guest = Peer::accept(&listener).await;
     guest.hear().await;
     guest
         .say(&Message::GuestHello(GuestHello { version: VERSION, answer: true, ..GuestHello::default() }))
@@ -207,7 +217,7 @@ async fn a_channel_that_ended_is_opened_again_while_its_vm_lives() {
     let root = tempfile::tempdir().unwrap();
     let listener = socket::listen(root.path(), qemu::CONTROL).unwrap();
     let (channel, tasks, gone) = start(root.path());
-    let mut guest = Guest::accept(&listener).await;
+    let mut guest = Peer::accept(&listener).await;
     let Message::HostHello(first) = guest.hear().await else { panic!("a hello comes first") };
     let mut connection = channel.open(Open::default()).unwrap();
     drop(guest);
@@ -217,7 +227,7 @@ async fn a_channel_that_ended_is_opened_again_while_its_vm_lives() {
     assert!(matches!(&refusal, Refusal::Lost(reason) if reason.contains("qemu")), "{refusal:?}");
     assert!(refusal.to_string().contains("opened again"), "{refusal}");
     until(|| tasks.failing().iter().any(|task| task.starts_with("channel of web-1-a: "))).await;
-    let mut guest = Guest::accept(&listener).await;
+    let mut guest = Peer::accept(&listener).await;
     let Message::HostHello(second) = guest.hear().await else { panic!("a hello comes first") };
     assert_ne!(first.epoch, second.epoch, "the guest ends what the last connection began");
     until(|| channel.open(Open::default()).is_ok()).await;
@@ -242,10 +252,10 @@ async fn a_guest_that_does_not_read_stops_nobody_else() {
     let mut connections: Vec<Connection> = (0..STREAMS).map(|_| channel.open(arguments()).unwrap()).collect();
     assert_eq!(channel.open(Open::default()).unwrap_err(), Refusal::Many);
     let input = || Message::Data { stream: 0, end: End::Input, offset: 0, bytes: vec![0; Message::DATA] };
-    connections[0].say(input());
-    connections[0].say(input());
+    connections[0].send(input());
+    connections[0].send(input());
     // A tool that sends more than the window is ended.
-    connections[0].say(input());
+    connections[0].send(input());
     let message = connections[0].messages.recv().await;
     assert!(matches!(message, Some(Message::Ended { ended, .. }) if ended.error.is_some()));
     connections.remove(0);

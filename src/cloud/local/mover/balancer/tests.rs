@@ -1,11 +1,15 @@
 //! The balancer between real sockets.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use super::bind::FALLBACK_OFFSET;
 use super::*;
+use crate::cloud::local::mover::routes::Backend;
+use crate::manifest::api::Name;
 
 /// An address that no other test has, nor another run of the tests at this time.
 fn host(test: u8) -> Ipv4Addr {
@@ -16,13 +20,14 @@ fn host(test: u8) -> Ipv4Addr {
 /// A port that needs no privilege.
 const PORT: u16 = 8000;
 
-fn key(port: u16, protocol: Protocol) -> Key {
-    ("local".into(), Name { namespace: "default".into(), name: "web".into() }, port, protocol)
+fn id(port: u16, protocol: Protocol) -> ListenerId {
+    let service = Name { namespace: "default".into(), name: "web".into() };
+    ListenerId { environment: "local".into(), service, port, protocol }
 }
 
-fn wanted(host: Ipv4Addr, ports: &[(u16, Protocol)], backends: &[Backend]) -> BTreeMap<Key, Wanted> {
+fn wanted(host: Ipv4Addr, ports: &[(u16, Protocol)], backends: &[Backend]) -> BTreeMap<ListenerId, Route> {
     let one = |(port, protocol): &(u16, Protocol)| {
-        (key(*port, *protocol), Wanted { host, backends: backends.to_vec() })
+        (id(*port, *protocol), Route { host, backends: backends.to_vec() })
     };
     ports.iter().map(one).collect()
 }
@@ -30,10 +35,10 @@ fn wanted(host: Ipv4Addr, ports: &[(u16, Protocol)], backends: &[Backend]) -> BT
 const TCP: &[(u16, Protocol)] = &[(PORT, Protocol::Tcp)];
 const UDP: &[(u16, Protocol)] = &[(PORT, Protocol::Udp)];
 
-fn balancers(shares: Shares) -> (tempfile::TempDir, Balancers) {
+fn balancer(shares: Shares) -> (tempfile::TempDir, Balancer) {
     let folder = tempfile::tempdir().unwrap();
     let log = Arc::new(Log::open(&folder.path().join("log")).unwrap());
-    (folder, Balancers::new(shares, Arc::default(), log))
+    (folder, Balancer::new(shares, Arc::default(), log))
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -45,8 +50,34 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_mins(1), wait).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
+/// A machine's port; machines are named by their address here.
 fn backend(address: SocketAddr) -> Backend {
-    Backend { address, connections: Arc::new(AtomicU32::new(0)) }
+    Backend { machine: address.to_string(), address }
+}
+
+impl Balancer {
+    fn reported(&self) -> Report {
+        let mut report = Report::default();
+        self.report(&mut report);
+        report
+    }
+
+    fn bound(&self, id: &ListenerId) -> Option<u16> {
+        self.reported().bound.get(id).copied()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.reported().warnings.remove("local").unwrap_or_default()
+    }
+
+    fn has_failures(&self) -> bool {
+        !self.failed.lock().unwrap().is_empty()
+    }
+
+    /// The connections of the backend's machine.
+    fn connections(&self, backend: &Backend) -> u32 {
+        self.connections.counts().get(&backend.machine).copied().unwrap_or_default()
+    }
 }
 
 /// A server that answers each connection with its name and whatever the client sent.
@@ -81,42 +112,43 @@ async fn ask(address: (Ipv4Addr, u16), text: &str) -> String {
 
 #[tokio::test]
 async fn connections_take_turns_and_skip_the_dead() {
-    let (_folder, balancers) = balancers(Shares::of(1024));
+    let (_folder, balancer) = balancer(Shares::of(1024));
     let dead = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         backend(listener.local_addr().unwrap())
     };
     let backends = [server("a").await, dead, server("b").await];
-    assert!(balancers.apply(wanted(host(101), TCP, &backends)).await.is_empty());
+    balancer.apply(wanted(host(101), TCP, &backends)).await;
+    assert!(!balancer.has_failures());
     let mut answers = Vec::new();
     for _ in 0..6 {
         answers.push(ask((host(101), PORT), "!").await);
     }
     assert!(answers.iter().all(|answer| answer == "a!" || answer == "b!"), "{answers:?}");
     assert!(answers.contains(&"a!".to_owned()) && answers.contains(&"b!".to_owned()), "{answers:?}");
-    let is_over = || backends.iter().all(|backend| backend.connections.load(Ordering::Relaxed) == 0);
+    let is_over = || backends.iter().all(|backend| balancer.connections(backend) == 0);
     eventually("the end of all connections", is_over).await;
 }
 
 #[tokio::test]
 async fn tables_change_and_listeners_go_while_in_use() {
-    let (_folder, balancers) = balancers(Shares::of(1024));
+    let (_folder, balancer) = balancer(Shares::of(1024));
     let (a, b) = (server("a").await, server("b").await);
     let address = (host(102), PORT);
-    balancers.apply(wanted(host(102), TCP, std::slice::from_ref(&a))).await;
-    assert_eq!(balancers.bound(&key(PORT, Protocol::Tcp)), Some(PORT));
+    balancer.apply(wanted(host(102), TCP, std::slice::from_ref(&a))).await;
+    assert_eq!(balancer.bound(&id(PORT, Protocol::Tcp)), Some(PORT));
     assert_eq!(ask(address, "").await, "a");
-    balancers.apply(wanted(host(102), TCP, &[b])).await;
+    balancer.apply(wanted(host(102), TCP, &[b])).await;
     assert_eq!(ask(address, "").await, "b");
-    balancers.apply(wanted(host(102), TCP, &[])).await;
+    balancer.apply(wanted(host(102), TCP, &[])).await;
     assert_eq!(ask(address, "").await, "");
 
     // A connection under way ends with its listener.
-    balancers.apply(wanted(host(102), TCP, std::slice::from_ref(&a))).await;
+    balancer.apply(wanted(host(102), TCP, std::slice::from_ref(&a))).await;
     let mut open = TcpStream::connect(address).await.unwrap();
     open.write_all(b"x").await.unwrap();
-    eventually("the connection", || a.connections.load(Ordering::Relaxed) == 1).await;
-    balancers.apply(BTreeMap::new()).await;
+    eventually("the connection", || balancer.connections(&a) == 1).await;
+    balancer.apply(BTreeMap::new()).await;
     let ended = tokio::time::timeout(Duration::from_mins(1), open.read(&mut [0; 1])).await.unwrap();
     assert!(matches!(ended, Ok(0) | Err(_)));
     assert!(TcpStream::connect(address).await.is_err());
@@ -124,17 +156,17 @@ async fn tables_change_and_listeners_go_while_in_use() {
 
 #[tokio::test]
 async fn a_port_before_another_one_leaves_that_where_it_is() {
-    let (_folder, balancers) = balancers(Shares::of(1024));
+    let (_folder, balancer) = balancer(Shares::of(1024));
     let a = server("a").await;
     let (first, second) = ((PORT, Protocol::Tcp), (PORT + 1, Protocol::Tcp));
-    balancers.apply(wanted(host(103), &[second], std::slice::from_ref(&a))).await;
+    balancer.apply(wanted(host(103), &[second], std::slice::from_ref(&a))).await;
     let mut open = TcpStream::connect((host(103), second.0)).await.unwrap();
     open.write_all(b"on").await.unwrap();
-    eventually("the connection", || a.connections.load(Ordering::Relaxed) == 1).await;
+    eventually("the connection", || balancer.connections(&a) == 1).await;
 
-    balancers.apply(wanted(host(103), &[first, second], std::slice::from_ref(&a))).await;
+    balancer.apply(wanted(host(103), &[first, second], std::slice::from_ref(&a))).await;
     for (port, protocol) in [first, second] {
-        assert_eq!(balancers.bound(&key(port, protocol)), Some(port));
+        assert_eq!(balancer.bound(&id(port, protocol)), Some(port));
         assert_eq!(ask((host(103), port), "").await, "a");
     }
     open.shutdown().await.unwrap();
@@ -145,15 +177,16 @@ async fn a_port_before_another_one_leaves_that_where_it_is() {
 
 #[tokio::test]
 async fn a_port_is_free_for_another_balancer_once_its_own_is_gone() {
-    let (_folder, balancers) = balancers(Shares::of(1024));
+    let (_folder, balancer) = balancer(Shares::of(1024));
     let a = server("a").await;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for name in ["one", "two", "three"] {
-            let mut key = key(PORT, protocol);
-            key.1.name = name.into();
-            let listener = Wanted { host: host(104), backends: vec![a.clone()] };
-            assert!(balancers.apply(BTreeMap::from([(key.clone(), listener)])).await.is_empty());
-            assert_eq!(balancers.bound(&key), Some(PORT), "{name}");
+            let mut id = id(PORT, protocol);
+            id.service.name = name.into();
+            let route = Route { host: host(104), backends: vec![a.clone()] };
+            balancer.apply(BTreeMap::from([(id.clone(), route)])).await;
+            assert!(!balancer.has_failures());
+            assert_eq!(balancer.bound(&id), Some(PORT), "{name}");
         }
     }
 }
@@ -161,20 +194,21 @@ async fn a_port_is_free_for_another_balancer_once_its_own_is_gone() {
 #[tokio::test]
 async fn a_taken_port_falls_back_to_another_until_it_is_free() {
     let taken = TcpListener::bind((host(105), PORT)).await.unwrap();
-    let (_folder, mut balancers) = balancers(Shares::of(1024));
-    balancers.times.retry = Duration::ZERO;
+    let (_folder, mut balancer) = balancer(Shares::of(1024));
+    balancer.times.retry = Duration::ZERO;
     let a = server("a").await;
-    let apply = || balancers.apply(wanted(host(105), TCP, std::slice::from_ref(&a)));
-    assert!(apply().await.is_empty());
-    let other = balancers.bound(&key(PORT, Protocol::Tcp)).unwrap();
+    let apply = || balancer.apply(wanted(host(105), TCP, std::slice::from_ref(&a)));
+    apply().await;
+    assert!(!balancer.has_failures());
+    let other = balancer.bound(&id(PORT, Protocol::Tcp)).unwrap();
     assert_ne!(other, PORT);
     let mut open = TcpStream::connect((host(105), other)).await.unwrap();
     open.write_all(b"on").await.unwrap();
-    eventually("the connection", || a.connections.load(Ordering::Relaxed) == 1).await;
+    eventually("the connection", || balancer.connections(&a) == 1).await;
 
     drop(taken);
     apply().await;
-    assert_eq!(balancers.bound(&key(PORT, Protocol::Tcp)), Some(PORT));
+    assert_eq!(balancer.bound(&id(PORT, Protocol::Tcp)), Some(PORT));
     assert_eq!(ask((host(105), PORT), "").await, "a");
     open.shutdown().await.unwrap();
     let mut answer = String::new();
@@ -188,13 +222,13 @@ async fn a_fallback_makes_room_for_who_wants_its_port() {
     let other = port + FALLBACK_OFFSET;
     // Another user than root has the same failure without this.
     let taken = std::net::TcpListener::bind((host(106), port));
-    let (_folder, balancers) = balancers(Shares::of(1024));
-    balancers.apply(wanted(host(106), &[(port, Protocol::Tcp)], &[])).await;
-    assert_eq!(balancers.bound(&key(port, Protocol::Tcp)), Some(other));
+    let (_folder, balancer) = balancer(Shares::of(1024));
+    balancer.apply(wanted(host(106), &[(port, Protocol::Tcp)], &[])).await;
+    assert_eq!(balancer.bound(&id(port, Protocol::Tcp)), Some(other));
     let both = wanted(host(106), &[(port, Protocol::Tcp), (other, Protocol::Tcp)], &[]);
-    balancers.apply(both).await;
-    assert_eq!(balancers.bound(&key(other, Protocol::Tcp)), Some(other));
-    assert!(balancers.bound(&key(port, Protocol::Tcp)).is_some_and(|bound| bound != port && bound != other));
+    balancer.apply(both).await;
+    assert_eq!(balancer.bound(&id(other, Protocol::Tcp)), Some(other));
+    assert!(balancer.bound(&id(port, Protocol::Tcp)).is_some_and(|bound| bound != port && bound != other));
     drop(taken);
 }
 
@@ -202,26 +236,26 @@ async fn a_fallback_makes_room_for_who_wants_its_port() {
 async fn silent_clients_leave_descriptors_for_everything_else() {
     // As with a limit of 64 descriptors: 28 for traffic, half of them for one listener.
     let shares = Shares::of(64);
-    let (_folder, balancers) = balancers(shares);
+    let (_folder, balancer) = balancer(shares);
     let a = server("a").await;
     let (full, other) = ((PORT, Protocol::Tcp), (PORT + 1, Protocol::Tcp));
-    balancers.apply(wanted(host(107), &[full, other], std::slice::from_ref(&a))).await;
+    balancer.apply(wanted(host(107), &[full, other], std::slice::from_ref(&a))).await;
     let mut silent = Vec::new();
     for _ in 0..100 {
         silent.push(TcpStream::connect((host(107), PORT)).await.unwrap());
     }
     let carried = u32::try_from(shares.listener / 2).unwrap();
-    eventually("as many as may be", || a.connections.load(Ordering::Relaxed) == carried).await;
-    eventually("a warning", || balancers.warnings("local").len() == 1).await;
-    assert!(balancers.warnings("local")[0].starts_with("TCP port 8000 of the Service"));
+    eventually("as many as may be", || balancer.connections(&a) == carried).await;
+    eventually("a warning", || balancer.warnings().len() == 1).await;
+    assert!(balancer.warnings()[0].starts_with("TCP port 8000 of the Service"));
     // The others wait, and other listeners serve.
     for _ in 0..20 {
         assert_eq!(ask((host(107), PORT + 1), "").await, "a");
     }
-    assert!(a.connections.load(Ordering::Relaxed) <= carried + 1);
+    assert!(balancer.connections(&a) <= carried + 1);
     drop(silent);
     assert_eq!(ask((host(107), PORT), "!").await, "a!");
-    eventually("the end of the warning", || balancers.warnings("local").is_empty()).await;
+    eventually("the end of the warning", || balancer.warnings().is_empty()).await;
 }
 
 /// A server that sends every datagram back.
@@ -252,8 +286,8 @@ async fn client(address: (Ipv4Addr, u16)) -> UdpSocket {
 
 #[tokio::test]
 async fn datagrams_come_back_to_their_client() {
-    let (_folder, balancers) = balancers(Shares::of(1024));
-    balancers.apply(wanted(host(108), UDP, &[echo().await])).await;
+    let (_folder, balancer) = balancer(Shares::of(1024));
+    balancer.apply(wanted(host(108), UDP, &[echo().await])).await;
     let clients = [client((host(108), PORT)).await, client((host(108), PORT)).await];
     for text in [&b"one"[..], b"two", &vec![7; 60_000]] {
         for client in &clients {
@@ -264,17 +298,17 @@ async fn datagrams_come_back_to_their_client() {
 
 #[tokio::test]
 async fn silent_sessions_are_forgotten_while_others_talk() {
-    let (_folder, mut balancers) = balancers(Shares::of(1 << 20));
-    balancers.times = Times { idle: Duration::from_secs(1), sweep: Duration::from_millis(100), ..TIMES };
+    let (_folder, mut balancer) = balancer(Shares::of(1 << 20));
+    balancer.times = Times { idle: Duration::from_secs(1), sweep: Duration::from_millis(100), ..TIMES };
     let echo = echo().await;
-    balancers.apply(wanted(host(109), UDP, std::slice::from_ref(&echo))).await;
+    balancer.apply(wanted(host(109), UDP, std::slice::from_ref(&echo))).await;
     for _ in 0..50 {
         say(&client((host(109), PORT)).await, b"x").await;
     }
     // It never stops for as long as one look for silent sessions takes to come.
     let steady = client((host(109), PORT)).await;
     let talk = async {
-        while echo.connections.load(Ordering::Relaxed) != 1 {
+        while balancer.connections(&echo) != 1 {
             say(&steady, b"on").await;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -285,25 +319,16 @@ async fn silent_sessions_are_forgotten_while_others_talk() {
 #[tokio::test]
 async fn the_session_that_was_silent_for_longest_makes_room() {
     let shares = Shares::of(64);
-    let (folder, balancers) = balancers(shares);
+    let (folder, balancer) = balancer(shares);
     let echo = echo().await;
-    balancers.apply(wanted(host(110), UDP, std::slice::from_ref(&echo))).await;
+    balancer.apply(wanted(host(110), UDP, std::slice::from_ref(&echo))).await;
     let steady = client((host(110), PORT)).await;
     for _ in 0..100 {
         say(&steady, b"on").await;
         say(&client((host(110), PORT)).await, b"x").await;
-        let sessions = echo.connections.load(Ordering::Relaxed);
+        let sessions = balancer.connections(&echo);
         assert!(sessions as usize <= shares.listener, "{sessions}");
     }
     let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
     assert_eq!(text.matches("silent for longest").count(), 1, "{text}");
-}
-
-#[test]
-fn addresses_are_stable_and_never_shared() {
-    let name = Name { namespace: "default".into(), name: "web".into() };
-    let first = address("local", &name, &[]);
-    assert_eq!(address("local", &name, &[]), first);
-    assert_eq!(first.octets()[..2], [127, 77]);
-    assert_ne!(address("local", &name, &[first.to_string()]), first);
 }

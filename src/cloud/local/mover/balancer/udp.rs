@@ -1,4 +1,4 @@
-//! UDP: each client has a backend and a socket of its own for as long as it talks.
+//! UDP sessions: each client has a backend and a socket of its own for as long as it sends.
 //!
 //! One task carries all datagrams of a listener, with one buffer, so that a session costs no more than its socket.
 
@@ -14,21 +14,21 @@ use futures::stream::FuturesUnordered;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Counted, Service};
+use super::service::{Counted, Service};
 use crate::cloud::local::mover::admission::Room;
 
 /// Sessions of one listener. The one that was silent for longest makes room for a new one: sources of datagrams can be
 /// invented, so that a bound without that would let one client lock out all others.
 pub(super) const MAX_SESSIONS: usize = 1024;
 
-/// Answers that are carried for one session before others have their turn.
+/// Answers that are sent for one session before others have their turn.
 const BATCH: usize = 32;
 
 /// The largest datagram.
 const DATAGRAM: usize = 65_535;
 
 /// A client and its backend.
-struct Session {
+struct UdpSession {
     upstream: Arc<UdpSocket>,
     backend: SocketAddr,
     last: Instant,
@@ -37,19 +37,19 @@ struct Session {
     _room: Room,
 }
 
-impl Drop for Session {
+impl Drop for UdpSession {
     fn drop(&mut self) {
         self.watch.abort();
     }
 }
 
-/// A client whose backend has said something; nothing when the session was forgotten meanwhile.
+/// A client whose backend has answered; nothing when the session was forgotten meanwhile.
 type Answered = Option<SocketAddr>;
 
 /// The sessions of a listener.
 #[derive(Default)]
 struct Sessions {
-    open: HashMap<SocketAddr, Session>,
+    open: HashMap<SocketAddr, UdpSession>,
     answers: FuturesUnordered<BoxFuture<'static, Answered>>,
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, service: Arc<Service>) -> Resu
     loop {
         tokio::select! {
             received = socket.recv_from(&mut buffer) => {
-                // An error tells of an answer that did not arrive.
+                // An error reports an answer that was not delivered.
                 let Ok((length, client)) = received else { continue };
                 if let Some(session) = sessions.of(client, &service).await {
                     session.last = Instant::now();
@@ -82,9 +82,9 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, service: Arc<Service>) -> Resu
 
 impl Sessions {
     /// The client's session, made when it has none or its backend is not healthy any more.
-    async fn of(&mut self, client: SocketAddr, service: &Service) -> Option<&mut Session> {
+    async fn of(&mut self, client: SocketAddr, service: &Service) -> Option<&mut UdpSession> {
         let order = service.table.order();
-        let is_stale = |session: &Session| order.iter().all(|backend| backend.address != session.backend);
+        let is_stale = |session: &UdpSession| order.iter().all(|backend| backend.address != session.backend);
         if self.open.get(&client).is_some_and(is_stale) {
             self.open.remove(&client);
         }
@@ -96,9 +96,9 @@ impl Sessions {
             })?;
             let upstream = Arc::new(connect(backend.address).await.ok()?);
             let watch = self.watch(client, Arc::clone(&upstream));
-            let counted = Counted::new(&backend.connections);
+            let counted = backend.count();
             let (backend, last) = (backend.address, Instant::now());
-            let session = Session { upstream, backend, last, watch, _counted: counted, _room: room };
+            let session = UdpSession { upstream, backend, last, watch, _counted: counted, _room: room };
             self.open.insert(client, session);
         }
         self.open.get_mut(&client)
@@ -123,7 +123,7 @@ impl Sessions {
         abort
     }
 
-    /// Hands the client what its backend has said.
+    /// Sends the backend's answers to the client.
     async fn carry_back(&mut self, client: SocketAddr, socket: &UdpSocket, buffer: &mut [u8]) {
         let Some(session) = self.open.get_mut(&client) else { return };
         session.last = Instant::now();

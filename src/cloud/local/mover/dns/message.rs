@@ -1,9 +1,9 @@
-//! Questions and answers of DNS as bytes: RFC 1035, section 4, and EDNS, RFC 6891. Pure.
+//! DNS messages as bytes: RFC 1035, section 4, and EDNS, RFC 6891. Pure.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-/// The domain that is answered for. Everything else is somebody else's.
+/// The domain that is answered here. All other names are relayed.
 pub const DOMAIN: &str = "cluster.local";
 
 /// Full names in lower case without the last dot, and their addresses.
@@ -12,19 +12,19 @@ pub type Zone = BTreeMap<String, Ipv4Addr>;
 /// Id, flags and four counts of records.
 const HEADER: usize = 12;
 
-/// How many bytes a name has at most, with the lengths of its labels.
+/// The largest name in bytes, with the lengths of its labels.
 const NAME_BYTES: usize = 255;
 
-/// Seconds that an answer may be kept: a Service that moves is found soon.
+/// How long resolvers may cache an answer, in seconds: a Service that moves is found soon.
 const TTL: u32 = 5;
 
-/// How many bytes an answer over UDP may have when the question does not say.
+/// The largest answer over UDP, in bytes, when the question does not say.
 const DATAGRAM: usize = 512;
 
-/// The largest message over UDP that we read, which EDNS has us say.
+/// The largest message over UDP that is read here, as EDNS reports it.
 const LARGEST: u16 = 4096;
 
-/// Records behind a question that are looked through for EDNS: it is the first one in practice.
+/// The number of records behind a question that are searched for EDNS: it is the first one in practice.
 const FURTHER_RECORDS: u16 = 16;
 
 /// Types and classes of records.
@@ -43,20 +43,20 @@ const REFUSED: u8 = 5;
 /// The upper bits of EDNS' code for a version that is not known.
 const BAD_VERSION: u8 = 1;
 
-/// The bits of the second and third byte: this is an answer; by who knows it first hand; it is cut; recursion is wanted;
-/// it is there.
+/// Bits of the second and third byte: an answer; an authoritative one; a truncated one; recursion is desired;
+/// recursion is available.
 const ANSWER: u8 = 0x80;
 const AUTHORITATIVE: u8 = 0x04;
 const TRUNCATED: u8 = 0x02;
 const RECURSION_WANTED: u8 = 0x01;
 const RECURSION: u8 = 0x80;
 
-/// What becomes of a question.
+/// The result of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// This is the answer.
+    /// The answer of the zone.
     Answer(Vec<u8>),
-    /// Somebody else has to be asked.
+    /// The name is outside the domain: the question is to be relayed.
     Elsewhere,
 }
 
@@ -70,7 +70,7 @@ struct Question {
     end: usize,
 }
 
-/// What to do about a message; nothing if it is no question.
+/// Answers a message from `zone`; nothing if it is no question.
 pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
     let question = question(message)?;
     let below = |name: &str, domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
@@ -142,8 +142,8 @@ fn put_edns(answer: &mut Vec<u8>, code: u8) {
     answer.extend([code, 0, 0, 0, 0, 0]);
 }
 
-/// `answer` as it fits into a datagram for who asked `question`: one that is too long says so, and is asked for again
-/// over TCP.
+/// `answer` as it fits into a datagram to the sender of `question`: one that is too long is truncated, and requested
+/// again over TCP.
 pub fn fitting(question: &[u8], answer: Vec<u8>) -> Vec<u8> {
     let Some(end) = self::question(question).map(|question| question.end) else { return answer };
     let allowed = edns(question, end).map_or(DATAGRAM, |edns| edns.size.max(DATAGRAM));
@@ -155,13 +155,13 @@ pub fn fitting(question: &[u8], answer: Vec<u8>) -> Vec<u8> {
     cut
 }
 
-/// Whether the server that gave this answer would not or could not: another one may.
+/// Whether the answer says that its server would not or could not answer: another one may.
 pub fn is_refusal(answer: &[u8]) -> bool {
     let code = answer.get(3).map(|byte| byte & 0x0f);
     matches!(code, None | Some(SERVER_FAILURE | NOT_IMPLEMENTED | REFUSED))
 }
 
-/// The answer that there is none, to what [`reply`] has taken for a question.
+/// The answer "server failure" to a message that [`reply`] has taken for a question.
 pub fn failure(message: &[u8]) -> Vec<u8> {
     let end = question(message).map_or(HEADER.min(message.len()), |question| question.end);
     head(message, end, SERVER_FAILURE)
@@ -204,30 +204,31 @@ fn question(message: &[u8]) -> Option<Question> {
     Some(Question { name, kind: number(at)?, class: number(at + 2)?, end: at + 4 })
 }
 
+/// A question with id 7.9 as resolvers send it.
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) fn example_question(name: &str, kind: u16) -> Vec<u8> {
+    let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).unwrap());
+        message.extend(label.as_bytes());
+    }
+    message.push(0);
+    message.extend([kind, INTERNET].map(u16::to_be_bytes).as_flattened());
+    message
+}
+
+#[cfg(test)]
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// A question with id 7.9 as resolvers send it.
-    pub(in super::super) fn question(name: &str, kind: u16) -> Vec<u8> {
-        let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        for label in name.split('.') {
-            message.push(u8::try_from(label.len()).unwrap());
-            message.extend(label.as_bytes());
-        }
-        message.push(0);
-        message.extend([kind, INTERNET].map(u16::to_be_bytes).as_flattened());
-        message
-    }
 
     fn zone() -> Zone {
         Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 3, 4))])
     }
 
     fn answer(name: &str, kind: u16) -> Vec<u8> {
-        match reply(&question(name, kind), &zone()) {
+        match reply(&example_question(name, kind), &zone()) {
             Some(Reply::Answer(answer)) => answer,
             other => panic!("{name}: {other:?}"),
         }
@@ -237,7 +238,7 @@ pub(super) mod tests {
     fn a_service_has_its_address() {
         for name in ["web.default.svc.cluster.local", "WEB.default.svc.Cluster.Local"] {
             let found = answer(name, A);
-            let mut expected = question(name, A);
+            let mut expected = example_question(name, A);
             expected[2..8].copy_from_slice(&[0x85, 0x80, 0, 1, 0, 1]);
             expected.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 127, 77, 3, 4]);
             assert_eq!(found, expected);
@@ -263,9 +264,9 @@ pub(super) mod tests {
     #[test]
     fn other_domains_are_elsewhere() {
         for name in ["example.com", "web", "notcluster.local", "local"] {
-            assert_eq!(reply(&question(name, A), &zone()), Some(Reply::Elsewhere), "{name}");
+            assert_eq!(reply(&example_question(name, A), &zone()), Some(Reply::Elsewhere), "{name}");
         }
-        let failed = failure(&question("example.com", A));
+        let failed = failure(&example_question("example.com", A));
         assert_eq!((failed[3] & 0x0f, &failed[..2]), (SERVER_FAILURE, &[7, 9][..]));
     }
 
@@ -280,7 +281,7 @@ pub(super) mod tests {
 
     #[test]
     fn edns_is_answered_with_edns() {
-        let plain = question("web.default.svc.cluster.local", A);
+        let plain = example_question("web.default.svc.cluster.local", A);
         let Some(Reply::Answer(found)) = reply(&with_edns(plain.clone(), 1232, 0), &zone()) else {
             panic!("no answer")
         };
@@ -298,7 +299,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_answer_that_does_not_fit_says_so() {
-        let plain = question("example.com", A);
+        let plain = example_question("example.com", A);
         let long = |length: usize| {
             let mut long = head(&plain, plain.len(), NO_ERROR);
             long.resize(length, 1);
@@ -318,13 +319,13 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_no_question_is_not_answered() {
-        let mut said = question("web.default.svc.cluster.local", A);
+        let mut said = example_question("web.default.svc.cluster.local", A);
         said[2] |= ANSWER;
         assert_eq!(reply(&said, &zone()), None);
         assert_eq!(reply(&[], &zone()), None);
         let long = vec!["a"; 128].join(".");
-        assert_eq!(reply(&question(&long, A), &zone()), None, "a name of 256 bytes");
-        assert!(reply(&question(&vec!["a"; 127].join("."), A), &zone()).is_some());
+        assert_eq!(reply(&example_question(&long, A), &zone()), None, "a name of 256 bytes");
+        assert!(reply(&example_question(&vec!["a"; 127].join("."), A), &zone()).is_some());
     }
 
     proptest! {

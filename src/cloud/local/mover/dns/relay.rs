@@ -1,4 +1,4 @@
-//! Questions that this machine's own name servers have to answer.
+//! The relay of questions to the name servers of this host.
 
 use std::fs;
 use std::io;
@@ -8,30 +8,30 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::{message, stream};
+use super::{framing, message};
 
-/// Where this machine says who answers its own questions.
+/// The file that names this host's name servers.
 pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// How long a question may wait for other servers; resolvers ask again after five seconds.
+/// The time limit of a relayed question; resolvers ask again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Servers that are asked at most: resolvers ignore further ones as well.
+/// The number of servers that are asked at most: resolvers ignore further ones as well.
 const SERVERS: usize = 3;
 
 /// The largest datagram.
 const DATAGRAM: usize = 65_535;
 
-/// How a question came, and so how it is asked on.
+/// How a question came, and so how it is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
     /// In a datagram.
     Udp,
-    /// Over a connection: the client wants an answer of any length.
+    /// Over a connection: the answer may have any length.
     Tcp,
 }
 
-/// Asks this machine's name servers.
+/// Asks this host's name servers.
 #[derive(Debug)]
 pub(super) struct Relay {
     /// The file that names them, resolv.conf(5). It is read for each question: it changes with the networks that a
@@ -42,13 +42,13 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// The answer of the first server that has one; that there is none, if none has.
+    /// The answer of the first server that has one; "server failure" if none has.
     pub(super) async fn ask(&self, question: &[u8], transport: Transport) -> Vec<u8> {
         let settings = fs::read_to_string(&self.settings).unwrap_or_default();
         let servers = name_servers(&settings);
         let mut last = None;
         for server in &servers {
-            // Each has its part of the time, so that one that is gone does not use up that of the others.
+            // Each has an equal part of the time, so that one that is gone does not use up that of the others.
             let patience = PATIENCE / u32::try_from(servers.len()).unwrap_or(1);
             let server = SocketAddr::new(*server, self.port);
             let Ok(Ok(answer)) = tokio::time::timeout(patience, ask(server, question, transport)).await
@@ -84,7 +84,7 @@ async fn ask_by_datagram(server: SocketAddr, question: &[u8]) -> io::Result<Vec<
     let mut answer = vec![0; DATAGRAM];
     loop {
         let length = socket.recv(&mut answer).await?;
-        // The same id: not the late answer of an earlier owner of this port.
+        // The same id: not a late answer to an earlier owner of this port.
         if answer[..length].get(..2) == question.get(..2) {
             answer.truncate(length);
             return Ok(answer);
@@ -94,8 +94,8 @@ async fn ask_by_datagram(server: SocketAddr, question: &[u8]) -> io::Result<Vec<
 
 async fn ask_by_stream(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
-    stream::write(&mut stream, question).await?;
-    let answer = stream::read(&mut stream).await?;
+    framing::write(&mut stream, question).await?;
+    let answer = framing::read(&mut stream).await?;
     if answer.get(..2) == question.get(..2) { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
@@ -110,7 +110,7 @@ fn name_servers(text: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::local::mover::dns::message::tests::question;
+    use crate::cloud::local::mover::dns::message::example_question;
 
     #[test]
     fn up_to_three_name_servers_are_asked() {
@@ -154,11 +154,11 @@ mod tests {
         server((at(93), PORT).into(), 0, b"known").await;
         let relay = Relay { settings, port: PORT };
         for transport in [Transport::Udp, Transport::Tcp] {
-            let answer = relay.ask(&question("example.com", 1), transport).await;
+            let answer = relay.ask(&example_question("example.com", 1), transport).await;
             assert!(answer.ends_with(b"known"), "{answer:?}");
         }
         fs::write(&relay.settings, &lines[1]).unwrap();
-        let answer = relay.ask(&question("example.com", 1), Transport::Udp).await;
+        let answer = relay.ask(&example_question("example.com", 1), Transport::Udp).await;
         assert!(message::is_refusal(&answer), "{answer:?}");
     }
 }
