@@ -1,4 +1,10 @@
 //! The command line: arguments are given a meaning, handed to the rooms, and turned into an exit code. One file a verb.
+//!
+//! [`run`] is all of it. [`exit`] has the exit codes; what a verb says goes through [`crate::report`].
+//!
+//! ```no_run
+//! let code = i2kit::cli::run(["i2kit", "check", "app.yaml"].map(Into::into));
+//! ```
 
 mod addresses;
 mod args;

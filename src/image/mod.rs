@@ -1,5 +1,23 @@
 //! Machine images: carries an image plan out. It knows the guest bundle, the registry and the cache; it does not know
 //! clouds.
+//!
+//! [`Workshop`] builds a [`DiskImage`] of an image plan, by listing parts that the cache has and making those that it lacks.
+//! [`GuestBundle`] is what machines boot, [`raw`] and [`formats`] write disks as files, [`bootable`] makes one that firmware
+//! boots, and [`Signer`] signs it.
+//!
+//! ```no_run
+//! # async fn build(
+//! #     registry: i2kit::registry::Registry,
+//! #     guest: i2kit::image::GuestBundle,
+//! #     plan: &i2kit::plan::image::ImagePlan,
+//! #     images: &std::collections::BTreeMap<i2kit::oci::Reference, i2kit::oci::ResolvedImage>,
+//! # ) -> Result<(), i2kit::image::ImageError> {
+//! let workshop = i2kit::image::Workshop::new(registry, guest, i2kit::report::Events::none());
+//! let disk = workshop.build(plan, images).await?;
+//! # let _ = disk;
+//! # Ok(())
+//! # }
+//! ```
 
 mod bootable;
 mod build;

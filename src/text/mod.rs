@@ -1,5 +1,12 @@
 //! Text of strangers (manifests, registries, guests, clouds) as it may be shown: characters that move a cursor, change a
 //! terminal or hide what a line says become signs that can be seen. Pure: text in, text out.
+//!
+//! [`visible`] is for a text of several lines, [`line`] for what must stay one line, [`talk`] for messages that a CI system
+//! reads too, [`Stream`] for bytes that come in pieces.
+//!
+//! ```
+//! assert_eq!(i2kit::text::visible("a\u{1b}[2Jb"), "a\u{241b}[2Jb");
+//! ```
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
