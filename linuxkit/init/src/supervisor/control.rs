@@ -54,7 +54,7 @@ impl Control {
     pub(super) fn port(&mut self, port: OwnedFd, epoch: u64) {
         self.port = Some(port);
         self.epoch = epoch;
-        self.hello(false);
+        self.hello(None);
     }
 
     /// What rings when there are more lines.
@@ -62,13 +62,15 @@ impl Control {
         self.bell = Some(bell);
     }
 
-    fn hello(&mut self, answer: bool) {
+    /// Says hello, of itself or as the answer to the host's hello of that epoch.
+    fn hello(&mut self, answers: Option<u64>) {
         let program = crate::program_version().to_owned();
         let streams = self.streams.clone();
         self.send(&Message::GuestHello(GuestHello {
             version: VERSION,
             epoch: self.epoch,
-            answer,
+            answer: answers.is_some(),
+            answers,
             program,
             streams,
             credits_open: true,
@@ -165,7 +167,7 @@ impl Control {
         self.shipper.begin(&hello.logged);
         self.greeted = true;
         if !hello.answer {
-            self.hello(true);
+            self.hello(Some(hello.epoch));
         }
     }
 

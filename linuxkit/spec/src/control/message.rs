@@ -119,6 +119,9 @@ pub struct GuestHello {
     pub epoch: u64,
     /// Whether it answers the host's.
     pub answer: bool,
+    /// The epoch of the host's hello that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<u64>,
     /// The version of the guest's program.
     #[serde(default)]
     pub program: String,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use i2kit_spec::control::LogHead;
+use i2kit_spec::control::{LOG_WINDOW, LogHead};
 use tokio::time::Instant;
 
 use super::guest::Guest;
@@ -32,6 +32,9 @@ pub(super) struct LogWriter {
     /// None while it cannot be opened.
     journal: Option<Journal>,
     refusing: Option<Refusing>,
+    /// Lines that came before the guest's answer. They may follow ones that an earlier process did not keep, so that they
+    /// are dropped when the guest sends them again, and kept when it is gone instead. At most [`LOG_WINDOW`] bytes.
+    early: Vec<(LogHead, Vec<u8>)>,
     pause: Duration,
     /// Whether it was logged that the guest sends lines of containers that its pod does not have.
     logged_foreign: bool,
@@ -44,6 +47,12 @@ struct Refusing {
     retry: Instant,
     /// Whether they were requested: lines that come before the guest's answer were sent before it got the request.
     requested: bool,
+}
+
+impl Refusing {
+    fn requested() -> Self {
+        Self { retry: Instant::now() + PAUSE_MAX, requested: true }
+    }
 }
 
 impl LogWriter {
@@ -61,7 +70,9 @@ impl LogWriter {
             tasks: Arc::clone(&guest.tasks),
             log: Arc::clone(&guest.log),
             journal: None,
-            refusing: None,
+            // What an earlier process requested may be under way, without what that one did not keep.
+            refusing: Some(Refusing::requested()),
+            early: Vec::new(),
             pause: PAUSE_FIRST,
             logged_foreign: false,
         };
@@ -83,6 +94,7 @@ impl LogWriter {
     /// Records a failure; from now on lines are refused.
     fn failed(&mut self, error: &std::io::Error) {
         self.refusing = Some(Refusing { retry: Instant::now() + self.pause, requested: false });
+        self.early = Vec::new();
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         let folder = self.folder.join(FOLDER);
         let reason = format!("{} cannot be written: {error}", folder.display());
@@ -98,6 +110,15 @@ impl LogWriter {
 
     /// Keeps lines. Returns the number of the next one that is wanted, or nothing when they are refused.
     pub(super) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> Option<u64> {
+        if self.refusing.is_some_and(|refusing| refusing.requested) {
+            let size =
+                |head: &LogHead, lines: &[u8]| size_of::<LogHead>() + head.container.len() + lines.len();
+            let held: usize = self.early.iter().map(|(head, lines)| size(head, lines)).sum();
+            if held + size(head, lines) <= LOG_WINDOW {
+                self.early.push((head.clone(), lines.to_vec()));
+            }
+            return None;
+        }
         let journal = self.journal.as_mut().filter(|_| self.refusing.is_none())?;
         match journal.keep(head, lines) {
             Ok(kept) => {
@@ -131,7 +152,7 @@ impl LogWriter {
 
     /// Tries to open the journal again. A hello requests the lines afterwards, and once more later without an answer.
     pub(super) fn retry(&mut self) {
-        self.refusing = Some(Refusing { retry: Instant::now() + PAUSE_MAX, requested: true });
+        self.refusing = Some(Refusing::requested());
         if self.journal.is_none() {
             self.open_journal();
         }
@@ -142,6 +163,17 @@ impl LogWriter {
         let begins_anew = self.refusing.is_some_and(|refusing| refusing.requested || !answer);
         if begins_anew && self.journal.is_some() {
             self.refusing = None;
+            self.early = Vec::new();
+        }
+    }
+
+    /// The guest is gone: what came before an answer of it is all there is.
+    pub(super) fn finish(&mut self) {
+        if self.journal.is_some() {
+            self.refusing = None;
+            for (head, lines) in std::mem::take(&mut self.early) {
+                self.keep(&head, &lines);
+            }
         }
     }
 }

@@ -111,6 +111,7 @@ impl Random {
                 version: if self.below(8) == 0 { u32::MAX } else { VERSION },
                 epoch: self.edge(),
                 answer: self.below(2) == 0,
+                answers: None,
                 program: "p".repeat(self.length(1000)),
                 streams: (0..self.below(2000))
                     .map(|_| StreamState { stream: self.stream(), input: self.edge() })

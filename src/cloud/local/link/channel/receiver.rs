@@ -58,6 +58,11 @@ impl Receiver {
         .await
     }
 
+    /// Keeps what is still held back: the guest is gone, and sends nothing again.
+    pub(super) async fn finish(mut self) -> io::Result<()> {
+        blocking(move || self.lines.finish()).await
+    }
+
     /// Applies what arrived, until too much waits for the guest.
     pub(super) fn decode(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
@@ -74,7 +79,12 @@ impl Receiver {
     fn apply(&mut self, message: Message) {
         match message {
             Message::GuestHello(hello) => {
-                self.lines.resume(hello.answer);
+                // An answer to an earlier process says nothing of what this one keeps.
+                let is_late =
+                    hello.answer && !hello.answers.is_none_or(|epoch| epoch == self.shared.lock().epoch);
+                if !is_late {
+                    self.lines.resume(hello.answer);
+                }
                 if !hello.answer {
                     let logged = self.lines.logged();
                     self.shared.lock().hello(true, logged);

@@ -46,7 +46,7 @@ pub(super) enum Link {
 pub(super) struct ChannelState {
     pub(super) link: Link,
     /// Random, a connection: streams of an earlier one must not be taken for those of this one.
-    epoch: u64,
+    pub(super) epoch: u64,
     pub(super) streams: BTreeMap<u32, Stream>,
     last: u32,
     /// Bytes to be written.

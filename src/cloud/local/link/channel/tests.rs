@@ -56,6 +56,19 @@ impl Peer {
 }
 
 impl Peer {
+    /// Answers the host's hello, which it returns.
+    async fn greet(&mut self) -> HostHello {
+        let Message::HostHello(hello) = self.hear().await else { panic!("a hello comes first") };
+        let answer = GuestHello {
+            version: VERSION,
+            answer: true,
+            answers: Some(hello.epoch),
+            ..GuestHello::default()
+        };
+        self.say(&Message::GuestHello(answer)).await;
+        hello
+    }
+
     async fn accept(listener: &UnixListener) -> Self {
         let (stream, _) = listener.accept().await.unwrap();
         Self { stream, decoder: Decoder::default() }
@@ -98,9 +111,8 @@ fn log(first: u64, lines: &str) -> Message {
 async fn lines_are_kept_once_whoever_connects() {
     let root = tempfile::tempdir().unwrap();
     let (first, mut guest) = channel(root.path()).await;
-    assert!(
-        matches!(guest.hear().await, Message::HostHello(hello) if !hello.answer && hello.logged.is_empty())
-    );
+    let hello = guest.greet().await;
+    assert!(!hello.answer && hello.logged.is_empty());
     guest.say(&log(0, "2026-01-01T00:00:00.1Z stdout F one\n2026-01-01T00:00:00.2Z stdout F two\n")).await;
     assert!(matches!(guest.hear().await, Message::Logged(logged) if logged.next == 2));
     drop((first, guest));
@@ -108,13 +120,30 @@ async fn lines_are_kept_once_whoever_connects() {
     // The process was killed in the middle of a line.
     fs::write(&path, fs::read_to_string(&path).unwrap() + "2026-01-01T00:00:00.3Z stdo").unwrap();
     let (_second, mut guest) = channel(root.path()).await;
-    let Message::HostHello(hello) = guest.hear().await else { panic!("a hello comes first") };
-    assert_eq!(hello.logged["web"], "2026-01-01T00:00:00.2Z");
+    // The guest sends on what it wrote, and the third line went with the process, before it gets the hello; so does its
+    // answer to that process.
+    let late = "2026-01-01T00:00:00.4Z stdout F four\n";
+    guest.say(&log(3, late)).await;
+    let old = GuestHello { version: VERSION, answer: true, answers: Some(1), ..GuestHello::default() };
+    guest.say(&Message::GuestHello(old)).await;
+    guest.say(&log(3, late)).await;
+    assert_eq!(guest.greet().await.logged["web"], "2026-01-01T00:00:00.2Z");
     guest.say(&log(1, "2026-01-01T00:00:00.2Z stdout F two\n2026-01-01T00:00:00.3Z stdout F three\n")).await;
     assert!(matches!(guest.hear().await, Message::Logged(logged) if logged.next == 3));
     let texts = fs::read_to_string(&path).unwrap();
     let texts: Vec<&str> = texts.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
     assert_eq!(texts, ["one", "two", "three"]);
+}
+
+#[tokio::test]
+async fn lines_of_a_guest_that_is_gone_before_it_answers_are_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let (_channel, mut guest) = channel(root.path()).await;
+    let line = "2026-01-01T00:00:00.1Z stdout F one\n";
+    guest.say(&log(0, line)).await;
+    drop(guest);
+    let path = root.path().join(FOLDER).join("web/0.log");
+    until(|| fs::read_to_string(&path).is_ok_and(|text| text == line)).await;
 }
 
 #[tokio::test]
@@ -159,7 +188,7 @@ async fn a_guest_writes_nowhere_else() {
     let root = outside.path().join("machine");
     std::fs::create_dir(&root).unwrap();
     let (_channel, mut guest) = channel(&root).await;
-    guest.hear().await;
+    guest.greet().await;
     for name in ["../../x".to_owned(), "x/y".to_owned(), "\0".to_owned(), "a".repeat(300)] {
         let head = LogHead { container: name.clone(), ..LogHead::default() };
         guest.say(&Message::Log { head, lines: b"2026 stdout F x\n".to_vec() }).await;

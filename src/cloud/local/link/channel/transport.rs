@@ -98,9 +98,12 @@ async fn carry(
         let retry = receiver.retry_at();
         let has_output = written < out.len() && failed.is_none();
         tokio::select! {
-            length = reader.read(&mut buffer), if has_room => match length.map_err(of_qemu)? {
-                0 => return Err(of_qemu(io::ErrorKind::UnexpectedEof.into())),
-                length => receiver = receiver.receive(buffer[..length].to_vec()).await?,
+            length = reader.read(&mut buffer), if has_room => match length {
+                Ok(length) if length > 0 => receiver = receiver.receive(buffer[..length].to_vec()).await?,
+                ended => {
+                    receiver.finish().await?;
+                    return Err(of_qemu(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())));
+                }
             },
             length = writer.write(&out[written..]), if has_output => match length {
                 Ok(length) => written += length,
@@ -117,6 +120,7 @@ async fn carry(
             // The machine is gone. Lines that are in the socket are kept all the same.
             () = gone.cancelled(), if deadline.is_none() => deadline = Some(Instant::now() + DRAIN),
             () = sleep_until(deadline.unwrap_or(never)), if deadline.is_some() => {
+                receiver.finish().await?;
                 return failed.map_or(Ok(()), |error| Err(of_qemu(error)));
             }
         }
