@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use i2kit_spec::control::{Decoder, End, Ended, GuestHello, LogHead, StreamState, VERSION, WINDOW};
+use i2kit_spec::control::{
+    Decoder, End, Ended, GuestHello, HostHello, LogHead, StreamState, VERSION, WINDOW,
+};
 use tokio::net::{UnixListener, UnixStream};
 
 use std::collections::BTreeSet;
