@@ -2,7 +2,7 @@
 //! clouds.
 //!
 //! [`Workshop`] builds a [`DiskImage`] of an image plan, by listing parts that the cache has and making those that it lacks.
-//! [`GuestBundle`] is what machines boot, [`raw`] and [`formats`] write disks as files, [`bootable`] makes one that firmware
+//! [`GuestBundle`] is what machines boot, [`raw`] and [`formats`] write disks as files, [`bootable()`] makes one that firmware
 //! boots, and [`Signer`] signs it.
 //!
 //! ```no_run
