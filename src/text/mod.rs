@@ -1,7 +1,7 @@
 //! Text of strangers (manifests, registries, guests, clouds) as it may be shown: characters that move a cursor, change a
 //! terminal or hide what a line says become signs that can be seen. Pure: text in, text out.
 //!
-//! [`visible`] is for a text of several lines, [`line`] for what must stay one line, [`talk`] for messages that a CI system
+//! [`visible`] is for a text of several lines, [`line()`] for what must stay one line, [`talk`] for messages that a CI system
 //! reads too, [`Stream`] for bytes that come in pieces.
 //!
 //! ```
