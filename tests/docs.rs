@@ -15,12 +15,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The program, in the repository's folder and without an environment.
+/// The program, in the repository's folder and without an environment or a terminal.
 fn i2kit(arguments: &[&str], input: &str) -> Output {
     let mut process = Command::new(env!("CARGO_BIN_EXE_i2kit"))
         .args(arguments)
         .current_dir(root())
         .env_remove("I2KIT_ENVIRONMENT")
+        // Help texts are as wide as without a terminal.
+        .env_remove("COLUMNS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
