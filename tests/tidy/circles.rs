@@ -19,8 +19,6 @@ const KNOWN: &[(&str, &str)] = &[
     ("linuxkit/init/src/guest/mod.rs", "linuxkit/init/src/guest/stop.rs"),
     ("linuxkit/init/src/guest/mod.rs", "linuxkit/init/src/guest/wait.rs"),
     ("linuxkit/init/src/guest/mod.rs", "linuxkit/init/src/hooks.rs"),
-    ("linuxkit/init/src/guest/mod.rs", "linuxkit/init/src/resume.rs"),
-    ("linuxkit/init/src/lifecycle.rs", "linuxkit/init/src/resume.rs"),
     ("linuxkit/init/src/main.rs", "linuxkit/init/src/supervisor/mod.rs"),
     ("linuxkit/init/src/supervisor/ask.rs", "linuxkit/init/src/supervisor/tls.rs"),
     ("linuxkit/spec/src/control.rs", "linuxkit/spec/src/control/message.rs"),

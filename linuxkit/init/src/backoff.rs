@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 
 /// The first delay that is not zero.
 const BASE: Duration = Duration::from_secs(10);
@@ -15,7 +14,7 @@ const MAX: Duration = Duration::from_mins(5);
 const RESET_AFTER: Duration = Duration::from_mins(10);
 
 /// The delays of one container.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Backoff {
     next: Duration,
 }

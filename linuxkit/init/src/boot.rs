@@ -169,18 +169,7 @@ fn mount_layers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
     for (index, device) in devices.iter().enumerate() {
         mount_erofs(device, &format!("{NEW_ROOT}{LAYERS}/{index}"))?;
     }
-    containers(pod, NEW_ROOT)
-}
-
-/// The pod that this VM has booted.
-pub(crate) fn pod_again() -> Result<PodBoot, Error> {
-    let path = Path::new(POD_MOUNT).join(POD_BOOT_PATH);
-    parse_pod(&path, &fs::read(&path).doing(|| format!("read {}", path.display()))?)
-}
-
-/// The containers of the pod that this VM has booted; their layers are mounted.
-pub(crate) fn containers_again(pod: &PodBoot) -> Result<Vec<Container>, Error> {
-    containers(pod, "")
+    containers(pod)
 }
 
 /// The pod's layers, each once, in the order in which they are mounted.
@@ -192,7 +181,7 @@ fn layers(pod: &PodBoot) -> Vec<&str> {
     names
 }
 
-fn containers(pod: &PodBoot, root: &str) -> Result<Vec<Container>, Error> {
+fn containers(pod: &PodBoot) -> Result<Vec<Container>, Error> {
     let names = layers(pod);
     let mount_point = |layer: &String| {
         let index =
@@ -201,9 +190,9 @@ fn containers(pod: &PodBoot, root: &str) -> Result<Vec<Container>, Error> {
     };
     let container = |boot: &ContainerBoot, role| {
         let over = format!("{POD_MOUNT}/{}", i2kit_spec::over(&boot.name));
-        let over = Path::new(&format!("{root}{over}")).is_dir().then_some(over);
+        let over = Path::new(&format!("{NEW_ROOT}{over}")).is_dir().then_some(over);
         let layers = over.into_iter().chain(boot.layers.iter().rev().map(mount_point)).collect();
-        Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot, root)?, layers }, role))
+        Ok(Container::new(Spec { boot: boot.clone(), config: read_config(boot)?, layers }, role))
     };
     let role = |boot: &ContainerBoot| if boot.sidecar { Role::Sidecar } else { Role::Onboot };
     let onboot = pod.onboot.iter().map(|boot| container(boot, role(boot)));
@@ -211,8 +200,8 @@ fn containers(pod: &PodBoot, root: &str) -> Result<Vec<Container>, Error> {
     onboot.chain(services).collect()
 }
 
-fn read_config(boot: &ContainerBoot, root: &str) -> Result<Config, Error> {
-    let path = PathBuf::from(format!("{root}{POD_MOUNT}/{}/config.json", boot.bundle));
+fn read_config(boot: &ContainerBoot) -> Result<Config, Error> {
+    let path = PathBuf::from(format!("{NEW_ROOT}{POD_MOUNT}/{}/config.json", boot.bundle));
     let bytes = fs::read(&path).doing(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.display().to_string(), source })
 }
@@ -251,7 +240,7 @@ fn switch_root() -> Result<(), Error> {
 }
 
 /// Has the containers use their layers with the owners of the pod's user namespace.
-pub(crate) fn shift_layers(containers: &mut [Container], namespace: BorrowedFd<'_>) -> Result<(), Error> {
+fn shift_layers(containers: &mut [Container], namespace: BorrowedFd<'_>) -> Result<(), Error> {
     for layer in containers.iter_mut().flat_map(|container| &mut container.spec.layers) {
         *layer = users::shift_layer(layer, namespace)?;
     }

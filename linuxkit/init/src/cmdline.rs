@@ -3,24 +3,22 @@
 use std::net::Ipv4Addr;
 
 use i2kit_spec::cmdline;
-use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
 /// The parameters that are ours.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Parameters {
     /// The VM's name; empty when the host gave none.
     pub(crate) instance: String,
     /// The static address of the first interface; without it the guest asks by DHCP.
     pub(crate) network: Option<StaticNetwork>,
     /// Loopback addresses that lie behind the gateway.
-    #[serde(default)]
     pub(crate) services: Option<Range>,
 }
 
 /// A range of IPv4 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
     /// The first one.
     pub(crate) address: Ipv4Addr,
@@ -29,7 +27,7 @@ pub(crate) struct Range {
 }
 
 /// An IPv4 set-up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StaticNetwork {
     /// The interface's address.
     pub(crate) address: Ipv4Addr,

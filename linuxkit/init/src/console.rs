@@ -149,16 +149,6 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// What is there of a line that is not complete.
-    pub(crate) fn rest(&self) -> &[u8] {
-        &self.rest
-    }
-
-    /// Goes on with what was there of a line.
-    pub(crate) fn of(rest: Vec<u8>) -> Self {
-        Self { rest }
-    }
-
     /// Takes bytes and hands out the lines that they complete, without their newline, and whether each is a whole one.
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8], bool)) {
         while !bytes.is_empty() {

@@ -156,12 +156,6 @@ pub(crate) enum Error {
         /// How many there may be.
         limit: usize,
     },
-    /// A program that was to take our place does not.
-    #[error("the new program does not take over: {reason}; the old one goes on")]
-    Refused {
-        /// What it did instead.
-        reason: String,
-    },
     /// The program that talks to the cloud failed; it has said why.
     #[error("what this pod needs of the cloud is not to be had: i2kit-aws: {status}")]
     Cloud {

@@ -1,10 +1,9 @@
 //! What only the running VM knows of itself.
 
 use i2kit_spec::InstanceField;
-use serde::{Deserialize, Serialize};
 
 /// The facts that variables and files of containers are made of.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
     /// The instance's name.
     pub(crate) name: String,

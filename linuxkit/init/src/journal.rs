@@ -10,11 +10,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
 
 /// Where the folders are.
 pub(crate) const FOLDER: &str = "/run/i2kit/logs";
@@ -41,17 +39,14 @@ pub(crate) struct Journals {
 }
 
 /// What was said by one container, over all its runs.
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
-pub(crate) struct Journal {
+#[derive(Debug, Default)]
+struct Journal {
     folder: String,
     segments: VecDeque<Segment>,
     /// Lines that are not in a file yet.
-    #[serde(skip)]
     buffer: Vec<u8>,
-    #[serde(skip)]
     buffered: u64,
-    #[serde(skip)]
-    file: Option<Rc<File>>,
+    file: Option<File>,
     /// The number of the next line.
     next: u64,
     /// The number of the first line that the host does not have.
@@ -61,7 +56,7 @@ pub(crate) struct Journal {
     clock: Clock,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug)]
 struct Segment {
     first: u64,
     run: u64,
@@ -76,19 +71,9 @@ impl Journals {
         for journal in &list {
             fs::create_dir_all(PathBuf::from(FOLDER).join(&journal.folder))?;
         }
-        Self::of(list)
-    }
-
-    /// These journals, whose folders exist.
-    pub(crate) fn of(list: Vec<Journal>) -> io::Result<Self> {
         let bell = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let each = CONTAINER_BYTES.min(TOTAL_BYTES / list.len().max(1) as u64);
         Ok(Self { list, bell, segment_bytes: each / SEGMENTS })
-    }
-
-    /// The journals, for whoever goes on with them.
-    pub(crate) fn list(&self) -> &[Journal] {
-        &self.list
     }
 
     /// What rings when there is more to read.
@@ -162,10 +147,10 @@ impl Journal {
             return;
         }
         if self.file.is_none() || !self.segments.back().is_some_and(fits) {
-            self.file = self.begin(run).ok().map(Rc::new);
+            self.file = self.begin(run).ok();
         }
         // A file that cannot be written loses its lines: the number of the next file's first line tells of it.
-        let written = self.file.as_ref().is_some_and(|file| (&**file).write_all(&self.buffer).is_ok());
+        let written = self.file.as_mut().is_some_and(|file| file.write_all(&self.buffer).is_ok());
         if !written {
             self.file = None;
         } else if let Some(last) = self.segments.back_mut() {
@@ -194,7 +179,7 @@ impl Journal {
 }
 
 /// Writes times that only grow.
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[derive(Debug, Default)]
 struct Clock {
     /// Nanoseconds since 1970, when the clock was looked at.
     now: u64,

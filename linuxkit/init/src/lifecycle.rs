@@ -1,20 +1,17 @@
 //! The life of one container: started, running, ended, waiting to be started again. Decides nothing about the pod.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::{ContainerEnd, RestartPolicy};
 use rustix::process::{Pid, Signal, WaitStatus};
-use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
 use crate::console::Lines;
 use crate::container::{self, Machine, START_FAILED, Spec, Started, own};
 use crate::link::{ProbeKind, Verdict};
 use crate::record::{ContainerRecord, ContainerState, Ended};
-use crate::resume::Descriptors;
-use crate::{cgroup, clock, sys};
+use crate::{cgroup, clock};
 
 /// What a container is to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +43,7 @@ pub(crate) struct Container {
 }
 
 /// What the probes of a container say.
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of a container")]
 struct Health {
     /// Whether its hook after the start has succeeded, or it has none.
@@ -54,7 +51,6 @@ struct Health {
     started: bool,
     ready: bool,
     /// Whether it was ready at any time of this run.
-    #[serde(default)]
     was_ready: bool,
     failure: Option<String>,
 }
@@ -388,141 +384,6 @@ impl Container {
             was_ready: self.health.was_ready,
             probe_failure: self.health.failure.clone(),
         }
-    }
-}
-
-/// What another PID 1 must know of a container. Times are relative: the clocks of two programs have no common zero.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Remembered {
-    name: String,
-    life: RememberedLife,
-    streams: Vec<RememberedStream>,
-    last: Option<Ended>,
-    restarts: u64,
-    run: u64,
-    health: Health,
-    backoff: Backoff,
-    oom_kills: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum RememberedLife {
-    Pending,
-    Running {
-        pid: i32,
-        pidfd: RawFd,
-        setup: RawFd,
-        ran: f64,
-        since: f64,
-        reason: Option<String>,
-        kill_in: Option<f64>,
-    },
-    Waiting {
-        seconds: f64,
-    },
-    Over,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct RememberedStream {
-    pipe: RawFd,
-    is_error: bool,
-    run: u64,
-    rest: Vec<u8>,
-}
-
-impl Container {
-    /// Whether it is between two states, so that nobody else can go on with it.
-    pub(crate) fn is_in_between(&self) -> bool {
-        matches!(self.life, Life::Starting(_))
-    }
-
-    /// What another PID 1 must know of it.
-    pub(crate) fn remember(&self) -> Remembered {
-        let left = |at: Instant| at.saturating_duration_since(Instant::now()).as_secs_f64();
-        let life = match &self.life {
-            Life::Pending => RememberedLife::Pending,
-            Life::Starting(process) | Life::Running(process) => RememberedLife::Running {
-                pid: process.pid.as_raw_nonzero().get(),
-                pidfd: process.pidfd.as_raw_fd(),
-                setup: process.setup.as_raw_fd(),
-                ran: process.started.elapsed().as_secs_f64(),
-                since: process.since,
-                reason: process.reason.clone(),
-                kill_in: process.kill_at.map(left),
-            },
-            Life::Waiting(due) => RememberedLife::Waiting { seconds: left(*due) },
-            Life::Over => RememberedLife::Over,
-        };
-        let stream = |stream: &Stream| RememberedStream {
-            pipe: stream.pipe.as_raw_fd(),
-            is_error: stream.name == "stderr",
-            run: stream.run,
-            rest: stream.lines.rest().to_vec(),
-        };
-        Remembered {
-            name: self.name().to_owned(),
-            life,
-            streams: self.streams.iter().map(stream).collect(),
-            last: self.last.clone(),
-            restarts: self.restarts,
-            run: self.run,
-            health: self.health.clone(),
-            backoff: self.backoff.clone(),
-            oom_kills: self.oom_kills,
-        }
-    }
-
-    /// Goes on where another PID 1 was.
-    pub(crate) fn recall(&mut self, remembered: Remembered) -> io::Result<()> {
-        if remembered.name != self.name() {
-            return Err(io::Error::other(format!("it was {} before", remembered.name)));
-        }
-        let after = |seconds: f64| {
-            let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
-            clock::after(Instant::now(), wait)
-        };
-        self.life = match remembered.life {
-            RememberedLife::Pending => Life::Pending,
-            RememberedLife::Running { pid, pidfd, setup, ran, since, reason, kill_in } => {
-                Life::Running(Process {
-                    pid: Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?,
-                    pidfd: sys::take_descriptor(pidfd)?,
-                    setup: sys::take_descriptor(setup)?,
-                    failure: vec![],
-                    started: Instant::now()
-                        .checked_sub(Duration::from_secs_f64(ran))
-                        .unwrap_or_else(Instant::now),
-                    since,
-                    condemned: kill_in.is_some(),
-                    reason,
-                    kill_at: kill_in.map(after),
-                })
-            }
-            RememberedLife::Waiting { seconds } => Life::Waiting(after(seconds)),
-            RememberedLife::Over => Life::Over,
-        };
-        for RememberedStream { pipe, is_error, run, rest } in remembered.streams {
-            let name = if is_error { "stderr" } else { "stdout" };
-            self.streams.push(Stream {
-                pipe: sys::take_descriptor(pipe)?,
-                name,
-                run,
-                lines: Lines::of(rest),
-            });
-        }
-        (self.last, self.restarts, self.run) = (remembered.last, remembered.restarts, remembered.run);
-        (self.health, self.backoff) = (remembered.health, remembered.backoff);
-        self.oom_kills = remembered.oom_kills;
-        Ok(())
-    }
-}
-
-impl Descriptors for Container {
-    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let process =
-            self.process().into_iter().flat_map(|process| [process.pidfd.as_fd(), process.setup.as_fd()]);
-        process.chain(self.streams.iter().map(|stream| stream.pipe.as_fd())).collect()
     }
 }
 

@@ -40,7 +40,6 @@ mod port;
 mod power;
 mod record;
 mod resolver;
-mod resume;
 mod scratch;
 mod secrets;
 mod session;
@@ -80,31 +79,19 @@ fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
     match argument.as_deref() {
         Some(supervised::ARGUMENT) => supervisor::run(),
-        Some(resume::CHECK) => {
-            let can = std::env::args().nth(2).is_some_and(|number| resume::can(&number));
-            ExitCode::from(if can { 0 } else { 65 })
-        }
-        Some(resume::RESUME) if std::process::id() == 1 => run_machine(std::env::args().nth(2)),
-        _ if std::process::id() == 1 => run_machine(None),
+        _ if std::process::id() == 1 => run_machine(),
         // Not for people: nothing else than the kernel and PID 1 starts this program.
         _ => ExitCode::from(64),
     }
 }
 
-/// Boots the VM, or goes on from the state in this descriptor; runs its pod and ends the VM.
-fn run_machine(state: Option<String>) -> ExitCode {
+/// Boots the VM, runs its pod and ends the VM.
+fn run_machine() -> ExitCode {
     // Without a console and without signals there is nothing to fall back on; the kernel's panic says which exit code.
     let Ok(console) = Console::open() else { return ExitCode::from(70) };
     let signals = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGPWR];
     let Ok(signals) = sys::signal_fd(&signals) else { return ExitCode::from(71) };
-    let mut guest = match state {
-        None => Guest::new(console, signals),
-        // Whoever wrote the state has had this program read it before; without it the VM is lost, as the panic says.
-        Some(state) => match resume::guest(&state, console, signals) {
-            Ok(guest) => guest,
-            Err(_) => return ExitCode::from(77),
-        },
-    };
+    let mut guest = Guest::new(console, signals);
     let ended = run_pod(&mut guest);
     let restart = ended.as_ref().is_ok_and(|()| guest.stopping.is_some_and(|stopping| stopping.restart));
     if let Err(error) = &ended {
@@ -124,8 +111,6 @@ fn run_machine(state: Option<String>) -> ExitCode {
 fn run_pod(guest: &mut Guest) -> Result<(), Error> {
     // Ctrl-Alt-Del asks PID 1 instead of restarting at once.
     rustix::system::reboot(RebootCommand::CadOff).doing(|| "take over Ctrl-Alt-Del".into())?;
-    if guest.replacements == 0 {
-        boot::run(guest)?;
-    }
+    boot::run(guest)?;
     guest.supervise()
 }

@@ -46,9 +46,6 @@ pub(crate) struct Record {
     /// How long the running supervisor took to take over, and the slowest of all, in seconds.
     #[serde(default)]
     pub(crate) supervisor_attach: (f64, f64),
-    /// How often PID 1 was replaced.
-    #[serde(default)]
-    pub(crate) init_replacements: u64,
     /// Lines of each container that were dropped because nobody took them.
     #[serde(default)]
     pub(crate) log_dropped: BTreeMap<String, u64>,
@@ -326,7 +323,6 @@ mod tests {
             supervisor_restarts: 0,
             console_dropped: 0,
             supervisor_attach: (0.0, 0.0),
-            init_replacements: 0,
             log_dropped: BTreeMap::new(),
             program: String::new(),
         }

@@ -1,4 +1,4 @@
-//! Commands that run in containers for somebody outside the VM, and programs that somebody sends to replace ours.
+//! Commands that run in containers for somebody outside the VM, and programs that somebody sends to replace the supervisor's.
 //!
 //! PID 1 holds the command's terminal or pipes itself, and keeps what the command said until the host has it, so that
 //! nothing is lost and nothing comes twice when the supervisor, which carries the bytes, dies. Bounded: a command whose
@@ -12,7 +12,6 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitStatus};
 use rustix::termios::Winsize;
-use serde::{Deserialize, Serialize};
 
 use crate::container::{self, Machine};
 use crate::error::{Doing, Error};
@@ -67,13 +66,6 @@ struct Output {
     sent: usize,
 }
 
-/// What a session asks PID 1 to do.
-#[derive(Debug)]
-pub(crate) struct Replace {
-    pub(crate) target: Target,
-    pub(crate) program: OwnedFd,
-}
-
 impl Sessions {
     /// A host says who it is. What an earlier one began is ended.
     pub(crate) fn host(&mut self, epoch: u64) {
@@ -99,7 +91,7 @@ impl Sessions {
         }
     }
 
-    /// Hears what the host says. Returns what PID 1 itself is asked to do.
+    /// Handles a message of the host.
     pub(crate) fn hear(&mut self, message: Message, containers: &[Container], machine: &Machine) {
         match message {
             Message::Open { stream, open } => self.open(stream, &open, containers, machine),
@@ -195,24 +187,16 @@ impl Sessions {
         true
     }
 
-    /// A whole program that arrived.
-    pub(crate) fn arrived(&mut self) -> Option<Replace> {
+    /// A whole program that arrived, to be the supervisor from now on.
+    pub(crate) fn arrived(&mut self) -> Option<OwnedFd> {
         let session = self.list.iter_mut().find(|session| {
-            session.target != Target::Command
+            session.target == Target::Supervisor
                 && session.input.eof
                 && session.input.pending.is_empty()
                 && session.ended.is_none()
         })?;
         session.ended = Some(Ended::default());
-        Some(Replace { target: session.target, program: session.input.fd.take()? })
-    }
-
-    /// The replacement that a session asked for did not work.
-    pub(crate) fn failed(&mut self, error: &Error) {
-        let replaces = |session: &&mut Session| session.target != Target::Command && !session.told;
-        if let Some(session) = self.list.iter_mut().find(replaces) {
-            session.ended = Some(Ended::failed(1, error.to_string()));
-        }
+        session.input.fd.take()
     }
 
     /// Sends what there is to say, until it is not taken.
@@ -409,48 +393,6 @@ fn resize(terminal: &OwnedFd, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // A pipe has no size.
         let _ = rustix::termios::tcsetwinsize(terminal, size);
-    }
-}
-
-/// What another PID 1 must know of the sessions. They do not go on: whoever began one hears that it was interrupted.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Remembered {
-    epoch: u64,
-    streams: Vec<(u32, Ended)>,
-    closed: BTreeSet<u32>,
-}
-
-impl Sessions {
-    /// What another PID 1 must know.
-    pub(crate) fn remember(&self) -> Remembered {
-        let ended = |session: &Session| match (&session.ended, session.target) {
-            (Some(ended), _) => ended.clone(),
-            (None, Target::Command) => {
-                let error = "the command was ended because the guest's program was replaced".to_owned();
-                Ended { code: 137, error: Some(error) }
-            }
-            (None, _) => Ended { code: 1, error: Some("another program has replaced this one".into()) },
-        };
-        let streams = self.list.iter().map(|session| (session.stream, ended(session))).collect();
-        Remembered { epoch: self.epoch, streams, closed: self.closed.clone() }
-    }
-
-    /// Ends all commands: another PID 1 goes on without them.
-    pub(crate) fn kill_all(&mut self) {
-        let remembered = self.remember();
-        self.list.drain(..).for_each(Session::kill);
-        *self = Self::recall(remembered);
-    }
-
-    /// Sessions that another PID 1 had.
-    pub(crate) fn recall(remembered: Remembered) -> Self {
-        let session = |(stream, ended)| {
-            let mut session = Session::new(stream, Target::Init);
-            session.ended = Some(ended);
-            session
-        };
-        let list = remembered.streams.into_iter().map(session).collect();
-        Self { epoch: remembered.epoch, list, closed: remembered.closed }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use i2kit_spec::ProbeAction;
 use i2kit_spec::control::{Message, StreamState};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal};
 
 use crate::cgroup;
 use crate::container::oom;
@@ -76,21 +76,11 @@ impl Supervised {
         let doing = || format!("listen on port {port}");
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).doing(doing)?;
         listener.set_nonblocking(true).doing(doing)?;
-        Ok(Self::of(listener, BTreeMap::new(), channel))
-    }
-
-    /// With this listening socket and these clients.
-    pub(crate) fn of(
-        listener: TcpListener,
-        clients: BTreeMap<u64, TcpStream>,
-        channel: Option<(OwnedFd, OwnedFd)>,
-    ) -> Self {
-        let next_id = clients.keys().next_back().map_or(0, |last| last + 1);
-        Self {
+        Ok(Self {
             listener,
-            clients,
+            clients: BTreeMap::new(),
             next_untold: 0,
-            next_id,
+            next_id: 0,
             news: VecDeque::new(),
             questions: BTreeMap::new(),
             process: None,
@@ -101,7 +91,7 @@ impl Supervised {
             restarts: 0,
             attach: (0.0, 0.0),
             program: None,
-        }
+        })
     }
 
     /// The listening socket, when there is room for another client.
@@ -113,11 +103,6 @@ impl Supervised {
     pub(crate) fn link(&self) -> Option<(BorrowedFd<'_>, bool)> {
         let process = self.process.as_ref().filter(|process| !process.closed)?;
         Some((process.link.as_fd(), self.next_untold < self.next_id || !self.news.is_empty()))
-    }
-
-    /// The control channel's port, when the VM has one.
-    pub(crate) fn port(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.as_ref().map(|(port, _)| port.as_fd())
     }
 
     /// Gives the supervisor a message of the control channel. Returns whether it took it.
@@ -138,25 +123,12 @@ impl Supervised {
         self.kill();
     }
 
-    /// Ends the running supervisor for good and returns what it asked for last. Its next start is due at once.
-    pub(crate) fn end(&mut self) -> Vec<Any<ToInit>> {
-        self.kill();
-        let Some(pid) = self.process.as_ref().map(|process| process.pid) else { return vec![] };
-        while let Err(rustix::io::Errno::INTR) = rustix::process::waitpid(Some(pid), WaitOptions::empty()) {}
-        self.reaped(pid).unwrap_or_default()
-    }
-
     /// Ends the running supervisor at once.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         if let Some(process) = &self.process {
             // It may have ended meanwhile.
             let _ = rustix::process::kill_process(process.pid, Signal::KILL);
         }
-    }
-
-    /// What whoever takes our place goes on with: the listening socket and the clients.
-    pub(crate) fn sockets(&self) -> (&TcpListener, &BTreeMap<u64, TcpStream>) {
-        (&self.listener, &self.clients)
     }
 
     /// Accepts the clients that are there.

@@ -388,31 +388,6 @@ pub(crate) fn attach_program(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A descriptor that an earlier program of this process left open, from now on ours and closed by an exec.
-///
-/// Such a descriptor is told from those that this program has opened: these are closed by an exec, all of them. One that
-/// was taken before, or that is this program's own, is therefore refused with `EBADF`, and so are the standard streams.
-pub(crate) fn take_descriptor(number: libc::c_int) -> io::Result<OwnedFd> {
-    if number <= libc::STDERR_FILENO {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: it only asks, and fails for a number that is no descriptor.
-    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    if flags < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if flags & libc::FD_CLOEXEC != 0 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: it only sets a flag of a descriptor.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open, and the program that knew it is gone: all that this one opens has the flag that this one did
-    // not have until now. So nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// Has every descriptor from 3 on but the kept ones mean `/dev/null` from now on, so that a process which goes on for long
 /// holds nothing open of what its parent has. The numbers stay open and keep their owners: none of them closes what is
 /// another one's, and nothing else comes to have a number that somebody believes to own.

@@ -35,7 +35,6 @@ impl Guest {
             supervisor_restarts: self.supervisor.as_ref().map_or(0, |supervisor| supervisor.restarts),
             console_dropped: self.console.dropped(),
             supervisor_attach: self.supervisor.as_ref().map_or((0.0, 0.0), |supervisor| supervisor.attach),
-            init_replacements: self.replacements,
             log_dropped: self.log_dropped(),
             program: crate::program_version().into(),
         }

@@ -11,7 +11,7 @@ mod requests;
 mod stop;
 mod wait;
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use i2kit_spec::PodBoot;
@@ -31,7 +31,6 @@ use crate::journal::Journals;
 use crate::lifecycle::{Container, Life, Role};
 use crate::power::PowerButton;
 use crate::record::{PhaseTime, Stage};
-use crate::resume::Descriptors as _;
 use crate::session::Sessions;
 use crate::supervised::Supervised;
 
@@ -69,8 +68,6 @@ pub(crate) struct Guest {
     born: Instant,
     /// When nothing more is waited for, once the pod has ended.
     leaving: Option<Instant>,
-    /// How often PID 1 was replaced.
-    pub(crate) replacements: u64,
     /// Whether the record on file is older than what is known.
     changed: bool,
 }
@@ -101,7 +98,6 @@ impl Guest {
             stage: Stage::Booting,
             stopping: None,
             leaving: None,
-            replacements: 0,
             hooks: Hooks::default(),
             end: None,
             lost: None,
@@ -227,38 +223,11 @@ impl Guest {
         if let Some(supervisor) = &self.supervisor {
             self.sessions.tell(|message| supervisor.forward(message));
         }
-        if let Some(replace) = self.sessions.arrived() {
-            self.replace(replace);
+        if let (Some(program), Some(supervisor)) = (self.sessions.arrived(), &mut self.supervisor) {
+            supervisor.replace(&program);
         }
         self.console.write();
         Ok(())
-    }
-
-    /// Whether nothing is under way that another PID 1 could not go on with.
-    pub(crate) fn is_calm(&self) -> bool {
-        self.hooks.is_empty() && !self.containers.iter().any(Container::is_in_between)
-    }
-
-    /// How long the pod has been active.
-    pub(crate) fn age(&self) -> Duration {
-        self.born.elapsed()
-    }
-
-    /// Goes on with a pod that has been active for so long under another PID 1.
-    pub(crate) fn go_on(&mut self, age: Duration) {
-        self.born = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        self.stage = Stage::Running;
-        self.changed = true;
-        self.say("PID 1 was replaced");
-        // What ended meanwhile told the program that is gone.
-        self.reap();
-    }
-
-    /// All that another program needs under the same numbers.
-    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let supervisor = self.supervisor.iter().flat_map(Supervised::descriptors);
-        let users = self.machine.users.iter().map(|users| users.as_fd());
-        self.containers.iter().flat_map(Container::descriptors).chain(supervisor).chain(users).collect()
     }
 
     /// Starts the supervisor if that is due.

@@ -1,15 +1,11 @@
-//! What the supervisor asks for, and the programs that take its place or PID 1's.
+//! What the supervisor asks for.
 
 use std::time::Duration;
-
-use i2kit_spec::control::Target;
 
 use super::Guest;
 use crate::error::Error;
 use crate::exec::{Asker, Exec};
 use crate::link::{Any, ToInit};
-use crate::resume;
-use crate::session::Replace;
 use crate::supervised::Supervised;
 
 impl Guest {
@@ -68,25 +64,5 @@ impl Guest {
                 }
             }
         }
-    }
-
-    /// Puts a program that arrived in the place of one of ours.
-    pub(super) fn replace(&mut self, Replace { target, program }: Replace) {
-        if target == Target::Supervisor {
-            self.supervisor.iter_mut().for_each(|supervisor| supervisor.replace(&program));
-            return;
-        }
-        let Err(error) = resume::replace(self, &program);
-        self.say(&error.to_string());
-        self.sessions.failed(&error);
-    }
-
-    /// Ends the supervisor and does what it asked for last.
-    pub(crate) fn end_supervisor(&mut self) {
-        let requests = self.supervisor.as_mut().map(Supervised::end).unwrap_or_default();
-        let counts = |request: &Any<ToInit>| !matches!(request, Any::Own(ToInit::Execute { .. }));
-        self.serve_all(requests.into_iter().filter(counts).collect());
-        self.sessions.rewind();
-        self.execs.drain(..).for_each(|exec| exec.kill());
     }
 }

@@ -147,7 +147,6 @@ fn render_machine(out: &mut String, record: &Record, usage: &Usage) {
         "Lines that the console was too slow for.",
         record.console_dropped,
     );
-    counter("i2kit_init_replacements_total", "How often PID 1 was replaced.", record.init_replacements);
     let help = "Lines that were dropped because nobody took them in time.";
     let mut dropped = Family::new(out, "i2kit_container_dropped_log_lines_total", "counter", help);
     for (container, lines) in &record.log_dropped {
@@ -283,7 +282,6 @@ mod tests {
             supervisor_restarts: 1,
             console_dropped: 0,
             supervisor_attach: (0.25, 0.5),
-            init_replacements: 0,
             log_dropped: [("web".to_owned(), 7)].into(),
             program: "1".into(),
         };

@@ -1,4 +1,4 @@
-//! The supervisor and PID 1 die, stop or are replaced while the pod is at work, and nobody notices. Prints figures, which
+//! The supervisor dies, stops or is replaced while the pod is at work, and nobody notices. Prints figures, which
 //! `scripts/bench` shows; the processor is emulated, so that they are upper bounds.
 
 use std::fs;
@@ -14,7 +14,6 @@ use i2kit_spec::control::{Open, Target};
 use i2kit_spec::runtime::NamespaceKind;
 
 use crate::control::{Host, boot, numbers};
-use crate::manifest::pod_of;
 use crate::metric;
 use crate::pod::Pod;
 use crate::vm::{PATIENCE, Vm, bundle, soaks, wanted};
@@ -56,8 +55,8 @@ fn program(version: &str) -> Vec<u8> {
     bytes
 }
 
-fn send(host: &mut Host, target: Target, program: &[u8]) -> u32 {
-    host.open(Open { target, input: true, ..Open::default() }, program)
+fn send(host: &mut Host, program: &[u8]) -> u32 {
+    host.open(Open { target: Target::Supervisor, input: true, ..Open::default() }, program)
 }
 
 /// Clients that ask again and again, and count what goes wrong.
@@ -156,7 +155,7 @@ fn a_supervisor_goes_again_and_again_and_nobody_notices() {
         let command = host.shell("count", &format!("echo {time}; exit {code}"));
         if time % VERSION_EVERY == 0 {
             let index = usize::from(time % (2 * VERSION_EVERY) == 0);
-            let sent = send(&mut host, Target::Supervisor, &versions[index]);
+            let sent = send(&mut host, &versions[index]);
             assert_eq!(host.ended(sent).code, 0);
             let page = vm.get("/metrics").body;
             let version = format!("supervisor=\"{}\"", ["0.1.8", "0.1.9"][index]);
@@ -259,79 +258,4 @@ fn a_stopped_supervisor_blocks_no_container() {
     let dropped = host.dropped as f64;
     let counted = metric(&page, "i2kit_container_dropped_log_lines_total{container=\"loud\"}");
     assert!((counted - dropped).abs() < 0.5, "{counted} are counted and {dropped} were dropped");
-}
-
-#[test]
-fn pid_1_becomes_another_program_under_running_containers() {
-    if !wanted() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let pod = pod("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done");
-    let (mut vm, mut host) = boot(&pod, folder.path());
-    vm.ready();
-    host.until("the pod", |host| host.lines.contains_key("killer") && host.lines.contains_key("count"));
-    let load = Load::start(&vm);
-    for (index, version) in ["0.1.8", "0.1.9", "0.1.7"].into_iter().enumerate() {
-        let program = program(version);
-        let sent = send(&mut host, Target::Init, &program);
-        let ended = host.ended(sent);
-        assert_eq!((ended.code, ended.error), (0, None));
-        let page = vm.get("/metrics").body;
-        let build = format!("i2kit_build_info{{init=\"{version}\",supervisor=\"{version}\"}}");
-        assert!(page.contains(&build), "no {build} in {page}");
-        assert!(metric(&page, "i2kit_init_replacements_total").to_string() == (index + 1).to_string());
-        let command = host.shell("count", "exit 9");
-        assert_eq!(host.ended(command).code, 9);
-    }
-    // What is no program of ours does not take over.
-    let refused = send(&mut host, Target::Init, &fs::read("/bin/busybox").unwrap());
-    let error = host.ended(refused).error.unwrap();
-    assert!(error.starts_with("the new program does not take over: it does not read our state"), "{error}");
-    let (requests, failed) = load.end();
-    assert_eq!(failed, 0, "of {requests}");
-    // The fourth PID 1 hears how a child of the first one ends.
-    let page = vm.get("/metrics").body;
-    assert!(metric(&page, "kube_pod_container_status_restarts_total{container=\"killer\"}") < 1.0);
-    let end =
-        host.shell("killer", "kill -TERM $(ps | grep '[t]rap' | while read pid rest; do echo $pid; done)");
-    host.ended(end);
-    host.until("the end", |host| {
-        host.lines[""].iter().any(|line| line.starts_with("killer: Error, exit code 5"))
-    });
-    let before = all_lines(&host);
-    host.until("more lines", |host| host.lines["count"].len() as u64 > before + 20);
-    let lines = all_lines(&host);
-    figure(&format!(
-        "PID 1 replaced 3 times: {requests} requests, 0 failed; {lines} lines, {} lost",
-        host.dropped
-    ));
-    assert_eq!(host.dropped, 0);
-}
-
-#[test]
-fn a_container_is_as_isolated_after_pid_1_was_replaced() {
-    if !wanted() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let script = "echo root is $(tr -s ' ' < /proc/self/uid_map), first is $(cat /proc/1/comm), page is of $(stat -c %u /www/index.html); \
-                  until test -e /go; do sleep 0.1; done; exit 5";
-    let spec = format!(
-        "{{hostUsers: false, shareProcessNamespace: true, containers: [{{name: web, image: busybox, command: [sh, -c, {script:?}]}}]}}"
-    );
-    let (mut vm, mut host) = boot(&pod_of(&spec, ""), folder.path());
-    vm.ready();
-    host.until("the first run", |host| host.lines.contains_key("web"));
-    let sent = send(&mut host, Target::Init, &program("0.1.8"));
-    let ended = host.ended(sent);
-    assert_eq!((ended.code, ended.error), (0, None));
-    let inside = host.shell("web", "stat -c %u /www; tr -s ' ' < /proc/self/uid_map");
-    assert_eq!(host.ended(inside).code, 0);
-    assert_eq!(host.commands[&inside].text(), "0\n 0 65536 65536\n");
-    let go = host.shell("web", "touch /go");
-    host.ended(go);
-    host.until("the second run", |host| host.lines["web"].len() > 1);
-    let line = "root is 0 65536 65536, first is init, page is of 0";
-    assert_eq!(host.lines["web"], [line, line]);
 }

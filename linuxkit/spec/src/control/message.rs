@@ -180,8 +180,6 @@ pub enum Target {
     Command,
     /// The input is a program that becomes the supervisor.
     Supervisor,
-    /// The input is a program that becomes PID 1, and the supervisor with it.
-    Init,
 }
 
 /// How a stream ended.
