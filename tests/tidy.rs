@@ -74,6 +74,7 @@ const STARTS_PROCESSES: &[&str] = &[
     "src/cloud/local",
     "src/image/sign.rs",
     "src/cli/kustomize.rs",
+    "linuxkit/container/src",
     "linuxkit/init/src",
     "linuxkit/aws/src",
 ];

@@ -46,7 +46,7 @@ const KNOWN: &[&str] = &[
     "src/manifest/language/service.rs",
     "src/manifest/mod.rs",
     "src/manifest/schema.rs",
-    "linuxkit/init/src/cloud.rs",
+    "linuxkit/init/src/boot/cloud.rs",
     "linuxkit/init/src/error.rs",
     "linuxkit/spec/src/launch.rs",
 ];

@@ -37,7 +37,7 @@ pub(crate) enum Error {
     /// The user data is of another version.
     #[error("user data is of version {found}, and this guest reads version {expected}: build the image anew")]
     Version {
-        /// As it says.
+        /// Its own message.
         found: u64,
         /// Ours.
         expected: u32,

@@ -1,4 +1,4 @@
-//! The instance metadata service, version 2: what the instance is, what it was told at its launch, and its role.
+//! The instance metadata service, version 2: what the instance is, its user data, and its role.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Metadata {
         self.required("meta-data/placement/region")
     }
 
-    /// What the instance was told; nothing when it has no user data.
+    /// The instance's user data, if it has any.
     pub(crate) fn launch(&mut self) -> Result<Option<LaunchSpec>, Error> {
         self.get("user-data")?.map(|text| parse_launch(&text)).transpose()
     }

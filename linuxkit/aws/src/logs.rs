@@ -1,7 +1,7 @@
 //! Lines of containers, from the journals that PID 1 keeps to `CloudWatch` Logs.
 //!
 //! A batch is read from a journal's file, sent, and only then left behind: the files are the buffer. While the service is
-//! away they are bounded as always, the oldest going first, and what went is told in the log.
+//! away they are bounded as always, the oldest going first, and a line in the log has their number.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -46,7 +46,7 @@ pub(crate) fn ship(
     client: &mut Client,
     (spec, instance): (&LaunchSpec, &str),
     folder: &Path,
-    say: impl Fn(&str),
+    log: impl Fn(&str),
 ) {
     let Some(target) = &spec.logs else { return };
     let mut places: BTreeMap<String, Place> = BTreeMap::new();
@@ -57,7 +57,7 @@ pub(crate) fn ship(
         match round(client, &mut places, folder, &|name| (target.group.clone(), stream(name))) {
             Ok(more) => {
                 if std::mem::take(&mut failing) {
-                    say("logs are sent again");
+                    log("logs are sent again");
                 }
                 wait = FIRST_WAIT;
                 if !more {
@@ -66,7 +66,7 @@ pub(crate) fn ship(
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    say(&format!("logs are not sent for now: {error}"));
+                    log(&format!("logs are not sent for now: {error}"));
                 }
                 std::thread::sleep(wait);
                 wait = (wait * 2).min(MAX_WAIT);

@@ -1,10 +1,10 @@
 //! The part of a VM that talks to AWS: only in disks that firmware boots, and only run on EC2.
 //!
-//! PID 1 runs it twice. `boot` comes before the containers: it sets the clock, fetches the values of Secrets, and says on
-//! its output which instance this is; it fails where the pod could not run as it should. `logs` runs beside the
+//! PID 1 runs it twice. `boot` comes before the containers: it sets the clock, fetches the values of Secrets, and writes to
+//! its output the id of the instance; it fails where the pod could not run as it should. `logs` runs beside the
 //! containers and sends their lines to `CloudWatch` Logs; when it dies it starts again, and nothing but lines depends on it.
 //!
-//! A program of its own, because it brings TLS: neither PID 1 nor the supervisor, nor any VM outside of AWS, has that.
+//! A program of its own, because it brings TLS that verifies certificates, which no VM outside of AWS needs.
 
 mod error;
 mod http;
@@ -30,7 +30,7 @@ use crate::service::Client;
 /// Where PID 1 reads the values of Secrets: a folder a Secret, a file a key.
 const SECRETS: &str = "/secrets";
 
-/// Where PID 1 keeps what containers say.
+/// The folder of the containers' journals.
 const JOURNALS: &str = "/run/i2kit/logs";
 
 /// How long after its end the sender of logs is started again.
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&error.to_string());
+            log(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -56,17 +56,17 @@ fn main() -> ExitCode {
 
 /// The console, where PID 1's own lines begin like this.
 #[expect(clippy::print_stderr, reason = "PID 1 hands its standard error to the console")]
-fn say(text: &str) {
+fn log(text: &str) {
     eprintln!("{}{text}", i2kit_spec::console::GUEST_PREFIX);
 }
 
 /// Everything that a pod needs of AWS before it starts. The only line on the output is the instance's id.
 fn boot() -> Result<(), Error> {
     match time::set_clock() {
-        Ok(offset) if offset != 0.0 => say(&format!("the clock was set by {offset:.3} s")),
+        Ok(offset) if offset != 0.0 => log(&format!("the clock was set by {offset:.3} s")),
         Ok(_) => {}
         // The machine's own clock is good enough to start with, and without a time service all there is.
-        Err(error) => say(&format!("the clock was not set: {error}")),
+        Err(error) => log(&format!("the clock was not set: {error}")),
     }
     let trust = http::trust();
     let mut metadata = Metadata::new(Arc::clone(&trust));
@@ -116,6 +116,6 @@ fn ship() -> Result<(), Error> {
     let instance = metadata.instance()?;
     let Some(spec) = metadata.launch()? else { return Ok(()) };
     let mut client = client(metadata, trust, &spec)?;
-    logs::ship(&mut client, (&spec, &instance), Path::new(JOURNALS), say);
+    logs::ship(&mut client, (&spec, &instance), Path::new(JOURNALS), log);
     Ok(())
 }

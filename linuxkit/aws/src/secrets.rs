@@ -77,7 +77,7 @@ fn bad(what: &str, reason: &str) -> Error {
     Error::Answer { what: what.into(), reason: reason.into() }
 }
 
-/// The members of a JSON object. What is wrong is said without the text, which is secret.
+/// The members of a JSON object. An error does not quote the text, which is secret.
 fn members(name: &str, text: &str) -> Result<Data, Error> {
     let Ok(Value::Object(object)) = serde_json::from_str(text) else {
         return Err(bad(name, "its value is no JSON object of keys and strings"));

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-
 /// The first delay that is not zero.
 const BASE: Duration = Duration::from_secs(10);
 

@@ -1,24 +1,20 @@
-//! The VM's console: every line that the guest or a container says ends up here.
-//!
-//! A serial port is slow, and a container must never wait for it. So lines go through a bounded queue: when it is
-//! full, the oldest lines are dropped and counted, and the count is said as soon as there is room again.
+//! The VM's console, a serial port. It is slow, and a container must never wait for it: lines go through a bounded queue.
+//! When the queue is full, the oldest lines are dropped and counted, and a line with the count follows as soon as there is
+//! room again.
 
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::container::one_line;
+use i2kit_container::one_line;
 
 /// How much may wait for the serial port: at 115200 baud, about 20 seconds of it.
 const QUEUE_BYTES: usize = 256 * 1024;
-
-/// The longest line that is kept whole, the same bound as in Kubernetes' container log format.
-const LINE_BYTES: usize = 16 * 1024;
 
 /// A bounded queue of lines in front of a device that must not block us.
 #[derive(Debug)]
@@ -36,7 +32,7 @@ impl Console {
     }
 
     /// Queues a line of the guest itself and writes what the device takes.
-    pub(crate) fn say(&mut self, text: &str) {
+    pub(crate) fn log(&mut self, text: &str) {
         // Parts of it may be foreign: a line feed in them would begin a line that seems to be PID 1's own.
         self.queue.push(i2kit_spec::console::GUEST_PREFIX, one_line(text).as_bytes());
         self.write();
@@ -58,7 +54,7 @@ impl Console {
             match rustix::io::write(&self.device, bytes) {
                 Ok(written) => self.queue.advance(written),
                 Err(rustix::io::Errno::INTR) => {}
-                // Also when the console is broken: there is nobody else to tell.
+                // Also when the console is broken: there is no other place for an error.
                 Err(_) => return,
             }
         }
@@ -142,56 +138,6 @@ impl Queue {
     }
 }
 
-/// Cuts a stream of bytes into lines. A line longer than the bound is cut into pieces.
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    /// Takes bytes and hands out the lines that they complete, without their newline, and whether each is a whole one.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8], bool)) {
-        while !bytes.is_empty() {
-            let room = LINE_BYTES - self.rest.len();
-            let window = &bytes[..bytes.len().min(room)];
-            match newline(window) {
-                Some(end) if self.rest.is_empty() => {
-                    line(&bytes[..end], true);
-                    bytes = &bytes[end + 1..];
-                }
-                Some(end) => {
-                    self.rest.extend_from_slice(&bytes[..end]);
-                    line(&self.rest, true);
-                    self.rest.clear();
-                    bytes = &bytes[end + 1..];
-                }
-                None => {
-                    self.rest.extend_from_slice(window);
-                    bytes = &bytes[window.len()..];
-                    if self.rest.len() == LINE_BYTES {
-                        line(&self.rest, false);
-                        self.rest.clear();
-                    }
-                }
-            }
-        }
-    }
-
-    /// The last line, when the stream ended without a newline.
-    pub(crate) fn finish(&mut self, mut line: impl FnMut(&[u8])) {
-        if !self.rest.is_empty() {
-            line(&std::mem::take(&mut self.rest));
-        }
-    }
-}
-
-/// Where the first newline is. The standard library's search for a byte is many times faster than a loop over bytes.
-fn newline(mut bytes: &[u8]) -> Option<usize> {
-    let all = bytes;
-    let length = bytes.skip_until(b'\n').ok()?;
-    all[..length].ends_with(b"\n").then(|| length - 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,28 +176,5 @@ mod tests {
         queue.push("", b"ABCDEFGHI");
         assert_eq!(queue.front(), Some(&b"456789\n"[..]));
         assert_eq!(queue.dropped, 1);
-    }
-
-    fn lines(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut out = Vec::new();
-        let mut lines = Lines::default();
-        for chunk in chunks {
-            lines.push(chunk, |line, _| out.push(line.to_vec()));
-        }
-        lines.finish(|line| out.push(line.to_vec()));
-        out
-    }
-
-    #[test]
-    fn lines_are_cut_at_newlines_wherever_reads_end() {
-        assert_eq!(lines(&[b"a\nb", b"c\n", b"\n", b"d"]), [&b"a"[..], b"bc", b"", b"d"]);
-        assert_eq!(lines(&[]), Vec::<Vec<u8>>::new());
-    }
-
-    #[test]
-    fn a_long_line_is_cut_into_pieces() {
-        let long = vec![b'x'; LINE_BYTES + 10];
-        let got = lines(&[&long, b"\n"]);
-        assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), [LINE_BYTES, 10]);
     }
 }

@@ -2,9 +2,7 @@
 
 use std::io;
 
-use i2kit_spec::runtime::MAX_ID;
-
-/// Why the guest cannot go on, or why a container did not start.
+/// Why the guest cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// A system call failed.
@@ -64,7 +62,10 @@ pub(crate) enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Something in a container's `config.json` means nothing to this guest.
+    /// A container, or what containers share, cannot be made.
+    #[error(transparent)]
+    Container(#[from] i2kit_container::Error),
+    /// A value of the pod or of the kernel that this guest does not know.
     #[error("{what}: {value} is not known to this guest")]
     Unknown {
         /// The field.
@@ -72,67 +73,9 @@ pub(crate) enum Error {
         /// Its value.
         value: String,
     },
-    /// The user of a container is not in its image.
-    #[error("user {user:?} is not in the container's {file}")]
-    NoUser {
-        /// As the image or the manifest gives it.
-        user: String,
-        /// Where it was looked up.
-        file: &'static str,
-    },
-    /// A number of a user or a group that the kernel would not understand as one.
-    #[error("{id} is no number of a user or a group: these are from 0 to {MAX_ID}")]
-    IdRange {
-        /// The number.
-        id: String,
-    },
-    /// The user of a container is root although it must not be.
-    #[error("user {user:?} is root, which runAsNonRoot forbids")]
-    Root {
-        /// As the image or the manifest gives it.
-        user: String,
-    },
-    /// The program of a container is not there or not executable.
-    #[error("{program:?} {reason}")]
-    Program {
-        /// `args[0]`.
-        program: String,
-        /// Why not.
-        reason: String,
-        /// Whether there is no such file at all.
-        missing: bool,
-    },
     /// The host's message with the Secrets cannot be understood.
     #[error("the Secrets of the pod: {reason}")]
     Secrets {
-        /// Why not.
-        reason: String,
-    },
-    /// A value that a container needs did not come.
-    #[error("{} is missing", secret_place(secret, key.as_deref()))]
-    NoSecret {
-        /// The Secret.
-        secret: String,
-        /// Its key; the whole Secret otherwise.
-        key: Option<String>,
-    },
-    /// A value that a variable cannot have.
-    #[error(
-        "key {key} of Secret {secret} cannot be a variable: it is not UTF-8 text without zero bytes; mount it as a file"
-    )]
-    SecretNoText {
-        /// The Secret.
-        secret: String,
-        /// Its key.
-        key: String,
-    },
-    /// A mount of a part of a volume that cannot be made.
-    #[error("subPath {path} of volume {volume}: {reason}")]
-    SubPath {
-        /// The volume.
-        volume: String,
-        /// The path inside it.
-        path: String,
         /// Why not.
         reason: String,
     },
@@ -156,7 +99,7 @@ pub(crate) enum Error {
         /// How many there may be.
         limit: usize,
     },
-    /// The program that talks to the cloud failed; it has said why.
+    /// The program that talks to the cloud failed; its reason is on the console.
     #[error("what this pod needs of the cloud is not to be had: i2kit-aws: {status}")]
     Cloud {
         /// How it ended.
@@ -165,7 +108,7 @@ pub(crate) enum Error {
     /// What was done in a process of its own went wrong.
     #[error("{message}")]
     Apart {
-        /// What it said.
+        /// Its error.
         message: String,
     },
     /// No network interface appeared.
@@ -174,17 +117,13 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// The exit code that tells of it where a command's would stand, as shells have them.
+    /// The exit code in the place of a command's that did not run, as shells have them.
     pub(crate) fn exit_code(&self) -> i32 {
         match self {
-            Self::Program { missing: true, .. } => 127,
+            Self::Container(error) => error.exit_code(),
             _ => 126,
         }
     }
-}
-
-fn secret_place(secret: &str, key: Option<&str>) -> String {
-    key.map_or_else(|| format!("Secret {secret}"), |key| format!("key {key} of Secret {secret}"))
 }
 
 /// Gives an error of the system its context.

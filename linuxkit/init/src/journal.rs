@@ -1,4 +1,4 @@
-//! What the containers said, kept in files until the host has it.
+//! The journals: the containers' lines, kept in files until the host has them.
 //!
 //! Each container has a bounded number of files in a folder of its own, named by the number of their first line and the
 //! run that they belong to. Their lines have the form of Kubernetes' container logs, `TIME STREAM TAG TEXT`, and the
@@ -11,14 +11,9 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use i2kit_agent::journal::{FOLDER, GUEST};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
-
-/// Where the folders are.
-pub(crate) const FOLDER: &str = "/run/i2kit/logs";
-
-/// The folder of what the guest itself says. No container can have this name.
-pub(crate) const GUEST: &str = "_guest";
 
 /// How much is kept of each container, as long as there are few.
 const CONTAINER_BYTES: u64 = 1 << 20;
@@ -38,7 +33,7 @@ pub(crate) struct Journals {
     segment_bytes: u64,
 }
 
-/// What was said by one container, over all its runs.
+/// The lines of one container, over all its runs.
 #[derive(Debug, Default)]
 struct Journal {
     folder: String,
@@ -129,8 +124,8 @@ impl Journal {
     fn line(&mut self, run: u64, stream: &str, line: &[u8], whole: bool) {
         debug_assert!(self.segments.back().is_none_or(|segment| segment.run <= run));
         if self.buffered == 0 {
-            // Lines that are read together have come together; a look at the clock a line would cost more than the line.
-            self.clock.look();
+            // Lines that are read together have come together; reading the clock for each line would cost more than the line.
+            self.clock.read();
         }
         self.clock.stamp(&mut self.buffer);
         let tag = if whole { " F " } else { " P " };
@@ -149,7 +144,7 @@ impl Journal {
         if self.file.is_none() || !self.segments.back().is_some_and(fits) {
             self.file = self.begin(run).ok();
         }
-        // A file that cannot be written loses its lines: the number of the next file's first line tells of it.
+        // A file that cannot be written loses its lines: the number of the next file's first line shows it.
         let written = self.file.as_mut().is_some_and(|file| file.write_all(&self.buffer).is_ok());
         if !written {
             self.file = None;
@@ -174,7 +169,7 @@ impl Journal {
     }
 
     fn path(&self, segment: &Segment) -> PathBuf {
-        PathBuf::from(FOLDER).join(&self.folder).join(format!("{:020}.{}", segment.first, segment.run))
+        i2kit_agent::journal::segment(&self.folder, segment.first, segment.run)
     }
 }
 
@@ -192,7 +187,7 @@ struct Clock {
 }
 
 impl Clock {
-    fn look(&mut self) {
+    fn read(&mut self) {
         let now = clock_gettime(ClockId::Realtime);
         self.now =
             u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);

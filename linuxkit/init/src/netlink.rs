@@ -71,7 +71,7 @@ impl Socket {
         Ok(Self { fd, sequence: 0 })
     }
 
-    /// Sends a request and waits for the acknowledgement. What the kernel says before it is returned, a message each.
+    /// Sends a request and waits for the acknowledgement. Returns the messages that come before it.
     pub(crate) fn request(&mut self, message: Message) -> io::Result<Vec<Vec<u8>>> {
         self.sequence += 1;
         rustix::net::send(&self.fd, &message.finish(self.sequence), SendFlags::empty())?;

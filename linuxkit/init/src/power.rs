@@ -1,4 +1,4 @@
-//! Hears the power button, which is how a host asks a VM to stop. The kernel's ACPI driver tells of it in a generic
+//! The power button, with which a host stops a VM. The kernel's ACPI driver announces it in a generic
 //! netlink multicast group, so that no input device and no daemon are needed.
 
 use std::io;
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_the_power_button_from_other_events() {
+    fn other_events_are_no_power_button() {
         let event = |class: &[u8]| {
             let mut message = vec![0; 16 + GENL_HEADER];
             let length = u16::try_from(4 + class.len()).unwrap();

@@ -1,0 +1,220 @@
+//! HTTP/1.1 as a health endpoint needs it: one small request a connection, one small answer, then the end.
+//! The request stays in the socket until the answer is out, so that another supervisor can take a client over.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+/// The largest request; health checks send a few hundred bytes.
+const MAX_REQUEST: usize = 8 * 1024;
+
+/// How long a client may take for everything.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first line of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Request<'a> {
+    pub(crate) method: &'a str,
+    /// Without its query.
+    pub(crate) path: &'a str,
+}
+
+impl<'a> Request<'a> {
+    /// Reads the head of a request; its other lines mean nothing to us.
+    fn parse(head: &'a str) -> Option<Self> {
+        let mut words = head.lines().next()?.split(' ');
+        let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+        let valid = words.next().is_none() && version.starts_with("HTTP/1.") && target.starts_with('/');
+        let path = target.split('?').next()?;
+        valid.then_some(Self { method, path })
+    }
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub(crate) struct Response {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+impl Response {
+    /// An answer in plain text.
+    pub(crate) fn text(status: u16, body: String) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", headers: vec![], body }
+    }
+
+    /// A document.
+    pub(crate) fn json(document: &impl serde::Serialize) -> Self {
+        match serde_json::to_string(document) {
+            Ok(body) => Self { content_type: "application/json", ..Self::text(200, body) },
+            Err(error) => Self::text(503, format!("the document cannot be written: {error}\n")),
+        }
+    }
+
+    /// Metrics in Prometheus' text format.
+    pub(crate) fn metrics(body: String) -> Self {
+        Self { content_type: "text/plain; version=0.0.4; charset=utf-8", ..Self::text(200, body) }
+    }
+
+    /// The same with one more header.
+    pub(crate) fn with_header(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    fn render(&self, with_body: bool) -> Vec<u8> {
+        let reason = match self.status {
+            200 => "OK",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            431 => "Request Header Fields Too Large",
+            _ => "Service Unavailable",
+        };
+        let mut text = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n",
+            self.status,
+            self.content_type,
+            self.body.len()
+        );
+        for (name, value) in &self.headers {
+            text.push_str(name);
+            text.push_str(": ");
+            text.push_str(value);
+            text.push_str("\r\n");
+        }
+        text.push_str("\r\n");
+        if with_body {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+}
+
+/// A client and how far it is.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: u64,
+    pub(crate) stream: TcpStream,
+    pub(crate) deadline: Instant,
+    /// How many bytes the request has; they stay in the socket until they are answered.
+    request: usize,
+    /// Empty until the request is complete.
+    response: Vec<u8>,
+    written: usize,
+}
+
+impl Connection {
+    /// A client that was not answered yet. An error when there is nothing to do for it.
+    pub(crate) fn new(id: u64, stream: TcpStream, now: Instant) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        i2kit_sys::set_low_water(&stream, 1)?;
+        let connection =
+            Self { id, stream, deadline: now + TIMEOUT, request: 0, response: vec![], written: 0 };
+        if i2kit_sys::bytes_written(&connection.stream)? > 0 {
+            // The supervisor that answered died before it could report it.
+            connection.finish()?;
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        Ok(connection)
+    }
+
+    /// What to poll its socket for.
+    pub(crate) fn wants(&self) -> PollFlags {
+        if self.response.is_empty() { PollFlags::IN } else { PollFlags::OUT }
+    }
+
+    /// Reads or writes what can be without waiting. Returns whether the connection goes on.
+    pub(crate) fn advance(&mut self, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<bool> {
+        if self.response.is_empty() && !self.read_request(answer)? {
+            return Ok(false);
+        }
+        while self.written < self.response.len() {
+            match self.stream.write(&self.response[self.written..]) {
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.response.is_empty() {
+            return Ok(true);
+        }
+        self.finish()?;
+        Ok(false)
+    }
+
+    /// Looks at what the client sent, without taking it: until the answer is out, another supervisor may need it.
+    /// Returns whether the client still talks.
+    fn read_request(&mut self, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<bool> {
+        let mut buffer = [0; MAX_REQUEST];
+        match self.stream.peek(&mut buffer) {
+            Ok(length) if length == self.request => return Ok(false),
+            Ok(length) => self.request = length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        match respond(&buffer[..self.request], answer) {
+            Some(response) => self.response = response,
+            // What is there would be reported again and again; only more of it is of interest.
+            None => i2kit_sys::set_low_water(&self.stream, self.request + 1)?,
+        }
+        Ok(true)
+    }
+
+    /// Takes what the client sent, because closing a socket with unread bytes resets the connection, and says that no
+    /// more comes. PID 1's copy of the socket closes it.
+    fn finish(&self) -> io::Result<()> {
+        let mut buffer = [0; MAX_REQUEST];
+        while (&self.stream).read(&mut buffer).is_ok_and(|length| length > 0) {}
+        self.stream.shutdown(Shutdown::Write)
+    }
+}
+
+/// The answer to the bytes that a client sent, once they are enough for one.
+fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<Vec<u8>> {
+    if !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
+        let too_long = bytes.len() == MAX_REQUEST;
+        return too_long.then(|| Response::text(431, "the request is too long\n".into()).render(true));
+    }
+    let request = std::str::from_utf8(bytes).ok().and_then(Request::parse);
+    Some(match request {
+        Some(request) => answer(&request).render(request.method != "HEAD"),
+        None => Response::text(400, "this is no HTTP/1.1 request\n".into()).render(true),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn responded(bytes: &str) -> Option<String> {
+        let answer = |request: &Request<'_>| {
+            Response::text(200, format!("{}\n", request.path)).with_header("X-Test", "yes".into())
+        };
+        respond(bytes.as_bytes(), &answer).map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn answers_a_whole_request_only() {
+        assert_eq!(responded("GET /readyz HTTP/1.1\r\nHost: x\r\n"), None);
+        let text = responded("GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.ends_with("Content-Length: 8\r\nCache-Control: no-store\r\nConnection: close\r\nX-Test: yes\r\n\r\n/readyz\n"), "{text}");
+        let head = responded("HEAD / HTTP/1.0\r\n\r\n").unwrap();
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+    }
+
+    #[test]
+    fn refuses_what_is_no_request() {
+        for bytes in
+            ["\r\n\r\n", "GET /\r\n\r\n", "GET x HTTP/1.1\r\n\r\n", "GET / HTTP/2\r\n\r\n", "a b c d\r\n\r\n"]
+        {
+            assert!(responded(bytes).unwrap().starts_with("HTTP/1.1 400 "), "{bytes:?}");
+        }
+        assert!(responded(&"x".repeat(MAX_REQUEST)).unwrap().starts_with("HTTP/1.1 431 "));
+    }
+}

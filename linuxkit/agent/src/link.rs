@@ -1,0 +1,276 @@
+//! The link: messages between PID 1 and the supervisor, over a socket that keeps them apart.
+//!
+//! PID 1 never waits for the other side: what it cannot send now it keeps, and what it keeps is sent again to the next
+//! supervisor when this one dies.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use i2kit_spec::ProbeAction;
+use i2kit_spec::control::{self, Message, StreamState};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The largest message.
+const MESSAGE_BYTES: usize = 72 * 1024;
+
+/// From PID 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ToSupervisor {
+    /// A client of the health port, whose socket comes with the message. PID 1 keeps a copy until [`ToInit::Done`].
+    Client {
+        /// Its number.
+        id: u64,
+    },
+    /// The record is newer than it was.
+    Changed,
+    /// The commands that run for somebody outside; how much input each has taken.
+    Streams {
+        /// All of them.
+        streams: Vec<StreamState>,
+    },
+    /// The control channel's port, which comes with the message.
+    Port {
+        /// How often the supervisor was started.
+        epoch: u64,
+    },
+    /// What rings when there are more lines in the journals; it comes with the message.
+    Bell,
+    /// A command that was asked for has ended.
+    Executed {
+        /// Its number.
+        id: u64,
+        /// The run of the container that it was for.
+        run: u64,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
+    /// Make a request for a hook. A supervisor that is started anew gets the request again.
+    Request {
+        /// The hook's number.
+        number: u64,
+        /// The request.
+        action: ProbeAction,
+        /// The time limit in seconds.
+        seconds: u64,
+    },
+}
+
+/// Kubernetes' three probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProbeKind {
+    /// Whether the container has come up.
+    Startup,
+    /// Whether it still works.
+    Liveness,
+    /// Whether it can take traffic.
+    Readiness,
+}
+
+/// What the answers to a probe amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// Enough successes.
+    Healthy,
+    /// Enough failures.
+    Unhealthy,
+    /// A failure, while it was never healthy and the threshold is not reached.
+    Undecided,
+}
+
+/// From the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ToInit {
+    /// The client was answered or went away.
+    Done {
+        /// Its number.
+        id: u64,
+    },
+    /// The supervisor has taken over.
+    Attached,
+    /// A host has connected: the sessions of another one are void.
+    Host {
+        /// The host's number for itself.
+        epoch: u64,
+    },
+    /// The host has the lines of a container before this one.
+    Logged {
+        /// The container.
+        container: String,
+        /// The number of the first line that it does not have.
+        next: u64,
+        /// How many of them were dropped before anybody took them.
+        dropped: u64,
+    },
+    /// Run a command in a container.
+    Execute {
+        /// The supervisor's number for it.
+        id: u64,
+        /// The container.
+        container: String,
+        /// Which run of it.
+        run: u64,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// The time limit in seconds.
+        seconds: u64,
+    },
+    /// A request for a hook has its answer.
+    Answered {
+        /// The hook's number.
+        number: u64,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
+    /// A probe has come to a verdict.
+    Probed {
+        /// The container.
+        container: String,
+        /// Which run of it.
+        run: u64,
+        /// Which probe.
+        kind: ProbeKind,
+        /// The verdict.
+        verdict: Verdict,
+        /// The last failure.
+        message: String,
+    },
+}
+
+/// A message of the link's own, or one of the control channel that the supervisor carries.
+#[derive(Debug)]
+pub enum Any<T> {
+    /// Of the link.
+    Own(T),
+    /// Of the control channel.
+    Control(Message),
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Link {
+    socket: OwnedFd,
+}
+
+impl Link {
+    /// Both ends. Neither blocks.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self { socket: ours }, theirs))
+    }
+
+    /// The end that is this socket.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Another handle on the same end.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
+    }
+
+    /// Sends a message, with a descriptor or without. `WouldBlock` when the other side does not read.
+    pub fn send(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.send_bytes(&serde_json::to_vec(message)?, fd)
+    }
+
+    /// Sends a message of the control channel as it is there; no message of this link begins like one.
+    pub fn forward(&self, message: &Message) -> io::Result<()> {
+        let mut bytes = vec![];
+        message.encode(&mut bytes).map_err(io::Error::other)?;
+        self.send_bytes(&bytes, None)
+    }
+
+    fn send_bytes(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags)?;
+        Ok(())
+    }
+
+    /// The next message. `WouldBlock` when there is none, `UnexpectedEof` when the other side is gone.
+    pub fn receive<T: DeserializeOwned>(&self) -> io::Result<(T, Option<OwnedFd>)> {
+        let (bytes, fd) = self.receive_bytes()?;
+        Ok((serde_json::from_slice(&bytes)?, fd))
+    }
+
+    /// As [`Self::receive`], where messages of the control channel may come too.
+    pub fn receive_any<T: DeserializeOwned>(&self) -> io::Result<(Any<T>, Option<OwnedFd>)> {
+        let (bytes, fd) = self.receive_bytes()?;
+        let own = || serde_json::from_slice(&bytes).map(Any::Own);
+        let message = control::decode(&bytes).map_or_else(own, |message| Ok(Any::Control(message)));
+        Ok((message?, fd))
+    }
+
+    fn receive_bytes(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+        let mut bytes = vec![0; MESSAGE_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received =
+            rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        if received.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.truncate(received.bytes);
+        Ok((bytes, fd))
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn messages_carry_descriptors() {
+        let (ours, theirs) = Link::pair().unwrap();
+        let theirs = Link::over(theirs);
+        let file = std::fs::File::open("/dev/zero").unwrap();
+        ours.send(&ToSupervisor::Client { id: 7 }, Some(file.as_fd())).unwrap();
+        ours.send(&ToSupervisor::Client { id: 8 }, None).unwrap();
+        let (message, fd) = theirs.receive::<ToSupervisor>().unwrap();
+        assert_eq!(message, ToSupervisor::Client { id: 7 });
+        let mut byte = [1];
+        std::fs::File::from(fd.unwrap()).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [0]);
+        assert_eq!(theirs.receive::<ToSupervisor>().unwrap().0, ToSupervisor::Client { id: 8 });
+        assert_eq!(theirs.receive::<ToSupervisor>().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(ours);
+        assert_eq!(theirs.receive::<ToSupervisor>().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_does_not_block_the_writer() {
+        let (ours, _theirs) = Link::pair().unwrap();
+        let error = (0..1_000_000).find_map(|id| ours.send(&ToSupervisor::Client { id }, None).err());
+        assert_eq!(error.unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
+}

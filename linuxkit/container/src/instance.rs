@@ -1,0 +1,58 @@
+//! What a running VM knows of itself: the source of variables and files that name the instance.
+
+use i2kit_spec::InstanceField;
+
+/// The VM as a member of its group.
+#[derive(Debug, Clone, Default)]
+pub struct Instance {
+    /// The instance's name.
+    pub name: String,
+    /// An id that no other boot has.
+    pub uid: String,
+    /// The address of the first interface.
+    pub address: String,
+    /// Number of processors.
+    pub processors: u64,
+    /// Bytes of memory that the kernel manages.
+    pub memory: u64,
+}
+
+impl Instance {
+    /// The value of a field as text.
+    pub fn value(&self, field: InstanceField) -> String {
+        match field {
+            InstanceField::Name | InstanceField::NodeName => self.name.clone(),
+            InstanceField::Uid => self.uid.clone(),
+            // The first interface is the only one, so its address is all there are.
+            InstanceField::Ip | InstanceField::Ips => self.address.clone(),
+            InstanceField::CpuMillis(unit) => (self.processors * 1000).div_ceil(unit.max(1)).to_string(),
+            InstanceField::MemoryBytes(unit) => self.memory.div_ceil(unit.max(1)).to_string(),
+        }
+    }
+}
+
+/// Bytes of memory that the kernel manages.
+pub fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    // The kernel's types differ between architectures.
+    #[expect(clippy::useless_conversion, reason = "a smaller type elsewhere")]
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit.max(1)))
+}
+
+/// Number of processors.
+pub fn processors() -> u64 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_rounded_up_to_their_unit() {
+        let instance = Instance { processors: 2, memory: (100 << 20) + 1, ..Instance::default() };
+        assert_eq!(instance.value(InstanceField::CpuMillis(1)), "2000");
+        assert_eq!(instance.value(InstanceField::CpuMillis(1000)), "2");
+        assert_eq!(instance.value(InstanceField::MemoryBytes(1 << 20)), "101");
+    }
+}

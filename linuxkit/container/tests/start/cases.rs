@@ -1,0 +1,174 @@
+//! The cases: what a container becomes, seen from inside it and by its end.
+
+use std::os::fd::AsFd as _;
+
+use i2kit_container::{START_FAILED, execute, execute_attached, users};
+use i2kit_spec::Seccomp;
+use i2kit_spec::control::Open;
+use rustix::process::Signal;
+
+use crate::world::{World, ended, finished, read, runs};
+
+/// What is done in a world of its own.
+pub(crate) type Case = fn(&mut World);
+
+/// All cases by name.
+pub(crate) const ALL: &[(&str, Case)] = &[
+    ("output_and_exit_code_are_the_programs", output_and_exit_code_are_the_programs),
+    ("the_root_is_made_of_the_layers", the_root_is_made_of_the_layers),
+    ("a_second_run_starts_afresh", a_second_run_starts_afresh),
+    ("the_user_is_the_images", the_user_is_the_images),
+    ("rights_are_those_of_the_configuration", rights_are_those_of_the_configuration),
+    ("the_filter_refuses_calls_that_reach_the_machine", the_filter_refuses_calls_that_reach_the_machine),
+    ("devices_of_the_machine_are_refused", devices_of_the_machine_are_refused),
+    ("the_reason_of_a_failed_start_is_given", the_reason_of_a_failed_start_is_given),
+    ("commands_run_beside_the_program", commands_run_beside_the_program),
+    ("a_command_has_a_terminal_of_the_container", a_command_has_a_terminal_of_the_container),
+    ("root_of_a_user_namespace_is_nobody_outside", root_of_a_user_namespace_is_nobody_outside),
+];
+
+const RIGHTS: &str = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status";
+
+fn output_and_exit_code_are_the_programs(world: &mut World) {
+    let outcome = world.run(&world.shell("echo out; echo error >&2; exit 7"));
+    assert_eq!((outcome.code, outcome.stdout.as_str(), outcome.stderr.as_str()), (7, "out\n", "error\n"));
+    assert_eq!(outcome.failure, "");
+    let started = world.start(&world.shell("sleep 1000"));
+    runs(&started);
+    rustix::process::pidfd_send_signal(&started.pidfd, Signal::KILL).unwrap();
+    assert_eq!(ended(started).code, 137);
+}
+
+fn the_root_is_made_of_the_layers(world: &mut World) {
+    assert_eq!(world.says(|_| {}, "ls /; cat /www/index.html"), "bin\ndev\netc\nproc\nwww\nfrom the top\n");
+    assert_eq!(
+        world.says(|_| {}, "cat /etc/hosts /etc/resolv.conf"),
+        "127.0.0.1\tlocalhost\nnameserver 192.0.2.1\n"
+    );
+    assert_eq!(world.says(|_| {}, "echo $$; grep ^0: /proc/self/cgroup; echo $HOSTNAME"), "1\n0::/\ntest-1\n");
+    let refused = world.says(
+        |spec| spec.config.root.readonly = true,
+        "echo x > /www/x; echo x > /proc/sys/vm/swappiness; echo x > /dev/shm/x && cat /dev/shm/x",
+    );
+    assert_eq!(refused, "x\n");
+    assert_eq!(world.says(|_| {}, "cat /proc/kcore; head -c 2 /dev/zero | tr '\\0' z"), "zz");
+    let outside =
+        world.says(|_| {}, "ls /run/i2kit /sys/fs/cgroup /layers 2>/dev/null; readlink /proc/1/root");
+    assert_eq!(outside, "/\n");
+}
+
+fn a_second_run_starts_afresh(world: &mut World) {
+    let script = "ls /marker 2>/dev/null; echo x > /marker; echo last words > /dev/termination-log";
+    assert_eq!(world.says(|_| {}, script), "");
+    assert_eq!(i2kit_container::pod_files::termination_message("web"), "last words");
+    assert_eq!(world.says(|_| {}, script), "");
+}
+
+fn the_user_is_the_images(world: &mut World) {
+    let by_name = world.says(|spec| spec.boot.user = "web".into(), "id; echo $HOME; stat -Lc %u /dev/stdout");
+    assert_eq!(by_name, "uid=33(web) gid=33(web) groups=4(log)\n/www\n33\n");
+    let by_number = world.says(|spec| spec.boot.user = "1000:2000".into(), "id");
+    assert_eq!(by_number, "uid=1000 gid=2000\n");
+}
+
+fn rights_are_those_of_the_configuration(world: &mut World) {
+    let default = "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\nSeccomp:\t2\n";
+    assert_eq!(world.says(|_| {}, RIGHTS), default);
+    let none = world.says(
+        |spec| {
+            spec.boot.user = "web".into();
+            spec.config.process.no_new_privileges = true;
+            spec.config.process.capabilities.bounding = vec!["CAP_NET_BIND_SERVICE".into()];
+            spec.config.process.capabilities.permitted.clear();
+            spec.config.process.capabilities.effective.clear();
+        },
+        RIGHTS,
+    );
+    assert_eq!(none, "CapEff:\t0000000000000000\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\nSeccomp:\t2\n");
+}
+
+fn the_filter_refuses_calls_that_reach_the_machine(world: &mut World) {
+    // User namespaces need no capability: it is the filter that refuses.
+    let refused = world.run(&world.shell("unshare -U true"));
+    assert_eq!(refused.stderr, "unshare: unshare(0x10000000): Operation not permitted\n");
+    assert_eq!(refused.code, 1);
+    let unconfined = |spec: &mut i2kit_container::Spec| spec.boot.seccomp = Seccomp::Unconfined;
+    assert_eq!(world.says(unconfined, "grep Seccomp: /proc/self/status"), "Seccomp:\t0\n");
+}
+
+fn devices_of_the_machine_are_refused(world: &mut World) {
+    let outcome = world.run(&world.shell("mknod /dev/disk b 254 0 && head -c 1 /dev/disk"));
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (1, "head: /dev/disk: Operation not permitted\n"));
+}
+
+fn the_reason_of_a_failed_start_is_given(world: &mut World) {
+    let failure = |change: &dyn Fn(&mut i2kit_container::Spec)| {
+        let mut spec = world.shell("exit 0");
+        change(&mut spec);
+        let outcome = world.run(&spec);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (START_FAILED, ""));
+        outcome.failure
+    };
+    assert_eq!(
+        failure(&|spec| spec.config.process.args = vec!["ngnix".into()]),
+        "\"ngnix\" is not found in PATH=/bin"
+    );
+    assert_eq!(
+        failure(&|spec| spec.boot.user = "nobody".into()),
+        "user \"nobody\" is not in the container's /etc/passwd"
+    );
+    assert_eq!(
+        failure(&|spec| spec.boot.run_as_non_root = true),
+        "user \"\" is root, which runAsNonRoot forbids"
+    );
+    assert!(failure(&|spec| spec.boot.user = "4294967295".into()).contains("from 0 to 2147483647"));
+}
+
+fn commands_run_beside_the_program(world: &mut World) {
+    let mut spec = world.shell("echo mine > /dev/shm/x; echo up; exec sleep 1000");
+    spec.boot.user = "web".into();
+    let started = world.start(&spec);
+    runs(&started);
+    let run = |script: &str| {
+        let command = ["sh", "-c", script].map(Into::into);
+        finished(execute(&spec, &world.sandbox, started.pidfd.as_fd(), &command).unwrap())
+    };
+    // The program may not have come so far yet.
+    assert_eq!(
+        run("until cat /dev/shm/x 2>/dev/null; do sleep 0.1; done; id -u; exit 5"),
+        (5, "mine\n33\n".into())
+    );
+    assert_eq!(
+        run("until grep -q sleep /proc/1/comm; do sleep 0.1; done; cat /proc/1/comm; grep -E '^(CapEff|Seccomp):' /proc/self/status").1,
+        "sleep\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
+    );
+    assert_eq!(run("exec no-such-program").0, 127);
+    // Nothing that PID 1 has open is open in a command.
+    assert_eq!(run("ls /proc/self/fd | grep -vE '^[0123]$'").1, "");
+}
+
+fn a_command_has_a_terminal_of_the_container(world: &mut World) {
+    let spec = world.shell("exec sleep 1000");
+    let started = world.start(&spec);
+    runs(&started);
+    let open = Open {
+        command: ["sh", "-c", "tty; echo $TERM"].map(Into::into).into(),
+        terminal: true,
+        ..Open::default()
+    };
+    let attached =
+        execute_attached(&spec, &world.sandbox, (started.pid, started.pidfd.as_fd()), &open).unwrap();
+    assert_eq!(read(&attached.terminal.unwrap()), "/dev/pts/0\r\nxterm\r\n");
+}
+
+fn root_of_a_user_namespace_is_nobody_outside(world: &mut World) {
+    world.sandbox.users = Some(users::make().unwrap());
+    let mut spec = world
+        .shell("id -u; tr -s ' ' < /proc/self/uid_map; stat -c %u /www /dev; echo x > /x; stat -c %u /x");
+    for layer in &mut spec.layers {
+        *layer = users::shift_layer("/run/u", layer, world.sandbox.users.as_ref().unwrap().as_fd()).unwrap();
+    }
+    let outcome = world.run(&spec);
+    assert_eq!((outcome.code, outcome.failure.as_str()), (0, ""), "{outcome:?}");
+    assert_eq!(outcome.stdout, "0\n 0 65536 65536\n0\n0\n0\n");
+}
