@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::Error;
-use super::store::{LAYER_SUFFIX, now, open_lock};
+use super::error::Error;
+use super::files::now;
+use super::store::{layer_suffix, open_lock};
 use super::sum;
 use crate::oci::{DiffId, Digest};
 
@@ -86,9 +87,10 @@ pub struct PrunePolicy {
 /// Everything in the store below `root`, by kind and name.
 pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
     let mut entries = Vec::new();
+    let layers = layer_suffix();
     for (folder, kind, suffix) in [
         ("blobs/sha256", CacheKind::Blob, ""),
-        ("layers/sha256", CacheKind::Layer, LAYER_SUFFIX),
+        ("layers/sha256", CacheKind::Layer, layers.as_str()),
         ("images", CacheKind::Image, ""),
         ("memos", CacheKind::Memo, ""),
         ("verity", CacheKind::HashTree, ".tree"),
@@ -115,7 +117,7 @@ pub fn list(root: &Path) -> Result<Vec<CacheEntry>, Error> {
     Ok(entries)
 }
 
-/// Removes what `policy` lets go and tells what that was. Fails when other runs use the store for long.
+/// Removes the entries that `policy` does not keep, and returns them. Fails when other runs use the store for long.
 pub fn prune(root: &Path, policy: &PrunePolicy) -> Result<Vec<CacheEntry>, Error> {
     let _lock = lock_alone(root)?;
     let removed = choose(list(root)?, policy, now());

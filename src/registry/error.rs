@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::files::free_bytes;
 use crate::oci::archive::ArchiveError;
 use crate::oci::layout::LayoutError;
 use crate::oci::manifest::ManifestError;
@@ -47,7 +48,7 @@ pub enum Error {
         registry: String,
         /// What was asked for.
         image: String,
-        /// What the system says.
+        /// The system's error.
         reason: String,
         /// What to do next.
         hint: String,
@@ -163,7 +164,7 @@ pub enum Error {
     /// A layer in a format that cannot be read.
     #[error(transparent)]
     MediaType(#[from] MediaTypeError),
-    /// A layer whose content is not what the configuration says.
+    /// A layer whose content does not match the configuration's digest.
     #[error("layer unpacks to {actual} but the image says {expected}: the image is broken, push it again")]
     DiffId {
         /// In the configuration.
@@ -237,7 +238,7 @@ pub enum Error {
     Daemon {
         /// The socket.
         socket: PathBuf,
-        /// What the system says.
+        /// The system's error.
         reason: String,
     },
     /// The Docker daemon has no such image.
@@ -265,7 +266,7 @@ pub enum Error {
         action: &'static str,
         /// On which path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -283,7 +284,7 @@ impl Error {
     /// There is no room for the file at `path`.
     pub(super) fn full(action: &'static str, path: PathBuf) -> Self {
         let folder = path.parent().unwrap_or(&path).to_owned();
-        let free = super::store::free_bytes(&folder).unwrap_or(0);
+        let free = free_bytes(&folder).unwrap_or(0);
         Self::Full { action, path, folder, free }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
+use super::error::Error;
 use super::store::Partial;
 use crate::oci::{Descriptor, Digest};
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
+use super::error::Error;
 use crate::oci::media::LayerFormat;
 use crate::oci::{DiffId, Digest};
 
@@ -85,7 +85,7 @@ impl LayerReader {
         }
     }
 
-    /// The end of the tar is reached: says whether it was the right one, every time it is asked.
+    /// At the end of the tar: the error of a wrong digest, at every call.
     fn check(&mut self) -> Result<(), Error> {
         let hash = &mut self.hash;
         let actual = *self

@@ -1,7 +1,7 @@
 //! What a place pointed at when it was last read, so that an archive that has not changed is not read again. A memo is
 //! a hint: what it names is verified by digest as everything else, and a lost one costs only time.
 
-use super::Error;
+use super::error::Error;
 use super::store::Store;
 use crate::oci::Digest;
 

@@ -1,8 +1,11 @@
 //! From a reference to an image whose every part is known by digest.
 
-use super::{Error, ImageSource, Inner, Registry, archive, fetch, layout};
+use i2kit_spec::Architecture;
+
+use super::error::Error;
+use super::fetch::Registry;
 use crate::oci::manifest::{self, Document, Manifest, ManifestError};
-use crate::oci::{Digest, Platform, Reference, ResolvedImage};
+use crate::oci::{Digest, Reference, ResolvedImage};
 
 /// Indexes inside indexes that are followed. Real ones have at most one level more than needed.
 const MAX_INDEXES: usize = 4;
@@ -11,65 +14,58 @@ const MAX_INDEXES: usize = 4;
 const MAX_CONFIG: u64 = 8 * 1024 * 1024;
 
 impl Registry {
-    /// The image that `reference` means on `platform`: manifest and configuration read and verified, layers named.
-    /// A tag is asked for at its source each time; everything by digest comes from the store when it is there.
-    pub async fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, Error> {
-        let inner = &*self.0;
+    /// The image that `reference` means for machines of this architecture: manifest and configuration read and verified,
+    /// layers named. A tag is looked up at its source each time; everything by digest comes from the store when it is
+    /// there.
+    pub async fn resolve(
+        &self,
+        reference: &Reference,
+        architecture: Architecture,
+    ) -> Result<ResolvedImage, Error> {
         let root = match reference.digest {
             Some(digest) => digest,
-            None => look_up(inner, reference, platform).await?,
+            None => self.sources().of(reference).resolve(reference, architecture).await?,
         };
-        let (digest, manifest) = follow(inner, reference, root, platform).await?;
+        let (digest, manifest) = follow(self, reference, root, architecture).await?;
         let config = &manifest.config;
         if config.size > MAX_CONFIG {
             let reason = format!("{} bytes are more than a configuration has", config.size);
             let error = ManifestError::Malformed { what: "image configuration", reason };
             return Err(Error::manifest(reference)(error));
         }
-        let text = if let Some(text) = inner.store.read(config.digest)? {
+        let text = if let Some(text) = self.store().read(config.digest)? {
             text
         } else {
             // It was never here, or was spoiled, and is dropped by now.
-            let path = fetch::blob(inner, reference, config).await?;
+            let path = self.blob_of(reference, config).await?;
             let missing = || Error::Missing {
                 place: path.display().to_string(),
                 digest: config.digest,
                 image: reference.to_string(),
             };
-            inner.store.read(config.digest)?.ok_or_else(missing)?
+            self.store().read(config.digest)?.ok_or_else(missing)?
         };
         let config = manifest::parse_config(&text).map_err(Error::manifest(reference))?;
-        let layers = manifest::layers(&manifest, &config, platform).map_err(Error::manifest(reference))?;
+        let layers =
+            manifest::layers(&manifest, &config, architecture).map_err(Error::manifest(reference))?;
         Ok(ResolvedImage { reference: reference.with_digest(digest), manifest: digest, config, layers })
     }
 }
 
-/// What the tag of `reference` points at.
-async fn look_up(inner: &Inner, reference: &Reference, platform: &Platform) -> Result<Digest, Error> {
-    match inner.source(reference) {
-        None => {
-            let tag = reference.tag_or_default().expect("a reference without digest has a tag");
-            fetch::tag(inner, reference, tag).await
-        }
-        Some(ImageSource::Layout(folder)) => layout::look_up(folder, reference, platform),
-        Some(source) => archive::look_up(inner, source, reference, platform).await,
-    }
-}
-
-/// Follows indexes down to the manifest for `platform`.
+/// Follows indexes down to the manifest for `architecture`.
 async fn follow(
-    inner: &Inner,
+    registry: &Registry,
     reference: &Reference,
     root: Digest,
-    platform: &Platform,
+    architecture: Architecture,
 ) -> Result<(Digest, Manifest), Error> {
     let mut digest = root;
     for _ in 0..MAX_INDEXES {
-        let text = fetch::document(inner, reference, digest).await?;
+        let text = registry.document(reference, digest).await?;
         match manifest::parse(&text).map_err(Error::manifest(reference))? {
             Document::Manifest(manifest) => return Ok((digest, manifest)),
             Document::Index(index) => {
-                let entry = index.select(platform).map_err(Error::manifest(reference))?;
+                let entry = index.select(architecture).map_err(Error::manifest(reference))?;
                 digest = entry.descriptor.digest;
             }
         }

@@ -1,4 +1,4 @@
-//! What a user says of registries and images, as plain values. The environment file and the process's environment are
+//! Settings of registries and images, as plain values. The environment file and the process's environment are
 //! read elsewhere and handed down; nothing here looks around.
 
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ impl Default for Patience {
 pub struct RegistrySettings {
     /// Registries to ask first, in this order: `host[:port][/prefix]`.
     pub mirrors: Vec<String>,
-    /// Whether to speak http without TLS. When not said, only loopback addresses do; those are also expected to hand
+    /// Whether to speak http without TLS. By default only loopback addresses do; those are also expected to hand
     /// out blobs and tokens themselves. A loopback registry that sends its clients to other hosts needs the word.
     pub plain_http: Option<bool>,
 }

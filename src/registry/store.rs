@@ -10,25 +10,26 @@
 //! ```
 //! Locks are the kernel's (`flock`): a killed process holds none. A name without `.partial` never changes its content.
 
-use std::fs::{DirBuilder, File, FileTimes, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use super::blocking::blocking;
+use super::error::Error;
+use super::files::{is_at, touch};
 use super::sum::{self, State};
-use super::{Error, blocking};
 use crate::oci::{Descriptor, DiffId, Digest};
 
 /// Suffix of files that are not complete.
 pub(super) const PARTIAL: &str = ".partial";
 
-/// What the name of a layer's file system ends with. Files of another version of the writer are leftovers, which pruning
-/// removes.
-pub(super) const LAYER_SUFFIX: &str = ".v1.erofs";
-const _: () =
-    assert!(crate::erofs::FORMAT_VERSION == 1, "LAYER_SUFFIX names the version of the writer's bytes");
+/// Suffix of a layer's file system. Files of another version of the writer are leftovers, which pruning removes.
+pub(super) fn layer_suffix() -> String {
+    format!(".v{}.erofs", crate::erofs::FORMAT_VERSION)
+}
 
 /// How often a claim that another run holds is tried again. Short against a download, long against a system call.
 const CLAIM_POLL: Duration = Duration::from_millis(50);
@@ -96,7 +97,7 @@ impl Store {
         match key {
             Key::Blob(digest) => self.root.join("blobs/sha256").join(digest.hex()),
             Key::Layer(DiffId(digest)) => {
-                self.root.join("layers/sha256").join(format!("{}{LAYER_SUFFIX}", digest.hex()))
+                self.root.join("layers/sha256").join(format!("{}{}", digest.hex(), layer_suffix()))
             }
         }
     }
@@ -204,7 +205,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether a blob is still what its name says, read again from the disk; a spoiled one is dropped. For layers that
+    /// Whether a blob still matches its name, read again from the disk; a spoiled one is dropped. For layers that
     /// fail to unpack: a power cut may have spoiled the copy, and then the registry still has a good one.
     pub fn recheck(&self, digest: Digest) -> Result<bool, Error> {
         let path = self.path(Key::Blob(digest));
@@ -315,33 +316,11 @@ pub(super) fn partial_path(target: &Path) -> PathBuf {
     name.into()
 }
 
-/// Bytes that the disk of `folder` has left for this user; none when it does not say.
-pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(folder).ok()?;
-    found.f_bavail.checked_mul(found.f_frsize)
-}
-
-/// Whether `file` is what lies at `path`.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev() && ours.ino() == theirs.ino(),
-        _ => false,
-    }
-}
-
-/// Marks a file or folder as used now. The access time would say so too, but many systems do not keep it.
-pub(crate) fn touch(path: &Path) -> io::Result<()> {
-    File::open(path)?.set_times(FileTimes::new().set_modified(now()))
-}
-
-/// The time now, the only clock of this room.
-#[expect(clippy::disallowed_methods, reason = "the clock function of this room")]
-pub(super) fn now() -> SystemTime {
-    SystemTime::now()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::FileTimes;
+    use std::time::SystemTime;
+
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -436,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_and_keeps_nothing() {
+    fn a_full_disk_is_reported_and_keeps_nothing() {
         let (folder, store) = store();
         let (path, target) = (folder.path().join("x.partial"), folder.path().join("x"));
         std::fs::write(&path, b"begun").unwrap();

@@ -6,7 +6,7 @@
 //! rots) shows where all bytes are read anyway, and to `i2kit cache verify`. A file without a good record counts as
 //! absent: it can be made again.
 //!
-//! The record's own modification time says when the file was last used.
+//! The record's own modification time is the time of the file's last use.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, store};
+use super::error::Error;
+use super::files;
 use crate::oci::Digest;
 
 /// What the name of a record ends with.
@@ -42,10 +43,10 @@ pub(crate) struct Record {
     modified: (i64, i64),
     /// Its inode then.
     inode: u64,
-    /// Whether a layer says nothing of its root directory; most do not.
+    /// Whether a layer has no entry for its root directory; most have none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     implies_root: bool,
-    /// Whether a layer says nothing of other directories in which it has something. Their paths are in a file of their
+    /// Whether a layer has no entry for other directories in which it has files. Their paths are in a file of their
     /// own, since hardly anybody asks for them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     implies_others: bool,
@@ -187,7 +188,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 /// Marks the file at `path` as used now.
 pub(crate) fn touch(path: &Path) {
     // A file that cannot be marked is still good; it may be removed sooner.
-    let _ = store::touch(&record_path(path));
+    let _ = files::touch(&record_path(path));
 }
 
 /// The file that a record or a list of implied directories belongs to.
@@ -200,10 +201,10 @@ pub(crate) fn owner(path: &Path) -> Option<PathBuf> {
 
 /// Marks an image's folder as used now.
 pub(crate) fn touch_folder(folder: &Path) -> io::Result<()> {
-    store::touch(folder)
+    files::touch(folder)
 }
 
-/// The file at `path` as all bytes of it say: good, or removed with an error's words.
+/// Reads all bytes of the file at `path`: good, or removed, with the problem.
 pub(crate) fn verify_or_remove(path: &Path) -> Result<Option<&'static str>, Error> {
     let problem = match verify(path)? {
         State::Good(_) => return Ok(None),
@@ -255,7 +256,7 @@ fn known(path: &Path) -> Result<Result<(Record, Metadata), State>, Error> {
     Ok(Ok((record, data)))
 }
 
-/// Reads the whole file. When it is right, its record says so with its time and inode of now.
+/// Reads the whole file. When it is right, its record gets its present time and inode.
 fn read_all(path: &Path, mut record: Record) -> Result<State, Error> {
     let hashed = File::open(path).and_then(|mut file| {
         let before = file.metadata()?;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::cache::{CacheEntry, CacheKind, list, lock_alone, remove};
+use super::error::Error;
+use super::store::Store;
 use super::sum::{self, State};
-use super::{Error, Store};
 use crate::oci::Digest;
 
 /// Something in the store that is spoiled.
@@ -38,8 +39,8 @@ pub struct Verified {
     pub spoiled: Vec<Spoiled>,
 }
 
-/// Reads the whole store below `root`, beside whoever uses it. What is spoiled is removed unless `keep` says that it
-/// is only told; that waits for runs that use the store, and fails when they use it for long.
+/// Reads the whole store below `root`, beside whoever uses it. What is spoiled is removed, or with `keep`
+/// only reported; removal waits for runs that use the store, and fails when they use it for long.
 pub fn verify(root: &Path, keep: bool) -> Result<Verified, Error> {
     let store = Store::open(root)?;
     let mut found = Verified::default();

@@ -49,7 +49,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The credentials for `registry` in the file `config`, or those of nobody. The warning says why there are none though
+/// The credentials for `registry` in the file `config`, or those of nobody. The warning explains why there are none though
 /// there should be. Runs helper programs, so it blocks.
 pub(super) fn find(config: Option<&Path>, registry: &str) -> (Credentials, Option<String>) {
     let Some(config) = config else { return (anonymous(), None) };
@@ -86,7 +86,7 @@ fn anonymous() -> Credentials {
     Credentials { secret: None, who: "an anonymous user".to_owned() }
 }
 
-/// Whether the error only says that nobody has logged in. Helpers say so in their output, with a failing exit code.
+/// Whether the error only means that nobody has logged in. Helpers print that, with a failing exit code.
 fn is_nothing(error: &CredentialRetrievalError) -> bool {
     match error {
         CredentialRetrievalError::NoCredentialConfigured => true,

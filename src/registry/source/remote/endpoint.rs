@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::settings::Settings;
 use crate::oci::Reference;
+use crate::registry::settings::Settings;
 
 /// A registry or a mirror, and the name that the repository has there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(super) struct Endpoint {
     pub(super) repository: String,
     /// Whether to speak http without TLS.
     pub(super) plain_http: bool,
-    /// Whether it is a registry on this machine of which the settings say nothing. Such a one leads nowhere else, so
+    /// Whether it is a registry on this machine without settings. Such a one leads nowhere else, so
     /// the system's certificates, which take longer to read than it takes to answer, are not needed.
     pub(super) is_local: bool,
 }
@@ -52,13 +52,13 @@ fn mirror_of(settings: &Settings, mirror: &str, reference: &Reference) -> Endpoi
 }
 
 fn is_plain(settings: &Settings, host: &str) -> bool {
-    let said = settings.registries.get(host).and_then(|registry| registry.plain_http);
-    said.unwrap_or_else(|| is_loopback(host))
+    let set = settings.registries.get(host).and_then(|registry| registry.plain_http);
+    set.unwrap_or_else(|| is_loopback(host))
 }
 
 fn is_local(settings: &Settings, host: &str) -> bool {
-    let said = settings.registries.get(host).and_then(|registry| registry.plain_http);
-    said.is_none() && is_loopback(host)
+    let set = settings.registries.get(host).and_then(|registry| registry.plain_http);
+    set.is_none() && is_loopback(host)
 }
 
 /// Whether `host`, with or without a port, is this machine.
@@ -72,8 +72,8 @@ pub(super) fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::RegistrySettings;
     use super::*;
+    use crate::registry::settings::RegistrySettings;
 
     #[test]
     fn loopback_is_recognised() {
@@ -92,12 +92,12 @@ mod tests {
         let hub = RegistrySettings { mirrors: mirrors.map(str::to_owned).to_vec(), plain_http: None };
         settings.registries.insert("docker.io".into(), hub);
         let found = endpoints(&settings, &"nginx".parse().unwrap());
-        let told: Vec<String> = found
+        let shown: Vec<String> = found
             .iter()
             .map(|e| format!("{}{}/{}", if e.plain_http { "http:" } else { "" }, e.host, e.repository))
             .collect();
         assert_eq!(
-            told,
+            shown,
             [
                 "http:127.0.0.1:5000/library/nginx",
                 "127.0.0.1:5001/library/nginx",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_loopback_and_where_it_is_said() {
+    fn plain_http_is_for_loopback_and_by_setting() {
         let mut settings = Settings::default();
         for (host, plain_http) in
             [("a.example", Some(true)), ("127.0.0.1:1", Some(false)), ("b.example", None)]

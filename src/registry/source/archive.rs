@@ -1,23 +1,30 @@
 //! Images from archives: files, or the stream that the Docker daemon makes. An archive is read once, front to back;
 //! each of its files becomes a blob of the store, so that nothing is unpacked twice.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
+use i2kit_spec::Architecture;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 
-use super::layer::decode;
-use super::layout::MAX_DOCUMENT;
-use super::progress::Task;
-use super::store::{Key, PARTIAL, Store};
-use super::{Error, ImageSource, Inner, blocking, daemon, memo};
-use crate::oci::archive::{ArchiveEntry, ArchiveFile, ArchiveFiles};
+use super::{MAX_DOCUMENT, Source};
+use crate::oci::archive::{ArchiveEntry, ArchiveFiles};
 use crate::oci::media::LayerFormat;
-use crate::oci::{Digest, Platform, Reference, archive, layout, manifest};
+use crate::oci::{Descriptor, Digest, Reference, archive, layout, manifest};
+use crate::registry::blocking::blocking;
+use crate::registry::error::Error;
+use crate::registry::layer::decode;
+use crate::registry::memo;
+use crate::registry::progress::Task;
+use crate::registry::store::{Key, PARTIAL, Partial, Store};
+use crate::report::Events;
 
 /// Buffer before the tar reader and between it and the store.
 const BUFFER: usize = 256 * 1024;
@@ -28,113 +35,163 @@ const MANIFEST_JSON: &str = "manifest.json";
 /// The list of images in the OCI layout.
 const INDEX_JSON: &str = "index.json";
 
-/// What an archive holds, its blobs being in the store.
+/// The files of an archive whose blobs are in the store.
 struct Contents {
     files: ArchiveFiles,
     manifest_json: Option<Vec<u8>>,
     index_json: Option<Vec<u8>>,
 }
 
-/// What messages call the source.
-pub(super) fn place(inner: &Inner, source: &ImageSource) -> String {
-    match source {
-        ImageSource::Layout(path) | ImageSource::Archive(path) => path.display().to_string(),
-        ImageSource::Daemon => format!("the Docker daemon at {}", inner.settings.docker_socket.display()),
+/// What an archive is read from.
+#[async_trait]
+pub(super) trait Input: Debug + Send + Sync {
+    /// The name of the place in messages.
+    fn place(&self) -> String;
+
+    /// A text that changes when the content of `image` may have changed.
+    async fn state(&self, image: &Reference) -> Result<String, Error>;
+
+    /// The archive, to be read where blocking is allowed, and its size where that is known.
+    async fn open(&self, image: &Reference) -> Result<(Box<dyn Read + Send>, Option<u64>), Error>;
+}
+
+/// A file made by `docker save`, or an OCI archive.
+#[derive(Debug)]
+pub(super) struct ArchiveFile {
+    path: PathBuf,
+}
+
+impl ArchiveFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
     }
 }
 
-/// What `reference` points at. An archive that is as it was is not read again.
-pub(super) async fn look_up(
-    inner: &Inner,
-    source: &ImageSource,
-    reference: &Reference,
-    platform: &Platform,
-) -> Result<Digest, Error> {
-    let _guard = inner.archives.lock().await;
-    let key = format!("{} {reference} {platform}", state(inner, source, reference).await?);
-    if let Some(digest) = memo::get(&inner.store, &key)
-        && inner.store.read(digest)?.is_some()
-    {
-        return Ok(digest);
+#[async_trait]
+impl Input for ArchiveFile {
+    fn place(&self) -> String {
+        self.path.display().to_string()
     }
-    let contents = read(inner, source, reference).await?;
-    let digest = contents.image(inner, source, reference, platform).await?;
-    memo::put(&inner.store, &key, digest)?;
-    Ok(digest)
-}
 
-/// Puts everything of the archive into the store once more, since `wanted` is not there.
-pub(super) async fn fill(
-    inner: &Inner,
-    source: &ImageSource,
-    image: &Reference,
-    wanted: Digest,
-) -> Result<(), Error> {
-    let _guard = inner.archives.lock().await;
-    if inner.store.get(Key::Blob(wanted)).is_some() {
-        return Ok(());
-    }
-    let contents = read(inner, source, image).await?;
-    if contents.manifest_json.is_some() {
-        // The manifest of such an archive is made, not read; it may be what is wanted.
-        contents.image(inner, source, image, &Platform::default()).await?;
-    }
-    Ok(())
-}
-
-/// A text that changes when the content may have changed.
-async fn state(inner: &Inner, source: &ImageSource, reference: &Reference) -> Result<String, Error> {
-    match source {
-        ImageSource::Daemon => daemon::image_id(&inner.settings.docker_socket, reference).await,
-        ImageSource::Archive(path) | ImageSource::Layout(path) => {
-            let data = std::fs::metadata(path).map_err(Error::io("open", path))?;
-            if data.is_dir() {
-                let (kind, key, other) = ("folder", "archive", "layout");
-                return Err(Error::SourceKey { path: path.clone(), kind, key, other });
-            }
-            let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
-            Ok(format!("{} {} {} {modified:?} {changed:?}", data.dev(), data.ino(), data.len()))
+    async fn state(&self, _: &Reference) -> Result<String, Error> {
+        let data = std::fs::metadata(&self.path).map_err(Error::io("open", &self.path))?;
+        if data.is_dir() {
+            let (kind, key, other) = ("folder", "archive", "layout");
+            return Err(Error::SourceKey { path: self.path.clone(), kind, key, other });
         }
+        let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
+        Ok(format!("{} {} {} {modified:?} {changed:?}", data.dev(), data.ino(), data.len()))
+    }
+
+    async fn open(&self, _: &Reference) -> Result<(Box<dyn Read + Send>, Option<u64>), Error> {
+        let file = File::open(&self.path).map_err(Error::io("open", &self.path))?;
+        let size = file.metadata().map_err(Error::io("read", &self.path))?.len();
+        Ok((Box::new(file), Some(size)))
     }
 }
 
-async fn read(inner: &Inner, source: &ImageSource, image: &Reference) -> Result<Contents, Error> {
-    let (store, place) = (inner.store.clone(), place(inner, source));
-    let title = format!("read {} from {place}", image.repository);
-    if let ImageSource::Archive(path) | ImageSource::Layout(path) = source {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let size = file.metadata().map_err(Error::io("read", path))?.len();
-        let task = Task::start(&inner.events, place.clone(), title, Some(size));
-        return blocking(move || unpack(file, &store, &place, task)).await;
-    }
-    let stream = daemon::export(&inner.settings.docker_socket, image).await?;
-    let task = Task::start(&inner.events, place.clone(), title, None);
-    blocking(move || unpack(stream, &store, &place, task)).await
+/// Images in an archive.
+#[derive(Debug)]
+pub(super) struct Archive {
+    input: Box<dyn Input>,
+    store: Store,
+    events: Events,
+    /// Held by the one archive that is being read: two readers at once would do the same work.
+    reading: Arc<Mutex<()>>,
 }
 
-impl Contents {
-    /// The digest of the manifest or index that `reference` means.
-    async fn image(
+impl Archive {
+    pub(super) fn new(input: Box<dyn Input>, store: Store, events: Events, reading: Arc<Mutex<()>>) -> Self {
+        Self { input, store, events, reading }
+    }
+
+    /// Reads the archive once, front to back, into the store.
+    async fn read(&self, image: &Reference) -> Result<Contents, Error> {
+        let (store, place) = (self.store.clone(), self.input.place());
+        let (stream, size) = self.input.open(image).await?;
+        let title = format!("read {} from {place}", image.repository);
+        let task = Task::start(&self.events, place.clone(), title, size);
+        blocking(move || unpack(stream, &store, &place, task)).await
+    }
+
+    /// Reads the archive again when the store lacks `wanted`.
+    async fn fill(&self, image: &Reference, wanted: Digest) -> Result<(), Error> {
+        let _guard = self.reading.lock().await;
+        if self.store.get(Key::Blob(wanted)).is_some() {
+            return Ok(());
+        }
+        let contents = self.read(image).await?;
+        if let Some(text) = &contents.manifest_json {
+            // The manifest of such an archive is made, not read; it may be what is wanted.
+            self.put_manifest(&contents, text, image).await?;
+        }
+        Ok(())
+    }
+
+    /// The digest of the manifest or index that `image` means.
+    async fn digest(
         &self,
-        inner: &Inner,
-        source: &ImageSource,
-        reference: &Reference,
-        platform: &Platform,
+        contents: &Contents,
+        image: &Reference,
+        architecture: Architecture,
     ) -> Result<Digest, Error> {
-        let place = place(inner, source);
-        let wrong = |source| Error::Archive { place: place.clone(), source };
-        if let Some(text) = &self.manifest_json {
-            let image = archive::select(text, reference).map_err(wrong)?;
-            let config = archive::config(&self.files, &image).map_err(wrong)?;
-            let text = inner.store.read(config.digest)?.unwrap_or_default();
-            let config = manifest::parse_config(&text).map_err(Error::manifest(reference))?;
-            let (_, bytes, _) = archive::manifest(&self.files, &image, &config).map_err(wrong)?;
-            return inner.store.put(&bytes).await;
+        if let Some(text) = &contents.manifest_json {
+            return self.put_manifest(contents, text, image).await;
         }
-        let Some(text) = &self.index_json else { return Err(Error::NotAnArchive(place)) };
-        let entry = layout::select(text, reference, platform)
+        let place = self.input.place();
+        let Some(text) = &contents.index_json else { return Err(Error::NotAnArchive(place)) };
+        let entry = layout::select(text, image, architecture)
             .map_err(|source| Error::Layout { path: place.into(), source })?;
         Ok(entry.descriptor.digest)
+    }
+
+    /// Makes the manifest of an image that docker's list `text` describes, and stores it.
+    async fn put_manifest(
+        &self,
+        contents: &Contents,
+        text: &[u8],
+        image: &Reference,
+    ) -> Result<Digest, Error> {
+        let wrong = |source| Error::Archive { place: self.input.place(), source };
+        let found = archive::select(text, image).map_err(wrong)?;
+        let config = archive::config(&contents.files, &found).map_err(wrong)?;
+        let text = self.store.read(config.digest)?.unwrap_or_default();
+        let config = manifest::parse_config(&text).map_err(Error::manifest(image))?;
+        let (_, bytes, _) = archive::manifest(&contents.files, &found, &config).map_err(wrong)?;
+        self.store.put(&bytes).await
+    }
+
+    fn missing(&self, image: &Reference, digest: Digest) -> Error {
+        Error::Missing { place: self.input.place(), digest, image: image.to_string() }
+    }
+}
+
+#[async_trait]
+impl Source for Archive {
+    /// An archive that has not changed is not read again.
+    async fn resolve(&self, image: &Reference, architecture: Architecture) -> Result<Digest, Error> {
+        let _guard = self.reading.lock().await;
+        let key = format!("{} {image} {architecture}", self.input.state(image).await?);
+        if let Some(digest) = memo::get(&self.store, &key)
+            && self.store.read(digest)?.is_some()
+        {
+            return Ok(digest);
+        }
+        let contents = self.read(image).await?;
+        let digest = self.digest(&contents, image, architecture).await?;
+        memo::put(&self.store, &key, digest)?;
+        Ok(digest)
+    }
+
+    async fn document(&self, image: &Reference, digest: Digest) -> Result<Vec<u8>, Error> {
+        self.fill(image, digest).await?;
+        self.store.read(digest)?.ok_or_else(|| self.missing(image, digest))
+    }
+
+    async fn blob(&self, image: &Reference, blob: &Descriptor, partial: Partial) -> Result<PathBuf, Error> {
+        partial.abandon()?;
+        self.fill(image, blob.digest).await?;
+        self.store.blob(blob)?.ok_or_else(|| self.missing(image, blob.digest))
     }
 }
 
@@ -183,7 +240,7 @@ fn unpack(input: impl Read + Send, store: &Store, place: &str, task: Task) -> Re
     Ok(contents)
 }
 
-/// Files that older Docker versions read; they repeat what the others say.
+/// Files for older Docker versions, whose content the others repeat.
 fn is_idle(path: &str) -> bool {
     matches!(path, "repositories" | "oci-layout") || path.ends_with("/VERSION") || path.ends_with("/json")
 }
@@ -201,7 +258,7 @@ fn ingest(
     size: u64,
     store: &Store,
     place: &str,
-) -> Result<ArchiveFile, Error> {
+) -> Result<archive::ArchiveFile, Error> {
     let broken = |source| Error::io("read", place)(source);
     let named: Option<Digest> =
         path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
@@ -210,7 +267,7 @@ fn ingest(
     entry.take(BUFFER as u64).read_to_end(&mut start).map_err(broken)?;
     let format = LayerFormat::of_bytes(&start);
     if let Some(digest) = known {
-        return Ok(ArchiveFile { digest, size, format });
+        return Ok(archive::ArchiveFile { digest, size, format });
     }
     let folder = store.path(Key::Blob(Digest::of(&[])));
     let folder = folder.parent().unwrap_or_else(|| Path::new("/"));
@@ -235,7 +292,7 @@ fn ingest(
     }
     let target = store.path(Key::Blob(actual));
     file.persist(&target).map_err(|error| Error::io("rename", &target)(error.error))?;
-    Ok(ArchiveFile { digest: actual, size: length, format })
+    Ok(archive::ArchiveFile { digest: actual, size: length, format })
 }
 
 /// Counts the bytes that pass.
@@ -257,7 +314,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::Events;
 
     fn unpack_bytes(bytes: &[u8]) -> Result<(Contents, Vec<std::path::PathBuf>), Error> {
         let folder = tempfile::tempdir().unwrap();
@@ -291,11 +347,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_is_told_by_what_it_is() {
-        let told = |bytes: &[u8]| unpack_bytes(bytes).map(drop).unwrap_err().to_string();
-        assert!(told(b"\xfd7zXZ\0rest").contains("compressed with xz; gzip and zstd are read"));
-        assert!(told(b"BZh91AY&SYrest").contains("compressed with bzip2"));
-        assert!(told(&b"these are words, not a tar\n".repeat(40)).contains("is not an archive"));
+    fn what_is_no_archive_is_named_by_its_kind() {
+        let error = |bytes: &[u8]| unpack_bytes(bytes).map(drop).unwrap_err().to_string();
+        assert!(error(b"\xfd7zXZ\0rest").contains("compressed with xz; gzip and zstd are read"));
+        assert!(error(b"BZh91AY&SYrest").contains("compressed with bzip2"));
+        assert!(error(&b"these are words, not a tar\n".repeat(40)).contains("is not an archive"));
         assert!(unpack_bytes(&tar_of(&[("BZh91AY", b"a tar by that name")])).is_ok());
     }
 

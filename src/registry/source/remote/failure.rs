@@ -1,17 +1,17 @@
-//! Sorts what the client library reports into errors that say what to do, and whether to try again.
+//! Errors of the client library and of registries, sorted into errors with advice and whether to try again.
 
 use std::error::Error as StdError;
 
 use serde::Deserialize;
 
-use super::Error;
 use super::retry::{Failure, Retry};
 use crate::oci::Reference;
+use crate::registry::error::Error;
 
 /// Longest piece of a server's own text in a message.
 const MAX_TEXT: usize = 200;
 
-/// What was asked, of whom, by whom.
+/// A request: what, of which registry, with whose credentials.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) registry: &'a str,
@@ -20,7 +20,7 @@ pub(super) struct Asked<'a> {
     pub(super) plain_http: bool,
 }
 
-/// How registries tell errors.
+/// Error document of registries (distribution specification, "Errors").
 #[derive(Deserialize)]
 struct Envelope {
     errors: Vec<Told>,
@@ -107,7 +107,7 @@ impl Asked<'_> {
         }
     }
 
-    /// The error that the registry tells. Registries made before the codes answer with a status alone.
+    /// The registry's own error code. Registries made before the codes answer with a status alone.
     fn told(self, status: u16, told: &Told) -> Failure {
         let (code, message) = (told.code.as_deref().unwrap_or_default(), told.message.as_deref());
         match code {
@@ -150,7 +150,7 @@ impl Asked<'_> {
     }
 }
 
-/// The innermost cause, which says what the system said; the layers above repeat the address.
+/// The innermost cause, the system's error; the layers above repeat the address.
 pub(super) fn root(error: &(dyn StdError + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

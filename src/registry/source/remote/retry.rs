@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use super::Error;
-use super::settings::Patience;
+use crate::registry::error::Error;
+use crate::registry::settings::Patience;
 
 /// Attempts on an endpoint when no other is left: about three seconds of waiting, as long as a registry needs to
 /// restart behind its balancer.
@@ -13,7 +13,7 @@ const LAST_ATTEMPTS: u32 = 5;
 /// Attempts on a mirror while others remain: another one answers sooner than this one heals.
 const MIRROR_ATTEMPTS: u32 = 2;
 
-/// Attempts when nothing listens: a wrong address or port should be told quickly.
+/// Attempts when nothing listens: a wrong address or port should be reported quickly.
 const CONNECT_ATTEMPTS: u32 = 3;
 
 /// The longest wait.

@@ -16,11 +16,12 @@ use tokio::sync::Mutex;
 use super::challenge::{self, Challenges};
 use super::credentials::{Credentials, Secret};
 use super::endpoint::{Endpoint, is_loopback};
-use super::layout::MAX_DOCUMENT;
+use super::failure;
 use super::retry::Failure;
-use super::settings::{Patience, Proxies};
-use super::{Error, failure};
 use crate::oci::{Digest, Reference, media};
+use crate::registry::error::Error;
+use crate::registry::settings::{Patience, Proxies};
+use crate::registry::source::MAX_DOCUMENT;
 use crate::report::Events;
 
 /// A host that does not take the connection in this time is not there.
@@ -29,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer of a token server that is read. Real tokens have a few KiB.
 const MAX_TOKEN: u64 = 1024 * 1024;
 
-/// What is read of an answer that tells an error: more than any message needs.
+/// Bytes read of an error's body: more than any message needs.
 const MAX_REFUSAL: u64 = 64 * 1024;
 
 /// Where Docker Hub's registry is; `docker.io` is its name in references alone.
@@ -49,7 +50,7 @@ const EVERY_HOST: &str = "*,0.0.0.0/0,::/0";
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 /// A registry or a mirror.
-pub(super) struct Remote {
+pub(super) struct RegistryClient {
     /// What messages call it.
     pub(super) host: String,
     /// How long it may take.
@@ -61,8 +62,8 @@ pub(super) struct Remote {
     events: Events,
     /// The `Authorization` of each repository that asked for one.
     tokens: Mutex<HashMap<String, HeaderValue>>,
-    /// Whether it was told that the password goes to a host of another domain.
-    told: AtomicBool,
+    /// Whether the warning was given that the password is sent to a host of another domain.
+    warned: AtomicBool,
 }
 
 /// The bytes of a blob from `starts_at` on.
@@ -78,7 +79,7 @@ pub(super) struct Request<'a> {
     pub(super) image: &'a Reference,
 }
 
-impl Remote {
+impl RegistryClient {
     /// A client for `endpoint`'s host.
     pub(super) fn new(
         endpoint: &Endpoint,
@@ -112,7 +113,7 @@ impl Remote {
             is_local: endpoint.is_local,
             events,
             tokens: Mutex::default(),
-            told: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -278,10 +279,10 @@ impl Remote {
         Ok(value)
     }
 
-    /// Refuses to show the password where others can read it on the way, and tells once when it goes to a stranger.
+    /// Refuses to show the password where others can read it on the way, and warns once when another domain gets it.
     fn check_realm(&self, request: Request<'_>, realm: &Url, secret: &Secret) -> Result<(), Failure> {
         let host = realm.host_str().unwrap_or_default();
-        // Of a registry on this machine nobody said that its password may go elsewhere in the clear.
+        // The password of a registry on this machine is not sent elsewhere in the clear.
         let may_be_plain = self.plain_http && (!self.is_local || is_loopback(host));
         if realm.scheme() != "https" && !(realm.scheme() == "http" && may_be_plain) {
             return Err(Failure::final_(Error::PlainRealm {
@@ -290,7 +291,7 @@ impl Remote {
                 realm: format!("{}://{host}", realm.scheme()),
             }));
         }
-        if !challenge::is_same_domain(&self.host, host) && !self.told.swap(true, Ordering::Relaxed) {
+        if !challenge::is_same_domain(&self.host, host) && !self.warned.swap(true, Ordering::Relaxed) {
             self.events.note(format!("{} has the password of {} checked by {host}", self.host, secret.user));
         }
         Ok(())
@@ -341,7 +342,7 @@ impl Remote {
     }
 }
 
-/// The first bytes of a body, as text: of an error, what there is to say of it.
+/// The first bytes of a body, as text.
 async fn start(answer: Response, limit: u64, patience: Duration) -> String {
     let mut bytes = Vec::new();
     let mut stream = answer.bytes_stream();
@@ -365,7 +366,7 @@ fn manifests() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT, types)])
 }
 
-/// Where the bytes of an answer of part of a blob start, when it says so.
+/// The offset of a partial answer in its blob, when it has one.
 fn first_byte(headers: &HeaderMap) -> Option<u64> {
     let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
@@ -382,9 +383,9 @@ fn proxy_for(host: &str, proxies: &Proxies) -> Proxies {
     Proxies { none_for: Some(except), ..proxies.clone() }
 }
 
-impl std::fmt::Debug for Remote {
+impl std::fmt::Debug for RegistryClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("RegistryClient").field("host", &self.host).finish_non_exhaustive()
     }
 }
 

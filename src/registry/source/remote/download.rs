@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::client::{Body, RegistryClient, Request};
 use super::failure::root;
-use super::ingest::Ingest;
-use super::progress::Task;
-use super::remote::{Body, Remote, Request};
 use super::retry::{Failure, wait};
-use super::{Error, blocking};
 use crate::oci::Digest;
+use crate::registry::blocking::blocking;
+use crate::registry::error::Error;
+use crate::registry::ingest::Ingest;
+use crate::registry::progress::Task;
 
 /// Bytes hashed and written at once. Meanwhile the next ones arrive in the socket's buffer, and a blob in flight holds
 /// about this much.
@@ -25,7 +26,7 @@ const MAX_REQUESTS: u32 = 1000;
 
 /// A blob to fetch from one endpoint.
 pub(super) struct Download<'a> {
-    pub(super) remote: &'a Remote,
+    pub(super) client: &'a RegistryClient,
     pub(super) request: Request<'a>,
     pub(super) digest: Digest,
     /// Whether no other endpoint is left to ask.
@@ -52,7 +53,7 @@ impl Download<'_> {
             let received;
             (ingest, received) = self.receive(ingest).await?;
             let failure = match received {
-                Ok(()) => match verify(ingest, self.remote.host.clone()).await? {
+                Ok(()) => match verify(ingest, self.client.host.clone()).await? {
                     Outcome::Failed(rest, _) if has_older_bytes => {
                         has_older_bytes = false;
                         ingest = *rest;
@@ -69,7 +70,7 @@ impl Download<'_> {
             }
             let at = ingest.written();
             tracing::debug!(digest = %self.digest, error = %failure.error, failed, at, "resume");
-            tokio::time::sleep(wait(failed, self.remote.patience.first_wait)).await;
+            tokio::time::sleep(wait(failed, self.client.patience.first_wait)).await;
         }
     }
 
@@ -78,7 +79,7 @@ impl Download<'_> {
         if ingest.is_complete() {
             return Ok((ingest, Ok(())));
         }
-        let mut body = match self.remote.blob(self.request, self.digest, ingest.written()).await {
+        let mut body = match self.client.blob(self.request, self.digest, ingest.written()).await {
             Ok(body) => body,
             Err(failure) => return Ok((ingest, Err(failure))),
         };
@@ -87,7 +88,7 @@ impl Download<'_> {
         }
         loop {
             let (batch, end) = self.next_batch(&mut body).await;
-            let place = self.remote.host.clone();
+            let place = self.client.host.clone();
             let written;
             (ingest, written) = blocking(move || {
                 let written = batch.iter().try_for_each(|bytes| ingest.write(bytes.as_ref(), &place));
@@ -110,7 +111,7 @@ impl Download<'_> {
     async fn next_batch(&self, body: &mut Body) -> (Vec<impl AsRef<[u8]> + use<>>, Option<Failure>) {
         let mut batch = Vec::new();
         let mut size = 0;
-        let patience = self.remote.patience;
+        let patience = self.client.patience;
         let end = Instant::now() + patience.window;
         while size < BATCH {
             match timeout_at(end, body.stream.next()).await {
@@ -119,16 +120,16 @@ impl Download<'_> {
                     batch.push(bytes);
                 }
                 Ok(Some(Err(error))) => {
-                    return (batch, Some(self.remote.broken(self.request, &root(&error))));
+                    return (batch, Some(self.client.broken(self.request, &root(&error))));
                 }
                 Ok(None) => {
-                    return (batch, Some(self.remote.broken(self.request, "the body ended early")));
+                    return (batch, Some(self.client.broken(self.request, "the body ended early")));
                 }
                 Err(_) if size as u64 >= patience.progress => break,
                 Err(_) => {
                     let reason = format!("it sent {size} bytes in {} s", patience.window.as_secs());
-                    self.task.note(format!("{} is slow: {reason}; asking again", self.remote.host));
-                    return (batch, Some(self.remote.broken(self.request, &reason)));
+                    self.task.note(format!("{} is slow: {reason}; asking again", self.client.host));
+                    return (batch, Some(self.client.broken(self.request, &reason)));
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! Images from the local Docker daemon, over its socket: two requests of its API.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -11,31 +12,51 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::{Error, layout::MAX_DOCUMENT};
+use super::MAX_DOCUMENT;
+use super::archive::Input;
 use crate::oci::Reference;
+use crate::registry::error::Error;
 
 /// How long the daemon may take to begin an answer. An export begins after the daemon has packed the first layer.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The daemon's own id of the image, which changes with its content.
-pub(super) async fn image_id(socket: &Path, image: &Reference) -> Result<String, Error> {
-    let response = get(socket, image, "json").await?;
-    let body = http_body_util::Limited::new(
-        response.into_body(),
-        usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX),
-    );
-    let bytes = body.collect().await.map_err(|error| unreachable(socket, error.to_string()))?.to_bytes();
-    let value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| unreachable(socket, error.to_string()))?;
-    let id = value.get("Id").and_then(serde_json::Value::as_str);
-    id.map(str::to_owned).ok_or_else(|| unreachable(socket, "the answer names no image id".to_owned()))
+/// The Docker daemon behind a socket.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    socket: PathBuf,
 }
 
-/// The image as `docker save` would write it. To be read where blocking is allowed.
-pub(super) async fn export(socket: &Path, image: &Reference) -> Result<impl Read + Send + 'static, Error> {
-    let body = get(socket, image, "get").await?.into_body();
-    let stream = body.into_data_stream().map_err(std::io::Error::other);
-    Ok(SyncIoBridge::new(StreamReader::new(Box::pin(stream))))
+impl Daemon {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+}
+
+#[async_trait]
+impl Input for Daemon {
+    fn place(&self) -> String {
+        format!("the Docker daemon at {}", self.socket.display())
+    }
+
+    /// The daemon's own id of the image.
+    async fn state(&self, image: &Reference) -> Result<String, Error> {
+        let socket = &self.socket;
+        let response = get(socket, image, "json").await?;
+        let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
+        let body = http_body_util::Limited::new(response.into_body(), limit);
+        let bytes = body.collect().await.map_err(|error| unreachable(socket, error.to_string()))?.to_bytes();
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| unreachable(socket, error.to_string()))?;
+        let id = value.get("Id").and_then(serde_json::Value::as_str);
+        id.map(str::to_owned).ok_or_else(|| unreachable(socket, "the answer names no image id".to_owned()))
+    }
+
+    /// The image as `docker save` would write it.
+    async fn open(&self, image: &Reference) -> Result<(Box<dyn Read + Send>, Option<u64>), Error> {
+        let body = get(&self.socket, image, "get").await?.into_body();
+        let stream = body.into_data_stream().map_err(std::io::Error::other);
+        Ok((Box::new(SyncIoBridge::new(StreamReader::new(Box::pin(stream)))), None))
+    }
 }
 
 async fn get(socket: &Path, image: &Reference, what: &str) -> Result<Response<Incoming>, Error> {

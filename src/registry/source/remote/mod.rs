@@ -1,0 +1,12 @@
+//! Images from registries, by the distribution specification: mirrors first, then the registry itself.
+
+mod challenge;
+mod client;
+mod credentials;
+mod download;
+mod endpoint;
+mod failure;
+mod registries;
+mod retry;
+
+pub(super) use registries::Registries;
