@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::manifest::api::{ObjectSet, Protocol, ServicePort};
 use crate::plan::fleet::{BalancerSpec, Fleet, Listener, LoadBalancer};
 
-/// Ports on which clients expect HTTP, where the name of the port does not say what it is.
+/// Ports on which clients expect HTTP, where the name of the port is no protocol.
 const HTTP_PORTS: [u16; 5] = [80, 8000, 8008, 8080, 8888];
 /// The same for HTTPS.
 const HTTPS_PORTS: [u16; 2] = [443, 8443];

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::{BuildArgs, DiskFormat};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::{output, prepare};
 use crate::image::{DiskImage, FileFormat, ImageError, Signer, bootable_signed, export};
 use crate::plan::image::ImagePlan;
 use crate::report::{self, Format};
@@ -25,7 +25,7 @@ struct Built {
 
 /// Builds the images; writes disks and their parts when a folder is named.
 pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Failure> {
-    let prepared = pipeline::prepare(context, &args.set).await?;
+    let prepared = prepare::prepare(context, &args.set).await?;
     if args.dir.is_some() {
         // What is written is booted elsewhere, where nobody can ask whether it is right.
         prepared.verify_guest()?;
@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
         Err(error) => return Err(Failure::new(Exit::Build, error)),
     };
     match context.format {
-        Format::Json => pipeline::json(&results),
+        Format::Json => output::json(&results),
         Format::Text => {
             for built in results {
                 let disk = built.disk.map_or_else(String::new, |path| format!(" {}", path.display()));
@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Context, args: &BuildArgs) -> Result<Exit, Fai
 
 /// Builds all images and writes them where a folder is named. The inner error is that of writing.
 async fn written(
-    prepared: &pipeline::Prepared,
+    prepared: &prepare::Prepared,
     args: &BuildArgs,
     context: &Context,
 ) -> Result<Result<Vec<Built>, ImageError>, Failure> {
@@ -62,7 +62,7 @@ async fn written(
         let disk = match &args.dir {
             Some(folder) => {
                 let folder = folder.join(name.to_string());
-                match write(image, plan, &folder, (args, context))? {
+                match write(image, plan, &folder, args, context)? {
                     Ok(disk) => Some(disk),
                     Err(error) => return Ok(Err(error)),
                 }
@@ -79,7 +79,8 @@ fn write(
     image: &DiskImage,
     plan: &ImagePlan,
     folder: &Path,
-    (args, context): (&BuildArgs, &Context),
+    args: &BuildArgs,
+    context: &Context,
 ) -> Result<Result<PathBuf, ImageError>, Failure> {
     let format = match args.format {
         DiskFormat::Raw | DiskFormat::RawEfi => FileFormat::Raw,

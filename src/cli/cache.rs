@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::args::CacheVerb;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::pipeline;
+use super::output;
 use crate::registry::cache::{self, CacheEntry, CacheKind, PrunePolicy};
 use crate::registry::{Verified, verify};
 use crate::report::{self, Format};
@@ -23,7 +23,7 @@ pub(super) fn run(context: &Context, verb: &CacheVerb) -> Result<Exit, Failure> 
         CacheVerb::Verify { keep } => {
             let verified = verify(root, *keep).or_exit(Exit::Failure)?;
             match context.format {
-                Format::Json => pipeline::json(&verified),
+                Format::Json => output::json(&verified),
                 Format::Text => report::result(&verdict(&verified)),
             }
             return Ok(if verified.spoiled.is_empty() { Exit::Success } else { Exit::Failure });
@@ -39,7 +39,7 @@ pub(super) fn run(context: &Context, verb: &CacheVerb) -> Result<Exit, Failure> 
         }
     };
     match context.format {
-        Format::Json => pipeline::json(&entries),
+        Format::Json => output::json(&entries),
         Format::Text => report::result(&text(&entries, done)),
     }
     Ok(Exit::Success)
@@ -59,7 +59,7 @@ fn verdict(verified: &Verified) -> String {
         0 => "all is what was written".to_owned(),
         count => format!("{count} spoiled"),
     };
-    let _ = writeln!(out, "{} in {} entries read: {good}", pipeline::size(verified.bytes), verified.entries);
+    let _ = writeln!(out, "{} in {} entries read: {good}", output::size(verified.bytes), verified.entries);
     out
 }
 
@@ -71,11 +71,11 @@ fn text(entries: &[CacheEntry], done: &str) -> String {
     for entry in entries {
         let kind = format!("{:?}", entry.kind).to_lowercase();
         let name: String = entry.name.chars().take(12).collect();
-        let used = pipeline::utc(seconds(entry.last_used));
-        let _ = writeln!(out, "{kind:<10}{name:<14}{:>12}  {used}", pipeline::size(entry.bytes));
+        let used = output::utc(seconds(entry.last_used));
+        let _ = writeln!(out, "{kind:<10}{name:<14}{:>12}  {used}", output::size(entry.bytes));
     }
     let total: u64 = entries.iter().map(|entry| entry.bytes).sum();
-    let _ = writeln!(out, "{} in {} files {done}", pipeline::size(total), entries.len());
+    let _ = writeln!(out, "{} in {} files {done}", output::size(total), entries.len());
     out
 }
 

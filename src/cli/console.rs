@@ -1,17 +1,17 @@
-//! `i2kit console`: what an instance's serial console said since it was started, and goes on to say.
+//! `i2kit console`: the output of an instance's serial console, from its start on.
 
 use futures::StreamExt as _;
 
 use super::args::ConsoleArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{named, pipeline};
+use super::{connection, named};
 use crate::report;
 use crate::text::Stream;
 
 /// Prints until the instance ends.
 pub(super) async fn run(context: &Context, args: &ConsoleArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = named::running(&fleet, &args.name)?;
     context.events.note(format!(

@@ -12,14 +12,14 @@ use super::args::CpArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::unpack::{Target, unpack};
-use super::{exec, named, pipeline};
+use super::{connection, exec, named};
 use crate::cloud::CloudError;
 use crate::cloud::exec::{Command, Input, Output, Session};
 use crate::report;
 
 /// How many pieces of the stream may wait.
 const PIECES: usize = 8;
-/// How much of what tar in the container complains is kept: it may have no end, and its first lines tell the reason.
+/// Bytes of the complaints of tar in the container that are kept: they may have no end, and the first lines hold the reason.
 const MAX_SAID: usize = 16 << 10;
 
 /// One side of the copy.
@@ -71,7 +71,7 @@ async fn tar(
     arguments: &[&str],
     input: bool,
 ) -> Result<Session, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = named::running_with(&fleet, name, args.container.as_deref())?;
     let command = Command {
@@ -84,18 +84,18 @@ async fn tar(
 }
 
 /// What `tar` in the container ended with.
-fn ended(code: i32, said: &[u8]) -> Result<(), Failure> {
-    let said = String::from_utf8_lossy(said);
-    let said = said.trim();
+fn ended(code: i32, complaint: &[u8]) -> Result<(), Failure> {
+    let complaint = String::from_utf8_lossy(complaint);
+    let complaint = complaint.trim();
     match code {
         0 => Ok(()),
         127 => Err(Failure::new(
             Exit::Failure,
-            anyhow::anyhow!("the container has no `tar`, which cp needs on its side ({said})"),
+            anyhow::anyhow!("the container has no `tar`, which cp needs on its side ({complaint})"),
         )),
         code => Err(Failure::new(
             Exit::Failure,
-            anyhow::anyhow!("tar in the container ended with exit code {code}: {said}"),
+            anyhow::anyhow!("tar in the container ended with exit code {code}: {complaint}"),
         )),
     }
 }
@@ -143,31 +143,31 @@ async fn upload(
 
 /// Waits until `tar` in the container has read its input.
 async fn read_by_tar(output: &mut BoxStream<'_, Result<Output, CloudError>>) -> Result<(), Failure> {
-    let mut said = Vec::new();
+    let mut complaint = Vec::new();
     let mut code = None;
     while let Some(event) = output.next().await {
         match event.or_exit(Exit::Cloud)? {
-            Output::Out(bytes) | Output::Err(bytes) => keep(&mut said, &bytes),
+            Output::Out(bytes) | Output::Err(bytes) => keep(&mut complaint, &bytes),
             Output::Unanswered => {}
             Output::Ended(ended) => code = Some(ended),
         }
     }
-    ended(code.unwrap_or(255), &said)
+    ended(code.unwrap_or(255), &complaint)
 }
 
 /// Unpacks the tar stream on standard input into a folder of the container.
 async fn extract(context: &Context, args: &CpArgs, (name, folder): (&str, &str)) -> Result<Exit, Failure> {
     let Session { input, mut output } = tar(context, args, name, &["-xf", "-", "-C", folder], true).await?;
     // Standard input cannot be waited for without a thread; it ends with the process.
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let copied = io::copy(&mut io::stdin().lock(), &mut Sender(input.clone()));
-        // Before the end is told, so that tar cannot be done with half a stream before that is known.
-        let _ = tell.send(copied);
+        // Sent before the end of the stream: tar cannot finish with half a stream unnoticed.
+        let _ = sender.send(copied);
         let _ = input.blocking_send(Input::End);
     });
     read_by_tar(&mut output).await?;
-    match told.try_recv() {
+    match receiver.try_recv() {
         // tar stops reading at the end of the archive, whatever comes behind it.
         Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
             let error = anyhow::Error::new(error).context("cannot read standard input");
@@ -182,19 +182,19 @@ async fn archive(context: &Context, args: &CpArgs, (name, path): (&str, &str)) -
     let (folder, last) = split(path)?;
     let Session { input, mut output } =
         tar(context, args, name, &["-cf", "-", "-C", folder, last], false).await?;
-    let mut said = Vec::new();
+    let mut complaint = Vec::new();
     let mut code = None;
     while let Some(event) = output.next().await {
         match event.or_exit(Exit::Cloud)? {
             // Nobody reads any more: the container's tar is left to end with the session.
             Output::Out(bytes) if !report::bytes(&bytes, false) => return Ok(Exit::Success),
             Output::Out(_) | Output::Unanswered => {}
-            Output::Err(bytes) => keep(&mut said, &bytes),
+            Output::Err(bytes) => keep(&mut complaint, &bytes),
             Output::Ended(ended) => code = Some(ended),
         }
     }
     drop(input);
-    ended(code.unwrap_or(255), &said)?;
+    ended(code.unwrap_or(255), &complaint)?;
     Ok(Exit::Success)
 }
 
@@ -224,7 +224,7 @@ async fn download(
     let unpacked = tokio::task::spawn_blocking(move || {
         unpack(&last, &target, Receiver::new(receiver), &mut |left_out| events.warn(left_out))
     });
-    let mut said = Vec::new();
+    let mut complaint = Vec::new();
     let mut code = None;
     let mut is_read_to_its_end = true;
     while let Some(event) = output.next().await {
@@ -237,24 +237,24 @@ async fn download(
                 }
             }
             Output::Unanswered => {}
-            Output::Err(bytes) => keep(&mut said, &bytes),
+            Output::Err(bytes) => keep(&mut complaint, &bytes),
             Output::Ended(ended) => code = Some(ended),
         }
     }
     drop((sender, input, output));
     let unpacked = unpacked.await.map_err(io::Error::other).and_then(|unpacked| unpacked);
     if is_read_to_its_end {
-        // Why tar failed tells more than that its archive is cut.
-        ended(code.unwrap_or(255), &said)?;
+        // tar's reason is better than that the archive is cut.
+        ended(code.unwrap_or(255), &complaint)?;
     }
     unpacked.or_exit(Exit::Failure)?;
     Ok(Exit::Success)
 }
 
-/// Adds to what tar said, up to its bound.
-fn keep(said: &mut Vec<u8>, bytes: &[u8]) {
-    let room = MAX_SAID.saturating_sub(said.len()).min(bytes.len());
-    said.extend_from_slice(&bytes[..room]);
+/// Adds to the complaints of tar, up to their bound.
+fn keep(complaint: &mut Vec<u8>, bytes: &[u8]) {
+    let room = MAX_SAID.saturating_sub(complaint.len()).min(bytes.len());
+    complaint.extend_from_slice(&bytes[..room]);
 }
 
 /// Input of the command as a writer, for a thread that may wait.

@@ -3,14 +3,14 @@
 use super::args::DeployArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{addresses, pipeline, secrets};
+use super::{addresses, carry_out, connection, output, prepare, secrets};
 use crate::plan::rollout;
 use crate::report::{self, Format};
 
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
-    let prepared = pipeline::prepare(context, &args.set).await?;
-    let cloud = pipeline::cloud(context).await?;
+    let prepared = prepare::prepare(context, &args.set).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, args.prune);
@@ -18,14 +18,14 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
     secrets.put(cloud.as_ref(), &plan).await?;
-    let left = pipeline::carry_out_to(context, cloud.as_ref(), &plan, (&images, args.wait)).await?;
+    let left = carry_out::carry_out_to(context, cloud.as_ref(), &plan, &images, args.wait).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let answering = addresses::answering(&prepared.set, &desired.balancers, &fleet);
     match context.format {
         Format::Json => {
-            let mut result = pipeline::done(&plan, &left);
+            let mut result = carry_out::done(&plan, &left);
             result["addresses"] = serde_json::json!(answering);
-            pipeline::json(&result);
+            output::json(&result);
         }
         Format::Text => {
             if plan.is_empty() {
@@ -34,7 +34,7 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
             for service in &answering {
                 report::result(&format!("{service}\n"));
             }
-            pipeline::warn(context, &fleet);
+            connection::warn(context, &fleet);
         }
     }
     Ok(Exit::Success)

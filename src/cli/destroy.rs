@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::{DestroyArgs, Manifests};
 use super::context::Context;
-use super::environment::Provider;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{check, named, pipeline};
+use super::{carry_out, connection, named, reading};
 use crate::cloud::{Cloud, local};
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
@@ -17,7 +16,7 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, F
     if args.lost {
         return lost(context).await;
     }
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, args, context)?) };
     teardown(context, cloud.as_ref(), &doomed).await
@@ -25,19 +24,19 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, F
 
 /// Deletes everything that `doomed` holds, and the environment itself when nothing is left in it.
 pub(super) async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> Result<Exit, Failure> {
-    let exit = pipeline::carry_out(context, cloud, &rollout::destroy(doomed), &[]).await?;
+    let exit = carry_out::carry_out(context, cloud, &rollout::destroy(doomed), &[]).await?;
     cloud.release().await.or_exit(Exit::Cloud)?;
     Ok(exit)
 }
 
 /// Ends the local cloud's VMs whose records are lost.
 async fn lost(context: &Context) -> Result<Exit, Failure> {
-    if context.environment.provider != Provider::Local {
+    if context.environment.provider.support().provider != local::SUPPORT.provider {
         let error =
             anyhow::anyhow!("--lost is about the local cloud, and this environment is in another one");
         return Err(Failure::new(Exit::Usage, error));
     }
-    let lost = local::destroy_lost(&pipeline::home(context)?).await.or_exit(Exit::Cloud)?;
+    let lost = local::destroy_lost(&local::home(&connection::client(context)?)).await.or_exit(Exit::Cloud)?;
     if lost.ended.is_empty() {
         context.events.note("no machine of the local cloud runs");
     }
@@ -84,7 +83,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
     if !manifests.is_empty() || !args.kustomize.kustomize.is_empty() {
         let kustomize = args.kustomize.clone();
         let set = Manifests { manifests, kustomize, reading: args.reading.clone() };
-        let set = check::read(&set, context)?;
+        let set = reading::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
         doomed.balancers.extend(set.ingresses.iter().map(|ingress| ingress::name(&ingress.meta.name)));

@@ -6,7 +6,7 @@ use std::fs;
 use super::args::DiffArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{pipeline, secrets};
+use super::{connection, output, prepare, secrets};
 use crate::plan::difference;
 use crate::plan::fleet::Fleet;
 use crate::plan::image::ImageId;
@@ -15,15 +15,15 @@ use crate::report::{self, Format};
 
 /// Prints the differences; changes nothing.
 pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Failure> {
-    let prepared = pipeline::prepare(context, &args.set).await?;
-    let cloud = pipeline::cloud(context).await?;
+    let prepared = prepare::prepare(context, &args.set).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let mut images = built(context, &fleet);
     images.extend(prepared.plans.iter().map(|plan| (plan.id(), linuxkit::render(plan))));
     let found = difference::differences(&prepared.desired(context, &secrets, args.prune), &fleet, &images);
     match context.format {
-        Format::Json => pipeline::json(&found),
+        Format::Json => output::json(&found),
         Format::Text => {
             for difference in &found {
                 report::result(&difference.to_string());

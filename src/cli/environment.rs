@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::cloud::kinds;
+use crate::cloud::provider::Provider;
 use crate::registry::{ImageSource, RegistrySettings};
 
 /// The file that is read when it exists and no other is named.
@@ -14,14 +17,14 @@ pub(super) const DEFAULT_FILE: &str = "environment.yml";
 const DEFAULT_NAME: &str = "local";
 
 /// An environment file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Environment {
     /// The environment's name: part of everything that is created.
     pub name: String,
-    /// Which cloud.
-    #[serde(default)]
-    pub provider: Provider,
+    /// The cloud.
+    #[serde(default = "kinds::default", deserialize_with = "kinds::deserialize")]
+    pub provider: Arc<dyn Provider>,
     /// How to reach registries, by host (and port).
     #[serde(default)]
     pub registries: BTreeMap<String, RegistrySettings>,
@@ -34,38 +37,6 @@ pub(super) struct Environment {
     pub secrets: BTreeMap<String, PathBuf>,
     /// The folder of the profiles of system calls that pods name as `localhostProfile`.
     pub seccomp_profiles: Option<PathBuf>,
-}
-
-/// `provider`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "type", deny_unknown_fields)]
-pub(super) enum Provider {
-    /// qemu on this machine.
-    #[default]
-    Local,
-    /// Auto Scaling groups behind network load balancers.
-    Aws(AwsProvider),
-}
-
-/// `provider` with `type: aws`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct AwsProvider {
-    /// The region.
-    pub region: String,
-    /// A profile of AWS' configuration files; credentials come as all AWS tools find them otherwise.
-    pub profile: Option<String>,
-    /// A VPC that exists; the environment makes one of its own without it.
-    pub vpc: Option<String>,
-    /// Subnets of that VPC, at least two in zones of their own.
-    #[serde(default)]
-    pub subnets: Vec<String>,
-    /// Certificate of balancers that end TLS and name none.
-    pub certificate: Option<String>,
-    /// Where all services answer instead of at AWS: an emulator.
-    pub endpoint: Option<String>,
-    /// The same address as the machines reach it.
-    pub machines_endpoint: Option<String>,
 }
 
 /// Why an environment file is refused.
@@ -95,19 +66,13 @@ pub(super) enum EnvironmentError {
         /// The name.
         name: String,
     },
-    /// Half a network.
-    #[error("{}: provider.vpc and provider.subnets belong together: name a VPC and at least two of its subnets, or neither", .file.display())]
-    Network {
-        /// The file.
-        file: PathBuf,
-    },
 }
 
 impl Default for Environment {
     fn default() -> Self {
         Self {
             name: DEFAULT_NAME.into(),
-            provider: Provider::Local,
+            provider: kinds::default(),
             registries: BTreeMap::new(),
             images: BTreeMap::new(),
             secrets: BTreeMap::new(),
@@ -138,12 +103,6 @@ fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !good {
         return Err(EnvironmentError::Name { file: file.to_owned(), name: name.clone() });
-    }
-    if let Provider::Aws(aws) = &environment.provider {
-        let whole = if aws.vpc.is_some() { aws.subnets.len() >= 2 } else { aws.subnets.is_empty() };
-        if !whole {
-            return Err(EnvironmentError::Network { file: file.to_owned() });
-        }
     }
     let folder = file.parent().unwrap_or(Path::new(""));
     for source in environment.images.values_mut() {
@@ -184,10 +143,7 @@ seccompProfiles: profiles
         assert!(error("name: a\nregion: x\n").contains("unknown field `region`"));
         assert!(error("name: a\nprovider: {type: gcp}\n").contains("unknown variant `gcp`"));
         assert!(error("name: A_b\n").contains("name `A_b` must be"));
-        assert!(error("name: a\nprovider: {type: aws}\n").contains("missing field `region`"));
-        assert!(
-            error("name: a\nprovider: {type: aws, region: r, zone: z}\n").contains("unknown field `zone`")
-        );
-        assert!(error("name: a\nprovider: {type: aws, region: r, vpc: v}\n").contains("belong together"));
+        assert!(error("name: a\nprovider: {type: local, zone: z}\n").contains("unknown field `zone`"));
+        assert!(error("name: a\nprovider: {zone: z}\n").contains("missing field `type`"));
     }
 }

@@ -1,16 +1,16 @@
-//! `i2kit events`: what happened, to whom, and whether somebody should look at it.
+//! `i2kit events`: events of groups and instances, and whether they need attention.
 
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::status::{row, table};
-use super::{named, pipeline};
+use super::{connection, named, output};
 use crate::plan::happening::{self, Happening};
 use crate::report::{self, Format};
 
 /// Prints events, oldest first.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
     let mut found = happening::of(&fleet);
     for group in &fleet.groups {
@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     }
     happening::sort(&mut found);
     match context.format {
-        Format::Json => pipeline::json(&found),
+        Format::Json => output::json(&found),
         Format::Text if found.is_empty() => {
             report::result(&format!("Nothing happened in environment {}.\n", fleet.environment));
         }
@@ -33,7 +33,7 @@ pub(super) fn text(found: &[Happening]) -> String {
     for event in found {
         let first = event.message.lines().next().unwrap_or_default();
         table.add_row(row([
-            pipeline::utc(event.time),
+            output::utc(event.time),
             format!("{:?}", event.kind),
             event.reason.clone(),
             event.object.clone(),

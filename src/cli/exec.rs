@@ -11,14 +11,14 @@ use super::args::ExecArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::terminal::{self, Raw};
-use super::{named, pipeline};
+use super::{connection, named};
 use crate::cloud::Cloud;
 use crate::cloud::exec::{Command, Input, Output, Session, Size};
 use crate::report;
 
 /// Runs the command and ends as it does.
 pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = named::running_with(&fleet, &args.name, args.container.as_deref())?;
     let mut terminal = args.tty;

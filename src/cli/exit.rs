@@ -43,7 +43,7 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     /// The code.
     pub exit: Exit,
-    /// What happened; `None` when everything has been said already.
+    /// What happened; `None` when it was reported already.
     pub error: Option<anyhow::Error>,
 }
 

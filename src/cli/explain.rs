@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::args::ExplainArgs;
 use super::exit::{Exit, Failure};
-use super::pipeline;
+use super::output;
 use crate::manifest::Code;
 use crate::report::{self, Format};
 
@@ -15,7 +15,7 @@ pub(super) fn run(args: &ExplainArgs, format: Format) -> Result<Exit, Failure> {
         Some(name) => vec![Code::from_name(name).ok_or_else(|| unknown(name))?],
     };
     match format {
-        Format::Json => pipeline::json(&codes.iter().map(|code| value(*code)).collect::<Vec<_>>()),
+        Format::Json => output::json(&codes.iter().map(|code| value(*code)).collect::<Vec<_>>()),
         Format::Text if args.code.is_none() => {
             let lines = codes.iter().map(|code| format!("{:8} {code}\n", code.severity().word()));
             report::result(&lines.collect::<String>());

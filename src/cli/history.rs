@@ -5,17 +5,17 @@ use std::fmt::Write as _;
 use super::args::GroupArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{named, pipeline};
+use super::{connection, named, output};
 use crate::plan::fleet::InstanceGroup;
 use crate::report::{self, Format};
 use crate::text;
 
 /// Prints the revisions that the cloud keeps, oldest first.
 pub(super) async fn run(context: &Context, args: &GroupArgs) -> Result<Exit, Failure> {
-    let fleet = pipeline::cloud(context).await?.observe().await.or_exit(Exit::Cloud)?;
+    let fleet = connection::cloud(context).await?.observe().await.or_exit(Exit::Cloud)?;
     let group = named::group(&fleet, &args.name)?;
     match context.format {
-        Format::Json => pipeline::json(&group.revisions),
+        Format::Json => output::json(&group.revisions),
         Format::Text => report::result(&text(group)),
     }
     Ok(Exit::Success)
@@ -27,7 +27,7 @@ pub(super) fn text(group: &InstanceGroup) -> String {
     for revision in &group.revisions {
         let current = if group.current == Some(revision.number) { " (current)" } else { "" };
         let number = revision.number.to_string();
-        let created = pipeline::utc(revision.created);
+        let created = output::utc(revision.created);
         let image = revision.launch.image.0.short();
         let _ = writeln!(out, "{number:<10}{image:<14}{created:<22}{}{current}", text::line(&revision.cause));
     }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
-use super::set::bounded;
+use super::bounded::bounded;
 use crate::manifest::MAX_BYTES;
 
 /// The names under which a folder's kustomization is found.
@@ -15,7 +15,7 @@ const NAMES: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomizat
 /// The programs that know the language, each with the arguments in front of the folder, in the order in which they are
 /// tried.
 const PROGRAMS: [(&str, &str); 2] = [("kubectl", "kustomize"), ("kustomize", "build")];
-/// How much of what a program complains is shown: its first lines tell the reason.
+/// Bytes of the complaints of a program that are shown: the first lines hold the reason.
 const MAX_SAID: u64 = 16 << 10;
 
 /// Where the programs are looked for.
@@ -66,17 +66,17 @@ fn run(program: &str, verb: &str, folder: &Path, tools: &Tools) -> anyhow::Resul
     };
     let stderr = child.stderr.take();
     let complaints = std::thread::spawn(move || {
-        let mut said = Vec::new();
+        let mut complaint = Vec::new();
         if let Some(mut stderr) = stderr {
-            let _ = stderr.by_ref().take(MAX_SAID).read_to_end(&mut said);
+            let _ = stderr.by_ref().take(MAX_SAID).read_to_end(&mut complaint);
             // It must not stand still because nobody reads on.
             let _ = io::copy(&mut stderr, &mut io::sink());
         }
-        said
+        complaint
     });
     let manifests = child.stdout.take().map(bounded).transpose();
     if !manifests.as_ref().is_ok_and(|manifests| manifests.as_ref().is_some_and(|m| m.len() <= MAX_BYTES)) {
-        // Nobody reads the rest of what it says.
+        // The rest of its complaints is not read.
         let _ = child.kill();
     }
     let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
@@ -89,9 +89,9 @@ fn run(program: &str, verb: &str, folder: &Path, tools: &Tools) -> anyhow::Resul
         );
     }
     if !status.success() {
-        let said = complaints.join().unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        anyhow::bail!("`{program} {verb} {}` failed ({status}): {}", folder.display(), said.trim());
+        let complaint = complaints.join().unwrap_or_default();
+        let complaint = String::from_utf8_lossy(&complaint);
+        anyhow::bail!("`{program} {verb} {}` failed ({status}): {}", folder.display(), complaint.trim());
     }
     Ok(Some(manifests))
 }

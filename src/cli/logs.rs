@@ -5,14 +5,14 @@ use futures::StreamExt as _;
 use super::args::LogsArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{named, pipeline};
+use super::{connection, named};
 use crate::cloud::{LogLine, LogQuery};
 use crate::report::{self, Format};
 use crate::text;
 
 /// Prints the lines of a group or of one of its instances.
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let (group, instance) = named::group_or_instance(&fleet, &args.name)?;
     if let Some(container) = &args.container {
@@ -62,7 +62,7 @@ fn prefix(line: &LogLine, timestamps: bool) -> String {
 
 /// The line as it may be shown.
 fn text(line: &LogLine, timestamps: bool) -> String {
-    // The carriage return of a line that ends with both says nothing.
+    // A line may end with a carriage return and a line feed.
     let bare = line.text.strip_suffix('\r').unwrap_or(&line.text);
     format!("{}{}\n", text::line(&prefix(line, timestamps)), text::visible(bare).replace('\n', "\u{240a}"))
 }

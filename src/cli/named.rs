@@ -113,7 +113,7 @@ pub(super) fn running<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Instance, 
         .ok_or_else(|| Failure::new(Exit::NotFound, anyhow::anyhow!("no instance of {} runs", group.name)))
 }
 
-/// A container that none of `owner`'s instances knows is a slip. An instance that has told of none yet may have any.
+/// A container that none of `owner`'s instances knows is a slip. An instance that has reported none yet may have any.
 pub(super) fn has_container(owner: &str, instances: &[Instance], container: &str) -> Result<(), Failure> {
     let known = instances.iter().flat_map(|instance| &instance.containers);
     let names: BTreeSet<&str> = known.map(|container| container.name.as_str()).collect();

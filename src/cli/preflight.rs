@@ -1,41 +1,65 @@
 //! `i2kit preflight`: what would stop a deployment, before anything is built. `i2kit iam-policy`: the smallest policy.
 
-use super::args::{Manifests, PreflightArgs};
-use super::check;
-use super::context::Context;
-use super::environment::Provider;
-use super::exit::{Exit, Failure};
-use super::pipeline;
-use crate::manifest::api::ObjectSet;
-use crate::plan::aws::calls;
-use crate::report;
+use std::collections::BTreeMap;
 
-/// Checks the environment's cloud, for what it holds and what the manifests say.
+use super::args::{Manifests, PreflightArgs};
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::{connection, output, reading};
+use crate::cloud::kinds;
+use crate::cloud::provider::Check;
+use crate::manifest::api::ObjectSet;
+use crate::oci::Digest;
+use crate::plan::image::ImageId;
+use crate::plan::workload;
+use crate::report::{self, Format};
+use crate::text;
+
+/// Checks the environment's cloud, for what it holds and what the manifests name, and shows every check.
 pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, Failure> {
     let PreflightArgs { manifests, kustomize, reading } = args;
     let set = if manifests.is_empty() && kustomize.kustomize.is_empty() {
         ObjectSet::default()
     } else {
-        check::read(&Manifests { manifests, kustomize, reading }, context)?
+        reading::read(&Manifests { manifests, kustomize, reading }, context)?
     };
-    match &context.environment.provider {
-        Provider::Local => {
-            report::result("ok  the local cloud needs no account; `scripts/deps` lists its programs\n");
-            Ok(Exit::Success)
-        }
-        Provider::Aws(provider) => super::aws::preflight(context, provider, &set).await,
+    // Nothing is built: the ids of the images are not known, and no check needs them.
+    let images = vec![ImageId(Digest::of(b"")); set.pods().count()];
+    let (groups, balancers) = workload::desired(&set, &images, &BTreeMap::new());
+    let provider = connection::provider(context)?;
+    let checks = provider.preflight(&connection::client(context)?, groups, balancers).await;
+    let checks = checks.or_exit(Exit::Cloud)?;
+    match context.format {
+        Format::Json => output::json(&checks),
+        Format::Text => checks.iter().for_each(|check| report::result(&line(check))),
     }
+    Ok(if checks.iter().any(|check| check.ok == Some(false)) { Exit::Cloud } else { Exit::Success })
 }
 
-/// Prints the policy of an environment on AWS.
+fn line(check: &Check) -> String {
+    let word = match check.ok {
+        Some(true) => "ok     ",
+        Some(false) => "FAILED ",
+        None => "unknown",
+    };
+    let finding = format!("{}: {}", check.name, check.finding);
+    format!("{word} {}\n", text::line(&finding))
+}
+
+/// Prints the policy of an environment whose cloud has such.
 pub(super) fn policy(context: &Context) -> Result<Exit, Failure> {
     let name = &context.environment.name;
-    if matches!(context.environment.provider, Provider::Local) {
+    let provider = &context.environment.provider;
+    let Some(policy) = provider.iam_policy(name) else {
+        let others = kinds::supports().iter().map(|known| known.provider);
+        let others: Vec<&str> = others.filter(|other| *other != provider.support().provider).collect();
         let error = anyhow::anyhow!(
-            "the environment {name} is on this machine and needs no policy; name an environment file whose provider is `aws` with -e"
+            "the environment {name} is on {} and needs no policy; name an environment file whose provider is `{}` with -e",
+            provider.support().name,
+            others.join("` or `")
         );
         return Err(Failure::new(Exit::Environment, error));
-    }
-    pipeline::json(&calls::policy(name));
+    };
+    output::json(&policy);
     Ok(Exit::Success)
 }

@@ -10,7 +10,7 @@ use super::args::Manifests;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
-use super::{destroy, logs, pipeline, secrets, status};
+use super::{carry_out, connection, destroy, logs, prepare, secrets, status};
 use crate::cloud::{Cloud, LogQuery};
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
@@ -26,7 +26,7 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
     };
     let Ready { prepared, cloud, secrets, desired } = ready;
     let outcome = tokio::select! {
-        outcome = serve(context, cloud.as_ref(), prepared, (&desired, &secrets)) => outcome,
+        outcome = serve(context, cloud.as_ref(), prepared, &desired, &secrets) => outcome,
         () = signals.any() => Ok(()),
     };
     context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
@@ -71,15 +71,15 @@ impl Signals {
 
 /// What a preview starts from.
 struct Ready {
-    prepared: pipeline::Prepared,
+    prepared: prepare::Prepared,
     cloud: Box<dyn Cloud>,
     secrets: Secrets,
     desired: Desired,
 }
 
 async fn prepare(context: &Context, set: &Manifests) -> Result<Ready, Failure> {
-    let prepared = pipeline::prepare(context, set).await?;
-    let cloud = pipeline::cloud(context).await?;
+    let prepared = prepare::prepare(context, set).await?;
+    let cloud = connection::cloud(context).await?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, false);
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
@@ -113,21 +113,22 @@ async fn teardown(context: &Context, cloud: &dyn Cloud, desired: &Desired) -> Re
 async fn serve(
     context: &Context,
     cloud: &dyn Cloud,
-    prepared: pipeline::Prepared,
-    (desired, secrets): (&Desired, &Secrets),
+    prepared: prepare::Prepared,
+    desired: &Desired,
+    secrets: &Secrets,
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(desired, &fleet);
     let wanted: Vec<_> = plan.images().collect();
     let images = prepared.build(|id| wanted.contains(&id)).await?;
     secrets.put(cloud, &plan).await?;
-    pipeline::carry_out(context, cloud, &plan, &images).await?;
+    carry_out::carry_out(context, cloud, &plan, &images).await?;
     // The cloud has its own copies now; the cache may be pruned while the preview goes on.
     drop(prepared);
     if context.format == Format::Text {
         let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
         report::message(&status::text(&fleet, false));
-        pipeline::warn(context, &fleet);
+        connection::warn(context, &fleet);
         report::message("Serving; Ctrl-C ends the preview and deletes everything it started.");
     }
     let mut lines = SelectAll::new();

@@ -3,12 +3,12 @@
 use super::args::ScaleArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{named, pipeline};
+use super::{carry_out, connection, named};
 use crate::plan::rollout::{self, PlanError};
 
 /// Sets the size of the group and waits until it has it.
 pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &named::group(&fleet, &args.name)?.name;
     let exit = |error: &PlanError| match error {
@@ -16,5 +16,5 @@ pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Fai
         _ => Exit::NotFound,
     };
     let plan = rollout::scale(&fleet, name, args.replicas).map_err(|e| Failure::new(exit(&e), e))?;
-    pipeline::carry_out(context, cloud.as_ref(), &plan, &[]).await
+    carry_out::carry_out(context, cloud.as_ref(), &plan, &[]).await
 }

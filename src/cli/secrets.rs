@@ -19,7 +19,7 @@ use crate::plan::secret;
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
     values: Vec<Secret>,
-    /// The versions, as the cloud tells them.
+    /// The versions that the cloud gives the values.
     pub versions: BTreeMap<Name, String>,
 }
 
@@ -82,7 +82,7 @@ impl Secrets {
     }
 }
 
-/// The Secret whose values lie where the environment says.
+/// The Secret whose values are in a file or folder that the environment names.
 fn outside(context: &Context, name: &Name) -> anyhow::Result<Option<Secret>> {
     let named = &context.environment.secrets;
     let full = format!("{}/{}", name.namespace, name.name);

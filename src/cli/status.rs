@@ -5,26 +5,26 @@ use comfy_table::{Table, presets};
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{named, pipeline};
+use super::{connection, named, output};
 use crate::plan::fleet::{ContainerStatus, Fleet, Instance, InstanceGroup, LoadBalancer, RefreshStatus};
 use crate::report::{self, Format};
 use crate::text;
 
 /// Prints groups, instances and balancers.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
     match context.format {
-        Format::Json => pipeline::json(&fleet),
+        Format::Json => output::json(&fleet),
         Format::Text => {
             report::result(&text(&fleet, args.name.is_some()));
-            pipeline::warn(context, &fleet);
+            connection::warn(context, &fleet);
         }
     }
     Ok(Exit::Success)
 }
 
-/// The fleet as tables, as `kubectl get` would show it; with all containers, or those that have something to tell.
+/// The fleet as tables, as `kubectl get` would show it; with all containers, or those that are not ready or were restarted.
 pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if fleet.groups.is_empty() && fleet.balancers.is_empty() {
         return format!(
@@ -46,10 +46,10 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if fleet.groups.iter().any(|group| !group.instances.is_empty()) {
         add(instances(&fleet.groups));
     }
-    let told = |container: &&ContainerStatus| all || !container.ready || container.restarts > 0;
+    let is_shown = |container: &&ContainerStatus| all || !container.ready || container.restarts > 0;
     let members = || fleet.groups.iter().flat_map(|group| &group.instances);
-    if members().flat_map(|instance| &instance.containers).any(|container| told(&container)) {
-        add(containers(members(), told));
+    if members().flat_map(|instance| &instance.containers).any(|container| is_shown(&container)) {
+        add(containers(members(), is_shown));
     }
     if !fleet.balancers.is_empty() {
         add(balancers(&fleet.balancers));
@@ -118,7 +118,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
         table.add_row(row([
             instance.id.clone(),
             instance.revision.to_string(),
-            shortened(&pipeline::health(instance)),
+            shortened(&output::health(instance)),
             restarts.to_string(),
             instance.boot_id.as_deref().map_or("-".into(), |id| id.chars().take(8).collect()),
             match (instance.accelerator, instance.pid) {
@@ -133,11 +133,11 @@ fn instances(groups: &[InstanceGroup]) -> Table {
 
 fn containers<'a>(
     instances: impl Iterator<Item = &'a Instance>,
-    told: impl Fn(&&ContainerStatus) -> bool,
+    is_shown: impl Fn(&&ContainerStatus) -> bool,
 ) -> Table {
     let mut table = table(&["INSTANCE", "CONTAINER", "READY", "RESTARTS", "STATE"]);
     for instance in instances {
-        for container in instance.containers.iter().filter(|container| told(container)) {
+        for container in instance.containers.iter().filter(|container| is_shown(container)) {
             table.add_row(row([
                 instance.id.clone(),
                 container.name.clone(),

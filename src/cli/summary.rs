@@ -9,7 +9,7 @@ use crate::plan::fleet::Fleet;
 use crate::plan::rollout::RolloutPlan;
 use crate::text;
 
-/// Appends the page; a file that cannot be written is told and fails nothing, since the deployment is done.
+/// Appends the page; a file that cannot be written gives a note and no error, since the deployment is done.
 pub(super) fn write(context: &Context, plan: &RolloutPlan, fleet: &Fleet, failure: Option<&str>) {
     let Some(file) = &context.summary else { return };
     let page = text::visible(&page(plan, fleet, failure)).into_owned();

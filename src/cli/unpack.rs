@@ -47,17 +47,17 @@ impl Target {
         let mut shown = if to.is_dir() { to.join(last) } else { to.to_owned() };
         if std::fs::symlink_metadata(&shown).is_ok_and(|found| found.is_symlink()) {
             let Ok(led_to) = shown.canonicalize() else {
-                return Err(said(&shown, "is a link that leads nowhere; remove it or name another target"));
+                return Err(fault(&shown, "is a link that leads nowhere; remove it or name another target"));
             };
             if led_to.is_dir() {
-                return Err(said(&shown, "is a link to a folder; name that folder, or another target"));
+                return Err(fault(&shown, "is a link to a folder; name that folder, or another target"));
             }
             shown = led_to;
         }
-        let Some(name) = shown.file_name() else { return Err(said(&shown, "does not end with a name")) };
+        let Some(name) = shown.file_name() else { return Err(fault(&shown, "does not end with a name")) };
         let parent = shown.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(|error| said(parent, &error.to_string()))?;
-        let folder = File::open(parent).map_err(|error| said(parent, &error.to_string()))?.into();
+        std::fs::create_dir_all(parent).map_err(|error| fault(parent, &error.to_string()))?;
+        let folder = File::open(parent).map_err(|error| fault(parent, &error.to_string()))?.into();
         Ok(Self { folder, name: name.to_owned(), shown })
     }
 }
@@ -140,7 +140,7 @@ fn mode(entry: &Entry) -> Mode {
     Mode::from_raw_mode(u32::from(entry.mode) & 0o777)
 }
 
-fn said(path: &Path, what: &str) -> io::Error {
+fn fault(path: &Path, what: &str) -> io::Error {
     io::Error::other(format!("{}: {what}", path.display()))
 }
 
@@ -158,17 +158,17 @@ fn of_archive(error: ErofsError) -> io::Error {
     }
 }
 
-/// What the user calls `place`, with what the system said of it.
+/// An error about a place, in the words of the user and of the system.
 fn of_place(target: &Target, place: &Path, error: Errno) -> io::Error {
     let below: PathBuf = place.components().skip(1).collect();
     let shown = if below.as_os_str().is_empty() { target.shown.clone() } else { target.shown.join(below) };
     match error {
-        Errno::LOOP | Errno::XDEV => said(&shown, "a link is in the way, which is not followed"),
+        Errno::LOOP | Errno::XDEV => fault(&shown, "a link is in the way, which is not followed"),
         Errno::NOSPC | Errno::DQUOT => {
-            said(&shown, "no space left on this disk; the file is removed, what was copied before it stays")
+            fault(&shown, "no space left on this disk; the file is removed, what was copied before it stays")
         }
-        Errno::NOSYS => said(&shown, "this kernel has no openat2, which came with Linux 5.6"),
-        error => said(&shown, &io::Error::from(error).to_string()),
+        Errno::NOSYS => fault(&shown, "this kernel has no openat2, which came with Linux 5.6"),
+        error => fault(&shown, &io::Error::from(error).to_string()),
     }
 }
 
@@ -193,7 +193,7 @@ fn folder(target: &Target, place: &Path, mode: Mode) -> io::Result<OwnedFd> {
         }
         above = Some(open(&at).map_err(|error| of_place(target, &at, error))?);
     }
-    above.ok_or_else(|| said(place, "no name"))
+    above.ok_or_else(|| fault(place, "no name"))
 }
 
 /// Writes a file under a name of its own and gives it its right name when it is whole. A link or a file of that name is
@@ -209,13 +209,16 @@ fn file(
     let parent = place.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.map(|parent| folder(target, parent, Mode::from_raw_mode(0o777))).transpose()?;
     let parent = parent.as_ref().map_or_else(|| target.folder.as_fd(), |parent| parent.as_fd());
-    let name = place.file_name().ok_or_else(|| said(place, "no name"))?;
+    let name = place.file_name().ok_or_else(|| fault(place, "no name"))?;
     match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| FileType::from_raw_mode(found.st_mode))
     {
         Ok(FileType::RegularFile | FileType::Symlink) | Err(Errno::NOENT) => {}
         Ok(FileType::Directory) => return Err(wrong(Errno::ISDIR)),
         Ok(_) => {
-            return Err(said(&target.shown, "neither a file nor a folder; remove it or name another target"));
+            return Err(fault(
+                &target.shown,
+                "neither a file nor a folder; remove it or name another target",
+            ));
         }
         Err(error) => return Err(wrong(error)),
     }

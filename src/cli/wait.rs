@@ -3,15 +3,15 @@
 use super::args::WaitArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{named, pipeline};
+use super::{carry_out, connection, named};
 use crate::plan::rollout;
 
 /// Waits until the groups are what they are being made.
 pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<Exit, Failure> {
-    let cloud = pipeline::cloud(context).await?;
+    let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let named: Result<Vec<_>, Failure> =
         args.names.iter().map(|name| named::group(&fleet, name).map(|group| group.name.clone())).collect();
     let plan = rollout::wait(&fleet, &named?);
-    pipeline::carry_out(context, cloud.as_ref(), &plan, &[]).await
+    carry_out::carry_out(context, cloud.as_ref(), &plan, &[]).await
 }

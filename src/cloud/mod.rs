@@ -5,14 +5,15 @@
 //! the tool is killed (keeping a group at its size, a refresh with its rollback, balancing) is the cloud's own work;
 //! nothing above this interface runs a loop for it. Everything above it cannot tell one cloud from another.
 
-#[cfg(feature = "aws")]
 pub mod aws;
 pub mod environment;
 mod error;
 pub mod exec;
 pub mod health;
+pub mod kinds;
 pub mod local;
 mod moment;
+pub mod provider;
 pub mod reconcile;
 mod secret;
 pub mod sim;

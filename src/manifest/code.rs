@@ -1,9 +1,30 @@
-//! The rules that findings name. Names are stable: scripts and suppressions depend on them.
+//! The rules that findings name, with their severities. Names are stable: scripts and suppressions depend on them.
 
 use std::fmt;
 
-use super::check::nearest;
-use super::diagnostic::Severity;
+use super::words::nearest;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing; nothing is lost.
+    Note,
+    /// Accepted, but probably not what was meant.
+    Warning,
+    /// Refused.
+    Error,
+}
+
+impl Severity {
+    /// The word that messages begin with.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
 
 macro_rules! codes {
     ($($variant:ident, $name:literal, $severity:ident, $doc:literal, $example:literal;)*) => {
@@ -25,17 +46,17 @@ macro_rules! codes {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// How bad a finding of this rule is.
+            /// The severity of its findings.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity),* }
             }
 
-            /// What the rule is about and what to do.
+            /// A paragraph: the rule, its reason, and the remedy.
             pub const fn explanation(self) -> &'static str {
                 match self { $(Self::$variant => $doc),* }
             }
 
-            /// A manifest, or a part of one, that the rule finds fault with.
+            /// A manifest, or a part of one, that breaks the rule.
             pub const fn example(self) -> &'static str {
                 match self { $(Self::$variant => $example),* }
             }
@@ -48,64 +69,64 @@ codes! {
         "Manifests are UTF-8 text without control characters. Files in another encoding, such as UTF-16 from some Windows editors, must be converted, for instance with `iconv -f UTF-16 -t UTF-8`.",
         "";
     TooLarge, "too-large", Error,
-        "A file has more bytes or more values than any manifest of use. The limit keeps the time and the memory of a check bounded whatever it is given. Split the file.",
+        "A file has more bytes or more values than the limit, which bounds the time and memory of a check. Split the file.",
         "";
     Syntax, "syntax", Error,
-        "The text is not YAML, or uses a part of YAML that has no meaning in a manifest. The rest of that document is not checked; other documents are. References to objects that may be in the unread document are not reported.",
+        "The text is not YAML, or uses a part of YAML that has no meaning in a manifest. The rest of the document is not checked; other documents are. References to objects that may be in the unread part are not reported.",
         "spec:\n  replicas: [2\n";
     NestingLimit, "nesting-limit", Error,
-        "Values are nested deeper than any manifest needs. The limit keeps hostile files from exhausting memory.",
+        "Values are nested deeper than the limit, which keeps hostile files from exhausting memory.",
         "a: [[[[[[[[…\n";
     AliasLimit, "alias-limit", Error,
-        "Aliases (`*name`) stand for so many values in sum that the file is taken for an attack by expansion. Write the values out, or use fewer aliases.",
+        "Aliases (`*name`) expand to more values than the limit, which stops attacks by expansion. Write the values out, or use fewer aliases.",
         "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\n";
     DuplicateKey, "duplicate-key", Error,
         "A key is given twice in one map. YAML forbids it; kubectl keeps the last one silently, which is rarely what was meant. Both places are shown: keep one.",
         "labels:\n  app: web\n  app: api\n";
     NoObject, "no-object", Error,
-        "A document is not an object with `apiVersion` and `kind`, nor the short form with `name` and `containers`; or the given files hold no document at all, which would leave nothing to deploy.",
+        "A document is neither an object (`apiVersion`, `kind`) nor the short form (`name`, `containers`), or the files hold no document at all.",
         "- just\n- a list\n";
     UnknownKind, "unknown-kind", Error,
-        "The kind is not one that i2kit reads: it is misspelt, belongs to another API version, or is a custom resource that needs an operator in a cluster. `--ignore-kind KIND` leaves all objects of a kind out, `--ignore-kind KIND.GROUP` those of one API group.",
+        "i2kit does not read this kind: it is misspelt, belongs to another API version, or is a custom resource of an operator. `--ignore-kind KIND` skips all objects of a kind, `--ignore-kind KIND.GROUP` those of one API group.",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n";
     RemovedVersion, "removed-version", Error,
         "The API version was removed from Kubernetes, and fields changed their meaning with it. Move the object to the version that the message names.",
         "apiVersion: extensions/v1beta1\nkind: Deployment\n";
     RefusedKind, "refused-kind", Error,
-        "The kind is known, and cannot mean anything sensible for machines without a cluster; leaving it out silently would change what the manifests do. The message says what to write instead. `--ignore-kind KIND` leaves all objects of a kind out.",
+        "The kind has no sensible meaning for machines without a cluster, and skipping it silently would change what the manifests do. The message says what to write instead. `--ignore-kind KIND` skips all objects of a kind.",
         "apiVersion: apps/v1\nkind: DaemonSet\n";
     KindWithoutMeaning, "kind-without-meaning", Warning,
-        "The kind configures a Kubernetes API server, which there is none of. The object is left out. Pods that call the Kubernetes API will fail. Said as a warning once; further objects that are left out for the same reason get a note.",
+        "The kind configures a Kubernetes API server, and there is none. The object is skipped. Pods that call the Kubernetes API will fail. The first such object gets a warning, further ones with the same reason a note.",
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n";
     AdaptedKind, "adapted-kind", Warning,
-        "The kind is accepted with a meaning of its own for machines, which the message gives.",
+        "The kind is accepted with another meaning for machines, which the message gives.",
         "apiVersion: apps/v1\nkind: ReplicaSet\n";
     IgnoredKind, "ignored-kind", Note,
-        "The object is left out because `--ignore-kind` names its kind.",
+        "The object is skipped because `--ignore-kind` names its kind.",
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
     UnknownField, "unknown-field", Error,
-        "Kubernetes has no such field here. It is misspelt, at the wrong level, or newer than i2kit. An unknown field is always an error and never dropped, because a field that is dropped is a setting that is not applied.",
+        "Kubernetes has no such field here. It is misspelt, at the wrong level, or newer than i2kit. An unknown field is always an error: dropping it would drop a setting.",
         "spec:\n  replica: 2\n";
     MissingField, "missing-field", Error,
-        "A field that cannot be left out is missing.",
+        "A required field is missing.",
         "containers:\n- name: web\n";
     WrongType, "wrong-type", Error,
         "The value has another type than the field. Quotation marks matter: `2` is an integer and `\"2\"` is a string.",
         "spec:\n  replicas: \"2\"\n";
     YamlTrap, "yaml-trap", Error,
-        "Without quotes, YAML 1.1, which kubectl reads, takes the value for something else than text: `yes`, `no`, `on`, `off`, `y` and `n` are booleans, `1.10` is the number 1.1. Quote it.",
+        "The field is a text, and without quotes YAML 1.1 (which kubectl reads) reads another type: `yes`, `no`, `on`, `off`, `y` and `n` are booleans, `1.10` is the number 1.1. Quote the value.",
         "env:\n- name: NORWAY\n  value: no\n";
     OldBoolean, "old-boolean", Warning,
         "`yes`, `no`, `on` and `off` are booleans for kubectl but texts for YAML 1.2 readers. Write `true` or `false`.",
         "readOnly: yes\n";
     DecimalMode, "decimal-mode", Warning,
-        "File permissions are octal when written with a leading zero. `400` without it is decimal and means 0620, which is rarely meant.",
+        "File permissions are octal when written with a leading zero. `400` is decimal and means 0620, which is rarely meant.",
         "defaultMode: 400\n";
     EmptyValue, "empty-value", Warning,
         "The field is given without a value, so its default applies. Remove it, or give it a value.",
         "spec:\n  replicas:\n";
     InvalidValue, "invalid-value", Error,
-        "The value has the right type and is still not one that the field can have.",
+        "The value has the right type and is outside what the field accepts.",
         "ports:\n- containerPort: 0\n";
     InvalidName, "invalid-name", Error,
         "Names become names of machines and DNS names. They are at most 63 lower-case letters, digits and `-`, beginning and ending with a letter or digit.",
@@ -114,19 +135,19 @@ codes! {
         "Quantities are a number and a suffix: `m` (thousandth), `k` `M` `G` `T` `P` `E` (powers of 1000), `Ki` `Mi` `Gi` `Ti` `Pi` `Ei` (powers of 1024), or an exponent such as `e3`.",
         "limits:\n  memory: 1.5Gib\n";
     OddQuantity, "odd-quantity", Warning,
-        "The quantity is valid and almost certainly not what was meant, such as memory in thousandths of a byte.",
+        "The quantity is valid and almost certainly a slip, such as memory in thousandths of a byte.",
         "limits:\n  memory: 128m\n";
     InvalidImage, "invalid-image", Error,
-        "The image reference is not one that a registry would take: `[registry/]repository[:tag][@sha256:digest]`.",
+        "The image reference is malformed; its form is `[registry/]repository[:tag][@sha256:digest]`.",
         "image: Nginx:1.27\n";
     FloatingImage, "floating-image", Warning,
-        "The image has no tag, or the tag `latest`: the next build may contain another image. Images are resolved to a digest at build, so running machines never change; pin the tag to make builds repeatable.",
+        "The image has no tag, or the tag `latest`: the next build may resolve to another image. Running machines never change, because a build resolves tags to digests. Pin the tag to make builds repeatable.",
         "image: nginx\n";
     TemplateLeftIn, "template-left-in", Warning,
         "The text has `{{ }}`, which looks like a template that was not rendered. Run `helm template` first, or check that the braces are meant.",
         "value: \"{{ .Values.a }}\"\n";
     Exclusive, "exclusive-fields", Error,
-        "Two fields of which only one may be given are both given, or none of several is where one is needed.",
+        "Two fields that exclude each other are both given, or none of several fields where one is required.",
         "env:\n- name: MODE\n  value: a\n  valueFrom: {fieldRef: {fieldPath: metadata.name}}\n";
     Conflict, "conflicting-values", Error,
         "Two values contradict each other.",
@@ -138,46 +159,46 @@ codes! {
         "A variable is set twice; the last one wins, as in Kubernetes.",
         "env:\n- {name: A, value: x}\n- {name: A, value: y}\n";
     RefusedField, "refused-field", Error,
-        "The field asks for something that machines of their own cannot give, and dropping it silently would change what the manifest does. The message says why and what to write instead.",
+        "The field asks for something that a machine per pod cannot provide, and dropping it silently would change what the manifest does. The message says why and what to write instead.",
         "spec:\n  hostNetwork: true\n";
     RefusedValue, "refused-value", Error,
-        "The field is fine, but this value asks for something that machines of their own cannot give.",
+        "The field is accepted, but this value asks for something that a machine per pod cannot provide.",
         "protocol: SCTP\n";
     NotDeployableYet, "not-deployable-yet", Error,
-        "The manifest is right and its meaning is decided, but this version of i2kit cannot deploy it. `check` says so rather than letting `deploy` fail. `check --language-only` leaves this rule out.",
+        "The manifest is valid, but this version of i2kit cannot deploy it, or not to the cloud of the environment. `check --language-only` turns this rule into a note.",
         "apiVersion: apps/v1\nkind: StatefulSet\n";
     NoMeaning, "no-meaning", Warning,
-        "The field is accepted and has no effect, because what it configures does not exist here. The message says why.",
+        "The field has no effect, because the thing it configures does not exist here. The message says why.",
         "tolerations:\n- operator: Exists\n";
     Adapted, "adapted", Note,
-        "The value is accepted with a meaning of its own for machines, which the message gives.",
+        "The value is accepted with another meaning for machines, or with a limitation of the cloud. The message gives it.",
         "type: NodePort\n";
     Unlike, "unlike-kubernetes", Warning,
-        "The value is accepted, and machines behave in a way that who knows Kubernetes may not expect; the message says how. What holds for the whole set, such as that files of ConfigMaps do not change in running machines, is said once.",
+        "The value is accepted, and the behaviour differs from Kubernetes in the way that the message gives. Differences that concern the whole set, such as files of ConfigMaps that never change in running machines, are reported once.",
         "env:\n- name: NODE\n  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}\n";
     DefaultSize, "default-size", Note,
-        "No container of a pod says what it needs, so its machines get the default size. Said once a set, and only when nothing else is wrong. Write `resources.requests` (and `limits`, which bind the container) for one that fits.",
+        "No container of a pod requests resources, so its machines get the default size. Reported once a set, and only when nothing else is wrong. Write `resources.requests`, and `limits` to bound a container.",
         "containers:\n- name: web\n  image: nginx:1.27\n";
     OpenAccess, "open-access", Warning,
-        "An annotation of another controller limits who may connect or which requests pass, and it is not applied: what it keeps out gets in. Limit addresses with `loadBalancerSourceRanges` of a Service or `alb.ingress.kubernetes.io/inbound-cidrs` of an Ingress, keep the balancer inside with `alb.ingress.kubernetes.io/scheme: internal`, or let the pods check the requests.",
+        "An annotation of another controller restricts clients or requests, and i2kit does not apply it: they get through. Limit addresses with `loadBalancerSourceRanges` of a Service or an annotation of an Ingress that docs/manifests.md lists, make the balancer internal, or let the pods check the requests.",
         "kind: Ingress\nmetadata:\n  annotations:\n    nginx.ingress.kubernetes.io/auth-url: https://login.example/check\n";
     UnknownVariable, "unknown-variable", Warning,
-        "A text refers to a variable, as `$(NAME)`, that the container does not have there. It stays as it is written, as in Kubernetes. The value of a variable sees the variables of `envFrom` and those above it; variables of the image and the addresses of Services (`NAME_SERVICE_HOST`) are never seen. Set the variable, or write `$$(NAME)` where the text is meant.",
+        "A text refers to a variable, as `$(NAME)`, that is not defined at this place; the text stays as written, as in Kubernetes. A variable's value can refer to variables of `envFrom` and to those above it, never to variables of the image or addresses of Services (`NAME_SERVICE_HOST`). Define the variable, or write `$$(NAME)` for the literal text.",
         "args: [\"--url=$(URL)\"]\nenv:\n- name: ADDRESS\n  value: http://api\n";
     MissingSidecar, "missing-sidecar", Warning,
         "An annotation asks an injector (Istio, Linkerd, Dapr) to add a container to the pod. There is no injector, so the container will be missing.",
         "annotations:\n  sidecar.istio.io/inject: \"true\"\n";
     SelectorMismatch, "selector-mismatch", Error,
-        "The workload's selector does not match the labels of its own template. Both places are shown.",
+        "The workload's selector does not match the labels of its own pod template. Both places are shown.",
         "selector:\n  matchLabels: {app: webb}\ntemplate:\n  metadata:\n    labels: {app: web}\n";
     NoTarget, "no-target", Error,
-        "The selector matches no pod template of the given files. All files of one call are one set: give the file with the workload too, or correct the selector.",
+        "The selector matches no pod template of the given files. All files of one command are one set: give the file with the workload too, or correct the selector.",
         "kind: Service\nspec:\n  selector: {app: api}\n";
     SharedTarget, "shared-target", Note,
-        "A Service selects several workloads. That is the usual way of a canary: all of them get traffic, in proportion to their machines.",
+        "A Service selects several workloads, as for a canary: each gets traffic in proportion to its number of machines.",
         "kind: Service\nspec:\n  selector: {tier: backend}\n";
     UnknownPort, "unknown-port", Error,
-        "A port is named that the container or the pods behind the Service do not have.",
+        "The container, or the pods behind the Service, have no port of this name.",
         "ports:\n- port: 80\n  targetPort: http\n";
     UnlistedPort, "unlisted-port", Warning,
         "A Service sends traffic to a port number that no container lists. Containers may listen on ports that they do not list, but usually one of the two numbers is wrong.",
@@ -189,19 +210,19 @@ codes! {
         "No container mounts the volume.",
         "volumes:\n- name: data\n";
     MissingReference, "missing-reference", Error,
-        "An object or key that the manifest refers to is not in the given files. All files of one call are one set. `--external secret/NAME` says that a Secret is in the cloud's store already; `optional: true` says that it may be missing.",
+        "An object or key that the manifest refers to is not in the given files. All files of one command are one set. `--external secret/NAME` declares a Secret that exists elsewhere; `optional: true` allows it to be missing.",
         "configMapKeyRef:\n  name: settings\n  key: mode\n";
     MissingAccount, "missing-account", Warning,
-        "The ServiceAccount that a pod names is not in the given files. An account is the role of machines in their cloud, so these machines have none. Give its file too if it has an annotation with a role.",
+        "The ServiceAccount that a pod names is not in the given files, so its machines have no role in the cloud. Give the file too if the account has an annotation with a role.",
         "spec:\n  serviceAccountName: reader\n";
     NoRequest, "no-request", Warning,
-        "A scaler keeps the use of a resource at a share of what is requested, but a container requests none of it. The machine's own size is taken instead.",
+        "A scaler keeps the use of a resource at a share of the request, but a container requests none. The share is then of the machine's own size.",
         "kind: HorizontalPodAutoscaler\nspec:\n  metrics:\n  - type: Resource\n    resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}\n";
     DuplicateObject, "duplicate-object", Error,
         "Two objects have the same kind, namespace and name. Both places are shown.",
         "kind: Deployment\nmetadata:\n  name: web\n---\nkind: Deployment\nmetadata:\n  name: web\n";
     Internal, "internal", Error,
-        "A fault of i2kit: the checker accepted what the reader of typed objects did not. Please report it with the manifest.",
+        "A fault of i2kit: the checker accepted a field that the next stage could not read. Please report it with the manifest.",
         "";
 }
 
@@ -211,7 +232,7 @@ impl Code {
         Self::ALL.iter().copied().find(|code| code.name() == name)
     }
 
-    /// The rule that somebody may have meant who wrote `name`.
+    /// The rule with the name nearest to `name`.
     pub fn like(name: &str) -> Option<Self> {
         nearest(name, Self::ALL.iter().map(|code| code.name())).and_then(Self::from_name)
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::code::Code;
+use super::code::{Code, Severity};
 
 /// One file of the set, as handed over by the caller.
 #[derive(Debug, Clone)]
@@ -11,28 +11,6 @@ pub struct SourceFile {
     pub name: String,
     /// Its bytes, which need not be UTF-8.
     pub bytes: Vec<u8>,
-}
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth knowing; nothing is lost.
-    Note,
-    /// Accepted, but probably not what was meant.
-    Warning,
-    /// Refused.
-    Error,
-}
-
-impl Severity {
-    /// The word that messages begin with.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
 }
 
 /// A place in one of the files.
@@ -59,14 +37,14 @@ pub struct Diagnostic {
     pub path: String,
     /// One sentence, lower case, without a full stop.
     pub message: String,
-    /// What to do next, when it can be said.
+    /// What to do next, where that is known.
     pub help: Option<String>,
     /// Other places that the finding is about, each with a few words.
     pub related: Vec<(Place, String)>,
 }
 
 impl Diagnostic {
-    /// Says what to do next.
+    /// Sets what to do next.
     pub(super) fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self

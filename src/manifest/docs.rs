@@ -1,10 +1,11 @@
-//! The page that describes the language, made from its tables.
+//! The page that describes the language, made from its tables and from what clouds support.
 
 use std::fmt::Write as _;
 
-use super::language::{Choice, Class, Field, KINDS, LIST, Locally, Table, Text, Type};
+use super::language::{Choice, Class, Field, KINDS, LIST, Table, Text, Type};
+use super::support::{ENDING_POD, PLACEMENT, ROLE, Support, TLS, annotations, notes, only_on};
 
-const HEAD: &str = "<!-- Made from the tables in src/manifest/language by `i2kit schema --format markdown`. -->
+const HEAD: &str = "<!-- Made from the tables in src/manifest/language and src/cloud/*/support.rs by `i2kit schema --format markdown`. -->
 # Manifests: what i2kit reads, and what it means for machines
 
 One pod is one machine; a pod template is one immutable machine image; a workload is a group of machines. All files
@@ -16,17 +17,17 @@ Every known field is in one of these classes:
 | works | as in Kubernetes |
 | adapted | accepted, with the meaning given here |
 | refused | an error that names the way out |
-| no meaning | accepted with a warning |
-| ignored | accepted without a word: what clusters write into the objects that they print |
+| no meaning | accepted with a warning, without effect |
+| ignored | accepted without a finding: what clusters write into the objects that they print |
 
-Some fields cannot be told from absent ones when they are `0` or `\"\"`, as in Kubernetes; the column of defaults says so.
+A field that is `0` or `\"\"` counts as absent where the column of defaults names that, as in Kubernetes.
 
-*Not yet* marks what the language has and this version cannot deploy, *AWS only* what the local cloud does not have:
-`check` says so, for the cloud of the environment file.
+*Not yet* marks what the language has and this version cannot deploy; *only on* names the clouds that have a thing, where
+others do not. `check` reports both, for the cloud of the environment file.
 ";
 
 /// The whole page.
-pub fn markdown() -> String {
+pub fn markdown(clouds: &[&'static Support]) -> String {
     let mut page = HEAD.to_owned();
     page.push_str("\n## Kinds\n\n| kind | version | class | meaning |\n|---|---|---|---|\n");
     for kind in KINDS {
@@ -34,11 +35,13 @@ pub fn markdown() -> String {
             Some(table) => format!("[{}](#{})", kind.name, anchor(table.name)),
             None => kind.name.to_owned(),
         };
-        let class = class(kind.class, kind.not_yet, kind.locally);
-        let help = kind.help.map(|help| format!("; {help}")).unwrap_or_default();
+        let answer = |cloud: &Support| cloud.answer(kind.name);
+        let class = class(kind.class, kind.not_yet, only_on(clouds, answer));
+        let more = kind.help.map(str::to_owned).into_iter().chain(notes(clouds, answer));
+        let more = more.fold(String::new(), |more, text| more + "; " + &cell(&text));
         put(
             &mut page,
-            format_args!("| {name} | {} | {class} | {}{help} |\n", kind.api_version, cell(kind.doc)),
+            format_args!("| {name} | {} | {class} | {}{more} |\n", kind.api_version, cell(kind.doc)),
         );
     }
     put(
@@ -51,8 +54,12 @@ pub fn markdown() -> String {
     page.push_str(
         "\nAny other kind is an error; `--ignore-kind KIND` leaves objects of a kind out, `--ignore-kind KIND.GROUP`\nthose of one API group.\n",
     );
+    page.push_str("\n## Annotations\n\nOther annotations are kept and have no effect.\n\n| annotation | of | meaning |\n|---|---|---|\n");
+    for (key, cloud, meaning) in annotations(clouds) {
+        put(&mut page, format_args!("| `{key}` | {} | {} |\n", cloud.unwrap_or_default(), meaning.doc()));
+    }
     for table in tables() {
-        section(&mut page, table);
+        section(&mut page, table, clouds);
     }
     page
 }
@@ -88,11 +95,11 @@ fn table_of(ty: &Type) -> Option<&'static Table> {
 }
 
 /// The section of one table.
-pub(super) fn section(page: &mut String, table: &'static Table) {
+pub(super) fn section(page: &mut String, table: &'static Table, clouds: &[&'static Support]) {
     put(page, format_args!("\n## {}\n\n{}\n\n", table.name, cell(table.doc)));
     page.push_str("| field | type | class | default | meaning |\n|---|---|---|---|---|\n");
     for field in table.fields {
-        row(page, field);
+        row(page, (table, field), clouds);
     }
     for group in table.one_of {
         let names: Vec<String> = group.fields.iter().map(|name| format!("`{name}`")).collect();
@@ -101,7 +108,8 @@ pub(super) fn section(page: &mut String, table: &'static Table) {
     }
 }
 
-fn row(page: &mut String, field: &Field) {
+fn row(page: &mut String, (table, field): (&Table, &Field), clouds: &[&'static Support]) {
+    let answer = |cloud: &Support| cloud.field(table.name, field.name);
     let name = if field.required { format!("**{}**", field.name) } else { field.name.to_owned() };
     let mut meaning = cell(field.doc);
     if let Some(help) = field.help {
@@ -111,16 +119,19 @@ fn row(page: &mut String, field: &Field) {
         let values: Vec<String> = field.harmless.iter().map(|value| format!("`{value}`")).collect();
         put(&mut meaning, format_args!(" ({} is fine)", values.join(", ")));
     }
-    if let Locally::Noted(note) = field.locally {
-        put(&mut meaning, format_args!("; locally: {}", cell(note)));
+    for note in notes(clouds, answer) {
+        put(&mut meaning, format_args!("; {}", cell(&note)));
     }
     for word in words(&field.ty) {
-        let class = match (word.class, word.not_yet, word.locally) {
-            (Class::Works, false, Locally::Same) => String::new(),
-            (given, not_yet, locally) => format!(" *({})*", class(given, not_yet, locally)),
+        let answer = |cloud: &Support| cloud.word(table.name, field.name, word.word);
+        let class = match (word.class, word.not_yet, only_on(clouds, answer)) {
+            (Class::Works, false, None) => String::new(),
+            (given, not_yet, only) => format!(" *({})*", class(given, not_yet, only)),
         };
         let shown = if word.word.is_empty() { "\"\"" } else { word.word };
-        put(&mut meaning, format_args!("<br>`{shown}`{class}: {}", cell(word.doc)));
+        let notes =
+            notes(clouds, answer).iter().fold(String::new(), |notes, note| notes + "; " + &cell(note));
+        put(&mut meaning, format_args!("<br>`{shown}`{class}: {}{notes}", cell(word.doc)));
     }
     let default = field
         .default
@@ -138,7 +149,7 @@ fn row(page: &mut String, field: &Field) {
         format_args!(
             "| {name} | {} | {} | {default} | {meaning} |\n",
             type_of(&field.ty),
-            class(field.class, field.not_yet, field.locally)
+            class(field.class, field.not_yet, only_on(clouds, answer))
         ),
     );
 }
@@ -152,14 +163,31 @@ fn words(ty: &Type) -> &'static [Choice] {
     }
 }
 
-fn class(class: Class, not_yet: bool, locally: Locally) -> String {
+fn class(class: Class, not_yet: bool, only: Option<String>) -> String {
     let word = class.word();
-    match locally {
+    match only {
         _ if not_yet => format!("{word}, *not yet*"),
-        Locally::Refused => format!("{word}, *AWS only*"),
-        Locally::Only => format!("{word}, *local cloud only*"),
-        Locally::Same | Locally::Noted(_) => word.to_owned(),
+        Some(only) => format!("{word}, *{only}*"),
+        None => word.to_owned(),
     }
+}
+
+/// Paths of answers that name nothing in the language, and no verb: slips in a cloud's table.
+pub fn unknown(cloud: &Support) -> Vec<&'static str> {
+    let named = [TLS, ROLE, PLACEMENT, ENDING_POD];
+    let is_kind = |path: &str| KINDS.iter().any(|kind| kind.name == path);
+    let is_field = |path: &str| {
+        let (field, word) = path.split_once('=').map_or((path, None), |(field, word)| (field, Some(word)));
+        let Some((table, field)) = field.split_once('.') else { return false };
+        let table = tables().into_iter().find(|known| known.name == table);
+        let field = table.and_then(|table| table.field(field));
+        field.is_some_and(|field| {
+            word.is_none_or(|word| words(&field.ty).iter().any(|known| known.word == word))
+        })
+    };
+    let known =
+        |path: &&str| named.contains(path) || path.starts_with("i2kit ") || is_kind(path) || is_field(path);
+    cloud.paths().filter(|path| !known(path)).collect()
 }
 
 fn type_of(ty: &Type) -> String {
@@ -231,13 +259,21 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::kinds;
+
+    #[test]
+    fn what_clouds_answer_about_is_in_the_language() {
+        for cloud in kinds::supports() {
+            assert_eq!(unknown(cloud), Vec::<&str>::new(), "{}", cloud.name);
+        }
+    }
 
     #[test]
     fn the_page_in_docs_is_the_one_made_from_the_tables() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/manifests.md");
         let page = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
-            page == markdown(),
+            page == markdown(kinds::supports()),
             "docs/manifests.md is out of date: run `i2kit schema --format markdown > docs/manifests.md`"
         );
     }
@@ -246,7 +282,8 @@ mod tests {
     /// checker, which walks the same table, knows it.
     #[test]
     fn every_line_of_a_table_is_in_the_page_and_in_the_schema() {
-        let (page, schema) = (markdown(), crate::manifest::json_schema());
+        let clouds = kinds::supports();
+        let (page, schema) = (markdown(clouds), crate::manifest::json_schema(clouds));
         let mut fields = 0;
         for table in tables() {
             let section = page.split("\n## ").find(|section| section.lines().next() == Some(table.name));

@@ -1,10 +1,11 @@
 //! What a document is: an object of a kind, a list, the short form, or something that is not read and why.
 
 use super::Options;
-use super::check::{Check, nearest};
+use super::check::Check;
 use super::code::Code;
 use super::language::{KINDS, Kind, LIST, removed_in};
 use super::tree::{Entry, Node, Value};
+use super::words::nearest;
 
 /// What a document turned out to be.
 pub(super) enum Found {

@@ -28,7 +28,7 @@ pub(super) fn name_job(root: &mut Node<'_>) {
     fields.extend(made);
 }
 
-/// What the node says, whatever its spelling in the file.
+/// The value of the node, whatever its spelling in the file.
 fn absorb(node: &Node<'_>, hash: &mut Sha256) {
     let mut text = |tag: u8, text: &str| {
         hash.update([tag]);

@@ -42,7 +42,7 @@ struct Reader<'o, 'a> {
     references: Vec<Reference>,
     documents: Vec<Document<'a>>,
     redacted: Vec<Place>,
-    /// Whether some document could not be read, so that nobody can say what is missing.
+    /// Whether some document could not be read, so that nothing can be reported as missing.
     broken: bool,
     objects: usize,
     /// Objects of kinds that are refused or not known.
@@ -219,7 +219,7 @@ impl<'a> Reader<'_, 'a> {
         let mut set = if failed {
             super::api::ObjectSet::default()
         } else {
-            build::set(&self.documents).unwrap_or_else(|fault| {
+            build::set(&self.documents, &self.options.clouds).unwrap_or_else(|fault| {
                 diagnostics.push(fault.diagnostic());
                 super::api::ObjectSet::default()
             })
@@ -280,7 +280,7 @@ fn known(check: &mut Check<'_>, root: &Node<'_>, kind: &'static Kind) {
     if kind.not_yet {
         check.not_yet(span, kind.name);
     }
-    check.locally(span, kind.name, kind.locally);
+    check.supported(span, kind.name, kind.name);
     if let Some(note) = kind.note {
         check.report(Code::AdaptedKind, span, note);
     }

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::docs::tables;
-use super::language::{Class, Field, KINDS, Kind, LIST, Locally, SHORT_FORM, Table, Text, Type};
+use super::language::{Class, Field, KINDS, Kind, LIST, SHORT_FORM, Table, Text, Type};
+use super::support::{Support, notes, only_on};
 
-/// The schema of one document.
-pub fn json_schema() -> Value {
+/// The schema of one document, with what these clouds make of each field.
+pub fn json_schema(clouds: &[&'static Support]) -> Value {
     let definitions: BTreeMap<String, Value> =
-        tables().into_iter().map(|table| (name(table), object(table))).collect();
+        tables().into_iter().map(|table| (name(table), object(table, clouds))).collect();
     let mut cases: Vec<Value> = KINDS.iter().filter_map(case).collect();
     cases.push(json!({
         "if": { "not": { "required": ["apiVersion"] } },
@@ -50,9 +51,9 @@ fn reference(table: &Table) -> String {
 }
 
 /// The schema of one table.
-pub(super) fn object(table: &'static Table) -> Value {
+pub(super) fn object(table: &'static Table, clouds: &[&'static Support]) -> Value {
     let properties: Map<String, Value> =
-        table.fields.iter().map(|field| (field.name.to_owned(), property(field))).collect();
+        table.fields.iter().map(|field| (field.name.to_owned(), property(table, field, clouds))).collect();
     let required: Vec<&str> =
         table.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
     let mut schema = json!({
@@ -82,7 +83,7 @@ pub(super) fn object(table: &'static Table) -> Value {
     schema
 }
 
-fn property(field: &'static Field) -> Value {
+fn property(table: &Table, field: &'static Field, clouds: &[&'static Support]) -> Value {
     let mut schema = match field.class {
         Class::Refused if field.harmless.is_empty() => json!({ "not": {} }),
         Class::Refused => {
@@ -108,14 +109,13 @@ fn property(field: &'static Field) -> Value {
     if field.not_yet {
         description.push_str(" (not deployable yet)");
     }
-    match field.locally {
-        Locally::Same => {}
-        Locally::Refused => description.push_str(" (on AWS only)"),
-        Locally::Only => description.push_str(" (on the local cloud only)"),
-        Locally::Noted(note) => {
-            description.push_str("; locally: ");
-            description.push_str(note);
-        }
+    let answer = |cloud: &Support| cloud.field(table.name, field.name);
+    if let Some(only) = only_on(clouds, answer) {
+        description = format!("{description} ({only})");
+    }
+    for note in notes(clouds, answer) {
+        description.push_str("; ");
+        description.push_str(&note);
     }
     schema["description"] = description.into();
     if let Some(default) = field.default {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let schema = json_schema();
+        let schema = json_schema(&[]);
         let mut found = Vec::new();
         references(&schema, &mut found);
         assert!(found.len() > 100);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_field_has_type_default_and_meaning() {
-        let schema = json_schema();
+        let schema = json_schema(&[]);
         let replicas = &schema["definitions"]["DeploymentSpec"]["properties"]["replicas"];
         assert_eq!(replicas["type"], "integer");
         assert_eq!(replicas["default"], 1);

@@ -1,7 +1,8 @@
 //! The short form, turned into a Deployment and a Service before anything else sees it.
 
-use super::check::{PortMapping, TLS_PORTS, port_mapping};
+use super::check::{PortMapping, port_mapping};
 use super::language::{KINDS, Kind};
+use super::support::TLS_PORTS;
 use super::tree::{Entry, Node, Span, Value};
 
 /// The long form of a short form that was checked. Every node keeps the place that it comes from.

@@ -41,7 +41,7 @@ fn yaml_safe(json: &str) -> String {
 }
 
 /// Templates of YAML documents: strict, and with `{{json value}}` for every value.
-pub(super) fn json_templates<'r>() -> Handlebars<'r> {
+pub(crate) fn json_templates<'r>() -> Handlebars<'r> {
     let mut handlebars = Handlebars::new();
     handlebars.set_strict_mode(true);
     handlebars.register_escape_fn(handlebars::no_escape);

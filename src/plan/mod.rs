@@ -1,7 +1,6 @@
 //! Decisions, made in pure code that leaves no choice open: which image a pod becomes, how a disk is laid out, which
 //! steps take a fleet from what is to what should be. It does not know files, networks, clocks or clouds.
 
-pub mod aws;
 mod container;
 pub mod difference;
 mod environment;

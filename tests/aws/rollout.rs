@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use i2kit::plan::aws::calls;
+use i2kit::cloud::aws::plan::iam_policy;
 use serde_json::Value;
 
 use crate::harness::Bed;
@@ -112,9 +112,9 @@ pub(crate) fn assert_nothing_left(bed: &Bed) {
 /// Every call of the program since the last time, each of them one that the policy allows.
 pub(crate) fn assert_calls_are_known(bed: &Bed) -> Vec<String> {
     let calls = bed.journal();
-    let known = |call: &&String| call.contains("/moto-api/") || calls::action(call).is_some();
+    let known = |call: &&String| call.contains("/moto-api/") || iam_policy::action(call).is_some();
     let unknown: Vec<_> = calls.iter().filter(|call| !known(call)).collect();
-    assert!(unknown.is_empty(), "plan::aws::calls lacks {unknown:?}");
+    assert!(unknown.is_empty(), "cloud::aws::plan::iam_policy lacks {unknown:?}");
     calls
 }
 

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use i2kit::cloud::aws::plan::ingress;
+use i2kit::cloud::aws::plan::packing::{Placement, Scheme};
+use i2kit::cloud::aws::plan::role::{self, Profile};
+use i2kit::cloud::aws::plan::stack_templates::{self, Balancer, Frame, Network, Place};
 use i2kit::manifest::api::{Name, Protocol, ServiceType, Tls};
-use i2kit::plan::aws::frame::{self, Balancer, Frame, Network, Place};
-use i2kit::plan::aws::ingress;
-use i2kit::plan::aws::packing::{Placement, Scheme};
-use i2kit::plan::aws::role::{self, Profile};
 use i2kit::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, Listener, TargetGroup};
 
 use crate::support::tools;
@@ -64,14 +64,14 @@ fn the_linter_finds_nothing_in_the_templates() {
     let place = |network| Place { environment: "production".into(), network };
     let profile = Profile { account: spec.name.clone(), role: None, secrets: BTreeSet::new() };
     let plans = [
-        frame::environment(&place(None)),
-        frame::environment(&place(Some(network))),
-        frame::balancer("production", placement, &made),
-        frame::service("production", &spec, placement, (&made, &balancer)).unwrap(),
-        frame::service("production", &tls, placement, (&made, &balancer)).unwrap(),
+        stack_templates::environment(&place(None)),
+        stack_templates::environment(&place(Some(network))),
+        stack_templates::balancer("production", placement, &made),
+        stack_templates::service("production", &spec, placement, (&made, &balancer)).unwrap(),
+        stack_templates::service("production", &tls, placement, (&made, &balancer)).unwrap(),
         ingress::stack("production", (&routed, &http), &[certificate("a"), certificate("b")], &made).unwrap(),
         ingress::stack("production", (&routed, &http), &[], &made).unwrap(),
-        frame::alias("production", &spec, "db.example.com", &made),
+        stack_templates::alias("production", &spec, "db.example.com", &made),
         role::stack("production", &profile),
         role::stack("production", &Profile { secrets: ["db".to_owned()].into(), ..profile.clone() }),
         role::stack("production", &Profile { role: Some("reader".into()), ..profile.clone() }),

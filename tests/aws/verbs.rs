@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use i2kit::plan::aws::calls;
+use i2kit::cloud::aws::plan::iam_policy;
 
 use crate::crash::census;
 use crate::harness::Bed;
@@ -57,9 +57,11 @@ fn every_call_is_in_the_policy_and_everything_has_its_tag() {
     assert_nothing_left(&bed);
     let journal: BTreeSet<String> = bed.journal().into_iter().collect();
     // The harness' own questions are no calls of the program.
-    let unknown: Vec<_> =
-        journal.iter().filter(|call| !call.contains("/moto-api/") && calls::action(call).is_none()).collect();
-    assert!(unknown.is_empty(), "plan::aws::calls lacks {unknown:?}");
+    let unknown: Vec<_> = journal
+        .iter()
+        .filter(|call| !call.contains("/moto-api/") && iam_policy::action(call).is_none())
+        .collect();
+    assert!(unknown.is_empty(), "cloud::aws::plan::iam_policy lacks {unknown:?}");
     assert!(journal.len() > 20, "{journal:?}");
 }
 

@@ -1,289 +1,170 @@
-//! Images in AWS against the test bed: what is sent, what is sent again after a failure, and what deletion leaves.
-//!
-//! Runs with the feature `aws` and `I2KIT_TEST_TOOLS=1`; the bed is Python, see `tests/aws/README.md`.
+//! What `check` makes of manifests for AWS, and of the same on the local cloud.
 
-#[path = "../../../tests/aws/harness.rs"]
-mod harness;
+use super::SUPPORT;
+use crate::cloud::{kinds, local};
+use crate::manifest::example::{self, POD, deployment, reading};
+use crate::manifest::support::Support;
+use crate::manifest::{Code, Diagnostic, Options, Reading, Severity};
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use aws_sdk_ec2::config::Credentials;
-use aws_sdk_ec2::types::ImageState;
-
-use self::harness::Bed;
-use super::*;
-use crate::disk::{example, gpt};
-use crate::image::{Segment, bootable};
-use crate::oci::Digest;
-use crate::plan::layout::{DiskLayout, Part};
-
-/// Whether the tests that this variable stands for run; says so when they do not.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn runs(variable: &str) -> bool {
-    let runs = setting(variable).is_some_and(|value| value == "1");
-    if !runs {
-        eprintln!("skipped: {variable}=1 is not set");
-    }
-    runs
+fn options(cloud: &'static Support) -> Options {
+    Options { clouds: kinds::clouds(cloud), ..Options::default() }
 }
 
-fn wanted() -> bool {
-    runs("I2KIT_TEST_TOOLS")
+/// Findings for the local cloud as `code line path: message` lines.
+fn findings(text: &str) -> String {
+    example::findings(text, &options(&local::SUPPORT))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the runner's settings come by the environment")]
-fn setting(variable: &str) -> Option<String> {
-    std::env::var(variable).ok()
+/// Findings for AWS as `code: message` lines.
+fn on_aws(texts: &[&str], certificate: Option<&str>) -> (Reading, String) {
+    let options = Options { certificate: certificate.map(str::to_owned), ..options(&SUPPORT) };
+    let (_, reading) = reading(texts, &options);
+    let line = |found: &Diagnostic| format!("{}: {}", found.code.name(), found.message);
+    let lines: Vec<String> = reading.diagnostics.iter().map(line).collect();
+    (reading, lines.join("\n"))
 }
 
-impl Bed {
-    async fn aws(&self, cache: &Path) -> Aws {
-        let settings = Settings {
-            environment: "test".into(),
-            region: "us-east-1".into(),
-            profile: None,
-            endpoint: Some(self.endpoint.clone()),
-            network: None,
-            guest_endpoint: None,
-            cache: cache.into(),
-            holder: "tests".into(),
-        };
-        let credentials = Credentials::new("example", "example", None, None, "test");
-        Aws::with(settings, Events::none(), Some(credentials)).await.unwrap()
-    }
+fn service(annotations: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  annotations: {{{annotations}}}\nspec:\n  type: LoadBalancer\n  \
+         selector: {{app: web}}\n  ports: [{{name: http, port: 80}}, {{name: https, port: 443, targetPort: 80}}]\n{rest}"
+    )
 }
 
-/// An image of a pod file system, a base of 5 MiB and a top layer of that content.
-fn image(folder: &Path, name: &str, top: &[u8]) -> DiskImage {
-    let own = folder.join(name);
-    fs::create_dir_all(&own).unwrap();
-    let parts = [
-        ("pod", Digest::of(name.as_bytes()).as_bytes().repeat(256)),
-        ("base", vec![90; 5 << 20]),
-        ("top", top.to_vec()),
-    ];
-    let part = |(name, bytes): &(&str, Vec<u8>)| Part {
-        name: (*name).into(),
-        content: Digest::of(bytes),
-        size: bytes.len() as u64,
-    };
-    let content = Digest::of(name.as_bytes());
-    let layout = DiskLayout::new(content, parts.iter().map(part)).unwrap();
-    let file = |folder: &Path, name: &str, bytes: &[u8]| -> PathBuf {
-        crate::image::write_part(&folder.join(name), bytes).unwrap();
-        folder.join(name)
-    };
-    let mut segments = Vec::new();
-    let mut push = |name: &str, bytes: &[u8], offset: u64| {
-        let end: u64 = segments.iter().map(|segment: &Segment| segment.length).sum();
-        if offset > end {
-            segments.push(Segment { file: None, length: offset - end });
-        }
-        segments.push(Segment { file: Some(file(&own, name, bytes)), length: bytes.len() as u64 });
-    };
-    push("head", &gpt::head(&layout), 0);
-    for (partition, (name, bytes)) in layout.partitions.iter().zip(&parts) {
-        push(name, bytes, partition.offset);
-    }
-    push("tail", &gpt::tail(&layout), layout.size - gpt::TAIL_SIZE);
-    DiskImage {
-        id: ImageId(content),
-        kernel: file(folder, "kernel", &vec![17; 700_000]),
-        initrd: file(folder, "initrd", &vec![34; 300_000]),
-        cloud: None,
-        stub: Some(file(folder, "stub", &example::stub())),
-        cmdline: "quiet".into(),
-        segments,
-    }
-}
+const TLS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl";
+const ARN: &str = "arn:aws:acm:eu-west-1:123456789012:certificate/a";
 
-fn blocks_sent(journal: &[String]) -> usize {
-    journal.iter().filter(|call| call.starts_with("PUT /snapshots/")).count()
-}
+#[test]
+fn tls_ends_at_a_balancer_of_aws_alone() {
+    let web = deployment(POD);
+    let text = service(&format!("{TLS}-cert: '{ARN}', {TLS}-ports: https"), "");
+    let (found, said) = on_aws(&[&web, &text], None);
+    assert_eq!(said, "");
+    let [http, https] = found.set.services[0].ports.as_slice() else { panic!("two ports") };
+    assert_eq!(http.tls, None);
+    assert_eq!(https.tls.as_ref().map(|tls| tls.certificates.clone()), Some(vec![ARN.to_owned()]));
+    let local = findings(&text);
+    assert!(local.contains("not deployable on the local cloud: TLS that ends at the balancer"), "{local}");
 
-/// Asserts that the image's snapshot, read back from AWS, is the whole disk.
-async fn assert_whole(aws: &Aws, image: &DiskImage) {
-    let disk = blocks::Disk::new(&bootable(image, &aws.settings.cache).unwrap());
-    let registered = aws.machine_image(image.id).await.unwrap().expect("it was put");
-    assert_eq!(registered.state(), Some(&ImageState::Available));
-    let snapshot = registered.block_device_mappings()[0].ebs().unwrap().snapshot_id().unwrap().to_owned();
-    let pages = aws.clients.ebs.list_snapshot_blocks().snapshot_id(&snapshot).send().await.unwrap();
-    let mut found = blocks::BlockMap::new();
-    for block in pages.blocks() {
-        let (index, token) = (block.block_index().unwrap(), block.block_token().unwrap());
-        let read =
-            aws.clients.ebs.get_snapshot_block().snapshot_id(&snapshot).block_index(index).block_token(token);
-        let bytes = read.send().await.unwrap().block_data.collect().await.unwrap().to_vec();
-        if bytes.iter().any(|byte| *byte != 0) {
-            found.insert(u32::try_from(index).unwrap(), blocks::digest(&bytes));
-        }
-    }
-    assert_eq!(found, disk.map().unwrap());
-}
-
-#[tokio::test]
-async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
-    if !wanted() {
-        return;
-    }
-    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
-    let aws = bed.aws(folder.path()).await;
-    let first = image(folder.path(), "first", &vec![1; 3 << 20]);
-    aws.put_image(&first).await.unwrap();
-    let all = blocks_sent(&bed.journal());
-    let disk = blocks::Disk::new(&bootable(&first, folder.path()).unwrap());
-    assert_eq!(all, disk.map().unwrap().len(), "exactly the blocks that are not zero");
-    assert_whole(&aws, &first).await;
-
-    bed.journal();
-    aws.put_image(&first).await.unwrap();
-    assert_eq!(bed.journal(), ["DescribeImages"], "nothing changed: the look-up and nothing else");
-
-    // A top layer of 1 MB instead of 3 MiB: two blocks of its own with its tree of hashes, zeroes for the five others that
-    // the old one had with its tree; the tables, the pod file system and what names the trees' roots.
-    let second = image(folder.path(), "second", &vec![2; 245 << 12]);
-    aws.put_image(&second).await.unwrap();
-    let sent = blocks_sent(&bed.journal());
-    assert!(sent <= 2 + 5 + 4, "{sent} blocks were sent");
-    assert_whole(&aws, &second).await;
-
-    // Another machine knows no block maps: it reads them from EBS, and sends as little.
-    let elsewhere = tempfile::tempdir().unwrap();
-    let third = image(elsewhere.path(), "third", &vec![3; 245 << 12]);
-    let aws = bed.aws(elsewhere.path()).await;
-    bed.journal();
-    aws.put_image(&third).await.unwrap();
-    let sent = blocks_sent(&bed.journal());
-    assert!(sent <= 2 + 4, "{sent} blocks were sent");
-    assert_whole(&aws, &third).await;
-
-    let ids = [first.id, second.id, third.id];
-    aws.delete_images(&ids).await.unwrap();
-    aws.delete_images(&ids).await.unwrap();
-    assert!(aws.images().await.unwrap().is_empty() && aws.snapshots().await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn an_interrupted_upload_goes_on_where_it_stopped() {
-    if !wanted() {
-        return;
-    }
-    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
-    let aws = bed.aws(folder.path()).await;
-    let image = image(folder.path(), "image", &vec![1; 3 << 20]);
-    bed.fault(&serde_json::json!([{
-        "match": "PUT /snapshots/", "skip": 5, "count": 1000, "status": 403,
-        "headers": {"content-type": "application/json", "x-amzn-errortype": "ExpiredTokenException"},
-        "body": "{\"message\": \"The security token included in the request is expired\"}",
-    }]));
-    let error = aws.put_image(&image).await.unwrap_err().to_string();
-    assert!(error.contains("PutSnapshotBlock") && error.contains("log in again"), "{error}");
-    bed.fault(&serde_json::json!([]));
-    bed.journal();
-    aws.put_image(&image).await.unwrap();
-    let journal = bed.journal();
-    let all = blocks::Disk::new(&bootable(&image, folder.path()).unwrap()).map().unwrap().len();
-    assert!(blocks_sent(&journal) < all, "{} of {all} blocks were sent again", blocks_sent(&journal));
-    assert!(
-        !journal.contains(&"POST /snapshots".to_owned()),
-        "the snapshot begun is gone on with: {journal:?}"
+    let (_, said) = on_aws(&[&web, &service(&format!("{TLS}-cert: mine, {TLS}-ports: '444'"), "")], None);
+    assert_eq!(
+        said,
+        "invalid-value: a certificate is named by its ARN, got `mine`\ninvalid-value: the Service has no port `444`"
     );
-    assert_eq!(aws.snapshots().await.unwrap().len(), 1);
-    assert_whole(&aws, &image).await;
 }
 
-#[tokio::test]
-async fn lost_replies_and_throttling_make_nothing_twice() {
-    if !wanted() {
-        return;
-    }
-    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
-    let aws = bed.aws(folder.path()).await;
-    let image = image(folder.path(), "image", &vec![1; 1 << 20]);
-    let throttled = "<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>slow down</Message></Error>\
-                     </Errors><RequestID>1</RequestID></Response>";
-    bed.fault(&serde_json::json!([
-        {"match": "^POST /snapshots$", "lose": true},
-        {"match": "^PUT /snapshots/", "lose": true, "skip": 2, "count": 3},
-        {"match": "^POST /snapshots/completion", "lose": true},
-        {"match": "^RegisterImage$", "lose": true},
-        {"match": "^DescribeSnapshots$", "status": 503, "body": throttled, "count": 2},
-    ]));
-    aws.put_image(&image).await.unwrap();
-    assert_eq!(aws.images().await.unwrap(), [image.id]);
-    assert_eq!(aws.snapshots().await.unwrap().len(), 1);
-    assert_whole(&aws, &image).await;
+#[test]
+fn the_short_form_takes_the_certificate_of_the_environment() {
+    let text = "name: web\npublic: true\ncontainers:\n  web:\n    image: nginx:1.27\n    ports: [\"https:443:http:80\"]\n";
+    let (_, said) = on_aws(&[text], None);
+    assert_eq!(said, "missing-field: TLS that ends at the balancer needs a certificate");
+    let (found, said) = on_aws(&[text], Some(ARN));
+    assert_eq!(said, "");
+    let tls = found.set.services[0].ports[0].tls.as_ref();
+    assert_eq!(tls.map(|tls| tls.certificates.clone()), Some(vec![ARN.to_owned()]));
 }
 
-/// The image of a pod without containers, with the guest bundle of `scripts/guest`.
-fn bootable_pod(folder: &Path) -> DiskImage {
-    let guest = setting("I2KIT_GUEST")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest"), PathBuf::from);
-    let pod = i2kit_spec::PodBoot {
-        version: i2kit_spec::POD_BOOT_VERSION,
-        pod: i2kit_spec::PodMeta { name: "empty".into(), namespace: "default".into(), ..Default::default() },
-        grace_period_seconds: 2,
-        health_port: 10256,
-        ..Default::default()
+#[test]
+fn scalers_and_budgets_are_for_both_and_scale_on_aws_alone() {
+    let web = deployment(&POD.replace("{memory: 64Mi}", "{cpu: 500m, memory: 64Mi}"));
+    let scaler = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: web}\nspec:\n  \
+                  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}\n  minReplicas: 2\n  maxReplicas: 5\n";
+    let budget = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\nspec:\n  minAvailable: 1\n  \
+                  selector: {matchLabels: {app: web}}\n";
+    let (found, said) = on_aws(&[&web, scaler, budget], None);
+    assert_eq!((said.as_str(), found.set.scalers[0].cpu_percent), ("", Some(80)));
+    let (_, local) = reading(&[&web, scaler, budget], &options(&local::SUPPORT));
+    assert!(!local.has_errors(), "{local:?}");
+    assert!(local.diagnostics[0].message.contains("nothing measures the load"), "{local:?}");
+}
+
+#[test]
+fn roles_are_those_of_the_cloud() {
+    let account = |role: &str| {
+        format!(
+            "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: reader\n  annotations: {{i2kit.dev/role: '{role}'}}\n"
+        )
     };
-    let file = crate::erofs::TreeFile::file(i2kit_spec::POD_BOOT_PATH, serde_json::to_vec(&pod).unwrap());
-    let pod = crate::erofs::write_tree(&[file]).unwrap();
-    let part =
-        Part { name: i2kit_spec::POD_PARTITION.into(), content: Digest::of(&pod), size: pod.len() as u64 };
-    let layout = DiskLayout::new(Digest::of(&pod), [part]).unwrap();
-    let segment = |name: &str, bytes: &[u8]| {
-        crate::image::write_part(&folder.join(name), bytes).unwrap();
-        Segment { file: Some(folder.join(name)), length: bytes.len() as u64 }
-    };
-    let end = gpt::HEAD_SIZE + pod.len() as u64;
-    DiskImage {
-        id: ImageId(Digest::of(&pod)),
-        kernel: guest.join(i2kit_spec::GUEST_KERNEL),
-        initrd: guest.join(i2kit_spec::GUEST_INITRD),
-        cloud: Some(guest.join(i2kit_spec::GUEST_CLOUD)),
-        stub: Some(guest.join(i2kit_spec::GUEST_STUB)),
-        cmdline: i2kit_spec::cmdline::BASE.into(),
-        segments: vec![
-            segment("head", &gpt::head(&layout)),
-            segment("pod", &pod),
-            Segment { file: None, length: layout.size - gpt::TAIL_SIZE - end },
-            segment("tail", &gpt::tail(&layout)),
-        ],
-    }
+    let (found, said) = on_aws(&[&account("arn:aws:iam::123456789012:role/reader")], None);
+    assert_eq!(said, "");
+    assert!(found.set.service_accounts[0].role.is_some());
+    let (_, said) = on_aws(&[&account("reader@project.iam.gserviceaccount.com")], None);
+    assert!(said.starts_with("invalid-value: a role of AWS is named by"), "{said}");
+    assert!(findings(&account("reader")).contains("no roles"));
 }
 
-#[tokio::test]
-async fn what_was_uploaded_boots_as_an_instance() {
-    if !wanted() || !runs("I2KIT_TEST_QEMU") {
-        return;
+#[test]
+fn limits_on_who_may_connect_are_kept_in_both_forms() {
+    let web = deployment(POD);
+    let field = service("", "  loadBalancerSourceRanges: [192.0.2.0/24]\n");
+    let old = service(
+        "service.beta.kubernetes.io/load-balancer-source-ranges: '192.0.2.0/24, 198.51.100.0/24'",
+        "",
+    );
+    let (found, said) = on_aws(&[&web, &field], None);
+    assert_eq!(
+        (said.as_str(), &found.set.services[0].source_ranges[..]),
+        ("", &["192.0.2.0/24".to_owned()][..])
+    );
+    let (found, said) = on_aws(&[&web, &old], None);
+    assert_eq!((said.as_str(), found.set.services[0].source_ranges.len()), ("", 2));
+    let (_, local) = reading(&[&web, &field], &options(&local::SUPPORT));
+    assert!(!local.has_errors() && local.diagnostics[0].message.contains("loopback addresses"), "{local:?}");
+}
+
+#[test]
+fn what_ends_is_for_the_local_cloud_alone() {
+    let containers = "containers: [{name: a, image: 'a:1', resources: {requests: {memory: 64Mi}}}]";
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{restartPolicy: Never, {containers}}}\n"
+    );
+    let job = format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: b}}\nspec: {{template: {{spec: {{restartPolicy: Never, {containers}}}}}}}\n"
+    );
+    let (_, said) = on_aws(&[&pod, &job], None);
+    assert!(said.contains("not-deployable-yet: not deployable on AWS yet: a Pod that ends"), "{said}");
+    assert!(said.ends_with("not-deployable-yet: not deployable on AWS yet: Job"), "{said}");
+    assert_eq!(findings(&job), "");
+}
+
+#[test]
+fn machines_may_be_of_several_kinds_and_of_one_region() {
+    let web = |annotations: &str, pod: &str| {
+        let text = deployment(POD);
+        text.replace("    metadata:\n", &format!("    metadata:\n      annotations: {{{annotations}}}\n"))
+            .replace("    spec:\n", &format!("    spec:\n{pod}"))
+    };
+    let several = "i2kit.dev/instance-types: 'm6a.large, m6i.large', i2kit.dev/spot: '75%', i2kit.dev/on-demand-base: '2'";
+    let (found, said) = on_aws(&[&web(several, "")], None);
+    let placement = &found.set.deployments[0].template.spec.placement;
+    assert_eq!(said, "");
+    assert_eq!(placement.machine_types, ["m6a.large", "m6i.large"]);
+    assert_eq!((placement.spot_percent, placement.on_demand_base), (75, 2));
+    for wrong in ["i2kit.dev/spot: '101%'", "i2kit.dev/spot: often", "i2kit.dev/instance-types: ''"] {
+        let (_, said) = on_aws(&[&web(wrong, "")], None);
+        assert!(said.starts_with("invalid-value: must be "), "{wrong}: {said}");
     }
-    let (bed, folder) = (Bed::start_with(&["--boot"]), tempfile::tempdir().unwrap());
-    let aws = bed.aws(folder.path()).await;
-    let image = bootable_pod(folder.path());
-    aws.put_image(&image).await.unwrap();
-    let registered = aws.machine_image(image.id).await.unwrap().unwrap();
-    let run =
-        aws.clients.ec2.run_instances().image_id(registered.image_id().unwrap()).min_count(1).max_count(1);
-    let run = run.instance_type(aws_sdk_ec2::types::InstanceType::T3Nano).send().await.unwrap();
-    let id = run.instances()[0].instance_id().unwrap().to_owned();
-    let limit = Duration::from_secs(150);
-    let console = eventually("the guest to speak", limit, || async {
-        let said = aws.clients.ec2.get_console_output().instance_id(&id).send().await;
-        let said = said.map_err(error::failed("GetConsoleOutput"))?;
-        let bytes =
-            base64::Engine::decode(&base64::prelude::BASE64_STANDARD, said.output().unwrap_or_default());
-        let text = String::from_utf8_lossy(&bytes.unwrap()).into_owned();
-        Ok(text.contains("services, ").then_some(text))
-    });
-    let console = console.await.unwrap();
-    assert!(console.contains("network, "), "{console}");
-    // Terminating presses the power button, and the VM goes.
-    aws.clients.ec2.terminate_instances().instance_ids(&id).send().await.unwrap();
-    let gone = eventually("the VM to go", limit, || async {
-        let state = fs::read_to_string(bed.folder.path().join("state.json")).unwrap_or_default();
-        Ok((!state.contains(&id)).then_some(()))
-    });
-    gone.await.unwrap();
+
+    let selecting = web("", "      nodeSelector: {topology.kubernetes.io/region: eu-west-1}\n");
+    let (_, said) = on_aws(&[&selecting], None);
+    assert_eq!(said, "");
+    let elsewhere = Options { region: Some("us-east-1".into()), ..options(&SUPPORT) };
+    let (_, refused) = reading(&[&selecting], &elsewhere);
+    assert!(refused.diagnostics[0].message.contains("the environment lies in us-east-1"), "{refused:?}");
+}
+
+#[test]
+fn scratch_space_that_takes_memory_is_said_to() {
+    let pod = |medium: &str| {
+        deployment(&format!(
+            "{POD}        volumeMounts: [{{name: a, mountPath: /a}}]\n      volumes: [{{name: a, emptyDir: {{{medium}}}}}]\n"
+        ))
+    };
+    let said = |medium: &str, cloud| {
+        let (_, reading) = reading(&[&pod(medium)], &options(cloud));
+        reading.diagnostics.into_iter().map(|found| (found.code, found.severity)).collect::<Vec<_>>()
+    };
+    assert_eq!(said("", &SUPPORT), [(Code::Unlike, Severity::Note)]);
+    assert_eq!(said("medium: Memory", &SUPPORT), []);
+    assert_eq!(said("", &local::SUPPORT), []);
 }

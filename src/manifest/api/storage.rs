@@ -38,7 +38,7 @@ pub struct DiskSpec {
 pub struct StorageClass {
     /// Name and so on.
     pub meta: ObjectMeta,
-    /// Such as `ebs.csi.aws.com`.
+    /// The driver of the disks.
     pub provisioner: String,
     /// Such as `type: gp3`.
     pub parameters: BTreeMap<String, String>,

@@ -19,6 +19,7 @@ use super::api::ObjectSet;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
 use super::set::{Document, Index};
+use super::support::Clouds;
 use object::{Missing, Object};
 use scope::Scope;
 
@@ -46,11 +47,11 @@ impl BuildFault {
 }
 
 /// The typed objects of a set without errors.
-pub(super) fn set<'d>(documents: &'d [Document<'d>]) -> Result<ObjectSet, BuildFault> {
+pub(super) fn set<'d>(documents: &'d [Document<'d>], clouds: &'d Clouds) -> Result<ObjectSet, BuildFault> {
     let mut set = ObjectSet::default();
     let index = Index::new(documents);
     for document in documents {
-        one(document, &index, &mut set).map_err(|missing| BuildFault {
+        one(document, (&index, clouds), &mut set).map_err(|missing| BuildFault {
             what: format!("{}: {missing}", document.title()),
             place: document.place(document.root.span),
         })?;
@@ -58,9 +59,13 @@ pub(super) fn set<'d>(documents: &'d [Document<'d>]) -> Result<ObjectSet, BuildF
     Ok(set)
 }
 
-fn one<'d>(document: &'d Document<'d>, index: &'d Index<'d, 'd>, set: &mut ObjectSet) -> Result<(), Missing> {
+fn one<'d>(
+    document: &'d Document<'d>,
+    (index, clouds): (&'d Index<'d, 'd>, &'d Clouds),
+    set: &mut ObjectSet,
+) -> Result<(), Missing> {
     let Some(table) = document.kind.table else { return Ok(()) };
-    let scope = Scope::new(index, document);
+    let scope = Scope::new(index, clouds, document);
     let object = Object::new(&document.root, table);
     match document.kind.name {
         "Deployment" | "ReplicaSet" => set.deployments.push(workload::deployment(object, &scope)?),

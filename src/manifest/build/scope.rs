@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use super::object::{Object, Read};
 use crate::manifest::api::{Name, ObjectMeta};
 use crate::manifest::set::{Document, Index};
+use crate::manifest::support::Clouds;
 use crate::manifest::tree::Node;
 
 /// The other objects of the set, as one object sees them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope<'d> {
     index: &'d Index<'d, 'd>,
+    clouds: &'d Clouds,
     pub(super) namespace: &'d str,
 }
 
 impl<'d> Scope<'d> {
-    pub(super) fn new(index: &'d Index<'d, 'd>, document: &'d Document<'d>) -> Self {
-        Self { index, namespace: &document.namespace }
+    pub(super) fn new(index: &'d Index<'d, 'd>, clouds: &'d Clouds, document: &'d Document<'d>) -> Self {
+        Self { index, clouds, namespace: &document.namespace }
     }
 
     /// An object of the same namespace.
@@ -28,6 +30,11 @@ impl<'d> Scope<'d> {
     pub(super) fn text(&self, config_map: &str, key: &str) -> Option<&'d Node<'d>> {
         let held = self.index.held("ConfigMap", self.namespace, config_map, key)?;
         (held.field == "data").then_some(held.value)
+    }
+
+    /// What annotations mean.
+    pub(super) fn clouds(&self) -> &'d Clouds {
+        self.clouds
     }
 
     /// `metadata` of the object.

@@ -8,10 +8,7 @@ use super::scope::Scope;
 use crate::manifest::api::{
     Backend, BackendPort, Ingress, Protocol, Route, Service, ServicePort, ServiceType, TargetPort, Tls,
 };
-use crate::manifest::check::{
-    BACKEND_PROTOCOL, INGRESS_CERTIFICATE, INGRESS_SCHEME, INGRESS_SOURCE_RANGES, SOURCE_RANGES,
-    TLS_CERTIFICATE, TLS_POLICY, TLS_PORTS, is_internal,
-};
+use crate::manifest::support::{Annotation, Clouds};
 use crate::manifest::tree::Resolved;
 
 /// `v1` Service.
@@ -20,14 +17,14 @@ pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
     let sticky = spec.text("sessionAffinity")? == "ClientIP";
     let timeout = spec.object("sessionAffinityConfig")?.object("clientIP")?.number("timeoutSeconds")?;
     let meta = scope.meta(object)?;
-    let internal = meta.annotations.iter().any(|(key, value)| is_internal(key, value));
+    let internal = meta.annotations.iter().any(|(key, value)| scope.clouds().is_internal(key, value));
     let mut ports = spec.objects("ports")?.into_iter().map(port).collect::<Read<Vec<_>>>()?;
     for port in &mut ports {
-        port.tls = tls(&meta.annotations, port);
+        port.tls = tls(scope.clouds(), &meta.annotations, port);
     }
     let ranges = spec.texts_if("loadBalancerSourceRanges")?.filter(|ranges| !ranges.is_empty());
-    let annotated =
-        || meta.annotations.get(SOURCE_RANGES).map(|text| items(text).map(str::to_owned).collect());
+    let annotated = scope.clouds().value(&meta.annotations, Annotation::SourceRanges);
+    let annotated = || annotated.map(|text| items(text).map(str::to_owned).collect());
     let source_ranges = ranges.or_else(annotated).unwrap_or_default();
     Ok(Service {
         meta,
@@ -71,22 +68,22 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What annotations say of TLS on this port: all ports have it unless they are listed.
-fn tls(annotations: &BTreeMap<String, String>, port: &ServicePort) -> Option<Tls> {
-    let of = |key: &str| annotations.get(key).map(String::as_str);
-    if of(TLS_CERTIFICATE).or(of(TLS_PORTS)).is_none() || port.protocol != Protocol::Tcp {
+fn tls(clouds: &Clouds, annotations: &BTreeMap<String, String>, port: &ServicePort) -> Option<Tls> {
+    let of = |meaning| clouds.value(annotations, meaning);
+    if of(Annotation::Certificates).or(of(Annotation::TlsPorts)).is_none() || port.protocol != Protocol::Tcp {
         return None;
     }
     let number = port.port.to_string();
     let is_meant = |item: &str| item == "*" || item == number || Some(item) == port.name.as_deref();
-    if of(TLS_PORTS).is_some_and(|ports| !items(ports).any(is_meant)) {
+    if of(Annotation::TlsPorts).is_some_and(|ports| !items(ports).any(is_meant)) {
         return None;
     }
     Some(Tls {
-        certificates: of(TLS_CERTIFICATE)
+        certificates: of(Annotation::Certificates)
             .map(|text| items(text).map(str::to_owned).collect())
             .unwrap_or_default(),
-        policy: of(TLS_POLICY).map(str::to_owned),
-        to_pods: matches!(of(BACKEND_PROTOCOL), Some("ssl" | "https")),
+        policy: of(Annotation::TlsPolicy).map(str::to_owned),
+        to_pods: matches!(of(Annotation::BackendProtocol), Some("ssl" | "https")),
     })
 }
 
@@ -112,14 +109,14 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
     let default_backend =
         if spec.has("defaultBackend") { Some(backend(spec.object("defaultBackend")?)?) } else { None };
     let meta = scope.meta(object)?;
-    let of = |key: &str| meta.annotations.get(key).map(String::as_str);
+    let of = |meaning| scope.clouds().value(&meta.annotations, meaning);
     let listed = |text: &str| items(text).map(str::to_owned).collect();
     // Where several say who may connect, they say the same.
-    let ranges = INGRESS_SOURCE_RANGES.iter().find_map(|key| of(key));
+    let ranges = of(Annotation::IngressSourceRanges);
     Ok(Ingress {
-        certificates: of(INGRESS_CERTIFICATE).map(listed).unwrap_or_default(),
+        certificates: of(Annotation::IngressCertificates).map(listed).unwrap_or_default(),
         source_ranges: ranges.map(listed).unwrap_or_default(),
-        internal: of(INGRESS_SCHEME) == Some("internal"),
+        internal: of(Annotation::IngressScheme) == Some("internal"),
         meta,
         routes,
         default_backend,

@@ -8,7 +8,8 @@ use super::volume::decode;
 use crate::manifest::api::{
     Claim, ClaimTemplate, DiskSpec, Secret, SecretValue, ServiceAccount, StorageClass,
 };
-use crate::manifest::check::{ROLE_ANNOTATIONS, bytes};
+use crate::manifest::check::bytes;
+use crate::manifest::support::Annotation;
 
 /// `v1` Secret.
 pub(super) fn secret(object: Object<'_>, scope: &Scope<'_>) -> Read<Secret> {
@@ -59,7 +60,7 @@ pub(super) fn storage_class(object: Object<'_>, scope: &Scope<'_>) -> Read<Stora
 /// `v1` ServiceAccount.
 pub(super) fn service_account(object: Object<'_>, scope: &Scope<'_>) -> Read<ServiceAccount> {
     let meta = scope.meta(object)?;
-    let role = ROLE_ANNOTATIONS.iter().find_map(|key| meta.annotations.get(*key).cloned());
+    let role = scope.clouds().value(&meta.annotations, Annotation::Role).map(str::to_owned);
     let secrets = object.objects("imagePullSecrets")?.into_iter().map(|item| item.text("name"));
     Ok(ServiceAccount { role, image_pull_secrets: secrets.collect::<Read<_>>()?, meta })
 }

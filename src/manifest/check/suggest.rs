@@ -1,36 +1,7 @@
-//! What was probably meant.
+//! Hints for fields that are not known.
 
-use super::list;
 use crate::manifest::language::{Class, Table, Type};
-
-/// Words that are looked at; more are never read by whoever made the slip.
-const MAX_WORDS: usize = 500;
-
-/// The word nearest to `given`, when it is near enough to be a slip.
-pub(in crate::manifest) fn nearest<'w>(
-    given: &str,
-    words: impl IntoIterator<Item = &'w str>,
-) -> Option<&'w str> {
-    // Distance is quadratic; nobody's slip of the finger is this long.
-    if given.len() > 100 {
-        return None;
-    }
-    words
-        .into_iter()
-        .take(MAX_WORDS)
-        .filter_map(|word| {
-            let allowed = (given.len().max(word.len()) / 3).max(1);
-            // What differs more in length alone cannot be near. Bytes for characters: names are ASCII.
-            if given.len().abs_diff(word.len()) > allowed {
-                return None;
-            }
-            let same = word.eq_ignore_ascii_case(given);
-            let distance = if same { 0 } else { strsim::osa_distance(given, word) };
-            (distance <= allowed && distance < word.len()).then_some((distance, word))
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, word)| word)
-}
+use crate::manifest::words::{list, nearest};
 
 /// Fields that objects had in versions that are gone, or that a similar object has: object, field, what to write.
 const OTHER_NAMES: &[(&str, &str, &str)] = &[
@@ -42,7 +13,7 @@ const OTHER_NAMES: &[(&str, &str, &str)] = &[
     ("HorizontalPodAutoscalerSpec", "targetCPUUtilizationPercentage", "metrics"),
 ];
 
-/// Tables up to this many fields are told in whole when nothing is near.
+/// Tables up to this many fields are listed in whole when nothing is near.
 const FEW: usize = 6;
 
 /// A hint for the unknown field `key` of `table`: another spelling, or the level where it belongs.
@@ -88,19 +59,4 @@ fn below(key: &str, table: &'static Table) -> Option<String> {
         };
         inner.field(key).map(|_| format!("{}{mark}.{key}", field.name))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slips_are_recognised_and_other_words_are_not() {
-        let words = ["replicas", "selector", "template", "strategy"];
-        assert_eq!(nearest("replica", words), Some("replicas"));
-        assert_eq!(nearest("Replicas", words), Some("replicas"));
-        assert_eq!(nearest("slector", words), Some("selector"));
-        assert_eq!(nearest("volumes", words), None);
-        assert_eq!(nearest("x", words), None);
-    }
 }

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 
-use super::Check;
+use super::report::Check;
 use crate::manifest::code::Code;
 use crate::manifest::language::Text;
 use crate::manifest::tree::Span;
+use crate::manifest::words::nearest;
 use crate::oci::{Reference, ReferenceError, signal_number};
 
 impl Check<'_> {
@@ -122,7 +123,7 @@ impl Check<'_> {
             && !matches!(text, "metadata.labels" | "metadata.annotations")
         {
             let message = format!("{} is not a field that pods offer", self.shown(text));
-            let help = super::nearest(text, plain).map_or_else(
+            let help = nearest(text, plain).map_or_else(
                 || "use metadata.name, metadata.labels['KEY'], status.podIP or another of those listed in the docs".to_owned(),
                 |near| format!("did you mean `{near}`?"),
             );

@@ -1,11 +1,12 @@
 //! One value against its type.
 
 use super::quantity::{QuantityFault, bytes, cpu_millis};
-use super::{Check, list, nearest};
+use super::report::Check;
 use crate::manifest::api::IntOrPercent;
 use crate::manifest::code::Code;
 use crate::manifest::language::{Choice, Class, Table, Text, Type};
 use crate::manifest::tree::{Entry, Node, Notation, Resolved, Scalar, Value, resolve};
+use crate::manifest::words::{list, nearest};
 
 /// Less memory than any process can start with; such a limit was meant with a suffix.
 const ODD_BYTES: u64 = 64 << 10;
@@ -284,9 +285,8 @@ impl Check<'_> {
             Class::Works | Class::NoMeaning | Class::Silent => {}
         }
         if choice.not_yet {
-            self.not_yet(node.span, &format!("`{text}`"));
+            self.not_yet(node.span, format_args!("`{text}`"));
         }
-        self.locally(node.span, &format!("`{text}`"), choice.locally);
     }
 
     fn quantity(&mut self, node: &Node<'_>, text: &str, resolved: Resolved, ty: &Type) {

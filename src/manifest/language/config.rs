@@ -7,7 +7,6 @@ use super::field::{
 use super::meta::{SELECTOR, SUBDOMAIN_META};
 use super::pod::PULL_SECRET;
 use super::workload::{API_VERSION, KIND, STATUS};
-use crate::manifest::check::rules;
 
 const META: Field = works("metadata", Type::Object(&SUBDOMAIN_META), "its name").required();
 const IMMUTABLE: Field =
@@ -25,8 +24,7 @@ pub(super) static CONFIG_MAP: Table = Table::new(
         works("binaryData", Type::Map(Text::DataKey, &Type::Text(Text::Base64)), "bytes by key, in base64"),
         IMMUTABLE,
     ],
-)
-.rules(&[rules::data_keys]);
+);
 
 /// `v1` Secret.
 pub(super) static SECRET: Table = Table::new(
@@ -41,13 +39,12 @@ pub(super) static SECRET: Table = Table::new(
         works("type", TEXT, "such as `kubernetes.io/tls`").zero().default("Opaque"),
         IMMUTABLE,
     ],
-)
-.rules(&[rules::secret_keys]);
+);
 
 /// `v1` ServiceAccount.
 pub(super) static SERVICE_ACCOUNT: Table = Table::new(
     "ServiceAccount",
-    "The role of machines in the cloud: annotation `i2kit.dev/role`, `eks.amazonaws.com/role-arn` or `iam.gke.io/gcp-service-account`.",
+    "The role of machines in the cloud, which an [annotation](#annotations) names.",
     &[
         API_VERSION,
         KIND,
@@ -62,16 +59,14 @@ pub(super) static SERVICE_ACCOUNT: Table = Table::new(
         )
         .not_yet(),
     ],
-)
-.rules(&[rules::role]);
+);
 
 /// `v1` Namespace.
 pub(super) static NAMESPACE: Table = Table::new(
     "Namespace",
     "Part of names and of DNS names; nothing is created for it.",
     &[API_VERSION, KIND, META, silent("spec", "finalizers of clusters"), STATUS],
-)
-.rules(&[rules::injecting_namespace]);
+);
 
 /// `storage.k8s.io/v1` StorageClass.
 pub(super) static STORAGE_CLASS: Table = Table::new(
@@ -84,7 +79,7 @@ pub(super) static STORAGE_CLASS: Table = Table::new(
         mapped(
             "provisioner",
             Type::Text(Text::Filled),
-            "ebs.csi.aws.com, pd.csi.storage.gke.io, disk.csi.azure.com and their in-tree names",
+            "a driver of the cloud's disks, by its name of today or by its in-tree name",
         )
         .required(),
         mapped("parameters", Type::Map(Text::Any, &TEXT), "type, iops and throughput of the disk"),
@@ -103,8 +98,7 @@ pub(super) static STORAGE_CLASS: Table = Table::new(
         no_meaning("mountOptions", TEXTS, "the agent chooses them"),
         no_meaning("allowedTopologies", Type::Any, "a disk is made where its machine is"),
     ],
-)
-.rules(&[rules::disk_parameters]);
+);
 
 /// `policy/v1` PodDisruptionBudget.
 pub(super) static BUDGET: Table = Table::new(
@@ -152,8 +146,7 @@ static SCALER_V2_SPEC: Table = Table::new(
         ),
         mapped("behavior", Type::Object(&BEHAVIOR), "how fast it follows"),
     ],
-)
-.rules(&[rules::scaler_bounds]);
+);
 
 /// `autoscaling/v1` HorizontalPodAutoscaler.
 pub(super) static SCALER_V1: Table = Table::new(
@@ -178,8 +171,7 @@ static SCALER_V1_SPEC: Table = Table::new(
         works("targetCPUUtilizationPercentage", COUNT_1, "processor use in percent of the request")
             .default("80"),
     ],
-)
-.rules(&[rules::scaler_bounds]);
+);
 
 static SCALE_TARGET: Table = Table::new(
     "CrossVersionObjectReference",

@@ -4,7 +4,6 @@ use super::field::{
     COUNT, COUNT_1, Choice, Field, ID, OneOf, PORT, SECONDS, Switch, TEXT, TEXTS, Table, Target, Text, Type,
     mapped, mapped_word, no_meaning, refused, refused_word, word, works,
 };
-use crate::manifest::check::rules;
 
 /// The fields that containers and init containers share. A macro, because a static table cannot be made by adding
 /// two others.
@@ -30,19 +29,19 @@ macro_rules! container {
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
-            works("terminationMessagePath", TEXT, "a file that all programs may write to; the last 4096 bytes of it are told with the container's end").zero().default("/dev/termination-log"),
-            no_meaning("terminationMessagePolicy", TEXT, "what a container says last is in its log, and is told from its file alone").zero().unless(&["File"]),
+            works("terminationMessagePath", TEXT, "a file that all programs may write to; its last 4096 bytes are shown with the container's end").zero().default("/dev/termination-log"),
+            no_meaning("terminationMessagePolicy", TEXT, "the last words of a container are in its log; only the file is shown with its end").zero().unless(&["File"]),
             refused("restartPolicyRules", Type::Any, "restarts do not depend on exit codes", "use the pod's `restartPolicy`"),
             no_meaning("resizePolicy", Type::Any, "a changed size is a rollout"),
             $($own),*
-        ]).rules(&[rules::unique_ports, rules::repeated_env, rules::unique_mounts, rules::probe_ports, rules::unrendered, rules::privileged_sysctl]);
+        ]);
     };
 }
 
 const READINESS: Field = works(
     "readinessProbe",
     Type::Object(&PROBE),
-    "decides whether the machine gets traffic: the balancers of both clouds ask the agent, which asks the container",
+    "decides whether the machine gets traffic: balancers ask the agent, which asks the container",
 );
 
 container!(
@@ -123,8 +122,7 @@ static ENV_SOURCE: Table = Table::new(
 .one_of(&[OneOf {
     fields: &["configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef"],
     required: true,
-}])
-.rules(&[rules::env_source]);
+}]);
 
 const OPTIONAL: Field =
     works("optional", Type::Bool, "whether it may be missing from the given files").default("false");
@@ -234,8 +232,7 @@ static CONTAINER_PORT: Table = Table::new(
         .zero(),
         no_meaning("hostIP", TEXT, "a machine has one address").zero(),
     ],
-)
-.rules(&[rules::host_port]);
+);
 
 static RESOURCES: Table = Table::new(
     "ResourceRequirements",
@@ -258,8 +255,7 @@ static RESOURCES: Table = Table::new(
             "ask for a device in `limits`",
         ),
     ],
-)
-.rules(&[rules::requests_within_limits]);
+);
 
 macro_rules! amounts {
     ($name:ident, $title:literal, $doc:literal) => {
@@ -307,8 +303,7 @@ static VOLUME_MOUNT: Table = Table::new(
         no_meaning("recursiveReadOnly", TEXT, "volumes have no mounts inside"),
     ],
 )
-.one_of(&[OneOf { fields: &["subPath", "subPathExpr"], required: false }])
-.rules(&[rules::mount_path]);
+.one_of(&[OneOf { fields: &["subPath", "subPathExpr"], required: false }]);
 
 /// Probes of every kind.
 pub(super) static PROBE: Table = Table::new(
@@ -439,18 +434,20 @@ static SECURITY_CONTEXT: Table = Table::new(
         no_meaning("appArmorProfile", Type::Any, "the machine has no AppArmor"),
         refused("windowsOptions", Type::Any, "machines run Linux", "remove it"),
     ],
-)
-.rules(&[rules::security]);
+);
 
 static CAPABILITIES: Table = Table::new(
     "Capabilities",
     "Kernel capabilities of a container, with or without `CAP_`; the machine is the boundary.",
     &[
-        mapped("add", TEXTS, "added; SYS_ADMIN, SYS_MODULE, SYS_RAWIO and ALL are refused because they reach the machine's kernel"),
+        mapped(
+            "add",
+            TEXTS,
+            "added; SYS_ADMIN, SYS_MODULE, SYS_RAWIO and ALL are refused because they reach the machine's kernel",
+        ),
         works("drop", TEXTS, "taken away; `ALL` takes all"),
     ],
-)
-.rules(&[rules::capabilities]);
+);
 
 /// `seccompProfile` of pods and containers.
 pub(super) static SECCOMP: Table = Table::new(
@@ -460,7 +457,7 @@ pub(super) static SECCOMP: Table = Table::new(
         works(
             "type",
             Type::Choice(&[
-                word("RuntimeDefault", "the usual filter, also when nothing is said"),
+                word("RuntimeDefault", "the usual filter, which is the default"),
                 mapped_word("Unconfined", "no filter; the machine is the boundary"),
                 word("Localhost", "the one in `localhostProfile`"),
             ]),
@@ -473,5 +470,4 @@ pub(super) static SECCOMP: Table = Table::new(
             "file of a profile (Docker's or the OCI runtime specification's JSON) in the folder that the environment file names as `seccompProfiles`",
         ),
     ],
-)
-.rules(&[rules::seccomp_profile]);
+);

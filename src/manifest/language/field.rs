@@ -1,7 +1,5 @@
 //! The form of the tables that the language is written in. The checker, the JSON Schema and the docs page are made
-//! from them; nothing else says which fields there are.
-
-use crate::manifest::check::Rule;
+//! from them; fields are listed nowhere else.
 
 /// What becomes of a field or a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +12,7 @@ pub(in crate::manifest) enum Class {
     Refused,
     /// Accepted with a warning: it has no meaning here.
     NoMeaning,
-    /// Accepted without a word: what clusters write into the objects that they print.
+    /// Accepted without a finding: what clusters write into the objects that they print.
     Silent,
 }
 
@@ -29,19 +27,6 @@ impl Class {
             Self::Silent => "ignored",
         }
     }
-}
-
-/// Where the two clouds differ over a thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::manifest) enum Locally {
-    /// They do not.
-    Same,
-    /// The local cloud cannot deploy it.
-    Refused,
-    /// The local cloud deploys it with less, which is told.
-    Noted(&'static str),
-    /// AWS cannot deploy it.
-    Only,
 }
 
 /// A command-line switch that turns a refusal off.
@@ -62,8 +47,6 @@ pub(in crate::manifest) struct Table {
     pub(in crate::manifest) fields: &'static [Field],
     /// Fields of which at most one may be given.
     pub(in crate::manifest) one_of: &'static [OneOf],
-    /// What cannot be said field by field.
-    pub(in crate::manifest) rules: &'static [Rule],
 }
 
 /// Fields that exclude each other.
@@ -80,12 +63,7 @@ impl Table {
         doc: &'static str,
         fields: &'static [Field],
     ) -> Self {
-        Self { name, doc, fields, one_of: &[], rules: &[] }
-    }
-
-    pub(in crate::manifest) const fn rules(mut self, rules: &'static [Rule]) -> Self {
-        self.rules = rules;
-        self
+        Self { name, doc, fields, one_of: &[] }
     }
 
     pub(in crate::manifest) const fn one_of(mut self, one_of: &'static [OneOf]) -> Self {
@@ -112,8 +90,6 @@ pub(in crate::manifest) struct Field {
     pub(in crate::manifest) default: Option<&'static str>,
     /// What i2kit cannot deploy yet although the language has it.
     pub(in crate::manifest) not_yet: bool,
-    /// Where the clouds differ.
-    pub(in crate::manifest) locally: Locally,
     /// Values that class, note and deployability do not apply to.
     pub(in crate::manifest) harmless: &'static [&'static str],
     /// Whether an empty map means something, as in `emptyDir: {}`.
@@ -123,7 +99,7 @@ pub(in crate::manifest) struct Field {
     pub(in crate::manifest) zero: bool,
     /// The way out of a refusal.
     pub(in crate::manifest) help: Option<&'static str>,
-    /// Told whenever the field is used.
+    /// A note whenever the field is used.
     pub(in crate::manifest) note: Option<&'static str>,
     pub(in crate::manifest) switch: Option<Switch>,
 }
@@ -138,7 +114,6 @@ impl Field {
             required: false,
             default: None,
             not_yet: false,
-            locally: Locally::Same,
             harmless: &[],
             presence: false,
             zero: false,
@@ -160,18 +135,6 @@ impl Field {
 
     pub(in crate::manifest) const fn not_yet(mut self) -> Self {
         self.not_yet = true;
-        self
-    }
-
-    /// What the local cloud does without, and why that is sound.
-    pub(in crate::manifest) const fn locally(mut self, note: &'static str) -> Self {
-        self.locally = Locally::Noted(note);
-        self
-    }
-
-    /// What AWS has and the local cloud does not.
-    pub(in crate::manifest) const fn aws_only(mut self) -> Self {
-        self.locally = Locally::Refused;
         self
     }
 
@@ -227,7 +190,7 @@ pub(super) const fn no_meaning(name: &'static str, ty: Type, why: &'static str) 
     Field::new(name, ty, Class::NoMeaning, why)
 }
 
-/// A field that is accepted without a word.
+/// A field that is accepted without a finding.
 pub(super) const fn silent(name: &'static str, why: &'static str) -> Field {
     Field::new(name, Type::Any, Class::Silent, why)
 }
@@ -336,23 +299,9 @@ pub(in crate::manifest) struct Choice {
     pub(in crate::manifest) doc: &'static str,
     pub(in crate::manifest) help: Option<&'static str>,
     pub(in crate::manifest) not_yet: bool,
-    /// Where the clouds differ.
-    pub(in crate::manifest) locally: Locally,
 }
 
 impl Choice {
-    /// What the local cloud does without, and why that is sound.
-    pub(in crate::manifest) const fn locally(mut self, note: &'static str) -> Self {
-        self.locally = Locally::Noted(note);
-        self
-    }
-
-    /// What AWS has and the local cloud does not.
-    pub(in crate::manifest) const fn aws_only(mut self) -> Self {
-        self.locally = Locally::Refused;
-        self
-    }
-
     pub(in crate::manifest) const fn not_yet(mut self) -> Self {
         self.not_yet = true;
         self
@@ -361,17 +310,17 @@ impl Choice {
 
 /// A word that means what it means in Kubernetes.
 pub(super) const fn word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, class: Class::Works, doc, help: None, not_yet: false, locally: Locally::Same }
+    Choice { word, class: Class::Works, doc, help: None, not_yet: false }
 }
 
 /// A word that is accepted with a note.
 pub(super) const fn mapped_word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, class: Class::Mapped, doc, help: None, not_yet: false, locally: Locally::Same }
+    Choice { word, class: Class::Mapped, doc, help: None, not_yet: false }
 }
 
 /// A word that is an error.
 pub(super) const fn refused_word(word: &'static str, why: &'static str, help: &'static str) -> Choice {
-    Choice { word, class: Class::Refused, doc: why, help: Some(help), not_yet: false, locally: Locally::Same }
+    Choice { word, class: Class::Refused, doc: why, help: Some(help), not_yet: false }
 }
 
 /// The usual text.
@@ -428,15 +377,15 @@ mod tests {
     fn a_line_reaches_the_page_the_schema_and_the_checker() {
         let page = |table| {
             let mut page = String::new();
-            docs::section(&mut page, table);
+            docs::section(&mut page, table, &[]);
             page
         };
         let row = "| brightness | integer 0-100 | adapted, *not yet* | `50` | in percent of the sun |";
         assert!(!page(&WITHOUT).contains("brightness"));
         assert!(page(&WITH).contains(row), "{}", page(&WITH));
 
-        assert!(schema::object(&WITHOUT)["properties"].get("brightness").is_none());
-        let property = &schema::object(&WITH)["properties"]["brightness"];
+        assert!(schema::object(&WITHOUT, &[])["properties"].get("brightness").is_none());
+        let property = &schema::object(&WITH, &[])["properties"]["brightness"];
         assert_eq!((&property["maximum"], &property["default"]), (&100.into(), &50.into()));
 
         let unknown = "unknown-field brightness: unknown field `brightness` in Lamp";

@@ -3,7 +3,7 @@
 use super::config::{
     BUDGET, CONFIG_MAP, NAMESPACE, SCALER_V1, SCALER_V2, SECRET, SERVICE_ACCOUNT, STORAGE_CLASS,
 };
-use super::field::{Class, Locally, Table};
+use super::field::{Class, Table};
 use super::service::{INGRESS, SERVICE};
 use super::workload::{CLAIM, CRON_JOB, DEPLOYMENT, JOB, POD, REPLICA_SET, STATEFUL_SET};
 
@@ -19,12 +19,10 @@ pub(in crate::manifest) struct Kind {
     pub(in crate::manifest) table: Option<&'static Table>,
     /// The way out of a refusal.
     pub(in crate::manifest) help: Option<&'static str>,
-    /// Told whenever the kind is used.
+    /// A note whenever the kind is used.
     pub(in crate::manifest) note: Option<&'static str>,
     /// What i2kit cannot deploy yet although the language has it.
     pub(in crate::manifest) not_yet: bool,
-    /// Where the clouds differ.
-    pub(in crate::manifest) locally: Locally,
 }
 
 const fn kind(
@@ -34,17 +32,7 @@ const fn kind(
     table: &'static Table,
     doc: &'static str,
 ) -> Kind {
-    Kind {
-        api_version,
-        name,
-        class,
-        doc,
-        table: Some(table),
-        help: None,
-        note: None,
-        not_yet: false,
-        locally: Locally::Same,
-    }
+    Kind { api_version, name, class, doc, table: Some(table), help: None, note: None, not_yet: false }
 }
 
 const fn refused(
@@ -62,7 +50,6 @@ const fn refused(
         help: Some(help),
         note: None,
         not_yet: false,
-        locally: Locally::Same,
     }
 }
 
@@ -76,28 +63,12 @@ const fn no_meaning(api_version: &'static str, name: &'static str, doc: &'static
         help: None,
         note: None,
         not_yet: false,
-        locally: Locally::Same,
     }
 }
 
 impl Kind {
     const fn not_yet(mut self) -> Self {
         self.not_yet = true;
-        self
-    }
-
-    const fn aws_only(mut self) -> Self {
-        self.locally = Locally::Refused;
-        self
-    }
-
-    const fn local_only(mut self) -> Self {
-        self.locally = Locally::Only;
-        self
-    }
-
-    const fn locally(mut self, note: &'static str) -> Self {
-        self.locally = Locally::Noted(note);
         self
     }
 
@@ -109,8 +80,6 @@ impl Kind {
 
 const NO_API: &str = "there is no Kubernetes API server; a pod that calls it will fail";
 const NO_NODES: &str = "machines do not compete for nodes";
-
-const UNMEASURED: &str = "nothing measures the load, so the group keeps its size; `i2kit scale` changes it";
 
 /// All kinds that get an answer of their own.
 pub(in crate::manifest) static KINDS: &[Kind] = &[
@@ -126,7 +95,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     kind("apps/v1", "ReplicaSet", Class::Mapped, &REPLICA_SET, "as a Deployment")
         .note("a ReplicaSet is deployed as a Deployment; write a Deployment"),
     kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one"),
-    kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once").local_only(),
+    kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once"),
     kind("batch/v1", "CronJob", Class::Mapped, &CRON_JOB, "a Job that the cloud's scheduler starts")
         .not_yet(),
     kind("v1", "Service", Class::Works, &SERVICE, "a DNS name and a balancer"),
@@ -136,24 +105,21 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         Class::Works,
         &INGRESS,
         "an application balancer with routing rules",
-    )
-    .aws_only(),
+    ),
     kind(
         "autoscaling/v2",
         "HorizontalPodAutoscaler",
         Class::Works,
         &SCALER_V2,
         "a target-tracking scaling policy",
-    )
-    .locally(UNMEASURED),
+    ),
     kind(
         "autoscaling/v1",
         "HorizontalPodAutoscaler",
         Class::Works,
         &SCALER_V1,
         "a target-tracking scaling policy",
-    )
-    .locally(UNMEASURED),
+    ),
     kind(
         "policy/v1",
         "PodDisruptionBudget",

@@ -3,7 +3,6 @@
 use super::field::{
     ANNOTATIONS, Field, LABEL, LABELS, TEXT, TEXTS, Table, Text, Type, mapped, refused, silent, word, works,
 };
-use crate::manifest::check::rules;
 
 /// Why fields of dumps are accepted.
 const DUMPED: &str = "written by clusters into the objects that they print";
@@ -19,7 +18,7 @@ const GENERATE_NAME: Field = refused(
 /// A table of metadata: its own fields, and those that only clusters write. A macro, because a static table cannot be
 /// made by adding two others.
 macro_rules! metadata {
-    ($name:ident, $title:literal, $doc:literal, [$($own:expr),* $(,)?] $(, [$($rule:expr),*])?) => {
+    ($name:ident, $title:literal, $doc:literal, [$($own:expr),* $(,)?]) => {
         pub(super) static $name: Table = Table::new($title, $doc, &[
             $($own,)*
             silent("creationTimestamp", DUMPED),
@@ -32,8 +31,7 @@ macro_rules! metadata {
             silent("resourceVersion", DUMPED),
             silent("selfLink", DUMPED),
             silent("uid", DUMPED),
-        ])
-        .rules(&[$($($rule),*)?]);
+        ]);
     };
 }
 
@@ -84,8 +82,7 @@ metadata!(
         silent("name", "pods are named after their workload"),
         silent("namespace", "pods live in their workload's namespace"),
         silent("generateName", DUMPED),
-    ],
-    [rules::injected_sidecars]
+    ]
 );
 metadata!(
     CLAIM_META,
@@ -132,5 +129,4 @@ static EXPRESSION: Table = Table::new(
         .required(),
         works("values", TEXTS, "what it is compared with"),
     ],
-)
-.rules(&[rules::expression_values]);
+);

@@ -12,8 +12,7 @@ mod short;
 mod volume;
 mod workload;
 
-pub(super) use field::{Choice, Class, Field, Locally, Switch, Table, Target, Text, Type};
+pub(super) use field::{Choice, Class, Field, Switch, Table, Target, Text, Type};
 pub(super) use kinds::{KINDS, Kind, removed_in};
-pub(super) use service::ALL_LOCAL;
 pub(super) use short::SHORT_FORM;
 pub(super) use workload::LIST;

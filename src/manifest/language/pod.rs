@@ -7,7 +7,6 @@ use super::field::{
 };
 use super::meta::{SELECTOR, TEMPLATE_META};
 use super::volume::VOLUME;
-use crate::manifest::check::rules;
 
 /// `template` of a workload.
 pub(super) static TEMPLATE: Table = Table::new(
@@ -17,8 +16,7 @@ pub(super) static TEMPLATE: Table = Table::new(
         works("metadata", Type::Object(&TEMPLATE_META), "labels and annotations of the pods"),
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
     ],
-)
-.rules(&[rules::spot]);
+);
 
 const GRACE: Field = mapped(
     "terminationGracePeriodSeconds",
@@ -33,7 +31,11 @@ pub(super) static POD_SPEC: Table = Table::new(
     "One pod is one machine: all containers run in it and share its network, volumes and life.",
     &[
         works("containers", Type::Filled(&Type::Object(&CONTAINER)), "run side by side").required(),
-        works("initContainers", Type::List(&Type::Object(&INIT_CONTAINER)), "run one by one, in order, before the containers"),
+        works(
+            "initContainers",
+            Type::List(&Type::Object(&INIT_CONTAINER)),
+            "run one by one, in order, before the containers",
+        ),
         works("volumes", Type::Keyed(&VOLUME, "name"), "what containers can mount"),
         mapped(
             "restartPolicy",
@@ -43,46 +45,107 @@ pub(super) static POD_SPEC: Table = Table::new(
                 word("Never", "never; for Jobs and Pods"),
             ]),
             "containers are restarted inside the machine",
-        ).zero()
+        )
+        .zero()
         .default("Always"),
         GRACE,
-        mapped("serviceAccountName", Type::Name(Target::ServiceAccount), "the machine's role in the cloud").zero(),
+        mapped("serviceAccountName", Type::Name(Target::ServiceAccount), "the machine's role in the cloud")
+            .zero(),
         mapped("serviceAccount", Type::Name(Target::ServiceAccount), "old name of serviceAccountName").zero(),
-        no_meaning("automountServiceAccountToken", Type::Bool, "there is no Kubernetes API to talk to").unless(&["false"]),
-        works("imagePullSecrets", Type::List(&Type::Object(&PULL_SECRET)), "registry credentials for the build; no machine ever sees them").not_yet(),
+        no_meaning("automountServiceAccountToken", Type::Bool, "there is no Kubernetes API to talk to")
+            .unless(&["false"]),
+        works(
+            "imagePullSecrets",
+            Type::List(&Type::Object(&PULL_SECRET)),
+            "registry credentials for the build; no machine ever sees them",
+        )
+        .not_yet(),
         works("securityContext", Type::Object(&POD_SECURITY), "defaults for all containers"),
-        mapped("nodeSelector", LABELS, "kubernetes.io/os: linux, architecture, zone, region and instance type choose the machine; other labels are refused"),
+        mapped(
+            "nodeSelector",
+            LABELS,
+            "kubernetes.io/os: linux, architecture, zone, region and instance type choose the machine; other labels are refused",
+        ),
         mapped("affinity", Type::Object(&AFFINITY), "where machines run"),
-        mapped("topologySpreadConstraints", Type::List(&Type::Object(&SPREAD)), "over zones: the group is spread over all of them; over nodes: always so"),
+        mapped(
+            "topologySpreadConstraints",
+            Type::List(&Type::Object(&SPREAD)),
+            "over zones: the group is spread over all of them; over nodes: always so",
+        ),
         no_meaning("tolerations", Type::Any, "a machine of its own has no taints"),
         no_meaning("priorityClassName", TEXT, "machines do not compete for nodes").zero(),
         no_meaning("priority", Type::Any, "machines do not compete for nodes"),
         no_meaning("preemptionPolicy", TEXT, "machines do not compete for nodes"),
-        no_meaning("schedulerName", TEXT, "there is nothing to schedule").zero().unless(&["default-scheduler"]),
+        no_meaning("schedulerName", TEXT, "there is nothing to schedule")
+            .zero()
+            .unless(&["default-scheduler"]),
         no_meaning("runtimeClassName", TEXT, "each pod has a kernel of its own already"),
-        no_meaning("enableServiceLinks", Type::Bool, "variables with the addresses of Services are never set; use their DNS names").unless(&["false"]),
+        no_meaning(
+            "enableServiceLinks",
+            Type::Bool,
+            "variables with the addresses of Services are never set; use their DNS names",
+        )
+        .unless(&["false"]),
         no_meaning("overhead", Type::Any, "the system's own need is known"),
-        no_meaning("setHostnameAsFQDN", Type::Bool, "the host name is the instance's name").unless(&["false"]),
-        works("hostUsers", Type::Bool, "`false` gives the containers a user namespace of their own inside the machine"),
+        no_meaning("setHostnameAsFQDN", Type::Bool, "the host name is the instance's name")
+            .unless(&["false"]),
+        works(
+            "hostUsers",
+            Type::Bool,
+            "`false` gives the containers a user namespace of their own inside the machine",
+        ),
         no_meaning("os", Type::Any, "machines run Linux"),
         no_meaning("readinessGates", Type::Any, "conditions are set by controllers of a cluster"),
-        refused("hostNetwork", Type::Bool, "there is no host to share a network with", "remove it; the pod owns the VM's network already, or pass --host-is-vm")
-            .unless(&["false"]).switch(Switch::HostIsVm),
-        refused("hostPID", Type::Bool, "there is no host to share processes with", "remove it; use shareProcessNamespace to share them between containers, or pass --host-is-vm")
-            .unless(&["false"]).switch(Switch::HostIsVm),
-        refused("hostIPC", Type::Bool, "there is no host to share memory with", "remove it; the containers of a pod share the VM's IPC already, or pass --host-is-vm")
-            .unless(&["false"]).switch(Switch::HostIsVm),
+        refused(
+            "hostNetwork",
+            Type::Bool,
+            "there is no host to share a network with",
+            "remove it; the pod owns the VM's network already, or pass --host-is-vm",
+        )
+        .unless(&["false"])
+        .switch(Switch::HostIsVm),
+        refused(
+            "hostPID",
+            Type::Bool,
+            "there is no host to share processes with",
+            "remove it; use shareProcessNamespace to share them between containers, or pass --host-is-vm",
+        )
+        .unless(&["false"])
+        .switch(Switch::HostIsVm),
+        refused(
+            "hostIPC",
+            Type::Bool,
+            "there is no host to share memory with",
+            "remove it; the containers of a pod share the VM's IPC already, or pass --host-is-vm",
+        )
+        .unless(&["false"])
+        .switch(Switch::HostIsVm),
         refused("hostnameOverride", TEXT, "the host name is also the DNS name", "use `hostname`"),
         no_meaning("schedulingGroup", Type::Any, "there is nothing to schedule"),
         no_meaning("evictionResponders", Type::Any, "nobody evicts a machine of its own"),
         refused("nodeName", TEXT, "there are no nodes", "remove it").zero(),
         refused("schedulingGates", Type::Any, "there is no scheduler", "remove it"),
-        refused("resourceClaims", Type::Any, "dynamic resource allocation needs a cluster", "ask for a device in `limits`"),
+        refused(
+            "resourceClaims",
+            Type::Any,
+            "dynamic resource allocation needs a cluster",
+            "ask for a device in `limits`",
+        ),
         refused("ephemeralContainers", Type::Any, "they belong to running pods only", "remove it"),
-        refused("resources", Type::Any, "resources of whole pods are not divided between containers here", "set `resources` of each container"),
+        refused(
+            "resources",
+            Type::Any,
+            "resources of whole pods are not divided between containers here",
+            "set `resources` of each container",
+        ),
         works("hostAliases", Type::List(&Type::Object(&HOST_ALIAS)), "lines of /etc/hosts"),
         works("hostname", Type::Text(Text::Label), "the machine's host name").zero(),
-        works("subdomain", Type::Text(Text::Label), "names the headless Service below which the pod has a DNS name").zero(),
+        works(
+            "subdomain",
+            Type::Text(Text::Label),
+            "names the headless Service below which the pod has a DNS name",
+        )
+        .zero(),
         works("dnsConfig", Type::Object(&DNS_CONFIG), "lines of /etc/resolv.conf"),
         mapped(
             "dnsPolicy",
@@ -93,13 +156,17 @@ pub(super) static POD_SPEC: Table = Table::new(
                 word("None", "only `dnsConfig`"),
             ]),
             "who answers DNS questions",
-        ).zero()
+        )
+        .zero()
         .default("ClusterFirst"),
         works("shareProcessNamespace", Type::Bool, "containers see each other's processes"),
-        works("activeDeadlineSeconds", COUNT_1, "the pod is stopped after this time and has failed; for Jobs and Pods that end"),
+        works(
+            "activeDeadlineSeconds",
+            COUNT_1,
+            "the pod is stopped after this time and has failed; for Jobs and Pods that end",
+        ),
     ],
-)
-.rules(&[rules::unique_containers, rules::mounts_exist, rules::same_service_account, rules::node_selector, rules::grace_period, rules::name_servers, rules::shown_containers, rules::root_user]);
+);
 
 /// `imagePullSecrets[]`.
 pub(super) static PULL_SECRET: Table = Table::new(
@@ -176,8 +243,7 @@ static SYSCTL: Table = Table::new(
         works("name", Type::Text(Text::Filled), "such as `net.core.somaxconn`").required(),
         works("value", TEXT, "its value").required(),
     ],
-)
-.rules(&[rules::sysctl]);
+);
 
 static AFFINITY: Table = Table::new(
     "Affinity",
@@ -210,8 +276,7 @@ static NODE_TERMS: Table = Table::new(
     "NodeSelector",
     "Alternatives of which one must hold.",
     &[works("nodeSelectorTerms", Type::Filled(&Type::Object(&NODE_TERM)), "the alternatives").required()],
-)
-.rules(&[rules::one_term]);
+);
 
 static NODE_TERM: Table = Table::new(
     "NodeSelectorTerm",
@@ -246,8 +311,7 @@ static NODE_CONDITION: Table = Table::new(
         .required(),
         works("values", TEXTS, "what it is compared with"),
     ],
-)
-.rules(&[rules::expression_values, rules::node_condition]);
+);
 
 static ANTI_AFFINITY: Table = Table::new(
     "PodAntiAffinity",
@@ -293,12 +357,10 @@ static WEIGHTED: Table = Table::new(
     ],
 );
 
-static POD_TERM: Table =
-    Table::new("PodAffinityTerm", "Which pods, and how near.", TERM_FIELDS).rules(&[rules::pod_term]);
+static POD_TERM: Table = Table::new("PodAffinityTerm", "Which pods, and how near.", TERM_FIELDS);
 
 static PREFERRED_TERM: Table =
-    Table::new("PodAffinityTerm (preferred)", "Which pods, and how near.", TERM_FIELDS)
-        .rules(&[rules::preferred_term]);
+    Table::new("PodAffinityTerm (preferred)", "Which pods, and how near.", TERM_FIELDS);
 
 const TERM_FIELDS: &[Field] = &[
     works("topologyKey", Type::Text(Text::LabelKey), "`kubernetes.io/hostname` or a zone").required(),
@@ -325,10 +387,9 @@ static SPREAD: Table = Table::new(
         )
         .required(),
         works("labelSelector", Type::Object(&SELECTOR), "which pods count"),
-        no_meaning("minDomains", Type::Any, "the environment says how many zones there are"),
+        no_meaning("minDomains", Type::Any, "the environment has the number of zones"),
         no_meaning("nodeAffinityPolicy", Type::Any, "there are no nodes"),
         no_meaning("nodeTaintsPolicy", Type::Any, "there are no nodes"),
         no_meaning("matchLabelKeys", Type::Any, "a group counts its own machines only"),
     ],
-)
-.rules(&[rules::spread_key]);
+);

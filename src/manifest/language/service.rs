@@ -6,11 +6,6 @@ use super::field::{
 };
 use super::meta::{LABEL_META, SUBDOMAIN_META};
 use super::workload::{API_VERSION, KIND, STATUS};
-use crate::manifest::check::rules;
-
-/// Why the local cloud needs no limit on who may connect.
-pub(in crate::manifest) const ALL_LOCAL: &str =
-    "its balancers listen on this machine's loopback addresses, which no other machine reaches";
 
 /// `v1` Service.
 pub(super) static SERVICE: Table = Table::new(
@@ -28,8 +23,7 @@ pub(super) static SERVICE: Table = Table::new(
         works("spec", Type::Object(&SERVICE_SPEC), "what it does").required(),
         STATUS,
     ],
-)
-.rules(&[rules::service_annotations]);
+);
 
 static SERVICE_SPEC: Table = Table::new(
     "ServiceSpec",
@@ -40,8 +34,8 @@ static SERVICE_SPEC: Table = Table::new(
             Type::Choice(&[
                 word("ClusterIP", "reachable inside the environment"),
                 mapped_word("NodePort", "as ClusterIP: there are no nodes; clients use `port`"),
-                word("LoadBalancer", "reachable from outside; inside only with an annotation of AWS, Google or Azure for internal balancers"),
-                word("ExternalName", "an alias for another DNS name").aws_only(),
+                word("LoadBalancer", "reachable from outside; inside only with an annotation for internal balancers"),
+                word("ExternalName", "an alias for another DNS name"),
             ]),
             "how far it is seen",
         ).zero()
@@ -50,18 +44,18 @@ static SERVICE_SPEC: Table = Table::new(
         works("ports", Type::List(&Type::Object(&SERVICE_PORT)), "what it listens on"),
         mapped("clusterIP", TEXT, "`None` makes it headless: its name gives the addresses of the healthy machines; other addresses are chosen by the cloud").zero(),
         silent("clusterIPs", "chosen by the cloud"),
-        works("externalName", Type::Text(Text::Host), "the name that it is an alias for").zero().aws_only(),
-        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address, as long as it is healthy").locally("all clients have this computer's address, and any machine answers")]), "whether a client stays with a machine").zero()
+        works("externalName", Type::Text(Text::Host), "the name that it is an alias for").zero(),
+        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address, as long as it is healthy")]), "whether a client stays with a machine").zero()
             .default("None"),
         mapped("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "a client stays for as long as its machine is healthy, whatever time is given"),
-        works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default").locally(ALL_LOCAL),
+        works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default"),
         refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows").zero(),
         refused("externalIPs", TEXTS, "there are no nodes that could own the address", "use type LoadBalancer"),
         no_meaning("loadBalancerClass", TEXT, "each cloud has one kind of balancer for Services"),
         mapped("publishNotReadyAddresses", Type::Bool, "a headless Service names all machines, healthy or not").not_yet().unless(&["false"]),
         mapped(
             "externalTrafficPolicy",
-            Type::Choice(&[word("Cluster", "the usual way"), mapped_word("Local", "the balancer keeps the client's address").locally("pods see the address of their network's gateway")]),
+            Type::Choice(&[word("Cluster", "the usual way"), mapped_word("Local", "the balancer keeps the client's address")]),
             "whether pods see the client's address",
         ).zero()
         .default("Cluster"),
@@ -81,8 +75,7 @@ static SERVICE_SPEC: Table = Table::new(
         )
         .default("SingleStack"),
     ],
-)
-.rules(&[rules::service]);
+);
 
 static SERVICE_PORT: Table = Table::new(
     "ServicePort",
@@ -138,8 +131,7 @@ pub(super) static INGRESS: Table = Table::new(
         works("spec", Type::Object(&INGRESS_SPEC), "its rules").required(),
         STATUS,
     ],
-)
-.rules(&[rules::ingress_annotations]);
+);
 
 static INGRESS_SPEC: Table = Table::new(
     "IngressSpec",
@@ -150,8 +142,7 @@ static INGRESS_SPEC: Table = Table::new(
         works("tls", Type::List(&Type::Object(&INGRESS_TLS)), "hosts that are served over TLS"),
         no_meaning("ingressClassName", TEXT, "each cloud has one kind of application balancer"),
     ],
-)
-.rules(&[rules::ingress_has_backend]);
+);
 
 static INGRESS_RULE: Table = Table::new(
     "IngressRule",
@@ -188,8 +179,7 @@ static INGRESS_PATH: Table = Table::new(
         .required(),
         works("backend", Type::Object(&BACKEND), "where it leads").required(),
     ],
-)
-.rules(&[rules::ingress_path]);
+);
 
 static BACKEND: Table = Table::new(
     "IngressBackend",

@@ -1,22 +1,24 @@
 //! The paper's own short form: one pod and its Service on half a page.
 
 use super::field::{COUNT, LABEL, TEXT, TEXTS, Table, Text, Type, mapped, works};
-use crate::manifest::check::rules;
 
 /// A document without `apiVersion`.
 pub(in crate::manifest) static SHORT_FORM: Table = Table::new(
     "Short form",
-    "A Deployment and a Service in one; told apart by having no `apiVersion`. `i2kit convert` prints the long form.",
+    "A Deployment and a Service in one; recognised by having no `apiVersion`. `i2kit convert` prints the long form.",
     &[
         works("name", LABEL, "name of the Deployment and of the Service").required(),
         works("replicas", COUNT, "machines in the group").default("1"),
-        works("stateful", Type::Bool, "whether each machine has a name and a disk of its own").default("false").not_yet().unless(&["false"]),
+        works("stateful", Type::Bool, "whether each machine has a name and a disk of its own")
+            .default("false")
+            .not_yet()
+            .unless(&["false"]),
         works("public", Type::Bool, "whether the Service is reachable from outside").default("false"),
         mapped("instance_type", TEXT, "the exact type of machine").not_yet(),
-        works("containers", Type::Map(Text::Label, &Type::Object(&SHORT_CONTAINER)), "containers by name").required(),
+        works("containers", Type::Map(Text::Label, &Type::Object(&SHORT_CONTAINER)), "containers by name")
+            .required(),
     ],
-)
-.rules(&[rules::short_form]);
+);
 
 static SHORT_CONTAINER: Table = Table::new(
     "Short form container",

@@ -4,7 +4,6 @@ use super::container::{FIELD_REF, RESOURCE_REF};
 use super::field::{
     Choice, Field, LABEL, OneOf, Table, Target, Text, Type, mapped, refused, refused_word, word, works,
 };
-use crate::manifest::check::rules;
 
 const OTHER: &str = "kept by a driver that runs in a cluster";
 const OTHER_WAY: &str = "use a persistentVolumeClaim, or mount the share from inside the container";
@@ -83,11 +82,10 @@ pub(super) static VOLUME: Table = Table::new(
         "image",
     ],
     required: false,
-}])
-.rules(&[rules::no_live_update, rules::scratch_in_memory]);
+}]);
 
 static MEDIA: &[Choice] = &[
-    word("", "on a disk that goes with the machine; on AWS in its memory"),
+    word("", "on a disk that is deleted with the machine"),
     word("Memory", "in the machine's memory; what a container writes there counts for its limit"),
     refused_word("HugePages", "machines have no huge pages set aside", "use Memory"),
 ];

@@ -7,7 +7,6 @@ use super::field::{
 use super::meta::{CLAIM_META, JOB_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
 use super::pod::{POD_SPEC, TEMPLATE};
 use super::volume::ACCESS_MODES;
-use crate::manifest::check::rules;
 
 /// Every object's `apiVersion`; the kinds' table checks its value.
 pub(super) const API_VERSION: Field = works("apiVersion", TEXT, "version of the kind").required();
@@ -58,8 +57,7 @@ static DEPLOYMENT_SPEC: Table = Table::new(
         HISTORY,
         refused("paused", Type::Bool, "a rollout happens when you deploy", "remove it").unless(&["false"]),
     ],
-)
-.rules(&[rules::selector_matches, rules::always_restarts, rules::claims_of_group, rules::deadline]);
+);
 
 static STRATEGY: Table = Table::new(
     "DeploymentStrategy",
@@ -77,8 +75,7 @@ static STRATEGY: Table = Table::new(
         .default("RollingUpdate"),
         mapped("rollingUpdate", Type::Object(&ROLLING_UPDATE), "how many at a time"),
     ],
-)
-.rules(&[rules::strategy]);
+);
 
 static ROLLING_UPDATE: Table = Table::new(
     "RollingUpdateDeployment",
@@ -89,8 +86,7 @@ static ROLLING_UPDATE: Table = Table::new(
         mapped("maxSurge", Type::IntOrPercent, "how many may be in excess; percentages round up")
             .default("25%"),
     ],
-)
-.rules(&[rules::rolling_update]);
+);
 
 /// `apps/v1` ReplicaSet.
 pub(super) static REPLICA_SET: Table = Table::new(
@@ -106,8 +102,7 @@ pub(super) static REPLICA_SET: Table = Table::new(
 );
 
 static REPLICA_SET_SPEC: Table =
-    Table::new("ReplicaSetSpec", "A pod, and how many of it.", &[REPLICAS, SELECT, PODS, MIN_READY])
-        .rules(&[rules::selector_matches, rules::always_restarts, rules::claims_of_group]);
+    Table::new("ReplicaSetSpec", "A pod, and how many of it.", &[REPLICAS, SELECT, PODS, MIN_READY]);
 
 /// `apps/v1` StatefulSet.
 pub(super) static STATEFUL_SET: Table = Table::new(
@@ -160,8 +155,7 @@ static STATEFUL_SET_SPEC: Table = Table::new(
         MIN_READY,
         HISTORY,
     ],
-)
-.rules(&[rules::selector_matches, rules::always_restarts, rules::claim_templates]);
+);
 
 static UPDATE_STRATEGY: Table = Table::new(
     "StatefulSetUpdateStrategy",
@@ -221,8 +215,7 @@ static CLAIM_TEMPLATE: Table = Table::new(
         works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
         STATUS,
     ],
-)
-.rules(&[rules::claim_annotations]);
+);
 
 /// `v1` PersistentVolumeClaim.
 pub(super) static CLAIM: Table = Table::new(
@@ -235,8 +228,7 @@ pub(super) static CLAIM: Table = Table::new(
         works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
         STATUS,
     ],
-)
-.rules(&[rules::claim_annotations]);
+);
 
 static CLAIM_SPEC: Table = Table::new(
     "PersistentVolumeClaimSpec",
@@ -274,7 +266,7 @@ static CLAIM_SPEC: Table = Table::new(
         ),
         refused("dataSource", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
         refused("dataSourceRef", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
-        no_meaning("volumeAttributesClassName", TEXT, "the storage class says it"),
+        no_meaning("volumeAttributesClassName", TEXT, "the storage class has it"),
     ],
 );
 
@@ -316,8 +308,7 @@ pub(super) static POD: Table = Table::new(
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
         STATUS,
     ],
-)
-.rules(&[rules::pod_alone]);
+);
 
 /// `batch/v1` Job.
 pub(super) static JOB: Table = Table::new(
@@ -364,8 +355,7 @@ static JOB_SPEC: Table = Table::new(
         refused("managedBy", TEXT, "there are no other controllers", "remove it")
             .unless(&["kubernetes.io/job-controller"]),
     ],
-)
-.rules(&[rules::job_restarts]);
+);
 
 /// `batch/v1` CronJob.
 pub(super) static CRON_JOB: Table = Table::new(

@@ -24,7 +24,7 @@ pub fn text(files: &[SourceFile], reading: &Reading, coloured: bool) -> String {
     out
 }
 
-/// A place, what is said of it, and whether it is the main one.
+/// A place, the words about it, and whether it is the main one.
 struct Mark<'d> {
     place: &'d Place,
     words: Cow<'d, str>,

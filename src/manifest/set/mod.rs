@@ -9,11 +9,12 @@ mod variables;
 use std::collections::BTreeMap;
 
 use super::Options;
-use super::check::{Findings, Reference, list, nearest};
+use super::check::{Findings, Reference};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
 use super::language::{Kind, Target};
 use super::tree::{Node, Span, push_key};
+use super::words::{list, nearest};
 
 pub(super) use index::Index;
 

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Document, Set, finding, item};
-use crate::manifest::check::nearest;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value, resolve};
+use crate::manifest::words::nearest;
 
 /// Most workloads behind a Service that a note names.
 const MAX_NAMED: usize = 5;

@@ -4,20 +4,11 @@ use std::collections::HashSet;
 
 use super::services::selects;
 use super::{Document, Set, finding, item};
-use crate::manifest::check::{Reference, holds, list, nearest};
+use crate::manifest::check::{Reference, holds};
 use crate::manifest::code::Code;
 use crate::manifest::language::Target;
 use crate::manifest::tree::{Node, Span};
-
-/// Drivers whose disks the clouds have: their names today, and those from when they were part of Kubernetes.
-const PROVISIONERS: [&str; 6] = [
-    "ebs.csi.aws.com",
-    "pd.csi.storage.gke.io",
-    "disk.csi.azure.com",
-    "kubernetes.io/aws-ebs",
-    "kubernetes.io/gce-pd",
-    "kubernetes.io/azure-disk",
-];
+use crate::manifest::words::{list, nearest};
 
 impl<'s, 'a> Set<'s, 'a> {
     /// Checks every object that is about another one.
@@ -41,10 +32,11 @@ impl<'s, 'a> Set<'s, 'a> {
             .filter(|reference| reference.target == Target::StorageClass)
             .map(|reference| reference.name.as_str())
             .collect();
+        let drivers: Vec<&[&str]> = self.options.clouds.provisioners().collect();
         for class in self.documents.iter().filter(|document| document.kind.name == "StorageClass") {
             let Some(provisioner) = class.root.get("provisioner") else { continue };
             let text = provisioner.scalar().unwrap_or_default();
-            if PROVISIONERS.contains(&text) {
+            if drivers.iter().any(|names| names.contains(&text)) {
                 continue;
             }
             let (code, fate) = if used.contains(class.name.as_str()) {
@@ -54,7 +46,10 @@ impl<'s, 'a> Set<'s, 'a> {
             };
             let message = format!("provisioner `{text}` {fate}");
             let mut found = finding(code, class, "provisioner", provisioner.span, message);
-            found.help(format!("the clouds' own are {}", list(&PROVISIONERS[..3], "and")));
+            found.help(format!(
+                "the clouds' own are {}",
+                list(&drivers.iter().map(|names| names[0]).collect::<Vec<_>>(), "and")
+            ));
             self.findings.push(found);
         }
     }

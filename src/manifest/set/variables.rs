@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::index::Held;
 use super::{Document, Set, finding};
-use crate::manifest::check::{nearest, variable_references};
+use crate::manifest::check::variable_references;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, push_index, push_key};
+use crate::manifest::words::nearest;
 
 /// Most variables that a hint compares a name with.
 const MAX_CANDIDATES: usize = 500;

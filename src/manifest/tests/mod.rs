@@ -1,49 +1,20 @@
 //! The room as its callers see it.
 
 mod any_text;
-mod providers;
 
+use super::example::{POD, deployment, reading};
 use super::*;
+use crate::cloud::kinds;
+use crate::cloud::local::SUPPORT;
 
-/// A pod that is fine, as lines below `template:` of a workload.
-const POD: &str = "
-  template:
-    metadata:
-      labels: {app: web}
-    spec:
-      containers:
-      - name: web
-        image: nginx:1.27
-        resources: {requests: {memory: 64Mi}}
-        ports:
-        - containerPort: 80
-";
-
-fn reading(texts: &[&str], options: &Options) -> (Vec<SourceFile>, Reading) {
-    let files: Vec<SourceFile> = texts
-        .iter()
-        .enumerate()
-        .map(|(i, text)| SourceFile { name: format!("{i}.yaml"), bytes: text.as_bytes().to_vec() })
-        .collect();
-    let reading = read(&files, options);
-    (files, reading)
+/// Options of those who deploy to the local cloud.
+fn local() -> Options {
+    Options { clouds: kinds::clouds(&SUPPORT), ..Options::default() }
 }
 
-/// Findings as `code line path: message` lines.
+/// Findings for the local cloud as `code line path: message` lines.
 fn findings(text: &str) -> String {
-    let (files, reading) = reading(&[text], &Options::default());
-    let lines = render::json(&files, &reading);
-    let line = |value: &serde_json::Value| {
-        let of = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        format!("{} {} {}: {}", of("code"), value["line"], of("path"), of("message"))
-    };
-    lines.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn deployment(rest: &str) -> String {
-    format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  selector:\n    matchLabels: {{app: web}}{rest}"
-    )
+    example::findings(text, &local())
 }
 
 #[test]
@@ -236,7 +207,7 @@ fn secrets_are_never_shown() {
 fn an_ingress_lets_only_the_named_ranges_in() {
     let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: web\n  annotations: {nginx.ingress.kubernetes.io/whitelist-source-range: \"192.0.2.0/24, 2001:db8::/32\"}\nspec:\n  defaultBackend: {service: {name: web, port: {number: 80}}}\n";
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{port: 80}]\n";
-    let options = Options { provider: Provider::Aws, ..Options::default() };
+    let options = Options::default();
     let (_, reading) = reading(&[&deployment(POD), service, ingress], &options);
     assert_eq!(reading.diagnostics, []);
     assert_eq!(reading.set.ingresses[0].source_ranges, ["192.0.2.0/24", "2001:db8::/32"]);
@@ -354,4 +325,18 @@ fn nothing_that_a_manifest_says_acts_on_a_terminal_or_a_ci_system() {
             rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
         })
     }));
+}
+
+#[test]
+fn only_pods_that_end_have_a_deadline() {
+    let pod = |policy: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: once}}\nspec:\n  activeDeadlineSeconds: 5\n  restartPolicy: {policy}\n  \
+             containers: [{{name: a, image: 'a:1', resources: {{requests: {{memory: 64Mi}}}}}}]\n"
+        );
+        let (_, reading) = reading(&[&text], &local());
+        reading.diagnostics.into_iter().map(|found| found.code).collect::<Vec<_>>()
+    };
+    assert_eq!(pod("Never"), [Code::Adapted]);
+    assert_eq!(pod("Always"), [Code::AdaptedKind, Code::RefusedValue]);
 }

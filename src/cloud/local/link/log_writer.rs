@@ -110,7 +110,7 @@ impl LogWriter {
 
     /// Keeps lines. Returns the number of the next one that is wanted, or nothing when they are refused.
     pub(super) fn keep(&mut self, head: &LogHead, lines: &[u8]) -> Option<u64> {
-        if self.refusing.is_some_and(|refusing| refusing.requested) {
+        if self.refusing.is_some_and(|now| now.requested) {
             let size =
                 |head: &LogHead, lines: &[u8]| size_of::<LogHead>() + head.container.len() + lines.len();
             let held: usize = self.early.iter().map(|(head, lines)| size(head, lines)).sum();

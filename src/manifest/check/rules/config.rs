@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::super::Check;
-use crate::manifest::Provider;
+use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
-use crate::manifest::language::Locally;
+use crate::manifest::support::{Annotation, ROLE, ROLE_ANNOTATION};
 use crate::manifest::tree::{Entry, Node, Resolved, Span, resolve};
 
 /// A key that is in both maps of a ConfigMap.
@@ -47,14 +46,10 @@ pub(in crate::manifest) fn secret_keys(check: &mut Check<'_>, secret: &Node<'_>)
     }
 }
 
-/// Annotations that name a machine's role, in the order in which they are looked at.
-pub(in crate::manifest) const ROLE_ANNOTATIONS: [&str; 3] =
-    ["i2kit.dev/role", "eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account"];
-
 /// An account without a role in the cloud.
 pub(in crate::manifest) fn role(check: &mut Check<'_>, account: &Node<'_>) {
-    let named = |key: &&'static str| Some((*key, account.at(&["metadata", "annotations", key])?));
-    let found = ROLE_ANNOTATIONS.iter().find_map(named);
+    let named = |key: &'static str| Some((key, account.at(&["metadata", "annotations", key])?));
+    let found = check.options.clouds.keys(Annotation::Role).find_map(named);
     if let Some((key, node)) = found {
         let text = node.scalar().unwrap_or_default();
         check.key("metadata", |check| {
@@ -65,7 +60,7 @@ pub(in crate::manifest) fn role(check: &mut Check<'_>, account: &Node<'_>) {
         let span = account.at(&["metadata", "name"]).map_or(account.span, |name| name.span);
         check.key("metadata", |check| {
             let message = "no annotation names a role, so machines may do nothing in the cloud";
-            let help = format!("name one in the annotation `{}` if they must", ROLE_ANNOTATIONS[0]);
+            let help = format!("name one in the annotation `{ROLE_ANNOTATION}` if they must");
             check.report(Code::Adapted, span, message).help(help);
         });
     }
@@ -73,13 +68,12 @@ pub(in crate::manifest) fn role(check: &mut Check<'_>, account: &Node<'_>) {
 
 /// A role must be one of the cloud that the set is for.
 fn named_role(check: &mut Check<'_>, span: Span, text: &str) {
-    check.locally(span, "a role", Locally::Noted("machines of this computer have no roles"));
-    let is_role = !text.contains('@') && (!text.contains(':') || text.contains(":role/"));
-    if check.options.provider == Provider::Aws && !is_role {
-        let message = format!("a role of AWS is named by its name or its ARN, got {}", check.shown(text));
+    check.supported(span, ROLE, ROLE);
+    if let Some(form) = check.options.clouds.target.role.filter(|form| !(form.fits)(text)) {
+        let message = format!("{}, got {}", form.rule, check.shown(text));
         check
             .report(Code::InvalidValue, span, message)
-            .help(format!("write it in the annotation `{}`", ROLE_ANNOTATIONS[0]));
+            .help(format!("write it in the annotation `{ROLE_ANNOTATION}`"));
     }
 }
 

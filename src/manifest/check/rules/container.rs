@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::super::{Check, bytes, cpu_millis, list, nearest};
-use super::below;
 use crate::manifest::api::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
+use crate::manifest::check::quantity::{bytes, cpu_millis};
+use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value};
+use crate::manifest::words::{list, nearest};
 
 /// Ports of a container: each name once, each number and protocol once.
 pub(in crate::manifest) fn unique_ports(check: &mut Check<'_>, container: &Node<'_>) {
@@ -148,14 +149,14 @@ pub(in crate::manifest) fn probe_ports(check: &mut Check<'_>, container: &Node<'
             (None, []) => Some(format!("write the port's number, or name the port `{wanted}` in `ports`")),
             (None, _) => None,
         };
-        below(check, keys, |check| {
+        check.below(keys, |check| {
             check.report(Code::UnknownPort, port.span, message).maybe_help(help);
         });
     }
     for probe in ["livenessProbe", "startupProbe"] {
         let Some(threshold) = container.at(&[probe, "successThreshold"]) else { continue };
         if threshold.scalar() != Some("1") {
-            below(check, &[probe, "successThreshold"], |check| {
+            check.below(&[probe, "successThreshold"], |check| {
                 check.report(Code::InvalidValue, threshold.span, format!("must be 1 for a {probe}"));
             });
         }
@@ -166,7 +167,7 @@ pub(in crate::manifest) fn probe_ports(check: &mut Check<'_>, container: &Node<'
 pub(in crate::manifest) fn env_source(check: &mut Check<'_>, source: &Node<'_>) {
     let Some(path) = source.at(&["fieldRef", "fieldPath"]) else { return };
     let Some(text) = path.scalar() else { return };
-    below(check, &["fieldRef", "fieldPath"], |check| {
+    check.below(&["fieldRef", "fieldPath"], |check| {
         if matches!(text, "metadata.labels" | "metadata.annotations") {
             check
                 .report(Code::InvalidValue, path.span, format!("a variable cannot hold all of `{text}`"))

@@ -1,8 +1,9 @@
 //! Rules about Ingresses.
 
-use super::super::Check;
-use super::service::{is_certificate, ranges};
+use super::service::{certificates, ranges};
+use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
+use crate::manifest::support::Annotation;
 use crate::manifest::tree::{Entry, Node};
 
 /// What is in the annotations of ingress controllers, and of those that work beside them.
@@ -16,19 +17,6 @@ const VENDORS: [&str; 9] = [
     "projectcontour.io/",
     "traefik.io/",
     "cloud.google.com/",
-];
-
-/// Whether an Ingress is reachable from outside.
-pub(in crate::manifest) const INGRESS_SCHEME: &str = "alb.ingress.kubernetes.io/scheme";
-
-/// Certificates of an Ingress.
-pub(in crate::manifest) const INGRESS_CERTIFICATE: &str = "alb.ingress.kubernetes.io/certificate-arn";
-
-/// Who may connect: the annotation of AWS' controller, and the one of nginx' in its old and its new spelling.
-pub(in crate::manifest) const INGRESS_SOURCE_RANGES: [&str; 3] = [
-    "alb.ingress.kubernetes.io/inbound-cidrs",
-    "nginx.ingress.kubernetes.io/whitelist-source-range",
-    "nginx.ingress.kubernetes.io/allowlist-source-range",
 ];
 
 /// Beginnings of the names of annotations that keep requests out, whoever's they are. Plugins and middlewares may do
@@ -59,33 +47,36 @@ pub(in crate::manifest) fn ingress_annotations(check: &mut Check<'_>, ingress: &
         if !VENDORS.iter().any(|vendor| key.contains(vendor)) {
             continue;
         }
-        let is_ranges = INGRESS_SOURCE_RANGES.contains(&key);
+        let is_ranges = check.options.clouds.meaning(key) == Some(Annotation::IngressSourceRanges);
         let other = if is_ranges { ranges.replace(entry) } else { None };
         let report = |check: &mut Check<'_>| annotation(check, entry, other);
         check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
     }
 }
 
-/// One annotation; `other` is one before it that says who may connect.
+/// One annotation; `other` is one before it that limits who may connect.
 fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>>) {
     let key = entry.key.as_ref();
     let value = entry.value.scalar().unwrap_or_default();
-    if key == INGRESS_SCHEME {
+    let clouds = check.options.clouds;
+    let meaning = clouds.meaning(key);
+    if meaning == Some(Annotation::IngressScheme) {
         if !["internal", "internet-facing"].contains(&value) {
             let message = format!("must be `internal` or `internet-facing`, got {}", check.shown(value));
             check.report(Code::InvalidValue, entry.value.span, message);
         }
-    } else if key == INGRESS_CERTIFICATE {
-        for item in value.split(',').map(str::trim).filter(|item| !is_certificate(item)) {
-            let message = format!("a certificate is named by its ARN, got {}", check.shown(item));
-            check.report(Code::InvalidValue, entry.value.span, message);
-        }
-    } else if INGRESS_SOURCE_RANGES.contains(&key) {
+    } else if meaning == Some(Annotation::IngressCertificates) {
+        certificates(check, value.split(',').map(str::trim), entry.value.span);
+    } else if meaning == Some(Annotation::IngressSourceRanges) {
         ranges(check, value, entry.value.span);
         if let Some(other) = other.filter(|other| other.value.scalar() != Some(value)) {
             let place = check.place(other.key_span);
             check
-                .report(Code::Conflict, entry.key_span, "two annotations say differently who may connect")
+                .report(
+                    Code::Conflict,
+                    entry.key_span,
+                    "two annotations name different clients that may connect",
+                )
                 .also(place, "the other one")
                 .help("keep one of them");
         }
@@ -99,10 +90,12 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
             .help("serve the path as it comes");
     } else if closes(key, value) {
         let message = format!("annotation `{key}` is not applied: the requests that it keeps out get in");
-        check.report(Code::OpenAccess, entry.key_span, message).help(format!(
-            "let the pods refuse them, or limit who connects with `{}` or `{INGRESS_SCHEME}: internal`",
-            INGRESS_SOURCE_RANGES[0]
-        ));
+        let ranges = clouds.keys(Annotation::IngressSourceRanges).next().map(|key| format!("`{key}`"));
+        let scheme = clouds.keys(Annotation::IngressScheme).next().map(|key| format!("`{key}: internal`"));
+        let ways: Vec<String> = ranges.into_iter().chain(scheme).collect();
+        check
+            .report(Code::OpenAccess, entry.key_span, message)
+            .help(format!("let the pods refuse them, or limit who connects with {}", ways.join(" or ")));
     } else {
         let message = format!("annotation `{key}` has no meaning here: it is for another ingress controller");
         check.report(Code::NoMeaning, entry.key_span, message);

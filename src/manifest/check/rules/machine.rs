@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::super::Check;
-use super::below;
-use crate::manifest::Provider;
+use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
+use crate::manifest::support::{Answer, SCRATCH_DISK};
 use crate::manifest::tree::{Node, Resolved, Span, Value, resolve};
+use crate::manifest::words::nearest;
 
-/// Shortest time that a cloud is known to leave a machine between the request to end and the end: Spot instances of AWS.
+/// Shortest time that a cloud is known to leave a machine between the request to end and the end, when it takes it back (Spot).
 const SHUTDOWN_WINDOW: i128 = 120;
 
 /// A grace period that a cloud may cut short.
@@ -57,11 +57,11 @@ pub(in crate::manifest) fn shown_containers(check: &mut Check<'_>, spec: &Node<'
         if known.contains(text) {
             return;
         }
-        let near = super::super::nearest(text, known.iter().map(String::as_str));
+        let near = nearest(text, known.iter().map(String::as_str));
         let help = near.map(|near| format!("did you mean `{near}`?"));
         let message = format!("no container named {} in this pod", check.shown(text));
         let path: Vec<&str> = above.iter().copied().chain(["resourceFieldRef", "containerName"]).collect();
-        below(check, &path, |check| {
+        check.below(&path, |check| {
             check.report(Code::MissingReference, name.span, message).maybe_help(help);
         });
     };
@@ -93,15 +93,16 @@ pub(in crate::manifest) fn no_live_update(check: &mut Check<'_>, volume: &Node<'
 /// Scratch space takes memory where machines have no disks for it, unless the manifest asks for memory itself.
 pub(in crate::manifest) fn scratch_in_memory(check: &mut Check<'_>, volume: &Node<'_>) {
     let Some(entry) = volume.entry("emptyDir") else { return };
-    if check.options.provider != Provider::Aws || entry.value.str("medium") == Some("Memory") {
+    let cloud = check.options.clouds.target;
+    let Answer::Note(note) = cloud.answer(SCRATCH_DISK) else { return };
+    if entry.value.str("medium") == Some("Memory") {
         return;
     }
-    let message = "on AWS an emptyDir lies in the machine's memory: what a container writes there counts for its memory limit, \
-                   and without `sizeLimit` half of the machine's memory is the bound";
-    if check.findings.first(message) {
+    let message = format!("on {} {note}", cloud.name);
+    if check.findings.first(SCRATCH_DISK) {
         check.key(&entry.key, |check| {
             check.report(Code::Unlike, entry.key_span, message).quietly().help(
-                "give the container a limit that has room for it; with `medium: Memory` this is not said",
+                "give the container a limit that has room for it; with `medium: Memory` this note goes away",
             );
         });
     }
@@ -132,7 +133,7 @@ pub(in crate::manifest) fn root_user(check: &mut Check<'_>, spec: &Node<'_>) {
     let of_pod = |key: &str| pod.and_then(|pod| pod.get(key));
     let report = |check: &mut Check<'_>, user: Span, forbidden: Span| {
         let place = check.place(forbidden);
-        below(check, &["securityContext", "runAsUser"], |check| {
+        check.below(&["securityContext", "runAsUser"], |check| {
             check
                 .report(Code::Conflict, user, "the user 0 is root, which `runAsNonRoot` forbids")
                 .also(place, "contradicts this")

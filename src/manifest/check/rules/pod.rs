@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::super::{Check, nearest};
-use super::below;
+use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
-use crate::manifest::language::Locally;
+use crate::manifest::support::PLACEMENT;
 use crate::manifest::tree::{Entry, Node};
+use crate::manifest::words::nearest;
 
 /// Annotations and labels by which injectors are asked for a sidecar.
 const INJECTORS: [(&str, &str); 6] = [
@@ -60,7 +60,7 @@ pub(in crate::manifest) fn injecting_namespace(check: &mut Check<'_>, namespace:
                 let message = format!(
                     "{injector} would add a container to each pod of this namespace; the sidecars will be missing"
                 );
-                below(check, &["metadata", group, key], |check| {
+                check.below(&["metadata", group, key], |check| {
                     check
                         .report(Code::MissingSidecar, entry.key_span, message)
                         .help("add the container to the pods that need it, or remove this");
@@ -170,7 +170,7 @@ pub(in crate::manifest) const ON_DEMAND_BASE: &str = "i2kit.dev/on-demand-base";
 /// The annotation of a pod template with types of machines, the preferred one first.
 pub(in crate::manifest) const MACHINE_TYPES: &str = "i2kit.dev/instance-types";
 
-/// The most types that a group of AWS has.
+/// The most types of machine that a group has: no cloud takes more.
 const MOST_TYPES: usize = 40;
 
 /// How many of a hundred machines may be Spot instances: `true` is all, `25%` a quarter.
@@ -186,8 +186,6 @@ pub(in crate::manifest) fn spot_percent(text: &str) -> Option<u8> {
 pub(in crate::manifest) fn machine_types(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|name| !name.is_empty())
 }
-
-const ONE_PLACE: Locally = Locally::Noted("there is one place and one kind of machine, this computer");
 
 /// Annotations of our own on a pod template.
 pub(in crate::manifest) fn spot(check: &mut Check<'_>, template: &Node<'_>) {
@@ -216,7 +214,7 @@ pub(in crate::manifest) fn spot(check: &mut Check<'_>, template: &Node<'_>) {
     });
 }
 
-/// Reports what is wrong with an annotation of a pod template; `judge` says what it asks for, or what it must be.
+/// Reports what is wrong with an annotation of a pod template; `judge` gives what it asks for, or what it must be.
 fn annotation(
     check: &mut Check<'_>,
     template: &Node<'_>,
@@ -226,7 +224,7 @@ fn annotation(
     let Some(node) = template.at(&["metadata", "annotations", key]) else { return };
     let text = node.scalar().unwrap_or_default();
     let report = |check: &mut Check<'_>| match judge(text) {
-        Ok(Some(what)) => check.locally(node.span, what, ONE_PLACE),
+        Ok(Some(what)) => check.supported(node.span, what, PLACEMENT),
         Ok(None) => {}
         Err(must) => {
             let message = format!("{must}, got {}", check.shown(text));
@@ -255,7 +253,7 @@ fn region(check: &mut Check<'_>, span: crate::manifest::tree::Span, label: &str,
             check.report(Code::RefusedValue, span, message).help("use the environment of that region");
         }
         Some(_) => {}
-        None => check.locally(span, &format!("label `{label}`"), ONE_PLACE),
+        None => check.supported(span, format_args!("label `{label}`"), PLACEMENT),
     }
 }
 
@@ -279,9 +277,11 @@ pub(in crate::manifest) fn node_selector(check: &mut Check<'_>, spec: &Node<'_>)
                 }
                 NodeLabel::System => {}
                 NodeLabel::Architecture if text == "amd64" => {}
-                NodeLabel::Placement => check.locally(*key_span, &format!("label `{key}`"), ONE_PLACE),
+                NodeLabel::Placement => {
+                    check.supported(*key_span, format_args!("label `{key}`"), PLACEMENT);
+                }
                 NodeLabel::Region => region(check, *key_span, key, &[text]),
-                NodeLabel::Architecture => check.not_yet(*key_span, &format!("label `{key}`")),
+                NodeLabel::Architecture => check.not_yet(*key_span, format_args!("label `{key}`")),
                 NodeLabel::Other => other_label(check, *key_span, key),
             });
         }
@@ -304,13 +304,13 @@ pub(in crate::manifest) fn node_condition(check: &mut Check<'_>, condition: &Nod
         }
         NodeLabel::Architecture if only("amd64") => {}
         NodeLabel::Placement if condition.str("operator") == Some("In") => {
-            check.locally(key.span, &format!("label `{text}`"), ONE_PLACE);
+            check.supported(key.span, format_args!("label `{text}`"), PLACEMENT);
         }
         NodeLabel::Region if condition.str("operator") == Some("In") => {
             region(check, key.span, text, &values);
         }
         NodeLabel::Architecture | NodeLabel::Placement | NodeLabel::Region => {
-            check.not_yet(key.span, &format!("label `{text}`"));
+            check.not_yet(key.span, format_args!("label `{text}`"));
         }
         NodeLabel::Other => other_label(check, key.span, text),
     });

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::super::Check;
-use super::super::text::{is_cidr, port_mapping};
-use crate::manifest::Provider;
+use crate::manifest::check::report::Check;
+use crate::manifest::check::text::{is_cidr, port_mapping};
 use crate::manifest::code::Code;
-use crate::manifest::language::{ALL_LOCAL, Locally};
+use crate::manifest::support::{Annotation, TLS};
 use crate::manifest::tree::{Entry, Node, Span};
 
 /// What each type of Service needs.
@@ -78,42 +77,12 @@ pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
     });
 }
 
-/// Certificates of a balancer that ends TLS.
-pub(in crate::manifest) const TLS_CERTIFICATE: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl-cert";
+/// Annotations about TLS that ends at the balancer.
+const TLS_ANNOTATIONS: [Annotation; 4] =
+    [Annotation::Certificates, Annotation::TlsPorts, Annotation::TlsPolicy, Annotation::BackendProtocol];
 
-/// Versions and ciphers that it takes.
-pub(in crate::manifest) const TLS_POLICY: &str =
-    "service.beta.kubernetes.io/aws-load-balancer-ssl-negotiation-policy";
-
-/// What it speaks to the pods.
-pub(in crate::manifest) const BACKEND_PROTOCOL: &str =
-    "service.beta.kubernetes.io/aws-load-balancer-backend-protocol";
-
-/// Who may connect, as it was said before there was a field for it.
-pub(in crate::manifest) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-
-/// Ports on which the balancer ends TLS; the short form's `https:443:http:80` becomes it.
-pub(in crate::manifest) const TLS_PORTS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl-ports";
-
-/// Ends of the names of other annotations that limit who may connect.
-const CLOSING: [&str; 3] =
-    ["/aws-load-balancer-security-groups", "/azure-allowed-ip-ranges", "/azure-allowed-service-tags"];
-
-/// Annotations by which the clouds' own controllers make a balancer internal.
-const INTERNAL: [&str; 5] = [
-    "service.beta.kubernetes.io/aws-load-balancer-internal",
-    "service.beta.kubernetes.io/aws-load-balancer-scheme",
-    "service.beta.kubernetes.io/azure-load-balancer-internal",
-    "networking.gke.io/load-balancer-type",
-    "cloud.google.com/load-balancer-type",
-];
-
-/// Whether the annotation asks for a balancer that is reachable inside the environment only.
-pub(in crate::manifest) fn is_internal(key: &str, value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    let off = matches!(value.as_str(), "" | "false" | "external" | "internet-facing");
-    INTERNAL.contains(&key) && !off
-}
+/// The field that replaced an older annotation.
+const SOURCE_RANGES: &str = "ServiceSpec.loadBalancerSourceRanges";
 
 /// Annotations of the clouds' own controllers for balancers.
 pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &Node<'_>) {
@@ -121,18 +90,20 @@ pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &
     for entry in service.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries) {
         let key = entry.key.as_ref();
         let value = entry.value.scalar().unwrap_or_default();
+        let clouds = check.options.clouds;
+        let meaning = clouds.meaning(key);
         let report = |check: &mut Check<'_>| {
-            if is_internal(key, value) {
+            if clouds.is_internal(key, value) {
                 if is_public {
                     let message = "the balancer is reachable inside the environment only";
                     check.report(Code::Adapted, entry.key_span, message);
                 }
-            } else if [TLS_CERTIFICATE, TLS_PORTS, TLS_POLICY, BACKEND_PROTOCOL].contains(&key) {
-                tls(check, service, (key, value), entry);
-            } else if key == SOURCE_RANGES {
+            } else if let Some(meaning) = meaning.filter(|meaning| TLS_ANNOTATIONS.contains(meaning)) {
+                tls(check, service, (meaning, value), entry);
+            } else if meaning == Some(Annotation::SourceRanges) {
                 ranges(check, value, entry.value.span);
-                check.locally(entry.key_span, "a limit on who may connect", Locally::Noted(ALL_LOCAL));
-            } else if CLOSING.iter().any(|closing| key.ends_with(closing)) {
+                check.supported(entry.key_span, "a limit on who may connect", SOURCE_RANGES);
+            } else if meaning == Some(Annotation::Closing) {
                 let message =
                     format!("annotation `{key}` is not applied: clients that it keeps out can connect");
                 check
@@ -150,34 +121,30 @@ pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &
 }
 
 /// TLS that ends at the balancer: a certificate, and ports that there are.
-fn tls(check: &mut Check<'_>, service: &Node<'_>, (key, value): (&str, &str), entry: &Entry<'_>) {
+fn tls(check: &mut Check<'_>, service: &Node<'_>, (meaning, value): (Annotation, &str), entry: &Entry<'_>) {
     let span = entry.value.span;
-    let annotation = |key: &str| service.at(&["metadata", "annotations", key]);
-    if key == TLS_CERTIFICATE || key == TLS_PORTS && annotation(TLS_CERTIFICATE).is_none() {
-        check.locally(entry.key_span, "TLS that ends at the balancer", Locally::Refused);
+    let clouds = check.options.clouds;
+    let mut keys = clouds.keys(Annotation::Certificates);
+    let has_certificate = keys.any(|key| service.at(&["metadata", "annotations", key]).is_some());
+    if meaning == Annotation::Certificates || meaning == Annotation::TlsPorts && !has_certificate {
+        check.supported(entry.key_span, TLS, TLS);
     }
-    let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
-    match key {
-        TLS_CERTIFICATE => {
-            for item in items().filter(|item| !is_certificate(item)) {
-                let message = format!("a certificate is named by its ARN, got {}", check.shown(item));
-                check.report(Code::InvalidValue, span, message);
-            }
-        }
-        TLS_PORTS => {
+    match meaning {
+        Annotation::Certificates => certificates(check, items(value), span),
+        Annotation::TlsPorts => {
             let ports = service.at(&["spec", "ports"]).map_or(&[][..], Node::items);
             let is_there = |item: &str| {
                 ports.iter().any(|port| [port.str("port"), port.str("name")].contains(&Some(item)))
             };
-            for item in items().filter(|item| *item != "*" && !is_there(item)) {
+            for item in items(value).filter(|item| *item != "*" && !is_there(item)) {
                 let message = format!("the Service has no port {}", check.shown(item));
                 check.report(Code::InvalidValue, span, message).help("name its ports, or all with `*`");
             }
-            if annotation(TLS_CERTIFICATE).is_none() {
+            if !has_certificate {
                 certificate(check, entry.key_span);
             }
         }
-        BACKEND_PROTOCOL if !["ssl", "https", "tcp", "http"].contains(&value) => {
+        Annotation::BackendProtocol if !["ssl", "https", "tcp", "http"].contains(&value) => {
             let message = format!("must be `ssl`, `https`, `tcp` or `http`, got {}", check.shown(value));
             check.report(Code::InvalidValue, span, message);
         }
@@ -185,19 +152,28 @@ fn tls(check: &mut Check<'_>, service: &Node<'_>, (key, value): (&str, &str), en
     }
 }
 
-/// Whether the text is the ARN of a certificate.
-pub(super) fn is_certificate(text: &str) -> bool {
-    text.starts_with("arn:") && (text.contains(":acm:") || text.contains(":server-certificate/"))
+fn items(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Who ends TLS needs a certificate, here or in the environment file.
+/// Certificates are named as the cloud names them.
+pub(super) fn certificates<'v>(check: &mut Check<'_>, names: impl Iterator<Item = &'v str>, span: Span) {
+    let Some(form) = check.options.clouds.certificate_form() else { return };
+    for item in names.filter(|name| !(form.fits)(name)) {
+        let message = format!("{}, got {}", form.rule, check.shown(item));
+        check.report(Code::InvalidValue, span, message);
+    }
+}
+
+/// A balancer that ends TLS needs a certificate, named here or in the environment file.
 fn certificate(check: &mut Check<'_>, span: Span) {
-    if check.options.provider == Provider::Aws && check.options.certificate.is_none() {
+    let clouds = check.options.clouds;
+    if clouds.target.certificate.is_some() && check.options.certificate.is_none() {
+        let key = clouds.keys(Annotation::Certificates).next();
+        let annotation = key.map_or_else(String::new, |key| format!("in the annotation `{key}`, or "));
         check
             .report(Code::MissingField, span, "TLS that ends at the balancer needs a certificate")
-            .help(format!(
-                "name one in the annotation `{TLS_CERTIFICATE}`, or in the environment file as `provider.certificate`"
-            ));
+            .help(format!("name one {annotation}in the environment file as `provider.certificate`"));
     }
 }
 
@@ -238,7 +214,7 @@ pub(in crate::manifest) fn short_form(check: &mut Check<'_>, root: &Node<'_>) {
                 check.each(&container.value, "ports", |check, port| {
                     let Some(Ok(mapping)) = port.scalar().map(port_mapping) else { return };
                     if mapping.terminates_tls {
-                        check.locally(port.span, "TLS that ends at the balancer", Locally::Refused);
+                        check.supported(port.span, TLS, TLS);
                         certificate(check, port.span);
                     }
                     if let Some(first) = seen.insert(mapping.listener, port.span) {

@@ -1,10 +1,10 @@
 //! Rules about workloads.
 
-use super::super::{Check, int_or_percent};
-use super::below;
 use crate::manifest::api::IntOrPercent;
+use crate::manifest::check::report::Check;
+use crate::manifest::check::value::int_or_percent;
 use crate::manifest::code::Code;
-use crate::manifest::language::Locally;
+use crate::manifest::support::ENDING_POD;
 use crate::manifest::tree::{Node, Resolved, Value, resolve};
 
 /// The selector against the labels of the workload's own template.
@@ -88,7 +88,7 @@ pub(in crate::manifest) fn holds(condition: &Node<'_>, labels: Option<&Node<'_>>
 pub(in crate::manifest) fn always_restarts(check: &mut Check<'_>, spec: &Node<'_>) {
     let Some(policy) = spec.at(&["template", "spec", "restartPolicy"]) else { return };
     if matches!(policy.scalar(), Some("Never" | "OnFailure")) {
-        below(check, &["template", "spec", "restartPolicy"], |check| {
+        check.below(&["template", "spec", "restartPolicy"], |check| {
             check
                 .report(
                     Code::InvalidValue,
@@ -99,7 +99,7 @@ pub(in crate::manifest) fn always_restarts(check: &mut Check<'_>, spec: &Node<'_
         });
     }
     if let Some(deadline) = spec.at(&["template", "spec", "activeDeadlineSeconds"]) {
-        below(check, &["template", "spec", "activeDeadlineSeconds"], |check| {
+        check.below(&["template", "spec", "activeDeadlineSeconds"], |check| {
             check.report(Code::InvalidValue, deadline.span, "is for Jobs and Pods that end");
         });
     }
@@ -112,10 +112,10 @@ pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
     if let Some(policy @ ("Never" | "OnFailure")) = policy {
         let message = format!("a Pod with restartPolicy {policy} becomes a Job of one machine");
         check.report(Code::Adapted, span, message);
-        check.locally(span, "a Pod that ends", Locally::Only);
+        check.supported(span, ENDING_POD, ENDING_POD);
     } else {
         if let Some(deadline) = pod.at(&["spec", "activeDeadlineSeconds"]) {
-            below(check, &["spec", "activeDeadlineSeconds"], |check| {
+            check.below(&["spec", "activeDeadlineSeconds"], |check| {
                 let message = "is for pods that end, and a Pod that is always started again does not";
                 check
                     .report(Code::RefusedValue, deadline.span, message)
@@ -134,7 +134,7 @@ pub(in crate::manifest) fn job_restarts(check: &mut Check<'_>, spec: &Node<'_>) 
     let policy = pod.get("restartPolicy");
     if matches!(policy.and_then(Node::scalar), None | Some("Always")) {
         let span = policy.map_or(pod.span, |policy| policy.span);
-        below(check, &["template", "spec", "restartPolicy"], |check| {
+        check.below(&["template", "spec", "restartPolicy"], |check| {
             check
                 .report(
                     Code::InvalidValue,
@@ -169,7 +169,7 @@ pub(in crate::manifest) fn claims_of_group(check: &mut Check<'_>, spec: &Node<'_
                 .help("write a StatefulSet with `volumeClaimTemplates`, or `replicas: 1`");
         });
     } else if spec.at(&["strategy", "type"]).and_then(Node::scalar) != Some("Recreate") {
-        below(check, &["template", "spec", "volumes"], |check| {
+        check.below(&["template", "spec", "volumes"], |check| {
             check.index(i, |check| {
                 let message = "each rollout stops the old machine before the new one starts, because both need the disk";
                 check.report(Code::Unlike, claim.key_span, message).help("write `strategy: {type: Recreate}`");
@@ -249,7 +249,7 @@ pub(in crate::manifest) fn claim_annotations(check: &mut Check<'_>, claim: &Node
     let annotations = claim.at(&["metadata", "annotations"]).map_or(&[][..], Node::entries);
     if let Some(entry) = annotations.iter().find(|entry| entry.key == KEY) {
         let help = entry.value.scalar().map(|class| format!("write `storageClassName: {class}` in the spec"));
-        below(check, &["metadata", "annotations", KEY], |check| {
+        check.below(&["metadata", "annotations", KEY], |check| {
             check
                 .report(Code::NoMeaning, entry.key_span, format!("annotation `{KEY}` is not read any more"))
                 .maybe_help(help);
@@ -271,7 +271,7 @@ pub(in crate::manifest) fn claim_templates(check: &mut Check<'_>, spec: &Node<'_
         if let Some(first) = seen.insert(text.to_owned(), name.span) {
             let other = check.place(first);
             let message = format!("two volumes have the name {}", check.shown(text));
-            below(check, &["metadata", "name"], |check| {
+            check.below(&["metadata", "name"], |check| {
                 check.report(Code::RepeatedItem, name.span, message).also(other, "first given here");
             });
         }

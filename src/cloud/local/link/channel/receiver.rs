@@ -81,7 +81,7 @@ impl Receiver {
             Message::GuestHello(hello) => {
                 // An answer to an earlier process says nothing of what this one keeps.
                 let is_late =
-                    hello.answer && !hello.answers.is_none_or(|epoch| epoch == self.shared.lock().epoch);
+                    hello.answer && hello.answers.is_some_and(|epoch| epoch != self.shared.lock().epoch);
                 if !is_late {
                     self.lines.resume(hello.answer);
                 }

@@ -1,0 +1,121 @@
+//! The command line as it is typed: the verbs, the options that all of them take, and by subject the arguments of each.
+//! What they mean is decided in one file a verb.
+
+mod cache;
+mod deployment;
+mod instances;
+mod manifests;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(super) use self::cache::CacheVerb;
+pub(super) use self::deployment::{
+    BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RollbackArgs,
+    ScaleArgs, WaitArgs,
+};
+pub(super) use self::instances::{ConsoleArgs, CpArgs, ExecArgs, GroupArgs, LogsArgs, StatusArgs};
+pub(super) use self::manifests::{
+    CheckArgs, ConvertArgs, ExplainArgs, Findings, Kustomize, Manifests, SchemaArgs, SchemaFormat,
+};
+
+/// Deploy Kubernetes manifests as micro-VMs: one immutable machine image per pod, rolled out behind load balancers, without a cluster
+#[derive(Debug, Parser)]
+#[command(name = "i2kit", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Arguments {
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Environment file [default: ./environment.yml if it exists, else the local cloud]
+    #[arg(short = 'e', long = "environment", value_name = "FILE", global = true, env = "I2KIT_ENVIRONMENT")]
+    pub environment: Option<PathBuf>,
+    /// Format of results; with json, events go to standard error as JSON lines
+    #[arg(short = 'o', long, value_enum, default_value_t = Output::Text, global = true)]
+    pub output: Output,
+    /// Print results, warnings and errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// `--output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Check manifests and report every error at once
+    Check(CheckArgs),
+    /// Show the steps that deploy would take, and why
+    Plan(PlanArgs),
+    /// Show the differences that deploy would make, line by line; exit code 10 when there are any
+    Diff(DiffArgs),
+    /// Build the machine image of every pod
+    Build(BuildArgs),
+    /// Build the images that changed, roll them out, wait until all groups are healthy
+    Deploy(DeployArgs),
+    /// Deploy in the foreground, stream the logs, destroy everything on Ctrl-C
+    Preview(Manifests),
+    /// Show groups, instances and balancers
+    Status(StatusArgs),
+    /// List events of groups and instances, oldest first
+    Events(StatusArgs),
+    /// Print the output of a group's containers
+    Logs(LogsArgs),
+    /// Run a command in a container and exit with its code
+    Exec(ExecArgs),
+    /// Copy files and folders to or from a container
+    Cp(CpArgs),
+    /// Follow the serial console of an instance
+    Console(ConsoleArgs),
+    /// List the revisions of a group
+    History(GroupArgs),
+    /// Roll a group back to an earlier revision
+    Rollback(RollbackArgs),
+    /// Set the number of instances of a group
+    Scale(ScaleArgs),
+    /// Wait for rollouts that an earlier command started
+    Wait(WaitArgs),
+    /// Check credentials, permissions, quotas, networks and certificates before a deployment
+    Preflight(PreflightArgs),
+    /// Print the smallest IAM policy that the environment needs
+    IamPolicy,
+    /// Delete images that no revision uses, and leftovers of interrupted commands
+    Gc(GcArgs),
+    /// Delete groups and balancers, with their images and Secrets
+    Destroy(DestroyArgs),
+    /// List, verify or prune the local cache of blobs, layers and images
+    Cache {
+        /// The verb.
+        #[command(subcommand)]
+        verb: CacheVerb,
+    },
+    /// Explain the code of a finding
+    Explain(ExplainArgs),
+    /// Print the JSON Schema of manifests, or a page made from the same tables
+    Schema(SchemaArgs),
+    /// Print manifests of the short form as Deployments and Services
+    Convert(ConvertArgs),
+    /// Print a shell completion script
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Run the local cloud's background process; the client starts it on demand
+    #[command(hide = true)]
+    LocalCloud,
+}

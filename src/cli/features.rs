@@ -1,0 +1,100 @@
+//! The README's table: what works on which cloud, made from what the clouds support.
+
+use crate::manifest::support::{Answer, ENDING_POD, PLACEMENT, ROLE, Support, TLS};
+
+/// A line of the table.
+struct Feature {
+    what: &'static str,
+    /// The paths of what it is about, where not everything of it works everywhere.
+    paths: &'static [&'static str],
+    /// Whether no cloud has it in this version.
+    not_yet: bool,
+}
+
+const fn works(what: &'static str) -> Feature {
+    Feature { what, paths: &[], not_yet: false }
+}
+
+const fn depends(what: &'static str, paths: &'static [&'static str]) -> Feature {
+    Feature { what, paths, not_yet: false }
+}
+
+const FEATURES: &[Feature] = &[
+    works(
+        "Deployments, ReplicaSets, Pods: rolling updates with automatic rollback, `rollback`, `scale`, replacement of \
+         dead machines",
+    ),
+    works("Services: balancers for TCP and UDP, names between pods"),
+    works(
+        "init containers, sidecars, hooks, probes of every kind, resources, security contexts, system call filters",
+    ),
+    works(
+        "variables and files from ConfigMaps, Secrets and fields of the pod; emptyDir, projected volumes; the short form",
+    ),
+    depends("Jobs, and Pods that end", &["Job", ENDING_POD]),
+    depends(
+        "Ingress, TLS at the balancer, Services that are aliases",
+        &["Ingress", TLS, "ServiceSpec.externalName"],
+    ),
+    depends(
+        "sticky clients, limits on who may connect, autoscaling, roles, zones, types of machine, Spot",
+        &[
+            "ServiceSpec.sessionAffinity=ClientIP",
+            "ServiceSpec.loadBalancerSourceRanges",
+            "HorizontalPodAutoscaler",
+            ROLE,
+            PLACEMENT,
+        ],
+    ),
+    works("PodDisruptionBudgets"),
+    works("`logs`, `events`, `history`, `plan`, `diff`, `wait`"),
+    depends(
+        "`exec`, `cp` (the container needs `tar`; links are left out), `console`",
+        &["i2kit exec", "i2kit cp", "i2kit console"],
+    ),
+    Feature { what: "headless Services, StatefulSets, disks, CronJobs, GPUs", paths: &[], not_yet: true },
+];
+
+/// What a cloud makes of all that a line is about, in a word.
+fn word(cloud: &Support, feature: &Feature) -> &'static str {
+    let answers = || feature.paths.iter().map(|path| cloud.answer(path));
+    if feature.not_yet || answers().any(|answer| answer == Answer::NotYet) {
+        "not yet"
+    } else if answers().any(|answer| answer == Answer::No) {
+        "refused"
+    } else if answers().any(|answer| matches!(answer, Answer::Note(_))) {
+        "with a note"
+    } else {
+        "works"
+    }
+}
+
+/// The table in Markdown: a line each feature, a column each cloud.
+pub(super) fn markdown(clouds: &[&Support]) -> String {
+    let row = |first: &str, cells: &[&str]| format!("| {first} | {} |\n", cells.join(" | "));
+    let names: Vec<&str> = clouds.iter().map(|cloud| cloud.name).collect();
+    let mut table = row("", &names) + &"|---".repeat(clouds.len() + 1) + "|\n";
+    for feature in FEATURES {
+        let words: Vec<&str> = clouds.iter().map(|cloud| word(cloud, feature)).collect();
+        table += &row(feature.what, &words);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::kinds;
+
+    #[test]
+    fn the_table_in_the_readme_is_the_one_made_from_the_clouds() {
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        let table =
+            readme.split("<!-- features -->\n").nth(1).expect("README.md has two marks `<!-- features -->`");
+        let made = markdown(kinds::supports());
+        assert!(
+            table == made,
+            "put `i2kit schema --format features` between the marks in README.md:\n{made}"
+        );
+    }
+}

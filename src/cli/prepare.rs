@@ -1,0 +1,126 @@
+//! From manifests to images: the set is read, its images are pinned and planned, and what a plan needs is built.
+
+use std::collections::BTreeMap;
+
+use super::args::Manifests;
+use super::context::Context;
+use super::exit::{Exit, Failure, OrExit as _};
+use super::secrets::Secrets;
+use super::{profiles, reading};
+use crate::image::{self, DiskImage, Workshop};
+use crate::manifest::api::{Name, ObjectSet};
+use crate::oci::{Platform, Reference, ResolvedImage};
+use crate::plan::image::{ImageId, ImagePlan};
+use crate::plan::rollout::Desired;
+use crate::plan::{pod, workload};
+use crate::registry::{Registry, Store};
+
+/// A set that can be built and rolled out: every image is pinned, every decision is made.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// The objects.
+    pub set: ObjectSet,
+    /// One plan a Deployment, in their order.
+    pub plans: Vec<ImagePlan>,
+    images: BTreeMap<Reference, ResolvedImage>,
+    workshop: Workshop,
+    cause: String,
+}
+
+/// Reads the manifests, resolves their images and plans them.
+pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<Prepared, Failure> {
+    let set = reading::read(manifests, context)?;
+    let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
+    let registry = registry(context)?;
+    let images = resolve(&registry, &set).await?;
+    let profiles = profiles::read(context, &set)?;
+    let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
+    let plans = plans(&set, &facts)?;
+    let files = manifests.manifests.iter().map(|path| path.display().to_string());
+    let folders = manifests.kustomize.kustomize.iter().map(|folder| format!("-k {}", folder.display()));
+    let names: Vec<String> = files.chain(folders).collect();
+    Ok(Prepared {
+        set,
+        plans,
+        images,
+        workshop: Workshop::new(registry, guest, context.events.clone()),
+        cause: format!("i2kit deploy {}", names.join(" ")),
+    })
+}
+
+fn plans(set: &ObjectSet, facts: &pod::Facts<'_>) -> Result<Vec<ImagePlan>, Failure> {
+    let mut names: Vec<&Name> = set.pods().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let name = twice[0];
+        return Err(Failure::new(
+            Exit::Manifest,
+            anyhow::anyhow!(
+                "two workloads are called {name}, and both become a group of that name; rename one"
+            ),
+        ));
+    }
+    set.pods()
+        .map(|(name, template)| pod::image(name, template, facts))
+        .collect::<Result<_, _>>()
+        .or_exit(Exit::Manifest)
+}
+
+/// Pins every image of the set, all at once.
+async fn resolve(
+    registry: &Registry,
+    set: &ObjectSet,
+) -> Result<BTreeMap<Reference, ResolvedImage>, Failure> {
+    let mut wanted: Vec<&Reference> = set
+        .pods()
+        .map(|(_, template)| &template.spec)
+        .flat_map(|pod| pod.init_containers.iter().chain(&pod.containers))
+        .map(|container| &container.image)
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let platform = Platform::default();
+    let resolved = wanted.into_iter().map(async |reference| {
+        let image = registry.resolve(reference, &platform).await?;
+        Ok::<_, crate::registry::Error>((reference.clone(), image))
+    });
+    futures::future::try_join_all(resolved).await.map(BTreeMap::from_iter).or_exit(Exit::Image)
+}
+
+impl Prepared {
+    /// What the environment should hold.
+    pub(super) fn desired(&self, context: &Context, secrets: &Secrets, prune: bool) -> Desired {
+        let ids: Vec<ImageId> = self.plans.iter().map(ImagePlan::id).collect();
+        let (groups, balancers) = workload::desired(&self.set, &ids, &secrets.versions);
+        Desired {
+            environment: context.environment.name.clone(),
+            groups,
+            balancers,
+            cause: self.cause.clone(),
+            prune,
+        }
+    }
+
+    /// Checks the guest bundle against its digests.
+    pub(super) fn verify_guest(&self) -> Result<(), Failure> {
+        self.workshop.guest().verify().or_exit(Exit::Build)
+    }
+
+    /// Builds the images whose ids `wanted` picks.
+    pub(super) async fn build(&self, wanted: impl Fn(ImageId) -> bool) -> Result<Vec<DiskImage>, Failure> {
+        let mut built = BTreeMap::new();
+        for plan in &self.plans {
+            let id = plan.id();
+            if wanted(id) && !built.contains_key(&id) {
+                built.insert(id, self.workshop.build(plan, &self.images).await.or_exit(Exit::Build)?);
+            }
+        }
+        Ok(built.into_values().collect())
+    }
+}
+
+/// Access to images as the environment asks for it.
+fn registry(context: &Context) -> Result<Registry, Failure> {
+    let store = Store::open(&context.dirs.cache).or_exit(Exit::Build)?;
+    Registry::new(context.images.clone(), store, context.events.clone()).or_exit(Exit::Environment)
+}

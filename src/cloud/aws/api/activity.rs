@@ -1,0 +1,76 @@
+//! What Auto Scaling did by itself, and why it could not: launches that a quota or a lack of capacity refused are told
+//! nowhere else.
+
+use aws_sdk_autoscaling::types::{Activity, ScalingActivityStatusCode};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+
+use super::environment::Aws;
+use super::error::failed;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::name;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{Health, InstanceGroup};
+use crate::plan::happening::{Happening, Kind};
+
+impl Aws {
+    /// The newest hundred activities of a group, newest first; none when it was never started.
+    async fn activities(&self, group: &Name) -> Result<Vec<Activity>, CloudError> {
+        let asked = self
+            .clients
+            .autoscaling
+            .describe_scaling_activities()
+            .auto_scaling_group_name(name::group(&self.settings.environment, group))
+            .send()
+            .await;
+        match asked {
+            Err(error) if error.code() == Some("ValidationError") => Ok(vec![]),
+            other => Ok(other.map_err(failed("DescribeScalingActivities"))?.activities.unwrap_or_default()),
+        }
+    }
+
+    /// The activities of a group as events.
+    pub(super) async fn activity_events(&self, group: &Name) -> Result<Vec<Happening>, CloudError> {
+        let event = |activity: &Activity| {
+            let bad = is_failed(activity);
+            let words = [activity.description(), activity.status_message()];
+            let words: Vec<&str> = words.into_iter().flatten().collect();
+            Happening {
+                time: activity
+                    .start_time()
+                    .and_then(|time| u64::try_from(time.secs()).ok())
+                    .unwrap_or_default(),
+                kind: if bad { Kind::Warning } else { Kind::Normal },
+                reason: if bad { "ScalingFailed" } else { "Scaled" }.into(),
+                object: format!("group/{group}"),
+                message: words.join(": "),
+            }
+        };
+        Ok(self.activities(group).await?.iter().map(event).collect())
+    }
+
+    /// Why the group's VMs do not become healthy, as far as AWS tells: the launch that failed last, unless one went well
+    /// since, and the end of the console of a VM that is not healthy.
+    pub(super) async fn causes(&self, group: &Name) -> Option<String> {
+        // Whoever asks has an error to tell already: what cannot be found out is left out.
+        let activities = self.activities(group).await.unwrap_or_default();
+        let mut launches = activities.iter().filter(|activity| {
+            activity.description().is_some_and(|text| text.starts_with("Launching"))
+                && (is_failed(activity)
+                    || activity.status_code() == Some(&ScalingActivityStatusCode::Successful))
+        });
+        let refused = launches.next().filter(|newest| is_failed(newest)).and_then(Activity::status_message);
+        let found = self.look(Some(group)).await.ok().and_then(|fleet| fleet.groups.into_iter().next());
+        let failing = found.iter().flat_map(InstanceGroup::members).find(|vm| vm.health != Health::Healthy);
+        let said = match failing {
+            Some(vm) => self.last_words(&vm.id).await,
+            None => String::new(),
+        };
+        let causes: Vec<&str> =
+            refused.into_iter().chain((!said.is_empty()).then_some(said.as_str())).collect();
+        (!causes.is_empty()).then(|| causes.join("\n"))
+    }
+}
+
+fn is_failed(activity: &Activity) -> bool {
+    activity.status_code() == Some(&ScalingActivityStatusCode::Failed)
+}

@@ -1,0 +1,101 @@
+//! An environment in AWS: the settings and clients of a run, and what it remembers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_sdk_ec2::config::Credentials;
+use tokio::sync::OnceCell;
+
+use super::client::Clients;
+use super::settings::Settings;
+use super::tags;
+use super::wait::clock;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::name::hash;
+use crate::cloud::aws::plan::stack_templates::{self, Frame};
+use crate::cloud::secret::Key;
+use crate::manifest::api::Name;
+use crate::plan::fleet::GroupSettings;
+use crate::plan::image::ImageId;
+use crate::report::Events;
+
+/// An environment in AWS.
+#[derive(Debug, Clone)]
+pub struct Aws {
+    pub(super) settings: Settings,
+    pub(super) clients: Clients,
+    pub(super) events: Events,
+    /// Settings of groups that have no revision yet.
+    pending: Arc<Mutex<BTreeMap<Name, GroupSettings>>>,
+    /// Tells this run's acts from those of every other run.
+    run: String,
+    /// What the environment's stack made, once this run has put it.
+    frame: Arc<OnceCell<Frame>>,
+    /// The key of Secrets' versions, once this run has looked for it.
+    pub(super) key: Arc<OnceCell<Key>>,
+}
+
+impl Aws {
+    /// Connects; nothing is asked yet.
+    pub async fn new(settings: Settings, events: Events) -> Result<Self, CloudError> {
+        Self::with(settings, events, None).await
+    }
+
+    pub(super) async fn with(
+        settings: Settings,
+        events: Events,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, CloudError> {
+        let clients = Clients::new(&settings, credentials).await;
+        let run = format!("{} {}", std::process::id(), clock().as_nanos());
+        let (pending, frame, key) = (Arc::default(), Arc::default(), Arc::default());
+        let aws = Self { settings, clients, events, pending, run, frame, key };
+        std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
+        Ok(aws)
+    }
+
+    /// The images that AWS holds for the environment.
+    pub async fn images(&self) -> Result<Vec<ImageId>, CloudError> {
+        let found = self.machine_images(None).await?;
+        let ids = found
+            .iter()
+            .filter_map(|image| tags::value(image.tags(), tags::IMAGE)?.parse().ok().map(ImageId));
+        Ok(ids.collect())
+    }
+
+    /// Where this machine keeps what it knows of snapshots, by the version of its format; losing it costs time only.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.settings.cache.join("aws/1")
+    }
+
+    /// Stands for one act of this run, so that AWS does it once however often a lost answer makes us ask. Another run has
+    /// other tokens: AWS remembers a token longer than what was made with it may exist, and answers with what is gone.
+    pub(super) fn token(&self, what: &str) -> String {
+        hash(&format!("{} {what}", self.run))
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, BTreeMap<Name, GroupSettings>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the environment has once, put by the first that needs it.
+    pub(super) async fn frame(&self) -> Result<Frame, CloudError> {
+        let put = self.frame.get_or_try_init(async || {
+            let place = stack_templates::Place {
+                environment: self.settings.environment.clone(),
+                network: self.settings.network.clone(),
+            };
+            let stack = self.put_stack(&stack_templates::environment(&place)).await?;
+            let subnets = stack.output("Subnets")?;
+            Ok(Frame {
+                vpc: stack.output("Vpc")?,
+                subnets: subnets.split(',').map(str::to_owned).collect(),
+                machines: stack.output("Machines")?,
+                zone: stack.output("Zone")?,
+                profile: stack.output("MachineProfile")?,
+            })
+        });
+        put.await.cloned()
+    }
+}

@@ -1,0 +1,332 @@
+//! The fleet: everything that the environment holds, read from AWS alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Instance as Member, InstanceRefresh, LifecycleState};
+use aws_sdk_ec2::types::{Instance as Machine, InstanceStateName, LaunchTemplate};
+use aws_sdk_elasticloadbalancingv2::types::{TargetHealthDescription, TargetHealthStateEnum};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+use futures::future::{try_join, try_join_all, try_join3};
+
+use super::auto_scaling::{
+    HEALTH_GRACE_SECONDS, current, group_name, settings_in, status, version_of, wanted,
+};
+use super::balancer::Service;
+use super::environment::Aws;
+use super::error::failed;
+use super::launch;
+use super::tags::{self, FAILURE};
+use super::wait::now;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::{ingress, stack_templates};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{
+    Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceState, LoadBalancer, Refresh, RefreshStatus,
+    Revision, Target, TargetGroup,
+};
+
+/// Health of targets: by target group, by instance.
+type Healths = BTreeMap<String, BTreeMap<String, Health>>;
+
+/// What is known beside a group's own things.
+struct Surroundings {
+    services: Vec<Service>,
+    healths: Healths,
+    machines: BTreeMap<String, Machine>,
+}
+
+impl Aws {
+    /// The whole environment, or one group of it.
+    pub(super) async fn look(&self, only: Option<&Name>) -> Result<Fleet, CloudError> {
+        let (templates, groups, stacks) =
+            try_join3(self.templates(only), self.scaling_groups(only), self.stacks()).await?;
+        let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
+        let arns: BTreeSet<String> =
+            groups.iter().flat_map(AutoScalingGroup::target_group_arns).cloned().collect();
+        let (healths, machines) =
+            try_join(try_join_all(arns.into_iter().map(|arn| self.health(arn))), self.machines(only)).await?;
+        let around = Surroundings { services, healths: healths.into_iter().collect(), machines };
+        let read = templates.iter().filter_map(|template| {
+            let name = tags::named(template.tags())?;
+            let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&name));
+            Some(self.group(name, template, group, &around))
+        });
+        let mut fleet = Fleet {
+            environment: self.settings.environment.clone(),
+            groups: try_join_all(read).await?.into_iter().flatten().collect(),
+            ..Fleet::default()
+        };
+        fleet.groups.sort_by(|a, b| a.name.cmp(&b.name));
+        if only.is_none() {
+            let (images, deleted) = try_join(self.images(), self.deleted_snapshots()).await?;
+            fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
+            fleet.images = images;
+            let services = around.services.iter().filter(|service| service.stack.is_complete());
+            fleet.balancers =
+                services.map(|service| balancer(service, &stacks, &groups, &around.healths)).collect();
+            fleet.balancers.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        }
+        Ok(fleet)
+    }
+
+    async fn group(
+        &self,
+        name: Name,
+        template: &LaunchTemplate,
+        group: Option<&AutoScalingGroup>,
+        around: &Surroundings,
+    ) -> Result<Option<InstanceGroup>, CloudError> {
+        let Some(mut settings) = settings_in(template.tags()) else { return Ok(None) };
+        if let (Some(scaling), Some(found)) = (&settings.scaling, group)
+            && !self.has_scaling(&name, scaling, found).await?
+        {
+            settings.scaling = None;
+        }
+        let none = async { Ok(vec![]) };
+        let refreshes = async { if group.is_some() { self.refreshes(&name).await } else { none.await } };
+        let (versions, refreshes) = try_join(self.versions(&name), refreshes).await?;
+        let mut revisions: Vec<Revision> = versions.iter().filter_map(launch::revision).collect();
+        revisions.sort_by_key(|revision| revision.number);
+        let born = group.and_then(|group| seconds(group.created_time()));
+        for revision in &mut revisions {
+            let ended = refreshes.iter().filter(|refresh| {
+                wanted(refresh) == Some(revision.number) && status(refresh) == RefreshStatus::Successful
+            });
+            let first =
+                born.filter(|_| refreshes.is_empty() && group.and_then(current) == Some(revision.number));
+            revision.deployed = ended.filter_map(|refresh| seconds(refresh.end_time())).max().or(first);
+        }
+        // What a group was started with is what no refresh brought.
+        if let Some(oldest) = refreshes.last()
+            && let Some(first) = revisions.iter_mut().rev().find(|r| Some(r.number) < wanted(oldest))
+            && first.deployed.is_none()
+        {
+            first.deployed = born;
+        }
+        // The two were asked one after the other: a refresh that succeeded in between moved the group.
+        let moved =
+            refreshes.first().filter(|newest| status(newest) == RefreshStatus::Successful).and_then(wanted);
+        let current = moved.or(group.and_then(current));
+        let latest = template.latest_version_number().and_then(|number| u32::try_from(number).ok());
+        let instances = group.map(|group| instances(group, &revisions, around)).unwrap_or_default();
+        let replicas = group.and_then(AutoScalingGroup::desired_capacity).and_then(|n| u32::try_from(n).ok());
+        let failure = tags::read_long(template.tags(), FAILURE);
+        let refresh = refreshes
+            .first()
+            .map(|newest| refresh(newest, current, (&instances, replicas.unwrap_or(0)), failure.as_deref()));
+        Ok(Some(InstanceGroup {
+            name,
+            replicas: replicas.unwrap_or(0),
+            settings,
+            current,
+            next_revision: latest.unwrap_or(0) + 1,
+            revisions,
+            instances,
+            refresh,
+        }))
+    }
+
+    /// Instances of the environment, or of one group, that are not gone.
+    pub(super) async fn machines(
+        &self,
+        group: Option<&Name>,
+    ) -> Result<BTreeMap<String, Machine>, CloudError> {
+        let filters = tags::of_group(&self.settings.environment, group);
+        let found =
+            self.clients.ec2.describe_instances().set_filters(Some(filters)).into_paginator().items().send();
+        let found: Vec<_> = found.try_collect().await.map_err(failed("DescribeInstances"))?;
+        let machines = found.into_iter().flat_map(|reservation| reservation.instances.unwrap_or_default());
+        let alive = machines.filter(|machine| {
+            machine.state().and_then(|state| state.name()) != Some(&InstanceStateName::Terminated)
+        });
+        Ok(alive.filter_map(|machine| Some((machine.instance_id()?.to_owned(), machine))).collect())
+    }
+
+    async fn health(&self, arn: String) -> Result<(String, BTreeMap<String, Health>), CloudError> {
+        let asked = self.clients.balancing.describe_target_health().target_group_arn(&arn).send().await;
+        let found = match asked {
+            // A Service's stack was changed, and the group is not yet taken out of what is gone.
+            Err(error) if error.code() == Some("TargetGroupNotFound") => return Ok((arn, BTreeMap::new())),
+            other => other.map_err(failed("DescribeTargetHealth"))?,
+        };
+        let one =
+            |target: &TargetHealthDescription| Some((target.target()?.id()?.to_owned(), health_of(target)));
+        let healths = found.target_health_descriptions().iter().filter_map(one).collect();
+        Ok((arn, healths))
+    }
+}
+
+fn seconds(time: Option<&aws_smithy_types::DateTime>) -> Option<u64> {
+    u64::try_from(time?.secs()).ok()
+}
+
+fn health_of(target: &TargetHealthDescription) -> Health {
+    let Some(health) = target.target_health() else { return Health::STARTING };
+    let words = || {
+        let reason = health.description().map(str::to_owned);
+        reason.or_else(|| health.reason().map(|reason| reason.as_str().to_owned()))
+    };
+    match health.state() {
+        Some(TargetHealthStateEnum::Healthy) => Health::Healthy,
+        Some(TargetHealthStateEnum::Initial | TargetHealthStateEnum::Unused) | None => {
+            Health::Starting { waiting: words() }
+        }
+        Some(_) => Health::Unhealthy { reason: words().unwrap_or_else(|| "no reason given".into()) },
+    }
+}
+
+/// The members of a group, oldest first.
+fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surroundings) -> Vec<Instance> {
+    let mut found: Vec<Instance> = group
+        .instances()
+        .iter()
+        .filter_map(|member| {
+            let id = member.instance_id()?.to_owned();
+            let revision = version_of(member)?;
+            let launch = revisions.iter().find(|found| found.number == revision).map(|found| &found.launch);
+            let machine = around.machines.get(&id);
+            let since = seconds(machine.and_then(Machine::launch_time)).unwrap_or_default();
+            let address = machine.and_then(Machine::private_ip_address);
+            let ports = launch.map(|launch| launch.ports.as_slice()).unwrap_or_default();
+            let endpoint = |address: &str| {
+                let one = |port: &crate::plan::fleet::LaunchPort| Endpoint {
+                    port: port.port,
+                    protocol: port.protocol,
+                    address: format!("{address}:{}", port.port),
+                };
+                ports.iter().map(one).collect()
+            };
+            Some(Instance {
+                health: health(
+                    member,
+                    group,
+                    &around.healths,
+                    since.saturating_add(u64::from(HEALTH_GRACE_SECONDS)) > now(),
+                ),
+                state: state(member),
+                id,
+                revision,
+                since,
+                boot_id: None,
+                endpoints: address.map(endpoint).unwrap_or_default(),
+                accelerator: None,
+                pid: None,
+                containers: vec![],
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+    found
+}
+
+fn state(member: &Member) -> InstanceState {
+    match member.lifecycle_state() {
+        Some(
+            LifecycleState::Terminating
+            | LifecycleState::TerminatingWait
+            | LifecycleState::TerminatingProceed
+            | LifecycleState::Detaching,
+        ) => InstanceState::Stopping,
+        Some(LifecycleState::Terminated | LifecycleState::Detached) => InstanceState::Ended,
+        _ => InstanceState::Running,
+    }
+}
+
+/// Health in all target groups of the group, and in Auto Scaling's own eyes. A VM that is young is not called unhealthy.
+fn health(member: &Member, group: &AutoScalingGroup, healths: &Healths, young: bool) -> Health {
+    let id = member.instance_id().unwrap_or_default();
+    let mut seen = Vec::new();
+    for arn in group.target_group_arns() {
+        let found = healths.get(arn).and_then(|targets| targets.get(id)).cloned();
+        seen.push(found.unwrap_or(Health::Starting { waiting: Some("to become a target".into()) }));
+    }
+    if member.health_status() == Some("Unhealthy") {
+        seen.push(Health::Unhealthy { reason: "Auto Scaling replaces it".into() });
+    }
+    if member.lifecycle_state() != Some(&LifecycleState::InService) {
+        seen.push(Health::STARTING);
+    }
+    let worst = seen.iter().find(|health| matches!(health, Health::Unhealthy { .. }));
+    match worst.or_else(|| seen.iter().find(|health| **health != Health::Healthy)) {
+        None => Health::Healthy,
+        Some(Health::Unhealthy { reason }) if young => Health::Starting { waiting: Some(reason.clone()) },
+        Some(health) => health.clone(),
+    }
+}
+
+/// A refresh in our words. `failure` is what an earlier run wrote about one: its id, then why it was given up.
+fn refresh(
+    found: &InstanceRefresh,
+    current: Option<u32>,
+    (instances, replicas): (&[Instance], u32),
+    failure: Option<&str>,
+) -> Refresh {
+    let to = wanted(found).unwrap_or_default();
+    let new = || instances.iter().filter(|instance| instance.revision == to);
+    let own = failure
+        .and_then(|text| text.split_once(' '))
+        .filter(|(id, _)| Some(*id) == found.instance_refresh_id());
+    let words = found.status_reason().map(str::to_owned);
+    Refresh {
+        status: status(found),
+        // Auto Scaling moves the group to the new version only at the end; before, it names the old one.
+        from: current.filter(|current| *current != to || status(found).is_active()),
+        to,
+        updated: crate::plan::fleet::count(new()),
+        available: crate::plan::fleet::count(new().filter(|instance| instance.health == Health::Healthy)),
+        total: replicas,
+        started: seconds(found.start_time()).unwrap_or_default(),
+        reason: own.map(|(_, reason)| reason.to_owned()).or(words),
+    }
+}
+
+/// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again.
+fn balancer(
+    service: &Service,
+    stacks: &[super::stack::Stack],
+    groups: &[AutoScalingGroup],
+    healths: &Healths,
+) -> LoadBalancer {
+    let mut spec = service.spec.clone();
+    let mut targets = Vec::new();
+    let mut look = |output: &str, wanted: &mut Vec<TargetGroup>, port: u16| {
+        let Some(arn) = service.stack.outputs.get(output) else { return };
+        wanted.retain(|target| {
+            let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&target.group));
+            group.is_none_or(|group| group.target_group_arns().contains(arn))
+        });
+        let port = wanted.first().map_or(port, |target| target.port);
+        let known = healths.get(arn).into_iter().flatten();
+        targets.extend(known.map(|(id, health)| Target {
+            instance: id.clone(),
+            port,
+            healthy: *health == Health::Healthy,
+        }));
+    };
+    for listener in &mut spec.listeners {
+        look(&stack_templates::target_name(listener), &mut listener.targets, listener.port);
+    }
+    for backend in spec.http.iter_mut().flat_map(|http| &mut http.backends) {
+        look(&ingress::target_name(backend), &mut backend.targets, backend.port);
+    }
+    let shared = service.placement.and_then(|placement| {
+        let suffix = format!("-{placement}-");
+        stacks.iter().find(|stack| stack.part == "balancer" && stack.name.contains(&suffix))
+    });
+    let named = if service.placement.is_some() { shared } else { Some(&service.stack) };
+    let bound = match &spec.http {
+        Some(http) if http.hosts.is_empty() && http.certificates.is_empty() => vec![Some(80)],
+        Some(_) => vec![Some(80), Some(443)],
+        None => spec
+            .listeners
+            .iter()
+            .map(|listener| (!listener.targets.is_empty()).then_some(listener.port))
+            .collect(),
+    };
+    LoadBalancer {
+        host: named.and_then(|stack| stack.outputs.get("DnsName")).cloned().unwrap_or_default(),
+        bound,
+        spec,
+        targets,
+    }
+}

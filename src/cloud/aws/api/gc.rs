@@ -1,0 +1,91 @@
+//! What no revision needs and no plan knows of: snapshots without an image, uploads that nobody went on with, stacks that
+//! never came to be, values of Secrets that were superseded.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_ec2::types::SnapshotState;
+
+use super::environment::Aws;
+use super::tags;
+use super::wait::now;
+use crate::cloud::CloudError;
+
+use crate::cloud::aws::plan::role::{self, Profile};
+
+/// An upload that is older was given up.
+const GIVEN_UP_SECONDS: u64 = 24 * 3600;
+
+/// A leftover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Leftover {
+    Snapshot(String),
+    Stack(String),
+    Secret(String),
+}
+
+impl Aws {
+    /// Deletes leftovers of the environment, or only lists them: a line each.
+    pub(super) async fn collect(&self, delete: bool) -> Result<Vec<String>, CloudError> {
+        let mut listed = Vec::new();
+        for leftover in self.leftovers().await? {
+            match leftover {
+                Leftover::Snapshot(id) => {
+                    if delete {
+                        self.delete_snapshot(&id).await?;
+                    }
+                    listed.push(format!("snapshot {id}"));
+                }
+                Leftover::Stack(name) => {
+                    if delete {
+                        self.delete_stack(&name).await?;
+                    }
+                    listed.push(format!("stack {name}"));
+                }
+                Leftover::Secret(id) => {
+                    if delete {
+                        self.delete_values(&id).await?;
+                    }
+                    listed.push(format!("secret {id}"));
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>, CloudError> {
+        let images: BTreeSet<String> = self.images().await?.iter().map(ToString::to_string).collect();
+        let old = |seconds: Option<i64>| {
+            let started = seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+            started + GIVEN_UP_SECONDS < now()
+        };
+        let snapshots = self.snapshots().await?;
+        let unused = snapshots.iter().filter(|snapshot| {
+            let image = tags::value(snapshot.tags(), tags::IMAGE).unwrap_or_default();
+            let finished = snapshot.state() != Some(&SnapshotState::Pending);
+            // A snapshot that is complete has its image a moment later; one under way belongs to somebody for a day.
+            let age = old(snapshot.start_time().map(aws_sdk_ec2::primitives::DateTime::secs));
+            let deleted = tags::value(snapshot.tags(), tags::DELETED).is_some();
+            !images.contains(image)
+                && (age || deleted || (finished && snapshot.state() == Some(&SnapshotState::Error)))
+        });
+        let mut found: Vec<Leftover> = unused
+            .filter_map(|snapshot| Some(Leftover::Snapshot(snapshot.snapshot_id()?.to_owned())))
+            .collect();
+        let failed = ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"];
+        let stacks = self.stacks().await?;
+        let dead = stacks.iter().filter(|stack| failed.contains(&stack.status.as_str()));
+        found.extend(dead.map(|stack| Leftover::Stack(stack.name.clone())));
+        let environment = &self.settings.environment;
+        let groups = self.look(None).await?.groups;
+        let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));
+        let profiles = revisions.filter_map(|(group, r)| Profile::of(&group.name.namespace, &r.launch));
+        let used: BTreeSet<String> =
+            profiles.map(|profile| role::stack_name(environment, &profile)).collect();
+        let unused = stacks
+            .iter()
+            .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));
+        found.extend(unused.map(|stack| Leftover::Stack(stack.name.clone())));
+        found.extend(self.unused_values(&groups).await?.into_iter().map(Leftover::Secret));
+        Ok(found)
+    }
+}

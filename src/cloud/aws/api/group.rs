@@ -1,0 +1,353 @@
+//! Groups: a launch template whose versions are the revisions, and an Auto Scaling group from the first start on.
+//!
+//! A launch template has at least one version, so that a group exists from its first revision on; the settings that were
+//! put before are remembered by the run until then.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter as GroupFilter, Tag as GroupTag};
+use aws_sdk_ec2::types::{LaunchTemplate, LaunchTemplateVersion, ResourceType};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+
+use super::auto_scaling::{HEALTH_GRACE_SECONDS, settings_in, size, template_version};
+use super::environment::Aws;
+use super::error::failed;
+use super::launch;
+use super::tags::{self, ENVIRONMENT, GROUP, SETTINGS, tag};
+use super::wait::eventually;
+use crate::cloud::aws::plan::name;
+use crate::cloud::{CloudError, NewRevision};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{GroupSettings, LaunchSpec, Scaling};
+
+/// How long machines may take to end: they get their pods' grace period, and then some.
+const ENDING: Duration = Duration::from_mins(15);
+
+impl Aws {
+    /// Makes the group exist with these settings, or remembers them until its first revision is put.
+    pub(super) async fn put_settings(
+        &self,
+        group: &Name,
+        settings: &GroupSettings,
+    ) -> Result<(), CloudError> {
+        let Some(template) = self.template(group).await? else {
+            self.pending().insert(group.clone(), settings.clone());
+            return Ok(());
+        };
+        let Some(id) = template.launch_template_id() else { return Ok(()) };
+        // The tags come last: while they hold the old settings, an interrupted run is repeated.
+        let was = settings_in(template.tags());
+        self.put_zones(group, settings, was.as_ref()).await?;
+        self.put_scaling(group, settings, was.as_ref()).await?;
+        self.set_tags(id, &tags::long(SETTINGS, &text(settings))).await
+    }
+
+    /// Sets tags of something of EC2.
+    pub(super) async fn set_tags(&self, id: &str, pairs: &[(String, String)]) -> Result<(), CloudError> {
+        let pairs = pairs.iter().map(|(key, value)| tag(key, value)).collect();
+        let set = self.clients.ec2.create_tags().resources(id).set_tags(Some(pairs)).send().await;
+        set.map(drop).map_err(failed("CreateTags"))
+    }
+
+    /// Adds a revision; the first one makes the launch template.
+    pub(super) async fn put_version(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError> {
+        let frame = self.frame().await?;
+        let image = self.machine_image(revision.launch.image).await?;
+        let image = image
+            .and_then(|image| image.image_id)
+            .ok_or_else(|| CloudError::not_found("image", &revision.launch.image))?;
+        let profile = self.profile(group, &revision.launch, &frame).await?;
+        let data = self.launch_data(group, revision, (&frame, &image, &profile))?;
+        let template = name::group(&self.settings.environment, group);
+        let settings = self.pending().get(group).cloned();
+        let found = self.template(group).await?;
+        match (found, settings) {
+            (None, Some(settings)) if revision.number == 1 => {
+                let mut named = vec![
+                    (ENVIRONMENT.to_owned(), self.settings.environment.clone()),
+                    (GROUP.to_owned(), tags::group(group)),
+                ];
+                named.extend(tags::long(SETTINGS, &text(&settings)));
+                let named: Vec<(&str, String)> =
+                    named.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+                let made = self
+                    .clients
+                    .ec2
+                    .create_launch_template()
+                    .launch_template_name(&template)
+                    .client_token(self.token(&format!("{template} {}", revision.number)))
+                    .launch_template_data(data)
+                    .tag_specifications(tags::specification(ResourceType::LaunchTemplate, &named))
+                    .send()
+                    .await;
+                match made {
+                    Err(error)
+                        if error.code() == Some("InvalidLaunchTemplateName.AlreadyExistsException") => {}
+                    other => drop(other.map_err(failed("CreateLaunchTemplate"))?),
+                }
+                self.pending().remove(group);
+                self.same_version(group, revision).await
+            }
+            (None, _) => Err(CloudError::not_found("group", group)),
+            (Some(found), _) => {
+                let latest = found.latest_version_number().unwrap_or_default();
+                if i64::from(revision.number) <= latest {
+                    return self.same_version(group, revision).await;
+                }
+                if i64::from(revision.number) != latest + 1 {
+                    let message =
+                        format!("the next revision of {group} is {}, not {}", latest + 1, revision.number);
+                    return Err(CloudError::Conflict { message });
+                }
+                let made = self
+                    .clients
+                    .ec2
+                    .create_launch_template_version()
+                    .launch_template_name(&template)
+                    .client_token(self.token(&format!("{template} {}", revision.number)))
+                    .launch_template_data(data)
+                    .send()
+                    .await
+                    .map_err(failed("CreateLaunchTemplateVersion"))?;
+                let number = made.launch_template_version().and_then(LaunchTemplateVersion::version_number);
+                if number == Some(i64::from(revision.number)) {
+                    Ok(())
+                } else {
+                    Err(taken(group, revision.number, None))
+                }
+            }
+        }
+    }
+
+    /// Nothing when the group has that very revision, a conflict when the number is another one's.
+    async fn same_version(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError> {
+        let versions = self.versions(group).await?;
+        let found =
+            versions.iter().filter_map(launch::revision).find(|found| found.number == revision.number);
+        match found {
+            Some(found) if found.launch == revision.launch => Ok(()),
+            other => Err(taken(group, revision.number, other.as_ref().map(|found| found.cause.as_str()))),
+        }
+    }
+
+    /// The group's launch template.
+    pub(super) async fn template(&self, group: &Name) -> Result<Option<LaunchTemplate>, CloudError> {
+        let found = self.templates(Some(group)).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Launch templates of the environment, or of one group.
+    pub(super) async fn templates(&self, group: Option<&Name>) -> Result<Vec<LaunchTemplate>, CloudError> {
+        self.clients
+            .ec2
+            .describe_launch_templates()
+            .set_filters(Some(tags::of_group(&self.settings.environment, group)))
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeLaunchTemplates"))
+    }
+
+    /// All versions of a group's launch template.
+    pub(super) async fn versions(&self, group: &Name) -> Result<Vec<LaunchTemplateVersion>, CloudError> {
+        self.clients
+            .ec2
+            .describe_launch_template_versions()
+            .launch_template_name(name::group(&self.settings.environment, group))
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeLaunchTemplateVersions"))
+    }
+
+    /// Auto Scaling groups of the environment, or of one group.
+    pub(super) async fn scaling_groups(
+        &self,
+        group: Option<&Name>,
+    ) -> Result<Vec<AutoScalingGroup>, CloudError> {
+        let filter = |key: &str, value: String| {
+            GroupFilter::builder().name(format!("tag:{key}")).values(value).build()
+        };
+        let mut filters = vec![filter(ENVIRONMENT, self.settings.environment.clone())];
+        filters.extend(group.map(|group| filter(GROUP, tags::group(group))));
+        self.clients
+            .autoscaling
+            .describe_auto_scaling_groups()
+            .set_filters(Some(filters))
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeAutoScalingGroups"))
+    }
+
+    /// The Auto Scaling group of a group.
+    pub(super) async fn scaling_group(&self, group: &Name) -> Result<Option<AutoScalingGroup>, CloudError> {
+        Ok(self.scaling_groups(Some(group)).await?.into_iter().next())
+    }
+
+    /// Makes the Auto Scaling group, whose VMs start at once.
+    pub(super) async fn create_scaling_group(
+        &self,
+        group: &Name,
+        to: u32,
+        replicas: u32,
+    ) -> Result<(), CloudError> {
+        let settings = self.settings_of(group).await?;
+        let subnets = self.subnets_of(group, settings.as_ref()).await?;
+        // There must be such a revision.
+        self.launch_of(group, to).await?;
+        let target_groups: Vec<String> = self.target_groups_of(group).await?.into_iter().collect();
+        let policy = self.mixed_policy(group, to).await?;
+        let own = name::group(&self.settings.environment, group);
+        let tag = |key: &str, value: String| {
+            let tag = GroupTag::builder().resource_id(&own).resource_type("auto-scaling-group");
+            tag.key(key).value(value).propagate_at_launch(true).build()
+        };
+        let made = self
+            .clients
+            .autoscaling
+            .create_auto_scaling_group()
+            .auto_scaling_group_name(&own)
+            .set_launch_template(policy.is_none().then(|| template_version(&own, to)))
+            .set_mixed_instances_policy(policy)
+            .min_size(size(replicas))
+            .max_size(size(replicas))
+            .desired_capacity(size(replicas))
+            .vpc_zone_identifier(subnets)
+            .availability_zone_distribution(super::zones::distribution(settings.as_ref()))
+            .health_check_type("ELB")
+            .health_check_grace_period(size(HEALTH_GRACE_SECONDS))
+            .set_target_group_arns(Some(target_groups))
+            .tags(tag(ENVIRONMENT, self.settings.environment.clone()))
+            .tags(tag(GROUP, tags::group(group)))
+            .tags(tag("Name", own.clone()))
+            .send()
+            .await;
+        match made {
+            Err(error) if error.code() == Some("AlreadyExists") => {}
+            other => drop(other.map_err(failed("CreateAutoScalingGroup"))?),
+        }
+        match settings {
+            Some(settings) => self.put_scaling(group, &settings, None).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The settings of a group that exists.
+    pub(super) async fn settings_of(&self, group: &Name) -> Result<Option<GroupSettings>, CloudError> {
+        Ok(self.template(group).await?.and_then(|template| settings_in(template.tags())))
+    }
+
+    /// How VMs of that revision are started; an error when there is no such revision.
+    pub(super) async fn launch_of(&self, group: &Name, revision: u32) -> Result<LaunchSpec, CloudError> {
+        let versions = self.versions(group).await?;
+        let found = versions.iter().filter_map(launch::revision).find(|found| found.number == revision);
+        let found = found.ok_or_else(|| CloudError::not_found(format!("revision {revision} of"), group))?;
+        Ok(found.launch)
+    }
+
+    /// Sets the number of VMs, which may change by load within the bounds of `scaling`.
+    pub(super) async fn resize(
+        &self,
+        group: &Name,
+        replicas: u32,
+        scaling: Option<&Scaling>,
+    ) -> Result<(), CloudError> {
+        let (least, most) = scaling.map_or((replicas, replicas), |scaling| (scaling.min, scaling.max));
+        let sized = self
+            .clients
+            .autoscaling
+            .update_auto_scaling_group()
+            .auto_scaling_group_name(name::group(&self.settings.environment, group))
+            .min_size(size(least.min(replicas)))
+            .max_size(size(most.max(replicas)))
+            .desired_capacity(size(replicas))
+            .send()
+            .await;
+        sized.map(drop).map_err(failed("UpdateAutoScalingGroup"))
+    }
+
+    /// Forgets versions that nothing runs.
+    pub(super) async fn delete_versions(&self, group: &Name, numbers: &[u32]) -> Result<(), CloudError> {
+        let Some(template) = self.template(group).await? else {
+            return Err(CloudError::not_found("group", group));
+        };
+        let wanted = self.wanted_versions(group).await?;
+        if let Some(number) = numbers.iter().find(|number| wanted.contains(number)) {
+            return Err(CloudError::InUse {
+                what: format!("revision {number}"),
+                user: format!("group {group}"),
+            });
+        }
+        let existing: BTreeSet<i64> =
+            self.versions(group).await?.iter().filter_map(LaunchTemplateVersion::version_number).collect();
+        let gone: Vec<i64> = numbers.iter().map(|n| i64::from(*n)).filter(|n| existing.contains(n)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let own = name::group(&self.settings.environment, group);
+        // The default version cannot be deleted; it means nothing to us, every launch names its version.
+        if let Some(kept) = existing.iter().rev().find(|number| !gone.contains(number))
+            && template.default_version_number().is_some_and(|default| gone.contains(&default))
+        {
+            let moved = self.clients.ec2.modify_launch_template().launch_template_name(&own);
+            let moved = moved.default_version(kept.to_string()).send().await;
+            moved.map_err(failed("ModifyLaunchTemplate"))?;
+        }
+        let versions = gone.iter().map(i64::to_string).collect();
+        let deleted = self.clients.ec2.delete_launch_template_versions().launch_template_name(&own);
+        let deleted = deleted.set_versions(Some(versions)).send().await;
+        deleted.map(drop).map_err(failed("DeleteLaunchTemplateVersions"))
+    }
+
+    /// Ends all VMs of the group and deletes it; returns once nothing is left.
+    pub(super) async fn delete_all_of(&self, group: &Name) -> Result<(), CloudError> {
+        self.pending().remove(group);
+        let own = name::group(&self.settings.environment, group);
+        if self.scaling_group(group).await?.is_some() {
+            let gone = self.clients.autoscaling.delete_auto_scaling_group();
+            let gone = gone.auto_scaling_group_name(&own).force_delete(true).send().await;
+            match gone {
+                // Being deleted already, or gone between the two calls.
+                Err(error)
+                    if matches!(error.code(), Some("ValidationError" | "ScalingActivityInProgress")) => {}
+                other => drop(other.map_err(failed("DeleteAutoScalingGroup"))?),
+            }
+        }
+        eventually(&format!("the machines of {group}, which are being ended"), ENDING, || async {
+            let left =
+                self.scaling_group(group).await?.is_some() || !self.machines(Some(group)).await?.is_empty();
+            Ok((!left).then_some(()))
+        })
+        .await?;
+        if self.template(group).await?.is_some() {
+            // While the template is there an interrupted run finds out again which values these were.
+            self.delete_values_of(group).await?;
+            let gone = self.clients.ec2.delete_launch_template().launch_template_name(&own).send().await;
+            match gone {
+                Err(error)
+                    if error
+                        .code()
+                        .is_some_and(|code| code.starts_with("InvalidLaunchTemplateName.NotFound")) => {}
+                other => drop(other.map_err(failed("DeleteLaunchTemplate"))?),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn taken(group: &Name, number: u32, cause: Option<&str>) -> CloudError {
+    let by = cause.map(|cause| format!(", made by `{cause}`")).unwrap_or_default();
+    CloudError::Conflict { message: format!("{group} has another revision {number} already{by}") }
+}
+
+fn text(settings: &GroupSettings) -> String {
+    serde_json::to_string(settings).expect("group settings have only string keys")
+}

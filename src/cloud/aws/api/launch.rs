@@ -1,0 +1,122 @@
+//! A revision as a version of a launch template, and back: the template holds all that a VM is started with, and in its
+//! user data what i2kit must know of the revision later.
+
+use aws_sdk_ec2::types::{
+    InstanceType, LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
+    LaunchTemplateInstanceMarketOptionsRequest, LaunchTemplateInstanceMetadataEndpointState,
+    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateTagSpecificationRequest,
+    LaunchTemplateVersion, MarketType, RequestLaunchTemplateData, ResourceType,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use i2kit_spec::launch;
+use serde::{Deserialize, Serialize};
+
+use super::environment::Aws;
+use super::tags::{self, ENVIRONMENT, GROUP, tag};
+use crate::cloud::aws::plan::stack_templates::Frame;
+use crate::cloud::aws::plan::{machine, name};
+use crate::cloud::{CloudError, NewRevision};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{LaunchSpec, Revision};
+
+/// What the tool writes for itself into the user data.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Own {
+    launch: LaunchSpec,
+    cause: String,
+}
+
+impl Aws {
+    /// The launch template's data of a revision of `group`.
+    pub(super) fn launch_data(
+        &self,
+        group: &Name,
+        revision: &NewRevision,
+        (frame, image, profile): (&Frame, &str, &str),
+    ) -> Result<RequestLaunchTemplateData, CloudError> {
+        let launch = &revision.launch;
+        let kind = machine::type_of(launch).ok_or_else(|| CloudError::Conflict {
+            message: format!(
+                "no type of instance that i2kit knows has {} processors and {} MiB",
+                launch.vcpus, launch.memory_mib
+            ),
+        })?;
+        let spot = LaunchTemplateInstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
+        let named = |resource: ResourceType| {
+            LaunchTemplateTagSpecificationRequest::builder()
+                .resource_type(resource)
+                .tags(tag(ENVIRONMENT, &self.settings.environment))
+                .tags(tag(GROUP, &tags::group(group)))
+                .tags(tag("Name", &name::group(&self.settings.environment, group)))
+                .build()
+        };
+        let metadata = LaunchTemplateInstanceMetadataOptionsRequest::builder()
+            .http_tokens(LaunchTemplateHttpTokensState::Required)
+            .http_endpoint(LaunchTemplateInstanceMetadataEndpointState::Enabled)
+            .http_put_response_hop_limit(1);
+        let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(profile).build();
+        Ok(RequestLaunchTemplateData::builder()
+            .image_id(image)
+            .instance_type(InstanceType::from(kind))
+            // The terms of a group of several types are in its own policy.
+            .set_instance_market_options(launch.spot.then(|| spot.build()))
+            .iam_instance_profile(profile)
+            .security_group_ids(&frame.machines)
+            .metadata_options(metadata.build())
+            .tag_specifications(named(ResourceType::Instance))
+            .tag_specifications(named(ResourceType::Volume))
+            .user_data(STANDARD.encode(self.user_data(group, revision)?))
+            .build())
+    }
+
+    /// Where the machines find the values of their Secrets.
+    fn references(&self, group: &Name, launch: &LaunchSpec) -> Vec<launch::SecretReference> {
+        let one = |(name, id): (String, String)| launch::SecretReference {
+            name,
+            source: launch::SecretSource::SecretsManager { secret_id: id },
+        };
+        self.values_of(group, launch).into_iter().map(one).collect()
+    }
+
+    fn user_data(&self, group: &Name, revision: &NewRevision) -> Result<Vec<u8>, CloudError> {
+        let own = Own { launch: revision.launch.clone(), cause: revision.cause.clone() };
+        let spec = launch::LaunchSpec {
+            version: launch::LAUNCH_SPEC_VERSION,
+            environment: self.settings.environment.clone(),
+            namespace: group.namespace.clone(),
+            group: group.name.clone(),
+            revision: u64::from(revision.number),
+            region: Some(self.settings.region.clone()),
+            logs: Some(launch::LogTarget { group: name::log_group(&self.settings.environment) }),
+            secrets: self.references(group, &revision.launch),
+            endpoint: self.settings.guest_endpoint.clone(),
+            host: Some(serde_json::to_string(&own).expect("a launch spec has only string keys")),
+        };
+        let bytes = serde_json::to_vec(&spec).expect("a launch spec has only string keys");
+        if bytes.len() > launch::MAX_USER_DATA {
+            let message = format!(
+                "{group} needs {} bytes of user data, and EC2 takes {}",
+                bytes.len(),
+                launch::MAX_USER_DATA
+            );
+            return Err(CloudError::Conflict { message });
+        }
+        Ok(bytes)
+    }
+}
+
+/// The revision that a version holds; `None` when it was not written by i2kit.
+pub(super) fn revision(version: &LaunchTemplateVersion) -> Option<Revision> {
+    let data = STANDARD.decode(version.launch_template_data()?.user_data()?).ok()?;
+    let spec: launch::LaunchSpec = serde_json::from_slice(&data).ok()?;
+    let own: Own = serde_json::from_str(&spec.host?).ok()?;
+    Some(Revision {
+        number: u32::try_from(version.version_number()?).ok()?,
+        launch: own.launch,
+        created: version.create_time().and_then(|time| u64::try_from(time.secs()).ok()).unwrap_or_default(),
+        cause: own.cause,
+        deployed: None,
+    })
+}

@@ -1,0 +1,224 @@
+//! Checks before a deployment: credentials, permissions, quotas, subnets, certificates. All are made, whatever fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_iam::types::PolicyEvaluationDecisionType;
+
+use super::environment::Aws;
+use super::error::failed;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::iam_policy::{self, Account, CALLS, SCOPES, Scope};
+use crate::cloud::aws::plan::machine;
+use crate::cloud::provider::Check;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec};
+use crate::plan::rollout::GroupSpec;
+
+/// Actions that one simulation takes.
+const AT_ONCE: usize = 50;
+
+/// Quotas that a deployment meets first: service, code, and what it counts.
+const VCPUS: (&str, &str) = ("ec2", "L-1216C47A");
+const SPOT_VCPUS: (&str, &str) = ("ec2", "L-34B43A08");
+const BALANCERS: (&str, &str) = ("elasticloadbalancing", "L-69A177A2");
+
+/// Fewer free addresses in a subnet do not hold the VMs that a refresh adds.
+const FEWEST_ADDRESSES: i32 = 8;
+
+/// What the environment should hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// How many VMs of which kind each group has.
+    pub groups: BTreeMap<Name, (u32, LaunchSpec)>,
+    /// The balancers.
+    pub balancers: Vec<BalancerSpec>,
+}
+
+impl Wanted {
+    /// What `fleet` holds, and what `groups` and `balancers` make of it.
+    pub fn new(fleet: &Fleet, groups: Vec<GroupSpec>, mut balancers: Vec<BalancerSpec>) -> Self {
+        let launch = |group: &InstanceGroup| group.revisions.last().map(|revision| revision.launch.clone());
+        let held = fleet.groups.iter();
+        let mut all: BTreeMap<Name, (u32, LaunchSpec)> =
+            held.filter_map(|group| Some((group.name.clone(), (group.replicas, launch(group)?)))).collect();
+        all.extend(groups.into_iter().map(|group| (group.name, (group.replicas, group.launch))));
+        let new: BTreeSet<Name> = balancers.iter().map(|spec| spec.name.clone()).collect();
+        let kept = fleet.balancers.iter().filter(|balancer| !new.contains(&balancer.spec.name));
+        balancers.extend(kept.map(|balancer| balancer.spec.clone()));
+        Self { groups: all, balancers }
+    }
+}
+
+impl Aws {
+    /// Every check, for an environment that should hold what is `wanted`.
+    pub async fn preflight(&self, wanted: &Wanted) -> Vec<Check> {
+        let identity =
+            self.clients.sts.get_caller_identity().send().await.map_err(failed("GetCallerIdentity"));
+        let arn = match identity {
+            Ok(found) => found.arn.unwrap_or_default(),
+            Err(error) => return vec![Check::new("credentials", Some(false), error.to_string())],
+        };
+        let mut checks =
+            vec![Check::new("credentials", Some(true), format!("{arn} in {}", self.settings.region))];
+        checks.push(self.permissions(&arn).await);
+        checks.push(self.subnets().await);
+        checks.extend(self.quotas(wanted).await);
+        checks.extend(self.certificate_checks(&wanted.balancers).await);
+        checks
+    }
+
+    /// Simulates every action of the table. Conditions on tags are not simulated: a policy of `iam-policy` is given the
+    /// tags that its conditions ask for.
+    async fn permissions(&self, caller: &str) -> Check {
+        let name = "permissions";
+        let mut denied = BTreeSet::new();
+        for scope in SCOPES.into_iter().filter(|scope| *scope != Scope::Frame) {
+            match self.denied(scope, caller).await {
+                Ok(found) => denied.extend(found),
+                Err(error) => return Check::new(name, None, format!("cannot be simulated: {error}")),
+            }
+        }
+        if denied.is_empty() {
+            let actions: BTreeSet<&str> = CALLS
+                .iter()
+                .filter(|call| call.scope != Scope::Frame && !call.action.contains('*'))
+                .map(|call| call.action)
+                .collect();
+            return Check::new(name, Some(true), format!("all {} calls are allowed", actions.len()));
+        }
+        let denied: Vec<String> = denied.into_iter().collect();
+        Check::new(
+            name,
+            Some(false),
+            format!("denied: {}; `i2kit iam-policy` prints a policy that is enough", denied.join(", ")),
+        )
+    }
+
+    /// Actions of `scope` that the caller may not do.
+    async fn denied(&self, scope: Scope, caller: &str) -> Result<Vec<String>, CloudError> {
+        let mut parts = caller.split(':').skip(1);
+        let (partition, id) = (parts.next().unwrap_or("aws"), parts.nth(2).unwrap_or_default());
+        let account = Account { partition, region: &self.settings.region, id };
+        let resource = iam_policy::example(scope, &self.settings.environment, account);
+        let named = CALLS.iter().filter(|call| call.scope == scope && !call.action.contains('*'));
+        let actions: Vec<String> = named.map(|call| call.action.to_owned()).collect();
+        let mut denied = Vec::new();
+        for some in actions.chunks(AT_ONCE) {
+            let asked = self
+                .clients
+                .iam
+                .simulate_principal_policy()
+                .policy_source_arn(role_of(caller))
+                .set_action_names(Some(some.to_vec()))
+                .set_resource_arns(resource.clone().map(|arn| vec![arn]))
+                .set_context_entries(Some(self.tags_of_requests()))
+                .send()
+                .await
+                .map_err(failed("SimulatePrincipalPolicy"))?;
+            let results = asked.evaluation_results().iter();
+            let not =
+                results.filter(|result| *result.eval_decision() != PolicyEvaluationDecisionType::Allowed);
+            denied.extend(not.map(|result| result.eval_action_name().to_owned()));
+        }
+        Ok(denied)
+    }
+
+    fn tags_of_requests(&self) -> Vec<aws_sdk_iam::types::ContextEntry> {
+        use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum};
+        let entry = |key: &str, value: &str| {
+            ContextEntry::builder()
+                .context_key_name(key)
+                .context_key_values(value)
+                .context_key_type(ContextKeyTypeEnum::String)
+                .build()
+        };
+        let tag = super::tags::ENVIRONMENT;
+        vec![
+            entry(&format!("aws:RequestTag/{tag}"), &self.settings.environment),
+            entry(&format!("aws:ResourceTag/{tag}"), &self.settings.environment),
+            entry("iam:PassedToService", "ec2.amazonaws.com"),
+            entry("ec2:LaunchTemplate", "arn:aws:ec2:us-east-1:123456789012:launch-template/lt-0"),
+        ]
+    }
+
+    async fn subnets(&self) -> Check {
+        let name = "subnets";
+        let Some(network) = &self.settings.network else {
+            return Check::new(name, Some(true), "the environment makes a network of its own");
+        };
+        let asked =
+            self.clients.ec2.describe_subnets().set_subnet_ids(Some(network.subnets.clone())).send().await;
+        let found = match asked {
+            Ok(found) => found.subnets.unwrap_or_default(),
+            Err(error) => return Check::new(name, Some(false), failed("DescribeSubnets")(error).to_string()),
+        };
+        let mut wrong = Vec::new();
+        let zones: BTreeSet<&str> = found.iter().filter_map(|subnet| subnet.availability_zone()).collect();
+        if zones.len() < 2 {
+            wrong.push("they lie in one zone; a group needs two to outlive the loss of one".to_owned());
+        }
+        for subnet in &found {
+            let id = subnet.subnet_id().unwrap_or_default();
+            if subnet.vpc_id() != Some(&network.vpc) {
+                wrong.push(format!("{id} is not in {}", network.vpc));
+            }
+            let free = subnet.available_ip_address_count().unwrap_or_default();
+            if free < FEWEST_ADDRESSES {
+                wrong.push(format!("{id} has {free} free addresses"));
+            }
+        }
+        if wrong.is_empty() {
+            return Check::new(name, Some(true), format!("{} subnets in {} zones", found.len(), zones.len()));
+        }
+        Check::new(name, Some(false), wrong.join("; "))
+    }
+
+    async fn quotas(&self, wanted: &Wanted) -> Vec<Check> {
+        let counts = wanted.groups.values().map(|(replicas, launch)| machine::vcpus(launch, *replicas));
+        let (demanded, spot) = counts
+            .fold((0_u32, 0_u32), |sum, more| (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)));
+        let balancers = crate::plan::fleet::count(wanted.balancers.iter());
+        let mut checks = vec![self.quota("quota of vCPUs", VCPUS, demanded).await];
+        if spot > 0 {
+            checks.push(self.quota("quota of Spot vCPUs", SPOT_VCPUS, spot).await);
+        }
+        checks.push(self.quota("quota of network load balancers", BALANCERS, balancers.min(2)).await);
+        checks
+    }
+
+    /// What is used by others in the account is not known here; a quota below what is wanted is too small for sure.
+    async fn quota(&self, name: &str, (service, code): (&str, &str), needed: u32) -> Check {
+        let asked =
+            self.clients.quotas.get_service_quota().service_code(service).quota_code(code).send().await;
+        let found: Result<_, CloudError> = asked.map_err(failed("GetServiceQuota"));
+        match found.map(|found| found.quota.and_then(|quota| quota.value)) {
+            Ok(Some(value)) => {
+                let ok = f64::from(needed) <= value;
+                let advice = if ok { "" } else { "; raise it in Service Quotas" };
+                Check::new(name, Some(ok), format!("{needed} of {value} are needed{advice}"))
+            }
+            Ok(None) => Check::new(name, None, "Service Quotas does not know it"),
+            Err(error) => Check::new(name, None, error.to_string()),
+        }
+    }
+}
+
+/// The role behind a session: simulations are of roles and users, not of sessions.
+fn role_of(caller: &str) -> String {
+    let Some((account, session)) = caller.split_once(":assumed-role/") else { return caller.to_owned() };
+    let role = session.split('/').next().unwrap_or_default();
+    format!("{}:role/{role}", account.replacen(":sts:", ":iam:", 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_simulated_as_its_role() {
+        let session = "arn:aws:sts::123456789012:assumed-role/deploy/run-1";
+        assert_eq!(role_of(session), "arn:aws:iam::123456789012:role/deploy");
+        let user = "arn:aws:iam::123456789012:user/ana";
+        assert_eq!(role_of(user), user);
+    }
+}

@@ -1,0 +1,171 @@
+//! Instance refreshes: Auto Scaling replaces VMs by itself, and rolls back on request or after an hour.
+
+use std::time::Duration;
+
+use aws_sdk_autoscaling::types::{DesiredConfiguration, InstanceRefresh, RefreshPreferences};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+
+use super::auto_scaling::{
+    current, percentages, settings_in, size, status, template_version, version_of, wanted,
+};
+use super::environment::Aws;
+use super::error::failed;
+use super::tags::{self, FAILURE};
+use super::wait::eventually;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::name;
+use crate::manifest::api::Name;
+use crate::plan::fleet::RefreshStatus;
+
+/// How long a cancelled refresh may take to stop: AWS finishes the step that it is at.
+const STOPPING: Duration = Duration::from_mins(15);
+
+impl Aws {
+    /// Starts the group, or replaces its VMs by those of revision `to`.
+    pub(super) async fn refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
+        let Some(found) = self.scaling_group(group).await? else {
+            return self.create_scaling_group(group, to, replicas).await;
+        };
+        let refreshes = self.refreshes(group).await?;
+        let active = refreshes.iter().find(|refresh| status(refresh).is_active());
+        if let Some(active) = active
+            && (status(active), wanted(active)) != (RefreshStatus::InProgress, Some(to))
+        {
+            let message = format!(
+                "a refresh of {group} to revision {} is {}",
+                wanted(active).unwrap_or_default(),
+                status(active)
+            );
+            return Err(CloudError::Conflict { message });
+        }
+        let scaling = self.settings_of(group).await?.and_then(|settings| settings.scaling);
+        let scaled = found.desired_capacity().and_then(|n| u32::try_from(n).ok());
+        // What the load made of the size since it was looked at is kept.
+        let kept = |now: u32| scaling.as_ref().map_or(now == replicas, |scaling| scaling.within(now) == now);
+        if !scaled.is_some_and(kept) {
+            self.resize(group, replicas, scaling.as_ref()).await?;
+        }
+        let everywhere =
+            current(&found) == Some(to) && found.instances().iter().all(|i| version_of(i) == Some(to));
+        if active.is_some() || everywhere {
+            return Ok(());
+        }
+        // There must be such a revision.
+        self.launch_of(group, to).await?;
+        self.start_instance_refresh(group, to, replicas).await
+    }
+
+    async fn start_instance_refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
+        let own = name::group(&self.settings.environment, group);
+        let template = self.template(group).await?.ok_or_else(|| CloudError::not_found("group", group))?;
+        let settings =
+            settings_in(template.tags()).ok_or_else(|| CloudError::not_found("settings of group", group))?;
+        let (least, most) = percentages(&settings, replicas);
+        let preferences = RefreshPreferences::builder()
+            .min_healthy_percentage(least)
+            .max_healthy_percentage(most)
+            .instance_warmup(size(settings.min_ready_seconds))
+            .skip_matching(true)
+            .auto_rollback(true);
+        let wanted_configuration = match self.mixed_policy(group, to).await? {
+            Some(policy) => DesiredConfiguration::builder().mixed_instances_policy(policy),
+            None => DesiredConfiguration::builder().launch_template(template_version(&own, to)),
+        };
+        let started = self
+            .clients
+            .autoscaling
+            .start_instance_refresh()
+            .auto_scaling_group_name(&own)
+            .desired_configuration(wanted_configuration.build())
+            .preferences(preferences.build())
+            .send()
+            .await;
+        match started {
+            // The answer to an earlier try was lost, or another run was faster.
+            Err(error) if error.code() == Some("InstanceRefreshInProgress") => {
+                let refreshes = self.refreshes(group).await?;
+                let active = refreshes.iter().find(|refresh| status(refresh).is_active());
+                match active.and_then(wanted) {
+                    Some(number) if number != to => Err(CloudError::Conflict {
+                        message: format!("a refresh of {group} to revision {number} is in progress"),
+                    }),
+                    _ => Ok(()),
+                }
+            }
+            other => other.map(drop).map_err(failed("StartInstanceRefresh")),
+        }
+    }
+
+    /// The refreshes of a group, newest first; none when it was never started.
+    pub(super) async fn refreshes(&self, group: &Name) -> Result<Vec<InstanceRefresh>, CloudError> {
+        let asked = self
+            .clients
+            .autoscaling
+            .describe_instance_refreshes()
+            .auto_scaling_group_name(name::group(&self.settings.environment, group))
+            .send()
+            .await;
+        match asked {
+            Err(error) if error.code() == Some("ValidationError") => Ok(vec![]),
+            // One page is a hundred refreshes: older ones are no one's concern.
+            other => {
+                Ok(other.map_err(failed("DescribeInstanceRefreshes"))?.instance_refreshes.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Stops the refresh under way where it is.
+    pub(super) async fn cancel(&self, group: &Name) -> Result<(), CloudError> {
+        let own = name::group(&self.settings.environment, group);
+        let cancelled =
+            self.clients.autoscaling.cancel_instance_refresh().auto_scaling_group_name(own).send().await;
+        match cancelled {
+            Err(error) if error.code() == Some("ActiveInstanceRefreshNotFound") => return Ok(()),
+            other => drop(other.map_err(failed("CancelInstanceRefresh"))?),
+        }
+        eventually(&format!("the refresh of {group}, which is being cancelled"), STOPPING, || async {
+            let active = self.refreshes(group).await?.iter().any(|refresh| status(refresh).is_active());
+            Ok((!active).then_some(()))
+        })
+        .await
+    }
+
+    /// Has AWS bring the old revision back, and keeps the reason where every later run finds it.
+    pub(super) async fn give_up(&self, group: &Name, reason: &str) -> Result<(), CloudError> {
+        let own = name::group(&self.settings.environment, group);
+        let refreshes = self.refreshes(group).await?;
+        let Some(active) = refreshes.iter().find(|refresh| status(refresh) == RefreshStatus::InProgress)
+        else {
+            return Ok(());
+        };
+        if let Some(template) = self.template(group).await?
+            && let Some(id) = template.launch_template_id()
+        {
+            let text = format!("{} {reason}", active.instance_refresh_id().unwrap_or_default());
+            self.set_tags(id, &tags::long(FAILURE, &text)).await?;
+        }
+        let back =
+            self.clients.autoscaling.rollback_instance_refresh().auto_scaling_group_name(own).send().await;
+        match back {
+            // It ended, or turns back already.
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some("ActiveInstanceRefreshNotFound" | "IrreversibleInstanceRefresh")
+                ) =>
+            {
+                Ok(())
+            }
+            other => other.map(drop).map_err(failed("RollbackInstanceRefresh")),
+        }
+    }
+
+    /// Numbers of the versions that VMs are, or are about to be, started from.
+    pub(super) async fn wanted_versions(&self, group: &Name) -> Result<Vec<u32>, CloudError> {
+        let Some(found) = self.scaling_group(group).await? else { return Ok(vec![]) };
+        let refreshes = self.refreshes(group).await?;
+        let active = refreshes.iter().filter(|refresh| status(refresh).is_active()).filter_map(wanted);
+        let running = found.instances().iter().filter_map(version_of);
+        Ok(active.chain(running).chain(current(&found)).collect())
+    }
+}

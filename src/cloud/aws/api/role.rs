@@ -1,0 +1,21 @@
+//! Instance profiles of machines: the environment's own, or that of the ServiceAccount and the Secrets that the pod names.
+
+use super::environment::Aws;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::role::{self, Profile};
+use crate::cloud::aws::plan::stack_templates::Frame;
+use crate::manifest::api::Name;
+use crate::plan::fleet::LaunchSpec;
+
+impl Aws {
+    /// The name of the instance profile, which is made when it does not exist.
+    pub(super) async fn profile(
+        &self,
+        group: &Name,
+        launch: &LaunchSpec,
+        frame: &Frame,
+    ) -> Result<String, CloudError> {
+        let Some(wanted) = Profile::of(&group.namespace, launch) else { return Ok(frame.profile.clone()) };
+        self.put_stack(&role::stack(&self.settings.environment, &wanted)).await?.output("Profile")
+    }
+}

@@ -1,0 +1,402 @@
+//! Snapshots: a disk's blocks sent to EBS, only those that differ from a snapshot that is there.
+//!
+//! Each step can be repeated: a snapshot is found by its tags, the client token gives the same one for the same request,
+//! a block sent twice is the same block, and a journal beside the cache lists those that need not be sent again.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_sdk_ebs::primitives::ByteStream;
+use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm, Tag};
+use aws_sdk_ec2::types::{Snapshot, SnapshotState};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::future;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use sha2::{Digest as _, Sha256};
+
+use super::blocks::{BlockMap, Disk, delta, digest};
+use super::environment::Aws;
+use super::error::failed;
+use super::tags::{self, ENVIRONMENT, IMAGE, NO_PARENT, PARENT};
+use super::wait::eventually;
+use crate::cloud::CloudError;
+use crate::plan::image::ImageId;
+use crate::report::Event;
+
+/// Blocks under way at once. One connection carries about 20 MB/s to EBS; sixteen fill most lines, hold 8 MiB of
+/// memory, and stay far below the 1000 requests a second that an account may send.
+const AT_ONCE: usize = 16;
+
+/// Parents that are compared with the new disk; older ones differ more.
+const PARENTS: usize = 16;
+
+/// How long EBS may take to complete a snapshot after its last block; it takes seconds.
+const COMPLETION: Duration = Duration::from_mins(10);
+
+impl Aws {
+    /// The completed snapshot of the disk, made unless it exists.
+    pub(super) async fn put_snapshot(&self, image: ImageId, disk: Disk) -> Result<String, CloudError> {
+        let known = self.snapshots().await?;
+        let mut ours =
+            known.iter().filter(|snapshot| tags::value(snapshot.tags(), IMAGE) == Some(&*image.to_string()));
+        let found = ours.clone().find(|snapshot| snapshot.state() == Some(&SnapshotState::Completed));
+        if let Some(id) = found.and_then(|snapshot| snapshot.snapshot_id()) {
+            return Ok(id.to_owned());
+        }
+        let disk = Arc::new(disk);
+        let reader = Arc::clone(&disk);
+        let map = tokio::task::spawn_blocking(move || reader.map()).await.map_err(panicked)??;
+        let pending = ours.find(|snapshot| snapshot.state() == Some(&SnapshotState::Pending));
+        let begun = match pending {
+            Some(snapshot) => self.resumed(snapshot, &known).await?,
+            None => None,
+        };
+        let (id, parent) = match begun {
+            Some(begun) => begun,
+            None => self.start(image, &disk, &map, &known).await?,
+        };
+        let parent = match &parent {
+            Some(parent) => self.block_map(parent).await?,
+            None => BlockMap::new(),
+        };
+        let blocks = delta(&parent, &map);
+        self.send(&id, &disk, &blocks).await?;
+        self.complete(&id, &blocks, &map).await?;
+        self.keep_map(&id, &map)?;
+        // The journal has done its work.
+        let _ = fs::remove_file(self.journal(&id));
+        Ok(id)
+    }
+
+    /// Every snapshot of the environment, newest first.
+    pub(super) async fn snapshots(&self) -> Result<Vec<Snapshot>, CloudError> {
+        let mut found: Vec<Snapshot> = self
+            .clients
+            .ec2
+            .describe_snapshots()
+            .owner_ids("self")
+            .set_filters(Some(tags::of_image(&self.settings.environment, None)))
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeSnapshots"))?;
+        found.sort_by_key(|snapshot| {
+            std::cmp::Reverse(snapshot.start_time().map(aws_sdk_ec2::primitives::DateTime::secs))
+        });
+        Ok(found)
+    }
+
+    /// The images of snapshots whose deletion was begun.
+    pub(super) async fn deleted_snapshots(&self) -> Result<Vec<ImageId>, CloudError> {
+        let found: Vec<Snapshot> = self
+            .clients
+            .ec2
+            .describe_snapshots()
+            .owner_ids("self")
+            .filters(tags::tagged(ENVIRONMENT, &self.settings.environment))
+            .filters(tags::tagged(tags::DELETED, "true"))
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeSnapshots"))?;
+        let ids = found
+            .iter()
+            .filter_map(|snapshot| tags::value(snapshot.tags(), IMAGE)?.parse().ok().map(ImageId));
+        Ok(ids.collect())
+    }
+
+    /// A snapshot that an earlier run began, and its parent. One whose parent is gone cannot be gone on with: nobody
+    /// knows any more which blocks it has. It is deleted.
+    async fn resumed(
+        &self,
+        pending: &Snapshot,
+        known: &[Snapshot],
+    ) -> Result<Option<(String, Option<String>)>, CloudError> {
+        let Some(id) = pending.snapshot_id() else { return Ok(None) };
+        match tags::value(pending.tags(), PARENT) {
+            Some(NO_PARENT) => Ok(Some((id.to_owned(), None))),
+            Some(parent)
+                if known
+                    .iter()
+                    .any(|snapshot| is_usable(snapshot) && snapshot.snapshot_id() == Some(parent)) =>
+            {
+                Ok(Some((id.to_owned(), Some(parent.to_owned()))))
+            }
+            _ => {
+                self.delete_snapshot(id).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts a snapshot over the parent that leaves the least to send.
+    async fn start(
+        &self,
+        image: ImageId,
+        disk: &Disk,
+        map: &BlockMap,
+        known: &[Snapshot],
+    ) -> Result<(String, Option<String>), CloudError> {
+        let parent = self.nearest(disk, map, known).await?;
+        let environment = &self.settings.environment;
+        let parent_tag = parent.clone().unwrap_or_else(|| NO_PARENT.to_owned());
+        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+        let token = self.token(&format!("{environment} {image} {parent_tag} {}", disk.gib()));
+        let started = self
+            .clients
+            .ebs
+            .start_snapshot()
+            .volume_size(i64::from(disk.gib()))
+            .set_parent_snapshot_id(parent.clone())
+            .client_token(token)
+            .description(format!("i2kit {environment} {image}"))
+            .tags(tag(ENVIRONMENT, environment))
+            .tags(tag(IMAGE, &image.to_string()))
+            .tags(tag(PARENT, &parent_tag))
+            .tags(tag("Name", &format!("i2kit-{environment}-{}", image.0.short())))
+            .send()
+            .await
+            .map_err(failed("StartSnapshot"))?;
+        let id = started.snapshot_id().ok_or_else(|| no_id("StartSnapshot"))?;
+        Ok((id.to_owned(), parent))
+    }
+
+    /// The completed snapshot from which the fewest blocks differ. Block maps are kept on this machine; without any, that
+    /// of the newest snapshot is read from EBS.
+    async fn nearest(
+        &self,
+        disk: &Disk,
+        map: &BlockMap,
+        known: &[Snapshot],
+    ) -> Result<Option<String>, CloudError> {
+        let fits = |snapshot: &&Snapshot| {
+            is_usable(snapshot) && snapshot.volume_size().unwrap_or(i32::MAX) <= disk.gib()
+        };
+        let candidates: Vec<&str> =
+            known.iter().filter(fits).filter_map(Snapshot::snapshot_id).take(PARENTS).collect();
+        let kept = candidates.iter().filter_map(|id| Some((*id, self.kept_map(id)?)));
+        let best = kept.min_by_key(|(_, parent)| delta(parent, map).len());
+        let best = match (best, candidates.first()) {
+            (Some(best), _) => Some(best),
+            (None, Some(newest)) => Some((*newest, self.block_map(newest).await?)),
+            (None, None) => None,
+        };
+        // Over a parent that has nothing in common more blocks would be zeroed than are saved.
+        Ok(best.filter(|(_, parent)| delta(parent, map).len() < map.len()).map(|(id, _)| id.to_owned()))
+    }
+
+    /// Sends blocks, except those that the journal knows.
+    async fn send(&self, snapshot: &str, disk: &Arc<Disk>, blocks: &[u32]) -> Result<(), CloudError> {
+        let path = self.journal(snapshot);
+        let done = read_journal(&path);
+        let left: Vec<u32> = blocks.iter().copied().filter(|index| !done.contains(index)).collect();
+        let journal = OpenOptions::new().create(true).append(true).open(&path);
+        let mut journal = journal.map_err(CloudError::file("write", &path))?;
+        let task = format!("upload {snapshot}");
+        let total = left.len() as u64 * super::blocks::BLOCK;
+        let title = format!("upload {} of {} blocks to {snapshot}", left.len(), blocks.len());
+        self.events.emit(Event::TaskStarted { id: task.clone(), title, total: Some(total) });
+        // After the first failure none is begun any more; those under way are waited for, so that the journal has them.
+        let failed = AtomicBool::new(false);
+        let mut sent = stream::iter(left.iter().copied())
+            .take_while(|_| future::ready(!failed.load(Ordering::Relaxed)))
+            .map(|index| self.send_block(snapshot, disk, index))
+            .buffer_unordered(AT_ONCE);
+        let (mut count, mut failure) = (0, None);
+        while let Some(outcome) = sent.next().await {
+            match outcome {
+                Ok(index) => {
+                    writeln!(journal, "{index}").map_err(CloudError::file("write", &path))?;
+                    count += 1;
+                    let done = count * super::blocks::BLOCK;
+                    self.events.emit(Event::TaskProgress { id: task.clone(), done });
+                }
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        self.events.emit(Event::TaskFinished { id: task, outcome: format!("{count} blocks") });
+        Ok(())
+    }
+
+    async fn send_block(&self, snapshot: &str, disk: &Arc<Disk>, index: u32) -> Result<u32, CloudError> {
+        let reader = Arc::clone(disk);
+        let bytes = tokio::task::spawn_blocking(move || reader.read(index)).await.map_err(panicked)??;
+        self.clients
+            .ebs
+            .put_snapshot_block()
+            .snapshot_id(snapshot)
+            .block_index(i32::try_from(index).unwrap_or(i32::MAX))
+            .data_length(i32::try_from(bytes.len()).unwrap_or(i32::MAX))
+            .checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256)
+            .checksum(STANDARD.encode(digest(&bytes)))
+            .block_data(ByteStream::from(bytes))
+            .send()
+            .await
+            .map_err(failed("PutSnapshotBlock"))?;
+        Ok(index)
+    }
+
+    /// Completes the snapshot and waits until it can be used.
+    async fn complete(&self, id: &str, blocks: &[u32], map: &BlockMap) -> Result<(), CloudError> {
+        let zero = digest(&vec![0; usize::try_from(super::blocks::BLOCK).expect("a block fits into memory")]);
+        let mut sums = Sha256::new();
+        for index in blocks {
+            sums.update(map.get(index).unwrap_or(&zero));
+        }
+        self.clients
+            .ebs
+            .complete_snapshot()
+            .snapshot_id(id)
+            .changed_blocks_count(i32::try_from(blocks.len()).unwrap_or(i32::MAX))
+            .checksum(STANDARD.encode(sums.finalize()))
+            .checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256)
+            .checksum_aggregation_method(ChecksumAggregationMethod::ChecksumAggregationLinear)
+            .send()
+            .await
+            .map_err(failed("CompleteSnapshot"))?;
+        eventually(&format!("snapshot {id} to complete"), COMPLETION, || async {
+            let described = self.clients.ec2.describe_snapshots().snapshot_ids(id).send().await;
+            let described = described.map_err(failed("DescribeSnapshots"))?;
+            match described.snapshots().first().and_then(Snapshot::state) {
+                Some(SnapshotState::Completed) => Ok(Some(())),
+                Some(SnapshotState::Error) => {
+                    Err(CloudError::Conflict { message: format!("EBS gave snapshot {id} up") })
+                }
+                _ => Ok(None),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn delete_snapshot(&self, id: &str) -> Result<(), CloudError> {
+        let deleted = self.clients.ec2.delete_snapshot().snapshot_id(id).send().await;
+        match deleted {
+            Err(error) if super::error::code(&error) == "InvalidSnapshot.NotFound" => {}
+            other => drop(other.map_err(failed("DeleteSnapshot"))?),
+        }
+        // What was known of it on this machine.
+        let _ = fs::remove_file(self.map_file(id));
+        let _ = fs::remove_file(self.journal(id));
+        Ok(())
+    }
+
+    /// The block map of a completed snapshot: kept here, or read from EBS, which has each block's digest.
+    async fn block_map(&self, snapshot: &str) -> Result<BlockMap, CloudError> {
+        if let Some(map) = self.kept_map(snapshot) {
+            return Ok(map);
+        }
+        let pages: Vec<_> = self
+            .clients
+            .ebs
+            .list_snapshot_blocks()
+            .snapshot_id(snapshot)
+            .into_paginator()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("ListSnapshotBlocks"))?;
+        let blocks = pages.into_iter().flat_map(|page| page.blocks.unwrap_or_default());
+        let map: BlockMap = stream::iter(blocks)
+            .map(|block| self.block_digest(snapshot, block))
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let zero = digest(&vec![0; usize::try_from(super::blocks::BLOCK).expect("a block fits into memory")]);
+        let map: BlockMap = map.into_iter().filter(|(_, digest)| *digest != zero).collect();
+        self.keep_map(snapshot, &map)?;
+        Ok(map)
+    }
+
+    async fn block_digest(
+        &self,
+        snapshot: &str,
+        block: aws_sdk_ebs::types::Block,
+    ) -> Result<(u32, [u8; 32]), CloudError> {
+        let index = block.block_index().unwrap_or_default();
+        let read = self
+            .clients
+            .ebs
+            .get_snapshot_block()
+            .snapshot_id(snapshot)
+            .block_index(index)
+            .set_block_token(block.block_token)
+            .send()
+            .await
+            .map_err(failed("GetSnapshotBlock"))?;
+        let digest = read
+            .checksum()
+            .and_then(|text| STANDARD.decode(text).ok())
+            .and_then(|bytes| bytes.try_into().ok());
+        let (Some(digest), Ok(index)) = (digest, u32::try_from(index)) else {
+            return Err(no_id("GetSnapshotBlock"));
+        };
+        Ok((index, digest))
+    }
+
+    fn kept_map(&self, snapshot: &str) -> Option<BlockMap> {
+        let bytes = fs::read(self.map_file(snapshot)).ok()?;
+        let records = bytes.chunks_exact(36);
+        // A file that was cut off is not used.
+        records.remainder().is_empty().then_some(())?;
+        let record = |record: &[u8]| {
+            let (index, digest) = record.split_first_chunk::<4>()?;
+            Some((u32::from_le_bytes(*index), digest.try_into().ok()?))
+        };
+        records.map(record).collect()
+    }
+
+    /// Keeps a block map; what is lost costs a later upload time, and nothing else.
+    fn keep_map(&self, snapshot: &str, map: &BlockMap) -> Result<(), CloudError> {
+        let path = self.map_file(snapshot);
+        let bytes: Vec<u8> =
+            map.iter().flat_map(|(index, digest)| index.to_le_bytes().into_iter().chain(*digest)).collect();
+        let new = path.with_extension("new");
+        fs::write(&new, bytes)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(CloudError::file("write", &path))
+    }
+
+    fn map_file(&self, snapshot: &str) -> PathBuf {
+        self.folder().join(format!("{snapshot}.map"))
+    }
+
+    fn journal(&self, snapshot: &str) -> PathBuf {
+        self.folder().join(format!("{snapshot}.sent"))
+    }
+}
+
+/// Whether a snapshot can be a parent.
+fn is_usable(snapshot: &Snapshot) -> bool {
+    snapshot.state() == Some(&SnapshotState::Completed)
+}
+
+/// The blocks that a journal names; a last line without an end may have been cut off.
+fn read_journal(path: &std::path::Path) -> BTreeSet<u32> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn panicked(_: tokio::task::JoinError) -> CloudError {
+    CloudError::Conflict { message: "internal error: a thread that reads the disk panicked".into() }
+}
+
+fn no_id(operation: &str) -> CloudError {
+    CloudError::Conflict { message: format!("{operation} answered without what it is called for") }
+}

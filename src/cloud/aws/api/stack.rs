@@ -1,0 +1,338 @@
+//! Stacks of CloudFormation: put, waited for, deleted; what an interrupted or failed run left is made good.
+//!
+//! A stack in progress is being changed by an earlier run of ours or by somebody else. It is waited for, so that a stack is
+//! the lock of its resources.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_cloudformation::types::{Capability, Parameter, ResourceStatus, Stack as Found, StackEvent, Tag};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
+
+use super::environment::Aws;
+use super::error::failed;
+use super::wait::eventually;
+use crate::cloud::CloudError;
+use crate::cloud::aws::plan::stack_templates::{StackPlan, TAG_ENVIRONMENT, TAG_PART};
+
+/// How long a stack may take: load balancers take three to five minutes.
+const LIMIT: Duration = Duration::from_mins(30);
+
+/// What the tokens of our requests begin with.
+const HOLDER: &str = "i2kit-";
+
+/// Tries of putting a stack that somebody else changes at the same time.
+const TRIES: u32 = 5;
+
+/// The request of a call that applies a plan to a stack. A macro, because the SDK has a type for each call.
+macro_rules! request {
+    ($aws:expr, $plan:expr, $call:ident) => {
+        $aws.clients
+            .stacks
+            .$call()
+            .stack_name(&$plan.name)
+            .template_body(&$plan.template)
+            .set_parameters(Some(parameters($plan)))
+            .set_tags(Some($aws.stack_tags($plan)))
+            .capabilities(Capability::CapabilityIam)
+            .client_request_token($aws.request_token($plan))
+    };
+}
+
+/// A stack as it was found.
+#[derive(Debug, Clone)]
+pub(super) struct Stack {
+    pub(super) name: String,
+    pub(super) status: String,
+    pub(super) part: String,
+    pub(super) outputs: BTreeMap<String, String>,
+    pub(super) parameters: BTreeMap<String, String>,
+}
+
+impl Stack {
+    fn new(found: &Found) -> Self {
+        let pair = |key: Option<&str>, value: Option<&str>| Some((key?.to_owned(), value?.to_owned()));
+        let tag = |key: &str| found.tags().iter().find(|tag| tag.key() == Some(key)).and_then(Tag::value);
+        Self {
+            name: found.stack_name().unwrap_or_default().to_owned(),
+            status: found.stack_status().map(|status| status.as_str().to_owned()).unwrap_or_default(),
+            part: tag(TAG_PART).unwrap_or_default().to_owned(),
+            outputs: found.outputs().iter().filter_map(|o| pair(o.output_key(), o.output_value())).collect(),
+            parameters: found
+                .parameters()
+                .iter()
+                .filter_map(|p| pair(p.parameter_key(), p.parameter_value()))
+                .collect(),
+        }
+    }
+
+    /// Whether it is what it was asked to be.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self.status.as_str(), "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE")
+    }
+
+    fn is_moving(&self) -> bool {
+        self.status.ends_with("_IN_PROGRESS")
+    }
+
+    /// The value of an output that its template has.
+    pub(super) fn output(&self, key: &str) -> Result<String, CloudError> {
+        self.outputs
+            .get(key)
+            .cloned()
+            .ok_or_else(|| CloudError::not_found(format!("output {key} of stack"), &self.name))
+    }
+}
+
+impl Aws {
+    /// Every stack of the environment.
+    pub(super) async fn stacks(&self) -> Result<Vec<Stack>, CloudError> {
+        let found: Vec<Found> = self
+            .clients
+            .stacks
+            .describe_stacks()
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed("DescribeStacks"))?;
+        let environment = self.settings.environment.as_str();
+        let ours = |stack: &&Found| {
+            stack
+                .tags()
+                .iter()
+                .any(|tag| tag.key() == Some(TAG_ENVIRONMENT) && tag.value() == Some(environment))
+        };
+        let mut stacks: Vec<Stack> = found.iter().filter(ours).map(Stack::new).collect();
+        stacks.retain(|stack| stack.status != "DELETE_COMPLETE");
+        stacks.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(stacks)
+    }
+
+    /// The stack of that name, whatever its state.
+    pub(super) async fn stack(&self, name: &str) -> Result<Option<Stack>, CloudError> {
+        let found = self.clients.stacks.describe_stacks().stack_name(name).send().await;
+        match found {
+            Ok(found) => Ok(found.stacks().first().map(Stack::new)),
+            Err(error) if error.message().is_some_and(|text| text.contains("does not exist")) => Ok(None),
+            Err(error) => Err(failed("DescribeStacks")(error)),
+        }
+    }
+
+    /// The stack of that name once nobody works on it.
+    pub(super) async fn settled(&self, name: &str) -> Result<Option<Stack>, CloudError> {
+        eventually(&format!("stack {name}, which is being changed"), LIMIT, || async {
+            let found = self.stack(name).await?;
+            Ok((!found.as_ref().is_some_and(Stack::is_moving)).then_some(found))
+        })
+        .await
+    }
+
+    /// The same, after a note with the name of who changes the stack.
+    async fn at_rest(&self, name: &str) -> Result<Option<Stack>, CloudError> {
+        let found = self.stack(name).await?;
+        if !found.as_ref().is_some_and(Stack::is_moving) {
+            return Ok(found);
+        }
+        let events = self.clients.stacks.describe_stack_events().stack_name(name).send().await;
+        let token = events.ok().and_then(|events| {
+            newest_change(events.stack_events())
+                .iter()
+                .find_map(|e| e.client_request_token().map(str::to_owned))
+        });
+        let holder = token.as_deref().and_then(holder_of).unwrap_or("somebody");
+        self.events.note(format!("waiting for stack {name}, which {holder} is changing"));
+        self.settled(name).await
+    }
+
+    /// Names this run in the stack's events, where a run that waits for this one finds it.
+    fn request_token(&self, plan: &StackPlan) -> String {
+        let act: String = self.token(&format!("{} {:?} {}", plan.name, plan.parameters, plan.template));
+        format!("{HOLDER}{}-{}", self.settings.holder, act.chars().take(16).collect::<String>())
+    }
+
+    /// Creates the stack or updates it to the plan.
+    pub(super) async fn put_stack(&self, plan: &StackPlan) -> Result<Stack, CloudError> {
+        for _ in 0..TRIES {
+            let found = self.at_rest(&plan.name).await?;
+            let began = match found.as_ref().map(|stack| stack.status.as_str()) {
+                None => self.create(plan).await?,
+                // What never came to be can only be deleted and made anew.
+                Some("ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "CREATE_FAILED" | "DELETE_FAILED") => {
+                    self.delete_stack(&plan.name).await?;
+                    self.create(plan).await?
+                }
+                Some("UPDATE_ROLLBACK_FAILED") => return Err(stuck(&plan.name)),
+                Some(_) => self.update(plan).await?,
+            };
+            match began {
+                Began::Nothing => return found.ok_or_else(|| CloudError::not_found("stack", &plan.name)),
+                Began::Elsewhere => {}
+                Began::Create => return self.finished(plan, "CreateStack", "CREATE_COMPLETE").await,
+                Began::Update => return self.finished(plan, "UpdateStack", "UPDATE_COMPLETE").await,
+            }
+        }
+        let message = format!("stack {} is changed by somebody else all the time", plan.name);
+        Err(CloudError::Conflict { message })
+    }
+
+    async fn create(&self, plan: &StackPlan) -> Result<Began, CloudError> {
+        let created = request!(self, plan, create_stack).send().await;
+        match created {
+            Ok(_) => Ok(Began::Create),
+            // Another run was faster, or an answer of ours was lost.
+            Err(error) if error.code() == Some("AlreadyExistsException") => Ok(Began::Elsewhere),
+            Err(error) => Err(failed("CreateStack")(error)),
+        }
+    }
+
+    async fn update(&self, plan: &StackPlan) -> Result<Began, CloudError> {
+        let updated = request!(self, plan, update_stack).send().await;
+        match updated {
+            Ok(_) => Ok(Began::Update),
+            Err(error)
+                if error.message().is_some_and(|text| text.contains("No updates are to be performed")) =>
+            {
+                Ok(Began::Nothing)
+            }
+            Err(error) if error.message().is_some_and(|text| text.contains("_IN_PROGRESS")) => {
+                Ok(Began::Elsewhere)
+            }
+            Err(error) => Err(failed("UpdateStack")(error)),
+        }
+    }
+
+    fn stack_tags(&self, plan: &StackPlan) -> Vec<Tag> {
+        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+        vec![tag(TAG_ENVIRONMENT, &self.settings.environment), tag(TAG_PART, plan.part)]
+    }
+
+    /// The stack once it is at rest; an error with CloudFormation's reason when it is not in the state `good`.
+    async fn finished(&self, plan: &StackPlan, operation: &str, good: &str) -> Result<Stack, CloudError> {
+        let found = self.settled(&plan.name).await?;
+        match found {
+            Some(stack) if stack.status == good => Ok(stack),
+            Some(stack) if stack.status == "UPDATE_ROLLBACK_FAILED" => Err(stuck(&plan.name)),
+            other => Err(CloudError::Api {
+                operation: format!("{operation} of {}", plan.name),
+                code: other.map_or_else(|| "gone".to_owned(), |stack| stack.status),
+                message: self.reason(&plan.name).await,
+                advice:
+                    "mend the cause and run the command again; a stack that was never complete is made anew"
+                        .into(),
+            }),
+        }
+    }
+
+    /// The first failure of the newest change of a stack, in CloudFormation's words.
+    async fn reason(&self, name: &str) -> String {
+        let events = self.clients.stacks.describe_stack_events().stack_name(name).send().await;
+        let Ok(events) = events else { return "its events cannot be read".to_owned() };
+        let newest = newest_change(events.stack_events());
+        let mut failed = newest.iter().filter(|event| {
+            status_of(event).ends_with("_FAILED")
+                && event.resource_status_reason() != Some("Resource creation cancelled")
+        });
+        // Newest first: the cause is the last one, its consequences come before it.
+        let cause = failed.next_back().map(|event| {
+            let what = event.logical_resource_id().unwrap_or("stack");
+            format!("{what}: {}", event.resource_status_reason().unwrap_or("no reason given"))
+        });
+        cause.unwrap_or_else(|| "no failure among its events".to_owned())
+    }
+
+    /// Deletes the stack; returns once it is gone. One that does not exist is no error.
+    pub(super) async fn delete_stack(&self, name: &str) -> Result<(), CloudError> {
+        if self.at_rest(name).await?.is_none() {
+            return Ok(());
+        }
+        self.clients.stacks.delete_stack().stack_name(name).send().await.map_err(failed("DeleteStack"))?;
+        match self.settled(name).await? {
+            None => Ok(()),
+            Some(stack) if stack.status == "DELETE_COMPLETE" => Ok(()),
+            Some(stack) => Err(CloudError::Api {
+                operation: format!("DeleteStack of {name}"),
+                code: stack.status,
+                message: self.reason(name).await,
+                advice: "something outside i2kit may use what the stack made: remove that, then run again"
+                    .into(),
+            }),
+        }
+    }
+}
+
+/// The sender in a request's token.
+fn holder_of(token: &str) -> Option<&str> {
+    Some(token.strip_prefix(HOLDER)?.rsplit_once('-')?.0)
+}
+
+/// The events of the newest change of a stack, of its events with the newest first.
+fn newest_change(events: &[StackEvent]) -> &[StackEvent] {
+    let began = |event: &StackEvent| {
+        event.resource_type() == Some("AWS::CloudFormation::Stack")
+            && matches!(status_of(event), "CREATE_IN_PROGRESS" | "UPDATE_IN_PROGRESS" | "DELETE_IN_PROGRESS")
+    };
+    let length = events.iter().position(began).map_or(events.len(), |first| first + 1);
+    &events[..length]
+}
+
+fn status_of(event: &StackEvent) -> &str {
+    event.resource_status().map(ResourceStatus::as_str).unwrap_or_default()
+}
+
+/// What a call set off.
+enum Began {
+    Create,
+    Update,
+    Nothing,
+    /// Somebody else is at it.
+    Elsewhere,
+}
+
+fn parameters(plan: &StackPlan) -> Vec<Parameter> {
+    let parameter = |(key, value): &(&str, String)| {
+        Parameter::builder().parameter_key(*key).parameter_value(value).build()
+    };
+    plan.parameters.iter().map(parameter).collect()
+}
+
+fn stuck(name: &str) -> CloudError {
+    CloudError::Api {
+        operation: format!("UpdateStack of {name}"),
+        code: "UPDATE_ROLLBACK_FAILED".into(),
+        message: "an update failed and could not be undone".into(),
+        advice: format!(
+            "mend what its events in the console name, then run `aws cloudformation continue-update-rollback \
+             --stack-name {name}`, then this command again"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, status: ResourceStatus) -> StackEvent {
+        StackEvent::builder().resource_type(kind).resource_status(status).build()
+    }
+
+    #[test]
+    fn failures_of_earlier_changes_are_not_told() {
+        let stack = "AWS::CloudFormation::Stack";
+        let events = [
+            event("AWS::EC2::Subnet", ResourceStatus::UpdateFailed),
+            event(stack, ResourceStatus::UpdateInProgress),
+            event("AWS::EC2::VPC", ResourceStatus::CreateFailed),
+            event(stack, ResourceStatus::CreateInProgress),
+        ];
+        assert_eq!(newest_change(&events).len(), 2);
+        assert_eq!(newest_change(&events[2..3]).len(), 1);
+    }
+
+    #[test]
+    fn a_token_names_its_sender() {
+        assert_eq!(holder_of("i2kit-ana-build-3-0123456789abcdef"), Some("ana-build-3"));
+        assert_eq!(holder_of("Console-CreateStack-1"), None);
+    }
+}

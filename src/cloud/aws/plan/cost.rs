@@ -1,0 +1,271 @@
+//! What a plan would make, change and delete in AWS, resource by resource, and what a month of it would cost.
+//!
+//! The cost is an estimate: on-demand prices of one region and one year, without traffic, processing and credits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::machine::{self, PRICED, PRICED_REGION};
+use super::name;
+use super::packing::{self, Placement};
+use super::role::Profile;
+use crate::cloud::provider::{Change, Cost};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
+use crate::plan::rollout::{RolloutPlan, Step};
+
+/// Hours of a month, as AWS' own calculator counts them.
+const HOURS: u64 = 730;
+
+/// A load balancer's hour, of either kind, without its capacity units, in millionths of a US dollar.
+const BALANCER_HOUR: u64 = 22_500;
+
+/// A public IPv4 address' hour.
+const ADDRESS_HOUR: u64 = 5_000;
+
+/// A month of one GiB of a gp3 volume.
+const VOLUME_MONTH: u64 = 80_000;
+
+/// A month of a private zone.
+const ZONE_MONTH: u64 = 500_000;
+
+/// A month of a secret of Secrets Manager.
+const SECRET_MONTH: u64 = 400_000;
+
+/// Size of a machine's volume in GiB: images are whole GiB, and rarely more than one.
+const VOLUME_GIB: u64 = 1;
+
+/// What an environment holds, as far as it costs or is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct State {
+    groups: BTreeMap<Name, (u32, Option<LaunchSpec>)>,
+    balancers: BTreeMap<Name, BalancerSpec>,
+    images: BTreeSet<String>,
+}
+
+impl State {
+    fn of(fleet: &Fleet) -> Self {
+        let group = |group: &crate::plan::fleet::InstanceGroup| {
+            let launch = group.current.and_then(|number| group.revision(number)).map(|r| r.launch.clone());
+            (group.name.clone(), (group.replicas, launch))
+        };
+        Self {
+            groups: fleet.groups.iter().map(group).collect(),
+            balancers: fleet.balancers.iter().map(|b| (b.spec.name.clone(), b.spec.clone())).collect(),
+            images: fleet.images.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn after(mut self, fleet: &Fleet, plan: &RolloutPlan) -> Self {
+        let mut launches: BTreeMap<(&Name, u32), &LaunchSpec> = fleet
+            .groups
+            .iter()
+            .flat_map(|group| group.revisions.iter().map(|r| ((&group.name, r.number), &r.launch)))
+            .collect();
+        for step in &plan.steps {
+            match step {
+                Step::PutImage { image } => drop(self.images.insert(image.to_string())),
+                Step::DeleteImages { images } => {
+                    self.images.retain(|known| images.iter().all(|image| image.to_string() != *known));
+                }
+                Step::PutBalancer { spec, .. } => {
+                    drop(self.balancers.insert(spec.name.clone(), spec.clone()));
+                }
+                Step::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
+                Step::PutRevision { group, number, launch, .. } => {
+                    launches.insert((group, *number), launch);
+                }
+                Step::StartRefresh { group, to, replicas, .. } => {
+                    let launch = launches.get(&(group, *to)).map(|launch| (*launch).clone());
+                    self.groups.insert(group.clone(), (*replicas, launch));
+                }
+                Step::Scale { group, to, .. } => {
+                    self.groups.entry(group.clone()).or_default().0 = *to;
+                }
+                Step::DeleteGroup { group } => drop(self.groups.remove(group)),
+                _ => {}
+            }
+        }
+        self
+    }
+
+    fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
+    }
+
+    /// Load balancers that the Services share.
+    fn placements(&self) -> BTreeSet<Placement> {
+        let mut placed: Vec<(Placement, BalancerSpec)> = Vec::new();
+        for spec in self.balancers.values().filter(|spec| spec.http.is_none() && spec.external_name.is_none())
+        {
+            placed.push((packing::place(spec, None, &placed), spec.clone()));
+        }
+        placed.into_iter().map(|(placement, _)| placement).collect()
+    }
+
+    fn cost(&self) -> u64 {
+        let machines = self.groups.values().map(|(replicas, launch)| {
+            let kind = launch.as_ref().and_then(machine::type_of).and_then(machine::known);
+            let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
+            u64::from(*replicas) * (hour * HOURS + VOLUME_GIB * VOLUME_MONTH)
+        });
+        let own = self.balancers.values().filter(|spec| spec.http.is_some()).count();
+        let balancers =
+            u64::try_from(self.placements().len() + own).unwrap_or(u64::MAX) * BALANCER_HOUR * HOURS;
+        let zone = if self.is_empty() { 0 } else { ZONE_MONTH };
+        let held = self.groups.iter().flat_map(|(group, (_, launch))| secrets_of(group, launch.as_ref()));
+        let mut secrets: u64 = held.collect::<BTreeSet<_>>().iter().map(|_| SECRET_MONTH).sum();
+        if secrets > 0 {
+            // The key of their versions is one more.
+            secrets += SECRET_MONTH;
+        }
+        machines.sum::<u64>() + balancers + zone + secrets
+    }
+
+    /// Every resource, with what makes it another one.
+    fn resources(&self, environment: &str) -> BTreeMap<(&'static str, String), String> {
+        let mut found = BTreeMap::new();
+        let mut add =
+            |kind: &'static str, name: String, content: String| drop(found.insert((kind, name), content));
+        if self.is_empty() {
+            return found;
+        }
+        for kind in ["EC2::SecurityGroup", "IAM::Role", "IAM::InstanceProfile", "Route53::HostedZone"] {
+            add(kind, environment.to_owned(), String::new());
+        }
+        add("Logs::LogGroup", name::log_group(environment), String::new());
+        for placement in self.placements() {
+            add("ElasticLoadBalancingV2::LoadBalancer", placement.to_string(), String::new());
+        }
+        for (ingress, spec) in &self.balancers {
+            let Some(http) = &spec.http else { continue };
+            add("ElasticLoadBalancingV2::LoadBalancer", ingress.to_string(), String::new());
+            for backend in http.backends.iter().filter(|backend| !backend.targets.is_empty()) {
+                let target = format!("{ingress} -> {}:{}", backend.service, backend.port);
+                add("ElasticLoadBalancingV2::TargetGroup", target, format!("{:?}", backend.targets));
+            }
+            for rule in &http.rules {
+                let what = format!("{ingress} {}{}", rule.host.as_deref().unwrap_or("*"), rule.path);
+                add("ElasticLoadBalancingV2::ListenerRule", what, format!("{rule:?}"));
+            }
+        }
+        for (service, spec) in self.balancers.iter().filter(|(_, spec)| spec.http.is_none()) {
+            for listener in spec.listeners.iter().filter(|listener| !listener.targets.is_empty()) {
+                let port = format!("{service}:{}", listener.port);
+                add("ElasticLoadBalancingV2::TargetGroup", port.clone(), format!("{:?}", listener.targets));
+                add("ElasticLoadBalancingV2::Listener", port, String::new());
+            }
+            add("Route53::RecordSet", format!("{}.{}.svc", service.name, service.namespace), String::new());
+        }
+        for image in &self.images {
+            add("EC2::Image", image.chars().take(19).collect(), String::new());
+        }
+        for (group, (replicas, launch)) in &self.groups {
+            if let Some(profile) = launch.as_ref().and_then(|launch| Profile::of(&group.namespace, launch)) {
+                let account = profile.account.to_string();
+                add("IAM::InstanceProfile", account.clone(), format!("{profile:?}"));
+                if profile.role.is_none() {
+                    add("IAM::Role", account, format!("{:?}", profile.secrets));
+                }
+            }
+            for (secret, version) in secrets_of(group, launch.as_ref()) {
+                add("SecretsManager::Secret", secret.to_string(), version);
+            }
+            add("EC2::LaunchTemplate", group.to_string(), format!("{launch:?}"));
+            let kinds = launch.as_ref().map_or_else(|| "?".to_owned(), kinds);
+            add("AutoScaling::AutoScalingGroup", format!("{group} ({kinds})"), replicas.to_string());
+        }
+        found
+    }
+}
+
+/// The Secrets that a group's machines read, with the versions of their values.
+fn secrets_of(group: &Name, launch: Option<&LaunchSpec>) -> Vec<(Name, String)> {
+    let secret = |(name, version): (&String, &Option<String>)| {
+        let secret = Name { namespace: group.namespace.clone(), name: name.clone() };
+        Some((secret, version.clone()?))
+    };
+    launch.iter().flat_map(|launch| &launch.secrets).filter_map(secret).collect()
+}
+
+/// Types of a group's machines, and on what terms they are.
+fn kinds(launch: &LaunchSpec) -> String {
+    let types = machine::types_of(launch).join(", ");
+    match &launch.mix {
+        Some(mix) => format!("{types}; {}", mix.terms()),
+        None if launch.spot => format!("{types}, Spot"),
+        None => types,
+    }
+}
+
+/// What `plan` does to the resources of `fleet`, and to its cost.
+pub fn cost(plan: &RolloutPlan, fleet: &Fleet) -> Cost {
+    let before = State::of(fleet);
+    let after = before.clone().after(fleet, plan);
+    let (old, new) = (before.resources(&plan.environment), after.resources(&plan.environment));
+    let mut changes: Vec<Change> = Vec::new();
+    for (key, content) in &new {
+        match old.get(key) {
+            None => changes.push(Change { mark: '+', kind: key.0, name: key.1.clone() }),
+            Some(previous) if previous != content => {
+                changes.push(Change { mark: '~', kind: key.0, name: key.1.clone() });
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    changes.extend(gone.map(|(kind, name)| Change { mark: '-', kind, name: name.clone() }));
+    let basis = format!(
+        "on-demand prices of {PRICED_REGION}, {PRICED}; without traffic, load balancer capacity units, logs and snapshots"
+    );
+    Cost { changes, before_micros: before.cost(), after_micros: after.cost(), basis }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::manifest::api::{Protocol, ServiceType};
+    use crate::oci::Digest;
+    use crate::plan::example;
+    use crate::plan::fleet::{Listener, TargetGroup};
+    use crate::plan::image::ImageId;
+
+    pub(in crate::cloud::aws::plan) fn launch() -> LaunchSpec {
+        example::launch(ImageId(Digest::of(b"image")))
+    }
+
+    fn first() -> RolloutPlan {
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let targets = vec![TargetGroup { group: name.clone(), port: 80 }];
+        let listeners = vec![Listener::new(80, Protocol::Tcp, targets)];
+        let spec = BalancerSpec::new(name.clone(), ServiceType::LoadBalancer, listeners);
+        let steps = vec![
+            Step::PutImage { image: launch().image },
+            Step::PutBalancer { spec, previous: None },
+            Step::PutRevision {
+                group: name.clone(),
+                number: 1,
+                launch: launch(),
+                cause: "test".into(),
+                previous: None,
+            },
+            Step::StartRefresh { group: name, from: None, to: 1, replicas: 3, previous_replicas: 0 },
+        ];
+        RolloutPlan { environment: "production".into(), steps, notes: vec![] }
+    }
+
+    #[test]
+    fn a_first_deployment_shows_all_that_it_makes_and_what_that_costs() {
+        let found = cost(&first(), &Fleet::default());
+        insta::assert_snapshot!("cost", found.to_string());
+        assert_eq!(found.before_micros, 0);
+        // Three machines with addresses and volumes, one load balancer, one zone.
+        assert_eq!(found.after_micros, 3 * ((4_700 + 5_000) * 730 + 80_000) + 22_500 * 730 + 500_000);
+    }
+
+    #[test]
+    fn nothing_to_do_changes_nothing() {
+        let empty = RolloutPlan { environment: "production".into(), ..RolloutPlan::default() };
+        let found = cost(&empty, &Fleet::default());
+        assert_eq!((found.changes, found.before_micros, found.after_micros), (vec![], 0, 0));
+    }
+}

@@ -1,0 +1,310 @@
+//! An Ingress as an application load balancer: a target group for each backend, a rule for each host and path.
+//!
+//! Paths of Kubernetes are compared element by element, patterns of AWS letter by letter: `/foo` with all below it is the
+//! two patterns `/foo` and `/foo/*`, which leave `/foobar` alone.
+
+use serde_json::{Value, json};
+
+use super::name;
+use super::packing::Scheme;
+use super::stack_templates::{
+    Frame, FrameError, LARGEST_PARAMETER, StackPlan, TLS_POLICY, clients, render, tags,
+};
+use crate::manifest::api::{Name, ServiceType};
+use crate::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec};
+use crate::plan::pod::HEALTH_PORT;
+
+const TEMPLATE: &str = include_str!("../../../../templates/aws/ingress.yml");
+
+/// The longest pattern of a path.
+const LONGEST_PATH: usize = 128;
+
+/// Letters that a pattern takes as they are, beside letters and digits; `*` and `?` stand for others.
+const LITERAL: &str = "_-.$/~\"'@:+&";
+
+/// The stack of an Ingress.
+pub fn stack(
+    environment: &str,
+    (spec, http): (&BalancerSpec, &HttpSpec),
+    certificates: &[String],
+    frame: &Frame,
+) -> Result<StackPlan, FrameError> {
+    let public = spec.kind == ServiceType::LoadBalancer;
+    let listeners = listeners(&spec.name, http, certificates)?;
+    let clients = clients(spec, if public { Scheme::Public } else { Scheme::Internal });
+    let ports = listeners.iter().map(|listener| listener["port"].clone());
+    let sources = ports.flat_map(|port| {
+        clients.iter().map(move |cidr| json!({"port": port, "cidr": cidr, "ipv6": cidr.contains(':')}))
+    });
+    let values = json!({
+        "description": format!("i2kit: {}/{} of environment {environment}", spec.name.namespace, spec.name.name),
+        "clients": format!(
+            "clients of {}/{} of the i2kit environment {environment}", spec.name.namespace, spec.name.name
+        ),
+        "vpc": frame.vpc,
+        "subnets": frame.subnets,
+        "machines": frame.machines,
+        "scheme": if public { "internet-facing" } else { "internal" },
+        "sources": sources.collect::<Vec<_>>(),
+        "targets": http.backends.iter().filter_map(|backend| targets(&spec.name, backend).transpose()).collect::<Result<Vec<_>, _>>()?,
+        "healthPort": HEALTH_PORT.to_string(),
+        "drainSeconds": spec.drain_seconds.min(3600).to_string(),
+        "listeners": listeners,
+        "tags": tags(environment),
+    });
+    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
+    if text.len() > LARGEST_PARAMETER {
+        return Err(FrameError::TooLarge { service: spec.name.clone() });
+    }
+    Ok(StackPlan {
+        name: name::service_stack(environment, &spec.name),
+        part: "service",
+        template: render(TEMPLATE, &values),
+        parameters: vec![("Spec", text)],
+    })
+}
+
+/// The output of an Ingress' stack that holds the ARN of the backend's target group. It does not follow from the order of
+/// backends, so that one more moves no other.
+pub fn target_name(backend: &HttpBackend) -> String {
+    format!("Targets{}", name::hash(&format!("{}:{}", backend.service, backend.port)))
+}
+
+/// A certificate of the store: its ARN, and the names that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its ARN.
+    pub arn: String,
+    /// Names, `*.` at most in front.
+    pub names: Vec<String>,
+}
+
+/// The certificates that cover the hosts of an Ingress, each once, the first host's first.
+pub fn certificates_of(
+    ingress: &Name,
+    hosts: &[String],
+    store: &[Certificate],
+) -> Result<Vec<String>, FrameError> {
+    let mut found: Vec<String> = Vec::new();
+    for host in hosts {
+        let covering =
+            store.iter().find(|certificate| certificate.names.iter().any(|name| covers(name, host)));
+        let Some(covering) = covering else {
+            return Err(FrameError::Host { ingress: ingress.clone(), host: host.clone() });
+        };
+        if !found.contains(&covering.arn) {
+            found.push(covering.arn.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a name of a certificate is for the host: `*` stands for one label.
+pub fn covers(name: &str, host: &str) -> bool {
+    let below =
+        |rest: &str| host.split_once('.').is_some_and(|(_, parent)| parent.eq_ignore_ascii_case(rest));
+    name.eq_ignore_ascii_case(host) || name.strip_prefix("*.").is_some_and(below)
+}
+
+fn targets(ingress: &Name, backend: &HttpBackend) -> Result<Option<Value>, FrameError> {
+    let Some(first) = backend.targets.first() else { return Ok(None) };
+    if backend.targets.iter().any(|target| target.port != first.port) {
+        return Err(FrameError::Ports { service: ingress.clone(), port: backend.port });
+    }
+    Ok(Some(json!({"name": target_name(backend), "port": first.port})))
+}
+
+/// Port 80, and 443 when there are certificates: then 80 only sends clients there.
+fn listeners(ingress: &Name, http: &HttpSpec, certificates: &[String]) -> Result<Vec<Value>, FrameError> {
+    let Some((first, more)) = certificates.split_first() else {
+        if !http.hosts.is_empty() {
+            return Err(FrameError::Certificate { service: ingress.clone(), port: 443 });
+        }
+        return Ok(vec![listener("Http", ingress, http)?]);
+    };
+    let redirect = json!({
+        "Type": "redirect", "RedirectConfig": {"Protocol": "HTTPS", "Port": "443", "StatusCode": "HTTP_301"},
+    });
+    let plain = json!({
+        "name": "Http", "protocol": "HTTP", "port": 80, "certificate": false, "default": redirect, "more": [], "rules": [],
+    });
+    let mut encrypted = listener("Https", ingress, http)?;
+    let more = more.iter().enumerate().map(|(index, certificate)| {
+        json!({"name": format!("HttpsCertificate{index}"), "certificate": certificate})
+    });
+    encrypted["more"] = more.collect();
+    encrypted["certificate"] = json!(first);
+    encrypted["policy"] = json!(TLS_POLICY);
+    encrypted["protocol"] = json!("HTTPS");
+    encrypted["port"] = json!(443);
+    Ok(vec![plain, encrypted])
+}
+
+fn listener(name: &str, ingress: &Name, http: &HttpSpec) -> Result<Value, FrameError> {
+    let mut rules: Vec<&HttpRule> = http.rules.iter().collect();
+    rules.sort_by_key(|rule| rank(rule));
+    let rules = rules.iter().enumerate().map(|(index, rule)| {
+        Ok(json!({
+            "name": format!("{name}Rule{}", index + 1),
+            "priority": index + 1,
+            "conditions": conditions(ingress, rule)?,
+            "action": action(http, Some(rule.backend)),
+        }))
+    });
+    Ok(json!({
+        "name": name, "protocol": "HTTP", "port": 80, "certificate": false, "more": [],
+        "default": action(http, http.default), "rules": rules.collect::<Result<Vec<_>, FrameError>>()?,
+    }))
+}
+
+/// The order in which rules are tried: hosts before patterns of hosts before all hosts, long paths before short ones, and
+/// a path alone before what begins with it.
+fn rank(rule: &HttpRule) -> (u8, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>, bool) {
+    let host = rule.host.as_deref();
+    let class = match host {
+        Some(host) if host.starts_with("*.") => 1,
+        Some(_) => 0,
+        None => 2,
+    };
+    let width = if class == 1 { host.map_or(0, str::len) } else { 0 };
+    (class, std::cmp::Reverse(width), std::cmp::Reverse(rule.path.trim_end_matches('/').len()), !rule.exact)
+}
+
+fn conditions(ingress: &Name, rule: &HttpRule) -> Result<Vec<Value>, FrameError> {
+    let mut conditions = Vec::new();
+    if let Some(host) = &rule.host {
+        conditions.push(json!({"Field": "host-header", "HostHeaderConfig": {"Values": [host]}}));
+    }
+    let literal = |c: char| c.is_ascii_alphanumeric() || LITERAL.contains(c);
+    if rule.path.len() + 2 > LONGEST_PATH || !rule.path.chars().all(literal) {
+        return Err(FrameError::Path { ingress: ingress.clone(), path: rule.path.clone() });
+    }
+    let prefix = rule.path.trim_end_matches('/');
+    let patterns = match (rule.exact, prefix) {
+        (true, _) => vec![rule.path.clone()],
+        (false, "") => vec!["/*".to_owned()],
+        (false, prefix) => vec![prefix.to_owned(), format!("{prefix}/*")],
+    };
+    conditions.push(json!({"Field": "path-pattern", "PathPatternConfig": {"Values": patterns}}));
+    Ok(conditions)
+}
+
+/// Forwards to the backend, or answers 404.
+fn action(http: &HttpSpec, backend: Option<usize>) -> Value {
+    let found =
+        backend.and_then(|index| http.backends.get(index)).filter(|backend| !backend.targets.is_empty());
+    if let Some(backend) = found {
+        return json!({"Type": "forward", "TargetGroupArn": {"Ref": target_name(backend)}});
+    }
+    let code = if backend.is_some() { "503" } else { "404" };
+    json!({"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": code}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::fleet::TargetGroup;
+
+    fn name(name: &str) -> Name {
+        Name { namespace: "shop".into(), name: name.into() }
+    }
+
+    fn rule(host: Option<&str>, path: &str, exact: bool, backend: usize) -> HttpRule {
+        HttpRule { host: host.map(str::to_owned), path: path.into(), exact, backend }
+    }
+
+    fn shop() -> HttpSpec {
+        let backend = |service: &str, port| HttpBackend {
+            service: service.into(),
+            port: 80,
+            targets: vec![TargetGroup { group: name(service), port }],
+        };
+        HttpSpec {
+            certificates: vec![],
+            hosts: vec![],
+            backends: vec![backend("web", 8080), backend("api", 9090)],
+            rules: vec![
+                rule(None, "/", false, 0),
+                rule(Some("*.example.com"), "/", false, 0),
+                rule(Some("shop.example.com"), "/api", false, 1),
+                rule(Some("shop.example.com"), "/api/health", true, 0),
+                rule(Some("shop.example.com"), "/", false, 0),
+            ],
+            default: None,
+        }
+    }
+
+    fn put(http: &HttpSpec) -> Result<StackPlan, FrameError> {
+        let mut spec = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
+        spec.http = Some(http.clone());
+        put_spec(&spec, http)
+    }
+
+    fn put_spec(spec: &BalancerSpec, http: &HttpSpec) -> Result<StackPlan, FrameError> {
+        let frame = Frame {
+            vpc: "vpc-1".into(),
+            subnets: vec!["subnet-1".into(), "subnet-2".into()],
+            machines: "sg-1".into(),
+            zone: "Z1".into(),
+            profile: "profile".into(),
+        };
+        stack("production", (spec, http), &http.certificates, &frame)
+    }
+
+    #[test]
+    fn only_the_named_ranges_may_connect() {
+        let mut spec = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
+        spec.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
+        let template = put_spec(&spec, &shop()).unwrap().template;
+        assert!(template.contains(r#"CidrIp: "192.0.2.0/24""#), "{template}");
+        assert!(template.contains(r#"CidrIpv6: "2001:db8::/32""#), "{template}");
+        assert!(!template.contains("0.0.0.0/0"), "{template}");
+    }
+
+    #[test]
+    fn an_ingress() {
+        let mut http = shop();
+        http.certificates = vec!["arn:aws:acm:eu-west-1:123456789012:certificate/a".into()];
+        insta::assert_snapshot!("ingress", put(&http).unwrap().template);
+    }
+
+    #[test]
+    fn prefixes_are_whole_elements() {
+        let patterns = |path, exact| {
+            conditions(&name("i"), &rule(None, path, exact, 0))
+                .map(|found| found[0]["PathPatternConfig"]["Values"].clone())
+        };
+        assert_eq!(patterns("/foo", false), Ok(json!(["/foo", "/foo/*"])));
+        assert_eq!(patterns("/foo/", false), Ok(json!(["/foo", "/foo/*"])));
+        assert_eq!(patterns("/foo/", true), Ok(json!(["/foo/"])));
+        assert_eq!(patterns("/", false), Ok(json!(["/*"])));
+        for bad in ["/a*", "/b?", &format!("/{}", "x".repeat(130))] {
+            assert!(patterns(bad, false).unwrap_err().to_string().contains("path"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_found_by_the_hosts() {
+        let certificate = |arn: &str, names: &[&str]| Certificate {
+            arn: arn.into(),
+            names: names.iter().map(ToString::to_string).collect(),
+        };
+        let store = [certificate("a", &["example.com", "*.example.com"]), certificate("b", &["other.org"])];
+        let find = |hosts: &[&str]| {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            certificates_of(&name("i"), &hosts, &store)
+        };
+        assert_eq!(find(&["shop.example.com", "other.org", "example.com"]), Ok(vec!["a".into(), "b".into()]));
+        assert!(find(&["a.b.example.com"]).unwrap_err().to_string().contains("covers `a.b.example.com`"));
+    }
+
+    #[test]
+    fn what_leads_nowhere_answers_so() {
+        let mut http = shop();
+        assert_eq!(action(&http, None)["FixedResponseConfig"]["StatusCode"], "404");
+        http.backends[0].targets.clear();
+        assert_eq!(action(&http, Some(0))["FixedResponseConfig"]["StatusCode"], "503");
+        http.hosts = vec!["shop.example.com".into()];
+        assert!(put(&http).unwrap_err().to_string().contains("certificate"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Names of what belongs to an environment. Things are found by their tags; names make creating one twice impossible.
+//!
+//! `_` cannot be part of the name of an environment, a namespace or a workload, so that two things never share a name.
+
+use sha2::{Digest as _, Sha256};
+
+use super::packing::Placement;
+use crate::manifest::api::Name;
+
+/// The longest name of a launch template is 128 characters.
+const LONGEST: usize = 120;
+
+/// Digits of a hash that stands for a name: two of a million names collide with a chance of one in five hundred million.
+const HASH: usize = 16;
+
+/// The Auto Scaling group and the launch template of a group.
+pub fn group(environment: &str, group: &Name) -> String {
+    let whole = format!("i2kit-{environment}_{}_{}", group.namespace, group.name);
+    if whole.len() <= LONGEST {
+        return whole;
+    }
+    let start: String = whole.chars().take(LONGEST - HASH - 1).collect();
+    format!("{start}_{}", hash(&whole))
+}
+
+/// The stack of what an environment has once: network, roles, log group, zone.
+pub fn environment_stack(environment: &str) -> String {
+    format!("i2kit-environment-{environment}")
+}
+
+/// The stack of a network load balancer.
+pub fn balancer_stack(environment: &str, placement: Placement) -> String {
+    format!("i2kit-balancer-{placement}-{environment}")
+}
+
+/// The stack of a Service.
+pub fn service_stack(environment: &str, service: &Name) -> String {
+    format!("i2kit-service-{}-{environment}", hash(&format!("{}/{}", service.namespace, service.name)))
+}
+
+/// The start of the names of an environment's Secrets in Secrets Manager.
+pub fn secrets(environment: &str) -> String {
+    format!("i2kit/{environment}/")
+}
+
+/// The name in Secrets Manager of a version of a Secret's values; without the version, what these begin with.
+pub fn secret(environment: &str, secret: &Name, version: &str) -> String {
+    format!("{}{}/{}/{version}", secrets(environment), secret.namespace, secret.name)
+}
+
+/// The name in Secrets Manager of the key that versions of Secrets' values are made with. It lies beside what machines may
+/// read.
+pub fn secrets_key(environment: &str) -> String {
+    format!("i2kit-versions/{environment}")
+}
+
+/// The path of an environment's roles. CloudFormation shortens their names as it likes; a path is kept, for policies to name.
+pub fn role_path(environment: &str) -> String {
+    format!("/i2kit/{environment}/")
+}
+
+/// The log group of an environment.
+pub fn log_group(environment: &str) -> String {
+    format!("/i2kit/{environment}")
+}
+
+/// Hexadecimal digits that stand for `text`.
+pub fn hash(text: &str) -> String {
+    let mut digits = hex::encode(Sha256::digest(text.as_bytes()));
+    digits.truncate(HASH);
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_groups_never_share_a_name() {
+        let name = |namespace: &str, name: &str| Name { namespace: namespace.into(), name: name.into() };
+        assert_eq!(group("e", &name("default", "web")), "i2kit-e_default_web");
+        assert_ne!(group("e", &name("a-b", "c")), group("e", &name("a", "b-c")));
+        let long = |end: &str| group("e", &name(&"n".repeat(63), &("x".repeat(62) + end)));
+        assert_eq!(long("a").len(), LONGEST);
+        assert_ne!(long("a"), long("b"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Roles of machines: an instance profile for each ServiceAccount that pods name, and for pods that name Secrets.
+//!
+//! An account that names no role gets one of its own, which may do what every machine must, send its logs, and read the
+//! Secrets that the pod names: those and no others. A role that is named is somebody else's and is not changed. Pods that
+//! name neither share the environment's profile, which reads no Secret.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::name;
+use super::stack_templates::{StackPlan, arn, render, tags};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{LaunchSpec, MachineRole};
+
+const TEMPLATE: &str = include_str!("../../../../templates/aws/role.yml");
+
+/// The ServiceAccount of pods that name none.
+const DEFAULT_ACCOUNT: &str = "default";
+
+/// The instance profile of machines.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Profile {
+    /// The ServiceAccount.
+    pub account: Name,
+    /// The role that it names; one of its own otherwise.
+    pub role: Option<String>,
+    /// The Secrets of the account's namespace that its own role reads.
+    pub secrets: BTreeSet<String>,
+}
+
+impl Profile {
+    /// That of a revision's machines in `namespace`; `None` where the environment's own is enough.
+    pub fn of(namespace: &str, launch: &LaunchSpec) -> Option<Self> {
+        let held = launch.secrets.iter().filter(|(_, version)| version.is_some());
+        let secrets: BTreeSet<String> = held.map(|(name, _)| name.clone()).collect();
+        match &launch.role {
+            Some(MachineRole { account, role: Some(role) }) => {
+                Some(Self { account: account.clone(), role: Some(role.clone()), secrets: BTreeSet::new() })
+            }
+            Some(MachineRole { account, role: None }) => {
+                Some(Self { account: account.clone(), role: None, secrets })
+            }
+            None if secrets.is_empty() => None,
+            None => {
+                let account = Name { namespace: namespace.to_owned(), name: DEFAULT_ACCOUNT.to_owned() };
+                Some(Self { account, role: None, secrets })
+            }
+        }
+    }
+}
+
+/// The stack of an instance profile.
+pub fn stack(environment: &str, profile: &Profile) -> StackPlan {
+    let Profile { account, role, secrets } = profile;
+    let description =
+        format!("i2kit: ServiceAccount {}/{} of environment {environment}", account.namespace, account.name);
+    let held = secrets.iter().map(|secret| {
+        let secret = Name { namespace: account.namespace.clone(), name: secret.clone() };
+        json!({"Fn::Sub": arn("secretsmanager", &format!("secret:{}*", name::secret(environment, &secret, "")))})
+    });
+    let values = json!({
+        "description": description,
+        "own": role.is_none(),
+        "role": role.as_deref().map_or_else(|| json!({"Ref": "Role"}), |role| Value::from(role_name(role))),
+        "logs": arn("logs", &format!("log-group:{}:*", name::log_group(environment))),
+        "secrets": held.collect::<Vec<Value>>(),
+        "path": name::role_path(environment),
+        "tags": tags(environment),
+    });
+    StackPlan {
+        name: stack_name(environment, profile),
+        part: "role",
+        template: render(TEMPLATE, &values),
+        parameters: vec![],
+    }
+}
+
+/// The name of the stack of an instance profile. One that comes to mean another role or other Secrets gets another stack, so that older
+/// revisions keep theirs.
+pub fn stack_name(environment: &str, profile: &Profile) -> String {
+    let Profile { account, role, secrets } = profile;
+    let mut whole = format!("{}/{} {}", account.namespace, account.name, role.as_deref().unwrap_or_default());
+    for secret in secrets {
+        whole += "\n";
+        whole += secret;
+    }
+    format!("i2kit-role-{}-{environment}", name::hash(&whole))
+}
+
+/// The name of a role that is given by its ARN, which may have a path, or by its name.
+fn role_name(role: &str) -> &str {
+    role.rsplit('/').next().unwrap_or(role)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::aws::plan::cost::tests::launch;
+
+    #[test]
+    fn an_account_has_a_role_of_its_own_unless_it_names_one() {
+        let account = Name { namespace: "shop".into(), name: "reader".into() };
+        let secrets: BTreeSet<String> = ["db".to_owned(), "mail".to_owned()].into();
+        let own = Profile { account: account.clone(), role: None, secrets };
+        insta::assert_snapshot!("role", stack("production", &own).template);
+        let bare = Profile { secrets: BTreeSet::new(), ..own.clone() };
+        assert!(!stack("production", &bare).template.contains("secretsmanager"));
+        let arn = "arn:aws:iam::123456789012:role/team/reader".to_owned();
+        let named = Profile { role: Some(arn), ..bare.clone() };
+        let plan = stack("production", &named);
+        assert!(plan.template.contains(r#"Roles: ["reader"]"#), "{}", plan.template);
+        assert!(!plan.template.contains("AWS::IAM::Role"), "{}", plan.template);
+        let stacks: BTreeSet<String> =
+            [&own, &bare, &named].iter().map(|profile| stack_name("production", profile)).collect();
+        assert_eq!(stacks.len(), 3);
+    }
+
+    #[test]
+    fn machines_read_the_secrets_that_their_pods_name_and_no_others() {
+        let mut launch = launch();
+        assert_eq!(Profile::of("shop", &launch), None);
+        launch.secrets.insert("missing".into(), None);
+        assert_eq!(Profile::of("shop", &launch), None);
+        launch.secrets.insert("db".into(), Some("0123".into()));
+        let default = Profile::of("shop", &launch).unwrap();
+        assert_eq!((default.account.to_string(), default.role), ("shop/default".into(), None));
+        assert_eq!(default.secrets, ["db".to_owned()].into());
+        let account = Name { namespace: "shop".into(), name: "reader".into() };
+        launch.role = Some(MachineRole { account, role: Some("theirs".into()) });
+        let named = Profile::of("shop", &launch).unwrap();
+        assert_eq!((named.role.as_deref(), named.secrets.len()), (Some("theirs"), 0));
+    }
+}

@@ -1,0 +1,361 @@
+//! The stacks of an environment as CloudFormation templates, rendered from `templates/aws`: network, load balancers,
+//! Services, names.
+//!
+//! Every value goes through JSON, which YAML contains, so that no name in a manifest can change a template's structure.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::name;
+use super::packing::{Placement, Scheme};
+use crate::manifest::api::{Name, Protocol, Tls};
+use crate::plan::fleet::{BalancerSpec, Listener};
+use crate::plan::linuxkit::json_templates;
+use crate::plan::pod::HEALTH_PORT;
+
+const ENVIRONMENT: &str = include_str!("../../../../templates/aws/environment.yml");
+const BALANCER: &str = include_str!("../../../../templates/aws/balancer.yml");
+const ALIAS: &str = include_str!("../../../../templates/aws/alias.yml");
+const SERVICE: &str = include_str!("../../../../templates/aws/service.yml");
+
+/// The tag that names the environment.
+pub const TAG_ENVIRONMENT: &str = "i2kit:environment";
+
+/// The tag with the kind of a stack: `environment`, `balancer` or `service`.
+pub const TAG_PART: &str = "i2kit:part";
+
+/// Addresses of a network of our own: beside those of default VPCs and of container engines.
+const NETWORK: &str = "172.20.0.0/16";
+
+/// Its subnets, each in a zone of its own.
+const SUBNETS: [&str; 2] = ["172.20.0.0/18", "172.20.64.0/18"];
+
+/// The largest text that CloudFormation takes as a parameter.
+pub(super) const LARGEST_PARAMETER: usize = 4096;
+
+/// Where an environment lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The environment.
+    pub environment: String,
+    /// A network that exists, with its subnets; one of our own otherwise.
+    pub network: Option<Network>,
+}
+
+/// A network that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The VPC.
+    pub vpc: String,
+    /// Its subnets, in zones of their own.
+    pub subnets: Vec<String>,
+}
+
+/// What the environment's stack made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The VPC.
+    pub vpc: String,
+    /// The subnets.
+    pub subnets: Vec<String>,
+    /// Security group of all machines.
+    pub machines: String,
+    /// The private zone.
+    pub zone: String,
+    /// The instance profile of pods without a ServiceAccount of their own.
+    pub profile: String,
+}
+
+/// What a balancer's stack made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancer {
+    /// Its ARN.
+    pub arn: String,
+    /// Its DNS name.
+    pub dns_name: String,
+    /// The zone of that name.
+    pub dns_zone: String,
+    /// Security group of the clients.
+    pub clients: String,
+}
+
+/// A stack to be put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackPlan {
+    /// Its name.
+    pub name: String,
+    /// What it is, for its tag.
+    pub part: &'static str,
+    /// The template.
+    pub template: String,
+    /// Values of its parameters.
+    pub parameters: Vec<(&'static str, String)>,
+}
+
+/// Why a Service cannot be put on AWS.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A target group has one port.
+    #[error(
+        "port {port} of Service {service} leads to different ports of its pods; on AWS it must be the same port in all"
+    )]
+    Ports {
+        /// The Service.
+        service: Name,
+        /// Its port.
+        port: u16,
+    },
+    /// TLS needs a certificate.
+    #[error(
+        "port {port} of Service {service} ends TLS and names no certificate; name one in its annotation `service.beta.kubernetes.io/aws-load-balancer-ssl-cert`"
+    )]
+    Certificate {
+        /// The Service.
+        service: Name,
+        /// Its port.
+        port: u16,
+    },
+    /// A network load balancer that ends TLS cannot keep a client with a machine.
+    #[error(
+        "port {port} of Service {service} ends TLS, and AWS keeps no client with a machine there; remove `sessionAffinity`, or let the pods end TLS"
+    )]
+    Sticky {
+        /// The Service.
+        service: Name,
+        /// Its port.
+        port: u16,
+    },
+    /// A path that no pattern can be made of.
+    #[error(
+        "Ingress {ingress} has the path `{path}`, which AWS cannot match: at most 126 letters, digits and _-.$/~\"'@:+&"
+    )]
+    Path {
+        /// The Ingress.
+        ingress: Name,
+        /// The path.
+        path: String,
+    },
+    /// A host without a certificate.
+    #[error(
+        "no certificate of the region covers `{host}` of Ingress {ingress}; request one in ACM, or name one in its annotation `alb.ingress.kubernetes.io/certificate-arn`"
+    )]
+    Host {
+        /// The Ingress.
+        ingress: Name,
+        /// The host.
+        host: String,
+    },
+    /// It does not fit into a parameter of a stack.
+    #[error("Service {service} has too many ports for AWS; split it")]
+    TooLarge {
+        /// The Service.
+        service: Name,
+    },
+}
+
+/// The stack of what the environment has once.
+pub fn environment(place: &Place) -> StackPlan {
+    let environment = &place.environment;
+    let subnet = |(index, cidr): (usize, &&str)| json!({"name": format!("Subnet{index}"), "index": index, "cidr": cidr});
+    let own = json!({"cidr": NETWORK, "subnets": SUBNETS.iter().enumerate().map(subnet).collect::<Vec<_>>()});
+    let refs = || -> Vec<Value> {
+        (0..SUBNETS.len()).map(|index| json!({"Ref": format!("Subnet{index}")})).collect()
+    };
+    let (network, vpc, subnets) = match &place.network {
+        Some(network) => (Value::Bool(false), json!(network.vpc), json!(network.subnets.join(","))),
+        None => (own, json!({"Ref": "Network"}), json!({"Fn::Join": [",", refs()]})),
+    };
+    let values = json!({
+        "description": format!("i2kit: environment {environment}"),
+        "tags": tags(environment),
+        "network": network,
+        "vpc": vpc,
+        "subnets": subnets,
+        "machines": format!("machines of the i2kit environment {environment}"),
+        "logGroup": name::log_group(environment),
+        "zone": ZONE,
+        "path": name::role_path(environment),
+        "roles": [{"name": "Machine", "description": format!("machines of the i2kit environment {environment}")}],
+    });
+    StackPlan {
+        name: name::environment_stack(environment),
+        part: "environment",
+        template: render(ENVIRONMENT, &values),
+        parameters: vec![],
+    }
+}
+
+/// The pattern of an ARN in the stack's own partition, region and account, for `Fn::Sub`.
+pub(super) fn arn(service: &str, resource: &str) -> String {
+    format!("arn:${{AWS::Partition}}:{service}:${{AWS::Region}}:${{AWS::AccountId}}:{resource}")
+}
+
+/// The stack of a network load balancer.
+pub fn balancer(environment: &str, placement: Placement, frame: &Frame) -> StackPlan {
+    let values = json!({
+        "description": format!("i2kit: load balancer {placement} of environment {environment}"),
+        "clients": format!("clients of load balancer {placement} of the i2kit environment {environment}"),
+        "vpc": frame.vpc,
+        "subnets": frame.subnets,
+        "machines": frame.machines,
+        "scheme": if placement.scheme == Scheme::Public { "internet-facing" } else { "internal" },
+        "tags": tags(environment),
+    });
+    StackPlan {
+        name: name::balancer_stack(environment, placement),
+        part: "balancer",
+        template: render(BALANCER, &values),
+        parameters: vec![],
+    }
+}
+
+/// The stack of a Service on `balancer`.
+pub fn service(
+    environment: &str,
+    spec: &BalancerSpec,
+    placement: Placement,
+    (frame, balancer): (&Frame, &Balancer),
+) -> Result<StackPlan, FrameError> {
+    let listeners: Result<Vec<Value>, FrameError> = spec
+        .listeners
+        .iter()
+        .filter_map(|listener| listener_values(spec, listener, placement).transpose())
+        .collect();
+    let service = &spec.name;
+    let values = json!({
+        "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
+        "vpc": frame.vpc,
+        "healthPort": HEALTH_PORT.to_string(),
+        // AWS takes at most an hour.
+        "drainSeconds": spec.drain_seconds.min(3600).to_string(),
+        "clients": balancer.clients,
+        "balancer": balancer.arn,
+        "dnsName": balancer.dns_name,
+        "dnsZone": balancer.dns_zone,
+        "zone": frame.zone,
+        "recordName": format!("{}.{}.svc.{}", service.name, service.namespace, ZONE),
+        "tags": tags(environment),
+        "listeners": listeners?,
+    });
+    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
+    if text.len() > LARGEST_PARAMETER {
+        return Err(FrameError::TooLarge { service: service.clone() });
+    }
+    Ok(StackPlan {
+        name: name::service_stack(environment, service),
+        part: "service",
+        template: render(SERVICE, &values),
+        parameters: vec![("Spec", text), ("Placement", placement.to_string())],
+    })
+}
+
+/// The stack of a Service that is an alias: a record.
+pub fn alias(environment: &str, spec: &BalancerSpec, external_name: &str, frame: &Frame) -> StackPlan {
+    let service = &spec.name;
+    let values = json!({
+        "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
+        "zone": frame.zone,
+        "recordName": format!("{}.{}.svc.{}", service.name, service.namespace, ZONE),
+        "externalName": external_name,
+    });
+    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
+    StackPlan {
+        name: name::service_stack(environment, service),
+        part: "service",
+        template: render(ALIAS, &values),
+        parameters: vec![("Spec", text)],
+    }
+}
+
+/// The private zone, so that names are those of Kubernetes. A VPC has one zone of a name, thus one environment.
+const ZONE: &str = "cluster.local";
+
+/// The values of one listener; `None` when it leads nowhere, since a listener needs a target group with a port.
+fn listener_values(
+    spec: &BalancerSpec,
+    listener: &Listener,
+    placement: Placement,
+) -> Result<Option<Value>, FrameError> {
+    let Some(first) = listener.targets.first() else { return Ok(None) };
+    if listener.targets.iter().any(|target| target.port != first.port) {
+        return Err(FrameError::Ports { service: spec.name.clone(), port: listener.port });
+    }
+    let protocol = match listener.protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    };
+    let name = listener_name(listener);
+    let source = |(index, cidr): (usize, &String)| json!({"name": format!("{name}From{index}"), "cidr": cidr, "ipv6": cidr.contains(':')});
+    let tls = listener.tls.as_ref();
+    let certificate = tls.map(|tls| tls_values(spec, listener, tls)).transpose()?;
+    Ok(Some(json!({
+        "name": name,
+        "target": target_name(listener),
+        "targetProtocol": if tls.is_some_and(|tls| tls.to_pods) { "TLS" } else { protocol },
+        "listenerProtocol": if tls.is_some() { "TLS" } else { protocol },
+        "ipProtocol": protocol.to_lowercase(),
+        "port": first.port,
+        "listenerPort": listener.port,
+        // A network load balancer always shows UDP the client's address.
+        "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
+        // Said either way: an attribute that a template leaves out keeps its value.
+        "sticky": spec.sticky_clients.to_string(),
+        "tls": certificate,
+        "sources": clients(spec, placement.scheme).iter().enumerate().map(source).collect::<Vec<_>>(),
+    })))
+}
+
+/// Ranges of clients: those of the manifest, or all that the load balancer's scheme admits.
+pub(super) fn clients(spec: &BalancerSpec, scheme: Scheme) -> Vec<String> {
+    let default: &[&str] = match scheme {
+        _ if !spec.source_ranges.is_empty() => return spec.source_ranges.clone(),
+        Scheme::Public => &["0.0.0.0/0"],
+        Scheme::Internal => &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+    };
+    default.iter().map(ToString::to_string).collect()
+}
+
+/// The versions and ciphers of TLS when nobody names a policy: 1.2 and 1.3, with forward secrecy.
+pub(super) const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
+
+/// A listener has one certificate, and others by host in resources of their own.
+fn tls_values(spec: &BalancerSpec, listener: &Listener, tls: &Tls) -> Result<Value, FrameError> {
+    if spec.sticky_clients {
+        return Err(FrameError::Sticky { service: spec.name.clone(), port: listener.port });
+    }
+    let Some((first, more)) = tls.certificates.split_first() else {
+        return Err(FrameError::Certificate { service: spec.name.clone(), port: listener.port });
+    };
+    let more = more.iter().enumerate().map(|(index, certificate)| {
+        json!({"name": format!("{}Certificate{index}", listener_name(listener)), "certificate": certificate})
+    });
+    let policy = tls.policy.as_deref().unwrap_or(TLS_POLICY);
+    Ok(json!({"certificate": first, "more": more.collect::<Vec<_>>(), "policy": policy}))
+}
+
+fn listener_name(listener: &Listener) -> String {
+    let mut name = format!("Listener{}", listener.port);
+    if listener.protocol == Protocol::Udp {
+        let _ = write!(name, "Udp");
+    }
+    name
+}
+
+/// The output of a Service's stack that holds the ARN of the listener's target group.
+pub fn target_name(listener: &Listener) -> String {
+    listener_name(listener).replacen("Listener", "Targets", 1)
+}
+
+pub(super) fn tags(environment: &str) -> Value {
+    json!([{"Key": TAG_ENVIRONMENT, "Value": environment}, {"Key": "Name", "Value": format!("i2kit-{environment}")}])
+}
+
+pub(super) fn render(template: &str, values: &Value) -> String {
+    json_templates()
+        .render_template(template, values)
+        .expect("the template names only values that are given; golden tests render it")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! AWS as environment files name it: `provider: {type: aws, region: …}`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde::de::Error as _;
+use serde_json::{Map, Value};
+
+#[cfg(feature = "aws")]
+use super::api::{Aws, Settings, Wanted};
+#[cfg(feature = "aws")]
+use super::plan::stack_templates::Network;
+use super::plan::{cost, iam_policy};
+use super::support::SUPPORT;
+use crate::cloud::provider::{Check, Client, Cost, Kind, Provider};
+use crate::cloud::{Cloud, CloudError};
+use crate::manifest::support::Support;
+use crate::plan::fleet::{BalancerSpec, Fleet};
+use crate::plan::rollout::{GroupSpec, RolloutPlan};
+
+/// AWS in the table of clouds.
+pub const KIND: Kind = Kind { support: &SUPPORT, read };
+
+/// `provider` with `type: aws`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "the feature `aws` reads what connects"))]
+struct Account {
+    region: String,
+    /// A profile of AWS' configuration files; without it, credentials come from where all AWS tools look for them.
+    profile: Option<String>,
+    /// A VPC that exists; without it, the environment makes one of its own.
+    vpc: Option<String>,
+    /// Subnets of that VPC, at least two, in zones of their own.
+    #[serde(default)]
+    subnets: Vec<String>,
+    certificate: Option<String>,
+    /// An emulator that answers instead of all services of AWS.
+    endpoint: Option<String>,
+    /// The same address as machines reach it.
+    machines_endpoint: Option<String>,
+}
+
+fn read(fields: Map<String, Value>) -> Result<Arc<dyn Provider>, serde_json::Error> {
+    let account: Account = serde_json::from_value(fields.into())?;
+    let whole = if account.vpc.is_some() { account.subnets.len() >= 2 } else { account.subnets.is_empty() };
+    if !whole {
+        return Err(serde_json::Error::custom(
+            "vpc and subnets belong together: name a VPC and at least two of its subnets, or neither",
+        ));
+    }
+    Ok(Arc::new(account))
+}
+
+#[cfg(feature = "aws")]
+impl Account {
+    async fn aws(&self, client: &Client) -> Result<Aws, CloudError> {
+        let network = self.vpc.clone().map(|vpc| Network { vpc, subnets: self.subnets.clone() });
+        let settings = Settings {
+            environment: client.environment.clone(),
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            network,
+            endpoint: self.endpoint.clone(),
+            guest_endpoint: self.machines_endpoint.clone(),
+            cache: client.cache.clone(),
+            holder: client.holder.clone(),
+        };
+        Aws::new(settings, client.events.clone()).await
+    }
+}
+
+#[async_trait]
+impl Provider for Account {
+    fn support(&self) -> &'static Support {
+        &SUPPORT
+    }
+
+    fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
+    }
+
+    fn region(&self) -> Option<&str> {
+        Some(&self.region)
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        (!cfg!(feature = "aws")).then_some("build it with `cargo build --release --features aws`")
+    }
+
+    #[cfg(feature = "aws")]
+    async fn connect(&self, client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
+        Ok(Box::new(self.aws(client).await?))
+    }
+
+    #[cfg(not(feature = "aws"))]
+    async fn connect(&self, _client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
+        Err(not_built())
+    }
+
+    #[cfg(feature = "aws")]
+    async fn preflight(
+        &self,
+        client: &Client,
+        groups: Vec<GroupSpec>,
+        balancers: Vec<BalancerSpec>,
+    ) -> Result<Vec<Check>, CloudError> {
+        let aws = self.aws(client).await?;
+        let wanted = Wanted::new(&aws.observe().await.unwrap_or_default(), groups, balancers);
+        Ok(aws.preflight(&wanted).await)
+    }
+
+    #[cfg(not(feature = "aws"))]
+    async fn preflight(
+        &self,
+        _client: &Client,
+        _groups: Vec<GroupSpec>,
+        _balancers: Vec<BalancerSpec>,
+    ) -> Result<Vec<Check>, CloudError> {
+        Err(not_built())
+    }
+
+    fn iam_policy(&self, environment: &str) -> Option<Value> {
+        Some(iam_policy::policy(environment))
+    }
+
+    fn cost(&self, plan: &RolloutPlan, fleet: &Fleet) -> Option<Cost> {
+        Some(cost::cost(plan, fleet))
+    }
+}
+
+#[cfg(not(feature = "aws"))]
+fn not_built() -> CloudError {
+    CloudError::Unsupported {
+        what: "calling AWS".into(),
+        advice: "build i2kit with `cargo build --release --features aws`".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_are_whole_and_known() {
+        let read = |fields: Value| {
+            let Value::Object(fields) = fields else { panic!("a map") };
+            read(fields)
+        };
+        let error = |fields| read(fields).unwrap_err().to_string();
+        assert!(error(json!({})).contains("missing field `region`"));
+        assert!(error(json!({"region": "r", "zone": "z"})).contains("unknown field `zone`"));
+        assert!(error(json!({"region": "r", "vpc": "v"})).contains("belong together"));
+        let found =
+            read(json!({"region": "r", "vpc": "v", "subnets": ["a", "b"], "certificate": "c"})).unwrap();
+        assert_eq!((found.region(), found.certificate()), (Some("r"), Some("c")));
+    }
+}

@@ -1,0 +1,49 @@
+//! What AWS supports, and the annotations that manifests for its controllers carry.
+
+use crate::manifest::support::{Annotation, Answer, ENDING_POD, Form, SCRATCH_DISK, Support};
+
+/// What AWS supports.
+pub static SUPPORT: Support = Support {
+    provider: "aws",
+    name: "AWS",
+    answers: &[
+        ("Job", Answer::NotYet),
+        (ENDING_POD, Answer::NotYet),
+        (
+            SCRATCH_DISK,
+            Answer::Note(
+                "an emptyDir lies in the machine's memory: what a container writes there counts for its memory limit, \
+                 and without `sizeLimit` half of the machine's memory is the bound",
+            ),
+        ),
+        ("i2kit exec", Answer::NotYet),
+        ("i2kit cp", Answer::NotYet),
+        ("i2kit console", Answer::NotYet),
+    ],
+    annotations: &[
+        ("service.beta.kubernetes.io/aws-load-balancer-ssl-cert", Annotation::Certificates),
+        ("service.beta.kubernetes.io/aws-load-balancer-ssl-ports", Annotation::TlsPorts),
+        ("service.beta.kubernetes.io/aws-load-balancer-ssl-negotiation-policy", Annotation::TlsPolicy),
+        ("service.beta.kubernetes.io/aws-load-balancer-backend-protocol", Annotation::BackendProtocol),
+        ("service.beta.kubernetes.io/aws-load-balancer-internal", Annotation::Internal),
+        ("service.beta.kubernetes.io/aws-load-balancer-scheme", Annotation::Internal),
+        ("service.beta.kubernetes.io/aws-load-balancer-security-groups", Annotation::Closing),
+        ("alb.ingress.kubernetes.io/scheme", Annotation::IngressScheme),
+        ("alb.ingress.kubernetes.io/certificate-arn", Annotation::IngressCertificates),
+        ("alb.ingress.kubernetes.io/inbound-cidrs", Annotation::IngressSourceRanges),
+        ("eks.amazonaws.com/role-arn", Annotation::Role),
+    ],
+    certificate: Some(Form { fits: is_certificate, rule: "a certificate is named by its ARN" }),
+    role: Some(Form { fits: is_role, rule: "a role of AWS is named by its name or its ARN" }),
+    provisioners: &["ebs.csi.aws.com", "kubernetes.io/aws-ebs"],
+};
+
+/// Whether the text is the ARN of a certificate.
+fn is_certificate(text: &str) -> bool {
+    text.starts_with("arn:") && (text.contains(":acm:") || text.contains(":server-certificate/"))
+}
+
+/// Whether the text is the ARN of a role, or may be a role's name.
+fn is_role(text: &str) -> bool {
+    !text.contains('@') && (!text.contains(':') || text.contains(":role/"))
+}

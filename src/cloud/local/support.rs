@@ -1,0 +1,37 @@
+//! What the local cloud supports.
+
+use crate::manifest::support::{Answer, PLACEMENT, ROLE, Support, TLS};
+
+/// Why nobody else needs to be kept out.
+const LOOPBACK: &str =
+    "its balancers listen on this machine's loopback addresses, which no other machine reaches";
+
+const UNMEASURED: &str = "nothing measures the load, so the group keeps its size; `i2kit scale` changes it";
+
+/// What the local cloud supports.
+pub static SUPPORT: Support = Support {
+    provider: "local",
+    name: "the local cloud",
+    answers: &[
+        ("Ingress", Answer::No),
+        ("HorizontalPodAutoscaler", Answer::Note(UNMEASURED)),
+        ("ServiceSpec.type=ExternalName", Answer::No),
+        ("ServiceSpec.externalName", Answer::No),
+        (
+            "ServiceSpec.sessionAffinity=ClientIP",
+            Answer::Note("all clients have this computer's address, and any machine answers"),
+        ),
+        ("ServiceSpec.loadBalancerSourceRanges", Answer::Note(LOOPBACK)),
+        (
+            "ServiceSpec.externalTrafficPolicy=Local",
+            Answer::Note("pods see the address of their network's gateway"),
+        ),
+        (TLS, Answer::No),
+        (ROLE, Answer::Note("machines of this computer have no roles")),
+        (PLACEMENT, Answer::Note("there is one place and one kind of machine, this computer")),
+    ],
+    annotations: &[],
+    certificate: None,
+    role: None,
+    provisioners: &[],
+};
