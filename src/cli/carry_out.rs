@@ -1,16 +1,12 @@
 //! A plan is carried out, and its result is shown.
 
-use std::collections::BTreeMap;
-
 use super::connection::warn;
-use super::context::Context;
+use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
 use super::output::json;
 use super::summary;
-use crate::cloud::Cloud;
-use crate::image::DiskImage;
+use crate::cloud::{Cloud, Materials};
 use crate::plan::fleet::Fleet;
-use crate::plan::image::ImageId;
 use crate::plan::rollout::{RolloutPlan, Step};
 use crate::report::{self, Format};
 use crate::rollout;
@@ -20,9 +16,9 @@ pub(super) async fn carry_out(
     context: &Context,
     cloud: &dyn Cloud,
     plan: &RolloutPlan,
-    images: &[DiskImage],
+    materials: &Materials,
 ) -> Result<Exit, Failure> {
-    let left = carry_out_to(context, cloud, plan, images, true).await?;
+    let left = carry_out_to(context, cloud, plan, materials, true).await?;
     match context.format {
         Format::Json => json(&done(plan, &left)),
         Format::Text if plan.is_empty() => report::result("unchanged\n"),
@@ -47,15 +43,14 @@ pub(super) async fn carry_out_to(
     context: &Context,
     cloud: &dyn Cloud,
     plan: &RolloutPlan,
-    images: &[DiskImage],
+    materials: &Materials,
     wait: bool,
 ) -> Result<Vec<Step>, Failure> {
     for note in &plan.notes {
         context.events.note(note.clone());
     }
-    let images: BTreeMap<ImageId, DiskImage> = images.iter().map(|image| (image.id, image.clone())).collect();
-    let options = rollout::Options { poll: cloud.poll(), wait };
-    let ended = rollout::execute(plan, &images, cloud, &context.events, &options).await;
+    let options = rollout::Options { wait, by: holder() };
+    let ended = rollout::execute(plan, materials, cloud, &context.events, &options).await;
     if context.summary.is_some() || ended.is_err() {
         let fleet = cloud.observe().await.unwrap_or_else(|error| {
             context.events.warn(format!("what the environment holds now is not known: {error}"));

@@ -15,10 +15,8 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, args.prune);
     let plan = rollout::rollout(&desired, &fleet);
-    let wanted: Vec<_> = plan.images().collect();
-    let images = prepared.build(|id| wanted.contains(&id)).await?;
-    secrets.put(cloud.as_ref(), &plan).await?;
-    let left = carry_out::carry_out_to(context, cloud.as_ref(), &plan, &images, args.wait).await?;
+    let materials = prepared.materials(&plan, &secrets).await?;
+    let left = carry_out::carry_out_to(context, cloud.as_ref(), &plan, &materials, args.wait).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let answering = addresses::answering(&prepared.set, &desired.balancers, &fleet);
     match context.format {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{DestroyArgs, Manifests};
-use super::context::Context;
+use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{carry_out, connection, named, reading};
-use crate::cloud::{Cloud, local};
+use crate::cloud::{Cloud, Materials, local};
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
 use crate::plan::{ingress, rollout};
@@ -24,8 +24,9 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, F
 
 /// Deletes everything that `doomed` holds, and the environment itself when nothing is left in it.
 pub(super) async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> Result<Exit, Failure> {
-    let exit = carry_out::carry_out(context, cloud, &rollout::destroy(doomed), &[]).await?;
-    cloud.release().await.or_exit(Exit::Cloud)?;
+    let plan = rollout::destroy(doomed);
+    let exit = carry_out::carry_out(context, cloud, &plan, &Materials::default()).await?;
+    crate::rollout::release(cloud, &holder()).await.or_exit(Exit::Cloud)?;
     Ok(exit)
 }
 

@@ -2,21 +2,19 @@
 
 use super::args::StatusArgs;
 use super::context::Context;
-use super::exit::{Exit, Failure, OrExit as _};
+use super::exit::{Exit, Failure};
 use super::status::{row, table};
 use super::{connection, named, output};
-use crate::plan::happening::{self, Happening};
+use crate::cloud::Scope;
+use crate::plan::cloud_event;
+use crate::plan::fleet::CloudEvent;
 use crate::report::{self, Format};
 
 /// Prints events, oldest first.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = connection::cloud(context).await?;
-    let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
-    let mut found = happening::of(&fleet);
-    for group in &fleet.groups {
-        found.extend(cloud.happenings(&group.name).await.or_exit(Exit::Cloud)?);
-    }
-    happening::sort(&mut found);
+    let fleet = named::inspect(cloud.as_ref(), args.name.as_deref(), &Scope::Detailed).await?;
+    let found = cloud_event::of(&fleet);
     match context.format {
         Format::Json => output::json(&found),
         Format::Text if found.is_empty() => {
@@ -28,7 +26,7 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
 }
 
 /// Events as a table.
-pub(super) fn text(found: &[Happening]) -> String {
+pub(super) fn text(found: &[CloudEvent]) -> String {
     let mut table = table(&["TIME", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
     for event in found {
         let first = event.message.lines().next().unwrap_or_default();

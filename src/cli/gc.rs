@@ -1,25 +1,32 @@
 //! `i2kit gc`: delete images that no revision needs, and what interrupted runs left.
 
-use std::collections::BTreeSet;
-
 use super::args::GcArgs;
-use super::context::Context;
+use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{connection, output};
-use crate::report::{self, Format};
+use crate::cloud::{Materials, Scope};
+use crate::plan::act::Act;
+use crate::plan::rollout;
+use crate::report::{self, Events, Format};
 
 /// Deletes, or with `--dry-run` lists.
 pub(super) async fn run(context: &Context, args: &GcArgs) -> Result<Exit, Failure> {
     let cloud = connection::cloud(context).await?;
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let revisions = fleet.groups.iter().flat_map(|group| &group.revisions);
-    let used: BTreeSet<_> = revisions.map(|revision| revision.launch.image).collect();
-    let unused: Vec<_> = fleet.images.iter().copied().filter(|image| !used.contains(image)).collect();
+    let fleet = cloud.inspect(&Scope::Detailed).await.or_exit(Exit::Cloud)?;
+    let plan = rollout::collect(&fleet);
     if !args.dry_run {
-        cloud.delete_images(&unused).await.or_exit(Exit::Cloud)?;
+        let options = crate::rollout::Options { by: holder(), ..crate::rollout::Options::default() };
+        let (nothing, quiet) = (Materials::default(), Events::none());
+        crate::rollout::execute(&plan, &nothing, cloud.as_ref(), &quiet, &options)
+            .await
+            .or_exit(Exit::Cloud)?;
     }
-    let mut leftovers: Vec<String> = unused.iter().map(|image| format!("image {image}")).collect();
-    leftovers.extend(cloud.collect_leftovers(!args.dry_run).await.or_exit(Exit::Cloud)?);
+    let deleted = plan.acts().flat_map(|act| match act {
+        Act::DeleteImages { images } => images.iter().map(|image| format!("image {image}")).collect(),
+        Act::DeleteLeftovers { leftovers } => leftovers.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    });
+    let leftovers: Vec<String> = deleted.collect();
     match context.format {
         Format::Json => {
             output::json(&serde_json::json!({ "deleted": !args.dry_run, "leftovers": leftovers }));

@@ -3,13 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::exit::{Exit, Failure, OrExit as _};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState};
 
 /// What the environment holds, or of it one group and what is in front of it.
 pub(super) async fn observe(cloud: &dyn Cloud, name: Option<&str>) -> Result<Fleet, Failure> {
-    let mut fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    inspect(cloud, name, &Scope::Environment).await
+}
+
+/// The same, as far as `scope` asks.
+pub(super) async fn inspect(cloud: &dyn Cloud, name: Option<&str>, scope: &Scope) -> Result<Fleet, Failure> {
+    let mut fleet = cloud.inspect(scope).await.or_exit(Exit::Cloud)?;
     if let Some(name) = name {
         let group = group(&fleet, name)?.name.clone();
         fleet.groups.retain(|found| found.name == group);

@@ -7,11 +7,12 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
 use super::{profiles, reading};
+use crate::cloud::Materials;
 use crate::image::{self, DiskImage, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Platform, Reference, ResolvedImage};
 use crate::plan::image::{ImageId, ImagePlan};
-use crate::plan::rollout::Desired;
+use crate::plan::rollout::{Desired, RolloutPlan};
 use crate::plan::{pod, workload};
 use crate::registry::{Registry, Store};
 
@@ -104,6 +105,18 @@ impl Prepared {
     /// Checks the guest bundle against its digests.
     pub(super) fn verify_guest(&self) -> Result<(), Failure> {
         self.workshop.guest().verify().or_exit(Exit::Build)
+    }
+
+    /// Builds what `plan` puts, and hands over the values of Secrets that it may name.
+    pub(super) async fn materials(
+        &self,
+        plan: &RolloutPlan,
+        secrets: &Secrets,
+    ) -> Result<Materials, Failure> {
+        let wanted: Vec<ImageId> = plan.images().collect();
+        let images = self.build(|id| wanted.contains(&id)).await?;
+        let images = images.into_iter().map(|image| (image.id, image)).collect();
+        Ok(Materials { images, secrets: secrets.values.clone() })
     }
 
     /// Builds the images whose ids `wanted` picks.

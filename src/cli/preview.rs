@@ -119,10 +119,8 @@ async fn serve(
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(desired, &fleet);
-    let wanted: Vec<_> = plan.images().collect();
-    let images = prepared.build(|id| wanted.contains(&id)).await?;
-    secrets.put(cloud, &plan).await?;
-    carry_out::carry_out(context, cloud, &plan, &images).await?;
+    let materials = prepared.materials(&plan, secrets).await?;
+    carry_out::carry_out(context, cloud, &plan, &materials).await?;
     // The cloud has its own copies now; the cache may be pruned while the preview goes on.
     drop(prepared);
     if context.format == Format::Text {

@@ -4,6 +4,7 @@ use super::args::ScaleArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{carry_out, connection, named};
+use crate::cloud::Materials;
 use crate::plan::rollout::{self, PlanError};
 
 /// Sets the size of the group and waits until it has it.
@@ -16,5 +17,5 @@ pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Fai
         _ => Exit::NotFound,
     };
     let plan = rollout::scale(&fleet, name, args.replicas).map_err(|e| Failure::new(exit(&e), e))?;
-    carry_out::carry_out(context, cloud.as_ref(), &plan, &[]).await
+    carry_out::carry_out(context, cloud.as_ref(), &plan, &Materials::default()).await
 }

@@ -12,13 +12,13 @@ use super::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::Cloud;
 use crate::manifest::External;
 use crate::manifest::api::{Name, ObjectSet, Secret, SecretValue};
-use crate::plan::rollout::{RolloutPlan, Step};
 use crate::plan::secret;
 
 /// The Secrets of the set's pods, with the versions of their values.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
-    values: Vec<Secret>,
+    /// The values.
+    pub values: Vec<Secret>,
     /// The versions that the cloud gives the values.
     pub versions: BTreeMap<Name, String>,
 }
@@ -63,23 +63,6 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
     let values: Vec<Secret> = values.into_values().collect();
     let versions = cloud.secret_versions(&values).await.or_exit(Exit::Cloud)?;
     Ok(Secrets { values, versions })
-}
-
-impl Secrets {
-    /// Gives the cloud the values that new revisions of `plan` name.
-    pub(super) async fn put(&self, cloud: &dyn Cloud, plan: &RolloutPlan) -> Result<(), Failure> {
-        let launches = plan.steps.iter().filter_map(|step| match step {
-            Step::PutRevision { launch, .. } => Some(launch),
-            _ => None,
-        });
-        let wanted: Vec<&String> = launches.flat_map(|launch| launch.secrets.values().flatten()).collect();
-        for secret in &self.values {
-            if self.versions.get(&secret.name).is_some_and(|version| wanted.contains(&version)) {
-                cloud.put_secret(secret).await.or_exit(Exit::Cloud)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The Secret whose values are in a file or folder that the environment names.

@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn no_table_shows_a_stranger_s_text_as_it_is() {
         let fleet = hostile();
-        let found = crate::plan::happening::of(&fleet);
+        let found = crate::plan::cloud_event::of(&fleet);
         assert!(found.len() > 3);
         for (name, shown) in [
             ("status", text(&fleet, true)),

@@ -17,7 +17,13 @@ pub enum CloudError {
         /// Its name.
         name: String,
     },
-    /// Somebody else changed the environment since the plan was made.
+    /// Somebody else's act came in between: the environment has another generation than the act was planned on.
+    #[error("{message}; run the command again to plan from what is there now")]
+    Outdated {
+        /// What was done, and by whom.
+        message: String,
+    },
+    /// An act contradicts what is there.
     #[error("{message}; run the command again to plan from what is there now")]
     Conflict {
         /// What was found instead.

@@ -6,18 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use i2kit_spec::status::{self, PodPhase, PodStatus, Wait};
 
-use super::environment::{Environment, Facts, GroupRecord, InstanceRecord};
-use super::health::{Heard, Known, judge};
-use super::reconcile::{Act, decide};
-use super::{Cloud, CloudError, LogQuery, LogStream, Moment, NewRevision};
-use crate::image::DiskImage;
+use super::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
+use super::engine::health::{Heard, Known, judge};
+use super::engine::moment::Moment;
+use super::engine::reconcile::{Action, decide};
+use super::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates, polling, watch};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceState};
+use crate::plan::act::{Act, PlannedAct};
+use crate::plan::fleet::{Fleet, Generation, InstanceState};
 use crate::plan::image::ImageId;
 
 /// How an image behaves when a VM boots it.
@@ -61,7 +63,7 @@ pub struct World {
     pub environment: Environment,
     /// How images behave; those not named are ready after 3 seconds.
     pub behaviours: BTreeMap<ImageId, Behaviour>,
-    /// Faults by the number of the call, counted from 0 over all calls but `observe`.
+    /// Faults by the number of the call, counted from 0 over all acts.
     pub faults: BTreeMap<usize, Fault>,
     /// Calls so far.
     pub calls: usize,
@@ -121,13 +123,11 @@ impl World {
             let Some(group) = self.environment.groups.get(&name) else { continue };
             let decision = decide(&group.view(&|id| self.facts(id)), self.now);
             self.environment.remember(&name, &decision, self.moment());
-            for act in decision.acts {
-                self.act(&name, act);
+            for action in decision.actions {
+                self.perform(&name, action);
             }
             let Some(group) = self.environment.groups.get_mut(&name) else { continue };
-            if let Some(refresh) = &mut group.memory.refresh
-                && let (Some(reason), Some(blame)) = (&mut refresh.reason, &decision.blame)
-            {
+            if let (Some(reason), Some(blame)) = (group.memory.reason_mut(), &decision.blame) {
                 *reason = format!("{reason}: {blame}");
             }
             if group.memory.deleting && group.instances.is_empty() {
@@ -136,9 +136,13 @@ impl World {
         }
     }
 
-    fn facts(&self, id: &str) -> Facts {
+    fn facts(&self, id: &str) -> MachineFacts {
         let alive = !self.dead.iter().any(|dead| dead == id);
-        Facts { alive, succeeded: !alive && self.done.iter().any(|done| done == id), ..Facts::default() }
+        MachineFacts {
+            alive,
+            succeeded: !alive && self.done.iter().any(|done| done == id),
+            ..MachineFacts::default()
+        }
     }
 
     fn check_health(&mut self) {
@@ -186,7 +190,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, name: &Name, act: Act) {
+    fn perform(&mut self, name: &Name, action: Action) {
         let (now, moment) = (self.now, self.moment());
         let Some(group) = self.environment.groups.get_mut(name) else { return };
         let mut enter = |id: &str, state| {
@@ -194,25 +198,25 @@ impl World {
                 record.enter(state, now);
             }
         };
-        match act {
-            Act::Launch { revision } => {
+        match action {
+            Action::Launch { revision } => {
                 self.launched += 1;
                 let id = format!("{}-{revision}-{}", name.name, self.launched);
                 group.instances.insert(id.clone(), InstanceRecord::new(id, revision, moment));
             }
-            Act::Drain { id, failed } => {
+            Action::Drain { id, failed } => {
                 enter(&id, InstanceState::Draining);
                 if let Some(record) = group.instances.get_mut(&id) {
                     record.failed |= failed;
                 }
             }
-            Act::PowerOff { id } => {
+            Action::PowerOff { id } => {
                 enter(&id, InstanceState::Stopping);
                 self.dead.push(id);
             }
-            Act::Kill { id } => self.dead.push(id),
-            Act::End { id } => enter(&id, InstanceState::Ended),
-            Act::Forget { id } => {
+            Action::Kill { id } => self.dead.push(id),
+            Action::End { id } => enter(&id, InstanceState::Ended),
+            Action::Forget { id } => {
                 group.instances.remove(&id);
             }
         }
@@ -221,83 +225,40 @@ impl World {
 
 #[async_trait]
 impl Cloud for Sim {
-    async fn observe(&self) -> Result<Fleet, CloudError> {
+    async fn inspect(&self, scope: &Scope) -> Result<Fleet, CloudError> {
         let mut world = self.world();
         world.pass(1);
         let world = &*world;
-        Ok(world.environment.fleet("sim", &|id| world.facts(id), &|_| Vec::new(), world.now))
+        let mut fleet = world.environment.fleet("sim", &|id| world.facts(id), &|_| Vec::new(), world.now);
+        if let Scope::Group(name) = scope {
+            fleet = fleet.only(name);
+        }
+        Ok(fleet)
     }
 
-    async fn put_image(&self, image: &DiskImage) -> Result<(), CloudError> {
-        self.call("put_image", |world| {
-            world.environment.images.insert(image.id);
-            Ok(())
-        })
+    /// Each update is a second later.
+    fn watch<'c>(&'c self, scope: &Scope) -> Updates<'c> {
+        watch::updates(polling::observations(self, scope, Duration::ZERO))
     }
 
-    async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError> {
-        self.call("delete_images", |world| world.environment.delete_images(images))
-    }
-
-    async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
-        self.call("put_balancer", |world| {
-            world.environment.put_balancer(spec, || "192.0.2.1".to_owned());
-            Ok(())
-        })
-    }
-
-    async fn delete_balancer(&self, name: &Name) -> Result<(), CloudError> {
-        self.call("delete_balancer", |world| {
-            world.environment.balancers.remove(name);
-            Ok(())
-        })
-    }
-
-    async fn put_group(&self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError> {
-        self.call("put_group", |world| world.environment.put_group(name, settings))
-    }
-
-    async fn put_revision(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError> {
-        self.call("put_revision", |world| {
-            let now = world.moment();
-            world.environment.put_revision(group, revision, now)
-        })
-    }
-
-    async fn delete_revisions(&self, group: &Name, revisions: &[u32]) -> Result<(), CloudError> {
-        self.call("delete_revisions", |world| world.environment.delete_revisions(group, revisions))
-    }
-
-    async fn start_refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
-        self.call("start_refresh", |world| {
-            let now = world.moment();
-            world.environment.start_refresh(group, to, replicas, now)
-        })
-    }
-
-    async fn cancel_refresh(&self, group: &Name) -> Result<(), CloudError> {
-        self.call("cancel_refresh", |world| world.environment.cancel_refresh(group))
-    }
-
-    async fn set_replicas(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
-        self.call("set_replicas", |world| world.environment.set_replicas(group, replicas))
-    }
-
-    async fn delete_group(&self, group: &Name) -> Result<(), CloudError> {
-        self.call("delete_group", |world| {
-            world.environment.delete_group(group);
-            while world.environment.groups.contains_key(group) {
-                world.pass(1);
+    async fn apply(&self, act: &PlannedAct, materials: &Materials) -> Result<Generation, CloudError> {
+        if let Act::PutImage { image } = &act.act {
+            materials.image(*image)?;
+        }
+        self.call(&act.act.to_string(), |world| {
+            let (now, mut next) = (world.moment(), world.environment.clone());
+            let generation = next.apply(act, now, || "192.0.2.1".to_owned())?;
+            world.environment = next;
+            if let Act::DeleteGroup { group } = &act.act {
+                while world.environment.groups.contains_key(group) {
+                    world.pass(1);
+                }
             }
-            Ok(())
+            Ok(generation)
         })
     }
 
     async fn logs(&self, _query: &LogQuery) -> Result<LogStream, CloudError> {
         Ok(futures::stream::empty().boxed())
-    }
-
-    async fn release(&self) -> Result<(), CloudError> {
-        Ok(())
     }
 }

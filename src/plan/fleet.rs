@@ -5,22 +5,32 @@
 //! since the Unix epoch. Nothing here knows which cloud it came from.
 
 mod balancer;
+mod change;
+mod event;
+mod generation;
 mod group;
 mod http;
 mod instance;
 mod launch;
+mod leftover;
 mod mix;
 mod refresh;
+mod run;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target, TargetGroup};
+pub use self::change::{Change, changes};
+pub use self::event::{CloudEvent, EventKind};
+pub use self::generation::Generation;
 pub use self::group::{GroupSettings, InstanceGroup, JobSettings, RefreshBounds, Revision, Scaling, count};
 pub use self::http::{HttpBackend, HttpRule, HttpSpec};
 pub use self::instance::{Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceState};
 pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
+pub use self::leftover::Leftover;
 pub use self::mix::MachineMix;
 pub use self::refresh::{Refresh, RefreshStatus};
+pub use self::run::JobRun;
 use super::image::ImageId;
 use crate::manifest::api::Name;
 
@@ -30,6 +40,9 @@ use crate::manifest::api::Name;
 pub struct Fleet {
     /// The environment's name.
     pub environment: String,
+    /// The generation of its definitions: a plan that is made on this fleet holds as long as it stays.
+    #[serde(default)]
+    pub generation: Generation,
     /// Groups of VMs, by name.
     pub groups: Vec<InstanceGroup>,
     /// Balancers, by name.
@@ -42,6 +55,9 @@ pub struct Fleet {
     /// What the cloud cannot give the environment for now, and what to do about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What interrupted runs left; reported only in a detailed observation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<Leftover>,
 }
 
 impl Fleet {
@@ -53,6 +69,15 @@ impl Fleet {
     /// The balancer called `name`.
     pub fn balancer(&self, name: &Name) -> Option<&LoadBalancer> {
         self.balancers.iter().find(|balancer| balancer.spec.name == *name)
+    }
+
+    /// One group of it, with the balancers in front of it.
+    #[must_use]
+    pub fn only(mut self, group: &Name) -> Self {
+        self.groups.retain(|found| found.name == *group);
+        self.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == *group));
+        self.images.clear();
+        self
     }
 
     /// Whether the environment holds nothing at all.

@@ -4,6 +4,7 @@
 //! Steps are in the order of their execution. Refreshes of all groups are started before the first one is waited for:
 //! the pods of one group may need those of another to become ready. It does not know clocks, clouds or image files.
 
+mod again;
 mod render;
 mod verbs;
 
@@ -11,8 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::verbs::{PlanError, destroy, rollback, scale, wait};
-use super::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec, RefreshStatus};
+pub use self::again::NotShown;
+pub use self::verbs::{PlanError, collect, destroy, rollback, scale, wait};
+use super::act::{Act, NewRevision};
+use super::fleet::{
+    BalancerSpec, Fleet, Generation, GroupSettings, InstanceGroup, LaunchSpec, RefreshStatus,
+};
 use super::image::ImageId;
 use crate::manifest::api::Name;
 
@@ -49,13 +54,30 @@ pub struct GroupSpec {
 pub struct RolloutPlan {
     /// The environment's name.
     pub environment: String,
+    /// The generation of the fleet that it was made on.
+    #[serde(default)]
+    pub generation: Generation,
     /// What is done.
     pub steps: Vec<Step>,
     /// What the user should know, one sentence each.
     pub notes: Vec<String>,
+    /// What it was made for, so that it can be made again on a newer fleet.
+    #[serde(skip)]
+    pub intent: Intent,
 }
 
 impl RolloutPlan {
+    /// A plan of these steps on `fleet`.
+    fn new(fleet: &Fleet, intent: Intent, steps: Vec<Step>) -> Self {
+        Self {
+            environment: fleet.environment.clone(),
+            generation: fleet.generation,
+            steps,
+            notes: vec![],
+            intent,
+        }
+    }
+
     /// Whether there is nothing to do and nothing to wait for.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
@@ -63,85 +85,59 @@ impl RolloutPlan {
 
     /// Whether nothing is changed; something that an earlier run began may still have to be waited for.
     pub fn is_unchanged(&self) -> bool {
-        self.steps.iter().all(|step| matches!(step, Step::Await { .. }))
+        self.acts().next().is_none()
+    }
+
+    /// The acts among its steps.
+    pub fn acts(&self) -> impl Iterator<Item = &Act> {
+        self.steps.iter().filter_map(Step::act)
     }
 
     /// Images that must be built before the plan can be carried out.
     pub fn images(&self) -> impl Iterator<Item = ImageId> {
-        self.steps.iter().filter_map(|step| match step {
-            Step::PutImage { image } => Some(*image),
+        self.acts().filter_map(|act| match act {
+            Act::PutImage { image } => Some(*image),
             _ => None,
         })
     }
 }
 
-/// One act. Carrying out a step that was carried out before changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum Step {
-    /// Give the cloud a machine image.
-    PutImage {
-        /// Which.
-        image: ImageId,
-    },
-    /// Make a balancer what it should be.
-    PutBalancer {
-        /// All of it.
-        spec: BalancerSpec,
-        /// What it is now, when it exists.
-        previous: Option<BalancerSpec>,
-    },
-    /// Make a group (of no VMs yet), or change its settings.
-    PutGroup {
+/// What a plan was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Intent {
+    /// Steps that were put together by hand: the plan cannot be made again.
+    #[default]
+    None,
+    /// [`rollout`].
+    Deploy(Box<Desired>),
+    /// [`rollback`].
+    Rollback {
         /// The group.
         group: Name,
-        /// All settings.
-        settings: GroupSettings,
-        /// Those that it has now, when it exists.
-        previous: Option<GroupSettings>,
+        /// The revision that it goes back to.
+        to: Option<u32>,
     },
-    /// Add a revision to a group.
-    PutRevision {
-        /// The group.
-        group: Name,
-        /// The number that it gets.
-        number: u32,
-        /// How its VMs are started.
-        launch: LaunchSpec,
-        /// Why.
-        cause: String,
-        /// The launch spec of the group's current revision.
-        previous: Option<LaunchSpec>,
-    },
-    /// Stop the refresh that is under way, since another one is wanted.
-    CancelRefresh {
-        /// The group.
-        group: Name,
-        /// Where the refresh leads.
-        to: u32,
-    },
-    /// Replace the group's VMs by those of another revision. Only starts it: an [`Step::Await`] follows.
-    StartRefresh {
-        /// The group.
-        group: Name,
-        /// The current revision; `None` when the group is started for the first time.
-        from: Option<u32>,
-        /// The wanted revision.
-        to: u32,
-        /// The number of VMs.
-        replicas: u32,
-        /// The number of VMs that the group should have now.
-        previous_replicas: u32,
-    },
-    /// Change the number of VMs. An [`Step::Await`] follows.
+    /// [`scale`].
     Scale {
         /// The group.
         group: Name,
-        /// The number now.
-        from: u32,
-        /// The number wanted.
-        to: u32,
+        /// The number of VMs.
+        replicas: u32,
     },
+    /// [`destroy`].
+    Destroy,
+    /// [`collect`].
+    Collect,
+    /// [`wait`]: the groups waited for.
+    Wait(Vec<Name>),
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Step {
+    /// Apply an act to the cloud. One that was applied before changes nothing.
+    Apply(Box<Change>),
     /// Wait until the group consists of healthy VMs of that revision.
     Await {
         /// The group.
@@ -153,33 +149,71 @@ pub enum Step {
         /// Seconds without progress after which waiting fails, unless the cloud ends its refresh earlier.
         deadline_seconds: u32,
     },
-    /// Forget old revisions, as the history limit says.
-    DeleteRevisions {
-        /// The group.
-        group: Name,
-        /// Their numbers.
-        revisions: Vec<u32>,
-    },
-    /// Drain and end all VMs of a group, and forget it.
-    DeleteGroup {
-        /// The group.
-        group: Name,
-    },
-    /// Stop listening, and forget the balancer.
-    DeleteBalancer {
-        /// The balancer.
-        balancer: Name,
-    },
-    /// Delete images that no revision names any more.
-    DeleteImages {
-        /// Which.
-        images: Vec<ImageId>,
-    },
+}
+
+impl Step {
+    /// The step that applies `act` where the fleet was `before`.
+    fn apply(act: Act, before: Before) -> Self {
+        Self::Apply(Box::new(Change { act, before }))
+    }
+
+    /// The act that it applies; none when it waits.
+    pub fn act(&self) -> Option<&Act> {
+        match self {
+            Self::Apply(change) => Some(&change.act),
+            Self::Await { .. } => None,
+        }
+    }
+}
+
+/// An act that does what it does to something new, or whose text needs nothing of what was there before.
+impl From<Act> for Step {
+    fn from(act: Act) -> Self {
+        Self::apply(act, Before::default())
+    }
+}
+
+/// An act, and what it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What is done.
+    #[serde(flatten)]
+    pub act: Act,
+    /// What was there when the plan was made.
+    #[serde(default, skip_serializing_if = "Before::is_nothing")]
+    pub before: Before,
+}
+
+/// What an act changes, as far as the text of a plan shows it. A cloud does not get it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Before {
+    /// The balancer's spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<BalancerSpec>,
+    /// The group's settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<GroupSettings>,
+    /// The launch spec of the group's current revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchSpec>,
+    /// The group's current revision; none before its first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u32>,
+    /// The number of VMs that the group should have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+}
+
+impl Before {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Compares `desired` with `fleet`.
 pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
-    let mut plan = RolloutPlan { environment: desired.environment.clone(), ..RolloutPlan::default() };
+    let mut plan = RolloutPlan::new(fleet, Intent::Deploy(Box::new(desired.clone())), vec![]);
+    plan.environment.clone_from(&desired.environment);
     let groups: Vec<GroupSteps> = desired
         .groups
         .iter()
@@ -189,11 +223,17 @@ pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
 
     let needed: BTreeSet<ImageId> = desired.groups.iter().map(|spec| spec.launch.image).collect();
     plan.steps.extend(
-        needed.into_iter().filter(|id| !fleet.images.contains(id)).map(|image| Step::PutImage { image }),
+        needed
+            .into_iter()
+            .filter(|id| !fleet.images.contains(id))
+            .map(|image| Act::PutImage { image }.into()),
     );
     plan.steps.extend(desired.balancers.iter().filter_map(|spec| {
-        let previous = fleet.balancer(&spec.name).map(|balancer| balancer.spec.clone());
-        (previous.as_ref() != Some(spec)).then(|| Step::PutBalancer { spec: spec.clone(), previous })
+        let balancer = fleet.balancer(&spec.name).map(|balancer| balancer.spec.clone());
+        (balancer.as_ref() != Some(spec)).then(|| {
+            let act = Act::PutBalancer { spec: spec.clone() };
+            Step::apply(act, Before { balancer, ..Before::default() })
+        })
     }));
     for group in &groups {
         plan.steps.extend(group.act.iter().cloned());
@@ -202,13 +242,13 @@ pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
     plan.steps.extend(groups.iter().filter_map(|group| group.wait.clone()));
     plan.steps.extend(groups.iter().filter_map(|group| group.trim.clone()));
     if desired.prune {
-        plan.steps.extend(surplus.groups.iter().map(|name| Step::DeleteGroup { group: name.clone() }));
-        plan.steps
-            .extend(surplus.balancers.iter().map(|name| Step::DeleteBalancer { balancer: name.clone() }));
+        let groups = surplus.groups.iter().map(|name| Act::DeleteGroup { group: name.clone() });
+        let balancers = surplus.balancers.iter().map(|name| Act::DeleteBalancer { balancer: name.clone() });
+        plan.steps.extend(groups.chain(balancers).map(Step::from));
     } else {
         plan.notes.extend(surplus.notes());
     }
-    plan.steps.extend(unused_images(&plan.steps, fleet));
+    plan.steps.extend(unused_images(&plan.steps, fleet).map(Step::from));
     plan
 }
 
@@ -224,8 +264,9 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
     let mut act = Vec::new();
     let mut notes = Vec::new();
     if found.is_none_or(|group| group.settings != spec.settings) {
-        let previous = found.map(|group| group.settings.clone());
-        act.push(Step::PutGroup { group: spec.name.clone(), settings: spec.settings.clone(), previous });
+        let before = Before { settings: found.map(|group| group.settings.clone()), ..Before::default() };
+        let put = Act::PutGroup { group: spec.name.clone(), settings: spec.settings.clone() };
+        act.push(Step::apply(put, before));
     }
     let known =
         found.and_then(|group| group.revisions.iter().rev().find(|revision| revision.launch == spec.launch));
@@ -235,14 +276,10 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         (None, None) => 1,
     };
     if known.is_none() {
-        let previous = found.and_then(|group| Some(group.revision(group.current?)?.launch.clone()));
-        act.push(Step::PutRevision {
-            group: spec.name.clone(),
-            number,
-            launch: spec.launch.clone(),
-            cause: cause.to_owned(),
-            previous,
-        });
+        let launch = found.and_then(|group| Some(group.revision(group.current?)?.launch.clone()));
+        let revision = NewRevision { number, launch: spec.launch.clone(), cause: cause.to_owned() };
+        let put = Act::PutRevision { group: spec.name.clone(), revision };
+        act.push(Step::apply(put, Before { launch, ..Before::default() }));
     }
     let replicas = size(spec, found);
     act.extend(movement(&spec.name, number, replicas, found));
@@ -278,18 +315,14 @@ fn size(spec: &GroupSpec, found: Option<&InstanceGroup>) -> u32 {
 
 /// The steps that make `replicas` VMs of revision `to` out of what the group has, given that the revision exists.
 fn movement(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) -> Vec<Step> {
-    let start = |from, previous_replicas| Step::StartRefresh {
-        group: name.clone(),
-        from,
-        to,
-        replicas,
-        previous_replicas,
+    let start = |revision, before| {
+        let act = Act::StartRefresh { group: name.clone(), to, replicas };
+        Step::apply(act, Before { revision, replicas: Some(before), ..Before::default() })
     };
     let Some(group) = found else { return vec![start(None, 0)] };
-    let scale = (group.replicas != replicas).then(|| Step::Scale {
-        group: name.clone(),
-        from: group.replicas,
-        to: replicas,
+    let scale = (group.replicas != replicas).then(|| {
+        let act = Act::Scale { group: name.clone(), replicas };
+        Step::apply(act, Before { replicas: Some(group.replicas), ..Before::default() })
     });
     match group.active_refresh() {
         // Whatever started it, it leads where we want to go: it is adopted.
@@ -300,7 +333,7 @@ fn movement(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) 
             scale.into_iter().collect()
         }
         Some(refresh) => vec![
-            Step::CancelRefresh { group: name.clone(), to: refresh.to },
+            Act::CancelRefresh { group: name.clone(), to: refresh.to }.into(),
             start(group.current, group.replicas),
         ],
         None if runs(group, to) => scale.into_iter().collect(),
@@ -328,7 +361,7 @@ fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
     let mut revisions: Vec<u32> =
         old.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
     revisions.sort_unstable();
-    (!revisions.is_empty()).then(|| Step::DeleteRevisions { group: group.name.clone(), revisions })
+    (!revisions.is_empty()).then(|| Act::DeleteRevisions { group: group.name.clone(), revisions }.into())
 }
 
 /// What the environment holds and the manifests do not mention.
@@ -367,8 +400,8 @@ fn surplus(desired: &Desired, fleet: &Fleet) -> Surplus {
     }
 }
 
-/// The step that deletes the images which no revision names once `steps` are done.
-fn unused_images(steps: &[Step], fleet: &Fleet) -> Option<Step> {
+/// The act that deletes the images which no revision names once `steps` are done.
+fn unused_images(steps: &[Step], fleet: &Fleet) -> Option<Act> {
     let mut kept: BTreeMap<(&Name, u32), ImageId> = fleet
         .groups
         .iter()
@@ -377,23 +410,23 @@ fn unused_images(steps: &[Step], fleet: &Fleet) -> Option<Step> {
         })
         .collect();
     let mut put: BTreeSet<ImageId> = BTreeSet::new();
-    for step in steps {
-        match step {
-            Step::PutImage { image } => {
+    for act in steps.iter().filter_map(Step::act) {
+        match act {
+            Act::PutImage { image } => {
                 put.insert(*image);
             }
-            Step::PutRevision { group, number, launch, .. } => {
-                kept.insert((group, *number), launch.image);
+            Act::PutRevision { group, revision } => {
+                kept.insert((group, revision.number), revision.launch.image);
             }
-            Step::DeleteRevisions { group, revisions } => {
+            Act::DeleteRevisions { group, revisions } => {
                 kept.retain(|(name, number), _| *name != group || !revisions.contains(number));
             }
-            Step::DeleteGroup { group } => kept.retain(|(name, _), _| *name != group),
+            Act::DeleteGroup { group } => kept.retain(|(name, _), _| *name != group),
             _ => {}
         }
     }
     let used: BTreeSet<ImageId> = kept.into_values().chain(put).collect();
     let held = fleet.images.iter().chain(&fleet.half_deleted).copied();
     let images: Vec<ImageId> = held.filter(|id| !used.contains(id)).collect();
-    (!images.is_empty()).then_some(Step::DeleteImages { images })
+    (!images.is_empty()).then_some(Act::DeleteImages { images })
 }

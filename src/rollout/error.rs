@@ -5,6 +5,7 @@ use thiserror::Error;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
 use crate::plan::image::ImageId;
+use crate::plan::rollout::NotShown;
 
 /// Why a plan was not carried out to its end.
 #[derive(Debug, Error)]
@@ -16,6 +17,14 @@ pub enum RolloutError {
         step: String,
         /// What the cloud said.
         source: CloudError,
+    },
+    /// Somebody else's acts make the rest of the plan another one.
+    #[error("{what}: {why}")]
+    Overtaken {
+        /// What was done meanwhile, and by whom.
+        what: String,
+        /// What the plan would do now.
+        why: NotShown,
     },
     /// An image that the plan needs was not handed over.
     #[error("image {0} was not built; build it before the rollout")]

@@ -1,77 +1,126 @@
-//! Carries a rollout plan out, step by step, on any cloud. Every step finds what exists first, so that a run that was
-//! killed at any moment is made good by the next one.
+//! Carries a rollout plan out, step by step, on any cloud. Every act finds what exists first, so that a run that was
+//! killed at any moment is made good by the next one. When somebody else's act came in between, the plan is made again on
+//! what is there now, and carried on for as far as it was shown.
 
 mod error;
 mod watch;
 
 #[cfg(test)]
+mod interleaving;
+#[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use self::error::RolloutError;
-use crate::cloud::{Cloud, CloudError, NewRevision};
-use crate::image::DiskImage;
+use crate::cloud::{Cloud, CloudError, Materials};
 use crate::manifest::api::Name;
-use crate::plan::image::ImageId;
+use crate::plan::act::{Act, PlannedAct};
+use crate::plan::fleet::Generation;
 use crate::plan::rollout::{RolloutPlan, Step};
 use crate::report::{Event, Events};
+
+/// How often a plan is made again at most: each time somebody else has changed something.
+const REPLANS: u32 = 20;
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How often the cloud is asked how far it is.
-    pub poll: Duration,
     /// Whether to wait until the groups are healthy. Otherwise what follows a successful refresh (its old revisions, and
     /// the images that they name) is left to a later run.
     pub wait: bool,
+    /// Who carries it out, for those whom it gets in the way of.
+    pub by: String,
 }
 
 impl Default for Options {
-    /// Waits, and asks four times a second: the answer comes from this machine or costs one API call.
+    /// Waits.
     fn default() -> Self {
-        Self { poll: Duration::from_millis(250), wait: true }
+        Self { wait: true, by: "somebody".into() }
     }
 }
 
 /// Carries `plan` out on `cloud`, and returns the steps that are left because they need a wait that `options` do not ask
-/// for. `images` must hold every image that [`RolloutPlan::images`] names.
+/// for. `materials` must have every image that [`RolloutPlan::images`] names.
 ///
 /// # Errors
-/// What the first step that is refused said. A group that does not become healthy is told when all the others have been
-/// waited for; nothing is deleted then.
+/// The refusal of the first act that is refused. A group that does not become healthy is reported when all the others
+/// have been waited for; nothing is deleted then. [`RolloutError::Overtaken`] when somebody else's acts make the rest of
+/// the plan another one than was shown.
 pub async fn execute(
     plan: &RolloutPlan,
-    images: &BTreeMap<ImageId, DiskImage>,
+    materials: &Materials,
     cloud: &dyn Cloud,
     events: &Events,
     options: &Options,
 ) -> Result<Vec<Step>, RolloutError> {
-    let mut started = BTreeSet::new();
-    let mut left: Vec<Step> = Vec::new();
-    let mut failed: Vec<RolloutError> = Vec::new();
-    for (index, step) in plan.steps.iter().enumerate() {
-        let waits = matches!(step, Step::Await { .. });
-        if !options.wait && needs_wait(step, &left) {
-            left.push(step.clone());
-            continue;
+    let at = plan.generation;
+    let mut run = Run { materials, cloud, events, options, at, started: BTreeSet::new(), tasks: 0 };
+    let mut current = plan.clone();
+    let mut replans = 0;
+    loop {
+        let (step, message) = match run.pass(&current).await? {
+            Passed::Ended(left) => return Ok(left),
+            Passed::Outdated(step, message) => (step, message),
+        };
+        if replans == REPLANS {
+            return Err(RolloutError::Cloud { step, source: CloudError::Outdated { message } });
         }
-        if !failed.is_empty() && !waits {
-            break;
-        }
-        let id = format!("step-{index}");
-        events.emit(Event::TaskStarted { id: id.clone(), title: step.to_string(), total: None });
-        if let Step::Await { group, revision, replicas, deadline_seconds } = step {
-            let goal = watch::Goal {
-                group,
-                revision: *revision,
-                replicas: *replicas,
-                deadline: Duration::from_secs(u64::from(*deadline_seconds)),
-                started_here: started.contains(group),
-            };
-            match watch::until_settled(&goal, cloud, events, options.poll).await {
+        let fleet = cloud.observe().await.map_err(|source| RolloutError::Cloud { step, source })?;
+        let overtaken = |why| RolloutError::Overtaken { what: message.clone(), why };
+        current = plan.again(&fleet).map_err(overtaken)?;
+        run.at = current.generation;
+        replans += 1;
+        events.note(format!("{message}: the rest of the plan holds, and goes on"));
+    }
+}
+
+/// A plan that is being carried out.
+struct Run<'r> {
+    materials: &'r Materials,
+    cloud: &'r dyn Cloud,
+    events: &'r Events,
+    options: &'r Options,
+    /// The generation that the next act is planned on.
+    at: Generation,
+    /// Groups whose refresh this run started.
+    started: BTreeSet<Name>,
+    /// Number of the next task, for its events.
+    tasks: usize,
+}
+
+/// How far a plan came.
+enum Passed {
+    /// To its end, but for these steps.
+    Ended(Vec<Step>),
+    /// To a step that was planned on an older generation; with what was done meanwhile.
+    Outdated(String, String),
+}
+
+impl Run<'_> {
+    async fn pass(&mut self, plan: &RolloutPlan) -> Result<Passed, RolloutError> {
+        let mut left: Vec<Step> = Vec::new();
+        let mut failed: Vec<RolloutError> = Vec::new();
+        for step in &plan.steps {
+            if !self.options.wait && needs_wait(step, &left) {
+                left.push(step.clone());
+                continue;
+            }
+            if !failed.is_empty() && step.act().is_some() {
+                break;
+            }
+            let id = format!("step-{}", self.tasks);
+            self.tasks += 1;
+            self.events.emit(Event::TaskStarted { id: id.clone(), title: step.to_string(), total: None });
+            match self.step(step).await {
                 Ok(()) => {}
+                Err(RolloutError::Cloud { step, source: CloudError::Outdated { message } })
+                    if failed.is_empty() =>
+                {
+                    self.events.emit(Event::TaskFinished { id, outcome: "planned again".to_owned() });
+                    return Ok(Passed::Outdated(step, message));
+                }
                 // The cloud itself does not answer: the other groups cannot be asked for either.
                 Err(error @ RolloutError::Cloud { .. }) => {
                     failed.push(error);
@@ -82,61 +131,67 @@ pub async fn execute(
                     continue;
                 }
             }
-        } else {
-            act(step, images, cloud, &mut started).await?;
+            self.events.emit(Event::TaskFinished { id, outcome: "done".to_owned() });
         }
-        events.emit(Event::TaskFinished { id, outcome: "done".to_owned() });
+        match failed.len() {
+            0 => Ok(Passed::Ended(left)),
+            1 => Err(failed.remove(0)),
+            _ => Err(RolloutError::Several(failed)),
+        }
     }
-    match failed.len() {
-        0 => Ok(left),
-        1 => Err(failed.remove(0)),
-        _ => Err(RolloutError::Several(failed)),
+
+    async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
+        match step {
+            Step::Apply(change) => self.apply(&change.act, step).await,
+            Step::Await { group, revision, replicas, deadline_seconds } => {
+                let goal = watch::Goal {
+                    group,
+                    revision: *revision,
+                    replicas: *replicas,
+                    deadline: Duration::from_secs(u64::from(*deadline_seconds)),
+                    started_here: self.started.contains(group),
+                };
+                watch::until_settled(&goal, self.cloud, self.events).await
+            }
+        }
+    }
+
+    async fn apply(&mut self, act: &Act, step: &Step) -> Result<(), RolloutError> {
+        match act {
+            Act::PutImage { image } if !self.materials.images.contains_key(image) => {
+                return Err(RolloutError::ImageMissing(*image));
+            }
+            Act::StartRefresh { group, .. } => drop(self.started.insert(group.clone())),
+            _ => {}
+        }
+        let planned = PlannedAct { act: act.clone(), generation: self.at, by: self.options.by.clone() };
+        let applied = self.cloud.apply(&planned, self.materials).await;
+        self.at = applied.map_err(|source| RolloutError::Cloud { step: step.to_string(), source })?;
+        Ok(())
     }
 }
 
 /// Whether a step waits, or is right only after one of the steps that are `left`.
 fn needs_wait(step: &Step, left: &[Step]) -> bool {
-    match step {
-        Step::Await { .. } => true,
+    let Some(act) = step.act() else { return true };
+    match act {
         // A refresh that fails goes back to a revision that may be one of these.
-        Step::DeleteRevisions { group, .. } => {
+        Act::DeleteRevisions { group, .. } => {
             left.iter().any(|step| matches!(step, Step::Await { group: waited, .. } if waited == group))
         }
         // Part of them may be images of revisions that are left.
-        Step::DeleteImages { .. } => left.iter().any(|step| matches!(step, Step::DeleteRevisions { .. })),
+        Act::DeleteImages { .. } => {
+            left.iter().any(|step| matches!(step.act(), Some(Act::DeleteRevisions { .. })))
+        }
         _ => false,
     }
 }
 
-/// One step that does not wait. Groups whose refresh was started are added to `started`.
-async fn act(
-    step: &Step,
-    images: &BTreeMap<ImageId, DiskImage>,
-    cloud: &dyn Cloud,
-    started: &mut BTreeSet<Name>,
-) -> Result<(), RolloutError> {
-    let done: Result<(), CloudError> = match step {
-        Step::PutImage { image } => {
-            let image = images.get(image).ok_or(RolloutError::ImageMissing(*image))?;
-            cloud.put_image(image).await
-        }
-        Step::PutBalancer { spec, .. } => cloud.put_balancer(spec).await,
-        Step::PutGroup { group, settings, .. } => cloud.put_group(group, settings).await,
-        Step::PutRevision { group, number, launch, cause, .. } => {
-            let revision = NewRevision { number: *number, launch: launch.clone(), cause: cause.clone() };
-            cloud.put_revision(group, &revision).await
-        }
-        Step::CancelRefresh { group, .. } => cloud.cancel_refresh(group).await,
-        Step::StartRefresh { group, to, replicas, .. } => {
-            started.insert(group.clone());
-            cloud.start_refresh(group, *to, *replicas).await
-        }
-        Step::Scale { group, to, .. } => cloud.set_replicas(group, *to).await,
-        Step::Await { .. } => Ok(()),
-        Step::DeleteRevisions { group, revisions } => cloud.delete_revisions(group, revisions).await,
-        Step::DeleteGroup { group } => cloud.delete_group(group).await,
-        Step::DeleteBalancer { balancer } => cloud.delete_balancer(balancer).await,
-        Step::DeleteImages { images } => cloud.delete_images(images).await,
-    };
-    done.map_err(|source| RolloutError::Cloud { step: step.to_string(), source })
+/// Removes what the environment has as a whole, if it holds nothing.
+///
+/// # Errors
+/// The cloud's refusal.
+pub async fn release(cloud: &dyn Cloud, by: &str) -> Result<(), CloudError> {
+    let act = PlannedAct { act: Act::Release, generation: Generation::default(), by: by.to_owned() };
+    cloud.apply(&act, &Materials::default()).await.map(drop)
 }

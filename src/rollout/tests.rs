@@ -1,32 +1,31 @@
 //! Rollouts on the fake cloud.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::{Options, RolloutError, execute};
-use crate::cloud::Cloud as _;
 use crate::cloud::sim::{Behaviour, Fault, Sim};
+use crate::cloud::{Cloud as _, Materials};
 use crate::image::DiskImage;
 use crate::manifest::api::{IntOrPercent, Name, Protocol, ServiceType, Strategy as Rollout};
 use crate::oci::Digest;
+use crate::plan::act::Act;
 use crate::plan::example;
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, Listener, TargetGroup};
 use crate::plan::image::ImageId;
 use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan, Step, destroy, rollback, rollout, scale};
 use crate::report::{Event, Events};
 
-fn name(name: &str) -> Name {
+pub(super) fn name(name: &str) -> Name {
     Name { namespace: "default".into(), name: name.into() }
 }
 
-fn image(number: u32) -> ImageId {
+pub(super) fn image(number: u32) -> ImageId {
     ImageId(Digest::of(&number.to_le_bytes()))
 }
 
-fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
+pub(super) fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
     GroupSpec {
         name: name(group),
         replicas,
@@ -45,7 +44,7 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
     }
 }
 
-fn desired(groups: Vec<GroupSpec>) -> Desired {
+pub(super) fn desired(groups: Vec<GroupSpec>) -> Desired {
     let balancers = groups
         .iter()
         .map(|spec| {
@@ -58,7 +57,7 @@ fn desired(groups: Vec<GroupSpec>) -> Desired {
 }
 
 /// Every image that a test may want, since building is not what is tested.
-fn images() -> BTreeMap<ImageId, DiskImage> {
+pub(super) fn materials() -> Materials {
     let image = |id| DiskImage {
         id,
         kernel: "/k".into(),
@@ -68,12 +67,13 @@ fn images() -> BTreeMap<ImageId, DiskImage> {
         cmdline: String::new(),
         segments: Vec::new(),
     };
-    (0..10).map(|number| (self::image(number), image(self::image(number)))).collect()
+    let images = (0..10).map(|number| (self::image(number), image(self::image(number)))).collect();
+    Materials { images, secrets: vec![] }
 }
 
 async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {
-    let options = Options { poll: Duration::ZERO, wait: true };
-    execute(plan, &images(), sim, events, &options).await.map(|left| assert_eq!(left, []))
+    let options = Options::default();
+    execute(plan, &materials(), sim, events, &options).await.map(|left| assert_eq!(left, []))
 }
 
 async fn deploy(desired: &Desired, sim: &Sim) -> Result<RolloutPlan, RolloutError> {
@@ -81,7 +81,7 @@ async fn deploy(desired: &Desired, sim: &Sim) -> Result<RolloutPlan, RolloutErro
     carry_out(&plan, sim, &Events::none()).await.map(|()| plan)
 }
 
-fn on_runtime<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn on_runtime<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
 }
 
@@ -173,11 +173,14 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         }
         // The third revision before the new one is beyond the limit, but the new one may have to go back.
         let plan = rollout(&desired(vec![group("web", 1, 4)]), &sim.observe().await.unwrap());
-        let options = Options { poll: Duration::ZERO, wait: false };
-        let left = execute(&plan, &images(), &sim, &Events::none(), &options).await.unwrap();
+        let options = Options { wait: false, ..Options::default() };
+        let left = execute(&plan, &materials(), &sim, &Events::none(), &options).await.unwrap();
         let said: Vec<String> = left.iter().map(ToString::to_string).collect();
         assert!(
-            matches!(left[..], [Step::Await { .. }, Step::DeleteRevisions { .. }, Step::DeleteImages { .. }]),
+            matches!(
+                left.iter().map(Step::act).collect::<Vec<_>>()[..],
+                [None, Some(Act::DeleteRevisions { .. }), Some(Act::DeleteImages { .. })]
+            ),
             "{said:?}"
         );
         let fleet = sim.observe().await.unwrap();
@@ -187,7 +190,7 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         // Nothing to wait for: nothing is left.
         deploy(&desired(vec![group("web", 1, 4)]), &sim).await.unwrap();
         let plan = rollout(&desired(vec![]), &sim.observe().await.unwrap());
-        assert_eq!(execute(&plan, &images(), &sim, &Events::none(), &options).await.unwrap(), []);
+        assert_eq!(execute(&plan, &materials(), &sim, &Events::none(), &options).await.unwrap(), []);
         assert!(sim.observe().await.unwrap().is_empty());
     });
 }

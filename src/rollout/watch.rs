@@ -1,15 +1,15 @@
-//! Waiting for a group: asks the cloud how far it is, says what changed, and ends when the group is what it should be
+//! Waiting for a group: follows its cloud's updates, reports what changed, and ends when the group is what it should be
 //! or will not become it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures::StreamExt as _;
+use tokio::time::{Instant, timeout_at};
 
 use super::RolloutError;
-use crate::cloud::{Cloud, CloudError};
+use crate::cloud::{Cloud, CloudError, Scope, Update};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Health, Instance, InstanceGroup, InstanceState, Refresh, RefreshStatus, count};
+use crate::plan::fleet::{Change, InstanceGroup, Refresh, RefreshStatus, count};
 use crate::report::{Event, Events};
 
 /// What is waited for.
@@ -27,70 +27,51 @@ pub(super) async fn until_settled(
     goal: &Goal<'_>,
     cloud: &dyn Cloud,
     events: &Events,
-    poll: Duration,
 ) -> Result<(), RolloutError> {
-    let mut seen = Seen::default();
+    let mut updates = cloud.watch(&Scope::Group(goal.group.clone()));
     let mut ours = goal.started_here;
     let mut nearness = Nearness::new();
-    let mut progress = Progress::new();
+    let mut refreshing = true;
+    let mut group: Option<InstanceGroup> = None;
     loop {
-        let found =
-            cloud.observe_group(goal.group).await.map_err(|source| failed_to_observe(goal, source))?;
-        let Some(group) = found else {
-            return Err(failed_to_observe(goal, CloudError::not_found("group", goal.group)));
-        };
-        seen.report(&group, events);
-        nearness.look(&group, goal.replicas);
-        if !cloud.keeps_deadlines()
-            && let Some(refresh) = group.active_refresh()
-            && progress.stands_still(refresh, goal.deadline)
-        {
-            let reason = format!("no progress for {} s: {}", goal.deadline.as_secs(), complaints(&group));
-            let back = cloud.roll_back(goal.group, &reason).await;
-            back.map_err(|source| failed_to_observe(goal, source))?;
-        }
-        let verdict = judge(goal, &group, ours)?;
-        if verdict == Verdict::Settled {
-            return Ok(());
-        }
-        let refreshing = verdict == Verdict::Refreshing;
-        ours |= refreshing;
-        if refreshing {
-            nearness = Nearness::new();
-        }
         // A refresh under way has a deadline of its own, which the cloud keeps.
-        if !refreshing && nearness.since.elapsed() >= goal.deadline {
-            let causes = cloud.causes(goal.group).await.map(|causes| format!("\n{causes}"));
+        let next = if refreshing {
+            Ok(updates.next().await)
+        } else {
+            timeout_at(nearness.since + goal.deadline, updates.next()).await
+        };
+        if let Ok(update) = next {
+            let ended = || CloudError::Unreachable { message: "its updates ended".into() };
+            let update = update.unwrap_or_else(|| Err(ended()));
+            let Update { fleet, changes } = update.map_err(|source| failed_to_watch(goal, source))?;
+            changes.into_iter().filter_map(event).for_each(|event| events.emit(event));
+            let Some(found) = fleet.groups.into_iter().next() else {
+                return Err(failed_to_watch(goal, CloudError::not_found("group", goal.group)));
+            };
+            nearness.update(&found, goal.replicas);
+            let verdict = judge(goal, &found, ours)?;
+            if verdict == Verdict::Settled {
+                return Ok(());
+            }
+            refreshing = verdict == Verdict::Refreshing;
+            ours |= refreshing;
+            if refreshing {
+                nearness = Nearness::new();
+            }
+            group = Some(found);
+        }
+        if let Some(group) = &group
+            && !refreshing
+            && nearness.since.elapsed() >= goal.deadline
+        {
             return Err(RolloutError::TimedOut {
                 group: goal.group.clone(),
                 healthy: group.healthy(),
                 replicas: goal.replicas,
                 seconds: u32::try_from(goal.deadline.as_secs()).unwrap_or(u32::MAX),
-                reason: complaints(&group) + &causes.unwrap_or_default(),
+                reason: group.complaints() + &causes(cloud, goal.group).await,
             });
         }
-        tokio::time::sleep(poll).await;
-    }
-}
-
-/// How far a refresh came, and when it last came further: more of its VMs healthy than ever before. VMs that fail and
-/// are replaced come and go without that.
-struct Progress {
-    most: u32,
-    since: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { most: 0, since: Instant::now() }
-    }
-
-    /// Whether the refresh should be given up; one that is on its way back never is.
-    fn stands_still(&mut self, refresh: &Refresh, deadline: Duration) -> bool {
-        if refresh.available > self.most {
-            *self = Self { most: refresh.available, since: Instant::now() };
-        }
-        refresh.status == RefreshStatus::InProgress && self.since.elapsed() >= deadline
     }
 }
 
@@ -107,7 +88,7 @@ impl Nearness {
     }
 
     /// VMs that are not healthy count first, then those that are missing or too many.
-    fn look(&mut self, group: &InstanceGroup, replicas: u32) {
+    fn update(&mut self, group: &InstanceGroup, replicas: u32) {
         let members = count(group.members());
         let now = (replicas.saturating_sub(group.healthy()), members.abs_diff(replicas));
         if self.best.is_none_or(|best| now < best) {
@@ -116,7 +97,15 @@ impl Nearness {
     }
 }
 
-fn failed_to_observe(goal: &Goal<'_>, source: CloudError) -> RolloutError {
+/// What the cloud knows of why the group's VMs do not become healthy: a line each, each after a line feed.
+async fn causes(cloud: &dyn Cloud, group: &Name) -> String {
+    // There is an error to report already: what cannot be found out is left out.
+    let fleet = cloud.inspect(&Scope::Detailed).await.unwrap_or_default();
+    let causes = fleet.group(group).map(|group| group.causes.as_slice()).unwrap_or_default();
+    causes.iter().flat_map(|cause| ["\n", cause]).collect()
+}
+
+fn failed_to_watch(goal: &Goal<'_>, source: CloudError) -> RolloutError {
     RolloutError::Cloud { step: format!("wait for {}", goal.group), source }
 }
 
@@ -167,79 +156,22 @@ fn reason(refresh: &Refresh) -> String {
     refresh.reason.clone().unwrap_or_else(|| "the cloud gave no reason".to_owned())
 }
 
-/// What the VMs that are not healthy say.
-fn complaints(group: &InstanceGroup) -> String {
-    let lines: Vec<String> = group
-        .members()
-        .filter(|instance| instance.health != Health::Healthy)
-        .map(|instance| format!("{} is {}", instance.id, instance.health))
-        .collect();
-    if lines.is_empty() { "VMs are missing".to_owned() } else { lines.join("; ") }
-}
-
-/// What was reported last, so that only changes are.
-#[derive(Default)]
-struct Seen {
-    refresh: Option<Refresh>,
-    instances: BTreeMap<String, String>,
-}
-
-impl Seen {
-    /// Emits what changed.
-    fn report(&mut self, group: &InstanceGroup, events: &Events) {
-        let name = group.name.to_string();
-        for instance in &group.instances {
-            let state = describe(instance);
-            if self.instances.get(&instance.id) != Some(&state) {
-                self.instances.insert(instance.id.clone(), state.clone());
-                events.emit(changed_event(&name, &instance.id, instance.revision, state));
-            }
+/// A change as the tool reports it; the others are not about the group.
+fn event(change: Change) -> Option<Event> {
+    match change {
+        Change::Instance { group, instance, revision, state } => {
+            Some(Event::InstanceChanged { group: group.to_string(), instance, revision, state })
         }
-        let gone: Vec<String> = self
-            .instances
-            .iter()
-            .filter(|(id, state)| {
-                *state != "gone" && group.instances.iter().all(|instance| instance.id != **id)
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in gone {
-            events.emit(changed_event(&name, &id, 0, "gone".to_owned()));
-            self.instances.insert(id, "gone".to_owned());
-        }
-        if group.refresh != self.refresh {
-            self.refresh.clone_from(&group.refresh);
-            if let Some(refresh) = &group.refresh {
-                events.emit(progress_event(&name, refresh));
-            }
-        }
-    }
-}
-
-fn describe(instance: &Instance) -> String {
-    match instance.state {
-        // What a starting VM waits for changes with every answer of its health check: no event of its own.
-        InstanceState::Running if matches!(instance.health, Health::Starting { .. }) => "starting".to_owned(),
-        InstanceState::Running => instance.health.to_string(),
-        InstanceState::Draining => "draining".to_owned(),
-        InstanceState::Stopping => "stopping".to_owned(),
-        InstanceState::Ended => format!("ended: {}", instance.health),
-    }
-}
-
-fn changed_event(group: &str, instance: &str, revision: u32, state: String) -> Event {
-    Event::InstanceChanged { group: group.to_owned(), instance: instance.to_owned(), revision, state }
-}
-
-fn progress_event(group: &str, refresh: &Refresh) -> Event {
-    Event::RefreshProgress {
-        group: group.to_owned(),
-        status: refresh.status.to_string(),
-        from: refresh.from,
-        to: refresh.to,
-        updated: refresh.updated,
-        available: refresh.available,
-        total: refresh.total,
-        reason: refresh.reason.clone(),
+        Change::Refresh { group, refresh } => Some(Event::RefreshProgress {
+            group: group.to_string(),
+            status: refresh.status.to_string(),
+            from: refresh.from,
+            to: refresh.to,
+            updated: refresh.updated,
+            available: refresh.available,
+            total: refresh.total,
+            reason: refresh.reason,
+        }),
+        Change::GroupGone { .. } | Change::Bound { .. } | Change::Warning { .. } => None,
     }
 }

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::cloud::{CloudError, Moment, Steady};
+use crate::cloud::CloudError;
+use crate::cloud::engine::moment::{Moment, Steady};
 
 /// Where the kernel tells which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -84,7 +85,7 @@ pub(super) fn rfc3339(milliseconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::PAUSE_MS;
+    use crate::cloud::engine::moment::PAUSE_MS;
 
     #[test]
     fn the_clock_goes_on_where_the_database_left_it() {

@@ -5,36 +5,36 @@
 //! their own: they outlive the process, and a new one adopts them.
 //!
 //! ```text
-//! client --unix socket--> server --verbs--> keeper <--ticks-- control loop --decide--> acts --> vm, balancer
-//!                                             |                                                  ^
-//!                                           store                        health checks ----------+
+//! client --unix socket--> daemon --acts--> keeper: state <--step-- control loop --effects--> machines, balancers, names
+//!                                            |      ^                  |
+//!                                          store    |               engine (pure)
+//!                                                   +------- health checks
 //! ```
+//!
+//! `client` runs in the tool, `daemon` and `keeper` in the background process.
 
 mod client;
 mod clock;
-mod control;
-mod exec;
+mod daemon;
 mod home;
 mod keeper;
 mod link;
+mod lock;
 mod log;
 mod lost;
 mod machine;
 mod mover;
 mod network;
 mod provider;
-mod server;
 mod socket;
-mod start;
 mod store;
 mod supervise;
 mod support;
 mod wire;
 
-pub use self::client::LocalCloud;
+pub use self::client::{LocalCloud, Lost, destroy_lost};
+pub use self::daemon::serve;
 pub use self::home::Home;
-pub use self::lost::{Lost, destroy_lost};
 pub use self::mover::dns::message as dns;
 pub use self::provider::{KIND, home};
-pub use self::server::serve;
 pub use self::support::SUPPORT;

@@ -1,4 +1,5 @@
-//! The local cloud's memory across its own death: SQLite with one JSON document a group, VM and balancer.
+//! The local cloud's memory across its own death: SQLite with one JSON document a group, VM and balancer, and one of the
+//! newest act of each environment.
 //!
 //! Everything needed to adopt running VMs is here before the act that it describes: a VM's row exists before its
 //! process does. [`Store::save`] takes the whole state and writes what differs from what it wrote last.
@@ -21,13 +22,14 @@ use serde::de::DeserializeOwned;
 
 use super::clock::Clock;
 use super::home;
-use crate::cloud::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
-use crate::cloud::{CloudError, Steady};
+use crate::cloud::CloudError;
+use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
+use crate::cloud::engine::moment::Steady;
 use crate::manifest::api::Name;
 use crate::oci::Digest;
 
 /// The version of the tables and of the documents in them. A database of another version is refused.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 /// How SQLite writes. The journal is overwritten in place and never cut or removed, so that it takes no new room. What
 /// was saved is on the disk, power cut or not, when [`Store::save`] returns: a deployment that was reported as done is
@@ -173,7 +175,7 @@ impl Store {
                 Ok((kind, key, row.get::<_, String>(5)?, row.get::<_, String>(6)?))
             })
             .map_err(failed)?;
-        // In the order of their kinds: balancers, groups, images, and then the VMs of groups that are there already.
+        // In the order of their kinds: newest acts, balancers, groups, images, and then the VMs of groups that are there already.
         for row in rows {
             let (kind, key, document, written): (String, (String, String, String, String), String, String) =
                 row.map_err(failed)?;
@@ -200,6 +202,7 @@ impl Store {
                     let record: GroupRecord = parse(&document).map_err(parse_failed)?;
                     found.groups.insert(owner, record);
                 }
+                ACT => found.latest = Some(parse(&document).map_err(parse_failed)?),
                 IMAGE => {
                     found.images.insert(parse(&document).map_err(parse_failed)?);
                 }
@@ -382,6 +385,8 @@ fn sum(key: &Key, document: &str) -> String {
     hex::encode(&digest.as_bytes()[..8])
 }
 
+/// The newest act of an environment, with its generation.
+const ACT: &str = "act";
 const BALANCER: &str = "balancer";
 const GROUP: &str = "group";
 const IMAGE: &str = "image";
@@ -415,7 +420,7 @@ fn clock_of(connection: &Connection, path: &Path) -> Result<Option<Steady>, Clou
 }
 
 fn known(kind: &str) -> Option<&'static str> {
-    [BALANCER, GROUP, IMAGE, INSTANCE].into_iter().find(|known| *known == kind)
+    [ACT, BALANCER, GROUP, IMAGE, INSTANCE].into_iter().find(|known| *known == kind)
 }
 
 fn documents(environments: &Environments) -> BTreeMap<Key, String> {
@@ -425,6 +430,9 @@ fn documents(environments: &Environments) -> BTreeMap<Key, String> {
         documents.insert(key, document);
     };
     for (environment, found) in environments {
+        if let Some(latest) = &found.latest {
+            add(ACT, environment, ("", ""), "", write(latest));
+        }
         for (name, balancer) in &found.balancers {
             add(BALANCER, environment, (&name.namespace, &name.name), "", write(balancer));
         }

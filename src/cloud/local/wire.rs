@@ -1,13 +1,15 @@
-//! What the tool and the local cloud's process say to each other: JSON over HTTP on a unix socket.
+//! The protocol of the tool and the local cloud's process: JSON over HTTP on a unix socket.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::exec::Command;
-use crate::cloud::{LogQuery, NewRevision};
+use crate::cloud::{LogQuery, Scope};
 use crate::image::DiskImage;
-use crate::manifest::api::Name;
-use crate::plan::fleet::{BalancerSpec, GroupSettings};
-use crate::plan::image::ImageId;
+use crate::plan::act::{Act, PlannedAct};
+use crate::plan::fleet::Generation;
 
 /// Who the process is. The oldest fields stay as they are for ever: a newer tool must understand an older process well
 /// enough to end it.
@@ -21,45 +23,60 @@ pub(super) struct Hello {
     pub(super) pid: u32,
 }
 
-/// A verb for one environment.
+impl Hello {
+    /// This program.
+    pub(super) fn of_this_program() -> Self {
+        // The running file, even when its path has been replaced by a newer one meanwhile.
+        let built = fs::metadata("/proc/self/exe").map_or(0, |metadata| {
+            let nanoseconds =
+                i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+            u64::try_from(nanoseconds).unwrap_or(0)
+        });
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), built, pid: std::process::id() }
+    }
+}
+
+/// An inspection of one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Call {
+pub(super) struct Inspect {
     /// The environment.
     pub(super) environment: String,
-    /// The verb.
-    pub(super) verb: Verb,
+    /// What is inspected.
+    pub(super) scope: Scope,
 }
 
-/// The verbs of [`crate::cloud::Cloud`], as values.
+/// An act on one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub(super) enum Verb {
-    Observe,
-    PutImage { image: DiskImage },
-    DeleteImages { images: Vec<ImageId> },
-    PutBalancer { spec: BalancerSpec },
-    DeleteBalancer { name: Name },
-    PutGroup { name: Name, settings: GroupSettings },
-    PutRevision { group: Name, revision: NewRevision },
-    DeleteRevisions { group: Name, revisions: Vec<u32> },
-    StartRefresh { group: Name, to: u32, replicas: u32 },
-    CancelRefresh { group: Name },
-    SetReplicas { group: Name, replicas: u32 },
-    DeleteGroup { group: Name },
-    Release,
+pub(super) struct Apply {
+    /// The environment.
+    pub(super) environment: String,
+    /// The act.
+    pub(super) act: PlannedAct,
+    /// The image that it puts. Values of Secrets never go this way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<DiskImage>,
 }
 
-impl Verb {
-    /// Whether it only looks or changes records. The others copy images, or wait until VMs have ended.
+impl Apply {
+    /// Whether it only changes records. The others copy images, or wait until VMs have ended.
     pub(super) fn is_quick(&self) -> bool {
         !matches!(
-            self,
-            Self::PutImage { .. }
-                | Self::DeleteImages { .. }
-                | Self::DeleteRevisions { .. }
-                | Self::DeleteGroup { .. }
+            self.act.act,
+            Act::PutImage { .. }
+                | Act::DeleteImages { .. }
+                | Act::DeleteRevisions { .. }
+                | Act::DeleteGroup { .. }
         )
     }
+}
+
+/// The answer to an act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Applied {
+    /// The generation after it.
+    pub(super) generation: Generation,
+    /// Whether the process ends, since nothing is left.
+    pub(super) ends: bool,
 }
 
 /// What a connection becomes on which a command's frames go, see the page on the control channel.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::CloudEvent;
 use super::instance::{Health, Instance, InstanceState};
 use super::launch::LaunchSpec;
 use super::refresh::{Refresh, RefreshStatus};
+use super::run::JobRun;
 use crate::manifest::api::{Floor, Name, Strategy};
 
 /// What a group has beside its size and its revisions; changing it replaces no VM.
@@ -154,8 +156,17 @@ pub struct InstanceGroup {
     pub revisions: Vec<Revision>,
     /// The VMs.
     pub instances: Vec<Instance>,
-    /// The newest refresh, under way or ended.
+    /// The newest refresh, under way or ended. Of a Job it shows how far the newest run is.
     pub refresh: Option<Refresh>,
+    /// Runs of a Job, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<JobRun>,
+    /// What the cloud did to the group by itself; reported only in a detailed observation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<CloudEvent>,
+    /// Why its VMs do not become healthy, beyond their own health; reported only in a detailed observation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
 }
 
 impl InstanceGroup {
@@ -179,14 +190,23 @@ impl InstanceGroup {
         count(self.members().filter(|instance| instance.health == Health::Healthy))
     }
 
+    /// What is wrong with the members that are not healthy, in one line.
+    pub fn complaints(&self) -> String {
+        let lines: Vec<String> = self
+            .members()
+            .filter(|instance| instance.health != Health::Healthy)
+            .map(|instance| format!("{} is {}", instance.id, instance.health))
+            .collect();
+        if lines.is_empty() { "VMs are missing".to_owned() } else { lines.join("; ") }
+    }
+
     /// Whether the group has exactly the VMs that it should have, all of revision `number` and healthy. A Job has when
     /// it is done.
     pub fn is_settled_at(&self, number: u32) -> bool {
         if self.settings.job.is_some() {
-            let done = |refresh: &Refresh| {
-                refresh.to == number && matches!(refresh.status, RefreshStatus::Successful)
-            };
-            return self.refresh.as_ref().is_some_and(done);
+            let newest = self.runs.last();
+            return newest
+                .is_some_and(|run| run.revision == number && run.status == RefreshStatus::Successful);
         }
         self.active_refresh().is_none()
             && self.current == Some(number)

@@ -1,9 +1,10 @@
-//! A plan as text: one line a step, marked `+` for what is added, `~` for what changes, `-` for what goes.
+//! A plan as text: one line a step, marked `+` for what is added, `~` for what changes, `-` for what is deleted.
 
 use std::fmt::{self, Write as _};
 
-use super::{RolloutPlan, Step};
+use super::{Change, RolloutPlan, Step};
 use crate::manifest::api::{Floor, Protocol, Strategy};
+use crate::plan::act::Act;
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchSpec};
 use crate::plan::image::ImageId;
 
@@ -27,28 +28,14 @@ impl fmt::Display for RolloutPlan {
 impl Step {
     /// `+` adds, `~` changes, `-` deletes, `.` waits.
     fn mark(&self) -> char {
-        match self {
-            Self::PutImage { .. } | Self::PutRevision { .. } => '+',
-            Self::PutBalancer { previous, .. } => {
-                if previous.is_none() {
-                    '+'
-                } else {
-                    '~'
-                }
-            }
-            Self::PutGroup { previous, .. } => {
-                if previous.is_none() {
-                    '+'
-                } else {
-                    '~'
-                }
-            }
-            Self::CancelRefresh { .. } | Self::StartRefresh { .. } | Self::Scale { .. } => '~',
-            Self::Await { .. } => '.',
-            Self::DeleteRevisions { .. }
-            | Self::DeleteGroup { .. }
-            | Self::DeleteBalancer { .. }
-            | Self::DeleteImages { .. } => '-',
+        let Self::Apply(change) = self else { return '.' };
+        let Change { act, before } = &**change;
+        match act {
+            Act::PutImage { .. } | Act::PutRevision { .. } => '+',
+            Act::PutBalancer { .. } if before.balancer.is_none() => '+',
+            Act::PutGroup { .. } if before.settings.is_none() => '+',
+            act if act.is_deletion() => '-',
+            _ => '~',
         }
     }
 }
@@ -57,39 +44,55 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.mark())?;
         match self {
-            Self::PutImage { image } => write!(f, "image {}", short(*image)),
-            Self::PutBalancer { spec, .. } => write!(f, "balancer {}: {}", spec.name, listeners(spec)),
-            Self::PutGroup { group, settings, .. } => write!(f, "group {group}: {}", policy(settings)),
-            Self::PutRevision { group, number, launch, previous, .. } => {
-                write!(f, "revision {number} of {group}: {}", launch_changes(launch, previous.as_ref()))
-            }
-            Self::CancelRefresh { group, to } => write!(f, "refresh of {group} to revision {to}: cancel it"),
-            Self::StartRefresh { group, from, to, replicas, previous_replicas } => {
-                match from {
-                    None => return write!(f, "start {group}: {} of revision {to}", vms(*replicas)),
-                    Some(from) if from == to => write!(f, "refresh {group}: back to revision {to}")?,
-                    Some(from) => write!(f, "refresh {group}: revision {from} -> {to}")?,
-                }
-                if replicas == previous_replicas {
-                    write!(f, ", {}", vms(*replicas))
-                } else {
-                    write!(f, ", {previous_replicas} -> {}", vms(*replicas))
-                }
-            }
-            Self::Scale { group, from, to } => write!(f, "scale {group}: {from} -> {}", vms(*to)),
+            Self::Apply(change) => change.fmt(f),
             Self::Await { group, revision, replicas, .. } => {
                 write!(f, "wait for {group}: {} of revision {revision} healthy", vms(*replicas))
             }
-            Self::DeleteRevisions { group, revisions } => {
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let before = &self.before;
+        match &self.act {
+            Act::PutImage { image } => write!(f, "image {}", short(*image)),
+            Act::PutBalancer { spec } => write!(f, "balancer {}: {}", spec.name, listeners(spec)),
+            Act::PutGroup { group, settings } => write!(f, "group {group}: {}", policy(settings)),
+            Act::PutRevision { group, revision } => {
+                let changes = launch_changes(&revision.launch, before.launch.as_ref());
+                write!(f, "revision {} of {group}: {changes}", revision.number)
+            }
+            Act::CancelRefresh { group, to } => write!(f, "refresh of {group} to revision {to}: cancel it"),
+            Act::StartRefresh { group, to, replicas } => {
+                match before.revision {
+                    None => return write!(f, "start {group}: {} of revision {to}", vms(*replicas)),
+                    Some(from) if from == *to => write!(f, "refresh {group}: back to revision {to}")?,
+                    Some(from) => write!(f, "refresh {group}: revision {from} -> {to}")?,
+                }
+                match before.replicas {
+                    Some(before) if before != *replicas => write!(f, ", {before} -> {}", vms(*replicas)),
+                    _ => write!(f, ", {}", vms(*replicas)),
+                }
+            }
+            Act::Scale { group, replicas } => {
+                write!(f, "scale {group}: {} -> {}", before.replicas.unwrap_or(0), vms(*replicas))
+            }
+            Act::DeleteRevisions { group, revisions } => {
                 let numbers: Vec<String> = revisions.iter().map(u32::to_string).collect();
                 write!(f, "old revisions of {group}: {}", numbers.join(", "))
             }
-            Self::DeleteGroup { group } => write!(f, "group {group} and its VMs"),
-            Self::DeleteBalancer { balancer } => write!(f, "balancer {balancer}"),
-            Self::DeleteImages { images } => {
+            Act::DeleteGroup { group } => write!(f, "group {group} and its VMs"),
+            Act::DeleteBalancer { balancer } => write!(f, "balancer {balancer}"),
+            Act::DeleteImages { images } => {
                 let ids: Vec<String> = images.iter().map(|image| short(*image)).collect();
                 write!(f, "unused images: {}", ids.join(", "))
             }
+            Act::DeleteLeftovers { leftovers } => {
+                let all: Vec<String> = leftovers.iter().map(ToString::to_string).collect();
+                write!(f, "leftovers: {}", all.join(", "))
+            }
+            Act::Release => f.write_str("what the environment has as a whole"),
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Plans of the verbs that start from the fleet alone: rollback, scale, destroy.
+//! Plans of the verbs that start from the fleet alone: rollback, scale, destroy, wait, gc.
 
 use thiserror::Error;
 
-use super::{RolloutPlan, Step, movement, unused_images};
+use super::{Intent, RolloutPlan, Step, movement, unused_images};
 use crate::manifest::api::Name;
+use crate::plan::act::Act;
 use crate::plan::fleet::{Fleet, InstanceGroup, RefreshStatus};
 
 /// Why there is no plan.
@@ -75,7 +76,8 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
             .map(|revision| revision.number)
             .ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
     };
-    Ok(moving(fleet, found, to, found.replicas))
+    let intent = Intent::Rollback { group: group.clone(), to: Some(to) };
+    Ok(moving(fleet, found, (to, found.replicas), intent))
 }
 
 /// Gives `group` that number of VMs of the revision that it runs or is being refreshed to.
@@ -89,17 +91,25 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
         _ => refresh.to,
     });
     let to = heading.or(found.current).ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
-    Ok(moving(fleet, found, to, replicas))
+    Ok(moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas }))
 }
 
 /// Deletes everything that the environment holds: groups first, so that connections drain, then balancers and images.
 pub fn destroy(fleet: &Fleet) -> RolloutPlan {
-    let groups = fleet.groups.iter().map(|group| Step::DeleteGroup { group: group.name.clone() });
+    let groups = fleet.groups.iter().map(|group| Act::DeleteGroup { group: group.name.clone() });
     let balancers =
-        fleet.balancers.iter().map(|balancer| Step::DeleteBalancer { balancer: balancer.spec.name.clone() });
-    let mut steps: Vec<Step> = groups.chain(balancers).collect();
-    steps.extend(unused_images(&steps, fleet));
-    RolloutPlan { environment: fleet.environment.clone(), steps, notes: Vec::new() }
+        fleet.balancers.iter().map(|balancer| Act::DeleteBalancer { balancer: balancer.spec.name.clone() });
+    let mut steps: Vec<Step> = groups.chain(balancers).map(Step::from).collect();
+    steps.extend(unused_images(&steps, fleet).map(Step::from));
+    RolloutPlan::new(fleet, Intent::Destroy, steps)
+}
+
+/// Deletes images that no revision names, and what interrupted runs left.
+pub fn collect(fleet: &Fleet) -> RolloutPlan {
+    let leftovers = fleet.leftovers.clone();
+    let leftovers = (!leftovers.is_empty()).then_some(Act::DeleteLeftovers { leftovers });
+    let steps = unused_images(&[], fleet).into_iter().chain(leftovers).map(Step::from).collect();
+    RolloutPlan::new(fleet, Intent::Collect, steps)
 }
 
 /// Waits until the groups of these names, or all, are what they are being made. Nothing is changed.
@@ -116,7 +126,7 @@ pub fn wait(fleet: &Fleet, names: &[Name]) -> RolloutPlan {
             deadline_seconds: group.settings.progress_deadline_seconds,
         })
     });
-    RolloutPlan { environment: fleet.environment.clone(), steps: steps.collect(), notes: Vec::new() }
+    RolloutPlan::new(fleet, Intent::Wait(names.to_vec()), steps.collect())
 }
 
 fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanError> {
@@ -127,7 +137,8 @@ fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanErr
     })
 }
 
-fn moving(fleet: &Fleet, group: &InstanceGroup, to: u32, replicas: u32) -> RolloutPlan {
+/// The plan that gives `group` that many VMs of revision `to`, and waits for them.
+fn moving(fleet: &Fleet, group: &InstanceGroup, (to, replicas): (u32, u32), intent: Intent) -> RolloutPlan {
     let mut steps = movement(&group.name, to, replicas, Some(group));
     if !steps.is_empty() || group.replicas != replicas || !group.is_settled_at(to) {
         steps.push(Step::Await {
@@ -137,5 +148,5 @@ fn moving(fleet: &Fleet, group: &InstanceGroup, to: u32, replicas: u32) -> Rollo
             deadline_seconds: group.settings.progress_deadline_seconds,
         });
     }
-    RolloutPlan { environment: fleet.environment.clone(), steps, notes: Vec::new() }
+    RolloutPlan::new(fleet, intent, steps)
 }

@@ -9,8 +9,7 @@ use super::error::failed;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name;
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Health, InstanceGroup};
-use crate::plan::happening::{Happening, Kind};
+use crate::plan::fleet::{CloudEvent, EventKind, Health, InstanceGroup};
 
 impl Aws {
     /// The newest hundred activities of a group, newest first; none when it was never started.
@@ -29,17 +28,17 @@ impl Aws {
     }
 
     /// The activities of a group as events.
-    pub(super) async fn activity_events(&self, group: &Name) -> Result<Vec<Happening>, CloudError> {
+    pub(super) async fn activity_events(&self, group: &Name) -> Result<Vec<CloudEvent>, CloudError> {
         let event = |activity: &Activity| {
             let bad = is_failed(activity);
             let words = [activity.description(), activity.status_message()];
             let words: Vec<&str> = words.into_iter().flatten().collect();
-            Happening {
+            CloudEvent {
                 time: activity
                     .start_time()
                     .and_then(|time| u64::try_from(time.secs()).ok())
                     .unwrap_or_default(),
-                kind: if bad { Kind::Warning } else { Kind::Normal },
+                kind: if bad { EventKind::Warning } else { EventKind::Normal },
                 reason: if bad { "ScalingFailed" } else { "Scaled" }.into(),
                 object: format!("group/{group}"),
                 message: words.join(": "),

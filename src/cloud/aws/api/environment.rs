@@ -8,6 +8,7 @@ use aws_sdk_ec2::config::Credentials;
 use tokio::sync::OnceCell;
 
 use super::client::Clients;
+use super::generation::Planned;
 use super::settings::Settings;
 use super::tags;
 use super::wait::clock;
@@ -30,6 +31,8 @@ pub struct Aws {
     pending: Arc<Mutex<BTreeMap<Name, GroupSettings>>>,
     /// Tells this run's acts from those of every other run.
     run: String,
+    /// The definitions that the newest plan of this run holds for.
+    planned: Arc<Mutex<Planned>>,
     /// What the environment's stack made, once this run has put it.
     frame: Arc<OnceCell<Frame>>,
     /// The key of Secrets' versions, once this run has looked for it.
@@ -49,8 +52,9 @@ impl Aws {
     ) -> Result<Self, CloudError> {
         let clients = Clients::new(&settings, credentials).await;
         let run = format!("{} {}", std::process::id(), clock().as_nanos());
-        let (pending, frame, key) = (Arc::default(), Arc::default(), Arc::default());
-        let aws = Self { settings, clients, events, pending, run, frame, key };
+        let (pending, planned) = (Arc::default(), Arc::default());
+        let (frame, key) = (Arc::default(), Arc::default());
+        let aws = Self { settings, clients, events, pending, run, planned, frame, key };
         std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
         Ok(aws)
     }
@@ -77,6 +81,10 @@ impl Aws {
 
     pub(super) fn pending(&self) -> MutexGuard<'_, BTreeMap<Name, GroupSettings>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn planned(&self) -> MutexGuard<'_, Planned> {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the environment has once, put by the first that needs it.

@@ -8,6 +8,7 @@ use aws_sdk_elasticloadbalancingv2::types::{TargetHealthDescription, TargetHealt
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use futures::future::{try_join, try_join_all, try_join3};
 
+use super::admission::definitions;
 use super::auto_scaling::{
     HEALTH_GRACE_SECONDS, current, group_name, settings_in, status, version_of, wanted,
 };
@@ -59,6 +60,7 @@ impl Aws {
         fleet.groups.sort_by(|a, b| a.name.cmp(&b.name));
         if only.is_none() {
             let (images, deleted) = try_join(self.images(), self.deleted_snapshots()).await?;
+            fleet.generation = self.observed(definitions((&templates, &groups), &stacks, &images));
             fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
             fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
@@ -123,6 +125,9 @@ impl Aws {
             revisions,
             instances,
             refresh,
+            runs: vec![],
+            events: vec![],
+            causes: vec![],
         }))
     }
 

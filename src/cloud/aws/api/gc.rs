@@ -9,50 +9,41 @@ use super::environment::Aws;
 use super::tags;
 use super::wait::now;
 use crate::cloud::CloudError;
-
 use crate::cloud::aws::plan::role::{self, Profile};
+use crate::plan::fleet::{InstanceGroup, Leftover};
 
 /// An upload that is older was given up.
 const GIVEN_UP_SECONDS: u64 = 24 * 3600;
 
-/// A leftover.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Leftover {
-    Snapshot(String),
-    Stack(String),
-    Secret(String),
+/// A snapshot without an image.
+const SNAPSHOT: &str = "snapshot";
+
+/// A stack that never came to be, or of a role that no revision has.
+const STACK: &str = "stack";
+
+/// Values of a Secret that no revision names.
+const SECRET: &str = "secret";
+
+fn leftover(kind: &str, id: impl Into<String>) -> Leftover {
+    Leftover { kind: kind.to_owned(), id: id.into() }
 }
 
 impl Aws {
-    /// Deletes leftovers of the environment, or only lists them: a line each.
-    pub(super) async fn collect(&self, delete: bool) -> Result<Vec<String>, CloudError> {
-        let mut listed = Vec::new();
-        for leftover in self.leftovers().await? {
-            match leftover {
-                Leftover::Snapshot(id) => {
-                    if delete {
-                        self.delete_snapshot(&id).await?;
-                    }
-                    listed.push(format!("snapshot {id}"));
-                }
-                Leftover::Stack(name) => {
-                    if delete {
-                        self.delete_stack(&name).await?;
-                    }
-                    listed.push(format!("stack {name}"));
-                }
-                Leftover::Secret(id) => {
-                    if delete {
-                        self.delete_values(&id).await?;
-                    }
-                    listed.push(format!("secret {id}"));
-                }
+    /// Deletes leftovers; those that are gone are no error.
+    pub(super) async fn delete_leftovers(&self, leftovers: &[Leftover]) -> Result<(), CloudError> {
+        for leftover in leftovers {
+            match leftover.kind.as_str() {
+                SNAPSHOT => self.delete_snapshot(&leftover.id).await?,
+                STACK => self.delete_stack(&leftover.id).await?,
+                SECRET => self.delete_values(&leftover.id).await?,
+                _ => {}
             }
         }
-        Ok(listed)
+        Ok(())
     }
 
-    async fn leftovers(&self) -> Result<Vec<Leftover>, CloudError> {
+    /// Leftovers of the environment, which has these groups.
+    pub(super) async fn leftovers(&self, groups: &[InstanceGroup]) -> Result<Vec<Leftover>, CloudError> {
         let images: BTreeSet<String> = self.images().await?.iter().map(ToString::to_string).collect();
         let old = |seconds: Option<i64>| {
             let started = seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
@@ -68,15 +59,13 @@ impl Aws {
             !images.contains(image)
                 && (age || deleted || (finished && snapshot.state() == Some(&SnapshotState::Error)))
         });
-        let mut found: Vec<Leftover> = unused
-            .filter_map(|snapshot| Some(Leftover::Snapshot(snapshot.snapshot_id()?.to_owned())))
-            .collect();
+        let mut found: Vec<Leftover> =
+            unused.filter_map(|snapshot| Some(leftover(SNAPSHOT, snapshot.snapshot_id()?))).collect();
         let failed = ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"];
         let stacks = self.stacks().await?;
         let dead = stacks.iter().filter(|stack| failed.contains(&stack.status.as_str()));
-        found.extend(dead.map(|stack| Leftover::Stack(stack.name.clone())));
+        found.extend(dead.map(|stack| leftover(STACK, &stack.name)));
         let environment = &self.settings.environment;
-        let groups = self.look(None).await?.groups;
         let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));
         let profiles = revisions.filter_map(|(group, r)| Profile::of(&group.name.namespace, &r.launch));
         let used: BTreeSet<String> =
@@ -84,8 +73,8 @@ impl Aws {
         let unused = stacks
             .iter()
             .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));
-        found.extend(unused.map(|stack| Leftover::Stack(stack.name.clone())));
-        found.extend(self.unused_values(&groups).await?.into_iter().map(Leftover::Secret));
+        found.extend(unused.map(|stack| leftover(STACK, &stack.name)));
+        found.extend(self.unused_values(groups).await?.into_iter().map(|id| leftover(SECRET, id)));
         Ok(found)
     }
 }

@@ -16,9 +16,10 @@ use super::error::failed;
 use super::launch;
 use super::tags::{self, ENVIRONMENT, GROUP, SETTINGS, tag};
 use super::wait::eventually;
+use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name;
-use crate::cloud::{CloudError, NewRevision};
 use crate::manifest::api::Name;
+use crate::plan::act::NewRevision;
 use crate::plan::fleet::{GroupSettings, LaunchSpec, Scaling};
 
 /// How long machines may take to end: they get their pods' grace period, and then some.

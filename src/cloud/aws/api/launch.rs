@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::environment::Aws;
 use super::tags::{self, ENVIRONMENT, GROUP, tag};
+use crate::cloud::CloudError;
 use crate::cloud::aws::plan::stack_templates::Frame;
 use crate::cloud::aws::plan::{machine, name};
-use crate::cloud::{CloudError, NewRevision};
 use crate::manifest::api::Name;
+use crate::plan::act::NewRevision;
 use crate::plan::fleet::{LaunchSpec, Revision};
 
 /// What the tool writes for itself into the user data.

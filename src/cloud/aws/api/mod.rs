@@ -2,6 +2,7 @@
 //! are is decided in `plan`.
 
 mod activity;
+mod admission;
 mod auto_scaling;
 mod balancer;
 mod blocks;
@@ -11,6 +12,7 @@ mod environment;
 mod error;
 mod fleet;
 mod gc;
+mod generation;
 mod group;
 mod image;
 mod launch;
@@ -28,104 +30,103 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod wait;
+mod watch;
 mod zones;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
 pub use self::environment::Aws;
 pub use self::preflight::Wanted;
 pub use self::settings::Settings;
-use self::wait::FIRST_PAUSE;
 use crate::cloud::aws::plan::name;
-use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, NewRevision};
-use crate::image::DiskImage;
+use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::{Name, Secret};
-use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup};
-use crate::plan::happening::Happening;
-use crate::plan::image::ImageId;
-
-/// How often a group that is waited for is looked at. That takes five calls; AWS' balancers check every five seconds.
-const POLL: Duration = Duration::from_secs(2);
+use crate::plan::act::{Act, NewRevision, PlannedAct};
+use crate::plan::fleet::{Fleet, Generation};
 
 #[async_trait]
 impl Cloud for Aws {
-    async fn observe(&self) -> Result<Fleet, CloudError> {
-        self.look(None).await
-    }
-
-    async fn observe_group(&self, group: &Name) -> Result<Option<InstanceGroup>, CloudError> {
-        Ok(self.look(Some(group)).await?.groups.into_iter().next())
-    }
-
-    async fn put_image(&self, image: &DiskImage) -> Result<(), CloudError> {
-        self.put_machine_image(image).await
-    }
-
-    async fn delete_images(&self, images: &[ImageId]) -> Result<(), CloudError> {
-        for image in images {
-            self.delete_machine_image(*image).await?;
+    async fn inspect(&self, scope: &Scope) -> Result<Fleet, CloudError> {
+        match scope {
+            Scope::Environment => self.look(None).await,
+            Scope::Group(group) => self.look(Some(group)).await,
+            Scope::Detailed => self.look_closely().await,
         }
-        Ok(())
+    }
+
+    async fn apply(&self, act: &PlannedAct, materials: &Materials) -> Result<Generation, CloudError> {
+        if act.act == Act::Release {
+            return self.release().await.map(|()| Generation::default());
+        }
+        let admitted = self.admit(act).await?;
+        self.perform(&act.act, materials).await?;
+        Ok(self.applied(act, admitted))
     }
 
     async fn secret_versions(&self, secrets: &[Secret]) -> Result<BTreeMap<Name, String>, CloudError> {
         self.versions_of(secrets).await
     }
 
-    async fn put_secret(&self, secret: &Secret) -> Result<(), CloudError> {
-        self.put_values(secret).await
-    }
-
-    async fn put_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
-        self.put_service(spec).await
-    }
-
-    async fn delete_balancer(&self, name: &Name) -> Result<(), CloudError> {
-        self.delete_service(name).await
-    }
-
-    async fn put_group(&self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError> {
-        if settings.job.is_some() {
-            return Err(CloudError::Unsupported {
-                what: format!("the Job {name}"),
-                advice: "run it on the local cloud".into(),
-            });
-        }
-        self.put_settings(name, settings).await
-    }
-
-    async fn put_revision(&self, group: &Name, revision: &NewRevision) -> Result<(), CloudError> {
-        self.put_version(group, revision).await
-    }
-
-    async fn delete_revisions(&self, group: &Name, revisions: &[u32]) -> Result<(), CloudError> {
-        self.delete_versions(group, revisions).await
-    }
-
-    async fn start_refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
-        self.refresh(group, to, replicas).await
-    }
-
-    async fn cancel_refresh(&self, group: &Name) -> Result<(), CloudError> {
-        self.cancel(group).await
-    }
-
-    async fn set_replicas(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
-        let settings = self.settings_of(group).await?;
-        self.resize(group, replicas, settings.as_ref().and_then(|found| found.scaling.as_ref())).await
-    }
-
-    async fn delete_group(&self, group: &Name) -> Result<(), CloudError> {
-        self.delete_all_of(group).await
-    }
-
     async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError> {
         self.lines(query).await
     }
 
+    fn watch<'c>(&'c self, scope: &Scope) -> Updates<'c> {
+        self.watched(scope)
+    }
+}
+
+impl Aws {
+    /// Does what an act asks.
+    async fn perform(&self, act: &Act, materials: &Materials) -> Result<(), CloudError> {
+        match act {
+            Act::PutImage { image } => self.put_machine_image(materials.image(*image)?).await,
+            Act::PutBalancer { spec } => self.put_service(spec).await,
+            Act::PutGroup { group, settings } if settings.job.is_some() => Err(CloudError::Unsupported {
+                what: format!("the Job {group}"),
+                advice: "run it on the local cloud".into(),
+            }),
+            Act::PutGroup { group, settings } => self.put_settings(group, settings).await,
+            Act::PutRevision { group, revision } => {
+                self.put_secrets(revision, &materials.secrets).await?;
+                self.put_version(group, revision).await
+            }
+            Act::CancelRefresh { group, .. } => self.cancel(group).await,
+            Act::StartRefresh { group, to, replicas } => self.refresh(group, *to, *replicas).await,
+            Act::Scale { group, replicas } => {
+                let settings = self.settings_of(group).await?;
+                let scaling = settings.as_ref().and_then(|found| found.scaling.as_ref());
+                self.resize(group, *replicas, scaling).await
+            }
+            Act::DeleteRevisions { group, revisions } => self.delete_versions(group, revisions).await,
+            Act::DeleteGroup { group } => self.delete_all_of(group).await,
+            Act::DeleteBalancer { balancer } => self.delete_service(balancer).await,
+            Act::DeleteImages { images } => {
+                for image in images {
+                    self.delete_machine_image(*image).await?;
+                }
+                Ok(())
+            }
+            Act::DeleteLeftovers { leftovers } => self.delete_leftovers(leftovers).await,
+            Act::Release => self.release().await,
+        }
+    }
+
+    /// Keeps the values of Secrets that a new revision names.
+    async fn put_secrets(&self, revision: &NewRevision, secrets: &[Secret]) -> Result<(), CloudError> {
+        let versions = self.versions_of(secrets).await?;
+        let named: Vec<&String> = revision.launch.secrets.values().flatten().collect();
+        for secret in secrets {
+            if versions.get(&secret.name).is_some_and(|version| named.contains(&version)) {
+                self.put_values(secret).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what the environment has as a whole, if it holds nothing.
     async fn release(&self) -> Result<(), CloudError> {
         if self.observe().await?.is_empty() {
             // Uploads that were interrupted, and what their deletion was.
@@ -143,30 +144,16 @@ impl Cloud for Aws {
         Ok(())
     }
 
-    async fn collect_leftovers(&self, delete: bool) -> Result<Vec<String>, CloudError> {
-        self.collect(delete).await
-    }
-
-    fn poll(&self) -> Duration {
-        if self.settings.endpoint.is_some() { FIRST_PAUSE } else { POLL }
-    }
-
-    fn keeps_deadlines(&self) -> bool {
-        // AWS gives up after an hour, whatever the deadline of the group.
-        false
-    }
-
-    async fn roll_back(&self, group: &Name, reason: &str) -> Result<(), CloudError> {
-        let causes = Aws::causes(self, group).await;
-        let reason = causes.map_or_else(|| reason.to_owned(), |causes| format!("{reason}\n{causes}"));
-        self.give_up(group, &reason).await
-    }
-
-    async fn causes(&self, group: &Name) -> Option<String> {
-        Aws::causes(self, group).await
-    }
-
-    async fn happenings(&self, group: &Name) -> Result<Vec<Happening>, CloudError> {
-        self.activity_events(group).await
+    /// The whole environment, with what takes calls of its own.
+    async fn look_closely(&self) -> Result<Fleet, CloudError> {
+        let mut fleet = self.look(None).await?;
+        for group in &mut fleet.groups {
+            group.events = self.activity_events(&group.name).await?;
+            if group.healthy() < group.replicas {
+                group.causes = self.causes(&group.name).await.into_iter().collect();
+            }
+        }
+        fleet.leftovers = self.leftovers(&fleet.groups).await?;
+        Ok(fleet)
     }
 }

@@ -133,20 +133,20 @@ async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
     let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
     let aws = bed.aws(folder.path()).await;
     let first = image(folder.path(), "first", &vec![1; 3 << 20]);
-    aws.put_image(&first).await.unwrap();
+    aws.put_machine_image(&first).await.unwrap();
     let all = blocks_sent(&bed.journal());
     let disk = blocks::Disk::new(&bootable(&first, folder.path()).unwrap());
     assert_eq!(all, disk.map().unwrap().len(), "exactly the blocks that are not zero");
     assert_whole(&aws, &first).await;
 
     bed.journal();
-    aws.put_image(&first).await.unwrap();
+    aws.put_machine_image(&first).await.unwrap();
     assert_eq!(bed.journal(), ["DescribeImages"], "nothing changed: the look-up and nothing else");
 
     // A top layer of 1 MB instead of 3 MiB: two blocks of its own with its tree of hashes, zeroes for the five others that
     // the old one had with its tree; the tables, the pod file system and what names the trees' roots.
     let second = image(folder.path(), "second", &vec![2; 245 << 12]);
-    aws.put_image(&second).await.unwrap();
+    aws.put_machine_image(&second).await.unwrap();
     let sent = blocks_sent(&bed.journal());
     assert!(sent <= 2 + 5 + 4, "{sent} blocks were sent");
     assert_whole(&aws, &second).await;
@@ -156,14 +156,15 @@ async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
     let third = image(elsewhere.path(), "third", &vec![3; 245 << 12]);
     let aws = bed.aws(elsewhere.path()).await;
     bed.journal();
-    aws.put_image(&third).await.unwrap();
+    aws.put_machine_image(&third).await.unwrap();
     let sent = blocks_sent(&bed.journal());
     assert!(sent <= 2 + 4, "{sent} blocks were sent");
     assert_whole(&aws, &third).await;
 
-    let ids = [first.id, second.id, third.id];
-    aws.delete_images(&ids).await.unwrap();
-    aws.delete_images(&ids).await.unwrap();
+    // Twice: what is gone is no error.
+    for id in [first.id, second.id, third.id, first.id, second.id, third.id] {
+        aws.delete_machine_image(id).await.unwrap();
+    }
     assert!(aws.images().await.unwrap().is_empty() && aws.snapshots().await.unwrap().is_empty());
 }
 
@@ -180,11 +181,11 @@ async fn an_interrupted_upload_goes_on_where_it_stopped() {
         "headers": {"content-type": "application/json", "x-amzn-errortype": "ExpiredTokenException"},
         "body": "{\"message\": \"The security token included in the request is expired\"}",
     }]));
-    let error = aws.put_image(&image).await.unwrap_err().to_string();
+    let error = aws.put_machine_image(&image).await.unwrap_err().to_string();
     assert!(error.contains("PutSnapshotBlock") && error.contains("log in again"), "{error}");
     bed.fault(&serde_json::json!([]));
     bed.journal();
-    aws.put_image(&image).await.unwrap();
+    aws.put_machine_image(&image).await.unwrap();
     let journal = bed.journal();
     let all = blocks::Disk::new(&bootable(&image, folder.path()).unwrap()).map().unwrap().len();
     assert!(blocks_sent(&journal) < all, "{} of {all} blocks were sent again", blocks_sent(&journal));
@@ -213,7 +214,7 @@ async fn lost_replies_and_throttling_make_nothing_twice() {
         {"match": "^RegisterImage$", "lose": true},
         {"match": "^DescribeSnapshots$", "status": 503, "body": throttled, "count": 2},
     ]));
-    aws.put_image(&image).await.unwrap();
+    aws.put_machine_image(&image).await.unwrap();
     assert_eq!(aws.images().await.unwrap(), [image.id]);
     assert_eq!(aws.snapshots().await.unwrap().len(), 1);
     assert_whole(&aws, &image).await;
@@ -264,7 +265,7 @@ async fn what_was_uploaded_boots_as_an_instance() {
     let (bed, folder) = (Bed::start_with(&["--boot"]), tempfile::tempdir().unwrap());
     let aws = bed.aws(folder.path()).await;
     let image = bootable_pod(folder.path());
-    aws.put_image(&image).await.unwrap();
+    aws.put_machine_image(&image).await.unwrap();
     let registered = aws.machine_image(image.id).await.unwrap().unwrap();
     let run =
         aws.clients.ec2.run_instances().image_id(registered.image_id().unwrap()).min_count(1).max_count(1);

@@ -10,8 +10,9 @@ use super::packing::{self, Placement};
 use super::role::Profile;
 use crate::cloud::provider::{Change, Cost};
 use crate::manifest::api::Name;
+use crate::plan::act::Act;
 use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
-use crate::plan::rollout::{RolloutPlan, Step};
+use crate::plan::rollout::RolloutPlan;
 
 /// Hours of a month, as AWS' own calculator counts them.
 const HOURS: u64 = 730;
@@ -61,27 +62,27 @@ impl State {
             .iter()
             .flat_map(|group| group.revisions.iter().map(|r| ((&group.name, r.number), &r.launch)))
             .collect();
-        for step in &plan.steps {
-            match step {
-                Step::PutImage { image } => drop(self.images.insert(image.to_string())),
-                Step::DeleteImages { images } => {
+        for act in plan.acts() {
+            match act {
+                Act::PutImage { image } => drop(self.images.insert(image.to_string())),
+                Act::DeleteImages { images } => {
                     self.images.retain(|known| images.iter().all(|image| image.to_string() != *known));
                 }
-                Step::PutBalancer { spec, .. } => {
+                Act::PutBalancer { spec } => {
                     drop(self.balancers.insert(spec.name.clone(), spec.clone()));
                 }
-                Step::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
-                Step::PutRevision { group, number, launch, .. } => {
-                    launches.insert((group, *number), launch);
+                Act::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
+                Act::PutRevision { group, revision } => {
+                    launches.insert((group, revision.number), &revision.launch);
                 }
-                Step::StartRefresh { group, to, replicas, .. } => {
+                Act::StartRefresh { group, to, replicas } => {
                     let launch = launches.get(&(group, *to)).map(|launch| (*launch).clone());
                     self.groups.insert(group.clone(), (*replicas, launch));
                 }
-                Step::Scale { group, to, .. } => {
-                    self.groups.entry(group.clone()).or_default().0 = *to;
+                Act::Scale { group, replicas } => {
+                    self.groups.entry(group.clone()).or_default().0 = *replicas;
                 }
-                Step::DeleteGroup { group } => drop(self.groups.remove(group)),
+                Act::DeleteGroup { group } => drop(self.groups.remove(group)),
                 _ => {}
             }
         }
@@ -225,6 +226,7 @@ pub(super) mod tests {
     use super::*;
     use crate::manifest::api::{Protocol, ServiceType};
     use crate::oci::Digest;
+    use crate::plan::act::NewRevision;
     use crate::plan::example;
     use crate::plan::fleet::{Listener, TargetGroup};
     use crate::plan::image::ImageId;
@@ -238,19 +240,15 @@ pub(super) mod tests {
         let targets = vec![TargetGroup { group: name.clone(), port: 80 }];
         let listeners = vec![Listener::new(80, Protocol::Tcp, targets)];
         let spec = BalancerSpec::new(name.clone(), ServiceType::LoadBalancer, listeners);
-        let steps = vec![
-            Step::PutImage { image: launch().image },
-            Step::PutBalancer { spec, previous: None },
-            Step::PutRevision {
-                group: name.clone(),
-                number: 1,
-                launch: launch(),
-                cause: "test".into(),
-                previous: None,
-            },
-            Step::StartRefresh { group: name, from: None, to: 1, replicas: 3, previous_replicas: 0 },
+        let revision = NewRevision { number: 1, launch: launch(), cause: "test".into() };
+        let acts = [
+            Act::PutImage { image: launch().image },
+            Act::PutBalancer { spec },
+            Act::PutRevision { group: name.clone(), revision },
+            Act::StartRefresh { group: name, to: 1, replicas: 3 },
         ];
-        RolloutPlan { environment: "production".into(), steps, notes: vec![] }
+        let steps = acts.map(Into::into).into();
+        RolloutPlan { environment: "production".into(), steps, ..RolloutPlan::default() }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Status checks: requests to a guest for its status, and what came of each. [`health`](crate::cloud::health) decides
+//! Status checks: requests to a guest for its status, and what came of each. [`health`](crate::cloud::engine::health) decides
 //! what follows.
 //!
 //! qemu accepts a forwarded connection before the guest listens, so only an answer counts, and each request has a time
@@ -12,8 +12,8 @@ use i2kit_spec::status::{self, PodStatus};
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::cloud::environment::InstanceRecord;
-use crate::cloud::health::Heard;
+use crate::cloud::engine::environment::InstanceRecord;
+use crate::cloud::engine::health::Heard;
 use crate::cloud::local::network;
 
 /// The time limit of a request: a guest that is emulated on a busy host may need more than a second.
@@ -126,7 +126,7 @@ mod tests {
     use i2kit_spec::status::PodPhase;
 
     use super::*;
-    use crate::cloud::Moment;
+    use crate::cloud::engine::moment::Moment;
 
     /// Answers one request with these bytes.
     async fn answer(listener: &tokio::net::TcpListener, bytes: &[u8]) {

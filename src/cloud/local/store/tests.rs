@@ -1,10 +1,11 @@
 //! What the database keeps, refuses and survives.
 
 use super::*;
-use crate::cloud::reconcile::Memory;
-use crate::cloud::{Moment, NewRevision};
+use crate::cloud::engine::moment::{Moment, PAUSE_MS};
+use crate::cloud::engine::reconcile::Memory;
 use crate::manifest::api::{IntOrPercent, Protocol, ServiceType, Strategy};
 use crate::oci::Digest;
+use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerStatus, GroupSettings, Health, LaunchPort, LaunchSpec, Listener,
@@ -16,10 +17,15 @@ fn moment(steady: u64) -> Moment {
     Moment { steady, wall: 1_700_000_000_000 + steady }
 }
 
+fn apply(environment: &mut Environment, act: Act, now: Moment) {
+    let planned = PlannedAct { act, generation: environment.generation(), by: "ana".into() };
+    environment.apply(&planned, now, || "127.77.0.1".into()).unwrap();
+}
+
 pub(super) fn environments() -> Environments {
     let name = Name { namespace: "default".into(), name: "web".into() };
     let mut environment = Environment::default();
-    environment.images.insert(ImageId(Digest::of(b"1")));
+    apply(&mut environment, Act::PutImage { image: ImageId(Digest::of(b"1")) }, moment(0));
     let settings = GroupSettings {
         min_ready_seconds: 1,
         progress_deadline_seconds: 2,
@@ -27,7 +33,7 @@ pub(super) fn environments() -> Environments {
         labels: BTreeMap::from([("app".into(), "web".into())]),
         ..example::settings(Strategy::Recreate)
     };
-    environment.put_group(&name, &settings).unwrap();
+    apply(&mut environment, Act::PutGroup { group: name.clone(), settings }, moment(1));
     let group = environment.groups.get_mut(&name).unwrap();
     group.memory = Memory { failures: 7, ..Memory::default() };
     group.instances.insert("web-1-a".into(), InstanceRecord::new("web-1-a".into(), 1, moment(5)));
@@ -67,15 +73,15 @@ fn the_documents_are_of_this_version() {
         ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
         ..example::launch(ImageId(Digest::of(b"1")))
     };
-    environment
-        .put_revision(&name, &NewRevision { number: 1, launch, cause: "deploy".into() }, moment(1000))
-        .unwrap();
-    environment.start_refresh(&name, 1, 2, moment(2000)).unwrap();
+    let revision = NewRevision { number: 1, launch, cause: "deploy".into() };
+    apply(environment, Act::PutRevision { group: name.clone(), revision }, moment(1000));
+    let start = Act::StartRefresh { group: name.clone(), to: 1, replicas: 2 };
+    apply(environment, start, moment(2000));
     let max_unavailable = IntOrPercent::Percent(25);
     environment.groups.get_mut(&name).unwrap().settings.strategy =
         Strategy::RollingUpdate { max_unavailable, max_surge: IntOrPercent::Int(1) };
     let record = environment.groups.get_mut(&name).unwrap().instances.get_mut("web-1-a").unwrap();
-    record.feel(Health::Unhealthy { reason: "late".into() }, 7);
+    record.set_health(Health::Unhealthy { reason: "late".into() }, 7);
     record.silent_since = Some(6);
     record.accelerator = Some(Accelerator::Tcg);
     record.containers.push(ContainerStatus {
@@ -87,7 +93,7 @@ fn the_documents_are_of_this_version() {
     let target = TargetGroup { group: name.clone(), port: 80 };
     let listener = Listener::new(8080, Protocol::Udp, vec![target]);
     let spec = BalancerSpec::new(name, ServiceType::ClusterIP, vec![listener]);
-    environment.put_balancer(&spec, || "127.77.0.1".into());
+    apply(environment, Act::PutBalancer { spec }, moment(3000));
     let documents: Vec<String> = documents(&state)
         .into_iter()
         .map(|((kind, environment, namespace, name, id), document)| {
@@ -95,7 +101,7 @@ fn the_documents_are_of_this_version() {
             format!("{kind} {environment} {namespace} {name} {id}\n{document:#}")
         })
         .collect();
-    insta::assert_snapshot!("documents_of_version_2", documents.join("\n"));
+    insta::assert_snapshot!("documents_of_version_3", documents.join("\n"));
 }
 
 #[test]
@@ -114,7 +120,7 @@ fn the_clock_is_stored_with_what_it_timed() {
     connection.execute("UPDATE clock SET document = ?1", [later]).unwrap();
     drop(connection);
     let shown = Store::open(&path, || Ok(())).unwrap().0.clock().now().steady;
-    assert!((4_000_000..=4_000_000 + crate::cloud::PAUSE_MS).contains(&shown), "{shown}");
+    assert!((4_000_000..=4_000_000 + PAUSE_MS).contains(&shown), "{shown}");
 }
 
 /// One VM more in each group.

@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{refusal, unreachable};
-use super::home::{Home, SOCKET};
-use super::link::channel::too_long;
-use super::socket;
-use super::wire::{EXEC_PROTOCOL, Exec};
+use super::connection::{refusal, unreachable};
 use crate::cloud::CloudError;
 use crate::cloud::exec::{Input, Output, Session};
+use crate::cloud::local::home::{Home, SOCKET};
+use crate::cloud::local::link::channel::too_long;
+use crate::cloud::local::socket;
+use crate::cloud::local::wire::{EXEC_PROTOCOL, Exec};
 
 /// How many pieces of input may wait.
 const INPUTS: usize = 4;

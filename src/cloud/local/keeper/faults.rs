@@ -8,15 +8,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::acts::Adopted;
-use super::step::{Job, Read, Stepped, Words};
-use crate::cloud::environment::Environment;
-use crate::cloud::local::keeper::{Running, State};
+use super::effects::Adopted;
+use super::state::{Running, State};
+use super::step::{Effect, Read, Stepped, Words};
+use crate::cloud::CloudError;
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::engine::moment::Moment;
+use crate::cloud::engine::reconcile::POWER_OFF_MS;
 use crate::cloud::local::store::{Faults, SaveMoment, Store};
-use crate::cloud::reconcile::POWER_OFF_MS;
-use crate::cloud::{CloudError, Moment, NewRevision};
 use crate::manifest::api::{IntOrPercent, Name, ServiceType, Strategy};
 use crate::oci::Digest;
+use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, Health, InstanceState, LaunchPort, LaunchSpec, Listener, RefreshStatus,
@@ -199,7 +201,7 @@ impl Sim {
             self.world().folders.retain(|id| known.contains(id));
             for (id, _) in vms {
                 if self.state.record(&id).unwrap().state == InstanceState::Stopping
-                    && let Some(Job::PowerOff { id }) = self.state.begin(Job::PowerOff { id })
+                    && let Some(Effect::PowerOff { id }) = self.state.begin(Effect::PowerOff { id })
                 {
                     let now = self.now;
                     self.world().off.insert(id, now);
@@ -230,7 +232,7 @@ impl Sim {
                 if up && record.state == InstanceState::Running {
                     record.boot_id = Some("boot".into());
                     record.answered = true;
-                    record.feel(Health::Healthy, now);
+                    record.set_health(Health::Healthy, now);
                 }
             }
         }
@@ -245,7 +247,7 @@ impl Sim {
 
     fn round(&mut self) -> Result<(), CloudError> {
         let mut read = Read::new();
-        let jobs = loop {
+        let effects = loop {
             match self.state.step(&read, self.moment())? {
                 Stepped::Unread(ids) => {
                     let words = |death: Option<String>| Words {
@@ -254,28 +256,28 @@ impl Sim {
                     };
                     read.extend(ids.into_iter().map(|(id, death)| (id, words(death))));
                 }
-                Stepped::Decided(jobs, _) => break jobs,
+                Stepped::Decided(effects, _) => break effects,
             }
         };
         let mut begun = Vec::new();
-        for job in jobs {
+        for effect in effects {
             self.point(false)?;
-            begun.extend(self.state.begin(job));
+            begun.extend(self.state.begin(effect));
         }
-        for job in begun {
-            self.perform(job)?;
+        for effect in begun {
+            self.perform(effect)?;
         }
         Ok(())
     }
 
-    fn perform(&mut self, job: Job) -> Result<(), CloudError> {
+    fn perform(&mut self, effect: Effect) -> Result<(), CloudError> {
         let attempt = self.point(true);
         if self.is_killed() {
             return attempt;
         }
-        match (job, attempt) {
-            (Job::Launch(launch), Err(error)) => self.state.failed(&launch.id, error.to_string()),
-            (Job::Launch(launch), Ok(())) => {
+        match (effect, attempt) {
+            (Effect::Launch(launch), Err(error)) => self.state.failed(&launch.id, error.to_string()),
+            (Effect::Launch(launch), Ok(())) => {
                 let (id, now) = (launch.id.clone(), self.now);
                 self.world().folders.insert(id.clone());
                 self.point(false)?;
@@ -284,11 +286,11 @@ impl Sim {
                 let machine = Machine { id: id.clone(), world: Arc::clone(&self.world) };
                 self.state.started(&id, Box::new(machine), Accelerator::Tcg);
             }
-            (Job::PowerOff { id }, Ok(())) => {
+            (Effect::PowerOff { id }, Ok(())) => {
                 let now = self.now;
                 self.world().off.insert(id, now);
             }
-            (Job::Remove { id }, Ok(())) => drop(self.world().folders.remove(&id)),
+            (Effect::Remove { id }, Ok(())) => drop(self.world().folders.remove(&id)),
             _ => {}
         }
         self.point(false)
@@ -300,7 +302,7 @@ impl Sim {
         for id in world.alive.keys() {
             assert!(self.state.record(id).is_some(), "{id} runs and has no record");
         }
-        let healthy = |record: &&crate::cloud::environment::InstanceRecord| {
+        let healthy = |record: &&crate::cloud::engine::environment::InstanceRecord| {
             record.serves() && world.alive.contains_key(&record.id)
         };
         let groups = self.state.environments.values().flat_map(|found| found.groups.values());
@@ -308,21 +310,29 @@ impl Sim {
         assert!(!self.serving || serving >= REPLICAS as usize, "only {serving} machines serve");
     }
 
-    /// A verb, as the API gives it. One that is refused has changed nothing.
-    fn verb<T>(
-        &mut self,
-        change: impl FnOnce(&mut Environment) -> Result<T, CloudError>,
-    ) -> Result<T, CloudError> {
-        let before = self.state.environments.clone();
-        let result =
-            self.state.change(|environments| change(environments.entry("local".to_owned()).or_default()));
-        if self.is_killed() {
-            self.restart();
-        } else if result.is_err() {
-            assert_eq!(self.state.environments, before, "a verb that was refused changed something");
+    /// An act on the generation that there is, as a client applies it. One that is refused has changed nothing, and one
+    /// whose answer is lost with the process is sent again to the next one.
+    fn apply(&mut self, act: Act) -> Result<(), CloudError> {
+        let generation =
+            self.state.environments.get("local").map(Environment::generation).unwrap_or_default();
+        let planned = PlannedAct { act, generation, by: "test".into() };
+        loop {
+            let (before, now) = (self.state.environments.clone(), self.moment());
+            let result = self.state.change(|environments| {
+                let environment = environments.entry("local".to_owned()).or_default();
+                environment.apply(&planned, now, || "127.77.0.1".into())
+            });
+            let was_killed = self.is_killed();
+            if was_killed {
+                self.restart();
+            } else if result.is_err() {
+                assert_eq!(self.state.environments, before, "an act that was refused changed something");
+            }
+            self.tick();
+            if !was_killed {
+                return result.map(drop);
+            }
         }
-        self.tick();
-        result
     }
 
     /// Runs a command until it succeeds, as a user does.
@@ -342,37 +352,30 @@ impl Sim {
         }
     }
 
-    fn group(&self) -> Option<&crate::cloud::environment::GroupRecord> {
+    fn group(&self) -> Option<&crate::cloud::engine::environment::GroupRecord> {
         self.state.environments.get("local")?.groups.get(&name())
     }
 
     fn deploy(&mut self, revision: u32) -> Result<(), CloudError> {
-        let now = self.moment();
-        self.verb(|found| {
-            found.images.insert(image(revision));
-            Ok(())
-        })?;
+        self.apply(Act::PutImage { image: image(revision) })?;
         let target = TargetGroup { group: name(), port: 80 };
         let listener = Listener::new(80, crate::manifest::api::Protocol::Tcp, vec![target]);
         let spec = BalancerSpec::new(name(), ServiceType::ClusterIP, vec![listener]);
-        self.verb(|found| {
-            found.put_balancer(&spec, || "127.77.0.1".into());
-            Ok(())
-        })?;
+        self.apply(Act::PutBalancer { spec })?;
         let strategy = Strategy::RollingUpdate {
             max_unavailable: IntOrPercent::Int(0),
             max_surge: IntOrPercent::Int(1),
         };
-        self.verb(|found| found.put_group(&name(), &example::settings(strategy)))?;
+        self.apply(Act::PutGroup { group: name(), settings: example::settings(strategy) })?;
         let new = NewRevision { number: revision, launch: launch(revision), cause: "deploy".into() };
-        self.verb(|found| found.put_revision(&name(), &new, now))?;
+        self.apply(Act::PutRevision { group: name(), revision: new })?;
         let is_done = |sim: &Self| {
             sim.group()
                 .and_then(|group| group.memory.refresh.as_ref())
                 .is_some_and(|refresh| (refresh.to, refresh.status) == (revision, RefreshStatus::Successful))
         };
         if !is_done(self) {
-            self.verb(|found| found.start_refresh(&name(), revision, REPLICAS, now))?;
+            self.apply(Act::StartRefresh { group: name(), to: revision, replicas: REPLICAS })?;
             self.until("end of the refresh", |sim| {
                 let refresh = sim.group().and_then(|group| group.memory.refresh.as_ref());
                 refresh.is_none_or(|refresh| !refresh.status.is_active())
@@ -394,16 +397,14 @@ impl Sim {
     }
 
     fn destroy(&mut self) -> Result<(), CloudError> {
-        self.verb(|found| {
-            found.delete_group(&name());
-            Ok(())
-        })?;
+        self.apply(Act::DeleteGroup { group: name() })?;
         self.until("end of the group", |sim| sim.group().is_none());
-        self.verb(|found| {
-            found.balancers.remove(&name());
-            Ok(())
-        })?;
-        self.verb(|found| found.delete_images(&[image(1), image(2)]))
+        self.apply(Act::DeleteBalancer { balancer: name() })?;
+        self.apply(Act::DeleteImages { images: vec![image(1), image(2)] })
+    }
+
+    fn scale(&mut self, replicas: u32) -> Result<(), CloudError> {
+        self.apply(Act::Scale { group: name(), replicas })
     }
 
     /// Everything that a user does, from the first deployment to nothing.
@@ -413,9 +414,9 @@ impl Sim {
         self.serving = true;
         self.command(|sim| sim.deploy(2));
         self.until("two machines", |sim| sim.converged(REPLICAS));
-        self.command(|sim| sim.verb(|found| found.set_replicas(&name(), REPLICAS + 1)));
+        self.command(|sim| sim.scale(REPLICAS + 1));
         self.until("three machines", |sim| sim.converged(REPLICAS + 1));
-        self.command(|sim| sim.verb(|found| found.set_replicas(&name(), REPLICAS)));
+        self.command(|sim| sim.scale(REPLICAS));
         self.until("two machines", |sim| sim.converged(REPLICAS));
         self.serving = false;
         self.command(Self::destroy);
@@ -475,7 +476,7 @@ fn a_machine_that_does_not_power_off_is_killed_when_it_is_late() {
     let mut sim = Sim::new(None);
     sim.command(|sim| sim.deploy(1));
     sim.until("two machines", |sim| sim.converged(REPLICAS));
-    sim.verb(|found| found.set_replicas(&name(), 0)).unwrap();
+    sim.scale(0).unwrap();
     sim.until("stopping machines", |sim| sim.world().off.len() == 2);
     sim.world().off.clear();
     let pressed = sim.now;

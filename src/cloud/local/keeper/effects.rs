@@ -9,11 +9,12 @@ use std::time::Duration;
 use i2kit_spec::status::PodPhase;
 use tokio_util::sync::CancellationToken;
 
-use super::step::{Job, Launch};
+use super::Keeper;
+use super::state::{Life, Ports, Running, State, Vm};
+use super::step::{Effect, Launch};
 use crate::cloud::CloudError;
-use crate::cloud::environment::GroupRecord;
-use crate::cloud::health::{Heard, Known, judge};
-use crate::cloud::local::keeper::{Keeper, Life, Ports, Running, State, Vm};
+use crate::cloud::engine::environment::GroupRecord;
+use crate::cloud::engine::health::{Heard, Known, judge};
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
 use crate::cloud::local::link::status_check;
@@ -27,15 +28,15 @@ use crate::plan::fleet::{Accelerator, Health, InstanceState};
 /// How long qemu may take until it answers.
 const QEMU_START: Duration = Duration::from_secs(30);
 
-/// Does a job in the background.
-pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
+/// Carries an effect out in the background.
+pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
     let keeper = Arc::clone(keeper);
-    match job {
-        Job::Launch(launch) => {
+    match effect {
+        Effect::Launch(launch) => {
             tokio::spawn(async move { launch_vm(&keeper, *launch).await });
         }
-        Job::Forward { id, port } => forward(&keeper, &id, port),
-        Job::PowerOff { id } => {
+        Effect::Forward { id, port } => forward(&keeper, &id, port),
+        Effect::PowerOff { id } => {
             tokio::spawn(async move {
                 // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.
                 if let Err(error) = qmp::power_off(&keeper.home.instance(&id)).await {
@@ -43,11 +44,11 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, job: Job) {
                 }
             });
         }
-        Job::Remove { id } => {
+        Effect::Remove { id } => {
             tokio::task::spawn_blocking(move || remove(&keeper, &id));
         }
         // Done when they began.
-        Job::Kill { .. } | Job::Dismiss { .. } => {}
+        Effect::Kill { .. } | Effect::Dismiss { .. } => {}
     }
 }
 
@@ -169,7 +170,7 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
             }
             Err(error) if tokio::time::Instant::now() > given_up => {
                 let reason = format!("qemu does not answer: {error}");
-                heard(keeper, id, (Heard::Silence(reason.clone()), None));
+                apply_check(keeper, id, (Heard::Silence(reason.clone()), None));
                 return Err(reason);
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -213,11 +214,11 @@ async fn check_health(
             keeper.state().vms.get(&id).and_then(|vm| vm.network.address(health_port, Protocol::Tcp));
         let Some(address) = address else { return Ok(()) };
         let checked = tokio::select! {
-            checked = look(&keeper, &id, address) => checked,
+            checked = check_once(&keeper, &id, address) => checked,
             () = cancel.cancelled() => return Ok(()),
         };
         let unasked = if let Heard::Unasked(reason) = &checked.0 { Some(reason.clone()) } else { None };
-        let period = heard(&keeper, &id, checked);
+        let period = apply_check(&keeper, &id, checked);
         if let Some(reason) = unasked {
             return Err(reason);
         }
@@ -230,7 +231,7 @@ async fn check_health(
 
 /// One health check: the guest's own word, and the first port behind a balancer that does not accept yet, until all
 /// did once.
-async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<u16>) {
+async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<u16>) {
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
@@ -271,7 +272,7 @@ async fn look(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<
 }
 
 /// Takes over what a health check heard; how long to wait for the next one.
-fn heard(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) -> Duration {
+fn apply_check(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) -> Duration {
     let now = keeper.clock.now().steady;
     let mut state = keeper.state();
     let State { environments, vms, .. } = &mut *state;
@@ -403,10 +404,10 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
         let pressed = {
             let mut state = keeper.state();
             let stopping = state.record(&id).is_some_and(|record| record.state == InstanceState::Stopping);
-            stopping.then(|| state.begin(Job::PowerOff { id })).flatten()
+            stopping.then(|| state.begin(Effect::PowerOff { id })).flatten()
         };
-        if let Some(job) = pressed {
-            spawn(keeper, job);
+        if let Some(effect) = pressed {
+            spawn(keeper, effect);
         }
     }
     Ok(())

@@ -1,10 +1,5 @@
 //! The control loop: looks at every group, has the reconciler decide, saves what it decided, and does it.
 
-mod acts;
-#[cfg(test)]
-mod faults;
-mod step;
-
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,18 +7,18 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-pub(super) use self::acts::adopt;
-use self::step::{Job, Read, Stepped, Words};
-use super::keeper::{Keeper, blocking};
-use super::link::{console, log_reader};
-use super::machine::process;
-use super::mover::dns::message::Zone;
-use super::mover::dns::service_name;
-use super::mover::{ListenerId, NameServer, Route, Routes};
-use super::network::addresses;
-use super::supervise::supervise;
+use super::state::blocking;
+use super::step::{Effect, Read, Stepped, Words};
+use super::{Keeper, effects};
 use crate::cloud::CloudError;
-use crate::cloud::environment::Environment;
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::link::{console, log_reader};
+use crate::cloud::local::machine::process;
+use crate::cloud::local::mover::dns::message::Zone;
+use crate::cloud::local::mover::dns::service_name;
+use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
+use crate::cloud::local::network::addresses;
+use crate::cloud::local::supervise::supervise;
 
 /// Between two looks when nothing happens: the end of a VM is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
@@ -42,7 +37,7 @@ struct Memory {
 
 /// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
 /// and tried again; what runs goes on meanwhile.
-pub(super) async fn run(keeper: Arc<Keeper>) {
+pub(in crate::cloud::local) async fn run(keeper: Arc<Keeper>) {
     let memory = Arc::new(Mutex::new(Memory::default()));
     let make = {
         let keeper = Arc::clone(&keeper);
@@ -71,6 +66,7 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
         rotate(keeper);
     }
     memory.rounds += 1;
+    keeper.rounds.send_replace(());
     if blocking(|| keeper.state().mend())? {
         keeper.log.say(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }
@@ -83,7 +79,7 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let connections = keeper.mover.report().connections;
     keeper.state().set_connections(&connections);
     let mut read = Read::new();
-    let (jobs, log) = loop {
+    let (decided, log) = loop {
         let mut state = keeper.state();
         match state.step(&read, now)? {
             // Without the lock: there may be much to read.
@@ -94,17 +90,18 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
                     (id, words)
                 }));
             }
-            Stepped::Decided(jobs, log) => {
-                let jobs: Vec<Job> = jobs.into_iter().filter_map(|job| state.begin(job)).collect();
-                break (jobs, log);
+            Stepped::Decided(decided, log) => {
+                let effects: Vec<Effect> =
+                    decided.into_iter().filter_map(|effect| state.begin(effect)).collect();
+                break (effects, log);
             }
         }
     };
     for line in log {
         keeper.log.say(format_args!("{line}"));
     }
-    for job in jobs {
-        acts::spawn(keeper, job);
+    for effect in decided {
+        effects::spawn(keeper, effect);
     }
     Ok(())
 }

@@ -2,12 +2,14 @@
 
 use proptest::prelude::*;
 
-use crate::cloud::environment::{Facts, GroupRecord};
-use crate::cloud::health::SILENT_LOST_MS;
+use crate::cloud::engine::environment::{GroupRecord, MachineFacts};
+use crate::cloud::engine::health::SILENT_LOST_MS;
+use crate::cloud::engine::moment::Moment;
+use crate::cloud::engine::reconcile;
 use crate::cloud::sim::{Behaviour, Sim, World};
-use crate::cloud::{Moment, NewRevision, reconcile};
 use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
 use crate::oci::Digest;
+use crate::plan::act::NewRevision;
 use crate::plan::example;
 use crate::plan::fleet::{GroupSettings, Health, InstanceState, JobSettings, RefreshStatus};
 use crate::plan::image::ImageId;
@@ -177,7 +179,7 @@ fn scaling_down_takes_what_serves_least() {
     let sick = group(&world).instances.keys().nth(1).unwrap().clone();
     let now = world.now;
     let record = world.environment.groups.get_mut(&web()).unwrap().instances.get_mut(&sick).unwrap();
-    record.feel(Health::Unhealthy { reason: "sick".into() }, now);
+    record.set_health(Health::Unhealthy { reason: "sick".into() }, now);
     world.behaviours.insert(image(1), Behaviour::Silent);
     world.environment.set_replicas(&web(), 2).unwrap();
     world.pass(1);
@@ -362,12 +364,19 @@ fn nothing_is_rolled_back_to_what_never_served() {
 
 #[test]
 fn a_grace_period_without_bound_is_one() {
-    let mut view = group(&world(&settings(0, 1), 1, &[]).world()).view(&|_| Facts::default());
+    let mut view = group(&world(&settings(0, 1), 1, &[]).world()).view(&|_| MachineFacts::default());
     view.vms[0].state = InstanceState::Stopping;
     view.vms[0].alive = true;
     view.vms[0].grace_ms = u64::MAX;
-    let acts = reconcile::decide(&view, 1_000_000_000).acts;
-    assert!(!acts.iter().any(|act| matches!(act, reconcile::Act::Kill { .. })), "{acts:?}");
+    let actions = reconcile::decide(&view, 1_000_000_000).actions;
+    assert!(!actions.iter().any(|action| matches!(action, reconcile::Action::Kill { .. })), "{actions:?}");
+}
+
+/// Stops the refresh under way, wherever it leads.
+fn cancel(world: &mut World) {
+    if let Some(to) = group(world).memory.refresh.as_ref().map(|refresh| refresh.to) {
+        world.environment.cancel_refresh(&web(), to).unwrap();
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -408,7 +417,7 @@ proptest! {
             match deed {
                 // A conflict with an active refresh is the caller's to solve.
                 Deed::Refresh { to, replicas } => drop(world.environment.start_refresh(&web(), to, replicas, now)),
-                Deed::Cancel => world.environment.cancel_refresh(&web()).unwrap(),
+                Deed::Cancel => cancel(&mut world),
                 Deed::Scale(replicas) => world.environment.set_replicas(&web(), replicas).unwrap(),
                 Deed::Kill(index) => {
                     if let Some(id) = group(&world).instances.keys().nth(index).cloned() {
@@ -418,7 +427,7 @@ proptest! {
                 Deed::Pass(seconds) => world.pass(seconds),
             }
         }
-        world.environment.cancel_refresh(&web()).unwrap();
+        cancel(&mut world);
         let now = world.moment();
         world.environment.start_refresh(&web(), 1, replicas, now).unwrap();
         world.pass(200);
@@ -485,6 +494,11 @@ fn settings_of_a_job() -> GroupSettings {
 const THREE: JobSettings =
     JobSettings { completions: 3, parallelism: 2, backoff_limit: 1, active_deadline_seconds: None };
 
+/// The newest run.
+fn run(world: &World) -> &reconcile::Run {
+    group(world).memory.runs.last().unwrap()
+}
+
 #[test]
 fn a_job_runs_until_enough_machines_succeeded() {
     let sim = job(THREE, Behaviour::Succeeds(4000));
@@ -495,9 +509,9 @@ fn a_job_runs_until_enough_machines_succeeded() {
         most = most.max(running(&world).len());
     }
     assert_eq!(most, 2, "no more at a time than it says");
-    assert_eq!((status(&world), group(&world).memory.completed), (RefreshStatus::Successful, 3));
+    assert_eq!((run(&world).status, run(&world).completed), (RefreshStatus::Successful, 3));
     assert!(running(&world).is_empty(), "a machine that ended well is not replaced");
-    let fleet = world.environment.fleet("sim", &|_| Facts::default(), &|_| Vec::new(), world.now);
+    let fleet = world.environment.fleet("sim", &|_| MachineFacts::default(), &|_| Vec::new(), world.now);
     assert!(fleet.group(&web()).unwrap().is_settled_at(1));
 }
 
@@ -506,20 +520,41 @@ fn a_job_fails_when_too_many_machines_do_or_when_it_is_late() {
     let sim = job(THREE, Behaviour::Ends(2000));
     let mut world = sim.world();
     world.pass(60);
-    assert_eq!(status(&world), RefreshStatus::Failed);
-    let reason = group(&world).memory.refresh.as_ref().unwrap().reason.clone().unwrap();
+    assert_eq!(run(&world).status, RefreshStatus::Failed);
+    let reason = run(&world).reason.clone().unwrap();
     assert!(reason.starts_with("BackoffLimitExceeded: 2 VMs failed"), "{reason}");
     assert!(running(&world).is_empty());
     // A guest that says it cannot go on is as good as ended.
     let sim = job(THREE, Behaviour::Lost);
     let mut world = sim.world();
     world.pass(60);
-    assert_eq!((status(&world), running(&world)), (RefreshStatus::Failed, vec![]));
+    assert_eq!((run(&world).status, running(&world)), (RefreshStatus::Failed, vec![]));
     let late = JobSettings { active_deadline_seconds: Some(5), ..THREE };
     let sim = job(late, Behaviour::Ready(1000));
     let mut world = sim.world();
     world.pass(10);
-    assert_eq!(status(&world), RefreshStatus::Failed);
+    assert_eq!(run(&world).status, RefreshStatus::Failed);
     world.pass(100);
     assert!(group(&world).instances.values().all(|vm| vm.state == InstanceState::Ended));
+}
+
+#[test]
+fn every_run_of_a_job_is_remembered_for_a_while() {
+    let sim = job(THREE, Behaviour::Succeeds(1000));
+    let mut world = sim.world();
+    let last = u32::try_from(reconcile::RUNS_KEPT).unwrap() + 2;
+    for number in 1..=last {
+        let now = world.moment();
+        world.environment.start_refresh(&web(), 1, 2, now).unwrap();
+        assert_eq!(run(&world).number, number, "the one under way is adopted");
+        world.pass(20);
+        assert_eq!((run(&world).status, run(&world).completed), (RefreshStatus::Successful, 3));
+        let now = world.moment();
+        world.environment.start_refresh(&web(), 1, 2, now).unwrap();
+    }
+    assert_eq!(group(&world).memory.runs.len(), reconcile::RUNS_KEPT);
+    let fleet = world.environment.fleet("sim", &|_| MachineFacts::default(), &|_| Vec::new(), world.now);
+    let web = fleet.group(&web()).unwrap();
+    assert_eq!(web.runs.last().unwrap().number, last + 1);
+    assert!(!web.is_settled_at(1), "the newest one is under way");
 }

@@ -60,7 +60,7 @@ pub fn judge(record: &mut InstanceRecord, heard: Heard, known: &Known<'_>, now: 
         Heard::Unclear(reason) => {
             record.silent_since = None;
             record.answered = true;
-            return feel_unready(record, was_ready, bounded(reason), now);
+            return set_unready(record, was_ready, bounded(reason), now);
         }
         Heard::Status(status) => *status,
     };
@@ -74,22 +74,22 @@ pub fn judge(record: &mut InstanceRecord, heard: Heard, known: &Known<'_>, now: 
     let most = known.containers.len() + 1;
     match status.phase {
         PodPhase::Ready => match known.closed_port {
-            None => record.feel(Health::Healthy, now),
+            None => record.set_health(Health::Healthy, now),
             Some(port) => {
-                feel_unready(record, was_ready, format!("port {port} accepts no connections yet"), now);
+                set_unready(record, was_ready, format!("port {port} accepts no connections yet"), now);
             }
         },
         PodPhase::Starting { waits } => {
             let waits = waits.iter().take(most).map(ToString::to_string);
-            feel_unready(record, was_ready, sentence(waits), now);
+            set_unready(record, was_ready, sentence(waits), now);
         }
         PodPhase::NotReady { reasons } => {
             let reason = sentence(reasons.into_iter().take(most));
-            record.feel(Health::Unhealthy { reason }, now);
+            record.set_health(Health::Unhealthy { reason }, now);
         }
         PodPhase::Lost { reason } => {
             let reason = bounded(format!("the guest cannot go on: {reason}"));
-            record.feel(Health::Lost { reason }, now);
+            record.set_health(Health::Lost { reason }, now);
         }
     }
 }
@@ -105,23 +105,23 @@ fn silence(record: &mut InstanceRecord, reason: String, boot_ms: u64, now: u64) 
         Health::Lost { .. } => {}
         _ if silent >= limit => {
             let reason = bounded(format!("the guest has not answered for {} s: {reason}", silent / 1000));
-            record.feel(Health::Lost { reason }, now);
+            record.set_health(Health::Lost { reason }, now);
         }
         Health::Healthy if silent < SILENT_UNREADY_MS => {}
         Health::Starting { .. } => {
-            record.feel(Health::Starting { waiting: Some(bounded(reason)) }, now);
+            record.set_health(Health::Starting { waiting: Some(bounded(reason)) }, now);
         }
         Health::Healthy | Health::Unhealthy { .. } => {
-            record.feel(Health::Unhealthy { reason: bounded(reason) }, now);
+            record.set_health(Health::Unhealthy { reason: bounded(reason) }, now);
         }
     }
 }
 
 /// Not ready, and nothing is wrong with a VM that never was.
-fn feel_unready(record: &mut InstanceRecord, was_ready: bool, reason: String, now: u64) {
+fn set_unready(record: &mut InstanceRecord, was_ready: bool, reason: String, now: u64) {
     let health =
         if was_ready { Health::Unhealthy { reason } } else { Health::Starting { waiting: Some(reason) } };
-    record.feel(health, now);
+    record.set_health(health, now);
 }
 
 /// The containers that the plan names, each once, with bounded texts.
@@ -175,9 +175,10 @@ mod tests {
     const BOOT_MS: u64 = 600_000;
 
     fn record(health: Health) -> InstanceRecord {
-        let mut record = InstanceRecord::new("web-1-a".into(), 1, crate::cloud::Moment::default());
+        let mut record =
+            InstanceRecord::new("web-1-a".into(), 1, crate::cloud::engine::moment::Moment::default());
         record.answered = health != Health::STARTING;
-        record.feel(health, 0);
+        record.set_health(health, 0);
         record
     }
 

@@ -1,7 +1,7 @@
-//! What a cloud that keeps groups itself remembers of one environment, and what its verbs do to it.
+//! What a cloud that keeps groups itself remembers of one environment, and what acts do to it.
 //!
 //! Pure values: the local cloud stores them in its database and acts on them with qemu, the fake cloud keeps them in
-//! memory. Times by which something is decided are milliseconds of [`Steady`](super::Steady); those that people read
+//! memory. Times by which something is decided are milliseconds of [`Steady`](super::moment::Steady); those that people read
 //! are seconds since the Unix epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,12 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use i2kit_spec::PodEnd;
 use serde::{Deserialize, Serialize};
 
-use super::reconcile::{self, Memory, RefreshState, Vm};
-use super::{CloudError, Moment, NewRevision};
+use super::moment::Moment;
+use super::reconcile::{self, Member, Memory, RUNS_KEPT, RefreshState, Run};
+use crate::cloud::CloudError;
 use crate::manifest::api::{Name, Protocol};
+use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, GroupSettings, Health, Instance,
-    InstanceGroup, InstanceState, LaunchSpec, LoadBalancer, Refresh, RefreshStatus, Revision, Target, count,
+    Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, Generation, GroupSettings, Health, Instance,
+    InstanceGroup, InstanceState, JobRun, JobSettings, LaunchSpec, LoadBalancer, Refresh, RefreshStatus,
+    Revision, Target, count,
 };
 use crate::plan::image::ImageId;
 
@@ -27,6 +30,18 @@ pub struct Environment {
     pub balancers: BTreeMap<Name, BalancerRecord>,
     /// Images that it may start VMs from.
     pub images: BTreeSet<ImageId>,
+    /// The newest act, and the generation after it; none before the first one.
+    pub latest: Option<Applied>,
+}
+
+/// An act that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// The act, with the generation before it.
+    pub act: PlannedAct,
+    /// The generation after it.
+    pub generation: Generation,
 }
 
 /// A group, without its VMs.
@@ -95,7 +110,7 @@ pub struct BalancerRecord {
 
 /// What is known of a VM only while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Facts {
+pub struct MachineFacts {
     /// Whether its process runs.
     pub alive: bool,
     /// The process.
@@ -138,7 +153,7 @@ impl InstanceRecord {
     }
 
     /// Sets the health; its time only moves when it changes in kind, not when the words of its reason do.
-    pub fn feel(&mut self, health: Health, now: u64) {
+    pub fn set_health(&mut self, health: Health, now: u64) {
         if std::mem::discriminant(&self.health) != std::mem::discriminant(&health) {
             self.health_since = now;
         }
@@ -166,7 +181,7 @@ impl InstanceRecord {
         self.end_containers(end, names);
         // A VM that was taken out because it was lost keeps that reason.
         if self.state == InstanceState::Running || !matches!(self.health, Health::Lost { .. }) {
-            self.feel(Health::Unhealthy { reason }, now);
+            self.set_health(Health::Unhealthy { reason }, now);
         }
         self.enter(InstanceState::Ended, now);
     }
@@ -209,11 +224,11 @@ impl GroupRecord {
     }
 
     /// What the reconciler looks at.
-    pub fn view(&self, facts: &impl Fn(&str) -> Facts) -> reconcile::Group {
+    pub fn view(&self, facts: &impl Fn(&str) -> MachineFacts) -> reconcile::GroupView {
         let vm = |record: &InstanceRecord| {
             let facts = facts(&record.id);
             let launch = self.revision(record.revision).map(|revision| &revision.launch);
-            Vm {
+            Member {
                 id: record.id.clone(),
                 revision: record.revision,
                 state: record.state,
@@ -228,9 +243,9 @@ impl GroupRecord {
                 succeeded: facts.succeeded,
             }
         };
-        let mut vms: Vec<Vm> = self.instances.values().map(vm).collect();
+        let mut vms: Vec<Member> = self.instances.values().map(vm).collect();
         vms.sort_by_key(|vm| self.instances.get(&vm.id).map(|record| record.started));
-        reconcile::Group {
+        reconcile::GroupView {
             settings: self.settings.clone(),
             replicas: self.replicas,
             memory: self.memory.clone(),
@@ -242,7 +257,28 @@ impl GroupRecord {
     fn wanted_revisions(&self) -> Vec<u32> {
         let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
         let refresh = refresh.into_iter().flat_map(|refresh| [Some(refresh.to), refresh.from]);
-        refresh.chain([self.memory.current]).flatten().collect()
+        let run = self.memory.runs.last().filter(|run| run.status.is_active()).map(|run| run.revision);
+        refresh.chain([self.memory.current, run]).flatten().collect()
+    }
+
+    /// Starts a run of a job, or adopts the active one of the same revision.
+    fn start_run(&mut self, name: &Name, revision: u32, now: Moment) -> Result<(), CloudError> {
+        let newest = self.memory.runs.last();
+        if let Some(active) = newest.filter(|run| run.status.is_active()) {
+            if active.revision == revision {
+                return Ok(());
+            }
+            let message = format!("a run of {name} at revision {} is {}", active.revision, active.status);
+            return Err(CloudError::Conflict { message });
+        }
+        let number = newest.map_or(1, |run| run.number.saturating_add(1));
+        self.memory.runs.push(Run::start(number, revision, now));
+        let surplus = self.memory.runs.len().saturating_sub(RUNS_KEPT);
+        self.memory.runs.drain(..surplus);
+        // A refresh is of when the group was no job.
+        self.memory.refresh = None;
+        self.memory.current.get_or_insert(revision);
+        Ok(())
     }
 }
 
@@ -252,8 +288,76 @@ impl Environment {
         self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
     }
 
+    /// The generation of its definitions.
+    pub fn generation(&self) -> Generation {
+        self.latest.as_ref().map(|latest| latest.generation).unwrap_or_default()
+    }
+
+    /// The generation after `planned`, if that is the newest act already: its answer was lost, and it was sent again.
+    pub fn applied(&self, planned: &PlannedAct) -> Option<Generation> {
+        let latest = self.latest.as_ref().filter(|latest| {
+            (&latest.act.act, latest.act.generation) == (&planned.act, planned.generation)
+        })?;
+        Some(latest.generation)
+    }
+
+    /// Whether `planned` may be applied: its generation is that of the environment.
+    ///
+    /// # Errors
+    /// [`CloudError::Outdated`], which names the newest act and who applied it.
+    pub fn admit(&self, planned: &PlannedAct) -> Result<(), CloudError> {
+        if planned.generation == self.generation() {
+            return Ok(());
+        }
+        let message = match &self.latest {
+            Some(Applied { act: PlannedAct { act, by, .. }, .. }) => {
+                format!("the environment was changed since this was planned: {by} did \"{act}\"")
+            }
+            None => "the environment was destroyed since this was planned".to_owned(),
+        };
+        Err(CloudError::Outdated { message })
+    }
+
+    /// Applies an act at the time `now`; `host` gives the address of a balancer that is new. Of a group that is to be
+    /// deleted the VMs end later, and the group goes with the last of them.
+    ///
+    /// # Errors
+    /// See [`Self::admit`]. After an error the environment may be changed in part: the caller keeps a copy.
+    pub fn apply(
+        &mut self,
+        planned: &PlannedAct,
+        now: Moment,
+        host: impl FnOnce() -> String,
+    ) -> Result<Generation, CloudError> {
+        if let Some(generation) = self.applied(planned) {
+            return Ok(generation);
+        }
+        // What an environment that is gone held is deleted.
+        if planned.act == Act::Release || (planned.act.is_deletion() && self.is_empty()) {
+            return Ok(self.generation());
+        }
+        self.admit(planned)?;
+        match &planned.act {
+            Act::PutImage { image } => drop(self.images.insert(*image)),
+            Act::PutBalancer { spec } => self.put_balancer(spec, host),
+            Act::PutGroup { group, settings } => self.put_group(group, settings)?,
+            Act::PutRevision { group, revision } => self.put_revision(group, revision, now)?,
+            Act::CancelRefresh { group, to } => self.cancel_refresh(group, *to)?,
+            Act::StartRefresh { group, to, replicas } => self.start_refresh(group, *to, *replicas, now)?,
+            Act::Scale { group, replicas } => self.set_replicas(group, *replicas)?,
+            Act::DeleteRevisions { group, revisions } => self.delete_revisions(group, revisions)?,
+            Act::DeleteGroup { group } => self.delete_group(group),
+            Act::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
+            Act::DeleteImages { images } => self.delete_images(images)?,
+            Act::DeleteLeftovers { .. } | Act::Release => {}
+        }
+        let generation = planned.generation.next(now.wall);
+        self.latest = Some(Applied { act: planned.clone(), generation });
+        Ok(generation)
+    }
+
     /// The group, or an error that names it.
-    pub fn group_mut(&mut self, name: &Name) -> Result<&mut GroupRecord, CloudError> {
+    fn group_mut(&mut self, name: &Name) -> Result<&mut GroupRecord, CloudError> {
         match self.groups.get_mut(name) {
             Some(group) if !group.memory.deleting => Ok(group),
             Some(_) => Err(CloudError::Conflict { message: format!("group {name} is being deleted") }),
@@ -262,7 +366,11 @@ impl Environment {
     }
 
     /// Makes the group exist with these settings.
-    pub fn put_group(&mut self, name: &Name, settings: &GroupSettings) -> Result<(), CloudError> {
+    pub(in crate::cloud::engine) fn put_group(
+        &mut self,
+        name: &Name,
+        settings: &GroupSettings,
+    ) -> Result<(), CloudError> {
         if self.groups.contains_key(name) {
             self.group_mut(name)?.settings = settings.clone();
             return Ok(());
@@ -280,7 +388,12 @@ impl Environment {
     }
 
     /// Adds a revision.
-    pub fn put_revision(&mut self, name: &Name, new: &NewRevision, now: Moment) -> Result<(), CloudError> {
+    pub(in crate::cloud::engine) fn put_revision(
+        &mut self,
+        name: &Name,
+        new: &NewRevision,
+        now: Moment,
+    ) -> Result<(), CloudError> {
         if !self.images.contains(&new.launch.image) {
             return Err(CloudError::not_found("image", &new.launch.image));
         }
@@ -312,7 +425,11 @@ impl Environment {
     }
 
     /// Forgets revisions.
-    pub fn delete_revisions(&mut self, name: &Name, numbers: &[u32]) -> Result<(), CloudError> {
+    pub(in crate::cloud::engine) fn delete_revisions(
+        &mut self,
+        name: &Name,
+        numbers: &[u32],
+    ) -> Result<(), CloudError> {
         let group = self.group_mut(name)?;
         let wanted = group.wanted_revisions();
         if let Some(number) = numbers.iter().find(|number| wanted.contains(number)) {
@@ -327,7 +444,7 @@ impl Environment {
 
     /// Sets the size and starts a refresh, or adopts the active one to the same revision. It leaves, and may return to, the
     /// current revision if that one ever served; one that never did is no way back, and is given up for the new one.
-    pub fn start_refresh(
+    pub(in crate::cloud::engine) fn start_refresh(
         &mut self,
         name: &Name,
         to: u32,
@@ -337,6 +454,10 @@ impl Environment {
         let group = self.group_mut(name)?;
         if group.revision(to).is_none() {
             return Err(CloudError::not_found(format!("revision {to} of"), name));
+        }
+        if group.settings.job.is_some() {
+            group.replicas = replicas;
+            return group.start_run(name, to, now);
         }
         if let Some(active) = group.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active()) {
             if active.status == RefreshStatus::InProgress && active.to == to {
@@ -352,7 +473,7 @@ impl Environment {
         group.replicas = replicas;
         group.memory.refresh = Some(RefreshState::start(from, to, now));
         group.memory.failures = 0;
-        group.memory.completed = 0;
+        group.memory.runs.clear();
         group.memory.not_before = now.steady;
         if from.is_none() {
             group.memory.current = Some(to);
@@ -360,30 +481,47 @@ impl Environment {
         Ok(())
     }
 
-    /// Stops the active refresh, if any.
-    pub fn cancel_refresh(&mut self, name: &Name) -> Result<(), CloudError> {
+    /// Stops the refresh to revision `to`, if it is active.
+    pub(in crate::cloud::engine) fn cancel_refresh(
+        &mut self,
+        name: &Name,
+        to: u32,
+    ) -> Result<(), CloudError> {
         let group = self.group_mut(name)?;
-        if let Some(active) = group.memory.refresh.as_mut().filter(|refresh| refresh.status.is_active()) {
-            active.status = RefreshStatus::Cancelled;
+        let memory = &mut group.memory;
+        let refresh = memory.refresh.as_mut().map(|refresh| (refresh.to, &mut refresh.status));
+        let run = memory.runs.last_mut().map(|run| (run.revision, &mut run.status));
+        for (leads_to, status) in refresh.into_iter().chain(run) {
+            if leads_to == to && status.is_active() {
+                *status = RefreshStatus::Cancelled;
+            }
         }
         Ok(())
     }
 
     /// Sets the size.
-    pub fn set_replicas(&mut self, name: &Name, replicas: u32) -> Result<(), CloudError> {
+    pub(in crate::cloud::engine) fn set_replicas(
+        &mut self,
+        name: &Name,
+        replicas: u32,
+    ) -> Result<(), CloudError> {
         self.group_mut(name)?.replicas = replicas;
         Ok(())
     }
 
-    /// Marks the group for deletion; whether it exists.
-    pub fn delete_group(&mut self, name: &Name) -> bool {
-        let Some(group) = self.groups.get_mut(name) else { return false };
-        group.memory.deleting = true;
-        true
+    /// Marks the group for deletion.
+    pub(in crate::cloud::engine) fn delete_group(&mut self, name: &Name) {
+        if let Some(group) = self.groups.get_mut(name) {
+            group.memory.deleting = true;
+        }
     }
 
     /// Makes the balancer what `spec` says; a new one is at `host`.
-    pub fn put_balancer(&mut self, spec: &BalancerSpec, host: impl FnOnce() -> String) {
+    pub(in crate::cloud::engine) fn put_balancer(
+        &mut self,
+        spec: &BalancerSpec,
+        host: impl FnOnce() -> String,
+    ) {
         if let Some(record) = self.balancers.get_mut(&spec.name) {
             record.spec = spec.clone();
             return;
@@ -393,7 +531,7 @@ impl Environment {
     }
 
     /// Forgets images.
-    pub fn delete_images(&mut self, images: &[ImageId]) -> Result<(), CloudError> {
+    pub(in crate::cloud::engine) fn delete_images(&mut self, images: &[ImageId]) -> Result<(), CloudError> {
         for image in images {
             let user = self.groups.iter().find_map(|(name, group)| {
                 let revision = group.revisions.iter().find(|revision| revision.launch.image == *image)?;
@@ -426,14 +564,16 @@ impl Environment {
     pub fn fleet(
         &self,
         name: &str,
-        facts: &impl Fn(&str) -> Facts,
+        facts: &impl Fn(&str) -> MachineFacts,
         bound: &impl Fn(&Name) -> Vec<Option<u16>>,
         now: u64,
     ) -> Fleet {
         Fleet {
             half_deleted: vec![],
             warnings: vec![],
+            leftovers: vec![],
             environment: name.to_owned(),
+            generation: self.generation(),
             groups: self.groups.iter().map(|(name, group)| show_group(name, group, facts, now)).collect(),
             balancers: self
                 .balancers
@@ -480,7 +620,12 @@ impl Environment {
     }
 }
 
-fn show_group(name: &Name, group: &GroupRecord, facts: &impl Fn(&str) -> Facts, now: u64) -> InstanceGroup {
+fn show_group(
+    name: &Name,
+    group: &GroupRecord,
+    facts: &impl Fn(&str) -> MachineFacts,
+    now: u64,
+) -> InstanceGroup {
     let mut instances: Vec<&InstanceRecord> = group.instances.values().collect();
     instances.sort_by_key(|record| (record.started, &record.id));
     InstanceGroup {
@@ -491,11 +636,17 @@ fn show_group(name: &Name, group: &GroupRecord, facts: &impl Fn(&str) -> Facts, 
         next_revision: group.next_revision,
         revisions: group.revisions.clone(),
         instances: instances.into_iter().map(|record| show_instance(record, facts(&record.id))).collect(),
-        refresh: group.memory.refresh.as_ref().map(|refresh| show_refresh(group, refresh, now)),
+        refresh: match (group.settings.job, group.memory.runs.last()) {
+            (Some(job), newest) => newest.map(|run| show_progress(group, job, run)),
+            (None, _) => group.memory.refresh.as_ref().map(|refresh| show_refresh(group, refresh, now)),
+        },
+        runs: group.memory.runs.iter().map(show_run).collect(),
+        events: vec![],
+        causes: vec![],
     }
 }
 
-fn show_instance(record: &InstanceRecord, facts: Facts) -> Instance {
+fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
     Instance {
         id: record.id.clone(),
         revision: record.revision,
@@ -510,23 +661,41 @@ fn show_instance(record: &InstanceRecord, facts: Facts) -> Instance {
     }
 }
 
+fn show_run(run: &Run) -> JobRun {
+    JobRun {
+        number: run.number,
+        revision: run.revision,
+        status: run.status,
+        completed: run.completed,
+        failed: run.failures,
+        started: run.created,
+        reason: run.reason.clone(),
+    }
+}
+
+/// How far a run is, as a refresh shows it.
+fn show_progress(group: &GroupRecord, job: JobSettings, run: &Run) -> Refresh {
+    let running = group
+        .instances
+        .values()
+        .filter(|record| record.revision == run.revision && record.state == InstanceState::Running);
+    Refresh {
+        status: run.status,
+        from: None,
+        to: run.revision,
+        updated: count(running),
+        available: run.completed,
+        total: job.completions,
+        started: run.created,
+        reason: run.reason.clone(),
+    }
+}
+
 fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refresh {
     let target = refresh.target();
     let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
     let new =
         || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
-    if let Some(job) = group.settings.job {
-        return Refresh {
-            status: refresh.status,
-            from: refresh.from,
-            to: refresh.to,
-            updated: count(new()),
-            available: group.memory.completed,
-            total: job.completions,
-            started: refresh.created,
-            reason: refresh.reason.clone(),
-        };
-    }
     Refresh {
         status: refresh.status,
         from: refresh.from,
@@ -555,16 +724,43 @@ mod tests {
     }
 
     #[test]
+    fn an_act_on_an_older_generation_is_refused_and_one_that_was_applied_is_recognised() {
+        let act = |act, generation, by: &str| PlannedAct { act, generation, by: by.into() };
+        let put = |image: &[u8]| Act::PutImage { image: ImageId(crate::oci::Digest::of(image)) };
+        let now = Moment { steady: 0, wall: 5000 };
+        let mut environment = Environment::default();
+        let mut apply = |planned: &PlannedAct| environment.apply(planned, now, String::new);
+        let first = apply(&act(put(b"a"), Generation(0), "ana")).unwrap();
+        assert_eq!(first, Generation(5000));
+        // Its answer was lost.
+        assert_eq!(apply(&act(put(b"a"), Generation(0), "ana")).unwrap(), first);
+        let error = apply(&act(put(b"b"), Generation(0), "ben")).unwrap_err();
+        assert!(
+            matches!(error, CloudError::Outdated { .. }) && error.to_string().contains("ana did"),
+            "{error}"
+        );
+        let second = apply(&act(put(b"b"), first, "ben")).unwrap();
+        assert!(second > first);
+        // Somebody else's act came after it.
+        assert!(apply(&act(put(b"a"), Generation(0), "ana")).is_err());
+        // What is gone is deleted, whatever the generation was.
+        let mut gone = Environment::default();
+        let delete = act(Act::DeleteImages { images: vec![] }, second, "ben");
+        assert_eq!(gone.apply(&delete, now, String::new).unwrap(), Generation(0));
+        assert!(gone.apply(&act(put(b"a"), second, "ana"), now, String::new).is_err());
+    }
+
+    #[test]
     fn a_vm_that_just_ended_is_told_by_its_end_whatever_its_health_was() {
         let end = Some("c: Error, exit code 3");
         let mut vm = InstanceRecord::new("job-1-a".into(), 1, Moment::default());
         assert_eq!(vm.complaint(None), "starting");
         assert_eq!(vm.complaint(end), "c: Error, exit code 3", "it ended before it was asked once");
         for health in [Health::Healthy, Health::Unhealthy { reason: "c: readiness probe: refused".into() }] {
-            vm.feel(health, 1);
+            vm.set_health(health, 1);
             assert_eq!(vm.complaint(end), "c: Error, exit code 3");
         }
-        vm.feel(Health::Lost { reason: "the guest has not answered for 120 s".into() }, 2);
+        vm.set_health(Health::Lost { reason: "the guest has not answered for 120 s".into() }, 2);
         vm.enter(InstanceState::Draining, 3);
         assert_eq!(vm.complaint(end), "the guest has not answered for 120 s");
         vm.end("the VM ended".into(), None, &[], 4);

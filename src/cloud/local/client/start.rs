@@ -2,18 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::client::{self, Absent};
-use super::home::Home;
-use super::lost;
-use super::machine::descriptors;
-use super::wire::Hello;
+use super::connection::{self, Absent};
 use crate::cloud::CloudError;
+use crate::cloud::local::home::Home;
+use crate::cloud::local::lock::{holder, is_stopped, silent};
+use crate::cloud::local::lost;
+use crate::cloud::local::machine::descriptors;
+use crate::cloud::local::wire::Hello;
 
 /// How long the process may take to listen: it opens a database and looks through the processes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,21 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one that ends may take until its lock is free.
 const LOCK_FREE: Duration = Duration::from_secs(5);
 
+/// How long an answer is waited for before the process is asked whether it is there, and again and again.
+const HEARTBEAT: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
+
 /// How often a process that listens and says nothing is asked before it counts as one that does not answer.
-pub(super) const SILENCES: u32 = 2;
+const SILENCES: u32 = 2;
 
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(20);
-
-/// Who this program is.
-pub(super) fn hello() -> Hello {
-    // The running file, even when its path has been replaced by a newer one meanwhile.
-    let built = fs::metadata("/proc/self/exe").map_or(0, |metadata| {
-        let nanoseconds = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        u64::try_from(nanoseconds).unwrap_or(0)
-    });
-    Hello { version: env!("CARGO_PKG_VERSION").to_owned(), built, pid: std::process::id() }
-}
 
 /// Whether `running` is older than `this`: then it is replaced. VMs go on meanwhile.
 fn is_older(running: &Hello, this: &Hello) -> bool {
@@ -63,57 +56,17 @@ pub(super) async fn exists(home: &Home) -> bool {
     }
 }
 
-/// The process that holds the local cloud's lock, where that can be found out.
-pub(super) fn holder(home: &Home) -> Option<u32> {
-    let lock = home.lock().canonicalize().ok()?;
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    // `1: FLOCK  ADVISORY  WRITE 1234 00:2f:5678 0 EOF`
-    let pids = locks.lines().filter_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let place = words.iter().position(|word| *word == "FLOCK")?;
-        words.get(place + 3)?.parse::<u32>().ok()
-    });
-    let holds = |pid: &u32| {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == lock)
-    };
-    let this = std::process::id();
-    pids.filter(|pid| *pid != this).find(holds)
-}
-
-/// Whether a process was stopped by a signal.
-pub(super) fn is_stopped(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
-}
-
-/// The process does not answer.
-pub(super) fn silent(home: &Home) -> CloudError {
-    let message = match holder(home) {
-        Some(pid) if is_stopped(pid) => format!(
-            "its process {pid} is stopped; `kill -CONT {pid}` lets it go on, `kill -9 {pid}` ends it, and its VMs go on \
-             either way"
-        ),
-        Some(pid) => format!(
-            "its process {pid} does not answer; run the command again, or end it with `kill -9 {pid}`: its VMs go on, \
-             and the next command starts it anew"
-        ),
-        None => "its process does not answer; run the command again".to_owned(),
-    };
-    CloudError::Unreachable { message }
-}
-
 /// Makes sure that a process of this program or a newer one answers.
 pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
-    let this = hello();
+    let this = Hello::of_this_program();
     let given_up = Instant::now() + PATIENCE;
     let mut child: Option<Started> = None;
     let mut silences = 0;
     loop {
-        match client::hello(home).await {
+        match connection::hello(home).await {
             Ok(running) if is_older(&running, &this) => {
                 // It answers or it is gone: both will do, since we look again.
-                drop(client::stop(home).await);
+                drop(connection::stop(home).await);
             }
             Ok(_) => return Ok(()),
             Err(Absent::Silent) => {
@@ -145,6 +98,34 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
             }
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits for `answer` for as long as the process shows that it is there, and at most for `limit`.
+pub(super) async fn attended<T>(
+    home: &Home,
+    limit: Option<Duration>,
+    answer: impl Future<Output = Result<T, CloudError>>,
+) -> Result<T, CloudError> {
+    let mut answer = std::pin::pin!(answer);
+    let given_up = limit.map(|limit| tokio::time::Instant::now() + limit);
+    let mut silences = 0;
+    loop {
+        // One that is gone has closed the connection, which ends the answer.
+        let look = async {
+            tokio::time::sleep(HEARTBEAT).await;
+            matches!(connection::hello(home).await, Err(Absent::Silent))
+        };
+        let is_silent = tokio::select! {
+            answer = &mut answer => return answer,
+            is_silent = look => is_silent,
+        };
+        silences = if is_silent { silences + 1 } else { 0 };
+        let late = given_up.is_some_and(|given_up| tokio::time::Instant::now() > given_up);
+        let stopped = is_silent && holder(home).is_some_and(is_stopped);
+        if late || stopped || silences >= SILENCES {
+            return Err(silent(home));
+        }
     }
 }
 

@@ -1,42 +1,30 @@
-//! The local cloud's process: its API, its beginning and its end.
+//! The local cloud's process: its beginning and its end. [`api`] answers, [`apply`] has what acts need beside records.
 
+mod api;
+mod apply;
 mod exec;
 mod logs;
-mod verbs;
+mod watch;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use axum::extract::{FromRequest as _, Request, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
-use axum::serve::Listener;
-use axum::{Json, Router};
-use hyper::upgrade::OnUpgrade;
-use tokio::net::UnixStream;
-use tokio::net::unix::SocketAddr;
-
-use super::home::{Home, SOCKET};
-use super::keeper::{Keeper, Life};
-use super::machine::{descriptors, images, secrets};
+use self::api::Api;
+use super::home::Home;
+use super::keeper::{self, Keeper, Life};
+use super::lock;
+use super::machine::descriptors;
 use super::mover::admission::Shares;
-use super::wire::{Call, Console, Exec, Hello, Logs};
-use super::{control, socket, start};
 use crate::cloud::CloudError;
 
-/// How often the process looks whether its socket and its folder are still there.
+/// How often the process looks whether its folder is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long answers that are under way may take once the process is to end. What waits for longer, such as a deletion, is
 /// cut off: the tool says it again to the next process.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-
-/// How long the process stays when it holds nothing and nobody asks it anything: a tool that was ended just after it had
-/// started the process does not come back to end it. The next verb starts another one.
-const IDLE: Duration = Duration::from_mins(1);
 
 /// How long a VM's process may take to be gone after it was killed.
 const END: Duration = Duration::from_secs(10);
@@ -51,13 +39,13 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     descriptors::close_on_exec();
     let shares = Shares::of(descriptors::raise_limit());
     home.create()?;
-    let Some(lock) = lock(&home)? else { return Ok(()) };
+    let Some(lock) = lock::take(&home)? else { return Ok(()) };
     let keeper = Arc::new(Keeper::open(home, shares)?);
     keeper.log.say(format_args!("started, process {}", std::process::id()));
-    control::adopt(&keeper)?;
-    sweep_images(&keeper).await?;
+    keeper::adopt(&keeper)?;
+    apply::sweep_images(&keeper).await?;
     let listener = Api::listen(&keeper).map_err(CloudError::file("listen on", &keeper.home.state))?;
-    let loop_ = tokio::spawn(control::run(Arc::clone(&keeper)));
+    let loop_ = tokio::spawn(keeper::run(Arc::clone(&keeper)));
     let until = keeper.ending.clone().cancelled_owned();
     let signal = Arc::clone(&keeper);
     tokio::spawn(async move {
@@ -68,7 +56,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     });
     let lock = Arc::new(lock);
     let place = tokio::spawn(leave_when_displaced(Arc::clone(&keeper), Arc::clone(&lock)));
-    let answers = axum::serve(listener, router(Arc::clone(&keeper))).with_graceful_shutdown(until);
+    let answers = axum::serve(listener, api::router(Arc::clone(&keeper))).with_graceful_shutdown(until);
     tokio::select! {
         served = answers.into_future() => {
             served.map_err(CloudError::file("serve on", &keeper.home.state))?;
@@ -155,172 +143,15 @@ async fn end_all(keeper: &Keeper) {
     }
 }
 
-/// The API's socket. When somebody removes it, it is made anew.
-#[derive(Debug)]
-struct Api {
-    keeper: Arc<Keeper>,
-    listener: socket::Trusted,
-    /// The inode of the socket.
-    inode: Option<u64>,
-    /// When somebody connected last.
-    asked: Instant,
-}
-
-impl Api {
-    fn listen(keeper: &Arc<Keeper>) -> std::io::Result<Self> {
-        let listener = socket::Trusted(socket::listen(&keeper.home.state, SOCKET)?);
-        let inode = Self::inode(&keeper.home);
-        Ok(Self { keeper: Arc::clone(keeper), listener, inode, asked: Instant::now() })
-    }
-
-    fn inode(home: &Home) -> Option<u64> {
-        fs::metadata(home.state.join(SOCKET)).ok().map(|metadata| metadata.ino())
-    }
-
-    /// Ends the process when it has had nothing to do for `idle`.
-    fn leave_when_idle(&self, idle: Duration) {
-        let state = self.keeper.state();
-        if self.asked.elapsed() >= idle && state.environments.is_empty() && state.vms.is_empty() {
-            self.keeper.log.say(format_args!("nothing is deployed and nobody asks: it ends"));
-            self.keeper.ending.cancel();
-        }
-    }
-
-    fn look(&mut self) {
-        self.leave_when_idle(IDLE);
-        if Self::inode(&self.keeper.home) == self.inode || self.keeper.ending.is_cancelled() {
-            return;
-        }
-        // Where it cannot be made, it is tried again with the next look.
-        if let Ok(anew) = Self::listen(&self.keeper) {
-            self.keeper.log.say(format_args!("{SOCKET} was gone and is made anew"));
-            *self = anew;
-        }
-    }
-}
-
-impl Listener for Api {
-    type Io = UnixStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept() => {
-                    self.asked = Instant::now();
-                    return accepted;
-                }
-                () = tokio::time::sleep(LOOK) => self.look(),
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-/// The lock that makes this process the local cloud, or nothing when another one is it.
-pub(super) fn lock(home: &Home) -> Result<Option<File>, CloudError> {
-    let path = home.lock();
-    loop {
-        home.create()?;
-        let file = match File::options().create(true).truncate(false).write(true).open(&path) {
-            // The last one has just removed the folder.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            file => file.map_err(CloudError::file("open", &path))?,
-        };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(CloudError::file("lock", &path)(error)),
-        }
-        // A lock on a file that was removed in between keeps nobody out.
-        let inode = |metadata: fs::Metadata| metadata.ino();
-        if fs::metadata(&path).map(inode).ok() == file.metadata().map(inode).ok() {
-            return Ok(Some(file));
-        }
-    }
-}
-
-async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
-    let _images = keeper.images.lock().await;
-    let kept = keeper.image_folders();
-    let home = keeper.home.clone();
-    let versions = keeper.secret_versions();
-    tokio::task::spawn_blocking(move || {
-        secrets::sweep(&home.secrets(), &versions, super::clock::wall())?;
-        images::sweep(&home, |path| kept.contains(path))
-    })
-    .await
-    .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
-}
-
-fn router(keeper: Arc<Keeper>) -> Router {
-    Router::new()
-        .route("/v1/hello", get(hello))
-        .route("/v1/stop", post(stop))
-        .route("/v1/call", post(call))
-        .route("/v1/logs", post(follow))
-        .route("/v1/console", post(console))
-        .route("/v1/exec", post(execute))
-        .with_state(keeper)
-}
-
-async fn hello() -> Json<Hello> {
-    Json(start::hello())
-}
-
-/// Ends the process and leaves everything as it is: a newer one takes over.
-async fn stop(State(keeper): State<Arc<Keeper>>) -> StatusCode {
-    keeper.ending.cancel();
-    StatusCode::NO_CONTENT
-}
-
-async fn call(State(keeper): State<Arc<Keeper>>, Json(call): Json<Call>) -> Response {
-    match verbs::carry_out(&keeper, call).await {
-        Ok(value) => Json(value).into_response(),
-        Err(error) => refused(error),
-    }
-}
-
-async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Response {
-    match logs::stream(keeper, logs).await {
-        Ok(body) => body.into_response(),
-        Err(error) => refused(error),
-    }
-}
-
-async fn console(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Console>) -> Response {
-    match logs::console(keeper, &asked) {
-        Ok(body) => body.into_response(),
-        Err(error) => refused(error),
-    }
-}
-
-async fn execute(State(keeper): State<Arc<Keeper>>, mut request: Request) -> Response {
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let Json(exec) = match Json::<Exec>::from_request(request, &()).await {
-        Ok(exec) => exec,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let Some(upgrade) = upgrade else { return StatusCode::UPGRADE_REQUIRED.into_response() };
-    match exec::start(&keeper, exec, upgrade) {
-        Ok(response) => response,
-        Err(error) => refused(error),
-    }
-}
-
-fn refused(error: CloudError) -> Response {
-    (StatusCode::UNPROCESSABLE_ENTITY, Json(error)).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::cloud::environment::Environment;
+    use crate::cloud::engine::environment::Environment;
+    use crate::cloud::local::home::SOCKET;
+    use crate::cloud::local::socket;
+    use crate::cloud::local::wire::Apply;
 
     fn home(root: &tempfile::TempDir) -> Home {
         let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
@@ -332,7 +163,7 @@ mod tests {
     fn a_removed_folder_is_told_from_one_that_was_moved_or_that_another_process_has() {
         let root = tempfile::tempdir().unwrap();
         let home = home(&root);
-        let held = lock(&home).unwrap().unwrap();
+        let held = lock::take(&home).unwrap().unwrap();
         fs::write(home.database(), "").unwrap();
         let place = |held: &File| place(&home, held);
         assert_eq!(place(&held), Place::Held);
@@ -343,7 +174,7 @@ mod tests {
         assert_eq!(place(&held), Place::Held);
         fs::remove_file(home.lock()).unwrap();
         assert_eq!(place(&held), Place::Taken, "the database is there for the next process");
-        let next = lock(&home).unwrap().unwrap();
+        let next = lock::take(&home).unwrap().unwrap();
         assert_eq!(place(&held), Place::Taken);
         assert_eq!(place(&next), Place::Held);
         fs::remove_dir_all(&home.state).unwrap();
@@ -373,7 +204,7 @@ mod tests {
         let mut api = Api::listen(&keeper).unwrap();
         let accepting = tokio::spawn(async move {
             for _ in 0..2 {
-                api.accept().await;
+                axum::serve::Listener::accept(&mut api).await;
             }
         });
         socket::connect(&home.state, SOCKET).await.unwrap();
@@ -386,7 +217,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deletion_that_waits_ends_with_the_process() {
-        use crate::cloud::local::wire::Verb;
+        use crate::plan::act::{Act, PlannedAct};
         let root = tempfile::tempdir().unwrap();
         let keeper = Arc::new(Keeper::open(home(&root), Shares::of(1024)).unwrap());
         keeper
@@ -396,11 +227,13 @@ mod tests {
             })
             .unwrap();
         let group = crate::manifest::api::Name { namespace: "default".into(), name: "web".into() };
-        let call = Call { environment: "local".into(), verb: Verb::DeleteGroup { group } };
+        let generation = keeper.state().environments["local"].generation();
+        let act = PlannedAct { act: Act::DeleteGroup { group }, generation, by: "test".into() };
+        let call = Apply { environment: "local".into(), act, image: None };
         // Nobody ends the group's VMs: there is no control loop.
         let deletion = tokio::spawn({
             let keeper = Arc::clone(&keeper);
-            async move { verbs::carry_out(&keeper, call).await }
+            async move { apply::apply(&keeper, call).await }
         });
         let is_deleting = || {
             let state = keeper.state();

@@ -7,17 +7,18 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use i2kit_spec::PodEnd;
 
-use crate::cloud::environment::{Environment, Facts, InstanceRecord};
-use crate::cloud::local::keeper::{Life, State, Vm};
+use super::state::{Life, State, Vm};
+use crate::cloud::CloudError;
+use crate::cloud::engine::environment::{Environment, InstanceRecord, MachineFacts};
+use crate::cloud::engine::moment::Moment;
+use crate::cloud::engine::reconcile::{Action, Decision, Memory, decide};
 use crate::cloud::local::store::Environments;
-use crate::cloud::reconcile::{Act, Decision, Memory, decide};
-use crate::cloud::{CloudError, Moment};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{InstanceState, LaunchSpec};
 
 /// Something to be done to a VM once it was saved that it is done.
 #[derive(Debug)]
-pub(in crate::cloud::local) enum Job {
+pub(in crate::cloud::local) enum Effect {
     /// Start it.
     Launch(Box<Launch>),
     /// Add a forward.
@@ -65,7 +66,7 @@ pub(in crate::cloud::local) enum Stepped {
     /// These VMs' words are needed first, which are read without the lock; with why each ended, where that is known.
     Unread(BTreeMap<String, Option<String>>),
     /// What was decided is saved and is to be done; with what the log says of it.
-    Decided(Vec<Job>, Vec<String>),
+    Decided(Vec<Effect>, Vec<String>),
 }
 
 impl State {
@@ -79,15 +80,15 @@ impl State {
             unread: RefCell::default(),
             now,
             next: self.environments.clone(),
-            jobs: Vec::new(),
+            effects: Vec::new(),
             log: Vec::new(),
         };
-        let (unread, next, jobs, log) = step.run();
+        let (unread, next, effects, log) = step.run();
         if !unread.is_empty() {
             return Ok(Stepped::Unread(unread.into_iter().map(|id| (id.clone(), self.death(&id))).collect()));
         }
         self.commit(next)?;
-        Ok(Stepped::Decided(jobs, log))
+        Ok(Stepped::Decided(effects, log))
     }
 
     /// Why a VM runs no more, where this process knows.
@@ -101,14 +102,14 @@ impl State {
         }
     }
 
-    /// Begins a job that was saved: what only needs the lock is done; what is left to do is returned.
-    pub(in crate::cloud::local) fn begin(&mut self, job: Job) -> Option<Job> {
-        match &job {
-            Job::Launch(launch) => {
+    /// Begins an effect that was saved: what only needs the lock is done; what is left to do is returned.
+    pub(in crate::cloud::local) fn begin(&mut self, effect: Effect) -> Option<Effect> {
+        match &effect {
+            Effect::Launch(launch) => {
                 self.vms.insert(launch.id.clone(), Vm::new(Life::Starting));
             }
-            Job::Forward { .. } => {}
-            Job::PowerOff { id } => {
+            Effect::Forward { .. } => {}
+            Effect::PowerOff { id } => {
                 let unborn = self.record(id).is_some_and(|record| !record.answered);
                 match self.vms.get_mut(id).map(|vm| &mut vm.life) {
                     // A guest that never spoke does not hear the button yet, and has nothing to bring to an end.
@@ -121,7 +122,7 @@ impl State {
                     _ => return None,
                 }
             }
-            Job::Kill { id } => {
+            Effect::Kill { id } => {
                 if let Some(vm) = self.vms.get_mut(id)
                     && let Life::Started(process) = &mut vm.life
                 {
@@ -130,30 +131,30 @@ impl State {
                 }
                 return None;
             }
-            Job::Dismiss { id } => {
+            Effect::Dismiss { id } => {
                 self.vms.remove(id);
                 return None;
             }
-            Job::Remove { id } => drop(self.vms.remove(id)),
+            Effect::Remove { id } => drop(self.vms.remove(id)),
         }
-        Some(job)
+        Some(effect)
     }
 }
 
 /// A step under way.
 struct Step<'s> {
-    facts: &'s HashMap<String, Facts>,
+    facts: &'s HashMap<String, MachineFacts>,
     vms: &'s HashMap<String, Vm>,
     read: &'s Read,
     unread: RefCell<BTreeSet<String>>,
     now: Moment,
     next: Environments,
-    jobs: Vec<Job>,
+    effects: Vec<Effect>,
     log: Vec<String>,
 }
 
 impl Step<'_> {
-    fn run(mut self) -> (BTreeSet<String>, Environments, Vec<Job>, Vec<String>) {
+    fn run(mut self) -> (BTreeSet<String>, Environments, Vec<Effect>, Vec<String>) {
         let names: Vec<(String, Name)> = self
             .next
             .iter()
@@ -164,7 +165,7 @@ impl Step<'_> {
         for (environment, name) in names {
             self.group(&environment, &name);
         }
-        (self.unread.into_inner(), self.next, self.jobs, self.log)
+        (self.unread.into_inner(), self.next, self.effects, self.log)
     }
 
     /// What a VM left; what was not read yet is noted.
@@ -175,7 +176,7 @@ impl Step<'_> {
         })
     }
 
-    fn facts(&self, id: &str) -> Facts {
+    fn facts(&self, id: &str) -> MachineFacts {
         self.facts.get(id).cloned().unwrap_or_default()
     }
 
@@ -190,8 +191,7 @@ impl Step<'_> {
             }
         }
         let mut decision = decide(&view, self.now.steady);
-        if let Some(refresh) = &mut decision.memory.refresh
-            && let (Some(reason), Some(id)) = (&mut refresh.reason, &decision.blame)
+        if let (Some(reason), Some(id)) = (decision.memory.reason_mut(), &decision.blame)
             && let Some(blamed) = record.instances.get(id)
         {
             let left = self.words(id);
@@ -203,8 +203,8 @@ impl Step<'_> {
         if let Some(environment) = self.next.get_mut(environment_name) {
             environment.remember(name, &decision, self.now);
         }
-        for act in &decision.acts {
-            self.act(environment_name, name, act);
+        for action in &decision.actions {
+            self.take(environment_name, name, action);
         }
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         if environment.groups.get(name).is_some_and(|g| g.memory.deleting && g.instances.is_empty()) {
@@ -223,64 +223,64 @@ impl Step<'_> {
             let Some(revision) = record.revision(instance.revision) else { continue };
             let Some(vm) = self.vms.get(&instance.id) else { continue };
             for port in vm.network.missing(environment.ports(name, &revision.launch)) {
-                self.jobs.push(Job::Forward { id: instance.id.clone(), port });
+                self.effects.push(Effect::Forward { id: instance.id.clone(), port });
             }
         }
     }
 
     /// What an operator wants to read afterwards.
     fn say(&mut self, name: &Name, before: &Memory, decision: &Decision) {
-        let acts = decision.acts.iter().filter(|act| match act {
-            Act::Forget { .. } => false,
+        let actions = decision.actions.iter().filter(|action| match action {
+            Action::Forget { .. } => false,
             // It is decided again and again until the process is gone.
-            Act::Kill { id } => !self.vms.get(id).is_some_and(|vm| vm.killed),
+            Action::Kill { id } => !self.vms.get(id).is_some_and(|vm| vm.killed),
             _ => true,
         });
-        self.log.extend(acts.map(|act| format!("{name}: {act:?}")));
-        if let Some(refresh) = &decision.memory.refresh
-            && before.refresh.as_ref().is_none_or(|before| before.status != refresh.status)
+        self.log.extend(actions.map(|action| format!("{name}: {action:?}")));
+        if let Some((revision, status, reason)) = decision.memory.outcome()
+            && before.outcome().is_none_or(|(_, before, _)| before != status)
         {
-            let reason = refresh.reason.as_deref().unwrap_or_default();
-            self.log.push(format!("{name}: refresh to revision {} {} {reason}", refresh.to, refresh.status));
+            let reason = reason.unwrap_or_default();
+            self.log.push(format!("{name}: refresh to revision {revision} {status} {reason}"));
         }
     }
 
-    /// Takes an act over into the records, with the job that it leads to.
-    fn act(&mut self, environment_name: &str, name: &Name, act: &Act) {
-        let (id, now) = match act {
-            Act::Launch { revision } => return self.launch(environment_name, name, *revision),
-            Act::Drain { id, .. }
-            | Act::PowerOff { id }
-            | Act::Kill { id }
-            | Act::End { id }
-            | Act::Forget { id } => (id.clone(), self.now.steady),
+    /// Takes an action over into the records, with the effect that it leads to.
+    fn take(&mut self, environment_name: &str, name: &Name, action: &Action) {
+        let (id, now) = match action {
+            Action::Launch { revision } => return self.launch(environment_name, name, *revision),
+            Action::Drain { id, .. }
+            | Action::PowerOff { id }
+            | Action::Kill { id }
+            | Action::End { id }
+            | Action::Forget { id } => (id.clone(), self.now.steady),
         };
-        let left = if let Act::End { .. } = act { self.words(&id) } else { Words::default() };
+        let left = if let Action::End { .. } = action { self.words(&id) } else { Words::default() };
         let group = self.next.get_mut(environment_name).and_then(|found| found.groups.get_mut(name));
         let Some(group) = group else { return };
-        if let Act::Forget { .. } = act {
+        if let Action::Forget { .. } = action {
             group.instances.remove(&id);
-            self.jobs.push(Job::Remove { id });
+            self.effects.push(Effect::Remove { id });
             return;
         }
         let revision = group.instances.get(&id).and_then(|record| group.revision(record.revision));
         let containers = revision.map(|revision| revision.launch.containers.clone()).unwrap_or_default();
         let Some(record) = group.instances.get_mut(&id) else { return };
-        match act {
-            Act::Drain { failed, .. } => {
+        match action {
+            Action::Drain { failed, .. } => {
                 record.failed |= *failed;
                 record.enter(InstanceState::Draining, now);
             }
-            Act::PowerOff { .. } => {
+            Action::PowerOff { .. } => {
                 record.enter(InstanceState::Stopping, now);
-                self.jobs.push(Job::PowerOff { id });
+                self.effects.push(Effect::PowerOff { id });
             }
-            Act::Kill { .. } => self.jobs.push(Job::Kill { id }),
-            Act::End { .. } => {
+            Action::Kill { .. } => self.effects.push(Effect::Kill { id }),
+            Action::End { .. } => {
                 record.end(left.ending, left.end.as_ref(), &containers, now);
-                self.jobs.push(Job::Dismiss { id });
+                self.effects.push(Effect::Dismiss { id });
             }
-            Act::Launch { .. } | Act::Forget { .. } => {}
+            Action::Launch { .. } | Action::Forget { .. } => {}
         }
     }
 
@@ -296,7 +296,7 @@ impl Step<'_> {
         let Some(group) = environment.groups.get_mut(name) else { return };
         group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), revision, self.now));
         let environment = environment_name.to_owned();
-        self.jobs.push(Job::Launch(Box::new(Launch { environment, id, spec, ports })));
+        self.effects.push(Effect::Launch(Box::new(Launch { environment, id, spec, ports })));
     }
 }
 

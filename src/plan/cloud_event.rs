@@ -1,49 +1,18 @@
-//! What happened in an environment, in the columns of Kubernetes' events: read off a fleet, which remembers its
-//! revisions, the newest refresh of each group, and its VMs.
+//! Events of a cloud, in the columns of Kubernetes' events. They are read off a fleet, which remembers its revisions, the
+//! newest refresh of each group and its VMs, and what the cloud reports beside them.
 
-use serde::{Deserialize, Serialize};
+use super::fleet::{CloudEvent, EventKind, Fleet, Health, Instance, InstanceGroup, InstanceState, Refresh};
 
-use super::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState, Refresh};
-
-/// Whether somebody should look at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// As it should be.
-    Normal,
-    /// Not as it should be.
-    Warning,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happening {
-    /// Seconds since the Unix epoch.
-    pub time: u64,
-    /// Whether somebody should look at it.
-    pub kind: Kind,
-    /// In one word.
-    pub reason: String,
-    /// What it happened to: `group/NAMESPACE/NAME` or `instance/ID`.
-    pub object: String,
-    /// In a sentence.
-    pub message: String,
-}
-
-/// What the groups of the fleet tell, oldest first.
-pub fn of(fleet: &Fleet) -> Vec<Happening> {
-    let mut all: Vec<Happening> = fleet.groups.iter().flat_map(of_group).collect();
-    sort(&mut all);
+/// The events of the fleet's groups, oldest first.
+pub fn of(fleet: &Fleet) -> Vec<CloudEvent> {
+    let mut all: Vec<CloudEvent> = fleet.groups.iter().flat_map(of_group).collect();
+    all.sort_by_key(|event| event.time);
     all
 }
 
-/// Puts them in the order in which they happened; of one second, they stay as they are.
-pub fn sort(all: &mut [Happening]) {
-    all.sort_by_key(|event| event.time);
-}
-
-fn of_group(group: &InstanceGroup) -> Vec<Happening> {
+fn of_group(group: &InstanceGroup) -> Vec<CloudEvent> {
     let object = format!("group/{}", group.name);
-    let event = |time, kind, reason: &str, message| Happening {
+    let event = |time, kind, reason: &str, message| CloudEvent {
         time,
         kind,
         reason: reason.into(),
@@ -54,48 +23,53 @@ fn of_group(group: &InstanceGroup) -> Vec<Happening> {
     for revision in &group.revisions {
         let number = revision.number;
         let made = format!("revision {number}: {}", revision.cause);
-        found.push(event(revision.created, Kind::Normal, "RevisionMade", made));
+        found.push(event(revision.created, EventKind::Normal, "RevisionMade", made));
         let all = format!("every VM is of revision {number}");
-        found.extend(revision.deployed.map(|time| event(time, Kind::Normal, "Deployed", all)));
+        found.extend(revision.deployed.map(|time| event(time, EventKind::Normal, "Deployed", all)));
     }
     if let Some(refresh) = &group.refresh {
-        let kind = if refresh.reason.is_some() || refresh.is_lost() { Kind::Warning } else { Kind::Normal };
-        found.push(event(refresh.started, kind, "Refresh", told(refresh)));
+        let kind = if refresh.reason.is_some() || refresh.is_lost() {
+            EventKind::Warning
+        } else {
+            EventKind::Normal
+        };
+        found.push(event(refresh.started, kind, "Refresh", description(refresh)));
     }
     found.extend(group.instances.iter().flat_map(of_instance));
+    found.extend(group.events.iter().cloned());
     found
 }
 
-fn told(refresh: &Refresh) -> String {
+fn description(refresh: &Refresh) -> String {
     let from = refresh.from.map(|from| format!("from revision {from} ")).unwrap_or_default();
     let reason = refresh.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("refresh {from}to revision {}, {}{reason}", refresh.to, refresh.status)
 }
 
-fn of_instance(instance: &Instance) -> Vec<Happening> {
+fn of_instance(instance: &Instance) -> Vec<CloudEvent> {
     let object = format!("instance/{}", instance.id);
-    let event = |kind, reason: &str, message| Happening {
+    let event = |kind, reason: &str, message| CloudEvent {
         time: instance.since,
         kind,
         reason: reason.into(),
         object: object.clone(),
         message,
     };
-    let mut found = vec![event(Kind::Normal, "Started", format!("of revision {}", instance.revision))];
+    let mut found = vec![event(EventKind::Normal, "Started", format!("of revision {}", instance.revision))];
     if let Health::Unhealthy { reason } | Health::Lost { reason } = &instance.health {
         let word = match (instance.state, &instance.health) {
             (InstanceState::Ended, _) => "Ended",
             (_, Health::Lost { .. }) => "Lost",
             _ => "Unhealthy",
         };
-        found.push(event(Kind::Warning, word, reason.clone()));
+        found.push(event(EventKind::Warning, word, reason.clone()));
     }
     found.extend(instance.containers.iter().filter(|container| container.restarts > 0).map(|container| {
         let message = format!(
             "container {}: started again {} times, {}",
             container.name, container.restarts, container.state
         );
-        event(Kind::Warning, "Restarted", message)
+        event(EventKind::Warning, "Restarted", message)
     }));
     found
 }
@@ -137,7 +111,7 @@ mod tests {
         assert!(found.windows(2).all(|pair| pair[0].time <= pair[1].time), "{found:#?}");
         let warnings: Vec<&str> = found
             .iter()
-            .filter(|event| event.kind == Kind::Warning)
+            .filter(|event| event.kind == EventKind::Warning)
             .map(|event| event.message.as_str())
             .collect();
         assert_eq!(

@@ -1,90 +1,9 @@
 //! How a refresh goes on: new VMs first as far as the surge allows, old ones leave as new ones become available, and
 //! the way back when the new revision does not.
 
-use serde::{Deserialize, Serialize};
-
-use super::{Act, Decision, Group, Memory, REFRESH_FAILURES, Vm, worth};
-use crate::cloud::Moment;
+use super::group::{Action, Decision, GroupView, Member, REFRESH_FAILURES, worth};
+use super::memory::{Memory, Reached, RefreshState};
 use crate::plan::fleet::{Health, InstanceState, RefreshStatus, count};
-
-/// A refresh, as a group remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RefreshState {
-    /// How far it is.
-    pub status: RefreshStatus,
-    /// The revision that it leaves.
-    pub from: Option<u32>,
-    /// The revision that it brings.
-    pub to: u32,
-    /// When it started.
-    pub started: u64,
-    /// The same in seconds since the Unix epoch, for people.
-    pub created: u64,
-    /// When it last came further.
-    pub moved: u64,
-    /// How far it came at best.
-    pub best: Reached,
-    /// VMs that it started and that failed.
-    pub failures: u32,
-    /// Why it failed.
-    pub reason: Option<String>,
-}
-
-/// How far a refresh is, in what Kubernetes takes for progress: new replicas were made, became ready, became available,
-/// or old ones were scaled down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reached {
-    /// VMs of the wanted revision.
-    pub made: u32,
-    /// Those of them that are ready.
-    pub ready: u32,
-    /// Those of them that were ready for long enough.
-    pub available: u32,
-    /// VMs of other revisions.
-    pub old: u32,
-}
-
-impl Reached {
-    const NOTHING: Self = Self { made: 0, ready: 0, available: 0, old: u32::MAX };
-
-    /// The best of two in each number, whether the second one brought it.
-    fn best(self, now: Self) -> (Self, bool) {
-        let best = Self {
-            made: self.made.max(now.made),
-            ready: self.ready.max(now.ready),
-            available: self.available.max(now.available),
-            old: self.old.min(now.old),
-        };
-        (best, best != self)
-    }
-}
-
-impl RefreshState {
-    /// A refresh that starts now.
-    pub fn start(from: Option<u32>, to: u32, now: Moment) -> Self {
-        Self {
-            status: RefreshStatus::InProgress,
-            from,
-            to,
-            started: now.steady,
-            created: now.wall / 1000,
-            moved: now.steady,
-            best: Reached::NOTHING,
-            failures: 0,
-            reason: None,
-        }
-    }
-
-    /// The revision that it works towards or has reached: the old one once it turned back.
-    pub fn target(&self) -> u32 {
-        match self.status {
-            RefreshStatus::RollingBack | RefreshStatus::RolledBack => self.from.unwrap_or(self.to),
-            _ => self.to,
-        }
-    }
-}
 
 /// Whether a refresh is under way.
 pub(super) fn is_active(memory: &Memory) -> bool {
@@ -92,7 +11,13 @@ pub(super) fn is_active(memory: &Memory) -> bool {
 }
 
 /// Notices progress, success and failure.
-pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, decision: &mut Decision) {
+pub(super) fn advance(
+    group: &GroupView,
+    members: &[&Member],
+    failed: &[&Member],
+    now: u64,
+    decision: &mut Decision,
+) {
     let Some(refresh) = decision.memory.refresh.as_mut().filter(|refresh| refresh.status.is_active()) else {
         return;
     };
@@ -116,7 +41,7 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
         return;
     }
     // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
-    let of_refresh = |vm: &&&Vm| vm.revision == target && vm.state_since >= refresh.started;
+    let of_refresh = |vm: &&&Member| vm.revision == target && vm.state_since >= refresh.started;
     refresh.failures = refresh.failures.saturating_add(count(failed.iter().filter(of_refresh)));
     let deadline = u64::from(group.settings.progress_deadline_seconds) * 1000;
     let late = now >= refresh.moved.saturating_add(deadline);
@@ -132,7 +57,7 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
     }
 }
 
-fn fail(refresh: &mut RefreshState, late: bool, group: &Group, now: u64) {
+fn fail(refresh: &mut RefreshState, late: bool, group: &GroupView, now: u64) {
     let what = if late {
         format!("no progress for {} s (progressDeadlineSeconds)", group.settings.progress_deadline_seconds)
     } else {
@@ -160,7 +85,7 @@ fn fail(refresh: &mut RefreshState, late: bool, group: &Group, now: u64) {
 
 /// The VM that shows best why revision `target` fails: of one that is late the least healthy member, of one whose VMs
 /// fail the one that did last.
-fn blame(group: &Group, target: u32, late: bool) -> Option<String> {
+fn blame(group: &GroupView, target: u32, late: bool) -> Option<String> {
     let of_target = || group.vms.iter().filter(|vm| vm.revision == target);
     let waits = of_target()
         .filter(|vm| vm.is_member() && vm.health != Health::Healthy)
@@ -173,12 +98,12 @@ fn blame(group: &Group, target: u32, late: bool) -> Option<String> {
 }
 
 /// Starts new VMs and lets old ones go, within the bounds of the strategy.
-pub(super) fn replace(group: &Group, members: &[&Vm], now: u64, decision: &mut Decision) {
+pub(super) fn replace(group: &GroupView, members: &[&Member], now: u64, decision: &mut Decision) {
     let Some(refresh) = &decision.memory.refresh else { return };
     let target = refresh.target();
     let bounds = group.settings.bounds(group.replicas);
     let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
-    let (new, old): (Vec<&Vm>, Vec<&Vm>) = members.iter().partition(|vm| vm.revision == target);
+    let (new, old): (Vec<&Member>, Vec<&Member>) = members.iter().partition(|vm| vm.revision == target);
     let (have_new, total) = (count(new.iter()), count(members.iter()));
 
     // Recreate: the first new VM starts when the last old one is gone, not merely leaving.
@@ -186,14 +111,14 @@ pub(super) fn replace(group: &Group, members: &[&Vm], now: u64, decision: &mut D
     let gone = group.vms.iter().all(|vm| vm.revision == target || !vm.alive);
     if now >= decision.memory.not_before && (!recreate || gone) {
         let room = bounds.max_total.saturating_sub(total).min(group.replicas.saturating_sub(have_new));
-        decision.acts.extend((0..room).map(|_| Act::Launch { revision: target }));
+        decision.actions.extend((0..room).map(|_| Action::Launch { revision: target }));
     }
 
-    let available = |vm: &&Vm| vm.is_available(min_ready, now);
+    let available = |vm: &&Member| vm.is_available(min_ready, now);
     let mut spare = count(members.iter().copied().filter(available)).saturating_sub(bounds.min_available);
-    let mut drain = |vm: &Vm| decision.acts.push(Act::Drain { id: vm.id.clone(), failed: false });
+    let mut drain = |vm: &Member| decision.actions.push(Action::Drain { id: vm.id.clone(), failed: false });
     // Old VMs that serve nothing go at once; those that serve go as new ones take over.
-    let (serving, idle): (Vec<&Vm>, Vec<&Vm>) = old.into_iter().partition(available);
+    let (serving, idle): (Vec<&Member>, Vec<&Member>) = old.into_iter().partition(available);
     idle.into_iter().for_each(&mut drain);
     for vm in serving {
         if spare == 0 {

@@ -1,0 +1,13 @@
+//! The engine of clouds that keep groups themselves: what they remember of an environment, what acts do to it, what
+//! follows from what guests report, and what is decided about each group as time passes.
+//!
+//! Pure: it takes values and gives values. The local cloud stores them in its database and carries the decisions out with
+//! qemu; the simulated cloud keeps them in memory.
+//!
+//! [`environment`] has the records and applies acts, [`health`] judges what was heard of a VM, [`reconcile`] decides,
+//! [`moment`] has the two times.
+
+pub mod environment;
+pub mod health;
+pub mod moment;
+pub mod reconcile;

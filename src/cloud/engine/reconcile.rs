@@ -1,0 +1,105 @@
+//! The decisions of a cloud that keeps groups itself: given a group as it is now and the time, which VMs are started,
+//! drained, stopped, and how its refresh goes on.
+//!
+//! Pure: no clock, no process, no database. The local cloud carries the decisions out on qemu, the fake cloud on
+//! values. Times are milliseconds of a clock that does not jump; see [`Steady`](super::moment::Steady).
+
+mod group;
+mod job;
+mod memory;
+mod refresh;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::group::{Action, Decision, GroupView, Member, POWER_OFF_MS};
+use self::group::{BACKOFF_FIRST_MS, BACKOFF_FORGIVEN_MS, BACKOFF_MAX_MS, leaving, worth};
+pub use self::memory::{Memory, RUNS_KEPT, RefreshState, Run};
+use crate::plan::fleet::{Health, InstanceState, count};
+
+/// Decides what is done about `group` at the time `now`.
+pub fn decide(group: &GroupView, now: u64) -> Decision {
+    if let Some(job) = &group.settings.job {
+        return job::decide(group, job, now);
+    }
+    let mut decision =
+        Decision { memory: group.memory.clone(), actions: Vec::new(), blame: None, deployed: None };
+    leaving(group, now, &mut decision.actions);
+    if group.memory.deleting {
+        let members = group.vms.iter().filter(|vm| vm.is_member());
+        decision.actions.extend(members.map(|vm| Action::Drain { id: vm.id.clone(), failed: false }));
+        return decision;
+    }
+    let failed = failing(group);
+    for vm in &failed {
+        let id = vm.id.clone();
+        decision.actions.push(if vm.alive { Action::Drain { id, failed: true } } else { Action::End { id } });
+    }
+    let members: Vec<&Member> =
+        group.vms.iter().filter(|vm| vm.is_member() && failed.iter().all(|f| f.id != vm.id)).collect();
+    back_off(group, &members, &failed, now, &mut decision.memory);
+    refresh::advance(group, &members, &failed, now, &mut decision);
+    if refresh::is_active(&decision.memory) {
+        refresh::replace(group, &members, now, &mut decision);
+    } else {
+        keep_size(group, &members, now, &mut decision);
+    }
+    decision
+}
+
+/// Members that are not alive: those that ended by themselves, and of those that are lost the one that is for longest.
+/// A VM that is alive and not ready is none, however long that takes: its balancer leaves it out, and its guest starts
+/// what ended in it again, as kubelet does.
+///
+/// Only one lost VM goes at a time, and not before the one that takes its place has shown that it boots: when all are
+/// silent the cause is likely outside, and replacing all at once would end what still works.
+fn failing(group: &GroupView) -> Vec<&Member> {
+    let running = || group.vms.iter().filter(|vm| vm.state == InstanceState::Running);
+    let mut failed: Vec<&Member> = running().filter(|vm| !vm.alive).collect();
+    let boots = running().any(|vm| vm.alive && !vm.answered && !vm.is_lost());
+    let missing = count(running().filter(|vm| vm.alive)) < group.replicas;
+    if !boots && !missing {
+        failed.extend(running().filter(|vm| vm.is_lost()).min_by_key(|vm| vm.health_since));
+    }
+    failed
+}
+
+fn back_off(group: &GroupView, members: &[&Member], failed: &[&Member], now: u64, memory: &mut Memory) {
+    let well = failed.is_empty()
+        && count(members.iter()) >= group.replicas
+        && members.iter().all(|vm| vm.health == Health::Healthy);
+    memory.well_since = well.then(|| memory.well_since.unwrap_or(now));
+    if memory.failures > 0
+        && memory.well_since.is_some_and(|since| now >= since.saturating_add(BACKOFF_FORGIVEN_MS))
+    {
+        memory.failures = 0;
+    }
+    for vm in failed {
+        // A VM that was healthy for long enough is replaced at once: its end says nothing about the next one.
+        let proven = vm.health == Health::Healthy && now >= vm.health_since.saturating_add(BACKOFF_FIRST_MS);
+        if proven && memory.failures == 0 {
+            continue;
+        }
+        memory.failures = memory.failures.saturating_add(1);
+        let pause = BACKOFF_FIRST_MS.saturating_mul(1 << memory.failures.saturating_sub(1).min(16));
+        memory.not_before = memory.not_before.max(now.saturating_add(pause.min(BACKOFF_MAX_MS)));
+    }
+}
+
+/// Starts what is missing and lets go of what is too much, outside of a refresh.
+fn keep_size(group: &GroupView, members: &[&Member], now: u64, decision: &mut Decision) {
+    let Some(revision) = decision.memory.current else { return };
+    let have = count(members.iter());
+    if have < group.replicas && now >= decision.memory.not_before {
+        decision.actions.extend((have..group.replicas).map(|_| Action::Launch { revision }));
+    }
+    let surplus = have.saturating_sub(group.replicas);
+    let mut candidates = members.to_vec();
+    // Other revisions first, then what serves least: lost, unhealthy, starting, healthy; the newest of equals.
+    candidates.reverse();
+    candidates.sort_by_key(|vm| (vm.revision == revision, worth(vm)));
+    let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
+    decision
+        .actions
+        .extend(candidates.iter().take(surplus).map(|vm| Action::Drain { id: vm.id.clone(), failed: false }));
+}

@@ -1,0 +1,181 @@
+//! A group as it is decided about, what may be done to its VMs, and what holds for groups of every kind.
+
+use super::memory::Memory;
+use crate::plan::fleet::{GroupSettings, Health, InstanceState};
+
+/// How long connections that are under way may go on after their VM left the balancer.
+pub(super) const DRAIN_MS: u64 = 10_000;
+
+/// How long a VM may take to power off beyond its pod's grace period, before it is killed.
+pub const POWER_OFF_MS: u64 = 15_000;
+
+/// The first pause after a failed VM; doubled with each further failure, as Kubernetes does for containers.
+pub(super) const BACKOFF_FIRST_MS: u64 = 5_000;
+
+/// The longest pause between two starts of VMs that fail.
+pub(super) const BACKOFF_MAX_MS: u64 = 300_000;
+
+/// A group whose VMs were all healthy for this long has its failures forgiven.
+pub(super) const BACKOFF_FORGIVEN_MS: u64 = 60_000;
+
+/// How many ended VMs a group keeps, so that their reason and their output can still be read.
+pub(super) const ENDED_KEPT: usize = 2;
+
+/// How long an ended VM is kept at most.
+pub(super) const ENDED_KEPT_MS: u64 = 3_600_000;
+
+/// So many VMs of a new revision that ended, or were lost, end its refresh before the deadline: with the back-off between
+/// them, a fourth one would not fare better.
+pub(super) const REFRESH_FAILURES: u32 = 3;
+
+/// A group as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupView {
+    /// Strategy, deadlines.
+    pub settings: GroupSettings,
+    /// The number of VMs wanted.
+    pub replicas: u32,
+    /// What the group decides for itself and remembers.
+    pub memory: Memory,
+    /// Its VMs, oldest first.
+    pub vms: Vec<Member>,
+}
+
+/// One VM as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a VM")]
+pub struct Member {
+    /// Its name.
+    pub id: String,
+    /// Its revision.
+    pub revision: u32,
+    /// Where it is in its life.
+    pub state: InstanceState,
+    /// When it came into that state.
+    pub state_since: u64,
+    /// Whether its process runs.
+    pub alive: bool,
+    /// What its health check says.
+    pub health: Health,
+    /// Since when its health is what it is (starting, healthy or unhealthy).
+    pub health_since: u64,
+    /// Connections that the balancer still carries to it.
+    pub connections: u32,
+    /// Whether its guest ever answered.
+    pub answered: bool,
+    /// Its pod's grace period.
+    pub grace_ms: u64,
+    /// Whether it failed, so that its reason is worth keeping.
+    pub failed: bool,
+    /// Whether it runs no more because its pod ended well.
+    pub succeeded: bool,
+}
+
+impl Member {
+    pub(super) fn is_member(&self) -> bool {
+        self.state == InstanceState::Running && self.alive
+    }
+
+    pub(super) fn is_available(&self, min_ready_ms: u64, now: u64) -> bool {
+        self.is_member()
+            && self.health == Health::Healthy
+            && now >= self.health_since.saturating_add(min_ready_ms)
+    }
+
+    /// Whether it runs and is of no more use.
+    pub(super) fn is_lost(&self) -> bool {
+        self.alive && matches!(self.health, Health::Lost { .. })
+    }
+}
+
+/// Something to be done to a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start a VM of this revision.
+    Launch {
+        /// The revision.
+        revision: u32,
+    },
+    /// Take it out of the balancer.
+    Drain {
+        /// The VM.
+        id: String,
+        /// Whether it goes because it failed.
+        failed: bool,
+    },
+    /// Press its power button.
+    PowerOff {
+        /// The VM.
+        id: String,
+    },
+    /// End its process.
+    Kill {
+        /// The VM.
+        id: String,
+    },
+    /// It ended: keep its record with the reason.
+    End {
+        /// The VM.
+        id: String,
+    },
+    /// Forget its record and its files.
+    Forget {
+        /// The VM.
+        id: String,
+    },
+}
+
+/// What is done, and what the group remembers from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// To be stored before the actions are carried out.
+    pub memory: Memory,
+    /// To be carried out.
+    pub actions: Vec<Action>,
+    /// The refresh failed just now, and this VM shows why.
+    pub blame: Option<String>,
+    /// The refresh to this revision succeeded just now.
+    pub deployed: Option<u32>,
+}
+
+/// VMs on their way out: drained, powered off, killed when late, forgotten. Also members of a group that is being
+/// deleted and died by themselves.
+pub(super) fn leaving(group: &GroupView, now: u64, actions: &mut Vec<Action>) {
+    let mut ended: Vec<&Member> = group.vms.iter().filter(|vm| vm.state == InstanceState::Ended).collect();
+    ended.sort_by_key(|vm| std::cmp::Reverse(vm.state_since));
+    let keep = if group.memory.deleting { 0 } else { ENDED_KEPT };
+    for (index, vm) in ended.into_iter().enumerate() {
+        if index >= keep || now >= vm.state_since.saturating_add(ENDED_KEPT_MS) {
+            actions.push(Action::Forget { id: vm.id.clone() });
+        }
+    }
+    for vm in &group.vms {
+        let id = vm.id.clone();
+        let age = now.saturating_sub(vm.state_since);
+        match vm.state {
+            InstanceState::Running if !vm.alive && group.memory.deleting => {
+                actions.push(Action::Forget { id });
+            }
+            InstanceState::Draining | InstanceState::Stopping if !vm.alive => {
+                actions.push(if vm.failed { Action::End { id } } else { Action::Forget { id } });
+            }
+            InstanceState::Draining if vm.connections == 0 || age >= DRAIN_MS => {
+                actions.push(Action::PowerOff { id });
+            }
+            InstanceState::Stopping if age >= vm.grace_ms.saturating_add(POWER_OFF_MS) => {
+                actions.push(Action::Kill { id });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How much a VM serves: lost, unhealthy, starting, healthy.
+pub(super) fn worth(vm: &Member) -> u8 {
+    match vm.health {
+        Health::Lost { .. } => 0,
+        Health::Unhealthy { .. } => 1,
+        Health::Starting { .. } => 2,
+        Health::Healthy => 3,
+    }
+}

@@ -1,0 +1,169 @@
+//! What a group remembers from one decision to the next: its current revision, its refresh or its runs, its failures.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cloud::engine::moment::Moment;
+use crate::plan::fleet::RefreshStatus;
+
+/// What a group remembers from one decision to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// The revision that it runs, or returns to.
+    pub current: Option<u32>,
+    /// The newest refresh.
+    pub refresh: Option<RefreshState>,
+    /// VMs that failed since the group was last well.
+    pub failures: u32,
+    /// Of a job: its runs, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<Run>,
+    /// No VM is started before this time.
+    pub not_before: u64,
+    /// Since when all VMs are healthy.
+    pub well_since: Option<u64>,
+    /// All VMs are to go, and then the group.
+    pub deleting: bool,
+}
+
+impl Memory {
+    /// Why the newest refresh or run failed, where it did.
+    pub fn reason_mut(&mut self) -> Option<&mut String> {
+        match self.runs.last_mut() {
+            Some(run) => run.reason.as_mut(),
+            None => self.refresh.as_mut()?.reason.as_mut(),
+        }
+    }
+
+    /// Where the newest refresh or run leads, how far it is, and why it failed.
+    pub fn outcome(&self) -> Option<(u32, RefreshStatus, Option<&str>)> {
+        match (self.runs.last(), &self.refresh) {
+            (Some(run), _) => Some((run.revision, run.status, run.reason.as_deref())),
+            (None, Some(refresh)) => Some((refresh.to, refresh.status, refresh.reason.as_deref())),
+            (None, None) => None,
+        }
+    }
+}
+
+/// A refresh, as a group remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefreshState {
+    /// How far it is.
+    pub status: RefreshStatus,
+    /// The revision that it leaves.
+    pub from: Option<u32>,
+    /// The revision that it brings.
+    pub to: u32,
+    /// When it started.
+    pub started: u64,
+    /// The same in seconds since the Unix epoch, for people.
+    pub created: u64,
+    /// When it last came further.
+    pub moved: u64,
+    /// How far it came at best.
+    pub best: Reached,
+    /// VMs that it started and that failed.
+    pub failures: u32,
+    /// Why it failed.
+    pub reason: Option<String>,
+}
+
+/// How far a refresh is, in what Kubernetes takes for progress: new replicas were made, became ready, became available,
+/// or old ones were scaled down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reached {
+    /// VMs of the wanted revision.
+    pub made: u32,
+    /// Those of them that are ready.
+    pub ready: u32,
+    /// Those of them that were ready for long enough.
+    pub available: u32,
+    /// VMs of other revisions.
+    pub old: u32,
+}
+
+impl Reached {
+    pub(super) const NOTHING: Self = Self { made: 0, ready: 0, available: 0, old: u32::MAX };
+
+    /// The best of two in each number, whether the second one brought it.
+    pub(super) fn best(self, now: Self) -> (Self, bool) {
+        let best = Self {
+            made: self.made.max(now.made),
+            ready: self.ready.max(now.ready),
+            available: self.available.max(now.available),
+            old: self.old.min(now.old),
+        };
+        (best, best != self)
+    }
+}
+
+impl RefreshState {
+    /// A refresh that starts now.
+    pub fn start(from: Option<u32>, to: u32, now: Moment) -> Self {
+        Self {
+            status: RefreshStatus::InProgress,
+            from,
+            to,
+            started: now.steady,
+            created: now.wall / 1000,
+            moved: now.steady,
+            best: Reached::NOTHING,
+            failures: 0,
+            reason: None,
+        }
+    }
+
+    /// The revision that it works towards or has reached: the old one once it turned back.
+    pub fn target(&self) -> u32 {
+        match self.status {
+            RefreshStatus::RollingBack | RefreshStatus::RolledBack => self.from.unwrap_or(self.to),
+            _ => self.to,
+        }
+    }
+}
+
+/// So many runs of a job are remembered.
+pub const RUNS_KEPT: usize = 10;
+
+/// One run of a job, as its group remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// 1 for the first.
+    pub number: u32,
+    /// The revision whose VMs run.
+    pub revision: u32,
+    /// How far it is.
+    pub status: RefreshStatus,
+    /// When it started.
+    pub started: u64,
+    /// The same in seconds since the Unix epoch, for people.
+    pub created: u64,
+    /// VMs that ended well.
+    pub completed: u32,
+    /// VMs that failed.
+    pub failures: u32,
+    /// No VM is started before this time.
+    pub not_before: u64,
+    /// Why it failed.
+    pub reason: Option<String>,
+}
+
+impl Run {
+    /// A run that starts now.
+    pub fn start(number: u32, revision: u32, now: Moment) -> Self {
+        Self {
+            number,
+            revision,
+            status: RefreshStatus::InProgress,
+            started: now.steady,
+            created: now.wall / 1000,
+            completed: 0,
+            failures: 0,
+            not_before: now.steady,
+            reason: None,
+        }
+    }
+}

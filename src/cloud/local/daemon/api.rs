@@ -1,0 +1,165 @@
+//! The API of the local cloud's process: HTTP on a unix socket that only its user may connect to.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::serve::Listener;
+use axum::{Json, Router};
+use hyper::upgrade::OnUpgrade;
+use tokio::net::UnixStream;
+use tokio::net::unix::SocketAddr;
+
+use super::{apply, exec, logs, watch};
+use crate::cloud::CloudError;
+use crate::cloud::local::home::{Home, SOCKET};
+use crate::cloud::local::keeper::Keeper;
+use crate::cloud::local::socket;
+use crate::cloud::local::wire::{Apply, Console, Exec, Hello, Inspect, Logs};
+
+/// How often it is looked whether the socket is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the process stays when it holds nothing and nobody asks it anything: a tool that was ended just after it had
+/// started the process does not come back to end it. The next verb starts another one.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// The API's socket. When somebody removes it, it is made anew.
+#[derive(Debug)]
+pub(super) struct Api {
+    keeper: Arc<Keeper>,
+    listener: socket::Trusted,
+    /// The inode of the socket.
+    inode: Option<u64>,
+    /// When somebody connected last.
+    asked: Instant,
+}
+
+impl Api {
+    pub(super) fn listen(keeper: &Arc<Keeper>) -> std::io::Result<Self> {
+        let listener = socket::Trusted(socket::listen(&keeper.home.state, SOCKET)?);
+        let inode = Self::inode(&keeper.home);
+        Ok(Self { keeper: Arc::clone(keeper), listener, inode, asked: Instant::now() })
+    }
+
+    fn inode(home: &Home) -> Option<u64> {
+        fs::metadata(home.state.join(SOCKET)).ok().map(|metadata| metadata.ino())
+    }
+
+    /// Ends the process when it has had nothing to do for `idle`.
+    pub(super) fn leave_when_idle(&self, idle: Duration) {
+        let state = self.keeper.state();
+        if self.asked.elapsed() >= idle && state.environments.is_empty() && state.vms.is_empty() {
+            self.keeper.log.say(format_args!("nothing is deployed and nobody asks: it ends"));
+            self.keeper.ending.cancel();
+        }
+    }
+
+    fn look(&mut self) {
+        self.leave_when_idle(IDLE);
+        if Self::inode(&self.keeper.home) == self.inode || self.keeper.ending.is_cancelled() {
+            return;
+        }
+        // Where it cannot be made, it is tried again with the next look.
+        if let Ok(anew) = Self::listen(&self.keeper) {
+            self.keeper.log.say(format_args!("{SOCKET} was gone and is made anew"));
+            *self = anew;
+        }
+    }
+}
+
+impl Listener for Api {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => {
+                    self.asked = Instant::now();
+                    return accepted;
+                }
+                () = tokio::time::sleep(LOOK) => self.look(),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// What the process answers.
+pub(super) fn router(keeper: Arc<Keeper>) -> Router {
+    Router::new()
+        .route("/v1/hello", get(hello))
+        .route("/v1/stop", post(stop))
+        .route("/v1/inspect", post(inspect))
+        .route("/v1/apply", post(change))
+        .route("/v1/watch", post(observe))
+        .route("/v1/logs", post(follow))
+        .route("/v1/console", post(console))
+        .route("/v1/exec", post(execute))
+        .with_state(keeper)
+}
+
+async fn hello() -> Json<Hello> {
+    Json(Hello::of_this_program())
+}
+
+/// Ends the process and leaves everything as it is: a newer one takes over.
+async fn stop(State(keeper): State<Arc<Keeper>>) -> StatusCode {
+    keeper.ending.cancel();
+    StatusCode::NO_CONTENT
+}
+
+async fn inspect(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Inspect>) -> Response {
+    Json(keeper.fleet(&asked.environment, &asked.scope)).into_response()
+}
+
+async fn change(State(keeper): State<Arc<Keeper>>, Json(call): Json<Apply>) -> Response {
+    match apply::apply(&keeper, call).await {
+        Ok(applied) => Json(applied).into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn observe(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Inspect>) -> Response {
+    watch::stream(keeper, asked).into_response()
+}
+
+async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Response {
+    match logs::stream(keeper, logs).await {
+        Ok(body) => body.into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn console(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Console>) -> Response {
+    match logs::console(keeper, &asked) {
+        Ok(body) => body.into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn execute(State(keeper): State<Arc<Keeper>>, mut request: Request) -> Response {
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let Json(exec) = match Json::<Exec>::from_request(request, &()).await {
+        Ok(exec) => exec,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let Some(upgrade) = upgrade else { return StatusCode::UPGRADE_REQUIRED.into_response() };
+    match exec::start(&keeper, exec, upgrade) {
+        Ok(response) => response,
+        Err(error) => refused(error),
+    }
+}
+
+fn refused(error: CloudError) -> Response {
+    (StatusCode::UNPROCESSABLE_ENTITY, Json(error)).into_response()
+}

@@ -1,0 +1,126 @@
+//! Acts on the keeper's state, with what they need beside records: files of images, addresses, waiting for an end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cloud::CloudError;
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::clock;
+use crate::cloud::local::keeper::Keeper;
+use crate::cloud::local::machine::{images, secrets};
+use crate::cloud::local::mover::ListenerId;
+use crate::cloud::local::network::addresses;
+use crate::cloud::local::wire::{Applied, Apply};
+use crate::image::DiskImage;
+use crate::manifest::api::Name;
+use crate::plan::act::{Act, PlannedAct};
+use crate::plan::fleet::{BalancerSpec, Generation, Listener};
+
+/// How often an act that waits looks again.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The refusal of an act that waits while the process ends.
+const ENDING: &str = "the local cloud is ending; the deletion goes on when it runs again";
+
+/// Applies an act.
+pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, CloudError> {
+    let Apply { environment, act, image } = call;
+    let generation = match image {
+        Some(image) => put_image(keeper, &environment, &act, image).await?,
+        None => record(keeper, &environment, &act)?,
+    };
+    match &act.act {
+        Act::PutBalancer { spec } => listening(keeper, &environment, spec).await,
+        Act::DeleteGroup { group } => ended(keeper, &environment, group).await?,
+        Act::DeleteRevisions { .. } | Act::DeleteImages { .. } => sweep_images(keeper).await?,
+        _ => {}
+    }
+    let ends = act.act == Act::Release && keeper.state().environments.is_empty();
+    if ends {
+        keeper.ending.cancel();
+    }
+    Ok(Applied { generation, ends })
+}
+
+/// Records an act. The address of a new balancer is chosen in the same change, so that two that are put at once get two
+/// addresses.
+fn record(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Result<Generation, CloudError> {
+    let now = keeper.clock.now();
+    keeper.change_all(|environments| {
+        let balancers = environments.values().flat_map(|found| found.balancers.values());
+        let taken: Vec<String> = balancers.map(|balancer| balancer.host.clone()).collect();
+        let host = || match &act.act {
+            Act::PutBalancer { spec } => addresses::balancer(environment, &spec.name, &taken).to_string(),
+            _ => String::new(),
+        };
+        environments.entry(environment.to_owned()).or_default().apply(act, now, host)
+    })
+}
+
+/// Copies an image, and then records it. An act that will be refused copies nothing.
+async fn put_image(
+    keeper: &Arc<Keeper>,
+    environment: &str,
+    act: &PlannedAct,
+    image: DiskImage,
+) -> Result<Generation, CloudError> {
+    let _images = keeper.images.lock().await;
+    {
+        let empty = Environment::default();
+        let state = keeper.state();
+        let found = state.environments.get(environment).unwrap_or(&empty);
+        if found.applied(act).is_none() {
+            found.admit(act)?;
+        }
+    }
+    let home = keeper.home.clone();
+    tokio::task::spawn_blocking(move || images::put(&home, &image))
+        .await
+        .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))?;
+    record(keeper, environment, act)
+}
+
+/// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
+async fn listening(keeper: &Keeper, environment: &str, spec: &BalancerSpec) {
+    let id = |listener: &Listener| ListenerId {
+        environment: environment.to_owned(),
+        service: spec.name.clone(),
+        port: listener.port,
+        protocol: listener.protocol,
+    };
+    for _ in 0..20 {
+        let bound = keeper.mover.report().bound;
+        if spec.listeners.iter().all(|listener| bound.contains_key(&id(listener))) {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits until nothing is left of a group.
+async fn ended(keeper: &Keeper, environment: &str, group: &Name) -> Result<(), CloudError> {
+    let exists =
+        || keeper.state().environments.get(environment).is_some_and(|found| found.groups.contains_key(group));
+    while exists() {
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            // Nobody ends the group's VMs any more, until the next process does.
+            () = keeper.ending.cancelled() => return Err(CloudError::Unreachable { message: ENDING.into() }),
+        }
+    }
+    Ok(())
+}
+
+/// Removes files of images and Secrets that no environment names.
+pub(super) async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
+    let _images = keeper.images.lock().await;
+    let kept = keeper.image_folders();
+    let home = keeper.home.clone();
+    let versions = keeper.secret_versions();
+    tokio::task::spawn_blocking(move || {
+        secrets::sweep(&home.secrets(), &versions, clock::wall())?;
+        images::sweep(&home, |path| kept.contains(path))
+    })
+    .await
+    .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
+}
