@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use i2kit_spec::PodEnd;
+use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
 
 use super::reconcile::{self, Memory, RefreshState, Vm};
@@ -14,7 +14,8 @@ use super::{CloudError, Moment, NewRevision};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, GroupSettings, Health, Instance,
-    InstanceGroup, InstanceState, LaunchSpec, LoadBalancer, Refresh, RefreshStatus, Revision, Target, count,
+    InstanceGroup, InstanceId, InstanceState, LaunchSpec, LoadBalancer, Refresh, RefreshStatus, Revision,
+    Target, count,
 };
 use crate::plan::image::ImageId;
 
@@ -223,7 +224,10 @@ impl GroupRecord {
                 health_since: record.health_since,
                 connections: facts.connections,
                 answered: record.answered,
-                grace_ms: launch.map_or(30, |launch| launch.grace_period_seconds).saturating_mul(1000),
+                grace_ms: launch
+                    .map_or(DEFAULT_GRACE_PERIOD, |launch| launch.grace_period_seconds)
+                    .millis()
+                    .0,
                 failed: record.failed,
                 succeeded: facts.succeeded,
             }
@@ -456,7 +460,7 @@ impl Environment {
             .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
             .filter(|(instance, _)| instance.state == InstanceState::Running)
             .map(|(instance, port)| Target {
-                instance: instance.id.clone(),
+                instance: InstanceId(instance.id.clone()),
                 port,
                 healthy: instance.serves(),
             })
@@ -497,7 +501,7 @@ fn show_group(name: &Name, group: &GroupRecord, facts: &impl Fn(&str) -> Facts, 
 
 fn show_instance(record: &InstanceRecord, facts: Facts) -> Instance {
     Instance {
-        id: record.id.clone(),
+        id: InstanceId(record.id.clone()),
         revision: record.revision,
         state: record.state,
         health: record.health.clone(),
@@ -512,7 +516,7 @@ fn show_instance(record: &InstanceRecord, facts: Facts) -> Instance {
 
 fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refresh {
     let target = refresh.target();
-    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let min_ready = group.settings.min_ready_seconds.millis().0;
     let new =
         || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
     if let Some(job) = group.settings.job {

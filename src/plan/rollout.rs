@@ -9,6 +9,7 @@ mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 pub use self::verbs::{PlanError, destroy, rollback, scale, wait};
@@ -151,7 +152,7 @@ pub enum Step {
         /// The number of VMs.
         replicas: u32,
         /// Seconds without progress after which waiting fails, unless the cloud ends its refresh earlier.
-        deadline_seconds: u32,
+        deadline_seconds: Seconds,
     },
     /// Forget old revisions, as the history limit says.
     DeleteRevisions {

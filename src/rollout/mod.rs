@@ -67,7 +67,7 @@ pub async fn execute(
                 group,
                 revision: *revision,
                 replicas: *replicas,
-                deadline: Duration::from_secs(u64::from(*deadline_seconds)),
+                deadline: Duration::from(*deadline_seconds),
                 started_here: started.contains(group),
             };
             match watch::until_settled(&goal, cloud, events, options.poll).await {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use i2kit_spec::Seconds;
 use proptest::prelude::*;
 
 use super::{Options, RolloutError, execute};
@@ -35,7 +36,7 @@ fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             ..example::launch(image(version))
         },
         settings: GroupSettings {
-            progress_deadline_seconds: 60,
+            progress_deadline_seconds: Seconds(60),
             revision_history_limit: 2,
             ..example::settings(Rollout::RollingUpdate {
                 max_unavailable: IntOrPercent::Percent(25),
@@ -61,6 +62,7 @@ fn desired(groups: Vec<GroupSpec>) -> Desired {
 fn images() -> BTreeMap<ImageId, DiskImage> {
     let image = |id| DiskImage {
         id,
+        architecture: i2kit_spec::Architecture::Amd64,
         kernel: "/k".into(),
         initrd: "/i".into(),
         cloud: None,

@@ -190,8 +190,8 @@ impl Seen {
         let name = group.name.to_string();
         for instance in &group.instances {
             let state = describe(instance);
-            if self.instances.get(&instance.id) != Some(&state) {
-                self.instances.insert(instance.id.clone(), state.clone());
+            if self.instances.get(&*instance.id) != Some(&state) {
+                self.instances.insert(instance.id.to_string(), state.clone());
                 events.emit(changed_event(&name, &instance.id, instance.revision, state));
             }
         }
@@ -199,7 +199,7 @@ impl Seen {
             .instances
             .iter()
             .filter(|(id, state)| {
-                *state != "gone" && group.instances.iter().all(|instance| instance.id != **id)
+                *state != "gone" && group.instances.iter().all(|instance| *instance.id != ***id)
             })
             .map(|(id, _)| id.clone())
             .collect();

@@ -55,9 +55,8 @@ fn judge(job: &JobSettings, target: u32, now: u64, decision: &mut Decision) {
     let Some(refresh) = decision.memory.refresh.as_mut().filter(|refresh| refresh.status.is_active()) else {
         return;
     };
-    let deadline = job
-        .active_deadline_seconds
-        .map(|seconds| refresh.started.saturating_add(seconds.saturating_mul(1000)));
+    let deadline =
+        job.active_deadline_seconds.map(|deadline| refresh.started.saturating_add(deadline.millis().0));
     if completed >= job.completions {
         refresh.status = RefreshStatus::Successful;
         decision.memory.current = Some(target);
@@ -67,7 +66,7 @@ fn judge(job: &JobSettings, target: u32, now: u64, decision: &mut Decision) {
         refresh.reason = Some(format!("BackoffLimitExceeded: {failures} VMs failed"));
     } else if deadline.is_some_and(|deadline| now >= deadline) {
         refresh.status = RefreshStatus::Failed;
-        let seconds = job.active_deadline_seconds.unwrap_or_default();
-        refresh.reason = Some(format!("DeadlineExceeded: the job was active for longer than {seconds} s"));
+        let limit = job.active_deadline_seconds.unwrap_or_default();
+        refresh.reason = Some(format!("DeadlineExceeded: the job was active for longer than {limit}"));
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
         return;
     };
     let target = refresh.target();
-    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let min_ready = group.settings.min_ready_seconds.millis().0;
     let new = || members.iter().filter(|vm| vm.revision == target);
     let available = count(new().filter(|vm| vm.is_available(min_ready, now)));
     let old = count(members.iter().filter(|vm| vm.revision != target));
@@ -118,7 +118,7 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
     // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
     let of_refresh = |vm: &&&Vm| vm.revision == target && vm.state_since >= refresh.started;
     refresh.failures = refresh.failures.saturating_add(count(failed.iter().filter(of_refresh)));
-    let deadline = u64::from(group.settings.progress_deadline_seconds) * 1000;
+    let deadline = group.settings.progress_deadline_seconds.millis().0;
     let late = now >= refresh.moved.saturating_add(deadline);
     // While it rolls back there is nothing better to fall back to: only the deadline ends that.
     let hopeless = refresh.status == RefreshStatus::InProgress && refresh.failures >= REFRESH_FAILURES;
@@ -134,7 +134,7 @@ pub(super) fn advance(group: &Group, members: &[&Vm], failed: &[&Vm], now: u64, 
 
 fn fail(refresh: &mut RefreshState, late: bool, group: &Group, now: u64) {
     let what = if late {
-        format!("no progress for {} s (progressDeadlineSeconds)", group.settings.progress_deadline_seconds)
+        format!("no progress for {} (progressDeadlineSeconds)", group.settings.progress_deadline_seconds)
     } else {
         format!("{} VMs failed", refresh.failures)
     };
@@ -177,7 +177,7 @@ pub(super) fn replace(group: &Group, members: &[&Vm], now: u64, decision: &mut D
     let Some(refresh) = &decision.memory.refresh else { return };
     let target = refresh.target();
     let bounds = group.settings.bounds(group.replicas);
-    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let min_ready = group.settings.min_ready_seconds.millis().0;
     let (new, old): (Vec<&Vm>, Vec<&Vm>) = members.iter().partition(|vm| vm.revision == target);
     let (have_new, total) = (count(new.iter()), count(members.iter()));
 

@@ -45,7 +45,10 @@ fn the_root_is_made_of_the_layers(world: &mut World) {
         world.says(|_| {}, "cat /etc/hosts /etc/resolv.conf"),
         "127.0.0.1\tlocalhost\nnameserver 192.0.2.1\n"
     );
-    assert_eq!(world.says(|_| {}, "echo $$; grep ^0: /proc/self/cgroup; echo $HOSTNAME"), "1\n0::/\ntest-1\n");
+    assert_eq!(
+        world.says(|_| {}, "echo $$; grep ^0: /proc/self/cgroup; echo $HOSTNAME"),
+        "1\n0::/\ntest-1\n"
+    );
     let refused = world.says(
         |spec| spec.config.root.readonly = true,
         "echo x > /www/x; echo x > /proc/sys/vm/swappiness; echo x > /dev/shm/x && cat /dev/shm/x",

@@ -1,5 +1,7 @@
 //! What the database keeps, refuses and survives.
 
+use i2kit_spec::Seconds;
+
 use super::*;
 use crate::cloud::reconcile::Memory;
 use crate::cloud::{Moment, NewRevision};
@@ -21,8 +23,8 @@ pub(super) fn environments() -> Environments {
     let mut environment = Environment::default();
     environment.images.insert(ImageId(Digest::of(b"1")));
     let settings = GroupSettings {
-        min_ready_seconds: 1,
-        progress_deadline_seconds: 2,
+        min_ready_seconds: Seconds(1),
+        progress_deadline_seconds: Seconds(2),
         revision_history_limit: 3,
         labels: BTreeMap::from([("app".into(), "web".into())]),
         ..example::settings(Strategy::Recreate)
