@@ -13,7 +13,7 @@ use i2kit::oci::{
     ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
 };
 use i2kit::plan::fleet::Fleet;
-use i2kit::plan::image::{GuestFacts, ImagePlan};
+use i2kit::plan::image::{GuestFacts, ImagePlan, LaunchImage};
 use i2kit::plan::rollout::{self, Desired};
 use i2kit::plan::{linuxkit, pod, workload};
 
@@ -50,6 +50,7 @@ fn read(path: &Path) -> ObjectSet {
 fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
     let guest = GuestFacts {
         version: "0.1.0".into(),
+        architecture: i2kit_spec::Architecture::Amd64,
         kernel_release: "6.1.0-1-cloud-amd64".into(),
         kernel: Digest::of(b"kernel"),
         initrd: Digest::of(b"initrd"),
@@ -84,8 +85,8 @@ fn every_example_obeys_linuxkits_rules() {
 fn every_example_has_a_rollout_plan() {
     insta::glob!("../manifests", "*.yaml", |path| {
         let set = read(path);
-        let ids: Vec<_> = plans(&set).iter().map(ImagePlan::id).collect();
-        let (groups, balancers) = workload::desired(&set, &ids, &BTreeMap::new());
+        let images: Vec<LaunchImage> = plans(&set).iter().map(LaunchImage::from).collect();
+        let (groups, balancers) = workload::desired(&set, &images, &BTreeMap::new());
         let desired = Desired {
             environment: "local".into(),
             groups,

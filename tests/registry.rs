@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 
 use fake_registry::{FakeRegistry, Fault};
 use hostile_registry::HostileRegistry;
-use i2kit::oci::{Digest, Platform, Reference};
+use i2kit::oci::{Digest, Reference};
 use i2kit::registry::{
     Error, ImageSource, Key, Patience, Proxies, Registry, RegistrySettings, Settings, Store, open_layer,
 };
 use i2kit::report::{Event, Events};
+use i2kit_spec::Architecture;
 use image::{TestImage, TestLayer, index};
 use serde_json::json;
 
@@ -58,7 +59,7 @@ fn open(root: &Path, settings: Settings) -> Registry {
 
 /// Resolves and fetches `reference`, and checks that every layer unpacks to what `image` holds.
 async fn pull(registry: &Registry, reference: &Reference, image: &TestImage) -> Result<(), Error> {
-    let resolved = registry.resolve(reference, &Platform::default()).await?;
+    let resolved = registry.resolve(reference, Architecture::default()).await?;
     let paths = registry.blobs(&resolved).await?;
     assert_eq!(resolved.config.config.cmd, ["/app"]);
     assert_eq!(paths.len(), image.layers.len());
@@ -80,7 +81,7 @@ async fn an_image_is_pulled_once_and_then_known_by_digest() {
     pull(&registry, &app(&fake), &image).await.unwrap();
     fake.log();
 
-    let resolved = registry.resolve(&app(&fake), &Platform::default()).await.unwrap();
+    let resolved = registry.resolve(&app(&fake), Architecture::default()).await.unwrap();
     assert_eq!(fake.asked_for("/app/"), ["HEAD /v2/app/manifests/1"], "a tag costs one question");
     assert_eq!(resolved.reference.to_string(), format!("{}/app:1@{}", fake.host(), image.digest()));
 
@@ -187,7 +188,7 @@ async fn a_manifest_that_is_not_its_digest_is_refused() {
     fake.fail(&image.digest().to_string(), &[Fault::Flip; 5]);
     let folder = tempfile::tempdir().unwrap();
     let registry = open(folder.path(), Settings::default());
-    registry.resolve(&app(&fake), &Platform::default()).await.unwrap_err();
+    registry.resolve(&app(&fake), Architecture::default()).await.unwrap_err();
     assert_eq!(registry.store().get(Key::Blob(image.digest())), None);
 }
 
@@ -299,7 +300,7 @@ async fn is_second_process(name: &str) -> bool {
     let (reference, root) = arguments.split_once(' ').unwrap();
     let docker_config = Some(Path::new(root).join("config.json"));
     let registry = open(Path::new(root), Settings { docker_config, ..Settings::default() });
-    let resolved = registry.resolve(&reference.parse().unwrap(), &Platform::default()).await.unwrap();
+    let resolved = registry.resolve(&reference.parse().unwrap(), Architecture::default()).await.unwrap();
     registry.blobs(&resolved).await.unwrap();
     true
 }
@@ -381,9 +382,9 @@ async fn the_platform_is_chosen_from_an_index() {
     let folder = tempfile::tempdir().unwrap();
     let registry = open(folder.path(), Settings::default());
     let reference = |tag: &str| format!("{}/app:{tag}", fake.host()).parse::<Reference>().unwrap();
-    let resolved = registry.resolve(&reference("both"), &Platform::default()).await.unwrap();
+    let resolved = registry.resolve(&reference("both"), Architecture::default()).await.unwrap();
     assert_eq!(resolved.manifest, image.digest());
-    let error = registry.resolve(&reference("one"), &Platform::default()).await.unwrap_err();
+    let error = registry.resolve(&reference("one"), Architecture::default()).await.unwrap_err();
     assert!(error.to_string().ends_with("no image for linux/amd64; there are: linux/arm64"), "{error}");
 }
 
@@ -392,14 +393,14 @@ async fn absent_images_and_registries_say_what_to_do() {
     let fake = FakeRegistry::start().await;
     let folder = tempfile::tempdir().unwrap();
     let registry = open(folder.path(), Settings::default());
-    let error = registry.resolve(&app(&fake), &Platform::default()).await.unwrap_err();
+    let error = registry.resolve(&app(&fake), Architecture::default()).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
     let closed: Reference = "127.0.0.1:1/app:1".parse().unwrap();
-    let error = registry.resolve(&closed, &Platform::default()).await.unwrap_err().to_string();
+    let error = registry.resolve(&closed, Architecture::default()).await.unwrap_err().to_string();
     assert!(error.contains("Connection refused") && error.contains("plainHttp: false"), "{error}");
     let http = format!("https://{}", fake.host());
     let registry = open(folder.path(), mirrored(&fake, &[http]));
-    let error = registry.resolve(&app(&fake), &Platform::default()).await.unwrap_err();
+    let error = registry.resolve(&app(&fake), Architecture::default()).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
 }
 
@@ -478,7 +479,7 @@ async fn images_come_from_layouts_and_archives() {
         let registry = open(store.path(), from(source.clone()));
         pull(&registry, &reference, &image).await.unwrap();
         // Without the source, what was pinned still resolves, and what was pulled is there.
-        let pinned = registry.resolve(&reference, &Platform::default()).await.unwrap().reference;
+        let pinned = registry.resolve(&reference, Architecture::default()).await.unwrap().reference;
         drop(registry);
         pull(&open(store.path(), Settings::default()), &pinned, &image).await.unwrap();
         // After a prune, all comes back from the source.
@@ -626,7 +627,7 @@ async fn documents_without_an_end_are_not_read() {
     let long = fake.blob(&vec![b' '; (4 << 20) + 1]);
     fake.tag("app:1", long);
     let registry = open(folder.path(), Settings::default());
-    let error = registry.resolve(&app(&fake), &Platform::default()).await.unwrap_err();
+    let error = registry.resolve(&app(&fake), Architecture::default()).await.unwrap_err();
     assert!(matches!(error, Error::Document { limit: 4_194_304, .. }), "{error}");
 
     fake.challenge(&["Bearer realm=\"http://HOST/token\""]);
@@ -639,7 +640,7 @@ async fn documents_without_an_end_are_not_read() {
     for (answer, words) in refused {
         fake.hand_out(&answer);
         let registry = open(folder.path(), Settings::default());
-        let error = registry.resolve(&app(&fake), &Platform::default()).await.unwrap_err();
+        let error = registry.resolve(&app(&fake), Architecture::default()).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
 }
@@ -668,7 +669,7 @@ async fn mirrors_are_named_with_their_answers_when_the_registry_is_not_reached()
     let folder = tempfile::tempdir().unwrap();
     let registry = open(folder.path(), Settings { registries, ..Settings::default() });
     let reference: Reference = format!("{gone}/app:1").parse().unwrap();
-    let text = registry.resolve(&reference, &Platform::default()).await.unwrap_err().to_string();
+    let text = registry.resolve(&reference, Architecture::default()).await.unwrap_err().to_string();
     for words in [
         format!("{gone} is not reached"),
         format!("{} has no `{gone}/app:1`", empty.host()),
@@ -743,7 +744,7 @@ async fn a_source_that_is_something_else_is_told_so() {
     ] {
         let store = tempfile::tempdir().unwrap();
         let registry = open(store.path(), from(source));
-        let error = registry.resolve(&"app:1".parse().unwrap(), &Platform::default()).await.unwrap_err();
+        let error = registry.resolve(&"app:1".parse().unwrap(), Architecture::default()).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
 }
@@ -774,7 +775,7 @@ async fn pull_hostile(seed: u64) -> bool {
     let registry = open(folder.path(), Settings { patience, ..Settings::default() });
     let reference: Reference = format!("{}/app:1", fake.host).parse().unwrap();
     let pulled = async {
-        let resolved = registry.resolve(&reference, &Platform::default()).await?;
+        let resolved = registry.resolve(&reference, Architecture::default()).await?;
         let paths = registry.blobs(&resolved).await?;
         for (layer, path) in resolved.layers.iter().zip(&paths) {
             let mut tar = open_layer(path, &layer.blob.media_type, layer.diff_id)?;

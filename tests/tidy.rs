@@ -34,7 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("erofs", &[]),
     ("report", &["text"]),
     ("manifest", &["oci", "text"]),
-    ("plan", &["manifest", "oci"]),
+    ("plan", &["erofs", "manifest", "oci"]),
     ("disk", &["oci", "plan"]),
     ("registry", &["erofs", "oci", "report"]),
     ("image", &["disk", "erofs", "oci", "plan", "registry", "report"]),

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(profile) = Profile::parse(text) {
-        let filter = profile.filter(&["CAP_SYS_ADMIN".to_owned()], "6.1.0");
+        let filter = profile.filter(&["CAP_SYS_ADMIN".to_owned()], i2kit_spec::Architecture::Amd64, "6.1.0");
         let written = serde_json::to_string(&filter).expect("a filter has only string keys");
         assert_eq!(serde_json::from_str::<SeccompFilter>(&written).expect("it reads what it writes"), filter);
     }

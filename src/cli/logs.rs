@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<Exit, Fail
     if let Some(container) = &args.container {
         named::has_container(&group.name.to_string(), &group.instances, container)?;
     }
-    let instance = instance.map(|instance| instance.id.clone());
+    let instance = instance.map(|instance| instance.id.to_string());
     let query = LogQuery {
         group: group.name.clone(),
         instance,

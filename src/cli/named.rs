@@ -65,7 +65,7 @@ pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
-    let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| instance.id == name);
+    let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| *instance.id == *name);
     if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
         return Ok((group, Some(instance)));
     }
@@ -81,11 +81,11 @@ pub(super) fn group_or_instance<'f>(
     let number =
         wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied());
     let named =
-        |instance: &&&Instance| instance.id == wanted || instance.id.rsplit('-').next() == Some(wanted);
+        |instance: &&&Instance| *instance.id == *wanted || instance.id.rsplit('-').next() == Some(wanted);
     if let Some(instance) = number.or_else(|| instances.iter().find(named).copied()) {
         return Ok((group, Some(instance)));
     }
-    let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+    let ids: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
     Err(Failure::new(
         Exit::NotFound,
         anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),

@@ -9,8 +9,7 @@ use super::{connection, output, reading};
 use crate::cloud::kinds;
 use crate::cloud::provider::Check;
 use crate::manifest::api::ObjectSet;
-use crate::oci::Digest;
-use crate::plan::image::ImageId;
+use crate::plan::image::LaunchImage;
 use crate::plan::workload;
 use crate::report::{self, Format};
 use crate::text;
@@ -24,7 +23,7 @@ pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, 
         reading::read(&Manifests { manifests, kustomize, reading }, context)?
     };
     // Nothing is built: the ids of the images are not known, and no check needs them.
-    let images = vec![ImageId(Digest::of(b"")); set.pods().count()];
+    let images = vec![LaunchImage::unplanned(); set.pods().count()];
     let (groups, balancers) = workload::desired(&set, &images, &BTreeMap::new());
     let provider = connection::provider(context)?;
     let checks = provider.preflight(&connection::client(context)?, groups, balancers).await;

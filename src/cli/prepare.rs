@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::Architecture;
+
 use super::args::Manifests;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
@@ -10,8 +12,8 @@ use super::{profiles, reading};
 use crate::cloud::Materials;
 use crate::image::{self, DiskImage, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
-use crate::oci::{Platform, Reference, ResolvedImage};
-use crate::plan::image::{ImageId, ImagePlan};
+use crate::oci::{Reference, ResolvedImage};
+use crate::plan::image::{ImageId, ImagePlan, LaunchImage};
 use crate::plan::rollout::{Desired, RolloutPlan};
 use crate::plan::{pod, workload};
 use crate::registry::{Registry, Store};
@@ -33,7 +35,7 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     let set = reading::read(manifests, context)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context)?;
-    let images = resolve(&registry, &set).await?;
+    let images = resolve(&registry, &set, guest.facts.architecture).await?;
     let profiles = profiles::read(context, &set)?;
     let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
     let plans = plans(&set, &facts)?;
@@ -71,6 +73,7 @@ fn plans(set: &ObjectSet, facts: &pod::Facts<'_>) -> Result<Vec<ImagePlan>, Fail
 async fn resolve(
     registry: &Registry,
     set: &ObjectSet,
+    architecture: Architecture,
 ) -> Result<BTreeMap<Reference, ResolvedImage>, Failure> {
     let mut wanted: Vec<&Reference> = set
         .pods()
@@ -80,9 +83,8 @@ async fn resolve(
         .collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let platform = Platform::default();
     let resolved = wanted.into_iter().map(async |reference| {
-        let image = registry.resolve(reference, &platform).await?;
+        let image = registry.resolve(reference, architecture).await?;
         Ok::<_, crate::registry::Error>((reference.clone(), image))
     });
     futures::future::try_join_all(resolved).await.map(BTreeMap::from_iter).or_exit(Exit::Image)
@@ -91,8 +93,8 @@ async fn resolve(
 impl Prepared {
     /// What the environment should hold.
     pub(super) fn desired(&self, context: &Context, secrets: &Secrets, prune: bool) -> Desired {
-        let ids: Vec<ImageId> = self.plans.iter().map(ImagePlan::id).collect();
-        let (groups, balancers) = workload::desired(&self.set, &ids, &secrets.versions);
+        let images: Vec<LaunchImage> = self.plans.iter().map(LaunchImage::from).collect();
+        let (groups, balancers) = workload::desired(&self.set, &images, &secrets.versions);
         Desired {
             environment: context.environment.name.clone(),
             groups,

@@ -116,7 +116,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
     for instance in groups.iter().flat_map(|group| &group.instances) {
         let restarts: u32 = instance.containers.iter().map(|container| container.restarts).sum();
         table.add_row(row([
-            instance.id.clone(),
+            instance.id.to_string(),
             instance.revision.to_string(),
             shortened(&output::health(instance)),
             restarts.to_string(),
@@ -139,7 +139,7 @@ fn containers<'a>(
     for instance in instances {
         for container in instance.containers.iter().filter(|container| is_shown(container)) {
             table.add_row(row([
-                instance.id.clone(),
+                instance.id.to_string(),
                 container.name.clone(),
                 if container.ready { "yes" } else { "no" }.into(),
                 container.restarts.to_string(),

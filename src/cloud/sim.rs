@@ -177,14 +177,15 @@ impl World {
                         PodPhase::Starting { waits: vec![Wait::Boot] }
                     }
                     Behaviour::Silent => {
-                        let known = Known { containers: &[], boot_ms: settings.boot_ms(), closed_port: None };
+                        let known =
+                            Known { containers: &[], boot_ms: settings.boot_limit().0, closed_port: None };
                         judge(record, Heard::Silence("no answer".into()), &known, now);
                         continue;
                     }
                 };
                 let (version, boot_id) = (status::VERSION, record.id.clone());
                 let told = PodStatus { version, boot_id, phase, containers: vec![] };
-                let known = Known { containers: &[], boot_ms: settings.boot_ms(), closed_port: None };
+                let known = Known { containers: &[], boot_ms: settings.boot_limit().0, closed_port: None };
                 judge(record, Heard::Status(Box::new(told)), &known, now);
             }
         }

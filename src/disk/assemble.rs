@@ -2,7 +2,9 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use super::{DiskError, gpt, read_full};
+use super::error::DiskError;
+use super::gpt;
+use super::sector::read_full;
 use crate::plan::layout::DiskLayout;
 
 /// What is read at once, and the unit in which zeros become holes: large enough for few calls, a multiple of every

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom};
 
-use super::{DiskError, gpt};
+use super::error::DiskError;
+use super::gpt;
 
-/// Renders the table that a disk starts with, after checking that its backup at the end says the same.
+/// Renders the table that a disk starts with, after checking that its backup at the end is equal.
 pub fn dump(mut disk: impl Read + Seek) -> Result<String, DiskError> {
     let head = read_at(&mut disk, 0, gpt::HEAD_SIZE)?;
     let layout = gpt::parse(&head)?;

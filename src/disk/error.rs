@@ -13,7 +13,7 @@ pub enum DiskError {
         /// Parts given.
         parts: usize,
     },
-    /// A part is not as long as the layout says.
+    /// A part and its place in the layout differ in length.
     #[error("partition `{name}` should have {expected} bytes, its part has {found}; build the image again")]
     Length {
         /// Name of the partition.
@@ -38,7 +38,7 @@ pub enum DiskError {
     Read {
         /// Name of the partition.
         name: String,
-        /// What the reader said.
+        /// The reader's error.
         source: io::Error,
     },
     /// The disk could not be written.

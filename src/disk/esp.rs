@@ -7,10 +7,21 @@ use std::io::{Read, Seek, Write};
 
 use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 
-use super::{DiskError, SECTOR};
+use i2kit_spec::Architecture;
 
-/// Where firmware looks on a disk that it has no boot entry for.
-const PATH: [&str; 3] = ["EFI", "BOOT", "BOOTX64.EFI"];
+use super::error::DiskError;
+use super::sector::SECTOR;
+
+/// The folder that firmware searches on a disk without a boot entry.
+const FOLDER: [&str; 2] = ["EFI", "BOOT"];
+
+/// The program that firmware of this architecture starts from there (UEFI 2.10, table 3.2).
+const fn program_name(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "BOOTX64.EFI",
+        Architecture::Arm64 => "BOOTAA64.EFI",
+    }
+}
 
 /// The partition's size is a multiple of this. Empty clusters cost nothing: zeroes are neither stored nor sent.
 pub const STEP: u64 = 64 << 20;
@@ -21,14 +32,18 @@ const OVERHEAD: u64 = 2 << 20;
 /// Some fixed number: mounting tools show it, nothing depends on it.
 const VOLUME_ID: u32 = 0x1213_0b02;
 
-/// How large the partition of a program of that size is.
+/// Bytes of the partition of a program of that size.
 pub fn size(program: u64) -> u64 {
     let steps = program.div_ceil(STEP - OVERHEAD).max(1);
     steps * STEP
 }
 
 /// Writes the partition; `out` must be empty, zeroes that follow the last byte written are left out of it.
-pub fn write(program: &[u8], mut out: impl Read + Write + Seek) -> Result<(), DiskError> {
+pub fn write(
+    program: &[u8],
+    architecture: Architecture,
+    mut out: impl Read + Write + Seek,
+) -> Result<(), DiskError> {
     let sectors = u32::try_from(size(program.len() as u64) / SECTOR)
         .map_err(|_| DiskError::Stub("kernel and initrd are larger than 4 GiB".into()))?;
     // FAT32, since the UEFI specification asks for it on disks, and clusters of one sector, since it needs 65525.
@@ -41,9 +56,10 @@ pub fn write(program: &[u8], mut out: impl Read + Write + Seek) -> Result<(), Di
     fatfs::format_volume(&mut out, options).map_err(DiskError::Write)?;
     let options = FsOptions::new().time_provider(&Epoch).update_accessed_date(false);
     let system = FileSystem::new(&mut out, options).map_err(DiskError::Write)?;
-    let [first, second, name] = PATH;
+    let [first, second] = FOLDER;
     let folder = system.root_dir().create_dir(first).and_then(|folder| folder.create_dir(second));
-    let mut file = folder.and_then(|folder| folder.create_file(name)).map_err(DiskError::Write)?;
+    let mut file =
+        folder.and_then(|folder| folder.create_file(program_name(architecture))).map_err(DiskError::Write)?;
     file.write_all(program).and_then(|()| file.flush()).map_err(DiskError::Write)?;
     drop(file);
     system.unmount().map_err(DiskError::Write)
@@ -74,7 +90,7 @@ mod tests {
     fn the_program_reads_back_and_bytes_never_change() {
         let program: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
         let mut disk = Cursor::new(Vec::new());
-        write(&program, &mut disk).expect("memory is large enough");
+        write(&program, Architecture::Amd64, &mut disk).expect("memory is large enough");
         let digest = Digest::of(disk.get_ref());
         assert_eq!(
             digest.to_string(),

@@ -10,7 +10,8 @@
 //! Our own instead of the `gpt` crate: a table is two hundred bytes that are a function of the layout, and the crate
 //! wants a device to edit.
 
-use super::{DiskError, SECTOR};
+use super::error::DiskError;
+use super::sector::SECTOR;
 use crate::plan::layout::{ALIGNMENT, DiskLayout, ESP_PARTITION, Guid, Partition};
 
 /// Bytes before the first partition.

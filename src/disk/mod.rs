@@ -22,6 +22,7 @@ pub mod esp;
 pub(crate) mod example;
 pub mod gpt;
 pub mod qcow2;
+mod sector;
 mod sparse;
 mod uki;
 pub mod verity;
@@ -32,23 +33,5 @@ pub mod vmdk_sparse;
 pub use assemble::assemble;
 pub use dump::dump;
 pub use error::DiskError;
+pub use sector::SECTOR;
 pub use uki::{Kernel, uki};
-
-use std::io::Read;
-
-/// The sector that partition tables and descriptors count in.
-pub const SECTOR: u64 = 512;
-
-/// Fills the buffer as far as the input goes.
-fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}

@@ -8,8 +8,9 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
+use super::error::DiskError;
+use super::sector::SECTOR;
 use super::sparse::{self, UNIT as CLUSTER};
-use super::{DiskError, SECTOR};
 
 const CLUSTER_BITS: u32 = 16;
 /// Entries of a table of 8 bytes each in a cluster.

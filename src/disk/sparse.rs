@@ -2,7 +2,8 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use super::{DiskError, read_full};
+use super::error::DiskError;
+use super::sector::read_full;
 
 /// What is stored or left out as a whole.
 pub(super) const UNIT: u64 = 64 << 10;

@@ -11,7 +11,7 @@ use object::pe::{
 use object::read::pe::{ImageNtHeaders as _, ImageOptionalHeader as _};
 use object::{U32, pod};
 
-use super::DiskError;
+use super::error::DiskError;
 
 /// Sections start at multiples of this in memory: firmware may protect whole pages only.
 const PAGE: u32 = 4096;

@@ -12,7 +12,8 @@ use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{DiskError, read_full};
+use super::error::DiskError;
+use super::sector::read_full;
 
 /// Size of a block of data and of hashes: the kernel's page, and the block of the file systems that we write.
 pub const BLOCK: u64 = i2kit_spec::verity::VERITY_BLOCK;
@@ -70,7 +71,7 @@ pub fn tree(name: &str, mut data: impl Read, uuid: [u8; 16]) -> Result<Tree, Dis
     Ok(Tree { bytes, root, data_blocks })
 }
 
-/// The tree that `bytes` are, when they are one of ours for `first` (the first block of the data) and so many blocks.
+/// The tree that `bytes` are, when they are one of ours for `first` (the first block of the data) and this number of blocks.
 /// A tree is stored without its root, which is the hash of its topmost block, or of the only block of data.
 pub fn read(bytes: Vec<u8>, first: &[u8], data_blocks: u64, uuid: [u8; 16]) -> Option<Tree> {
     let whole = bytes.len() as u64 == size(data_blocks);
@@ -80,7 +81,7 @@ pub fn read(bytes: Vec<u8>, first: &[u8], data_blocks: u64, uuid: [u8; 16]) -> O
     known.then_some(Tree { bytes, root, data_blocks })
 }
 
-/// How many bytes the tree of so many blocks has.
+/// Bytes of the tree of this number of blocks.
 pub fn size(data_blocks: u64) -> u64 {
     let hashes = BLOCK / HASH_SIZE as u64;
     let (mut blocks, mut level) = (1, data_blocks);

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use super::{DiskError, SECTOR, sparse};
+use super::error::DiskError;
+use super::sector::SECTOR;
+use super::sparse;
 
 /// Writes `disk`, of `size` bytes and with that identity, to an empty `out`. Zeros are left out of it, as holes.
 pub fn write(disk: impl Read, size: u64, id: [u8; 16], mut out: impl Write + Seek) -> Result<(), DiskError> {

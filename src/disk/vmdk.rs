@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{DiskError, SECTOR};
+use super::error::DiskError;
+use super::sector::SECTOR;
 
 /// A run of bytes of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

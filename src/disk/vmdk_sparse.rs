@@ -7,8 +7,9 @@
 use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom, Write};
 
+use super::error::DiskError;
+use super::sector::SECTOR;
 use super::sparse::{self, UNIT as GRAIN};
-use super::{DiskError, SECTOR};
 
 const GRAIN_SECTORS: u64 = GRAIN / SECTOR;
 /// Entries of a table of grains, of 4 bytes each.

@@ -10,7 +10,7 @@ use super::error::ErofsError;
 use super::reader::{Node, NodeKind, Reader};
 
 /// Renders everything that a mounted image would show: type, permissions, owner, time, path, and what belongs to the
-/// type. Names of one inode after the first say so. Extended attributes follow, indented.
+/// type. Further names of one inode are marked. Extended attributes follow, indented.
 pub fn dump<R: Read + Seek>(image: R) -> Result<String, ErofsError> {
     let mut reader = Reader::new(image)?;
     let mut text = format!("erofs {} bytes, {} inodes\n", reader.size(), reader.inodes());

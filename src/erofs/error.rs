@@ -10,7 +10,7 @@ pub enum ErofsError {
     Input {
         /// Offset in the tar.
         offset: u64,
-        /// What the reader said.
+        /// The reader's error.
         source: io::Error,
     },
     /// The layer's tar ends inside of an entry.
@@ -53,7 +53,7 @@ pub enum ErofsError {
     Image {
         /// Offset in the image.
         offset: u64,
-        /// What the reader said.
+        /// The reader's error.
         source: io::Error,
     },
     /// The bytes are not an erofs image, or a damaged one.

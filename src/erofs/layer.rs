@@ -41,7 +41,7 @@ pub fn write_layer(tar: impl Read, out: impl Write + Seek) -> Result<Summary, Er
     Ok(Summary { implied, ..writer.finish(&tree)? })
 }
 
-/// Refuses whiteouts in the middle of a path: nothing says what they would mean.
+/// Refuses whiteouts in the middle of a path: they have no defined meaning.
 fn check_parents(path: &[u8]) -> Result<(), EntryProblem> {
     let mut components = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
     components.next_back();

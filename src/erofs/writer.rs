@@ -23,8 +23,8 @@ use super::output::Output;
 use super::run::Run;
 use super::tree::{Attributes, Leaf};
 
-/// Version of the bytes that this writer makes of given contents. It belongs into every name under which an image is
-/// cached and into every identity derived from one.
+/// Version of the bytes that this writer makes of given contents. Every name under which an image is cached has it, and
+/// so has every identity derived from one: names in the cache, GUIDs of partitions.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Largest image. Real layers end at a few GB; a sparse file of a terabyte is a lie or a mistake.
@@ -76,7 +76,7 @@ pub(super) struct OpenFile {
 /// An image that is being written.
 #[derive(Debug)]
 pub(super) struct ImageWriter<W> {
-    /// Where it goes.
+    /// The output.
     pub(super) out: Output<W>,
     /// The run of inodes that is being collected.
     pub(super) run: Run,

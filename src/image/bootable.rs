@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{DiskImage, ImageError, Segment, Signer, verity};
+use super::disk_image::{self, DiskImage, Segment};
+use super::error::ImageError;
+use super::sign::Signer;
+use super::verity;
 use crate::disk::{self, esp, gpt};
 use crate::oci::Digest;
 use crate::registry::sum::{self, State};
@@ -40,7 +43,7 @@ pub fn bootable_signed(
         _ => return Err(disk::DiskError::Table("the image does not start with one".into()).into()),
     };
     for file in image.segments.iter().filter_map(|segment| segment.file.as_deref()) {
-        super::check(file)?;
+        disk_image::check(file)?;
     }
     let first = fs::read(head_file).map_err(|e| ImageError::io(head_file, e))?;
     let plain = gpt::parse(&first)?;
@@ -125,7 +128,7 @@ fn system_partition(
             program = signer.sign(&program, &folder)?;
         }
         let mut new = tempfile::NamedTempFile::new_in(&folder).map_err(|e| ImageError::io(&folder, e))?;
-        esp::write(&program, new.as_file())?;
+        esp::write(&program, image.architecture, new.as_file())?;
         pad_to_sector(new.as_file()).map_err(|e| ImageError::io(&file, e))?;
         sum::record(new.as_file_mut(), &file, &[])?;
         new.persist(&file).map_err(|e| ImageError::io(&file, e.error))?;
@@ -155,6 +158,7 @@ mod tests {
         };
         DiskImage {
             id: ImageId(Digest::of(b"plan")),
+            architecture: i2kit_spec::Architecture::Amd64,
             kernel: file("kernel", &[1; 100]),
             initrd: file("initrd", &[2; 100]),
             cloud: None,

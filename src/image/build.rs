@@ -11,7 +11,7 @@ use i2kit_spec::POD_PARTITION;
 use super::guest::GuestBundle;
 use super::{DiskImage, ImageError, Segment};
 use crate::disk::gpt;
-use crate::erofs::{self, TreeContent, TreeFile};
+use crate::erofs;
 use crate::oci::{DiffId, Layer, Reference, ResolvedImage};
 
 use super::implied;
@@ -100,7 +100,7 @@ impl Workshop {
     }
 
     /// The erofs file of one layer. A power cut may have spoiled a blob that was complete before: when a layer cannot be
-    /// read and its blob is no longer what its name says, it is fetched once more.
+    /// read and its blob no longer matches its name, it is fetched once more.
     async fn layer(
         &self,
         id: DiffId,
@@ -215,15 +215,10 @@ fn is_good(folder: &Path) -> Result<bool, ImageError> {
 /// spoiled is taken away first.
 fn write_folder(folder: &Path, plan: &ImagePlan, layers: &[LayerFile]) -> Result<(), ImageError> {
     let parent = folder.parent().expect("image folders lie in `images`");
-    let content = |contents: Option<Vec<u8>>| contents.map_or(TreeContent::Directory, TreeContent::File);
-    let files: Vec<TreeFile> = podfs::files(plan)
-        .into_iter()
-        .map(|file| TreeFile { path: file.path, mode: file.mode, content: content(file.contents) })
-        .collect();
     let files_of_layers: BTreeMap<DiffId, &Path> =
         layers.iter().map(|layer| (layer.id, layer.path.as_path())).collect();
     let over = implied::directories(plan, &files_of_layers)?;
-    let pod = erofs::write_tree_with(&files, &over).map_err(ImageError::Pod)?;
+    let pod = erofs::write_tree_with(&podfs::files(plan), &over).map_err(ImageError::Pod)?;
     let layout = disk_layout(plan, pod.len() as u64, layers)?;
     let new =
         tempfile::Builder::new().prefix(".new-").tempdir_in(parent).map_err(|e| ImageError::io(parent, e))?;
@@ -282,6 +277,7 @@ fn image(
     push(Some(folder.join(TAIL)), layout.size - gpt::TAIL_SIZE, gpt::TAIL_SIZE);
     Ok(DiskImage {
         id: plan.id(),
+        architecture: plan.guest.architecture,
         kernel: guest.kernel.clone(),
         initrd: guest.initrd.clone(),
         cloud: guest.cloud.clone(),

@@ -15,7 +15,7 @@ pub enum ImageError {
         /// Where it was looked for.
         folder: PathBuf,
     },
-    /// The guest bundle is not what it says.
+    /// The guest bundle does not match its description.
     #[error("the guest bundle in {} cannot be used: {reason}; make it anew with `scripts/guest`", .folder.display())]
     BadGuest {
         /// Where it lies.

@@ -8,7 +8,7 @@ use crate::plan::image::ImagePlan;
 use crate::plan::linuxkit;
 
 /// Writes `disk.raw` (or of another format), `kernel`, `initrd`, `cmdline`, `plan.json` and `linuxkit.yml` into `folder`; gives the disk's
-/// path. A disk in place is brought up to date; [`raw::write`] says what a run that is killed leaves.
+/// path. A disk in place is brought up to date; [`raw::write`] describes what a killed run leaves.
 pub fn write(
     image: &DiskImage,
     plan: &ImagePlan,

@@ -124,6 +124,7 @@ mod tests {
         ];
         DiskImage {
             id: ImageId(Digest::of(b"x")),
+            architecture: i2kit_spec::Architecture::Amd64,
             kernel: folder.into(),
             initrd: folder.into(),
             cloud: None,

@@ -42,8 +42,8 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
     if guest.version != GUEST_VERSION {
         return Err(bad(format!("it is version {}, this i2kit needs {GUEST_VERSION}", guest.version)));
     }
-    if guest.arch != "amd64" {
-        return Err(bad(format!("it is for {}, images are built for amd64", guest.arch)));
+    if let Some(missing) = guest.arch.missing() {
+        return Err(bad(format!("it is for {}, which does not work yet: i2kit lacks {missing}", guest.arch)));
     }
     let digest = |name: &str, text: &str| {
         text.parse::<Digest>().map_err(|e| bad(format!("guest.json: digest of {name}: {e}")))
@@ -59,6 +59,7 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
             cloud: guest.cloud.as_deref().map(|text| digest(GUEST_CLOUD, text)).transpose()?,
             stub: guest.stub.as_deref().map(|text| digest(GUEST_STUB, text)).transpose()?,
             version: guest.version,
+            architecture: guest.arch,
             kernel_release: guest.kernel_release,
         },
     };
@@ -91,6 +92,8 @@ impl GuestBundle {
 
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::Architecture;
+
     use super::*;
 
     fn bundle(version: &str) -> tempfile::TempDir {
@@ -98,7 +101,7 @@ mod tests {
         let manifest = GuestManifest {
             version: version.into(),
             kernel_release: "6.1.0-1-cloud-amd64".into(),
-            arch: "amd64".into(),
+            arch: Architecture::Amd64,
             kernel: Digest::of(b"kernel").to_string(),
             initrd: Digest::of(b"initrd").to_string(),
             cloud: None,

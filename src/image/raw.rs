@@ -11,12 +11,10 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{DiskImage, ImageError};
+use super::disk_image::{self, DiskImage};
+use super::error::ImageError;
 use crate::disk::{DiskError, gpt};
-use crate::plan::layout::{self, DiskLayout, Partition};
-
-// Equal partition GUIDs promise equal bytes, so they must change whenever the writer of the bytes does.
-const _: () = assert!(layout::CONTENT_VERSION == crate::erofs::FORMAT_VERSION);
+use crate::plan::layout::{DiskLayout, Partition};
 
 /// What writing a disk took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +33,7 @@ pub fn write(image: &DiskImage, path: &Path) -> Result<RawDisk, ImageError> {
         Some(StoredPart { file: segment.file.as_deref()?, at: at - segment.length, length: segment.length })
     });
     let head = files.next().map_or(Path::new(""), |head| head.file);
-    super::check(head)?;
+    disk_image::check(head)?;
     let layout = gpt::parse(&fs::read(head).map_err(|e| ImageError::io(head, e))?)?;
     let parts: Vec<StoredPart> = files.collect();
     write_parts(path, &layout, &parts)
@@ -130,7 +128,7 @@ fn punch(disk: &File, start: u64, length: u64) -> io::Result<()> {
 
 /// Copies a part to its partition, inside of the kernel where it can, sharing blocks where the file system can.
 fn copy(mut disk: &File, partition: &Partition, part: StoredPart<'_>, path: &Path) -> Result<(), ImageError> {
-    super::check(part.file)?;
+    disk_image::check(part.file)?;
     let mut input = File::open(part.file).map_err(|e| ImageError::io(part.file, e))?;
     let found = input.metadata().map_err(|e| ImageError::io(part.file, e))?.len();
     if found == part.length && part.at + found <= partition.offset + partition.length {
@@ -179,6 +177,7 @@ mod tests {
         let none = folder.join("none");
         DiskImage {
             id: ImageId(id),
+            architecture: i2kit_spec::Architecture::Amd64,
             kernel: none.clone(),
             initrd: none,
             cloud: None,

@@ -20,7 +20,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// What tells signatures of one key from those of others.
+    /// Identity of the key.
     pub(super) fn identity(&self) -> Result<Digest, ImageError> {
         let bytes = fs::read(&self.certificate).map_err(|e| ImageError::io(&self.certificate, e))?;
         Ok(Digest::of(&bytes))

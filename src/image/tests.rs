@@ -5,6 +5,7 @@ use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use i2kit_spec::Architecture;
 use i2kit_spec::guest::{
     GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
 };
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use super::{DiskImage, ImageError, Workshop, bootable, guest, raw};
 use crate::manifest::api::{Container, Name, PodSpec, PodTemplate};
-use crate::oci::{Digest, Platform, Reference, media};
+use crate::oci::{Digest, Reference, media};
 use crate::plan::pod;
 use crate::registry::{ImageSource, Registry, Settings, Store, verify};
 use crate::report::Events;
@@ -54,7 +55,7 @@ impl World {
         let manifest = GuestManifest {
             version: GUEST_VERSION.into(),
             kernel_release: "6.1.0-1-cloud-amd64".into(),
-            arch: "amd64".into(),
+            arch: Architecture::Amd64,
             kernel: Digest::of(b"kernel").to_string(),
             initrd: Digest::of(b"initrd").to_string(),
             cloud: None,
@@ -99,7 +100,7 @@ impl World {
         let registry = Registry::new(settings, Store::open(&self.cache())?, Events::none())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let resolved = registry.resolve(&self.reference, &Platform::default()).await?;
+            let resolved = registry.resolve(&self.reference, Architecture::default()).await?;
             let images = BTreeMap::from([(self.reference.clone(), resolved)]);
             let guest = guest::find(Some(&self.folder.path().join("guest")), Path::new("/nowhere"))?;
             let template = PodTemplate {

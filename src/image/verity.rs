@@ -86,7 +86,7 @@ fn stored(path: &Path, data: &Path, blocks: u64, uuid: [u8; 16]) -> Result<Optio
     Ok(tree)
 }
 
-/// What tells the guest the root hashes: an archive that is unpacked before the initial RAM file system.
+/// The root hashes for the guest: an archive that is unpacked before the initial RAM file system.
 pub(super) fn archive(trees: &[HashTree]) -> Vec<u8> {
     let partition =
         |tree: &HashTree| VerityPartition { data_blocks: tree.data_blocks, root: hex::encode(tree.root) };

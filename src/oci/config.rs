@@ -1,4 +1,4 @@
-//! The image configuration: what an image says of how it wants to be run.
+//! The image configuration: how an image asks to be run.
 //!
 //! Source of the format: <https://github.com/opencontainers/image-spec/blob/main/config.md>. Unknown fields are
 //! ignored here, unlike in manifests: images are made by other tools, which add fields of their own.

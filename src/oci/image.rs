@@ -1,7 +1,5 @@
 //! An image whose every part is known by digest: what a resolved reference becomes, and what plans are made from.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::config::ImageConfig;
@@ -29,28 +27,6 @@ pub struct Layer {
     pub blob: Descriptor,
     /// The digest of the uncompressed tar.
     pub diff_id: DiffId,
-}
-
-/// Operating system and architecture in Go's words.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Platform {
-    /// `linux`.
-    pub os: String,
-    /// `amd64`, `arm64`.
-    pub architecture: String,
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)
-    }
-}
-
-impl Default for Platform {
-    /// The platform that i2kit builds for today.
-    fn default() -> Self {
-        Self { os: "linux".into(), architecture: "amd64".into() }
-    }
 }
 
 /// An image whose manifest and configuration have been read and verified.

@@ -3,7 +3,8 @@
 //! Source of the format: <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>. Tools do not agree
 //! on how an image is named in a layout: some write the tag alone, some the whole reference; both are understood.
 
-use super::image::Platform;
+use i2kit_spec::Architecture;
+
 use super::manifest::{Document, Index, IndexEntry, ManifestError, parse};
 use super::reference::Reference;
 
@@ -24,7 +25,7 @@ pub enum LayoutError {
         /// The names that there are.
         available: Vec<String>,
     },
-    /// There are several images, and nothing tells one from the other.
+    /// There are several images without names.
     #[error(
         "there are {images} images and none has a name; give them names, such as with `skopeo copy oci:FOLDER:NAME`"
     )]
@@ -34,11 +35,11 @@ pub enum LayoutError {
     },
 }
 
-/// The entry of `index.json` that `reference` means on `platform`. A layout of one image needs no name.
+/// The entry of `index.json` that `reference` means for machines of `architecture`. A layout of one image needs no name.
 pub fn select(
     index_json: &[u8],
     reference: &Reference,
-    platform: &Platform,
+    architecture: Architecture,
 ) -> Result<IndexEntry, LayoutError> {
     let index = match parse(index_json)? {
         Document::Index(index) => index,
@@ -62,7 +63,7 @@ pub fn select(
         [entry] => Ok(entry.clone()),
         // One image for several platforms is what its entries say; several images are not told apart by them.
         _ if anonymous && !is_one_image(&named) => Err(LayoutError::Unnamed { images: named.len() }),
-        _ => Ok(Index { schema_version: 2, manifests: named }.select(platform)?.clone()),
+        _ => Ok(Index { schema_version: 2, manifests: named }.select(architecture)?.clone()),
     }
 }
 
@@ -117,7 +118,7 @@ mod tests {
 
     fn chosen(names: &[Option<&str>], reference: &str) -> Result<u8, String> {
         let reference = reference.parse().unwrap();
-        let entry = select(&index(names), &reference, &Platform::default()).map_err(|e| e.to_string())?;
+        let entry = select(&index(names), &reference, Architecture::default()).map_err(|e| e.to_string())?;
         Ok((0..8).find(|n| Digest::of(&[*n]) == entry.descriptor.digest).unwrap())
     }
 

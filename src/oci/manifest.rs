@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::Architecture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::ImageConfig;
 use super::digest::Digest;
-use super::image::{Descriptor, Layer, Platform};
+use super::image::{Descriptor, Layer};
 use super::media::{self, LayerFormat, MediaTypeError};
 use super::null;
+
+/// The operating system of machines, in Go's words.
+const OS: &str = "linux";
 
 /// Layers of an image at most: what overlayfs takes. They are refused before they are fetched.
 const MAX_LAYERS: usize = 500;
@@ -29,7 +33,7 @@ pub enum Document {
 pub struct Manifest {
     /// Always 2.
     pub schema_version: u32,
-    /// What the document says that it is; older OCI documents do not.
+    /// The document's own media type; older OCI documents have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
     /// The image configuration.
@@ -87,7 +91,7 @@ pub enum ManifestError {
     Malformed {
         /// Which document.
         what: &'static str,
-        /// What the parser says.
+        /// The parser's error.
         reason: String,
     },
     /// A manifest of Docker before 2016.
@@ -97,10 +101,10 @@ pub enum ManifestError {
     #[error("document of type `{0}` is not an image: neither a manifest nor an index of manifests")]
     Kind(String),
     /// The index holds no image for the platform.
-    #[error("no image for {wanted}; there are: {}", list(.available))]
+    #[error("no image for {OS}/{wanted}; there are: {}", list(.available))]
     Platform {
-        /// What was asked for.
-        wanted: Platform,
+        /// The machine's architecture.
+        wanted: Architecture,
         /// What there is, as `os/architecture[/variant]`.
         available: Vec<String>,
     },
@@ -168,21 +172,18 @@ pub fn parse_config(text: &[u8]) -> Result<ImageConfig, ManifestError> {
 }
 
 impl Index {
-    /// The entry to use on `platform`. Of several variants the plainest wins, since every machine runs it. A sole
-    /// entry that names no platform is taken: its configuration tells.
-    pub fn select(&self, platform: &Platform) -> Result<&IndexEntry, ManifestError> {
+    /// The entry for machines of this architecture. Of several variants the plainest wins, since every machine runs it. A
+    /// sole entry that names no platform is taken: its configuration has one, which is checked.
+    pub fn select(&self, architecture: Architecture) -> Result<&IndexEntry, ManifestError> {
         let fits = |entry: &&IndexEntry| {
-            entry
-                .platform
-                .as_ref()
-                .is_some_and(|p| p.os == platform.os && p.architecture == platform.architecture)
+            entry.platform.as_ref().is_some_and(|p| p.os == OS && p.architecture == architecture.name())
         };
         if let Some(entry) = self.manifests.iter().filter(fits).min_by_key(|entry| entry.variant_rank()) {
             return Ok(entry);
         }
         match self.manifests.as_slice() {
             [entry] if entry.platform.is_none() => Ok(entry),
-            _ => Err(ManifestError::Platform { wanted: platform.clone(), available: self.platforms() }),
+            _ => Err(ManifestError::Platform { wanted: architecture, available: self.platforms() }),
         }
     }
 
@@ -214,15 +215,16 @@ impl IndexEntry {
     }
 }
 
-/// Joins a manifest's blobs with the configuration's identities, and checks that both fit each other and `platform`.
+/// Joins a manifest's blobs with the configuration's identities, and checks that both fit each other and the machine's
+/// architecture.
 pub fn layers(
     manifest: &Manifest,
     config: &ImageConfig,
-    platform: &Platform,
+    architecture: Architecture,
 ) -> Result<Vec<Layer>, ManifestError> {
-    if config.os != platform.os || config.architecture != platform.architecture {
+    if config.os != OS || config.architecture != architecture.name() {
         let available = vec![format!("{}/{}", config.os, config.architecture)];
-        return Err(ManifestError::Platform { wanted: platform.clone(), available });
+        return Err(ManifestError::Platform { wanted: architecture, available });
     }
     if manifest.layers.len() > MAX_LAYERS {
         return Err(ManifestError::TooManyLayers { layers: manifest.layers.len() });
@@ -281,14 +283,14 @@ mod tests {
     #[test]
     fn the_platform_decides_and_the_plainest_variant_wins() {
         let index = index(&["linux/arm64/v8", "linux/amd64/v3", "linux/amd64", "unknown/unknown"]);
-        let chosen = index.select(&Platform::default()).unwrap();
+        let chosen = index.select(Architecture::default()).unwrap();
         assert_eq!(chosen.descriptor.digest, Digest::of(b"linux/amd64"));
     }
 
     #[test]
     fn a_missing_platform_lists_those_that_are_there() {
         let index = index(&["linux/arm64/v8", "windows/amd64", "unknown/unknown"]);
-        let error = index.select(&Platform::default()).unwrap_err();
+        let error = index.select(Architecture::default()).unwrap_err();
         assert_eq!(error.to_string(), "no image for linux/amd64; there are: linux/arm64/v8, windows/amd64");
     }
 
@@ -320,7 +322,10 @@ mod tests {
             let text = format!(r#"{{"schemaVersion":2,"config":{config}{layers}}}"#);
             let Ok(Document::Manifest(manifest)) = parse(text.as_bytes()) else { panic!("{text}") };
             let image = parse_config(br#"{"architecture":"amd64","os":"linux","rootfs":null}"#).unwrap();
-            assert_eq!(super::layers(&manifest, &image, &Platform::default()), Err(ManifestError::NoLayers));
+            assert_eq!(
+                super::layers(&manifest, &image, Architecture::default()),
+                Err(ManifestError::NoLayers)
+            );
         }
         let entry = r#""platform":{"os":null,"architecture":"amd64"},"annotations":{"a":null}"#;
         let text = format!(
@@ -373,17 +378,17 @@ mod tests {
         #[test]
         fn hostile_documents_are_read_or_refused(value in json(), noise in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
             let text = value.to_string().into_bytes();
-            let platform = Platform::default();
+            let platform = Architecture::default();
             let reference = "app:1".parse().unwrap();
             for bytes in [&text, &noise] {
                 if let Ok(Document::Index(index)) = parse(bytes) {
-                    let _ = index.select(&platform);
+                    let _ = index.select(platform);
                 }
                 let config = parse_config(bytes);
                 if let (Ok(Document::Manifest(manifest)), Ok(config)) = (parse(bytes), &config) {
-                    let _ = layers(&manifest, config, &platform);
+                    let _ = layers(&manifest, config, platform);
                 }
-                let _ = crate::oci::layout::select(bytes, &reference, &platform);
+                let _ = crate::oci::layout::select(bytes, &reference, platform);
                 if let (Ok(image), Ok(config)) = (crate::oci::archive::select(bytes, &reference), &config) {
                     let _ = crate::oci::archive::manifest(&crate::oci::archive::ArchiveFiles::default(), &image, config);
                 }

@@ -1,7 +1,7 @@
 //! Media types: what the bytes behind a descriptor are.
 //!
 //! Docker and OCI have a name each for the same thing; both are read. Layers that registries must not hand out are
-//! told apart from layers that nobody knows, since the advice differs.
+//! kept apart from unknown layers, since the advice differs.
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

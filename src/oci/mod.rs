@@ -24,6 +24,6 @@ mod signal;
 
 pub use config::{ContainerConfig, ImageConfig, RootFs};
 pub use digest::{DiffId, Digest, DigestError};
-pub use image::{Descriptor, Layer, Platform, ResolvedImage};
+pub use image::{Descriptor, Layer, ResolvedImage};
 pub use reference::{Reference, ReferenceError};
 pub use signal::signal_number;

@@ -1,5 +1,5 @@
 //! `null` in documents of strangers. Tools that write every field write the empty ones as `null`, and the types of Go,
-//! in which most tools are written, read `null` as empty: a field that is null says nothing.
+//! in which most tools are written, read `null` as empty: a field that is null is absent.
 
 use std::collections::BTreeMap;
 

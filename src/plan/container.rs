@@ -1,4 +1,4 @@
-//! One container: what the manifest says over what its image says, written as an OCI runtime configuration.
+//! One container as an OCI runtime configuration: the manifest's settings over its image's.
 
 use std::collections::BTreeMap;
 
@@ -114,8 +114,10 @@ fn resources(wanted: &api::Resources) -> Option<Resources> {
     // A limit without a request is also the request, as Kubernetes defaults it.
     let request_cpu = wanted.request_cpu_millis.or(wanted.limit_cpu_millis);
     let request_memory = wanted.request_memory_bytes.or(wanted.limit_memory_bytes);
-    let memory = (request_memory.is_some() || wanted.limit_memory_bytes.is_some())
-        .then_some(Memory { limit: wanted.limit_memory_bytes, reservation: request_memory });
+    let memory = (request_memory.is_some() || wanted.limit_memory_bytes.is_some()).then_some(Memory {
+        limit: wanted.limit_memory_bytes.map(|limit| limit.0),
+        reservation: request_memory.map(|request| request.0),
+    });
     let cpu = (request_cpu.is_some() || wanted.limit_cpu_millis.is_some()).then(|| Cpu {
         // 1024 shares are one core; the kernel takes no less than 2.
         shares: request_cpu.map(|millis| (millis * 1024 / 1000).max(2)),
@@ -128,8 +130,9 @@ fn resources(wanted: &api::Resources) -> Option<Resources> {
 
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::{Bytes, EnvValue, EnvVar};
+
     use super::*;
-    use crate::manifest::api::{EnvValue, EnvVar};
 
     fn config(container: &Container, image: &ContainerConfig, pod: &PodSpec) -> Option<Config> {
         super::config(container, image, &Environment::of(container), Vec::new(), pod)
@@ -186,8 +189,8 @@ mod tests {
     fn limits_convert_as_the_kubelet_does() {
         let wanted = api::Resources {
             limit_cpu_millis: Some(250),
-            request_memory_bytes: Some(64 << 20),
-            limit_memory_bytes: Some(128 << 20),
+            request_memory_bytes: Some(Bytes::mib(64)),
+            limit_memory_bytes: Some(Bytes::mib(128)),
             ..api::Resources::default()
         };
         let got = resources(&wanted).unwrap();

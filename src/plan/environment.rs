@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::{LateValue, LateVariable, expand};
+use i2kit_spec::{EnvValue, EnvVar, expand};
 
-use crate::manifest::api::{self, Container, EnvValue};
+use crate::manifest::api::Container;
 use crate::oci::ContainerConfig;
 
 /// The search path of images that set none; the value that container engines use.
@@ -16,7 +16,7 @@ pub(super) enum Environment {
     /// All are known, each expanded with those written before it.
     Known(BTreeMap<String, String>),
     /// Some are known at boot alone, so that the guest does all expansion.
-    Late(Vec<LateVariable>),
+    Late(Vec<EnvVar>),
 }
 
 impl Environment {
@@ -28,7 +28,7 @@ impl Environment {
                 EnvValue::Written(text) => expand(text, &known),
                 EnvValue::Fixed(text) => text.clone(),
                 EnvValue::Secret(_) | EnvValue::WholeSecret(_) | EnvValue::Instance(_) => {
-                    return Self::Late(late_variables(container));
+                    return Self::Late(container.env.clone());
                 }
             };
             known.insert(variable.name.clone(), value);
@@ -66,47 +66,11 @@ impl Environment {
     }
 }
 
-fn late_variables(container: &Container) -> Vec<LateVariable> {
-    let late = container.env.iter().map(|variable| LateVariable {
-        name: variable.name.clone(),
-        value: match &variable.value {
-            EnvValue::Written(text) => LateValue::Written(text.clone()),
-            EnvValue::Fixed(text) => LateValue::Fixed(text.clone()),
-            EnvValue::WholeSecret(whole) => LateValue::WholeSecret(i2kit_spec::SecretName {
-                secret: whole.secret.clone(),
-                optional: whole.optional,
-            }),
-            EnvValue::Secret(key) => LateValue::Secret(secret_key(&key.secret, &key.key, key.optional)),
-            EnvValue::Instance(field) => LateValue::Instance(instance_field(*field)),
-        },
-    });
-    late.collect()
-}
-
-/// A key of a Secret in the guest's words.
-pub(super) fn secret_key(secret: &str, key: &str, optional: bool) -> i2kit_spec::SecretKey {
-    i2kit_spec::SecretKey { secret: secret.to_owned(), key: key.to_owned(), optional }
-}
-
-/// A fact of the VM in the guest's words.
-pub(super) fn instance_field(field: api::InstanceField) -> i2kit_spec::InstanceField {
-    use api::InstanceField as Api;
-    use i2kit_spec::InstanceField as Guest;
-    match field {
-        Api::Name => Guest::Name,
-        Api::Uid => Guest::Uid,
-        Api::NodeName => Guest::NodeName,
-        Api::Ip => Guest::Ip,
-        Api::Ips => Guest::Ips,
-        Api::CpuMillis(unit) => Guest::CpuMillis(unit),
-        Api::MemoryBytes(unit) => Guest::MemoryBytes(unit),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::InstanceField;
+
     use super::*;
-    use crate::manifest::api::{EnvVar, InstanceField};
 
     fn variable(name: &str, value: EnvValue) -> EnvVar {
         EnvVar { name: name.into(), value }
@@ -130,6 +94,6 @@ mod tests {
         assert_eq!(environment.expand("$(A)"), "$(A)");
         assert_eq!(environment.entries(&container, &image()), ["PATH=/bin", "A=image"]);
         let Environment::Late(late) = environment else { panic!("it is known: {environment:?}") };
-        assert_eq!(late[2].value, LateValue::Written("http://$(IP)/$(A)".into()));
+        assert_eq!(late[2].value, EnvValue::Written("http://$(IP)/$(A)".into()));
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{Architecture, Bytes, DEFAULT_GRACE_PERIOD, EnvValue, EnvVar, Seconds};
+
 use super::fleet::{GroupSettings, LaunchSpec};
 use super::image::{GuestFacts, ImageId, ImagePlan};
 use super::pod;
-use crate::manifest::api::{Container, EnvValue, EnvVar, Name, PodSpec, PodTemplate, Resources, Strategy};
+use crate::manifest::api::{Container, Name, PodSpec, PodTemplate, Resources, Strategy};
 use crate::oci::{
     ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
 };
@@ -46,7 +48,7 @@ pub(crate) fn image(name: &str) -> ResolvedImage {
 pub(crate) fn container(name: &str, image: &str) -> Container {
     Container {
         env: vec![EnvVar { name: "GREETING".into(), value: EnvValue::Written("hello \"you\"".into()) }],
-        resources: Resources { limit_memory_bytes: Some(64 << 20), ..Resources::default() },
+        resources: Resources { limit_memory_bytes: Some(Bytes::mib(64)), ..Resources::default() },
         ..Container::new(name, image.parse().unwrap())
     }
 }
@@ -65,6 +67,7 @@ pub(crate) fn plan() -> ImagePlan {
     };
     let guest = GuestFacts {
         version: "0.1.0".into(),
+        architecture: Architecture::Amd64,
         kernel_release: "6.1.0-1-cloud-amd64".into(),
         kernel: Digest::of(b"kernel"),
         initrd: Digest::of(b"initrd"),
@@ -80,11 +83,12 @@ pub(crate) fn plan() -> ImagePlan {
 pub(crate) fn launch(image: ImageId) -> LaunchSpec {
     LaunchSpec {
         image,
+        architecture: Architecture::default(),
         memory_mib: 128,
         vcpus: 1,
         ports: vec![],
         health_port: 10256,
-        grace_period_seconds: 30,
+        grace_period_seconds: DEFAULT_GRACE_PERIOD,
         containers: vec!["web".into()],
         secrets: BTreeMap::new(),
         scratch_bytes: Vec::new(),
@@ -97,16 +101,5 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
 
 /// A group that is no Job, with Kubernetes' defaults.
 pub(crate) fn settings(strategy: Strategy) -> GroupSettings {
-    GroupSettings {
-        strategy,
-        min_ready_seconds: 0,
-        progress_deadline_seconds: 600,
-        revision_history_limit: 10,
-        labels: BTreeMap::new(),
-        job: None,
-        scaling: None,
-        floors: vec![],
-        zones: vec![],
-        balanced_zones: false,
-    }
+    GroupSettings::new(strategy, Seconds(600), 10)
 }

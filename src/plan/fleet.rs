@@ -16,21 +16,25 @@ mod leftover;
 mod mix;
 mod refresh;
 mod run;
+mod target;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target, TargetGroup};
+pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target};
 pub use self::change::{Change, changes};
 pub use self::event::{CloudEvent, EventKind};
 pub use self::generation::Generation;
 pub use self::group::{GroupSettings, InstanceGroup, JobSettings, RefreshBounds, Revision, Scaling, count};
 pub use self::http::{HttpBackend, HttpRule, HttpSpec};
-pub use self::instance::{Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceState};
+pub use self::instance::{
+    Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState,
+};
 pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
 pub use self::leftover::Leftover;
 pub use self::mix::MachineMix;
 pub use self::refresh::{Refresh, RefreshStatus};
 pub use self::run::JobRun;
+pub use self::target::TargetGroup;
 use super::image::ImageId;
 use crate::manifest::api::Name;
 

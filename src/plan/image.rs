@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use i2kit_spec::{PodBoot, runtime};
+use i2kit_spec::{Architecture, DEFAULT_GRACE_PERIOD, PodBoot, Seconds, runtime};
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{DiffId, Digest};
@@ -28,6 +28,9 @@ impl fmt::Display for ImageId {
 pub struct GuestFacts {
     /// Version of the bundle.
     pub version: String,
+    /// The architecture of kernel and programs, and so of the image. The default is left out of the canonical form.
+    #[serde(default, skip_serializing_if = "Architecture::is_default")]
+    pub architecture: Architecture,
     /// Kernel release, such as `6.1.0-42-cloud-amd64`.
     pub kernel_release: String,
     /// Digest of the kernel file.
@@ -116,6 +119,38 @@ pub struct ContainerPlan {
     pub bundle: String,
     /// The OCI runtime configuration.
     pub config: runtime::Config,
+}
+
+/// What the launch of a machine takes from its image's plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchImage {
+    /// The image's identity.
+    pub id: ImageId,
+    /// The architecture of the machine.
+    pub architecture: Architecture,
+    /// Time between SIGTERM and SIGKILL, as the guest has it.
+    pub grace_period_seconds: Seconds,
+}
+
+impl LaunchImage {
+    /// An image that was not planned, for checks that start no machine.
+    pub fn unplanned() -> Self {
+        Self {
+            id: ImageId(Digest::of(b"")),
+            architecture: Architecture::default(),
+            grace_period_seconds: DEFAULT_GRACE_PERIOD,
+        }
+    }
+}
+
+impl From<&ImagePlan> for LaunchImage {
+    fn from(plan: &ImagePlan) -> Self {
+        Self {
+            id: plan.id(),
+            architecture: plan.guest.architecture,
+            grace_period_seconds: plan.boot.grace_period_seconds,
+        }
+    }
 }
 
 impl ImagePlan {

@@ -1,10 +1,8 @@
 //! An Ingress as a balancer: its backends resolved to the groups that their Services select.
 
 use super::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, TargetGroup};
-use super::workload::{drain_seconds, number, selects};
-use crate::manifest::api::{
-    Backend, BackendPort, Deployment, Ingress, Name, ObjectSet, Service, ServiceType,
-};
+use super::service::{number, selects};
+use crate::manifest::api::{Backend, BackendPort, Ingress, Name, ObjectSet, Service, ServiceType};
 
 /// The name of an Ingress' balancer. It has a slash, which no object's name has, so that a Service may have the same name.
 pub fn name(ingress: &Name) -> Name {
@@ -31,11 +29,7 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
     let rules: Vec<HttpRule> = rules.collect();
     let default = ingress.default_backend.as_ref().map(place);
     let kind = if ingress.internal { ServiceType::ClusterIP } else { ServiceType::LoadBalancer };
-    let groups = || backends.iter().flat_map(|backend| &backend.targets).map(|target| &target.group);
-    let selected: Vec<&Deployment> =
-        set.deployments.iter().filter(|each| groups().any(|group| *group == each.meta.name)).collect();
     BalancerSpec {
-        drain_seconds: drain_seconds(&selected),
         source_ranges: ingress.source_ranges.clone(),
         http: Some(HttpSpec {
             certificates: ingress.certificates.clone(),

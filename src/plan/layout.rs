@@ -13,6 +13,7 @@ use i2kit_spec::POD_PARTITION;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::erofs::FORMAT_VERSION;
 use crate::oci::Digest;
 
 /// Partitions start at multiples of this: two blocks of EBS, and what every partitioning tool uses.
@@ -29,9 +30,6 @@ const VOLUME_UNIT: u64 = 1 << 30;
 pub const ESP_PARTITION: &str = "esp";
 /// Longest name of a partition.
 const MAX_NAME: usize = 36;
-/// Version of how a part's content becomes bytes. Partitions of equal GUID have equal bytes, so this changes with
-/// every change of the bytes that the erofs writer makes of a layer.
-pub const CONTENT_VERSION: u32 = 1;
 
 /// A part of the disk to be laid out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,10 +169,11 @@ fn slot(name: &str, size: u64) -> u64 {
 pub struct Guid([u8; 16]);
 
 impl Guid {
-    /// A GUID of version 8 that is a function of its arguments.
+    /// A GUID of version 8 that is a function of its arguments and of the version of the bytes that the erofs writer
+    /// makes: partitions of equal GUID have equal bytes.
     fn derive(kind: &str, content: Digest) -> Self {
         let hash = Sha256::new()
-            .chain_update(format!("i2kit {CONTENT_VERSION} {kind} "))
+            .chain_update(format!("i2kit {FORMAT_VERSION} {kind} "))
             .chain_update(content.as_bytes())
             .finalize();
         let mut bytes = [0; 16];

@@ -4,54 +4,19 @@
 //! no text of a manifest can change the document's structure. LinuxKit has no word for a user by name: such a user
 //! stands in `pod.json` alone, where the guest looks it up.
 
-use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
-use i2kit_spec::{ContainerBoot, POD_BOOT_PATH, runtime};
+use i2kit_spec::{ContainerBoot, POD_BOOT_PATH};
 use serde_json::{Value, json};
 
 use super::image::{ContainerPlan, ImagePlan, PlanContent};
+use super::podfs::pod_json;
+use super::template::templates;
 
 /// The template, compiled into the program so that it needs no files of its own.
 const TEMPLATE: &str = include_str!("../../templates/linuxkit.yml");
 
-/// `{{json value}}`: the value as JSON; a missing value is an error.
-fn json_helper(
-    helper: &Helper<'_>,
-    _: &Handlebars<'_>,
-    _: &Context,
-    _: &mut RenderContext<'_, '_>,
-    out: &mut dyn Output,
-) -> HelperResult {
-    let value = helper.param(0).ok_or(RenderErrorReason::ParamNotFoundForIndex("json", 0))?;
-    out.write(&yaml_safe(&value.value().to_string()))?;
-    Ok(())
-}
-
-/// JSON with the characters escaped that JSON may hold bare but YAML takes for line breaks or forbids.
-fn yaml_safe(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                out.extend(["\\u".to_owned(), format!("{:04x}", u32::from(c))]);
-            }
-            _ => out.push(c),
-        }
-    }
-    out
-}
-
-/// Templates of YAML documents: strict, and with `{{json value}}` for every value.
-pub(crate) fn json_templates<'r>() -> Handlebars<'r> {
-    let mut handlebars = Handlebars::new();
-    handlebars.set_strict_mode(true);
-    handlebars.register_escape_fn(handlebars::no_escape);
-    handlebars.register_helper("json", Box::new(json_helper));
-    handlebars
-}
-
 /// The plan as LinuxKit YAML.
 pub fn render(plan: &ImagePlan) -> String {
-    json_templates()
+    templates()
         .render_template(TEMPLATE, &values(plan))
         .expect("the template names only values that `values` gives; a golden test renders it")
 }
@@ -103,21 +68,6 @@ fn files(plan: &ImagePlan) -> Vec<Value> {
         })
     });
     std::iter::once(boot).chain(volumes).collect()
-}
-
-/// The contents of `pod.json`.
-pub fn pod_json(plan: &ImagePlan) -> String {
-    serde_json::to_string_pretty(&plan.boot).expect("a boot description has only string keys") + "\n"
-}
-
-/// The contents of a container's `config.json`, indented by four spaces as LinuxKit writes it.
-pub fn config_json(config: &runtime::Config) -> String {
-    let mut bytes = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-    serde::Serialize::serialize(config, &mut serializer).expect("a config has only string keys");
-    bytes.push(b'\n');
-    String::from_utf8(bytes).expect("serde_json writes UTF-8")
 }
 
 fn entry(container: &ContainerPlan, boot: &ContainerBoot) -> Value {

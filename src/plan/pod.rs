@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use i2kit_spec::runtime::Capabilities;
+use i2kit_spec::runtime::{Capabilities, Config};
 use i2kit_spec::seccomp::SeccompFilter;
 use i2kit_spec::{
-    ContainerBoot, HostAlias, LateEnvironment, Names, POD_BOOT_VERSION, PodBoot, PodMeta, RestartPolicy,
-    TERMINATION_LOG, cmdline,
+    ContainerBoot, LateEnvironment, Names, POD_BOOT_VERSION, PodBoot, PodMeta, TERMINATION_LOG, cmdline,
 };
 
 use super::environment::Environment;
@@ -14,7 +13,7 @@ use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
 use super::qos::{self, OomScore};
 use super::seccomp::Profile;
 use super::volume::{self, VolumeError, Volumes};
-use super::{container, probe, security};
+use super::{container, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
 use crate::oci::{DiffId, Reference, ResolvedImage, signal_number};
 
@@ -41,7 +40,7 @@ pub enum PodError {
         /// Its image.
         image: String,
     },
-    /// Nothing says what to run.
+    /// Neither manifest nor image has a command.
     #[error(
         "container `{container}` has nothing to run: image {image} has no command; write `command` in the manifest"
     )]
@@ -61,7 +60,7 @@ pub enum PodError {
         container: String,
         /// Its image.
         image: String,
-        /// What the image says.
+        /// The signal that the image names.
         signal: String,
     },
     /// The caller did not read a profile of the pod.
@@ -137,67 +136,25 @@ pub fn profiles(spec: &PodSpec) -> impl Iterator<Item = &str> {
 
 /// The plan of the image of the pod that `template` describes.
 pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<ImagePlan, PodError> {
-    let Facts { images, guest, .. } = *facts;
     let spec = &template.spec;
-    let volumes = Volumes::of(spec).map_err(PodError::Volume)?;
-    let mut containers = Vec::new();
-    let mut onboot = Vec::new();
-    let mut services = Vec::new();
-    let mut stacks = Vec::new();
-    let init = spec
-        .init_containers
+    let pod = Pod { spec, facts, volumes: Volumes::of(spec).map_err(PodError::Volume)? };
+    let onboot = spec.init_containers.iter().enumerate().map(|(i, container)| {
+        pod.container(container, format!("containers/onboot/{i:03}-{}", container.name), container.sidecar)
+    });
+    let onboot = onboot.collect::<Result<Vec<_>, _>>()?;
+    let services = spec
+        .containers
         .iter()
-        .enumerate()
-        .map(|(i, c)| (format!("containers/onboot/{i:03}-{}", c.name), c, true));
-    let main = spec.containers.iter().map(|c| (format!("containers/services/{}", c.name), c, false));
-    for (bundle, wanted, is_onboot) in init.chain(main) {
-        let image = images.get(&wanted.image).ok_or_else(|| PodError::Unresolved {
-            container: wanted.name.clone(),
-            image: wanted.image.to_string(),
-        })?;
-        let stack = stack(image);
-        let (mut planned, late) = one(wanted, image, bundle.clone(), &volumes, spec)?;
-        let oom_request_bytes = match qos::oom_score(spec, wanted) {
-            OomScore::Known(score) => {
-                planned.config.process.oom_score_adj = Some(score);
-                None
-            }
-            OomScore::Request(bytes) => Some(bytes),
-        };
-        planned.config.linux.seccomp = filter(wanted, facts, &planned.config.process.capabilities)?;
-        let boot = ContainerBoot {
-            name: wanted.name.clone(),
-            bundle,
-            layers: stack.iter().map(DiffId::partition_name).collect(),
-            user: user(wanted, image)?,
-            run_as_group: wanted.security.run_as_group,
-            run_as_non_root: wanted.security.run_as_non_root,
-            seccomp: security::seccomp(&wanted.security),
-            probes: probe::probes(wanted),
-            late,
-            sidecar: is_onboot && wanted.sidecar,
-            post_start: wanted.post_start.as_ref().map(probe::hook),
-            pre_stop: wanted.pre_stop.as_ref().map(probe::hook),
-            stop_signal: stop_signal(wanted, image)?,
-            termination_message_path: wanted
-                .termination_message_path
-                .as_deref()
-                .map(volume::destination)
-                .filter(|path| path != TERMINATION_LOG),
-            writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
-            oom_request_bytes,
-        };
-        containers.push(planned);
-        if is_onboot {
-            onboot.push(boot);
-        } else {
-            services.push(boot);
-        }
-        stacks.push(stack);
-    }
+        .map(|container| pod.container(container, format!("containers/services/{}", container.name), false));
+    let services = services.collect::<Result<Vec<_>, _>>()?;
+    let stacks: Vec<&[DiffId]> = onboot.iter().chain(&services).map(|planned| &planned.stack[..]).collect();
+    let layers = base_first(&stacks);
+    let (onboot, mut containers): (Vec<_>, Vec<_>) = onboot.into_iter().map(|p| (p.boot, p.plan)).unzip();
+    let (services, plans): (Vec<_>, Vec<_>) = services.into_iter().map(|p| (p.boot, p.plan)).unzip();
+    containers.extend(plans);
     Ok(ImagePlan {
         version: IMAGE_PLAN_VERSION,
-        guest: guest.clone(),
+        guest: facts.guest.clone(),
         cmdline: cmdline::BASE.into(),
         boot: PodBoot {
             version: POD_BOOT_VERSION,
@@ -209,11 +166,7 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
             },
             onboot,
             services,
-            restart_policy: match spec.restart_policy {
-                api::RestartPolicy::Always => RestartPolicy::Always,
-                api::RestartPolicy::OnFailure => RestartPolicy::OnFailure,
-                api::RestartPolicy::Never => RestartPolicy::Never,
-            },
+            restart_policy: spec.restart_policy,
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
             fs_group: spec.fs_group,
@@ -221,13 +174,100 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
             sysctls: spec.sysctls.clone(),
             share_process_namespace: spec.share_process_namespace,
             active_deadline_seconds: spec.active_deadline_seconds,
-            volumes: volumes.boot,
+            volumes: pod.volumes.boot,
             names: names(spec, &name.namespace),
         },
         containers,
-        layers: base_first(&stacks),
-        files: volumes.files,
+        layers,
+        files: pod.volumes.files,
     })
+}
+
+/// A pod on the way to its plan.
+struct Pod<'a> {
+    spec: &'a PodSpec,
+    facts: &'a Facts<'a>,
+    volumes: Volumes,
+}
+
+/// A container of the plan.
+struct Planned {
+    plan: ContainerPlan,
+    boot: ContainerBoot,
+    /// Its layers, base first.
+    stack: Vec<DiffId>,
+}
+
+impl Pod<'_> {
+    /// Plans one container, whose configuration lies in the folder `bundle`.
+    fn container(&self, wanted: &Container, bundle: String, sidecar: bool) -> Result<Planned, PodError> {
+        let image = self.facts.images.get(&wanted.image).ok_or_else(|| PodError::Unresolved {
+            container: wanted.name.clone(),
+            image: wanted.image.to_string(),
+        })?;
+        let (mut config, late) = self.config(wanted, image)?;
+        let oom_request_bytes = match qos::oom_score(self.spec, wanted) {
+            OomScore::Known(score) => {
+                config.process.oom_score_adj = Some(score);
+                None
+            }
+            OomScore::Request(size) => Some(size),
+        };
+        config.linux.seccomp = filter(wanted, self.facts, &config.process.capabilities)?;
+        let stack = stack(image);
+        let message_path = wanted.termination_message_path.as_deref().map(volume::destination);
+        let boot = ContainerBoot {
+            name: wanted.name.clone(),
+            bundle: bundle.clone(),
+            layers: stack.iter().map(DiffId::partition_name).collect(),
+            user: user(wanted, image)?,
+            run_as_group: wanted.security.run_as_group,
+            run_as_non_root: wanted.security.run_as_non_root,
+            seccomp: security::seccomp(&wanted.security),
+            probes: wanted.probes.clone(),
+            late,
+            sidecar,
+            post_start: wanted.post_start.clone(),
+            pre_stop: wanted.pre_stop.clone(),
+            stop_signal: stop_signal(wanted, image)?,
+            termination_message_path: message_path.filter(|path| path != TERMINATION_LOG),
+            writable_bytes: wanted.resources.limit_ephemeral_storage_bytes,
+            oom_request_bytes,
+        };
+        let plan =
+            ContainerPlan { name: wanted.name.clone(), image: image.reference.to_string(), bundle, config };
+        Ok(Planned { plan, boot, stack })
+    }
+
+    /// The container's configuration, and the part of its environment that is left to the guest.
+    fn config(
+        &self,
+        wanted: &Container,
+        image: &ResolvedImage,
+    ) -> Result<(Config, Option<LateEnvironment>), PodError> {
+        if let Some(port) = wanted.ports.iter().find(|port| port.container_port == HEALTH_PORT) {
+            return Err(PodError::HealthPortTaken {
+                container: wanted.name.clone(),
+                port: port.container_port,
+            });
+        }
+        let environment = Environment::of(wanted);
+        let (mounts, expand_mounts) = self
+            .volumes
+            .mounts(wanted, &environment)
+            .map_err(|source| PodError::Mount { container: wanted.name.clone(), source })?;
+        let config =
+            container::config(wanted, &image.config.config, &environment, mounts, self.spec).ok_or_else(
+                || PodError::NoCommand { container: wanted.name.clone(), image: image.reference.to_string() },
+            )?;
+        let late = match environment {
+            Environment::Known(_) => None,
+            Environment::Late(env) => {
+                Some(LateEnvironment { env, expand_args: container::is_written(wanted), expand_mounts })
+            }
+        };
+        Ok((config, late))
+    }
 }
 
 /// Who the container runs as, unless that is root and must not be. A name that turns out to be root is refused by the
@@ -274,36 +314,7 @@ fn filter(
         .profiles
         .get(file)
         .ok_or_else(|| PodError::NoProfile { container: wanted.name.clone(), profile: file.to_owned() })?;
-    Ok(Some(profile.filter(&capabilities.bounding, &facts.guest.kernel_release)))
-}
-
-/// The container's plan, and what of its environment is left to the guest.
-fn one(
-    wanted: &Container,
-    image: &ResolvedImage,
-    bundle: String,
-    volumes: &Volumes,
-    pod: &PodSpec,
-) -> Result<(ContainerPlan, Option<LateEnvironment>), PodError> {
-    if let Some(port) = wanted.ports.iter().find(|port| port.container_port == HEALTH_PORT) {
-        return Err(PodError::HealthPortTaken { container: wanted.name.clone(), port: port.container_port });
-    }
-    let environment = Environment::of(wanted);
-    let (mounts, expand_mounts) = volumes
-        .mounts(wanted, &environment)
-        .map_err(|source| PodError::Mount { container: wanted.name.clone(), source })?;
-    let config =
-        container::config(wanted, &image.config.config, &environment, mounts, pod).ok_or_else(|| {
-            PodError::NoCommand { container: wanted.name.clone(), image: image.reference.to_string() }
-        })?;
-    let late = match environment {
-        Environment::Known(_) => None,
-        Environment::Late(env) => {
-            Some(LateEnvironment { env, expand_args: container::is_written(wanted), expand_mounts })
-        }
-    };
-    let name = wanted.name.clone();
-    Ok((ContainerPlan { name, image: image.reference.to_string(), bundle, config }, late))
+    Ok(Some(profile.filter(&capabilities.bounding, facts.guest.architecture, &facts.guest.kernel_release)))
 }
 
 /// What the pod's containers call themselves and others. A pod that asks the environment first finds Services as in a
@@ -320,11 +331,7 @@ fn names(spec: &api::PodSpec, namespace: &str) -> Names {
     Names {
         hostname: spec.hostname.clone(),
         domain: spec.subdomain.as_ref().map(|service| format!("{service}.{namespace}.{SERVICE_DOMAIN}")),
-        host_aliases: spec
-            .host_aliases
-            .iter()
-            .map(|(ip, names)| HostAlias { ip: ip.clone(), names: names.clone() })
-            .collect(),
+        host_aliases: spec.host_aliases.clone(),
         own_resolvers_only: spec.dns.policy == api::DnsPolicy::None,
         nameservers: spec.dns.nameservers.clone(),
         searches,
@@ -340,11 +347,11 @@ fn stack(image: &ResolvedImage) -> Vec<DiffId> {
 }
 
 /// All layers of all containers, each once, ordered by how far they lie above the base: what changes most lies last.
-fn base_first(stacks: &[Vec<DiffId>]) -> Vec<DiffId> {
-    let depth = stacks.iter().map(Vec::len).max().unwrap_or(0);
+fn base_first(stacks: &[impl AsRef<[DiffId]>]) -> Vec<DiffId> {
+    let depth = stacks.iter().map(|stack| stack.as_ref().len()).max().unwrap_or(0);
     let mut layers = Vec::new();
     for level in 0..depth {
-        for id in stacks.iter().filter_map(|stack| stack.get(level)) {
+        for id in stacks.iter().filter_map(|stack| stack.as_ref().get(level)) {
             if !layers.contains(id) {
                 layers.push(*id);
             }

@@ -1,12 +1,14 @@
-//! Which containers go first when a machine is out of memory: Kubernetes' quality-of-service classes, and what the kubelet
-//! makes of them.
+//! OOM kill order of a machine's containers: Kubernetes' quality-of-service classes, and the scores that the kubelet gives
+//! them.
+
+use i2kit_spec::Bytes;
 
 use crate::manifest::api::{Container, PodSpec, Resources};
 
-/// `oom_score_adj` of a container of a Guaranteed pod: nearly nothing goes after it.
+/// `oom_score_adj` of a container of a Guaranteed pod: killed nearly last.
 const GUARANTEED: i32 = -997;
 
-/// `oom_score_adj` of a container of a `BestEffort` pod: nothing goes before it.
+/// `oom_score_adj` of a container of a `BestEffort` pod: killed first.
 const BEST_EFFORT: i32 = 1000;
 
 /// Kubernetes' classes of pods.
@@ -26,7 +28,7 @@ pub(super) enum OomScore {
     /// This.
     Known(i32),
     /// It follows from the memory that the container requests, and from the machine's.
-    Request(u64),
+    Request(Bytes),
 }
 
 /// The pod's class.
@@ -57,7 +59,7 @@ pub(super) fn oom_score(pod: &PodSpec, container: &Container) -> OomScore {
         Class::Burstable => {
             let request = |container: &Container| memory(&container.resources).0;
             let least = pod.containers.iter().map(request).min().filter(|_| container.sidecar);
-            OomScore::Request(request(container).max(least.unwrap_or(0)))
+            OomScore::Request(Bytes(request(container).max(least.unwrap_or(0))))
         }
     }
 }
@@ -70,8 +72,8 @@ fn cpu(resources: &Resources) -> (u64, u64) {
 
 /// The same of memory.
 fn memory(resources: &Resources) -> (u64, u64) {
-    let limit = resources.limit_memory_bytes.unwrap_or(0);
-    (resources.request_memory_bytes.unwrap_or(limit), limit)
+    let limit = resources.limit_memory_bytes.unwrap_or_default();
+    (resources.request_memory_bytes.unwrap_or(limit).0, limit.0)
 }
 
 #[cfg(test)]
@@ -82,9 +84,9 @@ mod tests {
     fn with(request: [Option<u64>; 2], limit: [Option<u64>; 2]) -> Container {
         let resources = Resources {
             request_cpu_millis: request[0],
-            request_memory_bytes: request[1],
+            request_memory_bytes: request[1].map(Bytes),
             limit_cpu_millis: limit[0],
-            limit_memory_bytes: limit[1],
+            limit_memory_bytes: limit[1].map(Bytes),
             ..Resources::default()
         };
         Container { resources, ..container("c", "busybox") }
@@ -119,10 +121,10 @@ mod tests {
         let asking = |bytes| with([None, Some(bytes)], [None; 2]);
         let (small, sidecar) = (asking(30), Container { sidecar: true, ..asking(10) });
         let burstable = pod(std::slice::from_ref(&sidecar), &[small.clone(), asking(40)]);
-        assert_eq!(oom_score(&burstable, &sidecar), OomScore::Request(30));
-        assert_eq!(oom_score(&burstable, &small), OomScore::Request(30));
+        assert_eq!(oom_score(&burstable, &sidecar), OomScore::Request(Bytes(30)));
+        assert_eq!(oom_score(&burstable, &small), OomScore::Request(Bytes(30)));
         let setup = asking(10);
-        assert_eq!(oom_score(&burstable, &setup), OomScore::Request(10));
+        assert_eq!(oom_score(&burstable, &setup), OomScore::Request(Bytes(10)));
         let limits = with([None; 2], [Some(5); 2]);
         assert_eq!(oom_score(&pod(&[], std::slice::from_ref(&limits)), &limits), OomScore::Known(-997));
         let nothing = with([None; 2], [None; 2]);

@@ -10,6 +10,7 @@ mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 pub use self::again::NotShown;
@@ -147,7 +148,7 @@ pub enum Step {
         /// The number of VMs.
         replicas: u32,
         /// Seconds without progress after which waiting fails, unless the cloud ends its refresh earlier.
-        deadline_seconds: u32,
+        deadline_seconds: Seconds,
     },
 }
 

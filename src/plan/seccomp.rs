@@ -1,11 +1,9 @@
 //! Profiles of system calls as container engines keep them in files, and what one means for a container. The form is
 //! Docker's, of which the OCI runtime specification's is a part.
 
+use i2kit_spec::Architecture;
 use i2kit_spec::seccomp::{SeccompAction, SeccompArg, SeccompFilter, SeccompRule};
 use serde::Deserialize;
-
-/// Go's name of the only processor that machines have, which profiles use.
-const ARCHITECTURE: &str = "amd64";
 
 /// Flags that change nothing here: a container begins with one thread, and the kernel allows speculation anyway.
 const FLAGS: [&str; 2] = ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
@@ -25,7 +23,7 @@ pub struct Profile {
     /// The number's name, for people.
     #[serde(rename = "defaultErrno")]
     _default_errno: Option<String>,
-    /// Calls of other processors than ours do not exist, whatever is said of them.
+    /// Unused: the rules of the machine's architecture are picked by their `includes` and `excludes`.
     #[serde(rename = "architectures")]
     _architectures: Option<Vec<String>>,
     #[serde(rename = "archMap")]
@@ -105,8 +103,8 @@ impl Profile {
         Ok(profile)
     }
 
-    /// The filter of a container that may hold these capabilities, on a kernel of this release.
-    pub fn filter(&self, capabilities: &[String], kernel: &str) -> SeccompFilter {
+    /// The filter of a container that may hold these capabilities, on a kernel of this architecture and release.
+    pub fn filter(&self, capabilities: &[String], architecture: Architecture, kernel: &str) -> SeccompFilter {
         let holds = |rule: &&Rule| {
             let (includes, excludes) = (&rule.includes, &rule.excludes);
             let held = |name: &String| capabilities.contains(name);
@@ -114,7 +112,7 @@ impl Profile {
                 arches
                     .as_ref()
                     .filter(|list| !list.is_empty())
-                    .map(|list| list.iter().any(|a| a == ARCHITECTURE))
+                    .map(|list| list.iter().any(|name| name == architecture.name()))
             };
             let reached =
                 |least: &Option<String>| least.as_ref().map(|least| release(kernel) >= release(least));
@@ -173,12 +171,12 @@ mod tests {
         .unwrap();
         let names = |capabilities: &[&str]| {
             let capabilities: Vec<String> = capabilities.iter().map(|name| (*name).to_owned()).collect();
-            let filter = profile.filter(&capabilities, "6.1.0-1-cloud-amd64");
+            let filter = profile.filter(&capabilities, Architecture::Amd64, "6.1.0-1-cloud-amd64");
             filter.syscalls.into_iter().flat_map(|rule| rule.names).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(names(&[]), "read write clone arch_prctl ptrace");
         assert_eq!(names(&["CAP_SYS_ADMIN"]), "read write mount arch_prctl ptrace");
-        let filter = profile.filter(&[], "6.1");
+        let filter = profile.filter(&[], Architecture::Amd64, "6.1");
         let text = serde_json::to_string(&filter).unwrap();
         assert_eq!(serde_json::from_str::<SeccompFilter>(&text).unwrap(), filter);
     }

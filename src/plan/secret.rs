@@ -1,10 +1,12 @@
-//! Which Secrets a pod names. Their values are never here: a plan knows names, and versions that say nothing of a value.
+//! The Secrets that a pod names. Their values are never here: a plan knows names and keyed hashes.
 
 use std::collections::BTreeMap;
 
-use crate::manifest::api::{EnvValue, FileContent, PodSpec, VolumeSource};
+use i2kit_spec::{EnvValue, LateContent};
 
-/// The Secrets that containers of the pod have something of, each with whether the pod does without it.
+use crate::manifest::api::{FileContent, PodSpec, VolumeSource};
+
+/// The Secrets that containers of the pod use, each with whether it is optional.
 pub fn named(pod: &PodSpec) -> BTreeMap<String, bool> {
     let mut found: BTreeMap<String, bool> = BTreeMap::new();
     let mut add = |name: &str, optional: bool| {
@@ -26,11 +28,9 @@ pub fn named(pod: &PodSpec) -> BTreeMap<String, bool> {
         let VolumeSource::Files(files) = &volume.source else { continue };
         for file in files {
             match &file.content {
-                FileContent::SecretKey { secret, optional, .. }
-                | FileContent::WholeSecret { secret, optional } => {
-                    add(secret, *optional);
-                }
-                FileContent::Bytes(_) | FileContent::Instance(_) => {}
+                FileContent::Late(LateContent::Secret(key)) => add(&key.secret, key.optional),
+                FileContent::Late(LateContent::WholeSecret(whole)) => add(&whole.secret, whole.optional),
+                FileContent::Bytes(_) | FileContent::Late(LateContent::Instance(_)) => {}
             }
         }
     }

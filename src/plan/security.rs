@@ -4,10 +4,11 @@ use i2kit_spec::Seccomp;
 use i2kit_spec::runtime::{Capabilities, Config, MAX_ID, User};
 
 use crate::manifest::api::{
-    self, ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES, PodSpec, Security,
+    ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES, PodSpec, SeccompProfile,
+    Security,
 };
 
-/// Parts of /proc and /sys that tell about the kernel more than a container should know.
+/// Parts of /proc and /sys that show more of the kernel than a container should know.
 const MASKED_PATHS: [&str; 10] = [
     "/proc/acpi",
     "/proc/asound",
@@ -24,7 +25,7 @@ const MASKED_PATHS: [&str; 10] = [
 /// Parts of /proc through which the kernel can be changed.
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Writes what `security` and the pod say into a configuration that has nothing of it yet.
+/// Applies `security` and the pod's settings to a configuration that has none of them yet.
 pub(super) fn apply(config: &mut Config, security: &Security, pod: &PodSpec) {
     config.process.capabilities = capabilities(security);
     config.process.no_new_privileges = security.forbid_privilege_escalation && !security.privileged;
@@ -57,22 +58,21 @@ fn open_up(config: &mut Config) {
 /// The system call filter.
 pub(super) fn seccomp(security: &Security) -> Seccomp {
     match security.seccomp {
-        _ if security.privileged => Seccomp::Unconfined,
-        api::Seccomp::RuntimeDefault => Seccomp::RuntimeDefault,
-        // A profile is part of the container's configuration.
-        api::Seccomp::Unconfined | api::Seccomp::Localhost(_) => Seccomp::Unconfined,
+        SeccompProfile::Guest(profile) if !security.privileged => profile,
+        // A profile in a file is part of the container's configuration.
+        _ => Seccomp::Unconfined,
     }
 }
 
 /// The file of the profile that filters system calls, when it is one of a file.
 pub(super) fn profile(security: &Security) -> Option<&str> {
     match &security.seccomp {
-        api::Seccomp::Localhost(file) if !security.privileged => Some(file),
+        SeccompProfile::Localhost(file) if !security.privileged => Some(file),
         _ => None,
     }
 }
 
-/// The user in the words of an image's configuration: the manifest's number, or what the image says.
+/// The user in the words of an image's configuration: the manifest's number, or else the image's user.
 pub(super) fn user(security: &Security, image: &str) -> String {
     security.run_as_user.map_or_else(|| image.to_owned(), |uid| uid.to_string())
 }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn root_is_told_by_number_by_name_and_by_default() {
+    fn root_is_known_by_number_by_name_and_by_default() {
         assert!(is_root("") && is_root("0") && is_root("root:www") && is_root("0:1"));
         assert!(!is_root("1000") && !is_root("nginx") && !is_root("rooty"));
     }

@@ -22,8 +22,9 @@ pub(super) struct Size {
 /// run side by side, so they add up. The other init containers run one by one before the containers, each beside the
 /// sidecars that were started before it, so the largest of these sums counts.
 pub(super) fn of(pod: &PodSpec) -> Size {
-    let memory =
-        |c: &Container| c.resources.limit_memory_bytes.max(c.resources.request_memory_bytes).unwrap_or(0);
+    let memory = |c: &Container| {
+        c.resources.limit_memory_bytes.max(c.resources.request_memory_bytes).unwrap_or_default().0
+    };
     let cpu = |c: &Container| c.resources.limit_cpu_millis.max(c.resources.request_cpu_millis).unwrap_or(0);
     let effective = |of: &dyn Fn(&Container) -> u64| {
         let (mut sidecars, mut starting) = (0_u64, 0_u64);
@@ -49,6 +50,8 @@ fn narrow(n: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::Bytes;
+
     use super::*;
     use crate::manifest::api::Resources;
     use crate::plan::example::container;
@@ -56,7 +59,7 @@ mod tests {
     fn with(memory_mib: u64, cpu_millis: u64) -> Container {
         Container {
             resources: Resources {
-                limit_memory_bytes: Some(memory_mib * MIB),
+                limit_memory_bytes: Some(Bytes::mib(memory_mib)),
                 request_cpu_millis: Some(cpu_millis),
                 ..Resources::default()
             },

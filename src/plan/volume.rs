@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use i2kit_spec::runtime::Mount;
-use i2kit_spec::{
-    LateContent, LateFile, POD_MOUNT, POD_VOLUMES, SecretName, VOLUMES_MOUNT, VolumeBoot, VolumeKind,
-};
+use i2kit_spec::{Bytes, LateFile, POD_MOUNT, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind};
 
-use super::environment::{Environment, instance_field, secret_key};
+use super::environment::Environment;
 use super::image::{PlanContent, PlanFile};
 use crate::manifest::api::{Container, FileContent, PodSpec, Volume, VolumeFile, VolumeSource};
 
@@ -20,8 +18,8 @@ const FILE_MODE: u16 = 0o644;
 /// Permission bits of a file.
 const MODE_BITS: u32 = 0o7777;
 
-/// Bytes of the disk of an emptyDir without a limit. They take room only as far as they are written.
-const DISK_BYTES: u64 = 16 << 30;
+/// Size of the disk of an emptyDir without a limit. It takes room only as far as it is written.
+const DISK_SIZE: Bytes = Bytes(16 << 30);
 
 /// Disks are whole blocks of a file system.
 const BLOCK: u64 = 4096;
@@ -64,8 +62,8 @@ pub(super) struct Volumes {
     pub(super) files: Vec<PlanFile>,
     /// What the guest makes.
     pub(super) boot: Vec<VolumeBoot>,
-    /// Bytes of the disks that some of it lies on, in the order of their numbers.
-    pub(super) disks: Vec<u64>,
+    /// Sizes of the scratch disks, in the order of their numbers.
+    pub(super) disks: Vec<Bytes>,
     /// Each volume by its name.
     sources: BTreeMap<String, Source>,
 }
@@ -79,21 +77,21 @@ struct Source {
     paths: Option<Vec<String>>,
 }
 
-/// Bytes of the disk that a volume lies on, if it does: a file system with room for the limit, whose own tables take a
+/// Size of the scratch disk of a volume that has one: a file system with room for the limit, whose own tables take a
 /// sixty-fourth, and of which the kernel sets a fiftieth aside.
-fn disk_bytes(volume: &Volume) -> Option<u64> {
+fn disk_size(volume: &Volume) -> Option<Bytes> {
     match volume.source {
-        VolumeSource::EmptyDir { memory: false, size_limit_bytes: None } => Some(DISK_BYTES),
-        VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(limit) } => {
+        VolumeSource::EmptyDir { memory: false, size_limit_bytes: None } => Some(DISK_SIZE),
+        VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(Bytes(limit)) } => {
             let tables = (limit / 20).saturating_add(256 << 10);
-            Some(limit.saturating_add(tables).div_ceil(BLOCK).saturating_mul(BLOCK))
+            Some(Bytes(limit.saturating_add(tables).div_ceil(BLOCK).saturating_mul(BLOCK)))
         }
         _ => None,
     }
 }
 
-/// Bytes of the disks of a pod's emptyDirs, in the order of their numbers; a pod whose image cannot be planned has none.
-pub(super) fn scratch_bytes(pod: &PodSpec) -> Vec<u64> {
+/// Sizes of the disks of a pod's emptyDirs, in the order of their numbers; a pod whose image cannot be planned has none.
+pub(super) fn scratch_sizes(pod: &PodSpec) -> Vec<Bytes> {
     Volumes::of(pod).map(|volumes| volumes.disks).unwrap_or_default()
 }
 
@@ -149,9 +147,9 @@ impl Volumes {
         let made = format!("{VOLUMES_MOUNT}/{name}");
         let source = match &volume.source {
             VolumeSource::EmptyDir { size_limit_bytes, .. } => {
-                let disk = u32::try_from(self.disks.len()).ok().filter(|_| disk_bytes(volume).is_some());
+                let disk = u32::try_from(self.disks.len()).ok().filter(|_| disk_size(volume).is_some());
                 let disk = disk.filter(|_| self.disks.len() < MAX_DISKS);
-                self.disks.extend(disk.and(disk_bytes(volume)));
+                self.disks.extend(disk.and(disk_size(volume)));
                 let kind = VolumeKind::EmptyDir { size_limit: *size_limit_bytes, disk };
                 self.boot.push(VolumeBoot { name: name.clone(), kind });
                 Source { folder: made, writable: true, paths: None }
@@ -284,23 +282,16 @@ fn plan_file(folder: &str, file: &VolumeFile) -> Option<PlanFile> {
 }
 
 fn late_file(file: &VolumeFile) -> Option<LateFile> {
-    let content = match &file.content {
-        FileContent::Bytes(_) => return None,
-        FileContent::Instance(field) => LateContent::Instance(instance_field(*field)),
-        FileContent::SecretKey { secret, key, optional } => {
-            LateContent::Secret(secret_key(secret, key, *optional))
-        }
-        FileContent::WholeSecret { secret, optional } => {
-            LateContent::WholeSecret(SecretName { secret: secret.clone(), optional: *optional })
-        }
-    };
-    Some(LateFile { path: file.path.clone(), mode: file.mode & MODE_BITS, content })
+    let FileContent::Late(content) = &file.content else { return None };
+    Some(LateFile { path: file.path.clone(), mode: file.mode & MODE_BITS, content: content.clone() })
 }
 
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::{EnvValue, EnvVar, InstanceField, LateContent};
+
     use super::*;
-    use crate::manifest::api::{EnvValue, EnvVar, InstanceField, VolumeMount};
+    use crate::manifest::api::VolumeMount;
     use crate::plan::container;
 
     fn file(path: &str, content: FileContent) -> VolumeFile {
@@ -327,8 +318,8 @@ mod tests {
 
     fn pod(mounts: Vec<VolumeMount>) -> PodSpec {
         let web = Container { volume_mounts: mounts, ..Container::new("web", "nginx".parse().unwrap()) };
-        let scratch = VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(5) };
-        let mixed = vec![bytes("a"), file("ip", FileContent::Instance(InstanceField::Ip))];
+        let scratch = VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(Bytes(5)) };
+        let mixed = vec![bytes("a"), file("ip", FileContent::Late(LateContent::Instance(InstanceField::Ip)))];
         PodSpec {
             containers: vec![web],
             volumes: vec![
@@ -392,8 +383,8 @@ mod tests {
         );
         let made: Vec<&str> = volumes.boot.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(made, ["scratch", "mixed"]);
-        let kind = VolumeKind::EmptyDir { size_limit: Some(5), disk: Some(0) };
-        assert_eq!((&volumes.boot[0].kind, &volumes.disks[..]), (&kind, &[260 << 10][..]));
+        let kind = VolumeKind::EmptyDir { size_limit: Some(Bytes(5)), disk: Some(0) };
+        assert_eq!((&volumes.boot[0].kind, &volumes.disks[..]), (&kind, &[Bytes(260 << 10)][..]));
         assert_eq!(
             mounts(&pod).unwrap(),
             [

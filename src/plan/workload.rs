@@ -2,57 +2,50 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{DEFAULT_GRACE_PERIOD, Seconds};
+
 use super::fleet::{
-    BalancerSpec, GroupSettings, JobSettings, LaunchPort, LaunchSpec, Listener, MachineMix, MachineRole,
-    Scaling, TargetGroup,
+    BalancerSpec, GroupSettings, JobSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole, Scaling,
 };
-use super::image::ImageId;
+use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
-use super::{ingress, secret, size, volume};
-use crate::manifest::api::{
-    Deployment, Floor, Job, Name, ObjectSet, PodSpec, PodTemplate, Service, ServicePort, ServiceType,
-    Strategy, TargetPort,
-};
+use super::service::selects;
+use super::{ingress, secret, service, size, volume};
+use crate::manifest::api::{Deployment, Floor, Job, Name, ObjectSet, PodTemplate, Strategy};
 
 /// Runs of a job that can be looked back at.
 const JOB_HISTORY: u32 = 10;
 
+/// A deadline that never comes: a job makes progress only at its end, and its own deadline is among its settings.
+const UNBOUNDED: Seconds = Seconds(u32::MAX as u64);
+
 /// The group that `deployment` asks for, started from `image`.
-pub fn group(deployment: &Deployment, image: ImageId) -> GroupSpec {
+pub fn group(deployment: &Deployment, image: LaunchImage) -> GroupSpec {
     GroupSpec {
         name: deployment.meta.name.clone(),
         replicas: deployment.replicas,
         launch: launch(&deployment.template, image),
         settings: GroupSettings {
-            strategy: deployment.strategy,
             min_ready_seconds: deployment.min_ready_seconds,
-            progress_deadline_seconds: deployment.progress_deadline_seconds,
-            revision_history_limit: deployment.revision_history_limit,
             labels: deployment.meta.labels.clone(),
-            job: None,
-            scaling: None,
-            floors: vec![],
-            zones: vec![],
-            balanced_zones: false,
+            ..GroupSettings::new(
+                deployment.strategy,
+                deployment.progress_deadline_seconds,
+                deployment.revision_history_limit,
+            )
         },
     }
 }
 
-/// The group that `job` asks for: its VMs run to an end.
-fn job(job: &Job, image: ImageId) -> GroupSpec {
+/// The group that `job` asks for: its VMs run to an end. A changed job is another one: the old one is stopped first.
+fn job(job: &Job, image: LaunchImage) -> GroupSpec {
     let spec = &job.spec;
     GroupSpec {
         name: job.meta.name.clone(),
         replicas: spec.parallelism.min(spec.completions),
         launch: launch(&spec.template, image),
         settings: GroupSettings {
-            // A changed job is another one: the old one is stopped first.
-            strategy: Strategy::Recreate,
-            min_ready_seconds: 0,
-            // A job makes progress only at its end; its own deadline is among its settings.
-            progress_deadline_seconds: u32::MAX,
-            revision_history_limit: JOB_HISTORY,
             labels: job.meta.labels.clone(),
             job: Some(JobSettings {
                 completions: spec.completions,
@@ -60,15 +53,12 @@ fn job(job: &Job, image: ImageId) -> GroupSpec {
                 backoff_limit: spec.backoff_limit,
                 active_deadline_seconds: spec.active_deadline_seconds,
             }),
-            scaling: None,
-            floors: vec![],
-            zones: vec![],
-            balanced_zones: false,
+            ..GroupSettings::new(Strategy::Recreate, UNBOUNDED, JOB_HISTORY)
         },
     }
 }
 
-fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
+fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
     let pod = &template.spec;
     let size = size::of(pod);
     let mut ports: Vec<LaunchPort> = Vec::new();
@@ -79,15 +69,16 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
         }
     }
     LaunchSpec {
-        image,
+        image: image.id,
+        architecture: image.architecture,
         memory_mib: size.memory_mib,
         vcpus: size.vcpus,
         ports,
         health_port: HEALTH_PORT,
-        grace_period_seconds: pod.termination_grace_period_seconds,
+        grace_period_seconds: image.grace_period_seconds,
         containers: pod.init_containers.iter().chain(&pod.containers).map(|one| one.name.clone()).collect(),
         secrets: BTreeMap::new(),
-        scratch_bytes: volume::scratch_bytes(pod),
+        scratch_bytes: volume::scratch_sizes(pod),
         role: None,
         machine_type: None,
         spot: false,
@@ -96,13 +87,13 @@ fn launch(template: &PodTemplate, image: ImageId) -> LaunchSpec {
 }
 
 /// The groups and balancers of the whole set; `images` holds the image of each of [`ObjectSet::pods`], in their order,
-/// and `secrets` the versions of the Secrets' values as the cloud tells them.
+/// and `secrets` the versions of the Secrets' values as the cloud reports them.
 ///
 /// A port that a Service targets is opened on the VMs even where no container declares it: in Kubernetes a container
 /// port's declaration is for information only.
 pub fn desired(
     set: &ObjectSet,
-    images: &[ImageId],
+    images: &[LaunchImage],
     secrets: &BTreeMap<Name, String>,
 ) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
     let mut images = images.iter().copied();
@@ -129,9 +120,12 @@ pub fn desired(
             group.settings.floors = floors(set, namespace, template);
         }
     }
-    let services = set.services.iter().map(|service| balancer(service, &set.deployments));
+    let services = set.services.iter().map(|each| service::balancer(each, &set.deployments));
     let ingresses = set.ingresses.iter().map(|each| ingress::balancer(each, set));
-    let balancers: Vec<BalancerSpec> = services.chain(ingresses).collect();
+    let mut balancers: Vec<BalancerSpec> = services.chain(ingresses).collect();
+    for balancer in &mut balancers {
+        balancer.drain_seconds = drain(balancer, &groups);
+    }
     for listener in balancers.iter().flat_map(|balancer| &balancer.listeners) {
         for target in &listener.targets {
             let port = LaunchPort { port: target.port, protocol: listener.protocol };
@@ -145,49 +139,13 @@ pub fn desired(
     (groups, balancers)
 }
 
-/// The balancer that `service` asks for, in front of every workload of its namespace that it selects.
-fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
-    if let (ServiceType::ExternalName, Some(name)) = (service.kind, &service.external_name) {
-        let alias = BalancerSpec::new(service.meta.name.clone(), service.kind, vec![]);
-        return BalancerSpec { external_name: Some(name.clone()), ..alias };
-    }
-    let selected: Vec<&Deployment> = deployments
-        .iter()
-        .filter(|deployment| deployment.meta.name.namespace == service.meta.name.namespace)
-        .filter(|deployment| selects(&service.selector, &deployment.template.labels))
-        .collect();
-    let listener = |port: &ServicePort| Listener {
-        port: port.port,
-        protocol: port.protocol,
-        targets: selected
-            .iter()
-            .filter_map(|deployment| {
-                let target = number(port, &deployment.template)?;
-                Some(TargetGroup { group: deployment.meta.name.clone(), port: target })
-            })
-            .collect(),
-        tls: port.tls.clone(),
-    };
-    BalancerSpec {
-        name: service.meta.name.clone(),
-        kind: service.kind,
-        listeners: service.ports.iter().map(listener).collect(),
-        source_ranges: service.source_ranges.clone(),
-        keep_client_address: service.keep_client_address,
-        sticky_clients: service.session_affinity_seconds.is_some(),
-        drain_seconds: drain_seconds(&selected),
-        external_name: None,
-        http: None,
-    }
+/// Open connections get as long as the pods that they lead to, which are asked to end at the same time.
+fn drain(balancer: &BalancerSpec, groups: &[GroupSpec]) -> Seconds {
+    let behind = groups.iter().filter(|group| balancer.targets().any(|target| target.group == group.name));
+    behind.map(|group| group.launch.grace_period_seconds).max().unwrap_or(DEFAULT_GRACE_PERIOD)
 }
 
-/// Connections under way get as long as the pods that they lead to, which are told to end at the same time.
-pub(super) fn drain_seconds(selected: &[&Deployment]) -> u64 {
-    let periods = selected.iter().map(|deployment| deployment.template.spec.termination_grace_period_seconds);
-    periods.max().unwrap_or(PodSpec::default().termination_grace_period_seconds)
-}
-
-/// As whom the pod's VMs act in their cloud.
+/// The cloud identity of the pod's VMs.
 fn role(set: &ObjectSet, namespace: &str, template: &PodTemplate) -> Option<MachineRole> {
     let name = template.spec.service_account.as_ref()?;
     let account = Name { namespace: namespace.to_owned(), name: name.clone() };
@@ -218,37 +176,18 @@ fn floors(set: &ObjectSet, namespace: &str, template: &PodTemplate) -> Vec<Floor
     budgets.filter(|budget| selects(&budget.selector, &template.labels)).map(|budget| budget.floor).collect()
 }
 
-/// Whether every label of `selector` is on the pod.
-pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
-
-/// The number of the port that `service` leads to in this pod template; `None` when it has no port of that name and
-/// protocol: the same name may stand for another protocol in another container.
-pub(super) fn number(service: &ServicePort, template: &PodTemplate) -> Option<u16> {
-    match &service.target_port {
-        TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => template
-            .spec
-            .long_running()
-            .flat_map(|container| &container.ports)
-            .find(|port| port.name.as_ref() == Some(name) && port.protocol == service.protocol)
-            .map(|port| port.container_port),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::api::Protocol;
     use crate::manifest::{Options, SourceFile, read};
-    use crate::oci::Digest;
+    use crate::plan::fleet::TargetGroup;
 
     fn groups_and_balancers(text: &str) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
         let file = SourceFile { name: "pods.yaml".into(), bytes: text.as_bytes().to_vec() };
         let reading = read(&[file], &Options::default());
         assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
-        let images = vec![ImageId(Digest::of(b"web")); reading.set.pods().count()];
+        let images = vec![LaunchImage::unplanned(); reading.set.pods().count()];
         desired(&reading.set, &images, &BTreeMap::new())
     }
 

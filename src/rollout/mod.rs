@@ -148,7 +148,7 @@ impl Run<'_> {
                     group,
                     revision: *revision,
                     replicas: *replicas,
-                    deadline: Duration::from_secs(u64::from(*deadline_seconds)),
+                    deadline: Duration::from(*deadline_seconds),
                     started_here: self.started.contains(group),
                 };
                 watch::until_settled(&goal, self.cloud, self.events).await

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use i2kit_spec::Seconds;
 use proptest::prelude::*;
 
 use super::{Options, RolloutError, execute};
@@ -34,7 +35,7 @@ pub(super) fn group(group: &str, replicas: u32, version: u32) -> GroupSpec {
             ..example::launch(image(version))
         },
         settings: GroupSettings {
-            progress_deadline_seconds: 60,
+            progress_deadline_seconds: Seconds(60),
             revision_history_limit: 2,
             ..example::settings(Rollout::RollingUpdate {
                 max_unavailable: IntOrPercent::Percent(25),
@@ -60,6 +61,7 @@ pub(super) fn desired(groups: Vec<GroupSpec>) -> Desired {
 pub(super) fn materials() -> Materials {
     let image = |id| DiskImage {
         id,
+        architecture: i2kit_spec::Architecture::Amd64,
         kernel: "/k".into(),
         initrd: "/i".into(),
         cloud: None,

@@ -149,7 +149,7 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
     // Time for an emulated machine to boot on a busy host, since the reason is what its container says.
     let broken = nginx("broken", 3).replace("progressDeadlineSeconds: 600", "progressDeadlineSeconds: 90");
     world.write("web.yaml", &broken);
-    let old: Vec<String> = serving.instances.iter().map(|instance| instance.id.clone()).collect();
+    let old: Vec<_> = serving.instances.iter().map(|instance| instance.id.clone()).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {

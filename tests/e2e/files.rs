@@ -16,7 +16,7 @@ fn files_come_from_config_maps_the_instance_and_other_containers() {
     assert!(page("/scratch/state").contains("prepared at level debug by 10."), "{}", page("/scratch/state"));
     assert!(page("/about/labels").ends_with("app=\"files\""), "{}", page("/about/labels"));
     let name = &world.group("files").instances[0].id;
-    assert!(page("/about/name").ends_with(name.as_str()), "{} {name}", page("/about/name"));
+    assert!(page("/about/name").ends_with(&**name), "{} {name}", page("/about/name"));
 
     // Scratch space is a file system of its own, and its bound; the file that it lies in has no name.
     let words = "grep ' /site/scratch ' /proc/self/mounts | cut -d' ' -f 3; \

@@ -138,7 +138,7 @@ fn a_static_program_needs_nothing_around_it() {
     );
     // Names are resolved although the image has no folder for that.
     let hosts = page(&world, "plain", "/etc/hosts");
-    assert!(hosts.contains("127.0.0.1\tlocalhost") && hosts.contains(&id("plain")), "{hosts}");
+    assert!(hosts.contains("127.0.0.1\tlocalhost") && hosts.contains(&*id("plain")), "{hosts}");
     world
         .i2kit(&["exec", "numeric", "--", "/server", "/etc/hostname"])
         .stdout(&format!("{}\n", id("numeric")))

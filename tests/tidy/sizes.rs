@@ -6,7 +6,7 @@ use super::source::{braces, sources};
 const MAX_LINES: usize = 80;
 
 /// Functions that are longer today, by file and name. The list only ever shrinks.
-const KNOWN: &[(&str, &str)] = &[("src/plan/pod.rs", "image")];
+const KNOWN: &[(&str, &str)] = &[];
 
 /// The functions of `code` with bodies: name and number of lines.
 fn functions(code: &str) -> Vec<(String, usize)> {

@@ -1,7 +1,9 @@
 //! When a probe asks next and what its answers mean, by kubelet's rules. Pure: time comes in as a value, in seconds since
 //! the kernel started.
 
-use i2kit_spec::Probe;
+use std::time::Duration;
+
+use i2kit_spec::{Probe, Seconds};
 
 use crate::link::{ProbeKind, Verdict};
 
@@ -60,7 +62,7 @@ impl ProbeState {
             let verdict = (self.kind == ProbeKind::Readiness && subject.ready).then_some(true);
             *self = Self { verdict, ..Self::new(self.container, self.kind, self.probe.clone()) };
             self.run = subject.run;
-            self.next = subject.since + f64::from(self.probe.initial_delay_seconds);
+            self.next = subject.since + Duration::from(self.probe.initial_delay_seconds).as_secs_f64();
         }
     }
 
@@ -74,7 +76,8 @@ impl ProbeState {
     /// Begins a probe. Returns the container's run that is probed.
     pub(crate) fn begin(&mut self, now: f64) -> Option<u64> {
         self.in_flight = true;
-        self.next = self.next.max(now) + f64::from(self.probe.period_seconds.max(1));
+        self.next =
+            self.next.max(now) + Duration::from(self.probe.period_seconds.max(Seconds(1))).as_secs_f64();
         self.run
     }
 
@@ -116,9 +119,9 @@ mod tests {
         let action = ProbeAction::Tcp { host: None, port: 80 };
         let probe = Probe {
             action,
-            initial_delay_seconds: 5,
-            period_seconds: 10,
-            timeout_seconds: 1,
+            initial_delay_seconds: Seconds(5),
+            period_seconds: Seconds(10),
+            timeout_seconds: Seconds(1),
             success_threshold: 1,
             failure_threshold: 3,
             termination_grace_period_seconds: None,

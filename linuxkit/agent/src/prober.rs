@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use i2kit_spec::{POD_BOOT_PATH, POD_MOUNT, PodBoot, ProbeAction};
+use i2kit_spec::{POD_BOOT_PATH, POD_MOUNT, PodBoot, ProbeAction, Seconds};
 use i2kit_sys::clock;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +96,7 @@ impl Prober {
                 continue;
             }
             let run = state.begin(now);
-            let limit = Duration::from_secs(u64::from(state.probe.timeout_seconds.max(1)));
+            let limit = Duration::from(state.probe.timeout_seconds.max(Seconds(1)));
             if let ProbeAction::Exec { command } = &state.probe.action {
                 requests.push(ToInit::Execute {
                     id: number as u64,

@@ -8,8 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use i2kit_spec::Seccomp;
 use i2kit_spec::runtime::{NamespaceKind, Process};
+use i2kit_spec::{Bytes, Seccomp};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::process::{Signal, WaitOptions};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
@@ -170,7 +170,7 @@ fn enter_namespaces(spec: &Spec) -> Result<(), Error> {
 }
 
 fn set_oom_score(spec: &Spec, sandbox: &Sandbox) -> Result<(), Error> {
-    let requested = || spec.boot.oom_request_bytes.map(|bytes| oom::score(bytes, sandbox.instance.memory));
+    let requested = || spec.boot.oom_request_bytes.map(|bytes| oom::score(bytes.0, sandbox.instance.memory));
     // The VM's own /proc is still in sight, a container's may not be there at all.
     spec.config.process.oom_score_adj.or_else(requested).map_or(Ok(()), |score| oom::set("self", score))
 }
@@ -200,10 +200,10 @@ fn change_root(spec: &Spec, sandbox: &Sandbox) -> Result<(), Error> {
 
 /// Mounts the layers with a tmpfs on top. Both go away with the mount namespace, so that a container that is started
 /// again starts afresh.
-fn overlay(layers: &[String], writable_bytes: Option<u64>) -> Result<String, Error> {
+fn overlay(layers: &[String], writable_bytes: Option<Bytes>) -> Result<String, Error> {
     let (upper, root) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/root"));
     // Its pages count for the container's memory. Without a limit of its own it takes at most half of the VM's.
-    let size = writable_bytes.map_or_else(String::new, |bytes| format!(",size={bytes}"));
+    let size = writable_bytes.map_or_else(String::new, |size| format!(",size={}", size.0));
     let data = CString::new(format!("mode=755{size}")).expect("a number has no zero byte");
     mount("tmpfs", &upper, "tmpfs", MountFlags::NODEV, data.as_c_str())
         .doing(|| "mount a tmpfs for what the container writes".into())?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use i2kit_spec::runtime::Config;
-use i2kit_spec::{LateEnvironment, LateValue, expand};
+use i2kit_spec::{EnvValue, LateEnvironment, expand};
 
 use crate::error::Error;
 use crate::instance::Instance;
@@ -46,10 +46,10 @@ fn variables(
     for variable in &late.env {
         let name = &variable.name;
         let found: Vec<(String, String)> = match &variable.value {
-            LateValue::Written(text) => vec![(name.clone(), expand(text, &known))],
-            LateValue::Fixed(text) => vec![(name.clone(), text.clone())],
-            LateValue::Instance(field) => vec![(name.clone(), instance.value(*field))],
-            LateValue::Secret(wanted) => match secrets.key(&wanted.secret, &wanted.key)? {
+            EnvValue::Written(text) => vec![(name.clone(), expand(text, &known))],
+            EnvValue::Fixed(text) => vec![(name.clone(), text.clone())],
+            EnvValue::Instance(field) => vec![(name.clone(), instance.value(*field))],
+            EnvValue::Secret(wanted) => match secrets.key(&wanted.secret, &wanted.key)? {
                 Some(value) => vec![(name.clone(), text_of(value, &wanted.secret, &wanted.key)?)],
                 None if wanted.optional => vec![],
                 None => {
@@ -59,7 +59,7 @@ fn variables(
                     });
                 }
             },
-            LateValue::WholeSecret(wanted) => match secrets.all(&wanted.secret)? {
+            EnvValue::WholeSecret(wanted) => match secrets.all(&wanted.secret)? {
                 Some(keys) => keys
                     .into_iter()
                     .map(|(key, value)| Ok((format!("{name}{key}"), text_of(value, &wanted.secret, &key)?)))
@@ -82,7 +82,7 @@ fn text_of(value: Vec<u8>, secret: &str, key: &str) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
-    use i2kit_spec::LateVariable;
+    use i2kit_spec::EnvVar;
     use i2kit_spec::runtime::Mount;
 
     use super::*;
@@ -109,7 +109,7 @@ mod tests {
             text in "(/?(a|\\$\\(A\\)|\\$\\$|\\.\\.)){0,4}",
         ) {
             let late = LateEnvironment {
-                env: vec![LateVariable { name: "A".into(), value: LateValue::Fixed(value) }],
+                env: vec![EnvVar { name: "A".into(), value: EnvValue::Fixed(value) }],
                 expand_args: false,
                 expand_mounts: vec!["/x".into()],
             };

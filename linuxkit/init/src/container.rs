@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use i2kit_agent::link::{ProbeKind, Verdict};
 use i2kit_agent::record::{ContainerRecord, ContainerState, Ended};
 use i2kit_container::{START_FAILED, Sandbox, Spec, Started, cgroup, pod_files};
-use i2kit_spec::{ContainerEnd, RestartPolicy};
+use i2kit_spec::{ContainerEnd, RestartPolicy, Seconds};
 use i2kit_sys::clock;
 use rustix::process::{Pid, Signal, WaitStatus};
 
@@ -215,7 +215,7 @@ impl Container {
         run: u64,
         (kind, verdict): (ProbeKind, Verdict),
         failure: &str,
-    ) -> Option<(String, Option<u64>)> {
+    ) -> Option<(String, Option<Seconds>)> {
         let Life::Running(process) = &mut self.life else { return None };
         if run != self.run {
             return None;

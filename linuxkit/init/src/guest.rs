@@ -204,8 +204,8 @@ impl<'output> Guest<'output> {
         self.hooks.over(now).into_iter().for_each(|number| self.end_hook(number, None));
         self.start_supervisor();
         if self.shutdown.is_overdue(now) {
-            let seconds = self.pod.active_deadline_seconds.unwrap_or_default();
-            self.fail("DeadlineExceeded", format!("the pod was active for longer than {seconds} s"));
+            let limit = self.pod.active_deadline_seconds.unwrap_or_default();
+            self.fail("DeadlineExceeded", format!("the pod was active for longer than {limit}"));
         }
         self.go_on_stopping(now);
     }
@@ -415,7 +415,7 @@ impl Guest<'_> {
                 self.changed = true;
                 let failed = self.containers.get_mut(index).apply_verdict(run, (kind, verdict), &message);
                 if let Some((reason, grace)) = failed {
-                    let grace = grace.map_or(self.shutdown.grace(), Duration::from_secs);
+                    let grace = grace.map_or(self.shutdown.grace(), Duration::from);
                     self.output.log(&format!("{container}: {reason}"));
                     self.stop_container(index, Some(reason), grace);
                 }

@@ -75,7 +75,7 @@ impl Hooks {
         self.next += 1;
         let (until, begun) = match hook {
             Hook::Sleep { seconds } => {
-                let pause = Duration::from_secs(*seconds).min(limit);
+                let pause = Duration::from(*seconds).min(limit);
                 (Some(clock::after(now, pause)), Begun::Pause)
             }
             Hook::Ask(action) => (None, Begun::Action { number, action: action.clone(), limit }),

@@ -30,8 +30,8 @@ struct Stopping {
 impl Shutdown {
     /// That of a pod which begins its life now.
     pub(crate) fn new(pod: &PodBoot) -> Self {
-        let grace = Duration::from_secs(pod.grace_period_seconds);
-        let active = pod.active_deadline_seconds.map(Duration::from_secs);
+        let grace = pod.grace_period_seconds.into();
+        let active = pod.active_deadline_seconds.map(Duration::from);
         let active_until = active.map(|active| clock::after(Instant::now(), active));
         Self { grace, active_until, stopping: None, reason: None }
     }
@@ -100,11 +100,17 @@ impl Shutdown {
 
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::Seconds;
+
     use super::*;
 
     #[test]
     fn patience_runs_out_once() {
-        let pod = PodBoot { grace_period_seconds: 3, active_deadline_seconds: Some(5), ..PodBoot::default() };
+        let pod = PodBoot {
+            grace_period_seconds: Seconds(3),
+            active_deadline_seconds: Some(Seconds(5)),
+            ..PodBoot::default()
+        };
         let mut shutdown = Shutdown::new(&pod);
         let now = Instant::now();
         assert!(!shutdown.is_overdue(now) && shutdown.is_overdue(now + Duration::from_secs(6)));

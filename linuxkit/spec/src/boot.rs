@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::late::{LateEnvironment, LateValue};
+use crate::env::{EnvValue, LateEnvironment};
 use crate::names::Names;
 use crate::probe::{Hook, Probes};
+use crate::units::{Bytes, Seconds};
 use crate::volume::{LateContent, VolumeBoot, VolumeKind};
 
-/// The version of [`PodBoot`] that this crate writes and reads. A guest refuses any other version and says so.
+/// The version of [`PodBoot`] that this crate writes and reads. A guest reports any other version and refuses it.
 pub const POD_BOOT_VERSION: u32 = 1;
 
 /// Where [`PodBoot`] lies inside the pod file system, without a leading slash.
@@ -27,8 +28,11 @@ pub fn over(name: &str) -> String {
     format!("over-{name}")
 }
 
-/// Where a container's programs say why they end, unless the container has [`ContainerBoot::termination_message_path`].
+/// File for the termination message of a container's programs, unless the container has [`ContainerBoot::termination_message_path`].
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Grace period of a pod that names none: Kubernetes' default.
+pub const DEFAULT_GRACE_PERIOD: Seconds = Seconds(30);
 
 /// What the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,8 +48,9 @@ pub struct PodBoot {
     pub services: Vec<ContainerBoot>,
     /// What happens when a service ends.
     pub restart_policy: RestartPolicy,
-    /// Seconds between SIGTERM and SIGKILL when the pod is stopped.
-    pub grace_period_seconds: u64,
+    /// Time between SIGTERM and SIGKILL when the pod is stopped: `terminationGracePeriodSeconds`. Whatever else depends on
+    /// it, such as how long a cloud waits before it ends the VM, takes it from here.
+    pub grace_period_seconds: Seconds,
     /// The TCP port on which the supervisor serves `/livez`, `/readyz` and `/metrics`.
     pub health_port: u16,
     /// Kernel parameters, set before any container starts.
@@ -60,9 +65,9 @@ pub struct PodBoot {
     /// The group that volumes belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_group: Option<u32>,
-    /// Seconds after which the pod is stopped and has failed.
+    /// Time after which the pod is stopped and has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active_deadline_seconds: Option<u64>,
+    pub active_deadline_seconds: Option<Seconds>,
     /// Volumes to make before any container starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeBoot>,
@@ -76,7 +81,7 @@ impl PodBoot {
     pub fn names_secrets(&self) -> bool {
         let in_environment =
             self.onboot.iter().chain(&self.services).filter_map(|c| c.late.as_ref()).any(|late| {
-                late.env.iter().any(|v| matches!(v.value, LateValue::Secret(_) | LateValue::WholeSecret(_)))
+                late.env.iter().any(|v| matches!(v.value, EnvValue::Secret(_) | EnvValue::WholeSecret(_)))
             });
         in_environment
             || self.volumes.iter().any(|volume| match &volume.kind {
@@ -140,17 +145,17 @@ pub struct ContainerBoot {
     /// Run before it gets that signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_stop: Option<Hook>,
-    /// Where its programs say why they end, where that is not [`TERMINATION_LOG`]: a file that everybody may write to, of which
-    /// the guest tells the end with the container's own.
+    /// File for the termination message of its programs, where that is not [`TERMINATION_LOG`]. Everybody may write to it;
+    /// the guest reports its last bytes with the container's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub termination_message_path: Option<String>,
-    /// How many bytes it may write outside its volumes.
+    /// How much it may write outside its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub writable_bytes: Option<u64>,
+    pub writable_bytes: Option<Bytes>,
     /// Memory that it asks for, of which the guest makes its `oom_score_adj`, where `config.json` has none: what that is
     /// worth depends on the machine's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oom_request_bytes: Option<u64>,
+    pub oom_request_bytes: Option<Bytes>,
     /// Its environment, where it has variables that are known at boot alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<LateEnvironment>,

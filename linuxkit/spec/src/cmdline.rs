@@ -9,7 +9,7 @@ pub const INSTANCE: &str = "i2kit.instance";
 /// guest asks by DHCP.
 pub const NET: &str = "i2kit.net";
 
-/// `i2kit.services=ADDRESS/PREFIX`: loopback addresses that are the host's and not the VM's own: what is sent there goes
+/// `i2kit.services=ADDRESS/PREFIX`: loopback addresses that belong to the host and not to the VM: packets to them go
 /// to the gateway. A host that emulates the network hands it to its own loopback, where its balancers listen.
 pub const SERVICES: &str = "i2kit.services";
 

@@ -6,7 +6,7 @@
 /// Stands between a container's name and its line.
 pub const SEPARATOR: &str = " | ";
 
-/// Starts each line that the guest itself says.
+/// Prefix of the guest's own lines on the console.
 pub const GUEST_PREFIX: &str = "i2kit: ";
 
 /// After [`GUEST_PREFIX`]: what follows on the line is the [`crate::PodEnd`] as JSON. Said once, right before the VM ends.

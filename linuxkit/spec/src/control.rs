@@ -7,21 +7,20 @@
 //! has the bytes.
 
 mod checksum;
+mod frame;
 mod message;
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use self::checksum::crc32;
+use self::frame::{CHECKSUM, Frame, HEADER, MAGIC};
+pub use self::frame::{MAX_PAYLOAD, TooLong};
 pub use self::message::{
     Clock, End, Ended, GuestHello, HostHello, LogHead, Logged, Message, Open, StreamState, Target, VERSION,
 };
 
 /// The name of the port.
 pub const PORT: &str = "i2kit.control";
-
-/// The most that a frame carries.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// How many bytes of a stream's channel may be under way before the reader has said that it took them.
 pub const WINDOW: usize = 64 * 1024;
@@ -32,58 +31,6 @@ const VAIN_BYTES: usize = 4 * MAX_PAYLOAD;
 
 /// How many bytes of output may be under way before the host has said that it has them.
 pub const LOG_WINDOW: usize = 512 * 1024;
-
-/// What frames of this framing begin with. A framing that differs begins with something else.
-const MAGIC: [u8; 4] = *b"i2k\xc1";
-
-/// Magic, kind, channel, two zero bytes, stream, length, checksum.
-const HEADER: usize = 20;
-
-/// Where the checksum lies; it covers what is before it, without the magic, and the payload.
-const CHECKSUM: usize = 16;
-
-/// A frame as it is on the pipe. What its fields mean is a [`Message`]'s matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Frame {
-    kind: u8,
-    channel: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-/// A message that no reader would take: its payload is longer than [`MAX_PAYLOAD`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLong {
-    /// How many bytes the payload would have.
-    pub bytes: usize,
-}
-
-impl fmt::Display for TooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a message of {} bytes does not fit into the {MAX_PAYLOAD} bytes of a frame", self.bytes)
-    }
-}
-
-impl std::error::Error for TooLong {}
-
-impl Frame {
-    fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
-        let too_long = TooLong { bytes: self.payload.len() };
-        let length = u32::try_from(self.payload.len()).map_err(|_| too_long)?;
-        if self.payload.len() > MAX_PAYLOAD {
-            return Err(too_long);
-        }
-        let start = out.len();
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[self.kind, self.channel, 0, 0]);
-        out.extend_from_slice(&self.stream.to_le_bytes());
-        out.extend_from_slice(&length.to_le_bytes());
-        let sum = crc32(&[&out[start + MAGIC.len()..], &self.payload]);
-        out.extend_from_slice(&sum.to_le_bytes());
-        out.extend_from_slice(&self.payload);
-        Ok(())
-    }
-}
 
 /// Finds messages in what arrives, with work that is linear in it: what looks like a frame and has a wrong checksum costs
 /// its length of an allowance, which grows by twice the bytes that are skipped. A frame that is longer than what is left of

@@ -1,4 +1,4 @@
-//! How a pod ended, as its guest tells the host right before the VM is gone.
+//! The end of a pod, which its guest reports to the host right before the VM powers off.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_made_the_pod_fail_is_told_in_short() {
+    fn the_first_failure_is_the_summary() {
         let container = |name: &str, exit_code| ContainerEnd {
             name: name.into(),
             exit_code,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::Architecture;
+
 /// The version of the guest that belongs to this host; the bundle lies in a folder of this name. It is the version of
 /// the whole workspace, because host and guest share [`crate::PodBoot`] and are released together.
 pub const GUEST_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -27,10 +29,10 @@ pub const GUEST_STUB: &str = "stub.efi";
 pub struct GuestManifest {
     /// Equal to the host's [`GUEST_VERSION`], or the host refuses the bundle.
     pub version: String,
-    /// What `uname -r` says in the guest.
+    /// Release of the kernel, as `uname -r` prints it.
     pub kernel_release: String,
-    /// The architecture in OCI's words: `amd64`.
-    pub arch: String,
+    /// The architecture of kernel and programs.
+    pub arch: Architecture,
     /// `sha256:…` of the file `kernel`.
     pub kernel: String,
     /// `sha256:…` of the file `initrd`.

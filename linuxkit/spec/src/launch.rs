@@ -1,17 +1,17 @@
-//! What a VM in a cloud is told at its launch: the user data of its launch template.
+//! The user data of a launch template: what a VM in a cloud gets at its launch.
 //!
-//! The image is the same for every VM of a revision, and so is this; what differs between two VMs the cloud's metadata
-//! service tells (the instance's id, its zone, its role's credentials). On the local cloud the kernel command line
+//! The image is the same for every VM of a revision, and so is this; what differs between two VMs comes from the cloud's
+//! metadata service (the instance's id, its zone, its role's credentials). On the local cloud the kernel command line
 //! ([`crate::cmdline`]) carries what is needed instead.
 //!
 //! User data is readable by whoever may describe the launch template, so a secret is named here and never contained.
 
 use serde::{Deserialize, Serialize};
 
-/// The version of [`LaunchSpec`] that this crate writes and reads. A guest refuses any other version and says so.
+/// The version of [`LaunchSpec`] that this crate writes and reads. A guest reports any other version and refuses it.
 pub const LAUNCH_SPEC_VERSION: u32 = 1;
 
-/// The most bytes that user data may have in EC2, before base64.
+/// The most bytes that user data may have, before base64: the limit of launch templates.
 pub const MAX_USER_DATA: usize = 16 << 10;
 
 /// The user data of an instance: JSON, as it is (not base64, which the cloud's interface adds and takes away).
@@ -50,7 +50,7 @@ pub struct LaunchSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LogTarget {
-    /// The log group in `CloudWatch` Logs, which the host has made. The guest makes a stream a container in it, named
+    /// The log group, which the host has made. The guest makes a stream a container in it, named
     /// `NAMESPACE/GROUP/INSTANCE/CONTAINER`, with the instance's id.
     pub group: String,
 }

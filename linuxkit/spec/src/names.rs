@@ -1,8 +1,8 @@
-//! What the containers of a pod call themselves and others: `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
+//! Names of a pod: `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` of its containers.
 
 use serde::{Deserialize, Serialize};
 
-/// The pod's word on names.
+/// Names of the pod, and where names are resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Names {
@@ -30,7 +30,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Whether nothing is said.
+    /// Whether no field is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

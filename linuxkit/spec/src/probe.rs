@@ -1,7 +1,8 @@
-//! How the guest asks containers for their health, and what it does at their start and before their end: Kubernetes'
-//! three probes and two hooks.
+//! Probes and hooks of a container: how the guest checks its health, and what runs after its start and before its end.
 
 use serde::{Deserialize, Serialize};
+
+use crate::units::Seconds;
 
 /// The probes of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,24 +30,24 @@ impl Probes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
-    /// What is asked.
+    /// The check.
     pub action: ProbeAction,
-    /// Seconds to wait after the container's start.
-    pub initial_delay_seconds: u32,
-    /// Seconds between two questions.
-    pub period_seconds: u32,
-    /// Seconds that an answer may take.
-    pub timeout_seconds: u32,
-    /// Answers in a row that make it healthy.
+    /// Time from the container's start to the first check.
+    pub initial_delay_seconds: Seconds,
+    /// Time between two checks.
+    pub period_seconds: Seconds,
+    /// Time after which a check without an answer has failed.
+    pub timeout_seconds: Seconds,
+    /// Successes in a row that make it healthy.
     pub success_threshold: u32,
     /// Failures in a row that make it unhealthy.
     pub failure_threshold: u32,
     /// Replaces the pod's grace period when this probe fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub termination_grace_period_seconds: Option<u64>,
+    pub termination_grace_period_seconds: Option<Seconds>,
 }
 
-/// What a probe asks.
+/// A check of a container, which succeeds or fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum ProbeAction {
@@ -55,9 +56,9 @@ pub enum ProbeAction {
         /// Host name or address; without one, the VM's own address.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
-        /// Port.
+        /// Port; a name in the manifest is looked up among the container's ports.
         port: u16,
-        /// Whether it is asked over TLS, without a look at whom the certificate is for or who signed it.
+        /// Whether the request goes over TLS. The certificate is not verified, as in Kubernetes.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         tls: bool,
         /// Path with its query.
@@ -68,7 +69,7 @@ pub enum ProbeAction {
     },
     /// The gRPC health protocol, without TLS.
     Grpc {
-        /// Port.
+        /// Port; a name in the manifest is looked up among the container's ports.
         port: u16,
         /// The service to ask for; empty for the server as a whole.
         #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -79,7 +80,7 @@ pub enum ProbeAction {
         /// Host name or address; without one, the VM's own address.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
-        /// Port.
+        /// Port; a name in the manifest is looked up among the container's ports.
         port: u16,
     },
     /// A command in the container; exit code 0 is success.
@@ -89,15 +90,15 @@ pub enum ProbeAction {
     },
 }
 
-/// What is done at the start or before the end of a container.
+/// An act after the start or before the end of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Hook {
-    /// A question is asked; its answer says whether the hook succeeded.
+    /// A command or a request; the hook fails with it.
     Ask(ProbeAction),
-    /// Nothing, for this time.
+    /// A pause.
     Sleep {
         /// Its length.
-        seconds: u64,
+        seconds: Seconds,
     },
 }

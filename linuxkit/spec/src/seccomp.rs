@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SeccompFilter {
-    /// What happens on calls that no rule names.
+    /// Action on calls that no rule names.
     pub default_action: SeccompAction,
     /// The error of that, where it gives one; `EPERM` without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -16,18 +16,18 @@ pub struct SeccompFilter {
     pub syscalls: Vec<SeccompRule>,
 }
 
-/// What happens on some calls.
+/// A rule: the action on some calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SeccompRule {
-    /// The calls' names; those that the kernel does not have are passed over.
+    /// Names of the calls; those that the kernel does not have are skipped.
     pub names: Vec<String>,
-    /// What happens.
+    /// The action.
     pub action: SeccompAction,
     /// The error of that, where it gives one; `EPERM` without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u16>,
-    /// What their arguments must be; the rule says nothing of other calls.
+    /// Conditions on their arguments; the rule covers no other calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<SeccompArg>,
 }
@@ -43,11 +43,11 @@ pub struct SeccompArg {
     /// What the masked argument is compared with.
     #[serde(default)]
     pub value_two: u64,
-    /// How.
+    /// The comparison.
     pub op: SeccompOp,
 }
 
-/// What happens on a call.
+/// An action on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompAction {
     /// The thread is killed.

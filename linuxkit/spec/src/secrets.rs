@@ -1,4 +1,4 @@
-//! What the port `i2kit.secrets` of a local VM says: one message with the values of the pod's Secrets, from host to
+//! The port `i2kit.secrets` of a local VM: one message with the values of the pod's Secrets, from host to
 //! guest, once. `docs/formats.md` has the bytes.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const MAGIC: &[u8; 10] = b"i2kit-sec\n";
 /// Secrets by name, each a map of its keys to their values.
 pub type SecretValues = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
-/// Why a message is refused. No reason says anything of a value.
+/// Why a message is refused. No reason shows a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretsError {
     /// It does not begin as one.
@@ -29,7 +29,7 @@ pub enum SecretsError {
     Version(u16),
     /// It is too long.
     Length(usize),
-    /// It ends within something, or goes on after its end.
+    /// It ends early, or has bytes after its end.
     Cut,
     /// A name is not UTF-8.
     Name,

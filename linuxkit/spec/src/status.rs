@@ -1,8 +1,8 @@
-//! What a guest says of itself on its health port: the document of [`PATH`], as JSON.
+//! The status of a pod, as its guest reports it on the health port: the document of [`PATH`], as JSON.
 //!
 //! It keeps three questions apart. Still starting: what does the pod wait for? Ready: may a balancer send traffic to it?
 //! Alive: is the VM of any more use? A host routes by the second and replaces by the third; whether a start takes too
-//! long is for the rollout's own deadline to say.
+//! long is decided by the rollout's own deadline.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 /// what comes from a container is read by people.
 pub const TEXT_BYTES: usize = 1024;
 
-/// What the guest says.
+/// The status of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The version of [`Verity`] that this crate writes and reads. A guest refuses any other version and says so.
+/// The version of [`Verity`] that this crate writes and reads. A guest reports any other version and refuses it.
 pub const VERITY_VERSION: u32 = 1;
 
 /// Where [`Verity`] lies in the initial RAM file system, without a leading slash.

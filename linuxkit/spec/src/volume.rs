@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::late::{InstanceField, SecretKey, SecretName};
+use crate::env::{InstanceField, SecretKey, SecretName};
+use crate::units::Bytes;
 
 /// Where the guest makes volumes, each in a folder of its name; the source of a container's mount starts with this.
 pub const VOLUMES_MOUNT: &str = "/volumes";
@@ -35,7 +36,7 @@ pub enum VolumeKind {
     EmptyDir {
         /// Its size at most; in memory, half of the machine's is the bound in any case.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        size_limit: Option<u64>,
+        size_limit: Option<Bytes>,
         /// The number of the disk that it lies on, see [`scratch_serial`]. Without one, or in a machine that does not have
         /// the disk, it lies in memory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,15 +59,15 @@ pub struct LateFile {
     pub path: String,
     /// Permissions.
     pub mode: u32,
-    /// What is in it.
+    /// Its content.
     pub content: LateContent,
 }
 
-/// What is in a file that is known at boot alone.
+/// Content of a file that is known at boot alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum LateContent {
-    /// A fact of the VM.
+    /// A field of the instance.
     Instance(InstanceField),
     /// A key of a Secret.
     Secret(SecretKey),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use i2kit_spec::PodEnd;
+use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
 
 use super::moment::Moment;
@@ -16,8 +16,8 @@ use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, Generation, GroupSettings, Health, Instance,
-    InstanceGroup, InstanceState, JobRun, JobSettings, LaunchSpec, LoadBalancer, Refresh, RefreshStatus,
-    Revision, Target, count,
+    InstanceGroup, InstanceId, InstanceState, JobRun, JobSettings, LaunchSpec, LoadBalancer, Refresh,
+    RefreshStatus, Revision, Target, count,
 };
 use crate::plan::image::ImageId;
 
@@ -238,7 +238,10 @@ impl GroupRecord {
                 health_since: record.health_since,
                 connections: facts.connections,
                 answered: record.answered,
-                grace_ms: launch.map_or(30, |launch| launch.grace_period_seconds).saturating_mul(1000),
+                grace_ms: launch
+                    .map_or(DEFAULT_GRACE_PERIOD, |launch| launch.grace_period_seconds)
+                    .millis()
+                    .0,
                 failed: record.failed,
                 succeeded: facts.succeeded,
             }
@@ -596,7 +599,7 @@ impl Environment {
             .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
             .filter(|(instance, _)| instance.state == InstanceState::Running)
             .map(|(instance, port)| Target {
-                instance: instance.id.clone(),
+                instance: InstanceId(instance.id.clone()),
                 port,
                 healthy: instance.serves(),
             })
@@ -648,7 +651,7 @@ fn show_group(
 
 fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
     Instance {
-        id: record.id.clone(),
+        id: InstanceId(record.id.clone()),
         revision: record.revision,
         state: record.state,
         health: record.health.clone(),
@@ -693,7 +696,7 @@ fn show_progress(group: &GroupRecord, job: JobSettings, run: &Run) -> Refresh {
 
 fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refresh {
     let target = refresh.target();
-    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let min_ready = group.settings.min_ready_seconds.millis().0;
     let new =
         || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
     Refresh {

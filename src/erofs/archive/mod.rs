@@ -7,14 +7,16 @@
 //!
 //! It does not know paths: names are bytes as the tar gives them.
 
+mod entry;
 mod header;
+mod number;
 mod pax;
 mod sparse;
 
 use std::io::{BufRead, BufReader, Read};
 
 use super::error::{EntryProblem, ErofsError};
-use super::format::Xattrs;
+pub use entry::{Entry, EntryKind};
 use header::RawHeader;
 use pax::Records;
 pub(super) use sparse::Segment;
@@ -26,58 +28,6 @@ const RECORD_SIZE: usize = 512;
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Large enough that reading from a file or a decoder costs few calls.
 const INPUT_BUFFER: usize = 128 << 10;
-
-/// What an entry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A regular file of this length, holes included.
-    File(u64),
-    /// Another name for an earlier file of the layer.
-    HardLink(Vec<u8>),
-    /// A symbolic link.
-    Symlink(Vec<u8>),
-    /// A directory.
-    Directory,
-    /// A character device: major and minor number.
-    Character(u64, u64),
-    /// A block device.
-    Block(u64, u64),
-    /// A named pipe.
-    Fifo,
-    /// Something else, by its type flag.
-    Other(char),
-}
-
-/// An entry of the tar without its data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Offset of the header that the entry starts with.
-    pub offset: u64,
-    /// Path as given.
-    pub path: Vec<u8>,
-    /// Type with what belongs to it.
-    pub kind: EntryKind,
-    /// Permissions.
-    pub mode: u16,
-    /// Owner.
-    pub uid: i64,
-    /// Group.
-    pub gid: i64,
-    /// Modification time in seconds.
-    pub seconds: i64,
-    /// Nanoseconds of the same.
-    pub nanos: u32,
-    /// Extended attributes.
-    pub xattrs: Xattrs,
-}
-
-impl Entry {
-    /// The error that names this entry.
-    pub(super) fn refused(&self, problem: EntryProblem) -> ErofsError {
-        let path = String::from_utf8_lossy(&self.path).into_owned();
-        ErofsError::Entry { path, offset: self.offset, problem }
-    }
-}
 
 /// A piece of a file's data.
 #[derive(Debug)]
@@ -144,8 +94,8 @@ impl<R: Read> Archive<R> {
                     self.extension(&header)?;
                     start = None;
                 }
-                b'L' => long_path = Some(header::until_nul(&self.extension(&header)?).to_vec()),
-                b'K' => long_link = Some(header::until_nul(&self.extension(&header)?).to_vec()),
+                b'L' => long_path = Some(number::until_nul(&self.extension(&header)?).to_vec()),
+                b'K' => long_link = Some(number::until_nul(&self.extension(&header)?).to_vec()),
                 _ => {
                     let mut entry = header.entry(records.fields(), entry_start).map_err(wrong)?;
                     if let Some(path) = long_path {

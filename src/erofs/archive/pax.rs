@@ -1,9 +1,10 @@
 //! PAX records: `LENGTH KEY=VALUE\n`, where the value may hold any byte.
 
 use super::super::format::Xattrs;
+use super::number::decimal;
 use super::sparse::PaxSparse;
 
-/// What the records of one extended header say.
+/// The records of one extended header.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     fields: Fields,
@@ -82,14 +83,6 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let body = data.get(blank + 1..length)?.strip_suffix(b"\n")?;
     let equals = body.iter().position(|byte| *byte == b'=')?;
     Some((&body[..equals], &body[equals + 1..], &data[length..]))
-}
-
-/// A decimal number.
-pub(super) fn decimal<T: std::str::FromStr>(text: &[u8]) -> Result<T, String> {
-    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        let shown = String::from_utf8_lossy(&text[..text.len().min(40)]).escape_default().to_string();
-        format!("`{shown}` is not a number in range")
-    })
 }
 
 /// Seconds with an optional fraction, to whole nanoseconds, rounded down as Linux does.

@@ -1,7 +1,6 @@
 //! Maps of sparse files, in the three forms that GNU tar writes.
 
-use super::header::number;
-use super::pax::decimal;
+use super::number::{decimal, number};
 
 /// Most pieces of one file, so that a map takes at most 1 MiB of memory.
 pub(super) const MAX_SEGMENTS: usize = 1 << 16;

@@ -63,7 +63,7 @@ fn a_layer_reads_as_it_was_written() {
 }
 
 /// The pins below say what to do when they fail.
-const BYTES_CHANGED: &str = "images are cached under their diff id: raise FORMAT_VERSION and layout::CONTENT_VERSION with these bytes";
+const BYTES_CHANGED: &str = "images are cached under their diff id: raise FORMAT_VERSION with these bytes";
 
 #[test]
 fn the_bytes_of_a_layer_never_change() {

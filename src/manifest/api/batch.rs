@@ -1,5 +1,7 @@
 //! Jobs: machines that run to an end.
 
+use i2kit_spec::Seconds;
+
 use super::meta::ObjectMeta;
 use super::pod::PodTemplate;
 
@@ -23,10 +25,10 @@ pub struct JobSpec {
     pub parallelism: u32,
     /// Failures after which the job has failed; 6 by default.
     pub backoff_limit: u32,
-    /// Seconds after which the job has failed.
-    pub active_deadline_seconds: Option<u64>,
-    /// Seconds after its end when its record is removed.
-    pub ttl_seconds_after_finished: Option<u32>,
+    /// Time after which the job has failed.
+    pub active_deadline_seconds: Option<Seconds>,
+    /// Time from its end to the removal of its record.
+    pub ttl_seconds_after_finished: Option<Seconds>,
     /// Whether each machine has an index in `JOB_COMPLETION_INDEX`.
     pub indexed: bool,
 }
@@ -44,8 +46,8 @@ pub struct CronJob {
     pub concurrency: Concurrency,
     /// Whether the schedule rests.
     pub suspend: bool,
-    /// Seconds by which a job may start late.
-    pub starting_deadline_seconds: Option<u64>,
+    /// Time by which a job may start late.
+    pub starting_deadline_seconds: Option<Seconds>,
     /// Records of successes kept; 3 by default.
     pub successful_history: u32,
     /// Records of failures kept; 1 by default.

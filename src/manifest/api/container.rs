@@ -1,8 +1,7 @@
-//! Containers.
+//! Containers: image, command, environment, ports, resources, mounts, security, probes and hooks.
 
-use serde::{Deserialize, Serialize};
+use i2kit_spec::{Bytes, EnvVar, Hook, Probes, Protocol, Seccomp};
 
-use super::probe::{Hook, Probe};
 use crate::oci::Reference;
 
 /// One container.
@@ -18,7 +17,7 @@ pub struct Container {
     pub args: Option<Vec<String>>,
     /// Replaces the image's working directory.
     pub working_dir: Option<String>,
-    /// The file in which its programs say why they end.
+    /// File for the termination message of its programs.
     pub termination_message_path: Option<String>,
     /// In the order written, those of `envFrom` first. Of two with one name the last wins.
     pub env: Vec<EnvVar>,
@@ -26,16 +25,12 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     /// Requests and limits.
     pub resources: Resources,
-    /// Where volumes appear.
+    /// Mounts of volumes.
     pub volume_mounts: Vec<VolumeMount>,
     /// What the container may do; the pod's defaults are applied.
     pub security: Security,
-    /// A failure restarts the container.
-    pub liveness: Option<Probe>,
-    /// Decides whether the machine gets traffic.
-    pub readiness: Option<Probe>,
-    /// Until it succeeds the other probes wait.
-    pub startup: Option<Probe>,
+    /// Its probes.
+    pub probes: Probes,
     /// Run when the container has started.
     pub post_start: Option<Hook>,
     /// Run before the container is asked to end.
@@ -61,79 +56,13 @@ impl Container {
             resources: Resources::default(),
             volume_mounts: Vec::new(),
             security: Security::default(),
-            liveness: None,
-            readiness: None,
-            startup: None,
+            probes: Probes::default(),
             post_start: None,
             pre_stop: None,
             stop_signal: None,
             sidecar: false,
         }
     }
-}
-
-/// `env[]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Name.
-    pub name: String,
-    /// Where its value comes from.
-    pub value: EnvValue,
-}
-
-/// The value of a variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EnvValue {
-    /// As written, before `$(VAR)` is expanded.
-    Written(String),
-    /// Known, and not to be expanded: the value of a ConfigMap's key, a label, a limit.
-    Fixed(String),
-    /// A key of a Secret, fetched at boot.
-    Secret(SecretKey),
-    /// All keys of a Secret, a variable each; the variable's name is put before theirs.
-    WholeSecret(SecretEnv),
-    /// Known to the instance alone.
-    Instance(InstanceField),
-}
-
-/// A key of a Secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretKey {
-    /// Name of the Secret, in the pod's namespace.
-    pub secret: String,
-    /// The key.
-    pub key: String,
-    /// Whether it may be missing.
-    pub optional: bool,
-}
-
-/// All keys of a Secret as variables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretEnv {
-    /// Name of the Secret, in the pod's namespace.
-    pub secret: String,
-    /// Whether it may be missing.
-    pub optional: bool,
-}
-
-/// What only the running instance knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum InstanceField {
-    /// `metadata.name`: the instance's name.
-    Name,
-    /// `metadata.uid`: the instance's unique id.
-    Uid,
-    /// `spec.nodeName`: the instance's id in its cloud.
-    NodeName,
-    /// `status.hostIP`, `status.podIP`: the instance's address.
-    Ip,
-    /// `status.podIPs`: all its addresses, divided by commas.
-    Ips,
-    /// The machine's processors, in units of this many thousandths.
-    CpuMillis(u64),
-    /// The machine's memory, in units of this many bytes.
-    MemoryBytes(u64),
 }
 
 /// `ports[]` of a container.
@@ -149,33 +78,21 @@ pub struct ContainerPort {
     pub host_port: Option<u16>,
 }
 
-/// Transport protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub enum Protocol {
-    /// TCP, the default.
-    #[default]
-    #[serde(rename = "TCP")]
-    Tcp,
-    /// UDP.
-    #[serde(rename = "UDP")]
-    Udp,
-}
-
 /// `resources`: what the container asks for and what it may use at most.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resources {
     /// Requested processor time in thousandths of a core.
     pub request_cpu_millis: Option<u64>,
-    /// Requested memory in bytes.
-    pub request_memory_bytes: Option<u64>,
+    /// Requested memory.
+    pub request_memory_bytes: Option<Bytes>,
     /// Limit of processor time in thousandths of a core.
     pub limit_cpu_millis: Option<u64>,
-    /// Limit of memory in bytes.
-    pub limit_memory_bytes: Option<u64>,
-    /// Size of the writable part of the disk in bytes: the limit, or the request without one.
-    pub ephemeral_storage_bytes: Option<u64>,
+    /// Limit of memory.
+    pub limit_memory_bytes: Option<Bytes>,
+    /// Size of the writable part of the disk: the limit, or the request without one.
+    pub ephemeral_storage_bytes: Option<Bytes>,
     /// The same, where it is a limit.
-    pub limit_ephemeral_storage_bytes: Option<u64>,
+    pub limit_ephemeral_storage_bytes: Option<Bytes>,
     /// Number of GPUs.
     pub gpus: u32,
 }
@@ -185,7 +102,7 @@ pub struct Resources {
 pub struct VolumeMount {
     /// A volume of the pod.
     pub volume: String,
-    /// Where it appears.
+    /// The mount point.
     pub mount_path: String,
     /// Whether the container may only read it.
     pub read_only: bool,
@@ -213,20 +130,24 @@ pub struct Security {
     pub capabilities_add: Vec<String>,
     /// Capabilities to drop; `ALL` are all.
     pub capabilities_drop: Vec<String>,
-    /// Whether the usual filter of system calls is asked for.
-    pub seccomp: Seccomp,
+    /// Filter of system calls.
+    pub seccomp: SeccompProfile,
     /// Everything is allowed.
     pub privileged: bool,
 }
 
-/// Filter of system calls.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Seccomp {
-    /// None.
-    Unconfined,
-    /// The usual one; also when nothing is said, unlike in Kubernetes: a pod that needs more says so.
-    #[default]
-    RuntimeDefault,
+/// `seccompProfile`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// One that the guest has. A pod that names none gets [`Seccomp::RuntimeDefault`], unlike in Kubernetes: a pod that
+    /// needs more asks for it.
+    Guest(Seccomp),
     /// The one in this file of the environment's folder of profiles.
     Localhost(String),
+}
+
+impl Default for SeccompProfile {
+    fn default() -> Self {
+        Self::Guest(Seccomp::default())
+    }
 }

@@ -1,5 +1,8 @@
 //! Kubernetes' objects as i2kit understands them, after defaulting: no field is left to be guessed by a reader.
 //!
+//! Values that the guest obeys are those of the shared crate (`i2kit_spec`), which hand them on unchanged; what only the
+//! host knows is defined here.
+//!
 //! Names follow the Kubernetes API reference; types are stricter (quantities are numbers with a unit, names are
 //! resolved where the set allows).
 
@@ -8,7 +11,6 @@ mod capability;
 mod container;
 mod meta;
 mod pod;
-mod probe;
 mod scaling;
 mod secret;
 mod service;
@@ -16,15 +18,13 @@ mod storage;
 mod volume;
 mod workload;
 
+pub use i2kit_spec::Protocol;
+
 pub use batch::{Concurrency, CronJob, Job, JobSpec};
 pub use capability::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
-pub use container::{
-    Container, ContainerPort, EnvValue, EnvVar, InstanceField, Protocol, Resources, Seccomp, SecretEnv,
-    SecretKey, Security, VolumeMount,
-};
+pub use container::{Container, ContainerPort, Resources, SeccompProfile, Security, VolumeMount};
 pub use meta::{IntOrPercent, Name, ObjectMeta};
-pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate, RestartPolicy};
-pub use probe::{Action, Hook, HttpGet, Probe};
+pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
 pub use scaling::{DisruptionBudget, Floor, Scaler};
 pub use secret::{Secret, SecretValue};
 pub use service::{Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort, Tls};

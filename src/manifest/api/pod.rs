@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{DEFAULT_GRACE_PERIOD, HostAlias, RestartPolicy, Seconds};
+
 use super::container::Container;
 use super::volume::Volume;
 
@@ -27,8 +29,8 @@ pub struct PodSpec {
     pub volumes: Vec<Volume>,
     /// When a container that ended is started again.
     pub restart_policy: RestartPolicy,
-    /// Seconds between SIGTERM and SIGKILL; 30 by default.
-    pub termination_grace_period_seconds: u64,
+    /// Time between SIGTERM and SIGKILL.
+    pub termination_grace_period_seconds: Seconds,
     /// The machine's role; `None` is `default`.
     pub service_account: Option<String>,
     /// Secrets with registry credentials for the build.
@@ -39,8 +41,8 @@ pub struct PodSpec {
     pub supplemental_groups: Vec<u32>,
     /// Kernel parameters.
     pub sysctls: BTreeMap<String, String>,
-    /// Lines of `/etc/hosts`: address and names.
-    pub host_aliases: Vec<(String, Vec<String>)>,
+    /// Lines of `/etc/hosts`.
+    pub host_aliases: Vec<HostAlias>,
     /// Host name; by default the instance's name.
     pub hostname: Option<String>,
     /// Name of the headless Service below which the pod has a DNS name.
@@ -51,8 +53,8 @@ pub struct PodSpec {
     pub host_users: bool,
     /// Whether containers see each other's processes.
     pub share_process_namespace: bool,
-    /// Seconds after which a pod that should end is stopped.
-    pub active_deadline_seconds: Option<u64>,
+    /// Time after which a pod that should end is stopped.
+    pub active_deadline_seconds: Option<Seconds>,
     /// Where its machines run, and on what.
     pub placement: Placement,
 }
@@ -64,7 +66,7 @@ impl PodSpec {
     }
 }
 
-/// Where machines run, and on what, as far as a manifest says.
+/// Where machines run, and on what, as far as a manifest decides it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placement {
     /// Zones; all when empty.
@@ -73,9 +75,9 @@ pub struct Placement {
     pub balanced: bool,
     /// Types of machines in the order of preference; by size when empty.
     pub machine_types: Vec<String>,
-    /// How many of a hundred machines may be such as the cloud can take back.
+    /// Share of Spot machines among those above the base, in percent.
     pub spot_percent: u8,
-    /// So many machines are none of those in any case.
+    /// Number of machines that are on-demand in any case.
     pub on_demand_base: u32,
 }
 
@@ -87,7 +89,7 @@ impl Default for PodSpec {
             containers: Vec::new(),
             volumes: Vec::new(),
             restart_policy: RestartPolicy::Always,
-            termination_grace_period_seconds: 30,
+            termination_grace_period_seconds: DEFAULT_GRACE_PERIOD,
             service_account: None,
             image_pull_secrets: Vec::new(),
             fs_group: None,
@@ -103,18 +105,6 @@ impl Default for PodSpec {
             placement: Placement::default(),
         }
     }
-}
-
-/// When a container that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RestartPolicy {
-    /// Whatever its exit code was.
-    #[default]
-    Always,
-    /// Only after a failure.
-    OnFailure,
-    /// Never.
-    Never,
 }
 
 /// `dnsPolicy` and `dnsConfig`.
@@ -138,6 +128,6 @@ pub enum DnsPolicy {
     ClusterFirst,
     /// What the cloud's network offers.
     Default,
-    /// Only what `dnsConfig` says.
+    /// `dnsConfig` alone.
     None,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 use super::meta::{IntOrPercent, Name, ObjectMeta};
@@ -24,7 +25,7 @@ pub struct Scaler {
     /// Memory use to keep, in percent of the request.
     pub memory_percent: Option<u32>,
     /// Cool-down before machines are added.
-    pub scale_up_window_seconds: Option<u32>,
+    pub scale_up_window_seconds: Option<Seconds>,
 }
 
 /// `policy/v1` PodDisruptionBudget.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{Protocol, Seconds};
 use serde::{Deserialize, Serialize};
 
-use super::container::Protocol;
 use super::meta::ObjectMeta;
 
 /// `v1` Service with a selector.
@@ -22,8 +22,8 @@ pub struct Service {
     pub headless: bool,
     /// The DNS name that this one is an alias for; only with [`ServiceType::ExternalName`].
     pub external_name: Option<String>,
-    /// Seconds for which a client stays with one machine; `None` for any machine at any time.
-    pub session_affinity_seconds: Option<u32>,
+    /// Time for which a client stays with one machine; `None` for any machine at any time.
+    pub session_affinity_seconds: Option<Seconds>,
     /// Addresses that may connect; everybody when empty.
     pub source_ranges: Vec<String>,
     /// Whether a headless name gives unhealthy machines too.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::Bytes;
+
 use super::meta::ObjectMeta;
 
 /// `v1` PersistentVolumeClaim.
@@ -28,7 +30,7 @@ pub struct ClaimTemplate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskSpec {
     /// Its size.
-    pub bytes: u64,
+    pub size: Bytes,
     /// Name of the storage class; the cloud's usual type by default.
     pub storage_class: Option<String>,
 }

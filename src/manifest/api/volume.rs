@@ -1,6 +1,6 @@
 //! Volumes. References to ConfigMaps are resolved: what they hold is here.
 
-use super::container::InstanceField;
+use i2kit_spec::{Bytes, LateContent};
 
 /// `volumes[]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum VolumeSource {
         /// Whether it lies in memory.
         memory: bool,
         /// Its size at most.
-        size_limit_bytes: Option<u64>,
+        size_limit_bytes: Option<Bytes>,
     },
     /// Files, read-only: `configMap`, `secret`, `downwardAPI` and `projected`.
     Files(Vec<VolumeFile>),
@@ -39,31 +39,15 @@ pub struct VolumeFile {
     pub path: String,
     /// Permissions.
     pub mode: u32,
-    /// What is in it.
+    /// Its content.
     pub content: FileContent,
 }
 
-/// What is in a file.
+/// Content of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileContent {
     /// These bytes; part of the image.
     Bytes(Vec<u8>),
-    /// A key of a Secret, fetched at boot.
-    SecretKey {
-        /// Name of the Secret.
-        secret: String,
-        /// The key.
-        key: String,
-        /// Whether it may be missing.
-        optional: bool,
-    },
-    /// All keys of a Secret that is not in the given files; the path is the folder.
-    WholeSecret {
-        /// Name of the Secret.
-        secret: String,
-        /// Whether it may be missing.
-        optional: bool,
-    },
-    /// What only the instance knows.
-    Instance(InstanceField),
+    /// What is known at boot alone. The path of a whole Secret is the folder of its keys.
+    Late(LateContent),
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{CronJob, Job};
@@ -62,10 +63,10 @@ pub struct Deployment {
     pub template: PodTemplate,
     /// How a changed pod replaces the running ones.
     pub strategy: Strategy,
-    /// Seconds that a new pod must stay healthy before it counts.
-    pub min_ready_seconds: u32,
-    /// Seconds within which a rollout must make progress; then it is rolled back. 600 by default.
-    pub progress_deadline_seconds: u32,
+    /// Time that a new pod must stay healthy before it counts as available.
+    pub min_ready_seconds: Seconds,
+    /// Time within which a rollout must make progress; then it is rolled back. 600 s by default.
+    pub progress_deadline_seconds: Seconds,
     /// Old revisions kept for `rollback`; 10 by default.
     pub revision_history_limit: u32,
 }
@@ -111,8 +112,8 @@ pub struct StatefulSet {
     pub delete_disks_when_scaled: bool,
     /// Index of the first pod.
     pub first_ordinal: u32,
-    /// Seconds that a new pod must stay healthy before it counts.
-    pub min_ready_seconds: u32,
+    /// Time that a new pod must stay healthy before it counts as available.
+    pub min_ready_seconds: Seconds,
     /// Old revisions kept for `rollback`; 10 by default.
     pub revision_history_limit: u32,
 }

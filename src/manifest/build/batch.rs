@@ -16,8 +16,8 @@ fn spec(object: Object<'_>, scope: &Scope<'_>) -> Read<JobSpec> {
         completions: object.number("completions")?,
         parallelism: object.number("parallelism")?,
         backoff_limit: object.number("backoffLimit")?,
-        active_deadline_seconds: object.number_if("activeDeadlineSeconds")?,
-        ttl_seconds_after_finished: object.number_if("ttlSecondsAfterFinished")?,
+        active_deadline_seconds: object.seconds_if("activeDeadlineSeconds")?,
+        ttl_seconds_after_finished: object.seconds_if("ttlSecondsAfterFinished")?,
         indexed: object.text("completionMode")? == "Indexed",
     })
 }
@@ -35,7 +35,7 @@ pub(super) fn cron_job(object: Object<'_>, scope: &Scope<'_>) -> Read<CronJob> {
             _ => Concurrency::Allow,
         },
         suspend: cron.flag("suspend")?,
-        starting_deadline_seconds: cron.number_if("startingDeadlineSeconds")?,
+        starting_deadline_seconds: cron.seconds_if("startingDeadlineSeconds")?,
         successful_history: cron.number("successfulJobsHistoryLimit")?,
         failed_history: cron.number("failedJobsHistoryLimit")?,
         job: spec(cron.object("jobTemplate")?.object("spec")?, scope)?,

@@ -1,11 +1,13 @@
 //! Containers.
 
+use i2kit_spec::{Protocol, Seccomp};
+
 use super::env::variables;
 use super::object::{Object, Read};
-use super::probe::{hook, probe};
+use super::probe::{hook, probes};
 use super::scope::PodScope;
-use crate::manifest::api::{Container, ContainerPort, Protocol, Resources, Seccomp, Security, VolumeMount};
-use crate::manifest::check::{bytes, cpu_millis};
+use crate::manifest::api::{Container, ContainerPort, Resources, SeccompProfile, Security, VolumeMount};
+use crate::manifest::check::cpu_millis;
 use crate::oci::signal_number;
 
 /// A container, or an init container when `init`.
@@ -22,9 +24,7 @@ pub(super) fn container(object: Object<'_>, pod: &PodScope<'_>, init: bool) -> R
         resources: resources(object.object("resources")?)?,
         volume_mounts: object.objects("volumeMounts")?.into_iter().map(mount).collect::<Read<_>>()?,
         security: security(object.object("securityContext")?, pod.pod.object("securityContext")?)?,
-        liveness: probe(object, "livenessProbe")?,
-        readiness: probe(object, "readinessProbe")?,
-        startup: probe(object, "startupProbe")?,
+        probes: probes(object)?,
         post_start: hook(object, "postStart")?,
         pre_stop: hook(object, "preStop")?,
         stop_signal: object.object("lifecycle")?.value_if("stopSignal", |text, _| signal_number(text))?,
@@ -44,29 +44,25 @@ fn port(object: Object<'_>) -> Read<ContainerPort> {
 
 /// A transport by its name.
 pub(super) fn protocol(text: &str) -> Option<Protocol> {
-    match text {
-        "TCP" => Some(Protocol::Tcp),
-        "UDP" => Some(Protocol::Udp),
-        _ => None,
-    }
+    Protocol::ALL.into_iter().find(|protocol| protocol.name() == text)
 }
 
 fn resources(object: Object<'_>) -> Read<Resources> {
     let (requests, limits) = (object.object("requests")?, object.object("limits")?);
     let cpu = |object: Object<'_>| object.value_if("cpu", |text, _| cpu_millis(text).ok());
-    let size =
-        |object: Object<'_>, field| object.value_if(field, |text, _| bytes(text).ok().map(|(size, _)| size));
     let gpus = |object: Object<'_>| {
         let of = |field| Ok(object.number_if::<u32>(field)?.unwrap_or(0));
         Ok(of("nvidia.com/gpu")?.max(of("amd.com/gpu")?))
     };
     Ok(Resources {
         request_cpu_millis: cpu(requests)?,
-        request_memory_bytes: size(requests, "memory")?,
+        request_memory_bytes: requests.size_if("memory")?,
         limit_cpu_millis: cpu(limits)?,
-        limit_memory_bytes: size(limits, "memory")?,
-        ephemeral_storage_bytes: size(limits, "ephemeral-storage")?.or(size(requests, "ephemeral-storage")?),
-        limit_ephemeral_storage_bytes: size(limits, "ephemeral-storage")?,
+        limit_memory_bytes: limits.size_if("memory")?,
+        ephemeral_storage_bytes: limits
+            .size_if("ephemeral-storage")?
+            .or(requests.size_if("ephemeral-storage")?),
+        limit_ephemeral_storage_bytes: limits.size_if("ephemeral-storage")?,
         gpus: gpus(requests)?.max(gpus(limits)?),
     })
 }
@@ -101,9 +97,9 @@ fn security(own: Object<'_>, pod: Object<'_>) -> Read<Security> {
         capabilities_add: names("add")?,
         capabilities_drop: names("drop")?,
         seccomp: match profile.text_if("type")?.as_deref() {
-            Some("Unconfined") => Seccomp::Unconfined,
-            Some("Localhost") => Seccomp::Localhost(profile.text("localhostProfile")?),
-            _ => Seccomp::RuntimeDefault,
+            Some("Unconfined") => SeccompProfile::Guest(Seccomp::Unconfined),
+            Some("Localhost") => SeccompProfile::Localhost(profile.text("localhostProfile")?),
+            _ => SeccompProfile::Guest(Seccomp::RuntimeDefault),
         },
         privileged: own.flag_if("privileged")?.unwrap_or(false),
     })

@@ -1,8 +1,9 @@
 //! Environment variables, and the other places where fields of the pod and its resources appear.
 
+use i2kit_spec::{EnvValue, EnvVar, InstanceField, SecretKey, SecretName};
+
 use super::object::{Missing, Object, Read};
 use super::scope::PodScope;
-use crate::manifest::api::{EnvValue, EnvVar, InstanceField, SecretEnv, SecretKey};
 use crate::manifest::check::{Divided, divided, subscript};
 use crate::manifest::tree::{Node, Resolved};
 
@@ -19,7 +20,7 @@ pub(super) fn variables(container: Object<'_>, pod: &PodScope<'_>) -> Read<Vec<E
         let prefix = source.text_if("prefix")?.unwrap_or_default();
         if source.has("secretRef") {
             let secret = source.object("secretRef")?;
-            let whole = SecretEnv { secret: secret.text("name")?, optional: secret.flag("optional")? };
+            let whole = SecretName { secret: secret.text("name")?, optional: secret.flag("optional")? };
             variables.push(EnvVar { name: prefix, value: EnvValue::WholeSecret(whole) });
             continue;
         }

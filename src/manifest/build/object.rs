@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use i2kit_spec::{Bytes, Seconds};
+
+use crate::manifest::check::bytes;
 use crate::manifest::language::{Field, Table, Type};
 use crate::manifest::tree::{Node, Notation, Resolved, Scalar, Value, resolve};
 
@@ -89,6 +92,21 @@ impl<'n> Object<'n> {
     /// A number that is required or has a default.
     pub(super) fn number<T: TryFrom<i128>>(&self, field: &str) -> Read<T> {
         self.number_if(field)?.ok_or_else(|| self.missing(field))
+    }
+
+    /// A span of time that may be absent.
+    pub(super) fn seconds_if(&self, field: &str) -> Read<Option<Seconds>> {
+        Ok(self.number_if(field)?.map(Seconds))
+    }
+
+    /// A span of time that is required or has a default.
+    pub(super) fn seconds(&self, field: &str) -> Read<Seconds> {
+        self.number(field).map(Seconds)
+    }
+
+    /// A size that may be absent.
+    pub(super) fn size_if(&self, field: &str) -> Read<Option<Bytes>> {
+        self.value_if(field, |text, _| bytes(text).ok().map(|(size, _)| Bytes(size)))
     }
 
     /// A truth value that may be absent.

@@ -8,7 +8,7 @@ use crate::manifest::check::{
     MACHINE_TYPE_LABELS, MACHINE_TYPES, ON_DEMAND_BASE, SPOT, ZONE_LABELS, machine_types, spot_percent,
 };
 
-/// What the spec of a pod and its annotations say.
+/// The placement that the spec of a pod and its annotations ask for.
 pub(super) fn placement(pod: Object<'_>, annotations: &BTreeMap<String, String>) -> Read<Placement> {
     let of = |key: &str| annotations.get(key).map(String::as_str);
     let mut found = Placement {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{HostAlias, RestartPolicy};
+
 use super::container::container;
 use super::object::{Object, Read};
 use super::placement::placement;
 use super::scope::{PodScope, Scope};
 use super::volume::volume;
-use crate::manifest::api::{Dns, DnsPolicy, PodSpec, PodTemplate, RestartPolicy};
+use crate::manifest::api::{Dns, DnsPolicy, PodSpec, PodTemplate};
 
 /// `template` of a workload, or a Pod itself: what has `metadata` and `spec`.
 pub(super) fn template(object: Object<'_>, scope: &Scope<'_>) -> Read<PodTemplate> {
@@ -36,7 +38,9 @@ fn spec(
     };
     let security = object.object("securityContext")?;
     let pair = |item: Object<'_>| Ok((item.text("name")?, item.text("value")?));
-    let alias = |item: Object<'_>| Ok((item.text("ip")?, item.texts_if("hostnames")?.unwrap_or_default()));
+    let alias = |item: Object<'_>| {
+        Ok(HostAlias { ip: item.text("ip")?, names: item.texts_if("hostnames")?.unwrap_or_default() })
+    };
     Ok(PodSpec {
         init_containers: containers("initContainers", true)?,
         containers: containers("containers", false)?,
@@ -46,7 +50,7 @@ fn spec(
             .map(|item| volume(item, &pod))
             .collect::<Read<_>>()?,
         restart_policy: object.value("restartPolicy", |text, _| restart_policy(text))?,
-        termination_grace_period_seconds: object.number("terminationGracePeriodSeconds")?,
+        termination_grace_period_seconds: object.seconds("terminationGracePeriodSeconds")?,
         image_pull_secrets: object
             .objects("imagePullSecrets")?
             .into_iter()
@@ -61,7 +65,7 @@ fn spec(
         dns: dns(object)?,
         host_users: object.flag_if("hostUsers")?.unwrap_or(true),
         share_process_namespace: object.flag_if("shareProcessNamespace")?.unwrap_or(false),
-        active_deadline_seconds: object.number_if("activeDeadlineSeconds")?,
+        active_deadline_seconds: object.seconds_if("activeDeadlineSeconds")?,
         placement: placement(object, annotations)?,
         service_account,
     })

@@ -38,7 +38,7 @@ pub(super) fn scaler(object: Object<'_>, scope: &Scope<'_>) -> Read<Scaler> {
         scaler.cpu_percent = Some(DEFAULT_CPU_PERCENT);
     }
     let behavior = spec.object("behavior")?;
-    scaler.scale_up_window_seconds = behavior.object("scaleUp")?.number_if("stabilizationWindowSeconds")?;
+    scaler.scale_up_window_seconds = behavior.object("scaleUp")?.seconds_if("stabilizationWindowSeconds")?;
     Ok(scaler)
 }
 

@@ -15,7 +15,7 @@ use crate::manifest::tree::Resolved;
 pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
     let spec = object.object("spec")?;
     let sticky = spec.text("sessionAffinity")? == "ClientIP";
-    let timeout = spec.object("sessionAffinityConfig")?.object("clientIP")?.number("timeoutSeconds")?;
+    let timeout = spec.object("sessionAffinityConfig")?.object("clientIP")?.seconds("timeoutSeconds")?;
     let meta = scope.meta(object)?;
     let internal = meta.annotations.iter().any(|(key, value)| scope.clouds().is_internal(key, value));
     let mut ports = spec.objects("ports")?.into_iter().map(port).collect::<Read<Vec<_>>>()?;

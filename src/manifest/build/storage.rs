@@ -8,7 +8,6 @@ use super::volume::decode;
 use crate::manifest::api::{
     Claim, ClaimTemplate, DiskSpec, Secret, SecretValue, ServiceAccount, StorageClass,
 };
-use crate::manifest::check::bytes;
 use crate::manifest::support::Annotation;
 
 /// `v1` Secret.
@@ -41,7 +40,7 @@ pub(super) fn claim_template(object: Object<'_>) -> Read<ClaimTemplate> {
 fn disk(spec: Object<'_>) -> Read<DiskSpec> {
     let requests = spec.object("resources")?.object("requests")?;
     Ok(DiskSpec {
-        bytes: requests.value("storage", |text, _| bytes(text).ok().map(|(size, _)| size))?,
+        size: requests.size_if("storage")?.ok_or_else(|| requests.missing("storage"))?,
         storage_class: spec.text_if("storageClassName")?.filter(|name| !name.is_empty()),
     })
 }

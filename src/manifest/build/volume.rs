@@ -1,15 +1,15 @@
 //! Volumes.
 
 use base64::Engine as _;
+use i2kit_spec::{LateContent, SecretKey, SecretName};
 
 use super::env::{FieldValue, field, resource};
 use super::object::{Object, Read};
 use super::scope::PodScope;
 use crate::manifest::api::{FileContent, Volume, VolumeFile, VolumeSource};
-use crate::manifest::check::bytes;
 use crate::manifest::tree::{Node, Resolved};
 
-/// Permissions of files when neither volume nor file says any.
+/// Permissions of files where neither volume nor file sets any.
 const DEFAULT_MODE: u32 = 0o644;
 
 /// `volumes[]`.
@@ -48,7 +48,7 @@ fn source(volume: Object<'_>, pod: &PodScope<'_>) -> Read<VolumeSource> {
     let scratch = volume.object("emptyDir")?;
     Ok(VolumeSource::EmptyDir {
         memory: scratch.text("medium")? == "Memory",
-        size_limit_bytes: scratch.value_if("sizeLimit", |text, _| bytes(text).ok().map(|(size, _)| size))?,
+        size_limit_bytes: scratch.size_if("sizeLimit")?,
     })
 }
 
@@ -116,13 +116,13 @@ fn secret(part: Object<'_>, mode: u32, pod: &PodScope<'_>) -> Read<Vec<VolumeFil
     let file = |path: String, mode: u32, key: String| VolumeFile {
         path,
         mode,
-        content: FileContent::SecretKey { secret: name.clone(), key, optional },
+        content: FileContent::Late(LateContent::Secret(SecretKey { secret: name.clone(), key, optional })),
     };
     if part.has("items") {
         return Ok(items(part, mode)?.into_iter().map(|(key, path, mode)| file(path, mode, key)).collect());
     }
     let Some(known) = pod.scope.find("Secret", &name) else {
-        let content = FileContent::WholeSecret { secret: name, optional };
+        let content = FileContent::Late(LateContent::WholeSecret(SecretName { secret: name, optional }));
         return Ok(vec![VolumeFile { path: String::new(), mode, content }]);
     };
     let mut keys: Vec<String> = ["data", "stringData"]
@@ -145,7 +145,7 @@ fn downward(part: Object<'_>, default: u32, pod: &PodScope<'_>) -> Read<Vec<Volu
         };
         let content = match value {
             FieldValue::Known(text) => FileContent::Bytes(text.into_bytes()),
-            FieldValue::Instance(field) => FileContent::Instance(field),
+            FieldValue::Instance(field) => FileContent::Late(LateContent::Instance(field)),
         };
         Ok(VolumeFile { path: item.text("path")?, mode: mode(item, "mode")?.unwrap_or(default), content })
     };

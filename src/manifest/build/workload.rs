@@ -1,11 +1,13 @@
 //! Workloads that keep running.
 
+use i2kit_spec::{RestartPolicy, Seconds};
+
 use super::object::{Object, Read};
 use super::pod;
 use super::scope::Scope;
 use super::storage::claim_template;
 use crate::manifest::api::{
-    Deployment, IntOrPercent, Job, JobSpec, PodTemplate, RestartPolicy, StatefulSet, Strategy, VolumeSource,
+    Deployment, IntOrPercent, Job, JobSpec, PodTemplate, StatefulSet, Strategy, VolumeSource,
 };
 use crate::manifest::check::int_or_percent;
 
@@ -13,7 +15,7 @@ use crate::manifest::check::int_or_percent;
 const QUARTER: IntOrPercent = IntOrPercent::Percent(25);
 
 /// Kubernetes' default of `progressDeadlineSeconds`, for what is deployed as a Deployment.
-const PROGRESS_DEADLINE: u32 = 600;
+const PROGRESS_DEADLINE: Seconds = Seconds(600);
 
 /// Kubernetes' default of `revisionHistoryLimit`, for the same.
 const HISTORY: u32 = 10;
@@ -22,9 +24,6 @@ const HISTORY: u32 = 10;
 pub(super) fn deployment(object: Object<'_>, scope: &Scope<'_>) -> Read<Deployment> {
     let spec = object.object("spec")?;
     let template = pod::template(spec.object("template")?, scope)?;
-    let number = |field: &str, default: u32| {
-        if spec.knows(field) { spec.number(field) } else { Ok(default) }
-    };
     Ok(Deployment {
         meta: scope.meta(object)?,
         replicas: spec.number("replicas")?,
@@ -37,9 +36,17 @@ pub(super) fn deployment(object: Object<'_>, scope: &Scope<'_>) -> Read<Deployme
             Strategy::RollingUpdate { max_unavailable: QUARTER, max_surge: QUARTER }
         },
         template,
-        min_ready_seconds: spec.number("minReadySeconds")?,
-        progress_deadline_seconds: number("progressDeadlineSeconds", PROGRESS_DEADLINE)?,
-        revision_history_limit: number("revisionHistoryLimit", HISTORY)?,
+        min_ready_seconds: spec.seconds("minReadySeconds")?,
+        progress_deadline_seconds: if spec.knows("progressDeadlineSeconds") {
+            spec.seconds("progressDeadlineSeconds")?
+        } else {
+            PROGRESS_DEADLINE
+        },
+        revision_history_limit: if spec.knows("revisionHistoryLimit") {
+            spec.number("revisionHistoryLimit")?
+        } else {
+            HISTORY
+        },
     })
 }
 
@@ -78,7 +85,7 @@ pub(super) fn pod(object: Object<'_>, scope: &Scope<'_>) -> Read<Alone> {
             template,
             // There must never be two of it.
             strategy: Strategy::Recreate,
-            min_ready_seconds: 0,
+            min_ready_seconds: Seconds(0),
             progress_deadline_seconds: PROGRESS_DEADLINE,
             revision_history_limit: HISTORY,
         }));
@@ -120,7 +127,7 @@ pub(super) fn stateful_set(object: Object<'_>, scope: &Scope<'_>) -> Read<Statef
         delete_disks_with_set: retention.text("whenDeleted")? == "Delete",
         delete_disks_when_scaled: retention.text("whenScaled")? == "Delete",
         first_ordinal: spec.object("ordinals")?.number("start")?,
-        min_ready_seconds: spec.number("minReadySeconds")?,
+        min_ready_seconds: spec.seconds("minReadySeconds")?,
         revision_history_limit: spec.number("revisionHistoryLimit")?,
     })
 }

@@ -1,6 +1,6 @@
 //! Quantities: `500m`, `64Mi`, `1e3`.
 
-use crate::manifest::api::InstanceField;
+use i2kit_spec::InstanceField;
 
 /// A number and its unit, as an exact fraction of integers is not needed: thousandths are the finest that count.
 #[derive(Debug, Clone, Copy, PartialEq)]

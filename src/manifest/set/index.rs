@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Document;
+use super::document::Document;
 use crate::manifest::tree::Node;
 
 /// Hints compare a name with at most this many others: enough for any set that a person reads.

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use super::document::Document;
 use super::variables::{Text, Variables};
-use super::{Document, Set, finding};
+use super::{Set, finding};
 use crate::manifest::check::variable_references;
 use crate::manifest::code::Code;
 use crate::manifest::tree::Node;

@@ -1,5 +1,6 @@
 //! The objects of all files against each other.
 
+mod document;
 mod index;
 mod lengths;
 mod services;
@@ -12,56 +13,16 @@ use super::Options;
 use super::check::{Findings, Reference};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
-use super::language::{Kind, Target};
+use super::language::Target;
 use super::tree::{Node, Span, push_key};
 use super::words::{list, nearest};
 
+pub(super) use document::Document;
+use document::template;
 pub(super) use index::Index;
 
 /// Most keys of a ConfigMap or Secret that a message names.
 const MAX_KEYS: usize = 5;
-
-/// One object of the set.
-#[derive(Debug)]
-pub(super) struct Document<'a> {
-    pub(super) file: usize,
-    pub(super) root: Node<'a>,
-    pub(super) kind: &'static Kind,
-    pub(super) name: String,
-    pub(super) namespace: String,
-    /// Path of the object inside its document; empty outside Lists.
-    pub(super) prefix: String,
-    /// Whether it was written in the short form.
-    pub(super) short: bool,
-}
-
-impl<'a> Document<'a> {
-    /// Such as `Deployment/web`.
-    pub(super) fn title(&self) -> String {
-        format!("{}/{}", self.kind.name, self.name)
-    }
-
-    pub(super) fn place(&self, span: Span) -> Place {
-        Place { file: self.file, span: span.range() }
-    }
-
-    /// The pod template of a workload.
-    pub(super) fn template(&self) -> Option<&Node<'a>> {
-        template(self.kind.name, &self.root)
-    }
-}
-
-/// The pod template of a workload of the kind `kind`.
-fn template<'n, 'a>(kind: &str, root: &'n Node<'a>) -> Option<&'n Node<'a>> {
-    match kind {
-        "CronJob" => root.at(&["spec", "jobTemplate", "spec", "template"]),
-        "Pod" => Some(root),
-        "Deployment" | "StatefulSet" | "ReplicaSet" | "Job" | "DaemonSet" | "ReplicationController" => {
-            root.at(&["spec", "template"])
-        }
-        _ => None,
-    }
-}
 
 /// An object that is in the files and is not read: its kind is refused, or its version is none. That is reported of the
 /// object itself, so nothing that refers to it is reported too.
@@ -87,7 +48,7 @@ impl Unread<'_> {
 pub(super) struct Given<'s, 'a> {
     pub(super) documents: &'s [Document<'a>],
     pub(super) unread: &'s [Unread<'a>],
-    /// Whether a document could not be read, so that nobody can say what is missing.
+    /// Whether a document could not be read, so that what is missing is unknown.
     pub(super) broken: bool,
 }
 
@@ -98,7 +59,7 @@ pub(super) struct Set<'s, 'a> {
     pub(super) unread: &'s [Unread<'a>],
     pub(super) index: &'s Index<'s, 'a>,
     pub(super) options: &'s Options,
-    /// Whether a document could not be read, so that nobody can say what is missing.
+    /// Whether a document could not be read, so that what is missing is unknown.
     pub(super) broken: bool,
     pub(super) findings: &'s mut Findings,
 }
@@ -189,7 +150,7 @@ impl Set<'_, '_> {
         }
     }
 
-    /// Pods of which nobody says what they need; told of a set that is right otherwise.
+    /// Notes pods without requests and limits, in a set without errors.
     fn sizes(&mut self) {
         let says = |container: &Node<'_>| {
             ["requests", "limits"].iter().any(|group| {

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{Document, Set, finding, item};
+use super::document::Document;
+use super::{Set, finding, item};
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, Resolved, Value, resolve};
 use crate::manifest::words::nearest;
@@ -199,7 +200,7 @@ pub(super) fn selects(selector: &Node<'_>, template: &Node<'_>) -> bool {
     })
 }
 
-/// What a port speaks that says nothing of it.
+/// The protocol of a port that names none.
 const TCP: &str = "TCP";
 
 /// A port of a container.

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::document::Document;
 use super::services::selects;
-use super::{Document, Set, finding, item};
+use super::{Set, finding, item};
 use crate::manifest::check::{Reference, holds};
 use crate::manifest::code::Code;
 use crate::manifest::language::Target;

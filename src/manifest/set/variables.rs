@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::document::Document;
 use super::index::Held;
-use super::{Document, Set, finding};
+use super::{Set, finding};
 use crate::manifest::check::variable_references;
 use crate::manifest::code::Code;
 use crate::manifest::tree::{Node, push_index, push_key};
@@ -21,7 +22,7 @@ pub(super) struct Variables<'s> {
     own: BTreeMap<&'s str, usize>,
     /// Sources of `envFrom`: prefix, kind and name.
     sources: Vec<(&'s str, &'static str, &'s str)>,
-    /// Whether a source is outside the set, so that nobody can say what is missing.
+    /// Whether a source is outside the set, so that what is missing is unknown.
     open: bool,
 }
 

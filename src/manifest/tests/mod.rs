@@ -2,6 +2,8 @@
 
 mod any_text;
 
+use i2kit_spec::{EnvValue, EnvVar};
+
 use super::example::{POD, deployment, reading};
 use super::*;
 use crate::cloud::kinds;
@@ -23,7 +25,7 @@ fn a_deployment_and_its_service_get_all_defaults() {
     let (_, reading) = reading(&[&deployment(POD), service], &Options::default());
     assert_eq!(reading.diagnostics, []);
     let [web] = reading.set.deployments.as_slice() else { panic!("one deployment") };
-    assert_eq!((web.replicas, web.progress_deadline_seconds, web.revision_history_limit), (1, 600, 10));
+    assert_eq!((web.replicas, web.progress_deadline_seconds.0, web.revision_history_limit), (1, 600, 10));
     assert_eq!(
         web.strategy,
         api::Strategy::RollingUpdate {
@@ -31,7 +33,7 @@ fn a_deployment_and_its_service_get_all_defaults() {
             max_surge: api::IntOrPercent::Percent(25)
         }
     );
-    assert_eq!(web.template.spec.termination_grace_period_seconds, 30);
+    assert_eq!(web.template.spec.termination_grace_period_seconds, i2kit_spec::DEFAULT_GRACE_PERIOD);
     assert_eq!(web.template.spec.containers[0].image.to_string(), "docker.io/library/nginx:1.27");
     let [service] = reading.set.services.as_slice() else { panic!("one service") };
     assert_eq!(service.kind, api::ServiceType::ClusterIP);
@@ -46,10 +48,7 @@ fn the_short_form_becomes_a_deployment_and_a_service() {
     let web = &reading.set.deployments[0];
     let container = &web.template.spec.containers[0];
     assert_eq!((web.replicas, container.name.as_str()), (3, "nginx"));
-    assert_eq!(
-        container.env,
-        [api::EnvVar { name: "A".into(), value: api::EnvValue::Written("b=c".into()) }]
-    );
+    assert_eq!(container.env, [EnvVar { name: "A".into(), value: EnvValue::Written("b=c".into()) }]);
     assert_eq!(container.ports.iter().map(|port| port.container_port).collect::<Vec<_>>(), [80, 8081]);
     let service = &reading.set.services[0];
     assert_eq!((service.kind, service.ports[1].port), (api::ServiceType::LoadBalancer, 8080));
@@ -139,7 +138,7 @@ fn config_maps_become_variables() {
         reading(&[map, &(deployment(POD) + env.trim_start_matches('\n'))], &Options::default());
     assert_eq!(reading.diagnostics, []);
     let env = &reading.set.deployments[0].template.spec.containers[0].env;
-    let fixed = |text: &str| api::EnvValue::Fixed(text.into());
+    let fixed = |text: &str| EnvValue::Fixed(text.into());
     let got: Vec<_> = env.iter().map(|variable| (variable.name.as_str(), variable.value.clone())).collect();
     assert_eq!(
         got,
@@ -148,7 +147,7 @@ fn config_maps_become_variables() {
             ("P_LEVEL", fixed("1")),
             ("MODE", fixed("$(fast)")),
             ("APP", fixed("web")),
-            ("TEXT", api::EnvValue::Written("$(MODE)".into())),
+            ("TEXT", EnvValue::Written("$(MODE)".into())),
         ]
     );
 }
@@ -162,7 +161,7 @@ fn sources_of_variables_keep_their_order() {
     assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
     let env = &reading.set.deployments[0].template.spec.containers[0].env;
     assert_eq!(env.iter().map(|variable| variable.name.as_str()).collect::<Vec<_>>(), ["P_", "A", "B"]);
-    assert!(matches!(env[0].value, api::EnvValue::WholeSecret(_)), "{:?}", env[0]);
+    assert!(matches!(env[0].value, EnvValue::WholeSecret(_)), "{:?}", env[0]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
+use super::fault::{Fault, fault};
+use super::limits::{MAX_DEPTH, MAX_FAULTS, narrow, options};
 use super::node::{Entry, Node, Notation, Scalar, Span, Value};
 use super::{indent, stream, syntax};
 use crate::manifest::code::Code;
@@ -18,14 +20,8 @@ const MAX_NODES: usize = 1_000_000;
 /// milliseconds by a bomb.
 const MAX_ALIASED: usize = 100_000;
 
-/// Deepest nesting; the deepest field that Kubernetes knows is at about 30.
-pub(super) const MAX_DEPTH: usize = 128;
-
 /// Bytes of text that count as one more node when aliases stand for it.
 const BYTES_PER_NODE: usize = 64;
-
-/// Faults of a file after which the rest of it is left unread: it is no manifest.
-pub(super) const MAX_FAULTS: usize = 1000;
 
 /// Maps longer than this look keys up in a table to find repeated ones.
 const SMALL_MAP: usize = 16;
@@ -37,20 +33,8 @@ pub(in crate::manifest) struct Parsed<'a> {
     pub(in crate::manifest) documents: Vec<Node<'a>>,
     /// What is wrong with the text.
     pub(in crate::manifest) faults: Vec<Fault>,
-    /// Whether a document could not be read to its end, so that nobody can say what is missing.
+    /// Whether a document could not be read to its end, so that what is missing is unknown.
     pub(in crate::manifest) broken: bool,
-}
-
-/// Something wrong with the text.
-#[derive(Debug)]
-pub(in crate::manifest) struct Fault {
-    pub(in crate::manifest) code: Code,
-    pub(in crate::manifest) span: Span,
-    /// Field path, when the fault is inside a readable structure.
-    pub(in crate::manifest) path: String,
-    pub(in crate::manifest) message: String,
-    pub(in crate::manifest) help: Option<String>,
-    pub(in crate::manifest) related: Option<(Span, String)>,
 }
 
 /// Reads all documents of `text`. A document that cannot be read costs only itself. `skipped` bytes of the file lie
@@ -66,20 +50,6 @@ pub(in crate::manifest) fn parse(text: &str, skipped: usize) -> Parsed<'_> {
         builder.read(&text[value], &|offset| offset + before);
     }
     builder.parsed
-}
-
-/// How the parser is set.
-pub(super) fn options() -> granit_parser::Options {
-    granit_parser::options! {
-        emit_comments: false,
-        flow_nesting_limit: MAX_DEPTH,
-        block_nesting_limit: MAX_DEPTH,
-    }
-}
-
-/// Files are refused long before 4 GiB.
-pub(super) fn narrow(offset: usize) -> u32 {
-    u32::try_from(offset).unwrap_or(u32::MAX)
 }
 
 #[derive(Default)]
@@ -420,10 +390,6 @@ fn unknown_tag(tag: &Tag, span: Span) -> Fault {
         fault(Code::Syntax, span, format!("tag `{}` has no meaning in a manifest", tag.original()));
     fault.help = Some("remove the tag".into());
     fault
-}
-
-pub(super) fn fault(code: Code, span: Span, message: impl Into<String>) -> Fault {
-    Fault { code, span, path: String::new(), message: message.into(), help: None, related: None }
 }
 
 /// Adds `.key` to a path, or `["key"]` where the key has characters of its own.

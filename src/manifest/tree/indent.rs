@@ -4,7 +4,7 @@
 
 use granit_parser::{ErrorKind, Parser};
 
-use super::build::options;
+use super::limits::{MAX_FAULTS, options};
 
 /// How many bytes are read again in all, so that the work stays in proportion to the largest file.
 const MAX_REREAD: usize = 16 << 20;
@@ -94,10 +94,7 @@ fn faults(text: &str) -> (usize, Option<usize>) {
         if matches!(error.kind(), ErrorKind::InvalidQuotedScalarIndent) && first.is_none() {
             first = error.marker().byte_offset().filter(|at| text.is_char_boundary(*at));
         }
-        if first.is_some()
-            || count > super::build::MAX_FAULTS
-            || !parser.proceed_next_document().unwrap_or(false)
-        {
+        if first.is_some() || count > MAX_FAULTS || !parser.proceed_next_document().unwrap_or(false) {
             break;
         }
     }

@@ -1,8 +1,9 @@
-//! The parser's errors in words that say what to do.
+//! The parser's errors as faults with advice.
 
 use granit_parser::{ErrorKind, ScanError};
 
-use super::build::{Fault, MAX_DEPTH, fault, narrow};
+use super::fault::{Fault, fault};
+use super::limits::{MAX_DEPTH, narrow};
 use super::node::Span;
 use crate::manifest::code::Code;
 

@@ -1,8 +1,11 @@
 //! Balancers: what they should be, and as they were found.
 
+use i2kit_spec::{DEFAULT_GRACE_PERIOD, Seconds};
 use serde::{Deserialize, Serialize};
 
 use super::http::HttpSpec;
+use super::instance::InstanceId;
+use super::target::TargetGroup;
 use crate::manifest::api::{Name, Protocol, ServiceType, Tls};
 
 /// A balancer in front of groups: what a Service becomes.
@@ -24,9 +27,9 @@ pub struct BalancerSpec {
     /// Whether a client stays with one VM for as long as that is healthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sticky_clients: bool,
-    /// Seconds that connections under way get when a VM leaves: the longest grace period of its pods.
-    #[serde(default = "default_drain_seconds", skip_serializing_if = "is_default_drain")]
-    pub drain_seconds: u64,
+    /// Time that open connections get when a VM leaves: the longest grace period of the groups behind it.
+    #[serde(default = "default_drain", skip_serializing_if = "is_default_drain")]
+    pub drain_seconds: Seconds,
     /// Of an alias: the DNS name that it stands for. It has no listeners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
@@ -35,16 +38,13 @@ pub struct BalancerSpec {
     pub http: Option<HttpSpec>,
 }
 
-/// Kubernetes' default grace period.
-const DEFAULT_DRAIN_SECONDS: u64 = 30;
-
-fn default_drain_seconds() -> u64 {
-    DEFAULT_DRAIN_SECONDS
+fn default_drain() -> Seconds {
+    DEFAULT_GRACE_PERIOD
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
-fn is_default_drain(seconds: &u64) -> bool {
-    *seconds == DEFAULT_DRAIN_SECONDS
+fn is_default_drain(drain: &Seconds) -> bool {
+    *drain == DEFAULT_GRACE_PERIOD
 }
 
 impl BalancerSpec {
@@ -64,7 +64,7 @@ impl BalancerSpec {
             source_ranges: vec![],
             keep_client_address: false,
             sticky_clients: false,
-            drain_seconds: DEFAULT_DRAIN_SECONDS,
+            drain_seconds: DEFAULT_GRACE_PERIOD,
             external_name: None,
             http: None,
         }
@@ -91,16 +91,6 @@ impl Listener {
     pub fn new(port: u16, protocol: Protocol, targets: Vec<TargetGroup>) -> Self {
         Self { port, protocol, targets, tls: None }
     }
-}
-
-/// A group as the target of a listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetGroup {
-    /// The group.
-    pub group: Name,
-    /// The port of its VMs.
-    pub port: u16,
 }
 
 /// A balancer as it was found.
@@ -130,7 +120,7 @@ impl LoadBalancer {
 #[serde(rename_all = "camelCase")]
 pub struct Target {
     /// The VM.
-    pub instance: String,
+    pub instance: InstanceId,
     /// The port of the VM.
     pub port: u16,
     /// Whether new connections go to it.

@@ -90,7 +90,7 @@ fn group_changes(before: Option<&InstanceGroup>, after: &InstanceGroup, found: &
 fn change(group: &Name, instance: &Instance, state: String) -> Change {
     Change::Instance {
         group: group.clone(),
-        instance: instance.id.clone(),
+        instance: instance.id.to_string(),
         revision: instance.revision,
         state,
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{Millis, Seconds};
 use serde::{Deserialize, Serialize};
 
 use super::event::CloudEvent;
@@ -17,10 +18,10 @@ use crate::manifest::api::{Floor, Name, Strategy};
 pub struct GroupSettings {
     /// How many VMs may be missing or in excess during a refresh.
     pub strategy: Strategy,
-    /// Seconds that a new VM must stay healthy before it counts.
-    pub min_ready_seconds: u32,
-    /// Seconds without progress after which a refresh is rolled back.
-    pub progress_deadline_seconds: u32,
+    /// Time that a new VM must stay healthy before it counts as available.
+    pub min_ready_seconds: Seconds,
+    /// Time without progress after which a refresh is rolled back.
+    pub progress_deadline_seconds: Seconds,
     /// Old revisions that are kept for a rollback.
     pub revision_history_limit: u32,
     /// Labels of the workload.
@@ -56,9 +57,9 @@ pub struct Scaling {
     /// What the pod requests, in thousandths of a processor; the whole VM when it requests nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_request_millis: Option<u64>,
-    /// Seconds after its start in which a VM's use does not count.
+    /// Time after a VM's start in which its load is not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warmup_seconds: Option<u32>,
+    pub warmup_seconds: Option<Seconds>,
 }
 
 impl Scaling {
@@ -78,9 +79,9 @@ pub struct JobSettings {
     pub parallelism: u32,
     /// VMs that may fail.
     pub backoff_limit: u32,
-    /// Seconds after which the job has failed.
+    /// Time after which the job has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active_deadline_seconds: Option<u64>,
+    pub active_deadline_seconds: Option<Seconds>,
 }
 
 /// How many VMs a refresh keeps and allows, in numbers.
@@ -92,16 +93,30 @@ pub struct RefreshBounds {
     pub max_total: u32,
 }
 
-/// How long the guest of a Job's VM may take until it first answers, in seconds: a Job has no deadline for its progress,
-/// and this is the one that Kubernetes gives Deployments.
-const JOB_BOOT_SECONDS: u32 = 600;
+/// How long the guest of a Job's VM may take until it first answers: a Job has no deadline for its progress, and this is
+/// the one that Kubernetes gives Deployments.
+const JOB_BOOT: Seconds = Seconds(600);
 
 impl GroupSettings {
-    /// How long a guest may take until it first answers, in milliseconds. The group's deadline for progress is the only
-    /// bound of a start.
-    pub fn boot_ms(&self) -> u64 {
-        let seconds = if self.job.is_some() { JOB_BOOT_SECONDS } else { self.progress_deadline_seconds };
-        u64::from(seconds) * 1000
+    /// Settings of a group that is no Job, scales by hand and runs in any zone.
+    pub fn new(strategy: Strategy, progress_deadline: Seconds, revision_history_limit: u32) -> Self {
+        Self {
+            strategy,
+            min_ready_seconds: Seconds(0),
+            progress_deadline_seconds: progress_deadline,
+            revision_history_limit,
+            labels: BTreeMap::new(),
+            job: None,
+            scaling: None,
+            floors: vec![],
+            zones: vec![],
+            balanced_zones: false,
+        }
+    }
+
+    /// How long a guest may take until it first answers. The group's deadline for progress is the only bound of a start.
+    pub fn boot_limit(&self) -> Millis {
+        if self.job.is_some() { JOB_BOOT.millis() } else { self.progress_deadline_seconds.millis() }
     }
 
     /// The limits of a refresh of `replicas` VMs, rounded as Kubernetes does: the surge up, the unavailable down, and
@@ -234,7 +249,7 @@ pub struct Revision {
     pub created: u64,
     /// What made it, such as `i2kit deploy -f nginx.yaml`.
     pub cause: String,
-    /// When a refresh to it last succeeded; `None` for a revision that never served, which no rollback goes to unless
+    /// When a refresh to it last succeeded; `None` for a revision that never served, which is the target of no rollback unless
     /// it is named.
     pub deployed: Option<u64>,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TargetGroup;
+use super::target::TargetGroup;
 
 /// Routing by host and path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,17 +1,37 @@
 //! One VM, as the cloud and its guest show it.
 
 use std::fmt;
+use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::api::Protocol;
 
+/// The id of an instance, unique in its environment: such as `nginx-1-7hq2k`, or the cloud's own id of the VM.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InstanceId(pub String);
+
+impl Deref for InstanceId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
 /// One VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
-    /// The VM's name, unique in the environment, such as `nginx-1-7hq2k`.
-    pub id: String,
+    /// Its id.
+    pub id: InstanceId,
     /// The revision that it was started from.
     pub revision: u32,
     /// Where it is in its life.
@@ -20,7 +40,7 @@ pub struct Instance {
     pub health: Health,
     /// When the VM was started.
     pub since: u64,
-    /// The kernel's boot id, once the guest told it: it changes when a VM is replaced and never otherwise.
+    /// The kernel's boot id, once the guest has reported it: it changes when a VM is replaced and never otherwise.
     pub boot_id: Option<String>,
     /// Where the VM's ports are reached from the host, or its own address and ports where it has one.
     pub endpoints: Vec<Endpoint>,
@@ -28,7 +48,7 @@ pub struct Instance {
     pub accelerator: Option<Accelerator>,
     /// The process that runs the VM, on the local cloud.
     pub pid: Option<u32>,
-    /// The pod's containers, once the guest told of them.
+    /// The pod's containers, once the guest has reported them.
     pub containers: Vec<ContainerStatus>,
 }
 
@@ -46,7 +66,7 @@ pub enum InstanceState {
     Ended,
 }
 
-/// What is known of a VM's pod. Two decisions follow: traffic goes to the healthy, and only the lost are replaced.
+/// Health of a VM's pod. Two decisions follow: traffic goes to the healthy, and only the lost are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "status")]
 pub enum Health {
@@ -63,7 +83,7 @@ pub enum Health {
         /// Why, in one sentence.
         reason: String,
     },
-    /// Not alive any more: its guest said so, or does not answer for long.
+    /// Not alive: its guest reported so, or has not answered for long.
     Lost {
         /// Why, in one sentence.
         reason: String,
@@ -117,7 +137,7 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// What the guest says of one container.
+/// One container, as the guest reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerStatus {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::{Architecture, Bytes, Seconds};
 use serde::{Deserialize, Serialize};
 
 use super::MachineMix;
@@ -14,6 +15,9 @@ use crate::plan::image::ImageId;
 pub struct LaunchSpec {
     /// The machine image.
     pub image: ImageId,
+    /// The architecture of the image, and so of the machine.
+    #[serde(default, skip_serializing_if = "Architecture::is_default")]
+    pub architecture: Architecture,
     /// Memory of the VM in MiB.
     pub memory_mib: u32,
     /// Number of virtual processors.
@@ -22,34 +26,35 @@ pub struct LaunchSpec {
     pub ports: Vec<LaunchPort>,
     /// Port on which the guest answers `/status` and `/readyz`.
     pub health_port: u16,
-    /// Seconds between SIGTERM and SIGKILL when the pod is stopped.
-    pub grace_period_seconds: u64,
-    /// Names of the pod's containers, init containers first: what a guest tells of others is not believed.
+    /// Time between SIGTERM and SIGKILL when the pod is stopped, after which a cloud may end the VM. The guest has it from
+    /// its image.
+    pub grace_period_seconds: Seconds,
+    /// Names of the pod's containers, init containers first. Reports of a guest about other containers are ignored.
     #[serde(default)]
     pub containers: Vec<String>,
     /// The Secrets that the pod names, each with the version of its values that VMs get at their boot, or none where
-    /// the pod does without it. A version tells equal values from others, and nothing else of them.
+    /// the pod does without it. A version is a keyed hash: equal values, equal version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Option<String>>,
-    /// Bytes of each disk for the pod's emptyDirs, in the order of their numbers. A cloud that has no such disks leaves
+    /// Size of each disk for the pod's emptyDirs, in the order of their numbers. A cloud that has no such disks leaves
     /// them out, and the guest makes do with memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scratch_bytes: Vec<u64>,
-    /// As whom a VM acts in its cloud, when its pod names a ServiceAccount.
+    pub scratch_bytes: Vec<Bytes>,
+    /// The cloud identity of the VM, when its pod names a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MachineRole>,
     /// The type of machine that the manifest names; by size otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_type: Option<String>,
-    /// Whether VMs may be such as the cloud can take back.
+    /// Whether the VMs are Spot machines, which the cloud may take back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spot: bool,
-    /// Of which kinds they are, where not all are of one.
+    /// The mix of machine types and of Spot and on-demand, where not all VMs are alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mix: Option<MachineMix>,
 }
 
-/// As whom a VM acts in its cloud.
+/// The cloud identity of a VM: the role under which it calls the cloud.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineRole {
@@ -60,7 +65,7 @@ pub struct MachineRole {
     pub role: Option<String>,
 }
 
-/// Memory of a VM, in MiB, when no container says what it needs: an nginx pod uses 27 of them.
+/// Memory of a VM, in MiB, when no container requests any: an nginx pod uses 27 of them.
 pub const DEFAULT_MEMORY_MIB: u32 = 128;
 
 /// A port that a pod listens on.

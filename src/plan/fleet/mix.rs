@@ -12,7 +12,7 @@ pub struct MachineMix {
     /// So many machines are on demand in any case.
     #[serde(default)]
     pub on_demand_base: u32,
-    /// And of a hundred further ones so many.
+    /// On-demand share above the base, in percent.
     pub on_demand_percent: u8,
 }
 

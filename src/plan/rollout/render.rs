@@ -164,8 +164,7 @@ fn clients(spec: &BalancerSpec) -> String {
 
 fn policy(settings: &GroupSettings) -> String {
     if let Some(job) = &settings.job {
-        let deadline =
-            job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s} s"));
+        let deadline = job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s}"));
         return format!(
             "job, {} to succeed, {} at a time, {} may fail, {deadline}",
             job.completions, job.parallelism, job.backoff_limit
@@ -177,7 +176,7 @@ fn policy(settings: &GroupSettings) -> String {
             format!("rolling update, max unavailable {max_unavailable}, max surge {max_surge}")
         }
     };
-    let mut text = format!("{strategy}, deadline {} s", settings.progress_deadline_seconds);
+    let mut text = format!("{strategy}, deadline {}", settings.progress_deadline_seconds);
     if let Some(scaling) = &settings.scaling {
         let _ = write!(text, ", {} to {} VMs by load", scaling.min, scaling.max);
         if let Some(percent) = scaling.cpu_percent {
@@ -227,7 +226,7 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
         part("machine", machine(launch), previous.map(machine), "");
     }
     part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");
-    let grace = |spec: &LaunchSpec| spec.grace_period_seconds.to_string();
+    let grace = |spec: &LaunchSpec| spec.grace_period_seconds.0.to_string();
     part("grace period", grace(launch), previous.map(grace), " s");
     parts.join(", ")
 }

@@ -14,7 +14,7 @@ use i2kit_spec::Architecture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use super::{MAX_DOCUMENT, Source};
+use super::contract::{MAX_DOCUMENT, Source};
 use crate::oci::archive::{ArchiveEntry, ArchiveFiles};
 use crate::oci::media::LayerFormat;
 use crate::oci::{Descriptor, Digest, Reference, archive, layout, manifest};

@@ -12,8 +12,8 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::MAX_DOCUMENT;
 use super::archive::Input;
+use super::contract::MAX_DOCUMENT;
 use crate::oci::Reference;
 use crate::registry::error::Error;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use i2kit_spec::Architecture;
 
-use super::{MAX_DOCUMENT, Source, verify};
+use super::contract::{MAX_DOCUMENT, Source, verify};
 use crate::oci::{Descriptor, Digest, Reference, layout};
 use crate::registry::blocking::blocking;
 use crate::registry::error::Error;

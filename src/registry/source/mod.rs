@@ -1,43 +1,23 @@
 //! Places that hold images: registries, OCI layouts, archives, the Docker daemon.
 
 mod archive;
+mod contract;
 mod daemon;
 mod layout;
 mod remote;
 
-use std::fmt::Debug;
-use std::path::PathBuf;
 use std::sync::Arc;
-
-use async_trait::async_trait;
-use i2kit_spec::Architecture;
 
 use super::error::Error;
 use super::settings::{ImageSource, Settings};
-use super::store::{Partial, Store};
-use crate::oci::{Descriptor, Digest, Reference};
+use super::store::Store;
+use crate::oci::Reference;
 use crate::report::Events;
 use archive::{Archive, ArchiveFile};
+use contract::Source;
 use daemon::Daemon;
 use layout::Layout;
 use remote::Registries;
-
-/// Largest index or manifest that is read; the distribution specification's own limit.
-const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
-
-/// A place that holds images.
-#[async_trait]
-pub(super) trait Source: Debug + Send + Sync {
-    /// The digest of the manifest or index that the tag of `image` points at now. `architecture` decides where a place
-    /// has one name for several images.
-    async fn resolve(&self, image: &Reference, architecture: Architecture) -> Result<Digest, Error>;
-
-    /// The bytes of a manifest or an index of `image`, verified.
-    async fn document(&self, image: &Reference, digest: Digest) -> Result<Vec<u8>, Error>;
-
-    /// Writes a blob of `image` into the store and returns its file.
-    async fn blob(&self, image: &Reference, blob: &Descriptor, partial: Partial) -> Result<PathBuf, Error>;
-}
 
 /// Where each image comes from.
 #[derive(Debug)]
@@ -71,13 +51,4 @@ impl Sources {
         let named = self.named.iter().find(|(name, _)| name.is_same_name(image));
         named.map_or(&self.registries as &dyn Source, |(_, source)| source.as_ref())
     }
-}
-
-/// Compares the bytes of a document with the digest that it was asked for by.
-fn verify(bytes: &[u8], expected: Digest, place: &str) -> Result<(), Error> {
-    let actual = Digest::of(bytes);
-    if actual == expected {
-        return Ok(());
-    }
-    Err(Error::Digest { place: place.to_owned(), expected, actual })
 }

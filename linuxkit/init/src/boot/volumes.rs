@@ -6,7 +6,9 @@ use std::path::{Component, Path};
 
 use i2kit_container::Instance;
 use i2kit_container::secrets::{Secrets, is_name};
-use i2kit_spec::{LateContent, LateFile, POD_MOUNT, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind};
+use i2kit_spec::{
+    Bytes, LateContent, LateFile, POD_MOUNT, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind,
+};
 use rustix::mount::{MountFlags, mount};
 
 use super::scratch;
@@ -54,8 +56,8 @@ pub(crate) fn make(
 }
 
 /// A file system in memory that everybody may write to.
-fn in_memory(target: &Path, group: Option<u32>, limit: Option<u64>, memory: u64) -> Result<(), Error> {
-    let size = limit.unwrap_or(u64::MAX).min(memory / 2);
+fn in_memory(target: &Path, group: Option<u32>, limit: Option<Bytes>, memory: u64) -> Result<(), Error> {
+    let size = limit.map_or(u64::MAX, |limit| limit.0).min(memory / 2);
     // With the group's bit, so that what is made inside belongs to the group too.
     let owner = group.map_or_else(|| "mode=777".into(), |group| format!("mode=2777,gid={group}"));
     let options = std::ffi::CString::new(format!("{owner},size={size}")).expect("numbers have no zero byte");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::launch::{LAUNCH_SPEC_VERSION, LaunchSpec, LogTarget, SecretReference, SecretSource};
-use i2kit_spec::{LateEnvironment, LateValue, LateVariable, SecretKey};
+use i2kit_spec::{EnvValue, EnvVar, LateEnvironment, SecretKey};
 use serde_json::{Value, json};
 
 use crate::disk::Disk;
@@ -194,9 +194,9 @@ fn an_instance_gets_its_name_its_secrets_and_the_time_and_sends_its_logs() {
     let cloud = Cloud::start();
     *cloud.user_data.lock().unwrap() = serde_json::to_string(&spec(&cloud)).unwrap();
     let time = time_service();
-    let variable = |name: &str, secret: &str, key: &str| LateVariable {
+    let variable = |name: &str, secret: &str, key: &str| EnvVar {
         name: name.into(),
-        value: LateValue::Secret(SecretKey { secret: secret.into(), key: key.into(), optional: false }),
+        value: EnvValue::Secret(SecretKey { secret: secret.into(), key: key.into(), optional: false }),
     };
     let mut pod = Pod::new().service("talker", "echo first; echo second; exec sleep 1000").shell();
     pod.boot.services[1].late = Some(LateEnvironment {

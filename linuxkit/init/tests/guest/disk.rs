@@ -106,6 +106,7 @@ impl Disk {
         let bundle = bundle();
         DiskImage {
             id: ImageId(Digest::of(&bytes[..1 << 20])),
+            architecture: i2kit_spec::Architecture::Amd64,
             kernel: bundle.join(GUEST_KERNEL),
             initrd: bundle.join(GUEST_INITRD),
             cloud: Some(bundle.join(GUEST_CLOUD)),

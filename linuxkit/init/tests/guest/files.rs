@@ -7,7 +7,7 @@ use i2kit::erofs::{TreeContent, TreeFile};
 use i2kit_spec::runtime::NamespaceKind;
 use i2kit_spec::secrets::{SECRETS_PORT, encode_secrets};
 use i2kit_spec::{
-    HostAlias, InstanceField, LateContent, LateEnvironment, LateFile, LateValue, LateVariable, Names,
+    Bytes, EnvValue, EnvVar, HostAlias, InstanceField, LateContent, LateEnvironment, LateFile, Names,
     VolumeBoot, VolumeKind,
 };
 
@@ -28,7 +28,7 @@ fn instance(path: &str, field: InstanceField) -> LateFile {
 fn pod_with_volumes() -> Pod {
     let late = |text: &str| {
         Some(LateEnvironment {
-            env: vec![LateVariable { name: "X".into(), value: LateValue::Fixed(text.into()) }],
+            env: vec![EnvVar { name: "X".into(), value: EnvValue::Fixed(text.into()) }],
             expand_args: false,
             expand_mounts: vec!["/out".into()],
         })
@@ -89,7 +89,7 @@ fn pod_with_volumes() -> Pod {
     pod.boot.volumes = vec![
         VolumeBoot {
             name: "data".into(),
-            kind: VolumeKind::EmptyDir { size_limit: Some(1 << 20), disk: None },
+            kind: VolumeKind::EmptyDir { size_limit: Some(Bytes::mib(1)), disk: None },
         },
         VolumeBoot {
             name: "info".into(),
@@ -244,8 +244,8 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
     if !wanted() {
         return;
     }
-    let variable = |name: &str, value| LateVariable { name: name.into(), value };
-    let written = |text: &str| LateValue::Written(text.into());
+    let variable = |name: &str, value| EnvVar { name: name.into(), value };
+    let written = |text: &str| EnvValue::Written(text.into());
     let token = i2kit_spec::SecretKey { secret: "login".into(), key: "token".into(), optional: false };
     let mut path = "/bin".to_owned();
     for number in 0..1000 {
@@ -284,15 +284,15 @@ fn variables_of_the_instance_are_filled_in_at_boot() {
         VolumeBoot { name: "login".into(), kind: VolumeKind::Files { files: vec![file] } },
     ];
     let env = vec![
-        variable("TOKEN", LateValue::Secret(token)),
-        variable("KNOWN", LateValue::Fixed("known-to-pid-1".into())),
+        variable("TOKEN", EnvValue::Secret(token)),
+        variable("KNOWN", EnvValue::Fixed("known-to-pid-1".into())),
         variable("EARLY", written("$(IP)")),
-        variable("IP", LateValue::Instance(InstanceField::Ip)),
-        variable("NAME", LateValue::Instance(InstanceField::Name)),
-        variable("UID_OF_POD", LateValue::Instance(InstanceField::Uid)),
-        variable("CPUS", LateValue::Instance(InstanceField::CpuMillis(1000))),
-        variable("MIB", LateValue::Instance(InstanceField::MemoryBytes(1 << 20))),
-        variable("FIXED", LateValue::Fixed("$(IP)".into())),
+        variable("IP", EnvValue::Instance(InstanceField::Ip)),
+        variable("NAME", EnvValue::Instance(InstanceField::Name)),
+        variable("UID_OF_POD", EnvValue::Instance(InstanceField::Uid)),
+        variable("CPUS", EnvValue::Instance(InstanceField::CpuMillis(1000))),
+        variable("MIB", EnvValue::Instance(InstanceField::MemoryBytes(1 << 20))),
+        variable("FIXED", EnvValue::Fixed("$(IP)".into())),
         variable("BOTH", written("manifest")),
         variable("URL", written("http://$(NAME).example/$$(IP)/$(IP)")),
     ];

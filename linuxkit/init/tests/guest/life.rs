@@ -2,7 +2,7 @@
 
 use i2kit_spec::RestartPolicy::{Never, OnFailure};
 use i2kit_spec::runtime::{Memory, Resources};
-use i2kit_spec::{VolumeBoot, VolumeKind};
+use i2kit_spec::{Seconds, VolumeBoot, VolumeKind};
 
 use crate::manifest::{SHELL, pod_of};
 use crate::pod::{Pod, mount};
@@ -222,7 +222,7 @@ fn a_pod_that_ends_says_how() {
     });
     assert_eq!(end(&greedy).0.to_string(), "job: OOMKilled, exit code 137");
     let mut late = job(Never, "sleep 1000");
-    late.boot.active_deadline_seconds = Some(10);
+    late.boot.active_deadline_seconds = Some(Seconds(10));
     let (end, console) = end(&late);
     assert_eq!(end.reason, "DeadlineExceeded", "{console}");
     assert!(console.contains("i2kit: job: Error, exit code 137 (killed by signal 9)"), "{console}");

@@ -26,7 +26,7 @@ use std::time::Instant;
 use i2kit::erofs::TreeFile;
 use i2kit_spec::runtime::{Cpu, Memory, NamespaceKind, Pids, Resources, Rlimit};
 use i2kit_spec::status::{PodPhase, PodStatus};
-use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp};
+use i2kit_spec::{Probe, ProbeAction, RestartPolicy, Seccomp, Seconds};
 
 use crate::pod::{Pod, mount};
 use crate::vm::{PATIENCE, Vm, wanted};
@@ -228,7 +228,7 @@ fn the_power_button_stops_the_pod_in_order() {
         )
         .service("stubborn", "trap '' TERM; while :; do sleep 1; done");
     // Long enough to look at the pod while it stops.
-    pod.boot.grace_period_seconds = 15;
+    pod.boot.grace_period_seconds = Seconds(15);
     let mut vm = Vm::boot(&pod);
     vm.says("polite | up");
     vm.ready();
@@ -315,9 +315,9 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
 pub(crate) fn every_second(action: ProbeAction) -> Probe {
     Probe {
         action,
-        initial_delay_seconds: 0,
-        period_seconds: 1,
-        timeout_seconds: 60,
+        initial_delay_seconds: Seconds(0),
+        period_seconds: Seconds(1),
+        timeout_seconds: Seconds(60),
         success_threshold: 1,
         failure_threshold: 2,
         termination_grace_period_seconds: None,
@@ -388,10 +388,10 @@ fn a_container_that_is_not_alive_is_started_again() {
         .probes(|probes| probes.liveness = Some(every_second(alive)))
         .service("hung", "trap '' TERM; while :; do sleep 1; done")
         .probes(|probes| {
-            let liveness = Probe { timeout_seconds: 1, ..every_second(slow) };
-            probes.liveness = Some(Probe { termination_grace_period_seconds: Some(1), ..liveness });
+            let liveness = Probe { timeout_seconds: Seconds(1), ..every_second(slow) };
+            probes.liveness = Some(Probe { termination_grace_period_seconds: Some(Seconds(1)), ..liveness });
         });
-    pod.boot.grace_period_seconds = 60;
+    pod.boot.grace_period_seconds = Seconds(60);
     let mut vm = Vm::boot(&pod);
     vm.says("web: liveness probe failed: the command ended with exit code 1: sick\n");
     vm.says("web | asked to stop\n");

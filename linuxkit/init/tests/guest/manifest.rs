@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use i2kit::erofs::{TreeContent, TreeFile};
 use i2kit::manifest::api::Name;
 use i2kit::manifest::{Options, SourceFile, read};
 use i2kit::oci::{ContainerConfig, Digest, ImageConfig, Reference, ResolvedImage, RootFs};
@@ -44,6 +43,7 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
     let digest = Digest::of(b"guest");
     let guest = GuestFacts {
         version: "0".into(),
+        architecture: i2kit_spec::Architecture::Amd64,
         kernel_release: "6".into(),
         kernel: digest,
         initrd: digest,
@@ -59,11 +59,7 @@ pub(crate) fn pod_of(spec: &str, user: &str) -> Pod {
     }
     let mut planned = Pod::new();
     for file in podfs::files(&plan).into_iter().filter(|file| file.path != POD_BOOT_PATH) {
-        planned = planned.file(TreeFile {
-            path: file.path,
-            mode: file.mode,
-            content: file.contents.map_or(TreeContent::Directory, TreeContent::File),
-        });
+        planned = planned.file(file);
     }
     planned.boot = plan.boot;
     planned

@@ -11,7 +11,9 @@ use i2kit::plan::layout::{DiskLayout, Part};
 use i2kit_spec::runtime::{
     Capabilities, Config, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, User,
 };
-use i2kit_spec::{ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, Probes};
+use i2kit_spec::{
+    ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_PARTITION, PodBoot, PodMeta, Probes, Seconds,
+};
 
 /// The port on which a container made by [`Pod::shell`] gives a shell to whoever connects.
 pub(crate) const SHELL_PORT: u16 = 7;
@@ -35,7 +37,7 @@ impl Pod {
         let boot = PodBoot {
             version: POD_BOOT_VERSION,
             pod: PodMeta { name: "test".into(), namespace: "default".into(), ..PodMeta::default() },
-            grace_period_seconds: 2,
+            grace_period_seconds: Seconds(2),
             health_port: HEALTH_PORT,
             ..PodBoot::default()
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Frame, MAX_PAYLOAD, TooLong};
+use super::frame::{Frame, MAX_PAYLOAD, TooLong};
 
 /// The version of the messages. Fields and kinds may be added to a version; a reader passes over what it does not know.
 pub const VERSION: u32 = 1;

@@ -4,6 +4,7 @@ use aws_sdk_autoscaling::types::{
     AutoScalingGroup, InstanceRefresh, InstanceRefreshStatus, LaunchTemplateSpecification,
     MixedInstancesPolicy,
 };
+use i2kit_spec::Seconds;
 
 use super::tags::{self, GROUP, SETTINGS};
 use crate::manifest::api::Name;
@@ -16,6 +17,11 @@ pub(super) const HEALTH_GRACE_SECONDS: u32 = 120;
 /// A number as the SDK takes it.
 pub(super) fn size(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// A span of time in AWS' form.
+pub(super) fn seconds(span: Seconds) -> i32 {
+    i32::try_from(span.0).unwrap_or(i32::MAX)
 }
 
 /// A numbered version of a launch template.
@@ -96,18 +102,7 @@ mod tests {
     #[test]
     fn aws_rounds_the_percentages_to_the_bounds() {
         let quarter = Strategy::RollingUpdate { max_unavailable: Percent(25), max_surge: Percent(25) };
-        let settings = |strategy| GroupSettings {
-            strategy,
-            min_ready_seconds: 0,
-            progress_deadline_seconds: 600,
-            revision_history_limit: 10,
-            labels: std::collections::BTreeMap::new(),
-            job: None,
-            scaling: None,
-            floors: vec![],
-            zones: vec![],
-            balanced_zones: false,
-        };
+        let settings = crate::plan::example::settings;
         for strategy in [quarter, Strategy::RollingUpdate { max_unavailable: Int(1), max_surge: Int(0) }] {
             let settings = settings(strategy);
             for replicas in 1..60 {

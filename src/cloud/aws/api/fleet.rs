@@ -22,8 +22,8 @@ use crate::cloud::CloudError;
 use crate::cloud::aws::plan::{ingress, stack_templates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{
-    Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceState, LoadBalancer, Refresh, RefreshStatus,
-    Revision, Target, TargetGroup,
+    Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceId, InstanceState, LoadBalancer, Refresh,
+    RefreshStatus, Revision, Target, TargetGroup,
 };
 
 /// Health of targets: by target group, by instance.
@@ -209,7 +209,7 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                     since.saturating_add(u64::from(HEALTH_GRACE_SECONDS)) > now(),
                 ),
                 state: state(member),
-                id,
+                id: InstanceId(id),
                 revision,
                 since,
                 boot_id: None,
@@ -303,7 +303,7 @@ fn balancer(
         let port = wanted.first().map_or(port, |target| target.port);
         let known = healths.get(arn).into_iter().flatten();
         targets.extend(known.map(|(id, health)| Target {
-            instance: id.clone(),
+            instance: InstanceId(id.clone()),
             port,
             healthy: *health == Health::Healthy,
         }));

@@ -4,6 +4,7 @@ use aws_sdk_ec2::types::{
     ArchitectureValues, BlockDeviceMapping, BootModeValues, EbsBlockDevice, Image, ImdsSupportValues,
     ResourceType, Snapshot, TpmSupportValues, VolumeType,
 };
+use i2kit_spec::Architecture;
 
 use super::blocks::Disk;
 use super::environment::Aws;
@@ -15,6 +16,14 @@ use crate::plan::image::ImageId;
 
 /// The device that EC2 calls the root; the guest finds its partitions by name instead.
 const ROOT: &str = "/dev/xvda";
+
+/// An architecture in EC2's words.
+fn architecture(architecture: Architecture) -> ArchitectureValues {
+    match architecture {
+        Architecture::Amd64 => ArchitectureValues::X8664,
+        Architecture::Arm64 => ArchitectureValues::Arm64,
+    }
+}
 
 impl Aws {
     /// Makes AWS hold the image.
@@ -34,11 +43,12 @@ impl Aws {
             }
         };
         let snapshot = self.put_snapshot(image.id, Disk::new(&segments)).await?;
-        self.register(image.id, &snapshot).await
+        self.register(image, &snapshot).await
     }
 
-    async fn register(&self, image: ImageId, snapshot: &str) -> Result<(), CloudError> {
+    async fn register(&self, disk_image: &DiskImage, snapshot: &str) -> Result<(), CloudError> {
         let environment = &self.settings.environment;
+        let image = disk_image.id;
         let disk = EbsBlockDevice::builder()
             .snapshot_id(snapshot)
             .volume_type(VolumeType::Gp3)
@@ -55,7 +65,7 @@ impl Aws {
             // The name is unique in an account and region, which makes registering twice impossible.
             .name(format!("i2kit-{environment}-{}", image.0.hex()))
             .description(format!("i2kit {environment} {image}"))
-            .architecture(ArchitectureValues::X8664)
+            .architecture(architecture(disk_image.architecture))
             .virtualization_type("hvm")
             .boot_mode(BootModeValues::Uefi)
             .ena_support(true)

@@ -6,7 +6,7 @@ use aws_sdk_autoscaling::types::{DesiredConfiguration, InstanceRefresh, RefreshP
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::auto_scaling::{
-    current, percentages, settings_in, size, status, template_version, version_of, wanted,
+    current, percentages, seconds, settings_in, status, template_version, version_of, wanted,
 };
 use super::environment::Aws;
 use super::error::failed;
@@ -64,7 +64,7 @@ impl Aws {
         let preferences = RefreshPreferences::builder()
             .min_healthy_percentage(least)
             .max_healthy_percentage(most)
-            .instance_warmup(size(settings.min_ready_seconds))
+            .instance_warmup(seconds(settings.min_ready_seconds))
             .skip_matching(true)
             .auto_rollback(true);
         let wanted_configuration = match self.mixed_policy(group, to).await? {

@@ -5,7 +5,7 @@ use aws_sdk_autoscaling::types::{
 };
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
-use super::auto_scaling::{current, size, wanted};
+use super::auto_scaling::{current, seconds, size, wanted};
 use super::environment::Aws;
 use super::error::failed;
 use super::launch;
@@ -60,7 +60,7 @@ impl Aws {
             .predefined_metric_specification(metric)
             .target_value(f64::from(target))
             .build();
-        let warmup = wanted.and_then(|scaling| scaling.warmup_seconds).map(size);
+        let warmup = wanted.and_then(|scaling| scaling.warmup_seconds).map(seconds);
         let put = self
             .clients
             .autoscaling

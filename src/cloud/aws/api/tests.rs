@@ -16,8 +16,9 @@ use self::harness::Bed;
 use super::wait::eventually;
 use super::*;
 use crate::disk::{example, gpt};
-use crate::image::{Segment, bootable};
+use crate::image::{DiskImage, Segment, bootable};
 use crate::oci::Digest;
+use crate::plan::image::ImageId;
 use crate::plan::layout::{DiskLayout, Part};
 use crate::report::Events;
 
@@ -92,6 +93,7 @@ fn image(folder: &Path, name: &str, top: &[u8]) -> DiskImage {
     push("tail", &gpt::tail(&layout), layout.size - gpt::TAIL_SIZE);
     DiskImage {
         id: ImageId(content),
+        architecture: i2kit_spec::Architecture::Amd64,
         kernel: file(folder, "kernel", &vec![17; 700_000]),
         initrd: file(folder, "initrd", &vec![34; 300_000]),
         cloud: None,
@@ -227,7 +229,7 @@ fn bootable_pod(folder: &Path) -> DiskImage {
     let pod = i2kit_spec::PodBoot {
         version: i2kit_spec::POD_BOOT_VERSION,
         pod: i2kit_spec::PodMeta { name: "empty".into(), namespace: "default".into(), ..Default::default() },
-        grace_period_seconds: 2,
+        grace_period_seconds: i2kit_spec::Seconds(2),
         health_port: 10256,
         ..Default::default()
     };
@@ -243,6 +245,7 @@ fn bootable_pod(folder: &Path) -> DiskImage {
     let end = gpt::HEAD_SIZE + pod.len() as u64;
     DiskImage {
         id: ImageId(Digest::of(&pod)),
+        architecture: i2kit_spec::Architecture::Amd64,
         kernel: guest.join(i2kit_spec::GUEST_KERNEL),
         initrd: guest.join(i2kit_spec::GUEST_INITRD),
         cloud: Some(guest.join(i2kit_spec::GUEST_CLOUD)),

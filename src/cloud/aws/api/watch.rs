@@ -42,7 +42,7 @@ impl Deadlines {
                 Progress { started: refresh.started, most: refresh.available, since: Instant::now() };
             self.0.insert(group.name.clone(), progress);
         }
-        let deadline = Duration::from_secs(group.settings.progress_deadline_seconds.into());
+        let deadline = Duration::from(group.settings.progress_deadline_seconds);
         self.0.get(&group.name).is_some_and(|progress| progress.since.elapsed() >= deadline)
     }
 }
@@ -64,8 +64,8 @@ impl Aws {
 
     async fn keep_deadlines(&self, deadlines: &mut Deadlines, fleet: &Fleet) -> Result<(), CloudError> {
         for group in fleet.groups.iter().filter(|group| deadlines.is_over(group)) {
-            let seconds = group.settings.progress_deadline_seconds;
-            let mut reason = format!("no progress for {seconds} s: {}", group.complaints());
+            let deadline = group.settings.progress_deadline_seconds;
+            let mut reason = format!("no progress for {deadline}: {}", group.complaints());
             if let Some(causes) = self.causes(&group.name).await {
                 reason = format!("{reason}\n{causes}");
             }

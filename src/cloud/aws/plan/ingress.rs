@@ -48,7 +48,7 @@ pub fn stack(
         "sources": sources.collect::<Vec<_>>(),
         "targets": http.backends.iter().filter_map(|backend| targets(&spec.name, backend).transpose()).collect::<Result<Vec<_>, _>>()?,
         "healthPort": HEALTH_PORT.to_string(),
-        "drainSeconds": spec.drain_seconds.min(3600).to_string(),
+        "drainSeconds": spec.drain_seconds.0.min(3600).to_string(),
         "listeners": listeners,
         "tags": tags(environment),
     });

@@ -11,8 +11,8 @@ use super::name;
 use super::packing::{Placement, Scheme};
 use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
-use crate::plan::linuxkit::json_templates;
 use crate::plan::pod::HEALTH_PORT;
+use crate::plan::template::templates;
 
 const ENVIRONMENT: &str = include_str!("../../../../templates/aws/environment.yml");
 const BALANCER: &str = include_str!("../../../../templates/aws/balancer.yml");
@@ -228,7 +228,7 @@ pub fn service(
         "vpc": frame.vpc,
         "healthPort": HEALTH_PORT.to_string(),
         // AWS takes at most an hour.
-        "drainSeconds": spec.drain_seconds.min(3600).to_string(),
+        "drainSeconds": spec.drain_seconds.0.min(3600).to_string(),
         "clients": balancer.clients,
         "balancer": balancer.arn,
         "dnsName": balancer.dns_name,
@@ -352,7 +352,7 @@ pub(super) fn tags(environment: &str) -> Value {
 }
 
 pub(super) fn render(template: &str, values: &Value) -> String {
-    json_templates()
+    templates()
         .render_template(template, values)
         .expect("the template names only values that are given; golden tests render it")
 }

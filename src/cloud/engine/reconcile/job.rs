@@ -56,8 +56,7 @@ fn judge(job: &JobSettings, run: &mut Run, now: u64, decision: &mut Decision) {
     if !run.status.is_active() {
         return;
     }
-    let deadline =
-        job.active_deadline_seconds.map(|seconds| run.started.saturating_add(seconds.saturating_mul(1000)));
+    let deadline = job.active_deadline_seconds.map(|limit| run.started.saturating_add(limit.millis().0));
     if run.completed >= job.completions {
         run.status = RefreshStatus::Successful;
         decision.memory.current = Some(run.revision);
@@ -67,7 +66,7 @@ fn judge(job: &JobSettings, run: &mut Run, now: u64, decision: &mut Decision) {
         run.reason = Some(format!("BackoffLimitExceeded: {} VMs failed", run.failures));
     } else if deadline.is_some_and(|deadline| now >= deadline) {
         run.status = RefreshStatus::Failed;
-        let seconds = job.active_deadline_seconds.unwrap_or_default();
-        run.reason = Some(format!("DeadlineExceeded: the job was active for longer than {seconds} s"));
+        let limit = job.active_deadline_seconds.unwrap_or_default();
+        run.reason = Some(format!("DeadlineExceeded: the job was active for longer than {limit}"));
     }
 }

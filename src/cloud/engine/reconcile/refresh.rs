@@ -22,7 +22,7 @@ pub(super) fn advance(
         return;
     };
     let target = refresh.target();
-    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let min_ready = group.settings.min_ready_seconds.millis().0;
     let new = || members.iter().filter(|vm| vm.revision == target);
     let available = count(new().filter(|vm| vm.is_available(min_ready, now)));
     let old = count(members.iter().filter(|vm| vm.revision != target));
@@ -43,7 +43,7 @@ pub(super) fn advance(
     // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
     let of_refresh = |vm: &&&Member| vm.revision == target && vm.state_since >= refresh.started;
     refresh.failures = refresh.failures.saturating_add(count(failed.iter().filter(of_refresh)));
-    let deadline = u64::from(group.settings.progress_deadline_seconds) * 1000;
+    let deadline = group.settings.progress_deadline_seconds.millis().0;
     let late = now >= refresh.moved.saturating_add(deadline);
     // While it rolls back there is nothing better to fall back to: only the deadline ends that.
     let hopeless = refresh.status == RefreshStatus::InProgress && refresh.failures >= REFRESH_FAILURES;
@@ -59,7 +59,7 @@ pub(super) fn advance(
 
 fn fail(refresh: &mut RefreshState, late: bool, group: &GroupView, now: u64) {
     let what = if late {
-        format!("no progress for {} s (progressDeadlineSeconds)", group.settings.progress_deadline_seconds)
+        format!("no progress for {} (progressDeadlineSeconds)", group.settings.progress_deadline_seconds)
     } else {
         format!("{} VMs failed", refresh.failures)
     };
@@ -102,7 +102,7 @@ pub(super) fn replace(group: &GroupView, members: &[&Member], now: u64, decision
     let Some(refresh) = &decision.memory.refresh else { return };
     let target = refresh.target();
     let bounds = group.settings.bounds(group.replicas);
-    let min_ready = u64::from(group.settings.min_ready_seconds) * 1000;
+    let min_ready = group.settings.min_ready_seconds.millis().0;
     let (new, old): (Vec<&Member>, Vec<&Member>) = members.iter().partition(|vm| vm.revision == target);
     let (have_new, total) = (count(new.iter()), count(members.iter()));
 

@@ -1,5 +1,6 @@
 //! The reconciler on the fake cloud: limits are kept at every moment, and in the end the group is what it should be.
 
+use i2kit_spec::Seconds;
 use proptest::prelude::*;
 
 use crate::cloud::engine::environment::{GroupRecord, MachineFacts};
@@ -27,7 +28,11 @@ fn settings(max_unavailable: u32, max_surge: u32) -> GroupSettings {
         max_unavailable: IntOrPercent::Int(max_unavailable),
         max_surge: IntOrPercent::Int(max_surge),
     };
-    GroupSettings { min_ready_seconds: 2, progress_deadline_seconds: 100, ..example::settings(strategy) }
+    GroupSettings {
+        min_ready_seconds: Seconds(2),
+        progress_deadline_seconds: Seconds(100),
+        ..example::settings(strategy)
+    }
 }
 
 /// A world with one group and one revision for each behaviour; revision 1 is healthy on `replicas` VMs.
@@ -211,7 +216,7 @@ fn a_pod_that_starts_for_long_deploys() {
     // Init containers of five minutes, then a startup probe that succeeds at the last of 60 questions, 10 s each, then
     // a readiness probe that waits for 300 s.
     let start = 300_000 + 600_000 + 300_000;
-    let patient = GroupSettings { progress_deadline_seconds: 1500, ..settings(0, 1) };
+    let patient = GroupSettings { progress_deadline_seconds: Seconds(1500), ..settings(0, 1) };
     let sim = world(&patient, 2, &[Behaviour::Starts(start)]);
     let mut world = sim.world();
     let now = world.moment();
@@ -251,7 +256,7 @@ fn every_step_that_kubernetes_calls_progress_puts_the_deadline_off() {
     world.pass(250);
     assert_eq!(status(&world), RefreshStatus::Successful);
     // A VM that is ready counts before it was for minReadySeconds.
-    let slow = GroupSettings { min_ready_seconds: 80, ..settings(0, 1) };
+    let slow = GroupSettings { min_ready_seconds: Seconds(80), ..settings(0, 1) };
     let sim = self::world(&slow, 0, &[Behaviour::Starts(60_000)]);
     let mut world = sim.world();
     let now = world.moment();
@@ -488,7 +493,7 @@ fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
 }
 
 fn settings_of_a_job() -> GroupSettings {
-    GroupSettings { strategy: Rollout::Recreate, min_ready_seconds: 0, ..settings(0, 1) }
+    GroupSettings { strategy: Rollout::Recreate, min_ready_seconds: Seconds(0), ..settings(0, 1) }
 }
 
 const THREE: JobSettings =
@@ -529,7 +534,7 @@ fn a_job_fails_when_too_many_machines_do_or_when_it_is_late() {
     let mut world = sim.world();
     world.pass(60);
     assert_eq!((run(&world).status, running(&world)), (RefreshStatus::Failed, vec![]));
-    let late = JobSettings { active_deadline_seconds: Some(5), ..THREE };
+    let late = JobSettings { active_deadline_seconds: Some(Seconds(5)), ..THREE };
     let sim = job(late, Behaviour::Ready(1000));
     let mut world = sim.world();
     world.pass(10);

@@ -281,7 +281,7 @@ fn apply_check(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u
     }
     let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
     for group in groups.filter(|group| group.instances.contains_key(id)) {
-        let boot_ms = group.settings.boot_ms();
+        let boot_ms = group.settings.boot_limit().0;
         let GroupRecord { instances, revisions, .. } = group;
         let Some(record) = instances.get_mut(id) else { continue };
         if record.state != InstanceState::Running {

@@ -113,8 +113,8 @@ impl LogWriter {
         if self.refusing.is_some_and(|now| now.requested) {
             let size =
                 |head: &LogHead, lines: &[u8]| size_of::<LogHead>() + head.container.len() + lines.len();
-            let stored: usize = self.early.iter().map(|(head, lines)| size(head, lines)).sum();
-            if stored + size(head, lines) <= LOG_WINDOW {
+            let kept: usize = self.early.iter().map(|(head, lines)| size(head, lines)).sum();
+            if kept + size(head, lines) <= LOG_WINDOW {
                 self.early.push((head.clone(), lines.to_vec()));
             }
             return None;

@@ -130,6 +130,7 @@ mod tests {
         let segment = |file: Option<PathBuf>, length| Segment { file, length };
         DiskImage {
             id: ImageId(Digest::of(b"sample")),
+            architecture: i2kit_spec::Architecture::Amd64,
             kernel: file("k", 10),
             initrd: file("i", 10),
             cloud: None,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use i2kit_spec::Bytes;
 use landlock::RulesetStatus;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::FdFlags;
@@ -105,15 +106,14 @@ pub(crate) fn spawn(
     Ok((child, status))
 }
 
-/// Makes files of these sizes, in bytes, that take no room yet and have no name: they vanish with the machine,
-/// however it ends.
-fn scratch(folder: &Path, sizes: &[u64]) -> Result<Vec<File>, CloudError> {
-    let file = |bytes: &u64| {
+/// Makes files of these sizes that take no room yet and have no name: they vanish with the machine, however it ends.
+fn scratch(folder: &Path, sizes: &[Bytes]) -> Result<Vec<File>, CloudError> {
+    let file = |size: &Bytes| {
         let path = folder.join(SCRATCH);
         let made = File::options().read(true).write(true).create(true).truncate(true).open(&path);
         let file = made.map_err(CloudError::file("create", &path))?;
         fs::remove_file(&path).map_err(CloudError::file("remove", &path))?;
-        file.set_len(*bytes).map_err(CloudError::file("write", &path))?;
+        file.set_len(size.0).map_err(CloudError::file("write", &path))?;
         Ok(file)
     };
     sizes.iter().map(file).collect()

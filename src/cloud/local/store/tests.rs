@@ -1,5 +1,7 @@
 //! What the database keeps, refuses and survives.
 
+use i2kit_spec::Seconds;
+
 use super::*;
 use crate::cloud::engine::moment::{Moment, PAUSE_MS};
 use crate::cloud::engine::reconcile::Memory;
@@ -27,8 +29,8 @@ pub(super) fn environments() -> Environments {
     let mut environment = Environment::default();
     apply(&mut environment, Act::PutImage { image: ImageId(Digest::of(b"1")) }, moment(0));
     let settings = GroupSettings {
-        min_ready_seconds: 1,
-        progress_deadline_seconds: 2,
+        min_ready_seconds: Seconds(1),
+        progress_deadline_seconds: Seconds(2),
         revision_history_limit: 3,
         labels: BTreeMap::from([("app".into(), "web".into())]),
         ..example::settings(Strategy::Recreate)

@@ -21,7 +21,7 @@ use super::retry::Failure;
 use crate::oci::{Digest, Reference, media};
 use crate::registry::error::Error;
 use crate::registry::settings::{Patience, Proxies};
-use crate::registry::source::MAX_DOCUMENT;
+use crate::registry::source::contract::MAX_DOCUMENT;
 use crate::report::Events;
 
 /// A host that does not take the connection in this time is not there.

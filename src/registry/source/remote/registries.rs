@@ -19,7 +19,7 @@ use crate::registry::error::Error;
 use crate::registry::ingest::Ingest;
 use crate::registry::progress::Task;
 use crate::registry::settings::Settings;
-use crate::registry::source::{Source, verify};
+use crate::registry::source::contract::{Source, verify};
 use crate::registry::store::Partial;
 use crate::report::Events;
 

@@ -1,4 +1,6 @@
-//! What an image does not hold because it is known at boot alone: facts of the VM, and the values of Secrets.
+//! Environment variables, and the values that are known at boot alone: fields of the instance and keys of Secrets.
+//!
+//! No image holds such a value: the plan names it, and the guest looks it up when it boots.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LateEnvironment {
     /// The manifest's variables in their order. They win over `config.json`'s, which are the image's.
-    pub env: Vec<LateVariable>,
+    pub env: Vec<EnvVar>,
     /// Whether `$(VAR)` is expanded in `config.json`'s arguments: those of a manifest are, those of an image are not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub expand_args: bool,
@@ -17,25 +19,25 @@ pub struct LateEnvironment {
     pub expand_mounts: Vec<String>,
 }
 
-/// A variable.
+/// One variable: `env[]` of a container, or an entry of `envFrom[]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LateVariable {
-    /// Its name, or of a whole Secret what is put before the name of each key.
+pub struct EnvVar {
+    /// Its name; of a whole Secret the prefix of each key's name.
     pub name: String,
     /// Where its value comes from.
-    pub value: LateValue,
+    pub value: EnvValue,
 }
 
 /// Where the value of a variable comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum LateValue {
-    /// As written; `$(VAR)` is expanded with the variables before it.
+pub enum EnvValue {
+    /// The manifest's text; `$(VAR)` is expanded with the variables before it.
     Written(String),
-    /// As it is here.
+    /// A known text without expansion: the value of a ConfigMap's key, a label, a limit.
     Fixed(String),
-    /// A fact of the VM.
+    /// A field of the instance.
     Instance(InstanceField),
     /// A key of a Secret; without it the variable is not set.
     Secret(SecretKey),
@@ -43,7 +45,14 @@ pub enum LateValue {
     WholeSecret(SecretName),
 }
 
-/// What only the running instance knows.
+impl EnvValue {
+    /// Whether the value is known at boot alone.
+    pub const fn is_late(&self) -> bool {
+        matches!(self, Self::Instance(_) | Self::Secret(_) | Self::WholeSecret(_))
+    }
+}
+
+/// A field of a pod that only the running instance knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum InstanceField {
@@ -55,7 +64,7 @@ pub enum InstanceField {
     NodeName,
     /// The instance's address: `status.podIP`, `status.hostIP`.
     Ip,
-    /// All its addresses, divided by commas.
+    /// All its addresses, divided by commas: `status.podIPs`, `status.hostIPs`.
     Ips,
     /// The machine's processors, in units of this many thousandths, rounded up.
     CpuMillis(u64),

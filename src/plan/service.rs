@@ -1,0 +1,63 @@
+//! From a Service to a balancer: which workloads it selects, and which of their ports it leads to.
+
+use std::collections::BTreeMap;
+
+use i2kit_spec::DEFAULT_GRACE_PERIOD;
+
+use super::fleet::{BalancerSpec, Listener, TargetGroup};
+use crate::manifest::api::{Deployment, PodTemplate, Service, ServicePort, ServiceType, TargetPort};
+
+/// The balancer that `service` asks for, in front of every workload of its namespace that it selects.
+pub(super) fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
+    if let (ServiceType::ExternalName, Some(name)) = (service.kind, &service.external_name) {
+        let alias = BalancerSpec::new(service.meta.name.clone(), service.kind, vec![]);
+        return BalancerSpec { external_name: Some(name.clone()), ..alias };
+    }
+    let selected: Vec<&Deployment> = deployments
+        .iter()
+        .filter(|deployment| deployment.meta.name.namespace == service.meta.name.namespace)
+        .filter(|deployment| selects(&service.selector, &deployment.template.labels))
+        .collect();
+    let listener = |port: &ServicePort| Listener {
+        port: port.port,
+        protocol: port.protocol,
+        targets: selected
+            .iter()
+            .filter_map(|deployment| {
+                let target = number(port, &deployment.template)?;
+                Some(TargetGroup { group: deployment.meta.name.clone(), port: target })
+            })
+            .collect(),
+        tls: port.tls.clone(),
+    };
+    BalancerSpec {
+        name: service.meta.name.clone(),
+        kind: service.kind,
+        listeners: service.ports.iter().map(listener).collect(),
+        source_ranges: service.source_ranges.clone(),
+        keep_client_address: service.keep_client_address,
+        sticky_clients: service.session_affinity_seconds.is_some(),
+        drain_seconds: DEFAULT_GRACE_PERIOD,
+        external_name: None,
+        http: None,
+    }
+}
+
+/// Whether every label of `selector` is on the pod.
+pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The number of the port that `service` leads to in this pod template; `None` when it has no port of that name and
+/// protocol: the same name may stand for another protocol in another container.
+pub(super) fn number(service: &ServicePort, template: &PodTemplate) -> Option<u16> {
+    match &service.target_port {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => template
+            .spec
+            .long_running()
+            .flat_map(|container| &container.ports)
+            .find(|port| port.name.as_ref() == Some(name) && port.protocol == service.protocol)
+            .map(|port| port.container_port),
+    }
+}
