@@ -6,7 +6,7 @@
 //!
 //! - [`Spec`] is a container: its entry of `pod.json`, its `config.json` and its layers.
 //! - [`Sandbox`] is what the containers of a pod share.
-//! - [`start`] gives a [`Started`] process; [`execute`] and [`execute_attached`] run commands beside it.
+//! - [`start()`] gives a [`Started`] process; [`execute`] and [`execute_attached`] run commands beside it.
 //! - [`cgroup`], [`users`], [`pod_files`] and [`start_pause`] make what has to be there before.
 //!
 //! ```no_run
