@@ -11,7 +11,7 @@ use super::source::{Source, sources, words};
 
 /// Edges that close circles today, from the file that names to the file that is named. The list only ever shrinks: an
 /// entry that closes no circle any more fails the test too.
-const KNOWN: &[(&str, &str)] = &[("src/plan/rollout.rs", "src/plan/rollout/verbs.rs")];
+const KNOWN: &[(&str, &str)] = &[];
 
 /// The path of a module below the crate's root.
 type Module = Vec<String>;

@@ -100,7 +100,7 @@ pub(crate) enum Error {
         limit: usize,
     },
     /// The program that talks to the cloud failed; its reason is on the console.
-    #[error("what this pod needs of the cloud is not to be had: i2kit-aws: {status}")]
+    #[error("what this pod needs of the cloud could not be fetched: its program ended with {status}")]
     Cloud {
         /// How it ended.
         status: String,

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use super::{
-    Intent, PlanError, RolloutPlan, Step, collect, destroy, rollback, rollout, scale, unused_images, wait,
-};
+use super::deploy::{rollout, unused_images};
+use super::steps::{Intent, RolloutPlan, Step};
+use super::verbs::{PlanError, collect, destroy, rollback, scale, wait};
 use crate::plan::act::Act;
 use crate::plan::fleet::Fleet;
 use crate::plan::image::ImageId;

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Change, RolloutPlan, Step};
+use super::steps::{Change, RolloutPlan, Step};
 use crate::manifest::api::{Floor, Protocol, Strategy};
 use crate::plan::act::Act;
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchSpec};

@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-use super::{Intent, RolloutPlan, Step, movement, unused_images};
+use super::deploy::{movement, unused_images};
+use super::steps::{Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
 use crate::plan::fleet::{Fleet, InstanceGroup, RefreshStatus};

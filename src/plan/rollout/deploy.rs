@@ -1,0 +1,230 @@
+//! The plan of a deployment: what differs between the environment as it should be and as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
+use crate::manifest::api::Name;
+use crate::plan::act::{Act, NewRevision};
+use crate::plan::fleet::{Fleet, InstanceGroup, RefreshStatus};
+use crate::plan::image::ImageId;
+
+/// Compares `desired` with `fleet`.
+pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
+    let mut plan = RolloutPlan::new(fleet, Intent::Deploy(Box::new(desired.clone())), vec![]);
+    plan.environment.clone_from(&desired.environment);
+    let groups: Vec<GroupSteps> = desired
+        .groups
+        .iter()
+        .map(|spec| group_steps(spec, fleet.group(&spec.name), &desired.cause))
+        .collect();
+    let surplus = surplus(desired, fleet);
+
+    let needed: BTreeSet<ImageId> = desired.groups.iter().map(|spec| spec.launch.image).collect();
+    plan.steps.extend(
+        needed
+            .into_iter()
+            .filter(|id| !fleet.images.contains(id))
+            .map(|image| Act::PutImage { image }.into()),
+    );
+    plan.steps.extend(desired.balancers.iter().filter_map(|spec| {
+        let balancer = fleet.balancer(&spec.name).map(|balancer| balancer.spec.clone());
+        (balancer.as_ref() != Some(spec)).then(|| {
+            let act = Act::PutBalancer { spec: spec.clone() };
+            Step::apply(act, Before { balancer, ..Before::default() })
+        })
+    }));
+    for group in &groups {
+        plan.steps.extend(group.act.iter().cloned());
+        plan.notes.extend(group.notes.iter().cloned());
+    }
+    plan.steps.extend(groups.iter().filter_map(|group| group.wait.clone()));
+    plan.steps.extend(groups.iter().filter_map(|group| group.trim.clone()));
+    if desired.prune {
+        let groups = surplus.groups.iter().map(|name| Act::DeleteGroup { group: name.clone() });
+        let balancers = surplus.balancers.iter().map(|name| Act::DeleteBalancer { balancer: name.clone() });
+        plan.steps.extend(groups.chain(balancers).map(Step::from));
+    } else {
+        plan.notes.extend(surplus.notes());
+    }
+    plan.steps.extend(unused_images(&plan.steps, fleet).map(Step::from));
+    plan
+}
+
+/// The part of a plan that concerns one group.
+struct GroupSteps {
+    act: Vec<Step>,
+    wait: Option<Step>,
+    trim: Option<Step>,
+    notes: Vec<String>,
+}
+
+fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> GroupSteps {
+    let mut act = Vec::new();
+    let mut notes = Vec::new();
+    if found.is_none_or(|group| group.settings != spec.settings) {
+        let before = Before { settings: found.map(|group| group.settings.clone()), ..Before::default() };
+        let put = Act::PutGroup { group: spec.name.clone(), settings: spec.settings.clone() };
+        act.push(Step::apply(put, before));
+    }
+    let known =
+        found.and_then(|group| group.revisions.iter().rev().find(|revision| revision.launch == spec.launch));
+    let number = match (known, found) {
+        (Some(revision), _) => revision.number,
+        (None, Some(group)) => group.next_revision,
+        (None, None) => 1,
+    };
+    if known.is_none() {
+        let launch = found.and_then(|group| Some(group.revision(group.current?)?.launch.clone()));
+        let revision = NewRevision { number, launch: spec.launch.clone(), cause: cause.to_owned() };
+        let put = Act::PutRevision { group: spec.name.clone(), revision };
+        act.push(Step::apply(put, Before { launch, ..Before::default() }));
+    }
+    let replicas = size(spec, found);
+    act.extend(movement(&spec.name, number, replicas, found));
+    if let Some(refresh) = found.and_then(|group| group.refresh.as_ref())
+        && refresh.to == number
+        && matches!(refresh.status, RefreshStatus::RolledBack | RefreshStatus::Failed)
+    {
+        let reason = refresh.reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or("unknown");
+        notes.push(format!("{}: revision {number} failed before and is tried again ({reason})", spec.name));
+    }
+    let settled = found.is_some_and(|group| group.is_settled_at(number));
+    let wait = (!settled || !act.is_empty()).then(|| Step::Await {
+        group: spec.name.clone(),
+        revision: number,
+        replicas,
+        deadline_seconds: spec.settings.progress_deadline_seconds,
+    });
+    let trim = found.and_then(|group| trim(group, number, spec.settings.revision_history_limit));
+    GroupSteps { act, wait, trim, notes }
+}
+
+/// How many VMs there should be: what the manifest says, or what the scaler made of it since, within its bounds. None at
+/// all turn the scaler off.
+fn size(spec: &GroupSpec, found: Option<&InstanceGroup>) -> u32 {
+    match &spec.settings.scaling {
+        Some(scaling) if spec.replicas > 0 => {
+            let running = found.filter(|group| group.current.is_some());
+            scaling.within(running.map_or(spec.replicas, |group| group.replicas))
+        }
+        _ => spec.replicas,
+    }
+}
+
+/// The steps that make `replicas` VMs of revision `to` out of what the group has, given that the revision exists.
+pub(super) fn movement(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) -> Vec<Step> {
+    let start = |revision, before| {
+        let act = Act::StartRefresh { group: name.clone(), to, replicas };
+        Step::apply(act, Before { revision, replicas: Some(before), ..Before::default() })
+    };
+    let Some(group) = found else { return vec![start(None, 0)] };
+    let scale = (group.replicas != replicas).then(|| {
+        let act = Act::Scale { group: name.clone(), replicas };
+        Step::apply(act, Before { replicas: Some(group.replicas), ..Before::default() })
+    });
+    match group.active_refresh() {
+        // Whatever started it, it leads where we want to go: it is adopted.
+        Some(refresh) if refresh.status == RefreshStatus::InProgress && refresh.to == to => {
+            scale.into_iter().collect()
+        }
+        Some(refresh) if refresh.status == RefreshStatus::RollingBack && refresh.from == Some(to) => {
+            scale.into_iter().collect()
+        }
+        Some(refresh) => vec![
+            Act::CancelRefresh { group: name.clone(), to: refresh.to }.into(),
+            start(group.current, group.replicas),
+        ],
+        None if runs(group, to) => scale.into_iter().collect(),
+        None => vec![start(group.current, group.replicas)],
+    }
+}
+
+/// Whether the group is made of revision `number` and no refresh to it failed: a failed first start is tried again, or
+/// its reason would never change.
+fn runs(group: &InstanceGroup, number: u32) -> bool {
+    let failed = group
+        .refresh
+        .as_ref()
+        .is_some_and(|refresh| refresh.to == number && refresh.status == RefreshStatus::Failed);
+    group.current == Some(number)
+        && group.members().all(|instance| instance.revision == number)
+        && (!failed || group.is_settled_at(number))
+}
+
+/// Revisions beyond the history limit: the newest `limit` ones are kept beside `number`, which the group will run.
+fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
+    let mut old: Vec<u32> =
+        group.revisions.iter().map(|revision| revision.number).filter(|n| *n != number).collect();
+    old.sort_unstable_by(|a, b| b.cmp(a));
+    let mut revisions: Vec<u32> =
+        old.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
+    revisions.sort_unstable();
+    (!revisions.is_empty()).then(|| Act::DeleteRevisions { group: group.name.clone(), revisions }.into())
+}
+
+/// What the environment holds and the manifests do not mention.
+struct Surplus {
+    groups: Vec<Name>,
+    balancers: Vec<Name>,
+}
+
+impl Surplus {
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let groups = self.groups.iter().map(|name| ("group", name));
+        let balancers = self.balancers.iter().map(|name| ("balancer", name));
+        groups.chain(balancers).map(|(kind, name)| {
+            format!(
+                "{kind} {name} is in the environment and in none of these manifests: it is left alone \
+                 (`deploy --prune` deletes it)"
+            )
+        })
+    }
+}
+
+fn surplus(desired: &Desired, fleet: &Fleet) -> Surplus {
+    Surplus {
+        groups: fleet
+            .groups
+            .iter()
+            .map(|group| group.name.clone())
+            .filter(|name| desired.groups.iter().all(|spec| spec.name != *name))
+            .collect(),
+        balancers: fleet
+            .balancers
+            .iter()
+            .map(|balancer| balancer.spec.name.clone())
+            .filter(|name| desired.balancers.iter().all(|spec| spec.name != *name))
+            .collect(),
+    }
+}
+
+/// The act that deletes the images which no revision names once `steps` are done.
+pub(super) fn unused_images(steps: &[Step], fleet: &Fleet) -> Option<Act> {
+    let mut kept: BTreeMap<(&Name, u32), ImageId> = fleet
+        .groups
+        .iter()
+        .flat_map(|group| {
+            group.revisions.iter().map(|revision| ((&group.name, revision.number), revision.launch.image))
+        })
+        .collect();
+    let mut put: BTreeSet<ImageId> = BTreeSet::new();
+    for act in steps.iter().filter_map(Step::act) {
+        match act {
+            Act::PutImage { image } => {
+                put.insert(*image);
+            }
+            Act::PutRevision { group, revision } => {
+                kept.insert((group, revision.number), revision.launch.image);
+            }
+            Act::DeleteRevisions { group, revisions } => {
+                kept.retain(|(name, number), _| *name != group || !revisions.contains(number));
+            }
+            Act::DeleteGroup { group } => kept.retain(|(name, _), _| *name != group),
+            _ => {}
+        }
+    }
+    let used: BTreeSet<ImageId> = kept.into_values().chain(put).collect();
+    let held = fleet.images.iter().chain(&fleet.half_deleted).copied();
+    let images: Vec<ImageId> = held.filter(|id| !used.contains(id)).collect();
+    (!images.is_empty()).then_some(Act::DeleteImages { images })
+}
