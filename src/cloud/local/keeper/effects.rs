@@ -257,8 +257,8 @@ async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, O
     };
     // A container that ends again and again is ready whenever it has just been started.
     let restarted = status.containers.iter().any(|container| container.restarts > 0);
-    for (port, address) in targets {
-        if !status_check::accepts(address).await {
+    for (port, target) in targets {
+        if !status_check::accepts(target, address).await {
             if restarted || now < since.saturating_add(status_check::PORTS_GRACE_MS) {
                 return (heard, Some(port));
             }

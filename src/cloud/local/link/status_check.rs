@@ -36,9 +36,8 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 /// healthy without them: a Service may name a port on which nothing listens.
 pub(crate) const PORTS_GRACE_MS: u64 = 15_000;
 
-/// A forwarded connection that stays open for so long has reached a listener in the guest; others are closed as soon
-/// as the guest has refused them.
-const ACCEPTED: Duration = Duration::from_millis(150);
+/// How long a connection that qemu has closed takes to be seen closed on this side.
+const CLOSING: Duration = Duration::from_millis(50);
 
 /// The longest answer that is read: the guest cuts its texts, and this leaves room for some eighty containers.
 const ANSWER_BYTES: u64 = 256 * 1024;
@@ -89,12 +88,19 @@ fn is_our_fault(error: &io::Error) -> bool {
 }
 
 /// Whether something in the guest accepts connections to the port that is reached at `address`.
-pub(crate) async fn accepts(address: SocketAddr) -> bool {
+///
+/// qemu accepts them itself, and closes one when the guest has refused it. So the guest is asked for its status, at
+/// `guest`, behind the connection: packets to a guest and from it keep their order, so that its answer comes after a
+/// refusal, however slow the machine is.
+pub(crate) async fn accepts(address: SocketAddr, guest: SocketAddr) -> bool {
     let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, network::connect(address)).await else {
         return false;
     };
+    if get(guest, status::PATH, PATIENCE).await.is_err() {
+        return false;
+    }
     // An end or a reset without any bytes is the guest's refusal; silence and bytes are a listener's.
-    !matches!(tokio::time::timeout(ACCEPTED, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
+    !matches!(tokio::time::timeout(CLOSING, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
 }
 
 /// Sends a GET request. Returns status code and body of the answer.
@@ -175,12 +181,21 @@ mod tests {
         // qemu accepts for a guest that does not listen, and closes.
         assert!(matches!(heard(&listener, b"").await, Heard::Silence(_)));
         // The listener still accepts, as qemu's does, and nobody answers.
-        assert!(accepts(address).await);
+        let guest = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let asked = guest.local_addr().unwrap();
+        let status = ok(status);
+        assert!(tokio::join!(accepts(address, asked), answer(&guest, &status)).0);
+        // A guest that takes its time refuses before it answers, and one that does not answer has not accepted.
         let refusing = async {
             drop(listener.accept().await.unwrap());
-            drop(listener.accept().await.unwrap());
+            let (asking, _) = listener.accept().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            drop(asking);
+            answer(&guest, &status).await;
         };
-        assert!(!tokio::join!(accepts(address), refusing).0);
+        assert!(!tokio::join!(accepts(address, asked), refusing).0);
+        drop(guest);
+        assert!(!accepts(address, asked).await);
         let Heard::Silence(silent) = check(address, PATIENCE_BOOTING).await else { panic!() };
         assert!(silent.contains("did not answer"), "{silent}");
         drop(listener);
