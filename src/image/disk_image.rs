@@ -25,7 +25,7 @@ pub struct DiskImage {
     /// What is added to the initial RAM file system where firmware boots the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud: Option<PathBuf>,
-    /// The EFI stub that [`bootable()`] needs, when the guest bundle has one.
+    /// The EFI stub that [`bootable`](super::bootable()) needs, when the guest bundle has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub: Option<PathBuf>,
     /// Kernel command line that belongs to the image.
@@ -34,7 +34,7 @@ pub struct DiskImage {
     pub segments: Vec<Segment>,
 }
 
-/// Writes a part of a disk whole or not at all, with a record of what it is: [`bootable()`] and [`raw::write`] take
+/// Writes a part of a disk whole or not at all, with a record of what it is: [`bootable`](super::bootable()) and [`raw::write`](super::raw::write) take
 /// nothing without.
 pub fn write_part(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     Ok(sum::write(path, bytes)?)

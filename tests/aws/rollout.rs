@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use i2kit::cloud::aws::plan::iam_policy;
 use serde_json::Value;
@@ -134,8 +134,11 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
     }
     let bed = Bed::start_with(&["--boot", "--probe-interval", "1"]);
     let world = world(&bed).file("web.yaml", &nginx("1.27", 3));
+    let started = Instant::now();
     world.i2kit(&["deploy", "web.yaml"]).run();
     wait_for_pages(&bed, 3, "nginx 1.27");
+    // Time for a machine to boot, on this host as busy as it is.
+    let deadline = format!("progressDeadlineSeconds: {}", (4 * started.elapsed().as_secs()).max(60));
 
     world.write("web.yaml", &nginx("1.28", 3));
     world.i2kit(&["deploy", "web.yaml"]).run();
@@ -146,8 +149,8 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
     });
 
     // A revision whose nginx never starts: the old machines stay, all of them healthy, all the time.
-    // Time for an emulated machine to boot on a busy host, since the reason is what its container says.
-    let broken = nginx("broken", 3).replace("progressDeadlineSeconds: 600", "progressDeadlineSeconds: 90");
+    // The reason is what the container of a machine that has booted says.
+    let broken = nginx("broken", 3).replace("progressDeadlineSeconds: 600", &deadline);
     world.write("web.yaml", &broken);
     let old: Vec<_> = serving.instances.iter().map(|instance| instance.id.clone()).collect();
     let done = AtomicBool::new(false);

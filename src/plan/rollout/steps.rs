@@ -95,27 +95,27 @@ pub enum Intent {
     /// Steps that were put together by hand: the plan cannot be made again.
     #[default]
     None,
-    /// [`rollout`].
+    /// [`rollout`](super::rollout()).
     Deploy(Box<Desired>),
-    /// [`rollback`].
+    /// [`rollback`](super::rollback()).
     Rollback {
         /// The group.
         group: Name,
         /// The revision that it goes back to.
         to: Option<u32>,
     },
-    /// [`scale`].
+    /// [`scale`](super::scale()).
     Scale {
         /// The group.
         group: Name,
         /// The number of VMs.
         replicas: u32,
     },
-    /// [`destroy`].
+    /// [`destroy`](super::destroy()).
     Destroy,
-    /// [`collect`].
+    /// [`collect`](super::collect()).
     Collect,
-    /// [`wait`]: the groups waited for.
+    /// [`wait`](super::wait()): the groups waited for.
     Wait(Vec<Name>),
 }
 
