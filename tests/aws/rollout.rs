@@ -132,7 +132,9 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
     if !tools() || !machines() {
         return;
     }
-    let bed = Bed::start_with(&["--boot", "--probe-interval", "1"]);
+    // Target groups probe as often as their template says: a server that ends at once counts as ready while it starts, which
+    // takes a busy host longer than two probes that come one after the other at once.
+    let bed = Bed::start_with(&["--boot"]);
     let world = world(&bed).file("web.yaml", &nginx("1.27", 3));
     let started = Instant::now();
     world.i2kit(&["deploy", "web.yaml"]).run();
