@@ -11,9 +11,7 @@ use i2kit_spec::seccomp::{SeccompAction, SeccompArg, SeccompFilter, SeccompOp, S
 use i2kit_sys::bpf::Instruction;
 
 use crate::error::{Doing, Error};
-use crate::seccomp::{
-    ALLOW, ARCH, AUDIT_ARCH_X86_64, FIRST_ARGUMENT, JUMP_EQUAL, JUMP_GREATER, LOAD, NUMBER, RETURN, errno,
-};
+use crate::seccomp::{ALLOW, FIRST_ARGUMENT, JUMP_EQUAL, JUMP_GREATER, LOAD, RETURN, prologue};
 use crate::syscalls;
 
 /// Instructions that the default filter does without.
@@ -38,14 +36,7 @@ fn program(filter: &SeccompFilter) -> Vec<Instruction> {
     let passes = matches!(filter.default_action, SeccompAction::Allow | SeccompAction::Log);
     let newest = calls.keys().next_back().copied().unwrap_or(syscalls::LAST);
     let last = if passes { X32 - 1 } else { newest };
-    let mut out = vec![
-        Instruction::new(LOAD, 0, 0, ARCH),
-        Instruction::new(JUMP_EQUAL, 1, 0, AUDIT_ARCH_X86_64),
-        Instruction::new(RETURN, 0, 0, errno(libc::ENOSYS)),
-        Instruction::new(LOAD, 0, 0, NUMBER),
-        Instruction::new(JUMP_GREATER, 0, 1, last),
-        Instruction::new(RETURN, 0, 0, errno(libc::ENOSYS)),
-    ];
+    let mut out = prologue(last).to_vec();
     for (number, outcomes) in calls {
         let block = block(&outcomes, otherwise);
         // Blocks may be longer than a conditional jump reaches.
@@ -156,6 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::seccomp::{ARCH, AUDIT_ARCH_X86_64, NUMBER, errno};
 
     /// What the program answers, by the meaning of its instructions.
     fn run(program: &[Instruction], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {

@@ -134,15 +134,7 @@ pub(crate) fn install_default(capabilities: &Capabilities) -> Result<(), Error> 
 /// The filter's program.
 fn program(capabilities: &[String]) -> Vec<Instruction> {
     let holds = |name: &&str| capabilities.iter().any(|held| held == name);
-    let mut out = vec![
-        Instruction::new(LOAD, 0, 0, ARCH),
-        Instruction::new(JUMP_EQUAL, 1, 0, AUDIT_ARCH_X86_64),
-        Instruction::new(RETURN, 0, 0, errno(libc::ENOSYS)),
-        Instruction::new(LOAD, 0, 0, NUMBER),
-        // Also the numbers of x32, which have a high bit set.
-        Instruction::new(JUMP_GREATER, 0, 1, LAST_CALL),
-        Instruction::new(RETURN, 0, 0, errno(libc::ENOSYS)),
-    ];
+    let mut out = prologue(LAST_CALL).to_vec();
     for (needed, calls) in GUARDED {
         if !needed.iter().any(holds) {
             for call in calls {
@@ -159,6 +151,19 @@ fn program(capabilities: &[String]) -> Vec<Instruction> {
     out.extend(when(libc::SYS_personality, &allow_only(&PERSONALITIES)));
     out.push(Instruction::new(RETURN, 0, 0, ALLOW));
     out
+}
+
+/// What every filter begins with: calls of 32-bit programs do not exist, nor do those whose number is above `last`, among
+/// them the calls of x32, whose numbers have a high bit set. It leaves the call's number loaded.
+pub(crate) const fn prologue(last: u32) -> [Instruction; 6] {
+    [
+        Instruction::new(LOAD, 0, 0, ARCH),
+        Instruction::new(JUMP_EQUAL, 1, 0, AUDIT_ARCH_X86_64),
+        Instruction::new(RETURN, 0, 0, errno(libc::ENOSYS)),
+        Instruction::new(LOAD, 0, 0, NUMBER),
+        Instruction::new(JUMP_GREATER, 0, 1, last),
+        Instruction::new(RETURN, 0, 0, errno(libc::ENOSYS)),
+    ]
 }
 
 /// Runs `then` for one call; the call's number is loaded before and after.

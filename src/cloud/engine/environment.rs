@@ -4,6 +4,8 @@
 //! memory. Times by which something is decided are milliseconds of [`Steady`](super::moment::Steady); those that people read
 //! are seconds since the Unix epoch.
 
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
@@ -15,9 +17,8 @@ use crate::cloud::CloudError;
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, ContainerStatus, Endpoint, Fleet, Generation, GroupSettings, Health, Instance,
-    InstanceGroup, InstanceId, InstanceState, JobRun, JobSettings, LaunchSpec, LoadBalancer, Refresh,
-    RefreshStatus, Revision, Target, count,
+    Accelerator, BalancerSpec, ContainerStatus, Endpoint, Generation, GroupSettings, Health, InstanceState,
+    LaunchSpec, RefreshStatus, Revision,
 };
 use crate::plan::image::ImageId;
 
@@ -563,52 +564,6 @@ impl Environment {
         changed
     }
 
-    /// The fleet that the environment shows at the steady time `now`; `bound` gives the ports on which a balancer really listens.
-    pub fn fleet(
-        &self,
-        name: &str,
-        facts: &impl Fn(&str) -> MachineFacts,
-        bound: &impl Fn(&Name) -> Vec<Option<u16>>,
-        now: u64,
-    ) -> Fleet {
-        Fleet {
-            half_deleted: vec![],
-            warnings: vec![],
-            leftovers: vec![],
-            environment: name.to_owned(),
-            generation: self.generation(),
-            groups: self.groups.iter().map(|(name, group)| show_group(name, group, facts, now)).collect(),
-            balancers: self
-                .balancers
-                .values()
-                .map(|record| LoadBalancer {
-                    spec: record.spec.clone(),
-                    host: record.host.clone(),
-                    bound: bound(&record.spec.name),
-                    targets: self.targets(&record.spec),
-                })
-                .collect(),
-            images: self.images.iter().copied().collect(),
-        }
-    }
-
-    fn targets(&self, spec: &BalancerSpec) -> Vec<Target> {
-        let groups = spec.listeners.iter().flat_map(|listener| &listener.targets);
-        let mut targets: Vec<Target> = groups
-            .filter_map(|target| Some((self.groups.get(&target.group)?, target.port)))
-            .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
-            .filter(|(instance, _)| instance.state == InstanceState::Running)
-            .map(|(instance, port)| Target {
-                instance: InstanceId(instance.id.clone()),
-                port,
-                healthy: instance.serves(),
-            })
-            .collect();
-        targets.sort_by(|a, b| (&a.instance, a.port).cmp(&(&b.instance, b.port)));
-        targets.dedup();
-        targets
-    }
-
     /// Ports of the group's VMs that must be reachable: health, declared ones, targets of balancers.
     pub fn ports(&self, group: &Name, launch: &LaunchSpec) -> Vec<(u16, Protocol)> {
         let mut ports = vec![(launch.health_port, Protocol::Tcp)];
@@ -620,94 +575,6 @@ impl Environment {
         ports.sort_unstable();
         ports.dedup();
         ports
-    }
-}
-
-fn show_group(
-    name: &Name,
-    group: &GroupRecord,
-    facts: &impl Fn(&str) -> MachineFacts,
-    now: u64,
-) -> InstanceGroup {
-    let mut instances: Vec<&InstanceRecord> = group.instances.values().collect();
-    instances.sort_by_key(|record| (record.started, &record.id));
-    InstanceGroup {
-        name: name.clone(),
-        replicas: group.replicas,
-        settings: group.settings.clone(),
-        current: group.memory.current,
-        next_revision: group.next_revision,
-        revisions: group.revisions.clone(),
-        instances: instances.into_iter().map(|record| show_instance(record, facts(&record.id))).collect(),
-        refresh: match (group.settings.job, group.memory.runs.last()) {
-            (Some(job), newest) => newest.map(|run| show_progress(group, job, run)),
-            (None, _) => group.memory.refresh.as_ref().map(|refresh| show_refresh(group, refresh, now)),
-        },
-        runs: group.memory.runs.iter().map(show_run).collect(),
-        events: vec![],
-        causes: vec![],
-    }
-}
-
-fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
-    Instance {
-        id: InstanceId(record.id.clone()),
-        revision: record.revision,
-        state: record.state,
-        health: record.health.clone(),
-        since: record.created,
-        boot_id: record.boot_id.clone(),
-        endpoints: facts.endpoints,
-        accelerator: record.accelerator,
-        pid: facts.pid,
-        containers: record.containers.clone(),
-    }
-}
-
-fn show_run(run: &Run) -> JobRun {
-    JobRun {
-        number: run.number,
-        revision: run.revision,
-        status: run.status,
-        completed: run.completed,
-        failed: run.failures,
-        started: run.created,
-        reason: run.reason.clone(),
-    }
-}
-
-/// How far a run is, as a refresh shows it.
-fn show_progress(group: &GroupRecord, job: JobSettings, run: &Run) -> Refresh {
-    let running = group
-        .instances
-        .values()
-        .filter(|record| record.revision == run.revision && record.state == InstanceState::Running);
-    Refresh {
-        status: run.status,
-        from: None,
-        to: run.revision,
-        updated: count(running),
-        available: run.completed,
-        total: job.completions,
-        started: run.created,
-        reason: run.reason.clone(),
-    }
-}
-
-fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refresh {
-    let target = refresh.target();
-    let min_ready = group.settings.min_ready_seconds.millis().0;
-    let new =
-        || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
-    Refresh {
-        status: refresh.status,
-        from: refresh.from,
-        to: refresh.to,
-        updated: count(new()),
-        available: count(new().filter(|r| r.serves() && now >= r.health_since.saturating_add(min_ready))),
-        total: group.replicas,
-        started: refresh.created,
-        reason: refresh.reason.clone(),
     }
 }
 
