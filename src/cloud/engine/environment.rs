@@ -12,7 +12,7 @@ use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
 
 use super::moment::Moment;
-use super::reconcile::{self, Member, Memory, RUNS_KEPT, RefreshState, Run};
+use super::reconcile::{self, MAX_MEMBERS, Member, Memory, RUNS_KEPT, RefreshState, Run};
 use crate::cloud::CloudError;
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::{Act, NewRevision, PlannedAct};
@@ -286,6 +286,15 @@ impl GroupRecord {
     }
 }
 
+/// Refuses a size that no host can have: each VM is a record, a folder and a process.
+fn bounded(group: &Name, replicas: u32) -> Result<(), CloudError> {
+    if replicas <= MAX_MEMBERS {
+        return Ok(());
+    }
+    let message = format!("{group} would have {replicas} VMs, and a group has at most {MAX_MEMBERS}");
+    Err(CloudError::Conflict { message })
+}
+
 impl Environment {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
@@ -455,6 +464,7 @@ impl Environment {
         replicas: u32,
         now: Moment,
     ) -> Result<(), CloudError> {
+        bounded(name, replicas)?;
         let group = self.group_mut(name)?;
         if group.revision(to).is_none() {
             return Err(CloudError::not_found(format!("revision {to} of"), name));
@@ -509,6 +519,7 @@ impl Environment {
         name: &Name,
         replicas: u32,
     ) -> Result<(), CloudError> {
+        bounded(name, replicas)?;
         self.group_mut(name)?.replicas = replicas;
         Ok(())
     }
@@ -618,6 +629,21 @@ mod tests {
         let delete = act(Act::DeleteImages { images: vec![] }, second, "ben");
         assert_eq!(gone.apply(&delete, now, String::new).unwrap(), Generation(0));
         assert!(gone.apply(&act(put(b"a"), second, "ana"), now, String::new).is_err());
+    }
+
+    #[test]
+    fn a_group_has_a_size_that_a_host_can_have() {
+        let (mut environment, name) =
+            (Environment::default(), Name { namespace: "a".into(), name: "b".into() });
+        environment
+            .put_group(&name, &crate::plan::example::settings(crate::manifest::api::Strategy::Recreate))
+            .unwrap();
+        environment.set_replicas(&name, MAX_MEMBERS).unwrap();
+        let error = environment.set_replicas(&name, 2_000_000_000).unwrap_err().to_string();
+        assert!(error.contains("at most 1000"), "{error}");
+        let error = environment.start_refresh(&name, 1, u32::MAX, Moment::default()).unwrap_err().to_string();
+        assert!(error.contains("at most 1000"), "{error}");
+        assert_eq!(environment.groups[&name].replicas, MAX_MEMBERS);
     }
 
     #[test]

@@ -12,8 +12,8 @@ mod refresh;
 #[cfg(test)]
 mod tests;
 
-pub use self::group::{Action, Decision, GroupView, Member, POWER_OFF_MS};
-use self::group::{BACKOFF_FIRST_MS, BACKOFF_FORGIVEN_MS, BACKOFF_MAX_MS, leaving, worth};
+pub use self::group::{Action, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF_MS};
+use self::group::{BACKOFF_FIRST_MS, BACKOFF_FORGIVEN_MS, BACKOFF_MAX_MS, launches, leaving, worth};
 pub use self::memory::{Memory, RUNS_KEPT, RefreshState, Run};
 use crate::plan::fleet::{Health, InstanceState, count};
 
@@ -91,7 +91,7 @@ fn keep_size(group: &GroupView, members: &[&Member], now: u64, decision: &mut De
     let Some(revision) = decision.memory.current else { return };
     let have = count(members.iter());
     if have < group.replicas && now >= decision.memory.not_before {
-        decision.actions.extend((have..group.replicas).map(|_| Action::Launch { revision }));
+        decision.actions.extend(launches(group.replicas - have, revision));
     }
     let surplus = have.saturating_sub(group.replicas);
     let mut candidates = members.to_vec();

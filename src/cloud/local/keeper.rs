@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::control::run;
@@ -35,6 +35,9 @@ use crate::cloud::engine::environment::Environment;
 use crate::cloud::{CloudError, Scope};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Accelerator, Fleet, Listener};
+
+/// VMs that are started at once.
+const STARTS: usize = 16;
 
 /// The local cloud's process, as all its parts see it.
 #[derive(Debug)]
@@ -58,6 +61,9 @@ pub(super) struct Keeper {
     /// The clock that decides.
     pub(super) clock: Arc<Clock>,
     accelerator: OnceLock<Accelerator>,
+    /// Starts of VMs that may be under way at once: each takes a thread of the runtime's pool, and there are others who
+    /// need one.
+    starts: Semaphore,
     state: Mutex<State>,
 }
 
@@ -83,6 +89,7 @@ impl Keeper {
             images: tokio::sync::Mutex::new(()),
             clock: Arc::clone(store.clock()),
             accelerator: OnceLock::new(),
+            starts: Semaphore::new(STARTS),
             state: Mutex::new(State::new(store, environments)),
         })
     }
@@ -99,6 +106,16 @@ impl Keeper {
         }
     }
 
+    /// Whether it holds nothing, as far as that is known without waiting: who holds the lock has something to do.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        state.environments.is_empty() && state.vms.is_empty()
+    }
+
     /// Changes environments and stores the change. After an error nothing was changed.
     pub(super) fn change_all<T>(
         &self,
@@ -111,8 +128,8 @@ impl Keeper {
 
     /// The fleet of an environment, as far as `scope` asks.
     pub(super) fn fleet(&self, name: &str, scope: &Scope) -> Fleet {
-        let mut state = self.state();
         let mut report = self.mover.report();
+        let mut state = self.state();
         state.set_connections(&report.connections);
         let facts = state.facts();
         let empty = Environment::default();

@@ -68,3 +68,14 @@ pub(super) fn silent(home: &Home) -> CloudError {
     };
     CloudError::Unreachable { message }
 }
+
+/// The process is there, and an answer takes too long.
+pub(super) fn slow(home: &Home) -> CloudError {
+    let process = holder(home).map_or_else(|| "its process".to_owned(), |pid| format!("its process {pid}"));
+    CloudError::Unreachable {
+        message: format!(
+            "{process} runs and has not finished in time; `i2kit status` shows what was done, and {} may tell why",
+            home.log().display()
+        ),
+    }
+}

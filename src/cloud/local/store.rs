@@ -12,6 +12,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,13 @@ use crate::oci::Digest;
 
 /// The version of the tables and of the documents in them. A database of another version is refused.
 const SCHEMA_VERSION: i64 = 3;
+
+/// Where the header of a file of SQLite has the version of its user (`user_version`), four bytes, the highest first.
+const VERSION_AT: usize = 60;
+
+/// How SQLite locks. Nobody else has a lock on the file while it is open: a reader, such as a backup, would hold up each
+/// save, and with it all that waits for the state.
+const LOCK: &str = "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT;";
 
 /// How SQLite writes. The journal is overwritten in place and never cut or removed, so that it takes no new room. What
 /// was saved is on the disk, power cut or not, when [`Store::save`] returns: a deployment that was reported as done is
@@ -117,17 +125,11 @@ impl Store {
         }
         let version = integer("PRAGMA user_version")?;
         let is_new = pages == 0;
-        if version != SCHEMA_VERSION && !is_new {
-            return Err(CloudError::Lost {
-                message: format!(
-                    "{} has version {version}, this program knows version {SCHEMA_VERSION}; destroy the environments with \
-                     the program that made them, or end their VMs with `{}`",
-                    path.display(),
-                    home::DESTROY_LOST
-                ),
-            });
+        if !is_new {
+            known_version(path, version)?;
         }
         connection.execute_batch(JOURNAL).map_err(failed)?;
+        connection.execute_batch(LOCK).map_err(failed)?;
         if is_new {
             create(&connection).map_err(failed)?;
         }
@@ -243,6 +245,12 @@ impl Store {
         self.connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
     }
 
+    /// Closes the file; what is saved from now on is lost.
+    #[cfg(test)]
+    pub(super) fn close(&mut self) {
+        self.connection = Connection::open_in_memory().unwrap();
+    }
+
     #[cfg(test)]
     fn fault(&self, moment: SaveMoment) -> Result<(), CloudError> {
         self.faults.0.as_ref().map_or(Ok(()), |fault| fault(moment))
@@ -276,12 +284,21 @@ impl Store {
             return Ok(());
         }
         let made = self.connection.execute_batch(&format!(
-            "CREATE TABLE IF NOT EXISTS reserve (page INTEGER PRIMARY KEY, bytes BLOB);
+            "BEGIN;
+             CREATE TABLE IF NOT EXISTS reserve (page INTEGER PRIMARY KEY, bytes BLOB);
              WITH RECURSIVE pages(page) AS (SELECT 1 UNION ALL SELECT page + 1 FROM pages WHERE page < {RESERVE_PAGES})
              INSERT OR REPLACE INTO reserve SELECT page, zeroblob({PAGE_ROW_BYTES}) FROM pages;
-             UPDATE reserve SET bytes = randomblob({PAGE_ROW_BYTES});"
+             COMMIT;
+             BEGIN;
+             UPDATE reserve SET bytes = randomblob({PAGE_ROW_BYTES});
+             DROP TABLE reserve;
+             COMMIT;"
         ));
-        self.connection.execute_batch("DROP TABLE IF EXISTS reserve")?;
+        if made.is_err() {
+            // Where it failed within a transaction. The table may be there.
+            let _ = self.connection.execute_batch("ROLLBACK");
+            self.connection.execute_batch("DROP TABLE IF EXISTS reserve")?;
+        }
         made
     }
 
@@ -338,6 +355,33 @@ impl Store {
             };
         }
         CloudError::Store { message: format!("{}: {error}; nothing was changed", self.path.display()) }
+    }
+}
+
+/// Refuses a database that another program made.
+fn known_version(path: &Path, version: i64) -> Result<(), CloudError> {
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    Err(CloudError::Lost {
+        message: format!(
+            "{} has version {version}, this program knows version {SCHEMA_VERSION}; destroy the environments with \
+             the program that made them, or end their VMs with `{}`",
+            path.display(),
+            home::DESTROY_LOST
+        ),
+    })
+}
+
+/// Refuses the database at `path` when another program made it. Nothing is locked: the version is read from its place in
+/// the file's header, while the process that has the database open goes on. One that is not there, or has no header yet,
+/// is not refused.
+pub(super) fn check_version(path: &Path) -> Result<(), CloudError> {
+    let mut header = [0; VERSION_AT + 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match (read, header.last_chunk()) {
+        (Ok(()), Some(version)) => known_version(path, i64::from(u32::from_be_bytes(*version))),
+        _ => Ok(()),
     }
 }
 

@@ -171,6 +171,7 @@ mod tests {
         };
         supervise_at(QUICK, &tasks, &log, "channel of web-1", &CancellationToken::new(), make).await;
         assert_eq!(runs.load(Ordering::Relaxed), 5);
+        drop(log);
         let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
         assert_eq!(text.matches("disk full").count(), 1, "{text}");
         assert_eq!(text.matches("panicked: a fault").count(), 1, "{text}");
@@ -199,6 +200,7 @@ mod tests {
             cancel.cancel();
         };
         tokio::join!(supervise_at(times, &tasks, &log, "x", &cancel, make), works_again);
+        drop(log);
         let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
         assert!(text.contains("x: works again"), "{text}");
     }

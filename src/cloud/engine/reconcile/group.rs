@@ -3,6 +3,12 @@
 use super::memory::Memory;
 use crate::plan::fleet::{GroupSettings, Health, InstanceState};
 
+/// VMs of a group: each is a record, a folder and a process of a host.
+pub const MAX_MEMBERS: u32 = 1000;
+
+/// VMs that one decision starts. The next one comes as soon as these were started.
+const LAUNCHES: u32 = 32;
+
 /// How long connections that are under way may go on after their VM left the balancer.
 pub(super) const DRAIN_MS: u64 = 10_000;
 
@@ -178,4 +184,9 @@ pub(super) fn worth(vm: &Member) -> u8 {
         Health::Starting { .. } => 2,
         Health::Healthy => 3,
     }
+}
+
+/// Starts of VMs, for as many as are missing and may be started by one decision.
+pub(super) fn launches(missing: u32, revision: u32) -> impl Iterator<Item = Action> {
+    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision })
 }

@@ -1,6 +1,8 @@
 //! Groups whose VMs run to an end: Jobs. A VM that ended well is not replaced; one that failed is, until too many have.
 
-use super::group::{Action, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Decision, GroupView, Member, leaving};
+use super::group::{
+    Action, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Decision, GroupView, MAX_MEMBERS, Member, launches, leaving,
+};
 use super::memory::Run;
 use crate::plan::fleet::{InstanceState, JobSettings, RefreshStatus};
 
@@ -26,9 +28,9 @@ pub(super) fn decide(group: &GroupView, job: &JobSettings, now: u64) -> Decision
         .partition(|vm| active && vm.revision == run.revision);
     decision.actions.extend(other.into_iter().map(drain));
     if active && now >= run.not_before {
-        let missing = job.completions.saturating_sub(run.completed).min(job.parallelism);
+        let missing = job.completions.saturating_sub(run.completed).min(job.parallelism).min(MAX_MEMBERS);
         let running = u32::try_from(running.len()).unwrap_or(u32::MAX);
-        decision.actions.extend((running..missing).map(|_| Action::Launch { revision: run.revision }));
+        decision.actions.extend(launches(missing.saturating_sub(running), run.revision));
     }
     decision.memory.runs.push(run);
     decision

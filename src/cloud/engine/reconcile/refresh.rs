@@ -1,7 +1,7 @@
 //! How a refresh goes on: new VMs first as far as the surge allows, old ones leave as new ones become available, and
 //! the way back when the new revision does not.
 
-use super::group::{Action, Decision, GroupView, Member, REFRESH_FAILURES, worth};
+use super::group::{Action, Decision, GroupView, Member, REFRESH_FAILURES, launches, worth};
 use super::memory::{Memory, Reached, RefreshState};
 use crate::plan::fleet::{Health, InstanceState, RefreshStatus, count};
 
@@ -111,7 +111,7 @@ pub(super) fn replace(group: &GroupView, members: &[&Member], now: u64, decision
     let gone = group.vms.iter().all(|vm| vm.revision == target || !vm.alive);
     if now >= decision.memory.not_before && (!recreate || gone) {
         let room = bounds.max_total.saturating_sub(total).min(group.replicas.saturating_sub(have_new));
-        decision.actions.extend((0..room).map(|_| Action::Launch { revision: target }));
+        decision.actions.extend(launches(room, target));
     }
 
     let available = |vm: &&Member| vm.is_available(min_ready, now);

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::connection::{self, Absent};
 use crate::cloud::CloudError;
 use crate::cloud::local::home::Home;
-use crate::cloud::local::lock::{holder, is_stopped, silent};
-use crate::cloud::local::lost;
+use crate::cloud::local::lock::{holder, is_stopped, silent, slow};
 use crate::cloud::local::machine::descriptors;
 use crate::cloud::local::wire::Hello;
+use crate::cloud::local::{lost, store};
 
 /// How long the process may take to listen: it opens a database and looks through the processes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,8 +24,9 @@ const LOCK_FREE: Duration = Duration::from_secs(5);
 /// How long an answer is waited for before the process is asked whether it is there, and again and again.
 const HEARTBEAT: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
 
-/// How often a process that listens and says nothing is asked before it counts as one that does not answer.
-const SILENCES: u32 = 2;
+/// How often a process that listens and says nothing is asked before it counts as one that does not answer: for as long
+/// as one may take to listen.
+const SILENCES: u32 = 4;
 
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(20);
@@ -61,17 +62,17 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
     let this = Hello::of_this_program();
     let given_up = Instant::now() + PATIENCE;
     let mut child: Option<Started> = None;
-    let mut silences = 0;
     loop {
         match connection::hello(home).await {
             Ok(running) if is_older(&running, &this) => {
+                // One whose records this program cannot read goes on.
+                store::check_version(&home.database())?;
                 // It answers or it is gone: both will do, since we look again.
                 drop(connection::stop(home).await);
             }
             Ok(_) => return Ok(()),
             Err(Absent::Silent) => {
-                silences += 1;
-                if silences >= SILENCES || holder(home).is_some_and(is_stopped) {
+                if Instant::now() > given_up || holder(home).is_some_and(is_stopped) {
                     return Err(silent(home));
                 }
             }
@@ -123,8 +124,11 @@ pub(super) async fn attended<T>(
         silences = if is_silent { silences + 1 } else { 0 };
         let late = given_up.is_some_and(|given_up| tokio::time::Instant::now() > given_up);
         let stopped = is_silent && holder(home).is_some_and(is_stopped);
-        if late || stopped || silences >= SILENCES {
+        if stopped || silences >= SILENCES {
             return Err(silent(home));
+        }
+        if late {
+            return Err(slow(home));
         }
     }
 }

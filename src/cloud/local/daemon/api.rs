@@ -53,8 +53,7 @@ impl Api {
 
     /// Ends the process when it has had nothing to do for `idle`.
     pub(super) fn leave_when_idle(&self, idle: Duration) {
-        let state = self.keeper.state();
-        if self.asked.elapsed() >= idle && state.environments.is_empty() && state.vms.is_empty() {
+        if self.asked.elapsed() >= idle && self.keeper.is_empty() {
             self.keeper.log.say(format_args!("nothing is deployed and nobody asks: it ends"));
             self.keeper.ending.cancel();
         }

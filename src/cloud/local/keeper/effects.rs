@@ -64,6 +64,7 @@ fn remove(keeper: &Keeper, id: &str) {
 
 async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
     let (id, health_port) = (launch.id.clone(), launch.spec.health_port);
+    let Ok(_turn) = keeper.starts.acquire().await else { return };
     let started = {
         let keeper = Arc::clone(keeper);
         tokio::task::spawn_blocking(move || start(&keeper, &launch)).await.unwrap_or_else(|panic| {

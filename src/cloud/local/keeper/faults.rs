@@ -185,6 +185,8 @@ impl Sim {
     fn restart(&mut self) {
         loop {
             self.plan.lock().unwrap().killed = false;
+            // A killed process holds no lock.
+            self.state.close();
             self.state = open(&self.folder, &self.plan, &self.world);
             let machine = |id: &String| {
                 let machine = Machine { id: id.clone(), world: Arc::clone(&self.world) };

@@ -193,6 +193,12 @@ impl State {
         Ok(())
     }
 
+    /// Closes the database, as the end of the process does.
+    #[cfg(test)]
+    pub(in crate::cloud::local) fn close(&mut self) {
+        self.store.close();
+    }
+
     /// Writes the database anew where somebody removed it; whether that was so.
     pub(in crate::cloud::local) fn mend(&mut self) -> Result<bool, CloudError> {
         let is_lost = self.store.is_lost();

@@ -5,7 +5,7 @@
 //! its working folder.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ use crate::cloud::CloudError;
 
 /// qemu's own messages, in the machine's folder.
 const MESSAGES: &str = "qemu.log";
+
+/// How much of them is read for the last one.
+const MESSAGE_BYTES: u64 = 64 << 10;
 
 /// The name of a scratch disk's file, until it is removed right after it was made.
 const SCRATCH: &str = "scratch";
@@ -133,8 +136,7 @@ impl Process {
     pub(crate) fn is_alive(&mut self) -> bool {
         let is_alive = self.runs();
         if !is_alive {
-            // They may be large.
-            self.scratch.clear();
+            close(std::mem::take(&mut self.scratch));
         }
         is_alive
     }
@@ -160,11 +162,36 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        close(std::mem::take(&mut self.scratch));
+    }
+}
+
+/// Closes files without a name on a thread of their own: the last close of a large one frees its blocks, which takes
+/// seconds, and whoever asks whether a machine runs may hold a lock.
+fn close(files: Vec<File>) {
+    if !files.is_empty() {
+        // Without a thread to be had they are closed here.
+        drop(std::thread::Builder::new().name("scratch".to_owned()).spawn(move || drop(files)));
+    }
+}
+
 /// The last of qemu's own messages, in one line: why it did not start, or why it ended.
 pub(crate) fn last_message(folder: &Path) -> Option<String> {
-    let text = fs::read_to_string(folder.join(MESSAGES)).ok()?;
+    let text = end_of(&folder.join(MESSAGES)).ok()?;
     let line = text.lines().rfind(|line| !line.trim().is_empty())?;
     Some(line.trim_start_matches(&format!("{}: ", platform::HOST.program)).to_owned())
+}
+
+/// The end of a text, for as much as a message may be long: nothing bounds the file.
+fn end_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MESSAGE_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(MESSAGE_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The machines that run already, by name; their folders are in `instances`.

@@ -145,6 +145,9 @@ mod tests {
         drop(room);
         drop(gate.enter(2).await);
         assert_eq!(gate.warning(), None);
-        assert_eq!(std::fs::read_to_string(path).unwrap().matches("as many clients").count(), 1);
+        assert_eq!(
+            crate::cloud::local::log::with(&path, "as many clients").matches("as many clients").count(),
+            1
+        );
     }
 }

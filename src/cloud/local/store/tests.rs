@@ -64,6 +64,24 @@ fn what_was_saved_is_loaded_and_what_went_is_gone() {
     assert_eq!(Store::open(&path, || Ok(())).unwrap().1, state);
 }
 
+#[test]
+fn nobody_else_has_a_lock_on_an_open_database_and_its_version_is_known_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cloud.db");
+    check_version(&path).unwrap();
+    let (mut store, _) = Store::open(&path, || Ok(())).unwrap();
+    let reader = Connection::open(&path).unwrap();
+    reader.busy_timeout(Duration::ZERO).unwrap();
+    let read = reader.query_row("SELECT count(*) FROM objects", [], |row| row.get::<_, i64>(0));
+    assert_eq!(read.unwrap_err().sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+    store.save(&environments()).unwrap();
+    check_version(&path).unwrap();
+    drop(store);
+    reader.execute_batch("PRAGMA user_version = 99").unwrap();
+    let error = check_version(&path).unwrap_err().to_string();
+    assert!(error.contains("version 99") && error.contains("destroy"), "{error}");
+}
+
 /// The documents' form belongs to [`SCHEMA_VERSION`]: when this golden changes, so must the version, or a newer
 /// program would take the VMs of an older one for unreadable.
 #[test]

@@ -202,7 +202,7 @@ async fn a_guest_writes_nowhere_else() {
     // The channel goes on.
     guest.say(&log(0, "2026-01-01T00:00:00.1Z stdout F one\n")).await;
     assert!(matches!(guest.hear().await, Message::Logged(logged) if logged.next == 1));
-    let told = fs::read_to_string(root.join("cloud.log")).unwrap();
+    let told = crate::cloud::local::log::with(&root.join("cloud.log"), "its pod does not have");
     assert_eq!(told.matches("its pod does not have").count(), 1, "{told}");
 }
 
@@ -239,7 +239,7 @@ async fn a_write_that_fails_ends_nothing_and_lines_come_again() {
     assert!(matches!(logged, Message::Logged(logged) if logged.next == 2), "what came first was refused");
     assert_eq!(fs::read_to_string(folder.join("0.log")).unwrap(), lines.concat());
     until(|| tasks.failing().is_empty()).await;
-    let told = fs::read_to_string(root.path().join("cloud.log")).unwrap();
+    let told = crate::cloud::local::log::with(&root.path().join("cloud.log"), "cannot be written");
     assert_eq!(told.matches("cannot be written").count(), 1, "{told}");
 }
 

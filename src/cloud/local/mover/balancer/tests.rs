@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::bind::FALLBACK_OFFSET;
 use super::*;
+use crate::cloud::local::log;
 use crate::cloud::local::mover::routes::Backend;
 use crate::manifest::api::Name;
 
@@ -329,6 +330,6 @@ async fn the_session_that_was_silent_for_longest_makes_room() {
         let sessions = balancer.connections(&echo);
         assert!(sessions as usize <= shares.listener, "{sessions}");
     }
-    let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let text = log::with(&folder.path().join("log"), "silent for longest");
     assert_eq!(text.matches("silent for longest").count(), 1, "{text}");
 }

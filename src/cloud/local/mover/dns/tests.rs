@@ -6,6 +6,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use super::answers::CONNECTIONS;
 use super::message::Reply;
 use super::*;
+use crate::cloud::local::log;
 use crate::cloud::local::network::addresses;
 
 fn dns() -> (tempfile::TempDir, Dns) {
@@ -38,8 +39,8 @@ async fn a_server_that_cannot_start_says_once_what_to_do() {
                 || said.contains("another program has that address")),
         "{said}"
     );
-    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-    assert_eq!(log.matches("cannot be served").count(), 1, "{log}");
+    let logged = log::with(&folder.path().join("log"), "cannot be served");
+    assert_eq!(logged.matches("cannot be served").count(), 1, "{logged}");
     drop(taken);
     dns.apply(BTreeMap::new()).await;
     assert_eq!(reported(&dns), Report::default());
