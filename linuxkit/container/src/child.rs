@@ -44,21 +44,26 @@ pub(crate) fn run(spec: &Spec, sandbox: &Sandbox, stdout: &OwnedFd, stderr: &Own
         .and_then(|()| set_oom_score(spec, sandbox))
         .and_then(|()| change_root(spec, sandbox))
         .and_then(|()| prepare_process(spec, &config.process, sandbox, [stdout.as_fd(), stderr.as_fd()]));
-    match prepared {
-        Ok(mut command) => {
-            let source = command.exec();
-            Error::Io { what: format!("execute {}", command.get_program().display()), source }
-        }
+    match prepared.and_then(|command| install_late_profile(spec, &spec.config.process).map(|()| command)) {
+        Ok(command) => become_program(command),
         Err(error) => error,
     }
+}
+
+/// Becomes the program. Returns only when that fails.
+fn become_program(mut command: Command) -> Error {
+    let source = command.exec();
+    Error::Io { what: format!("execute {}", command.get_program().display()), source }
 }
 
 /// Runs a command in the namespaces of the container whose first process is `target`, and returns its exit code. An error
 /// goes to the command's standard error.
 ///
-/// Called in a cloned child, which stays outside the container's PID namespace: only its own child can be inside. That one
-/// is a copy of PID 1 until its exec, and seen by the container's processes; as PID 1 itself it cannot be dumped, so that
-/// its memory and its descriptors are nobody's to open.
+/// Three processes take part. This one, a cloned child, waits for the command; it keeps PID 1's rights and stays outside
+/// the container. Its child enters the namespaces and becomes the container's user with the container's rights; it too
+/// stays outside the PID namespace, which only children enter. The last one is that child's sibling inside, and becomes
+/// the command: what the container's processes see, and those with `SYS_PTRACE` may take over, never has more rights than
+/// the container.
 pub(crate) fn enter_and_run(
     spec: &Spec,
     sandbox: &Sandbox,
@@ -93,6 +98,34 @@ fn enter(
     let users = sandbox.users.as_ref().map(AsFd::as_fd);
     let kept: Vec<BorrowedFd<'_>> = users.into_iter().chain([target]).collect();
     i2kit_sys::let_go_of_descriptors(&kept).doing(|| "close descriptors".into())?;
+    let inside = || match launch_inside(spec, sandbox, target, command, streams.terminal) {
+        Ok(()) => 0,
+        Err(error) => report(&error),
+    };
+    let (launcher, _pidfd) = i2kit_sys::fork(0, None, inside).doing(|| "clone".into())?;
+    loop {
+        // Both are children of this process, and it has no others.
+        let (pid, status) = match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(errno).doing(|| "wait for the command".into()),
+        };
+        let signal = status.terminating_signal().map(|signal| 128 + signal);
+        let code = status.exit_status().or(signal).unwrap_or(255);
+        if pid != launcher || code != 0 {
+            return Ok(code);
+        }
+    }
+}
+
+/// Enters the container's namespaces, takes on its rights, and makes the process that becomes the command.
+fn launch_inside(
+    spec: &Spec,
+    sandbox: &Sandbox,
+    target: BorrowedFd<'_>,
+    command: &[String],
+    terminal: bool,
+) -> Result<(), Error> {
     let mut spaces = ThreadNameSpaceType::MOUNT;
     for namespace in &spec.config.linux.namespaces {
         spaces |= match namespace.kind {
@@ -105,39 +138,33 @@ fn enter(
         };
     }
     move_into_thread_name_spaces(target, spaces).doing(|| "enter the container's namespaces".into())?;
-    let child = || report(&run_command(spec, sandbox, command, streams.terminal));
-    let (pid, _pidfd) = i2kit_sys::fork(0, None, child).doing(|| "clone".into())?;
-    loop {
-        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
-            Ok(Some((_, status))) => {
-                let signal = status.terminating_signal().map(|signal| 128 + signal);
-                return Ok(status.exit_status().or(signal).unwrap_or(255));
-            }
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno).doing(|| "wait for the command".into()),
-        }
-    }
-}
-
-/// Becomes a command in the container that this process is in. Returns only when that fails.
-fn run_command(spec: &Spec, sandbox: &Sandbox, command: &[String], terminal: bool) -> Error {
     let mut process = Process { args: command.to_vec(), ..spec.config.process.clone() };
     if terminal {
-        if let Err(error) = take_terminal() {
-            return error;
-        }
         process.env.insert(0, "TERM=xterm".into());
     }
+    let sibling = i2kit_sys::Sibling::prepare().doing(|| "clone".into())?;
     let streams = [rustix::stdio::stdout(), rustix::stdio::stderr()];
-    match prepare_process(spec, &process, sandbox, streams) {
-        Ok(mut command) => {
-            // Whoever kills the process outside means the command.
-            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            let source = command.exec();
-            Error::Io { what: format!("execute {}", command.get_program().display()), source }
-        }
-        Err(error) => error,
+    let command = prepare_process(spec, &process, sandbox, streams)?;
+    // Whoever may trace the sibling could go on as the sibling, without the profile.
+    let traced = process.capabilities.bounding.iter().any(|name| name == "CAP_SYS_PTRACE");
+    if traced {
+        install_late_profile(spec, &process)?;
     }
+    let prepare = || {
+        if terminal {
+            take_terminal()?;
+        }
+        if traced { Ok(()) } else { install_late_profile(spec, &process) }
+    };
+    let inside = || match prepare() {
+        Ok(()) => {
+            // Whoever kills the process that waits means the command.
+            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+            report(&become_program(command))
+        }
+        Err(error) => report(&error),
+    };
+    sibling.fork(inside).doing(|| "start a process in the container, by the system call clone".into())
 }
 
 /// Makes the terminal on the standard input this process's own, so that its keys send signals.
@@ -185,17 +212,22 @@ fn change_root(spec: &Spec, sandbox: &Sandbox) -> Result<(), Error> {
     let all = pod_files::mounts(spec);
     let expanded = spec.boot.late.as_ref().map(|late| late.expand_mounts.as_slice()).unwrap_or_default();
     let sources = mounts::open_sources(&all, expanded, users)?;
-    rustix::process::chdir(&root).doing(|| format!("enter {root}"))?;
-    // The old root comes to lie on top of the new one, under the same name, and is taken away at once.
-    rustix::process::pivot_root(".", ".").doing(|| "change the root".into())?;
-    unmount(".", UnmountFlags::DETACH).doing(|| "leave the VM's root".into())?;
-    rustix::process::chdir("/").doing(|| "enter the new root".into())?;
+    pivot_to(&root)?;
     let owner = if users.is_some() { Owner::Shifted } else { Owner::Root };
     mounts::make_all(&all, sources, owner)?;
     mounts::make_readonly(&config.linux.readonly_paths)?;
     mounts::mask(&config.linux.masked_paths)?;
     mounts::make_working_folder(Path::new(&config.process.cwd), owner)?;
     if config.root.readonly { mounts::make_root_readonly() } else { Ok(()) }
+}
+
+/// Makes a mount the root of this process's mount namespace, with nothing of the VM's root left.
+pub(crate) fn pivot_to(root: &str) -> Result<(), Error> {
+    rustix::process::chdir(root).doing(|| format!("enter {root}"))?;
+    // The old root comes to lie on top of the new one, under the same name, and is taken away at once.
+    rustix::process::pivot_root(".", ".").doing(|| "change the root".into())?;
+    unmount(".", UnmountFlags::DETACH).doing(|| "leave the VM's root".into())?;
+    rustix::process::chdir("/").doing(|| "enter the new root".into())
 }
 
 /// Mounts the layers with a tmpfs on top. Both go away with the mount namespace, so that a container that is started
@@ -236,6 +268,9 @@ fn prepare_process(
 ) -> Result<Command, Error> {
     let read = |path: &str| read_database(Path::new(path));
     let identity = user::of(&spec.boot, &process.user, &read("/etc/passwd"), &read("/etc/group"))?;
+    if sandbox.users.is_some() {
+        identity.require_in_namespace()?;
+    }
     privileges::set_rlimits(&process.rlimits)?;
     rustix::process::chdir(process.cwd.as_str()).doing(|| format!("enter {}", process.cwd))?;
     let first = if sandbox.users.is_some() { users::FIRST } else { 0 };
@@ -243,10 +278,9 @@ fn prepare_process(
     if let Some(namespace) = &sandbox.users {
         users::enter(namespace.as_fd())?;
     }
-    let profile = spec.config.linux.seccomp.as_ref();
     // The kernel asks for a right to install a filter, which the user may not have, or for no-new-privileges. A profile
     // comes as late as that allows, so that it need not allow what is done here.
-    match profile {
+    match spec.config.linux.seccomp.as_ref() {
         Some(profile) if !process.no_new_privileges => profile::install(profile)?,
         None if spec.boot.seccomp == Seccomp::RuntimeDefault => {
             seccomp::install_default(&process.capabilities)?;
@@ -260,12 +294,15 @@ fn prepare_process(
     let (name, arguments) =
         process.args.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
     let file = program::find(name, path.unwrap_or(program::DEFAULT_PATH))?;
-    if let Some(profile) = profile.filter(|_| process.no_new_privileges) {
-        profile::install(profile)?;
-    }
     let mut command = Command::new(file);
     command.arg0(name).args(arguments).env_clear().envs(environment);
     Ok(command)
+}
+
+/// Installs the container's profile where that needs no right but no-new-privileges; [`prepare_process`] did else.
+fn install_late_profile(spec: &Spec, process: &Process) -> Result<(), Error> {
+    let profile = spec.config.linux.seccomp.as_ref().filter(|_| process.no_new_privileges);
+    profile.map_or(Ok(()), profile::install)
 }
 
 /// The configured environment, and before it what container engines add when it is not configured.

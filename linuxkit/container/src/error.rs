@@ -41,6 +41,16 @@ pub enum Error {
         /// The number.
         id: String,
     },
+    /// A number of a user or a group that the pod's user namespace does not have.
+    #[error(
+        "{id} is no number of a user or a group in a pod with hostUsers: false: these are from 0 to {last}"
+    )]
+    NoIdInNamespace {
+        /// The number.
+        id: u32,
+        /// The greatest that the namespace has.
+        last: u32,
+    },
     /// The user of a container is root although it must not be.
     #[error("user {user:?} is root, which runAsNonRoot forbids")]
     Root {
@@ -74,6 +84,12 @@ pub enum Error {
         secret: String,
         /// Its key.
         key: String,
+    },
+    /// The first process of the PID namespace that containers share did not come up.
+    #[error("the first process of the pod's PID namespace did not start: {reason}")]
+    Pause {
+        /// Its error; empty when it was killed.
+        reason: String,
     },
     /// A mount of a part of a volume that cannot be made.
     #[error("subPath {path} of volume {volume}: {reason}")]

@@ -1,5 +1,7 @@
-//! Mounts inside a container's root. Everything runs in the cloned child, after its root was changed, so that no path
-//! and no symbolic link of an image can lead out of it.
+//! Mounts inside a container's root, in the cloned child.
+//!
+//! [`open_sources`] runs in the VM's root and may open only volumes and files of the guest; everything else runs after the
+//! root was changed, where no path and no symbolic link of an image leads out of the container.
 
 use std::ffi::{CString, OsString};
 use std::fmt::Write as _;

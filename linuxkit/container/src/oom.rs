@@ -9,7 +9,7 @@ use crate::error::{Doing, Error};
 pub const GUEST: i32 = -999;
 
 /// The first process of a shared PID namespace: as that of a sandbox.
-pub(crate) const PAUSE: i32 = -998;
+pub const PAUSE: i32 = -998;
 
 /// The score of a container that always goes, which nothing with a request has.
 const BEST_EFFORT: u64 = 1000;

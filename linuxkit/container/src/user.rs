@@ -5,6 +5,7 @@ use i2kit_spec::ContainerBoot;
 use i2kit_spec::runtime::{MAX_ID, User};
 
 use crate::error::Error;
+use crate::users;
 
 /// Who the container's process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,15 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<u32>,
     /// The home folder that `/etc/passwd` gives the user.
     pub(crate) home: Option<String>,
+}
+
+impl Identity {
+    /// Fails when a number is above those of the pod's user namespace.
+    pub(crate) fn require_in_namespace(&self) -> Result<(), Error> {
+        let mut all = [self.uid, self.gid].into_iter().chain(self.groups.iter().copied());
+        all.find(|id| *id > users::LAST)
+            .map_or(Ok(()), |id| Err(Error::NoIdInNamespace { id, last: users::LAST }))
+    }
 }
 
 /// Who a container runs as: its user, with the group that was set apart from it, and unless it must not be root and is.

@@ -19,6 +19,9 @@ use crate::error::{Doing, Error};
 /// The VM's number of the containers' root; there are as many numbers from there on as below it.
 pub(crate) const FIRST: u32 = 65_536;
 
+/// The greatest number of a user or a group in the namespace.
+pub(crate) const LAST: u32 = FIRST - 1;
+
 /// Makes the namespace.
 pub fn make() -> Result<OwnedFd, Error> {
     let (pid, pidfd) = i2kit_sys::fork(libc::CLONE_NEWUSER, None, || {

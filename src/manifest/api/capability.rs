@@ -47,7 +47,9 @@ pub const OTHER_CAPABILITIES: [&str; 24] = [
     "WAKE_ALARM",
 ];
 
-/// What reaches the machine's kernel, and with it what must stay immutable: for privileged containers alone.
+/// What reaches the machine's kernel, and with it what must stay immutable: for privileged containers alone. `SYS_PTRACE` is
+/// not among them, because a process that a container can see never has more rights than the container; only where
+/// containers share their processes it has to be refused, which is a rule of its own.
 pub const BROAD_CAPABILITIES: [&str; 3] = ["SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO"];
 
 /// The stand-in for all capabilities.

@@ -2,12 +2,12 @@
 
 use std::os::fd::AsFd as _;
 
-use i2kit_container::{START_FAILED, execute, execute_attached, users};
+use i2kit_container::{START_FAILED, execute, execute_attached, start_pause, users};
 use i2kit_spec::Seccomp;
 use i2kit_spec::control::Open;
 use rustix::process::Signal;
 
-use crate::world::{World, ended, finished, read, runs};
+use crate::world::{World, ended, finished, read, rights_while_it_runs, runs};
 
 /// What is done in a world of its own.
 pub(crate) type Case = fn(&mut World);
@@ -23,6 +23,14 @@ pub(crate) const ALL: &[(&str, Case)] = &[
     ("devices_of_the_machine_are_refused", devices_of_the_machine_are_refused),
     ("the_reason_of_a_failed_start_is_given", the_reason_of_a_failed_start_is_given),
     ("commands_run_beside_the_program", commands_run_beside_the_program),
+    (
+        "a_command_on_its_way_has_no_more_rights_than_its_container",
+        a_command_on_its_way_has_no_more_rights_than_its_container,
+    ),
+    (
+        "the_first_process_of_a_shared_namespace_has_nothing_to_give",
+        the_first_process_of_a_shared_namespace_has_nothing_to_give,
+    ),
     ("a_command_has_a_terminal_of_the_container", a_command_has_a_terminal_of_the_container),
     ("root_of_a_user_namespace_is_nobody_outside", root_of_a_user_namespace_is_nobody_outside),
 ];
@@ -150,6 +158,48 @@ fn commands_run_beside_the_program(world: &mut World) {
     assert_eq!(run("ls /proc/self/fd | grep -vE '^[0123]$'").1, "");
 }
 
+fn a_command_on_its_way_has_no_more_rights_than_its_container(world: &mut World) {
+    let mut spec = world.shell("exec sleep 1000");
+    let_it_trace(&mut spec);
+    let started = world.start(&spec);
+    runs(&started);
+    let command = ["sh", "-c", ":"].map(Into::into);
+    let mut processes = 0;
+    for _ in 0..20 {
+        let running = execute(&spec, &world.sandbox, started.pidfd.as_fd(), &command).unwrap();
+        let mut seen = rights_while_it_runs(running);
+        seen.remove(&started.pid.as_raw_nonzero().get());
+        for (process, rights) in &seen {
+            let own = "00000000a80c25fb 00000000a80c25fb 2";
+            assert!(rights.iter().all(|rights| rights == own), "{process}: {rights:?}");
+        }
+        processes += seen.len();
+    }
+    assert!(processes > 0, "no command was seen inside the container");
+}
+
+fn the_first_process_of_a_shared_namespace_has_nothing_to_give(world: &mut World) {
+    world.sandbox.pause = Some(start_pause().unwrap());
+    // With this capability the container may look at any process that it sees.
+    let script = "ls -A /proc/1/root/; readlink /proc/1/fd/0; \
+                  grep -E '^(Uid|CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status";
+    let none = "0000000000000000";
+    assert_eq!(
+        world.says(let_it_trace, script),
+        format!(
+            "/dev/null\nUid:\t65534\t65534\t65534\t65534\nCapPrm:\t{none}\nCapBnd:\t{none}\n\
+             NoNewPrivs:\t1\nSeccomp:\t2\n"
+        )
+    );
+}
+
+fn let_it_trace(spec: &mut i2kit_container::Spec) {
+    let all = &mut spec.config.process.capabilities;
+    for set in [&mut all.bounding, &mut all.effective, &mut all.permitted] {
+        set.push("CAP_SYS_PTRACE".into());
+    }
+}
+
 fn a_command_has_a_terminal_of_the_container(world: &mut World) {
     let spec = world.shell("exec sleep 1000");
     let started = world.start(&spec);
@@ -174,4 +224,10 @@ fn root_of_a_user_namespace_is_nobody_outside(world: &mut World) {
     let outcome = world.run(&spec);
     assert_eq!((outcome.code, outcome.failure.as_str()), (0, ""), "{outcome:?}");
     assert_eq!(outcome.stdout, "0\n 0 65536 65536\n0\n0\n0\n");
+    spec.boot.user = "100000".into();
+    let outcome = world.run(&spec);
+    assert_eq!(
+        outcome.failure,
+        "100000 is no number of a user or a group in a pod with hostUsers: false: these are from 0 to 65535"
+    );
 }

@@ -1,5 +1,6 @@
 //! The world of a case: what PID 1's boot makes before the first container starts, in namespaces that end with the case.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -87,7 +88,9 @@ impl World {
         i2kit_sys::enter_new_cgroup_namespace().unwrap();
         unmount("/sys/fs/cgroup", UnmountFlags::DETACH).unwrap();
         mount("none", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap();
-        fs::create_dir("/sys/fs/cgroup/pod").unwrap();
+        for group in ["pod", "supervisor"] {
+            fs::create_dir(format!("/sys/fs/cgroup/{group}")).unwrap();
+        }
         mount("proc", "/proc", "proc", MountFlags::empty(), None).unwrap();
         for target in ["/run", "/etc"] {
             mount("tmpfs", target, "tmpfs", MountFlags::empty(), None).unwrap();
@@ -143,6 +146,35 @@ pub(crate) fn ended(Started { pid, setup, stdout, stderr, .. }: Started) -> Outc
 pub(crate) fn finished((pid, _pidfd, output): (Pid, OwnedFd, OwnedFd)) -> (i32, String) {
     let text = read(&output);
     (wait(pid), text)
+}
+
+/// What `/proc` shows, until a command ends, of the processes in a PID namespace below this one: the fields of their status
+/// that say what rights they have.
+pub(crate) fn rights_while_it_runs(
+    (pid, _pidfd, _output): (Pid, OwnedFd, OwnedFd),
+) -> BTreeMap<i32, BTreeSet<String>> {
+    let mut seen: BTreeMap<i32, BTreeSet<String>> = BTreeMap::new();
+    loop {
+        for entry in fs::read_dir("/proc").unwrap().map(Result::unwrap) {
+            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // It may have ended meanwhile.
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let field =
+                |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            // The last moments of a process, without its memory, have nothing to give.
+            if field("NSpid:").split_whitespace().count() > 1 && !field("VmSize:").is_empty() {
+                let rights = ["CapPrm:", "CapBnd:", "Seccomp:"].map(|name| field(name).trim().to_owned());
+                seen.entry(number).or_default().insert(rights.join(" "));
+            }
+        }
+        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(Some(_)) => return seen,
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => panic!("wait: {errno}"),
+        }
+    }
 }
 
 /// Reads a pipe, whose end does not block, until it ends. A terminal ends with an error.

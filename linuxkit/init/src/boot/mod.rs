@@ -28,7 +28,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use i2kit_agent::record::PhaseTime;
-use i2kit_container::{Instance, Sandbox, Spec, cgroup, pod_files, users};
+use i2kit_container::{Instance, Sandbox, Spec, cgroup, oom, pod_files, users};
 use i2kit_spec::runtime::Config;
 use i2kit_spec::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, VOLUMES_MOUNT,
@@ -151,7 +151,9 @@ fn carry_out(phase: &Phase, machine: &mut Machine, output: &mut Output) -> Resul
         }
         Phase::Sysctls => sysctl::set(&machine.pod.sysctls),
         Phase::SharedProcesses => {
-            machine.sandbox.pause = Some(i2kit_container::start_pause()?);
+            let pause = i2kit_container::start_pause()?;
+            oom::set(&pause.as_raw_nonzero().to_string(), oom::PAUSE)?;
+            machine.sandbox.pause = Some(pause);
             Ok(())
         }
         Phase::Health => health(machine, output),

@@ -3,6 +3,7 @@
 mod config;
 mod container;
 mod ingress;
+mod isolation;
 mod machine;
 mod pod;
 mod service;

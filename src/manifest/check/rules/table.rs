@@ -6,6 +6,7 @@ use super::container::{
     requests_within_limits, seccomp_profile, unique_mounts, unique_ports, unrendered,
 };
 use super::ingress::{ingress_annotations, ingress_has_backend, ingress_path};
+use super::isolation::{ids_in_user_namespace, tracing_others};
 use super::machine::{
     grace_period, name_servers, no_live_update, root_user, scratch_in_memory, security, shown_containers,
 };
@@ -46,6 +47,8 @@ pub(in crate::manifest) fn of(table: &Table) -> &'static [Rule] {
             name_servers,
             shown_containers,
             root_user,
+            tracing_others,
+            ids_in_user_namespace,
         ],
         "Sysctl" => &[sysctl],
         "NodeSelector" => &[one_term],
