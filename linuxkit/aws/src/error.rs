@@ -56,6 +56,12 @@ impl Error {
         }
     }
 
+    /// Whether what was sent is at fault, so that it is refused however often it is sent.
+    pub(crate) fn is_invalid(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. }
+            if ["InvalidParameter", "Validation", "Serialization"].iter().any(|kind| reason.starts_with(kind)))
+    }
+
     /// Whether the role may not do it. One that was just made may a moment later.
     pub(crate) fn is_denied(&self) -> bool {
         matches!(self, Self::Refused { reason, .. } if reason.contains("AccessDenied"))

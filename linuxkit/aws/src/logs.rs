@@ -1,7 +1,8 @@
 //! Lines of containers, from the journals that PID 1 keeps to `CloudWatch` Logs.
 //!
 //! A batch is read from a journal's file, sent, and only then left behind: the files are the buffer. While the service is
-//! away they are bounded as always, the oldest going first, and a line in the log has their number.
+//! away they are bounded as always, the oldest going first, and a line in the log has their number. How far each journal
+//! was sent is kept in a file, so that a sender that is started anew repeats one batch at most.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use i2kit_spec::launch::LaunchSpec;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -19,6 +21,10 @@ use crate::time;
 /// Limits of one call: its events, and their bytes with 26 for each. Less than the service takes, for escapes.
 const BATCH_EVENTS: usize = 5_000;
 const BATCH_BYTES: u64 = 512 << 10;
+/// What the service takes of the same, which is 10,000 events besides.
+const MAX_BYTES: u64 = 1 << 20;
+/// The time between the first and the last event of one call; the service takes 24 hours.
+const BATCH_MILLISECONDS: u64 = 23 * 3600 * 1000;
 /// How often is looked for more. Fewer calls cost less, and a second is soon enough.
 const PERIOD: Duration = Duration::from_secs(1);
 /// After a failure, doubled by each further one.
@@ -26,7 +32,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Where one journal is read.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     /// The number of the next line.
     next: u64,
@@ -41,63 +47,101 @@ struct Event {
     text: String,
 }
 
-/// Sends the lines of all journals below `folder` until the program is ended.
+/// How far each journal was sent, by the container's name.
+type Places = BTreeMap<String, Place>;
+
+/// Sends the lines of all journals below `folder` until the program is ended, from where the file `sent` says that a sender
+/// before this one has come.
 pub(crate) fn ship(
     client: &mut Client,
     (spec, instance): (&LaunchSpec, &str),
-    folder: &Path,
+    (folder, sent): (&Path, &Path),
     log: impl Fn(&str),
 ) {
     let Some(target) = &spec.logs else { return };
-    let mut places: BTreeMap<String, Place> = BTreeMap::new();
+    let mut places = load(sent);
     let mut wait = FIRST_WAIT;
     let mut failing = false;
     loop {
-        let stream = |name: &str| format!("{}/{}/{instance}/{name}", spec.namespace, spec.group);
-        match round(client, &mut places, folder, &|name| (target.group.clone(), stream(name))) {
-            Ok(more) => {
-                if std::mem::take(&mut failing) {
-                    log("logs are sent again");
-                }
-                wait = FIRST_WAIT;
-                if !more {
-                    std::thread::sleep(PERIOD);
-                }
+        let mut send = |name: &str, events: &[Event]| {
+            let stream = format!("{}/{}/{instance}/{name}", spec.namespace, spec.group);
+            put(client, (&target.group, &stream), events)
+        };
+        let Round { more, failure } = round(&mut places, folder, &mut send, &log);
+        if more {
+            // Without the file a successor repeats what is still there.
+            let _ = save(&places, sent);
+        }
+        if let Some(error) = failure {
+            if !std::mem::replace(&mut failing, true) {
+                log(&format!("logs are not sent for now: {error}"));
             }
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    log(&format!("logs are not sent for now: {error}"));
-                }
-                std::thread::sleep(wait);
-                wait = (wait * 2).min(MAX_WAIT);
-            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(MAX_WAIT);
+            continue;
+        }
+        if std::mem::take(&mut failing) {
+            log("logs are sent again");
+        }
+        wait = FIRST_WAIT;
+        if !more {
+            std::thread::sleep(PERIOD);
         }
     }
 }
 
-/// Sends a batch of each journal; tells whether there may be more.
+fn load(path: &Path) -> Places {
+    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+fn save(places: &Places, path: &Path) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec(places)?)?;
+    fs::rename(&new, path)
+}
+
+/// What came of a batch of each journal.
+#[derive(Debug, Default)]
+struct Round {
+    /// Whether something was sent, so that there may be more.
+    more: bool,
+    /// The first failure that may pass.
+    failure: Option<Error>,
+}
+
+/// Sends a batch of each journal. One that fails is tried again in the next round, and keeps no other one waiting; one that
+/// the service refuses for what is in it is left out.
 fn round(
-    client: &mut Client,
-    places: &mut BTreeMap<String, Place>,
+    places: &mut Places,
     folder: &Path,
-    target: &dyn Fn(&str) -> (String, String),
-) -> Result<bool, Error> {
-    let mut more = false;
+    send: &mut dyn FnMut(&str, &[Event]) -> Result<(), Error>,
+    log: &dyn Fn(&str),
+) -> Round {
+    let mut round = Round::default();
     for name in names(folder) {
         let place = places.entry(name.clone()).or_default();
         let mut next = place.clone();
         let events = batch(&mut next, &folder.join(&name));
         if !events.is_empty() {
-            put(client, target(&name), &events)?;
-            more = true;
+            match send(&name, &events) {
+                Ok(()) => {}
+                Err(error) if error.is_invalid() => {
+                    log(&format!("{} lines of {name} are left out of the log: {error}", events.len()));
+                }
+                Err(error) => {
+                    round.failure.get_or_insert(error);
+                    continue;
+                }
+            }
+            round.more = true;
         }
         *place = next;
     }
-    Ok(more)
+    round
 }
 
 /// Puts events into a stream, which is made when it is not there.
-fn put(client: &mut Client, (group, stream): (String, String), events: &[Event]) -> Result<(), Error> {
+fn put(client: &mut Client, (group, stream): (&str, &str), events: &[Event]) -> Result<(), Error> {
     let events: Vec<Value> =
         events.iter().map(|event| json!({"timestamp": event.milliseconds, "message": event.text})).collect();
     let body = json!({"logGroupName": group, "logStreamName": stream, "logEvents": events});
@@ -119,11 +163,30 @@ fn names(folder: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+/// The times of a batch's first and last event.
+#[derive(Debug, Default)]
+struct Span(Option<(u64, u64)>);
+
+impl Span {
+    /// Takes an event of this time. Returns whether it belongs into the batch: the service takes events in the order of their
+    /// times, and not too far apart.
+    fn take(&mut self, milliseconds: u64) -> bool {
+        let (first, last) = self.0.unwrap_or((milliseconds, milliseconds));
+        // One without a time has that of its neighbour.
+        let fits = milliseconds == 0 || (milliseconds >= last && milliseconds - first <= BATCH_MILLISECONDS);
+        if fits && milliseconds > 0 {
+            self.0 = Some((first, milliseconds));
+        }
+        fits
+    }
+}
+
 /// The next lines of a journal.
 fn batch(place: &mut Place, folder: &Path) -> Vec<Event> {
     let mut events = Vec::new();
     let mut bytes = 0;
-    while bytes < BATCH_BYTES && events.len() < BATCH_EVENTS {
+    let mut span = Span::default();
+    'batch: while bytes < BATCH_BYTES && events.len() < BATCH_EVENTS {
         let Some((first, path, at)) = place.file.clone() else {
             let Some((first, path)) = following(folder, place) else { break };
             if first > place.next {
@@ -143,23 +206,37 @@ fn batch(place: &mut Place, folder: &Path) -> Vec<Event> {
             place.file = None;
             continue;
         }
-        bytes += lines.len() as u64;
-        place.file = Some((first, path, at + lines.len() as u64));
+        let mut at = at;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let event = event(line);
+            // What is no text takes more room as such.
+            let size = line.len().max(event.text.len()) as u64 + 26;
+            let is_full = events.len() == BATCH_EVENTS || bytes + size > MAX_BYTES;
+            if is_full || !span.take(event.milliseconds) {
+                place.file = Some((first, path, at));
+                break 'batch;
+            }
+            at += line.len() as u64;
+            bytes += size;
             place.next += 1;
-            bytes += 26;
-            events.push(event(line));
+            events.push(event);
         }
+        place.file = Some((first, path, at));
     }
-    // What was dropped has the time of what follows.
-    let mut later = events.iter().rev().map(|event| event.milliseconds).find(|time| *time > 0).unwrap_or(0);
+    give_times(&mut events);
+    events
+}
+
+/// Gives events without a time, such as what was dropped, that of what follows, or else of what comes before.
+fn give_times(events: &mut [Event]) {
+    let known = events.iter().rev().map(|event| event.milliseconds).find(|time| *time > 0);
+    let mut later = known.unwrap_or_else(time::milliseconds);
     for event in events.iter_mut().rev() {
         if event.milliseconds == 0 {
             event.milliseconds = later;
         }
         later = event.milliseconds;
     }
-    events
 }
 
 /// The file with the next line, or the first one after it.
@@ -228,6 +305,118 @@ mod tests {
         let events = batch(&mut place, folder.path());
         assert_eq!(texts(&events), ["i2kit: 6 lines were dropped before they were sent", "eleven"]);
         assert_eq!(events[0].milliseconds, events[1].milliseconds);
+    }
+
+    fn folder(journals: &[(&str, &[&str])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, times) in journals {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            let lines = times.iter().map(|time| format!("{time} stdout F of {name}\n"));
+            fs::write(folder.path().join(name).join(format!("{:020}.1", 0)), lines.collect::<String>())
+                .unwrap();
+        }
+        folder
+    }
+
+    fn refused(reason: &str) -> Error {
+        Error::Refused { action: "PutLogEvents".into(), status: 400, reason: reason.into() }
+    }
+
+    #[test]
+    fn a_batch_spans_less_than_a_day_in_the_order_of_time() {
+        let folder = folder(&[(
+            "web",
+            &[
+                "2026-01-31T00:00:00Z",
+                "2026-01-31T22:59:59Z",
+                "2026-01-31T23:00:01Z",
+                // The clock was set back.
+                "2026-01-31T12:00:00Z",
+                "no time",
+            ],
+        )]);
+        let mut place = Place::default();
+        let mut counts = vec![];
+        loop {
+            let events = batch(&mut place, &folder.path().join("web"));
+            if events.is_empty() {
+                break;
+            }
+            assert!(events.is_sorted_by_key(|event| event.milliseconds));
+            assert!(events.iter().all(|event| event.milliseconds > 1_700_000_000_000));
+            counts.push(events.len());
+        }
+        assert_eq!(counts, [2, 1, 2]);
+        assert_eq!(place.next, 5);
+    }
+
+    #[test]
+    fn a_batch_has_no_more_events_and_bytes_than_the_service_takes() {
+        let short = vec!["2026-01-31T00:00:00Z"; 13_000];
+        let folder = folder(&[("short", &short), ("binary", &[])]);
+        let mut bytes = vec![];
+        for _ in 0..40 {
+            bytes.extend(b"2026-01-31T00:00:00Z stdout F ");
+            bytes.extend([0xff; 16_000]);
+            bytes.push(b'\n');
+        }
+        fs::write(folder.path().join("binary").join(format!("{:020}.1", 0)), bytes).unwrap();
+        for (name, lines) in [("short", 13_000), ("binary", 40)] {
+            let (mut place, mut count) = (Place::default(), 0);
+            while count < lines {
+                let events = batch(&mut place, &folder.path().join(name));
+                let bytes: usize = events.iter().map(|event| event.text.len() + 26).sum();
+                assert!(!events.is_empty() && events.len() <= 10_000 && bytes <= 1 << 20, "{name}: {bytes}");
+                count += events.len();
+            }
+            assert_eq!((count, place.next), (lines, lines as u64));
+        }
+    }
+
+    #[test]
+    fn a_journal_that_fails_keeps_no_other_one_waiting() {
+        let time = "2026-01-31T00:00:00Z";
+        let folder = folder(&[("a", &[time]), ("b", &[time]), ("c", &[time])]);
+        let (mut places, logged) = (Places::new(), std::cell::RefCell::new(vec![]));
+        let log = |text: &str| logged.borrow_mut().push(text.to_owned());
+        let mut sent = vec![];
+        let mut send = |name: &str, _: &[Event]| match name {
+            "a" => Err(refused("ThrottlingException: Rate exceeded")),
+            "b" => Err(refused("InvalidParameterException: too old")),
+            _ => {
+                sent.push(name.to_owned());
+                Ok(())
+            }
+        };
+        let done = round(&mut places, folder.path(), &mut send, &log);
+        assert!(done.more && done.failure.unwrap().to_string().contains("Throttling"));
+        let done = round(&mut places, folder.path(), &mut send, &log);
+        assert!(!done.more && done.failure.is_some(), "only the first is left");
+        assert_eq!(sent, ["c"]);
+        assert_eq!(
+            *logged.borrow(),
+            [
+                "1 lines of b are left out of the log: PutLogEvents: status 400: InvalidParameterException: too old"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_sender_that_is_started_anew_goes_on() {
+        let folder = folder(&[("web", &["2026-01-31T00:00:00Z", "2026-01-31T00:00:01Z"])]);
+        let sent = tempfile::tempdir().unwrap();
+        let file = sent.path().join("sent.json");
+        let mut places = load(&file);
+        let mut count = 0;
+        let mut send = |_: &str, events: &[Event]| {
+            count += events.len();
+            Ok(())
+        };
+        round(&mut places, folder.path(), &mut send, &|_| {});
+        save(&places, &file).unwrap();
+        assert_eq!(load(&file), places);
+        assert!(!round(&mut load(&file), folder.path(), &mut send, &|_| {}).more);
+        assert_eq!(count, 2);
     }
 
     proptest! {

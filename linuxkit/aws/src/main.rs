@@ -33,6 +33,9 @@ const SECRETS: &str = "/secrets";
 /// The folder of the containers' journals.
 const JOURNALS: &str = "/run/i2kit/logs";
 
+/// Where the sender of logs keeps how far it has come: in memory, as the journals.
+const SENT: &str = "/run/i2kit/logs-sent.json";
+
 /// How long after its end the sender of logs is started again.
 const RESTART: Duration = Duration::from_secs(5);
 
@@ -116,6 +119,6 @@ fn ship() -> Result<(), Error> {
     let instance = metadata.instance()?;
     let Some(spec) = metadata.launch()? else { return Ok(()) };
     let mut client = client(metadata, trust, &spec)?;
-    logs::ship(&mut client, (&spec, &instance), Path::new(JOURNALS), log);
+    logs::ship(&mut client, (&spec, &instance), (Path::new(JOURNALS), Path::new(SENT)), log);
     Ok(())
 }

@@ -27,6 +27,12 @@ pub(crate) fn now() -> f64 {
     seconds(now)
 }
 
+/// The clock, in milliseconds since 1970.
+pub(crate) fn milliseconds() -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Realtime);
+    u64::try_from(tv_sec).unwrap_or(0) * 1000 + u64::try_from(tv_nsec / 1_000_000).unwrap_or(0)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "until 2100 microseconds are kept")]
 fn seconds(time: Timespec) -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
