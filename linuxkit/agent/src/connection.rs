@@ -1,4 +1,5 @@
-//! A TCP connection with a deadline.
+//! A TCP connection with a deadline. It knows no protocol. Requests of probes and hooks are sent over it; clients of the health
+//! port do not come here.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

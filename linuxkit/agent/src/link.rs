@@ -7,16 +7,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use i2kit_spec::ProbeAction;
 use i2kit_spec::control::{self, Message, StreamState};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The largest message.
+/// The largest message. What a manifest may make large, such as a probe's command, is never in one: both sides have the pod.
 const MESSAGE_BYTES: usize = 72 * 1024;
 
 /// From PID 1.
@@ -51,12 +50,14 @@ pub enum ToSupervisor {
         /// Why it failed, if it did.
         failure: Option<String>,
     },
-    /// Make a request for a hook. A supervisor that is started anew gets the request again.
+    /// Make the request of a container's hook. A supervisor that is started anew gets the request again.
     Request {
         /// The hook's number.
         number: u64,
-        /// The request.
-        action: ProbeAction,
+        /// The container.
+        container: String,
+        /// Which hook of it.
+        when: When,
         /// The time limit in seconds.
         seconds: u64,
     },
@@ -72,6 +73,16 @@ pub enum ProbeKind {
     Liveness,
     /// Whether it can take traffic.
     Readiness,
+}
+
+/// Kubernetes' two hooks: when in a container's life one is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum When {
+    /// Its program has started.
+    PostStart,
+    /// It is being stopped.
+    PreStop,
 }
 
 /// What the answers to a probe amount to.
@@ -111,7 +122,7 @@ pub enum ToInit {
         /// How many of them were dropped before anybody took them.
         dropped: u64,
     },
-    /// Run a command in a container.
+    /// Run the command of a container's probe.
     Execute {
         /// The supervisor's number for it.
         id: u64,
@@ -119,10 +130,8 @@ pub enum ToInit {
         container: String,
         /// Which run of it.
         run: u64,
-        /// Program and arguments.
-        command: Vec<String>,
-        /// The time limit in seconds.
-        seconds: u64,
+        /// Which probe.
+        kind: ProbeKind,
     },
     /// A request for a hook has its answer.
     Answered {
@@ -180,7 +189,8 @@ impl Link {
         Ok(Self { socket: self.socket.try_clone()? })
     }
 
-    /// Sends a message, with a descriptor or without. `WouldBlock` when the other side does not read.
+    /// Sends a message, with a descriptor or without. `WouldBlock` when the other side does not read, `InvalidInput` when the
+    /// message is larger than the other side takes.
     pub fn send(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         self.send_bytes(&serde_json::to_vec(message)?, fd)
     }
@@ -193,6 +203,9 @@ impl Link {
     }
 
     fn send_bytes(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        if bytes.len() > MESSAGE_BYTES {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -204,18 +217,20 @@ impl Link {
         Ok(())
     }
 
-    /// The next message. `WouldBlock` when there is none, `UnexpectedEof` when the other side is gone.
+    /// The next message. `WouldBlock` when there is none, `InvalidData` for one that is none of this link's or too large,
+    /// `UnexpectedEof` only when the other side is gone.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<(T, Option<OwnedFd>)> {
         let (bytes, fd) = self.receive_bytes()?;
-        Ok((serde_json::from_slice(&bytes)?, fd))
+        Ok((parse(&bytes)?, fd))
     }
 
     /// As [`Self::receive`], where messages of the control channel may come too.
     pub fn receive_any<T: DeserializeOwned>(&self) -> io::Result<(Any<T>, Option<OwnedFd>)> {
         let (bytes, fd) = self.receive_bytes()?;
-        let own = || serde_json::from_slice(&bytes).map(Any::Own);
-        let message = control::decode(&bytes).map_or_else(own, |message| Ok(Any::Control(message)));
-        Ok((message?, fd))
+        match control::decode(&bytes) {
+            Some(message) => Ok((Any::Control(message), fd)),
+            None => Ok((Any::Own(parse(&bytes)?), fd)),
+        }
     }
 
     fn receive_bytes(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
@@ -232,9 +247,20 @@ impl Link {
         if received.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a message larger than this link carries",
+            ));
+        }
         bytes.truncate(received.bytes);
         Ok((bytes, fd))
     }
+}
+
+/// The message of these bytes. Whatever is wrong with them is the message's fault, and not the end of the link.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 impl AsFd for Link {
@@ -265,6 +291,25 @@ mod tests {
         assert_eq!(theirs.receive::<ToSupervisor>().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(ours);
         assert_eq!(theirs.receive::<ToSupervisor>().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_does_not_end_the_link() {
+        let (ours, theirs) = Link::pair().unwrap();
+        let answered = |failure: String| ToInit::Answered { number: 1, failure: Some(failure) };
+        let large = answered("x".repeat(80_000));
+        assert_eq!(ours.send(&large, None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        // Whatever the other side is, it may send what it likes.
+        let bytes = [serde_json::to_vec(&large).unwrap(), br#"{"answered":{"num"#.to_vec()];
+        for bytes in bytes {
+            rustix::io::write(&ours, &bytes).unwrap();
+        }
+        ours.send(&answered("x".repeat(70_000)), None).unwrap();
+        let theirs = Link::over(theirs);
+        for _ in 0..2 {
+            assert_eq!(theirs.receive_any::<ToInit>().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+        assert!(matches!(theirs.receive::<ToInit>(), Ok((ToInit::Answered { number: 1, .. }, None))));
     }
 
     #[test]

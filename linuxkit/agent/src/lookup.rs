@@ -116,7 +116,7 @@ fn query(server: IpAddr, name: &str, deadline: Instant) -> io::Result<Answer> {
         match socket.recv(&mut buffer) {
             Ok(length) => {
                 if let Some(answer) = read(&question, &buffer[..length]) {
-                    return Ok(answer);
+                    return answer.map_err(io::Error::other);
                 }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
@@ -148,8 +148,8 @@ enum Answer {
     Nothing,
 }
 
-/// The answer to a question; none if these bytes are none, or one that helps nobody.
-fn read(question: &[u8], answer: &[u8]) -> Option<Answer> {
+/// The answer to a question, or why this server has none: another one may. None if these bytes are no answer to it.
+fn read(question: &[u8], answer: &[u8]) -> Option<Result<Answer, String>> {
     let number = |at: usize| Some(u16::from_be_bytes([*answer.get(at)?, *answer.get(at + 1)?]));
     // The same id, the bit that marks an answer, and the question word for word.
     let asked = question.get(12..)?;
@@ -161,10 +161,31 @@ fn read(question: &[u8], answer: &[u8]) -> Option<Answer> {
     match answer.get(3)? & 0x0f {
         0 => {}
         // There is no such name.
-        3 => return Some(Answer::Nothing),
-        _ => return None,
+        3 => return Some(Ok(Answer::Nothing)),
+        code => return Some(Err(format!("the nameserver answers with {}", failure(code)))),
     }
-    let mut at = 12 + asked.len();
+    let truncated = answer.get(2)? & 0x02 != 0;
+    Some(match first_address(answer, 12 + asked.len()) {
+        Some(Answer::Nothing) if truncated => Err("the nameserver's answer is cut off".into()),
+        Some(answer) => Ok(answer),
+        None => Err("the nameserver's answer is incomplete".into()),
+    })
+}
+
+/// What a nameserver's code for a failure is called.
+fn failure(code: u8) -> String {
+    match code {
+        1 => "FORMERR".into(),
+        2 => "SERVFAIL".into(),
+        4 => "NOTIMP".into(),
+        5 => "REFUSED".into(),
+        other => format!("code {other}"),
+    }
+}
+
+/// The first address among the records of an answer that begin here; none if they are broken before it.
+fn first_address(answer: &[u8], mut at: usize) -> Option<Answer> {
+    let number = |at: usize| Some(u16::from_be_bytes([*answer.get(at)?, *answer.get(at + 1)?]));
     for _ in 0..number(6)? {
         at = after_name(answer, at)?;
         let (kind, class, length) = (number(at)?, number(at + 2)?, usize::from(number(at + 8)?));
@@ -217,12 +238,32 @@ mod tests {
         let question = question(ID, "web.example").unwrap();
         assert_eq!(question.len(), 12 + 13 + 4);
         let good = answer(&question, 0, &[(5, b"\x01a\0"), (A, &[10, 0, 0, 7]), (A, &[10, 0, 0, 8])]);
-        assert_eq!(read(&question, &good), Some(Answer::Address(Ipv4Addr::new(10, 0, 0, 7))));
-        assert_eq!(read(&question, &answer(&question, 3, &[])), Some(Answer::Nothing));
-        assert_eq!(read(&question, &answer(&question, 0, &[])), Some(Answer::Nothing));
-        assert_eq!(read(&question, &answer(&question, 2, &[])), None);
+        let address = Some(Ok(Answer::Address(Ipv4Addr::new(10, 0, 0, 7))));
+        assert_eq!(read(&question, &good), address);
+        assert_eq!(read(&question, &answer(&question, 3, &[])), Some(Ok(Answer::Nothing)));
+        assert_eq!(read(&question, &answer(&question, 0, &[])), Some(Ok(Answer::Nothing)));
         assert_eq!(read(&super::question([1, 1], "web.example").unwrap(), &good), None);
         assert_eq!(read(&super::question(ID, "web.examplf").unwrap(), &good), None);
+    }
+
+    #[test]
+    fn a_server_that_cannot_answer_is_not_waited_for() {
+        let question = question(ID, "web.example").unwrap();
+        let reason = |code: u8| read(&question, &answer(&question, code, &[])).unwrap().unwrap_err();
+        assert_eq!(reason(2), "the nameserver answers with SERVFAIL");
+        assert_eq!(reason(5), "the nameserver answers with REFUSED");
+        assert_eq!(reason(9), "the nameserver answers with code 9");
+        let cut_off = |records: &[(u16, &[u8])]| {
+            let mut message = answer(&question, 0, records);
+            message[2] |= 0x02;
+            message
+        };
+        assert!(read(&question, &cut_off(&[])).unwrap().is_err());
+        let address = Ok(Answer::Address(Ipv4Addr::new(10, 0, 0, 7)));
+        assert_eq!(read(&question, &cut_off(&[(A, &[10, 0, 0, 7])])), Some(address));
+        let mut broken = answer(&question, 0, &[(A, &[10, 0, 0, 7])]);
+        broken.truncate(broken.len() - 1);
+        assert!(read(&question, &broken).unwrap().is_err());
     }
 
     #[test]

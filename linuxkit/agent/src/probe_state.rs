@@ -17,7 +17,8 @@ pub(crate) struct ProbeState {
     /// Which run of the container is probed; none while it does not run.
     run: Option<u64>,
     next: f64,
-    in_flight: bool,
+    /// When the outcome of the one under way is lost.
+    in_flight: Option<f64>,
     successes: u32,
     failures: u32,
     verdict: Option<bool>,
@@ -47,7 +48,7 @@ impl ProbeState {
             probe,
             run: None,
             next: 0.0,
-            in_flight: false,
+            in_flight: None,
             successes: 0,
             failures: 0,
             verdict: None,
@@ -70,12 +71,28 @@ impl ProbeState {
     pub(crate) fn due(&self, started: bool) -> Option<f64> {
         // The startup probe ends when it succeeded, the others begin then.
         let wanted = (self.kind == ProbeKind::Startup) != started;
-        (self.run.is_some() && !self.in_flight && wanted).then_some(self.next)
+        (self.run.is_some() && self.in_flight.is_none() && wanted).then_some(self.next)
     }
 
-    /// Begins a probe. Returns the container's run that is probed.
-    pub(crate) fn begin(&mut self, now: f64) -> Option<u64> {
-        self.in_flight = true;
+    /// When the outcome of the probe under way is lost.
+    pub(crate) fn lost_at(&self) -> Option<f64> {
+        self.in_flight
+    }
+
+    /// The run whose probe is under way for too long, if one is.
+    pub(crate) fn lost(&self, now: f64) -> Option<u64> {
+        self.run.filter(|_| self.in_flight.is_some_and(|until| until <= now))
+    }
+
+    /// Has the time of the probe under way be over.
+    #[cfg(test)]
+    pub(crate) fn expire(&mut self) {
+        self.in_flight = self.in_flight.map(|_| 0.0);
+    }
+
+    /// Begins a probe, whose outcome must come within so many seconds. Returns the container's run that is probed.
+    pub(crate) fn begin(&mut self, now: f64, patience: f64) -> Option<u64> {
+        self.in_flight = Some(now + patience);
         self.next =
             self.next.max(now) + Duration::from(self.probe.period_seconds.max(Seconds(1))).as_secs_f64();
         self.run
@@ -87,7 +104,7 @@ impl ProbeState {
         if run != self.run {
             return None;
         }
-        self.in_flight = false;
+        self.in_flight = None;
         let healthy = failure.is_none();
         (self.successes, self.failures) =
             if healthy { (self.successes + 1, 0) } else { (0, self.failures + 1) };
@@ -140,8 +157,9 @@ mod tests {
         state.observe(running(1));
         assert_eq!(state.due(false), None);
         assert_eq!(state.due(true), Some(105.0));
-        assert_eq!(state.begin(105.0), Some(1));
-        assert_eq!(state.due(true), None);
+        assert_eq!(state.begin(105.0, 31.0), Some(1));
+        assert_eq!((state.due(true), state.lost_at()), (None, Some(136.0)));
+        assert_eq!((state.lost(135.9), state.lost(136.0)), (None, Some(1)));
         state.finish(Some(1), None);
         assert_eq!(state.due(true), Some(115.0));
     }

@@ -144,8 +144,10 @@ impl Server {
                 (ToSupervisor::Streams { streams }, _) => self.control.streams(streams),
                 (ToSupervisor::Port { epoch }, Some(port)) => self.control.port(port, epoch),
                 (ToSupervisor::Bell, Some(bell)) => self.control.bell(bell),
-                (ToSupervisor::Request { number, action, seconds }, _) => {
-                    self.prober.request_for_hook(number, action, Duration::from_secs(seconds));
+                (ToSupervisor::Request { number, container, when, seconds }, _) => {
+                    let limit = Duration::from_secs(seconds);
+                    let failed = self.prober.request_for_hook(number, (&container, when), limit);
+                    self.outbox.extend(failed.map(Outgoing::Own));
                 }
                 // A client without its socket: descriptors are short, and the client goes away by itself.
                 (ToSupervisor::Client { id }, None) => {
@@ -165,6 +167,8 @@ impl Server {
             match sent {
                 Ok(()) => self.outbox.pop_front(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // It will not become smaller.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => self.outbox.pop_front(),
                 Err(error) => return Err(error),
             };
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use i2kit_agent::link::{ProbeKind, Verdict};
 use i2kit_agent::record::{ContainerRecord, ContainerState, Ended};
 use i2kit_container::{START_FAILED, Sandbox, Spec, Started, cgroup, pod_files};
-use i2kit_spec::{ContainerEnd, RestartPolicy, Seconds};
+use i2kit_spec::{ContainerEnd, ProbeAction, RestartPolicy, Seconds};
 use i2kit_sys::clock;
 use rustix::process::{Pid, Signal, WaitStatus};
 
@@ -206,6 +206,19 @@ impl Container {
             // It may have ended meanwhile, which is what was wanted.
             let _ = rustix::process::pidfd_send_signal(&process.pidfd, signal);
         }
+    }
+
+    /// The command of a probe and its time limit, when the container has such a probe and it is a command.
+    pub(crate) fn probe_command(&self, kind: ProbeKind) -> Option<(&[String], Duration)> {
+        let probes = &self.spec.boot.probes;
+        let probe = match kind {
+            ProbeKind::Startup => &probes.startup,
+            ProbeKind::Liveness => &probes.liveness,
+            ProbeKind::Readiness => &probes.readiness,
+        };
+        let probe = probe.as_ref()?;
+        let ProbeAction::Exec { command } = &probe.action else { return None };
+        Some((command, probe.timeout_seconds.max(Seconds(1)).into()))
     }
 
     /// Takes the verdict of a probe on a run of the container. When the container is to be stopped for it, returns the

@@ -7,11 +7,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use i2kit_agent::link::{Any, ToInit};
+use i2kit_agent::link::{Any, ProbeKind, ToInit, When};
 use i2kit_agent::record::{PhaseTime, Record, Stage, VERSION};
 use i2kit_container::Sandbox;
 use i2kit_spec::end::LOST;
-use i2kit_spec::{PodBoot, PodEnd, ProbeAction};
+use i2kit_spec::{PodBoot, PodEnd};
 use i2kit_sys::clock;
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
@@ -22,11 +22,12 @@ use crate::commands::{Commands, Purpose};
 use crate::container::{Container, Life, Role};
 use crate::containers::Containers;
 use crate::error::{Doing, Error};
-use crate::hooks::{Begun, Hooks, LEAST_GRACE, When};
+use crate::hooks::{Begun, Hooks, LEAST_GRACE};
 use crate::output::Output;
 use crate::power::PowerButton;
 use crate::sessions::Sessions;
 use crate::shutdown::Shutdown;
+use crate::status::in_words;
 use crate::supervisor::Supervisor;
 use crate::wait::{Source, Wanted, wait};
 
@@ -154,6 +155,7 @@ impl<'output> Guest<'output> {
         }
         let end = self.end();
         self.output.log_end(&end);
+        self.shutdown.set_reported();
         self.output.log("the pod has ended");
         let deadline = Instant::now() + LAST_LINES;
         self.leaving = Some(deadline);
@@ -201,7 +203,10 @@ impl<'output> Guest<'output> {
         self.containers.to_start(now).into_iter().for_each(|index| self.start(index));
         self.containers.kill_due(now);
         self.commands.kill_overdue(now);
-        self.hooks.over(now).into_iter().for_each(|number| self.end_hook(number, None));
+        for (number, failure) in self.hooks.over(now) {
+            self.supervisor.answered(number);
+            self.end_hook(number, failure);
+        }
         self.start_supervisor();
         if self.shutdown.is_overdue(now) {
             let limit = self.pod.active_deadline_seconds.unwrap_or_default();
@@ -349,7 +354,7 @@ impl Guest<'_> {
         let counts = |request: &Any<ToInit>| !matches!(request, Any::Own(ToInit::Execute { .. }));
         self.serve(requests.into_iter().filter(counts).collect());
         self.sessions.rewind();
-        self.output.log(&format!("the supervisor ended ({status:?}) and is started again"));
+        self.output.log(&format!("the supervisor {}; it is started again", in_words(status)));
         self.commands.kill_probes();
         self.changed = true;
     }
@@ -391,15 +396,8 @@ impl Guest<'_> {
                     self.changed |= dropped > 0;
                 }
             }
-            ToInit::Execute { id, container, run, command, seconds } => {
-                let found = self.containers.named(&container).map(|index| self.containers.get(index));
-                let found = found.filter(|container| container.run == run);
-                let limit = Duration::from_secs(seconds);
-                let purpose = Purpose::Probe { id, run };
-                let started = found.ok_or(Error::NotRunning { container }).and_then(|found| {
-                    self.commands.start((found, self.containers.sandbox()), purpose, &command, limit)
-                });
-                if let Err(error) = started {
+            ToInit::Execute { id, container, run, kind } => {
+                if let Err(error) = self.run_probe(id, container, (run, kind)) {
                     self.supervisor.executed(id, run, Some(error.to_string()));
                 }
             }
@@ -424,7 +422,7 @@ impl Guest<'_> {
     }
 }
 
-/// Containers: their starts, hooks and stops.
+/// Containers: their starts, probes' commands, hooks and stops.
 impl Guest<'_> {
     fn start(&mut self, index: usize) {
         self.changed = true;
@@ -433,20 +431,34 @@ impl Guest<'_> {
         }
     }
 
+    /// Runs the command of a probe, in this run of its container.
+    fn run_probe(&mut self, id: u64, container: String, (run, kind): (u64, ProbeKind)) -> Result<(), Error> {
+        let found = self.containers.named(&container).map(|index| self.containers.get(index));
+        let found = found.filter(|container| container.run == run);
+        let found = found.ok_or(Error::NotRunning { container })?;
+        let Some((command, limit)) = found.probe_command(kind) else {
+            return Err(Error::Unknown { what: "command of a probe", value: format!("{kind:?}") });
+        };
+        let target = (found, self.containers.sandbox());
+        self.commands.start(target, Purpose::Probe { id, run }, command, limit)
+    }
+
     /// Runs the hook of a container, if it has one. Returns whether it does.
     fn run_hook(&mut self, index: usize, when: When) -> bool {
         let container = self.containers.get(index);
         match self.hooks.begin(index, container, when) {
             Begun::None => return false,
             Begun::Pause => {}
-            Begun::Action { number, action: ProbeAction::Exec { command }, limit } => {
+            Begun::Command { number, command, limit } => {
                 let target = (container, self.containers.sandbox());
                 let started = self.commands.start(target, Purpose::Hook { number }, &command, limit);
                 if let Err(error) = started {
                     self.end_hook(number, Some(error.to_string()));
                 }
             }
-            Begun::Action { number, action, limit } => self.supervisor.request(number, &action, limit),
+            Begun::Request { number, limit } => {
+                self.supervisor.request(number, (container.name(), when), limit);
+            }
         }
         true
     }
@@ -541,7 +553,9 @@ impl Guest<'_> {
         let succeeded = reason.is_none() && self.containers.succeeded();
         let (reason, message) = reason.unwrap_or_default();
         let containers = self.containers.list().iter().filter_map(Container::last_end).collect();
-        PodEnd { succeeded, reason: reason.into(), message, containers }
+        let mut end = PodEnd { succeeded, reason: reason.into(), message, containers };
+        end.cut();
+        end
     }
 
     /// What the supervisor reads of the pod.

@@ -1,8 +1,9 @@
 //! Hooks under way: what is done when a container's program has started, and before it gets its stop signal. Counts the
-//! time of pauses itself; commands and requests are its caller's to run.
+//! time of pauses and of requests itself; commands and requests are its caller's to run.
 
 use std::time::{Duration, Instant};
 
+use i2kit_agent::link::When;
 use i2kit_spec::{Hook, ProbeAction};
 use i2kit_sys::clock;
 
@@ -15,15 +16,6 @@ const POST_START_LIMIT: Duration = Duration::from_hours(1);
 /// The time between a container's stop signal and SIGKILL, however long its hook took: the kubelet's least grace.
 pub(crate) const LEAST_GRACE: Duration = Duration::from_secs(2);
 
-/// When in a container's life a hook is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum When {
-    /// Its program has started.
-    PostStart,
-    /// It is being stopped.
-    PreStop,
-}
-
 /// A hook under way.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -33,8 +25,10 @@ pub(crate) struct Running {
     /// The run of the container.
     pub(crate) run: u64,
     pub(crate) when: When,
-    /// When a pause is over.
+    /// When a pause is over, or the time of a request, which the supervisor makes and may not answer.
     until: Option<Instant>,
+    /// Whether it is a pause, which has succeeded then.
+    pause: bool,
 }
 
 /// What the caller has to do for a hook that was begun.
@@ -44,8 +38,10 @@ pub(crate) enum Begun {
     None,
     /// Nothing: it is a pause.
     Pause,
-    /// Carry out the action within the limit, and end the hook of this number.
-    Action { number: u64, action: ProbeAction, limit: Duration },
+    /// Run the command within the limit, and end the hook of this number.
+    Command { number: u64, command: Vec<String>, limit: Duration },
+    /// Have the supervisor make the request of the hook within the limit, and end the hook of this number.
+    Request { number: u64, limit: Duration },
 }
 
 /// All hooks under way.
@@ -78,9 +74,14 @@ impl Hooks {
                 let pause = Duration::from(*seconds).min(limit);
                 (Some(clock::after(now, pause)), Begun::Pause)
             }
-            Hook::Ask(action) => (None, Begun::Action { number, action: action.clone(), limit }),
+            // Its caller kills it when its time is over.
+            Hook::Ask(ProbeAction::Exec { command }) => {
+                (None, Begun::Command { number, command: command.clone(), limit })
+            }
+            Hook::Ask(_) => (Some(clock::after(now, limit)), Begun::Request { number, limit }),
         };
-        self.running.push(Running { number, container: index, run: container.run, when, until });
+        let pause = matches!(begun, Begun::Pause);
+        self.running.push(Running { number, container: index, run: container.run, when, until, pause });
         begun
     }
 
@@ -90,14 +91,69 @@ impl Hooks {
         Some(self.running.remove(position))
     }
 
-    /// The numbers of pauses that are over.
-    pub(crate) fn over(&self, now: Instant) -> Vec<u64> {
-        let over = |hook: &&Running| hook.until.is_some_and(|until| until <= now);
-        self.running.iter().filter(over).map(|hook| hook.number).collect()
+    /// The numbers of hooks whose time is over, and why they failed: pauses have not.
+    pub(crate) fn over(&self, now: Instant) -> Vec<(u64, Option<String>)> {
+        let over = self.running.iter().filter(|hook| hook.until.is_some_and(|until| until <= now));
+        over.map(|hook| (hook.number, (!hook.pause).then(|| "no answer in time".into()))).collect()
     }
 
-    /// The next time at which a pause is over.
+    /// The next time at which the time of a hook is over.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.running.iter().filter_map(|hook| hook.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use i2kit_container::Spec;
+    use i2kit_spec::{ContainerBoot, Seconds};
+
+    use super::*;
+    use crate::container::Role;
+
+    fn container(hook: Hook) -> Container {
+        let config = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "process": {
+                "user": {"uid": 0, "gid": 0},
+                "args": ["web"],
+                "env": [],
+                "cwd": "/",
+                "capabilities": {},
+                "noNewPrivileges": false,
+            },
+            "root": {"path": "rootfs"},
+            "mounts": [],
+            "linux": {"namespaces": []},
+        });
+        let boot = ContainerBoot { name: "web".into(), post_start: Some(hook), ..ContainerBoot::default() };
+        Container::new(
+            Spec { boot, config: serde_json::from_value(config).unwrap(), layers: vec![] },
+            Role::Service,
+        )
+    }
+
+    #[test]
+    fn a_request_that_nobody_answers_fails_when_its_time_is_over() {
+        let mut hooks = Hooks::default();
+        let web = container(Hook::Ask(ProbeAction::Tcp { host: None, port: 80 }));
+        let Begun::Request { number, limit } = hooks.begin(0, &web, When::PostStart) else { panic!() };
+        let now = Instant::now();
+        assert!(hooks.due().is_some_and(|due| due <= now + limit));
+        assert!(hooks.over(now).is_empty());
+        assert_eq!(hooks.over(now + limit), [(number, Some("no answer in time".into()))]);
+        assert!(hooks.end(number).is_some() && hooks.due().is_none());
+    }
+
+    #[test]
+    fn a_pause_succeeds_and_a_command_is_its_callers() {
+        let mut hooks = Hooks::default();
+        let pause = container(Hook::Sleep { seconds: Seconds(5) });
+        assert!(matches!(hooks.begin(0, &pause, When::PostStart), Begun::Pause));
+        assert_eq!(hooks.over(Instant::now() + Duration::from_secs(6)), [(0, None)]);
+        assert!(hooks.end(0).is_some());
+        let command = container(Hook::Ask(ProbeAction::Exec { command: vec!["true".into()] }));
+        assert!(matches!(hooks.begin(0, &command, When::PostStart), Begun::Command { number: 1, .. }));
+        assert_eq!(hooks.due(), None);
     }
 }

@@ -41,6 +41,7 @@ mod output;
 mod power;
 mod sessions;
 mod shutdown;
+mod status;
 mod supervisor;
 mod wait;
 

@@ -23,6 +23,9 @@ const GENL_HEADER: usize = 4;
 /// The device class at the start of the event of a power button.
 const POWER_BUTTON: &[u8] = b"button/power";
 
+/// The kernel's own number as a sender; sockets of processes have others.
+const KERNEL: u32 = 0;
+
 /// Listens for the power button.
 #[derive(Debug)]
 pub(crate) struct PowerButton {
@@ -49,8 +52,15 @@ impl PowerButton {
     pub(crate) fn pressed(&self) -> bool {
         let mut buffer = vec![0; 4096];
         let mut pressed = false;
-        while let Ok((length, _)) = rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
-            pressed |= netlink::split(&buffer[..length]).iter().any(|message| is_power_button(message));
+        while let Ok((length, _, sender)) =
+            rustix::net::recvfrom(&self.fd, &mut buffer[..], RecvFlags::empty())
+        {
+            // A container with the right to administer the network can send to the group, too.
+            let is_kernel = sender.is_some_and(|sender| {
+                SocketAddrNetlink::try_from(sender).is_ok_and(|sender| sender.pid() == KERNEL)
+            });
+            pressed |=
+                is_kernel && netlink::split(&buffer[..length]).iter().any(|message| is_power_button(message));
         }
         pressed
     }
@@ -89,15 +99,39 @@ fn group_in(answer: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn event(class: &[u8]) -> Vec<u8> {
+        let mut message = vec![0; 16 + GENL_HEADER];
+        let length = u16::try_from(4 + class.len()).unwrap();
+        message.extend([length.to_ne_bytes(), ACPI_GENL_ATTR_EVENT.to_ne_bytes()].concat());
+        message.extend(class);
+        let length = u32::try_from(message.len()).unwrap();
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        message
+    }
+
+    #[test]
+    fn the_kernel_alone_presses_the_button() {
+        // A protocol whose messages any process may send to any other.
+        let socket = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let protocol = Some(rustix::net::netlink::USERSOCK);
+            let fd =
+                rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol).unwrap();
+            rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).unwrap();
+            fd
+        };
+        let button = PowerButton { fd: socket() };
+        let own = SocketAddrNetlink::try_from(rustix::net::getsockname(&button.fd).unwrap()).unwrap();
+        let pressed = event(b"button/power\0\0\0\0LNXPWRBN:00");
+        assert!(netlink::split(&pressed).iter().any(|message| is_power_button(message)));
+        rustix::net::sendto(socket(), &pressed, rustix::net::SendFlags::empty(), &own).unwrap();
+        assert!(!button.pressed());
+        let left = rustix::net::recv(&button.fd, &mut [0; 64][..], RecvFlags::empty());
+        assert_eq!(left.unwrap_err(), rustix::io::Errno::AGAIN, "the event has arrived and was refused");
+    }
+
     #[test]
     fn other_events_are_no_power_button() {
-        let event = |class: &[u8]| {
-            let mut message = vec![0; 16 + GENL_HEADER];
-            let length = u16::try_from(4 + class.len()).unwrap();
-            message.extend([length.to_ne_bytes(), ACPI_GENL_ATTR_EVENT.to_ne_bytes()].concat());
-            message.extend(class);
-            message
-        };
         assert!(is_power_button(&event(b"button/power\0\0\0\0LNXPWRBN:00")));
         assert!(!is_power_button(&event(b"button/sleep\0\0\0\0")));
         assert!(!is_power_button(&[]));

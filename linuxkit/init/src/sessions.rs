@@ -20,6 +20,13 @@ use crate::error::{Doing, Error};
 /// The most commands under way.
 const MAX_SESSIONS: usize = 64;
 
+/// The most streams that are held with those that were refused: a host that opens more without closing any is not answered.
+const MAX_STREAMS: usize = 2 * MAX_SESSIONS;
+
+/// How many streams that are over are remembered. A supervisor that is started anew may get again what its predecessor
+/// handled last, which are a few; numbers of streams grow, so that the lowest are the oldest.
+const MAX_CLOSED: usize = 4096;
+
 /// All commands under way.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
@@ -99,6 +106,9 @@ impl Sessions {
             Message::Open { stream, open } => self.open(stream, &open, containers),
             Message::Close { stream } => {
                 self.closed.insert(stream);
+                if self.closed.len() > MAX_CLOSED {
+                    self.closed.pop_first();
+                }
                 if let Some(index) = self.list.iter().position(|session| session.stream == stream) {
                     self.list.remove(index).kill();
                 }
@@ -137,7 +147,7 @@ impl Sessions {
     }
 
     fn open(&mut self, stream: u32, open: &Open, containers: &Containers) {
-        if self.closed.contains(&stream) || self.session(stream).is_some() {
+        if self.closed.contains(&stream) || self.session(stream).is_some() || self.list.len() >= MAX_STREAMS {
             return;
         }
         let session = if self.list.len() < MAX_SESSIONS {
@@ -303,9 +313,8 @@ impl Session {
                 match rustix::io::read(fd, &mut buffer[..room]) {
                     Ok(length) if length > 0 => output.kept.extend(&buffer[..length]),
                     Err(Errno::INTR) => {}
-                    // What the command left running may hold the pipe; the command itself writes no more.
+                    // What the command left running may hold the pipe or the terminal; the command itself writes no more.
                     Err(Errno::AGAIN) if !ended || self.target != Target::Command => break,
-                    Err(Errno::AGAIN) if rustix::termios::isatty(fd) => break,
                     // The end; for a terminal it is an error.
                     _ => output.fd = None,
                 }
@@ -402,6 +411,7 @@ fn resize(terminal: &OwnedFd, rows: u16, columns: u16) {
 mod tests {
     use i2kit_container::Sandbox;
     use i2kit_spec::RestartPolicy;
+    use rustix::pty::OpenptFlags;
 
     use super::*;
 
@@ -437,6 +447,47 @@ mod tests {
         assert!(matches!(session.next(), Some(Message::Data { offset: 5, .. })));
         session.sent(&session.next().unwrap());
         assert!(matches!(session.next(), Some(Message::Ended { ended: Ended { code: 3, .. }, .. })));
+    }
+
+    #[test]
+    fn what_a_command_leaves_running_keeps_no_terminal_open() {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let terminal = rustix::pty::openpt(flags).unwrap();
+        rustix::io::ioctl_fionbio(&terminal, true).unwrap();
+        rustix::pty::unlockpt(&terminal).unwrap();
+        let left_running = rustix::pty::ioctl_tiocgptpeer(&terminal, flags).unwrap();
+        let mut session = Session::new(1, Target::Command);
+        session.outputs.push(Output::new(End::Output, terminal));
+        session.acknowledged = Some(0);
+        rustix::io::write(&left_running, b"last words").unwrap();
+        session.ended = Some(Ended { code: 0, error: None });
+        session.read();
+        assert!(session.outputs[0].fd.is_none());
+        let last = session.next().unwrap();
+        let Message::Data { bytes, .. } = &last else { panic!("{last:?}") };
+        assert_eq!(bytes, b"last words");
+        session.sent(&last);
+        assert!(matches!(session.next(), Some(Message::Ended { .. })));
+        drop(left_running);
+    }
+
+    #[test]
+    fn a_host_that_opens_and_closes_without_end_takes_bounded_memory() {
+        let mut sessions = Sessions::default();
+        let none = Containers::new(vec![], Sandbox::default(), RestartPolicy::Always);
+        let open = |stream| Message::Open { stream, open: Open::default() };
+        for stream in 0..10_000 {
+            sessions.handle(open(stream), &none);
+        }
+        assert_eq!(sessions.list.len(), MAX_STREAMS);
+        for stream in 0..10_000 {
+            sessions.handle(Message::Close { stream }, &none);
+        }
+        assert_eq!((sessions.list.len(), sessions.closed.len()), (0, MAX_CLOSED));
+        sessions.handle(open(9_999), &none);
+        assert!(sessions.list.is_empty(), "it is over");
+        sessions.handle(open(10_000), &none);
+        assert_eq!(sessions.list.len(), 1);
     }
 
     #[test]

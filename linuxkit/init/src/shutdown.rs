@@ -12,6 +12,8 @@ pub(crate) struct Shutdown {
     /// When the pod has been active for too long.
     active_until: Option<Instant>,
     stopping: Option<Stopping>,
+    /// Whether the end was reported: nothing changes it any more.
+    reported: bool,
     /// Kubernetes' word and a message, where the end is not the containers' doing.
     reason: Option<(&'static str, String)>,
 }
@@ -33,7 +35,7 @@ impl Shutdown {
         let grace = pod.grace_period_seconds.into();
         let active = pod.active_deadline_seconds.map(Duration::from);
         let active_until = active.map(|active| clock::after(Instant::now(), active));
-        Self { grace, active_until, stopping: None, reason: None }
+        Self { grace, active_until, stopping: None, reported: false, reason: None }
     }
 
     /// The grace period of the pod.
@@ -51,8 +53,16 @@ impl Shutdown {
         self.stopping.is_some_and(|stopping| stopping.restart)
     }
 
-    /// Begins the stop. Returns whether it was not under way.
+    /// Takes note that the end was reported.
+    pub(crate) fn set_reported(&mut self) {
+        self.reported = true;
+    }
+
+    /// Begins the stop. Returns whether it was not under way, and there is something to stop.
     pub(crate) fn begin(&mut self, restart: bool) -> bool {
+        if self.reported {
+            return false;
+        }
         let first = self.stopping.is_none();
         let deadline = clock::after(Instant::now(), self.grace);
         self.stopping.get_or_insert(Stopping { restart, deadline, killed: false });
@@ -77,7 +87,7 @@ impl Shutdown {
 
     /// Whether the pod has been active for too long and is not being stopped.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.stopping.is_none() && self.active_until.is_some_and(|end| end <= now)
+        self.stopping.is_none() && !self.reported && self.active_until.is_some_and(|end| end <= now)
     }
 
     /// Whether the grace period is over; true once.
@@ -121,6 +131,16 @@ mod tests {
         assert!(shutdown.patience() <= Duration::from_secs(3) && !shutdown.runs_out(now));
         assert!(shutdown.runs_out(now + Duration::from_secs(9)));
         assert!(!shutdown.runs_out(now + Duration::from_secs(9)) && shutdown.due().is_none());
+    }
+
+    #[test]
+    fn an_end_that_was_reported_stays_as_it_is() {
+        let pod = PodBoot { active_deadline_seconds: Some(Seconds(5)), ..PodBoot::default() };
+        let mut shutdown = Shutdown::new(&pod);
+        shutdown.set_reported();
+        assert!(!shutdown.is_overdue(Instant::now() + Duration::from_secs(6)));
+        assert!(!shutdown.begin(true));
+        assert!(!shutdown.is_under_way() && !shutdown.restarts());
     }
 
     #[test]

@@ -11,9 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use i2kit_agent::link::{Any, Link, ToInit, ToSupervisor};
+use i2kit_agent::link::{Any, Link, ToInit, ToSupervisor, When};
 use i2kit_container::{cgroup, oom};
-use i2kit_spec::ProbeAction;
 use i2kit_spec::control::{Message, StreamState};
 use rustix::process::{Pid, Signal};
 
@@ -62,7 +61,7 @@ pub(crate) struct Supervisor {
 struct Process {
     pid: Pid,
     link: Link,
-    /// Whether it closed its end; its death follows.
+    /// Whether its link is of no more use. It is killed then, and its successor gets another one.
     closed: bool,
 }
 
@@ -153,10 +152,13 @@ impl Supervisor {
                     self.clients.remove(&id);
                 }
                 Ok((request, _)) => requests.push(request),
-                // A message of another version.
+                // A message of another version, or one that is too large.
                 Err(error) if error.kind() == ErrorKind::InvalidData => {}
-                Err(error) => {
-                    process.closed |= error.kind() != ErrorKind::WouldBlock;
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // It closed its end, or descriptors are short. A supervisor that is not heard any more is of no use.
+                Err(_) => {
+                    process.closed = true;
+                    self.kill();
                     break;
                 }
             }
@@ -181,10 +183,10 @@ impl Supervisor {
         }
     }
 
-    /// Has the supervisor make a request for a hook, now or once it runs again.
-    pub(crate) fn request(&mut self, number: u64, action: &ProbeAction, limit: Duration) {
+    /// Has the supervisor make the request of a container's hook, now or once it runs again.
+    pub(crate) fn request(&mut self, number: u64, (container, when): (&str, When), limit: Duration) {
         let seconds = limit.as_secs().max(1);
-        let request = ToSupervisor::Request { number, action: action.clone(), seconds };
+        let request = ToSupervisor::Request { number, container: container.to_owned(), when, seconds };
         self.requests.insert(number, request.clone());
         if self.process.is_some() {
             self.outbox.push_back(request);
@@ -192,7 +194,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes note that such a request has its answer.
+    /// Takes note that such a request has its answer, or is not waited for any more.
     pub(crate) fn answered(&mut self, number: u64) {
         self.requests.remove(&number);
     }
@@ -205,10 +207,11 @@ impl Supervisor {
                 ToSupervisor::Bell => Some(bell.as_fd()),
                 _ => None,
             });
-            if link.send(message, fd).is_err() {
-                return;
+            match link.send(message, fd) {
+                // It will not become smaller, and others wait behind it.
+                Err(error) if error.kind() != ErrorKind::InvalidInput => return,
+                _ => drop(self.outbox.pop_front()),
             }
-            self.outbox.pop_front();
         }
         for (id, client) in self.clients.range(self.next_unsent..) {
             if link.send(&ToSupervisor::Client { id: *id }, Some(client.as_fd())).is_err() {
@@ -231,11 +234,20 @@ impl Supervisor {
         }
         self.due = None;
         if self.spawn(streams()).is_err() {
-            // It may be the program: ours has worked before.
-            self.program = None;
-            self.plan(now);
+            self.give_up(now);
         }
         true
+    }
+
+    /// Gives up a start that failed. One that runs but could not be set up must not stay beside its successor; its end is
+    /// reaped as an orphan's is.
+    fn give_up(&mut self, now: Instant) {
+        self.kill();
+        self.process = None;
+        self.outbox.clear();
+        // It may be the program: ours has worked before.
+        self.program = None;
+        self.plan(now);
     }
 
     /// Takes the end of a process. When it was the supervisor, its next start is planned; returns what it asked for last.
@@ -287,4 +299,62 @@ fn spawn(program: Option<&OwnedFd>) -> io::Result<(Pid, Link)> {
         Command::new(program).arg(i2kit_agent::ARGUMENT).env_clear().stdin(Stdio::from(theirs)).spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     Ok((pid.expect("the kernel's pids are positive"), link))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::path::Path;
+    use std::process::Child;
+
+    use super::*;
+
+    fn supervisor() -> Supervisor {
+        let mut supervisor = Supervisor::listen(0, None).unwrap();
+        // A program that reads its input, which is the link.
+        supervisor.program = Some(fs::File::open("/bin/grep").unwrap().into());
+        supervisor
+    }
+
+    fn running(supervisor: &mut Supervisor) -> (Child, OwnedFd) {
+        let (link, theirs) = Link::pair().unwrap();
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        supervisor.process = Some(Process { pid, link, closed: false });
+        (child, theirs)
+    }
+
+    fn was_killed(mut child: Child) -> bool {
+        child.wait().unwrap().signal() == Some(Signal::KILL.as_raw())
+    }
+
+    #[test]
+    fn one_that_could_not_be_set_up_does_not_stay_beside_its_successor() {
+        // This machine has no group for it.
+        assert!(!Path::new("/sys/fs/cgroup/supervisor").exists());
+        let mut supervisor = supervisor();
+        assert!(supervisor.start_if_due(Instant::now(), Vec::new));
+        assert!(supervisor.process.is_none() && supervisor.due().is_some());
+        let (child, _theirs) = running(&mut supervisor);
+        supervisor.give_up(Instant::now());
+        assert!(was_killed(child) && supervisor.process.is_none());
+    }
+
+    #[test]
+    fn one_that_closes_its_link_is_killed() {
+        let mut supervisor = supervisor();
+        let (child, theirs) = running(&mut supervisor);
+        let pid = supervisor.process.as_ref().unwrap().pid;
+        let mut bytes = br#"{"answered":{"number":1,"fail"#.to_vec();
+        rustix::io::write(&theirs, &bytes).unwrap();
+        bytes.resize(100_000, b'x');
+        rustix::io::write(&theirs, &bytes).unwrap();
+        assert!(supervisor.exchange().is_empty());
+        assert!(supervisor.link().is_some(), "a broken message is no end");
+        drop(theirs);
+        supervisor.exchange();
+        assert!(was_killed(child));
+        assert!(supervisor.reaped(pid).is_some() && supervisor.due().is_some());
+    }
 }

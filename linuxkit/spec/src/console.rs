@@ -1,7 +1,8 @@
 //! What the guest writes to the VM's console, where hosts read it.
 //!
 //! A container's line is `NAME | TEXT`; a line of the guest itself is `i2kit: TEXT`, which no container's line can be
-//! because container names have no colon. Anything else comes from the kernel or the firmware.
+//! because container names have no colon. Anything else comes from the kernel or the firmware. [`END`] begins the guest's last
+//! line, from which a host reads the [`PodEnd`](crate::PodEnd); a change is a change of format (docs/formats.md).
 
 /// Stands between a container's name and its line.
 pub const SEPARATOR: &str = " | ";

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::status;
+
 /// The reason of a pod whose VM ends because PID 1 cannot go on.
 pub const LOST: &str = "Lost";
 
@@ -40,6 +42,21 @@ pub struct ContainerEnd {
     pub restarts: u64,
 }
 
+/// The room that a line with an end may take, less than what a host looks through for it: texts are cut to what is left for
+/// each. A byte takes up to six as JSON.
+const LINE_BYTES: usize = 160 * 1024;
+const ESCAPED: usize = 6;
+
+impl PodEnd {
+    /// Cuts the texts that come from containers, so that the end fits into a line that a host reads whole, however many
+    /// containers there are.
+    pub fn cut(&mut self) {
+        let share = LINE_BYTES / ESCAPED / (self.containers.len() + 1);
+        let containers = self.containers.iter_mut().map(|container| &mut container.message);
+        containers.chain([&mut self.message]).for_each(|text| status::cut_to(text, share));
+    }
+}
+
 impl ContainerEnd {
     /// How it ended, without its name: `Error, exit code 3`.
     pub fn ending(&self) -> String {
@@ -73,6 +90,25 @@ impl std::fmt::Display for ContainerEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_with_many_long_messages_fits_into_its_line() {
+        for (containers, text) in [(1, "\u{1}"), (32, "\""), (100, "\u{1}"), (300, "\u{1}")] {
+            let container = |number| ContainerEnd {
+                name: format!("c{number}"),
+                exit_code: 1,
+                reason: "Error".into(),
+                message: text.repeat(4096),
+                restarts: 0,
+            };
+            let containers = (0..containers).map(container).collect();
+            let mut end = PodEnd { message: text.repeat(4096), containers, ..PodEnd::default() };
+            end.cut();
+            let line = serde_json::to_string(&end).unwrap();
+            assert!(line.len() < 256 * 1024, "{}", line.len());
+            assert!(end.containers.iter().all(|container| container.message.len() > 20));
+        }
+    }
 
     #[test]
     fn the_first_failure_is_the_summary() {

@@ -1,5 +1,8 @@
 //! The port `i2kit.secrets` of a local VM: one message with the values of the pod's Secrets, from host to
 //! guest, once. `docs/formats.md` has the bytes.
+//!
+//! The bytes are a contract with guests of older images: a change raises [`SECRETS_VERSION`] and docs/formats.md. Nothing here
+//! reads a port or a file.
 
 use std::collections::BTreeMap;
 

@@ -127,8 +127,16 @@ pub struct ContainerStatus {
 
 /// Cuts a text to [`TEXT_BYTES`], between characters.
 pub fn cut(text: &mut String) {
-    if text.len() > TEXT_BYTES {
-        let end = (0..=TEXT_BYTES - 3).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    cut_to(text, TEXT_BYTES);
+}
+
+/// Cuts a text to this many bytes, between characters.
+pub(crate) fn cut_to(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes.saturating_sub('…'.len_utf8()))
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }

@@ -7,6 +7,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::WaitOptions;
 
 use crate::error::{Doing, Error};
+use crate::status::in_words;
 
 /// Does the work in a copy of this process and waits for its end. Mounts and files that it makes stay.
 pub(crate) fn run(work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
@@ -26,7 +27,8 @@ pub(crate) fn run(work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error>
         match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) if status.exit_status() == Some(0) => return Ok(()),
             Ok(Some((_, status))) if message.is_empty() => {
-                return Err(Error::Apart { message: format!("a process of the guest ended: {status:?}") });
+                let message = format!("a process of the guest {} before it was done", in_words(status));
+                return Err(Error::Apart { message });
             }
             Ok(Some(_)) => return Err(Error::Apart { message }),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}

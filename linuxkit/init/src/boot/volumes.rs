@@ -55,9 +55,12 @@ pub(crate) fn make(
     Ok(())
 }
 
+/// The part of the machine's memory that a volume in it may take, as the kernel's own for such a file system: a half.
+const LARGEST_PART: u64 = 2;
+
 /// A file system in memory that everybody may write to.
 fn in_memory(target: &Path, group: Option<u32>, limit: Option<Bytes>, memory: u64) -> Result<(), Error> {
-    let size = limit.map_or(u64::MAX, |limit| limit.0).min(memory / 2);
+    let size = limit.map_or(u64::MAX, |limit| limit.0).min(memory / LARGEST_PART);
     // With the group's bit, so that what is made inside belongs to the group too.
     let owner = group.map_or_else(|| "mode=777".into(), |group| format!("mode=2777,gid={group}"));
     let options = std::ffi::CString::new(format!("{owner},size={size}")).expect("numbers have no zero byte");

@@ -1,5 +1,7 @@
 //! Boots virtual machines and looks at the guest from outside and from inside its containers.
 //!
+//! A test talks to its machine through `vm` alone, and names no module of the guest.
+//!
 //! They run when `I2KIT_TEST_QEMU=1` is set, with the guest bundle that `scripts/guest` makes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
