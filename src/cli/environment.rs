@@ -106,8 +106,9 @@ fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
     }
     let folder = file.parent().unwrap_or(Path::new(""));
     for source in environment.images.values_mut() {
-        if let ImageSource::Layout(path) | ImageSource::Archive(path) = source {
-            *path = folder.join(&*path);
+        match source {
+            ImageSource::Layout(path) | ImageSource::Archive(path) => *path = folder.join(&*path),
+            ImageSource::Daemon => {}
         }
     }
     for path in environment.secrets.values_mut().chain(&mut environment.seccomp_profiles) {
