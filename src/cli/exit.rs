@@ -22,12 +22,14 @@ pub enum Exit {
     Build = 6,
     /// The cloud refused or did not answer.
     Cloud = 7,
-    /// A rollout did not become healthy and was rolled back, or could not go on.
+    /// A rollout did not become healthy: it was rolled back, or nothing moved for too long.
     Rollout = 8,
     /// What was named does not exist.
     NotFound = 9,
     /// `plan --detailed-exitcode` found something to change.
     Changes = 10,
+    /// Somebody else changed the environment meanwhile, and the rest was not done.
+    Overtaken = 11,
     /// The command was interrupted (128 + SIGINT).
     Interrupted = 130,
 }

@@ -1,21 +1,28 @@
 //! `i2kit preview`: deploy in the foreground, show the logs, leave nothing behind.
 
+mod own;
+
 use std::io;
 
 use futures::StreamExt as _;
 use futures::stream::SelectAll;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::own::Own;
 use super::args::Manifests;
-use super::context::Context;
+use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
-use super::{carry_out, connection, destroy, logs, prepare, secrets, status};
-use crate::cloud::{Cloud, LogQuery};
+use super::{carry_out, connection, logs, prepare, secrets, status};
+use crate::cloud::{Cloud, LogQuery, Materials};
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
-use crate::plan::rollout::{self, Desired};
+use crate::plan::rollout::{self, Desired, Intent, RolloutPlan};
 use crate::report::{self, Format};
+use crate::rollout::Record;
+
+/// How often what is torn down is looked at, when somebody else's acts come in between.
+const LOOKS: u32 = 20;
 
 /// Deploys the set, streams its logs until it is interrupted, then destroys what it deployed.
 pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
@@ -25,13 +32,24 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
         () = signals.any() => return Ok(Exit::Interrupted),
     };
     let Ready { prepared, cloud, secrets, desired } = ready;
+    let (cloud, record) = (cloud.as_ref(), Record::default());
     let outcome = tokio::select! {
-        outcome = serve(context, cloud.as_ref(), prepared, &desired, &secrets) => outcome,
+        outcome = serve(context, cloud, (prepared, &secrets), &desired, &record) => outcome,
         () = signals.any() => Ok(()),
     };
+    let own = Own::of(&record.sent());
+    if own.is_nothing() {
+        return outcome.map(|()| Exit::Success);
+    }
+    if let Err(Failure { exit: Exit::Overtaken, .. }) = &outcome {
+        context.events.warn(format!(
+            "the preview deletes nothing, since somebody else has changed what it made: {own}"
+        ));
+        return outcome.map(|()| Exit::Success);
+    }
     context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
     tokio::select! {
-        torn = teardown(context, cloud.as_ref(), &desired) => torn?,
+        torn = teardown(context, cloud, &own) => torn?,
         () = signals.interrupt() => return Ok(Exit::Interrupted),
     };
     outcome.map(|()| Exit::Success)
@@ -82,15 +100,19 @@ async fn prepare(context: &Context, set: &Manifests) -> Result<Ready, Failure> {
     let cloud = connection::cloud(context).await?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, false);
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    if let Some(taken) = deployed(&desired, &fleet) {
-        let error = anyhow::anyhow!(
-            "{taken} is deployed already, and a preview deletes at its end what it shows: destroy it first (`i2kit destroy`), \
-             change it with `i2kit deploy`, or preview in an environment of another name (`-e FILE`)"
-        );
-        return Err(Failure::new(Exit::Cloud, error));
-    }
+    refuse_taken(cloud.as_ref(), &desired).await?;
     Ok(Ready { prepared, cloud, secrets, desired })
+}
+
+/// An error when the environment has something already that the preview is going to make.
+async fn refuse_taken(cloud: &dyn Cloud, desired: &Desired) -> Result<(), Failure> {
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let Some(taken) = deployed(desired, &fleet) else { return Ok(()) };
+    let error = anyhow::anyhow!(
+        "{taken} is deployed already, and a preview deletes at its end what it shows: destroy it first (`i2kit destroy`), \
+         change it with `i2kit deploy`, or preview in an environment of another name (`-e FILE`)"
+    );
+    Err(Failure::new(Exit::Cloud, error))
 }
 
 /// A group or a Service of the set that the fleet has already.
@@ -101,26 +123,40 @@ fn deployed(desired: &Desired, fleet: &Fleet) -> Option<Name> {
     groups.chain(balancers.filter(taken)).next().cloned()
 }
 
-async fn teardown(context: &Context, cloud: &dyn Cloud, desired: &Desired) -> Result<Exit, Failure> {
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let doomed = destroy::Doomed {
-        groups: desired.groups.iter().map(|group| group.name.clone()).collect(),
-        balancers: desired.balancers.iter().map(|balancer| balancer.name.clone()).collect(),
-    };
-    destroy::teardown(context, cloud, &destroy::only(fleet, &doomed)).await
+/// Deletes what is this run's alone. Looks again whenever somebody else's act came in between.
+async fn teardown(context: &Context, cloud: &dyn Cloud, own: &Own) -> Result<(), Failure> {
+    let record = Record::default();
+    let mut looks = 1;
+    loop {
+        let (doomed, changed) = own.part(cloud.observe().await.or_exit(Exit::Cloud)?);
+        // Without an intent it is not made again on a fleet that was not looked at here.
+        let plan = RolloutPlan { intent: Intent::None, ..rollout::destroy(&doomed) };
+        match carry_out::carry_out_with(context, cloud, (&plan, &Materials::default()), &record).await {
+            Err(Failure { exit: Exit::Overtaken, .. }) if looks < LOOKS => looks += 1,
+            Err(failure) => return Err(failure),
+            Ok(_) => {
+                for name in changed {
+                    context.events.warn(format!("{name} was changed by somebody else since, and stays"));
+                }
+                return crate::rollout::release(cloud, &holder()).await.or_exit(Exit::Cloud);
+            }
+        }
+    }
 }
 
 async fn serve(
     context: &Context,
     cloud: &dyn Cloud,
-    prepared: prepare::Prepared,
+    (prepared, secrets): (prepare::Prepared, &Secrets),
     desired: &Desired,
-    secrets: &Secrets,
+    record: &Record,
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let plan = rollout::rollout(desired, &fleet);
     let materials = prepared.materials(&plan, secrets).await?;
-    carry_out::carry_out(context, cloud, &plan, &materials).await?;
+    // The build took minutes.
+    refuse_taken(cloud, desired).await?;
+    carry_out::carry_out_with(context, cloud, (&plan, &materials), record).await?;
     // The cloud has its own copies now; the cache may be pruned while the preview goes on.
     drop(prepared);
     if context.format == Format::Text {

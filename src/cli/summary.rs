@@ -6,13 +6,18 @@ use std::io::Write as _;
 
 use super::context::Context;
 use crate::plan::fleet::Fleet;
-use crate::plan::rollout::RolloutPlan;
+use crate::plan::rollout::Step;
 use crate::text;
 
 /// Appends the page; a file that cannot be written gives a note and no error, since the deployment is done.
-pub(super) fn write(context: &Context, plan: &RolloutPlan, fleet: &Fleet, failure: Option<&str>) {
+pub(super) fn write(
+    context: &Context,
+    environment: &str,
+    (done, fleet): (&[Step], &Fleet),
+    failure: Option<&str>,
+) {
     let Some(file) = &context.summary else { return };
-    let page = text::visible(&page(plan, fleet, failure)).into_owned();
+    let page = text::visible(&page(environment, (done, fleet), failure)).into_owned();
     let written = OpenOptions::new()
         .append(true)
         .create(true)
@@ -24,14 +29,14 @@ pub(super) fn write(context: &Context, plan: &RolloutPlan, fleet: &Fleet, failur
 }
 
 /// The page: how it ended, what was done, what there is now.
-fn page(plan: &RolloutPlan, fleet: &Fleet, failure: Option<&str>) -> String {
+fn page(environment: &str, (done, fleet): (&[Step], &Fleet), failure: Option<&str>) -> String {
     let mut page = String::new();
     let outcome = match failure {
         Some(_) => "failed",
-        None if plan.is_unchanged() => "unchanged",
+        None if done.iter().all(|step| step.act().is_none()) => "unchanged",
         None => "deployed",
     };
-    let _ = writeln!(page, "## i2kit: {} {outcome}\n", cell(&plan.environment));
+    let _ = writeln!(page, "## i2kit: {} {outcome}\n", cell(environment));
     if let Some(failure) = failure {
         let _ = writeln!(page, "```text\n{}\n```\n", failure.replace("```", "'''"));
     }
@@ -58,9 +63,9 @@ fn page(plan: &RolloutPlan, fleet: &Fleet, failure: Option<&str>) -> String {
         }
         page += "\n";
     }
-    if !plan.steps.is_empty() {
+    if !done.is_empty() {
         page += "<details><summary>steps</summary>\n\n```text\n";
-        for step in &plan.steps {
+        for step in done {
             let _ = writeln!(page, "{}", step.to_string().replace("```", "'''"));
         }
         page += "```\n\n</details>\n";
@@ -79,11 +84,14 @@ mod tests {
 
     #[test]
     fn a_failure_stands_above_what_was_done() {
-        let plan = RolloutPlan { environment: "staging".into(), ..RolloutPlan::default() };
         let fleet = Fleet::default();
-        let text = page(&plan, &fleet, Some("web: revision 3 failed\n```"));
+        let text = page("staging", (&[], &fleet), Some("web: revision 3 failed\n```"));
         assert_eq!(text, "## i2kit: staging failed\n\n```text\nweb: revision 3 failed\n'''\n```\n\n");
-        assert_eq!(page(&plan, &fleet, None), "## i2kit: staging unchanged\n\n");
+        assert_eq!(page("staging", (&[], &fleet), None), "## i2kit: staging unchanged\n\n");
+        let group = crate::manifest::api::Name { namespace: "default".into(), name: "old".into() };
+        let step = Step::from(crate::plan::act::Act::DeleteGroup { group });
+        let text = page("staging", (&[step], &fleet), None);
+        assert!(text.contains("staging deployed") && text.contains("- group old and its VMs"), "{text}");
         assert_eq!(cell("a|b\nc"), "a\\|b c");
     }
 }

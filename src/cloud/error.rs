@@ -38,7 +38,7 @@ pub enum CloudError {
         user: String,
     },
     /// The cloud cannot be reached.
-    #[error("cannot reach the local cloud: {message}")]
+    #[error("cannot reach the cloud: {message}")]
     Unreachable {
         /// What was tried and what happened.
         message: String,
@@ -53,7 +53,9 @@ pub enum CloudError {
         /// Its text.
         message: String,
         /// What to do about it.
-        advice: String,
+        advice: Box<str>,
+        /// Whether it may pass by itself, such as throttling or a broken connection.
+        transient: bool,
     },
     /// The cloud has no way to do it.
     #[error("{what} does not work on this cloud yet; {advice}")]
@@ -90,13 +92,13 @@ pub enum CloudError {
         message: String,
     },
     /// The state database cannot be used.
-    #[error("the local cloud's database failed: {message}")]
+    #[error("the cloud's database failed: {message}")]
     Store {
         /// The database's words.
         message: String,
     },
     /// What the state database holds is lost, while there are VMs of it.
-    #[error("the local cloud's database failed: {message}")]
+    #[error("the cloud's database failed: {message}")]
     Lost {
         /// What is lost, and the way out.
         message: String,
@@ -107,6 +109,15 @@ pub enum CloudError {
 }
 
 impl CloudError {
+    /// Whether the same question may be answered soon, without anybody mending anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Api { transient, .. } => *transient,
+            _ => false,
+        }
+    }
+
     /// A cloud that has no place for Secrets.
     pub(crate) fn no_secrets() -> Self {
         Self::Unsupported {
@@ -124,5 +135,51 @@ impl CloudError {
     /// Something that does not exist.
     pub(crate) fn not_found(what: impl Into<String>, name: &impl ToString) -> Self {
         Self::NotFound { what: what.into(), name: name.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::kinds;
+
+    /// Errors are of all clouds: which one it is, its own messages say.
+    #[test]
+    fn errors_name_no_cloud() {
+        let text = || "it".to_owned();
+        let all = [
+            CloudError::NotFound { what: text(), name: text() },
+            CloudError::Outdated { message: text() },
+            CloudError::Conflict { message: text() },
+            CloudError::InUse { what: text(), user: text() },
+            CloudError::Unreachable { message: text() },
+            CloudError::Api {
+                operation: text(),
+                code: text(),
+                message: text(),
+                advice: text().into(),
+                transient: false,
+            },
+            CloudError::Unsupported { what: text(), advice: text() },
+            CloudError::Guest { instance: text(), message: text() },
+            CloudError::Program { program: text(), message: text() },
+            CloudError::File { action: text(), path: PathBuf::new(), message: text() },
+            CloudError::Store { message: text() },
+            CloudError::Lost { message: text() },
+            CloudError::Injected(text()),
+        ];
+        for error in all {
+            let shown = error.to_string().to_lowercase();
+            for cloud in kinds::supports() {
+                let named = shown.split(|c: char| !c.is_alphanumeric()).any(|word| word == cloud.provider);
+                assert!(!named, "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_transient() {
+        assert!(CloudError::Unreachable { message: String::new() }.is_transient());
+        assert!(!CloudError::Store { message: String::new() }.is_transient());
     }
 }

@@ -49,14 +49,39 @@ impl<'de> Visitor<'de> for Fields {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = Map::new();
         while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            if fields.contains_key(&key) {
+                return Err(A::Error::custom(format!("duplicate field `{key}`")));
+            }
             fields.insert(key, value);
         }
         let name = fields.remove("type").ok_or_else(|| A::Error::missing_field("type"))?;
-        let name = name.as_str().unwrap_or_default();
-        let kind = KINDS.iter().find(|kind| kind.support.provider == name).ok_or_else(|| {
+        let kind = KINDS.iter().find(|kind| name == kind.support.provider).ok_or_else(|| {
             let known: Vec<String> = supports().iter().map(|known| format!("`{}`", known.provider)).collect();
-            A::Error::custom(format!("unknown variant `{name}`, expected one of {}", known.join(", ")))
+            let found = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+            A::Error::custom(format!("unknown variant `{found}`, expected one of {}", known.join(", ")))
         })?;
         (kind.read)(fields).map_err(A::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_is_no_cloud_is_named_and_a_field_stands_once() {
+        let error =
+            |text: &str| deserialize(serde_yaml::Deserializer::from_str(text)).unwrap_err().to_string();
+        let known = "expected one of `local`, `aws`";
+        assert!(error("type: 5").contains(&format!("unknown variant `5`, {known}")), "{}", error("type: 5"));
+        assert!(error("type: [local]").contains(r#"unknown variant `["local"]`"#));
+        assert!(error("type: cluster").contains(&format!("unknown variant `cluster`, {known}")));
+        assert!(error("region: here").contains("missing field `type`"));
+        for (text, field) in
+            [("type: aws\ntype: local", "type"), ("type: aws\nregion: a\nregion: b", "region")]
+        {
+            assert!(error(text).contains(&format!("duplicate field `{field}`")), "{}", error(text));
+        }
+        assert!(deserialize(serde_yaml::Deserializer::from_str("type: local")).is_ok());
     }
 }

@@ -53,7 +53,10 @@ pub(super) fn message(secret: &Secret) -> Result<Vec<u8>, CloudError> {
     encode_secrets(&[(secret.name.name.clone(), keys)].into()).map_err(too_long)
 }
 
-/// What a pod's Secrets cannot be told in.
+/// A pod's Secrets that are longer than what VMs are given.
 pub(super) fn too_long(error: SecretsError) -> CloudError {
-    CloudError::Store { message: format!("the Secrets of a pod are too long: {error}") }
+    CloudError::Unsupported {
+        what: format!("a pod whose Secrets are too long ({error})"),
+        advice: "make them shorter, or have its containers fetch them".into(),
+    }
 }

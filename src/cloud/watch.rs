@@ -15,10 +15,12 @@ pub struct Update {
     pub changes: Vec<Change>,
 }
 
-/// Updates without an end. After an error there are none.
+/// Updates without an end. After an error, which is of one look, they go on; where a cloud cannot go on with a watch they
+/// end, and a new watch begins with what is there then.
 pub type Updates<'c> = BoxStream<'c, Result<Update, CloudError>>;
 
-/// Makes updates of observations. However many observations were lost in between, no change is.
+/// Makes updates of observations. A change is what differs between two observations that came one after the other: however
+/// many were lost in between, what has changed since is in the next update. What came and went between the two is in none.
 pub(super) fn updates<'c>(
     observations: impl Stream<Item = Result<Fleet, CloudError>> + Send + 'c,
 ) -> Updates<'c> {

@@ -10,7 +10,7 @@ mod render;
 mod steps;
 mod verbs;
 
-pub use self::again::NotShown;
+pub use self::again::Overtaken;
 pub use self::deploy::rollout;
 pub use self::steps::{Before, Change, Desired, GroupSpec, Intent, RolloutPlan, Step};
 pub use self::verbs::{PlanError, collect, destroy, rollback, scale, wait};

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
 use crate::plan::image::ImageId;
-use crate::plan::rollout::NotShown;
+use crate::plan::rollout::Overtaken;
 
 /// Why a plan was not carried out to its end.
 #[derive(Debug, Error)]
@@ -18,13 +18,13 @@ pub enum RolloutError {
         /// What the cloud said.
         source: CloudError,
     },
-    /// Somebody else's acts make the rest of the plan another one.
+    /// Somebody else's acts make the rest of the plan another one, or undo what this run did.
     #[error("{what}: {why}")]
     Overtaken {
         /// What was done meanwhile, and by whom.
         what: String,
         /// What the plan would do now.
-        why: NotShown,
+        why: Overtaken,
     },
     /// An image that the plan needs was not handed over.
     #[error("image {0} was not built; build it before the rollout")]
@@ -64,6 +64,14 @@ pub enum RolloutError {
         /// `cancelled` or `replaced`.
         what: String,
     },
+    /// The group was deleted while it was waited for.
+    #[error(
+        "{group} was deleted by somebody else while it was waited for; run the command again to make it anew"
+    )]
+    Deleted {
+        /// The group.
+        group: Name,
+    },
     /// Nothing moved for too long.
     #[error("{group}: {healthy} of {replicas} VMs healthy, and no progress for {seconds} s: {reason}")]
     TimedOut {
@@ -78,6 +86,20 @@ pub enum RolloutError {
         /// What the VMs that are not healthy say.
         reason: String,
     },
+}
+
+impl RolloutError {
+    /// Whether somebody else's act ended the run: run again, it plans from what is there then.
+    pub fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Overtaken { .. } | Self::Superseded { .. } | Self::Deleted { .. } => true,
+            Self::Cloud { source, .. } => matches!(source, CloudError::Outdated { .. }),
+            Self::Several(all) => all.iter().any(Self::is_overtaken),
+            Self::ImageMissing(_) | Self::RolledBack { .. } | Self::Failed { .. } | Self::TimedOut { .. } => {
+                false
+            }
+        }
+    }
 }
 
 fn lines(errors: &[RolloutError]) -> String {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::tests::{desired, group, image, materials, name, on_runtime};
-use super::{Options, RolloutError, execute};
+use super::{Options, Record, RolloutError, execute};
 use crate::cloud::sim::Sim;
 use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::Name;
@@ -130,7 +130,8 @@ async fn shape(sim: &Sim) -> Shape {
 }
 
 async fn run(plan: &RolloutPlan, cloud: &dyn Cloud) -> Result<(), RolloutError> {
-    execute(plan, &materials(), cloud, &Events::none(), &Options::default()).await.map(drop)
+    let (options, record) = (Options::default(), Record::default());
+    execute(plan, &materials(), cloud, &Events::none(), &options, &record).await.map(drop)
 }
 
 async fn run_now(command: &Command, sim: &Sim) {
@@ -159,7 +160,7 @@ async fn interleaved(before: &[Command], pair: &[Command; 2], order: &[usize]) -
     for (command, ended) in pair.iter().zip(ended) {
         let Err(error) = ended else { continue };
         let is_clean = match &error {
-            RolloutError::Overtaken { .. } | RolloutError::Superseded { .. } => true,
+            error if error.is_overtaken() => true,
             RolloutError::Cloud { source, .. } => {
                 matches!(source, CloudError::Conflict { .. } | CloudError::NotFound { .. })
             }

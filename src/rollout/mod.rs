@@ -3,10 +3,13 @@
 //! what is there now, and carried on for as far as it was shown.
 
 mod error;
+mod record;
 mod watch;
 
 #[cfg(test)]
 mod interleaving;
+#[cfg(test)]
+mod meanwhile;
 #[cfg(test)]
 mod tests;
 
@@ -14,15 +17,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use self::error::RolloutError;
-use crate::cloud::{Cloud, CloudError, Materials};
+pub use self::record::Record;
+use crate::cloud::{Cloud, CloudError, Materials, Scope};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::Generation;
-use crate::plan::rollout::{RolloutPlan, Step};
+use crate::plan::rollout::{Intent, RolloutPlan, Step};
 use crate::report::{Event, Events};
 
 /// How often a plan is made again at most: each time somebody else has changed something.
 const REPLANS: u32 = 20;
+
+/// How long a wait goes on after the first of several looks at the cloud that failed one after the other. A client that
+/// tries a call again by itself takes two minutes before it reports an error.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
@@ -42,21 +50,22 @@ impl Default for Options {
 }
 
 /// Carries `plan` out on `cloud`, and returns the steps that are left because they need a wait that `options` do not ask
-/// for. `materials` must have every image that [`RolloutPlan::images`] names.
+/// for. `materials` must have every image that [`RolloutPlan::images`] names. What was done is in `record` at any moment.
 ///
 /// # Errors
 /// The refusal of the first act that is refused. A group that does not become healthy is reported when all the others
 /// have been waited for; nothing is deleted then. [`RolloutError::Overtaken`] when somebody else's acts make the rest of
-/// the plan another one than was shown.
+/// the plan another one than was shown, or undo what this run did.
 pub async fn execute(
     plan: &RolloutPlan,
     materials: &Materials,
     cloud: &dyn Cloud,
     events: &Events,
     options: &Options,
+    record: &Record,
 ) -> Result<Vec<Step>, RolloutError> {
     let at = plan.generation;
-    let mut run = Run { materials, cloud, events, options, at, started: BTreeSet::new(), tasks: 0 };
+    let mut run = Run { materials, cloud, events, options, record, at, started: BTreeSet::new(), tasks: 0 };
     let mut current = plan.clone();
     let mut replans = 0;
     loop {
@@ -67,12 +76,22 @@ pub async fn execute(
         if replans == REPLANS {
             return Err(RolloutError::Cloud { step, source: CloudError::Outdated { message } });
         }
-        let fleet = cloud.observe().await.map_err(|source| RolloutError::Cloud { step, source })?;
+        let fleet =
+            cloud.inspect(&scope(plan)).await.map_err(|source| RolloutError::Cloud { step, source })?;
         let overtaken = |why| RolloutError::Overtaken { what: message.clone(), why };
-        current = plan.again(&fleet).map_err(overtaken)?;
+        current = plan.again(&fleet, &record.applied()).map_err(overtaken)?;
         run.at = current.generation;
         replans += 1;
         events.note(format!("{message}: the rest of the plan holds, and goes on"));
+    }
+}
+
+/// What has to be looked at to make a plan again.
+fn scope(plan: &RolloutPlan) -> Scope {
+    match plan.intent {
+        // It deletes leftovers, which nothing less shows.
+        Intent::Collect => Scope::Detailed,
+        _ => Scope::Environment,
     }
 }
 
@@ -82,6 +101,7 @@ struct Run<'r> {
     cloud: &'r dyn Cloud,
     events: &'r Events,
     options: &'r Options,
+    record: &'r Record,
     /// The generation that the next act is planned on.
     at: Generation,
     /// Groups whose refresh this run started.
@@ -131,6 +151,7 @@ impl Run<'_> {
                     continue;
                 }
             }
+            self.record.finish(step);
             self.events.emit(Event::TaskFinished { id, outcome: "done".to_owned() });
         }
         match failed.len() {
@@ -149,6 +170,7 @@ impl Run<'_> {
                     revision: *revision,
                     replicas: *replicas,
                     deadline: Duration::from(*deadline_seconds),
+                    patience: PATIENCE,
                     started_here: self.started.contains(group),
                 };
                 watch::until_settled(&goal, self.cloud, self.events).await
@@ -157,16 +179,21 @@ impl Run<'_> {
     }
 
     async fn apply(&mut self, act: &Act, step: &Step) -> Result<(), RolloutError> {
-        match act {
-            Act::PutImage { image } if !self.materials.images.contains_key(image) => {
-                return Err(RolloutError::ImageMissing(*image));
-            }
-            Act::StartRefresh { group, .. } => drop(self.started.insert(group.clone())),
-            _ => {}
+        if let Act::PutImage { image } = act
+            && !self.materials.images.contains_key(image)
+        {
+            return Err(RolloutError::ImageMissing(*image));
         }
         let planned = PlannedAct { act: act.clone(), generation: self.at, by: self.options.by.clone() };
+        self.record.send(act);
         let applied = self.cloud.apply(&planned, self.materials).await;
+        if let Err(CloudError::Outdated { .. }) = &applied {
+            self.record.refuse();
+        }
         self.at = applied.map_err(|source| RolloutError::Cloud { step: step.to_string(), source })?;
+        if let Act::StartRefresh { group, .. } = act {
+            self.started.insert(group.clone());
+        }
         Ok(())
     }
 }

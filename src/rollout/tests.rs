@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use i2kit_spec::Seconds;
 use proptest::prelude::*;
 
-use super::{Options, RolloutError, execute};
+use super::{Options, Record, RolloutError, execute};
 use crate::cloud::sim::{Behaviour, Fault, Sim};
 use crate::cloud::{Cloud as _, Materials};
 use crate::image::DiskImage;
@@ -75,7 +75,8 @@ pub(super) fn materials() -> Materials {
 
 async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {
     let options = Options::default();
-    execute(plan, &materials(), sim, events, &options).await.map(|left| assert_eq!(left, []))
+    let record = Record::default();
+    execute(plan, &materials(), sim, events, &options, &record).await.map(|left| assert_eq!(left, []))
 }
 
 async fn deploy(desired: &Desired, sim: &Sim) -> Result<RolloutPlan, RolloutError> {
@@ -176,7 +177,9 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         // The third revision before the new one is beyond the limit, but the new one may have to go back.
         let plan = rollout(&desired(vec![group("web", 1, 4)]), &sim.observe().await.unwrap());
         let options = Options { wait: false, ..Options::default() };
-        let left = execute(&plan, &materials(), &sim, &Events::none(), &options).await.unwrap();
+        let record = Record::default();
+        let left = execute(&plan, &materials(), &sim, &Events::none(), &options, &record).await.unwrap();
+        assert_eq!(record.done().len(), plan.steps.len() - left.len());
         let said: Vec<String> = left.iter().map(ToString::to_string).collect();
         assert!(
             matches!(
@@ -192,7 +195,9 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         // Nothing to wait for: nothing is left.
         deploy(&desired(vec![group("web", 1, 4)]), &sim).await.unwrap();
         let plan = rollout(&desired(vec![]), &sim.observe().await.unwrap());
-        assert_eq!(execute(&plan, &materials(), &sim, &Events::none(), &options).await.unwrap(), []);
+        let record = Record::default();
+        assert_eq!(execute(&plan, &materials(), &sim, &Events::none(), &options, &record).await.unwrap(), []);
+        assert_eq!(record.done(), plan.steps);
         assert!(sim.observe().await.unwrap().is_empty());
     });
 }

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::RolloutError;
-use crate::cloud::{Cloud, CloudError, Scope, Update};
+use crate::cloud::{Cloud, CloudError, Scope, Update, Updates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Change, InstanceGroup, Refresh, RefreshStatus, count};
 use crate::report::{Event, Events};
@@ -18,9 +18,14 @@ pub(super) struct Goal<'p> {
     pub(super) revision: u32,
     pub(super) replicas: u32,
     pub(super) deadline: Duration,
+    /// How long looks at the cloud may fail, one after the other, before the wait fails.
+    pub(super) patience: Duration,
     /// Whether this run started the refresh: then its end, however early, is this run's result.
     pub(super) started_here: bool,
 }
+
+/// The pause after a look at the cloud that failed.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits until the group has exactly the wanted VMs, all healthy.
 pub(super) async fn until_settled(
@@ -28,7 +33,7 @@ pub(super) async fn until_settled(
     cloud: &dyn Cloud,
     events: &Events,
 ) -> Result<(), RolloutError> {
-    let mut updates = cloud.watch(&Scope::Group(goal.group.clone()));
+    let mut sight = Sight::new(goal, cloud);
     let mut ours = goal.started_here;
     let mut nearness = Nearness::new();
     let mut refreshing = true;
@@ -36,17 +41,15 @@ pub(super) async fn until_settled(
     loop {
         // A refresh under way has a deadline of its own, which the cloud keeps.
         let next = if refreshing {
-            Ok(updates.next().await)
+            Ok(sight.next(events).await)
         } else {
-            timeout_at(nearness.since + goal.deadline, updates.next()).await
+            timeout_at(nearness.since + goal.deadline, sight.next(events)).await
         };
         if let Ok(update) = next {
-            let ended = || CloudError::Unreachable { message: "its updates ended".into() };
-            let update = update.unwrap_or_else(|| Err(ended()));
-            let Update { fleet, changes } = update.map_err(|source| failed_to_watch(goal, source))?;
+            let Update { fleet, changes } = update?;
             changes.into_iter().filter_map(event).for_each(|event| events.emit(event));
             let Some(found) = fleet.groups.into_iter().next() else {
-                return Err(failed_to_watch(goal, CloudError::not_found("group", goal.group)));
+                return Err(RolloutError::Deleted { group: goal.group.clone() });
             };
             nearness.update(&found, goal.replicas);
             let verdict = judge(goal, &found, ours)?;
@@ -71,6 +74,48 @@ pub(super) async fn until_settled(
                 seconds: u32::try_from(goal.deadline.as_secs()).unwrap_or(u32::MAX),
                 reason: group.complaints() + &causes(cloud, goal.group).await,
             });
+        }
+    }
+}
+
+/// The updates of the group. Looks that fail are passed over for a while: a wait of minutes does not end with one of them.
+struct Sight<'s> {
+    goal: &'s Goal<'s>,
+    cloud: &'s dyn Cloud,
+    updates: Updates<'s>,
+    /// When the first of the looks failed that have failed since the last update.
+    failing: Option<Instant>,
+}
+
+impl<'s> Sight<'s> {
+    fn new(goal: &'s Goal<'s>, cloud: &'s dyn Cloud) -> Self {
+        let updates = cloud.watch(&Scope::Group(goal.group.clone()));
+        Self { goal, cloud, updates, failing: None }
+    }
+
+    /// The next update.
+    async fn next(&mut self, events: &Events) -> Result<Update, RolloutError> {
+        loop {
+            let error = match self.updates.next().await {
+                Some(Ok(update)) => {
+                    self.failing = None;
+                    return Ok(update);
+                }
+                Some(Err(error)) => error,
+                // A cloud that cannot go on with a watch begins another one.
+                None => {
+                    self.updates = self.cloud.watch(&Scope::Group(self.goal.group.clone()));
+                    CloudError::Unreachable { message: "its updates ended".into() }
+                }
+            };
+            let since = self.failing.unwrap_or_else(Instant::now);
+            if !error.is_transient() || since.elapsed() >= self.goal.patience {
+                return Err(failed_to_watch(self.goal, error));
+            }
+            if self.failing.replace(since).is_none() {
+                events.warn(format!("{} is still waited for: {error}", self.goal.group));
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

@@ -83,7 +83,7 @@ fn what_cannot_go_on_says_why_and_what_to_do() {
 
     let quota = query("LimitExceeded", "You have reached your quota of groups");
     bed.fault(&json!([{"match": "^CreateAutoScalingGroup$", "status": 400, "body": quota, "count": 99}]));
-    deploy().code(8).says("a quota of the account is used up").run();
+    deploy().code(7).says("a quota of the account is used up").run();
     bed.fault(&json!([]));
 
     // A stack that never came to be is made anew.
@@ -93,27 +93,27 @@ fn what_cannot_go_on_says_why_and_what_to_do() {
         bed.call("POST", "/moto-api/i2kit/stack", &plan.to_string());
     };
     failing("create", "ROLLBACK_COMPLETE");
-    deploy().code(8).says("no room for targets").run();
+    deploy().code(7).says("no room for targets").run();
     deploy().run();
     assert!(world.group("web").is_settled_at(1));
 
     // An update that fails leaves what was there, and can be tried again.
     world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8080}"));
     failing("update", "UPDATE_ROLLBACK_COMPLETE");
-    deploy().code(8).says("no room for targets").run();
+    deploy().code(7).says("no room for targets").run();
     deploy().prints(":8080").run();
     // What failed once and went well since is not told again.
     world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8082}"));
     let plan = json!({"name": "i2kit-service", "operation": "update", "reason": "no listener", "final": "UPDATE_ROLLBACK_COMPLETE"});
     bed.call("POST", "/moto-api/i2kit/stack", &plan.to_string());
-    deploy().code(8).says("no listener").run();
+    deploy().code(7).says("no listener").run();
     deploy().prints(":8082").run();
 
     // One that cannot be undone needs a person, who is told what to type.
     world.write("web.yaml", &nginx("1.27", 1).replace("port: 80}", "port: 8081}"));
     failing("update", "UPDATE_ROLLBACK_FAILED");
-    deploy().code(8).says("aws cloudformation continue-update-rollback").run();
-    deploy().code(8).says("aws cloudformation continue-update-rollback").run();
+    deploy().code(7).says("aws cloudformation continue-update-rollback").run();
+    deploy().code(7).says("aws cloudformation continue-update-rollback").run();
 }
 
 #[test]

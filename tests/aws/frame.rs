@@ -157,7 +157,7 @@ fn an_ingress_routes_by_host_and_path_over_tls() {
     world.i2kit(&["plan", "web.yaml"]).prints("https://shop.example.com/api and below -> api:80").run();
     world
         .i2kit(&["deploy", "web.yaml"])
-        .code(8)
+        .code(7)
         .says("no certificate of the region covers `shop.example.com`")
         .run();
     let certificate = certificate(&bed, "*.example.com");

@@ -1,9 +1,10 @@
 //! A cloud is a folder: no file outside the folders of AWS names it.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-use super::source::sources;
+use super::source::{root, sources};
 
 /// The folders that are about AWS.
 const FOLDERS: &[&str] = &["src/cloud/aws", "linuxkit/aws"];
@@ -71,6 +72,25 @@ fn aws_is_named_in_its_folders_alone() {
         .filter(|file| !naming.iter().any(|path| path == *file))
         .collect();
     assert!(needless.is_empty(), "these do not name AWS any more; take them from the lists: {needless:#?}");
+}
+
+/// Whoever adds a cloud edits what names this one: the list of files has them all.
+#[test]
+fn the_list_of_a_new_cloud_has_every_file_that_names_one() {
+    let page = fs::read_to_string(root().join("docs/architecture/changes.md")).unwrap();
+    let (_, section) = page.split_once("\n## A cloud: ").expect("changes.md has the change");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    // A kind of volume is of the language, whatever clouds there are.
+    let of_clouds = |path: &str| !path.starts_with("src/manifest/");
+    let shared = EXCEPTIONS.iter().map(|(path, _)| *path).filter(|path| of_clouds(path));
+    let others = ["Cargo.toml", "tests/tidy.rs", "tests/tidy/clouds.rs", "docs/SUMMARY.md"];
+    for path in others {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        assert!(names_it(&text), "{path} does not name AWS any more: take it from this list");
+    }
+    let missing: Vec<_> =
+        shared.chain(others).filter(|path| !section.contains(&format!("`{path}`"))).collect();
+    assert!(missing.is_empty(), "docs/architecture/changes.md, \"A cloud\", lacks {missing:?}");
 }
 
 #[test]

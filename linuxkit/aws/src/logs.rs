@@ -50,16 +50,16 @@ struct Event {
 /// How far each journal was sent, by the container's name.
 type Places = BTreeMap<String, Place>;
 
-/// Sends the lines of all journals below `folder` until the program is ended, from where the file `sent` says that a sender
+/// Sends the lines of all journals below `folder` until the program is ended, from where `file` says that a sender
 /// before this one has come.
 pub(crate) fn ship(
     client: &mut Client,
     (spec, instance): (&LaunchSpec, &str),
-    (folder, sent): (&Path, &Path),
+    (folder, file): (&Path, &Path),
     log: impl Fn(&str),
 ) {
     let Some(target) = &spec.logs else { return };
-    let mut places = load(sent);
+    let mut places = load(file);
     let mut wait = FIRST_WAIT;
     let mut failing = false;
     loop {
@@ -70,7 +70,7 @@ pub(crate) fn ship(
         let Round { more, failure } = round(&mut places, folder, &mut send, &log);
         if more {
             // Without the file a successor repeats what is still there.
-            let _ = save(&places, sent);
+            let _ = save(&places, file);
         }
         if let Some(error) = failure {
             if !std::mem::replace(&mut failing, true) {
@@ -100,6 +100,9 @@ fn save(places: &Places, path: &Path) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
+/// Sends events of the container of that name.
+type Send<'s> = dyn FnMut(&str, &[Event]) -> Result<(), Error> + 's;
+
 /// What came of a batch of each journal.
 #[derive(Debug, Default)]
 struct Round {
@@ -111,12 +114,7 @@ struct Round {
 
 /// Sends a batch of each journal. One that fails is tried again in the next round, and keeps no other one waiting; one that
 /// the service refuses for what is in it is left out.
-fn round(
-    places: &mut Places,
-    folder: &Path,
-    send: &mut dyn FnMut(&str, &[Event]) -> Result<(), Error>,
-    log: &dyn Fn(&str),
-) -> Round {
+fn round(places: &mut Places, folder: &Path, send: &mut Send<'_>, log: &dyn Fn(&str)) -> Round {
     let mut round = Round::default();
     for name in names(folder) {
         let place = places.entry(name.clone()).or_default();
@@ -379,12 +377,12 @@ mod tests {
         let folder = folder(&[("a", &[time]), ("b", &[time]), ("c", &[time])]);
         let (mut places, logged) = (Places::new(), std::cell::RefCell::new(vec![]));
         let log = |text: &str| logged.borrow_mut().push(text.to_owned());
-        let mut sent = vec![];
+        let mut taken = vec![];
         let mut send = |name: &str, _: &[Event]| match name {
             "a" => Err(refused("ThrottlingException: Rate exceeded")),
             "b" => Err(refused("InvalidParameterException: too old")),
             _ => {
-                sent.push(name.to_owned());
+                taken.push(name.to_owned());
                 Ok(())
             }
         };
@@ -392,7 +390,7 @@ mod tests {
         assert!(done.more && done.failure.unwrap().to_string().contains("Throttling"));
         let done = round(&mut places, folder.path(), &mut send, &log);
         assert!(!done.more && done.failure.is_some(), "only the first is left");
-        assert_eq!(sent, ["c"]);
+        assert_eq!(taken, ["c"]);
         assert_eq!(
             *logged.borrow(),
             [
@@ -404,8 +402,8 @@ mod tests {
     #[test]
     fn a_sender_that_is_started_anew_goes_on() {
         let folder = folder(&[("web", &["2026-01-31T00:00:00Z", "2026-01-31T00:00:01Z"])]);
-        let sent = tempfile::tempdir().unwrap();
-        let file = sent.path().join("sent.json");
+        let state = tempfile::tempdir().unwrap();
+        let file = state.path().join("sent.json");
         let mut places = load(&file);
         let mut count = 0;
         let mut send = |_: &str, events: &[Event]| {

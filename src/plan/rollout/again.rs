@@ -1,6 +1,5 @@
-//! A plan made again, on a fleet that somebody changed meanwhile: what the user was shown is done, and nothing else is.
-
-use std::collections::BTreeSet;
+//! A plan made again, on a fleet that somebody changed meanwhile: what the user was shown is done, once, and nothing else
+//! is. What this run did already and would do again was undone by somebody who knew of it.
 
 use thiserror::Error;
 
@@ -8,24 +7,39 @@ use super::deploy::{rollout, unused_images};
 use super::steps::{Intent, RolloutPlan, Step};
 use super::verbs::{PlanError, collect, destroy, rollback, scale, wait};
 use crate::plan::act::Act;
-use crate::plan::fleet::Fleet;
+use crate::plan::fleet::{Fleet, Leftover};
 use crate::plan::image::ImageId;
 
-/// Why a plan is not carried on: it would now do something that it did not show.
+/// Why a plan is not carried on. Each has what it would do, in a few words.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("it would now {0}, which the plan did not show; run the command again to plan from what is there")]
-pub struct NotShown(pub String);
+pub enum Overtaken {
+    /// It would do something that it did not show.
+    #[error(
+        "it would now {0}, which the plan did not show; run the command again to plan from what is there"
+    )]
+    NotShown(String),
+    /// It would do something for the second time, which somebody else's act undid or replaced.
+    #[error(
+        "it would now {0} again, which it has done and somebody else has changed since; run the command again to plan from \
+         what is there"
+    )]
+    DoneBefore(String),
+    /// It cannot be made any more.
+    #[error("it cannot be planned any more ({0}); run the command again to plan from what is there")]
+    Impossible(String),
+}
 
 impl RolloutPlan {
-    /// The plan made again on `fleet`: of what is left to do, the part that this plan showed. Deletions that it did not
-    /// show are left out.
+    /// The plan made again on `fleet`, after this run applied the acts `applied`: of what is left to do, the part that this
+    /// plan showed. Deletions that it did not show are left out, and so are revisions, images and leftovers that it deleted
+    /// already.
     ///
     /// # Errors
-    /// When it would do anything else that this plan did not show, or cannot be made any more.
-    pub fn again(&self, fleet: &Fleet) -> Result<Self, NotShown> {
-        let cannot = |error: PlanError| NotShown(format!("not be possible ({error})"));
+    /// When it would do anything else that this plan did not show, or that was applied already, or cannot be made any more.
+    pub fn again(&self, fleet: &Fleet, applied: &[Act]) -> Result<Self, Overtaken> {
+        let cannot = |error: PlanError| Overtaken::Impossible(error.to_string());
         let mut plan = match &self.intent {
-            Intent::None => return Err(NotShown("have to be made anew".into())),
+            Intent::None => return Err(Overtaken::Impossible("it was put together by hand".into())),
             Intent::Deploy(desired) => rollout(desired, fleet),
             Intent::Rollback { group, to } => rollback(fleet, group, *to).map_err(cannot)?,
             Intent::Scale { group, replicas } => scale(fleet, group, *replicas).map_err(cannot)?,
@@ -35,24 +49,20 @@ impl RolloutPlan {
         };
         let mut steps = Vec::new();
         for step in std::mem::take(&mut plan.steps) {
-            steps.extend(self.shown(step)?);
+            steps.extend(self.shown(step, applied)?);
         }
         // What is unused follows from the steps that are left.
-        let shown: BTreeSet<_> = self.acts().flat_map(images_deleted).copied().collect();
-        if let Some(Act::DeleteImages { mut images }) = unused_images(&steps, fleet) {
-            images.retain(|image| shown.contains(image));
+        if let Some(Act::DeleteImages { images }) = unused_images(&steps, fleet) {
+            let deletes = |act: &Act, image: &ImageId| matches!(act, Act::DeleteImages { images } if images.contains(image));
+            let images = self.open(&images, applied, deletes);
             steps.extend((!images.is_empty()).then_some(Act::DeleteImages { images }).map(Step::from));
-        }
-        if let Intent::Collect = self.intent {
-            let leftovers = self.acts().filter(|act| matches!(act, Act::DeleteLeftovers { .. }));
-            steps.extend(leftovers.cloned().map(Step::from));
         }
         Ok(Self { steps, ..plan })
     }
 
-    /// The part of a step that this plan showed too. Deletions of images and leftovers are looked at when all else is
-    /// known.
-    fn shown(&self, step: Step) -> Result<Option<Step>, NotShown> {
+    /// The part of a step that this plan showed too and that is not done. Deletions of images are looked at when all else
+    /// is known.
+    fn shown(&self, step: Step, applied: &[Act]) -> Result<Option<Step>, Overtaken> {
         let Some(act) = step.act() else {
             let is_shown = |shown: &Step| {
                 matches!((shown, &step),
@@ -61,25 +71,32 @@ impl RolloutPlan {
             return Ok(self.steps.iter().any(is_shown).then_some(step));
         };
         match act {
-            Act::DeleteImages { .. } | Act::DeleteLeftovers { .. } => Ok(None),
+            Act::DeleteImages { .. } => Ok(None),
+            Act::DeleteLeftovers { leftovers } => {
+                let deletes = |act: &Act, one: &Leftover| matches!(act, Act::DeleteLeftovers { leftovers } if leftovers.contains(one));
+                let leftovers = self.open(leftovers, applied, deletes);
+                Ok((!leftovers.is_empty()).then(|| Act::DeleteLeftovers { leftovers }.into()))
+            }
             Act::DeleteRevisions { group, revisions } => {
-                let shown = |number: &u32| {
-                    self.acts().any(|act| {
-                        matches!(act, Act::DeleteRevisions { group: of, revisions } if of == group && revisions.contains(number))
-                    })
-                };
-                let revisions: Vec<u32> = revisions.iter().copied().filter(shown).collect();
+                let deletes = |act: &Act, number: &u32| matches!(act, Act::DeleteRevisions { group: of, revisions } if of == group && revisions.contains(number));
+                let revisions = self.open(revisions, applied, deletes);
                 let act = Act::DeleteRevisions { group: group.clone(), revisions: revisions.clone() };
                 Ok((!revisions.is_empty()).then(|| act.into()))
             }
+            // An image is put again where a collection of unused ones took it before a revision named it: that undoes nothing.
+            Act::PutImage { .. } if self.acts().any(|shown| shown == act) => Ok(Some(step)),
+            act if applied.contains(act) => Err(Overtaken::DoneBefore(act.to_string())),
             act if self.acts().any(|shown| shown == act) => Ok(Some(step)),
             act if act.is_deletion() => Ok(None),
-            act => Err(NotShown(act.to_string())),
+            act => Err(Overtaken::NotShown(act.to_string())),
         }
     }
-}
 
-/// The images that an act deletes.
-fn images_deleted(act: &Act) -> &[ImageId] {
-    if let Act::DeleteImages { images } = act { images } else { &[] }
+    /// Of what an act deletes, what this plan showed and no act that was applied deleted.
+    fn open<T: Clone>(&self, items: &[T], applied: &[Act], deletes: impl Fn(&Act, &T) -> bool) -> Vec<T> {
+        let is_open = |item: &&T| {
+            self.acts().any(|act| deletes(act, item)) && !applied.iter().any(|act| deletes(act, item))
+        };
+        items.iter().filter(is_open).cloned().collect()
+    }
 }

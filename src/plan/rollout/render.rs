@@ -1,5 +1,6 @@
 //! A plan as text: one line a step, marked `+` for what is added, `~` for what changes, `-` for what is deleted.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use super::steps::{Change, RolloutPlan, Step};
@@ -228,7 +229,65 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     part("health port", launch.health_port.to_string(), previous.map(|p| p.health_port.to_string()), "");
     let grace = |spec: &LaunchSpec| spec.grace_period_seconds.0.to_string();
     part("grace period", grace(launch), previous.map(grace), " s");
+    if previous.is_some() || !launch.scratch_bytes.is_empty() {
+        part("scratch disks", scratch_disks(launch), previous.map(scratch_disks), "");
+    }
+    if previous.is_some() {
+        let containers = |spec: &LaunchSpec| spec.containers.join(" ");
+        part("containers", containers(launch), previous.map(containers), "");
+        part(
+            "architecture",
+            launch.architecture.to_string(),
+            previous.map(|p| p.architecture.to_string()),
+            "",
+        );
+    }
+    parts.extend(secret_changes(launch, previous));
+    if parts.is_empty() {
+        parts.extend(previous.map(|previous| other_changes(launch, previous)));
+    }
     parts.join(", ")
+}
+
+/// The Secrets that a launch names, and those whose values are others than before. A version is of no use to a reader.
+fn secret_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> Vec<String> {
+    let before = previous.map(|previous| &previous.secrets);
+    let known = |name: &String| before.and_then(|before| before.get(name));
+    let mut parts: Vec<String> = launch
+        .secrets
+        .iter()
+        .filter(|(name, version)| known(name) != Some(version))
+        .map(|(name, _)| {
+            format!("{}secret {name}", if known(name).is_some() { "new values of " } else { "" })
+        })
+        .collect();
+    let gone = before.into_iter().flatten().filter(|(name, _)| !launch.secrets.contains_key(*name));
+    parts.extend(gone.map(|(name, _)| format!("without secret {name}")));
+    parts
+}
+
+/// The sizes of the disks for emptyDirs.
+fn scratch_disks(launch: &LaunchSpec) -> String {
+    if launch.scratch_bytes.is_empty() {
+        return "none".to_owned();
+    }
+    let size = |bytes: &i2kit_spec::Bytes| match bytes.0 {
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
+        bytes => format!("{bytes} bytes"),
+    };
+    launch.scratch_bytes.iter().map(size).collect::<Vec<_>>().join(" ")
+}
+
+/// What differs, by the names of the fields: of two launches whose difference nothing else here shows.
+fn other_changes(launch: &LaunchSpec, previous: &LaunchSpec) -> String {
+    let fields = |spec: &LaunchSpec| match serde_json::to_value(spec) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (now, before) = (fields(launch), fields(previous));
+    let names: BTreeSet<&String> = now.keys().chain(before.keys()).collect();
+    let names = names.into_iter().filter(|name| now.get(*name) != before.get(*name));
+    format!("another {}", names.cloned().collect::<Vec<_>>().join(", "))
 }
 
 fn ports(launch: &LaunchSpec) -> String {
@@ -237,4 +296,70 @@ fn ports(launch: &LaunchSpec) -> String {
     }
     let one = |port: &crate::plan::fleet::LaunchPort| format!("{}/{}", port.port, protocol(port.protocol));
     launch.ports.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use i2kit_spec::{Bytes, Seconds};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::manifest::api::Name;
+    use crate::oci::Digest;
+    use crate::plan::example;
+    use crate::plan::fleet::{LaunchPort, MachineRole};
+
+    fn launch() -> LaunchSpec {
+        let account = Name { namespace: "default".into(), name: "reader".into() };
+        LaunchSpec {
+            ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
+            secrets: [("db".to_owned(), Some("1".to_owned())), ("mail".to_owned(), None)].into(),
+            scratch_bytes: vec![Bytes::mib(64)],
+            role: Some(MachineRole { account, role: None }),
+            machine_type: Some("small".into()),
+            grace_period_seconds: Seconds(5),
+            ..example::launch(ImageId(Digest::of(b"1")))
+        }
+    }
+
+    #[test]
+    fn whatever_differs_between_two_revisions_is_shown() {
+        let Ok(Value::Object(before)) = serde_json::to_value(launch()) else { panic!("an object") };
+        let others = |field: &str, value: &Value| match value {
+            _ if field == "image" => json!(ImageId(Digest::of(b"2"))),
+            Value::Number(number) => json!(number.as_u64().unwrap() + 1),
+            Value::Bool(yes) => json!(!yes),
+            Value::String(text) => json!(format!("{text}-other")),
+            Value::Array(_) => json!([]),
+            Value::Object(_) if field == "secrets" => json!({"db": "2"}),
+            _ => Value::Null,
+        };
+        assert!(before.len() > 8, "{before:?}");
+        let mut fields = before.clone();
+        fields.insert("spot".into(), json!(false));
+        for (field, value) in &fields {
+            let mut after = before.clone();
+            after.insert(field.clone(), others(field, value));
+            let after: LaunchSpec = serde_json::from_value(Value::Object(after)).unwrap();
+            assert_ne!(after, launch(), "{field}");
+            assert!(!launch_changes(&after, Some(&launch())).is_empty(), "nothing is shown of {field}");
+        }
+        assert_eq!(other_changes(&LaunchSpec { spot: true, ..launch() }, &launch()), "another spot");
+    }
+
+    #[test]
+    fn secrets_are_named_and_their_versions_are_not() {
+        let versions = |secrets: &[(&str, Option<&str>)]| {
+            let one =
+                |(name, version): &(&str, Option<&str>)| ((*name).to_owned(), version.map(str::to_owned));
+            LaunchSpec { secrets: secrets.iter().map(one).collect::<BTreeMap<_, _>>(), ..launch() }
+        };
+        let before = versions(&[("db", Some("aaaa")), ("mail", Some("bbbb"))]);
+        let after = versions(&[("db", Some("cccc")), ("shop", Some("dddd"))]);
+        let shown = launch_changes(&after, Some(&before));
+        assert_eq!(shown, "new values of secret db, secret shop, without secret mail");
+        assert!(launch_changes(&after, None).ends_with("scratch disks 64 MiB, secret db, secret shop"));
+    }
 }

@@ -8,12 +8,16 @@ use super::auto_scaling::group_name;
 use super::environment::Aws;
 use super::error::failed;
 use super::stack::Stack;
+use super::wait::now;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress;
 use crate::cloud::aws::plan::packing::{self, Placement};
 use crate::cloud::aws::plan::{name, stack_templates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
+
+/// How long a load balancer without a Service is spared: longer than a stack may take.
+const SPARED_SECONDS: u64 = 3600;
 
 /// A Service's stack, read.
 #[derive(Debug, Clone)]
@@ -62,12 +66,12 @@ impl Aws {
         let frame = self.frame().await?;
         if let Some(name) = &spec.external_name {
             let plan = stack_templates::alias(&self.settings.environment, spec, name, &frame);
+            let left = placement_of(&self.services().await?, &spec.name);
             self.put_stack(&plan).await?;
-            return self.drop_unused_balancers().await;
+            return self.drop_unused_balancers(left).await;
         }
         let services = self.services().await?;
-        let now = services.iter().find(|service| service.spec.name == spec.name);
-        let now = now.and_then(|service| service.placement);
+        let now = placement_of(&services, &spec.name);
         let others: Vec<(Placement, BalancerSpec)> = services
             .iter()
             .filter(|service| service.spec.name != spec.name)
@@ -86,7 +90,7 @@ impl Aws {
         let plan = plan.map_err(|error| CloudError::Conflict { message: error.to_string() })?;
         self.put_stack(&plan).await?;
         self.attach().await?;
-        self.drop_unused_balancers().await
+        self.drop_unused_balancers(now.filter(|left| *left != placement)).await
     }
 
     /// Puts the Ingress' stack, with a load balancer of its own, and makes its groups targets.
@@ -150,7 +154,8 @@ impl Aws {
     /// Deletes the Service's stack, and its load balancer when no other Service is on it.
     pub(super) async fn delete_service(&self, service: &Name) -> Result<(), CloudError> {
         let stack = name::service_stack(&self.settings.environment, service);
-        if let Some(found) = self.stack(&stack).await?.as_ref().and_then(Service::of) {
+        let found = self.stack(&stack).await?.as_ref().and_then(Service::of);
+        if let Some(found) = &found {
             let gone: BTreeSet<&String> = found.target_groups().collect();
             for group in self.scaling_groups(None).await? {
                 let surplus: Vec<String> =
@@ -159,21 +164,87 @@ impl Aws {
             }
         }
         self.delete_stack(&stack).await?;
-        self.drop_unused_balancers().await
+        self.drop_unused_balancers(found.and_then(|found| found.placement)).await
     }
 
-    /// Deletes load balancers that no Service is on.
-    async fn drop_unused_balancers(&self) -> Result<(), CloudError> {
-        let stacks = self.stacks().await?;
-        let used: BTreeSet<String> = stacks
-            .iter()
-            .filter_map(Service::of)
-            .filter_map(|service| service.placement)
-            .map(|placement| name::balancer_stack(&self.settings.environment, placement))
-            .collect();
-        for stack in stacks.iter().filter(|stack| stack.part == "balancer" && !used.contains(&stack.name)) {
-            self.delete_stack(&stack.name).await?;
+    /// Deletes the load balancer that a Service has just left, when no other Service is on it, and those that interrupted
+    /// runs left.
+    async fn drop_unused_balancers(&self, left: Option<Placement>) -> Result<(), CloudError> {
+        let left = left.map(|placement| name::balancer_stack(&self.settings.environment, placement));
+        for stack in unused_balancers(&self.settings.environment, &self.stacks().await?, now()) {
+            if stack.is_old || left.as_ref() == Some(&stack.name) {
+                self.delete_stack(&stack.name).await?;
+            }
         }
         Ok(())
+    }
+}
+
+/// The load balancer that a Service is on.
+fn placement_of(services: &[Service], name: &Name) -> Option<Placement> {
+    services.iter().find(|service| service.spec.name == *name)?.placement
+}
+
+/// A load balancer that no Service is on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unused {
+    /// Its stack.
+    pub(super) name: String,
+    /// Whether nobody can be about to put a Service on it.
+    pub(super) is_old: bool,
+}
+
+/// The load balancers among `stacks` that no Service is on, `now` in seconds. One exists for minutes before the stack of
+/// the Service does that it is made for.
+pub(super) fn unused_balancers(environment: &str, stacks: &[Stack], now: u64) -> Vec<Unused> {
+    let used: BTreeSet<String> = stacks
+        .iter()
+        .filter_map(Service::of)
+        .filter_map(|service| service.placement)
+        .map(|placement| name::balancer_stack(environment, placement))
+        .collect();
+    let unused = stacks.iter().filter(|stack| stack.part == "balancer" && !used.contains(&stack.name));
+    let is_old = |stack: &Stack| !stack.is_moving() && stack.changed.saturating_add(SPARED_SECONDS) < now;
+    unused.map(|stack| Unused { name: stack.name.clone(), is_old: is_old(stack) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::manifest::api::{Protocol, ServiceType};
+    use crate::plan::fleet::Listener;
+
+    fn stack(name: String, part: &str, changed: u64) -> Stack {
+        let (outputs, parameters) = (BTreeMap::new(), BTreeMap::new());
+        Stack { name, status: "CREATE_COMPLETE".into(), part: part.into(), outputs, parameters, changed }
+    }
+
+    #[test]
+    fn a_balancer_that_somebody_else_is_making_is_spared() {
+        let listener = |port| vec![Listener::new(port, Protocol::Tcp, vec![])];
+        let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
+        let spec =
+            |service: &str, port| BalancerSpec::new(name(service), ServiceType::LoadBalancer, listener(port));
+        let web = packing::place(&spec("web", 80), None, &[]);
+        // On a load balancer of its own: the port is taken on the first.
+        let db = packing::place(&spec("db", 80), None, &[(web, spec("web", 80))]);
+        assert_ne!(web, db);
+        let balancer =
+            |placement, changed| stack(name::balancer_stack("test", placement), "balancer", changed);
+        let mut service = stack("service".into(), "service", 0);
+        service.parameters.insert("Spec".into(), serde_json::to_string(&spec("web", 80)).unwrap());
+        service.parameters.insert("Placement".into(), web.to_string());
+        let unused = |made: u64, now| {
+            unused_balancers("test", &[balancer(web, 0), balancer(db, made), service.clone()], now)
+        };
+        let db_is = |is_old| vec![Unused { name: name::balancer_stack("test", db), is_old }];
+        // Another run has made it minutes ago, and its Service comes next.
+        assert_eq!(unused(1000, 1600), db_is(false));
+        assert_eq!(unused(1000, 1001 + SPARED_SECONDS), db_is(true));
+        let mut moving = balancer(db, 0);
+        moving.status = "CREATE_IN_PROGRESS".into();
+        assert!(!unused_balancers("test", &[moving], 1 << 40)[0].is_old);
     }
 }

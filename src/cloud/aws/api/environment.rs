@@ -73,10 +73,11 @@ impl Aws {
         self.settings.cache.join("aws/1")
     }
 
-    /// Stands for one act of this run, so that AWS does it once however often a lost answer makes us ask. Another run has
-    /// other tokens: AWS remembers a token longer than what was made with it may exist, and answers with what is gone.
+    /// Stands for one act of one plan of this run, so that AWS does it once however often a lost answer makes us ask.
+    /// Another run, and a plan that was made again, have other tokens: AWS remembers a token longer than what was made with
+    /// it may exist, and answers with what is gone.
     pub(super) fn token(&self, what: &str) -> String {
-        hash(&format!("{} {what}", self.run))
+        hash(&format!("{} {} {what}", self.run, self.planned().plan()))
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, BTreeMap<Name, GroupSettings>> {
@@ -105,5 +106,41 @@ impl Aws {
             })
         });
         put.await.cloned()
+    }
+}
+
+#[cfg(test)]
+impl Aws {
+    /// An environment whose calls nobody answers.
+    pub(super) async fn unanswered(cache: &std::path::Path) -> Self {
+        let settings = Settings {
+            environment: "test".into(),
+            region: "us-east-1".into(),
+            profile: None,
+            endpoint: Some("http://127.0.0.1:9".into()),
+            network: None,
+            guest_endpoint: None,
+            cache: cache.into(),
+            holder: "tests".into(),
+        };
+        let credentials = Credentials::new("example", "example", None, None, "test");
+        Self::with(settings, Events::none(), Some(credentials)).await.unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_plan_that_is_made_again_has_tokens_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let aws = Aws::unanswered(folder.path()).await;
+        aws.observed(BTreeMap::new());
+        let first = aws.token("web 1");
+        assert_eq!(aws.token("web 1"), first, "a lost answer is asked for again");
+        // Somebody else deleted what the first plan made: the same act is another one now.
+        aws.observed(BTreeMap::new());
+        assert_ne!(aws.token("web 1"), first);
     }
 }

@@ -21,8 +21,8 @@ where
             }
             other => ("NoAnswer".to_owned(), causes(other)),
         };
-        let advice = advice(&code).to_owned();
-        CloudError::Api { operation: operation.to_owned(), code, message, advice }
+        let (advice, transient) = (advice(&code).into(), is_transient(&code));
+        CloudError::Api { operation: operation.to_owned(), code, message, advice, transient }
     }
 }
 
@@ -44,6 +44,14 @@ fn causes(error: &dyn Error) -> String {
     }
     words.dedup();
     words.join(": ")
+}
+
+/// Whether an error of that code passes by itself: throttling, a service or a connection that is broken. A service whose
+/// answer has no code is broken, too.
+fn is_transient(code: &str) -> bool {
+    let known = ["NoAnswer", "Unknown", "RequestLimitExceeded", "RequestTimeout", "ServiceFailure"];
+    let parts = ["Throttl", "Internal", "Unavailable"];
+    known.contains(&code) || parts.iter().any(|part| code.contains(part))
 }
 
 /// What to do about an error of that code.
@@ -74,6 +82,22 @@ fn advice(code: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_told_from_what_somebody_mends() {
+        for code in [
+            "NoAnswer",
+            "ThrottlingException",
+            "RequestLimitExceeded",
+            "InternalFailure",
+            "ServiceUnavailable",
+        ] {
+            assert!(is_transient(code), "{code}");
+        }
+        for code in ["AccessDenied", "ExpiredToken", "ValidationError", "InstanceLimitExceeded"] {
+            assert!(!is_transient(code), "{code}");
+        }
+    }
 
     #[test]
     fn throttling_is_not_taken_for_a_quota() {

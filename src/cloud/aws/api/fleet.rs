@@ -41,6 +41,7 @@ impl Aws {
     pub(super) async fn look(&self, only: Option<&Name>) -> Result<Fleet, CloudError> {
         let (templates, groups, stacks) =
             try_join3(self.templates(only), self.scaling_groups(only), self.stacks()).await?;
+        let refreshes = self.refreshes_of(&groups).await?;
         let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
         let arns: BTreeSet<String> =
             groups.iter().flat_map(AutoScalingGroup::target_group_arns).cloned().collect();
@@ -50,17 +51,22 @@ impl Aws {
         let read = templates.iter().filter_map(|template| {
             let name = tags::named(template.tags())?;
             let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&name));
-            Some(self.group(name, template, group, &around))
+            let refreshes = refreshes.get(&name).map(Vec::as_slice).unwrap_or_default();
+            Some(self.group(name, template, (group, refreshes), &around))
         });
         let mut fleet = Fleet {
             environment: self.settings.environment.clone(),
             groups: try_join_all(read).await?.into_iter().flatten().collect(),
             ..Fleet::default()
         };
+        if only.is_none() {
+            self.add_pending(&mut fleet.groups);
+        }
         fleet.groups.sort_by(|a, b| a.name.cmp(&b.name));
         if only.is_none() {
             let (images, deleted) = try_join(self.images(), self.deleted_snapshots()).await?;
-            fleet.generation = self.observed(definitions((&templates, &groups), &stacks, &images));
+            fleet.generation =
+                self.observed(definitions((&templates, &groups, &refreshes), &stacks, &images));
             fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
             fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
@@ -71,11 +77,31 @@ impl Aws {
         Ok(fleet)
     }
 
+    /// Groups that this run has put, and that AWS has no place for until their first revision: a plan that is made again
+    /// finds them as it would in any other cloud.
+    fn add_pending(&self, groups: &mut Vec<InstanceGroup>) {
+        let mut pending = self.pending();
+        pending.retain(|name, _| groups.iter().all(|group| group.name != *name));
+        groups.extend(pending.iter().map(|(name, settings)| InstanceGroup {
+            name: name.clone(),
+            replicas: 0,
+            settings: settings.clone(),
+            current: None,
+            next_revision: 1,
+            revisions: vec![],
+            instances: vec![],
+            refresh: None,
+            runs: vec![],
+            events: vec![],
+            causes: vec![],
+        }));
+    }
+
     async fn group(
         &self,
         name: Name,
         template: &LaunchTemplate,
-        group: Option<&AutoScalingGroup>,
+        (group, refreshes): (Option<&AutoScalingGroup>, &[InstanceRefresh]),
         around: &Surroundings,
     ) -> Result<Option<InstanceGroup>, CloudError> {
         let Some(mut settings) = settings_in(template.tags()) else { return Ok(None) };
@@ -84,9 +110,7 @@ impl Aws {
         {
             settings.scaling = None;
         }
-        let none = async { Ok(vec![]) };
-        let refreshes = async { if group.is_some() { self.refreshes(&name).await } else { none.await } };
-        let (versions, refreshes) = try_join(self.versions(&name), refreshes).await?;
+        let versions = self.versions(&name).await?;
         let mut revisions: Vec<Revision> = versions.iter().filter_map(launch::revision).collect();
         revisions.sort_by_key(|revision| revision.number);
         let born = group.and_then(|group| seconds(group.created_time()));
@@ -333,5 +357,29 @@ fn balancer(
         bound,
         spec,
         targets,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::Strategy;
+    use crate::plan::example;
+
+    #[tokio::test]
+    async fn a_group_without_a_revision_is_found_by_the_run_that_put_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let aws = Aws::unanswered(folder.path()).await;
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let settings = example::settings(Strategy::Recreate);
+        aws.pending().insert(name.clone(), settings.clone());
+        let mut groups = Vec::new();
+        aws.add_pending(&mut groups);
+        let [pending] = &groups[..] else { panic!("{groups:?}") };
+        assert_eq!((&pending.name, &pending.settings, pending.next_revision), (&name, &settings, 1));
+        // Once its first revision is there, AWS has it.
+        aws.add_pending(&mut groups);
+        assert_eq!(groups.len(), 1);
+        assert!(aws.pending().is_empty());
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use aws_sdk_ec2::types::SnapshotState;
 
+use super::balancer::unused_balancers;
 use super::environment::Aws;
 use super::tags;
 use super::wait::now;
@@ -18,7 +19,7 @@ const GIVEN_UP_SECONDS: u64 = 24 * 3600;
 /// A snapshot without an image.
 const SNAPSHOT: &str = "snapshot";
 
-/// A stack that never came to be, or of a role that no revision has.
+/// A stack that never came to be, of a role that no revision has, or of a load balancer that no Service is on.
 const STACK: &str = "stack";
 
 /// Values of a Secret that no revision names.
@@ -74,6 +75,11 @@ impl Aws {
             .iter()
             .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));
         found.extend(unused.map(|stack| leftover(STACK, &stack.name)));
+        let balancers =
+            unused_balancers(environment, &stacks, now()).into_iter().filter(|unused| unused.is_old);
+        found.extend(balancers.map(|unused| leftover(STACK, unused.name)));
+        found.sort_by(|a, b| (&a.kind, &a.id).cmp(&(&b.kind, &b.id)));
+        found.dedup();
         found.extend(self.unused_values(groups).await?.into_iter().map(|id| leftover(SECRET, id)));
         Ok(found)
     }

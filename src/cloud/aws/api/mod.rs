@@ -62,7 +62,7 @@ impl Cloud for Aws {
         }
         let admitted = self.admit(act).await?;
         self.perform(&act.act, materials).await?;
-        Ok(self.applied(act, admitted))
+        self.applied(act, &admitted).await
     }
 
     async fn secret_versions(&self, secrets: &[Secret]) -> Result<BTreeMap<Name, String>, CloudError> {
@@ -93,7 +93,7 @@ impl Aws {
                 self.put_secrets(revision, &materials.secrets).await?;
                 self.put_version(group, revision).await
             }
-            Act::CancelRefresh { group, .. } => self.cancel(group).await,
+            Act::CancelRefresh { group, to } => self.cancel(group, *to).await,
             Act::StartRefresh { group, to, replicas } => self.refresh(group, *to, *replicas).await,
             Act::Scale { group, replicas } => {
                 let settings = self.settings_of(group).await?;

@@ -114,14 +114,22 @@ impl Aws {
         }
     }
 
-    /// Stops the refresh under way where it is.
-    pub(super) async fn cancel(&self, group: &Name) -> Result<(), CloudError> {
+    /// Stops the refresh to revision `to` where it is. Nothing when it has ended, or another one is under way.
+    pub(super) async fn cancel(&self, group: &Name, to: u32) -> Result<(), CloudError> {
+        let Some(ours) = to_be_cancelled(&self.refreshes(group).await?, to) else { return Ok(()) };
         let own = name::group(&self.settings.environment, group);
         let cancelled =
             self.clients.autoscaling.cancel_instance_refresh().auto_scaling_group_name(own).send().await;
-        match cancelled {
+        let cancelled = match cancelled {
             Err(error) if error.code() == Some("ActiveInstanceRefreshNotFound") => return Ok(()),
-            other => drop(other.map_err(failed("CancelInstanceRefresh"))?),
+            other => other.map_err(failed("CancelInstanceRefresh"))?,
+        };
+        // AWS cancels what is active, and takes no name of it.
+        if let Some(id) = cancelled.instance_refresh_id().filter(|id| *id != ours) {
+            let message = format!(
+                "refresh {id} of {group}, which somebody else started at that moment, was cancelled in place of {ours}"
+            );
+            return Err(CloudError::Conflict { message });
         }
         eventually(&format!("the refresh of {group}, which is being cancelled"), STOPPING, || async {
             let active = self.refreshes(group).await?.iter().any(|refresh| status(refresh).is_active());
@@ -167,5 +175,37 @@ impl Aws {
         let active = refreshes.iter().filter(|refresh| status(refresh).is_active()).filter_map(wanted);
         let running = found.instances().iter().filter_map(version_of);
         Ok(active.chain(running).chain(current(&found)).collect())
+    }
+}
+
+/// The id of the refresh under way, when it leads to revision `to`.
+fn to_be_cancelled(refreshes: &[InstanceRefresh], to: u32) -> Option<String> {
+    let active = refreshes.iter().find(|refresh| status(refresh).is_active());
+    active.filter(|active| wanted(active) == Some(to))?.instance_refresh_id().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_autoscaling::types::InstanceRefreshStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_refresh_of_somebody_else_is_not_cancelled() {
+        let refresh = |id: &str, to, status| {
+            let wanted = DesiredConfiguration::builder().launch_template(template_version("web", to)).build();
+            InstanceRefresh::builder()
+                .instance_refresh_id(id)
+                .status(status)
+                .desired_configuration(wanted)
+                .build()
+        };
+        let ours = refresh("ours", 2, InstanceRefreshStatus::InProgress);
+        assert_eq!(to_be_cancelled(std::slice::from_ref(&ours), 2).as_deref(), Some("ours"));
+        let ended = refresh("ours", 2, InstanceRefreshStatus::Successful);
+        assert_eq!(to_be_cancelled(std::slice::from_ref(&ended), 2), None);
+        // Somebody else has rolled back to revision 1 since the plan was made.
+        let theirs = refresh("theirs", 1, InstanceRefreshStatus::InProgress);
+        assert_eq!(to_be_cancelled(&[theirs, ended], 2), None);
     }
 }

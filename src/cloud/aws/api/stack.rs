@@ -47,6 +47,8 @@ pub(super) struct Stack {
     pub(super) part: String,
     pub(super) outputs: BTreeMap<String, String>,
     pub(super) parameters: BTreeMap<String, String>,
+    /// When it was made or last changed, in seconds since the Unix epoch.
+    pub(super) changed: u64,
 }
 
 impl Stack {
@@ -63,6 +65,11 @@ impl Stack {
                 .iter()
                 .filter_map(|p| pair(p.parameter_key(), p.parameter_value()))
                 .collect(),
+            changed: found
+                .last_updated_time()
+                .or(found.creation_time())
+                .and_then(|time| u64::try_from(time.secs()).ok())
+                .unwrap_or_default(),
         }
     }
 
@@ -71,7 +78,8 @@ impl Stack {
         matches!(self.status.as_str(), "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE")
     }
 
-    fn is_moving(&self) -> bool {
+    /// Whether somebody changes it just now.
+    pub(super) fn is_moving(&self) -> bool {
         self.status.ends_with("_IN_PROGRESS")
     }
 
@@ -221,6 +229,7 @@ impl Aws {
                 advice:
                     "mend the cause and run the command again; a stack that was never complete is made anew"
                         .into(),
+                transient: false,
             }),
         }
     }
@@ -257,6 +266,7 @@ impl Aws {
                 message: self.reason(name).await,
                 advice: "something outside i2kit may use what the stack made: remove that, then run again"
                     .into(),
+                transient: false,
             }),
         }
     }
@@ -305,7 +315,9 @@ fn stuck(name: &str) -> CloudError {
         advice: format!(
             "mend what its events in the console name, then run `aws cloudformation continue-update-rollback \
              --stack-name {name}`, then this command again"
-        ),
+        )
+        .into(),
+        transient: false,
     }
 }
 
