@@ -105,6 +105,7 @@ mod tests {
                 host: "127.77.1.2".into(),
                 bound: vec![Some(bound)],
                 targets: vec![],
+                traffic: vec![],
             };
             of(&balancer, &[port]).join(" ")
         };
@@ -134,8 +135,13 @@ mod tests {
         let name = Name { namespace: "shop".into(), name: "web".into() };
         let spec = BalancerSpec::new(name, ServiceType::ClusterIP, listeners);
         let wanted = [spec.clone()];
-        let balancer =
-            LoadBalancer { spec, host: "h".into(), bound: vec![None, Some(6379)], targets: vec![] };
+        let balancer = LoadBalancer {
+            spec,
+            host: "h".into(),
+            bound: vec![None, Some(6379)],
+            targets: vec![],
+            traffic: vec![],
+        };
         let fleet = Fleet { balancers: vec![balancer], ..Fleet::default() };
         let found = answering(&ObjectSet::default(), &wanted, &fleet);
         assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/web h:6379/tcp"]);

@@ -126,6 +126,7 @@ mod tests {
             (outdated(), Exit::Overtaken),
             (superseded(), Exit::Overtaken),
             (RolloutError::Deleted { group: group() }, Exit::Overtaken),
+            (RolloutError::RunRemoved { group: group() }, Exit::Rollout),
             (RolloutError::Several(vec![bad(), unreachable()]), Exit::Rollout),
             (RolloutError::Several(vec![unreachable(), unreachable()]), Exit::Cloud),
             (RolloutError::Several(vec![bad(), superseded()]), Exit::Overtaken),

@@ -20,6 +20,8 @@ pub(super) struct Dirs {
     pub state: PathBuf,
     /// What was installed: guest bundles.
     pub data: PathBuf,
+    /// The user's configuration, of all programs.
+    pub configuration: PathBuf,
 }
 
 /// What every verb works with.
@@ -119,6 +121,7 @@ pub(super) fn context(
             cache: base.cache_dir().join("i2kit"),
             state: state.join("i2kit"),
             data: base.data_dir().join("i2kit"),
+            configuration: base.config_dir(),
         },
         environment,
         format,

@@ -31,7 +31,7 @@ const FEATURES: &[Feature] = &[
     works(
         "variables and files from ConfigMaps, Secrets and fields of the pod; emptyDir, projected volumes; the short form",
     ),
-    depends("Jobs, and Pods that end", &["Job", ENDING_POD]),
+    depends("Jobs, CronJobs, and Pods that end", &["Job", "CronJob", ENDING_POD]),
     depends(
         "Ingress, TLS at the balancer, Services that are aliases",
         &["Ingress", TLS, "ServiceSpec.externalName"],
@@ -52,7 +52,7 @@ const FEATURES: &[Feature] = &[
         "`exec`, `cp` (the container needs `tar`; links are left out), `console`",
         &["i2kit exec", "i2kit cp", "i2kit console"],
     ),
-    Feature { what: "headless Services, StatefulSets, disks, CronJobs, GPUs", paths: &[], not_yet: true },
+    Feature { what: "headless Services, StatefulSets, disks, GPUs", paths: &[], not_yet: true },
 ];
 
 /// What a cloud makes of all that a line is about, in a word.

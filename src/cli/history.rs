@@ -1,11 +1,11 @@
-//! `i2kit history`: the revisions of a group.
+//! `i2kit history`: the revisions of a group, and of a Job its runs.
 
 use std::fmt::Write as _;
 
 use super::args::GroupArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{connection, named, output};
+use super::{connection, named, output, status};
 use crate::plan::fleet::InstanceGroup;
 use crate::report::{self, Format};
 use crate::text;
@@ -30,6 +30,12 @@ pub(super) fn text(group: &InstanceGroup) -> String {
         let created = output::utc(revision.created);
         let image = revision.launch.image.0.short();
         let _ = writeln!(out, "{number:<10}{image:<14}{created:<22}{}{current}", text::line(&revision.cause));
+    }
+    if !group.runs.is_empty() {
+        out.push('\n');
+        for line in status::runs(std::iter::once(group)).lines() {
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
     }
     out
 }

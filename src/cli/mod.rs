@@ -1,6 +1,6 @@
 //! The command line: arguments are given a meaning, handed to the rooms, and turned into an exit code. One file a verb.
 //!
-//! [`run`] is all of it. [`exit`] has the exit codes; what a verb says goes through [`crate::report`].
+//! [`run()`] is all of it. [`exit`] has the exit codes; what a verb says goes through [`crate::report`].
 //!
 //! ```no_run
 //! let code = i2kit::cli::run(["i2kit", "check", "app.yaml"].map(Into::into));
@@ -43,6 +43,7 @@ mod preview;
 mod profiles;
 mod reading;
 mod rollback;
+mod run;
 mod scale;
 mod schema;
 mod secrets;
@@ -115,7 +116,10 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Schema(args) => schema::run(&args),
         Verb::Convert(args) => convert::run(&args, format),
         Verb::Completions { shell } => completions::run(shell),
-        Verb::LocalCloud => block_on(local_cloud::run(&context()?)),
+        Verb::LocalCloud { verb: None } => block_on(local_cloud::serve(&context()?)),
+        Verb::LocalCloud { verb: Some(verb) } => wait(local_cloud::run(&context()?, &verb)),
+        // It starts copies of itself, and so has one thread.
+        Verb::LocalDoor { state, resume } => local_cloud::door(&state, resume),
         Verb::Plan(args) => wait(plan::run(&context()?, &args)),
         Verb::Diff(args) => wait(diff::run(&context()?, &args)),
         Verb::Build(args) => wait(build::run(&context()?, &args)),
@@ -126,6 +130,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),
+        Verb::Run(args) => wait(run::run(&context()?, &args)),
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
         Verb::Wait(args) => wait(wait::run(&context()?, &args)),
         Verb::Preflight(args) => wait(preflight::run(&context()?, args)),

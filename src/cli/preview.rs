@@ -210,6 +210,7 @@ mod tests {
             host: "127.77.0.1".into(),
             bound: Vec::new(),
             targets: Vec::new(),
+            traffic: Vec::new(),
         };
         let fleet = |service| Fleet { balancers: vec![balancer(service)], ..Fleet::default() };
         assert_eq!(deployed(&desired, &fleet("web")), Some(name("web")));

@@ -6,7 +6,11 @@ use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::{connection, named, output};
-use crate::plan::fleet::{ContainerStatus, Fleet, Instance, InstanceGroup, LoadBalancer, RefreshStatus};
+use crate::manifest::api::Indexes;
+use crate::plan::fleet::{
+    ContainerStatus, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus,
+};
+use crate::plan::metrics;
 use crate::report::{self, Format};
 use crate::text;
 
@@ -14,6 +18,10 @@ use crate::text;
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     let cloud = connection::cloud(context).await?;
     let fleet = named::observe(cloud.as_ref(), args.name.as_deref()).await?;
+    if args.metrics {
+        report::result(&metrics::prometheus(&[fleet]));
+        return Ok(Exit::Success);
+    }
     match context.format {
         Format::Json => output::json(&fleet),
         Format::Text => {
@@ -43,6 +51,15 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
         }
     };
     add(groups(&fleet.groups));
+    // A Job of one run is in its group's line.
+    let has_runs = |group: &&InstanceGroup| {
+        let job = group.settings.job.as_ref();
+        !group.runs.is_empty()
+            && (all || group.settings.schedule.is_some() || job.is_some_and(|job| job.indexed))
+    };
+    if fleet.groups.iter().any(|group| has_runs(&group)) {
+        add(runs(fleet.groups.iter().filter(has_runs)));
+    }
     if fleet.groups.iter().any(|group| !group.instances.is_empty()) {
         add(instances(&fleet.groups));
     }
@@ -78,13 +95,10 @@ fn groups(groups: &[InstanceGroup]) -> Table {
     for group in groups {
         let revision = group.current.and_then(|number| group.revision(number));
         let status = match &group.refresh {
+            _ if group.settings.schedule.is_some() => schedule(group),
             Some(refresh) if group.settings.job.is_some() => {
-                let word = match refresh.status {
-                    RefreshStatus::InProgress => "running",
-                    RefreshStatus::Successful => "completed",
-                    RefreshStatus::Cancelled => "cancelled",
-                    _ => "failed",
-                };
+                let rests = group.settings.job.as_ref().is_some_and(|job| job.suspend);
+                let word = run_word(refresh.status, rests);
                 let reason = refresh.reason.as_deref().and_then(|reason| reason.lines().next());
                 let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
                 format!("{word} ({}/{}){}", refresh.available, refresh.total, shortened(&reason))
@@ -102,13 +116,86 @@ fn groups(groups: &[InstanceGroup]) -> Table {
         };
         table.add_row(row([
             group.name.to_string(),
-            format!("{}/{}", group.healthy(), group.replicas),
+            if group.settings.schedule.is_some() {
+                "-".into()
+            } else {
+                format!("{}/{}", group.healthy(), group.replicas)
+            },
             group.current.map_or("-".into(), |number| number.to_string()),
             revision.map_or("-".into(), |revision| revision.launch.image.0.short()),
             status,
         ]));
     }
     table
+}
+
+/// How far a run is, in a word; `rests` while its Job is suspended.
+fn run_word(status: RefreshStatus, rests: bool) -> &'static str {
+    match status {
+        RefreshStatus::InProgress if rests => "suspended",
+        RefreshStatus::InProgress => "running",
+        RefreshStatus::Successful => "completed",
+        RefreshStatus::Cancelled => "cancelled",
+        _ => "failed",
+    }
+}
+
+/// When a CronJob runs: the columns of kubectl's, in a line.
+fn schedule(group: &InstanceGroup) -> String {
+    let Some(rules) = &group.settings.schedule else { return String::new() };
+    let active = group.runs.iter().filter(|run| run.status.is_active()).count();
+    let zone = match rules.schedule.time_zone() {
+        "Etc/UTC" => String::new(),
+        zone => format!(" in {zone}"),
+    };
+    let times = group.schedule.as_ref();
+    let time = |time: Option<u64>| time.map_or_else(|| "none".to_owned(), output::utc);
+    let last = time(times.and_then(|times| times.last));
+    let next = if rules.suspend {
+        "suspended".to_owned()
+    } else {
+        format!("next {}", time(times.and_then(|times| times.next)))
+    };
+    format!("{}{zone}, {active} active, last {last}, {next}", rules.schedule)
+}
+
+/// Runs of Jobs and CronJobs, as tables.
+pub(super) fn runs<'a>(groups: impl Iterator<Item = &'a InstanceGroup>) -> Table {
+    let mut table =
+        table(&["JOB", "RUN", "REVISION", "SCHEDULED", "STATUS", "SUCCEEDED", "FAILED", "STARTED", "ENDED"]);
+    for group in groups {
+        let rests = group.settings.job.as_ref().is_some_and(|job| job.suspend);
+        for run in &group.runs {
+            let reason = run.reason.as_deref().and_then(|reason| reason.lines().next());
+            let reason = reason.map(|reason| shortened(&format!(": {reason}"))).unwrap_or_default();
+            table.add_row(row([
+                group.name.to_string(),
+                run.number.to_string(),
+                run.revision.to_string(),
+                run.scheduled.map_or_else(|| "-".into(), output::utc),
+                run_word(run.status, rests).to_owned() + &reason,
+                succeeded(run),
+                failed(run),
+                output::utc(run.started),
+                run.ended.map_or_else(|| "-".into(), output::utc),
+            ]));
+        }
+    }
+    table
+}
+
+/// How many machines of a run succeeded, and with which indexes.
+fn succeeded(run: &JobRun) -> String {
+    let wanted = run.completions.map(|wanted| format!("/{wanted}")).unwrap_or_default();
+    format!("{}{wanted}{}", run.completed, indexes(&run.completed_indexes))
+}
+
+fn failed(run: &JobRun) -> String {
+    format!("{}{}", run.failed, indexes(&run.failed_indexes))
+}
+
+fn indexes(indexes: &Indexes) -> String {
+    if indexes.is_empty() { String::new() } else { shortened(&format!(" ({indexes})")) }
 }
 
 fn instances(groups: &[InstanceGroup]) -> Table {
@@ -218,6 +305,7 @@ mod tests {
             host: HOSTILE.into(),
             bound: vec![Some(80)],
             targets: vec![],
+            traffic: vec![],
         };
         Fleet {
             environment: HOSTILE.into(),

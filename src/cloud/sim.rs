@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use i2kit_spec::status::{self, PodPhase, PodStatus, Wait};
+use i2kit_spec::status::{self, ContainerStatus, PodPhase, PodStatus, Wait};
 
 use super::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use super::engine::health::{Heard, Known, judge};
@@ -37,6 +37,10 @@ pub enum Behaviour {
     Lost,
     /// Ends after so many milliseconds.
     Ends(u64),
+    /// Its container ends after so many milliseconds with that exit code, and the VM with it.
+    Fails(u64, i32),
+    /// Its container fails each time so many milliseconds have passed, and is started again in it.
+    Restarts(u64),
     /// Ends well after so many milliseconds, as a Job's does.
     Succeeds(u64),
 }
@@ -59,6 +63,8 @@ pub struct Sim(Mutex<World>);
 pub struct World {
     /// The clock, in milliseconds.
     pub now: u64,
+    /// By how much the wall clock is ahead of it, in milliseconds.
+    pub ahead: i64,
     /// What a database would hold.
     pub environment: Environment,
     /// How images behave; those not named are ready after 3 seconds.
@@ -71,6 +77,8 @@ pub struct World {
     dead: Vec<String>,
     /// Those of them that ended well.
     done: Vec<String>,
+    /// Exit codes of those whose pods failed.
+    exits: BTreeMap<String, i32>,
 }
 
 impl Sim {
@@ -106,9 +114,9 @@ impl World {
         }
     }
 
-    /// Now: both times are the same here.
+    /// Now, by both clocks.
     pub fn moment(&self) -> Moment {
-        Moment { steady: self.now, wall: self.now }
+        Moment { steady: self.now, wall: self.now.saturating_add_signed(self.ahead) }
     }
 
     /// Ends the process of a VM.
@@ -121,14 +129,16 @@ impl World {
         let names: Vec<Name> = self.environment.groups.keys().cloned().collect();
         for name in names {
             let Some(group) = self.environment.groups.get(&name) else { continue };
-            let decision = decide(&group.view(&|id| self.facts(id)), self.now);
+            let decision = decide(&group.view(&|id| self.facts(id)), self.moment());
             self.environment.remember(&name, &decision, self.moment());
             for action in decision.actions {
                 self.perform(&name, action);
             }
             let Some(group) = self.environment.groups.get_mut(&name) else { continue };
-            if let (Some(reason), Some(blame)) = (group.memory.reason_mut(), &decision.blame) {
-                *reason = format!("{reason}: {blame}");
+            if let Some(blame) = &decision.blame
+                && let Some(reason) = group.memory.reason_mut(blame.run)
+            {
+                *reason = format!("{reason}: {}", blame.id);
             }
             if group.memory.deleting && group.instances.is_empty() {
                 self.environment.groups.remove(&name);
@@ -138,11 +148,9 @@ impl World {
 
     fn facts(&self, id: &str) -> MachineFacts {
         let alive = !self.dead.iter().any(|dead| dead == id);
-        MachineFacts {
-            alive,
-            succeeded: !alive && self.done.iter().any(|done| done == id),
-            ..MachineFacts::default()
-        }
+        let succeeded = !alive && self.done.iter().any(|done| done == id);
+        let exits = self.exits.get(id).map(|code| vec![("web".to_owned(), *code)]).unwrap_or_default();
+        MachineFacts { alive, succeeded, exits, ..MachineFacts::default() }
     }
 
     fn check_health(&mut self) {
@@ -163,19 +171,27 @@ impl World {
                         self.dead.push(record.id.clone());
                         continue;
                     }
+                    Behaviour::Fails(after, code) if age >= after => {
+                        self.exits.insert(record.id.clone(), code);
+                        self.dead.push(record.id.clone());
+                        continue;
+                    }
                     Behaviour::Succeeds(after) if age >= after => {
                         self.done.push(record.id.clone());
                         self.dead.push(record.id.clone());
                         continue;
                     }
-                    Behaviour::NeverReady => PodPhase::NotReady { reasons: vec!["not ready".into()] },
+                    Behaviour::NeverReady | Behaviour::Restarts(_) => {
+                        PodPhase::NotReady { reasons: vec!["not ready".into()] }
+                    }
                     Behaviour::Starts(_) => {
                         PodPhase::Starting { waits: vec![Wait::InitContainer { container: "web".into() }] }
                     }
                     Behaviour::Lost => PodPhase::Lost { reason: "no disk".into() },
-                    Behaviour::Ready(_) | Behaviour::Ends(_) | Behaviour::Succeeds(_) => {
-                        PodPhase::Starting { waits: vec![Wait::Boot] }
-                    }
+                    Behaviour::Ready(_)
+                    | Behaviour::Ends(_)
+                    | Behaviour::Fails(..)
+                    | Behaviour::Succeeds(_) => PodPhase::Starting { waits: vec![Wait::Boot] },
                     Behaviour::Silent => {
                         let known =
                             Known { containers: &[], boot_ms: settings.boot_limit().0, closed_port: None };
@@ -184,8 +200,13 @@ impl World {
                     }
                 };
                 let (version, boot_id) = (status::VERSION, record.id.clone());
-                let told = PodStatus { version, boot_id, phase, containers: vec![] };
-                let known = Known { containers: &[], boot_ms: settings.boot_limit().0, closed_port: None };
+                let containers = match behaviour {
+                    Behaviour::Restarts(each) => vec![started_again(age / each)],
+                    _ => vec![],
+                };
+                let told = PodStatus { version, boot_id, phase, containers };
+                let names = &revision.launch.containers;
+                let known = Known { containers: names, boot_ms: settings.boot_limit().0, closed_port: None };
                 judge(record, Heard::Status(Box::new(told)), &known, now);
             }
         }
@@ -200,10 +221,11 @@ impl World {
             }
         };
         match action {
-            Action::Launch { revision } => {
+            Action::Launch { revision, run } => {
                 self.launched += 1;
                 let id = format!("{}-{revision}-{}", name.name, self.launched);
-                group.instances.insert(id.clone(), InstanceRecord::new(id, revision, moment));
+                let record = InstanceRecord { run, ..InstanceRecord::new(id.clone(), revision, moment) };
+                group.instances.insert(id, record);
             }
             Action::Drain { id, failed } => {
                 enter(&id, InstanceState::Draining);
@@ -224,13 +246,20 @@ impl World {
     }
 }
 
+/// A container that was started again so often.
+fn started_again(restarts: u64) -> ContainerStatus {
+    let state = "CrashLoopBackOff".to_owned();
+    ContainerStatus { name: "web".into(), ready: false, restarts, state, last: None, probe: None }
+}
+
 #[async_trait]
 impl Cloud for Sim {
     async fn inspect(&self, scope: &Scope) -> Result<Fleet, CloudError> {
         let mut world = self.world();
         world.pass(1);
         let world = &*world;
-        let mut fleet = world.environment.fleet("sim", &|id| world.facts(id), &|_| Vec::new(), world.now);
+        let mut fleet =
+            world.environment.fleet("sim", &|id| world.facts(id), &|_| Vec::new(), world.moment());
         if let Scope::Group(name) = scope {
             fleet = fleet.only(name);
         }

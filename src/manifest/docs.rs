@@ -124,9 +124,9 @@ fn row(page: &mut String, (table, field): (&Table, &Field), clouds: &[&'static S
     }
     for word in words(&field.ty) {
         let answer = |cloud: &Support| cloud.word(table.name, field.name, word.word);
-        let class = match (word.class, word.not_yet, only_on(clouds, answer)) {
-            (Class::Works, false, None) => String::new(),
-            (given, not_yet, only) => format!(" *({})*", class(given, not_yet, only)),
+        let class = match (word.class, only_on(clouds, answer)) {
+            (Class::Works, None) => String::new(),
+            (given, only) => format!(" *({})*", class(given, false, only)),
         };
         let shown = if word.word.is_empty() { "\"\"" } else { word.word };
         let notes =
@@ -228,6 +228,8 @@ fn text(form: Text) -> &'static str {
         Text::Host => "host name",
         Text::Base64 => "base64",
         Text::Cron => "schedule",
+        Text::TimeZone => "time zone",
+        Text::Indexes => "indexes such as `0,3-5`",
         Text::Cidr => "address range",
         Text::Ip => "IP address",
         Text::FieldPath => "field of the pod",

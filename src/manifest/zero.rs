@@ -53,18 +53,18 @@ mod tests {
     /// Optional fields whose zero is a value: in Kubernetes they are pointers, or zero is their default.
     const POINTERS: &str = "\
         activeDeadlineSeconds amd.com/gpu appProtocol averageUtilization backoffLimit backoffLimitPerIndex \
-        completionMode completions failedJobsHistoryLimit fsGroup fsGroupChangePolicy hostnameOverride \
+        completionMode completions containerName failedJobsHistoryLimit fsGroup fsGroupChangePolicy hostnameOverride \
         ingressClassName internalTrafficPolicy ipFamilyPolicy loadBalancerClass localhostProfile managedBy \
         maxFailedIndexes minReadySeconds minReplicas mountPropagation nvidia.com/gpu parallelism partition \
         podReplacementPolicy preemptionPolicy procMount progressDeadlineSeconds reclaimPolicy recursiveReadOnly \
         replicas restartPolicy revisionHistoryLimit runAsGroup runAsUser runtimeClassName selectPolicy \
-        stabilizationWindowSeconds start startingDeadlineSeconds stopSignal storageClassName \
-        successfulJobsHistoryLimit supplementalGroupsPolicy targetCPUUtilizationPercentage \
+        stabilizationWindowSeconds start startingDeadlineSeconds stopSignal storageClassName succeededCount \
+        succeededIndexes successfulJobsHistoryLimit supplementalGroupsPolicy targetCPUUtilizationPercentage \
         terminationGracePeriodSeconds timeZone timeoutSeconds trafficDistribution ttlSecondsAfterFinished \
         unhealthyPodEvictionPolicy value volumeAttributesClassName volumeBindingMode volumeMode";
 
     /// What Kubernetes sets itself where the zero is given (`SetDefaults_*` of its API groups).
-    const DEFAULTED: [(&str, &str); 26] = [
+    const DEFAULTED: [(&str, &str); 27] = [
         ("Container", "imagePullPolicy"),
         ("Container", "terminationMessagePath"),
         ("Container", "terminationMessagePolicy"),
@@ -74,6 +74,7 @@ mod tests {
         ("HTTPGetAction", "path"),
         ("HTTPGetAction", "scheme"),
         ("ObjectFieldSelector", "apiVersion"),
+        ("PodFailurePolicyOnPodConditionsPattern", "status"),
         ("PodSpec", "dnsPolicy"),
         ("PodSpec", "restartPolicy"),
         ("PodSpec", "schedulerName"),

@@ -55,6 +55,14 @@ pub enum Act {
         /// The number of VMs.
         replicas: u32,
     },
+    /// Start a run of a Job, or of a CronJob's Job, now. A conflict while a run of a Job is active; those of a CronJob may
+    /// go on side by side.
+    StartRun {
+        /// The group.
+        group: Name,
+        /// The revision whose VMs run.
+        revision: u32,
+    },
     /// Set the number of VMs.
     Scale {
         /// The group.
@@ -140,6 +148,7 @@ impl Act {
             | Self::PutRevision { group, .. }
             | Self::CancelRefresh { group, .. }
             | Self::StartRefresh { group, .. }
+            | Self::StartRun { group, .. }
             | Self::Scale { group, .. }
             | Self::DeleteRevisions { group, .. }
             | Self::DeleteGroup { group } => Some(group),
@@ -158,6 +167,7 @@ impl fmt::Display for Act {
             Self::PutRevision { group, revision } => write!(f, "put revision {} of {group}", revision.number),
             Self::CancelRefresh { group, to } => write!(f, "cancel the refresh of {group} to revision {to}"),
             Self::StartRefresh { group, to, .. } => write!(f, "start {group} at revision {to}"),
+            Self::StartRun { group, revision } => write!(f, "run {group} at revision {revision}"),
             Self::Scale { group, replicas } => write!(f, "scale {group} to {replicas}"),
             Self::DeleteRevisions { group, .. } => write!(f, "delete old revisions of {group}"),
             Self::DeleteGroup { group } => write!(f, "delete group {group}"),

@@ -1,7 +1,10 @@
 //! Events of a cloud, in the columns of Kubernetes' events. They are read off a fleet, which remembers its revisions, the
 //! newest refresh of each group and its VMs, and what the cloud reports beside them.
 
-use super::fleet::{CloudEvent, EventKind, Fleet, Health, Instance, InstanceGroup, InstanceState, Refresh};
+use super::fleet::{
+    CloudEvent, EventKind, Fleet, Health, Instance, InstanceGroup, InstanceState, JobRun, Refresh,
+    RefreshStatus,
+};
 
 /// The events of the fleet's groups, oldest first.
 pub fn of(fleet: &Fleet) -> Vec<CloudEvent> {
@@ -35,8 +38,38 @@ fn of_group(group: &InstanceGroup) -> Vec<CloudEvent> {
         };
         found.push(event(refresh.started, kind, "Refresh", description(refresh)));
     }
+    found.extend(group.runs.iter().flat_map(|run| of_run(&object, run)));
+    found.extend(
+        group
+            .schedule
+            .as_ref()
+            .and_then(|schedule| schedule.notice.as_ref())
+            .map(|notice| event(notice.time, EventKind::Warning, &notice.reason, notice.message.clone())),
+    );
     found.extend(group.instances.iter().flat_map(of_instance));
     found.extend(group.events.iter().cloned());
+    found
+}
+
+/// The beginning of a run, and its end.
+fn of_run(object: &str, run: &JobRun) -> Vec<CloudEvent> {
+    let event = |time, kind, reason: &str, message: String| CloudEvent {
+        time,
+        kind,
+        reason: reason.into(),
+        object: object.to_owned(),
+        message: format!("run {} of revision {}{message}", run.number, run.revision),
+    };
+    let why = if run.scheduled.is_some() { ", by the schedule" } else { "" };
+    let mut found = vec![event(run.started, EventKind::Normal, "RunStarted", why.to_owned())];
+    found.extend(run.ended.map(|ended| {
+        if run.status == RefreshStatus::Successful {
+            event(ended, EventKind::Normal, "Completed", ", completed".to_owned())
+        } else {
+            let reason = run.reason.as_deref().unwrap_or("cancelled");
+            event(ended, EventKind::Warning, "RunFailed", format!(": {reason}"))
+        }
+    }));
     found
 }
 

@@ -125,7 +125,13 @@ mod tests {
 
     #[test]
     fn only_lines_that_differ_are_marked() {
-        let one = LoadBalancer { spec: balancer(80), host: String::new(), bound: vec![], targets: vec![] };
+        let one = LoadBalancer {
+            spec: balancer(80),
+            host: String::new(),
+            bound: vec![],
+            targets: vec![],
+            traffic: vec![],
+        };
         let fleet = Fleet { balancers: vec![one], ..Fleet::default() };
         let none = BTreeMap::new();
         assert_eq!(differences(&desired(vec![balancer(80)], true), &fleet, &none), []);

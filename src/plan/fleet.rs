@@ -16,7 +16,9 @@ mod leftover;
 mod mix;
 mod refresh;
 mod run;
+mod schedule;
 mod target;
+mod traffic;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,17 +26,19 @@ pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target};
 pub use self::change::{Change, changes};
 pub use self::event::{CloudEvent, EventKind};
 pub use self::generation::Generation;
-pub use self::group::{GroupSettings, InstanceGroup, JobSettings, RefreshBounds, Revision, Scaling, count};
+pub use self::group::{GroupSettings, InstanceGroup, RefreshBounds, Revision, Scaling, count};
 pub use self::http::{HttpBackend, HttpRule, HttpSpec};
 pub use self::instance::{
-    Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState,
+    Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState, RunMember,
 };
 pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
 pub use self::leftover::Leftover;
 pub use self::mix::MachineMix;
 pub use self::refresh::{Refresh, RefreshStatus};
 pub use self::run::JobRun;
+pub use self::schedule::{ScheduleNotice, ScheduleStatus};
 pub use self::target::TargetGroup;
+pub use self::traffic::{Bucket, Traffic};
 use super::image::ImageId;
 use crate::manifest::api::Name;
 

@@ -13,6 +13,7 @@ pub mod image;
 pub mod ingress;
 pub mod layout;
 pub mod linuxkit;
+pub mod metrics;
 pub mod pod;
 pub mod podfs;
 mod qos;

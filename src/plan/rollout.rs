@@ -13,4 +13,4 @@ mod verbs;
 pub use self::again::Overtaken;
 pub use self::deploy::rollout;
 pub use self::steps::{Before, Change, Desired, GroupSpec, Intent, RolloutPlan, Step};
-pub use self::verbs::{PlanError, collect, destroy, rollback, scale, wait};
+pub use self::verbs::{PlanError, collect, destroy, rollback, run, scale, wait};

@@ -1,18 +1,18 @@
-//! From the objects of a set to what the cloud should hold: a group for each Deployment and Job, a balancer for each Service.
+//! From the objects of a set to what the cloud should hold: a group for each Deployment, Job and CronJob, a balancer for each Service.
 
 use std::collections::BTreeMap;
 
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, Seconds};
 
-use super::fleet::{
-    BalancerSpec, GroupSettings, JobSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole, Scaling,
-};
+use super::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole, Scaling};
 use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
 use super::service::selects;
 use super::{ingress, secret, service, size, volume};
-use crate::manifest::api::{Deployment, Floor, Job, Name, ObjectSet, PodTemplate, Strategy};
+use crate::manifest::api::{
+    CronJob, Deployment, Floor, Job, JobSpec, Name, ObjectMeta, ObjectSet, PodTemplate, Strategy,
+};
 
 /// Runs of a job that can be looked back at.
 const JOB_HISTORY: u32 = 10;
@@ -38,24 +38,29 @@ pub fn group(deployment: &Deployment, image: LaunchImage) -> GroupSpec {
     }
 }
 
-/// The group that `job` asks for: its VMs run to an end. A changed job is another one: the old one is stopped first.
-fn job(job: &Job, image: LaunchImage) -> GroupSpec {
-    let spec = &job.spec;
+/// The group that a Job asks for: its VMs run to an end. A changed job is another one: the old one is stopped first.
+fn job(meta: &ObjectMeta, spec: &JobSpec, image: LaunchImage) -> GroupSpec {
+    let rules = &spec.rules;
     GroupSpec {
-        name: job.meta.name.clone(),
-        replicas: spec.parallelism.min(spec.completions),
+        name: meta.name.clone(),
+        replicas: rules
+            .completions
+            .map_or(rules.parallelism, |completions| rules.parallelism.min(completions)),
         launch: launch(&spec.template, image),
         settings: GroupSettings {
-            labels: job.meta.labels.clone(),
-            job: Some(JobSettings {
-                completions: spec.completions,
-                parallelism: spec.parallelism,
-                backoff_limit: spec.backoff_limit,
-                active_deadline_seconds: spec.active_deadline_seconds,
-            }),
+            labels: meta.labels.clone(),
+            job: Some(rules.clone()),
             ..GroupSettings::new(Strategy::Recreate, UNBOUNDED, JOB_HISTORY)
         },
     }
+}
+
+/// The group that a CronJob asks for: its Job, which is run by a schedule. A run goes on with the revision that it was
+/// started with.
+fn cron_job(cron: &CronJob, image: LaunchImage) -> GroupSpec {
+    let mut group = job(&cron.meta, &cron.job, image);
+    group.settings.schedule = Some(cron.rules.clone());
+    group
 }
 
 fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
@@ -99,7 +104,9 @@ pub fn desired(
     let mut images = images.iter().copied();
     let deployments = set.deployments.iter().zip(images.by_ref()).map(|(each, image)| group(each, image));
     let mut groups: Vec<GroupSpec> = deployments.collect();
-    groups.extend(set.jobs.iter().zip(images).map(|(each, image)| job(each, image)));
+    let job = |(each, image): (&Job, _)| job(&each.meta, &each.spec, image);
+    groups.extend(set.jobs.iter().zip(images.by_ref()).map(job));
+    groups.extend(set.cron_jobs.iter().zip(images).map(|(each, image)| cron_job(each, image)));
     for (group, (_, template)) in groups.iter_mut().zip(set.pods()) {
         let namespace = &group.name.namespace;
         let version = |name: String| {

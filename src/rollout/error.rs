@@ -72,6 +72,15 @@ pub enum RolloutError {
         /// The group.
         group: Name,
     },
+    /// The record of the run that was waited for was removed: a CronJob keeps few of them.
+    #[error(
+        "the record of the run of {group} was removed before its end was seen; `i2kit events` has what is known of it, and \
+         a larger successfulJobsHistoryLimit or failedJobsHistoryLimit keeps it for longer"
+    )]
+    RunRemoved {
+        /// The group.
+        group: Name,
+    },
     /// Nothing moved for too long.
     #[error("{group}: {healthy} of {replicas} VMs healthy, and no progress for {seconds} s: {reason}")]
     TimedOut {
@@ -95,9 +104,11 @@ impl RolloutError {
             Self::Overtaken { .. } | Self::Superseded { .. } | Self::Deleted { .. } => true,
             Self::Cloud { source, .. } => matches!(source, CloudError::Outdated { .. }),
             Self::Several(all) => all.iter().any(Self::is_overtaken),
-            Self::ImageMissing(_) | Self::RolledBack { .. } | Self::Failed { .. } | Self::TimedOut { .. } => {
-                false
-            }
+            Self::ImageMissing(_)
+            | Self::RolledBack { .. }
+            | Self::Failed { .. }
+            | Self::RunRemoved { .. }
+            | Self::TimedOut { .. } => false,
         }
     }
 }

@@ -317,6 +317,7 @@ fn what_does_not_pass_by_itself_ends_a_wait_at_once_and_what_lasts_does_so_in_th
             deadline: second,
             patience: second,
             started_here: false,
+            expires: false,
         };
         let ended = until_settled(&goal, &cloud, &events).await;
         assert!(matches!(ended, Err(RolloutError::Cloud { source, .. }) if source == no_answer()));

@@ -9,6 +9,8 @@ mod watch;
 #[cfg(test)]
 mod interleaving;
 #[cfg(test)]
+mod job_tests;
+#[cfg(test)]
 mod meanwhile;
 #[cfg(test)]
 mod tests;
@@ -164,7 +166,7 @@ impl Run<'_> {
     async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
         match step {
             Step::Apply(change) => self.apply(&change.act, step).await,
-            Step::Await { group, revision, replicas, deadline_seconds } => {
+            Step::Await { group, revision, replicas, deadline_seconds, expires } => {
                 let goal = watch::Goal {
                     group,
                     revision: *revision,
@@ -172,8 +174,12 @@ impl Run<'_> {
                     deadline: Duration::from(*deadline_seconds),
                     patience: PATIENCE,
                     started_here: self.started.contains(group),
+                    expires: *expires,
                 };
                 watch::until_settled(&goal, self.cloud, self.events).await
+            }
+            Step::AwaitRun { group, after } => {
+                watch::until_run_ended(group, *after, PATIENCE, self.cloud, self.events).await
             }
         }
     }

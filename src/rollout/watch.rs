@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::RolloutError;
 use crate::cloud::{Cloud, CloudError, Scope, Update, Updates};
-use crate::manifest::api::Name;
-use crate::plan::fleet::{Change, InstanceGroup, Refresh, RefreshStatus, count};
+use crate::manifest::api::{JobRules, Name};
+use crate::plan::fleet::{Change, InstanceGroup, JobRun, Refresh, RefreshStatus, count};
 use crate::report::{Event, Events};
 
 /// What is waited for.
@@ -22,6 +22,8 @@ pub(super) struct Goal<'p> {
     pub(super) patience: Duration,
     /// Whether this run started the refresh: then its end, however early, is this run's result.
     pub(super) started_here: bool,
+    /// Whether the group is removed some time after its end: then one that is gone has ended.
+    pub(super) expires: bool,
 }
 
 /// The pause after a look at the cloud that failed.
@@ -33,7 +35,7 @@ pub(super) async fn until_settled(
     cloud: &dyn Cloud,
     events: &Events,
 ) -> Result<(), RolloutError> {
-    let mut sight = Sight::new(goal, cloud);
+    let mut sight = Sight::new(goal.group, goal.patience, cloud);
     let mut ours = goal.started_here;
     let mut nearness = Nearness::new();
     let mut refreshing = true;
@@ -49,7 +51,7 @@ pub(super) async fn until_settled(
             let Update { fleet, changes } = update?;
             changes.into_iter().filter_map(event).for_each(|event| events.emit(event));
             let Some(found) = fleet.groups.into_iter().next() else {
-                return Err(RolloutError::Deleted { group: goal.group.clone() });
+                return gone(goal, events);
             };
             nearness.update(&found, goal.replicas);
             let verdict = judge(goal, &found, ours)?;
@@ -78,9 +80,23 @@ pub(super) async fn until_settled(
     }
 }
 
-/// The updates of the group. Looks that fail are passed over for a while: a wait of minutes does not end with one of them.
+/// The result for a group that is there no longer.
+fn gone(goal: &Goal<'_>, events: &Events) -> Result<(), RolloutError> {
+    let group = goal.group;
+    if !goal.expires {
+        return Err(RolloutError::Deleted { group: group.clone() });
+    }
+    events.note(format!(
+        "{group} has ended, and was removed by its ttlSecondsAfterFinished before its result was seen; `i2kit events` has what \
+         is known of it"
+    ));
+    Ok(())
+}
+
+/// The updates of a group. Looks that fail are passed over for a while: a wait of minutes does not end with one of them.
 struct Sight<'s> {
-    goal: &'s Goal<'s>,
+    group: &'s Name,
+    patience: Duration,
     cloud: &'s dyn Cloud,
     updates: Updates<'s>,
     /// When the first of the looks failed that have failed since the last update.
@@ -88,9 +104,9 @@ struct Sight<'s> {
 }
 
 impl<'s> Sight<'s> {
-    fn new(goal: &'s Goal<'s>, cloud: &'s dyn Cloud) -> Self {
-        let updates = cloud.watch(&Scope::Group(goal.group.clone()));
-        Self { goal, cloud, updates, failing: None }
+    fn new(group: &'s Name, patience: Duration, cloud: &'s dyn Cloud) -> Self {
+        let updates = cloud.watch(&Scope::Group(group.clone()));
+        Self { group, patience, cloud, updates, failing: None }
     }
 
     /// The next update.
@@ -104,18 +120,68 @@ impl<'s> Sight<'s> {
                 Some(Err(error)) => error,
                 // A cloud that cannot go on with a watch begins another one.
                 None => {
-                    self.updates = self.cloud.watch(&Scope::Group(self.goal.group.clone()));
+                    self.updates = self.cloud.watch(&Scope::Group(self.group.clone()));
                     CloudError::Unreachable { message: "its updates ended".into() }
                 }
             };
             let since = self.failing.unwrap_or_else(Instant::now);
-            if !error.is_transient() || since.elapsed() >= self.goal.patience {
-                return Err(failed_to_watch(self.goal, error));
+            if !error.is_transient() || since.elapsed() >= self.patience {
+                return Err(RolloutError::Cloud { step: format!("wait for {}", self.group), source: error });
             }
             if self.failing.replace(since).is_none() {
-                events.warn(format!("{} is still waited for: {error}", self.goal.group));
+                events.warn(format!("{} is still waited for: {error}", self.group));
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Waits for the end of the run of `group` that this command started: the first one that no schedule started and whose
+/// number is larger than `after`. A run that rests is not waited for.
+pub(super) async fn until_run_ended(
+    group: &Name,
+    after: u32,
+    patience: Duration,
+    cloud: &dyn Cloud,
+    events: &Events,
+) -> Result<(), RolloutError> {
+    let mut sight = Sight::new(group, patience, cloud);
+    let mut number: Option<u32> = None;
+    loop {
+        let Update { fleet, changes } = sight.next(events).await?;
+        changes.into_iter().filter_map(event).for_each(|event| events.emit(event));
+        let Some(found) = fleet.groups.into_iter().next() else {
+            return Err(RolloutError::Deleted { group: group.clone() });
+        };
+        let is_ours = |run: &JobRun| match number {
+            Some(number) => run.number == number,
+            None => run.scheduled.is_none() && run.number > after,
+        };
+        // It was started before the first look: one that is not there was removed.
+        let Some(run) = found.runs.into_iter().find(is_ours) else {
+            return Err(RolloutError::RunRemoved { group: group.clone() });
+        };
+        number = Some(run.number);
+        let (group, revision) = (group.clone(), run.revision);
+        match run.status {
+            RefreshStatus::Successful => return Ok(()),
+            status if status.is_active() => {
+                if found.settings.job.as_ref().is_some_and(JobRules::rests) {
+                    events.note(format!(
+                        "run {} of {group} rests, because of `suspend: true` or `parallelism: 0`: it is not waited for, and \
+                         goes on once a deployment changes that",
+                        run.number
+                    ));
+                    return Ok(());
+                }
+            }
+            RefreshStatus::Cancelled => {
+                return Err(RolloutError::Superseded { group, revision, what: "cancelled".into() });
+            }
+            _ => {
+                let reason = run.reason.unwrap_or_else(|| "the cloud gave no reason".to_owned());
+                return Err(RolloutError::Failed { group, revision, reason });
+            }
         }
     }
 }
@@ -150,10 +216,6 @@ async fn causes(cloud: &dyn Cloud, group: &Name) -> String {
     causes.iter().flat_map(|cause| ["\n", cause]).collect()
 }
 
-fn failed_to_watch(goal: &Goal<'_>, source: CloudError) -> RolloutError {
-    RolloutError::Cloud { step: format!("wait for {}", goal.group), source }
-}
-
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Settled,
@@ -167,6 +229,10 @@ fn judge(goal: &Goal<'_>, group: &InstanceGroup, ours: bool) -> Result<Verdict, 
         revision: goal.revision,
         what: what.to_owned(),
     };
+    // A Job that rests is what it should be, and its run is under way.
+    if group.replicas == goal.replicas && group.is_settled_at(goal.revision) {
+        return Ok(Verdict::Settled);
+    }
     if let Some(refresh) = group.active_refresh() {
         let returning = refresh.status == RefreshStatus::RollingBack && refresh.from == Some(goal.revision);
         return if refresh.to == goal.revision || returning {
@@ -175,11 +241,10 @@ fn judge(goal: &Goal<'_>, group: &InstanceGroup, ours: bool) -> Result<Verdict, 
             Err(superseded("replaced"))
         };
     }
-    if group.replicas == goal.replicas && group.is_settled_at(goal.revision) {
-        return Ok(Verdict::Settled);
-    }
     let elsewhere = group.current != Some(goal.revision);
-    match group.refresh.as_ref().filter(|refresh| refresh.to == goal.revision && (ours || elsewhere)) {
+    // What a Job shows is its newest run: one that failed is not tried again by itself.
+    let is_result = ours || elsewhere || group.settings.job.is_some();
+    match group.refresh.as_ref().filter(|refresh| refresh.to == goal.revision && is_result) {
         Some(refresh) if refresh.status == RefreshStatus::Cancelled => Err(superseded("cancelled")),
         Some(refresh) if refresh.status == RefreshStatus::RolledBack => Err(RolloutError::RolledBack {
             group: goal.group.clone(),

@@ -53,8 +53,14 @@ fn nginx_serves_behind_a_balancer_and_survives_kills() {
     let after = world.group("nginx").instances;
     assert!(boots(&before.instances[1..]).is_subset(&boots(&after)));
 
-    // The local cloud's process is only a keeper: the next verb starts another one, and the same machines answer.
+    // The local cloud's process is only a keeper: traffic goes on without it, the next verb starts another one, and the
+    // same machines answer.
     kill(world.local_cloud());
+    for _ in 0..50 {
+        assert!(get(&address, "/").is_ok(), "{address} does not answer without the local cloud");
+    }
+    let decides = |(_, arguments): &(u32, String)| arguments.contains("local-cloud");
+    assert!(!world.processes().iter().any(decides), "a question to a Service started the local cloud");
     eventually("adoption of the same machines", || {
         let group = world.group("nginx");
         (group.healthy() == 3 && boots(&group.instances) == boots(&after)).then_some(())

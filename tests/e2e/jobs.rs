@@ -1,5 +1,7 @@
 //! Machines that run to an end.
 
+use std::time::{Duration, Instant};
+
 use crate::support::{World, machines, root};
 
 #[test]
@@ -81,5 +83,97 @@ fn a_pod_that_is_ended_says_why() {
         world.i2kit(&["status"]).prints(&beginning).run();
         world.i2kit(&["destroy", "job.yaml"]).run();
     }
+    world.assert_nothing_left();
+}
+
+/// A CronJob that is due every minute.
+const NIGHTLY: &str = r#"apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: nightly
+spec:
+  schedule: '* * * * *'
+  timeZone: Europe/Berlin
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 3600
+  jobTemplate:
+    spec:
+      backoffLimit: 2
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+            - name: report
+              image: busybox:1.35
+              command: [sh, -c, 'echo "report of $(date -u +%F)"']
+              resources:
+                limits: {memory: 32Mi}
+"#;
+
+/// An Indexed Job with rules about its failures.
+const PARTS: &str = r#"apiVersion: batch/v1
+kind: Job
+metadata:
+  name: parts
+spec:
+  completionMode: Indexed
+  completions: 3
+  parallelism: 2
+  backoffLimitPerIndex: 1
+  maxFailedIndexes: 1
+  podFailurePolicy:
+    rules:
+      - action: FailJob
+        onExitCodes: {containerName: part, operator: In, values: [42]}
+      - action: Ignore
+        onPodConditions: [{type: DisruptionTarget}]
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+        - name: part
+          image: busybox:1.35
+          command: [sh, -c, 'echo "part $JOB_COMPLETION_INDEX on $(hostname)"']
+          resources:
+            limits: {memory: 32Mi}
+"#;
+
+#[test]
+fn an_indexed_job_runs_each_index_and_a_cron_job_runs_by_its_schedule_and_by_hand() {
+    if !machines() {
+        return;
+    }
+    let world = World::new();
+    world.write("cron.yaml", NIGHTLY);
+    world.write("parts.yaml", PARTS);
+    world.i2kit(&["deploy", "cron.yaml"]).run();
+    assert!(world.group("nightly").runs.is_empty(), "a deployment runs nothing");
+    // Its first time comes while the other Job runs.
+    world.i2kit(&["deploy", "parts.yaml"]).run();
+    world.i2kit(&["status", "parts"]).prints("completed (3/3)").prints("3/3 (0-2)").run();
+    let said = world.i2kit(&["logs", "parts"]).run().stdout;
+    for index in 0..3 {
+        assert!(said.contains(&format!("| part {index} on parts-{index}\n")), "{said}");
+    }
+    world.i2kit(&["run", "cronjob/nightly"]).run();
+    let started = Instant::now();
+    let by_schedule =
+        || world.group("nightly").runs.into_iter().find(|run| run.scheduled.is_some() && run.completed == 1);
+    let run = loop {
+        if let Some(run) = by_schedule() {
+            break run;
+        }
+        assert!(started.elapsed() < Duration::from_mins(10), "{:?}", world.group("nightly").runs);
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(
+        run.scheduled.unwrap().is_multiple_of(60) && run.started - run.scheduled.unwrap() < 60,
+        "{run:?}"
+    );
+    world.i2kit(&["logs", "nightly"]).prints("| report of 20").run();
+    world.i2kit(&["history", "nightly"]).prints("completed").run();
+    world.i2kit(&["events", "nightly"]).prints("RunStarted").prints("by the schedule").run();
+    world.i2kit(&["run", "parts", "--wait=false"]).run();
+    world.i2kit(&["destroy", "--all"]).run();
     world.assert_nothing_left();
 }

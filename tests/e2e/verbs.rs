@@ -1,6 +1,6 @@
 //! What needs no machine: help, refusals, exit codes.
 
-use crate::support::World;
+use crate::support::{World, tools};
 
 #[test]
 fn no_verb_is_a_question() {
@@ -50,4 +50,24 @@ fn completions_name_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
         World::bare().i2kit(&["completions", shell]).prints("rollback").run();
     }
+}
+
+#[test]
+fn the_local_cloud_starts_with_the_computer_by_a_unit_that_systemd_accepts() {
+    let world = World::bare();
+    let status = world.i2kit(&["local-cloud", "status"]).prints("does not run").run();
+    assert!(status.stdout.contains("disabled ("), "{}", status.stdout);
+    let unit = world.i2kit(&["local-cloud", "enable", "--print"]).prints(" local-cloud\n").run().stdout;
+    assert!(unit.contains(&format!("Environment=\"HOME={}\"", world.path().display())), "{unit}");
+    if !std::path::Path::new("/run/systemd/system").exists() {
+        world.i2kit(&["local-cloud", "enable"]).code(7).says("has no systemd").says("env -i").run();
+        world.i2kit(&["local-cloud", "disable"]).says("it was not enabled").run();
+    }
+    if !tools() {
+        return;
+    }
+    world.write("i2kit-local-cloud.service", &unit);
+    let path = world.path().join("i2kit-local-cloud.service").display().to_string();
+    let said = world.tool("systemd-analyze", &["--man=no", "verify", &path]).run().stderr;
+    assert!(said.lines().all(|line| !line.contains("i2kit-local-cloud")), "{said}");
 }

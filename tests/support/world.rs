@@ -186,8 +186,14 @@ impl Drop for World {
             eprintln!("{}", log.unwrap_or_default());
         }
         let _ = self.command(&["destroy", "--all"]).output();
-        for (pid, _) in self.processes() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        // All are stopped before any is killed: processes of the front door start each other again.
+        let given_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !self.processes().is_empty() && std::time::Instant::now() < given_up {
+            for signal in ["-STOP", "-KILL"] {
+                for (pid, _) in self.processes() {
+                    let _ = Command::new("kill").args([signal, &pid.to_string()]).status();
+                }
+            }
         }
     }
 }

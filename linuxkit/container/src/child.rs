@@ -151,7 +151,11 @@ fn launch_inside(
         install_late_profile(spec, &process)?;
     }
     let prepare = || {
+        // A command that sends a signal to its process group must not reach the process that waits for it. Where a profile
+        // refuses this, it does.
+        let session = rustix::process::setsid();
         if terminal {
+            session.doing(|| "start a session".into())?;
             take_terminal()?;
         }
         if traced { Ok(()) } else { install_late_profile(spec, &process) }
@@ -167,9 +171,8 @@ fn launch_inside(
     sibling.fork(inside).doing(|| "start a process in the container, by the system call clone".into())
 }
 
-/// Makes the terminal on the standard input this process's own, so that its keys send signals.
+/// Makes the terminal on the standard input that of this process's session, so that its keys send signals.
 fn take_terminal() -> Result<(), Error> {
-    rustix::process::setsid().doing(|| "start a session".into())?;
     rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).doing(|| "take the terminal".into())
 }
 

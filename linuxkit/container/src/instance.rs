@@ -7,6 +7,8 @@ use i2kit_spec::InstanceField;
 pub struct Instance {
     /// The instance's name.
     pub name: String,
+    /// Its index, when it is one of an Indexed Job.
+    pub index: Option<u32>,
     /// An id that no other boot has.
     pub uid: String,
     /// The address of the first interface.
@@ -25,6 +27,7 @@ impl Instance {
             InstanceField::Uid => self.uid.clone(),
             // The first interface is the only one, so its address is all there are.
             InstanceField::Ip | InstanceField::Ips => self.address.clone(),
+            InstanceField::CompletionIndex => self.index.map(|index| index.to_string()).unwrap_or_default(),
             InstanceField::CpuMillis(unit) => (self.processors * 1000).div_ceil(unit.max(1)).to_string(),
             InstanceField::MemoryBytes(unit) => self.memory.div_ceil(unit.max(1)).to_string(),
         }
@@ -51,6 +54,9 @@ mod tests {
     #[test]
     fn amounts_are_rounded_up_to_their_unit() {
         let instance = Instance { processors: 2, memory: (100 << 20) + 1, ..Instance::default() };
+        assert_eq!(instance.value(InstanceField::CompletionIndex), "");
+        let third = Instance { index: Some(2), ..instance.clone() };
+        assert_eq!(third.value(InstanceField::CompletionIndex), "2");
         assert_eq!(instance.value(InstanceField::CpuMillis(1)), "2000");
         assert_eq!(instance.value(InstanceField::CpuMillis(1000)), "2");
         assert_eq!(instance.value(InstanceField::MemoryBytes(1 << 20)), "101");

@@ -5,6 +5,10 @@
 /// `i2kit.instance=NAME`: the VM's name, which becomes the pod's hostname.
 pub const INSTANCE: &str = "i2kit.instance";
 
+/// `i2kit.index=NUMBER`: the VM's index, when it is one of an Indexed Job. Its hostname is that of the pod's group and the
+/// index then.
+pub const INDEX: &str = "i2kit.index";
+
 /// `i2kit.net=ADDRESS/PREFIX,GATEWAY[,DNS]`: a static IPv4 set-up of the first network interface. Without it the
 /// guest asks by DHCP.
 pub const NET: &str = "i2kit.net";

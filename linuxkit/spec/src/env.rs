@@ -66,10 +66,21 @@ pub enum InstanceField {
     Ip,
     /// All its addresses, divided by commas: `status.podIPs`, `status.hostIPs`.
     Ips,
+    /// The index of an Indexed Job's machine; empty of others: the annotation and the label
+    /// [`Self::INDEX_ANNOTATION`].
+    CompletionIndex,
     /// The machine's processors, in units of this many thousandths, rounded up.
     CpuMillis(u64),
     /// The machine's memory, in units of this many bytes, rounded up.
     MemoryBytes(u64),
+}
+
+impl InstanceField {
+    /// The variable that each container of an Indexed Job has.
+    pub const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
+
+    /// The annotation, and the label, that pods of an Indexed Job have in Kubernetes.
+    pub const INDEX_ANNOTATION: &str = "batch.kubernetes.io/job-completion-index";
 }
 
 /// A key of a Secret of the pod's namespace.

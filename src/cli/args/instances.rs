@@ -9,6 +9,9 @@ use clap::Args;
 pub(in crate::cli) struct StatusArgs {
     /// Group: NAME or NAMESPACE/NAME [default: all]
     pub name: Option<String>,
+    /// Print the traffic of Services in the text format of Prometheus
+    #[arg(long)]
+    pub metrics: bool,
 }
 
 /// A verb about one group.
@@ -16,6 +19,17 @@ pub(in crate::cli) struct StatusArgs {
 pub(in crate::cli) struct GroupArgs {
     /// Group: NAME or NAMESPACE/NAME
     pub name: String,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RunArgs {
+    /// Job or CronJob: NAME or NAMESPACE/NAME, with cronjob/ or job/ in front if you like
+    pub name: String,
+    /// Wait for the end of the run; with `--wait=false` it is only started
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = true, default_missing_value = "true", num_args = 0..=1,
+        require_equals = true, value_name = "BOOL")]
+    pub wait: bool,
 }
 
 /// `logs`.

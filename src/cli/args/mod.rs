@@ -4,6 +4,7 @@
 mod cache;
 mod deployment;
 mod instances;
+mod local_cloud;
 mod manifests;
 
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ pub(super) use self::deployment::{
     BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RollbackArgs,
     ScaleArgs, WaitArgs,
 };
-pub(super) use self::instances::{ConsoleArgs, CpArgs, ExecArgs, GroupArgs, LogsArgs, StatusArgs};
+pub(super) use self::instances::{ConsoleArgs, CpArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs};
+pub(super) use self::local_cloud::LocalCloudVerb;
 pub(super) use self::manifests::{
     CheckArgs, ConvertArgs, ExplainArgs, Findings, Kustomize, Manifests, SchemaArgs, SchemaFormat,
 };
@@ -86,6 +88,8 @@ pub(super) enum Verb {
     History(GroupArgs),
     /// Roll a group back to an earlier revision
     Rollback(RollbackArgs),
+    /// Run a Job, or a CronJob's Job, now, and wait for its end
+    Run(RunArgs),
     /// Set the number of instances of a group
     Scale(ScaleArgs),
     /// Wait for rollouts that an earlier command started
@@ -115,7 +119,19 @@ pub(super) enum Verb {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Run the local cloud's background process; the client starts it on demand
+    /// Run the local cloud's background process, or have it started with this computer
+    LocalCloud {
+        /// The verb.
+        #[command(subcommand)]
+        verb: Option<LocalCloudVerb>,
+    },
+    /// Run the processes of the local cloud that carry traffic; the local cloud starts them on demand
     #[command(hide = true)]
-    LocalCloud,
+    LocalDoor {
+        /// The local cloud's folder.
+        state: std::path::PathBuf,
+        /// The descriptor of the table that an older program leaves to this one.
+        #[arg(long)]
+        resume: Option<i32>,
+    },
 }

@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn balancer(spec: BalancerSpec) -> LoadBalancer {
-        LoadBalancer { spec, host: "127.77.0.1".into(), bound: vec![], targets: vec![] }
+        LoadBalancer { spec, host: "127.77.0.1".into(), bound: vec![], targets: vec![], traffic: vec![] }
     }
 
     /// A group with revisions of these images, numbered from 1.
@@ -134,6 +134,7 @@ mod tests {
             revisions: images.iter().enumerate().map(revision).collect(),
             instances: vec![],
             refresh: None,
+            schedule: None,
             runs: vec![],
             events: vec![],
             causes: vec![],

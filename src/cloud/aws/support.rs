@@ -8,6 +8,7 @@ pub static SUPPORT: Support = Support {
     name: "AWS",
     answers: &[
         ("Job", Answer::NotYet),
+        ("CronJob", Answer::NotYet),
         (ENDING_POD, Answer::NotYet),
         (
             SCRATCH_DISK,

@@ -18,9 +18,13 @@ use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerStatus, Endpoint, Generation, GroupSettings, Health, InstanceState,
-    LaunchSpec, RefreshStatus, Revision,
+    LaunchSpec, RefreshStatus, Revision, RunMember,
 };
 use crate::plan::image::ImageId;
+
+/// How long a job whose run has ended is kept at least after an act that a deployment begins with: the acts that start its
+/// next run follow within moments.
+const KEPT_FOR_A_RUN_MS: u64 = 30_000;
 
 /// One environment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,6 +76,9 @@ pub struct InstanceRecord {
     pub id: String,
     /// The revision that it was started from.
     pub revision: u32,
+    /// Of a Job: the run that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunMember>,
     /// Where it is in its life.
     pub state: InstanceState,
     /// Since when.
@@ -122,6 +129,8 @@ pub struct MachineFacts {
     pub endpoints: Vec<Endpoint>,
     /// Whether it runs no more because its pod ended well; told of Jobs.
     pub succeeded: bool,
+    /// How its containers ended, when its pod did; told of Jobs.
+    pub exits: Vec<(String, i32)>,
 }
 
 impl InstanceRecord {
@@ -130,6 +139,7 @@ impl InstanceRecord {
         Self {
             id,
             revision,
+            run: None,
             state: InstanceState::Running,
             state_since: now.steady,
             started: now.steady,
@@ -244,7 +254,13 @@ impl GroupRecord {
                     .millis()
                     .0,
                 failed: record.failed,
+                run: record.run,
                 succeeded: facts.succeeded,
+                restarts: record
+                    .containers
+                    .iter()
+                    .fold(0, |sum, container| sum.saturating_add(container.restarts)),
+                exits: facts.exits,
             }
         };
         let mut vms: Vec<Member> = self.instances.values().map(vm).collect();
@@ -261,29 +277,70 @@ impl GroupRecord {
     fn wanted_revisions(&self) -> Vec<u32> {
         let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
         let refresh = refresh.into_iter().flat_map(|refresh| [Some(refresh.to), refresh.from]);
-        let run = self.memory.runs.last().filter(|run| run.status.is_active()).map(|run| run.revision);
-        refresh.chain([self.memory.current, run]).flatten().collect()
+        let runs = self.memory.runs.iter().filter(|run| run.status.is_active()).map(|run| Some(run.revision));
+        refresh.chain([self.memory.current]).chain(runs).flatten().collect()
     }
 
     /// Starts a run of a job, or adopts the active one of the same revision.
     fn start_run(&mut self, name: &Name, revision: u32, now: Moment) -> Result<(), CloudError> {
-        let newest = self.memory.runs.last();
-        if let Some(active) = newest.filter(|run| run.status.is_active()) {
+        if let Some(active) = self.memory.runs.iter().rfind(|run| run.status.is_active()) {
             if active.revision == revision {
                 return Ok(());
             }
-            let message = format!("a run of {name} at revision {} is {}", active.revision, active.status);
-            return Err(CloudError::Conflict { message });
+            return Err(active_run(name, active));
         }
-        let number = newest.map_or(1, |run| run.number.saturating_add(1));
-        self.memory.runs.push(Run::start(number, revision, now));
-        let surplus = self.memory.runs.len().saturating_sub(RUNS_KEPT);
-        self.memory.runs.drain(..surplus);
-        // A refresh is of when the group was no job.
-        self.memory.refresh = None;
-        self.memory.current.get_or_insert(revision);
+        self.push_run(revision, now);
         Ok(())
     }
+
+    /// Starts a run that somebody asked for. Those of a CronJob go on side by side.
+    fn start_extra_run(&mut self, name: &Name, revision: u32, now: Moment) -> Result<(), CloudError> {
+        let active = self.memory.runs.iter().rfind(|run| run.status.is_active());
+        if let Some(active) = active.filter(|_| self.settings.schedule.is_none()) {
+            return Err(active_run(name, active));
+        }
+        self.push_run(revision, now);
+        Ok(())
+    }
+
+    fn push_run(&mut self, revision: u32, now: Moment) {
+        let memory = &mut self.memory;
+        memory.last_run = memory.last_run.saturating_add(1);
+        let rules = self.settings.job.clone().filter(|_| self.settings.schedule.is_some());
+        memory.runs.push(Run { rules, ..Run::start(memory.last_run, revision, now) });
+        memory.kept_until = 0;
+        if self.settings.schedule.is_none() {
+            let surplus = memory.runs.len().saturating_sub(RUNS_KEPT);
+            memory.runs.drain(..surplus);
+        }
+        // A refresh is of when the group was no job.
+        memory.refresh = None;
+        memory.current.get_or_insert(revision);
+    }
+
+    /// The group is a CronJob no longer: its runs end, and what it becomes begins anew.
+    fn end_schedule(&mut self) {
+        self.memory.schedule = None;
+        for run in self.memory.runs.iter_mut().filter(|run| run.status.is_active()) {
+            run.status = RefreshStatus::Cancelled;
+            run.reason = Some("a deployment made another kind of the CronJob".to_owned());
+        }
+    }
+
+    /// From now on the runs of a CronJob are of this revision; those under way go on as they are.
+    fn follow_schedule(&mut self, revision: u32, now: Moment) {
+        self.memory.refresh = None;
+        self.memory.current = Some(revision);
+        if let Some(found) = self.revisions.iter_mut().find(|found| found.number == revision) {
+            found.deployed = Some(now.wall / 1000);
+        }
+    }
+}
+
+/// The refusal of a run beside one that is active.
+fn active_run(name: &Name, active: &Run) -> CloudError {
+    let message = format!("a run of {name} at revision {} is {}", active.revision, active.status);
+    CloudError::Conflict { message }
 }
 
 /// Refuses a size that no host can have: each VM is a record, a folder and a process.
@@ -353,10 +410,17 @@ impl Environment {
         match &planned.act {
             Act::PutImage { image } => drop(self.images.insert(*image)),
             Act::PutBalancer { spec } => self.put_balancer(spec, host),
-            Act::PutGroup { group, settings } => self.put_group(group, settings)?,
-            Act::PutRevision { group, revision } => self.put_revision(group, revision, now)?,
+            Act::PutGroup { group, settings } => {
+                self.put_group(group, settings)?;
+                self.keep_for_a_run(group, now);
+            }
+            Act::PutRevision { group, revision } => {
+                self.put_revision(group, revision, now)?;
+                self.keep_for_a_run(group, now);
+            }
             Act::CancelRefresh { group, to } => self.cancel_refresh(group, *to)?,
             Act::StartRefresh { group, to, replicas } => self.start_refresh(group, *to, *replicas, now)?,
+            Act::StartRun { group, revision } => self.start_run(group, *revision, now)?,
             Act::Scale { group, replicas } => self.set_replicas(group, *replicas)?,
             Act::DeleteRevisions { group, revisions } => self.delete_revisions(group, revisions)?,
             Act::DeleteGroup { group } => self.delete_group(group),
@@ -385,7 +449,11 @@ impl Environment {
         settings: &GroupSettings,
     ) -> Result<(), CloudError> {
         if self.groups.contains_key(name) {
-            self.group_mut(name)?.settings = settings.clone();
+            let group = self.group_mut(name)?;
+            if group.settings.schedule.is_some() && settings.schedule.is_none() {
+                group.end_schedule();
+            }
+            group.settings = settings.clone();
             return Ok(());
         }
         let group = GroupRecord {
@@ -398,6 +466,14 @@ impl Environment {
         };
         self.groups.insert(name.clone(), group);
         Ok(())
+    }
+
+    /// Keeps a job whose run has ended for the run that the acts after this one start, whatever its age.
+    fn keep_for_a_run(&mut self, name: &Name, now: Moment) {
+        let Some(group) = self.groups.get_mut(name) else { return };
+        if group.memory.runs.last().is_some_and(|run| !run.status.is_active()) {
+            group.memory.kept_until = now.steady.saturating_add(KEPT_FOR_A_RUN_MS);
+        }
     }
 
     /// Adds a revision.
@@ -443,6 +519,10 @@ impl Environment {
         name: &Name,
         numbers: &[u32],
     ) -> Result<(), CloudError> {
+        // A Job that was removed by its age took them along.
+        if self.groups.get(name).is_none_or(|group| group.memory.deleting) {
+            return Ok(());
+        }
         let group = self.group_mut(name)?;
         let wanted = group.wanted_revisions();
         if let Some(number) = numbers.iter().find(|number| wanted.contains(number)) {
@@ -471,6 +551,10 @@ impl Environment {
         }
         if group.settings.job.is_some() {
             group.replicas = replicas;
+            if group.settings.schedule.is_some() {
+                group.follow_schedule(to, now);
+                return Ok(());
+            }
             return group.start_run(name, to, now);
         }
         if let Some(active) = group.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active()) {
@@ -493,6 +577,23 @@ impl Environment {
             group.memory.current = Some(to);
         }
         Ok(())
+    }
+
+    /// Starts a run of a Job, or of a CronJob's Job.
+    pub(in crate::cloud::engine) fn start_run(
+        &mut self,
+        name: &Name,
+        revision: u32,
+        now: Moment,
+    ) -> Result<(), CloudError> {
+        let group = self.group_mut(name)?;
+        if group.settings.job.is_none() {
+            return Err(CloudError::Conflict { message: format!("{name} is no Job") });
+        }
+        if group.revision(revision).is_none() {
+            return Err(CloudError::not_found(format!("revision {revision} of"), name));
+        }
+        group.start_extra_run(name, revision, now)
     }
 
     /// Stops the refresh to revision `to`, if it is active.
@@ -566,9 +667,7 @@ impl Environment {
         let Some(group) = self.groups.get_mut(name) else { return false };
         let mut changed = group.memory != decision.memory;
         group.memory = decision.memory.clone();
-        if let Some(number) = decision.deployed
-            && let Some(revision) = group.revisions.iter_mut().find(|revision| revision.number == number)
-        {
+        for revision in group.revisions.iter_mut().filter(|found| decision.deployed.contains(&found.number)) {
             revision.deployed = Some(now.wall / 1000);
             changed = true;
         }

@@ -8,23 +8,35 @@ mod group;
 mod job;
 mod memory;
 mod refresh;
+mod run;
+mod run_state;
+mod schedule;
 
+#[cfg(test)]
+mod job_tests;
 #[cfg(test)]
 mod tests;
 
-pub use self::group::{Action, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF_MS};
-use self::group::{BACKOFF_FIRST_MS, BACKOFF_FORGIVEN_MS, BACKOFF_MAX_MS, launches, leaving, worth};
-pub use self::memory::{Memory, RUNS_KEPT, RefreshState, Run};
+pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF_MS};
+use self::group::{
+    BACKOFF_FIRST_MS, BACKOFF_FORGIVEN_MS, BACKOFF_MAX_MS, launches, leaving, newest_ended, worth,
+};
+pub use self::memory::{Memory, RUNS_KEPT, RefreshState};
+pub use self::run_state::Run;
+pub use self::schedule::Scheduled;
+use super::moment::Moment;
 use crate::plan::fleet::{Health, InstanceState, count};
 
 /// Decides what is done about `group` at the time `now`.
-pub fn decide(group: &GroupView, now: u64) -> Decision {
+pub fn decide(group: &GroupView, now: Moment) -> Decision {
     if let Some(job) = &group.settings.job {
         return job::decide(group, job, now);
     }
+    let now = now.steady;
     let mut decision =
-        Decision { memory: group.memory.clone(), actions: Vec::new(), blame: None, deployed: None };
-    leaving(group, now, &mut decision.actions);
+        Decision { memory: group.memory.clone(), actions: Vec::new(), blame: None, deployed: Vec::new() };
+    let kept = newest_ended(group, now);
+    leaving(group, now, &|vm| kept.contains(&vm.id.as_str()), &mut decision.actions);
     if group.memory.deleting {
         let members = group.vms.iter().filter(|vm| vm.is_member());
         decision.actions.extend(members.map(|vm| Action::Drain { id: vm.id.clone(), failed: false }));

@@ -53,6 +53,11 @@ pub struct LocalCloud {
     key: OnceLock<Key>,
 }
 
+/// The process that is the local cloud and the version of its program, when there is one that answers. Starts none.
+pub(super) async fn running(home: &Home) -> Option<(u32, String)> {
+    connection::hello(home).await.ok().map(|hello| (hello.pid, hello.version))
+}
+
 impl LocalCloud {
     /// The environment of that name. Nothing is started yet.
     pub fn new(home: Home, environment: &str) -> Self {

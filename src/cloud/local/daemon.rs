@@ -16,7 +16,6 @@ use super::home::Home;
 use super::keeper::{self, Keeper, Life};
 use super::lock;
 use super::machine::descriptors;
-use super::mover::admission::Shares;
 use crate::cloud::CloudError;
 
 /// How often the process looks whether its folder is still there.
@@ -37,10 +36,10 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     // Nothing that this process and its VMs write is anybody else's.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     descriptors::close_on_exec();
-    let shares = Shares::of(descriptors::raise_limit());
+    descriptors::raise_limit();
     home.create()?;
     let Some(lock) = lock::take(&home)? else { return Ok(()) };
-    let keeper = Arc::new(Keeper::open(home, shares)?);
+    let keeper = Arc::new(Keeper::open(home)?);
     keeper.log.say(format_args!("started, process {}", std::process::id()));
     keeper::adopt(&keeper)?;
     apply::sweep_images(&keeper).await?;
@@ -72,10 +71,16 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     let place = place.await.map_err(|panic| CloudError::Store { message: panic.to_string() })?;
     let empty = keeper.state().environments.is_empty();
     match place {
-        // The lock goes last: whoever starts next begins in an empty folder.
-        Place::Held if empty => keeper.home.remove()?,
+        Place::Held if empty => {
+            end_front_door(&keeper).await;
+            // The lock goes last: whoever starts next begins in an empty folder.
+            keeper.home.remove()?;
+        }
         Place::Held | Place::Taken => {}
-        Place::Removed => end_all(&keeper).await,
+        Place::Removed => {
+            end_front_door(&keeper).await;
+            end_all(&keeper).await;
+        }
     }
     keeper.log.say(format_args!("ended"));
     drop(lock);
@@ -121,6 +126,13 @@ fn place(home: &Home, lock: &File) -> Place {
         // A folder that was moved away has its files still; one that was removed has none.
         _ if held.nlink() == 0 && !home.database().exists() => Place::Removed,
         _ => Place::Taken,
+    }
+}
+
+/// Ends what carries traffic: there is nothing to carry any more.
+async fn end_front_door(keeper: &Keeper) {
+    if let Err(error) = keeper.mover.end().await {
+        keeper.log.say(format_args!("{error}"));
     }
 }
 
@@ -184,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_with_nothing_to_do_ends() {
         let root = tempfile::tempdir().unwrap();
-        let keeper = Arc::new(Keeper::open(home(&root), Shares::of(1024)).unwrap());
+        let keeper = Arc::new(Keeper::open(home(&root)).unwrap());
         let api = Api::listen(&keeper).unwrap();
         api.leave_when_idle(Duration::from_hours(1));
         assert!(!keeper.ending.is_cancelled(), "it was asked just now");
@@ -200,7 +212,7 @@ mod tests {
     async fn a_socket_that_was_removed_is_made_anew() {
         let root = tempfile::tempdir().unwrap();
         let home = home(&root);
-        let keeper = Arc::new(Keeper::open(home.clone(), Shares::of(1024)).unwrap());
+        let keeper = Arc::new(Keeper::open(home.clone()).unwrap());
         let mut api = Api::listen(&keeper).unwrap();
         let accepting = tokio::spawn(async move {
             for _ in 0..2 {
@@ -219,7 +231,7 @@ mod tests {
     async fn a_deletion_that_waits_ends_with_the_process() {
         use crate::plan::act::{Act, PlannedAct};
         let root = tempfile::tempdir().unwrap();
-        let keeper = Arc::new(Keeper::open(home(&root), Shares::of(1024)).unwrap());
+        let keeper = Arc::new(Keeper::open(home(&root)).unwrap());
         keeper
             .change_all(|environments| {
                 environments.extend(crate::cloud::local::store::sample());

@@ -27,8 +27,7 @@ use super::home::Home;
 use super::log::Log;
 use super::lost;
 use super::machine::accelerator;
-use super::mover::admission::Shares;
-use super::mover::{ListenerId, Mover};
+use super::mover::{Counted, ListenerId, Mover};
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use crate::cloud::engine::environment::Environment;
@@ -68,9 +67,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Opens the database. One that is not there, or is empty, is a new one only where nothing tells of VMs. Traffic is
-    /// served with these shares of descriptors.
-    pub(super) fn open(home: Home, shares: Shares) -> Result<Self, CloudError> {
+    /// Opens the database. One that is not there, or is empty, is a new one only where nothing tells of VMs.
+    pub(super) fn open(home: Home) -> Result<Self, CloudError> {
         let log = Arc::new(Log::open(&home.log())?);
         let tasks = Arc::<Tasks>::default();
         let (store, environments) = Store::open(&home.database(), || lost::nothing(&home))?;
@@ -79,8 +77,8 @@ impl Keeper {
             lost::none_runs(&home)?;
         }
         Ok(Self {
+            mover: Mover::new(&home, &tasks, &log),
             home,
-            mover: Mover::new(shares, &tasks, &log),
             log,
             tasks,
             changed: Notify::new(),
@@ -145,10 +143,27 @@ impl Keeper {
             listeners.into_iter().flatten().map(|listener| report.bound.get(&id(listener)).copied()).collect()
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
-        let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now().steady);
+        let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now());
         fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
         fleet.warnings.extend(self.tasks.failing());
         if let Scope::Group(name) = scope { fleet.only(name) } else { fleet }
+    }
+
+    /// The fleet of an environment with the traffic of its balancers, which changes without end and so is not watched.
+    pub(super) async fn counted_fleet(&self, name: &str, scope: &Scope) -> Fleet {
+        let Counted(counted) = self.mover.traffic().await;
+        let mut fleet = self.fleet(name, scope);
+        for balancer in &mut fleet.balancers {
+            let id = |listener: &Listener| ListenerId {
+                environment: name.to_owned(),
+                service: balancer.spec.name.clone(),
+                port: listener.port,
+                protocol: listener.protocol,
+            };
+            let listeners = balancer.spec.listeners.iter();
+            balancer.traffic = listeners.map(|listener| counted.get(&id(listener)).cloned()).collect();
+        }
+        fleet
     }
 
     /// What VMs run on. Blocks for as long as it takes to find out.

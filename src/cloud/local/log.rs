@@ -71,7 +71,7 @@ fn write(lines: &Receiver<String>, mut file: File) {
 }
 
 /// The text with its control characters, line feeds among them, written as escapes.
-fn on_one_line(text: &str) -> String {
+pub(super) fn on_one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() {

@@ -13,6 +13,7 @@
 //!
 //! `client` runs in the tool, `daemon` and `keeper` in the background process.
 
+mod boot;
 mod client;
 mod clock;
 mod daemon;
@@ -32,9 +33,11 @@ mod supervise;
 mod support;
 mod wire;
 
+pub use self::boot::{Status, Unit, disable, enable, status, text as unit_text};
 pub use self::client::{LocalCloud, Lost, destroy_lost};
 pub use self::daemon::serve;
 pub use self::home::Home;
 pub use self::mover::dns::message as dns;
+pub use self::mover::run as door;
 pub use self::provider::{KIND, home};
 pub use self::support::SUPPORT;

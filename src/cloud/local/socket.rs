@@ -30,12 +30,19 @@ pub(super) async fn connect(folder: &Path, name: &str) -> io::Result<UnixStream>
 
 /// Listens on the socket `name` in `folder`, in the place of an older one. Its owner alone may connect.
 pub(super) fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
+    let listener = bind(folder, name)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// The same for who has no runtime.
+pub(super) fn bind(folder: &Path, name: &str) -> io::Result<std::os::unix::net::UnixListener> {
     match fs::remove_file(folder.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let (_folder, path) = short(folder, name)?;
-    let listener = UnixListener::bind(&path)?;
+    let listener = std::os::unix::net::UnixListener::bind(&path)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(listener)
 }

@@ -24,6 +24,16 @@ pub(super) struct Hello {
 }
 
 impl Hello {
+    /// Whether it is older than `other`: then that replaces it.
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        let order = |hello: &Self| {
+            let numbers: Vec<u64> =
+                hello.version.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+            (numbers, hello.built)
+        };
+        order(self) < order(other)
+    }
+
     /// This program.
     pub(super) fn of_this_program() -> Self {
         // The running file, even when its path has been replaced by a newer one meanwhile.
@@ -109,4 +119,19 @@ pub(super) struct Logs {
     pub(super) environment: String,
     /// Which output.
     pub(super) query: LogQuery,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_program_replaces_an_older_process_and_never_the_other_way_round() {
+        let hello = |version: &str, built| Hello { version: version.into(), built, pid: 1 };
+        let is_older = |one: Hello, other: Hello| one.is_older_than(&other);
+        assert!(is_older(hello("0.9.0", 5), hello("0.10.0", 1)));
+        assert!(is_older(hello("0.1.0", 1), hello("0.1.0", 2)));
+        assert!(!is_older(hello("0.1.0", 2), hello("0.1.0", 2)));
+        assert!(!is_older(hello("0.2.0", 1), hello("0.1.0", 9)));
+    }
 }

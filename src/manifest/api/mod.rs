@@ -9,9 +9,11 @@
 mod batch;
 mod capability;
 mod container;
+mod indexes;
 mod meta;
 mod pod;
 mod scaling;
+mod schedule;
 mod secret;
 mod service;
 mod storage;
@@ -20,12 +22,17 @@ mod workload;
 
 pub use i2kit_spec::Protocol;
 
-pub use batch::{Concurrency, CronJob, Job, JobSpec};
+pub use batch::{
+    Concurrency, CronJob, CronRules, FailureAction, FailureMatch, FailureRule, Job, JobRules, JobSpec,
+    SuccessRule,
+};
 pub use capability::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
 pub use container::{Container, ContainerPort, Resources, SeccompProfile, Security, VolumeMount};
+pub use indexes::{Indexes, MAX_INDEXES};
 pub use meta::{IntOrPercent, Name, ObjectMeta};
 pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
 pub use scaling::{DisruptionBudget, Floor, Scaler};
+pub use schedule::{Schedule, zone};
 pub use secret::{Secret, SecretValue};
 pub use service::{Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort, Tls};
 pub use storage::{Claim, ClaimTemplate, DiskSpec, StorageClass};

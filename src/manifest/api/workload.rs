@@ -43,10 +43,12 @@ pub struct ObjectSet {
 }
 
 impl ObjectSet {
-    /// The pods that become machine images, each with the name of its workload: Deployments, then Jobs.
+    /// The pods that become machine images, each with the name of its workload: Deployments, then Jobs, then CronJobs.
     pub fn pods(&self) -> impl Iterator<Item = (&Name, &PodTemplate)> {
         let deployments = self.deployments.iter().map(|each| (&each.meta.name, &each.template));
-        deployments.chain(self.jobs.iter().map(|each| (&each.meta.name, &each.spec.template)))
+        let jobs = self.jobs.iter().map(|each| (&each.meta.name, &each.spec.template));
+        let cron_jobs = self.cron_jobs.iter().map(|each| (&each.meta.name, &each.job.template));
+        deployments.chain(jobs).chain(cron_jobs)
     }
 }
 

@@ -81,7 +81,12 @@ pub(super) fn field(reference: Object<'_>, pod: &PodScope<'_>) -> Read<FieldValu
     let path = reference.text("fieldPath")?;
     if let Some((label, key)) = subscript(&path) {
         let map = if label { pod.labels } else { pod.annotations };
-        return Ok(FieldValue::Known(map.get(key).cloned().unwrap_or_default()));
+        return Ok(match map.get(key) {
+            None if key == InstanceField::INDEX_ANNOTATION => {
+                FieldValue::Instance(InstanceField::CompletionIndex)
+            }
+            value => FieldValue::Known(value.cloned().unwrap_or_default()),
+        });
     }
     Ok(match path.as_str() {
         "metadata.namespace" => FieldValue::Known(pod.scope.namespace.to_owned()),

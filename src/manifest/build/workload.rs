@@ -7,7 +7,7 @@ use super::pod;
 use super::scope::Scope;
 use super::storage::claim_template;
 use crate::manifest::api::{
-    Deployment, IntOrPercent, Job, JobSpec, PodTemplate, StatefulSet, Strategy, VolumeSource,
+    Deployment, IntOrPercent, Job, JobRules, JobSpec, PodTemplate, StatefulSet, Strategy, VolumeSource,
 };
 use crate::manifest::check::int_or_percent;
 
@@ -90,17 +90,13 @@ pub(super) fn pod(object: Object<'_>, scope: &Scope<'_>) -> Read<Alone> {
             revision_history_limit: HISTORY,
         }));
     }
+    // A Pod alone is no Job that counts restarts: kubelet starts its containers again for as long as it takes.
     let deadline = template.spec.active_deadline_seconds;
     Ok(Alone::Ends(Job {
         meta,
         spec: JobSpec {
             template,
-            completions: 1,
-            parallelism: 1,
-            backoff_limit: 0,
-            active_deadline_seconds: deadline,
-            ttl_seconds_after_finished: None,
-            indexed: false,
+            rules: JobRules { active_deadline_seconds: deadline, ..JobRules::once(0) },
         },
     }))
 }

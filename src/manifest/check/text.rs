@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use base64::Engine as _;
 
 use super::report::Check;
+use crate::manifest::api::{Indexes, Schedule, zone};
 use crate::manifest::code::Code;
 use crate::manifest::language::Text;
 use crate::manifest::tree::Span;
@@ -227,7 +228,9 @@ fn other(text: &str, form: Text) -> Result<(), String> {
         }
         Text::Cidr => must(is_cidr(text), "a range of addresses such as 10.0.0.0/8"),
         Text::Ip => must(text.parse::<IpAddr>().is_ok(), "an IP address"),
-        Text::Cron => must(is_cron(text), "a schedule: minute, hour, day of month, month, day of week"),
+        Text::Cron => Schedule::parse(text, "Etc/UTC").map(drop),
+        Text::TimeZone => zone(text).map(drop),
+        Text::Indexes => text.parse::<Indexes>().map(drop),
         Text::PortMapping => port_mapping(text).map(drop),
         Text::Assignment => must(
             text.split_once('=')
@@ -255,43 +258,6 @@ fn is_host(text: &str) -> bool {
                 && !part.starts_with('-')
                 && !part.ends_with('-')
         })
-}
-
-/// Names that stand for schedules.
-const CRON_WORDS: [&str; 7] =
-    ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-
-fn is_cron(text: &str) -> bool {
-    if CRON_WORDS.contains(&text) {
-        return true;
-    }
-    let bounds: [(u32, u32, &[&str]); 5] = [
-        (0, 59, &[]),
-        (0, 23, &[]),
-        (1, 31, &[]),
-        (1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
-        (0, 7, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
-    ];
-    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-    fields.len() == 5
-        && fields
-            .iter()
-            .zip(bounds)
-            .all(|(field, bounds)| field.split(',').all(|part| cron_part(part, bounds)))
-}
-
-fn cron_part(part: &str, (low, high, names): (u32, u32, &[&str])) -> bool {
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    let number = |text: &str| {
-        text.parse::<u32>().is_ok_and(|n| (low..=high).contains(&n))
-            || names.contains(&text.to_ascii_lowercase().as_str())
-    };
-    let range_good = matches!(range, "*" | "?")
-        || match range.split_once('-') {
-            Some((from, to)) => number(from) && number(to),
-            None => number(range),
-        };
-    range_good && step.is_none_or(|step| step.parse::<u32>().is_ok_and(|n| n > 0 && n <= high.max(1)))
 }
 
 /// A port of the short form: listener protocol and port, container protocol and port.
@@ -340,16 +306,6 @@ mod tests {
         assert_eq!(suggested_name("Web_App").as_deref(), Some("web-app"));
         assert_eq!(suggested_name("-a.b-").as_deref(), Some("a-b"));
         assert_eq!(suggested_name("___"), None);
-    }
-
-    #[test]
-    fn schedules() {
-        for good in ["*/5 * * * *", "0 0 1 jan sun", "1,2-5 3 * * 7", "@daily", "0-30/10 * * * *"] {
-            assert!(is_cron(good), "{good}");
-        }
-        for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "@often", "a * * * *", "* * 0 * *", ""] {
-            assert!(!is_cron(bad), "{bad}");
-        }
     }
 
     #[test]

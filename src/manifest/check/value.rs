@@ -277,15 +277,11 @@ impl Check<'_> {
             Class::Refused => {
                 let message = format!("`{text}` is refused: {}", choice.doc);
                 self.report(Code::RefusedValue, node.span, message).maybe_help(choice.help);
-                return;
             }
             Class::Mapped => {
                 self.report(Code::Adapted, node.span, format!("`{text}`: {}", choice.doc));
             }
             Class::Works | Class::NoMeaning | Class::Silent => {}
-        }
-        if choice.not_yet {
-            self.not_yet(node.span, format_args!("`{text}`"));
         }
     }
 

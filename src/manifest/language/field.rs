@@ -277,7 +277,12 @@ pub(in crate::manifest) enum Text {
     /// DNS name, first label `*` allowed.
     Host,
     Base64,
+    /// A schedule of five fields, or a word for one.
     Cron,
+    /// The IANA name of a time zone.
+    TimeZone,
+    /// Indexes of an Indexed Job: `0,3-5`.
+    Indexes,
     Cidr,
     Ip,
     /// Path of a field of the pod for `fieldRef`.
@@ -298,29 +303,21 @@ pub(in crate::manifest) struct Choice {
     /// What it means, or why it is refused.
     pub(in crate::manifest) doc: &'static str,
     pub(in crate::manifest) help: Option<&'static str>,
-    pub(in crate::manifest) not_yet: bool,
-}
-
-impl Choice {
-    pub(in crate::manifest) const fn not_yet(mut self) -> Self {
-        self.not_yet = true;
-        self
-    }
 }
 
 /// A word that means what it means in Kubernetes.
 pub(super) const fn word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, class: Class::Works, doc, help: None, not_yet: false }
+    Choice { word, class: Class::Works, doc, help: None }
 }
 
 /// A word that is accepted with a note.
 pub(super) const fn mapped_word(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, class: Class::Mapped, doc, help: None, not_yet: false }
+    Choice { word, class: Class::Mapped, doc, help: None }
 }
 
 /// A word that is an error.
 pub(super) const fn refused_word(word: &'static str, why: &'static str, help: &'static str) -> Choice {
-    Choice { word, class: Class::Refused, doc: why, help: Some(help), not_yet: false }
+    Choice { word, class: Class::Refused, doc: why, help: Some(help) }
 }
 
 /// The usual text.

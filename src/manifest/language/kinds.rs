@@ -1,11 +1,12 @@
 //! The kinds: which are read, which are refused, and why.
 
+use super::batch::{CRON_JOB, JOB};
 use super::config::{
     BUDGET, CONFIG_MAP, NAMESPACE, SCALER_V1, SCALER_V2, SECRET, SERVICE_ACCOUNT, STORAGE_CLASS,
 };
 use super::field::{Class, Table};
 use super::service::{INGRESS, SERVICE};
-use super::workload::{CLAIM, CRON_JOB, DEPLOYMENT, JOB, POD, REPLICA_SET, STATEFUL_SET};
+use super::workload::{CLAIM, DEPLOYMENT, POD, REPLICA_SET, STATEFUL_SET};
 
 /// One kind in one version.
 #[derive(Debug)]
@@ -96,8 +97,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         .note("a ReplicaSet is deployed as a Deployment; write a Deployment"),
     kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one"),
     kind("batch/v1", "Job", Class::Mapped, &JOB, "machines that run to an end once"),
-    kind("batch/v1", "CronJob", Class::Mapped, &CRON_JOB, "a Job that the cloud's scheduler starts")
-        .not_yet(),
+    kind("batch/v1", "CronJob", Class::Mapped, &CRON_JOB, "a Job that is run at the times of a schedule"),
     kind("v1", "Service", Class::Works, &SERVICE, "a DNS name and a balancer"),
     kind(
         "networking.k8s.io/v1",

@@ -1,6 +1,7 @@
 //! The language as data: every kind, every field, what it must be, what it means for a virtual machine. Adding a
 //! field is adding a line to one of the tables.
 
+mod batch;
 mod config;
 mod container;
 mod field;

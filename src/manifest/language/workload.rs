@@ -1,10 +1,10 @@
 //! Workloads: groups of machines.
 
 use super::field::{
-    COUNT, COUNT_1, Field, LABEL, TEXT, Table, Target, Text, Type, mapped, no_meaning, refused, refused_word,
+    COUNT, COUNT_1, Field, LABEL, TEXT, Table, Target, Type, mapped, no_meaning, refused, refused_word,
     silent, word, works,
 };
-use super::meta::{CLAIM_META, JOB_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
+use super::meta::{CLAIM_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
 use super::pod::{POD_SPEC, TEMPLATE};
 use super::volume::ACCESS_MODES;
 
@@ -18,7 +18,8 @@ pub(super) const STATUS: Field = silent("status", "written by clusters into the 
 const REPLICAS: Field = works("replicas", COUNT, "machines in the group; 0 is an empty group").default("1");
 const SELECT: Field =
     works("selector", Type::Object(&SELECTOR), "must match the template's labels").required();
-const PODS: Field = works("template", Type::Object(&TEMPLATE), "the pod").required();
+/// The pod of a workload.
+pub(super) const PODS: Field = works("template", Type::Object(&TEMPLATE), "the pod").required();
 const MIN_READY: Field =
     mapped("minReadySeconds", COUNT, "how long a new machine must stay healthy before it counts")
         .default("0");
@@ -307,104 +308,5 @@ pub(super) static POD: Table = Table::new(
         works("metadata", Type::Object(&LABEL_META), "its name is the machine's name").required(),
         works("spec", Type::Object(&POD_SPEC), "the pod").required(),
         STATUS,
-    ],
-);
-
-/// `batch/v1` Job.
-pub(super) static JOB: Table = Table::new(
-    "Job",
-    "Machines that run to an end once.",
-    &[
-        API_VERSION,
-        KIND,
-        works("metadata", Type::Object(&JOB_META), "its name").required(),
-        works("spec", Type::Object(&JOB_SPEC), "what it runs").required(),
-        STATUS,
-    ],
-);
-
-static JOB_SPEC: Table = Table::new(
-    "JobSpec",
-    "A pod that ends, and how often it must succeed.",
-    &[
-        PODS,
-        mapped("completions", COUNT, "successes that make the job done").default("1"),
-        mapped("parallelism", COUNT, "machines at a time").default("1"),
-        mapped("backoffLimit", COUNT, "failures after which the job has failed").default("6"),
-        mapped("activeDeadlineSeconds", COUNT_1, "the job has failed after this time"),
-        no_meaning("ttlSecondsAfterFinished", COUNT, "a finished job costs nothing; `destroy` removes it"),
-        works(
-            "completionMode",
-            Type::Choice(&[
-                word("NonIndexed", "all machines are equal"),
-                word("Indexed", "each has an index in JOB_COMPLETION_INDEX").not_yet(),
-            ]),
-            "whether machines have an index",
-        )
-        .default("NonIndexed"),
-        refused("suspend", Type::Bool, "a job runs when you deploy it", "remove it").unless(&["false"]),
-        silent("selector", "written by clusters into the objects that they print"),
-        silent("manualSelector", "a job always finds its own machines"),
-        refused("podFailurePolicy", Type::Any, "rules on exit codes are not kept", "remove it"),
-        refused("successPolicy", Type::Any, "rules on indexes are not kept", "remove it"),
-        refused("backoffLimitPerIndex", COUNT, "failures are counted for the whole job", "use backoffLimit"),
-        refused("maxFailedIndexes", COUNT, "failures are counted for the whole job", "use backoffLimit"),
-        no_meaning("scheduling", Type::Any, "there is nothing to schedule"),
-        no_meaning("podReplacementPolicy", TEXT, "a machine is replaced when it has failed")
-            .unless(&["Failed"]),
-        refused("managedBy", TEXT, "there are no other controllers", "remove it")
-            .unless(&["kubernetes.io/job-controller"]),
-    ],
-);
-
-/// `batch/v1` CronJob.
-pub(super) static CRON_JOB: Table = Table::new(
-    "CronJob",
-    "A Job that the cloud's scheduler starts.",
-    &[
-        API_VERSION,
-        KIND,
-        works("metadata", Type::Object(&LABEL_META), "its name; at most 52 characters").required(),
-        works("spec", Type::Object(&CRON_JOB_SPEC), "what it runs, and when").required(),
-        STATUS,
-    ],
-);
-
-static CRON_JOB_SPEC: Table = Table::new(
-    "CronJobSpec",
-    "A job, and when it runs.",
-    &[
-        works(
-            "schedule",
-            Type::Text(Text::Cron),
-            "minute, hour, day of month, month, day of week; or `@daily` and its like",
-        )
-        .required(),
-        works("jobTemplate", Type::Object(&JOB_TEMPLATE), "the job").required(),
-        works("timeZone", TEXT, "name of the time zone").default("Etc/UTC"),
-        works(
-            "concurrencyPolicy",
-            Type::Choice(&[
-                word("Allow", "side by side"),
-                word("Forbid", "skipped while one runs"),
-                word("Replace", "the running one is stopped"),
-            ]),
-            "what happens when the last one still runs",
-        )
-        .zero()
-        .default("Allow"),
-        works("suspend", Type::Bool, "whether the schedule rests").default("false"),
-        mapped("startingDeadlineSeconds", COUNT, "how late it may still start"),
-        mapped("successfulJobsHistoryLimit", COUNT, "records of successes kept").default("3"),
-        mapped("failedJobsHistoryLimit", COUNT, "records of failures kept").default("1"),
-    ],
-);
-
-static JOB_TEMPLATE: Table = Table::new(
-    "JobTemplateSpec",
-    "The job that a CronJob starts.",
-    &[
-        silent("metadata", "jobs are named after their CronJob"),
-        works("spec", Type::Object(&JOB_SPEC), "the job").required(),
     ],
 );

@@ -28,6 +28,16 @@ impl<'a> Document<'a> {
         Place { file: self.file, span: span.range() }
     }
 
+    /// Whether it is an Indexed Job, or a CronJob of one: its containers have a variable with their index.
+    pub(in crate::manifest) fn indexed(&self) -> bool {
+        let spec = match self.kind.name {
+            "Job" => self.root.at(&["spec"]),
+            "CronJob" => self.root.at(&["spec", "jobTemplate", "spec"]),
+            _ => None,
+        };
+        spec.is_some_and(|spec| spec.str("completionMode") == Some("Indexed"))
+    }
+
     /// The pod template of a workload.
     pub(in crate::manifest) fn template(&self) -> Option<&Node<'a>> {
         template(self.kind.name, &self.root)

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::InstanceField;
+
 use super::document::Document;
 use super::index::Held;
 use super::{Set, finding};
@@ -77,6 +79,10 @@ impl<'s> Set<'s, '_> {
             if let Some(name) = variable.str("name") {
                 variables.own.entry(name).or_insert(i);
             }
+        }
+        if document.indexed() {
+            // Behind all that are written.
+            variables.own.entry(InstanceField::INDEX_VARIABLE).or_insert(usize::MAX);
         }
         for source in container.get("envFrom").map_or(&[][..], Node::items) {
             let prefix = source.str("prefix").unwrap_or_default();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::http::HttpSpec;
 use super::instance::InstanceId;
 use super::target::TargetGroup;
+use super::traffic::Traffic;
 use crate::manifest::api::{Name, Protocol, ServiceType, Tls};
 
 /// A balancer in front of groups: what a Service becomes.
@@ -106,6 +107,9 @@ pub struct LoadBalancer {
     pub bound: Vec<Option<u16>>,
     /// VMs behind it.
     pub targets: Vec<Target>,
+    /// What was counted at each listener, in the order of the spec, where the cloud counts it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<Option<Traffic>>,
 }
 
 impl LoadBalancer {

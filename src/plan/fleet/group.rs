@@ -10,7 +10,8 @@ use super::instance::{Health, Instance, InstanceState};
 use super::launch::LaunchSpec;
 use super::refresh::{Refresh, RefreshStatus};
 use super::run::JobRun;
-use crate::manifest::api::{Floor, Name, Strategy};
+use super::schedule::ScheduleStatus;
+use crate::manifest::api::{CronRules, Floor, JobRules, Name, Strategy};
 
 /// What a group has beside its size and its revisions; changing it replaces no VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +29,10 @@ pub struct GroupSettings {
     pub labels: BTreeMap<String, String>,
     /// Of a Job: its VMs run to an end, and then it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobSettings>,
+    pub job: Option<JobRules>,
+    /// Of a CronJob: when its Job is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<CronRules>,
     /// What changes the group's size by load, on clouds that measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
@@ -69,21 +73,6 @@ impl Scaling {
     }
 }
 
-/// What makes a group a Job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JobSettings {
-    /// VMs that must succeed.
-    pub completions: u32,
-    /// VMs at a time.
-    pub parallelism: u32,
-    /// VMs that may fail.
-    pub backoff_limit: u32,
-    /// Time after which the job has failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active_deadline_seconds: Option<Seconds>,
-}
-
 /// How many VMs a refresh keeps and allows, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefreshBounds {
@@ -107,11 +96,18 @@ impl GroupSettings {
             revision_history_limit,
             labels: BTreeMap::new(),
             job: None,
+            schedule: None,
             scaling: None,
             floors: vec![],
             zones: vec![],
             balanced_zones: false,
         }
+    }
+
+    /// Whether the group is removed some time after its end. Of a CronJob only runs are.
+    pub fn expires(&self) -> bool {
+        self.schedule.is_none()
+            && self.job.as_ref().is_some_and(|job| job.ttl_seconds_after_finished.is_some())
     }
 
     /// How long a guest may take until it first answers. The group's deadline for progress is the only bound of a start.
@@ -176,6 +172,9 @@ pub struct InstanceGroup {
     /// Runs of a Job, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<JobRun>,
+    /// Of a CronJob: its last and its next time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleStatus>,
     /// What the cloud did to the group by itself; reported only in a detailed observation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<CloudEvent>,
@@ -216,12 +215,16 @@ impl InstanceGroup {
     }
 
     /// Whether the group has exactly the VMs that it should have, all of revision `number` and healthy. A Job has when
-    /// it is done.
+    /// it is done or rests, and a CronJob when its runs are of that revision from now on.
     pub fn is_settled_at(&self, number: u32) -> bool {
-        if self.settings.job.is_some() {
-            let newest = self.runs.last();
-            return newest
-                .is_some_and(|run| run.revision == number && run.status == RefreshStatus::Successful);
+        if self.settings.schedule.is_some() {
+            return self.current == Some(number);
+        }
+        if let Some(job) = &self.settings.job {
+            let newest = self.runs.last().filter(|run| run.revision == number);
+            return newest.is_some_and(|run| {
+                run.status == RefreshStatus::Successful || (job.rests() && run.status.is_active())
+            });
         }
         self.active_refresh().is_none()
             && self.current == Some(number)

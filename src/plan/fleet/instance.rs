@@ -34,6 +34,9 @@ pub struct Instance {
     pub id: InstanceId,
     /// The revision that it was started from.
     pub revision: u32,
+    /// Of a Job: the run that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunMember>,
     /// Where it is in its life.
     pub state: InstanceState,
     /// How its pod is.
@@ -50,6 +53,17 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// The pod's containers, once the guest has reported them.
     pub containers: Vec<ContainerStatus>,
+}
+
+/// The place of a VM in a run of a Job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunMember {
+    /// Number of the run.
+    pub number: u32,
+    /// Its index, in an Indexed Job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
 }
 
 /// Where a VM is in its life.

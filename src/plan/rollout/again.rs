@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::deploy::{rollout, unused_images};
 use super::steps::{Intent, RolloutPlan, Step};
-use super::verbs::{PlanError, collect, destroy, rollback, scale, wait};
+use super::verbs::{PlanError, collect, destroy, rollback, run, scale, wait};
 use crate::plan::act::Act;
 use crate::plan::fleet::{Fleet, Leftover};
 use crate::plan::image::ImageId;
@@ -43,6 +43,7 @@ impl RolloutPlan {
             Intent::Deploy(desired) => rollout(desired, fleet),
             Intent::Rollback { group, to } => rollback(fleet, group, *to).map_err(cannot)?,
             Intent::Scale { group, replicas } => scale(fleet, group, *replicas).map_err(cannot)?,
+            Intent::Run(group) => run(fleet, group).map_err(cannot)?,
             Intent::Destroy => destroy(fleet),
             Intent::Collect => collect(fleet),
             Intent::Wait(names) => wait(fleet, names),
@@ -66,7 +67,8 @@ impl RolloutPlan {
         let Some(act) = step.act() else {
             let is_shown = |shown: &Step| {
                 matches!((shown, &step),
-                (Step::Await { group: a, .. }, Step::Await { group: b, .. }) if a == b)
+                (Step::Await { group: a, .. }, Step::Await { group: b, .. })
+                | (Step::AwaitRun { group: a, .. }, Step::AwaitRun { group: b, .. }) if a == b)
             };
             return Ok(self.steps.iter().any(is_shown).then_some(step));
         };

@@ -37,7 +37,10 @@ pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
         plan.steps.extend(group.act.iter().cloned());
         plan.notes.extend(group.notes.iter().cloned());
     }
-    plan.steps.extend(groups.iter().filter_map(|group| group.wait.clone()));
+    // A Job that is removed some time after its end is waited for first: others may take longer than that.
+    let mut waits: Vec<Step> = groups.iter().filter_map(|group| group.wait.clone()).collect();
+    waits.sort_by_key(|wait| !matches!(wait, Step::Await { expires: true, .. }));
+    plan.steps.extend(waits);
     plan.steps.extend(groups.iter().filter_map(|group| group.trim.clone()));
     if desired.prune {
         let groups = surplus.groups.iter().map(|name| Act::DeleteGroup { group: name.clone() });
@@ -80,7 +83,11 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         act.push(Step::apply(put, Before { launch, ..Before::default() }));
     }
     let replicas = size(spec, found);
-    act.extend(movement(&spec.name, number, replicas, found));
+    match found.filter(|group| group.settings.schedule.is_some() && spec.settings.schedule.is_none()) {
+        // Runs of the CronJob that it was end with the change, and say nothing about what it is from now on.
+        Some(group) => act.push(start(&spec.name, number, replicas, Some(group))),
+        None => act.extend(movement(&spec.name, number, replicas, found)),
+    }
     if let Some(refresh) = found.and_then(|group| group.refresh.as_ref())
         && refresh.to == number
         && matches!(refresh.status, RefreshStatus::RolledBack | RefreshStatus::Failed)
@@ -94,6 +101,7 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         revision: number,
         replicas,
         deadline_seconds: spec.settings.progress_deadline_seconds,
+        expires: spec.settings.expires(),
     });
     let trim = found.and_then(|group| trim(group, number, spec.settings.revision_history_limit));
     GroupSteps { act, wait, trim, notes }
@@ -113,11 +121,8 @@ fn size(spec: &GroupSpec, found: Option<&InstanceGroup>) -> u32 {
 
 /// The steps that make `replicas` VMs of revision `to` out of what the group has, given that the revision exists.
 pub(super) fn movement(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) -> Vec<Step> {
-    let start = |revision, before| {
-        let act = Act::StartRefresh { group: name.clone(), to, replicas };
-        Step::apply(act, Before { revision, replicas: Some(before), ..Before::default() })
-    };
-    let Some(group) = found else { return vec![start(None, 0)] };
+    let start = || start(name, to, replicas, found);
+    let Some(group) = found else { return vec![start()] };
     let scale = (group.replicas != replicas).then(|| {
         let act = Act::Scale { group: name.clone(), replicas };
         Step::apply(act, Before { replicas: Some(group.replicas), ..Before::default() })
@@ -130,18 +135,31 @@ pub(super) fn movement(name: &Name, to: u32, replicas: u32, found: Option<&Insta
         Some(refresh) if refresh.status == RefreshStatus::RollingBack && refresh.from == Some(to) => {
             scale.into_iter().collect()
         }
-        Some(refresh) => vec![
-            Act::CancelRefresh { group: name.clone(), to: refresh.to }.into(),
-            start(group.current, group.replicas),
-        ],
+        Some(refresh) => vec![Act::CancelRefresh { group: name.clone(), to: refresh.to }.into(), start()],
         None if runs(group, to) => scale.into_iter().collect(),
-        None => vec![start(group.current, group.replicas)],
+        None => vec![start()],
     }
 }
 
+/// The step that starts `replicas` VMs of revision `to`.
+fn start(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) -> Step {
+    let act = Act::StartRefresh { group: name.clone(), to, replicas };
+    let revision = found.and_then(|group| group.current);
+    let before = found.map_or(0, |group| group.replicas);
+    Step::apply(act, Before { revision, replicas: Some(before), ..Before::default() })
+}
+
 /// Whether the group is made of revision `number` and no refresh to it failed: a failed first start is tried again, or
-/// its reason would never change.
+/// its reason would never change. Of a Job the newest run is what counts: one that neither succeeded nor goes on is
+/// followed by another. The runs of a CronJob go on with their own revision.
 fn runs(group: &InstanceGroup, number: u32) -> bool {
+    if group.settings.schedule.is_some() {
+        return group.current == Some(number);
+    }
+    if group.settings.job.is_some() {
+        let is_well = |status: RefreshStatus| status.is_active() || status == RefreshStatus::Successful;
+        return group.runs.last().is_some_and(|run| run.revision == number && is_well(run.status));
+    }
     let failed = group
         .refresh
         .as_ref()
@@ -153,8 +171,10 @@ fn runs(group: &InstanceGroup, number: u32) -> bool {
 
 /// Revisions beyond the history limit: the newest `limit` ones are kept beside `number`, which the group will run.
 fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
-    let mut old: Vec<u32> =
-        group.revisions.iter().map(|revision| revision.number).filter(|n| *n != number).collect();
+    let is_run =
+        |number: &u32| group.runs.iter().any(|run| run.revision == *number && run.status.is_active());
+    let old = group.revisions.iter().map(|revision| revision.number).filter(|n| *n != number && !is_run(n));
+    let mut old: Vec<u32> = old.collect();
     old.sort_unstable_by(|a, b| b.cmp(a));
     let mut revisions: Vec<u32> =
         old.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use super::steps::{Change, RolloutPlan, Step};
-use crate::manifest::api::{Floor, Protocol, Strategy};
+use crate::manifest::api::{CronRules, Floor, JobRules, Protocol, Strategy};
 use crate::plan::act::Act;
 use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchSpec};
 use crate::plan::image::ImageId;
@@ -49,6 +49,7 @@ impl fmt::Display for Step {
             Self::Await { group, revision, replicas, .. } => {
                 write!(f, "wait for {group}: {} of revision {revision} healthy", vms(*replicas))
             }
+            Self::AwaitRun { group, .. } => write!(f, "wait for the end of the run of {group}"),
         }
     }
 }
@@ -76,6 +77,7 @@ impl fmt::Display for Change {
                     _ => write!(f, ", {}", vms(*replicas)),
                 }
             }
+            Act::StartRun { group, revision } => write!(f, "run {group} at revision {revision}"),
             Act::Scale { group, replicas } => {
                 write!(f, "scale {group}: {} -> {}", before.replicas.unwrap_or(0), vms(*replicas))
             }
@@ -165,11 +167,7 @@ fn clients(spec: &BalancerSpec) -> String {
 
 fn policy(settings: &GroupSettings) -> String {
     if let Some(job) = &settings.job {
-        let deadline = job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s}"));
-        return format!(
-            "job, {} to succeed, {} at a time, {} may fail, {deadline}",
-            job.completions, job.parallelism, job.backoff_limit
-        );
+        return schedule(settings.schedule.as_ref()) + &job_rules(job);
     }
     let strategy = match settings.strategy {
         Strategy::Recreate => "recreate".to_owned(),
@@ -197,6 +195,30 @@ fn policy(settings: &GroupSettings) -> String {
         };
     }
     text
+}
+
+/// When a CronJob runs.
+fn schedule(rules: Option<&CronRules>) -> String {
+    let Some(rules) = rules else { return String::new() };
+    let zone = match rules.schedule.time_zone() {
+        "Etc/UTC" => String::new(),
+        zone => format!(" in {zone}"),
+    };
+    let rests = if rules.suspend { ", suspended" } else { "" };
+    format!("schedule {}{zone}{rests}: ", rules.schedule)
+}
+
+/// How often a Job runs.
+fn job_rules(job: &JobRules) -> String {
+    let deadline = job.active_deadline_seconds.map_or("no deadline".into(), |s| format!("deadline {s}"));
+    let wanted = job.completions.map_or("one of them".into(), |completions| completions.to_string());
+    let indexed = if job.indexed { "indexed " } else { "" };
+    let rests = if job.suspend { ", suspended" } else { "" };
+    let may_fail = match job.backoff_limit_per_index {
+        Some(limit) => format!("{limit} may fail an index"),
+        None => format!("{} may fail", job.backoff_limit),
+    };
+    format!("{indexed}job, {wanted} to succeed, {} at a time, {may_fail}, {deadline}{rests}", job.parallelism)
 }
 
 fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String {

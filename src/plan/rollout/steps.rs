@@ -111,6 +111,8 @@ pub enum Intent {
         /// The number of VMs.
         replicas: u32,
     },
+    /// [`run`](super::run()).
+    Run(Name),
     /// [`destroy`](super::destroy()).
     Destroy,
     /// [`collect`](super::collect()).
@@ -135,6 +137,16 @@ pub enum Step {
         replicas: u32,
         /// Seconds without progress after which waiting fails, unless the cloud ends its refresh earlier.
         deadline_seconds: Seconds,
+        /// Whether it is a Job that is removed some time after its end: then one that is gone has ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        expires: bool,
+    },
+    /// Wait for the end of the run that the step before started.
+    AwaitRun {
+        /// The group.
+        group: Name,
+        /// Its number is the first one larger than this that no schedule took.
+        after: u32,
     },
 }
 
@@ -148,7 +160,7 @@ impl Step {
     pub fn act(&self) -> Option<&Act> {
         match self {
             Self::Apply(change) => Some(&change.act),
-            Self::Await { .. } => None,
+            Self::Await { .. } | Self::AwaitRun { .. } => None,
         }
     }
 }

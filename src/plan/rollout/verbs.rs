@@ -43,6 +43,12 @@ pub enum PlanError {
         /// The group.
         group: Name,
     },
+    /// It is not run, but kept running.
+    #[error("{group} is no Job and no CronJob: its machines run already")]
+    NoJob {
+        /// The group.
+        group: Name,
+    },
     /// There is nothing to go back to.
     #[error(
         "{group} has no earlier revision that ever served; name one with --to-revision (`i2kit history` lists them)"
@@ -95,6 +101,25 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
     Ok(moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas }))
 }
 
+/// Starts a run of the Job or the CronJob `group` now, at its current revision, and waits for its end.
+pub fn run(fleet: &Fleet, group: &Name) -> Result<RolloutPlan, PlanError> {
+    let found = find(fleet, group)?;
+    if found.settings.job.is_none() {
+        return Err(PlanError::NoJob { group: group.clone() });
+    }
+    let newest = found.runs.last();
+    let revision = match newest {
+        Some(newest) if found.settings.schedule.is_none() => Some(newest.revision),
+        _ => found.current,
+    };
+    let revision = revision.ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
+    let steps = vec![
+        Act::StartRun { group: group.clone(), revision }.into(),
+        Step::AwaitRun { group: group.clone(), after: newest.map_or(0, |newest| newest.number) },
+    ];
+    Ok(RolloutPlan::new(fleet, Intent::Run(group.clone()), steps))
+}
+
 /// Deletes everything that the environment holds: groups first, so that connections drain, then balancers and images.
 pub fn destroy(fleet: &Fleet) -> RolloutPlan {
     let groups = fleet.groups.iter().map(|group| Act::DeleteGroup { group: group.name.clone() });
@@ -125,6 +150,7 @@ pub fn wait(fleet: &Fleet, names: &[Name]) -> RolloutPlan {
             revision,
             replicas: group.replicas,
             deadline_seconds: group.settings.progress_deadline_seconds,
+            expires: group.settings.expires(),
         })
     });
     RolloutPlan::new(fleet, Intent::Wait(names.to_vec()), steps.collect())
@@ -147,6 +173,7 @@ fn moving(fleet: &Fleet, group: &InstanceGroup, (to, replicas): (u32, u32), inte
             revision: to,
             replicas,
             deadline_seconds: group.settings.progress_deadline_seconds,
+            expires: group.settings.expires(),
         });
     }
     RolloutPlan::new(fleet, intent, steps)

@@ -31,6 +31,7 @@ pub(crate) const ALL: &[(&str, Case)] = &[
         "the_first_process_of_a_shared_namespace_has_nothing_to_give",
         the_first_process_of_a_shared_namespace_has_nothing_to_give,
     ),
+    ("a_command_has_a_process_group_of_its_own", a_command_has_a_process_group_of_its_own),
     ("a_command_has_a_terminal_of_the_container", a_command_has_a_terminal_of_the_container),
     ("root_of_a_user_namespace_is_nobody_outside", root_of_a_user_namespace_is_nobody_outside),
 ];
@@ -135,6 +136,15 @@ fn the_reason_of_a_failed_start_is_given(world: &mut World) {
     assert!(failure(&|spec| spec.boot.user = "4294967295".into()).contains("from 0 to 2147483647"));
 }
 
+fn a_command_has_a_process_group_of_its_own(world: &mut World) {
+    let spec = world.shell("echo up; exec sleep 1000");
+    let started = world.start(&spec);
+    runs(&started);
+    let command = ["sh", "-c", "trap '' TERM; kill -TERM 0; echo on; exit 3"].map(Into::into);
+    let run = execute(&spec, &world.sandbox, started.pidfd.as_fd(), &command).unwrap();
+    assert_eq!(finished(run), (3, "on\n".into()));
+}
+
 fn commands_run_beside_the_program(world: &mut World) {
     let mut spec = world.shell("echo mine > /dev/shm/x; echo up; exec sleep 1000");
     spec.boot.user = "web".into();
@@ -180,14 +190,14 @@ fn a_command_on_its_way_has_no_more_rights_than_its_container(world: &mut World)
 
 fn the_first_process_of_a_shared_namespace_has_nothing_to_give(world: &mut World) {
     world.sandbox.pause = Some(start_pause().unwrap());
-    // With this capability the container may look at any process that it sees.
+    // With this capability the container may look at any process that it sees. The names of its files end at its own root.
     let script = "ls -A /proc/1/root/; readlink /proc/1/fd/0; \
                   grep -E '^(Uid|CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status";
     let none = "0000000000000000";
     assert_eq!(
         world.says(let_it_trace, script),
         format!(
-            "/dev/null\nUid:\t65534\t65534\t65534\t65534\nCapPrm:\t{none}\nCapBnd:\t{none}\n\
+            "/null\nUid:\t65534\t65534\t65534\t65534\nCapPrm:\t{none}\nCapBnd:\t{none}\n\
              NoNewPrivs:\t1\nSeccomp:\t2\n"
         )
     );

@@ -11,6 +11,8 @@ use crate::error::Error;
 pub(crate) struct Parameters {
     /// The VM's name; empty when the host gave none.
     pub(crate) instance: String,
+    /// Its index, when it is one of an Indexed Job.
+    pub(crate) index: Option<u32>,
     /// The static address of the first interface; without it the guest asks by DHCP.
     pub(crate) network: Option<StaticNetwork>,
     /// Loopback addresses that lie behind the gateway.
@@ -45,6 +47,7 @@ pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
     for (name, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
         match name {
             cmdline::INSTANCE => parameters.instance = instance(value)?,
+            cmdline::INDEX => parameters.index = Some(index(value)?),
             cmdline::NET => parameters.network = Some(network(value)?),
             cmdline::SERVICES => parameters.services = Some(services(value)?),
             _ => {}
@@ -61,6 +64,14 @@ pub(crate) fn instance(value: &str) -> Result<String, Error> {
         return Err(Error::Parameter { parameter: cmdline::INSTANCE, value: value.to_owned(), reason });
     }
     Ok(value.to_owned())
+}
+
+fn index(value: &str) -> Result<u32, Error> {
+    value.parse().map_err(|_| Error::Parameter {
+        parameter: cmdline::INDEX,
+        value: value.to_owned(),
+        reason: "a number is needed",
+    })
 }
 
 fn services(value: &str) -> Result<Range, Error> {
@@ -104,7 +115,7 @@ mod tests {
     #[test]
     fn reads_its_own_parameters_among_the_kernels() {
         let parsed = parse(
-            "console=ttyS0 quiet i2kit.instance=web-1 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3 \
+            "console=ttyS0 quiet i2kit.instance=web-1 i2kit.index=3 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3 \
              i2kit.services=127.76.0.0/14\n",
         )
         .unwrap();
@@ -112,6 +123,7 @@ mod tests {
             parsed,
             Parameters {
                 instance: "web-1".into(),
+                index: Some(3),
                 network: Some(StaticNetwork {
                     address: Ipv4Addr::new(10, 0, 2, 15),
                     prefix: 24,
@@ -138,6 +150,7 @@ mod tests {
             "i2kit.net=10.0.2.15/33",
             "i2kit.net=10.0.2/24",
             "i2kit.net=10.0.2.1/24,x",
+            "i2kit.index=-1",
             "i2kit.services=10.0.0.0/8",
             "i2kit.services=127.77.0.0/14",
             "i2kit.services=127.0.0.0/7",

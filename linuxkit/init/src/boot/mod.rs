@@ -305,7 +305,9 @@ fn make_users(machine: &mut Machine) -> Result<(), Error> {
 fn hostname(machine: &mut Machine) -> Result<(), Error> {
     let Machine { parameters, pod, sandbox, .. } = machine;
     let instance = if parameters.instance.is_empty() { &pod.pod.name } else { &parameters.instance };
-    let name = pod.names.hostname.as_ref().unwrap_or(instance);
+    // As in Kubernetes the index wins over a hostname that the manifest gives.
+    let numbered = parameters.index.map(|index| format!("{}-{index}", pod.pod.name));
+    let name = numbered.as_ref().or(pod.names.hostname.as_ref()).unwrap_or(instance);
     rustix::system::sethostname(name.as_bytes()).doing(|| format!("set the host name {name}"))?;
     let network = parameters.network.as_ref();
     fs::create_dir_all("/etc").doing(|| "make /etc".into())?;
@@ -322,6 +324,7 @@ fn hostname(machine: &mut Machine) -> Result<(), Error> {
     sandbox.hostname.clone_from(name);
     sandbox.instance = Instance {
         name: instance.clone(),
+        index: parameters.index,
         uid: boot_id.trim().to_owned(),
         address: network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).to_string(),
         processors: i2kit_container::processors(),

@@ -290,6 +290,7 @@ fn services_of_the_host_are_reached_by_their_loopback_addresses() {
 
 #[test]
 fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
+    const KILLED: &str = "the supervisor was killed by signal 9";
     if !wanted() {
         return;
     }
@@ -299,10 +300,10 @@ fn a_supervisor_may_die_at_any_moment_and_no_client_notices() {
         .service("killer", &format!("sleep 5; while :; do {kill}; sleep 0.2; done"))
         .with(|config| config.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid));
     let mut vm = Vm::boot(&pod);
-    vm.says("the supervisor ended");
+    vm.says(KILLED);
     let mut requests = 0;
     let start = Instant::now();
-    while requests < 100 || vm.console().matches("the supervisor ended").count() < 10 {
+    while requests < 100 || vm.console().matches(KILLED).count() < 10 {
         let answer = vm.try_get("/readyz", PATIENCE);
         assert_eq!(answer.map(|answer| answer.body), Some("ok\n".to_owned()), "request {requests}");
         assert!(start.elapsed() < PATIENCE, "the supervisor does not end ten times: {}", vm.console());

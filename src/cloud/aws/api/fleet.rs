@@ -91,6 +91,7 @@ impl Aws {
             revisions: vec![],
             instances: vec![],
             refresh: None,
+            schedule: None,
             runs: vec![],
             events: vec![],
             causes: vec![],
@@ -150,6 +151,7 @@ impl Aws {
             instances,
             refresh,
             runs: vec![],
+            schedule: None,
             events: vec![],
             causes: vec![],
         }))
@@ -235,6 +237,7 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 state: state(member),
                 id: InstanceId(id),
                 revision,
+                run: None,
                 since,
                 boot_id: None,
                 endpoints: address.map(endpoint).unwrap_or_default(),
@@ -357,6 +360,7 @@ fn balancer(
         bound,
         spec,
         targets,
+        traffic: Vec::new(),
     }
 }
 

@@ -78,16 +78,19 @@ impl Cloud for Aws {
     }
 }
 
+/// The refusal of a Job.
+fn no_job(group: &Name) -> CloudError {
+    CloudError::Unsupported { what: format!("the Job {group}"), advice: "run it on the local cloud".into() }
+}
+
 impl Aws {
     /// Does what an act asks.
     async fn perform(&self, act: &Act, materials: &Materials) -> Result<(), CloudError> {
         match act {
             Act::PutImage { image } => self.put_machine_image(materials.image(*image)?).await,
             Act::PutBalancer { spec } => self.put_service(spec).await,
-            Act::PutGroup { group, settings } if settings.job.is_some() => Err(CloudError::Unsupported {
-                what: format!("the Job {group}"),
-                advice: "run it on the local cloud".into(),
-            }),
+            Act::PutGroup { group, settings } if settings.job.is_some() => Err(no_job(group)),
+            Act::StartRun { group, .. } => Err(no_job(group)),
             Act::PutGroup { group, settings } => self.put_settings(group, settings).await,
             Act::PutRevision { group, revision } => {
                 self.put_secrets(revision, &materials.secrets).await?;

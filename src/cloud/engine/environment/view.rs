@@ -1,21 +1,22 @@
 //! What an environment's records look like from outside: the fleet that verbs, pages and plans read.
 
 use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
+use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{RefreshState, Run};
-use crate::manifest::api::Name;
+use crate::manifest::api::{JobRules, Name};
 use crate::plan::fleet::{
-    BalancerSpec, Fleet, Instance, InstanceGroup, InstanceId, InstanceState, JobRun, JobSettings,
-    LoadBalancer, Refresh, Target, count,
+    BalancerSpec, Fleet, Instance, InstanceGroup, InstanceId, InstanceState, JobRun, LoadBalancer, Refresh,
+    ScheduleStatus, Target, count,
 };
 
 impl Environment {
-    /// The fleet that the environment shows at the steady time `now`; `bound` gives the ports on which a balancer really listens.
+    /// The fleet that the environment shows at the time `now`; `bound` gives the ports on which a balancer really listens.
     pub fn fleet(
         &self,
         name: &str,
         facts: &impl Fn(&str) -> MachineFacts,
         bound: &impl Fn(&Name) -> Vec<Option<u16>>,
-        now: u64,
+        now: Moment,
     ) -> Fleet {
         Fleet {
             half_deleted: vec![],
@@ -32,6 +33,7 @@ impl Environment {
                     host: record.host.clone(),
                     bound: bound(&record.spec.name),
                     targets: self.targets(&record.spec),
+                    traffic: Vec::new(),
                 })
                 .collect(),
             images: self.images.iter().copied().collect(),
@@ -60,7 +62,7 @@ fn show_group(
     name: &Name,
     group: &GroupRecord,
     facts: &impl Fn(&str) -> MachineFacts,
-    now: u64,
+    now: Moment,
 ) -> InstanceGroup {
     let mut instances: Vec<&InstanceRecord> = group.instances.values().collect();
     instances.sort_by_key(|record| (record.started, &record.id));
@@ -72,11 +74,16 @@ fn show_group(
         next_revision: group.next_revision,
         revisions: group.revisions.clone(),
         instances: instances.into_iter().map(|record| show_instance(record, facts(&record.id))).collect(),
-        refresh: match (group.settings.job, group.memory.runs.last()) {
+        refresh: match (&group.settings.job, group.memory.runs.last()) {
+            // Its runs are its own, and none of them brings the group to another revision.
+            _ if group.settings.schedule.is_some() => None,
             (Some(job), newest) => newest.map(|run| show_progress(group, job, run)),
-            (None, _) => group.memory.refresh.as_ref().map(|refresh| show_refresh(group, refresh, now)),
+            (None, _) => {
+                group.memory.refresh.as_ref().map(|refresh| show_refresh(group, refresh, now.steady))
+            }
         },
-        runs: group.memory.runs.iter().map(show_run).collect(),
+        runs: group.memory.runs.iter().map(|run| show_run(group, run)).collect(),
+        schedule: show_schedule(group, now.wall),
         events: vec![],
         causes: vec![],
     }
@@ -86,6 +93,7 @@ fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
     Instance {
         id: InstanceId(record.id.clone()),
         revision: record.revision,
+        run: record.run,
         state: record.state,
         health: record.health.clone(),
         since: record.created,
@@ -97,7 +105,28 @@ fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
     }
 }
 
-fn show_run(run: &Run) -> JobRun {
+/// VMs of a run that run.
+fn active(group: &GroupRecord, run: &Run) -> u32 {
+    let of_run = |record: &&InstanceRecord| record.run.is_some_and(|member| member.number == run.number);
+    count(group.instances.values().filter(of_run).filter(|record| record.state == InstanceState::Running))
+}
+
+/// The times of a CronJob's schedule.
+fn show_schedule(group: &GroupRecord, wall: u64) -> Option<ScheduleStatus> {
+    let rules = group.settings.schedule.as_ref()?;
+    let memory = group.memory.schedule.as_ref();
+    let next = match memory {
+        Some(memory) => memory.next(wall),
+        None => rules.schedule.next(wall),
+    };
+    Some(ScheduleStatus {
+        last: memory.and_then(|memory| memory.last).map(|last| last / 1000),
+        next: next.filter(|_| !rules.suspend).map(|next| next / 1000),
+        notice: memory.and_then(|memory| memory.noticed.as_ref()).map(|(_, notice)| notice.clone()),
+    })
+}
+
+fn show_run(group: &GroupRecord, run: &Run) -> JobRun {
     JobRun {
         number: run.number,
         revision: run.revision,
@@ -105,23 +134,25 @@ fn show_run(run: &Run) -> JobRun {
         completed: run.completed,
         failed: run.failures,
         started: run.created,
+        ended: run.ended,
+        scheduled: run.scheduled.map(|time| time / 1000),
+        active: active(group, run),
+        completions: run.rules.as_ref().or(group.settings.job.as_ref()).and_then(|job| job.completions),
+        completed_indexes: run.completed_indexes.clone(),
+        failed_indexes: run.failed_indexes.clone(),
         reason: run.reason.clone(),
     }
 }
 
 /// How far a run is, as a refresh shows it.
-fn show_progress(group: &GroupRecord, job: JobSettings, run: &Run) -> Refresh {
-    let running = group
-        .instances
-        .values()
-        .filter(|record| record.revision == run.revision && record.state == InstanceState::Running);
+fn show_progress(group: &GroupRecord, job: &JobRules, run: &Run) -> Refresh {
     Refresh {
         status: run.status,
         from: None,
         to: run.revision,
-        updated: count(running),
+        updated: active(group, run),
         available: run.completed,
-        total: job.completions,
+        total: job.completions.unwrap_or(1),
         started: run.created,
         reason: run.reason.clone(),
     }

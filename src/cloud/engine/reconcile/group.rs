@@ -1,13 +1,13 @@
 //! A group as it is decided about, what may be done to its VMs, and what holds for groups of every kind.
 
 use super::memory::Memory;
-use crate::plan::fleet::{GroupSettings, Health, InstanceState};
+use crate::plan::fleet::{GroupSettings, Health, InstanceState, RunMember};
 
 /// VMs of a group: each is a record, a folder and a process of a host.
 pub const MAX_MEMBERS: u32 = 1000;
 
 /// VMs that one decision starts. The next one comes as soon as these were started.
-const LAUNCHES: u32 = 32;
+pub(super) const LAUNCHES: u32 = 32;
 
 /// How long connections that are under way may go on after their VM left the balancer.
 pub(super) const DRAIN_MS: u64 = 10_000;
@@ -73,8 +73,14 @@ pub struct Member {
     pub grace_ms: u64,
     /// Whether it failed, so that its reason is worth keeping.
     pub failed: bool,
+    /// Of a Job: the run that it belongs to.
+    pub run: Option<RunMember>,
     /// Whether it runs no more because its pod ended well.
     pub succeeded: bool,
+    /// How often its containers were started again, all together.
+    pub restarts: u32,
+    /// How its containers ended, by name, when its pod did; empty when the machine ended before its pod. Told of Jobs.
+    pub exits: Vec<(String, i32)>,
 }
 
 impl Member {
@@ -101,6 +107,8 @@ pub enum Action {
     Launch {
         /// The revision.
         revision: u32,
+        /// Of a Job: the run that it is for.
+        run: Option<RunMember>,
     },
     /// Take it out of the balancer.
     Drain {
@@ -138,23 +146,31 @@ pub struct Decision {
     pub memory: Memory,
     /// To be carried out.
     pub actions: Vec<Action>,
-    /// The refresh failed just now, and this VM shows why.
-    pub blame: Option<String>,
-    /// The refresh to this revision succeeded just now.
-    pub deployed: Option<u32>,
+    /// A refresh or a run failed just now, and this VM shows why.
+    pub blame: Option<Blame>,
+    /// The refresh to these revisions, or a run of them, succeeded just now.
+    pub deployed: Vec<u32>,
+}
+
+/// The VM that shows why a refresh or a run failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blame {
+    /// The VM.
+    pub id: String,
+    /// The run, when it is one.
+    pub run: Option<u32>,
 }
 
 /// VMs on their way out: drained, powered off, killed when late, forgotten. Also members of a group that is being
-/// deleted and died by themselves.
-pub(super) fn leaving(group: &GroupView, now: u64, actions: &mut Vec<Action>) {
-    let mut ended: Vec<&Member> = group.vms.iter().filter(|vm| vm.state == InstanceState::Ended).collect();
-    ended.sort_by_key(|vm| std::cmp::Reverse(vm.state_since));
-    let keep = if group.memory.deleting { 0 } else { ENDED_KEPT };
-    for (index, vm) in ended.into_iter().enumerate() {
-        if index >= keep || now >= vm.state_since.saturating_add(ENDED_KEPT_MS) {
-            actions.push(Action::Forget { id: vm.id.clone() });
-        }
-    }
+/// deleted and died by themselves. Of those that ended the ones that are `kept` stay.
+pub(super) fn leaving(
+    group: &GroupView,
+    now: u64,
+    kept: &dyn Fn(&Member) -> bool,
+    actions: &mut Vec<Action>,
+) {
+    let ended = group.vms.iter().filter(|vm| vm.state == InstanceState::Ended);
+    actions.extend(ended.filter(|vm| !kept(vm)).map(|vm| Action::Forget { id: vm.id.clone() }));
     for vm in &group.vms {
         let id = vm.id.clone();
         let age = now.saturating_sub(vm.state_since);
@@ -176,6 +192,15 @@ pub(super) fn leaving(group: &GroupView, now: u64, actions: &mut Vec<Action>) {
     }
 }
 
+/// The names of ended VMs whose records a group keeps: the newest ones, for a while.
+pub(super) fn newest_ended(group: &GroupView, now: u64) -> Vec<&str> {
+    let mut ended: Vec<&Member> = group.vms.iter().filter(|vm| vm.state == InstanceState::Ended).collect();
+    ended.sort_by_key(|vm| std::cmp::Reverse(vm.state_since));
+    ended.truncate(if group.memory.deleting { 0 } else { ENDED_KEPT });
+    ended.retain(|vm| now < vm.state_since.saturating_add(ENDED_KEPT_MS));
+    ended.into_iter().map(|vm| vm.id.as_str()).collect()
+}
+
 /// How much a VM serves: lost, unhealthy, starting, healthy.
 pub(super) fn worth(vm: &Member) -> u8 {
     match vm.health {
@@ -188,5 +213,5 @@ pub(super) fn worth(vm: &Member) -> u8 {
 
 /// Starts of VMs, for as many as are missing and may be started by one decision.
 pub(super) fn launches(missing: u32, revision: u32) -> impl Iterator<Item = Action> {
-    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision })
+    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision, run: None })
 }

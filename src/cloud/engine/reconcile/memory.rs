@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::run_state::Run;
+use super::schedule::Scheduled;
 use crate::cloud::engine::moment::Moment;
 use crate::plan::fleet::RefreshStatus;
 
@@ -18,6 +20,15 @@ pub struct Memory {
     /// Of a job: its runs, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<Run>,
+    /// The number of the newest run that there was.
+    #[serde(default)]
+    pub last_run: u32,
+    /// Of a CronJob: its schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Scheduled>,
+    /// Of a job whose run has ended: it is not removed by its age before this time, because another run is about to start.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept_until: u64,
     /// No VM is started before this time.
     pub not_before: u64,
     /// Since when all VMs are healthy.
@@ -26,22 +37,29 @@ pub struct Memory {
     pub deleting: bool,
 }
 
+/// For `skip_serializing_if`.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's interface")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 impl Memory {
-    /// Why the newest refresh or run failed, where it did.
-    pub fn reason_mut(&mut self) -> Option<&mut String> {
-        match self.runs.last_mut() {
-            Some(run) => run.reason.as_mut(),
+    /// Why the newest refresh, or the run of that number, failed, where it did.
+    pub fn reason_mut(&mut self, run: Option<u32>) -> Option<&mut String> {
+        match run {
+            Some(number) => self.runs.iter_mut().find(|run| run.number == number)?.reason.as_mut(),
             None => self.refresh.as_mut()?.reason.as_mut(),
         }
     }
 
-    /// Where the newest refresh or run leads, how far it is, and why it failed.
-    pub fn outcome(&self) -> Option<(u32, RefreshStatus, Option<&str>)> {
-        match (self.runs.last(), &self.refresh) {
-            (Some(run), _) => Some((run.revision, run.status, run.reason.as_deref())),
-            (None, Some(refresh)) => Some((refresh.to, refresh.status, refresh.reason.as_deref())),
-            (None, None) => None,
-        }
+    /// How far the newest refresh and all runs are, in words; and why they failed.
+    pub fn outcomes(&self) -> Vec<(String, RefreshStatus, Option<&str>)> {
+        let refresh = self.refresh.as_ref().map(|refresh| {
+            (format!("refresh to revision {}", refresh.to), refresh.status, refresh.reason.as_deref())
+        });
+        let runs =
+            self.runs.iter().map(|run| (format!("run {}", run.number), run.status, run.reason.as_deref()));
+        refresh.into_iter().chain(runs).collect()
     }
 }
 
@@ -126,44 +144,3 @@ impl RefreshState {
 
 /// So many runs of a job are remembered.
 pub const RUNS_KEPT: usize = 10;
-
-/// One run of a job, as its group remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Run {
-    /// 1 for the first.
-    pub number: u32,
-    /// The revision whose VMs run.
-    pub revision: u32,
-    /// How far it is.
-    pub status: RefreshStatus,
-    /// When it started.
-    pub started: u64,
-    /// The same in seconds since the Unix epoch, for people.
-    pub created: u64,
-    /// VMs that ended well.
-    pub completed: u32,
-    /// VMs that failed.
-    pub failures: u32,
-    /// No VM is started before this time.
-    pub not_before: u64,
-    /// Why it failed.
-    pub reason: Option<String>,
-}
-
-impl Run {
-    /// A run that starts now.
-    pub fn start(number: u32, revision: u32, now: Moment) -> Self {
-        Self {
-            number,
-            revision,
-            status: RefreshStatus::InProgress,
-            started: now.steady,
-            created: now.wall / 1000,
-            completed: 0,
-            failures: 0,
-            not_before: now.steady,
-            reason: None,
-        }
-    }
-}

@@ -1,7 +1,7 @@
 //! How a refresh goes on: new VMs first as far as the surge allows, old ones leave as new ones become available, and
 //! the way back when the new revision does not.
 
-use super::group::{Action, Decision, GroupView, Member, REFRESH_FAILURES, launches, worth};
+use super::group::{Action, Blame, Decision, GroupView, Member, REFRESH_FAILURES, launches, worth};
 use super::memory::{Memory, Reached, RefreshState};
 use crate::plan::fleet::{Health, InstanceState, RefreshStatus, count};
 
@@ -37,7 +37,7 @@ pub(super) fn advance(
         let succeeded = refresh.status == RefreshStatus::InProgress;
         refresh.status = if succeeded { RefreshStatus::Successful } else { RefreshStatus::RolledBack };
         decision.memory.current = Some(target);
-        decision.deployed = succeeded.then_some(target);
+        decision.deployed.extend(succeeded.then_some(target));
         return;
     }
     // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
@@ -48,7 +48,7 @@ pub(super) fn advance(
     // While it rolls back there is nothing better to fall back to: only the deadline ends that.
     let hopeless = refresh.status == RefreshStatus::InProgress && refresh.failures >= REFRESH_FAILURES;
     if late || hopeless {
-        decision.blame = blame(group, target, late);
+        decision.blame = blame(group, target, late).map(|id| Blame { id, run: None });
         fail(refresh, late, group, now);
         if is_active(&decision.memory) {
             decision.memory.failures = 0;

@@ -12,7 +12,7 @@ use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
 use crate::oci::Digest;
 use crate::plan::act::NewRevision;
 use crate::plan::example;
-use crate::plan::fleet::{GroupSettings, Health, InstanceState, JobSettings, RefreshStatus};
+use crate::plan::fleet::{GroupSettings, Health, InstanceState, RefreshStatus};
 use crate::plan::image::ImageId;
 
 fn web() -> Name {
@@ -373,7 +373,7 @@ fn a_grace_period_without_bound_is_one() {
     view.vms[0].state = InstanceState::Stopping;
     view.vms[0].alive = true;
     view.vms[0].grace_ms = u64::MAX;
-    let actions = reconcile::decide(&view, 1_000_000_000).actions;
+    let actions = reconcile::decide(&view, Moment { steady: 1_000_000_000, wall: 0 }).actions;
     assert!(!actions.iter().any(|action| matches!(action, reconcile::Action::Kill { .. })), "{actions:?}");
 }
 
@@ -470,96 +470,4 @@ proptest! {
         let revision = if good { 2 } else { 1 };
         prop_assert_eq!(running(&world), vec![revision; usize::try_from(replicas).unwrap()]);
     }
-}
-
-/// A world with a job of one revision that behaves like this.
-fn job(settings: JobSettings, behaviour: Behaviour) -> Sim {
-    let sim = Sim::default();
-    {
-        let mut world = sim.world();
-        let settings = GroupSettings { job: Some(settings), ..settings_of_a_job() };
-        world.environment.put_group(&web(), &settings).unwrap();
-        world.behaviours.insert(image(1), behaviour);
-        world.environment.images.insert(image(1));
-        let launch = example::launch(image(1));
-        let revision = NewRevision { number: 1, launch, cause: "test".into() };
-        world.environment.put_revision(&web(), &revision, Moment::default()).unwrap();
-        world
-            .environment
-            .start_refresh(&web(), 1, settings.job.unwrap().parallelism, Moment::default())
-            .unwrap();
-    }
-    sim
-}
-
-fn settings_of_a_job() -> GroupSettings {
-    GroupSettings { strategy: Rollout::Recreate, min_ready_seconds: Seconds(0), ..settings(0, 1) }
-}
-
-const THREE: JobSettings =
-    JobSettings { completions: 3, parallelism: 2, backoff_limit: 1, active_deadline_seconds: None };
-
-/// The newest run.
-fn run(world: &World) -> &reconcile::Run {
-    group(world).memory.runs.last().unwrap()
-}
-
-#[test]
-fn a_job_runs_until_enough_machines_succeeded() {
-    let sim = job(THREE, Behaviour::Succeeds(4000));
-    let mut world = sim.world();
-    let mut most = 0;
-    for _ in 0..30 {
-        world.pass(1);
-        most = most.max(running(&world).len());
-    }
-    assert_eq!(most, 2, "no more at a time than it says");
-    assert_eq!((run(&world).status, run(&world).completed), (RefreshStatus::Successful, 3));
-    assert!(running(&world).is_empty(), "a machine that ended well is not replaced");
-    let fleet = world.environment.fleet("sim", &|_| MachineFacts::default(), &|_| Vec::new(), world.now);
-    assert!(fleet.group(&web()).unwrap().is_settled_at(1));
-}
-
-#[test]
-fn a_job_fails_when_too_many_machines_do_or_when_it_is_late() {
-    let sim = job(THREE, Behaviour::Ends(2000));
-    let mut world = sim.world();
-    world.pass(60);
-    assert_eq!(run(&world).status, RefreshStatus::Failed);
-    let reason = run(&world).reason.clone().unwrap();
-    assert!(reason.starts_with("BackoffLimitExceeded: 2 VMs failed"), "{reason}");
-    assert!(running(&world).is_empty());
-    // A guest that says it cannot go on is as good as ended.
-    let sim = job(THREE, Behaviour::Lost);
-    let mut world = sim.world();
-    world.pass(60);
-    assert_eq!((run(&world).status, running(&world)), (RefreshStatus::Failed, vec![]));
-    let late = JobSettings { active_deadline_seconds: Some(Seconds(5)), ..THREE };
-    let sim = job(late, Behaviour::Ready(1000));
-    let mut world = sim.world();
-    world.pass(10);
-    assert_eq!(run(&world).status, RefreshStatus::Failed);
-    world.pass(100);
-    assert!(group(&world).instances.values().all(|vm| vm.state == InstanceState::Ended));
-}
-
-#[test]
-fn every_run_of_a_job_is_remembered_for_a_while() {
-    let sim = job(THREE, Behaviour::Succeeds(1000));
-    let mut world = sim.world();
-    let last = u32::try_from(reconcile::RUNS_KEPT).unwrap() + 2;
-    for number in 1..=last {
-        let now = world.moment();
-        world.environment.start_refresh(&web(), 1, 2, now).unwrap();
-        assert_eq!(run(&world).number, number, "the one under way is adopted");
-        world.pass(20);
-        assert_eq!((run(&world).status, run(&world).completed), (RefreshStatus::Successful, 3));
-        let now = world.moment();
-        world.environment.start_refresh(&web(), 1, 2, now).unwrap();
-    }
-    assert_eq!(group(&world).memory.runs.len(), reconcile::RUNS_KEPT);
-    let fleet = world.environment.fleet("sim", &|_| MachineFacts::default(), &|_| Vec::new(), world.now);
-    let web = fleet.group(&web()).unwrap();
-    assert_eq!(web.runs.last().unwrap().number, last + 1);
-    assert!(!web.is_settled_at(1), "the newest one is under way");
 }

@@ -10,8 +10,8 @@ use super::start;
 use crate::cloud::CloudError;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::machine::process;
-use crate::cloud::local::store::Store;
-use crate::cloud::local::{lock, lost};
+use crate::cloud::local::store::{self, Store};
+use crate::cloud::local::{lock, lost, mover};
 
 /// How long a killed VM's process may take to be gone.
 const END: Duration = Duration::from_secs(20);
@@ -32,6 +32,8 @@ pub struct Lost {
 /// cloud. Refused while the records are sound.
 pub async fn destroy_lost(home: &Home) -> Result<Lost, CloudError> {
     if !start::exists(home).await {
+        // Without VMs and records there is nothing to carry.
+        end_front_door(home).await?;
         return Ok(Lost::default());
     }
     let sound = |what: String| CloudError::InUse {
@@ -41,6 +43,15 @@ pub async fn destroy_lost(home: &Home) -> Result<Lost, CloudError> {
     home.create()?;
     let Some(lock) = lock::take(home)? else {
         let who = lock::holder(home).map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+        if store::check_version(&home.database()).is_err() {
+            return Err(CloudError::InUse {
+                what: "the local cloud".to_owned(),
+                user: format!(
+                    "{who}, which is of a program with another version of the records; destroy the environments with that \
+                     program, or end the process with `kill` (its VMs go on) and run this again"
+                ),
+            });
+        }
         return Err(sound(who));
     };
     let database = home.database();
@@ -72,9 +83,14 @@ pub async fn destroy_lost(home: &Home) -> Result<Lost, CloudError> {
     if fs::metadata(&database).is_ok_and(|metadata| metadata.len() > 0) {
         ended.aside = Some(home.set_aside(&database)?);
     }
+    end_front_door(home).await?;
     home.remove()?;
     drop(lock);
     Ok(ended)
+}
+
+async fn end_front_door(home: &Home) -> Result<(), CloudError> {
+    mover::client::end(home).await.map_err(|message| CloudError::Unreachable { message })
 }
 
 #[cfg(test)]
@@ -84,7 +100,6 @@ mod tests {
     use super::*;
     use crate::cloud::local::home;
     use crate::cloud::local::keeper::Keeper;
-    use crate::cloud::local::mover::admission::Shares;
 
     /// A process that looks like a VM: the arguments after the script are its own.
     fn machine(home: &Home, id: &str) -> Child {
@@ -154,7 +169,7 @@ mod tests {
             lose(&home.database());
 
             assert!(start::exists(&home).await, "{name}: `status` would say that there is nothing");
-            let error = Keeper::open(home.clone(), Shares::of(1024)).unwrap_err().to_string();
+            let error = Keeper::open(home.clone()).unwrap_err().to_string();
             assert!(error.contains(&home.database().display().to_string()), "{name}: {error}");
             assert!(error.contains(home::DESTROY_LOST), "{name}: {error}");
             assert!(child.try_wait().unwrap().is_none(), "{name}: the VM was ended");
@@ -190,7 +205,7 @@ mod tests {
         fs::remove_dir_all(&home.state).unwrap();
         assert!(start::exists(&home).await);
         home.create().unwrap();
-        let error = Keeper::open(home.clone(), Shares::of(1024)).unwrap_err().to_string();
+        let error = Keeper::open(home.clone()).unwrap_err().to_string();
         assert!(error.contains("web-1-b") && error.contains(home::DESTROY_LOST), "{error}");
         assert!(child.try_wait().unwrap().is_none());
         let ended = tokio::spawn({

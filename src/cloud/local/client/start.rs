@@ -31,15 +31,6 @@ const SILENCES: u32 = 4;
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Whether `running` is older than `this`: then it is replaced. VMs go on meanwhile.
-fn is_older(running: &Hello, this: &Hello) -> bool {
-    let order = |hello: &Hello| {
-        let numbers: Vec<u64> = hello.version.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
-        (numbers, hello.built)
-    };
-    order(running) < order(this)
-}
-
 /// Whether there may be a local cloud. Without a database there is none, unless a process holds its lock or VMs tell
 /// that the database is lost.
 pub(super) async fn exists(home: &Home) -> bool {
@@ -64,7 +55,7 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
     let mut child: Option<Started> = None;
     loop {
         match connection::hello(home).await {
-            Ok(running) if is_older(&running, &this) => {
+            Ok(running) if running.is_older_than(&this) => {
                 // One whose records this program cannot read goes on.
                 store::check_version(&home.database())?;
                 // It answers or it is gone: both will do, since we look again.
@@ -203,21 +194,4 @@ fn unreached(home: &Home, error: &CloudError, holder: Option<u32>) -> CloudError
         format!("; process {pid} holds {}, and its VMs go on when it is ended", home.lock().display())
     });
     CloudError::Unreachable { message: format!("{error}{who}; {} ends with:\n{last}", home.log().display()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hello(version: &str, built: u64) -> Hello {
-        Hello { version: version.into(), built, pid: 1 }
-    }
-
-    #[test]
-    fn a_newer_program_replaces_an_older_process_and_never_the_other_way_round() {
-        assert!(is_older(&hello("0.9.0", 5), &hello("0.10.0", 1)));
-        assert!(is_older(&hello("0.1.0", 1), &hello("0.1.0", 2)));
-        assert!(!is_older(&hello("0.1.0", 2), &hello("0.1.0", 2)));
-        assert!(!is_older(&hello("0.2.0", 1), &hello("0.1.0", 9)));
-    }
 }

@@ -16,11 +16,12 @@ use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
 
 use super::{apply, exec, logs, watch};
-use crate::cloud::CloudError;
 use crate::cloud::local::home::{Home, SOCKET};
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::socket;
 use crate::cloud::local::wire::{Apply, Console, Exec, Hello, Inspect, Logs};
+use crate::cloud::{CloudError, Scope};
+use crate::plan::metrics::prometheus;
 
 /// How often it is looked whether the socket is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -99,6 +100,7 @@ pub(super) fn router(keeper: Arc<Keeper>) -> Router {
         .route("/v1/hello", get(hello))
         .route("/v1/stop", post(stop))
         .route("/v1/inspect", post(inspect))
+        .route("/metrics", get(metrics))
         .route("/v1/apply", post(change))
         .route("/v1/watch", post(observe))
         .route("/v1/logs", post(follow))
@@ -118,7 +120,17 @@ async fn stop(State(keeper): State<Arc<Keeper>>) -> StatusCode {
 }
 
 async fn inspect(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Inspect>) -> Response {
-    Json(keeper.fleet(&asked.environment, &asked.scope)).into_response()
+    Json(keeper.counted_fleet(&asked.environment, &asked.scope).await).into_response()
+}
+
+/// The traffic of all environments, as Prometheus reads it.
+async fn metrics(State(keeper): State<Arc<Keeper>>) -> Response {
+    let names: Vec<String> = keeper.state().environments.keys().cloned().collect();
+    let mut fleets = Vec::new();
+    for name in names {
+        fleets.push(keeper.counted_fleet(&name, &Scope::Environment).await);
+    }
+    ([("content-type", "text/plain; version=0.0.4")], prometheus(&fleets)).into_response()
 }
 
 async fn change(State(keeper): State<Arc<Keeper>>, Json(call): Json<Apply>) -> Response {

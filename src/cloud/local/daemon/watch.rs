@@ -43,7 +43,6 @@ mod tests {
     use super::*;
     use crate::cloud::Scope;
     use crate::cloud::local::home::Home;
-    use crate::cloud::local::mover::admission::Shares;
     use crate::plan::fleet::Fleet;
 
     #[tokio::test]
@@ -51,7 +50,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
         home.create().unwrap();
-        let keeper = Arc::new(Keeper::open(home, Shares::of(1024)).unwrap());
+        let keeper = Arc::new(Keeper::open(home).unwrap());
         let asked = Inspect { environment: "local".into(), scope: Scope::Environment };
         let mut lines = stream(Arc::clone(&keeper), asked).into_data_stream();
         let mut next = async || -> Option<Fleet> {

@@ -59,9 +59,9 @@ async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), C
 
 async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
     // Before VMs are started: each is given the address of a name server that answers.
-    keeper.mover.apply(routes(keeper)).await;
+    carry(keeper).await;
     let ticked = blocking(|| tick(keeper));
-    keeper.mover.apply(routes(keeper)).await;
+    carry(keeper).await;
     if memory.rounds.is_multiple_of(ROTATE_TICKS) {
         rotate(keeper);
     }
@@ -71,6 +71,22 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
         keeper.log.say(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }
     ticked
+}
+
+/// Has the front door carry what is wanted now, in a task of its own: decisions go on while it does not answer.
+async fn carry(keeper: &Arc<Keeper>) {
+    let routes = routes(keeper);
+    let patience = keeper.mover.patience(&routes);
+    let this = Arc::clone(keeper);
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = this.ending.cancelled() => {}
+            () = this.mover.apply(routes) => {}
+        }
+    });
+    // One that goes on is asked for its report with a later round.
+    drop(tokio::time::timeout(patience, task).await);
 }
 
 /// Decides about every group once. What is decided is saved before it is done.
@@ -124,11 +140,11 @@ fn routes(keeper: &Keeper) -> Routes {
                     port,
                     protocol,
                 };
-                routes.listeners.insert(id, Route { host, backends: backends.collect() });
+                routes.listeners.insert(id, Route { host, backends: backends.collect(), inside: None });
             }
         }
-        let server =
-            NameServer { address: addresses::name_server(environment_name), zone: zone(environment) };
+        let address = addresses::name_server(environment_name);
+        let server = NameServer { address, zone: zone(environment), inside: false };
         routes.name_servers.insert(environment_name.clone(), server);
     }
     routes

@@ -83,7 +83,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
 
 /// Starts the VM's process, unless the VM is not wanted any more.
 fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
-    let Launch { environment, id, spec, ports } = launch;
+    let Launch { environment, id, index, spec, ports } = launch;
     if !keeper.state().record(id).is_some_and(|record| record.state == InstanceState::Running) {
         keeper.state().failed(id, "it was not wanted any more".to_owned());
         keeper.changed.notify_one();
@@ -97,6 +97,7 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
     let resolver = keeper.mover.report().name_servers.get(environment).copied();
     let machine = Machine {
         id,
+        index: *index,
         launch: spec,
         network: &network::device(ports, resolver),
         image: &keeper.home.image(spec.image),

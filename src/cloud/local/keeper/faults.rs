@@ -1,12 +1,14 @@
 //! The local cloud under faults, enumerated: its process is killed, a write fails, or the disk is full, at every step of
-//! a deployment, an update, a scaling and a destruction, one step a run. Records, database, decisions and adoption are
+//! a deployment, an update, a scaling and a destruction, and of a CronJob's life, one step a run. Records, database, decisions and adoption are
 //! the real ones; machines, time and the tool are simulated.
 //!
 //! Each time: no process is ever without a saved record, what serves goes on serving, what was refused changes nothing,
 //! the commands come to their end when they are run again, and nothing is left after the last of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+
+use i2kit_spec::PodEnd;
 
 use super::effects::Adopted;
 use super::state::{Running, State};
@@ -16,13 +18,15 @@ use crate::cloud::engine::environment::Environment;
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::POWER_OFF_MS;
 use crate::cloud::local::store::{Faults, SaveMoment, Store};
-use crate::manifest::api::{IntOrPercent, Name, ServiceType, Strategy};
+use crate::manifest::api::{
+    Concurrency, CronRules, IntOrPercent, JobRules, Name, Schedule, ServiceType, Strategy,
+};
 use crate::oci::Digest;
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, Health, InstanceState, LaunchPort, LaunchSpec, Listener, RefreshStatus,
-    TargetGroup,
+    Accelerator, BalancerSpec, GroupSettings, Health, InstanceState, LaunchPort, LaunchSpec, Listener,
+    RefreshStatus, TargetGroup,
 };
 use crate::plan::image::ImageId;
 
@@ -96,6 +100,8 @@ impl Plan {
 struct World {
     /// Since when each runs.
     alive: HashMap<String, u64>,
+    /// Those whose pods ended well.
+    done: BTreeSet<String>,
     /// When each was asked to power off.
     off: HashMap<String, u64>,
     folders: BTreeSet<String>,
@@ -133,6 +139,10 @@ struct Sim {
     now: u64,
     /// Whether [`REPLICAS`] machines have to serve at any time.
     serving: bool,
+    /// Whether machines end well by themselves.
+    ending: bool,
+    /// The run of each time of a schedule that there was a run for.
+    runs: BTreeMap<u64, u32>,
 }
 
 fn name() -> Name {
@@ -161,7 +171,7 @@ impl Sim {
         let plan = Arc::new(Mutex::new(Plan { fault, ..Plan::default() }));
         let world = Arc::default();
         let state = open(&folder, &plan, &world);
-        Self { folder, plan, world, state, now: 0, serving: false }
+        Self { folder, plan, world, state, now: 0, serving: false, ending: false, runs: BTreeMap::new() }
     }
 
     /// Now: both times are the same here.
@@ -220,7 +230,13 @@ impl Sim {
         self.plan.lock().unwrap().now = now;
         {
             let mut world = self.world.lock().unwrap();
-            let World { alive, off, .. } = &mut *world;
+            let World { alive, off, done, .. } = &mut *world;
+            if self.ending {
+                let ended =
+                    alive.iter().filter(|(_, since)| now >= **since + MACHINE_MS).map(|(id, _)| id.clone());
+                done.extend(ended);
+                alive.retain(|id, _| !done.contains(id));
+            }
             off.retain(|id, pressed| {
                 let is_off = now >= *pressed + MACHINE_MS;
                 if is_off {
@@ -252,11 +268,13 @@ impl Sim {
         let effects = loop {
             match self.state.step(&read, self.moment())? {
                 Stepped::Unread(ids) => {
-                    let words = |death: Option<String>| Words {
+                    let world = self.world.lock().unwrap();
+                    let words = |id: &str, death: Option<String>| Words {
+                        end: world.done.contains(id).then(|| PodEnd { succeeded: true, ..PodEnd::default() }),
                         ending: death.unwrap_or_default(),
                         ..Words::default()
                     };
-                    read.extend(ids.into_iter().map(|(id, death)| (id, words(death))));
+                    read.extend(ids.into_iter().map(|(id, death)| (id.clone(), words(&id, death))));
                 }
                 Stepped::Decided(effects, _) => break effects,
             }
@@ -299,7 +317,16 @@ impl Sim {
     }
 
     /// What is true after every round.
-    fn check(&self) {
+    fn check(&mut self) {
+        for run in self.group().map(|group| group.memory.runs.clone()).unwrap_or_default() {
+            let Some(scheduled) = run.scheduled else { continue };
+            let first = *self.runs.entry(scheduled).or_insert(run.number);
+            assert_eq!(first, run.number, "two runs for the time {scheduled}");
+        }
+        self.check_machines();
+    }
+
+    fn check_machines(&self) {
         let world = self.world();
         for id in world.alive.keys() {
             assert!(self.state.record(id).is_some(), "{id} runs and has no record");
@@ -409,6 +436,55 @@ impl Sim {
         self.apply(Act::Scale { group: name(), replicas })
     }
 
+    /// Deploys a CronJob that is due every ten seconds.
+    fn deploy_schedule(&mut self) -> Result<(), CloudError> {
+        self.apply(Act::PutImage { image: image(1) })?;
+        let settings = GroupSettings {
+            job: Some(JobRules { completions: Some(2), parallelism: 2, ..JobRules::once(6) }),
+            schedule: Some(CronRules {
+                schedule: Schedule::parse("@every 10s", "Etc/UTC").unwrap(),
+                concurrency: Concurrency::Forbid,
+                suspend: false,
+                starting_deadline_seconds: None,
+                successful_history: 1,
+                failed_history: 1,
+            }),
+            ..example::settings(Strategy::Recreate)
+        };
+        self.apply(Act::PutGroup { group: name(), settings })?;
+        let new = NewRevision { number: 1, launch: launch(1), cause: "deploy".into() };
+        self.apply(Act::PutRevision { group: name(), revision: new })?;
+        self.apply(Act::StartRefresh { group: name(), to: 1, replicas: 1 })
+    }
+
+    /// The life of a CronJob: some of its times, a run by hand, and its end.
+    fn live_by_schedule(&mut self) {
+        self.ending = true;
+        self.command(Self::deploy_schedule);
+        let succeeded = |sim: &Self| {
+            let runs = sim.group().map(|group| group.memory.runs.as_slice()).unwrap_or_default();
+            runs.last().filter(|run| run.status == RefreshStatus::Successful).map_or(0, |run| run.number)
+        };
+        self.until("two runs", |sim| succeeded(sim) >= 2);
+        let before = self.group().unwrap().memory.last_run;
+        self.command(|sim| {
+            let is_there = sim.group().is_some_and(|group| {
+                group.memory.runs.iter().any(|run| run.number > before && run.scheduled.is_none())
+            });
+            if is_there { Ok(()) } else { sim.apply(Act::StartRun { group: name(), revision: 1 }) }
+        });
+        self.until("the run by hand", |sim| succeeded(sim) > before);
+        self.ending = false;
+        self.command(|sim| {
+            sim.apply(Act::DeleteGroup { group: name() })?;
+            sim.until("end of the group", |sim| sim.group().is_none());
+            sim.apply(Act::DeleteImages { images: vec![image(1)] })
+        });
+        self.until("empty world", |sim| sim.world().alive.is_empty() && sim.state.environments.is_empty());
+        self.restart();
+        assert!(self.world().folders.is_empty() && self.state.vms.is_empty(), "{:?}", self.world());
+    }
+
     /// Everything that a user does, from the first deployment to nothing.
     fn live(&mut self) {
         self.command(|sim| sim.deploy(1));
@@ -444,14 +520,14 @@ fn open(folder: &tempfile::TempDir, plan: &Arc<Mutex<Plan>>, world: &Arc<Mutex<W
 }
 
 /// Runs with each fault at each step that a run without faults has, and some more: a fault adds steps of its own.
-fn everywhere(fault: Fault) {
+fn everywhere(fault: Fault, live: impl Fn(&mut Sim)) {
     let mut dry = Sim::new(None);
-    dry.live();
+    live(&mut dry);
     let steps = dry.plan.lock().unwrap().steps;
     assert!(steps > 60, "only {steps} steps");
     for at in 0..steps {
         let mut sim = Sim::new(Some((at, fault)));
-        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.live()));
+        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live(&mut sim)));
         assert!(lived.is_ok(), "{fault:?} at step {at} of {steps}");
         assert!(sim.plan.lock().unwrap().steps > at, "{fault:?} at step {at} never came");
     }
@@ -459,17 +535,58 @@ fn everywhere(fault: Fault) {
 
 #[test]
 fn the_process_is_killed_at_every_step() {
-    everywhere(Fault::Kill);
+    everywhere(Fault::Kill, Sim::live);
+    everywhere(Fault::Kill, Sim::live_by_schedule);
 }
 
 #[test]
 fn one_write_fails_at_every_step() {
-    everywhere(Fault::Fail);
+    everywhere(Fault::Fail, Sim::live);
+    everywhere(Fault::Fail, Sim::live_by_schedule);
 }
 
 #[test]
 fn the_disk_is_full_at_every_step() {
-    everywhere(Fault::Full);
+    everywhere(Fault::Full, Sim::live);
+    everywhere(Fault::Full, Sim::live_by_schedule);
+}
+
+/// The computer was started again: no process and no machine is left, and folders and records are.
+#[test]
+fn what_ran_before_the_host_was_restarted_is_started_again() {
+    let mut sim = Sim::new(None);
+    sim.command(|sim| sim.deploy(1));
+    sim.until("two machines", |sim| sim.converged(REPLICAS));
+    let members = |sim: &Sim| -> BTreeSet<String> {
+        let group = sim.group().unwrap();
+        let members = group.instances.values().filter(|record| record.state == InstanceState::Running);
+        members.map(|record| record.id.clone()).collect()
+    };
+    // Long enough that their end says nothing about the next ones.
+    (0..100).for_each(|_| sim.tick());
+    let (before, began) = (members(&sim), sim.now);
+    sim.world().alive.clear();
+    sim.restart();
+    sim.until("two new machines", |sim| sim.converged(REPLICAS));
+    assert!(sim.now < began + 10_000, "{} ms", sim.now - began);
+    assert!(members(&sim).is_disjoint(&before));
+    // A run of a Job that was under way goes on, and a time that passed meanwhile is run for once.
+    let mut sim = Sim::new(None);
+    sim.command(Sim::deploy_schedule);
+    let is_running = |sim: &Sim| {
+        sim.group().is_some_and(|group| group.memory.runs.len() == 1) && sim.world().alive.len() == 2
+    };
+    sim.until("two machines of the first run", is_running);
+    sim.world().alive.clear();
+    sim.now += 10 * 60_000;
+    sim.restart();
+    sim.ending = true;
+    sim.until("the end of both runs", |sim| {
+        let runs = &sim.group().unwrap().memory.runs;
+        runs.iter().any(|run| run.number > 1 && run.status == RefreshStatus::Successful)
+    });
+    let times: Vec<u64> = sim.runs.keys().copied().collect();
+    assert!(times.len() <= 3 && times.iter().all(|time| *time <= sim.now), "{times:?} at {}", sim.now);
 }
 
 /// A machine that does not hear its button is killed, once, and after it was saved that it is stopped.

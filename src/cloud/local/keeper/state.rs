@@ -169,7 +169,7 @@ impl State {
                 pid: pid.filter(|_| alive),
                 connections: vm.connections,
                 endpoints: if alive { vm.network.endpoints() } else { Vec::new() },
-                succeeded: false,
+                ..MachineFacts::default()
             }
         };
         self.vms.iter_mut().map(|(id, vm)| (id.clone(), facts(vm))).collect()

@@ -11,10 +11,10 @@ use super::state::{Life, State, Vm};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{Environment, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
-use crate::cloud::engine::reconcile::{Action, Decision, Memory, decide};
+use crate::cloud::engine::reconcile::{Action, Blame, Decision, Memory, decide};
 use crate::cloud::local::store::Environments;
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{InstanceState, LaunchSpec};
+use crate::plan::fleet::{InstanceState, LaunchSpec, RunMember};
 
 /// Something to be done to a VM once it was saved that it is done.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(in crate::cloud::local) struct Launch {
     pub(in crate::cloud::local) environment: String,
     /// Its name.
     pub(in crate::cloud::local) id: String,
+    /// Its index, when it is one of an Indexed Job.
+    pub(in crate::cloud::local) index: Option<u32>,
     /// What it is started from.
     pub(in crate::cloud::local) spec: LaunchSpec,
     /// Ports to forward.
@@ -187,11 +189,14 @@ impl Step<'_> {
         let mut view = record.view(&|id| self.facts(id));
         if view.settings.job.is_some() {
             for vm in view.vms.iter_mut().filter(|vm| vm.state == InstanceState::Running && !vm.alive) {
-                vm.succeeded = self.words(&vm.id).end.is_some_and(|end| end.succeeded);
+                let Some(end) = self.words(&vm.id).end else { continue };
+                vm.succeeded = end.succeeded;
+                vm.exits = end.containers.into_iter().map(|end| (end.name, end.exit_code)).collect();
             }
         }
-        let mut decision = decide(&view, self.now.steady);
-        if let (Some(reason), Some(id)) = (decision.memory.reason_mut(), &decision.blame)
+        let mut decision = decide(&view, self.now);
+        if let Some(Blame { id, run }) = &decision.blame
+            && let Some(reason) = decision.memory.reason_mut(*run)
             && let Some(blamed) = record.instances.get(id)
         {
             let left = self.words(id);
@@ -237,18 +242,22 @@ impl Step<'_> {
             _ => true,
         });
         self.log.extend(actions.map(|action| format!("{name}: {action:?}")));
-        if let Some((revision, status, reason)) = decision.memory.outcome()
-            && before.outcome().is_none_or(|(_, before, _)| before != status)
-        {
-            let reason = reason.unwrap_or_default();
-            self.log.push(format!("{name}: refresh to revision {revision} {status} {reason}"));
+        let before = before.outcomes();
+        let is_new =
+            |found: &str, status| !before.iter().any(|(name, was, _)| name == found && *was == status);
+        for (found, status, reason) in decision.memory.outcomes() {
+            if is_new(&found, status) {
+                self.log.push(format!("{name}: {found} {status} {}", reason.unwrap_or_default()));
+            }
         }
     }
 
     /// Takes an action over into the records, with the effect that it leads to.
     fn take(&mut self, environment_name: &str, name: &Name, action: &Action) {
         let (id, now) = match action {
-            Action::Launch { revision } => return self.launch(environment_name, name, *revision),
+            Action::Launch { revision, run } => {
+                return self.launch(environment_name, name, (*revision, *run));
+            }
             Action::Drain { id, .. }
             | Action::PowerOff { id }
             | Action::Kill { id }
@@ -284,7 +293,7 @@ impl Step<'_> {
         }
     }
 
-    fn launch(&mut self, environment_name: &str, name: &Name, revision: u32) {
+    fn launch(&mut self, environment_name: &str, name: &Name, (revision, run): (u32, Option<RunMember>)) {
         let Some(environment) = self.next.get(environment_name) else { return };
         let Some(group) = environment.groups.get(name) else { return };
         let Some(spec) = group.revision(revision).map(|revision| revision.launch.clone()) else { return };
@@ -294,9 +303,10 @@ impl Step<'_> {
         });
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         let Some(group) = environment.groups.get_mut(name) else { return };
-        group.instances.insert(id.clone(), InstanceRecord::new(id.clone(), revision, self.now));
-        let environment = environment_name.to_owned();
-        self.effects.push(Effect::Launch(Box::new(Launch { environment, id, spec, ports })));
+        let record = InstanceRecord { run, ..InstanceRecord::new(id.clone(), revision, self.now) };
+        group.instances.insert(id.clone(), record);
+        let (environment, index) = (environment_name.to_owned(), run.and_then(|run| run.index));
+        self.effects.push(Effect::Launch(Box::new(Launch { environment, id, index, spec, ports })));
     }
 }
 

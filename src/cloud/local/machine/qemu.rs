@@ -20,6 +20,8 @@ pub(crate) const CONSOLE: &str = "console.log";
 #[derive(Debug)]
 pub(crate) struct Machine<'m> {
     pub(crate) id: &'m str,
+    /// Its index, when it is one of an Indexed Job.
+    pub(crate) index: Option<u32>,
     pub(crate) launch: &'m LaunchSpec,
     pub(crate) network: &'m NetworkDevice,
     /// The folder of its image, absolute.
@@ -73,8 +75,9 @@ fn board(machine: &Machine) -> [Argument; 14] {
         // One thread a virtual processor, and a small cache of translated code: 32 MiB hold a whole boot.
         Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
     };
-    let append =
-        format!("{} {}={} {}", machine.cmdline, cmdline::INSTANCE, machine.id, machine.network.cmdline);
+    let index = machine.index.map(|index| format!(" {}={index}", cmdline::INDEX)).unwrap_or_default();
+    let (image, network) = (machine.cmdline, &machine.network.cmdline);
+    let append = format!("{image} {}={}{index} {network}", cmdline::INSTANCE, machine.id);
     [
         ("-name", format!("guest={}", machine.id)),
         ("-machine", platform::HOST.machine.to_owned()),
@@ -182,6 +185,7 @@ mod tests {
         let network = network::device(&ports, Some(Ipv4Addr::new(127, 78, 3, 4)));
         let machine = Machine {
             id: "nginx-1-x7hq2",
+            index: None,
             launch: &launch,
             network: &network,
             image: Path::new("/state/images/a,b"),
@@ -192,6 +196,10 @@ mod tests {
         insta::assert_snapshot!(
             "qemu",
             arguments(&machine, &Grants { scratch: vec![9], user: None }).join("\n")
+        );
+        let third = arguments(&Machine { index: Some(3), ..machine }, &Grants::default());
+        assert!(
+            third.iter().any(|argument| argument.contains(" i2kit.instance=nginx-1-x7hq2 i2kit.index=3 "))
         );
         let other = arguments(&machine, &Grants { scratch: Vec::new(), user: Some(0x7000_0001) });
         let added = other.iter().filter(|argument| argument.contains("1879048193") || *argument == "-runas");

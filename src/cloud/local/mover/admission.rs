@@ -1,105 +1,79 @@
-//! Admission of traffic: how many descriptors connections, UDP sessions and questions for names may take.
+//! Admission of traffic: how many connections, UDP sessions and questions for names there may be at once.
 //!
-//! Traffic of pods and the cloud's own work share one process. Each carried connection takes two descriptors, so that
-//! clients alone could take all of them, and no health check, no machine and no answer to a verb would be possible any
-//! more. Hence traffic has a share, and what is not shared out is the reserve.
+//! Each carried connection takes up to six descriptors, so that clients alone could take all of them, and neither
+//! another Service nor the control socket would be served any more. Hence traffic has a share, and what is not shared out
+//! is the reserve.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use super::log::Log;
+use super::table::{DESCRIPTORS, SLOTS};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::cloud::local::log::Log;
-
-/// Descriptors that traffic may not take: those of the API, SQLite, log files, listeners, and about six a machine
-/// (pidfd, QMP, channel, status check, scratch disks).
+/// Descriptors that traffic may not take: those of listeners, of the control socket, and of what carries.
 const RESERVE: usize = 512;
 
-/// Descriptors for connections and UDP sessions of all balancers. A connection has two and 256 KiB of buffers, so this
-/// bounds memory as well: 4096 busy connections have 1 GiB.
-const TRAFFIC: usize = 8192;
+/// Connections and UDP sessions at once, of all Services. They take no memory of a process but a hundred bytes each, and
+/// of the kernel what its sockets have.
+const CONNECTIONS: usize = SLOTS as usize;
 
 /// Descriptors for questions for names, of all environments: one a question that is relayed, one a TCP connection.
 const NAMES: usize = 512;
 
-/// Descriptors of one TCP connection: the client's and the machine's.
-pub(crate) const PER_CONNECTION: u32 = 2;
+/// Descriptors of one connection at most: the client's, the machine's, and a pipe for each direction.
+const PER_CONNECTION: usize = 6;
 
-/// The number of descriptors of each kind of traffic.
+/// How much there may be of each kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shares {
-    /// Connections and sessions of all balancers.
-    pub(crate) traffic: usize,
+    /// Connections and sessions of all Services.
+    pub(crate) connections: usize,
     /// Of these, those of one listener: one busy Service leaves room for the others.
     pub(crate) listener: usize,
-    /// Questions for names.
+    /// Descriptors of questions for names.
     pub(crate) names: usize,
 }
 
 impl Shares {
-    /// The shares of a process that may have `limit` descriptors.
+    /// The shares of processes that may have `limit` descriptors.
     pub(crate) fn of(limit: usize) -> Self {
+        let limit = limit.min(DESCRIPTORS);
         // Under a low limit the reserve is half of it.
         let free = limit - RESERVE.min(limit / 2);
         let names = NAMES.min(free / 8);
-        let traffic = TRAFFIC.min(free - names);
-        Self { traffic, listener: traffic / 2, names }
+        let connections = CONNECTIONS.min((free - names) / PER_CONNECTION);
+        Self { connections, listener: connections / 2, names }
     }
 }
 
-/// Admits as much traffic as there are descriptors for; the rest waits in the kernel's queue.
+/// Admits as much of one kind as there may be.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(super) struct Gate {
     /// What is behind the gate, for messages.
     name: String,
     /// What happens to traffic without room, for messages.
     otherwise: &'static str,
-    own: Arc<Semaphore>,
-    all: Arc<Semaphore>,
-    log: Arc<Log>,
-    was_full: AtomicBool,
-}
-
-/// Room for one connection or session, for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Room {
-    _own: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
+    limit: usize,
+    is_full: bool,
+    was_logged: bool,
 }
 
 impl Gate {
-    /// A gate of at most `own` descriptors, which are part of `all`.
-    pub(crate) fn new(
-        (name, otherwise): (String, &'static str),
-        own: usize,
-        all: Arc<Semaphore>,
-        log: Arc<Log>,
-    ) -> Self {
-        let own = Arc::new(Semaphore::new(own.min(Semaphore::MAX_PERMITS)));
-        Self { name, otherwise, own, all, log, was_full: AtomicBool::new(false) }
+    /// A gate of at most `limit`.
+    pub(super) fn new(name: String, otherwise: &'static str, limit: usize) -> Self {
+        Self { name, otherwise, limit, is_full: false, was_logged: false }
     }
 
-    /// Room for `descriptors` if there is some now.
-    pub(crate) fn try_enter(&self, descriptors: u32) -> Option<Room> {
-        let own = Arc::clone(&self.own).try_acquire_many_owned(descriptors).ok();
-        let all =
-            own.and_then(|own| Some((own, Arc::clone(&self.all).try_acquire_many_owned(descriptors).ok()?)));
-        if all.is_none() && !self.was_full.swap(true, Ordering::Relaxed) {
-            self.log.say(format_args!("{}", self.message()));
+    /// Whether there is room beside `own`, where `is_free` says whether there is room in what several gates share.
+    pub(super) fn admits(&mut self, own: usize, is_free: bool, log: Log) -> bool {
+        let admits = own < self.limit && is_free;
+        if !admits && !std::mem::replace(&mut self.was_logged, true) {
+            log.say(format_args!("{}", self.message()));
         }
-        all.map(|(own, all)| Room { _own: own, _all: all })
+        self.is_full = !admits;
+        admits
     }
 
-    /// Room for `descriptors`, as soon as there is some.
-    pub(crate) async fn enter(&self, descriptors: u32) -> Room {
-        if let Some(room) = self.try_enter(descriptors) {
-            return room;
-        }
-        let own = Arc::clone(&self.own).acquire_many_owned(descriptors).await;
-        let own = own.expect("the semaphore is never closed");
-        let all = Arc::clone(&self.all).acquire_many_owned(descriptors).await;
-        let all = all.expect("the semaphore is never closed");
-        Room { _own: own, _all: all }
+    /// How much there may be.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
     }
 
     fn message(&self) -> String {
@@ -110,9 +84,8 @@ impl Gate {
     }
 
     /// The warning of `status` while there is no room and traffic was refused for that.
-    pub(crate) fn warning(&self) -> Option<String> {
-        let free = self.own.available_permits().min(self.all.available_permits());
-        (self.was_full.load(Ordering::Relaxed) && free < PER_CONNECTION as usize).then(|| self.message())
+    pub(super) fn warning(&self, own: usize) -> Option<String> {
+        (self.is_full && own >= self.limit).then(|| self.message())
     }
 }
 
@@ -124,30 +97,28 @@ mod tests {
     fn a_reserve_is_kept_under_every_limit() {
         for limit in [0, 1, 64, 256, 1024, 4096, 1 << 20, usize::MAX] {
             let shares = Shares::of(limit);
-            let reserve = limit - shares.traffic - shares.names;
+            let limit = limit.min(DESCRIPTORS);
+            let reserve = limit - shares.connections * PER_CONNECTION - shares.names;
             assert!(reserve >= RESERVE.min(limit / 2), "{limit}: {shares:?}");
-            assert!(shares.listener <= shares.traffic, "{limit}: {shares:?}");
+            assert!(shares.listener <= shares.connections, "{limit}: {shares:?}");
         }
-        assert_eq!(Shares::of(1024), Shares { traffic: 448, listener: 224, names: 64 });
-        assert_eq!(Shares::of(usize::MAX), Shares { traffic: TRAFFIC, listener: TRAFFIC / 2, names: NAMES });
+        assert_eq!(Shares::of(1024), Shares { connections: 74, listener: 37, names: 64 });
+        let most = Shares { connections: CONNECTIONS, listener: CONNECTIONS / 2, names: NAMES };
+        assert_eq!(Shares::of(usize::MAX), most);
     }
 
-    #[tokio::test]
-    async fn a_full_gate_is_told_once_and_is_a_warning_while_it_is_full() {
+    #[test]
+    fn a_full_gate_is_logged_once_and_is_a_warning_while_it_is_full() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let log = Arc::new(Log::open(&path).unwrap());
-        let gate = Gate::new(("port 80 of web".into(), "others wait"), 2, Arc::new(Semaphore::new(100)), log);
-        let room = gate.try_enter(2);
-        assert!(room.is_some() && gate.warning().is_none());
-        assert!(gate.try_enter(2).is_none() && gate.try_enter(2).is_none());
-        assert!(gate.warning().unwrap().starts_with("port 80 of web has as many clients as it may"));
-        drop(room);
-        drop(gate.enter(2).await);
-        assert_eq!(gate.warning(), None);
-        assert_eq!(
-            crate::cloud::local::log::with(&path, "as many clients").matches("as many clients").count(),
-            1
-        );
+        let log = Log::open(&path).unwrap();
+        let mut gate = Gate::new("port 80 of web".into(), "others wait", 1);
+        assert!(gate.admits(0, true, log) && gate.warning(1).is_none());
+        assert!(!gate.admits(1, true, log) && !gate.admits(1, true, log));
+        assert!(gate.warning(1).unwrap().starts_with("port 80 of web has as many clients as it may"));
+        assert_eq!(gate.warning(0), None);
+        assert!(!gate.admits(0, false, log), "others have taken all");
+        assert!(gate.admits(0, true, log));
+        assert_eq!(std::fs::read_to_string(path).unwrap().matches("as many clients").count(), 1);
     }
 }

@@ -1,50 +1,44 @@
-//! The mover: what carries traffic. It listens for Services and answers the machines' questions for names.
+//! The front door: what carries traffic. It listens for Services and answers the machines' questions for names, in
+//! processes of its own that go on whatever ends beside them.
 //!
-//! Its interface is two values: it is given [`Routes`] as often as they change, and gives a [`Report`]. It knows no
-//! group, no health and no record.
+//! ```text
+//! local cloud: Mover --control socket--> host: carries, answers names <--waits for--> guardian
+//!                                          \______ one table of descriptors, one memfd ______/
+//! ```
+//!
+//! Its interface is two values: it is given [`Routes`] as often as they change, and gives a [`Report`](routes::Report). It knows no
+//! group, no health and no record. [`client`] runs in the local cloud's process, [`family`] is the beginning of the
+//! others, [`host`] and [`guardian`] are what they become.
 
-pub(crate) mod admission;
-mod balancer;
+mod admission;
+mod balance;
+mod bind;
+mod carrier;
+mod carry;
+pub(crate) mod client;
+mod confine;
+mod control;
 pub(crate) mod dns;
+mod family;
+mod guardian;
+mod host;
+mod inside;
+mod listeners;
+mod log;
+mod member;
+mod places;
+mod poll;
+pub(crate) mod processes;
+mod protocol;
 mod routes;
+mod services;
+mod suspects;
+mod table;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
 
-use std::sync::Arc;
-
-use self::admission::Shares;
-use self::balancer::Balancer;
-use self::dns::Dns;
-pub(crate) use self::routes::{Backend, ListenerId, NameServer, Report, Route, Routes};
-use super::log::Log;
-use super::supervise::Tasks;
-
-/// Carries traffic.
-#[derive(Debug)]
-pub(crate) struct Mover {
-    balancer: Balancer,
-    dns: Dns,
-}
-
-impl Mover {
-    /// Carries nothing yet. Its sockets have these shares of descriptors; failures are shown in `tasks` and `log`.
-    pub(crate) fn new(shares: Shares, tasks: &Arc<Tasks>, log: &Arc<Log>) -> Self {
-        Self {
-            balancer: Balancer::new(shares, Arc::clone(tasks), Arc::clone(log)),
-            dns: Dns::new(shares, Arc::clone(tasks), Arc::clone(log)),
-        }
-    }
-
-    /// Carries `routes` from now on, and nothing else. A socket that cannot be bound is logged once for each reason,
-    /// and tried again at the next call. Called by one task alone.
-    pub(crate) async fn apply(&self, routes: Routes) {
-        self.dns.apply(routes.name_servers).await;
-        self.balancer.apply(routes.listeners).await;
-    }
-
-    /// What is carried now.
-    pub(crate) fn report(&self) -> Report {
-        let mut report = Report::default();
-        self.dns.report(&mut report);
-        self.balancer.report(&mut report);
-        report
-    }
-}
+pub(crate) use self::client::Mover;
+pub use self::family::run;
+pub(crate) use self::routes::{Backend, Counted, ListenerId, NameServer, Route, Routes};

@@ -6,6 +6,11 @@
 
 pub(crate) mod addresses;
 mod attachment;
+#[expect(
+    unsafe_code,
+    reason = "TUNSETIFF, IP_TRANSPARENT, SO_MARK and others have no safe wrapper; each use states why it is sound"
+)]
+pub(crate) mod sys;
 mod user;
 
 pub(crate) use self::attachment::{Attachment, GuestPort};

@@ -1,5 +1,6 @@
 //! Rules: what no table of fields can hold, such as conditions over several fields; and the table of which object has which.
 
+mod batch;
 mod config;
 mod container;
 mod ingress;

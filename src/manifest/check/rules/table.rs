@@ -1,5 +1,6 @@
 //! Which rules hold for which object. A rule runs after the fields of the object were checked.
 
+use super::batch::{cron_job_name, failure_policy, job_indexes, job_name, job_restarts, success_policy};
 use super::config::{data_keys, disk_parameters, role, scaler_bounds, secret_keys};
 use super::container::{
     capabilities, env_source, host_port, mount_path, privileged_sysctl, probe_ports, repeated_env,
@@ -16,7 +17,7 @@ use super::pod::{
 };
 use super::service::{service, service_annotations, short_form};
 use super::workload::{
-    always_restarts, claim_annotations, claim_templates, claims_of_group, deadline, job_restarts, pod_alone,
+    always_restarts, claim_annotations, claim_templates, claims_of_group, deadline, pod_alone,
     rolling_update, selector_matches, strategy,
 };
 use crate::manifest::check::report::Check;
@@ -36,7 +37,9 @@ pub(in crate::manifest) fn of(table: &Table) -> &'static [Rule] {
         "StatefulSetSpec" => &[selector_matches, always_restarts, claim_templates],
         "PersistentVolumeClaim template" | "PersistentVolumeClaim" => &[claim_annotations],
         "Pod" => &[pod_alone],
-        "JobSpec" => &[job_restarts],
+        "JobSpec" => &[job_restarts, job_indexes, failure_policy, success_policy],
+        "Job" => &[job_name],
+        "CronJob" => &[cron_job_name],
         "PodTemplateSpec" => &[spot],
         "PodSpec" => &[
             unique_containers,

@@ -128,24 +128,6 @@ pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
     }
 }
 
-/// Pods of jobs end.
-pub(in crate::manifest) fn job_restarts(check: &mut Check<'_>, spec: &Node<'_>) {
-    let Some(pod) = spec.at(&["template", "spec"]) else { return };
-    let policy = pod.get("restartPolicy");
-    if matches!(policy.and_then(Node::scalar), None | Some("Always")) {
-        let span = policy.map_or(pod.span, |policy| policy.span);
-        check.below(&["template", "spec", "restartPolicy"], |check| {
-            check
-                .report(
-                    Code::InvalidValue,
-                    span,
-                    "the pod of a Job must end: its default `Always` does not fit",
-                )
-                .help("write `restartPolicy: OnFailure` or `restartPolicy: Never`");
-        });
-    }
-}
-
 /// Disks of a group of equal machines: one machine at a time can have them.
 pub(in crate::manifest) fn claims_of_group(check: &mut Check<'_>, spec: &Node<'_>) {
     let volumes = spec.at(&["template", "spec", "volumes"]).map_or(&[][..], Node::items);

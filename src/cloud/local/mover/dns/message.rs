@@ -206,7 +206,7 @@ fn question(message: &[u8]) -> Option<Question> {
 
 /// A question with id 7.9 as resolvers send it.
 #[cfg(test)]
-pub(super) fn example_question(name: &str, kind: u16) -> Vec<u8> {
+pub(in crate::cloud::local::mover) fn example_question(name: &str, kind: u16) -> Vec<u8> {
     let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         message.push(u8::try_from(label.len()).unwrap());

@@ -1,0 +1,10 @@
+//! The front door's processes: whatever ends, no connection and no byte is lost. No machine is needed: back ends are
+//! threads of the test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod door;
+mod faithful;
+mod kills;
+mod network;
+mod traffic;

@@ -1,0 +1,175 @@
+//! A network of its own: a process that carries in it, connections from the host into it, and its name server.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read as _};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::{Value, json};
+
+use super::door::{Door, PORT, eventually, times};
+use super::traffic::{Clients, Random, serve};
+
+/// A network namespace, held by a process.
+struct Network {
+    holder: Child,
+    namespace: File,
+}
+
+impl Network {
+    /// A new one; none where this user may not make one that a thread can enter.
+    #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root's threads enter a network namespace");
+            return None;
+        }
+        let mut holder =
+            Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let path = format!("/proc/{}/ns/net", holder.id());
+        let namespace = eventually("network namespace", || {
+            assert!(holder.try_wait().unwrap().is_none(), "no network namespace can be made here");
+            let is_new = std::fs::read_link(&path).is_ok_and(|found| found != own);
+            is_new.then(|| File::open(&path).unwrap())
+        });
+        let network = Self { holder, namespace };
+        network.inside(|| {
+            let up = ["link", "set", "lo", "up"];
+            let address = ["address", "add", "10.77.1.2/32", "dev", "lo"];
+            for arguments in [&up[..], &address] {
+                assert!(Command::new("busybox").arg("ip").args(arguments).status().unwrap().success());
+            }
+        });
+        Some(network)
+    }
+
+    /// Does something on a thread that is in the network.
+    fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(self.namespace.as_fd(), kind).unwrap();
+                act()
+            });
+            thread.join().unwrap()
+        })
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.holder.kill().and_then(|()| self.holder.wait());
+    }
+}
+
+/// Gives descriptors with a request.
+fn give(door: &Door, descriptors: &[BorrowedFd<'_>]) -> io::Result<Value> {
+    let mut stream = UnixStream::connect(door.state().join("door.sock"))?;
+    let body = serde_json::to_vec(&json!({ "give": { "environment": "test" } }))?;
+    let framed = [&u32::try_from(body.len()).unwrap().to_be_bytes(), body.as_slice()].concat();
+    let mut space = [const { std::mem::MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(6))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+    rustix::net::sendmsg(&stream, &[IoSlice::new(&framed)], &mut ancillary, SendFlags::empty())?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut body = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+    stream.read_exact(&mut body)?;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// Routes to an address in the network, and a name server in it.
+fn routes(door: &Door, inside: &str) -> Value {
+    let service = json!({ "namespace": "default", "name": "web" });
+    let id = json!({ "environment": "test", "service": service, "port": PORT, "protocol": "TCP" });
+    let host = door.address().ip();
+    let route = json!({ "host": host, "backends": [], "inside": inside });
+    let zone = json!({ "web.default.svc.cluster.local": "10.77.1.2" });
+    let names = json!({ "test": { "address": "127.78.0.9", "zone": zone, "inside": true } });
+    json!({ "apply": { "listeners": [[id, route]], "name_servers": names } })
+}
+
+/// A question for the address of `web.default.svc.cluster.local`.
+fn question() -> Vec<u8> {
+    let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["web", "default", "svc", "cluster", "local"] {
+        message.push(u8::try_from(label.len()).unwrap());
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+#[test]
+fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
+    let Some(network) = Network::new() else { return };
+    let door = Door::start();
+    let listener = network.inside(|| TcpListener::bind("10.77.1.2:8080").unwrap());
+    serve(listener);
+    let names: SocketAddr = "127.0.0.1:5300".parse().unwrap();
+    let (udp, tcp) = network.inside(|| (UdpSocket::bind(names).unwrap(), TcpListener::bind(names).unwrap()));
+    udp.set_nonblocking(true).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let routes = routes(&door, "10.77.1.2:8080");
+    let answer = door.ask(&routes).unwrap();
+    assert_eq!(answer["report"]["bound"], json!([]), "nobody is in the network yet: {answer}");
+
+    let user = File::open("/proc/self/ns/user").unwrap();
+    let stand_in = File::open("/dev/null").unwrap();
+    let net = network.namespace.as_fd();
+    let given = [user.as_fd(), net, stand_in.as_fd(), stand_in.as_fd(), udp.as_fd(), tcp.as_fd()];
+    assert_eq!(give(&door, &given).unwrap(), json!("done"), "{}", door.log());
+    assert!(give(&door, &[net]).unwrap()["refused"].is_string());
+    drop((udp, tcp));
+    eventually("process in the network", || {
+        let answer = door.ask(&routes).unwrap();
+        let report = &answer["report"];
+        (report["networks"] == json!(["test"]) && report["bound"][0][1] == json!(PORT)).then_some(())
+    });
+
+    let clients = Clients::start(door.address());
+    let mut random = Random(9);
+    let all = ["i2kit-door-net", "i2kit-door", "i2kit-guardian"];
+    for number in 0..times(9, 100) {
+        let before = clients.answers();
+        eventually("answer after the last kill", || (clients.answers() > before + 5).then_some(()));
+        std::thread::sleep(std::time::Duration::from_micros(random.below(30_000)));
+        let name = all[usize::try_from(number).unwrap() % all.len()];
+        let pid = door.process(name);
+        Door::signal(pid, "-KILL");
+        eventually("successor", || (door.process(name) != pid).then_some(()));
+        let answer = network.inside(|| {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(names).unwrap();
+            client.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            // A resolver asks again.
+            eventually("answer of the name server", || {
+                client.send(&question()).ok()?;
+                let mut answer = [0; 512];
+                let length = client.recv(&mut answer).ok()?;
+                Some(answer[..length].to_vec())
+            })
+        });
+        assert_eq!(answer[answer.len() - 4..], [10, 77, 1, 2]);
+    }
+    let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": 1 } });
+    let pid = door.process("i2kit-door-net");
+    eventually("begun upgrade", || (door.ask(&upgrade).ok()? == json!("done")).then_some(()));
+    eventually("newer process", || (door.process("i2kit-door-net") != pid).then_some(()));
+    clients.assert_whole();
+
+    // An environment that is gone takes its process along.
+    eventually("answer to empty routes", || {
+        door.ask(&json!({ "apply": { "listeners": [], "name_servers": {} } })).ok()
+    });
+    eventually("end of the process in the network", || {
+        let is_gone = !door.processes().iter().any(|(_, name)| name == "i2kit-door-net");
+        is_gone.then_some(())
+    });
+    assert!(std::net::TcpStream::connect(door.address()).is_err());
+}
