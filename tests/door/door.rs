@@ -13,20 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long a test waits for a condition before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
-
-/// Asks `condition` until it gives a value; fails the test with `what` after [`PATIENCE`].
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(started.elapsed() < PATIENCE, "after {} s there is still no {what}", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+pub(crate) use crate::eventually::{PATIENCE, eventually};
 
 /// A number of repeats: that of a soak test when `I2KIT_SOAK=1`.
 pub(crate) fn times(usually: u32, soak: u32) -> u32 {

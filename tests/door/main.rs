@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod door;
+#[path = "../support/eventually.rs"]
+mod eventually;
 mod faithful;
 mod kills;
 mod network;

@@ -2,18 +2,19 @@
 //! the program with what is expected of them, and the registry of test images that all worlds share.
 
 mod call;
+mod eventually;
 mod http;
 mod registry;
 mod world;
 
 pub(crate) use call::Call;
+pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use http::{get, get_with, wait_for_page};
 pub(crate) use registry::{Images, mirror};
 pub(crate) use world::{World, kill};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// The repository.
 pub(crate) fn root() -> &'static Path {
@@ -42,22 +43,6 @@ fn runs(variable: &str) -> bool {
 /// The guest bundle that `scripts/guest --out target/guest` made, or the one that `I2KIT_GUEST` names.
 pub(crate) fn guest() -> PathBuf {
     std::env::var_os("I2KIT_GUEST").map_or_else(|| root().join("target/guest"), PathBuf::from)
-}
-
-/// How long a test waits for a condition before it fails: the one such limit, and no measure of speed. Virtual machines
-/// are emulated, on hosts that do other work too; a test that passes comes nowhere near it.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
-
-/// Asks `condition` until it gives a value; fails the test with `what` after [`PATIENCE`].
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(started.elapsed() < PATIENCE, "after {} s there is still no {what}", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// Whether tests repeat what they do as often as a soak test does, see `scripts/soak`.

@@ -126,18 +126,11 @@ mod tests {
             deployed: None,
         };
         InstanceGroup {
-            name: name(group),
             replicas: 1,
-            settings: example::settings(Strategy::Recreate),
             current: Some(1),
             next_revision: 2,
             revisions: images.iter().enumerate().map(revision).collect(),
-            instances: vec![],
-            refresh: None,
-            schedule: None,
-            runs: vec![],
-            events: vec![],
-            causes: vec![],
+            ..InstanceGroup::new(name(group), example::settings(Strategy::Recreate))
         }
     }
 

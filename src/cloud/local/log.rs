@@ -40,11 +40,10 @@ impl Log {
     /// kept: failures are passed over.
     pub(super) fn say(&self, text: std::fmt::Arguments) {
         let Some(lines) = &self.lines else { return };
-        let now = clock::wall();
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let gap =
             if lost == 0 { String::new() } else { format!("({lost} lines were lost before this one) ") };
-        let line = format!("{}.{:03} {gap}{}\n", now / 1000, now % 1000, on_one_line(&text.to_string()));
+        let line = line(&format!("{gap}{text}"));
         if let Err(TrySendError::Full(_)) = lines.try_send(line) {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
@@ -70,8 +69,14 @@ fn write(lines: &Receiver<String>, mut file: File) {
     }
 }
 
+/// The line of the log for a text: the time, and the text, whatever is in it.
+pub(super) fn line(text: &str) -> String {
+    let now = clock::wall();
+    format!("{}.{:03} {}\n", now / 1000, now % 1000, on_one_line(text))
+}
+
 /// The text with its control characters, line feeds among them, written as escapes.
-pub(super) fn on_one_line(text: &str) -> String {
+fn on_one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() {

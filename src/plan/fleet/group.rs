@@ -184,6 +184,24 @@ pub struct InstanceGroup {
 }
 
 impl InstanceGroup {
+    /// A group that was just put: no revision, no VM.
+    pub fn new(name: Name, settings: GroupSettings) -> Self {
+        Self {
+            name,
+            replicas: 0,
+            settings,
+            current: None,
+            next_revision: 1,
+            revisions: Vec::new(),
+            instances: Vec::new(),
+            refresh: None,
+            runs: Vec::new(),
+            schedule: None,
+            events: Vec::new(),
+            causes: Vec::new(),
+        }
+    }
+
     /// The revision with that number.
     pub fn revision(&self, number: u32) -> Option<&Revision> {
         self.revisions.iter().find(|revision| revision.number == number)

@@ -82,20 +82,9 @@ impl Aws {
     fn add_pending(&self, groups: &mut Vec<InstanceGroup>) {
         let mut pending = self.pending();
         pending.retain(|name, _| groups.iter().all(|group| group.name != *name));
-        groups.extend(pending.iter().map(|(name, settings)| InstanceGroup {
-            name: name.clone(),
-            replicas: 0,
-            settings: settings.clone(),
-            current: None,
-            next_revision: 1,
-            revisions: vec![],
-            instances: vec![],
-            refresh: None,
-            schedule: None,
-            runs: vec![],
-            events: vec![],
-            causes: vec![],
-        }));
+        let pending =
+            pending.iter().map(|(name, settings)| InstanceGroup::new(name.clone(), settings.clone()));
+        groups.extend(pending);
     }
 
     async fn group(

@@ -7,8 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::table::Fd;
 use crate::cloud::CloudError;
-use crate::cloud::local::clock;
-use crate::cloud::local::log::on_one_line;
+use crate::cloud::local::log;
 
 /// The open log. The local cloud begins the file anew when it is too long.
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +34,6 @@ impl Log {
 
     /// Writes one line. Failures are passed over: a full disk stops no traffic.
     pub(super) fn say(self, text: std::fmt::Arguments) {
-        let now = clock::wall();
-        let text = on_one_line(&text.to_string());
-        let line = format!("{}.{:03} front door: {text}\n", now / 1000, now % 1000);
-        let _ = rustix::io::write(self.0, line.as_bytes());
+        let _ = rustix::io::write(self.0, log::line(&format!("front door: {text}")).as_bytes());
     }
 }
