@@ -118,7 +118,8 @@ pub(super) fn wait_for_older(family: &Family, index: usize, before: u32, guardia
     }
 }
 
-/// Carries nothing until a newer program has taken over, or will not.
+/// Carries nothing until a newer program has taken over, or will not: the `guardian`, which lives when this begins, ends
+/// then.
 pub(super) fn park(table: &Table, index: usize, guardian: Option<Fd>) -> Parked {
     let this = table.member(index);
     this.set_parked(true);
@@ -194,6 +195,8 @@ impl Life<'_> {
                 Left::Phase => match table.phase() {
                     Phase::Stop => return self.leave(),
                     Phase::Carry => {}
+                    // The guardian's successor, which is started now, replaces the program.
+                    Phase::Park if self.guardian.is_none_or(has_ended) => {}
                     Phase::Park => {
                         if let Parked::Replaced = park(&table, HOST, self.guardian) {
                             return Next::End;

@@ -8,7 +8,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::carrier::{Carrier, Left};
 use super::host::{Parked, park, wait_for_older};
-use super::member::{Family, Next, become_member, reap};
+use super::member::{Family, Next, POLL, become_member, reap};
 use super::places::{GUARDIAN, HOST, has_ended, is_alive, watch};
 use super::poll::Token;
 use super::suspects::Suspects;
@@ -27,12 +27,15 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
     if !become_member(&table, index, before, c"i2kit-door-net") {
         return Next::End;
     }
-    let look_for_guardian = || {
+    let look_again = |before: Option<Fd>| {
+        if let Some(ended) = before {
+            table.close(ended);
+        }
         let guardian = watch(table.member(GUARDIAN).pid());
         // Without a mark it would be taken for a descriptor that nobody has.
         guardian.inspect(|fd| table.own(*fd, Owner::Member(index)))
     };
-    let mut guardian = look_for_guardian();
+    let mut guardian = look_again(None);
     wait_for_older(family, index, before, guardian);
     let network = table.network(index);
     let namespace = network.opened(Opened::Net).map(Fd::inode);
@@ -63,6 +66,14 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
         match left {
             Left::News => carrier.follow(),
             Left::Phase if table.phase() == Phase::Park => {
+                if guardian.is_none_or(has_ended) {
+                    guardian = look_again(guardian);
+                }
+                if guardian.is_none() && is_alive(table.member(HOST).pid()) {
+                    // The host's process is about to start another guardian, and that one replaces the program.
+                    std::thread::sleep(POLL);
+                    continue;
+                }
                 if let Parked::Replaced = park(&table, index, guardian) {
                     return Next::End;
                 }
@@ -70,10 +81,7 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
             Left::Look | Left::Phase | Left::Guardian | Left::Signal | Left::Replaced => {}
         }
         if guardian.is_none_or(has_ended) {
-            if let Some(ended) = guardian {
-                table.close(ended);
-            }
-            guardian = look_for_guardian();
+            guardian = look_again(guardian);
             missed = if guardian.is_some() || is_alive(table.member(HOST).pid()) { 0 } else { missed + 1 };
             if missed > MISSED {
                 return Next::End;
