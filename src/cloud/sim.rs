@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use i2kit_spec::status::{self, ContainerStatus, PodPhase, PodStatus, Wait};
 
 use super::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
-use super::engine::health::{Heard, Known, judge};
+use super::engine::health::{CheckOutcome, Known, judge};
 use super::engine::moment::Moment;
 use super::engine::reconcile::{Action, decide};
 use super::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates, polling, watch};
@@ -195,7 +195,7 @@ impl World {
                     Behaviour::Silent => {
                         let known =
                             Known { containers: &[], boot_ms: settings.boot_limit().0, closed_port: None };
-                        judge(record, Heard::Silence("no answer".into()), &known, now);
+                        judge(record, CheckOutcome::Silence("no answer".into()), &known, now);
                         continue;
                     }
                 };
@@ -207,7 +207,7 @@ impl World {
                 let told = PodStatus { version, boot_id, phase, containers };
                 let names = &revision.launch.containers;
                 let known = Known { containers: names, boot_ms: settings.boot_limit().0, closed_port: None };
-                judge(record, Heard::Status(Box::new(told)), &known, now);
+                judge(record, CheckOutcome::Status(Box::new(told)), &known, now);
             }
         }
     }

@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use i2kit_agent::link::{ProbeKind, Verdict};
-use i2kit_agent::record::{ContainerRecord, ContainerState, Ended};
 use i2kit_container::{START_FAILED, Sandbox, Spec, Started, cgroup, pod_files};
 use i2kit_spec::{ContainerEnd, ProbeAction, RestartPolicy, Seconds};
+use i2kit_supervisor::link::{ProbeKind, Verdict};
+use i2kit_supervisor::record::{ContainerRecord, ContainerState, Ended};
 use i2kit_sys::clock;
 use rustix::process::{Pid, Signal, WaitStatus};
 

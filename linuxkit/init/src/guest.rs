@@ -7,11 +7,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use i2kit_agent::link::{Any, ProbeKind, ToInit, When};
-use i2kit_agent::record::{PhaseTime, Record, Stage, VERSION};
 use i2kit_container::Sandbox;
 use i2kit_spec::end::LOST;
 use i2kit_spec::{PodBoot, PodEnd};
+use i2kit_supervisor::link::{Any, ProbeKind, ToInit, When};
+use i2kit_supervisor::record::{PhaseTime, Record, Stage, VERSION};
 use i2kit_sys::clock;
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
@@ -587,7 +587,7 @@ impl Guest<'_> {
             console_dropped: self.output.console.dropped(),
             supervisor_attach: self.supervisor.attach,
             log_dropped: dropped.collect(),
-            program: i2kit_agent::version::program().into(),
+            program: i2kit_supervisor::version::program().into(),
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use i2kit_agent::link::When;
 use i2kit_spec::{Hook, ProbeAction};
+use i2kit_supervisor::link::When;
 use i2kit_sys::clock;
 
 use crate::container::Container;
@@ -75,10 +75,10 @@ impl Hooks {
                 (Some(clock::after(now, pause)), Begun::Pause)
             }
             // Its caller kills it when its time is over.
-            Hook::Ask(ProbeAction::Exec { command }) => {
+            Hook::Handler(ProbeAction::Exec { command }) => {
                 (None, Begun::Command { number, command: command.clone(), limit })
             }
-            Hook::Ask(_) => (Some(clock::after(now, limit)), Begun::Request { number, limit }),
+            Hook::Handler(_) => (Some(clock::after(now, limit)), Begun::Request { number, limit }),
         };
         let pause = matches!(begun, Begun::Pause);
         self.running.push(Running { number, container: index, run: container.run, when, until, pause });
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_request_that_nobody_answers_fails_when_its_time_is_over() {
         let mut hooks = Hooks::default();
-        let web = container(Hook::Ask(ProbeAction::Tcp { host: None, port: 80 }));
+        let web = container(Hook::Handler(ProbeAction::Tcp { host: None, port: 80 }));
         let Begun::Request { number, limit } = hooks.begin(0, &web, When::PostStart) else { panic!() };
         let now = Instant::now();
         assert!(hooks.due().is_some_and(|due| due <= now + limit));
@@ -152,7 +152,7 @@ mod tests {
         assert!(matches!(hooks.begin(0, &pause, When::PostStart), Begun::Pause));
         assert_eq!(hooks.over(Instant::now() + Duration::from_secs(6)), [(0, None)]);
         assert!(hooks.end(0).is_some());
-        let command = container(Hook::Ask(ProbeAction::Exec { command: vec!["true".into()] }));
+        let command = container(Hook::Handler(ProbeAction::Exec { command: vec!["true".into()] }));
         assert!(matches!(hooks.begin(0, &command, When::PostStart), Begun::Command { number: 1, .. }));
         assert_eq!(hooks.due(), None);
     }

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use i2kit_agent::journal::{FOLDER, GUEST};
+use i2kit_supervisor::journal::{FOLDER, GUEST};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -169,7 +169,7 @@ impl Journal {
     }
 
     fn path(&self, segment: &Segment) -> PathBuf {
-        i2kit_agent::journal::segment(&self.folder, segment.first, segment.run)
+        i2kit_supervisor::journal::segment(&self.folder, segment.first, segment.run)
     }
 }
 

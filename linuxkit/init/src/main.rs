@@ -2,7 +2,7 @@
 //!
 //! PID 1 boots the VM in phases, then runs the containers in one loop without threads. It is the parent of all containers
 //! and owns their output pipes, their exit codes and the listening health socket. All else that talks is in the supervisor
-//! (the crate `i2kit_agent`), which may die at any moment: PID 1 starts it again, and it finds the pod's state in the record
+//! (the crate `i2kit_supervisor`), which may die at any moment: PID 1 starts it again, and it finds the pod's state in the record
 //! that PID 1 writes. Starting a container is the crate `i2kit_container`; system calls without a safe wrapper are
 //! `i2kit_sys`.
 //!
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         return ExitCode::from(78);
     }
     match std::env::args().nth(1).as_deref() {
-        Some(i2kit_agent::ARGUMENT) => i2kit_agent::run(),
+        Some(i2kit_supervisor::ARGUMENT) => i2kit_supervisor::run(),
         _ if std::process::id() == 1 => run_machine(),
         // Not for people: nothing else than the kernel and PID 1 starts this program.
         _ => ExitCode::from(64),

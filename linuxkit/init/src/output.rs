@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use i2kit_agent::journal::GUEST;
-use i2kit_agent::record::PhaseTime;
 use i2kit_spec::PodEnd;
 use i2kit_spec::console::END;
+use i2kit_supervisor::journal::GUEST;
+use i2kit_supervisor::record::PhaseTime;
 use i2kit_sys::clock;
 
 use crate::console::Console;

@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use i2kit_agent::link::{Any, Link, ToInit, ToSupervisor, When};
 use i2kit_container::{cgroup, oom};
 use i2kit_spec::control::{Message, StreamState};
+use i2kit_supervisor::link::{Any, Link, ToInit, ToSupervisor, When};
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Doing, Error};
@@ -295,8 +295,11 @@ fn spawn(program: Option<&OwnedFd>) -> io::Result<(Pid, Link)> {
     // A descriptor that is closed by the exec can still be executed by its name.
     let program =
         program.map_or("/proc/self/exe".to_owned(), |fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let child =
-        Command::new(program).arg(i2kit_agent::ARGUMENT).env_clear().stdin(Stdio::from(theirs)).spawn()?;
+    let child = Command::new(program)
+        .arg(i2kit_supervisor::ARGUMENT)
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     Ok((pid.expect("the kernel's pids are positive"), link))
 }

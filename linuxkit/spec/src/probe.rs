@@ -95,7 +95,8 @@ pub enum ProbeAction {
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Hook {
     /// A command or a request; the hook fails with it.
-    Ask(ProbeAction),
+    #[serde(rename = "ask")]
+    Handler(ProbeAction),
     /// A pause.
     Sleep {
         /// Its length.

@@ -1,4 +1,4 @@
-//! What is heard of a VM, and what follows: whether a balancer sends traffic to it, and whether it is replaced.
+//! What a VM's health check gives, and what follows: whether a balancer sends traffic to it, and whether it is replaced.
 //!
 //! Pure. A VM that is not ready gets no traffic and is left alone; only one that is not alive is replaced. It is not
 //! alive when its process ended, when its guest says that it is lost, or when its guest does not answer for long. What
@@ -25,7 +25,7 @@ const BOOT_ID_BYTES: usize = 64;
 
 /// What one question to a guest gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum CheckOutcome {
     /// The guest's word.
     Status(Box<PodStatus>),
     /// Somebody answered, and not with a status: why not. The guest is alive, and nobody knows whether it is ready.
@@ -36,7 +36,7 @@ pub enum Heard {
     Unasked(String),
 }
 
-/// What the judge knows of the VM beside what was heard.
+/// What the judge knows of the VM beside the outcome of its health check.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'k> {
     /// The containers that the VM's plan names; a guest that tells of others is not believed.
@@ -47,22 +47,22 @@ pub struct Known<'k> {
     pub closed_port: Option<u16>,
 }
 
-/// Takes over what was heard at the time `now`.
-pub fn judge(record: &mut InstanceRecord, heard: Heard, known: &Known<'_>, now: u64) {
+/// Takes over the outcome of a health check at the time `now`.
+pub fn judge(record: &mut InstanceRecord, outcome: CheckOutcome, known: &Known<'_>, now: u64) {
     let was_ready = !matches!(record.health, Health::Starting { .. });
-    let status = match heard {
-        Heard::Unasked(_) => {
+    let status = match outcome {
+        CheckOutcome::Unasked(_) => {
             // Whether it would have answered nobody knows: the silence begins anew.
             record.silent_since = None;
             return;
         }
-        Heard::Silence(reason) => return silence(record, reason, known.boot_ms, now),
-        Heard::Unclear(reason) => {
+        CheckOutcome::Silence(reason) => return silence(record, reason, known.boot_ms, now),
+        CheckOutcome::Unclear(reason) => {
             record.silent_since = None;
             record.answered = true;
             return set_unready(record, was_ready, bounded(reason), now);
         }
-        Heard::Status(status) => *status,
+        CheckOutcome::Status(status) => *status,
     };
     record.silent_since = None;
     record.answered = true;
@@ -186,35 +186,35 @@ mod tests {
         vec!["migrate".into(), "web".into()]
     }
 
-    fn hear(record: &mut InstanceRecord, heard: Heard, now: u64) {
+    fn check(record: &mut InstanceRecord, outcome: CheckOutcome, now: u64) {
         let known = Known { containers: &names(), boot_ms: BOOT_MS, closed_port: None };
-        judge(record, heard, &known, now);
+        judge(record, outcome, &known, now);
     }
 
-    fn says(phase: PodPhase) -> Heard {
+    fn says(phase: PodPhase) -> CheckOutcome {
         says_of(phase, vec![])
     }
 
-    fn says_of(phase: PodPhase, containers: Vec<status::ContainerStatus>) -> Heard {
-        Heard::Status(Box::new(PodStatus { version: 1, boot_id: "b-1".into(), phase, containers }))
+    fn says_of(phase: PodPhase, containers: Vec<status::ContainerStatus>) -> CheckOutcome {
+        CheckOutcome::Status(Box::new(PodStatus { version: 1, boot_id: "b-1".into(), phase, containers }))
     }
 
-    fn not_ready(reason: &str) -> Heard {
+    fn not_ready(reason: &str) -> CheckOutcome {
         says(PodPhase::NotReady { reasons: vec![reason.into()] })
     }
 
-    fn silence() -> Heard {
-        Heard::Silence("no answer within 2 s".into())
+    fn silence() -> CheckOutcome {
+        CheckOutcome::Silence("no answer within 2 s".into())
     }
 
     #[test]
     fn a_vm_that_is_not_ready_is_alive_however_long_that_takes() {
         let mut vm = record(Health::Healthy);
         for now in (0..86_400_000).step_by(1_000_000) {
-            hear(&mut vm, not_ready("web: readiness probe: no db"), now);
+            check(&mut vm, not_ready("web: readiness probe: no db"), now);
             assert_eq!(vm.health, Health::Unhealthy { reason: "web: readiness probe: no db".into() });
         }
-        hear(&mut vm, says(PodPhase::Ready), 86_400_000);
+        check(&mut vm, says(PodPhase::Ready), 86_400_000);
         assert!(vm.serves());
     }
 
@@ -223,34 +223,34 @@ mod tests {
         let mut vm = record(Health::STARTING);
         let waits = vec![Wait::InitContainer { container: "migrate".into() }];
         for now in [0, 300_000, 3_000_000] {
-            hear(&mut vm, says(PodPhase::Starting { waits: waits.clone() }), now);
+            check(&mut vm, says(PodPhase::Starting { waits: waits.clone() }), now);
             let waiting = Some("migrate: init container is running".to_owned());
             assert_eq!(vm.health, Health::Starting { waiting });
         }
-        hear(&mut vm, not_ready("migrate: CrashLoopBackOff"), 3_000_001);
+        check(&mut vm, not_ready("migrate: CrashLoopBackOff"), 3_000_001);
         assert_eq!(vm.health.to_string(), "unhealthy: migrate: CrashLoopBackOff");
         // Once it served, a container that starts again is no start of the VM.
-        hear(&mut vm, says(PodPhase::Ready), 3_000_002);
-        hear(&mut vm, says(PodPhase::Starting { waits }), 3_000_003);
+        check(&mut vm, says(PodPhase::Ready), 3_000_002);
+        check(&mut vm, says(PodPhase::Starting { waits }), 3_000_003);
         assert!(matches!(vm.health, Health::Unhealthy { .. }));
     }
 
     #[test]
     fn a_guest_that_is_silent_for_long_is_lost_and_a_short_silence_only_ends_its_traffic() {
         let mut vm = record(Health::Healthy);
-        hear(&mut vm, silence(), 1000);
+        check(&mut vm, silence(), 1000);
         assert!(vm.serves(), "one question that is not answered says little");
-        hear(&mut vm, silence(), 1000 + SILENT_UNREADY_MS);
+        check(&mut vm, silence(), 1000 + SILENT_UNREADY_MS);
         assert_eq!(vm.health, Health::Unhealthy { reason: "no answer within 2 s".into() });
-        hear(&mut vm, silence(), 1000 + SILENT_LOST_MS - 1);
+        check(&mut vm, silence(), 1000 + SILENT_LOST_MS - 1);
         assert!(matches!(vm.health, Health::Unhealthy { .. }));
-        hear(&mut vm, says(PodPhase::Ready), 1000 + SILENT_LOST_MS);
+        check(&mut vm, says(PodPhase::Ready), 1000 + SILENT_LOST_MS);
         assert!(vm.serves());
         // The silence counts from its own beginning.
-        hear(&mut vm, silence(), 200_000);
-        hear(&mut vm, silence(), 200_000 + SILENT_LOST_MS - 1);
+        check(&mut vm, silence(), 200_000);
+        check(&mut vm, silence(), 200_000 + SILENT_LOST_MS - 1);
         assert!(matches!(vm.health, Health::Unhealthy { .. }));
-        hear(&mut vm, silence(), 200_000 + SILENT_LOST_MS);
+        check(&mut vm, silence(), 200_000 + SILENT_LOST_MS);
         let reason = "the guest has not answered for 120 s: no answer within 2 s";
         assert_eq!(vm.health, Health::Lost { reason: reason.into() });
     }
@@ -259,33 +259,33 @@ mod tests {
     fn a_guest_that_never_answers_is_lost_at_the_deadline_of_its_rollout() {
         let mut vm = record(Health::STARTING);
         for now in [0, SILENT_LOST_MS, BOOT_MS - 1] {
-            hear(&mut vm, silence(), now);
+            check(&mut vm, silence(), now);
             assert!(matches!(vm.health, Health::Starting { .. }), "at {now}");
         }
-        hear(&mut vm, silence(), BOOT_MS);
+        check(&mut vm, silence(), BOOT_MS);
         assert!(matches!(vm.health, Health::Lost { .. }));
     }
 
     #[test]
     fn a_fault_of_this_side_says_nothing_about_the_vm() {
         let mut vm = record(Health::Healthy);
-        hear(&mut vm, silence(), 0);
+        check(&mut vm, silence(), 0);
         for now in (0..10 * SILENT_LOST_MS).step_by(1000) {
-            hear(&mut vm, Heard::Unasked("too many open files".into()), now);
+            check(&mut vm, CheckOutcome::Unasked("too many open files".into()), now);
             assert!(vm.serves());
         }
         // What was silence before is forgotten with it.
-        hear(&mut vm, silence(), 10 * SILENT_LOST_MS);
+        check(&mut vm, silence(), 10 * SILENT_LOST_MS);
         assert!(vm.serves());
     }
 
     #[test]
     fn a_guest_that_says_that_it_is_lost_is() {
         let mut vm = record(Health::Healthy);
-        hear(&mut vm, says(PodPhase::Lost { reason: "write the state record: no space".into() }), 5);
+        check(&mut vm, says(PodPhase::Lost { reason: "write the state record: no space".into() }), 5);
         let reason = "the guest cannot go on: write the state record: no space";
         assert_eq!(vm.health, Health::Lost { reason: reason.into() });
-        hear(&mut vm, silence(), 6);
+        check(&mut vm, silence(), 6);
         assert_eq!(vm.health, Health::Lost { reason: reason.into() }, "its word stays");
     }
 
@@ -293,7 +293,7 @@ mod tests {
     fn an_answer_that_is_no_status_is_a_sign_of_life() {
         let mut vm = record(Health::Healthy);
         for now in (0..10 * SILENT_LOST_MS).step_by(1000) {
-            hear(&mut vm, Heard::Unclear("/status answers 404".into()), now);
+            check(&mut vm, CheckOutcome::Unclear("/status answers 404".into()), now);
         }
         assert_eq!(vm.health, Health::Unhealthy { reason: "/status answers 404".into() });
     }
@@ -311,10 +311,12 @@ mod tests {
         let told = (0..6000).map(|number| container(&format!("c{number}")));
         let told = told.chain([container("web"), container("web")]).collect();
         let reasons = vec!["y".repeat(10_000); 1000];
-        let Heard::Status(mut status) = says_of(PodPhase::NotReady { reasons }, told) else { unreachable!() };
+        let CheckOutcome::Status(mut status) = says_of(PodPhase::NotReady { reasons }, told) else {
+            unreachable!()
+        };
         status.boot_id = "z".repeat(200_000);
         let mut vm = record(Health::STARTING);
-        hear(&mut vm, Heard::Status(status), 0);
+        check(&mut vm, CheckOutcome::Status(status), 0);
         assert_eq!(vm.boot_id, None);
         let [web] = &vm.containers[..] else { panic!("{:?}", vm.containers.len()) };
         assert_eq!((web.name.as_str(), web.restarts), ("web", u32::MAX));
@@ -350,7 +352,7 @@ mod tests {
         let known = Known { containers: &names(), boot_ms: BOOT_MS, closed_port: Some(80) };
         judge(&mut vm, says(PodPhase::Ready), &known, 0);
         assert_eq!(vm.health.to_string(), "starting: port 80 accepts no connections yet");
-        hear(&mut vm, says(PodPhase::Ready), 1);
+        check(&mut vm, says(PodPhase::Ready), 1);
         assert!(vm.serves());
     }
 }

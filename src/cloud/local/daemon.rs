@@ -40,7 +40,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     home.create()?;
     let Some(lock) = lock::take(&home)? else { return Ok(()) };
     let keeper = Arc::new(Keeper::open(home)?);
-    keeper.log.say(format_args!("started, process {}", std::process::id()));
+    keeper.log.write(format_args!("started, process {}", std::process::id()));
     keeper::adopt(&keeper)?;
     apply::sweep_images(&keeper).await?;
     let listener = Api::listen(&keeper).map_err(CloudError::file("listen on", &keeper.home.state))?;
@@ -82,7 +82,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
             end_all(&keeper).await;
         }
     }
-    keeper.log.say(format_args!("ended"));
+    keeper.log.write(format_args!("ended"));
     drop(lock);
     Ok(())
 }
@@ -111,7 +111,7 @@ async fn leave_when_displaced(keeper: Arc<Keeper>, lock: Arc<File>) -> Place {
             Place::Taken => "is not this process's lock any more: it ends, and its VMs go on",
             Place::Removed => "was removed with the folder around it: the VMs are ended, and this process",
         };
-        keeper.log.say(format_args!("{} {said}", keeper.home.lock().display()));
+        keeper.log.write(format_args!("{} {said}", keeper.home.lock().display()));
         keeper.ending.cancel();
         return place;
     }
@@ -132,16 +132,16 @@ fn place(home: &Home, lock: &File) -> Place {
 /// Ends what carries traffic: there is nothing to carry any more.
 async fn end_front_door(keeper: &Keeper) {
     if let Err(error) = keeper.mover.end().await {
-        keeper.log.say(format_args!("{error}"));
+        keeper.log.write(format_args!("{error}"));
     }
 }
 
 /// Ends all VMs: nobody would find them again.
 async fn end_all(keeper: &Keeper) {
-    let vms = std::mem::take(&mut keeper.state().vms);
-    let mut processes: Vec<_> = vms
+    let machines = std::mem::take(&mut keeper.state().machines);
+    let mut processes: Vec<_> = machines
         .into_values()
-        .filter_map(|mut vm| match std::mem::replace(&mut vm.life, Life::Starting) {
+        .filter_map(|mut machine| match std::mem::replace(&mut machine.life, Life::Starting) {
             Life::Started(process) => Some(process),
             Life::Starting | Life::Failed(_) => None,
         })

@@ -111,7 +111,7 @@ impl Keeper {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        state.environments.is_empty() && state.vms.is_empty()
+        state.environments.is_empty() && state.machines.is_empty()
     }
 
     /// Changes environments and stores the change. After an error nothing was changed.
@@ -170,7 +170,7 @@ impl Keeper {
     pub(super) fn accelerator(&self) -> Accelerator {
         *self.accelerator.get_or_init(|| {
             let found = accelerator::find(&self.home);
-            self.log.say(format_args!("VMs run on {found}"));
+            self.log.write(format_args!("VMs run on {found}"));
             found
         })
     }

@@ -38,7 +38,7 @@ impl Log {
 
     /// Writes one line, whatever is in the text: a guest may have chosen it. A full disk must not stop VMs from being
     /// kept: failures are passed over.
-    pub(super) fn say(&self, text: std::fmt::Arguments) {
+    pub(super) fn write(&self, text: std::fmt::Arguments) {
         let Some(lines) = &self.lines else { return };
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let gap =
@@ -110,9 +110,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let log = Log::open(&path).unwrap();
-        log.say(format_args!("web-1 is ended\n1700000000.000 web-2 is healthy\u{1b}[2J"));
+        log.write(format_args!("web-1 is ended\n1700000000.000 web-2 is healthy\u{1b}[2J"));
         for number in 0..100 {
-            log.say(format_args!("line {number}"));
+            log.write(format_args!("line {number}"));
         }
         drop(log);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -126,10 +126,10 @@ mod tests {
         let (lines, waiting) = sync_channel(2);
         let log = Log { lines: Some(lines), writer: None, lost: AtomicU64::new(0) };
         for number in 0..5 {
-            log.say(format_args!("{number}"));
+            log.write(format_args!("{number}"));
         }
         assert!(waiting.recv().unwrap().ends_with(" 0\n"));
-        log.say(format_args!("again"));
+        log.write(format_args!("again"));
         drop(log);
         let rest: Vec<String> = waiting.into_iter().collect();
         assert!(rest[0].ends_with(" 1\n"), "{rest:?}");

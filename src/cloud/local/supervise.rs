@@ -101,7 +101,7 @@ async fn supervise_at<M, F, E>(
                 () = tokio::time::sleep(times.proven), if failing => {
                     failing = false;
                     if tasks.forget(name) {
-                        log.say(format_args!("{name}: works again"));
+                        log.write(format_args!("{name}: works again"));
                     }
                 }
             }
@@ -115,7 +115,7 @@ async fn supervise_at<M, F, E>(
             pause = times.first;
         }
         if tasks.fail(name, reason.clone()) {
-            log.say(format_args!("{name}: {reason}; it is started again until it works"));
+            log.write(format_args!("{name}: {reason}; it is started again until it works"));
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -88,11 +88,11 @@ pub(super) fn hook(container: Object<'_>, field: &str) -> Read<Option<Hook>> {
     }
     let handler = lifecycle.object(field)?;
     Ok(Some(if handler.has("httpGet") {
-        Hook::Ask(http_get(handler.object("httpGet")?, container)?)
+        Hook::Handler(http_get(handler.object("httpGet")?, container)?)
     } else if handler.has("sleep") {
         Hook::Sleep { seconds: handler.object("sleep")?.seconds("seconds")? }
     } else {
-        Hook::Ask(exec(handler)?)
+        Hook::Handler(exec(handler)?)
     }))
 }
 

@@ -95,7 +95,7 @@ pub(super) static STORAGE_CLASS: Table = Table::new(
         .default("Delete"),
         no_meaning("volumeBindingMode", TEXT, "a disk is made where its machine is")
             .unless(&["WaitForFirstConsumer"]),
-        no_meaning("mountOptions", TEXTS, "the agent chooses them"),
+        no_meaning("mountOptions", TEXTS, "the guest chooses them"),
         no_meaning("allowedTopologies", Type::Any, "a disk is made where its machine is"),
     ],
 );

@@ -25,7 +25,7 @@ macro_rules! container {
             works("securityContext", Type::Object(&SECURITY_CONTEXT), "what the container may do inside its machine"),
             works("livenessProbe", Type::Object(&PROBE), "run inside the machine; a failure restarts the container, never the machine"),
             works("startupProbe", Type::Object(&PROBE), "run inside the machine; until it succeeds the other probes wait and the group's health check is patient"),
-            works("lifecycle", Type::Object(&LIFECYCLE), "run by the agent in the machine"),
+            works("lifecycle", Type::Object(&LIFECYCLE), "run by the supervisor in the machine"),
             no_meaning("stdin", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("stdinOnce", Type::Bool, "nobody is attached to the container").unless(&["false"]),
             no_meaning("tty", Type::Bool, "nobody is attached to the container").unless(&["false"]),
@@ -41,7 +41,7 @@ macro_rules! container {
 const READINESS: Field = works(
     "readinessProbe",
     Type::Object(&PROBE),
-    "decides whether the machine gets traffic: balancers ask the agent, which asks the container",
+    "decides whether the machine gets traffic: balancers ask the supervisor, which asks the container",
 );
 
 container!(

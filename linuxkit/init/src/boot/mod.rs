@@ -27,12 +27,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use i2kit_agent::record::PhaseTime;
 use i2kit_container::{Instance, Sandbox, Spec, cgroup, oom, pod_files, users};
 use i2kit_spec::runtime::Config;
 use i2kit_spec::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, VOLUMES_MOUNT,
 };
+use i2kit_supervisor::record::PhaseTime;
 use i2kit_sys::clock;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{Resource, Rlimit};

@@ -55,7 +55,7 @@ impl Api {
     /// Ends the process when it has had nothing to do for `idle`.
     pub(super) fn leave_when_idle(&self, idle: Duration) {
         if self.asked.elapsed() >= idle && self.keeper.is_empty() {
-            self.keeper.log.say(format_args!("nothing is deployed and nobody asks: it ends"));
+            self.keeper.log.write(format_args!("nothing is deployed and nobody asks: it ends"));
             self.keeper.ending.cancel();
         }
     }
@@ -67,7 +67,7 @@ impl Api {
         }
         // Where it cannot be made, it is tried again with the next look.
         if let Ok(anew) = Self::listen(&self.keeper) {
-            self.keeper.log.say(format_args!("{SOCKET} was gone and is made anew"));
+            self.keeper.log.write(format_args!("{SOCKET} was gone and is made anew"));
             *self = anew;
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn start(keeper: &Keeper, exec: Exec, upgrade: OnUpgrade) -> Result<R
         if !state.knows(&environment, &instance) {
             return Err(CloudError::not_found("VM", &instance));
         }
-        state.vms.get(&instance).map(|vm| vm.channel.clone())
+        state.machines.get(&instance).map(|machine| machine.channel.clone())
     };
     let size = command.terminal.unwrap_or_default();
     let open = Open {

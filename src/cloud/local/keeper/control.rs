@@ -68,7 +68,7 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     memory.rounds += 1;
     keeper.rounds.send_replace(());
     if blocking(|| keeper.state().mend())? {
-        keeper.log.say(format_args!("{} was gone and is written anew", keeper.home.database().display()));
+        keeper.log.write(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }
     ticked
 }
@@ -114,7 +114,7 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
         }
     };
     for line in log {
-        keeper.log.say(format_args!("{line}"));
+        keeper.log.write(format_args!("{line}"));
     }
     for effect in decided {
         effects::spawn(keeper, effect);
@@ -158,13 +158,13 @@ fn zone(environment: &Environment) -> Zone {
 
 /// Cuts consoles that are too long.
 fn rotate(keeper: &Keeper) {
-    let ids: Vec<String> = keeper.state().vms.keys().cloned().collect();
+    let ids: Vec<String> = keeper.state().machines.keys().cloned().collect();
     let (home, log) = (keeper.home.clone(), Arc::clone(&keeper.log));
     // Megabytes are copied, which is nothing for a thread that others wait for.
     tokio::task::spawn_blocking(move || {
         for id in ids {
             if let Err(error) = console::rotate(&home.instance(&id)) {
-                log.say(format_args!("the console of {id} cannot be cut: {error}"));
+                log.write(format_args!("the console of {id} cannot be cut: {error}"));
             }
         }
     });

@@ -10,11 +10,11 @@ use i2kit_spec::status::PodPhase;
 use tokio_util::sync::CancellationToken;
 
 use super::Keeper;
-use super::state::{Life, Ports, Running, State, Vm};
+use super::state::{Life, MachineHandle, Ports, Running, State};
 use super::step::{Effect, Launch};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::GroupRecord;
-use crate::cloud::engine::health::{Heard, Known, judge};
+use crate::cloud::engine::health::{CheckOutcome, Known, judge};
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
 use crate::cloud::local::link::status_check;
@@ -40,7 +40,7 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
             tokio::spawn(async move {
                 // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.
                 if let Err(error) = qmp::power_off(&keeper.home.instance(&id)).await {
-                    keeper.log.say(format_args!("{id}: cannot press the power button: {error}"));
+                    keeper.log.write(format_args!("{id}: cannot press the power button: {error}"));
                 }
             });
         }
@@ -58,7 +58,7 @@ fn remove(keeper: &Keeper, id: &str) {
     if let Err(error) = fs::remove_dir_all(&folder)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        keeper.log.say(format_args!("{} cannot be removed: {error}", folder.display()));
+        keeper.log.write(format_args!("{} cannot be removed: {error}", folder.display()));
     }
 }
 
@@ -74,7 +74,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
     match started {
         Ok(()) => watch(keeper, &id, health_port),
         Err(error) => {
-            keeper.log.say(format_args!("{id}: {error}"));
+            keeper.log.write(format_args!("{id}: {error}"));
             keeper.state().failed(&id, error.to_string());
             keeper.changed.notify_one();
         }
@@ -114,8 +114,8 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
 impl State {
     /// Takes note that a VM could not be started.
     pub(super) fn failed(&mut self, id: &str, reason: String) {
-        if let Some(vm) = self.vms.get_mut(id) {
-            vm.life = Life::Failed(reason);
+        if let Some(machine) = self.machines.get_mut(id) {
+            machine.life = Life::Failed(reason);
         }
     }
 
@@ -124,13 +124,13 @@ impl State {
         let mut groups =
             self.environments.values_mut().flat_map(|environment| environment.groups.values_mut());
         let record = groups.find_map(|group| group.instances.get_mut(id));
-        match (record, self.vms.get_mut(id)) {
-            (Some(record), Some(vm)) => {
+        match (record, self.machines.get_mut(id)) {
+            (Some(record), Some(machine)) => {
                 record.accelerator = Some(accelerator);
                 if record.state != InstanceState::Running {
                     process.kill();
                 }
-                vm.life = Life::Started(process);
+                machine.life = Life::Started(process);
             }
             _ => process.kill(),
         }
@@ -141,7 +141,7 @@ impl State {
 /// known, however long qemu takes.
 fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
     open_channel(keeper, id);
-    let Some(cancel) = keeper.state().vms.get(id).map(|vm| vm.watch.clone()) else { return };
+    let Some(cancel) = keeper.state().machines.get(id).map(|machine| machine.watch.clone()) else { return };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     let name = format!("health check of {id}");
     let (watched, id, stop) = (Arc::clone(keeper), id.to_owned(), cancel.clone());
@@ -165,14 +165,14 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
     loop {
         match network::discover(&folder).await {
             Ok(forwards) => {
-                if let Some(vm) = keeper.state().vms.get_mut(id) {
-                    vm.network.set(forwards);
+                if let Some(machine) = keeper.state().machines.get_mut(id) {
+                    machine.network.set(forwards);
                 }
                 return Ok(true);
             }
             Err(error) if tokio::time::Instant::now() > given_up => {
                 let reason = format!("qemu does not answer: {error}");
-                apply_check(keeper, id, (Heard::Silence(reason.clone()), None));
+                apply_check(keeper, id, (CheckOutcome::Silence(reason.clone()), None));
                 return Err(reason);
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -187,12 +187,12 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
 /// Starts to look after the VM's control channel, until the VM is forgotten.
 fn open_channel(keeper: &Keeper, id: &str) {
     let mut state = keeper.state();
-    let State { environments, vms, .. } = &mut *state;
+    let State { environments, machines, .. } = &mut *state;
     let mut groups = environments.values().flat_map(|environment| environment.groups.values());
     let revision = groups.find_map(|group| group.revision(group.instances.get(id)?.revision));
     let containers =
         revision.iter().flat_map(|revision| revision.launch.containers.iter().cloned()).collect();
-    if let Some(vm) = vms.get_mut(id) {
+    if let Some(machine) = machines.get_mut(id) {
         let guest = Guest {
             id: id.to_owned(),
             folder: keeper.home.instance(id),
@@ -200,7 +200,7 @@ fn open_channel(keeper: &Keeper, id: &str) {
             tasks: Arc::clone(&keeper.tasks),
             log: Arc::clone(&keeper.log),
         };
-        vm.channel = Some(Channel::start(guest, vm.watch.clone()));
+        machine.channel = Some(Channel::start(guest, machine.watch.clone()));
     }
 }
 
@@ -212,14 +212,18 @@ async fn check_health(
     cancel: CancellationToken,
 ) -> Result<(), String> {
     loop {
-        let address =
-            keeper.state().vms.get(&id).and_then(|vm| vm.network.address(health_port, Protocol::Tcp));
+        let address = keeper
+            .state()
+            .machines
+            .get(&id)
+            .and_then(|machine| machine.network.address(health_port, Protocol::Tcp));
         let Some(address) = address else { return Ok(()) };
         let checked = tokio::select! {
             checked = check_once(&keeper, &id, address) => checked,
             () = cancel.cancelled() => return Ok(()),
         };
-        let unasked = if let Heard::Unasked(reason) = &checked.0 { Some(reason.clone()) } else { None };
+        let unasked =
+            if let CheckOutcome::Unasked(reason) = &checked.0 { Some(reason.clone()) } else { None };
         let period = apply_check(&keeper, &id, checked);
         if let Some(reason) = unasked {
             return Err(reason);
@@ -233,28 +237,28 @@ async fn check_health(
 
 /// One health check: the guest's own word, and the first port behind a balancer that does not accept yet, until all
 /// did once.
-async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, Option<u16>) {
+async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (CheckOutcome, Option<u16>) {
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
         status_check::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
     };
-    let heard = status_check::check(address, patience).await;
-    let Heard::Status(status) = &heard else { return (heard, None) };
+    let outcome = status_check::check(address, patience).await;
+    let CheckOutcome::Status(status) = &outcome else { return (outcome, None) };
     if status.phase != PodPhase::Ready {
-        return (heard, None);
+        return (outcome, None);
     }
     let now = keeper.clock.now().steady;
     let (since, targets) = {
         let mut state = keeper.state();
         let targets = state.targets(id);
-        let Some(vm) = state.vms.get_mut(id) else { return (heard, None) };
-        let since = match vm.ports {
-            Ports::Settled => return (heard, None),
+        let Some(machine) = state.machines.get_mut(id) else { return (outcome, None) };
+        let since = match machine.ports {
+            Ports::Settled => return (outcome, None),
             Ports::Closed(since) => since,
             Ports::Unknown => now,
         };
-        vm.ports = Ports::Closed(since);
+        machine.ports = Ports::Closed(since);
         (since, targets)
     };
     // A container that ends again and again is ready whenever it has just been started.
@@ -262,23 +266,25 @@ async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (Heard, O
     for (port, target) in targets {
         if !status_check::accepts(target, address).await {
             if restarted || now < since.saturating_add(status_check::PORTS_GRACE_MS) {
-                return (heard, Some(port));
+                return (outcome, Some(port));
             }
-            keeper.log.say(format_args!("{id}: port {port} is behind a balancer and accepts no connections"));
+            keeper
+                .log
+                .write(format_args!("{id}: port {port} is behind a balancer and accepts no connections"));
         }
     }
-    if let Some(vm) = keeper.state().vms.get_mut(id) {
-        vm.ports = Ports::Settled;
+    if let Some(machine) = keeper.state().machines.get_mut(id) {
+        machine.ports = Ports::Settled;
     }
-    (heard, None)
+    (outcome, None)
 }
 
-/// Takes over what a health check heard; how long to wait for the next one.
-fn apply_check(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u16>)) -> Duration {
+/// Takes over the outcome of a health check; how long to wait for the next one.
+fn apply_check(keeper: &Keeper, id: &str, (outcome, closed_port): (CheckOutcome, Option<u16>)) -> Duration {
     let now = keeper.clock.now().steady;
     let mut state = keeper.state();
-    let State { environments, vms, .. } = &mut *state;
-    if !vms.contains_key(id) {
+    let State { environments, machines, .. } = &mut *state;
+    if !machines.contains_key(id) {
         return status_check::PERIOD;
     }
     let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
@@ -294,9 +300,9 @@ fn apply_check(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u
         let containers = revision.map(|revision| revision.launch.containers.as_slice()).unwrap_or_default();
         let was = std::mem::discriminant(&record.health);
         let known = Known { containers, boot_ms, closed_port };
-        judge(record, heard, &known, now);
+        judge(record, outcome, &known, now);
         if std::mem::discriminant(&record.health) != was {
-            keeper.log.say(format_args!("{id} is {}", record.health));
+            keeper.log.write(format_args!("{id} is {}", record.health));
             keeper.changed.notify_one();
         }
         return if record.health == Health::Healthy {
@@ -312,11 +318,11 @@ fn apply_check(keeper: &Keeper, id: &str, (heard, closed_port): (Heard, Option<u
 fn forward(keeper: &Arc<Keeper>, id: &str, port: GuestPort) {
     let cancel = {
         let mut state = keeper.state();
-        let Some(vm) = state.vms.get_mut(id) else { return };
-        if !vm.network.request(port) {
+        let Some(machine) = state.machines.get_mut(id) else { return };
+        if !machine.network.request(port) {
             return;
         }
-        vm.watch.clone()
+        machine.watch.clone()
     };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     let name = format!("forward of port {}/{:?} of {id}", port.0, port.1);
@@ -328,8 +334,8 @@ fn forward(keeper: &Arc<Keeper>, id: &str, port: GuestPort) {
 
 async fn add_forward(keeper: Arc<Keeper>, id: String, port: GuestPort) -> std::io::Result<()> {
     let forwards = network::open(&keeper.home.instance(&id), port).await?;
-    if let Some(vm) = keeper.state().vms.get_mut(&id) {
-        vm.network.answered(port, forwards);
+    if let Some(machine) = keeper.state().machines.get_mut(&id) {
+        machine.network.answered(port, forwards);
     }
     keeper.changed.notify_one();
     Ok(())
@@ -338,7 +344,7 @@ async fn add_forward(keeper: Arc<Keeper>, id: String, port: GuestPort) -> std::i
 /// What was adopted: VMs that run, each with its health port; processes that no record tells of; VMs that are known.
 #[derive(Debug)]
 pub(super) struct Adopted {
-    pub(super) vms: Vec<(String, u16)>,
+    pub(super) machines: Vec<(String, u16)>,
     pub(super) strangers: Vec<(String, Box<dyn Running>)>,
     pub(super) known: BTreeSet<String>,
     /// Why what was found could not be saved; it is saved with the next decision.
@@ -353,7 +359,7 @@ impl State {
         mut running: HashMap<String, Box<dyn Running>>,
         began: &impl Fn(&str) -> bool,
     ) -> Adopted {
-        let mut vms = Vec::new();
+        let mut machines = Vec::new();
         let mut next = self.environments.clone();
         for group in next.values_mut().flat_map(|environment| environment.groups.values_mut()) {
             let ports: HashMap<u32, u16> =
@@ -362,12 +368,12 @@ impl State {
                 if record.state != InstanceState::Ended
                     && let Some(process) = running.remove(id)
                 {
-                    let mut vm = Vm::new(Life::Started(process));
+                    let mut machine = MachineHandle::new(Life::Started(process));
                     if record.health == Health::Healthy {
-                        vm.ports = Ports::Settled;
+                        machine.ports = Ports::Settled;
                     }
-                    self.vms.insert(id.clone(), vm);
-                    vms.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
+                    self.machines.insert(id.clone(), machine);
+                    machines.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
                     return true;
                 }
                 record.state == InstanceState::Ended || began(id)
@@ -377,7 +383,7 @@ impl State {
         let known = groups.flat_map(|group| group.instances.keys().cloned()).collect();
         // A full disk does not keep VMs from being looked after: a VM that never began has ended then.
         let unsaved = self.commit(next).err();
-        Adopted { vms, strangers: running.into_iter().collect(), known, unsaved }
+        Adopted { machines, strangers: running.into_iter().collect(), known, unsaved }
     }
 }
 
@@ -390,17 +396,17 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
     let running =
         running.into_iter().map(|(id, process)| (id, Box::new(process) as Box<dyn Running>)).collect();
     let began = |id: &str| keeper.home.instance(id).join(qemu::CONSOLE).exists();
-    let Adopted { vms, strangers, known, unsaved } = keeper.state().adopt(running, &began);
+    let Adopted { machines, strangers, known, unsaved } = keeper.state().adopt(running, &began);
     if let Some(error) = unsaved {
-        keeper.log.say(format_args!("{error}"));
+        keeper.log.write(format_args!("{error}"));
     }
     for (id, mut process) in strangers {
-        keeper.log.say(format_args!("{id} belongs to nobody and is ended"));
+        keeper.log.write(format_args!("{id} belongs to nobody and is ended"));
         process.kill();
     }
     remove_others(keeper, &known)?;
-    for (id, health_port) in vms {
-        keeper.log.say(format_args!("{id} is adopted"));
+    for (id, health_port) in machines {
+        keeper.log.write(format_args!("{id} is adopted"));
         watch(keeper, &id, health_port);
         // The power button may have been meant to be pressed when the last process was killed.
         let pressed = {

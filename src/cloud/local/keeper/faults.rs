@@ -204,14 +204,14 @@ impl Sim {
             };
             let running = self.world().alive.keys().map(machine).collect();
             let folders = self.world().folders.clone();
-            let Adopted { vms, strangers, known, unsaved } =
+            let Adopted { machines, strangers, known, unsaved } =
                 self.state.adopt(running, &|id| folders.contains(id));
             assert!(strangers.is_empty(), "machines without a record: {strangers:?}");
             if unsaved.is_some() && self.is_killed() {
                 continue;
             }
             self.world().folders.retain(|id| known.contains(id));
-            for (id, _) in vms {
+            for (id, _) in machines {
                 if self.state.record(&id).unwrap().state == InstanceState::Stopping
                     && let Some(Effect::PowerOff { id }) = self.state.begin(Effect::PowerOff { id })
                 {
@@ -482,7 +482,7 @@ impl Sim {
         });
         self.until("empty world", |sim| sim.world().alive.is_empty() && sim.state.environments.is_empty());
         self.restart();
-        assert!(self.world().folders.is_empty() && self.state.vms.is_empty(), "{:?}", self.world());
+        assert!(self.world().folders.is_empty() && self.state.machines.is_empty(), "{:?}", self.world());
     }
 
     /// Everything that a user does, from the first deployment to nothing.
@@ -502,7 +502,7 @@ impl Sim {
         // What a folder that could not be removed leaves goes with the next adoption, and with the last command.
         self.restart();
         assert!(self.world().folders.is_empty(), "{:?}", self.world());
-        assert!(self.state.vms.is_empty());
+        assert!(self.state.machines.is_empty());
     }
 }
 

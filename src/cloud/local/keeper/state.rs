@@ -27,14 +27,14 @@ use crate::manifest::api::{Name, Protocol};
 pub(in crate::cloud::local) struct State {
     /// What the database holds.
     pub(in crate::cloud::local) environments: Environments,
-    /// VMs by name.
-    pub(in crate::cloud::local) vms: HashMap<String, Vm>,
+    /// Machines by the names of their instances.
+    pub(in crate::cloud::local) machines: HashMap<String, MachineHandle>,
     store: Store,
 }
 
-/// A VM, as long as this process knows of it.
+/// A machine, as long as this process knows of it.
 #[derive(Debug)]
-pub(in crate::cloud::local) struct Vm {
+pub(in crate::cloud::local) struct MachineHandle {
     /// Its process, or why there is none.
     pub(in crate::cloud::local) life: Life,
     /// Its place on the network.
@@ -104,8 +104,8 @@ pub(in crate::cloud::local) enum Ports {
     Settled,
 }
 
-impl Vm {
-    /// A VM with that process and nothing known of it.
+impl MachineHandle {
+    /// A machine with that process and nothing known of it.
     pub(in crate::cloud::local) fn new(life: Life) -> Self {
         Self {
             life,
@@ -119,7 +119,7 @@ impl Vm {
     }
 }
 
-impl Drop for Vm {
+impl Drop for MachineHandle {
     fn drop(&mut self) {
         self.watch.cancel();
     }
@@ -138,7 +138,7 @@ pub(in crate::cloud::local) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 impl State {
     /// What a database holds, and no VM yet.
     pub(in crate::cloud::local) fn new(store: Store, environments: Environments) -> Self {
-        Self { environments, vms: HashMap::new(), store }
+        Self { environments, machines: HashMap::new(), store }
     }
 
     /// Whether an environment has a VM of that name.
@@ -149,7 +149,7 @@ impl State {
 
     /// Whether a VM is there: its process runs or is about to.
     pub(in crate::cloud::local) fn is_alive(&mut self, id: &str) -> bool {
-        match self.vms.get_mut(id).map(|vm| &mut vm.life) {
+        match self.machines.get_mut(id).map(|machine| &mut machine.life) {
             Some(Life::Starting) => true,
             Some(Life::Started(process)) => process.is_alive(),
             Some(Life::Failed(_)) | None => false,
@@ -158,8 +158,8 @@ impl State {
 
     /// What is known of each VM right now.
     pub(in crate::cloud::local) fn facts(&mut self) -> HashMap<String, MachineFacts> {
-        let facts = |vm: &mut Vm| {
-            let (alive, pid) = match &mut vm.life {
+        let facts = |machine: &mut MachineHandle| {
+            let (alive, pid) = match &mut machine.life {
                 Life::Starting => (true, None),
                 Life::Started(process) => (process.is_alive(), Some(process.pid())),
                 Life::Failed(_) => (false, None),
@@ -167,18 +167,18 @@ impl State {
             MachineFacts {
                 alive,
                 pid: pid.filter(|_| alive),
-                connections: vm.connections,
-                endpoints: if alive { vm.network.endpoints() } else { Vec::new() },
+                connections: machine.connections,
+                endpoints: if alive { machine.network.endpoints() } else { Vec::new() },
                 ..MachineFacts::default()
             }
         };
-        self.vms.iter_mut().map(|(id, vm)| (id.clone(), facts(vm))).collect()
+        self.machines.iter_mut().map(|(id, machine)| (id.clone(), facts(machine))).collect()
     }
 
     /// Takes over how many connections the mover carries to each machine.
     pub(in crate::cloud::local) fn set_connections(&mut self, counts: &BTreeMap<String, u32>) {
-        for (id, vm) in &mut self.vms {
-            vm.connections = counts.get(id).copied().unwrap_or_default();
+        for (id, machine) in &mut self.machines {
+            machine.connections = counts.get(id).copied().unwrap_or_default();
         }
     }
 
@@ -233,7 +233,7 @@ impl State {
                 environment.groups.get(&target.group).is_some_and(|group| group.instances.contains_key(id))
             })
             .filter_map(|target| {
-                let address = self.vms.get(id)?.network.address(target.port, Protocol::Tcp)?;
+                let address = self.machines.get(id)?.network.address(target.port, Protocol::Tcp)?;
                 Some((target.port, address))
             })
             .collect()
@@ -250,7 +250,7 @@ impl State {
         let serving = group.instances.values().filter(|record| record.serves());
         serving
             .filter_map(|record| {
-                let address = self.vms.get(&record.id)?.network.address(port.0, port.1)?;
+                let address = self.machines.get(&record.id)?.network.address(port.0, port.1)?;
                 Some(Backend { machine: record.id.clone(), address })
             })
             .collect()

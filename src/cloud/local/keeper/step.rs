@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use i2kit_spec::PodEnd;
 
-use super::state::{Life, State, Vm};
+use super::state::{Life, MachineHandle, State};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{Environment, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
@@ -77,7 +77,7 @@ impl State {
         let facts = self.facts();
         let step = Step {
             facts: &facts,
-            vms: &self.vms,
+            machines: &self.machines,
             read,
             unread: RefCell::default(),
             now,
@@ -95,7 +95,7 @@ impl State {
 
     /// Why a VM runs no more, where this process knows.
     fn death(&mut self, id: &str) -> Option<String> {
-        match self.vms.get_mut(id).map(|vm| &mut vm.life) {
+        match self.machines.get_mut(id).map(|machine| &mut machine.life) {
             Some(Life::Failed(reason)) => Some(reason.clone()),
             Some(Life::Started(process)) => {
                 process.killed_by().map(|signal| format!("the VM's process was killed by signal {signal}"))
@@ -108,12 +108,12 @@ impl State {
     pub(in crate::cloud::local) fn begin(&mut self, effect: Effect) -> Option<Effect> {
         match &effect {
             Effect::Launch(launch) => {
-                self.vms.insert(launch.id.clone(), Vm::new(Life::Starting));
+                self.machines.insert(launch.id.clone(), MachineHandle::new(Life::Starting));
             }
             Effect::Forward { .. } => {}
             Effect::PowerOff { id } => {
                 let unborn = self.record(id).is_some_and(|record| !record.answered);
-                match self.vms.get_mut(id).map(|vm| &mut vm.life) {
+                match self.machines.get_mut(id).map(|machine| &mut machine.life) {
                     // A guest that never spoke does not hear the button yet, and has nothing to bring to an end.
                     Some(Life::Started(process)) if unborn => {
                         process.kill();
@@ -125,19 +125,19 @@ impl State {
                 }
             }
             Effect::Kill { id } => {
-                if let Some(vm) = self.vms.get_mut(id)
-                    && let Life::Started(process) = &mut vm.life
+                if let Some(machine) = self.machines.get_mut(id)
+                    && let Life::Started(process) = &mut machine.life
                 {
                     process.kill();
-                    vm.killed = true;
+                    machine.killed = true;
                 }
                 return None;
             }
             Effect::Dismiss { id } => {
-                self.vms.remove(id);
+                self.machines.remove(id);
                 return None;
             }
-            Effect::Remove { id } => drop(self.vms.remove(id)),
+            Effect::Remove { id } => drop(self.machines.remove(id)),
         }
         Some(effect)
     }
@@ -146,7 +146,7 @@ impl State {
 /// A step under way.
 struct Step<'s> {
     facts: &'s HashMap<String, MachineFacts>,
-    vms: &'s HashMap<String, Vm>,
+    machines: &'s HashMap<String, MachineHandle>,
     read: &'s Read,
     unread: RefCell<BTreeSet<String>>,
     now: Moment,
@@ -188,10 +188,14 @@ impl Step<'_> {
         };
         let mut view = record.view(&|id| self.facts(id));
         if view.settings.job.is_some() {
-            for vm in view.vms.iter_mut().filter(|vm| vm.state == InstanceState::Running && !vm.alive) {
-                let Some(end) = self.words(&vm.id).end else { continue };
-                vm.succeeded = end.succeeded;
-                vm.exits = end.containers.into_iter().map(|end| (end.name, end.exit_code)).collect();
+            for machine in view
+                .vms
+                .iter_mut()
+                .filter(|machine| machine.state == InstanceState::Running && !machine.alive)
+            {
+                let Some(end) = self.words(&machine.id).end else { continue };
+                machine.succeeded = end.succeeded;
+                machine.exits = end.containers.into_iter().map(|end| (end.name, end.exit_code)).collect();
             }
         }
         let mut decision = decide(&view, self.now);
@@ -204,7 +208,7 @@ impl Step<'_> {
             *reason = format!("{reason}: {id} is {}\n{}", blamed.complaint(ended), left.tail.join("\n"));
         }
         let before = record.memory.clone();
-        self.say(name, &before, &decision);
+        self.report(name, &before, &decision);
         if let Some(environment) = self.next.get_mut(environment_name) {
             environment.remember(name, &decision, self.now);
         }
@@ -226,19 +230,19 @@ impl Step<'_> {
         for instance in record.instances.values().filter(|instance| instance.state == InstanceState::Running)
         {
             let Some(revision) = record.revision(instance.revision) else { continue };
-            let Some(vm) = self.vms.get(&instance.id) else { continue };
-            for port in vm.network.missing(environment.ports(name, &revision.launch)) {
+            let Some(machine) = self.machines.get(&instance.id) else { continue };
+            for port in machine.network.missing(environment.ports(name, &revision.launch)) {
                 self.effects.push(Effect::Forward { id: instance.id.clone(), port });
             }
         }
     }
 
     /// What an operator wants to read afterwards.
-    fn say(&mut self, name: &Name, before: &Memory, decision: &Decision) {
+    fn report(&mut self, name: &Name, before: &Memory, decision: &Decision) {
         let actions = decision.actions.iter().filter(|action| match action {
             Action::Forget { .. } => false,
             // It is decided again and again until the process is gone.
-            Action::Kill { id } => !self.vms.get(id).is_some_and(|vm| vm.killed),
+            Action::Kill { id } => !self.machines.get(id).is_some_and(|machine| machine.killed),
             _ => true,
         });
         self.log.extend(actions.map(|action| format!("{name}: {action:?}")));
@@ -299,7 +303,7 @@ impl Step<'_> {
         let Some(spec) = group.revision(revision).map(|revision| revision.launch.clone()) else { return };
         let ports = environment.ports(name, &spec);
         let id = new_id(&name.name, revision, |id| {
-            self.vms.contains_key(id) || record_of(&self.next, id).is_some()
+            self.machines.contains_key(id) || record_of(&self.next, id).is_some()
         });
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         let Some(group) = environment.groups.get_mut(name) else { return };

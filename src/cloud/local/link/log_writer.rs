@@ -99,7 +99,8 @@ impl LogWriter {
         let folder = self.folder.join(FOLDER);
         let reason = format!("{} cannot be written: {error}", folder.display());
         if self.tasks.fail(&self.name(), reason.clone()) {
-            self.log.say(format_args!("{}: {reason}; the guest keeps its lines until it works", self.name()));
+            self.log
+                .write(format_args!("{}: {reason}; the guest keeps its lines until it works", self.name()));
         }
     }
 
@@ -125,7 +126,7 @@ impl LogWriter {
                 if !kept.known && !self.logged_foreign {
                     self.logged_foreign = true;
                     let name: String = head.container.chars().take(63).collect();
-                    self.log.say(format_args!(
+                    self.log.write(format_args!(
                         "{}: the guest sends lines of a container {name:?}, which its pod does not have; they are not kept",
                         self.id
                     ));
@@ -133,7 +134,7 @@ impl LogWriter {
                 if self.pause != PAUSE_FIRST {
                     self.pause = PAUSE_FIRST;
                     if self.tasks.forget(&self.name()) {
-                        self.log.say(format_args!("{}: can be written again", self.name()));
+                        self.log.write(format_args!("{}: can be written again", self.name()));
                     }
                 }
                 Some(kept.next)

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cloud::engine::environment::InstanceRecord;
-use crate::cloud::engine::health::Heard;
+use crate::cloud::engine::health::CheckOutcome;
 use crate::cloud::local::network;
 
 /// The time limit of a request: a guest that is emulated on a busy host may need more than a second.
@@ -50,34 +50,34 @@ pub(crate) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
 }
 
 /// Requests the status once.
-pub(crate) async fn check(address: SocketAddr, patience: Duration) -> Heard {
+pub(crate) async fn check(address: SocketAddr, patience: Duration) -> CheckOutcome {
     let path = status::PATH;
     let (code, body) = match get(address, path, patience).await {
         Ok(answer) => answer,
         Err(error) if is_our_fault(&error) => {
-            return Heard::Unasked(format!("the guest cannot be asked for its status: {error}"));
+            return CheckOutcome::Unasked(format!("the guest cannot be asked for its status: {error}"));
         }
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             let seconds = patience.as_secs_f32();
-            return Heard::Silence(format!("{path} did not answer within {seconds} s"));
+            return CheckOutcome::Silence(format!("{path} did not answer within {seconds} s"));
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Heard::Unclear(format!("{path} answers what is no status: {error}"));
+            return CheckOutcome::Unclear(format!("{path} answers what is no status: {error}"));
         }
-        Err(error) => return Heard::Silence(format!("{path} does not answer: {error}")),
+        Err(error) => return CheckOutcome::Silence(format!("{path} does not answer: {error}")),
     };
     if code != 200 {
         let line = body.trim().lines().next().unwrap_or_default();
-        return Heard::Unclear(format!("{path} answers {code}: {line}"));
+        return CheckOutcome::Unclear(format!("{path} answers {code}: {line}"));
     }
     match serde_json::from_str::<PodStatus>(&body) {
-        Ok(status) if status.version == status::VERSION => Heard::Status(Box::new(status)),
-        Ok(status) => Heard::Unclear(format!(
+        Ok(status) if status.version == status::VERSION => CheckOutcome::Status(Box::new(status)),
+        Ok(status) => CheckOutcome::Unclear(format!(
             "{path} is of version {}, and this program reads version {}: make the guest anew with scripts/guest",
             status.version,
             status::VERSION
         )),
-        Err(error) => Heard::Unclear(format!("{path} answers what is no status: {error}")),
+        Err(error) => CheckOutcome::Unclear(format!("{path} answers what is no status: {error}")),
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
         drop(stream.write_all(bytes).await);
     }
 
-    async fn heard(listener: &tokio::net::TcpListener, bytes: &[u8]) -> Heard {
+    async fn outcome(listener: &tokio::net::TcpListener, bytes: &[u8]) -> CheckOutcome {
         let address = listener.local_addr().unwrap();
         tokio::join!(check(address, PATIENCE * 30), answer(listener, bytes)).0
     }
@@ -158,7 +158,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let status = r#"{"version":1,"bootId":"b-1","phase":{"name":"notReady","reasons":["web: gone"]},"containers":[]}"#;
         let ok = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: x\r\n\r\n{body}").into_bytes();
-        let Heard::Status(read) = heard(&listener, &ok(status)).await else { panic!() };
+        let CheckOutcome::Status(read) = outcome(&listener, &ok(status)).await else { panic!() };
         assert_eq!(read.phase, PodPhase::NotReady { reasons: vec!["web: gone".into()] });
         assert_eq!(read.boot_id, "b-1");
 
@@ -174,12 +174,12 @@ mod tests {
             // Longer than what is read of it.
             (long, "no status"),
         ] {
-            let Heard::Unclear(reason) = heard(&listener, &bytes).await else { panic!("{says}") };
+            let CheckOutcome::Unclear(reason) = outcome(&listener, &bytes).await else { panic!("{says}") };
             assert!(reason.contains(says), "{reason}");
         }
 
         // qemu accepts for a guest that does not listen, and closes.
-        assert!(matches!(heard(&listener, b"").await, Heard::Silence(_)));
+        assert!(matches!(outcome(&listener, b"").await, CheckOutcome::Silence(_)));
         // The listener still accepts, as qemu's does, and nobody answers.
         let guest = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let asked = guest.local_addr().unwrap();
@@ -196,10 +196,10 @@ mod tests {
         assert!(!tokio::join!(accepts(address, asked), refusing).0);
         drop(guest);
         assert!(!accepts(address, asked).await);
-        let Heard::Silence(silent) = check(address, PATIENCE_BOOTING).await else { panic!() };
+        let CheckOutcome::Silence(silent) = check(address, PATIENCE_BOOTING).await else { panic!() };
         assert!(silent.contains("did not answer"), "{silent}");
         drop(listener);
-        assert!(matches!(check(address, PATIENCE).await, Heard::Silence(_)), "refused");
+        assert!(matches!(check(address, PATIENCE).await, CheckOutcome::Silence(_)), "refused");
     }
 
     #[test]

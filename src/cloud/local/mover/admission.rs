@@ -65,7 +65,7 @@ impl Gate {
     pub(super) fn admits(&mut self, own: usize, is_free: bool, log: Log) -> bool {
         let admits = own < self.limit && is_free;
         if !admits && !std::mem::replace(&mut self.was_logged, true) {
-            log.say(format_args!("{}", self.message()));
+            log.write(format_args!("{}", self.message()));
         }
         self.is_full = !admits;
         admits

@@ -268,7 +268,7 @@ impl Carrier {
             self.note_machines();
             // A successor that reads the state of before is told the present one within a moment.
             if let Err(error) = self.save() {
-                self.shared.log.say(format_args!("the wanted state cannot be kept: {error}"));
+                self.shared.log.write(format_args!("the wanted state cannot be kept: {error}"));
             }
         }
         self.dns.apply(&self.routes.name_servers);
@@ -342,7 +342,7 @@ impl Carrier {
         table.network(index).record(&table, key(&environment), &opened);
         self.listeners.networks.insert(environment, index);
         if let Err(error) = self.save() {
-            self.shared.log.say(format_args!("the wanted state cannot be kept: {error}"));
+            self.shared.log.write(format_args!("the wanted state cannot be kept: {error}"));
         }
         table.member(index).wake();
         table.member(GUARDIAN).wake();

@@ -138,7 +138,7 @@ impl Mover {
             Ok(report) => {
                 *self.lock() = report;
                 if self.tasks.forget(TASK) {
-                    self.log.say(format_args!("{TASK}: works again"));
+                    self.log.write(format_args!("{TASK}: works again"));
                 }
             }
             Err(reason) => {
@@ -150,7 +150,7 @@ impl Mover {
                 link.applied = None;
                 link.retry = Instant::now() + RETRY;
                 if self.tasks.fail(TASK, reason.clone()) {
-                    self.log.say(format_args!("{TASK}: {reason}; it is tried again until it works"));
+                    self.log.write(format_args!("{TASK}: {reason}; it is tried again until it works"));
                 }
             }
         }
@@ -322,7 +322,7 @@ impl Mover {
         match ask(&mut stream, &request).await {
             Ok(Answer::Done) => {}
             Ok(Answer::Refused(reason)) => {
-                self.log.say(format_args!(
+                self.log.write(format_args!(
                     "{TASK}: {reason}: it is ended with its connections, and started anew"
                 ));
                 return end(&self.home).await;
@@ -343,8 +343,9 @@ impl Mover {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.log
-            .say(format_args!("{TASK}: an older program carries on; cloud.log tells why this one does not"));
+        self.log.write(format_args!(
+            "{TASK}: an older program carries on; cloud.log tells why this one does not"
+        ));
         link.refusals += 1;
         Ok(())
     }

@@ -91,7 +91,7 @@ pub(super) fn run(family: &Family, before: u32) -> Next {
         if !parked.is_empty() && succeeded(family, &parked) {
             parked.clear();
             table.set_phase(Phase::Carry);
-            family.shared.log.say(format_args!("a newer program carries on, process {}", this.pid()));
+            family.shared.log.write(format_args!("a newer program carries on, process {}", this.pid()));
         }
         this.rests();
         let signalled = wait(&wards, this.news(), signals, !parked.is_empty());
@@ -146,12 +146,12 @@ fn look_after(family: &Family, index: usize, ward: &mut Ward, parked: &HashMap<u
             Ok(Some(child)) => {
                 if before != 0 && !is_parked {
                     table.restarts().fetch_add(1, Ordering::Relaxed);
-                    family.shared.log.say(format_args!("process {before} ended and is replaced"));
+                    family.shared.log.write(format_args!("process {before} ended and is replaced"));
                 }
                 found = u32::try_from(child.as_raw_nonzero().get()).ok().and_then(watch);
             }
             Err(error) => {
-                family.shared.log.say(format_args!("a process cannot be started: {error}"));
+                family.shared.log.write(format_args!("a process cannot be started: {error}"));
             }
         }
     }
@@ -213,6 +213,6 @@ fn replace(family: &Family) {
         sys::ignore_broken_pipes();
         drop(sys::terminations());
     }
-    log.say(format_args!("{} does not take over: {why}", program.display()));
+    log.write(format_args!("{} does not take over: {why}", program.display()));
     table.set_phase(Phase::Carry);
 }

@@ -56,7 +56,7 @@ pub(super) fn run(family: &Family, before: u32) -> Next {
     if table.phase() == Phase::Park
         && let Err(error) = Carrier::rehearse(family.shared, HOST)
     {
-        log.say(format_args!("a newer program cannot carry: {error}"));
+        log.write(format_args!("a newer program cannot carry: {error}"));
         return Next::End;
     }
     if !become_member(&table, HOST, before, c"i2kit-door") {
@@ -70,7 +70,7 @@ pub(super) fn run(family: &Family, before: u32) -> Next {
     let adopted = suspects.offer(|fd| carrier.adopt(fd));
     let count = carrier.engine.all();
     if before != 0 {
-        log.say(format_args!(
+        log.write(format_args!(
             "process {} carries {count} connections on, {adopted} of them without a record",
             std::process::id()
         ));
@@ -220,11 +220,11 @@ impl Life<'_> {
             match sys::clone_files() {
                 Ok(None) => return Next::Become(Role::Guardian { before }),
                 Ok(Some(child)) => {
-                    self.family.shared.log.say(format_args!("guardian {before} ended and is replaced"));
+                    self.family.shared.log.write(format_args!("guardian {before} ended and is replaced"));
                     found = u32::try_from(child.as_raw_nonzero().get()).ok().and_then(watch);
                 }
                 Err(error) => {
-                    self.family.shared.log.say(format_args!("no guardian can be started: {error}"));
+                    self.family.shared.log.write(format_args!("no guardian can be started: {error}"));
                 }
             }
         }
@@ -248,7 +248,7 @@ impl Life<'_> {
             && let Ok(listener) = socket::bind(state, SOCKET)
             && listener.set_nonblocking(true).is_ok()
         {
-            self.family.shared.log.say(format_args!("{SOCKET} was gone and is made anew"));
+            self.family.shared.log.write(format_args!("{SOCKET} was gone and is made anew"));
             let fd = Fd::from_owned(listener.into());
             table.keep(Kept::Control, fd);
             carrier.attend(fd, Token::Control);
@@ -276,7 +276,7 @@ impl Life<'_> {
         if self.place() == Place::Held {
             let _ = fs::remove_file(family.state.join(SOCKET));
         }
-        family.shared.log.say(format_args!("ended"));
+        family.shared.log.write(format_args!("ended"));
         Next::End
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
     let network = table.network(index);
     let namespace = network.opened(Opened::Net).map(Fd::inode);
     if let Err(error) = enter(network) {
-        log.say(format_args!("its process cannot enter a network: {error}"));
+        log.write(format_args!("its process cannot enter a network: {error}"));
         return Next::End;
     }
     let Ok(mut carrier) = Carrier::new(family.shared, index) else { return Next::End };

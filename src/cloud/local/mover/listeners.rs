@@ -119,7 +119,7 @@ impl Listeners {
         self.move_home(wanted, log, &mut act);
         let failed = self.bind_missing(wanted, &mut act);
         for (id, error) in failed.iter().filter(|(id, error)| self.failed.get(*id) != Some(*error)) {
-            log.say(format_args!("{id} cannot be bound: {error}"));
+            log.write(format_args!("{id} cannot be bound: {error}"));
         }
         self.failed = failed;
     }
@@ -149,7 +149,7 @@ impl Listeners {
                 },
                 Err(_) => continue,
             };
-            log.say(format_args!("{id} is served at port {port} now"));
+            log.write(format_args!("{id} is served at port {port} now"));
             if let Some(before) = record.replace(&self.table, socket, port) {
                 act(Change::Moved(found.record, before));
             }

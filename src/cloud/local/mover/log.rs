@@ -33,7 +33,7 @@ impl Log {
     }
 
     /// Writes one line. Failures are passed over: a full disk stops no traffic.
-    pub(super) fn say(self, text: std::fmt::Arguments) {
+    pub(super) fn write(self, text: std::fmt::Arguments) {
         let _ = rustix::io::write(self.0, log::line(&format!("front door: {text}")).as_bytes());
     }
 }

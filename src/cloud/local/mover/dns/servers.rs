@@ -283,7 +283,7 @@ impl Dns {
             if let Err(failure) = &records
                 && before.as_ref() != Some(failure)
             {
-                self.log.say(format_args!("{}", failure.advice(*address, self.port)));
+                self.log.write(format_args!("{}", failure.advice(*address, self.port)));
             }
             self.serve(environment, (*address, *inside), zone.clone(), records);
         }

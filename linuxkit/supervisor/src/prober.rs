@@ -66,7 +66,7 @@ impl Prober {
         let hooks = pod.onboot.iter().chain(&pod.services).flat_map(|container| {
             let both = [(When::PostStart, &container.post_start), (When::PreStop, &container.pre_stop)];
             both.into_iter().filter_map(|(when, hook)| match hook {
-                Some(Hook::Ask(action)) => Some((container.name.clone(), when, action.clone())),
+                Some(Hook::Handler(action)) => Some((container.name.clone(), when, action.clone())),
                 Some(Hook::Sleep { .. }) | None => None,
             })
         });
@@ -248,7 +248,7 @@ mod tests {
             termination_grace_period_seconds: None,
         };
         let probes = Probes { liveness: Some(probe), ..Probes::default() };
-        let pre_stop = Some(Hook::Ask(action));
+        let pre_stop = Some(Hook::Handler(action));
         let web = ContainerBoot { name: "web".into(), probes, pre_stop, ..ContainerBoot::default() };
         let mut made = Prober::of(&PodBoot { services: vec![web], ..PodBoot::default() }).unwrap();
         let record = ContainerRecord {
