@@ -19,7 +19,7 @@ use super::engine::reconcile::{Action, decide};
 use super::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates, polling, watch};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
-use crate::plan::fleet::{Fleet, Generation, InstanceState};
+use crate::plan::fleet::{Fleet, Generation, InstanceId, InstanceState};
 use crate::plan::image::ImageId;
 
 /// How an image behaves when a VM boots it.
@@ -74,11 +74,11 @@ pub struct World {
     /// Calls so far.
     pub calls: usize,
     launched: u32,
-    dead: Vec<String>,
+    dead: Vec<InstanceId>,
     /// Those of them that ended well.
-    done: Vec<String>,
+    done: Vec<InstanceId>,
     /// Exit codes of those whose pods failed.
-    exits: BTreeMap<String, i32>,
+    exits: BTreeMap<InstanceId, i32>,
 }
 
 impl Sim {
@@ -121,7 +121,7 @@ impl World {
 
     /// Ends the process of a VM.
     pub fn kill(&mut self, id: &str) {
-        self.dead.push(id.to_owned());
+        self.dead.push(id.into());
     }
 
     fn tick(&mut self) {
@@ -147,8 +147,8 @@ impl World {
     }
 
     fn facts(&self, id: &str) -> MachineFacts {
-        let alive = !self.dead.iter().any(|dead| dead == id);
-        let succeeded = !alive && self.done.iter().any(|done| done == id);
+        let alive = !self.dead.iter().any(|dead| **dead == *id);
+        let succeeded = !alive && self.done.iter().any(|done| **done == *id);
         let exits = self.exits.get(id).map(|code| vec![("web".to_owned(), *code)]).unwrap_or_default();
         MachineFacts { alive, succeeded, exits, ..MachineFacts::default() }
     }
@@ -193,20 +193,19 @@ impl World {
                     | Behaviour::Fails(..)
                     | Behaviour::Succeeds(_) => PodPhase::Starting { waits: vec![Wait::Boot] },
                     Behaviour::Silent => {
-                        let known =
-                            Known { containers: &[], boot_ms: settings.boot_limit().0, closed_port: None };
+                        let known = Known { containers: &[], boot: settings.boot_limit(), closed_port: None };
                         judge(record, CheckOutcome::Silence("no answer".into()), &known, now);
                         continue;
                     }
                 };
-                let (version, boot_id) = (status::VERSION, record.id.clone());
+                let (version, boot_id) = (status::VERSION, record.id.to_string());
                 let containers = match behaviour {
                     Behaviour::Restarts(each) => vec![started_again(age / each)],
                     _ => vec![],
                 };
                 let told = PodStatus { version, boot_id, phase, containers };
                 let names = &revision.launch.containers;
-                let known = Known { containers: names, boot_ms: settings.boot_limit().0, closed_port: None };
+                let known = Known { containers: names, boot: settings.boot_limit(), closed_port: None };
                 judge(record, CheckOutcome::Status(Box::new(told)), &known, now);
             }
         }
@@ -223,7 +222,7 @@ impl World {
         match action {
             Action::Launch { revision, run } => {
                 self.launched += 1;
-                let id = format!("{}-{revision}-{}", name.name, self.launched);
+                let id = InstanceId(format!("{}-{revision}-{}", name.name, self.launched));
                 let record = InstanceRecord { run, ..InstanceRecord::new(id.clone(), revision, moment) };
                 group.instances.insert(id, record);
             }

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use i2kit_spec::Architecture;
 use i2kit_spec::seccomp::{SeccompAction, SeccompArg, SeccompFilter, SeccompOp, SeccompRule};
 use i2kit_sys::bpf::Instruction;
 
 use crate::error::{Doing, Error};
 use crate::seccomp::{ALLOW, FIRST_ARGUMENT, JUMP_EQUAL, JUMP_GREATER, LOAD, RETURN, prologue};
-use crate::syscalls;
+use crate::syscalls::{self, Calls};
 
 /// Instructions that the default filter does without.
 const JUMP: u16 = 0x05;
@@ -27,17 +28,18 @@ type Outcome = (Vec<SeccompArg>, u32);
 
 /// Installs the filter in the calling process.
 pub(crate) fn install(filter: &SeccompFilter) -> Result<(), Error> {
-    i2kit_sys::set_seccomp_filter(&program(filter)).doing(|| "install the seccomp profile".into())
+    let calls = syscalls::of(Architecture::COMPILED);
+    i2kit_sys::set_seccomp_filter(&program(calls, filter)).doing(|| "install the seccomp profile".into())
 }
 
-fn program(filter: &SeccompFilter) -> Vec<Instruction> {
+fn program(calls: &Calls, filter: &SeccompFilter) -> Vec<Instruction> {
     let otherwise = value(filter.default_action, filter.default_errno_ret);
-    let calls = outcomes(&filter.syscalls);
+    let outcomes = outcomes(calls, &filter.syscalls);
     let passes = matches!(filter.default_action, SeccompAction::Allow | SeccompAction::Log);
-    let newest = calls.keys().next_back().copied().unwrap_or(syscalls::LAST);
+    let newest = outcomes.keys().next_back().copied().unwrap_or(syscalls::LAST);
     let last = if passes { X32 - 1 } else { newest };
-    let mut out = prologue(last).to_vec();
-    for (number, outcomes) in calls {
+    let mut out = prologue(calls, last).to_vec();
+    for (number, outcomes) in outcomes {
         let block = block(&outcomes, otherwise);
         // Blocks may be longer than a conditional jump reaches.
         out.push(Instruction::new(JUMP_EQUAL, 1, 0, number));
@@ -49,8 +51,8 @@ fn program(filter: &SeccompFilter) -> Vec<Instruction> {
 }
 
 /// What each call gives, in the order of the rules.
-fn outcomes(rules: &[SeccompRule]) -> BTreeMap<u32, Vec<Outcome>> {
-    let mut calls: BTreeMap<u32, Vec<Outcome>> = BTreeMap::new();
+fn outcomes(calls: &Calls, rules: &[SeccompRule]) -> BTreeMap<u32, Vec<Outcome>> {
+    let mut outcomes: BTreeMap<u32, Vec<Outcome>> = BTreeMap::new();
     for rule in rules {
         let value = value(rule.action, rule.errno_ret);
         let repeated =
@@ -60,12 +62,12 @@ fn outcomes(rules: &[SeccompRule]) -> BTreeMap<u32, Vec<Outcome>> {
         } else {
             vec![rule.args.clone()]
         };
-        for number in rule.names.iter().filter_map(|name| syscalls::number(name)) {
-            let known = calls.entry(number).or_default();
+        for number in rule.names.iter().filter_map(|name| calls.number(name)) {
+            let known = outcomes.entry(number).or_default();
             known.extend(alternatives.iter().map(|conditions| (conditions.clone(), value)));
         }
     }
-    calls
+    outcomes
 }
 
 /// What is done for one call.
@@ -101,7 +103,7 @@ fn jump(length: usize) -> Instruction {
 /// Tests an argument: goes on behind the instruction after it when the condition is met, else at that instruction.
 fn test(arg: &SeccompArg) -> Vec<Instruction> {
     let offset = FIRST_ARGUMENT + 8 * u32::from(arg.index);
-    // The halves of a number; the machine is little-endian, and the filter compares 32 bits at a time.
+    // The halves of a number; machines of all architectures are little-endian, and the filter compares 32 bits at a time.
     let half = |number: u64| u32::try_from(number & 0xffff_ffff).expect("32 bits are left");
     let halves = |number: u64| (half(number >> 32), half(number));
     let (high, low) = halves(arg.value);
@@ -147,7 +149,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::seccomp::{ARCH, AUDIT_ARCH_X86_64, NUMBER, errno};
+    use crate::seccomp::{ARCH, NUMBER, errno};
+
+    const AMD64: &Calls = syscalls::of(Architecture::Amd64);
 
     /// What the program answers, by the meaning of its instructions.
     fn run(program: &[Instruction], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
@@ -222,9 +226,9 @@ mod tests {
                 else { args.iter().all(|arg| holds(arg, arguments)) };
             let rule = SeccompRule { names: vec!["dup".into(), "no_such_call".into()], action: SeccompAction::Errno, errno_ret: Some(13), args };
             let filter = SeccompFilter { default_action: SeccompAction::Allow, default_errno_ret: None, syscalls: vec![rule] };
-            let answer = run(&program(&filter), AUDIT_ARCH_X86_64, 32, arguments);
+            let answer = run(&program(AMD64, &filter), AMD64.audit, 32, arguments);
             prop_assert_eq!(answer, if met { errno(13) } else { ALLOW });
-            prop_assert_eq!(run(&program(&filter), AUDIT_ARCH_X86_64, 33, arguments), ALLOW);
+            prop_assert_eq!(run(&program(AMD64, &filter), AMD64.audit, 33, arguments), ALLOW);
         }
     }
 
@@ -242,20 +246,24 @@ mod tests {
             default_errno_ret: None,
             syscalls: vec![rule("dup", vec![one]), rule("read", vec![]), rule("dup3", vec![])],
         };
-        let answer = |arch, number, first| run(&program(&filter), arch, number, [first, 0, 0, 0, 0, 0]);
-        assert_eq!(answer(AUDIT_ARCH_X86_64, 0, 9), ALLOW);
-        assert_eq!(answer(AUDIT_ARCH_X86_64, 32, 1), ALLOW);
-        assert_eq!(answer(AUDIT_ARCH_X86_64, 32, 1 << 32), errno(libc::EPERM));
-        assert_eq!(answer(AUDIT_ARCH_X86_64, 33, 1), errno(libc::EPERM));
-        assert_eq!(answer(AUDIT_ARCH_X86_64, 293, 1), errno(libc::ENOSYS));
-        assert_eq!(answer(AUDIT_ARCH_X86_64, X32, 1), errno(libc::ENOSYS));
+        let answer =
+            |arch, number, first| run(&program(AMD64, &filter), arch, number, [first, 0, 0, 0, 0, 0]);
+        assert_eq!(answer(AMD64.audit, 0, 9), ALLOW);
+        assert_eq!(answer(AMD64.audit, 32, 1), ALLOW);
+        assert_eq!(answer(AMD64.audit, 32, 1 << 32), errno(libc::EPERM));
+        assert_eq!(answer(AMD64.audit, 33, 1), errno(libc::EPERM));
+        assert_eq!(answer(AMD64.audit, 293, 1), errno(libc::ENOSYS));
+        assert_eq!(answer(AMD64.audit, X32, 1), errno(libc::ENOSYS));
         assert_eq!(answer(0x4000_0003, 0, 1), errno(libc::ENOSYS));
     }
 
     #[test]
     fn all_calls_with_conditions_fit_the_kernel() {
         let one = |index| SeccompArg { index, value: 1, value_two: 0, op: SeccompOp::Equal };
-        let names = (0..=syscalls::LAST).filter_map(syscalls::name).map(str::to_owned).collect::<Vec<_>>();
+        let names = (0..=syscalls::LAST)
+            .filter_map(|number| AMD64.name(number))
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
         assert!(names.len() > 350);
         let rule = SeccompRule { names, action: SeccompAction::Allow, errno_ret: None, args: vec![one(0)] };
         let filter = SeccompFilter {
@@ -263,6 +271,6 @@ mod tests {
             default_errno_ret: None,
             syscalls: vec![rule],
         };
-        assert!(program(&filter).len() <= 4096);
+        assert!(program(AMD64, &filter).len() <= 4096);
     }
 }

@@ -19,6 +19,9 @@ impl Architecture {
     /// All architectures.
     pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
+    /// The architecture that this program is compiled for: the guest's own, in the guest.
+    pub const COMPILED: Self = if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 };
+
     /// `amd64` or `arm64`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,7 +34,7 @@ impl Architecture {
     pub const fn missing(self) -> Option<&'static str> {
         match self {
             Self::Amd64 => None,
-            Self::Arm64 => Some("a guest bundle with an arm64 kernel, and the guest's system call numbers"),
+            Self::Arm64 => Some("a guest bundle with an arm64 kernel"),
         }
     }
 

@@ -35,6 +35,26 @@ impl fmt::Display for Seconds {
 #[serde(transparent)]
 pub struct Millis(pub u64);
 
+impl Millis {
+    /// The moment that is this span after `moment`, in milliseconds of the same clock; at most the last one that there is.
+    #[must_use]
+    pub const fn after(self, moment: u64) -> u64 {
+        moment.saturating_add(self.0)
+    }
+
+    /// This span and another one, at most the longest that there is.
+    #[must_use]
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// This span so many times, at most the longest that there is.
+    #[must_use]
+    pub const fn saturating_mul(self, times: u64) -> Self {
+        Self(self.0.saturating_mul(times))
+    }
+}
+
 /// A size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -62,5 +82,7 @@ mod tests {
         assert!(serde_json::from_str::<Seconds>("-1").is_err());
         assert_eq!(Seconds(30).millis(), Millis(30_000));
         assert_eq!(Seconds(u64::MAX).millis(), Millis(u64::MAX));
+        assert_eq!((Millis(5).after(7), Millis(5).after(u64::MAX)), (12, u64::MAX));
+        assert_eq!(Millis(5).saturating_add(Millis(7)).saturating_mul(2), Millis(24));
     }
 }

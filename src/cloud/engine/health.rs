@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use i2kit_spec::Millis;
 use i2kit_spec::status::{self, PodPhase, PodStatus};
 
 use super::environment::InstanceRecord;
@@ -14,11 +15,11 @@ use crate::plan::fleet::{ContainerStatus, Health};
 /// A guest that answered before is lost when it has not answered for this long. Far more than a machine that emulates
 /// several VMs on a busy host stands still, and less than the five minutes after which Kubernetes gives up the pods of
 /// a node that is silent.
-pub const SILENT_LOST_MS: u64 = 120_000;
+pub const SILENT_LOST: Millis = Millis(120_000);
 
 /// A guest that was ready gets no traffic when it has not answered for this long: three questions or so, as many as
 /// Kubernetes' default of `failureThreshold`.
-pub const SILENT_UNREADY_MS: u64 = 5_000;
+pub const SILENT_UNREADY: Millis = Millis(5_000);
 
 /// The longest boot id, in bytes: the kernel's is a UUID of 36.
 const BOOT_ID_BYTES: usize = 64;
@@ -41,8 +42,8 @@ pub enum CheckOutcome {
 pub struct Known<'k> {
     /// The containers that the VM's plan names; a guest that tells of others is not believed.
     pub containers: &'k [String],
-    /// How long the guest may take until its first answer, in milliseconds: the rollout's own deadline.
-    pub boot_ms: u64,
+    /// How long the guest may take until its first answer: the rollout's own deadline.
+    pub boot: Millis,
     /// A port behind a balancer that does not accept yet although the guest is ready.
     pub closed_port: Option<u16>,
 }
@@ -56,7 +57,7 @@ pub fn judge(record: &mut InstanceRecord, outcome: CheckOutcome, known: &Known<'
             record.silent_since = None;
             return;
         }
-        CheckOutcome::Silence(reason) => return silence(record, reason, known.boot_ms, now),
+        CheckOutcome::Silence(reason) => return silence(record, reason, known.boot, now),
         CheckOutcome::Unclear(reason) => {
             record.silent_since = None;
             record.answered = true;
@@ -94,20 +95,20 @@ pub fn judge(record: &mut InstanceRecord, outcome: CheckOutcome, known: &Known<'
     }
 }
 
-fn silence(record: &mut InstanceRecord, reason: String, boot_ms: u64, now: u64) {
+fn silence(record: &mut InstanceRecord, reason: String, boot: Millis, now: u64) {
     // The silence of a guest that never answered began with its VM.
     let first = if record.answered { now } else { record.started };
     let since = *record.silent_since.get_or_insert(first);
-    let silent = now.saturating_sub(since);
-    let limit = if record.answered { SILENT_LOST_MS } else { boot_ms };
+    let silent = Millis(now.saturating_sub(since));
+    let limit = if record.answered { SILENT_LOST } else { boot };
     match record.health {
         // It said so itself, or was silent for too long before.
         Health::Lost { .. } => {}
         _ if silent >= limit => {
-            let reason = bounded(format!("the guest has not answered for {} s: {reason}", silent / 1000));
+            let reason = bounded(format!("the guest has not answered for {} s: {reason}", silent.0 / 1000));
             record.set_health(Health::Lost { reason }, now);
         }
-        Health::Healthy if silent < SILENT_UNREADY_MS => {}
+        Health::Healthy if silent < SILENT_UNREADY => {}
         Health::Starting { .. } => {
             record.set_health(Health::Starting { waiting: Some(bounded(reason)) }, now);
         }
@@ -172,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    const BOOT_MS: u64 = 600_000;
+    const BOOT: Millis = Millis(600_000);
 
     fn record(health: Health) -> InstanceRecord {
         let mut record =
@@ -187,7 +188,7 @@ mod tests {
     }
 
     fn check(record: &mut InstanceRecord, outcome: CheckOutcome, now: u64) {
-        let known = Known { containers: &names(), boot_ms: BOOT_MS, closed_port: None };
+        let known = Known { containers: &names(), boot: BOOT, closed_port: None };
         judge(record, outcome, &known, now);
     }
 
@@ -240,17 +241,17 @@ mod tests {
         let mut vm = record(Health::Healthy);
         check(&mut vm, silence(), 1000);
         assert!(vm.serves(), "one question that is not answered says little");
-        check(&mut vm, silence(), 1000 + SILENT_UNREADY_MS);
+        check(&mut vm, silence(), 1000 + SILENT_UNREADY.0);
         assert_eq!(vm.health, Health::Unhealthy { reason: "no answer within 2 s".into() });
-        check(&mut vm, silence(), 1000 + SILENT_LOST_MS - 1);
+        check(&mut vm, silence(), 1000 + SILENT_LOST.0 - 1);
         assert!(matches!(vm.health, Health::Unhealthy { .. }));
-        check(&mut vm, says(PodPhase::Ready), 1000 + SILENT_LOST_MS);
+        check(&mut vm, says(PodPhase::Ready), 1000 + SILENT_LOST.0);
         assert!(vm.serves());
         // The silence counts from its own beginning.
         check(&mut vm, silence(), 200_000);
-        check(&mut vm, silence(), 200_000 + SILENT_LOST_MS - 1);
+        check(&mut vm, silence(), 200_000 + SILENT_LOST.0 - 1);
         assert!(matches!(vm.health, Health::Unhealthy { .. }));
-        check(&mut vm, silence(), 200_000 + SILENT_LOST_MS);
+        check(&mut vm, silence(), 200_000 + SILENT_LOST.0);
         let reason = "the guest has not answered for 120 s: no answer within 2 s";
         assert_eq!(vm.health, Health::Lost { reason: reason.into() });
     }
@@ -258,11 +259,11 @@ mod tests {
     #[test]
     fn a_guest_that_never_answers_is_lost_at_the_deadline_of_its_rollout() {
         let mut vm = record(Health::STARTING);
-        for now in [0, SILENT_LOST_MS, BOOT_MS - 1] {
+        for now in [0, SILENT_LOST.0, BOOT.0 - 1] {
             check(&mut vm, silence(), now);
             assert!(matches!(vm.health, Health::Starting { .. }), "at {now}");
         }
-        check(&mut vm, silence(), BOOT_MS);
+        check(&mut vm, silence(), BOOT.0);
         assert!(matches!(vm.health, Health::Lost { .. }));
     }
 
@@ -270,12 +271,12 @@ mod tests {
     fn a_fault_of_this_side_says_nothing_about_the_vm() {
         let mut vm = record(Health::Healthy);
         check(&mut vm, silence(), 0);
-        for now in (0..10 * SILENT_LOST_MS).step_by(1000) {
+        for now in (0..10 * SILENT_LOST.0).step_by(1000) {
             check(&mut vm, CheckOutcome::Unasked("too many open files".into()), now);
             assert!(vm.serves());
         }
         // What was silence before is forgotten with it.
-        check(&mut vm, silence(), 10 * SILENT_LOST_MS);
+        check(&mut vm, silence(), 10 * SILENT_LOST.0);
         assert!(vm.serves());
     }
 
@@ -292,7 +293,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_status_is_a_sign_of_life() {
         let mut vm = record(Health::Healthy);
-        for now in (0..10 * SILENT_LOST_MS).step_by(1000) {
+        for now in (0..10 * SILENT_LOST.0).step_by(1000) {
             check(&mut vm, CheckOutcome::Unclear("/status answers 404".into()), now);
         }
         assert_eq!(vm.health, Health::Unhealthy { reason: "/status answers 404".into() });
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn a_ready_guest_is_healthy_once_its_ports_accept() {
         let mut vm = record(Health::STARTING);
-        let known = Known { containers: &names(), boot_ms: BOOT_MS, closed_port: Some(80) };
+        let known = Known { containers: &names(), boot: BOOT, closed_port: Some(80) };
         judge(&mut vm, says(PodPhase::Ready), &known, 0);
         assert_eq!(vm.health.to_string(), "starting: port 80 accepts no connections yet");
         check(&mut vm, says(PodPhase::Ready), 1);

@@ -17,10 +17,8 @@ mod job_tests;
 #[cfg(test)]
 mod tests;
 
-pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF_MS};
-use self::group::{
-    BACKOFF_FIRST_MS, BACKOFF_FORGIVEN_MS, BACKOFF_MAX_MS, launches, leaving, newest_ended, worth,
-};
+pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF};
+use self::group::{BACKOFF_FIRST, BACKOFF_FORGIVEN, launches, leaving, newest_ended, pause, worth};
 pub use self::memory::{Memory, RUNS_KEPT, RefreshState};
 pub use self::run_state::Run;
 pub use self::schedule::Scheduled;
@@ -36,7 +34,7 @@ pub fn decide(group: &GroupView, now: Moment) -> Decision {
     let mut decision =
         Decision { memory: group.memory.clone(), actions: Vec::new(), blame: None, deployed: Vec::new() };
     let kept = newest_ended(group, now);
-    leaving(group, now, &|vm| kept.contains(&vm.id.as_str()), &mut decision.actions);
+    leaving(group, now, &|vm| kept.contains(&&vm.id), &mut decision.actions);
     if group.memory.deleting {
         let members = group.vms.iter().filter(|vm| vm.is_member());
         decision.actions.extend(members.map(|vm| Action::Drain { id: vm.id.clone(), failed: false }));
@@ -81,20 +79,17 @@ fn back_off(group: &GroupView, members: &[&Member], failed: &[&Member], now: u64
         && count(members.iter()) >= group.replicas
         && members.iter().all(|vm| vm.health == Health::Healthy);
     memory.well_since = well.then(|| memory.well_since.unwrap_or(now));
-    if memory.failures > 0
-        && memory.well_since.is_some_and(|since| now >= since.saturating_add(BACKOFF_FORGIVEN_MS))
-    {
+    if memory.failures > 0 && memory.well_since.is_some_and(|since| now >= BACKOFF_FORGIVEN.after(since)) {
         memory.failures = 0;
     }
     for vm in failed {
         // A VM that was healthy for long enough is replaced at once: its end says nothing about the next one.
-        let proven = vm.health == Health::Healthy && now >= vm.health_since.saturating_add(BACKOFF_FIRST_MS);
+        let proven = vm.health == Health::Healthy && now >= BACKOFF_FIRST.after(vm.health_since);
         if proven && memory.failures == 0 {
             continue;
         }
         memory.failures = memory.failures.saturating_add(1);
-        let pause = BACKOFF_FIRST_MS.saturating_mul(1 << memory.failures.saturating_sub(1).min(16));
-        memory.not_before = memory.not_before.max(now.saturating_add(pause.min(BACKOFF_MAX_MS)));
+        memory.not_before = memory.not_before.max(pause(memory.failures).after(now));
     }
 }
 

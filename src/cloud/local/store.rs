@@ -28,6 +28,7 @@ use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord
 use crate::cloud::engine::moment::Steady;
 use crate::manifest::api::Name;
 use crate::oci::Digest;
+use crate::plan::fleet::InstanceId;
 
 /// The version of the tables and of the documents in them. A database of another version is refused.
 const SCHEMA_VERSION: i64 = 4;
@@ -213,7 +214,7 @@ impl Store {
                     let Some(group) = found.groups.get_mut(&owner) else {
                         return Err(lost(&path, &format!("the VM {id} has no group {owner}")));
                     };
-                    group.instances.insert(id, record);
+                    group.instances.insert(InstanceId(id), record);
                 }
             }
             self.written.insert(whole, document);

@@ -1,5 +1,6 @@
 //! One VM, as the cloud and its guest show it.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::api::Protocol;
 
 /// The id of an instance, unique in its environment: such as `nginx-1-7hq2k`, or the cloud's own id of the VM.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(pub String);
 
@@ -17,6 +18,32 @@ impl Deref for InstanceId {
 
     fn deref(&self) -> &str {
         &self.0
+    }
+}
+
+/// A map by ids is asked by the text of one.
+impl Borrow<str> for InstanceId {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
+impl From<String> for InstanceId {
+    fn from(id: String) -> Self {
+        Self(id)
+    }
+}
+
+impl From<&str> for InstanceId {
+    fn from(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+}
+
+/// As its text, so that a log names an instance as people do.
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{RefreshState, Run};
 use crate::manifest::api::{JobRules, Name};
 use crate::plan::fleet::{
-    BalancerSpec, Fleet, Instance, InstanceGroup, InstanceId, InstanceState, JobRun, LoadBalancer, Refresh,
+    BalancerSpec, Fleet, Instance, InstanceGroup, InstanceState, JobRun, LoadBalancer, Refresh,
     ScheduleStatus, Target, count,
 };
 
@@ -47,7 +47,7 @@ impl Environment {
             .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
             .filter(|(instance, _)| instance.state == InstanceState::Running)
             .map(|(instance, port)| Target {
-                instance: InstanceId(instance.id.clone()),
+                instance: instance.id.clone(),
                 port,
                 healthy: instance.serves(),
             })
@@ -91,7 +91,7 @@ fn show_group(
 
 fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
     Instance {
-        id: InstanceId(record.id.clone()),
+        id: record.id.clone(),
         revision: record.revision,
         run: record.run,
         state: record.state,
@@ -160,7 +160,7 @@ fn show_progress(group: &GroupRecord, job: &JobRules, run: &Run) -> Refresh {
 
 fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refresh {
     let target = refresh.target();
-    let min_ready = group.settings.min_ready_seconds.millis().0;
+    let min_ready = group.settings.min_ready_seconds.millis();
     let new =
         || group.instances.values().filter(|r| r.revision == target && r.state == InstanceState::Running);
     Refresh {
@@ -168,7 +168,7 @@ fn show_refresh(group: &GroupRecord, refresh: &RefreshState, now: u64) -> Refres
         from: refresh.from,
         to: refresh.to,
         updated: count(new()),
-        available: count(new().filter(|r| r.serves() && now >= r.health_since.saturating_add(min_ready))),
+        available: count(new().filter(|r| r.serves() && now >= min_ready.after(r.health_since))),
         total: group.replicas,
         started: refresh.created,
         reason: refresh.reason.clone(),

@@ -1,7 +1,9 @@
 //! A group as it is decided about, what may be done to its VMs, and what holds for groups of every kind.
 
+use i2kit_spec::Millis;
+
 use super::memory::Memory;
-use crate::plan::fleet::{GroupSettings, Health, InstanceState, RunMember};
+use crate::plan::fleet::{GroupSettings, Health, InstanceId, InstanceState, RunMember};
 
 /// VMs of a group: each is a record, a folder and a process of a host.
 pub const MAX_MEMBERS: u32 = 1000;
@@ -10,25 +12,25 @@ pub const MAX_MEMBERS: u32 = 1000;
 pub(super) const LAUNCHES: u32 = 32;
 
 /// How long connections that are under way may go on after their VM left the balancer.
-pub(super) const DRAIN_MS: u64 = 10_000;
+pub(super) const DRAIN: Millis = Millis(10_000);
 
 /// How long a VM may take to power off beyond its pod's grace period, before it is killed.
-pub const POWER_OFF_MS: u64 = 15_000;
+pub const POWER_OFF: Millis = Millis(15_000);
 
 /// The first pause after a failed VM; doubled with each further failure, as Kubernetes does for containers.
-pub(super) const BACKOFF_FIRST_MS: u64 = 5_000;
+pub(super) const BACKOFF_FIRST: Millis = Millis(5_000);
 
 /// The longest pause between two starts of VMs that fail.
-pub(super) const BACKOFF_MAX_MS: u64 = 300_000;
+pub(super) const BACKOFF_MAX: Millis = Millis(300_000);
 
 /// A group whose VMs were all healthy for this long has its failures forgiven.
-pub(super) const BACKOFF_FORGIVEN_MS: u64 = 60_000;
+pub(super) const BACKOFF_FORGIVEN: Millis = Millis(60_000);
 
 /// How many ended VMs a group keeps, so that their reason and their output can still be read.
 pub(super) const ENDED_KEPT: usize = 2;
 
 /// How long an ended VM is kept at most.
-pub(super) const ENDED_KEPT_MS: u64 = 3_600_000;
+pub(super) const ENDED_AGE: Millis = Millis(3_600_000);
 
 /// So many VMs of a new revision that ended, or were lost, end its refresh before the deadline: with the back-off between
 /// them, a fourth one would not fare better.
@@ -52,7 +54,7 @@ pub struct GroupView {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of a VM")]
 pub struct Member {
     /// Its name.
-    pub id: String,
+    pub id: InstanceId,
     /// Its revision.
     pub revision: u32,
     /// Where it is in its life.
@@ -70,7 +72,7 @@ pub struct Member {
     /// Whether its guest ever answered.
     pub answered: bool,
     /// Its pod's grace period.
-    pub grace_ms: u64,
+    pub grace: Millis,
     /// Whether it failed, so that its reason is worth keeping.
     pub failed: bool,
     /// Of a Job: the run that it belongs to.
@@ -88,10 +90,8 @@ impl Member {
         self.state == InstanceState::Running && self.alive
     }
 
-    pub(super) fn is_available(&self, min_ready_ms: u64, now: u64) -> bool {
-        self.is_member()
-            && self.health == Health::Healthy
-            && now >= self.health_since.saturating_add(min_ready_ms)
+    pub(super) fn is_available(&self, min_ready: Millis, now: u64) -> bool {
+        self.is_member() && self.health == Health::Healthy && now >= min_ready.after(self.health_since)
     }
 
     /// Whether it runs and is of no more use.
@@ -113,29 +113,29 @@ pub enum Action {
     /// Take it out of the balancer.
     Drain {
         /// The VM.
-        id: String,
+        id: InstanceId,
         /// Whether it goes because it failed.
         failed: bool,
     },
     /// Press its power button.
     PowerOff {
         /// The VM.
-        id: String,
+        id: InstanceId,
     },
     /// End its process.
     Kill {
         /// The VM.
-        id: String,
+        id: InstanceId,
     },
     /// It ended: keep its record with the reason.
     End {
         /// The VM.
-        id: String,
+        id: InstanceId,
     },
     /// Forget its record and its files.
     Forget {
         /// The VM.
-        id: String,
+        id: InstanceId,
     },
 }
 
@@ -156,7 +156,7 @@ pub struct Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blame {
     /// The VM.
-    pub id: String,
+    pub id: InstanceId,
     /// The run, when it is one.
     pub run: Option<u32>,
 }
@@ -173,7 +173,7 @@ pub(super) fn leaving(
     actions.extend(ended.filter(|vm| !kept(vm)).map(|vm| Action::Forget { id: vm.id.clone() }));
     for vm in &group.vms {
         let id = vm.id.clone();
-        let age = now.saturating_sub(vm.state_since);
+        let age = Millis(now.saturating_sub(vm.state_since));
         match vm.state {
             InstanceState::Running if !vm.alive && group.memory.deleting => {
                 actions.push(Action::Forget { id });
@@ -181,10 +181,10 @@ pub(super) fn leaving(
             InstanceState::Draining | InstanceState::Stopping if !vm.alive => {
                 actions.push(if vm.failed { Action::End { id } } else { Action::Forget { id } });
             }
-            InstanceState::Draining if vm.connections == 0 || age >= DRAIN_MS => {
+            InstanceState::Draining if vm.connections == 0 || age >= DRAIN => {
                 actions.push(Action::PowerOff { id });
             }
-            InstanceState::Stopping if age >= vm.grace_ms.saturating_add(POWER_OFF_MS) => {
+            InstanceState::Stopping if age >= vm.grace.saturating_add(POWER_OFF) => {
                 actions.push(Action::Kill { id });
             }
             _ => {}
@@ -193,12 +193,17 @@ pub(super) fn leaving(
 }
 
 /// The names of ended VMs whose records a group keeps: the newest ones, for a while.
-pub(super) fn newest_ended(group: &GroupView, now: u64) -> Vec<&str> {
+pub(super) fn newest_ended(group: &GroupView, now: u64) -> Vec<&InstanceId> {
     let mut ended: Vec<&Member> = group.vms.iter().filter(|vm| vm.state == InstanceState::Ended).collect();
     ended.sort_by_key(|vm| std::cmp::Reverse(vm.state_since));
     ended.truncate(if group.memory.deleting { 0 } else { ENDED_KEPT });
-    ended.retain(|vm| now < vm.state_since.saturating_add(ENDED_KEPT_MS));
-    ended.into_iter().map(|vm| vm.id.as_str()).collect()
+    ended.retain(|vm| now < ENDED_AGE.after(vm.state_since));
+    ended.into_iter().map(|vm| &vm.id).collect()
+}
+
+/// The pause after so many failures.
+pub(super) fn pause(failures: u32) -> Millis {
+    BACKOFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MAX)
 }
 
 /// How much a VM serves: lost, unhealthy, starting, healthy.

@@ -4,15 +4,17 @@
 
 use std::collections::BTreeSet;
 
+use i2kit_spec::Millis;
+
 use super::group::{Action, Decision, GroupView, Member, leaving};
 use super::run_state::Run;
 use super::{run, schedule};
 use crate::cloud::engine::moment::Moment;
 use crate::manifest::api::{CronRules, JobRules};
-use crate::plan::fleet::{InstanceState, RefreshStatus};
+use crate::plan::fleet::{InstanceId, InstanceState, RefreshStatus};
 
 /// An ended run is kept for so long at least, whatever its rules say: whoever waits for its end sees it.
-const SEEN_MS: u64 = 2_000;
+const SEEN: Millis = Millis(2_000);
 
 /// So many ended VMs of each run are kept, the newest ones, so that their reason and their output can still be read.
 const RUN_ENDED_KEPT: usize = 10;
@@ -80,7 +82,7 @@ fn start_due(rules: &CronRules, job: &JobRules, decision: &mut Decision, runs: &
 fn strays(group: &GroupView, runs: &[Run], actions: &mut Vec<Action>) {
     let active: BTreeSet<u32> =
         runs.iter().filter(|run| run.status.is_active()).map(|run| run.number).collect();
-    let ended: BTreeSet<&String> = actions
+    let ended: BTreeSet<&InstanceId> = actions
         .iter()
         .filter_map(|action| match action {
             Action::End { id } | Action::Drain { id, .. } => Some(id),
@@ -105,7 +107,7 @@ fn strays(group: &GroupView, runs: &[Run], actions: &mut Vec<Action>) {
 fn is_expired(job: &JobRules, run: &Run, now: u64) -> bool {
     let ttl = run.rules(job).ttl_seconds_after_finished;
     let Some((finished, ttl)) = run.finished.zip(ttl) else { return false };
-    now >= finished.saturating_add(ttl.millis().0.max(SEEN_MS))
+    now >= ttl.millis().max(SEEN).after(finished)
 }
 
 /// Forgets runs of a CronJob: those that are too many, too old, or were replaced.
@@ -129,7 +131,7 @@ fn forget(group: &GroupView, job: &JobRules, rules: &CronRules, runs: &mut Vec<R
                 *room = room.saturating_sub(1);
                 is_within
             });
-        let unseen = run.finished.is_none_or(|finished| now < finished.saturating_add(SEEN_MS));
+        let unseen = run.finished.is_none_or(|finished| now < SEEN.after(finished));
         keep.push(unseen || has_vms(run) || (is_within && !is_expired(job, run, now)));
     }
     let mut keep = keep.into_iter().rev();
@@ -137,7 +139,7 @@ fn forget(group: &GroupView, job: &JobRules, rules: &CronRules, runs: &mut Vec<R
 }
 
 /// Ended VMs whose records are kept: the newest of each run that is known.
-fn kept(group: &GroupView, runs: &[Run]) -> BTreeSet<String> {
+fn kept(group: &GroupView, runs: &[Run]) -> BTreeSet<InstanceId> {
     let mut kept = BTreeSet::new();
     for run in runs {
         let of_run = |vm: &&Member| vm.run.is_some_and(|member| member.number == run.number);

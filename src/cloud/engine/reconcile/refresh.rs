@@ -3,7 +3,7 @@
 
 use super::group::{Action, Blame, Decision, GroupView, Member, REFRESH_FAILURES, launches, worth};
 use super::memory::{Memory, Reached, RefreshState};
-use crate::plan::fleet::{Health, InstanceState, RefreshStatus, count};
+use crate::plan::fleet::{Health, InstanceId, InstanceState, RefreshStatus, count};
 
 /// Whether a refresh is under way.
 pub(super) fn is_active(memory: &Memory) -> bool {
@@ -22,7 +22,7 @@ pub(super) fn advance(
         return;
     };
     let target = refresh.target();
-    let min_ready = group.settings.min_ready_seconds.millis().0;
+    let min_ready = group.settings.min_ready_seconds.millis();
     let new = || members.iter().filter(|vm| vm.revision == target);
     let available = count(new().filter(|vm| vm.is_available(min_ready, now)));
     let old = count(members.iter().filter(|vm| vm.revision != target));
@@ -43,8 +43,8 @@ pub(super) fn advance(
     // A VM that was there before says nothing about what the refresh brings, even when it has the same revision.
     let of_refresh = |vm: &&&Member| vm.revision == target && vm.state_since >= refresh.started;
     refresh.failures = refresh.failures.saturating_add(count(failed.iter().filter(of_refresh)));
-    let deadline = group.settings.progress_deadline_seconds.millis().0;
-    let late = now >= refresh.moved.saturating_add(deadline);
+    let deadline = group.settings.progress_deadline_seconds.millis();
+    let late = now >= deadline.after(refresh.moved);
     // While it rolls back there is nothing better to fall back to: only the deadline ends that.
     let hopeless = refresh.status == RefreshStatus::InProgress && refresh.failures >= REFRESH_FAILURES;
     if late || hopeless {
@@ -85,7 +85,7 @@ fn fail(refresh: &mut RefreshState, late: bool, group: &GroupView, now: u64) {
 
 /// The VM that shows best why revision `target` fails: of one that is late the least healthy member, of one whose VMs
 /// fail the one that did last.
-fn blame(group: &GroupView, target: u32, late: bool) -> Option<String> {
+fn blame(group: &GroupView, target: u32, late: bool) -> Option<InstanceId> {
     let of_target = || group.vms.iter().filter(|vm| vm.revision == target);
     let waits = of_target()
         .filter(|vm| vm.is_member() && vm.health != Health::Healthy)
@@ -102,7 +102,7 @@ pub(super) fn replace(group: &GroupView, members: &[&Member], now: u64, decision
     let Some(refresh) = &decision.memory.refresh else { return };
     let target = refresh.target();
     let bounds = group.settings.bounds(group.replicas);
-    let min_ready = group.settings.min_ready_seconds.millis().0;
+    let min_ready = group.settings.min_ready_seconds.millis();
     let (new, old): (Vec<&Member>, Vec<&Member>) = members.iter().partition(|vm| vm.revision == target);
     let (have_new, total) = (count(new.iter()), count(members.iter()));
 

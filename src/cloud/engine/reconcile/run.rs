@@ -4,12 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::group::{
-    Action, BACKOFF_FIRST_MS, BACKOFF_MAX_MS, Blame, Decision, GroupView, LAUNCHES, MAX_MEMBERS, Member,
-};
+use super::group::{Action, Blame, Decision, GroupView, LAUNCHES, MAX_MEMBERS, Member, pause};
 use super::run_state::{IndexFailures, Run};
 use crate::manifest::api::{FailureAction, FailureMatch, FailureRule, Indexes, JobRules, SuccessRule};
-use crate::plan::fleet::{InstanceState, RefreshStatus, RunMember, count as number_of};
+use crate::plan::fleet::{InstanceId, InstanceState, RefreshStatus, RunMember, count as number_of};
 
 /// Decides about one run at the time `now`.
 pub(super) fn advance(group: &GroupView, job: &JobRules, run: &mut Run, now: u64, decision: &mut Decision) {
@@ -38,7 +36,7 @@ fn go_on(
     job: &JobRules,
     run: &mut Run,
     now: u64,
-    blame: &mut Option<String>,
+    blame: &mut Option<InstanceId>,
     decision: &mut Decision,
 ) {
     let of_run = |vm: &&Member| vm.run.is_some_and(|member| member.number == run.number);
@@ -84,11 +82,6 @@ fn drain(vm: &Member) -> Action {
     Action::Drain { id: vm.id.clone(), failed: false }
 }
 
-/// The pause after so many failures.
-fn pause(failures: u32) -> u64 {
-    BACKOFF_FIRST_MS.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MAX_MS)
-}
-
 /// Whether the job counts restarts of containers, and the VM had some.
 fn is_failing(job: &JobRules, vm: &Member) -> bool {
     job.restarts_containers && vm.restarts > 0
@@ -100,7 +93,7 @@ fn count(
     run: &mut Run,
     vm: &Member,
     now: u64,
-    blame: &mut Option<String>,
+    blame: &mut Option<InstanceId>,
     decision: &mut Decision,
 ) {
     let id = vm.id.clone();
@@ -128,20 +121,20 @@ fn count(
             }
             run.failures = run.failures.saturating_add(1);
         }
-        Some(FailureAction::Ignore) => run.not_before = run.not_before.max(now.saturating_add(pause(1))),
+        Some(FailureAction::Ignore) => run.not_before = run.not_before.max(pause(1).after(now)),
         action => {
             run.failures = run.failures.saturating_add(1);
             match (index, job.backoff_limit_per_index) {
                 (Some(index), Some(limit)) => {
                     let failures = run.index_failures.entry(index).or_default();
                     failures.count = failures.count.saturating_add(1);
-                    failures.not_before = now.saturating_add(pause(failures.count));
+                    failures.not_before = pause(failures.count).after(now);
                     if failures.count > limit || action == Some(FailureAction::FailIndex) {
                         run.failed_indexes.insert(index);
                         run.index_failures.remove(&index);
                     }
                 }
-                _ => run.not_before = run.not_before.max(now.saturating_add(pause(run.failures))),
+                _ => run.not_before = run.not_before.max(pause(run.failures).after(now)),
             }
         }
     }
@@ -169,7 +162,7 @@ fn matched(rule: &FailureRule, vm: &Member) -> Option<String> {
 
 /// Notices that the run is done, or has failed; `alive` VMs of it run.
 fn judge(job: &JobRules, run: &mut Run, alive: &[&Member], now: u64) {
-    let deadline = job.active_deadline_seconds.map(|limit| run.started.saturating_add(limit.millis().0));
+    let deadline = job.active_deadline_seconds.map(|limit| limit.millis().after(run.started));
     let failed_indexes = run.failed_indexes.len();
     let restarts =
         alive.iter().filter(|vm| is_failing(job, vm)).fold(0_u32, |sum, vm| sum.saturating_add(vm.restarts));

@@ -4,6 +4,7 @@
 //! slept, nobody was there to look), the last time that was run for is remembered: no time is run for twice, and of
 //! several that passed only the newest is run for.
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 use super::run_state::Run;
@@ -97,15 +98,15 @@ pub(super) fn due(rules: &CronRules, memory: &Scheduled, wall: u64, active: usiz
     }
     let earliest = memory.earliest();
     let Some(scheduled) = memory.schedule.latest(earliest, wall) else { return Due::Nothing };
-    let deadline = rules.starting_deadline_seconds.map(|deadline| deadline.millis().0);
-    if deadline.is_some_and(|deadline| scheduled.saturating_add(deadline) < wall) {
+    let deadline = rules.starting_deadline_seconds.map(Seconds::millis);
+    if deadline.is_some_and(|deadline| deadline.after(scheduled) < wall) {
         return Due::TooLate { scheduled };
     }
     if rules.concurrency == Concurrency::Forbid && active > 0 {
         return Due::Waits { scheduled };
     }
     // With a deadline only the times within it count.
-    let counted = deadline.map_or(earliest, |deadline| earliest.max(wall.saturating_sub(deadline)));
+    let counted = deadline.map_or(earliest, |deadline| earliest.max(wall.saturating_sub(deadline.0)));
     let mut times = std::iter::successors(memory.schedule.next(counted), |time| memory.schedule.next(*time));
     let many = times.nth(MANY).is_some_and(|time| time <= wall);
     Due::Run { scheduled, many }
@@ -155,7 +156,6 @@ pub(super) fn advance(
 
 #[cfg(test)]
 mod tests {
-    use i2kit_spec::Seconds;
     use proptest::prelude::*;
 
     use super::*;

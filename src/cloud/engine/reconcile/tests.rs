@@ -1,10 +1,10 @@
 //! The reconciler on the fake cloud: limits are kept at every moment, and in the end the group is what it should be.
 
-use i2kit_spec::Seconds;
+use i2kit_spec::{Millis, Seconds};
 use proptest::prelude::*;
 
 use crate::cloud::engine::environment::{GroupRecord, MachineFacts};
-use crate::cloud::engine::health::SILENT_LOST_MS;
+use crate::cloud::engine::health::SILENT_LOST;
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile;
 use crate::cloud::sim::{Behaviour, Sim, World};
@@ -12,7 +12,7 @@ use crate::manifest::api::{IntOrPercent, Name, Strategy as Rollout};
 use crate::oci::Digest;
 use crate::plan::act::NewRevision;
 use crate::plan::example;
-use crate::plan::fleet::{GroupSettings, Health, InstanceState, RefreshStatus};
+use crate::plan::fleet::{GroupSettings, Health, InstanceId, InstanceState, RefreshStatus};
 use crate::plan::image::ImageId;
 
 fn web() -> Name {
@@ -206,7 +206,7 @@ fn vms_that_were_there_before_do_not_fail_a_refresh() {
 }
 
 /// Ids of members, oldest first.
-fn ids(world: &World) -> Vec<String> {
+fn ids(world: &World) -> Vec<InstanceId> {
     let members = group(world).instances.values().filter(|vm| vm.state == InstanceState::Running);
     members.map(|vm| vm.id.clone()).collect()
 }
@@ -304,7 +304,7 @@ fn guests_that_do_not_answer_for_long_are_replaced_one_at_a_time() {
     let mut world = sim.world();
     let before = ids(&world);
     world.behaviours.insert(image(1), Behaviour::Silent);
-    world.pass(SILENT_LOST_MS / 1000 - 1);
+    world.pass(SILENT_LOST.0 / 1000 - 1);
     assert_eq!((ids(&world), healthy(&world)), (before.clone(), 0), "they get no traffic, and live");
     world.pass(2);
     let kept = |world: &World| ids(world).iter().filter(|id| before.contains(id)).count();
@@ -324,7 +324,7 @@ fn a_silence_and_then_an_answer_ends_the_loss() {
     let mut world = sim.world();
     let before = ids(&world);
     world.behaviours.insert(image(1), Behaviour::Silent);
-    world.pass(SILENT_LOST_MS / 1000 + 2);
+    world.pass(SILENT_LOST.0 / 1000 + 2);
     let lost = |world: &World| {
         let members = group(world).instances.values().filter(|vm| vm.state == InstanceState::Running);
         members.filter(|vm| matches!(vm.health, Health::Lost { .. })).count()
@@ -372,7 +372,7 @@ fn a_grace_period_without_bound_is_one() {
     let mut view = group(&world(&settings(0, 1), 1, &[]).world()).view(&|_| MachineFacts::default());
     view.vms[0].state = InstanceState::Stopping;
     view.vms[0].alive = true;
-    view.vms[0].grace_ms = u64::MAX;
+    view.vms[0].grace = Millis(u64::MAX);
     let actions = reconcile::decide(&view, Moment { steady: 1_000_000_000, wall: 0 }).actions;
     assert!(!actions.iter().any(|action| matches!(action, reconcile::Action::Kill { .. })), "{actions:?}");
 }

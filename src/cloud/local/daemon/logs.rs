@@ -90,7 +90,7 @@ fn instances(keeper: &Keeper, logs: &Logs) -> Result<BTreeMap<String, u64>, Clou
         .ok_or_else(|| CloudError::not_found("group", &logs.query.group))?;
     let asked = |id: &str| logs.query.instance.as_deref().is_none_or(|instance| instance == id);
     let instances = group.instances.values().filter(|record| asked(&record.id));
-    Ok(instances.map(|record| (record.id.clone(), record.started)).collect())
+    Ok(instances.map(|record| (record.id.to_string(), record.started)).collect())
 }
 
 /// The runs whose lines are wanted, by container; none means all.

@@ -23,7 +23,7 @@ use crate::cloud::local::machine::{images, process, qmp, secrets};
 use crate::cloud::local::network::{self, GuestPort};
 use crate::cloud::local::supervise::supervise;
 use crate::manifest::api::Protocol;
-use crate::plan::fleet::{Accelerator, Health, InstanceState};
+use crate::plan::fleet::{Accelerator, Health, InstanceId, InstanceState};
 
 /// How long qemu may take until it answers.
 const QEMU_START: Duration = Duration::from_secs(30);
@@ -289,7 +289,7 @@ fn apply_check(keeper: &Keeper, id: &str, (outcome, closed_port): (CheckOutcome,
     }
     let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
     for group in groups.filter(|group| group.instances.contains_key(id)) {
-        let boot_ms = group.settings.boot_limit().0;
+        let boot = group.settings.boot_limit();
         let GroupRecord { instances, revisions, .. } = group;
         let Some(record) = instances.get_mut(id) else { continue };
         if record.state != InstanceState::Running {
@@ -299,7 +299,7 @@ fn apply_check(keeper: &Keeper, id: &str, (outcome, closed_port): (CheckOutcome,
         let revision = revisions.iter().find(|revision| revision.number == record.revision);
         let containers = revision.map(|revision| revision.launch.containers.as_slice()).unwrap_or_default();
         let was = std::mem::discriminant(&record.health);
-        let known = Known { containers, boot_ms, closed_port };
+        let known = Known { containers, boot, closed_port };
         judge(record, outcome, &known, now);
         if std::mem::discriminant(&record.health) != was {
             keeper.log.write(format_args!("{id} is {}", record.health));
@@ -366,21 +366,21 @@ impl State {
                 group.revisions.iter().map(|r| (r.number, r.launch.health_port)).collect();
             group.instances.retain(|id, record| {
                 if record.state != InstanceState::Ended
-                    && let Some(process) = running.remove(id)
+                    && let Some(process) = running.remove(&**id)
                 {
                     let mut machine = MachineHandle::new(Life::Started(process));
                     if record.health == Health::Healthy {
                         machine.ports = Ports::Settled;
                     }
-                    self.machines.insert(id.clone(), machine);
-                    machines.push((id.clone(), ports.get(&record.revision).copied().unwrap_or_default()));
+                    self.machines.insert(id.to_string(), machine);
+                    machines.push((id.to_string(), ports.get(&record.revision).copied().unwrap_or_default()));
                     return true;
                 }
                 record.state == InstanceState::Ended || began(id)
             });
         }
         let groups = next.values().flat_map(|environment| environment.groups.values());
-        let known = groups.flat_map(|group| group.instances.keys().cloned()).collect();
+        let known = groups.flat_map(|group| group.instances.keys().map(InstanceId::to_string)).collect();
         // A full disk does not keep VMs from being looked after: a VM that never began has ended then.
         let unsaved = self.commit(next).err();
         Adopted { machines, strangers: running.into_iter().collect(), known, unsaved }

@@ -16,7 +16,7 @@ use super::step::{Effect, Read, Stepped, Words};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::engine::moment::Moment;
-use crate::cloud::engine::reconcile::POWER_OFF_MS;
+use crate::cloud::engine::reconcile::POWER_OFF;
 use crate::cloud::local::store::{Faults, SaveMoment, Store};
 use crate::manifest::api::{
     Concurrency, CronRules, IntOrPercent, JobRules, Name, Schedule, ServiceType, Strategy,
@@ -246,7 +246,7 @@ impl Sim {
             });
             let groups = self.state.environments.values_mut().flat_map(|found| found.groups.values_mut());
             for record in groups.flat_map(|group| group.instances.values_mut()) {
-                let up = alive.get(&record.id).is_some_and(|since| now >= since + MACHINE_MS);
+                let up = alive.get(&*record.id).is_some_and(|since| now >= since + MACHINE_MS);
                 if up && record.state == InstanceState::Running {
                     record.boot_id = Some("boot".into());
                     record.answered = true;
@@ -332,7 +332,7 @@ impl Sim {
             assert!(self.state.record(id).is_some(), "{id} runs and has no record");
         }
         let healthy = |record: &&crate::cloud::engine::environment::InstanceRecord| {
-            record.serves() && world.alive.contains_key(&record.id)
+            record.serves() && world.alive.contains_key(&*record.id)
         };
         let groups = self.state.environments.values().flat_map(|found| found.groups.values());
         let serving = groups.flat_map(|group| group.instances.values()).filter(healthy).count();
@@ -422,7 +422,7 @@ impl Sim {
             group.instances.values().filter(|record| record.state != InstanceState::Ended).collect();
         members.len() == replicas as usize
             && world.alive.len() == members.len()
-            && members.iter().all(|record| record.serves() && world.alive.contains_key(&record.id))
+            && members.iter().all(|record| record.serves() && world.alive.contains_key(&*record.id))
     }
 
     fn destroy(&mut self) -> Result<(), CloudError> {
@@ -560,7 +560,7 @@ fn what_ran_before_the_host_was_restarted_is_started_again() {
     let members = |sim: &Sim| -> BTreeSet<String> {
         let group = sim.group().unwrap();
         let members = group.instances.values().filter(|record| record.state == InstanceState::Running);
-        members.map(|record| record.id.clone()).collect()
+        members.map(|record| record.id.to_string()).collect()
     };
     // Long enough that their end says nothing about the next ones.
     (0..100).for_each(|_| sim.tick());
@@ -600,5 +600,5 @@ fn a_machine_that_does_not_power_off_is_killed_when_it_is_late() {
     sim.world().off.clear();
     let pressed = sim.now;
     sim.until("end of both", |sim| sim.world().alive.is_empty());
-    assert!(sim.now >= pressed + POWER_OFF_MS);
+    assert!(sim.now >= POWER_OFF.after(pressed));
 }

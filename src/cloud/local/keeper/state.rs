@@ -250,8 +250,8 @@ impl State {
         let serving = group.instances.values().filter(|record| record.serves());
         serving
             .filter_map(|record| {
-                let address = self.machines.get(&record.id)?.network.address(port.0, port.1)?;
-                Some(Backend { machine: record.id.clone(), address })
+                let address = self.machines.get(&*record.id)?.network.address(port.0, port.1)?;
+                Some(Backend { machine: record.id.to_string(), address })
             })
             .collect()
     }

@@ -14,7 +14,7 @@ use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{Action, Blame, Decision, Memory, decide};
 use crate::cloud::local::store::Environments;
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{InstanceState, LaunchSpec, RunMember};
+use crate::plan::fleet::{InstanceId, InstanceState, LaunchSpec, RunMember};
 
 /// Something to be done to a VM once it was saved that it is done.
 #[derive(Debug)]
@@ -230,9 +230,9 @@ impl Step<'_> {
         for instance in record.instances.values().filter(|instance| instance.state == InstanceState::Running)
         {
             let Some(revision) = record.revision(instance.revision) else { continue };
-            let Some(machine) = self.machines.get(&instance.id) else { continue };
+            let Some(machine) = self.machines.get(&*instance.id) else { continue };
             for port in machine.network.missing(environment.ports(name, &revision.launch)) {
-                self.effects.push(Effect::Forward { id: instance.id.clone(), port });
+                self.effects.push(Effect::Forward { id: instance.id.to_string(), port });
             }
         }
     }
@@ -242,7 +242,7 @@ impl Step<'_> {
         let actions = decision.actions.iter().filter(|action| match action {
             Action::Forget { .. } => false,
             // It is decided again and again until the process is gone.
-            Action::Kill { id } => !self.machines.get(id).is_some_and(|machine| machine.killed),
+            Action::Kill { id } => !self.machines.get(&**id).is_some_and(|machine| machine.killed),
             _ => true,
         });
         self.log.extend(actions.map(|action| format!("{name}: {action:?}")));
@@ -266,19 +266,19 @@ impl Step<'_> {
             | Action::PowerOff { id }
             | Action::Kill { id }
             | Action::End { id }
-            | Action::Forget { id } => (id.clone(), self.now.steady),
+            | Action::Forget { id } => (id.to_string(), self.now.steady),
         };
         let left = if let Action::End { .. } = action { self.words(&id) } else { Words::default() };
         let group = self.next.get_mut(environment_name).and_then(|found| found.groups.get_mut(name));
         let Some(group) = group else { return };
         if let Action::Forget { .. } = action {
-            group.instances.remove(&id);
+            group.instances.remove(id.as_str());
             self.effects.push(Effect::Remove { id });
             return;
         }
-        let revision = group.instances.get(&id).and_then(|record| group.revision(record.revision));
+        let revision = group.instances.get(id.as_str()).and_then(|record| group.revision(record.revision));
         let containers = revision.map(|revision| revision.launch.containers.clone()).unwrap_or_default();
-        let Some(record) = group.instances.get_mut(&id) else { return };
+        let Some(record) = group.instances.get_mut(id.as_str()) else { return };
         match action {
             Action::Drain { failed, .. } => {
                 record.failed |= *failed;
@@ -307,8 +307,9 @@ impl Step<'_> {
         });
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         let Some(group) = environment.groups.get_mut(name) else { return };
-        let record = InstanceRecord { run, ..InstanceRecord::new(id.clone(), revision, self.now) };
-        group.instances.insert(id.clone(), record);
+        let record =
+            InstanceRecord { run, ..InstanceRecord::new(InstanceId(id.clone()), revision, self.now) };
+        group.instances.insert(record.id.clone(), record);
         let (environment, index) = (environment_name.to_owned(), run.and_then(|run| run.index));
         self.effects.push(Effect::Launch(Box::new(Launch { environment, id, index, spec, ports })));
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use i2kit_spec::Architecture;
 use serde::{Deserialize, Serialize};
 
 use super::{platform, process};
@@ -74,13 +75,15 @@ fn probe(
 ) -> io::Result<bool> {
     let folder = tempfile::tempdir()?;
     let firmware = folder.path().join("probe.bin");
-    let platform = &platform::HOST;
-    fs::write(&firmware, (platform.probe.firmware)(TURNS))?;
+    // KVM runs machines of the host's own architecture.
+    let platform = platform::of(Architecture::COMPILED);
+    let Some(words) = &platform.probe else { return Ok(false) };
+    fs::write(&firmware, (words.firmware)(TURNS))?;
     let mut command = Command::new(platform.program);
     command
-        .args(["-machine", platform.probe.machine, "-accel", accelerator, "-cpu", processor, "-m", "16"])
+        .args(["-machine", words.machine, "-accel", accelerator, "-cpu", processor, "-m", "16"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-        .args(["-device", platform.probe.exit_device, "-bios"])
+        .args(["-device", words.exit_device, "-bios"])
         .arg(&firmware)
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -92,7 +95,7 @@ fn probe(
     let start = Instant::now();
     while start.elapsed() < limit {
         if let Some(status) = child.try_wait()? {
-            return Ok(status.code() == Some(platform.probe.exit_code));
+            return Ok(status.code() == Some(words.exit_code));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

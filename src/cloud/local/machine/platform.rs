@@ -1,6 +1,8 @@
 //! What differs between architectures in qemu's words: its program, the machine type, and how the probe of an
 //! accelerator is written. One constant an architecture; nothing else here knows one.
 
+use i2kit_spec::Architecture;
+
 /// An architecture in qemu's words.
 #[derive(Debug)]
 pub(crate) struct Platform {
@@ -9,8 +11,8 @@ pub(crate) struct Platform {
     pub(crate) package: &'static str,
     /// The machine type, without devices that no guest uses. Its first serial port is the console.
     pub(crate) machine: &'static str,
-    /// The probe of an accelerator.
-    pub(super) probe: Probe,
+    /// The probe of an accelerator; none where no program for it is written, so that KVM is not used.
+    pub(super) probe: Option<Probe>,
 }
 
 /// A program that is run in place of firmware to find out whether an accelerator works.
@@ -25,21 +27,35 @@ pub(super) struct Probe {
     pub(super) firmware: fn(turns: u32) -> Vec<u8>,
 }
 
-/// The platform of machines on this host: images are built for amd64 alone.
-pub(crate) const HOST: Platform = AMD64;
+/// The platform of machines of an architecture.
+pub(crate) const fn of(architecture: Architecture) -> &'static Platform {
+    match architecture {
+        Architecture::Amd64 => &AMD64,
+        Architecture::Arm64 => &ARM64,
+    }
+}
+
+/// A line that qemu wrote, without the name of its program.
+pub(super) fn without_program(line: &str) -> &str {
+    let rest = |architecture| line.strip_prefix(of(architecture).program)?.strip_prefix(": ");
+    Architecture::ALL.into_iter().find_map(rest).unwrap_or(line)
+}
 
 const AMD64: Platform = Platform {
     program: "qemu-system-x86_64",
     package: "qemu-system-x86",
     machine: "q35,usb=off,vmport=off,hpet=off",
-    probe: Probe {
+    probe: Some(Probe {
         machine: "q35",
         exit_device: "isa-debug-exit",
         // The program writes 1, and qemu exits with twice that and one.
         exit_code: 3,
         firmware: amd64_firmware,
-    },
+    }),
 };
+
+const ARM64: Platform =
+    Platform { program: "qemu-system-aarch64", package: "qemu-system-arm", machine: "virt", probe: None };
 
 /// 64 KiB of firmware for amd64: counts down in a register and writes to the exit device.
 fn amd64_firmware(turns: u32) -> Vec<u8> {

@@ -51,12 +51,13 @@ pub(crate) fn start(
     folder: &Path,
     secrets: Option<File>,
 ) -> Result<Process, CloudError> {
+    let platform = platform::of(machine.launch.architecture);
     let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
     let grants =
         Grants { scratch: scratch.iter().map(AsRawFd::as_raw_fd).collect(), user: confine::user(machine.id) };
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
-    let mut command = Command::new(platform::HOST.program);
+    let mut command = Command::new(platform.program);
     command
         .args(qemu::arguments(machine, &grants))
         .env_clear()
@@ -67,9 +68,9 @@ pub(crate) fn start(
         .stderr(messages)
         .process_group(0);
     let refused = |error: io::Error| CloudError::Program {
-        program: platform::HOST.program.to_owned(),
+        program: platform.program.to_owned(),
         message: if error.kind() == io::ErrorKind::NotFound {
-            format!("it is not installed; install the package {}", platform::HOST.package)
+            format!("it is not installed; install the package {}", platform.package)
         } else {
             error.to_string()
         },
@@ -181,7 +182,7 @@ fn close(files: Vec<File>) {
 pub(crate) fn last_message(folder: &Path) -> Option<String> {
     let text = end_of(&folder.join(MESSAGES)).ok()?;
     let line = text.lines().rfind(|line| !line.trim().is_empty())?;
-    Some(line.trim_start_matches(&format!("{}: ", platform::HOST.program)).to_owned())
+    Some(platform::without_program(line).to_owned())
 }
 
 /// The end of a text, for as much as a message may be long: nothing bounds the file.

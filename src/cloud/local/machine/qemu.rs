@@ -80,7 +80,7 @@ fn board(machine: &Machine) -> [Argument; 14] {
     let append = format!("{image} {}={}{index} {network}", cmdline::INSTANCE, machine.id);
     [
         ("-name", format!("guest={}", machine.id)),
-        ("-machine", platform::HOST.machine.to_owned()),
+        ("-machine", platform::of(machine.launch.architecture).machine.to_owned()),
         ("-accel", accelerator.to_owned()),
         ("-cpu", processor.to_owned()),
         ("-m", machine.launch.memory_mib.to_string()),
