@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use i2kit_spec::launch::{LAUNCH_SPEC_VERSION, LaunchSpec};
+use i2kit_spec::user_data::{USER_DATA_VERSION, UserData};
 use rustls::ClientConfig;
 use serde::Deserialize;
 
@@ -48,7 +48,7 @@ impl Metadata {
     }
 
     /// The instance's user data, if it has any.
-    pub(crate) fn launch(&mut self) -> Result<Option<LaunchSpec>, Error> {
+    pub(crate) fn launch(&mut self) -> Result<Option<UserData>, Error> {
         self.get("user-data")?.map(|text| parse_launch(&text)).transpose()
     }
 
@@ -133,13 +133,13 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.len() < 1024 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn parse_launch(text: &str) -> Result<LaunchSpec, Error> {
+fn parse_launch(text: &str) -> Result<UserData, Error> {
     let bad = |reason: String| Error::Answer { what: "user data".into(), reason };
     let value: serde_json::Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
     // The version first: another version may have fields that this guest would call wrong.
     let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if found != u64::from(LAUNCH_SPEC_VERSION) {
-        return Err(Error::Version { found, expected: LAUNCH_SPEC_VERSION });
+    if found != u64::from(USER_DATA_VERSION) {
+        return Err(Error::Version { found, expected: USER_DATA_VERSION });
     }
     serde_json::from_str(text).map_err(|e| bad(e.to_string()))
 }

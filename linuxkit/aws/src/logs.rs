@@ -10,7 +10,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use i2kit_spec::launch::LaunchSpec;
+use i2kit_spec::user_data::UserData;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -54,7 +54,7 @@ type Places = BTreeMap<String, Place>;
 /// before this one has come.
 pub(crate) fn ship(
     client: &mut Client,
-    (spec, instance): (&LaunchSpec, &str),
+    (spec, instance): (&UserData, &str),
     (folder, file): (&Path, &Path),
     log: impl Fn(&str),
 ) {

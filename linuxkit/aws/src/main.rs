@@ -20,7 +20,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
-use i2kit_spec::launch::LaunchSpec;
+use i2kit_spec::user_data::UserData;
 
 use crate::error::Error;
 use crate::http::Endpoint;
@@ -88,7 +88,7 @@ fn boot() -> Result<(), Error> {
 fn client(
     mut metadata: Metadata,
     trust: Arc<rustls::ClientConfig>,
-    spec: &LaunchSpec,
+    spec: &UserData,
 ) -> Result<Client, Error> {
     let region = match &spec.region {
         Some(region) => region.clone(),

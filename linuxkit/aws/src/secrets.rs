@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use i2kit_spec::launch::{SecretReference, SecretSource};
+use i2kit_spec::user_data::{SecretReference, SecretSource};
 use serde_json::{Value, json};
 
 use crate::error::{Error, io};

@@ -6,7 +6,7 @@
 //! Two files make up the contract of an image: [`PodBoot`] is `etc/i2kit/pod.json`, and each container has an OCI runtime
 //! `config.json` in LinuxKit's layout, of which [`runtime::Config`] is the subset that host and guest agree on.
 //! Both are strict: an unknown field is an error on the reading side, so that a guest never ignores half of what
-//! a newer host asked for. In a cloud, [`launch::LaunchSpec`] has what belongs to a launch and not to the image.
+//! a newer host asked for. In a cloud, [`user_data::UserData`] has what belongs to a launch and not to the image.
 
 pub mod architecture;
 pub mod boot;
@@ -17,7 +17,6 @@ pub mod end;
 pub mod env;
 mod expand;
 pub mod guest;
-pub mod launch;
 pub mod names;
 pub mod port;
 pub mod probe;
@@ -26,6 +25,7 @@ pub mod seccomp;
 pub mod secrets;
 pub mod status;
 pub mod units;
+pub mod user_data;
 pub mod verity;
 pub mod volume;
 

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::launch::{LAUNCH_SPEC_VERSION, LaunchSpec, LogTarget, SecretReference, SecretSource};
+use i2kit_spec::user_data::{LogTarget, SecretReference, SecretSource, USER_DATA_VERSION, UserData};
 use i2kit_spec::{EnvValue, EnvVar, LateEnvironment, SecretKey};
 use serde_json::{Value, json};
 
@@ -147,10 +147,10 @@ impl Cloud {
     }
 }
 
-fn spec(cloud: &Cloud) -> LaunchSpec {
+fn spec(cloud: &Cloud) -> UserData {
     let secret = |name: &str, source| SecretReference { name: name.into(), source };
-    LaunchSpec {
-        version: LAUNCH_SPEC_VERSION,
+    UserData {
+        version: USER_DATA_VERSION,
         environment: "test".into(),
         namespace: "default".into(),
         group: "web".into(),

@@ -9,7 +9,7 @@ use aws_sdk_ec2::types::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use i2kit_spec::launch;
+use i2kit_spec::user_data;
 use serde::{Deserialize, Serialize};
 
 use super::environment::Aws;
@@ -73,34 +73,34 @@ impl Aws {
     }
 
     /// Where the machines find the values of their Secrets.
-    fn references(&self, group: &Name, launch: &LaunchSpec) -> Vec<launch::SecretReference> {
-        let one = |(name, id): (String, String)| launch::SecretReference {
+    fn references(&self, group: &Name, launch: &LaunchSpec) -> Vec<user_data::SecretReference> {
+        let one = |(name, id): (String, String)| user_data::SecretReference {
             name,
-            source: launch::SecretSource::SecretsManager { secret_id: id },
+            source: user_data::SecretSource::SecretsManager { secret_id: id },
         };
         self.values_of(group, launch).into_iter().map(one).collect()
     }
 
     fn user_data(&self, group: &Name, revision: &NewRevision) -> Result<Vec<u8>, CloudError> {
         let own = Own { launch: revision.launch.clone(), cause: revision.cause.clone() };
-        let spec = launch::LaunchSpec {
-            version: launch::LAUNCH_SPEC_VERSION,
+        let spec = user_data::UserData {
+            version: user_data::USER_DATA_VERSION,
             environment: self.settings.environment.clone(),
             namespace: group.namespace.clone(),
             group: group.name.clone(),
             revision: u64::from(revision.number),
             region: Some(self.settings.region.clone()),
-            logs: Some(launch::LogTarget { group: name::log_group(&self.settings.environment) }),
+            logs: Some(user_data::LogTarget { group: name::log_group(&self.settings.environment) }),
             secrets: self.references(group, &revision.launch),
             endpoint: self.settings.guest_endpoint.clone(),
             host: Some(serde_json::to_string(&own).expect("a launch spec has only string keys")),
         };
-        let bytes = serde_json::to_vec(&spec).expect("a launch spec has only string keys");
-        if bytes.len() > launch::MAX_USER_DATA {
+        let bytes = serde_json::to_vec(&spec).expect("user data has only string keys");
+        if bytes.len() > user_data::MAX_USER_DATA {
             let message = format!(
                 "{group} needs {} bytes of user data, and EC2 takes {}",
                 bytes.len(),
-                launch::MAX_USER_DATA
+                user_data::MAX_USER_DATA
             );
             return Err(CloudError::Conflict { message });
         }
@@ -111,7 +111,7 @@ impl Aws {
 /// The revision that a version holds; `None` when it was not written by i2kit.
 pub(super) fn revision(version: &LaunchTemplateVersion) -> Option<Revision> {
     let data = STANDARD.decode(version.launch_template_data()?.user_data()?).ok()?;
-    let spec: launch::LaunchSpec = serde_json::from_slice(&data).ok()?;
+    let spec: user_data::UserData = serde_json::from_slice(&data).ok()?;
     let own: Own = serde_json::from_str(&spec.host?).ok()?;
     Some(Revision {
         number: u32::try_from(version.version_number()?).ok()?,

@@ -8,8 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The version of [`LaunchSpec`] that this crate writes and reads. A guest reports any other version and refuses it.
-pub const LAUNCH_SPEC_VERSION: u32 = 1;
+/// The version of [`UserData`] that this crate writes and reads. A guest reports any other version and refuses it.
+pub const USER_DATA_VERSION: u32 = 1;
 
 /// The most bytes that user data may have, before base64: the limit of launch templates.
 pub const MAX_USER_DATA: usize = 16 << 10;
@@ -17,8 +17,8 @@ pub const MAX_USER_DATA: usize = 16 << 10;
 /// The user data of an instance: JSON, as it is (not base64, which the cloud's interface adds and takes away).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LaunchSpec {
-    /// Always [`LAUNCH_SPEC_VERSION`].
+pub struct UserData {
+    /// Always [`USER_DATA_VERSION`].
     pub version: u32,
     /// Name of the environment.
     pub environment: String,
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn user_data_reads_back_and_never_changes() {
-        let spec = LaunchSpec {
-            version: LAUNCH_SPEC_VERSION,
+        let spec = UserData {
+            version: USER_DATA_VERSION,
             environment: "production".into(),
             namespace: "default".into(),
             group: "web".into(),
@@ -119,13 +119,13 @@ mod tests {
                 r#"{"name":"mail","source":{"parameters":{"path":"/production/mail"}}}]}"#
             )
         );
-        assert_eq!(serde_json::from_str::<LaunchSpec>(&text).unwrap(), spec);
+        assert_eq!(serde_json::from_str::<UserData>(&text).unwrap(), spec);
     }
 
     #[test]
     fn a_field_that_a_guest_does_not_know_is_refused() {
         let least = r#"{"version":1,"environment":"e","namespace":"n","group":"g","revision":1}"#;
-        assert!(serde_json::from_str::<LaunchSpec>(least).is_ok());
-        assert!(serde_json::from_str::<LaunchSpec>(&least.replace("\"group\"", "\"grupp\"")).is_err());
+        assert!(serde_json::from_str::<UserData>(least).is_ok());
+        assert!(serde_json::from_str::<UserData>(&least.replace("\"group\"", "\"grupp\"")).is_err());
     }
 }
