@@ -91,6 +91,7 @@ fn every_example_has_a_rollout_plan() {
             environment: "local".into(),
             groups,
             balancers,
+            disks: workload::disks(&set),
             cause: "i2kit deploy".into(),
             prune: false,
         };

@@ -15,6 +15,7 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
     let desired = prepared.desired(context, &secrets, args.prune);
+    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
     let plan = rollout::rollout(&desired, &fleet);
     let materials = prepared.materials(&plan, &secrets).await?;
     let record = Record::default();

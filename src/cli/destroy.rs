@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure, OrExit as _};
 use super::{carry_out, connection, named, reading};
 use crate::cloud::{Cloud, Materials, local};
 use crate::manifest::api::Name;
-use crate::plan::fleet::Fleet;
+use crate::plan::fleet::{Fleet, LaunchDisk};
 use crate::plan::{ingress, rollout};
 
 /// Deletes what the targets name, or everything.
@@ -19,12 +19,17 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<Exit, F
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let doomed = if args.all { fleet } else { only(fleet.clone(), &targets(&fleet, args, context)?) };
-    teardown(context, cloud.as_ref(), &doomed).await
+    teardown(context, cloud.as_ref(), &doomed, args.volumes).await
 }
 
 /// Deletes everything that `doomed` holds, and the environment itself when nothing is left in it.
-pub(super) async fn teardown(context: &Context, cloud: &dyn Cloud, doomed: &Fleet) -> Result<Exit, Failure> {
-    let plan = rollout::destroy(doomed);
+pub(super) async fn teardown(
+    context: &Context,
+    cloud: &dyn Cloud,
+    doomed: &Fleet,
+    volumes: bool,
+) -> Result<Exit, Failure> {
+    let plan = rollout::destroy(doomed, volumes);
     let exit = carry_out::carry_out(context, cloud, &plan, &Materials::default()).await?;
     crate::rollout::release(cloud, &holder()).await.or_exit(Exit::Cloud)?;
     Ok(exit)
@@ -57,6 +62,8 @@ pub(super) struct Doomed {
     pub groups: Vec<Name>,
     /// Balancers.
     pub balancers: Vec<Name>,
+    /// Disks, beside those of the groups.
+    pub disks: Vec<Name>,
 }
 
 /// A target that is a file or looks like one is a manifest; any other is a group's name. What may be both is not guessed,
@@ -86,6 +93,7 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
         let set = Manifests { manifests, kustomize, reading: args.reading.clone() };
         let set = reading::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
+        doomed.disks.extend(set.claims.iter().map(|claim| claim.meta.name.clone()));
         doomed.balancers.extend(set.services.iter().map(|service| service.meta.name.clone()));
         doomed.balancers.extend(set.ingresses.iter().map(|ingress| ingress::name(&ingress.meta.name)));
     }
@@ -108,6 +116,20 @@ pub(super) fn only(mut fleet: Fleet, doomed: &Doomed) -> Fleet {
         let mut targets = balancer.spec.targets().peekable();
         let orphaned = targets.peek().is_some() && targets.all(|target| !stays(&target.group));
         orphaned || doomed.balancers.contains(&balancer.spec.name)
+    });
+    let of_groups: Vec<Name> = fleet
+        .groups
+        .iter()
+        .filter(|group| !stays(&group.name))
+        .flat_map(|group| {
+            let disks = group.revisions.iter().flat_map(|revision| &revision.launch.disks);
+            disks.filter(|disk| matches!(disk, LaunchDisk::Claim(_))).map(|disk| disk.name(&group.name, None))
+        })
+        .collect();
+    fleet.disks.retain(|disk| {
+        let name = &disk.spec.name;
+        let of_member = disk.spec.owner.as_ref().is_some_and(|owner| !stays(&owner.group));
+        of_member || of_groups.contains(name) || doomed.disks.contains(name)
     });
     fleet.groups.retain(|group| !stays(&group.name));
     fleet

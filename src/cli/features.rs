@@ -52,7 +52,11 @@ const FEATURES: &[Feature] = &[
         "`exec`, `cp` (the container needs `tar`; links are left out), `console`",
         &["i2kit exec", "i2kit cp", "i2kit console"],
     ),
-    Feature { what: "headless Services, StatefulSets, disks, GPUs", paths: &[], not_yet: true },
+    depends(
+        "StatefulSets; disks that outlive machines, with `volume ls`, `snapshot`, `restore`, `rm`",
+        &["StatefulSet", "PersistentVolumeClaim", "i2kit volume"],
+    ),
+    Feature { what: "headless Services, GPUs", paths: &[], not_yet: true },
 ];
 
 /// What a cloud makes of all that a line is about, in a word.

@@ -51,6 +51,7 @@ mod status;
 mod summary;
 mod terminal;
 pub mod unpack;
+mod volume;
 mod wait;
 
 use std::ffi::OsString;
@@ -137,6 +138,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::IamPolicy => preflight::policy(&context()?),
         Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
+        Verb::Volume { verb } => wait(volume::run(&context()?, &verb)),
         Verb::Cache { verb } => cache::run(&context()?, &verb),
     };
     exit.map(ExitCode::from)

@@ -59,13 +59,16 @@ pub(super) fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGrou
     }
 }
 
-/// The group that the user calls `name`, or one instance and its group: its id alone, or `GROUP/INSTANCE` with its
-/// number from 1 in the order of age, its id, or the id's last part.
+/// The group that the user calls `name`, or one instance and its group: its id or name alone, or `GROUP/INSTANCE` with
+/// its number from 1 in the order of age (its index in a StatefulSet), its id or name, or the id's last part.
 pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
-    let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| *instance.id == *name);
+    let of = |group: &'f InstanceGroup| {
+        let by_id = group.instances.iter().find(|instance| *instance.id == *name);
+        by_id.or_else(|| member(group, |instance| instance.name.as_deref() == Some(name)))
+    };
     if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
         return Ok((group, Some(instance)));
     }
@@ -78,18 +81,29 @@ pub(super) fn group_or_instance<'f>(
     let group = group(fleet, name).map_err(|_| failure)?;
     let mut instances: Vec<&Instance> = group.instances.iter().collect();
     instances.sort_by_key(|instance| (instance.since, &instance.id));
-    let number =
-        wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied());
+    let number = if group.settings.stateful.is_some() {
+        let ordinal = wanted.parse::<u32>().ok();
+        member(group, |instance| ordinal.is_some() && instance.ordinal == ordinal)
+            .or_else(|| member(group, |instance| instance.name.as_deref() == Some(wanted)))
+    } else {
+        wanted.parse::<usize>().ok().and_then(|number| instances.get(number.checked_sub(1)?).copied())
+    };
     let named =
         |instance: &&&Instance| *instance.id == *wanted || instance.id.rsplit('-').next() == Some(wanted);
     if let Some(instance) = number.or_else(|| instances.iter().find(named).copied()) {
         return Ok((group, Some(instance)));
     }
-    let ids: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
+    let ids: Vec<&str> = instances.iter().map(|instance| instance.called()).collect();
     Err(Failure::new(
         Exit::NotFound,
         anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),
     ))
+}
+
+/// The newest instance of those that are the same member of a StatefulSet: one that has ended comes last.
+fn member(group: &InstanceGroup, is_it: impl Fn(&Instance) -> bool) -> Option<&Instance> {
+    let found = group.instances.iter().filter(|instance| is_it(instance));
+    found.max_by_key(|instance| (instance.state != InstanceState::Ended, instance.since))
 }
 
 /// One instance that runs and has the container: the one that `name` names, or of its group the first healthy one.

@@ -13,7 +13,9 @@ pub(super) async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Fail
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
-    let plan = rollout::rollout(&prepared.desired(context, &secrets, args.prune), &fleet);
+    let desired = prepared.desired(context, &secrets, args.prune);
+    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
+    let plan = rollout::rollout(&desired, &fleet);
     let cost = context.environment.provider.cost(&plan, &fleet);
     match context.format {
         Format::Json => {

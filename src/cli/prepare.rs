@@ -99,6 +99,7 @@ impl Prepared {
             environment: context.environment.name.clone(),
             groups,
             balancers,
+            disks: workload::disks(&self.set),
             cause: self.cause.clone(),
             prune,
         }

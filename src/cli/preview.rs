@@ -130,7 +130,7 @@ async fn teardown(context: &Context, cloud: &dyn Cloud, own: &Own) -> Result<(),
     loop {
         let (doomed, changed) = own.part(cloud.observe().await.or_exit(Exit::Cloud)?);
         // Without an intent it is not made again on a fleet that was not looked at here.
-        let plan = RolloutPlan { intent: Intent::None, ..rollout::destroy(&doomed) };
+        let plan = RolloutPlan { intent: Intent::None, ..rollout::destroy(&doomed, false) };
         match carry_out::carry_out_with(context, cloud, (&plan, &Materials::default()), &record).await {
             Err(Failure { exit: Exit::Overtaken, .. }) if looks < LOOKS => looks += 1,
             Err(failure) => return Err(failure),
@@ -152,6 +152,7 @@ async fn serve(
     record: &Record,
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    rollout::check_disks(desired, &fleet).or_exit(Exit::Manifest)?;
     let plan = rollout::rollout(desired, &fleet);
     let materials = prepared.materials(&plan, secrets).await?;
     // The build took minutes.
@@ -202,6 +203,7 @@ mod tests {
             environment: "local".into(),
             groups: Vec::new(),
             balancers: vec![spec("api"), spec("web")],
+            disks: Vec::new(),
             cause: String::new(),
             prune: false,
         };

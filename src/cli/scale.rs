@@ -13,7 +13,7 @@ pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Fai
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &named::group(&fleet, &args.name)?.name;
     let exit = |error: &PlanError| match error {
-        PlanError::Job { .. } => Exit::Usage,
+        PlanError::Job { .. } | PlanError::OneDisk { .. } => Exit::Usage,
         _ => Exit::NotFound,
     };
     let plan = rollout::scale(&fleet, name, args.replicas).map_err(|e| Failure::new(exit(&e), e))?;

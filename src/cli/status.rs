@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::{connection, named, output};
 use crate::manifest::api::Indexes;
 use crate::plan::fleet::{
-    ContainerStatus, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus,
+    ContainerStatus, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
 };
 use crate::plan::metrics;
 use crate::report::{self, Format};
@@ -34,23 +34,17 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
 
 /// The fleet as tables, as `kubectl get` would show it; with all containers, or those that are not ready or were restarted.
 pub(super) fn text(fleet: &Fleet, all: bool) -> String {
-    if fleet.groups.is_empty() && fleet.balancers.is_empty() {
+    if fleet.groups.is_empty() && fleet.balancers.is_empty() && fleet.disks.is_empty() {
         return format!(
             "Environment {} holds nothing. `i2kit deploy MANIFEST` changes that.\n",
             text::line(&fleet.environment)
         );
     }
-    let mut out = String::new();
-    let mut add = |table: Table| {
-        if !out.is_empty() {
-            out.push('\n');
-        }
-        for line in table.lines() {
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
-    };
-    add(groups(&fleet.groups));
+    let mut tables = Vec::new();
+    let mut add = |table: Table| tables.push(table);
+    if !fleet.groups.is_empty() || !fleet.balancers.is_empty() {
+        add(groups(&fleet.groups));
+    }
     // A Job of one run is in its group's line.
     let has_runs = |group: &&InstanceGroup| {
         let job = group.settings.job.as_ref();
@@ -70,6 +64,24 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     }
     if !fleet.balancers.is_empty() {
         add(balancers(&fleet.balancers));
+    }
+    if !fleet.disks.is_empty() {
+        add(volumes(&fleet.disks));
+    }
+    lines(&tables)
+}
+
+/// Tables as text, an empty line between them.
+pub(super) fn lines(tables: &[Table]) -> String {
+    let mut out = String::new();
+    for table in tables {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        for line in table.lines() {
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
     }
     out
 }
@@ -203,7 +215,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
     for instance in groups.iter().flat_map(|group| &group.instances) {
         let restarts: u32 = instance.containers.iter().map(|container| container.restarts).sum();
         table.add_row(row([
-            instance.id.to_string(),
+            instance.called().to_owned(),
             instance.revision.to_string(),
             shortened(&output::health(instance)),
             restarts.to_string(),
@@ -226,7 +238,7 @@ fn containers<'a>(
     for instance in instances {
         for container in instance.containers.iter().filter(|container| is_shown(container)) {
             table.add_row(row([
-                instance.id.to_string(),
+                instance.called().to_owned(),
                 container.name.clone(),
                 if container.ready { "yes" } else { "no" }.into(),
                 container.restarts.to_string(),
@@ -257,6 +269,23 @@ fn balancers(balancers: &[LoadBalancer]) -> Table {
             format!("{:?}", balancer.spec.kind),
             if addresses.is_empty() { "-".into() } else { addresses.join(", ") },
             format!("{healthy}/{} healthy", balancer.targets.len()),
+        ]));
+    }
+    table
+}
+
+/// Disks as a table.
+pub(super) fn volumes(disks: &[Disk]) -> Table {
+    let mut table = table(&["VOLUME", "SIZE", "USED", "CLASS", "INSTANCE", "SNAPSHOTS"]);
+    for disk in disks {
+        let snapshots: Vec<&str> = disk.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
+        table.add_row(row([
+            disk.spec.name.to_string(),
+            size(disk.spec.size),
+            disk.used.map_or("-".into(), size),
+            disk.spec.class.clone().unwrap_or_else(|| "-".into()),
+            disk.instance.as_ref().map_or("-".into(), ToString::to_string),
+            if snapshots.is_empty() { "-".into() } else { snapshots.join(", ") },
         ]));
     }
     table

@@ -4,9 +4,10 @@
 //! Pure: it takes values and gives values. The local cloud stores them in its database and carries the decisions out with
 //! qemu; the simulated cloud keeps them in memory.
 //!
-//! [`environment`] has the records and applies acts, [`health`] judges the outcome of a VM's health check,
-//! [`reconcile`] decides, [`moment`] has the two times.
+//! [`environment`] has the records and applies acts, [`disk_record`] a disk's record, [`health`] judges the outcome of a
+//! VM's health check, [`reconcile`] decides, [`moment`] has the two times.
 
+pub mod disk_record;
 pub mod environment;
 pub mod health;
 pub mod moment;

@@ -29,6 +29,12 @@ pub enum CloudError {
         /// What was found instead.
         message: String,
     },
+    /// What was asked for cannot be.
+    #[error("{message}")]
+    Refused {
+        /// Why, and what to do.
+        message: String,
+    },
     /// The thing is needed by something else.
     #[error("{what} is in use by {user}")]
     InUse {

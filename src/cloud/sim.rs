@@ -15,7 +15,7 @@ use i2kit_spec::status::{self, ContainerStatus, PodPhase, PodStatus, Wait};
 use super::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use super::engine::health::{CheckOutcome, Known, judge};
 use super::engine::moment::Moment;
-use super::engine::reconcile::{Action, decide};
+use super::engine::reconcile::{Action, Place, decide};
 use super::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates, polling, watch};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
@@ -144,6 +144,7 @@ impl World {
                 self.environment.groups.remove(&name);
             }
         }
+        self.environment.disks.retain(|_, disk| !disk.deleting);
     }
 
     fn facts(&self, id: &str) -> MachineFacts {
@@ -220,10 +221,11 @@ impl World {
             }
         };
         match action {
-            Action::Launch { revision, run } => {
+            Action::Launch { revision, place: Place { ordinal, run } } => {
                 self.launched += 1;
                 let id = InstanceId(format!("{}-{revision}-{}", name.name, self.launched));
-                let record = InstanceRecord { run, ..InstanceRecord::new(id.clone(), revision, moment) };
+                let record =
+                    InstanceRecord { ordinal, run, ..InstanceRecord::new(id.clone(), revision, moment) };
                 group.instances.insert(id, record);
             }
             Action::Drain { id, failed } => {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::language::{Choice, Class, Field, KINDS, LIST, Table, Text, Type};
-use super::support::{ENDING_POD, PLACEMENT, ROLE, Support, TLS, annotations, notes, only_on};
+use super::support::{ENDING_POD, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS, annotations, notes, only_on};
 
 const HEAD: &str = "<!-- Made from the tables in src/manifest/language and src/cloud/*/support.rs by `i2kit schema --format markdown`. -->
 # Manifests: what i2kit reads, and what it means for machines
@@ -36,7 +36,7 @@ pub fn markdown(clouds: &[&'static Support]) -> String {
             None => kind.name.to_owned(),
         };
         let answer = |cloud: &Support| cloud.answer(kind.name);
-        let class = class(kind.class, kind.not_yet, only_on(clouds, answer));
+        let class = class(kind.class, false, only_on(clouds, answer));
         let more = kind.help.map(str::to_owned).into_iter().chain(notes(clouds, answer));
         let more = more.fold(String::new(), |more, text| more + "; " + &cell(&text));
         put(
@@ -174,7 +174,7 @@ fn class(class: Class, not_yet: bool, only: Option<String>) -> String {
 
 /// Paths of answers that name nothing in the language, and no verb: slips in a cloud's table.
 pub fn unknown(cloud: &Support) -> Vec<&'static str> {
-    let named = [TLS, ROLE, PLACEMENT, ENDING_POD];
+    let named = [TLS, ROLE, PLACEMENT, ENDING_POD, NAMED_CLASS];
     let is_kind = |path: &str| KINDS.iter().any(|kind| kind.name == path);
     let is_field = |path: &str| {
         let (field, word) = path.split_once('=').map_or((path, None), |(field, word)| (field, Some(word)));

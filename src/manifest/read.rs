@@ -277,9 +277,6 @@ fn known(check: &mut Check<'_>, root: &Node<'_>, kind: &'static Kind) {
         }
         Class::Works | Class::Mapped | Class::Silent => {}
     }
-    if kind.not_yet {
-        check.not_yet(span, kind.name);
-    }
     check.supported(span, kind.name, kind.name);
     if let Some(note) = kind.note {
         check.report(Code::AdaptedKind, span, note);

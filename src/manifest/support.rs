@@ -23,6 +23,9 @@ pub const ENDING_POD: &str = "a Pod that ends";
 /// An `emptyDir` on a disk, where its manifest does not ask for memory.
 pub const SCRATCH_DISK: &str = "EmptyDirVolumeSource.medium=";
 
+/// A StorageClass that a claim names and no file has.
+pub const NAMED_CLASS: &str = "a StorageClass that is not in the given files";
+
 /// What a cloud makes of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {

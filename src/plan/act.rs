@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::fleet::{BalancerSpec, Generation, GroupSettings, LaunchSpec, Leftover};
+use super::fleet::{BalancerSpec, DiskSpec, Generation, GroupSettings, LaunchSpec, Leftover};
 use super::image::ImageId;
 use crate::manifest::api::Name;
 
@@ -22,6 +22,11 @@ pub enum Act {
     PutBalancer {
         /// All of it.
         spec: BalancerSpec,
+    },
+    /// Make a disk exist that is at least as large as the spec says; one that is there keeps what is on it.
+    PutDisk {
+        /// All of it.
+        disk: DiskSpec,
     },
     /// Make a group exist with these settings. A new one has no VMs and no revision.
     PutGroup {
@@ -92,6 +97,33 @@ pub enum Act {
         /// The images.
         images: Vec<ImageId>,
     },
+    /// Delete disks with all that is on them, and their snapshots. Those that do not exist are no error; those that an
+    /// instance has are.
+    DeleteDisks {
+        /// The disks.
+        disks: Vec<Name>,
+    },
+    /// Copy what is on a disk now.
+    SnapshotDisk {
+        /// The disk.
+        disk: Name,
+        /// The copy's name, which no other one of the disk has.
+        snapshot: String,
+    },
+    /// Make a disk's content that of a snapshot. No instance may have the disk.
+    RestoreDisk {
+        /// The disk.
+        disk: Name,
+        /// The snapshot, which is kept.
+        snapshot: String,
+    },
+    /// Delete snapshots of a disk. Those that do not exist are no error.
+    DeleteSnapshots {
+        /// The disk.
+        disk: Name,
+        /// Their names.
+        snapshots: Vec<String>,
+    },
     /// Delete what interrupted runs left and no plan names.
     DeleteLeftovers {
         /// The leftovers.
@@ -136,6 +168,8 @@ impl Act {
                 | Self::DeleteGroup { .. }
                 | Self::DeleteBalancer { .. }
                 | Self::DeleteImages { .. }
+                | Self::DeleteDisks { .. }
+                | Self::DeleteSnapshots { .. }
                 | Self::DeleteLeftovers { .. }
                 | Self::Release
         )
@@ -163,6 +197,7 @@ impl fmt::Display for Act {
         match self {
             Self::PutImage { image } => write!(f, "put image {}", image.0.short()),
             Self::PutBalancer { spec } => write!(f, "put balancer {}", spec.name),
+            Self::PutDisk { disk } => write!(f, "put disk {}", disk.name),
             Self::PutGroup { group, .. } => write!(f, "put group {group}"),
             Self::PutRevision { group, revision } => write!(f, "put revision {} of {group}", revision.number),
             Self::CancelRefresh { group, to } => write!(f, "cancel the refresh of {group} to revision {to}"),
@@ -173,6 +208,16 @@ impl fmt::Display for Act {
             Self::DeleteGroup { group } => write!(f, "delete group {group}"),
             Self::DeleteBalancer { balancer } => write!(f, "delete balancer {balancer}"),
             Self::DeleteImages { .. } => f.write_str("delete unused images"),
+            Self::DeleteDisks { disks } => {
+                write!(
+                    f,
+                    "delete disks {}",
+                    disks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                )
+            }
+            Self::SnapshotDisk { disk, snapshot } => write!(f, "snapshot {snapshot} of disk {disk}"),
+            Self::RestoreDisk { disk, snapshot } => write!(f, "restore disk {disk} from snapshot {snapshot}"),
+            Self::DeleteSnapshots { disk, .. } => write!(f, "delete snapshots of disk {disk}"),
             Self::DeleteLeftovers { .. } => f.write_str("delete leftovers"),
             Self::Release => f.write_str("release the environment"),
         }

@@ -120,7 +120,14 @@ mod tests {
     }
 
     fn desired(balancers: Vec<BalancerSpec>, prune: bool) -> Desired {
-        Desired { environment: "test".into(), groups: vec![], balancers, cause: String::new(), prune }
+        Desired {
+            environment: "test".into(),
+            groups: vec![],
+            balancers,
+            disks: vec![],
+            cause: String::new(),
+            prune,
+        }
     }
 
     #[test]

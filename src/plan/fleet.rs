@@ -6,6 +6,7 @@
 
 mod balancer;
 mod change;
+mod disk;
 mod event;
 mod generation;
 mod group;
@@ -24,6 +25,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target};
 pub use self::change::{Change, changes};
+pub use self::disk::{
+    Disk, DiskOwner, DiskSpec, DiskTemplate, LaunchDisk, Snapshot, StatefulSettings, member_name, size,
+};
 pub use self::event::{CloudEvent, EventKind};
 pub use self::generation::Generation;
 pub use self::group::{GroupSettings, InstanceGroup, RefreshBounds, Revision, Scaling, count};
@@ -55,6 +59,9 @@ pub struct Fleet {
     pub groups: Vec<InstanceGroup>,
     /// Balancers, by name.
     pub balancers: Vec<LoadBalancer>,
+    /// Disks that outlive machines, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
     /// Machine images that the cloud holds for this environment, by id.
     pub images: Vec<ImageId>,
     /// Images whose deletion was begun by a run that did not come to its end.
@@ -79,17 +86,23 @@ impl Fleet {
         self.balancers.iter().find(|balancer| balancer.spec.name == *name)
     }
 
+    /// The disk called `name`.
+    pub fn disk(&self, name: &Name) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.spec.name == *name)
+    }
+
     /// One group of it, with the balancers in front of it.
     #[must_use]
     pub fn only(mut self, group: &Name) -> Self {
         self.groups.retain(|found| found.name == *group);
         self.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == *group));
         self.images.clear();
+        self.disks.clear();
         self
     }
 
     /// Whether the environment holds nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
+        self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty() && self.disks.is_empty()
     }
 }

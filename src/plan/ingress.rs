@@ -56,10 +56,10 @@ fn resolve(backend: &Backend, namespace: &str, set: &ObjectSet) -> HttpBackend {
     });
     let mut targets = Vec::new();
     if let (Some(service), Some(port)) = (service, port) {
-        let of_namespace = set.deployments.iter().filter(|each| each.meta.name.namespace == namespace);
-        for each in of_namespace.filter(|each| selects(&service.selector, &each.template.labels)) {
-            if let Some(port) = number(port, &each.template) {
-                targets.push(TargetGroup { group: each.meta.name.clone(), port });
+        let of_namespace = set.kept().filter(|(group, _)| group.namespace == namespace);
+        for (group, template) in of_namespace.filter(|(_, each)| selects(&service.selector, &each.labels)) {
+            if let Some(port) = number(port, template) {
+                targets.push(TargetGroup { group: group.clone(), port });
             }
         }
     }

@@ -170,6 +170,7 @@ pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<I
             grace_period_seconds: spec.termination_grace_period_seconds,
             health_port: HEALTH_PORT,
             fs_group: spec.fs_group,
+            fs_group_on_mismatch: spec.fs_group_on_mismatch,
             user_namespace: !spec.host_users,
             sysctls: spec.sysctls.clone(),
             share_process_namespace: spec.share_process_namespace,

@@ -5,27 +5,27 @@ use std::collections::BTreeMap;
 use i2kit_spec::DEFAULT_GRACE_PERIOD;
 
 use super::fleet::{BalancerSpec, Listener, TargetGroup};
-use crate::manifest::api::{Deployment, PodTemplate, Service, ServicePort, ServiceType, TargetPort};
+use crate::manifest::api::{Name, ObjectSet, PodTemplate, Service, ServicePort, ServiceType, TargetPort};
 
 /// The balancer that `service` asks for, in front of every workload of its namespace that it selects.
-pub(super) fn balancer(service: &Service, deployments: &[Deployment]) -> BalancerSpec {
+pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
     if let (ServiceType::ExternalName, Some(name)) = (service.kind, &service.external_name) {
         let alias = BalancerSpec::new(service.meta.name.clone(), service.kind, vec![]);
         return BalancerSpec { external_name: Some(name.clone()), ..alias };
     }
-    let selected: Vec<&Deployment> = deployments
-        .iter()
-        .filter(|deployment| deployment.meta.name.namespace == service.meta.name.namespace)
-        .filter(|deployment| selects(&service.selector, &deployment.template.labels))
+    let selected: Vec<(&Name, &PodTemplate)> = set
+        .kept()
+        .filter(|(group, _)| group.namespace == service.meta.name.namespace)
+        .filter(|(_, template)| selects(&service.selector, &template.labels))
         .collect();
     let listener = |port: &ServicePort| Listener {
         port: port.port,
         protocol: port.protocol,
         targets: selected
             .iter()
-            .filter_map(|deployment| {
-                let target = number(port, &deployment.template)?;
-                Some(TargetGroup { group: deployment.meta.name.clone(), port: target })
+            .filter_map(|(group, template)| {
+                let target = number(port, template)?;
+                Some(TargetGroup { group: (*group).clone(), port: target })
             })
             .collect(),
         tls: port.tls.clone(),

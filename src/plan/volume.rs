@@ -6,6 +6,7 @@ use i2kit_spec::runtime::Mount;
 use i2kit_spec::{Bytes, LateFile, POD_MOUNT, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind};
 
 use super::environment::Environment;
+use super::fleet::LaunchDisk;
 use super::image::{PlanContent, PlanFile};
 use crate::manifest::api::{Container, FileContent, PodSpec, Volume, VolumeFile, VolumeSource};
 
@@ -24,15 +25,18 @@ const DISK_SIZE: Bytes = Bytes(16 << 30);
 /// Disks are whole blocks of a file system.
 const BLOCK: u64 = 4096;
 
+/// How many disks that outlive it a machine has: with its other devices they fill its bus.
+const MAX_KEPT_DISKS: usize = 8;
+
 /// How many disks a machine has for emptyDirs; further ones lie in memory.
 const MAX_DISKS: usize = 16;
 
 /// Why a container's mount cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VolumeError {
-    /// Disks that outlive the machine.
-    #[error("volume `{0}` is a persistentVolumeClaim, which is not attached to machines yet; use emptyDir")]
-    Claim(String),
+    /// More disks than a machine has places for.
+    #[error("volume `{0}` is one disk too many: a machine has at most {MAX_KEPT_DISKS} that outlive it")]
+    Disks(String),
     /// A path that does not stay inside the volume.
     #[error("subPath `{path}` of `{mount_path}` leads out of its volume; write a relative path without `..`")]
     Escapes {
@@ -64,6 +68,8 @@ pub(super) struct Volumes {
     pub(super) boot: Vec<VolumeBoot>,
     /// Sizes of the scratch disks, in the order of their numbers.
     pub(super) disks: Vec<Bytes>,
+    /// Disks that outlive the machine, in the order of their numbers.
+    pub(super) kept: Vec<LaunchDisk>,
     /// Each volume by its name.
     sources: BTreeMap<String, Source>,
 }
@@ -93,6 +99,11 @@ fn disk_size(volume: &Volume) -> Option<Bytes> {
 /// Sizes of the disks of a pod's emptyDirs, in the order of their numbers; a pod whose image cannot be planned has none.
 pub(super) fn scratch_sizes(pod: &PodSpec) -> Vec<Bytes> {
     Volumes::of(pod).map(|volumes| volumes.disks).unwrap_or_default()
+}
+
+/// The disks of a pod that outlive its machine, in the order of their numbers; a pod whose image cannot be planned has none.
+pub(super) fn disks(pod: &PodSpec) -> Vec<LaunchDisk> {
+    Volumes::of(pod).map(|volumes| volumes.kept).unwrap_or_default()
 }
 
 impl Volumes {
@@ -176,9 +187,31 @@ impl Volumes {
                     Source { folder: made, writable: false, paths }
                 }
             }
-            VolumeSource::Claim { .. } => return Err(VolumeError::Claim(name.clone())),
+            VolumeSource::Claim { claim, read_only } => {
+                self.keep(name, LaunchDisk::Claim(claim.clone()))?;
+                Source { folder: made, writable: !read_only, paths: None }
+            }
+            VolumeSource::Member => {
+                self.keep(name, LaunchDisk::Member(name.clone()))?;
+                Source { folder: made, writable: true, paths: None }
+            }
         };
         self.sources.insert(name.clone(), source);
+        Ok(())
+    }
+
+    /// Takes a disk that outlives the machine. Two volumes of one claim are one disk.
+    fn keep(&mut self, name: &str, disk: LaunchDisk) -> Result<(), VolumeError> {
+        let known = self.kept.iter().position(|kept| *kept == disk);
+        let number = known.unwrap_or(self.kept.len());
+        if number >= MAX_KEPT_DISKS {
+            return Err(VolumeError::Disks(name.to_owned()));
+        }
+        if known.is_none() {
+            self.kept.push(disk);
+        }
+        let disk = u32::try_from(number).expect("there are few disks");
+        self.boot.push(VolumeBoot { name: name.to_owned(), kind: VolumeKind::Disk { disk } });
         Ok(())
     }
 
@@ -357,7 +390,7 @@ mod tests {
             .iter()
             .map(|volume| match volume.kind {
                 VolumeKind::EmptyDir { disk, .. } => disk,
-                VolumeKind::Files { .. } => panic!("no files"),
+                VolumeKind::Files { .. } | VolumeKind::Disk { .. } => panic!("scratch space alone"),
             })
             .collect();
         assert_eq!(disks[0], None);

@@ -4,18 +4,26 @@ use std::collections::BTreeMap;
 
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, Seconds};
 
-use super::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole, Scaling};
+use super::fleet::{
+    BalancerSpec, DiskSpec, DiskTemplate, GroupSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole,
+    Scaling, StatefulSettings,
+};
 use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
 use super::service::selects;
 use super::{ingress, secret, service, size, volume};
 use crate::manifest::api::{
-    CronJob, Deployment, Floor, Job, JobSpec, Name, ObjectMeta, ObjectSet, PodTemplate, Strategy,
+    self, CronJob, Deployment, Floor, Job, JobSpec, Name, ObjectMeta, ObjectSet, PodTemplate, StatefulSet,
+    StorageClass, Strategy,
 };
 
 /// Runs of a job that can be looked back at.
 const JOB_HISTORY: u32 = 10;
+
+/// Time without progress after which the refresh of a StatefulSet is rolled back: the default of Deployments, since it has
+/// no field for it.
+const STATEFUL_DEADLINE: Seconds = Seconds(600);
 
 /// A deadline that never comes: a job makes progress only at its end, and its own deadline is among its settings.
 const UNBOUNDED: Seconds = Seconds(u32::MAX as u64);
@@ -36,6 +44,75 @@ pub fn group(deployment: &Deployment, image: LaunchImage) -> GroupSpec {
             )
         },
     }
+}
+
+/// The group that a StatefulSet asks for.
+fn stateful(each: &StatefulSet, image: LaunchImage, classes: &[StorageClass]) -> GroupSpec {
+    let disk = |claim: &api::ClaimTemplate| {
+        let Class { name, expandable, retain } = class(&claim.disk, classes);
+        DiskTemplate { name: claim.name.clone(), size: claim.disk.size, class: name, expandable, retain }
+    };
+    // One writer a disk: a member ends before its successor starts.
+    let strategy = Strategy::RollingUpdate {
+        max_unavailable: each.max_unavailable,
+        max_surge: api::IntOrPercent::Int(0),
+    };
+    GroupSpec {
+        name: each.meta.name.clone(),
+        replicas: each.replicas,
+        launch: launch(&each.template, image),
+        settings: GroupSettings {
+            min_ready_seconds: each.min_ready_seconds,
+            labels: each.meta.labels.clone(),
+            stateful: Some(StatefulSettings {
+                first: each.first_ordinal,
+                parallel: each.parallel,
+                partition: each.partition,
+                max_unavailable: each.max_unavailable,
+                delete_with_group: each.delete_disks_with_set,
+                delete_when_scaled: each.delete_disks_when_scaled,
+                disks: each.claim_templates.iter().map(disk).collect(),
+            }),
+            ..GroupSettings::new(strategy, STATEFUL_DEADLINE, each.revision_history_limit)
+        },
+    }
+}
+
+/// What a disk has of its storage class.
+struct Class {
+    name: Option<String>,
+    expandable: bool,
+    retain: bool,
+}
+
+/// The class that a claim names, or the default one. Without either a disk may grow, and goes when it is deleted.
+fn class(disk: &api::DiskSpec, classes: &[StorageClass]) -> Class {
+    let named = |class: &&StorageClass| match &disk.storage_class {
+        Some(name) => class.meta.name.name == *name,
+        None => class.is_default,
+    };
+    let found = classes.iter().find(named);
+    Class {
+        name: found.map(|class| class.meta.name.name.clone()).or_else(|| disk.storage_class.clone()),
+        expandable: found.is_none_or(|class| class.allow_expansion),
+        retain: found.is_some_and(|class| class.retain),
+    }
+}
+
+/// The disks of the set's claims.
+pub fn disks(set: &ObjectSet) -> Vec<DiskSpec> {
+    let disk = |claim: &api::Claim| {
+        let Class { name, expandable, retain } = class(&claim.disk, &set.storage_classes);
+        DiskSpec {
+            name: claim.meta.name.clone(),
+            size: claim.disk.size,
+            class: name,
+            expandable,
+            retain,
+            owner: None,
+        }
+    };
+    set.claims.iter().map(disk).collect()
 }
 
 /// The group that a Job asks for: its VMs run to an end. A changed job is another one: the old one is stopped first.
@@ -84,6 +161,9 @@ fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
         containers: pod.init_containers.iter().chain(&pod.containers).map(|one| one.name.clone()).collect(),
         secrets: BTreeMap::new(),
         scratch_bytes: volume::scratch_sizes(pod),
+        disks: volume::disks(pod),
+        hostname: pod.hostname.clone(),
+        subdomain: pod.subdomain.clone(),
         role: None,
         machine_type: None,
         spot: false,
@@ -104,6 +184,8 @@ pub fn desired(
     let mut images = images.iter().copied();
     let deployments = set.deployments.iter().zip(images.by_ref()).map(|(each, image)| group(each, image));
     let mut groups: Vec<GroupSpec> = deployments.collect();
+    let sets = set.stateful_sets.iter().zip(images.by_ref());
+    groups.extend(sets.map(|(each, image)| stateful(each, image, &set.storage_classes)));
     let job = |(each, image): (&Job, _)| job(&each.meta, &each.spec, image);
     groups.extend(set.jobs.iter().zip(images.by_ref()).map(job));
     groups.extend(set.cron_jobs.iter().zip(images).map(|(each, image)| cron_job(each, image)));
@@ -127,7 +209,7 @@ pub fn desired(
             group.settings.floors = floors(set, namespace, template);
         }
     }
-    let services = set.services.iter().map(|each| service::balancer(each, &set.deployments));
+    let services = set.services.iter().map(|each| service::balancer(each, set));
     let ingresses = set.ingresses.iter().map(|each| ingress::balancer(each, set));
     let mut balancers: Vec<BalancerSpec> = services.chain(ingresses).collect();
     for balancer in &mut balancers {
@@ -162,8 +244,11 @@ fn role(set: &ObjectSet, namespace: &str, template: &PodTemplate) -> Option<Mach
 
 /// How the group follows its load, when a scaler names it.
 fn scaling(set: &ObjectSet, group: &Name, template: &PodTemplate) -> Option<Scaling> {
-    let scaler =
-        set.scalers.iter().find(|scaler| scaler.target == *group && scaler.target_kind != "StatefulSet")?;
+    let stateful = set.stateful_sets.iter().any(|each| each.meta.name == *group);
+    let scaler = set
+        .scalers
+        .iter()
+        .find(|scaler| scaler.target == *group && (scaler.target_kind == "StatefulSet") == stateful)?;
     let requests = template.spec.long_running().map(|container| {
         let resources = &container.resources;
         resources.request_cpu_millis.or(resources.limit_cpu_millis)

@@ -32,7 +32,7 @@ impl Command {
     fn plan(&self, fleet: &Fleet) -> RolloutPlan {
         match self {
             Self::Deploy(desired) => rollout(desired, fleet),
-            Self::Destroy => destroy(fleet),
+            Self::Destroy => destroy(fleet, false),
             Self::Scale(group, replicas) => scale(fleet, &name(group), *replicas).unwrap_or_default(),
             Self::Collect => collect(fleet),
         }

@@ -54,7 +54,7 @@ pub(super) fn desired(groups: Vec<GroupSpec>) -> Desired {
             BalancerSpec::new(spec.name.clone(), ServiceType::ClusterIP, listeners)
         })
         .collect();
-    Desired { environment: "sim".into(), groups, balancers, cause: "test".into(), prune: true }
+    Desired { environment: "sim".into(), groups, balancers, disks: vec![], cause: "test".into(), prune: true }
 }
 
 /// Every image that a test may want, since building is not what is tested.
@@ -104,7 +104,7 @@ fn a_set_is_deployed_changed_and_destroyed() {
 
         let fleet = sim.observe().await.unwrap();
         assert!(fleet.group(&name("web")).unwrap().is_settled_at(2));
-        let end = destroy(&fleet);
+        let end = destroy(&fleet, false);
         insta::assert_snapshot!("destroyed", end.to_string());
         carry_out(&end, &sim, &Events::none()).await.unwrap();
         assert!(sim.observe().await.unwrap().is_empty());

@@ -17,3 +17,4 @@ mod secrets;
 mod software;
 mod terminal;
 mod verbs;
+mod volumes;

@@ -24,6 +24,7 @@ impl Instance {
     pub fn value(&self, field: InstanceField) -> String {
         match field {
             InstanceField::Name | InstanceField::NodeName => self.name.clone(),
+            InstanceField::Ordinal => self.name.rsplit('-').next().unwrap_or_default().to_owned(),
             InstanceField::Uid => self.uid.clone(),
             // The first interface is the only one, so its address is all there are.
             InstanceField::Ip | InstanceField::Ips => self.address.clone(),

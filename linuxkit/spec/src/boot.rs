@@ -65,6 +65,9 @@ pub struct PodBoot {
     /// The group that volumes belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_group: Option<u32>,
+    /// Whether disks that outlive the machine are given to that group only where their top folder is not its already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fs_group_on_mismatch: bool,
     /// Time after which the pod is stopped and has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deadline_seconds: Option<Seconds>,
@@ -85,7 +88,7 @@ impl PodBoot {
             });
         in_environment
             || self.volumes.iter().any(|volume| match &volume.kind {
-                VolumeKind::EmptyDir { .. } => false,
+                VolumeKind::EmptyDir { .. } | VolumeKind::Disk { .. } => false,
                 VolumeKind::Files { files } => {
                     files.iter().any(|file| !matches!(file.content, LateContent::Instance(_)))
                 }

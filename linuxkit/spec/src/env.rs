@@ -58,6 +58,8 @@ impl EnvValue {
 pub enum InstanceField {
     /// The instance's name: `metadata.name`.
     Name,
+    /// The index of a StatefulSet's member: the number at the end of the instance's name.
+    Ordinal,
     /// An id that no other boot has: `metadata.uid`.
     Uid,
     /// The instance's id in its cloud: `spec.nodeName`.

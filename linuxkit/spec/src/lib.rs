@@ -44,4 +44,6 @@ pub use names::{HostAlias, Names};
 pub use port::Protocol;
 pub use probe::{Hook, Probe, ProbeAction, Probes};
 pub use units::{Bytes, Millis, Seconds};
-pub use volume::{LateContent, LateFile, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind, scratch_serial};
+pub use volume::{
+    LateContent, LateFile, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind, disk_serial, scratch_serial,
+};

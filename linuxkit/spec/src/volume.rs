@@ -18,6 +18,12 @@ pub fn scratch_serial(number: u32) -> String {
     format!("i2kit-scratch-{number}")
 }
 
+/// The serial number by which the guest finds the disk of this number that outlives the machine. It has a file system when the
+/// machine starts, and whatever a machine before wrote there.
+pub fn disk_serial(number: u32) -> String {
+    format!("i2kit-disk-{number}")
+}
+
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -41,6 +47,11 @@ pub enum VolumeKind {
         /// the disk, it lies in memory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         disk: Option<u32>,
+    },
+    /// A disk that outlives the machine.
+    Disk {
+        /// Its number, see [`disk_serial`]. A machine without it does not start.
+        disk: u32,
     },
     /// Files in memory that is never swapped out: those of the volume's folder in the pod file system, if it has one,
     /// and over them these.

@@ -10,6 +10,7 @@
 
 mod connection;
 mod control;
+mod growth;
 mod grpc;
 mod http;
 pub mod journal;
@@ -77,7 +78,10 @@ fn answer(request: &Request<'_>) -> Response {
 fn route(path: &str, record: &Record) -> Response {
     match path {
         // For our own host; the rest is for balancers and people.
-        status::PATH => Response::json(&record.status()),
+        status::PATH => {
+            growth::follow();
+            Response::json(&record.status())
+        }
         "/livez" => Response::text(200, "ok\n".into()),
         "/readyz" => match record.unready() {
             reasons if reasons.is_empty() => Response::text(200, "ok\n".into()),

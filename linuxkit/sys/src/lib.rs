@@ -397,6 +397,16 @@ fn exit_child(code: libc::c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Grows the ext4 file system in which `folder` lies to that many blocks, while it is mounted; nothing when it has them.
+pub fn resize_ext4(folder: &impl AsFd, blocks: u64) -> io::Result<()> {
+    /// `EXT4_IOC_RESIZE_FS` of the kernel's uapi: `_IOW('f', 16, __u64)`.
+    const RESIZE_FS: libc::Ioctl = 0x4008_6610;
+    let fd = folder.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads eight bytes at the address, which are those of a number that lives until then.
+    let result = unsafe { libc::ioctl(fd, RESIZE_FS, &raw const blocks) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A command of the device mapper's control device. `buffer` holds its structure, with the buffer's whole size in it, and
 /// takes the answer.
 pub fn device_mapper(control: &impl AsFd, command: u8, buffer: &mut [u8]) -> io::Result<()> {

@@ -134,6 +134,9 @@ pub(in crate::cli) struct DestroyArgs {
     /// Delete everything in the environment
     #[arg(long, conflicts_with_all = ["targets", "kustomize"])]
     pub all: bool,
+    /// Delete disks too, with all that is on them [default: disks are kept]
+    #[arg(long, conflicts_with = "lost")]
+    pub volumes: bool,
     /// End all machines of a local cloud whose database is lost or damaged; the database is kept under another name
     #[arg(long, conflicts_with_all = ["targets", "kustomize", "all"])]
     pub lost: bool,

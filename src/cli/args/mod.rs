@@ -6,6 +6,7 @@ mod deployment;
 mod instances;
 mod local_cloud;
 mod manifests;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,7 @@ pub(super) use self::local_cloud::LocalCloudVerb;
 pub(super) use self::manifests::{
     CheckArgs, ConvertArgs, ExplainArgs, Findings, Kustomize, Manifests, SchemaArgs, SchemaFormat,
 };
+pub(super) use self::volume::VolumeVerb;
 
 /// Deploy Kubernetes manifests as micro-VMs: one immutable machine image per pod, rolled out behind load balancers, without a cluster
 #[derive(Debug, Parser)]
@@ -100,8 +102,14 @@ pub(super) enum Verb {
     IamPolicy,
     /// Delete images that no revision uses, and leftovers of interrupted commands
     Gc(GcArgs),
-    /// Delete groups and balancers, with their images and Secrets
+    /// Delete groups and balancers, with their images and Secrets; volumes are kept
     Destroy(DestroyArgs),
+    /// List, copy, restore or delete the disks that outlive instances
+    Volume {
+        /// The verb.
+        #[command(subcommand)]
+        verb: VolumeVerb,
+    },
     /// List, verify or prune the local cache of blobs, layers and images
     Cache {
         /// The verb.

@@ -15,6 +15,7 @@ pub(super) struct Own {
     /// Launch specs of the revisions, by group and number.
     revisions: BTreeMap<(Name, u32), LaunchSpec>,
     balancers: BTreeMap<Name, BalancerSpec>,
+    disks: BTreeSet<Name>,
     images: BTreeSet<ImageId>,
 }
 
@@ -26,6 +27,7 @@ impl Own {
             match act {
                 Act::PutImage { image } => drop(own.images.insert(*image)),
                 Act::PutBalancer { spec } => drop(own.balancers.insert(spec.name.clone(), spec.clone())),
+                Act::PutDisk { disk } => drop(own.disks.insert(disk.name.clone())),
                 Act::PutGroup { group, .. } => drop(own.groups.insert(group.clone())),
                 Act::PutRevision { group, revision } => {
                     own.revisions.insert((group.clone(), revision.number), revision.launch.clone());
@@ -63,7 +65,11 @@ impl Own {
         let changed = changed.chain(names.filter(|name| self.balancers.contains_key(name)));
         let changed = changed.cloned().collect();
         let images = images.collect();
-        (Fleet { groups, balancers, images, half_deleted: vec![], leftovers: vec![], ..fleet }, changed)
+        let disks = fleet.disks.into_iter().filter(|disk| self.disks.contains(&disk.spec.name)).collect();
+        (
+            Fleet { groups, balancers, disks, images, half_deleted: vec![], leftovers: vec![], ..fleet },
+            changed,
+        )
     }
 }
 

@@ -10,6 +10,10 @@ pub static SUPPORT: Support = Support {
         ("Job", Answer::NotYet),
         ("CronJob", Answer::NotYet),
         (ENDING_POD, Answer::NotYet),
+        ("StatefulSet", Answer::NotYet),
+        ("PersistentVolumeClaim", Answer::NotYet),
+        ("Volume.persistentVolumeClaim", Answer::NotYet),
+        ("i2kit volume", Answer::NotYet),
         (
             SCRATCH_DISK,
             Answer::Note(

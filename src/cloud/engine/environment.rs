@@ -6,6 +6,7 @@
 //! are seconds since the Unix epoch.
 
 mod acts;
+mod disks;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
 
+use super::disk_record::DiskRecord;
 use super::moment::Moment;
 use super::reconcile::{self, Member, Memory};
 use crate::manifest::api::{Name, Protocol};
@@ -30,6 +32,8 @@ pub struct Environment {
     pub groups: BTreeMap<Name, GroupRecord>,
     /// Balancers by name.
     pub balancers: BTreeMap<Name, BalancerRecord>,
+    /// Disks by name.
+    pub disks: BTreeMap<Name, DiskRecord>,
     /// Images that it may start VMs from.
     pub images: BTreeSet<ImageId>,
     /// The newest act, and the generation after it; none before the first one.
@@ -73,6 +77,9 @@ pub struct InstanceRecord {
     pub id: InstanceId,
     /// The revision that it was started from.
     pub revision: u32,
+    /// Its index in its StatefulSet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordinal: Option<u32>,
     /// Of a Job: the run that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunMember>,
@@ -136,6 +143,7 @@ impl InstanceRecord {
         Self {
             id,
             revision,
+            ordinal: None,
             run: None,
             state: InstanceState::Running,
             state_since: now.steady,
@@ -239,6 +247,7 @@ impl GroupRecord {
             Member {
                 id: record.id.clone(),
                 revision: record.revision,
+                ordinal: record.ordinal,
                 state: record.state,
                 state_since: record.state_since,
                 alive: facts.alive,
@@ -263,6 +272,7 @@ impl GroupRecord {
             settings: self.settings.clone(),
             replicas: self.replicas,
             memory: self.memory.clone(),
+            with_claims: self.with_claims(),
             vms,
         }
     }
@@ -272,13 +282,18 @@ impl GroupRecord {
         let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
         let refresh = refresh.into_iter().flat_map(|refresh| [Some(refresh.to), refresh.from]);
         let runs = self.memory.runs.iter().filter(|run| run.status.is_active()).map(|run| Some(run.revision));
-        refresh.chain([self.memory.current]).chain(runs).flatten().collect()
+        refresh.chain([self.memory.current, self.memory.held]).chain(runs).flatten().collect()
     }
 }
 
 impl Environment {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
+        self.is_idle() && self.disks.is_empty()
+    }
+
+    /// Whether it holds nothing but disks, so that nobody need look after it.
+    pub fn is_idle(&self) -> bool {
         self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
     }
 

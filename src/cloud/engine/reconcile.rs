@@ -11,13 +11,16 @@ mod refresh;
 mod run;
 mod run_state;
 mod schedule;
+mod stateful;
 
 #[cfg(test)]
 mod job_tests;
 #[cfg(test)]
+mod one_writer;
+#[cfg(test)]
 mod tests;
 
-pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF};
+pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF, Place};
 use self::group::{BACKOFF_FIRST, BACKOFF_FORGIVEN, launches, leaving, newest_ended, pause, worth};
 pub use self::memory::{Memory, RUNS_KEPT, RefreshState};
 pub use self::run_state::Run;
@@ -27,6 +30,23 @@ use crate::plan::fleet::{Health, InstanceState, count};
 
 /// Decides what is done about `group` at the time `now`.
 pub fn decide(group: &GroupView, now: Moment) -> Decision {
+    let mut decision = decide_freely(group, now);
+    hold_disks(group, &mut decision.actions);
+    decision
+}
+
+/// A disk has one writer: no VM is started with a claim's disk while another VM of the group has it, which is so for as
+/// long as its process runs, nor are two at once.
+fn hold_disks(group: &GroupView, actions: &mut Vec<Action>) {
+    let has_claims = |revision: &u32| group.with_claims.contains(revision);
+    let mut taken = group.vms.iter().any(|vm| vm.alive && has_claims(&vm.revision));
+    actions.retain(|action| match action {
+        Action::Launch { revision, .. } if has_claims(revision) => !std::mem::replace(&mut taken, true),
+        _ => true,
+    });
+}
+
+fn decide_freely(group: &GroupView, now: Moment) -> Decision {
     if let Some(job) = &group.settings.job {
         return job::decide(group, job, now);
     }
@@ -48,8 +68,13 @@ pub fn decide(group: &GroupView, now: Moment) -> Decision {
     let members: Vec<&Member> =
         group.vms.iter().filter(|vm| vm.is_member() && failed.iter().all(|f| f.id != vm.id)).collect();
     back_off(group, &members, &failed, now, &mut decision.memory);
+    if let Some(set) = &group.settings.stateful {
+        stateful::hold(set, &mut decision.memory);
+    }
     refresh::advance(group, &members, &failed, now, &mut decision);
-    if refresh::is_active(&decision.memory) {
+    if let Some(set) = &group.settings.stateful {
+        stateful::place(group, set, &members, now, &mut decision);
+    } else if refresh::is_active(&decision.memory) {
         refresh::replace(group, &members, now, &mut decision);
     } else {
         keep_size(group, &members, now, &mut decision);
@@ -67,7 +92,9 @@ fn failing(group: &GroupView) -> Vec<&Member> {
     let running = || group.vms.iter().filter(|vm| vm.state == InstanceState::Running);
     let mut failed: Vec<&Member> = running().filter(|vm| !vm.alive).collect();
     let boots = running().any(|vm| vm.alive && !vm.answered && !vm.is_lost());
-    let missing = count(running().filter(|vm| vm.alive)) < group.replicas;
+    // Those that are missing of a StatefulSet may wait for this one.
+    let missing =
+        group.settings.stateful.is_none() && count(running().filter(|vm| vm.alive)) < group.replicas;
     if !boots && !missing {
         failed.extend(running().filter(|vm| vm.is_lost()).min_by_key(|vm| vm.health_since));
     }

@@ -24,6 +24,7 @@ use self::connection::{post, post_raw, unreachable};
 pub use self::recovery::{Lost, destroy_lost};
 use self::start::attended;
 use super::home::Home;
+use super::lock;
 use super::machine::secrets;
 use super::wire::{Applied, Apply, Console, Exec, Inspect, Logs};
 use crate::cloud::exec::{Command, Session};
@@ -162,7 +163,8 @@ impl Cloud for LocalCloud {
         let Applied { generation, ends } = self.ask("/v1/apply", &question, question.is_quick()).await?;
         // Whoever asks for the end wants to find nothing afterwards. The folder is the last thing to go.
         for _ in 0..250 {
-            if !ends || !self.home.state.exists() {
+            // With disks in it the folder stays.
+            if !ends || !self.home.state.exists() || lock::holder(&self.home).is_none() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

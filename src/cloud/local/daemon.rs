@@ -2,8 +2,10 @@
 
 mod api;
 mod apply;
+mod disks;
 mod exec;
 mod logs;
+mod records;
 mod watch;
 
 use std::fs::{self, File};
@@ -17,6 +19,7 @@ use super::keeper::{self, Keeper, Life};
 use super::lock;
 use super::machine::descriptors;
 use crate::cloud::CloudError;
+use crate::cloud::engine::environment::Environment;
 
 /// How often the process looks whether its folder is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -69,12 +72,20 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     keeper.ending.cancel();
     drop(loop_.await);
     let place = place.await.map_err(|panic| CloudError::Store { message: panic.to_string() })?;
-    let empty = keeper.state().environments.is_empty();
+    let (empty, idle) = {
+        let state = keeper.state();
+        let empty = state.environments.values().all(Environment::is_empty);
+        (empty, state.is_idle() && state.machines.is_empty())
+    };
     match place {
         Place::Held if empty => {
             end_front_door(&keeper).await;
             // The lock goes last: whoever starts next begins in an empty folder.
             keeper.home.remove()?;
+        }
+        Place::Held if idle => {
+            end_front_door(&keeper).await;
+            keeper.home.rest()?;
         }
         Place::Held | Place::Taken => {}
         Place::Removed => {
@@ -160,7 +171,6 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::cloud::engine::environment::Environment;
     use crate::cloud::local::home::SOCKET;
     use crate::cloud::local::socket;
     use crate::cloud::local::wire::Apply;
@@ -200,7 +210,9 @@ mod tests {
         let api = Api::listen(&keeper).unwrap();
         api.leave_when_idle(Duration::from_hours(1));
         assert!(!keeper.ending.is_cancelled(), "it was asked just now");
-        keeper.state().environments.insert("local".into(), Environment::default());
+        let image = crate::plan::image::ImageId(crate::oci::Digest::of(b"image"));
+        let environment = Environment { images: [image].into(), ..Environment::default() };
+        keeper.state().environments.insert("local".into(), environment);
         api.leave_when_idle(Duration::ZERO);
         assert!(!keeper.ending.is_cancelled(), "something is deployed");
         keeper.state().environments.clear();

@@ -76,7 +76,27 @@ impl Home {
         for folder in [self.instances(), self.images(), self.secrets()] {
             gone(&folder, fs::remove_dir_all(&folder))?;
         }
+        // Disks are never deleted by the way.
+        if self.volumes().exists() {
+            for file in [self.database(), beside(&self.database(), "-journal")] {
+                gone(&file, fs::remove_file(&file))?;
+            }
+            return Ok(());
+        }
         gone(&self.state, fs::remove_dir_all(&self.state))
+    }
+
+    /// Removes what the process has for VMs, once there are none; disks and their records stay.
+    pub(super) fn rest(&self) -> Result<(), CloudError> {
+        for folder in [self.instances(), self.images(), self.secrets()] {
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(CloudError::file("remove", &folder)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Held locked by the background process for as long as it lives.
@@ -107,6 +127,11 @@ impl Home {
     /// The folder of the values of Secrets.
     pub(super) fn secrets(&self) -> PathBuf {
         self.state.join("secrets")
+    }
+
+    /// The folder of disks that outlive machines.
+    pub(super) fn volumes(&self) -> PathBuf {
+        self.state.join("volumes")
     }
 
     /// The folder of VMs.

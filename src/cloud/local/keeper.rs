@@ -30,6 +30,7 @@ use super::machine::accelerator;
 use super::mover::{Counted, ListenerId, Mover};
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
+use super::volumes;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::{CloudError, Scope};
 use crate::manifest::api::Name;
@@ -57,6 +58,8 @@ pub(super) struct Keeper {
     pub(super) ending: CancellationToken,
     /// Held while images are put or swept, so that none is swept before its environment names it.
     pub(super) images: tokio::sync::Mutex<()>,
+    /// Held while an act changes files of disks.
+    pub(super) disks: tokio::sync::Mutex<()>,
     /// The clock that decides.
     pub(super) clock: Arc<Clock>,
     accelerator: OnceLock<Accelerator>,
@@ -85,6 +88,7 @@ impl Keeper {
             rounds: tokio::sync::watch::Sender::new(()),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),
+            disks: tokio::sync::Mutex::new(()),
             clock: Arc::clone(store.clock()),
             accelerator: OnceLock::new(),
             starts: Semaphore::new(STARTS),
@@ -104,14 +108,14 @@ impl Keeper {
         }
     }
 
-    /// Whether it holds nothing, as far as that is known without waiting: who holds the lock has something to do.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether it holds nothing but disks at rest, as far as that is known without waiting: who holds the lock has something to do.
+    pub(super) fn is_idle(&self) -> bool {
         let state = match self.state.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        state.environments.is_empty() && state.machines.is_empty()
+        state.is_idle() && state.machines.is_empty()
     }
 
     /// Changes environments and stores the change. After an error nothing was changed.
@@ -146,6 +150,15 @@ impl Keeper {
         let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now());
         fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
         fleet.warnings.extend(self.tasks.failing());
+        let unmade: BTreeSet<Name> =
+            environment.disks.iter().filter(|(_, disk)| !disk.made).map(|(name, _)| name.clone()).collect();
+        drop(state);
+        for disk in &mut fleet.disks {
+            disk.used = volumes::used(&volumes::path(&self.home, name, &disk.spec.name));
+            if disk.used.is_none() && !unmade.contains(&disk.spec.name) {
+                fleet.warnings.push(format!("the file of disk {} is gone", disk.spec.name));
+            }
+        }
         if let Scope::Group(name) = scope { fleet.only(name) } else { fleet }
     }
 

@@ -31,6 +31,7 @@ mod socket;
 mod store;
 mod supervise;
 mod support;
+mod volumes;
 mod wire;
 
 pub use self::boot::{Status, Unit, disable, enable, status, text as unit_text};

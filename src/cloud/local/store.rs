@@ -1,4 +1,4 @@
-//! The local cloud's memory across its own death: SQLite with one JSON document a group, VM and balancer, and one of the
+//! The local cloud's memory across its own death: SQLite with one JSON document a group, VM, balancer and disk, and one of the
 //! newest act of each environment.
 //!
 //! Everything needed to adopt running VMs is here before the act that it describes: a VM's row exists before its
@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use super::clock::Clock;
 use super::home;
 use crate::cloud::CloudError;
+use crate::cloud::engine::disk_record::DiskRecord;
 use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
 use crate::cloud::engine::moment::Steady;
 use crate::manifest::api::Name;
@@ -204,6 +205,10 @@ impl Store {
                 GROUP => {
                     let record: GroupRecord = parse(&document).map_err(parse_failed)?;
                     found.groups.insert(owner, record);
+                }
+                DISK => {
+                    let record: DiskRecord = parse(&document).map_err(parse_failed)?;
+                    found.disks.insert(owner, record);
                 }
                 ACT => found.latest = Some(parse(&document).map_err(parse_failed)?),
                 IMAGE => {
@@ -433,6 +438,7 @@ fn sum(key: &Key, document: &str) -> String {
 /// The newest act of an environment, with its generation.
 const ACT: &str = "act";
 const BALANCER: &str = "balancer";
+const DISK: &str = "disk";
 const GROUP: &str = "group";
 const IMAGE: &str = "image";
 /// Sorts behind [`GROUP`].
@@ -465,7 +471,7 @@ fn clock_of(connection: &Connection, path: &Path) -> Result<Option<Steady>, Clou
 }
 
 fn known(kind: &str) -> Option<&'static str> {
-    [ACT, BALANCER, GROUP, IMAGE, INSTANCE].into_iter().find(|known| *known == kind)
+    [ACT, BALANCER, DISK, GROUP, IMAGE, INSTANCE].into_iter().find(|known| *known == kind)
 }
 
 fn documents(environments: &Environments) -> BTreeMap<Key, String> {
@@ -480,6 +486,9 @@ fn documents(environments: &Environments) -> BTreeMap<Key, String> {
         }
         for (name, balancer) in &found.balancers {
             add(BALANCER, environment, (&name.namespace, &name.name), "", write(balancer));
+        }
+        for (name, disk) in &found.disks {
+            add(DISK, environment, (&name.namespace, &name.name), "", write(disk));
         }
         for (name, group) in &found.groups {
             add(GROUP, environment, (&name.namespace, &name.name), "", write(group));

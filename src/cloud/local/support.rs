@@ -1,6 +1,6 @@
 //! What the local cloud supports.
 
-use crate::manifest::support::{Answer, PLACEMENT, ROLE, Support, TLS};
+use crate::manifest::support::{Answer, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS};
 
 /// Why nobody else needs to be kept out.
 const LOOPBACK: &str =
@@ -27,11 +27,20 @@ pub static SUPPORT: Support = Support {
             Answer::Note("pods see the address of their network's gateway"),
         ),
         (TLS, Answer::No),
+        (NAMED_CLASS, Answer::Note("disks are of one kind, whichever class is named")),
+        ("StorageClass.parameters", Answer::Note("a disk is a file of this computer, of one kind and speed")),
         (ROLE, Answer::Note("machines of this computer have no roles")),
         (PLACEMENT, Answer::Note("there is one place and one kind of machine, this computer")),
     ],
     annotations: &[],
     certificate: None,
     role: None,
-    provisioners: &[],
+    provisioners: &[
+        "i2kit.dev/local",
+        "rancher.io/local-path",
+        "k8s.io/minikube-hostpath",
+        "docker.io/hostpath",
+        "hostpath.csi.k8s.io",
+        "kubernetes.io/host-path",
+    ],
 };

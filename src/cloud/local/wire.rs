@@ -76,6 +76,11 @@ impl Apply {
                 | Act::DeleteImages { .. }
                 | Act::DeleteRevisions { .. }
                 | Act::DeleteGroup { .. }
+                | Act::PutDisk { .. }
+                | Act::DeleteDisks { .. }
+                | Act::SnapshotDisk { .. }
+                | Act::RestoreDisk { .. }
+                | Act::DeleteSnapshots { .. }
         )
     }
 }

@@ -37,6 +37,8 @@ pub struct PodSpec {
     pub image_pull_secrets: Vec<String>,
     /// Group that volumes belong to.
     pub fs_group: Option<u32>,
+    /// Whether disks whose top folder is the group's already are left as they are.
+    pub fs_group_on_mismatch: bool,
     /// More groups of all processes.
     pub supplemental_groups: Vec<u32>,
     /// Kernel parameters.
@@ -93,6 +95,7 @@ impl Default for PodSpec {
             service_account: None,
             image_pull_secrets: Vec::new(),
             fs_group: None,
+            fs_group_on_mismatch: false,
             supplemental_groups: Vec::new(),
             sysctls: BTreeMap::new(),
             host_aliases: Vec::new(),

@@ -46,6 +46,8 @@ pub struct StorageClass {
     pub parameters: BTreeMap<String, String>,
     /// Whether disks may grow.
     pub allow_expansion: bool,
+    /// Whether claims that name no class have this one.
+    pub is_default: bool,
     /// Whether disks are kept when their claim is destroyed.
     pub retain: bool,
 }

@@ -30,6 +30,8 @@ pub enum VolumeSource {
         /// Whether the pod may only read it.
         read_only: bool,
     },
+    /// The disk that each member of a StatefulSet has of this name.
+    Member,
 }
 
 /// A file of a volume, or several that only the machine can know.

@@ -43,12 +43,19 @@ pub struct ObjectSet {
 }
 
 impl ObjectSet {
-    /// The pods that become machine images, each with the name of its workload: Deployments, then Jobs, then CronJobs.
+    /// The pods that become machine images, each with the name of its workload: Deployments, StatefulSets, then Jobs, then
+    /// CronJobs.
     pub fn pods(&self) -> impl Iterator<Item = (&Name, &PodTemplate)> {
         let deployments = self.deployments.iter().map(|each| (&each.meta.name, &each.template));
+        let stateful = self.stateful_sets.iter().map(|each| (&each.meta.name, &each.template));
         let jobs = self.jobs.iter().map(|each| (&each.meta.name, &each.spec.template));
         let cron_jobs = self.cron_jobs.iter().map(|each| (&each.meta.name, &each.job.template));
-        deployments.chain(jobs).chain(cron_jobs)
+        deployments.chain(stateful).chain(jobs).chain(cron_jobs)
+    }
+
+    /// The pods that are kept running, which Services lead to: Deployments, then StatefulSets.
+    pub fn kept(&self) -> impl Iterator<Item = (&Name, &PodTemplate)> {
+        self.pods().take(self.deployments.len() + self.stateful_sets.len())
     }
 }
 

@@ -81,6 +81,15 @@ pub(super) fn field(reference: Object<'_>, pod: &PodScope<'_>) -> Read<FieldValu
     let path = reference.text("fieldPath")?;
     if let Some((label, key)) = subscript(&path) {
         let map = if label { pod.labels } else { pod.annotations };
+        // Labels that Kubernetes sets on members of a StatefulSet.
+        let of_member = match key {
+            "statefulset.kubernetes.io/pod-name" => Some(InstanceField::Name),
+            "apps.kubernetes.io/pod-index" => Some(InstanceField::Ordinal),
+            _ => None,
+        };
+        if let Some(field) = of_member.filter(|_| label && pod.scope.stateful) {
+            return Ok(FieldValue::Instance(field));
+        }
         return Ok(match map.get(key) {
             None if key == InstanceField::INDEX_ANNOTATION => {
                 FieldValue::Instance(InstanceField::CompletionIndex)

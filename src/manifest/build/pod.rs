@@ -57,6 +57,7 @@ fn spec(
             .map(|item| item.text("name"))
             .collect::<Read<_>>()?,
         fs_group: security.number_if("fsGroup")?,
+        fs_group_on_mismatch: security.text("fsGroupChangePolicy")? == "OnRootMismatch",
         supplemental_groups: security.numbers("supplementalGroups")?,
         sysctls: security.objects("sysctls")?.into_iter().map(pair).collect::<Read<_>>()?,
         host_aliases: object.objects("hostAliases")?.into_iter().map(alias).collect::<Read<_>>()?,

@@ -14,11 +14,13 @@ pub(super) struct Scope<'d> {
     index: &'d Index<'d, 'd>,
     clouds: &'d Clouds,
     pub(super) namespace: &'d str,
+    /// Whether its pods have an index.
+    pub(super) stateful: bool,
 }
 
 impl<'d> Scope<'d> {
     pub(super) fn new(index: &'d Index<'d, 'd>, clouds: &'d Clouds, document: &'d Document<'d>) -> Self {
-        Self { index, clouds, namespace: &document.namespace }
+        Self { index, clouds, namespace: &document.namespace, stateful: document.kind.name == "StatefulSet" }
     }
 
     /// An object of the same namespace.

@@ -47,8 +47,14 @@ fn disk(spec: Object<'_>) -> Read<DiskSpec> {
 
 /// `storage.k8s.io/v1` StorageClass.
 pub(super) fn storage_class(object: Object<'_>, scope: &Scope<'_>) -> Read<StorageClass> {
+    let meta = scope.meta(object)?;
+    let is_default = |prefix: &str| {
+        let key = format!("{prefix}kubernetes.io/is-default-class");
+        meta.annotations.get(&key).is_some_and(|value| value == "true")
+    };
     Ok(StorageClass {
-        meta: scope.meta(object)?,
+        is_default: is_default("storageclass.") || is_default("storageclass.beta."),
+        meta,
         provisioner: object.text("provisioner")?,
         parameters: object.map("parameters")?,
         allow_expansion: object.flag("allowVolumeExpansion")?,

@@ -7,7 +7,8 @@ use super::pod;
 use super::scope::Scope;
 use super::storage::claim_template;
 use crate::manifest::api::{
-    Deployment, IntOrPercent, Job, JobRules, JobSpec, PodTemplate, StatefulSet, Strategy, VolumeSource,
+    ClaimTemplate, Deployment, IntOrPercent, Job, JobRules, JobSpec, PodTemplate, StatefulSet, Strategy,
+    Volume, VolumeSource,
 };
 use crate::manifest::check::int_or_percent;
 
@@ -106,17 +107,26 @@ pub(super) fn stateful_set(object: Object<'_>, scope: &Scope<'_>) -> Read<Statef
     let spec = object.object("spec")?;
     let update = spec.object("updateStrategy")?.object("rollingUpdate")?;
     let retention = spec.object("persistentVolumeClaimRetentionPolicy")?;
+    let claim_templates: Vec<ClaimTemplate> =
+        spec.objects("volumeClaimTemplates")?.into_iter().map(claim_template).collect::<Read<_>>()?;
+    let mut template = pod::template(spec.object("template")?, scope)?;
+    let service_name = spec.text_if("serviceName")?.filter(|name| !name.is_empty());
+    // As Kubernetes does: a member's name below that of the set's Service.
+    if service_name.is_some() {
+        template.spec.subdomain.clone_from(&service_name);
+    }
+    let disks = claim_templates.iter().map(|claim| &claim.name);
+    template
+        .spec
+        .volumes
+        .extend(disks.map(|name| Volume { name: name.clone(), source: VolumeSource::Member }));
     Ok(StatefulSet {
         meta: scope.meta(object)?,
         replicas: spec.number("replicas")?,
         selector: spec.object("selector")?.map("matchLabels")?,
-        template: pod::template(spec.object("template")?, scope)?,
-        service_name: spec.text_if("serviceName")?.filter(|name| !name.is_empty()),
-        claim_templates: spec
-            .objects("volumeClaimTemplates")?
-            .into_iter()
-            .map(claim_template)
-            .collect::<Read<_>>()?,
+        template,
+        service_name,
+        claim_templates,
         parallel: spec.text("podManagementPolicy")? == "Parallel",
         partition: update.number("partition")?,
         max_unavailable: update.value("maxUnavailable", int_or_percent)?,

@@ -87,14 +87,14 @@ pub(super) static STORAGE_CLASS: Table = Table::new(
         works(
             "reclaimPolicy",
             Type::Choice(&[
-                word("Delete", "`destroy --disks` deletes the disks"),
-                word("Retain", "disks are always kept"),
+                word("Delete", "`destroy --volumes` deletes the disks"),
+                word("Retain", "`volume rm` alone deletes the disks"),
             ]),
             "what happens to disks",
         )
         .default("Delete"),
         no_meaning("volumeBindingMode", TEXT, "a disk is made where its machine is")
-            .unless(&["WaitForFirstConsumer"]),
+            .unless(&["WaitForFirstConsumer", "Immediate"]),
         no_meaning("mountOptions", TEXTS, "the guest chooses them"),
         no_meaning("allowedTopologies", Type::Any, "a disk is made where its machine is"),
     ],

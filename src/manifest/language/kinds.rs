@@ -22,8 +22,6 @@ pub(in crate::manifest) struct Kind {
     pub(in crate::manifest) help: Option<&'static str>,
     /// A note whenever the kind is used.
     pub(in crate::manifest) note: Option<&'static str>,
-    /// What i2kit cannot deploy yet although the language has it.
-    pub(in crate::manifest) not_yet: bool,
 }
 
 const fn kind(
@@ -33,7 +31,7 @@ const fn kind(
     table: &'static Table,
     doc: &'static str,
 ) -> Kind {
-    Kind { api_version, name, class, doc, table: Some(table), help: None, note: None, not_yet: false }
+    Kind { api_version, name, class, doc, table: Some(table), help: None, note: None }
 }
 
 const fn refused(
@@ -42,37 +40,14 @@ const fn refused(
     doc: &'static str,
     help: &'static str,
 ) -> Kind {
-    Kind {
-        api_version,
-        name,
-        class: Class::Refused,
-        doc,
-        table: None,
-        help: Some(help),
-        note: None,
-        not_yet: false,
-    }
+    Kind { api_version, name, class: Class::Refused, doc, table: None, help: Some(help), note: None }
 }
 
 const fn no_meaning(api_version: &'static str, name: &'static str, doc: &'static str) -> Kind {
-    Kind {
-        api_version,
-        name,
-        class: Class::NoMeaning,
-        doc,
-        table: None,
-        help: None,
-        note: None,
-        not_yet: false,
-    }
+    Kind { api_version, name, class: Class::NoMeaning, doc, table: None, help: None, note: None }
 }
 
 impl Kind {
-    const fn not_yet(mut self) -> Self {
-        self.not_yet = true;
-        self
-    }
-
     const fn note(mut self, note: &'static str) -> Self {
         self.note = Some(note);
         self
@@ -91,8 +66,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         Class::Mapped,
         &STATEFUL_SET,
         "machines with a stable index, name and disk each",
-    )
-    .not_yet(),
+    ),
     kind("apps/v1", "ReplicaSet", Class::Mapped, &REPLICA_SET, "as a Deployment")
         .note("a ReplicaSet is deployed as a Deployment; write a Deployment"),
     kind("v1", "Pod", Class::Mapped, &POD, "a group of exactly one machine, or a Job of one"),
@@ -135,7 +109,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         "files and variables of pods; a changed value is a rollout",
     ),
     kind("v1", "Secret", Class::Works, &SECRET, "files and variables that reach machines at boot only"),
-    kind("v1", "PersistentVolumeClaim", Class::Mapped, &CLAIM, "a disk").not_yet(),
+    kind("v1", "PersistentVolumeClaim", Class::Mapped, &CLAIM, "a disk that outlives machines"),
     kind("storage.k8s.io/v1", "StorageClass", Class::Mapped, &STORAGE_CLASS, "a type of disk"),
     kind("v1", "ServiceAccount", Class::Mapped, &SERVICE_ACCOUNT, "the role of machines in the cloud"),
     kind("v1", "Namespace", Class::Mapped, &NAMESPACE, "part of names; nothing is created"),
@@ -165,7 +139,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         "v1",
         "PersistentVolume",
         "volumes are made for their claims",
-        "name an existing disk in the annotation `i2kit.dev/disk` of the claim",
+        "remove it; a claim has the disk of its name, with what is on it",
     ),
     refused("v1", "Endpoints", "addresses are found by selector only", "give the Service a selector"),
     refused(

@@ -32,7 +32,7 @@ pub(super) static VOLUME: Table = Table::new(
         works("secret", Type::Object(&SECRET_VOLUME), "files from a Secret, fetched when the machine boots"),
         works("projected", Type::Object(&PROJECTED), "files from several sources"),
         works("downwardAPI", Type::Object(&DOWNWARD), "files from fields of the pod"),
-        mapped("persistentVolumeClaim", Type::Object(&CLAIM), "a disk that outlives the machine").not_yet(),
+        mapped("persistentVolumeClaim", Type::Object(&CLAIM), "a disk that outlives the machine"),
         mapped("ephemeral", Type::Any, "a disk that lives as long as the pod").presence().not_yet(),
         mapped("image", Type::Any, "the files of an image, read-only").not_yet(),
         refused(

@@ -256,14 +256,14 @@ static CLAIM_SPEC: Table = Table::new(
             "volumeName",
             TEXT,
             "there are no PersistentVolume objects",
-            "remove it; the annotation `i2kit.dev/disk` names an existing disk",
+            "remove it; a claim has the disk of its name, with what is on it",
         )
         .zero(),
         refused(
             "selector",
             Type::Any,
             "there are no PersistentVolume objects",
-            "remove it; the annotation `i2kit.dev/disk` names an existing disk",
+            "remove it; a claim has the disk of its name, with what is on it",
         ),
         refused("dataSource", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
         refused("dataSourceRef", Type::Any, "disks cannot be made from snapshots yet", "remove it"),

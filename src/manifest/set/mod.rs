@@ -14,6 +14,7 @@ use super::check::{Findings, Reference};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
 use super::language::Target;
+use super::support::{Answer, NAMED_CLASS};
 use super::tree::{Node, Span, push_key};
 use super::words::{list, nearest};
 
@@ -95,6 +96,7 @@ pub(super) fn check(
     set.unique_names();
     set.references(references);
     set.storage_classes(references);
+    set.shared_claims(references);
     set.services();
     set.targets();
     set.variables();
@@ -198,8 +200,41 @@ impl Set<'_, '_> {
             };
             match found {
                 Some(document) => self.keys(reference, document),
+                None if self.has_any_class(reference) => {}
                 None => self.missing(reference),
             }
+        }
+    }
+
+    /// Whether the name is that of a StorageClass and the target cloud takes any: then it is noted.
+    fn has_any_class(&mut self, reference: &Reference) -> bool {
+        let Answer::Note(note) = self.options.clouds.target.answer(NAMED_CLASS) else { return false };
+        if reference.target != Target::StorageClass || self.options.language_only {
+            return false;
+        }
+        let message = format!("StorageClass `{}` is not in the given files: {note}", reference.name);
+        let found = of_reference(reference, &reference.place, &reference.path, message, None);
+        self.findings.push(Diagnostic { severity: Code::Adapted.severity(), code: Code::Adapted, ..found });
+        true
+    }
+
+    /// A claim's disk is attached to one machine at a time, so that two workloads cannot have it.
+    fn shared_claims(&mut self, references: &[Reference]) {
+        let mut users: BTreeMap<(&str, &str), &Reference> = BTreeMap::new();
+        for reference in references.iter().filter(|reference| reference.target == Target::Claim) {
+            let first = users.entry((&reference.namespace, &reference.name)).or_insert(reference);
+            if first.object == reference.object {
+                continue;
+            }
+            let message = format!(
+                "{} has the disk of claim `{}` too, and a disk is attached to one machine at a time",
+                first.object, reference.name
+            );
+            let help = "give each a claim of its own, or make both containers of one pod".to_owned();
+            let mut found = of_reference(reference, &reference.place, &reference.path, message, Some(help));
+            (found.severity, found.code) = (Code::Conflict.severity(), Code::Conflict);
+            found.related.push((first.place.clone(), "the other one".into()));
+            self.findings.push(found);
         }
     }
 

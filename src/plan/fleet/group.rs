@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use i2kit_spec::{Millis, Seconds};
 use serde::{Deserialize, Serialize};
 
+use super::disk::StatefulSettings;
 use super::event::CloudEvent;
 use super::instance::{Health, Instance, InstanceState};
 use super::launch::LaunchSpec;
@@ -33,6 +34,9 @@ pub struct GroupSettings {
     /// Of a CronJob: when its Job is run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<CronRules>,
+    /// Of a StatefulSet: its VMs have an index, a name and disks each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stateful: Option<StatefulSettings>,
     /// What changes the group's size by load, on clouds that measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
@@ -96,6 +100,7 @@ impl GroupSettings {
             revision_history_limit,
             labels: BTreeMap::new(),
             job: None,
+            stateful: None,
             schedule: None,
             scaling: None,
             floors: vec![],
@@ -249,7 +254,14 @@ impl InstanceGroup {
             && count(self.members()) == self.replicas
             && self
                 .members()
-                .all(|instance| instance.revision == number && instance.health == Health::Healthy)
+                .all(|instance| self.may_run(instance, number) && instance.health == Health::Healthy)
+    }
+
+    /// Whether a group that is at revision `number` leaves the VM as it is: it runs that revision, or its index is below
+    /// the partition.
+    pub fn may_run(&self, instance: &Instance, number: u32) -> bool {
+        let partition = self.settings.stateful.as_ref().map_or(0, |stateful| stateful.partition);
+        instance.revision == number || instance.ordinal.is_some_and(|ordinal| ordinal < partition)
     }
 }
 

@@ -59,6 +59,12 @@ impl fmt::Display for InstanceId {
 pub struct Instance {
     /// Its id.
     pub id: InstanceId,
+    /// Its name, where it is not its id: `web-0` of a StatefulSet's member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its index in its StatefulSet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordinal: Option<u32>,
     /// The revision that it was started from.
     pub revision: u32,
     /// Of a Job: the run that it belongs to.
@@ -80,6 +86,13 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// The pod's containers, once the guest has reported them.
     pub containers: Vec<ContainerStatus>,
+}
+
+impl Instance {
+    /// What it is called: its name, or its id.
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
 }
 
 /// The place of a VM in a run of a Job.

@@ -6,6 +6,7 @@ use i2kit_spec::{Architecture, Bytes, Seconds};
 use serde::{Deserialize, Serialize};
 
 use super::MachineMix;
+use super::disk::LaunchDisk;
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::image::ImageId;
 
@@ -40,6 +41,15 @@ pub struct LaunchSpec {
     /// them out, and the guest makes do with memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scratch_bytes: Vec<Bytes>,
+    /// The disks that outlive the VM, in the order of their numbers. One instance at a time has each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<LaunchDisk>,
+    /// The pod's own host name, where the manifest gives one. A member of a StatefulSet has its name as the host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The headless Service below whose name the host name is a DNS name: `subdomain`, or the StatefulSet's `serviceName`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subdomain: Option<String>,
     /// The cloud identity of the VM, when its pod names a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MachineRole>,

@@ -4,8 +4,10 @@
 use thiserror::Error;
 
 use super::deploy::{rollout, unused_images};
+use super::error::PlanError;
 use super::steps::{Intent, RolloutPlan, Step};
-use super::verbs::{PlanError, collect, destroy, rollback, run, scale, wait};
+use super::verbs::{collect, destroy, rollback, run, scale, wait};
+use crate::manifest::api::Name;
 use crate::plan::act::Act;
 use crate::plan::fleet::{Fleet, Leftover};
 use crate::plan::image::ImageId;
@@ -44,7 +46,9 @@ impl RolloutPlan {
             Intent::Rollback { group, to } => rollback(fleet, group, *to).map_err(cannot)?,
             Intent::Scale { group, replicas } => scale(fleet, group, *replicas).map_err(cannot)?,
             Intent::Run(group) => run(fleet, group).map_err(cannot)?,
-            Intent::Destroy => destroy(fleet),
+            Intent::Destroy { volumes } => destroy(fleet, *volumes),
+            // What it does depends on one disk alone, and the cloud looks at that again.
+            Intent::Disk => return Ok(Self { generation: fleet.generation, ..self.clone() }),
             Intent::Collect => collect(fleet),
             Intent::Wait(names) => wait(fleet, names),
         };
@@ -84,6 +88,11 @@ impl RolloutPlan {
                 let revisions = self.open(revisions, applied, deletes);
                 let act = Act::DeleteRevisions { group: group.clone(), revisions: revisions.clone() };
                 Ok((!revisions.is_empty()).then(|| act.into()))
+            }
+            Act::DeleteDisks { disks } => {
+                let deletes = |act: &Act, name: &Name| matches!(act, Act::DeleteDisks { disks } if disks.contains(name));
+                let disks = self.open(disks, applied, deletes);
+                Ok((!disks.is_empty()).then(|| Act::DeleteDisks { disks }.into()))
             }
             // An image is put again where a collection of unused ones took it before a revision named it: that undoes nothing.
             Act::PutImage { .. } if self.acts().any(|shown| shown == act) => Ok(Some(step)),

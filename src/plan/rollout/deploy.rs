@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::disks;
 use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, NewRevision};
@@ -33,6 +34,9 @@ pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
             Step::apply(act, Before { balancer, ..Before::default() })
         })
     }));
+    let (disks, notes) = disks::of_deployment(desired, fleet);
+    plan.steps.extend(disks);
+    plan.notes.extend(notes);
     for group in &groups {
         plan.steps.extend(group.act.iter().cloned());
         plan.notes.extend(group.notes.iter().cloned());
@@ -46,6 +50,8 @@ pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
         let groups = surplus.groups.iter().map(|name| Act::DeleteGroup { group: name.clone() });
         let balancers = surplus.balancers.iter().map(|name| Act::DeleteBalancer { balancer: name.clone() });
         plan.steps.extend(groups.chain(balancers).map(Step::from));
+        let gone = fleet.groups.iter().filter(|group| surplus.groups.contains(&group.name));
+        plan.steps.extend(with_groups(gone, fleet).map(Step::from));
     } else {
         plan.notes.extend(surplus.notes());
     }
@@ -82,7 +88,7 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         let put = Act::PutRevision { group: spec.name.clone(), revision };
         act.push(Step::apply(put, Before { launch, ..Before::default() }));
     }
-    let replicas = size(spec, found);
+    let replicas = spec.size(found);
     match found.filter(|group| group.settings.schedule.is_some() && spec.settings.schedule.is_none()) {
         // Runs of the CronJob that it was end with the change, and say nothing about what it is from now on.
         Some(group) => act.push(start(&spec.name, number, replicas, Some(group))),
@@ -105,18 +111,6 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
     });
     let trim = found.and_then(|group| trim(group, number, spec.settings.revision_history_limit));
     GroupSteps { act, wait, trim, notes }
-}
-
-/// How many VMs there should be: what the manifest says, or what the scaler made of it since, within its bounds. None at
-/// all turn the scaler off.
-fn size(spec: &GroupSpec, found: Option<&InstanceGroup>) -> u32 {
-    match &spec.settings.scaling {
-        Some(scaling) if spec.replicas > 0 => {
-            let running = found.filter(|group| group.current.is_some());
-            scaling.within(running.map_or(spec.replicas, |group| group.replicas))
-        }
-        _ => spec.replicas,
-    }
 }
 
 /// The steps that make `replicas` VMs of revision `to` out of what the group has, given that the revision exists.
@@ -165,16 +159,20 @@ fn runs(group: &InstanceGroup, number: u32) -> bool {
         .as_ref()
         .is_some_and(|refresh| refresh.to == number && refresh.status == RefreshStatus::Failed);
     group.current == Some(number)
-        && group.members().all(|instance| instance.revision == number)
+        && group.members().all(|instance| group.may_run(instance, number))
         && (!failed || group.is_settled_at(number))
 }
 
 /// Revisions beyond the history limit: the newest `limit` ones are kept beside `number`, which the group will run.
 fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
-    let is_run =
-        |number: &u32| group.runs.iter().any(|run| run.revision == *number && run.status.is_active());
-    let old = group.revisions.iter().map(|revision| revision.number).filter(|n| *n != number && !is_run(n));
-    let mut old: Vec<u32> = old.collect();
+    let is_run = |number: u32| group.runs.iter().any(|run| run.revision == number && run.status.is_active());
+    // Members below a partition run an old one.
+    let is_held = |number: u32| {
+        let stateful = group.settings.stateful.is_some();
+        stateful && group.instances.iter().any(|instance| instance.revision == number)
+    };
+    let numbers = group.revisions.iter().map(|revision| revision.number);
+    let mut old: Vec<u32> = numbers.filter(|n| *n != number && !is_run(*n) && !is_held(*n)).collect();
     old.sort_unstable_by(|a, b| b.cmp(a));
     let mut revisions: Vec<u32> =
         old.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
@@ -216,6 +214,19 @@ fn surplus(desired: &Desired, fleet: &Fleet) -> Surplus {
             .filter(|name| desired.balancers.iter().all(|spec| spec.name != *name))
             .collect(),
     }
+}
+
+/// The act that deletes the disks of members that go with their groups, where the groups say so.
+pub(super) fn with_groups<'g>(groups: impl Iterator<Item = &'g InstanceGroup>, fleet: &Fleet) -> Option<Act> {
+    let goes = |group: &&InstanceGroup| {
+        group.settings.stateful.as_ref().is_some_and(|stateful| stateful.delete_with_group)
+    };
+    let doomed: Vec<&Name> = groups.filter(goes).map(|group| &group.name).collect();
+    let of_doomed = fleet.disks.iter().filter(|disk| {
+        disk.spec.owner.as_ref().is_some_and(|owner| doomed.contains(&&owner.group)) && !disk.spec.retain
+    });
+    let disks: Vec<Name> = of_doomed.map(|disk| disk.spec.name.clone()).collect();
+    (!disks.is_empty()).then_some(Act::DeleteDisks { disks })
 }
 
 /// The act that deletes the images which no revision names once `steps` are done.

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use super::steps::{Change, RolloutPlan, Step};
 use crate::manifest::api::{CronRules, Floor, JobRules, Protocol, Strategy};
 use crate::plan::act::Act;
-use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchSpec};
+use crate::plan::fleet::{BalancerSpec, DiskSpec, GroupSettings, LaunchDisk, LaunchSpec, size};
 use crate::plan::image::ImageId;
 
 impl fmt::Display for RolloutPlan {
@@ -32,8 +32,9 @@ impl Step {
         let Self::Apply(change) = self else { return '.' };
         let Change { act, before } = &**change;
         match act {
-            Act::PutImage { .. } | Act::PutRevision { .. } => '+',
+            Act::PutImage { .. } | Act::PutRevision { .. } | Act::SnapshotDisk { .. } => '+',
             Act::PutBalancer { .. } if before.balancer.is_none() => '+',
+            Act::PutDisk { .. } if before.disk.is_none() => '+',
             Act::PutGroup { .. } if before.settings.is_none() => '+',
             act if act.is_deletion() => '-',
             _ => '~',
@@ -60,6 +61,7 @@ impl fmt::Display for Change {
         match &self.act {
             Act::PutImage { image } => write!(f, "image {}", short(*image)),
             Act::PutBalancer { spec } => write!(f, "balancer {}: {}", spec.name, listeners(spec)),
+            Act::PutDisk { disk } => f.write_str(&disk_text(disk, before.disk.as_ref())),
             Act::PutGroup { group, settings } => write!(f, "group {group}: {}", policy(settings)),
             Act::PutRevision { group, revision } => {
                 let changes = launch_changes(&revision.launch, before.launch.as_ref());
@@ -91,6 +93,15 @@ impl fmt::Display for Change {
                 let ids: Vec<String> = images.iter().map(|image| short(*image)).collect();
                 write!(f, "unused images: {}", ids.join(", "))
             }
+            Act::DeleteDisks { disks } => {
+                let all: Vec<String> = disks.iter().map(ToString::to_string).collect();
+                write!(f, "disks and what is on them: {}", all.join(", "))
+            }
+            Act::SnapshotDisk { disk, snapshot } => write!(f, "snapshot {snapshot} of disk {disk}"),
+            Act::RestoreDisk { disk, snapshot } => write!(f, "disk {disk}: back to snapshot {snapshot}"),
+            Act::DeleteSnapshots { disk, snapshots } => {
+                write!(f, "snapshots of disk {disk}: {}", snapshots.join(", "))
+            }
             Act::DeleteLeftovers { leftovers } => {
                 let all: Vec<String> = leftovers.iter().map(ToString::to_string).collect();
                 write!(f, "leftovers: {}", all.join(", "))
@@ -113,6 +124,18 @@ fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
+    }
+}
+
+/// A disk that is made, or what becomes of one.
+fn disk_text(disk: &DiskSpec, before: Option<&DiskSpec>) -> String {
+    let now = size(disk.size);
+    match before {
+        None => format!("disk {}: {now}", disk.name),
+        Some(before) if before.size == disk.size => format!("disk {}: {now}, kept", disk.name),
+        Some(before) => {
+            format!("disk {}: {} -> {now}, kept with what is on it", disk.name, size(before.size))
+        }
     }
 }
 
@@ -175,6 +198,20 @@ fn policy(settings: &GroupSettings) -> String {
             format!("rolling update, max unavailable {max_unavailable}, max surge {max_surge}")
         }
     };
+    let strategy = match &settings.stateful {
+        Some(stateful) => {
+            let order = if stateful.parallel { "all at once" } else { "in order" };
+            let mut text = format!(
+                "members {order}, updates from the highest index, max unavailable {}",
+                stateful.max_unavailable
+            );
+            if stateful.partition > 0 {
+                let _ = write!(text, ", those below index {} stay as they are", stateful.partition);
+            }
+            text
+        }
+        None => strategy,
+    };
     let mut text = format!("{strategy}, deadline {}", settings.progress_deadline_seconds);
     if let Some(scaling) = &settings.scaling {
         let _ = write!(text, ", {} to {} VMs by load", scaling.min, scaling.max);
@@ -231,6 +268,20 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     part("image", short(launch.image), previous.map(|p| short(p.image)), "");
     part("memory", launch.memory_mib.to_string(), previous.map(|p| p.memory_mib.to_string()), " MiB");
     part("vcpus", launch.vcpus.to_string(), previous.map(|p| p.vcpus.to_string()), "");
+    let disks = |spec: &LaunchSpec| {
+        let one = |disk: &LaunchDisk| match disk {
+            LaunchDisk::Claim(claim) => claim.clone(),
+            LaunchDisk::Member(volume) => format!("{volume} of each member"),
+        };
+        if spec.disks.is_empty() {
+            "none".into()
+        } else {
+            spec.disks.iter().map(one).collect::<Vec<_>>().join(" ")
+        }
+    };
+    if !launch.disks.is_empty() || previous.is_some_and(|previous| !previous.disks.is_empty()) {
+        part("disks", disks(launch), previous.map(disks), "");
+    }
     part("ports", ports(launch), previous.map(ports), "");
     let role = |spec: &LaunchSpec| spec.role.as_ref().map(|role| role.account.to_string());
     if let Some(now) = role(launch).or_else(|| previous.and_then(role).map(|_| "none".to_owned())) {

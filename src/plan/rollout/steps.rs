@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{BalancerSpec, Fleet, Generation, GroupSettings, LaunchSpec};
+use crate::plan::fleet::{
+    BalancerSpec, DiskSpec, Fleet, Generation, GroupSettings, InstanceGroup, LaunchSpec,
+};
 use crate::plan::image::ImageId;
 
 /// What an environment should hold, as far as the given manifests say.
@@ -17,6 +19,9 @@ pub struct Desired {
     pub groups: Vec<GroupSpec>,
     /// One a Service.
     pub balancers: Vec<BalancerSpec>,
+    /// One a PersistentVolumeClaim; those of members are their groups'.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSpec>,
     /// What is said of new revisions in the history, such as `i2kit deploy -f nginx.yaml`.
     pub cause: String,
     /// Whether groups and balancers of the environment that are not in the manifests are deleted.
@@ -34,6 +39,20 @@ pub struct GroupSpec {
     pub launch: LaunchSpec,
     /// Strategy and so on.
     pub settings: GroupSettings,
+}
+
+impl GroupSpec {
+    /// How many VMs there should be: what the manifest says, or what the scaler made of it since, within its bounds. None at
+    /// all turn the scaler off.
+    pub(super) fn size(&self, found: Option<&InstanceGroup>) -> u32 {
+        match &self.settings.scaling {
+            Some(scaling) if self.replicas > 0 => {
+                let running = found.filter(|group| group.current.is_some());
+                scaling.within(running.map_or(self.replicas, |group| group.replicas))
+            }
+            _ => self.replicas,
+        }
+    }
 }
 
 /// Every step from what is to what should be, in order.
@@ -114,7 +133,12 @@ pub enum Intent {
     /// [`run`](super::run()).
     Run(Name),
     /// [`destroy`](super::destroy()).
-    Destroy,
+    Destroy {
+        /// Whether disks are deleted too.
+        volumes: bool,
+    },
+    /// One of the verbs about disks.
+    Disk,
     /// [`collect`](super::collect()).
     Collect,
     /// [`wait`](super::wait()): the groups waited for.
@@ -192,6 +216,9 @@ pub struct Before {
     /// The group's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<GroupSettings>,
+    /// The disk's spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskSpec>,
     /// The launch spec of the group's current revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch: Option<LaunchSpec>,

@@ -1,70 +1,12 @@
 //! Plans of the verbs that start from the fleet alone: rollback, scale, destroy, wait, gc.
 
-use thiserror::Error;
-
-use super::deploy::{movement, unused_images};
+use super::deploy::{movement, unused_images, with_groups};
+use super::disks;
+use super::error::PlanError;
 use super::steps::{Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Fleet, InstanceGroup, RefreshStatus};
-
-/// Why there is no plan.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum PlanError {
-    /// The environment has no such group.
-    #[error("environment {environment} has no group {group}; it has {}", list(.known))]
-    UnknownGroup {
-        /// Where it was looked for.
-        environment: String,
-        /// The name given.
-        group: Name,
-        /// The groups that exist.
-        known: Vec<Name>,
-    },
-    /// The group has no such revision.
-    #[error("{group} has no revision {revision}; it has {}", list(.known))]
-    UnknownRevision {
-        /// The group.
-        group: Name,
-        /// The number given.
-        revision: u32,
-        /// The revisions that exist.
-        known: Vec<u32>,
-    },
-    /// It has not been rolled out.
-    #[error("nothing of {group} runs yet; `i2kit deploy` with its manifest starts it")]
-    NothingRuns {
-        /// The group.
-        group: Name,
-    },
-    /// Its manifest says how many machines run, and how often.
-    #[error("{group} is a Job; change `parallelism` and `completions` in its manifest and deploy that")]
-    Job {
-        /// The group.
-        group: Name,
-    },
-    /// It is not run, but kept running.
-    #[error("{group} is no Job and no CronJob: its machines run already")]
-    NoJob {
-        /// The group.
-        group: Name,
-    },
-    /// There is nothing to go back to.
-    #[error(
-        "{group} has no earlier revision that ever served; name one with --to-revision (`i2kit history` lists them)"
-    )]
-    NoEarlierRevision {
-        /// The group.
-        group: Name,
-    },
-}
-
-fn list<T: ToString>(items: &[T]) -> String {
-    if items.is_empty() {
-        return "none".to_owned();
-    }
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
+use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, RefreshStatus, size};
 
 /// Brings `group` back to the revision `to`, or without one to that which served last before the current one.
 pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutPlan, PlanError> {
@@ -93,12 +35,20 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
     if found.settings.job.is_some() {
         return Err(PlanError::Job { group: group.clone() });
     }
+    let claims = found.revisions.iter().flat_map(|revision| &revision.launch.disks);
+    if let Some(LaunchDisk::Claim(claim)) =
+        claims.filter(|_| replicas > 1).find(|disk| matches!(disk, LaunchDisk::Claim(_)))
+    {
+        return Err(PlanError::OneDisk { group: group.clone(), claim: claim.clone() });
+    }
     let heading = found.active_refresh().map(|refresh| match refresh.status {
         RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
         _ => refresh.to,
     });
     let to = heading.or(found.current).ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
-    Ok(moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas }))
+    let mut plan = moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas });
+    plan.steps.splice(0..0, disks::of_size(found, replicas, fleet));
+    Ok(plan)
 }
 
 /// Starts a run of the Job or the CronJob `group` now, at its current revision, and waits for its end.
@@ -121,13 +71,35 @@ pub fn run(fleet: &Fleet, group: &Name) -> Result<RolloutPlan, PlanError> {
 }
 
 /// Deletes everything that the environment holds: groups first, so that connections drain, then balancers and images.
-pub fn destroy(fleet: &Fleet) -> RolloutPlan {
+/// Disks are left, unless `volumes` or a StatefulSet's own policy says otherwise.
+pub fn destroy(fleet: &Fleet, volumes: bool) -> RolloutPlan {
     let groups = fleet.groups.iter().map(|group| Act::DeleteGroup { group: group.name.clone() });
     let balancers =
         fleet.balancers.iter().map(|balancer| Act::DeleteBalancer { balancer: balancer.spec.name.clone() });
     let mut steps: Vec<Step> = groups.chain(balancers).map(Step::from).collect();
+    let deleted = if volumes { all_disks(fleet) } else { with_groups(fleet.groups.iter(), fleet) };
+    let kept = |disk: &&Disk| match &deleted {
+        Some(Act::DeleteDisks { disks }) => !disks.contains(&disk.spec.name),
+        _ => true,
+    };
+    let notes = fleet.disks.iter().filter(kept).map(|disk| {
+        let (name, size) = (&disk.spec.name, size(disk.spec.size));
+        let by_class = volumes && disk.spec.retain;
+        let why = if by_class { ", as its StorageClass says (`reclaimPolicy: Retain`)" } else { "" };
+        let or_all = if by_class { "" } else { ", `i2kit destroy --volumes` all of them" };
+        format!("disk {name} ({size}) is kept{why}; `i2kit volume rm {name}` deletes it{or_all}")
+    });
+    let notes = notes.collect();
+    steps.extend(deleted.map(Step::from));
     steps.extend(unused_images(&steps, fleet).map(Step::from));
-    RolloutPlan::new(fleet, Intent::Destroy, steps)
+    RolloutPlan { notes, ..RolloutPlan::new(fleet, Intent::Destroy { volumes }, steps) }
+}
+
+/// The act that deletes all disks, but for those whose class keeps them.
+fn all_disks(fleet: &Fleet) -> Option<Act> {
+    let doomed = fleet.disks.iter().filter(|disk| !disk.spec.retain);
+    let disks: Vec<Name> = doomed.map(|disk| disk.spec.name.clone()).collect();
+    (!disks.is_empty()).then_some(Act::DeleteDisks { disks })
 }
 
 /// Deletes images that no revision names, and what interrupted runs left.

@@ -9,6 +9,7 @@ pub(crate) mod cloud;
 mod cmdline;
 mod device_mapper;
 mod dhcp;
+mod disk;
 mod ext4;
 mod fence;
 mod modules;
@@ -140,7 +141,7 @@ fn carry_out(phase: &Phase, machine: &mut Machine, output: &mut Output) -> Resul
         Phase::Secrets => apart::run(secrets::receive),
         Phase::Volumes => {
             let Machine { pod, sandbox, .. } = machine;
-            apart::run(|| volumes::make(&pod.volumes, pod.fs_group, &sandbox.instance, &sandbox.secrets))
+            apart::run(|| volumes::make(pod, &sandbox.instance, &sandbox.secrets))
         }
         Phase::Users => make_users(machine),
         Phase::SharedMemory => Ok(pod_files::make_shared_memory(machine.sandbox.users.is_some())?),

@@ -14,7 +14,7 @@ use crate::error::{Doing, Error};
 const DISKS: &str = "/sys/block";
 
 /// The file system, as the kernel calls it.
-const KIND: &str = "ext4";
+pub(super) const KIND: &str = "ext4";
 
 /// The identity of each file system, with which names in folders are hashed. No two of them need different ones, and
 /// whoever makes names that collide slows down nobody but its own pod.
@@ -36,12 +36,16 @@ pub(crate) fn disk(number: u32) -> Option<Disk> {
     if !known.lines().any(|line| line.trim() == KIND) {
         return None;
     }
-    let serial = scratch_serial(number);
+    find(&scratch_serial(number)).map(|(device, bytes)| Disk { device, bytes })
+}
+
+/// The device and the bytes of the disk with this serial number.
+pub(super) fn find(serial: &str) -> Option<(PathBuf, u64)> {
     let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
     let disks = fs::read_dir(DISKS).into_iter().flatten().flatten();
     let folder = disks.map(|disk| disk.path()).find(|disk| read(disk.join("serial")).trim() == serial)?;
     let sectors: u64 = read(folder.join("size")).trim().parse().ok()?;
-    Some(Disk { device: Path::new("/dev").join(folder.file_name()?), bytes: sectors.saturating_mul(SECTOR) })
+    Some((Path::new("/dev").join(folder.file_name()?), sectors.saturating_mul(SECTOR)))
 }
 
 impl Disk {

@@ -6,12 +6,10 @@ use std::path::{Component, Path};
 
 use i2kit_container::Instance;
 use i2kit_container::secrets::{Secrets, is_name};
-use i2kit_spec::{
-    Bytes, LateContent, LateFile, POD_MOUNT, POD_VOLUMES, VOLUMES_MOUNT, VolumeBoot, VolumeKind,
-};
+use i2kit_spec::{Bytes, LateContent, LateFile, POD_MOUNT, POD_VOLUMES, PodBoot, VOLUMES_MOUNT, VolumeKind};
 use rustix::mount::{MountFlags, mount};
 
-use super::scratch;
+use super::{disk, scratch};
 use crate::error::{Doing, Error};
 
 /// Volumes have no devices of their own, whatever rights a container has.
@@ -20,14 +18,11 @@ const FLAGS: MountFlags = MountFlags::NODEV;
 /// Folders inside volumes of files.
 const FOLDER_MODE: u32 = 0o755;
 
-/// Makes all volumes. They belong to `group` where there is one, as kubelet gives them to a pod's `fsGroup`.
-pub(crate) fn make(
-    volumes: &[VolumeBoot],
-    group: Option<u32>,
-    instance: &Instance,
-    secrets: &Secrets,
-) -> Result<(), Error> {
-    for volume in volumes {
+/// Makes all volumes of the pod. They belong to its group where there is one, as kubelet gives them to a pod's `fsGroup`.
+pub(crate) fn make(pod: &PodBoot, instance: &Instance, secrets: &Secrets) -> Result<(), Error> {
+    let group = pod.fs_group;
+    let owner = group.map(|group| disk::Owner { group, on_mismatch: pod.fs_group_on_mismatch });
+    for volume in &pod.volumes {
         let target = Path::new(VOLUMES_MOUNT).join(&volume.name);
         fs::create_dir_all(&target).doing(|| format!("make {}", target.display()))?;
         match &volume.kind {
@@ -35,6 +30,7 @@ pub(crate) fn make(
                 Some(disk) => disk.mount(&target, group)?,
                 None => in_memory(&target, group, *size_limit, instance.memory)?,
             },
+            VolumeKind::Disk { disk: number } => disk::make(*number, &target, owner)?,
             VolumeKind::Files { files } => {
                 // Unlike tmpfs, ramfs is never swapped out. Containers only read it, so it does not grow.
                 mount("ramfs", &target, "ramfs", FLAGS, c"mode=755")

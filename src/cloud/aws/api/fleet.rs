@@ -217,6 +217,8 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 ports.iter().map(one).collect()
             };
             Some(Instance {
+                name: None,
+                ordinal: None,
                 health: health(
                     member,
                     group,

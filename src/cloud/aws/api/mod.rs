@@ -91,6 +91,20 @@ impl Aws {
             Act::PutBalancer { spec } => self.put_service(spec).await,
             Act::PutGroup { group, settings } if settings.job.is_some() => Err(no_job(group)),
             Act::StartRun { group, .. } => Err(no_job(group)),
+            Act::PutGroup { group, settings } if settings.stateful.is_some() => {
+                Err(CloudError::Unsupported {
+                    what: format!("the StatefulSet {group}"),
+                    advice: "run it on the local cloud".into(),
+                })
+            }
+            Act::PutDisk { .. }
+            | Act::DeleteDisks { .. }
+            | Act::SnapshotDisk { .. }
+            | Act::RestoreDisk { .. }
+            | Act::DeleteSnapshots { .. } => Err(CloudError::Unsupported {
+                what: act.to_string(),
+                advice: "disks that outlive machines are on the local cloud; use emptyDir, or a service of the cloud".into(),
+            }),
             Act::PutGroup { group, settings } => self.put_settings(group, settings).await,
             Act::PutRevision { group, revision } => {
                 self.put_secrets(revision, &materials.secrets).await?;

@@ -65,6 +65,11 @@ impl Environment {
         match &planned.act {
             Act::PutImage { image } => drop(self.images.insert(*image)),
             Act::PutBalancer { spec } => self.put_balancer(spec, host),
+            Act::PutDisk { disk } => self.put_disk(disk, now)?,
+            Act::DeleteDisks { disks } => self.delete_disks(disks)?,
+            Act::SnapshotDisk { disk, snapshot } => self.add_snapshot(disk, snapshot, now)?,
+            Act::RestoreDisk { disk, snapshot } => self.restored(disk, snapshot)?,
+            Act::DeleteSnapshots { disk, snapshots } => self.delete_snapshots(disk, snapshots)?,
             Act::PutGroup { group, settings } => {
                 self.put_group(group, settings)?;
                 self.keep_for_a_run(group, now);
@@ -141,6 +146,7 @@ impl Environment {
         if !self.images.contains(&new.launch.image) {
             return Err(CloudError::not_found("image", &new.launch.image));
         }
+        self.claims_are_free(name, &new.launch)?;
         let group = self.group_mut(name)?;
         if let Some(found) = group.revision(new.number) {
             return if found.launch == new.launch {

@@ -6,7 +6,7 @@ use crate::cloud::engine::reconcile::{RefreshState, Run};
 use crate::manifest::api::{JobRules, Name};
 use crate::plan::fleet::{
     BalancerSpec, Fleet, Instance, InstanceGroup, InstanceState, JobRun, LoadBalancer, Refresh,
-    ScheduleStatus, Target, count,
+    ScheduleStatus, Target, count, member_name,
 };
 
 impl Environment {
@@ -36,6 +36,7 @@ impl Environment {
                     traffic: Vec::new(),
                 })
                 .collect(),
+            disks: self.show_disks(facts),
             images: self.images.iter().copied().collect(),
         }
     }
@@ -73,7 +74,10 @@ fn show_group(
         current: group.memory.current,
         next_revision: group.next_revision,
         revisions: group.revisions.clone(),
-        instances: instances.into_iter().map(|record| show_instance(record, facts(&record.id))).collect(),
+        instances: instances
+            .into_iter()
+            .map(|record| show_instance(name, record, facts(&record.id)))
+            .collect(),
         refresh: match (&group.settings.job, group.memory.runs.last()) {
             // Its runs are its own, and none of them brings the group to another revision.
             _ if group.settings.schedule.is_some() => None,
@@ -89,9 +93,11 @@ fn show_group(
     }
 }
 
-fn show_instance(record: &InstanceRecord, facts: MachineFacts) -> Instance {
+fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts) -> Instance {
     Instance {
         id: record.id.clone(),
+        name: record.ordinal.map(|ordinal| member_name(group, ordinal)),
+        ordinal: record.ordinal,
         revision: record.revision,
         run: record.run,
         state: record.state,

@@ -1,5 +1,7 @@
 //! A group as it is decided about, what may be done to its VMs, and what holds for groups of every kind.
 
+use std::collections::BTreeSet;
+
 use i2kit_spec::Millis;
 
 use super::memory::Memory;
@@ -45,6 +47,8 @@ pub struct GroupView {
     pub replicas: u32,
     /// What the group decides for itself and remembers.
     pub memory: Memory,
+    /// Revisions whose VMs have the disk of a claim.
+    pub with_claims: BTreeSet<u32>,
     /// Its VMs, oldest first.
     pub vms: Vec<Member>,
 }
@@ -57,6 +61,8 @@ pub struct Member {
     pub id: InstanceId,
     /// Its revision.
     pub revision: u32,
+    /// Its index in a StatefulSet.
+    pub ordinal: Option<u32>,
     /// Where it is in its life.
     pub state: InstanceState,
     /// When it came into that state.
@@ -100,6 +106,15 @@ impl Member {
     }
 }
 
+/// Which of a group's VMs one is, where they are not all alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its index, of a member of a StatefulSet.
+    pub ordinal: Option<u32>,
+    /// Of a Job: the run that it is for.
+    pub run: Option<RunMember>,
+}
+
 /// Something to be done to a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -107,8 +122,8 @@ pub enum Action {
     Launch {
         /// The revision.
         revision: u32,
-        /// Of a Job: the run that it is for.
-        run: Option<RunMember>,
+        /// Which of the group's it is, where they are not all alike.
+        place: Place,
     },
     /// Take it out of the balancer.
     Drain {
@@ -218,5 +233,5 @@ pub(super) fn worth(vm: &Member) -> u8 {
 
 /// Starts of VMs, for as many as are missing and may be started by one decision.
 pub(super) fn launches(missing: u32, revision: u32) -> impl Iterator<Item = Action> {
-    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision, run: None })
+    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision, place: Place::default() })
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::run_state::Run;
 use super::schedule::Scheduled;
 use crate::cloud::engine::moment::Moment;
-use crate::plan::fleet::RefreshStatus;
+use crate::plan::fleet::{GroupSettings, RefreshStatus};
 
 /// What a group remembers from one decision to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Memory {
     pub current: Option<u32>,
     /// The newest refresh.
     pub refresh: Option<RefreshState>,
+    /// Of a StatefulSet with a partition: the revision of the members below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u32>,
     /// VMs that failed since the group was last well.
     pub failures: u32,
     /// Of a job: its runs, oldest first.
@@ -44,6 +47,18 @@ fn is_zero(value: &u64) -> bool {
 }
 
 impl Memory {
+    /// The revision that the VM of an index should run; none before anything was started. Below the partition that is the
+    /// one which the group left there.
+    pub(super) fn revision_of(&self, settings: &GroupSettings, ordinal: Option<u32>) -> Option<u32> {
+        let refresh = self.refresh.as_ref().filter(|refresh| refresh.status.is_active());
+        let target = refresh.map(RefreshState::target).or(self.current)?;
+        let partition = settings.stateful.as_ref().map_or(0, |stateful| stateful.partition);
+        if ordinal.is_none_or(|ordinal| ordinal >= partition) {
+            return Some(target);
+        }
+        Some(self.held.or(refresh.and_then(|refresh| refresh.from)).unwrap_or(target))
+    }
+
     /// Why the newest refresh, or the run of that number, failed, where it did.
     pub fn reason_mut(&mut self, run: Option<u32>) -> Option<&mut String> {
         match run {

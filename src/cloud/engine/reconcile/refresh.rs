@@ -18,14 +18,17 @@ pub(super) fn advance(
     now: u64,
     decision: &mut Decision,
 ) {
+    let memory = &decision.memory;
+    let is_right = |vm: &&Member| memory.revision_of(&group.settings, vm.ordinal) == Some(vm.revision);
+    let right: Vec<&Member> = members.iter().copied().filter(is_right).collect();
     let Some(refresh) = decision.memory.refresh.as_mut().filter(|refresh| refresh.status.is_active()) else {
         return;
     };
     let target = refresh.target();
     let min_ready = group.settings.min_ready_seconds.millis();
-    let new = || members.iter().filter(|vm| vm.revision == target);
+    let new = || right.iter();
     let available = count(new().filter(|vm| vm.is_available(min_ready, now)));
-    let old = count(members.iter().filter(|vm| vm.revision != target));
+    let old = count(members.iter()) - count(new());
     let ready = count(new().filter(|vm| vm.health == Health::Healthy));
     // Against the best so far: a VM that comes, goes and comes again brings the refresh further once.
     let (best, further) = refresh.best.best(Reached { made: count(new()), ready, available, old });

@@ -54,7 +54,7 @@ impl Api {
 
     /// Ends the process when it has had nothing to do for `idle`.
     pub(super) fn leave_when_idle(&self, idle: Duration) {
-        if self.asked.elapsed() >= idle && self.keeper.is_empty() {
+        if self.asked.elapsed() >= idle && self.keeper.is_idle() {
             self.keeper.log.write(format_args!("nothing is deployed and nobody asks: it ends"));
             self.keeper.ending.cancel();
         }

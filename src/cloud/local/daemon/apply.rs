@@ -1,31 +1,25 @@
 //! Acts on the keeper's state, with what they need beside records: files of images, addresses, waiting for an end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::disks;
+use super::records::{ENDING, POLL, admit, record};
 use crate::cloud::CloudError;
-use crate::cloud::engine::environment::Environment;
 use crate::cloud::local::clock;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::machine::{images, secrets};
 use crate::cloud::local::mover::ListenerId;
-use crate::cloud::local::network::addresses;
 use crate::cloud::local::wire::{Applied, Apply};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::{BalancerSpec, Generation, Listener};
 
-/// How often an act that waits looks again.
-const POLL: Duration = Duration::from_millis(50);
-
-/// The refusal of an act that waits while the process ends.
-const ENDING: &str = "the local cloud is ending; the deletion goes on when it runs again";
-
 /// Applies an act.
 pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, CloudError> {
     let Apply { environment, act, image } = call;
     let generation = match image {
+        _ if disks::is_about(&act.act) => disks::apply(keeper, &environment, &act).await?,
         Some(image) => put_image(keeper, &environment, &act, image).await?,
         None => record(keeper, &environment, &act)?,
     };
@@ -35,26 +29,11 @@ pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, 
         Act::DeleteRevisions { .. } | Act::DeleteImages { .. } => sweep_images(keeper).await?,
         _ => {}
     }
-    let ends = act.act == Act::Release && keeper.state().environments.is_empty();
+    let ends = act.act == Act::Release && keeper.state().is_idle();
     if ends {
         keeper.ending.cancel();
     }
     Ok(Applied { generation, ends })
-}
-
-/// Records an act. The address of a new balancer is chosen in the same change, so that two that are put at once get two
-/// addresses.
-fn record(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Result<Generation, CloudError> {
-    let now = keeper.clock.now();
-    keeper.change_all(|environments| {
-        let balancers = environments.values().flat_map(|found| found.balancers.values());
-        let taken: Vec<String> = balancers.map(|balancer| balancer.host.clone()).collect();
-        let host = || match &act.act {
-            Act::PutBalancer { spec } => addresses::balancer(environment, &spec.name, &taken).to_string(),
-            _ => String::new(),
-        };
-        environments.entry(environment.to_owned()).or_default().apply(act, now, host)
-    })
 }
 
 /// Copies an image, and then records it. An act that will be refused copies nothing.
@@ -65,14 +44,7 @@ async fn put_image(
     image: DiskImage,
 ) -> Result<Generation, CloudError> {
     let _images = keeper.images.lock().await;
-    {
-        let empty = Environment::default();
-        let state = keeper.state();
-        let found = state.environments.get(environment).unwrap_or(&empty);
-        if found.applied(act).is_none() {
-            found.admit(act)?;
-        }
-    }
+    admit(keeper, environment, act)?;
     let home = keeper.home.clone();
     tokio::task::spawn_blocking(move || images::put(&home, &image))
         .await

@@ -1,7 +1,7 @@
 //! What was decided and saved, done to VMs; and VMs that run already when this process starts, taken over.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::Keeper;
 use super::state::{Life, MachineHandle, Ports, Running, State};
 use super::step::{Effect, Launch};
 use crate::cloud::CloudError;
-use crate::cloud::engine::environment::GroupRecord;
+use crate::cloud::engine::environment::{Environment, GroupRecord};
 use crate::cloud::engine::health::{CheckOutcome, Known, judge};
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
@@ -22,7 +22,8 @@ use crate::cloud::local::machine::qemu::{self, Machine};
 use crate::cloud::local::machine::{images, process, qmp, secrets};
 use crate::cloud::local::network::{self, GuestPort};
 use crate::cloud::local::supervise::supervise;
-use crate::manifest::api::Protocol;
+use crate::cloud::local::volumes;
+use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{Accelerator, Health, InstanceId, InstanceState};
 
 /// How long qemu may take until it answers.
@@ -47,6 +48,9 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
         Effect::Remove { id } => {
             tokio::task::spawn_blocking(move || remove(&keeper, &id));
         }
+        Effect::RemoveDisk { environment, disk } => {
+            tokio::task::spawn_blocking(move || remove_disk(&keeper, &environment, &disk));
+        }
         // Done when they began.
         Effect::Kill { .. } | Effect::Dismiss { .. } => {}
     }
@@ -60,6 +64,37 @@ fn remove(keeper: &Keeper, id: &str) {
     {
         keeper.log.write(format_args!("{} cannot be removed: {error}", folder.display()));
     }
+}
+
+/// Deletes a disk, and then its record: one that cannot be deleted is tried again.
+fn remove_disk(keeper: &Keeper, environment: &str, disk: &Name) {
+    let removed = volumes::remove(&volumes::path(&keeper.home, environment, disk));
+    if let Err(error) = &removed {
+        keeper.log.write(format_args!("disk {disk}: {error}"));
+    }
+    keeper.state().end_removal(environment, disk, removed.is_ok());
+    keeper.changed.notify_one();
+}
+
+/// The disks of a VM that outlive it, with their locks. One that was never there is made.
+fn attach(keeper: &Keeper, launch: &Launch) -> Result<Vec<File>, CloudError> {
+    let attach = |name: &Name| {
+        let (size, made) = {
+            let state = keeper.state();
+            let found = state.environments.get(&launch.environment).and_then(|found| found.disks.get(name));
+            let disk = found.ok_or_else(|| CloudError::Refused {
+                message: format!("there is no disk {name}; deploy its PersistentVolumeClaim"),
+            })?;
+            (disk.spec.size, disk.made)
+        };
+        let path = volumes::path(&keeper.home, &launch.environment, name);
+        if !made {
+            volumes::make(&volumes::Wanted { path: &path, size, environment: &keeper.home.environment })?;
+            keeper.state().disk_made(&launch.environment, name);
+        }
+        volumes::attach(&path, size)
+    };
+    launch.disks.iter().map(attach).collect()
 }
 
 async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
@@ -83,7 +118,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
 
 /// Starts the VM's process, unless the VM is not wanted any more.
 fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
-    let Launch { environment, id, index, spec, ports } = launch;
+    let Launch { environment, id, index, spec, ports, name, .. } = launch;
     if !keeper.state().record(id).is_some_and(|record| record.state == InstanceState::Running) {
         keeper.state().failed(id, "it was not wanted any more".to_owned());
         keeper.changed.notify_one();
@@ -95,8 +130,10 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
     let accelerator = keeper.accelerator();
     let secrets = secrets::memory_file(&keeper.home.secrets(), &spec.secrets)?;
     let resolver = keeper.mover.report().name_servers.get(environment).copied();
+    let disks = attach(keeper, launch)?;
     let machine = Machine {
         id,
+        name,
         index: *index,
         launch: spec,
         network: &network::device(ports, resolver),
@@ -106,12 +143,22 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
         environment: &keeper.home.environment,
     };
     // Without the lock: its record is saved, so that a process is never without one.
-    let process = process::start(&machine, &folder, secrets)?;
+    let process = process::start(&machine, &folder, secrets, &disks)?;
+    // From now on its process alone holds them.
+    drop(disks);
     keeper.state().started(id, Box::new(process), accelerator);
     Ok(())
 }
 
 impl State {
+    /// A disk is there, and is never made anew.
+    pub(super) fn disk_made(&mut self, environment: &str, disk: &Name) {
+        let found = self.environments.get_mut(environment).and_then(|found| found.disks.get_mut(disk));
+        if let Some(record) = found {
+            record.made = true;
+        }
+    }
+
     /// Takes note that a VM could not be started.
     pub(super) fn failed(&mut self, id: &str, reason: String) {
         if let Some(machine) = self.machines.get_mut(id) {
@@ -405,8 +452,10 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
         process.kill();
     }
     remove_others(keeper, &known)?;
+    adopt_disks(keeper);
     for (id, health_port) in machines {
         keeper.log.write(format_args!("{id} is adopted"));
+        resume(keeper, &id);
         watch(keeper, &id, health_port);
         // The power button may have been meant to be pressed when the last process was killed.
         let pressed = {
@@ -419,6 +468,35 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
         }
     }
     Ok(())
+}
+
+/// Removes what the last process left half made of disks, and takes up the copies that it did not note.
+fn adopt_disks(keeper: &Keeper) {
+    let state = || keeper.state();
+    let names = |(environment, found): (&String, &Environment)| -> Vec<(String, Name)> {
+        found.disks.keys().map(|disk| (environment.clone(), disk.clone())).collect()
+    };
+    let disks: Vec<(String, Name)> = state().environments.iter().flat_map(names).collect();
+    for (environment, disk) in disks {
+        let path = volumes::path(&keeper.home, &environment, &disk);
+        if let Err(error) = volumes::sweep(&path) {
+            keeper.log.write(format_args!("disk {disk}: {error}"));
+        }
+        let copies = volumes::snapshots_of(&path);
+        if let Some(found) = state().environments.get_mut(&environment) {
+            found.adopt_snapshots(&disk, copies);
+        }
+    }
+}
+
+/// Has a VM go on that the last process had stopped to copy its disk.
+fn resume(keeper: &Arc<Keeper>, id: &str) {
+    let (keeper, id) = (Arc::clone(keeper), id.to_owned());
+    tokio::spawn(async move {
+        if let Err(error) = qmp::resume(&keeper.home.instance(&id)).await {
+            keeper.log.write(format_args!("{id}: cannot be resumed: {error}"));
+        }
+    });
 }
 
 /// Removes folders of VMs that are not known.

@@ -12,7 +12,7 @@ use i2kit_spec::PodEnd;
 
 use super::effects::Adopted;
 use super::state::{Running, State};
-use super::step::{Effect, Read, Stepped, Words};
+use super::step::{Effect, Launch, Read, Stepped, Words};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::engine::moment::Moment;
@@ -25,8 +25,8 @@ use crate::oci::Digest;
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, GroupSettings, Health, InstanceState, LaunchPort, LaunchSpec, Listener,
-    RefreshStatus, TargetGroup,
+    Accelerator, BalancerSpec, DiskTemplate, GroupSettings, Health, InstanceState, LaunchDisk, LaunchPort,
+    LaunchSpec, Listener, RefreshStatus, StatefulSettings, TargetGroup,
 };
 use crate::plan::image::ImageId;
 
@@ -105,6 +105,10 @@ struct World {
     /// When each was asked to power off.
     off: HashMap<String, u64>,
     folders: BTreeSet<String>,
+    /// The disks that each machine was started with.
+    attached: HashMap<String, Vec<Name>>,
+    /// The files of disks.
+    disks: BTreeSet<Name>,
 }
 
 #[derive(Debug)]
@@ -301,6 +305,7 @@ impl Sim {
                 let (id, now) = (launch.id.clone(), self.now);
                 self.world().folders.insert(id.clone());
                 self.point(false)?;
+                self.attach(&launch);
                 self.world().alive.insert(id.clone(), now);
                 self.point(false)?;
                 let machine = Machine { id: id.clone(), world: Arc::clone(&self.world) };
@@ -311,9 +316,38 @@ impl Sim {
                 self.world().off.insert(id, now);
             }
             (Effect::Remove { id }, Ok(())) => drop(self.world().folders.remove(&id)),
+            (Effect::RemoveDisk { environment, disk }, attempt) => {
+                if attempt.is_ok() {
+                    self.assert_free(&disk);
+                    self.world().disks.remove(&disk);
+                    self.point(false)?;
+                }
+                self.state.end_removal(&environment, &disk, attempt.is_ok());
+            }
             _ => {}
         }
         self.point(false)
+    }
+
+    /// No machine that runs has the disk.
+    fn assert_free(&self, disk: &Name) {
+        let world = self.world();
+        let writer =
+            world.alive.keys().find(|id| world.attached.get(*id).is_some_and(|all| all.contains(disk)));
+        assert!(writer.is_none(), "{disk} has the writer {writer:?}");
+    }
+
+    /// A machine gets its disks; those that were never there are made.
+    fn attach(&mut self, launch: &Launch) {
+        for disk in &launch.disks {
+            self.assert_free(disk);
+            let made = self.state.environments["local"].disks[disk].made;
+            let is_there = self.world().disks.contains(disk);
+            assert!(is_there || !made, "{disk} is gone, with what was on it");
+            self.world().disks.insert(disk.clone());
+            self.state.disk_made(&launch.environment, disk);
+        }
+        self.world().attached.insert(launch.id.clone(), launch.disks.clone());
     }
 
     /// What is true after every round.
@@ -587,6 +621,81 @@ fn what_ran_before_the_host_was_restarted_is_started_again() {
     });
     let times: Vec<u64> = sim.runs.keys().copied().collect();
     assert!(times.len() <= 3 && times.iter().all(|time| *time <= sim.now), "{times:?} at {}", sim.now);
+}
+
+/// A StatefulSet of two, each member with a disk; a member that is scaled away takes its disk with it.
+fn members() -> GroupSettings {
+    let settings = example::settings(Strategy::Recreate);
+    let disk = DiskTemplate {
+        name: "data".into(),
+        size: i2kit_spec::Bytes(1 << 30),
+        class: None,
+        expandable: true,
+        retain: false,
+    };
+    let stateful = StatefulSettings {
+        first: 0,
+        parallel: false,
+        partition: 0,
+        max_unavailable: IntOrPercent::Int(1),
+        delete_with_group: false,
+        delete_when_scaled: true,
+        disks: vec![disk],
+    };
+    GroupSettings { stateful: Some(stateful), ..settings }
+}
+
+impl Sim {
+    fn deploy_members(&mut self, revision: u32) -> Result<(), CloudError> {
+        self.apply(Act::PutImage { image: image(revision) })?;
+        self.apply(Act::PutGroup { group: name(), settings: members() })?;
+        let launch = LaunchSpec { disks: vec![LaunchDisk::Member("data".into())], ..launch(revision) };
+        let new = NewRevision { number: revision, launch, cause: "deploy".into() };
+        self.apply(Act::PutRevision { group: name(), revision: new })?;
+        let is_done = |sim: &Self| {
+            sim.group()
+                .and_then(|group| group.memory.refresh.as_ref())
+                .is_some_and(|refresh| (refresh.to, refresh.status) == (revision, RefreshStatus::Successful))
+        };
+        if !is_done(self) {
+            self.apply(Act::StartRefresh { group: name(), to: revision, replicas: REPLICAS })?;
+            self.until("end of the refresh", |sim| {
+                let refresh = sim.group().and_then(|group| group.memory.refresh.as_ref());
+                refresh.is_none_or(|refresh| !refresh.status.is_active())
+            });
+        }
+        if is_done(self) { Ok(()) } else { Err(CloudError::Injected("rolled back".into())) }
+    }
+
+    fn disks(&self) -> Vec<String> {
+        self.world().disks.iter().map(|disk| disk.name.clone()).collect()
+    }
+
+    /// A StatefulSet from its first deployment to nothing but its disks, and then to nothing.
+    fn live_with_disks(&mut self) {
+        self.command(|sim| sim.deploy_members(1));
+        self.until("two members", |sim| sim.converged(REPLICAS));
+        assert_eq!(self.disks(), ["data-web-0", "data-web-1"]);
+        self.command(|sim| sim.deploy_members(2));
+        self.until("two members", |sim| sim.converged(REPLICAS));
+        self.command(|sim| sim.scale(1));
+        self.until("one member and its disk", |sim| sim.converged(1) && sim.disks() == ["data-web-0"]);
+        self.command(Self::destroy);
+        self.until("nothing but a disk", |sim| sim.world().alive.is_empty() && sim.state.is_idle());
+        assert_eq!(self.disks(), ["data-web-0"]);
+        let left: Vec<Name> = self.state.environments["local"].disks.keys().cloned().collect();
+        self.command(|sim| sim.apply(Act::DeleteDisks { disks: left.clone() }));
+        self.until("empty world", |sim| {
+            sim.disks().is_empty() && sim.state.environments.values().all(Environment::is_empty)
+        });
+    }
+}
+
+#[test]
+fn no_fault_gives_a_disk_two_writers_or_loses_one() {
+    for fault in [Fault::Kill, Fault::Fail, Fault::Full] {
+        everywhere(fault, Sim::live_with_disks);
+    }
 }
 
 /// A machine that does not hear its button is killed, once, and after it was saved that it is stopped.

@@ -8,7 +8,7 @@
 //! that blocks is done without it. A save is a few pages, and what waits for it meanwhile are the API and health checks,
 //! no connection of a balancer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub(in crate::cloud::local) struct State {
     pub(in crate::cloud::local) environments: Environments,
     /// Machines by the names of their instances.
     pub(in crate::cloud::local) machines: HashMap<String, MachineHandle>,
+    /// Disks that are being deleted at present.
+    removing: BTreeSet<(String, Name)>,
     store: Store,
 }
 
@@ -138,7 +140,28 @@ pub(in crate::cloud::local) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 impl State {
     /// What a database holds, and no VM yet.
     pub(in crate::cloud::local) fn new(store: Store, environments: Environments) -> Self {
-        Self { environments, machines: HashMap::new(), store }
+        Self { environments, machines: HashMap::new(), removing: BTreeSet::new(), store }
+    }
+
+    /// Whether nothing need be looked after: there are disks at most.
+    pub(in crate::cloud::local) fn is_idle(&self) -> bool {
+        let at_rest =
+            |found: &Environment| found.is_idle() && !found.disks.values().any(|disk| disk.deleting);
+        self.environments.values().all(at_rest)
+    }
+
+    /// Begins to delete a disk; whether nobody does yet.
+    pub(super) fn begin_removal(&mut self, environment: &str, disk: &Name) -> bool {
+        self.removing.insert((environment.to_owned(), disk.clone()))
+    }
+
+    /// The deletion of a disk has ended. When the disk is gone its record goes with it: whoever makes one of its name from
+    /// now on makes another.
+    pub(super) fn end_removal(&mut self, environment: &str, disk: &Name, gone: bool) {
+        self.removing.remove(&(environment.to_owned(), disk.clone()));
+        if gone && let Some(found) = self.environments.get_mut(environment) {
+            found.disks.remove(disk);
+        }
     }
 
     /// Whether an environment has a VM of that name.

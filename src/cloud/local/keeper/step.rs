@@ -11,10 +11,10 @@ use super::state::{Life, MachineHandle, State};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{Environment, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
-use crate::cloud::engine::reconcile::{Action, Blame, Decision, Memory, decide};
+use crate::cloud::engine::reconcile::{Action, Blame, Decision, Memory, Place, decide};
 use crate::cloud::local::store::Environments;
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{InstanceId, InstanceState, LaunchSpec, RunMember};
+use crate::plan::fleet::{InstanceId, InstanceState, LaunchSpec, member_name};
 
 /// Something to be done to a VM once it was saved that it is done.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(in crate::cloud::local) enum Effect {
     Dismiss { id: String },
     /// Remove its folder.
     Remove { id: String },
+    /// Delete a disk that nothing has.
+    RemoveDisk { environment: String, disk: Name },
 }
 
 /// A VM that is to be started.
@@ -46,6 +48,10 @@ pub(in crate::cloud::local) struct Launch {
     pub(in crate::cloud::local) spec: LaunchSpec,
     /// Ports to forward.
     pub(in crate::cloud::local) ports: Vec<(u16, Protocol)>,
+    /// What its guest calls itself.
+    pub(in crate::cloud::local) name: String,
+    /// Its disks that outlive it, in the order of their numbers.
+    pub(in crate::cloud::local) disks: Vec<Name>,
 }
 
 /// What a VM left in its folder, as far as decisions need it.
@@ -111,6 +117,11 @@ impl State {
                 self.machines.insert(launch.id.clone(), MachineHandle::new(Life::Starting));
             }
             Effect::Forward { .. } => {}
+            Effect::RemoveDisk { environment, disk } => {
+                if !self.begin_removal(environment, disk) {
+                    return None;
+                }
+            }
             Effect::PowerOff { id } => {
                 let unborn = self.record(id).is_some_and(|record| !record.answered);
                 match self.machines.get_mut(id).map(|machine| &mut machine.life) {
@@ -166,6 +177,13 @@ impl Step<'_> {
             .collect();
         for (environment, name) in names {
             self.group(&environment, &name);
+        }
+        for (environment, found) in &self.next {
+            let doomed = found.disks.iter().filter(|(_, disk)| disk.deleting);
+            self.effects.extend(doomed.map(|(disk, _)| Effect::RemoveDisk {
+                environment: environment.clone(),
+                disk: disk.clone(),
+            }));
         }
         (self.unread.into_inner(), self.next, self.effects, self.log)
     }
@@ -259,8 +277,8 @@ impl Step<'_> {
     /// Takes an action over into the records, with the effect that it leads to.
     fn take(&mut self, environment_name: &str, name: &Name, action: &Action) {
         let (id, now) = match action {
-            Action::Launch { revision, run } => {
-                return self.launch(environment_name, name, (*revision, *run));
+            Action::Launch { revision, place } => {
+                return self.launch(environment_name, name, *revision, *place);
             }
             Action::Drain { id, .. }
             | Action::PowerOff { id }
@@ -272,8 +290,9 @@ impl Step<'_> {
         let group = self.next.get_mut(environment_name).and_then(|found| found.groups.get_mut(name));
         let Some(group) = group else { return };
         if let Action::Forget { .. } = action {
-            group.instances.remove(id.as_str());
+            let gone = group.instances.remove(id.as_str());
             self.effects.push(Effect::Remove { id });
+            self.scaled_away(environment_name, name, gone.and_then(|record| record.ordinal));
             return;
         }
         let revision = group.instances.get(id.as_str()).and_then(|record| group.revision(record.revision));
@@ -291,27 +310,47 @@ impl Step<'_> {
             Action::Kill { .. } => self.effects.push(Effect::Kill { id }),
             Action::End { .. } => {
                 record.end(left.ending, left.end.as_ref(), &containers, now);
+                let ordinal = record.ordinal;
                 self.effects.push(Effect::Dismiss { id });
+                self.scaled_away(environment_name, name, ordinal);
             }
             Action::Launch { .. } | Action::Forget { .. } => {}
         }
     }
 
-    fn launch(&mut self, environment_name: &str, name: &Name, (revision, run): (u32, Option<RunMember>)) {
+    /// A member is gone: its disks may go with it.
+    fn scaled_away(&mut self, environment: &str, group: &Name, ordinal: Option<u32>) {
+        if let Some(environment) = self.next.get_mut(environment) {
+            environment.scaled_away(group, ordinal);
+        }
+    }
+
+    fn launch(&mut self, environment_name: &str, name: &Name, revision: u32, place: Place) {
+        let Place { ordinal, run } = place;
         let Some(environment) = self.next.get(environment_name) else { return };
         let Some(group) = environment.groups.get(name) else { return };
         let Some(spec) = group.revision(revision).map(|revision| revision.launch.clone()) else { return };
         let ports = environment.ports(name, &spec);
-        let id = new_id(&name.name, revision, |id| {
-            self.machines.contains_key(id) || record_of(&self.next, id).is_some()
-        });
+        let called = ordinal.map(|ordinal| member_name(name, ordinal));
+        let head = called.clone().unwrap_or_else(|| format!("{}-{revision}", name.name));
+        let id = new_id(&head, |id| self.machines.contains_key(id) || record_of(&self.next, id).is_some());
         let Some(environment) = self.next.get_mut(environment_name) else { return };
+        if !environment.claim_for_member(name, ordinal, &spec, self.now) {
+            // A disk of it is being deleted: the next one is made when that is done.
+            return;
+        }
         let Some(group) = environment.groups.get_mut(name) else { return };
-        let record =
-            InstanceRecord { run, ..InstanceRecord::new(InstanceId(id.clone()), revision, self.now) };
+        let record = InstanceRecord {
+            ordinal,
+            run,
+            ..InstanceRecord::new(InstanceId(id.clone()), revision, self.now)
+        };
         group.instances.insert(record.id.clone(), record);
         let (environment, index) = (environment_name.to_owned(), run.and_then(|run| run.index));
-        self.effects.push(Effect::Launch(Box::new(Launch { environment, id, index, spec, ports })));
+        let disks = spec.disks.iter().map(|disk| disk.name(name, ordinal)).collect();
+        let called = called.unwrap_or_else(|| id.clone());
+        let launch = Launch { environment, id, index, spec, ports, name: called, disks };
+        self.effects.push(Effect::Launch(Box::new(launch)));
     }
 }
 
@@ -329,7 +368,7 @@ impl State {
 }
 
 /// A name that no VM has, and that a host name can be: at most 63 characters.
-fn new_id(group: &str, revision: u32, taken: impl Fn(&str) -> bool) -> String {
+fn new_id(head: &str, taken: impl Fn(&str) -> bool) -> String {
     // No vowels and no look-alikes, as in the names of Kubernetes' pods.
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     loop {
@@ -341,9 +380,12 @@ fn new_id(group: &str, revision: u32, taken: impl Fn(&str) -> bool) -> String {
             suffix.push(char::from(LETTERS[index]));
             number /= length;
         }
-        let tail = format!("-{revision}-{suffix}");
-        let head: String = group.chars().take(63 - tail.len()).collect();
-        let id = head + &tail;
+        let tail = format!("-{suffix}");
+        // The revision or index at its end tells more than the middle of a long name.
+        let surplus = (head.len() + tail.len()).saturating_sub(63);
+        let (front, back) = head.rsplit_once('-').unwrap_or((head, ""));
+        let front: String = front.chars().take(front.len().saturating_sub(surplus)).collect();
+        let id = format!("{front}-{back}{tail}");
         if !taken(&id) {
             return id;
         }
@@ -356,9 +398,10 @@ mod tests {
 
     #[test]
     fn names_fit_into_a_host_name() {
-        let id = new_id(&"x".repeat(63), 12, |_| false);
+        let id = new_id(&format!("{}-12", "x".repeat(63)), |_| false);
         assert_eq!(id.len(), 63);
         assert!(id.contains("-12-"), "{id}");
-        assert_ne!(new_id("web", 1, |_| false), new_id("web", 1, |_| false));
+        assert_ne!(new_id("web-1", |_| false), new_id("web-1", |_| false));
+        assert!(new_id("web-1", |_| false).starts_with("web-1-"));
     }
 }

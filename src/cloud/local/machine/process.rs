@@ -45,16 +45,21 @@ pub(crate) struct Process {
 /// Held while a process is started that inherits descriptors, so that no other process inherits them.
 static INHERITING: Mutex<()> = Mutex::new(());
 
-/// Starts `machine` in `folder`, which must exist. `secrets` becomes its standard input.
+/// Starts `machine` in `folder`, which must exist. `secrets` becomes its standard input. It inherits `disks`, with
+/// their locks.
 pub(crate) fn start(
     machine: &Machine<'_>,
     folder: &Path,
     secrets: Option<File>,
+    disks: &[File],
 ) -> Result<Process, CloudError> {
     let platform = platform::of(machine.launch.architecture);
     let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
-    let grants =
-        Grants { scratch: scratch.iter().map(AsRawFd::as_raw_fd).collect(), user: confine::user(machine.id) };
+    let grants = Grants {
+        scratch: scratch.iter().map(AsRawFd::as_raw_fd).collect(),
+        disks: disks.iter().map(AsRawFd::as_raw_fd).collect(),
+        user: confine::user(machine.id),
+    };
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
     let mut command = Command::new(platform.program);
@@ -75,7 +80,8 @@ pub(crate) fn start(
             error.to_string()
         },
     };
-    let (child, _) = spawn(command, machine.image, folder, &scratch).map_err(refused)?;
+    let inherited: Vec<&File> = scratch.iter().chain(disks).collect();
+    let (child, _) = spawn(command, machine.image, folder, &inherited).map_err(refused)?;
     let pid = child.id();
     let (child, pidfd) = or_end(child, pidfd(pid)).map_err(refused)?;
     Ok(Process { pid, pidfd, child: Some(child), scratch })
@@ -97,7 +103,7 @@ pub(crate) fn spawn(
     command: Command,
     image: &Path,
     folder: &Path,
-    inherited: &[File],
+    inherited: &[&File],
 ) -> io::Result<(Child, RulesetStatus)> {
     let _inheriting = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
     let inherit = |flags| inherited.iter().try_for_each(|file| rustix::io::fcntl_setfd(file, flags));
@@ -258,7 +264,7 @@ mod tests {
         for _ in 0..2 {
             let mut command = Command::new("ls");
             command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-            let (child, _) = spawn(command, folder.path(), folder.path(), &inherited).unwrap();
+            let (child, _) = spawn(command, folder.path(), folder.path(), &inherited.each_ref()).unwrap();
             let output = child.wait_with_output().unwrap().stdout;
             let text = String::from_utf8(output).unwrap();
             let mut numbers: Vec<RawFd> = text.lines().map(|line| line.parse().unwrap()).collect();

@@ -20,6 +20,8 @@ pub(crate) const CONSOLE: &str = "console.log";
 #[derive(Debug)]
 pub(crate) struct Machine<'m> {
     pub(crate) id: &'m str,
+    /// What its guest calls itself.
+    pub(crate) name: &'m str,
     /// Its index, when it is one of an Indexed Job.
     pub(crate) index: Option<u32>,
     pub(crate) launch: &'m LaunchSpec,
@@ -39,6 +41,8 @@ pub(crate) struct Machine<'m> {
 pub(crate) struct Grants {
     /// The descriptors of the scratch disks, which qemu inherits, in the order of their numbers.
     pub(crate) scratch: Vec<RawFd>,
+    /// Those of the disks that outlive the machine, with their locks.
+    pub(crate) disks: Vec<RawFd>,
     /// The user id that qemu changes to when it has opened its files; without one it keeps this process's.
     pub(crate) user: Option<u32>,
 }
@@ -63,7 +67,8 @@ pub(crate) fn arguments(machine: &Machine, grants: &Grants) -> Vec<String> {
         .chain(devices(machine))
         .chain(control(grants))
         .chain(secrets(machine))
-        .chain(scratch(grants));
+        .chain(scratch(grants))
+        .chain(disks(grants));
     all.flat_map(|(name, value)| [name.to_owned(), value]).filter(|argument| !argument.is_empty()).collect()
 }
 
@@ -77,7 +82,7 @@ fn board(machine: &Machine) -> [Argument; 14] {
     };
     let index = machine.index.map(|index| format!(" {}={index}", cmdline::INDEX)).unwrap_or_default();
     let (image, network) = (machine.cmdline, &machine.network.cmdline);
-    let append = format!("{image} {}={}{index} {network}", cmdline::INSTANCE, machine.id);
+    let append = format!("{image} {}={}{index} {network}", cmdline::INSTANCE, machine.name);
     [
         ("-name", format!("guest={}", machine.id)),
         ("-machine", platform::of(machine.launch.architecture).machine.to_owned()),
@@ -162,6 +167,23 @@ fn scratch(grants: &Grants) -> impl Iterator<Item = Argument> {
     })
 }
 
+/// The disks that outlive the machine. What the guest flushes is on the host's disk when it is told so; what it frees is
+/// freed here, and a full disk of the host is an error in the guest, which then has written nothing that it was told it
+/// had. The descriptor has the lock that this file has one writer.
+fn disks(grants: &Grants) -> impl Iterator<Item = Argument> {
+    (0..).zip(&grants.disks).flat_map(|(number, descriptor)| {
+        let serial = i2kit_spec::disk_serial(number);
+        let name = qmp::disk_node(usize::try_from(number).unwrap_or_default());
+        let node = format!(
+            "driver=raw,node-name={name},discard=unmap,file.driver=file,file.discard=unmap,file.locking=off,\
+             file.filename=/dev/fdset/{descriptor}"
+        );
+        let device =
+            format!("virtio-blk-pci,drive={name},serial={serial},discard=on,rerror=report,werror=report");
+        [("-add-fd", format!("fd={descriptor},set={descriptor}")), ("-blockdev", node), ("-device", device)]
+    })
+}
+
 /// A value inside a comma-separated option.
 fn escaped(value: &str) -> String {
     value.replace(',', ",,")
@@ -185,6 +207,7 @@ mod tests {
         let network = network::device(&ports, Some(Ipv4Addr::new(127, 78, 3, 4)));
         let machine = Machine {
             id: "nginx-1-x7hq2",
+            name: "nginx-0",
             index: None,
             launch: &launch,
             network: &network,
@@ -195,13 +218,11 @@ mod tests {
         };
         insta::assert_snapshot!(
             "qemu",
-            arguments(&machine, &Grants { scratch: vec![9], user: None }).join("\n")
+            arguments(&machine, &Grants { scratch: vec![9], disks: vec![11], user: None }).join("\n")
         );
         let third = arguments(&Machine { index: Some(3), ..machine }, &Grants::default());
-        assert!(
-            third.iter().any(|argument| argument.contains(" i2kit.instance=nginx-1-x7hq2 i2kit.index=3 "))
-        );
-        let other = arguments(&machine, &Grants { scratch: Vec::new(), user: Some(0x7000_0001) });
+        assert!(third.iter().any(|argument| argument.contains(" i2kit.instance=nginx-0 i2kit.index=3 ")));
+        let other = arguments(&machine, &Grants { user: Some(0x7000_0001), ..Grants::default() });
         let added = other.iter().filter(|argument| argument.contains("1879048193") || *argument == "-runas");
         assert_eq!(added.collect::<Vec<_>>(), ["-runas", "1879048193:1879048193"]);
         assert!(!other.iter().any(|argument| argument.contains("elevateprivileges")), "{other:?}");

@@ -25,6 +25,27 @@ pub(crate) async fn power_off(folder: &Path) -> io::Result<()> {
     command(folder, json!({ "execute": "system_powerdown" })).await.map(drop)
 }
 
+/// Grows the disk of this number that outlives the machine. The guest sees its new size at once.
+pub(crate) async fn grow_disk(folder: &Path, number: usize, bytes: u64) -> io::Result<()> {
+    let arguments = json!({ "node-name": disk_node(number), "size": bytes });
+    command(folder, json!({ "execute": "block_resize", "arguments": arguments })).await.map(drop)
+}
+
+/// Has the machine stand still: what it writes is written.
+pub(crate) async fn pause(folder: &Path) -> io::Result<()> {
+    command(folder, json!({ "execute": "stop" })).await.map(drop)
+}
+
+/// Has the machine go on; one that does already is left alone.
+pub(crate) async fn resume(folder: &Path) -> io::Result<()> {
+    command(folder, json!({ "execute": "cont" })).await.map(drop)
+}
+
+/// qemu's name of the disk of this number that outlives the machine.
+pub(crate) fn disk_node(number: usize) -> String {
+    format!("kept{number}")
+}
+
 /// Runs a command of qemu's human monitor, for what QMP itself has no command. Returns what the monitor prints.
 pub(crate) async fn monitor(folder: &Path, line: &str) -> io::Result<String> {
     let request = json!({ "execute": "human-monitor-command", "arguments": { "command-line": line } });

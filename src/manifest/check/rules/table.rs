@@ -17,8 +17,8 @@ use super::pod::{
 };
 use super::service::{service, service_annotations, short_form};
 use super::workload::{
-    always_restarts, claim_annotations, claim_templates, claims_of_group, deadline, pod_alone,
-    rolling_update, selector_matches, strategy,
+    always_restarts, claim_annotations, claim_templates, claims_of_group, claims_of_members, deadline,
+    pod_alone, rolling_update, selector_matches, strategy,
 };
 use crate::manifest::check::report::Check;
 use crate::manifest::language::Table;
@@ -34,7 +34,7 @@ pub(in crate::manifest) fn of(table: &Table) -> &'static [Rule] {
         "DeploymentStrategy" => &[strategy],
         "RollingUpdateDeployment" => &[rolling_update],
         "ReplicaSetSpec" => &[selector_matches, always_restarts, claims_of_group],
-        "StatefulSetSpec" => &[selector_matches, always_restarts, claim_templates],
+        "StatefulSetSpec" => &[selector_matches, always_restarts, claim_templates, claims_of_members],
         "PersistentVolumeClaim template" | "PersistentVolumeClaim" => &[claim_annotations],
         "Pod" => &[pod_alone],
         "JobSpec" => &[job_restarts, job_indexes, failure_policy, success_policy],

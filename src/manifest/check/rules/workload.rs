@@ -5,7 +5,7 @@ use crate::manifest::check::report::Check;
 use crate::manifest::check::value::int_or_percent;
 use crate::manifest::code::Code;
 use crate::manifest::support::ENDING_POD;
-use crate::manifest::tree::{Node, Resolved, Value, resolve};
+use crate::manifest::tree::{Node, Resolved, Span, Value, resolve};
 
 /// The selector against the labels of the workload's own template.
 pub(in crate::manifest) fn selector_matches(check: &mut Check<'_>, spec: &Node<'_>) {
@@ -130,34 +130,51 @@ pub(in crate::manifest) fn pod_alone(check: &mut Check<'_>, pod: &Node<'_>) {
 
 /// Disks of a group of equal machines: one machine at a time can have them.
 pub(in crate::manifest) fn claims_of_group(check: &mut Check<'_>, spec: &Node<'_>) {
-    let volumes = spec.at(&["template", "spec", "volumes"]).map_or(&[][..], Node::items);
-    let Some((i, claim)) =
-        volumes.iter().enumerate().find_map(|(i, volume)| Some((i, volume.entry("persistentVolumeClaim")?)))
-    else {
-        return;
-    };
-    let other = check.place(claim.key_span);
-    let replicas = spec.get("replicas");
-    let several = replicas.filter(|replicas| !matches!(replicas.scalar(), Some("0" | "1") | None));
-    if let Some(replicas) = several {
-        check.key("replicas", |check| {
-            check
-                .report(
-                    Code::RefusedValue,
-                    replicas.span,
-                    "a disk can be attached to one machine at a time, so a group with one has one machine",
-                )
-                .also(other, "the disk")
-                .help("write a StatefulSet with `volumeClaimTemplates`, or `replicas: 1`");
-        });
-    } else if spec.at(&["strategy", "type"]).and_then(Node::scalar) != Some("Recreate") {
+    let Some((i, claim)) = claim_of(spec) else { return };
+    let recreated = spec.at(&["strategy", "type"]).and_then(Node::scalar) == Some("Recreate");
+    if one_machine(check, spec, claim) && !recreated {
         check.below(&["template", "spec", "volumes"], |check| {
             check.index(i, |check| {
                 let message = "each rollout stops the old machine before the new one starts, because both need the disk";
-                check.report(Code::Unlike, claim.key_span, message).help("write `strategy: {type: Recreate}`");
+                check.report(Code::Unlike, claim, message).help("write `strategy: {type: Recreate}`");
             });
         });
     }
+}
+
+/// A disk of a claim in a StatefulSet, which its members cannot share.
+pub(in crate::manifest) fn claims_of_members(check: &mut Check<'_>, spec: &Node<'_>) {
+    if let Some((_, claim)) = claim_of(spec) {
+        one_machine(check, spec, claim);
+    }
+}
+
+/// The first volume of the pod that is a claim's disk, with its index.
+fn claim_of(spec: &Node<'_>) -> Option<(usize, Span)> {
+    let volumes = spec.at(&["template", "spec", "volumes"]).map_or(&[][..], Node::items);
+    let mut claims = volumes.iter().map(|volume| volume.entry("persistentVolumeClaim"));
+    claims
+        .position(|claim| claim.is_some())
+        .and_then(|i| Some((i, volumes[i].entry("persistentVolumeClaim")?.key_span)))
+}
+
+/// Refuses more than one machine for a disk; whether there is one.
+fn one_machine(check: &mut Check<'_>, spec: &Node<'_>, claim: Span) -> bool {
+    let other = check.place(claim);
+    let replicas = spec.get("replicas");
+    let several = replicas.filter(|replicas| !matches!(replicas.scalar(), Some("0" | "1") | None));
+    let Some(replicas) = several else { return true };
+    check.key("replicas", |check| {
+        check
+            .report(
+                Code::RefusedValue,
+                replicas.span,
+                "a disk can be attached to one machine at a time, so a group with one has one machine",
+            )
+            .also(other, "the disk")
+            .help("write a StatefulSet with `volumeClaimTemplates`, or `replicas: 1`");
+    });
+    false
 }
 
 /// The time in which a rollout must make progress is longer than the time that each machine takes.

@@ -1,0 +1,237 @@
+//! What acts do to the disks of an environment, and whose they are. A disk has one writer: the instance
+//! whose process runs and that was started with it.
+
+use std::collections::BTreeSet;
+
+use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
+use crate::cloud::CloudError;
+use crate::cloud::engine::disk_record::DiskRecord;
+use crate::cloud::engine::moment::Moment;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{
+    Disk, DiskSpec, InstanceId, InstanceState, LaunchDisk, LaunchSpec, Snapshot, member_name,
+};
+use crate::plan::rollout::refusal;
+
+impl GroupRecord {
+    /// Revisions whose VMs have the disk of a claim, which one of them at a time can have.
+    pub(in crate::cloud::engine) fn with_claims(&self) -> BTreeSet<u32> {
+        let has = |launch: &LaunchSpec| launch.disks.iter().any(|disk| matches!(disk, LaunchDisk::Claim(_)));
+        let revisions = self.revisions.iter().filter(|revision| has(&revision.launch));
+        revisions.map(|revision| revision.number).collect()
+    }
+
+    /// The disks of an instance.
+    pub fn disks_of<'g>(
+        &'g self,
+        group: &'g Name,
+        record: &'g InstanceRecord,
+    ) -> impl Iterator<Item = Name> + 'g {
+        let launch = self.revision(record.revision).map(|revision| &revision.launch);
+        let disks = launch.into_iter().flat_map(|launch| &launch.disks);
+        disks.map(|disk| disk.name(group, record.ordinal))
+    }
+}
+
+impl Environment {
+    /// The disk, or an error that names it.
+    fn disk_mut(&mut self, name: &Name) -> Result<&mut DiskRecord, CloudError> {
+        match self.disks.get_mut(name) {
+            Some(disk) if !disk.deleting => Ok(disk),
+            Some(_) => Err(CloudError::Conflict { message: format!("disk {name} is being deleted") }),
+            None => Err(CloudError::not_found("disk", name)),
+        }
+    }
+
+    /// The group and the record of the instance that has the disk: it has not ended.
+    pub fn holder(&self, disk: &Name) -> Option<(&Name, &InstanceRecord)> {
+        self.groups.iter().find_map(|(group, found)| {
+            let mut records = found.instances.values();
+            let has = |record: &&InstanceRecord| {
+                record.state != InstanceState::Ended
+                    && found.disks_of(group, record).any(|name| name == *disk)
+            };
+            records.find(has).map(|record| (group, record))
+        })
+    }
+
+    /// No instance has the disk.
+    fn unused(&self, disk: &Name) -> Result<(), CloudError> {
+        match self.holder(disk) {
+            None => Ok(()),
+            Some((_, record)) => {
+                Err(CloudError::InUse { what: format!("disk {disk}"), user: record.id.to_string() })
+            }
+        }
+    }
+
+    /// Makes the disk be what the spec says; a new one is made when it is first needed, unless it was before.
+    pub(in crate::cloud::engine) fn put_disk(
+        &mut self,
+        spec: &DiskSpec,
+        now: Moment,
+    ) -> Result<(), CloudError> {
+        if !self.disks.contains_key(&spec.name) {
+            self.disks
+                .insert(spec.name.clone(), DiskRecord { made: true, ..DiskRecord::new(spec.clone(), now) });
+            return Ok(());
+        }
+        let disk = self.disk_mut(&spec.name)?;
+        if let Some(why) = refusal(spec, &disk.spec) {
+            return Err(CloudError::Refused { message: format!("disk {}: {why}", spec.name) });
+        }
+        disk.spec = spec.clone();
+        disk.made = true;
+        Ok(())
+    }
+
+    /// Marks disks for deletion.
+    pub(in crate::cloud::engine) fn delete_disks(&mut self, disks: &[Name]) -> Result<(), CloudError> {
+        for disk in disks {
+            self.unused(disk)?;
+        }
+        for disk in disks {
+            if let Some(record) = self.disks.get_mut(disk) {
+                record.deleting = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a copy of the disk's content.
+    pub(in crate::cloud::engine) fn add_snapshot(
+        &mut self,
+        disk: &Name,
+        name: &str,
+        now: Moment,
+    ) -> Result<(), CloudError> {
+        let record = self.disk_mut(disk)?;
+        if record.snapshots.iter().any(|snapshot| snapshot.name == name) {
+            return Err(CloudError::Conflict { message: format!("disk {disk} has a snapshot {name}") });
+        }
+        let size = record.spec.size;
+        record.snapshots.push(Snapshot { name: name.to_owned(), created: now.wall / 1000, size });
+        Ok(())
+    }
+
+    /// Looks whether a disk can be made what its snapshot is. Its content is no record.
+    pub(in crate::cloud::engine) fn restored(
+        &mut self,
+        disk: &Name,
+        snapshot: &str,
+    ) -> Result<(), CloudError> {
+        self.unused(disk)?;
+        let record = self.disk_mut(disk)?;
+        if record.snapshots.iter().any(|known| known.name == snapshot) {
+            return Ok(());
+        }
+        Err(CloudError::not_found(format!("snapshot of disk {disk} called"), &snapshot))
+    }
+
+    /// Takes up copies of a disk that no record names: whoever made one was killed before it was noted, or the record was
+    /// lost.
+    pub fn adopt_snapshots(&mut self, disk: &Name, found: Vec<Snapshot>) {
+        let Some(record) = self.disks.get_mut(disk).filter(|record| !record.deleting) else { return };
+        for snapshot in found {
+            if !record.snapshots.iter().any(|known| known.name == snapshot.name) {
+                record.snapshots.push(snapshot);
+            }
+        }
+    }
+
+    /// Forgets snapshots.
+    pub(in crate::cloud::engine) fn delete_snapshots(
+        &mut self,
+        disk: &Name,
+        names: &[String],
+    ) -> Result<(), CloudError> {
+        self.disk_mut(disk)?.snapshots.retain(|snapshot| !names.contains(&snapshot.name));
+        Ok(())
+    }
+
+    /// Notes the disks of a member that is about to be started; whether all of them may be used.
+    pub fn claim_for_member(
+        &mut self,
+        group: &Name,
+        ordinal: Option<u32>,
+        launch: &LaunchSpec,
+        now: Moment,
+    ) -> bool {
+        let names: Vec<Name> = launch.disks.iter().map(|disk| disk.name(group, ordinal)).collect();
+        let stateful = self.groups.get(group).and_then(|found| found.settings.stateful.as_ref());
+        let specs: Vec<DiskSpec> = match (stateful, ordinal) {
+            (Some(stateful), Some(ordinal)) => {
+                stateful.disks.iter().map(|disk| disk.of(group, ordinal)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for spec in specs.into_iter().filter(|spec| names.contains(&spec.name)) {
+            self.disks.entry(spec.name.clone()).or_insert_with(|| DiskRecord::new(spec, now));
+        }
+        names.iter().all(|name| self.disks.get(name).is_none_or(|disk| !disk.deleting))
+    }
+
+    /// Marks the disks of a member for deletion that is gone since its group shrank, where the group says so.
+    pub fn scaled_away(&mut self, group: &Name, ordinal: Option<u32>) {
+        let Some(found) = self.groups.get(group) else { return };
+        let (Some(stateful), Some(ordinal)) = (&found.settings.stateful, ordinal) else { return };
+        let stays = stateful.ordinals(found.replicas).contains(&ordinal);
+        if stays || !stateful.delete_when_scaled || found.memory.deleting {
+            return;
+        }
+        let names: Vec<Name> = stateful.disks.iter().map(|disk| disk.of(group, ordinal).name).collect();
+        for name in names {
+            if self.unused(&name).is_ok()
+                && let Some(disk) = self.disks.get_mut(&name)
+            {
+                disk.deleting = true;
+            }
+        }
+    }
+
+    /// No other group has a disk of a claim that this one is to have.
+    pub(in crate::cloud::engine) fn claims_are_free(
+        &self,
+        group: &Name,
+        launch: &LaunchSpec,
+    ) -> Result<(), CloudError> {
+        let claims = launch.disks.iter().filter(|disk| matches!(disk, LaunchDisk::Claim(_)));
+        for disk in claims.map(|disk| disk.name(group, None)) {
+            let others = self.groups.iter().filter(|(name, found)| *name != group && !found.memory.deleting);
+            let mut revisions = others.flat_map(|(name, found)| {
+                found.revisions.iter().flat_map(move |revision| {
+                    revision.launch.disks.iter().map(move |disk| (name, disk.name(name, None)))
+                })
+            });
+            if let Some((other, _)) = revisions.find(|(_, name)| *name == disk) {
+                let message = format!(
+                    "disk {disk} is of group {other}, and one instance at a time can have it; `i2kit destroy {other}` gives it \
+                     up and keeps what is on it"
+                );
+                return Err(CloudError::Refused { message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Disks, as the fleet shows them.
+    pub(in crate::cloud::engine) fn show_disks(&self, facts: &impl Fn(&str) -> MachineFacts) -> Vec<Disk> {
+        let shown = self.disks.values().filter(|disk| !disk.deleting).map(|disk| {
+            let holder = self.holder(&disk.spec.name).filter(|(_, record)| facts(&record.id).alive);
+            Disk {
+                spec: disk.spec.clone(),
+                created: disk.created,
+                instance: holder.map(|(group, record)| {
+                    InstanceId(
+                        record
+                            .ordinal
+                            .map_or_else(|| record.id.to_string(), |ordinal| member_name(group, ordinal)),
+                    )
+                }),
+                used: None,
+                snapshots: disk.snapshots.clone(),
+            }
+        });
+        shown.collect()
+    }
+}

@@ -1,0 +1,187 @@
+//! Acts about disks: what they do to files comes before the record of it, so that a record is of something that is there.
+
+use std::sync::Arc;
+
+use i2kit_spec::Bytes;
+
+use super::records::{ENDING, POLL, admit, record};
+use crate::cloud::CloudError;
+use crate::cloud::local::keeper::Keeper;
+use crate::cloud::local::machine::qmp;
+use crate::cloud::local::volumes::{self, Wanted};
+use crate::manifest::api::Name;
+use crate::plan::act::{Act, PlannedAct};
+use crate::plan::fleet::{DiskSpec, Generation, size};
+use crate::plan::rollout::refusal;
+
+/// The most data of a disk that is copied while its machine stands still: some seconds of a slow disk. Where files can share
+/// their blocks nothing is copied.
+const MAX_PAUSED_COPY: Bytes = Bytes(2 << 30);
+
+/// Whether the act is about disks.
+pub(super) fn is_about(act: &Act) -> bool {
+    matches!(
+        act,
+        Act::PutDisk { .. }
+            | Act::DeleteDisks { .. }
+            | Act::SnapshotDisk { .. }
+            | Act::RestoreDisk { .. }
+            | Act::DeleteSnapshots { .. }
+    )
+}
+
+/// Applies an act about disks. One that will be refused does nothing.
+pub(super) async fn apply(
+    keeper: &Arc<Keeper>,
+    environment: &str,
+    act: &PlannedAct,
+) -> Result<Generation, CloudError> {
+    let _disks = keeper.disks.lock().await;
+    if !admit(keeper, environment, act)? {
+        return record(keeper, environment, act);
+    }
+    match &act.act {
+        Act::PutDisk { disk } => put(keeper, environment, disk).await?,
+        Act::SnapshotDisk { disk, snapshot } => copy(keeper, environment, disk, snapshot).await?,
+        Act::RestoreDisk { disk, snapshot } => restore(keeper, environment, disk, snapshot).await?,
+        _ => {}
+    }
+    let generation = record(keeper, environment, act)?;
+    match &act.act {
+        Act::PutDisk { disk } => adopt_snapshots(keeper, environment, &disk.name).await?,
+        Act::DeleteDisks { disks } => gone(keeper, environment, disks).await?,
+        Act::DeleteSnapshots { disk, snapshots } => {
+            let (path, names) = (volumes::path(&keeper.home, environment, disk), snapshots.clone());
+            blocking(move || names.iter().try_for_each(|name| volumes::remove_snapshot(&path, name))).await?;
+        }
+        _ => {}
+    }
+    Ok(generation)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CloudError> + Send + 'static,
+) -> Result<T, CloudError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
+}
+
+/// Makes the disk, or grows it: by qemu where a machine has it, so that its guest sees it grow.
+async fn put(keeper: &Arc<Keeper>, environment: &str, spec: &DiskSpec) -> Result<(), CloudError> {
+    {
+        let state = keeper.state();
+        let found = state.environments.get(environment).and_then(|found| found.disks.get(&spec.name));
+        if found.is_some_and(|disk| disk.deleting) {
+            return Err(CloudError::Conflict { message: format!("disk {} is being deleted", spec.name) });
+        }
+        if let Some(why) = found.and_then(|disk| refusal(spec, &disk.spec)) {
+            return Err(CloudError::Refused { message: format!("disk {}: {why}", spec.name) });
+        }
+        // Its file is not made anew: it may have held something.
+        let path = volumes::path(&keeper.home, environment, &spec.name);
+        if found.is_some_and(|disk| disk.made) && !path.exists() {
+            return Ok(());
+        }
+    }
+    let path = volumes::path(&keeper.home, environment, &spec.name);
+    let (size, variables) = (spec.size, keeper.home.environment.clone());
+    let held = blocking(move || {
+        volumes::make(&Wanted { path: &path, size, environment: &variables })?;
+        volumes::grow(&path, size)
+    });
+    let Some(bytes) = held.await? else { return Ok(()) };
+    let Some((id, number)) = holder(keeper, environment, &spec.name) else { return Ok(()) };
+    qmp::grow_disk(&keeper.home.instance(&id), number, bytes).await.map_err(|error| CloudError::Guest {
+        instance: id.clone(),
+        message: format!("its disk does not grow: {error}"),
+    })
+}
+
+/// Takes up copies of a disk that was there before its record.
+async fn adopt_snapshots(keeper: &Keeper, environment: &str, disk: &Name) -> Result<(), CloudError> {
+    let path = volumes::path(&keeper.home, environment, disk);
+    let copies = blocking(move || Ok(volumes::snapshots_of(&path))).await?;
+    if let Some(found) = keeper.state().environments.get_mut(environment) {
+        found.adopt_snapshots(disk, copies);
+    }
+    Ok(())
+}
+
+/// The machine that has the disk, and the disk's number in it.
+fn holder(keeper: &Keeper, environment: &str, disk: &Name) -> Option<(String, usize)> {
+    let mut state = keeper.state();
+    let (id, number) = {
+        let found = state.environments.get(environment)?;
+        let (group, record) = found.holder(disk)?;
+        let number = found.groups.get(group)?.disks_of(group, record).position(|name| name == *disk)?;
+        (record.id.to_string(), number)
+    };
+    state.is_alive(&id).then_some((id, number))
+}
+
+/// Copies a disk at a moment: a machine that has it stands still meanwhile, so that the copy is what a cut of its power
+/// would have left.
+async fn copy(
+    keeper: &Arc<Keeper>,
+    environment: &str,
+    disk: &Name,
+    snapshot: &str,
+) -> Result<(), CloudError> {
+    let path = volumes::path(&keeper.home, environment, disk);
+    let holder = holder(keeper, environment, disk).map(|(id, _)| id);
+    let (looked, name) = (path.clone(), snapshot.to_owned());
+    if let Some(id) = &holder {
+        let used = volumes::used(&path).unwrap_or_default();
+        if used.0 > MAX_PAUSED_COPY.0 && !blocking(move || Ok(volumes::shares_blocks(&looked))).await? {
+            return Err(CloudError::Refused {
+                message: format!(
+                    "disk {disk} has {} of data, {id} runs with it, and the file system of {} cannot share blocks: copying \
+                     would stop the machine for too long; end it with `i2kit scale GROUP --replicas 0` first",
+                    size(used),
+                    path.display()
+                ),
+            });
+        }
+    }
+    let folder = holder.map(|id| keeper.home.instance(&id));
+    if let Some(folder) = &folder {
+        qmp::pause(folder).await.map_err(CloudError::file("pause the machine in", folder))?;
+    }
+    let copied = blocking(move || volumes::copy_to_snapshot(&path, &name)).await;
+    if let Some(folder) = &folder {
+        qmp::resume(folder).await.map_err(CloudError::file("resume the machine in", folder))?;
+    }
+    copied
+}
+
+async fn restore(
+    keeper: &Arc<Keeper>,
+    environment: &str,
+    disk: &Name,
+    snapshot: &str,
+) -> Result<(), CloudError> {
+    if let Some((id, _)) = holder(keeper, environment, disk) {
+        return Err(CloudError::InUse { what: format!("disk {disk}"), user: id });
+    }
+    let (path, name) = (volumes::path(&keeper.home, environment, disk), snapshot.to_owned());
+    blocking(move || volumes::restore(&path, &name)).await
+}
+
+/// Waits until the disks are gone.
+async fn gone(keeper: &Keeper, environment: &str, disks: &[Name]) -> Result<(), CloudError> {
+    let left = || {
+        let state = keeper.state();
+        let found = state.environments.get(environment)?;
+        disks.iter().find(|name| found.disks.get(name).is_some_and(|disk| disk.deleting)).cloned()
+    };
+    while left().is_some() {
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = keeper.ending.cancelled() => {
+                return Err(CloudError::Unreachable { message: ENDING.into() });
+            }
+        }
+    }
+    Ok(())
+}

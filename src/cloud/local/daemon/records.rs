@@ -1,0 +1,42 @@
+//! Acts as records: whether one may be applied, and its record.
+
+use std::time::Duration;
+
+use crate::cloud::CloudError;
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::keeper::Keeper;
+use crate::cloud::local::network::addresses;
+use crate::plan::act::{Act, PlannedAct};
+use crate::plan::fleet::Generation;
+
+/// How often an act that waits looks again.
+pub(super) const POLL: Duration = Duration::from_millis(50);
+
+/// The refusal of an act that waits while the process ends.
+pub(super) const ENDING: &str = "the local cloud is ending; the deletion goes on when it runs again";
+
+/// Whether the act is to be applied: it was not yet, and may be.
+pub(super) fn admit(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Result<bool, CloudError> {
+    let empty = Environment::default();
+    let state = keeper.state();
+    let found = state.environments.get(environment).unwrap_or(&empty);
+    if found.applied(act).is_some() {
+        return Ok(false);
+    }
+    found.admit(act).map(|()| true)
+}
+
+/// Records an act. The address of a new balancer is chosen in the same change, so that two that are put at once get two
+/// addresses.
+pub(super) fn record(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Result<Generation, CloudError> {
+    let now = keeper.clock.now();
+    keeper.change_all(|environments| {
+        let balancers = environments.values().flat_map(|found| found.balancers.values());
+        let taken: Vec<String> = balancers.map(|balancer| balancer.host.clone()).collect();
+        let host = || match &act.act {
+            Act::PutBalancer { spec } => addresses::balancer(environment, &spec.name, &taken).to_string(),
+            _ => String::new(),
+        };
+        environments.entry(environment.to_owned()).or_default().apply(act, now, host)
+    })
+}

@@ -1,0 +1,489 @@
+//! Disks that outlive machines, as files: `volumes/ENVIRONMENT/NAMESPACE/NAME.raw`, sparse, with an ext4 file system in it.
+//!
+//! Raw, so that a file is a disk for every tool, growing it is one call, and a kill leaves no tables of a format half written;
+//! copies share their blocks where the host's file system can do that.
+//!
+//! A file has one writer: whoever opens it takes its lock (`flock`), and a machine's qemu inherits the descriptor that has it,
+//! so that the kernel keeps the lock for exactly as long as the process runs. A file gets its name when it is whole. Nothing
+//! here reads what a guest wrote.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use i2kit_spec::Bytes;
+use rustix::fs::FlockOperation;
+
+use super::home::Home;
+use crate::cloud::CloudError;
+use crate::manifest::api::Name;
+use crate::plan::fleet::Snapshot;
+
+/// The file system's tables need this much, with a journal.
+const LEAST: u64 = 16 << 20;
+
+/// Sizes are multiples of this.
+const GRAIN: u64 = 1 << 20;
+
+/// How long a writer that is being ended may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two attempts to take the lock.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Programs that make file systems; Debian's `PATH` of ordinary users has no `/usr/sbin`.
+const MAKERS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
+
+/// The file system's features, whatever the host's settings are: those that every guest's kernel knows.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
+large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+
+/// How the tables of a file of zeros are made: as zeros that are there already, or by versions before 1.47 as ones that
+/// the guest's kernel writes.
+const TABLES: [&str; 2] = ["assume_storage_prezeroed=1", "lazy_itable_init=1,lazy_journal_init=1"];
+
+/// Held while a file is made or replaced.
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// Where the disk `name` of an environment lies.
+pub(super) fn path(home: &Home, environment: &str, name: &Name) -> PathBuf {
+    home.volumes().join(environment).join(&name.namespace).join(format!("{}.raw", name.name))
+}
+
+/// Where the disk's snapshots lie.
+fn snapshots(path: &Path) -> PathBuf {
+    path.with_extension("snapshots")
+}
+
+/// Where a snapshot lies.
+fn snapshot(path: &Path, name: &str) -> PathBuf {
+    snapshots(path).join(format!("{name}.raw"))
+}
+
+/// The size of the file of a disk of this size.
+fn length(size: Bytes) -> u64 {
+    size.0.max(LEAST).div_ceil(GRAIN).saturating_mul(GRAIN)
+}
+
+/// Room that the disk takes; none when it is not there.
+pub(super) fn used(path: &Path) -> Option<Bytes> {
+    fs::metadata(path).ok().map(|found| Bytes(found.blocks().saturating_mul(512)))
+}
+
+/// What a file is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'w> {
+    /// Where.
+    pub(super) path: &'w Path,
+    /// Its size at least.
+    pub(super) size: Bytes,
+    /// The environment variables of the program that makes the file system.
+    pub(super) environment: &'w [(OsString, OsString)],
+}
+
+/// Makes the disk, unless it is there: then it is as large as it was, and has on it what it had.
+pub(super) fn make(wanted: &Wanted<'_>) -> Result<(), CloudError> {
+    let Wanted { path, size, environment } = *wanted;
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if fs::exists(path).map_err(CloudError::file("look for", path))? {
+        return Ok(());
+    }
+    let new = path.with_extension("raw.new");
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(CloudError::file("create", folder))?;
+    let file = File::create(&new).map_err(CloudError::file("create", &new))?;
+    let whole = file
+        .set_len(length(size))
+        .map_err(CloudError::file("grow", &new))
+        .and_then(|()| format(&new, environment))
+        .and_then(|()| settle(&file, &new, path));
+    if whole.is_err() {
+        // It may take room, on a disk that is full.
+        let _ = fs::remove_file(&new);
+    }
+    whole
+}
+
+/// Gives a file that is whole its name, for good.
+fn settle(file: &File, new: &Path, path: &Path) -> Result<(), CloudError> {
+    file.sync_all().map_err(CloudError::file("write", new))?;
+    fs::rename(new, path).map_err(CloudError::file("rename", new))?;
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(CloudError::file("write", folder))
+}
+
+/// Makes a file system with a journal, by e2fsprogs.
+fn format(file: &Path, environment: &[(OsString, OsString)]) -> Result<(), CloudError> {
+    let failed = |message: String| CloudError::Program { program: "mkfs.ext4".into(), message };
+    let mut said = String::new();
+    for tables in TABLES {
+        let extended = format!("nodiscard,root_owner=0:0,{tables}");
+        let arguments =
+            ["-q", "-F", "-b", "4096", "-I", "256", "-m", "0", "-e", "remount-ro", "-O", FEATURES];
+        let run = |program: &&str| {
+            Command::new(program)
+                .args(arguments)
+                .args(["-E", &extended])
+                .arg(file)
+                .env_clear()
+                .envs(environment.iter().map(|(name, value)| (name, value)))
+                .stdin(Stdio::null())
+                .output()
+                .map_or_else(
+                    |error| if error.kind() == io::ErrorKind::NotFound { None } else { Some(Err(error)) },
+                    |output| Some(Ok(output)),
+                )
+        };
+        let output = MAKERS.iter().find_map(run).ok_or_else(|| {
+            failed("it is not installed, and disks need it; install the package e2fsprogs".into())
+        })?;
+        let output = output.map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    }
+    Err(failed(said))
+}
+
+/// Why a disk could not be taken.
+enum Taken {
+    /// It is this file.
+    Alone(File),
+    /// Somebody has it.
+    Busy,
+}
+
+/// Opens the file and takes its lock, unless somebody has it.
+fn take(path: &Path) -> Result<Taken, CloudError> {
+    loop {
+        let opened = File::options().read(true).write(true).open(path);
+        let file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CloudError::Refused {
+                message: format!(
+                    "the disk's file {} is gone: put it back there, or delete the disk with `i2kit volume rm` to begin with an \
+                     empty one",
+                    path.display()
+                ),
+            },
+            _ => CloudError::file("open", path)(error),
+        })?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Taken::Busy),
+            Err(errno) => return Err(CloudError::file("lock", path)(errno.into())),
+        }
+        // It may have been replaced between the two: then this is the lock of a file without a name.
+        let of = |found: fs::Metadata| (found.dev(), found.ino());
+        let same = file.metadata().and_then(|this| Ok(of(this) == of(fs::metadata(path)?)));
+        if same.map_err(CloudError::file("look at", path))? {
+            return Ok(Taken::Alone(file));
+        }
+    }
+}
+
+/// The disk for a machine: its file, with the lock, as large as it should be. A writer that is being ended is waited for.
+pub(super) fn attach(path: &Path, size: Bytes) -> Result<File, CloudError> {
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        if let Taken::Alone(file) = take(path)? {
+            extend(&file, path, size)?;
+            return Ok(file);
+        }
+        if Instant::now() > given_up {
+            return Err(CloudError::Refused {
+                message: format!("another process has the disk {}", path.display()),
+            });
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+fn extend(file: &File, path: &Path, size: Bytes) -> Result<(), CloudError> {
+    let has = file.metadata().map_err(CloudError::file("look at", path))?.len();
+    if has >= length(size) {
+        return Ok(());
+    }
+    file.set_len(length(size)).map_err(CloudError::file("grow", path))
+}
+
+/// Grows the disk, unless a machine has it, whose qemu must grow it: then the size that it is to be grown to.
+pub(super) fn grow(path: &Path, size: Bytes) -> Result<Option<u64>, CloudError> {
+    match take(path)? {
+        Taken::Alone(file) => extend(&file, path, size).map(|()| None),
+        Taken::Busy => Ok(Some(length(size))),
+    }
+}
+
+/// Copies the disk as it is now. What writes to it must have stopped.
+pub(super) fn copy_to_snapshot(path: &Path, name: &str) -> Result<(), CloudError> {
+    let target = snapshot(path, name);
+    fs::create_dir_all(snapshots(path)).map_err(CloudError::file("create", &snapshots(path)))?;
+    replace(path, &target)
+}
+
+/// Makes the disk what its snapshot is. Nobody may have it.
+pub(super) fn restore(path: &Path, name: &str) -> Result<(), CloudError> {
+    let held = take(path)?;
+    let Taken::Alone(file) = held else {
+        return Err(CloudError::InUse {
+            what: format!("the disk {}", path.display()),
+            user: "a process".into(),
+        });
+    };
+    let size = file.metadata().map_err(CloudError::file("look at", path))?.len();
+    let from = snapshot(path, name);
+    let new = path.with_extension("raw.new");
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let whole = copy(&from, &new).and_then(|copy| {
+        // It never gets smaller than it was; the guest's file system follows.
+        let has = copy.metadata().map_err(CloudError::file("look at", &new))?.len();
+        copy.set_len(has.max(size)).map_err(CloudError::file("grow", &new))?;
+        settle(&copy, &new, path)
+    });
+    if whole.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    whole
+}
+
+/// Puts a copy in the place of a file, when it is whole.
+fn replace(from: &Path, to: &Path) -> Result<(), CloudError> {
+    let new = to.with_extension("raw.new");
+    let whole = copy(from, &new).and_then(|file| settle(&file, &new, to));
+    if whole.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    whole
+}
+
+/// Whether files beside this one can share their blocks with it, so that a copy takes no time.
+pub(super) fn shares_blocks(path: &Path) -> bool {
+    let probe = path.with_extension("raw.probe");
+    let _ = fs::remove_file(&probe);
+    let shares = reflink_copy::reflink(path, &probe).is_ok();
+    let _ = fs::remove_file(&probe);
+    shares
+}
+
+/// Copies a file: by sharing its blocks where the file system can, else its data without its holes.
+fn copy(from: &Path, to: &Path) -> Result<File, CloudError> {
+    let _ = fs::remove_file(to);
+    if reflink_copy::reflink(from, to).is_ok() {
+        return File::options().read(true).write(true).open(to).map_err(CloudError::file("open", to));
+    }
+    let _ = fs::remove_file(to);
+    let mut source = File::open(from).map_err(CloudError::file("open", from))?;
+    let mut target = File::create_new(to).map_err(CloudError::file("create", to))?;
+    let length = source.metadata().map_err(CloudError::file("look at", from))?.len();
+    target.set_len(length).map_err(CloudError::file("write", to))?;
+    let mut at = 0;
+    while let Some((start, end)) = next_data(&source, at).map_err(CloudError::file("read", from))? {
+        source.seek(SeekFrom::Start(start)).map_err(CloudError::file("read", from))?;
+        target.seek(SeekFrom::Start(start)).map_err(CloudError::file("write", to))?;
+        let copied = io::copy(&mut (&source).take(end - start), &mut target);
+        copied.map_err(CloudError::file("copy", from))?;
+        at = end;
+    }
+    Ok(target)
+}
+
+/// The next range from `at` on that has data.
+fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    use rustix::fs::SeekFrom::{Data, Hole};
+    match rustix::fs::seek(file, Data(at)) {
+        Ok(start) => Ok(Some((start, rustix::fs::seek(file, Hole(start))?))),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The copies of the disk that are there, oldest first.
+pub(super) fn snapshots_of(path: &Path) -> Vec<Snapshot> {
+    let entries = fs::read_dir(snapshots(path)).into_iter().flatten().flatten();
+    let snapshot = |entry: fs::DirEntry| {
+        let file = entry.file_name().into_string().ok()?;
+        let (name, found) = (file.strip_suffix(".raw")?, entry.metadata().ok()?);
+        let created = u64::try_from(found.mtime()).ok()?;
+        Some(Snapshot { name: name.to_owned(), created, size: Bytes(found.len()) })
+    };
+    let mut all: Vec<Snapshot> = entries.filter_map(snapshot).collect();
+    all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+    all
+}
+
+/// Removes what a process that was killed left half made.
+pub(super) fn sweep(path: &Path) -> io::Result<()> {
+    let beside = ["raw.new", "raw.probe"].map(|extension| path.with_extension(extension));
+    let copies = fs::read_dir(snapshots(path)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let half = copies.filter(|copy| copy.extension().is_some_and(|extension| extension == "new"));
+    for file in beside.into_iter().chain(half) {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the disk and its snapshots. What is not there is no error.
+pub(super) fn remove(path: &Path) -> Result<(), CloudError> {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let gone = |path: &Path, result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CloudError::file("remove", path)(error)),
+        _ => Ok(()),
+    };
+    let copies = snapshots(path);
+    gone(&copies, fs::remove_dir_all(&copies))?;
+    gone(path, fs::remove_file(path))?;
+    // Folders that are empty now; those that are not stay.
+    for folder in path.ancestors().skip(1).take(3) {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a snapshot. One that is not there is no error.
+pub(super) fn remove_snapshot(path: &Path, name: &str) -> Result<(), CloudError> {
+    let file = snapshot(path, name);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CloudError::file("remove", &file)(error))
+        }
+        _ => {
+            let _ = fs::remove_dir(snapshots(path));
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn path_variable() -> Vec<(OsString, OsString)> {
+        vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())]
+    }
+
+    fn made(folder: &Path, size: u64) -> PathBuf {
+        let path = folder.join("volumes/test/default/data.raw");
+        make(&Wanted { path: &path, size: Bytes(size), environment: &path_variable() }).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_disk_is_made_once_takes_little_room_and_only_grows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = made(folder.path(), 1 << 30);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 30);
+        assert!(used(&path).unwrap().0 < 8 << 20, "{:?}", used(&path));
+        let mut magic = [0; 2];
+        let mut file = File::open(&path).unwrap();
+        file.seek(SeekFrom::Start(1024 + 56)).unwrap();
+        file.read_exact(&mut magic).unwrap();
+        assert_eq!(magic, [0x53, 0xef], "an ext4 superblock");
+
+        // What is there stays, whatever size it is asked for.
+        let mut file = File::options().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(512 << 20)).unwrap();
+        file.write_all(b"kept").unwrap();
+        drop(file);
+        made(folder.path(), 2 << 30);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 30);
+        assert_eq!(grow(&path, Bytes(2 << 30)).unwrap(), None);
+        drop(attach(&path, Bytes(1 << 20)).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 2 << 30);
+        let mut bytes = [0; 4];
+        let mut file = File::open(&path).unwrap();
+        file.seek(SeekFrom::Start(512 << 20)).unwrap();
+        file.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"kept");
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(!folder.path().join("volumes").exists());
+        let gone = attach(&path, Bytes(1)).unwrap_err().to_string();
+        assert!(gone.contains("is gone") && gone.contains("volume rm"), "{gone}");
+    }
+
+    #[test]
+    fn a_disk_has_one_holder_and_a_process_that_inherits_it_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = made(folder.path(), LEAST);
+        let held = attach(&path, Bytes(LEAST)).unwrap();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(held.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        drop(held);
+        assert_eq!(grow(&path, Bytes(LEAST * 2)).unwrap(), Some(LEAST * 2), "the child has it");
+        assert!(matches!(take(&path).unwrap(), Taken::Busy));
+        let refused = restore(&path, "none").unwrap_err().to_string();
+        assert!(refused.contains("in use"), "{refused}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(attach(&path, Bytes(LEAST)).unwrap());
+    }
+
+    #[test]
+    fn a_snapshot_is_the_content_of_then_without_its_holes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = made(folder.path(), 256 << 20);
+        let write = |bytes: &[u8]| {
+            let mut file = File::options().write(true).open(&path).unwrap();
+            file.seek(SeekFrom::Start(200 << 20)).unwrap();
+            file.write_all(bytes).unwrap();
+        };
+        let then = fs::read(&path).map(|bytes| bytes.len()).unwrap();
+        write(b"then");
+        copy_to_snapshot(&path, "first").unwrap();
+        write(b"now!");
+        let copy = snapshot(&path, "first");
+        assert!(used(&copy).unwrap().0 < 16 << 20);
+        assert_eq!(fs::metadata(&copy).unwrap().len(), then as u64);
+        grow(&path, Bytes(512 << 20)).unwrap();
+        restore(&path, "first").unwrap();
+        assert_eq!(&fs::read(&path).unwrap()[200 << 20..][..4], b"then");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 512 << 20, "it does not shrink");
+        assert!(restore(&path, "second").is_err());
+        assert_eq!(
+            &fs::read(&path).unwrap()[200 << 20..][..4],
+            b"then",
+            "a restore that failed changed nothing"
+        );
+        remove_snapshot(&path, "first").unwrap();
+        remove_snapshot(&path, "first").unwrap();
+        assert!(!snapshots(&path).exists());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_half_made_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volumes/test/default/data.raw");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path.with_extension("raw.new"), "half").unwrap();
+        made(folder.path(), LEAST);
+        copy_to_snapshot(&path, "whole").unwrap();
+        let half = snapshots(&path).join("half.raw.new");
+        fs::write(&half, "half").unwrap();
+        fs::write(path.with_extension("raw.probe"), "").unwrap();
+        sweep(&path).unwrap();
+        assert!(!half.exists() && !path.with_extension("raw.probe").exists());
+        let names: Vec<String> = snapshots_of(&path).into_iter().map(|snapshot| snapshot.name).collect();
+        assert_eq!(names, ["whole"]);
+        assert!(!path.with_extension("raw.new").exists());
+        let none =
+            make(&Wanted { path: &folder.path().join("x/y.raw"), size: Bytes(u64::MAX), environment: &[] });
+        assert!(none.is_err());
+        assert!(!folder.path().join("x/y.raw.new").exists());
+    }
+}
