@@ -1,6 +1,8 @@
 //! Which addresses answer after a deployment: as URLs where a port speaks HTTP, as host and port otherwise.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -38,7 +40,56 @@ pub(super) fn answering(set: &ObjectSet, wanted: &[BalancerSpec], fleet: &Fleet)
     found.collect()
 }
 
+/// An Ingress of this computer as its clients name it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Site {
+    /// Whether it has TLS.
+    pub(super) is_tls: bool,
+    /// The URL.
+    pub(super) url: String,
+    /// What resolves the host, in curl's form.
+    resolve: String,
+}
+
+impl Site {
+    /// A command that asks it; `authority` is the certificate that is to be trusted for it.
+    pub(super) fn curl(&self, authority: Option<&Path>) -> String {
+        let authority = authority.filter(|_| self.is_tls);
+        let trust = authority.map_or_else(String::new, |path| format!("--cacert {} ", path.display()));
+        format!("curl {trust}--resolve {} {}", self.resolve, self.url)
+    }
+}
+
+/// The sites of an Ingress whose balancer is an address of this computer: nothing resolves their hosts to it.
+pub(super) fn sites(balancer: &LoadBalancer) -> Vec<Site> {
+    let (Some(http), Ok(address)) = (&balancer.spec.http, balancer.host.parse::<IpAddr>()) else {
+        return Vec::new();
+    };
+    let port = |index: usize| balancer.bound.get(index).copied().flatten();
+    let mut hosts: Vec<&String> = Vec::new();
+    for host in http.rules.iter().filter_map(|rule| rule.host.as_ref()).chain(&http.hosts) {
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    let site = |host: &String| {
+        let is_tls = http.hosts.contains(host);
+        let port = if is_tls { port(1)? } else { port(0)? };
+        // A label in the place of the star.
+        let host = host.replacen('*', "any", 1);
+        let scheme = if is_tls { "https" } else { "http" };
+        let url = shown(&host, port, Some(scheme), Protocol::Tcp);
+        let resolve = format!("{host}:{port}:{address}");
+        Some(Site { is_tls, url, resolve })
+    };
+    hosts.into_iter().filter_map(site).collect()
+}
+
 fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
+    let sites = sites(balancer);
+    if !sites.is_empty() {
+        return sites.iter().map(|site| format!("{} (at {})", site.url, balancer.host)).collect();
+    }
     let bound = balancer.bound.iter().enumerate().filter_map(|(index, port)| Some((index, (*port)?)));
     let address = |(index, bound): (usize, u16)| {
         let Some(listener) = balancer.spec.listeners.get(index) else {
@@ -94,6 +145,7 @@ mod tests {
             target_port: TargetPort::Number(1),
             protocol,
             tls: None,
+            http2: false,
         };
         let tls = Some(Tls { certificates: vec![], policy: None, to_pods: false });
         let told = |port: ServicePort, bound: u16, tls: Option<&Tls>| {
@@ -126,6 +178,36 @@ mod tests {
         ] {
             assert_eq!(told(given, bound, tls), wanted);
         }
+    }
+
+    #[test]
+    fn an_ingress_of_this_computer_is_shown_by_its_hosts() {
+        let spec: BalancerSpec = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": "default", "name": "ingress/shop"}, "kind": "LoadBalancer", "listeners": [],
+            "http": {"hosts": ["shop.test"], "backends": [], "rules": [
+                {"host": "shop.test", "path": "/", "backend": 0}, {"host": "shop.test", "path": "/a", "backend": 0},
+                {"host": "*.plain.test", "path": "/", "backend": 0}, {"path": "/", "backend": 0},
+            ]},
+        }))
+        .unwrap();
+        let bound = vec![Some(80), Some(8443)];
+        let mut balancer =
+            LoadBalancer { spec, host: "127.77.1.2".into(), bound, targets: vec![], traffic: vec![] };
+        let found = sites(&balancer);
+        let urls: Vec<&str> = found.iter().map(|site| site.url.as_str()).collect();
+        assert_eq!(urls, ["https://shop.test:8443/", "http://any.plain.test/"]);
+        assert_eq!(
+            found[0].curl(Some(Path::new("/ca.crt"))),
+            "curl --cacert /ca.crt --resolve shop.test:8443:127.77.1.2 https://shop.test:8443/"
+        );
+        assert_eq!(
+            found[1].curl(Some(Path::new("/ca.crt"))),
+            "curl --resolve any.plain.test:80:127.77.1.2 http://any.plain.test/"
+        );
+        assert_eq!(of(&balancer, &[])[0], "https://shop.test:8443/ (at 127.77.1.2)");
+        // A name of a cloud resolves by itself.
+        balancer.host = "lb.example.com".into();
+        assert_eq!(sites(&balancer), []);
     }
 
     #[test]

@@ -32,10 +32,8 @@ const FEATURES: &[Feature] = &[
         "variables and files from ConfigMaps, Secrets and fields of the pod; emptyDir, projected volumes; the short form",
     ),
     depends("Jobs, CronJobs, and Pods that end", &["Job", "CronJob", ENDING_POD]),
-    depends(
-        "Ingress, TLS at the balancer, Services that are aliases",
-        &["Ingress", TLS, "ServiceSpec.externalName"],
-    ),
+    depends("Ingress: hosts and paths, TLS, HTTP/2, gRPC, WebSocket", &["Ingress"]),
+    depends("TLS at balancers of Services, Services that are aliases", &[TLS, "ServiceSpec.externalName"]),
     depends(
         "sticky clients, limits on who may connect, autoscaling, roles, zones, types of machine, Spot",
         &[

@@ -10,6 +10,7 @@ mod addresses;
 mod args;
 mod bounded;
 mod build;
+mod ca;
 mod cache;
 mod carry_out;
 mod check;
@@ -33,6 +34,7 @@ mod history;
 mod input_files;
 mod kustomize;
 mod local_cloud;
+mod local_proxy;
 mod logs;
 mod named;
 mod output;
@@ -121,6 +123,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::LocalCloud { verb: Some(verb) } => wait(local_cloud::run(&context()?, &verb)),
         // It starts copies of itself, and so has one thread.
         Verb::LocalDoor { state, resume } => local_cloud::door(&state, resume),
+        Verb::LocalProxy { role } => local_proxy::run(&context()?, role),
         Verb::Plan(args) => wait(plan::run(&context()?, &args)),
         Verb::Diff(args) => wait(diff::run(&context()?, &args)),
         Verb::Build(args) => wait(build::run(&context()?, &args)),
@@ -139,6 +142,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
         Verb::Volume { verb } => wait(volume::run(&context()?, &verb)),
+        Verb::Ca { verb } => ca::run(&context()?, verb),
         Verb::Cache { verb } => cache::run(&context()?, &verb),
     };
     exit.map(ExitCode::from)

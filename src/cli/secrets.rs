@@ -12,9 +12,13 @@ use super::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::Cloud;
 use crate::manifest::External;
 use crate::manifest::api::{Name, ObjectSet, Secret, SecretValue};
+use crate::manifest::support::Answer;
 use crate::plan::secret;
 
-/// The Secrets of the set's pods, with the versions of their values.
+/// What clouds answer about that read certificates of Ingresses from Secrets.
+const TLS_SECRETS: &str = "IngressTLS.secretName";
+
+/// The Secrets of the set's pods and Ingresses, with the versions of their values.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
     /// The values.
@@ -31,7 +35,7 @@ pub(super) fn external(environment: &Environment) -> impl Iterator<Item = Extern
     })
 }
 
-/// Finds the values of all Secrets that pods of the set name, and asks the cloud for their versions.
+/// Finds the values of all Secrets that pods of the set name, and those of certificates, and asks the cloud for their versions.
 pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) -> Result<Secrets, Failure> {
     let mut values: BTreeMap<Name, Secret> = BTreeMap::new();
     for (group, template) in set.pods() {
@@ -58,6 +62,17 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
                     return Err(Failure::new(Exit::Environment, error));
                 }
             }
+        }
+    }
+    if context.environment.provider.support().answer(TLS_SECRETS) == Answer::Yes {
+        for (name, ingress) in secret::of_ingresses(set) {
+            let known = set.secrets.iter().find(|secret| secret.name == name).cloned();
+            let found = known.map_or_else(|| outside(context, &name), |secret| Ok(Some(secret)));
+            let found = found.with_context(|| format!("the certificate of Ingress {ingress}"));
+            // Without values the cloud makes a certificate itself.
+            values.extend(
+                found.map_err(|error| Failure::new(Exit::Environment, error))?.map(|found| (name, found)),
+            );
         }
     }
     let values: Vec<Secret> = values.into_values().collect();

@@ -5,7 +5,8 @@ use comfy_table::{Table, presets};
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::{connection, named, output};
+use super::{addresses, connection, named, output};
+use crate::cloud::local::{self, Authority, Trust};
 use crate::manifest::api::Indexes;
 use crate::plan::fleet::{
     ContainerStatus, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
@@ -25,11 +26,31 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     match context.format {
         Format::Json => output::json(&fleet),
         Format::Text => {
-            report::result(&text(&fleet, args.name.is_some()));
+            report::result(&(text(&fleet, args.name.is_some()) + &sites(context, &fleet)));
             connection::warn(context, &fleet);
         }
     }
     Ok(Exit::Success)
+}
+
+/// How each Ingress of this computer is reached by its hosts, which nothing resolves: the URL, and a command that asks it.
+fn sites(context: &Context, fleet: &Fleet) -> String {
+    let found: Vec<_> = fleet.balancers.iter().flat_map(addresses::sites).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    // Where the system trusts the local authority, curl does so too.
+    let authority = connection::client(context).ok().and_then(|client| {
+        let authority = Authority::find(&local::home(&client)).ok().flatten()?;
+        let trusted = Trust::of(&authority).is_some_and(|trust| trust.is_installed());
+        (!trusted).then(|| authority.certificate())
+    });
+    let mut table = table(&["URL", "TO ASK IT"]);
+    for site in &found {
+        table.add_row(row([site.url.clone(), site.curl(authority.as_deref())]));
+    }
+    let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
+    format!("\n{}", lines.collect::<String>())
 }
 
 /// The fleet as tables, as `kubectl get` would show it; with all containers, or those that are not ready or were restarted.

@@ -102,9 +102,9 @@ fn property(table: &Table, field: &'static Field, clouds: &[&'static Support]) -
         Class::Works => field.doc.to_owned(),
         class => format!("{}: {}", class.word(), field.doc),
     };
-    for more in [field.help, field.note].into_iter().flatten() {
+    if let Some(help) = field.help {
         description.push_str("; ");
-        description.push_str(more);
+        description.push_str(help);
     }
     if field.not_yet {
         description.push_str(" (not deployable yet)");

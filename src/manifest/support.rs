@@ -62,6 +62,10 @@ pub enum Annotation {
     IngressCertificates,
     /// Of an Ingress: who may connect.
     IngressSourceRanges,
+    /// Of an Ingress with TLS: whether requests without it are sent to it.
+    IngressRedirect,
+    /// Of an Ingress: what the balancer speaks to pods.
+    IngressBackendProtocol,
     /// Of a ServiceAccount: the role of machines.
     Role,
 }
@@ -86,6 +90,9 @@ const FOREIGN: &[(&str, Annotation)] = &[
     ("service.beta.kubernetes.io/azure-allowed-service-tags", Annotation::Closing),
     ("nginx.ingress.kubernetes.io/whitelist-source-range", Annotation::IngressSourceRanges),
     ("nginx.ingress.kubernetes.io/allowlist-source-range", Annotation::IngressSourceRanges),
+    ("nginx.ingress.kubernetes.io/force-ssl-redirect", Annotation::IngressRedirect),
+    ("nginx.ingress.kubernetes.io/ssl-redirect", Annotation::IngressRedirect),
+    ("nginx.ingress.kubernetes.io/backend-protocol", Annotation::IngressBackendProtocol),
     ("iam.gke.io/gcp-service-account", Annotation::Role),
 ];
 
@@ -109,6 +116,13 @@ impl Annotation {
             Self::IngressScheme => "Ingress: `internal` or `internet-facing`",
             Self::IngressCertificates => "Ingress: its certificates, separated by commas",
             Self::IngressSourceRanges => "Ingress: ranges of addresses that may connect",
+            Self::IngressRedirect => {
+                "Ingress with TLS: requests without it are sent to it, as without the annotation; with `false` they are \
+                 answered"
+            }
+            Self::IngressBackendProtocol => {
+                "Ingress: `HTTP`, or `GRPC` where all pods speak HTTP/2 without TLS"
+            }
             Self::Role => "ServiceAccount: the role of machines",
         }
     }

@@ -31,7 +31,7 @@ pub use self::disk::{
 pub use self::event::{CloudEvent, EventKind};
 pub use self::generation::Generation;
 pub use self::group::{GroupSettings, InstanceGroup, RefreshBounds, Revision, Scaling, count};
-pub use self::http::{HttpBackend, HttpRule, HttpSpec};
+pub use self::http::{HttpBackend, HttpRule, HttpSecret, HttpSpec};
 pub use self::instance::{
     Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState, RunMember,
 };

@@ -1,6 +1,8 @@
 //! An Ingress as a balancer: its backends resolved to the groups that their Services select.
 
-use super::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, TargetGroup};
+use std::collections::BTreeMap;
+
+use super::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSecret, HttpSpec, TargetGroup};
 use super::service::{number, selects};
 use crate::manifest::api::{Backend, BackendPort, Ingress, Name, ObjectSet, Service, ServiceType};
 
@@ -9,12 +11,12 @@ pub fn name(ingress: &Name) -> Name {
     Name { namespace: ingress.namespace.clone(), name: format!("ingress/{}", ingress.name) }
 }
 
-/// The balancer of `ingress`.
-pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
+/// The balancer of `ingress`; `secrets` has the versions of the Secrets' values.
+pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet, secrets: &BTreeMap<Name, String>) -> BalancerSpec {
     let name = &ingress.meta.name;
     let mut backends: Vec<HttpBackend> = Vec::new();
     let mut place = |backend: &Backend| {
-        let found = resolve(backend, &name.namespace, set);
+        let found = resolve(backend, ingress, set);
         backends.iter().position(|known| *known == found).unwrap_or_else(|| {
             backends.push(found);
             backends.len() - 1
@@ -34,6 +36,8 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
         http: Some(HttpSpec {
             certificates: ingress.certificates.clone(),
             hosts: ingress.tls_hosts.clone(),
+            secrets: versions(ingress, secrets),
+            plain: ingress.plain,
             backends,
             rules,
             default,
@@ -42,8 +46,20 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet) -> BalancerSpec {
     }
 }
 
+/// The certificates that Secrets have, where the cloud reads them.
+fn versions(ingress: &Ingress, secrets: &BTreeMap<Name, String>) -> Vec<HttpSecret> {
+    let namespace = &ingress.meta.name.namespace;
+    let known = ingress.tls_secrets.iter().filter_map(|tls| {
+        let name = Name { namespace: namespace.clone(), name: tls.secret.clone() };
+        let version = secrets.get(&name)?.clone();
+        Some(HttpSecret { secret: tls.secret.clone(), version, hosts: tls.hosts.clone() })
+    });
+    known.collect()
+}
+
 /// A backend that no Service of the set has leads nowhere.
-fn resolve(backend: &Backend, namespace: &str, set: &ObjectSet) -> HttpBackend {
+fn resolve(backend: &Backend, ingress: &Ingress, set: &ObjectSet) -> HttpBackend {
+    let namespace = ingress.meta.name.namespace.as_str();
     let own = |service: &&Service| {
         service.meta.name.namespace == namespace && service.meta.name.name == backend.service
     };
@@ -68,5 +84,6 @@ fn resolve(backend: &Backend, namespace: &str, set: &ObjectSet) -> HttpBackend {
         (BackendPort::Number(number), None) => *number,
         (BackendPort::Name(_), None) => 0,
     };
-    HttpBackend { service: backend.service.clone(), port: number, targets }
+    let http2 = ingress.http2 || port.is_some_and(|port| port.http2);
+    HttpBackend { service: backend.service.clone(), port: number, http2, targets }
 }

@@ -4,7 +4,17 @@ use std::collections::BTreeMap;
 
 use i2kit_spec::{EnvValue, LateContent};
 
-use crate::manifest::api::{FileContent, PodSpec, VolumeSource};
+use crate::manifest::api::{FileContent, Name, ObjectSet, PodSpec, VolumeSource};
+
+/// The Secrets that have certificates of Ingresses, each with an Ingress that names it.
+pub fn of_ingresses(set: &ObjectSet) -> BTreeMap<Name, &Name> {
+    let named = set.ingresses.iter().flat_map(|ingress| {
+        let name = &ingress.meta.name;
+        let full = |secret: &str| Name { namespace: name.namespace.clone(), name: secret.to_owned() };
+        ingress.tls_secrets.iter().map(move |tls| (full(&tls.secret), name))
+    });
+    named.collect()
+}
 
 /// The Secrets that containers of the pod use, each with whether it is optional.
 pub fn named(pod: &PodSpec) -> BTreeMap<String, bool> {

@@ -210,18 +210,16 @@ pub fn desired(
         }
     }
     let services = set.services.iter().map(|each| service::balancer(each, set));
-    let ingresses = set.ingresses.iter().map(|each| ingress::balancer(each, set));
+    let ingresses = set.ingresses.iter().map(|each| ingress::balancer(each, set, secrets));
     let mut balancers: Vec<BalancerSpec> = services.chain(ingresses).collect();
     for balancer in &mut balancers {
         balancer.drain_seconds = drain(balancer, &groups);
     }
-    for listener in balancers.iter().flat_map(|balancer| &balancer.listeners) {
-        for target in &listener.targets {
-            let port = LaunchPort { port: target.port, protocol: listener.protocol };
-            for group in groups.iter_mut().filter(|group| group.name == target.group) {
-                if !group.launch.ports.contains(&port) {
-                    group.launch.ports.push(port);
-                }
+    for (target, protocol) in balancers.iter().flat_map(BalancerSpec::ports) {
+        let port = LaunchPort { port: target.port, protocol };
+        for group in groups.iter_mut().filter(|group| group.name == target.group) {
+            if !group.launch.ports.contains(&port) {
+                group.launch.ports.push(port);
             }
         }
     }

@@ -52,10 +52,17 @@ fn the_linter_finds_nothing_in_the_templates() {
         exact: false,
         backend: 0,
     };
-    let backend = HttpBackend { service: "web".into(), port: 80, targets: spec.listeners[0].targets.clone() };
+    let backend = HttpBackend {
+        service: "web".into(),
+        port: 80,
+        http2: false,
+        targets: spec.listeners[0].targets.clone(),
+    };
     let http = HttpSpec {
         certificates: vec![],
         hosts: vec![],
+        secrets: vec![],
+        plain: false,
         backends: vec![backend],
         rules: vec![rule("/", Some("*.example.com")), rule("/api", None)],
         default: Some(0),

@@ -10,6 +10,7 @@ mod crash;
 mod examples;
 mod files;
 mod images;
+mod ingress;
 mod inside;
 mod jobs;
 mod rollout;

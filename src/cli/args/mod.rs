@@ -1,6 +1,7 @@
 //! The command line as it is typed: the verbs, the options that all of them take, and by subject the arguments of each.
 //! What they mean is decided in one file a verb.
 
+mod ca;
 mod cache;
 mod deployment;
 mod instances;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::ca::CaVerb;
 pub(super) use self::cache::CacheVerb;
 pub(super) use self::deployment::{
     BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RollbackArgs,
@@ -57,6 +59,15 @@ pub(super) enum Output {
     Text,
     /// For programs
     Json,
+}
+
+/// The processes of the local cloud's HTTP proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProxyRole {
+    /// Holds sockets and starts the other one.
+    Guard,
+    /// Serves requests.
+    Carry,
 }
 
 /// The verbs.
@@ -110,6 +121,12 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: VolumeVerb,
     },
+    /// Create, print, install or remove the authority that signs certificates of the local cloud
+    Ca {
+        /// The verb.
+        #[command(subcommand)]
+        verb: CaVerb,
+    },
     /// List, verify or prune the local cache of blobs, layers and images
     Cache {
         /// The verb.
@@ -141,5 +158,11 @@ pub(super) enum Verb {
         /// The descriptor of the table that an older program leaves to this one.
         #[arg(long)]
         resume: Option<i32>,
+    },
+    /// Run a process of the local cloud's HTTP proxy; the local cloud starts it on demand
+    #[command(hide = true)]
+    LocalProxy {
+        /// Which of the two.
+        role: ProxyRole,
     },
 }

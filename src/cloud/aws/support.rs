@@ -7,6 +7,16 @@ pub static SUPPORT: Support = Support {
     provider: "aws",
     name: "AWS",
     answers: &[
+        (
+            "IngressTLS.secretName",
+            Answer::Note(
+                "the certificate is looked up by host in the store of certificates, not taken from the Secret",
+            ),
+        ),
+        (
+            "ServicePort.appProtocol",
+            Answer::Note("target groups speak HTTP/1.1 to pods, whatever the port says"),
+        ),
         ("Job", Answer::NotYet),
         ("CronJob", Answer::NotYet),
         (ENDING_POD, Answer::NotYet),

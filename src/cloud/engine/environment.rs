@@ -319,10 +319,9 @@ impl Environment {
     pub fn ports(&self, group: &Name, launch: &LaunchSpec) -> Vec<(u16, Protocol)> {
         let mut ports = vec![(launch.health_port, Protocol::Tcp)];
         ports.extend(launch.ports.iter().map(|port| (port.port, port.protocol)));
-        for listener in self.balancers.values().flat_map(|record| &record.spec.listeners) {
-            let targets = listener.targets.iter().filter(|target| target.group == *group);
-            ports.extend(targets.map(|target| (target.port, listener.protocol)));
-        }
+        let targets = self.balancers.values().flat_map(|record| record.spec.ports());
+        let own = targets.filter(|(target, _)| target.group == *group);
+        ports.extend(own.map(|(target, protocol)| (target.port, protocol)));
         ports.sort_unstable();
         ports.dedup();
         ports

@@ -33,7 +33,7 @@ use crate::cloud::{
     ByteStream, Cloud, CloudError, LogLine, LogQuery, LogStream, Materials, Scope, Updates, watch,
 };
 use crate::manifest::api::{Name, Secret};
-use crate::plan::act::{Act, NewRevision, PlannedAct};
+use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::{Fleet, Generation};
 
 /// How often a question is asked when the process dies under it.
@@ -114,12 +114,12 @@ impl LocalCloud {
         serde_json::from_str(&line).map_err(unreachable("watch"))
     }
 
-    /// Writes the values of Secrets that a new revision names, so that no value is ever on the way to another process but
-    /// the VM's.
-    fn put_secrets(&self, revision: &NewRevision, materials: &Materials) -> Result<(), CloudError> {
+    /// Writes the values of Secrets that a new revision or an Ingress names by these versions, so that no value is ever on
+    /// the way to another process but the VM's and the proxy's.
+    fn put_secrets(&self, named: &[&String], materials: &Materials) -> Result<(), CloudError> {
         for secret in &materials.secrets {
             let version = self.key()?.version(secret)?;
-            if revision.launch.secrets.values().flatten().any(|named| *named == version) {
+            if named.contains(&&version) {
                 self.home.create()?;
                 secrets::put(&self.home.secrets(), self.key()?, secret)?;
             }
@@ -156,8 +156,15 @@ impl Cloud for LocalCloud {
             Act::PutImage { image } => Some(materials.image(*image)?.clone()),
             _ => None,
         };
-        if let Act::PutRevision { revision, .. } = &act.act {
-            self.put_secrets(revision, materials)?;
+        match &act.act {
+            Act::PutRevision { revision, .. } => {
+                self.put_secrets(&revision.launch.secrets.values().flatten().collect::<Vec<_>>(), materials)?;
+            }
+            Act::PutBalancer { spec } => {
+                let certificates = spec.http.iter().flat_map(|http| &http.secrets);
+                self.put_secrets(&certificates.map(|secret| &secret.version).collect::<Vec<_>>(), materials)?;
+            }
+            _ => {}
         }
         let question = Apply { environment: self.environment.clone(), act: act.clone(), image };
         let Applied { generation, ends } = self.ask("/v1/apply", &question, question.is_quick()).await?;

@@ -18,6 +18,8 @@ use super::home::Home;
 use super::keeper::{self, Keeper, Life};
 use super::lock;
 use super::machine::descriptors;
+use super::proxy::handle;
+use super::supervise::supervise;
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::Environment;
 
@@ -48,6 +50,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     apply::sweep_images(&keeper).await?;
     let listener = Api::listen(&keeper).map_err(CloudError::file("listen on", &keeper.home.state))?;
     let loop_ = tokio::spawn(keeper::run(Arc::clone(&keeper)));
+    tokio::spawn(drive_proxy(Arc::clone(&keeper)));
     let until = keeper.ending.clone().cancelled_owned();
     let signal = Arc::clone(&keeper);
     tokio::spawn(async move {
@@ -98,6 +101,17 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     Ok(())
 }
 
+/// Has the proxy serve what is wanted until the process is to end.
+async fn drive_proxy(keeper: Arc<Keeper>) {
+    let driven = Arc::clone(&keeper);
+    let make = move || {
+        let keeper = Arc::clone(&driven);
+        async move { keeper.proxy.drive(&keeper.home).await }
+    };
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    supervise(tasks, log, "HTTP proxy".to_owned(), keeper.ending.clone(), make).await;
+}
+
 /// What became of the local cloud's folder while the process ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -144,6 +158,9 @@ fn place(home: &Home, lock: &File) -> Place {
 async fn end_front_door(keeper: &Keeper) {
     if let Err(error) = keeper.mover.end().await {
         keeper.log.write(format_args!("{error}"));
+    }
+    if let Err(error) = handle::end(&keeper.home).await {
+        keeper.log.write(format_args!("the HTTP proxy does not end: {error}"));
     }
 }
 

@@ -4,10 +4,12 @@
 //! [`state`] is what the lock guards, [`step`] decides on a copy (with the pure engine), [`control`] is the loop, and
 //! [`effects`] carries out what was decided and saved.
 
+mod certificates;
 mod control;
 mod effects;
 #[cfg(test)]
 mod faults;
+mod fronts;
 mod state;
 mod step;
 
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::certificates::Certificates;
 pub(super) use self::control::run;
 pub(super) use self::effects::adopt;
 use self::state::blocking;
@@ -27,14 +30,15 @@ use super::home::Home;
 use super::log::Log;
 use super::lost;
 use super::machine::accelerator;
-use super::mover::{Counted, ListenerId, Mover};
+use super::mover::{Counted, ListenerId, Mover, Report};
+use super::proxy::{Front, Proxy};
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use super::volumes;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::{CloudError, Scope};
 use crate::manifest::api::Name;
-use crate::plan::fleet::{Accelerator, Fleet, Listener};
+use crate::plan::fleet::{Accelerator, BalancerSpec, Fleet, HttpSpec, Listener};
 
 /// VMs that are started at once.
 const STARTS: usize = 16;
@@ -50,6 +54,8 @@ pub(super) struct Keeper {
     pub(super) tasks: Arc<Tasks>,
     /// What carries traffic.
     pub(super) mover: Mover,
+    /// What serves Ingresses.
+    pub(super) proxy: Arc<Proxy>,
     /// Told after every change, so that the control loop need not wait for its next tick.
     pub(super) changed: Notify,
     /// Sent after every round of the control loop, which follows every commit: who watches looks then.
@@ -66,6 +72,7 @@ pub(super) struct Keeper {
     /// Starts of VMs that may be under way at once: each takes a thread of the runtime's pool, and there are others who
     /// need one.
     starts: Semaphore,
+    certificates: Certificates,
     state: Mutex<State>,
 }
 
@@ -82,6 +89,8 @@ impl Keeper {
         Ok(Self {
             mover: Mover::new(&home, &tasks, &log),
             home,
+            proxy: Arc::new(Proxy::new()),
+            certificates: Certificates::default(),
             log,
             tasks,
             changed: Notify::new(),
@@ -128,16 +137,41 @@ impl Keeper {
         Ok(result)
     }
 
+    /// What is carried now, by the mover and the proxy.
+    pub(super) fn carried(&self) -> Report {
+        let mut report = self.mover.report();
+        let proxied = self.proxy.report();
+        for (machine, requests) in proxied.active {
+            *report.connections.entry(machine).or_default() += requests;
+        }
+        for (environment, warnings) in proxied.warnings {
+            report.warnings.entry(environment).or_default().extend(warnings);
+        }
+        report
+    }
+
+    /// The ports of an Ingress.
+    pub(super) fn bound(&self, environment: &str, ingress: &BalancerSpec) -> Vec<Option<u16>> {
+        let proxied = self.proxy.report();
+        let bound = proxied.bound.get(&Front::id(environment, &ingress.name)).copied().unwrap_or_default();
+        let is_tls = ingress.http.as_ref().is_some_and(HttpSpec::has_tls);
+        if is_tls { vec![bound.http, bound.https] } else { vec![bound.http] }
+    }
+
     /// The fleet of an environment, as far as `scope` asks.
     pub(super) fn fleet(&self, name: &str, scope: &Scope) -> Fleet {
-        let mut report = self.mover.report();
+        let mut report = self.carried();
         let mut state = self.state();
         state.set_connections(&report.connections);
         let facts = state.facts();
         let empty = Environment::default();
         let environment = state.environments.get(name).unwrap_or(&empty);
         let bound = |balancer: &Name| {
-            let listeners = environment.balancers.get(balancer).map(|balancer| &balancer.spec.listeners);
+            let spec = environment.balancers.get(balancer).map(|balancer| &balancer.spec);
+            if let Some(ingress) = spec.filter(|spec| spec.http.is_some()) {
+                return self.bound(name, ingress);
+            }
+            let listeners = spec.map(|spec| &spec.listeners);
             let id = |listener: &Listener| ListenerId {
                 environment: name.to_owned(),
                 service: balancer.clone(),
@@ -149,6 +183,7 @@ impl Keeper {
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now());
         fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
+        fleet.warnings.extend(self.certificates.warnings(name));
         fleet.warnings.extend(self.tasks.failing());
         let unmade: BTreeSet<Name> =
             environment.disks.iter().filter(|(_, disk)| !disk.made).map(|(name, _)| name.clone()).collect();
@@ -188,12 +223,15 @@ impl Keeper {
         })
     }
 
-    /// Versions of Secrets that some revision names.
+    /// Versions of Secrets that some revision or some Ingress names.
     pub(super) fn secret_versions(&self) -> BTreeSet<String> {
         let state = self.state();
         let groups = state.environments.values().flat_map(|environment| environment.groups.values());
         let launches = groups.flat_map(|group| &group.revisions).map(|revision| &revision.launch);
-        launches.flat_map(|launch| launch.secrets.values().flatten().cloned()).collect()
+        let balancers = state.environments.values().flat_map(|environment| environment.balancers.values());
+        let certificates = balancers.filter_map(|balancer| balancer.spec.http.as_ref());
+        let certificates = certificates.flat_map(|http| &http.secrets).map(|secret| &secret.version);
+        launches.flat_map(|launch| launch.secrets.values().flatten()).chain(certificates).cloned().collect()
     }
 
     /// Where an image lies, for every image that some environment names.

@@ -14,6 +14,7 @@
 //! `client` runs in the tool, `daemon` and `keeper` in the background process.
 
 mod boot;
+mod ca;
 mod client;
 mod clock;
 mod daemon;
@@ -27,18 +28,24 @@ mod machine;
 mod mover;
 mod network;
 mod provider;
+mod proxy;
 mod socket;
 mod store;
 mod supervise;
 mod support;
+mod trust;
 mod volumes;
 mod wire;
 
 pub use self::boot::{Status, Unit, disable, enable, status, text as unit_text};
+pub use self::ca::Authority;
 pub use self::client::{LocalCloud, Lost, destroy_lost};
 pub use self::daemon::serve;
 pub use self::home::Home;
 pub use self::mover::dns::message as dns;
 pub use self::mover::run as door;
 pub use self::provider::{KIND, home};
+pub use self::proxy::process::{carry as carry_http, guard as guard_proxy};
+pub use self::proxy::routing as http_routing;
 pub use self::support::SUPPORT;
+pub use self::trust::Trust;

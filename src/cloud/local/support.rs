@@ -13,7 +13,6 @@ pub static SUPPORT: Support = Support {
     provider: "local",
     name: "the local cloud",
     answers: &[
-        ("Ingress", Answer::No),
         ("HorizontalPodAutoscaler", Answer::Note(UNMEASURED)),
         ("ServiceSpec.type=ExternalName", Answer::No),
         ("ServiceSpec.externalName", Answer::No),

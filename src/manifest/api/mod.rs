@@ -34,7 +34,9 @@ pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
 pub use scaling::{DisruptionBudget, Floor, Scaler};
 pub use schedule::{Schedule, zone};
 pub use secret::{Secret, SecretValue};
-pub use service::{Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort, Tls};
+pub use service::{
+    Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort, Tls, TlsSecret,
+};
 pub use storage::{Claim, ClaimTemplate, DiskSpec, StorageClass};
 pub use volume::{FileContent, Volume, VolumeFile, VolumeSource};
 pub use workload::{Deployment, ObjectSet, ServiceAccount, StatefulSet, Strategy};

@@ -58,6 +58,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Where the balancer ends TLS, how.
     pub tls: Option<Tls>,
+    /// Whether pods speak HTTP/2 without TLS there, to the balancer of an Ingress.
+    pub http2: bool,
 }
 
 /// TLS that ends at the balancer.
@@ -94,12 +96,27 @@ pub struct Ingress {
     pub default_backend: Option<Backend>,
     /// Hosts that are served over TLS.
     pub tls_hosts: Vec<String>,
+    /// Secrets that have certificates.
+    pub tls_secrets: Vec<TlsSecret>,
+    /// Whether requests without TLS are answered although there is TLS; otherwise they are sent to it.
+    pub plain: bool,
+    /// Whether all pods speak HTTP/2 without TLS.
+    pub http2: bool,
     /// Certificates that an annotation or the environment names.
     pub certificates: Vec<String>,
     /// Whether it is reachable inside the environment only.
     pub internal: bool,
     /// Ranges of addresses that may connect; all when empty.
     pub source_ranges: Vec<String>,
+}
+
+/// A Secret that has a certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSecret {
+    /// Its name, in the namespace of the Ingress.
+    pub secret: String,
+    /// The hosts that it is for; all of the Ingress when empty.
+    pub hosts: Vec<String>,
 }
 
 /// A host and path, and where they lead.

@@ -7,6 +7,7 @@ use super::object::{Object, Read};
 use super::scope::Scope;
 use crate::manifest::api::{
     Backend, BackendPort, Ingress, Protocol, Route, Service, ServicePort, ServiceType, TargetPort, Tls,
+    TlsSecret,
 };
 use crate::manifest::support::{Annotation, Clouds};
 use crate::manifest::tree::Resolved;
@@ -59,8 +60,12 @@ fn port(object: Object<'_>) -> Read<ServicePort> {
         target_port: target.unwrap_or(TargetPort::Number(port)),
         protocol: object.value("protocol", |text, _| protocol(text))?,
         tls: None,
+        http2: object.text_if("appProtocol")?.is_some_and(|name| HTTP2.contains(&name.as_str())),
     })
 }
+
+/// Names of HTTP/2 without TLS: that of Kubernetes, and that of gRPC as meshes have it.
+const HTTP2: [&str; 2] = ["kubernetes.io/h2c", "grpc"];
 
 /// The items of an annotation that is a list.
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -102,9 +107,19 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
             });
         }
     }
-    let mut tls_hosts = Vec::new();
+    let mut tls_hosts: Vec<String> = Vec::new();
+    let mut tls_secrets = Vec::new();
     for tls in spec.objects("tls")? {
-        tls_hosts.extend(tls.texts_if("hosts")?.unwrap_or_default());
+        let mut hosts = tls.texts_if("hosts")?.unwrap_or_default();
+        if hosts.is_empty() {
+            hosts = routes.iter().filter_map(|route| route.host.clone()).collect();
+            hosts.dedup();
+        }
+        if let Some(secret) = tls.text_if("secretName")?.filter(|name| !name.is_empty()) {
+            tls_secrets.push(TlsSecret { secret, hosts: hosts.clone() });
+        }
+        let new: Vec<String> = hosts.into_iter().filter(|host| !tls_hosts.contains(host)).collect();
+        tls_hosts.extend(new);
     }
     let default_backend =
         if spec.has("defaultBackend") { Some(backend(spec.object("defaultBackend")?)?) } else { None };
@@ -117,10 +132,13 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
         certificates: of(Annotation::IngressCertificates).map(listed).unwrap_or_default(),
         source_ranges: ranges.map(listed).unwrap_or_default(),
         internal: of(Annotation::IngressScheme) == Some("internal"),
+        plain: of(Annotation::IngressRedirect) == Some("false"),
+        http2: of(Annotation::IngressBackendProtocol) == Some("GRPC"),
         meta,
         routes,
         default_backend,
         tls_hosts,
+        tls_secrets,
     })
 }
 

@@ -109,9 +109,6 @@ impl Check<'_> {
         }
         let answer = |cloud: &Support| cloud.field(table.name, field.name);
         self.supported_by(entry.key_span, format_args!("`{}`", field.name), answer);
-        if let Some(note) = field.note {
-            self.report(Code::Adapted, entry.key_span, note);
-        }
         true
     }
 

@@ -99,8 +99,6 @@ pub(in crate::manifest) struct Field {
     pub(in crate::manifest) zero: bool,
     /// The way out of a refusal.
     pub(in crate::manifest) help: Option<&'static str>,
-    /// A note whenever the field is used.
-    pub(in crate::manifest) note: Option<&'static str>,
     pub(in crate::manifest) switch: Option<Switch>,
 }
 
@@ -118,7 +116,6 @@ impl Field {
             presence: false,
             zero: false,
             help: None,
-            note: None,
             switch: None,
         }
     }
@@ -151,11 +148,6 @@ impl Field {
     /// Its zero means that it is not given.
     pub(in crate::manifest) const fn zero(mut self) -> Self {
         self.zero = true;
-        self
-    }
-
-    pub(in crate::manifest) const fn note(mut self, note: &'static str) -> Self {
-        self.note = Some(note);
         self
     }
 

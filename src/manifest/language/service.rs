@@ -103,7 +103,12 @@ static SERVICE_PORT: Table = Table::new(
         no_meaning("nodePort", Type::Int(0, 65535), "there are no nodes; clients use `port`")
             .zero()
             .unless(&["0"]),
-        no_meaning("appProtocol", TEXT, "balancers of Services pass bytes on unread"),
+        mapped(
+            "appProtocol",
+            TEXT,
+            "`kubernetes.io/h2c` and `grpc`: the balancer of an Ingress speaks HTTP/2 without TLS to the pods; balancers of \
+             Services pass bytes on unread",
+        ),
     ],
 );
 
@@ -211,8 +216,17 @@ static INGRESS_TLS: Table = Table::new(
     "IngressTLS",
     "Hosts that are served over TLS.",
     &[
-        works("hosts", Type::List(&Type::Text(Text::Host)), "certificates are found by these names in the cloud's certificate store"),
-        mapped("secretName", TEXT, "not read: certificates come from the cloud's certificate store").zero()
-            .note("the certificate is looked up by host in the cloud's certificate store, not taken from the Secret"),
+        works(
+            "hosts",
+            Type::List(&Type::Text(Text::Host)),
+            "the hosts of the certificate; those of all rules by default",
+        ),
+        mapped(
+            "secretName",
+            TEXT,
+            "a Secret with `tls.crt` and `tls.key`; where it is not among the manifests, the cloud finds or signs a \
+             certificate by the hosts",
+        )
+        .zero(),
     ],
 );

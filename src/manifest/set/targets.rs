@@ -8,6 +8,7 @@ use super::{Set, finding, item};
 use crate::manifest::check::{Reference, holds};
 use crate::manifest::code::Code;
 use crate::manifest::language::Target;
+use crate::manifest::support::Answer;
 use crate::manifest::tree::{Node, Span};
 use crate::manifest::words::{list, nearest};
 
@@ -137,6 +138,7 @@ impl<'s, 'a> Set<'s, 'a> {
 
     fn ingress(&mut self, document: &Document<'_>) {
         let Some(spec) = document.root.get("spec") else { return };
+        self.certificates(document, spec);
         if let Some(backend) = spec.get("defaultBackend") {
             self.backend_port(document, backend, "spec.defaultBackend");
         }
@@ -146,6 +148,31 @@ impl<'s, 'a> Set<'s, 'a> {
                 let prefix = format!("{}.paths[{j}].backend", item("spec.rules", i, "http"));
                 self.backend_port(document, backend, &prefix);
             }
+        }
+    }
+
+    /// A Secret from which the cloud takes a certificate has one, with its key. One that is not in the set is no fault: the
+    /// cloud has another certificate then.
+    fn certificates(&mut self, document: &Document<'_>, spec: &Node<'_>) {
+        if self.options.clouds.target.answer("IngressTLS.secretName") != Answer::Yes {
+            return;
+        }
+        for (i, tls) in spec.get("tls").map_or(&[][..], Node::items).iter().enumerate() {
+            let Some(name) = tls.get("secretName") else { continue };
+            let secret = name.scalar().and_then(|name| self.find(document, "Secret", name));
+            let Some(secret) = secret else { continue };
+            let has = |key: &str| {
+                ["data", "stringData"].iter().any(|field| secret.root.at(&[field, key]).is_some())
+            };
+            let lacks: Vec<&str> = ["tls.crt", "tls.key"].into_iter().filter(|key| !has(key)).collect();
+            if lacks.is_empty() {
+                continue;
+            }
+            let message = format!("{} has no {}", secret.title(), list(&lacks, "and"));
+            let path = item("spec.tls", i, "secretName");
+            let mut found = finding(Code::MissingReference, document, &path, name.span, message);
+            found.help("a Secret of type kubernetes.io/tls has the certificate as `tls.crt` and its key as `tls.key`");
+            self.findings.push(found);
         }
     }
 

@@ -51,9 +51,17 @@ fn is_default_drain(drain: &Seconds) -> bool {
 impl BalancerSpec {
     /// Every group that it leads to, as often as it does.
     pub fn targets(&self) -> impl Iterator<Item = &TargetGroup> {
-        let backends = self.http.iter().flat_map(|http| &http.backends);
-        let listeners = self.listeners.iter().flat_map(|listener| &listener.targets);
-        listeners.chain(backends.flat_map(|backend| &backend.targets))
+        self.ports().map(|(target, _)| target)
+    }
+
+    /// Every port of a group that it leads to, with its transport.
+    pub fn ports(&self) -> impl Iterator<Item = (&TargetGroup, Protocol)> {
+        let backends = self.http.iter().flat_map(|http| &http.backends).flat_map(|backend| &backend.targets);
+        let listeners = self
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.targets.iter().map(|target| (target, listener.protocol)));
+        listeners.chain(backends.map(|target| (target, Protocol::Tcp)))
     }
 
     /// A balancer that everybody who reaches it may use.

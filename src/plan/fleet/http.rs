@@ -14,6 +14,12 @@ pub struct HttpSpec {
     /// Hosts that are served over TLS; without certificates that are named, the cloud's store has them by these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
+    /// Certificates from Secrets. Hosts that none of them is for have one of the cloud's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<HttpSecret>,
+    /// Whether requests without TLS are answered although there is TLS; otherwise they are sent to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
     /// Where requests may go, each once.
     pub backends: Vec<HttpBackend>,
     /// Rules as written; the most exact one that matches is taken.
@@ -21,6 +27,26 @@ pub struct HttpSpec {
     /// The backend of what no rule matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<usize>,
+}
+
+impl HttpSpec {
+    /// Whether it ends TLS.
+    pub fn has_tls(&self) -> bool {
+        !self.hosts.is_empty() || !self.certificates.is_empty() || !self.secrets.is_empty()
+    }
+}
+
+/// A certificate with its key, in a Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpSecret {
+    /// The Secret, in the namespace of the Ingress.
+    pub secret: String,
+    /// The version of its values.
+    pub version: String,
+    /// The hosts that it is for; those that no other one is for when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
 }
 
 /// A port of a Service, as the target of rules.
@@ -31,6 +57,9 @@ pub struct HttpBackend {
     pub service: String,
     /// Its port.
     pub port: u16,
+    /// Whether pods speak HTTP/2 without TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub http2: bool,
     /// The groups that it selects.
     pub targets: Vec<TargetGroup>,
 }

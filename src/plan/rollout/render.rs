@@ -151,7 +151,7 @@ fn listeners(spec: &BalancerSpec) -> String {
         return format!("alias of {name}");
     }
     if let Some(http) = &spec.http {
-        let kind = if http.hosts.is_empty() && http.certificates.is_empty() { "http" } else { "https" };
+        let kind = if http.has_tls() { "https" } else { "http" };
         let backend = |index: usize| {
             http.backends
                 .get(index)

@@ -128,6 +128,7 @@ fn listeners(ingress: &Name, http: &HttpSpec, certificates: &[String]) -> Result
     let plain = json!({
         "name": "Http", "protocol": "HTTP", "port": 80, "certificate": false, "default": redirect, "more": [], "rules": [],
     });
+    let plain = if http.plain { listener("Http", ingress, http)? } else { plain };
     let mut encrypted = listener("Https", ingress, http)?;
     let more = more.iter().enumerate().map(|(index, certificate)| {
         json!({"name": format!("HttpsCertificate{index}"), "certificate": certificate})
@@ -217,11 +218,14 @@ mod tests {
         let backend = |service: &str, port| HttpBackend {
             service: service.into(),
             port: 80,
+            http2: false,
             targets: vec![TargetGroup { group: name(service), port }],
         };
         HttpSpec {
             certificates: vec![],
             hosts: vec![],
+            secrets: vec![],
+            plain: false,
             backends: vec![backend("web", 8080), backend("api", 9090)],
             rules: vec![
                 rule(None, "/", false, 0),

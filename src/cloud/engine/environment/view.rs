@@ -42,8 +42,8 @@ impl Environment {
     }
 
     fn targets(&self, spec: &BalancerSpec) -> Vec<Target> {
-        let groups = spec.listeners.iter().flat_map(|listener| &listener.targets);
-        let mut targets: Vec<Target> = groups
+        let mut targets: Vec<Target> = spec
+            .targets()
             .filter_map(|target| Some((self.groups.get(&target.group)?, target.port)))
             .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
             .filter(|(instance, _)| instance.state == InstanceState::Running)

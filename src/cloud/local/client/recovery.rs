@@ -11,7 +11,7 @@ use crate::cloud::CloudError;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::machine::process;
 use crate::cloud::local::store::{self, Store};
-use crate::cloud::local::{lock, lost, mover};
+use crate::cloud::local::{lock, lost, mover, proxy};
 
 /// How long a killed VM's process may take to be gone.
 const END: Duration = Duration::from_secs(20);
@@ -90,7 +90,8 @@ pub async fn destroy_lost(home: &Home) -> Result<Lost, CloudError> {
 }
 
 async fn end_front_door(home: &Home) -> Result<(), CloudError> {
-    mover::client::end(home).await.map_err(|message| CloudError::Unreachable { message })
+    mover::client::end(home).await.map_err(|message| CloudError::Unreachable { message })?;
+    proxy::handle::end(home).await.map_err(CloudError::file("end the HTTP proxy of", &home.state))
 }
 
 #[cfg(test)]

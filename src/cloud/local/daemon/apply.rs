@@ -15,6 +15,9 @@ use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::{BalancerSpec, Generation, Listener};
 
+/// How often an act that waits for ports looks for them.
+const LOOKS: u32 = 40;
+
 /// Applies an act.
 pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, CloudError> {
     let Apply { environment, act, image } = call;
@@ -60,9 +63,14 @@ async fn listening(keeper: &Keeper, environment: &str, spec: &BalancerSpec) {
         port: listener.port,
         protocol: listener.protocol,
     };
-    for _ in 0..20 {
-        let bound = keeper.mover.report().bound;
-        if spec.listeners.iter().all(|listener| bound.contains_key(&id(listener))) {
+    for _ in 0..LOOKS {
+        let is_bound = if spec.http.is_some() {
+            keeper.bound(environment, spec).iter().all(Option::is_some)
+        } else {
+            let bound = keeper.mover.report().bound;
+            spec.listeners.iter().all(|listener| bound.contains_key(&id(listener)))
+        };
+        if is_bound {
             return;
         }
         tokio::time::sleep(POLL).await;

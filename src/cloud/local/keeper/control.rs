@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::state::blocking;
 use super::step::{Effect, Read, Stepped, Words};
-use super::{Keeper, effects};
+use super::{Keeper, effects, fronts};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::local::link::{console, log_reader};
@@ -62,6 +62,9 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     carry(keeper).await;
     let ticked = blocking(|| tick(keeper));
     carry(keeper).await;
+    if let Some(wanted) = blocking(|| fronts::wanted(keeper)) {
+        keeper.proxy.want(wanted);
+    }
     if memory.rounds.is_multiple_of(ROTATE_TICKS) {
         rotate(keeper);
     }
@@ -92,7 +95,7 @@ async fn carry(keeper: &Arc<Keeper>) {
 /// Decides about every group once. What is decided is saved before it is done.
 fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let now = keeper.clock.tick();
-    let connections = keeper.mover.report().connections;
+    let connections = keeper.carried().connections;
     keeper.state().set_connections(&connections);
     let mut read = Read::new();
     let (decided, log) = loop {

@@ -248,10 +248,10 @@ impl State {
             environment.groups.values().any(|group| group.instances.contains_key(id))
         };
         let Some(environment) = self.environments.values().find(owner) else { return Vec::new() };
-        let listeners = environment.balancers.values().flat_map(|balancer| &balancer.spec.listeners);
-        let targets =
-            listeners.filter(|listener| listener.protocol == Protocol::Tcp).flat_map(|l| &l.targets);
+        let targets = environment.balancers.values().flat_map(|balancer| balancer.spec.ports());
         targets
+            .filter(|(_, protocol)| *protocol == Protocol::Tcp)
+            .map(|(target, _)| target)
             .filter(|target| {
                 environment.groups.get(&target.group).is_some_and(|group| group.instances.contains_key(id))
             })

@@ -57,7 +57,10 @@ pub(crate) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), Cloud
 }
 
 /// The values of these versions, by the Secrets' names.
-fn values(folder: &Path, versions: &BTreeMap<String, Option<String>>) -> Result<SecretValues, CloudError> {
+pub(crate) fn values(
+    folder: &Path,
+    versions: &BTreeMap<String, Option<String>>,
+) -> Result<SecretValues, CloudError> {
     let mut values = SecretValues::new();
     for version in versions.values().flatten() {
         let path = folder.join(version);

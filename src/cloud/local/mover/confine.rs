@@ -1,5 +1,5 @@
-//! The confinement of the front door: it carries strangers' bytes, so it gains no rights by a program, and changes no
-//! file but those in the local cloud's folder.
+//! The confinement of the front door and of the HTTP proxy: they carry strangers' bytes, so they gain no rights by a program,
+//! and change no file but those in the local cloud's folder.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const RULES: ABI = ABI::V6;
 
 /// Restricts this process, and whoever it starts, to writing in `folder`. Returns whether that is enforced: without
 /// Landlock it writes where its user may.
-pub(super) fn writes(folder: &Path) -> bool {
+pub(crate) fn writes(folder: &Path) -> bool {
     let _ = rustix::thread::set_no_new_privs(true);
     let write = AccessFs::from_write(RULES);
     let devices = ["/dev/null"];

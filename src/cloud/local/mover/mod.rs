@@ -6,7 +6,7 @@
 //!                                          \______ one table of descriptors, one memfd ______/
 //! ```
 //!
-//! Its interface is two values: it is given [`Routes`] as often as they change, and gives a [`Report`](routes::Report). It knows no
+//! Its interface is two values: it is given [`Routes`] as often as they change, and gives a [`Report`]. It knows no
 //! group, no health and no record. [`client`] runs in the local cloud's process, [`family`] is the beginning of the
 //! others, [`host`] and [`guardian`] are what they become.
 
@@ -16,7 +16,7 @@ mod bind;
 mod carrier;
 mod carry;
 pub(crate) mod client;
-mod confine;
+pub(crate) mod confine;
 mod control;
 pub(crate) mod dns;
 mod family;
@@ -41,4 +41,4 @@ mod udp;
 
 pub(crate) use self::client::Mover;
 pub use self::family::run;
-pub(crate) use self::routes::{Backend, Counted, ListenerId, NameServer, Route, Routes};
+pub(crate) use self::routes::{Backend, Counted, ListenerId, NameServer, Report, Route, Routes};

@@ -80,6 +80,18 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
                 .also(place, "the other one")
                 .help("keep one of them");
         }
+    } else if meaning == Some(Annotation::IngressRedirect) {
+        if !["true", "false"].contains(&value) {
+            let message = format!("must be `true` or `false`, got {}", check.shown(value));
+            check.report(Code::InvalidValue, entry.value.span, message);
+        }
+    } else if meaning == Some(Annotation::IngressBackendProtocol) {
+        if !["HTTP", "GRPC"].contains(&value) {
+            let message = format!("must be `HTTP` or `GRPC`, got {}", check.shown(value));
+            check
+                .report(Code::InvalidValue, entry.value.span, message)
+                .help("balancers of Ingresses speak HTTP/1.1 to pods, or HTTP/2 without TLS");
+        }
     } else if key.ends_with("/rewrite-target") {
         check
             .report(

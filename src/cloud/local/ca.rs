@@ -1,0 +1,226 @@
+//! The local authority: it signs certificates for hosts of Ingresses that no Secret has one for.
+//!
+//! It is a key and a certificate in the tool's state folder, beside the local cloud's own, so that it stays when the last
+//! environment goes: a browser that trusts it once goes on to do so. Everything that its certificates say of it follows
+//! from the key, which is therefore all that is ever read.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Datelike as _};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+
+use super::clock;
+use super::home::Home;
+use crate::cloud::CloudError;
+use crate::oci::Digest;
+
+const KEY: &str = "ca.key";
+const CERTIFICATE: &str = "ca.crt";
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// The authority's own certificate.
+const AUTHORITY_DAYS: u64 = 3650;
+
+/// Those that it signs: shorter than what any client refuses.
+pub(super) const LEAF_DAYS: u64 = 90;
+
+/// The authority of one user.
+pub struct Authority {
+    folder: PathBuf,
+    key: KeyPair,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Authority({})", self.folder.display())
+    }
+}
+
+/// A certificate with its key, as PEM.
+#[derive(Debug)]
+pub(super) struct Signed {
+    pub(super) chain: String,
+    pub(super) key: String,
+}
+
+fn folder(home: &Home) -> PathBuf {
+    home.state.with_file_name("ca")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn failed(error: rcgen::Error) -> CloudError {
+    CloudError::Program { program: "the local authority".into(), message: error.to_string() }
+}
+
+impl Authority {
+    /// The authority, if there is one.
+    pub fn find(home: &Home) -> Result<Option<Self>, CloudError> {
+        let folder = folder(home);
+        let path = folder.join(KEY);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(CloudError::file("read", &path))?,
+        };
+        let key = KeyPair::from_pem(&text).map_err(|error| CloudError::File {
+            action: "read".into(),
+            path,
+            message: format!("it is no private key ({error}); `i2kit ca rm` removes it"),
+        })?;
+        Ok(Some(Self { folder, key }))
+    }
+
+    /// The authority, made where there is none; whether it was made. Two that make it at once have the same one.
+    pub fn make(home: &Home) -> Result<(Self, bool), CloudError> {
+        let folder = folder(home);
+        let path = folder.join(KEY);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(CloudError::file("create", &folder))?;
+        let mut made = false;
+        let authority = if let Some(found) = Self::find(home)? {
+            found
+        } else {
+            let key = KeyPair::generate().map_err(failed)?;
+            let new = folder.join(format!(".new-{}", std::process::id()));
+            write(&new, key.serialize_pem().as_bytes(), 0o600)?;
+            // A link does not replace what another process put there meanwhile.
+            let linked = fs::hard_link(&new, &path);
+            fs::remove_file(&new).map_err(CloudError::file("remove", &new))?;
+            match linked {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(CloudError::file("write", &path)(error));
+                }
+                linked => made = linked.is_ok(),
+            }
+            Self::find(home)?.ok_or_else(|| CloudError::File {
+                action: "read".into(),
+                path,
+                message: "it was removed meanwhile".into(),
+            })?
+        };
+        // The key comes first: a run that was killed in between is gone on with here.
+        if !authority.certificate().exists() {
+            authority.write_certificate()?;
+        }
+        Ok((authority, made))
+    }
+
+    /// Removes it. Returns where it was, if there was one.
+    pub fn remove(home: &Home) -> Result<Option<PathBuf>, CloudError> {
+        let folder = folder(home);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            removed => removed.map(|()| Some(folder.clone())).map_err(CloudError::file("remove", &folder)),
+        }
+    }
+
+    /// The file of its certificate, which clients are to trust.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join(CERTIFICATE)
+    }
+
+    /// Its certificate as PEM.
+    pub fn pem(&self) -> Result<String, CloudError> {
+        let path = self.certificate();
+        fs::read_to_string(&path).map_err(CloudError::file("read", &path))
+    }
+
+    /// Its name in certificates and in lists of what is trusted: two authorities have two names.
+    pub fn name(&self) -> String {
+        let fingerprint = hex::encode(&Digest::of(self.key.public_key_raw()).as_bytes()[..4]);
+        format!("i2kit local authority {fingerprint}")
+    }
+
+    fn write_certificate(&self) -> Result<(), CloudError> {
+        let mut params = self.params()?;
+        validity(&mut params, AUTHORITY_DAYS);
+        let certificate = params.self_signed(&self.key).map_err(failed)?;
+        let new = self.folder.join(format!(".crt-{}", std::process::id()));
+        write(&new, certificate.pem().as_bytes(), 0o644)?;
+        let path = self.certificate();
+        fs::rename(&new, &path).map_err(CloudError::file("write", &path))
+    }
+
+    fn params(&self) -> Result<CertificateParams, CloudError> {
+        let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, self.name());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Ok(params)
+    }
+
+    /// Signs a certificate for these hosts and addresses, with a key of its own.
+    pub(super) fn sign(&self, hosts: &[String]) -> Result<Signed, CloudError> {
+        let mut params = CertificateParams::new(hosts).map_err(failed)?;
+        params.distinguished_name = DistinguishedName::new();
+        // At most 64 letters; clients go by the other names.
+        let first: String = hosts.first().map(|host| host.chars().take(64).collect()).unwrap_or_default();
+        params.distinguished_name.push(DnType::CommonName, first);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        validity(&mut params, LEAF_DAYS);
+        let key = KeyPair::generate().map_err(failed)?;
+        let issuer = Issuer::new(self.params()?, &self.key);
+        let signed = params.signed_by(&key, &issuer).map_err(failed)?;
+        Ok(Signed { chain: signed.pem(), key: key.serialize_pem() })
+    }
+}
+
+/// From yesterday, since clocks differ, for so many days.
+fn validity(params: &mut CertificateParams, days: u64) {
+    let now = clock::wall() / 1000;
+    let date = |seconds: u64| {
+        let date = DateTime::from_timestamp(seconds.cast_signed(), 0).unwrap_or_default();
+        let small = |number: u32| u8::try_from(number).unwrap_or(1);
+        rcgen::date_time_ymd(date.year(), small(date.month()), small(date.day()))
+    };
+    params.not_before = date(now.saturating_sub(DAY));
+    params.not_after = date(now + days * DAY);
+}
+
+/// Writes a file whole, of this mode.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CloudError> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(CloudError::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_is_made_once_and_its_key_is_the_users_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        assert!(Authority::find(&home).unwrap().is_none());
+        let (first, made) = Authority::make(&home).unwrap();
+        let (second, again) = Authority::make(&home).unwrap();
+        assert!(made && !again);
+        assert_eq!(first.name(), second.name());
+        let bits = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(bits(first.folder.join(KEY)), 0o600);
+        assert_eq!(bits(first.folder.clone()), 0o700);
+        // A run that was killed between key and certificate.
+        fs::remove_file(first.certificate()).unwrap();
+        Authority::make(&home).unwrap();
+        assert!(first.pem().unwrap().starts_with("-----BEGIN CERTIFICATE"));
+        fs::write(first.folder.join(KEY), "nonsense").unwrap();
+        assert!(Authority::find(&home).unwrap_err().to_string().contains("i2kit ca rm"));
+        assert!(Authority::remove(&home).unwrap().is_some() && Authority::remove(&home).unwrap().is_none());
+    }
+}

@@ -1,0 +1,148 @@
+//! Certificates of Ingresses: read from Secrets, whose values are files of the local cloud, or signed by the local
+//! authority for hosts that no Secret is for. They are looked at once a day, since they expire, and made anew long before
+//! they do.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::cloud::CloudError;
+use crate::cloud::local::ca::{Authority, LEAF_DAYS};
+use crate::cloud::local::clock;
+use crate::cloud::local::home::Home;
+use crate::cloud::local::machine::secrets;
+use crate::cloud::local::proxy::{Certificate, Flaw, PrivateKey, examine};
+use crate::manifest::api::Name;
+use crate::plan::fleet::HttpSecret;
+
+const DAY: u64 = 24 * 60 * 60 * 1000;
+
+/// After a failure it is tried again, in milliseconds.
+const AGAIN: u64 = 30_000;
+
+/// What a certificate is made from: the version of a Secret where it has one, and its hosts.
+pub(super) type Source = (Option<HttpSecret>, Vec<String>);
+
+/// A certificate that was looked at, or why there is none.
+#[derive(Debug, Clone)]
+struct Looked {
+    certificate: Option<Certificate>,
+    warnings: Vec<String>,
+    /// When it is looked at again, in milliseconds since the Unix epoch.
+    until: u64,
+}
+
+/// Certificates that were looked at, and the warnings that follow.
+#[derive(Debug, Default)]
+pub(super) struct Certificates(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    looked: BTreeMap<String, Looked>,
+    warnings: BTreeMap<String, Vec<String>>,
+}
+
+impl Certificates {
+    /// What `status` warns of, by environment.
+    pub(super) fn warnings(&self, environment: &str) -> Vec<String> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.warnings.get(environment).cloned().unwrap_or_default()
+    }
+
+    /// The certificates that are needed, those of each Ingress in its place. Reads and signs those that are new, and
+    /// forgets those that are not needed any more.
+    pub(super) fn find(&self, home: &Home, needs: &[Need]) -> Vec<Vec<Certificate>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut kept.looked);
+        let mut warnings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let now = clock::wall();
+        let mut found = Vec::new();
+        for Need { environment, name, sources } in needs {
+            let mut certificates = Vec::new();
+            for source in sources {
+                let key = format!("{environment}/{name}/{source:?}");
+                let known = before.remove(&key).filter(|looked| now < looked.until);
+                let looked = known.unwrap_or_else(|| look(home, source, now));
+                let told = looked.warnings.iter().map(|warning| format!("{name}: {warning}"));
+                warnings.entry(environment.clone()).or_default().extend(told);
+                certificates.extend(looked.certificate.clone());
+                kept.looked.insert(key, looked);
+            }
+            found.push(certificates);
+        }
+        kept.warnings = warnings;
+        found
+    }
+}
+
+/// What an Ingress needs certificates of.
+#[derive(Debug)]
+pub(super) struct Need {
+    pub(super) environment: String,
+    pub(super) name: Name,
+    pub(super) sources: Vec<Source>,
+}
+
+/// Reads the certificate of a Secret, or has one signed.
+fn look(home: &Home, (secret, hosts): &Source, now: u64) -> Looked {
+    let Some(secret) = secret else {
+        return match sign(home, hosts) {
+            Ok(certificate) => {
+                Looked { certificate: Some(certificate), warnings: vec![], until: now + LEAF_DAYS * DAY / 2 }
+            }
+            Err(error) => {
+                let warning = format!("no certificate can be signed for {}: {error}", hosts.join(", "));
+                Looked { certificate: None, warnings: vec![warning], until: now + AGAIN }
+            }
+        };
+    };
+    let name = &secret.secret;
+    let flaws = match read(home, secret) {
+        Ok((chain, key)) => {
+            let flaws = examine(&chain, &key, hosts, now / 1000);
+            if !flaws.iter().any(|flaw| matches!(flaw, Flaw::Unusable(_))) {
+                let warnings = flaws.iter().map(|flaw| {
+                    let (Flaw::Refused(reason) | Flaw::Unusable(reason)) = flaw;
+                    format!(
+                        "the certificate of the Secret {name}: {reason}; clients refuse such a one. Renew it and deploy again"
+                    )
+                });
+                let certificate = Certificate { hosts: hosts.clone(), chain, key: PrivateKey(key) };
+                return Looked {
+                    certificate: Some(certificate),
+                    warnings: warnings.collect(),
+                    until: now + DAY,
+                };
+            }
+            flaws
+        }
+        Err(reason) => vec![Flaw::Unusable(reason)],
+    };
+    let reasons: Vec<String> =
+        flaws.into_iter().map(|(Flaw::Unusable(reason) | Flaw::Refused(reason))| reason).collect();
+    let warning = format!(
+        "the certificate of the Secret {name} cannot be served: {}; one of the local authority is served instead. Correct \
+         the Secret and deploy again",
+        reasons.join(", ")
+    );
+    let signed = if hosts.is_empty() { None } else { sign(home, hosts).ok() };
+    let certificate = signed.map(|signed| Certificate { hosts: hosts.clone(), ..signed });
+    Looked { certificate, warnings: vec![warning], until: now + AGAIN }
+}
+
+/// Chain and key of a Secret of type `kubernetes.io/tls`.
+fn read(home: &Home, secret: &HttpSecret) -> Result<(String, String), String> {
+    let versions = [(secret.secret.clone(), Some(secret.version.clone()))].into();
+    let mut values = secrets::values(&home.secrets(), &versions).map_err(|error| error.to_string())?;
+    let mut values = values.remove(&secret.secret).unwrap_or_default();
+    let mut text = |key: &str| {
+        let value = values.remove(key).ok_or_else(|| format!("it has no `{key}`"))?;
+        String::from_utf8(value).map_err(|_| format!("`{key}` is no PEM"))
+    };
+    Ok((text("tls.crt")?, text("tls.key")?))
+}
+
+fn sign(home: &Home, hosts: &[String]) -> Result<Certificate, CloudError> {
+    let (authority, _) = Authority::make(home)?;
+    let signed = authority.sign(hosts)?;
+    Ok(Certificate { hosts: hosts.to_vec(), chain: signed.chain, key: PrivateKey(signed.key) })
+}

@@ -1,0 +1,88 @@
+//! What the HTTP proxy should serve: a front for each Ingress, with the healthy machines behind it and its certificates.
+
+use std::net::Ipv4Addr;
+
+use super::Keeper;
+use super::certificates::{Need, Source};
+use super::state::State;
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::mover::Backend;
+use crate::cloud::local::proxy::{Front, Pool, ServerAddress, Wanted};
+use crate::manifest::api::Protocol;
+use crate::plan::fleet::{HttpBackend, HttpSpec};
+
+/// What the proxy should serve now; `None` while that is not known. Reads and signs certificates that are new.
+pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
+    let found = {
+        let state = keeper.state();
+        if keeper.proxy.is_settling() && lacks_addresses(&state) {
+            return None;
+        }
+        ingresses(&state)
+    };
+    let (needs, fronts): (Vec<Need>, Vec<Front>) = found.into_iter().unzip();
+    let certificates = keeper.certificates.find(&keeper.home, &needs);
+    let complete = needs.iter().zip(fronts).zip(certificates).map(|((need, mut front), certificates)| {
+        front.certificates = certificates;
+        (Front::id(&need.environment, &need.name), front)
+    });
+    Some(Wanted(complete.collect()))
+}
+
+/// Whether there is a healthy machine behind an Ingress whose address is not known, since this process has just adopted it.
+fn lacks_addresses(state: &State) -> bool {
+    state.environments.values().any(|environment| {
+        let balancers = environment.balancers.values().filter(|balancer| balancer.spec.http.is_some());
+        balancers.flat_map(|balancer| balancer.spec.targets()).any(|target| {
+            let group = environment.groups.get(&target.group);
+            let serving =
+                group.map_or(0, |group| group.instances.values().filter(|one| one.serves()).count());
+            serving > state.backends(environment, &target.group, (target.port, Protocol::Tcp)).len()
+        })
+    })
+}
+
+/// The Ingresses of all environments, without their certificates.
+fn ingresses(state: &State) -> Vec<(Need, Front)> {
+    let mut found = Vec::new();
+    for (environment_name, environment) in &state.environments {
+        for (name, balancer) in &environment.balancers {
+            let (Some(http), Ok(host)) = (&balancer.spec.http, balancer.host.parse::<Ipv4Addr>()) else {
+                continue;
+            };
+            let front = Front {
+                environment: environment_name.clone(),
+                host,
+                certificates: Vec::new(),
+                redirect: !http.plain,
+                rules: http.rules.clone(),
+                default: http.default,
+                pools: http.backends.iter().map(|backend| pool(state, environment, backend)).collect(),
+            };
+            let environment = environment_name.clone();
+            found.push((Need { environment, name: name.clone(), sources: sources(http, host) }, front));
+        }
+    }
+    found
+}
+
+fn pool(state: &State, environment: &Environment, backend: &HttpBackend) -> Pool {
+    let targets = backend.targets.iter();
+    let backends =
+        targets.flat_map(|target| state.backends(environment, &target.group, (target.port, Protocol::Tcp)));
+    let server = |backend: Backend| ServerAddress { machine: backend.machine, address: backend.address };
+    let mut servers: Vec<ServerAddress> = backends.map(server).collect();
+    servers.sort();
+    Pool { service: backend.service.clone(), http2: backend.http2, servers }
+}
+
+/// The certificates of an Ingress: one a Secret, and one a host that no Secret is for. Those of the authority are for the
+/// front's address as well, for clients that go by that.
+fn sources(http: &HttpSpec, host: Ipv4Addr) -> Vec<Source> {
+    let mut sources: Vec<Source> =
+        http.secrets.iter().map(|secret| (Some(secret.clone()), secret.hosts.clone())).collect();
+    let covered = |host: &&String| !http.secrets.iter().any(|secret| secret.hosts.contains(host));
+    sources
+        .extend(http.hosts.iter().filter(covered).map(|name| (None, vec![name.clone(), host.to_string()])));
+    sources
+}

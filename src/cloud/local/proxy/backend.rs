@@ -1,0 +1,414 @@
+//! Connections to the ports of machines: kept alive between requests, counted, and tried anew where a machine closed one
+//! before it could answer.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::{Either, Empty};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::wanted::{Pool, ServerAddress};
+
+/// A machine of this host accepts at once or not at all.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The time that a machine has to begin its answer, from the last part of the request: as long as nginx' controller gives
+/// it.
+pub(super) const RESPONSE: Duration = Duration::from_mins(1);
+
+/// Connections without a request that are kept for each port of a machine.
+const IDLE: usize = 128;
+
+/// How long they are kept: below the 5 s after which servers of Node.js close theirs.
+const KEPT: Duration = Duration::from_secs(4);
+
+/// Machines that one request is tried on.
+const TRIES: usize = 4;
+
+/// The body of a request: what the client sends, or nothing when it is sent again.
+pub(super) type RequestBody = Either<Sent, Empty<Bytes>>;
+
+/// What a client sends, counted: a machine is waited for as long as it goes on.
+#[derive(Debug)]
+pub(super) struct Sent {
+    inner: Incoming,
+    parts: Arc<AtomicU32>,
+}
+
+impl Sent {
+    /// The body, with the number of its parts that were passed on so far.
+    pub(super) fn new(inner: Incoming) -> (Self, Arc<AtomicU32>) {
+        let parts = Arc::<AtomicU32>::default();
+        (Self { inner, parts: Arc::clone(&parts) }, parts)
+    }
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if polled.is_ready() {
+            self.parts.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A request as a machine is to see it.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) request: Request<RequestBody>,
+    /// The same request, where it may be sent twice.
+    pub(super) again: Option<Request<RequestBody>>,
+    /// Parts of its body that were passed on.
+    pub(super) parts: Arc<AtomicU32>,
+}
+
+/// A port of a machine, with its connections.
+#[derive(Debug)]
+pub(super) struct Server {
+    address: ServerAddress,
+    http2: bool,
+    /// Requests under way.
+    active: AtomicU32,
+    idle: Mutex<Vec<(http1::SendRequest<RequestBody>, Instant)>>,
+    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    /// Whether it is no backend any more: its connections end with their requests.
+    gone: AtomicBool,
+}
+
+/// A request that a server counts, for as long as it lives; with the connection that it is on.
+#[derive(Debug)]
+pub(super) struct Lease {
+    server: Arc<Server>,
+    connection: Option<http1::SendRequest<RequestBody>>,
+}
+
+impl Lease {
+    fn new(server: &Arc<Server>) -> Self {
+        server.active.fetch_add(1, Ordering::Relaxed);
+        Self { server: Arc::clone(server), connection: None }
+    }
+
+    /// The answer is whole: its connection may carry the next request.
+    pub(super) fn done(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if connection.is_ready() {
+            self.server.keep(connection);
+        } else if !connection.is_closed() {
+            // The rest of the request may still be on its way.
+            let server = Arc::clone(&self.server);
+            tokio::spawn(async move {
+                if let Ok(Ok(())) = tokio::time::timeout(RESPONSE, connection.ready()).await {
+                    server.keep(connection);
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.server.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    fn idle(&self) -> MutexGuard<'_, Vec<(http1::SendRequest<RequestBody>, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, connection: http1::SendRequest<RequestBody>) {
+        let mut idle = self.idle();
+        if !self.gone.load(Ordering::Relaxed) && idle.len() < IDLE {
+            idle.push((connection, Instant::now()));
+        }
+    }
+
+    /// A kept connection, the one that was used last.
+    fn kept(&self) -> Option<http1::SendRequest<RequestBody>> {
+        let mut idle = self.idle();
+        while let Some((connection, since)) = idle.pop() {
+            if connection.is_ready() && since.elapsed() < KEPT {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    async fn stream(&self) -> io::Result<TokioIo<TcpStream>> {
+        let connect = tokio::time::timeout(CONNECT, TcpStream::connect(self.address.address));
+        let stream = connect.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        Ok(TokioIo::new(stream))
+    }
+
+    async fn connect(&self) -> Result<http1::SendRequest<RequestBody>, Unanswered> {
+        let stream = self.stream().await.map_err(|_| Unanswered::Unreached)?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD);
+        let (connection, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
+        tokio::spawn(driver.with_upgrades());
+        Ok(connection)
+    }
+
+    /// The one connection of HTTP/2, made when there is none.
+    async fn connect_shared(&self) -> Result<http2::SendRequest<RequestBody>, Unanswered> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = shared.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let stream = self.stream().await.map_err(|_| Unanswered::Unreached)?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(30))
+            .max_header_list_size(64 * 1024)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(4 * WINDOW);
+        let (connection, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
+        tokio::spawn(driver);
+        *shared = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn forget_shared(&self) {
+        self.shared.lock().await.take();
+    }
+}
+
+/// Bytes of a stream of HTTP/2 that may be under way to the proxy.
+pub(super) const WINDOW: u32 = 1 << 20;
+
+/// The longest head of a message.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// No machine is healthy.
+    NoServer,
+    /// No machine took a connection.
+    Unreached,
+    /// A machine took too long.
+    Late,
+    /// A machine closed the connection, or answered with what is no HTTP.
+    Broken,
+}
+
+/// How one attempt ended without an answer.
+enum Attempt {
+    /// Nothing of the request was sent: another connection may carry it.
+    Unsent(Box<Request<RequestBody>>),
+    /// The machine takes no connection: another machine may.
+    Unreached(Box<Request<RequestBody>>),
+    /// It was sent on a kept connection, which the machine closed before a byte of the answer.
+    Closed,
+    /// It is not to be tried again.
+    Failed(Unanswered),
+}
+
+/// The servers of a pool, and which of them is next.
+#[derive(Debug)]
+pub(super) struct Servers {
+    all: Vec<Arc<Server>>,
+    turn: AtomicUsize,
+    /// Whether they speak HTTP/2.
+    pub(super) http2: bool,
+}
+
+impl Servers {
+    /// Those to try, the first in front: fewest requests first, in turn among equals.
+    fn order(&self) -> Vec<Arc<Server>> {
+        let mut order = self.all.clone();
+        if order.len() > 1 {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % order.len();
+            order.rotate_left(turn);
+            order.sort_by_key(|server| server.active.load(Ordering::Relaxed));
+        }
+        order.truncate(TRIES);
+        order
+    }
+
+    /// Sends a request, to another machine where one takes no connection.
+    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<(Response<Incoming>, Lease), Unanswered> {
+        let Outgoing { mut request, mut again, parts } = outgoing;
+        let mut outcome = Unanswered::NoServer;
+        for server in self.order() {
+            let mut lease = Lease::new(&server);
+            // A kept connection may be closed at any time: a new one follows.
+            for fresh in [false, true] {
+                match attempt(&mut lease, request, &parts, fresh).await {
+                    Ok(response) => return Ok((response, lease)),
+                    Err(Attempt::Unsent(unsent)) => {
+                        request = *unsent;
+                        outcome = Unanswered::Unreached;
+                    }
+                    Err(Attempt::Unreached(unsent)) => {
+                        request = *unsent;
+                        outcome = Unanswered::Unreached;
+                        break;
+                    }
+                    Err(Attempt::Closed) => match again.take() {
+                        Some(next) => request = next,
+                        None => return Err(Unanswered::Broken),
+                    },
+                    Err(Attempt::Failed(reason)) => return Err(reason),
+                }
+            }
+        }
+        Err(outcome)
+    }
+}
+
+/// One attempt, on a kept connection or a `fresh` one.
+async fn attempt(
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+    parts: &AtomicU32,
+    fresh: bool,
+) -> Result<Response<Incoming>, Attempt> {
+    let server = Arc::clone(&lease.server);
+    if server.http2 {
+        if fresh {
+            server.forget_shared().await;
+        }
+        let Ok(mut connection) = server.connect_shared().await else {
+            return Err(Attempt::Unreached(Box::new(request)));
+        };
+        return answer(connection.try_send_request(request), parts, false).await;
+    }
+    let kept = if fresh { None } else { server.kept() };
+    let reused = kept.is_some();
+    let connected = match kept {
+        Some(connection) => Ok(connection),
+        None => server.connect().await,
+    };
+    let Ok(mut connection) = connected else { return Err(Attempt::Unreached(Box::new(request))) };
+    let response = answer(connection.try_send_request(request), parts, reused).await?;
+    lease.connection = Some(connection);
+    Ok(response)
+}
+
+/// Waits for the head of an answer.
+async fn answer(
+    sent: impl Future<
+        Output = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<RequestBody>>>,
+    >,
+    parts: &AtomicU32,
+    reused: bool,
+) -> Result<Response<Incoming>, Attempt> {
+    let mut sent = std::pin::pin!(sent);
+    let mut passed = parts.load(Ordering::Relaxed);
+    let answered = loop {
+        if let Ok(answered) = tokio::time::timeout(RESPONSE, sent.as_mut()).await {
+            break answered;
+        }
+        // As long as the client sends, the machine has nothing to answer yet.
+        let now = parts.load(Ordering::Relaxed);
+        if now == passed {
+            return Err(Attempt::Failed(Unanswered::Late));
+        }
+        passed = now;
+    };
+    match answered {
+        Ok(response) => Ok(response),
+        Err(mut error) => {
+            if let Some(request) = error.take_message() {
+                return Err(Attempt::Unsent(Box::new(request)));
+            }
+            let error = error.into_error();
+            let is_closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+            // A reset comes instead of an end where the request was on its way.
+            let is_reset = std::error::Error::source(&error)
+                .and_then(|cause| cause.downcast_ref::<io::Error>())
+                .is_some_and(|cause| {
+                    matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+                });
+            let again = reused && (is_closed || is_reset);
+            Err(if again { Attempt::Closed } else { Attempt::Failed(Unanswered::Broken) })
+        }
+    }
+}
+
+/// All servers, by where they are and what they speak: one that stays keeps its connections.
+#[derive(Debug, Default)]
+pub(super) struct Registry(HashMap<(ServerAddress, bool), Arc<Server>>);
+
+impl Registry {
+    /// The servers of a pool.
+    pub(super) fn servers(&mut self, pool: &Pool) -> Arc<Servers> {
+        let http2 = pool.http2;
+        let server = |address: &ServerAddress| {
+            let made = || Server {
+                address: address.clone(),
+                http2,
+                active: AtomicU32::new(0),
+                idle: Mutex::default(),
+                shared: tokio::sync::Mutex::default(),
+                gone: AtomicBool::new(false),
+            };
+            Arc::clone(self.0.entry((address.clone(), http2)).or_insert_with(|| Arc::new(made())))
+        };
+        let all = pool.servers.iter().map(server).collect();
+        Arc::new(Servers { all, turn: AtomicUsize::new(0), http2 })
+    }
+
+    /// Takes leave of the servers that `wanted` does not name. Requests under way go on, and are counted until they end.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&ServerAddress, bool) -> bool) {
+        self.0.retain(|(address, http2), server| {
+            if wanted(address, *http2) {
+                server.gone.store(false, Ordering::Relaxed);
+                return true;
+            }
+            server.gone.store(true, Ordering::Relaxed);
+            server.idle().clear();
+            if let Ok(mut shared) = server.shared.try_lock() {
+                shared.take();
+            }
+            server.active.load(Ordering::Relaxed) > 0
+        });
+    }
+
+    /// Closes connections that were kept for long enough.
+    pub(super) fn sweep(&self) {
+        for server in self.0.values() {
+            server.idle().retain(|(connection, since)| !connection.is_closed() && since.elapsed() < KEPT);
+        }
+    }
+
+    /// Requests under way, by machine.
+    pub(super) fn active(&self) -> std::collections::BTreeMap<String, u32> {
+        let mut counts = std::collections::BTreeMap::new();
+        for ((address, _), server) in &self.0 {
+            let active = server.active.load(Ordering::Relaxed);
+            if active > 0 {
+                *counts.entry(address.machine.clone()).or_default() += active;
+            }
+        }
+        counts
+    }
+}

@@ -1,0 +1,363 @@
+//! One request: its host and path are looked up, the head is made what the next hop may see, bodies pass through as they
+//! come, and an `Upgrade` becomes a tunnel.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http_body_util::{Either, Empty, Full};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::{Authority, PathAndQuery, Scheme};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+
+use super::backend::{Lease, Outgoing, Sent, Servers, Unanswered};
+use super::connection::Busy;
+use super::routing::{self, Routing};
+use super::tls::Certificates;
+
+/// Headers that are between two neighbours only, beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What a front does with requests, as one value that is replaced whole.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) routing: Routing,
+    /// By the numbers of the routing, with the name of the Service.
+    pub(super) pools: Vec<(String, Arc<Servers>)>,
+    /// The port with TLS, where requests without it are sent there, and the hosts that have TLS.
+    pub(super) redirect: Option<(u16, Arc<Certificates>)>,
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) client: IpAddr,
+    pub(super) local: SocketAddr,
+    pub(super) tls: bool,
+}
+
+/// An answer's body: the machine's as it comes, or a line of the proxy's own.
+pub(super) struct AnswerBody {
+    inner: Either<Incoming, Full<Bytes>>,
+    /// Of a machine's answer; given back when it is whole.
+    lease: Option<Lease>,
+    /// Held until the answer is sent.
+    _busy: Option<Busy>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        let is_whole = matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream();
+        if is_whole && let Some(mut lease) = self.lease.take() {
+            lease.done();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An answer of the proxy itself.
+pub(super) fn own(status: StatusCode, text: &str) -> Response<AnswerBody> {
+    let body = Full::new(Bytes::from(format!("{text}\n")));
+    let mut response = Response::new(AnswerBody { inner: Either::Right(body), lease: None, _busy: None });
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// Answers a request. Tunnels end when `ended` is cancelled.
+pub(super) async fn answer(
+    table: &Table,
+    origin: Origin,
+    mut request: Request<Incoming>,
+    ended: &CancellationToken,
+    busy: Busy,
+) -> Response<AnswerBody> {
+    let target = match target(&request) {
+        Ok(target) => target,
+        Err(refused) => return own(StatusCode::BAD_REQUEST, refused),
+    };
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return own(StatusCode::METHOD_NOT_ALLOWED, "this method is not forwarded");
+    }
+    let found = table.routing.find(&target.host, &target.path);
+    if let Some((port, certificates)) = table.redirect.as_ref().filter(|_| !origin.tls)
+        && certificates.cover(&target.host)
+    {
+        return redirect(&target, *port, request.uri());
+    }
+    let Some((service, servers)) = found.and_then(|number| table.pools.get(number)) else {
+        return own(StatusCode::NOT_FOUND, "no rule of the Ingress matches this host and path");
+    };
+    let upgrade = upgrade(&request).filter(|_| !servers.http2);
+    let upgraded = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let outgoing = outgoing(request, &target, origin, servers.http2, upgrade.as_ref());
+    let (mut response, lease) = match servers.send(outgoing).await {
+        Ok(answered) => answered,
+        Err(reason) => return failure(reason, service),
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = upgraded else {
+            return own(StatusCode::BAD_GATEWAY, "the server switched protocols without being asked");
+        };
+        let server = hyper::upgrade::on(&mut response);
+        tokio::spawn(tunnel(client, server, ended.clone(), (lease, busy)));
+        return switched(&response);
+    }
+    incoming(response, lease, busy)
+}
+
+/// What a request is for.
+#[derive(Debug)]
+struct Target {
+    /// As rules have hosts.
+    host: String,
+    /// As the client wrote it, with its port.
+    authority: Authority,
+    /// As rules have paths.
+    path: String,
+}
+
+/// Reads host and path; a text that says why not otherwise.
+fn target(request: &Request<Incoming>) -> Result<Target, &'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let named = hosts.next();
+    if hosts.next().is_some() {
+        return Err("a request has one Host");
+    }
+    let read = |value: &HeaderValue| Authority::try_from(value.as_bytes()).ok();
+    let named = named.map(|value| read(value).ok_or("the Host is no host")).transpose()?;
+    // What the request line has goes before the header (RFC 9112, 3.2.2); in HTTP/2 both must agree (RFC 9113, 8.3.1).
+    let authority = match (request.uri().authority().cloned(), named) {
+        (Some(line), Some(named)) if line != named => {
+            return Err("the Host is another one than that of the request's target");
+        }
+        (Some(authority), _) | (None, Some(authority)) => authority,
+        (None, None) => return Err("a request has a Host"),
+    };
+    let host = routing::host(authority.as_str()).ok_or("the Host is no host")?.into_owned();
+    let path = request.uri().path();
+    if !path.starts_with('/') {
+        // `OPTIONS *`
+        return Err("the path begins with a slash");
+    }
+    let path =
+        routing::normal(path).ok_or("the path has the elements . or .., or a % that encodes nothing")?;
+    Ok(Target { host, authority, path: path.into_owned() })
+}
+
+/// To the same place with TLS.
+fn redirect(target: &Target, port: u16, uri: &Uri) -> Response<AnswerBody> {
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let Ok(location) = HeaderValue::try_from(format!("https://{}{port}{path}", target.host)) else {
+        return own(StatusCode::BAD_REQUEST, "the path cannot be redirected");
+    };
+    let mut response = own(StatusCode::PERMANENT_REDIRECT, "use https");
+    response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+/// The protocol that a request asks to go over to. HTTP/2 is none: a machine that went over to it could be asked for
+/// paths that no rule is about.
+fn upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let wants = request.version() == Version::HTTP_11 && names(request.headers(), "upgrade");
+    let protocol = request.headers().get(header::UPGRADE).filter(|_| wants)?.clone();
+    let is_http2 =
+        protocol.to_str().ok()?.split(',').any(|token| token.trim().to_ascii_lowercase().starts_with("h2"));
+    (!is_http2 && request.body().is_end_stream()).then_some(protocol)
+}
+
+/// Whether `Connection` names a token.
+fn names(headers: &HeaderMap, token: &str) -> bool {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
+}
+
+/// Removes what is between two neighbours only.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        // Nobody may have these removed that the next hop needs: it would see another request.
+        .filter(|name| {
+            ![header::HOST, header::CONTENT_LENGTH, header::COOKIE, header::AUTHORIZATION].contains(name)
+        })
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP).chain(&[KEEP_ALIVE, PROXY_CONNECTION]) {
+        headers.remove(name);
+    }
+}
+
+/// The request as a machine is to see it.
+fn outgoing(
+    request: Request<Incoming>,
+    target: &Target,
+    origin: Origin,
+    http2: bool,
+    upgrade: Option<&HeaderValue>,
+) -> Outgoing {
+    let (mut parts, body) = request.into_parts();
+    let trailers =
+        parts.headers.get_all(header::TE).iter().any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    strip(&mut parts.headers);
+    // The proxy itself asks the client for the body when a machine takes it.
+    parts.headers.remove(header::EXPECT);
+    join_cookies(&mut parts.headers);
+    forwarded(&mut parts.headers, target, origin);
+    let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let mut uri = hyper::http::uri::Parts::default();
+    uri.path_and_query = Some(path);
+    if http2 {
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(target.authority.clone());
+        parts.headers.remove(header::HOST);
+        parts.version = Version::HTTP_2;
+        if trailers {
+            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    } else {
+        if let Ok(host) = HeaderValue::try_from(target.authority.as_str()) {
+            parts.headers.insert(header::HOST, host);
+        }
+        parts.version = Version::HTTP_11;
+        if let Some(protocol) = upgrade {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol.clone());
+        }
+    }
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    parts.extensions.clear();
+    let twice = parts.method.is_idempotent() && body.is_end_stream() && upgrade.is_none();
+    let again = twice.then(|| Request::from_parts(parts.clone(), Either::Right(Empty::new())));
+    let (body, passed) = Sent::new(body);
+    Outgoing { request: Request::from_parts(parts, Either::Left(body)), again, parts: passed }
+}
+
+/// HTTP/2 sends a cookie a header, HTTP/1.1 all in one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Who asked, by which scheme and host. What the client says of that itself is not believed.
+fn forwarded(headers: &mut HeaderMap, target: &Target, origin: Origin) {
+    headers.remove(header::FORWARDED);
+    let mut set = |name: HeaderName, value: &str| {
+        headers.remove(&name);
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    let client = origin.client.to_string();
+    set(FORWARDED_FOR, &client);
+    set(REAL_IP, &client);
+    set(FORWARDED_PROTO, if origin.tls { "https" } else { "http" });
+    set(FORWARDED_HOST, target.authority.as_str());
+    set(FORWARDED_PORT, &origin.local.port().to_string());
+}
+
+/// A machine's answer as the client is to see it.
+fn incoming(response: Response<Incoming>, mut lease: Lease, busy: Busy) -> Response<AnswerBody> {
+    let (mut parts, body) = response.into_parts();
+    strip(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    let lease = if body.is_end_stream() {
+        lease.done();
+        None
+    } else {
+        Some(lease)
+    };
+    Response::from_parts(parts, AnswerBody { inner: Either::Left(body), lease, _busy: Some(busy) })
+}
+
+/// `101 Switching Protocols`, as the machine answered it.
+fn switched(response: &Response<Incoming>) -> Response<AnswerBody> {
+    let mut answer =
+        Response::new(AnswerBody { inner: Either::Right(Full::default()), lease: None, _busy: None });
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut headers = response.headers().clone();
+    let protocol = headers.get(header::UPGRADE).cloned();
+    strip(&mut headers);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(header::UPGRADE, protocol);
+    }
+    *answer.headers_mut() = headers;
+    answer
+}
+
+/// Bytes both ways between a client and a machine that have gone over to another protocol.
+async fn tunnel<T>(
+    client: hyper::upgrade::OnUpgrade,
+    server: hyper::upgrade::OnUpgrade,
+    ended: CancellationToken,
+    held: T,
+) {
+    let carry = async {
+        if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+            // A reset by either side ends both.
+            drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+        }
+    };
+    tokio::select! {
+        () = carry => {}
+        () = ended.cancelled() => {}
+    }
+    drop(held);
+}
+
+/// The answer to a request that no machine answered.
+fn failure(reason: Unanswered, service: &str) -> Response<AnswerBody> {
+    let (status, text) = match reason {
+        Unanswered::NoServer => (StatusCode::SERVICE_UNAVAILABLE, "has no healthy instance"),
+        Unanswered::Unreached => (StatusCode::BAD_GATEWAY, "accepts no connection"),
+        Unanswered::Late => (StatusCode::GATEWAY_TIMEOUT, "took too long"),
+        Unanswered::Broken => (StatusCode::BAD_GATEWAY, "closed the connection without a whole answer"),
+    };
+    own(status, &format!("the Service {service} {text}"))
+}

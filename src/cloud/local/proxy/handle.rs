@@ -1,0 +1,148 @@
+//! The proxy as the local cloud sees it: it wants a value to be served, and has the last report.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::control::Client;
+use super::process;
+use super::wanted::{Call, Report, Wanted};
+use crate::cloud::local::home::Home;
+use crate::cloud::local::wire::Hello;
+
+/// How often the proxy is asked for a report.
+const ASK: Duration = Duration::from_millis(200);
+
+/// How long one that was started may take until it listens.
+const START: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach it.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    /// `None` until it is known.
+    wanted: watch::Sender<Option<Wanted>>,
+    report: Mutex<Report>,
+    since: Instant,
+}
+
+/// How long the addresses of machines that run already may take to be known. Until then what the proxy serves since
+/// before is better than what is known.
+const SETTLING: Duration = Duration::from_secs(10);
+
+impl Proxy {
+    /// Nothing is known to be wanted yet: one that runs serves what it did.
+    pub(crate) fn new() -> Self {
+        Self { wanted: watch::Sender::new(None), report: Mutex::default(), since: Instant::now() }
+    }
+
+    /// Whether addresses of machines may not be known yet.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.since.elapsed() < SETTLING
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has this served from now on.
+    pub(crate) fn want(&self, wanted: Wanted) {
+        self.wanted.send_if_modified(|now| {
+            let is_new = now.as_ref() != Some(&wanted);
+            *now = Some(wanted);
+            is_new
+        });
+    }
+
+    /// The last report.
+    pub(crate) fn report(&self) -> Report {
+        self.locked().clone()
+    }
+
+    /// Sees to it that what is wanted is served, for as long as it is polled. An error is what keeps it from that.
+    pub(crate) async fn drive(&self, home: &Home) -> Result<(), String> {
+        let mut changes = self.wanted.subscribe();
+        loop {
+            let wanted = changes.borrow_and_update().clone();
+            match wanted {
+                None => {}
+                Some(wanted) if wanted.0.is_empty() => {
+                    end(home).await.map_err(|error| error.to_string())?;
+                    *self.locked() = Report::default();
+                }
+                Some(wanted) => {
+                    self.serve(home, wanted, &mut changes).await.map_err(|error| error.to_string())?;
+                    continue;
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gives the proxy what is wanted, and asks for reports until something else is.
+    async fn serve(
+        &self,
+        home: &Home,
+        wanted: Wanted,
+        changes: &mut watch::Receiver<Option<Wanted>>,
+    ) -> io::Result<()> {
+        let mut client = reach(home).await?;
+        let mut report = client.call(&Call::Apply(wanted)).await?;
+        if report.hello.as_ref().is_some_and(|running| running.is_older_than(&Hello::of_this_program())) {
+            client.call(&Call::Replace(home.executable.clone())).await?;
+            // Its successor listens on the same socket, and serves the same.
+            return Ok(());
+        }
+        loop {
+            *self.locked() = report;
+            tokio::select! {
+                _ = changes.changed() => return Ok(()),
+                () = tokio::time::sleep(ASK) => {}
+            }
+            report = client.call(&Call::Report).await?;
+        }
+    }
+}
+
+/// Connects to the proxy, which is started when there is none.
+async fn reach(home: &Home) -> io::Result<Client> {
+    let given_up = Instant::now() + START;
+    let mut started = false;
+    loop {
+        let error = match Client::connect(&home.state).await {
+            Err(error) if is_absent(&error) => error,
+            client => return client,
+        };
+        if !started {
+            process::begin(home)?;
+            started = true;
+        } else if Instant::now() > given_up {
+            let log = home.log();
+            return Err(io::Error::other(format!(
+                "it does not start ({error}); {} may tell why",
+                log.display()
+            )));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Ends the proxy, if there is one.
+pub(crate) async fn end(home: &Home) -> io::Result<()> {
+    match Client::connect(&home.state).await {
+        Err(error) if is_absent(&error) => Ok(()),
+        // It may be gone before its answer is.
+        client => client?.call(&Call::End).await.map(drop).or(Ok(())),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}

@@ -1,0 +1,426 @@
+//! The server: listeners of fronts, and a task for each connection.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::backend::{MAX_HEAD, Registry, Servers, WINDOW};
+use super::connection::{Busy, Connections, SILENCES, Silences, Watched};
+use super::forward::{self, Origin, Table};
+use super::routing::Routing;
+use super::tls::{self, Certificates};
+use super::wanted::{Bound, Front, Report, Wanted};
+
+/// The time of a handshake of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The time that a connection without a request has to close in good order.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Requests at a time on one connection of HTTP/2.
+const STREAMS: u32 = 128;
+
+/// Headers of one request.
+const HEADERS: usize = 100;
+
+/// After an accept that failed for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that wait in the kernel until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// Added to a port that cannot be bound: 80 becomes 8080, 443 becomes 8443.
+const FALLBACK_OFFSET: u16 = 8000;
+
+/// Where listeners are kept, so that they outlive this process.
+pub(crate) trait Sockets: std::fmt::Debug + Send + Sync {
+    /// The listener of that name which an earlier process bound.
+    fn take(&self, name: &str) -> Option<StdListener>;
+    /// Keeps a listener.
+    fn keep(&self, name: &str, listener: &StdListener);
+    /// Closes it everywhere.
+    fn forget(&self, name: &str);
+}
+
+/// A listener that serves.
+#[derive(Debug)]
+struct Listening {
+    port: u16,
+    _serving: DropGuard,
+}
+
+/// A port that is open and not served yet.
+struct Opened {
+    listener: StdListener,
+    port: u16,
+    is_tls: bool,
+}
+
+/// A front that is served.
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    http: Option<Listening>,
+    https: Option<Listening>,
+    warnings: Vec<String>,
+    _ends_connections: DropGuard,
+}
+
+/// What the connections of a front share.
+#[derive(Debug)]
+struct Shared {
+    host: Ipv4Addr,
+    table: RwLock<Arc<Table>>,
+    certificates: Arc<Certificates>,
+    ended: CancellationToken,
+}
+
+impl Shared {
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Common {
+    connections: Connections,
+    room: Semaphore,
+    builder: auto::Builder<TokioExecutor>,
+    requests: AtomicU64,
+    leaving: CancellationToken,
+}
+
+/// The proxy's server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    common: Arc<Common>,
+    running: Mutex<(BTreeMap<String, Running>, Registry)>,
+    sockets: Arc<dyn Sockets>,
+    limit: usize,
+}
+
+impl Server {
+    /// Serves nothing yet, and at most `limit` clients at a time. Called inside a runtime.
+    pub(crate) fn new(limit: usize, sockets: Arc<dyn Sockets>) -> Arc<Self> {
+        Self::with(limit, sockets, SILENCES)
+    }
+
+    /// The same with other limits of silence.
+    pub(crate) fn with(limit: usize, sockets: Arc<dyn Sockets>, silences: Silences) -> Arc<Self> {
+        let common = Common {
+            connections: Connections::new(silences),
+            room: Semaphore::new(limit),
+            builder: builder(),
+            requests: AtomicU64::new(0),
+            leaving: CancellationToken::new(),
+        };
+        let server = Arc::new(Self { common: Arc::new(common), running: Mutex::default(), sockets, limit });
+        let weak = Arc::downgrade(&server);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let Some(server) = weak.upgrade() else { return };
+                let is_crowded = server.common.room.available_permits() == 0;
+                server.common.connections.second(is_crowded);
+                server.running().1.sweep();
+            }
+        });
+        server
+    }
+
+    fn running(&self) -> MutexGuard<'_, (BTreeMap<String, Running>, Registry)> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves `wanted` from now on, and nothing else. What cannot be is in the report's warnings, and is tried again at
+    /// the next call.
+    pub(crate) fn apply(&self, wanted: &Wanted) {
+        let mut running = self.running();
+        let (fronts, registry) = &mut *running;
+        let gone = fronts.extract_if(.., |id, front| {
+            wanted.0.get(id).is_none_or(|wanted| wanted.host != front.shared.host)
+        });
+        for (id, _) in gone {
+            for kind in [PLAIN, TLS] {
+                self.sockets.forget(&name(kind, &id));
+            }
+        }
+        for (id, front) in &wanted.0 {
+            let running = fronts.entry(id.clone()).or_insert_with(|| idle(front));
+            running.warnings = running.shared.certificates.set(&front.certificates);
+            let opened = self.open(id, front, running);
+            let https = opened.iter().find(|opened| opened.is_tls).map(|opened| opened.port);
+            let https = https.or(running.https.as_ref().map(|https| https.port));
+            let pools = front.pools.iter().map(|pool| (pool.service.clone(), registry.servers(pool)));
+            let table = Table {
+                routing: Routing::new(&front.rules, front.default),
+                pools: pools.collect::<Vec<(String, Arc<Servers>)>>(),
+                redirect: https
+                    .filter(|_| front.redirect)
+                    .map(|port| (port, Arc::clone(&running.shared.certificates))),
+            };
+            *running.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+            // Last: whoever connects is answered by these rules, and a redirect names a port.
+            for opened in opened {
+                let is_tls = opened.is_tls;
+                match self.start(opened, &running.shared) {
+                    Ok(listening) if is_tls => running.https = Some(listening),
+                    Ok(listening) => running.http = Some(listening),
+                    Err(error) => running.warnings.push(format!("{id}: {error}")),
+                }
+            }
+        }
+        let pools = wanted.0.values().flat_map(|front| &front.pools);
+        let named: BTreeSet<_> =
+            pools.flat_map(|pool| pool.servers.iter().map(|server| (server.clone(), pool.http2))).collect();
+        registry.retain(|address, http2| named.contains(&(address.clone(), http2)));
+    }
+
+    /// Opens the ports of a front that are not open, and closes that of TLS where it is not wanted any more.
+    fn open(&self, id: &str, front: &Front, running: &mut Running) -> Vec<Opened> {
+        let wants_tls = !front.certificates.is_empty();
+        if !wants_tls && running.https.take().is_some() {
+            self.sockets.forget(&name(TLS, id));
+        }
+        let mut opened = Vec::new();
+        for (is_tls, port) in [(false, 80), (true, 443)] {
+            let is_open = if is_tls { running.https.is_some() } else { running.http.is_some() };
+            if is_open || is_tls && !wants_tls {
+                continue;
+            }
+            match self.listener(&name(if is_tls { TLS } else { PLAIN }, id), front.host, port) {
+                Ok((listener, port)) => opened.push(Opened { listener, port, is_tls }),
+                Err(error) => {
+                    running
+                        .warnings
+                        .push(format!("{id}: port {port} of {} cannot be bound: {error}", front.host));
+                }
+            }
+        }
+        opened
+    }
+
+    /// The listener of that name which was kept, or a new one.
+    fn listener(&self, name: &str, host: Ipv4Addr, port: u16) -> io::Result<(StdListener, u16)> {
+        let is_ours = |kept: &StdListener| kept.local_addr().is_ok_and(|address| address.ip() == host);
+        let listener = if let Some(kept) = self.sockets.take(name).filter(is_ours) {
+            kept
+        } else {
+            let bound = bind(host, port)?;
+            self.sockets.keep(name, &bound);
+            bound
+        };
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    }
+
+    /// Serves an open port.
+    fn start(&self, opened: Opened, shared: &Arc<Shared>) -> io::Result<Listening> {
+        let Opened { listener, port, is_tls } = opened;
+        let listener = TcpListener::from_std(listener)?;
+        let config =
+            is_tls.then(|| tls::config(&shared.certificates)).transpose().map_err(io::Error::other)?;
+        let acceptor = config.map(TlsAcceptor::from);
+        let stop = self.common.leaving.child_token();
+        let serving = stop.clone().drop_guard();
+        tokio::spawn(accept(listener, Arc::clone(shared), Arc::clone(&self.common), acceptor, stop));
+        Ok(Listening { port, _serving: serving })
+    }
+
+    /// What is served now.
+    pub(crate) fn report(&self) -> Report {
+        let running = self.running();
+        let (fronts, registry) = &*running;
+        let mut report = Report {
+            active: registry.active(),
+            requests: self.common.requests.load(Ordering::Relaxed),
+            ..Report::default()
+        };
+        for (id, front) in fronts {
+            let port = |listening: &Option<Listening>| listening.as_ref().map(|listening| listening.port);
+            report.bound.insert(id.clone(), Bound { http: port(&front.http), https: port(&front.https) });
+            let environment = id.split('/').next().unwrap_or_default().to_owned();
+            report.warnings.entry(environment).or_default().extend(front.warnings.iter().cloned());
+        }
+        if self.common.room.available_permits() == 0 {
+            let full =
+                format!("the HTTP proxy has {} clients, as many as it may; further ones wait", self.limit);
+            for warnings in report.warnings.values_mut() {
+                warnings.push(full.clone());
+            }
+        }
+        report.warnings.retain(|_, warnings| !warnings.is_empty());
+        report
+    }
+
+    /// Accepts no more, and returns when all connections have ended or after `patience`. Listeners stay kept.
+    pub(crate) async fn leave(&self, patience: Duration) {
+        self.common.leaving.cancel();
+        let given_up = tokio::time::Instant::now() + patience;
+        while self.common.connections.count() > 0 && tokio::time::Instant::now() < given_up {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+const PLAIN: &str = "http";
+const TLS: &str = "https";
+
+/// The name of a listener among those that are kept.
+fn name(kind: &str, id: &str) -> String {
+    format!("{kind} {id}")
+}
+
+/// A front that nothing is served of yet.
+fn idle(front: &Front) -> Running {
+    let ended = CancellationToken::new();
+    let shared = Shared {
+        host: front.host,
+        table: RwLock::new(Arc::new(Table { routing: Routing::default(), pools: vec![], redirect: None })),
+        certificates: Arc::default(),
+        ended: ended.clone(),
+    };
+    let ends = ended.drop_guard();
+    Running { shared: Arc::new(shared), http: None, https: None, warnings: vec![], _ends_connections: ends }
+}
+
+/// Binds a port, or another one where this user may not have it or another program has it.
+fn bind(host: Ipv4Addr, port: u16) -> io::Result<StdListener> {
+    let taken = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::AddrInUse)
+    };
+    let listener = match StdListener::bind((host, port)) {
+        Err(error) if taken(&error) => StdListener::bind((host, port + FALLBACK_OFFSET))
+            .or_else(|error| if taken(&error) { StdListener::bind((host, 0)) } else { Err(error) })?,
+        bound => bound?,
+    };
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+/// How connections are served. HTTP/1.1 and HTTP/2 are told apart by their first bytes.
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // It would end a connection between two requests as well: see [`Silences::head`].
+        .header_read_timeout(None::<Duration>)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(Duration::from_secs(30))
+        .initial_stream_window_size(WINDOW / 4)
+        .initial_connection_window_size(WINDOW);
+    builder
+}
+
+/// Accepts until it is told to stop. Connections go on after that.
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    common: Arc<Common>,
+    acceptor: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let Ok((stream, client)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let (shared, common, acceptor) = (Arc::clone(&shared), Arc::clone(&common), acceptor.clone());
+        // One client waits here, the others in the kernel's queue.
+        let room = tokio::select! {
+            room = common.room.acquire() => room.map(tokio::sync::SemaphorePermit::forget).is_ok(),
+            () = stop.cancelled() => return,
+        };
+        tokio::spawn(async move {
+            connection(stream, client, &shared, &common, acceptor).await;
+            if room {
+                common.room.add_permits(1);
+            }
+        });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    client: SocketAddr,
+    shared: &Arc<Shared>,
+    common: &Arc<Common>,
+    acceptor: Option<TlsAcceptor>,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    drop(stream.set_nodelay(true));
+    let entry = common.connections.enter(&shared.ended);
+    let stream = Watched::new(stream, &entry.activity);
+    let origin = Origin { client: client.ip(), local, tls: acceptor.is_some() };
+    match acceptor {
+        None => serve(stream, origin, shared, common, &entry.activity).await,
+        Some(acceptor) => {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
+                () = entry.activity.stop.cancelled() => return,
+            };
+            if let Ok(Ok(stream)) = shaken {
+                serve(stream, origin, shared, common, &entry.activity).await;
+            }
+        }
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    origin: Origin,
+    shared: &Arc<Shared>,
+    common: &Arc<Common>,
+    activity: &Arc<super::connection::Activity>,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let busy = Busy::new(activity, request.version());
+        common.requests.fetch_add(1, Ordering::Relaxed);
+        let (table, ended) = (shared.table(), activity.stop.clone());
+        async move { Ok::<_, Infallible>(forward::answer(&table, origin, request, &ended, busy).await) }
+    });
+    let served = common.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        // A client that breaks off is nobody's fault.
+        ended = served.as_mut() => drop(ended),
+        () = activity.stop.cancelled() => {
+            if !activity.is_busy() {
+                served.as_mut().graceful_shutdown();
+                drop(tokio::time::timeout(CLOSING, served).await);
+            }
+        }
+        () = common.leaving.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            drop(served.await);
+        }
+    }
+}

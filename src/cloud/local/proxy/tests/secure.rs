@@ -1,0 +1,165 @@
+//! TLS: certificates by host, their replacement, ALPN, redirects.
+
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::*;
+use crate::cloud::local::clock;
+use crate::cloud::local::proxy::tls::{Flaw, examine};
+
+struct Signer {
+    _folder: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(&folder.path().join("i2kit"), folder.path(), std::path::PathBuf::new());
+        let (authority, _) = Authority::make(&home).unwrap();
+        Self { _folder: folder, authority }
+    }
+
+    fn certificate(&self, hosts: &[&str]) -> Certificate {
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let signed = self.authority.sign(&hosts).unwrap();
+        Certificate { hosts, chain: signed.chain, key: PrivateKey(signed.key) }
+    }
+
+    /// What trusts this authority alone.
+    fn connector(&self, protocols: &[&str]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        let pem = self.authority.pem().unwrap();
+        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    async fn connect(
+        &self,
+        bed: &Bed,
+        host: &str,
+        protocols: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(bed.address(true)).await?;
+        self.connector(protocols).connect(ServerName::try_from(host.to_owned()).unwrap(), stream).await
+    }
+}
+
+#[tokio::test]
+async fn certificates_go_by_host_and_both_versions_of_http_are_spoken() {
+    let (one, two) = (Signer::new(), Signer::new());
+    let mut front = front(&[mirror().await]);
+    let address = front.host.to_string();
+    front.certificates = vec![one.certificate(&["a.test", &address]), two.certificate(&["*.b.test"])];
+    let bed = Bed::new(front);
+    for (signer, host, wanted) in [
+        (&one, "a.test", true),
+        (&one, "A.test", true),
+        (&one, "other.test", false),
+        (&two, "x.b.test", true),
+        (&two, "x.y.b.test", false),
+        (&one, "x.b.test", false),
+        // A client that names no host has the first one.
+        (&one, address.as_str(), true),
+    ] {
+        assert_eq!(signer.connect(&bed, host, &[]).await.is_ok(), wanted, "{host}");
+    }
+    let stream = one.connect(&bed, "a.test", &["h2", "http/1.1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, driver) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(driver);
+    let request = Request::get("https://a.test/x").body(Empty::<Bytes>::new()).unwrap();
+    let body = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert!(body.contains("x-forwarded-proto: https") && body.contains("GET /x HTTP/1.1"), "{body}");
+    let mut stream = one.connect(&bed, "a.test", &["http/1.1"]).await.unwrap();
+    stream.write_all(b"GET /y HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    drop(stream.read_to_string(&mut answer).await);
+    assert!(answer.contains("GET /y HTTP/1.1"), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_without_tls_are_sent_to_it_unless_both_are_wanted() {
+    let signer = Signer::new();
+    let mut front = front(&[named("plain").await]);
+    front.certificates = vec![signer.certificate(&["a.test"])];
+    let mut bed = Bed::new(front);
+    let port = bed.address(true).port();
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let answer = bed.raw("GET /p?q=%20 HTTP/1.1\r\nHost: A.test:80\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    assert!(answer.contains(&format!("location: https://a.test{port}/p?q=%20\r\n")), "{answer}");
+    // A host without a certificate has no other place.
+    let answer = bed.raw("GET /p HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("plain"), "{answer}");
+    let mut front = bed.front();
+    front.redirect = false;
+    bed.serve(front);
+    assert_eq!(bed.get("/").await.1, "plain");
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_under_traffic() {
+    let signers = [Signer::new(), Signer::new()];
+    let mut front = front(&[named("on").await]);
+    front.certificates = vec![signers[0].certificate(&["a.test"])];
+    let mut bed = Bed::new(front);
+    let mut kept = signers[0].connect(&bed, "a.test", &[]).await.unwrap();
+    for round in 0..20 {
+        let signer = &signers[round % 2];
+        let mut front = bed.front();
+        front.certificates = vec![signer.certificate(&["a.test"])];
+        bed.serve(front);
+        assert!(signer.connect(&bed, "a.test", &[]).await.is_ok());
+        assert!(signers[(round + 1) % 2].connect(&bed, "a.test", &[]).await.is_err());
+        // What stands goes on with what it began with.
+        kept.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 1024];
+        let read = kept.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+    }
+    // One that cannot be used leaves a warning, and what it was for is not served.
+    let mut front = bed.front();
+    front.certificates[0].key = PrivateKey(signers[0].certificate(&["x"]).key.0);
+    bed.serve(front);
+    let warnings = bed.server.report().warnings;
+    assert!(warnings["test"][0].contains("the key is not that of the certificate"), "{warnings:?}");
+}
+
+#[test]
+fn flaws_of_certificates_are_found() {
+    let signer = Signer::new();
+    let good = signer.certificate(&["a.test", "*.b.test"]);
+    let now = clock::wall() / 1000;
+    let day = 24 * 60 * 60;
+    let hosts = |hosts: &[&str]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let look = |hosts: &[String], now| examine(&good.chain, &good.key.0, hosts, now);
+    assert_eq!(look(&hosts(&["a.test", "*.b.test", "x.b.test"]), now), []);
+    assert_eq!(look(&hosts(&["c.test"]), now), [Flaw::Refused("it is not for c.test".into())]);
+    let Flaw::Refused(soon) = &look(&hosts(&["a.test"]), now + 85 * day)[0] else { panic!("soon") };
+    assert!(soon.starts_with("it expires in "), "{soon}");
+    let Flaw::Refused(gone) = &look(&hosts(&["a.test"]), now + 100 * day)[0] else { panic!("gone") };
+    assert!(gone.starts_with("it expired "), "{gone}");
+    let Flaw::Refused(early) = &look(&hosts(&["a.test"]), now - 10 * day)[0] else { panic!("early") };
+    assert!(early.starts_with("it is not valid before"), "{early}");
+    let other = signer.certificate(&["a.test"]);
+    for (chain, key) in [
+        (good.chain.as_str(), other.key.0.as_str()),
+        ("nonsense", good.key.0.as_str()),
+        (good.chain.as_str(), "nonsense"),
+        (good.key.0.as_str(), good.key.0.as_str()),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", good.key.0.as_str()),
+    ] {
+        assert!(matches!(examine(chain, key, &[], now)[..], [Flaw::Unusable(_)]), "{chain}");
+    }
+}

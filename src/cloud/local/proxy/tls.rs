@@ -1,0 +1,182 @@
+//! TLS of the proxy: the certificate of each client by the host that it names (SNI), replaced while connections go on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, ServerConfig};
+
+use super::wanted::Certificate;
+
+/// The provider of algorithms.
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider()))
+}
+
+/// The certificates of a front.
+#[derive(Debug, Default)]
+pub(crate) struct Certificates(RwLock<ByHost>);
+
+#[derive(Debug, Default)]
+struct ByHost {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*`, with its dot.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    first: Option<Arc<CertifiedKey>>,
+    /// Whether one of them is for hosts that nobody named.
+    is_for_all: bool,
+}
+
+impl ByHost {
+    /// The certificate of a host in small letters.
+    fn of(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
+        let wildcard = || self.wildcard.get(&host[host.find('.')?..]);
+        self.exact.get(host).or_else(wildcard)
+    }
+}
+
+impl Certificates {
+    /// Serves these from now on. One that cannot be used is left out; why is returned.
+    pub(crate) fn set(&self, certificates: &[Certificate]) -> Vec<String> {
+        let mut next = ByHost::default();
+        let mut refused = Vec::new();
+        for certificate in certificates {
+            let key = match certified(&certificate.chain, &certificate.key.0) {
+                Ok(key) => Arc::new(key),
+                Err(reason) => {
+                    refused.push(format!("the certificate of {}: {reason}", certificate.hosts.join(", ")));
+                    continue;
+                }
+            };
+            next.first.get_or_insert_with(|| Arc::clone(&key));
+            next.is_for_all |= certificate.hosts.is_empty();
+            for host in &certificate.hosts {
+                let host = host.to_ascii_lowercase();
+                let (hosts, host) = match host.strip_prefix('*') {
+                    Some(suffix) => (&mut next.wildcard, suffix.to_owned()),
+                    None => (&mut next.exact, host),
+                };
+                hosts.entry(host).or_insert_with(|| Arc::clone(&key));
+            }
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        refused
+    }
+
+    fn find(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let named = host.map(str::to_ascii_lowercase).and_then(|host| known.of(&host));
+        named.or(known.first.as_ref()).cloned()
+    }
+
+    /// Whether there is a certificate for a host in small letters.
+    pub(crate) fn cover(&self, host: &str) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.is_for_all || known.of(host).is_some()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.find(hello.server_name())
+    }
+}
+
+/// How the proxy speaks TLS with these certificates: versions 1.2 and 1.3, HTTP/2 before HTTP/1.1.
+pub(crate) fn config(certificates: &Arc<Certificates>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider()));
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(certificates) as _;
+    let mut config =
+        builder.with_safe_default_protocol_versions()?.with_no_client_auth().with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A chain with its key, if they belong together.
+fn certified(chain: &str, key: &str) -> Result<CertifiedKey, String> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("it is no PEM: {error}"))?;
+    if chain.is_empty() {
+        return Err("it holds no certificate (`-----BEGIN CERTIFICATE-----`)".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|_| "its key is no private key as PEM (PKCS #8, PKCS #1 or SEC 1)".to_owned())?;
+    let key = provider().key_provider.load_private_key(key).map_err(|_| {
+        "its key is of a kind that is not supported: use RSA, ECDSA P-256 or P-384, or Ed25519".to_owned()
+    })?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("the key is not that of the certificate".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What is wrong with a certificate that is to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// It cannot be served at all.
+    Unusable(String),
+    /// Clients refuse it, or will soon: it is served nevertheless, as other Ingress controllers do.
+    Refused(String),
+}
+
+/// Looks at a certificate and its key, as PEM, for these hosts at the time `now`, in seconds since the Unix epoch.
+pub(crate) fn examine(chain: &str, key: &str, hosts: &[String], now: u64) -> Vec<Flaw> {
+    if let Err(reason) = certified(chain, key) {
+        return vec![Flaw::Unusable(reason)];
+    }
+    let Some(Ok(leaf)) = CertificateDer::pem_slice_iter(chain.as_bytes()).next() else { return vec![] };
+    let Ok(certificate) = webpki::EndEntityCert::try_from(&leaf) else {
+        return vec![Flaw::Unusable("it is no X.509 certificate of version 3".into())];
+    };
+    let mut flaws = Vec::new();
+    match validity(&certificate, now) {
+        Some(webpki::Error::CertExpired { not_after, .. }) => {
+            let days = now.saturating_sub(not_after.as_secs()) / DAY;
+            flaws.push(Flaw::Refused(format!("it expired {days} days ago")));
+        }
+        Some(webpki::Error::CertNotValidYet { not_before, .. }) => {
+            let hours = not_before.as_secs().saturating_sub(now) / 3600;
+            flaws.push(Flaw::Refused(format!("it is not valid before {hours} hours have passed")));
+        }
+        _ => {
+            if let Some(webpki::Error::CertExpired { not_after, .. }) = validity(&certificate, now + SOON) {
+                let days = not_after.as_secs().saturating_sub(now) / DAY;
+                flaws.push(Flaw::Refused(format!("it expires in {days} days")));
+            }
+        }
+    }
+    let is_covered = |host: &&String| {
+        // A certificate for `*.a` covers any host of one label before `.a`.
+        let sample = host.replacen('*', "i2kit-any", 1);
+        let name = ServerName::try_from(sample).ok();
+        name.is_some_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+    };
+    let others: Vec<&str> = hosts.iter().filter(|host| !is_covered(host)).map(String::as_str).collect();
+    if !others.is_empty() {
+        flaws.push(Flaw::Refused(format!("it is not for {}", others.join(", "))));
+    }
+    flaws
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// A certificate that expires within this time is warned of.
+const SOON: u64 = 7 * DAY;
+
+/// What is wrong with the certificate at a time. Its time is looked at before its authority, and of authorities there are
+/// none here.
+fn validity(certificate: &webpki::EndEntityCert<'_>, time: u64) -> Option<webpki::Error> {
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(time));
+    let algorithms = provider().signature_verification_algorithms.all;
+    let usage = webpki::KeyUsage::server_auth();
+    certificate.verify_for_usage(algorithms, &[], &[], time, usage, None, None).err()
+}
