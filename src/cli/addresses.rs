@@ -32,7 +32,9 @@ impl fmt::Display for Answering {
 /// The balancers of `wanted`, as they are in `fleet`; `set` knows the names of their ports.
 pub(super) fn answering(set: &ObjectSet, wanted: &[BalancerSpec], fleet: &Fleet) -> Vec<Answering> {
     let is_wanted = |balancer: &&LoadBalancer| wanted.iter().any(|spec| spec.name == balancer.spec.name);
-    let found = fleet.balancers.iter().filter(is_wanted).map(|balancer| {
+    // Clients of a headless Service connect to machines.
+    let balanced = fleet.balancers.iter().filter(|balancer| balancer.spec.headless.is_none());
+    let found = balanced.filter(is_wanted).map(|balancer| {
         let service = set.services.iter().find(|service| service.meta.name == balancer.spec.name);
         let ports = service.map_or(&[][..], |service| &service.ports);
         Answering { service: balancer.spec.name.to_string(), addresses: of(balancer, ports) }

@@ -56,7 +56,7 @@ fn variable(name: &str) -> Option<PathBuf> {
 /// hold secrets of who called.
 fn is_kept(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    matches!(&*name, "PATH" | "HOME" | "TMPDIR") || name.starts_with("XDG_")
+    matches!(&*name, "PATH" | "HOME" | "TMPDIR" | "I2KIT_LOCAL_NETWORK") || name.starts_with("XDG_")
 }
 
 /// The Docker daemon's socket: `DOCKER_HOST` when it names one, else the usual place.

@@ -1,6 +1,6 @@
 //! The README's table: what works on which cloud, made from what the clouds support.
 
-use crate::manifest::support::{Answer, ENDING_POD, PLACEMENT, ROLE, Support, TLS};
+use crate::manifest::support::{Answer, ENDING_POD, HEADLESS, PLACEMENT, ROLE, Support, TLS};
 
 /// A line of the table.
 struct Feature {
@@ -44,6 +44,7 @@ const FEATURES: &[Feature] = &[
             PLACEMENT,
         ],
     ),
+    depends("NetworkPolicies, enforced outside the pods", &["NetworkPolicy"]),
     works("PodDisruptionBudgets"),
     works("`logs`, `events`, `history`, `plan`, `diff`, `wait`"),
     depends(
@@ -54,7 +55,8 @@ const FEATURES: &[Feature] = &[
         "StatefulSets; disks that outlive machines, with `volume ls`, `snapshot`, `restore`, `rm`",
         &["StatefulSet", "PersistentVolumeClaim", "i2kit volume"],
     ),
-    Feature { what: "headless Services, GPUs", paths: &[], not_yet: true },
+    depends("headless Services, names of their machines", &[HEADLESS]),
+    Feature { what: "GPUs", paths: &[], not_yet: true },
 ];
 
 /// What a cloud makes of all that a line is about, in a word.

@@ -34,6 +34,7 @@ mod history;
 mod input_files;
 mod kustomize;
 mod local_cloud;
+mod local_network;
 mod local_proxy;
 mod logs;
 mod named;
@@ -121,6 +122,9 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Completions { shell } => completions::run(shell),
         Verb::LocalCloud { verb: None } => block_on(local_cloud::serve(&context()?)),
         Verb::LocalCloud { verb: Some(verb) } => wait(local_cloud::run(&context()?, &verb)),
+        // Without a runtime: a process with a second thread may not enter a user namespace.
+        Verb::LocalNetwork(args) => local_network::hold(args),
+        Verb::LocalVm(args) => local_network::become_program(args),
         // It starts copies of itself, and so has one thread.
         Verb::LocalDoor { state, resume } => local_cloud::door(&state, resume),
         Verb::LocalProxy { role } => local_proxy::run(&context()?, role),

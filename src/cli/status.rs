@@ -232,10 +232,15 @@ fn indexes(indexes: &Indexes) -> String {
 }
 
 fn instances(groups: &[InstanceGroup]) -> Table {
-    let mut table = table(&["INSTANCE", "REVISION", "HEALTH", "RESTARTS", "BOOT", "VM"]);
-    for instance in groups.iter().flat_map(|group| &group.instances) {
+    let all = || groups.iter().flat_map(|group| &group.instances);
+    let have_addresses = all().any(|instance| instance.address.is_some());
+    let mut header = vec!["INSTANCE", "REVISION", "HEALTH", "RESTARTS", "BOOT", "VM"];
+    header.extend(have_addresses.then_some("IP"));
+    let mut table = table(&header);
+    for instance in all() {
         let restarts: u32 = instance.containers.iter().map(|container| container.restarts).sum();
-        table.add_row(row([
+        let address = instance.address.map_or("-".into(), |address| address.to_string());
+        let cells = row([
             instance.called().to_owned(),
             instance.revision.to_string(),
             shortened(&output::health(instance)),
@@ -246,7 +251,8 @@ fn instances(groups: &[InstanceGroup]) -> Table {
                 (Some(accelerator), None) => accelerator.to_string(),
                 _ => "-".into(),
             },
-        ]));
+        ]);
+        table.add_row(cells.into_iter().chain(have_addresses.then_some(address)));
     }
     table
 }

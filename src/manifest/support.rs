@@ -17,6 +17,9 @@ pub const ROLE: &str = "a role";
 /// A zone, a type of machine, the terms on which machines are had.
 pub const PLACEMENT: &str = "a choice of place or machine";
 
+/// A Service whose name gives the addresses of machines.
+pub const HEADLESS: &str = "a headless Service";
+
 /// A Pod that ends, as a Job of one.
 pub const ENDING_POD: &str = "a Pod that ends";
 

@@ -53,10 +53,10 @@ mod tests {
     /// Optional fields whose zero is a value: in Kubernetes they are pointers, or zero is their default.
     const POINTERS: &str = "\
         activeDeadlineSeconds amd.com/gpu appProtocol averageUtilization backoffLimit backoffLimitPerIndex \
-        completionMode completions containerName failedJobsHistoryLimit fsGroup fsGroupChangePolicy hostnameOverride \
-        ingressClassName internalTrafficPolicy ipFamilyPolicy loadBalancerClass localhostProfile managedBy \
-        maxFailedIndexes minReadySeconds minReplicas mountPropagation nvidia.com/gpu parallelism partition \
-        podReplacementPolicy preemptionPolicy procMount progressDeadlineSeconds reclaimPolicy recursiveReadOnly \
+        completionMode completions containerName endPort failedJobsHistoryLimit fsGroup fsGroupChangePolicy \
+        hostnameOverride ingressClassName internalTrafficPolicy ipFamilyPolicy loadBalancerClass localhostProfile \
+        managedBy maxFailedIndexes minReadySeconds minReplicas mountPropagation nvidia.com/gpu parallelism partition \
+        podReplacementPolicy port preemptionPolicy procMount progressDeadlineSeconds reclaimPolicy recursiveReadOnly \
         replicas restartPolicy revisionHistoryLimit runAsGroup runAsUser runtimeClassName selectPolicy \
         stabilizationWindowSeconds start startingDeadlineSeconds stopSignal storageClassName succeededCount \
         succeededIndexes successfulJobsHistoryLimit supplementalGroupsPolicy targetCPUUtilizationPercentage \

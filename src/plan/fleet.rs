@@ -15,6 +15,7 @@ mod instance;
 mod launch;
 mod leftover;
 mod mix;
+mod policy;
 mod refresh;
 mod run;
 mod schedule;
@@ -23,7 +24,7 @@ mod traffic;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::balancer::{BalancerSpec, Listener, LoadBalancer, Target};
+pub use self::balancer::{BalancerSpec, Headless, HeadlessGroup, Listener, LoadBalancer, Target};
 pub use self::change::{Change, changes};
 pub use self::disk::{
     Disk, DiskOwner, DiskSpec, DiskTemplate, LaunchDisk, Snapshot, StatefulSettings, member_name, size,
@@ -38,6 +39,7 @@ pub use self::instance::{
 pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
 pub use self::leftover::Leftover;
 pub use self::mix::MachineMix;
+pub use self::policy::{GroupPolicy, Peer, PolicyPorts, Reachable};
 pub use self::refresh::{Refresh, RefreshStatus};
 pub use self::run::JobRun;
 pub use self::schedule::{ScheduleNotice, ScheduleStatus};

@@ -16,6 +16,7 @@ pub mod linuxkit;
 pub mod metrics;
 pub mod pod;
 pub mod podfs;
+mod policy;
 mod qos;
 pub mod rollout;
 pub mod seccomp;

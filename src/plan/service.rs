@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use i2kit_spec::DEFAULT_GRACE_PERIOD;
 
-use super::fleet::{BalancerSpec, Listener, TargetGroup};
-use crate::manifest::api::{Name, ObjectSet, PodTemplate, Service, ServicePort, ServiceType, TargetPort};
+use super::fleet::{BalancerSpec, Headless, HeadlessGroup, Listener, TargetGroup};
+use crate::manifest::api::{
+    Name, ObjectSet, PodTemplate, Protocol, Service, ServicePort, ServiceType, TargetPort,
+};
 
 /// The balancer that `service` asks for, in front of every workload of its namespace that it selects.
 pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
@@ -21,6 +23,7 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
     let listener = |port: &ServicePort| Listener {
         port: port.port,
         protocol: port.protocol,
+        name: port.name.clone(),
         targets: selected
             .iter()
             .filter_map(|(group, template)| {
@@ -30,6 +33,17 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
             .collect(),
         tls: port.tls.clone(),
     };
+    let member = |(group, template): &(&Name, &PodTemplate)| {
+        let is_below = template.spec.subdomain.as_ref() == Some(&service.meta.name.name);
+        HeadlessGroup {
+            group: (*group).clone(),
+            hostname: template.spec.hostname.clone().filter(|_| is_below),
+        }
+    };
+    let headless = service.headless.then(|| Headless {
+        groups: selected.iter().map(member).collect(),
+        not_ready: service.publish_not_ready,
+    });
     BalancerSpec {
         name: service.meta.name.clone(),
         kind: service.kind,
@@ -39,6 +53,7 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
         sticky_clients: service.session_affinity_seconds.is_some(),
         drain_seconds: DEFAULT_GRACE_PERIOD,
         external_name: None,
+        headless,
         http: None,
     }
 }
@@ -53,11 +68,13 @@ pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<Str
 pub(super) fn number(service: &ServicePort, template: &PodTemplate) -> Option<u16> {
     match &service.target_port {
         TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => template
-            .spec
-            .long_running()
-            .flat_map(|container| &container.ports)
-            .find(|port| port.name.as_ref() == Some(name) && port.protocol == service.protocol)
-            .map(|port| port.container_port),
+        TargetPort::Name(name) => port_named(template, name, service.protocol),
     }
+}
+
+/// The number of the port of that name and protocol.
+pub(super) fn port_named(template: &PodTemplate, name: &str, protocol: Protocol) -> Option<u16> {
+    let mut ports = template.spec.long_running().flat_map(|container| &container.ports);
+    let found = ports.find(|port| port.name.as_deref() == Some(name) && port.protocol == protocol);
+    found.map(|port| port.container_port)
 }

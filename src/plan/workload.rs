@@ -12,7 +12,7 @@ use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
 use super::service::selects;
-use super::{ingress, secret, service, size, volume};
+use super::{ingress, policy, secret, service, size, volume};
 use crate::manifest::api::{
     self, CronJob, Deployment, Floor, Job, JobSpec, Name, ObjectMeta, ObjectSet, PodTemplate, StatefulSet,
     StorageClass, Strategy,
@@ -202,6 +202,7 @@ pub fn desired(
         group.launch.mix = MachineMix::of(types, placement.spot_percent, placement.on_demand_base);
         group.launch.machine_type = types.first().cloned();
         group.launch.spot = group.launch.mix.is_none() && placement.spot_percent == 100;
+        group.settings.policy = policy::of_group(set, &group.name, template);
         group.settings.zones.clone_from(&placement.zones);
         group.settings.balanced_zones = placement.balanced;
         if group.settings.job.is_none() {

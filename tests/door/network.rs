@@ -89,7 +89,7 @@ fn routes(door: &Door, inside: &str) -> Value {
     let id = json!({ "environment": "test", "service": service, "port": PORT, "protocol": "TCP" });
     let host = door.address().ip();
     let route = json!({ "host": host, "backends": [], "inside": inside });
-    let zone = json!({ "web.default.svc.cluster.local": "10.77.1.2" });
+    let zone = json!({ "records": { "web.default.svc.cluster.local": [{ "address": "10.77.1.2" }] } });
     let names = json!({ "test": { "address": "127.78.0.9", "zone": zone, "inside": true } });
     json!({ "apply": { "listeners": [[id, route]], "name_servers": names } })
 }

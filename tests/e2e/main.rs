@@ -13,6 +13,7 @@ mod images;
 mod ingress;
 mod inside;
 mod jobs;
+mod network;
 mod rollout;
 mod secrets;
 mod software;

@@ -194,8 +194,8 @@ fn a_full_disk_is_an_error_of_its_pod(world: &World) {
     let environments = world.path().join("state/i2kit/local/volumes");
     let environment = fs::read_dir(environments).unwrap().next().unwrap().unwrap().path();
     let file = || fs::metadata(environment.join("default/shared.raw")).unwrap();
-    let fill = "dd if=/dev/zero of=/data/fill bs=1M 2>&1; sync; echo end";
-    let filled = world.i2kit(&["exec", "one", "--", "sh", "-c", fill]).run().stdout;
+    let script = "dd if=/dev/zero of=/data/fill bs=1M 2>&1; sync; echo end";
+    let filled = world.i2kit(&["exec", "one", "--", "sh", "-c", script]).run().stdout;
     assert!(filled.contains("No space left"), "{filled}");
     assert_eq!((file().len(), file().permissions().mode() & 0o777), (160 << 20, 0o600));
     assert!(file().blocks() * 512 > 100 << 20);

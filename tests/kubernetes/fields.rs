@@ -31,6 +31,7 @@ fn samples() -> (BTreeMap<String, Value>, Fields) {
         sample::<core::v1::Service>(&mut fields),
         sample::<core::v1::ServiceAccount>(&mut fields),
         sample::<networking::v1::Ingress>(&mut fields),
+        sample::<networking::v1::NetworkPolicy>(&mut fields),
         sample::<policy::v1::PodDisruptionBudget>(&mut fields),
         sample::<storage::v1::StorageClass>(&mut fields),
     ];

@@ -150,6 +150,12 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: Option<LocalCloudVerb>,
     },
+    /// Hold an environment's network; the local cloud starts it
+    #[command(hide = true)]
+    LocalNetwork(LocalNetworkArgs),
+    /// Become a program in an environment's network; the local cloud starts it
+    #[command(hide = true)]
+    LocalVm(LocalVmArgs),
     /// Run the processes of the local cloud that carry traffic; the local cloud starts them on demand
     #[command(hide = true)]
     LocalDoor {
@@ -165,4 +171,28 @@ pub(super) enum Verb {
         /// Which of the two.
         role: ProxyRole,
     },
+}
+
+/// The namespaces of a network, as paths.
+#[derive(Debug, clap::Args)]
+pub(super) struct LocalNetworkArgs {
+    /// The user namespace
+    #[arg(long)]
+    pub(super) user: Option<PathBuf>,
+    /// The network namespace
+    #[arg(long)]
+    pub(super) net: Option<PathBuf>,
+}
+
+/// A program in a network.
+#[derive(Debug, clap::Args)]
+pub(super) struct LocalVmArgs {
+    #[command(flatten)]
+    pub(super) network: LocalNetworkArgs,
+    /// A descriptor that the program inherits
+    #[arg(long)]
+    pub(super) keep: Vec<i32>,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub(super) program: Vec<String>,
 }

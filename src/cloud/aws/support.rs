@@ -1,6 +1,6 @@
 //! What AWS supports, and the annotations that manifests for its controllers carry.
 
-use crate::manifest::support::{Annotation, Answer, ENDING_POD, Form, SCRATCH_DISK, Support};
+use crate::manifest::support::{Annotation, Answer, ENDING_POD, Form, HEADLESS, SCRATCH_DISK, Support};
 
 /// What AWS supports.
 pub static SUPPORT: Support = Support {
@@ -20,6 +20,9 @@ pub static SUPPORT: Support = Support {
         ("Job", Answer::NotYet),
         ("CronJob", Answer::NotYet),
         (ENDING_POD, Answer::NotYet),
+        ("NetworkPolicy", Answer::NotYet),
+        (HEADLESS, Answer::NotYet),
+        ("ServiceSpec.publishNotReadyAddresses", Answer::NotYet),
         ("StatefulSet", Answer::NotYet),
         ("PersistentVolumeClaim", Answer::NotYet),
         ("Volume.persistentVolumeClaim", Answer::NotYet),

@@ -10,6 +10,7 @@ mod disks;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,9 @@ pub struct InstanceRecord {
     pub boot_id: Option<String>,
     /// What runs its instructions.
     pub accelerator: Option<Accelerator>,
+    /// Its address in the environment's network, given once; none where it has a network of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     /// Its containers.
     pub containers: Vec<ContainerStatus>,
 }
@@ -156,6 +160,7 @@ impl InstanceRecord {
             failed: false,
             boot_id: None,
             accelerator: None,
+            address: None,
             containers: Vec::new(),
         }
     }

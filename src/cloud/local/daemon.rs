@@ -46,6 +46,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     let Some(lock) = lock::take(&home)? else { return Ok(()) };
     let keeper = Arc::new(Keeper::open(home)?);
     keeper.log.write(format_args!("started, process {}", std::process::id()));
+    keeper.choose_network();
     keeper::adopt(&keeper)?;
     apply::sweep_images(&keeper).await?;
     let listener = Api::listen(&keeper).map_err(CloudError::file("listen on", &keeper.home.state))?;

@@ -4,12 +4,15 @@
 //! [`state`] is what the lock guards, [`step`] decides on a copy (with the pure engine), [`control`] is the loop, and
 //! [`effects`] carries out what was decided and saved.
 
+mod addresses;
 mod certificates;
 mod control;
 mod effects;
 #[cfg(test)]
 mod faults;
 mod fronts;
+mod inside;
+mod names;
 mod state;
 mod step;
 
@@ -31,6 +34,7 @@ use super::log::Log;
 use super::lost;
 use super::machine::accelerator;
 use super::mover::{Counted, ListenerId, Mover, Report};
+use super::network::own::{Network, Networks};
 use super::proxy::{Front, Proxy};
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
@@ -54,6 +58,8 @@ pub(super) struct Keeper {
     pub(super) tasks: Arc<Tasks>,
     /// What carries traffic.
     pub(super) mover: Mover,
+    /// The networks of environments.
+    pub(super) networks: Networks,
     /// What serves Ingresses.
     pub(super) proxy: Arc<Proxy>,
     /// Told after every change, so that the control loop need not wait for its next tick.
@@ -86,9 +92,11 @@ impl Keeper {
             // A database without rows that was made in the place of a lost one, and a kill before they were written.
             lost::none_runs(&home)?;
         }
+        let environment = home.environment.clone();
         Ok(Self {
             mover: Mover::new(&home, &tasks, &log),
             home,
+            networks: Networks::new(environment, Arc::clone(&log)),
             proxy: Arc::new(Proxy::new()),
             certificates: Certificates::default(),
             log,
@@ -185,6 +193,8 @@ impl Keeper {
         fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
         fleet.warnings.extend(self.certificates.warnings(name));
         fleet.warnings.extend(self.tasks.failing());
+        let refused = self.networks.are_wanted().then(|| self.networks.refusal()).flatten();
+        fleet.warnings.extend(refused.map(str::to_owned));
         let unmade: BTreeSet<Name> =
             environment.disks.iter().filter(|(_, disk)| !disk.made).map(|(name, _)| name.clone()).collect();
         drop(state);
@@ -195,6 +205,38 @@ impl Keeper {
             }
         }
         if let Scope::Group(name) = scope { fleet.only(name) } else { fleet }
+    }
+
+    /// Finds out whether new VMs get addresses in their environment's network. Blocks for as long as it takes to make one.
+    pub(super) fn choose_network(&self) {
+        let are_given = self.networks.are_wanted() && self.networks.refused().is_none();
+        self.state().addresses.are_given = are_given;
+    }
+
+    /// Refuses what does not work without addresses of machines, `what`, in an environment whose machines have none.
+    pub(super) fn require_network(&self, environment: &str, what: &str) -> Result<(), CloudError> {
+        let empty = Environment::default();
+        let is_there = {
+            let state = self.state();
+            state.addresses.are_in(state.environments.get(environment).unwrap_or(&empty))
+        };
+        if is_there {
+            return Ok(());
+        }
+        let advice = match (self.networks.are_wanted(), self.networks.refusal()) {
+            (false, _) => "it was started with I2KIT_LOCAL_NETWORK=user: `i2kit destroy --all`, then deploy without that".into(),
+            (true, Some(reason)) => reason.to_owned(),
+            (true, None) => "its machines were started without one: `i2kit destroy --all`, then deploy again".into(),
+        };
+        let what = format!("{what} without a network of the environment's own");
+        Err(CloudError::Unsupported { what, advice })
+    }
+
+    /// The network of an environment: the one in which its VMs run, or a new one. Blocks for as long as it takes.
+    pub(super) fn network(&self, environment: &str) -> Result<Arc<Network>, CloudError> {
+        let processes = self.state().processes(environment);
+        let found = self.networks.get(environment, &processes);
+        found.map_err(|message| CloudError::Program { program: "the network".into(), message })
     }
 
     /// The fleet of an environment with the traffic of its balancers, which changes without end and so is not watched.

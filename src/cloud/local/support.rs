@@ -18,12 +18,16 @@ pub static SUPPORT: Support = Support {
         ("ServiceSpec.externalName", Answer::No),
         (
             "ServiceSpec.sessionAffinity=ClientIP",
-            Answer::Note("all clients have this computer's address, and any machine answers"),
+            Answer::Note(
+                "clients on this computer count as one, and with the user network any machine answers",
+            ),
         ),
         ("ServiceSpec.loadBalancerSourceRanges", Answer::Note(LOOPBACK)),
         (
             "ServiceSpec.externalTrafficPolicy=Local",
-            Answer::Note("pods see the address of their network's gateway"),
+            Answer::Note(
+                "clients on this computer have one address for pods, the network's own; other pods have theirs",
+            ),
         ),
         (TLS, Answer::No),
         (NAMED_CLASS, Answer::Note("disks are of one kind, whichever class is named")),

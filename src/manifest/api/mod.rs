@@ -12,6 +12,7 @@ mod container;
 mod indexes;
 mod meta;
 mod pod;
+mod policy;
 mod scaling;
 mod schedule;
 mod secret;
@@ -31,6 +32,9 @@ pub use container::{Container, ContainerPort, Resources, SeccompProfile, Securit
 pub use indexes::{Indexes, MAX_INDEXES};
 pub use meta::{IntOrPercent, Name, ObjectMeta};
 pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
+pub use policy::{
+    LabelCondition, LabelOperator, LabelSelector, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule,
+};
 pub use scaling::{DisruptionBudget, Floor, Scaler};
 pub use schedule::{Schedule, zone};
 pub use secret::{Secret, SecretValue};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{CronJob, Job};
 use super::meta::{IntOrPercent, Name, ObjectMeta};
 use super::pod::PodTemplate;
+use super::policy::NetworkPolicy;
 use super::scaling::{DisruptionBudget, Scaler};
 use super::secret::Secret;
 use super::service::{Ingress, Service};
@@ -32,6 +33,10 @@ pub struct ObjectSet {
     pub scalers: Vec<Scaler>,
     /// Disruption budgets in the order written.
     pub budgets: Vec<DisruptionBudget>,
+    /// Network policies in the order written.
+    pub policies: Vec<NetworkPolicy>,
+    /// Namespaces in the order written.
+    pub namespaces: Vec<ObjectMeta>,
     /// Secrets in the order written.
     pub secrets: Vec<Secret>,
     /// Claims in the order written.

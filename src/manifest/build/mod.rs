@@ -7,6 +7,7 @@ mod env;
 mod object;
 mod placement;
 mod pod;
+mod policy;
 mod probe;
 mod scaling;
 mod scope;
@@ -80,6 +81,8 @@ fn one<'d>(
         "Ingress" => set.ingresses.push(service::ingress(object, &scope)?),
         "HorizontalPodAutoscaler" => set.scalers.push(scaling::scaler(object, &scope)?),
         "PodDisruptionBudget" => set.budgets.push(scaling::budget(object, &scope)?),
+        "NetworkPolicy" => set.policies.push(policy::network_policy(object, &scope)?),
+        "Namespace" => set.namespaces.push(scope.meta(object)?),
         "Secret" => set.secrets.push(storage::secret(object, &scope)?),
         "PersistentVolumeClaim" => set.claims.push(storage::claim(object, &scope)?),
         "StorageClass" => set.storage_classes.push(storage::storage_class(object, &scope)?),

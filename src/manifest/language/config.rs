@@ -8,7 +8,7 @@ use super::meta::{SELECTOR, SUBDOMAIN_META};
 use super::pod::PULL_SECRET;
 use super::workload::{API_VERSION, KIND, STATUS};
 
-const META: Field = works("metadata", Type::Object(&SUBDOMAIN_META), "its name").required();
+pub(super) const META: Field = works("metadata", Type::Object(&SUBDOMAIN_META), "its name").required();
 const IMMUTABLE: Field =
     works("immutable", Type::Bool, "a changed value is a rollout in any case").default("false");
 

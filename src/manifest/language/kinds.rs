@@ -5,6 +5,7 @@ use super::config::{
     BUDGET, CONFIG_MAP, NAMESPACE, SCALER_V1, SCALER_V2, SECRET, SERVICE_ACCOUNT, STORAGE_CLASS,
 };
 use super::field::{Class, Table};
+use super::policy::POLICY;
 use super::service::{INGRESS, SERVICE};
 use super::workload::{CLAIM, DEPLOYMENT, POD, REPLICA_SET, STATEFUL_SET};
 
@@ -80,6 +81,7 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         &INGRESS,
         "an application balancer with routing rules",
     ),
+    kind("networking.k8s.io/v1", "NetworkPolicy", Class::Works, &POLICY, "rules of who may talk to whom"),
     kind(
         "autoscaling/v2",
         "HorizontalPodAutoscaler",
@@ -122,12 +124,6 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
     no_meaning("scheduling.k8s.io/v1", "PriorityClass", NO_NODES),
     no_meaning("node.k8s.io/v1", "RuntimeClass", "every pod is a virtual machine already"),
     no_meaning("networking.k8s.io/v1", "IngressClass", "each cloud has one kind of application balancer"),
-    refused(
-        "networking.k8s.io/v1",
-        "NetworkPolicy",
-        "it would be dropped, and what it closes would be open",
-        "pass --ignore-kind NetworkPolicy if that is acceptable",
-    ),
     refused(
         "apps/v1",
         "DaemonSet",

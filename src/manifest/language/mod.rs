@@ -8,6 +8,7 @@ mod field;
 mod kinds;
 mod meta;
 mod pod;
+mod policy;
 mod service;
 mod short;
 mod volume;

@@ -52,7 +52,7 @@ static SERVICE_SPEC: Table = Table::new(
         refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows").zero(),
         refused("externalIPs", TEXTS, "there are no nodes that could own the address", "use type LoadBalancer"),
         no_meaning("loadBalancerClass", TEXT, "each cloud has one kind of balancer for Services"),
-        mapped("publishNotReadyAddresses", Type::Bool, "a headless Service names all machines, healthy or not").not_yet().unless(&["false"]),
+        mapped("publishNotReadyAddresses", Type::Bool, "a headless Service names all machines, healthy or not").unless(&["false"]),
         mapped(
             "externalTrafficPolicy",
             Type::Choice(&[word("Cluster", "the usual way"), mapped_word("Local", "the balancer keeps the client's address")]),

@@ -1,4 +1,4 @@
-//! What scalers, budgets, Ingresses and StatefulSets are about.
+//! What scalers, budgets, policies, Ingresses and StatefulSets are about.
 
 use std::collections::HashSet;
 
@@ -20,6 +20,7 @@ impl<'s, 'a> Set<'s, 'a> {
             match document.kind.name {
                 "HorizontalPodAutoscaler" => self.scaler(document),
                 "PodDisruptionBudget" => self.budget(document),
+                "NetworkPolicy" => self.policy(document),
                 "Ingress" => self.ingress(document),
                 "StatefulSet" => self.governing_service(document),
                 _ => {}
@@ -119,6 +120,29 @@ impl<'s, 'a> Set<'s, 'a> {
 
     fn budget(&mut self, document: &Document<'_>) {
         let Some(selector) = document.root.at(&["spec", "selector"]) else { return };
+        if !self.selects_some(document, selector) {
+            let message = "the selector matches no pod template of the given files".to_owned();
+            let mut found = finding(Code::NoTarget, document, "spec.selector", selector.span, message);
+            found.help("give the file with the workload too, or correct the selector");
+            self.findings.push(found);
+        }
+    }
+
+    /// A policy is a setting of the workloads that are deployed with it: one that selects none would close nothing.
+    fn policy(&mut self, document: &Document<'_>) {
+        let Some(selector) = document.root.at(&["spec", "podSelector"]) else { return };
+        if !self.selects_some(document, selector) {
+            let message =
+                "the selector matches no pod template of the given files, so that it closes nothing";
+            let mut found =
+                finding(Code::OpenAccess, document, "spec.podSelector", selector.span, message.to_owned());
+            found.help("give the files of its workloads in the same command, or correct the selector");
+            self.findings.push(found);
+        }
+    }
+
+    /// Whether a selector matches a pod template of the object's namespace, as far as anybody can know.
+    fn selects_some(&self, document: &Document<'_>, selector: &Node<'_>) -> bool {
         let labels = selector.get("matchLabels");
         let conditions = selector.get("matchExpressions").map_or(&[][..], Node::items);
         let empty = Node::map([], selector.span);
@@ -128,12 +152,7 @@ impl<'s, 'a> Set<'s, 'a> {
                 && conditions.iter().all(|condition| holds(condition, template.at(&["metadata", "labels"])))
         };
         let matched = candidates.iter().filter_map(|other| other.template()).any(is_meant);
-        if !matched && !self.broken && !self.selects_unread(&document.namespace, is_meant) {
-            let message = "the selector matches no pod template of the given files".to_owned();
-            let mut found = finding(Code::NoTarget, document, "spec.selector", selector.span, message);
-            found.help("give the file with the workload too, or correct the selector");
-            self.findings.push(found);
-        }
+        matched || self.broken || self.selects_unread(&document.namespace, is_meant)
     }
 
     fn ingress(&mut self, document: &Document<'_>) {

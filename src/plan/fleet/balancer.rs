@@ -34,6 +34,9 @@ pub struct BalancerSpec {
     /// Of an alias: the DNS name that it stands for. It has no listeners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_name: Option<String>,
+    /// Of a headless Service: whose addresses its name gives. Its ports have no balancer; clients connect to machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headless: Option<Headless>,
     /// Of an Ingress: it routes requests, and has no listeners of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSpec>,
@@ -75,9 +78,32 @@ impl BalancerSpec {
             sticky_clients: false,
             drain_seconds: DEFAULT_GRACE_PERIOD,
             external_name: None,
+            headless: None,
             http: None,
         }
     }
+}
+
+/// Who has an address below the name of a headless Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Headless {
+    /// The groups that it selects.
+    pub groups: Vec<HeadlessGroup>,
+    /// Whether machines that are not ready have one too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_ready: bool,
+}
+
+/// A group behind a headless Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadlessGroup {
+    /// The group.
+    pub group: Name,
+    /// The name of its machines below that of the Service: `hostname` of pods whose `subdomain` is the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
 }
 
 /// One port of a balancer.
@@ -88,6 +114,9 @@ pub struct Listener {
     pub port: u16,
     /// Transport.
     pub protocol: Protocol,
+    /// Its name in the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Where connections go: a Service may select several groups, each with a port number of its own.
     pub targets: Vec<TargetGroup>,
     /// TLS that ends here.
@@ -98,7 +127,7 @@ pub struct Listener {
 impl Listener {
     /// A port that passes connections on as they come.
     pub fn new(port: u16, protocol: Protocol, targets: Vec<TargetGroup>) -> Self {
-        Self { port, protocol, targets, tls: None }
+        Self { port, protocol, name: None, targets, tls: None }
     }
 }
 

@@ -9,6 +9,7 @@ use super::disk::StatefulSettings;
 use super::event::CloudEvent;
 use super::instance::{Health, Instance, InstanceState};
 use super::launch::LaunchSpec;
+use super::policy::GroupPolicy;
 use super::refresh::{Refresh, RefreshStatus};
 use super::run::JobRun;
 use super::schedule::ScheduleStatus;
@@ -40,6 +41,9 @@ pub struct GroupSettings {
     /// What changes the group's size by load, on clouds that measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
+    /// What its VMs may be reached by, and what they may reach; everything without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<GroupPolicy>,
     /// What must stay healthy whatever the strategy allows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<Floor>,
@@ -103,6 +107,7 @@ impl GroupSettings {
             stateful: None,
             schedule: None,
             scaling: None,
+            policy: None,
             floors: vec![],
             zones: vec![],
             balanced_zones: false,

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,9 @@ pub struct Instance {
     pub since: u64,
     /// The kernel's boot id, once the guest has reported it: it changes when a VM is replaced and never otherwise.
     pub boot_id: Option<String>,
+    /// The VM's address, which is the pod's IP, where it has one that others reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// Where the VM's ports are reached from the host, or its own address and ports where it has one.
     pub endpoints: Vec<Endpoint>,
     /// What runs the VM's instructions, where that is a matter of the machine.

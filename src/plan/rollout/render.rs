@@ -147,6 +147,11 @@ fn listeners(spec: &BalancerSpec) -> String {
         let kind = if listener.tls.is_some() { "TLS" } else { protocol(listener.protocol) };
         format!("{}/{kind} -> {targets}", listener.port)
     };
+    if let Some(headless) = &spec.headless {
+        let groups: Vec<String> = headless.groups.iter().map(|member| member.group.to_string()).collect();
+        let groups = if groups.is_empty() { "no group".to_owned() } else { groups.join(", ") };
+        return format!("the machines of {groups}");
+    }
     if let Some(name) = &spec.external_name {
         return format!("alias of {name}");
     }

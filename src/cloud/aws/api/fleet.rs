@@ -231,6 +231,7 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 run: None,
                 since,
                 boot_id: None,
+                address: address.and_then(|address| address.parse().ok()),
                 endpoints: address.map(endpoint).unwrap_or_default(),
                 accelerator: None,
                 pid: None,

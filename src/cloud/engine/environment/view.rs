@@ -1,5 +1,7 @@
 //! What an environment's records look like from outside: the fleet that verbs, pages and plans read.
 
+use std::net::IpAddr;
+
 use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{RefreshState, Run};
@@ -104,6 +106,7 @@ fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts) -> 
         health: record.health.clone(),
         since: record.created,
         boot_id: record.boot_id.clone(),
+        address: record.address.map(IpAddr::V4),
         endpoints: facts.endpoints,
         accelerator: record.accelerator,
         pid: facts.pid,

@@ -21,13 +21,22 @@ const LOOKS: u32 = 40;
 /// Applies an act.
 pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, CloudError> {
     let Apply { environment, act, image } = call;
+    match &act.act {
+        Act::PutBalancer { spec } if spec.headless.is_some() => {
+            keeper.require_network(&environment, "a headless Service")?;
+        }
+        Act::PutGroup { settings, .. } if settings.policy.is_some() => {
+            keeper.require_network(&environment, "a NetworkPolicy")?;
+        }
+        _ => {}
+    }
     let generation = match image {
         _ if disks::is_about(&act.act) => disks::apply(keeper, &environment, &act).await?,
         Some(image) => put_image(keeper, &environment, &act, image).await?,
         None => record(keeper, &environment, &act)?,
     };
     match &act.act {
-        Act::PutBalancer { spec } => listening(keeper, &environment, spec).await,
+        Act::PutBalancer { spec } if spec.headless.is_none() => listening(keeper, &environment, spec).await,
         Act::DeleteGroup { group } => ended(keeper, &environment, group).await?,
         Act::DeleteRevisions { .. } | Act::DeleteImages { .. } => sweep_images(keeper).await?,
         _ => {}

@@ -1,23 +1,23 @@
 //! The control loop: looks at every group, has the reconciler decide, saves what it decided, and does it.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use super::inside::{Proxied, balanced};
 use super::state::blocking;
 use super::step::{Effect, Read, Stepped, Words};
-use super::{Keeper, effects, fronts};
+use super::{Keeper, effects, fronts, inside, names};
 use crate::cloud::CloudError;
-use crate::cloud::engine::environment::Environment;
 use crate::cloud::local::link::{console, log_reader};
 use crate::cloud::local::machine::process;
-use crate::cloud::local::mover::dns::message::Zone;
-use crate::cloud::local::mover::dns::service_name;
 use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
 use crate::cloud::local::network::addresses;
+use crate::cloud::local::network::wanted;
 use crate::cloud::local::supervise::supervise;
 
 /// Between two looks when nothing happens: the end of a VM is seen within this time.
@@ -33,6 +33,8 @@ const REASON_LINES: usize = 12;
 #[derive(Debug, Default)]
 struct Memory {
     rounds: u64,
+    /// For how many rounds the front door has not carried in the network of an environment.
+    missing: BTreeMap<String, u64>,
 }
 
 /// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
@@ -62,6 +64,8 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     carry(keeper).await;
     let ticked = blocking(|| tick(keeper));
     carry(keeper).await;
+    let ruled = blocking(|| inside::rule(keeper));
+    let joined = inside::join(keeper, &mut memory.missing).await;
     if let Some(wanted) = blocking(|| fronts::wanted(keeper)) {
         keeper.proxy.want(wanted);
     }
@@ -73,7 +77,7 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     if blocking(|| keeper.state().mend())? {
         keeper.log.write(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }
-    ticked
+    ticked.and(ruled).and(joined)
 }
 
 /// Has the front door carry what is wanted now, in a task of its own: decisions go on while it does not answer.
@@ -95,7 +99,8 @@ async fn carry(keeper: &Arc<Keeper>) {
 /// Decides about every group once. What is decided is saved before it is done.
 fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let now = keeper.clock.tick();
-    let connections = keeper.carried().connections;
+    let mut connections = keeper.carried().connections;
+    connections.extend(inside::connections(keeper));
     keeper.state().set_connections(&connections);
     let mut read = Read::new();
     let (decided, log) = loop {
@@ -129,8 +134,11 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
 fn routes(keeper: &Keeper) -> Routes {
     let state = keeper.state();
     let mut routes = Routes::default();
-    for (environment_name, environment) in &state.environments {
-        for (service, balancer) in &environment.balancers {
+    // Those that have disks alone need nothing carried.
+    let busy = state.environments.iter().filter(|(_, environment)| !environment.is_idle());
+    for (environment_name, environment) in busy {
+        let is_inside = state.addresses.are_in(environment);
+        for (service, balancer) in balanced(environment) {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
             for listener in &balancer.spec.listeners {
                 let (port, protocol) = (listener.port, listener.protocol);
@@ -143,20 +151,22 @@ fn routes(keeper: &Keeper) -> Routes {
                     port,
                     protocol,
                 };
-                routes.listeners.insert(id, Route { host, backends: backends.collect(), inside: None });
+                let inside = is_inside.then(|| SocketAddr::from((wanted::service_address(host), port)));
+                routes.listeners.insert(id, Route { host, backends: backends.collect(), inside });
             }
         }
+        let ingresses = environment.balancers.values().filter_map(|balancer| balancer.spec.http.as_ref());
+        let targets = ingresses.flat_map(|http| &http.backends).flat_map(|backend| &backend.targets);
+        for Proxied { id, host, inside, .. } in
+            targets.flat_map(|target| inside::proxied(environment_name, environment, target))
+        {
+            routes.listeners.insert(id, Route { host, backends: Vec::new(), inside: Some(inside.into()) });
+        }
         let address = addresses::name_server(environment_name);
-        let server = NameServer { address, zone: zone(environment), inside: false };
+        let server = NameServer { address, zone: names::zone(environment, is_inside), inside: is_inside };
         routes.name_servers.insert(environment_name.clone(), server);
     }
     routes
-}
-
-/// The names of an environment's balancers, with their addresses.
-fn zone(environment: &Environment) -> Zone {
-    let balancers = environment.balancers.iter().filter(|(_, balancer)| !balancer.spec.listeners.is_empty());
-    balancers.filter_map(|(name, balancer)| Some((service_name(name), balancer.host.parse().ok()?))).collect()
 }
 
 /// Cuts consoles that are too long.

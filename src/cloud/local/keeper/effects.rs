@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use i2kit_spec::status::PodPhase;
 use tokio_util::sync::CancellationToken;
 
 use super::Keeper;
-use super::state::{Life, MachineHandle, Ports, Running, State};
+use super::state::{Life, MachineHandle, Ports, Running, State, blocking};
 use super::step::{Effect, Launch};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{Environment, GroupRecord};
@@ -20,7 +20,8 @@ use crate::cloud::local::link::guest::Guest;
 use crate::cloud::local::link::status_check;
 use crate::cloud::local::machine::qemu::{self, Machine};
 use crate::cloud::local::machine::{images, process, qmp, secrets};
-use crate::cloud::local::network::{self, GuestPort};
+use crate::cloud::local::network::own::Network;
+use crate::cloud::local::network::{self, Attachment, GuestPort, Reach};
 use crate::cloud::local::supervise::supervise;
 use crate::cloud::local::volumes;
 use crate::manifest::api::{Name, Protocol};
@@ -45,7 +46,7 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
                 }
             });
         }
-        Effect::Remove { id } => {
+        Effect::Remove { id, .. } => {
             tokio::task::spawn_blocking(move || remove(&keeper, &id));
         }
         Effect::RemoveDisk { environment, disk } => {
@@ -118,7 +119,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
 
 /// Starts the VM's process, unless the VM is not wanted any more.
 fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
-    let Launch { environment, id, index, spec, ports, name, .. } = launch;
+    let Launch { environment, id, index, spec, ports, name, address, .. } = launch;
     if !keeper.state().record(id).is_some_and(|record| record.state == InstanceState::Running) {
         keeper.state().failed(id, "it was not wanted any more".to_owned());
         keeper.changed.notify_one();
@@ -129,14 +130,25 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
     let cmdline = images::cmdline(&keeper.home, spec.image)?;
     let accelerator = keeper.accelerator();
     let secrets = secrets::memory_file(&keeper.home.secrets(), &spec.secrets)?;
-    let resolver = keeper.mover.report().name_servers.get(environment).copied();
     let disks = attach(keeper, launch)?;
+    let device = match address {
+        Some(address) => {
+            let network = keeper.network(environment)?;
+            let device = network.device(*address).map_err(|error| CloudError::Program {
+                program: "the network".into(),
+                message: format!("{address} cannot be attached: {error}"),
+            })?;
+            keeper.state().attach(id, network, *address, ports.clone());
+            device
+        }
+        None => network::device(ports, keeper.mover.report().name_servers.get(environment).copied()),
+    };
     let machine = Machine {
         id,
         name,
         index: *index,
         launch: spec,
-        network: &network::device(ports, resolver),
+        network: &device,
         image: &keeper.home.image(spec.image),
         cmdline: &cmdline,
         accelerator,
@@ -151,6 +163,24 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
 }
 
 impl State {
+    /// Takes note of a VM's place in its environment's network.
+    fn attach(&mut self, id: &str, network: Arc<Network>, address: Ipv4Addr, ports: Vec<GuestPort>) {
+        if let Some(machine) = self.machines.get_mut(id) {
+            machine.network = Attachment::inside(network, address, ports);
+        }
+    }
+
+    /// What [`Self::attach`] is to know of a VM that has an address: its environment, and its ports.
+    fn place(&self, id: &str) -> Option<(String, Ipv4Addr, Vec<GuestPort>)> {
+        self.environments.iter().find_map(|(name, environment)| {
+            environment.groups.iter().find_map(|(group, record)| {
+                let instance = record.instances.get(id)?;
+                let launch = &record.revision(instance.revision)?.launch;
+                Some((name.clone(), instance.address?, environment.ports(group, launch)))
+            })
+        })
+    }
+
     /// A disk is there, and is never made anew.
     pub(super) fn disk_made(&mut self, environment: &str, disk: &Name) {
         let found = self.environments.get_mut(environment).and_then(|found| found.disks.get_mut(disk));
@@ -207,6 +237,16 @@ fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
 /// Waits until qemu answers and says where the VM's ports are; whether it did before it ended. A qemu that does not
 /// answer is a VM that is not ready.
 async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
+    let place = keeper.state().place(id);
+    if let Some((environment, address, ports)) = place {
+        let is_attached = keeper.state().machines.get(id).is_some_and(|machine| machine.network.is_inside());
+        if !is_attached {
+            // One that was adopted: its process runs in the network.
+            let network = blocking(|| keeper.network(&environment)).map_err(|error| error.to_string())?;
+            keeper.state().attach(id, network, address, ports);
+        }
+        return Ok(true);
+    }
     let folder = keeper.home.instance(id);
     let given_up = tokio::time::Instant::now() + QEMU_START;
     loop {
@@ -259,14 +299,14 @@ async fn check_health(
     cancel: CancellationToken,
 ) -> Result<(), String> {
     loop {
-        let address = keeper
+        let reach = keeper
             .state()
             .machines
             .get(&id)
-            .and_then(|machine| machine.network.address(health_port, Protocol::Tcp));
-        let Some(address) = address else { return Ok(()) };
+            .and_then(|machine| machine.network.reach(health_port, Protocol::Tcp));
+        let Some(reach) = reach else { return Ok(()) };
         let checked = tokio::select! {
-            checked = check_once(&keeper, &id, address) => checked,
+            checked = check_once(&keeper, &id, &reach) => checked,
             () = cancel.cancelled() => return Ok(()),
         };
         let unasked =
@@ -284,7 +324,7 @@ async fn check_health(
 
 /// One health check: the guest's own word, and the first port behind a balancer that does not accept yet, until all
 /// did once.
-async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (CheckOutcome, Option<u16>) {
+async fn check_once(keeper: &Keeper, id: &str, address: &Reach) -> (CheckOutcome, Option<u16>) {
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
@@ -311,7 +351,7 @@ async fn check_once(keeper: &Keeper, id: &str, address: SocketAddr) -> (CheckOut
     // A container that ends again and again is ready whenever it has just been started.
     let restarted = status.containers.iter().any(|container| container.restarts > 0);
     for (port, target) in targets {
-        if !status_check::accepts(target, address).await {
+        if !status_check::accepts(&target, address).await {
             if restarted || now < since.saturating_add(status_check::PORTS_GRACE_MS) {
                 return (outcome, Some(port));
             }

@@ -315,7 +315,7 @@ impl Sim {
                 let now = self.now;
                 self.world().off.insert(id, now);
             }
-            (Effect::Remove { id }, Ok(())) => drop(self.world().folders.remove(&id)),
+            (Effect::Remove { id, .. }, Ok(())) => drop(self.world().folders.remove(&id)),
             (Effect::RemoveDisk { environment, disk }, attempt) => {
                 if attempt.is_ok() {
                     self.assert_free(&disk);

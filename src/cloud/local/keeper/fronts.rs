@@ -4,21 +4,23 @@ use std::net::Ipv4Addr;
 
 use super::Keeper;
 use super::certificates::{Need, Source};
+use super::inside::{self, Proxied};
 use super::state::State;
 use crate::cloud::engine::environment::Environment;
-use crate::cloud::local::mover::Backend;
+use crate::cloud::local::mover::{Backend, Report};
 use crate::cloud::local::proxy::{Front, Pool, ServerAddress, Wanted};
 use crate::manifest::api::Protocol;
-use crate::plan::fleet::{HttpBackend, HttpSpec};
+use crate::plan::fleet::{HttpBackend, HttpSpec, TargetGroup};
 
 /// What the proxy should serve now; `None` while that is not known. Reads and signs certificates that are new.
 pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
+    let report = keeper.mover.report();
     let found = {
         let state = keeper.state();
-        if keeper.proxy.is_settling() && lacks_addresses(&state) {
+        if keeper.proxy.is_settling() && lacks_addresses(&state, &report) {
             return None;
         }
-        ingresses(&state)
+        ingresses(&state, &report)
     };
     let (needs, fronts): (Vec<Need>, Vec<Front>) = found.into_iter().unzip();
     let certificates = keeper.certificates.find(&keeper.home, &needs);
@@ -30,22 +32,27 @@ pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
 }
 
 /// Whether there is a healthy machine behind an Ingress whose address is not known, since this process has just adopted it.
-fn lacks_addresses(state: &State) -> bool {
-    state.environments.values().any(|environment| {
-        let balancers = environment.balancers.values().filter(|balancer| balancer.spec.http.is_some());
-        balancers.flat_map(|balancer| balancer.spec.targets()).any(|target| {
+fn lacks_addresses(state: &State, report: &Report) -> bool {
+    state.environments.iter().any(|(name, environment)| {
+        let ingresses = environment.balancers.values().filter_map(|balancer| balancer.spec.http.as_ref());
+        ingresses.flat_map(|http| &http.backends).flat_map(|backend| &backend.targets).any(|target| {
             let group = environment.groups.get(&target.group);
             let serving =
                 group.map_or(0, |group| group.instances.values().filter(|one| one.serves()).count());
-            serving > state.backends(environment, &target.group, (target.port, Protocol::Tcp)).len()
+            serving > servers(state, report, (name, environment), std::slice::from_ref(target)).len()
         })
     })
 }
 
 /// The Ingresses of all environments, without their certificates.
-fn ingresses(state: &State) -> Vec<(Need, Front)> {
+fn ingresses(state: &State, report: &Report) -> Vec<(Need, Front)> {
     let mut found = Vec::new();
     for (environment_name, environment) in &state.environments {
+        let pool = |backend: &HttpBackend| Pool {
+            service: backend.service.clone(),
+            http2: backend.http2,
+            servers: servers(state, report, (environment_name, environment), &backend.targets),
+        };
         for (name, balancer) in &environment.balancers {
             let (Some(http), Ok(host)) = (&balancer.spec.http, balancer.host.parse::<Ipv4Addr>()) else {
                 continue;
@@ -57,7 +64,7 @@ fn ingresses(state: &State) -> Vec<(Need, Front)> {
                 redirect: !http.plain,
                 rules: http.rules.clone(),
                 default: http.default,
-                pools: http.backends.iter().map(|backend| pool(state, environment, backend)).collect(),
+                pools: http.backends.iter().map(pool).collect(),
             };
             let environment = environment_name.clone();
             found.push((Need { environment, name: name.clone(), sources: sources(http, host) }, front));
@@ -66,14 +73,37 @@ fn ingresses(state: &State) -> Vec<(Need, Front)> {
     found
 }
 
-fn pool(state: &State, environment: &Environment, backend: &HttpBackend) -> Pool {
-    let targets = backend.targets.iter();
-    let backends =
-        targets.flat_map(|target| state.backends(environment, &target.group, (target.port, Protocol::Tcp)));
-    let server = |backend: Backend| ServerAddress { machine: backend.machine, address: backend.address };
-    let mut servers: Vec<ServerAddress> = backends.map(server).collect();
+/// The machines that serve, with the addresses by which the proxy reaches them.
+fn servers(
+    state: &State,
+    report: &Report,
+    (name, environment): (&str, &Environment),
+    targets: &[TargetGroup],
+) -> Vec<ServerAddress> {
+    let mut servers = if state.addresses.are_in(environment) {
+        proxied_servers((name, environment), report, targets)
+    } else {
+        let backend =
+            |target: &TargetGroup| state.backends(environment, &target.group, (target.port, Protocol::Tcp));
+        let server = |backend: Backend| ServerAddress { machine: backend.machine, address: backend.address };
+        targets.iter().flat_map(backend).map(server).collect()
+    };
     servers.sort();
-    Pool { service: backend.service.clone(), http2: backend.http2, servers }
+    servers
+}
+
+/// The machines that serve a backend and that the front door reaches in the environment's network.
+fn proxied_servers(
+    (name, environment): (&str, &Environment),
+    report: &Report,
+    targets: &[TargetGroup],
+) -> Vec<ServerAddress> {
+    let machines = targets.iter().flat_map(|target| inside::proxied(name, environment, target));
+    let server = |found: Proxied| {
+        let port = *report.bound.get(&found.id)?;
+        Some(ServerAddress { machine: found.machine, address: (found.host, port).into() })
+    };
+    machines.filter(|found| found.serves).filter_map(server).collect()
 }
 
 /// The certificates of an Ingress: one a Secret, and one a host that no Secret is for. Those of the authority are for the

@@ -9,16 +9,16 @@
 //! no connection of a balancer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 
 use tokio_util::sync::CancellationToken;
 
+use super::addresses::Addresses;
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{Environment, MachineFacts};
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::machine::process::Process;
 use crate::cloud::local::mover::Backend;
-use crate::cloud::local::network::Attachment;
+use crate::cloud::local::network::{Attachment, Reach};
 use crate::cloud::local::store::{Environments, Store};
 use crate::manifest::api::{Name, Protocol};
 
@@ -29,6 +29,8 @@ pub(in crate::cloud::local) struct State {
     pub(in crate::cloud::local) environments: Environments,
     /// Machines by the names of their instances.
     pub(in crate::cloud::local) machines: HashMap<String, MachineHandle>,
+    /// Which addresses machines get.
+    pub(in crate::cloud::local) addresses: Addresses,
     /// Disks that are being deleted at present.
     removing: BTreeSet<(String, Name)>,
     store: Store,
@@ -140,7 +142,8 @@ pub(in crate::cloud::local) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 impl State {
     /// What a database holds, and no VM yet.
     pub(in crate::cloud::local) fn new(store: Store, environments: Environments) -> Self {
-        Self { environments, machines: HashMap::new(), removing: BTreeSet::new(), store }
+        let addresses = Addresses::default();
+        Self { environments, machines: HashMap::new(), addresses, removing: BTreeSet::new(), store }
     }
 
     /// Whether nothing need be looked after: there are disks at most.
@@ -243,7 +246,7 @@ impl State {
     }
 
     /// TCP ports of the VM that balancers lead to, and where they are reached.
-    pub(in crate::cloud::local) fn targets(&self, id: &str) -> Vec<(u16, SocketAddr)> {
+    pub(in crate::cloud::local) fn targets(&self, id: &str) -> Vec<(u16, Reach)> {
         let owner = |environment: &&Environment| {
             environment.groups.values().any(|group| group.instances.contains_key(id))
         };
@@ -256,10 +259,22 @@ impl State {
                 environment.groups.get(&target.group).is_some_and(|group| group.instances.contains_key(id))
             })
             .filter_map(|target| {
-                let address = self.machines.get(id)?.network.address(target.port, Protocol::Tcp)?;
-                Some((target.port, address))
+                let reach = self.machines.get(id)?.network.reach(target.port, Protocol::Tcp)?;
+                Some((target.port, reach))
             })
             .collect()
+    }
+
+    /// Processes of an environment's VMs that have addresses: they run in the environment's network.
+    pub(in crate::cloud::local) fn processes(&self, environment: &str) -> Vec<u32> {
+        let groups = self.environments.get(environment).map(|environment| environment.groups.values());
+        let records = groups.into_iter().flatten().flat_map(|group| group.instances.values());
+        let ids = records.filter(|record| record.address.is_some()).map(|record| &record.id);
+        ids.filter_map(|id| match &self.machines.get(&**id)?.life {
+            Life::Started(process) => Some(process.pid()),
+            Life::Starting | Life::Failed(_) => None,
+        })
+        .collect()
     }
 
     /// Healthy VMs behind each listener.

@@ -4,9 +4,11 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::Ipv4Addr;
 
 use i2kit_spec::PodEnd;
 
+use super::addresses::Addresses;
 use super::state::{Life, MachineHandle, State};
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{Environment, InstanceRecord, MachineFacts};
@@ -29,8 +31,8 @@ pub(in crate::cloud::local) enum Effect {
     Kill { id: String },
     /// It ended: look after it no more.
     Dismiss { id: String },
-    /// Remove its folder.
-    Remove { id: String },
+    /// Remove its folder, and forget its environment and address.
+    Remove { id: String, address: Option<(String, Ipv4Addr)> },
     /// Delete a disk that nothing has.
     RemoveDisk { environment: String, disk: Name },
 }
@@ -46,8 +48,10 @@ pub(in crate::cloud::local) struct Launch {
     pub(in crate::cloud::local) index: Option<u32>,
     /// What it is started from.
     pub(in crate::cloud::local) spec: LaunchSpec,
-    /// Ports to forward.
+    /// Ports to forward, or to show.
     pub(in crate::cloud::local) ports: Vec<(u16, Protocol)>,
+    /// Its address in the environment's network, where it has one.
+    pub(in crate::cloud::local) address: Option<Ipv4Addr>,
     /// What its guest calls itself.
     pub(in crate::cloud::local) name: String,
     /// Its disks that outlive it, in the order of their numbers.
@@ -84,6 +88,7 @@ impl State {
         let step = Step {
             facts: &facts,
             machines: &self.machines,
+            addresses: &self.addresses,
             read,
             unread: RefCell::default(),
             now,
@@ -148,7 +153,12 @@ impl State {
                 self.machines.remove(id);
                 return None;
             }
-            Effect::Remove { id } => drop(self.machines.remove(id)),
+            Effect::Remove { id, address } => {
+                self.machines.remove(id);
+                if let Some((environment, address)) = address {
+                    self.addresses.free(environment, *address);
+                }
+            }
         }
         Some(effect)
     }
@@ -158,6 +168,7 @@ impl State {
 struct Step<'s> {
     facts: &'s HashMap<String, MachineFacts>,
     machines: &'s HashMap<String, MachineHandle>,
+    addresses: &'s Addresses,
     read: &'s Read,
     unread: RefCell<BTreeSet<String>>,
     now: Moment,
@@ -291,7 +302,9 @@ impl Step<'_> {
         let Some(group) = group else { return };
         if let Action::Forget { .. } = action {
             let gone = group.instances.remove(id.as_str());
-            self.effects.push(Effect::Remove { id });
+            let address =
+                gone.as_ref().and_then(|record| Some((environment_name.to_owned(), record.address?)));
+            self.effects.push(Effect::Remove { id, address });
             self.scaled_away(environment_name, name, gone.and_then(|record| record.ordinal));
             return;
         }
@@ -334,6 +347,7 @@ impl Step<'_> {
         let called = ordinal.map(|ordinal| member_name(name, ordinal));
         let head = called.clone().unwrap_or_else(|| format!("{}-{revision}", name.name));
         let id = new_id(&head, |id| self.machines.contains_key(id) || record_of(&self.next, id).is_some());
+        let address = self.addresses.choose(environment_name, environment);
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         if !environment.claim_for_member(name, ordinal, &spec, self.now) {
             // A disk of it is being deleted: the next one is made when that is done.
@@ -343,13 +357,14 @@ impl Step<'_> {
         let record = InstanceRecord {
             ordinal,
             run,
+            address,
             ..InstanceRecord::new(InstanceId(id.clone()), revision, self.now)
         };
         group.instances.insert(record.id.clone(), record);
         let (environment, index) = (environment_name.to_owned(), run.and_then(|run| run.index));
         let disks = spec.disks.iter().map(|disk| disk.name(name, ordinal)).collect();
         let called = called.unwrap_or_else(|| id.clone());
-        let launch = Launch { environment, id, index, spec, ports, name: called, disks };
+        let launch = Launch { environment, id, index, spec, ports, address, name: called, disks };
         self.effects.push(Effect::Launch(Box::new(launch)));
     }
 }

@@ -5,7 +5,6 @@
 //! limit of its own.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use i2kit_spec::status::{self, PodStatus};
@@ -14,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cloud::engine::environment::InstanceRecord;
 use crate::cloud::engine::health::CheckOutcome;
-use crate::cloud::local::network;
+use crate::cloud::local::network::Reach;
 
 /// The time limit of a request: a guest that is emulated on a busy host may need more than a second.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,7 +49,7 @@ pub(crate) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
 }
 
 /// Requests the status once.
-pub(crate) async fn check(address: SocketAddr, patience: Duration) -> CheckOutcome {
+pub(crate) async fn check(address: &Reach, patience: Duration) -> CheckOutcome {
     let path = status::PATH;
     let (code, body) = match get(address, path, patience).await {
         Ok(answer) => answer,
@@ -92,8 +91,8 @@ fn is_our_fault(error: &io::Error) -> bool {
 /// qemu accepts them itself, and closes one when the guest has refused it. So the guest is asked for its status, at
 /// `guest`, behind the connection: packets to a guest and from it keep their order, so that its answer comes after a
 /// refusal, however slow the machine is.
-pub(crate) async fn accepts(address: SocketAddr, guest: SocketAddr) -> bool {
-    let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, network::connect(address)).await else {
+pub(crate) async fn accepts(address: &Reach, guest: &Reach) -> bool {
+    let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, address.connect()).await else {
         return false;
     };
     if get(guest, status::PATH, PATIENCE).await.is_err() {
@@ -104,9 +103,9 @@ pub(crate) async fn accepts(address: SocketAddr, guest: SocketAddr) -> bool {
 }
 
 /// Sends a GET request. Returns status code and body of the answer.
-async fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, String)> {
+async fn get(address: &Reach, path: &str, patience: Duration) -> io::Result<(u16, String)> {
     let conversation = async {
-        let mut stream = network::connect(address).await?;
+        let mut stream = address.connect().await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();
@@ -148,14 +147,14 @@ mod tests {
     }
 
     async fn outcome(listener: &tokio::net::TcpListener, bytes: &[u8]) -> CheckOutcome {
-        let address = listener.local_addr().unwrap();
-        tokio::join!(check(address, PATIENCE * 30), answer(listener, bytes)).0
+        let address = Reach::Host(listener.local_addr().unwrap());
+        tokio::join!(check(&address, PATIENCE * 30), answer(listener, bytes)).0
     }
 
     #[tokio::test]
     async fn a_status_is_read_and_all_else_is_told_apart() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = Reach::Host(listener.local_addr().unwrap());
         let status = r#"{"version":1,"bootId":"b-1","phase":{"name":"notReady","reasons":["web: gone"]},"containers":[]}"#;
         let ok = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: x\r\n\r\n{body}").into_bytes();
         let CheckOutcome::Status(read) = outcome(&listener, &ok(status)).await else { panic!() };
@@ -182,9 +181,9 @@ mod tests {
         assert!(matches!(outcome(&listener, b"").await, CheckOutcome::Silence(_)));
         // The listener still accepts, as qemu's does, and nobody answers.
         let guest = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let asked = guest.local_addr().unwrap();
+        let asked = Reach::Host(guest.local_addr().unwrap());
         let status = ok(status);
-        assert!(tokio::join!(accepts(address, asked), answer(&guest, &status)).0);
+        assert!(tokio::join!(accepts(&address, &asked), answer(&guest, &status)).0);
         // A guest that takes its time refuses before it answers, and one that does not answer has not accepted.
         let refusing = async {
             drop(listener.accept().await.unwrap());
@@ -193,13 +192,13 @@ mod tests {
             drop(asking);
             answer(&guest, &status).await;
         };
-        assert!(!tokio::join!(accepts(address, asked), refusing).0);
+        assert!(!tokio::join!(accepts(&address, &asked), refusing).0);
         drop(guest);
-        assert!(!accepts(address, asked).await);
-        let CheckOutcome::Silence(silent) = check(address, PATIENCE_BOOTING).await else { panic!() };
+        assert!(!accepts(&address, &asked).await);
+        let CheckOutcome::Silence(silent) = check(&address, PATIENCE_BOOTING).await else { panic!() };
         assert!(silent.contains("did not answer"), "{silent}");
         drop(listener);
-        assert!(matches!(check(address, PATIENCE).await, CheckOutcome::Silence(_)), "refused");
+        assert!(matches!(check(&address, PATIENCE).await, CheckOutcome::Silence(_)), "refused");
     }
 
     #[test]

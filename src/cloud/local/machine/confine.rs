@@ -19,6 +19,7 @@ use landlock::{
 };
 use rustix::thread::CapabilitySet;
 
+use crate::cloud::local::network::enter;
 use crate::oci::Digest;
 
 /// The first of the machines' user ids. No range of systemd or of user namespaces (`/etc/subuid`) lies there.
@@ -112,7 +113,8 @@ fn restrict(command: &Command, image: &Path, folder: &Path) -> io::Result<Rulese
         | AccessFs::RemoveFile
         | AccessFs::Truncate;
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-    let system = SYSTEM.iter().map(PathBuf::from).chain(program_folders(command)).chain(name_servers());
+    let system = SYSTEM.iter().chain(&[enter::THIS_PROGRAM]).map(PathBuf::from);
+    let system = system.chain(program_folders(command)).chain(name_servers());
     let rules = |paths: Vec<PathBuf>, access: BitFlags<AccessFs>| path_beneath_rules(paths, access);
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(RULES))
@@ -131,7 +133,11 @@ fn restrict(command: &Command, image: &Path, folder: &Path) -> io::Result<Rulese
 fn program_folders(command: &Command) -> Vec<PathBuf> {
     let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| value);
     let folders = path.map(std::env::split_paths).into_iter().flatten();
-    let found = folders.map(|folder| folder.join(command.get_program())).find(|path| path.is_file());
+    // This program enters the environment's network and becomes the one behind the dashes.
+    let behind = command.get_args().skip_while(|argument| *argument != "--").nth(1);
+    let program =
+        behind.filter(|_| command.get_program() == enter::THIS_PROGRAM).unwrap_or(command.get_program());
+    let found = folders.map(|folder| folder.join(program)).find(|path| path.is_file());
     let mut all = Vec::new();
     // The path itself, and the target of its links.
     for program in found.iter().cloned().chain(found.as_ref().and_then(|path| path.canonicalize().ok())) {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,9 +18,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::qemu::{self, Grants, Machine};
+use super::qemu::{self, Grants, Inside, Machine};
 use super::{confine, platform};
 use crate::cloud::CloudError;
+use crate::cloud::local::network::enter;
 
 /// qemu's own messages, in the machine's folder.
 const MESSAGES: &str = "qemu.log";
@@ -60,9 +61,18 @@ pub(crate) fn start(
         disks: disks.iter().map(AsRawFd::as_raw_fd).collect(),
         user: confine::user(machine.id),
     };
+    let mut inherited: Vec<BorrowedFd<'_>> = scratch.iter().chain(disks).map(AsFd::as_fd).collect();
+    let kept = grants.scratch.iter().chain(&grants.disks).copied();
     let messages = folder.join(MESSAGES);
     let messages = File::create(&messages).map_err(CloudError::file("write", &messages))?;
-    let mut command = Command::new(platform.program);
+    let mut command = match &machine.network.inside {
+        None => Command::new(platform.program),
+        Some(Inside { user, net, tap }) => {
+            inherited.extend([user.as_fd(), net.as_fd(), tap.as_fd()]);
+            let kept: Vec<RawFd> = kept.chain([tap.as_raw_fd()]).collect();
+            enter::command((user.as_raw_fd(), net.as_raw_fd()), &kept, platform.program)
+        }
+    };
     command
         .args(qemu::arguments(machine, &grants))
         .env_clear()
@@ -80,7 +90,6 @@ pub(crate) fn start(
             error.to_string()
         },
     };
-    let inherited: Vec<&File> = scratch.iter().chain(disks).collect();
     let (child, _) = spawn(command, machine.image, folder, &inherited).map_err(refused)?;
     let pid = child.id();
     let (child, pidfd) = or_end(child, pidfd(pid)).map_err(refused)?;
@@ -98,15 +107,16 @@ fn or_end<T>(mut child: Child, done: io::Result<T>) -> io::Result<(Child, T)> {
     }
 }
 
-/// Starts `command`, confined, with the descriptors of these files open under the same numbers.
+/// Starts `command`, confined, with these descriptors open under the same numbers.
 pub(crate) fn spawn(
     command: Command,
     image: &Path,
     folder: &Path,
-    inherited: &[&File],
+    inherited: &[BorrowedFd<'_>],
 ) -> io::Result<(Child, RulesetStatus)> {
     let _inheriting = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
-    let inherit = |flags| inherited.iter().try_for_each(|file| rustix::io::fcntl_setfd(file, flags));
+    let inherit =
+        |flags| inherited.iter().try_for_each(|descriptor| rustix::io::fcntl_setfd(descriptor, flags));
     let spawned = inherit(FdFlags::empty())
         .map_err(io::Error::from)
         .and_then(|()| confine::spawn(command, image, folder));
@@ -114,6 +124,12 @@ pub(crate) fn spawn(
     let (child, status) = spawned?;
     let (child, ()) = or_end(child, restored)?;
     Ok((child, status))
+}
+
+/// Starts `command`, which inherits no descriptor of a machine that is being started.
+pub(crate) fn spawn_apart(command: &mut Command) -> io::Result<Child> {
+    let _inheriting = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
 }
 
 /// Makes files of these sizes that take no room yet and have no name: they vanish with the machine, however it ends.
@@ -249,8 +265,6 @@ fn machine_of(pid: u32, instances: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::RawFd;
-
     use super::*;
 
     #[test]
@@ -264,7 +278,8 @@ mod tests {
         for _ in 0..2 {
             let mut command = Command::new("ls");
             command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-            let (child, _) = spawn(command, folder.path(), folder.path(), &inherited.each_ref()).unwrap();
+            let (child, _) =
+                spawn(command, folder.path(), folder.path(), &inherited.each_ref().map(AsFd::as_fd)).unwrap();
             let output = child.wait_with_output().unwrap().stdout;
             let text = String::from_utf8(output).unwrap();
             let mut numbers: Vec<RawFd> = text.lines().map(|line| line.parse().unwrap()).collect();

@@ -1,7 +1,7 @@
 //! The qemu command line of a machine, as a pure function.
 
 use std::ffi::OsString;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 use i2kit_spec::cmdline;
@@ -48,12 +48,27 @@ pub(crate) struct Grants {
 }
 
 /// A machine's network device, as the network gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct NetworkDevice {
     /// The backend: the value of `-netdev`, with the id `net`.
     pub(crate) netdev: String,
+    /// The device's hardware address; qemu's own without it.
+    pub(crate) hardware: Option<[u8; 6]>,
+    /// The environment's network, in which qemu runs; this host's without it.
+    pub(crate) inside: Option<Inside>,
     /// Words of the kernel command line: the guest's addresses and its resolver.
     pub(crate) cmdline: String,
+}
+
+/// A place in an environment's network.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    /// The user namespace.
+    pub(crate) user: OwnedFd,
+    /// The network namespace.
+    pub(crate) net: OwnedFd,
+    /// The machine's interface.
+    pub(crate) tap: OwnedFd,
 }
 
 /// An option of qemu and its value.
@@ -114,9 +129,11 @@ fn disk(machine: &Machine) -> [Argument; 2] {
 
 /// Network and console.
 fn devices(machine: &Machine) -> [Argument; 4] {
+    let bytes = machine.network.hardware.map(|address| address.map(|byte| format!("{byte:02x}")).join(":"));
+    let hardware = bytes.map(|address| format!(",mac={address}")).unwrap_or_default();
     [
         ("-netdev", machine.network.netdev.clone()),
-        ("-device", "virtio-net-pci,netdev=net,romfile=".to_owned()),
+        ("-device", format!("virtio-net-pci,netdev=net,romfile={hardware}")),
         // Appending, so that the file can be cut while qemu writes to it.
         ("-chardev", format!("file,id=console,path={CONSOLE},append=on")),
         ("-serial", "chardev:console".to_owned()),

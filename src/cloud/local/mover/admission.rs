@@ -17,6 +17,10 @@ const CONNECTIONS: usize = SLOTS as usize;
 /// Descriptors for questions for names, of all environments: one a question that is relayed, one a TCP connection.
 const NAMES: usize = 512;
 
+/// Descriptors of egress beside carried connections, of all environments: one a UDP flow or series of pings, one a
+/// connection that is being made.
+const OUTSIDE: usize = 4096;
+
 /// Descriptors of one connection at most: the client's, the machine's, and a pipe for each direction.
 const PER_CONNECTION: usize = 6;
 
@@ -29,6 +33,8 @@ pub(crate) struct Shares {
     pub(crate) listener: usize,
     /// Descriptors of questions for names.
     pub(crate) names: usize,
+    /// Descriptors of egress.
+    pub(crate) outside: usize,
 }
 
 impl Shares {
@@ -38,8 +44,9 @@ impl Shares {
         // Under a low limit the reserve is half of it.
         let free = limit - RESERVE.min(limit / 2);
         let names = NAMES.min(free / 8);
-        let connections = CONNECTIONS.min((free - names) / PER_CONNECTION);
-        Self { connections, listener: connections / 2, names }
+        let outside = OUTSIDE.min(free / 8);
+        let connections = CONNECTIONS.min((free - names - outside) / PER_CONNECTION);
+        Self { connections, listener: connections / 2, names, outside }
     }
 }
 
@@ -98,12 +105,13 @@ mod tests {
         for limit in [0, 1, 64, 256, 1024, 4096, 1 << 20, usize::MAX] {
             let shares = Shares::of(limit);
             let limit = limit.min(DESCRIPTORS);
-            let reserve = limit - shares.connections * PER_CONNECTION - shares.names;
+            let reserve = limit - shares.connections * PER_CONNECTION - shares.names - shares.outside;
             assert!(reserve >= RESERVE.min(limit / 2), "{limit}: {shares:?}");
             assert!(shares.listener <= shares.connections, "{limit}: {shares:?}");
         }
-        assert_eq!(Shares::of(1024), Shares { connections: 74, listener: 37, names: 64 });
-        let most = Shares { connections: CONNECTIONS, listener: CONNECTIONS / 2, names: NAMES };
+        assert_eq!(Shares::of(1024), Shares { connections: 64, listener: 32, names: 64, outside: 64 });
+        let most =
+            Shares { connections: CONNECTIONS, listener: CONNECTIONS / 2, names: NAMES, outside: OUTSIDE };
         assert_eq!(Shares::of(usize::MAX), most);
     }
 

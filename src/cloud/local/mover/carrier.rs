@@ -13,6 +13,7 @@ use super::control::Control;
 use super::dns::Dns;
 use super::listeners::{Change, Listeners};
 use super::log::Log;
+use super::outside::{Ends, Outside};
 use super::places::{GUARDIAN, HOST, is_alive};
 use super::poll::{EventFlags, Token};
 use super::protocol::{Answer, Request};
@@ -56,6 +57,7 @@ pub(super) struct Carrier {
     pub(super) sessions: Sessions,
     pub(super) dns: Dns,
     pub(super) control: Control,
+    pub(super) outside: Outside,
     routes: Routes,
     machines: HashMap<u64, String>,
     /// Of a process in a network: the listeners that it accepts from, each with its key and its socket.
@@ -94,6 +96,7 @@ impl Carrier {
             sessions: Sessions::new(),
             dns: Dns::new((table, poll, member), shares, log),
             control: Control::new(table, poll, member),
+            outside: Outside::new(shares),
             routes: Routes::default(),
             machines: HashMap::new(),
             accepts: BTreeMap::new(),
@@ -131,6 +134,7 @@ impl Carrier {
             }
         }
         self.dns.recover(&wanted.routes.name_servers);
+        self.reach_outside();
         self.recover_connections();
         self.routes = wanted.routes;
         // The process before may have changed the table, and not said so.
@@ -223,7 +227,9 @@ impl Carrier {
                 && listener.member() == self.engine.member
                 && address.and_then(|found| SocketAddr::try_from(found).ok()) == Some(local)
         };
-        let Some(record) = (0..self.shared.table.listeners_top()).find(is_of) else { return Some(fd) };
+        let Some(record) = (0..self.shared.table.listeners_top()).find(is_of) else {
+            return self.outside.adopt(&mut self.engine, fd);
+        };
         self.connecting.begin(&mut self.engine, &mut self.services, fd, record as u64);
         None
     }
@@ -296,10 +302,12 @@ impl Carrier {
     fn release_networks(&mut self) {
         let table = self.shared.table;
         let routes = &self.routes;
+        let (outside, engine) = (&mut self.outside, &mut self.engine);
         self.listeners.networks.retain(|environment, index| {
             let is_wanted = routes.name_servers.contains_key(environment)
                 || routes.listeners.keys().any(|id| id.environment == *environment);
             if !is_wanted {
+                outside.close(engine, environment);
                 table.network(*index).release(&table);
                 table.member(*index).wake();
                 table.member(GUARDIAN).wake();
@@ -309,7 +317,7 @@ impl Carrier {
     }
 
     /// Has a process carry in the network of these descriptors.
-    fn give(&mut self, environment: String, given: &[Fd]) -> Answer {
+    pub(super) fn give(&mut self, environment: String, given: &[Fd]) -> Answer {
         let table = self.shared.table;
         let (user, net, outside) = match *given {
             [user, net] => (user, net, None),
@@ -338,15 +346,31 @@ impl Carrier {
             opened.extend([(Opened::Tun, tun), (Opened::Egress, egress)]);
             self.dns.give(&environment, [udp, tcp]);
         }
+        if outside.is_some() {
+            self.outside.close(&mut self.engine, &environment);
+        }
         // A process of the network before ends, and the guardian starts one in this.
         table.network(index).record(&table, key(&environment), &opened);
         self.listeners.networks.insert(environment, index);
+        self.reach_outside();
         if let Err(error) = self.save() {
             self.shared.log.write(format_args!("the wanted state cannot be kept: {error}"));
         }
         table.member(index).wake();
         table.member(GUARDIAN).wake();
         Answer::Done
+    }
+
+    /// Has the machines of every network reach the outside.
+    fn reach_outside(&mut self) {
+        for (environment, index) in &self.listeners.networks {
+            let network = self.shared.table.network(*index);
+            let ends = network.opened(Opened::Tun).zip(network.opened(Opened::Egress));
+            if let Some((device, listener)) = ends {
+                let ends = Ends { device, listener, listener6: None };
+                self.outside.open(&mut self.engine, environment, ends);
+            }
+        }
     }
 
     /// Machines without a backend and without a connection are forgotten.
@@ -383,6 +407,7 @@ impl Carrier {
     pub(super) fn report(&self) -> Report {
         let mut report = Report { bound: self.listeners.ports(), ..Report::default() };
         self.dns.report(&mut report);
+        self.outside.report(&mut report);
         for (environment, warning) in self.services.warnings(&self.engine) {
             report.warnings.entry(environment).or_default().push(warning);
         }
@@ -494,6 +519,7 @@ impl Carrier {
                 }
             }
             Token::Asker(number) => self.dns.asker(number),
+            Token::Outside(number) => self.outside.event(&mut self.engine, number),
             Token::Relayed(number) => self.dns.relayed(number),
             Token::Control => {
                 if let Some(listener) = self.shared.table.kept(Kept::Control) {
@@ -526,6 +552,7 @@ impl Carrier {
             self.services.resume(&self.engine, self.shared.shares),
             self.sessions.sweep(&mut self.engine),
             self.dns.expire(),
+            self.outside.expire(&mut self.engine),
         ];
         times.into_iter().flatten().min()
     }

@@ -225,7 +225,6 @@ impl Engine {
 
     /// Carries a connection between two sockets that are connected elsewhere. Both become this engine's; without a place
     /// for it they stay the caller's.
-    #[cfg_attr(not(test), expect(dead_code, reason = "connections to outside are made elsewhere"))]
     pub(crate) fn adopt_pair(&mut self, client: Fd, server: Fd, meta: Meta) -> Option<u32> {
         let index = self.open(client, meta.listener)?;
         self.set_machine(index, meta.machine);

@@ -192,7 +192,6 @@ impl Mover {
     ///
     /// # Errors
     /// It does not run, or has no place for one more.
-    #[expect(dead_code, reason = "networks of environments are given by what makes them")]
     pub(crate) async fn give(&self, environment: &str, given: &Given) -> Result<(), String> {
         let Given { user, net, outside } = given;
         let mut descriptors = vec![user.as_fd(), net.as_fd()];
@@ -439,7 +438,7 @@ mod tests {
     }
 
     fn routes() -> Routes {
-        let server = NameServer { address: [127, 0, 0, 1].into(), zone: Zone::new(), inside: false };
+        let server = NameServer { address: [127, 0, 0, 1].into(), zone: Zone::default(), inside: false };
         Routes { name_servers: [("local".to_owned(), server)].into(), ..Routes::default() }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Token {
     Asker(u32),
     /// A relayed question, by its number.
     Relayed(u32),
+    /// A descriptor of egress, by its number.
+    Outside(u32),
     /// The control socket.
     Control,
     /// Something in the table has changed.
@@ -57,6 +59,7 @@ impl Token {
             Self::News => word(6, 0),
             Self::Signals => word(7, 0),
             Self::Guardian => word(8, 0),
+            Self::Outside(number) => word(9, number),
         }
     }
 
@@ -75,6 +78,7 @@ impl Token {
             5 => Self::Control,
             6 => Self::News,
             7 => Self::Signals,
+            9 => Self::Outside(low(word)),
             _ => Self::Guardian,
         }
     }
@@ -158,6 +162,7 @@ mod tests {
             Token::News,
             Token::Signals,
             Token::Guardian,
+            Token::Outside(9),
         ];
         for token in tokens {
             assert_eq!(Token::read(token.word()), token);

@@ -43,7 +43,8 @@ impl Suspects {
     /// Hands each to `adopt`, which gives back what it does not take.
     pub(super) fn offer(&mut self, mut adopt: impl FnMut(Fd) -> Option<Fd>) -> usize {
         let before = self.found.len();
-        self.found.retain(|suspect| adopt(suspect.fd).is_some());
+        // A number that was closed meanwhile may be another file's, one that was just taken on among them.
+        self.found.retain(|suspect| suspect.fd.inode() == suspect.inode && adopt(suspect.fd).is_some());
         before - self.found.len()
     }
 

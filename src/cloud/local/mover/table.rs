@@ -490,9 +490,14 @@ impl Network {
         self.opened(Opened::Net).is_some()
     }
 
-    /// Records it, in the place of the one before.
+    /// Records it, in the place of the one before. What is there once and is not given again stays.
     pub(crate) fn record(&self, table: &Table, environment: u64, opened: &[(Opened, Fd)]) {
-        self.release(table);
+        let is_whole = opened.iter().any(|(opened, _)| *opened == Opened::Tun);
+        for before in Self::ALL.into_iter().rev() {
+            if is_whole || !matches!(before, Opened::Tun | Opened::Egress) {
+                self.forget(table, before);
+            }
+        }
         self.words[Self::ENVIRONMENT].store(environment, Ordering::Relaxed);
         for wanted in Self::ALL {
             for (_, fd) in opened.iter().filter(|(opened, _)| *opened == wanted) {
@@ -505,10 +510,14 @@ impl Network {
     /// Forgets it, and closes what it had.
     pub(crate) fn release(&self, table: &Table) {
         for opened in Self::ALL.into_iter().rev() {
-            if let Some(fd) = self.opened(opened) {
-                store_fd(&self.words[opened as usize], None);
-                table.close(fd);
-            }
+            self.forget(table, opened);
+        }
+    }
+
+    fn forget(&self, table: &Table, opened: Opened) {
+        if let Some(fd) = self.opened(opened) {
+            store_fd(&self.words[opened as usize], None);
+            table.close(fd);
         }
     }
 }

@@ -313,7 +313,7 @@ fn a_fallback_makes_room_for_who_wants_its_port() {
 
 #[test]
 fn silent_clients_leave_room_for_everything_else() {
-    let shares = Shares { connections: 28, listener: 14, names: 4 };
+    let shares = Shares { connections: 28, listener: 14, names: 4, outside: 4 };
     let door = Door::new(shares);
     let a = server("a");
     let (full, other) = ((PORT, Protocol::Tcp), (PORT + 1, Protocol::Tcp));
@@ -406,7 +406,7 @@ fn silent_sessions_are_forgotten_while_others_talk() {
 
 #[test]
 fn the_session_that_was_silent_for_longest_makes_room() {
-    let shares = Shares { connections: 28, listener: 14, names: 4 };
+    let shares = Shares { connections: 28, listener: 14, names: 4, outside: 4 };
     let door = Door::new(shares);
     let echo = echo();
     door.apply(wanted(host(110), UDP, std::slice::from_ref(&echo)));
@@ -433,7 +433,7 @@ fn a_name_server_that_cannot_start_says_once_what_to_do() {
     let taken = UdpSocket::bind((address, 53));
     let door = Door::new(Shares::of(1024));
     for _ in 0..2 {
-        door.apply(names("taken", address, Zone::new()));
+        door.apply(names("taken", address, Zone::default()));
     }
     let report = door.report();
     assert!(report.name_servers.is_empty());

@@ -1,4 +1,5 @@
-//! Addresses of the local cloud on this host's loopback: those of balancers, and those of name servers.
+//! Addresses of the local cloud on this host's loopback: those of balancers, of name servers, and of machines behind
+//! Ingresses.
 
 use std::net::Ipv4Addr;
 
@@ -13,6 +14,15 @@ const BALANCERS: [u8; 2] = [127, 77];
 
 /// The first two bytes of name servers' addresses.
 const NAME_SERVERS: [u8; 2] = [127, 78];
+
+/// The first two bytes of the addresses by which the HTTP proxy reaches machines in a network; no machine reaches these.
+const MACHINES: [u8; 2] = [127, 80];
+
+/// The address of this host by which the HTTP proxy reaches a machine that has this one in its environment's network.
+pub(crate) fn machine(inside: Ipv4Addr) -> Ipv4Addr {
+    let ([a, b], [.., c, d]) = (MACHINES, inside.octets());
+    Ipv4Addr::new(a, b, c, d)
+}
 
 /// An address for the balancer `name` of `environment` that is not in `taken`: the same one for the same name as far as
 /// possible, so that bookmarks still work after a `destroy`.

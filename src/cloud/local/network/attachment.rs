@@ -1,8 +1,14 @@
 //! A machine's place on the network: where its ports are reached, and which were requested.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 
+use tokio::net::TcpStream;
+
+use super::own::Network;
 use crate::manifest::api::Protocol;
 use crate::plan::fleet::Endpoint;
 
@@ -20,17 +26,74 @@ pub(crate) struct Forward {
     pub(crate) address: SocketAddr,
 }
 
+/// Where a port of a machine is reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Reach {
+    /// From this host.
+    Host(SocketAddr),
+    /// In the environment's network.
+    Inside(Arc<Network>, SocketAddrV4),
+}
+
+impl Reach {
+    /// Connects to it: a TCP port.
+    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+        match self {
+            Self::Host(address) => TcpStream::connect(address).await,
+            Self::Inside(network, address) => network.connect(*address).await,
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(address) => write!(f, "{address}"),
+            Self::Inside(_, address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A machine's place in the environment's network.
+#[derive(Debug)]
+struct Place {
+    network: Arc<Network>,
+    address: Ipv4Addr,
+    /// The ports that are shown.
+    ports: Vec<GuestPort>,
+}
+
 /// A machine on the network. Nothing is known of one that was just started or adopted, until [`discover`] reports.
 ///
 /// [`discover`]: super::discover
 #[derive(Debug, Default)]
 pub(crate) struct Attachment {
+    /// Its place in the environment's network. It has no forwards then.
+    inside: Option<Place>,
     forwards: Vec<Forward>,
     requested: BTreeSet<GuestPort>,
 }
 
 impl Attachment {
+    /// A machine that has this address in the environment's network.
+    pub(crate) fn inside(network: Arc<Network>, address: Ipv4Addr, ports: Vec<GuestPort>) -> Self {
+        Self { inside: Some(Place { network, address, ports }), ..Self::default() }
+    }
+
+    /// Whether it has an address in the environment's network.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.inside.is_some()
+    }
+
     /// Where a port is reached.
+    pub(crate) fn reach(&self, port: u16, protocol: Protocol) -> Option<Reach> {
+        if let Some(Place { network, address, .. }) = &self.inside {
+            return Some(Reach::Inside(Arc::clone(network), SocketAddrV4::new(*address, port)));
+        }
+        self.address(port, protocol).map(Reach::Host)
+    }
+
+    /// Where a port is reached from this host, without the environment's network.
     pub(crate) fn address(&self, port: u16, protocol: Protocol) -> Option<SocketAddr> {
         let found = self.forwards.iter().find(|forward| (forward.port, forward.protocol) == (port, protocol));
         found.map(|forward| forward.address)
@@ -38,6 +101,14 @@ impl Attachment {
 
     /// Where all ports are reached, as the fleet shows it.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        if let Some(Place { address, ports, .. }) = &self.inside {
+            let endpoint = |(port, protocol): &GuestPort| Endpoint {
+                port: *port,
+                protocol: *protocol,
+                address: SocketAddrV4::new(*address, *port).to_string(),
+            };
+            return ports.iter().map(endpoint).collect();
+        }
         let endpoint = |forward: &Forward| Endpoint {
             port: forward.port,
             protocol: forward.protocol,

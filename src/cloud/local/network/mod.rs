@@ -5,13 +5,46 @@
 //! [`addresses`].
 
 pub(crate) mod addresses;
+mod advice;
 mod attachment;
+mod conntrack;
+pub(crate) mod enter;
+pub(crate) mod holder;
+mod interfaces;
+pub(crate) mod namespace;
+mod netlink;
+mod nftables;
+pub(crate) mod own;
+mod rules;
 #[expect(
     unsafe_code,
     reason = "TUNSETIFF, IP_TRANSPARENT, SO_MARK and others have no safe wrapper; each use states why it is sound"
 )]
 pub(crate) mod sys;
+#[cfg(test)]
+mod tests;
 mod user;
+pub(crate) mod wanted;
 
-pub(crate) use self::attachment::{Attachment, GuestPort};
-pub(crate) use self::user::{connect, device, discover, open};
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+pub(crate) use self::attachment::{Attachment, GuestPort, Reach};
+use self::namespace::Join;
+pub(crate) use self::user::{device, discover, open};
+
+/// Is the holder of a network: that of these namespaces, or a new one.
+pub(crate) fn hold(user: Option<PathBuf>, net: Option<PathBuf>) -> io::Result<()> {
+    holder::serve(&Join { user, net })
+}
+
+/// Becomes `program` in the network of these namespaces; only these descriptors stay open. Returns when that fails.
+pub(crate) fn become_program(
+    user: Option<PathBuf>,
+    net: Option<PathBuf>,
+    kept: &[RawFd],
+    program: &[String],
+) -> io::Error {
+    enter::become_program(&Join { user, net }, kept, program)
+}

@@ -2,10 +2,9 @@
 //!
 //! It owns no policy: each function is one call, and states why it is sound. What rustix wraps is called there, not here.
 
-#![allow(dead_code, reason = "calls for networks of environments")]
-
 use std::io;
-use std::mem::size_of;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -80,6 +79,10 @@ pub(crate) enum SocketOption {
     Transparent,
     /// `SO_MARK`: the mark of packets that the socket sends.
     Mark,
+    /// `IP_RECVERR`: the socket keeps ICMP errors about what it sent.
+    QueueErrors,
+    /// `IPV6_RECVERR`: the same of IPv6.
+    QueueErrors6,
 }
 
 /// Sets an option of a socket.
@@ -87,6 +90,8 @@ pub(crate) fn set_option(socket: impl AsFd, option: SocketOption, value: libc::c
     let (level, name) = match option {
         SocketOption::Transparent => (libc::SOL_IP, libc::IP_TRANSPARENT),
         SocketOption::Mark => (libc::SOL_SOCKET, libc::SO_MARK),
+        SocketOption::QueueErrors => (libc::SOL_IP, libc::IP_RECVERR),
+        SocketOption::QueueErrors6 => (libc::SOL_IPV6, libc::IPV6_RECVERR),
     };
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
     let descriptor = socket.as_fd().as_raw_fd();
@@ -182,3 +187,84 @@ pub(crate) fn terminations() -> io::Result<OwnedFd> {
 }
 
 // --- egress ---
+
+/// An ICMP error about a datagram that a socket had sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueuedError {
+    /// Its type, of ICMP or `ICMPv6`.
+    pub(crate) kind: u8,
+    /// Its code.
+    pub(crate) code: u8,
+    /// Its second word: the MTU, where the datagram was too long.
+    pub(crate) info: u32,
+    /// Who sent it.
+    pub(crate) offender: Option<IpAddr>,
+}
+
+/// Lets a datagram socket keep the ICMP errors about what it sent, for [`read_error`].
+pub(crate) fn queue_errors(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
+    set_option(socket, if ipv6 { SocketOption::QueueErrors6 } else { SocketOption::QueueErrors }, 1)
+}
+
+/// The next ICMP error of a socket, and the start of the datagram that it is about in `datagram`. `None` for an error
+/// that came from no packet: this host's own.
+///
+/// # Errors
+/// `WouldBlock` when there is none.
+pub(crate) fn read_error(
+    socket: BorrowedFd<'_>,
+    datagram: &mut [u8],
+) -> io::Result<(usize, Option<QueuedError>)> {
+    /// Room for one `sock_extended_err` with the address of its sender, and for other messages; aligned as headers are.
+    const CONTROL_BYTES: usize = 256;
+    #[repr(C, align(8))]
+    struct Control([u8; CONTROL_BYTES]);
+
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut vector = libc::iovec { iov_base: datagram.as_mut_ptr().cast(), iov_len: datagram.len() };
+    // SAFETY: a message header of zeros is a valid one without buffers.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut control).cast();
+    header.msg_controllen = CONTROL_BYTES;
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is open; the header's pointers are to `vector`, to `datagram` and to `control`, with their
+    // lengths, and all of them outlive the call, which keeps none.
+    let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    let used = header.msg_controllen.min(CONTROL_BYTES);
+    Ok((read.min(datagram.len()), queued_error(&control.0[..used])))
+}
+
+/// The ICMP error in control messages (cmsg(3), ip(7), ipv6(7)): each has a header of length, level and type, and the
+/// error is a `struct sock_extended_err` followed by the `struct sockaddr` of its sender.
+fn queued_error(mut control: &[u8]) -> Option<QueuedError> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    const ERROR: usize = size_of::<libc::sock_extended_err>();
+    loop {
+        let length = usize::from_ne_bytes(*control.first_chunk()?);
+        let level = i32::from_ne_bytes(*control.get(8..)?.first_chunk()?);
+        let name = i32::from_ne_bytes(*control.get(12..)?.first_chunk()?);
+        let body = control.get(HEADER..length)?;
+        if matches!((level, name), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)) {
+            let error = body.first_chunk::<ERROR>()?;
+            let [_, _, _, _, origin, kind, code, _, info @ ..] = *error;
+            let info = u32::from_ne_bytes(*info.first_chunk()?);
+            let icmp = matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+            let offender = body.get(ERROR..).and_then(socket_address);
+            return icmp.then_some(QueuedError { kind, code, info, offender });
+        }
+        control = control.get(length.next_multiple_of(8)..)?;
+    }
+}
+
+/// The address in a `struct sockaddr_in` or `sockaddr_in6`.
+fn socket_address(bytes: &[u8]) -> Option<IpAddr> {
+    let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+    match family {
+        libc::AF_INET => Some(IpAddr::V4(Ipv4Addr::from(*bytes.get(4..)?.first_chunk::<4>()?))),
+        libc::AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?))),
+        _ => None,
+    }
+}

@@ -5,11 +5,10 @@
 //!   servers. The guest has a route for them ([`cmdline::SERVICES`]).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use i2kit_spec::cmdline;
-use tokio::net::TcpStream;
 
 use super::addresses::REACHABLE;
 use super::attachment::{Forward, GuestPort};
@@ -30,6 +29,8 @@ pub(crate) fn device(ports: &[GuestPort], resolver: Option<Ipv4Addr>) -> Network
     NetworkDevice {
         // Without IPv6, by which a guest would reach this host's `::1` as `fec0::2`.
         netdev: format!("user,id=net,ipv6=off{forwards}"),
+        hardware: None,
+        inside: None,
         cmdline: format!(
             "{}={GUEST}/24,{GATEWAY},{} {}={REACHABLE}",
             cmdline::NET,
@@ -56,11 +57,6 @@ pub(crate) async fn open(folder: &Path, port: GuestPort) -> io::Result<Vec<Forwa
         "" => discover(folder).await,
         refusal => Err(io::Error::other(refusal.to_owned())),
     }
-}
-
-/// Connects to a TCP port of a machine by the address at which it is reached.
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    TcpStream::connect(address).await
 }
 
 /// A forward in qemu's syntax. Port 0: the kernel chooses a free one, so that two machines never want the same.

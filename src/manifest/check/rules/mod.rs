@@ -7,6 +7,7 @@ mod ingress;
 mod isolation;
 mod machine;
 mod pod;
+mod policy;
 mod service;
 mod table;
 mod workload;

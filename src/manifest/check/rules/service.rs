@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::manifest::check::report::Check;
 use crate::manifest::check::text::{is_cidr, port_mapping};
 use crate::manifest::code::Code;
-use crate::manifest::support::{Annotation, TLS};
+use crate::manifest::support::{Annotation, HEADLESS, TLS};
 use crate::manifest::tree::{Entry, Node, Span};
 
 /// What each type of Service needs.
@@ -189,7 +189,7 @@ pub(super) fn ranges(check: &mut Check<'_>, value: &str, span: Span) {
 fn cluster_ip(check: &mut Check<'_>, spec: &Node<'_>) {
     let Some(entry) = spec.entry("clusterIP") else { return };
     check.key("clusterIP", |check| match entry.value.scalar() {
-        Some("None") => check.not_yet(entry.key_span, "a headless Service (`clusterIP: None`)"),
+        Some("None") => check.supported(entry.key_span, "a headless Service (`clusterIP: None`)", HEADLESS),
         None | Some("") => {}
         Some(_) => {
             check.report(

@@ -15,6 +15,7 @@ use super::pod::{
     expression_values, injected_sidecars, injecting_namespace, mounts_exist, node_condition, node_selector,
     one_term, pod_term, preferred_term, same_service_account, spot, spread_key, sysctl, unique_containers,
 };
+use super::policy::{policy_peer, policy_port};
 use super::service::{service, service_annotations, short_form};
 use super::workload::{
     always_restarts, claim_annotations, claim_templates, claims_of_group, claims_of_members, deadline,
@@ -37,6 +38,8 @@ pub(in crate::manifest) fn of(table: &Table) -> &'static [Rule] {
         "StatefulSetSpec" => &[selector_matches, always_restarts, claim_templates, claims_of_members],
         "PersistentVolumeClaim template" | "PersistentVolumeClaim" => &[claim_annotations],
         "Pod" => &[pod_alone],
+        "NetworkPolicyPeer" => &[policy_peer],
+        "NetworkPolicyPort" => &[policy_port],
         "JobSpec" => &[job_restarts, job_indexes, failure_policy, success_policy],
         "Job" => &[job_name],
         "CronJob" => &[cron_job_name],

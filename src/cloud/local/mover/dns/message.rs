@@ -1,13 +1,9 @@
-//! DNS messages as bytes: RFC 1035, section 4, and EDNS, RFC 6891. Pure.
+//! DNS messages as bytes: RFC 1035, section 4, SRV, RFC 2782, and EDNS, RFC 6891. Pure.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+pub use super::zone::{Record, Zone};
 
-/// The domain that is answered here. All other names are relayed.
-pub const DOMAIN: &str = "cluster.local";
-
-/// Full names in lower case without the last dot, and their addresses.
-pub type Zone = BTreeMap<String, Ipv4Addr>;
+/// The largest answer, in bytes: what a message over TCP has room for, without the longest record and EDNS.
+const LARGEST_ANSWER: usize = 65_000;
 
 /// Id, flags and four counts of records.
 const HEADER: usize = 12;
@@ -29,6 +25,8 @@ const FURTHER_RECORDS: u16 = 16;
 
 /// Types and classes of records.
 const A: u16 = 1;
+const PTR: u16 = 12;
+const SRV: u16 = 33;
 const OPT: u16 = 41;
 const ANY: u16 = 255;
 const INTERNET: u16 = 1;
@@ -73,8 +71,7 @@ struct Question {
 /// Answers a message from `zone`; nothing if it is no question.
 pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
     let question = question(message)?;
-    let below = |name: &str, domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
-    if question.name != DOMAIN && !below(&question.name, DOMAIN) {
+    if !zone.has(&question.name) {
         return Some(Reply::Elsewhere);
     }
     let edns = edns(message, question.end);
@@ -83,22 +80,65 @@ pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
         put_edns(&mut answer, BAD_VERSION);
         return Some(Reply::Answer(answer));
     }
-    let found = zone.get(&question.name);
-    let known = found.is_some() || zone.keys().any(|name| below(name, &question.name));
-    let mut answer = head(message, question.end, if known { NO_ERROR } else { NO_SUCH_NAME });
-    if let (Some(address), A | ANY, INTERNET) = (found, question.kind, question.class) {
-        answer[7] = 1;
-        // The name of the question, by a reference to where it stands.
-        answer.extend([0xc0, 12]);
-        answer.extend([A, INTERNET].map(u16::to_be_bytes).as_flattened());
-        answer.extend(TTL.to_be_bytes());
-        answer.extend([0, 4]);
-        answer.extend(address.octets());
+    let found = zone.find(&question.name);
+    let mut answer = head(message, question.end, if found.is_some() { NO_ERROR } else { NO_SUCH_NAME });
+    if question.class == INTERNET {
+        put_records(&mut answer, question.kind, found.unwrap_or_default());
     }
     if edns.is_some() {
         put_edns(&mut answer, 0);
     }
     Some(Reply::Answer(answer))
+}
+
+/// Appends the records of the kind that is asked for. Each question begins with another one, by its id, so that clients
+/// that take the first one are spread.
+fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[Record]) {
+    let data: Vec<(u16, Vec<u8>)> =
+        records.iter().filter_map(data).filter(|(found, _)| kind == ANY || kind == *found).collect();
+    let Some(first) = usize::from(u16::from_be_bytes([answer[0], answer[1]])).checked_rem(data.len()) else {
+        return;
+    };
+    let (before, from) = data.split_at(first);
+    let mut count: u16 = 0;
+    for (kind, data) in from.iter().chain(before) {
+        if answer.len() + data.len() > LARGEST_ANSWER {
+            break;
+        }
+        // The name of the question, by a reference to where it stands.
+        answer.extend([0xc0, 12]);
+        answer.extend([*kind, INTERNET].map(u16::to_be_bytes).as_flattened());
+        answer.extend(TTL.to_be_bytes());
+        answer.extend(u16::try_from(data.len()).unwrap_or_default().to_be_bytes());
+        answer.extend(data);
+        count += 1;
+    }
+    answer[6..8].copy_from_slice(&count.to_be_bytes());
+}
+
+/// The type of a record and its data; none for a name that a message cannot hold.
+fn data(record: &Record) -> Option<(u16, Vec<u8>)> {
+    match record {
+        Record::Address(address) => Some((A, address.octets().to_vec())),
+        Record::Name(name) => Some((PTR, encoded(name)?)),
+        Record::Port { port, host } => {
+            // Of one priority and weight: any of them will do.
+            let mut data = [0, 1, *port].map(u16::to_be_bytes).as_flattened().to_vec();
+            data.extend(encoded(host)?);
+            Some((SRV, data))
+        }
+    }
+}
+
+/// A name as a message holds it.
+fn encoded(name: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length))?);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    (bytes.len() <= NAME_BYTES).then_some(bytes)
 }
 
 /// What EDNS adds to a question.
@@ -219,6 +259,8 @@ pub(in crate::cloud::local::mover) fn example_question(name: &str, kind: u16) ->
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -259,6 +301,64 @@ mod tests {
         assert_eq!(code("redis.default.svc.cluster.local", A), NO_SUCH_NAME);
         // What a search path makes of a name that has one already.
         assert_eq!(code("web.default.svc.cluster.local.default.svc.cluster.local", A), NO_SUCH_NAME);
+    }
+
+    #[test]
+    fn ports_and_addresses_have_names_and_several_addresses_are_turned() {
+        let mut zone = Zone::default();
+        let members = [Ipv4Addr::new(10, 78, 1, 1), Ipv4Addr::new(10, 78, 1, 2)];
+        for address in members {
+            zone.add("db.default.svc.cluster.local", Record::Address(address));
+        }
+        let host = "db-0.db.default.svc.cluster.local";
+        zone.add("_sql._tcp.db.default.svc.cluster.local", Record::Port { port: 5432, host: host.into() });
+        zone.own_reverse(&[10, 78]);
+        zone.add_reverse(members[0], host.to_owned());
+        let ask = |id: u8, name: &str, kind| {
+            let mut question = example_question(name, kind);
+            question[1] = id;
+            match reply(&question, &zone) {
+                Some(Reply::Answer(answer)) => answer,
+                other => panic!("{name}: {other:?}"),
+            }
+        };
+        let addresses = |id| {
+            let found = ask(id, "db.default.svc.cluster.local", A);
+            assert_eq!(found[6..8], [0, 2]);
+            let record = |end: usize| found[found.len() - end..][..4].to_vec();
+            [record(20), record(4)]
+        };
+        let [a, b] = members.map(|member| member.octets().to_vec());
+        // The upper byte of the id adds an even number.
+        assert_eq!(addresses(4), [a.clone(), b.clone()]);
+        assert_eq!(addresses(5), [b, a]);
+        let name = b"\x04db-0\x02db\x07default\x03svc\x07cluster\x05local\0";
+        let found = ask(1, "_sql._tcp.db.default.svc.cluster.local", SRV);
+        let length = u8::try_from(name.len()).unwrap();
+        let mut expected = vec![0, SRV.to_be_bytes()[1], 0, 1, 0, 0, 0, 5, 0, length + 6, 0, 0, 0, 1, 21, 56];
+        expected.extend(name);
+        assert!(found.ends_with(&expected), "{found:?}");
+        let found = ask(1, "1.1.78.10.in-addr.arpa", PTR);
+        let mut expected = vec![0, 12, 0, 1, 0, 0, 0, 5, 0, length];
+        expected.extend(name);
+        assert!(found.ends_with(&expected), "{found:?}");
+        let none = ask(1, "9.1.78.10.in-addr.arpa", PTR);
+        assert_eq!((none[3] & 0x0f, &none[6..8]), (NO_SUCH_NAME, &[0, 0][..]));
+        let others = example_question("1.2.0.192.in-addr.arpa", PTR);
+        assert_eq!(reply(&others, &zone), Some(Reply::Elsewhere));
+    }
+
+    #[test]
+    fn more_records_than_a_message_holds_are_cut() {
+        let mut zone = Zone::default();
+        for number in 0..5000_u32 {
+            zone.add("all.cluster.local", Record::Address(Ipv4Addr::from(number)));
+        }
+        let Some(Reply::Answer(found)) = reply(&example_question("all.cluster.local", A), &zone) else {
+            panic!("no answer")
+        };
+        let count = u16::from_be_bytes([found[6], found[7]]);
+        assert!(u16::try_from(found.len()).is_ok() && count > 4000, "{count} in {} bytes", found.len());
     }
 
     #[test]

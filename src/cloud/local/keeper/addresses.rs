@@ -1,0 +1,70 @@
+//! Addresses of machines in their environment's network: which one a new machine gets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::network::wanted;
+use crate::plan::fleet::InstanceState;
+
+/// How long an address is nobody's once its machine is gone: clients and caches of names may still have it. A process that
+/// was started since does not know of it.
+const REST: Duration = Duration::from_mins(10);
+
+/// Whether machines get addresses, and which ones were in use just now.
+#[derive(Debug, Default)]
+pub(in crate::cloud::local) struct Addresses {
+    /// Whether this host gives environments a network.
+    pub(in crate::cloud::local) are_given: bool,
+    freed: BTreeMap<(String, Ipv4Addr), Instant>,
+}
+
+impl Addresses {
+    /// Whether machines of this environment have addresses. It stays what it is as long as it has machines.
+    pub(in crate::cloud::local) fn are_in(&self, environment: &Environment) -> bool {
+        let records = environment.groups.values().flat_map(|group| group.instances.values());
+        let mut there = records.filter(|record| record.state != InstanceState::Ended).peekable();
+        if there.peek().is_none() { self.are_given } else { there.any(|record| record.address.is_some()) }
+    }
+
+    /// The address of a new machine of this environment: the lowest one that neither has nor had a machine just now. None
+    /// where machines get no addresses, and where all are taken.
+    pub(super) fn choose(&self, name: &str, environment: &Environment) -> Option<Ipv4Addr> {
+        if !self.are_in(environment) {
+            return None;
+        }
+        let records = environment.groups.values().flat_map(|group| group.instances.values());
+        let mut taken: BTreeSet<Ipv4Addr> = records.filter_map(|record| record.address).collect();
+        let rests = |since: &Instant| since.elapsed() < REST;
+        let freed = self.freed.iter().filter(|((of, _), since)| of == name && rests(since));
+        taken.extend(freed.map(|((_, address), _)| *address));
+        wanted::free_address(&taken)
+    }
+
+    /// Takes note that an address of this environment has no machine any more.
+    pub(super) fn free(&mut self, environment: &str, address: Ipv4Addr) {
+        self.freed.retain(|_, since| since.elapsed() < REST);
+        self.freed.insert((environment.to_owned(), address), Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_given_again_only_after_a_while_and_each_environment_has_its_own() {
+        let environment = Environment::default();
+        let mut addresses = Addresses::default();
+        assert_eq!(addresses.choose("local", &environment), None);
+        addresses.are_given = true;
+        let first = addresses.choose("local", &environment).unwrap();
+        assert_eq!(first, Ipv4Addr::new(10, 78, 1, 1));
+        addresses.free("local", first);
+        assert_eq!(addresses.choose("local", &environment), Some(Ipv4Addr::new(10, 78, 1, 2)));
+        assert_eq!(addresses.choose("other", &environment), Some(first));
+        addresses.freed.insert(("local".into(), first), Instant::now().checked_sub(REST).unwrap());
+        assert_eq!(addresses.choose("local", &environment), Some(first));
+    }
+}

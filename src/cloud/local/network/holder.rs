@@ -1,0 +1,241 @@
+//! The holder: a process of one thread in an environment's namespaces, the child of the local cloud. It makes or joins them,
+//! hands up what it opened ([`Handles`]), and opens further descriptors there on request, until the local cloud closes its
+//! socket. It may end at any time: the namespaces live on by the machines and by the descriptors.
+//!
+//! Requests and answers are JSON, one a packet, over a socket that is the holder's standard input; descriptors come with an
+//! answer.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::namespace::{self, Failure, Handles, INSIDE, Join, OUTSIDE, Step};
+use super::sys::{self, Virtual};
+use super::wanted;
+use crate::cloud::local::machine::process;
+use crate::manifest::api::Protocol;
+
+/// The hidden verb of this program that is a holder.
+pub(crate) const VERB: &str = "local-network";
+
+/// The longest packet, in bytes.
+const PACKET: usize = 4096;
+
+/// How long a holder may take for an answer: it opens a descriptor, and making a network takes 40 ms on an idle host.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request for a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Request {
+    /// The interface of a machine.
+    Tap { machine: Ipv4Addr },
+    /// A connection that is on its way there.
+    Dial { protocol: Protocol, to: SocketAddrV4 },
+}
+
+/// The answer. With it come the descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Answer {
+    /// Done.
+    Done,
+    /// Not done.
+    Refused {
+        /// The step of the network's making.
+        step: Option<Step>,
+        /// The error's number, where it has one.
+        code: Option<i32>,
+        /// The error.
+        message: String,
+    },
+}
+
+impl Answer {
+    fn refused(step: Option<Step>, error: &io::Error) -> Self {
+        Self::Refused { step, code: error.raw_os_error(), message: error.to_string() }
+    }
+}
+
+/// The error that was told.
+fn told(code: Option<i32>, message: String) -> io::Error {
+    code.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error)
+}
+
+// ---------------------------------------------------------------- in the holder's process
+
+/// Is a holder until the other side closes the socket, which is standard input.
+pub(crate) fn serve(join: &Join) -> io::Result<()> {
+    let socket = rustix::stdio::stdin();
+    let opened = match namespace::open(join) {
+        Ok(handles) => handles.into_descriptors(),
+        Err(Failure { step, error }) => {
+            return send(socket, &Answer::refused(Some(step), &error), &[]);
+        }
+    };
+    let borrowed: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
+    send(socket, &Answer::Done, &borrowed)?;
+    // Others have them now: what is there once must be free when they end.
+    drop(opened);
+    while let Some((request, _)) = receive::<Request>(socket)? {
+        match answer(&request) {
+            Ok(descriptor) => send(socket, &Answer::Done, &[descriptor.as_fd()])?,
+            Err(error) => send(socket, &Answer::refused(None, &error), &[])?,
+        }
+    }
+    Ok(())
+}
+
+fn answer(request: &Request) -> io::Result<OwnedFd> {
+    match request {
+        Request::Tap { machine } => {
+            sys::interface(Path::new(namespace::DEVICE), &wanted::tap(*machine), Virtual::Frames)
+        }
+        Request::Dial { protocol, to } => {
+            let kind = match protocol {
+                Protocol::Tcp => SocketType::STREAM,
+                Protocol::Udp => SocketType::DGRAM,
+            };
+            let socket = namespace::socket(kind, None)?;
+            match rustix::net::connect(&socket, to) {
+                Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- on both sides
+
+fn send(socket: BorrowedFd<'_>, message: &impl Serialize, with: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(INSIDE + OUTSIDE))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !with.is_empty() && !control.push(SendAncillaryMessage::ScmRights(with)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// A message and the descriptors with it; nothing when the other side has closed the socket.
+fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = [0; PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(INSIDE + OUTSIDE))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, descriptors)))
+}
+
+// ---------------------------------------------------------------- on the local cloud's side
+
+/// A holder, as the local cloud has it. It ends with this value.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    socket: Mutex<OwnedFd>,
+    child: Mutex<Child>,
+}
+
+/// Starts a holder by `command`, this program with its own arguments, and waits for what it opened.
+pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handles), Failure> {
+    let failed = |step: Step| move |error: io::Error| Failure { step, error };
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| failed(Step::Sockets)(error.into()))?;
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        sockopt::set_socket_timeout(&ours, timeout, Some(PATIENCE))
+            .map_err(|error| failed(Step::Sockets)(error.into()))?;
+    }
+    command.arg(VERB);
+    for (option, path) in [("--user", &join.user), ("--net", &join.net)] {
+        command.args(path.iter().flat_map(|path| [option.as_ref(), path.as_os_str()]));
+    }
+    let child = process::spawn_apart(command.stdin(theirs).stdout(Stdio::null()));
+    let child = child.map_err(failed(Step::Sockets))?;
+    // With it goes the other end of the socket, so that a holder that ends is heard.
+    drop(command);
+    let holder = Holder { socket: Mutex::new(ours), child: Mutex::new(child) };
+    let descriptors = holder.receive()?;
+    let wrong = || failed(Step::Sockets)(io::ErrorKind::InvalidData.into());
+    let handles = Handles::from_descriptors(descriptors).ok_or_else(wrong)?;
+    Ok((holder, handles))
+}
+
+impl Holder {
+    /// The answer that is on its way.
+    fn receive(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        answered(socket.as_fd())
+    }
+
+    fn ask(&self, request: &Request) -> io::Result<OwnedFd> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        send(socket.as_fd(), request, &[])?;
+        let descriptors = answered(socket.as_fd()).map_err(|failure| failure.error)?;
+        descriptors.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Makes the interface of a machine.
+    pub(crate) fn tap(&self, machine: Ipv4Addr) -> io::Result<OwnedFd> {
+        self.ask(&Request::Tap { machine })
+    }
+
+    /// A connection that is on its way to an address of the network. It does not block.
+    pub(crate) fn dial(&self, protocol: Protocol, to: SocketAddrV4) -> io::Result<OwnedFd> {
+        self.ask(&Request::Dial { protocol, to })
+    }
+
+    /// Whether its process runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(child.try_wait(), Ok(None))
+    }
+}
+
+fn answered(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Failure> {
+    let failed = |error| Failure { step: Step::Sockets, error };
+    match receive::<Answer>(socket).map_err(failed)? {
+        Some((Answer::Done, descriptors)) => Ok(descriptors),
+        Some((Answer::Refused { step, code, message }, _)) => {
+            Err(Failure { step: step.unwrap_or(Step::Sockets), error: told(code, message) })
+        }
+        None => Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "the holder of the network ended"))),
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // It owns nothing that must be brought to an end.
+        let _ = child.kill().and_then(|()| child.wait());
+    }
+}

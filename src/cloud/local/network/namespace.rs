@@ -1,0 +1,296 @@
+//! The making of an environment's network namespace, in a process of one thread that is there for it: what is set, and which
+//! descriptors are opened in it. They are used from outside: a socket stays in the network in which it was opened.
+//!
+//! Without root the network namespace lies in a user namespace, in which this user is itself alone and has all rights. No
+//! name in the file system refers to either: they live by the processes in them and by these descriptors.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
+use rustix::thread::{CapabilitySet, LinkNameSpaceType};
+
+use super::sys::{self, SocketOption, Virtual};
+use super::wanted::{GATEWAY, NAMES, Wanted};
+use super::{interfaces, netlink, rules};
+
+/// The device by which virtual interfaces are made.
+pub(crate) const DEVICE: &str = "/dev/net/tun";
+
+/// Settings of the network, below `/proc/sys/net`: it forwards, takes any source (the rules look at those), redirects
+/// nobody, and has ports enough for many short connections.
+const SETTINGS: &[(&str, &str)] = &[
+    ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv4/conf/all/accept_local", "1"),
+    ("ipv4/ip_local_port_range", "1024 65535"),
+    ("ipv4/tcp_tw_reuse", "1"),
+];
+
+/// Machines have no IPv6 yet. A kernel without IPv6 has no such setting.
+const NO_IPV6: (&str, &str) = ("ipv6/conf/default/disable_ipv6", "1");
+
+/// `RTMGRP_LINK`: messages about interfaces that come and go.
+const LINKS: u32 = 1;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// The namespaces of a network.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Join {
+    /// The user namespace: a path below `/proc`. A new one without it, where this user needs one.
+    pub(crate) user: Option<PathBuf>,
+    /// The network namespace, in that user namespace. A new one without it.
+    pub(crate) net: Option<PathBuf>,
+}
+
+/// What was opened in a network. All descriptors are closed by `exec`, and work in any namespace.
+#[derive(Debug)]
+pub(crate) struct Handles {
+    /// The user namespace.
+    pub(crate) user: OwnedFd,
+    /// The network namespace.
+    pub(crate) net: OwnedFd,
+    /// rtnetlink.
+    pub(crate) route: OwnedFd,
+    /// netfilter, for nftables.
+    pub(crate) rules: OwnedFd,
+    /// netfilter, for the table of connections.
+    pub(crate) conntrack: OwnedFd,
+    /// rtnetlink, told of interfaces that come and go; does not block.
+    pub(crate) links: OwnedFd,
+    /// What is there once; none where another process has it already.
+    pub(crate) outside: Option<Outside>,
+}
+
+/// The descriptors of which a network has one each. None of them blocks.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    /// The interface to outside: whole IPv4 packets.
+    pub(crate) tun: OwnedFd,
+    /// The TCP listener to which connections to outside are given; their local address is where they were to go.
+    pub(crate) egress: OwnedFd,
+    /// The name server, over UDP.
+    pub(crate) names_udp: OwnedFd,
+    /// The name server, over TCP.
+    pub(crate) names_tcp: OwnedFd,
+    /// Sends whole packets, which belong to no connection.
+    pub(crate) raw: OwnedFd,
+}
+
+/// The number of descriptors of [`Handles`] without [`Outside`].
+pub(super) const INSIDE: usize = 6;
+
+/// The number of descriptors of [`Outside`].
+pub(super) const OUTSIDE: usize = 5;
+
+impl Handles {
+    /// The descriptors, in an order that [`Self::from_descriptors`] knows.
+    pub(super) fn into_descriptors(self) -> Vec<OwnedFd> {
+        let Self { user, net, route, rules, conntrack, links, outside } = self;
+        let mut all = vec![user, net, route, rules, conntrack, links];
+        if let Some(Outside { tun, egress, names_udp, names_tcp, raw }) = outside {
+            all.extend([tun, egress, names_udp, names_tcp, raw]);
+        }
+        all
+    }
+
+    /// The same again; nothing for another number of descriptors.
+    pub(super) fn from_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut all = descriptors;
+        let outside = match all.len() {
+            INSIDE => None,
+            length if length == INSIDE + OUTSIDE => {
+                let [tun, egress, names_udp, names_tcp, raw] =
+                    <[OwnedFd; OUTSIDE]>::try_from(all.split_off(INSIDE)).ok()?;
+                Some(Outside { tun, egress, names_udp, names_tcp, raw })
+            }
+            _ => return None,
+        };
+        let [user, net, route, rules, conntrack, links] = <[OwnedFd; INSIDE]>::try_from(all).ok()?;
+        Some(Self { user, net, route, rules, conntrack, links, outside })
+    }
+}
+
+/// What failed, and at which step.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The step.
+    pub(crate) step: Step,
+    /// What the kernel answered.
+    pub(crate) error: io::Error,
+}
+
+/// The steps, as far as advice differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Step {
+    /// A new user namespace, and who this user is in it.
+    User,
+    /// A new network namespace.
+    Network,
+    /// Joining namespaces that are there.
+    Join,
+    /// The settings below `/proc/sys/net`.
+    Settings,
+    /// The device of virtual interfaces.
+    Device,
+    /// Interfaces, addresses and routes.
+    Routes,
+    /// The rules.
+    Rules,
+    /// Sockets.
+    Sockets,
+}
+
+impl Step {
+    fn failed(self) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure { step: self, error }
+    }
+}
+
+/// Makes or joins a network, in this process, which has one thread. Afterwards this process is in it.
+pub(crate) fn open(join: &Join) -> Result<Handles, Failure> {
+    // Before the user namespace is entered, from which other processes are out of reach.
+    let net = join.net.as_deref().map(file).transpose().map_err(Step::Join.failed())?;
+    enter_user(join)?;
+    match &net {
+        Some(file) => enter(file, LinkNameSpaceType::Network).map_err(Step::Join.failed())?,
+        None => sys::unshare(false, true).map_err(Step::Network.failed())?,
+    }
+    let settings = SETTINGS.iter().try_for_each(|setting| set(*setting));
+    settings.map_err(Step::Settings.failed())?;
+    let _ = set(NO_IPV6);
+    let route = netlink::open(None, 0).map_err(Step::Sockets.failed())?;
+    let netfilter = || netlink::open(Some(rustix::net::netlink::NETFILTER), 0);
+    let rules = netfilter().map_err(Step::Sockets.failed())?;
+    let outside = match sys::interface(Path::new(DEVICE), rules::OUTSIDE, Virtual::Packets) {
+        Ok(tun) => Some(tun),
+        // Whoever has the interface has the sockets as well.
+        Err(error) if join.net.is_some() && is(&error, Errno::BUSY) => None,
+        Err(error) => return Err(Step::Device.failed()(error)),
+    };
+    if outside.is_some() {
+        set_up_routes(&route).map_err(Step::Routes.failed())?;
+    }
+    if join.net.is_none() {
+        write_rules(&rules, &Wanted::default()).map_err(Step::Rules.failed())?;
+    }
+    let opened = || -> io::Result<Handles> {
+        let outside = outside.map(open_outside).transpose()?;
+        let links = netlink::open(None, LINKS)?;
+        rustix::io::ioctl_fionbio(&links, true)?;
+        Ok(Handles {
+            user: namespace("user")?,
+            net: namespace("net")?,
+            route,
+            rules,
+            conntrack: netfilter()?,
+            links,
+            outside,
+        })
+    };
+    opened().map_err(Step::Sockets.failed())
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// Opens a namespace of this thread.
+fn namespace(kind: &str) -> io::Result<OwnedFd> {
+    Ok(fs::File::open(format!("/proc/thread-self/ns/{kind}"))?.into())
+}
+
+/// Opens a namespace by its path.
+pub(super) fn file(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Enters a namespace.
+pub(super) fn enter(file: &OwnedFd, kind: LinkNameSpaceType) -> io::Result<()> {
+    Ok(rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))?)
+}
+
+/// Enters the user namespace of the network, or a new one where this process may not make networks.
+pub(super) fn enter_user(join: &Join) -> Result<(), Failure> {
+    if let Some(path) = &join.user {
+        // The kernel refuses to enter the one that the process is in.
+        let own = fs::metadata("/proc/self/ns/user").and_then(|own| Ok((own, fs::metadata(path)?)));
+        return match own {
+            Ok((own, other)) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => Ok(()),
+            Ok(_) => {
+                let entered = file(path).and_then(|file| enter(&file, LinkNameSpaceType::User));
+                entered.map_err(Step::Join.failed())
+            }
+            Err(error) => Err(Step::Join.failed()(error)),
+        };
+    }
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    if rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed)) {
+        return Ok(());
+    }
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let made = sys::unshare(true, false)
+        .and_then(|()| fs::write("/proc/self/setgroups", "deny"))
+        .and_then(|()| fs::write("/proc/self/uid_map", format!("{user} {user} 1")))
+        .and_then(|()| fs::write("/proc/self/gid_map", format!("{group} {group} 1")));
+    made.map_err(Step::User.failed())
+}
+
+fn set((name, value): (&str, &str)) -> io::Result<()> {
+    let path = format!("/proc/sys/net/{name}");
+    fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+}
+
+fn set_up_routes(route: &OwnedFd) -> io::Result<()> {
+    let index = interfaces::list(route)?.get(rules::OUTSIDE).copied().ok_or(io::ErrorKind::NotFound)?;
+    interfaces::request(route, &interfaces::network(index))?;
+    match interfaces::request(route, &interfaces::delivery()) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
+}
+
+/// Replaces the rules of a network by those for what is wanted.
+pub(crate) fn write_rules(socket: &OwnedFd, wanted: &Wanted) -> io::Result<()> {
+    let (batch, answered) = rules::table(wanted).transaction();
+    Ok(netlink::request(socket, &batch, answered)?)
+}
+
+fn open_outside(tun: OwnedFd) -> io::Result<Outside> {
+    rustix::io::ioctl_fionbio(&tun, true)?;
+    let egress = socket(SocketType::STREAM, None)?;
+    sys::set_option(&egress, SocketOption::Transparent, 1)?;
+    listen(&egress, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, rules::PROXY_PORT))?;
+    let server = SocketAddrV4::new(GATEWAY, NAMES);
+    let names_udp = socket(SocketType::DGRAM, None)?;
+    rustix::net::bind(&names_udp, &server)?;
+    let names_tcp = socket(SocketType::STREAM, None)?;
+    listen(&names_tcp, server)?;
+    let raw = socket(SocketType::RAW, Some(rustix::net::ipproto::RAW))?;
+    sys::set_option(&raw, SocketOption::Mark, rules::UNTRACKED.cast_signed())?;
+    Ok(Outside { tun, egress, names_udp, names_tcp, raw })
+}
+
+/// A socket of IPv4 that does not block, in this thread's network.
+pub(super) fn socket(kind: SocketType, protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::INET, kind, flags, protocol)?)
+}
+
+fn listen(socket: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_reuseaddr(socket, true)?;
+    rustix::net::bind(socket, &address)?;
+    Ok(rustix::net::listen(socket, BACKLOG)?)
+}

@@ -1,0 +1,362 @@
+//! Netlink: messages to the kernel as bytes, and its answers. A batch of messages is one datagram; the caller reads either
+//! that the last one was done, or which one failed.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// Length of `struct nlmsghdr`: length, type, flags, sequence number, port.
+const HEADER: usize = 16;
+
+const NLM_F_REQUEST: u16 = 0x1;
+pub(super) const NLM_F_ACK: u16 = 0x4;
+pub(super) const NLM_F_REPLACE: u16 = 0x100;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_APPEND: u16 = 0x800;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// The bit of an attribute's type that marks others within it.
+const NLA_F_NESTED: u16 = 0x8000;
+
+/// The bits of an attribute's type that are its type.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// Room for answers, in bytes: a thousand of them may wait.
+const RECEIVE_BYTES: usize = 8 << 20;
+
+/// Room for a batch, in bytes: a table of 1000 machines and 1000 policies is about 1 MiB.
+const SEND_BYTES: usize = 32 << 20;
+
+/// The largest datagram of answers that the kernel sends, in bytes.
+const ANSWER_BYTES: usize = 256 << 10;
+
+/// How long the kernel may take for an answer; it answers while the request is sent.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The body of a message under construction.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    /// Whether some attribute is longer than its length field holds.
+    is_too_long: bool,
+}
+
+impl Body {
+    /// Appends bytes of the fixed part, and zeros up to a multiple of four.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// Appends an attribute.
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+        let length = self.length(value.len() + 4);
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.put(value)
+    }
+
+    /// Appends an attribute that is a text with its final zero.
+    pub(super) fn text(&mut self, kind: u16, value: &str) -> &mut Self {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.attribute(kind, &bytes)
+    }
+
+    /// Appends a number as `nf_tables` has it: in the network's order.
+    pub(super) fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
+        self.attribute(kind, &value.to_be_bytes())
+    }
+
+    /// Appends a number as rtnetlink has it: in this machine's order.
+    pub(super) fn ne32(&mut self, kind: u16, value: u32) -> &mut Self {
+        self.attribute(kind, &value.to_ne_bytes())
+    }
+
+    /// Appends an attribute that holds those that `fill` appends.
+    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
+        let mut inner = Self::default();
+        fill(&mut inner);
+        self.nested(kind, &inner)
+    }
+
+    /// Appends an attribute that holds those of `inner`.
+    pub(super) fn nested(&mut self, kind: u16, inner: &Self) -> &mut Self {
+        self.is_too_long |= inner.is_too_long;
+        self.attribute(kind | NLA_F_NESTED, &inner.bytes)
+    }
+
+    fn length(&mut self, bytes: usize) -> u16 {
+        u16::try_from(bytes).unwrap_or_else(|_| {
+            self.is_too_long = true;
+            u16::MAX
+        })
+    }
+}
+
+/// Messages that are sent as one datagram.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// What each message is for, in the order of their sequence numbers, which begin at one.
+    purposes: Vec<String>,
+    is_too_long: bool,
+}
+
+impl Batch {
+    /// Appends a message of type `kind`; `purpose` is what an error names.
+    pub(super) fn message(
+        &mut self,
+        (kind, flags): (u16, u16),
+        purpose: impl Into<String>,
+        fill: impl FnOnce(&mut Body),
+    ) -> &mut Self {
+        let mut body = Body::default();
+        fill(&mut body);
+        self.purposes.push(purpose.into());
+        let length = u32::try_from(HEADER + body.bytes.len());
+        let sequence = u32::try_from(self.purposes.len());
+        self.is_too_long |= body.is_too_long || length.is_err() || sequence.is_err();
+        self.bytes.extend_from_slice(&length.unwrap_or_default().to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes.extend_from_slice(&sequence.unwrap_or_default().to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&body.bytes);
+        self
+    }
+
+    /// The number of messages, which is the sequence number of the last one.
+    pub(super) fn len(&self) -> usize {
+        self.purposes.len()
+    }
+
+    /// The messages as bytes.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What the message of that sequence number is for.
+    fn purpose(&self, sequence: u32) -> &str {
+        let index = usize::try_from(sequence).ok().and_then(|sequence| sequence.checked_sub(1));
+        index.and_then(|index| self.purposes.get(index)).map_or("an unknown message", String::as_str)
+    }
+}
+
+/// A message that the kernel refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// What the message is for.
+    pub(super) purpose: String,
+    /// Why it was refused.
+    pub(super) error: io::Error,
+}
+
+impl From<Refusal> for io::Error {
+    fn from(Refusal { purpose, error }: Refusal) -> Self {
+        Self::new(error.kind(), format!("{purpose}: {error}"))
+    }
+}
+
+/// Opens a socket of this protocol, rtnetlink without one, that is told of these groups.
+pub(super) fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    // Without them only a large table is refused.
+    let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES);
+    let _ = sockopt::set_socket_send_buffer_size_force(&socket, SEND_BYTES);
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+/// Sends a batch and waits until the message with the sequence number `last`, which asks for an answer, was done.
+///
+/// # Errors
+/// The first message that the kernel refused, or what kept the batch from being sent.
+pub(super) fn request(socket: impl AsFd, batch: &Batch, last: usize) -> Result<(), Refusal> {
+    let socket = socket.as_fd();
+    let failed = |error: io::Error| Refusal { purpose: "netlink".to_owned(), error };
+    if batch.is_too_long {
+        return Err(failed(io::ErrorKind::FileTooLarge.into()));
+    }
+    // What an earlier request left over is not an answer to this one.
+    let mut buffer = vec![0; ANSWER_BYTES];
+    while matches!(rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT), Ok((length, _)) if length > 0)
+    {
+    }
+    rustix::net::send(socket, &batch.bytes, SendFlags::empty()).map_err(|error| failed(error.into()))?;
+    let mut refused: Option<Refusal> = None;
+    loop {
+        // Behind the first refusal only what is there already is read.
+        let flags = if refused.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+        let length = match rustix::net::recv(socket, &mut *buffer, flags) {
+            Ok((length, _)) => length,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(refused.unwrap_or_else(|| failed(error.into()))),
+        };
+        for message in messages(&buffer[..length]).filter(|message| message.kind == NLMSG_ERROR) {
+            match outcome(message.body) {
+                Ok(()) if usize::try_from(message.sequence) == Ok(last) => {
+                    return refused.map_or(Ok(()), Err);
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    let purpose = batch.purpose(message.sequence).to_owned();
+                    refused.get_or_insert(Refusal { purpose, error });
+                }
+            }
+        }
+    }
+}
+
+/// Sends a batch of one message that asks for a list, and gives each entry's type and body to `entry`.
+pub(super) fn dump(socket: impl AsFd, batch: &Batch, mut entry: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    let socket = socket.as_fd();
+    rustix::net::send(socket, &batch.bytes, SendFlags::empty())?;
+    let mut buffer = vec![0; ANSWER_BYTES];
+    loop {
+        let length = match rustix::net::recv(socket, &mut *buffer, RecvFlags::empty()) {
+            Ok((length, _)) => length,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for message in messages(&buffer[..length]) {
+            match message.kind {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => return outcome(message.body),
+                kind => entry(kind, message.body),
+            }
+        }
+    }
+}
+
+/// The result in the body of an answer (`struct nlmsgerr`): zero, or an error's number, negated.
+fn outcome(body: &[u8]) -> io::Result<()> {
+    let number = body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+    match number {
+        Some(0) => Ok(()),
+        Some(number) => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// A message of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Message<'b> {
+    /// Its type.
+    pub(super) kind: u16,
+    /// The number of the request that it answers.
+    pub(super) sequence: u32,
+    /// What is behind the header.
+    pub(super) body: &'b [u8],
+}
+
+/// The messages of a datagram. What does not have the form of one ends the list.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let header = bytes.first_chunk::<HEADER>()?;
+        let [a, b, c, d, kind @ .., _, _, _, _, _, _, _, _, _, _] = *header;
+        let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
+        let sequence = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
+        let message = Message { kind: u16::from_ne_bytes(kind), sequence, body: bytes.get(HEADER..length)? };
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// The attributes in `bytes`: type and value. What does not have the form of one ends the list.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [a, b, c, d] = *bytes.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([c, d]) & NLA_TYPE_MASK, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_and_attributes_are_padded_and_read_back() {
+        let mut batch = Batch::default();
+        batch.message((20, NLM_F_CREATE), "first", |body| {
+            body.put(&[2, 32, 0, 0]).text(1, "lo").nest(4, |inner| {
+                inner.be32(1, 7).attribute(2, &[9]);
+            });
+        });
+        batch.message((21, NLM_F_ACK), "second", |_| {});
+        assert_eq!(batch.bytes().len() % 4, 0);
+        let read: Vec<Message> = messages(batch.bytes()).collect();
+        assert_eq!(read.iter().map(|m| (m.kind, m.sequence)).collect::<Vec<_>>(), [(20, 1), (21, 2)]);
+        assert_eq!(read[1].body, b"");
+        let outer: Vec<(u16, &[u8])> = attributes(&read[0].body[4..]).collect();
+        assert_eq!(outer[0], (1, &b"lo\0"[..]));
+        let inner: Vec<(u16, &[u8])> = attributes(outer[1].1).collect();
+        assert_eq!((outer[1].0, inner), (4, vec![(1, &[0, 0, 0, 7][..]), (2, &[9][..])]));
+        assert_eq!(
+            (batch.purpose(2), batch.purpose(0), batch.purpose(9)),
+            ("second", "an unknown message", "an unknown message")
+        );
+    }
+
+    #[test]
+    fn what_is_no_message_ends_the_list() {
+        for bytes in [&[][..], &[0; 15], &[0; 16], &[255; 64], &[3, 0, 1, 0]] {
+            assert_eq!(messages(bytes).count(), 0, "{bytes:?}");
+        }
+        for bytes in [&[][..], &[3, 0, 1, 0], &[255; 8], &[0; 8]] {
+            assert_eq!(attributes(bytes).count(), 0, "{bytes:?}");
+        }
+        assert!(outcome(&[]).is_err() && outcome(&i32::MIN.to_ne_bytes()).is_err());
+        assert_eq!(outcome(&(-2_i32).to_ne_bytes()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_attribute_that_is_too_long_is_refused_and_not_cut() {
+        let mut batch = Batch::default();
+        batch.message((1, 0), "large", |body| {
+            body.nest(1, |inner| {
+                inner.attribute(2, &vec![0; 70_000]);
+            });
+        });
+        let socket = open(None, 0).unwrap();
+        assert_eq!(request(&socket, &batch, 1).unwrap_err().error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn the_kernel_lists_the_loopback_interface_and_names_what_it_refuses() {
+        let socket = open(None, 0).unwrap();
+        let mut links = Batch::default();
+        links.message((18, NLM_F_DUMP), "list links", |body| {
+            body.put(&[0; 16]);
+        });
+        let mut names = Vec::new();
+        dump(&socket, &links, |_, body| {
+            let name = attributes(&body[16..]).find(|(kind, _)| *kind == 3);
+            names.extend(name.map(|(_, name)| String::from_utf8_lossy(name).into_owned()));
+        })
+        .unwrap();
+        assert!(names.contains(&"lo\0".to_owned()), "{names:?}");
+        let mut wrong = Batch::default();
+        wrong.message((20, NLM_F_ACK), "an address of no interface", |body| {
+            body.put(&[2, 32, 0, 0, 0, 0, 0, 0]);
+        });
+        let refusal = request(&socket, &wrong, 1).unwrap_err();
+        assert_eq!(refusal.purpose, "an address of no interface");
+    }
+}

@@ -1,0 +1,284 @@
+//! Networks of environments, as the local cloud has them: made when an environment's first machine is started, found again
+//! by a machine that runs in it, and gone with the last machine and the last descriptor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use i2kit_spec::cmdline;
+use tokio::net::TcpStream;
+
+use super::holder::{self, Holder};
+use super::namespace::{self, Failure, Handles, Join, Outside};
+use super::wanted::{self, GATEWAY, Wanted};
+use super::{advice, conntrack, enter, interfaces};
+use crate::cloud::local::log::Log;
+use crate::cloud::local::machine::qemu::{Inside, NetworkDevice};
+use crate::cloud::local::mover::{Given, GivenOutside};
+use crate::manifest::api::Protocol;
+
+/// The networks of all environments.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    /// The environment variables of this program's processes.
+    environment: Vec<(OsString, OsString)>,
+    log: Arc<Log>,
+    known: Mutex<BTreeMap<String, Arc<Network>>>,
+    /// Why this host has none, once that was tried.
+    refused: OnceLock<Option<String>>,
+}
+
+/// How long a machine's process may take to enter its network, and how often that is looked at.
+const ENTERING: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+
+/// The environment variable by which somebody chooses what network environments get.
+const VARIABLE: &str = "I2KIT_LOCAL_NETWORK";
+
+/// Its value for qemu's user network. Without it they get one of their own where this host allows that.
+const USER: &str = "user";
+
+/// The network of one environment.
+#[derive(Debug)]
+pub(crate) struct Network {
+    start: Start,
+    open: Mutex<Open>,
+    /// What is there once, as long as no other process has it.
+    outside: Mutex<Option<Outside>>,
+    /// The rules that were written last.
+    written: Mutex<Option<Wanted>>,
+}
+
+/// What belongs together: a holder, and what it opened.
+#[derive(Debug)]
+struct Open {
+    holder: Holder,
+    handles: Handles,
+}
+
+/// How holders are started.
+#[derive(Debug, Clone)]
+struct Start {
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Start {
+    fn holder(&self, join: &Join) -> Result<(Holder, Handles), Failure> {
+        let mut command = Command::new(enter::THIS_PROGRAM);
+        command.arg0("i2kit").env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.current_dir("/").process_group(0);
+        holder::start(command, join)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The path by which a child of this process opens a descriptor of this process again.
+fn path(descriptor: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()))
+}
+
+impl Networks {
+    /// No network yet. Processes that are started have these environment variables.
+    pub(in crate::cloud::local) fn new(environment: Vec<(OsString, OsString)>, log: Arc<Log>) -> Self {
+        Self { environment, log, known: Mutex::default(), refused: OnceLock::new() }
+    }
+
+    /// Why machines of this host have no network of their own, and what to do about it; nothing where they have. Found out
+    /// once, by making one.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        let refused = self.refused.get_or_init(|| {
+            let made = self.start().holder(&Join::default());
+            let advice = made.err().map(|failure| advice::advice(&failure, &advice::Host::here()));
+            if let Some(advice) = &advice {
+                self.log.write(format_args!("{advice}"));
+            }
+            advice
+        });
+        refused.as_deref()
+    }
+
+    /// The same as far as that was found out.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.refused.get()?.as_deref()
+    }
+
+    /// Whether environments should have a network of their own: who started this process did not ask for another one.
+    pub(crate) fn are_wanted(&self) -> bool {
+        !self.environment.iter().any(|(name, value)| name == VARIABLE && value == USER)
+    }
+
+    fn start(&self) -> Start {
+        Start { environment: self.environment.clone() }
+    }
+
+    /// The network of an environment, if it is known.
+    pub(crate) fn find(&self, environment: &str) -> Option<Arc<Network>> {
+        locked(&self.known).get(environment).cloned()
+    }
+
+    /// The network of an environment: the one in which one of the processes `machines` runs, or a new one.
+    pub(crate) fn get(&self, environment: &str, machines: &[u32]) -> Result<Arc<Network>, String> {
+        let mut networks = locked(&self.known);
+        if let Some(found) = networks.get(environment) {
+            return Ok(Arc::clone(found));
+        }
+        let start = self.start();
+        let opened = if let Some(join) = network_of_any(machines) {
+            start.holder(&join)
+        } else {
+            // One user namespace for all networks.
+            let other = networks.values().next();
+            let user = other.map(|network| path(&locked(&network.open).handles.user));
+            start.holder(&Join { user, net: None })
+        };
+        let (holder, mut handles) =
+            opened.map_err(|failure| advice::advice(&failure, &advice::Host::here()))?;
+        let outside = Mutex::new(handles.outside.take());
+        let open = Mutex::new(Open { holder, handles });
+        let network = Arc::new(Network { start, open, outside, written: Mutex::default() });
+        networks.insert(environment.to_owned(), Arc::clone(&network));
+        self.log.write(format_args!("the network of {environment} is there"));
+        Ok(network)
+    }
+
+    /// All networks that are known, by environment.
+    pub(crate) fn all(&self) -> Vec<(String, Arc<Network>)> {
+        locked(&self.known).iter().map(|(name, network)| (name.clone(), Arc::clone(network))).collect()
+    }
+
+    /// Forgets the networks of all other environments.
+    pub(crate) fn keep(&self, environments: &BTreeSet<String>) {
+        locked(&self.known).retain(|name, _| environments.contains(name));
+    }
+}
+
+/// The network in which one of these processes runs. One that is being started may not be in it yet.
+fn network_of_any(machines: &[u32]) -> Option<Join> {
+    let is_there = |machine: &&u32| Path::new(&format!("/proc/{machine}/ns")).exists();
+    for _ in 0..ENTERING.as_millis() / POLL.as_millis() {
+        let found = machines.iter().find_map(|machine| network_of(*machine));
+        if found.is_some() || !machines.iter().any(|machine| is_there(&machine)) {
+            return found;
+        }
+        std::thread::sleep(POLL);
+    }
+    None
+}
+
+/// The network in which a process runs, if it is not this one's.
+fn network_of(process: u32) -> Option<Join> {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let [user, net] = ["user", "net"].map(|kind| PathBuf::from(format!("/proc/{process}/ns/{kind}")));
+    let is_own = identity(&net)? == identity(Path::new("/proc/self/ns/net"))?;
+    (!is_own).then_some(Join { user: Some(user), net: Some(net) })
+}
+
+impl Network {
+    /// Asks the holder; where it is gone, another one.
+    fn ask<T>(&self, question: impl Fn(&Holder) -> io::Result<T>) -> io::Result<T> {
+        let mut open = locked(&self.open);
+        match question(&open.holder) {
+            Err(_) if !open.holder.is_alive() => {}
+            answer => return answer,
+        }
+        self.replace(&mut open)?;
+        question(&open.holder)
+    }
+
+    /// Starts another holder in the same network.
+    fn replace(&self, open: &mut Open) -> io::Result<()> {
+        let join = Join { user: Some(path(&open.handles.user)), net: Some(path(&open.handles.net)) };
+        let (holder, mut handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
+        if let Some(outside) = handles.outside.take() {
+            *locked(&self.outside) = Some(outside);
+        }
+        *open = Open { holder, handles };
+        Ok(())
+    }
+
+    /// The device of a machine that is about to be started, with its interface in the network.
+    pub(crate) fn device(&self, machine: Ipv4Addr) -> io::Result<NetworkDevice> {
+        let tap = self.ask(|holder| holder.tap(machine))?;
+        let open = locked(&self.open);
+        let route = &open.handles.route;
+        let index =
+            interfaces::list(route)?.get(&wanted::tap(machine)).copied().ok_or(io::ErrorKind::NotFound)?;
+        interfaces::request(route, &interfaces::machine(index, machine))?;
+        let (user, net) = (open.handles.user.try_clone()?, open.handles.net.try_clone()?);
+        Ok(NetworkDevice {
+            netdev: format!("tap,id=net,fd={}", tap.as_raw_fd()),
+            hardware: Some(wanted::hardware_address(machine)),
+            cmdline: format!("{}={machine}/32,{GATEWAY},{GATEWAY}", cmdline::NET),
+            inside: Some(Inside { user, net, tap }),
+        })
+    }
+
+    /// Makes the rules what is wanted, if they are not.
+    pub(crate) fn apply(&self, wanted: &Wanted) -> io::Result<()> {
+        let mut written = locked(&self.written);
+        if written.as_ref() == Some(wanted) {
+            return Ok(());
+        }
+        // One that failed may have been written all the same.
+        *written = None;
+        namespace::write_rules(&locked(&self.open).handles.rules, wanted)?;
+        *written = Some(wanted.clone());
+        Ok(())
+    }
+
+    /// Connects to a TCP port in the network.
+    pub(crate) async fn connect(self: &Arc<Self>, to: SocketAddrV4) -> io::Result<TcpStream> {
+        let network = Arc::clone(self);
+        let dialled =
+            tokio::task::spawn_blocking(move || network.ask(|holder| holder.dial(Protocol::Tcp, to)));
+        let stream = TcpStream::from_std(dialled.await.map_err(io::Error::other)??.into())?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(stream),
+        }
+    }
+
+    /// The number of open TCP connections of each machine.
+    pub(crate) fn connections(&self) -> io::Result<BTreeMap<Ipv4Addr, u32>> {
+        conntrack::connections(&locked(&self.open).handles.conntrack)
+    }
+
+    /// What the one gets that carries between this network and the host: the namespaces, and what is there once. Nothing
+    /// when another process has that already.
+    pub(crate) fn to_give(&self) -> io::Result<Option<Given>> {
+        let open = locked(&self.open);
+        let outside = locked(&self.outside);
+        let Some(Outside { tun, egress, names_udp, names_tcp, .. }) = &*outside else { return Ok(None) };
+        let outside = GivenOutside {
+            tun: tun.try_clone()?,
+            egress: egress.try_clone()?,
+            names_udp: names_udp.try_clone()?,
+            names_tcp: names_tcp.try_clone()?,
+        };
+        let (user, net) = (open.handles.user.try_clone()?, open.handles.net.try_clone()?);
+        Ok(Some(Given { user, net, outside: Some(outside) }))
+    }
+
+    /// It was given. What is there once must be free when the one that has it ends.
+    pub(crate) fn given(&self) {
+        *locked(&self.outside) = None;
+    }
+
+    /// Opens again what is there once, if nobody has it any more.
+    pub(crate) fn reopen(&self) -> io::Result<()> {
+        self.replace(&mut locked(&self.open))
+    }
+}

@@ -1,0 +1,335 @@
+//! The rules of an environment's network: [`Wanted`] becomes a table of nftables. Pure.
+//!
+//! A packet of a machine passes the chains in this order: `spoof` (its source is the machine's own), `divert` (what leaves or
+//! returns is taken from its way), `services` (a Service's address becomes a backend's), then `forward` (policies) towards
+//! another machine or outside, or `input` (the name server). Nothing is rewritten but a Service's address, so that both
+//! sides see each other's own.
+
+use std::net::Ipv4Addr;
+
+use super::nftables::{Chain, Elements, Hook, Key, Point, Refusal, Set, Statement, Table, Value, Verdict};
+use super::wanted::{self, Allow, Block, GATEWAY, MACHINES, NAMES, NODE, SERVICES, Wanted};
+use crate::manifest::api::Protocol;
+
+/// The name of the table.
+const TABLE: &str = "i2kit";
+
+/// The interface by which packets leave the network.
+pub(super) const OUTSIDE: &str = "tun0";
+
+/// The port on which connections to outside are taken from their way.
+pub(super) const PROXY_PORT: u16 = 15001;
+
+/// Marks of packets: what is delivered here whatever its address, what connections are not tracked for, and what is sent in
+/// a client's name.
+pub(super) const HERE: u32 = 1;
+pub(super) const UNTRACKED: u32 = 77;
+const AS_CLIENT: u32 = 78;
+
+/// Names of sets.
+const SERVICE_PORTS: &str = "services";
+const HOMES: &str = "homes";
+const HAIRPIN: &str = "hairpin";
+const POLICY_IN: &str = "policy-in";
+const POLICY_OUT: &str = "policy-out";
+
+const ACCEPT: Statement = Statement::Then(Verdict::Accept);
+const TCP: Statement = Statement::Protocol(Protocol::Tcp);
+
+/// The table for what is wanted.
+pub(super) fn table(wanted: &Wanted) -> Table {
+    let (service_sets, service_chains) = services(wanted);
+    let (policy_sets, policy_chains) = policies(wanted);
+    let mut sets = machines(wanted);
+    sets.extend(service_sets);
+    sets.extend(policy_sets);
+    let mut chains = vec![spoof(), untracked(), note(), divert()];
+    chains.extend(nat());
+    chains.extend([input(), forward(), gone()]);
+    chains.extend(service_chains);
+    chains.extend(policy_chains);
+    Table { name: TABLE, sets, chains }
+}
+
+fn hooked(name: &str, point: Point, priority: i32, rules: Vec<Vec<Statement>>) -> Chain {
+    Chain { name: name.to_owned(), hook: Some(Hook { is_nat: false, point, priority }), rules }
+}
+
+fn one(address: Ipv4Addr) -> Block {
+    Block { address, bits: 32 }
+}
+
+fn from_machine() -> Statement {
+    Statement::FromPrefix(wanted::tap_prefix())
+}
+
+/// Where each machine is, and each machine with itself.
+fn machines(wanted: &Wanted) -> Vec<Set> {
+    let address = |address: &Ipv4Addr| Value::Address(*address);
+    let home = |machine: &Ipv4Addr| vec![Value::Interface(wanted::tap(*machine)), address(machine)];
+    let itself = |machine: &Ipv4Addr| vec![address(machine), address(machine)];
+    vec![
+        Set {
+            name: HOMES.into(),
+            key: vec![Key::Interface, Key::Source],
+            elements: Elements::Members(wanted.machines.iter().map(home).collect()),
+        },
+        Set {
+            name: HAIRPIN.into(),
+            key: vec![Key::Source, Key::Destination],
+            elements: Elements::Members(wanted.machines.iter().map(itself).collect()),
+        },
+    ]
+}
+
+/// A machine has its own address alone.
+fn spoof() -> Chain {
+    let forged = Statement::In(vec![Key::Interface, Key::Source], HOMES, true);
+    let rule = vec![from_machine(), forged, Statement::Then(Verdict::Drop)];
+    hooked("spoof", Point::Prerouting, -300, vec![rule])
+}
+
+/// Crafted packets belong to no connection.
+fn untracked() -> Chain {
+    let rule = vec![Statement::Marked(UNTRACKED), Statement::Untracked];
+    hooked("untracked", Point::Output, -300, vec![rule])
+}
+
+/// Connections in a client's name are noted, so that their answers are found again.
+fn note() -> Chain {
+    hooked("note", Point::Output, -150, vec![vec![Statement::Marked(AS_CLIENT), Statement::MarkConnection]])
+}
+
+/// What leaves comes back by the same interface, once it is known that the other side answers, and is delivered here; so is
+/// what belongs to such a connection, or to one in a client's name. A machine's first packet is never part of one, though the
+/// listener has every address.
+fn divert() -> Chain {
+    let here = Statement::Mark(HERE);
+    let opens = vec![
+        Statement::From(OUTSIDE),
+        TCP,
+        Statement::Opens,
+        Statement::Proxy(PROXY_PORT),
+        here.clone(),
+        ACCEPT,
+    ];
+    let begins = vec![from_machine(), TCP, Statement::Opens, ACCEPT];
+    let carried = vec![TCP, Statement::Transparent, here.clone(), ACCEPT];
+    let as_client = vec![Statement::ConnectionMarked(AS_CLIENT), here, ACCEPT];
+    hooked("divert", Point::Prerouting, -150, vec![opens, begins, carried, as_client])
+}
+
+/// Services become backends, for machines and for this host. A machine that is its own backend talks to the node, for it
+/// would not take its own address as a source.
+fn nat() -> Vec<Chain> {
+    let chain = |name: &str, point, priority, rule| Chain {
+        name: name.to_owned(),
+        hook: Some(Hook { is_nat: true, point, priority }),
+        rules: vec![rule],
+    };
+    let keys = || vec![Key::Destination, Key::Protocol, Key::Port];
+    let services = || vec![Statement::Destination(SERVICES, false), Statement::Lead(keys(), SERVICE_PORTS)];
+    let itself = Statement::In(vec![Key::Source, Key::Destination], HAIRPIN, false);
+    vec![
+        chain("services-in", Point::Prerouting, -100, services()),
+        chain("services-out", Point::Output, -100, services()),
+        chain("hairpin-out", Point::Postrouting, 100, vec![itself, Statement::SourceNat(NODE)]),
+    ]
+}
+
+/// What machines reach of this network's own addresses: the name server, ping, and what is on its way to outside. Ports of
+/// a Service that it does not have are refused.
+fn input() -> Chain {
+    let names = |protocol| {
+        vec![
+            from_machine(),
+            Statement::Destination(one(GATEWAY), false),
+            Statement::Protocol(protocol),
+            Statement::Ports(NAMES, NAMES),
+            ACCEPT,
+        ]
+    };
+    let rules = vec![
+        vec![Statement::Marked(HERE), ACCEPT],
+        vec![from_machine(), Statement::Established, ACCEPT],
+        names(Protocol::Udp),
+        names(Protocol::Tcp),
+        vec![from_machine(), Statement::Icmp, ACCEPT],
+        vec![from_machine(), TCP, Statement::Reject(Refusal::Reset)],
+        vec![from_machine(), Statement::Reject(Refusal::Prohibited)],
+    ];
+    hooked("input", Point::Input, 0, rules)
+}
+
+/// An address without a machine, or whose machine is gone: its interface went with it, and what is left is the way outside.
+fn nobody() -> Vec<Vec<Statement>> {
+    let to_nobody = || vec![Statement::To(OUTSIDE), Statement::Destination(MACHINES, false)];
+    let with = |mut rule: Vec<Statement>, further: &[Statement]| {
+        rule.extend_from_slice(further);
+        rule
+    };
+    vec![
+        with(to_nobody(), &[TCP, Statement::Reject(Refusal::Reset)]),
+        with(to_nobody(), &[Statement::Reject(Refusal::Host)]),
+    ]
+}
+
+/// What is on its way to another machine or outside.
+fn forward() -> Chain {
+    let mut rules = nobody();
+    rules.extend([
+        vec![Statement::Established, ACCEPT],
+        // A machine always reaches itself.
+        vec![Statement::In(vec![Key::Source, Key::Destination], HAIRPIN, false), ACCEPT],
+        vec![Statement::Lead(vec![Key::Source], POLICY_OUT)],
+        vec![Statement::Lead(vec![Key::Destination], POLICY_IN)],
+    ]);
+    hooked("forward", Point::Forward, 0, rules)
+}
+
+/// The same for this host's own connections.
+fn gone() -> Chain {
+    hooked("gone", Point::Output, 0, nobody())
+}
+
+/// A chain for each port of a Service, and a map of its backends. A port without backends is in no map, so that it is
+/// refused as one that the Service does not have.
+fn services(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
+    let (mut maps, mut chains, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+    let served = wanted.services.iter().filter(|service| !service.backends.is_empty());
+    for (number, service) in served.enumerate() {
+        let (chain, map) = (format!("svc-{number}"), format!("backends-{number}"));
+        let key = vec![
+            Value::Address(service.address),
+            Value::Protocol(service.protocol),
+            Value::Port(service.port),
+        ];
+        ports.push((key, Verdict::Goto(chain.clone())));
+        let backends: Vec<(Vec<Value>, _)> = (0..)
+            .zip(&service.backends)
+            .map(|(index, backend)| (vec![Value::Index(index)], *backend))
+            .collect();
+        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let balance = Statement::Balance { map: map.clone(), count, has_affinity: service.has_affinity };
+        maps.push(Set { name: map, key: vec![Key::Index], elements: Elements::Backends(backends) });
+        chains.push(Chain { name: chain, hook: None, rules: vec![vec![balance]] });
+    }
+    let key = vec![Key::Destination, Key::Protocol, Key::Port];
+    maps.push(Set { name: SERVICE_PORTS.into(), key, elements: Elements::Chains(ports) });
+    (maps, chains)
+}
+
+/// Which way a policy looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+}
+
+/// A chain for each machine and direction that a policy restricts.
+fn policies(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
+    let (mut ins, mut outs, mut chains) = (Vec::new(), Vec::new(), Vec::new());
+    for policy in &wanted.policies {
+        let directions = [
+            (Direction::In, &policy.ingress, "in", &mut ins),
+            (Direction::Out, &policy.egress, "out", &mut outs),
+        ];
+        for (direction, allowed, word, list) in directions {
+            let Some(allowed) = allowed else { continue };
+            let name = format!("{word}-{}", policy.machine);
+            list.push((vec![Value::Address(policy.machine)], Verdict::Jump(name.clone())));
+            chains.push(Chain { name, hook: None, rules: restricted(allowed, direction) });
+        }
+    }
+    let set = |name: &str, key, elements| Set {
+        name: name.to_owned(),
+        key: vec![key],
+        elements: Elements::Chains(elements),
+    };
+    (vec![set(POLICY_IN, Key::Destination, ins), set(POLICY_OUT, Key::Source, outs)], chains)
+}
+
+/// What is allowed, and the refusal of the rest. Both sides of a connection must allow it: what a machine may reach is looked
+/// at by the other side's policy next.
+fn restricted(allowed: &[Allow], direction: Direction) -> Vec<Vec<Statement>> {
+    let peer = |block, negated| match direction {
+        Direction::In => Statement::Source(block, negated),
+        Direction::Out => Statement::Destination(block, negated),
+    };
+    let allow = |allow: &Allow| {
+        let mut rule = Vec::new();
+        if allow.peer.bits > 0 {
+            rule.push(peer(allow.peer, false));
+        }
+        rule.extend(allow.except.iter().map(|block| peer(*block, true)));
+        if let Some(ports) = allow.ports {
+            rule.extend([
+                Statement::Protocol(ports.protocol),
+                Statement::Ports(ports.range.0, ports.range.1),
+            ]);
+        }
+        rule.push(match direction {
+            Direction::In => ACCEPT,
+            Direction::Out => Statement::Then(Verdict::Return),
+        });
+        rule
+    };
+    let mut rules: Vec<Vec<Statement>> = allowed.iter().map(allow).collect();
+    rules.push(vec![TCP, Statement::Count, Statement::Reject(Refusal::Reset)]);
+    rules.push(vec![Statement::Count, Statement::Reject(Refusal::Prohibited)]);
+    rules
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::SocketAddrV4;
+
+    use super::*;
+    use crate::cloud::local::network::wanted::{Policy, Ports, Service};
+
+    /// Two machines, a Service of both, one of UDP with affinity, one without backends, and policies of both directions.
+    pub(in crate::cloud::local::network) fn sample() -> Wanted {
+        let (a, b) = (Ipv4Addr::new(10, 78, 1, 1), Ipv4Addr::new(10, 78, 1, 2));
+        let service = |last, protocol, port, has_affinity, backends: &[(Ipv4Addr, u16)]| Service {
+            address: Ipv4Addr::new(10, 77, 3, last),
+            protocol,
+            port,
+            has_affinity,
+            backends: backends.iter().map(|(address, port)| SocketAddrV4::new(*address, *port)).collect(),
+        };
+        let range = Block { address: Ipv4Addr::new(10, 0, 0, 0), bits: 8 };
+        let except = vec![Block { address: Ipv4Addr::new(10, 1, 0, 0), bits: 16 }];
+        let port = |protocol, first, last| Some(Ports { protocol, range: (first, last) });
+        let anywhere = Block { address: Ipv4Addr::UNSPECIFIED, bits: 0 };
+        Wanted {
+            machines: [a, b].into(),
+            services: vec![
+                service(4, Protocol::Tcp, 80, false, &[(a, 8080), (b, 8080)]),
+                service(4, Protocol::Udp, 53, true, &[(a, 53), (b, 53)]),
+                service(5, Protocol::Tcp, 80, false, &[]),
+            ],
+            policies: vec![Policy {
+                machine: a,
+                ingress: Some(vec![
+                    Allow { peer: one(b), except: vec![], ports: port(Protocol::Tcp, 8080, 8080) },
+                    Allow { peer: range, except, ports: port(Protocol::Tcp, 9000, 9100) },
+                ]),
+                egress: Some(vec![Allow {
+                    peer: anywhere,
+                    except: vec![],
+                    ports: port(Protocol::Udp, 53, 53),
+                }]),
+            }],
+        }
+    }
+
+    #[test]
+    fn an_environment_without_machines_has_these_rules() {
+        insta::assert_snapshot!("empty", table(&Wanted::default()));
+    }
+
+    #[test]
+    fn machines_services_and_policies_are_these_rules() {
+        insta::assert_snapshot!("sample", table(&sample()));
+    }
+}
