@@ -92,6 +92,7 @@ fn every_example_has_a_rollout_plan() {
             groups,
             balancers,
             disks: workload::disks(&set),
+            classes: vec![],
             cause: "i2kit deploy".into(),
             prune: false,
         };

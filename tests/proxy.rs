@@ -130,7 +130,8 @@ fn println(figure: &str) {
     println!("figure: {figure}");
 }
 
-/// Another program takes over: nothing is refused, and a request under way is answered by the old one.
+/// Another program takes over once it serves: nothing is refused, and a request under way is answered by the old one, and
+/// counted.
 #[test]
 fn another_program_takes_over_without_losing_a_request() {
     let proxy = Proxy::new();
@@ -142,7 +143,7 @@ fn another_program_takes_over_without_losing_a_request() {
         let mut buffer = [0; 4096];
         assert!(stream.read(&mut buffer).unwrap() > 0);
         arrive.send(()).unwrap();
-        thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(4));
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     });
     let address = proxy.serve(host(2), &[slow_address]);
@@ -150,12 +151,23 @@ fn another_program_takes_over_without_losing_a_request() {
     let under_way = thread::spawn(move || ask(address));
     arrived.recv_timeout(PATIENCE).unwrap();
     proxy.serve(host(2), &[server()]);
-    proxy.call(&json!({"call": "replace", "value": env!("CARGO_BIN_EXE_i2kit")}));
-    eventually("the other program", || {
+    // A program that is none takes nothing over, and leaves nothing.
+    for nothing in ["/bin/true", "/bin/false"] {
+        let report = proxy.call(&json!({"call": "replace", "value": nothing}));
+        assert_eq!(report["pid"], pid);
         ask(address).unwrap();
-        (proxy.report()["pid"] != pid).then_some(())
-    });
+        assert_eq!((proxy.processes("guard").len(), proxy.processes("carry").len()), (1, 1));
+    }
+    proxy.call(&json!({"call": "replace", "value": env!("CARGO_BIN_EXE_i2kit")}));
+    let successor = proxy.report();
+    assert_ne!(successor["pid"], pid);
+    // Its successor counts what is under way in it.
+    assert_eq!(successor["active"][slow_address.to_string()], 1, "{successor}");
+    ask(address).unwrap();
     under_way.join().unwrap().unwrap();
+    eventually("the end of what was under way", || {
+        proxy.report()["active"].as_object().unwrap().is_empty().then_some(())
+    });
     eventually("one of each", || {
         (proxy.processes("guard").len() == 1 && proxy.processes("carry").len() == 1).then_some(())
     });

@@ -150,7 +150,7 @@ mod tests {
             http2: false,
         };
         let tls = Some(Tls { certificates: vec![], policy: None, to_pods: false });
-        let told = |port: ServicePort, bound: u16, tls: Option<&Tls>| {
+        let shown = |port: ServicePort, bound: u16, tls: Option<&Tls>| {
             let mut listener = Listener::new(port.port, port.protocol, vec![]);
             listener.tls = tls.cloned();
             let name = Name { namespace: "default".into(), name: "web".into() };
@@ -178,7 +178,7 @@ mod tests {
             (port(Some("https"), 443, udp), 443, None, "127.77.1.2:443/udp"),
             (port(Some("dns"), 53, udp), 53, None, "127.77.1.2:53/udp"),
         ] {
-            assert_eq!(told(given, bound, tls), wanted);
+            assert_eq!(shown(given, bound, tls), wanted);
         }
     }
 

@@ -35,21 +35,25 @@ const FEATURES: &[Feature] = &[
     depends("Ingress: hosts and paths, TLS, HTTP/2, gRPC, WebSocket", &["Ingress"]),
     depends("TLS at balancers of Services, Services that are aliases", &[TLS, "ServiceSpec.externalName"]),
     depends(
-        "sticky clients, limits on who may connect, autoscaling, roles, zones, types of machine, Spot",
+        "sticky clients, limits on who may connect, roles, zones, types of machine, Spot",
+        &["ServiceSpec.sessionAffinity=ClientIP", "ServiceSpec.loadBalancerSourceRanges", ROLE, PLACEMENT],
+    ),
+    depends("HorizontalPodAutoscalers on processor use", &["HorizontalPodAutoscaler"]),
+    depends(
+        "the same on memory, on one container, on an amount a pod, with `behavior`",
         &[
-            "ServiceSpec.sessionAffinity=ClientIP",
-            "ServiceSpec.loadBalancerSourceRanges",
-            "HorizontalPodAutoscaler",
-            ROLE,
-            PLACEMENT,
+            "ResourceMetricSource.name=memory",
+            "MetricSpec.type=ContainerResource",
+            "MetricTarget.type=AverageValue",
+            "HPAScalingRules.policies",
         ],
     ),
     depends("NetworkPolicies, enforced outside the pods", &["NetworkPolicy"]),
     works("PodDisruptionBudgets"),
     works("`logs`, `events`, `history`, `plan`, `diff`, `wait`"),
     depends(
-        "`exec`, `cp` (the container needs `tar`; links are left out), `console`",
-        &["i2kit exec", "i2kit cp", "i2kit console"],
+        "`exec`, `cp` (the container needs `tar`; links are left out), `console`, `top`",
+        &["i2kit exec", "i2kit cp", "i2kit console", "i2kit top"],
     ),
     depends(
         "StatefulSets; disks that outlive machines, with `volume ls`, `snapshot`, `restore`, `rm`",

@@ -53,6 +53,7 @@ mod secrets;
 mod status;
 mod summary;
 mod terminal;
+mod top;
 pub mod unpack;
 mod volume;
 mod wait;
@@ -135,6 +136,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Preview(set) => block_on(preview::run(&context()?, &set)),
         Verb::Status(args) => wait(status::run(&context()?, &args)),
         Verb::Events(args) => wait(events::run(&context()?, &args)),
+        Verb::Top(args) => wait(top::run(&context()?, &args)),
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),

@@ -65,10 +65,7 @@ pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
-    let of = |group: &'f InstanceGroup| {
-        let by_id = group.instances.iter().find(|instance| *instance.id == *name);
-        by_id.or_else(|| member(group, |instance| instance.name.as_deref() == Some(name)))
-    };
+    let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| *instance.id == *name);
     if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
         return Ok((group, Some(instance)));
     }
@@ -76,6 +73,9 @@ pub(super) fn group_or_instance<'f>(
         Ok(group) => return Ok((group, None)),
         Err(failure) => failure,
     };
+    if let Some((group, instance)) = member_called(fleet, name)? {
+        return Ok((group, Some(instance)));
+    }
     let Some((name, wanted)) = name.rsplit_once('/') else { return Err(failure) };
     // `NAMESPACE/NAME` of a group that there is not, rather than an instance of a group that there is not.
     let group = group(fleet, name).map_err(|_| failure)?;
@@ -98,6 +98,34 @@ pub(super) fn group_or_instance<'f>(
         Exit::NotFound,
         anyhow::anyhow!("{} has no instance `{wanted}`; it has {}", group.name, ids.join(", ")),
     ))
+}
+
+/// The member of a StatefulSet that the user calls `name`: `db-0` in the default namespace or the only one of that name, or
+/// `NAMESPACE/db-0`.
+fn member_called<'f>(
+    fleet: &'f Fleet,
+    name: &str,
+) -> Result<Option<(&'f InstanceGroup, &'f Instance)>, Failure> {
+    let (namespace, short) = match name.split_once('/') {
+        Some((namespace, short)) => (Some(namespace), short),
+        None => (None, name),
+    };
+    let groups = fleet.groups.iter().filter(|group| namespace.is_none_or(|it| group.name.namespace == it));
+    let of = |group: &'f InstanceGroup| {
+        Some((group, member(group, |instance| instance.name.as_deref() == Some(short))?))
+    };
+    let found: Vec<_> = groups.filter_map(of).collect();
+    let default = found.iter().find(|(group, _)| group.name.namespace == "default");
+    match (default, &found[..]) {
+        (Some(found), _) | (None, [found]) => Ok(Some(*found)),
+        (None, []) => Ok(None),
+        (None, several) => {
+            let all: Vec<String> =
+                several.iter().map(|(group, _)| format!("{}/{short}", group.name.namespace)).collect();
+            let error = anyhow::anyhow!("`{name}` is several instances: {}", all.join(", "));
+            Err(Failure::new(Exit::NotFound, error))
+        }
+    }
 }
 
 /// The newest instance of those that are the same member of a StatefulSet: one that has ended comes last.

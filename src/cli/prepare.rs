@@ -100,6 +100,7 @@ impl Prepared {
             groups,
             balancers,
             disks: workload::disks(&self.set),
+            classes: self.set.storage_classes.iter().map(|class| class.meta.name.name.clone()).collect(),
             cause: self.cause.clone(),
             prune,
         }

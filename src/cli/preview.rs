@@ -204,6 +204,7 @@ mod tests {
             groups: Vec::new(),
             balancers: vec![spec("api"), spec("web")],
             disks: Vec::new(),
+            classes: vec![],
             cause: String::new(),
             prune: false,
         };

@@ -66,6 +66,9 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if !fleet.groups.is_empty() || !fleet.balancers.is_empty() {
         add(groups(&fleet.groups));
     }
+    if fleet.groups.iter().any(|group| group.scaling.is_some()) {
+        add(scalers(&fleet.groups));
+    }
     // A Job of one run is in its group's line.
     let has_runs = |group: &&InstanceGroup| {
         let job = group.settings.job.as_ref();
@@ -157,6 +160,27 @@ fn groups(groups: &[InstanceGroup]) -> Table {
             group.current.map_or("-".into(), |number| number.to_string()),
             revision.map_or("-".into(), |revision| revision.launch.image.0.short()),
             status,
+        ]));
+    }
+    table
+}
+
+/// Scalers, as `kubectl get hpa` shows them.
+fn scalers(groups: &[InstanceGroup]) -> Table {
+    let mut table = table(&["AUTOSCALED", "TARGETS", "MINPODS", "MAXPODS", "REPLICAS"]);
+    for group in groups {
+        let (Some(status), Some(scaling)) = (&group.scaling, &group.settings.scaling) else { continue };
+        let current = status.current.iter().copied().chain(std::iter::repeat(None));
+        let targets = scaling.metrics.iter().zip(current).map(|(metric, current)| {
+            let current = current.map_or("<unknown>".into(), |value| metric.amount(value));
+            format!("{metric}: {}/{}", current.replace(' ', ""), metric.target().replace(' ', ""))
+        });
+        table.add_row(row([
+            group.name.to_string(),
+            targets.collect::<Vec<_>>().join(", "),
+            scaling.min.to_string(),
+            scaling.max.to_string(),
+            group.replicas.to_string(),
         ]));
     }
     table
@@ -321,12 +345,41 @@ pub(super) fn volumes(disks: &[Disk]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::fleet::ScalingStatus;
 
     #[test]
     fn a_long_reason_does_not_stretch_the_table() {
         assert_eq!(shortened("healthy"), "healthy");
         let long = shortened(&"ö".repeat(100));
         assert!(long.ends_with('…') && long.chars().count() == HEALTH_WIDTH, "{long}");
+    }
+
+    #[test]
+    fn a_scaler_is_shown_as_kubectl_shows_it() {
+        let mut group: InstanceGroup = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": "default", "name": "web"}, "replicas": 4,
+            "settings": {"strategy": "Recreate", "minReadySeconds": 0, "progressDeadlineSeconds": 600,
+                "revisionHistoryLimit": 10, "labels": {}, "scaling": {"min": 2, "max": 10, "metrics": [
+                    {"resource": "cpu", "target": {"utilization": 80}, "request": 100},
+                    {"resource": "memory", "container": "app", "target": {"averageValue": 100 << 20}}]}},
+            "current": 1, "nextRevision": 2, "revisions": [], "instances": [],
+            "scaling": {"current": [180, null]},
+        }))
+        .unwrap();
+        let lines = |group: &InstanceGroup| {
+            let lines: Vec<String> = scalers(std::slice::from_ref(group)).lines().collect();
+            lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(&group),
+            [
+                "AUTOSCALED TARGETS MINPODS MAXPODS REPLICAS",
+                "web cpu: 180%/80%, memory of app: <unknown>/100Mi 2 10 4"
+            ]
+        );
+        // It has not looked yet.
+        group.scaling = Some(ScalingStatus::default());
+        assert!(lines(&group)[1].starts_with("web cpu: <unknown>/80%, memory"), "{:?}", lines(&group));
     }
 
     /// A stranger's text: it clears the screen, sets the clipboard, turns the text around, and begins a line that is a

@@ -204,7 +204,7 @@ impl World {
                     Behaviour::Restarts(each) => vec![started_again(age / each)],
                     _ => vec![],
                 };
-                let told = PodStatus { version, boot_id, phase, containers };
+                let told = PodStatus { version, boot_id, phase, containers, usage: None };
                 let names = &revision.launch.containers;
                 let known = Known { containers: names, boot: settings.boot_limit(), closed_port: None };
                 judge(record, CheckOutcome::Status(Box::new(told)), &known, now);
@@ -250,7 +250,15 @@ impl World {
 /// A container that was started again so often.
 fn started_again(restarts: u64) -> ContainerStatus {
     let state = "CrashLoopBackOff".to_owned();
-    ContainerStatus { name: "web".into(), ready: false, restarts, state, last: None, probe: None }
+    ContainerStatus {
+        name: "web".into(),
+        ready: false,
+        restarts,
+        state,
+        last: None,
+        probe: None,
+        usage: None,
+    }
 }
 
 #[async_trait]

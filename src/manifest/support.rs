@@ -67,6 +67,8 @@ pub enum Annotation {
     IngressSourceRanges,
     /// Of an Ingress with TLS: whether requests without it are sent to it.
     IngressRedirect,
+    /// The same, and before that: `true` has them sent to it in any case.
+    IngressForcedRedirect,
     /// Of an Ingress: what the balancer speaks to pods.
     IngressBackendProtocol,
     /// Of a ServiceAccount: the role of machines.
@@ -93,7 +95,7 @@ const FOREIGN: &[(&str, Annotation)] = &[
     ("service.beta.kubernetes.io/azure-allowed-service-tags", Annotation::Closing),
     ("nginx.ingress.kubernetes.io/whitelist-source-range", Annotation::IngressSourceRanges),
     ("nginx.ingress.kubernetes.io/allowlist-source-range", Annotation::IngressSourceRanges),
-    ("nginx.ingress.kubernetes.io/force-ssl-redirect", Annotation::IngressRedirect),
+    ("nginx.ingress.kubernetes.io/force-ssl-redirect", Annotation::IngressForcedRedirect),
     ("nginx.ingress.kubernetes.io/ssl-redirect", Annotation::IngressRedirect),
     ("nginx.ingress.kubernetes.io/backend-protocol", Annotation::IngressBackendProtocol),
     ("iam.gke.io/gcp-service-account", Annotation::Role),
@@ -122,6 +124,9 @@ impl Annotation {
             Self::IngressRedirect => {
                 "Ingress with TLS: requests without it are sent to it, as without the annotation; with `false` they are \
                  answered"
+            }
+            Self::IngressForcedRedirect => {
+                "Ingress with TLS: with `true` requests without it are sent to it, whatever the other annotation has"
             }
             Self::IngressBackendProtocol => {
                 "Ingress: `HTTP`, or `GRPC` where all pods speak HTTP/2 without TLS"

@@ -125,6 +125,7 @@ mod tests {
             groups: vec![],
             balancers,
             disks: vec![],
+            classes: vec![],
             cause: String::new(),
             prune,
         }

@@ -31,10 +31,13 @@ pub use self::disk::{
 };
 pub use self::event::{CloudEvent, EventKind};
 pub use self::generation::Generation;
-pub use self::group::{GroupSettings, InstanceGroup, RefreshBounds, Revision, Scaling, count};
+pub use self::group::{
+    GroupSettings, InstanceGroup, RefreshBounds, Revision, Scaling, ScalingMetric, ScalingStatus, count,
+};
 pub use self::http::{HttpBackend, HttpRule, HttpSecret, HttpSpec};
 pub use self::instance::{
-    Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState, RunMember,
+    Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState, InstanceUsage,
+    RunMember, Usage,
 };
 pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
 pub use self::leftover::Leftover;

@@ -6,7 +6,7 @@ use i2kit_spec::{DEFAULT_GRACE_PERIOD, Seconds};
 
 use super::fleet::{
     BalancerSpec, DiskSpec, DiskTemplate, GroupSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole,
-    Scaling, StatefulSettings,
+    Scaling, ScalingMetric, StatefulSettings,
 };
 use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
@@ -14,15 +14,15 @@ use super::rollout::GroupSpec;
 use super::service::selects;
 use super::{ingress, policy, secret, service, size, volume};
 use crate::manifest::api::{
-    self, CronJob, Deployment, Floor, Job, JobSpec, Name, ObjectMeta, ObjectSet, PodTemplate, StatefulSet,
-    StorageClass, Strategy,
+    self, CronJob, Deployment, Floor, Job, JobSpec, Metric, Name, ObjectMeta, ObjectSet, PodTemplate,
+    Resource, StatefulSet, StorageClass, Strategy,
 };
 
 /// Runs of a job that can be looked back at.
 const JOB_HISTORY: u32 = 10;
 
-/// Time without progress after which the refresh of a StatefulSet is rolled back: the default of Deployments, since it has
-/// no field for it.
+/// Time without progress after which the refresh of a StatefulSet is rolled back, beside its `minReadySeconds`: the default
+/// of Deployments, since it has no field for it.
 const STATEFUL_DEADLINE: Seconds = Seconds(600);
 
 /// A deadline that never comes: a job makes progress only at its end, and its own deadline is among its settings.
@@ -52,6 +52,7 @@ fn stateful(each: &StatefulSet, image: LaunchImage, classes: &[StorageClass]) ->
         let Class { name, expandable, retain } = class(&claim.disk, classes);
         DiskTemplate { name: claim.name.clone(), size: claim.disk.size, class: name, expandable, retain }
     };
+    let deadline = Seconds(STATEFUL_DEADLINE.0.saturating_add(each.min_ready_seconds.0));
     // One writer a disk: a member ends before its successor starts.
     let strategy = Strategy::RollingUpdate {
         max_unavailable: each.max_unavailable,
@@ -73,7 +74,7 @@ fn stateful(each: &StatefulSet, image: LaunchImage, classes: &[StorageClass]) ->
                 delete_when_scaled: each.delete_disks_when_scaled,
                 disks: each.claim_templates.iter().map(disk).collect(),
             }),
-            ..GroupSettings::new(strategy, STATEFUL_DEADLINE, each.revision_history_limit)
+            ..GroupSettings::new(strategy, deadline, each.revision_history_limit)
         },
     }
 }
@@ -202,7 +203,7 @@ pub fn desired(
         group.launch.mix = MachineMix::of(types, placement.spot_percent, placement.on_demand_base);
         group.launch.machine_type = types.first().cloned();
         group.launch.spot = group.launch.mix.is_none() && placement.spot_percent == 100;
-        group.settings.policy = policy::of_group(set, &group.name, template);
+        group.settings.policy = policy::of_group(set, &group.name, template).map(Box::new);
         group.settings.zones.clone_from(&placement.zones);
         group.settings.balanced_zones = placement.balanced;
         if group.settings.job.is_none() {
@@ -248,16 +249,30 @@ fn scaling(set: &ObjectSet, group: &Name, template: &PodTemplate) -> Option<Scal
         .scalers
         .iter()
         .find(|scaler| scaler.target == *group && (scaler.target_kind == "StatefulSet") == stateful)?;
-    let requests = template.spec.long_running().map(|container| {
-        let resources = &container.resources;
-        resources.request_cpu_millis.or(resources.limit_cpu_millis)
-    });
+    let request = |metric: &Metric| {
+        let containers = template.spec.long_running();
+        let meant = containers.filter(|one| metric.container.as_ref().is_none_or(|only| *only == one.name));
+        let requests = meant.map(|container| {
+            let resources = &container.resources;
+            match metric.resource {
+                Resource::Cpu => resources.request_cpu_millis.or(resources.limit_cpu_millis),
+                Resource::Memory => {
+                    resources.request_memory_bytes.or(resources.limit_memory_bytes).map(|bytes| bytes.0)
+                }
+            }
+        });
+        // A request of nothing is none to measure against.
+        requests.flatten().reduce(u64::saturating_add).filter(|request| *request > 0)
+    };
+    let metrics = scaler.metrics.iter();
     Some(Scaling {
         min: scaler.min_replicas,
         max: scaler.max_replicas,
-        cpu_percent: scaler.cpu_percent,
-        cpu_request_millis: requests.flatten().reduce(u64::saturating_add),
-        warmup_seconds: scaler.scale_up_window_seconds,
+        metrics: metrics
+            .map(|metric| ScalingMetric { metric: metric.clone(), request: request(metric) })
+            .collect(),
+        up: scaler.scale_up.clone(),
+        down: scaler.scale_down.clone(),
     })
 }
 

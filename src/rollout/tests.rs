@@ -54,7 +54,15 @@ pub(super) fn desired(groups: Vec<GroupSpec>) -> Desired {
             BalancerSpec::new(spec.name.clone(), ServiceType::ClusterIP, listeners)
         })
         .collect();
-    Desired { environment: "sim".into(), groups, balancers, disks: vec![], cause: "test".into(), prune: true }
+    Desired {
+        environment: "sim".into(),
+        groups,
+        balancers,
+        disks: vec![],
+        classes: vec![],
+        cause: "test".into(),
+        prune: true,
+    }
 }
 
 /// Every image that a test may want, since building is not what is tested.

@@ -53,7 +53,9 @@ pub(super) async fn until_settled(
             let Some(found) = fleet.groups.into_iter().next() else {
                 return gone(goal, events);
             };
-            nearness.update(&found, goal.replicas);
+            // A scaler may have changed the size since.
+            let replicas = if found.settings.scaling.is_some() { found.replicas } else { goal.replicas };
+            nearness.update(&found, replicas);
             let verdict = judge(goal, &found, ours)?;
             if verdict == Verdict::Settled {
                 return Ok(());
@@ -229,8 +231,11 @@ fn judge(goal: &Goal<'_>, group: &InstanceGroup, ours: bool) -> Result<Verdict, 
         revision: goal.revision,
         what: what.to_owned(),
     };
+    // A scaler may change the size meanwhile.
+    let is_scaled = group.settings.scaling.as_ref().is_some_and(|scaling| scaling.allows(group.replicas));
+    let is_sized = group.replicas == goal.replicas || is_scaled;
     // A Job that rests is what it should be, and its run is under way.
-    if group.replicas == goal.replicas && group.is_settled_at(goal.revision) {
+    if is_sized && group.is_settled_at(goal.revision) {
         return Ok(Verdict::Settled);
     }
     if let Some(refresh) = group.active_refresh() {
@@ -257,7 +262,7 @@ fn judge(goal: &Goal<'_>, group: &InstanceGroup, ours: bool) -> Result<Verdict, 
             revision: goal.revision,
             reason: reason(refresh),
         }),
-        _ if elsewhere || group.replicas != goal.replicas => Err(superseded("replaced")),
+        _ if elsewhere || !is_sized => Err(superseded("replaced")),
         _ => Ok(Verdict::Waiting),
     }
 }

@@ -26,7 +26,7 @@ spec:
       terminationGracePeriodSeconds: 2
       containers:
         - name: web
-          image: busybox
+          image: busybox:1.35
           command: [sh, -c, "mkdir /w && echo one VERSION >/w/index.html && exec httpd -f -p 8000 -h /w"]
           resources: {limits: {memory: 32Mi}}
 ---
@@ -46,11 +46,11 @@ spec:
       terminationGracePeriodSeconds: 2
       containers:
         - name: web
-          image: busybox
+          image: busybox:1.35
           command: [sh, -c, "mkdir -p /w/deep && echo two | tee /w/index.html >/w/deep/index.html && exec httpd -f -p 8000 -h /w"]
           resources: {limits: {memory: 32Mi}}
         - name: chat
-          image: busybox
+          image: busybox:1.35
           command:
             - sh
             - -c

@@ -15,6 +15,7 @@ mod inside;
 mod jobs;
 mod network;
 mod rollout;
+mod scaling;
 mod secrets;
 mod software;
 mod terminal;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use i2kit::plan::fleet::{Instance, InstanceGroup, InstanceState};
 
-use crate::support::{World, eventually, get, kill, machines};
+use crate::support::{Call, World, eventually, get, kill, machines};
 
 /// Appends what a request says to a file on the disk, and answers once that is on the disk: `dd` calls fsync.
 const SERVE: &str = r#"mkdir -p /www/cgi-bin
@@ -117,8 +117,12 @@ fn what_was_acknowledged_survives_every_kind_of_end() {
     }
     let world = World::new();
     world.write("disks.yaml", &manifest("first", "64Mi"));
-    world.i2kit(&["plan", "disks.yaml"]).prints("+ disk data-web-1: 64 MiB").prints("+ disk shared").run();
-    world.i2kit(&["deploy", "disks.yaml"]).run();
+    // Only with the user network has each machine's port an address of this host, by which a client reaches that machine
+    // alone. An environment keeps its kind of network.
+    let user = |call: Call| call.environment("I2KIT_LOCAL_NETWORK", "user");
+    let plan = world.i2kit(&["plan", "disks.yaml"]);
+    user(plan).prints("+ disk data-web-1: 64 MiB").prints("+ disk shared").run();
+    user(world.i2kit(&["deploy", "disks.yaml"])).run();
     for (name, index) in [("web-0", "0"), ("web/1", "1"), ("web-2", "2")] {
         let said =
             world.i2kit(&["exec", name, "--", "sh", "-c", "echo $(hostname) $INDEX; stat -c %g /data"]).run();
@@ -193,16 +197,16 @@ fn what_was_acknowledged_survives_every_kind_of_end() {
 fn a_full_disk_is_an_error_of_its_pod(world: &World) {
     let environments = world.path().join("state/i2kit/local/volumes");
     let environment = fs::read_dir(environments).unwrap().next().unwrap().unwrap().path();
-    let file = || fs::metadata(environment.join("default/shared.raw")).unwrap();
-    let script = "dd if=/dev/zero of=/data/fill bs=1M 2>&1; sync; echo end";
-    let filled = world.i2kit(&["exec", "one", "--", "sh", "-c", script]).run().stdout;
+    let disk = || fs::metadata(environment.join("default/shared.raw")).unwrap();
+    let fill = "dd if=/dev/zero of=/data/fill bs=1M 2>&1; sync; echo end";
+    let filled = world.i2kit(&["exec", "one", "--", "sh", "-c", fill]).run().stdout;
     assert!(filled.contains("No space left"), "{filled}");
-    assert_eq!((file().len(), file().permissions().mode() & 0o777), (160 << 20, 0o600));
-    assert!(file().blocks() * 512 > 100 << 20);
+    assert_eq!((disk().len(), disk().permissions().mode() & 0o777), (160 << 20, 0o600));
+    assert!(disk().blocks() * 512 > 100 << 20);
     world.i2kit(&["exec", "one", "--", "sh", "-c", "rm /data/fill && sync && touch /data/after"]).run();
     eventually("the room of the file that was deleted", || {
         world.i2kit(&["exec", "one", "--", "sync"]).run();
-        (file().blocks() * 512 < 60 << 20).then_some(())
+        (disk().blocks() * 512 < 60 << 20).then_some(())
     });
 }
 

@@ -30,6 +30,19 @@ pub struct PodStatus {
     pub phase: PodPhase,
     /// Init containers in their order, then services.
     pub containers: Vec<ContainerStatus>,
+    /// What the whole machine uses; `None` of a guest that does not measure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// What something uses of the machine, as the kubelet measures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Usage {
+    /// Processor time since the start, in nanoseconds: `usage_usec` of the group's `cpu.stat`.
+    pub cpu_nanoseconds: u64,
+    /// Memory that cannot be reclaimed easily, in bytes: `memory.current` without `inactive_file`.
+    pub working_set_bytes: u64,
 }
 
 /// How far a pod is. All but [`Self::Lost`] are of a VM that is alive.
@@ -123,6 +136,9 @@ pub struct ContainerStatus {
     /// What its probes complained of last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<String>,
+    /// What it uses, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// Cuts a text to [`TEXT_BYTES`], between characters.
@@ -178,11 +194,23 @@ mod tests {
                 state: "Running".into(),
                 last: Some("Error, exit code 1".into()),
                 probe: None,
+                usage: Some(Usage { cpu_nanoseconds: 2_500_000_000, working_set_bytes: 4096 }),
             }],
+            usage: None,
         };
         let json = serde_json::to_string(&status).unwrap();
         assert!(json.contains(r#""phase":{"name":"starting","waits":[{"for":"boot"},"#), "{json}");
         assert_eq!(serde_json::from_str::<PodStatus>(&json).unwrap(), status);
+
+        // A guest of before has no usage; one that reports what is none is not read at all.
+        let usage = r#""usage":{"cpuNanoseconds":2500000000,"workingSetBytes":4096}"#;
+        assert!(json.contains(usage), "{json}");
+        let without = json.replace(&format!(",{usage}"), "");
+        assert_eq!(serde_json::from_str::<PodStatus>(&without).unwrap().containers[0].usage, None);
+        for wrong in ["-1", "1.5", "1e3", "\"7\"", "18446744073709551616", "null"] {
+            let hostile = json.replace("2500000000", wrong);
+            assert!(serde_json::from_str::<PodStatus>(&hostile).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn route(path: &str, record: &Record) -> Response {
         // For our own host; the rest is for balancers and people.
         status::PATH => {
             growth::follow();
-            Response::json(&record.status())
+            Response::json(&metrics::status(record))
         }
         "/livez" => Response::text(200, "ok\n".into()),
         "/readyz" => match record.unready() {

@@ -1,12 +1,49 @@
-//! `/metrics` in Prometheus' text format. Names are those of kubelet's cadvisor and of kube-state-metrics where they
-//! exist, so that dashboards for Kubernetes fit.
+//! What containers and the machine use: for the host in the status document, and for others on `/metrics` in Prometheus'
+//! text format. Names there are those of kubelet's cadvisor and of kube-state-metrics where they exist, so that dashboards
+//! for Kubernetes fit.
 
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 
 use crate::record::{ContainerState, Record};
 use i2kit_container::cgroup;
+use i2kit_spec::status;
 use i2kit_sys::clock;
+
+/// The pod's status for the host, with what its running containers and the machine use right now.
+pub(crate) fn status(record: &Record) -> status::PodStatus {
+    let mut told = record.status();
+    for (container, told) in record.containers.iter().zip(&mut told.containers) {
+        if let ContainerState::Running { .. } = container.state {
+            told.usage = usage_of(&cgroup::of_container(&container.name));
+        }
+    }
+    told.usage = usage_of_machine();
+    told
+}
+
+/// What a group uses, where the kernel says all of it.
+fn usage_of(group: &Path) -> Option<status::Usage> {
+    let text = |file: &str| fs::read_to_string(group.join(file)).ok();
+    let memory: u64 = text("memory.current")?.trim().parse().ok()?;
+    let inactive = cgroup::field(&text("memory.stat")?, "inactive_file")?;
+    Some(status::Usage {
+        cpu_nanoseconds: cgroup::field(&text("cpu.stat")?, "usage_usec")?.saturating_mul(1000),
+        working_set_bytes: memory.saturating_sub(inactive),
+    })
+}
+
+/// What the machine uses as a whole: the root group has no `memory.current`.
+fn usage_of_machine() -> Option<status::Usage> {
+    let cpu = fs::read_to_string(Path::new(cgroup::MOUNT).join("cpu.stat")).ok()?;
+    let memory = fs::read_to_string("/proc/meminfo").ok()?;
+    let used = kilobytes(&memory, "MemTotal:").saturating_sub(kilobytes(&memory, "MemAvailable:"));
+    Some(status::Usage {
+        cpu_nanoseconds: cgroup::field(&cpu, "usage_usec")?.saturating_mul(1000),
+        working_set_bytes: used,
+    })
+}
 
 /// What containers and the guest itself use right now.
 #[derive(Debug, Default)]
@@ -300,6 +337,19 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
+    }
+
+    #[test]
+    fn usage_is_what_the_kernel_says_or_nothing() {
+        let group = std::env::temp_dir().join(format!("i2kit-usage-{}", std::process::id()));
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("cpu.stat"), "usage_usec 2500000\nuser_usec 1\n").unwrap();
+        fs::write(group.join("memory.current"), "8192\n").unwrap();
+        assert_eq!(usage_of(&group), None, "without memory.stat the page cache is not known");
+        fs::write(group.join("memory.stat"), "anon 1\ninactive_file 4096\n").unwrap();
+        let usage = status::Usage { cpu_nanoseconds: 2_500_000_000, working_set_bytes: 4096 };
+        assert_eq!(usage_of(&group), Some(usage));
+        fs::remove_dir_all(&group).unwrap();
     }
 
     #[test]

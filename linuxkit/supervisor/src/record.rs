@@ -165,13 +165,14 @@ impl Record {
         stage.into_iter().chain(self.containers.iter().filter_map(ContainerRecord::unready)).collect()
     }
 
-    /// The pod's status for the host, with bounded texts.
+    /// The pod's status for the host, with bounded texts and without what it uses.
     pub fn status(&self) -> PodStatus {
         let mut status = PodStatus {
             version: status::VERSION,
             boot_id: self.boot_id.clone(),
             phase: self.phase(),
             containers: self.containers.iter().map(ContainerRecord::status).collect(),
+            usage: None,
         };
         let phase: Vec<&mut String> = match &mut status.phase {
             PodPhase::Starting { waits } => waits.iter_mut().filter_map(failure_of).collect(),
@@ -241,6 +242,7 @@ impl ContainerRecord {
             state: self.state_text(),
             last: self.last.as_ref().map(ToString::to_string),
             probe: self.probe_failure.clone(),
+            usage: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// `status` and `events`.
 #[derive(Debug, Args)]
@@ -12,6 +12,31 @@ pub(in crate::cli) struct StatusArgs {
     /// Print the traffic of Services in the text format of Prometheus
     #[arg(long)]
     pub metrics: bool,
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TopArgs {
+    /// Group (NAME or NAMESPACE/NAME) or one of its instances (with /INSTANCE) [default: all]
+    pub name: Option<String>,
+    /// Print the use of each container
+    #[arg(long)]
+    pub containers: bool,
+    /// Order, the highest use first [default: by name]
+    #[arg(long, value_enum, value_name = "RESOURCE")]
+    pub sort_by: Option<TopOrder>,
+    /// Print no header
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// `top --sort-by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum TopOrder {
+    /// Processor use
+    Cpu,
+    /// Memory
+    Memory,
 }
 
 /// A verb about one group.

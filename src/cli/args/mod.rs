@@ -19,7 +19,9 @@ pub(super) use self::deployment::{
     BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RollbackArgs,
     ScaleArgs, WaitArgs,
 };
-pub(super) use self::instances::{ConsoleArgs, CpArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs};
+pub(super) use self::instances::{
+    ConsoleArgs, CpArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs, TopArgs, TopOrder,
+};
 pub(super) use self::local_cloud::LocalCloudVerb;
 pub(super) use self::manifests::{
     CheckArgs, ConvertArgs, ExplainArgs, Findings, Kustomize, Manifests, SchemaArgs, SchemaFormat,
@@ -89,6 +91,8 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// List events of groups and instances, oldest first
     Events(StatusArgs),
+    /// Show the processor and memory use of instances
+    Top(TopArgs),
     /// Print the output of a group's containers
     Logs(LogsArgs),
     /// Run a command in a container and exit with its code

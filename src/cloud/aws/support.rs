@@ -2,6 +2,9 @@
 
 use crate::manifest::support::{Annotation, Answer, ENDING_POD, Form, HEADLESS, SCRATCH_DISK, Support};
 
+/// What Auto Scaling makes of how fast a scaler may follow.
+const OWN_STEPS: &str = "target tracking chooses its own steps";
+
 /// What AWS supports.
 pub static SUPPORT: Support = Support {
     provider: "aws",
@@ -34,6 +37,24 @@ pub static SUPPORT: Support = Support {
                  and without `sizeLimit` half of the machine's memory is the bound",
             ),
         ),
+        ("MetricSpec.type=ContainerResource", Answer::No),
+        ("MetricTarget.type=AverageValue", Answer::No),
+        (
+            "ResourceMetricSource.name=memory",
+            Answer::Note("nothing measures memory from outside, so that it scales nothing"),
+        ),
+        (
+            "HorizontalPodAutoscalerBehavior.scaleDown",
+            Answer::Note("target tracking takes machines away after 15 minutes of less load"),
+        ),
+        (
+            "HPAScalingRules.stabilizationWindowSeconds",
+            Answer::Note("it is the time after a machine's start in which its use does not count"),
+        ),
+        ("HPAScalingRules.policies", Answer::Note(OWN_STEPS)),
+        ("HPAScalingRules.selectPolicy", Answer::Note(OWN_STEPS)),
+        ("HPAScalingRules.tolerance", Answer::Note(OWN_STEPS)),
+        ("i2kit top", Answer::NotYet),
         ("i2kit exec", Answer::NotYet),
         ("i2kit cp", Answer::NotYet),
         ("i2kit console", Answer::NotYet),

@@ -2,6 +2,7 @@
 
 use super::SUPPORT;
 use crate::cloud::{kinds, local};
+use crate::manifest::api::MetricTarget;
 use crate::manifest::example::{self, POD, deployment, reading};
 use crate::manifest::support::Support;
 use crate::manifest::{Code, Diagnostic, Options, Reading, Severity};
@@ -65,17 +66,33 @@ fn the_short_form_takes_the_certificate_of_the_environment() {
 }
 
 #[test]
-fn scalers_and_budgets_are_for_both_and_scale_on_aws_alone() {
+fn scalers_and_budgets_are_for_both_clouds() {
     let web = deployment(&POD.replace("{memory: 64Mi}", "{cpu: 500m, memory: 64Mi}"));
     let scaler = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: web}\nspec:\n  \
                   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}\n  minReplicas: 2\n  maxReplicas: 5\n";
     let budget = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\nspec:\n  minAvailable: 1\n  \
                   selector: {matchLabels: {app: web}}\n";
     let (found, said) = on_aws(&[&web, scaler, budget], None);
-    assert_eq!((said.as_str(), found.set.scalers[0].cpu_percent), ("", Some(80)));
+    assert_eq!(said, "");
+    assert_eq!(found.set.scalers[0].metrics[0].target, MetricTarget::Utilization(80));
     let (_, local) = reading(&[&web, scaler, budget], &options(&local::SUPPORT));
-    assert!(!local.has_errors(), "{local:?}");
-    assert!(local.diagnostics[0].message.contains("nothing measures the load"), "{local:?}");
+    assert!(local.diagnostics.is_empty(), "{local:?}");
+    for (metric, says) in [
+        (
+            "{type: Resource, resource: {name: cpu, target: {type: AverageValue, averageValue: 500m}}}",
+            "`AverageValue`",
+        ),
+        (
+            "{type: ContainerResource, containerResource: {container: web, name: cpu, target: {type: Utilization, averageUtilization: 50}}}",
+            "`ContainerResource`",
+        ),
+    ] {
+        let scaler = format!("{scaler}  metrics:\n  - {metric}\n");
+        let (_, said) = on_aws(&[&web, &scaler], None);
+        assert!(said.contains(&format!("not deployable on AWS: {says}")), "{said}");
+        let (_, local) = reading(&[&web, &scaler], &options(&local::SUPPORT));
+        assert!(local.diagnostics.is_empty(), "{local:?}");
+    }
 }
 
 #[test]

@@ -282,6 +282,16 @@ impl GroupRecord {
         }
     }
 
+    /// The size for a refresh that was planned with `replicas`: what a scaler made of it since then is kept. A group of
+    /// none is not scaled.
+    fn kept_size(&self, replicas: u32) -> u32 {
+        let is_scaled = self.memory.current.is_some() && self.replicas > 0 && replicas > 0;
+        match &self.settings.scaling {
+            Some(scaling) if is_scaled => scaling.within(self.replicas),
+            _ => replicas,
+        }
+    }
+
     /// Numbers of the revisions that VMs are, or are about to be, started from.
     fn wanted_revisions(&self) -> Vec<u32> {
         let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
@@ -338,6 +348,7 @@ mod tests {
     use i2kit_spec::ContainerEnd;
 
     use super::*;
+    use crate::plan::fleet::Scaling;
 
     fn end_of(name: &str, exit_code: i32, restarts: u64) -> ContainerEnd {
         let reason = if exit_code == 0 { "Completed" } else { "Error" };
@@ -346,6 +357,27 @@ mod tests {
 
     fn status(name: &str, ready: bool, restarts: u32, state: &str) -> ContainerStatus {
         ContainerStatus { name: name.into(), ready, restarts, state: state.into() }
+    }
+
+    #[test]
+    fn a_refresh_keeps_what_a_scaler_made_of_the_size() {
+        let strategy = crate::manifest::api::Strategy::Recreate;
+        let mut settings = crate::plan::example::settings(strategy);
+        let (metrics, rules) = (vec![], crate::manifest::api::ScalingRules::default());
+        settings.scaling = Some(Scaling { min: 2, max: 5, metrics, up: rules.clone(), down: rules });
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let mut environment = Environment::default();
+        environment.put_group(&name, &settings).unwrap();
+        let group = environment.groups.get_mut(&name).unwrap();
+        assert_eq!(group.kept_size(3), 3, "its first start");
+        (group.memory.current, group.replicas) = (Some(1), 4);
+        assert_eq!((group.kept_size(2), group.kept_size(0)), (4, 0));
+        group.replicas = 9;
+        assert_eq!(group.kept_size(2), 5);
+        group.replicas = 0;
+        assert_eq!(group.kept_size(2), 2, "somebody turned the scaler off");
+        (group.settings.scaling, group.replicas) = (None, 4);
+        assert_eq!(group.kept_size(2), 2);
     }
 
     #[test]

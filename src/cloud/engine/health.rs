@@ -197,7 +197,13 @@ mod tests {
     }
 
     fn says_of(phase: PodPhase, containers: Vec<status::ContainerStatus>) -> CheckOutcome {
-        CheckOutcome::Status(Box::new(PodStatus { version: 1, boot_id: "b-1".into(), phase, containers }))
+        CheckOutcome::Status(Box::new(PodStatus {
+            version: 1,
+            boot_id: "b-1".into(),
+            phase,
+            containers,
+            usage: None,
+        }))
     }
 
     fn not_ready(reason: &str) -> CheckOutcome {
@@ -308,6 +314,7 @@ mod tests {
             state: "x".repeat(10_000),
             last: None,
             probe: None,
+            usage: None,
         };
         let told = (0..6000).map(|number| container(&format!("c{number}")));
         let told = told.chain([container("web"), container("web")]).collect();
@@ -335,6 +342,7 @@ mod tests {
             state: "CrashLoopBackOff".into(),
             last: Some("Error, exit code 1 (no \"db\")".into()),
             probe: Some("refused".into()),
+            usage: None,
         };
         let expected = "CrashLoopBackOff, probe: refused, last: Error, exit code 1 (no \"db\")";
         assert_eq!(state(&crashing), expected);

@@ -22,7 +22,7 @@ mod tests;
 
 pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF, Place};
 use self::group::{BACKOFF_FIRST, BACKOFF_FORGIVEN, launches, leaving, newest_ended, pause, worth};
-pub use self::memory::{Memory, RUNS_KEPT, RefreshState};
+pub use self::memory::{Memory, RUNS_KEPT, RefreshState, Rescale};
 pub use self::run_state::Run;
 pub use self::schedule::Scheduled;
 use super::moment::Moment;

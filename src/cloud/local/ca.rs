@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Datelike as _};
@@ -14,9 +14,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::clock;
-use super::home::Home;
+use super::home::{self, Home};
 use crate::cloud::CloudError;
 use crate::oci::Digest;
 
@@ -43,6 +45,10 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+/// One authority, as long as its key is not written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64, i64, i64);
+
 /// A certificate with its key, as PEM.
 #[derive(Debug)]
 pub(super) struct Signed {
@@ -52,6 +58,21 @@ pub(super) struct Signed {
 
 fn folder(home: &Home) -> PathBuf {
     home.state.with_file_name("ca")
+}
+
+/// Refuses an authority that another user may have put there: its folder, the one around it and its key are this user's.
+fn check(folder: &Path) -> Result<(), CloudError> {
+    folder.parent().into_iter().chain([folder]).try_for_each(home::check)?;
+    let key = folder.join(KEY);
+    let this = rustix::process::geteuid().as_raw();
+    match fs::symlink_metadata(&key) {
+        Ok(found) if found.uid() != this || !found.is_file() => Err(CloudError::File {
+            action: "use".into(),
+            path: key,
+            message: "it is no file of this user; `i2kit ca rm` removes it".into(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
@@ -68,12 +89,19 @@ impl Authority {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text.map_err(CloudError::file("read", &path))?,
         };
+        check(&folder)?;
         let key = KeyPair::from_pem(&text).map_err(|error| CloudError::File {
             action: "read".into(),
             path,
             message: format!("it is no private key ({error}); `i2kit ca rm` removes it"),
         })?;
         Ok(Some(Self { folder, key }))
+    }
+
+    /// What shows that it is another one: the place and the time of the file of its key. `None` where there is none.
+    pub(super) fn stamp(home: &Home) -> Option<Stamp> {
+        let metadata = fs::metadata(folder(home).join(KEY)).ok()?;
+        Some(Stamp(metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     /// The authority, made where there is none; whether it was made. Two that make it at once have the same one.
@@ -85,6 +113,7 @@ impl Authority {
             .mode(0o700)
             .create(&folder)
             .map_err(CloudError::file("create", &folder))?;
+        check(&folder)?;
         let mut made = false;
         let authority = if let Some(found) = Self::find(home)? {
             found
@@ -108,7 +137,7 @@ impl Authority {
             })?
         };
         // The key comes first: a run that was killed in between is gone on with here.
-        if !authority.certificate().exists() {
+        if !authority.has_certificate() {
             authority.write_certificate()?;
         }
         Ok((authority, made))
@@ -138,6 +167,14 @@ impl Authority {
     pub fn name(&self) -> String {
         let fingerprint = hex::encode(&Digest::of(self.key.public_key_raw()).as_bytes()[..4]);
         format!("i2kit local authority {fingerprint}")
+    }
+
+    /// Whether its certificate is there, and is one of its key.
+    fn has_certificate(&self) -> bool {
+        let Ok(text) = self.pem() else { return false };
+        let key = self.key.public_key_raw();
+        CertificateDer::from_pem_slice(text.as_bytes())
+            .is_ok_and(|certificate| certificate.windows(key.len().max(1)).any(|part| part == key))
     }
 
     fn write_certificate(&self) -> Result<(), CloudError> {
@@ -219,6 +256,18 @@ mod tests {
         fs::remove_file(first.certificate()).unwrap();
         Authority::make(&home).unwrap();
         assert!(first.pem().unwrap().starts_with("-----BEGIN CERTIFICATE"));
+        // A folder that others may change may hold a key of theirs.
+        for folder in [first.folder.clone(), first.folder.parent().unwrap().to_owned()] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+            assert!(Authority::find(&home).unwrap_err().to_string().contains("other users may change"));
+            assert!(Authority::make(&home).is_err());
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        // A certificate that is not of this key is written anew.
+        fs::write(first.certificate(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+            .unwrap();
+        let (authority, _) = Authority::make(&home).unwrap();
+        assert!(authority.pem().unwrap().len() > 200);
         fs::write(first.folder.join(KEY), "nonsense").unwrap();
         assert!(Authority::find(&home).unwrap_err().to_string().contains("i2kit ca rm"));
         assert!(Authority::remove(&home).unwrap().is_some() && Authority::remove(&home).unwrap().is_none());

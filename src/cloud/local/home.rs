@@ -162,7 +162,7 @@ const PRIVATE: u32 = 0o700;
 const OTHERS_WRITE: u32 = 0o022;
 
 /// Refuses a folder that somebody else has or may change; takes one that others may only look into from them.
-fn check(folder: &Path) -> Result<(), CloudError> {
+pub(super) fn check(folder: &Path) -> Result<(), CloudError> {
     let refused = |message| CloudError::File { action: "use".to_owned(), path: folder.to_owned(), message };
     let metadata = fs::metadata(folder).map_err(CloudError::file("look at", folder))?;
     let this = rustix::process::geteuid().as_raw();

@@ -132,7 +132,8 @@ impl Keeper {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        state.is_idle() && state.machines.is_empty()
+        // An act about disks may take longer than anybody asks.
+        state.is_idle() && state.machines.is_empty() && self.disks.try_lock().is_ok()
     }
 
     /// Changes environments and stores the change. After an error nothing was changed.
@@ -169,6 +170,7 @@ impl Keeper {
     /// The fleet of an environment, as far as `scope` asks.
     pub(super) fn fleet(&self, name: &str, scope: &Scope) -> Fleet {
         let mut report = self.carried();
+        let certificates = self.certificates.warnings(name);
         let mut state = self.state();
         state.set_connections(&report.connections);
         let facts = state.facts();
@@ -191,10 +193,13 @@ impl Keeper {
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now());
         fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
-        fleet.warnings.extend(self.certificates.warnings(name));
+        fleet.warnings.extend(certificates);
         fleet.warnings.extend(self.tasks.failing());
         let refused = self.networks.are_wanted().then(|| self.networks.refusal()).flatten();
         fleet.warnings.extend(refused.map(str::to_owned));
+        if *scope != Scope::Detailed {
+            fleet.groups.iter_mut().for_each(|group| group.events.clear());
+        }
         let unmade: BTreeSet<Name> =
             environment.disks.iter().filter(|(_, disk)| !disk.made).map(|(name, _)| name.clone()).collect();
         drop(state);
@@ -239,7 +244,8 @@ impl Keeper {
         found.map_err(|message| CloudError::Program { program: "the network".into(), message })
     }
 
-    /// The fleet of an environment with the traffic of its balancers, which changes without end and so is not watched.
+    /// The fleet of an environment with the traffic of its balancers and the use of its machines, which change without end
+    /// and so are not watched.
     pub(super) async fn counted_fleet(&self, name: &str, scope: &Scope) -> Fleet {
         let Counted(counted) = self.mover.traffic().await;
         let mut fleet = self.fleet(name, scope);
@@ -253,6 +259,7 @@ impl Keeper {
             let listeners = balancer.spec.listeners.iter();
             balancer.traffic = listeners.map(|listener| counted.get(&id(listener)).cloned()).collect();
         }
+        self.state().measure(name, &mut fleet, self.clock.now().steady);
         fleet
     }
 

@@ -6,14 +6,11 @@ use crate::manifest::support::{Answer, NAMED_CLASS, PLACEMENT, ROLE, Support, TL
 const LOOPBACK: &str =
     "its balancers listen on this machine's loopback addresses, which no other machine reaches";
 
-const UNMEASURED: &str = "nothing measures the load, so the group keeps its size; `i2kit scale` changes it";
-
 /// What the local cloud supports.
 pub static SUPPORT: Support = Support {
     provider: "local",
     name: "the local cloud",
     answers: &[
-        ("HorizontalPodAutoscaler", Answer::Note(UNMEASURED)),
         ("ServiceSpec.type=ExternalName", Answer::No),
         ("ServiceSpec.externalName", Answer::No),
         (

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use i2kit_spec::Bytes;
 use rustix::fs::FlockOperation;
 
 use super::home::Home;
+use super::machine::descriptors;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Snapshot;
@@ -126,18 +127,24 @@ fn format(file: &Path, environment: &[(OsString, OsString)]) -> Result<(), Cloud
         let arguments =
             ["-q", "-F", "-b", "4096", "-I", "256", "-m", "0", "-e", "remount-ro", "-O", FEATURES];
         let run = |program: &&str| {
-            Command::new(program)
+            let mut command = Command::new(program);
+            command
                 .args(arguments)
                 .args(["-E", &extended])
                 .arg(file)
                 .env_clear()
                 .envs(environment.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::null())
-                .output()
-                .map_or_else(
-                    |error| if error.kind() == io::ErrorKind::NotFound { None } else { Some(Err(error)) },
-                    |output| Some(Ok(output)),
-                )
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            let spawned = {
+                let _starting = descriptors::starting();
+                command.spawn()
+            };
+            spawned.and_then(Child::wait_with_output).map_or_else(
+                |error| if error.kind() == io::ErrorKind::NotFound { None } else { Some(Err(error)) },
+                |output| Some(Ok(output)),
+            )
         };
         let output = MAKERS.iter().find_map(run).ok_or_else(|| {
             failed("it is not installed, and disks need it; install the package e2fsprogs".into())
@@ -187,6 +194,16 @@ fn take(path: &Path) -> Result<Taken, CloudError> {
     }
 }
 
+/// The file with its lock, or an error when somebody has it.
+fn alone(path: &Path) -> Result<File, CloudError> {
+    match take(path)? {
+        Taken::Alone(file) => Ok(file),
+        Taken::Busy => {
+            Err(CloudError::InUse { what: format!("the disk {}", path.display()), user: "a process".into() })
+        }
+    }
+}
+
 /// The disk for a machine: its file, with the lock, as large as it should be. A writer that is being ended is waited for.
 pub(super) fn attach(path: &Path, size: Bytes) -> Result<File, CloudError> {
     let given_up = Instant::now() + PATIENCE;
@@ -212,16 +229,33 @@ fn extend(file: &File, path: &Path, size: Bytes) -> Result<(), CloudError> {
     file.set_len(length(size)).map_err(CloudError::file("grow", path))
 }
 
-/// Grows the disk, unless a machine has it, whose qemu must grow it: then the size that it is to be grown to.
+/// Grows the disk, unless a machine has it, whose qemu must grow it: then the size that it is to be grown to. A file that is
+/// as large already, whatever the record says, is left as it is: qemu would cut it.
 pub(super) fn grow(path: &Path, size: Bytes) -> Result<Option<u64>, CloudError> {
     match take(path)? {
         Taken::Alone(file) => extend(&file, path, size).map(|()| None),
-        Taken::Busy => Ok(Some(length(size))),
+        Taken::Busy => {
+            let has = fs::metadata(path).map_err(CloudError::file("look at", path))?.len();
+            Ok(Some(length(size)).filter(|wanted| *wanted > has))
+        }
     }
 }
 
-/// Copies the disk as it is now. What writes to it must have stopped.
-pub(super) fn copy_to_snapshot(path: &Path, name: &str) -> Result<(), CloudError> {
+/// Whether a machine has the disk that is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// One has it, and stands still.
+    Stopped,
+    /// None has it, and none gets it before the copy is made.
+    Absent,
+}
+
+/// Copies the disk as it is now.
+pub(super) fn copy_to_snapshot(path: &Path, name: &str, writer: Writer) -> Result<(), CloudError> {
+    let _held = match writer {
+        Writer::Stopped => None,
+        Writer::Absent => Some(alone(path)?),
+    };
     let target = snapshot(path, name);
     fs::create_dir_all(snapshots(path)).map_err(CloudError::file("create", &snapshots(path)))?;
     replace(path, &target)
@@ -229,13 +263,7 @@ pub(super) fn copy_to_snapshot(path: &Path, name: &str) -> Result<(), CloudError
 
 /// Makes the disk what its snapshot is. Nobody may have it.
 pub(super) fn restore(path: &Path, name: &str) -> Result<(), CloudError> {
-    let held = take(path)?;
-    let Taken::Alone(file) = held else {
-        return Err(CloudError::InUse {
-            what: format!("the disk {}", path.display()),
-            user: "a process".into(),
-        });
-    };
+    let file = alone(path)?;
     let size = file.metadata().map_err(CloudError::file("look at", path))?.len();
     let from = snapshot(path, name);
     let new = path.with_extension("raw.new");
@@ -426,6 +454,10 @@ mod tests {
             .unwrap();
         drop(held);
         assert_eq!(grow(&path, Bytes(LEAST * 2)).unwrap(), Some(LEAST * 2), "the child has it");
+        assert_eq!(grow(&path, Bytes(1)).unwrap(), None, "it would be cut");
+        let torn = copy_to_snapshot(&path, "torn", Writer::Absent).unwrap_err().to_string();
+        assert!(torn.contains("in use") && snapshots_of(&path).is_empty(), "{torn}");
+        copy_to_snapshot(&path, "still", Writer::Stopped).unwrap();
         assert!(matches!(take(&path).unwrap(), Taken::Busy));
         let refused = restore(&path, "none").unwrap_err().to_string();
         assert!(refused.contains("in use"), "{refused}");
@@ -445,7 +477,7 @@ mod tests {
         };
         let then = fs::read(&path).map(|bytes| bytes.len()).unwrap();
         write(b"then");
-        copy_to_snapshot(&path, "first").unwrap();
+        copy_to_snapshot(&path, "first", Writer::Absent).unwrap();
         write(b"now!");
         let copy = snapshot(&path, "first");
         assert!(used(&copy).unwrap().0 < 16 << 20);
@@ -472,7 +504,7 @@ mod tests {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path.with_extension("raw.new"), "half").unwrap();
         made(folder.path(), LEAST);
-        copy_to_snapshot(&path, "whole").unwrap();
+        copy_to_snapshot(&path, "whole", Writer::Absent).unwrap();
         let half = snapshots(&path).join("half.raw.new");
         fs::write(&half, "half").unwrap();
         fs::write(path.with_extension("raw.probe"), "").unwrap();

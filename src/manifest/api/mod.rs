@@ -35,7 +35,10 @@ pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
 pub use policy::{
     LabelCondition, LabelOperator, LabelSelector, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule,
 };
-pub use scaling::{DisruptionBudget, Floor, Scaler};
+pub use scaling::{
+    DisruptionBudget, Floor, Metric, MetricTarget, PolicyChange, Resource, Scaler, ScalingPolicy,
+    ScalingRules, SelectPolicy,
+};
 pub use schedule::{Schedule, zone};
 pub use secret::{Secret, SecretValue};
 pub use service::{

@@ -1,6 +1,7 @@
 //! Scaling by load, and floors under it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
@@ -20,12 +21,104 @@ pub struct Scaler {
     pub min_replicas: u32,
     /// Most machines.
     pub max_replicas: u32,
-    /// Processor use to keep, in percent of the request.
-    pub cpu_percent: Option<u32>,
-    /// Memory use to keep, in percent of the request.
-    pub memory_percent: Option<u32>,
-    /// Cool-down before machines are added.
-    pub scale_up_window_seconds: Option<Seconds>,
+    /// What is measured, in the order written; never empty.
+    pub metrics: Vec<Metric>,
+    /// How fast it follows a load that grows.
+    pub scale_up: ScalingRules,
+    /// How fast it follows a load that falls.
+    pub scale_down: ScalingRules,
+}
+
+/// A resource whose use is kept near a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metric {
+    /// Which resource.
+    pub resource: Resource,
+    /// Only of this container; of the whole pod without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The use to keep.
+    pub target: MetricTarget,
+}
+
+/// A resource that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Resource {
+    /// Processor time, in thousandths of a processor.
+    Cpu,
+    /// Memory that cannot be reclaimed easily, in bytes.
+    Memory,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// The use to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MetricTarget {
+    /// In percent of what is requested.
+    Utilization(u32),
+    /// Per pod, in the resource's unit.
+    AverageValue(u64),
+}
+
+/// `behavior.scaleUp` or `behavior.scaleDown`: what is written; what is absent is Kubernetes' default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingRules {
+    /// How long the most careful recommendation holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stabilization_window_seconds: Option<Seconds>,
+    /// Which policy counts; the one that allows the largest change by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select_policy: Option<SelectPolicy>,
+    /// How much may change in which time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<Vec<ScalingPolicy>>,
+    /// How far the use may be from its target before anything is done, in thousandths of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance_thousandths: Option<u64>,
+}
+
+/// Which of several policies counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SelectPolicy {
+    /// The one that allows the largest change.
+    Max,
+    /// The one that allows the smallest change.
+    Min,
+    /// None: nothing is changed in this direction.
+    Disabled,
+}
+
+/// How much may change in which time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingPolicy {
+    /// How much.
+    pub change: PolicyChange,
+    /// In which time.
+    pub period_seconds: Seconds,
+}
+
+/// How much a policy lets change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyChange {
+    /// So many machines.
+    Pods(u32),
+    /// So many percent of those at the beginning of the period.
+    Percent(u32),
 }
 
 /// `policy/v1` PodDisruptionBudget.

@@ -2,8 +2,11 @@
 
 use super::object::{Object, Read};
 use super::scope::Scope;
-use crate::manifest::api::{DisruptionBudget, Floor, Scaler};
-use crate::manifest::check::int_or_percent;
+use crate::manifest::api::{
+    DisruptionBudget, Floor, Metric, MetricTarget, PolicyChange, Resource, Scaler, ScalingPolicy,
+    ScalingRules, SelectPolicy,
+};
+use crate::manifest::check::{bytes, cpu_millis, int_or_percent};
 
 /// Processor use that is kept when no metric is given.
 const DEFAULT_CPU_PERCENT: u32 = 80;
@@ -12,34 +15,85 @@ const DEFAULT_CPU_PERCENT: u32 = 80;
 pub(super) fn scaler(object: Object<'_>, scope: &Scope<'_>) -> Read<Scaler> {
     let spec = object.object("spec")?;
     let target = spec.object("scaleTargetRef")?;
+    let cpu = |percent| Metric {
+        resource: Resource::Cpu,
+        container: None,
+        target: MetricTarget::Utilization(percent),
+    };
     let mut scaler = Scaler {
         meta: scope.meta(object)?,
         target_kind: target.text("kind")?,
         target: scope.name(target.text("name")?),
         min_replicas: spec.number("minReplicas")?,
         max_replicas: spec.number("maxReplicas")?,
-        cpu_percent: None,
-        memory_percent: None,
-        scale_up_window_seconds: None,
+        metrics: Vec::new(),
+        scale_up: ScalingRules::default(),
+        scale_down: ScalingRules::default(),
     };
     if spec.knows("targetCPUUtilizationPercentage") {
-        scaler.cpu_percent = spec.number_if("targetCPUUtilizationPercentage")?;
+        let percent = spec.number_if("targetCPUUtilizationPercentage")?;
+        scaler.metrics.push(cpu(percent.unwrap_or(DEFAULT_CPU_PERCENT)));
         return Ok(scaler);
     }
-    for metric in spec.objects("metrics")? {
-        let resource = metric.object("resource")?;
-        let percent = resource.object("target")?.number_if("averageUtilization")?;
-        match resource.text("name")?.as_str() {
-            "memory" => scaler.memory_percent = percent,
-            _ => scaler.cpu_percent = percent,
-        }
+    for each in spec.objects("metrics")? {
+        scaler.metrics.push(metric(&each)?);
     }
-    if scaler.cpu_percent.is_none() && scaler.memory_percent.is_none() {
-        scaler.cpu_percent = Some(DEFAULT_CPU_PERCENT);
+    if scaler.metrics.is_empty() {
+        scaler.metrics.push(cpu(DEFAULT_CPU_PERCENT));
     }
     let behavior = spec.object("behavior")?;
-    scaler.scale_up_window_seconds = behavior.object("scaleUp")?.seconds_if("stabilizationWindowSeconds")?;
+    scaler.scale_up = rules(&behavior.object("scaleUp")?)?;
+    scaler.scale_down = rules(&behavior.object("scaleDown")?)?;
     Ok(scaler)
+}
+
+fn metric(metric: &Object<'_>) -> Read<Metric> {
+    let (source, container) = match metric.text("type")?.as_str() {
+        "ContainerResource" => {
+            let source = metric.object("containerResource")?;
+            let container = source.text("container")?;
+            (source, Some(container))
+        }
+        _ => (metric.object("resource")?, None),
+    };
+    let resource = match source.text("name")?.as_str() {
+        "memory" => Resource::Memory,
+        _ => Resource::Cpu,
+    };
+    let wanted = source.object("target")?;
+    let target = match wanted.text("type")?.as_str() {
+        "AverageValue" => {
+            MetricTarget::AverageValue(wanted.value("averageValue", |text, _| match resource {
+                Resource::Cpu => cpu_millis(text).ok(),
+                Resource::Memory => bytes(text).ok().map(|(size, _)| size),
+            })?)
+        }
+        _ => MetricTarget::Utilization(wanted.number("averageUtilization")?),
+    };
+    Ok(Metric { resource, container, target })
+}
+
+fn rules(rules: &Object<'_>) -> Read<ScalingRules> {
+    let policy = |policy: Object<'_>| {
+        let value = policy.number("value")?;
+        let change = match policy.text("type")?.as_str() {
+            "Pods" => PolicyChange::Pods(value),
+            _ => PolicyChange::Percent(value),
+        };
+        Ok(ScalingPolicy { change, period_seconds: policy.seconds("periodSeconds")? })
+    };
+    let policies: Vec<ScalingPolicy> =
+        rules.objects("policies")?.into_iter().map(policy).collect::<Read<_>>()?;
+    Ok(ScalingRules {
+        stabilization_window_seconds: rules.seconds_if("stabilizationWindowSeconds")?,
+        select_policy: rules.text_if("selectPolicy")?.map(|word| match word.as_str() {
+            "Min" => SelectPolicy::Min,
+            "Disabled" => SelectPolicy::Disabled,
+            _ => SelectPolicy::Max,
+        }),
+        policies: (!policies.is_empty()).then_some(policies),
+        tolerance_thousandths: rules.value_if("tolerance", |text, _| cpu_millis(text).ok())?,
+    })
 }
 
 /// `policy/v1` PodDisruptionBudget.

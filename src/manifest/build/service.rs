@@ -132,7 +132,8 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
         certificates: of(Annotation::IngressCertificates).map(listed).unwrap_or_default(),
         source_ranges: ranges.map(listed).unwrap_or_default(),
         internal: of(Annotation::IngressScheme) == Some("internal"),
-        plain: of(Annotation::IngressRedirect) == Some("false"),
+        plain: of(Annotation::IngressRedirect) == Some("false")
+            && of(Annotation::IngressForcedRedirect) != Some("true"),
         http2: of(Annotation::IngressBackendProtocol) == Some("GRPC"),
         meta,
         routes,

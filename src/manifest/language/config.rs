@@ -122,7 +122,7 @@ static BUDGET_SPEC: Table = Table::new(
 /// `autoscaling/v2` HorizontalPodAutoscaler.
 pub(super) static SCALER_V2: Table = Table::new(
     "HorizontalPodAutoscaler",
-    "Scaling by load: a target-tracking policy. `replicas` is then only the first size.",
+    "Scaling by load. `replicas` is then only the first size.",
     &[
         API_VERSION,
         KIND,
@@ -144,7 +144,7 @@ static SCALER_V2_SPEC: Table = Table::new(
             Type::List(&Type::Object(&METRIC)),
             "what is measured; by default processor use of 80 %",
         ),
-        mapped("behavior", Type::Object(&BEHAVIOR), "how fast it follows"),
+        works("behavior", Type::Object(&BEHAVIOR), "how fast it follows"),
     ],
 );
 
@@ -200,7 +200,7 @@ static METRIC: Table = Table::new(
             "type",
             Type::Choice(&[
                 word("Resource", "processor or memory use of the pods"),
-                refused_word("ContainerResource", "only whole pods are measured", "use Resource"),
+                word("ContainerResource", "the same of one container of each pod"),
                 refused_word("Pods", "needs a metrics server", "use Resource cpu"),
                 refused_word("Object", "needs a metrics server", "use Resource cpu"),
                 refused_word("External", "needs a metrics server", "use Resource cpu"),
@@ -209,28 +209,33 @@ static METRIC: Table = Table::new(
         )
         .required(),
         works("resource", Type::Object(&RESOURCE_METRIC), "which resource"),
-        silent("containerResource", "its type is refused"),
+        works("containerResource", Type::Object(&CONTAINER_METRIC), "which resource of which container"),
         silent("pods", "its type is refused"),
         silent("object", "its type is refused"),
         silent("external", "its type is refused"),
     ],
 );
 
-static RESOURCE_METRIC: Table = Table::new(
-    "ResourceMetricSource",
-    "Processor or memory use.",
-    &[
-        works(
-            "name",
-            Type::Choice(&[
-                word("cpu", "processor use; the request's share of the machine is folded in"),
-                word("memory", "no cloud measures it from outside, so that it scales nothing"),
-            ]),
-            "which resource",
-        )
-        .required(),
-        works("target", Type::Object(&METRIC_TARGET), "the value to keep").required(),
-    ],
+/// The resources that are measured.
+const MEASURED: Field = works(
+    "name",
+    Type::Choice(&[
+        word("cpu", "processor use"),
+        word("memory", "memory that cannot be reclaimed easily, as the kubelet counts it"),
+    ]),
+    "which resource",
+)
+.required();
+
+const KEPT: Field = works("target", Type::Object(&METRIC_TARGET), "the value to keep").required();
+
+static RESOURCE_METRIC: Table =
+    Table::new("ResourceMetricSource", "Processor or memory use.", &[MEASURED, KEPT]);
+
+static CONTAINER_METRIC: Table = Table::new(
+    "ContainerResourceMetricSource",
+    "Processor or memory use of one container.",
+    &[works("container", Type::Text(Text::Label), "its name").required(), MEASURED, KEPT],
 );
 
 static METRIC_TARGET: Table = Table::new(
@@ -241,14 +246,14 @@ static METRIC_TARGET: Table = Table::new(
             "type",
             Type::Choice(&[
                 word("Utilization", "percent of the request"),
-                refused_word("AverageValue", "clouds track shares of a machine", "use Utilization"),
-                refused_word("Value", "clouds track shares of a machine", "use Utilization"),
+                word("AverageValue", "an amount a pod"),
+                refused_word("Value", "it is for objects outside of pods", "use AverageValue"),
             ]),
             "how it is given",
         )
         .required(),
         works("averageUtilization", COUNT_1, "percent of the request"),
-        silent("averageValue", "its type is refused"),
+        works("averageValue", Type::Divisor, "an amount a pod, such as `500m` or `64Mi`"),
         silent("value", "its type is refused"),
     ],
 );
@@ -257,26 +262,53 @@ static BEHAVIOR: Table = Table::new(
     "HorizontalPodAutoscalerBehavior",
     "How fast it follows.",
     &[
-        mapped("scaleUp", Type::Object(&SCALE_UP), "when load grows"),
-        no_meaning(
+        works(
+            "scaleUp",
+            Type::Object(&SCALING_RULES),
+            "when load grows; by default at once, 4 machines or 100 % in 15 seconds",
+        ),
+        works(
             "scaleDown",
-            Type::Any,
-            "target tracking takes machines away after 15 minutes of less load",
+            Type::Object(&SCALING_RULES),
+            "when load falls; by default after 300 seconds, 100 % in 15 seconds",
         ),
     ],
 );
 
-static SCALE_UP: Table = Table::new(
+static SCALING_RULES: Table = Table::new(
     "HPAScalingRules",
-    "How fast it follows a load that grows.",
+    "How fast it follows a load that grows, or one that falls.",
     &[
-        mapped(
+        works(
             "stabilizationWindowSeconds",
             Type::Int(0, 3600),
-            "seconds after a machine's start in which its use does not count",
+            "how long the most careful recommendation holds; by default 0 up and 300 down",
         ),
-        no_meaning("policies", Type::Any, "target tracking chooses its own steps"),
-        no_meaning("selectPolicy", TEXT, "target tracking chooses its own steps"),
-        no_meaning("tolerance", Type::Any, "target tracking chooses its own steps"),
+        works("policies", Type::List(&Type::Object(&SCALING_POLICY)), "how much may change in which time"),
+        works(
+            "selectPolicy",
+            Type::Choice(&[
+                word("Max", "the policy that allows the largest change; the default"),
+                word("Min", "the policy that allows the smallest change"),
+                word("Disabled", "no change in this direction"),
+            ]),
+            "which of the policies counts",
+        ),
+        works("tolerance", Type::Cpu, "how far the use may be from its target; by default 0.1"),
+    ],
+);
+
+static SCALING_POLICY: Table = Table::new(
+    "HPAScalingPolicy",
+    "How much may change in which time.",
+    &[
+        works(
+            "type",
+            Type::Choice(&[word("Pods", "a number of machines"), word("Percent", "percent of the machines")]),
+            "how it is given",
+        )
+        .required(),
+        works("value", COUNT_1, "how much").required(),
+        works("periodSeconds", Type::Int(1, 1800), "in which time").required(),
     ],
 );

@@ -82,20 +82,8 @@ pub(in crate::manifest) static KINDS: &[Kind] = &[
         "an application balancer with routing rules",
     ),
     kind("networking.k8s.io/v1", "NetworkPolicy", Class::Works, &POLICY, "rules of who may talk to whom"),
-    kind(
-        "autoscaling/v2",
-        "HorizontalPodAutoscaler",
-        Class::Works,
-        &SCALER_V2,
-        "a target-tracking scaling policy",
-    ),
-    kind(
-        "autoscaling/v1",
-        "HorizontalPodAutoscaler",
-        Class::Works,
-        &SCALER_V1,
-        "a target-tracking scaling policy",
-    ),
+    kind("autoscaling/v2", "HorizontalPodAutoscaler", Class::Works, &SCALER_V2, "scaling by load"),
+    kind("autoscaling/v1", "HorizontalPodAutoscaler", Class::Works, &SCALER_V1, "scaling by load"),
     kind(
         "policy/v1",
         "PodDisruptionBudget",

@@ -93,25 +93,56 @@ impl<'s, 'a> Set<'s, 'a> {
             let found = finding(Code::Adapted, workload, "spec.replicas", replicas.span, message);
             self.findings.push(found);
         }
-        let measured = document.root.at(&["spec", "metrics"]).map_or(&[][..], Node::items);
-        let resources =
-            measured.iter().filter_map(|metric| metric.at(&["resource", "name"])).filter_map(Node::scalar);
-        let wanted: Vec<&str> = if measured.is_empty() { vec!["cpu"] } else { resources.collect() };
+        let metrics = document.root.at(&["spec", "metrics"]).map_or(&[][..], Node::items);
+        let named = metrics.iter().filter_map(|metric| metric.at(&["containerResource", "container"]));
+        for named in named {
+            let Some(wanted) = named.scalar() else { continue };
+            let containers = ["containers", "initContainers"]
+                .iter()
+                .filter_map(|list| workload.template()?.at(&["spec", list]).map(Node::items));
+            if !containers.flatten().any(|container| container.str("name") == Some(wanted)) {
+                let message = format!("{} has no container `{wanted}`", workload.title());
+                let found = finding(Code::MissingReference, document, "spec.metrics", named.span, message);
+                self.findings.push(found);
+            }
+        }
+        self.requests(document, target.span, workload, metrics);
+    }
+
+    /// A share of a request needs a request.
+    fn requests(
+        &mut self,
+        document: &Document<'_>,
+        span: Span,
+        workload: &Document<'_>,
+        metrics: &[Node<'_>],
+    ) {
+        let share = |metric: &Node<'_>| {
+            let source = metric.get("resource").or_else(|| metric.get("containerResource"))?;
+            (source.at(&["target", "type"])?.scalar()? == "Utilization").then_some(())?;
+            let container = source.str("container").map(str::to_owned);
+            Some((source.str("name")?.to_owned(), container))
+        };
+        let wanted: Vec<(String, Option<String>)> = match metrics {
+            [] => vec![("cpu".to_owned(), None)],
+            metrics => metrics.iter().filter_map(share).collect(),
+        };
         let containers = workload.template().and_then(|template| template.at(&["spec", "containers"]));
         for container in containers.map_or(&[][..], Node::items) {
-            let given = |resource: &&str| {
+            let name = container.str("name").unwrap_or("?");
+            let given = |resource: &str| {
                 ["requests", "limits"]
                     .iter()
                     .any(|group| container.at(&["resources", group, resource]).is_some())
             };
-            if let Some(resource) = wanted.iter().find(|resource| !given(resource)) {
-                let name = container.str("name").unwrap_or("?");
+            let is_meant = |only: &Option<String>| only.as_deref().is_none_or(|only| only == name);
+            let lacks = |(resource, only): &&(String, Option<String>)| is_meant(only) && !given(resource);
+            if let Some((resource, _)) = wanted.iter().find(lacks) {
                 let title = workload.title();
                 let message = format!(
                     "container `{name}` of {title} has no {resource} request to measure its use against"
                 );
-                let mut found =
-                    finding(Code::NoRequest, document, "spec.scaleTargetRef", target.span, message);
+                let mut found = finding(Code::NoRequest, document, "spec.scaleTargetRef", span, message);
                 found.help(format!("set resources.requests.{resource}"));
                 self.findings.push(found);
             }

@@ -186,7 +186,12 @@ fn a_scaler_without_metrics_keeps_processors_at_80_percent() {
         let options = Options { language_only: true, ..Options::default() };
         let (_, reading) = reading(&[&scaler, &deployment(POD)], &options);
         let [scaler] = reading.set.scalers.as_slice() else { panic!("{:?}", reading.diagnostics) };
-        assert_eq!((scaler.min_replicas, scaler.cpu_percent, scaler.memory_percent), (1, Some(80), None));
+        let metric = api::Metric {
+            resource: api::Resource::Cpu,
+            container: None,
+            target: api::MetricTarget::Utilization(80),
+        };
+        assert_eq!((scaler.min_replicas, &scaler.metrics[..]), (1, &[metric][..]));
         assert!(reading.diagnostics.iter().any(|found| found.code == Code::NoRequest));
     }
 }

@@ -148,6 +148,16 @@ impl StatefulSettings {
         self.disks.iter().flat_map(move |disk| ordinals.clone().map(|ordinal| disk.of(group, ordinal)))
     }
 
+    /// Whether a member of the group, whatever its index, has the disk of that name.
+    pub fn has(&self, group: &Name, disk: &Name) -> bool {
+        let is_index = |text: &str| text.parse::<u32>().is_ok_and(|index| index.to_string() == text);
+        let of = |template: &DiskTemplate| {
+            let head = format!("{}-{}-", template.name, group.name);
+            disk.name.strip_prefix(&head).is_some_and(is_index)
+        };
+        disk.namespace == group.namespace && self.disks.iter().any(of)
+    }
+
     /// Indexes of the members of a group of that size.
     pub fn ordinals(&self, replicas: u32) -> std::ops::Range<u32> {
         self.first..self.first.saturating_add(replicas)
@@ -210,5 +220,32 @@ mod tests {
         for (bytes, text) in [(0, "0 B"), (1 << 30, "1 GiB"), (3 << 29, "1.5 GiB"), (5 << 20, "5 MiB")] {
             assert_eq!(size(Bytes(bytes)), text);
         }
+    }
+
+    #[test]
+    fn a_disk_of_a_member_is_known_by_its_name() {
+        let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
+        let template = DiskTemplate {
+            name: "data".into(),
+            size: Bytes(1 << 30),
+            class: None,
+            expandable: true,
+            retain: false,
+        };
+        let stateful = StatefulSettings {
+            first: 0,
+            parallel: false,
+            partition: 0,
+            max_unavailable: IntOrPercent::Int(1),
+            delete_with_group: false,
+            delete_when_scaled: false,
+            disks: vec![template.clone()],
+        };
+        let group = name("db");
+        assert!(stateful.has(&group, &template.of(&group, 11).name));
+        for other in ["data-db", "data-db-x", "data-db-01", "logs-db-0", "data-web-0"] {
+            assert!(!stateful.has(&group, &name(other)), "{other}");
+        }
+        assert!(!stateful.has(&group, &Name { namespace: "prod".into(), ..name("data-db-0") }));
     }
 }

@@ -1,6 +1,7 @@
 //! Groups: what they should be, their VMs and revisions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use i2kit_spec::{Millis, Seconds};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,9 @@ use super::policy::GroupPolicy;
 use super::refresh::{Refresh, RefreshStatus};
 use super::run::JobRun;
 use super::schedule::ScheduleStatus;
-use crate::manifest::api::{CronRules, Floor, JobRules, Name, Strategy};
+use crate::manifest::api::{
+    CronRules, Floor, JobRules, Metric, MetricTarget, Name, Resource, ScalingRules, Strategy,
+};
 
 /// What a group has beside its size and its revisions; changing it replaces no VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +46,7 @@ pub struct GroupSettings {
     pub scaling: Option<Scaling>,
     /// What its VMs may be reached by, and what they may reach; everything without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<GroupPolicy>,
+    pub policy: Option<Box<GroupPolicy>>,
     /// What must stay healthy whatever the strategy allows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<Floor>,
@@ -63,21 +66,97 @@ pub struct Scaling {
     pub min: u32,
     /// Most VMs.
     pub max: u32,
-    /// Processor use to keep, in percent of what the pod requests.
+    /// What is measured.
+    pub metrics: Vec<ScalingMetric>,
+    /// How fast it follows a load that grows.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub up: ScalingRules,
+    /// How fast it follows a load that falls.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub down: ScalingRules,
+}
+
+/// A metric with what it is measured against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingMetric {
+    /// What is measured.
+    #[serde(flatten)]
+    pub metric: Metric,
+    /// What the pod, or the one container, requests in the resource's unit; the whole VM when it requests nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_percent: Option<u32>,
-    /// What the pod requests, in thousandths of a processor; the whole VM when it requests nothing.
+    pub request: Option<u64>,
+}
+
+/// How far a scaler is: what it found when it looked last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingStatus {
+    /// The use found of each of [`Scaling::metrics`]: in percent of the request where the target is, else per pod in the
+    /// resource's unit. `None` where nothing was measured.
+    pub current: Vec<Option<u64>>,
+    /// Why the size could not be computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_request_millis: Option<u64>,
-    /// Time after a VM's start in which its load is not measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warmup_seconds: Option<Seconds>,
+    pub failure: Option<String>,
+}
+
+/// For `skip_serializing_if`.
+fn is_default(rules: &ScalingRules) -> bool {
+    *rules == ScalingRules::default()
 }
 
 impl Scaling {
     /// The size nearest to `replicas` that it allows.
     pub fn within(&self, replicas: u32) -> u32 {
         replicas.max(self.min).min(self.max)
+    }
+
+    /// Whether it may have given a group this size.
+    pub fn allows(&self, replicas: u32) -> bool {
+        self.within(replicas) == replicas
+    }
+
+    /// The share of the pod's processor request that is to be kept, in percent, with the request in thousandths of a
+    /// processor; for clouds that measure nothing else.
+    pub fn pod_cpu(&self) -> Option<(u32, Option<u64>)> {
+        self.metrics.iter().find_map(|found| match (&found.metric, found.request) {
+            (
+                Metric {
+                    resource: Resource::Cpu,
+                    container: None,
+                    target: MetricTarget::Utilization(percent),
+                },
+                request,
+            ) => Some((*percent, request)),
+            _ => None,
+        })
+    }
+}
+
+/// The metric as `kubectl get hpa` names it, such as `cpu` or `cpu of web`, with its target.
+impl fmt::Display for ScalingMetric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let container = self.metric.container.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+        write!(f, "{}{container}", self.metric.resource)
+    }
+}
+
+impl ScalingMetric {
+    /// A use of it, or its target, in words such as `80 %`, `250m` or `64Mi`.
+    pub fn amount(&self, value: u64) -> String {
+        match (self.metric.target, self.metric.resource) {
+            (MetricTarget::Utilization(_), _) => format!("{value} %"),
+            (MetricTarget::AverageValue(_), Resource::Cpu) => format!("{value}m"),
+            (MetricTarget::AverageValue(_), Resource::Memory) => format!("{}Mi", value >> 20),
+        }
+    }
+
+    /// The target in words.
+    pub fn target(&self) -> String {
+        self.amount(match self.metric.target {
+            MetricTarget::Utilization(percent) => u64::from(percent),
+            MetricTarget::AverageValue(value) => value,
+        })
     }
 }
 
@@ -171,6 +250,9 @@ pub struct InstanceGroup {
     /// The number of the revision that the group runs, or returns to when a refresh under way fails. `None` until
     /// the first refresh starts.
     pub current: Option<u32>,
+    /// Of a StatefulSet with a partition: the revision of the members below it, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u32>,
     /// The number that the next new revision gets; numbers are never used twice.
     pub next_revision: u32,
     /// Revisions that the cloud keeps, oldest first.
@@ -185,6 +267,9 @@ pub struct InstanceGroup {
     /// Of a CronJob: its last and its next time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleStatus>,
+    /// What its scaler found last, on clouds whose own it is; changes without end, and so is not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingStatus>,
     /// What the cloud did to the group by itself; reported only in a detailed observation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<CloudEvent>,
@@ -201,12 +286,14 @@ impl InstanceGroup {
             replicas: 0,
             settings,
             current: None,
+            held: None,
             next_revision: 1,
             revisions: Vec::new(),
             instances: Vec::new(),
             refresh: None,
             runs: Vec::new(),
             schedule: None,
+            scaling: None,
             events: Vec::new(),
             causes: Vec::new(),
         }

@@ -1,6 +1,7 @@
 //! One VM, as the cloud and its guest show it.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -90,6 +91,42 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// The pod's containers, once the guest has reported them.
     pub containers: Vec<ContainerStatus>,
+    /// What it uses, where the cloud measures that; changes without end, and so is not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<InstanceUsage>,
+}
+
+/// What a VM uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceUsage {
+    /// The time over which processor use was averaged, in milliseconds.
+    pub window_ms: u64,
+    /// Containers that run, by name.
+    pub containers: BTreeMap<String, Usage>,
+    /// The whole machine, with its kernel and the guest's own programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Usage>,
+}
+
+/// What something uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Processor use in thousandths of a processor.
+    pub cpu_millis: u64,
+    /// Memory that cannot be reclaimed easily.
+    pub memory_bytes: u64,
+}
+
+impl InstanceUsage {
+    /// All containers together: the use of the pod.
+    pub fn pod(&self) -> Usage {
+        self.containers.values().fold(Usage::default(), |sum, one| Usage {
+            cpu_millis: sum.cpu_millis.saturating_add(one.cpu_millis),
+            memory_bytes: sum.memory_bytes.saturating_add(one.memory_bytes),
+        })
+    }
 }
 
 impl Instance {

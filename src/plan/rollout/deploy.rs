@@ -6,7 +6,7 @@ use super::disks;
 use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, NewRevision};
-use crate::plan::fleet::{Fleet, InstanceGroup, RefreshStatus};
+use crate::plan::fleet::{Fleet, GroupSettings, InstanceGroup, RefreshStatus};
 use crate::plan::image::ImageId;
 
 /// Compares `desired` with `fleet`.
@@ -89,6 +89,12 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         act.push(Step::apply(put, Before { launch, ..Before::default() }));
     }
     let replicas = spec.size(found);
+    // Which members may run an older revision is what the manifest says now.
+    let renewed = found.map(|group| InstanceGroup {
+        settings: GroupSettings { stateful: spec.settings.stateful.clone(), ..group.settings.clone() },
+        ..group.clone()
+    });
+    let found = renewed.as_ref();
     match found.filter(|group| group.settings.schedule.is_some() && spec.settings.schedule.is_none()) {
         // Runs of the CronJob that it was end with the change, and say nothing about what it is from now on.
         Some(group) => act.push(start(&spec.name, number, replicas, Some(group))),
@@ -169,7 +175,8 @@ fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
     // Members below a partition run an old one.
     let is_held = |number: u32| {
         let stateful = group.settings.stateful.is_some();
-        stateful && group.instances.iter().any(|instance| instance.revision == number)
+        let runs = || group.instances.iter().any(|instance| instance.revision == number);
+        stateful && (group.held == Some(number) || runs())
     };
     let numbers = group.revisions.iter().map(|revision| revision.number);
     let mut old: Vec<u32> = numbers.filter(|n| *n != number && !is_run(*n) && !is_held(*n)).collect();

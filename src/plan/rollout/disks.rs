@@ -4,15 +4,53 @@ use super::error::PlanError;
 use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Disk, DiskSpec, Fleet, GroupSettings, InstanceGroup, size};
+use crate::plan::fleet::{Disk, DiskSpec, DiskTemplate, Fleet, GroupSettings, InstanceGroup, size};
 
-/// The disks that should exist: those of claims, and those of the members of each group.
+/// The disks that should exist: those of claims, and those of the members of each group. A claim of a member's name is that
+/// member's disk.
 fn wanted<'d>(desired: &'d Desired, fleet: &'d Fleet) -> impl Iterator<Item = DiskSpec> + 'd {
+    let is_claim = |spec: &DiskSpec| desired.disks.iter().any(|claim| claim.name == spec.name);
     let members = desired.groups.iter().flat_map(|spec: &GroupSpec| {
         let replicas = spec.size(fleet.group(&spec.name));
         of_members(&spec.name, &spec.settings, replicas)
     });
-    desired.disks.iter().cloned().chain(members)
+    let all = desired.disks.iter().cloned().chain(members.filter(move |spec| !is_claim(spec)));
+    all.map(move |spec| with_class(spec, desired, fleet))
+}
+
+/// The disk with what a StorageClass said of it that is not among the manifests now.
+fn with_class(spec: DiskSpec, desired: &Desired, fleet: &Fleet) -> DiskSpec {
+    let Some(found) = fleet.disk(&spec.name).map(|disk| &disk.spec) else { return spec };
+    let Some(class) = spec.class.as_ref().or(found.class.as_ref()) else { return spec };
+    if desired.classes.contains(class) || (spec.class.is_some() && spec.class != found.class) {
+        return spec;
+    }
+    DiskSpec { class: found.class.clone(), expandable: found.expandable, retain: found.retain, ..spec }
+}
+
+/// What the user should know of members that go since the group shrinks: their disks go with them, where it says so.
+pub(super) fn scaled_away(
+    group: &Name,
+    settings: &GroupSettings,
+    replicas: u32,
+    fleet: &Fleet,
+) -> Vec<String> {
+    let Some(stateful) = settings.stateful.as_ref().filter(|stateful| stateful.delete_when_scaled) else {
+        return Vec::new();
+    };
+    let goes = |disk: &&Disk| {
+        let owner = disk.spec.owner.as_ref().filter(|owner| owner.group == *group);
+        !disk.spec.retain && owner.is_some_and(|owner| !stateful.ordinals(replicas).contains(&owner.ordinal))
+    };
+    let note = |disk: &Disk| {
+        format!(
+            "disk {} ({}) is deleted with its member, with what is on it and its snapshots: the StatefulSet says \
+             `whenScaled: Delete`",
+            disk.spec.name,
+            size(disk.spec.size)
+        )
+    };
+    fleet.disks.iter().filter(goes).map(note).collect()
 }
 
 /// The disks of a group's members.
@@ -34,6 +72,10 @@ pub(super) fn of_deployment(desired: &Desired, fleet: &Fleet) -> (Vec<Step>, Vec
             ));
         }
         steps.extend(put(spec, found));
+    }
+    for spec in &desired.groups {
+        let replicas = spec.size(fleet.group(&spec.name));
+        notes.extend(scaled_away(&spec.name, &spec.settings, replicas, fleet));
     }
     (steps, notes)
 }
@@ -61,8 +103,16 @@ pub(super) fn of_size(group: &InstanceGroup, replicas: u32, fleet: &Fleet) -> Ve
 /// Looks for what a deployment asks of disks and cannot have.
 ///
 /// # Errors
-/// A disk would shrink, or grow although its class forbids that.
+/// A disk would shrink, or grow although its class forbids that, or a StatefulSet loses a template of disks.
 pub fn check_disks(desired: &Desired, fleet: &Fleet) -> Result<(), PlanError> {
+    for spec in &desired.groups {
+        let Some(stateful) = &spec.settings.stateful else { continue };
+        let found = fleet.group(&spec.name).and_then(|group| group.settings.stateful.as_ref());
+        let stays = |had: &&DiskTemplate| stateful.disks.iter().any(|disk| disk.name == had.name);
+        if let Some(gone) = found.and_then(|found| found.disks.iter().find(|had| !stays(had))) {
+            return Err(PlanError::Template { group: spec.name.clone(), template: gone.name.clone() });
+        }
+    }
     for spec in wanted(desired, fleet) {
         let Some(found) = fleet.disk(&spec.name) else { continue };
         if let Some(why) = refusal(&spec, &found.spec) {
@@ -93,7 +143,7 @@ pub fn refusal(spec: &DiskSpec, found: &DiskSpec) -> Option<String> {
 /// There is no such disk, or an instance has it.
 pub fn remove_disks(fleet: &Fleet, names: &[Name]) -> Result<RolloutPlan, PlanError> {
     for name in names {
-        unused(find(fleet, name)?, "be deleted")?;
+        unused(fleet, find(fleet, name)?, "be deleted")?;
     }
     Ok(RolloutPlan::new(fleet, Intent::Disk, vec![Act::DeleteDisks { disks: names.to_vec() }.into()]))
 }
@@ -129,7 +179,7 @@ pub fn snapshot_disk(fleet: &Fleet, name: &Name, snapshot: &str) -> Result<Rollo
 pub fn restore_disk(fleet: &Fleet, name: &Name, snapshot: &str) -> Result<RolloutPlan, PlanError> {
     let disk = find(fleet, name)?;
     known_snapshot(disk, snapshot)?;
-    unused(disk, "be restored")?;
+    unused(fleet, disk, "be restored")?;
     let act = Act::RestoreDisk { disk: name.clone(), snapshot: snapshot.to_owned() };
     Ok(RolloutPlan::new(fleet, Intent::Disk, vec![act.into()]))
 }
@@ -161,10 +211,17 @@ fn known_snapshot(disk: &Disk, snapshot: &str) -> Result<(), PlanError> {
 }
 
 /// No instance has the disk.
-fn unused(disk: &Disk, what: &str) -> Result<(), PlanError> {
+fn unused(fleet: &Fleet, disk: &Disk, what: &str) -> Result<(), PlanError> {
     let Some(instance) = &disk.instance else { return Ok(()) };
-    let why = format!(
-        "{instance} has it, so that it cannot {what}; `i2kit scale GROUP --replicas 0` ends the instances, and keeps disks"
-    );
+    let group = disk.spec.owner.as_ref().and_then(|owner| fleet.group(&owner.group));
+    let goes =
+        group.and_then(|group| group.settings.stateful.as_ref()).is_some_and(|set| set.delete_when_scaled);
+    let way = if goes && !disk.spec.retain {
+        "its StatefulSet says `whenScaled: Delete`, so that `i2kit scale` would delete it: deploy the set with \
+         `whenScaled: Retain` first, then end the instances with `i2kit scale GROUP --replicas 0`"
+    } else {
+        "`i2kit scale GROUP --replicas 0` ends the instances, and keeps disks"
+    };
+    let why = format!("{instance} has it, so that it cannot {what}; {way}");
     Err(PlanError::DiskInUse { disk: disk.spec.name.clone(), why })
 }

@@ -49,6 +49,17 @@ pub enum PlanError {
         /// The claim.
         claim: String,
     },
+    /// A revision that may be gone back to needs it.
+    #[error(
+        "{group} had a volumeClaimTemplate {template}, which its earlier revisions use, so that it cannot be removed; leave it in the \
+         manifest, or `i2kit destroy {group}` first, which keeps disks"
+    )]
+    Template {
+        /// The group.
+        group: Name,
+        /// The template.
+        template: String,
+    },
     /// A disk cannot be what was asked for.
     #[error("disk {disk}: {why}")]
     Disk {

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use super::steps::{Change, RolloutPlan, Step};
-use crate::manifest::api::{CronRules, Floor, JobRules, Protocol, Strategy};
+use crate::manifest::api::{CronRules, Floor, JobRules, MetricTarget, Protocol, Resource, Strategy};
 use crate::plan::act::Act;
-use crate::plan::fleet::{BalancerSpec, DiskSpec, GroupSettings, LaunchDisk, LaunchSpec, size};
+use crate::plan::fleet::{
+    BalancerSpec, DiskSpec, GroupSettings, LaunchDisk, LaunchSpec, ScalingMetric, size,
+};
 use crate::plan::image::ImageId;
 
 impl fmt::Display for RolloutPlan {
@@ -132,6 +134,9 @@ fn disk_text(disk: &DiskSpec, before: Option<&DiskSpec>) -> String {
     let now = size(disk.size);
     match before {
         None => format!("disk {}: {now}", disk.name),
+        Some(before) if before.retain && !disk.retain => {
+            format!("disk {}: {now}, kept, but from now on deleted by `destroy --volumes`", disk.name)
+        }
         Some(before) if before.size == disk.size => format!("disk {}: {now}, kept", disk.name),
         Some(before) => {
             format!("disk {}: {} -> {now}, kept with what is on it", disk.name, size(before.size))
@@ -220,9 +225,8 @@ fn policy(settings: &GroupSettings) -> String {
     let mut text = format!("{strategy}, deadline {}", settings.progress_deadline_seconds);
     if let Some(scaling) = &settings.scaling {
         let _ = write!(text, ", {} to {} VMs by load", scaling.min, scaling.max);
-        if let Some(percent) = scaling.cpu_percent {
-            let _ = write!(text, " (processors at {percent} % of the request)");
-        }
+        let metrics: Vec<String> = scaling.metrics.iter().map(metric).collect();
+        let _ = write!(text, " ({})", metrics.join(", "));
     }
     if !settings.zones.is_empty() {
         let _ = write!(text, ", zones {}", settings.zones.join(" "));
@@ -237,6 +241,20 @@ fn policy(settings: &GroupSettings) -> String {
         };
     }
     text
+}
+
+/// What a scaler keeps.
+fn metric(metric: &ScalingMetric) -> String {
+    let resource = match metric.metric.resource {
+        Resource::Cpu => "processors",
+        Resource::Memory => "memory",
+    };
+    let container = metric.metric.container.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+    let unit = match metric.metric.target {
+        MetricTarget::Utilization(_) => " of the request",
+        MetricTarget::AverageValue(_) => " a VM",
+    };
+    format!("{resource}{container} at {}{unit}", metric.target())
 }
 
 /// When a CronJob runs.

@@ -22,6 +22,9 @@ pub struct Desired {
     /// One a PersistentVolumeClaim; those of members are their groups'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskSpec>,
+    /// The storage classes among the manifests. What another one says of a disk stays as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
     /// What is said of new revisions in the history, such as `i2kit deploy -f nginx.yaml`.
     pub cause: String,
     /// Whether groups and balancers of the environment that are not in the manifests are deleted.

@@ -25,8 +25,23 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
             .map(|revision| revision.number)
             .ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
     };
+    let disks = found.revision(to).into_iter().flat_map(|revision| &revision.launch.disks);
+    one_disk(found, found.replicas, disks)?;
     let intent = Intent::Rollback { group: group.clone(), to: Some(to) };
     Ok(moving(fleet, found, (to, found.replicas), intent))
+}
+
+/// A group of several instances has no disk of a claim.
+fn one_disk<'d>(
+    group: &InstanceGroup,
+    replicas: u32,
+    mut disks: impl Iterator<Item = &'d LaunchDisk>,
+) -> Result<(), PlanError> {
+    let claim = disks.find_map(|disk| if let LaunchDisk::Claim(claim) = disk { Some(claim) } else { None });
+    match claim.filter(|_| replicas > 1) {
+        Some(claim) => Err(PlanError::OneDisk { group: group.name.clone(), claim: claim.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Gives `group` that number of VMs of the revision that it runs or is being refreshed to.
@@ -35,12 +50,7 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
     if found.settings.job.is_some() {
         return Err(PlanError::Job { group: group.clone() });
     }
-    let claims = found.revisions.iter().flat_map(|revision| &revision.launch.disks);
-    if let Some(LaunchDisk::Claim(claim)) =
-        claims.filter(|_| replicas > 1).find(|disk| matches!(disk, LaunchDisk::Claim(_)))
-    {
-        return Err(PlanError::OneDisk { group: group.clone(), claim: claim.clone() });
-    }
+    one_disk(found, replicas, found.revisions.iter().flat_map(|revision| &revision.launch.disks))?;
     let heading = found.active_refresh().map(|refresh| match refresh.status {
         RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
         _ => refresh.to,
@@ -48,6 +58,14 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
     let to = heading.or(found.current).ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
     let mut plan = moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas });
     plan.steps.splice(0..0, disks::of_size(found, replicas, fleet));
+    if let Some(scaling) = found.settings.scaling.as_ref().filter(|_| replicas > 0) {
+        plan.notes.push(format!(
+            "the HorizontalPodAutoscaler of {group} keeps it between {} and {} instances by load and changes the number \
+             again; `--replicas 0` turns it off",
+            scaling.min, scaling.max
+        ));
+    }
+    plan.notes.extend(disks::scaled_away(group, &found.settings, replicas, fleet));
     Ok(plan)
 }
 
@@ -84,9 +102,9 @@ pub fn destroy(fleet: &Fleet, volumes: bool) -> RolloutPlan {
     };
     let notes = fleet.disks.iter().filter(kept).map(|disk| {
         let (name, size) = (&disk.spec.name, size(disk.spec.size));
-        let by_class = volumes && disk.spec.retain;
+        let by_class = disk.spec.retain;
         let why = if by_class { ", as its StorageClass says (`reclaimPolicy: Retain`)" } else { "" };
-        let or_all = if by_class { "" } else { ", `i2kit destroy --volumes` all of them" };
+        let or_all = if by_class { "" } else { ", and `--volumes` would have deleted it too" };
         format!("disk {name} ({size}) is kept{why}; `i2kit volume rm {name}` deletes it{or_all}")
     });
     let notes = notes.collect();

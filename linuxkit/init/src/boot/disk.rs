@@ -47,9 +47,17 @@ pub(crate) fn make(number: u32, target: &Path, owner: Option<Owner>) -> Result<(
         )
     })?;
     let folder = File::open(target).doing(|| format!("open {}", target.display()))?;
-    i2kit_sys::resize_ext4(&folder, bytes / BLOCK).doing(|| format!("grow the file system on {serial}"))?;
+    match i2kit_sys::resize_ext4(&folder, bytes / BLOCK) {
+        // The kernel grows none that an error was noted in, also when it is as large as its disk. It is mounted all the same:
+        // what is on it is there, and `e2fsck` on the host takes the note away.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+        grown => grown.doing(|| format!("grow the file system on {serial}"))?,
+    }
     match owner {
-        Some(owner) if !(owner.on_mismatch && has(target, owner.group)?) => give(target, owner.group),
+        Some(owner) if !(owner.on_mismatch && has(target, owner.group)?) => {
+            give_below(target, owner.group);
+            give(target, owner.group)
+        }
         _ => Ok(()),
     }
 }
@@ -61,15 +69,24 @@ fn has(folder: &Path, group: u32) -> Result<bool, Error> {
     Ok(found.gid() == group && found.mode() & wanted == wanted)
 }
 
-/// Gives everything in a folder, and then the folder, to a group that may read and write it.
+/// Gives everything in a folder to a group that may read and write it. What cannot be given, such as a file that is
+/// immutable or a path that is too long, stays as it is: what a pod wrote must not keep its machine from booting.
+fn give_below(folder: &Path, group: u32) {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+            drop(give(&entry.path(), group));
+        }
+    }
+}
+
+/// Gives a file or a folder to a group that may read and write it.
 fn give(path: &Path, group: u32) -> Result<(), Error> {
     let doing = || format!("give {} to group {group}", path.display());
     let found = fs::symlink_metadata(path).doing(doing)?;
-    if found.is_dir() {
-        for entry in fs::read_dir(path).doing(doing)? {
-            give(&entry.doing(doing)?.path(), group)?;
-        }
-    }
     if found.gid() != group {
         lchown(path, None, Some(group)).doing(doing)?;
     }
@@ -105,6 +122,7 @@ mod tests {
         let group = fs::metadata(path("disk")).unwrap().gid();
         let mode = |name: &str| fs::metadata(path(name)).unwrap().mode() & 0o7777;
         assert!(!has(&path("disk"), group).unwrap());
+        give_below(&path("disk"), group);
         give(&path("disk"), group).unwrap();
         assert!(has(&path("disk"), group).unwrap() && !has(&path("disk"), group + 1).unwrap());
         assert_eq!(mode("disk/data") & 0o2770, 0o2770);

@@ -135,12 +135,14 @@ impl Aws {
             replicas: replicas.unwrap_or(0),
             settings,
             current,
+            held: None,
             next_revision: latest.unwrap_or(0) + 1,
             revisions,
             instances,
             refresh,
             runs: vec![],
             schedule: None,
+            scaling: None,
             events: vec![],
             causes: vec![],
         }))
@@ -236,6 +238,7 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 accelerator: None,
                 pid: None,
                 containers: vec![],
+                usage: None,
             })
         })
         .collect();

@@ -42,7 +42,7 @@ impl Aws {
     ) -> Result<(), CloudError> {
         let own = name::group(&self.settings.environment, group);
         let target = match wanted {
-            Some(scaling) if scaling.cpu_percent.is_some() => self.cpu_target(group, scaling, found).await?,
+            Some(scaling) if scaling.pod_cpu().is_some() => self.cpu_target(group, scaling, found).await?,
             _ => None,
         };
         let Some(target) = target else {
@@ -60,7 +60,7 @@ impl Aws {
             .predefined_metric_specification(metric)
             .target_value(f64::from(target))
             .build();
-        let warmup = wanted.and_then(|scaling| scaling.warmup_seconds).map(seconds);
+        let warmup = wanted.and_then(|scaling| scaling.up.stabilization_window_seconds).map(seconds);
         let put = self
             .clients
             .autoscaling
@@ -99,7 +99,7 @@ impl Aws {
         if bounds != (Some(size(scaling.min)), Some(size(scaling.max))) {
             return Ok(false);
         }
-        if scaling.cpu_percent.is_none() {
+        if scaling.pod_cpu().is_none() {
             return Ok(true);
         }
         let own = name::group(&self.settings.environment, group);

@@ -6,10 +6,11 @@ use crate::plan::fleet::{LaunchSpec, Scaling};
 /// The share of a machine's processors, in percent, that keeps the pod at its share of what it requests; `None` when no
 /// processor use is to be kept. Auto Scaling takes 1 to 100.
 pub fn cpu_target(scaling: &Scaling, launch: &LaunchSpec) -> Option<u32> {
-    let wanted = u64::from(scaling.cpu_percent?);
+    let (percent, request) = scaling.pod_cpu()?;
+    let wanted = u64::from(percent);
     let vcpus = machine::type_of(launch).and_then(machine::known).map_or(launch.vcpus, |kind| kind.vcpus);
     let whole = u64::from(vcpus.max(1)) * 1000;
-    let requested = scaling.cpu_request_millis.unwrap_or(whole);
+    let requested = request.unwrap_or(whole);
     let target = wanted.saturating_mul(requested) / whole;
     Some(u32::try_from(target.clamp(1, 100)).unwrap_or(100))
 }
@@ -18,16 +19,25 @@ pub fn cpu_target(scaling: &Scaling, launch: &LaunchSpec) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::cloud::aws::plan::cost::tests::launch;
+    use crate::manifest::api::{Metric, MetricTarget, Resource, ScalingRules};
+    use crate::plan::fleet::ScalingMetric;
 
     #[test]
     fn the_share_of_the_request_is_folded_into_that_of_the_machine() {
-        let target = |percent, request| {
+        let target = |percent: Option<u32>, request| {
+            let metric = |percent| Metric {
+                resource: Resource::Cpu,
+                container: None,
+                target: MetricTarget::Utilization(percent),
+            };
+            let metrics: Option<ScalingMetric> =
+                percent.map(|percent| ScalingMetric { metric: metric(percent), request });
             let scaling = Scaling {
                 min: 1,
                 max: 5,
-                cpu_percent: percent,
-                cpu_request_millis: request,
-                warmup_seconds: None,
+                metrics: metrics.into_iter().collect(),
+                up: ScalingRules::default(),
+                down: ScalingRules::default(),
             };
             cpu_target(&scaling, &launch())
         };

@@ -210,6 +210,7 @@ impl Environment {
         if group.revision(to).is_none() {
             return Err(CloudError::not_found(format!("revision {to} of"), name));
         }
+        let replicas = group.kept_size(replicas);
         if group.settings.job.is_some() {
             group.replicas = replicas;
             if group.settings.schedule.is_some() {

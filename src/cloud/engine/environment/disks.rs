@@ -183,9 +183,22 @@ impl Environment {
         for name in names {
             if self.unused(&name).is_ok()
                 && let Some(disk) = self.disks.get_mut(&name)
+                && !disk.spec.retain
             {
                 disk.deleting = true;
             }
+        }
+    }
+
+    /// Forgets a group that is deleted and has no instance left, and marks its members' disks for deletion where it says so.
+    pub fn remove_group(&mut self, name: &Name) {
+        let Some(group) = self.groups.remove(name) else { return };
+        if !group.settings.stateful.is_some_and(|stateful| stateful.delete_with_group) {
+            return;
+        }
+        for disk in self.disks.values_mut() {
+            let is_its = disk.spec.owner.as_ref().is_some_and(|owner| owner.group == *name);
+            disk.deleting |= is_its && !disk.spec.retain;
         }
     }
 
@@ -197,13 +210,21 @@ impl Environment {
     ) -> Result<(), CloudError> {
         let claims = launch.disks.iter().filter(|disk| matches!(disk, LaunchDisk::Claim(_)));
         for disk in claims.map(|disk| disk.name(group, None)) {
+            let members = |found: &GroupRecord, name: &Name| {
+                found.settings.stateful.as_ref().is_some_and(|stateful| stateful.has(name, &disk))
+            };
             let others = self.groups.iter().filter(|(name, found)| *name != group && !found.memory.deleting);
-            let mut revisions = others.flat_map(|(name, found)| {
+            let others: Vec<(&Name, &GroupRecord)> = others.collect();
+            let of_member = others.iter().find(|(name, found)| members(found, name)).map(|(name, _)| *name);
+            let mut revisions = others.iter().flat_map(|&(name, found)| {
                 found.revisions.iter().flat_map(move |revision| {
-                    revision.launch.disks.iter().map(move |disk| (name, disk.name(name, None)))
+                    let claims = revision.launch.disks.iter();
+                    let claims = claims.filter(|disk| matches!(disk, LaunchDisk::Claim(_)));
+                    claims.map(move |disk| (name, disk.name(name, None)))
                 })
             });
-            if let Some((other, _)) = revisions.find(|(_, name)| *name == disk) {
+            let of_claim = revisions.find(|(_, name)| *name == disk).map(|(name, _)| name);
+            if let Some(other) = of_claim.or(of_member) {
                 let message = format!(
                     "disk {disk} is of group {other}, and one instance at a time can have it; `i2kit destroy {other}` gives it \
                      up and keeps what is on it"

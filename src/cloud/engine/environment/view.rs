@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
-use crate::cloud::engine::reconcile::{RefreshState, Run};
+use crate::cloud::engine::reconcile::{RefreshState, Rescale, Run};
 use crate::manifest::api::{JobRules, Name};
 use crate::plan::fleet::{
-    BalancerSpec, Fleet, Instance, InstanceGroup, InstanceState, JobRun, LoadBalancer, Refresh,
-    ScheduleStatus, Target, count, member_name,
+    BalancerSpec, CloudEvent, EventKind, Fleet, Instance, InstanceGroup, InstanceState, JobRun, LoadBalancer,
+    Refresh, ScheduleStatus, Target, count, member_name,
 };
 
 impl Environment {
@@ -74,6 +74,7 @@ fn show_group(
         replicas: group.replicas,
         settings: group.settings.clone(),
         current: group.memory.current,
+        held: group.memory.held,
         next_revision: group.next_revision,
         revisions: group.revisions.clone(),
         instances: instances
@@ -90,7 +91,8 @@ fn show_group(
         },
         runs: group.memory.runs.iter().map(|run| show_run(group, run)).collect(),
         schedule: show_schedule(group, now.wall),
-        events: vec![],
+        scaling: None,
+        events: group.memory.rescales.iter().map(|rescale| show_rescale(name, rescale)).collect(),
         causes: vec![],
     }
 }
@@ -111,6 +113,18 @@ fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts) -> 
         accelerator: record.accelerator,
         pid: facts.pid,
         containers: record.containers.clone(),
+        usage: None,
+    }
+}
+
+/// What a scaler did, in the words of Kubernetes' controller.
+fn show_rescale(group: &Name, rescale: &Rescale) -> CloudEvent {
+    CloudEvent {
+        time: rescale.created,
+        kind: EventKind::Normal,
+        reason: "SuccessfulRescale".into(),
+        object: format!("group/{group}"),
+        message: rescale.to_string(),
     }
 }
 

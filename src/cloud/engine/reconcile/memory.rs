@@ -1,5 +1,7 @@
 //! What a group remembers from one decision to the next: its current revision, its refresh or its runs, its failures.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::run_state::Run;
@@ -32,12 +34,38 @@ pub struct Memory {
     /// Of a job whose run has ended: it is not removed by its age before this time, because another run is about to start.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub kept_until: u64,
+    /// What its scaler did, oldest first: as much as its policies and those who read events need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rescales: Vec<Rescale>,
     /// No VM is started before this time.
     pub not_before: u64,
     /// Since when all VMs are healthy.
     pub well_since: Option<u64>,
     /// All VMs are to go, and then the group.
     pub deleting: bool,
+}
+
+/// A change of a group's size by its scaler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rescale {
+    /// When.
+    pub at: u64,
+    /// The same in seconds since the Unix epoch, for people.
+    pub created: u64,
+    /// The size before.
+    pub from: u32,
+    /// The size after.
+    pub to: u32,
+    /// Why, such as `cpu 180 % of 80 %`.
+    pub reason: String,
+}
+
+impl fmt::Display for Rescale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.to > self.from { "up" } else { "down" };
+        write!(f, "scaled {direction} from {} to {}: {}", self.from, self.to, self.reason)
+    }
 }
 
 /// For `skip_serializing_if`.

@@ -41,7 +41,8 @@ pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, 
         Act::DeleteRevisions { .. } | Act::DeleteImages { .. } => sweep_images(keeper).await?,
         _ => {}
     }
-    let ends = act.act == Act::Release && keeper.state().is_idle();
+    // Another's act about disks goes on to its end.
+    let ends = act.act == Act::Release && keeper.disks.try_lock().is_ok() && keeper.state().is_idle();
     if ends {
         keeper.ending.cancel();
     }

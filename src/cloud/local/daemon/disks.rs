@@ -8,7 +8,7 @@ use super::records::{ENDING, POLL, admit, record};
 use crate::cloud::CloudError;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::machine::qmp;
-use crate::cloud::local::volumes::{self, Wanted};
+use crate::cloud::local::volumes::{self, Wanted, Writer};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::{DiskSpec, Generation, size};
@@ -17,6 +17,9 @@ use crate::plan::rollout::refusal;
 /// The most data of a disk that is copied while its machine stands still: some seconds of a slow disk. Where files can share
 /// their blocks nothing is copied.
 const MAX_PAUSED_COPY: Bytes = Bytes(2 << 30);
+
+/// Further attempts to have a machine go on.
+const RESUMES: usize = 5;
 
 /// Whether the act is about disks.
 pub(super) fn is_about(act: &Act) -> bool {
@@ -30,8 +33,20 @@ pub(super) fn is_about(act: &Act) -> bool {
     )
 }
 
-/// Applies an act about disks. One that will be refused does nothing.
+/// Applies an act about disks, to its end also when the caller goes away: no machine stays stopped for a copy that nobody
+/// waits for.
 pub(super) async fn apply(
+    keeper: &Arc<Keeper>,
+    environment: &str,
+    act: &PlannedAct,
+) -> Result<Generation, CloudError> {
+    let (keeper, environment, act) = (Arc::clone(keeper), environment.to_owned(), act.clone());
+    let whole = tokio::spawn(async move { apply_whole(&keeper, &environment, &act).await });
+    whole.await.unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
+}
+
+/// Applies the act. One that will be refused does nothing.
+async fn apply_whole(
     keeper: &Arc<Keeper>,
     environment: &str,
     act: &PlannedAct,
@@ -44,16 +59,17 @@ pub(super) async fn apply(
         Act::PutDisk { disk } => put(keeper, environment, disk).await?,
         Act::SnapshotDisk { disk, snapshot } => copy(keeper, environment, disk, snapshot).await?,
         Act::RestoreDisk { disk, snapshot } => restore(keeper, environment, disk, snapshot).await?,
+        // Before the record, or one that is killed between the two would be taken up again.
+        Act::DeleteSnapshots { disk, snapshots } => {
+            let (path, names) = (volumes::path(&keeper.home, environment, disk), snapshots.clone());
+            blocking(move || names.iter().try_for_each(|name| volumes::remove_snapshot(&path, name))).await?;
+        }
         _ => {}
     }
     let generation = record(keeper, environment, act)?;
     match &act.act {
         Act::PutDisk { disk } => adopt_snapshots(keeper, environment, &disk.name).await?,
         Act::DeleteDisks { disks } => gone(keeper, environment, disks).await?,
-        Act::DeleteSnapshots { disk, snapshots } => {
-            let (path, names) = (volumes::path(&keeper.home, environment, disk), snapshots.clone());
-            blocking(move || names.iter().try_for_each(|name| volumes::remove_snapshot(&path, name))).await?;
-        }
         _ => {}
     }
     Ok(generation)
@@ -129,6 +145,16 @@ async fn copy(
     snapshot: &str,
 ) -> Result<(), CloudError> {
     let path = volumes::path(&keeper.home, environment, disk);
+    {
+        // Its copy must not become another one.
+        let state = keeper.state();
+        let record = state.environments.get(environment).and_then(|found| found.disks.get(disk));
+        let record = record.ok_or_else(|| CloudError::not_found("disk", disk))?;
+        if record.snapshots.iter().any(|known| known.name == snapshot) {
+            let message = format!("disk {disk} has a snapshot {snapshot}; choose another name");
+            return Err(CloudError::Conflict { message });
+        }
+    }
     let holder = holder(keeper, environment, disk).map(|(id, _)| id);
     let (looked, name) = (path.clone(), snapshot.to_owned());
     if let Some(id) = &holder {
@@ -144,13 +170,27 @@ async fn copy(
             });
         }
     }
-    let folder = holder.map(|id| keeper.home.instance(&id));
-    if let Some(folder) = &folder {
-        qmp::pause(folder).await.map_err(CloudError::file("pause the machine in", folder))?;
+    let Some(folder) = holder.map(|id| keeper.home.instance(&id)) else {
+        return blocking(move || volumes::copy_to_snapshot(&path, &name, Writer::Absent)).await;
+    };
+    // qemu may have stopped it although its answer was late: it goes on in any case.
+    let (source, copy) = (path.clone(), name.clone());
+    let copied = match qmp::pause(&folder).await {
+        Ok(()) => blocking(move || volumes::copy_to_snapshot(&source, &copy, Writer::Stopped)).await,
+        Err(error) => Err(CloudError::file("pause the machine in", &folder)(error)),
+    };
+    let mut resumed = qmp::resume(&folder).await;
+    for _ in 0..RESUMES {
+        if resumed.is_ok() || !folder.exists() {
+            break;
+        }
+        tokio::time::sleep(POLL).await;
+        resumed = qmp::resume(&folder).await;
     }
-    let copied = blocking(move || volumes::copy_to_snapshot(&path, &name)).await;
-    if let Some(folder) = &folder {
-        qmp::resume(folder).await.map_err(CloudError::file("resume the machine in", folder))?;
+    if let Err(error) = resumed {
+        // It may have ended meanwhile, and the next one may have written during the copy.
+        blocking(move || volumes::remove_snapshot(&path, &name)).await?;
+        return Err(CloudError::file("resume the machine in", &folder)(error));
     }
     copied
 }
@@ -168,14 +208,21 @@ async fn restore(
     blocking(move || volumes::restore(&path, &name)).await
 }
 
-/// Waits until the disks are gone.
+/// Waits until the disks are gone, or until one could not be deleted.
 async fn gone(keeper: &Keeper, environment: &str, disks: &[Name]) -> Result<(), CloudError> {
+    for disk in disks {
+        drop(keeper.state().removal_failure(environment, disk));
+    }
     let left = || {
         let state = keeper.state();
         let found = state.environments.get(environment)?;
         disks.iter().find(|name| found.disks.get(name).is_some_and(|disk| disk.deleting)).cloned()
     };
-    while left().is_some() {
+    while let Some(disk) = left() {
+        if let Some(message) = keeper.state().removal_failure(environment, &disk) {
+            let message = format!("disk {disk} cannot be deleted, and is tried again: {message}");
+            return Err(CloudError::Store { message });
+        }
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
             () = keeper.ending.cancelled() => {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cloud::CloudError;
-use crate::cloud::local::ca::{Authority, LEAF_DAYS};
+use crate::cloud::local::ca::{Authority, LEAF_DAYS, Stamp};
 use crate::cloud::local::clock;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::machine::secrets;
@@ -29,6 +29,8 @@ struct Looked {
     warnings: Vec<String>,
     /// When it is looked at again, in milliseconds since the Unix epoch.
     until: u64,
+    /// Whether the local authority signed it.
+    is_signed: bool,
 }
 
 /// Certificates that were looked at, and the warnings that follow.
@@ -39,6 +41,8 @@ pub(super) struct Certificates(Mutex<Kept>);
 struct Kept {
     looked: BTreeMap<String, Looked>,
     warnings: BTreeMap<String, Vec<String>>,
+    /// The authority that signed.
+    authority: Option<Stamp>,
 }
 
 impl Certificates {
@@ -51,8 +55,14 @@ impl Certificates {
     /// The certificates that are needed, those of each Ingress in its place. Reads and signs those that are new, and
     /// forgets those that are not needed any more.
     pub(super) fn find(&self, home: &Home, needs: &[Need]) -> Vec<Vec<Certificate>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut before = std::mem::take(&mut kept.looked);
+        // Without the lock, which `status` takes: files are read and written here.
+        let (mut before, authority) = {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::take(&mut kept.looked), kept.authority)
+        };
+        // What is served stays while there is no authority.
+        let is_another = Authority::stamp(home).is_some_and(|now| authority.is_some_and(|then| then != now));
+        let mut looked_at = BTreeMap::new();
         let mut warnings: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let now = clock::wall();
         let mut found = Vec::new();
@@ -60,16 +70,21 @@ impl Certificates {
             let mut certificates = Vec::new();
             for source in sources {
                 let key = format!("{environment}/{name}/{source:?}");
-                let known = before.remove(&key).filter(|looked| now < looked.until);
-                let looked = known.unwrap_or_else(|| look(home, source, now));
-                let told = looked.warnings.iter().map(|warning| format!("{name}: {warning}"));
-                warnings.entry(environment.clone()).or_default().extend(told);
+                let last = before.remove(&key).filter(|looked| !(looked.is_signed && is_another));
+                let looked = match last {
+                    Some(looked) if now < looked.until => looked,
+                    last => look(home, source, now, last),
+                };
+                let named = looked.warnings.iter().map(|warning| format!("{name}: {warning}"));
+                warnings.entry(environment.clone()).or_default().extend(named);
                 certificates.extend(looked.certificate.clone());
-                kept.looked.insert(key, looked);
+                looked_at.insert(key, looked);
             }
             found.push(certificates);
         }
-        kept.warnings = warnings;
+        let authority = Authority::stamp(home).or(authority);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Kept { looked: looked_at, warnings, authority };
         found
     }
 }
@@ -82,16 +97,19 @@ pub(super) struct Need {
     pub(super) sources: Vec<Source>,
 }
 
-/// Reads the certificate of a Secret, or has one signed.
-fn look(home: &Home, (secret, hosts): &Source, now: u64) -> Looked {
+/// Reads the certificate of a Secret, or has one signed; `last` is what it was before.
+fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -> Looked {
     let Some(secret) = secret else {
         return match sign(home, hosts) {
-            Ok(certificate) => {
-                Looked { certificate: Some(certificate), warnings: vec![], until: now + LEAF_DAYS * DAY / 2 }
-            }
+            Ok(certificate) => Looked {
+                certificate: Some(certificate),
+                warnings: vec![],
+                until: now + LEAF_DAYS * DAY / 2,
+                is_signed: true,
+            },
             Err(error) => {
                 let warning = format!("no certificate can be signed for {}: {error}", hosts.join(", "));
-                Looked { certificate: None, warnings: vec![warning], until: now + AGAIN }
+                Looked { certificate: None, warnings: vec![warning], until: now + AGAIN, is_signed: true }
             }
         };
     };
@@ -111,6 +129,7 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64) -> Looked {
                     certificate: Some(certificate),
                     warnings: warnings.collect(),
                     until: now + DAY,
+                    is_signed: false,
                 };
             }
             flaws
@@ -124,9 +143,10 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64) -> Looked {
          the Secret and deploy again",
         reasons.join(", ")
     );
-    let signed = if hosts.is_empty() { None } else { sign(home, hosts).ok() };
-    let certificate = signed.map(|signed| Certificate { hosts: hosts.clone(), ..signed });
-    Looked { certificate, warnings: vec![warning], until: now + AGAIN }
+    // One that was signed in its place is kept: each new one would be another change of what is served.
+    let signed = last.filter(|last| last.is_signed).and_then(|last| last.certificate);
+    let certificate = signed.or_else(|| if hosts.is_empty() { None } else { sign(home, hosts).ok() });
+    Looked { certificate, warnings: vec![warning], until: now + AGAIN, is_signed: true }
 }
 
 /// Chain and key of a Secret of type `kubernetes.io/tls`.
@@ -145,4 +165,42 @@ fn sign(home: &Home, hosts: &[String]) -> Result<Certificate, CloudError> {
     let (authority, _) = Authority::make(home)?;
     let signed = authority.sign(hosts)?;
     Ok(Certificate { hosts: hosts.to_vec(), chain: signed.chain, key: PrivateKey(signed.key) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn another_authority_signs_anew_and_without_one_what_is_served_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        let certificates = Certificates::default();
+        let hosts = |host: &str| vec![host.to_owned()];
+        let secret = HttpSecret { secret: "missing".into(), version: "0".repeat(64), hosts: hosts("b.test") };
+        let need = Need {
+            environment: "e".into(),
+            name: Name { namespace: "default".into(), name: "web".into() },
+            sources: vec![(None, hosts("a.test")), (Some(secret), hosts("b.test"))],
+        };
+        let find = || certificates.find(&home, std::slice::from_ref(&need)).remove(0);
+        let first = find();
+        assert_eq!(first.len(), 2);
+        assert_eq!(find(), first);
+        // A Secret that cannot be used is looked at again, and what was signed in its place stays.
+        for looked in certificates.0.lock().unwrap().looked.values_mut() {
+            looked.until = if looked.warnings.is_empty() { looked.until } else { 0 };
+        }
+        assert_eq!(find(), first);
+        Authority::remove(&home).unwrap();
+        assert_eq!(find(), first);
+        let (_, made) = Authority::make(&home).unwrap();
+        assert!(made);
+        let next = find();
+        assert!(next.iter().zip(&first).all(|(next, first)| next.chain != first.chain));
+        assert_eq!(find(), next);
+        assert_eq!(certificates.warnings("e").len(), 1);
+    }
 }

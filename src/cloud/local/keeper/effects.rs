@@ -27,6 +27,9 @@ use crate::cloud::local::volumes;
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{Accelerator, Health, InstanceId, InstanceState};
 
+/// Between two attempts to delete a disk that cannot be deleted.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long qemu may take until it answers.
 const QEMU_START: Duration = Duration::from_secs(30);
 
@@ -69,12 +72,18 @@ fn remove(keeper: &Keeper, id: &str) {
 
 /// Deletes a disk, and then its record: one that cannot be deleted is tried again.
 fn remove_disk(keeper: &Keeper, environment: &str, disk: &Name) {
-    let removed = volumes::remove(&volumes::path(&keeper.home, environment, disk));
-    if let Err(error) = &removed {
-        keeper.log.write(format_args!("disk {disk}: {error}"));
+    let failure =
+        volumes::remove(&volumes::path(&keeper.home, environment, disk)).err().map(|error| error.to_string());
+    if let Some(failure) = &failure {
+        keeper.log.write(format_args!("disk {disk}: {failure}"));
+        // Before the next attempt, which comes with the next round.
+        std::thread::sleep(REMOVAL_PAUSE);
     }
-    keeper.state().end_removal(environment, disk, removed.is_ok());
-    keeper.changed.notify_one();
+    let gone = failure.is_none();
+    keeper.state().end_removal(environment, disk, failure);
+    if gone {
+        keeper.changed.notify_one();
+    }
 }
 
 /// The disks of a VM that outlive it, with their locks. One that was never there is made.
@@ -371,9 +380,7 @@ fn apply_check(keeper: &Keeper, id: &str, (outcome, closed_port): (CheckOutcome,
     let now = keeper.clock.now().steady;
     let mut state = keeper.state();
     let State { environments, machines, .. } = &mut *state;
-    if !machines.contains_key(id) {
-        return status_check::PERIOD;
-    }
+    let Some(machine) = machines.get_mut(id) else { return status_check::PERIOD };
     let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
     for group in groups.filter(|group| group.instances.contains_key(id)) {
         let boot = group.settings.boot_limit();
@@ -385,6 +392,9 @@ fn apply_check(keeper: &Keeper, id: &str, (outcome, closed_port): (CheckOutcome,
         }
         let revision = revisions.iter().find(|revision| revision.number == record.revision);
         let containers = revision.map(|revision| revision.launch.containers.as_slice()).unwrap_or_default();
+        if let CheckOutcome::Status(status) = &outcome {
+            machine.usage.add(status, containers, now);
+        }
         let was = std::mem::discriminant(&record.health);
         let known = Known { containers, boot, closed_port };
         judge(record, outcome, &known, now);

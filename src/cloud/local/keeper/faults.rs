@@ -322,7 +322,7 @@ impl Sim {
                     self.world().disks.remove(&disk);
                     self.point(false)?;
                 }
-                self.state.end_removal(&environment, &disk, attempt.is_ok());
+                self.state.end_removal(&environment, &disk, attempt.err().map(|error| error.to_string()));
             }
             _ => {}
         }

@@ -61,6 +61,7 @@ fn ingresses(state: &State, report: &Report) -> Vec<(Need, Front)> {
                 environment: environment_name.clone(),
                 host,
                 certificates: Vec::new(),
+                tls: tls_hosts(http),
                 redirect: !http.plain,
                 rules: http.rules.clone(),
                 default: http.default,
@@ -104,6 +105,12 @@ fn proxied_servers(
         Some(ServerAddress { machine: found.machine, address: (found.host, port).into() })
     };
     machines.filter(|found| found.serves).filter_map(server).collect()
+}
+
+/// The hosts of an Ingress that have TLS.
+fn tls_hosts(http: &HttpSpec) -> Vec<Option<String>> {
+    let for_all = http.secrets.iter().any(|secret| secret.hosts.is_empty()).then_some(None);
+    http.hosts.iter().cloned().map(Some).chain(for_all).collect()
 }
 
 /// The certificates of an Ingress: one a Secret, and one a host that no Secret is for. Those of the authority are for the

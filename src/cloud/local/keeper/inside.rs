@@ -109,7 +109,7 @@ fn wanted(environment: &Environment) -> Wanted {
 fn policies(environment: &Environment) -> Vec<Policy> {
     let mut policies = Vec::new();
     for group in environment.groups.values() {
-        let Some(GroupPolicy { ingress, egress }) = &group.settings.policy else { continue };
+        let Some(GroupPolicy { ingress, egress }) = group.settings.policy.as_deref() else { continue };
         let allowed = |rules: &Option<Vec<Reachable>>| {
             rules
                 .as_ref()

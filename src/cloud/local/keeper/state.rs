@@ -14,13 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::addresses::Addresses;
 use crate::cloud::CloudError;
+use crate::cloud::engine::autoscale::History;
 use crate::cloud::engine::environment::{Environment, MachineFacts};
+use crate::cloud::engine::usage::UsageHistory;
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::machine::process::Process;
 use crate::cloud::local::mover::Backend;
 use crate::cloud::local::network::{Attachment, Reach};
 use crate::cloud::local::store::{Environments, Store};
 use crate::manifest::api::{Name, Protocol};
+
+/// What scalers remember, by environment and group.
+pub(in crate::cloud::local) type Scalers = BTreeMap<(String, Name), History>;
 
 /// What the lock guards.
 #[derive(Debug)]
@@ -31,8 +36,12 @@ pub(in crate::cloud::local) struct State {
     pub(in crate::cloud::local) machines: HashMap<String, MachineHandle>,
     /// Which addresses machines get.
     pub(in crate::cloud::local) addresses: Addresses,
+    /// What scalers of groups remember.
+    pub(in crate::cloud::local) scalers: Scalers,
     /// Disks that are being deleted at present.
     removing: BTreeSet<(String, Name)>,
+    /// Why disks could not be deleted.
+    unremoved: BTreeMap<(String, Name), String>,
     store: Store,
 }
 
@@ -51,6 +60,8 @@ pub(in crate::cloud::local) struct MachineHandle {
     pub(in crate::cloud::local) channel: Option<Channel>,
     /// Ends its health check.
     pub(in crate::cloud::local) watch: CancellationToken,
+    /// What its guest reported to use.
+    pub(in crate::cloud::local) usage: UsageHistory,
     /// Whether its process was killed; one that hangs in the kernel may take its time.
     pub(in crate::cloud::local) killed: bool,
 }
@@ -118,6 +129,7 @@ impl MachineHandle {
             connections: 0,
             channel: None,
             watch: CancellationToken::new(),
+            usage: UsageHistory::default(),
             killed: false,
         }
     }
@@ -142,8 +154,15 @@ pub(in crate::cloud::local) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 impl State {
     /// What a database holds, and no VM yet.
     pub(in crate::cloud::local) fn new(store: Store, environments: Environments) -> Self {
-        let addresses = Addresses::default();
-        Self { environments, machines: HashMap::new(), addresses, removing: BTreeSet::new(), store }
+        Self {
+            environments,
+            machines: HashMap::new(),
+            addresses: Addresses::default(),
+            scalers: Scalers::new(),
+            removing: BTreeSet::new(),
+            unremoved: BTreeMap::new(),
+            store,
+        }
     }
 
     /// Whether nothing need be looked after: there are disks at most.
@@ -160,11 +179,24 @@ impl State {
 
     /// The deletion of a disk has ended. When the disk is gone its record goes with it: whoever makes one of its name from
     /// now on makes another.
-    pub(super) fn end_removal(&mut self, environment: &str, disk: &Name, gone: bool) {
-        self.removing.remove(&(environment.to_owned(), disk.clone()));
-        if gone && let Some(found) = self.environments.get_mut(environment) {
+    pub(super) fn end_removal(&mut self, environment: &str, disk: &Name, failure: Option<String>) {
+        let name = (environment.to_owned(), disk.clone());
+        self.removing.remove(&name);
+        self.unremoved.remove(&name);
+        if let Some(failure) = failure {
+            self.unremoved.insert(name, failure);
+        } else if let Some(found) = self.environments.get_mut(environment) {
             found.disks.remove(disk);
         }
+    }
+
+    /// Why a disk could not be deleted when that was tried last; asked for once.
+    pub(in crate::cloud::local) fn removal_failure(
+        &mut self,
+        environment: &str,
+        disk: &Name,
+    ) -> Option<String> {
+        self.unremoved.remove(&(environment.to_owned(), disk.clone()))
     }
 
     /// Whether an environment has a VM of that name.

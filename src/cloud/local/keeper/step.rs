@@ -6,17 +6,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::Ipv4Addr;
 
-use i2kit_spec::PodEnd;
+use i2kit_spec::{Bytes, PodEnd};
 
 use super::addresses::Addresses;
-use super::state::{Life, MachineHandle, State};
+use super::state::{Life, MachineHandle, Scalers, State};
 use crate::cloud::CloudError;
-use crate::cloud::engine::environment::{Environment, InstanceRecord, MachineFacts};
+use crate::cloud::engine::autoscale::{Pod, look, remember};
+use crate::cloud::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{Action, Blame, Decision, Memory, Place, decide};
+use crate::cloud::engine::usage::Capacity;
 use crate::cloud::local::store::Environments;
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{InstanceId, InstanceState, LaunchSpec, member_name};
+use crate::plan::fleet::{Fleet, Health, InstanceId, InstanceState, LaunchSpec, member_name};
 
 /// Something to be done to a VM once it was saved that it is done.
 #[derive(Debug)]
@@ -93,15 +95,17 @@ impl State {
             unread: RefCell::default(),
             now,
             next: self.environments.clone(),
+            scalers: self.scalers.clone(),
             effects: Vec::new(),
             log: Vec::new(),
         };
-        let (unread, next, effects, log) = step.run();
+        let (unread, decided) = step.run();
         if !unread.is_empty() {
             return Ok(Stepped::Unread(unread.into_iter().map(|id| (id.clone(), self.death(&id))).collect()));
         }
-        self.commit(next)?;
-        Ok(Stepped::Decided(effects, log))
+        self.commit(decided.next)?;
+        self.scalers = decided.scalers;
+        Ok(Stepped::Decided(decided.effects, decided.log))
     }
 
     /// Why a VM runs no more, where this process knows.
@@ -173,12 +177,21 @@ struct Step<'s> {
     unread: RefCell<BTreeSet<String>>,
     now: Moment,
     next: Environments,
+    scalers: Scalers,
+    effects: Vec<Effect>,
+    log: Vec<String>,
+}
+
+/// What a step decided.
+struct Decided {
+    next: Environments,
+    scalers: Scalers,
     effects: Vec<Effect>,
     log: Vec<String>,
 }
 
 impl Step<'_> {
-    fn run(mut self) -> (BTreeSet<String>, Environments, Vec<Effect>, Vec<String>) {
+    fn run(mut self) -> (BTreeSet<String>, Decided) {
         let names: Vec<(String, Name)> = self
             .next
             .iter()
@@ -187,6 +200,7 @@ impl Step<'_> {
             })
             .collect();
         for (environment, name) in names {
+            self.scale(&environment, &name);
             self.group(&environment, &name);
         }
         for (environment, found) in &self.next {
@@ -196,7 +210,30 @@ impl Step<'_> {
                 disk: disk.clone(),
             }));
         }
-        (self.unread.into_inner(), self.next, self.effects, self.log)
+        let Self { unread, next, mut scalers, effects, log, .. } = self;
+        scalers.retain(|(environment, name), _| {
+            let group = next.get(environment).and_then(|found| found.groups.get(name));
+            group.is_some_and(|group| group.settings.scaling.is_some())
+        });
+        (unread.into_inner(), Decided { next, scalers, effects, log })
+    }
+
+    /// Has the group's scaler look, where it has one and the time has come.
+    fn scale(&mut self, environment_name: &str, name: &Name) {
+        let group = self.next.get_mut(environment_name).and_then(|found| found.groups.get_mut(name));
+        let Some(group) = group.filter(|group| !group.memory.deleting) else { return };
+        let Some(scaling) = &group.settings.scaling else { return };
+        let history = self.scalers.entry((environment_name.to_owned(), name.clone())).or_default();
+        if !history.is_due(self.now.steady) {
+            return;
+        }
+        let pods = pods(group, self.facts, self.machines, self.now.steady);
+        let found = look(scaling, group.replicas, &group.memory.rescales, history, &pods, self.now);
+        if let Some(rescale) = found {
+            self.log.push(format!("{name}: {rescale}"));
+            group.replicas = rescale.to;
+            remember(&mut group.memory.rescales, rescale);
+        }
     }
 
     /// What a VM left; what was not read yet is noted.
@@ -246,7 +283,7 @@ impl Step<'_> {
         }
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         if environment.groups.get(name).is_some_and(|g| g.memory.deleting && g.instances.is_empty()) {
-            environment.groups.remove(name);
+            environment.remove_group(name);
             return;
         }
         self.forwards(environment_name, name);
@@ -305,6 +342,8 @@ impl Step<'_> {
             let address =
                 gone.as_ref().and_then(|record| Some((environment_name.to_owned(), record.address?)));
             self.effects.push(Effect::Remove { id, address });
+            // Of one that ended before, it was decided then.
+            let gone = gone.filter(|record| record.state != InstanceState::Ended);
             self.scaled_away(environment_name, name, gone.and_then(|record| record.ordinal));
             return;
         }
@@ -363,9 +402,44 @@ impl Step<'_> {
         group.instances.insert(record.id.clone(), record);
         let (environment, index) = (environment_name.to_owned(), run.and_then(|run| run.index));
         let disks = spec.disks.iter().map(|disk| disk.name(name, ordinal)).collect();
-        let called = called.unwrap_or_else(|| id.clone());
+        // A host name, which Kubernetes cuts too.
+        let called: String = called.unwrap_or_else(|| id.clone()).chars().take(63).collect();
+        let called = called.trim_end_matches('-').to_owned();
         let launch = Launch { environment, id, index, spec, ports, address, name: called, disks };
         self.effects.push(Effect::Launch(Box::new(launch)));
+    }
+}
+
+/// The group's machines as its scaler sees them.
+fn pods(
+    group: &GroupRecord,
+    facts: &HashMap<String, MachineFacts>,
+    machines: &HashMap<String, MachineHandle>,
+    now: u64,
+) -> Vec<Pod> {
+    let running = group.instances.values().filter(|record| record.state == InstanceState::Running);
+    let alive = running.filter(|record| facts.get(&*record.id).is_some_and(|facts| facts.alive));
+    let pod = |record: &InstanceRecord| {
+        let capacity = capacity(&group.revision(record.revision)?.launch);
+        let machine = machines.get(&*record.id);
+        Some(Pod {
+            started: record.started,
+            answered: record.answered,
+            ready: record.health == Health::Healthy,
+            starting: matches!(record.health, Health::Starting { .. }),
+            since: record.health_since,
+            capacity,
+            measured: machine.and_then(|machine| machine.usage.measured(capacity, now)),
+        })
+    };
+    alive.filter_map(pod).collect()
+}
+
+/// What a VM that is started like that has.
+fn capacity(launch: &LaunchSpec) -> Capacity {
+    Capacity {
+        cpu_millis: u64::from(launch.vcpus).saturating_mul(1000),
+        memory_bytes: Bytes::mib(u64::from(launch.memory_mib)).0,
     }
 }
 
@@ -376,6 +450,21 @@ fn record_of<'e>(environments: &'e Environments, id: &str) -> Option<&'e Instanc
 }
 
 impl State {
+    /// Adds to an environment's fleet what its machines use at the time `now`, and what scalers found.
+    pub(super) fn measure(&self, environment: &str, fleet: &mut Fleet, now: u64) {
+        for group in &mut fleet.groups {
+            let scaler = self.scalers.get(&(environment.to_owned(), group.name.clone()));
+            group.scaling = scaler.map(|history| history.status().clone());
+            for instance in &mut group.instances {
+                let revision = group.revisions.iter().find(|revision| revision.number == instance.revision);
+                let machine = self.machines.get(&*instance.id);
+                let Some((revision, machine)) = revision.zip(machine) else { continue };
+                let measured = machine.usage.measured(capacity(&revision.launch), now);
+                instance.usage = measured.map(|measured| measured.usage);
+            }
+        }
+    }
+
     /// The record of a VM.
     pub(in crate::cloud::local) fn record(&self, id: &str) -> Option<&InstanceRecord> {
         record_of(&self.environments, id)

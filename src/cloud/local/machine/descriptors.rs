@@ -1,6 +1,17 @@
 //! Descriptors of this process: its limit, and what programs that it starts inherit.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use rustix::process::{Resource, Rlimit};
+
+/// See [`starting`].
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Held while a process is started, so that no process inherits descriptors that are meant for another: a disk's descriptor
+/// has the disk's lock.
+pub(crate) fn starting() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Raises this process's limit of descriptors to its hard limit, and returns it.
 pub(crate) fn raise_limit() -> usize {

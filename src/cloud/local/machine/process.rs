@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use i2kit_spec::Bytes;
 use landlock::RulesetStatus;
@@ -19,7 +18,7 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::qemu::{self, Grants, Inside, Machine};
-use super::{confine, platform};
+use super::{confine, descriptors, platform};
 use crate::cloud::CloudError;
 use crate::cloud::local::network::enter;
 
@@ -42,9 +41,6 @@ pub(crate) struct Process {
     /// The scratch disks, held until the process has ended: their files have no name.
     scratch: Vec<File>,
 }
-
-/// Held while a process is started that inherits descriptors, so that no other process inherits them.
-static INHERITING: Mutex<()> = Mutex::new(());
 
 /// Starts `machine` in `folder`, which must exist. `secrets` becomes its standard input. It inherits `disks`, with
 /// their locks.
@@ -114,7 +110,7 @@ pub(crate) fn spawn(
     folder: &Path,
     inherited: &[BorrowedFd<'_>],
 ) -> io::Result<(Child, RulesetStatus)> {
-    let _inheriting = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _starting = descriptors::starting();
     let inherit =
         |flags| inherited.iter().try_for_each(|descriptor| rustix::io::fcntl_setfd(descriptor, flags));
     let spawned = inherit(FdFlags::empty())
@@ -128,7 +124,7 @@ pub(crate) fn spawn(
 
 /// Starts `command`, which inherits no descriptor of a machine that is being started.
 pub(crate) fn spawn_apart(command: &mut Command) -> io::Result<Child> {
-    let _inheriting = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _starting = descriptors::starting();
     command.spawn()
 }
 

@@ -380,7 +380,6 @@ async fn answer(stream: &mut UnixStream) -> io::Result<Answer> {
 
 /// Starts the processes, and returns once they carry.
 async fn start(home: &Home) -> Result<(), String> {
-    descriptors::close_on_exec();
     let messages = std::fs::File::options().create(true).append(true).open(home.log());
     let messages = messages.map_err(|error| format!("{}: {error}", home.log().display()))?;
     let mut command = tokio::process::Command::new(&home.executable);
@@ -394,7 +393,12 @@ async fn start(home: &Home) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(messages);
     let refused = |error: io::Error| format!("{} cannot be started: {error}", home.executable.display());
-    let mut child = command.spawn().map_err(refused)?;
+    let spawned = {
+        let _starting = descriptors::starting();
+        descriptors::close_on_exec();
+        command.spawn()
+    };
+    let mut child = spawned.map_err(refused)?;
     match timeout(START, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => {

@@ -12,9 +12,11 @@ use std::time::Duration;
 use http_body_util::{Either, Empty};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
+use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::wanted::{Pool, ServerAddress};
@@ -31,6 +33,12 @@ const IDLE: usize = 128;
 
 /// How long they are kept: below the 5 s after which servers of Node.js close theirs.
 const KEPT: Duration = Duration::from_secs(4);
+
+/// How long a request waits for a place among the connections to machines: longer than those without a request are kept.
+const PLACE: Duration = Duration::from_secs(6);
+
+/// How long a machine that broke off is asked after the others only, as nginx has it.
+const FAILED: Duration = Duration::from_secs(10);
 
 /// Machines that one request is tried on.
 const TRIES: usize = 4;
@@ -81,8 +89,8 @@ impl Body for Sent {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) request: Request<RequestBody>,
-    /// The same request, where it may be sent twice.
-    pub(super) again: Option<Request<RequestBody>>,
+    /// Its head, where it has no body and may be sent twice.
+    pub(super) again: Option<Parts>,
     /// Parts of its body that were passed on.
     pub(super) parts: Arc<AtomicU32>,
 }
@@ -94,17 +102,47 @@ pub(super) struct Server {
     http2: bool,
     /// Requests under way.
     active: AtomicU32,
-    idle: Mutex<Vec<(http1::SendRequest<RequestBody>, Instant)>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
     /// Whether it is no backend any more: its connections end with their requests.
     gone: AtomicBool,
+    /// When it last took no connection, or closed a new one without an answer.
+    failed: Mutex<Option<Instant>>,
+    places: Arc<Places>,
+}
+
+/// Room for connections to machines, each of which is a descriptor.
+#[derive(Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Places {
+    /// A place, as soon as there is one.
+    async fn take(&self) -> Result<OwnedSemaphorePermit, Unanswered> {
+        let place = tokio::time::timeout(PLACE, Arc::clone(&self.free).acquire_owned()).await;
+        place.ok().and_then(Result::ok).ok_or(Unanswered::Full)
+    }
+
+    /// Whether there is room for connections without a request: half of the places are for requests alone.
+    fn has_spare(&self) -> bool {
+        self.free.available_permits() > self.all / 2
+    }
+}
+
+/// A connection of HTTP/1.1 to a machine. Its place is free when its descriptor is closed: a tunnel's when that ends.
+#[derive(Debug)]
+struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 /// A request that a server counts, for as long as it lives; with the connection that it is on.
 #[derive(Debug)]
 pub(super) struct Lease {
     server: Arc<Server>,
-    connection: Option<http1::SendRequest<RequestBody>>,
+    connection: Option<Connection>,
 }
 
 impl Lease {
@@ -116,13 +154,13 @@ impl Lease {
     /// The answer is whole: its connection may carry the next request.
     pub(super) fn done(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        if connection.is_ready() {
+        if connection.sender.is_ready() {
             self.server.keep(connection);
-        } else if !connection.is_closed() {
+        } else if !connection.sender.is_closed() {
             // The rest of the request may still be on its way.
             let server = Arc::clone(&self.server);
             tokio::spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(RESPONSE, connection.ready()).await {
+                if let Ok(Ok(())) = tokio::time::timeout(RESPONSE, connection.sender.ready()).await {
                     server.keep(connection);
                 }
             });
@@ -137,26 +175,35 @@ impl Drop for Lease {
 }
 
 impl Server {
-    fn idle(&self) -> MutexGuard<'_, Vec<(http1::SendRequest<RequestBody>, Instant)>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, connection: http1::SendRequest<RequestBody>) {
+    fn keep(&self, connection: Connection) {
         let mut idle = self.idle();
-        if !self.gone.load(Ordering::Relaxed) && idle.len() < IDLE {
+        if !self.gone.load(Ordering::Relaxed) && idle.len() < IDLE && self.places.has_spare() {
             idle.push((connection, Instant::now()));
         }
     }
 
     /// A kept connection, the one that was used last.
-    fn kept(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn kept(&self) -> Option<Connection> {
         let mut idle = self.idle();
         while let Some((connection, since)) = idle.pop() {
-            if connection.is_ready() && since.elapsed() < KEPT {
+            if connection.sender.is_ready() && since.elapsed() < KEPT {
                 return Some(connection);
             }
         }
         None
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it broke off a short time ago.
+    fn has_failed(&self) -> bool {
+        self.failed().is_some_and(|at| at.elapsed() < FAILED)
     }
 
     async fn stream(&self) -> io::Result<TokioIo<TcpStream>> {
@@ -166,20 +213,32 @@ impl Server {
         Ok(TokioIo::new(stream))
     }
 
-    async fn connect(&self) -> Result<http1::SendRequest<RequestBody>, Unanswered> {
+    async fn connect(&self) -> Result<Connection, Unanswered> {
+        let place = Arc::new(self.places.take().await?);
         let stream = self.stream().await.map_err(|_| Unanswered::Unreached)?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_HEAD);
-        let (connection, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
-        tokio::spawn(driver.with_upgrades());
-        Ok(connection)
+        builder.max_buf_size(MAX_HEAD).max_headers(HEADERS);
+        let (sender, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
+        let held = Arc::clone(&place);
+        tokio::spawn(async move {
+            drop(driver.with_upgrades().await);
+            drop(held);
+        });
+        Ok(Connection { sender, _place: place })
     }
 
     /// The one connection of HTTP/2, made when there is none.
     async fn connect_shared(&self) -> Result<http2::SendRequest<RequestBody>, Unanswered> {
+        let living = |shared: &Option<http2::SendRequest<RequestBody>>| {
+            shared.as_ref().filter(|connection| !connection.is_closed()).cloned()
+        };
+        if let Some(connection) = living(&*self.shared.lock().await) {
+            return Ok(connection);
+        }
+        let place = self.places.take().await?;
         let mut shared = self.shared.lock().await;
-        if let Some(connection) = shared.as_ref().filter(|connection| !connection.is_closed()) {
-            return Ok(connection.clone());
+        if let Some(connection) = living(&shared) {
+            return Ok(connection);
         }
         let stream = self.stream().await.map_err(|_| Unanswered::Unreached)?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -190,7 +249,10 @@ impl Server {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(4 * WINDOW);
         let (connection, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
-        tokio::spawn(driver);
+        tokio::spawn(async move {
+            drop(driver.await);
+            drop(place);
+        });
         *shared = Some(connection.clone());
         Ok(connection)
     }
@@ -206,6 +268,9 @@ pub(super) const WINDOW: u32 = 1 << 20;
 /// The longest head of a message.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
+/// Header lines of a message.
+pub(super) const HEADERS: usize = 100;
+
 /// Why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unanswered {
@@ -215,8 +280,12 @@ pub(super) enum Unanswered {
     Unreached,
     /// A machine took too long.
     Late,
-    /// A machine closed the connection, or answered with what is no HTTP.
+    /// A machine closed the connection.
     Broken,
+    /// A machine answered with what is no HTTP, or with too long a head.
+    Unreadable,
+    /// There is no room for another connection to a machine.
+    Full,
 }
 
 /// How one attempt ended without an answer.
@@ -225,8 +294,11 @@ enum Attempt {
     Unsent(Box<Request<RequestBody>>),
     /// The machine takes no connection: another machine may.
     Unreached(Box<Request<RequestBody>>),
-    /// It was sent on a kept connection, which the machine closed before a byte of the answer.
-    Closed,
+    /// It was sent, and the machine closed the connection before the head of an answer.
+    Closed {
+        /// Whether an earlier request was on the same connection.
+        reused: bool,
+    },
     /// It is not to be tried again.
     Failed(Unanswered),
 }
@@ -241,28 +313,32 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Those to try, the first in front: fewest requests first, in turn among equals.
+    /// Those to try, the first in front: fewest requests first, in turn among equals, and last those that failed: a
+    /// machine that breaks off at once has the fewest requests.
     fn order(&self) -> Vec<Arc<Server>> {
         let mut order = self.all.clone();
         if order.len() > 1 {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % order.len();
             order.rotate_left(turn);
-            order.sort_by_key(|server| server.active.load(Ordering::Relaxed));
+            order.sort_by_cached_key(|server| (server.has_failed(), server.active.load(Ordering::Relaxed)));
         }
         order.truncate(TRIES);
         order
     }
 
-    /// Sends a request, to another machine where one takes no connection.
+    /// Sends a request; to another machine where one takes no connection, or closes it and nothing is done twice.
     pub(super) async fn send(&self, outgoing: Outgoing) -> Result<(Response<Incoming>, Lease), Unanswered> {
-        let Outgoing { mut request, mut again, parts } = outgoing;
+        let Outgoing { mut request, again, parts } = outgoing;
         let mut outcome = Unanswered::NoServer;
         for server in self.order() {
             let mut lease = Lease::new(&server);
             // A kept connection may be closed at any time: a new one follows.
             for fresh in [false, true] {
                 match attempt(&mut lease, request, &parts, fresh).await {
-                    Ok(response) => return Ok((response, lease)),
+                    Ok(response) => {
+                        server.failed().take();
+                        return Ok((response, lease));
+                    }
                     Err(Attempt::Unsent(unsent)) => {
                         request = *unsent;
                         outcome = Unanswered::Unreached;
@@ -272,13 +348,22 @@ impl Servers {
                         outcome = Unanswered::Unreached;
                         break;
                     }
-                    Err(Attempt::Closed) => match again.take() {
-                        Some(next) => request = next,
-                        None => return Err(Unanswered::Broken),
-                    },
+                    Err(Attempt::Closed { reused }) => {
+                        if !reused {
+                            server.failed().replace(Instant::now());
+                        }
+                        let Some(head) = &again else { return Err(Unanswered::Broken) };
+                        request = Request::from_parts(head.clone(), Either::Right(Empty::new()));
+                        outcome = Unanswered::Broken;
+                        if !reused {
+                            break;
+                        }
+                    }
                     Err(Attempt::Failed(reason)) => return Err(reason),
                 }
             }
+            // Neither a kept connection nor a new one took it.
+            server.failed().replace(Instant::now());
         }
         Err(outcome)
     }
@@ -296,10 +381,11 @@ async fn attempt(
         if fresh {
             server.forget_shared().await;
         }
-        let Ok(mut connection) = server.connect_shared().await else {
-            return Err(Attempt::Unreached(Box::new(request)));
+        let mut connection = match server.connect_shared().await {
+            Ok(connection) => connection,
+            Err(reason) => return Err(unconnected(reason, request)),
         };
-        return answer(connection.try_send_request(request), parts, false).await;
+        return answer(connection.try_send_request(request), parts, !fresh).await;
     }
     let kept = if fresh { None } else { server.kept() };
     let reused = kept.is_some();
@@ -307,10 +393,21 @@ async fn attempt(
         Some(connection) => Ok(connection),
         None => server.connect().await,
     };
-    let Ok(mut connection) = connected else { return Err(Attempt::Unreached(Box::new(request))) };
-    let response = answer(connection.try_send_request(request), parts, reused).await?;
+    let mut connection = match connected {
+        Ok(connection) => connection,
+        Err(reason) => return Err(unconnected(reason, request)),
+    };
+    let response = answer(connection.sender.try_send_request(request), parts, reused).await?;
     lease.connection = Some(connection);
     Ok(response)
+}
+
+/// A request without a connection.
+fn unconnected(reason: Unanswered, request: Request<RequestBody>) -> Attempt {
+    match reason {
+        Unanswered::Full => Attempt::Failed(reason),
+        _ => Attempt::Unreached(Box::new(request)),
+    }
 }
 
 /// Waits for the head of an answer.
@@ -348,20 +445,36 @@ async fn answer(
                 .is_some_and(|cause| {
                     matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
                 });
-            let again = reused && (is_closed || is_reset);
-            Err(if again { Attempt::Closed } else { Attempt::Failed(Unanswered::Broken) })
+            Err(if is_closed || is_reset {
+                Attempt::Closed { reused }
+            } else if error.is_parse() {
+                Attempt::Failed(Unanswered::Unreadable)
+            } else {
+                Attempt::Failed(Unanswered::Broken)
+            })
         }
     }
 }
 
 /// All servers, by where they are and what they speak: one that stays keeps its connections.
-#[derive(Debug, Default)]
-pub(super) struct Registry(HashMap<(ServerAddress, bool), Arc<Server>>);
+#[derive(Debug)]
+pub(super) struct Registry(HashMap<(ServerAddress, bool), Arc<Server>>, Arc<Places>);
 
 impl Registry {
+    /// None yet, with room for so many connections.
+    pub(super) fn new(places: usize) -> Self {
+        let places = Places { free: Arc::new(Semaphore::new(places)), all: places };
+        Self(HashMap::new(), Arc::new(places))
+    }
+
+    /// Whether there is no room for another connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.1.free.available_permits() == 0
+    }
+
     /// The servers of a pool.
     pub(super) fn servers(&mut self, pool: &Pool) -> Arc<Servers> {
-        let http2 = pool.http2;
+        let (http2, places) = (pool.http2, Arc::clone(&self.1));
         let server = |address: &ServerAddress| {
             let made = || Server {
                 address: address.clone(),
@@ -370,6 +483,8 @@ impl Registry {
                 idle: Mutex::default(),
                 shared: tokio::sync::Mutex::default(),
                 gone: AtomicBool::new(false),
+                failed: Mutex::default(),
+                places: Arc::clone(&places),
             };
             Arc::clone(self.0.entry((address.clone(), http2)).or_insert_with(|| Arc::new(made())))
         };
@@ -396,7 +511,9 @@ impl Registry {
     /// Closes connections that were kept for long enough.
     pub(super) fn sweep(&self) {
         for server in self.0.values() {
-            server.idle().retain(|(connection, since)| !connection.is_closed() && since.elapsed() < KEPT);
+            server
+                .idle()
+                .retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < KEPT);
         }
     }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use hyper::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// Seconds until a connection is closed on which nothing passes.
@@ -105,15 +106,18 @@ pub(crate) struct Connections {
     silences: Silences,
 }
 
-/// A connection in the list of all, for as long as it lives.
-pub(crate) struct Entry<'c> {
-    connections: &'c Connections,
+/// A connection in the list of all, for as long as it lives: as one of HTTP, and as the tunnel that it became.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    connections: Arc<Connections>,
     id: u64,
     /// What is known of it.
     pub(crate) activity: Arc<Activity>,
+    /// Its place among those that there is room for.
+    _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Entry<'_> {
+impl Drop for Entry {
     fn drop(&mut self) {
         self.connections.all().remove(&self.id);
     }
@@ -135,7 +139,7 @@ impl Connections {
     }
 
     /// Enters a connection, which is closed when `front` is.
-    pub(crate) fn enter(&self, front: &CancellationToken) -> Entry<'_> {
+    pub(crate) fn enter(self: &Arc<Self>, front: &CancellationToken, place: OwnedSemaphorePermit) -> Entry {
         let activity = Arc::new(Activity {
             last: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
             active: AtomicU32::new(0),
@@ -146,7 +150,7 @@ impl Connections {
         });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.all().insert(id, Arc::clone(&activity));
-        Entry { connections: self, id, activity }
+        Entry { connections: Arc::clone(self), id, activity, _place: place }
     }
 
     /// A second has passed: closes what was silent for too long.

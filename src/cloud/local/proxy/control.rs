@@ -54,8 +54,8 @@ pub(super) async fn write<T: Serialize + Sync>(stream: &mut UnixStream, value: &
 pub(crate) struct Client(UnixStream);
 
 impl Client {
-    /// Connects to the proxy of a local cloud's folder. An error of the kinds `NotFound` and `ConnectionRefused` says that
-    /// there is none.
+    /// Connects to the proxy of a local cloud's folder. An error of the kind `NotFound` or `ConnectionRefused`: there
+    /// is none.
     pub(crate) async fn connect(folder: &Path) -> io::Result<Self> {
         let stream = socket::connect(folder, SOCKET).await?;
         socket::check_peer(&stream)?;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http_body_util::{Either, Empty, Full};
+use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
@@ -15,9 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Lease, Outgoing, Sent, Servers, Unanswered};
-use super::connection::Busy;
-use super::routing::{self, Routing};
-use super::tls::Certificates;
+use super::connection::{Busy, Entry};
+use super::routing::{self, Hosts, Routing};
 
 /// Headers that are between two neighbours only, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -43,8 +42,8 @@ pub(super) struct Table {
     pub(super) routing: Routing,
     /// By the numbers of the routing, with the name of the Service.
     pub(super) pools: Vec<(String, Arc<Servers>)>,
-    /// The port with TLS, where requests without it are sent there, and the hosts that have TLS.
-    pub(super) redirect: Option<(u16, Arc<Certificates>)>,
+    /// The hosts that are served with TLS alone, and the port with TLS, if it is open.
+    pub(super) redirect: Option<(Hosts, Option<u16>)>,
 }
 
 /// Where a request came from.
@@ -99,12 +98,12 @@ pub(super) fn own(status: StatusCode, text: &str) -> Response<AnswerBody> {
     response
 }
 
-/// Answers a request. Tunnels end when `ended` is cancelled.
+/// Answers a request. A tunnel holds the place of the connection that it was, and ends with it.
 pub(super) async fn answer(
     table: &Table,
     origin: Origin,
     mut request: Request<Incoming>,
-    ended: &CancellationToken,
+    entry: Arc<Entry>,
     busy: Busy,
 ) -> Response<AnswerBody> {
     let target = match target(&request) {
@@ -114,11 +113,16 @@ pub(super) async fn answer(
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return own(StatusCode::METHOD_NOT_ALLOWED, "this method is not forwarded");
     }
-    let found = table.routing.find(&target.host, &target.path);
-    if let Some((port, certificates)) = table.redirect.as_ref().filter(|_| !origin.tls)
-        && certificates.cover(&target.host)
+    let found = match table.routing.route(&target.host, &target.path) {
+        Ok(found) => found,
+        Err(refused) => return own(StatusCode::BAD_REQUEST, refused),
+    };
+    if let Some((hosts, port)) = table.redirect.as_ref().filter(|_| !origin.tls)
+        && hosts.cover(&target.host)
     {
-        return redirect(&target, *port, request.uri());
+        // Without TLS nothing of it is served, also where there is no TLS now.
+        let closed = || own(StatusCode::SERVICE_UNAVAILABLE, "this host has TLS, whose port is not open");
+        return port.map_or_else(closed, |port| redirect(&target, port, request.uri()));
     }
     let Some((service, servers)) = found.and_then(|number| table.pools.get(number)) else {
         return own(StatusCode::NOT_FOUND, "no rule of the Ingress matches this host and path");
@@ -135,7 +139,7 @@ pub(super) async fn answer(
             return own(StatusCode::BAD_GATEWAY, "the server switched protocols without being asked");
         };
         let server = hyper::upgrade::on(&mut response);
-        tokio::spawn(tunnel(client, server, ended.clone(), (lease, busy)));
+        tokio::spawn(tunnel(client, server, entry.activity.stop.clone(), (lease, busy, entry)));
         return switched(&response);
     }
     incoming(response, lease, busy)
@@ -152,7 +156,7 @@ struct Target {
     path: String,
 }
 
-/// Reads host and path; a text that says why not otherwise.
+/// Reads host and path; the reason where there are none.
 fn target(request: &Request<Incoming>) -> Result<Target, &'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let named = hosts.next();
@@ -266,7 +270,7 @@ fn outgoing(
     parts.uri = Uri::from_parts(uri).unwrap_or_default();
     parts.extensions.clear();
     let twice = parts.method.is_idempotent() && body.is_end_stream() && upgrade.is_none();
-    let again = twice.then(|| Request::from_parts(parts.clone(), Either::Right(Empty::new())));
+    let again = twice.then(|| parts.clone());
     let (body, passed) = Sent::new(body);
     Outgoing { request: Request::from_parts(parts, Either::Left(body)), again, parts: passed }
 }
@@ -282,11 +286,31 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Who asked, by which scheme and host. What the client says of that itself is not believed.
+/// Whether a header is what a proxy tells a server of the client, or may be taken for it: servers that hand headers over
+/// as variables (CGI, WSGI, Rack) make no difference between `_` and `-`.
+fn is_of_proxies(name: &HeaderName) -> bool {
+    const NAMES: [&str; 9] = [
+        "forwarded",
+        "x-real-ip",
+        "x-scheme",
+        "x-url-scheme",
+        "x-original-forwarded-for",
+        "front-end-https",
+        "client-ip",
+        "x-client-ip",
+        "true-client-ip",
+    ];
+    let name = name.as_str();
+    name.contains('_') || name.starts_with("x-forwarded-") || NAMES.contains(&name)
+}
+
+/// Who asked, by which scheme and host. Headers of the client about that are not passed on.
 fn forwarded(headers: &mut HeaderMap, target: &Target, origin: Origin) {
-    headers.remove(header::FORWARDED);
+    let told: Vec<HeaderName> = headers.keys().filter(|name| is_of_proxies(name)).cloned().collect();
+    for name in told {
+        headers.remove(name);
+    }
     let mut set = |name: HeaderName, value: &str| {
-        headers.remove(&name);
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
@@ -358,6 +382,14 @@ fn failure(reason: Unanswered, service: &str) -> Response<AnswerBody> {
         Unanswered::Unreached => (StatusCode::BAD_GATEWAY, "accepts no connection"),
         Unanswered::Late => (StatusCode::GATEWAY_TIMEOUT, "took too long"),
         Unanswered::Broken => (StatusCode::BAD_GATEWAY, "closed the connection without a whole answer"),
+        Unanswered::Unreadable => (
+            StatusCode::BAD_GATEWAY,
+            "answered with what is no HTTP, or with a head of more than 64 KiB or 100 lines",
+        ),
+        Unanswered::Full => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "cannot be asked now: the HTTP proxy has as many connections to machines as it may",
+        ),
     };
     own(status, &format!("the Service {service} {text}"))
 }

@@ -29,7 +29,12 @@ pub(crate) struct Proxy {
     wanted: watch::Sender<Option<Wanted>>,
     report: Mutex<Report>,
     since: Instant,
+    /// The process that was asked last to go on as this program, and when.
+    replaced: Mutex<Option<(u32, Instant)>>,
 }
+
+/// After a program that did not take over it is tried again.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// How long the addresses of machines that run already may take to be known. Until then what the proxy serves since
 /// before is better than what is known.
@@ -38,7 +43,12 @@ const SETTLING: Duration = Duration::from_secs(10);
 impl Proxy {
     /// Nothing is known to be wanted yet: one that runs serves what it did.
     pub(crate) fn new() -> Self {
-        Self { wanted: watch::Sender::new(None), report: Mutex::default(), since: Instant::now() }
+        Self {
+            wanted: watch::Sender::new(None),
+            report: Mutex::default(),
+            since: Instant::now(),
+            replaced: Mutex::default(),
+        }
     }
 
     /// Whether addresses of machines may not be known yet.
@@ -86,6 +96,19 @@ impl Proxy {
         }
     }
 
+    /// Whether the proxy is to go on as the program at the path of this one. That may be an older program than this one by
+    /// now, and so may the successor be: it is left as it is.
+    fn is_to_be_replaced(&self, report: &Report) -> bool {
+        let is_older =
+            report.hello.as_ref().is_some_and(|running| running.is_older_than(&Hello::of_this_program()));
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = replaced.is_none_or(|(pid, at)| pid == report.pid && at.elapsed() > AGAIN);
+        if is_older && is_due {
+            *replaced = Some((report.pid, Instant::now()));
+        }
+        is_older && is_due
+    }
+
     /// Gives the proxy what is wanted, and asks for reports until something else is.
     async fn serve(
         &self,
@@ -95,7 +118,7 @@ impl Proxy {
     ) -> io::Result<()> {
         let mut client = reach(home).await?;
         let mut report = client.call(&Call::Apply(wanted)).await?;
-        if report.hello.as_ref().is_some_and(|running| running.is_older_than(&Hello::of_this_program())) {
+        if self.is_to_be_replaced(&report) {
             client.call(&Call::Replace(home.executable.clone())).await?;
             // Its successor listens on the same socket, and serves the same.
             return Ok(());
@@ -126,7 +149,7 @@ async fn reach(home: &Home) -> io::Result<Client> {
         } else if Instant::now() > given_up {
             let log = home.log();
             return Err(io::Error::other(format!(
-                "it does not start ({error}); {} may tell why",
+                "it does not start ({error}); {} may have the reason",
                 log.display()
             )));
         }
@@ -145,4 +168,31 @@ pub(crate) async fn end(home: &Home) -> io::Result<()> {
 
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_stays_older_is_replaced_once_and_one_that_stays_the_same_again_after_a_pause() {
+        let proxy = Proxy::new();
+        let report = |pid: u32, version: &str| {
+            let hello = Hello { version: version.into(), pid, ..Hello::of_this_program() };
+            Report { pid, hello: Some(hello), ..Report::default() }
+        };
+        let pause = || {
+            let mut replaced = proxy.replaced.lock().unwrap();
+            *replaced = replaced.and_then(|(pid, at)| Some((pid, at.checked_sub(AGAIN)?)));
+        };
+        assert!(!proxy.is_to_be_replaced(&report(1, env!("CARGO_PKG_VERSION"))));
+        assert!(proxy.is_to_be_replaced(&report(1, "0.0.0")));
+        assert!(!proxy.is_to_be_replaced(&report(1, "0.0.0")));
+        pause();
+        assert!(proxy.is_to_be_replaced(&report(1, "0.0.0")));
+        // Its successor is older as well: so is the program at the path.
+        assert!(!proxy.is_to_be_replaced(&report(2, "0.0.0")));
+        pause();
+        assert!(!proxy.is_to_be_replaced(&report(2, "0.0.0")));
+    }
 }

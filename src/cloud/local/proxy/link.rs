@@ -2,7 +2,8 @@
 //! either can be started anew with all of them.
 //!
 //! A message is a line: `keep NAME` with a descriptor, `forget NAME`, `all` once everything was handed over, `leave` from
-//! a carrier in whose place another one is to be started, `end` from one after which nothing is to be started.
+//! a carrier in whose place another one is to be started, `ready` or `unready` from that one (the guardian passes `ready`
+//! on to the one before), `end` from one after which nothing is to be started.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -30,8 +31,12 @@ pub(super) enum Word {
     Forget(String),
     /// Everything was handed over.
     All,
-    /// Start another carrier: this one accepts no more.
+    /// Start another carrier, which is to take over from this one.
     Leave,
+    /// From a carrier: it serves what it was handed. From a guardian, to the carrier before: another one does.
+    Ready,
+    /// From a carrier: it cannot read what it is to serve.
+    Unready,
     /// Close everything and end.
     End,
 }
@@ -44,6 +49,11 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         rustix::net::sockopt::set_socket_timeout(end, rustix::net::sockopt::Timeout::Send, Some(PATIENCE))?;
     }
     Ok((ours, theirs))
+}
+
+/// Has [`receive`] fail when nothing comes within `patience`; `None` waits for ever.
+pub(super) fn wait_for(link: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_timeout(link, rustix::net::sockopt::Timeout::Recv, patience)?)
 }
 
 /// Sends a line, with a descriptor.
@@ -110,6 +120,8 @@ fn word(line: &[u8], descriptor: Option<OwnedFd>) -> Option<Word> {
         "forget" => Some(Word::Forget(name.to_owned())),
         "all" => Some(Word::All),
         "leave" => Some(Word::Leave),
+        "ready" => Some(Word::Ready),
+        "unready" => Some(Word::Unready),
         "end" => Some(Word::End),
         _ => None,
     }

@@ -3,7 +3,7 @@
 //! It is two processes beside the local cloud's own ([`process`]). The *carrier* serves requests ([`server`]); the
 //! *guardian* holds a copy of each of its sockets and of what it serves, and starts another carrier when it ends. Neither
 //! needs the local cloud to go on. The local cloud gives the carrier a value, [`Wanted`], over a socket in its folder
-//! ([`control`]), and gets a [`Report`].
+//! ([`control`]), and gets a [`wanted::Report`].
 //!
 //! HTTP is parsed by hyper, TLS is rustls'. [`routing`] is pure.
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,12 @@ const CLIENTS: usize = 4096;
 /// The time that requests under way get when another program takes over.
 const LEAVING: Duration = Duration::from_secs(30);
 
+/// The time that a carrier of another program gets until it serves; the one before goes on meanwhile.
+const TAKING_OVER: Duration = Duration::from_secs(10);
+
+/// How often a carrier that leaves tells its successor what is under way in it.
+const TELL: Duration = Duration::from_millis(100);
+
 /// A carrier that ends within this time was started in vain: the next one is started after a pause.
 const PROVEN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -64,7 +70,7 @@ fn start(
 ) -> io::Result<(Child, OwnedFd)> {
     let (ours, theirs) = link::pair()?;
     let log = File::options().create(true).append(true).open(home.log())?;
-    let child = Command::new(program)
+    let mut child = Command::new(program)
         .args([VERB, role])
         .env_clear()
         .envs(home.environment.iter().map(|(name, value)| (name, value)))
@@ -73,8 +79,18 @@ fn start(
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()?;
-    link::send_all(ours.as_fd(), kept)?;
+    if let Err(error) = link::send_all(ours.as_fd(), kept) {
+        // With a part of what is kept it would be a second proxy beside this one.
+        end(&mut child);
+        return Err(error);
+    }
     Ok((child, ours))
+}
+
+/// Kills a process that was started in vain.
+fn end(child: &mut Child) {
+    drop(child.kill());
+    drop(child.wait());
 }
 
 /// Starts a proxy that serves nothing yet. It outlives this process.
@@ -109,16 +125,33 @@ fn keep_watch(home: &Home) -> io::Result<()> {
     let mut kept = BTreeMap::new();
     let mut children: Vec<Child> = Vec::new();
     let (mut started, mut pause) = (Instant::now(), FIRST_PAUSE);
-    let mut is_first = true;
+    let (mut is_first, mut is_whole) = (true, false);
+    // The carrier before, until the one that is to take over from it serves.
+    let mut before: Option<OwnedFd> = None;
     loop {
         let word = link::receive(link.as_fd());
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         match word {
             Ok(Some(Word::Keep(name, descriptor))) => drop(kept.insert(name, descriptor)),
             Ok(Some(Word::Forget(name))) => drop(kept.remove(&name)),
-            Ok(Some(Word::All)) => {}
+            Ok(Some(Word::All)) => is_whole = true,
             Ok(Some(Word::End)) => return Ok(()),
-            Ok(Some(Word::Leave) | None) | Err(_) => {
+            Ok(Some(Word::Ready)) => {
+                if let Some(before) = before.take() {
+                    link::wait_for(link.as_fd(), None)?;
+                    drop(link::send(before.as_fd(), "ready", None));
+                }
+            }
+            Ok(Some(Word::Unready)) if before.is_none() => {}
+            // It did not take over: the carrier before goes on, with its own guardian.
+            Ok(Some(Word::Unready | Word::Leave) | None) | Err(_) if before.is_some() => {
+                children.iter_mut().for_each(end);
+                return Ok(());
+            }
+            // Whoever handed this over has ended half way, or has given up.
+            Ok(None) | Err(_) if !kept.is_empty() && !is_whole => return Ok(()),
+            Ok(Some(Word::Leave | Word::Unready) | None) | Err(_) => {
+                let is_taking_over = matches!(word, Ok(Some(Word::Leave)));
                 // Without its folder there is nothing to serve.
                 if !home.state.exists() {
                     return Ok(());
@@ -130,9 +163,19 @@ fn keep_watch(home: &Home) -> io::Result<()> {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 (is_first, started) = (false, Instant::now());
-                if let Ok((child, next)) = start(home, &home.executable, CARRY, &kept) {
-                    children.push(child);
-                    link = next;
+                match start(home, &home.executable, CARRY, &kept) {
+                    Ok((child, next)) => {
+                        children.push(child);
+                        // From here on, what is kept comes from a carrier of its own.
+                        is_whole = true;
+                        let last = std::mem::replace(&mut link, next);
+                        if is_taking_over {
+                            link::wait_for(link.as_fd(), Some(TAKING_OVER))?;
+                            before = Some(last);
+                        }
+                    }
+                    Err(error) if is_taking_over => return Err(error),
+                    Err(_) => {}
                 }
             }
         }
@@ -156,7 +199,7 @@ impl Kept {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a descriptor here and at the guardian. One that is gone learns of it when it is started anew.
+    /// Keeps a descriptor here and at the guardian. One that is gone is given it when it is started anew.
     fn hold(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let mut inside = self.inside();
         inside.kept.insert(name.to_owned(), descriptor.try_clone_to_owned()?);
@@ -174,17 +217,40 @@ impl Kept {
         drop(link::send(inside.link.as_fd(), &format!("forget {name}"), None));
     }
 
-    /// Tells the guardian.
-    fn say(&self, line: &str) {
+    /// Sends a line to the guardian.
+    fn send(&self, line: &str) {
         drop(link::send(self.inside().link.as_fd(), line, None));
     }
 
-    /// Starts another guardian, of `program`, in the place of this one.
-    fn replace_guardian(&self, home: &Home, program: &Path) -> io::Result<OwnedFd> {
+    /// Starts another guardian in the place of one that ended.
+    fn replace_guardian(&self, home: &Home) -> io::Result<()> {
+        let mut inside = self.inside();
+        let (mut child, link) = start(home, &home.executable, GUARD, &inside.kept)?;
+        std::thread::spawn(move || child.wait());
+        inside.link = link;
+        Ok(())
+    }
+
+    /// Has another `program` take over, and waits until it serves. After an error this process and its guardian go on.
+    fn hand_over(&self, home: &Home, program: &Path) -> io::Result<()> {
         let mut inside = self.inside();
         let (mut child, link) = start(home, program, GUARD, &inside.kept)?;
+        let taken_over = || -> io::Result<()> {
+            link::wait_for(link.as_fd(), Some(TAKING_OVER + PROVEN))?;
+            link::send(link.as_fd(), "leave", None)?;
+            match link::receive(link.as_fd())? {
+                Some(Word::Ready) => Ok(()),
+                _ => Err(io::Error::other("the other program does not serve")),
+            }
+        };
+        if let Err(error) = taken_over() {
+            end(&mut child);
+            return Err(error);
+        }
         std::thread::spawn(move || child.wait());
-        Ok(std::mem::replace(&mut inside.link, link))
+        let old = std::mem::replace(&mut inside.link, link);
+        drop(link::send(old.as_fd(), "end", None));
+        Ok(())
     }
 }
 
@@ -202,7 +268,7 @@ impl Sockets for Kept {
     }
 }
 
-/// Is the carrier until it is told to end, or its folder is gone.
+/// Is the carrier until its end is requested, or its folder is gone.
 pub fn carry(home: &Home) -> Result<(), CloudError> {
     let failed = CloudError::file("serve HTTP for", &home.state);
     // Before there are other threads, which would not be confined.
@@ -225,7 +291,7 @@ async fn serve(home: &Home) -> io::Result<()> {
             Some(Word::All) => break,
             // Nobody started this process to carry.
             Some(Word::End) | None => return Ok(()),
-            Some(Word::Forget(_) | Word::Leave) => {}
+            Some(_) => {}
         }
     }
     let kept = Arc::new(Kept { inside: Mutex::new(Inside { link, kept }) });
@@ -233,10 +299,15 @@ async fn serve(home: &Home) -> io::Result<()> {
     let server = Server::new(limit, Arc::clone(&kept) as Arc<dyn Sockets>);
     let mut state = Wanted::default();
     if let Some(memory) = kept.held(STATE) {
-        state = read_state(memory).unwrap_or_default();
+        match read_state(memory) {
+            Ok(read) => state = read,
+            // Of a program with another form of it. Who is to take over does not; the local cloud gives it to others.
+            Err(_) => kept.send("unready"),
+        }
         server.apply(&state);
     }
     let listener = control_listener(home, &kept)?;
+    kept.send("ready");
     let carrier = Carrier {
         home: home.clone(),
         kept,
@@ -244,6 +315,8 @@ async fn serve(home: &Home) -> io::Result<()> {
         state: Mutex::new(state),
         parting: AtomicBool::new(false),
         ending: CancellationToken::new(),
+        told: CancellationToken::new(),
+        leaving: Mutex::default(),
     };
     let carrier = Arc::new(carrier);
     let watching = Arc::clone(&carrier);
@@ -264,7 +337,10 @@ async fn serve(home: &Home) -> io::Result<()> {
     }
     drop(listener);
     drop(place.await);
-    carrier.server.leave(LEAVING).await;
+    tokio::select! {
+        () = carrier.server.leave(LEAVING) => {}
+        () = carrier.tell_successor() => {}
+    }
     Ok(())
 }
 
@@ -301,36 +377,87 @@ struct Carrier {
     kept: Arc<Kept>,
     server: Arc<Server>,
     state: Mutex<Wanted>,
-    /// Set before the guardian is told to end: nobody starts another one then.
+    /// Set before the guardian is sent `end`: nobody starts another one then.
     parting: AtomicBool,
     ending: CancellationToken,
+    /// Cancelled when a successor knows what is under way here.
+    told: CancellationToken,
+    /// Requests under way in processes before this one, by their connections.
+    leaving: Mutex<BTreeMap<u64, BTreeMap<String, u32>>>,
+}
+
+/// What a process before this one told, for as long as its connection lives.
+struct Told<'c>(&'c Carrier, u64);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.leaving().remove(&self.1);
+    }
 }
 
 impl Carrier {
+    fn leaving(&self) -> MutexGuard<'_, BTreeMap<u64, BTreeMap<String, u32>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is served, with what is under way in processes before this one.
+    fn report(&self) -> Report {
+        let hello = Hello::of_this_program();
+        let mut report = Report { pid: hello.pid, hello: Some(hello), ..self.server.report() };
+        for (machine, requests) in self.leaving().values().flatten() {
+            *report.active.entry(machine.clone()).or_default() += requests;
+        }
+        report
+    }
+
+    /// Tells the process that has taken over which requests are under way here, until it is dropped.
+    async fn tell_successor(&self) {
+        loop {
+            if let Ok(mut client) = control::Client::connect(&self.home.state).await {
+                while client.call(&Call::Leaving(self.report().active)).await.is_ok() {
+                    self.told.cancel();
+                    tokio::time::sleep(TELL).await;
+                }
+            }
+            tokio::time::sleep(TELL).await;
+        }
+    }
+
     /// Answers one client of the control socket.
     async fn converse(self: Arc<Self>, mut stream: UnixStream) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let told = Told(&self, NEXT.fetch_add(1, Ordering::Relaxed));
         loop {
             let call = tokio::select! {
                 call = control::read::<Call>(&mut stream) => call,
                 () = self.ending.cancelled() => return,
             };
             let Ok(Some(call)) = call else { return };
-            let ends = self.take(call);
-            let hello = Hello::of_this_program();
-            let report = Report { pid: hello.pid, hello: Some(hello), ..self.server.report() };
-            drop(control::write(&mut stream, &report).await);
+            let is_replaced = matches!(call, Call::Replace(_));
+            let ends = self.take(call, told.1);
+            let report = self.report();
             if ends {
                 self.ending.cancel();
+                if is_replaced {
+                    // Who asked may count on its next report.
+                    drop(tokio::time::timeout(PROVEN, self.told.cancelled()).await);
+                }
             }
+            drop(control::write(&mut stream, &report).await);
         }
     }
 
-    /// Does what is asked; whether this process ends.
-    fn take(&self, call: Call) -> bool {
+    /// Does what is asked by a connection; whether this process ends.
+    fn take(&self, call: Call, connection: u64) -> bool {
         match call {
             Call::Report => false,
-            Call::Apply(wanted) => {
+            Call::Leaving(active) => {
+                self.leaving().insert(connection, active);
+                false
+            }
+            Call::Apply(mut wanted) => {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                wanted.keep_certificates(&state);
                 // Before it is served: a successor serves it, wherever this process is killed.
                 if *state != wanted
                     && let Ok(memory) = write_state(&wanted)
@@ -343,12 +470,12 @@ impl Carrier {
             }
             Call::Replace(program) => {
                 self.parting.store(true, Ordering::Relaxed);
-                let replaced = self.kept.replace_guardian(&self.home, &program);
-                if let Ok(old) = &replaced {
-                    drop(link::send(old.as_fd(), "end", None));
-                    self.kept.say("leave");
-                }
-                // After a failure it goes on as it is, and is asked again.
+                let replaced = tokio::task::block_in_place(|| {
+                    // What the other one is handed stays what is served here.
+                    let _state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.kept.hand_over(&self.home, &program)
+                });
+                // After a failure it goes on as it is.
                 self.parting.store(replaced.is_ok(), Ordering::Relaxed);
                 replaced.is_ok()
             }
@@ -363,7 +490,7 @@ impl Carrier {
     /// Has the guardian end, and nothing start another one. Ports are free at once, also while requests are under way.
     fn part(&self) {
         self.parting.store(true, Ordering::Relaxed);
-        self.kept.say("end");
+        self.kept.send("end");
         self.kept.inside().kept.clear();
     }
 
@@ -371,7 +498,7 @@ impl Carrier {
     fn watch_guardian(&self) {
         loop {
             let Ok(link) = self.kept.inside().link.try_clone() else { return };
-            // A guardian says nothing: this returns when it ends.
+            // A guardian sends nothing: this returns when it ends.
             while matches!(link::receive(link.as_fd()), Ok(Some(_))) {}
             if self.parting.load(Ordering::Relaxed) {
                 return;
@@ -382,7 +509,7 @@ impl Carrier {
                 place(inside.link.as_fd()) == place(link.as_fd())
             };
             let replaced = !is_same(&self.kept.inside());
-            if !replaced && self.kept.replace_guardian(&self.home, &self.home.executable).is_err() {
+            if !replaced && self.kept.replace_guardian(&self.home).is_err() {
                 std::thread::sleep(FIRST_PAUSE);
             }
         }

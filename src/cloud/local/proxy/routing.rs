@@ -5,7 +5,8 @@
 //! goes to the default backend, as listener rules of the other clouds do.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 
 use crate::plan::fleet::HttpRule;
 
@@ -49,7 +50,9 @@ impl Routing {
     pub fn new(rules: &[HttpRule], default: Option<usize>) -> Self {
         let mut routing = Self { default, ..Self::default() };
         for rule in rules {
-            let path = Path { text: rule.path.clone(), exact: rule.exact, backend: rule.backend };
+            // As paths of requests are compared. One that no request has stays as it is written.
+            let text = normal(&rule.path).map_or_else(|| rule.path.clone(), Cow::into_owned);
+            let path = Path { text, exact: rule.exact, backend: rule.backend };
             let host = rule.host.as_deref().filter(|host| !host.is_empty()).map(str::to_ascii_lowercase);
             let paths = match host {
                 None => &mut routing.any,
@@ -74,6 +77,82 @@ impl Routing {
         let lists = [self.exact.get(host), wildcard(), Some(&self.any)];
         let mut paths = lists.into_iter().flatten().flatten();
         paths.find(|known| known.takes(path)).map(|known| known.backend).or(self.default)
+    }
+
+    /// The same where every server reads the path in one way, or where all readings lead to one backend; otherwise why
+    /// the request is refused: the server would be asked for what another rule is about.
+    pub fn route(&self, host: &str, path: &str) -> Result<Option<usize>, &'static str> {
+        let found = self.find(host, path);
+        if readings(path).iter().all(|reading| self.find(host, reading) == found) {
+            return Ok(found);
+        }
+        Err("servers read this path in several ways, and rules of the Ingress send them to several Services")
+    }
+}
+
+/// Other paths that servers take a path for: empty elements are left out, a backslash or a slash that is encoded is a
+/// slash, and what follows a `;` belongs to no name.
+fn readings(path: &str) -> Vec<String> {
+    let marks = ["//", ";", "\\", "%2F", "%5C"];
+    if !marks.iter().any(|mark| path.contains(mark)) {
+        return Vec::new();
+    }
+    let without_parameters = |path: &str| {
+        let names: Vec<&str> =
+            path.split('/').map(|element| element.split(';').next().unwrap_or_default()).collect();
+        names.join("/")
+    };
+    let mut readings = vec![path.to_owned()];
+    let ways: [&dyn Fn(&str) -> String; 4] =
+        [&without_parameters, &with_slashes, &without_parameters, &|path| {
+            let names: Vec<&str> = path.split('/').filter(|element| !element.is_empty()).collect();
+            let end = if path.ends_with('/') && !names.is_empty() { "/" } else { "" };
+            format!("/{}{end}", names.join("/"))
+        }];
+    for read in ways {
+        let more: Vec<String> = readings.iter().map(|reading| read(reading)).collect();
+        readings.extend(more);
+        readings.sort();
+        readings.dedup();
+    }
+    readings
+}
+
+/// With slashes in the place of what some servers take for one.
+fn with_slashes(path: &str) -> String {
+    path.replace("%2F", "/").replace("%5C", "/").replace('\\', "/")
+}
+
+/// Hosts, as rules have them.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    exact: HashSet<String>,
+    /// By what follows `*`, with its dot.
+    wildcard: HashSet<String>,
+    all: bool,
+}
+
+impl Hosts {
+    /// These, with `*.` in front of some; `None` is every host.
+    pub fn new(hosts: &[Option<String>]) -> Self {
+        let mut known = Self::default();
+        for host in hosts {
+            let Some(host) = host.as_deref().map(str::to_ascii_lowercase) else {
+                known.all = true;
+                continue;
+            };
+            match host.strip_prefix('*') {
+                Some(suffix) => known.wildcard.insert(suffix.to_owned()),
+                None => known.exact.insert(host),
+            };
+        }
+        known
+    }
+
+    /// Whether a host as [`host`] returned it is one of them.
+    pub fn cover(&self, host: &str) -> bool {
+        let suffix = || host.find('.').map(|dot| &host[dot..]);
+        self.all || self.exact.contains(host) || suffix().is_some_and(|suffix| self.wildcard.contains(suffix))
     }
 }
 
@@ -101,35 +180,37 @@ fn is_port(text: &str) -> bool {
         || text.strip_prefix(':').is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
 }
 
-/// A path as rules are compared with it: letters, digits and `-._~` that are percent-encoded without need are decoded.
+/// A path as rules are compared with it: letters, digits and `-._~` that are percent-encoded without need are decoded,
+/// what is beyond ASCII is encoded, digits of encodings are capitals (RFC 3986, 6.2.2).
 /// `None` for one with the elements `.` or `..`, in any encoding: a server may resolve them, and would be asked for what
 /// another rule is about. Clients resolve them before they ask.
 pub fn normal(path: &str) -> Option<Cow<'_, str>> {
-    let decoded = if path.contains('%') { Cow::Owned(decode(path)?) } else { Cow::Borrowed(path) };
+    let is_plain = path.is_ascii() && !path.contains('%');
+    let decoded = if is_plain { Cow::Borrowed(path) } else { Cow::Owned(decode(path)?) };
     // Some servers take a backslash, or a slash that is encoded, for a slash.
     let is_dots = |element: &str| matches!(element, "." | "..");
-    if decoded.contains('.') {
-        let plain = decoded.replace("%2f", "/").replace("%2F", "/").replace("%5c", "/").replace("%5C", "/");
-        if plain.split(['/', '\\']).any(|element| is_dots(element.split(';').next().unwrap_or_default())) {
-            return None;
-        }
+    let element_is_dots = |element: &str| is_dots(element.split(';').next().unwrap_or_default());
+    if decoded.contains('.') && with_slashes(&decoded).split('/').any(element_is_dots) {
+        return None;
     }
     Some(decoded)
 }
 
-/// Decodes what needs no encoding; `None` where two digits do not follow a `%`.
+/// Decodes what needs no encoding, and encodes what does; `None` where two digits do not follow a `%`.
 fn decode(path: &str) -> Option<String> {
-    let mut parts = path.split('%');
-    let mut decoded = parts.next()?.to_owned();
-    for part in parts {
-        let byte = u8::from_str_radix(part.get(..2).filter(|digits| !digits.starts_with('+'))?, 16).ok()?;
+    let mut decoded = String::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut digit = || char::from(bytes.next()?).to_digit(16);
+        let (byte, encoded) = match byte {
+            b'%' => (u8::try_from(digit()? * 16 + digit()?).ok()?, true),
+            byte => (byte, !byte.is_ascii()),
+        };
         let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~') {
+        if !encoded || c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~') {
             decoded.push(c);
-            decoded.push_str(&part[2..]);
         } else {
-            decoded.push('%');
-            decoded.push_str(part);
+            let _ = write!(decoded, "%{byte:02X}");
         }
     }
     Some(decoded)
@@ -242,7 +323,8 @@ mod tests {
         for (path, wanted) in [
             ("/a%64min", Some("/admin")),
             ("/a%2Fb", Some("/a%2Fb")),
-            ("/%c3%b6", Some("/%c3%b6")),
+            ("/%c3%b6", Some("/%C3%B6")),
+            ("/\u{f6}", Some("/%C3%B6")),
             ("/a.b/...", Some("/a.b/...")),
             ("/a/../b", None),
             ("/a/%2e%2E/b", None),
@@ -256,6 +338,59 @@ mod tests {
         ] {
             assert_eq!(normal(path).as_deref(), wanted, "{path}");
         }
+    }
+
+    #[test]
+    fn a_path_that_servers_read_in_several_ways_is_refused_where_rules_differ() {
+        let rules = [rule(None, "/", false, 0), rule(None, "/admin", false, 1), rule(None, "/only", true, 2)];
+        let routing = Routing::new(&rules, None);
+        let route = |path: &str| routing.route("h", &normal(path).unwrap());
+        for path in [
+            "//admin",
+            "/admin;x=1",
+            "/%2Fadmin",
+            "/%2fadmin/x",
+            "/\\admin",
+            "/;/admin",
+            "/only;%2f",
+            "///only",
+            "/;x/;y%2F%2Fadmin",
+        ] {
+            assert!(route(path).is_err(), "{path}");
+        }
+        for (path, wanted) in [
+            ("/admin", 1),
+            ("/admin//x;y=1", 1),
+            ("/admin/a%2Fb", 1),
+            ("/x//y", 0),
+            ("/x;y=1/z%2F", 0),
+            ("/only", 2),
+            ("/administrator;x", 0),
+        ] {
+            assert_eq!(route(path), Ok(Some(wanted)), "{path}");
+        }
+    }
+
+    #[test]
+    fn rules_match_however_a_path_is_encoded() {
+        for (written, asked) in
+            [("/a%64min", "/admin"), ("/\u{f6}", "/%c3%b6"), ("/caf%C3%A9", "/caf%c3%a9"), ("/a b", "/a b")]
+        {
+            let routing = Routing::new(&[rule(None, written, true, 0)], None);
+            assert_eq!(routing.find("h", &normal(asked).unwrap()), Some(0), "{written}");
+            assert_eq!(routing.find("h", &normal(written).unwrap()), Some(0), "{written}");
+        }
+    }
+
+    #[test]
+    fn hosts_with_tls_are_found_as_rules_have_them() {
+        let hosts = Hosts::new(&["A.test", "*.b.test"].map(|host| Some(host.to_owned())));
+        for (host, wanted) in
+            [("a.test", true), ("x.b.test", true), ("b.test", false), ("x.y.b.test", false), ("", false)]
+        {
+            assert_eq!(hosts.cover(host), wanted, "{host}");
+        }
+        assert!(Hosts::new(&[None]).cover("any"));
     }
 
     proptest::proptest! {

@@ -15,14 +15,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::backend::{MAX_HEAD, Registry, Servers, WINDOW};
-use super::connection::{Busy, Connections, SILENCES, Silences, Watched};
+use super::backend::{HEADERS, MAX_HEAD, Registry, Servers, WINDOW};
+use super::connection::{Busy, Connections, Entry, SILENCES, Silences, Watched};
 use super::forward::{self, Origin, Table};
-use super::routing::Routing;
+use super::routing::{Hosts, Routing};
 use super::tls::{self, Certificates};
 use super::wanted::{Bound, Front, Report, Wanted};
 
@@ -34,9 +34,6 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// Requests at a time on one connection of HTTP/2.
 const STREAMS: u32 = 128;
-
-/// Headers of one request.
-const HEADERS: usize = 100;
 
 /// After an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -99,8 +96,8 @@ impl Shared {
 /// What all connections share.
 #[derive(Debug)]
 struct Common {
-    connections: Connections,
-    room: Semaphore,
+    connections: Arc<Connections>,
+    room: Arc<Semaphore>,
     builder: auto::Builder<TokioExecutor>,
     requests: AtomicU64,
     leaving: CancellationToken,
@@ -116,7 +113,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves nothing yet, and at most `limit` clients at a time. Called inside a runtime.
+    /// Serves nothing yet; at most `limit` clients at a time, over as many connections to machines. Called inside a runtime.
     pub(crate) fn new(limit: usize, sockets: Arc<dyn Sockets>) -> Arc<Self> {
         Self::with(limit, sockets, SILENCES)
     }
@@ -124,13 +121,14 @@ impl Server {
     /// The same with other limits of silence.
     pub(crate) fn with(limit: usize, sockets: Arc<dyn Sockets>, silences: Silences) -> Arc<Self> {
         let common = Common {
-            connections: Connections::new(silences),
-            room: Semaphore::new(limit),
+            connections: Arc::new(Connections::new(silences)),
+            room: Arc::new(Semaphore::new(limit)),
             builder: builder(),
             requests: AtomicU64::new(0),
             leaving: CancellationToken::new(),
         };
-        let server = Arc::new(Self { common: Arc::new(common), running: Mutex::default(), sockets, limit });
+        let running = Mutex::new((BTreeMap::new(), Registry::new(limit)));
+        let server = Arc::new(Self { common: Arc::new(common), running, sockets, limit });
         let weak = Arc::downgrade(&server);
         tokio::spawn(async move {
             loop {
@@ -171,9 +169,7 @@ impl Server {
             let table = Table {
                 routing: Routing::new(&front.rules, front.default),
                 pools: pools.collect::<Vec<(String, Arc<Servers>)>>(),
-                redirect: https
-                    .filter(|_| front.redirect)
-                    .map(|port| (port, Arc::clone(&running.shared.certificates))),
+                redirect: front.redirect.then(|| (Hosts::new(&front.tls), https)),
             };
             *running.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
             // Last: whoever connects is answered by these rules, and a redirect names a port.
@@ -194,7 +190,7 @@ impl Server {
 
     /// Opens the ports of a front that are not open, and closes that of TLS where it is not wanted any more.
     fn open(&self, id: &str, front: &Front, running: &mut Running) -> Vec<Opened> {
-        let wants_tls = !front.certificates.is_empty();
+        let wants_tls = front.has_tls();
         if !wants_tls && running.https.take().is_some() {
             self.sockets.forget(&name(TLS, id));
         }
@@ -259,12 +255,19 @@ impl Server {
             let environment = id.split('/').next().unwrap_or_default().to_owned();
             report.warnings.entry(environment).or_default().extend(front.warnings.iter().cloned());
         }
-        if self.common.room.available_permits() == 0 {
-            let full =
-                format!("the HTTP proxy has {} clients, as many as it may; further ones wait", self.limit);
-            for warnings in report.warnings.values_mut() {
-                warnings.push(full.clone());
-            }
+        let limit = self.limit;
+        let is_crowded = self.common.room.available_permits() == 0;
+        let clients = is_crowded
+            .then(|| format!("the HTTP proxy has {limit} clients, as many as it may; further ones wait"));
+        let machines = registry.is_full().then(|| {
+            format!(
+                "the HTTP proxy has {limit} connections to machines, as many as it may; further requests wait, or are \
+                 answered with 503"
+            )
+        });
+        let full: Vec<String> = clients.into_iter().chain(machines).collect();
+        for warnings in report.warnings.values_mut() {
+            warnings.extend(full.iter().cloned());
         }
         report.warnings.retain(|_, warnings| !warnings.is_empty());
         report
@@ -315,7 +318,7 @@ fn bind(host: Ipv4Addr, port: u16) -> io::Result<StdListener> {
     Ok(listener)
 }
 
-/// How connections are served. HTTP/1.1 and HTTP/2 are told apart by their first bytes.
+/// How connections are served. Their first bytes show whether they are of HTTP/1.1 or HTTP/2.
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -336,7 +339,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Accepts until it is told to stop. Connections go on after that.
+/// Accepts until `stop` is cancelled. Connections go on after that.
 async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
@@ -355,16 +358,12 @@ async fn accept(
         };
         let (shared, common, acceptor) = (Arc::clone(&shared), Arc::clone(&common), acceptor.clone());
         // One client waits here, the others in the kernel's queue.
-        let room = tokio::select! {
-            room = common.room.acquire() => room.map(tokio::sync::SemaphorePermit::forget).is_ok(),
+        let place = tokio::select! {
+            place = Arc::clone(&common.room).acquire_owned() => place,
             () = stop.cancelled() => return,
         };
-        tokio::spawn(async move {
-            connection(stream, client, &shared, &common, acceptor).await;
-            if room {
-                common.room.add_permits(1);
-            }
-        });
+        let Ok(place) = place else { return };
+        tokio::spawn(async move { connection(stream, client, &shared, &common, acceptor, place).await });
     }
 }
 
@@ -374,21 +373,22 @@ async fn connection(
     shared: &Arc<Shared>,
     common: &Arc<Common>,
     acceptor: Option<TlsAcceptor>,
+    place: OwnedSemaphorePermit,
 ) {
     let Ok(local) = stream.local_addr() else { return };
     drop(stream.set_nodelay(true));
-    let entry = common.connections.enter(&shared.ended);
+    let entry = Arc::new(common.connections.enter(&shared.ended, place));
     let stream = Watched::new(stream, &entry.activity);
     let origin = Origin { client: client.ip(), local, tls: acceptor.is_some() };
     match acceptor {
-        None => serve(stream, origin, shared, common, &entry.activity).await,
+        None => serve(stream, origin, shared, common, &entry).await,
         Some(acceptor) => {
             let shaken = tokio::select! {
                 shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
                 () = entry.activity.stop.cancelled() => return,
             };
             if let Ok(Ok(stream)) = shaken {
-                serve(stream, origin, shared, common, &entry.activity).await;
+                serve(stream, origin, shared, common, &entry).await;
             }
         }
     }
@@ -399,13 +399,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     origin: Origin,
     shared: &Arc<Shared>,
     common: &Arc<Common>,
-    activity: &Arc<super::connection::Activity>,
+    entry: &Arc<Entry>,
 ) {
+    let activity = &entry.activity;
     let service = service_fn(|request: Request<Incoming>| {
         let busy = Busy::new(activity, request.version());
         common.requests.fetch_add(1, Ordering::Relaxed);
-        let (table, ended) = (shared.table(), activity.stop.clone());
-        async move { Ok::<_, Infallible>(forward::answer(&table, origin, request, &ended, busy).await) }
+        let (table, entry) = (shared.table(), Arc::clone(entry));
+        async move { Ok::<_, Infallible>(forward::answer(&table, origin, request, entry, busy).await) }
     });
     let served = common.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);

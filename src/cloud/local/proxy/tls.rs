@@ -29,8 +29,6 @@ struct ByHost {
     /// By what follows `*`, with its dot.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     first: Option<Arc<CertifiedKey>>,
-    /// Whether one of them is for hosts that nobody named.
-    is_for_all: bool,
 }
 
 impl ByHost {
@@ -55,7 +53,6 @@ impl Certificates {
                 }
             };
             next.first.get_or_insert_with(|| Arc::clone(&key));
-            next.is_for_all |= certificate.hosts.is_empty();
             for host in &certificate.hosts {
                 let host = host.to_ascii_lowercase();
                 let (hosts, host) = match host.strip_prefix('*') {
@@ -73,12 +70,6 @@ impl Certificates {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let named = host.map(str::to_ascii_lowercase).and_then(|host| known.of(&host));
         named.or(known.first.as_ref()).cloned()
-    }
-
-    /// Whether there is a certificate for a host in small letters.
-    pub(crate) fn cover(&self, host: &str) -> bool {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.is_for_all || known.of(host).is_some()
     }
 }
 

@@ -22,9 +22,13 @@ pub(crate) struct Front {
     pub(crate) environment: String,
     /// The address on this host. Requests come on port 80, and on 443 with TLS.
     pub(crate) host: Ipv4Addr,
-    /// Certificates, the first one for clients that name no host; without any there is no port for TLS.
+    /// Certificates, the first one for clients that name no host.
     pub(crate) certificates: Vec<Certificate>,
-    /// Whether requests without TLS for hosts that have a certificate are sent to the port with TLS.
+    /// Hosts that have TLS, whether or not there is a certificate now; `None` is every host. Without any, and without
+    /// certificates, there is no port for TLS.
+    #[serde(default)]
+    pub(crate) tls: Vec<Option<String>>,
+    /// Whether requests without TLS for hosts that have it are sent to the port with TLS, and never answered.
     pub(crate) redirect: bool,
     /// Hosts and paths; [`HttpRule::backend`] counts in [`Self::pools`].
     pub(crate) rules: Vec<HttpRule>,
@@ -38,6 +42,30 @@ impl Front {
     /// The name of a front in [`Wanted`].
     pub(crate) fn id(environment: &str, ingress: &crate::manifest::api::Name) -> String {
         format!("{environment}/{}/{}", ingress.namespace, ingress.name)
+    }
+
+    /// Whether it has a port for TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        !self.certificates.is_empty() || !self.tls.is_empty()
+    }
+}
+
+impl Wanted {
+    /// Takes certificates over from what was served `before`, for hosts with TLS that none is given for now: where no new
+    /// one can be read or signed, the one of before is still good.
+    pub(crate) fn keep_certificates(&mut self, before: &Self) {
+        for (id, Front { certificates, tls, .. }) in &mut self.0 {
+            let Some(before) = before.0.get(id) else { continue };
+            for host in tls.iter() {
+                let is_for = |certificate: &&Certificate| match host {
+                    Some(host) => certificate.hosts.contains(host),
+                    None => certificate.hosts.is_empty(),
+                };
+                if !certificates.iter().any(|certificate| is_for(&certificate)) {
+                    certificates.extend(before.certificates.iter().find(is_for).cloned());
+                }
+            }
+        }
     }
 }
 
@@ -119,8 +147,12 @@ pub(crate) enum Call {
     Apply(Wanted),
     /// Report.
     Report,
-    /// Go on as this program: sockets are kept, requests under way are answered by the old process.
+    /// Go on as this program: sockets are kept, requests under way are answered by the old process. Where the program
+    /// does not take over, the old one goes on.
     Replace(std::path::PathBuf),
+    /// From a process that another one has taken over from: the requests that are under way in it, by machine. They
+    /// count until its connection ends.
+    Leaving(BTreeMap<String, u32>),
     /// Close everything and end.
     End,
 }
@@ -128,6 +160,41 @@ pub(crate) enum Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_a_new_certificate_keeps_that_of_before() {
+        let certificate = |host: &str, chain: &str| Certificate {
+            hosts: vec![host.to_owned(), "127.77.1.2".into()],
+            chain: chain.into(),
+            key: PrivateKey(String::new()),
+        };
+        let front = |hosts: &[&str], certificates: Vec<Certificate>| {
+            let front = Front {
+                environment: "e".into(),
+                host: Ipv4Addr::LOCALHOST,
+                certificates,
+                tls: hosts.iter().map(|host| Some((*host).to_owned())).collect(),
+                redirect: true,
+                rules: vec![],
+                default: None,
+                pools: vec![],
+            };
+            Wanted(BTreeMap::from([("e/d/n".to_owned(), front)]))
+        };
+        let before = front(
+            &["a", "b", "c"],
+            vec![certificate("a", "old"), certificate("b", "old"), certificate("c", "old")],
+        );
+        let mut next = front(&["a", "b"], vec![certificate("b", "new")]);
+        next.keep_certificates(&before);
+        let served = |wanted: &Wanted| -> Vec<(String, String)> {
+            let all = wanted.0["e/d/n"].certificates.iter();
+            all.map(|certificate| (certificate.hosts[0].clone(), certificate.chain.clone())).collect()
+        };
+        assert_eq!(served(&next), [("b".into(), "new".into()), ("a".into(), "old".into())]);
+        next.keep_certificates(&Wanted::default());
+        assert_eq!(served(&next).len(), 2);
+    }
 
     #[test]
     fn no_message_shows_a_key() {

@@ -121,7 +121,7 @@ fn the_documents_are_of_this_version() {
             format!("{kind} {environment} {namespace} {name} {id}\n{document:#}")
         })
         .collect();
-    insta::assert_snapshot!("documents_of_version_4", documents.join("\n"));
+    insta::assert_snapshot!("documents_of_version_5", documents.join("\n"));
 }
 
 #[test]

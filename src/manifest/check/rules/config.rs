@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::manifest::check::quantity::cpu_millis;
 use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
 use crate::manifest::support::{Annotation, ROLE, ROLE_ANNOTATION};
@@ -115,26 +116,31 @@ pub(in crate::manifest) fn scaler_bounds(check: &mut Check<'_>, spec: &Node<'_>)
         });
     }
     check.each(spec, "metrics", |check, metric| {
-        if metric.str("type") != Some("Resource") {
-            return;
-        }
-        let Some(resource) = metric.get("resource") else {
-            check.report(Code::MissingField, metric.span, "type `Resource` needs `resource`");
+        let (kind, field) = match metric.str("type") {
+            Some("Resource") => ("Resource", "resource"),
+            Some("ContainerResource") => ("ContainerResource", "containerResource"),
+            _ => return,
+        };
+        let Some(resource) = metric.get(field) else {
+            check.report(Code::MissingField, metric.span, format!("type `{kind}` needs `{field}`"));
             return;
         };
-        if let Some(name) = resource.get("name").filter(|name| name.scalar() == Some("memory")) {
-            let message = "no cloud measures memory from outside, so that it scales nothing";
-            check.key("resource", |check| {
-                check.key("name", |check| {
-                    check.report(Code::Unlike, name.span, message);
-                });
-            });
-        }
-        if let Some(target) = resource.get("target")
-            && target.str("type") == Some("Utilization")
-            && target.get("averageUtilization").is_none()
-        {
-            check.report(Code::MissingField, target.span, "type `Utilization` needs `averageUtilization`");
+        if let Some(target) = resource.get("target") {
+            let (kind, field) = match target.str("type") {
+                Some("Utilization") => ("Utilization", "averageUtilization"),
+                Some("AverageValue") => ("AverageValue", "averageValue"),
+                _ => return,
+            };
+            if let Some(value) = target.get(field).filter(|value| value.scalar().is_some_and(is_zero)) {
+                check.report(Code::InvalidValue, value.span, format!("`{field}` must be more than 0"));
+            }
+            if target.get(field).is_none() {
+                check.report(Code::MissingField, target.span, format!("type `{kind}` needs `{field}`"));
+            }
         }
     });
+}
+
+fn is_zero(text: &str) -> bool {
+    cpu_millis(text) == Ok(0)
 }

@@ -80,7 +80,7 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
                 .also(place, "the other one")
                 .help("keep one of them");
         }
-    } else if meaning == Some(Annotation::IngressRedirect) {
+    } else if matches!(meaning, Some(Annotation::IngressRedirect | Annotation::IngressForcedRedirect)) {
         if !["true", "false"].contains(&value) {
             let message = format!("must be `true` or `false`, got {}", check.shown(value));
             check.report(Code::InvalidValue, entry.value.span, message);

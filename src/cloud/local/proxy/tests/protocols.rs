@@ -99,9 +99,9 @@ async fn trailers_and_streams_of_grpc_pass_both_ways() {
     futures::future::join_all(calls).await;
 }
 
-#[tokio::test]
-async fn an_upgrade_becomes_a_tunnel_that_is_counted() {
-    let server = backend(|mut request: Request<Incoming>| async move {
+/// A server that goes over to another protocol, and sends back what comes.
+async fn echo() -> SocketAddr {
+    backend(|mut request: Request<Incoming>| async move {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.unwrap());
@@ -110,15 +110,20 @@ async fn an_upgrade_becomes_a_tunnel_that_is_counted() {
         });
         let mut response = text("");
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        response.headers_mut().insert(header::CONNECTION, "Upgrade".parse().unwrap());
-        response.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
-        response
-            .headers_mut()
-            .insert("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".parse().unwrap());
+        for (name, value) in [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ] {
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
         response
     })
-    .await;
-    let bed = Bed::new(front(&[server]));
+    .await
+}
+
+/// A tunnel, and the head of the answer with the first echo.
+async fn tunnel(bed: &Bed) -> (TcpStream, String) {
     let mut stream = bed.connect().await;
     let head = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\nat once";
@@ -130,20 +135,102 @@ async fn an_upgrade_becomes_a_tunnel_that_is_counted() {
         assert!(read > 0, "{answer}");
         answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
     }
+    (stream, answer)
+}
+
+/// Whether what is sent comes back.
+async fn passes(stream: &mut TcpStream) -> bool {
+    let mut echo = [0; 4];
+    stream.write_all(b"\x81\x02hi").await.is_ok()
+        && stream.read_exact(&mut echo).await.is_ok()
+        && &echo == b"\x81\x02hi"
+}
+
+#[tokio::test]
+async fn an_upgrade_becomes_a_tunnel_that_is_counted() {
+    let bed = Bed::new(front(&[echo().await]));
+    let (mut stream, answer) = tunnel(&bed).await;
     let head = answer.to_lowercase();
     assert!(head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"), "{answer}");
     assert!(head.contains("sec-websocket-accept: s3ppl"), "{answer}");
     for _ in 0..100 {
-        stream.write_all(b"\x81\x02hi").await.unwrap();
-        let mut echo = [0; 4];
-        stream.read_exact(&mut echo).await.unwrap();
-        assert_eq!(&echo, b"\x81\x02hi");
+        assert!(passes(&mut stream).await);
     }
     assert_eq!(bed.server.report().active.values().sum::<u32>(), 1);
     drop(stream);
     while !bed.server.report().active.is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A tunnel is a client as others are: it has a place, a limit of silence, and time when the process leaves.
+#[tokio::test]
+async fn a_tunnel_keeps_the_place_of_its_connection_and_is_closed_when_it_is_silent() {
+    let server = Server::with(4, Arc::new(Unkept), Silences { head: 9, between: 9, crowded: 9, within: 2 });
+    let mut bed = Bed { server, wanted: Wanted::default() };
+    bed.serve(front(&[echo().await]));
+    let mut tunnels = Vec::new();
+    for _ in 0..4 {
+        tunnels.push(tunnel(&bed).await.0);
+    }
+    let fifth = tokio::time::timeout(Duration::from_millis(700), tunnel(&bed)).await;
+    assert!(fifth.is_err(), "there is no room for a fifth one");
+    // Three are silent; the first one is not.
+    for _ in 0..12 {
+        assert!(passes(&mut tunnels[0]).await);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    for stream in &mut tunnels[1..] {
+        assert!(!passes(stream).await, "it was silent for too long");
+    }
+    drop(tunnel(&bed).await);
+    let server = Arc::clone(&bed.server);
+    let leaving = tokio::spawn(async move { server.leave(Duration::from_secs(30)).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(passes(&mut tunnels[0]).await && !leaving.is_finished());
+    drop(tunnels);
+    tokio::time::timeout(Duration::from_secs(10), leaving).await.expect("the last one has ended").unwrap();
+}
+
+/// Streams of HTTP/2 are requests of one client, and each takes a connection to a machine of HTTP/1.1.
+#[tokio::test]
+async fn requests_of_one_client_take_no_more_connections_than_there_is_room_for() {
+    let answered = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = Arc::clone(&answered);
+    let slow = backend(move |_| {
+        let gate = Arc::clone(&gate);
+        async move {
+            drop(gate.acquire().await);
+            text("late")
+        }
+    })
+    .await;
+    let server = Server::with(8, Arc::new(Unkept), SILENCES);
+    let mut bed = Bed { server, wanted: Wanted::default() };
+    bed.serve(front(&[slow]));
+    let stream = TokioIo::new(bed.connect().await);
+    let (sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(driver);
+    let requests: Vec<_> = (0..32)
+        .map(|_| {
+            let mut sender = sender.clone();
+            let request = Request::get("http://web.test/x").body(Empty::<Bytes>::new()).unwrap();
+            tokio::spawn(async move { sender.send_request(request).await.unwrap().status() })
+        })
+        .collect();
+    while bed.server.report().warnings.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let warnings = bed.server.report().warnings;
+    assert!(warnings["test"][0].contains("8 connections to machines"), "{warnings:?}");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    answered.add_permits(32);
+    let mut refused = 0;
+    for request in requests {
+        refused += u32::from(request.await.unwrap() == StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert_eq!(refused, 24);
+    assert_eq!(bed.get("/").await.1, "late");
 }
 
 #[tokio::test]

@@ -93,15 +93,22 @@ async fn requests_without_tls_are_sent_to_it_unless_both_are_wanted() {
     let signer = Signer::new();
     let mut front = front(&[named("plain").await]);
     front.certificates = vec![signer.certificate(&["a.test"])];
+    front.tls = vec![Some("a.test".into())];
     let mut bed = Bed::new(front);
     let port = bed.address(true).port();
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     let answer = bed.raw("GET /p?q=%20 HTTP/1.1\r\nHost: A.test:80\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
     assert!(answer.contains(&format!("location: https://a.test{port}/p?q=%20\r\n")), "{answer}");
-    // A host without a certificate has no other place.
+    // A host without TLS has no other place.
     let answer = bed.raw("GET /p HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("plain"), "{answer}");
+    // A host with TLS is never served without it, also when there is no certificate for it.
+    let mut front = bed.front();
+    front.certificates.clear();
+    bed.serve(front);
+    let answer = bed.raw("GET /p HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
     let mut front = bed.front();
     front.redirect = false;
     bed.serve(front);
