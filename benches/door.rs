@@ -164,7 +164,7 @@ fn haproxy(folder: &Path, backend: SocketAddr) -> (SocketAddr, Child) {
     fs::write(&settings, text).unwrap();
     let mut command = Command::new("setsid");
     command.args(["haproxy", "-db", "-f"]).arg(&settings).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().expect("haproxy is installed, see scripts/deps");
+    let child = command.spawn().expect("haproxy is installed, see scripts/deps --test");
     let given_up = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(address).is_err() {
         assert!(Instant::now() < given_up, "haproxy does not listen");

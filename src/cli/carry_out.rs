@@ -6,6 +6,7 @@ use super::exit::{Exit, Failure};
 use super::output::json;
 use super::summary;
 use crate::cloud::{Cloud, Materials};
+use crate::plan::act::Act;
 use crate::plan::fleet::Fleet;
 use crate::plan::rollout::{RolloutPlan, Step};
 use crate::report::{self, Format};
@@ -18,7 +19,33 @@ pub(super) async fn carry_out(
     plan: &RolloutPlan,
     materials: &Materials,
 ) -> Result<Exit, Failure> {
-    carry_out_with(context, cloud, (plan, materials), &Record::default()).await
+    let record = Record::default();
+    interruptible(context, &record, carry_out_with(context, cloud, (plan, materials), &record)).await
+}
+
+/// Runs what carries a plan out. An interrupt ends it with a word about what goes on without it.
+pub(super) async fn interruptible(
+    context: &Context,
+    record: &Record,
+    work: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => {
+            context.events.note(interrupted(&record.sent()));
+            Err(Failure::silent(Exit::Interrupted))
+        }
+    }
+}
+
+/// What becomes of a run that was interrupted after these acts.
+fn interrupted(sent: &[Act]) -> &'static str {
+    if sent.is_empty() {
+        "interrupted: this command has changed nothing in the environment"
+    } else {
+        "interrupted: what was begun goes on in the cloud; `i2kit wait` waits for it, `i2kit rollback NAME` goes back, \
+         `i2kit destroy` deletes it, and the same command again does the rest"
+    }
 }
 
 /// The same, with a record that the caller reads afterwards, also when it failed.
@@ -74,7 +101,12 @@ pub(super) async fn carry_out_to(
             warn(context, &fleet);
         }
         let failure = ended.as_ref().err().map(ToString::to_string);
-        summary::write(context, &plan.environment, (&record.done(), &fleet), failure.as_deref());
+        summary::write(
+            context,
+            &plan.environment,
+            (&record.done(), &plan.intent.part(fleet)),
+            failure.as_deref(),
+        );
     }
     let left = ended.map_err(failure)?;
     if !left.is_empty() {
@@ -132,6 +164,16 @@ mod tests {
             (RolloutError::Several(vec![bad(), superseded()]), Exit::Overtaken),
         ] {
             assert_eq!(exit(&error), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_interrupt_says_what_goes_on() {
+        assert!(interrupted(&[]).ends_with("changed nothing in the environment"));
+        let group = Name { namespace: "default".into(), name: "web".into() };
+        let said = interrupted(&[Act::DeleteGroup { group }]);
+        for verb in ["goes on in the cloud", "`i2kit wait`", "`i2kit rollback NAME`", "`i2kit destroy`"] {
+            assert!(said.contains(verb), "{said}");
         }
     }
 

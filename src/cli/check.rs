@@ -9,7 +9,7 @@ use crate::report::{self, Format};
 
 /// Checks the set. Findings are the result of this verb, so they go to standard output.
 pub(super) fn run(args: &CheckArgs, environment: &Environment, format: Format) -> Result<Exit, Failure> {
-    let files = input_files::files(&args.set.manifests, &args.set.kustomize)?;
+    let files = input_files::files(&args.set.manifests, &args.set.options)?;
     let options = Options { language_only: args.language_only, ..reading::options(&args.set, environment) };
     let reading = manifest::read(&files, &options);
     let format = args.format.unwrap_or(match format {
@@ -22,6 +22,9 @@ pub(super) fn run(args: &CheckArgs, environment: &Environment, format: Format) -
         Findings::Github => report::result(&render::github(&files, &reading)),
         Findings::Text => {
             report::said(&render::text(&files, &reading, report::colour()));
+            if let Some(left_out) = input_files::left_out(&args.set.manifests, &args.set.options) {
+                report::message(&left_out);
+            }
             report::message(&reading::summary(&reading));
         }
     }

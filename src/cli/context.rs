@@ -52,6 +52,11 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
+/// The environment file that `I2KIT_ENVIRONMENT` names.
+pub(super) fn environment_file() -> Option<PathBuf> {
+    variable("I2KIT_ENVIRONMENT")
+}
+
 /// Whether processes that outlive this one have that variable: where programs and folders are, and no more. Others may
 /// hold secrets of who called.
 fn is_kept(name: &OsStr) -> bool {
@@ -78,13 +83,29 @@ fn proxies() -> Proxies {
     }
 }
 
+/// The name of the user who runs this, where the system's list of users has it.
+fn user() -> Option<String> {
+    let list = std::fs::read_to_string("/etc/passwd").ok()?;
+    name_of(&list, rustix::process::getuid().as_raw()).map(str::to_owned)
+}
+
+/// The name of a user in a list in the form of `passwd(5)`.
+fn name_of(list: &str, id: u32) -> Option<&str> {
+    list.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then_some(name)
+    })
+}
+
 /// The longest name that is taken into [`holder`].
 const NAME_LENGTH: usize = 40;
 
 /// Who runs this, in letters, digits and hyphens: of a CI job its user and number, else user, host and process.
 pub(super) fn holder() -> String {
     let text = |name: &str| variable(name).map(|value| value.to_string_lossy().into_owned());
-    let user = text("GITHUB_ACTOR").or_else(|| text("GITLAB_USER_LOGIN")).or_else(|| text("USER"));
+    let user =
+        text("GITHUB_ACTOR").or_else(|| text("GITLAB_USER_LOGIN")).or_else(|| text("USER")).or_else(user);
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let place = match text("GITHUB_RUN_ID").or_else(|| text("CI_JOB_ID")) {
         Some(job) => Some(format!("job-{job}")),
@@ -137,6 +158,13 @@ pub(super) fn context(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_without_a_variable_is_found_by_number() {
+        let list = "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!(name_of(list, 1000), Some("ann"));
+        assert_eq!(name_of(list, 7), None);
+    }
 
     #[test]
     fn no_secret_outlives_the_command() {

@@ -1,15 +1,27 @@
 //! `i2kit deploy`: build what changed, roll it out, wait until it is healthy.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use super::args::DeployArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{addresses, carry_out, connection, output, prepare, secrets};
-use crate::plan::rollout;
+use crate::plan::act::Act;
+use crate::plan::rollout::{self, RolloutPlan};
 use crate::report::{self, Format};
 use crate::rollout::Record;
 
+/// How often it is looked whether the images are with the cloud.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
+    let record = Record::default();
+    carry_out::interruptible(context, &record, deploy(context, args, &record)).await
+}
+
+async fn deploy(context: &Context, args: &DeployArgs, record: &Record) -> Result<Exit, Failure> {
     let prepared = prepare::prepare(context, &args.set).await?;
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
@@ -18,26 +30,47 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
     rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
     let plan = rollout::rollout(&desired, &fleet);
     let materials = prepared.materials(&plan, &secrets).await?;
-    let record = Record::default();
+    let set = prepared.set.clone();
     let work = (&plan, &materials);
-    let left = carry_out::carry_out_to(context, cloud.as_ref(), work, args.wait, &record).await?;
+    let mut carrying = pin!(carry_out::carry_out_to(context, cloud.as_ref(), work, args.wait, record));
+    let left = tokio::select! {
+        left = &mut carrying => left?,
+        // The wait for machines needs nothing of the cache, which others may prune meanwhile.
+        () = until_put(&plan, record) => {
+            drop(prepared);
+            carrying.await?
+        }
+    };
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let answering = addresses::answering(&prepared.set, &desired.balancers, &fleet);
+    let answering = addresses::answering(&set, &desired.balancers, &fleet);
     match context.format {
         Format::Json => {
-            let mut result = carry_out::done(&plan, &record, &left);
+            let mut result = carry_out::done(&plan, record, &left);
             result["addresses"] = serde_json::json!(answering);
             output::json(&result);
         }
         Format::Text => {
-            if carry_out::is_unchanged(&record, &left) {
+            if carry_out::is_unchanged(record, &left) {
                 report::result("unchanged\n");
             }
             for service in &answering {
                 report::result(&format!("{service}\n"));
             }
-            connection::warn(context, &fleet);
         }
     }
+    connection::warn(context, &fleet);
     Ok(Exit::Success)
+}
+
+/// Ends when the cloud has its own copies of all images of the plan.
+async fn until_put(plan: &RolloutPlan, record: &Record) {
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        looks.tick().await;
+        let applied = record.applied();
+        let is_put = |image| applied.contains(&Act::PutImage { image });
+        if plan.images().all(is_put) {
+            return;
+        }
+    }
 }

@@ -88,9 +88,9 @@ fn targets(fleet: &Fleet, args: &DestroyArgs, context: &Context) -> Result<Doome
             doomed.groups.push(named::group(fleet, target)?.name.clone());
         }
     }
-    if !manifests.is_empty() || !args.kustomize.kustomize.is_empty() {
-        let kustomize = args.kustomize.clone();
-        let set = Manifests { manifests, kustomize, reading: args.reading.clone() };
+    if !manifests.is_empty() || !args.options.is_empty() {
+        let options = args.options.clone();
+        let set = Manifests { manifests, options, reading: args.reading.clone() };
         let set = reading::read(&set, context)?;
         doomed.groups.extend(set.pods().map(|(name, _)| name.clone()));
         doomed.disks.extend(set.claims.iter().map(|claim| claim.meta.name.clone()));

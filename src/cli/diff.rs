@@ -33,10 +33,11 @@ pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Fail
     Ok(if found.is_empty() { Exit::Success } else { Exit::Changes })
 }
 
-/// The LinuxKit files of the images that run, as far as they were built on this machine.
+/// The LinuxKit files of the images that run or are being rolled out, as far as they were built on this machine.
 fn built(context: &Context, fleet: &Fleet) -> BTreeMap<ImageId, String> {
     let folder = context.dirs.cache.join("images");
-    let current = fleet.groups.iter().filter_map(|group| Some(group.revision(group.current?)?.launch.image));
+    let current =
+        fleet.groups.iter().filter_map(|group| Some(group.revision(group.heading()?)?.launch.image));
     let read = |image: ImageId| {
         Some((image, fs::read_to_string(folder.join(image.0.hex()).join("linuxkit.yml")).ok()?))
     };

@@ -20,6 +20,9 @@ const DEFAULT_NAME: &str = "local";
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Environment {
+    /// The file that it was read from; empty when there is none.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// The environment's name: part of everything that is created.
     pub name: String,
     /// The cloud.
@@ -71,6 +74,7 @@ pub(super) enum EnvironmentError {
 impl Default for Environment {
     fn default() -> Self {
         Self {
+            file: PathBuf::new(),
             name: DEFAULT_NAME.into(),
             provider: kinds::default(),
             registries: BTreeMap::new(),
@@ -97,6 +101,7 @@ pub(super) fn read(file: Option<&Path>) -> Result<Environment, EnvironmentError>
 fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
     let mut environment: Environment = serde_yaml::from_str(text)
         .map_err(|source| EnvironmentError::Form { file: file.to_owned(), source })?;
+    file.clone_into(&mut environment.file);
     let name = &environment.name;
     let good = (1..=32).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())

@@ -1,6 +1,6 @@
 //! `i2kit events`: events of groups and instances, and whether they need attention.
 
-use super::args::StatusArgs;
+use super::args::EventsArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::status::{row, table};
@@ -11,7 +11,7 @@ use crate::plan::fleet::CloudEvent;
 use crate::report::{self, Format};
 
 /// Prints events, oldest first.
-pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: &EventsArgs) -> Result<Exit, Failure> {
     let cloud = connection::cloud(context).await?;
     let fleet = named::inspect(cloud.as_ref(), args.name.as_deref(), &Scope::Detailed).await?;
     let found = cloud_event::of(&fleet);

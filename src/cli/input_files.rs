@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::args::Kustomize;
+use super::args::FileOptions;
 use super::bounded::bounded;
 use super::exit::{Exit, Failure};
 use super::kustomize::{self, Tools};
@@ -16,13 +16,27 @@ const MAX_SET_BYTES: usize = 2 * MAX_BYTES;
 const MAX_FILES: usize = 10_000;
 
 /// Reads files, folders (every `.yaml`, `.yml` and `.json` directly below, by name), `-`, and kustomizations.
-pub(super) fn files(paths: &[PathBuf], kustomize: &Kustomize) -> Result<Vec<SourceFile>, Failure> {
-    read(paths, kustomize).map_err(|error| Failure::new(Exit::Manifest, error))
+pub(super) fn files(paths: &[PathBuf], options: &FileOptions) -> Result<Vec<SourceFile>, Failure> {
+    read(paths, options).map_err(|error| Failure::new(Exit::Manifest, error))
 }
 
-fn read(paths: &[PathBuf], kustomize: &Kustomize) -> anyhow::Result<Vec<SourceFile>> {
+/// A sentence about the folders with manifests below the given ones, which are not read.
+pub(super) fn left_out(paths: &[PathBuf], options: &FileOptions) -> Option<String> {
+    let below = |path: &PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let folders = paths.iter().chain(&options.filename).flat_map(below).map(|entry| entry.path());
+    let has_manifest =
+        |folder: &PathBuf| folder.is_dir() && below(folder).any(|entry| is_manifest(&entry.path()));
+    let mut names: Vec<String> =
+        folders.filter(has_manifest).map(|folder| folder.display().to_string()).collect();
+    names.sort();
+    (!names.is_empty()).then(|| {
+        format!("not read: {}; a folder's own files are read, not those of folders in it", names.join(", "))
+    })
+}
+
+fn read(paths: &[PathBuf], options: &FileOptions) -> anyhow::Result<Vec<SourceFile>> {
     let mut files = Vec::new();
-    for path in paths {
+    for path in paths.iter().chain(&options.filename) {
         if path == Path::new("-") {
             let bytes = bounded(std::io::stdin()).context("cannot read standard input")?;
             push(&mut files, "-".into(), bytes)?;
@@ -32,7 +46,7 @@ fn read(paths: &[PathBuf], kustomize: &Kustomize) -> anyhow::Result<Vec<SourceFi
             file(path, &mut files)?;
         }
     }
-    for folder in &kustomize.kustomize {
+    for folder in &options.kustomize {
         let name = format!("{} (kustomized)", folder.display());
         push(&mut files, name, kustomize::build(folder, &Tools::default())?)?;
     }
@@ -63,6 +77,11 @@ fn file(path: &Path, files: &mut Vec<SourceFile>) -> anyhow::Result<()> {
     push(files, path.display().to_string(), bytes)
 }
 
+/// Whether a folder's entry is read with it.
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") && path.is_file()
+}
+
 fn folder(path: &Path, files: &mut Vec<SourceFile>) -> anyhow::Result<()> {
     anyhow::ensure!(
         !kustomize::is_kustomization(path),
@@ -73,8 +92,7 @@ fn folder(path: &Path, files: &mut Vec<SourceFile>) -> anyhow::Result<()> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
-        let is_manifest = name.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if is_manifest && name.is_file() {
+        if is_manifest(&name) {
             names.push(name);
         }
     }
@@ -91,13 +109,30 @@ mod tests {
     fn a_folder_with_a_kustomization_is_not_read_as_plain_files() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("pod.yaml"), "a: b\n").unwrap();
-        assert_eq!(files(&[folder.path().to_owned()], &Kustomize::default()).unwrap().len(), 1);
+        assert_eq!(files(&[folder.path().to_owned()], &FileOptions::default()).unwrap().len(), 1);
         std::fs::write(folder.path().join("kustomization.yaml"), "resources: [pod.yaml]\n").unwrap();
-        let error = files(&[folder.path().to_owned()], &Kustomize::default()).unwrap_err().error.unwrap();
+        let error = files(&[folder.path().to_owned()], &FileOptions::default()).unwrap_err().error.unwrap();
         assert!(
             error.to_string().ends_with(&format!("give it with `-k {}`", folder.path().display())),
             "{error}"
         );
+    }
+
+    #[test]
+    fn files_of_options_are_read_and_folders_in_folders_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "a: b\n").unwrap();
+            path
+        };
+        let (top, _below, _text) = (file("pod.yaml"), file("base/pod.yaml"), file("notes/read.txt"));
+        let options = FileOptions { filename: vec![top], ..FileOptions::default() };
+        assert_eq!(files(&[], &options).unwrap().len(), 1);
+        assert_eq!(left_out(&[], &options), None);
+        let said = left_out(&[folder.path().to_owned()], &FileOptions::default()).unwrap();
+        assert!(said.starts_with(&format!("not read: {};", folder.path().join("base").display())), "{said}");
     }
 
     #[test]

@@ -62,6 +62,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
 
 use self::args::{Arguments, Output, Verb};
 use self::exit::{Exit, Failure, OrExit as _};
@@ -72,9 +73,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
+            let tip = kubectl_tip(&error);
             // Help and version are results; everything else is about a wrong command line.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             let _ = error.print();
+            if let Some(tip) = tip {
+                report::message(&tip);
+            }
             return exit.into();
         }
     };
@@ -93,11 +98,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// The verb of ours that does what a verb of kubectl does, where that is called otherwise.
+fn kubectl_tip(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let ours = match verb.as_str() {
+        "get" | "describe" => "status",
+        "apply" | "create" => "deploy",
+        "delete" => "destroy",
+        "rollout" => "history`, `i2kit rollback` or `i2kit wait",
+        _ => return None,
+    };
+    Some(format!("tip: what `kubectl {verb}` does, `i2kit {ours}` does here"))
+}
+
 /// What happened and what led to it, each once: some errors repeat in their own words what led to them.
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if !text.ends_with(&cause) {
+        if !text.contains(&cause) {
             let colon = if text.is_empty() { "" } else { ": " };
             text = text + colon + &cause;
         }
@@ -107,14 +125,15 @@ fn sentence(error: &anyhow::Error) -> String {
 
 fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
     let Arguments { verb, global } = arguments;
-    let context = || context::context(global.environment.as_deref(), format, global.quiet);
+    let file = global.environment.or_else(context::environment_file);
+    let context = || context::context(file.as_deref(), format, global.quiet);
     let exit = match verb {
         // The command's own exit code is the result.
         Verb::Exec(args) => return block_on(exec::run(&context()?, &args)),
         Verb::Cp(args) => wait(cp::run(&context()?, &args)),
         Verb::Console(args) => wait(console::run(&context()?, &args)),
         Verb::Check(args) => {
-            let environment = environment::read(global.environment.as_deref()).or_exit(Exit::Environment)?;
+            let environment = environment::read(file.as_deref()).or_exit(Exit::Environment)?;
             check::run(&args, &environment, format)
         }
         Verb::Explain(args) => explain::run(&args, format),
@@ -159,6 +178,8 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
 fn wait(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     block_on(async {
         tokio::select! {
+            // A verb that has something to say about an interrupt notices it first.
+            biased;
             outcome = verb => outcome,
             _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
         }
@@ -182,6 +203,34 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+
+    #[test]
+    fn verbs_of_kubectl_lead_to_ours() {
+        let tip = |verb: &str| {
+            let error = Arguments::try_parse_from(["i2kit", verb, "pods"]).unwrap_err();
+            kubectl_tip(&error).unwrap_or_default()
+        };
+        assert_eq!(tip("get"), "tip: what `kubectl get` does, `i2kit status` does here");
+        assert!(tip("apply").contains("`i2kit deploy`") && tip("frob").is_empty());
+    }
+
+    #[test]
+    fn manifests_are_named_by_option_too() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from([&["i2kit"][..], arguments].concat());
+        for verb in ["check", "plan", "diff", "build", "deploy", "preview", "destroy", "convert", "preflight"]
+        {
+            assert!(parse(&[verb, "-f", "a.yaml", "--filename", "-"]).is_ok(), "{verb}");
+        }
+        assert!(parse(&["deploy"]).is_err() && parse(&["destroy", "--all", "-f", "a.yaml"]).is_err());
+        assert!(parse(&["events", "--metrics"]).is_err() && parse(&["status", "--metrics"]).is_ok());
+    }
+
+    #[test]
+    fn a_cause_in_the_middle_is_said_once_too() {
+        let cause = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let said = Err::<(), _>(cause()).context(format!("{}; mend that", cause())).unwrap_err();
+        assert_eq!(sentence(&said), format!("{}; mend that", cause()));
+    }
 
     #[test]
     fn a_cause_is_said_once() {

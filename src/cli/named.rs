@@ -6,6 +6,7 @@ use super::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState};
+use crate::plan::rollout::GroupKind;
 
 /// What the environment holds, or of it one group and what is in front of it.
 pub(super) async fn observe(cloud: &dyn Cloud, name: Option<&str>) -> Result<Fleet, Failure> {
@@ -16,16 +17,60 @@ pub(super) async fn observe(cloud: &dyn Cloud, name: Option<&str>) -> Result<Fle
 pub(super) async fn inspect(cloud: &dyn Cloud, name: Option<&str>, scope: &Scope) -> Result<Fleet, Failure> {
     let mut fleet = cloud.inspect(scope).await.or_exit(Exit::Cloud)?;
     if let Some(name) = name {
-        let group = group(&fleet, name)?.name.clone();
+        let group = group_or_instance(&fleet, name)?.0.name.clone();
         fleet.groups.retain(|found| found.name == group);
         fleet.balancers.retain(|balancer| balancer.spec.targets().any(|target| target.group == group));
     }
     Ok(fleet)
 }
 
+/// What may stand in front of a group's name, and what the group is then; a Pod may run on or end. `group` is how
+/// events name one of any kind.
+static KINDS: [(&[&str], &[GroupKind]); 7] = [
+    (&["deployment", "deployments", "deploy"], &[GroupKind::Service]),
+    (&["replicaset", "replicasets", "rs"], &[GroupKind::Service]),
+    (&["statefulset", "statefulsets", "sts"], &[GroupKind::Service]),
+    (&["pod", "pods", "po"], &[GroupKind::Service, GroupKind::Job]),
+    (&["job", "jobs"], &[GroupKind::Job]),
+    (&["cronjob", "cronjobs", "cj"], &[GroupKind::CronJob]),
+    (&["group"], &[GroupKind::Service, GroupKind::Job, GroupKind::CronJob]),
+];
+
+/// The word in front of an instance's id, as events print it.
+const INSTANCE: &str = "instance/";
+
 /// The group that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
-/// `NAMESPACE/NAME`.
+/// `NAMESPACE/NAME`; each with `KIND/` in front or without.
 pub(super) fn group<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
+    let (kinds, bare) = without_kind(fleet, name);
+    let group = by_name(fleet, bare)?;
+    if kinds.is_empty() || kinds.contains(&GroupKind::of(&group.settings)) {
+        return Ok(group);
+    }
+    let error = anyhow::anyhow!(
+        "environment {} has no `{name}`: {} is of another kind",
+        fleet.environment,
+        group.name
+    );
+    Err(Failure::new(Exit::NotFound, error))
+}
+
+/// The name without the kind in front, and what that kind becomes; nothing where no kind is given. A namespace that is
+/// called like a kind comes first.
+fn without_kind<'n>(fleet: &Fleet, name: &'n str) -> (&'static [GroupKind], &'n str) {
+    let Some((kind, rest)) = name.split_once('/') else { return (&[], name) };
+    let is_namespace = fleet.groups.iter().any(|group| group.name.namespace == kind);
+    let word = kind.to_ascii_lowercase();
+    // `deployment.apps/web` is how kubectl prints it.
+    let word = word.split('.').next().unwrap_or_default();
+    let known = KINDS.iter().find(|(words, _)| words.contains(&word));
+    match known {
+        Some((_, kinds)) if !is_namespace => (*kinds, rest),
+        _ => (&[], name),
+    }
+}
+
+fn by_name<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
     let found: Vec<&InstanceGroup> = match name.split_once('/') {
         Some((namespace, name)) => {
             fleet.group(&Name { namespace: namespace.into(), name: name.into() }).into_iter().collect()
@@ -65,6 +110,7 @@ pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
+    let name = name.strip_prefix(INSTANCE).unwrap_or(name);
     let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| *instance.id == *name);
     if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
         return Ok((group, Some(instance)));
@@ -171,4 +217,60 @@ pub(super) fn has_container(owner: &str, instances: &[Instance], container: &str
     let names: Vec<&str> = names.into_iter().collect();
     let error = anyhow::anyhow!("{owner} has no container `{container}`; it has {}", names.join(", "));
     Err(Failure::new(Exit::NotFound, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fleet(namespace: &str) -> Fleet {
+        let group = |name: &str, job: bool| {
+            let mut group = InstanceGroup::new(
+                Name { namespace: namespace.into(), name: name.into() },
+                crate::plan::example::settings(crate::manifest::api::Strategy::Recreate),
+            );
+            if job {
+                group.settings.job =
+                    serde_json::from_value(json!({"parallelism": 1, "backoffLimit": 6})).unwrap();
+            }
+            let instance = json!({"id": format!("{name}-1-abcde"), "revision": 1, "state": "running",
+                "health": {"status": "healthy"}, "since": 30, "endpoints": [], "containers": []});
+            group.instances = vec![serde_json::from_value(instance).unwrap()];
+            group
+        };
+        Fleet { groups: vec![group("busy", false), group("report", true)], ..Fleet::default() }
+    }
+
+    #[test]
+    fn kinds_may_stand_in_front_of_names() {
+        let fleet = fleet("default");
+        for name in [
+            "busy",
+            "default/busy",
+            "deployment/busy",
+            "Deploy/busy",
+            "deployments/default/busy",
+            "group/busy",
+            "deployment.apps/busy",
+            "statefulset/busy",
+            "POD/busy",
+        ] {
+            assert_eq!(&*group(&fleet, name).unwrap().name.name, "busy", "{name}");
+        }
+        assert_eq!(&*group(&fleet, "jobs/report").unwrap().name.name, "report");
+        for name in ["job/busy", "deployment/report", "cronjob/report", "service/busy", "instance/busy"] {
+            assert_eq!(group(&fleet, name).unwrap_err().exit, Exit::NotFound, "{name}");
+        }
+        for name in ["instance/busy-1-abcde", "busy-1-abcde", "deployment/busy/1", "group/busy/abcde"] {
+            let found = group_or_instance(&fleet, name).unwrap();
+            assert!(found.1.is_some_and(|instance| &*instance.id == "busy-1-abcde"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_is_called_like_a_kind_is_a_namespace() {
+        assert_eq!(&*group(&fleet("pods"), "pods/report").unwrap().name.name, "report");
+    }
 }

@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure, OrExit as _};
 use super::{connection, output, reading};
 use crate::cloud::kinds;
 use crate::cloud::provider::Check;
+use crate::image::guest;
 use crate::manifest::api::ObjectSet;
 use crate::plan::image::LaunchImage;
 use crate::plan::workload;
@@ -16,23 +17,33 @@ use crate::text;
 
 /// Checks the environment's cloud, for what it holds and what the manifests name, and shows every check.
 pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, Failure> {
-    let PreflightArgs { manifests, kustomize, reading } = args;
-    let set = if manifests.is_empty() && kustomize.kustomize.is_empty() {
+    let PreflightArgs { manifests, options, reading } = args;
+    let set = if manifests.is_empty() && options.is_empty() {
         ObjectSet::default()
     } else {
-        reading::read(&Manifests { manifests, kustomize, reading }, context)?
+        reading::read(&Manifests { manifests, options, reading }, context)?
     };
     // Nothing is built: the ids of the images are not known, and no check needs them.
     let images = vec![LaunchImage::unplanned(); set.pods().count()];
     let (groups, balancers) = workload::desired(&set, &images, &BTreeMap::new());
     let provider = connection::provider(context)?;
     let checks = provider.preflight(&connection::client(context)?, groups, balancers).await;
-    let checks = checks.or_exit(Exit::Cloud)?;
+    let mut checks = checks.or_exit(Exit::Cloud)?;
+    checks.push(guest(context));
     match context.format {
         Format::Json => output::json(&checks),
         Format::Text => checks.iter().for_each(|check| report::result(&line(check))),
     }
     Ok(if checks.iter().any(|check| check.ok == Some(false)) { Exit::Cloud } else { Exit::Success })
+}
+
+/// The guest bundle, which every image boots from.
+fn guest(context: &Context) -> Check {
+    let found = guest::find(context.guest.as_deref(), &context.dirs.data);
+    match found.and_then(|bundle| bundle.verify().map(|()| bundle)) {
+        Ok(bundle) => Check::new("guest bundle", Some(true), format!("{}, whole", bundle.kernel.display())),
+        Err(error) => Check::new("guest bundle", Some(false), error.to_string()),
+    }
 }
 
 fn line(check: &Check) -> String {

@@ -33,14 +33,16 @@ pub(super) struct Prepared {
 /// Reads the manifests, resolves their images and plans them.
 pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<Prepared, Failure> {
     let set = reading::read(manifests, context)?;
+    within_bounds(context, &set)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context)?;
     let images = resolve(&registry, &set, guest.facts.architecture).await?;
     let profiles = profiles::read(context, &set)?;
     let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
     let plans = plans(&set, &facts)?;
-    let files = manifests.manifests.iter().map(|path| path.display().to_string());
-    let folders = manifests.kustomize.kustomize.iter().map(|folder| format!("-k {}", folder.display()));
+    let files =
+        manifests.manifests.iter().chain(&manifests.options.filename).map(|path| path.display().to_string());
+    let folders = manifests.options.kustomize.iter().map(|folder| format!("-k {}", folder.display()));
     let names: Vec<String> = files.chain(folders).collect();
     Ok(Prepared {
         set,
@@ -49,6 +51,16 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
         workshop: Workshop::new(registry, guest, context.events.clone()),
         cause: format!("i2kit deploy {}", names.join(" ")),
     })
+}
+
+/// Refuses a group that is larger than its cloud has them: no other try of the same manifests would help.
+fn within_bounds(context: &Context, set: &ObjectSet) -> Result<(), Failure> {
+    let images = vec![LaunchImage::unplanned(); set.pods().count()];
+    let (groups, _) = workload::desired(set, &images, &BTreeMap::new());
+    let refused = groups
+        .iter()
+        .find_map(|group| context.environment.provider.refuse_size(&group.name, group.replicas).err());
+    refused.map_or(Ok(()), |error| Err(Failure::new(Exit::Manifest, error)))
 }
 
 fn plans(set: &ObjectSet, facts: &pod::Facts<'_>) -> Result<Vec<ImagePlan>, Failure> {

@@ -15,10 +15,10 @@ use crate::text;
 pub(super) fn options(set: &Manifests, environment: &Environment) -> Options {
     let provider = &environment.provider;
     let given = &set.reading;
-    let external = given.external.iter().cloned().chain(secrets::external(environment));
     Options {
         ignore_kinds: given.ignore_kind.iter().cloned().collect(),
-        external: external.collect(),
+        external: given.external.iter().cloned().collect(),
+        outside: secrets::outside(environment),
         allow_privileged: given.allow_privileged,
         host_is_vm: given.host_is_vm,
         language_only: false,
@@ -30,7 +30,7 @@ pub(super) fn options(set: &Manifests, environment: &Environment) -> Options {
 
 /// Reads the set for a verb that goes on with it: findings are no result, and errors end the verb.
 pub(super) fn read(set: &Manifests, context: &Context) -> Result<ObjectSet, Failure> {
-    let files = input_files::files(&set.manifests, &set.kustomize)?;
+    let files = input_files::files(&set.manifests, &set.options)?;
     let mut reading = manifest::read(&files, &options(set, &context.environment));
     if context.quiet {
         reading.diagnostics.retain(|finding| finding.severity != Severity::Note);

@@ -13,7 +13,7 @@ use crate::rollout::Record;
 pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<Exit, Failure> {
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let name = &named::group(&fleet, without_kind(&args.name))?.name;
+    let name = &named::group(&fleet, &args.name)?.name;
     let exit = |error: &PlanError| match error {
         PlanError::NoJob { .. } => Exit::Usage,
         _ => Exit::NotFound,
@@ -26,9 +26,4 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<Exit, Failu
         output::json(&carry_out::done(&plan, &record, &left));
     }
     Ok(Exit::Success)
-}
-
-/// The name without the kind that kubectl's users write in front of it.
-fn without_kind(name: &str) -> &str {
-    ["cronjob/", "cj/", "job/"].iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name)
 }

@@ -12,6 +12,7 @@ pub(super) async fn run(context: &Context, args: &ScaleArgs) -> Result<Exit, Fai
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let name = &named::group(&fleet, &args.name)?.name;
+    context.environment.provider.refuse_size(name, args.replicas).or_exit(Exit::Usage)?;
     let exit = |error: &PlanError| match error {
         PlanError::Job { .. } | PlanError::OneDisk { .. } => Exit::Usage,
         _ => Exit::NotFound,

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::environment::Environment;
 use super::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::Cloud;
-use crate::manifest::External;
+use crate::manifest::OutsideSecret;
 use crate::manifest::api::{Name, ObjectSet, Secret, SecretValue};
 use crate::manifest::support::Answer;
 use crate::plan::secret;
@@ -27,12 +27,22 @@ pub(super) struct Secrets {
     pub versions: BTreeMap<Name, String>,
 }
 
-/// The names that the environment has values for, as if they had been given by `--external`.
-pub(super) fn external(environment: &Environment) -> impl Iterator<Item = External> {
-    environment.secrets.keys().map(|name| {
-        let name = name.rsplit_once('/').map_or(name.as_str(), |(_, name)| name);
-        External { kind: "secret".into(), name: name.into() }
-    })
+/// The Secrets that the environment has values for, with their keys.
+pub(super) fn outside(environment: &Environment) -> BTreeMap<String, OutsideSecret> {
+    let read = |(name, path): (&String, &PathBuf)| {
+        let secret = match values(environment, name, path) {
+            Ok(values) => OutsideSecret::Keys(values.into_keys().collect()),
+            Err(error) => OutsideSecret::Unreadable(format!("{error:#}")),
+        };
+        (name.clone(), secret)
+    };
+    environment.secrets.iter().map(read).collect()
+}
+
+/// The values at `path`, which the environment file gives for the Secret `name`. An error says where that is written.
+fn values(environment: &Environment, name: &str, path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let read = if path.is_dir() { folder(path) } else { lines(path) };
+    read.with_context(|| format!("{}: `secrets.{name}`", environment.file.display()))
 }
 
 /// Finds the values of all Secrets that pods of the set name, and those of certificates, and asks the cloud for their versions.
@@ -47,7 +57,7 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
             let known = set.secrets.iter().find(|secret| secret.name == full).cloned();
             let found = match known {
                 Some(secret) => Some(secret),
-                None => outside(context, &full).map_err(|error| Failure::new(Exit::Environment, error))?,
+                None => named_file(context, &full).map_err(|error| Failure::new(Exit::Environment, error))?,
             };
             match found {
                 Some(secret) => {
@@ -67,7 +77,7 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
     if context.environment.provider.support().answer(TLS_SECRETS) == Answer::Yes {
         for (name, ingress) in secret::of_ingresses(set) {
             let known = set.secrets.iter().find(|secret| secret.name == name).cloned();
-            let found = known.map_or_else(|| outside(context, &name), |secret| Ok(Some(secret)));
+            let found = known.map_or_else(|| named_file(context, &name), |secret| Ok(Some(secret)));
             let found = found.with_context(|| format!("the certificate of Ingress {ingress}"));
             // Without values the cloud makes a certificate itself.
             values.extend(
@@ -81,17 +91,20 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
 }
 
 /// The Secret whose values are in a file or folder that the environment names.
-fn outside(context: &Context, name: &Name) -> anyhow::Result<Option<Secret>> {
+fn named_file(context: &Context, name: &Name) -> anyhow::Result<Option<Secret>> {
     let named = &context.environment.secrets;
     let full = format!("{}/{}", name.namespace, name.name);
-    let Some(path) = named.get(&full).or_else(|| named.get(&name.name)) else { return Ok(None) };
-    let data = if path.is_dir() { folder(path)? } else { lines(path)? };
-    let data = data.into_iter().map(|(key, value)| (key, SecretValue::new(value))).collect();
+    let found = named.get_key_value(&full).or_else(|| named.get_key_value(&name.name));
+    let Some((key, path)) = found else { return Ok(None) };
+    let data = values(&context.environment, key, path)?
+        .into_iter()
+        .map(|(key, value)| (key, SecretValue::new(value)))
+        .collect();
     Ok(Some(Secret { name: name.clone(), kind: "Opaque".into(), data }))
 }
 
 /// A file a key, as `kubectl create secret generic --from-file` takes a folder.
-fn folder(path: &PathBuf) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
         let file = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
@@ -135,9 +148,22 @@ mod tests {
         assert_eq!(read["user"], b"app");
         assert_eq!(read["password"], b"\"a=b\" ");
         fs::write(root.path().join(".hidden"), "x").unwrap();
-        assert_eq!(folder(&root.path().to_owned()).unwrap().into_keys().collect::<Vec<_>>(), ["db.env"]);
+        assert_eq!(folder(root.path()).unwrap().into_keys().collect::<Vec<_>>(), ["db.env"]);
         fs::write(&file, "hunter2\n").unwrap();
         let message = format!("{:#}", lines(&file).unwrap_err());
         assert!(message.ends_with("db.env:1: the line is not KEY=VALUE"), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named_with_its_place_in_the_environment_file() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("db.env"), "user=app\n").unwrap();
+        let file = root.path().join("e.yml");
+        fs::write(&file, "name: test\nsecrets: {db: db.env, mail: gone.env}\n").unwrap();
+        let found = outside(&crate::cli::environment::read(Some(&file)).unwrap());
+        assert_eq!(found["db"], OutsideSecret::Keys(["user".to_owned()].into()));
+        let OutsideSecret::Unreadable(why) = &found["mail"] else { panic!("{found:?}") };
+        assert!(why.starts_with(&format!("{}: `secrets.mail`: cannot read", file.display())), "{why}");
+        assert!(why.contains("gone.env"), "{why}");
     }
 }

@@ -1,18 +1,21 @@
 //! `i2kit status`: what the environment holds.
 
 use comfy_table::{Table, presets};
+use futures::StreamExt as _;
 
 use super::args::StatusArgs;
 use super::context::Context;
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, OrExit as _};
 use super::{addresses, connection, named, output};
 use crate::cloud::local::{self, Authority, Trust};
+use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Indexes;
 use crate::plan::fleet::{
     ContainerStatus, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
 };
 use crate::plan::metrics;
 use crate::report::{self, Format};
+use crate::rollout;
 use crate::text;
 
 /// Prints groups, instances and balancers.
@@ -30,7 +33,33 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
             connection::warn(context, &fleet);
         }
     }
+    if args.watch {
+        let group = args.name.as_ref().and_then(|_| fleet.groups.first());
+        let scope = group.map_or(Scope::Environment, |group| Scope::Group(group.name.clone()));
+        follow(context.format, cloud.as_ref(), &scope).await?;
+    }
     Ok(Exit::Success)
+}
+
+/// Prints a line for each change. The first update has everything, which was printed before.
+async fn follow(format: Format, cloud: &dyn Cloud, scope: &Scope) -> Result<(), Failure> {
+    let mut updates = cloud.watch(scope).skip(1);
+    while let Some(update) = updates.next().await {
+        for change in update.or_exit(Exit::Cloud)?.changes {
+            match format {
+                Format::Json => {
+                    let line = serde_json::to_string(&change).expect("changes have only string keys");
+                    report::document(&(line + "\n"));
+                }
+                Format::Text => {
+                    if let Some(line) = rollout::event(change).and_then(|event| event.line()) {
+                        report::result(&(line.trim_start().to_owned() + "\n"));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How each Ingress of this computer is reached by its hosts, which nothing resolves: the URL, and a command that asks it.
@@ -258,7 +287,7 @@ fn indexes(indexes: &Indexes) -> String {
 fn instances(groups: &[InstanceGroup]) -> Table {
     let all = || groups.iter().flat_map(|group| &group.instances);
     let have_addresses = all().any(|instance| instance.address.is_some());
-    let mut header = vec!["INSTANCE", "REVISION", "HEALTH", "RESTARTS", "BOOT", "VM"];
+    let mut header = vec!["INSTANCE", "REVISION", "HEALTH", "RESTARTS", "VM"];
     header.extend(have_addresses.then_some("IP"));
     let mut table = table(&header);
     for instance in all() {
@@ -269,7 +298,6 @@ fn instances(groups: &[InstanceGroup]) -> Table {
             instance.revision.to_string(),
             shortened(&output::health(instance)),
             restarts.to_string(),
-            instance.boot_id.as_deref().map_or("-".into(), |id| id.chars().take(8).collect()),
             match (instance.accelerator, instance.pid) {
                 (Some(accelerator), Some(pid)) => format!("{accelerator}, pid {pid}"),
                 (Some(accelerator), None) => accelerator.to_string(),

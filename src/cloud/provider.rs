@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Cloud, CloudError};
+use crate::manifest::api::Name;
 use crate::manifest::support::Support;
 use crate::plan::fleet::{BalancerSpec, Fleet};
 use crate::plan::rollout::{GroupSpec, RolloutPlan};
@@ -79,6 +80,14 @@ pub trait Provider: fmt::Debug + Send + Sync {
         groups: Vec<GroupSpec>,
         balancers: Vec<BalancerSpec>,
     ) -> Result<Vec<Check>, CloudError>;
+
+    /// Refuses a size that no group of this cloud can have, before anything is done for it.
+    ///
+    /// # Errors
+    /// The largest size.
+    fn refuse_size(&self, _group: &Name, _replicas: u32) -> Result<(), CloudError> {
+        Ok(())
+    }
 
     /// The smallest policy with which everything works in the environment; `None` where nobody needs permission.
     fn iam_policy(&self, _environment: &str) -> Option<Value> {

@@ -19,7 +19,7 @@ use crate::plan::image::ImagePlan;
 use crate::plan::layout::{self, DiskLayout, LayoutError};
 use crate::plan::{linuxkit, podfs};
 use crate::registry::sum::{self, State};
-use crate::registry::{Claim, Key, Partial, Registry, open_layer};
+use crate::registry::{Claim, Key, Partial, Registry, open_watched_layer};
 use crate::report::{Event, Events};
 
 /// Layers fetched and converted at once. Conversion is bound by the processor and downloads by the network, so two
@@ -134,22 +134,24 @@ impl Workshop {
             total: Some(layer.blob.size),
         });
         let media_type = layer.blob.media_type.clone();
-        let (path, size) = tokio::task::spawn_blocking(move || convert(id, &blob, &media_type, partial))
-            .await
-            .map_err(|_| ImageError::Thread)??;
+        let (events, watched) = (self.events.clone(), task.clone());
+        let progress = move |done| events.emit(Event::TaskProgress { id: watched.clone(), done });
+        let (path, size) =
+            tokio::task::spawn_blocking(move || convert((&blob, &media_type, id), partial, progress))
+                .await
+                .map_err(|_| ImageError::Thread)??;
         self.events.emit(Event::TaskFinished { id: task, outcome: mib(size) });
         Ok(path)
     }
 }
 
-/// Writes the erofs file of the layer whose blob lies at `blob`.
+/// Writes the erofs file of a layer: its blob's path and media type, and its id.
 fn convert(
-    id: DiffId,
-    blob: &Path,
-    media_type: &str,
+    layer: (&Path, &str, DiffId),
     mut partial: Partial,
+    progress: impl Fn(u64) + Send + 'static,
 ) -> Result<(PathBuf, u64), ImageError> {
-    match write_erofs(id, blob, media_type, &mut partial) {
+    match write_erofs(layer, &mut partial, progress) {
         Ok(summary) => {
             partial.note_implied(summary.implied);
             Ok((partial.commit()?, summary.size))
@@ -163,13 +165,13 @@ fn convert(
 }
 
 fn write_erofs(
-    id: DiffId,
-    blob: &Path,
-    media_type: &str,
+    layer: (&Path, &str, DiffId),
     partial: &mut Partial,
+    progress: impl Fn(u64) + Send + 'static,
 ) -> Result<erofs::Summary, ImageError> {
     partial.restart()?;
-    let mut tar = open_layer(blob, media_type, id)?;
+    let (_, _, id) = layer;
+    let mut tar = open_watched_layer(layer, progress)?;
     match erofs::write_layer(&mut tar, partial.file()) {
         Err(erofs::ErofsError::Output(source)) => Err(ImageError::io(partial.path(), source)),
         written => {

@@ -47,7 +47,7 @@ mod zero;
 pub use code::{Code, Severity};
 pub use convert::convert;
 pub use diagnostic::{Diagnostic, Place, SourceFile};
-pub use options::{External, ExternalError, Options, Reading};
+pub use options::{External, ExternalError, Options, OutsideSecret, Reading};
 pub use read::read;
 pub use schema::json_schema;
 pub use text::MAX_BYTES;

@@ -1,6 +1,6 @@
 //! What reading takes and gives: options in, a reading out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::ObjectSet;
 use super::code::Severity;
@@ -14,6 +14,8 @@ pub struct Options {
     pub ignore_kinds: BTreeSet<String>,
     /// Objects that exist outside the given files, such as Secrets in the cloud's store.
     pub external: BTreeSet<External>,
+    /// Secrets whose values are in files beside the manifests, by `NAME` or `NAMESPACE/NAME`.
+    pub outside: BTreeMap<String, OutsideSecret>,
     /// Accept `privileged: true` and the capabilities that amount to it.
     pub allow_privileged: bool,
     /// Read `hostNetwork` and its like as being about the pod's own machine.
@@ -26,6 +28,15 @@ pub struct Options {
     pub certificate: Option<String>,
     /// The region that machines are in, where the cloud has such.
     pub region: Option<String>,
+}
+
+/// A Secret whose values are in files beside the manifests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutsideSecret {
+    /// Its keys; values are not needed to read manifests.
+    Keys(BTreeSet<String>),
+    /// Its file cannot be read: where that file is named, and why.
+    Unreadable(String),
 }
 
 /// An object outside the given files.

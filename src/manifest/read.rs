@@ -66,7 +66,11 @@ impl<'a> Reader<'_, 'a> {
         let parsed = tree::parse(text, skipped);
         self.broken |= parsed.broken;
         let mut looked_at = 0..0;
-        for fault in parsed.faults {
+        let is_template = text.contains("{{") && text.contains("}}");
+        for mut fault in parsed.faults {
+            if is_template {
+                fault.help = Some("if this is a Helm template, check what `helm template` prints".into());
+            }
             let at = (fault.span.start as usize).saturating_sub(skipped);
             if !looked_at.contains(&at) {
                 let (document, hidden) = redact::lines_of_secret(text, at);

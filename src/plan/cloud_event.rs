@@ -46,7 +46,7 @@ fn of_group(group: &InstanceGroup) -> Vec<CloudEvent> {
             .and_then(|schedule| schedule.notice.as_ref())
             .map(|notice| event(notice.time, EventKind::Warning, &notice.reason, notice.message.clone())),
     );
-    found.extend(group.instances.iter().flat_map(of_instance));
+    found.extend(group.instances.iter().flat_map(|instance| of_instance(group, instance)));
     found.extend(group.events.iter().cloned());
     found
 }
@@ -73,43 +73,80 @@ fn of_run(object: &str, run: &JobRun) -> Vec<CloudEvent> {
     found
 }
 
+/// A refresh at its beginning, with its outcome: of one that succeeded its revision has the time, of the others nothing
+/// has.
 fn description(refresh: &Refresh) -> String {
     let from = refresh.from.map(|from| format!("from revision {from} ")).unwrap_or_default();
     let reason = refresh.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("refresh {from}to revision {}, {}{reason}", refresh.to, refresh.status)
+    let outcome = match refresh.status {
+        RefreshStatus::Successful => String::new(),
+        status => format!("; it is {status} now{reason}"),
+    };
+    format!("refresh {from}to revision {} began{outcome}", refresh.to)
 }
 
-fn of_instance(instance: &Instance) -> Vec<CloudEvent> {
+fn of_instance(group: &InstanceGroup, instance: &Instance) -> Vec<CloudEvent> {
     let object = format!("instance/{}", instance.id);
-    let event = |kind, reason: &str, message| CloudEvent {
-        time: instance.since,
+    let event = |time, kind, reason: &str, message| CloudEvent {
+        time,
         kind,
         reason: reason.into(),
         object: object.clone(),
         message,
     };
-    let mut found = vec![event(EventKind::Normal, "Started", format!("of revision {}", instance.revision))];
-    if let Health::Unhealthy { reason } | Health::Lost { reason } = &instance.health {
-        let word = match (instance.state, &instance.health) {
-            (InstanceState::Ended, _) => "Ended",
-            (_, Health::Lost { .. }) => "Lost",
-            _ => "Unhealthy",
-        };
-        found.push(event(EventKind::Warning, word, reason.clone()));
+    let started = format!("of revision {}", instance.revision);
+    let mut found = vec![event(instance.since, EventKind::Normal, "Started", started)];
+    if let Some((kind, word, message)) = outcome(instance) {
+        found.push(match changed(group, instance) {
+            Some(time) => event(time, kind, word, message),
+            // The time of its start is known, and that it is so now.
+            None => {
+                event(instance.since, kind, word, format!("{message} (now; the cloud has no time of it)"))
+            }
+        });
+    } else if let (Health::Healthy, Some(time)) = (&instance.health, instance.changed) {
+        let word = format!("of revision {}", instance.revision);
+        found.extend(
+            (instance.state == InstanceState::Running)
+                .then(|| event(time, EventKind::Normal, "Healthy", word)),
+        );
     }
     found.extend(instance.containers.iter().filter(|container| container.restarts > 0).map(|container| {
         let message = format!(
-            "container {}: started again {} times, {}",
+            "container {}: started again {} times since, {}",
             container.name, container.restarts, container.state
         );
-        event(EventKind::Warning, "Restarted", message)
+        event(instance.since, EventKind::Warning, "Restarted", message)
     }));
     found
+}
+
+/// What became of a VM, if it is neither starting nor healthy. A machine of a Job that ended well is as it should be.
+fn outcome(instance: &Instance) -> Option<(EventKind, &'static str, String)> {
+    let (Health::Unhealthy { reason } | Health::Lost { reason }) = &instance.health else { return None };
+    let is_success = instance.run.is_some() && reason.starts_with("Completed");
+    let (kind, word) = match (instance.state, &instance.health) {
+        (InstanceState::Ended, _) if is_success => (EventKind::Normal, "Completed"),
+        (InstanceState::Ended, _) => (EventKind::Warning, "Ended"),
+        (_, Health::Lost { .. }) => (EventKind::Warning, "Lost"),
+        _ => (EventKind::Warning, "Unhealthy"),
+    };
+    Some((kind, word, reason.clone()))
+}
+
+/// When the VM came to be as it is. A machine of a run ended when that did, or before.
+fn changed(group: &InstanceGroup, instance: &Instance) -> Option<u64> {
+    let ended = instance.run.filter(|_| instance.state == InstanceState::Ended).and_then(|member| {
+        group.runs.iter().find(|run| run.number == member.number).and_then(|run| run.ended)
+    });
+    let times = instance.changed.into_iter().chain(ended);
+    times.min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::api::Name;
     use crate::oci::Digest;
     use crate::plan::image::ImageId;
     use serde_json::json;
@@ -150,9 +187,43 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "container app: started again 3 times, running",
-                "refresh from revision 1 to revision 2, rolled back: web-2-abcde is unhealthy",
+                "container app: started again 3 times since, running",
+                "refresh from revision 1 to revision 2 began; it is rolled back now: web-2-abcde is unhealthy",
             ]
         );
+    }
+
+    fn instance(fields: &serde_json::Value) -> Instance {
+        let mut all = json!({"id": "report-1-abcde", "revision": 1, "state": "ended", "since": 30, "endpoints": [],
+            "containers": [], "run": {"number": 1}, "health": {"status": "unhealthy", "reason": "Completed"}});
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn an_event_has_the_time_of_what_it_says() {
+        let settings = crate::plan::example::settings(crate::manifest::api::Strategy::Recreate);
+        let mut group =
+            InstanceGroup::new(Name { namespace: "default".into(), name: "report".into() }, settings);
+        let shown = |group: &InstanceGroup, fields: serde_json::Value| {
+            let found = of_instance(group, &instance(&fields));
+            let last = found.last().unwrap().clone();
+            (last.time, last.kind, last.reason)
+        };
+        let completed = |time| (time, EventKind::Normal, "Completed".to_owned());
+        assert_eq!(shown(&group, json!({"changed": 90})), completed(90));
+        group.runs = vec![
+            serde_json::from_value(json!({"number": 1, "revision": 1, "status": "successful",
+            "completed": 1, "failed": 0, "started": 30, "ended": 80}))
+            .unwrap(),
+        ];
+        assert_eq!(shown(&group, json!({"changed": 90})), completed(80), "the run's end was written down");
+        let failed = json!({"changed": 70, "health": {"status": "unhealthy", "reason": "Error"}});
+        assert_eq!(shown(&group, failed), (70, EventKind::Warning, "Ended".to_owned()));
+        let healthy = json!({"changed": 44, "state": "running", "health": {"status": "healthy"}});
+        assert_eq!(shown(&group, healthy), (44, EventKind::Normal, "Healthy".to_owned()));
+        let unknown = json!({"run": null, "state": "running"});
+        let found = of_instance(&group, &instance(&unknown));
+        assert!(found[1].message.ends_with("(now; the cloud has no time of it)"), "{found:?}");
     }
 }

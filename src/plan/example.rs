@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use i2kit_spec::{Architecture, Bytes, DEFAULT_GRACE_PERIOD, EnvValue, EnvVar, Seconds};
 
-use super::fleet::{GroupSettings, LaunchSpec};
+use super::fleet::{DiskTemplate, GroupSettings, LaunchSpec, StatefulSettings};
 use super::image::{GuestFacts, ImageId, ImagePlan};
 use super::pod;
-use crate::manifest::api::{Container, Name, PodSpec, PodTemplate, Resources, Strategy};
+use crate::manifest::api::{Container, IntOrPercent, Name, PodSpec, PodTemplate, Resources, Strategy};
 use crate::oci::{
     ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
 };
@@ -105,4 +105,22 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
 /// A group that is no Job, with Kubernetes' defaults.
 pub(crate) fn settings(strategy: Strategy) -> GroupSettings {
     GroupSettings::new(strategy, Seconds(600), 10)
+}
+
+/// The disk `data` of each member of a StatefulSet.
+pub(crate) fn disk() -> DiskTemplate {
+    DiskTemplate { name: "data".into(), size: Bytes(1 << 30), class: None, expandable: true, retain: false }
+}
+
+/// A StatefulSet whose members start one after the other and have these disks, which stay.
+pub(crate) fn stateful(disks: Vec<DiskTemplate>) -> StatefulSettings {
+    StatefulSettings {
+        first: 0,
+        parallel: false,
+        partition: 0,
+        max_unavailable: IntOrPercent::Int(1),
+        delete_with_group: false,
+        delete_when_scaled: false,
+        disks,
+    }
 }

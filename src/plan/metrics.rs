@@ -1,4 +1,5 @@
-//! Metrics of a fleet in the text format that Prometheus reads.
+//! The counters of a fleet's balancers in the text format of Prometheus, for `status --metrics` and `/metrics` of the local
+//! cloud. The names of metrics and labels are an interface: dashboards are written against them.
 
 use std::fmt::Write as _;
 

@@ -63,11 +63,12 @@ pub enum Error {
         /// Status and text.
         message: String,
     },
-    /// Neither the mirrors nor the registry gave what was asked for, and the registry is not reached.
-    #[error("{source}; asked before: {}", .mirrors.join("; "))]
+    /// Neither the mirrors nor the registry gave what was asked for, and the registry is not reached. What the mirrors
+    /// answered comes first: it is why the registry was asked.
+    #[error("{}; then {registry}", .mirrors.join("; "))]
     Mirrors {
-        /// What the registry itself did.
-        source: Box<Error>,
+        /// What the registry itself did. Its text is part of this one, and so it is no source of it.
+        registry: Box<Error>,
         /// What each mirror answered.
         mirrors: Vec<String>,
     },
@@ -298,7 +299,7 @@ impl Error {
     pub(super) fn after(self, mirrors: Vec<String>) -> Self {
         match self {
             Self::Unreachable { .. } if !mirrors.is_empty() => {
-                Self::Mirrors { source: Box::new(self), mirrors }
+                Self::Mirrors { registry: Box::new(self), mirrors }
             }
             other => other,
         }

@@ -42,10 +42,18 @@ pub struct LayerReader {
 /// packed is what its first bytes show, as for other engines: builders and registries mislabel layers, and the diff id
 /// says whether the content is right.
 pub fn open_layer(path: &Path, media_type: &str, diff_id: DiffId) -> Result<LayerReader, Error> {
+    open_watched_layer((path, media_type, diff_id), |_| {})
+}
+
+/// The same, with the bytes of the file that were read so far going to `progress`.
+pub fn open_watched_layer(
+    (path, media_type, diff_id): (&Path, &str, DiffId),
+    progress: impl Fn(u64) + Send + 'static,
+) -> Result<LayerReader, Error> {
     LayerFormat::of(media_type)?;
     let file = File::open(path).map_err(Error::io("open", path))?;
     let size = file.metadata().map_err(Error::io("read", path))?.len();
-    let mut input = BufReader::with_capacity(BUFFER, file);
+    let mut input = BufReader::with_capacity(BUFFER, Watched { file, done: 0, shown: 0, progress });
     let start = input.fill_buf().map_err(Error::io("read", path))?;
     if let Some(packing) = LayerFormat::other_packing(start) {
         return Err(Error::Packing { place: format!("layer {}", diff_id.0.short()), packing });
@@ -54,6 +62,30 @@ pub fn open_layer(path: &Path, media_type: &str, diff_id: DiffId) -> Result<Laye
     let tar = decode(input, format).map_err(Error::io("read", path))?;
     let limit = EXPANSION_FREE.saturating_add(size.saturating_mul(EXPANSION));
     Ok(LayerReader { tar, hash: Sha256::new(), expected: diff_id, size, limit, count: 0, actual: None })
+}
+
+/// A file whose reader is watched.
+struct Watched<P> {
+    file: File,
+    done: u64,
+    /// What was reported last.
+    shown: u64,
+    progress: P,
+}
+
+/// Bytes between two reports.
+const REPORT: u64 = 1 << 20;
+
+impl<P: Fn(u64)> Read for Watched<P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        self.done += length as u64;
+        if self.done - self.shown >= REPORT || (length == 0 && self.done > self.shown) {
+            self.shown = self.done;
+            (self.progress)(self.done);
+        }
+        Ok(length)
+    }
 }
 
 /// The bytes of `input` without their compression.

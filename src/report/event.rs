@@ -53,6 +53,9 @@ pub enum Event {
     RefreshProgress {
         /// The group.
         group: String,
+        /// Whether it is a run of a Job: then machines of it run (`updated`) and have succeeded (`available`).
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        job: bool,
         /// `in progress`, `rolling back`, `successful` and so on.
         status: String,
         /// The revision that it leaves.
@@ -89,6 +92,11 @@ impl Event {
             Self::Warning { message } => Some(format!("warning: {message}")),
             Self::Error { message } => Some(format!("error: {message}")),
             Self::TaskStarted { title, .. } => Some(text::line(title).into_owned()),
+            Self::RefreshProgress { group, job: true, status, to, updated, available, total, .. } => {
+                Some(format!(
+                    "{group}: run of revision {to} {status}: {available}/{total} succeeded, {updated} running"
+                ))
+            }
             Self::RefreshProgress { group, status, to, updated, available, total, .. } => Some(format!(
                 "{group}: revision {to} {status}: {updated}/{total} started, {available}/{total} healthy"
             )),

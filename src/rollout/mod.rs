@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use self::error::RolloutError;
 pub use self::record::Record;
+pub use self::watch::event;
 use crate::cloud::{Cloud, CloudError, Materials, Scope};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
@@ -67,7 +68,8 @@ pub async fn execute(
     record: &Record,
 ) -> Result<Vec<Step>, RolloutError> {
     let at = plan.generation;
-    let mut run = Run { materials, cloud, events, options, record, at, started: BTreeSet::new(), tasks: 0 };
+    let mut run =
+        Run { materials, cloud, events, options, record, at, started: BTreeSet::new(), tasks: 0, open: None };
     let mut current = plan.clone();
     let mut replans = 0;
     loop {
@@ -110,6 +112,8 @@ struct Run<'r> {
     started: BTreeSet<Name>,
     /// Number of the next task, for its events.
     tasks: usize,
+    /// The task of a step that was planned again: it goes on under the same id.
+    open: Option<(String, String)>,
 }
 
 /// How far a plan came.
@@ -132,15 +136,13 @@ impl Run<'_> {
             if !failed.is_empty() && step.act().is_some() {
                 break;
             }
-            let id = format!("step-{}", self.tasks);
-            self.tasks += 1;
-            self.events.emit(Event::TaskStarted { id: id.clone(), title: step.to_string(), total: None });
+            let id = self.begin(step);
             match self.step(step).await {
                 Ok(()) => {}
                 Err(RolloutError::Cloud { step, source: CloudError::Outdated { message } })
                     if failed.is_empty() =>
                 {
-                    self.events.emit(Event::TaskFinished { id, outcome: "planned again".to_owned() });
+                    self.open = Some((id, step.clone()));
                     return Ok(Passed::Outdated(step, message));
                 }
                 // The cloud itself does not answer: the other groups cannot be asked for either.
@@ -156,6 +158,9 @@ impl Run<'_> {
             self.record.finish(step);
             self.events.emit(Event::TaskFinished { id, outcome: "done".to_owned() });
         }
+        if let Some((id, _)) = self.open.take() {
+            self.events.emit(Event::TaskFinished { id, outcome: "planned again".to_owned() });
+        }
         match failed.len() {
             0 => Ok(Passed::Ended(left)),
             1 => Err(failed.remove(0)),
@@ -163,10 +168,25 @@ impl Run<'_> {
         }
     }
 
+    /// Reports the start of a step, unless it was reported before and is only planned again. Returns its task.
+    fn begin(&mut self, step: &Step) -> String {
+        let title = step.to_string();
+        if let Some((id, open)) = self.open.take() {
+            if open == title {
+                return id;
+            }
+            self.events.emit(Event::TaskFinished { id, outcome: "planned again".to_owned() });
+        }
+        let id = format!("step-{}", self.tasks);
+        self.tasks += 1;
+        self.events.emit(Event::TaskStarted { id: id.clone(), title, total: None });
+        id
+    }
+
     async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
         match step {
             Step::Apply(change) => self.apply(&change.act, step).await,
-            Step::Await { group, revision, replicas, deadline_seconds, expires } => {
+            Step::Await { group, revision, replicas, deadline_seconds, expires, .. } => {
                 let goal = watch::Goal {
                     group,
                     revision: *revision,

@@ -272,13 +272,14 @@ fn reason(refresh: &Refresh) -> String {
 }
 
 /// A change as the tool reports it; the others are not about the group.
-fn event(change: Change) -> Option<Event> {
+pub fn event(change: Change) -> Option<Event> {
     match change {
         Change::Instance { group, instance, revision, state } => {
             Some(Event::InstanceChanged { group: group.to_string(), instance, revision, state })
         }
-        Change::Refresh { group, refresh } => Some(Event::RefreshProgress {
+        Change::Refresh { group, job, refresh } => Some(Event::RefreshProgress {
             group: group.to_string(),
+            job,
             status: refresh.status.to_string(),
             from: refresh.from,
             to: refresh.to,

@@ -75,9 +75,11 @@ fn read(folders: &[&str]) -> Vec<Source> {
             of_tests.insert(format!("{folder}/{module}/mod.rs"));
         }
     }
+    let folders: Vec<String> = of_tests.iter().map(|module| children_folder(module) + "/").collect();
     for source in &mut sources {
         let path = &source.path;
-        if of_tests.contains(path) || path.ends_with("/tests.rs") || path.contains("/tests/") {
+        let is_below = folders.iter().any(|folder| path.starts_with(folder));
+        if of_tests.contains(path) || is_below || path.ends_with("/tests.rs") || path.contains("/tests/") {
             source.code.clear();
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::manifests::{Kustomize, Manifests, Reading};
+use super::manifests::{FileOptions, Manifests, Reading};
 
 /// `plan`.
 #[derive(Debug, Args)]
@@ -94,9 +94,9 @@ pub(in crate::cli) struct PreflightArgs {
     /// Manifest files, folders of them, or `-`: the deployment to check for
     #[arg(value_name = "MANIFEST")]
     pub manifests: Vec<PathBuf>,
-    /// Folders with a kustomization.
+    /// Manifests that are named by options.
     #[command(flatten)]
-    pub kustomize: Kustomize,
+    pub options: FileOptions,
     /// How they are read.
     #[command(flatten)]
     pub reading: Reading,
@@ -126,19 +126,19 @@ pub(in crate::cli) struct ScaleArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DestroyArgs {
     /// Manifests, or names of groups: NAME or NAMESPACE/NAME
-    #[arg(required_unless_present_any = ["all", "lost", "kustomize"])]
+    #[arg(required_unless_present_any = ["all", "lost", "filename", "kustomize"])]
     pub targets: Vec<String>,
-    /// Folders with a kustomization.
+    /// Manifests that are named by options.
     #[command(flatten)]
-    pub kustomize: Kustomize,
+    pub options: FileOptions,
     /// Delete everything in the environment
-    #[arg(long, conflicts_with_all = ["targets", "kustomize"])]
+    #[arg(long, conflicts_with_all = ["targets", "filename", "kustomize"])]
     pub all: bool,
     /// Delete disks too, with all that is on them [default: disks are kept]
     #[arg(long, conflicts_with = "lost")]
     pub volumes: bool,
     /// End all machines of a local cloud whose database is lost or damaged; the database is kept under another name
-    #[arg(long, conflicts_with_all = ["targets", "kustomize", "all"])]
+    #[arg(long, conflicts_with_all = ["targets", "filename", "kustomize", "all"])]
     pub lost: bool,
     /// How manifests are read.
     #[command(flatten)]

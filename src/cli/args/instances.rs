@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-/// `status` and `events`.
+/// `status`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
     /// Group: NAME or NAMESPACE/NAME [default: all]
@@ -12,6 +12,16 @@ pub(in crate::cli) struct StatusArgs {
     /// Print the traffic of Services in the text format of Prometheus
     #[arg(long)]
     pub metrics: bool,
+    /// Print what changes as it does, after what there is
+    #[arg(short, long, conflicts_with = "metrics")]
+    pub watch: bool,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct EventsArgs {
+    /// Group: NAME or NAMESPACE/NAME [default: all]
+    pub name: Option<String>,
 }
 
 /// `top`.

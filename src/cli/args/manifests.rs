@@ -11,22 +11,32 @@ use crate::manifest::External;
 #[expect(clippy::struct_field_names, reason = "the word that messages of clap show")]
 pub(in crate::cli) struct Manifests {
     /// Manifest files, folders of them, or `-` for standard input; all are read as one set
-    #[arg(value_name = "MANIFEST", required_unless_present = "kustomize")]
+    #[arg(value_name = "MANIFEST", required_unless_present_any = ["filename", "kustomize"])]
     pub manifests: Vec<PathBuf>,
-    /// Folders with a kustomization.
+    /// Manifests that are named by options.
     #[command(flatten)]
-    pub kustomize: Kustomize,
+    pub options: FileOptions,
     /// How they are read.
     #[command(flatten)]
     pub reading: Reading,
 }
 
-/// `-k`, as kubectl has it.
+/// `-f` and `-k`, as kubectl has them.
 #[derive(Debug, Clone, Default, Args)]
-pub(in crate::cli) struct Kustomize {
+pub(in crate::cli) struct FileOptions {
+    /// The same as MANIFEST (repeatable)
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
     /// Folder with a kustomization, built with kubectl or kustomize (repeatable)
     #[arg(short = 'k', long = "kustomize", value_name = "DIR")]
     pub kustomize: Vec<PathBuf>,
+}
+
+impl FileOptions {
+    /// Whether they name nothing.
+    pub(in crate::cli) fn is_empty(&self) -> bool {
+        self.filename.is_empty() && self.kustomize.is_empty()
+    }
 }
 
 /// How manifests are read.
@@ -77,8 +87,11 @@ pub(in crate::cli) enum Findings {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ConvertArgs {
     /// Manifest files, folders of them, or `-` for standard input
-    #[arg(value_name = "MANIFEST", required = true)]
+    #[arg(value_name = "MANIFEST", required_unless_present_any = ["filename", "kustomize"])]
     pub manifests: Vec<PathBuf>,
+    /// Manifests that are named by options.
+    #[command(flatten)]
+    pub options: FileOptions,
 }
 
 /// `explain`.

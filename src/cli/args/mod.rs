@@ -20,11 +20,11 @@ pub(super) use self::deployment::{
     ScaleArgs, WaitArgs,
 };
 pub(super) use self::instances::{
-    ConsoleArgs, CpArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs, TopArgs, TopOrder,
+    ConsoleArgs, CpArgs, EventsArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs, TopArgs, TopOrder,
 };
 pub(super) use self::local_cloud::LocalCloudVerb;
 pub(super) use self::manifests::{
-    CheckArgs, ConvertArgs, ExplainArgs, Findings, Kustomize, Manifests, SchemaArgs, SchemaFormat,
+    CheckArgs, ConvertArgs, ExplainArgs, FileOptions, Findings, Manifests, SchemaArgs, SchemaFormat,
 };
 pub(super) use self::volume::VolumeVerb;
 
@@ -43,8 +43,14 @@ pub(super) struct Arguments {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// Environment file [default: ./environment.yml if it exists, else the local cloud]
-    #[arg(short = 'e', long = "environment", value_name = "FILE", global = true, env = "I2KIT_ENVIRONMENT")]
+    /// The environment file.
+    #[arg(
+        short = 'e',
+        long = "environment",
+        value_name = "FILE",
+        global = true,
+        help = "Environment file [env: I2KIT_ENVIRONMENT] [default: ./environment.yml if it exists, else the local cloud]"
+    )]
     pub environment: Option<PathBuf>,
     /// Format of results; with json, events go to standard error as JSON lines
     #[arg(short = 'o', long, value_enum, default_value_t = Output::Text, global = true)]
@@ -76,21 +82,27 @@ pub(super) enum ProxyRole {
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Check manifests and report every error at once
+    #[command(override_usage = "i2kit check [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Check(CheckArgs),
     /// Show the steps that deploy would take, and why
+    #[command(override_usage = "i2kit plan [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Plan(PlanArgs),
     /// Show the differences that deploy would make, line by line; exit code 10 when there are any
+    #[command(override_usage = "i2kit diff [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Diff(DiffArgs),
     /// Build the machine image of every pod
+    #[command(override_usage = "i2kit build [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Build(BuildArgs),
     /// Build the images that changed, roll them out, wait until all groups are healthy
+    #[command(override_usage = "i2kit deploy [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Deploy(DeployArgs),
     /// Deploy in the foreground, stream the logs, destroy everything on Ctrl-C
+    #[command(override_usage = "i2kit preview [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Preview(Manifests),
     /// Show groups, instances and balancers
     Status(StatusArgs),
     /// List events of groups and instances, oldest first
-    Events(StatusArgs),
+    Events(EventsArgs),
     /// Show the processor and memory use of instances
     Top(TopArgs),
     /// Print the output of a group's containers
@@ -111,7 +123,7 @@ pub(super) enum Verb {
     Scale(ScaleArgs),
     /// Wait for rollouts that an earlier command started
     Wait(WaitArgs),
-    /// Check credentials, permissions, quotas, networks and certificates before a deployment
+    /// Check what a deployment needs, on this computer and in its cloud
     Preflight(PreflightArgs),
     /// Print the smallest IAM policy that the environment needs
     IamPolicy,
@@ -142,6 +154,7 @@ pub(super) enum Verb {
     /// Print the JSON Schema of manifests, or a page made from the same tables
     Schema(SchemaArgs),
     /// Print manifests of the short form as Deployments and Services
+    #[command(override_usage = "i2kit convert [OPTIONS] <MANIFEST | -f FILE | -k DIR>...")]
     Convert(ConvertArgs),
     /// Print a shell completion script
     Completions {

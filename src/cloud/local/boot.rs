@@ -91,9 +91,12 @@ impl Unit {
 /// Where there is no systemd, with what to do instead; when the unit cannot be written, or systemd refuses it.
 pub fn enable(home: &Home, unit: &Unit) -> Result<(), CloudError> {
     if !Path::new(BOOTED).exists() {
-        return Err(CloudError::Unsupported {
-            what: "starting the local cloud with this computer, which has no systemd,".into(),
-            advice: format!("have its init run, as this user: {}", command_line(home)),
+        return Err(CloudError::Program {
+            program: "systemctl".into(),
+            message: format!(
+                "this computer has no systemd; have its init run, as this user: {}",
+                command_line(home)
+            ),
         });
     }
     let folder = unit.path.parent().unwrap_or(Path::new("/"));

@@ -1,18 +1,24 @@
 //! The local cloud as environment files name it: `provider: {type: local}`.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use i2kit_spec::Architecture;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::client::LocalCloud;
 use super::home::Home;
+use super::machine::{accelerator, platform};
 use super::support::SUPPORT;
+use crate::cloud::engine::reconcile::MAX_MEMBERS;
 use crate::cloud::provider::{Check, Client, Kind, Provider};
 use crate::cloud::{Cloud, CloudError};
+use crate::manifest::api::Name;
 use crate::manifest::support::Support;
-use crate::plan::fleet::BalancerSpec;
+use crate::plan::fleet::{Accelerator, BalancerSpec};
 use crate::plan::rollout::GroupSpec;
 
 /// The local cloud in the table of clouds.
@@ -43,13 +49,93 @@ impl Provider for Local {
         Ok(Box::new(LocalCloud::new(home(client), &client.environment)))
     }
 
+    fn refuse_size(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
+        if replicas <= MAX_MEMBERS {
+            return Ok(());
+        }
+        Err(CloudError::Unsupported {
+            what: format!("{group} with {replicas} instances"),
+            advice: format!("a group has at most {MAX_MEMBERS}"),
+        })
+    }
+
     async fn preflight(
         &self,
-        _client: &Client,
+        client: &Client,
         _groups: Vec<GroupSpec>,
         _balancers: Vec<BalancerSpec>,
     ) -> Result<Vec<Check>, CloudError> {
-        let finding = "the local cloud needs none; `scripts/deps` lists its programs";
-        Ok(vec![Check::new("account", Some(true), finding)])
+        let platform = platform::of(Architecture::COMPILED);
+        let qemu = program(client, platform.program);
+        let mut checks = vec![match &qemu {
+            Some(path) => Check::new("qemu", Some(true), path.display().to_string()),
+            None => Check::new(
+                "qemu",
+                Some(false),
+                format!(
+                    "there is no {} on the PATH: install the package {}",
+                    platform.program, platform.package
+                ),
+            ),
+        }];
+        if qemu.is_some() {
+            let home = home(client);
+            let found = tokio::task::spawn_blocking(move || accelerator::find(&home)).await;
+            checks.push(match found {
+                Ok(Accelerator::Kvm) => Check::new("accelerator", Some(true), "KVM"),
+                Ok(Accelerator::Tcg) => {
+                    let finding =
+                        "emulation, about ten times slower than KVM, which does not work for this user here";
+                    Check::new("accelerator", Some(true), finding)
+                }
+                Err(error) => Check::new("accelerator", None, error.to_string()),
+            });
+        }
+        checks.push(Check::new("account", Some(true), "the local cloud needs none, and has no quotas"));
+        Ok(checks)
+    }
+}
+
+/// The file of a program that is on the PATH which machines get.
+fn program(client: &Client, name: &str) -> Option<PathBuf> {
+    let path = client.variables.iter().find(|(variable, _)| variable == "PATH").map(|(_, path)| path)?;
+    std::env::split_paths(path).map(|folder| folder.join(name)).find(|file| {
+        let mode = file.metadata().map(|data| if data.is_file() { data.permissions().mode() } else { 0 });
+        mode.is_ok_and(|mode| mode & 0o111 != 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_without_qemu_fails_the_check() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client {
+            environment: "test".into(),
+            state: folder.path().join("state"),
+            cache: folder.path().join("cache"),
+            program: folder.path().join("i2kit"),
+            variables: vec![("PATH".into(), folder.path().into())],
+            holder: "ann".into(),
+            events: crate::report::Events::none(),
+        };
+        let checks = Local {}.preflight(&client, vec![], vec![]).await.unwrap();
+        let qemu = checks.iter().find(|check| check.name == "qemu").unwrap();
+        assert_eq!(qemu.ok, Some(false), "{checks:?}");
+        assert!(qemu.finding.contains("install the package qemu-system"), "{}", qemu.finding);
+        let name = platform::of(Architecture::COMPILED).program;
+        std::fs::write(folder.path().join(name), "").unwrap();
+        assert_eq!(program(&client, name), None, "it is no program");
+    }
+
+    #[test]
+    fn a_size_that_no_group_can_have_is_refused() {
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        assert_eq!(Local {}.refuse_size(&name, MAX_MEMBERS), Ok(()));
+        let error = Local {}.refuse_size(&name, MAX_MEMBERS + 1).unwrap_err().to_string();
+        assert!(error.contains("web with 1001 instances") && error.contains("at most 1000"), "{error}");
+        assert!(!error.contains("run the command again"), "{error}");
     }
 }

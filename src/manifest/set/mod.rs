@@ -9,7 +9,6 @@ mod variables;
 
 use std::collections::BTreeMap;
 
-use super::Options;
 use super::check::{Findings, Reference};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place};
@@ -17,6 +16,7 @@ use super::language::Target;
 use super::support::{Answer, NAMED_CLASS};
 use super::tree::{Node, Span, push_key};
 use super::words::{list, nearest};
+use super::{Options, OutsideSecret};
 
 pub(super) use document::Document;
 use document::template;
@@ -103,7 +103,7 @@ pub(super) fn check(
     set.sizes();
 }
 
-impl Set<'_, '_> {
+impl<'s> Set<'s, '_> {
     /// Whether the object is in the files all the same.
     fn is_unread(&self, kind: &str, namespace: &str, name: &str) -> bool {
         self.unread.iter().any(|unread| unread.is(kind, namespace, name))
@@ -198,11 +198,46 @@ impl Set<'_, '_> {
                 Target::StorageClass => self.index.anywhere(kind, &reference.name),
                 _ => self.index.find(kind, &reference.namespace, &reference.name),
             };
-            match found {
-                Some(document) => self.keys(reference, document),
-                None if self.has_any_class(reference) => {}
-                None => self.missing(reference),
+            match (found, self.outside(reference)) {
+                (Some(document), _) => self.keys(reference, document),
+                (None, Some(secret)) => self.outside_keys(reference, secret),
+                (None, None) if self.has_any_class(reference) => {}
+                (None, None) => self.missing(reference),
             }
+        }
+    }
+
+    /// The Secret beside the manifests that is meant, if there is one.
+    fn outside(&self, reference: &Reference) -> Option<&'s OutsideSecret> {
+        let known = &self.options.outside;
+        let full = format!("{}/{}", reference.namespace, reference.name);
+        let found = known.get(&full).or_else(|| known.get(&reference.name));
+        found.filter(|_| reference.target == Target::Secret)
+    }
+
+    /// What a Secret beside the manifests lacks. A file that cannot be read stops a deployment even where the Secret is
+    /// optional.
+    fn outside_keys(&mut self, reference: &Reference, secret: &OutsideSecret) {
+        let known = match secret {
+            OutsideSecret::Keys(known) => known,
+            OutsideSecret::Unreadable(why) => {
+                let message = format!("Secret `{}` has no values here: {why}", reference.name);
+                let found = of_reference(reference, &reference.place, &reference.path, message, None);
+                self.findings.push(found);
+                return;
+            }
+        };
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let keys =
+            reference.keys.iter().filter(|(key, ..)| !reference.optional && !known.contains(&key.as_str()));
+        for (key, place, path) in keys {
+            let near = nearest(key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let message = format!(
+                "Secret {} of the environment file has no key `{key}`; {}",
+                reference.name,
+                owned(&known)
+            );
+            self.findings.push(of_reference(reference, place, path, message, near));
         }
     }
 
@@ -287,14 +322,7 @@ impl Set<'_, '_> {
             let known = maps.iter().filter_map(|map| document.root.get(map)).flat_map(Node::entries);
             let known: Vec<&str> = known.map(|entry| entry.key.as_ref()).collect();
             let near = nearest(key, known.iter().copied());
-            let has = match known.as_slice() {
-                [] => "it has none".to_owned(),
-                few if few.len() <= MAX_KEYS => format!("it has {}", list(few, "and")),
-                many => {
-                    format!("it has {} and {} more", list(&many[..MAX_KEYS], "and"), many.len() - MAX_KEYS)
-                }
-            };
-            let message = format!("{} has no key `{key}`; {has}", document.title());
+            let message = format!("{} has no key `{key}`; {}", document.title(), owned(&known));
             let mut found = of_reference(
                 reference,
                 place,
@@ -318,6 +346,15 @@ fn identity(document: &Document<'_>) -> Span {
     let kind = root.get("kind").map(|kind| kind.span).filter(|kind| kind.start >= root.span.start);
     let kind = kind.unwrap_or(name);
     Span { start: kind.start.min(name.start), end: kind.end.max(name.end) }
+}
+
+/// The keys that an object has, in words.
+fn owned(known: &[&str]) -> String {
+    match known {
+        [] => "it has none".to_owned(),
+        few if few.len() <= MAX_KEYS => format!("it has {}", list(few, "and")),
+        many => format!("it has {} and {} more", list(&many[..MAX_KEYS], "and"), many.len() - MAX_KEYS),
+    }
 }
 
 fn of_reference(
@@ -348,4 +385,51 @@ fn item(list: &str, index: usize, key: &str) -> String {
     let mut path = format!("{list}[{index}]");
     push_key(&mut path, key);
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::manifest::{Options, OutsideSecret, SourceFile, read};
+
+    const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  containers:
+    - name: web
+      image: nginx
+      env:
+        - {name: A, valueFrom: {secretKeyRef: {name: db, key: password}}}
+        - {name: B, valueFrom: {secretKeyRef: {name: db, key: mail, optional: true}}}
+";
+
+    fn errors(outside: &[(&str, OutsideSecret)]) -> Vec<String> {
+        let file = SourceFile { name: "pod.yaml".into(), bytes: POD.into() };
+        let outside: BTreeMap<String, OutsideSecret> =
+            outside.iter().map(|(name, secret)| ((*name).to_owned(), secret.clone())).collect();
+        let reading = read(&[file], &Options { outside, ..Options::default() });
+        let of_secrets = reading.diagnostics.iter().filter(|finding| finding.message.starts_with("Secret"));
+        of_secrets.map(|finding| finding.message.clone()).collect()
+    }
+
+    #[test]
+    fn a_secret_of_the_environment_file_is_checked_as_one_of_a_manifest() {
+        let keys = |keys: &[&str]| OutsideSecret::Keys(keys.iter().map(|key| (*key).to_owned()).collect());
+        assert_eq!(errors(&[("db", keys(&["password"]))]), Vec::<String>::new());
+        assert_eq!(
+            errors(&[("default/db", keys(&["passwort"]))]),
+            ["Secret db of the environment file has no key `password`; it has `passwort`"]
+        );
+        assert_eq!(errors(&[("other/db", keys(&["password"]))]), ["Secret `db` is not in the given files"]);
+        let missing =
+            OutsideSecret::Unreadable("e.yml: `secrets.db`: cannot read db.env: no such file".into());
+        let found = errors(&[("db", missing)]);
+        assert!(
+            found.iter().all(|message| message.ends_with("cannot read db.env: no such file")),
+            "{found:?}"
+        );
+        assert!(!found.is_empty());
+    }
 }

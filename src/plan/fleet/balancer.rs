@@ -154,6 +154,15 @@ impl LoadBalancer {
     pub fn addresses(&self) -> Vec<String> {
         self.bound.iter().flatten().map(|port| format!("{}:{port}", self.host)).collect()
     }
+
+    /// The ports that are served on another port than the Service asks for, each with that other one.
+    pub fn moved_ports(&self) -> impl Iterator<Item = (u16, u16)> {
+        let wanted = self.spec.listeners.iter().map(|listener| listener.port);
+        wanted
+            .zip(&self.bound)
+            .filter_map(|(wanted, bound)| Some((wanted, (*bound)?)))
+            .filter(|(a, b)| a != b)
+    }
 }
 
 /// A VM behind a balancer.

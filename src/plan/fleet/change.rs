@@ -24,6 +24,9 @@ pub enum Change {
     Refresh {
         /// Its group.
         group: Name,
+        /// Whether it is a run of a Job, whose machines end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        job: bool,
         /// The refresh as it is now.
         refresh: Refresh,
     },
@@ -83,7 +86,8 @@ fn group_changes(before: Option<&InstanceGroup>, after: &InstanceGroup, found: &
     if let Some(refresh) = &after.refresh
         && before.and_then(|group| group.refresh.as_ref()) != Some(refresh)
     {
-        found.push(Change::Refresh { group: after.name.clone(), refresh: refresh.clone() });
+        let job = after.settings.job.is_some();
+        found.push(Change::Refresh { group: after.name.clone(), job, refresh: refresh.clone() });
     }
 }
 
@@ -103,7 +107,10 @@ fn state(instance: &Instance) -> String {
         InstanceState::Running => instance.health.to_string(),
         InstanceState::Draining => "draining".to_owned(),
         InstanceState::Stopping => "stopping".to_owned(),
-        InstanceState::Ended => format!("ended: {}", instance.health),
+        InstanceState::Ended => match &instance.health {
+            Health::Unhealthy { reason } | Health::Lost { reason } => format!("ended: {reason}"),
+            Health::Starting { .. } | Health::Healthy => "ended".to_owned(),
+        },
     }
 }
 
@@ -143,6 +150,14 @@ mod tests {
         let states: Vec<String> = states.collect();
         let others = all.len() - states.len();
         (states, others)
+    }
+
+    #[test]
+    fn a_machine_that_ended_shows_its_reason_alone() {
+        let mut ended = instance("a", &json!({"status": "unhealthy", "reason": "Completed"}));
+        ended.state = InstanceState::Ended;
+        let found = states(&Fleet::default(), &fleet(vec![ended], &[]));
+        assert_eq!(found, (vec!["a ended: Completed".to_owned()], 0));
     }
 
     #[test]

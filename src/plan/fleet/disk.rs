@@ -206,6 +206,7 @@ pub fn size(bytes: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::example;
 
     #[test]
     fn disks_of_members_are_called_as_their_claims_are_in_kubernetes() {
@@ -225,22 +226,8 @@ mod tests {
     #[test]
     fn a_disk_of_a_member_is_known_by_its_name() {
         let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
-        let template = DiskTemplate {
-            name: "data".into(),
-            size: Bytes(1 << 30),
-            class: None,
-            expandable: true,
-            retain: false,
-        };
-        let stateful = StatefulSettings {
-            first: 0,
-            parallel: false,
-            partition: 0,
-            max_unavailable: IntOrPercent::Int(1),
-            delete_with_group: false,
-            delete_when_scaled: false,
-            disks: vec![template.clone()],
-        };
+        let template = example::disk();
+        let stateful = example::stateful(vec![template.clone()]);
         let group = name("db");
         assert!(stateful.has(&group, &template.of(&group, 11).name));
         for other in ["data-db", "data-db-x", "data-db-01", "logs-db-0", "data-web-0"] {

@@ -309,6 +309,15 @@ impl InstanceGroup {
         self.refresh.as_ref().filter(|refresh| refresh.status.is_active())
     }
 
+    /// The revision that the group runs, or that the refresh under way brings or returns to.
+    pub fn heading(&self) -> Option<u32> {
+        let heading = self.active_refresh().map(|refresh| match refresh.status {
+            RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
+            _ => refresh.to,
+        });
+        heading.or(self.current)
+    }
+
     /// VMs that are neither leaving nor gone.
     pub fn members(&self) -> impl Iterator<Item = &Instance> {
         self.instances.iter().filter(|instance| instance.state == InstanceState::Running)

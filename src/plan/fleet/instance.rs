@@ -1,4 +1,8 @@
-//! One VM, as the cloud and its guest show it.
+//! Instances of a group: state, health, endpoints and containers, as a cloud and its guests report them.
+//!
+//! Serialised in three places: `status --output json`, the API of the local cloud, and its database, which stores
+//! [`InstanceState`], [`Health`], [`ContainerStatus`] and [`RunMember`] in its records of instances. A field that is renamed
+//! breaks scripts that read the first, and a local cloud of another version that reads the others.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -55,7 +59,7 @@ impl fmt::Display for InstanceId {
     }
 }
 
-/// One VM.
+/// A member of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
@@ -78,6 +82,10 @@ pub struct Instance {
     pub health: Health,
     /// When the VM was started.
     pub since: u64,
+    /// When its state, or the kind of its health, came to be what it is, where the cloud has a record of it. Pauses of
+    /// the computer since then are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<u64>,
     /// The kernel's boot id, once the guest has reported it: it changes when a VM is replaced and never otherwise.
     pub boot_id: Option<String>,
     /// The VM's address, which is the pod's IP, where it has one that others reach.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks;
-use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
+use super::steps::{Before, Desired, GroupKind, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, NewRevision};
 use crate::plan::fleet::{Fleet, GroupSettings, InstanceGroup, RefreshStatus};
@@ -89,6 +89,7 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         act.push(Step::apply(put, Before { launch, ..Before::default() }));
     }
     let replicas = spec.size(found);
+    let kind = GroupKind::of(&spec.settings);
     // Which members may run an older revision is what the manifest says now.
     let renewed = found.map(|group| InstanceGroup {
         settings: GroupSettings { stateful: spec.settings.stateful.clone(), ..group.settings.clone() },
@@ -97,8 +98,8 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
     let found = renewed.as_ref();
     match found.filter(|group| group.settings.schedule.is_some() && spec.settings.schedule.is_none()) {
         // Runs of the CronJob that it was end with the change, and say nothing about what it is from now on.
-        Some(group) => act.push(start(&spec.name, number, replicas, Some(group))),
-        None => act.extend(movement(&spec.name, number, replicas, found)),
+        Some(group) => act.push(start(&spec.name, number, replicas, (Some(group), kind))),
+        None => act.extend(movement(&spec.name, number, replicas, (found, kind))),
     }
     if let Some(refresh) = found.and_then(|group| group.refresh.as_ref())
         && refresh.to == number
@@ -114,14 +115,20 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         replicas,
         deadline_seconds: spec.settings.progress_deadline_seconds,
         expires: spec.settings.expires(),
+        kind,
     });
     let trim = found.and_then(|group| trim(group, number, spec.settings.revision_history_limit));
     GroupSteps { act, wait, trim, notes }
 }
 
 /// The steps that make `replicas` VMs of revision `to` out of what the group has, given that the revision exists.
-pub(super) fn movement(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) -> Vec<Step> {
-    let start = || start(name, to, replicas, found);
+pub(super) fn movement(
+    name: &Name,
+    to: u32,
+    replicas: u32,
+    (found, kind): (Option<&InstanceGroup>, GroupKind),
+) -> Vec<Step> {
+    let start = || start(name, to, replicas, (found, kind));
     let Some(group) = found else { return vec![start()] };
     let scale = (group.replicas != replicas).then(|| {
         let act = Act::Scale { group: name.clone(), replicas };
@@ -141,12 +148,12 @@ pub(super) fn movement(name: &Name, to: u32, replicas: u32, found: Option<&Insta
     }
 }
 
-/// The step that starts `replicas` VMs of revision `to`.
-fn start(name: &Name, to: u32, replicas: u32, found: Option<&InstanceGroup>) -> Step {
+/// The step that starts `replicas` VMs of revision `to`, in a group that is of that kind from now on.
+fn start(name: &Name, to: u32, replicas: u32, (found, kind): (Option<&InstanceGroup>, GroupKind)) -> Step {
     let act = Act::StartRefresh { group: name.clone(), to, replicas };
     let revision = found.and_then(|group| group.current);
     let before = found.map_or(0, |group| group.replicas);
-    Step::apply(act, Before { revision, replicas: Some(before), ..Before::default() })
+    Step::apply(act, Before { revision, replicas: Some(before), kind, ..Before::default() })
 }
 
 /// Whether the group is made of revision `number` and no refresh to it failed: a failed first start is tried again, or

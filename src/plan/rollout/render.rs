@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
-use super::steps::{Change, RolloutPlan, Step};
+use super::steps::{Change, GroupKind, RolloutPlan, Step};
 use crate::manifest::api::{CronRules, Floor, JobRules, MetricTarget, Protocol, Resource, Strategy};
 use crate::plan::act::Act;
 use crate::plan::fleet::{
@@ -49,6 +49,12 @@ impl fmt::Display for Step {
         write!(f, "{} ", self.mark())?;
         match self {
             Self::Apply(change) => change.fmt(f),
+            Self::Await { group, revision, kind: GroupKind::Job, .. } => {
+                write!(f, "wait for the end of {group} at revision {revision}")
+            }
+            Self::Await { group, revision, kind: GroupKind::CronJob, .. } => {
+                write!(f, "wait for {group}: its runs are of revision {revision} from now on")
+            }
             Self::Await { group, revision, replicas, .. } => {
                 write!(f, "wait for {group}: {} of revision {revision} healthy", vms(*replicas))
             }
@@ -70,6 +76,12 @@ impl fmt::Display for Change {
                 write!(f, "revision {} of {group}: {changes}", revision.number)
             }
             Act::CancelRefresh { group, to } => write!(f, "refresh of {group} to revision {to}: cancel it"),
+            Act::StartRefresh { group, to, .. } if before.kind == GroupKind::CronJob => {
+                write!(f, "schedule {group}: its runs are of revision {to} from now on")
+            }
+            Act::StartRefresh { group, to, .. } if before.kind == GroupKind::Job => {
+                write!(f, "run {group} at revision {to}")
+            }
             Act::StartRefresh { group, to, replicas } => {
                 match before.revision {
                     None => return write!(f, "start {group}: {} of revision {to}", vms(*replicas)),
@@ -443,6 +455,38 @@ mod tests {
             assert!(!launch_changes(&after, Some(&launch())).is_empty(), "nothing is shown of {field}");
         }
         assert_eq!(other_changes(&LaunchSpec { spot: true, ..launch() }, &launch()), "another spot");
+    }
+
+    #[test]
+    fn a_job_is_run_and_a_cron_job_starts_nothing() {
+        let name = || Name { namespace: "default".into(), name: "nightly".into() };
+        let shown = |kind| {
+            let act = Act::StartRefresh { group: name(), to: 1, replicas: 1 };
+            let start = Step::apply(act, super::super::steps::Before { kind, ..Default::default() });
+            let deadline_seconds = Seconds(600);
+            let wait = Step::Await {
+                group: name(),
+                revision: 1,
+                replicas: 1,
+                deadline_seconds,
+                expires: false,
+                kind,
+            };
+            format!("{start}; {wait}")
+        };
+        assert_eq!(
+            shown(GroupKind::CronJob),
+            "~ schedule nightly: its runs are of revision 1 from now on; . wait for nightly: its runs are of revision 1 \
+             from now on"
+        );
+        assert_eq!(
+            shown(GroupKind::Job),
+            "~ run nightly at revision 1; . wait for the end of nightly at revision 1"
+        );
+        assert_eq!(
+            shown(GroupKind::Service),
+            "~ start nightly: 1 VM of revision 1; . wait for nightly: 1 VM of revision 1 healthy"
+        );
     }
 
     #[test]

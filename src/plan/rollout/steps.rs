@@ -148,6 +148,29 @@ pub enum Intent {
     Wait(Vec<Name>),
 }
 
+impl Intent {
+    /// Leaves of a fleet what the plan is about, for a report of it.
+    #[must_use]
+    pub fn part(&self, mut fleet: Fleet) -> Fleet {
+        let groups: Vec<&Name> = match self {
+            Self::Deploy(desired) => desired.groups.iter().map(|group| &group.name).collect(),
+            Self::Rollback { group, .. } | Self::Scale { group, .. } | Self::Run(group) => vec![group],
+            Self::Wait(names) if !names.is_empty() => names.iter().collect(),
+            Self::None | Self::Destroy { .. } | Self::Collect | Self::Disk | Self::Wait(_) => return fleet,
+        };
+        let own = match self {
+            Self::Deploy(desired) => desired.balancers.as_slice(),
+            _ => &[],
+        };
+        fleet.groups.retain(|group| groups.contains(&&group.name));
+        fleet.balancers.retain(|balancer| {
+            own.iter().any(|spec| spec.name == balancer.spec.name)
+                || balancer.spec.targets().any(|target| groups.contains(&&target.group))
+        });
+        fleet
+    }
+}
+
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case", rename_all_fields = "camelCase")]
@@ -167,6 +190,9 @@ pub enum Step {
         /// Whether it is a Job that is removed some time after its end: then one that is gone has ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         expires: bool,
+        /// What is waited for.
+        #[serde(default, skip_serializing_if = "is_service")]
+        kind: GroupKind,
     },
     /// Wait for the end of the run that the step before started.
     AwaitRun {
@@ -175,6 +201,35 @@ pub enum Step {
         /// Its number is the first one larger than this that no schedule took.
         after: u32,
     },
+}
+
+/// What a group's machines are for, as far as the text of a step says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupKind {
+    /// They run on.
+    #[default]
+    Service,
+    /// They run to an end.
+    Job,
+    /// None of them runs before the time of the schedule.
+    CronJob,
+}
+
+impl GroupKind {
+    /// What a group with these settings is.
+    pub fn of(settings: &GroupSettings) -> Self {
+        match (&settings.schedule, &settings.job) {
+            (Some(_), _) => Self::CronJob,
+            (None, Some(_)) => Self::Job,
+            (None, None) => Self::Service,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_service(kind: &GroupKind) -> bool {
+    *kind == GroupKind::Service
 }
 
 impl Step {
@@ -231,10 +286,31 @@ pub struct Before {
     /// The number of VMs that the group should have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// What the group is from now on.
+    #[serde(default, skip_serializing_if = "is_service")]
+    pub kind: GroupKind,
 }
 
 impl Before {
     fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::Strategy;
+    use crate::plan::example;
+    use crate::plan::fleet::InstanceGroup;
+
+    #[test]
+    fn a_report_of_one_group_has_no_others() {
+        let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
+        let group = |own: &str| InstanceGroup::new(name(own), example::settings(Strategy::Recreate));
+        let fleet = Fleet { groups: vec![group("web"), group("other")], ..Fleet::default() };
+        let part = Intent::Scale { group: name("web"), replicas: 2 }.part(fleet.clone());
+        assert_eq!(part.groups.iter().map(|group| &*group.name.name).collect::<Vec<_>>(), ["web"]);
+        assert_eq!(Intent::Wait(vec![]).part(fleet.clone()), fleet);
     }
 }

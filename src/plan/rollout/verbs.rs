@@ -3,10 +3,10 @@
 use super::deploy::{movement, unused_images, with_groups};
 use super::disks;
 use super::error::PlanError;
-use super::steps::{Intent, RolloutPlan, Step};
+use super::steps::{GroupKind, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, RefreshStatus, size};
+use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, size};
 
 /// Brings `group` back to the revision `to`, or without one to that which served last before the current one.
 pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutPlan, PlanError> {
@@ -51,11 +51,7 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
         return Err(PlanError::Job { group: group.clone() });
     }
     one_disk(found, replicas, found.revisions.iter().flat_map(|revision| &revision.launch.disks))?;
-    let heading = found.active_refresh().map(|refresh| match refresh.status {
-        RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
-        _ => refresh.to,
-    });
-    let to = heading.or(found.current).ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
+    let to = found.heading().ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
     let mut plan = moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas });
     plan.steps.splice(0..0, disks::of_size(found, replicas, fleet));
     if let Some(scaling) = found.settings.scaling.as_ref().filter(|_| replicas > 0) {
@@ -141,6 +137,7 @@ pub fn wait(fleet: &Fleet, names: &[Name]) -> RolloutPlan {
             replicas: group.replicas,
             deadline_seconds: group.settings.progress_deadline_seconds,
             expires: group.settings.expires(),
+            kind: GroupKind::of(&group.settings),
         })
     });
     RolloutPlan::new(fleet, Intent::Wait(names.to_vec()), steps.collect())
@@ -156,7 +153,7 @@ fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanErr
 
 /// The plan that gives `group` that many VMs of revision `to`, and waits for them.
 fn moving(fleet: &Fleet, group: &InstanceGroup, (to, replicas): (u32, u32), intent: Intent) -> RolloutPlan {
-    let mut steps = movement(&group.name, to, replicas, Some(group));
+    let mut steps = movement(&group.name, to, replicas, (Some(group), GroupKind::of(&group.settings)));
     if !steps.is_empty() || group.replicas != replicas || !group.is_settled_at(to) {
         steps.push(Step::Await {
             group: group.name.clone(),
@@ -164,6 +161,7 @@ fn moving(fleet: &Fleet, group: &InstanceGroup, (to, replicas): (u32, u32), inte
             replicas,
             deadline_seconds: group.settings.progress_deadline_seconds,
             expires: group.settings.expires(),
+            kind: GroupKind::of(&group.settings),
         });
     }
     RolloutPlan::new(fleet, intent, steps)

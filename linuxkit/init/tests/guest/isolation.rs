@@ -1,4 +1,5 @@
-//! What containers may do, seen from inside.
+//! Tests of what a container may do to its machine and to its neighbours, from inside a booted guest: capabilities, the filter
+//! of system calls, privileges that are not gained, devices.
 
 use i2kit::erofs::TreeFile;
 

@@ -219,6 +219,7 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 ports.iter().map(one).collect()
             };
             Some(Instance {
+                changed: None,
                 name: None,
                 ordinal: None,
                 health: health(

@@ -79,7 +79,7 @@ fn show_group(
         revisions: group.revisions.clone(),
         instances: instances
             .into_iter()
-            .map(|record| show_instance(name, record, facts(&record.id)))
+            .map(|record| show_instance(name, record, facts(&record.id), now))
             .collect(),
         refresh: match (&group.settings.job, group.memory.runs.last()) {
             // Its runs are its own, and none of them brings the group to another revision.
@@ -97,7 +97,11 @@ fn show_group(
     }
 }
 
-fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts) -> Instance {
+fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts, now: Moment) -> Instance {
+    let changed = match record.state {
+        InstanceState::Running => record.health_since,
+        _ => record.state_since,
+    };
     Instance {
         id: record.id.clone(),
         name: record.ordinal.map(|ordinal| member_name(group, ordinal)),
@@ -107,6 +111,9 @@ fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts) -> 
         state: record.state,
         health: record.health.clone(),
         since: record.created,
+        changed: Some(
+            (now.wall.saturating_sub(now.steady.saturating_sub(changed)) / 1000).max(record.created),
+        ),
         boot_id: record.boot_id.clone(),
         address: record.address.map(IpAddr::V4),
         endpoints: facts.endpoints,

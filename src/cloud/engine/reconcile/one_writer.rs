@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cloud::engine::moment::Moment;
-use crate::manifest::api::{IntOrPercent, Strategy as Rollout};
+use crate::manifest::api::Strategy as Rollout;
 use crate::plan::example;
 use crate::plan::fleet::{GroupSettings, InstanceId, RefreshStatus, StatefulSettings};
 
@@ -26,15 +26,7 @@ struct World {
 }
 
 fn stateful(parallel: bool, partition: u32) -> StatefulSettings {
-    StatefulSettings {
-        first: 0,
-        parallel,
-        partition,
-        max_unavailable: IntOrPercent::Int(1),
-        delete_with_group: false,
-        delete_when_scaled: false,
-        disks: vec![],
-    }
+    StatefulSettings { parallel, partition, ..example::stateful(vec![]) }
 }
 
 fn world(stateful: Option<StatefulSettings>, replicas: u32) -> World {

@@ -5,6 +5,8 @@
 //! Each time: no process is ever without a saved record, what serves goes on serving, what was refused changes nothing,
 //! the commands come to their end when they are run again, and nothing is left after the last of them.
 
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -25,8 +27,8 @@ use crate::oci::Digest;
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, DiskTemplate, GroupSettings, Health, InstanceState, LaunchDisk, LaunchPort,
-    LaunchSpec, Listener, RefreshStatus, StatefulSettings, TargetGroup,
+    Accelerator, BalancerSpec, GroupSettings, Health, InstanceState, LaunchPort, LaunchSpec, Listener,
+    RefreshStatus, TargetGroup,
 };
 use crate::plan::image::ImageId;
 
@@ -429,8 +431,18 @@ impl Sim {
             max_unavailable: IntOrPercent::Int(0),
             max_surge: IntOrPercent::Int(1),
         };
-        self.apply(Act::PutGroup { group: name(), settings: example::settings(strategy) })?;
-        let new = NewRevision { number: revision, launch: launch(revision), cause: "deploy".into() };
+        self.roll_out(example::settings(strategy), launch(revision), revision)
+    }
+
+    /// Puts a group, and rolls a revision out.
+    fn roll_out(
+        &mut self,
+        settings: GroupSettings,
+        launch: LaunchSpec,
+        revision: u32,
+    ) -> Result<(), CloudError> {
+        self.apply(Act::PutGroup { group: name(), settings })?;
+        let new = NewRevision { number: revision, launch, cause: "deploy".into() };
         self.apply(Act::PutRevision { group: name(), revision: new })?;
         let is_done = |sim: &Self| {
             sim.group()
@@ -621,81 +633,6 @@ fn what_ran_before_the_host_was_restarted_is_started_again() {
     });
     let times: Vec<u64> = sim.runs.keys().copied().collect();
     assert!(times.len() <= 3 && times.iter().all(|time| *time <= sim.now), "{times:?} at {}", sim.now);
-}
-
-/// A StatefulSet of two, each member with a disk; a member that is scaled away takes its disk with it.
-fn members() -> GroupSettings {
-    let settings = example::settings(Strategy::Recreate);
-    let disk = DiskTemplate {
-        name: "data".into(),
-        size: i2kit_spec::Bytes(1 << 30),
-        class: None,
-        expandable: true,
-        retain: false,
-    };
-    let stateful = StatefulSettings {
-        first: 0,
-        parallel: false,
-        partition: 0,
-        max_unavailable: IntOrPercent::Int(1),
-        delete_with_group: false,
-        delete_when_scaled: true,
-        disks: vec![disk],
-    };
-    GroupSettings { stateful: Some(stateful), ..settings }
-}
-
-impl Sim {
-    fn deploy_members(&mut self, revision: u32) -> Result<(), CloudError> {
-        self.apply(Act::PutImage { image: image(revision) })?;
-        self.apply(Act::PutGroup { group: name(), settings: members() })?;
-        let launch = LaunchSpec { disks: vec![LaunchDisk::Member("data".into())], ..launch(revision) };
-        let new = NewRevision { number: revision, launch, cause: "deploy".into() };
-        self.apply(Act::PutRevision { group: name(), revision: new })?;
-        let is_done = |sim: &Self| {
-            sim.group()
-                .and_then(|group| group.memory.refresh.as_ref())
-                .is_some_and(|refresh| (refresh.to, refresh.status) == (revision, RefreshStatus::Successful))
-        };
-        if !is_done(self) {
-            self.apply(Act::StartRefresh { group: name(), to: revision, replicas: REPLICAS })?;
-            self.until("end of the refresh", |sim| {
-                let refresh = sim.group().and_then(|group| group.memory.refresh.as_ref());
-                refresh.is_none_or(|refresh| !refresh.status.is_active())
-            });
-        }
-        if is_done(self) { Ok(()) } else { Err(CloudError::Injected("rolled back".into())) }
-    }
-
-    fn disks(&self) -> Vec<String> {
-        self.world().disks.iter().map(|disk| disk.name.clone()).collect()
-    }
-
-    /// A StatefulSet from its first deployment to nothing but its disks, and then to nothing.
-    fn live_with_disks(&mut self) {
-        self.command(|sim| sim.deploy_members(1));
-        self.until("two members", |sim| sim.converged(REPLICAS));
-        assert_eq!(self.disks(), ["data-web-0", "data-web-1"]);
-        self.command(|sim| sim.deploy_members(2));
-        self.until("two members", |sim| sim.converged(REPLICAS));
-        self.command(|sim| sim.scale(1));
-        self.until("one member and its disk", |sim| sim.converged(1) && sim.disks() == ["data-web-0"]);
-        self.command(Self::destroy);
-        self.until("nothing but a disk", |sim| sim.world().alive.is_empty() && sim.state.is_idle());
-        assert_eq!(self.disks(), ["data-web-0"]);
-        let left: Vec<Name> = self.state.environments["local"].disks.keys().cloned().collect();
-        self.command(|sim| sim.apply(Act::DeleteDisks { disks: left.clone() }));
-        self.until("empty world", |sim| {
-            sim.disks().is_empty() && sim.state.environments.values().all(Environment::is_empty)
-        });
-    }
-}
-
-#[test]
-fn no_fault_gives_a_disk_two_writers_or_loses_one() {
-    for fault in [Fault::Kill, Fault::Fail, Fault::Full] {
-        everywhere(fault, Sim::live_with_disks);
-    }
 }
 
 /// A machine that does not hear its button is killed, once, and after it was saved that it is stopped.

@@ -7,7 +7,7 @@ pub(crate) mod accelerator;
 pub(crate) mod confine;
 pub(crate) mod descriptors;
 pub(crate) mod images;
-mod platform;
+pub(crate) mod platform;
 pub(crate) mod process;
 pub(crate) mod qemu;
 pub(crate) mod qmp;

@@ -1,4 +1,5 @@
-//! Rules about pods and where they run.
+//! Rules about fields of a pod that no single field can break: volumes against mounts, ports and names that must differ,
+//! and where a pod may run (selectors, affinity, tolerations), of which only zones mean something to machines.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

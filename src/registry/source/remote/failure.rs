@@ -141,6 +141,11 @@ impl Asked<'_> {
             "add the certificate of its authority to the system's, or name it in SSL_CERT_FILE".to_owned()
         } else if reason.contains("InvalidContentType") {
             format!("it does not speak TLS: {}", setting(true))
+        } else if is_about_names(&reason) {
+            "check the name and the network".to_owned()
+        } else if registry.contains(':') && reason.contains("refused") {
+            // The port is written down, and with another protocol it would be the same one.
+            "check that it runs, and the port".to_owned()
         } else if self.plain_http {
             format!("check that it runs; if it speaks TLS, {}", setting(false))
         } else {
@@ -148,6 +153,11 @@ impl Asked<'_> {
         };
         Failure { error: self.unreachable(reason, hint), retry: Retry::Connect }
     }
+}
+
+/// Whether no address was found, so that no protocol was spoken.
+fn is_about_names(reason: &str) -> bool {
+    ["lookup", "resolve", "not known", "No address"].iter().any(|word| reason.contains(word))
 }
 
 /// The innermost cause, the system's error; the layers above repeat the address.
@@ -181,6 +191,27 @@ mod tests {
         assert_eq!(refused(503, "text").1, Retry::Transient);
         assert_eq!(refused(429, "text").1, Retry::Transient);
         assert_eq!(refused(400, "text").1, Retry::Never);
+    }
+
+    #[test]
+    fn advice_about_protocols_is_given_where_they_can_be_the_cause() {
+        let advice = |registry: &str, plain_http: bool, reason: &str| {
+            let image = "registry.example/app:1".parse().unwrap();
+            let asked = Asked { registry, image: &image, who: "user ann", plain_http };
+            asked.no_connection(&std::io::Error::other(reason.to_owned())).error.to_string()
+        };
+        let lookup = advice("registy.example", false, "failed to lookup address information: Name not known");
+        assert!(lookup.ends_with("check the name and the network"), "{lookup}");
+        let refused = advice("registry.example:5000", true, "Connection refused (os error 111)");
+        assert!(refused.ends_with("check that it runs, and the port"), "{refused}");
+        for (registry, plain_http, reason) in [
+            ("registry.example", true, "Connection refused (os error 111)"),
+            ("registry.example", false, "received corrupt message of type InvalidContentType"),
+            ("registry.example:5000", false, "connection reset"),
+        ] {
+            let text = advice(registry, plain_http, reason);
+            assert!(text.contains(&format!("`plainHttp: {}`", !plain_http)), "{text}");
+        }
     }
 
     #[test]
