@@ -1,6 +1,6 @@
 //! The rules of the house, held by reading its source as text. This file: which room may name which, what pure rooms must
 //! not touch, what each file opens with, and that templates and examples are tested. The modules: circles between files,
-//! sizes of functions, repeated lines, names of clouds, and that pages, limits and promises agree with the code.
+//! sizes of functions, repeated lines, names of types and of clouds, and that pages, limits and promises agree with the code.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -31,6 +31,8 @@ pub(super) fn of_group(set: &ObjectSet, name: &Name, template: &PodTemplate) -> 
         }
         if let Some(rules) = &policy.egress {
             let allowed = group.egress.get_or_insert_default();
+            allowed
+                .extend(rules.iter().filter(|rule| rule.peers.is_empty()).flat_map(|rule| named(set, rule)));
             for (rule, (peer, template)) in rules
                 .iter()
                 .flat_map(|rule| peers(set, policy, rule).into_iter().map(move |peer| (rule, peer)))
@@ -43,6 +45,17 @@ pub(super) fn of_group(set: &ObjectSet, name: &Name, template: &PodTemplate) -> 
         }
     }
     found
+}
+
+/// The pods that call a port so, whoever they are: what a rule of egress for everybody means by a port's name.
+fn named(set: &ObjectSet, rule: &PolicyRule) -> Vec<Reachable> {
+    let by_name = |port: &&PolicyPort| matches!(port.port, Some(TargetPort::Name(_)));
+    let names: Vec<PolicyPort> = rule.ports.iter().filter(by_name).cloned().collect();
+    let reached = set.pods().map(|(name, template)| Reachable {
+        peers: vec![Peer::Group(name.clone())],
+        ports: Some(ports(&names, Some(template)).unwrap_or_default()),
+    });
+    reached.filter(|rule| is_anything(rule.ports.as_deref())).collect()
 }
 
 /// Whether some port is allowed: a rule whose ports have names that nobody has allows none.
@@ -197,6 +210,21 @@ mod tests {
                 "peers": [{"block": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}],
                 "ports": [{"protocol": "UDP", "first": 0, "last": 65535}],
             })
+        );
+        // Without peers a port's name is that of whoever calls a port of theirs so; its number holds for everybody.
+        let egress = "podSelector: {matchLabels: {app: db}}\n  policyTypes: [Egress]\n  egress: [{ports: [{port: http}, {port: 53, protocol: UDP}, {port: none}]}]\n";
+        let port =
+            |protocol: &str, number: u16| json!([{"protocol": protocol, "first": number, "last": number}]);
+        let of_group =
+            |namespace, name| json!({"peers": [group(namespace, name)], "ports": port("TCP", 8080)});
+        assert_eq!(
+            policy(egress)["egress"],
+            json!([
+                of_group("default", "web"),
+                of_group("default", "db"),
+                of_group("other", "spy"),
+                {"peers": ["everybody"], "ports": port("UDP", 53)},
+            ])
         );
         // A name that the pods do not have is no port, and a rule without ports allows nothing.
         assert_eq!(peers("{ports: [{port: https}]}"), json!(null));

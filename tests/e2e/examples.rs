@@ -1,7 +1,6 @@
 //! Every example of `manifests/`, deployed.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -117,9 +116,6 @@ fn pods_find_each_other_by_the_names_of_their_services() {
         return;
     }
     let world = World::new();
-    // An environment's server of names has an address that follows from its name: other worlds run beside this one.
-    let environment = fs::read_to_string(world.path().join("environment.yml")).unwrap();
-    world.write("environment.yml", &environment.replace("name: test\n", "name: names\n"));
     world.i2kit(&["deploy", &example("manifests/proxy.yaml")]).run();
     wait_for_page(&world.address("proxy"), "Hello from greeter-1-");
     // From inside, by every form of the name; a name that no Service has is said to be none.

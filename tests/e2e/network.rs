@@ -245,9 +245,6 @@ fn the_user_network_is_there_where_it_is_asked_for() {
     let manifest = MANIFEST.replace("replicas: 2", "replicas: 1");
     let (rest, _headless) = manifest.rsplit_once("---\n").unwrap();
     let world = World::new().file("web.yaml", rest).file("all.yaml", &manifest);
-    // Addresses follow from names: another test has the same ones in the same environment.
-    let environment = std::fs::read_to_string(world.path().join("environment.yml")).unwrap();
-    world.write("environment.yml", &environment.replace("name: test\n", "name: user\n"));
     world.i2kit(&["deploy", "web.yaml"]).environment("I2KIT_LOCAL_NETWORK", "user").run();
     // What needs addresses is refused.
     let refused = world.i2kit(&["deploy", "all.yaml"]);

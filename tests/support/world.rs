@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use i2kit::manifest::api::Name;
 use i2kit::plan::fleet::{Fleet, InstanceGroup};
@@ -19,20 +20,23 @@ pub(crate) struct World {
 
 impl World {
     /// A world with an environment whose images come from the test registry. Worlds share a cache, so that a layer is
-    /// fetched and converted once.
+    /// fetched and converted once. Each environment has a name of its own: addresses and ports follow from names, and
+    /// worlds of this and of other suites run beside each other.
     pub(crate) fn new() -> Self {
         Self::with(Images::Common)
     }
 
     /// The same with that set of test images.
     pub(crate) fn with(images: Images) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut world = Self::bare();
         world.cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         let mirror = mirror(images);
         world.file(
             "environment.yml",
             &format!(
-                "name: test\nregistries:\n  docker.io:\n    mirrors: [\"{mirror}\"]\n    plainHttp: true\n"
+                "name: {name}\nregistries:\n  docker.io:\n    mirrors: [\"{mirror}\"]\n    plainHttp: true\n"
             ),
         )
     }

@@ -196,7 +196,7 @@ impl Keeper {
         fleet.warnings.extend(certificates);
         fleet.warnings.extend(self.tasks.failing());
         let refused = self.networks.are_wanted().then(|| self.networks.refusal()).flatten();
-        fleet.warnings.extend(refused.map(str::to_owned));
+        fleet.warnings.extend(refused);
         if *scope != Scope::Detailed {
             fleet.groups.iter_mut().for_each(|group| group.events.clear());
         }
@@ -214,23 +214,48 @@ impl Keeper {
 
     /// Finds out whether new VMs get addresses in their environment's network. Blocks for as long as it takes to make one.
     pub(super) fn choose_network(&self) {
-        let are_given = self.networks.are_wanted() && self.networks.refused().is_none();
-        self.state().addresses.are_given = are_given;
+        let refusal = if self.networks.are_wanted() {
+            self.networks.refused()
+        } else {
+            Some(
+                "the local cloud was started with I2KIT_LOCAL_NETWORK=user; end its process, which ends no machine, and run \
+                 a verb without that"
+                    .to_owned(),
+            )
+        };
+        let mut state = self.state();
+        state.addresses.are_given = refusal.is_none();
+        state.addresses.refusal = refusal;
+    }
+
+    /// Whether some environment needs a network and this host, which was to give one, did not when it was tried last.
+    pub(super) fn lacks_network(&self) -> bool {
+        let state = self.state();
+        self.networks.are_wanted()
+            && !state.addresses.are_given
+            && state.environments.values().any(addresses::needs_network)
     }
 
     /// Refuses what does not work without addresses of machines, `what`, in an environment whose machines have none.
     pub(super) fn require_network(&self, environment: &str, what: &str) -> Result<(), CloudError> {
         let empty = Environment::default();
-        let is_there = {
+        let is_there = || {
             let state = self.state();
             state.addresses.are_in(state.environments.get(environment).unwrap_or(&empty))
         };
-        if is_there {
+        if is_there() {
             return Ok(());
+        }
+        if self.networks.are_wanted() {
+            // What was in the way may be gone.
+            blocking(|| self.choose_network());
+            if is_there() {
+                return Ok(());
+            }
         }
         let advice = match (self.networks.are_wanted(), self.networks.refusal()) {
             (false, _) => "it was started with I2KIT_LOCAL_NETWORK=user: `i2kit destroy --all`, then deploy without that".into(),
-            (true, Some(reason)) => reason.to_owned(),
+            (true, Some(reason)) => reason,
             (true, None) => "its machines were started without one: `i2kit destroy --all`, then deploy again".into(),
         };
         let what = format!("{what} without a network of the environment's own");

@@ -3,7 +3,7 @@
 use super::config::META;
 use super::field::{OneOf, PORT, Table, Text, Type, refused_word, word, works};
 use super::meta::SELECTOR;
-use super::workload::{API_VERSION, KIND, STATUS};
+use super::workload::{API_VERSION, KIND};
 
 /// `networking.k8s.io/v1` NetworkPolicy.
 pub(super) static POLICY: Table = Table::new(
@@ -14,7 +14,6 @@ pub(super) static POLICY: Table = Table::new(
         KIND,
         META,
         works("spec", Type::Object(&POLICY_SPEC), "what it allows").required(),
-        STATUS,
     ],
 );
 

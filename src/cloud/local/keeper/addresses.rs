@@ -17,6 +17,8 @@ const REST: Duration = Duration::from_mins(10);
 pub(in crate::cloud::local) struct Addresses {
     /// Whether this host gives environments a network.
     pub(in crate::cloud::local) are_given: bool,
+    /// Why it does not, and what to do about it.
+    pub(in crate::cloud::local) refusal: Option<String>,
     freed: BTreeMap<(String, Ipv4Addr), Instant>,
 }
 
@@ -29,17 +31,42 @@ impl Addresses {
     }
 
     /// The address of a new machine of this environment: the lowest one that neither has nor had a machine just now. None
-    /// where machines get no addresses, and where all are taken.
-    pub(super) fn choose(&self, name: &str, environment: &Environment) -> Option<Ipv4Addr> {
+    /// where machines get no addresses.
+    ///
+    /// # Errors
+    /// Why a machine must not be started: without an address it would be open to everybody, in an environment that has
+    /// policies, and out of reach of its siblings.
+    pub(super) fn choose(&self, name: &str, environment: &Environment) -> Result<Option<Ipv4Addr>, String> {
         if !self.are_in(environment) {
-            return None;
+            return if needs_network(environment) { Err(self.refused(environment)) } else { Ok(None) };
         }
         let records = environment.groups.values().flat_map(|group| group.instances.values());
         let mut taken: BTreeSet<Ipv4Addr> = records.filter_map(|record| record.address).collect();
         let rests = |since: &Instant| since.elapsed() < REST;
         let freed = self.freed.iter().filter(|((of, _), since)| of == name && rests(since));
         taken.extend(freed.map(|((_, address), _)| *address));
-        wanted::free_address(&taken)
+        let free = wanted::free_address(&taken);
+        free.map(Some).ok_or_else(|| "all addresses of the environment's network are taken".to_owned())
+    }
+
+    /// Why an environment that needs a network has none.
+    fn refused(&self, environment: &Environment) -> String {
+        let has_some = environment
+            .groups
+            .values()
+            .flat_map(|group| group.instances.values())
+            .any(|record| record.state != InstanceState::Ended);
+        let reason = match &self.refusal {
+            Some(reason) if !self.are_given => reason.as_str(),
+            _ if has_some => {
+                "others of its machines run without one; `i2kit destroy --all`, then deploy again"
+            }
+            _ => "this host gives none",
+        };
+        format!(
+            "it is not started without a network of its environment's own, which a NetworkPolicy or a headless Service \
+             needs: {reason}"
+        )
     }
 
     /// Takes note that an address of this environment has no machine any more.
@@ -47,6 +74,13 @@ impl Addresses {
         self.freed.retain(|_, since| since.elapsed() < REST);
         self.freed.insert((environment.to_owned(), address), Instant::now());
     }
+}
+
+/// Whether something of the environment holds or works only where its machines have addresses: a policy, or a headless
+/// Service. Its other machines are peers of those.
+pub(super) fn needs_network(environment: &Environment) -> bool {
+    environment.groups.values().any(|group| group.settings.policy.is_some())
+        || environment.balancers.values().any(|balancer| balancer.spec.headless.is_some())
 }
 
 #[cfg(test)]
@@ -57,14 +91,14 @@ mod tests {
     fn an_address_is_given_again_only_after_a_while_and_each_environment_has_its_own() {
         let environment = Environment::default();
         let mut addresses = Addresses::default();
-        assert_eq!(addresses.choose("local", &environment), None);
+        assert_eq!(addresses.choose("local", &environment), Ok(None));
         addresses.are_given = true;
-        let first = addresses.choose("local", &environment).unwrap();
+        let first = addresses.choose("local", &environment).unwrap().unwrap();
         assert_eq!(first, Ipv4Addr::new(10, 78, 1, 1));
         addresses.free("local", first);
-        assert_eq!(addresses.choose("local", &environment), Some(Ipv4Addr::new(10, 78, 1, 2)));
-        assert_eq!(addresses.choose("other", &environment), Some(first));
+        assert_eq!(addresses.choose("local", &environment), Ok(Some(Ipv4Addr::new(10, 78, 1, 2))));
+        assert_eq!(addresses.choose("other", &environment), Ok(Some(first)));
         addresses.freed.insert(("local".into(), first), Instant::now().checked_sub(REST).unwrap());
-        assert_eq!(addresses.choose("local", &environment), Some(first));
+        assert_eq!(addresses.choose("local", &environment), Ok(Some(first)));
     }
 }

@@ -60,6 +60,11 @@ async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), C
 }
 
 async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
+    if keeper.lacks_network() {
+        let keeper = Arc::clone(keeper);
+        // It may take seconds, in which machines that run are looked after.
+        tokio::task::spawn_blocking(move || keeper.choose_network());
+    }
     // Before VMs are started: each is given the address of a name server that answers.
     carry(keeper).await;
     let ticked = blocking(|| tick(keeper));

@@ -56,7 +56,7 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
             tokio::task::spawn_blocking(move || remove_disk(&keeper, &environment, &disk));
         }
         // Done when they began.
-        Effect::Kill { .. } | Effect::Dismiss { .. } => {}
+        Effect::Refuse { .. } | Effect::Kill { .. } | Effect::Dismiss { .. } => {}
     }
 }
 

@@ -6,6 +6,7 @@
 //! the commands come to their end when they are run again, and nothing is left after the last of them.
 
 mod members;
+mod networks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};

@@ -7,12 +7,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::Keeper;
 use super::state::blocking;
 use crate::cloud::CloudError;
-use crate::cloud::engine::environment::{BalancerRecord, Environment, InstanceRecord};
+use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
 use crate::cloud::local::mover::ListenerId;
 use crate::cloud::local::network::addresses;
-use crate::cloud::local::network::wanted::{self, Allow, Block, Policy, Ports, Service, Wanted};
+use crate::cloud::local::network::wanted::{
+    self, Addresses, Allow, Block, Policy, Ports, Range, Service, Wanted,
+};
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, Reachable, TargetGroup};
+use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, PolicyPorts, Reachable, TargetGroup};
 
 /// After so many rounds a network that is not carried in is opened again.
 const REOPEN_ROUNDS: u64 = 10;
@@ -26,20 +28,28 @@ pub(super) async fn join(keeper: &Keeper, missing: &mut BTreeMap<String, u64>) -
     };
     let carried = keeper.mover.report().networks;
     missing.retain(|name, _| !carried.contains(name));
+    let mut joined = Ok(());
+    // Each has its turn, whatever becomes of another one.
     for (name, network) in keeper.networks.all() {
-        if let Some(given) = network.to_give().map_err(|error| failed(&name, &error))? {
-            keeper.mover.give(&name, &given).await.map_err(|error| failed(&name, &error))?;
-            network.given();
-        } else if !carried.contains(&name) {
-            // A process that was killed is there again soon; a front door that was ended has left what it had.
-            let rounds = missing.entry(name.clone()).or_default();
-            *rounds += 1;
-            if rounds.is_multiple_of(REOPEN_ROUNDS) {
-                blocking(|| network.reopen()).map_err(|error| failed(&name, &error))?;
+        let done = match network.to_give() {
+            Err(error) => Err(failed(&name, &error)),
+            Ok(Some(given)) => {
+                let given = keeper.mover.give(&name, &given).await;
+                given.map(|()| network.given()).map_err(|error| failed(&name, &error))
             }
-        }
+            Ok(None) if !carried.contains(&name) => {
+                // A process that was killed is there again soon; a front door that was ended has left what it had.
+                let rounds = missing.entry(name.clone()).or_default();
+                *rounds += 1;
+                let is_due = rounds.is_multiple_of(REOPEN_ROUNDS);
+                let opened = if is_due { blocking(|| network.reopen()) } else { Ok(()) };
+                opened.map_err(|error| failed(&name, &error))
+            }
+            Ok(None) => Ok(()),
+        };
+        joined = joined.and(done);
     }
-    Ok(())
+    joined
 }
 
 /// The number of connections of each machine that is drained: those of others cost a look that nobody needs.
@@ -75,14 +85,26 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
         state.environments.iter().filter(|(_, environment)| !environment.is_idle()).map(wanted).collect()
     };
     keeper.networks.keep(&wanted.keys().cloned().collect());
-    for (name, wanted) in wanted {
-        let Some(network) = keeper.networks.find(&name) else { continue };
+    each(wanted, |name, wanted| {
+        let Some(network) = keeper.networks.find(name) else { return Ok(()) };
         network.apply(&wanted).map_err(|error| CloudError::Program {
             program: "the network".into(),
             message: format!("the rules of {name} cannot be written: {error}"),
-        })?;
+        })
+    })
+}
+
+/// Does something for each environment, whatever becomes of another one. The error is the first one.
+fn each<T>(
+    all: BTreeMap<String, T>,
+    mut act: impl FnMut(&str, T) -> Result<(), CloudError>,
+) -> Result<(), CloudError> {
+    let mut done = Ok(());
+    for (name, one) in all {
+        let result = act(&name, one);
+        done = done.and(result);
     }
-    Ok(())
+    done
 }
 
 /// What the network of an environment is to be.
@@ -107,60 +129,59 @@ fn wanted(environment: &Environment) -> Wanted {
 
 /// What is kept from machines, and machines from, by the policies of their groups.
 fn policies(environment: &Environment) -> Vec<Policy> {
-    let mut policies = Vec::new();
-    for group in environment.groups.values() {
-        let Some(GroupPolicy { ingress, egress }) = group.settings.policy.as_deref() else { continue };
-        let allowed = |rules: &Option<Vec<Reachable>>| {
-            rules
-                .as_ref()
-                .map(|rules| rules.iter().flat_map(|rule| allowed(environment, rule)).collect::<Vec<_>>())
-        };
-        let (ingress, egress) = (allowed(ingress), allowed(egress));
-        let there = group.instances.values().filter(|record| record.state != InstanceState::Ended);
-        policies.extend(there.filter_map(|record| record.address).map(|machine| Policy {
-            machine,
-            ingress: ingress.clone(),
-            egress: egress.clone(),
-        }));
-    }
-    policies
+    let restricted = environment.groups.values().filter_map(|group| {
+        let GroupPolicy { ingress, egress } = group.settings.policy.as_deref()?;
+        let machines: Vec<Ipv4Addr> = addresses_of(group).collect();
+        let allowed =
+            |rules: &Option<Vec<Reachable>>| rules.as_ref().map(|rules| allowed(environment, rules));
+        (!machines.is_empty()).then(|| Policy {
+            machines,
+            ingress: allowed(ingress),
+            egress: allowed(egress),
+        })
+    });
+    restricted.collect()
 }
 
-/// A rule by addresses: each other side on each of the ports.
-fn allowed(environment: &Environment, rule: &Reachable) -> Vec<Allow> {
-    let ports: Vec<Option<Ports>> = match &rule.ports {
-        None => vec![None],
-        Some(ports) => ports
-            .iter()
-            .map(|port| Some(Ports { protocol: port.protocol, range: (port.first, port.last) }))
-            .collect(),
-    };
-    let blocks = |peer: &Peer| -> Vec<(Block, Vec<Block>)> {
-        match peer {
-            Peer::Everybody => vec![(Block { address: Ipv4Addr::UNSPECIFIED, bits: 0 }, vec![])],
-            Peer::Group(name) => {
-                let records = environment.groups.get(name).map(|group| group.instances.values());
-                let there =
-                    records.into_iter().flatten().filter(|record| record.state != InstanceState::Ended);
-                let one = |address| (Block { address, bits: 32 }, vec![]);
-                there.filter_map(|record| record.address).map(one).collect()
-            }
-            // There is nobody with an address of IPv6.
-            Peer::Block { cidr, except } => {
-                let except = except.iter().filter_map(|block| block.parse().ok()).collect();
-                cidr.parse().ok().map(|block| (block, except)).into_iter().collect()
-            }
+/// The addresses of a group's machines that are there.
+fn addresses_of(group: &GroupRecord) -> impl Iterator<Item = Ipv4Addr> {
+    let there = group.instances.values().filter(|record| record.state != InstanceState::Ended);
+    there.filter_map(|record| record.address)
+}
+
+/// Rules by addresses; those with the same ports are one.
+fn allowed(environment: &Environment, rules: &[Reachable]) -> Vec<Allow> {
+    let mut found: Vec<(&Option<Vec<PolicyPorts>>, Vec<Range>)> = Vec::new();
+    for Reachable { peers, ports } in rules {
+        let ranges = peers.iter().flat_map(|peer| ranges(environment, peer));
+        match found.iter_mut().find(|(known, _)| *known == ports) {
+            Some((_, known)) => known.extend(ranges),
+            None => found.push((ports, ranges.collect())),
         }
+    }
+    let port = |port: &PolicyPorts| Ports { protocol: port.protocol, range: (port.first, port.last) };
+    let allow = |(ports, ranges): (&Option<Vec<PolicyPorts>>, _)| Allow {
+        peers: Addresses::of(ranges),
+        ports: ports.as_ref().map(|ports| ports.iter().map(port).collect()),
     };
-    let sides = rule.peers.iter().flat_map(blocks);
-    sides
-        .flat_map(|(peer, except)| {
-            ports
-                .iter()
-                .map(move |ports| Allow { peer, except: except.clone(), ports: *ports })
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    found.into_iter().map(allow).collect()
+}
+
+/// The addresses of the other side of a rule. A range that cannot be read, or whose exceptions cannot, allows nobody.
+fn ranges(environment: &Environment, peer: &Peer) -> Vec<Range> {
+    match peer {
+        Peer::Everybody => vec![(0, u32::MAX)],
+        Peer::Group(name) => {
+            let group = environment.groups.get(name);
+            group.into_iter().flat_map(addresses_of).map(|address| (address.into(), address.into())).collect()
+        }
+        // There is nobody with an address of IPv6.
+        Peer::Block { cidr, except } => {
+            let except: Result<Vec<Block>, _> = except.iter().map(|block| block.parse()).collect();
+            let block = cidr.parse::<Block>().and_then(|block| Ok(block.without(&except?)));
+            block.unwrap_or_default()
+        }
+    }
 }
 
 /// A port of a machine behind an Ingress, with the listener of the front door by which the HTTP proxy reaches it: the proxy is
@@ -216,4 +237,40 @@ fn serving(environment: &Environment, group: &Name, port: u16) -> Vec<SocketAddr
     let Some(group) = environment.groups.get(group) else { return Vec::new() };
     let serving = group.instances.values().filter(|record| record.serves());
     serving.filter_map(|record| Some(SocketAddrV4::new(record.address?, port))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_environment_has_its_turn_and_the_first_error_is_told() {
+        let all: BTreeMap<String, u8> = ["a", "b", "c"].map(|name| (name.to_owned(), 0)).into();
+        let mut done = Vec::new();
+        let result = each(all, |name, _| {
+            done.push(name.to_owned());
+            if name == "c" { Ok(()) } else { Err(CloudError::Store { message: name.to_owned() }) }
+        });
+        assert_eq!(done, ["a", "b", "c"]);
+        assert!(matches!(result, Err(CloudError::Store { message }) if message == "a"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_a_policy_allows_nobody() {
+        let environment = Environment::default();
+        let block = |cidr: &str, except: &[&str]| Peer::Block {
+            cidr: cidr.into(),
+            except: except.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        assert_eq!(ranges(&environment, &block("10.0.0.0/8", &["10.0.0.0/9"])).len(), 1);
+        for unread in [block("10.0.0.0/x", &[]), block("10.0.0.0/8", &["10.1.0.0/x"]), block("fd00::/8", &[])]
+        {
+            assert_eq!(ranges(&environment, &unread), [], "{unread:?}");
+        }
+        // Rules with the same ports are one, whoever they are about.
+        let rule = |cidr: &str, ports| Reachable { peers: vec![block(cidr, &[])], ports };
+        let rules = [rule("10.0.0.0/9", None), rule("10.128.0.0/9", None), rule("12.0.0.0/8", Some(vec![]))];
+        let allowed = allowed(&environment, &rules);
+        assert_eq!((allowed.len(), allowed[0].peers.ranges().len()), (2, 1));
+    }
 }

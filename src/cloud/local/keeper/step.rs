@@ -25,6 +25,8 @@ use crate::plan::fleet::{Fleet, Health, InstanceId, InstanceState, LaunchSpec, m
 pub(in crate::cloud::local) enum Effect {
     /// Start it.
     Launch(Box<Launch>),
+    /// It is not started, for this reason.
+    Refuse { id: String, reason: String },
     /// Add a forward.
     Forward { id: String, port: (u16, Protocol) },
     /// Press its power button.
@@ -124,6 +126,10 @@ impl State {
         match &effect {
             Effect::Launch(launch) => {
                 self.machines.insert(launch.id.clone(), MachineHandle::new(Life::Starting));
+            }
+            Effect::Refuse { id, reason } => {
+                self.machines.insert(id.clone(), MachineHandle::new(Life::Failed(reason.clone())));
+                return None;
             }
             Effect::Forward { .. } => {}
             Effect::RemoveDisk { environment, disk } => {
@@ -396,10 +402,17 @@ impl Step<'_> {
         let record = InstanceRecord {
             ordinal,
             run,
-            address,
+            address: address.as_ref().ok().copied().flatten(),
             ..InstanceRecord::new(InstanceId(id.clone()), revision, self.now)
         };
         group.instances.insert(record.id.clone(), record);
+        let address = match address {
+            Ok(address) => address,
+            Err(reason) => {
+                self.log.push(format!("{id}: {reason}"));
+                return self.effects.push(Effect::Refuse { id, reason });
+            }
+        };
         let (environment, index) = (environment_name.to_owned(), run.and_then(|run| run.index));
         let disks = spec.disks.iter().map(|disk| disk.name(name, ordinal)).collect();
         // A host name, which Kubernetes cuts too.

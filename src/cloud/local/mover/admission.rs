@@ -27,7 +27,7 @@ const PER_CONNECTION: usize = 6;
 /// How much there may be of each kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shares {
-    /// Connections and sessions of all Services.
+    /// Connections and sessions of all Services and of egress, in all processes.
     pub(crate) connections: usize,
     /// Of these, those of one listener: one busy Service leaves room for the others.
     pub(crate) listener: usize,
@@ -35,6 +35,8 @@ pub(crate) struct Shares {
     pub(crate) names: usize,
     /// Descriptors of egress.
     pub(crate) outside: usize,
+    /// Of the connections, those of machines to the outside: they leave Services the others.
+    pub(crate) outwards: usize,
 }
 
 impl Shares {
@@ -46,7 +48,7 @@ impl Shares {
         let names = NAMES.min(free / 8);
         let outside = OUTSIDE.min(free / 8);
         let connections = CONNECTIONS.min((free - names - outside) / PER_CONNECTION);
-        Self { connections, listener: connections / 2, names, outside }
+        Self { connections, listener: connections / 2, names, outside, outwards: connections / 2 }
     }
 }
 
@@ -108,10 +110,19 @@ mod tests {
             let reserve = limit - shares.connections * PER_CONNECTION - shares.names - shares.outside;
             assert!(reserve >= RESERVE.min(limit / 2), "{limit}: {shares:?}");
             assert!(shares.listener <= shares.connections, "{limit}: {shares:?}");
+            assert!(shares.outwards <= shares.connections / 2, "{limit}: {shares:?}");
         }
-        assert_eq!(Shares::of(1024), Shares { connections: 64, listener: 32, names: 64, outside: 64 });
-        let most =
-            Shares { connections: CONNECTIONS, listener: CONNECTIONS / 2, names: NAMES, outside: OUTSIDE };
+        assert_eq!(
+            Shares::of(1024),
+            Shares { connections: 64, listener: 32, names: 64, outside: 64, outwards: 32 }
+        );
+        let most = Shares {
+            connections: CONNECTIONS,
+            listener: CONNECTIONS / 2,
+            names: NAMES,
+            outside: OUTSIDE,
+            outwards: CONNECTIONS / 2,
+        };
         assert_eq!(Shares::of(usize::MAX), most);
     }
 

@@ -74,7 +74,7 @@ pub(super) struct Engine {
     machines: HashMap<u64, u32>,
     /// Those of each listener.
     listeners: HashMap<u64, u32>,
-    /// Those of all.
+    /// Those of this process.
     count: u32,
 }
 
@@ -99,6 +99,8 @@ impl Engine {
     /// were being made, and sessions.
     pub(super) fn recover(&mut self) -> Vec<(u32, State)> {
         let mut others = Vec::new();
+        // The process before may have ended between a record and its count.
+        self.set_count(0);
         for index in 0..self.table.top() {
             let slot = self.table.slot(index);
             let (state, member) = slot.state();
@@ -150,7 +152,7 @@ impl Engine {
 
     fn count_in(&mut self, index: u32) {
         let slot = self.table.slot(index);
-        self.count += 1;
+        self.set_count(self.count + 1);
         *self.listeners.entry(slot.listener()).or_default() += 1;
         if slot.machine() != 0 {
             *self.machines.entry(slot.machine()).or_default() += 1;
@@ -181,9 +183,20 @@ impl Engine {
         self.listeners.get(&listener).copied().unwrap_or(0)
     }
 
-    /// Those of all.
+    /// All of this process.
     pub(super) fn all(&self) -> u32 {
         self.count
+    }
+
+    /// Those of all processes, which share one table of descriptors.
+    pub(super) fn of_all(&self) -> usize {
+        let counts = self.table.members().map(|(_, member)| member.carried());
+        usize::try_from(counts.sum::<u64>()).unwrap_or(usize::MAX)
+    }
+
+    fn set_count(&mut self, count: u32) {
+        self.count = count;
+        self.table.member(self.member).set_carried(count);
     }
 
     /// Records a connection or session with its first socket; none where there is no place.
@@ -326,7 +339,7 @@ impl Engine {
                 }
             }
         }
-        self.count -= 1;
+        self.set_count(self.count - 1);
         Self::count_out(&mut self.listeners, slot.listener());
         Self::count_out(&mut self.machines, slot.machine());
         let local = &mut self.local[index as usize];

@@ -23,8 +23,7 @@ use crate::cloud::local::network::wanted::{MACHINES, NODE, SERVICES};
 #[derive(Debug)]
 pub(super) struct Outside {
     budget: Rc<Budget>,
-    /// Connections that are carried at most, of all Services and of egress.
-    connections: usize,
+    shares: Shares,
     networks: BTreeMap<String, Network>,
     /// Whose each descriptor is that is waited for.
     watched: HashMap<RawFd, String>,
@@ -61,15 +60,15 @@ struct View<'a> {
     engine: &'a mut Engine,
     watched: &'a mut HashMap<RawFd, String>,
     environment: &'a str,
-    connections: usize,
+    shares: Shares,
 }
 
 impl Outside {
     /// No environment has egress yet.
     pub(super) fn new(shares: Shares) -> Self {
         Self {
-            budget: Budget::new(shares.outside),
-            connections: shares.connections,
+            budget: Budget::new(shares.outside, shares.outwards),
+            shares,
             networks: BTreeMap::new(),
             watched: HashMap::new(),
             due: None,
@@ -102,7 +101,7 @@ impl Outside {
     /// Takes egress from an environment. Its descriptors stay open.
     pub(super) fn close(&mut self, engine: &mut Engine, environment: &str) {
         let Some(mut network) = self.networks.remove(environment) else { return };
-        let (mut view, _) = view(engine, &mut self.watched, environment, self.connections);
+        let (mut view, _) = view(engine, &mut self.watched, environment, self.shares);
         network.egress.end(&mut view, Instant::now());
         for fd in network.ends.all() {
             engine.poll.delete(fd);
@@ -115,7 +114,7 @@ impl Outside {
         let Ok(fd) = RawFd::try_from(number) else { return };
         let Some(environment) = self.watched.get(&fd).cloned() else { return };
         let Some(network) = self.networks.get_mut(&environment) else { return };
-        let (mut view, now) = view(engine, &mut self.watched, &environment, self.connections);
+        let (mut view, now) = view(engine, &mut self.watched, &environment, self.shares);
         network.egress.ready(fd, &mut view, now);
     }
 
@@ -131,7 +130,7 @@ impl Outside {
         let Ok(guest) = rustix::io::fcntl_dupfd_cloexec(fd, 0) else { return Some(fd) };
         fd.close();
         let environment = environment.clone();
-        let (mut view, now) = view(engine, &mut self.watched, &environment, self.connections);
+        let (mut view, now) = view(engine, &mut self.watched, &environment, self.shares);
         network.egress.accepted(guest, &mut view, now);
         None
     }
@@ -141,7 +140,7 @@ impl Outside {
         if self.due.is_some_and(|due| due <= Instant::now()) {
             let mut next: Option<Instant> = None;
             for (environment, network) in &mut self.networks {
-                let (mut view, now) = view(engine, &mut self.watched, environment, self.connections);
+                let (mut view, now) = view(engine, &mut self.watched, environment, self.shares);
                 let due = network.egress.tick(&mut view, now);
                 next = Some(next.map_or(due, |next| next.min(due)));
             }
@@ -176,15 +175,23 @@ fn view<'a>(
     engine: &'a mut Engine,
     watched: &'a mut HashMap<RawFd, String>,
     environment: &'a str,
-    connections: usize,
+    shares: Shares,
 ) -> (View<'a>, Instant) {
-    (View { engine, watched, environment, connections }, Instant::now())
+    (View { engine, watched, environment, shares }, Instant::now())
 }
 
-/// What connections of a machine to the outside are counted for. It is not the machine's own key: a machine that is
-/// drained ends without waiting for what it has asked of others.
-fn outwards(machine: IpAddr) -> u64 {
-    key(&format!("outwards {machine}"))
+impl View<'_> {
+    /// What connections of a machine to the outside are counted for: every environment has the same addresses. It is not
+    /// the machine's own key: a machine that is drained ends without waiting for what it has asked of others.
+    fn outwards(&self, machine: IpAddr) -> u64 {
+        key(&format!("outwards {machine} of {}", self.environment))
+    }
+
+    /// Whether one more connection has a place: Services have theirs, whatever machines ask of the outside.
+    fn has_room(&self) -> bool {
+        (self.engine.of_listener(NO_LISTENER) as usize) < self.shares.outwards
+            && self.engine.of_all() < self.shares.connections
+    }
 }
 
 impl egress::Carrier for View<'_> {
@@ -218,10 +225,10 @@ impl egress::Carrier for View<'_> {
     fn adopt_pair(&mut self, pair: Pair) -> Result<(), Pair> {
         let number = |fd: &OwnedFd| Fd::from_number(fd.as_raw_fd());
         let ends = number(&pair.guest).zip(number(&pair.host));
-        let Some((guest, host)) = ends.filter(|_| (self.engine.all() as usize) < self.connections) else {
+        let Some((guest, host)) = ends.filter(|_| self.has_room()) else {
             return Err(pair);
         };
-        let meta = Meta { listener: NO_LISTENER, machine: outwards(pair.machine) };
+        let meta = Meta { listener: NO_LISTENER, machine: self.outwards(pair.machine) };
         if self.engine.adopt_pair(guest, host, meta).is_none() {
             return Err(pair);
         }
@@ -231,6 +238,6 @@ impl egress::Carrier for View<'_> {
     }
 
     fn carried(&self, machine: IpAddr) -> usize {
-        self.engine.of_machine(outwards(machine)) as usize
+        self.engine.of_machine(self.outwards(machine)) as usize
     }
 }

@@ -88,8 +88,8 @@ impl Services {
 
     /// Whether the listener admits one more.
     pub(super) fn admits(&mut self, record: u64, engine: &Engine, shares: Shares, log: Log) -> bool {
-        let (own, all) = (engine.of_listener(record), engine.all());
-        let is_free = (all as usize) < shares.connections;
+        let own = engine.of_listener(record);
+        let is_free = engine.of_all() < shares.connections;
         self.all.get_mut(&record).is_some_and(|service| service.gate.admits(own as usize, is_free, log))
     }
 
@@ -108,7 +108,7 @@ impl Services {
         for (record, service) in &mut self.all {
             let Some(since) = service.paused else { continue };
             let own = engine.of_listener(*record) as usize;
-            let has_room = own < service.gate.limit() && (engine.all() as usize) < shares.connections;
+            let has_room = own < service.gate.limit() && engine.of_all() < shares.connections;
             let due = since + PAUSE;
             if !has_room || Instant::now() < due {
                 next = Some(next.map_or(due, |next: Instant| next.min(due)).max(Instant::now() + PAUSE / 5));

@@ -385,6 +385,7 @@ impl Member {
     const RESTS: usize = 2;
     const NEWS: usize = 3;
     const PARKED: usize = 4;
+    const CARRIED: usize = 5;
 
     /// Its process id; 0 when there was none yet.
     pub(crate) fn pid(&self) -> u32 {
@@ -447,6 +448,16 @@ impl Member {
     /// See [`Member::is_parked`].
     pub(crate) fn set_parked(&self, parked: bool) {
         self.words[Self::PARKED].store(u64::from(parked), Ordering::Release);
+    }
+
+    /// The connections and sessions that it has, as far as it has counted them.
+    pub(crate) fn carried(&self) -> u64 {
+        self.words[Self::CARRIED].load(Ordering::Acquire)
+    }
+
+    /// See [`Member::carried`].
+    pub(crate) fn set_carried(&self, count: u32) {
+        self.words[Self::CARRIED].store(u64::from(count), Ordering::Release);
     }
 }
 

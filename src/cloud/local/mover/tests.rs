@@ -313,7 +313,7 @@ fn a_fallback_makes_room_for_who_wants_its_port() {
 
 #[test]
 fn silent_clients_leave_room_for_everything_else() {
-    let shares = Shares { connections: 28, listener: 14, names: 4, outside: 4 };
+    let shares = Shares { connections: 28, listener: 14, names: 4, outside: 4, outwards: 14 };
     let door = Door::new(shares);
     let a = server("a");
     let (full, other) = ((PORT, Protocol::Tcp), (PORT + 1, Protocol::Tcp));
@@ -331,6 +331,36 @@ fn silent_clients_leave_room_for_everything_else() {
     drop(silent);
     assert_eq!(ask((host(107), PORT), "!"), "a!");
     eventually("the end of the warning", || door.warnings().is_empty());
+}
+
+#[test]
+fn places_are_counted_over_all_processes() {
+    let shares = Shares { connections: 6, listener: 6, names: 4, outside: 4, outwards: 3 };
+    let door = Door::new(shares);
+    let a = server("a");
+    // Another process, that of a network, carries four.
+    let others = door.with(|carrier| {
+        let mut engine = super::carry::Engine::new(carrier.shared.table, 2).unwrap();
+        let mut others = Vec::new();
+        for _ in 0..4 {
+            let [client, server] = [(), ()].map(|()| {
+                let (end, other) = std::os::unix::net::UnixStream::pair().unwrap();
+                end.set_nonblocking(true).unwrap();
+                others.push(other);
+                super::table::Fd::from_owned(end.into())
+            });
+            let meta = super::carry::Meta { listener: super::table::NO_LISTENER, machine: 0 };
+            assert!(engine.adopt_pair(client, server, meta).is_some());
+        }
+        engine.poll.close(&carrier.shared.table);
+        others
+    });
+    door.apply(wanted(host(113), &[(PORT, Protocol::Tcp)], std::slice::from_ref(&a)));
+    let silent: Vec<_> = (0..10).map(|_| connect((host(113), PORT))).collect();
+    eventually("as many as may be", || door.connections(&a) == 2);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(door.connections(&a), 2);
+    drop((silent, others));
 }
 
 /// A server that sends every datagram back.
@@ -406,7 +436,7 @@ fn silent_sessions_are_forgotten_while_others_talk() {
 
 #[test]
 fn the_session_that_was_silent_for_longest_makes_room() {
-    let shares = Shares { connections: 28, listener: 14, names: 4, outside: 4 };
+    let shares = Shares { connections: 28, listener: 14, names: 4, outside: 4, outwards: 14 };
     let door = Door::new(shares);
     let echo = echo();
     door.apply(wanted(host(110), UDP, std::slice::from_ref(&echo)));
@@ -599,6 +629,54 @@ fn the_next_name_server_is_asked_where_one_is_gone_or_refuses() {
     assert!(message::is_refusal(&by_datagram()));
     std::fs::write(&settings, "").unwrap();
     assert!(message::is_refusal(&by_datagram()), "nobody can be asked");
+}
+
+#[test]
+fn a_machine_that_asks_for_many_names_leaves_others_room() {
+    const OTHERS: u16 = 5354;
+    let door = Door::new(Shares::of(1 << 17));
+    let settings = door.folder.path().join("resolv.conf");
+    std::fs::write(&settings, format!("nameserver {}\n", host(114))).unwrap();
+    let silent = UdpSocket::bind((host(114), OTHERS)).unwrap();
+    silent.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let udp = UdpSocket::bind((host(115), NAMES)).unwrap();
+    let tcp = TcpListener::bind((host(115), NAMES)).unwrap();
+    udp.set_nonblocking(true).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let zone = zone(7);
+    door.with(move |carrier| {
+        carrier.dns.settings.file = settings;
+        carrier.dns.settings.port = OTHERS;
+        carrier.dns.give("test", [udp.into(), tcp.into()].map(super::table::Fd::from_owned));
+        let server = NameServer { address: host(115), zone, inside: true };
+        let name_servers = BTreeMap::from([("test".to_owned(), server)]);
+        carrier.apply(Routes { name_servers, ..Routes::default() });
+    });
+    let client = |number| {
+        let client = UdpSocket::bind((host(number), 0)).unwrap();
+        client.connect((host(115), NAMES)).unwrap();
+        client
+    };
+    let (greedy, modest) = (client(116), client(117));
+    let ask = |client: &UdpSocket, id: u8| {
+        let mut question = message::example_question("example.com", 1);
+        question[0] = id;
+        client.send(&question).unwrap();
+    };
+    (0..200).for_each(|id| ask(&greedy, id));
+    let heard = || std::iter::from_fn(|| silent.recv(&mut [0; 512]).ok()).count();
+    assert_eq!(heard(), 64);
+    ask(&modest, 1);
+    assert_eq!(heard(), 1);
+    // Connections have a share as well.
+    let connected: Vec<TcpStream> =
+        (0..20).map(|_| TcpStream::connect((host(115), NAMES)).unwrap()).collect();
+    let closed = |stream: &&TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut stream: &TcpStream = stream;
+        matches!(stream.read(&mut [0; 1]), Ok(0))
+    };
+    assert_eq!(connected.iter().filter(closed).count(), 4);
 }
 
 #[test]

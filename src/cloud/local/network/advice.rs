@@ -9,7 +9,7 @@ use super::namespace::{DEVICE, Failure, Step};
 
 /// What is there instead.
 const INSTEAD: &str = "machines have qemu's user network instead: pods have no addresses of their own; headless Services and NetworkPolicies \
-     are refused";
+     are refused, and machines of an environment that has some are not started";
 
 /// Settings of a host that restrict who makes namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) fn advice(failure: &Failure, host: &Host) -> String {
             "as root once: `chmod 666 /dev/net/tun`, which is what udev's rules give it"
         }
         (Step::Rules, Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT)) => {
-            "the kernel lacks a part of nftables (nf_tables, nft_ct, nft_nat, nft_numgen, nft_hash, nft_reject, nft_socket, nft_tproxy)"
+            "the kernel lacks a part of nftables (nf_tables, nft_ct, nft_connlimit, nft_nat, nft_numgen, nft_hash, nft_reject, nft_socket, nft_tproxy)"
         }
         _ => "the log of the local cloud has what it tried",
     };

@@ -1,47 +1,113 @@
-//! The kernel's table of connections of an environment's network: how many each machine has.
+//! The kernel's table of connections of an environment's network: how many each machine has, and datagrams that go where no
+//! backend is any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 
-use super::netlink::{self, Batch, NLM_F_DUMP, attributes};
-use super::wanted::MACHINES;
+use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, attributes};
+use super::wanted::{MACHINES, SERVICES, Service};
+use crate::manifest::api::Protocol;
 
-/// `NFNL_SUBSYS_CTNETLINK`, in the upper byte of a message's type, and the request for the table.
+/// `NFNL_SUBSYS_CTNETLINK`, in the upper byte of a message's type, with the request for the table, and that to delete an
+/// entry.
 const GET: u16 = (1 << 8) | 1;
+const DELETE: u16 = (1 << 8) | 2;
+
+/// Entries that are deleted by one request.
+const BATCH: usize = 500;
 
 /// Length of `struct nfgenmsg`.
 const HEADER: usize = 4;
 
-/// Attributes: the tuple of answers, with addresses and protocol; what the protocol knows.
+/// Attributes: the tuples of what is sent and of answers, with addresses, protocol and ports; what the protocol knows.
+const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const IP_SOURCE: u16 = 1;
+const IP_DESTINATION: u16 = 2;
 const PROTO_NUMBER: u16 = 1;
+const PROTO_SOURCE: u16 = 2;
+const PROTO_DESTINATION: u16 = 3;
 const PROTOINFO: u16 = 4;
 const PROTOINFO_TCP: u16 = 1;
 const TCP_STATE: u16 = 1;
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ESTABLISHED: u8 = 3;
 
 /// The number of TCP connections that each machine has accepted and that are open. A list of the whole table takes the
 /// kernel some milliseconds.
 pub(super) fn connections(socket: impl AsFd) -> io::Result<BTreeMap<Ipv4Addr, u32>> {
-    let mut batch = Batch::default();
-    batch.message((GET, NLM_F_DUMP), "list of connections", |body| {
-        body.put(&[2, 0, 0, 0]);
-    });
     let mut counts = BTreeMap::new();
-    netlink::dump(socket, &batch, |_, body| {
-        let server = body.get(HEADER..).and_then(server);
+    list(socket, |entry| {
+        let server = server(entry);
         if let Some(machine) = server.filter(|machine| MACHINES.contains(*machine)) {
             *counts.entry(machine).or_default() += 1;
         }
     })?;
     Ok(counts)
+}
+
+/// Gives each entry of the table to `entry`.
+fn list(socket: impl AsFd, mut entry: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut batch = Batch::default();
+    batch.message((GET, NLM_F_DUMP), "list of connections", |body| {
+        body.put(&[2, 0, 0, 0]);
+    });
+    netlink::dump(socket, &batch, |_, body| entry(body.get(HEADER..).unwrap_or_default()))
+}
+
+/// Deletes entries by which datagrams to a Service go to what is none of its backends. Each datagram keeps its entry, and
+/// what the rules say is for the first one alone: a client that uses one socket would never reach another backend.
+pub(super) fn forget(socket: impl AsFd, services: &[Service]) -> io::Result<()> {
+    let of_udp = services.iter().filter(|service| service.protocol == Protocol::Udp);
+    let backends: BTreeSet<(SocketAddrV4, SocketAddrV4)> = of_udp
+        .flat_map(|service| {
+            let address = SocketAddrV4::new(service.address, service.port);
+            service.backends.iter().map(move |backend| (address, *backend))
+        })
+        .collect();
+    let mut stale: Vec<Vec<u8>> = Vec::new();
+    list(&socket, |entry| {
+        if let Some((tuple, service, backend)) = datagrams(entry)
+            && SERVICES.contains(*service.ip())
+            && !backends.contains(&(service, backend))
+        {
+            stale.push(tuple.to_vec());
+        }
+    })?;
+    for part in stale.chunks(BATCH) {
+        let mut batch = Batch::default();
+        for tuple in part {
+            batch.message((DELETE, 0), "stale entry of UDP", |body| {
+                body.put(&[2, 0, 0, 0]).attribute(TUPLE_ORIGINAL | NLA_F_NESTED, tuple);
+            });
+        }
+        batch.ask();
+        match netlink::request(&socket, &batch, part.len()) {
+            // Its time was over meanwhile.
+            Err(refusal) if refusal.error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Of an entry of UDP: the tuple of what is sent, where that goes, and who answers.
+fn datagrams(entry: &[u8]) -> Option<(&[u8], SocketAddrV4, SocketAddrV4)> {
+    let side = |tuple: u16, address: u16, port: u16| {
+        let address = find(entry, &[tuple, TUPLE_IP, address])?.first_chunk::<4>()?;
+        let port = find(entry, &[tuple, TUPLE_PROTO, port])?.first_chunk::<2>()?;
+        Some(SocketAddrV4::new(Ipv4Addr::from(*address), u16::from_be_bytes(*port)))
+    };
+    let protocol = find(entry, &[TUPLE_ORIGINAL, TUPLE_PROTO, PROTO_NUMBER])?;
+    let tuple = find(entry, &[TUPLE_ORIGINAL]).filter(|_| protocol.first() == Some(&UDP))?;
+    let sent_to = side(TUPLE_ORIGINAL, IP_DESTINATION, PROTO_DESTINATION)?;
+    Some((tuple, sent_to, side(TUPLE_REPLY, IP_SOURCE, PROTO_SOURCE)?))
 }
 
 /// The value of an attribute below others.
@@ -68,6 +134,7 @@ mod tests {
     fn what_is_no_entry_is_nobodys() {
         for bytes in [&[][..], &[0; 3], &[0; 64], &[255; 64], &[8, 0, 2, 128, 0, 0, 0, 0]] {
             assert_eq!(server(bytes), None, "{bytes:?}");
+            assert_eq!(datagrams(bytes), None, "{bytes:?}");
         }
     }
 }

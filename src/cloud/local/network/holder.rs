@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -163,6 +164,8 @@ fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T,
 pub(crate) struct Holder {
     socket: Mutex<OwnedFd>,
     child: Mutex<Child>,
+    /// Whether a question has no answer: a late one would be taken for that of the next question.
+    is_behind: AtomicBool,
 }
 
 /// Starts a holder by `command`, this program with its own arguments, and waits for what it opened.
@@ -183,7 +186,7 @@ pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handle
     let child = child.map_err(failed(Step::Sockets))?;
     // With it goes the other end of the socket, so that a holder that ends is heard.
     drop(command);
-    let holder = Holder { socket: Mutex::new(ours), child: Mutex::new(child) };
+    let holder = Holder::new(ours, child);
     let descriptors = holder.receive()?;
     let wrong = || failed(Step::Sockets)(io::ErrorKind::InvalidData.into());
     let handles = Handles::from_descriptors(descriptors).ok_or_else(wrong)?;
@@ -191,17 +194,37 @@ pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handle
 }
 
 impl Holder {
+    fn new(socket: OwnedFd, child: Child) -> Self {
+        Self { socket: Mutex::new(socket), child: Mutex::new(child), is_behind: AtomicBool::new(false) }
+    }
+
     /// The answer that is on its way.
     fn receive(&self) -> Result<Vec<OwnedFd>, Failure> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        answered(socket.as_fd())
+        let failed = |error| Failure { step: Step::Sockets, error };
+        match receive::<Answer>(socket.as_fd()).map_err(failed)? {
+            Some((Answer::Done, descriptors)) => Ok(descriptors),
+            Some((Answer::Refused { step, code, message }, _)) => {
+                Err(Failure { step: step.unwrap_or(Step::Sockets), error: told(code, message) })
+            }
+            None => Err(failed(ended())),
+        }
     }
 
     fn ask(&self, request: &Request) -> io::Result<OwnedFd> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        send(socket.as_fd(), request, &[])?;
-        let descriptors = answered(socket.as_fd()).map_err(|failure| failure.error)?;
-        descriptors.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let asked = send(socket.as_fd(), request, &[]).and_then(|()| receive::<Answer>(socket.as_fd()));
+        match asked {
+            Ok(Some((Answer::Done, descriptors))) => {
+                descriptors.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
+            }
+            Ok(Some((Answer::Refused { code, message, .. }, _))) => Err(told(code, message)),
+            Ok(None) => Err(ended()),
+            Err(error) => {
+                self.is_behind.store(true, Ordering::Release);
+                Err(error)
+            }
+        }
     }
 
     /// Makes the interface of a machine.
@@ -214,22 +237,15 @@ impl Holder {
         self.ask(&Request::Dial { protocol, to })
     }
 
-    /// Whether its process runs.
-    pub(crate) fn is_alive(&self) -> bool {
+    /// Whether its process runs, and has answered every question.
+    pub(crate) fn is_usable(&self) -> bool {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(child.try_wait(), Ok(None))
+        !self.is_behind.load(Ordering::Acquire) && matches!(child.try_wait(), Ok(None))
     }
 }
 
-fn answered(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Failure> {
-    let failed = |error| Failure { step: Step::Sockets, error };
-    match receive::<Answer>(socket).map_err(failed)? {
-        Some((Answer::Done, descriptors)) => Ok(descriptors),
-        Some((Answer::Refused { step, code, message }, _)) => {
-            Err(Failure { step: step.unwrap_or(Step::Sockets), error: told(code, message) })
-        }
-        None => Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "the holder of the network ended"))),
-    }
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the holder of the network ended")
 }
 
 impl Drop for Holder {
@@ -237,5 +253,33 @@ impl Drop for Holder {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
         // It owns nothing that must be brought to an end.
         let _ = child.kill().and_then(|()| child.wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_that_answers_late_is_not_asked_again() {
+        let pair = || {
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap()
+        };
+        let child = || Command::new("sleep").arg("60").spawn().unwrap();
+        let to = SocketAddrV4::new(Ipv4Addr::new(10, 78, 1, 1), 80);
+        let (ours, theirs) = pair();
+        sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(Duration::from_millis(20))).unwrap();
+        let holder = Holder::new(ours, child());
+        assert!(holder.is_usable());
+        // What is refused is an answer.
+        send(theirs.as_fd(), &Answer::refused(None, &Errno::NETUNREACH.into()), &[]).unwrap();
+        let refused = holder.dial(Protocol::Tcp, to).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(Errno::NETUNREACH.raw_os_error()));
+        assert!(holder.is_usable());
+        // Silence is none, and the late answer is nobody's.
+        assert_eq!(holder.dial(Protocol::Tcp, to).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        send(theirs.as_fd(), &Answer::Done, &[theirs.as_fd()]).unwrap();
+        assert!(!holder.is_usable());
     }
 }

@@ -16,15 +16,17 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
+use super::netlink::Batch;
 use super::sys::{self, SocketOption, Virtual};
 use super::wanted::{GATEWAY, NAMES, Wanted};
-use super::{interfaces, netlink, rules};
+use super::{interfaces, netlink, nftables, rules};
 
 /// The device by which virtual interfaces are made.
 pub(crate) const DEVICE: &str = "/dev/net/tun";
 
 /// Settings of the network, below `/proc/sys/net`: it forwards, takes any source (the rules look at those), redirects
-/// nobody, and has ports enough for many short connections.
+/// nobody, and has ports enough for many short connections. It answers ARP to the machine alone to which the interface
+/// leads: the kernel remembers whom it answered, in a table that all networks of the host share.
 const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
@@ -32,6 +34,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
     ("ipv4/conf/all/accept_local", "1"),
+    ("ipv4/conf/all/arp_filter", "1"),
     ("ipv4/ip_local_port_range", "1024 65535"),
     ("ipv4/tcp_tw_reuse", "1"),
 ];
@@ -184,6 +187,8 @@ pub(crate) fn open(join: &Join) -> Result<Handles, Failure> {
         set_up_routes(&route).map_err(Step::Routes.failed())?;
     }
     if join.net.is_none() {
+        write(&rules, rules::limits(rules::TRACKED).written(rules::LIMITS, None))
+            .map_err(Step::Rules.failed())?;
         write_rules(&rules, &Wanted::default()).map_err(Step::Rules.failed())?;
     }
     let opened = || -> io::Result<Handles> {
@@ -264,8 +269,37 @@ fn set_up_routes(route: &OwnedFd) -> io::Result<()> {
 
 /// Replaces the rules of a network by those for what is wanted.
 pub(crate) fn write_rules(socket: &OwnedFd, wanted: &Wanted) -> io::Result<()> {
-    let (batch, answered) = rules::table(wanted).transaction();
-    Ok(netlink::request(socket, &batch, answered)?)
+    write(socket, rules::table(wanted).transactions(active(socket)?))
+}
+
+/// Sends transactions, one after the other.
+pub(super) fn write(socket: &OwnedFd, transactions: Vec<(Batch, usize)>) -> io::Result<()> {
+    for (batch, answered) in transactions {
+        netlink::request(socket, &batch, answered)?;
+    }
+    Ok(())
+}
+
+/// The name of the table that is at work: its chains are hooked.
+fn active(socket: &OwnedFd) -> io::Result<Option<&'static str>> {
+    let mut batch = Batch::default();
+    // NFT_MSG_GETCHAIN, of IPv4.
+    batch.message((10 << 8 | 4, netlink::NLM_F_DUMP), "list of chains", |body| {
+        body.put(&[2, 0, 0, 0]);
+    });
+    let mut found = None;
+    netlink::dump(socket, &batch, |_, body| {
+        let attribute = |wanted| {
+            let mut all = netlink::attributes(body.get(4..).unwrap_or_default());
+            all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+        };
+        // NFTA_CHAIN_HOOK, NFTA_CHAIN_TABLE.
+        let table = attribute(4).and_then(|_| attribute(1));
+        let is_it =
+            |name: &&str| table.is_some_and(|table| table.strip_suffix(&[0]) == Some(name.as_bytes()));
+        found = found.or_else(|| nftables::NAMES.into_iter().find(is_it));
+    })?;
+    Ok(found)
 }
 
 fn open_outside(tun: OwnedFd) -> io::Result<Outside> {

@@ -13,6 +13,9 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, So
 /// Length of `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
 
+/// Where the flags are in it.
+const FLAGS: usize = 6;
+
 const NLM_F_REQUEST: u16 = 0x1;
 pub(super) const NLM_F_ACK: u16 = 0x4;
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
@@ -25,16 +28,13 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// The bit of an attribute's type that marks others within it.
-const NLA_F_NESTED: u16 = 0x8000;
+pub(super) const NLA_F_NESTED: u16 = 0x8000;
 
 /// The bits of an attribute's type that are its type.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// Room for answers, in bytes: a thousand of them may wait.
 const RECEIVE_BYTES: usize = 8 << 20;
-
-/// Room for a batch, in bytes: a table of 1000 machines and 1000 policies is about 1 MiB.
-const SEND_BYTES: usize = 32 << 20;
 
 /// The largest datagram of answers that the kernel sends, in bytes.
 const ANSWER_BYTES: usize = 256 << 10;
@@ -108,6 +108,8 @@ impl Body {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
+    /// Where the last message begins.
+    last: usize,
     /// What each message is for, in the order of their sequence numbers, which begin at one.
     purposes: Vec<String>,
     is_too_long: bool,
@@ -127,6 +129,7 @@ impl Batch {
         let length = u32::try_from(HEADER + body.bytes.len());
         let sequence = u32::try_from(self.purposes.len());
         self.is_too_long |= body.is_too_long || length.is_err() || sequence.is_err();
+        self.last = self.bytes.len();
         self.bytes.extend_from_slice(&length.unwrap_or_default().to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
@@ -139,6 +142,19 @@ impl Batch {
     /// The number of messages, which is the sequence number of the last one.
     pub(super) fn len(&self) -> usize {
         self.purposes.len()
+    }
+
+    /// The bytes of all messages.
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Has the last message answered.
+    pub(super) fn ask(&mut self) {
+        if let Some(flags) = self.bytes.get_mut(self.last + FLAGS..).and_then(|bytes| bytes.first_chunk_mut())
+        {
+            *flags = (u16::from_ne_bytes(*flags) | NLM_F_ACK).to_ne_bytes();
+        }
     }
 
     /// The messages as bytes.
@@ -173,9 +189,8 @@ impl From<Refusal> for io::Error {
 pub(super) fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-    // Without them only a large table is refused.
+    // Without it less is waited for at once.
     let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES);
-    let _ = sockopt::set_socket_send_buffer_size_force(&socket, SEND_BYTES);
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
     Ok(socket)

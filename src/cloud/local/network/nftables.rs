@@ -5,16 +5,18 @@ mod text;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::wanted::Block;
+use super::wanted::{Block, Range};
 use crate::manifest::api::Protocol;
 
 /// The seed of the hash by which clients with affinity are spread: any number will do, as long as it stays.
 const SEED: u32 = 0x6932;
 
+/// The names of tables, of which one is there: a new table has the other one's while it is written.
+pub(super) const NAMES: [&str; 2] = ["i2kit", "i2kit-2"];
+
 /// A table of the family `ip`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    pub(super) name: &'static str,
     pub(super) sets: Vec<Set>,
     pub(super) chains: Vec<Chain>,
 }
@@ -32,6 +34,10 @@ pub(super) struct Set {
 pub(super) enum Elements {
     /// Keys alone.
     Members(Vec<Vec<Value>>),
+    /// Ranges of keys of one address, in order and apart.
+    Ranges(Vec<Range>),
+    /// Keys that packets add, at most so many, each with its connections.
+    Counted(u32),
     /// The chain that each key leads to.
     Chains(Vec<(Vec<Value>, Verdict)>),
     /// The backend of each key.
@@ -125,8 +131,6 @@ pub(super) enum Statement {
     Protocol(Protocol),
     /// `meta l4proto icmp`.
     Icmp,
-    /// `ip saddr BLOCK`, or all others.
-    Source(Block, bool),
     /// `ip daddr BLOCK`, or all others.
     Destination(Block, bool),
     /// `th dport FIRST-LAST`.
@@ -135,6 +139,10 @@ pub(super) enum Statement {
     Opens,
     /// `ct state established,related`.
     Established,
+    /// `ct state new`.
+    New,
+    /// `add @SET { KEY ct count over COUNT }`.
+    Over(Key, &'static str, u32),
     /// `socket transparent 1`.
     Transparent,
     /// `meta mark MARK`.
@@ -146,7 +154,7 @@ pub(super) enum Statement {
     /// `ct mark set meta mark`.
     MarkConnection,
     /// `KEYS @SET`, or `KEYS != @SET`.
-    In(Vec<Key>, &'static str, bool),
+    In(Vec<Key>, String, bool),
     /// `KEYS vmap @MAP`.
     Lead(Vec<Key>, &'static str),
     /// `dnat to numgen inc mod COUNT map @MAP`, or by a hash of the source.

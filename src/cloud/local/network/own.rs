@@ -11,8 +11,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use i2kit_spec::cmdline;
 use tokio::net::TcpStream;
@@ -33,9 +33,20 @@ pub(crate) struct Networks {
     environment: Vec<(OsString, OsString)>,
     log: Arc<Log>,
     known: Mutex<BTreeMap<String, Arc<Network>>>,
-    /// Why this host has none, once that was tried.
-    refused: OnceLock<Option<String>>,
+    /// What became of the last attempt to make one.
+    tried: Mutex<Option<Tried>>,
 }
+
+/// An attempt to make a network.
+#[derive(Debug, Clone)]
+struct Tried {
+    at: Instant,
+    /// Why there is none. That of the attempt before, as long as this one is under way.
+    refusal: Option<String>,
+}
+
+/// What was refused is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a machine's process may take to enter its network, and how often that is looked at.
 const ENTERING: Duration = Duration::from_secs(5);
@@ -92,26 +103,37 @@ fn path(descriptor: &OwnedFd) -> PathBuf {
 impl Networks {
     /// No network yet. Processes that are started have these environment variables.
     pub(in crate::cloud::local) fn new(environment: Vec<(OsString, OsString)>, log: Arc<Log>) -> Self {
-        Self { environment, log, known: Mutex::default(), refused: OnceLock::new() }
+        Self { environment, log, known: Mutex::default(), tried: Mutex::default() }
     }
 
     /// Why machines of this host have no network of their own, and what to do about it; nothing where they have. Found out
-    /// once, by making one.
-    pub(crate) fn refused(&self) -> Option<&str> {
-        let refused = self.refused.get_or_init(|| {
-            let made = self.start().holder(&Join::default());
-            let advice = made.err().map(|failure| advice::advice(&failure, &advice::Host::here()));
-            if let Some(advice) = &advice {
-                self.log.write(format_args!("{advice}"));
+    /// by making one: once, or again some seconds after it was refused.
+    pub(crate) fn refused(&self) -> Option<String> {
+        let before = {
+            let mut tried = locked(&self.tried);
+            match &mut *tried {
+                Some(last) if last.refusal.is_none() || last.at.elapsed() < AGAIN => {
+                    return last.refusal.clone();
+                }
+                Some(last) => {
+                    last.at = Instant::now();
+                    last.refusal.clone()
+                }
+                None => None,
             }
-            advice
-        });
-        refused.as_deref()
+        };
+        let made = self.start().holder(&Join::default());
+        let refusal = made.err().map(|failure| advice::advice(&failure, &advice::Host::here()));
+        if let Some(advice) = refusal.as_ref().filter(|advice| before.as_ref() != Some(advice)) {
+            self.log.write(format_args!("{advice}"));
+        }
+        *locked(&self.tried) = Some(Tried { at: Instant::now(), refusal: refusal.clone() });
+        refusal
     }
 
     /// The same as far as that was found out.
-    pub(crate) fn refusal(&self) -> Option<&str> {
-        self.refused.get()?.as_deref()
+    pub(crate) fn refusal(&self) -> Option<String> {
+        locked(&self.tried).as_ref()?.refusal.clone()
     }
 
     /// Whether environments should have a network of their own: who started this process did not ask for another one.
@@ -186,11 +208,11 @@ fn network_of(process: u32) -> Option<Join> {
 }
 
 impl Network {
-    /// Asks the holder; where it is gone, another one.
+    /// Asks the holder; where it is gone or has not answered, another one.
     fn ask<T>(&self, question: impl Fn(&Holder) -> io::Result<T>) -> io::Result<T> {
         let mut open = locked(&self.open);
         match question(&open.holder) {
-            Err(_) if !open.holder.is_alive() => {}
+            Err(_) if !open.holder.is_usable() => {}
             answer => return answer,
         }
         self.replace(&mut open)?;
@@ -232,8 +254,14 @@ impl Network {
             return Ok(());
         }
         // One that failed may have been written all the same.
-        *written = None;
-        namespace::write_rules(&locked(&self.open).handles.rules, wanted)?;
+        let before = written.take();
+        let open = locked(&self.open);
+        namespace::write_rules(&open.handles.rules, wanted)?;
+        let has_datagrams =
+            |wanted: &Wanted| wanted.services.iter().any(|service| service.protocol == Protocol::Udp);
+        if has_datagrams(wanted) || before.as_ref().is_none_or(has_datagrams) {
+            conntrack::forget(&open.handles.conntrack, &wanted.services)?;
+        }
         *written = Some(wanted.clone());
         Ok(())
     }

@@ -5,14 +5,13 @@
 //! another machine or outside, or `input` (the name server). Nothing is rewritten but a Service's address, so that both
 //! sides see each other's own.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::nftables::{Chain, Elements, Hook, Key, Point, Refusal, Set, Statement, Table, Value, Verdict};
-use super::wanted::{self, Allow, Block, GATEWAY, MACHINES, NAMES, NODE, SERVICES, Wanted};
+use super::wanted::{self, Addresses, Allow, Block, GATEWAY, MACHINES, NAMES, NODE, SERVICES, Wanted};
 use crate::manifest::api::Protocol;
-
-/// The name of the table.
-const TABLE: &str = "i2kit";
+use crate::plan::pod::HEALTH_PORT;
 
 /// The interface by which packets leave the network.
 pub(super) const OUTSIDE: &str = "tun0";
@@ -33,6 +32,14 @@ const HAIRPIN: &str = "hairpin";
 const POLICY_IN: &str = "policy-in";
 const POLICY_OUT: &str = "policy-out";
 
+/// The name of the table of [`limits`], and of its set.
+pub(super) const LIMITS: &str = "i2kit-limits";
+const FLOWS: &str = "flows";
+
+/// Connections and flows of one machine to others and to outside that the kernel tracks at once: it tracks 262,144 in a
+/// network, and takes no further ones of anybody then, health checks among them.
+pub(super) const TRACKED: u32 = 16_384;
+
 const ACCEPT: Statement = Statement::Then(Verdict::Accept);
 const TCP: Statement = Statement::Protocol(Protocol::Tcp);
 
@@ -48,7 +55,20 @@ pub(super) fn table(wanted: &Wanted) -> Table {
     chains.extend([input(), forward(), gone()]);
     chains.extend(service_chains);
     chains.extend(policy_chains);
-    Table { name: TABLE, sets, chains }
+    Table { sets, chains }
+}
+
+/// The table that bounds the connections of each machine to `tracked`. It stays when the other one is replaced: its counts begin with it.
+pub(super) fn limits(tracked: u32) -> Table {
+    let flows =
+        Set { name: FLOWS.into(), key: vec![Key::Source], elements: Elements::Counted(u16::MAX.into()) };
+    let rule = vec![
+        from_machine(),
+        Statement::New,
+        Statement::Over(Key::Source, FLOWS, tracked),
+        Statement::Reject(Refusal::Prohibited),
+    ];
+    Table { sets: vec![flows], chains: vec![hooked("limit", Point::Forward, -1, vec![rule])] }
 }
 
 fn hooked(name: &str, point: Point, priority: i32, rules: Vec<Vec<Statement>>) -> Chain {
@@ -84,7 +104,7 @@ fn machines(wanted: &Wanted) -> Vec<Set> {
 
 /// A machine has its own address alone.
 fn spoof() -> Chain {
-    let forged = Statement::In(vec![Key::Interface, Key::Source], HOMES, true);
+    let forged = Statement::In(vec![Key::Interface, Key::Source], HOMES.into(), true);
     let rule = vec![from_machine(), forged, Statement::Then(Verdict::Drop)];
     hooked("spoof", Point::Prerouting, -300, vec![rule])
 }
@@ -129,7 +149,7 @@ fn nat() -> Vec<Chain> {
     };
     let keys = || vec![Key::Destination, Key::Protocol, Key::Port];
     let services = || vec![Statement::Destination(SERVICES, false), Statement::Lead(keys(), SERVICE_PORTS)];
-    let itself = Statement::In(vec![Key::Source, Key::Destination], HAIRPIN, false);
+    let itself = Statement::In(vec![Key::Source, Key::Destination], HAIRPIN.into(), false);
     vec![
         chain("services-in", Point::Prerouting, -100, services()),
         chain("services-out", Point::Output, -100, services()),
@@ -174,13 +194,19 @@ fn nobody() -> Vec<Vec<Statement>> {
     ]
 }
 
-/// What is on its way to another machine or outside.
+/// What is on its way to another machine or outside. The health port is this host's alone, which does not come this way.
 fn forward() -> Chain {
     let mut rules = nobody();
     rules.extend([
         vec![Statement::Established, ACCEPT],
+        vec![
+            Statement::Destination(MACHINES, false),
+            TCP,
+            Statement::Ports(HEALTH_PORT, HEALTH_PORT),
+            Statement::Reject(Refusal::Reset),
+        ],
         // A machine always reaches itself.
-        vec![Statement::In(vec![Key::Source, Key::Destination], HAIRPIN, false), ACCEPT],
+        vec![Statement::In(vec![Key::Source, Key::Destination], HAIRPIN.into(), false), ACCEPT],
         vec![Statement::Lead(vec![Key::Source], POLICY_OUT)],
         vec![Statement::Lead(vec![Key::Destination], POLICY_IN)],
     ]);
@@ -226,55 +252,77 @@ enum Direction {
     Out,
 }
 
-/// A chain for each machine and direction that a policy restricts.
-fn policies(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
-    let (mut ins, mut outs, mut chains) = (Vec::new(), Vec::new(), Vec::new());
-    for policy in &wanted.policies {
-        let directions = [
-            (Direction::In, &policy.ingress, "in", &mut ins),
-            (Direction::Out, &policy.egress, "out", &mut outs),
-        ];
-        for (direction, allowed, word, list) in directions {
-            let Some(allowed) = allowed else { continue };
-            let name = format!("{word}-{}", policy.machine);
-            list.push((vec![Value::Address(policy.machine)], Verdict::Jump(name.clone())));
-            chains.push(Chain { name, hook: None, rules: restricted(allowed, direction) });
-        }
+/// Peers of policies: one set for those of several rules.
+#[derive(Default)]
+struct Peers<'w>(BTreeMap<&'w Addresses, String>);
+
+impl<'w> Peers<'w> {
+    /// The name of the set of these addresses.
+    fn name(&mut self, peers: &'w Addresses) -> String {
+        let number = self.0.len();
+        self.0.entry(peers).or_insert_with(|| format!("peers-{number}")).clone()
     }
-    let set = |name: &str, key, elements| Set {
-        name: name.to_owned(),
-        key: vec![key],
-        elements: Elements::Chains(elements),
-    };
-    (vec![set(POLICY_IN, Key::Destination, ins), set(POLICY_OUT, Key::Source, outs)], chains)
+
+    fn sets(self) -> impl Iterator<Item = Set> {
+        let set = |(peers, name): (&Addresses, String)| Set {
+            name,
+            key: vec![Key::Source],
+            elements: Elements::Ranges(peers.ranges().to_vec()),
+        };
+        self.0.into_iter().map(set)
+    }
+}
+
+/// A chain for each list of what is allowed, and maps from the machines that it restricts.
+fn policies(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
+    let (mut peers, mut sets, mut chains) = (Peers::default(), Vec::new(), Vec::new());
+    for direction in [Direction::In, Direction::Out] {
+        let (word, map, key) = match direction {
+            Direction::In => ("in", POLICY_IN, Key::Destination),
+            Direction::Out => ("out", POLICY_OUT, Key::Source),
+        };
+        let mut machines = Vec::new();
+        for (number, policy) in wanted.policies.iter().enumerate() {
+            let allowed = match direction {
+                Direction::In => &policy.ingress,
+                Direction::Out => &policy.egress,
+            };
+            let Some(allowed) = allowed else { continue };
+            let name = format!("{word}-{number}");
+            let restricts =
+                |machine: &Ipv4Addr| (vec![Value::Address(*machine)], Verdict::Jump(name.clone()));
+            machines.extend(policy.machines.iter().map(restricts));
+            chains.push(Chain { name, hook: None, rules: restricted(allowed, direction, &mut peers) });
+        }
+        sets.push(Set { name: map.to_owned(), key: vec![key], elements: Elements::Chains(machines) });
+    }
+    sets.extend(peers.sets());
+    (sets, chains)
 }
 
 /// What is allowed, and the refusal of the rest. Both sides of a connection must allow it: what a machine may reach is looked
 /// at by the other side's policy next.
-fn restricted(allowed: &[Allow], direction: Direction) -> Vec<Vec<Statement>> {
-    let peer = |block, negated| match direction {
-        Direction::In => Statement::Source(block, negated),
-        Direction::Out => Statement::Destination(block, negated),
+fn restricted<'w>(allowed: &'w [Allow], direction: Direction, peers: &mut Peers<'w>) -> Vec<Vec<Statement>> {
+    let (key, verdict) = match direction {
+        Direction::In => (Key::Source, ACCEPT),
+        Direction::Out => (Key::Destination, Statement::Then(Verdict::Return)),
     };
-    let allow = |allow: &Allow| {
-        let mut rule = Vec::new();
-        if allow.peer.bits > 0 {
-            rule.push(peer(allow.peer, false));
+    let mut rules: Vec<Vec<Statement>> = Vec::new();
+    for allow in allowed.iter().filter(|allow| !allow.peers.ranges().is_empty()) {
+        let mut start = Vec::new();
+        if !allow.peers.is_everything() {
+            start.push(Statement::In(vec![key], peers.name(&allow.peers), false));
         }
-        rule.extend(allow.except.iter().map(|block| peer(*block, true)));
-        if let Some(ports) = allow.ports {
-            rule.extend([
-                Statement::Protocol(ports.protocol),
-                Statement::Ports(ports.range.0, ports.range.1),
-            ]);
+        let rule =
+            |further: &[Statement]| [start.as_slice(), further, std::slice::from_ref(&verdict)].concat();
+        match &allow.ports {
+            None => rules.push(rule(&[])),
+            Some(ports) => rules.extend(ports.iter().map(|ports| {
+                let (first, last) = ports.range;
+                rule(&[Statement::Protocol(ports.protocol), Statement::Ports(first, last)])
+            })),
         }
-        rule.push(match direction {
-            Direction::In => ACCEPT,
-            Direction::Out => Statement::Then(Verdict::Return),
-        });
-        rule
-    };
-    let mut rules: Vec<Vec<Statement>> = allowed.iter().map(allow).collect();
+    }
     rules.push(vec![TCP, Statement::Count, Statement::Reject(Refusal::Reset)]);
     rules.push(vec![Statement::Count, Statement::Reject(Refusal::Prohibited)]);
     rules
@@ -298,9 +346,9 @@ pub(super) mod tests {
             backends: backends.iter().map(|(address, port)| SocketAddrV4::new(*address, *port)).collect(),
         };
         let range = Block { address: Ipv4Addr::new(10, 0, 0, 0), bits: 8 };
-        let except = vec![Block { address: Ipv4Addr::new(10, 1, 0, 0), bits: 16 }];
-        let port = |protocol, first, last| Some(Ports { protocol, range: (first, last) });
-        let anywhere = Block { address: Ipv4Addr::UNSPECIFIED, bits: 0 };
+        let except = [Block { address: Ipv4Addr::new(10, 1, 0, 0), bits: 16 }];
+        let port = |protocol, first, last| Some(vec![Ports { protocol, range: (first, last) }]);
+        let allow = |ranges, ports| Allow { peers: Addresses::of(ranges), ports };
         Wanted {
             machines: [a, b].into(),
             services: vec![
@@ -309,23 +357,74 @@ pub(super) mod tests {
                 service(5, Protocol::Tcp, 80, false, &[]),
             ],
             policies: vec![Policy {
-                machine: a,
+                machines: vec![a],
                 ingress: Some(vec![
-                    Allow { peer: one(b), except: vec![], ports: port(Protocol::Tcp, 8080, 8080) },
-                    Allow { peer: range, except, ports: port(Protocol::Tcp, 9000, 9100) },
+                    allow(vec![one(b).range()], port(Protocol::Tcp, 8080, 8080)),
+                    allow(range.without(&except), port(Protocol::Tcp, 9000, 9100)),
+                    allow(vec![], None),
                 ]),
-                egress: Some(vec![Allow {
-                    peer: anywhere,
-                    except: vec![],
-                    ports: port(Protocol::Udp, 53, 53),
-                }]),
+                egress: Some(vec![allow(vec![(0, u32::MAX)], port(Protocol::Udp, 53, 53))]),
             }],
         }
+    }
+
+    /// So many groups of so many machines, each of which all others reach on a port of its own, and which reach the others
+    /// and all but many ranges of the outside.
+    pub(in crate::cloud::local::network) fn large(groups: u16, members: u32) -> Wanted {
+        let mut machines = (u32::from(Ipv4Addr::new(10, 78, 1, 1))..).map(Ipv4Addr::from);
+        let groups: Vec<Vec<Ipv4Addr>> =
+            (0..groups).map(|_| (&mut machines).take(usize::try_from(members).unwrap()).collect()).collect();
+        let all: Vec<_> = groups.iter().flatten().map(|machine| one(*machine).range()).collect();
+        let outside = Block { address: Ipv4Addr::UNSPECIFIED, bits: 0 };
+        let except: Vec<Block> =
+            (0..200).map(|number| Block { address: Ipv4Addr::new(20, number, 0, 0), bits: 24 }).collect();
+        let allow = |ranges: Vec<_>, port| Allow {
+            peers: Addresses::of(ranges),
+            ports: Some(vec![Ports { protocol: Protocol::Tcp, range: (port, port) }]),
+        };
+        let policy = |(number, machines): (u16, &Vec<Ipv4Addr>)| Policy {
+            machines: machines.clone(),
+            ingress: Some(vec![allow(all.clone(), 1000 + number)]),
+            egress: Some(vec![allow(all.clone(), 80), allow(outside.without(&except), 443)]),
+        };
+        Wanted {
+            machines: groups.iter().flatten().copied().collect(),
+            services: (0..)
+                .zip(&groups)
+                .map(|(number, machines): (u16, _)| Service {
+                    address: Ipv4Addr::new(10, 77, 3, 4),
+                    protocol: Protocol::Tcp,
+                    port: 1000 + number,
+                    has_affinity: false,
+                    backends: machines.iter().map(|machine| SocketAddrV4::new(*machine, 80)).collect(),
+                })
+                .collect(),
+            policies: (0..).zip(&groups).map(policy).collect(),
+        }
+    }
+
+    #[test]
+    fn a_table_grows_with_machines_and_rules_and_fits_into_what_every_user_may_send() {
+        let sizes = |wanted: &Wanted| -> Vec<usize> {
+            let transactions = table(wanted).transactions(Some("i2kit"));
+            transactions.iter().map(|(batch, _)| batch.length()).collect()
+        };
+        let total = |groups, members| sizes(&large(groups, members)).iter().sum::<usize>();
+        // net.core.wmem_default, less what netlink takes of it.
+        assert!(sizes(&large(1000, 1)).iter().all(|size| *size < 212_992 - 32));
+        let (one_group, more) = (total(1, 300), total(1, 600));
+        assert!(more < one_group * 2 && total(1, 1000) < 256 << 10, "{one_group} {more}");
+        assert!(total(600, 1) < total(300, 1) * 2 + 4096);
     }
 
     #[test]
     fn an_environment_without_machines_has_these_rules() {
         insta::assert_snapshot!("empty", table(&Wanted::default()));
+    }
+
+    #[test]
+    fn connections_of_a_machine_are_bounded_by_these_rules() {
+        insta::assert_snapshot!("limits", limits(TRACKED));
     }
 
     #[test]

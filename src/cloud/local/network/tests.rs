@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::namespace::{self, DEVICE, Handles, Join};
 use super::netlink::{self, Batch, NLM_F_DUMP};
 use super::sys::{self, Virtual};
-use super::wanted::{Allow, Block, GATEWAY, NODE, Policy, Ports, Service, Wanted};
+use super::wanted::{Addresses, Allow, Block, GATEWAY, NODE, Policy, Ports, Range, Service, Wanted};
 use super::{interfaces, rules, wanted};
 use crate::manifest::api::Protocol;
 
@@ -214,31 +214,24 @@ fn the_kernel_takes_the_rules_and_each_table_replaces_the_one_before() {
         let rules: usize = table.chains.iter().map(|chain| chain.rules.len()).sum();
         // NFT_MSG_GETTABLE, GETCHAIN, GETRULE, GETSET.
         let found = [1, 4, 7, 10].map(|request| listed(socket, request));
-        assert_eq!(found, [1, table.chains.len(), rules, table.sets.len()]);
+        // With the table of limits.
+        assert_eq!(found, [1, table.chains.len(), rules, table.sets.len()].map(|count| count + 1));
     }
 }
 
 #[test]
-fn a_large_table_is_one_transaction() {
+fn the_kernel_takes_a_large_table_in_parts() {
     if !runs() {
         return;
     }
     let network = network();
-    let address = |number: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 78, 1, 1)) + number);
-    let machines: Vec<Ipv4Addr> = (0..1000).map(address).collect();
-    let anyone = Allow { peer: block(NODE, 16), except: vec![], ports: None };
-    let wanted = Wanted {
-        machines: machines.iter().copied().collect(),
-        services: (0..300)
-            .map(|port| Service { port: 1000 + port, ..service(&machines[usize::from(port)..][..10]) })
-            .collect(),
-        policies: machines
-            .iter()
-            .map(|machine| Policy { machine: *machine, ingress: Some(vec![anyone.clone()]), egress: None })
-            .collect(),
-    };
-    network.write(&wanted);
-    assert_eq!(listed(&network.handles.rules, 4), rules::table(&wanted).chains.len());
+    let socket = &network.handles.rules;
+    for wanted in [rules::tests::large(600, 1), rules::tests::large(20, 50), Wanted::default()] {
+        network.write(&wanted);
+        let table = rules::table(&wanted);
+        let found = [1, 4, 10].map(|request| listed(socket, request));
+        assert_eq!(found, [1, table.chains.len(), table.sets.len()].map(|count| count + 1));
+    }
 }
 
 #[test]
@@ -332,14 +325,15 @@ fn a_policy_allows_what_it_names_by_address_and_by_service() {
         standin.serve(8080);
         standin.serve(9090);
     }
-    let tcp = |first, last| Some(Ports { protocol: Protocol::Tcp, range: (first, last) });
-    let allow = |peer: Block, ports| Allow { peer, except: vec![], ports };
+    let tcp = |first, last| Some(vec![Ports { protocol: Protocol::Tcp, range: (first, last) }]);
+    let allow = |ranges: Vec<Range>, ports| Allow { peers: Addresses::of(ranges), ports };
+    let machine = |address| vec![block(address, 32).range()];
     let mut state = Wanted {
         machines: [a.address, b.address, c.address].into(),
         services: vec![service(&[a.address])],
         policies: vec![Policy {
-            machine: a.address,
-            ingress: Some(vec![allow(block(b.address, 32), tcp(8000, 8999))]),
+            machines: vec![a.address],
+            ingress: Some(vec![allow(machine(b.address), tcp(8000, 8999))]),
             egress: None,
         }],
     };
@@ -358,15 +352,173 @@ fn a_policy_allows_what_it_names_by_address_and_by_service() {
             && a.get(VIP, 80).is_ok()
             && a.get(c.address, 9090).is_ok()
     );
-    // Both sides must allow: an exception in a range, and no egress but to one machine.
-    let all = Allow { except: vec![block(c.address, 32)], ..allow(block(NODE, 16), None) };
+    // Both sides must allow: exceptions in a range, and no egress but to one machine.
+    let mut except = vec![block(c.address, 32)];
+    except.extend((0..200).map(|number| block(Ipv4Addr::new(10, 78, 2, number), 32)));
+    let all = allow(block(NODE, 16).without(&except), None);
+    let egress = Some(vec![allow(machine(c.address), None)]);
     state.policies = vec![
-        Policy { machine: a.address, ingress: Some(vec![all]), egress: None },
-        Policy { machine: b.address, ingress: None, egress: Some(vec![allow(block(c.address, 32), None)]) },
+        Policy { machines: vec![a.address], ingress: Some(vec![all]), egress: None },
+        Policy { machines: vec![b.address], ingress: None, egress },
     ];
     network.write(&state);
     assert_eq!((c.get(a.address, 8080), b.get(a.address, 8080)), (refused.clone(), refused));
     assert!(b.get(c.address, 9090).is_ok() && c.get(b.address, 9090).is_ok());
+    state.policies.truncate(1);
+    network.write(&state);
+    assert!(b.get(a.address, 8080).is_ok());
+}
+
+#[test]
+fn the_health_port_of_a_machine_is_the_hosts_alone() {
+    if !runs() {
+        return;
+    }
+    let network = network();
+    let (a, b) = (network.standin(1), network.standin(2));
+    network.write(&Wanted { machines: [a.address, b.address].into(), ..Wanted::default() });
+    b.serve(10256);
+    assert_eq!(a.get(b.address, 10256), Err(Errno::CONNREFUSED));
+    let host = b.address;
+    assert!(network.inside.run(move || get(host, 10256)).is_ok());
+}
+
+#[test]
+fn a_machine_with_many_connections_leaves_others_room() {
+    if !runs() {
+        return;
+    }
+    let network = network();
+    let (a, b, c) = (network.standin(1), network.standin(2), network.standin(3));
+    let state = Wanted { machines: [a.address, b.address, c.address].into(), ..Wanted::default() };
+    network.write(&state);
+    b.serve(8080);
+    let to = b.address;
+    assert!(a.get(to, 8080).is_ok());
+    let few = rules::limits(20).written(rules::LIMITS, None);
+    namespace::write(&network.handles.rules, few).unwrap();
+    // Each datagram to another port is a flow of its own, for half a minute.
+    a.inside.run(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 1..=200 {
+            socket.send_to(b"flow", (to, port)).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    // Other rules are no new beginning.
+    network.write(&Wanted { services: vec![service(&[to])], ..state });
+    assert!(a.get(to, 8080).is_err());
+    assert!(c.get(to, 8080).is_ok() && network.inside.run(move || get(to, 8080)).is_ok());
+}
+
+#[test]
+fn forged_requests_of_arp_are_not_remembered() {
+    if !runs() {
+        return;
+    }
+    let network = network();
+    let machine = Ipv4Addr::new(10, 78, 1, 1);
+    let tap = network.tap(machine);
+    network.write(&Wanted { machines: [machine].into(), ..Wanted::default() });
+    // A request for the gateway's address behind the header of virtio.
+    let ask = |sender: Ipv4Addr| {
+        let own = wanted::hardware_address(machine);
+        let parts: [&[u8]; 9] = [
+            &[0; 10],
+            &[0xff; 6],
+            &own,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &own,
+            &sender.octets(),
+            &[0; 6],
+            &GATEWAY.octets(),
+            &[0; 18],
+        ];
+        rustix::io::write(&tap, &parts.concat()).unwrap();
+    };
+    let forged = (0..200).map(|number| Ipv4Addr::new(10, 9, 9, number));
+    forged.chain([Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(10, 78, 1, 2), NODE]).for_each(ask);
+    ask(machine);
+    // The machine gets its answer, and nobody else.
+    rustix::io::ioctl_fionbio(&tap, true).unwrap();
+    let (mut frame, mut answers) = ([0; 2048], Vec::new());
+    while let Ok(length) = rustix::io::read(&tap, &mut frame) {
+        if frame[22..24] == [8, 6] {
+            answers.push(<[u8; 4]>::try_from(&frame[48..length.min(52)]).map(Ipv4Addr::from).unwrap());
+        }
+    }
+    assert_eq!(answers, [machine]);
+    // RTM_GETNEIGH, of IPv4: the machine itself, and what has no hardware address.
+    let mut batch = Batch::default();
+    batch.message((30, NLM_F_DUMP), "list of neighbours", |body| {
+        body.put(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    });
+    let mut neighbours = Vec::new();
+    netlink::dump(&network.handles.route, &batch, |_, body| {
+        let address = netlink::attributes(&body[12..]).find(|(kind, _)| *kind == 1);
+        neighbours
+            .extend(address.and_then(|(_, address)| Some(Ipv4Addr::from(*address.first_chunk::<4>()?))));
+    })
+    .unwrap();
+    assert_eq!(neighbours, [machine]);
+}
+
+#[test]
+fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
+    if !runs() {
+        return;
+    }
+    let network = network();
+    let (a, b, c) = (network.standin(1), network.standin(2), network.standin(3));
+    for server in [&b, &c] {
+        let own = server.address.to_string();
+        let socket = server.inside.run(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+        std::thread::spawn(move || {
+            while let Ok((_, client)) = socket.recv_from(&mut [0; 16]) {
+                let _ = socket.send_to(own.as_bytes(), client);
+            }
+        });
+    }
+    let service = |backend| Service {
+        protocol: Protocol::Udp,
+        port: 53,
+        backends: vec![SocketAddrV4::new(backend, 53)],
+        ..service(&[])
+    };
+    let write = |services: Vec<Service>| {
+        network.write(&Wanted {
+            machines: [a.address, b.address, c.address].into(),
+            services,
+            policies: vec![],
+        });
+    };
+    let client = a.inside.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((VIP, 53)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+    });
+    let ask = || {
+        client.send(b"who").unwrap();
+        let mut answer = [0; 16];
+        let length = client.recv(&mut answer).map_err(|error| error.kind())?;
+        Ok::<_, std::io::ErrorKind>(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    write(vec![service(b.address)]);
+    assert_eq!(ask().unwrap(), b.address.to_string());
+    write(vec![service(c.address)]);
+    assert_eq!(ask().unwrap(), b.address.to_string(), "the kernel remembers");
+    let forget =
+        |services: &[Service]| super::conntrack::forget(&network.handles.conntrack, services).unwrap();
+    forget(&[service(c.address)]);
+    assert_eq!(ask().unwrap(), c.address.to_string());
+    // What goes to a backend stays.
+    forget(&[service(c.address)]);
+    assert_eq!(ask().unwrap(), c.address.to_string());
+    write(vec![]);
+    forget(&[]);
+    assert!(ask().is_err());
 }
 
 #[test]

@@ -50,15 +50,18 @@ impl Block {
     }
 }
 
+/// What is no range of addresses of IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoBlock;
+
 impl std::str::FromStr for Block {
-    type Err = std::net::AddrParseError;
+    type Err = NoBlock;
 
     /// Reads `ADDRESS/BITS`; an address alone is one of 32 bits. Bits of the address beyond those are dropped.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
-        let address: Ipv4Addr = address.parse()?;
-        // More bits than there are is no range of this family.
-        let bits = bits.parse().unwrap_or(32).min(32);
+        let address: Ipv4Addr = address.parse().map_err(|_| NoBlock)?;
+        let bits = bits.parse().ok().filter(|bits| *bits <= 32).ok_or(NoBlock)?;
         let block = Self { address, bits };
         Ok(Self { address: Ipv4Addr::from(u32::from(address) & block.mask()), bits })
     }
@@ -70,6 +73,64 @@ impl std::fmt::Display for Block {
             32 => write!(f, "{}", self.address),
             bits => write!(f, "{}/{bits}", self.address),
         }
+    }
+}
+
+/// A range of addresses as numbers: the first and the last one.
+pub(crate) type Range = (u32, u32);
+
+impl Block {
+    /// Its addresses.
+    pub(crate) fn range(self) -> Range {
+        let first = u32::from(self.address) & self.mask();
+        (first, first | !self.mask())
+    }
+
+    /// Its addresses without those of `except`.
+    pub(crate) fn without(self, except: &[Self]) -> Vec<Range> {
+        let (first, last) = self.range();
+        let (mut next, mut left) = (Some(first), Vec::new());
+        for (from, to) in Addresses::of(except.iter().map(|block| block.range()).collect()).ranges {
+            let Some(start) = next.filter(|start| *start <= last) else { break };
+            if start < from {
+                left.push((start, last.min(from - 1)));
+            }
+            next = to.checked_add(1).map(|behind| behind.max(start));
+        }
+        left.extend(next.filter(|start| *start <= last).map(|start| (start, last)));
+        left
+    }
+}
+
+/// A set of addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Addresses {
+    /// In order; between each two is an address that is not in the set.
+    ranges: Vec<Range>,
+}
+
+impl Addresses {
+    /// The addresses of these ranges, which may overlap.
+    pub(crate) fn of(mut ranges: Vec<Range>) -> Self {
+        ranges.sort_unstable();
+        let mut merged: Vec<Range> = Vec::new();
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self { ranges: merged }
+    }
+
+    /// Its ranges, in order; between each two is an address that is not in the set.
+    pub(crate) fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// Whether every address is in it.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.ranges == [(0, u32::MAX)]
     }
 }
 
@@ -99,26 +160,24 @@ pub(crate) struct Service {
     pub(crate) backends: Vec<SocketAddrV4>,
 }
 
-/// What a machine may be reached by, and what it may reach.
+/// What some machines may be reached by, and what they may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// The machine.
-    pub(crate) machine: Ipv4Addr,
-    /// What reaches it; everything without a list.
+    /// The machines.
+    pub(crate) machines: Vec<Ipv4Addr>,
+    /// What reaches them; everything without a list.
     pub(crate) ingress: Option<Vec<Allow>>,
-    /// What it reaches; everything without a list.
+    /// What they reach; everything without a list.
     pub(crate) egress: Option<Vec<Allow>>,
 }
 
 /// What a policy allows: connections with these peers on these ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Allow {
-    /// The other side.
-    pub(crate) peer: Block,
-    /// Addresses in `peer` that are not allowed.
-    pub(crate) except: Vec<Block>,
-    /// The ports; all protocols and ports without them.
-    pub(crate) ports: Option<Ports>,
+    /// The other sides.
+    pub(crate) peers: Addresses,
+    /// The ports; all protocols and ports without a list.
+    pub(crate) ports: Option<Vec<Ports>>,
 }
 
 /// Ports of one transport.
@@ -174,12 +233,39 @@ mod tests {
         assert_eq!("10.78.9.9/16".parse(), Ok(MACHINES));
         assert_eq!("0.0.0.0/0".parse(), Ok(all));
         assert_eq!("10.78.0.1".parse(), Ok(one));
-        assert!("fd00::/8".parse::<Block>().is_err());
+        for text in ["fd00::/8", "10.0.0.0/x", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", ""] {
+            assert_eq!(text.parse::<Block>(), Err(NoBlock), "{text}");
+        }
         assert_eq!((all.mask(), one.mask(), MACHINES.mask()), (0, u32::MAX, 0xffff_0000));
         assert_eq!(
             (MACHINES.to_string(), one.to_string()),
             ("10.78.0.0/16".to_owned(), "10.78.0.1".to_owned())
         );
+    }
+
+    #[test]
+    fn ranges_are_merged_and_what_is_excepted_is_not_in_them() {
+        let block = |text: &str| text.parse::<Block>().unwrap();
+        let ranges = |texts: &[&str]| Addresses::of(texts.iter().map(|text| block(text).range()).collect());
+        assert_eq!(ranges(&["10.0.0.1", "10.0.0.3", "10.0.0.2", "10.0.0.2"]).ranges().len(), 1);
+        assert_eq!(ranges(&["10.0.0.0/8", "10.1.0.0/16", "12.0.0.0/8"]).ranges().len(), 2);
+        assert!(ranges(&["0.0.0.0/1", "128.0.0.0/1"]).is_everything() && ranges(&[]).ranges().is_empty());
+        let without = |whole: &str, except: &[&str]| {
+            let except: Vec<Block> = except.iter().map(|text| block(text)).collect();
+            block(whole).without(&except)
+        };
+        let number = |text: &str| u32::from(text.parse::<Ipv4Addr>().unwrap());
+        assert_eq!(
+            without("10.0.0.0/8", &["10.1.0.0/16", "10.0.0.0/16", "11.0.0.0/8"]),
+            [(number("10.2.0.0"), number("10.255.255.255"))]
+        );
+        assert_eq!(
+            without("10.0.0.0/30", &["10.0.0.1"]),
+            [(number("10.0.0.0"), number("10.0.0.0")), (number("10.0.0.2"), number("10.0.0.3"))]
+        );
+        assert_eq!(without("10.0.0.0/16", &["10.0.0.0/8"]), []);
+        assert_eq!(without("0.0.0.0/0", &["128.0.0.0/1"]), [(0, number("127.255.255.255"))]);
+        assert_eq!(without("0.0.0.0/0", &[]), [(0, u32::MAX)]);
     }
 
     #[test]

@@ -58,6 +58,12 @@ pub enum Reply {
     Elsewhere,
 }
 
+/// The bytes of a record whose name is a reference, without its data.
+const RECORD_BYTES: usize = 12;
+
+/// The bytes of EDNS' record.
+const EDNS_BYTES: usize = 11;
+
 /// A question of one name.
 struct Question {
     /// In lower case, without the last dot.
@@ -70,6 +76,19 @@ struct Question {
 
 /// Answers a message from `zone`; nothing if it is no question.
 pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
+    answer(message, zone, |_| LARGEST_ANSWER)
+}
+
+/// The same over UDP: as many records as its sender takes in a datagram. Where there are more, the answer says so, and is
+/// requested again over TCP.
+pub fn reply_to_datagram(message: &[u8], zone: &Zone) -> Option<Reply> {
+    answer(message, zone, |edns| {
+        edns.map_or(DATAGRAM, |edns| edns.size.clamp(DATAGRAM, LARGEST_ANSWER) - EDNS_BYTES)
+    })
+}
+
+/// Answers a message in so many bytes as `limit` says, without EDNS' own.
+fn answer(message: &[u8], zone: &Zone, limit: impl FnOnce(Option<&Edns>) -> usize) -> Option<Reply> {
     let question = question(message)?;
     if !zone.has(&question.name) {
         return Some(Reply::Elsewhere);
@@ -83,7 +102,8 @@ pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
     let found = zone.find(&question.name);
     let mut answer = head(message, question.end, if found.is_some() { NO_ERROR } else { NO_SUCH_NAME });
     if question.class == INTERNET {
-        put_records(&mut answer, question.kind, found.unwrap_or_default());
+        let limit = limit(edns.as_ref());
+        put_records(&mut answer, question.kind, found.unwrap_or_default(), limit);
     }
     if edns.is_some() {
         put_edns(&mut answer, 0);
@@ -93,7 +113,7 @@ pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
 
 /// Appends the records of the kind that is asked for. Each question begins with another one, by its id, so that clients
 /// that take the first one are spread.
-fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[Record]) {
+fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[Record], limit: usize) {
     let data: Vec<(u16, Vec<u8>)> =
         records.iter().filter_map(data).filter(|(found, _)| kind == ANY || kind == *found).collect();
     let Some(first) = usize::from(u16::from_be_bytes([answer[0], answer[1]])).checked_rem(data.len()) else {
@@ -102,7 +122,8 @@ fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[Record]) {
     let (before, from) = data.split_at(first);
     let mut count: u16 = 0;
     for (kind, data) in from.iter().chain(before) {
-        if answer.len() + data.len() > LARGEST_ANSWER {
+        if answer.len() + RECORD_BYTES + data.len() > limit {
+            answer[2] |= TRUNCATED;
             break;
         }
         // The name of the question, by a reference to where it stands.
@@ -395,6 +416,27 @@ mod tests {
         };
         assert_eq!((found[3] & 0x0f, found[7], found[11]), (0, 0, 1));
         assert_eq!(found[plain.len()..], [0, 0, 41, 0x10, 0, 1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_datagram_has_as_many_records_as_fit_and_says_that_there_are_more() {
+        let mut zone = Zone::default();
+        (1..=60).for_each(|low| {
+            zone.add("web.default.svc.cluster.local", Record::Address(Ipv4Addr::new(10, 78, 1, low)));
+        });
+        let plain = example_question("web.default.svc.cluster.local", A);
+        let answered = |reply: Option<Reply>| {
+            let Some(Reply::Answer(answer)) = reply else { panic!("no answer") };
+            (answer.len(), usize::from(answer[7]), answer[2] & TRUNCATED != 0)
+        };
+        let all = plain.len() + 60 * 16;
+        assert_eq!(answered(reply(&plain, &zone)), (all, 60, false));
+        let fit = (DATAGRAM - plain.len()) / 16;
+        assert_eq!(answered(reply_to_datagram(&plain, &zone)), (plain.len() + fit * 16, fit, true));
+        let larger = with_edns(plain.clone(), 1232, 0);
+        assert_eq!(answered(reply_to_datagram(&larger, &zone)), (all + EDNS_BYTES, 60, false));
+        let exact = with_edns(plain, u16::try_from(all + EDNS_BYTES - 1).unwrap(), 0);
+        assert_eq!(answered(reply_to_datagram(&exact, &zone)), (all - 16 + EDNS_BYTES, 59, true));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -21,6 +21,12 @@ use crate::manifest::api::Protocol;
 
 /// Questions of one environment that wait for other servers at once; further ones are dropped, and resolvers ask again.
 const RELAYED: usize = 256;
+
+/// Of these, those of one machine: others have their names whatever it asks.
+const RELAYED_OF_MACHINE: usize = 64;
+
+/// TCP connections of one machine at once.
+const CONNECTIONS_OF_MACHINE: usize = 16;
 
 /// TCP connections of one server at once; further ones are closed, which resolvers take for "ask again".
 pub(in crate::cloud::local::mover) const CONNECTIONS: usize = 64;
@@ -89,6 +95,7 @@ enum Asking {
 #[derive(Debug)]
 struct Asker {
     socket: Fd,
+    client: Option<IpAddr>,
     environment: String,
     framed: Framed,
     /// Whether its question is relayed: the next one waits.
@@ -381,7 +388,7 @@ impl Dns {
             };
             let (Ok(client), Some(server)) = (client, self.servers.get(&environment)) else { continue };
             let question = &buffer[..length];
-            match message::reply(question, &server.zone) {
+            match message::reply_to_datagram(question, &server.zone) {
                 None => {}
                 // A resolver without an answer asks again.
                 Some(Reply::Answer(answer)) => {
@@ -400,6 +407,25 @@ impl Dns {
         }
     }
 
+    /// The machine that asked, where its address is its own: by the user network all have that of the host.
+    fn machine(&self, environment: &str, asking: Asking) -> Option<IpAddr> {
+        let is_inside = self.servers.get(environment).is_some_and(|server| server.inside);
+        let client = match asking {
+            Asking::Datagram(_, client) => Some(client.ip()),
+            Asking::Connection(number) => self.askers.get(&number).and_then(|asker| asker.client),
+        };
+        client.filter(|_| is_inside)
+    }
+
+    /// Whether the machine that asks has as many questions relayed as it may.
+    fn has_its_share(&self, environment: &str, asking: Asking) -> bool {
+        let Some(machine) = self.machine(environment, asking) else { return false };
+        let is_of = |(_, of, other): &&(Relayed, String, Asking)| {
+            of == environment && self.machine(of, *other) == Some(machine)
+        };
+        self.relayed.values().filter(is_of).count() >= RELAYED_OF_MACHINE
+    }
+
     /// Relays a question.
     fn relay(
         &mut self,
@@ -407,6 +433,9 @@ impl Dns {
         question: Vec<u8>,
         (transport, asking): (Transport, Asking),
     ) -> Relay {
+        if self.has_its_share(environment, asking) {
+            return Relay::Refused;
+        }
         let (own, all) = (self.relayed_of(environment), self.relayed.len() + self.askers.len());
         let Some(server) = self.servers.get_mut(environment) else { return Relay::Refused };
         if !server.relayed.admits(own, all < self.shares.names, self.log) {
@@ -461,8 +490,16 @@ impl Dns {
                 Ok(client) => Fd::from_owned(client),
                 Err(error) => return pause_without_descriptors(error),
             };
+            let peer = rustix::net::getpeername(client).ok().flatten();
+            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map(|peer| peer.ip());
+            let of_machine = self.askers.values().filter(|asker| asker.environment == environment);
+            let of_machine = of_machine.filter(|asker| asker.client == peer).count();
             let (own, all) = (self.connections_of(&environment), self.relayed.len() + self.askers.len());
             let Some(server) = self.servers.get_mut(&environment) else { return };
+            if server.inside && of_machine >= CONNECTIONS_OF_MACHINE {
+                client.close();
+                continue;
+            }
             if !server.connections.admits(own, all < self.shares.names, self.log) {
                 client.close();
                 continue;
@@ -472,6 +509,7 @@ impl Dns {
             self.place.watch(client, Token::Asker(self.number), EventFlags::IN);
             let asker = Asker {
                 socket: client,
+                client: peer,
                 environment: environment.clone(),
                 framed: Framed::default(),
                 waits: false,

@@ -13,16 +13,21 @@ pub(crate) const FLOWS: usize = 1024;
 /// Connections of one machine that are carried: what a busy crawler has.
 pub(crate) const CARRIED: usize = 2048;
 
+/// The part of all connections to the outside that one machine may have.
+const PART: usize = 4;
+
 /// The descriptors that are left.
 #[derive(Debug)]
 pub(crate) struct Budget {
     free: Cell<usize>,
+    /// Connections of one machine that are carried or being made, at most.
+    pub(crate) carried: usize,
 }
 
 impl Budget {
-    /// A budget of so many descriptors.
-    pub(crate) fn new(descriptors: usize) -> Rc<Self> {
-        Rc::new(Self { free: Cell::new(descriptors) })
+    /// A budget of so many descriptors, where all machines have so many connections at most.
+    pub(crate) fn new(descriptors: usize, connections: usize) -> Rc<Self> {
+        Rc::new(Self { free: Cell::new(descriptors), carried: CARRIED.min(connections / PART) })
     }
 
     /// Room for a socket, if there is some.
@@ -48,7 +53,8 @@ mod tests {
 
     #[test]
     fn what_was_taken_comes_back() {
-        let budget = Budget::new(2);
+        let budget = Budget::new(2, 40);
+        assert_eq!((budget.carried, Budget::new(0, 1 << 20).carried), (10, CARRIED));
         let places = (budget.take(), budget.take());
         assert!(places.0.is_some() && places.1.is_some() && budget.take().is_none());
         drop(places);

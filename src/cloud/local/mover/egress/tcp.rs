@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, getpeername, getsockname};
 
-use super::budget::{CARRIED, CONNECTING, Place};
+use super::budget::{CONNECTING, Place};
 use super::carrier::{Interest, Pair};
 use super::context::Context;
 use super::packets::build::{self, Failure};
@@ -109,7 +109,8 @@ impl Connects {
     fn connect(&mut self, route: Route, stage: Stage, context: &mut Context<'_>) {
         let machine = route.0.ip();
         let count = self.counts.get(&machine).copied().unwrap_or(0);
-        let room = count < CONNECTING && context.carrier.carried(machine) + count < CARRIED;
+        let carried = context.carrier.carried(machine) + count;
+        let room = count < CONNECTING && carried < context.budget.carried;
         let place = if room { context.budget.take() } else { None };
         let socket = place.and_then(|place| Some((place, open(route.1).ok()?)));
         let Some((place, host)) = socket else {

@@ -1,18 +1,23 @@
 //! Egress in the process that carries: connections outlive it, and how fast they are beside others' networks.
 
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::mem::ManuallyDrop;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::view;
 use crate::cloud::local::mover::admission::Shares;
 use crate::cloud::local::mover::carrier::{Carrier, Shared};
+use crate::cloud::local::mover::carry::Engine;
 use crate::cloud::local::mover::egress::tests::bed::{Bed, Namespace, become_nobody, noise, wanted};
+use crate::cloud::local::mover::egress::{Carrier as _, Pair};
 use crate::cloud::local::mover::log::Log;
 use crate::cloud::local::mover::member::become_member;
 use crate::cloud::local::mover::places::HOST;
@@ -120,6 +125,32 @@ fn serve(namespace: &Namespace, address: &'static str) -> SocketAddr {
         });
         at
     })
+}
+
+#[test]
+fn connections_are_counted_for_a_machine_of_an_environment_and_leave_services_room() {
+    let shares = Shares { connections: 8, listener: 8, names: 1, outside: 64, outwards: 4 };
+    let mut engine = Engine::new(Table::create().unwrap(), HOST).unwrap();
+    let (mut watched, mut others) = (HashMap::new(), Vec::new());
+    let machine: IpAddr = "10.78.1.1".parse().unwrap();
+    let mut adopt = |engine: &mut Engine, environment: &str| {
+        let [guest, host] = [(), ()].map(|()| {
+            let (end, other) = UnixStream::pair().unwrap();
+            end.set_nonblocking(true).unwrap();
+            others.push(other);
+            end.into()
+        });
+        let (mut view, _) = view(engine, &mut watched, environment, shares);
+        (view.adopt_pair(Pair { guest, host, machine }).is_ok(), view.carried(machine))
+    };
+    for count in 1..=3 {
+        assert_eq!(adopt(&mut engine, "hostile"), (true, count));
+    }
+    // Every environment has a machine of that address.
+    assert_eq!(adopt(&mut engine, "other"), (true, 1));
+    assert_eq!(adopt(&mut engine, "other"), (false, 1));
+    assert_eq!(engine.of_all(), shares.connections - shares.outwards);
+    engine.poll.close(&engine.table);
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! A table as one transaction that replaces the whole table; [`netlink`](super::super::netlink) has the form of messages.
+//! A table as transactions that replace the whole table; [`netlink`](super::super::netlink) has the form of messages.
 //!
 //! Every statement that compares loads what it compares into a register of its own and leaves nothing for the next one.
 
 use std::net::SocketAddrV4;
 
-use super::super::netlink::{Batch, Body, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
+use super::super::netlink::{Batch, Body, NLM_F_APPEND, NLM_F_CREATE};
 use super::super::wanted::Block;
-use super::{Chain, Elements, Hook, Key, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined};
+use super::{
+    Chain, Elements, Hook, Key, NAMES, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined,
+};
 use crate::manifest::api::Protocol;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type, and alone as the subsystem of a transaction.
@@ -45,47 +47,108 @@ const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 
+/// Bytes after which a batch is ended. With a message more it is below `net.core.wmem_default`, the most that a socket sends
+/// at once for a user who is not root.
+const BATCH_BYTES: usize = 96 << 10;
+
 impl Table {
-    /// One transaction that replaces the table, and the sequence number of the message that is answered.
-    pub(in crate::cloud::local::network) fn transaction(&self) -> (Batch, usize) {
-        let mut batch = Batch::default();
-        edge(&mut batch, BATCH_BEGIN);
-        let name = self.name;
-        // Made before it is deleted: there may be none.
-        for kind in [NEW_TABLE, DELETE_TABLE] {
-            message(&mut batch, (kind, NLM_F_CREATE), format!("table {name}"), |body| {
-                body.text(1, name);
-            });
-        }
-        message(&mut batch, (NEW_TABLE, NLM_F_CREATE), format!("table {name}"), |body| {
-            body.text(1, name);
-        });
+    /// Transactions, to be sent one after the other, that put this table in the place of that named `before`, each with the
+    /// sequence number of the message that is answered. Packets meet the new table with the last one, which hooks its
+    /// chains and deletes the table before.
+    pub(in crate::cloud::local::network) fn transactions(&self, before: Option<&str>) -> Vec<(Batch, usize)> {
+        let [first, second] = NAMES;
+        self.written(if before == Some(first) { second } else { first }, before)
+    }
+
+    /// The same for a table of that name, which no other one replaces.
+    pub(in crate::cloud::local::network) fn written(
+        &self,
+        name: &'static str,
+        before: Option<&str>,
+    ) -> Vec<(Batch, usize)> {
+        let mut writer = Writer::new(name);
+        // What an attempt that failed has left.
+        writer.delete(name);
+        writer.table(NEW_TABLE, name);
         for (id, set) in (1..).zip(&self.sets) {
-            set.encode(&mut batch, name, id);
+            set.encode(&mut writer, id);
         }
-        for chain in &self.chains {
-            chain.encode(&mut batch, name);
+        let (hooked, others): (Vec<&Chain>, Vec<&Chain>) =
+            self.chains.iter().partition(|chain| chain.hook.is_some());
+        for chain in &others {
+            chain.encode(&mut writer);
         }
         for set in &self.sets {
-            set.encode_elements(&mut batch, name);
+            set.encode_elements(&mut writer);
         }
-        let mut rules: Vec<(&Chain, &[Statement])> = self
-            .chains
-            .iter()
-            .flat_map(|chain| chain.rules.iter().map(move |rule| (chain, rule.as_slice())))
-            .collect();
-        // The last message of the transaction is the one that is answered.
-        let last = rules.pop();
-        for (chain, rule) in rules {
-            encode_rule(&mut batch, name, (chain, rule), 0);
+        for chain in &others {
+            chain.encode_rules(&mut writer);
         }
-        if let Some(last) = last {
-            encode_rule(&mut batch, name, last, NLM_F_ACK);
+        writer.is_last = true;
+        if let Some(before) = before {
+            writer.delete(before);
         }
+        for chain in &hooked {
+            chain.encode(&mut writer);
+        }
+        for chain in &hooked {
+            chain.encode_rules(&mut writer);
+        }
+        writer.end();
+        writer.done
+    }
+}
+
+/// Transactions that are written for a table.
+struct Writer {
+    name: &'static str,
+    batch: Batch,
+    done: Vec<(Batch, usize)>,
+    /// Whether what follows belongs together.
+    is_last: bool,
+}
+
+impl Writer {
+    fn new(name: &'static str) -> Self {
+        Self { name, batch: begun(), done: Vec::new(), is_last: false }
+    }
+
+    fn message(&mut self, (kind, flags): (u16, u16), purpose: String, fill: impl FnOnce(&mut Body)) {
+        if self.batch.length() > BATCH_BYTES && !self.is_last {
+            self.end();
+        }
+        self.batch.message((SUBSYSTEM << 8 | kind, flags), purpose, |body| {
+            body.put(&[IPV4, 0, 0, 0]);
+            fill(body);
+        });
+    }
+
+    /// Ends a transaction. Its last message is the one that is answered.
+    fn end(&mut self) {
+        let mut batch = std::mem::replace(&mut self.batch, begun());
+        batch.ask();
         let answered = batch.len();
         edge(&mut batch, BATCH_END);
-        (batch, answered)
+        self.done.push((batch, answered));
     }
+
+    fn table(&mut self, kind: u16, name: &str) {
+        self.message((kind, NLM_F_CREATE), format!("table {name}"), |body| {
+            body.text(1, name);
+        });
+    }
+
+    /// Deletes a table, which is made before: there may be none.
+    fn delete(&mut self, name: &str) {
+        self.table(NEW_TABLE, name);
+        self.table(DELETE_TABLE, name);
+    }
+}
+
+fn begun() -> Batch {
+    let mut batch = Batch::default();
+    edge(&mut batch, BATCH_BEGIN);
+    batch
 }
 
 /// The first or last message of a transaction.
@@ -93,13 +156,6 @@ fn edge(batch: &mut Batch, kind: u16) {
     let [high, low] = SUBSYSTEM.to_be_bytes();
     batch.message((kind, 0), "transaction", |body| {
         body.put(&[0, 0, high, low]);
-    });
-}
-
-fn message(batch: &mut Batch, (kind, flags): (u16, u16), purpose: String, fill: impl FnOnce(&mut Body)) {
-    batch.message((SUBSYSTEM << 8 | kind, flags), purpose, |body| {
-        body.put(&[IPV4, 0, 0, 0]);
-        fill(body);
     });
 }
 
@@ -138,17 +194,42 @@ fn interface(name: &str) -> Vec<u8> {
     bytes
 }
 
+/// Flags of sets: `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_EVAL`.
+const SET_INTERVAL: u32 = 4;
+const SET_MAP: u32 = 8;
+const SET_EVAL: u32 = 0x20;
+
+/// What an element has beside its key.
+enum Data {
+    None,
+    /// It is the first address behind a range.
+    End,
+    /// What the key leads to.
+    Of(Body),
+}
+
 impl Set {
-    fn encode(&self, batch: &mut Batch, table: &str, id: u32) {
+    fn encode(&self, writer: &mut Writer, id: u32) {
         let key_type = self.key.iter().fold(0, |sum, key| sum << 6 | key.kind().1);
         let key_bytes: u32 = self.key.iter().map(|key| key.room()).sum();
-        message(batch, (NEW_SET, NLM_F_CREATE), format!("set {}", self.name), |body| {
+        let table = writer.name;
+        writer.message((NEW_SET, NLM_F_CREATE), format!("set {}", self.name), |body| {
             body.text(1, table).text(2, &self.name);
-            let is_map = !matches!(self.elements, Elements::Members(_));
-            // NFT_SET_MAP.
-            body.be32(3, if is_map { 8 } else { 0 }).be32(4, key_type).be32(5, key_bytes);
+            let flags = match self.elements {
+                Elements::Members(_) => 0,
+                Elements::Ranges(_) => SET_INTERVAL,
+                Elements::Counted(_) => SET_EVAL,
+                Elements::Chains(_) | Elements::Backends(_) => SET_MAP,
+            };
+            body.be32(3, flags).be32(4, key_type).be32(5, key_bytes);
             match self.elements {
-                Elements::Members(_) => {}
+                Elements::Members(_) | Elements::Ranges(_) => {}
+                // NFTA_SET_DESC_SIZE.
+                Elements::Counted(size) => {
+                    body.nest(9, |desc| {
+                        desc.be32(1, size);
+                    });
+                }
                 Elements::Chains(_) => {
                     body.be32(6, 0xffff_ff00);
                 }
@@ -160,12 +241,20 @@ impl Set {
         });
     }
 
-    fn encode_elements(&self, batch: &mut Batch, table: &str) {
+    fn encode_elements(&self, writer: &mut Writer) {
         let key = |values: &[Value]| -> Vec<u8> { values.iter().flat_map(Value::bytes).collect() };
-        let elements: Vec<(Vec<u8>, Option<Body>)> = match &self.elements {
-            Elements::Members(keys) => keys.iter().map(|values| (key(values), None)).collect(),
+        let elements: Vec<(Vec<u8>, Data)> = match &self.elements {
+            Elements::Members(keys) => keys.iter().map(|values| (key(values), Data::None)).collect(),
+            Elements::Counted(_) => Vec::new(),
+            Elements::Ranges(all) => {
+                let ends = all.iter().flat_map(|(first, last)| {
+                    let behind = last.checked_add(1).map(|behind| (behind, Data::End));
+                    [Some((*first, Data::None)), behind].into_iter().flatten()
+                });
+                ends.map(|(address, data)| (address.to_be_bytes().to_vec(), data)).collect()
+            }
             Elements::Chains(all) => {
-                all.iter().map(|(values, verdict)| (key(values), Some(verdict.data()))).collect()
+                all.iter().map(|(values, verdict)| (key(values), Data::Of(verdict.data()))).collect()
             }
             Elements::Backends(all) => {
                 let backend = |(values, backend): &(Vec<Value>, SocketAddrV4)| {
@@ -174,21 +263,29 @@ impl Set {
                     bytes.resize(8, 0);
                     let mut data = Body::default();
                     data.attribute(1, &bytes);
-                    (key(values), Some(data))
+                    (key(values), Data::Of(data))
                 };
                 all.iter().map(backend).collect()
             }
         };
         for part in elements.chunks(ELEMENTS) {
-            message(batch, (NEW_ELEMENT, NLM_F_CREATE), format!("elements of {}", self.name), |body| {
+            let table = writer.name;
+            writer.message((NEW_ELEMENT, NLM_F_CREATE), format!("elements of {}", self.name), |body| {
                 body.text(1, table).text(2, &self.name).nest(3, |list| {
                     for (key, data) in part {
                         list.nest(1, |element| {
                             element.nest(1, |value| {
                                 value.attribute(1, key);
                             });
-                            if let Some(data) = data {
-                                element.nested(2, data);
+                            match data {
+                                Data::None => {}
+                                // NFT_SET_ELEM_INTERVAL_END.
+                                Data::End => {
+                                    element.be32(3, 1);
+                                }
+                                Data::Of(data) => {
+                                    element.nested(2, data);
+                                }
                             }
                         });
                     }
@@ -199,8 +296,9 @@ impl Set {
 }
 
 impl Chain {
-    fn encode(&self, batch: &mut Batch, table: &str) {
-        message(batch, (NEW_CHAIN, NLM_F_CREATE), format!("chain {}", self.name), |body| {
+    fn encode(&self, writer: &mut Writer) {
+        let table = writer.name;
+        writer.message((NEW_CHAIN, NLM_F_CREATE), format!("chain {}", self.name), |body| {
             body.text(1, table).text(3, &self.name);
             if let Some(Hook { is_nat, point, priority }) = self.hook {
                 body.nest(4, |hook| {
@@ -210,14 +308,17 @@ impl Chain {
             }
         });
     }
-}
 
-fn encode_rule(batch: &mut Batch, table: &str, (chain, rule): (&Chain, &[Statement]), flags: u16) {
-    let purpose = format!("chain {}, rule `{}`", chain.name, joined(rule, " "));
-    message(batch, (NEW_RULE, NLM_F_CREATE | NLM_F_APPEND | flags), purpose, |body| {
-        body.text(1, table).text(2, &chain.name);
-        body.nest(4, |list| rule.iter().for_each(|statement| statement.encode(list)));
-    });
+    fn encode_rules(&self, writer: &mut Writer) {
+        let table = writer.name;
+        for rule in &self.rules {
+            let purpose = format!("chain {}, rule `{}`", self.name, joined(rule, " "));
+            writer.message((NEW_RULE, NLM_F_CREATE | NLM_F_APPEND), purpose, |body| {
+                body.text(1, table).text(2, &self.name);
+                body.nest(4, |list| rule.iter().for_each(|statement| statement.encode(list)));
+            });
+        }
+    }
 }
 
 impl Verdict {
@@ -264,6 +365,9 @@ const CT_MARK: u32 = 3;
 /// `IP_CT_ESTABLISHED` and `IP_CT_RELATED` as bits of a state.
 const ESTABLISHED_RELATED: u32 = 2 | 4;
 
+/// `IP_CT_NEW` in the same way.
+const NEW: u32 = 8;
+
 /// Bits of TCP's flags: fin, syn, rst and ack; syn.
 const TCP_OPENING: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
@@ -285,7 +389,6 @@ impl Statement {
             }
             Self::Protocol(protocol) => is_protocol(list, protocol_number(*protocol)),
             Self::Icmp => is_protocol(list, 1),
-            Self::Source(block, negated) => within(list, Key::Source, *block, *negated),
             Self::Destination(block, negated) => within(list, Key::Destination, *block, *negated),
             Self::Ports(from, to) => ports(list, *from, *to),
             Self::Opens => {
@@ -293,13 +396,8 @@ impl Statement {
                 mask(list, &[TCP_OPENING]);
                 compare(list, R0, EQUAL, &[TCP_SYN]);
             }
-            Self::Established => {
-                expression(list, "ct", |ct| {
-                    ct.be32(1, R0).be32(2, CT_STATE);
-                });
-                mask(list, &ESTABLISHED_RELATED.to_ne_bytes());
-                compare(list, R0, UNEQUAL, &[0; 4]);
-            }
+            Self::Established => state(list, ESTABLISHED_RELATED),
+            Self::New => state(list, NEW),
             Self::Transparent => {
                 expression(list, "socket", |socket| {
                     socket.be32(1, 0).be32(2, R0);
@@ -352,6 +450,17 @@ impl Statement {
                 });
             }
             Self::Count => expression(list, "counter", |_| {}),
+            Self::Over(key, set, count) => {
+                key.load(list, R0);
+                expression(list, "dynset", |add| {
+                    // NFT_DYNSET_OP_ADD; NFT_CONNLIMIT_F_INV: those above.
+                    add.text(1, set).be32(3, 0).be32(4, R0).nest(7, |limit| {
+                        limit.text(1, "connlimit").nest(2, |limit| {
+                            limit.be32(1, *count).be32(2, 1);
+                        });
+                    });
+                });
+            }
             Self::Untracked => expression(list, "notrack", |_| {}),
             Self::Reject(refusal) => {
                 // NFT_REJECT_ICMP_UNREACH with a code of ICMP, or NFT_REJECT_TCP_RST.
@@ -423,6 +532,15 @@ fn load(list: &mut Body, register: u32, bytes: &[u8]) {
             value.attribute(1, bytes);
         });
     });
+}
+
+/// Whether the connection is in one of these states.
+fn state(list: &mut Body, bits: u32) {
+    expression(list, "ct", |ct| {
+        ct.be32(1, R0).be32(2, CT_STATE);
+    });
+    mask(list, &bits.to_ne_bytes());
+    compare(list, R0, UNEQUAL, &[0; 4]);
 }
 
 fn is_protocol(list: &mut Body, number: u8) {

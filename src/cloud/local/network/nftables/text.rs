@@ -1,14 +1,15 @@
 //! A table as `nft list table` prints it.
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{Chain, Elements, Key, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined};
+use super::{Chain, Elements, Key, NAMES, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined};
+use crate::cloud::local::network::wanted::Range;
 use crate::manifest::api::Protocol;
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table ip {} {{", self.name)?;
+        writeln!(f, "table ip {} {{", NAMES[0])?;
         for set in &self.sets {
             writeln!(f, "{set}")?;
         }
@@ -24,6 +25,16 @@ impl fmt::Display for Set {
         let key = self.key.iter().map(|key| key.type_name()).collect::<Vec<_>>().join(" . ");
         let (kind, data, elements): (_, _, Vec<String>) = match &self.elements {
             Elements::Members(keys) => ("set", "", keys.iter().map(|key| joined(key, " . ")).collect()),
+            Elements::Counted(size) => {
+                return write!(
+                    f,
+                    "    set {} {{\n        type {key}\n        size {size}\n        flags dynamic\n    }}",
+                    self.name
+                );
+            }
+            Elements::Ranges(all) => {
+                ("set", "\n        flags interval", all.iter().copied().map(range).collect())
+            }
             Elements::Chains(all) => {
                 let element =
                     |(key, verdict): &(Vec<Value>, Verdict)| format!("{} : {verdict}", joined(key, " . "));
@@ -43,6 +54,11 @@ impl fmt::Display for Set {
         }
         write!(f, "    }}")
     }
+}
+
+fn range((first, last): Range) -> String {
+    let [first, last] = [first, last].map(Ipv4Addr::from);
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 impl fmt::Display for Chain {
@@ -106,12 +122,13 @@ impl fmt::Display for Statement {
             Self::To(name) => write!(f, "oifname \"{name}\""),
             Self::Protocol(protocol) => write!(f, "meta l4proto {}", protocol_name(*protocol)),
             Self::Icmp => f.write_str("meta l4proto icmp"),
-            Self::Source(block, negated) => write!(f, "ip saddr {}{block}", unless(*negated)),
             Self::Destination(block, negated) => write!(f, "ip daddr {}{block}", unless(*negated)),
             Self::Ports(first, last) if first == last => write!(f, "th dport {first}"),
             Self::Ports(first, last) => write!(f, "th dport {first}-{last}"),
             Self::Opens => f.write_str("tcp flags & (fin | syn | rst | ack) == syn"),
             Self::Established => f.write_str("ct state established,related"),
+            Self::New => f.write_str("ct state new"),
+            Self::Over(key, set, count) => write!(f, "add @{set} {{ {key} ct count over {count} }}"),
             Self::Transparent => f.write_str("socket transparent 1"),
             Self::Marked(mark) => write!(f, "meta mark {mark}"),
             Self::ConnectionMarked(mark) => write!(f, "ct mark {mark}"),

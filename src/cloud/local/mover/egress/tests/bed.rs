@@ -254,14 +254,14 @@ impl Bed {
         let sockets = self.sockets();
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, skipped) = (Arc::clone(&stop), Arc::clone(&self.skipped));
-        let egress = Egress::new(self.sockets(), ranges(), Budget::new(4096));
+        let egress = Egress::new(self.sockets(), ranges(), Budget::new(4096, 16_384));
         let report = Arc::new(Mutex::new(egress.report()));
         drop(egress);
         let told = Arc::clone(&report);
         let thread = self.host.run(move || {
             std::thread::spawn(move || {
                 become_nobody();
-                let egress = Egress::new(sockets, ranges(), Budget::new(4096));
+                let egress = Egress::new(sockets, ranges(), Budget::new(4096, 16_384));
                 drive(egress, accepting, &stopped, &skipped, &told);
             })
         });

@@ -139,7 +139,7 @@ fn a_thousand_seeds_of_hostile_packets_do_no_harm() {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::NONBLOCK, None)
                 .unwrap();
         let tun = forever(device);
-        let budget = Budget::new(4096);
+        let budget = Budget::new(4096, 16_384);
         let mut egress = Egress::new(Sockets { tun, listener, listener6 }, ranges(), Rc::clone(&budget));
         let mut carrier = Copier::new();
         let (mut now, mut answers) = (Instant::now(), 0_usize);

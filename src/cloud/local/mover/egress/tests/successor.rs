@@ -36,7 +36,7 @@ fn a_connection_that_was_offered_is_made_by_a_successor() {
     let (sockets, listener) = (bed.sockets(), bed.sockets().listener);
     bed.host.run(move || {
         let accepted = rustix::net::accept(listener).unwrap();
-        let mut egress = Egress::new(sockets, ranges(), Budget::new(64));
+        let mut egress = Egress::new(sockets, ranges(), Budget::new(64, 16_384));
         let mut carrier = Copier::new();
         egress.accepted(accepted, &mut carrier, Instant::now());
         while egress.report().connecting > 0 {
@@ -54,7 +54,7 @@ fn a_connection_that_was_offered_is_made_by_a_successor() {
     let (sockets, listener) = (bed.sockets(), bed.sockets().listener);
     bed.host.run(move || {
         let nobody = Ranges { machines: Vec::new(), ..ranges() };
-        let mut egress = Egress::new(sockets, nobody, Budget::new(64));
+        let mut egress = Egress::new(sockets, nobody, Budget::new(64, 16_384));
         egress.ready(listener.as_raw_fd(), &mut Copier::new(), Instant::now());
         assert_eq!(egress.report().counters.forbidden, 1);
     });
