@@ -1,5 +1,7 @@
 //! `i2kit top`: what instances and their containers use.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::args::{TopArgs, TopOrder};
@@ -19,6 +21,8 @@ use crate::report::{self, Format};
 struct Used<'f> {
     group: &'f Name,
     instance: &'f InstanceId,
+    /// What it is called: of a member of a StatefulSet its name, such as `db-0`.
+    name: &'f str,
     /// All containers together.
     #[serde(flatten)]
     pod: Usage,
@@ -72,15 +76,15 @@ fn used<'f>(groups: &[&'f InstanceGroup], is_meant: &dyn Fn(&InstanceId) -> bool
     let known = members.filter(|(_, instance)| is_meant(&instance.id));
     known
         .filter_map(|(group, instance)| {
-            let parts = instance.usage.as_ref()?;
-            Some(Used { group, instance: &instance.id, pod: parts.pod(), parts })
+            let parts = instance.usage.as_ref().filter(|usage| !usage.containers.is_empty())?;
+            Some(Used { group, instance: &instance.id, name: instance.called(), pod: parts.pod(), parts })
         })
         .collect()
 }
 
 fn sort(found: &mut [Used<'_>], order: Option<TopOrder>) {
     found.sort_by(|a, b| {
-        let by_name = (a.group, a.instance).cmp(&(b.group, b.instance));
+        let by_name = (a.group, a.name, a.instance).cmp(&(b.group, b.name, b.instance));
         match order {
             None => by_name,
             Some(TopOrder::Cpu) => b.pod.cpu_millis.cmp(&a.pod.cpu_millis).then(by_name),
@@ -89,12 +93,23 @@ fn sort(found: &mut [Used<'_>], order: Option<TopOrder>) {
     });
 }
 
-/// The table of `kubectl top pod`.
+/// The table of `kubectl top pod`, with the namespaces where there are several.
 fn text(found: &[Used<'_>], args: &TopArgs) -> String {
     let amounts =
         |usage: &Usage| [format!("{}m", usage.cpu_millis), format!("{}Mi", usage.memory_bytes >> 20)];
+    let namespaces: BTreeSet<&str> = found.iter().map(|used| used.group.namespace.as_str()).collect();
+    let has_several = namespaces.len() > 1;
+    let titled = |titles: &[&'static str]| {
+        let first = has_several.then_some("NAMESPACE");
+        table(&first.into_iter().chain(titles.iter().copied()).collect::<Vec<_>>())
+    };
+    let line = |used: &Used<'_>, cells: Vec<String>| {
+        let first = has_several.then(|| used.group.namespace.clone());
+        let cells = first.into_iter().chain([used.name.to_owned()]).chain(cells);
+        cells.flat_map(|cell| row([cell])).collect::<Vec<String>>()
+    };
     let table = if args.containers {
-        let mut table = table(&["POD", "NAME", "CPU(cores)", "MEMORY(bytes)"]);
+        let mut table = titled(&["POD", "NAME", "CPU(cores)", "MEMORY(bytes)"]);
         for used in found {
             let mut containers: Vec<(&String, &Usage)> = used.parts.containers.iter().collect();
             match args.sort_by {
@@ -108,15 +123,15 @@ fn text(found: &[Used<'_>], args: &TopArgs) -> String {
             }
             for (name, usage) in containers {
                 let [cpu, memory] = amounts(usage);
-                table.add_row(row([used.instance.to_string(), name.clone(), cpu, memory]));
+                table.add_row(line(used, vec![name.clone(), cpu, memory]));
             }
         }
         table
     } else {
-        let mut table = table(&["NAME", "CPU(cores)", "MEMORY(bytes)"]);
+        let mut table = titled(&["NAME", "CPU(cores)", "MEMORY(bytes)"]);
         for used in found {
             let [cpu, memory] = amounts(&used.pod);
-            table.add_row(row([used.instance.to_string(), cpu, memory]));
+            table.add_row(line(used, vec![cpu, memory]));
         }
         table
     };
@@ -172,6 +187,24 @@ mod tests {
             shown(Some(TopOrder::Memory), true, false),
             "POD      NAME   CPU(cores)  MEMORY(bytes)\nweb-1-a  app    3m          90Mi\nweb-1-a  proxy  7m          4Mi\n\
              web-1-b  proxy  1m          40Mi\nweb-1-b  app    250m        30Mi\n"
+        );
+        // Members of StatefulSets have names of their own, which are those of one namespace.
+        let of = |namespace: &str| {
+            let mut group = group();
+            group.name.namespace = namespace.into();
+            group.instances.remove(0);
+            group.instances[0].name = Some("db-0".into());
+            group
+        };
+        let (a, b) = (of("a"), of("b"));
+        let args = TopArgs { name: None, containers: false, sort_by: None, no_headers: false };
+        assert_eq!(
+            text(&used(&[&b, &a], &|_| true), &args),
+            "NAMESPACE  NAME  CPU(cores)  MEMORY(bytes)\nb          db-0  10m         94Mi\na          db-0  10m         94Mi\n"
+        );
+        assert_eq!(
+            text(&used(&[&a], &|_| true), &args),
+            "NAME  CPU(cores)  MEMORY(bytes)\ndb-0  10m         94Mi\n"
         );
         let group = group();
         let json = serde_json::to_value(used(&[&group], &|id| **id == *"web-1-a")).unwrap();

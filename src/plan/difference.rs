@@ -11,7 +11,7 @@ use similar::TextDiff;
 
 use super::fleet::{BalancerSpec, Fleet, GroupSettings, InstanceGroup, LaunchSpec};
 use super::image::ImageId;
-use super::rollout::{Desired, GroupSpec};
+use super::rollout::{Desired, GroupSpec, with_classes};
 use crate::manifest::api::Name;
 
 /// One object that differs.
@@ -33,6 +33,7 @@ impl fmt::Display for Difference {
 
 /// What differs between `fleet` and `desired`. `images` holds the text of images, as far as they are known here.
 pub fn differences(desired: &Desired, fleet: &Fleet, images: &BTreeMap<ImageId, String>) -> Vec<Difference> {
+    let desired = &with_classes(desired, fleet);
     let mut found = Vec::new();
     let mut compare = |kind, name: &Name, before: &str, after: &str| {
         if before != after {

@@ -90,6 +90,7 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
         health_port: 10256,
         grace_period_seconds: DEFAULT_GRACE_PERIOD,
         containers: vec!["web".into()],
+        requests: BTreeMap::new(),
         secrets: BTreeMap::new(),
         scratch_bytes: Vec::new(),
         disks: Vec::new(),

@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 pub use self::balancer::{BalancerSpec, Headless, HeadlessGroup, Listener, LoadBalancer, Target};
 pub use self::change::{Change, changes};
 pub use self::disk::{
-    Disk, DiskOwner, DiskSpec, DiskTemplate, LaunchDisk, Snapshot, StatefulSettings, member_name, size,
+    Disk, DiskOwner, DiskSpec, DiskTemplate, LEAST_DISK, LaunchDisk, Snapshot, StatefulSettings, member_name,
+    size, whole_size,
 };
 pub use self::event::{CloudEvent, EventKind};
 pub use self::generation::Generation;
@@ -39,7 +40,7 @@ pub use self::instance::{
     Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState, InstanceUsage,
     RunMember, Usage,
 };
-pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole};
+pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole, Requests};
 pub use self::leftover::Leftover;
 pub use self::mix::MachineMix;
 pub use self::policy::{GroupPolicy, Peer, PolicyPorts, Reachable};

@@ -14,7 +14,9 @@ mod verbs;
 
 pub use self::again::Overtaken;
 pub use self::deploy::rollout;
-pub use self::disks::{check_disks, refusal, remove_disks, remove_snapshot, restore_disk, snapshot_disk};
+pub use self::disks::{
+    check_disks, refusal, remove_disks, remove_snapshot, restore_disk, snapshot_disk, with_classes,
+};
 pub use self::error::PlanError;
 pub use self::steps::{Before, Change, Desired, GroupKind, GroupSpec, Intent, RolloutPlan, Step};
 pub use self::verbs::{collect, destroy, rollback, run, scale, wait};

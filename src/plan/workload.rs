@@ -6,7 +6,7 @@ use i2kit_spec::{DEFAULT_GRACE_PERIOD, Seconds};
 
 use super::fleet::{
     BalancerSpec, DiskSpec, DiskTemplate, GroupSettings, LaunchPort, LaunchSpec, MachineMix, MachineRole,
-    Scaling, ScalingMetric, StatefulSettings,
+    Requests, Scaling, ScalingMetric, StatefulSettings,
 };
 use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
@@ -15,7 +15,7 @@ use super::service::selects;
 use super::{ingress, policy, secret, service, size, volume};
 use crate::manifest::api::{
     self, CronJob, Deployment, Floor, Job, JobSpec, Metric, Name, ObjectMeta, ObjectSet, PodTemplate,
-    Resource, StatefulSet, StorageClass, Strategy,
+    StatefulSet, StorageClass, Strategy,
 };
 
 /// Runs of a job that can be looked back at.
@@ -160,6 +160,7 @@ fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
         health_port: HEALTH_PORT,
         grace_period_seconds: image.grace_period_seconds,
         containers: pod.init_containers.iter().chain(&pod.containers).map(|one| one.name.clone()).collect(),
+        requests: requests(template),
         secrets: BTreeMap::new(),
         scratch_bytes: volume::scratch_sizes(pod),
         disks: volume::disks(pod),
@@ -170,6 +171,21 @@ fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
         spot: false,
         mix: None,
     }
+}
+
+/// What each container requests that runs as long as the pod; nothing where none of them requests anything.
+fn requests(template: &PodTemplate) -> BTreeMap<String, Requests> {
+    let requests = template.spec.long_running().map(|container| {
+        let resources = &container.resources;
+        let memory = resources.request_memory_bytes.or(resources.limit_memory_bytes);
+        let requests = Requests {
+            cpu_millis: resources.request_cpu_millis.or(resources.limit_cpu_millis),
+            memory_bytes: memory.map(|bytes| bytes.0),
+        };
+        (container.name.clone(), requests)
+    });
+    let requests: BTreeMap<String, Requests> = requests.collect();
+    if requests.values().all(|one| *one == Requests::default()) { BTreeMap::new() } else { requests }
 }
 
 /// The groups and balancers of the whole set; `images` holds the image of each of [`ObjectSet::pods`], in their order,
@@ -249,28 +265,13 @@ fn scaling(set: &ObjectSet, group: &Name, template: &PodTemplate) -> Option<Scal
         .scalers
         .iter()
         .find(|scaler| scaler.target == *group && (scaler.target_kind == "StatefulSet") == stateful)?;
-    let request = |metric: &Metric| {
-        let containers = template.spec.long_running();
-        let meant = containers.filter(|one| metric.container.as_ref().is_none_or(|only| *only == one.name));
-        let requests = meant.map(|container| {
-            let resources = &container.resources;
-            match metric.resource {
-                Resource::Cpu => resources.request_cpu_millis.or(resources.limit_cpu_millis),
-                Resource::Memory => {
-                    resources.request_memory_bytes.or(resources.limit_memory_bytes).map(|bytes| bytes.0)
-                }
-            }
-        });
-        // A request of nothing is none to measure against.
-        requests.flatten().reduce(u64::saturating_add).filter(|request| *request > 0)
-    };
-    let metrics = scaler.metrics.iter();
+    let requests = requests(template);
+    let metric =
+        |metric: &Metric| ScalingMetric { metric: metric.clone(), request: Requests::of(&requests, metric) };
     Some(Scaling {
         min: scaler.min_replicas,
         max: scaler.max_replicas,
-        metrics: metrics
-            .map(|metric| ScalingMetric { metric: metric.clone(), request: request(metric) })
-            .collect(),
+        metrics: scaler.metrics.iter().map(metric).collect(),
         up: scaler.scale_up.clone(),
         down: scaler.scale_down.clone(),
     })
@@ -306,6 +307,24 @@ mod tests {
         let target = TargetGroup { group: groups[0].name.clone(), port: 15001 };
         assert_eq!((listener.port, &listener.targets[..]), (80, &[target][..]));
         assert_eq!(groups[0].launch.ports, [LaunchPort { port: 15001, protocol: Protocol::Tcp }]);
+    }
+
+    #[test]
+    fn a_share_is_of_the_requests_of_all_containers_or_of_the_machine() {
+        let request = |side: &str| {
+            let (groups, _) = groups_and_balancers(&format!(
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    spec:\n      containers:\n      - {{name: web, image: \"tool:1\", resources: {{requests: {{cpu: 100m}}}}}}\n      - {{name: side, image: \"tool:1\", resources: {side}}}\n---\napiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {{name: web}}\nspec:\n  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}\n  maxReplicas: 4\n",
+            ));
+            let metric = groups[0].settings.scaling.as_ref().unwrap().metrics[0].clone();
+            let of_web = Metric { container: Some("web".into()), ..metric.metric.clone() };
+            let launch = &groups[0].launch;
+            assert_eq!(Requests::of(&launch.requests, &of_web), Some(100));
+            assert_eq!(Requests::of(&launch.requests, &metric.metric), metric.request);
+            metric.request
+        };
+        assert_eq!(request("{requests: {cpu: 50m}}"), Some(150));
+        assert_eq!(request("{limits: {cpu: 200m}}"), Some(300), "a limit is a request");
+        assert_eq!(request("{}"), None, "the use of `side` would be measured against the request of `web`");
     }
 
     #[test]

@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
+use i2kit_spec::Bytes;
 
-use super::tests::{desired, group, image, materials, name, on_runtime};
+use super::tests::{desired, group, image, materials, name, on_runtime, scaled};
 use super::watch::{Goal, until_settled};
 use super::{Options, Record, RolloutError, execute};
 use crate::cloud::sim::Sim;
 use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
+use crate::plan::example;
 use crate::plan::fleet::{Fleet, Generation, Leftover};
-use crate::plan::rollout::{Desired, RolloutPlan, Step, collect, rollback, rollout, scale};
+use crate::plan::rollout::{
+    Desired, Intent, Overtaken, RolloutPlan, Step, collect, rollback, rollout, scale,
+};
 use crate::report::Events;
 
 type Plan = fn(&Fleet) -> RolloutPlan;
@@ -133,6 +137,48 @@ fn a_size_that_somebody_else_has_set_since_stands() {
         let fleet = cloud.observe().await.unwrap();
         assert_eq!(fleet.group(&name("web")).unwrap().replicas, 5);
         assert!(fleet.group(&name("old")).is_some());
+    });
+}
+
+#[test]
+fn a_size_that_a_scaler_has_set_since_is_in_nobodys_way() {
+    on_runtime(async {
+        let members = |version| {
+            let mut spec = scaled(group("db", 2, version), 1, 9);
+            spec.settings.stateful = Some(example::stateful(vec![example::disk()]));
+            spec
+        };
+        let cloud = Sim::default();
+        let wanted = |version| not_pruning(vec![scaled(group("web", 2, version), 1, 9), members(version)]);
+        deploy(&wanted(1), &cloud).await.unwrap();
+        let mut larger = wanted(2);
+        for disk in larger.groups.iter_mut().filter_map(|spec| spec.settings.stateful.as_mut()) {
+            disk.disks[0].size = Bytes(2 << 30);
+        }
+        let plan = rollout(&larger, &cloud.observe().await.unwrap());
+        // Somebody else's act comes first, and scalers look meanwhile, which is no act.
+        for record in cloud.world().environment.groups.values_mut() {
+            record.replicas = 5;
+        }
+        let mut fleet = cloud.observe().await.unwrap();
+        let again = plan.again(&fleet, &[]).unwrap();
+        let starts: Vec<&Act> = again.acts().filter(|act| matches!(act, Act::StartRefresh { .. })).collect();
+        let start = |group| Act::StartRefresh { group: name(group), to: 2, replicas: 5 };
+        assert_eq!(starts, [&start("web"), &start("db")]);
+        assert_eq!(again.acts().filter(|act| matches!(act, Act::PutDisk { .. })).count(), 5);
+        assert!(matches!(plan.again(&fleet, &[start("web")]), Err(Overtaken::DoneBefore(_))));
+        // Without a scaler it was somebody.
+        for group in &mut fleet.groups {
+            group.settings.scaling = None;
+        }
+        let mut unscaled = larger;
+        for spec in &mut unscaled.groups {
+            (spec.settings.scaling, spec.replicas) = (None, 2);
+        }
+        let plan = rollout(&unscaled, &fleet);
+        unscaled.groups[0].replicas = 3;
+        let other = RolloutPlan { intent: Intent::Deploy(Box::new(unscaled)), ..plan };
+        assert!(matches!(other.again(&fleet, &[]), Err(Overtaken::NotShown(_))));
     });
 }
 

@@ -9,13 +9,18 @@ use super::{Options, Record, RolloutError, execute};
 use crate::cloud::sim::{Behaviour, Fault, Sim};
 use crate::cloud::{Cloud as _, Materials};
 use crate::image::DiskImage;
-use crate::manifest::api::{IntOrPercent, Name, Protocol, ServiceType, Strategy as Rollout};
+use crate::manifest::api::{IntOrPercent, Name, Protocol, ScalingRules, ServiceType, Strategy as Rollout};
 use crate::oci::Digest;
 use crate::plan::act::Act;
 use crate::plan::example;
-use crate::plan::fleet::{BalancerSpec, GroupSettings, LaunchPort, LaunchSpec, Listener, TargetGroup};
+use crate::plan::fleet::{
+    BalancerSpec, Fleet, GroupSettings, LaunchDisk, LaunchPort, LaunchSpec, Listener, RefreshStatus, Scaling,
+    TargetGroup,
+};
 use crate::plan::image::ImageId;
-use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan, Step, destroy, rollback, rollout, scale};
+use crate::plan::rollout::{
+    Desired, GroupSpec, PlanError, RolloutPlan, Step, destroy, rollback, rollout, scale,
+};
 use crate::report::{Event, Events};
 
 pub(super) fn name(name: &str) -> Name {
@@ -172,6 +177,65 @@ fn rollback_returns_to_what_served_before_and_scale_keeps_it() {
         assert_eq!(fleet.group(&name("web")).unwrap().replicas, 4);
         assert!(rollback(&fleet, &name("db"), None).is_err());
         assert!(rollback(&fleet, &name("web"), Some(9)).is_err());
+    });
+}
+
+/// The group with the disk of a claim.
+fn with_claim(spec: GroupSpec) -> GroupSpec {
+    let disks = vec![LaunchDisk::Claim("data".into())];
+    GroupSpec { launch: LaunchSpec { disks, ..spec.launch }, ..spec }
+}
+
+/// The group with a scaler.
+pub(super) fn scaled(spec: GroupSpec, min: u32, max: u32) -> GroupSpec {
+    let rules = ScalingRules::default();
+    let scaling = Scaling { min, max, metrics: vec![], up: rules.clone(), down: rules };
+    GroupSpec { settings: GroupSettings { scaling: Some(scaling), ..spec.settings }, ..spec }
+}
+
+#[test]
+fn the_way_back_to_a_revision_with_a_claim_is_of_one_instance() {
+    on_runtime(async {
+        let sim = Sim::default();
+        deploy(&desired(vec![with_claim(group("web", 1, 1))]), &sim).await.unwrap();
+        sim.world().behaviours.insert(image(2), Behaviour::NeverReady);
+        deploy(&desired(vec![group("web", 3, 2)]), &sim).await.unwrap_err();
+        let fleet = sim.observe().await.unwrap();
+        let web = fleet.group(&name("web")).unwrap();
+        assert_eq!(web.refresh.as_ref().map(|refresh| refresh.status), Some(RefreshStatus::RolledBack));
+        assert!(web.is_settled_at(1) && web.replicas == 1, "{web:#?}");
+    });
+}
+
+#[test]
+fn a_claim_of_an_earlier_revision_does_not_bound_the_size() {
+    on_runtime(async {
+        let sim = Sim::default();
+        deploy(&desired(vec![with_claim(group("web", 1, 1))]), &sim).await.unwrap();
+        let refused = |fleet: &Fleet, to| scale(fleet, &name("web"), to).unwrap_err();
+        let error = refused(&sim.observe().await.unwrap(), 2);
+        assert!(matches!(error, PlanError::OneDisk { .. }), "{error}");
+        deploy(&desired(vec![group("web", 3, 2)]), &sim).await.unwrap();
+        let fleet = sim.observe().await.unwrap();
+        carry_out(&scale(&fleet, &name("web"), 2).unwrap(), &sim, &Events::none()).await.unwrap();
+        let fleet = sim.observe().await.unwrap();
+        assert_eq!(fleet.group(&name("web")).unwrap().replicas, 2);
+        assert!(matches!(rollback(&fleet, &name("web"), Some(1)), Err(PlanError::OneDisk { .. })));
+    });
+}
+
+#[test]
+fn a_size_that_somebody_sets_is_had_whatever_became_of_the_last_refresh() {
+    on_runtime(async {
+        let sim = Sim::default();
+        sim.world().behaviours.insert(image(1), Behaviour::NeverReady);
+        deploy(&desired(vec![scaled(group("web", 2, 1), 1, 9)]), &sim).await.unwrap_err();
+        sim.world().behaviours.remove(&image(1));
+        let plan = scale(&sim.observe().await.unwrap(), &name("web"), 6).unwrap();
+        carry_out(&plan, &sim, &Events::none()).await.unwrap();
+        let fleet = sim.observe().await.unwrap();
+        let web = fleet.group(&name("web")).unwrap();
+        assert!(web.replicas == 6 && web.is_settled_at(1), "{plan}");
     });
 }
 

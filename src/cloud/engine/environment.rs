@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk_record::DiskRecord;
 use super::moment::Moment;
-use super::reconcile::{self, Member, Memory};
+use super::reconcile::{self, MAX_MEMBERS, Member, Memory, RefreshState};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::PlannedAct;
 use crate::plan::fleet::{
@@ -292,6 +292,18 @@ impl GroupRecord {
         }
     }
 
+    /// The revision that the group runs, or that the refresh under way brings or returns to.
+    fn heading(&self) -> Option<u32> {
+        let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
+        refresh.map(RefreshState::target).or(self.memory.current)
+    }
+
+    /// The most VMs that the group can have: one where they have the disk of a claim.
+    pub fn most_members(&self) -> u32 {
+        let with_claims = self.with_claims();
+        if self.heading().is_some_and(|revision| with_claims.contains(&revision)) { 1 } else { MAX_MEMBERS }
+    }
+
     /// Numbers of the revisions that VMs are, or are about to be, started from.
     fn wanted_revisions(&self) -> Vec<u32> {
         let refresh = self.memory.refresh.as_ref().filter(|refresh| refresh.status.is_active());
@@ -317,7 +329,8 @@ impl Environment {
         self.latest.as_ref().map(|latest| latest.generation).unwrap_or_default()
     }
 
-    /// Takes over what the reconciler decided for the group: its memory, and the time of a revision's success.
+    /// Takes over what the reconciler decided for the group: its memory, the time of a revision's success, and a size that
+    /// the revision which it now works towards can have.
     /// Whether anything changed.
     pub fn remember(&mut self, name: &Name, decision: &reconcile::Decision, now: Moment) -> bool {
         let Some(group) = self.groups.get_mut(name) else { return false };
@@ -325,6 +338,11 @@ impl Environment {
         group.memory = decision.memory.clone();
         for revision in group.revisions.iter_mut().filter(|found| decision.deployed.contains(&found.number)) {
             revision.deployed = Some(now.wall / 1000);
+            changed = true;
+        }
+        // The way back from a revision without a claim may lead to one with it, whose disk one VM can have.
+        if group.settings.job.is_none() && group.replicas > group.most_members() {
+            group.replicas = group.most_members();
             changed = true;
         }
         changed

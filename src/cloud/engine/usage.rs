@@ -84,21 +84,36 @@ impl UsageHistory {
         if window < SHORTEST || STALE.after(last.at) < now {
             return None;
         }
-        let usage = |before: Option<&status::Usage>, now: &status::Usage| {
-            let before = before.map_or(0, |before| before.cpu_nanoseconds);
-            // A counter that went back began anew.
-            let used = now.cpu_nanoseconds.checked_sub(before).unwrap_or(now.cpu_nanoseconds);
-            Usage {
-                // Nanoseconds in milliseconds, in thousandths; rounded up, as a quantity of Kubernetes is.
-                cpu_millis: used.div_ceil(window.0.saturating_mul(1000)).min(capacity.cpu_millis),
-                memory_bytes: now.working_set_bytes.min(capacity.memory_bytes),
-            }
-        };
-        let containers = last.containers.iter();
-        let containers =
-            containers.map(|(name, now)| (name.clone(), usage(first.containers.get(name), now))).collect();
-        let machine = last.machine.as_ref().map(|now| usage(first.machine.as_ref(), now));
+        let containers = last.containers.keys();
+        let containers = containers.filter_map(|name| {
+            Some((name.clone(), self.since_seen(capacity, |report| report.containers.get(name))?))
+        });
+        let containers = containers.collect();
+        let machine = self.since_seen(capacity, |report| report.machine.as_ref());
         Some(Measured { at: last.at, usage: InstanceUsage { window_ms: window.0, containers, machine } })
+    }
+
+    /// The use of one part, between the first and the last report that have it. A counter begins long before the first
+    /// report of a container that was started again: a control group is kept over runs.
+    fn since_seen<'h>(
+        &'h self,
+        capacity: Capacity,
+        part: impl Fn(&'h Report) -> Option<&'h status::Usage>,
+    ) -> Option<Usage> {
+        let last = self.reports.back()?;
+        let now = part(last)?;
+        let (since, before) = self.reports.iter().find_map(|report| Some((report.at, part(report)?)))?;
+        let time = Millis(last.at.saturating_sub(since));
+        if time < SHORTEST {
+            return None;
+        }
+        // A counter that went back began anew.
+        let used = now.cpu_nanoseconds.checked_sub(before.cpu_nanoseconds).unwrap_or(now.cpu_nanoseconds);
+        Some(Usage {
+            // Nanoseconds in milliseconds, in thousandths; rounded up, as a quantity of Kubernetes is.
+            cpu_millis: used.div_ceil(time.0.saturating_mul(1000)).min(capacity.cpu_millis),
+            memory_bytes: now.working_set_bytes.min(capacity.memory_bytes),
+        })
     }
 }
 
@@ -162,6 +177,29 @@ mod tests {
         history.add(&report(&[("web", 1_000_000_000, 1)]), &names(), 10_000);
         let measured = history.measured(CAPACITY, 10_000).unwrap();
         assert_eq!(measured.usage.pod().cpu_millis, 100);
+    }
+
+    #[test]
+    fn what_a_container_used_in_earlier_runs_is_not_its_use_now() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut history = UsageHistory::default();
+        let waiting = || {
+            let usage = status::Usage { cpu_nanoseconds: 2000 * SECOND, working_set_bytes: 1 };
+            PodStatus { usage: Some(usage), ..report(&[]) }
+        };
+        history.add(&report(&[("web", 1800 * SECOND, 1)]), &names(), 0);
+        // It waits to be started again, with the counter of its control group kept.
+        for second in [6, 9] {
+            history.add(&waiting(), &names(), second * 1000);
+        }
+        // First over the wait too, and not at all until it was seen for long enough.
+        for (second, millis) in [(12, Some(9)), (15, Some(27)), (18, Some(39)), (21, None), (24, Some(100))] {
+            let used = 1800 * SECOND + (second - 11) * SECOND / 10;
+            history.add(&report(&[("web", used, 1)]), &names(), second * 1000);
+            let measured = history.measured(CAPACITY, second * 1000).unwrap();
+            let web = measured.usage.containers.get("web").map(|web| web.cpu_millis);
+            assert_eq!(web, millis, "{second}");
+        }
     }
 
     #[test]

@@ -23,19 +23,20 @@ use super::home::Home;
 use super::machine::descriptors;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
-use crate::plan::fleet::Snapshot;
-
-/// The file system's tables need this much, with a journal.
-const LEAST: u64 = 16 << 20;
-
-/// Sizes are multiples of this.
-const GRAIN: u64 = 1 << 20;
+use crate::oci::Digest;
+use crate::plan::fleet::{Snapshot, whole_size};
 
 /// How long a writer that is being ended may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two attempts to take the lock.
 const POLL: Duration = Duration::from_millis(20);
+
+/// Names up to this length are those of files.
+const MAX_FILE_NAME: usize = 200;
+
+/// So much of a longer name stays.
+const MAX_HEAD: usize = 180;
 
 /// Programs that make file systems; Debian's `PATH` of ordinary users has no `/usr/sbin`.
 const MAKERS: [&str; 3] = ["mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
@@ -53,7 +54,17 @@ static MAKING: Mutex<()> = Mutex::new(());
 
 /// Where the disk `name` of an environment lies.
 pub(super) fn path(home: &Home, environment: &str, name: &Name) -> PathBuf {
-    home.volumes().join(environment).join(&name.namespace).join(format!("{}.raw", name.name))
+    home.volumes().join(environment).join(&name.namespace).join(format!("{}.raw", file_name(&name.name)))
+}
+
+/// The name of a disk's file, without its extension. A claim's name has up to 253 characters, and a file's 255, extensions
+/// included: a longer one is cut, with a digest of the whole behind a character that no claim's name has.
+fn file_name(name: &str) -> String {
+    if name.len() <= MAX_FILE_NAME {
+        return name.to_owned();
+    }
+    let head: String = name.chars().take(MAX_HEAD).collect();
+    format!("{head}~{}", Digest::of(name.as_bytes()).short())
 }
 
 /// Where the disk's snapshots lie.
@@ -66,9 +77,34 @@ fn snapshot(path: &Path, name: &str) -> PathBuf {
     snapshots(path).join(format!("{name}.raw"))
 }
 
+/// The disks that are there, whatever records say: the environment, the name and the size of each. One whose name is cut
+/// is found by its claim alone.
+pub(super) fn all(home: &Home) -> Vec<(String, Name, Bytes)> {
+    let entries = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+    };
+    let mut found = Vec::new();
+    for (environment, folder) in entries(&home.volumes()) {
+        for (namespace, folder) in entries(&folder) {
+            for (file, path) in entries(&folder) {
+                let Some(name) = file.strip_suffix(".raw").filter(|name| !name.contains('~')) else {
+                    continue;
+                };
+                let Ok(looked) = fs::symlink_metadata(&path) else { continue };
+                if looked.is_file() {
+                    let name = Name { namespace: namespace.clone(), name: name.to_owned() };
+                    found.push((environment.clone(), name, Bytes(looked.len())));
+                }
+            }
+        }
+    }
+    found
+}
+
 /// The size of the file of a disk of this size.
 fn length(size: Bytes) -> u64 {
-    size.0.max(LEAST).div_ceil(GRAIN).saturating_mul(GRAIN)
+    whole_size(size).0
 }
 
 /// Room that the disk takes; none when it is not there.
@@ -397,6 +433,9 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::plan::fleet::LEAST_DISK;
+
+    const LEAST: u64 = LEAST_DISK.0;
 
     fn path_variable() -> Vec<(OsString, OsString)> {
         vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())]
@@ -440,6 +479,20 @@ mod tests {
         assert!(!folder.path().join("volumes").exists());
         let gone = attach(&path, Bytes(1)).unwrap_err().to_string();
         assert!(gone.contains("is gone") && gone.contains("volume rm"), "{gone}");
+    }
+
+    #[test]
+    fn a_disk_of_the_longest_name_has_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: String| folder.path().join(format!("{}.raw", file_name(&name)));
+        let long = |end: &str| "n".repeat(253 - end.len()) + end;
+        let path = at(long("-1"));
+        make(&Wanted { path: &path, size: Bytes(LEAST), environment: &path_variable() }).unwrap();
+        copy_to_snapshot(&path, &"s".repeat(63), Writer::Absent).unwrap();
+        restore(&path, &"s".repeat(63)).unwrap();
+        assert!(!path.with_extension("raw.new").exists());
+        assert_ne!(path, at(long("-2")), "each has its own");
+        assert_eq!(file_name("my.data-db-0"), "my.data-db-0");
     }
 
     #[test]

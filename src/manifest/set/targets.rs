@@ -93,6 +93,7 @@ impl<'s, 'a> Set<'s, 'a> {
             let found = finding(Code::Adapted, workload, "spec.replicas", replicas.span, message);
             self.findings.push(found);
         }
+        self.one_disk(document, workload);
         let metrics = document.root.at(&["spec", "metrics"]).map_or(&[][..], Node::items);
         let named = metrics.iter().filter_map(|metric| metric.at(&["containerResource", "container"]));
         for named in named {
@@ -107,6 +108,24 @@ impl<'s, 'a> Set<'s, 'a> {
             }
         }
         self.requests(document, target.span, workload, metrics);
+    }
+
+    /// A workload with the disk of a claim cannot be scaled: one machine at a time has the disk.
+    fn one_disk(&mut self, document: &Document<'_>, workload: &Document<'_>) {
+        let Some(most) = document.root.at(&["spec", "maxReplicas"]) else { return };
+        let volumes = workload.template().and_then(|template| template.at(&["spec", "volumes"]));
+        let volumes = volumes.map_or(&[][..], Node::items);
+        let has_claim = volumes.iter().any(|volume| volume.get("persistentVolumeClaim").is_some());
+        if !has_claim || matches!(most.scalar(), Some("0" | "1") | None) {
+            return;
+        }
+        let message = format!(
+            "{} has the disk of a claim, which can be attached to one machine at a time, so that it has one machine",
+            workload.title()
+        );
+        let mut found = finding(Code::RefusedValue, document, "spec.maxReplicas", most.span, message);
+        found.help("write a StatefulSet with `volumeClaimTemplates`, or `maxReplicas: 1`");
+        self.findings.push(found);
     }
 
     /// A share of a request needs a request.

@@ -37,6 +37,30 @@ fn is_yes(yes: &bool) -> bool {
     *yes
 }
 
+/// The least size of a disk: the tables of its file system need this much, with a journal.
+pub const LEAST_DISK: Bytes = Bytes(16 << 20);
+
+/// Sizes of disks are multiples of this.
+const DISK_GRAIN: u64 = 1 << 20;
+
+/// The size that a disk has of which `size` is asked for.
+pub fn whole_size(size: Bytes) -> Bytes {
+    Bytes(size.0.max(LEAST_DISK.0).div_ceil(DISK_GRAIN).saturating_mul(DISK_GRAIN))
+}
+
+impl DiskSpec {
+    /// A disk that was found without a record. Nothing is known of what made it, so that nothing but a verb that names it
+    /// deletes it until a deployment says what it is.
+    pub fn found(name: Name, size: Bytes) -> Self {
+        Self { name, size, class: None, expandable: true, retain: true, owner: None }
+    }
+
+    /// Whether it was found, and no deployment has said what it is.
+    pub fn is_found(&self) -> bool {
+        *self == Self::found(self.name.clone(), self.size)
+    }
+}
+
 /// A member of a StatefulSet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -180,6 +204,14 @@ pub enum LaunchDisk {
 }
 
 impl LaunchDisk {
+    /// The claim, of the disk of one.
+    pub fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim(claim) => Some(claim),
+            Self::Member(_) => None,
+        }
+    }
+
     /// The disk's name, for an instance of that group with this index.
     pub fn name(&self, group: &Name, ordinal: Option<u32>) -> Name {
         let name = match self {
@@ -214,6 +246,14 @@ mod tests {
         let name = |disk: LaunchDisk, ordinal| disk.name(&group, ordinal).to_string();
         assert_eq!(name(LaunchDisk::Member("pgdata".into()), Some(2)), "data/pgdata-db-2");
         assert_eq!(name(LaunchDisk::Claim("shared".into()), Some(2)), "data/shared");
+    }
+
+    #[test]
+    fn disks_have_whole_sizes() {
+        for (asked, whole) in [(0, 16 << 20), (1 << 30, 1 << 30), (1_000_000_000, 954 << 20)] {
+            assert_eq!(whole_size(Bytes(asked)), Bytes(whole));
+        }
+        assert_eq!(whole_size(Bytes(u64::MAX)), Bytes(u64::MAX));
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub struct Scaling {
     pub min: u32,
     /// Most VMs.
     pub max: u32,
-    /// What is measured.
+    /// What is measured. A cloud may keep settings that an earlier version wrote in another form: then none.
+    #[serde(default)]
     pub metrics: Vec<ScalingMetric>,
     /// How fast it follows a load that grows.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -83,7 +84,8 @@ pub struct ScalingMetric {
     /// What is measured.
     #[serde(flatten)]
     pub metric: Metric,
-    /// What the pod, or the one container, requests in the resource's unit; the whole VM when it requests nothing.
+    /// What the pod, or the one container, requests in the resource's unit, for clouds that measure whole VMs: the whole VM
+    /// when it requests nothing. Clouds that measure containers take the request of each VM's own revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<u64>,
 }
@@ -114,6 +116,12 @@ impl Scaling {
     /// Whether it may have given a group this size.
     pub fn allows(&self, replicas: u32) -> bool {
         self.within(replicas) == replicas
+    }
+
+    /// The same for a group that can have so many VMs at most.
+    #[must_use]
+    pub fn at_most(&self, most: u32) -> Self {
+        Self { min: self.min.min(most), max: self.max.min(most), ..self.clone() }
     }
 
     /// The share of the pod's processor request that is to be kept, in percent, with the request in thousandths of a

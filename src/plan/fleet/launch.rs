@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MachineMix;
 use super::disk::LaunchDisk;
-use crate::manifest::api::{Name, Protocol};
+use crate::manifest::api::{Metric, Name, Protocol, Resource};
 use crate::plan::image::ImageId;
 
 /// How one VM of a revision is started. Two revisions are the same exactly when their launch specs are equal.
@@ -33,6 +33,10 @@ pub struct LaunchSpec {
     /// Names of the pod's containers, init containers first. Reports of a guest about other containers are ignored.
     #[serde(default)]
     pub containers: Vec<String>,
+    /// What each container that runs as long as the pod requests, by name: its use is measured against that. Empty where
+    /// none of them requests anything.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Requests>,
     /// The Secrets that the pod names, each with the version of its values that VMs get at their boot, or none where
     /// the pod does without it. A version is a keyed hash: equal values, equal version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -62,6 +66,34 @@ pub struct LaunchSpec {
     /// The mix of machine types and of Spot and on-demand, where not all VMs are alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mix: Option<MachineMix>,
+}
+
+/// What a container requests of its machine; a limit without a request is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requests {
+    /// Processors, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// Memory in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+}
+
+impl Requests {
+    /// What the containers that a metric is of request together, in the resource's unit. `None` as soon as one of them
+    /// requests nothing: the use of all cannot be measured against what some request.
+    pub fn of(requests: &BTreeMap<String, Self>, metric: &Metric) -> Option<u64> {
+        let meant =
+            requests.iter().filter(|(name, _)| metric.container.as_ref().is_none_or(|only| only == *name));
+        let meant = meant.map(|(_, requests)| match metric.resource {
+            Resource::Cpu => requests.cpu_millis,
+            Resource::Memory => requests.memory_bytes,
+        });
+        let sum = meant.reduce(|sum, one| Some(sum?.saturating_add(one?))).flatten();
+        // A request of nothing is none to measure against.
+        sum.filter(|sum| *sum > 0)
+    }
 }
 
 /// The cloud identity of a VM: the role under which it calls the cloud.

@@ -9,7 +9,7 @@ use super::steps::{Intent, RolloutPlan, Step};
 use super::verbs::{collect, destroy, rollback, run, scale, wait};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Fleet, Leftover};
+use crate::plan::fleet::{DiskSpec, Fleet, Leftover};
 use crate::plan::image::ImageId;
 
 /// Why a plan is not carried on. Each has what it would do, in a few words.
@@ -54,7 +54,7 @@ impl RolloutPlan {
         };
         let mut steps = Vec::new();
         for step in std::mem::take(&mut plan.steps) {
-            steps.extend(self.shown(step, applied)?);
+            steps.extend(self.shown(step, applied, fleet)?);
         }
         // What is unused follows from the steps that are left.
         if let Some(Act::DeleteImages { images }) = unused_images(&steps, fleet) {
@@ -67,7 +67,7 @@ impl RolloutPlan {
 
     /// The part of a step that this plan showed too and that is not done. Deletions of images are looked at when all else
     /// is known.
-    fn shown(&self, step: Step, applied: &[Act]) -> Result<Option<Step>, Overtaken> {
+    fn shown(&self, step: Step, applied: &[Act], fleet: &Fleet) -> Result<Option<Step>, Overtaken> {
         let Some(act) = step.act() else {
             let is_shown = |shown: &Step| {
                 matches!((shown, &step),
@@ -96,8 +96,15 @@ impl RolloutPlan {
             }
             // An image is put again where a collection of unused ones took it before a revision named it: that undoes nothing.
             Act::PutImage { .. } if self.acts().any(|shown| shown == act) => Ok(Some(step)),
-            act if applied.contains(act) => Err(Overtaken::DoneBefore(act.to_string())),
-            act if self.acts().any(|shown| shown == act) => Ok(Some(step)),
+            act if applied.iter().any(|done| is_same(done, act, fleet)) => {
+                Err(Overtaken::DoneBefore(act.to_string()))
+            }
+            act if self
+                .acts()
+                .any(|shown| is_same(shown, act, fleet) || is_of_neighbour(shown, act, fleet)) =>
+            {
+                Ok(Some(step))
+            }
             act if act.is_deletion() => Ok(None),
             act => Err(Overtaken::NotShown(act.to_string())),
         }
@@ -110,4 +117,33 @@ impl RolloutPlan {
         };
         items.iter().filter(is_open).cloned().collect()
     }
+}
+
+/// Whether an act is the one that was shown or done. The size of a group that has a scaler is the scaler's, which changes it
+/// without an act; none at all turns it off, and is somebody's.
+fn is_same(known: &Act, act: &Act, fleet: &Fleet) -> bool {
+    match (known, act) {
+        (
+            Act::StartRefresh { group: a, to: from, replicas: before },
+            Act::StartRefresh { group: b, to, replicas: now },
+        ) if (a, from) == (b, to) => before == now || (is_scaled(b, fleet) && *before > 0 && *now > 0),
+        _ => known == act,
+    }
+}
+
+/// Whether an act does to the disk of a member what was shown of another one's, in a group whose members a scaler adds.
+fn is_of_neighbour(shown: &Act, act: &Act, fleet: &Fleet) -> bool {
+    let (Act::PutDisk { disk: shown }, Act::PutDisk { disk }) = (shown, act) else { return false };
+    let (Some(known), Some(owner)) = (&shown.owner, &disk.owner) else { return false };
+    let template = |name: &Name, ordinal: u32| {
+        let end = format!("-{ordinal}");
+        name.name.strip_suffix(&end).map(|head| (name.namespace.clone(), head.to_owned()))
+    };
+    let same = DiskSpec { name: disk.name.clone(), owner: disk.owner.clone(), ..shown.clone() } == *disk;
+    let is_alike = template(&shown.name, known.ordinal) == template(&disk.name, owner.ordinal);
+    same && is_alike && known.group == owner.group && is_scaled(&owner.group, fleet)
+}
+
+fn is_scaled(group: &Name, fleet: &Fleet) -> bool {
+    fleet.group(group).is_some_and(|group| group.settings.scaling.is_some())
 }

@@ -12,6 +12,7 @@ use crate::plan::image::ImageId;
 /// Compares `desired` with `fleet`.
 pub fn rollout(desired: &Desired, fleet: &Fleet) -> RolloutPlan {
     let mut plan = RolloutPlan::new(fleet, Intent::Deploy(Box::new(desired.clone())), vec![]);
+    let desired = &disks::with_classes(desired, fleet);
     plan.environment.clone_from(&desired.environment);
     let groups: Vec<GroupSteps> = desired
         .groups
@@ -130,10 +131,7 @@ pub(super) fn movement(
 ) -> Vec<Step> {
     let start = || start(name, to, replicas, (found, kind));
     let Some(group) = found else { return vec![start()] };
-    let scale = (group.replicas != replicas).then(|| {
-        let act = Act::Scale { group: name.clone(), replicas };
-        Step::apply(act, Before { replicas: Some(group.replicas), ..Before::default() })
-    });
+    let scale = (group.replicas != replicas).then(|| resize(group, replicas));
     match group.active_refresh() {
         // Whatever started it, it leads where we want to go: it is adopted.
         Some(refresh) if refresh.status == RefreshStatus::InProgress && refresh.to == to => {
@@ -146,6 +144,12 @@ pub(super) fn movement(
         None if runs(group, to) => scale.into_iter().collect(),
         None => vec![start()],
     }
+}
+
+/// The step that gives the group another size, and changes nothing else.
+pub(super) fn resize(group: &InstanceGroup, replicas: u32) -> Step {
+    let act = Act::Scale { group: group.name.clone(), replicas };
+    Step::apply(act, Before { replicas: Some(group.replicas), ..Before::default() })
 }
 
 /// The step that starts `replicas` VMs of revision `to`, in a group that is of that kind from now on.

@@ -4,10 +4,14 @@ use super::error::PlanError;
 use super::steps::{Before, Desired, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Disk, DiskSpec, DiskTemplate, Fleet, GroupSettings, InstanceGroup, size};
+use crate::plan::fleet::{
+    Disk, DiskSpec, DiskTemplate, Fleet, GroupSettings, InstanceGroup, size, whole_size,
+};
 
 /// The disks that should exist: those of claims, and those of the members of each group. A claim of a member's name is that
 /// member's disk.
+///
+/// What classes say of them is known already, see [`with_classes`]; a disk that is there has its own.
 fn wanted<'d>(desired: &'d Desired, fleet: &'d Fleet) -> impl Iterator<Item = DiskSpec> + 'd {
     let is_claim = |spec: &DiskSpec| desired.disks.iter().any(|claim| claim.name == spec.name);
     let members = desired.groups.iter().flat_map(|spec: &GroupSpec| {
@@ -18,14 +22,76 @@ fn wanted<'d>(desired: &'d Desired, fleet: &'d Fleet) -> impl Iterator<Item = Di
     all.map(move |spec| with_class(spec, desired, fleet))
 }
 
+/// What should be, with what a StorageClass said of disks that is not among the manifests now. Also of disks that are yet to be
+/// made: those of members that a group grows by, and of claims that come back.
+pub fn with_classes(desired: &Desired, fleet: &Fleet) -> Desired {
+    let mut known = desired.clone();
+    for group in &mut known.groups {
+        let found = fleet.group(&group.name).and_then(|found| found.settings.stateful.as_ref());
+        for disk in group.settings.stateful.iter_mut().flat_map(|stateful| &mut stateful.disks) {
+            let had = found.and_then(|found| found.disks.iter().find(|had| had.name == disk.name));
+            let had =
+                had.map(|had| Class { name: &had.class, expandable: had.expandable, retain: had.retain });
+            if let Some(class) = class(disk.class.as_ref(), had, desired, fleet) {
+                (disk.class, disk.expandable, disk.retain) =
+                    (class.name.clone(), class.expandable, class.retain);
+            }
+        }
+    }
+    for disk in &mut known.disks {
+        if let Some(class) = class(disk.class.as_ref(), None, desired, fleet) {
+            (disk.class, disk.expandable, disk.retain) = (class.name.clone(), class.expandable, class.retain);
+        }
+    }
+    known
+}
+
+/// What a disk has of its StorageClass.
+#[derive(Debug, Clone, Copy)]
+struct Class<'c> {
+    name: &'c Option<String>,
+    expandable: bool,
+    retain: bool,
+}
+
+impl<'c> Class<'c> {
+    fn of(spec: &'c DiskSpec) -> Self {
+        Self { name: &spec.class, expandable: spec.expandable, retain: spec.retain }
+    }
+}
+
+/// What is known of a class that is not among the manifests: that `name`, or without a name the one that the disk `had`. By
+/// the disk itself, or by any other one of the class.
+fn class<'c>(
+    name: Option<&String>,
+    had: Option<Class<'c>>,
+    desired: &Desired,
+    fleet: &'c Fleet,
+) -> Option<Class<'c>> {
+    let class = name.or(had.and_then(|had| had.name.as_ref()))?;
+    if desired.classes.contains(class) {
+        return None;
+    }
+    let has = |found: &Class<'_>| found.name.as_ref() == Some(class);
+    let sets = fleet.groups.iter().filter_map(|group| group.settings.stateful.as_ref());
+    let templates = sets.flat_map(|set| &set.disks).map(|disk| Class {
+        name: &disk.class,
+        expandable: disk.expandable,
+        retain: disk.retain,
+    });
+    let others = fleet.disks.iter().map(|disk| Class::of(&disk.spec)).chain(templates);
+    had.into_iter().chain(others).find(has)
+}
+
 /// The disk with what a StorageClass said of it that is not among the manifests now.
 fn with_class(spec: DiskSpec, desired: &Desired, fleet: &Fleet) -> DiskSpec {
-    let Some(found) = fleet.disk(&spec.name).map(|disk| &disk.spec) else { return spec };
-    let Some(class) = spec.class.as_ref().or(found.class.as_ref()) else { return spec };
-    if desired.classes.contains(class) || (spec.class.is_some() && spec.class != found.class) {
-        return spec;
+    let Some(found) = fleet.disk(&spec.name).map(|disk| Class::of(&disk.spec)) else { return spec };
+    match class(spec.class.as_ref(), Some(found), desired, fleet) {
+        Some(Class { name, expandable, retain }) => {
+            DiskSpec { class: name.clone(), expandable, retain, ..spec }
+        }
+        None => spec,
     }
-    DiskSpec { class: found.class.clone(), expandable: found.expandable, retain: found.retain, ..spec }
 }
 
 /// What the user should know of members that go since the group shrinks: their disks go with them, where it says so.
@@ -80,11 +146,11 @@ pub(super) fn of_deployment(desired: &Desired, fleet: &Fleet) -> (Vec<Step>, Vec
     (steps, notes)
 }
 
-/// Whether the disk was left by a group that is gone, and is about to be used again.
+/// Whether the disk was left by a group that is gone, or by what is not known, and is about to be used again.
 fn is_new_to(disk: &Disk, desired: &Desired, fleet: &Fleet) -> bool {
     let of = |group: &Name| desired.groups.iter().any(|spec| spec.name == *group);
     let owner = disk.spec.owner.as_ref().map(|owner| &owner.group);
-    owner.is_some_and(|group| of(group) && fleet.group(group).is_none())
+    disk.spec.is_found() || owner.is_some_and(|group| of(group) && fleet.group(group).is_none())
 }
 
 fn put(spec: DiskSpec, found: Option<&Disk>) -> Option<Step> {
@@ -105,6 +171,7 @@ pub(super) fn of_size(group: &InstanceGroup, replicas: u32, fleet: &Fleet) -> Ve
 /// # Errors
 /// A disk would shrink, or grow although its class forbids that, or a StatefulSet loses a template of disks.
 pub fn check_disks(desired: &Desired, fleet: &Fleet) -> Result<(), PlanError> {
+    let desired = &with_classes(desired, fleet);
     for spec in &desired.groups {
         let Some(stateful) = &spec.settings.stateful else { continue };
         let found = fleet.group(&spec.name).and_then(|group| group.settings.stateful.as_ref());
@@ -125,7 +192,8 @@ pub fn check_disks(desired: &Desired, fleet: &Fleet) -> Result<(), PlanError> {
 /// Why a disk cannot become what `spec` says.
 pub fn refusal(spec: &DiskSpec, found: &DiskSpec) -> Option<String> {
     let (now, then) = (size(found.size), size(spec.size));
-    if spec.size.0 < found.size.0 {
+    // One that was found has the size of its file.
+    if whole_size(spec.size).0 < found.size.0 {
         return Some(format!("it has {now}, and a disk cannot shrink to {then}; ask for {now} or more"));
     }
     if spec.size.0 > found.size.0 && !spec.expandable {
@@ -224,4 +292,84 @@ fn unused(fleet: &Fleet, disk: &Disk, what: &str) -> Result<(), PlanError> {
     };
     let why = format!("{instance} has it, so that it cannot {what}; {way}");
     Err(PlanError::DiskInUse { disk: disk.spec.name.clone(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::Strategy;
+    use crate::oci::Digest;
+    use crate::plan::example;
+    use crate::plan::image::ImageId;
+    use crate::plan::rollout::rollout;
+
+    fn name(name: &str) -> Name {
+        Name { namespace: "default".into(), name: name.into() }
+    }
+
+    fn set(template: DiskTemplate) -> GroupSettings {
+        GroupSettings {
+            stateful: Some(example::stateful(vec![template])),
+            ..example::settings(Strategy::Recreate)
+        }
+    }
+
+    fn desired(groups: Vec<GroupSpec>, disks: Vec<DiskSpec>, classes: &[&str]) -> Desired {
+        Desired {
+            environment: "test".into(),
+            groups,
+            balancers: vec![],
+            disks,
+            classes: classes.iter().map(|class| (*class).to_owned()).collect(),
+            cause: String::new(),
+            prune: false,
+        }
+    }
+
+    #[test]
+    fn what_a_class_said_holds_for_disks_that_are_yet_to_be_made() {
+        let (named, kept) = (
+            DiskTemplate { class: Some("keep".into()), ..example::disk() },
+            DiskTemplate { class: Some("keep".into()), expandable: false, retain: true, ..example::disk() },
+        );
+        let group = InstanceGroup { replicas: 2, ..InstanceGroup::new(name("db"), set(kept.clone())) };
+        let disk = |ordinal| Disk {
+            spec: kept.of(&group.name, ordinal),
+            created: 0,
+            instance: None,
+            used: None,
+            snapshots: vec![],
+        };
+        let fleet = Fleet { groups: vec![group.clone()], disks: vec![disk(0), disk(1)], ..Fleet::default() };
+        let wanted = |template: &DiskTemplate| GroupSpec {
+            name: name("db"),
+            replicas: 3,
+            launch: example::launch(ImageId(Digest::of(b"1"))),
+            settings: set(template.clone()),
+        };
+        // Its class is not among the files: neither are the settings others, nor the disk of the third member.
+        let plan = rollout(&desired(vec![wanted(&named)], vec![], &[]), &fleet);
+        assert!(!plan.acts().any(|act| matches!(act, Act::PutGroup { .. })), "{plan}");
+        let put: Vec<&DiskSpec> = plan
+            .acts()
+            .filter_map(|act| if let Act::PutDisk { disk } = act { Some(disk) } else { None })
+            .collect();
+        assert_eq!(put, [&kept.of(&name("db"), 2)]);
+        // A claim of the class that comes back, and a set whose group is gone.
+        let claim = DiskSpec { name: name("back"), owner: None, ..named.of(&name("db"), 0) };
+        let fleet = Fleet { groups: vec![], ..fleet };
+        let plan = rollout(&desired(vec![wanted(&named)], vec![claim], &[]), &fleet);
+        let retained = |act: &Act| match act {
+            Act::PutDisk { disk } => disk.retain && !disk.expandable,
+            Act::PutGroup { settings, .. } => *settings == set(kept.clone()),
+            _ => true,
+        };
+        assert!(plan.acts().all(retained) && plan.acts().count() > 3, "{plan}");
+        // What is among the files holds.
+        let plan = rollout(&desired(vec![wanted(&named)], vec![], &["keep"]), &fleet);
+        assert!(
+            plan.acts()
+                .any(|act| matches!(act, Act::PutGroup { settings, .. } if *settings == set(named.clone())))
+        );
+    }
 }

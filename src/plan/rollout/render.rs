@@ -7,7 +7,7 @@ use super::steps::{Change, GroupKind, RolloutPlan, Step};
 use crate::manifest::api::{CronRules, Floor, JobRules, MetricTarget, Protocol, Resource, Strategy};
 use crate::plan::act::Act;
 use crate::plan::fleet::{
-    BalancerSpec, DiskSpec, GroupSettings, LaunchDisk, LaunchSpec, ScalingMetric, size,
+    BalancerSpec, DiskSpec, GroupSettings, LaunchDisk, LaunchSpec, Requests, ScalingMetric, size,
 };
 use crate::plan::image::ImageId;
 
@@ -343,6 +343,7 @@ fn launch_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> String 
     if previous.is_some() {
         let containers = |spec: &LaunchSpec| spec.containers.join(" ");
         part("containers", containers(launch), previous.map(containers), "");
+        part("requests", requests(launch), previous.map(requests), "");
         part(
             "architecture",
             launch.architecture.to_string(),
@@ -372,6 +373,18 @@ fn secret_changes(launch: &LaunchSpec, previous: Option<&LaunchSpec>) -> Vec<Str
     let gone = before.into_iter().flatten().filter(|(name, _)| !launch.secrets.contains_key(*name));
     parts.extend(gone.map(|(name, _)| format!("without secret {name}")));
     parts
+}
+
+/// What containers request, as far as they do.
+fn requests(launch: &LaunchSpec) -> String {
+    let amounts = |requests: &Requests| {
+        let cpu = requests.cpu_millis.map(|millis| format!(" {millis}m"));
+        let memory = requests.memory_bytes.map(|bytes| format!(" {}", size(i2kit_spec::Bytes(bytes))));
+        cpu.into_iter().chain(memory).collect::<String>()
+    };
+    let some = launch.requests.iter().filter(|(_, requests)| **requests != Requests::default());
+    let some: Vec<String> = some.map(|(name, requests)| format!("{name}{}", amounts(requests))).collect();
+    if some.is_empty() { "none".to_owned() } else { some.join(", ") }
 }
 
 /// The sizes of the disks for emptyDirs.
@@ -425,6 +438,7 @@ mod tests {
             ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
             secrets: [("db".to_owned(), Some("1".to_owned())), ("mail".to_owned(), None)].into(),
             scratch_bytes: vec![Bytes::mib(64)],
+            requests: [("web".to_owned(), Requests { cpu_millis: Some(100), memory_bytes: None })].into(),
             role: Some(MachineRole { account, role: None }),
             machine_type: Some("small".into()),
             grace_period_seconds: Seconds(5),
@@ -442,6 +456,7 @@ mod tests {
             Value::String(text) => json!(format!("{text}-other")),
             Value::Array(_) => json!([]),
             Value::Object(_) if field == "secrets" => json!({"db": "2"}),
+            Value::Object(_) if field == "requests" => json!({"web": {"memoryBytes": 5}}),
             _ => Value::Null,
         };
         assert!(before.len() > 8, "{before:?}");

@@ -1,6 +1,6 @@
 //! Plans of the verbs that start from the fleet alone: rollback, scale, destroy, wait, gc.
 
-use super::deploy::{movement, unused_images, with_groups};
+use super::deploy::{movement, resize, unused_images, with_groups};
 use super::disks;
 use super::error::PlanError;
 use super::steps::{GroupKind, Intent, RolloutPlan, Step};
@@ -37,9 +37,8 @@ fn one_disk<'d>(
     replicas: u32,
     mut disks: impl Iterator<Item = &'d LaunchDisk>,
 ) -> Result<(), PlanError> {
-    let claim = disks.find_map(|disk| if let LaunchDisk::Claim(claim) = disk { Some(claim) } else { None });
-    match claim.filter(|_| replicas > 1) {
-        Some(claim) => Err(PlanError::OneDisk { group: group.name.clone(), claim: claim.clone() }),
+    match disks.find_map(LaunchDisk::claim).filter(|_| replicas > 1) {
+        Some(claim) => Err(PlanError::OneDisk { group: group.name.clone(), claim: claim.to_owned() }),
         None => Ok(()),
     }
 }
@@ -50,9 +49,23 @@ pub fn scale(fleet: &Fleet, group: &Name, replicas: u32) -> Result<RolloutPlan, 
     if found.settings.job.is_some() {
         return Err(PlanError::Job { group: group.clone() });
     }
-    one_disk(found, replicas, found.revisions.iter().flat_map(|revision| &revision.launch.disks))?;
     let to = found.heading().ok_or_else(|| PlanError::NothingRuns { group: group.clone() })?;
-    let mut plan = moving(fleet, found, (to, replicas), Intent::Scale { group: group.clone(), replicas });
+    // A refresh under way may lead back to the revision that it leaves.
+    let back = found.active_refresh().and_then(|refresh| refresh.from);
+    let runs =
+        found.revisions.iter().filter(|revision| revision.number == to || Some(revision.number) == back);
+    one_disk(found, replicas, runs.flat_map(|revision| &revision.launch.disks))?;
+    let intent = Intent::Scale { group: group.clone(), replicas };
+    let scaled = InstanceGroup { replicas, ..found.clone() };
+    let mut plan = match &found.settings.scaling {
+        // A refresh keeps what a scaler made of the size, so that the size is an act of its own.
+        Some(_) if found.replicas != replicas => {
+            let mut plan = moving(fleet, &scaled, (to, replicas), intent);
+            plan.steps.insert(0, resize(found, replicas));
+            plan
+        }
+        _ => moving(fleet, found, (to, replicas), intent),
+    };
     plan.steps.splice(0..0, disks::of_size(found, replicas, fleet));
     if let Some(scaling) = found.settings.scaling.as_ref().filter(|_| replicas > 0) {
         plan.notes.push(format!(
@@ -99,7 +112,11 @@ pub fn destroy(fleet: &Fleet, volumes: bool) -> RolloutPlan {
     let notes = fleet.disks.iter().filter(kept).map(|disk| {
         let (name, size) = (&disk.spec.name, size(disk.spec.size));
         let by_class = disk.spec.retain;
-        let why = if by_class { ", as its StorageClass says (`reclaimPolicy: Retain`)" } else { "" };
+        let why = match by_class {
+            _ if disk.spec.is_found() => ", since nothing is known of what made it",
+            true => ", as its StorageClass says (`reclaimPolicy: Retain`)",
+            false => "",
+        };
         let or_all = if by_class { "" } else { ", and `--volumes` would have deleted it too" };
         format!("disk {name} ({size}) is kept{why}; `i2kit volume rm {name}` deletes it{or_all}")
     });

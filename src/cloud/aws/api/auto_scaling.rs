@@ -7,6 +7,7 @@ use aws_sdk_autoscaling::types::{
 use i2kit_spec::Seconds;
 
 use super::tags::{self, GROUP, SETTINGS};
+use crate::cloud::CloudError;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{GroupSettings, RefreshStatus};
 
@@ -36,9 +37,22 @@ pub(super) fn group_name(group: &AutoScalingGroup) -> Option<Name> {
     Some(Name { namespace: namespace.into(), name: name.into() })
 }
 
-/// Settings in the tags of a launch template.
-pub(super) fn settings_in(tags: &[aws_sdk_ec2::types::Tag]) -> Option<GroupSettings> {
-    serde_json::from_str(&tags::read_long(tags, SETTINGS)?).ok()
+/// Settings in the tags of a launch template; none where it has no such tags.
+///
+/// # Errors
+/// They cannot be read. A group that is left out would be one that nobody destroys.
+pub(super) fn settings_in(tags: &[aws_sdk_ec2::types::Tag]) -> Result<Option<GroupSettings>, CloudError> {
+    let Some(text) = tags::read_long(tags, SETTINGS) else { return Ok(None) };
+    let unreadable = |error: serde_json::Error| {
+        let name = tags::named(tags).map_or_else(|| "a group".to_owned(), |name| format!("group {name}"));
+        CloudError::Refused {
+            message: format!(
+                "the settings of {name}, in the tags of its launch template, are not those of this version of i2kit: {error}; \
+                 use the version that deployed it, or delete the tags that begin with `{SETTINGS}`"
+            ),
+        }
+    };
+    serde_json::from_str(&text).map(Some).map_err(unreadable)
 }
 
 /// The revision that a group runs or returns to.
@@ -98,6 +112,21 @@ mod tests {
     use super::*;
     use crate::manifest::api::IntOrPercent::{Int, Percent};
     use crate::manifest::api::Strategy;
+
+    #[test]
+    fn settings_of_an_earlier_version_are_read_and_others_are_an_error() {
+        let tags = |text: &str| -> Vec<aws_sdk_ec2::types::Tag> {
+            let pairs = tags::long(SETTINGS, text);
+            pairs.iter().map(|(key, value)| tags::tag(key, value)).collect()
+        };
+        let earlier = r#"{"strategy":"Recreate","minReadySeconds":0,"progressDeadlineSeconds":600,"revisionHistoryLimit":10,
+            "labels":{},"scaling":{"min":2,"max":7,"cpuPercent":80,"cpuRequestMillis":250,"warmupSeconds":60}}"#;
+        let scaling = settings_in(&tags(earlier)).unwrap().unwrap().scaling.unwrap();
+        assert_eq!((scaling.min, scaling.max, scaling.metrics.len()), (2, 7, 0));
+        assert_eq!(settings_in(&[]).unwrap(), None);
+        let error = settings_in(&tags(r#"{"strategy":"Wave"}"#)).unwrap_err().to_string();
+        assert!(error.contains("version") && error.contains(SETTINGS), "{error}");
+    }
 
     #[test]
     fn aws_rounds_the_percentages_to_the_bounds() {

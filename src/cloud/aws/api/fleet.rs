@@ -94,7 +94,7 @@ impl Aws {
         (group, refreshes): (Option<&AutoScalingGroup>, &[InstanceRefresh]),
         around: &Surroundings,
     ) -> Result<Option<InstanceGroup>, CloudError> {
-        let Some(mut settings) = settings_in(template.tags()) else { return Ok(None) };
+        let Some(mut settings) = settings_in(template.tags())? else { return Ok(None) };
         if let (Some(scaling), Some(found)) = (&settings.scaling, group)
             && !self.has_scaling(&name, scaling, found).await?
         {

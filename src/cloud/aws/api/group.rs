@@ -38,7 +38,7 @@ impl Aws {
         };
         let Some(id) = template.launch_template_id() else { return Ok(()) };
         // The tags come last: while they hold the old settings, an interrupted run is repeated.
-        let was = settings_in(template.tags());
+        let was = settings_in(template.tags())?;
         self.put_zones(group, settings, was.as_ref()).await?;
         self.put_scaling(group, settings, was.as_ref()).await?;
         self.set_tags(id, &tags::long(SETTINGS, &text(settings))).await
@@ -243,7 +243,10 @@ impl Aws {
 
     /// The settings of a group that exists.
     pub(super) async fn settings_of(&self, group: &Name) -> Result<Option<GroupSettings>, CloudError> {
-        Ok(self.template(group).await?.and_then(|template| settings_in(template.tags())))
+        match self.template(group).await? {
+            Some(template) => settings_in(template.tags()),
+            None => Ok(None),
+        }
     }
 
     /// How VMs of that revision are started; an error when there is no such revision.

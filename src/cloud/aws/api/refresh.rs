@@ -59,7 +59,7 @@ impl Aws {
         let own = name::group(&self.settings.environment, group);
         let template = self.template(group).await?.ok_or_else(|| CloudError::not_found("group", group))?;
         let settings =
-            settings_in(template.tags()).ok_or_else(|| CloudError::not_found("settings of group", group))?;
+            settings_in(template.tags())?.ok_or_else(|| CloudError::not_found("settings of group", group))?;
         let (least, most) = percentages(&settings, replicas);
         let preferences = RefreshPreferences::builder()
             .min_healthy_percentage(least)

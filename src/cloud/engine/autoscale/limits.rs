@@ -8,7 +8,10 @@ use crate::cloud::engine::reconcile::Rescale;
 use crate::manifest::api::{PolicyChange, ScalingPolicy, ScalingRules, SelectPolicy};
 use crate::plan::fleet::Scaling;
 
-/// Policies of growing where none are given: the double, or four more.
+/// Where no rules are given at all, a group grows to the double at one look, and at least to this size.
+const LEAST_LIMIT: u32 = 4;
+
+/// Policies of growing where rules are given and none of them is a policy of growing: the double, or four more.
 const UP_POLICIES: &[ScalingPolicy] = &[
     ScalingPolicy { change: PolicyChange::Percent(100), period_seconds: Seconds(15) },
     ScalingPolicy { change: PolicyChange::Pods(4), period_seconds: Seconds(15) },
@@ -22,13 +25,23 @@ const DOWN_POLICIES: &[ScalingPolicy] =
 pub(super) fn limited(scaling: &Scaling, replicas: u32, wanted: u32, rescales: &[Rescale], now: u64) -> u32 {
     match wanted.cmp(&replicas) {
         Ordering::Greater => {
-            wanted.min(scaling.max).min(highest(&scaling.up, replicas, rescales, now).max(replicas))
+            let highest = if has_rules(scaling) {
+                highest(&scaling.up, replicas, rescales, now).max(replicas)
+            } else {
+                replicas.saturating_mul(2).max(LEAST_LIMIT)
+            };
+            wanted.min(scaling.max).min(highest)
         }
         Ordering::Less => {
             wanted.max(scaling.min).max(lowest(&scaling.down, replicas, rescales, now).min(replicas))
         }
         Ordering::Equal => replicas,
     }
+}
+
+/// Whether the manifest has a `behavior`: the default policies are only filled in beside other rules, as in Kubernetes.
+fn has_rules(scaling: &Scaling) -> bool {
+    [&scaling.up, &scaling.down].into_iter().any(|rules| *rules != ScalingRules::default())
 }
 
 /// The highest size that policies allow now.

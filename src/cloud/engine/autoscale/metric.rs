@@ -3,11 +3,13 @@
 //! The size is the number of pods times their use over the target, rounded up. Machines whose use says nothing are set
 //! apart first: what was never ready, what has just become so, and what nothing was measured of.
 
+use std::collections::BTreeMap;
+
 use i2kit_spec::Millis;
 
 use crate::cloud::engine::usage::{Capacity, Measured};
 use crate::manifest::api::{MetricTarget, Resource};
-use crate::plan::fleet::{ScalingMetric, Usage};
+use crate::plan::fleet::{Requests, ScalingMetric, Usage};
 
 /// `--horizontal-pod-autoscaler-cpu-initialization-period`: so long after its start a machine's processor use counts only
 /// while it is ready, and only of a window that began after it became so.
@@ -32,6 +34,8 @@ pub struct Pod {
     pub since: u64,
     /// What it has.
     pub capacity: Capacity,
+    /// What the containers of its own revision request.
+    pub requests: BTreeMap<String, Requests>,
     /// What it uses, where that is known.
     pub measured: Option<Measured>,
 }
@@ -173,7 +177,7 @@ fn group(metric: &ScalingMetric, pods: &[Pod], now: u64) -> Grouped {
             Resource::Cpu => pod.capacity.cpu_millis,
             Resource::Memory => pod.capacity.memory_bytes,
         };
-        let request = metric.request.unwrap_or(whole);
+        let request = Requests::of(&pod.requests, &metric.metric).unwrap_or(whole);
         let value = pod.measured.as_ref().and_then(|measured| value(metric, measured));
         match (value, &pod.measured) {
             _ if !pod.answered => grouped.unready.push(request),

@@ -1,11 +1,13 @@
 //! The scaler against the values of Kubernetes' documentation and of its controller's own rules.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::cloud::engine::usage::{Capacity, Measured};
 use crate::manifest::api::{Metric, MetricTarget, PolicyChange, Resource, ScalingPolicy, SelectPolicy};
-use crate::plan::fleet::{InstanceUsage, ScalingMetric, Usage};
+use crate::plan::fleet::{InstanceUsage, Requests, ScalingMetric, Usage};
 
 const MIB: u64 = 1 << 20;
 
@@ -37,6 +39,7 @@ fn pod(cpu_millis: u64, memory_bytes: u64, now: u64) -> Pod {
         starting: false,
         since: 1000,
         capacity: Capacity { cpu_millis: 1000, memory_bytes: 128 * MIB },
+        requests: BTreeMap::new(),
         measured: Some(Measured {
             at: now,
             usage: InstanceUsage { window_ms: 15_000, containers, machine: None },
@@ -46,10 +49,28 @@ fn pod(cpu_millis: u64, memory_bytes: u64, now: u64) -> Pod {
 
 const LATER: u64 = 1_000_000;
 
+/// The machines, of a revision that requests what the metrics have.
+fn requesting(pods: &[Pod], metrics: &[ScalingMetric]) -> Vec<Pod> {
+    let mut requests = Requests::default();
+    for metric in metrics {
+        match metric.metric.resource {
+            Resource::Cpu => requests.cpu_millis = metric.request,
+            Resource::Memory => requests.memory_bytes = metric.request,
+        }
+    }
+    let requests: BTreeMap<String, Requests> = [("web".to_owned(), requests)].into();
+    pods.iter().map(|pod| Pod { requests: requests.clone(), ..pod.clone() }).collect()
+}
+
+/// What metrics ask for, of machines of a revision that requests what they have.
+fn recommended(scaling: &Scaling, replicas: u32, history: &mut History, pods: &[Pod]) -> Option<u32> {
+    recommend(scaling, replicas, history, &requesting(pods, &scaling.metrics), LATER)
+}
+
 /// What metrics ask for, of machines that use so much of a processor each.
 fn wanted(metric: &ScalingMetric, replicas: u32, pods: &[Pod]) -> Option<u32> {
     let mut history = History::default();
-    recommend(&scaling(vec![metric.clone()]), replicas, &mut history, pods, LATER)
+    recommended(&scaling(vec![metric.clone()]), replicas, &mut history, pods)
 }
 
 fn pods(cpu_millis: &[u64]) -> Vec<Pod> {
@@ -73,12 +94,28 @@ fn the_size_is_the_use_over_the_target_rounded_up() {
     let precise = ScalingRules { tolerance_thousandths: Some(50), ..ScalingRules::default() };
     let scaling = Scaling { up: precise, ..scaling(vec![cpu(100)]) };
     let mut history = History::default();
-    assert_eq!(recommend(&scaling, 10, &mut history, &pods(&[110; 10]), LATER), Some(11));
+    assert_eq!(recommended(&scaling, 10, &mut history, &pods(&[110; 10])), Some(11));
     // Without a request the share is of the whole machine.
     let bare = metric(Resource::Cpu, MetricTarget::Utilization(50), None);
     assert_eq!(wanted(&bare, 1, &pods(&[1000])), Some(2));
     let memory = metric(Resource::Memory, MetricTarget::AverageValue(5 * MIB), None);
     assert_eq!(wanted(&memory, 2, &pods(&[0, 0])), Some(4));
+}
+
+#[test]
+fn each_machine_is_measured_against_the_request_of_its_own_revision() {
+    // A rollout lowers the request from 1000m to 100m: the old machines use half of theirs all the same.
+    let of = |requested: u64, used: u64| {
+        let asked = metric(Resource::Cpu, MetricTarget::Utilization(80), Some(requested));
+        requesting(&pods(&[used]), &[asked]).remove(0)
+    };
+    let newest = metric(Resource::Cpu, MetricTarget::Utilization(80), Some(100));
+    let mut history = History::default();
+    let mut wanted = |group: &[Pod]| recommend(&scaling(vec![newest.clone()]), 2, &mut history, group, LATER);
+    assert_eq!(wanted(&[of(1000, 500), of(1000, 500)]), Some(2), "50 % of 80 %, and not 500 %");
+    // 580 of 1100 are 52 %.
+    assert_eq!(wanted(&[of(1000, 500), of(100, 80)]), Some(2));
+    assert_eq!(wanted(&[of(100, 160), of(100, 160)]), Some(4));
 }
 
 #[test]
@@ -157,15 +194,15 @@ fn of_several_metrics_the_largest_counts() {
     let memory = metric(Resource::Memory, MetricTarget::Utilization(50), Some(10 * MIB));
     let both = scaling(vec![cpu(50), memory.clone()]);
     let mut history = History::default();
-    assert_eq!(recommend(&both, 2, &mut history, &pods(&[50, 50]), LATER), Some(4));
+    assert_eq!(recommended(&both, 2, &mut history, &pods(&[50, 50])), Some(4));
     assert_eq!(history.status.current, [Some(50), Some(100)]);
     // One that is not known keeps the group from shrinking, and not from growing.
     let mut gone = cpu(50);
     gone.metric.container = Some("gone".into());
     let with_gone = scaling(vec![gone, memory]);
-    assert_eq!(recommend(&with_gone, 2, &mut history, &pods(&[50, 50]), LATER), Some(4));
+    assert_eq!(recommended(&with_gone, 2, &mut history, &pods(&[50, 50])), Some(4));
     let idle: Vec<Pod> = (0..2).map(|_| pod(0, MIB, LATER)).collect();
-    assert_eq!(recommend(&with_gone, 2, &mut history, &idle, LATER), None);
+    assert_eq!(recommended(&with_gone, 2, &mut history, &idle), None);
     assert!(history.status.failure.as_deref().is_some_and(|text| text.starts_with("cpu of gone")));
 }
 
@@ -187,6 +224,7 @@ impl Group {
     fn look(&mut self, millis: u64) -> u32 {
         assert!(self.history.is_due(self.now));
         let pods: Vec<Pod> = (0..self.replicas).map(|_| pod(millis, MIB, self.now)).collect();
+        let pods = requesting(&pods, &self.scaling.metrics);
         let found =
             look(&self.scaling, self.replicas, &self.rescales, &mut self.history, &pods, at(self.now));
         if let Some(rescale) = found {
@@ -214,9 +252,15 @@ fn rules(select: Option<SelectPolicy>, policies: &[(PolicyChange, u64)]) -> Scal
 }
 
 #[test]
-fn by_default_it_grows_to_the_double_or_by_four_and_shrinks_after_five_minutes() {
+fn by_default_it_grows_to_the_double_or_to_four_and_shrinks_after_five_minutes() {
+    let mut three = Group::new(scaling(vec![cpu(50)]), 3);
+    assert_eq!(three.look(1000), 6);
+    // With rules of one direction the other one has its default policies: the double, or four more.
+    let down = rules(None, &[(PolicyChange::Pods(1), 60)]);
+    let mut ruled = Group::new(Scaling { down, ..scaling(vec![cpu(50)]) }, 1);
+    assert_eq!([(); 2].map(|()| ruled.look(1000)), [5, 10]);
     let mut group = Group::new(scaling(vec![cpu(50)]), 1);
-    assert_eq!([(); 5].map(|()| group.look(1000)), [5, 10, 20, 40, 80]);
+    assert_eq!([(); 6].map(|()| group.look(1000)), [4, 8, 16, 32, 64, 100]);
     assert_eq!(group.look(1000), 100, "maxReplicas");
     // From here on idle: it stays for the window, counted from the last recommendation of more.
     for second in (15..300).step_by(15) {
@@ -225,7 +269,7 @@ fn by_default_it_grows_to_the_double_or_by_four_and_shrinks_after_five_minutes()
     assert_eq!(group.look(0), 1, "at once, as far as minReplicas");
     let last = group.rescales.last().unwrap();
     assert_eq!(last.to_string(), "scaled down from 100 to 1: cpu 0 % of 50 %");
-    assert_eq!(group.rescales[0].to_string(), "scaled up from 1 to 5: cpu 1000 % of 50 %");
+    assert_eq!(group.rescales[0].to_string(), "scaled up from 1 to 4: cpu 1000 % of 50 %");
 }
 
 #[test]
@@ -371,6 +415,7 @@ proptest! {
         looks in 1..30_u64,
     ) {
         let scaling = Scaling { min, max: min + more, metrics, up, down };
+        let pods = requesting(&pods, &scaling.metrics);
         let (mut history, mut rescales) = (History::default(), vec![]);
         for number in 0..looks {
             let now = LATER + number * 15_000;

@@ -20,9 +20,8 @@ const KEPT_FOR_A_RUN: Millis = Millis(30_000);
 impl Environment {
     /// The generation after `planned`, if that is the newest act already: its answer was lost, and it was sent again.
     pub fn applied(&self, planned: &PlannedAct) -> Option<Generation> {
-        let latest = self.latest.as_ref().filter(|latest| {
-            (&latest.act.act, latest.act.generation) == (&planned.act, planned.generation)
-        })?;
+        // Somebody else's equal act is another one: two snapshots are of two moments.
+        let latest = self.latest.as_ref().filter(|latest| latest.act == *planned)?;
         Some(latest.generation)
     }
 
@@ -108,6 +107,10 @@ impl Environment {
         name: &Name,
         settings: &GroupSettings,
     ) -> Result<(), CloudError> {
+        for size in settings.scaling.iter().flat_map(|scaling| [scaling.min, scaling.max]) {
+            bounded(name, size)?;
+        }
+        self.members_are_free(name, settings)?;
         if self.groups.contains_key(name) {
             let group = self.group_mut(name)?;
             if group.settings.schedule.is_some() && settings.schedule.is_none() {
@@ -399,6 +402,7 @@ fn bounded(group: &Name, replicas: u32) -> Result<(), CloudError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::fleet::Scaling;
 
     #[test]
     fn an_act_on_an_older_generation_is_refused_and_one_that_was_applied_is_recognised() {
@@ -411,6 +415,8 @@ mod tests {
         assert_eq!(first, Generation(5000));
         // Its answer was lost.
         assert_eq!(apply(&act(put(b"a"), Generation(0), "ana")).unwrap(), first);
+        let error = apply(&act(put(b"a"), Generation(0), "ben")).unwrap_err();
+        assert!(matches!(error, CloudError::Outdated { .. }), "ben's is another one: {error}");
         let error = apply(&act(put(b"b"), Generation(0), "ben")).unwrap_err();
         assert!(
             matches!(error, CloudError::Outdated { .. }) && error.to_string().contains("ana did"),
@@ -440,5 +446,17 @@ mod tests {
         let error = environment.start_refresh(&name, 1, u32::MAX, Moment::default()).unwrap_err().to_string();
         assert!(error.contains("at most 1000"), "{error}");
         assert_eq!(environment.groups[&name].replicas, MAX_MEMBERS);
+        // Nor does a scaler give it another one.
+        let rules = crate::manifest::api::ScalingRules::default();
+        let scaling = Scaling { min: 1, max: MAX_MEMBERS, metrics: vec![], up: rules.clone(), down: rules };
+        let scaled = |scaling: Scaling| GroupSettings {
+            scaling: Some(scaling),
+            ..crate::plan::example::settings(crate::manifest::api::Strategy::Recreate)
+        };
+        environment.put_group(&name, &scaled(scaling.clone())).unwrap();
+        for beyond in [Scaling { max: 1001, ..scaling.clone() }, Scaling { min: 5000, ..scaling }] {
+            let error = environment.put_group(&name, &scaled(beyond)).unwrap_err().to_string();
+            assert!(error.contains("at most 1000"), "{error}");
+        }
     }
 }

@@ -3,22 +3,46 @@
 
 use std::collections::BTreeSet;
 
+use i2kit_spec::Bytes;
+
 use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::CloudError;
 use crate::cloud::engine::disk_record::DiskRecord;
 use crate::cloud::engine::moment::Moment;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{
-    Disk, DiskSpec, InstanceId, InstanceState, LaunchDisk, LaunchSpec, Snapshot, member_name,
+    Disk, DiskSpec, GroupSettings, InstanceId, InstanceState, LaunchSpec, Snapshot, StatefulSettings,
+    member_name,
 };
 use crate::plan::rollout::refusal;
+
+/// Disks of claims that a VM is started with.
+fn claims<'l>(group: &'l Name, launch: &'l LaunchSpec) -> impl Iterator<Item = Name> + 'l {
+    launch.disks.iter().filter(|disk| disk.claim().is_some()).map(|disk| disk.name(group, None))
+}
+
+/// The refusal of a disk that another group has.
+fn not_free(disk: &Name, other: &Name) -> CloudError {
+    let message = format!(
+        "disk {disk} is of group {other}, and one instance at a time can have it; `i2kit destroy {other}` gives it up and keeps \
+         what is on it"
+    );
+    CloudError::Refused { message }
+}
 
 impl GroupRecord {
     /// Revisions whose VMs have the disk of a claim, which one of them at a time can have.
     pub(in crate::cloud::engine) fn with_claims(&self) -> BTreeSet<u32> {
-        let has = |launch: &LaunchSpec| launch.disks.iter().any(|disk| matches!(disk, LaunchDisk::Claim(_)));
+        let has = |launch: &LaunchSpec| launch.disks.iter().any(|disk| disk.claim().is_some());
         let revisions = self.revisions.iter().filter(|revision| has(&revision.launch));
         revisions.map(|revision| revision.number).collect()
+    }
+
+    /// Whether the disk is that of a claim of one of its revisions, or of a member.
+    fn names(&self, group: &Name, disk: &Name) -> bool {
+        let mut claims = self.revisions.iter().flat_map(|revision| claims(group, &revision.launch));
+        let is_members = |stateful: &StatefulSettings| stateful.has(group, disk);
+        claims.any(|claim| claim == *disk) || self.settings.stateful.as_ref().is_some_and(is_members)
     }
 
     /// The disks of an instance.
@@ -107,7 +131,9 @@ impl Environment {
     ) -> Result<(), CloudError> {
         let record = self.disk_mut(disk)?;
         if record.snapshots.iter().any(|snapshot| snapshot.name == name) {
-            return Err(CloudError::Conflict { message: format!("disk {disk} has a snapshot {name}") });
+            return Err(CloudError::Conflict {
+                message: format!("disk {disk} has a snapshot {name}; choose another name"),
+            });
         }
         let size = record.spec.size;
         record.snapshots.push(Snapshot { name: name.to_owned(), created: now.wall / 1000, size });
@@ -126,6 +152,12 @@ impl Environment {
             return Ok(());
         }
         Err(CloudError::not_found(format!("snapshot of disk {disk} called"), &snapshot))
+    }
+
+    /// Takes up a disk that no record names: whoever made it was killed before it was noted, or the record was lost.
+    pub fn adopt_disk(&mut self, name: &Name, size: Bytes, now: Moment) {
+        let found = || DiskRecord { made: true, ..DiskRecord::new(DiskSpec::found(name.clone(), size), now) };
+        self.disks.entry(name.clone()).or_insert_with(found);
     }
 
     /// Takes up copies of a disk that no record names: whoever made one was killed before it was noted, or the record was
@@ -208,31 +240,36 @@ impl Environment {
         group: &Name,
         launch: &LaunchSpec,
     ) -> Result<(), CloudError> {
-        let claims = launch.disks.iter().filter(|disk| matches!(disk, LaunchDisk::Claim(_)));
-        for disk in claims.map(|disk| disk.name(group, None)) {
-            let members = |found: &GroupRecord, name: &Name| {
-                found.settings.stateful.as_ref().is_some_and(|stateful| stateful.has(name, &disk))
-            };
-            let others = self.groups.iter().filter(|(name, found)| *name != group && !found.memory.deleting);
-            let others: Vec<(&Name, &GroupRecord)> = others.collect();
-            let of_member = others.iter().find(|(name, found)| members(found, name)).map(|(name, _)| *name);
-            let mut revisions = others.iter().flat_map(|&(name, found)| {
-                found.revisions.iter().flat_map(move |revision| {
-                    let claims = revision.launch.disks.iter();
-                    let claims = claims.filter(|disk| matches!(disk, LaunchDisk::Claim(_)));
-                    claims.map(move |disk| (name, disk.name(name, None)))
-                })
-            });
-            let of_claim = revisions.find(|(_, name)| *name == disk).map(|(name, _)| name);
-            if let Some(other) = of_claim.or(of_member) {
-                let message = format!(
-                    "disk {disk} is of group {other}, and one instance at a time can have it; `i2kit destroy {other}` gives it \
-                     up and keeps what is on it"
-                );
-                return Err(CloudError::Refused { message });
+        for disk in claims(group, launch) {
+            if let Some((other, _)) = self.others(group).find(|(name, found)| found.names(name, &disk)) {
+                return Err(not_free(&disk, other));
             }
         }
         Ok(())
+    }
+
+    /// No other group has a disk that a member of this one has, or is to have.
+    pub(in crate::cloud::engine) fn members_are_free(
+        &self,
+        group: &Name,
+        settings: &GroupSettings,
+    ) -> Result<(), CloudError> {
+        let Some(stateful) = &settings.stateful else { return Ok(()) };
+        for (other, found) in self.others(group) {
+            let mut claims = found.revisions.iter().flat_map(|revision| claims(other, &revision.launch));
+            // Names of members' disks run together: template `a-b` of `c` and template `a` of `b-c`.
+            let first = stateful.disks.iter().map(|disk| disk.of(group, stateful.first).name);
+            let mut shared = first.filter(|disk| found.names(other, disk));
+            if let Some(disk) = claims.find(|claim| stateful.has(group, claim)).or_else(|| shared.next()) {
+                return Err(not_free(&disk, other));
+            }
+        }
+        Ok(())
+    }
+
+    /// The groups beside this one that stay.
+    fn others<'e>(&'e self, group: &'e Name) -> impl Iterator<Item = (&'e Name, &'e GroupRecord)> {
+        self.groups.iter().filter(move |(name, found)| *name != group && !found.memory.deleting)
     }
 
     /// Disks, as the fleet shows them.
@@ -254,5 +291,69 @@ impl Environment {
             }
         });
         shown.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::Strategy;
+    use crate::oci::Digest;
+    use crate::plan::act::NewRevision;
+    use crate::plan::example;
+    use crate::plan::fleet::{LaunchDisk, StatefulSettings};
+    use crate::plan::image::ImageId;
+
+    fn name(name: &str) -> Name {
+        Name { namespace: "default".into(), name: name.into() }
+    }
+
+    /// The group `app` with the disk of the claim `data-db-0`.
+    fn put_claim(environment: &mut Environment) -> Result<(), CloudError> {
+        let image = ImageId(Digest::of(b"1"));
+        environment.images.insert(image);
+        environment.put_group(&name("app"), &example::settings(Strategy::Recreate))?;
+        let launch =
+            LaunchSpec { disks: vec![LaunchDisk::Claim("data-db-0".into())], ..example::launch(image) };
+        let revision = NewRevision { number: 1, launch, cause: String::new() };
+        environment.put_revision(&name("app"), &revision, Moment::default())
+    }
+
+    /// A StatefulSet with the template of that name.
+    fn put_members(environment: &mut Environment, group: &str, template: &str) -> Result<(), CloudError> {
+        let stateful = StatefulSettings {
+            first: 3,
+            ..example::stateful(vec![crate::plan::fleet::DiskTemplate {
+                name: template.into(),
+                ..example::disk()
+            }])
+        };
+        let settings = GroupSettings { stateful: Some(stateful), ..example::settings(Strategy::Recreate) };
+        environment.put_group(&name(group), &settings)
+    }
+
+    #[test]
+    fn a_disk_is_of_one_group_whichever_is_deployed_first() {
+        let error = |done: Result<(), CloudError>| done.unwrap_err().to_string();
+        let mut claim_first = Environment::default();
+        put_claim(&mut claim_first).unwrap();
+        let refused = error(put_members(&mut claim_first, "db", "data"));
+        assert!(refused.contains("disk data-db-0 is of group app"), "{refused}");
+        assert!(!claim_first.groups.contains_key(&name("db")));
+        put_members(&mut claim_first, "db", "logs").unwrap();
+
+        let mut members_first = Environment::default();
+        put_members(&mut members_first, "db", "data").unwrap();
+        let refused = error(put_claim(&mut members_first));
+        assert!(refused.contains("disk data-db-0 is of group db"), "{refused}");
+        // One of its own is no other's, and one that goes has none.
+        put_members(&mut members_first, "db", "data").unwrap();
+        members_first.delete_group(&name("db"));
+        put_claim(&mut members_first).unwrap();
+
+        let mut both = Environment::default();
+        put_members(&mut both, "b-c", "a").unwrap();
+        let refused = error(put_members(&mut both, "c", "a-b"));
+        assert!(refused.contains("disk a-b-c-3 is of group b-c"), "{refused}");
     }
 }

@@ -98,9 +98,16 @@ async fn end_front_door(home: &Home) -> Result<(), CloudError> {
 mod tests {
     use std::process::{Child, Command, Stdio};
 
+    use i2kit_spec::Bytes;
+
     use super::*;
+    use crate::cloud::Scope;
     use crate::cloud::local::home;
-    use crate::cloud::local::keeper::Keeper;
+    use crate::cloud::local::keeper::{Keeper, adopt};
+    use crate::cloud::local::volumes;
+    use crate::manifest::api::Name;
+    use crate::plan::fleet::DiskSpec;
+    use crate::plan::rollout;
 
     /// A process that looks like a VM: the arguments after the script are its own.
     fn machine(home: &Home, id: &str) -> Child {
@@ -190,6 +197,34 @@ mod tests {
             assert!(!home.state.exists(), "{name}");
             assert!(!start::exists(&home).await, "{name}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn disks_of_a_lost_database_are_found_and_stay_until_somebody_names_them() {
+        let root = tempfile::tempdir().unwrap();
+        let home = home_in(&root);
+        let disk = Name { namespace: "default".into(), name: "data-db-0".into() };
+        let path = volumes::path(&home, "local", &disk);
+        fs::create_dir_all(path.with_extension("snapshots")).unwrap();
+        fs::write(path.with_extension("snapshots").join("before.raw"), "then").unwrap();
+        fs::write(path.with_extension("raw.new"), "half").unwrap();
+        fs::File::create(&path).unwrap().set_len(16 << 20).unwrap();
+        destroy_lost(&home).await.unwrap();
+        assert!(start::exists(&home).await, "`volume ls` would say that there is none");
+
+        home.create().unwrap();
+        let keeper = std::sync::Arc::new(Keeper::open(home.clone()).unwrap());
+        adopt(&keeper).unwrap();
+        let fleet = keeper.fleet("local", &Scope::Environment);
+        let [found] = &fleet.disks[..] else { panic!("{:?}", fleet.disks) };
+        assert!(found.spec.name == disk && found.spec.is_found() && found.snapshots[0].name == "before");
+        assert!(!path.with_extension("raw.new").exists());
+        // `destroy --volumes` keeps it, and a deployment says what it is: its own size is no shorter one.
+        let plan = rollout::destroy(&fleet, true);
+        assert!(plan.is_empty() && plan.notes[0].contains("nothing is known"), "{plan}");
+        let claim = DiskSpec { size: Bytes(1), retain: false, ..found.spec.clone() };
+        assert_eq!(rollout::refusal(&claim, &found.spec), None);
+        assert!(rollout::remove_disks(&fleet, &[disk]).is_ok());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -31,12 +31,12 @@ const SILENCES: u32 = 4;
 /// Between two attempts.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Whether there may be a local cloud. Without a database there is none, unless a process holds its lock or VMs tell
-/// that the database is lost.
+/// Whether there may be a local cloud. Without a database there is none, unless a process holds its lock, or VMs or disks
+/// tell that the database is lost.
 pub(super) async fn exists(home: &Home) -> bool {
     let given_up = Instant::now() + LOCK_FREE;
     loop {
-        if home.database().exists() || lost::exist(home) {
+        if home.database().exists() || home.volumes().exists() || lost::exist(home) {
             return true;
         }
         // One that has just removed everything is about to end; one that runs on writes its database anew.

@@ -12,7 +12,6 @@ use crate::cloud::local::volumes::{self, Wanted, Writer};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::{DiskSpec, Generation, size};
-use crate::plan::rollout::refusal;
 
 /// The most data of a disk that is copied while its machine stands still: some seconds of a slow disk. Where files can share
 /// their blocks nothing is copied.
@@ -45,7 +44,7 @@ pub(super) async fn apply(
     whole.await.unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
 }
 
-/// Applies the act. One that will be refused does nothing.
+/// Applies the act. One that its record will refuse changes no file.
 async fn apply_whole(
     keeper: &Arc<Keeper>,
     environment: &str,
@@ -85,22 +84,16 @@ async fn blocking<T: Send + 'static>(
 
 /// Makes the disk, or grows it: by qemu where a machine has it, so that its guest sees it grow.
 async fn put(keeper: &Arc<Keeper>, environment: &str, spec: &DiskSpec) -> Result<(), CloudError> {
-    {
+    let path = volumes::path(&keeper.home, environment, &spec.name);
+    let is_made = {
         let state = keeper.state();
         let found = state.environments.get(environment).and_then(|found| found.disks.get(&spec.name));
-        if found.is_some_and(|disk| disk.deleting) {
-            return Err(CloudError::Conflict { message: format!("disk {} is being deleted", spec.name) });
-        }
-        if let Some(why) = found.and_then(|disk| refusal(spec, &disk.spec)) {
-            return Err(CloudError::Refused { message: format!("disk {}: {why}", spec.name) });
-        }
-        // Its file is not made anew: it may have held something.
-        let path = volumes::path(&keeper.home, environment, &spec.name);
-        if found.is_some_and(|disk| disk.made) && !path.exists() {
-            return Ok(());
-        }
+        found.is_some_and(|disk| disk.made)
+    };
+    if is_made && !path.exists() {
+        // It is not made anew: it may have held something.
+        return Ok(());
     }
-    let path = volumes::path(&keeper.home, environment, &spec.name);
     let (size, variables) = (spec.size, keeper.home.environment.clone());
     let held = blocking(move || {
         volumes::make(&Wanted { path: &path, size, environment: &variables })?;
@@ -126,14 +119,31 @@ async fn adopt_snapshots(keeper: &Keeper, environment: &str, disk: &Name) -> Res
 
 /// The machine that has the disk, and the disk's number in it.
 fn holder(keeper: &Keeper, environment: &str, disk: &Name) -> Option<(String, usize)> {
+    keeper.state().holder(environment, disk)
+}
+
+/// A disk that no machine has, and that none is started with for as long as this value lives.
+struct Reserved {
+    keeper: Arc<Keeper>,
+    environment: String,
+    disk: Name,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.keeper.state().end_copy(&self.environment, &self.disk);
+        self.keeper.changed.notify_one();
+    }
+}
+
+/// Reserves a disk, or names the machine that has it.
+fn reserve(keeper: &Arc<Keeper>, environment: &str, disk: &Name) -> Result<Reserved, String> {
     let mut state = keeper.state();
-    let (id, number) = {
-        let found = state.environments.get(environment)?;
-        let (group, record) = found.holder(disk)?;
-        let number = found.groups.get(group)?.disks_of(group, record).position(|name| name == *disk)?;
-        (record.id.to_string(), number)
-    };
-    state.is_alive(&id).then_some((id, number))
+    if let Some((id, _)) = state.holder(environment, disk) {
+        return Err(id);
+    }
+    state.begin_copy(environment, disk);
+    Ok(Reserved { keeper: Arc::clone(keeper), environment: environment.to_owned(), disk: disk.clone() })
 }
 
 /// Copies a disk at a moment: a machine that has it stands still meanwhile, so that the copy is what a cut of its power
@@ -145,34 +155,25 @@ async fn copy(
     snapshot: &str,
 ) -> Result<(), CloudError> {
     let path = volumes::path(&keeper.home, environment, disk);
-    {
-        // Its copy must not become another one.
-        let state = keeper.state();
-        let record = state.environments.get(environment).and_then(|found| found.disks.get(disk));
-        let record = record.ok_or_else(|| CloudError::not_found("disk", disk))?;
-        if record.snapshots.iter().any(|known| known.name == snapshot) {
-            let message = format!("disk {disk} has a snapshot {snapshot}; choose another name");
-            return Err(CloudError::Conflict { message });
+    let name = snapshot.to_owned();
+    let id = match reserve(keeper, environment, disk) {
+        Ok(_reserved) => {
+            return blocking(move || volumes::copy_to_snapshot(&path, &name, Writer::Absent)).await;
         }
-    }
-    let holder = holder(keeper, environment, disk).map(|(id, _)| id);
-    let (looked, name) = (path.clone(), snapshot.to_owned());
-    if let Some(id) = &holder {
-        let used = volumes::used(&path).unwrap_or_default();
-        if used.0 > MAX_PAUSED_COPY.0 && !blocking(move || Ok(volumes::shares_blocks(&looked))).await? {
-            return Err(CloudError::Refused {
-                message: format!(
-                    "disk {disk} has {} of data, {id} runs with it, and the file system of {} cannot share blocks: copying \
-                     would stop the machine for too long; end it with `i2kit scale GROUP --replicas 0` first",
-                    size(used),
-                    path.display()
-                ),
-            });
-        }
-    }
-    let Some(folder) = holder.map(|id| keeper.home.instance(&id)) else {
-        return blocking(move || volumes::copy_to_snapshot(&path, &name, Writer::Absent)).await;
+        Err(id) => id,
     };
+    let (looked, used) = (path.clone(), volumes::used(&path).unwrap_or_default());
+    if used.0 > MAX_PAUSED_COPY.0 && !blocking(move || Ok(volumes::shares_blocks(&looked))).await? {
+        return Err(CloudError::Refused {
+            message: format!(
+                "disk {disk} has {} of data, {id} runs with it, and the file system of {} cannot share blocks: copying would \
+                 stop the machine for too long; end it with `i2kit scale GROUP --replicas 0` first",
+                size(used),
+                path.display()
+            ),
+        });
+    }
+    let folder = keeper.home.instance(&id);
     // qemu may have stopped it although its answer was late: it goes on in any case.
     let (source, copy) = (path.clone(), name.clone());
     let copied = match qmp::pause(&folder).await {
@@ -201,9 +202,8 @@ async fn restore(
     disk: &Name,
     snapshot: &str,
 ) -> Result<(), CloudError> {
-    if let Some((id, _)) = holder(keeper, environment, disk) {
-        return Err(CloudError::InUse { what: format!("disk {disk}"), user: id });
-    }
+    let in_use = |id| CloudError::InUse { what: format!("disk {disk}"), user: id };
+    let _reserved = reserve(keeper, environment, disk).map_err(in_use)?;
     let (path, name) = (volumes::path(&keeper.home, environment, disk), snapshot.to_owned());
     blocking(move || volumes::restore(&path, &name)).await
 }

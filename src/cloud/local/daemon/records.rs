@@ -15,7 +15,7 @@ pub(super) const POLL: Duration = Duration::from_millis(50);
 /// The refusal of an act that waits while the process ends.
 pub(super) const ENDING: &str = "the local cloud is ending; the deletion goes on when it runs again";
 
-/// Whether the act is to be applied: it was not yet, and may be.
+/// Whether the act is to be applied: it was not yet, and may be. What its record will refuse is refused before a file changes.
 pub(super) fn admit(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Result<bool, CloudError> {
     let empty = Environment::default();
     let state = keeper.state();
@@ -23,7 +23,7 @@ pub(super) fn admit(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Res
     if found.applied(act).is_some() {
         return Ok(false);
     }
-    found.admit(act).map(|()| true)
+    found.clone().apply(act, keeper.clock.now(), String::new).map(|_| true)
 }
 
 /// Records an act. The address of a new balancer is chosen in the same change, so that two that are put at once get two

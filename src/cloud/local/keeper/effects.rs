@@ -520,9 +520,14 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
     Ok(())
 }
 
-/// Removes what the last process left half made of disks, and takes up the copies that it did not note.
+/// Takes up disks that no record names, removes what the last process left half made, and takes up the copies that it did
+/// not note.
 fn adopt_disks(keeper: &Keeper) {
     let state = || keeper.state();
+    let now = keeper.clock.now();
+    for (environment, disk, size) in volumes::all(&keeper.home) {
+        state().environments.entry(environment).or_default().adopt_disk(&disk, size, now);
+    }
     let names = |(environment, found): (&String, &Environment)| -> Vec<(String, Name)> {
         found.disks.keys().map(|disk| (environment.clone(), disk.clone())).collect()
     };

@@ -40,6 +40,8 @@ pub(in crate::cloud::local) struct State {
     pub(in crate::cloud::local) scalers: Scalers,
     /// Disks that are being deleted at present.
     removing: BTreeSet<(String, Name)>,
+    /// Disks whose files are being copied, or replaced by a copy, at present.
+    copying: BTreeSet<(String, Name)>,
     /// Why disks could not be deleted.
     unremoved: BTreeMap<(String, Name), String>,
     store: Store,
@@ -160,6 +162,7 @@ impl State {
             addresses: Addresses::default(),
             scalers: Scalers::new(),
             removing: BTreeSet::new(),
+            copying: BTreeSet::new(),
             unremoved: BTreeMap::new(),
             store,
         }
@@ -170,6 +173,21 @@ impl State {
         let at_rest =
             |found: &Environment| found.is_idle() && !found.disks.values().any(|disk| disk.deleting);
         self.environments.values().all(at_rest)
+    }
+
+    /// Begins to copy the file of a disk that no machine has: none is started with it until [`Self::end_copy`].
+    pub(in crate::cloud::local) fn begin_copy(&mut self, environment: &str, disk: &Name) {
+        self.copying.insert((environment.to_owned(), disk.clone()));
+    }
+
+    /// The copy has ended, whichever way.
+    pub(in crate::cloud::local) fn end_copy(&mut self, environment: &str, disk: &Name) {
+        self.copying.remove(&(environment.to_owned(), disk.clone()));
+    }
+
+    /// Disks that are being copied.
+    pub(super) fn copying(&self) -> &BTreeSet<(String, Name)> {
+        &self.copying
     }
 
     /// Begins to delete a disk; whether nobody does yet.
@@ -212,6 +230,21 @@ impl State {
             Some(Life::Started(process)) => process.is_alive(),
             Some(Life::Failed(_)) | None => false,
         }
+    }
+
+    /// The machine that has the disk, and the disk's number in it.
+    pub(in crate::cloud::local) fn holder(
+        &mut self,
+        environment: &str,
+        disk: &Name,
+    ) -> Option<(String, usize)> {
+        let (id, number) = {
+            let found = self.environments.get(environment)?;
+            let (group, record) = found.holder(disk)?;
+            let number = found.groups.get(group)?.disks_of(group, record).position(|name| name == *disk)?;
+            (record.id.to_string(), number)
+        };
+        self.is_alive(&id).then_some((id, number))
     }
 
     /// What is known of each VM right now.

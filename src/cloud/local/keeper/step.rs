@@ -93,6 +93,7 @@ impl State {
             facts: &facts,
             machines: &self.machines,
             addresses: &self.addresses,
+            copying: self.copying(),
             read,
             unread: RefCell::default(),
             now,
@@ -179,6 +180,7 @@ struct Step<'s> {
     facts: &'s HashMap<String, MachineFacts>,
     machines: &'s HashMap<String, MachineHandle>,
     addresses: &'s Addresses,
+    copying: &'s BTreeSet<(String, Name)>,
     read: &'s Read,
     unread: RefCell<BTreeSet<String>>,
     now: Moment,
@@ -233,8 +235,9 @@ impl Step<'_> {
         if !history.is_due(self.now.steady) {
             return;
         }
+        let scaling = scaling.at_most(group.most_members());
         let pods = pods(group, self.facts, self.machines, self.now.steady);
-        let found = look(scaling, group.replicas, &group.memory.rescales, history, &pods, self.now);
+        let found = look(&scaling, group.replicas, &group.memory.rescales, history, &pods, self.now);
         if let Some(rescale) = found {
             self.log.push(format!("{name}: {rescale}"));
             group.replicas = rescale.to;
@@ -271,6 +274,7 @@ impl Step<'_> {
             }
         }
         let mut decision = decide(&view, self.now);
+        decision.actions.retain(|action| !self.waits_for_disk(environment_name, name, action));
         if let Some(Blame { id, run }) = &decision.blame
             && let Some(reason) = decision.memory.reason_mut(*run)
             && let Some(blamed) = record.instances.get(id)
@@ -293,6 +297,20 @@ impl Step<'_> {
             return;
         }
         self.forwards(environment_name, name);
+    }
+
+    /// Whether a VM that is to be started waits for a disk of it, whose file is being copied or deleted. Starting it would fail,
+    /// and count as a fault of its revision.
+    fn waits_for_disk(&self, environment: &str, group: &Name, action: &Action) -> bool {
+        let Action::Launch { revision, place } = action else { return false };
+        let Some(found) = self.next.get(environment) else { return false };
+        let launch = found.groups.get(group).and_then(|record| record.revision(*revision));
+        let disks = launch.into_iter().flat_map(|revision| &revision.launch.disks);
+        let mut names = disks.map(|disk| disk.name(group, place.ordinal));
+        names.any(|name| {
+            found.disks.get(&name).is_some_and(|disk| disk.deleting)
+                || self.copying.contains(&(environment.to_owned(), name))
+        })
     }
 
     /// Asks for forwards that VMs lack: of ports that a balancer was led to after they had been started.
@@ -433,7 +451,8 @@ fn pods(
     let running = group.instances.values().filter(|record| record.state == InstanceState::Running);
     let alive = running.filter(|record| facts.get(&*record.id).is_some_and(|facts| facts.alive));
     let pod = |record: &InstanceRecord| {
-        let capacity = capacity(&group.revision(record.revision)?.launch);
+        let launch = &group.revision(record.revision)?.launch;
+        let capacity = capacity(launch);
         let machine = machines.get(&*record.id);
         Some(Pod {
             started: record.started,
@@ -442,6 +461,7 @@ fn pods(
             starting: matches!(record.health, Health::Starting { .. }),
             since: record.health_since,
             capacity,
+            requests: launch.requests.clone(),
             measured: machine.and_then(|machine| machine.usage.measured(capacity, now)),
         })
     };

@@ -11,7 +11,7 @@ use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerStatus, GroupSettings, Health, LaunchPort, LaunchSpec, Listener,
-    TargetGroup,
+    Requests, TargetGroup,
 };
 use crate::plan::image::ImageId;
 
@@ -91,6 +91,8 @@ fn the_documents_are_of_this_version() {
     let name = Name { namespace: "default".into(), name: "web".into() };
     let launch = LaunchSpec {
         ports: vec![LaunchPort { port: 80, protocol: Protocol::Tcp }],
+        requests: [("web".to_owned(), Requests { cpu_millis: Some(250), memory_bytes: Some(1 << 20) })]
+            .into(),
         ..example::launch(ImageId(Digest::of(b"1")))
     };
     let revision = NewRevision { number: 1, launch, cause: "deploy".into() };
@@ -121,7 +123,7 @@ fn the_documents_are_of_this_version() {
             format!("{kind} {environment} {namespace} {name} {id}\n{document:#}")
         })
         .collect();
-    insta::assert_snapshot!("documents_of_version_5", documents.join("\n"));
+    insta::assert_snapshot!("documents_of_version_7", documents.join("\n"));
 }
 
 #[test]
