@@ -161,7 +161,7 @@ impl Haproxy {
         fs::write(&path, configuration).unwrap();
         let process = Command::new("haproxy").arg("-db").arg("-f").arg(&path).spawn();
         let process = process.expect("haproxy, which scripts/deps installs");
-        process::eventually("HAProxy", || std::net::TcpStream::connect(address).ok());
+        process::eventually::eventually("HAProxy", || std::net::TcpStream::connect(address).ok());
         Self { process, address, _folder: folder }
     }
 }

@@ -1,4 +1,5 @@
-//! What `check` finds: every file of `tests/findings` ends with the findings that it must get, and no others.
+//! What `check` finds: every file of `tests/findings` ends with the findings that it must get, and no others. What
+//! strangers wrote is printed so that it acts on nothing.
 
 #[path = "support/holds.rs"]
 mod holds;
@@ -6,6 +7,7 @@ mod holds;
 mod hostile;
 
 use std::path::Path;
+use std::process::Command;
 
 use base64::Engine as _;
 use i2kit::cloud::kinds;
@@ -48,6 +50,17 @@ fn every_file_gets_the_findings_that_it_names() {
     }
     assert!(files > 30, "only {files} files");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_limit_on_who_connects_to_an_ingress_is_noted_where_it_has_no_effect() {
+    let text = include_str!("findings/closed-ingress.yaml").replace("192.0.2.1/33", "192.0.2.1/32");
+    let noted = |cloud: usize| {
+        let options = Options { clouds: kinds::clouds(kinds::supports()[cloud]), ..Options::default() };
+        let found = findings("x.yaml", text.as_bytes(), &options);
+        found.iter().filter(|finding| finding.contains("adapted") && finding.contains("source-range")).count()
+    };
+    assert_eq!((noted(0), noted(1)), (1, 0));
 }
 
 #[test]
@@ -123,4 +136,37 @@ fn what_fuzzing_kept_still_holds() {
         inputs += 1;
     }
     assert!(inputs > 100, "only {inputs} inputs");
+}
+
+#[test]
+fn what_strangers_write_acts_on_neither_stream() {
+    let home = tempfile::tempdir().unwrap();
+    // Standard output and standard error of the program, in a folder that is its user's home.
+    let streams = |arguments: &[&str]| -> [String; 2] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_i2kit"));
+        program.args(arguments).current_dir(home.path()).env_clear().env("HOME", home.path());
+        let output = program.output().unwrap();
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let hostile = "x\u{1b}[2J\u{9b}31m\n::error::y.yaml";
+    let is_harmless = |text: &str| {
+        text.chars().all(|c| c == '\n' || !i2kit::text::is_hidden(c))
+            && !text.lines().any(|line| line.trim_start().starts_with("::"))
+    };
+    // There is no such file; then there is one, with an error in it.
+    for content in [None, Some("kind: A\n")] {
+        if let Some(content) = content {
+            std::fs::write(home.path().join(hostile), content).unwrap();
+        }
+        for format in ["text", "json"] {
+            let [out, error] = streams(&["check", hostile, "--output", format]);
+            assert!(is_harmless(&out) && is_harmless(&error), "{out:?} {error:?}");
+            assert!(out.contains("y.yaml") || error.contains("y.yaml"), "{out:?} {error:?}");
+        }
+    }
+    // A result that is a file as it is.
+    streams(&["ca", "create"]);
+    std::fs::write(home.path().join(".local/state/i2kit/ca/ca.crt"), hostile).unwrap();
+    let [out, error] = streams(&["ca", "print"]);
+    assert_eq!((out.as_str(), error.as_str()), ("x␛[2J\\u{9b}31m\n::error::y.yaml", ""));
 }

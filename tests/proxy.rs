@@ -15,10 +15,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use process::{Proxy, eventually};
-
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+use process::Proxy;
+use process::eventually::{PATIENCE, eventually};
 
 /// Waits until nothing is left of a proxy.
 fn gone(proxy: &Proxy) {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::manifest::api::{ObjectSet, Protocol, ServicePort};
 use crate::plan::fleet::{BalancerSpec, Fleet, Listener, LoadBalancer};
+use crate::text;
 
 /// Ports on which clients expect HTTP, where the name of the port is no protocol.
 const HTTP_PORTS: [u16; 5] = [80, 8000, 8008, 8080, 8888];
@@ -45,8 +46,8 @@ pub(super) fn answering(set: &ObjectSet, wanted: &[BalancerSpec], fleet: &Fleet)
 /// An Ingress of this computer as its clients name it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Site {
-    /// Whether it has TLS.
-    pub(super) is_tls: bool,
+    /// Whether the local authority signs its certificate.
+    is_signed: bool,
     /// The URL.
     pub(super) url: String,
     /// What resolves the host, in curl's form.
@@ -56,8 +57,9 @@ pub(super) struct Site {
 impl Site {
     /// A command that asks it; `authority` is the certificate that is to be trusted for it.
     pub(super) fn curl(&self, authority: Option<&Path>) -> String {
-        let authority = authority.filter(|_| self.is_tls);
-        let trust = authority.map_or_else(String::new, |path| format!("--cacert {} ", path.display()));
+        let authority = authority.filter(|_| self.is_signed);
+        let trust = |path: &Path| format!("--cacert {} ", text::word(&path.to_string_lossy()));
+        let trust = authority.map_or_else(String::new, trust);
         format!("curl {trust}--resolve {} {}", self.resolve, self.url)
     }
 }
@@ -75,16 +77,28 @@ pub(super) fn sites(balancer: &LoadBalancer) -> Vec<Site> {
         }
     }
     let site = |host: &String| {
-        let is_tls = http.hosts.contains(host);
+        let is_for = |known: &String| covers(known, host);
+        let of_secret =
+            http.secrets.iter().any(|secret| secret.hosts.is_empty() || secret.hosts.iter().any(is_for));
+        let is_tls = of_secret || http.all_hosts || http.hosts.iter().any(is_for);
         let port = if is_tls { port(1)? } else { port(0)? };
         // A label in the place of the star.
         let host = host.replacen('*', "any", 1);
         let scheme = if is_tls { "https" } else { "http" };
         let url = shown(&host, port, Some(scheme), Protocol::Tcp);
         let resolve = format!("{host}:{port}:{address}");
-        Some(Site { is_tls, url, resolve })
+        Some(Site { is_signed: is_tls && !of_secret, url, resolve })
     };
     hosts.into_iter().filter_map(site).collect()
+}
+
+/// Whether a host of `tls` is for the host of a rule: `*.` takes one label in its place.
+fn covers(known: &str, host: &str) -> bool {
+    let suffix = || host.find('.').map(|dot| &host[dot..]);
+    known.eq_ignore_ascii_case(host)
+        || known
+            .strip_prefix('*')
+            .is_some_and(|known| suffix().is_some_and(|suffix| suffix.eq_ignore_ascii_case(known)))
 }
 
 fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
@@ -186,7 +200,9 @@ mod tests {
     fn an_ingress_of_this_computer_is_shown_by_its_hosts() {
         let spec: BalancerSpec = serde_json::from_value(serde_json::json!({
             "name": {"namespace": "default", "name": "ingress/shop"}, "kind": "LoadBalancer", "listeners": [],
-            "http": {"hosts": ["shop.test"], "backends": [], "rules": [
+            "http": {"hosts": ["shop.test", "*.wild.test", "own.test"], "backends": [],
+                "secrets": [{"secret": "own", "version": "0", "hosts": ["own.test"]}], "rules": [
+                {"host": "own.test", "path": "/", "backend": 0}, {"host": "a.wild.test", "path": "/", "backend": 0},
                 {"host": "shop.test", "path": "/", "backend": 0}, {"host": "shop.test", "path": "/a", "backend": 0},
                 {"host": "*.plain.test", "path": "/", "backend": 0}, {"path": "/", "backend": 0},
             ]},
@@ -197,16 +213,28 @@ mod tests {
             LoadBalancer { spec, host: "127.77.1.2".into(), bound, targets: vec![], traffic: vec![] };
         let found = sites(&balancer);
         let urls: Vec<&str> = found.iter().map(|site| site.url.as_str()).collect();
-        assert_eq!(urls, ["https://shop.test:8443/", "http://any.plain.test/"]);
         assert_eq!(
-            found[0].curl(Some(Path::new("/ca.crt"))),
-            "curl --cacert /ca.crt --resolve shop.test:8443:127.77.1.2 https://shop.test:8443/"
+            urls,
+            [
+                "https://own.test:8443/",
+                "https://a.wild.test:8443/",
+                "https://shop.test:8443/",
+                "http://any.plain.test/",
+                "https://any.wild.test:8443/"
+            ]
         );
-        assert_eq!(
-            found[1].curl(Some(Path::new("/ca.crt"))),
-            "curl --resolve any.plain.test:80:127.77.1.2 http://any.plain.test/"
-        );
-        assert_eq!(of(&balancer, &[])[0], "https://shop.test:8443/ (at 127.77.1.2)");
+        for (index, wanted) in [
+            "curl --resolve own.test:8443:127.77.1.2 https://own.test:8443/",
+            "curl --cacert '/a b/ca.crt' --resolve a.wild.test:8443:127.77.1.2 https://a.wild.test:8443/",
+            "curl --cacert '/a b/ca.crt' --resolve shop.test:8443:127.77.1.2 https://shop.test:8443/",
+            "curl --resolve any.plain.test:80:127.77.1.2 http://any.plain.test/",
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert_eq!(found[index].curl(Some(Path::new("/a b/ca.crt"))), *wanted);
+        }
+        assert_eq!(of(&balancer, &[])[0], "https://own.test:8443/ (at 127.77.1.2)");
         // A name of a cloud resolves by itself.
         balancer.host = "lb.example.com".into();
         assert_eq!(sites(&balancer), []);

@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure, OrExit as _};
 use super::{connection, output};
 use crate::cloud::local::{self, Authority, Trust};
 use crate::report::{self, Format};
+use crate::text;
 
 /// The authority, as it is shown.
 #[derive(Debug, Serialize)]
@@ -71,8 +72,11 @@ fn store(authority: &Authority) -> Result<Trust, Failure> {
 
 fn remove(context: &Context, home: &local::Home) -> Result<(), Failure> {
     // One whose key cannot be read is removed all the same.
-    let found = Authority::find(home).ok().flatten();
-    if let Some(trust) = found.as_ref().and_then(Trust::of).filter(Trust::is_installed) {
+    let trust = match Authority::find(home) {
+        Ok(found) => found.as_ref().and_then(Trust::of).filter(Trust::is_installed),
+        Err(_) => Trust::of_unreadable(home),
+    };
+    if let Some(trust) = trust {
         as_root(context, &trust.remove_commands(), || trust.remove())?;
     }
     match Authority::remove(home).or_exit(Exit::Cloud)? {
@@ -85,9 +89,10 @@ fn remove(context: &Context, home: &local::Home) -> Result<(), Failure> {
 /// Prints which commands are run, and does what they do; who may not is given them to run.
 fn as_root(
     context: &Context,
-    commands: &[String; 2],
+    commands: &[Vec<String>; 2],
     act: impl FnOnce() -> Result<(), crate::cloud::CloudError>,
 ) -> Result<(), Failure> {
+    let commands = commands.each_ref().map(|words| shell(words));
     if !rustix::process::geteuid().is_root() {
         let [first, second] = commands;
         let error =
@@ -98,6 +103,12 @@ fn as_root(
         context.events.note(format!("runs {command}"));
     }
     act().or_exit(Exit::Cloud)
+}
+
+/// A command as a shell takes it.
+fn shell(words: &[String]) -> String {
+    let words: Vec<_> = words.iter().map(|word| text::word(word)).collect();
+    words.join(" ")
 }
 
 fn show(context: &Context, authority: &Authority) {
@@ -115,5 +126,16 @@ fn show(context: &Context, authority: &Authority) {
                 shown.name, shown.certificate
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_root_is_to_run_has_its_paths_quoted() {
+        let words = ["rm", "-f", "/tmp/st;id/ca.crt"].map(str::to_owned);
+        assert_eq!(shell(&words), "rm -f '/tmp/st;id/ca.crt'");
     }
 }

@@ -13,9 +13,9 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::unpack::{Target, unpack};
 use super::{connection, exec, named};
-use crate::cloud::CloudError;
 use crate::cloud::exec::{Command, Input, Output, Session};
-use crate::report;
+use crate::cloud::{Cloud, CloudError};
+use crate::report::{self, Events};
 
 /// How many pieces of the stream may wait.
 const PIECES: usize = 8;
@@ -72,6 +72,17 @@ async fn tar(
     input: bool,
 ) -> Result<Session, Failure> {
     let cloud = connection::cloud(context).await?;
+    tar_in(cloud.as_ref(), &context.events, args, name, (arguments, input)).await
+}
+
+/// Begins a `tar` with these arguments in a container of the cloud, with or without input.
+async fn tar_in(
+    cloud: &dyn Cloud,
+    events: &Events,
+    args: &CpArgs,
+    name: &str,
+    (arguments, input): (&[&str], bool),
+) -> Result<Session, Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     let instance = named::running_with(&fleet, name, args.container.as_deref())?;
     let command = Command {
@@ -80,7 +91,7 @@ async fn tar(
         input,
         terminal: None,
     };
-    exec::begin(context, cloud.as_ref(), &instance.id, &command).await
+    exec::begin(events, cloud, &instance.id, &command).await
 }
 
 /// What `tar` in the container ended with.
@@ -313,5 +324,17 @@ mod tests {
         assert_eq!(split("/hosts").ok(), Some(("/", "hosts")));
         assert_eq!(split("x").ok(), Some((".", "x")));
         assert!(split("/").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_does_not_answer_is_a_warning_here_too() {
+        let (events, said) = exec::tests::recorded();
+        let cloud = exec::tests::Late::default();
+        let args = CpArgs { from: "web:/x".into(), to: "x".into(), container: None };
+        let session = tar_in(&cloud, &events, &args, "web", (&["-cf", "-", "x"], false)).await.unwrap();
+        let Session { mut output, .. } = session;
+        read_by_tar(&mut output).await.unwrap_err();
+        let said = said.lock().unwrap().join("\n");
+        assert!(said.starts_with("warning: the guest of web-1-abcde has not answered yet"), "{said}");
     }
 }

@@ -14,7 +14,7 @@ use super::terminal::{self, Raw};
 use super::{connection, named};
 use crate::cloud::Cloud;
 use crate::cloud::exec::{Command, Input, Output, Session, Size};
-use crate::report;
+use crate::report::{self, Events};
 
 /// Runs the command and ends as it does.
 pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, Failure> {
@@ -33,7 +33,7 @@ pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, 
         input: args.stdin,
         terminal: terminal.then_some(size),
     };
-    let session = begin(context, cloud.as_ref(), &instance.id, &command).await?;
+    let session = begin(&context.events, cloud.as_ref(), &instance.id, &command).await?;
     let raw = (terminal && args.stdin).then(Raw::enter).transpose().or_exit(Exit::Failure)?;
     let outcome = tokio::select! {
         outcome = attach(session, args.stdin, terminal) => outcome,
@@ -46,13 +46,13 @@ pub(super) async fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, 
 
 /// Begins a command, and warns when its VM does not answer.
 pub(super) async fn begin(
-    context: &Context,
+    events: &Events,
     cloud: &dyn Cloud,
     instance: &str,
     command: &Command,
 ) -> Result<Session, Failure> {
     let Session { input, output } = cloud.exec(instance, command).await.or_exit(Exit::Cloud)?;
-    let (events, instance) = (context.events.clone(), instance.to_owned());
+    let (events, instance) = (events.clone(), instance.to_owned());
     let output = output.inspect(move |event| {
         if matches!(event, Ok(Output::Unanswered)) {
             events.warn(format!(
@@ -118,5 +118,75 @@ async fn follow_size(input: mpsc::Sender<Input>) {
         {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::sim::Sim;
+    use crate::cloud::{CloudError, LogQuery, LogStream, Materials, Scope, Updates};
+    use crate::manifest::api::{Name, Strategy};
+    use crate::plan::act::PlannedAct;
+    use crate::plan::example;
+    use crate::plan::fleet::{Fleet, Generation, InstanceGroup};
+    use crate::report::Event;
+
+    /// A cloud with one instance, `web-1-abcde`, whose guest answers a moment later than it should.
+    #[derive(Debug, Default)]
+    pub(in crate::cli) struct Late(Sim);
+
+    #[async_trait]
+    impl Cloud for Late {
+        async fn inspect(&self, _: &Scope) -> Result<Fleet, CloudError> {
+            let name = Name { namespace: "default".into(), name: "web".into() };
+            let mut group = InstanceGroup::new(name, example::settings(Strategy::Recreate));
+            let instance = json!({"id": "web-1-abcde", "revision": 1, "state": "running",
+                "health": {"status": "healthy"}, "since": 1, "endpoints": [], "containers": []});
+            group.instances = vec![serde_json::from_value(instance).unwrap()];
+            Ok(Fleet { groups: vec![group], ..Fleet::default() })
+        }
+
+        async fn apply(&self, act: &PlannedAct, materials: &Materials) -> Result<Generation, CloudError> {
+            self.0.apply(act, materials).await
+        }
+
+        fn watch<'c>(&'c self, scope: &Scope) -> Updates<'c> {
+            self.0.watch(scope)
+        }
+
+        async fn logs(&self, query: &LogQuery) -> Result<LogStream, CloudError> {
+            self.0.logs(query).await
+        }
+
+        async fn exec(&self, instance: &str, _: &Command) -> Result<Session, CloudError> {
+            assert_eq!(instance, "web-1-abcde");
+            let output = [Output::Unanswered, Output::Ended(3)].map(Ok);
+            Ok(Session { input: mpsc::channel(1).0, output: futures::stream::iter(output).boxed() })
+        }
+    }
+
+    /// Events, and what was emitted.
+    pub(in crate::cli) fn recorded() -> (Events, Arc<Mutex<Vec<String>>>) {
+        let said = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&said);
+        let events = Events::new(move |event: Event| kept.lock().unwrap().extend(event.line()));
+        (events, said)
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_does_not_answer_is_a_warning_and_is_waited_for() {
+        let (events, said) = recorded();
+        let session = begin(&events, &Late::default(), "web-1-abcde", &Command::default()).await.unwrap();
+        let ended = attach(session, false, false).await.unwrap();
+        assert_eq!(format!("{ended:?}"), format!("{:?}", ExitCode::from(3)));
+        let said = said.lock().unwrap().join("\n");
+        assert!(said.starts_with("warning: the guest of web-1-abcde has not answered yet"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
     }
 }

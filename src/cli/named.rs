@@ -71,37 +71,51 @@ fn without_kind<'n>(fleet: &Fleet, name: &'n str) -> (&'static [GroupKind], &'n 
 }
 
 fn by_name<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f InstanceGroup, Failure> {
-    let found: Vec<&InstanceGroup> = match name.split_once('/') {
-        Some((namespace, name)) => {
-            fleet.group(&Name { namespace: namespace.into(), name: name.into() }).into_iter().collect()
-        }
-        None => match fleet.group(&Name { namespace: "default".into(), name: name.into() }) {
-            Some(group) => vec![group],
-            None => fleet.groups.iter().filter(|group| group.name.name == name).collect(),
-        },
-    };
-    let list = |groups: &mut dyn Iterator<Item = &InstanceGroup>| {
-        groups.map(|group| group.name.to_string()).collect::<Vec<_>>().join(", ")
-    };
-    match found[..] {
-        [group] => Ok(group),
-        [] if fleet.groups.is_empty() => Err(Failure::new(
-            Exit::NotFound,
-            anyhow::anyhow!("environment {} has no groups; nothing is deployed", fleet.environment),
-        )),
-        [] => Err(Failure::new(
-            Exit::NotFound,
-            anyhow::anyhow!(
-                "environment {} has no group `{name}`; it has {}",
-                fleet.environment,
-                list(&mut fleet.groups.iter())
-            ),
-        )),
-        _ => Err(Failure::new(
-            Exit::NotFound,
-            anyhow::anyhow!("`{name}` is several groups: {}", list(&mut found.into_iter())),
-        )),
+    let all = || fleet.groups.iter().map(|group| (&group.name, group));
+    if let Some(group) = one(name, "groups", all())? {
+        return Ok(group);
     }
+    if fleet.groups.is_empty() {
+        let error = anyhow::anyhow!("environment {} has no groups; nothing is deployed", fleet.environment);
+        return Err(Failure::new(Exit::NotFound, error));
+    }
+    Err(none(name, &fleet.environment, "group", all().map(|(name, _)| name)))
+}
+
+/// The one of `all` that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
+/// `NAMESPACE/NAME`. `None` where there is none; `kind` is what several are in the error.
+pub(super) fn one<'n, T>(
+    name: &str,
+    kind: &str,
+    all: impl Iterator<Item = (&'n Name, T)>,
+) -> Result<Option<T>, Failure> {
+    let (namespace, short) = name.split_once('/').map_or((None, name), |(space, name)| (Some(space), name));
+    let is_meant = |found: &Name| found.name == short && namespace.is_none_or(|it| found.namespace == it);
+    let mut found: Vec<(&Name, T)> = all.filter(|(name, _)| is_meant(name)).collect();
+    if let Some(default) = found.iter().position(|(name, _)| name.namespace == "default") {
+        return Ok(Some(found.swap_remove(default).1));
+    }
+    if found.len() < 2 {
+        return Ok(found.pop().map(|(_, one)| one));
+    }
+    let names: Vec<String> = found.iter().map(|(name, _)| name.to_string()).collect();
+    Err(Failure::new(Exit::NotFound, anyhow::anyhow!("`{name}` is several {kind}: {}", names.join(", "))))
+}
+
+/// The error that the environment has no such thing, with those that it has.
+pub(super) fn none<'n>(
+    name: &str,
+    environment: &str,
+    kind: &str,
+    all: impl Iterator<Item = &'n Name>,
+) -> Failure {
+    let known: Vec<String> = all.map(ToString::to_string).collect();
+    let error = if known.is_empty() {
+        anyhow::anyhow!("environment {environment} has no {kind}s")
+    } else {
+        anyhow::anyhow!("environment {environment} has no {kind} `{name}`; it has {}", known.join(", "))
+    };
+    Failure::new(Exit::NotFound, error)
 }
 
 /// The group that the user calls `name`, or one instance and its group: its id or name alone, or `GROUP/INSTANCE` with
@@ -152,26 +166,14 @@ fn member_called<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<Option<(&'f InstanceGroup, &'f Instance)>, Failure> {
-    let (namespace, short) = match name.split_once('/') {
-        Some((namespace, short)) => (Some(namespace), short),
-        None => (None, name),
-    };
-    let groups = fleet.groups.iter().filter(|group| namespace.is_none_or(|it| group.name.namespace == it));
+    let short = name.split_once('/').map_or(name, |(_, short)| short);
     let of = |group: &'f InstanceGroup| {
-        Some((group, member(group, |instance| instance.name.as_deref() == Some(short))?))
+        let member = member(group, |instance| instance.name.as_deref() == Some(short))?;
+        let called = Name { namespace: group.name.namespace.clone(), name: short.to_owned() };
+        Some((called, (group, member)))
     };
-    let found: Vec<_> = groups.filter_map(of).collect();
-    let default = found.iter().find(|(group, _)| group.name.namespace == "default");
-    match (default, &found[..]) {
-        (Some(found), _) | (None, [found]) => Ok(Some(*found)),
-        (None, []) => Ok(None),
-        (None, several) => {
-            let all: Vec<String> =
-                several.iter().map(|(group, _)| format!("{}/{short}", group.name.namespace)).collect();
-            let error = anyhow::anyhow!("`{name}` is several instances: {}", all.join(", "));
-            Err(Failure::new(Exit::NotFound, error))
-        }
-    }
+    let found: Vec<_> = fleet.groups.iter().filter_map(of).collect();
+    one(name, "instances", found.iter().map(|(name, found)| (name, *found)))
 }
 
 /// The newest instance of those that are the same member of a StatefulSet: one that has ended comes last.

@@ -78,8 +78,7 @@ fn sites(context: &Context, fleet: &Fleet) -> String {
     for site in &found {
         table.add_row(row([site.url.clone(), site.curl(authority.as_deref())]));
     }
-    let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
-    format!("\n{}", lines.collect::<String>())
+    format!("\n{}", lines(&[table]))
 }
 
 /// The fleet as tables, as `kubectl get` would show it; with all containers, or those that are not ready or were restarted.

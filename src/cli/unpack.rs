@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, futimens, mkdirat, openat2,
-    renameat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, fstatvfs, futimens, mkdirat,
+    openat2, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -23,6 +23,8 @@ use crate::erofs::archive::{Archive, Entry, EntryKind, Piece};
 /// Longest padding behind the archive's end. `tar` pads to its block, 10 KiB unless `-b` says more; a stream that goes
 /// on for longer may have no end.
 const MAX_PADDING: u64 = 1 << 20;
+/// Bytes of a disk that a copy leaves free: other programs write, too.
+const RESERVE: u64 = 256 << 20;
 /// Names that are tried for a file that is being written, beside those that a killed run left.
 const MAX_TRIES: u32 = 1000;
 /// Never out of the folder, and through no link, neither of the container nor of `/proc`.
@@ -222,6 +224,7 @@ fn file(
         }
         Err(error) => return Err(wrong(error)),
     }
+    check_room(parent, archive.stored()).map_err(wrong)?;
     let (mut file, unfinished) = create(parent, mode(entry)).map_err(wrong)?;
     let written = write(&mut file, length, archive).map_err(|error| {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
@@ -237,6 +240,19 @@ fn file(
         let _ = unlinkat(parent, &unfinished, AtFlags::empty());
     }
     done
+}
+
+/// Refuses a file that would fill the disk under `folder`, before its first byte. Holes take no room.
+fn check_room(folder: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
+    // A file system that does not report its room reports an error when it is full.
+    let Ok(found) = fstatvfs(folder) else { return Ok(()) };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if found.f_blocks == 0 || fits(size, free) { Ok(()) } else { Err(Errno::NOSPC) }
+}
+
+/// Whether a disk with `free` bytes takes a file. One that is smaller than the reserve needs no more than itself of it.
+fn fits(size: u64, free: u64) -> bool {
+    size.saturating_add(RESERVE.min(size)) <= free
 }
 
 /// A new file with a name that nothing has yet.
@@ -345,6 +361,13 @@ mod tests {
         bytes.extend(data);
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         bytes
+    }
+
+    /// Makes the sum of a header right again.
+    fn sign(header: &mut [u8]) {
+        header[148..156].fill(b' ');
+        let sum: u32 = header[..512].iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
 
     fn archive(entries: &[(EntryType, &str, &str, &str)]) -> Vec<u8> {
@@ -466,9 +489,7 @@ mod tests {
         // A long name without end is not held in memory.
         let mut long = entry(EntryType::GNULongName, "x", "", b"");
         long[124..136].copy_from_slice(b"77777777777\0");
-        long[148..156].fill(b' ');
-        let sum: u32 = long.iter().map(|byte| u32::from(*byte)).sum();
-        long[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        sign(&mut long);
         let error = unpack("data", &target, long.chain(io::repeat(b'a')), &mut drop).unwrap_err();
         assert!(error.to_string().contains("extended header of"), "{error}");
     }
@@ -485,6 +506,39 @@ mod tests {
         let mut archive = Archive::new(&b""[..]);
         let mut file = tempfile::tempfile().unwrap();
         write(&mut file, u64::MAX, &mut archive).unwrap_err();
+    }
+
+    #[test]
+    fn a_file_that_the_disk_has_no_room_for_is_refused_before_its_first_byte() {
+        const GIB: u64 = 1 << 30;
+        assert!(fits(GIB, 2 * GIB) && !fits(2 * GIB, 2 * GIB) && fits(1000, 2000) && !fits(1000, 1000));
+        let world = World::new();
+        let mut huge = entry(EntryType::Regular, "data", "", b"");
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1 << 62);
+        huge[124..136].copy_from_slice(&header.as_bytes()[124..136]);
+        sign(&mut huge);
+        huge.extend(b"its first bytes, and no more");
+        let error = world.unpack("in", &huge).unwrap_err();
+        assert!(error.to_string().contains("no space left on this disk"), "{error}");
+        assert_eq!(std::fs::read_dir(world.path("in")).unwrap().count(), 0);
+        // Of a file with holes the data counts: more than most disks have, and no file system's limit.
+        let (offset, length, size) = ("0", "2", (1_u64 << 43).to_string());
+        let records: String = [("offset", offset), ("numbytes", length), ("size", &size)]
+            .map(|(key, value)| record(&format!("GNU.sparse.{key}={value}")))
+            .concat();
+        let mut sparse = entry(EntryType::XHeader, "x", "", records.as_bytes());
+        sparse.extend(archive(&[(EntryType::Regular, "data", "", "hi")]));
+        world.unpack("in", &sparse).unwrap();
+        assert_eq!(std::fs::metadata(world.path("in/data")).unwrap().len(), 1 << 43);
+        world.assert_untouched();
+    }
+
+    /// A record of a PAX header: its length, which counts itself, and its text.
+    fn record(text: &str) -> String {
+        let length = text.len() + 4;
+        assert!((10..100).contains(&length), "two digits");
+        format!("{length} {text}\n")
     }
 
     proptest! {

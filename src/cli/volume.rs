@@ -3,7 +3,7 @@
 use super::args::VolumeVerb;
 use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{carry_out, connection, output, status};
+use super::{carry_out, connection, named, output, status};
 use crate::cloud::{Cloud, Materials};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Disk, Fleet};
@@ -27,28 +27,28 @@ pub(super) async fn run(context: &Context, verb: &VolumeVerb) -> Result<Exit, Fa
             return Ok(Exit::Success);
         }
         VolumeVerb::Snapshot { volume, name } => {
-            let disk = named(&fleet, volume)?;
+            let disk = called(&fleet, volume)?;
             let chosen = name.clone().unwrap_or_else(|| free_name(disk));
             if disk.instance.is_some() {
-                let note = "the machine stands still for the copy, which is what a cut of its power would leave: the file \
-                            system and most databases mend that when they start from it";
+                let note = "the machine is paused for the copy: a snapshot is crash-consistent, as after a power cut. The file \
+                            system and most databases repair that when they start from it";
                 context.events.note(note);
             }
             rollout::snapshot_disk(&fleet, &disk.spec.name, &chosen)
         }
         VolumeVerb::Restore { volume, snapshot } => {
-            rollout::restore_disk(&fleet, &named(&fleet, volume)?.spec.name, snapshot)
+            rollout::restore_disk(&fleet, &called(&fleet, volume)?.spec.name, snapshot)
         }
         VolumeVerb::Rm { volumes, snapshot: Some(snapshot) } => {
             let [volume] = &volumes[..] else {
                 let error = anyhow::anyhow!("--snapshot goes with one volume; {} were given", volumes.len());
                 return Err(Failure::new(Exit::Usage, error));
             };
-            rollout::remove_snapshot(&fleet, &named(&fleet, volume)?.spec.name, snapshot)
+            rollout::remove_snapshot(&fleet, &called(&fleet, volume)?.spec.name, snapshot)
         }
         VolumeVerb::Rm { volumes, snapshot: None } => {
             let names: Result<Vec<Name>, Failure> =
-                volumes.iter().map(|volume| Ok(named(&fleet, volume)?.spec.name.clone())).collect();
+                volumes.iter().map(|volume| Ok(called(&fleet, volume)?.spec.name.clone())).collect();
             rollout::remove_disks(&fleet, &names?)
         }
     };
@@ -72,32 +72,10 @@ pub(super) fn exit(error: &PlanError) -> Exit {
 }
 
 /// The disk that the user calls `name`: `NAME` in the default namespace or the only one of that name, or `NAMESPACE/NAME`.
-fn named<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Disk, Failure> {
-    let (namespace, short) = name.split_once('/').map_or((None, name), |(space, name)| (Some(space), name));
-    let of = |disk: &&Disk| {
-        disk.spec.name.name == short && namespace.is_none_or(|n| disk.spec.name.namespace == n)
-    };
-    let found: Vec<&Disk> = fleet.disks.iter().filter(of).collect();
-    let by_default = found.iter().find(|disk| disk.spec.name.namespace == "default");
-    let error = match (&found[..], by_default) {
-        ([disk], _) | (_, Some(disk)) => return Ok(disk),
-        ([], _) if fleet.disks.is_empty() => {
-            anyhow::anyhow!("environment {} has no volumes", fleet.environment)
-        }
-        ([], _) => {
-            let known: Vec<String> = fleet.disks.iter().map(|disk| disk.spec.name.to_string()).collect();
-            anyhow::anyhow!(
-                "environment {} has no volume `{name}`; it has {}",
-                fleet.environment,
-                known.join(", ")
-            )
-        }
-        (several, _) => {
-            let known: Vec<String> = several.iter().map(|disk| disk.spec.name.to_string()).collect();
-            anyhow::anyhow!("`{name}` is several volumes: {}", known.join(", "))
-        }
-    };
-    Err(Failure::new(Exit::NotFound, error))
+fn called<'f>(fleet: &'f Fleet, name: &str) -> Result<&'f Disk, Failure> {
+    let all = || fleet.disks.iter().map(|disk| (&disk.spec.name, disk));
+    let found = named::one(name, "volumes", all())?;
+    found.ok_or_else(|| named::none(name, &fleet.environment, "volume", all().map(|(name, _)| name)))
 }
 
 /// A name that no snapshot of the disk has: `snapshot-1` for the first.
@@ -129,8 +107,8 @@ mod tests {
     #[test]
     fn a_volume_is_named_as_a_group_is() {
         let fleet = fleet(&[("default", "data"), ("b", "data"), ("b", "logs"), ("c", "logs")]);
-        let found = |name: &str| named(&fleet, name).map(|disk| disk.spec.name.to_string());
-        let error = |name: &str| named(&fleet, name).unwrap_err().error.unwrap().to_string();
+        let found = |name: &str| called(&fleet, name).map(|disk| disk.spec.name.to_string());
+        let error = |name: &str| called(&fleet, name).unwrap_err().error.unwrap().to_string();
         assert_eq!(found("data").unwrap(), "data");
         assert_eq!(found("b/data").unwrap(), "b/data");
         assert_eq!(error("logs"), "`logs` is several volumes: b/logs, c/logs");

@@ -1,5 +1,6 @@
 //! Files in, a reading out: the order of the steps.
 
+use super::api::Ingress;
 use super::check::{Check, Findings, Reference};
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, SourceFile};
@@ -233,8 +234,9 @@ impl<'a> Reader<'_, 'a> {
         for tls in ports.filter_map(|port| port.tls.as_mut()).filter(|tls| tls.certificates.is_empty()) {
             tls.certificates.extend(self.options.certificate.clone());
         }
-        let hosts = set.ingresses.iter_mut().filter(|ingress| !ingress.tls_hosts.is_empty());
-        for ingress in hosts.filter(|ingress| ingress.certificates.is_empty()) {
+        let is_encrypted = |ingress: &&mut Ingress| ingress.tls_for_all || !ingress.tls_hosts.is_empty();
+        let encrypted = set.ingresses.iter_mut().filter(is_encrypted);
+        for ingress in encrypted.filter(|ingress| ingress.certificates.is_empty()) {
             ingress.certificates.extend(self.options.certificate.clone());
         }
         diagnostics.sort_by(|a, b| {

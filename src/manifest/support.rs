@@ -26,6 +26,9 @@ pub const ENDING_POD: &str = "a Pod that ends";
 /// An `emptyDir` on a disk, where its manifest does not ask for memory.
 pub const SCRATCH_DISK: &str = "EmptyDirVolumeSource.medium=";
 
+/// An annotation of an Ingress that limits who may connect.
+pub const INGRESS_RANGES: &str = "ranges of addresses that may connect to an Ingress";
+
 /// A StorageClass that a claim names and no file has.
 pub const NAMED_CLASS: &str = "a StorageClass that is not in the given files";
 

@@ -36,6 +36,7 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet, secrets: &BTreeMap<Na
         http: Some(HttpSpec {
             certificates: ingress.certificates.clone(),
             hosts: ingress.tls_hosts.clone(),
+            all_hosts: ingress.tls_for_all,
             secrets: versions(ingress, secrets),
             plain: ingress.plain,
             backends,

@@ -402,4 +402,15 @@ mod tests {
         let stacks = [vec![id("base"), id("a1"), id("a2")], vec![id("base"), id("b1")]];
         assert_eq!(base_first(&stacks), [id("base"), id("a1"), id("b1"), id("a2")]);
     }
+
+    #[test]
+    fn an_image_cannot_choose_a_user_whose_number_becomes_roots() {
+        let container = Container::new("web", "nginx".parse().unwrap());
+        let mut image = super::super::example::image("nginx");
+        image.config.config.user = "4294967295".into();
+        let refused = user(&container, &image);
+        assert!(matches!(&refused, Err(PodError::UserRange { id, .. }) if id == "4294967295"), "{refused:?}");
+        image.config.config.user = "2147483647".into();
+        assert_eq!(user(&container, &image).as_deref(), Ok("2147483647"));
+    }
 }

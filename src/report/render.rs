@@ -181,3 +181,80 @@ impl Bars {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Debug, Clone, Default)]
+    struct Terminal(Arc<Mutex<String>>);
+
+    impl Terminal {
+        fn add(&self, text: &str, end: &str) {
+            self.0.lock().unwrap().extend([text, end]);
+        }
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            200
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.add(text, "\n");
+            Ok(())
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.add(text, "");
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_between_bars_act_on_nothing() {
+        let terminal = Terminal::default();
+        let screen =
+            MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        let bars = Bars { screen, ..Bars::default() };
+        let text = || "x\u{1b}[2J\n::error::y".to_owned();
+        bars.show(&Event::Warning { message: text() });
+        bars.show(&Event::TaskStarted { id: "a".into(), title: text(), total: None });
+        bars.show(&Event::TaskFinished { id: "a".into(), outcome: text() });
+        let shown = terminal.0.lock().unwrap().clone();
+        assert!(shown.contains("warning: x␛[2J") && shown.contains("x␛[2J␊::error::y: x␛[2J"), "{shown:?}");
+        assert_eq!(shown.matches("| ::error::y").count(), 2, "{shown:?}");
+        assert!(!shown.contains("\u{1b}[2J"), "{shown:?}");
+        assert!(!shown.lines().any(|line| line.trim_start().starts_with("::")), "{shown:?}");
+    }
+}

@@ -2,7 +2,7 @@
 //! terminal or hide what a line says become signs that can be seen. Pure: text in, text out.
 //!
 //! [`visible`] is for a text of several lines, [`line()`] for what must stay one line, [`talk`] for messages that a CI system
-//! reads too, [`Stream`] for bytes that come in pieces.
+//! reads too, [`word`] for a command that the user is given to run, [`Stream`] for bytes that come in pieces.
 //!
 //! ```
 //! assert_eq!(i2kit::text::visible("a\u{1b}[2Jb"), "a\u{241b}[2Jb");
@@ -81,13 +81,17 @@ fn shown(text: &str, is_shown: impl Fn(char) -> bool) -> Cow<'_, str> {
 }
 
 /// Makes a stream of bytes visible that comes in pieces, such as a serial console's: a character that a piece cuts waits
-/// for the next one.
+/// for the next one. As in [`talk`], what would be a command to a CI system gets a mark in front.
 #[derive(Debug, Default)]
 pub struct Stream {
     /// The beginning of a character.
     rest: Vec<u8>,
     /// Whether the last byte was a carriage return, which is nothing when a line feed follows.
     is_return: bool,
+    /// Whether the line has more than blanks so far.
+    has_begun: bool,
+    /// Whether the line begins with a colon, which waits for the next character.
+    is_colon: bool,
 }
 
 impl Stream {
@@ -100,11 +104,11 @@ impl Stream {
         while let Some(chunk) = chunks.next() {
             for c in chunk.valid().chars() {
                 if std::mem::take(&mut self.is_return) && c != '\n' {
-                    text.push('\u{240d}');
+                    self.put('\r', &mut text);
                 }
                 match c {
                     '\r' => self.is_return = true,
-                    c => text.push_str(&visible(c.encode_utf8(&mut [0; 4]))),
+                    c => self.put(c, &mut text),
                 }
             }
             let invalid = chunk.invalid();
@@ -112,15 +116,36 @@ impl Stream {
             if chunks.peek().is_none() && may_go_on(invalid) {
                 self.rest = invalid.to_vec();
             } else if !invalid.is_empty() {
-                text.push(char::REPLACEMENT_CHARACTER);
+                self.put(char::REPLACEMENT_CHARACTER, &mut text);
             }
         }
         text
+    }
+
+    /// Adds a character to `text`, unless it is a colon that may begin a command.
+    fn put(&mut self, c: char, text: &mut String) {
+        if std::mem::take(&mut self.is_colon) {
+            text.push_str(if c == ':' { "| :" } else { ":" });
+        } else if c == ':' && !self.has_begun {
+            (self.has_begun, self.is_colon) = (true, true);
+            return;
+        }
+        self.has_begun = c != '\n' && (self.has_begun || !c.is_whitespace());
+        text.push_str(&visible(c.encode_utf8(&mut [0; 4])));
     }
 }
 
 fn may_go_on(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}
+
+/// One word of a POSIX shell's command: as it is where that is plain, between single quotes otherwise.
+pub fn word(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', "'\\''")))
 }
 
 #[cfg(test)]
@@ -166,6 +191,18 @@ mod tests {
         assert_eq!(stream.next(b"\xff\xe2x\xe2"), "\u{fffd}\u{fffd}x");
     }
 
+    #[test]
+    fn no_line_of_a_stream_is_a_command_of_a_ci_system() {
+        let sent = "::error::a\r\n \t::b\n:c\n:\nd::e\n\r::f\n:";
+        let shown = "| ::error::a\n \t| ::b\n:c\n:\nd::e\n␍| ::f\n";
+        for size in 1..sent.len() {
+            let mut stream = Stream::default();
+            let text: String = sent.as_bytes().chunks(size).map(|piece| stream.next(piece)).collect();
+            assert_eq!(text, shown, "pieces of {size}");
+            assert_eq!(stream.next(b"\xff:"), ":\u{fffd}:");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_hidden_is_left(text in any::<String>(), bytes in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -174,6 +211,19 @@ mod tests {
             let mut stream = Stream::default();
             let streamed: String = bytes.chunks(3).map(|piece| stream.next(piece)).collect();
             prop_assert!(streamed.chars().all(|c| matches!(c, '\n' | '\t') || !is_hidden(c)));
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        for (given, wanted) in [
+            ("/a/b.crt", "/a/b.crt"),
+            ("", "''"),
+            ("a b;id", "'a b;id'"),
+            ("it's", "'it'\\''s'"),
+            ("$x", "'$x'"),
+        ] {
+            assert_eq!(word(given), wanted);
         }
     }
 }

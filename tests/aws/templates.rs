@@ -61,6 +61,7 @@ fn the_linter_finds_nothing_in_the_templates() {
     let http = HttpSpec {
         certificates: vec![],
         hosts: vec![],
+        all_hosts: false,
         secrets: vec![],
         plain: false,
         backends: vec![backend],

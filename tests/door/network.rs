@@ -1,8 +1,8 @@
 //! A network of its own: a process that carries in it, connections from the host into it, and its name server.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Read as _};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -105,6 +105,31 @@ fn question() -> Vec<u8> {
     message
 }
 
+/// The answer of the name server to a datagram.
+fn by_udp(server: SocketAddr) -> io::Result<Vec<u8>> {
+    let client = UdpSocket::bind("127.0.0.1:0")?;
+    client.connect(server)?;
+    client.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
+    client.send(&question())?;
+    let mut answer = [0; 512];
+    let length = client.recv(&mut answer)?;
+    Ok(answer[..length].to_vec())
+}
+
+/// The same over a connection, as resolvers ask after an answer that was cut: each message has its length in front.
+fn by_tcp(server: SocketAddr) -> io::Result<Vec<u8>> {
+    let mut client = TcpStream::connect(server)?;
+    client.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
+    let question = question();
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    client.write_all(&[&length.to_be_bytes(), question.as_slice()].concat())?;
+    let mut length = [0; 2];
+    client.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    client.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
 #[test]
 fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
     let Some(network) = Network::new() else { return };
@@ -143,19 +168,11 @@ fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
         let pid = door.process(name);
         Door::signal(pid, "-KILL");
         eventually("successor", || (door.process(name) != pid).then_some(()));
-        let answer = network.inside(|| {
-            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.connect(names).unwrap();
-            client.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+        for ask in [by_udp, by_tcp] {
             // A resolver asks again.
-            eventually("answer of the name server", || {
-                client.send(&question()).ok()?;
-                let mut answer = [0; 512];
-                let length = client.recv(&mut answer).ok()?;
-                Some(answer[..length].to_vec())
-            })
-        });
-        assert_eq!(answer[answer.len() - 4..], [10, 77, 1, 2]);
+            let answer = network.inside(|| eventually("answer of the name server", || ask(names).ok()));
+            assert_eq!(answer[answer.len() - 4..], [10, 77, 1, 2]);
+        }
     }
     let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": 1 } });
     let pid = door.process("i2kit-door-net");

@@ -1,6 +1,9 @@
 //! Looking into running machines: logs, commands, files, the serial console.
 
 use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::{Call, World, eventually, kill, machines};
 
@@ -18,13 +21,20 @@ containers:
 /// What outlives a command has neither its variables nor its descriptors, and qemu no rights beyond what it needs.
 fn processes_have_what_is_theirs(world: &World) {
     let processes = world.processes();
-    let qemu = processes.iter().find(|(_, arguments)| arguments.starts_with("qemu-system")).unwrap().0;
-    for pid in [world.local_cloud(), qemu] {
+    let named = |word: &str| processes.iter().find(|(_, arguments)| arguments.contains(word)).unwrap().0;
+    let qemu = named("qemu-system");
+    // Beside the local cloud and the machine: the front door, and the holder of the network where there is one.
+    named("local-door");
+    assert!(processes.len() >= 4, "{processes:?}");
+    for (pid, arguments) in &processes {
         let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
-        assert!(environment.contains("PATH=") && !environment.contains("CI_TOKEN"), "{environment}");
+        assert!(
+            environment.contains("PATH=") && !environment.contains("CI_TOKEN"),
+            "{arguments}: {environment}"
+        );
         for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
             let leads_to = fs::read_link(descriptor.path()).unwrap_or_default();
-            assert!(!leads_to.ends_with("stray"), "{descriptor:?} of {pid}");
+            assert!(!leads_to.ends_with("stray"), "{descriptor:?} of {arguments}");
         }
     }
     let status = fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
@@ -41,6 +51,22 @@ fn processes_have_what_is_theirs(world: &World) {
     assert_eq!(values[3], values[4], "the limit of descriptors is as high as it may be: {files}");
 }
 
+/// A local cloud that is asked to end does, also while somebody follows lines that have no end.
+fn the_local_cloud_ends_while_lines_are_followed(world: &World) {
+    let mut follower = world.command(&["logs", "inside", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
+    follower.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let pid = world.local_cloud();
+    assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
+    let asked = Instant::now();
+    eventually("end of the local cloud", || {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.is_empty().then_some(())
+    });
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let _ = follower.kill();
+    follower.wait().unwrap();
+}
+
 #[test]
 fn containers_are_looked_into() {
     if !machines() {
@@ -53,7 +79,7 @@ fn containers_are_looked_into() {
         format!("exec 9> stray; ulimit -Sn 256; exec {} deploy inside.yaml", env!("CARGO_BIN_EXE_i2kit"));
     let mut shell = world.command(&[]);
     let variables: Vec<_> = shell.get_envs().map(|(n, v)| (n.to_owned(), v.unwrap().to_owned())).collect();
-    shell = std::process::Command::new("sh");
+    shell = Command::new("sh");
     shell.args(["-c", &script]).current_dir(world.path()).env_clear().envs(variables);
     Call::new(shell).environment("CI_TOKEN", "a-token-of-a-job").run();
     let id = world.group("inside").instances[0].id.clone();
@@ -105,6 +131,7 @@ fn containers_are_looked_into() {
         time.clone_into(&mut last);
     }
     world.i2kit(&["exec", "inside", "--", "true"]).run();
+    the_local_cloud_ends_while_lines_are_followed(&world);
     eventually("an earlier run", || {
         let before = world.i2kit(&["logs", "inside", "-c", "again", "--previous"]);
         let current = world.i2kit(&["logs", "inside", "-c", "again"]).run().stdout;

@@ -180,7 +180,7 @@ fn what_was_acknowledged_survives_every_kind_of_end() {
     assert_eq!(pids(), machine, "a machine was replaced");
     world.write("smaller.yaml", &manifest("second", "32Mi"));
     world.i2kit(&["deploy", "smaller.yaml"]).code(3).says("cannot shrink").run();
-    world.i2kit(&["volume", "snapshot", "shared", "then"]).says("stands still").run();
+    world.i2kit(&["volume", "snapshot", "shared", "then"]).says("is paused for the copy").run();
     more();
     world.i2kit(&["volume", "rm", "shared"]).code(7).says("has it").run();
     world.i2kit(&["volume", "restore", "shared", "then"]).code(7).says("has it").run();

@@ -8,24 +8,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// How long anything may take here.
-const PATIENCE: Duration = Duration::from_secs(30);
+use self::eventually::{PATIENCE, eventually};
 
-/// Waits for something.
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let given_up = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < given_up, "{what}: not after {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
+#[path = "eventually.rs"]
+pub(crate) mod eventually;
 
 /// A proxy in a folder of its own.
 pub(crate) struct Proxy {

@@ -422,3 +422,22 @@ pub fn device_mapper(control: &impl AsFd, command: u8, buffer: &mut [u8]) -> io:
     let result = unsafe { libc::ioctl(fd, request, buffer.as_mut_ptr()) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_second_thread_is_not_copied() {
+        let (end, ended) = channel::<()>();
+        let second = std::thread::spawn(move || ended.recv());
+        // The copy would end with its exit code, and nobody waits for it here.
+        let copied = fork(0, None, || 0).map(drop);
+        assert_eq!(copied.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(Sibling::prepare().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        end.send(()).unwrap();
+        second.join().unwrap().unwrap();
+    }
+}

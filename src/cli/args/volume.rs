@@ -7,7 +7,7 @@ use clap::Subcommand;
 pub(in crate::cli) enum VolumeVerb {
     /// List volumes with their sizes, instances and snapshots
     Ls,
-    /// Copy what is on a volume; a machine that has it stands still meanwhile
+    /// Copy what is on a volume; a machine that has it is paused meanwhile
     Snapshot {
         /// Volume: NAME or NAMESPACE/NAME
         volume: String,

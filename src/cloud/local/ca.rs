@@ -5,8 +5,8 @@
 //! from the key, which is therefore all that is ever read.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Datelike as _};
@@ -58,6 +58,11 @@ pub(super) struct Signed {
 
 fn folder(home: &Home) -> PathBuf {
     home.state.with_file_name("ca")
+}
+
+/// The file of the certificate, whether or not there is one.
+pub(super) fn certificate(home: &Home) -> PathBuf {
+    folder(home).join(CERTIFICATE)
 }
 
 /// Refuses an authority that another user may have put there: its folder, the one around it and its key are this user's.
@@ -119,8 +124,7 @@ impl Authority {
             found
         } else {
             let key = KeyPair::generate().map_err(failed)?;
-            let new = folder.join(format!(".new-{}", std::process::id()));
-            write(&new, key.serialize_pem().as_bytes(), 0o600)?;
+            let new = home::write_beside(&path, key.serialize_pem().as_bytes(), 0o600)?;
             // A link does not replace what another process put there meanwhile.
             let linked = fs::hard_link(&new, &path);
             fs::remove_file(&new).map_err(CloudError::file("remove", &new))?;
@@ -181,10 +185,7 @@ impl Authority {
         let mut params = self.params()?;
         validity(&mut params, AUTHORITY_DAYS);
         let certificate = params.self_signed(&self.key).map_err(failed)?;
-        let new = self.folder.join(format!(".crt-{}", std::process::id()));
-        write(&new, certificate.pem().as_bytes(), 0o644)?;
-        let path = self.certificate();
-        fs::rename(&new, &path).map_err(CloudError::file("write", &path))
+        home::write_whole(&self.certificate(), certificate.pem().as_bytes(), 0o644)
     }
 
     fn params(&self) -> Result<CertificateParams, CloudError> {
@@ -224,14 +225,6 @@ fn validity(params: &mut CertificateParams, days: u64) {
     };
     params.not_before = date(now.saturating_sub(DAY));
     params.not_after = date(now + days * DAY);
-}
-
-/// Writes a file whole, of this mode.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CloudError> {
-    let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
-    file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(CloudError::file("write", path))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::cloud::CloudError;
@@ -67,16 +68,8 @@ impl Home {
     /// Removes everything. Folders of VMs go first and the database last: what is left when this is interrupted is no
     /// sign of VMs whose records are lost.
     pub(super) fn remove(&self) -> Result<(), CloudError> {
-        let gone = |path: &Path, result: std::io::Result<()>| match result {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(CloudError::file("remove", path)(error))
-            }
-            _ => Ok(()),
-        };
-        for folder in [self.instances(), self.images(), self.secrets()] {
-            gone(&folder, fs::remove_dir_all(&folder))?;
-        }
-        // Disks are never deleted by the way.
+        self.rest()?;
+        // Disks are deleted on request alone.
         if self.volumes().exists() {
             for file in [self.database(), beside(&self.database(), "-journal")] {
                 gone(&file, fs::remove_file(&file))?;
@@ -89,12 +82,7 @@ impl Home {
     /// Removes what the process has for VMs, once there are none; disks and their records stay.
     pub(super) fn rest(&self) -> Result<(), CloudError> {
         for folder in [self.instances(), self.images(), self.secrets()] {
-            match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(CloudError::file("remove", &folder)(error));
-                }
-                _ => {}
-            }
+            gone(&folder, fs::remove_dir_all(&folder))?;
         }
         Ok(())
     }
@@ -153,6 +141,31 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// What became of removing `path`: one that is not there is no error.
+fn gone(path: &Path, removed: io::Result<()>) -> Result<(), CloudError> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CloudError::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file of this mode whole, or leaves what is there: under another name first, which has the process in it so that
+/// two never write into one file.
+pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CloudError> {
+    let new = write_beside(path, bytes, mode)?;
+    fs::rename(&new, path).map_err(CloudError::file("write", path))
+}
+
+/// The first half of [`write_whole`]: the file under its other name, which is returned.
+pub(super) fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, CloudError> {
+    let new = path.with_file_name(format!(".new-{}", std::process::id()));
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(mode).open(&new);
+    file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(CloudError::file("write", &new))?;
+    Ok(new)
 }
 
 /// The mode of a folder that is its owner's alone.

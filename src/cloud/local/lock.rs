@@ -22,8 +22,8 @@ pub(super) fn take(home: &Home) -> Result<Option<File>, CloudError> {
             Err(TryLockError::Error(error)) => return Err(CloudError::file("lock", &path)(error)),
         }
         // A lock on a file that was removed in between keeps nobody out.
-        let inode = |metadata: fs::Metadata| metadata.ino();
-        if fs::metadata(&path).map(inode).ok() == file.metadata().map(inode).ok() {
+        let place = |found: fs::Metadata| (found.dev(), found.ino());
+        if fs::metadata(&path).map(place).ok() == file.metadata().map(place).ok() {
             return Ok(Some(file));
         }
     }

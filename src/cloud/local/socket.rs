@@ -89,6 +89,8 @@ impl axum::serve::Listener for Trusted {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -123,5 +125,41 @@ mod tests {
             server.unwrap().0.read_exact(&mut buffer).await.unwrap();
             assert_eq!(&buffer, b"hi");
         }
+    }
+
+    #[tokio::test]
+    #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+    async fn a_process_of_another_user_gets_no_answer() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: only root becomes another user");
+            return;
+        }
+        // Whatever the modes of folder and socket are.
+        let root = tempfile::tempdir_in("/tmp").unwrap();
+        let mut listener = Trusted(listen(root.path(), "s").unwrap());
+        let path = root.path().join("s");
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut client, _) = axum::serve::Listener::accept(&mut listener).await;
+                client.write_all(b"hello").await.unwrap();
+            }
+        });
+        let ask = |user: Uid| {
+            let path = path.clone();
+            // A thread of its own: the change is that thread's alone.
+            let client = std::thread::spawn(move || -> io::Result<String> {
+                rustix::thread::set_thread_uid(user)?;
+                let mut answer = String::new();
+                // One that is refused has its connection closed or reset.
+                let _ = std::os::unix::net::UnixStream::connect(path)?.read_to_string(&mut answer);
+                Ok(answer)
+            });
+            tokio::task::spawn_blocking(move || client.join().unwrap().unwrap())
+        };
+        assert_eq!(ask(Uid::from_raw(65534)).await.unwrap(), "");
+        assert_eq!(ask(Uid::ROOT).await.unwrap(), "hello");
+        server.abort();
     }
 }

@@ -1,6 +1,6 @@
 //! What the local cloud supports.
 
-use crate::manifest::support::{Answer, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS};
+use crate::manifest::support::{Answer, INGRESS_RANGES, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS};
 
 /// Why nobody else needs to be kept out.
 const LOOPBACK: &str =
@@ -20,6 +20,13 @@ pub static SUPPORT: Support = Support {
             ),
         ),
         ("ServiceSpec.loadBalancerSourceRanges", Answer::Note(LOOPBACK)),
+        (
+            INGRESS_RANGES,
+            Answer::Note(
+                "its proxy listens on loopback addresses of this computer, which every user of it and the pods of every \
+                 environment reach, and no other machine does",
+            ),
+        ),
         (
             "ServiceSpec.externalTrafficPolicy=Local",
             Answer::Note(

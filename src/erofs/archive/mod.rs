@@ -117,6 +117,11 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// Bytes of the current entry in the archive, those of holes left out.
+    pub fn stored(&self) -> u64 {
+        self.left
+    }
+
     /// What follows the archive's end in the input.
     pub fn into_rest(self) -> impl Read {
         self.input

@@ -87,6 +87,7 @@ pub enum TargetPort {
 
 /// `networking.k8s.io/v1` Ingress.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of the manifest")]
 pub struct Ingress {
     /// Name and so on.
     pub meta: ObjectMeta,
@@ -96,6 +97,8 @@ pub struct Ingress {
     pub default_backend: Option<Backend>,
     /// Hosts that are served over TLS.
     pub tls_hosts: Vec<String>,
+    /// Whether hosts that nothing names are served over TLS: an entry of `tls` has no hosts, and no rule has one.
+    pub tls_for_all: bool,
     /// Secrets that have certificates.
     pub tls_secrets: Vec<TlsSecret>,
     /// Whether requests without TLS are answered although there is TLS; otherwise they are sent to it.

@@ -109,12 +109,14 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
     }
     let mut tls_hosts: Vec<String> = Vec::new();
     let mut tls_secrets = Vec::new();
+    let mut tls_for_all = false;
     for tls in spec.objects("tls")? {
         let mut hosts = tls.texts_if("hosts")?.unwrap_or_default();
         if hosts.is_empty() {
             hosts = routes.iter().filter_map(|route| route.host.clone()).collect();
             hosts.dedup();
         }
+        tls_for_all |= hosts.is_empty();
         if let Some(secret) = tls.text_if("secretName")?.filter(|name| !name.is_empty()) {
             tls_secrets.push(TlsSecret { secret, hosts: hosts.clone() });
         }
@@ -139,6 +141,7 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
         routes,
         default_backend,
         tls_hosts,
+        tls_for_all,
         tls_secrets,
     })
 }

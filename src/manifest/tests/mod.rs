@@ -218,6 +218,28 @@ fn an_ingress_lets_only_the_named_ranges_in() {
 }
 
 #[test]
+fn tls_of_an_ingress_is_for_its_hosts_or_for_all() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{port: 80}]\n";
+    let to = "backend: {service: {name: web, port: {number: 80}}}";
+    for (rule, tls, hosts, for_all) in [
+        ("{", "{secretName: x}", &[][..], true),
+        ("{host: a.test, ", "{secretName: x}", &["a.test"][..], false),
+        ("{host: a.test, ", "{hosts: [b.test]}", &["b.test"][..], false),
+        ("{", "{hosts: [b.test]}", &["b.test"][..], false),
+    ] {
+        let ingress = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: web}}\nspec:\n  tls: [{tls}]\n  rules: [{rule}http: {{paths: [{{path: /, pathType: Prefix, {to}}}]}}}}]\n"
+        );
+        let (_, reading) = reading(&[&deployment(POD), service, &ingress], &Options::default());
+        let ingress = &reading.set.ingresses[0];
+        assert_eq!(
+            (&ingress.tls_hosts[..], ingress.tls_for_all),
+            (&hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()[..], for_all)
+        );
+    }
+}
+
+#[test]
 fn an_empty_set_is_not_all_right() {
     for text in ["", "# nothing\n---\n", "apiVersion: v1\nkind: List\nitems: []\n"] {
         assert_eq!(findings(text), "no-object 1 : there is no object in the given files", "{text:?}");
@@ -343,4 +365,42 @@ fn only_pods_that_end_have_a_deadline() {
     };
     assert_eq!(pod("Never"), [Code::Adapted]);
     assert_eq!(pod("Always"), [Code::AdaptedKind, Code::RefusedValue]);
+}
+
+#[test]
+fn numbers_of_users_and_groups_have_a_bound() {
+    let pod = |pod: &str, container: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  securityContext: {{{pod}}}\n  \
+             containers: [{{name: a, image: \"a:1\", securityContext: {{{container}}}}}]\n"
+        )
+    };
+    let of_pods = ["runAsUser: N", "runAsGroup: N", "fsGroup: N", "supplementalGroups: [1, N]"];
+    let of_containers = ["runAsUser: N", "runAsGroup: N"];
+    let texts = of_pods.map(|field| pod(field, "")).into_iter();
+    for text in texts.chain(of_containers.map(|field| pod("", field))) {
+        let found = |number: &str| findings(&text.replace('N', number)).contains("invalid-value");
+        assert!(!found("2147483647") && found("2147483648") && found("4294967295") && found("-1"), "{text}");
+    }
+}
+
+#[test]
+fn probes_and_hooks_ask_for_paths_as_requests_have_them() {
+    let get = "{httpGet: {path: \"health?deep=1\", port: 80}}";
+    let text = deployment(POD)
+        + &format!(
+            "        readinessProbe: {get}\n        lifecycle: {{postStart: {get}, preStop: {get}}}\n"
+        );
+    let (_, reading) = reading(&[&text], &Options::default());
+    assert_eq!(reading.diagnostics, []);
+    let container = &reading.set.deployments[0].template.spec.containers[0];
+    let probe = container.probes.readiness.as_ref().map(|probe| &probe.action);
+    let [start, stop] = [&container.post_start, &container.pre_stop].map(|hook| match hook {
+        Some(i2kit_spec::Hook::Handler(action)) => Some(action),
+        _ => None,
+    });
+    for action in [probe, start, stop] {
+        let Some(i2kit_spec::ProbeAction::HttpGet { path, .. }) = action else { panic!("{container:?}") };
+        assert_eq!(path, "/health?deep=1");
+    }
 }

@@ -14,6 +14,9 @@ pub struct HttpSpec {
     /// Hosts that are served over TLS; without certificates that are named, the cloud's store has them by these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
+    /// Whether every host is served over TLS: there is an entry for TLS, and nothing names a host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_hosts: bool,
     /// Certificates from Secrets. Hosts that none of them is for have one of the cloud's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<HttpSecret>,
@@ -32,7 +35,8 @@ pub struct HttpSpec {
 impl HttpSpec {
     /// Whether it ends TLS.
     pub fn has_tls(&self) -> bool {
-        !self.hosts.is_empty() || !self.certificates.is_empty() || !self.secrets.is_empty()
+        let is_named = !self.certificates.is_empty() || !self.secrets.is_empty();
+        is_named || self.all_hosts || !self.hosts.is_empty()
     }
 }
 

@@ -5,6 +5,8 @@ use std::os::fd::AsFd as _;
 use i2kit_container::{START_FAILED, execute, execute_attached, start_pause, users};
 use i2kit_spec::Seccomp;
 use i2kit_spec::control::Open;
+use i2kit_spec::runtime::Mount;
+use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 
 use crate::world::{World, ended, finished, read, rights_while_it_runs, runs};
@@ -16,6 +18,10 @@ pub(crate) type Case = fn(&mut World);
 pub(crate) const ALL: &[(&str, Case)] = &[
     ("output_and_exit_code_are_the_programs", output_and_exit_code_are_the_programs),
     ("the_root_is_made_of_the_layers", the_root_is_made_of_the_layers),
+    (
+        "what_is_mounted_below_a_read_only_source_is_read_only",
+        what_is_mounted_below_a_read_only_source_is_read_only,
+    ),
     ("a_second_run_starts_afresh", a_second_run_starts_afresh),
     ("the_user_is_the_images", the_user_is_the_images),
     ("rights_are_those_of_the_configuration", rights_are_those_of_the_configuration),
@@ -67,6 +73,25 @@ fn the_root_is_made_of_the_layers(world: &mut World) {
     let outside =
         world.says(|_| {}, "ls /run/i2kit /sys/fs/cgroup /layers 2>/dev/null; readlink /proc/1/root");
     assert_eq!(outside, "/\n");
+}
+
+fn what_is_mounted_below_a_read_only_source_is_read_only(world: &mut World) {
+    // As a volume of several sources has another one below it.
+    std::fs::create_dir_all("/run/source/below").unwrap();
+    mount("tmpfs", "/run/source/below", "tmpfs", MountFlags::empty(), None).unwrap();
+    std::fs::write("/run/source/below/kept", "kept\n").unwrap();
+    let script = "echo x > /m/x; echo x > /m/below/x; echo x > /m/below/kept; cat /m/below/kept";
+    for (options, wanted) in [(["rbind", "ro"], "kept\n"), (["rbind", "rw"], "x\n")] {
+        let bind = Mount {
+            destination: "/m".into(),
+            kind: "bind".into(),
+            source: "/run/source".into(),
+            options: options.map(Into::into).into(),
+        };
+        let said = world.says(|spec| spec.config.mounts.push(bind), script);
+        assert_eq!(said, wanted, "{options:?}");
+        assert_eq!(std::fs::exists("/run/source/below/x").unwrap(), options[1] == "rw");
+    }
 }
 
 fn a_second_run_starts_afresh(world: &mut World) {

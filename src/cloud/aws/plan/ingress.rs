@@ -117,8 +117,8 @@ fn targets(ingress: &Name, backend: &HttpBackend) -> Result<Option<Value>, Frame
 /// Port 80, and 443 when there are certificates: then 80 only sends clients there.
 fn listeners(ingress: &Name, http: &HttpSpec, certificates: &[String]) -> Result<Vec<Value>, FrameError> {
     let Some((first, more)) = certificates.split_first() else {
-        if !http.hosts.is_empty() {
-            return Err(FrameError::Certificate { service: ingress.clone(), port: 443 });
+        if http.all_hosts || !http.hosts.is_empty() {
+            return Err(FrameError::Tls { ingress: ingress.clone() });
         }
         return Ok(vec![listener("Http", ingress, http)?]);
     };
@@ -224,6 +224,7 @@ mod tests {
         HttpSpec {
             certificates: vec![],
             hosts: vec![],
+            all_hosts: false,
             secrets: vec![],
             plain: false,
             backends: vec![backend("web", 8080), backend("api", 9090)],
@@ -309,6 +310,8 @@ mod tests {
         http.backends[0].targets.clear();
         assert_eq!(action(&http, Some(0))["FixedResponseConfig"]["StatusCode"], "503");
         http.hosts = vec!["shop.example.com".into()];
+        assert!(put(&http).unwrap_err().to_string().contains("certificate"));
+        (http.hosts, http.all_hosts) = (vec![], true);
         assert!(put(&http).unwrap_err().to_string().contains("certificate"));
     }
 }

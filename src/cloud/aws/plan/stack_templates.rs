@@ -116,6 +116,15 @@ pub enum FrameError {
         /// Its port.
         port: u16,
     },
+    /// TLS of an Ingress needs a certificate.
+    #[error(
+        "Ingress {ingress} has `tls` and no certificate: name its hosts, for which the certificate manager is searched, or name \
+         a certificate in its annotation `alb.ingress.kubernetes.io/certificate-arn`"
+    )]
+    Tls {
+        /// The Ingress' balancer.
+        ingress: Name,
+    },
     /// A network load balancer that ends TLS cannot keep a client with a machine.
     #[error(
         "port {port} of Service {service} ends TLS, and AWS keeps no client with a machine there; remove `sessionAffinity`, or let the pods end TLS"

@@ -471,3 +471,23 @@ proptest! {
         prop_assert_eq!(running(&world), vec![revision; usize::try_from(replicas).unwrap()]);
     }
 }
+
+#[test]
+fn a_wall_clock_that_jumps_disturbs_no_refresh() {
+    let sim = world(&settings(0, 1), 3, &[Behaviour::Ready(3000)]);
+    let mut world = sim.world();
+    let now = world.moment();
+    world.environment.start_refresh(&web(), 2, 3, now).unwrap();
+    for second in 0..60 {
+        // Two hours ahead while the first new machine starts, then two hours behind, which is before everything.
+        world.ahead = match second {
+            0..2 => 0,
+            2..9 => 7_200_000,
+            _ => -7_200_000,
+        };
+        world.pass(1);
+        assert!(healthy(&world) >= 3 && running(&world).len() <= 4, "{:?}", group(&world).instances);
+    }
+    assert_eq!(status(&world), RefreshStatus::Successful);
+    assert_eq!(running(&world), [2, 2, 2]);
+}

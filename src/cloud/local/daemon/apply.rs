@@ -38,8 +38,10 @@ pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, 
     match &act.act {
         Act::PutBalancer { spec } if spec.headless.is_none() => listening(keeper, &environment, spec).await,
         Act::DeleteGroup { group } => ended(keeper, &environment, group).await?,
-        Act::DeleteRevisions { .. } | Act::DeleteImages { .. } => sweep_images(keeper).await?,
         _ => {}
+    }
+    if sweeps(&act.act) {
+        sweep_images(keeper).await?;
     }
     // Another's act about disks goes on to its end.
     let ends = act.act == Act::Release && keeper.disks.try_lock().is_ok() && keeper.state().is_idle();
@@ -47,6 +49,15 @@ pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, 
         keeper.ending.cancel();
     }
     Ok(Applied { generation, ends })
+}
+
+/// Whether files of images or Secrets may have lost their last use: those of an Ingress are certificates with their keys.
+fn sweeps(act: &Act) -> bool {
+    match act {
+        Act::DeleteRevisions { .. } | Act::DeleteImages { .. } | Act::DeleteBalancer { .. } => true,
+        Act::PutBalancer { spec } => spec.http.is_some(),
+        _ => false,
+    }
 }
 
 /// Copies an image, and then records it. An act that will be refused copies nothing.
@@ -113,4 +124,21 @@ pub(super) async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError>
     })
     .await
     .unwrap_or_else(|panic| Err(CloudError::Store { message: panic.to_string() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::ServiceType;
+
+    #[test]
+    fn a_renewed_certificate_and_an_ingress_that_goes_leave_no_key() {
+        let name = Name { namespace: "default".into(), name: "ingress/web".into() };
+        let mut spec = BalancerSpec::new(name.clone(), ServiceType::LoadBalancer, vec![]);
+        assert!(!sweeps(&Act::PutBalancer { spec: spec.clone() }));
+        spec.http = serde_json::from_value(serde_json::json!({"backends": [], "rules": []})).unwrap();
+        assert!(sweeps(&Act::PutBalancer { spec }));
+        assert!(sweeps(&Act::DeleteBalancer { balancer: name }));
+        assert!(!sweeps(&Act::Release));
+    }
 }

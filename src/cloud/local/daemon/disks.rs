@@ -146,7 +146,7 @@ fn reserve(keeper: &Arc<Keeper>, environment: &str, disk: &Name) -> Result<Reser
     Ok(Reserved { keeper: Arc::clone(keeper), environment: environment.to_owned(), disk: disk.clone() })
 }
 
-/// Copies a disk at a moment: a machine that has it stands still meanwhile, so that the copy is what a cut of its power
+/// Copies a disk at a moment: a machine that has it is paused meanwhile, so that the copy is what a cut of its power
 /// would have left.
 async fn copy(
     keeper: &Arc<Keeper>,

@@ -40,3 +40,42 @@ pub(super) fn record(keeper: &Keeper, environment: &str, act: &PlannedAct) -> Re
         environments.entry(environment.to_owned()).or_default().apply(act, now, host)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::engine::environment::BalancerRecord;
+    use crate::cloud::local::home::Home;
+    use crate::manifest::api::Name;
+    use crate::plan::fleet::BalancerSpec;
+
+    #[test]
+    fn balancers_of_all_environments_have_addresses_of_their_own() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let keeper = Keeper::open(home).unwrap();
+        let web = Name { namespace: "default".into(), name: "web".into() };
+        let spec: BalancerSpec =
+            serde_json::from_value(json!({ "name": web, "kind": "ClusterIP", "listeners": [] })).unwrap();
+        // Another environment's has the address that this one's would be given.
+        let taken =
+            BalancerRecord { spec: spec.clone(), host: addresses::balancer("local", &web, &[]).to_string() };
+        let host = taken.host.clone();
+        keeper
+            .change_all(|environments| {
+                environments.entry("other".into()).or_default().balancers.insert(web.clone(), taken);
+                Ok(())
+            })
+            .unwrap();
+        let generation = Environment::default().generation();
+        let act = PlannedAct { act: Act::PutBalancer { spec }, generation, by: "ana".into() };
+        record(&keeper, "local", &act).unwrap();
+        let given = keeper.state().environments["local"].balancers[&web].host.clone();
+        assert!(given != host && given.starts_with("127.77."), "{given}");
+    }
+}

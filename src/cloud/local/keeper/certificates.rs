@@ -1,6 +1,6 @@
 //! Certificates of Ingresses: read from Secrets, whose values are files of the local cloud, or signed by the local
-//! authority for hosts that no Secret is for. They are looked at once a day, since they expire, and made anew long before
-//! they do.
+//! authority for hosts that no Secret is for. Those of Secrets are looked at once a day, a failure after 30 s, signed ones
+//! after half of their life, when another one is signed.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,5 @@
 //! The control loop: looks at every group, has the reconciler decide, saves what it decided, and does it.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,8 +32,8 @@ const REASON_LINES: usize = 12;
 #[derive(Debug, Default)]
 struct Memory {
     rounds: u64,
-    /// For how many rounds the front door has not carried in the network of an environment.
-    missing: BTreeMap<String, u64>,
+    /// Networks that the front door does not carry in.
+    missing: inside::Missing,
 }
 
 /// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
@@ -106,10 +105,12 @@ fn tick(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
     let now = keeper.clock.tick();
     let mut connections = keeper.carried().connections;
     connections.extend(inside::connections(keeper));
-    keeper.state().set_connections(&connections);
     let mut read = Read::new();
     let (decided, log) = loop {
         let mut state = keeper.state();
+        keeper.proxy.count_served(&mut connections, state.machines.keys());
+        // Under the lock of the step: `status` sets those that it shows.
+        state.set_connections(&connections);
         match state.step(&read, now)? {
             // Without the lock: there may be much to read.
             Stepped::Unread(ids) => {

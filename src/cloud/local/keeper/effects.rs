@@ -30,7 +30,7 @@ use crate::plan::fleet::{Accelerator, Health, InstanceId, InstanceState};
 /// Between two attempts to delete a disk that cannot be deleted.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long qemu may take until it answers.
+/// How long qemu may take until it answers. A machine whose qemu takes longer counts as one that is not ready.
 const QEMU_START: Duration = Duration::from_secs(30);
 
 /// Carries an effect out in the background.
@@ -117,7 +117,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
         })
     };
     match started {
-        Ok(()) => watch(keeper, &id, health_port),
+        Ok(()) => watch(keeper, &id, health_port, QEMU_START),
         Err(error) => {
             keeper.log.write(format_args!("{id}: {error}"));
             keeper.state().failed(&id, error.to_string());
@@ -224,8 +224,8 @@ impl State {
 }
 
 /// Looks after a VM whose process runs: its channel, where its ports are, its health. Goes on for as long as the VM is
-/// known, however long qemu takes.
-fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
+/// known, however long qemu takes; after `patience` the VM is not ready.
+fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16, patience: Duration) {
     open_channel(keeper, id);
     let Some(cancel) = keeper.state().machines.get(id).map(|machine| machine.watch.clone()) else { return };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
@@ -234,7 +234,7 @@ fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
     let make = move || {
         let (keeper, id, cancel) = (Arc::clone(&watched), id.clone(), cancel.clone());
         async move {
-            if learn_forwards(&keeper, &id).await? {
+            if learn_forwards(&keeper, &id, patience).await? {
                 check_health(keeper, id, health_port, cancel).await?;
             }
             Ok::<(), String>(())
@@ -245,7 +245,7 @@ fn watch(keeper: &Arc<Keeper>, id: &str, health_port: u16) {
 
 /// Waits until qemu answers and says where the VM's ports are; whether it did before it ended. A qemu that does not
 /// answer is a VM that is not ready.
-async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
+async fn learn_forwards(keeper: &Keeper, id: &str, patience: Duration) -> Result<bool, String> {
     let place = keeper.state().place(id);
     if let Some((environment, address, ports)) = place {
         let is_attached = keeper.state().machines.get(id).is_some_and(|machine| machine.network.is_inside());
@@ -257,7 +257,7 @@ async fn learn_forwards(keeper: &Keeper, id: &str) -> Result<bool, String> {
         return Ok(true);
     }
     let folder = keeper.home.instance(id);
-    let given_up = tokio::time::Instant::now() + QEMU_START;
+    let given_up = tokio::time::Instant::now() + patience;
     loop {
         match network::discover(&folder).await {
             Ok(forwards) => {
@@ -506,7 +506,7 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
     for (id, health_port) in machines {
         keeper.log.write(format_args!("{id} is adopted"));
         resume(keeper, &id);
-        watch(keeper, &id, health_port);
+        watch(keeper, &id, health_port, QEMU_START);
         // The power button may have been meant to be pressed when the last process was killed.
         let pressed = {
             let mut state = keeper.state();
@@ -567,4 +567,94 @@ fn remove_others(keeper: &Keeper, known: &BTreeSet<String>) -> Result<(), CloudE
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use serde_json::json;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::cloud::local::home::Home;
+    use crate::cloud::local::{socket, store};
+
+    /// A process that runs.
+    #[derive(Debug)]
+    struct Alive;
+
+    impl Running for Alive {
+        fn pid(&self) -> u32 {
+            1
+        }
+
+        fn is_alive(&mut self) -> bool {
+            true
+        }
+
+        fn killed_by(&mut self) -> Option<i32> {
+            None
+        }
+
+        fn kill(&mut self) {}
+    }
+
+    /// Answers as qemu does to `info usernet`: the health port of the guest is reached at `host`.
+    async fn qemu(folder: &Path, host: u16) {
+        let listener = socket::listen(folder, qmp::SOCKET).unwrap();
+        let table = format!("  TCP[HOST_FORWARD]  13  127.0.0.1 {host}  10.0.2.15 10256  0  0\r\n");
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let mut client = BufReader::new(client);
+            for answer in [json!({"QMP": {}}), json!({"return": {}}), json!({"return": table})] {
+                let mut request = String::new();
+                if answer.get("QMP").is_none() {
+                    client.read_line(&mut request).await.unwrap();
+                }
+                client.get_mut().write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_qemu_answers_late_is_looked_after_all_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let keeper = Arc::new(Keeper::open(home).unwrap());
+        let id = "web-1-a";
+        let folder = keeper.home.instance(id);
+        fs::create_dir_all(&folder).unwrap();
+        let sample = store::sample();
+        keeper
+            .change_all(|environments| {
+                environments.extend(sample);
+                Ok(())
+            })
+            .unwrap();
+        let machine = MachineHandle::new(Life::Started(Box::new(Alive)));
+        keeper.state().machines.insert(id.to_owned(), machine);
+        watch(&keeper, id, 10256, Duration::ZERO);
+        let patience = Duration::from_secs(30);
+        let name = format!("health check of {id}: qemu does not answer");
+        tokio::time::timeout(patience, async {
+            while !keeper.tasks.failing().iter().any(|failing| failing.starts_with(&name)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("its lateness is known");
+        let health = keeper.state().record(id).unwrap().health.clone();
+        assert_ne!(health, Health::Healthy);
+
+        let guest = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = guest.local_addr().unwrap();
+        let late = tokio::spawn(async move { qemu(&folder, address.port()).await });
+        tokio::time::timeout(patience, guest.accept()).await.expect("a health check").unwrap();
+        let known = keeper.state().machines[id].network.address(10256, Protocol::Tcp);
+        assert_eq!(known, Some(address));
+        late.abort();
+    }
 }

@@ -109,7 +109,8 @@ fn proxied_servers(
 
 /// The hosts of an Ingress that have TLS.
 fn tls_hosts(http: &HttpSpec) -> Vec<Option<String>> {
-    let for_all = http.secrets.iter().any(|secret| secret.hosts.is_empty()).then_some(None);
+    let is_for_all = http.all_hosts || http.secrets.iter().any(|secret| secret.hosts.is_empty());
+    let for_all = is_for_all.then_some(None);
     http.hosts.iter().cloned().map(Some).chain(for_all).collect()
 }
 
@@ -121,5 +122,36 @@ fn sources(http: &HttpSpec, host: Ipv4Addr) -> Vec<Source> {
     let covered = |host: &&String| !http.secrets.iter().any(|secret| secret.hosts.contains(host));
     sources
         .extend(http.hosts.iter().filter(covered).map(|name| (None, vec![name.clone(), host.to_string()])));
+    if sources.is_empty() && http.all_hosts {
+        sources.push((None, vec![host.to_string()]));
+    }
     sources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::fleet::HttpSecret;
+
+    #[test]
+    fn tls_without_a_host_is_for_all_and_has_a_certificate_of_the_address() {
+        let host = Ipv4Addr::new(127, 77, 1, 2);
+        let mut http = HttpSpec {
+            certificates: vec![],
+            hosts: vec![],
+            all_hosts: true,
+            secrets: vec![],
+            plain: false,
+            backends: vec![],
+            rules: vec![],
+            default: None,
+        };
+        assert!(http.has_tls());
+        assert_eq!(tls_hosts(&http), [None]);
+        assert_eq!(sources(&http, host), [(None, vec!["127.77.1.2".to_owned()])]);
+        let secret = HttpSecret { secret: "own".into(), version: "0".into(), hosts: vec![] };
+        http.secrets.push(secret.clone());
+        assert_eq!(tls_hosts(&http), [None]);
+        assert_eq!(sources(&http, host), [(Some(secret), vec![])]);
+    }
 }

@@ -1,8 +1,9 @@
-//! Networks of environments as the records want them: their rules, who carries in them, and connections of machines that are
-//! drained.
+//! The wanted state of environments' networks, from the records: rules, the hand-over to the front door, and connection
+//! counts of drained machines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
 
 use super::Keeper;
 use super::state::blocking;
@@ -16,18 +17,34 @@ use crate::cloud::local::network::wanted::{
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, PolicyPorts, Reachable, TargetGroup};
 
-/// After so many rounds a network that is not carried in is opened again.
-const REOPEN_ROUNDS: u64 = 10;
+/// After this time a network that is not carried in is opened again: a front door that was killed is back by then.
+const REOPEN: Duration = Duration::from_secs(2);
+
+/// Networks that the front door does not carry in, each with the time since when; or when it was opened again last.
+#[derive(Debug, Default)]
+pub(super) struct Missing(BTreeMap<String, Instant>);
+
+impl Missing {
+    /// Whether the network is to be opened again `now`. Rounds follow each other at once while there is something to do, so
+    /// that they measure no time.
+    fn is_due(&mut self, name: &str, now: Instant) -> bool {
+        let since = self.0.entry(name.to_owned()).or_insert(now);
+        let is_due = now.saturating_duration_since(*since) >= REOPEN;
+        if is_due {
+            *since = now;
+        }
+        is_due
+    }
+}
 
 /// Gives the front door the networks that it does not have yet.
-/// `missing` has for how many rounds each was not carried in.
-pub(super) async fn join(keeper: &Keeper, missing: &mut BTreeMap<String, u64>) -> Result<(), CloudError> {
+pub(super) async fn join(keeper: &Keeper, missing: &mut Missing) -> Result<(), CloudError> {
     let failed = |name: &str, error: &dyn std::fmt::Display| CloudError::Program {
         program: "the network".into(),
         message: format!("the front door does not carry in the network of {name}: {error}"),
     };
     let carried = keeper.mover.report().networks;
-    missing.retain(|name, _| !carried.contains(name));
+    missing.0.retain(|name, _| !carried.contains(name));
     let mut joined = Ok(());
     // Each has its turn, whatever becomes of another one.
     for (name, network) in keeper.networks.all() {
@@ -39,9 +56,7 @@ pub(super) async fn join(keeper: &Keeper, missing: &mut BTreeMap<String, u64>) -
             }
             Ok(None) if !carried.contains(&name) => {
                 // A process that was killed is there again soon; a front door that was ended has left what it had.
-                let rounds = missing.entry(name.clone()).or_default();
-                *rounds += 1;
-                let is_due = rounds.is_multiple_of(REOPEN_ROUNDS);
+                let is_due = missing.is_due(&name, Instant::now());
                 let opened = if is_due { blocking(|| network.reopen()) } else { Ok(()) };
                 opened.map_err(|error| failed(&name, &error))
             }
@@ -272,5 +287,17 @@ mod tests {
         let rules = [rule("10.0.0.0/9", None), rule("10.128.0.0/9", None), rule("12.0.0.0/8", Some(vec![]))];
         let allowed = allowed(&environment, &rules);
         assert_eq!((allowed.len(), allowed[0].peers.ranges().len()), (2, 1));
+    }
+
+    #[test]
+    fn a_network_is_opened_again_after_a_time_however_many_rounds_there_are() {
+        let mut missing = Missing::default();
+        let start = Instant::now();
+        let mut opened = 0;
+        for millisecond in 0..=5000 {
+            opened += u32::from(missing.is_due("e", start + Duration::from_millis(millisecond)));
+        }
+        assert_eq!(opened, 2);
+        assert!(!missing.is_due("f", start + Duration::from_secs(9)));
     }
 }

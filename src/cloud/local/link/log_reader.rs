@@ -154,7 +154,7 @@ pub(crate) fn tail(folder: &Path, count: usize) -> Vec<String> {
 mod tests {
     use std::fmt::Write as _;
     use std::fs::File;
-    use std::io::Write as _;
+    use std::io::{Seek as _, SeekFrom, Write as _};
 
     use super::*;
     use crate::cloud::local::link::log_cursor::LINE_BYTES;
@@ -275,5 +275,18 @@ mod tests {
             }
         }
         assert_eq!(heard, 8192 * part.len());
+    }
+
+    #[test]
+    fn the_last_line_of_a_journal_without_bound_is_read_from_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let mut file = File::create(folder(root.path(), "web").join("0.log")).unwrap();
+        // A hole of 1 TiB in front: reading all of it would not come to an end.
+        file.set_len(1 << 40).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        write!(file, "\n{} stdout F before\n{} stdout F last\n", time(1), time(2)).unwrap();
+        let mut reader = LogReader::new(root.path(), "").tail(1);
+        assert_eq!(texts(reader.more(BLOCK)), ["last"]);
+        assert_eq!(tail(root.path(), 1), ["web | last"]);
     }
 }

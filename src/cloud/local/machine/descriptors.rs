@@ -13,6 +13,13 @@ pub(crate) fn starting() -> MutexGuard<'static, ()> {
     STARTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Starts a process with `spawn`, by itself: it inherits no descriptor but its standard ones.
+pub(crate) fn alone<T>(spawn: impl FnOnce() -> T) -> T {
+    let _starting = starting();
+    close_on_exec();
+    spawn()
+}
+
 /// Raises this process's limit of descriptors to its hard limit, and returns it.
 pub(crate) fn raise_limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile);

@@ -315,4 +315,17 @@ mod tests {
         assert!(!process.is_alive());
         assert!(running(root.path()).unwrap().is_empty());
     }
+
+    #[test]
+    fn a_process_whose_start_failed_halfway_is_ended() {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let folder = PathBuf::from(format!("/proc/{}", child.id()));
+        assert!(folder.exists());
+        let error = or_end(child, Err::<(), _>(io::Error::other("no descriptor"))).unwrap_err();
+        assert_eq!(error.to_string(), "no descriptor");
+        assert!(!folder.exists(), "it has ended, and was waited for");
+        let (mut child, done) = or_end(Command::new("true").spawn().unwrap(), Ok(7)).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(done, 7);
+    }
 }

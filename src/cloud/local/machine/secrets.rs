@@ -3,9 +3,9 @@
 //! (`docs/formats.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,10 +13,14 @@ use i2kit_spec::secrets::{SECRETS_HEADER, SecretValues, decode_secrets, encode_s
 use rustix::fs::MemfdFlags;
 
 use crate::cloud::CloudError;
+use crate::cloud::local::home;
 use crate::cloud::secret::{KEY_BYTES, Key, message, too_long};
 use crate::manifest::api::Secret;
 
 const KEY: &str = "key";
+
+/// The mode of a file that is its owner's alone.
+const PRIVATE: u32 = 0o600;
 
 /// The age of a version, at most, at which it is kept although no revision names it: its deployment may be under way.
 const SPARED: Duration = Duration::from_mins(10);
@@ -37,7 +41,7 @@ pub(crate) fn open(folder: &Path) -> Result<Key, CloudError> {
 fn keep(folder: &Path, key: &Key) -> Result<(), CloudError> {
     let path = folder.join(KEY);
     if !path.exists() {
-        write(folder, &path, &key.0)?;
+        home::write_whole(&path, &key.0, PRIVATE)?;
     }
     if fs::read(&path).map_err(CloudError::file("read", &path))? == key.0 {
         return Ok(());
@@ -53,7 +57,7 @@ pub(crate) fn put(folder: &Path, key: &Key, secret: &Secret) -> Result<(), Cloud
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
     keep(folder, key)?;
     // Written also when it is there: the sweep goes by the time of the file.
-    write(folder, &folder.join(key.version(secret)?), &message(secret)?)
+    home::write_whole(&folder.join(key.version(secret)?), &message(secret)?, PRIVATE)
 }
 
 /// The values of these versions, by the Secrets' names.
@@ -114,17 +118,6 @@ pub(crate) fn sweep(folder: &Path, kept: &BTreeSet<String>, now: u64) -> Result<
         }
     }
     Ok(())
-}
-
-/// Writes a file that only the user may read, whole or not at all.
-fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), CloudError> {
-    // The name has the process in it: two runs never write into one file.
-    let new = folder.join(format!(".new-{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&new).map_err(CloudError::file("write", &new))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CloudError::file("write", &new))?;
-    fs::rename(&new, path).map_err(CloudError::file("write", path))
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ pub(crate) struct Given {
     pub(crate) user: OwnedFd,
     /// The network namespace.
     pub(crate) net: OwnedFd,
-    /// What is there once; none where the front door has it already.
+    /// The exclusive descriptors (`tun0`, the egress listener, the name server's sockets); none where the front door has them
+    /// already.
     pub(crate) outside: Option<GivenOutside>,
 }
 

@@ -1,5 +1,5 @@
-//! Egress in the process that carries for the host: of which environment a descriptor is, and what becomes of the
-//! connections that egress makes.
+//! The driver of egress in the front door's process: knows which environment a descriptor is of, and takes over the
+//! connections that egress has made.
 
 #[cfg(test)]
 mod tests;

@@ -501,7 +501,7 @@ impl Network {
         self.opened(Opened::Net).is_some()
     }
 
-    /// Records it, in the place of the one before. What is there once and is not given again stays.
+    /// Records it, in the place of the one before. Exclusive descriptors that are not given again stay.
     pub(crate) fn record(&self, table: &Table, environment: u64, opened: &[(Opened, Fd)]) {
         let is_whole = opened.iter().any(|(opened, _)| *opened == Opened::Tun);
         for before in Self::ALL.into_iter().rev() {

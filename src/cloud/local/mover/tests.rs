@@ -709,3 +709,29 @@ fn a_pair_that_is_connected_elsewhere_is_carried() {
     assert_eq!((heard.as_str(), answer.as_str()), ("there", "and back"));
     eventually("the end of the connection", || carried() == 0);
 }
+
+#[test]
+fn two_hundred_services_are_bound_and_changed_by_one_request_each() {
+    let door = Door::new(Shares::of(16_384));
+    let routes = |backends: &[Backend]| {
+        let one = |number: u16| {
+            let mut id = id(PORT + number, Protocol::Tcp);
+            id.service.name = format!("web-{number}");
+            (id, Route { host: host(117), backends: backends.to_vec(), inside: None })
+        };
+        Routes { listeners: (0..200).map(one).collect(), ..Routes::default() }
+    };
+    for name in ["a", "b"] {
+        let wanted = routes(&[server(name)]);
+        let started = Instant::now();
+        door.apply(wanted.clone());
+        let bound = door.report().bound;
+        // Less than a tenth of a second on two busy cores. One Service a round of the control loop would take 40 s.
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+        assert!(bound.iter().all(|(id, port)| id.port == *port) && !door.has_failures());
+        assert!(bound.keys().eq(wanted.listeners.keys()), "{} of 200", bound.len());
+        for number in [0, 99, 199] {
+            assert_eq!(ask((host(117), PORT + number), ""), name);
+        }
+    }
+}

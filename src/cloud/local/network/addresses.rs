@@ -3,10 +3,12 @@
 
 use std::net::Ipv4Addr;
 
+use rustix::process::{Uid, geteuid};
+
 use crate::manifest::api::Name;
 use crate::oci::Digest;
 
-/// Loopback addresses of this host that a machine reaches: both ranges below.
+/// Loopback addresses of this host that a machine reaches: those of balancers and of name servers.
 pub(super) const REACHABLE: &str = "127.76.0.0/14";
 
 /// The first two bytes of balancers' addresses.
@@ -25,10 +27,14 @@ pub(crate) fn machine(inside: Ipv4Addr) -> Ipv4Addr {
 }
 
 /// An address for the balancer `name` of `environment` that is not in `taken`: the same one for the same name as far as
-/// possible, so that bookmarks still work after a `destroy`.
+/// possible, so that bookmarks still work after a `destroy`. Another user of this host has another one.
 pub(crate) fn balancer(environment: &str, name: &Name, taken: &[String]) -> Ipv4Addr {
+    balancer_of(geteuid(), environment, name, taken)
+}
+
+fn balancer_of(user: Uid, environment: &str, name: &Name, taken: &[String]) -> Ipv4Addr {
     let [a, b] = BALANCERS;
-    let digest = Digest::of(format!("{environment}/{}/{}", name.namespace, name.name).as_bytes());
+    let digest = digest(user, &format!("{environment}/{}/{}", name.namespace, name.name));
     let bytes = digest.as_bytes();
     let first = u32::from(u16::from_be_bytes([bytes[0], bytes[1]]));
     // The range without its first and last address.
@@ -41,13 +47,26 @@ pub(crate) fn balancer(environment: &str, name: &Name, taken: &[String]) -> Ipv4
         .unwrap_or(Ipv4Addr::new(a, b, 0, 1))
 }
 
-/// The address of an environment's name server: always the same one, since running machines know it.
+/// The address of an environment's name server: always the same one, since running machines know it. Another user of
+/// this host has another one.
 pub(crate) fn name_server(environment: &str) -> Ipv4Addr {
+    name_server_of(geteuid(), environment)
+}
+
+fn name_server_of(user: Uid, environment: &str) -> Ipv4Addr {
     let [a, b] = NAME_SERVERS;
-    let digest = Digest::of(environment.as_bytes());
+    let digest = digest(user, environment);
     let bytes = digest.as_bytes();
     // Neither the first nor the last address of the range.
     Ipv4Addr::new(a, b, bytes[0], bytes[1].clamp(1, 254))
+}
+
+/// What the address of `what` is chosen by. All users of a host share its loopback.
+fn digest(user: Uid, what: &str) -> Digest {
+    if user.is_root() {
+        return Digest::of(what.as_bytes());
+    }
+    Digest::of(format!("{}/{what}", user.as_raw()).as_bytes())
 }
 
 #[cfg(test)]
@@ -78,5 +97,15 @@ mod tests {
         assert_ne!(found, name_server("other"));
         assert_eq!(found.octets()[..2], [127, 78]);
         assert!(is_reachable(found));
+    }
+
+    #[test]
+    fn users_of_one_host_have_addresses_of_their_own() {
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let users = [0, 1000, 1001].map(Uid::from_raw);
+        let found = users.map(|user| balancer_of(user, "local", &name, &[]));
+        assert!(found[0] != found[1] && found[0] != found[2] && found[1] != found[2], "{found:?}");
+        let found = users.map(|user| name_server_of(user, "local"));
+        assert!(found[0] != found[1] && found[0] != found[2] && found[1] != found[2], "{found:?}");
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn serve(join: &Join) -> io::Result<()> {
     };
     let borrowed: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
     send(socket, &Answer::Done, &borrowed)?;
-    // Others have them now: what is there once must be free when they end.
+    // Others have them now: the exclusive ones must be free when they end.
     drop(opened);
     while let Some((request, _)) = receive::<Request>(socket)? {
         match answer(&request) {

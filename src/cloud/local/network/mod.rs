@@ -1,8 +1,8 @@
 //! The network of machines: the device that a machine is started with, and where its ports are reached from this host.
 //!
-//! Nothing else knows how packets get to a machine. Every machine has qemu's user-mode network ([`user`]); another
-//! kind of network is another file with these functions. Addresses of balancers and name servers are in
-//! [`addresses`].
+//! A machine is in its environment's own network ([`own`]: namespaces, nftables, taps) or, where the host forbids that, in
+//! qemu's user network ([`user`]). [`attachment`] answers where its ports are reached in either. Addresses of the local cloud
+//! on this host are in [`addresses`].
 
 pub(crate) mod addresses;
 mod advice;

@@ -72,11 +72,11 @@ pub(crate) struct Handles {
     pub(crate) conntrack: OwnedFd,
     /// rtnetlink, told of interfaces that come and go; does not block.
     pub(crate) links: OwnedFd,
-    /// What is there once; none where another process has it already.
+    /// The exclusive descriptors; none where another process has them already.
     pub(crate) outside: Option<Outside>,
 }
 
-/// The descriptors of which a network has one each. None of them blocks.
+/// The exclusive descriptors, of which a network has one each: `tun0`, the egress listener, the name server's sockets. None of them blocks.
 #[derive(Debug)]
 pub(crate) struct Outside {
     /// The interface to outside: whole IPv4 packets.

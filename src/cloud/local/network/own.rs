@@ -63,7 +63,7 @@ const USER: &str = "user";
 pub(crate) struct Network {
     start: Start,
     open: Mutex<Open>,
-    /// What is there once, as long as no other process has it.
+    /// The exclusive descriptors, as long as no other process has them.
     outside: Mutex<Option<Outside>>,
     /// The rules that were written last.
     written: Mutex<Option<Wanted>>,
@@ -284,8 +284,8 @@ impl Network {
         conntrack::connections(&locked(&self.open).handles.conntrack)
     }
 
-    /// What the one gets that carries between this network and the host: the namespaces, and what is there once. Nothing
-    /// when another process has that already.
+    /// What the front door is given of this network: the namespaces and the exclusive descriptors. `None` when another
+    /// process has those already.
     pub(crate) fn to_give(&self) -> io::Result<Option<Given>> {
         let open = locked(&self.open);
         let outside = locked(&self.outside);
@@ -300,12 +300,12 @@ impl Network {
         Ok(Some(Given { user, net, outside: Some(outside) }))
     }
 
-    /// It was given. What is there once must be free when the one that has it ends.
+    /// It was given. The exclusive descriptors must be free when the process that has them ends.
     pub(crate) fn given(&self) {
         *locked(&self.outside) = None;
     }
 
-    /// Opens again what is there once, if nobody has it any more.
+    /// Opens the exclusive descriptors again, if nobody has them any more.
     pub(crate) fn reopen(&self) -> io::Result<()> {
         self.replace(&mut locked(&self.open))
     }

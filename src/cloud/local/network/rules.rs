@@ -120,9 +120,8 @@ fn note() -> Chain {
     hooked("note", Point::Output, -150, vec![vec![Statement::Marked(AS_CLIENT), Statement::MarkConnection]])
 }
 
-/// What leaves comes back by the same interface, once it is known that the other side answers, and is delivered here; so is
-/// what belongs to such a connection, or to one in a client's name. A machine's first packet is never part of one, though the
-/// listener has every address.
+/// TPROXY: a SYN that egress wrote back to `tun0` goes to the egress listener, and packets of its connections are delivered
+/// locally. A SYN from a tap is accepted before that: the listener has every address.
 fn divert() -> Chain {
     let here = Statement::Mark(HERE);
     let opens = vec![
@@ -181,7 +180,7 @@ fn input() -> Chain {
     hooked("input", Point::Input, 0, rules)
 }
 
-/// An address without a machine, or whose machine is gone: its interface went with it, and what is left is the way outside.
+/// Refuses packets to a machine's address that no machine has: without its tap's route they would leave by `tun0`.
 fn nobody() -> Vec<Vec<Statement>> {
     let to_nobody = || vec![Statement::To(OUTSIDE), Statement::Destination(MACHINES, false)];
     let with = |mut rule: Vec<Statement>, further: &[Statement]| {

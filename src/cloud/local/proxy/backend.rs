@@ -16,7 +16,7 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::wanted::{Pool, ServerAddress};
@@ -36,6 +36,9 @@ const KEPT: Duration = Duration::from_secs(4);
 
 /// How long a request waits for a place among the connections to machines: longer than those without a request are kept.
 const PLACE: Duration = Duration::from_secs(6);
+
+/// How long a request waits for a stream of HTTP/2 to a machine: for a place and for one connection after the other.
+const STREAM: Duration = Duration::from_secs(10);
 
 /// How long a machine that broke off is asked after the others only, as nginx has it.
 const FAILED: Duration = Duration::from_secs(10);
@@ -103,7 +106,7 @@ pub(super) struct Server {
     /// Requests under way.
     active: AtomicU32,
     idle: Mutex<Vec<(Connection, Instant)>>,
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    shared: tokio::sync::Mutex<Vec<Shared>>,
     /// Whether it is no backend any more: its connections end with their requests.
     gone: AtomicBool,
     /// When it last took no connection, or closed a new one without an answer.
@@ -138,17 +141,60 @@ struct Connection {
     _place: Arc<OwnedSemaphorePermit>,
 }
 
-/// A request that a server counts, for as long as it lives; with the connection that it is on.
+/// A connection of HTTP/2 to a machine, which requests share.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    used: Arc<Used>,
+    /// The streams that the machine takes on it (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    most: watch::Receiver<usize>,
+}
+
+/// What requests know of the connection that they share.
+#[derive(Debug, Default)]
+struct Used {
+    streams: AtomicUsize,
+    /// Whether it broke off under a request.
+    broken: AtomicBool,
+}
+
+/// A request's stream on a shared connection.
+#[derive(Debug)]
+struct Stream(Arc<Used>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn has_ended(&self) -> bool {
+        self.sender.is_closed() || self.used.broken.load(Ordering::Relaxed)
+    }
+
+    /// A stream, unless the machine takes no further one. Under the lock of the server's list.
+    fn stream(&self) -> Option<(http2::SendRequest<RequestBody>, Stream)> {
+        if self.has_ended() || self.used.streams.load(Ordering::Relaxed) >= *self.most.borrow() {
+            return None;
+        }
+        self.used.streams.fetch_add(1, Ordering::Relaxed);
+        Some((self.sender.clone(), Stream(Arc::clone(&self.used))))
+    }
+}
+
+/// A request that a server counts, for as long as it lives; with the connection that it is on, or the stream.
 #[derive(Debug)]
 pub(super) struct Lease {
     server: Arc<Server>,
     connection: Option<Connection>,
+    stream: Option<Stream>,
 }
 
 impl Lease {
     fn new(server: &Arc<Server>) -> Self {
         server.active.fetch_add(1, Ordering::Relaxed);
-        Self { server: Arc::clone(server), connection: None }
+        Self { server: Arc::clone(server), connection: None, stream: None }
     }
 
     /// The answer is whole: its connection may carry the next request.
@@ -227,40 +273,63 @@ impl Server {
         Ok(Connection { sender, _place: place })
     }
 
-    /// The one connection of HTTP/2, made when there is none.
-    async fn connect_shared(&self) -> Result<http2::SendRequest<RequestBody>, Unanswered> {
-        let living = |shared: &Option<http2::SendRequest<RequestBody>>| {
-            shared.as_ref().filter(|connection| !connection.is_closed()).cloned()
-        };
-        if let Some(connection) = living(&*self.shared.lock().await) {
-            return Ok(connection);
+    /// A stream on a connection of HTTP/2, on another one where those that there are have none left; whether the connection
+    /// was there before.
+    async fn shared_stream(&self) -> Result<(http2::SendRequest<RequestBody>, Stream, bool), Unanswered> {
+        let free = |shared: &[Shared]| shared.iter().find_map(Shared::stream);
+        if let Some((sender, stream)) = free(&self.shared.lock().await) {
+            return Ok((sender, stream, true));
         }
         let place = self.places.take().await?;
         let mut shared = self.shared.lock().await;
-        if let Some(connection) = living(&shared) {
-            return Ok(connection);
+        if let Some((sender, stream)) = free(&shared) {
+            return Ok((sender, stream, true));
         }
+        let connection = self.connect_shared(place).await?;
+        let (sender, stream) = connection.stream().ok_or(Unanswered::Unreached)?;
+        shared.retain(|connection| !connection.has_ended());
+        shared.push(connection);
+        Ok((sender, stream, false))
+    }
+
+    /// Connects, and waits until the machine has sent how many streams it takes.
+    async fn connect_shared(&self, place: OwnedSemaphorePermit) -> Result<Shared, Unanswered> {
         let stream = self.stream().await.map_err(|_| Unanswered::Unreached)?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
             .max_header_list_size(64 * 1024)
+            // None before its settings are known: further requests would wait inside the connection.
+            .initial_max_send_streams(0)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(4 * WINDOW);
-        let (connection, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
+        let (sender, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
+        let (limit, mut most) = watch::channel(0);
         tokio::spawn(async move {
-            drop(driver.await);
+            let mut driver = std::pin::pin!(driver);
+            loop {
+                let pause = if *limit.borrow() == 0 { SETTINGS } else { RESET };
+                tokio::select! {
+                    _ = &mut driver => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                let now = driver.current_max_send_streams();
+                limit.send_if_modified(|most| std::mem::replace(most, now) != now);
+            }
             drop(place);
         });
-        *shared = Some(connection.clone());
-        Ok(connection)
-    }
-
-    async fn forget_shared(&self) {
-        self.shared.lock().await.take();
+        let known = tokio::time::timeout(CONNECT, most.wait_for(|most| *most > 0)).await;
+        known.ok().and_then(|known| known.ok().map(drop)).ok_or(Unanswered::Unreached)?;
+        Ok(Shared { sender, used: Arc::default(), most })
     }
 }
+
+/// How often a new connection of HTTP/2 is looked at for the machine's settings.
+const SETTINGS: Duration = Duration::from_millis(1);
+
+/// The same, where they are known: a machine may change them.
+const RESET: Duration = Duration::from_secs(1);
 
 /// Bytes of a stream of HTTP/2 that may be under way to the proxy.
 pub(super) const WINDOW: u32 = 1 << 20;
@@ -378,14 +447,17 @@ async fn attempt(
 ) -> Result<Response<Incoming>, Attempt> {
     let server = Arc::clone(&lease.server);
     if server.http2 {
-        if fresh {
-            server.forget_shared().await;
-        }
-        let mut connection = match server.connect_shared().await {
-            Ok(connection) => connection,
+        let found = tokio::time::timeout(STREAM, server.shared_stream()).await;
+        let (mut sender, stream, reused) = match found.unwrap_or(Err(Unanswered::Unreached)) {
+            Ok(found) => found,
             Err(reason) => return Err(unconnected(reason, request)),
         };
-        return answer(connection.try_send_request(request), parts, !fresh).await;
+        let answered = answer(sender.try_send_request(request), parts, reused).await;
+        if matches!(answered, Err(Attempt::Closed { .. } | Attempt::Unsent(_))) {
+            stream.0.broken.store(true, Ordering::Relaxed);
+        }
+        lease.stream = Some(stream);
+        return answered;
     }
     let kept = if fresh { None } else { server.kept() };
     let reused = kept.is_some();
@@ -502,7 +574,7 @@ impl Registry {
             server.gone.store(true, Ordering::Relaxed);
             server.idle().clear();
             if let Ok(mut shared) = server.shared.try_lock() {
-                shared.take();
+                shared.clear();
             }
             server.active.load(Ordering::Relaxed) > 0
         });
@@ -514,6 +586,14 @@ impl Registry {
             server
                 .idle()
                 .retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < KEPT);
+            // Of those that are shared, one is kept without a request.
+            if let Ok(mut shared) = server.shared.try_lock() {
+                let mut is_first = true;
+                shared.retain(|connection| {
+                    let is_used = connection.used.streams.load(Ordering::Relaxed) > 0;
+                    !connection.has_ended() && (std::mem::take(&mut is_first) || is_used)
+                });
+            }
         }
     }
 

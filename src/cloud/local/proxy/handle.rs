@@ -1,5 +1,6 @@
-//! The proxy as the local cloud sees it: it wants a value to be served, and has the last report.
+//! The local cloud's client of the HTTP proxy: starts it, applies what is wanted, polls its report.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,17 +23,6 @@ const START: Duration = Duration::from_secs(10);
 /// Between two attempts to reach it.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The proxy.
-#[derive(Debug)]
-pub(crate) struct Proxy {
-    /// `None` until it is known.
-    wanted: watch::Sender<Option<Wanted>>,
-    report: Mutex<Report>,
-    since: Instant,
-    /// The process that was asked last to go on as this program, and when.
-    replaced: Mutex<Option<(u32, Instant)>>,
-}
-
 /// After a program that did not take over it is tried again.
 const AGAIN: Duration = Duration::from_mins(1);
 
@@ -40,12 +30,26 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// before is better than what is known.
 const SETTLING: Duration = Duration::from_secs(10);
 
+/// The proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    /// `None` until it is known.
+    wanted: watch::Sender<Option<Wanted>>,
+    report: Mutex<Report>,
+    /// The machines that it may send requests to; `None` until it is known what an earlier process has it serve.
+    served: Mutex<Option<BTreeSet<String>>>,
+    since: Instant,
+    /// The process that was asked last to go on as this program, and when.
+    replaced: Mutex<Option<(u32, Instant)>>,
+}
+
 impl Proxy {
     /// Nothing is known to be wanted yet: one that runs serves what it did.
     pub(crate) fn new() -> Self {
         Self {
             wanted: watch::Sender::new(None),
             report: Mutex::default(),
+            served: Mutex::default(),
             since: Instant::now(),
             replaced: Mutex::default(),
         }
@@ -74,6 +78,26 @@ impl Proxy {
         self.locked().clone()
     }
 
+    fn served(&self) -> MutexGuard<'_, Option<BTreeSet<String>>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one request at least for each of these `machines` that the proxy may send some to: until it has answered that
+    /// it serves without a machine, its report says nothing about what comes after it.
+    pub(crate) fn count_served<'m>(
+        &self,
+        counts: &mut BTreeMap<String, u32>,
+        machines: impl IntoIterator<Item = &'m String>,
+    ) {
+        let served = self.served();
+        for machine in machines {
+            if served.as_ref().is_none_or(|served| served.contains(machine)) {
+                let count = counts.entry(machine.clone()).or_default();
+                *count = (*count).max(1);
+            }
+        }
+    }
+
     /// Sees to it that what is wanted is served, for as long as it is polled. An error is what keeps it from that.
     pub(crate) async fn drive(&self, home: &Home) -> Result<(), String> {
         let mut changes = self.wanted.subscribe();
@@ -84,6 +108,7 @@ impl Proxy {
                 Some(wanted) if wanted.0.is_empty() => {
                     end(home).await.map_err(|error| error.to_string())?;
                     *self.locked() = Report::default();
+                    *self.served() = Some(BTreeSet::new());
                 }
                 Some(wanted) => {
                     self.serve(home, wanted, &mut changes).await.map_err(|error| error.to_string())?;
@@ -117,7 +142,13 @@ impl Proxy {
         changes: &mut watch::Receiver<Option<Wanted>>,
     ) -> io::Result<()> {
         let mut client = reach(home).await?;
+        let machines = wanted.machines();
+        // While it is on its way, those of before and these.
+        if let Some(served) = &mut *self.served() {
+            served.extend(machines.iter().cloned());
+        }
         let mut report = client.call(&Call::Apply(wanted)).await?;
+        *self.served() = Some(machines);
         if self.is_to_be_replaced(&report) {
             client.call(&Call::Replace(home.executable.clone())).await?;
             // Its successor listens on the same socket, and serves the same.
@@ -172,7 +203,82 @@ fn is_absent(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+
+    use super::super::control;
+    use super::super::wanted::{Front, Pool, ServerAddress};
     use super::*;
+    use crate::cloud::local::socket;
+
+    fn wanted(machines: &[&str]) -> Wanted {
+        let server = |machine: &&str| ServerAddress {
+            machine: (*machine).to_owned(),
+            address: (Ipv4Addr::LOCALHOST, 1).into(),
+        };
+        let servers = machines.iter().map(server).collect();
+        let front = Front {
+            environment: "e".into(),
+            host: Ipv4Addr::LOCALHOST,
+            certificates: vec![],
+            tls: vec![],
+            redirect: true,
+            rules: vec![],
+            default: Some(0),
+            pools: vec![Pool { service: "web".into(), http2: false, servers }],
+        };
+        Wanted(BTreeMap::from([("e/default/web".to_owned(), front)]))
+    }
+
+    #[tokio::test]
+    async fn a_machine_has_a_request_until_the_proxy_answers_that_it_serves_without_it() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let listener = socket::listen(&home.state, control::SOCKET).unwrap();
+        let proxy = Arc::new(Proxy::new());
+        let drained = || {
+            let machines = ["a", "b"].map(str::to_owned);
+            let mut counts = BTreeMap::from([("a".to_owned(), 3)]);
+            proxy.count_served(&mut counts, &machines);
+            machines.map(|machine| counts.get(&machine).copied())
+        };
+        // An earlier process may have had it serve anything.
+        assert_eq!(drained(), [Some(3), Some(1)]);
+        proxy.want(wanted(&["a", "b"]));
+        let (late, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (driving, is_late, opens) = (Arc::clone(&proxy), Arc::clone(&late), Arc::clone(&gate));
+        let driver = tokio::spawn(async move { driving.drive(&home).await });
+        let server = tokio::spawn(async move {
+            loop {
+                let mut stream = listener.accept().await.unwrap().0;
+                while let Ok(Some(call)) = control::read::<Call>(&mut stream).await {
+                    if matches!(&call, Call::Apply(wanted) if !wanted.machines().contains("b")) {
+                        is_late.notify_one();
+                        opens.notified().await;
+                    }
+                    control::write(&mut stream, &Report::default()).await.unwrap();
+                }
+            }
+        });
+        while proxy.served().is_none() {
+            tokio::time::sleep(POLL).await;
+        }
+        assert_eq!(drained(), [Some(3), Some(1)]);
+        proxy.want(wanted(&["a"]));
+        assert_eq!(drained(), [Some(3), Some(1)], "it still serves both");
+        late.notified().await;
+        assert_eq!(drained(), [Some(3), Some(1)], "its answer is late");
+        gate.notify_one();
+        while drained() != [Some(3), None] {
+            tokio::time::sleep(POLL).await;
+        }
+        server.abort();
+        driver.abort();
+    }
 
     #[test]
     fn a_proxy_that_stays_older_is_replaced_once_and_one_that_stays_the_same_again_after_a_pause() {

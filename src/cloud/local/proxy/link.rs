@@ -1,5 +1,5 @@
-//! What guardian and carrier have between them: a socket over which each holds copies of the other's descriptors, so that
-//! either can be started anew with all of them.
+//! The link between guardian and carrier: a socket pair over which each passes its descriptors to the other
+//! (`SCM_RIGHTS`), so that either can be started anew with all of them.
 //!
 //! A message is a line: `keep NAME` with a descriptor, `forget NAME`, `all` once everything was handed over, `leave` from
 //! a carrier in whose place another one is to be started, `ready` or `unready` from that one (the guardian passes `ready`

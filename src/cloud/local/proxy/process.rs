@@ -70,15 +70,18 @@ fn start(
 ) -> io::Result<(Child, OwnedFd)> {
     let (ours, theirs) = link::pair()?;
     let log = File::options().create(true).append(true).open(home.log())?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args([VERB, role])
         .env_clear()
         .envs(home.environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()?;
+        .stderr(log);
+    let mut child = descriptors::alone(|| command.spawn())?;
+    // The other end of the link is the child's alone: its end is seen here.
+    drop(command);
     if let Err(error) = link::send_all(ours.as_fd(), kept) {
         // With a part of what is kept it would be a second proxy beside this one.
         end(&mut child);
@@ -95,7 +98,6 @@ fn end(child: &mut Child) {
 
 /// Starts a proxy that serves nothing yet. It outlives this process.
 pub(crate) fn begin(home: &Home) -> io::Result<()> {
-    descriptors::close_on_exec();
     let (mut child, link) = start(home, &home.executable, GUARD, &BTreeMap::new())?;
     // The guardian finds no carrier at the other end, and starts one.
     drop(link);
@@ -121,64 +123,108 @@ pub fn guard(home: &Home) -> Result<(), CloudError> {
 }
 
 fn keep_watch(home: &Home) -> io::Result<()> {
-    let mut link = detach()?;
-    let mut kept = BTreeMap::new();
-    let mut children: Vec<Child> = Vec::new();
-    let (mut started, mut pause) = (Instant::now(), FIRST_PAUSE);
-    let (mut is_first, mut is_whole) = (true, false);
-    // The carrier before, until the one that is to take over from it serves.
-    let mut before: Option<OwnedFd> = None;
-    loop {
-        let word = link::receive(link.as_fd());
-        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    let mut watch = Watch {
+        home,
+        link: detach()?,
+        kept: BTreeMap::new(),
+        state: State::Receiving,
+        children: Vec::new(),
+        started: None,
+        pause: FIRST_PAUSE,
+    };
+    while watch.next()? {}
+    Ok(())
+}
+
+/// The guardian.
+struct Watch<'h> {
+    home: &'h Home,
+    link: OwnedFd,
+    kept: BTreeMap<String, OwnedFd>,
+    state: State,
+    children: Vec<Child>,
+    /// When a carrier was started last.
+    started: Option<Instant>,
+    pause: Duration,
+}
+
+/// What the guardian is about.
+enum State {
+    /// It is handed what is kept by whoever started it.
+    Receiving,
+    /// It has all of that, or a carrier of its own.
+    Guarding,
+    /// It has started a carrier that is to take over; the one `before` goes on until that serves.
+    TakingOver {
+        /// The link to the one before.
+        before: OwnedFd,
+    },
+}
+
+impl Watch<'_> {
+    /// Waits for a message and does what it asks; whether to go on.
+    fn next(&mut self) -> io::Result<bool> {
+        let word = link::receive(self.link.as_fd());
+        self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        let is_taking_over = matches!(self.state, State::TakingOver { .. });
         match word {
-            Ok(Some(Word::Keep(name, descriptor))) => drop(kept.insert(name, descriptor)),
-            Ok(Some(Word::Forget(name))) => drop(kept.remove(&name)),
-            Ok(Some(Word::All)) => is_whole = true,
-            Ok(Some(Word::End)) => return Ok(()),
+            Ok(Some(Word::Keep(name, descriptor))) => drop(self.kept.insert(name, descriptor)),
+            Ok(Some(Word::Forget(name))) => drop(self.kept.remove(&name)),
+            Ok(Some(Word::All)) if is_taking_over => {}
+            Ok(Some(Word::All)) => self.state = State::Guarding,
+            Ok(Some(Word::End)) => return Ok(false),
             Ok(Some(Word::Ready)) => {
-                if let Some(before) = before.take() {
-                    link::wait_for(link.as_fd(), None)?;
+                if let State::TakingOver { before } = std::mem::replace(&mut self.state, State::Guarding) {
+                    link::wait_for(self.link.as_fd(), None)?;
                     drop(link::send(before.as_fd(), "ready", None));
                 }
             }
-            Ok(Some(Word::Unready)) if before.is_none() => {}
+            Ok(Some(Word::Unready)) if !is_taking_over => {}
             // It did not take over: the carrier before goes on, with its own guardian.
-            Ok(Some(Word::Unready | Word::Leave) | None) | Err(_) if before.is_some() => {
-                children.iter_mut().for_each(end);
-                return Ok(());
+            Ok(Some(Word::Unready | Word::Leave) | None) | Err(_) if is_taking_over => {
+                self.children.iter_mut().for_each(end);
+                return Ok(false);
             }
+            Ok(Some(Word::Leave)) => return self.start_carrier(true),
             // Whoever handed this over has ended half way, or has given up.
-            Ok(None) | Err(_) if !kept.is_empty() && !is_whole => return Ok(()),
-            Ok(Some(Word::Leave | Word::Unready) | None) | Err(_) => {
-                let is_taking_over = matches!(word, Ok(Some(Word::Leave)));
-                // Without its folder there is nothing to serve.
-                if !home.state.exists() {
-                    return Ok(());
-                }
-                if is_first || started.elapsed() > PROVEN {
-                    pause = FIRST_PAUSE;
-                } else {
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                (is_first, started) = (false, Instant::now());
-                match start(home, &home.executable, CARRY, &kept) {
-                    Ok((child, next)) => {
-                        children.push(child);
-                        // From here on, what is kept comes from a carrier of its own.
-                        is_whole = true;
-                        let last = std::mem::replace(&mut link, next);
-                        if is_taking_over {
-                            link::wait_for(link.as_fd(), Some(TAKING_OVER))?;
-                            before = Some(last);
-                        }
-                    }
-                    Err(error) if is_taking_over => return Err(error),
-                    Err(_) => {}
+            Ok(None) | Err(_) if !self.kept.is_empty() && matches!(self.state, State::Receiving) => {
+                return Ok(false);
+            }
+            Ok(Some(Word::Unready) | None) | Err(_) => return self.start_carrier(false),
+        }
+        Ok(true)
+    }
+
+    /// Starts a carrier, with a pause where the last one ended at once; `takes_over` from the one at the other end of the
+    /// link. Whether to go on.
+    fn start_carrier(&mut self, takes_over: bool) -> io::Result<bool> {
+        // Without its folder there is nothing to serve.
+        if !self.home.state.exists() {
+            return Ok(false);
+        }
+        if self.started.is_none_or(|started| started.elapsed() > PROVEN) {
+            self.pause = FIRST_PAUSE;
+        } else {
+            std::thread::sleep(self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        self.started = Some(Instant::now());
+        match start(self.home, &self.home.executable, CARRY, &self.kept) {
+            Ok((child, next)) => {
+                self.children.push(child);
+                // From here on, what is kept comes from a carrier of its own.
+                self.state = State::Guarding;
+                let before = std::mem::replace(&mut self.link, next);
+                if takes_over {
+                    link::wait_for(self.link.as_fd(), Some(TAKING_OVER))?;
+                    self.state = State::TakingOver { before };
                 }
             }
+            Err(error) if takes_over => return Err(error),
+            // It is tried again: the link has ended still.
+            Err(_) => {}
         }
+        Ok(true)
     }
 }
 
@@ -191,7 +237,17 @@ struct Kept {
 #[derive(Debug)]
 struct Inside {
     link: OwnedFd,
+    /// How many links there were before this one.
+    number: u64,
     kept: BTreeMap<String, OwnedFd>,
+}
+
+impl Inside {
+    /// Takes the link to another guardian, and returns the one before.
+    fn change(&mut self, link: OwnedFd) -> OwnedFd {
+        self.number += 1;
+        std::mem::replace(&mut self.link, link)
+    }
 }
 
 impl Kept {
@@ -227,7 +283,7 @@ impl Kept {
         let mut inside = self.inside();
         let (mut child, link) = start(home, &home.executable, GUARD, &inside.kept)?;
         std::thread::spawn(move || child.wait());
-        inside.link = link;
+        inside.change(link);
         Ok(())
     }
 
@@ -248,7 +304,7 @@ impl Kept {
             return Err(error);
         }
         std::thread::spawn(move || child.wait());
-        let old = std::mem::replace(&mut inside.link, link);
+        let old = inside.change(link);
         drop(link::send(old.as_fd(), "end", None));
         Ok(())
     }
@@ -294,7 +350,7 @@ async fn serve(home: &Home) -> io::Result<()> {
             Some(_) => {}
         }
     }
-    let kept = Arc::new(Kept { inside: Mutex::new(Inside { link, kept }) });
+    let kept = Arc::new(Kept { inside: Mutex::new(Inside { link, number: 0, kept }) });
     let limit = CLIENTS.min(descriptors::raise_limit().saturating_sub(RESERVE) / 2).max(16);
     let server = Server::new(limit, Arc::clone(&kept) as Arc<dyn Sockets>);
     let mut state = Wanted::default();
@@ -497,19 +553,18 @@ impl Carrier {
     /// Starts another guardian whenever it ends.
     fn watch_guardian(&self) {
         loop {
-            let Ok(link) = self.kept.inside().link.try_clone() else { return };
+            let (link, number) = {
+                let inside = self.kept.inside();
+                let Ok(link) = inside.link.try_clone() else { return };
+                (link, inside.number)
+            };
             // A guardian sends nothing: this returns when it ends.
             while matches!(link::receive(link.as_fd()), Ok(Some(_))) {}
             if self.parting.load(Ordering::Relaxed) {
                 return;
             }
-            let is_same = |inside: &Inside| {
-                let place =
-                    |descriptor: BorrowedFd<'_>| rustix::fs::fstat(descriptor).map(|stat| stat.st_ino).ok();
-                place(inside.link.as_fd()) == place(link.as_fd())
-            };
-            let replaced = !is_same(&self.kept.inside());
-            if !replaced && self.kept.replace_guardian(&self.home).is_err() {
+            let is_same = self.kept.inside().number == number;
+            if is_same && self.kept.replace_guardian(&self.home).is_err() {
                 std::thread::sleep(FIRST_PAUSE);
             }
         }
@@ -531,5 +586,31 @@ impl Carrier {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn the_proxy_is_started_while_no_machine_is() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::from("/bin/true"));
+        home.create().unwrap();
+        let (send, begun) = mpsc::channel();
+        let starting = descriptors::starting();
+        let starter = std::thread::spawn(move || {
+            // It may have ended before it is sent anything.
+            drop(begin(&home));
+            send.send(()).unwrap();
+        });
+        assert!(begun.recv_timeout(Duration::from_millis(200)).is_err());
+        drop(starting);
+        begun.recv_timeout(Duration::from_mins(1)).unwrap();
+        starter.join().unwrap();
     }
 }

@@ -166,6 +166,32 @@ async fn named(name: &'static str) -> SocketAddr {
     backend(move |_| async move { text(name) }).await
 }
 
+/// A server that promises to keep a connection and closes it with the next request, as servers do whose patience ends; and
+/// how often that one began with `with`.
+async fn fickle(with: &'static str) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let closings = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&closings);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                if stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                    drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await);
+                    let second = stream.read(&mut buffer).await;
+                    if second.is_ok_and(|read| buffer[..read].starts_with(with.as_bytes())) {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    (address, closings)
+}
+
 /// A server that answers with the head of the request.
 async fn mirror() -> SocketAddr {
     backend(|request: Request<Incoming>| async move {
@@ -269,26 +295,8 @@ async fn a_refused_connection_and_one_that_was_closed_meanwhile_are_tried_elsewh
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
     };
-    // It promises to keep a connection and closes it with the next request, as servers do whose patience ends.
-    let fickle = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let fickle_address = fickle.local_addr().unwrap();
-    let closings = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&closings);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = fickle.accept().await.unwrap();
-            let counted = Arc::clone(&counted);
-            tokio::spawn(async move {
-                let mut buffer = [0; 4096];
-                if stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                    drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await);
-                    drop(stream.read(&mut buffer).await);
-                    counted.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-    });
-    let mut front = front(&[closed, fickle_address]);
+    let (fickle, closings) = fickle("").await;
+    let mut front = front(&[closed, fickle]);
     let bed = Bed::new(front.clone());
     for _ in 0..10 {
         assert_eq!(bed.get("/").await, (StatusCode::OK, "ok".into()));
@@ -348,28 +356,53 @@ async fn an_answer_that_cannot_be_read_has_its_own_reason() {
 
 #[tokio::test]
 async fn a_request_that_changes_something_is_not_sent_twice() {
-    let fickle = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = fickle.local_addr().unwrap();
-    let posts = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&posts);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = fickle.accept().await.unwrap();
-            let counted = Arc::clone(&counted);
-            tokio::spawn(async move {
-                let mut buffer = [0; 4096];
-                drop(stream.read(&mut buffer).await);
-                drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await);
-                if stream.read(&mut buffer).await.is_ok_and(|read| buffer[..read].starts_with(b"POST")) {
-                    counted.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-    });
+    let (address, posts) = fickle("POST").await;
     let bed = Bed::new(front(&[address]));
     assert_eq!(bed.get("/").await.0, StatusCode::OK);
     let answer =
         bed.raw("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx").await;
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     assert_eq!(posts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_machine_with_two_streams_a_connection_is_asked_over_several() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&waiting);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let counted = Arc::clone(&counted);
+                    async move {
+                        if request.uri().path() == "/open" {
+                            counted.fetch_add(1, Ordering::Relaxed);
+                            std::future::pending::<()>().await;
+                        }
+                        Ok::<_, Infallible>(text("done"))
+                    }
+                });
+                let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                builder.max_concurrent_streams(2);
+                drop(builder.serve_connection(TokioIo::new(stream), service).await);
+            });
+        }
+    });
+    let mut front = front(&[address]);
+    front.pools[0].http2 = true;
+    let bed = Bed::new(front);
+    let mut open = Vec::new();
+    for number in 1..=5 {
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        open.push(stream);
+        while waiting.load(Ordering::Relaxed) < number {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(bed.get("/").await, (StatusCode::OK, "done".into()));
 }

@@ -1,6 +1,6 @@
 //! What the proxy is given and what it reports, as values. They cross its control socket as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -51,15 +51,21 @@ impl Front {
 }
 
 impl Wanted {
+    /// The machines that requests may go to.
+    pub(crate) fn machines(&self) -> BTreeSet<String> {
+        let pools = self.0.values().flat_map(|front| &front.pools);
+        pools.flat_map(|pool| &pool.servers).map(|server| server.machine.clone()).collect()
+    }
+
     /// Takes certificates over from what was served `before`, for hosts with TLS that none is given for now: where no new
     /// one can be read or signed, the one of before is still good.
     pub(crate) fn keep_certificates(&mut self, before: &Self) {
-        for (id, Front { certificates, tls, .. }) in &mut self.0 {
+        for (id, Front { certificates, tls, host: address, .. }) in &mut self.0 {
             let Some(before) = before.0.get(id) else { continue };
             for host in tls.iter() {
                 let is_for = |certificate: &&Certificate| match host {
                     Some(host) => certificate.hosts.contains(host),
-                    None => certificate.hosts.is_empty(),
+                    None => certificate.hosts.is_empty() || certificate.hosts == [address.to_string()],
                 };
                 if !certificates.iter().any(|certificate| is_for(&certificate)) {
                     certificates.extend(before.certificates.iter().find(is_for).cloned());

@@ -3,7 +3,7 @@
 use super::service::{certificates, ranges};
 use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
-use crate::manifest::support::Annotation;
+use crate::manifest::support::{Annotation, INGRESS_RANGES};
 use crate::manifest::tree::{Entry, Node};
 
 /// What is in the annotations of ingress controllers, and of those that work beside them.
@@ -69,6 +69,7 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
         certificates(check, value.split(',').map(str::trim), entry.value.span);
     } else if meaning == Some(Annotation::IngressSourceRanges) {
         ranges(check, value, entry.value.span);
+        check.supported(entry.key_span, "a limit on who may connect", INGRESS_RANGES);
         if let Some(other) = other.filter(|other| other.value.scalar() != Some(value)) {
             let place = check.place(other.key_span);
             check
@@ -128,14 +129,35 @@ pub(in crate::manifest) fn ingress_has_backend(check: &mut Check<'_>, spec: &Nod
     }
 }
 
-/// Paths begin with a slash.
+/// Paths begin with a slash, and are such as a request has: clients resolve dots before they ask.
 pub(in crate::manifest) fn ingress_path(check: &mut Check<'_>, path: &Node<'_>) {
     let Some(node) = path.get("path") else { return };
     let Some(text) = node.scalar() else { return };
-    if !text.starts_with('/') {
-        let message = format!("a path begins with `/`, got {}", check.shown(text));
-        check.key("path", |check| {
-            check.report(Code::InvalidValue, node.span, message);
-        });
-    }
+    let reason = if !text.starts_with('/') {
+        "a path begins with `/`"
+    } else if has_dots(text) {
+        "no request has a path with `.` or `..`: clients resolve them"
+    } else if !is_encoded(text) {
+        "in a path, two hexadecimal digits follow `%`"
+    } else {
+        return;
+    };
+    let message = format!("{reason}, got {}", check.shown(text));
+    check.key("path", |check| {
+        check.report(Code::InvalidValue, node.span, message);
+    });
+}
+
+/// Whether an element of the path is `.` or `..`, in any encoding (RFC 3986, 6.2.2.2).
+fn has_dots(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    let mut elements = path.split(['/', '\\']);
+    elements.any(|element| [".", ".."].contains(&element.split(';').next().unwrap_or_default()))
+}
+
+/// Whether each `%` is followed by two hexadecimal digits (RFC 3986, 2.1).
+fn is_encoded(path: &str) -> bool {
+    let is_octet =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+    path.split('%').skip(1).all(is_octet)
 }
