@@ -72,7 +72,7 @@ fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
 
 #[test]
 fn every_example_obeys_linuxkits_rules() {
-    insta::glob!("../manifests", "*.yaml", |path| {
+    insta::glob!("../manifests", "**/*.yaml", |path| {
         let yaml: Vec<String> = plans(&read(path)).iter().map(linuxkit::render).collect();
         for document in &yaml {
             assert_eq!(linuxkit_rules::violations(document), Vec::<String>::new(), "{document}");
@@ -83,7 +83,7 @@ fn every_example_obeys_linuxkits_rules() {
 
 #[test]
 fn every_example_has_a_rollout_plan() {
-    insta::glob!("../manifests", "*.yaml", |path| {
+    insta::glob!("../manifests", "**/*.yaml", |path| {
         let set = read(path);
         let images: Vec<LaunchImage> = plans(&set).iter().map(LaunchImage::from).collect();
         let (groups, balancers) = workload::desired(&set, &images, &BTreeMap::new());

@@ -10,6 +10,8 @@ mod circles;
 mod clouds;
 #[path = "tidy/limits.rs"]
 mod limits;
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/pages.rs"]
 mod pages;
 #[path = "tidy/promises.rs"]
@@ -24,7 +26,7 @@ mod source;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use source::{files, sources};
+use source::{files, root, sources};
 
 /// The rooms of `src/`, and for each the rooms that it may name. A new edge is a decision about the design: make it
 /// here and in `docs/architecture/index.md`, in the same commit.
@@ -82,12 +84,13 @@ const EFFECTS: &[&str] = &[
     "rustix",
 ];
 
-/// The only places that start processes: qemu, the local cloud's own process, the tools that sign and that make manifests
-/// of a kustomization, and what the guest is there for.
+/// The only places that start processes: qemu, the local cloud's own process, the tools that sign, that make manifests
+/// of a kustomization and that open a browser, and what the guest is there for.
 const STARTS_PROCESSES: &[&str] = &[
     "src/cloud/local",
     "src/image/sign.rs",
     "src/cli/kustomize.rs",
+    "src/cli/dashboard/open.rs",
     "linuxkit/container/src",
     "linuxkit/init/src",
     "linuxkit/aws/src",
@@ -247,7 +250,7 @@ fn every_example_is_deployed_by_a_test() {
     let tests: String = sources(&["tests"]).into_iter().map(|source| source.text.as_str()).collect();
     let wrong: Vec<PathBuf> = files("manifests")
         .into_iter()
-        .filter(|path| !tests.contains(&format!("manifests/{}", path.file_name().unwrap().to_string_lossy())))
+        .filter(|path| !tests.contains(path.strip_prefix(root()).unwrap().to_str().unwrap()))
         .collect();
     assert!(wrong.is_empty(), "no test names these: {wrong:?}");
 }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use i2kit::cloud::local::packets::build::{self, Failure};
+use i2kit::cloud::local::packets::build::{self, IcmpFailure};
 use i2kit::cloud::local::packets::fragments::Fragments;
 use i2kit::cloud::local::packets::parse::{self, Datagram, Echo, Ip, Packet, Segment};
 use libfuzzer_sys::fuzz_target;
@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 fn answer(packet: &Packet<'_>) {
     let mut answers = Vec::new();
     answers.extend(Segment::of(packet).and_then(|segment| build::reset(&segment)));
-    for failure in [Failure::Port, Failure::TooBig(1300)] {
+    for failure in [IcmpFailure::Port, IcmpFailure::TooBig(1300)] {
         answers.extend(build::error(failure, packet, packet.destination));
     }
     if let Some(datagram) = Datagram::of(packet) {

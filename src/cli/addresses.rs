@@ -101,7 +101,8 @@ fn covers(known: &str, host: &str) -> bool {
             .is_some_and(|known| suffix().is_some_and(|suffix| suffix.eq_ignore_ascii_case(known)))
 }
 
-fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
+/// Where a balancer answers; `ports` are those of its Service, where that is at hand.
+pub(super) fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
     let sites = sites(balancer);
     if !sites.is_empty() {
         return sites.iter().map(|site| format!("{} (at {})", site.url, balancer.host)).collect();
@@ -115,6 +116,7 @@ fn of(balancer: &LoadBalancer, ports: &[ServicePort]) -> Vec<String> {
         };
         let is_own = |port: &&ServicePort| (port.port, port.protocol) == (listener.port, listener.protocol);
         let name = ports.iter().find(is_own).and_then(|port| port.name.as_deref());
+        let name = name.or(listener.name.as_deref());
         shown(&balancer.host, bound, scheme(listener, name), listener.protocol)
     };
     bound.map(address).collect()

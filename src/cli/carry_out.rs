@@ -10,7 +10,7 @@ use crate::plan::act::Act;
 use crate::plan::fleet::Fleet;
 use crate::plan::rollout::{RolloutPlan, Step};
 use crate::report::{self, Format};
-use crate::rollout::{self, Record, RolloutError};
+use crate::rollout::{self, RolloutError, RunRecord};
 
 /// Carries `plan` out, waits for its end, and prints the result.
 pub(super) async fn carry_out(
@@ -19,14 +19,14 @@ pub(super) async fn carry_out(
     plan: &RolloutPlan,
     materials: &Materials,
 ) -> Result<Exit, Failure> {
-    let record = Record::default();
+    let record = RunRecord::default();
     interruptible(context, &record, carry_out_with(context, cloud, (plan, materials), &record)).await
 }
 
 /// Runs what carries a plan out. An interrupt ends it with a word about what goes on without it.
 pub(super) async fn interruptible(
     context: &Context,
-    record: &Record,
+    record: &RunRecord,
     work: impl Future<Output = Result<Exit, Failure>>,
 ) -> Result<Exit, Failure> {
     tokio::select! {
@@ -53,7 +53,7 @@ pub(super) async fn carry_out_with(
     context: &Context,
     cloud: &dyn Cloud,
     (plan, materials): (&RolloutPlan, &Materials),
-    record: &Record,
+    record: &RunRecord,
 ) -> Result<Exit, Failure> {
     let left = carry_out_to(context, cloud, (plan, materials), true, record).await?;
     match context.format {
@@ -65,12 +65,12 @@ pub(super) async fn carry_out_with(
 }
 
 /// Whether there was nothing to do and nothing to wait for.
-pub(super) fn is_unchanged(record: &Record, left: &[Step]) -> bool {
+pub(super) fn is_unchanged(record: &RunRecord, left: &[Step]) -> bool {
     record.done().is_empty() && left.is_empty()
 }
 
 /// What was done, and what is left, for programs.
-pub(super) fn done(plan: &RolloutPlan, record: &Record, left: &[Step]) -> serde_json::Value {
+pub(super) fn done(plan: &RolloutPlan, record: &RunRecord, left: &[Step]) -> serde_json::Value {
     serde_json::json!({
         "environment": plan.environment,
         "changed": !record.applied().is_empty(),
@@ -85,12 +85,12 @@ pub(super) async fn carry_out_to(
     cloud: &dyn Cloud,
     (plan, materials): (&RolloutPlan, &Materials),
     wait: bool,
-    record: &Record,
+    record: &RunRecord,
 ) -> Result<Vec<Step>, Failure> {
     for note in &plan.notes {
         context.events.note(note.clone());
     }
-    let options = rollout::Options { wait, by: holder() };
+    let options = rollout::RolloutOptions { wait, by: holder() };
     let ended = rollout::execute(plan, materials, cloud, &context.events, &options, record).await;
     if context.summary.is_some() || ended.is_err() {
         let fleet = cloud.observe().await.unwrap_or_else(|error| {
@@ -185,7 +185,7 @@ mod tests {
             "notes": [],
         }))
         .unwrap();
-        let nothing = Record::default();
+        let nothing = RunRecord::default();
         let expected = json!({"environment": "staging", "changed": false, "steps": [], "left": []});
         assert_eq!(done(&plan, &nothing, &[]), expected);
         assert!(is_unchanged(&nothing, &[]) && !is_unchanged(&nothing, &plan.steps));

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::args::CpArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::unpack::{Target, unpack};
+use super::unpack::{CopyTarget, unpack};
 use super::{connection, exec, named};
 use crate::cloud::exec::{Command, Input, Output, Session};
 use crate::cloud::{Cloud, CloudError};
@@ -227,7 +227,7 @@ async fn download(
     to: &Path,
 ) -> Result<Exit, Failure> {
     let (folder, last) = split(path)?;
-    let target = Target::new(to, last).or_exit(Exit::Failure)?;
+    let target = CopyTarget::new(to, last).or_exit(Exit::Failure)?;
     let Session { input, mut output } =
         tar(context, args, name, &["-cf", "-", "-C", folder, last], false).await?;
     let (sender, receiver) = mpsc::channel(PIECES);

@@ -10,18 +10,18 @@ use super::{addresses, carry_out, connection, output, prepare, secrets};
 use crate::plan::act::Act;
 use crate::plan::rollout::{self, RolloutPlan};
 use crate::report::{self, Format};
-use crate::rollout::Record;
+use crate::rollout::RunRecord;
 
 /// How often it is looked whether the images are with the cloud.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
-    let record = Record::default();
+    let record = RunRecord::default();
     carry_out::interruptible(context, &record, deploy(context, args, &record)).await
 }
 
-async fn deploy(context: &Context, args: &DeployArgs, record: &Record) -> Result<Exit, Failure> {
+async fn deploy(context: &Context, args: &DeployArgs, record: &RunRecord) -> Result<Exit, Failure> {
     let prepared = prepare::prepare(context, &args.set).await?;
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
@@ -63,7 +63,7 @@ async fn deploy(context: &Context, args: &DeployArgs, record: &Record) -> Result
 }
 
 /// Ends when the cloud has its own copies of all images of the plan.
-async fn until_put(plan: &RolloutPlan, record: &Record) {
+async fn until_put(plan: &RolloutPlan, record: &RunRecord) {
     let mut looks = tokio::time::interval(LOOK);
     loop {
         looks.tick().await;

@@ -50,7 +50,7 @@ const FEATURES: &[Feature] = &[
     ),
     depends("NetworkPolicies, enforced outside the pods", &["NetworkPolicy"]),
     works("PodDisruptionBudgets"),
-    works("`logs`, `events`, `history`, `plan`, `diff`, `wait`"),
+    works("`logs`, `events`, `history`, `plan`, `diff`, `wait`, `dashboard`"),
     depends(
         "`exec`, `cp` (the container needs `tar`; links are left out), `console`, `top`",
         &["i2kit exec", "i2kit cp", "i2kit console", "i2kit top"],

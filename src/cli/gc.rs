@@ -8,7 +8,7 @@ use crate::cloud::{Cloud, Materials, Scope};
 use crate::plan::act::Act;
 use crate::plan::rollout::{self, RolloutPlan};
 use crate::report::{self, Events, Format};
-use crate::rollout::Record;
+use crate::rollout::RunRecord;
 
 /// Deletes, or with `--dry-run` lists.
 pub(super) async fn run(context: &Context, args: &GcArgs) -> Result<Exit, Failure> {
@@ -32,8 +32,9 @@ pub(super) async fn run(context: &Context, args: &GcArgs) -> Result<Exit, Failur
 
 /// Carries the plan out. Returns what was deleted.
 async fn collect(plan: &RolloutPlan, cloud: &dyn Cloud) -> Result<Vec<String>, Failure> {
-    let options = crate::rollout::Options { by: holder(), ..crate::rollout::Options::default() };
-    let (nothing, quiet, record) = (Materials::default(), Events::none(), Record::default());
+    let options =
+        crate::rollout::RolloutOptions { by: holder(), ..crate::rollout::RolloutOptions::default() };
+    let (nothing, quiet, record) = (Materials::default(), Events::none(), RunRecord::default());
     crate::rollout::execute(plan, &nothing, cloud, &quiet, &options, &record)
         .await
         .map_err(carry_out::failure)?;

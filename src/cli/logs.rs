@@ -62,9 +62,14 @@ fn prefix(line: &LogLine, timestamps: bool) -> String {
 
 /// The line as it may be shown.
 fn text(line: &LogLine, timestamps: bool) -> String {
+    format!("{}{}\n", text::line(&prefix(line, timestamps)), shown(&line.text))
+}
+
+/// What a container printed, on one line and without what acts on a terminal.
+pub(super) fn shown(printed: &str) -> String {
     // A line may end with a carriage return and a line feed.
-    let bare = line.text.strip_suffix('\r').unwrap_or(&line.text);
-    format!("{}{}\n", text::line(&prefix(line, timestamps)), text::visible(bare).replace('\n', "\u{240a}"))
+    let bare = printed.strip_suffix('\r').unwrap_or(printed);
+    text::visible(bare).replace('\n', "\u{240a}")
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod console;
 mod context;
 mod convert;
 mod cp;
+mod dashboard;
 mod deploy;
 mod destroy;
 mod diff;
@@ -155,6 +156,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Preview(set) => block_on(preview::run(&context()?, &set)),
         Verb::Status(args) => wait(status::run(&context()?, &args)),
         Verb::Events(args) => wait(events::run(&context()?, &args)),
+        Verb::Dashboard(args) => block_on(dashboard::run(&context()?, &args)),
         Verb::Top(args) => wait(top::run(&context()?, &args)),
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),

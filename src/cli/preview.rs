@@ -19,7 +19,7 @@ use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
 use crate::plan::rollout::{self, Desired, Intent, RolloutPlan};
 use crate::report::{self, Format};
-use crate::rollout::Record;
+use crate::rollout::RunRecord;
 
 /// How often what is torn down is looked at, when somebody else's acts come in between.
 const LOOKS: u32 = 20;
@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
         () = signals.any() => return Ok(Exit::Interrupted),
     };
     let Ready { prepared, cloud, secrets, desired } = ready;
-    let (cloud, record) = (cloud.as_ref(), Record::default());
+    let (cloud, record) = (cloud.as_ref(), RunRecord::default());
     let outcome = tokio::select! {
         outcome = serve(context, cloud, (prepared, &secrets), &desired, &record) => outcome,
         () = signals.any() => Ok(()),
@@ -125,7 +125,7 @@ fn deployed(desired: &Desired, fleet: &Fleet) -> Option<Name> {
 
 /// Deletes what is this run's alone. Looks again whenever somebody else's act came in between.
 async fn teardown(context: &Context, cloud: &dyn Cloud, own: &Own) -> Result<(), Failure> {
-    let record = Record::default();
+    let record = RunRecord::default();
     let mut looks = 1;
     loop {
         let (doomed, changed) = own.part(cloud.observe().await.or_exit(Exit::Cloud)?);
@@ -149,7 +149,7 @@ async fn serve(
     cloud: &dyn Cloud,
     (prepared, secrets): (prepare::Prepared, &Secrets),
     desired: &Desired,
-    record: &Record,
+    record: &RunRecord,
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     rollout::check_disks(desired, &fleet).or_exit(Exit::Manifest)?;

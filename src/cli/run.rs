@@ -7,7 +7,7 @@ use super::{carry_out, connection, named, output};
 use crate::cloud::Materials;
 use crate::plan::rollout::{self, PlanError};
 use crate::report::Format;
-use crate::rollout::Record;
+use crate::rollout::RunRecord;
 
 /// Starts a run, and waits for its end.
 pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<Exit, Failure> {
@@ -19,7 +19,7 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<Exit, Failu
         _ => Exit::NotFound,
     };
     let plan = rollout::run(&fleet, name).map_err(|e| Failure::new(exit(&e), e))?;
-    let (materials, record) = (Materials::default(), Record::default());
+    let (materials, record) = (Materials::default(), RunRecord::default());
     let left =
         carry_out::carry_out_to(context, cloud.as_ref(), (&plan, &materials), args.wait, &record).await?;
     if context.format == Format::Json {

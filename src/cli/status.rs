@@ -11,7 +11,7 @@ use crate::cloud::local::{self, Authority, Trust};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Indexes;
 use crate::plan::fleet::{
-    ContainerStatus, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
+    ContainerState, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
 };
 use crate::plan::metrics;
 use crate::report::{self, Format};
@@ -109,7 +109,7 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if fleet.groups.iter().any(|group| !group.instances.is_empty()) {
         add(instances(&fleet.groups));
     }
-    let is_shown = |container: &&ContainerStatus| all || !container.ready || container.restarts > 0;
+    let is_shown = |container: &&ContainerState| all || !container.ready || container.restarts > 0;
     let members = || fleet.groups.iter().flat_map(|group| &group.instances);
     if members().flat_map(|instance| &instance.containers).any(|container| is_shown(&container)) {
         add(containers(members(), is_shown));
@@ -158,26 +158,6 @@ fn groups(groups: &[InstanceGroup]) -> Table {
     let mut table = table(&["GROUP", "READY", "REVISION", "IMAGE", "STATUS"]);
     for group in groups {
         let revision = group.current.and_then(|number| group.revision(number));
-        let status = match &group.refresh {
-            _ if group.settings.schedule.is_some() => schedule(group),
-            Some(refresh) if group.settings.job.is_some() => {
-                let rests = group.settings.job.as_ref().is_some_and(|job| job.suspend);
-                let word = run_word(refresh.status, rests);
-                let reason = refresh.reason.as_deref().and_then(|reason| reason.lines().next());
-                let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-                format!("{word} ({}/{}){}", refresh.available, refresh.total, shortened(&reason))
-            }
-            Some(refresh) if refresh.status.is_active() => {
-                format!(
-                    "{} to revision {} ({}/{})",
-                    refresh.status, refresh.to, refresh.available, refresh.total
-                )
-            }
-            Some(refresh) => refresh.status.to_string(),
-            // Where the cloud starts a group without a refresh.
-            None if group.current.is_some() => "started".into(),
-            None => "new".into(),
-        };
         table.add_row(row([
             group.name.to_string(),
             if group.settings.schedule.is_some() {
@@ -187,10 +167,31 @@ fn groups(groups: &[InstanceGroup]) -> Table {
             },
             group.current.map_or("-".into(), |number| number.to_string()),
             revision.map_or("-".into(), |revision| revision.launch.image.0.short()),
-            status,
+            group_status(group),
         ]));
     }
     table
+}
+
+/// How far a group is, in a few words.
+pub(super) fn group_status(group: &InstanceGroup) -> String {
+    match &group.refresh {
+        _ if group.settings.schedule.is_some() => schedule(group),
+        Some(refresh) if group.settings.job.is_some() => {
+            let rests = group.settings.job.as_ref().is_some_and(|job| job.suspend);
+            let word = run_word(refresh.status, rests);
+            let reason = refresh.reason.as_deref().and_then(|reason| reason.lines().next());
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("{word} ({}/{}){}", refresh.available, refresh.total, shortened(&reason))
+        }
+        Some(refresh) if refresh.status.is_active() => {
+            format!("{} to revision {} ({}/{})", refresh.status, refresh.to, refresh.available, refresh.total)
+        }
+        Some(refresh) => refresh.status.to_string(),
+        // Where the cloud starts a group without a refresh.
+        None if group.current.is_some() => "started".into(),
+        None => "new".into(),
+    }
 }
 
 /// Scalers, as `kubectl get hpa` shows them.
@@ -215,7 +216,7 @@ fn scalers(groups: &[InstanceGroup]) -> Table {
 }
 
 /// How far a run is, in a word; `rests` while its Job is suspended.
-fn run_word(status: RefreshStatus, rests: bool) -> &'static str {
+pub(super) fn run_word(status: RefreshStatus, rests: bool) -> &'static str {
     match status {
         RefreshStatus::InProgress if rests => "suspended",
         RefreshStatus::InProgress => "running",
@@ -310,7 +311,7 @@ fn instances(groups: &[InstanceGroup]) -> Table {
 
 fn containers<'a>(
     instances: impl Iterator<Item = &'a Instance>,
-    is_shown: impl Fn(&&ContainerStatus) -> bool,
+    is_shown: impl Fn(&&ContainerState) -> bool,
 ) -> Table {
     let mut table = table(&["INSTANCE", "CONTAINER", "READY", "RESTARTS", "STATE"]);
     for instance in instances {

@@ -12,7 +12,7 @@ use super::{connection, named, output};
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
 use crate::manifest::support::Answer;
-use crate::plan::fleet::{InstanceGroup, InstanceId, InstanceState, InstanceUsage, Usage};
+use crate::plan::fleet::{InstanceGroup, InstanceId, InstanceState, InstanceUsage, ResourceUsage};
 use crate::report::{self, Format};
 
 /// What one instance uses.
@@ -25,7 +25,7 @@ struct Used<'f> {
     name: &'f str,
     /// All containers together.
     #[serde(flatten)]
-    pod: Usage,
+    pod: ResourceUsage,
     /// The containers, the whole machine, and the time that processor use is averaged over.
     #[serde(flatten)]
     parts: &'f InstanceUsage,
@@ -96,7 +96,7 @@ fn sort(found: &mut [Used<'_>], order: Option<TopOrder>) {
 /// The table of `kubectl top pod`, with the namespaces where there are several.
 fn text(found: &[Used<'_>], args: &TopArgs) -> String {
     let amounts =
-        |usage: &Usage| [format!("{}m", usage.cpu_millis), format!("{}Mi", usage.memory_bytes >> 20)];
+        |usage: &ResourceUsage| [format!("{}m", usage.cpu_millis), format!("{}Mi", usage.memory_bytes >> 20)];
     let namespaces: BTreeSet<&str> = found.iter().map(|used| used.group.namespace.as_str()).collect();
     let has_several = namespaces.len() > 1;
     let titled = |titles: &[&'static str]| {
@@ -111,7 +111,7 @@ fn text(found: &[Used<'_>], args: &TopArgs) -> String {
     let table = if args.containers {
         let mut table = titled(&["POD", "NAME", "CPU(cores)", "MEMORY(bytes)"]);
         for used in found {
-            let mut containers: Vec<(&String, &Usage)> = used.parts.containers.iter().collect();
+            let mut containers: Vec<(&String, &ResourceUsage)> = used.parts.containers.iter().collect();
             match args.sort_by {
                 None => {}
                 Some(TopOrder::Cpu) => {

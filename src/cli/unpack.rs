@@ -33,13 +33,13 @@ const BENEATH: ResolveFlags =
 
 /// Where a copy goes: a folder of the user, and a name in it that may not exist yet.
 #[derive(Debug)]
-pub struct Target {
+pub struct CopyTarget {
     folder: OwnedFd,
     name: OsString,
     shown: PathBuf,
 }
 
-impl Target {
+impl CopyTarget {
     /// The place that `to` names for a copy of something called `last`: in it, when it is a folder. `to` is the user's own
     /// path, so its links are followed as `cp` follows them. A missing folder above it is made.
     ///
@@ -72,7 +72,7 @@ impl Target {
 /// what was written before stays, but no file that is incomplete.
 pub fn unpack(
     name: &str,
-    target: &Target,
+    target: &CopyTarget,
     from: impl Read,
     left_out: &mut dyn FnMut(String),
 ) -> io::Result<()> {
@@ -161,7 +161,7 @@ fn of_archive(error: ErofsError) -> io::Error {
 }
 
 /// An error about a place, in the words of the user and of the system.
-fn of_place(target: &Target, place: &Path, error: Errno) -> io::Error {
+fn of_place(target: &CopyTarget, place: &Path, error: Errno) -> io::Error {
     let below: PathBuf = place.components().skip(1).collect();
     let shown = if below.as_os_str().is_empty() { target.shown.clone() } else { target.shown.join(below) };
     match error {
@@ -175,7 +175,7 @@ fn of_place(target: &Target, place: &Path, error: Errno) -> io::Error {
 }
 
 /// Opens the folder at `place`, and makes it and those above it where they are missing.
-fn folder(target: &Target, place: &Path, mode: Mode) -> io::Result<OwnedFd> {
+fn folder(target: &CopyTarget, place: &Path, mode: Mode) -> io::Result<OwnedFd> {
     let open = |path: &Path| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat2(&target.folder, path, flags, Mode::empty(), BENEATH)
@@ -201,7 +201,7 @@ fn folder(target: &Target, place: &Path, mode: Mode) -> io::Result<OwnedFd> {
 /// Writes a file under a name of its own and gives it its right name when it is whole. A link or a file of that name is
 /// replaced, never written through.
 fn file(
-    target: &Target,
+    target: &CopyTarget,
     place: &Path,
     entry: &Entry,
     length: u64,
@@ -324,7 +324,7 @@ mod tests {
 
         fn unpack(&self, to: &str, archive: &[u8]) -> io::Result<Vec<String>> {
             let mut left_out = Vec::new();
-            let target = Target::new(&self.path(to), "data")?;
+            let target = CopyTarget::new(&self.path(to), "data")?;
             unpack("data", &target, archive, &mut |what| left_out.push(what))?;
             Ok(left_out)
         }
@@ -482,7 +482,7 @@ mod tests {
         world.unpack("in", &whole[..515]).unwrap_err();
         assert_eq!(std::fs::read_dir(world.path("in/data")).unwrap().count(), 0);
         world.unpack("in", &[]).unwrap_err();
-        let target = Target::new(&world.path("in"), "data").unwrap();
+        let target = CopyTarget::new(&world.path("in"), "data").unwrap();
         let endless = whole.chain(io::repeat(0));
         let error = unpack("data", &target, endless, &mut drop).unwrap_err();
         assert!(error.to_string().contains("behind the end"), "{error}");
@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_and_the_unfinished_file_removed() {
         let world = World::new();
-        let target = Target::new(&world.path("in"), "data").unwrap();
+        let target = CopyTarget::new(&world.path("in"), "data").unwrap();
         let error = of_place(&target, Path::new("data/x"), Errno::NOSPC);
         assert!(error.to_string().ends_with(
             "in/data/x: no space left on this disk; the file is removed, what was copied before it stays"

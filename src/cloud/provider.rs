@@ -72,6 +72,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Connects to the client's environment.
     async fn connect(&self, client: &Client) -> Result<Box<dyn Cloud>, CloudError>;
 
+    /// The environments that a person may look at from here: the client's, and others where the cloud knows them.
+    async fn environments(&self, client: &Client) -> Result<Vec<String>, CloudError> {
+        Ok(vec![client.environment.clone()])
+    }
+
     /// Checks what a deployment needs, for an environment that is to hold these groups and balancers beside those that it
     /// has. Every check is made.
     async fn preflight(
@@ -123,7 +128,7 @@ impl Check {
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
     /// Resources that are created, changed and deleted, in this order.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ResourceChange>,
     /// Millionths of a US dollar a month before the plan.
     pub before_micros: u64,
     /// And after it.
@@ -136,7 +141,7 @@ pub struct Cost {
 /// One resource that a plan touches.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Change {
+pub struct ResourceChange {
     /// `+` creates, `~` changes, `-` deletes.
     pub mark: char,
     /// The type, in the cloud's words.
@@ -148,7 +153,7 @@ pub struct Change {
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "resources")?;
-        for Change { mark, kind, name } in &self.changes {
+        for ResourceChange { mark, kind, name } in &self.changes {
             writeln!(f, "  {mark} {kind} {name}")?;
         }
         let dollars = |micros: u64| format!("{}.{:02}", micros / 1_000_000, micros % 1_000_000 / 10_000);

@@ -15,7 +15,7 @@ use i2kit_spec::status::{self, ContainerStatus, PodPhase, PodStatus, Wait};
 use super::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use super::engine::health::{CheckOutcome, Known, judge};
 use super::engine::moment::Moment;
-use super::engine::reconcile::{Action, Place, decide};
+use super::engine::reconcile::{Action, MemberPlace, decide};
 use super::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates, polling, watch};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
@@ -221,7 +221,7 @@ impl World {
             }
         };
         match action {
-            Action::Launch { revision, place: Place { ordinal, run } } => {
+            Action::Launch { revision, place: MemberPlace { ordinal, run } } => {
                 self.launched += 1;
                 let id = InstanceId(format!("{}-{revision}-{}", name.name, self.launched));
                 let record =

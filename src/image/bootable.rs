@@ -12,7 +12,7 @@ use super::sign::Signer;
 use super::verity;
 use crate::disk::{self, esp, gpt};
 use crate::oci::Digest;
-use crate::registry::sum::{self, State};
+use crate::registry::sum::{self, FileState};
 
 /// The disk's first bytes, in the image's folder; behind it stands which EFI system partition it describes.
 const HEAD: &str = "efi-head";
@@ -121,7 +121,7 @@ fn system_partition(
     // One build at a time makes it: a signature has a time in it, so that a file of one and the record of another differ.
     let lock = File::open(&folder).map_err(|e| ImageError::io(&folder, e))?;
     lock.lock().map_err(|e| ImageError::io(&folder, e))?;
-    if matches!(sum::verify(&file)?, State::Good(_)) {
+    if matches!(sum::verify(&file)?, FileState::Good(_)) {
         sum::touch(&file);
     } else {
         if let Some(signer) = signer {

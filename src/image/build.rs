@@ -16,9 +16,9 @@ use crate::oci::{DiffId, Layer, Reference, ResolvedImage};
 
 use super::implied;
 use crate::plan::image::ImagePlan;
-use crate::plan::layout::{self, DiskLayout, LayoutError};
+use crate::plan::layout::{self, DiskLayout, PartitionError};
 use crate::plan::{linuxkit, podfs};
-use crate::registry::sum::{self, State};
+use crate::registry::sum::{self, FileState};
 use crate::registry::{Claim, Key, Partial, Registry, open_watched_layer};
 use crate::report::{Event, Events};
 
@@ -193,7 +193,7 @@ fn sized(layers: Vec<(DiffId, PathBuf)>) -> Result<Vec<LayerFile>, ImageError> {
 }
 
 /// The disk's layout: the pod file system, then the layers.
-fn disk_layout(plan: &ImagePlan, pod_size: u64, layers: &[LayerFile]) -> Result<DiskLayout, LayoutError> {
+fn disk_layout(plan: &ImagePlan, pod_size: u64, layers: &[LayerFile]) -> Result<DiskLayout, PartitionError> {
     let pod = layout::Part { name: POD_PARTITION.into(), content: plan.id().0, size: pod_size };
     let layers = layers.iter().map(|layer| layout::Part {
         name: layer.id.partition_name(),
@@ -206,7 +206,7 @@ fn disk_layout(plan: &ImagePlan, pod_size: u64, layers: &[LayerFile]) -> Result<
 /// Whether an image's folder has all that [`write_folder`] put there.
 fn is_good(folder: &Path) -> Result<bool, ImageError> {
     for name in [PLAN, LINUXKIT, POD, HEAD, TAIL] {
-        if !matches!(sum::look(&folder.join(name))?, State::Good(_)) {
+        if !matches!(sum::look(&folder.join(name))?, FileState::Good(_)) {
             return Ok(false);
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::oci::DiffId;
-use crate::plan::layout::LayoutError;
+use crate::plan::layout::PartitionError;
 use crate::registry;
 
 /// Why an image was not built.
@@ -50,7 +50,7 @@ pub enum ImageError {
     UnknownLayer(DiffId),
     /// The parts do not fit on a disk.
     #[error(transparent)]
-    Layout(#[from] LayoutError),
+    Layout(#[from] PartitionError),
     /// The raw disk could not be written.
     #[error(transparent)]
     Disk(#[from] crate::disk::DiskError),

@@ -110,7 +110,7 @@ fn mounts() -> Vec<Mount> {
 }
 
 /// Requests and limits in the runtime specification's words; conversions are the kubelet's.
-fn resources(wanted: &api::Resources) -> Option<Resources> {
+fn resources(wanted: &api::ResourceRequirements) -> Option<Resources> {
     // A limit without a request is also the request, as Kubernetes defaults it.
     let request_cpu = wanted.request_cpu_millis.or(wanted.limit_cpu_millis);
     let request_memory = wanted.request_memory_bytes.or(wanted.limit_memory_bytes);
@@ -187,15 +187,15 @@ mod tests {
 
     #[test]
     fn limits_convert_as_the_kubelet_does() {
-        let wanted = api::Resources {
+        let wanted = api::ResourceRequirements {
             limit_cpu_millis: Some(250),
             request_memory_bytes: Some(Bytes::mib(64)),
             limit_memory_bytes: Some(Bytes::mib(128)),
-            ..api::Resources::default()
+            ..api::ResourceRequirements::default()
         };
         let got = resources(&wanted).unwrap();
         assert_eq!(got.cpu, Some(Cpu { shares: Some(256), quota: Some(25_000), period: Some(100_000) }));
         assert_eq!(got.memory, Some(Memory { limit: Some(128 << 20), reservation: Some(64 << 20) }));
-        assert_eq!(resources(&api::Resources::default()), None);
+        assert_eq!(resources(&api::ResourceRequirements::default()), None);
     }
 }

@@ -7,7 +7,9 @@ use i2kit_spec::{Architecture, Bytes, DEFAULT_GRACE_PERIOD, EnvValue, EnvVar, Se
 use super::fleet::{DiskTemplate, GroupSettings, LaunchSpec, StatefulSettings};
 use super::image::{GuestFacts, ImageId, ImagePlan};
 use super::pod;
-use crate::manifest::api::{Container, IntOrPercent, Name, PodSpec, PodTemplate, Resources, Strategy};
+use crate::manifest::api::{
+    Container, IntOrPercent, Name, PodSpec, PodTemplate, ResourceRequirements, Strategy,
+};
 use crate::oci::{
     ContainerConfig, Descriptor, DiffId, Digest, ImageConfig, Layer, Reference, ResolvedImage, RootFs,
 };
@@ -48,7 +50,10 @@ pub(crate) fn image(name: &str) -> ResolvedImage {
 pub(crate) fn container(name: &str, image: &str) -> Container {
     Container {
         env: vec![EnvVar { name: "GREETING".into(), value: EnvValue::Written("hello \"you\"".into()) }],
-        resources: Resources { limit_memory_bytes: Some(Bytes::mib(64)), ..Resources::default() },
+        resources: ResourceRequirements {
+            limit_memory_bytes: Some(Bytes::mib(64)),
+            ..ResourceRequirements::default()
+        },
         ..Container::new(name, image.parse().unwrap())
     }
 }

@@ -24,7 +24,7 @@ mod traffic;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::balancer::{BalancerSpec, Headless, HeadlessGroup, Listener, LoadBalancer, Target};
+pub use self::balancer::{BalancerSpec, BalancerTarget, Headless, HeadlessGroup, Listener, LoadBalancer};
 pub use self::change::{Change, changes};
 pub use self::disk::{
     Disk, DiskOwner, DiskSpec, DiskTemplate, LEAST_DISK, LaunchDisk, Snapshot, StatefulSettings, member_name,
@@ -37,8 +37,8 @@ pub use self::group::{
 };
 pub use self::http::{HttpBackend, HttpRule, HttpSecret, HttpSpec};
 pub use self::instance::{
-    Accelerator, ContainerStatus, Endpoint, Health, Instance, InstanceId, InstanceState, InstanceUsage,
-    RunMember, Usage,
+    Accelerator, ContainerState, Endpoint, Health, Instance, InstanceId, InstanceState, InstanceUsage,
+    ResourceUsage, RunMember,
 };
 pub use self::launch::{DEFAULT_MEMORY_MIB, LaunchPort, LaunchSpec, MachineRole, Requests};
 pub use self::leftover::Leftover;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSecret, HttpSpec, TargetGroup};
 use super::service::{number, selects};
-use crate::manifest::api::{Backend, BackendPort, Ingress, Name, ObjectSet, Service, ServiceType};
+use crate::manifest::api::{BackendPort, Ingress, IngressBackend, Name, ObjectSet, Service, ServiceType};
 
 /// The name of an Ingress' balancer. It has a slash, which no object's name has, so that a Service may have the same name.
 pub fn name(ingress: &Name) -> Name {
@@ -15,7 +15,7 @@ pub fn name(ingress: &Name) -> Name {
 pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet, secrets: &BTreeMap<Name, String>) -> BalancerSpec {
     let name = &ingress.meta.name;
     let mut backends: Vec<HttpBackend> = Vec::new();
-    let mut place = |backend: &Backend| {
+    let mut place = |backend: &IngressBackend| {
         let found = resolve(backend, ingress, set);
         backends.iter().position(|known| *known == found).unwrap_or_else(|| {
             backends.push(found);
@@ -59,7 +59,7 @@ fn versions(ingress: &Ingress, secrets: &BTreeMap<Name, String>) -> Vec<HttpSecr
 }
 
 /// A backend that no Service of the set has leads nowhere.
-fn resolve(backend: &Backend, ingress: &Ingress, set: &ObjectSet) -> HttpBackend {
+fn resolve(backend: &IngressBackend, ingress: &Ingress, set: &ObjectSet) -> HttpBackend {
     let namespace = ingress.meta.name.namespace.as_str();
     let own = |service: &&Service| {
         service.meta.name.namespace == namespace && service.meta.name.name == backend.service

@@ -68,7 +68,7 @@ pub struct Partition {
 
 /// Why parts cannot be laid out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
+pub enum PartitionError {
     /// More parts than a disk can have.
     #[error(
         "{0} partitions, but Linux finds at most {MAX_PARTITIONS}; squash the images of the pod to have fewer layers"
@@ -92,19 +92,19 @@ pub enum LayoutError {
 
 impl DiskLayout {
     /// Lays parts out in their order. `content` is what the whole disk is a function of.
-    pub fn new(content: Digest, parts: impl IntoIterator<Item = Part>) -> Result<Self, LayoutError> {
+    pub fn new(content: Digest, parts: impl IntoIterator<Item = Part>) -> Result<Self, PartitionError> {
         let mut layout =
             Self { guid: Guid::derive("disk", content), partitions: Vec::new(), size: ALIGNMENT };
         for part in parts {
             let Part { name, content, size } = part;
             if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(LayoutError::Name(name));
+                return Err(PartitionError::Name(name));
             }
             if layout.partitions.iter().any(|partition| partition.name == name) {
-                return Err(LayoutError::Twice(name));
+                return Err(PartitionError::Twice(name));
             }
             if size == 0 || size % 512 != 0 {
-                return Err(LayoutError::Size { name, size });
+                return Err(PartitionError::Size { name, size });
             }
             let offset = layout.size;
             layout.size += slot(&name, size);
@@ -116,7 +116,7 @@ impl DiskLayout {
             });
         }
         if layout.partitions.len() > MAX_PARTITIONS {
-            return Err(LayoutError::TooMany(layout.partitions.len()));
+            return Err(PartitionError::TooMany(layout.partitions.len()));
         }
         // The last one is not kept from growing; behind it is the backup of the partition table.
         layout.size = match layout.partitions.last() {
@@ -268,10 +268,10 @@ mod tests {
     fn impossible_parts_are_refused() {
         let layout =
             |parts: Vec<Part>| DiskLayout::new(Digest::of(b"plan"), parts).expect_err("impossible parts");
-        assert_eq!(layout(vec![part("", "x", 1)]), LayoutError::Name(String::new()));
-        assert_eq!(layout(vec![part("a", "x", 1), part("a", "y", 1)]), LayoutError::Twice("a".to_owned()));
-        assert_eq!(layout(vec![part("a", "x", 0)]), LayoutError::Size { name: "a".to_owned(), size: 0 });
+        assert_eq!(layout(vec![part("", "x", 1)]), PartitionError::Name(String::new()));
+        assert_eq!(layout(vec![part("a", "x", 1), part("a", "y", 1)]), PartitionError::Twice("a".to_owned()));
+        assert_eq!(layout(vec![part("a", "x", 0)]), PartitionError::Size { name: "a".to_owned(), size: 0 });
         let many: Vec<Part> = (0..256).map(|i| part(&format!("{i:032x}"), "x", 1)).collect();
-        assert_eq!(layout(many), LayoutError::TooMany(256));
+        assert_eq!(layout(many), PartitionError::TooMany(256));
     }
 }

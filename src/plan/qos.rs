@@ -3,7 +3,7 @@
 
 use i2kit_spec::Bytes;
 
-use crate::manifest::api::{Container, PodSpec, Resources};
+use crate::manifest::api::{Container, PodSpec, ResourceRequirements};
 
 /// `oom_score_adj` of a container of a Guaranteed pod: killed nearly last.
 const GUARANTEED: i32 = -997;
@@ -34,11 +34,11 @@ pub(super) enum OomScore {
 /// The pod's class.
 pub(super) fn class(pod: &PodSpec) -> Class {
     let all = || pod.init_containers.iter().chain(&pod.containers).map(|container| &container.resources);
-    let asks = |resources: &Resources| {
+    let asks = |resources: &ResourceRequirements| {
         let amounts = [cpu(resources), memory(resources)];
         amounts.iter().any(|(request, limit)| *request > 0 || *limit > 0)
     };
-    let bounded = |resources: &Resources| {
+    let bounded = |resources: &ResourceRequirements| {
         let amounts = [cpu(resources), memory(resources)];
         amounts.iter().all(|(request, limit)| *limit > 0 && request == limit)
     };
@@ -65,13 +65,13 @@ pub(super) fn oom_score(pod: &PodSpec, container: &Container) -> OomScore {
 }
 
 /// Request and limit of processor time; a limit without a request is the request too.
-fn cpu(resources: &Resources) -> (u64, u64) {
+fn cpu(resources: &ResourceRequirements) -> (u64, u64) {
     let limit = resources.limit_cpu_millis.unwrap_or(0);
     (resources.request_cpu_millis.unwrap_or(limit), limit)
 }
 
 /// The same of memory.
-fn memory(resources: &Resources) -> (u64, u64) {
+fn memory(resources: &ResourceRequirements) -> (u64, u64) {
     let limit = resources.limit_memory_bytes.unwrap_or_default();
     (resources.request_memory_bytes.unwrap_or(limit).0, limit.0)
 }
@@ -82,12 +82,12 @@ mod tests {
     use crate::plan::example::container;
 
     fn with(request: [Option<u64>; 2], limit: [Option<u64>; 2]) -> Container {
-        let resources = Resources {
+        let resources = ResourceRequirements {
             request_cpu_millis: request[0],
             request_memory_bytes: request[1].map(Bytes),
             limit_cpu_millis: limit[0],
             limit_memory_bytes: limit[1].map(Bytes),
-            ..Resources::default()
+            ..ResourceRequirements::default()
         };
         Container { resources, ..container("c", "busybox") }
     }

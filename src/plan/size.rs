@@ -53,15 +53,15 @@ mod tests {
     use i2kit_spec::Bytes;
 
     use super::*;
-    use crate::manifest::api::Resources;
+    use crate::manifest::api::ResourceRequirements;
     use crate::plan::example::container;
 
     fn with(memory_mib: u64, cpu_millis: u64) -> Container {
         Container {
-            resources: Resources {
+            resources: ResourceRequirements {
                 limit_memory_bytes: Some(Bytes::mib(memory_mib)),
                 request_cpu_millis: Some(cpu_millis),
-                ..Resources::default()
+                ..ResourceRequirements::default()
             },
             ..container("c", "busybox")
         }

@@ -87,7 +87,7 @@ struct Class {
 }
 
 /// The class that a claim names, or the default one. Without either a disk may grow, and goes when it is deleted.
-fn class(disk: &api::DiskSpec, classes: &[StorageClass]) -> Class {
+fn class(disk: &api::ClaimSpec, classes: &[StorageClass]) -> Class {
     let named = |class: &&StorageClass| match &disk.storage_class {
         Some(name) => class.meta.name.name == *name,
         None => class.is_default,
@@ -102,7 +102,7 @@ fn class(disk: &api::DiskSpec, classes: &[StorageClass]) -> Class {
 
 /// The disks of the set's claims.
 pub fn disks(set: &ObjectSet) -> Vec<DiskSpec> {
-    let disk = |claim: &api::Claim| {
+    let disk = |claim: &api::PersistentVolumeClaim| {
         let Class { name, expandable, retain } = class(&claim.disk, &set.storage_classes);
         DiskSpec {
             name: claim.meta.name.clone(),

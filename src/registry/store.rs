@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::blocking::blocking;
 use super::error::Error;
 use super::files::{is_at, touch};
-use super::sum::{self, State};
+use super::sum::{self, FileState};
 use crate::oci::{Descriptor, DiffId, Digest};
 
 /// Suffix of files that are not complete.
@@ -108,7 +108,7 @@ impl Store {
         let path = self.path(key);
         if matches!(key, Key::Layer(_)) {
             return match sum::look(&path) {
-                Ok(State::Good(_)) => {
+                Ok(FileState::Good(_)) => {
                     sum::touch(&path);
                     Some(path)
                 }

@@ -35,7 +35,7 @@ const MAX_RECORD: u64 = 4096;
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Record {
+pub(crate) struct FileRecord {
     version: u32,
     size: u64,
     sha256: Digest,
@@ -58,16 +58,16 @@ pub(crate) const IMPLIED_SUFFIX: &str = ".implied";
 
 /// What became of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum FileState {
     /// It is what was written.
-    Good(Record),
+    Good(FileRecord),
     /// There is none.
     Absent,
     /// It is not; why.
     Spoiled(&'static str),
 }
 
-impl Record {
+impl FileRecord {
     fn is_of(&self, data: &Metadata) -> bool {
         self.modified == (data.mtime(), data.mtime_nsec()) && self.inode == data.ino()
     }
@@ -95,7 +95,7 @@ fn implied_path(path: &Path) -> PathBuf {
 /// The directories that the layer at `path` implies without describing them, the root's path being empty; none when
 /// the layer is spoiled.
 pub(crate) fn implied(path: &Path) -> Result<Option<Vec<Vec<u8>>>, Error> {
-    let State::Good(record) = look(path)? else { return Ok(None) };
+    let FileState::Good(record) = look(path)? else { return Ok(None) };
     let mut paths = Vec::new();
     if record.implies_root {
         paths.push(Vec::new());
@@ -123,7 +123,7 @@ fn sync_and_save(file: &mut File, path: &Path, (root, others): (bool, bool)) -> 
     file.rewind()?;
     let sha256 = sum(file)?;
     let data = file.metadata()?;
-    let mut record = Record {
+    let mut record = FileRecord {
         version: VERSION,
         size: data.len(),
         sha256,
@@ -146,17 +146,17 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// What became of the file at `path`, by its size, time and inode. It is read only when somebody else has touched it.
-pub(crate) fn look(path: &Path) -> Result<State, Error> {
+pub(crate) fn look(path: &Path) -> Result<FileState, Error> {
     let (record, data) = match known(path)? {
         Ok(known) => known,
         Err(state) => return Ok(state),
     };
-    let state = if record.is_of(&data) { State::Good(record) } else { read_all(path, record)? };
+    let state = if record.is_of(&data) { FileState::Good(record) } else { read_all(path, record)? };
     with_list(path, state, look)
 }
 
 /// As [`look`], by all bytes of the file.
-pub(crate) fn verify(path: &Path) -> Result<State, Error> {
+pub(crate) fn verify(path: &Path) -> Result<FileState, Error> {
     match known(path)? {
         Ok((record, _)) => with_list(path, read_all(path, record)?, verify),
         Err(state) => Ok(state),
@@ -166,13 +166,13 @@ pub(crate) fn verify(path: &Path) -> Result<State, Error> {
 /// The state of a layer with that of its list of implied directories.
 fn with_list(
     path: &Path,
-    state: State,
-    check: impl Fn(&Path) -> Result<State, Error>,
-) -> Result<State, Error> {
+    state: FileState,
+    check: impl Fn(&Path) -> Result<FileState, Error>,
+) -> Result<FileState, Error> {
     match &state {
-        State::Good(record) if record.implies_others => match check(&implied_path(path))? {
-            State::Good(_) => Ok(state),
-            _ => Ok(State::Spoiled("the list of its directories is damaged")),
+        FileState::Good(record) if record.implies_others => match check(&implied_path(path))? {
+            FileState::Good(_) => Ok(state),
+            _ => Ok(FileState::Spoiled("the list of its directories is damaged")),
         },
         _ => Ok(state),
     }
@@ -207,9 +207,9 @@ pub(crate) fn touch_folder(folder: &Path) -> io::Result<()> {
 /// Reads all bytes of the file at `path`: good, or removed, with the problem.
 pub(crate) fn verify_or_remove(path: &Path) -> Result<Option<&'static str>, Error> {
     let problem = match verify(path)? {
-        State::Good(_) => return Ok(None),
-        State::Absent => "it is lost",
-        State::Spoiled(problem) => problem,
+        FileState::Good(_) => return Ok(None),
+        FileState::Absent => "it is lost",
+        FileState::Spoiled(problem) => problem,
     };
     remove(path)?;
     Ok(Some(problem))
@@ -230,55 +230,55 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// Record and metadata of the file, or what it is without them.
-fn known(path: &Path) -> Result<Result<(Record, Metadata), State>, Error> {
+fn known(path: &Path) -> Result<Result<(FileRecord, Metadata), FileState>, Error> {
     let data = match std::fs::metadata(path) {
         Ok(data) => data,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(State::Absent)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(FileState::Absent)),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
     let mut text = Vec::new();
     match File::open(record_path(path)).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut text)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Err(State::Spoiled("nothing says what it should be")));
+            return Ok(Err(FileState::Spoiled("nothing says what it should be")));
         }
         Err(error) => return Err(Error::io("read", record_path(path))(error)),
     }
-    let Ok(record) = serde_json::from_slice::<Record>(&text) else {
-        return Ok(Err(State::Spoiled("its record is damaged")));
+    let Ok(record) = serde_json::from_slice::<FileRecord>(&text) else {
+        return Ok(Err(FileState::Spoiled("its record is damaged")));
     };
     if record.version != VERSION {
-        return Ok(Err(State::Spoiled("its record is of another version")));
+        return Ok(Err(FileState::Spoiled("its record is of another version")));
     }
     if record.size != data.len() {
-        return Ok(Err(State::Spoiled("it has another size than when it was made")));
+        return Ok(Err(FileState::Spoiled("it has another size than when it was made")));
     }
     Ok(Ok((record, data)))
 }
 
 /// Reads the whole file. When it is right, its record gets its present time and inode.
-fn read_all(path: &Path, mut record: Record) -> Result<State, Error> {
+fn read_all(path: &Path, mut record: FileRecord) -> Result<FileState, Error> {
     let hashed = File::open(path).and_then(|mut file| {
         let before = file.metadata()?;
         Ok((sum(&mut file)?, before))
     });
     let (sha256, data) = match hashed {
         Ok(hashed) => hashed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::Absent),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileState::Absent),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
     if sha256 != record.sha256 {
-        return Ok(State::Spoiled("its bytes are others than when it was made"));
+        return Ok(FileState::Spoiled("its bytes are others than when it was made"));
     }
     if !record.is_of(&data) {
         record.stamp(&data);
         // Without it the file is only read once more the next time.
         let _ = save(path, &record);
     }
-    Ok(State::Good(record))
+    Ok(FileState::Good(record))
 }
 
-fn save(path: &Path, record: &Record) -> io::Result<()> {
+fn save(path: &Path, record: &FileRecord) -> io::Result<()> {
     let target = record_path(path);
     let text = serde_json::to_vec(record).map_err(io::Error::other)?;
     let mut new = tempfile::NamedTempFile::new_in(target.parent().unwrap_or(&target))?;
@@ -321,8 +321,8 @@ mod tests {
         file.set_times(FileTimes::new().set_modified(modified + std::time::Duration::from_secs(1))).unwrap();
     }
 
-    fn good(state: &State) -> bool {
-        matches!(state, State::Good(_))
+    fn good(state: &FileState) -> bool {
+        matches!(state, FileState::Good(_))
     }
 
     #[test]
@@ -333,16 +333,16 @@ mod tests {
         let file = File::options().write(true).open(&path).unwrap();
         file.write_all_at(&[6], 4000).unwrap();
         later(&path);
-        assert!(matches!(look(&path).unwrap(), State::Spoiled(_)), "its time tells");
+        assert!(matches!(look(&path).unwrap(), FileState::Spoiled(_)), "its time tells");
         assert_eq!(read(&path).unwrap(), None);
         file.write_all_at(&[7], 4000).unwrap();
         assert!(good(&look(&path).unwrap()), "summed again, and right");
         file.set_len(4999).unwrap();
-        assert!(matches!(look(&path).unwrap(), State::Spoiled(_)));
+        assert!(matches!(look(&path).unwrap(), FileState::Spoiled(_)));
         file.set_len(0).unwrap();
-        assert!(matches!(look(&path).unwrap(), State::Spoiled(_)));
+        assert!(matches!(look(&path).unwrap(), FileState::Spoiled(_)));
         remove(&path).unwrap();
-        assert_eq!(look(&path).unwrap(), State::Absent);
+        assert_eq!(look(&path).unwrap(), FileState::Absent);
         assert!(!record_path(&path).exists());
     }
 
@@ -354,7 +354,7 @@ mod tests {
         file.write_all_at(&[6], 4000).unwrap();
         file.set_times(FileTimes::new().set_modified(modified)).unwrap();
         assert!(good(&look(&path).unwrap()), "size, time and inode are as they were");
-        assert!(matches!(verify(&path).unwrap(), State::Spoiled(_)));
+        assert!(matches!(verify(&path).unwrap(), FileState::Spoiled(_)));
         assert_eq!(read(&path).unwrap(), None);
     }
 
@@ -376,9 +376,9 @@ mod tests {
         let text = std::fs::read_to_string(&record).unwrap();
         for damaged in ["", "{", &text[..text.len() / 2], &text.replace("\"version\":1", "\"version\":2")] {
             std::fs::write(&record, damaged).unwrap();
-            assert!(matches!(look(&path).unwrap(), State::Spoiled(_)), "{damaged}");
+            assert!(matches!(look(&path).unwrap(), FileState::Spoiled(_)), "{damaged}");
         }
         std::fs::remove_file(&record).unwrap();
-        assert!(matches!(look(&path).unwrap(), State::Spoiled(_)));
+        assert!(matches!(look(&path).unwrap(), FileState::Spoiled(_)));
     }
 }

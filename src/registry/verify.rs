@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::cache::{CacheEntry, CacheKind, list, lock_alone, remove};
 use super::error::Error;
 use super::store::Store;
-use super::sum::{self, State};
+use super::sum::{self, FileState};
 use crate::oci::Digest;
 
 /// Something in the store that is spoiled.
@@ -81,8 +81,8 @@ fn problem(entry: &CacheEntry) -> Result<Option<(PathBuf, &'static str)>, Error>
         },
         CacheKind::Image => return image(path),
         CacheKind::Layer | CacheKind::HashTree | CacheKind::SystemPartition => match sum::verify(path)? {
-            State::Good(_) | State::Absent => None,
-            State::Spoiled(problem) => Some(problem),
+            FileState::Good(_) | FileState::Absent => None,
+            FileState::Spoiled(problem) => Some(problem),
         },
         CacheKind::Leftover => None,
     };
@@ -117,9 +117,9 @@ fn image(folder: &Path) -> Result<Option<(PathBuf, &'static str)>, Error> {
     }
     for path in paths {
         match sum::verify(&path)? {
-            State::Good(_) => {}
-            State::Absent => return Ok(Some((path, "it is lost"))),
-            State::Spoiled(problem) => return Ok(Some((path, problem))),
+            FileState::Good(_) => {}
+            FileState::Absent => return Ok(Some((path, "it is lost"))),
+            FileState::Spoiled(problem) => return Ok(Some((path, problem))),
         }
     }
     Ok(None)

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::tests::{desired, group, image, materials, name, on_runtime};
-use super::{Options, Record, RolloutError, execute};
+use super::{RolloutError, RolloutOptions, RunRecord, execute};
 use crate::cloud::sim::Sim;
 use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::Name;
@@ -130,7 +130,7 @@ async fn shape(sim: &Sim) -> Shape {
 }
 
 async fn run(plan: &RolloutPlan, cloud: &dyn Cloud) -> Result<(), RolloutError> {
-    let (options, record) = (Options::default(), Record::default());
+    let (options, record) = (RolloutOptions::default(), RunRecord::default());
     execute(plan, &materials(), cloud, &Events::none(), &options, &record).await.map(drop)
 }
 

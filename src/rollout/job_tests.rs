@@ -7,7 +7,7 @@ use i2kit_spec::Seconds;
 
 use super::tests::{desired, group, image, materials, name, on_runtime};
 use super::watch::{Goal, until_run_ended, until_settled};
-use super::{Options, Record, RolloutError, execute};
+use super::{RolloutError, RolloutOptions, RunRecord, execute};
 use crate::cloud::Cloud as _;
 use crate::cloud::sim::{Behaviour, Sim};
 use crate::manifest::api::{Concurrency, CronRules, JobRules, Schedule};
@@ -40,7 +40,7 @@ fn cron_job(name: &str, version: u32, rules: JobRules) -> GroupSpec {
 }
 
 async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {
-    let (images, options, record) = (materials(), Options::default(), Record::default());
+    let (images, options, record) = (materials(), RolloutOptions::default(), RunRecord::default());
     let ended = execute(plan, &images, sim, events, &options, &record);
     tokio::time::timeout(LIMIT, ended).await.expect("the plan comes to its end").map(drop)
 }

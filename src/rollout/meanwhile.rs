@@ -11,7 +11,7 @@ use i2kit_spec::Bytes;
 
 use super::tests::{desired, group, image, materials, name, on_runtime, scaled};
 use super::watch::{Goal, until_settled};
-use super::{Options, Record, RolloutError, execute};
+use super::{RolloutError, RolloutOptions, RunRecord, execute};
 use crate::cloud::sim::Sim;
 use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::Name;
@@ -87,9 +87,10 @@ async fn carry_out(plan: &RolloutPlan, cloud: &dyn Cloud) -> Result<(), RolloutE
 
 /// Carries a plan out. Returns what was applied, too.
 async fn recorded(plan: &RolloutPlan, cloud: &dyn Cloud) -> (Vec<Act>, Result<(), RolloutError>) {
-    let record = Record::default();
-    let ended =
-        execute(plan, &materials(), cloud, &Events::none(), &Options::default(), &record).await.map(drop);
+    let record = RunRecord::default();
+    let ended = execute(plan, &materials(), cloud, &Events::none(), &RolloutOptions::default(), &record)
+        .await
+        .map(drop);
     (record.applied(), ended)
 }
 

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use self::error::RolloutError;
-pub use self::record::Record;
+pub use self::record::RunRecord;
 pub use self::watch::event;
 use crate::cloud::{Cloud, CloudError, Materials, Scope};
 use crate::manifest::api::Name;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RolloutOptions {
     /// Whether to wait until the groups are healthy. Otherwise what follows a successful refresh (its old revisions, and
     /// the images that they name) is left to a later run.
     pub wait: bool,
@@ -45,7 +45,7 @@ pub struct Options {
     pub by: String,
 }
 
-impl Default for Options {
+impl Default for RolloutOptions {
     /// Waits.
     fn default() -> Self {
         Self { wait: true, by: "somebody".into() }
@@ -64,8 +64,8 @@ pub async fn execute(
     materials: &Materials,
     cloud: &dyn Cloud,
     events: &Events,
-    options: &Options,
-    record: &Record,
+    options: &RolloutOptions,
+    record: &RunRecord,
 ) -> Result<Vec<Step>, RolloutError> {
     let at = plan.generation;
     let mut run =
@@ -104,8 +104,8 @@ struct Run<'r> {
     materials: &'r Materials,
     cloud: &'r dyn Cloud,
     events: &'r Events,
-    options: &'r Options,
-    record: &'r Record,
+    options: &'r RolloutOptions,
+    record: &'r RunRecord,
     /// The generation that the next act is planned on.
     at: Generation,
     /// Groups whose refresh this run started.

@@ -8,7 +8,7 @@ use crate::plan::rollout::Step;
 
 /// What a run has done so far.
 #[derive(Debug, Default)]
-pub struct Record(Mutex<Entries>);
+pub struct RunRecord(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -16,7 +16,7 @@ struct Entries {
     sent: Vec<Act>,
 }
 
-impl Record {
+impl RunRecord {
     /// The steps that are done: acts that the cloud applied, and waits that ended well.
     pub fn done(&self) -> Vec<Step> {
         self.entries().done.clone()

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use i2kit_spec::Seconds;
 use proptest::prelude::*;
 
-use super::{Options, Record, RolloutError, execute};
+use super::{RolloutError, RolloutOptions, RunRecord, execute};
 use crate::cloud::sim::{Behaviour, Fault, Sim};
 use crate::cloud::{Cloud as _, Materials};
 use crate::image::DiskImage;
@@ -87,8 +87,8 @@ pub(super) fn materials() -> Materials {
 }
 
 async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {
-    let options = Options::default();
-    let record = Record::default();
+    let options = RolloutOptions::default();
+    let record = RunRecord::default();
     execute(plan, &materials(), sim, events, &options, &record).await.map(|left| assert_eq!(left, []))
 }
 
@@ -248,8 +248,8 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         }
         // The third revision before the new one is beyond the limit, but the new one may have to go back.
         let plan = rollout(&desired(vec![group("web", 1, 4)]), &sim.observe().await.unwrap());
-        let options = Options { wait: false, ..Options::default() };
-        let record = Record::default();
+        let options = RolloutOptions { wait: false, ..RolloutOptions::default() };
+        let record = RunRecord::default();
         let left = execute(&plan, &materials(), &sim, &Events::none(), &options, &record).await.unwrap();
         assert_eq!(record.done().len(), plan.steps.len() - left.len());
         let said: Vec<String> = left.iter().map(ToString::to_string).collect();
@@ -267,7 +267,7 @@ fn without_a_wait_everything_is_done_that_needs_none() {
         // Nothing to wait for: nothing is left.
         deploy(&desired(vec![group("web", 1, 4)]), &sim).await.unwrap();
         let plan = rollout(&desired(vec![]), &sim.observe().await.unwrap());
-        let record = Record::default();
+        let record = RunRecord::default();
         assert_eq!(execute(&plan, &materials(), &sim, &Events::none(), &options, &record).await.unwrap(), []);
         assert_eq!(record.done(), plan.steps);
         assert!(sim.observe().await.unwrap().is_empty());

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use i2kit::cloud::aws::plan::ingress;
-use i2kit::cloud::aws::plan::packing::{Placement, Scheme};
-use i2kit::cloud::aws::plan::role::{self, Profile};
-use i2kit::cloud::aws::plan::stack_templates::{self, Balancer, Frame, Network, Place};
+use i2kit::cloud::aws::plan::packing::{BalancerSlot, Scheme};
+use i2kit::cloud::aws::plan::role::{self, InstanceProfile};
+use i2kit::cloud::aws::plan::stack_templates::{self, Balancer, EnvironmentPlace, Frame, Network};
 use i2kit::manifest::api::{Name, Protocol, ServiceType, Tls};
 use i2kit::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec, Listener, TargetGroup};
 
@@ -40,7 +40,7 @@ fn the_linter_finds_nothing_in_the_templates() {
     let listener = |port, protocol| Listener::new(port, protocol, targets.clone());
     let listeners = vec![listener(80, Protocol::Tcp), listener(53, Protocol::Udp)];
     let spec = BalancerSpec::new(name, ServiceType::LoadBalancer, listeners);
-    let placement = Placement { scheme: Scheme::Public, index: 0 };
+    let placement = BalancerSlot { scheme: Scheme::Public, index: 0 };
     let mut tls = spec.clone();
     tls.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
     let certificate = |id: &str| format!("arn:aws:acm:eu-west-1:123456789012:certificate/{id}");
@@ -69,8 +69,8 @@ fn the_linter_finds_nothing_in_the_templates() {
         default: Some(0),
     };
     let routed = BalancerSpec { http: Some(http.clone()), ..spec.clone() };
-    let place = |network| Place { environment: "production".into(), network };
-    let profile = Profile { account: spec.name.clone(), role: None, secrets: BTreeSet::new() };
+    let place = |network| EnvironmentPlace { environment: "production".into(), network };
+    let profile = InstanceProfile { account: spec.name.clone(), role: None, secrets: BTreeSet::new() };
     let plans = [
         stack_templates::environment(&place(None)),
         stack_templates::environment(&place(Some(network))),
@@ -81,8 +81,8 @@ fn the_linter_finds_nothing_in_the_templates() {
         ingress::stack("production", (&routed, &http), &[], &made).unwrap(),
         stack_templates::alias("production", &spec, "db.example.com", &made),
         role::stack("production", &profile),
-        role::stack("production", &Profile { secrets: ["db".to_owned()].into(), ..profile.clone() }),
-        role::stack("production", &Profile { role: Some("reader".into()), ..profile.clone() }),
+        role::stack("production", &InstanceProfile { secrets: ["db".to_owned()].into(), ..profile.clone() }),
+        role::stack("production", &InstanceProfile { role: Some("reader".into()), ..profile.clone() }),
     ];
     let folder = tempfile::tempdir().unwrap();
     let files: Vec<_> = plans

@@ -6,7 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apps;
 mod crash;
+mod disks;
 mod examples;
 mod files;
 mod images;
@@ -20,4 +22,3 @@ mod secrets;
 mod software;
 mod terminal;
 mod verbs;
-mod volumes;

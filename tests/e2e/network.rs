@@ -73,7 +73,8 @@ fn a_policy_closes_and_opens(world: &World) {
     let before = world.group("web").instances;
     world.write("wall.yaml", WALL);
     world.i2kit(&["deploy", "web.yaml", "wall.yaml"]).run();
-    eventually("the policy", || (!passes("10.78.1.2")).then_some(()));
+    // On a busy host one attempt may fail for another reason than the policy, which is enforced a moment after the deployment.
+    eventually("the policy", || (0..3).all(|_| !passes("10.78.1.2")).then_some(()));
     connect("10.78.1.2").code(1).says("refused").run();
     connect("192.0.2.1").code(1).says("refused").run();
     // Itself, names, and clients of this host are never kept out.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// How long a test waits for a condition before it fails: the one such limit, and no measure of speed. Virtual machines
 /// are emulated, on hosts that do other work too; a test that passes comes nowhere near it.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Asks `condition` until it gives a value; fails the test with `what` after [`PATIENCE`].
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -25,10 +25,15 @@ pub(crate) fn get(address: &str, path: &str) -> io::Result<Response> {
 
 /// The same, with these header lines, each with its end.
 pub(crate) fn get_with(address: &str, path: &str, headers: &str) -> io::Result<Response> {
+    ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"))
+}
+
+/// Sends this request as it is, over a connection of its own that the answer ends.
+pub(crate) fn ask(address: &str, request: &str) -> io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -9,7 +9,7 @@ mod world;
 
 pub(crate) use call::Call;
 pub(crate) use eventually::{PATIENCE, eventually};
-pub(crate) use http::{get, get_with, wait_for_page};
+pub(crate) use http::{Response, ask, get, get_with, wait_for_page};
 pub(crate) use registry::{Images, mirror};
 pub(crate) use world::{World, kill};
 

@@ -3,6 +3,7 @@
 
 mod ca;
 mod cache;
+mod dashboard;
 mod deployment;
 mod instances;
 mod local_cloud;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::ca::CaVerb;
 pub(super) use self::cache::CacheVerb;
+pub(super) use self::dashboard::DashboardArgs;
 pub(super) use self::deployment::{
     BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RollbackArgs,
     ScaleArgs, WaitArgs,
@@ -105,6 +107,8 @@ pub(super) enum Verb {
     Events(EventsArgs),
     /// Show the processor and memory use of instances
     Top(TopArgs),
+    /// Serve a page for a browser on this computer: groups, rollouts, instances, traffic, events, logs
+    Dashboard(DashboardArgs),
     /// Print the output of a group's containers
     Logs(LogsArgs),
     /// Run a command in a container and exit with its code

@@ -13,6 +13,6 @@ mod support;
 mod tests;
 
 #[cfg(feature = "aws")]
-pub use self::api::{Aws, Settings, Wanted};
+pub use self::api::{Aws, AwsSettings, Wanted};
 pub use self::provider::KIND;
 pub use self::support::SUPPORT;

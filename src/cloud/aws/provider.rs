@@ -8,7 +8,7 @@ use serde::de::Error as _;
 use serde_json::{Map, Value};
 
 #[cfg(feature = "aws")]
-use super::api::{Aws, Settings, Wanted};
+use super::api::{Aws, AwsSettings, Wanted};
 #[cfg(feature = "aws")]
 use super::plan::stack_templates::Network;
 use super::plan::{cost, iam_policy};
@@ -57,7 +57,7 @@ fn read(fields: Map<String, Value>) -> Result<Arc<dyn Provider>, serde_json::Err
 impl Account {
     async fn aws(&self, client: &Client) -> Result<Aws, CloudError> {
         let network = self.vpc.clone().map(|vpc| Network { vpc, subnets: self.subnets.clone() });
-        let settings = Settings {
+        let settings = AwsSettings {
             environment: client.environment.clone(),
             region: self.region.clone(),
             profile: self.profile.clone(),

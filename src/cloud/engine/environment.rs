@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use super::disk_record::DiskRecord;
 use super::moment::Moment;
-use super::reconcile::{self, MAX_MEMBERS, Member, Memory, RefreshState};
+use super::reconcile::{self, GroupMemory, MAX_MEMBERS, Member, RefreshState};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::PlannedAct;
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, ContainerStatus, Endpoint, Generation, GroupSettings, Health, InstanceId,
+    Accelerator, BalancerSpec, ContainerState, Endpoint, Generation, GroupSettings, Health, InstanceId,
     InstanceState, LaunchSpec, Revision, RunMember,
 };
 use crate::plan::image::ImageId;
@@ -64,7 +64,7 @@ pub struct GroupRecord {
     /// Revisions, oldest first.
     pub revisions: Vec<Revision>,
     /// What the reconciler remembers.
-    pub memory: Memory,
+    pub memory: GroupMemory,
     /// VMs by name; stored apart.
     #[serde(skip)]
     pub instances: BTreeMap<InstanceId, InstanceRecord>,
@@ -111,7 +111,7 @@ pub struct InstanceRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
     /// Its containers.
-    pub containers: Vec<ContainerStatus>,
+    pub containers: Vec<ContainerState>,
 }
 
 /// A balancer.
@@ -216,7 +216,7 @@ impl InstanceRecord {
             let index = known.unwrap_or_else(|| {
                 // It ended before the guest was asked for the first time.
                 let (name, state) = (end.name.clone(), String::new());
-                self.containers.push(ContainerStatus { name, ready: false, restarts: 0, state });
+                self.containers.push(ContainerState { name, ready: false, restarts: 0, state });
                 self.containers.len() - 1
             });
             let container = &mut self.containers[index];
@@ -373,8 +373,8 @@ mod tests {
         ContainerEnd { name: name.into(), exit_code, reason: reason.into(), message: String::new(), restarts }
     }
 
-    fn status(name: &str, ready: bool, restarts: u32, state: &str) -> ContainerStatus {
-        ContainerStatus { name: name.into(), ready, restarts, state: state.into() }
+    fn status(name: &str, ready: bool, restarts: u32, state: &str) -> ContainerState {
+        ContainerState { name: name.into(), ready, restarts, state: state.into() }
     }
 
     #[test]

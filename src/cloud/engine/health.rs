@@ -10,7 +10,7 @@ use i2kit_spec::Millis;
 use i2kit_spec::status::{self, PodPhase, PodStatus};
 
 use super::environment::InstanceRecord;
-use crate::plan::fleet::{ContainerStatus, Health};
+use crate::plan::fleet::{ContainerState, Health};
 
 /// A guest that answered before is lost when it has not answered for this long. Far more than a machine that emulates
 /// several VMs on a busy host stands still, and less than the five minutes after which Kubernetes gives up the pods of
@@ -126,11 +126,11 @@ fn set_unready(record: &mut InstanceRecord, was_ready: bool, reason: String, now
 }
 
 /// The containers that the plan names, each once, with bounded texts.
-fn containers(told: Vec<status::ContainerStatus>, names: &[String]) -> Vec<ContainerStatus> {
+fn containers(told: Vec<status::ContainerStatus>, names: &[String]) -> Vec<ContainerState> {
     let mut seen = BTreeSet::new();
     told.into_iter()
         .filter(|container| names.contains(&container.name) && seen.insert(container.name.clone()))
-        .map(|container| ContainerStatus {
+        .map(|container| ContainerState {
             state: bounded(state(&container)),
             name: container.name,
             ready: container.ready,

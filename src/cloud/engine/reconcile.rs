@@ -20,9 +20,9 @@ mod one_writer;
 #[cfg(test)]
 mod tests;
 
-pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, POWER_OFF, Place};
+pub use self::group::{Action, Blame, Decision, GroupView, MAX_MEMBERS, Member, MemberPlace, POWER_OFF};
 use self::group::{BACKOFF_FIRST, BACKOFF_FORGIVEN, launches, leaving, newest_ended, pause, worth};
-pub use self::memory::{Memory, RUNS_KEPT, RefreshState, Rescale};
+pub use self::memory::{GroupMemory, RUNS_KEPT, RefreshState, Rescale};
 pub use self::run_state::Run;
 pub use self::schedule::Scheduled;
 use super::moment::Moment;
@@ -101,7 +101,7 @@ fn failing(group: &GroupView) -> Vec<&Member> {
     failed
 }
 
-fn back_off(group: &GroupView, members: &[&Member], failed: &[&Member], now: u64, memory: &mut Memory) {
+fn back_off(group: &GroupView, members: &[&Member], failed: &[&Member], now: u64, memory: &mut GroupMemory) {
     let well = failed.is_empty()
         && count(members.iter()) >= group.replicas
         && members.iter().all(|vm| vm.health == Health::Healthy);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use i2kit_spec::Millis;
 use i2kit_spec::status::{self, PodStatus};
 
-use crate::plan::fleet::{InstanceUsage, Usage};
+use crate::plan::fleet::{InstanceUsage, ResourceUsage};
 
 /// The time over which processor use is averaged: that of metrics-server.
 const WINDOW: Millis = Millis(15_000);
@@ -99,7 +99,7 @@ impl UsageHistory {
         &'h self,
         capacity: Capacity,
         part: impl Fn(&'h Report) -> Option<&'h status::Usage>,
-    ) -> Option<Usage> {
+    ) -> Option<ResourceUsage> {
         let last = self.reports.back()?;
         let now = part(last)?;
         let (since, before) = self.reports.iter().find_map(|report| Some((report.at, part(report)?)))?;
@@ -109,7 +109,7 @@ impl UsageHistory {
         }
         // A counter that went back began anew.
         let used = now.cpu_nanoseconds.checked_sub(before.cpu_nanoseconds).unwrap_or(now.cpu_nanoseconds);
-        Some(Usage {
+        Some(ResourceUsage {
             // Nanoseconds in milliseconds, in thousandths; rounded up, as a quantity of Kubernetes is.
             cpu_millis: used.div_ceil(time.0.saturating_mul(1000)).min(capacity.cpu_millis),
             memory_bytes: now.working_set_bytes.min(capacity.memory_bytes),
@@ -163,7 +163,7 @@ mod tests {
             let Some(measured) = measured else { continue };
             let window = measured.usage.window_ms;
             assert!((10_000..=18_000).contains(&window), "{window}");
-            let web = Usage { cpu_millis: 250, memory_bytes: 5 << 20 };
+            let web = ResourceUsage { cpu_millis: 250, memory_bytes: 5 << 20 };
             assert_eq!((measured.at, measured.usage.pod()), (second * 1000, web));
         }
         assert!(history.measured(CAPACITY, 90_000).is_some());
@@ -208,7 +208,7 @@ mod tests {
         history.add(&report(&[("web", 0, 0), ("forged", 0, 0)]), &names(), 0);
         history.add(&report(&[("web", u64::MAX, u64::MAX), ("forged", 9, 9)]), &names(), 20_000);
         let measured = history.measured(CAPACITY, 20_000).unwrap();
-        let whole = Usage { cpu_millis: 2000, memory_bytes: 1 << 30 };
+        let whole = ResourceUsage { cpu_millis: 2000, memory_bytes: 1 << 30 };
         assert_eq!(measured.usage.containers, [("web".to_owned(), whole)].into());
         // One that reports nothing has used nothing that is known.
         history.add(&report(&[]), &names(), 40_000);

@@ -65,6 +65,14 @@ impl LocalCloud {
         Self { home, environment: environment.to_owned(), key: OnceLock::new() }
     }
 
+    /// The environments that the local cloud holds something of, by name. Starts nothing where it has no records.
+    pub async fn environments(&self) -> Result<Vec<String>, CloudError> {
+        if !start::exists(&self.home).await {
+            return Ok(Vec::new());
+        }
+        self.ask("/v1/environments", &(), true).await
+    }
+
     fn key(&self) -> Result<&Key, CloudError> {
         if let Some(key) = self.key.get() {
             return Ok(key);
@@ -291,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_does_not_answer_is_named_by_every_verb() {
         // It never says a word, says one when a verb begins, or stops while the verb waits.
-        let cases = (0..3).flat_map(|hellos| (0..8).map(move |verb| (hellos, verb)));
+        let cases = (0..3).flat_map(|hellos| (0..9).map(move |verb| (hellos, verb)));
         let asked = cases.map(async |(hellos, verb)| {
             let group = Name { namespace: "default".into(), name: "web".into() };
             let root = tempfile::tempdir().unwrap();
@@ -313,6 +321,7 @@ mod tests {
                 4 => cloud.logs(&query).await.map(drop),
                 5 => cloud.console("web-1").await.map(drop),
                 6 => cloud.exec("web-1", &Command::default()).await.map(drop),
+                7 => cloud.environments().await.map(drop),
                 _ => apply(&cloud, Act::DeleteImages { images: vec![] }).await,
             };
             let error = result.unwrap_err().to_string();

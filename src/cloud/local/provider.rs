@@ -49,6 +49,14 @@ impl Provider for Local {
         Ok(Box::new(LocalCloud::new(home(client), &client.environment)))
     }
 
+    async fn environments(&self, client: &Client) -> Result<Vec<String>, CloudError> {
+        let mut names = LocalCloud::new(home(client), &client.environment).environments().await?;
+        names.push(client.environment.clone());
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
     fn refuse_size(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
         if replicas <= MAX_MEMBERS {
             return Ok(());

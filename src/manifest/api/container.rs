@@ -24,7 +24,7 @@ pub struct Container {
     /// Ports that the container listens on.
     pub ports: Vec<ContainerPort>,
     /// Requests and limits.
-    pub resources: Resources,
+    pub resources: ResourceRequirements,
     /// Mounts of volumes.
     pub volume_mounts: Vec<VolumeMount>,
     /// What the container may do; the pod's defaults are applied.
@@ -53,7 +53,7 @@ impl Container {
             termination_message_path: None,
             env: Vec::new(),
             ports: Vec::new(),
-            resources: Resources::default(),
+            resources: ResourceRequirements::default(),
             volume_mounts: Vec::new(),
             security: Security::default(),
             probes: Probes::default(),
@@ -80,7 +80,7 @@ pub struct ContainerPort {
 
 /// `resources`: what the container asks for and what it may use at most.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Resources {
+pub struct ResourceRequirements {
     /// Requested processor time in thousandths of a core.
     pub request_cpu_millis: Option<u64>,
     /// Requested memory.

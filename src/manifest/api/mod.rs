@@ -28,7 +28,7 @@ pub use batch::{
     SuccessRule,
 };
 pub use capability::{ALL_CAPABILITIES, BROAD_CAPABILITIES, DEFAULT_CAPABILITIES, OTHER_CAPABILITIES};
-pub use container::{Container, ContainerPort, Resources, SeccompProfile, Security, VolumeMount};
+pub use container::{Container, ContainerPort, ResourceRequirements, SeccompProfile, Security, VolumeMount};
 pub use indexes::{Indexes, MAX_INDEXES};
 pub use meta::{IntOrPercent, Name, ObjectMeta};
 pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
@@ -42,8 +42,9 @@ pub use scaling::{
 pub use schedule::{Schedule, zone};
 pub use secret::{Secret, SecretValue};
 pub use service::{
-    Backend, BackendPort, Ingress, Route, Service, ServicePort, ServiceType, TargetPort, Tls, TlsSecret,
+    BackendPort, Ingress, IngressBackend, IngressPath, Service, ServicePort, ServiceType, TargetPort, Tls,
+    TlsSecret,
 };
-pub use storage::{Claim, ClaimTemplate, DiskSpec, StorageClass};
+pub use storage::{ClaimSpec, ClaimTemplate, PersistentVolumeClaim, StorageClass};
 pub use volume::{FileContent, Volume, VolumeFile, VolumeSource};
 pub use workload::{Deployment, ObjectSet, ServiceAccount, StatefulSet, Strategy};

@@ -92,9 +92,9 @@ pub struct Ingress {
     /// Name and so on.
     pub meta: ObjectMeta,
     /// Rules in the order written.
-    pub routes: Vec<Route>,
+    pub routes: Vec<IngressPath>,
     /// Where everything else leads.
-    pub default_backend: Option<Backend>,
+    pub default_backend: Option<IngressBackend>,
     /// Hosts that are served over TLS.
     pub tls_hosts: Vec<String>,
     /// Whether hosts that nothing names are served over TLS: an entry of `tls` has no hosts, and no rule has one.
@@ -124,7 +124,7 @@ pub struct TlsSecret {
 
 /// A host and path, and where they lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct IngressPath {
     /// The host; all hosts when `None`.
     pub host: Option<String>,
     /// The path.
@@ -132,12 +132,12 @@ pub struct Route {
     /// Whether only this very path is meant, and not what lies below it.
     pub exact: bool,
     /// Where it leads.
-    pub backend: Backend,
+    pub backend: IngressBackend,
 }
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backend {
+pub struct IngressBackend {
     /// Name of the Service, in the namespace of the Ingress.
     pub service: String,
     /// Its port.

@@ -8,11 +8,11 @@ use super::meta::ObjectMeta;
 
 /// `v1` PersistentVolumeClaim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct PersistentVolumeClaim {
     /// Name and so on.
     pub meta: ObjectMeta,
     /// The disk.
-    pub disk: DiskSpec,
+    pub disk: ClaimSpec,
 }
 
 /// `volumeClaimTemplates[]` of a StatefulSet.
@@ -23,12 +23,12 @@ pub struct ClaimTemplate {
     /// Labels of the disk.
     pub labels: BTreeMap<String, String>,
     /// The disk.
-    pub disk: DiskSpec,
+    pub disk: ClaimSpec,
 }
 
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskSpec {
+pub struct ClaimSpec {
     /// Its size.
     pub size: Bytes,
     /// Name of the storage class; the cloud's usual type by default.

@@ -12,7 +12,7 @@ use super::policy::NetworkPolicy;
 use super::scaling::{DisruptionBudget, Scaler};
 use super::secret::Secret;
 use super::service::{Ingress, Service};
-use super::storage::{Claim, ClaimTemplate, StorageClass};
+use super::storage::{ClaimTemplate, PersistentVolumeClaim, StorageClass};
 
 /// Everything that one call of the tool is about: all objects of all given files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ pub struct ObjectSet {
     /// Secrets in the order written.
     pub secrets: Vec<Secret>,
     /// Claims in the order written.
-    pub claims: Vec<Claim>,
+    pub claims: Vec<PersistentVolumeClaim>,
     /// Storage classes in the order written.
     pub storage_classes: Vec<StorageClass>,
     /// Service accounts in the order written.

@@ -6,7 +6,9 @@ use super::env::variables;
 use super::object::{Object, Read};
 use super::probe::{hook, probes};
 use super::scope::PodScope;
-use crate::manifest::api::{Container, ContainerPort, Resources, SeccompProfile, Security, VolumeMount};
+use crate::manifest::api::{
+    Container, ContainerPort, ResourceRequirements, SeccompProfile, Security, VolumeMount,
+};
 use crate::manifest::check::cpu_millis;
 use crate::oci::signal_number;
 
@@ -47,14 +49,14 @@ pub(super) fn protocol(text: &str) -> Option<Protocol> {
     Protocol::ALL.into_iter().find(|protocol| protocol.name() == text)
 }
 
-fn resources(object: Object<'_>) -> Read<Resources> {
+fn resources(object: Object<'_>) -> Read<ResourceRequirements> {
     let (requests, limits) = (object.object("requests")?, object.object("limits")?);
     let cpu = |object: Object<'_>| object.value_if("cpu", |text, _| cpu_millis(text).ok());
     let gpus = |object: Object<'_>| {
         let of = |field| Ok(object.number_if::<u32>(field)?.unwrap_or(0));
         Ok(of("nvidia.com/gpu")?.max(of("amd.com/gpu")?))
     };
-    Ok(Resources {
+    Ok(ResourceRequirements {
         request_cpu_millis: cpu(requests)?,
         request_memory_bytes: requests.size_if("memory")?,
         limit_cpu_millis: cpu(limits)?,

@@ -6,8 +6,8 @@ use super::container::protocol;
 use super::object::{Object, Read};
 use super::scope::Scope;
 use crate::manifest::api::{
-    Backend, BackendPort, Ingress, Protocol, Route, Service, ServicePort, ServiceType, TargetPort, Tls,
-    TlsSecret,
+    BackendPort, Ingress, IngressBackend, IngressPath, Protocol, Service, ServicePort, ServiceType,
+    TargetPort, Tls, TlsSecret,
 };
 use crate::manifest::support::{Annotation, Clouds};
 use crate::manifest::tree::Resolved;
@@ -99,7 +99,7 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
     for rule in spec.objects("rules")? {
         let host = rule.text_if("host")?;
         for path in rule.object("http")?.objects("paths")? {
-            routes.push(Route {
+            routes.push(IngressPath {
                 host: host.clone(),
                 path: path.text("path")?,
                 exact: path.text("pathType")? == "Exact",
@@ -146,12 +146,12 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
     })
 }
 
-fn backend(object: Object<'_>) -> Read<Backend> {
+fn backend(object: Object<'_>) -> Read<IngressBackend> {
     let service = object.object("service")?;
     let port = service.object("port")?;
     let port = match port.number_if("number")? {
         Some(number) => BackendPort::Number(number),
         None => BackendPort::Name(port.text("name")?),
     };
-    Ok(Backend { service: service.text("name")?, port })
+    Ok(IngressBackend { service: service.text("name")?, port })
 }

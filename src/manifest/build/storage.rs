@@ -6,7 +6,7 @@ use super::object::{Object, Read};
 use super::scope::Scope;
 use super::volume::decode;
 use crate::manifest::api::{
-    Claim, ClaimTemplate, DiskSpec, Secret, SecretValue, ServiceAccount, StorageClass,
+    ClaimSpec, ClaimTemplate, PersistentVolumeClaim, Secret, SecretValue, ServiceAccount, StorageClass,
 };
 use crate::manifest::support::Annotation;
 
@@ -23,8 +23,8 @@ pub(super) fn secret(object: Object<'_>, scope: &Scope<'_>) -> Read<Secret> {
 }
 
 /// `v1` PersistentVolumeClaim.
-pub(super) fn claim(object: Object<'_>, scope: &Scope<'_>) -> Read<Claim> {
-    Ok(Claim { meta: scope.meta(object)?, disk: disk(object.object("spec")?)? })
+pub(super) fn claim(object: Object<'_>, scope: &Scope<'_>) -> Read<PersistentVolumeClaim> {
+    Ok(PersistentVolumeClaim { meta: scope.meta(object)?, disk: disk(object.object("spec")?)? })
 }
 
 /// `volumeClaimTemplates[]`.
@@ -37,9 +37,9 @@ pub(super) fn claim_template(object: Object<'_>) -> Read<ClaimTemplate> {
     })
 }
 
-fn disk(spec: Object<'_>) -> Read<DiskSpec> {
+fn disk(spec: Object<'_>) -> Read<ClaimSpec> {
     let requests = spec.object("resources")?.object("requests")?;
-    Ok(DiskSpec {
+    Ok(ClaimSpec {
         size: requests.size_if("storage")?.ok_or_else(|| requests.missing("storage"))?,
         storage_class: spec.text_if("storageClassName")?.filter(|name| !name.is_empty()),
     })

@@ -9,12 +9,7 @@ use super::workload::{API_VERSION, KIND};
 pub(super) static POLICY: Table = Table::new(
     "NetworkPolicy",
     "What pods may be reached by, and what they may reach. It is about pods of the files that are given with it.",
-    &[
-        API_VERSION,
-        KIND,
-        META,
-        works("spec", Type::Object(&POLICY_SPEC), "what it allows").required(),
-    ],
+    &[API_VERSION, KIND, META, works("spec", Type::Object(&POLICY_SPEC), "what it allows").required()],
 );
 
 static POLICY_SPEC: Table = Table::new(

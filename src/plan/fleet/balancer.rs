@@ -143,7 +143,7 @@ pub struct LoadBalancer {
     /// when this user may not bind that one, `None` when it could not be bound at all.
     pub bound: Vec<Option<u16>>,
     /// VMs behind it.
-    pub targets: Vec<Target>,
+    pub targets: Vec<BalancerTarget>,
     /// What was counted at each listener, in the order of the spec, where the cloud counts it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<Option<Traffic>>,
@@ -168,7 +168,7 @@ impl LoadBalancer {
 /// A VM behind a balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Target {
+pub struct BalancerTarget {
     /// The VM.
     pub instance: InstanceId,
     /// The port of the VM.

@@ -1,7 +1,7 @@
 //! Instances of a group: state, health, endpoints and containers, as a cloud and its guests report them.
 //!
 //! Serialised in three places: `status --output json`, the API of the local cloud, and its database, which stores
-//! [`InstanceState`], [`Health`], [`ContainerStatus`] and [`RunMember`] in its records of instances. A field that is renamed
+//! [`InstanceState`], [`Health`], [`ContainerState`] and [`RunMember`] in its records of instances. A field that is renamed
 //! breaks scripts that read the first, and a local cloud of another version that reads the others.
 
 use std::borrow::Borrow;
@@ -98,7 +98,7 @@ pub struct Instance {
     /// The process that runs the VM, on the local cloud.
     pub pid: Option<u32>,
     /// The pod's containers, once the guest has reported them.
-    pub containers: Vec<ContainerStatus>,
+    pub containers: Vec<ContainerState>,
     /// What it uses, where the cloud measures that; changes without end, and so is not watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<InstanceUsage>,
@@ -111,16 +111,16 @@ pub struct InstanceUsage {
     /// The time over which processor use was averaged, in milliseconds.
     pub window_ms: u64,
     /// Containers that run, by name.
-    pub containers: BTreeMap<String, Usage>,
+    pub containers: BTreeMap<String, ResourceUsage>,
     /// The whole machine, with its kernel and the guest's own programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<Usage>,
+    pub machine: Option<ResourceUsage>,
 }
 
 /// What something uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Usage {
+pub struct ResourceUsage {
     /// Processor use in thousandths of a processor.
     pub cpu_millis: u64,
     /// Memory that cannot be reclaimed easily.
@@ -129,8 +129,8 @@ pub struct Usage {
 
 impl InstanceUsage {
     /// All containers together: the use of the pod.
-    pub fn pod(&self) -> Usage {
-        self.containers.values().fold(Usage::default(), |sum, one| Usage {
+    pub fn pod(&self) -> ResourceUsage {
+        self.containers.values().fold(ResourceUsage::default(), |sum, one| ResourceUsage {
             cpu_millis: sum.cpu_millis.saturating_add(one.cpu_millis),
             memory_bytes: sum.memory_bytes.saturating_add(one.memory_bytes),
         })
@@ -243,7 +243,7 @@ impl fmt::Display for Accelerator {
 /// One container, as the guest reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ContainerStatus {
+pub struct ContainerState {
     /// Name in the manifest.
     pub name: String,
     /// Whether it counts as ready.

@@ -11,7 +11,7 @@ use super::stack::Stack;
 use super::wait::now;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress;
-use crate::cloud::aws::plan::packing::{self, Placement};
+use crate::cloud::aws::plan::packing::{self, BalancerSlot};
 use crate::cloud::aws::plan::{name, stack_templates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
@@ -25,7 +25,7 @@ pub(super) struct Service {
     pub(super) stack: Stack,
     pub(super) spec: BalancerSpec,
     /// The load balancer that it shares; an Ingress has one of its own.
-    pub(super) placement: Option<Placement>,
+    pub(super) placement: Option<BalancerSlot>,
 }
 
 impl Service {
@@ -72,7 +72,7 @@ impl Aws {
         }
         let services = self.services().await?;
         let now = placement_of(&services, &spec.name);
-        let others: Vec<(Placement, BalancerSpec)> = services
+        let others: Vec<(BalancerSlot, BalancerSpec)> = services
             .iter()
             .filter(|service| service.spec.name != spec.name)
             .filter_map(|service| Some((service.placement?, service.spec.clone())))
@@ -169,7 +169,7 @@ impl Aws {
 
     /// Deletes the load balancer that a Service has just left, when no other Service is on it, and those that interrupted
     /// runs left.
-    async fn drop_unused_balancers(&self, left: Option<Placement>) -> Result<(), CloudError> {
+    async fn drop_unused_balancers(&self, left: Option<BalancerSlot>) -> Result<(), CloudError> {
         let left = left.map(|placement| name::balancer_stack(&self.settings.environment, placement));
         for stack in unused_balancers(&self.settings.environment, &self.stacks().await?, now()) {
             if stack.is_old || left.as_ref() == Some(&stack.name) {
@@ -181,7 +181,7 @@ impl Aws {
 }
 
 /// The load balancer that a Service is on.
-fn placement_of(services: &[Service], name: &Name) -> Option<Placement> {
+fn placement_of(services: &[Service], name: &Name) -> Option<BalancerSlot> {
     services.iter().find(|service| service.spec.name == *name)?.placement
 }
 

@@ -9,7 +9,7 @@ use aws_sdk_ec2::config::Credentials;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
-use super::settings::Settings;
+use super::settings::AwsSettings;
 
 /// Tries of one call. With back-off up to [`MAX_PAUSE`] that is about two minutes of throttling or of a broken service.
 const TRIES: u32 = 10;
@@ -39,7 +39,7 @@ pub(super) struct Clients {
 impl Clients {
     /// Credentials come as all AWS tools find them: environment, profile, SSO, web identity, instance role; or they are
     /// given.
-    pub(super) async fn new(settings: &Settings, credentials: Option<Credentials>) -> Self {
+    pub(super) async fn new(settings: &AwsSettings, credentials: Option<Credentials>) -> Self {
         let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::client::Clients;
 use super::generation::Planned;
-use super::settings::Settings;
+use super::settings::AwsSettings;
 use super::tags;
 use super::wait::clock;
 use crate::cloud::CloudError;
@@ -24,7 +24,7 @@ use crate::report::Events;
 /// An environment in AWS.
 #[derive(Debug, Clone)]
 pub struct Aws {
-    pub(super) settings: Settings,
+    pub(super) settings: AwsSettings,
     pub(super) clients: Clients,
     pub(super) events: Events,
     /// Settings of groups that have no revision yet.
@@ -41,12 +41,12 @@ pub struct Aws {
 
 impl Aws {
     /// Connects; nothing is asked yet.
-    pub async fn new(settings: Settings, events: Events) -> Result<Self, CloudError> {
+    pub async fn new(settings: AwsSettings, events: Events) -> Result<Self, CloudError> {
         Self::with(settings, events, None).await
     }
 
     pub(super) async fn with(
-        settings: Settings,
+        settings: AwsSettings,
         events: Events,
         credentials: Option<Credentials>,
     ) -> Result<Self, CloudError> {
@@ -91,7 +91,7 @@ impl Aws {
     /// What the environment has once, put by the first that needs it.
     pub(super) async fn frame(&self) -> Result<Frame, CloudError> {
         let put = self.frame.get_or_try_init(async || {
-            let place = stack_templates::Place {
+            let place = stack_templates::EnvironmentPlace {
                 environment: self.settings.environment.clone(),
                 network: self.settings.network.clone(),
             };
@@ -113,7 +113,7 @@ impl Aws {
 impl Aws {
     /// An environment whose calls nobody answers.
     pub(super) async fn unanswered(cache: &std::path::Path) -> Self {
-        let settings = Settings {
+        let settings = AwsSettings {
             environment: "test".into(),
             region: "us-east-1".into(),
             profile: None,

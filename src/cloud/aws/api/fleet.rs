@@ -22,8 +22,8 @@ use crate::cloud::CloudError;
 use crate::cloud::aws::plan::{ingress, stack_templates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{
-    Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceId, InstanceState, LoadBalancer, Refresh,
-    RefreshStatus, Revision, Target, TargetGroup,
+    BalancerTarget, Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceId, InstanceState,
+    LoadBalancer, Refresh, RefreshStatus, Revision, TargetGroup,
 };
 
 /// Health of targets: by target group, by instance.
@@ -325,7 +325,7 @@ fn balancer(
         });
         let port = wanted.first().map_or(port, |target| target.port);
         let known = healths.get(arn).into_iter().flatten();
-        targets.extend(known.map(|(id, health)| Target {
+        targets.extend(known.map(|(id, health)| BalancerTarget {
             instance: InstanceId(id.clone()),
             port,
             healthy: *health == Health::Healthy,

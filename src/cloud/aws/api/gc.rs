@@ -10,7 +10,7 @@ use super::environment::Aws;
 use super::tags;
 use super::wait::now;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::role::{self, Profile};
+use crate::cloud::aws::plan::role::{self, InstanceProfile};
 use crate::plan::fleet::{InstanceGroup, Leftover};
 
 /// An upload that is older was given up.
@@ -68,7 +68,8 @@ impl Aws {
         found.extend(dead.map(|stack| leftover(STACK, &stack.name)));
         let environment = &self.settings.environment;
         let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));
-        let profiles = revisions.filter_map(|(group, r)| Profile::of(&group.name.namespace, &r.launch));
+        let profiles =
+            revisions.filter_map(|(group, r)| InstanceProfile::of(&group.name.namespace, &r.launch));
         let used: BTreeSet<String> =
             profiles.map(|profile| role::stack_name(environment, &profile)).collect();
         let unused = stacks

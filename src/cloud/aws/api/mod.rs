@@ -39,7 +39,7 @@ use async_trait::async_trait;
 
 pub use self::environment::Aws;
 pub use self::preflight::Wanted;
-pub use self::settings::Settings;
+pub use self::settings::AwsSettings;
 use crate::cloud::aws::plan::name;
 use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::{Name, Secret};

@@ -2,7 +2,7 @@
 
 use super::environment::Aws;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::role::{self, Profile};
+use crate::cloud::aws::plan::role::{self, InstanceProfile};
 use crate::cloud::aws::plan::stack_templates::Frame;
 use crate::manifest::api::Name;
 use crate::plan::fleet::LaunchSpec;
@@ -15,7 +15,9 @@ impl Aws {
         launch: &LaunchSpec,
         frame: &Frame,
     ) -> Result<String, CloudError> {
-        let Some(wanted) = Profile::of(&group.namespace, launch) else { return Ok(frame.profile.clone()) };
+        let Some(wanted) = InstanceProfile::of(&group.namespace, launch) else {
+            return Ok(frame.profile.clone());
+        };
         self.put_stack(&role::stack(&self.settings.environment, &wanted)).await?.output("Profile")
     }
 }

@@ -6,7 +6,7 @@ use crate::cloud::aws::plan::stack_templates::Network;
 
 /// An environment in an account and a region, and how it is reached.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct AwsSettings {
     /// The environment's name.
     pub environment: String,
     /// The region.

@@ -43,7 +43,7 @@ fn setting(variable: &str) -> Option<String> {
 
 impl Bed {
     async fn aws(&self, cache: &Path) -> Aws {
-        let settings = Settings {
+        let settings = AwsSettings {
             environment: "test".into(),
             region: "us-east-1".into(),
             profile: None,

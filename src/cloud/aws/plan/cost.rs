@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::{self, PRICED, PRICED_REGION};
 use super::name;
-use super::packing::{self, Placement};
-use super::role::Profile;
-use crate::cloud::provider::{Change, Cost};
+use super::packing::{self, BalancerSlot};
+use super::role::InstanceProfile;
+use crate::cloud::provider::{Cost, ResourceChange};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
 use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
@@ -94,8 +94,8 @@ impl State {
     }
 
     /// Load balancers that the Services share.
-    fn placements(&self) -> BTreeSet<Placement> {
-        let mut placed: Vec<(Placement, BalancerSpec)> = Vec::new();
+    fn placements(&self) -> BTreeSet<BalancerSlot> {
+        let mut placed: Vec<(BalancerSlot, BalancerSpec)> = Vec::new();
         for spec in self.balancers.values().filter(|spec| spec.http.is_none() && spec.external_name.is_none())
         {
             placed.push((packing::place(spec, None, &placed), spec.clone()));
@@ -161,7 +161,9 @@ impl State {
             add("EC2::Image", image.chars().take(19).collect(), String::new());
         }
         for (group, (replicas, launch)) in &self.groups {
-            if let Some(profile) = launch.as_ref().and_then(|launch| Profile::of(&group.namespace, launch)) {
+            if let Some(profile) =
+                launch.as_ref().and_then(|launch| InstanceProfile::of(&group.namespace, launch))
+            {
                 let account = profile.account.to_string();
                 add("IAM::InstanceProfile", account.clone(), format!("{profile:?}"));
                 if profile.role.is_none() {
@@ -203,18 +205,18 @@ pub fn cost(plan: &RolloutPlan, fleet: &Fleet) -> Cost {
     let before = State::of(fleet);
     let after = before.clone().after(fleet, plan);
     let (old, new) = (before.resources(&plan.environment), after.resources(&plan.environment));
-    let mut changes: Vec<Change> = Vec::new();
+    let mut changes: Vec<ResourceChange> = Vec::new();
     for (key, content) in &new {
         match old.get(key) {
-            None => changes.push(Change { mark: '+', kind: key.0, name: key.1.clone() }),
+            None => changes.push(ResourceChange { mark: '+', kind: key.0, name: key.1.clone() }),
             Some(previous) if previous != content => {
-                changes.push(Change { mark: '~', kind: key.0, name: key.1.clone() });
+                changes.push(ResourceChange { mark: '~', kind: key.0, name: key.1.clone() });
             }
             Some(_) => {}
         }
     }
     let gone = old.keys().filter(|key| !new.contains_key(key));
-    changes.extend(gone.map(|(kind, name)| Change { mark: '-', kind, name: name.clone() }));
+    changes.extend(gone.map(|(kind, name)| ResourceChange { mark: '-', kind, name: name.clone() }));
     let basis = format!(
         "on-demand prices of {PRICED_REGION}, {PRICED}; without traffic, load balancer capacity units, logs and snapshots"
     );

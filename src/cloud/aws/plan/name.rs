@@ -4,7 +4,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::packing::Placement;
+use super::packing::BalancerSlot;
 use crate::manifest::api::Name;
 
 /// The longest name of a launch template is 128 characters.
@@ -29,7 +29,7 @@ pub fn environment_stack(environment: &str) -> String {
 }
 
 /// The stack of a network load balancer.
-pub fn balancer_stack(environment: &str, placement: Placement) -> String {
+pub fn balancer_stack(environment: &str, placement: BalancerSlot) -> String {
     format!("i2kit-balancer-{placement}-{environment}")
 }
 

@@ -27,14 +27,14 @@ impl Scheme {
 
 /// One load balancer of an environment: `internal-0`, `public-1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Placement {
+pub struct BalancerSlot {
     /// Who reaches it.
     pub scheme: Scheme,
     /// Its number among those of the scheme.
     pub index: u32,
 }
 
-impl fmt::Display for Placement {
+impl fmt::Display for BalancerSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.scheme {
             Scheme::Internal => "internal",
@@ -44,7 +44,7 @@ impl fmt::Display for Placement {
     }
 }
 
-impl FromStr for Placement {
+impl FromStr for BalancerSlot {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -60,9 +60,13 @@ impl FromStr for Placement {
 
 /// Where `spec` goes, given where all others are. A Service that has a place keeps it for as long as its ports are free
 /// there: clients know the load balancer's name.
-pub fn place(spec: &BalancerSpec, now: Option<Placement>, others: &[(Placement, BalancerSpec)]) -> Placement {
+pub fn place(
+    spec: &BalancerSpec,
+    now: Option<BalancerSlot>,
+    others: &[(BalancerSlot, BalancerSpec)],
+) -> BalancerSlot {
     let scheme = Scheme::of(spec.kind);
-    let fits = |placement: Placement| {
+    let fits = |placement: BalancerSlot| {
         let there = others.iter().filter(|(other, _)| *other == placement);
         let taken: Vec<_> = there.flat_map(|(_, spec)| &spec.listeners).collect();
         let free = spec.listeners.iter().all(|listener| {
@@ -79,8 +83,8 @@ pub fn place(spec: &BalancerSpec, now: Option<Placement>, others: &[(Placement, 
     }
     // Every load balancer holds a Service, so that one more than there are Services is always free.
     let most = u32::try_from(others.len()).unwrap_or(u32::MAX);
-    let free = (0..most).map(|index| Placement { scheme, index }).find(|placement| fits(*placement));
-    free.unwrap_or(Placement { scheme, index: most })
+    let free = (0..most).map(|index| BalancerSlot { scheme, index }).find(|placement| fits(*placement));
+    free.unwrap_or(BalancerSlot { scheme, index: most })
 }
 
 #[cfg(test)]
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_place_is_kept_while_it_fits_and_reads_back() {
-        let there = Placement { scheme: Scheme::Internal, index: 3 };
+        let there = BalancerSlot { scheme: Scheme::Internal, index: 3 };
         let others = [(there, spec(ServiceType::ClusterIP, &[80]))];
         assert_eq!(place(&spec(ServiceType::ClusterIP, &[81]), Some(there), &others), there);
         assert_eq!(place(&spec(ServiceType::ClusterIP, &[80]), Some(there), &others).index, 0);
@@ -125,6 +129,6 @@ mod tests {
             Scheme::Public
         );
         assert_eq!("internal-3".parse(), Ok(there));
-        assert_eq!("internal-x".parse::<Placement>(), Err(()));
+        assert_eq!("internal-x".parse::<BalancerSlot>(), Err(()));
     }
 }

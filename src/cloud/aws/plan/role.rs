@@ -20,7 +20,7 @@ const DEFAULT_ACCOUNT: &str = "default";
 
 /// The instance profile of machines.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Profile {
+pub struct InstanceProfile {
     /// The ServiceAccount.
     pub account: Name,
     /// The role that it names; one of its own otherwise.
@@ -29,7 +29,7 @@ pub struct Profile {
     pub secrets: BTreeSet<String>,
 }
 
-impl Profile {
+impl InstanceProfile {
     /// That of a revision's machines in `namespace`; `None` where the environment's own is enough.
     pub fn of(namespace: &str, launch: &LaunchSpec) -> Option<Self> {
         let held = launch.secrets.iter().filter(|(_, version)| version.is_some());
@@ -51,8 +51,8 @@ impl Profile {
 }
 
 /// The stack of an instance profile.
-pub fn stack(environment: &str, profile: &Profile) -> StackPlan {
-    let Profile { account, role, secrets } = profile;
+pub fn stack(environment: &str, profile: &InstanceProfile) -> StackPlan {
+    let InstanceProfile { account, role, secrets } = profile;
     let description =
         format!("i2kit: ServiceAccount {}/{} of environment {environment}", account.namespace, account.name);
     let held = secrets.iter().map(|secret| {
@@ -78,8 +78,8 @@ pub fn stack(environment: &str, profile: &Profile) -> StackPlan {
 
 /// The name of the stack of an instance profile. One that comes to mean another role or other Secrets gets another stack, so that older
 /// revisions keep theirs.
-pub fn stack_name(environment: &str, profile: &Profile) -> String {
-    let Profile { account, role, secrets } = profile;
+pub fn stack_name(environment: &str, profile: &InstanceProfile) -> String {
+    let InstanceProfile { account, role, secrets } = profile;
     let mut whole = format!("{}/{} {}", account.namespace, account.name, role.as_deref().unwrap_or_default());
     for secret in secrets {
         whole += "\n";
@@ -102,12 +102,12 @@ mod tests {
     fn an_account_has_a_role_of_its_own_unless_it_names_one() {
         let account = Name { namespace: "shop".into(), name: "reader".into() };
         let secrets: BTreeSet<String> = ["db".to_owned(), "mail".to_owned()].into();
-        let own = Profile { account: account.clone(), role: None, secrets };
+        let own = InstanceProfile { account: account.clone(), role: None, secrets };
         insta::assert_snapshot!("role", stack("production", &own).template);
-        let bare = Profile { secrets: BTreeSet::new(), ..own.clone() };
+        let bare = InstanceProfile { secrets: BTreeSet::new(), ..own.clone() };
         assert!(!stack("production", &bare).template.contains("secretsmanager"));
         let arn = "arn:aws:iam::123456789012:role/team/reader".to_owned();
-        let named = Profile { role: Some(arn), ..bare.clone() };
+        let named = InstanceProfile { role: Some(arn), ..bare.clone() };
         let plan = stack("production", &named);
         assert!(plan.template.contains(r#"Roles: ["reader"]"#), "{}", plan.template);
         assert!(!plan.template.contains("AWS::IAM::Role"), "{}", plan.template);
@@ -119,16 +119,16 @@ mod tests {
     #[test]
     fn machines_read_the_secrets_that_their_pods_name_and_no_others() {
         let mut launch = launch();
-        assert_eq!(Profile::of("shop", &launch), None);
+        assert_eq!(InstanceProfile::of("shop", &launch), None);
         launch.secrets.insert("missing".into(), None);
-        assert_eq!(Profile::of("shop", &launch), None);
+        assert_eq!(InstanceProfile::of("shop", &launch), None);
         launch.secrets.insert("db".into(), Some("0123".into()));
-        let default = Profile::of("shop", &launch).unwrap();
+        let default = InstanceProfile::of("shop", &launch).unwrap();
         assert_eq!((default.account.to_string(), default.role), ("shop/default".into(), None));
         assert_eq!(default.secrets, ["db".to_owned()].into());
         let account = Name { namespace: "shop".into(), name: "reader".into() };
         launch.role = Some(MachineRole { account, role: Some("theirs".into()) });
-        let named = Profile::of("shop", &launch).unwrap();
+        let named = InstanceProfile::of("shop", &launch).unwrap();
         assert_eq!((named.role.as_deref(), named.secrets.len()), (Some("theirs"), 0));
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::name;
-use super::packing::{Placement, Scheme};
+use super::packing::{BalancerSlot, Scheme};
 use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
 use crate::plan::pod::HEALTH_PORT;
@@ -36,7 +36,7 @@ pub(super) const LARGEST_PARAMETER: usize = 4096;
 
 /// Where an environment lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct EnvironmentPlace {
     /// The environment.
     pub environment: String,
     /// A network that exists, with its subnets; one of our own otherwise.
@@ -164,7 +164,7 @@ pub enum FrameError {
 }
 
 /// The stack of what the environment has once.
-pub fn environment(place: &Place) -> StackPlan {
+pub fn environment(place: &EnvironmentPlace) -> StackPlan {
     let environment = &place.environment;
     let subnet = |(index, cidr): (usize, &&str)| json!({"name": format!("Subnet{index}"), "index": index, "cidr": cidr});
     let own = json!({"cidr": NETWORK, "subnets": SUBNETS.iter().enumerate().map(subnet).collect::<Vec<_>>()});
@@ -201,7 +201,7 @@ pub(super) fn arn(service: &str, resource: &str) -> String {
 }
 
 /// The stack of a network load balancer.
-pub fn balancer(environment: &str, placement: Placement, frame: &Frame) -> StackPlan {
+pub fn balancer(environment: &str, placement: BalancerSlot, frame: &Frame) -> StackPlan {
     let values = json!({
         "description": format!("i2kit: load balancer {placement} of environment {environment}"),
         "clients": format!("clients of load balancer {placement} of the i2kit environment {environment}"),
@@ -223,7 +223,7 @@ pub fn balancer(environment: &str, placement: Placement, frame: &Frame) -> Stack
 pub fn service(
     environment: &str,
     spec: &BalancerSpec,
-    placement: Placement,
+    placement: BalancerSlot,
     (frame, balancer): (&Frame, &Balancer),
 ) -> Result<StackPlan, FrameError> {
     let listeners: Result<Vec<Value>, FrameError> = spec
@@ -284,7 +284,7 @@ const ZONE: &str = "cluster.local";
 fn listener_values(
     spec: &BalancerSpec,
     listener: &Listener,
-    placement: Placement,
+    placement: BalancerSlot,
 ) -> Result<Option<Value>, FrameError> {
     let Some(first) = listener.targets.first() else { return Ok(None) };
     if listener.targets.iter().any(|target| target.port != first.port) {

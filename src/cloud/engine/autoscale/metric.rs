@@ -9,7 +9,7 @@ use i2kit_spec::Millis;
 
 use crate::cloud::engine::usage::{Capacity, Measured};
 use crate::manifest::api::{MetricTarget, Resource};
-use crate::plan::fleet::{Requests, ScalingMetric, Usage};
+use crate::plan::fleet::{Requests, ResourceUsage, ScalingMetric};
 
 /// `--horizontal-pod-autoscaler-cpu-initialization-period`: so long after its start a machine's processor use counts only
 /// while it is ready, and only of a window that began after it became so.
@@ -203,7 +203,7 @@ fn unready(pod: &Pod, measured: &Measured, now: u64) -> bool {
 
 /// The use of the pod, or of the one container.
 fn value(metric: &ScalingMetric, measured: &Measured) -> Option<u64> {
-    let Usage { cpu_millis, memory_bytes } = match &metric.metric.container {
+    let ResourceUsage { cpu_millis, memory_bytes } = match &metric.metric.container {
         Some(name) => *measured.usage.containers.get(name)?,
         None if measured.usage.containers.is_empty() => return None,
         None => measured.usage.pod(),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cloud::engine::usage::{Capacity, Measured};
 use crate::manifest::api::{Metric, MetricTarget, PolicyChange, Resource, ScalingPolicy, SelectPolicy};
-use crate::plan::fleet::{InstanceUsage, Requests, ScalingMetric, Usage};
+use crate::plan::fleet::{InstanceUsage, Requests, ResourceUsage, ScalingMetric};
 
 const MIB: u64 = 1 << 20;
 
@@ -30,7 +30,7 @@ fn at(steady: u64) -> Moment {
 
 /// A machine that has been ready for long and uses that at the time `now`.
 fn pod(cpu_millis: u64, memory_bytes: u64, now: u64) -> Pod {
-    let usage = Usage { cpu_millis, memory_bytes };
+    let usage = ResourceUsage { cpu_millis, memory_bytes };
     let containers = [("web".to_owned(), usage)].into();
     Pod {
         started: 0,
@@ -124,7 +124,10 @@ fn a_metric_of_one_container_is_of_that_alone() {
     of_web.metric.container = Some("web".into());
     let mut both = pods(&[100]);
     if let Some(measured) = &mut both[0].measured {
-        measured.usage.containers.insert("sidecar".into(), Usage { cpu_millis: 900, memory_bytes: 1 });
+        measured
+            .usage
+            .containers
+            .insert("sidecar".into(), ResourceUsage { cpu_millis: 900, memory_bytes: 1 });
     }
     assert_eq!(wanted(&of_web, 1, &both), Some(2));
     assert_eq!(wanted(&cpu(50), 1, &both), Some(20));

@@ -7,7 +7,7 @@ use i2kit_spec::Millis;
 use super::{Applied, BalancerRecord, Environment, GroupRecord};
 use crate::cloud::CloudError;
 use crate::cloud::engine::moment::Moment;
-use crate::cloud::engine::reconcile::{MAX_MEMBERS, Memory, RUNS_KEPT, RefreshState, Run};
+use crate::cloud::engine::reconcile::{GroupMemory, MAX_MEMBERS, RUNS_KEPT, RefreshState, Run};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::fleet::{BalancerSpec, Generation, GroupSettings, RefreshStatus, Revision};
@@ -124,7 +124,7 @@ impl Environment {
             replicas: 0,
             next_revision: 1,
             revisions: Vec::new(),
-            memory: Memory::default(),
+            memory: GroupMemory::default(),
             instances: BTreeMap::new(),
         };
         self.groups.insert(name.clone(), group);

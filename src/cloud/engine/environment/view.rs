@@ -7,8 +7,8 @@ use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{RefreshState, Rescale, Run};
 use crate::manifest::api::{JobRules, Name};
 use crate::plan::fleet::{
-    BalancerSpec, CloudEvent, EventKind, Fleet, Instance, InstanceGroup, InstanceState, JobRun, LoadBalancer,
-    Refresh, ScheduleStatus, Target, count, member_name,
+    BalancerSpec, BalancerTarget, CloudEvent, EventKind, Fleet, Instance, InstanceGroup, InstanceState,
+    JobRun, LoadBalancer, Refresh, ScheduleStatus, count, member_name,
 };
 
 impl Environment {
@@ -43,13 +43,13 @@ impl Environment {
         }
     }
 
-    fn targets(&self, spec: &BalancerSpec) -> Vec<Target> {
-        let mut targets: Vec<Target> = spec
+    fn targets(&self, spec: &BalancerSpec) -> Vec<BalancerTarget> {
+        let mut targets: Vec<BalancerTarget> = spec
             .targets()
             .filter_map(|target| Some((self.groups.get(&target.group)?, target.port)))
             .flat_map(|(group, port)| group.instances.values().map(move |instance| (instance, port)))
             .filter(|(instance, _)| instance.state == InstanceState::Running)
-            .map(|(instance, port)| Target {
+            .map(|(instance, port)| BalancerTarget {
                 instance: instance.id.clone(),
                 port,
                 healthy: instance.serves(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use i2kit_spec::Millis;
 
-use super::memory::Memory;
+use super::memory::GroupMemory;
 use crate::plan::fleet::{GroupSettings, Health, InstanceId, InstanceState, RunMember};
 
 /// VMs of a group: each is a record, a folder and a process of a host.
@@ -46,7 +46,7 @@ pub struct GroupView {
     /// The number of VMs wanted.
     pub replicas: u32,
     /// What the group decides for itself and remembers.
-    pub memory: Memory,
+    pub memory: GroupMemory,
     /// Revisions whose VMs have the disk of a claim.
     pub with_claims: BTreeSet<u32>,
     /// Its VMs, oldest first.
@@ -108,7 +108,7 @@ impl Member {
 
 /// Which of a group's VMs one is, where they are not all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub struct MemberPlace {
     /// Its index, of a member of a StatefulSet.
     pub ordinal: Option<u32>,
     /// Of a Job: the run that it is for.
@@ -123,7 +123,7 @@ pub enum Action {
         /// The revision.
         revision: u32,
         /// Which of the group's it is, where they are not all alike.
-        place: Place,
+        place: MemberPlace,
     },
     /// Take it out of the balancer.
     Drain {
@@ -158,7 +158,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// To be stored before the actions are carried out.
-    pub memory: Memory,
+    pub memory: GroupMemory,
     /// To be carried out.
     pub actions: Vec<Action>,
     /// A refresh or a run failed just now, and this VM shows why.
@@ -233,5 +233,5 @@ pub(super) fn worth(vm: &Member) -> u8 {
 
 /// Starts of VMs, for as many as are missing and may be started by one decision.
 pub(super) fn launches(missing: u32, revision: u32) -> impl Iterator<Item = Action> {
-    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision, place: Place::default() })
+    (0..missing.min(LAUNCHES)).map(move |_| Action::Launch { revision, place: MemberPlace::default() })
 }

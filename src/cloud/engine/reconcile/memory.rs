@@ -12,7 +12,7 @@ use crate::plan::fleet::{GroupSettings, RefreshStatus};
 /// What a group remembers from one decision to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Memory {
+pub struct GroupMemory {
     /// The revision that it runs, or returns to.
     pub current: Option<u32>,
     /// The newest refresh.
@@ -74,7 +74,7 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-impl Memory {
+impl GroupMemory {
     /// The revision that the VM of an index should run; none before anything was started. Below the partition that is the
     /// one which the group left there.
     pub(super) fn revision_of(&self, settings: &GroupSettings, ordinal: Option<u32>) -> Option<u32> {

@@ -39,7 +39,7 @@ fn world(stateful: Option<StatefulSettings>, replicas: u32) -> World {
         stateful,
         ..example::settings(strategy)
     };
-    let memory = Memory::default();
+    let memory = GroupMemory::default();
     let group = GroupView { settings, replicas, memory, with_claims, vms: vec![] };
     let (log, drained, broken) = (vec![], vec![], BTreeSet::new());
     World { group, now: 0, started: 0, log, drained, broken }
@@ -70,7 +70,7 @@ impl World {
         let decision = decide(&self.group, Moment { steady: self.now, wall: self.now });
         self.group.memory = decision.memory;
         for action in decision.actions {
-            if let Action::Launch { revision, place: Place { ordinal, .. } } = action {
+            if let Action::Launch { revision, place: MemberPlace { ordinal, .. } } = action {
                 self.launch(revision, ordinal);
                 continue;
             }

@@ -2,11 +2,11 @@
 //! the way back when the new revision does not.
 
 use super::group::{Action, Blame, Decision, GroupView, Member, REFRESH_FAILURES, launches, worth};
-use super::memory::{Memory, Reached, RefreshState};
+use super::memory::{GroupMemory, Reached, RefreshState};
 use crate::plan::fleet::{Health, InstanceId, InstanceState, RefreshStatus, count};
 
 /// Whether a refresh is under way.
-pub(super) fn is_active(memory: &Memory) -> bool {
+pub(super) fn is_active(memory: &GroupMemory) -> bool {
     memory.refresh.as_ref().is_some_and(|refresh| refresh.status.is_active())
 }
 

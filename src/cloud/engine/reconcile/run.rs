@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::group::{Action, Blame, Decision, GroupView, LAUNCHES, MAX_MEMBERS, Member, Place, pause};
+use super::group::{Action, Blame, Decision, GroupView, LAUNCHES, MAX_MEMBERS, Member, MemberPlace, pause};
 use super::run_state::{IndexFailures, Run};
 use crate::manifest::api::{FailureAction, FailureMatch, FailureRule, Indexes, JobRules, SuccessRule};
 use crate::plan::fleet::{InstanceId, InstanceState, RefreshStatus, RunMember, count as number_of};
@@ -226,7 +226,7 @@ fn launch(group: &GroupView, job: &JobRules, run: &Run, held: &[&Member], now: u
     let room = job.parallelism.saturating_sub(held_count).min(room_of_group).min(LAUNCHES);
     let number = run.number;
     let mut start = |index: Option<u32>| {
-        let place = Place { run: Some(RunMember { number, index }), ..Place::default() };
+        let place = MemberPlace { run: Some(RunMember { number, index }), ..MemberPlace::default() };
         decision.actions.push(Action::Launch { revision: run.revision, place });
     };
     match job.completions {

@@ -3,13 +3,13 @@
 
 use std::cmp::Reverse;
 
-use super::group::{Action, Decision, GroupView, LAUNCHES, Member, Place};
-use super::memory::Memory;
+use super::group::{Action, Decision, GroupView, LAUNCHES, Member, MemberPlace};
+use super::memory::GroupMemory;
 use super::refresh;
 use crate::plan::fleet::{InstanceState, StatefulSettings, count};
 
 /// Notes the revision of the members below the partition for as long as there is one.
-pub(super) fn hold(set: &StatefulSettings, memory: &mut Memory) {
+pub(super) fn hold(set: &StatefulSettings, memory: &mut GroupMemory) {
     if set.partition <= set.first {
         // Nothing goes back to it: the members that had it are replaced, or about to be.
         memory.held = None;
@@ -47,7 +47,7 @@ struct Set<'g> {
     /// VMs that are neither leaving nor gone nor about to go.
     members: &'g [&'g Member],
     now: u64,
-    memory: Memory,
+    memory: GroupMemory,
 }
 
 impl Set<'_> {
@@ -76,7 +76,7 @@ impl Set<'_> {
                 None => {
                     let revision = self.memory.revision_of(&self.group.settings, Some(ordinal));
                     let Some(revision) = revision else { return };
-                    let place = Place { ordinal: Some(ordinal), ..Place::default() };
+                    let place = MemberPlace { ordinal: Some(ordinal), ..MemberPlace::default() };
                     actions.push(Action::Launch { revision, place });
                     launched += 1;
                     if !self.rules.parallel {

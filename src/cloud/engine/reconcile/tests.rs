@@ -167,7 +167,7 @@ fn recreate_ends_all_old_vms_first() {
 fn a_first_start_that_fails_is_failed_and_goes_on_with_pauses() {
     let sim = world(&settings(0, 1), 0, &[Behaviour::NeverReady]);
     let mut world = sim.world();
-    world.environment.groups.get_mut(&web()).unwrap().memory = reconcile::Memory::default();
+    world.environment.groups.get_mut(&web()).unwrap().memory = reconcile::GroupMemory::default();
     let now = world.moment();
     world.environment.start_refresh(&web(), 2, 1, now).unwrap();
     world.pass(150);
@@ -342,7 +342,7 @@ fn nothing_is_rolled_back_to_what_never_served() {
     let mut world = sim.world();
     {
         let group = world.environment.groups.get_mut(&web()).unwrap();
-        group.memory = reconcile::Memory::default();
+        group.memory = reconcile::GroupMemory::default();
         group.revisions.iter_mut().for_each(|revision| revision.deployed = None);
     }
     let now = world.moment();

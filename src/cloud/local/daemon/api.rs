@@ -99,6 +99,7 @@ pub(super) fn router(keeper: Arc<Keeper>) -> Router {
     Router::new()
         .route("/v1/hello", get(hello))
         .route("/v1/stop", post(stop))
+        .route("/v1/environments", post(environments))
         .route("/v1/inspect", post(inspect))
         .route("/metrics", get(metrics))
         .route("/v1/apply", post(change))
@@ -121,6 +122,13 @@ async fn stop(State(keeper): State<Arc<Keeper>>) -> StatusCode {
 
 async fn inspect(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Inspect>) -> Response {
     Json(keeper.counted_fleet(&asked.environment, &asked.scope).await).into_response()
+}
+
+/// The names of all environments that hold something.
+async fn environments(State(keeper): State<Arc<Keeper>>) -> Json<Vec<String>> {
+    let state = keeper.state();
+    let held = state.environments.iter().filter(|(_, environment)| !environment.is_empty());
+    Json(held.map(|(name, _)| name.clone()).collect())
 }
 
 /// The traffic of all environments, as Prometheus reads it.
@@ -173,4 +181,32 @@ async fn execute(State(keeper): State<Arc<Keeper>>, mut request: Request) -> Res
 
 fn refused(error: CloudError) -> Response {
     (StatusCode::UNPROCESSABLE_ENTITY, Json(error)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::cloud::local::store;
+
+    #[tokio::test]
+    async fn the_environments_that_hold_something_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let keeper = Arc::new(Keeper::open(home).unwrap());
+        let named = async || environments(State(Arc::clone(&keeper))).await.0;
+        assert!(named().await.is_empty());
+        let sample = store::sample();
+        let holding: Vec<String> = sample.keys().cloned().collect();
+        keeper
+            .change_all(|environments| {
+                environments.extend(sample);
+                environments.entry("idle".into()).or_default();
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(named().await, holding);
+    }
 }

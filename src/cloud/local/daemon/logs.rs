@@ -236,7 +236,7 @@ pub(super) fn console(keeper: Arc<Keeper>, asked: &Console) -> Result<Body, Clou
     if !keeper.state().knows(&asked.environment, &asked.instance) {
         return Err(CloudError::not_found("VM", &asked.instance));
     }
-    let start = (keeper, console::Bytes::new(&folder), asked.instance.clone());
+    let start = (keeper, console::ConsoleBytes::new(&folder), asked.instance.clone());
     Ok(Body::from_stream(stream::unfold(start, move |(keeper, mut bytes, id)| async move {
         loop {
             let goes_on = alive(&keeper, &id) && !keeper.ending.is_cancelled();

@@ -12,7 +12,7 @@ use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord
 use crate::cloud::local::mover::ListenerId;
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted::{
-    self, Addresses, Allow, Block, Policy, Ports, Range, Service, Wanted,
+    self, Addresses, Allow, Block, Policy, Ports, Range, Wanted, WantedService,
 };
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, PolicyPorts, Reachable, TargetGroup};
@@ -130,7 +130,7 @@ fn wanted(environment: &Environment) -> Wanted {
         for listener in &balancer.spec.listeners {
             let backends =
                 listener.targets.iter().flat_map(|target| serving(environment, &target.group, target.port));
-            services.push(Service {
+            services.push(WantedService {
                 address: wanted::service_address(host),
                 protocol: listener.protocol,
                 port: listener.port,

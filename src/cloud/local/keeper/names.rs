@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::cloud::engine::environment::{BalancerRecord, Environment, InstanceRecord};
 use crate::cloud::local::mover::dns::service_name;
-use crate::cloud::local::mover::dns::zone::{DOMAIN, Record, Zone};
+use crate::cloud::local::mover::dns::zone::{DOMAIN, NameRecord, Zone};
 use crate::cloud::local::network::wanted::{self, MACHINES, SERVICES};
 use crate::manifest::api::{Name, Protocol};
 use crate::plan::fleet::{Headless, HeadlessGroup, InstanceState, Listener, member_name};
@@ -34,7 +34,7 @@ pub(super) fn zone(environment: &Environment, is_inside: bool) -> Zone {
             group.instances.values().filter(|record| is_there(record)).filter_map(|record| record.address)
         {
             let own = format!("{}.{}.pod.{DOMAIN}", dashed(address), name.namespace);
-            zone.add(&own, Record::Address(address));
+            zone.add(&own, NameRecord::Address(address));
             zone.add_reverse(address, own);
         }
     }
@@ -51,10 +51,10 @@ fn service(zone: &mut Zone, name: &Name, balancer: &BalancerRecord, is_inside: b
     let full = service_name(name);
     for listener in &balancer.spec.listeners {
         if let Some(port) = port_name(listener, &full) {
-            zone.add(port, Record::Port { port: listener.port, host: full.clone() });
+            zone.add(port, NameRecord::Port { port: listener.port, host: full.clone() });
         }
     }
-    zone.add(&full, Record::Address(address));
+    zone.add(&full, NameRecord::Address(address));
     if is_inside {
         zone.add_reverse(address, full);
     }
@@ -75,14 +75,14 @@ fn headless_service(
         for record in records.into_iter().flatten() {
             let is_named = record.serves() || headless.not_ready && is_there(record);
             let Some(address) = record.address.filter(|_| is_named) else { continue };
-            zone.add(&full, Record::Address(address));
+            zone.add(&full, NameRecord::Address(address));
             let own = record.ordinal.map(|ordinal| member_name(group, ordinal)).or_else(|| hostname.clone());
             let member = format!("{}.{full}", own.unwrap_or_else(|| dashed(address)));
-            zone.add(&member, Record::Address(address));
+            zone.add(&member, NameRecord::Address(address));
             for listener in listeners {
                 let target = listener.targets.iter().find(|target| target.group == *group);
                 if let Some((port, target)) = port_name(listener, &full).zip(target) {
-                    zone.add(port, Record::Port { port: target.port, host: member.clone() });
+                    zone.add(port, NameRecord::Port { port: target.port, host: member.clone() });
                 }
             }
             zone.add_reverse(address, member);
@@ -146,8 +146,8 @@ mod tests {
     }
 
     fn addresses(zone: &Zone, name: &str) -> Vec<u8> {
-        let last = |record: &Record| match record {
-            Record::Address(address) => address.octets()[3],
+        let last = |record: &NameRecord| match record {
+            NameRecord::Address(address) => address.octets()[3],
             other => panic!("{other:?}"),
         };
         zone.find(name).unwrap_or_else(|| panic!("no {name}")).iter().map(last).collect()
@@ -159,15 +159,15 @@ mod tests {
         environment.balancers = [(name.clone(), balancer(&name, &json!(null)))].into();
         let zone = zone(&environment, true);
         let full = "web.default.svc.cluster.local";
-        assert_eq!(zone.find(full), Some(&[Record::Address(Ipv4Addr::new(10, 77, 3, 4))][..]));
-        let port = Record::Port { port: 80, host: full.into() };
+        assert_eq!(zone.find(full), Some(&[NameRecord::Address(Ipv4Addr::new(10, 77, 3, 4))][..]));
+        let port = NameRecord::Port { port: 80, host: full.into() };
         assert_eq!(zone.find("_http._tcp.web.default.svc.cluster.local"), Some(&[port][..]));
-        assert_eq!(zone.find("4.3.77.10.in-addr.arpa"), Some(&[Record::Name(full.into())][..]));
+        assert_eq!(zone.find("4.3.77.10.in-addr.arpa"), Some(&[NameRecord::Name(full.into())][..]));
         assert_eq!(addresses(&zone, "10-78-1-2.default.pod.cluster.local"), [2]);
         assert!(zone.has("9.9.78.10.in-addr.arpa"));
         // With the user network nobody has the addresses of another one.
         let zone = super::zone(&environment, false);
-        assert_eq!(zone.find(full), Some(&[Record::Address(Ipv4Addr::new(127, 77, 3, 4))][..]));
+        assert_eq!(zone.find(full), Some(&[NameRecord::Address(Ipv4Addr::new(127, 77, 3, 4))][..]));
         assert!(!zone.has("4.3.77.10.in-addr.arpa"));
     }
 
@@ -184,9 +184,9 @@ mod tests {
         assert_eq!(addresses(&found, full), [1]);
         let member = "10-78-1-1.web.default.svc.cluster.local";
         assert_eq!(addresses(&found, member), [1]);
-        let port = Record::Port { port: 8080, host: member.into() };
+        let port = NameRecord::Port { port: 8080, host: member.into() };
         assert_eq!(found.find("_http._tcp.web.default.svc.cluster.local"), Some(&[port][..]));
-        assert_eq!(found.find("1.1.78.10.in-addr.arpa"), Some(&[Record::Name(member.into())][..]));
+        assert_eq!(found.find("1.1.78.10.in-addr.arpa"), Some(&[NameRecord::Name(member.into())][..]));
         assert_eq!(found.find("4.3.77.10.in-addr.arpa"), None, "it has no address of its own");
         // Those that are not ready too, and by one name: that of their pods.
         let named = json!({"groups": [{"group": name, "hostname": "db"}], "notReady": true});

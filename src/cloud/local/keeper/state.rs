@@ -18,7 +18,7 @@ use crate::cloud::engine::autoscale::History;
 use crate::cloud::engine::environment::{Environment, MachineFacts};
 use crate::cloud::engine::usage::UsageHistory;
 use crate::cloud::local::link::channel::Channel;
-use crate::cloud::local::machine::process::Process;
+use crate::cloud::local::machine::process::MachineProcess;
 use crate::cloud::local::mover::Backend;
 use crate::cloud::local::network::{Attachment, Reach};
 use crate::cloud::local::store::{Environments, Store};
@@ -80,7 +80,7 @@ pub(in crate::cloud::local) trait Running: std::fmt::Debug + Send {
     fn kill(&mut self);
 }
 
-impl Running for Process {
+impl Running for MachineProcess {
     fn pid(&self) -> u32 {
         Self::pid(self)
     }

@@ -14,7 +14,7 @@ use crate::cloud::CloudError;
 use crate::cloud::engine::autoscale::{Pod, look, remember};
 use crate::cloud::engine::environment::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
-use crate::cloud::engine::reconcile::{Action, Blame, Decision, Memory, Place, decide};
+use crate::cloud::engine::reconcile::{Action, Blame, Decision, GroupMemory, MemberPlace, decide};
 use crate::cloud::engine::usage::Capacity;
 use crate::cloud::local::store::Environments;
 use crate::manifest::api::{Name, Protocol};
@@ -328,7 +328,7 @@ impl Step<'_> {
     }
 
     /// What an operator wants to read afterwards.
-    fn report(&mut self, name: &Name, before: &Memory, decision: &Decision) {
+    fn report(&mut self, name: &Name, before: &GroupMemory, decision: &Decision) {
         let actions = decision.actions.iter().filter(|action| match action {
             Action::Forget { .. } => false,
             // It is decided again and again until the process is gone.
@@ -401,8 +401,8 @@ impl Step<'_> {
         }
     }
 
-    fn launch(&mut self, environment_name: &str, name: &Name, revision: u32, place: Place) {
-        let Place { ordinal, run } = place;
+    fn launch(&mut self, environment_name: &str, name: &Name, revision: u32, place: MemberPlace) {
+        let MemberPlace { ordinal, run } = place;
         let Some(environment) = self.next.get(environment_name) else { return };
         let Some(group) = environment.groups.get(name) else { return };
         let Some(spec) = group.revision(revision).map(|revision| revision.launch.clone()) else { return };

@@ -148,14 +148,14 @@ impl Follower {
 
 /// The bytes of a console, from the beginning of what is kept.
 #[derive(Debug)]
-pub(crate) struct Bytes {
+pub(crate) struct ConsoleBytes {
     folder: PathBuf,
     /// Whether nothing was read yet.
     is_new: bool,
     offset: u64,
 }
 
-impl Bytes {
+impl ConsoleBytes {
     /// The console of the machine in this folder.
     pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), is_new: true, offset: 0 }

@@ -33,7 +33,7 @@ const SCRATCH: &str = "scratch";
 
 /// The process of a machine, which runs or has just ended.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct MachineProcess {
     pid: u32,
     pidfd: OwnedFd,
     /// Only of machines that this process started: they must be waited for.
@@ -49,7 +49,7 @@ pub(crate) fn start(
     folder: &Path,
     secrets: Option<File>,
     disks: &[File],
-) -> Result<Process, CloudError> {
+) -> Result<MachineProcess, CloudError> {
     let platform = platform::of(machine.launch.architecture);
     let scratch = scratch(folder, &machine.launch.scratch_bytes)?;
     let grants = Grants {
@@ -89,7 +89,7 @@ pub(crate) fn start(
     let (child, _) = spawn(command, machine.image, folder, &inherited).map_err(refused)?;
     let pid = child.id();
     let (child, pidfd) = or_end(child, pidfd(pid)).map_err(refused)?;
-    Ok(Process { pid, pidfd, child: Some(child), scratch })
+    Ok(MachineProcess { pid, pidfd, child: Some(child), scratch })
 }
 
 /// Ends the process when a step after its start failed: one that nobody can end later must not stay.
@@ -146,7 +146,7 @@ fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-impl Process {
+impl MachineProcess {
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
@@ -181,7 +181,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for MachineProcess {
     fn drop(&mut self) {
         close(std::mem::take(&mut self.scratch));
     }
@@ -218,7 +218,7 @@ fn end_of(path: &Path) -> io::Result<String> {
 /// They are found among all processes by command line and working folder, not by a stored process id: a machine is
 /// never missed, even when its starter was killed before it could write anything down, and a reused id is never taken
 /// for one.
-pub(crate) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
+pub(crate) fn running(instances: &Path) -> io::Result<Vec<(String, MachineProcess)>> {
     let instances = resolved(instances)?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -230,7 +230,7 @@ pub(crate) fn running(instances: &Path) -> io::Result<Vec<(String, Process)>> {
         let Ok(pidfd) = pidfd(pid) else { continue };
         // The id may have been reused since it was read.
         if machine_of(pid, &instances).as_ref() == Some(&id) {
-            found.push((id, Process { pid, pidfd, child: None, scratch: Vec::new() }));
+            found.push((id, MachineProcess { pid, pidfd, child: None, scratch: Vec::new() }));
         }
     }
     Ok(found)

@@ -16,11 +16,11 @@ use super::log::Log;
 use super::outside::{Ends, Outside};
 use super::places::{GUARDIAN, HOST, is_alive};
 use super::poll::{EventFlags, Token};
-use super::protocol::{Answer, Request};
+use super::protocol::{DoorAnswer, Request};
 use super::routes::{Counted, Report, Routes};
 use super::services::Services;
 use super::table::{
-    CONNECT_BOUNDS, Count, Fd, Kept, Kind, LAYOUT, MEMBERS, Opened, Owner, Phase, Side, State, Table, key,
+    CONNECT_BOUNDS, Count, Fd, Kept, Kind, LAYOUT, MEMBERS, Opened, Owner, Phase, Side, SlotState, Table, key,
 };
 use super::tcp::Connecting;
 use super::udp::Sessions;
@@ -144,7 +144,7 @@ impl Carrier {
     fn recover_connections(&mut self) {
         for (index, state) in self.engine.recover() {
             match state {
-                State::Session => self.sessions.recover(&mut self.engine, index),
+                SlotState::Session => self.sessions.recover(&mut self.engine, index),
                 _ => self.connecting.recover(&mut self.engine, &mut self.services, index),
             }
         }
@@ -317,26 +317,26 @@ impl Carrier {
     }
 
     /// Has a process carry in the network of these descriptors.
-    pub(super) fn give(&mut self, environment: String, given: &[Fd]) -> Answer {
+    pub(super) fn give(&mut self, environment: String, given: &[Fd]) -> DoorAnswer {
         let table = self.shared.table;
         let (user, net, outside) = match *given {
             [user, net] => (user, net, None),
             [user, net, tun, egress, udp, tcp] => (user, net, Some([tun, egress, udp, tcp])),
             _ => {
                 table.close_all(given);
-                return Answer::Refused(format!("{} descriptors are no network", given.len()));
+                return DoorAnswer::Refused(format!("{} descriptors are no network", given.len()));
             }
         };
         let before = self.listeners.networks.get(&environment).copied();
         let place = before.or_else(|| (HOST + 1..MEMBERS).find(|index| !table.network(*index).exists()));
         let Some(index) = place else {
             table.close_all(given);
-            return Answer::Refused("there are as many networks as there may be".to_owned());
+            return DoorAnswer::Refused("there are as many networks as there may be".to_owned());
         };
         if table.member(index).news().is_none() {
             let Ok(news) = super::poll::news() else {
                 table.close_all(given);
-                return Answer::Refused("no descriptor is left".to_owned());
+                return DoorAnswer::Refused("no descriptor is left".to_owned());
             };
             table.own(news, Owner::All);
             table.member(index).set_news(news);
@@ -358,7 +358,7 @@ impl Carrier {
         }
         table.member(index).wake();
         table.member(GUARDIAN).wake();
-        Answer::Done
+        DoorAnswer::Done
     }
 
     /// Has the machines of every network reach the outside.
@@ -427,7 +427,7 @@ impl Carrier {
         let mut open: HashMap<u64, u64> = HashMap::new();
         for index in 0..table.top() {
             let slot = table.slot(index);
-            if matches!(slot.state().0, State::Connecting | State::Carrying | State::Session) {
+            if matches!(slot.state().0, SlotState::Connecting | SlotState::Carrying | SlotState::Session) {
                 *open.entry(slot.listener()).or_default() += 1;
             }
         }
@@ -536,11 +536,11 @@ impl Carrier {
             return;
         }
         match state {
-            State::Carrying => self.engine.event(index, side, flags),
-            State::Connecting if side == Side::Server => {
+            SlotState::Carrying => self.engine.event(index, side, flags),
+            SlotState::Connecting if side == Side::Server => {
                 self.connecting.event(&mut self.engine, &mut self.services, index);
             }
-            State::Session => self.sessions.answer(&mut self.engine, index),
+            SlotState::Session => self.sessions.answer(&mut self.engine, index),
             _ => {}
         }
     }
@@ -557,33 +557,33 @@ impl Carrier {
         times.into_iter().flatten().min()
     }
 
-    fn request(&mut self, request: Request, given: &[Fd]) -> Answer {
+    fn request(&mut self, request: Request, given: &[Fd]) -> DoorAnswer {
         if !given.is_empty() && !matches!(request, Request::Give { .. }) {
             self.shared.table.close_all(given);
         }
         match request {
             Request::Give { environment } => self.give(environment, given),
-            Request::Hello => Answer::Hello(Hello::of_this_program()),
+            Request::Hello => DoorAnswer::Hello(Hello::of_this_program()),
             Request::Apply(routes) => {
                 self.apply(routes);
-                Answer::Report(self.report())
+                DoorAnswer::Report(self.report())
             }
-            Request::Report => Answer::Report(self.report()),
-            Request::Traffic => Answer::Traffic(self.counted()),
+            Request::Report => DoorAnswer::Report(self.report()),
+            Request::Traffic => DoorAnswer::Traffic(self.counted()),
             Request::Stop => {
                 self.shared.table.set_phase(Phase::Stop);
-                Answer::Done
+                DoorAnswer::Done
             }
-            Request::Upgrade { layout, .. } if layout != LAYOUT => Answer::Refused(format!(
+            Request::Upgrade { layout, .. } if layout != LAYOUT => DoorAnswer::Refused(format!(
                 "the newer program's table has the layout {layout}, and the one of this program {LAYOUT}"
             )),
             Request::Upgrade { program, .. } => {
                 use std::os::unix::ffi::OsStrExt as _;
                 if self.shared.table.set_program(program.as_os_str().as_bytes()) {
                     self.shared.table.set_phase(Phase::Park);
-                    Answer::Done
+                    DoorAnswer::Done
                 } else {
-                    Answer::Refused("the program's path is too long".to_owned())
+                    DoorAnswer::Refused("the program's path is too long".to_owned())
                 }
             }
         }

@@ -14,7 +14,7 @@ use rustix::net::sockopt;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::poll::{EventFlags, GENERATIONS, Poll, Token};
-use super::table::{Count, Fd, NO_LISTENER, Owner, SLOTS, Side, State, Table};
+use super::table::{Count, Fd, NO_LISTENER, Owner, SLOTS, Side, SlotState, Table};
 
 /// Bytes that a pipe holds. Where the user's pipes have no more room, the kernel gives smaller ones.
 const PIPE: usize = 256 << 10;
@@ -97,19 +97,19 @@ impl Engine {
 
     /// Takes over what the process of this place had before. Returns the records that are not carried: connections that
     /// were being made, and sessions.
-    pub(super) fn recover(&mut self) -> Vec<(u32, State)> {
+    pub(super) fn recover(&mut self) -> Vec<(u32, SlotState)> {
         let mut others = Vec::new();
         // The process before may have ended between a record and its count.
         self.set_count(0);
         for index in 0..self.table.top() {
             let slot = self.table.slot(index);
             let (state, member) = slot.state();
-            if state == State::Free || member != self.member {
+            if state == SlotState::Free || member != self.member {
                 continue;
             }
             match state {
-                State::Free | State::Claimed => slot.set_state(State::Free),
-                State::Closing => {
+                SlotState::Free | SlotState::Claimed => slot.set_state(SlotState::Free),
+                SlotState::Closing => {
                     for side in [Side::Client, Side::Server] {
                         if let Some(fd) = slot.side(side).filter(|_| slot.is_same(side)) {
                             if slot.is_cut() {
@@ -118,13 +118,13 @@ impl Engine {
                             fd.close();
                         }
                     }
-                    slot.set_state(State::Free);
+                    slot.set_state(SlotState::Free);
                 }
-                State::Connecting | State::Session => {
+                SlotState::Connecting | SlotState::Session => {
                     self.count_in(index);
                     others.push((index, state));
                 }
-                State::Carrying => {
+                SlotState::Carrying => {
                     self.count_in(index);
                     self.recover_pipes(index);
                     self.arm(index);
@@ -219,7 +219,7 @@ impl Engine {
                 }
             }
             if !again {
-                let is_free = |index: &u32| self.table.slot(*index).state().0 == State::Free;
+                let is_free = |index: &u32| self.table.slot(*index).state().0 == SlotState::Free;
                 self.free = (0..SLOTS).rev().filter(is_free).collect();
             }
         }
@@ -243,7 +243,7 @@ impl Engine {
         self.set_machine(index, meta.machine);
         let slot = self.table.slot(index);
         slot.set_side(Side::Server, Some(server));
-        slot.set_state(State::Carrying);
+        slot.set_state(SlotState::Carrying);
         for fd in [client, server] {
             self.table.own(fd, Owner::Nobody);
         }
@@ -307,7 +307,7 @@ impl Engine {
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
             self.local[index as usize].queued = false;
-            if self.table.slot(index).state() == (State::Carrying, self.member) {
+            if self.table.slot(index).state() == (SlotState::Carrying, self.member) {
                 self.both(index);
             }
         }
@@ -317,7 +317,7 @@ impl Engine {
     pub(super) fn close(&mut self, index: u32, reset: bool) {
         let slot = self.table.slot(index);
         slot.set_cut(reset);
-        slot.set_state(State::Closing);
+        slot.set_state(SlotState::Closing);
         for side in [Side::Client, Side::Server] {
             if let Some(fd) = slot.side(side) {
                 if reset {
@@ -345,7 +345,7 @@ impl Engine {
         let local = &mut self.local[index as usize];
         // What is still said of it is about nothing any more.
         *local = Local { generation: local.generation.wrapping_add(1) & GENERATIONS, ..Local::default() };
-        slot.set_state(State::Free);
+        slot.set_state(SlotState::Free);
         self.free.push(index);
     }
 
@@ -354,7 +354,7 @@ impl Engine {
         for index in 0..self.table.top() {
             let slot = self.table.slot(index);
             let (state, member) = slot.state();
-            let is_open = matches!(state, State::Connecting | State::Carrying | State::Session);
+            let is_open = matches!(state, SlotState::Connecting | SlotState::Carrying | SlotState::Session);
             if is_open && member == self.member && slot.listener() == listener {
                 self.close(index, true);
             }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::member::VERB;
 use super::processes;
-use super::protocol::{Answer, LENGTH, MAX_MESSAGE, Request, SOCKET, frame};
+use super::protocol::{DoorAnswer, LENGTH, MAX_MESSAGE, Request, SOCKET, frame};
 use super::routes::{Counted, Report, Routes};
 use super::table::LAYOUT;
 use crate::cloud::local::home::Home;
@@ -182,7 +182,7 @@ impl Mover {
             return Counted::default();
         }
         match ask(&mut stream, &Request::Traffic).await {
-            Ok(Answer::Traffic(counted)) => counted,
+            Ok(DoorAnswer::Traffic(counted)) => counted,
             _ => Counted::default(),
         }
     }
@@ -218,8 +218,8 @@ impl Mover {
             timeout(ANSWER, answer(&mut stream)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         };
         match asked.await {
-            Ok(Answer::Done) => Ok(()),
-            Ok(Answer::Refused(reason)) => Err(reason),
+            Ok(DoorAnswer::Done) => Ok(()),
+            Ok(DoorAnswer::Refused(reason)) => Err(reason),
             Ok(other) => Err(format!("it answers a network with {other:?}")),
             Err(error) => Err(self.silent(&error)),
         }
@@ -252,7 +252,7 @@ impl Mover {
             let is_carried = link.applied.as_ref() == Some(&routes) && is_tried;
             let request = if is_carried { Request::Report } else { Request::Apply(routes.clone()) };
             match ask(stream, &request).await {
-                Ok(Answer::Report(report)) => {
+                Ok(DoorAnswer::Report(report)) => {
                     if !is_carried {
                         link.again = Instant::now() + RETRY;
                     }
@@ -286,7 +286,7 @@ impl Mover {
                 Ok(mut stream) => {
                     socket::check_peer(&stream).map_err(|error| error.to_string())?;
                     match ask(&mut stream, &Request::Hello).await {
-                        Ok(Answer::Hello(running)) => {
+                        Ok(DoorAnswer::Hello(running)) => {
                             if link.refusals >= UPGRADES || !running.is_older_than(&Hello::of_this_program())
                             {
                                 return Ok(Some(stream));
@@ -320,8 +320,8 @@ impl Mover {
     async fn replace(&self, link: &mut Link, mut stream: UnixStream) -> Result<(), String> {
         let request = Request::Upgrade { program: self.home.executable.clone(), layout: LAYOUT };
         match ask(&mut stream, &request).await {
-            Ok(Answer::Done) => {}
-            Ok(Answer::Refused(reason)) => {
+            Ok(DoorAnswer::Done) => {}
+            Ok(DoorAnswer::Refused(reason)) => {
                 self.log.write(format_args!(
                     "{TASK}: {reason}: it is ended with its connections, and started anew"
                 ));
@@ -333,7 +333,7 @@ impl Mover {
         let given_up = Instant::now() + START;
         while Instant::now() < given_up {
             if let Ok(mut stream) = socket::connect(&self.home.state, SOCKET).await
-                && let Ok(Answer::Hello(running)) = ask(&mut stream, &Request::Hello).await
+                && let Ok(DoorAnswer::Hello(running)) = ask(&mut stream, &Request::Hello).await
             {
                 if !running.is_older_than(&Hello::of_this_program()) {
                     return Ok(());
@@ -359,7 +359,7 @@ fn is_whole(routes: &Routes, report: &Report) -> bool {
 }
 
 /// Asks a question. `TimedOut` when there is no answer in time.
-async fn ask(stream: &mut UnixStream, request: &Request) -> io::Result<Answer> {
+async fn ask(stream: &mut UnixStream, request: &Request) -> io::Result<DoorAnswer> {
     let talk = async {
         stream.write_all(&frame(request)).await?;
         answer(stream).await
@@ -367,7 +367,7 @@ async fn ask(stream: &mut UnixStream, request: &Request) -> io::Result<Answer> {
     timeout(ANSWER, talk).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn answer(stream: &mut UnixStream) -> io::Result<Answer> {
+async fn answer(stream: &mut UnixStream) -> io::Result<DoorAnswer> {
     let mut length = [0; LENGTH];
     stream.read_exact(&mut length).await?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);

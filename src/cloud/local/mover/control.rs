@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, sockopt};
 
 use super::poll::{EventFlags, Poll, Token, pause_without_descriptors};
-use super::protocol::{Answer, Request, frame, unframe};
+use super::protocol::{DoorAnswer, Request, frame, unframe};
 use super::table::{Fd, Owner, Table};
 
 /// Callers at once; the local cloud is one. Further ones are closed.
@@ -82,7 +82,7 @@ impl Control {
     }
 
     /// Answers a caller.
-    pub(super) fn answer(&mut self, number: u32, answer: &Answer) {
+    pub(super) fn answer(&mut self, number: u32, answer: &DoorAnswer) {
         if let Some(caller) = self.callers.get_mut(&number) {
             caller.output.extend(frame(answer));
             self.send(number);

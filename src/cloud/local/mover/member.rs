@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::carrier::Shared;
-use super::table::{Fd, Owner, Phase, Side, State, Table};
+use super::table::{Fd, Owner, Phase, Side, SlotState, Table};
 use crate::cloud::local::network::sys;
 
 /// The hidden verb of these processes, by which their command lines are recognised.
@@ -65,7 +65,7 @@ fn inherit(table: &Table, index: usize) {
     for number in 0..table.top() {
         let slot = table.slot(number);
         let (state, member) = slot.state();
-        let is_recorded = matches!(state, State::Connecting | State::Carrying | State::Session);
+        let is_recorded = matches!(state, SlotState::Connecting | SlotState::Carrying | SlotState::Session);
         if member != index || !is_recorded {
             continue;
         }

@@ -47,7 +47,7 @@ pub(crate) enum Request {
 /// What the front door answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Answer {
+pub(crate) enum DoorAnswer {
     /// Who it is.
     Hello(Hello),
     /// What is carried.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::member::open_descriptors;
 use super::places::is_alive;
-use super::table::{Fd, MEMBERS, Owner, Side, State, Table};
+use super::table::{Fd, MEMBERS, Owner, Side, SlotState, Table};
 
 /// Descriptors that nobody is known to have: of a process that was killed between two steps, or of one that works and
 /// has not recorded them yet. They are closed once every process that worked has rested.
@@ -84,7 +84,7 @@ fn recorded(table: &Table) -> HashSet<Fd> {
     let mut found = HashSet::new();
     for number in 0..table.top() {
         let slot = table.slot(number);
-        if !matches!(slot.state().0, State::Connecting | State::Carrying | State::Session) {
+        if !matches!(slot.state().0, SlotState::Connecting | SlotState::Carrying | SlotState::Session) {
             continue;
         }
         for side in [Side::Client, Side::Server] {

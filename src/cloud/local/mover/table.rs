@@ -178,7 +178,7 @@ impl Table {
             table.words[kept as usize].store(NONE, Ordering::Relaxed);
         }
         for listener in table.listeners() {
-            listener.words[Listener::FD].store(NONE, Ordering::Relaxed);
+            listener.words[ListenerRecord::FD].store(NONE, Ordering::Relaxed);
         }
         for word in &table.words[NETWORKS_AT..OWNERS_AT] {
             word.store(NONE, Ordering::Relaxed);
@@ -319,13 +319,13 @@ impl Table {
     }
 
     /// The record of a listener.
-    pub(crate) fn listener(&self, index: usize) -> Listener {
+    pub(crate) fn listener(&self, index: usize) -> ListenerRecord {
         let start = LISTENERS_AT + index * LISTENER_WORDS;
-        Listener { words: &self.words[start..start + LISTENER_WORDS] }
+        ListenerRecord { words: &self.words[start..start + LISTENER_WORDS] }
     }
 
     /// All places of listeners that were ever used, and the next one.
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = Listener> {
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = ListenerRecord> {
         let table = *self;
         (0..LISTENERS).map(move |index| table.listener(index))
     }
@@ -356,7 +356,7 @@ impl Table {
 
     /// Claims a free record for a process. Nothing of it is valid yet.
     pub(crate) fn claim(&self, index: u32, member: usize) -> bool {
-        let claimed = State::Claimed as u64 | (member as u64) << 8;
+        let claimed = SlotState::Claimed as u64 | (member as u64) << 8;
         let word = &self.slot(index).words[Slot::STATE];
         self.word(TOP_AT).fetch_max(u64::from(index) + 1, Ordering::AcqRel);
         word.compare_exchange(0, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -548,7 +548,7 @@ pub(crate) enum Kind {
 
 /// The record of a listener, with what was counted.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Listener {
+pub(crate) struct ListenerRecord {
     words: &'static [AtomicU64],
 }
 
@@ -573,7 +573,7 @@ pub(crate) enum Count {
 pub(crate) const CONNECT_BOUNDS: [u64; 10] =
     [50, 100, 250, 500, 1000, 2500, 10_000, 100_000, 1_000_000, 2_500_000];
 
-impl Listener {
+impl ListenerRecord {
     const FD: usize = 0;
     const KEY: usize = 1;
     const KIND: usize = 2;
@@ -666,7 +666,7 @@ impl Listener {
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum SlotState {
     /// Nothing.
     Free = 0,
     /// A connection whose client is there and whose server is being connected to.
@@ -720,24 +720,24 @@ impl Slot {
     const CUT: usize = 15;
 
     /// What it is, and whose.
-    pub(crate) fn state(&self) -> (State, usize) {
+    pub(crate) fn state(&self) -> (SlotState, usize) {
         let word = self.words[Self::STATE].load(Ordering::Acquire);
         let state = match word & 0xff {
-            1 => State::Connecting,
-            2 => State::Carrying,
-            3 => State::Session,
-            4 => State::Claimed,
-            5 => State::Closing,
-            _ => State::Free,
+            1 => SlotState::Connecting,
+            2 => SlotState::Carrying,
+            3 => SlotState::Session,
+            4 => SlotState::Claimed,
+            5 => SlotState::Closing,
+            _ => SlotState::Free,
         };
         (state, usize::try_from(word >> 8).unwrap_or(0))
     }
 
     /// Makes it something else; its member stays.
-    pub(crate) fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: SlotState) {
         let word = &self.words[Self::STATE];
         let member = word.load(Ordering::Relaxed) & !0xff;
-        word.store(if state == State::Free { 0 } else { member | state as u64 }, Ordering::Release);
+        word.store(if state == SlotState::Free { 0 } else { member | state as u64 }, Ordering::Release);
     }
 
     /// Whether the peers are to learn that something was cut, once it is closed.
@@ -855,12 +855,12 @@ mod tests {
         slot.set_machine(key("web-1"));
         let address = "192.0.2.1:7".parse().unwrap();
         slot.set_client(address);
-        slot.set_state(State::Session);
+        slot.set_state(SlotState::Session);
         table.own(client, Owner::Member(5));
         assert!(table.set_program(b"/usr/bin/i2kit") && !table.set_program(&[b'x'; PATH]));
         let again = Table::resume(table.kept(Kept::Table).unwrap()).unwrap();
         let found = again.slot(7);
-        assert_eq!((again.top(), found.state()), (8, (State::Session, 1)));
+        assert_eq!((again.top(), found.state()), (8, (SlotState::Session, 1)));
         assert_eq!((found.listener(), found.machine(), found.client()), (3, key("web-1"), address));
         assert!(found.is_same(Side::Client) && !found.is_same(Side::Server));
         assert!(again.is_of(client, Owner::Member(5)) && !again.is_of(client, Owner::Nobody));

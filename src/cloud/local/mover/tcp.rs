@@ -12,7 +12,7 @@ use super::carry::Engine;
 use super::log::Log;
 use super::poll::EventFlags;
 use super::services::Services;
-use super::table::{Count, Fd, Owner, Side, State};
+use super::table::{Count, Fd, Owner, Side, SlotState};
 
 /// A backend on this machine accepts at once or not at all.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -70,7 +70,7 @@ impl Connecting {
             client.close();
             return;
         };
-        engine.table.slot(index).set_state(State::Connecting);
+        engine.table.slot(index).set_state(SlotState::Connecting);
         engine.table.listener(usize::try_from(record).unwrap_or(0)).count(Count::Accepted, 1);
         let attempt = Attempt { tried: Vec::new(), since: Some(Instant::now()) };
         self.connect(engine, services, index, attempt);
@@ -130,7 +130,7 @@ impl Connecting {
             let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
             engine.table.listener(record).connected(micros);
         }
-        slot.set_state(State::Carrying);
+        slot.set_state(SlotState::Carrying);
         engine.both(index);
     }
 
@@ -158,7 +158,7 @@ impl Connecting {
             self.deadlines.pop_front();
             let is_present = self.attempts.get(&index).is_some_and(|attempt| attempt.tried.len() == number);
             let state = engine.table.slot(index).state();
-            if !is_present || state != (State::Connecting, engine.member) {
+            if !is_present || state != (SlotState::Connecting, engine.member) {
                 continue;
             }
             let attempt = self.attempts.remove(&index).unwrap_or_default();
@@ -175,7 +175,7 @@ impl Connecting {
 
     /// A connection was closed by somebody else.
     pub(super) fn forget_closed(&mut self, engine: &Engine) {
-        self.attempts.retain(|index, _| engine.table.slot(*index).state().0 == State::Connecting);
+        self.attempts.retain(|index, _| engine.table.slot(*index).state().0 == SlotState::Connecting);
     }
 }
 

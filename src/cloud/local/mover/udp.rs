@@ -16,7 +16,7 @@ use super::carry::Engine;
 use super::log::Log;
 use super::poll::EventFlags;
 use super::services::Services;
-use super::table::{Count, Fd, Side, State};
+use super::table::{Count, Fd, Side, SlotState};
 
 /// Datagrams of one socket that are carried before others have their turn.
 const BATCH: usize = 64;
@@ -159,7 +159,7 @@ impl Sessions {
         let slot = engine.table.slot(index);
         slot.set_client(client);
         engine.set_machine(index, backend.machine);
-        slot.set_state(State::Session);
+        slot.set_state(SlotState::Session);
         engine.table.listener(usize::try_from(record).unwrap_or(0)).count(Count::Accepted, 1);
         self.note(engine, index, Some(backend.address));
         Some(index)

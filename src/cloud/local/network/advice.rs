@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::namespace::{DEVICE, Failure, Step};
+use super::namespace::{DEVICE, NamespaceError, NamespaceStep};
 
 /// What is there instead.
 const INSTEAD: &str = "machines have qemu's user network instead: pods have no addresses of their own; headless Services and NetworkPolicies \
@@ -37,50 +37,52 @@ impl Host {
 }
 
 /// The sentence for a failure.
-pub(super) fn advice(failure: &Failure, host: &Host) -> String {
-    let Failure { step, error } = failure;
+pub(super) fn advice(failure: &NamespaceError, host: &Host) -> String {
+    let NamespaceError { step, error } = failure;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     let is_denied = matches!(errno, Some(Errno::PERM | Errno::ACCESS));
     let what = match step {
-        Step::User => "a user namespace cannot be made",
-        Step::Network => "a network namespace cannot be made",
-        Step::Join => "the environment's network cannot be joined",
-        Step::Settings => "settings of a network cannot be written",
-        Step::Device => "an interface cannot be made",
-        Step::Routes => "routes cannot be set",
-        Step::Rules => "rules of nftables cannot be written",
-        Step::Sockets => "the network cannot be opened",
+        NamespaceStep::User => "a user namespace cannot be made",
+        NamespaceStep::Network => "a network namespace cannot be made",
+        NamespaceStep::Join => "the environment's network cannot be joined",
+        NamespaceStep::Settings => "settings of a network cannot be written",
+        NamespaceStep::Device => "an interface cannot be made",
+        NamespaceStep::Routes => "routes cannot be set",
+        NamespaceStep::Rules => "rules of nftables cannot be written",
+        NamespaceStep::Sockets => "the network cannot be opened",
     };
     let todo = match (step, errno) {
-        (Step::User | Step::Network, Some(Errno::NOSPC)) => {
+        (NamespaceStep::User | NamespaceStep::Network, Some(Errno::NOSPC)) => {
             "as root once: `sysctl -w user.max_user_namespaces=15000 user.max_net_namespaces=15000` (lines of a file below \
              /etc/sysctl.d keep it)"
         }
-        (Step::User | Step::Network, _) if is_denied && host.is_confined => {
+        (NamespaceStep::User | NamespaceStep::Network, _) if is_denied && host.is_confined => {
             "AppArmor keeps user namespaces from this program, as on Ubuntu since 24.04; as root once: `sysctl -w \
              kernel.apparmor_restrict_unprivileged_userns=0` (a line of a file below /etc/sysctl.d keeps it), or run as root"
         }
-        (Step::User | Step::Network, _) if is_denied && host.is_forbidden => {
+        (NamespaceStep::User | NamespaceStep::Network, _) if is_denied && host.is_forbidden => {
             "as root once: `sysctl -w kernel.unprivileged_userns_clone=1` (a line of a file below /etc/sysctl.d keeps it), or \
              run as root"
         }
-        (Step::User | Step::Network | Step::Settings, _) if host.is_container => {
+        (NamespaceStep::User | NamespaceStep::Network | NamespaceStep::Settings, _) if host.is_container => {
             "run the container with `--security-opt seccomp=unconfined --device /dev/net/tun`, or with \
              `--cap-add SYS_ADMIN --cap-add NET_ADMIN`, and with a /proc/sys that can be written"
         }
-        (Step::User | Step::Network, _) => "run as root, or let this user make user namespaces",
-        (Step::Device, Some(Errno::NOENT | Errno::NODEV)) => {
+        (NamespaceStep::User | NamespaceStep::Network, _) => {
+            "run as root, or let this user make user namespaces"
+        }
+        (NamespaceStep::Device, Some(Errno::NOENT | Errno::NODEV)) => {
             "as root once: `modprobe tun` (a line `tun` of a file below /etc/modules-load.d keeps it)"
         }
-        (Step::Device, _) if is_denied => {
+        (NamespaceStep::Device, _) if is_denied => {
             "as root once: `chmod 666 /dev/net/tun`, which is what udev's rules give it"
         }
-        (Step::Rules, Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT)) => {
+        (NamespaceStep::Rules, Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT)) => {
             "the kernel lacks a part of nftables (nf_tables, nft_ct, nft_connlimit, nft_nat, nft_numgen, nft_hash, nft_reject, nft_socket, nft_tproxy)"
         }
         _ => "the log of the local cloud has what it tried",
     };
-    let device = if *step == Step::Device { format!(" by {DEVICE}") } else { String::new() };
+    let device = if *step == NamespaceStep::Device { format!(" by {DEVICE}") } else { String::new() };
     format!("{what}{device}: {error}; {todo}; until then {INSTEAD}")
 }
 
@@ -95,18 +97,18 @@ mod tests {
         let forbidden = Host { is_forbidden: true, ..Host::default() };
         let container = Host { is_container: true, ..Host::default() };
         for (step, errno, host, says) in [
-            (Step::User, Errno::PERM, &confined, "apparmor_restrict_unprivileged_userns=0"),
-            (Step::User, Errno::ACCESS, &confined, "AppArmor"),
-            (Step::User, Errno::PERM, &forbidden, "unprivileged_userns_clone=1"),
-            (Step::User, Errno::NOSPC, &none, "max_user_namespaces"),
-            (Step::User, Errno::PERM, &container, "--device /dev/net/tun"),
-            (Step::Settings, Errno::ROFS, &container, "/proc/sys"),
-            (Step::Network, Errno::PERM, &none, "run as root"),
-            (Step::Device, Errno::NOENT, &none, "modprobe tun"),
-            (Step::Device, Errno::ACCESS, &none, "chmod 666 /dev/net/tun"),
-            (Step::Rules, Errno::NOENT, &none, "nft_tproxy"),
+            (NamespaceStep::User, Errno::PERM, &confined, "apparmor_restrict_unprivileged_userns=0"),
+            (NamespaceStep::User, Errno::ACCESS, &confined, "AppArmor"),
+            (NamespaceStep::User, Errno::PERM, &forbidden, "unprivileged_userns_clone=1"),
+            (NamespaceStep::User, Errno::NOSPC, &none, "max_user_namespaces"),
+            (NamespaceStep::User, Errno::PERM, &container, "--device /dev/net/tun"),
+            (NamespaceStep::Settings, Errno::ROFS, &container, "/proc/sys"),
+            (NamespaceStep::Network, Errno::PERM, &none, "run as root"),
+            (NamespaceStep::Device, Errno::NOENT, &none, "modprobe tun"),
+            (NamespaceStep::Device, Errno::ACCESS, &none, "chmod 666 /dev/net/tun"),
+            (NamespaceStep::Rules, Errno::NOENT, &none, "nft_tproxy"),
         ] {
-            let said = advice(&Failure { step, error: errno.into() }, host);
+            let said = advice(&NamespaceError { step, error: errno.into() }, host);
             assert!(said.contains(says) && said.ends_with(INSTEAD), "{said}");
         }
     }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 
 use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, attributes};
-use super::wanted::{MACHINES, SERVICES, Service};
+use super::wanted::{MACHINES, SERVICES, WantedService};
 use crate::manifest::api::Protocol;
 
 /// `NFNL_SUBSYS_CTNETLINK`, in the upper byte of a message's type, with the request for the table, and that to delete an
@@ -63,7 +63,7 @@ fn list(socket: impl AsFd, mut entry: impl FnMut(&[u8])) -> io::Result<()> {
 
 /// Deletes entries by which datagrams to a Service go to what is none of its backends. Each datagram keeps its entry, and
 /// what the rules say is for the first one alone: a client that uses one socket would never reach another backend.
-pub(super) fn forget(socket: impl AsFd, services: &[Service]) -> io::Result<()> {
+pub(super) fn forget(socket: impl AsFd, services: &[WantedService]) -> io::Result<()> {
     let of_udp = services.iter().filter(|service| service.protocol == Protocol::Udp);
     let backends: BTreeSet<(SocketAddrV4, SocketAddrV4)> = of_udp
         .flat_map(|service| {

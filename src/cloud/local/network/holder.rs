@@ -24,7 +24,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::namespace::{self, Failure, Handles, INSIDE, Join, OUTSIDE, Step};
+use super::namespace::{self, Handles, INSIDE, Join, NamespaceError, NamespaceStep, OUTSIDE};
 use super::sys::{self, Virtual};
 use super::wanted;
 use crate::cloud::local::machine::process;
@@ -58,7 +58,7 @@ enum Answer {
     /// Not done.
     Refused {
         /// The step of the network's making.
-        step: Option<Step>,
+        step: Option<NamespaceStep>,
         /// The error's number, where it has one.
         code: Option<i32>,
         /// The error.
@@ -67,7 +67,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn refused(step: Option<Step>, error: &io::Error) -> Self {
+    fn refused(step: Option<NamespaceStep>, error: &io::Error) -> Self {
         Self::Refused { step, code: error.raw_os_error(), message: error.to_string() }
     }
 }
@@ -84,7 +84,7 @@ pub(crate) fn serve(join: &Join) -> io::Result<()> {
     let socket = rustix::stdio::stdin();
     let opened = match namespace::open(join) {
         Ok(handles) => handles.into_descriptors(),
-        Err(Failure { step, error }) => {
+        Err(NamespaceError { step, error }) => {
             return send(socket, &Answer::refused(Some(step), &error), &[]);
         }
     };
@@ -169,26 +169,26 @@ pub(crate) struct Holder {
 }
 
 /// Starts a holder by `command`, this program with its own arguments, and waits for what it opened.
-pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handles), Failure> {
-    let failed = |step: Step| move |error: io::Error| Failure { step, error };
+pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handles), NamespaceError> {
+    let failed = |step: NamespaceStep| move |error: io::Error| NamespaceError { step, error };
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| failed(Step::Sockets)(error.into()))?;
+            .map_err(|error| failed(NamespaceStep::Sockets)(error.into()))?;
     for timeout in [Timeout::Recv, Timeout::Send] {
         sockopt::set_socket_timeout(&ours, timeout, Some(PATIENCE))
-            .map_err(|error| failed(Step::Sockets)(error.into()))?;
+            .map_err(|error| failed(NamespaceStep::Sockets)(error.into()))?;
     }
     command.arg(VERB);
     for (option, path) in [("--user", &join.user), ("--net", &join.net)] {
         command.args(path.iter().flat_map(|path| [option.as_ref(), path.as_os_str()]));
     }
     let child = process::spawn_apart(command.stdin(theirs).stdout(Stdio::null()));
-    let child = child.map_err(failed(Step::Sockets))?;
+    let child = child.map_err(failed(NamespaceStep::Sockets))?;
     // With it goes the other end of the socket, so that a holder that ends is heard.
     drop(command);
     let holder = Holder::new(ours, child);
     let descriptors = holder.receive()?;
-    let wrong = || failed(Step::Sockets)(io::ErrorKind::InvalidData.into());
+    let wrong = || failed(NamespaceStep::Sockets)(io::ErrorKind::InvalidData.into());
     let handles = Handles::from_descriptors(descriptors).ok_or_else(wrong)?;
     Ok((holder, handles))
 }
@@ -199,14 +199,15 @@ impl Holder {
     }
 
     /// The answer that is on its way.
-    fn receive(&self) -> Result<Vec<OwnedFd>, Failure> {
+    fn receive(&self) -> Result<Vec<OwnedFd>, NamespaceError> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |error| Failure { step: Step::Sockets, error };
+        let failed = |error| NamespaceError { step: NamespaceStep::Sockets, error };
         match receive::<Answer>(socket.as_fd()).map_err(failed)? {
             Some((Answer::Done, descriptors)) => Ok(descriptors),
-            Some((Answer::Refused { step, code, message }, _)) => {
-                Err(Failure { step: step.unwrap_or(Step::Sockets), error: told(code, message) })
-            }
+            Some((Answer::Refused { step, code, message }, _)) => Err(NamespaceError {
+                step: step.unwrap_or(NamespaceStep::Sockets),
+                error: told(code, message),
+            }),
             None => Err(failed(ended())),
         }
     }

@@ -127,9 +127,9 @@ impl Handles {
 
 /// What failed, and at which step.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct NamespaceError {
     /// The step.
-    pub(crate) step: Step,
+    pub(crate) step: NamespaceStep,
     /// What the kernel answered.
     pub(crate) error: io::Error,
 }
@@ -137,7 +137,7 @@ pub(crate) struct Failure {
 /// The steps, as far as advice differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Step {
+pub(crate) enum NamespaceStep {
     /// A new user namespace, and who this user is in it.
     User,
     /// A new network namespace.
@@ -156,40 +156,40 @@ pub(crate) enum Step {
     Sockets,
 }
 
-impl Step {
-    fn failed(self) -> impl Fn(io::Error) -> Failure {
-        move |error| Failure { step: self, error }
+impl NamespaceStep {
+    fn failed(self) -> impl Fn(io::Error) -> NamespaceError {
+        move |error| NamespaceError { step: self, error }
     }
 }
 
 /// Makes or joins a network, in this process, which has one thread. Afterwards this process is in it.
-pub(crate) fn open(join: &Join) -> Result<Handles, Failure> {
+pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
     // Before the user namespace is entered, from which other processes are out of reach.
-    let net = join.net.as_deref().map(file).transpose().map_err(Step::Join.failed())?;
+    let net = join.net.as_deref().map(file).transpose().map_err(NamespaceStep::Join.failed())?;
     enter_user(join)?;
     match &net {
-        Some(file) => enter(file, LinkNameSpaceType::Network).map_err(Step::Join.failed())?,
-        None => sys::unshare(false, true).map_err(Step::Network.failed())?,
+        Some(file) => enter(file, LinkNameSpaceType::Network).map_err(NamespaceStep::Join.failed())?,
+        None => sys::unshare(false, true).map_err(NamespaceStep::Network.failed())?,
     }
     let settings = SETTINGS.iter().try_for_each(|setting| set(*setting));
-    settings.map_err(Step::Settings.failed())?;
+    settings.map_err(NamespaceStep::Settings.failed())?;
     let _ = set(NO_IPV6);
-    let route = netlink::open(None, 0).map_err(Step::Sockets.failed())?;
+    let route = netlink::open(None, 0).map_err(NamespaceStep::Sockets.failed())?;
     let netfilter = || netlink::open(Some(rustix::net::netlink::NETFILTER), 0);
-    let rules = netfilter().map_err(Step::Sockets.failed())?;
+    let rules = netfilter().map_err(NamespaceStep::Sockets.failed())?;
     let outside = match sys::interface(Path::new(DEVICE), rules::OUTSIDE, Virtual::Packets) {
         Ok(tun) => Some(tun),
         // Whoever has the interface has the sockets as well.
         Err(error) if join.net.is_some() && is(&error, Errno::BUSY) => None,
-        Err(error) => return Err(Step::Device.failed()(error)),
+        Err(error) => return Err(NamespaceStep::Device.failed()(error)),
     };
     if outside.is_some() {
-        set_up_routes(&route).map_err(Step::Routes.failed())?;
+        set_up_routes(&route).map_err(NamespaceStep::Routes.failed())?;
     }
     if join.net.is_none() {
         write(&rules, rules::limits(rules::TRACKED).written(rules::LIMITS, None))
-            .map_err(Step::Rules.failed())?;
-        write_rules(&rules, &Wanted::default()).map_err(Step::Rules.failed())?;
+            .map_err(NamespaceStep::Rules.failed())?;
+        write_rules(&rules, &Wanted::default()).map_err(NamespaceStep::Rules.failed())?;
     }
     let opened = || -> io::Result<Handles> {
         let outside = outside.map(open_outside).transpose()?;
@@ -205,7 +205,7 @@ pub(crate) fn open(join: &Join) -> Result<Handles, Failure> {
             outside,
         })
     };
-    opened().map_err(Step::Sockets.failed())
+    opened().map_err(NamespaceStep::Sockets.failed())
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {
@@ -228,7 +228,7 @@ pub(super) fn enter(file: &OwnedFd, kind: LinkNameSpaceType) -> io::Result<()> {
 }
 
 /// Enters the user namespace of the network, or a new one where this process may not make networks.
-pub(super) fn enter_user(join: &Join) -> Result<(), Failure> {
+pub(super) fn enter_user(join: &Join) -> Result<(), NamespaceError> {
     if let Some(path) = &join.user {
         // The kernel refuses to enter the one that the process is in.
         let own = fs::metadata("/proc/self/ns/user").and_then(|own| Ok((own, fs::metadata(path)?)));
@@ -236,9 +236,9 @@ pub(super) fn enter_user(join: &Join) -> Result<(), Failure> {
             Ok((own, other)) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => Ok(()),
             Ok(_) => {
                 let entered = file(path).and_then(|file| enter(&file, LinkNameSpaceType::User));
-                entered.map_err(Step::Join.failed())
+                entered.map_err(NamespaceStep::Join.failed())
             }
-            Err(error) => Err(Step::Join.failed()(error)),
+            Err(error) => Err(NamespaceStep::Join.failed()(error)),
         };
     }
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
@@ -250,7 +250,7 @@ pub(super) fn enter_user(join: &Join) -> Result<(), Failure> {
         .and_then(|()| fs::write("/proc/self/setgroups", "deny"))
         .and_then(|()| fs::write("/proc/self/uid_map", format!("{user} {user} 1")))
         .and_then(|()| fs::write("/proc/self/gid_map", format!("{group} {group} 1")));
-    made.map_err(Step::User.failed())
+    made.map_err(NamespaceStep::User.failed())
 }
 
 fn set((name, value): (&str, &str)) -> io::Result<()> {

@@ -18,7 +18,7 @@ use i2kit_spec::cmdline;
 use tokio::net::TcpStream;
 
 use super::holder::{self, Holder};
-use super::namespace::{self, Failure, Handles, Join, Outside};
+use super::namespace::{self, Handles, Join, NamespaceError, Outside};
 use super::wanted::{self, GATEWAY, Wanted};
 use super::{advice, conntrack, enter, interfaces};
 use crate::cloud::local::log::Log;
@@ -83,7 +83,7 @@ struct Start {
 }
 
 impl Start {
-    fn holder(&self, join: &Join) -> Result<(Holder, Handles), Failure> {
+    fn holder(&self, join: &Join) -> Result<(Holder, Handles), NamespaceError> {
         let mut command = Command::new(enter::THIS_PROGRAM);
         command.arg0("i2kit").env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir("/").process_group(0);

@@ -332,12 +332,12 @@ pub(super) mod tests {
     use std::net::SocketAddrV4;
 
     use super::*;
-    use crate::cloud::local::network::wanted::{Policy, Ports, Service};
+    use crate::cloud::local::network::wanted::{Policy, Ports, WantedService};
 
     /// Two machines, a Service of both, one of UDP with affinity, one without backends, and policies of both directions.
     pub(in crate::cloud::local::network) fn sample() -> Wanted {
         let (a, b) = (Ipv4Addr::new(10, 78, 1, 1), Ipv4Addr::new(10, 78, 1, 2));
-        let service = |last, protocol, port, has_affinity, backends: &[(Ipv4Addr, u16)]| Service {
+        let service = |last, protocol, port, has_affinity, backends: &[(Ipv4Addr, u16)]| WantedService {
             address: Ipv4Addr::new(10, 77, 3, last),
             protocol,
             port,
@@ -390,7 +390,7 @@ pub(super) mod tests {
             machines: groups.iter().flatten().copied().collect(),
             services: (0..)
                 .zip(&groups)
-                .map(|(number, machines): (u16, _)| Service {
+                .map(|(number, machines): (u16, _)| WantedService {
                     address: Ipv4Addr::new(10, 77, 3, 4),
                     protocol: Protocol::Tcp,
                     port: 1000 + number,

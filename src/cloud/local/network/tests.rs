@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::namespace::{self, DEVICE, Handles, Join};
 use super::netlink::{self, Batch, NLM_F_DUMP};
 use super::sys::{self, Virtual};
-use super::wanted::{Addresses, Allow, Block, GATEWAY, NODE, Policy, Ports, Range, Service, Wanted};
+use super::wanted::{Addresses, Allow, Block, GATEWAY, NODE, Policy, Ports, Range, Wanted, WantedService};
 use super::{interfaces, rules, wanted};
 use crate::manifest::api::Protocol;
 
@@ -180,8 +180,8 @@ fn get(address: Ipv4Addr, port: u16) -> Result<String, Errno> {
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 3, 4);
 
 /// A Service at [`VIP`] with these machines behind port 80.
-fn service(backends: &[Ipv4Addr]) -> Service {
-    Service {
+fn service(backends: &[Ipv4Addr]) -> WantedService {
+    WantedService {
         address: VIP,
         protocol: Protocol::Tcp,
         port: 80,
@@ -272,7 +272,7 @@ fn machines_reach_each_other_by_address_and_by_service_and_are_who_they_are() {
         (Err(Errno::CONNREFUSED), Err(Errno::CONNREFUSED))
     );
     // One with affinity is always the same for a client.
-    state.services = vec![Service { has_affinity: true, ..service(&[a.address, b.address]) }];
+    state.services = vec![WantedService { has_affinity: true, ..service(&[a.address, b.address]) }];
     network.write(&state);
     let mut same: Vec<String> = (0..6).map(|_| b.get(VIP, 80).unwrap()).collect();
     same.dedup();
@@ -480,13 +480,13 @@ fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
             }
         });
     }
-    let service = |backend| Service {
+    let service = |backend| WantedService {
         protocol: Protocol::Udp,
         port: 53,
         backends: vec![SocketAddrV4::new(backend, 53)],
         ..service(&[])
     };
-    let write = |services: Vec<Service>| {
+    let write = |services: Vec<WantedService>| {
         network.write(&Wanted {
             machines: [a.address, b.address, c.address].into(),
             services,
@@ -496,7 +496,7 @@ fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
     let client = a.inside.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect((VIP, 53)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         socket
     });
     let ask = || {
@@ -510,7 +510,7 @@ fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
     write(vec![service(c.address)]);
     assert_eq!(ask().unwrap(), b.address.to_string(), "the kernel remembers");
     let forget =
-        |services: &[Service]| super::conntrack::forget(&network.handles.conntrack, services).unwrap();
+        |services: &[WantedService]| super::conntrack::forget(&network.handles.conntrack, services).unwrap();
     forget(&[service(c.address)]);
     assert_eq!(ask().unwrap(), c.address.to_string());
     // What goes to a backend stays.
@@ -518,6 +518,7 @@ fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
     assert_eq!(ask().unwrap(), c.address.to_string());
     write(vec![]);
     forget(&[]);
+    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     assert!(ask().is_err());
 }
 

@@ -140,14 +140,14 @@ pub(crate) struct Wanted {
     /// The machines that are there.
     pub(crate) machines: BTreeSet<Ipv4Addr>,
     /// The ports of Services, in the order of their names.
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<WantedService>,
     /// What is kept from machines, and machines from.
     pub(crate) policies: Vec<Policy>,
 }
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Service {
+pub(crate) struct WantedService {
     /// The Service's address.
     pub(crate) address: Ipv4Addr,
     /// The transport.

@@ -108,7 +108,7 @@ pub(crate) struct Connections {
 
 /// A connection in the list of all, for as long as it lives: as one of HTTP, and as the tunnel that it became.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct ConnectionEntry {
     connections: Arc<Connections>,
     id: u64,
     /// What is known of it.
@@ -117,7 +117,7 @@ pub(crate) struct Entry {
     _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Entry {
+impl Drop for ConnectionEntry {
     fn drop(&mut self) {
         self.connections.all().remove(&self.id);
     }
@@ -139,7 +139,11 @@ impl Connections {
     }
 
     /// Enters a connection, which is closed when `front` is.
-    pub(crate) fn enter(self: &Arc<Self>, front: &CancellationToken, place: OwnedSemaphorePermit) -> Entry {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        front: &CancellationToken,
+        place: OwnedSemaphorePermit,
+    ) -> ConnectionEntry {
         let activity = Arc::new(Activity {
             last: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
             active: AtomicU32::new(0),
@@ -150,7 +154,7 @@ impl Connections {
         });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.all().insert(id, Arc::clone(&activity));
-        Entry { connections: Arc::clone(self), id, activity, _place: place }
+        ConnectionEntry { connections: Arc::clone(self), id, activity, _place: place }
     }
 
     /// A second has passed: closes what was silent for too long.

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Lease, Outgoing, Sent, Servers, Unanswered};
-use super::connection::{Busy, Entry};
+use super::connection::{Busy, ConnectionEntry};
 use super::routing::{self, Hosts, Routing};
 
 /// Headers that are between two neighbours only, beside those that `Connection` names.
@@ -103,7 +103,7 @@ pub(super) async fn answer(
     table: &Table,
     origin: Origin,
     mut request: Request<Incoming>,
-    entry: Arc<Entry>,
+    entry: Arc<ConnectionEntry>,
     busy: Busy,
 ) -> Response<AnswerBody> {
     let target = match target(&request) {

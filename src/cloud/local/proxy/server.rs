@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::backend::{HEADERS, MAX_HEAD, Registry, Servers, WINDOW};
-use super::connection::{Busy, Connections, Entry, SILENCES, Silences, Watched};
+use super::connection::{Busy, ConnectionEntry, Connections, SILENCES, Silences, Watched};
 use super::forward::{self, Origin, Table};
 use super::routing::{Hosts, Routing};
 use super::tls::{self, Certificates};
@@ -399,7 +399,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     origin: Origin,
     shared: &Arc<Shared>,
     common: &Arc<Common>,
-    entry: &Arc<Entry>,
+    entry: &Arc<ConnectionEntry>,
 ) {
     let activity = &entry.activity;
     let service = service_fn(|request: Request<Incoming>| {

@@ -4,13 +4,13 @@ use i2kit_spec::Seconds;
 
 use super::*;
 use crate::cloud::engine::moment::{Moment, PAUSE_MS};
-use crate::cloud::engine::reconcile::Memory;
+use crate::cloud::engine::reconcile::GroupMemory;
 use crate::manifest::api::{IntOrPercent, Protocol, ServiceType, Strategy};
 use crate::oci::Digest;
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{
-    Accelerator, BalancerSpec, ContainerStatus, GroupSettings, Health, LaunchPort, LaunchSpec, Listener,
+    Accelerator, BalancerSpec, ContainerState, GroupSettings, Health, LaunchPort, LaunchSpec, Listener,
     Requests, TargetGroup,
 };
 use crate::plan::image::ImageId;
@@ -37,7 +37,7 @@ pub(super) fn environments() -> Environments {
     };
     apply(&mut environment, Act::PutGroup { group: name.clone(), settings }, moment(1));
     let group = environment.groups.get_mut(&name).unwrap();
-    group.memory = Memory { failures: 7, ..Memory::default() };
+    group.memory = GroupMemory { failures: 7, ..GroupMemory::default() };
     group.instances.insert("web-1-a".into(), InstanceRecord::new("web-1-a".into(), 1, moment(5)));
     group.instances.insert("web-1-b".into(), InstanceRecord::new("web-1-b".into(), 1, moment(6)));
     Environments::from([("local".to_owned(), environment)])
@@ -106,7 +106,7 @@ fn the_documents_are_of_this_version() {
     record.set_health(Health::Unhealthy { reason: "late".into() }, 7);
     record.silent_since = Some(6);
     record.accelerator = Some(Accelerator::Tcg);
-    record.containers.push(ContainerStatus {
+    record.containers.push(ContainerState {
         name: "web".into(),
         ready: true,
         restarts: 1,

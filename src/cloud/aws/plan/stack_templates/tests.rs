@@ -36,20 +36,20 @@ fn put(spec: &BalancerSpec) -> Result<StackPlan, FrameError> {
         dns_zone: "Z2".into(),
         clients: "sg-2".into(),
     };
-    let placement = Placement { scheme: Scheme::of(spec.kind), index: 0 };
+    let placement = BalancerSlot { scheme: Scheme::of(spec.kind), index: 0 };
     service("production", spec, placement, (&frame(), &balancer))
 }
 
 #[test]
 fn an_environment_with_a_network_of_its_own() {
-    let place = Place { environment: "production".into(), network: None };
+    let place = EnvironmentPlace { environment: "production".into(), network: None };
     insta::assert_snapshot!("environment", environment(&place).template);
 }
 
 #[test]
 fn an_environment_in_a_network_that_exists() {
     let network = Network { vpc: "vpc-9".into(), subnets: vec!["subnet-8".into(), "subnet-9".into()] };
-    let place = Place { environment: "production".into(), network: Some(network) };
+    let place = EnvironmentPlace { environment: "production".into(), network: Some(network) };
     let template = environment(&place).template;
     assert!(!template.contains("AWS::EC2::VPC\n") && !template.contains("AWS::EC2::Subnet\n"), "{template}");
     assert!(template.contains(r#"Subnets: {Value: "subnet-8,subnet-9"}"#), "{template}");
@@ -57,7 +57,7 @@ fn an_environment_in_a_network_that_exists() {
 
 #[test]
 fn a_balancer() {
-    let placement = Placement { scheme: Scheme::Internal, index: 0 };
+    let placement = BalancerSlot { scheme: Scheme::Internal, index: 0 };
     insta::assert_snapshot!("balancer", balancer("production", placement, &frame()).template);
 }
 

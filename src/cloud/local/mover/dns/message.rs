@@ -1,6 +1,6 @@
 //! DNS messages as bytes: RFC 1035, section 4, SRV, RFC 2782, and EDNS, RFC 6891. Pure.
 
-pub use super::zone::{Record, Zone};
+pub use super::zone::{NameRecord, Zone};
 
 /// The largest answer, in bytes: what a message over TCP has room for, without the longest record and EDNS.
 const LARGEST_ANSWER: usize = 65_000;
@@ -113,7 +113,7 @@ fn answer(message: &[u8], zone: &Zone, limit: impl FnOnce(Option<&Edns>) -> usiz
 
 /// Appends the records of the kind that is asked for. Each question begins with another one, by its id, so that clients
 /// that take the first one are spread.
-fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[Record], limit: usize) {
+fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[NameRecord], limit: usize) {
     let data: Vec<(u16, Vec<u8>)> =
         records.iter().filter_map(data).filter(|(found, _)| kind == ANY || kind == *found).collect();
     let Some(first) = usize::from(u16::from_be_bytes([answer[0], answer[1]])).checked_rem(data.len()) else {
@@ -138,11 +138,11 @@ fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[Record], limit: usize
 }
 
 /// The type of a record and its data; none for a name that a message cannot hold.
-fn data(record: &Record) -> Option<(u16, Vec<u8>)> {
+fn data(record: &NameRecord) -> Option<(u16, Vec<u8>)> {
     match record {
-        Record::Address(address) => Some((A, address.octets().to_vec())),
-        Record::Name(name) => Some((PTR, encoded(name)?)),
-        Record::Port { port, host } => {
+        NameRecord::Address(address) => Some((A, address.octets().to_vec())),
+        NameRecord::Name(name) => Some((PTR, encoded(name)?)),
+        NameRecord::Port { port, host } => {
             // Of one priority and weight: any of them will do.
             let mut data = [0, 1, *port].map(u16::to_be_bytes).as_flattened().to_vec();
             data.extend(encoded(host)?);
@@ -329,10 +329,13 @@ mod tests {
         let mut zone = Zone::default();
         let members = [Ipv4Addr::new(10, 78, 1, 1), Ipv4Addr::new(10, 78, 1, 2)];
         for address in members {
-            zone.add("db.default.svc.cluster.local", Record::Address(address));
+            zone.add("db.default.svc.cluster.local", NameRecord::Address(address));
         }
         let host = "db-0.db.default.svc.cluster.local";
-        zone.add("_sql._tcp.db.default.svc.cluster.local", Record::Port { port: 5432, host: host.into() });
+        zone.add(
+            "_sql._tcp.db.default.svc.cluster.local",
+            NameRecord::Port { port: 5432, host: host.into() },
+        );
         zone.own_reverse(&[10, 78]);
         zone.add_reverse(members[0], host.to_owned());
         let ask = |id: u8, name: &str, kind| {
@@ -373,7 +376,7 @@ mod tests {
     fn more_records_than_a_message_holds_are_cut() {
         let mut zone = Zone::default();
         for number in 0..5000_u32 {
-            zone.add("all.cluster.local", Record::Address(Ipv4Addr::from(number)));
+            zone.add("all.cluster.local", NameRecord::Address(Ipv4Addr::from(number)));
         }
         let Some(Reply::Answer(found)) = reply(&example_question("all.cluster.local", A), &zone) else {
             panic!("no answer")
@@ -422,7 +425,7 @@ mod tests {
     fn a_datagram_has_as_many_records_as_fit_and_says_that_there_are_more() {
         let mut zone = Zone::default();
         (1..=60).for_each(|low| {
-            zone.add("web.default.svc.cluster.local", Record::Address(Ipv4Addr::new(10, 78, 1, low)));
+            zone.add("web.default.svc.cluster.local", NameRecord::Address(Ipv4Addr::new(10, 78, 1, low)));
         });
         let plain = example_question("web.default.svc.cluster.local", A);
         let answered = |reply: Option<Reply>| {

@@ -36,7 +36,7 @@ pub(super) enum Transport {
 
 /// Where this host's name servers are found.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct ResolverSettings {
     /// The file that names them, resolv.conf(5). It is read for each question: it changes with the networks that a
     /// laptop is in.
     pub(crate) file: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
 }
 
-impl Default for Settings {
+impl Default for ResolverSettings {
     fn default() -> Self {
         Self { file: PathBuf::from(RESOLV_CONF), port: 53 }
     }
@@ -93,7 +93,12 @@ impl Place {
 
 impl Relayed {
     /// A question on its way. It may have its answer at once, see [`Relayed::ask`].
-    pub(super) fn new(question: Vec<u8>, transport: Transport, settings: &Settings, token: Token) -> Self {
+    pub(super) fn new(
+        question: Vec<u8>,
+        transport: Transport,
+        settings: &ResolverSettings,
+        token: Token,
+    ) -> Self {
         let text = fs::read_to_string(&settings.file).unwrap_or_default();
         let servers = name_servers(&text).into_iter().map(|server| SocketAddr::new(server, settings.port));
         let servers = servers.collect();

@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use super::framing::Framed;
 use super::message::{self, Reply, Zone};
-use super::relay::{Place, Relayed, Settings, Transport};
+use super::relay::{Place, Relayed, ResolverSettings, Transport};
 use crate::cloud::local::mover::admission::{Gate, Shares};
 use crate::cloud::local::mover::bind::{Bound, bind};
 use crate::cloud::local::mover::log::Log;
@@ -129,7 +129,7 @@ pub(in crate::cloud::local::mover) struct Dns {
     shares: Shares,
     log: Log,
     /// Where this host's name servers are found.
-    pub(in crate::cloud::local::mover) settings: Settings,
+    pub(in crate::cloud::local::mover) settings: ResolverSettings,
     /// The port that servers listen on.
     pub(in crate::cloud::local::mover) port: u16,
     /// How long a connection may be silent.
@@ -162,7 +162,7 @@ impl Dns {
             given: HashMap::new(),
             shares,
             log,
-            settings: Settings::default(),
+            settings: ResolverSettings::default(),
             port: super::PORT,
             idle: IDLE,
         }

@@ -14,7 +14,7 @@ const REVERSE: &str = "in-addr.arpa";
 /// Names, in lower case, in full, without the last dot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Zone {
-    records: BTreeMap<String, Vec<Record>>,
+    records: BTreeMap<String, Vec<NameRecord>>,
     /// Domains of addresses, all names of which are answered here.
     #[serde(default)]
     reverse: BTreeSet<String>,
@@ -23,7 +23,7 @@ pub struct Zone {
 /// What is known of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Record {
+pub enum NameRecord {
     /// `A`: an address.
     Address(Ipv4Addr),
     /// `SRV`: a port, and the name of who serves there.
@@ -39,7 +39,7 @@ pub enum Record {
 
 impl Zone {
     /// Adds a record.
-    pub fn add(&mut self, name: impl Into<String>, record: Record) {
+    pub fn add(&mut self, name: impl Into<String>, record: NameRecord) {
         self.records.entry(name.into()).or_default().push(record);
     }
 
@@ -52,7 +52,7 @@ impl Zone {
     pub fn add_reverse(&mut self, address: Ipv4Addr, name: String) {
         let records = self.records.entry(reverse(&address.octets())).or_default();
         if records.is_empty() {
-            records.push(Record::Name(name));
+            records.push(NameRecord::Name(name));
         }
     }
 
@@ -68,7 +68,7 @@ impl Zone {
     }
 
     /// The records of a name. None where neither it nor a name below it exists.
-    pub fn find(&self, name: &str) -> Option<&[Record]> {
+    pub fn find(&self, name: &str) -> Option<&[NameRecord]> {
         let found = self.records.get(name).map(Vec::as_slice);
         found.or_else(|| self.records.keys().any(|known| is_below(known, name)).then_some(&[][..]))
     }
@@ -78,7 +78,7 @@ impl<const N: usize> From<[(String, Ipv4Addr); N]> for Zone {
     fn from(addresses: [(String, Ipv4Addr); N]) -> Self {
         let mut zone = Self::default();
         for (name, address) in addresses {
-            zone.add(name, Record::Address(address));
+            zone.add(name, NameRecord::Address(address));
         }
         zone
     }
@@ -104,7 +104,7 @@ mod tests {
         zone.own_reverse(&[10, 78]);
         zone.add_reverse(Ipv4Addr::new(10, 78, 1, 2), "a".into());
         zone.add_reverse(Ipv4Addr::new(10, 78, 1, 2), "b".into());
-        assert_eq!(zone.find("2.1.78.10.in-addr.arpa"), Some(&[Record::Name("a".into())][..]));
+        assert_eq!(zone.find("2.1.78.10.in-addr.arpa"), Some(&[NameRecord::Name("a".into())][..]));
         assert_eq!(zone.find("1.78.10.in-addr.arpa"), Some(&[][..]), "it is above a name");
         assert_eq!(zone.find("3.1.78.10.in-addr.arpa"), None);
         assert!(zone.has("3.1.78.10.in-addr.arpa") && zone.has("78.10.in-addr.arpa"));

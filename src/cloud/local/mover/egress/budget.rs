@@ -31,17 +31,17 @@ impl Budget {
     }
 
     /// Room for a socket, if there is some.
-    pub(crate) fn take(self: &Rc<Self>) -> Option<Place> {
+    pub(crate) fn take(self: &Rc<Self>) -> Option<SocketPlace> {
         self.free.set(self.free.get().checked_sub(1)?);
-        Some(Place(Rc::clone(self)))
+        Some(SocketPlace(Rc::clone(self)))
     }
 }
 
 /// Room for one socket, for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Place(Rc<Budget>);
+pub(crate) struct SocketPlace(Rc<Budget>);
 
-impl Drop for Place {
+impl Drop for SocketPlace {
     fn drop(&mut self) {
         self.0.free.set(self.0.free.get() + 1);
     }

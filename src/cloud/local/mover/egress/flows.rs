@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
-use super::budget::{FLOWS, Place};
+use super::budget::{FLOWS, SocketPlace};
 use super::carrier::Interest;
 use super::context::Context;
-use super::packets::build::{self, Failure};
+use super::packets::build::{self, IcmpFailure};
 use super::packets::parse::{self, Datagram, Echo, Ip, Packet, UDP_HEADER};
 use super::tcp::family;
 use super::tun::MAX_PACKET;
@@ -57,7 +57,7 @@ struct Flow {
     stamp: u64,
     /// Hops and whether the host's network may fragment, as the socket is set.
     header: Option<(u8, bool)>,
-    _place: Place,
+    _place: SocketPlace,
 }
 
 /// The flows of an environment.
@@ -104,7 +104,7 @@ impl Flows {
     fn send(&mut self, key: Key, data: &[u8], packet: &Packet<'_>, context: &mut Context<'_>) {
         if !context.ranges.allows(packet.destination) {
             context.counters.forbidden += 1;
-            return context.tun.refuse(Failure::Prohibited, packet, context.ranges);
+            return context.tun.refuse(IcmpFailure::Prohibited, packet, context.ranges);
         }
         if let Err(error) = self.ensure(key, context) {
             return refuse(error, None, packet, context);
@@ -291,12 +291,12 @@ fn open(key: Key) -> rustix::io::Result<OwnedFd> {
 /// Tells the machine why this host did not send its packet.
 fn refuse(error: Errno, mtu: Option<u32>, packet: &Packet<'_>, context: &mut Context<'_>) {
     let failure = match error {
-        Errno::MSGSIZE => Failure::TooBig(mtu.unwrap_or(1280)),
-        Errno::NETUNREACH => Failure::Network,
-        Errno::HOSTUNREACH | Errno::HOSTDOWN => Failure::Host,
-        Errno::CONNREFUSED => Failure::Port,
+        Errno::MSGSIZE => IcmpFailure::TooBig(mtu.unwrap_or(1280)),
+        Errno::NETUNREACH => IcmpFailure::Network,
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => IcmpFailure::Host,
+        Errno::CONNREFUSED => IcmpFailure::Port,
         // ACCESS: a broadcast address, or pings that are forbidden here.
-        Errno::ACCESS | Errno::PERM | Errno::INVAL => Failure::Prohibited,
+        Errno::ACCESS | Errno::PERM | Errno::INVAL => IcmpFailure::Prohibited,
         _ => {
             context.drop_for(packet.source);
             return;
@@ -308,7 +308,7 @@ fn refuse(error: Errno, mtu: Option<u32>, packet: &Packet<'_>, context: &mut Con
 /// Passes an ICMP error about a datagram of a flow on; `quoted` is what of the datagram came back.
 fn tell(key: Key, error: QueuedError, quoted: &[u8], context: &mut Context<'_>) {
     let ipv6 = key.destination.is_ipv6();
-    let failure = Failure::of(ipv6, error.kind, error.code, error.info);
+    let failure = IcmpFailure::of(ipv6, error.kind, error.code, error.info);
     let (machine, destination) = (key.machine, key.destination);
     let packets = match key.kind {
         Kind::Udp => build::udp(machine, destination, &quoted[..quoted.len().min(QUOTE - UDP_HEADER)], 0),

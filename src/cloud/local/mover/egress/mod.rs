@@ -31,7 +31,7 @@ pub(crate) use self::carrier::{Carrier, Interest, Pair};
 use self::context::Context;
 pub(crate) use self::context::Counters;
 use self::flows::Flows;
-use self::packets::build::Failure;
+use self::packets::build::IcmpFailure;
 use self::packets::fragments::Fragments;
 use self::packets::parse::{self, ICMP, ICMPV6, Ip, Packet, TCP, UDP};
 pub(crate) use self::policy::{Prefix, Ranges};
@@ -248,7 +248,7 @@ fn deliver(packet: &Packet<'_>, connects: &mut Connects, flows: &mut Flows, cont
         (ICMP, true) | (ICMPV6, false) => flows.echo(packet, context),
         _ => {
             context.counters.forbidden += 1;
-            context.tun.refuse(Failure::Protocol, packet, context.ranges);
+            context.tun.refuse(IcmpFailure::Protocol, packet, context.ranges);
         }
     }
 }

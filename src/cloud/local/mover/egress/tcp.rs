@@ -13,11 +13,11 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, getpeername, getsockname};
 
-use super::budget::{CONNECTING, Place};
+use super::budget::{CONNECTING, SocketPlace};
 use super::carrier::{Interest, Pair};
 use super::context::Context;
-use super::packets::build::{self, Failure};
-use super::packets::parse::{self, Ip, Packet, Segment};
+use super::packets::build::{self, IcmpFailure};
+use super::packets::parse::{self, Ip, Packet, TcpSegment};
 
 /// How long this host tries to connect. Linux itself gives up after two minutes; a machine that still wants it has sent
 /// its SYN again by then, and that is a new attempt.
@@ -53,7 +53,7 @@ struct Connect {
     host: OwnedFd,
     stage: Stage,
     deadline: Instant,
-    _place: Place,
+    _place: SocketPlace,
 }
 
 /// The connections of an environment that are being made.
@@ -79,7 +79,7 @@ impl Connects {
 
     /// Takes a segment that came out of `tun0`. The segments of connections that are carried never do.
     pub(super) fn segment(&mut self, packet: &Packet<'_>, context: &mut Context<'_>) {
-        let Some(segment) = Segment::of(packet) else {
+        let Some(segment) = TcpSegment::of(packet) else {
             context.counters.malformed += 1;
             return;
         };
@@ -280,18 +280,18 @@ fn fail(connect: Connect, error: Errno, context: &mut Context<'_>) {
     let Some(Ip::Packet(packet)) = parse::ip(&syn) else { return };
     let failure = match error {
         Errno::CONNREFUSED | Errno::CONNRESET => {
-            let reset = Segment::of(&packet).and_then(|segment| build::reset(&segment));
+            let reset = TcpSegment::of(&packet).and_then(|segment| build::reset(&segment));
             return context.tun.write(reset.as_deref());
         }
-        Errno::NETUNREACH => Failure::Network,
-        Errno::ACCESS | Errno::PERM => Failure::Prohibited,
+        Errno::NETUNREACH => IcmpFailure::Network,
+        Errno::ACCESS | Errno::PERM => IcmpFailure::Prohibited,
         // Nobody answered, hence the machine gets no answer either. Or this host has no room: the SYN is sent again.
         Errno::TIMEDOUT => return,
         Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::AGAIN => {
             context.drop_for(packet.source);
             return;
         }
-        _ => Failure::Host,
+        _ => IcmpFailure::Host,
     };
     context.tun.refuse(failure, &packet, context.ranges);
 }

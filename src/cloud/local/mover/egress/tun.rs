@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use super::packets::build::{self, Failure};
+use super::packets::build::{self, IcmpFailure};
 use super::packets::parse::Packet;
 use super::policy::Ranges;
 
@@ -42,14 +42,14 @@ impl Tun {
     }
 
     /// Tells the sender of `packet` that it failed, in the network's name.
-    pub(super) fn refuse(&mut self, failure: Failure, packet: &Packet<'_>, ranges: &Ranges) {
+    pub(super) fn refuse(&mut self, failure: IcmpFailure, packet: &Packet<'_>, ranges: &Ranges) {
         if let Some(node) = ranges.node(packet.source) {
             self.tell(failure, packet, node);
         }
     }
 
     /// Tells the sender of `packet` that it failed, in the name of `from`.
-    pub(super) fn tell(&mut self, failure: Failure, packet: &Packet<'_>, from: IpAddr) {
+    pub(super) fn tell(&mut self, failure: IcmpFailure, packet: &Packet<'_>, from: IpAddr) {
         if from.is_ipv4() == packet.source.is_ipv4() {
             self.write(build::error(failure, packet, from).as_deref());
         }

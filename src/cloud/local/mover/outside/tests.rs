@@ -21,7 +21,7 @@ use crate::cloud::local::mover::egress::{Carrier as _, Pair};
 use crate::cloud::local::mover::log::Log;
 use crate::cloud::local::mover::member::become_member;
 use crate::cloud::local::mover::places::HOST;
-use crate::cloud::local::mover::protocol::Answer;
+use crate::cloud::local::mover::protocol::DoorAnswer;
 use crate::cloud::local::mover::suspects::Suspects;
 use crate::cloud::local::mover::table::{Fd, Table};
 
@@ -47,7 +47,7 @@ impl Running {
                 // Of this test alone: the process has descriptors of other tests.
                 suspects.offer(|fd| if is_to(fd, server) { carrier.adopt(fd) } else { Some(fd) });
                 if let Some(network) = network {
-                    assert_eq!(carrier.give("local".to_owned(), &network), Answer::Done);
+                    assert_eq!(carrier.give("local".to_owned(), &network), DoorAnswer::Done);
                 }
                 while !stopped.load(Ordering::Acquire) {
                     carrier.run(Instant::now() + Duration::from_millis(1));

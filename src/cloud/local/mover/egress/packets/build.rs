@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::checksum;
 use super::parse::{
-    ACK, FIN, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, Packet, RST, SYN, Segment, TCP, UDP, UDP_HEADER,
+    ACK, FIN, ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, Packet, RST, SYN, TCP, TcpSegment, UDP, UDP_HEADER,
 };
 
 /// Hops that our packets may pass: the default of Linux.
@@ -20,7 +20,7 @@ const MIN_MTU_V6: usize = 1280;
 
 /// Why a packet did not get where it should, as an ICMP error tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum IcmpFailure {
     /// There is no route.
     Network,
     /// The host does not answer.
@@ -37,7 +37,7 @@ pub enum Failure {
     Expired,
 }
 
-impl Failure {
+impl IcmpFailure {
     /// Type, code, and the second word of the header, of ICMP.
     fn v4(self) -> (u8, u8, u32) {
         match self {
@@ -168,7 +168,7 @@ fn packets(
 }
 
 /// The reset that answers `segment` (RFC 9293, 3.5.2); `None` for a reset.
-pub fn reset(segment: &Segment) -> Option<Vec<u8>> {
+pub fn reset(segment: &TcpSegment) -> Option<Vec<u8>> {
     if segment.flags & RST != 0 {
         return None;
     }
@@ -193,7 +193,7 @@ pub fn reset(segment: &Segment) -> Option<Vec<u8>> {
 
 /// The ICMP error of `from` that tells the sender of `packet` about its failure; `None` where none may be sent: about
 /// an error, or about what was sent to many (RFC 1122, RFC 4443).
-pub fn error(failure: Failure, packet: &Packet<'_>, from: IpAddr) -> Option<Vec<u8>> {
+pub fn error(failure: IcmpFailure, packet: &Packet<'_>, from: IpAddr) -> Option<Vec<u8>> {
     let is_error = match (packet.protocol, packet.payload.first()) {
         (ICMP, kind) => !matches!(kind, Some(0 | 8 | 13..=18)),
         (ICMPV6, kind) => !matches!(kind, Some(128..)),

@@ -180,7 +180,7 @@ fn fragment(key: FragmentKey, offset: usize, more: bool, hops: u8, data: &[u8]) 
 
 /// A TCP segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
+pub struct TcpSegment {
     /// Who sent it.
     pub source: SocketAddr,
     /// Whom it is for.
@@ -195,7 +195,7 @@ pub struct Segment {
     pub data: usize,
 }
 
-impl Segment {
+impl TcpSegment {
     /// The segment in `packet`, if it is one.
     pub fn of(packet: &Packet<'_>) -> Option<Self> {
         let payload = packet.payload;

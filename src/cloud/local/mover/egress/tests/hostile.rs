@@ -69,7 +69,7 @@ fn packet(dice: &mut Dice) -> Vec<u8> {
         2 | 3 => {
             let (source, destination) = (at(dice, source), at(dice, destination));
             let flags = [0, parse::SYN, parse::SYN, parse::ACK, parse::FIN, 0xff][dice.roll(6)];
-            let segment = parse::Segment {
+            let segment = parse::TcpSegment {
                 source: destination,
                 destination: source,
                 sequence: 1,

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::packets::build::{self, Failure};
+use super::super::packets::build::{self, IcmpFailure};
 use super::super::packets::checksum;
 use super::super::packets::fragments::Fragments;
-use super::super::packets::parse::{self, ACK, Datagram, Echo, Ip, Packet, RST, SYN, Segment};
+use super::super::packets::parse::{self, ACK, Datagram, Echo, Ip, Packet, RST, SYN, TcpSegment};
 use super::bed::noise;
 
 fn whole(bytes: &[u8]) -> Packet<'_> {
@@ -127,7 +127,7 @@ fn fragments_that_overlap_or_never_end_are_given_up() {
 #[test]
 fn resets_answer_what_they_are_about() {
     for (from, to) in ends() {
-        let segment = |flags, data| Segment {
+        let segment = |flags, data| TcpSegment {
             source: from,
             destination: to,
             sequence: 100,
@@ -142,7 +142,7 @@ fn resets_answer_what_they_are_about() {
             (SYN | parse::FIN, 3, (0, 105, RST | ACK)),
         ] {
             let bytes = build::reset(&segment(flags, data)).unwrap();
-            let reset = Segment::of(&whole(&bytes)).unwrap();
+            let reset = TcpSegment::of(&whole(&bytes)).unwrap();
             assert_eq!((reset.sequence, reset.acknowledgment, reset.flags), expected);
             assert_eq!((reset.source, reset.destination), (to, from));
             assert!(!reset.opens());
@@ -157,13 +157,13 @@ fn errors_quote_what_they_are_about_and_answer_no_error() {
         let sent = build::udp(from, to, &noise(5, 1200), 1).unwrap();
         let packet = whole(&sent[0]);
         for failure in [
-            Failure::Port,
-            Failure::Host,
-            Failure::Network,
-            Failure::TooBig(1300),
-            Failure::Prohibited,
-            Failure::Expired,
-            Failure::Protocol,
+            IcmpFailure::Port,
+            IcmpFailure::Host,
+            IcmpFailure::Network,
+            IcmpFailure::TooBig(1300),
+            IcmpFailure::Prohibited,
+            IcmpFailure::Expired,
+            IcmpFailure::Protocol,
         ] {
             let bytes = build::error(failure, &packet, to.ip()).unwrap();
             let error = whole(&bytes);
@@ -171,11 +171,11 @@ fn errors_quote_what_they_are_about_and_answer_no_error() {
             assert!(bytes.len() <= longest && bytes.len() > longest - 100);
             assert!(error.payload[8..] == sent[0][..error.payload.len() - 8]);
             let word = u32::from_be_bytes(*error.payload[4..].first_chunk().unwrap());
-            assert_eq!(Failure::of(from.is_ipv6(), error.payload[0], error.payload[1], word), failure);
-            assert_eq!(build::error(Failure::Host, &error, to.ip()), None, "an error about an error");
+            assert_eq!(IcmpFailure::of(from.is_ipv6(), error.payload[0], error.payload[1], word), failure);
+            assert_eq!(build::error(IcmpFailure::Host, &error, to.ip()), None, "an error about an error");
             let many = if from.is_ipv4() { "224.0.0.251:5353" } else { "[ff02::fb]:5353" }.parse().unwrap();
             let many = build::udp(from, many, b"who?", 1).unwrap();
-            assert_eq!(build::error(Failure::Prohibited, &whole(&many[0]), to.ip()), None);
+            assert_eq!(build::error(IcmpFailure::Prohibited, &whole(&many[0]), to.ip()), None);
         }
         let echo = build::echo(
             from.ip(),
@@ -186,7 +186,7 @@ fn errors_quote_what_they_are_about_and_answer_no_error() {
         )
         .unwrap();
         assert_eq!(Echo::of(&whole(&echo[0])).unwrap().id, 77);
-        assert!(build::error(Failure::Host, &whole(&echo[0]), to.ip()).is_some());
+        assert!(build::error(IcmpFailure::Host, &whole(&echo[0]), to.ip()).is_some());
     }
 }
 
@@ -233,8 +233,8 @@ proptest! {
         match parse::ip(&bytes) {
             Some(Ip::Packet(packet)) => {
                 let answers = [
-                    Segment::of(&packet).and_then(|segment| build::reset(&segment)),
-                    build::error(Failure::Host, &packet, packet.destination),
+                    TcpSegment::of(&packet).and_then(|segment| build::reset(&segment)),
+                    build::error(IcmpFailure::Host, &packet, packet.destination),
                 ];
                 for answer in answers.iter().flatten() {
                     prop_assert!(parse::ip(answer).is_some());
@@ -249,19 +249,19 @@ proptest! {
 #[test]
 fn numbers_of_failures_are_all_different() {
     let all = [
-        Failure::Network,
-        Failure::Host,
-        Failure::Protocol,
-        Failure::Port,
-        Failure::Prohibited,
-        Failure::Expired,
+        IcmpFailure::Network,
+        IcmpFailure::Host,
+        IcmpFailure::Protocol,
+        IcmpFailure::Port,
+        IcmpFailure::Prohibited,
+        IcmpFailure::Expired,
     ];
     for (ipv6, kinds) in [(false, [3, 11]), (true, [1, 3])] {
         let found: HashSet<_> = (0..20)
-            .flat_map(|code| kinds.map(|kind| format!("{:?}", Failure::of(ipv6, kind, code, 0))))
+            .flat_map(|code| kinds.map(|kind| format!("{:?}", IcmpFailure::of(ipv6, kind, code, 0))))
             .collect();
         assert!(found.len() >= all.len() - 1, "{found:?}");
     }
-    assert_eq!(Failure::of(false, 3, 4, 1400), Failure::TooBig(1400));
-    assert_eq!(Failure::of(true, 2, 0, 1400), Failure::TooBig(1400));
+    assert_eq!(IcmpFailure::of(false, 3, 4, 1400), IcmpFailure::TooBig(1400));
+    assert_eq!(IcmpFailure::of(true, 2, 0, 1400), IcmpFailure::TooBig(1400));
 }
