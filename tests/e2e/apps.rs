@@ -46,7 +46,7 @@ fn asked_while(threads: u32, ask: impl Fn() -> Result<(), String> + Sync, act: i
                 while !stop.load(Ordering::Relaxed) {
                     ask().unwrap();
                     asked.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(100));
+                    std::thread::sleep(Duration::from_millis(300));
                 }
             });
         }
