@@ -262,6 +262,11 @@ impl Keeper {
         Err(CloudError::Unsupported { what, advice })
     }
 
+    /// Has the network of an environment enforce what is wanted now. Blocks while the kernel takes the rules.
+    pub(super) fn enforce(&self, environment: &str) -> Result<(), CloudError> {
+        blocking(|| inside::rule_one(self, environment))
+    }
+
     /// The network of an environment: the one in which its VMs run, or a new one. Blocks for as long as it takes.
     pub(super) fn network(&self, environment: &str) -> Result<Arc<Network>, CloudError> {
         let processes = self.state().processes(environment);

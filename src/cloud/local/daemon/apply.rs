@@ -38,6 +38,8 @@ pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, 
     match &act.act {
         Act::PutBalancer { spec } if spec.headless.is_none() => listening(keeper, &environment, spec).await,
         Act::DeleteGroup { group } => ended(keeper, &environment, group).await?,
+        // A policy holds when the act has an answer.
+        Act::PutGroup { .. } => keeper.enforce(&environment)?,
         _ => {}
     }
     if sweeps(&act.act) {

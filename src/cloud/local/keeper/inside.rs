@@ -93,30 +93,31 @@ pub(super) fn connections(keeper: &Keeper) -> BTreeMap<String, u32> {
 
 /// Makes the rules of each environment's network what is wanted.
 pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
-    let wanted: BTreeMap<String, Wanted> = {
-        let state = keeper.state();
-        let wanted = |(name, environment): (&String, &Environment)| (name.clone(), wanted(environment));
-        // One that has disks alone needs no network.
-        state.environments.iter().filter(|(_, environment)| !environment.is_idle()).map(wanted).collect()
-    };
-    keeper.networks.keep(&wanted.keys().cloned().collect());
-    each(wanted, |name, wanted| {
-        let Some(network) = keeper.networks.find(name) else { return Ok(()) };
-        network.apply(&wanted).map_err(|error| CloudError::Program {
-            program: "the network".into(),
-            message: format!("the rules of {name} cannot be written: {error}"),
-        })
+    // One that has disks alone needs no network.
+    let needs = |(name, environment): (&String, &Environment)| (!environment.is_idle()).then(|| name.clone());
+    let names: BTreeSet<String> = keeper.state().environments.iter().filter_map(needs).collect();
+    keeper.networks.keep(&names);
+    each(&names, |name| rule_one(keeper, name))
+}
+
+/// Makes the rules of the network of an environment, if it has one, what is wanted now.
+pub(super) fn rule_one(keeper: &Keeper, name: &str) -> Result<(), CloudError> {
+    let Some(network) = keeper.networks.find(name) else { return Ok(()) };
+    let now = || keeper.state().environments.get(name).map_or_else(Wanted::default, wanted);
+    network.apply(now).map_err(|error| CloudError::Program {
+        program: "the network".into(),
+        message: format!("the rules of {name} cannot be written: {error}"),
     })
 }
 
 /// Does something for each environment, whatever becomes of another one. The error is the first one.
-fn each<T>(
-    all: BTreeMap<String, T>,
-    mut act: impl FnMut(&str, T) -> Result<(), CloudError>,
+fn each(
+    names: &BTreeSet<String>,
+    mut act: impl FnMut(&str) -> Result<(), CloudError>,
 ) -> Result<(), CloudError> {
     let mut done = Ok(());
-    for (name, one) in all {
-        let result = act(&name, one);
+    for name in names {
+        let result = act(name);
         done = done.and(result);
     }
     done
@@ -260,9 +261,9 @@ mod tests {
 
     #[test]
     fn every_environment_has_its_turn_and_the_first_error_is_told() {
-        let all: BTreeMap<String, u8> = ["a", "b", "c"].map(|name| (name.to_owned(), 0)).into();
+        let all: BTreeSet<String> = ["a", "b", "c"].map(str::to_owned).into();
         let mut done = Vec::new();
-        let result = each(all, |name, _| {
+        let result = each(&all, |name| {
             done.push(name.to_owned());
             if name == "c" { Ok(()) } else { Err(CloudError::Store { message: name.to_owned() }) }
         });

@@ -247,22 +247,24 @@ impl Network {
         })
     }
 
-    /// Makes the rules what is wanted, if they are not.
-    pub(crate) fn apply(&self, wanted: &Wanted) -> io::Result<()> {
+    /// Makes the rules what is wanted, if they are not. `wanted` is asked when nobody else writes any more: of several
+    /// callers none writes what was wanted earlier over what is wanted now.
+    pub(crate) fn apply(&self, wanted: impl FnOnce() -> Wanted) -> io::Result<()> {
         let mut written = locked(&self.written);
-        if written.as_ref() == Some(wanted) {
+        let wanted = wanted();
+        if written.as_ref() == Some(&wanted) {
             return Ok(());
         }
         // One that failed may have been written all the same.
         let before = written.take();
         let open = locked(&self.open);
-        namespace::write_rules(&open.handles.rules, wanted)?;
+        namespace::write_rules(&open.handles.rules, &wanted)?;
         let has_datagrams =
             |wanted: &Wanted| wanted.services.iter().any(|service| service.protocol == Protocol::Udp);
-        if has_datagrams(wanted) || before.as_ref().is_none_or(has_datagrams) {
+        if has_datagrams(&wanted) || before.as_ref().is_none_or(has_datagrams) {
             conntrack::forget(&open.handles.conntrack, &wanted.services)?;
         }
-        *written = Some(wanted.clone());
+        *written = Some(wanted);
         Ok(())
     }
 
