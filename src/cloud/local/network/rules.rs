@@ -58,7 +58,8 @@ pub(super) fn table(wanted: &Wanted) -> Table {
     Table { sets, chains }
 }
 
-/// The table that bounds the connections of each machine to `tracked`. It stays when the other one is replaced: its counts begin with it.
+/// The table that bounds the connections of each machine to `tracked`. It stays when the other one is replaced: its counts
+/// begin with it.
 pub(super) fn limits(tracked: u32) -> Table {
     let flows =
         Set { name: FLOWS.into(), key: vec![Key::Source], elements: Elements::Counted(u16::MAX.into()) };
@@ -68,7 +69,10 @@ pub(super) fn limits(tracked: u32) -> Table {
         Statement::Over(Key::Source, FLOWS, tracked),
         Statement::Reject(Refusal::Prohibited),
     ];
-    Table { sets: vec![flows], chains: vec![hooked("limit", Point::Forward, -1, vec![rule])] }
+    // What goes to the network's own addresses, the name server and Services among them, is tracked like all else.
+    let chains = [("limit", Point::Forward), ("limit-in", Point::Input)];
+    let chains = chains.map(|(name, point)| hooked(name, point, -1, vec![rule.clone()]));
+    Table { sets: vec![flows], chains: chains.into() }
 }
 
 fn hooked(name: &str, point: Point, priority: i32, rules: Vec<Vec<Statement>>) -> Chain {
