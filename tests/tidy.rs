@@ -61,11 +61,14 @@ const PURE_PARTS: &[&str] = &[
     "src/cloud/local/proxy/routing.rs",
     "src/cloud/local/network/wanted.rs",
     "src/cloud/local/network/rules.rs",
-    "src/cloud/local/network/nftables.rs",
+    "src/cloud/local/network/nftables",
+    "src/cloud/local/mover/dns/message.rs",
     "src/cloud/local/mover/dns/zone.rs",
     "src/cloud/local/mover/egress/packets/",
     "src/cloud/local/mover/egress/policy.rs",
     "src/cloud/local/keeper/names.rs",
+    "src/cli/dashboard/view.rs",
+    "src/cli/dashboard/traffic.rs",
 ];
 
 /// What a pure room must not touch.
@@ -235,7 +238,10 @@ fn goldens() -> Vec<String> {
 #[test]
 fn every_template_and_every_example_has_a_golden() {
     let goldens = goldens();
-    let templates = files("templates").into_iter().map(|path| (path.file_stem().unwrap().to_owned(), path));
+    // What the dashboard's page looks like, `scripts/dashboard-look` looks at.
+    let page = root().join("templates/dashboard");
+    let templates = files("templates").into_iter().filter(|path| !path.starts_with(&page));
+    let templates = templates.map(|path| (path.file_stem().unwrap().to_owned(), path));
     let examples = files("manifests").into_iter().map(|path| (path.file_name().unwrap().to_owned(), path));
     let wrong: Vec<PathBuf> = templates
         .chain(examples)

@@ -312,6 +312,7 @@ impl Read for Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::test_cloud::{Late, recorded};
 
     #[test]
     fn places_are_told_apart() {
@@ -328,8 +329,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_does_not_answer_is_a_warning_here_too() {
-        let (events, said) = exec::tests::recorded();
-        let cloud = exec::tests::Late::default();
+        let (events, said) = recorded();
+        let cloud = Late::default();
         let args = CpArgs { from: "web:/x".into(), to: "x".into(), container: None };
         let session = tar_in(&cloud, &events, &args, "web", (&["-cf", "-", "x"], false)).await.unwrap();
         let Session { mut output, .. } = session;

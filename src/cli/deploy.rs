@@ -1,7 +1,6 @@
 //! `i2kit deploy`: build what changed, roll it out, wait until it is healthy.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use super::args::DeployArgs;
 use super::context::Context;
@@ -11,9 +10,6 @@ use crate::plan::act::Act;
 use crate::plan::rollout::{self, RolloutPlan};
 use crate::report::{self, Format};
 use crate::rollout::RunRecord;
-
-/// How often it is looked whether the images are with the cloud.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Deploys the set.
 pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Failure> {
@@ -64,13 +60,6 @@ async fn deploy(context: &Context, args: &DeployArgs, record: &RunRecord) -> Res
 
 /// Ends when the cloud has its own copies of all images of the plan.
 async fn until_put(plan: &RolloutPlan, record: &RunRecord) {
-    let mut looks = tokio::time::interval(LOOK);
-    loop {
-        looks.tick().await;
-        let applied = record.applied();
-        let is_put = |image| applied.contains(&Act::PutImage { image });
-        if plan.images().all(is_put) {
-            return;
-        }
-    }
+    let are_put = |applied: &[Act]| plan.images().all(|image| applied.contains(&Act::PutImage { image }));
+    record.until(are_put).await;
 }

@@ -51,9 +51,12 @@ mod run;
 mod scale;
 mod schema;
 mod secrets;
+mod signals;
 mod status;
 mod summary;
 mod terminal;
+#[cfg(test)]
+mod test_cloud;
 mod top;
 pub mod unpack;
 mod volume;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Name;
+use crate::plan::cloud_event;
 use crate::plan::fleet::{Fleet, Health, Instance, InstanceGroup, InstanceState};
 use crate::plan::rollout::GroupKind;
 
@@ -35,9 +36,6 @@ static KINDS: [(&[&str], &[GroupKind]); 7] = [
     (&["cronjob", "cronjobs", "cj"], &[GroupKind::CronJob]),
     (&["group"], &[GroupKind::Service, GroupKind::Job, GroupKind::CronJob]),
 ];
-
-/// The word in front of an instance's id, as events print it.
-const INSTANCE: &str = "instance/";
 
 /// The group that the user calls `name`: `NAME` in the default namespace or the only one of that name, or
 /// `NAMESPACE/NAME`; each with `KIND/` in front or without.
@@ -124,7 +122,9 @@ pub(super) fn group_or_instance<'f>(
     fleet: &'f Fleet,
     name: &str,
 ) -> Result<(&'f InstanceGroup, Option<&'f Instance>), Failure> {
-    let name = name.strip_prefix(INSTANCE).unwrap_or(name);
+    // As events print it.
+    let id = name.strip_prefix(cloud_event::INSTANCE).and_then(|rest| rest.strip_prefix('/'));
+    let name = id.unwrap_or(name);
     let of = |group: &'f InstanceGroup| group.instances.iter().find(|instance| *instance.id == *name);
     if let Some((group, instance)) = fleet.groups.iter().find_map(|group| Some((group, of(group)?))) {
         return Ok((group, Some(instance)));

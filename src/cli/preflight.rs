@@ -1,17 +1,13 @@
 //! `i2kit preflight`: what would stop a deployment, before anything is built. `i2kit iam-policy`: the smallest policy.
 
-use std::collections::BTreeMap;
-
 use super::args::{Manifests, PreflightArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{connection, output, reading};
+use super::{connection, output, prepare, reading};
 use crate::cloud::kinds;
 use crate::cloud::provider::Check;
 use crate::image::guest;
 use crate::manifest::api::ObjectSet;
-use crate::plan::image::LaunchImage;
-use crate::plan::workload;
 use crate::report::{self, Format};
 use crate::text;
 
@@ -23,9 +19,8 @@ pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, 
     } else {
         reading::read(&Manifests { manifests, options, reading }, context)?
     };
-    // Nothing is built: the ids of the images are not known, and no check needs them.
-    let images = vec![LaunchImage::unplanned(); set.pods().count()];
-    let (groups, balancers) = workload::desired(&set, &images, &BTreeMap::new());
+    // Nothing is built: no check needs what is not known before that.
+    let (groups, balancers) = prepare::unplanned(&set);
     let provider = connection::provider(context)?;
     let checks = provider.preflight(&connection::client(context)?, groups, balancers).await;
     let mut checks = checks.or_exit(Exit::Cloud)?;

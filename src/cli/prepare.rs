@@ -13,8 +13,9 @@ use crate::cloud::Materials;
 use crate::image::{self, DiskImage, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Reference, ResolvedImage};
+use crate::plan::fleet::BalancerSpec;
 use crate::plan::image::{ImageId, ImagePlan, LaunchImage};
-use crate::plan::rollout::{Desired, RolloutPlan};
+use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan};
 use crate::plan::{pod, workload};
 use crate::registry::{Registry, Store};
 
@@ -53,14 +54,22 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     })
 }
 
-/// Refuses a group that is larger than its cloud has them: no other try of the same manifests would help.
+/// Refuses a group that is, or may be scaled to be, larger than its cloud has them: no other try of the same manifests would help.
 fn within_bounds(context: &Context, set: &ObjectSet) -> Result<(), Failure> {
+    let (groups, _) = unplanned(set);
+    for group in &groups {
+        let scaling = group.settings.scaling.iter().flat_map(|scaling| [scaling.min, scaling.max]);
+        for size in scaling.chain([group.replicas]) {
+            context.environment.provider.refuse_size(&group.name, size).or_exit(Exit::Manifest)?;
+        }
+    }
+    Ok(())
+}
+
+/// The groups and balancers of the set before its images are planned: their ids and the versions of Secrets are not known.
+pub(super) fn unplanned(set: &ObjectSet) -> (Vec<GroupSpec>, Vec<BalancerSpec>) {
     let images = vec![LaunchImage::unplanned(); set.pods().count()];
-    let (groups, _) = workload::desired(set, &images, &BTreeMap::new());
-    let refused = groups
-        .iter()
-        .find_map(|group| context.environment.provider.refuse_size(&group.name, group.replicas).err());
-    refused.map_or(Ok(()), |error| Err(Failure::new(Exit::Manifest, error)))
+    workload::desired(set, &images, &BTreeMap::new())
 }
 
 fn plans(set: &ObjectSet, facts: &pod::Facts<'_>) -> Result<Vec<ImagePlan>, Failure> {
@@ -152,4 +161,37 @@ impl Prepared {
 fn registry(context: &Context) -> Result<Registry, Failure> {
     let store = Store::open(&context.dirs.cache).or_exit(Exit::Build)?;
     Registry::new(context.images.clone(), store, context.events.clone()).or_exit(Exit::Environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::context;
+    use crate::manifest::{Options, SourceFile, read};
+    use crate::report::Format;
+
+    #[test]
+    fn a_scaler_asks_for_no_more_than_a_group_of_the_cloud_can_have() {
+        let context = context::context(None, Format::Json, true).unwrap();
+        let refused = |replicas: u32, min: u32, max: u32| {
+            let text = format!(
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n\
+                 spec: {{replicas: {replicas}, selector: {{matchLabels: {{app: web}}}}, template: {{metadata: {{labels: {{app: web}}}}, \
+                 spec: {{containers: [{{name: web, image: nginx, resources: {{requests: {{cpu: 100m}}}}}}]}}}}}}\n---\n\
+                 apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {{name: web}}\n\
+                 spec: {{scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}, minReplicas: {min}, maxReplicas: {max}}}\n"
+            );
+            let file = SourceFile { name: "web.yaml".into(), bytes: text.into_bytes() };
+            let reading = read(&[file], &Options::default());
+            assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+            let failure = within_bounds(&context, &reading.set).err()?;
+            assert_eq!(failure.exit, Exit::Manifest);
+            Some(failure.error.unwrap().to_string())
+        };
+        assert_eq!(refused(2, 1, 1000), None);
+        for (replicas, min, max) in [(2, 1, 1001), (2, 1001, 1001), (1001, 1, 1000)] {
+            let error = refused(replicas, min, max).unwrap();
+            assert!(error.contains("at most 1000"), "{error}");
+        }
+    }
 }

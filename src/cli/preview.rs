@@ -2,17 +2,15 @@
 
 mod own;
 
-use std::io;
-
 use futures::StreamExt as _;
 use futures::stream::SelectAll;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::own::Own;
 use super::args::Manifests;
 use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
+use super::signals::Signals;
 use super::{carry_out, connection, logs, prepare, secrets, status};
 use crate::cloud::{Cloud, LogQuery, Materials};
 use crate::manifest::api::Name;
@@ -26,7 +24,7 @@ const LOOKS: u32 = 20;
 
 /// Deploys the set, streams its logs until it is interrupted, then destroys what it deployed.
 pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
-    let mut signals = Signals::listen().or_exit(Exit::Failure)?;
+    let mut signals = Signals::listen().and_then(Signals::with_hangup).or_exit(Exit::Failure)?;
     let ready = tokio::select! {
         ready = prepare(context, set) => ready?,
         () = signals.any() => return Ok(Exit::Interrupted),
@@ -53,38 +51,6 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
         () = signals.interrupt() => return Ok(Exit::Interrupted),
     };
     outcome.map(|()| Exit::Success)
-}
-
-/// The signals that end a preview: Ctrl-C, the end of a job, the end of a terminal.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// From now on none of them ends the process by itself.
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for the first of them.
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
-
-    /// Waits for a Ctrl-C. A terminal that ends and a job that is cancelled send several signals, which mean the same.
-    async fn interrupt(&mut self) {
-        self.interrupt.recv().await;
-    }
 }
 
 /// What a preview starts from.

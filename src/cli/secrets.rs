@@ -40,7 +40,11 @@ pub(super) fn outside(environment: &Environment) -> BTreeMap<String, OutsideSecr
 }
 
 /// The values at `path`, which the environment file gives for the Secret `name`. An error says where that is written.
-fn values(environment: &Environment, name: &str, path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+fn values(
+    environment: &Environment,
+    name: &str,
+    path: &Path,
+) -> anyhow::Result<BTreeMap<String, SecretValue>> {
     let read = if path.is_dir() { folder(path) } else { lines(path) };
     read.with_context(|| format!("{}: `secrets.{name}`", environment.file.display()))
 }
@@ -96,15 +100,12 @@ fn named_file(context: &Context, name: &Name) -> anyhow::Result<Option<Secret>> 
     let full = format!("{}/{}", name.namespace, name.name);
     let found = named.get_key_value(&full).or_else(|| named.get_key_value(&name.name));
     let Some((key, path)) = found else { return Ok(None) };
-    let data = values(&context.environment, key, path)?
-        .into_iter()
-        .map(|(key, value)| (key, SecretValue::new(value)))
-        .collect();
+    let data = values(&context.environment, key, path)?;
     Ok(Some(Secret { name: name.clone(), kind: "Opaque".into(), data }))
 }
 
 /// A file a key, as `kubectl create secret generic --from-file` takes a folder.
-fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, SecretValue>> {
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
         let file = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
@@ -112,14 +113,14 @@ fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let name = name.with_context(|| format!("the name of {} is not UTF-8", file.display()))?.to_owned();
         if file.is_file() && !name.starts_with('.') {
             let value = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            keys.insert(name, value);
+            keys.insert(name, SecretValue::new(value));
         }
     }
     Ok(keys)
 }
 
 /// Lines `KEY=VALUE`, as `kubectl create secret generic --from-env-file` reads them: nothing is unquoted.
-fn lines(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+fn lines(path: &Path) -> anyhow::Result<BTreeMap<String, SecretValue>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut keys = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
@@ -130,7 +131,7 @@ fn lines(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let (key, value) = line
             .split_once('=')
             .with_context(|| format!("{}:{}: the line is not KEY=VALUE", path.display(), number + 1))?;
-        keys.insert(key.trim().to_owned(), value.as_bytes().to_vec());
+        keys.insert(key.trim().to_owned(), SecretValue::new(value.as_bytes().to_vec()));
     }
     Ok(keys)
 }
@@ -145,8 +146,8 @@ mod tests {
         let file = root.path().join("db.env");
         fs::write(&file, "# comment\n\nuser=app\npassword=\"a=b\" \n").unwrap();
         let read = lines(&file).unwrap();
-        assert_eq!(read["user"], b"app");
-        assert_eq!(read["password"], b"\"a=b\" ");
+        assert_eq!(read["user"].reveal(), b"app");
+        assert_eq!(read["password"].reveal(), b"\"a=b\" ");
         fs::write(root.path().join(".hidden"), "x").unwrap();
         assert_eq!(folder(root.path()).unwrap().into_keys().collect::<Vec<_>>(), ["db.env"]);
         fs::write(&file, "hunter2\n").unwrap();

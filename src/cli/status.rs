@@ -11,7 +11,7 @@ use crate::cloud::local::{self, Authority, Trust};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Indexes;
 use crate::plan::fleet::{
-    ContainerState, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
+    Change, ContainerState, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
 };
 use crate::plan::metrics;
 use crate::report::{self, Format};
@@ -52,14 +52,20 @@ async fn follow(format: Format, cloud: &dyn Cloud, scope: &Scope) -> Result<(), 
                     report::document(&(line + "\n"));
                 }
                 Format::Text => {
-                    if let Some(line) = rollout::event(change).and_then(|event| event.line()) {
-                        report::result(&(line.trim_start().to_owned() + "\n"));
+                    if let Some(line) = change_line(change) {
+                        report::result(&(line + "\n"));
                     }
                 }
             }
         }
     }
     Ok(())
+}
+
+/// A change in words, where it is told.
+pub(super) fn change_line(change: Change) -> Option<String> {
+    let line = rollout::event(change)?.line()?;
+    Some(line.trim().to_owned())
 }
 
 /// How each Ingress of this computer is reached by its hosts, which nothing resolves: the URL, and a command that asks it.
@@ -173,9 +179,19 @@ fn groups(groups: &[InstanceGroup]) -> Table {
     table
 }
 
-/// How far a group is, in a few words.
+/// How far a group is, in a few words; what is wrong with its instances comes before a rollout that is over and brought its
+/// revision.
 pub(super) fn group_status(group: &InstanceGroup) -> String {
+    let is_over = group.active_refresh().is_none() && group.refresh.as_ref().is_none_or(|it| !it.is_lost());
+    let missing = group.replicas.saturating_sub(group.healthy());
     match &group.refresh {
+        _ if group.settings.job.is_none() && is_over && missing > 0 => {
+            if missing == group.replicas {
+                "no instance is healthy".to_owned()
+            } else {
+                format!("{missing} not healthy")
+            }
+        }
         _ if group.settings.schedule.is_some() => schedule(group),
         Some(refresh) if group.settings.job.is_some() => {
             let rests = group.settings.job.as_ref().is_some_and(|job| job.suspend);
@@ -198,9 +214,8 @@ pub(super) fn group_status(group: &InstanceGroup) -> String {
 fn scalers(groups: &[InstanceGroup]) -> Table {
     let mut table = table(&["AUTOSCALED", "TARGETS", "MINPODS", "MAXPODS", "REPLICAS"]);
     for group in groups {
-        let (Some(status), Some(scaling)) = (&group.scaling, &group.settings.scaling) else { continue };
-        let current = status.current.iter().copied().chain(std::iter::repeat(None));
-        let targets = scaling.metrics.iter().zip(current).map(|(metric, current)| {
+        let (Some(_), Some(scaling)) = (&group.scaling, &group.settings.scaling) else { continue };
+        let targets = group.measured().map(|(metric, current)| {
             let current = current.map_or("<unknown>".into(), |value| metric.amount(value));
             format!("{metric}: {}/{}", current.replace(' ', ""), metric.target().replace(' ', ""))
         });
@@ -291,13 +306,12 @@ fn instances(groups: &[InstanceGroup]) -> Table {
     header.extend(have_addresses.then_some("IP"));
     let mut table = table(&header);
     for instance in all() {
-        let restarts: u32 = instance.containers.iter().map(|container| container.restarts).sum();
         let address = instance.address.map_or("-".into(), |address| address.to_string());
         let cells = row([
             instance.called().to_owned(),
             instance.revision.to_string(),
             shortened(&output::health(instance)),
-            restarts.to_string(),
+            instance.restarts().to_string(),
             match (instance.accelerator, instance.pid) {
                 (Some(accelerator), Some(pid)) => format!("{accelerator}, pid {pid}"),
                 (Some(accelerator), None) => accelerator.to_string(),
@@ -341,13 +355,12 @@ fn shortened(text: &str) -> String {
 fn balancers(balancers: &[LoadBalancer]) -> Table {
     let mut table = table(&["BALANCER", "TYPE", "ADDRESS", "TARGETS"]);
     for balancer in balancers {
-        let healthy = balancer.targets.iter().filter(|target| target.healthy).count();
         let addresses = balancer.addresses();
         table.add_row(row([
             balancer.spec.name.to_string(),
-            format!("{:?}", balancer.spec.kind),
+            balancer.spec.kind.to_string(),
             if addresses.is_empty() { "-".into() } else { addresses.join(", ") },
-            format!("{healthy}/{} healthy", balancer.targets.len()),
+            format!("{}/{} healthy", balancer.healthy(), balancer.targets.len()),
         ]));
     }
     table
@@ -408,6 +421,28 @@ mod tests {
         // It has not looked yet.
         group.scaling = Some(ScalingStatus::default());
         assert!(lines(&group)[1].starts_with("web cpu: <unknown>/80%, memory"), "{:?}", lines(&group));
+    }
+
+    #[test]
+    fn what_is_missing_comes_before_a_rollout_that_is_over() {
+        let mut group: InstanceGroup = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": "default", "name": "web"}, "replicas": 2,
+            "settings": {"strategy": "Recreate", "minReadySeconds": 0, "progressDeadlineSeconds": 600,
+                "revisionHistoryLimit": 10, "labels": {}},
+            "current": 1, "nextRevision": 2, "revisions": [],
+            "instances": [{"id": "web-1", "revision": 1, "state": "running", "health": {"status": "healthy"},
+                "since": 30, "endpoints": [], "containers": []}],
+            "refresh": {"status": "successful", "from": null, "to": 1, "updated": 2, "available": 2, "total": 2,
+                "started": 40, "reason": null},
+        }))
+        .unwrap();
+        assert_eq!(group_status(&group), "1 not healthy");
+        group.replicas = 1;
+        assert_eq!(group_status(&group), "successful");
+        group.instances.clear();
+        assert_eq!(group_status(&group), "no instance is healthy");
+        group.refresh.as_mut().unwrap().status = RefreshStatus::RolledBack;
+        assert_eq!(group_status(&group), "rolled back");
     }
 
     /// A stranger's text: it clears the screen, sets the clipboard, turns the text around, and begins a line that is a

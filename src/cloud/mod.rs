@@ -13,6 +13,7 @@ pub mod kinds;
 pub mod local;
 mod polling;
 pub mod provider;
+mod random;
 mod secret;
 pub mod sim;
 mod watch;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::CloudError;
 use self::exec::{Command, Session};
+pub use self::random::random;
 pub use self::watch::{Update, Updates};
 use crate::image::DiskImage;
 use crate::manifest::api::{Name, Secret};

@@ -1,14 +1,10 @@
 //! Versions of Secrets' values, which plans and launch specs name instead of the values.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
-
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use i2kit_spec::secrets::{SecretsError, encode_secrets};
 use sha2::Sha256;
 
-use super::CloudError;
+use super::{CloudError, random};
 use crate::manifest::api::Secret;
 
 /// Bytes of a version that its name shows: nobody finds two values with one version.
@@ -30,11 +26,7 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// A new one.
     pub(super) fn random() -> Result<Self, CloudError> {
-        let mut key = [0; KEY_BYTES];
-        let source = Path::new("/dev/urandom");
-        let mut random = File::open(source).map_err(CloudError::file("open", source))?;
-        random.read_exact(&mut key).map_err(CloudError::file("read", source))?;
-        Ok(Self(key))
+        random().map(Self)
     }
 
     /// The version of a Secret's values.

@@ -1,10 +1,23 @@
 //! Events of a cloud, in the columns of Kubernetes' events. They are read off a fleet, which remembers its revisions, the
 //! newest refresh of each group and its VMs, and what the cloud reports beside them.
 
+use std::fmt;
+
 use super::fleet::{
     CloudEvent, EventKind, Fleet, Health, Instance, InstanceGroup, InstanceState, JobRun, Refresh,
     RefreshStatus,
 };
+
+/// What an event is about, in front of its name: a group.
+pub const GROUP: &str = "group";
+
+/// The same of an instance.
+pub const INSTANCE: &str = "instance";
+
+/// The object of an event: a [`GROUP`] of this name, or an [`INSTANCE`] of this id.
+pub fn object(kind: &str, name: impl fmt::Display) -> String {
+    format!("{kind}/{name}")
+}
 
 /// The events of the fleet's groups, oldest first.
 pub fn of(fleet: &Fleet) -> Vec<CloudEvent> {
@@ -14,7 +27,7 @@ pub fn of(fleet: &Fleet) -> Vec<CloudEvent> {
 }
 
 fn of_group(group: &InstanceGroup) -> Vec<CloudEvent> {
-    let object = format!("group/{}", group.name);
+    let object = object(GROUP, &group.name);
     let event = |time, kind, reason: &str, message| CloudEvent {
         time,
         kind,
@@ -86,7 +99,7 @@ fn description(refresh: &Refresh) -> String {
 }
 
 fn of_instance(group: &InstanceGroup, instance: &Instance) -> Vec<CloudEvent> {
-    let object = format!("instance/{}", instance.id);
+    let object = object(INSTANCE, &instance.id);
     let event = |time, kind, reason: &str, message| CloudEvent {
         time,
         kind,
@@ -124,9 +137,8 @@ fn of_instance(group: &InstanceGroup, instance: &Instance) -> Vec<CloudEvent> {
 /// What became of a VM, if it is neither starting nor healthy. A machine of a Job that ended well is as it should be.
 fn outcome(instance: &Instance) -> Option<(EventKind, &'static str, String)> {
     let (Health::Unhealthy { reason } | Health::Lost { reason }) = &instance.health else { return None };
-    let is_success = instance.run.is_some() && reason.starts_with("Completed");
     let (kind, word) = match (instance.state, &instance.health) {
-        (InstanceState::Ended, _) if is_success => (EventKind::Normal, "Completed"),
+        _ if instance.has_succeeded() => (EventKind::Normal, "Completed"),
         (InstanceState::Ended, _) => (EventKind::Warning, "Ended"),
         (_, Health::Lost { .. }) => (EventKind::Warning, "Lost"),
         _ => (EventKind::Warning, "Unhealthy"),

@@ -352,8 +352,8 @@ function groupView(id) {
     return [h("div", { class: "card empty large" }, h("h1", {}, "This group is gone"), h("p", {}, h("a", { href: "#/" }, "All groups of the environment")))];
   }
   const services = state.fleet.services.filter((service) => service.groups.some((found) => idOf(found) === id));
-  const names = new Set(group.instances.map((instance) => `instance/${instance.id}`).concat(`group/${group.name}`));
-  const events = state.fleet.events.filter((event) => names.has(event.object));
+  const objects = new Set([group, ...group.instances].map((found) => found.object));
+  const events = state.fleet.events.filter((event) => objects.has(event.object));
   const earlier = group.rollouts.find((rollout) => rollout.canRollBack);
   return [
     h("div", { class: "head", "data-key": `head ${id}` },
@@ -836,7 +836,7 @@ async function plan() {
   $("confirm").disabled = true;
   $("confirm").textContent = asked.kind === "scale" ? "Scale" : "Roll back";
   if (asked.kind === "scale" && !$("replicas").checkValidity()) {
-    patchChildren($("dialog-plan"), [h("p", { class: "note" }, "Give a number from 0 to 1000.")]);
+    patchChildren($("dialog-plan"), [h("p", { class: "note" }, "Give a whole number.")]);
     return;
   }
   try {
@@ -861,7 +861,7 @@ async function confirmed() {
     toast("good", asked.kind === "scale" ? `${asked.group.name} is being scaled to ${$("replicas").value}.` : `${asked.group.name} is being rolled back to revision ${asked.revision}.`);
   } catch (error) {
     await plan();
-    patchChildren($("dialog-plan"), [...[...$("dialog-plan").childNodes].map((node) => node.cloneNode(true)), h("p", { "data-key": "error" }, toned("bad", error.message))]);
+    $("dialog-plan").append(h("p", { "data-key": "error" }, toned("bad", error.message)));
   }
 }
 

@@ -10,6 +10,7 @@ mod apps;
 mod crash;
 mod disks;
 mod examples;
+mod faults;
 mod files;
 mod images;
 mod ingress;

@@ -26,6 +26,14 @@ impl Protocol {
             Self::Udp => "UDP",
         }
     }
+
+    /// The same in small letters.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 impl fmt::Display for Protocol {

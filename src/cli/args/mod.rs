@@ -45,7 +45,6 @@ pub(super) struct Arguments {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// The environment file.
     #[arg(
         short = 'e',
         long = "environment",

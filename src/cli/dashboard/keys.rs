@@ -4,12 +4,11 @@
 //! bar nor the browser's history keeps the token. The path is random too, because cookies know hosts and no ports: a
 //! browser sends this cookie to no other server of 127.0.0.1, whatever page of that the user visits.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
 use hyper::{Method, Uri};
+
+use crate::cloud::{CloudError, random};
 
 /// Bytes of a key: 256 bits.
 const KEY_BYTES: usize = 32;
@@ -89,13 +88,8 @@ fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 impl Keys {
     /// New keys from the system's source of random numbers, for a server on that port.
-    pub(super) fn random(port: u16) -> io::Result<Self> {
-        let mut source = File::open("/dev/urandom")?;
-        let mut key = || -> io::Result<String> {
-            let mut bytes = [0; KEY_BYTES];
-            source.read_exact(&mut bytes)?;
-            Ok(hex::encode(bytes))
-        };
+    pub(super) fn random(port: u16) -> Result<Self, CloudError> {
+        let key = || random::<KEY_BYTES>().map(hex::encode);
         Ok(Self { port, token: key()?, session: key()?, place: key()? })
     }
 

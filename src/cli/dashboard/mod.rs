@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::keys::Keys;
 use self::site::Site;
@@ -32,29 +31,28 @@ use super::args::DashboardArgs;
 use super::connection;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::signals::Signals;
 use crate::report::{self, Format};
 
 /// Serves the page until it is interrupted.
 pub(super) async fn run(context: &Context, args: &DashboardArgs) -> Result<Exit, Failure> {
     connection::provider(context)?;
-    let mut interrupt = signal(SignalKind::interrupt()).or_exit(Exit::Failure)?;
-    let mut terminate = signal(SignalKind::terminate()).or_exit(Exit::Failure)?;
+    let mut signals = Signals::listen().or_exit(Exit::Failure)?;
     let listener = bind(args.port).await?;
     let port = listener.local_addr().context("cannot read the port")?.port();
-    let keys = Keys::random(port).context("cannot read /dev/urandom")?;
+    let keys = Keys::random(port).or_exit(Exit::Failure)?;
     let url = keys.url();
     match context.format {
         Format::Json => report::document(&format!("{}\n", serde_json::json!({ "url": url }))),
         Format::Text => report::result(&format!("{url}\n")),
     }
     context.events.note("whoever has this URL may look, scale and roll back; Ctrl-C ends the dashboard");
-    // It is removed when this ends.
-    let _way = if args.open { open::open(&url, &context.events) } else { None };
+    // Deleted when this ends.
+    let _redirect = if args.open { open::open(&url, &context.events) } else { None };
     let site = Arc::new(Site::new(context.clone(), keys));
     tokio::select! {
         () = server::serve(listener, site) => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.any() => {}
     }
     Ok(Exit::Success)
 }

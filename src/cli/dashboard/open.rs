@@ -7,18 +7,18 @@ use tempfile::NamedTempFile;
 
 use crate::report::Events;
 
-/// Opens the URL by a file that only this user reads, since all users read the arguments of a process. The file goes with
-/// what is returned.
+/// Opens the URL by a file that only this user reads, since all users read the arguments of a process. Dropping the returned
+/// file deletes it.
 pub(super) fn open(url: &str, events: &Events) -> Option<NamedTempFile> {
-    let way = match way(url) {
-        Ok(way) => way,
+    let redirect = match redirect(url) {
+        Ok(redirect) => redirect,
         Err(error) => {
             events.warn(format!("cannot write a file for the browser: {error}; open the URL yourself"));
             return None;
         }
     };
     let started = Command::new("xdg-open")
-        .arg(way.path())
+        .arg(redirect.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -27,7 +27,7 @@ pub(super) fn open(url: &str, events: &Events) -> Option<NamedTempFile> {
         Ok(mut child) => {
             // It ends when the browser has the file, or with the browser.
             std::thread::spawn(move || child.wait());
-            Some(way)
+            Some(redirect)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             events.note("there is no xdg-open here (the package xdg-utils has it): open the URL yourself");
@@ -41,7 +41,7 @@ pub(super) fn open(url: &str, events: &Events) -> Option<NamedTempFile> {
 }
 
 /// A page that leads to the URL.
-fn way(url: &str) -> std::io::Result<NamedTempFile> {
+fn redirect(url: &str) -> std::io::Result<NamedTempFile> {
     let mut file = tempfile::Builder::new().prefix("i2kit-dashboard-").suffix(".html").tempfile()?;
     writeln!(
         file,
@@ -60,11 +60,11 @@ mod tests {
 
     #[test]
     fn the_way_to_the_page_is_the_users_alone_and_goes() {
-        let way = way("http://127.0.0.1:1/?token=abc").unwrap();
-        let path = way.path().to_owned();
+        let redirect = redirect("http://127.0.0.1:1/?token=abc").unwrap();
+        let path = redirect.path().to_owned();
         assert!(std::fs::read_to_string(&path).unwrap().contains("url=http://127.0.0.1:1/?token=abc\""));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        drop(way);
+        drop(redirect);
         assert!(!path.exists());
     }
 }

@@ -13,12 +13,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::site::Connected;
 use super::view;
 use crate::cli::exit::{Exit, Failure, OrExit as _};
-use crate::cli::logs;
+use crate::cli::{logs, status};
 use crate::cloud::{Cloud, CloudError, LogLine, LogQuery, Scope};
 use crate::manifest::api::Name;
 use crate::manifest::support::Answer;
 use crate::plan::fleet::Change;
-use crate::{rollout, text};
+use crate::text;
 
 /// How often an empty line comes when there is nothing else.
 const BEAT: Duration = Duration::from_secs(10);
@@ -143,8 +143,7 @@ impl Following {
 
 /// A change in the words of `status --watch`.
 fn told(change: Change) -> Option<String> {
-    let line = rollout::event(change)?.line()?;
-    Some(text::line(line.trim()).into_owned())
+    Some(text::line(&status::change_line(change)?).into_owned())
 }
 
 /// The lines of a group, or of one instance or container of it: those of before, and those to come.

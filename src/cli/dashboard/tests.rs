@@ -94,7 +94,8 @@ impl Served {
         let mut lines = BufReader::new(stream).lines();
         let mut found = Vec::new();
         while found.len() < wanted {
-            let line = lines.next_line().await.unwrap().expect("a stream goes on");
+            let next = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
+            let line = next.expect("a line comes").unwrap().expect("a stream goes on");
             // Between the lines are those of the transfer.
             found.extend(serde_json::from_str(&line).ok().filter(Value::is_object));
         }
@@ -203,7 +204,9 @@ fn heads_bodies_times_and_clients_have_limits() {
         let served = with_head_time(Duration::from_millis(700)).await;
         let long = format!("x-long: {}\r\n", "x".repeat(20_000));
         let answer = served.raw(&served.head("GET", "/", &long)).await;
+        // 0: it was closed before all of the head was read.
         assert!(matches!(answer.0, 431 | 0), "{answer:?}");
+        assert_eq!(served.get("environments").await.0, 200);
         let many = "x-many: 1\r\n".repeat(200);
         assert_eq!(served.raw(&served.head("GET", "/", &many)).await.0, 431);
         assert_eq!(served.post("plan", &"x".repeat(5000)).await.0, 413);
@@ -287,10 +290,7 @@ fn the_fleet_and_the_lines_of_containers_are_followed() {
         let cart = fleet["groups"].as_array().unwrap().iter().find(|group| group["name"] == "cart").unwrap();
         assert_eq!((&cart["tone"], &cart["status"]), (&json!("warn"), &json!("rolled back")), "{cart}");
         assert_eq!(cart["rollouts"][0]["canRollBack"], true);
-        assert_eq!(
-            fleet["services"][0]["addresses"][0]["url"],
-            "http://127.77.1.2:8080/".replace(":8080", "")
-        );
+        assert_eq!(fleet["services"][0]["addresses"][0]["url"], "http://127.77.1.2/");
         assert!(found[1]["fleet"].is_object(), "use and traffic change without end");
         let path = "logs?environment=shop&namespace=default&name=front&instance=&container=";
         let lines = served.lines(path, 6).await;

@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use crate::manifest::api::Protocol;
 use crate::plan::fleet::{Listener, LoadBalancer, Traffic};
 
 /// What was counted at a port of a Service since it was bound.
@@ -27,12 +26,8 @@ pub(super) fn of(balancer: &LoadBalancer) -> Vec<PortTraffic> {
 }
 
 fn port(listener: &Listener, traffic: &Traffic) -> PortTraffic {
-    let protocol = match listener.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
     PortTraffic {
-        port: format!("{}/{protocol}", listener.port),
+        port: format!("{}/{}", listener.port, listener.protocol.word()),
         connections: traffic.connections,
         open: traffic.open,
         received_bytes: traffic.received_bytes,

@@ -10,7 +10,7 @@ use crate::manifest::api::Name;
 use crate::plan::cloud_event;
 use crate::plan::fleet::{
     CloudEvent, Disk, Fleet, Health, Instance, InstanceGroup, InstanceState, InstanceUsage, LoadBalancer,
-    RefreshStatus, ResourceUsage, Revision, size,
+    RefreshStatus, ResourceUsage, Revision, ScalingMetric, size,
 };
 use crate::plan::rollout::GroupKind;
 use crate::text;
@@ -50,6 +50,8 @@ struct FleetView<'f> {
 #[serde(rename_all = "camelCase")]
 struct GroupView<'f> {
     id: &'f Name,
+    /// What its events call it.
+    object: String,
     name: String,
     kind: &'static str,
     replicas: u32,
@@ -116,6 +118,8 @@ struct RunView<'f> {
 #[serde(rename_all = "camelCase")]
 struct InstanceView<'f> {
     id: &'f str,
+    /// What its events call it.
+    object: String,
     name: &'f str,
     revision: u32,
     tone: Tone,
@@ -207,6 +211,7 @@ fn group(group: &InstanceGroup) -> GroupView<'_> {
     rollouts.reverse();
     GroupView {
         id: &group.name,
+        object: cloud_event::object(cloud_event::GROUP, &group.name),
         name: group.name.to_string(),
         kind: match kind {
             GroupKind::Service if group.settings.stateful.is_some() => "StatefulSet",
@@ -218,25 +223,13 @@ fn group(group: &InstanceGroup) -> GroupView<'_> {
         healthy: group.healthy(),
         current: group.current,
         tone: group_tone(group),
-        status: group_status(group),
+        status: status::group_status(group),
         can_scale: is_service && group.heading().is_some(),
         scaler: scaler(group),
         rollouts,
         runs: runs(group),
         instances: group.instances.iter().map(|each| instance(group, each)).collect(),
         causes: &group.causes,
-    }
-}
-
-/// How far a group is; what is wrong with its instances comes before a rollout that is over.
-fn group_status(group: &InstanceGroup) -> String {
-    let is_over = group.active_refresh().is_none() && group.refresh.as_ref().is_none_or(|it| !it.is_lost());
-    let missing = group.replicas.saturating_sub(group.healthy());
-    match missing {
-        _ if group.settings.job.is_some() || !is_over => status::group_status(group),
-        0 => status::group_status(group),
-        _ if missing == group.replicas => "no instance is healthy".to_owned(),
-        _ => format!("{missing} not healthy"),
     }
 }
 
@@ -269,16 +262,14 @@ fn refresh_tone(status: RefreshStatus) -> Tone {
 fn scaler(group: &InstanceGroup) -> Option<ScalerView> {
     let scaling = group.settings.scaling.as_ref()?;
     let found = group.scaling.as_ref();
-    let current = found.into_iter().flat_map(|found| found.current.iter().copied());
-    let current = current.chain(std::iter::repeat(None));
-    let metric = |(metric, value): (&crate::plan::fleet::ScalingMetric, Option<u64>)| {
+    let metric = |(metric, value): (&ScalingMetric, Option<u64>)| {
         let value = value.map_or_else(|| "unknown".to_owned(), |value| metric.amount(value));
         format!("{metric}: {value} of {}", metric.target())
     };
     Some(ScalerView {
         min: scaling.min,
         max: scaling.max,
-        metrics: scaling.metrics.iter().zip(current).map(metric).collect(),
+        metrics: group.measured().map(metric).collect(),
         failure: found.and_then(|found| found.failure.clone()),
     })
 }
@@ -351,6 +342,7 @@ fn instance<'f>(group: &'f InstanceGroup, instance: &'f Instance) -> InstanceVie
     });
     InstanceView {
         id: &instance.id,
+        object: cloud_event::object(cloud_event::INSTANCE, &instance.id),
         name: instance.called(),
         revision: instance.revision,
         tone: instance_tone(instance),
@@ -359,7 +351,7 @@ fn instance<'f>(group: &'f InstanceGroup, instance: &'f Instance) -> InstanceVie
         changed: instance.changed,
         address: instance.address.map(|address| address.to_string()),
         machine,
-        restarts: instance.containers.iter().map(|container| container.restarts).sum(),
+        restarts: instance.restarts(),
         usage: instance.usage.as_ref().map(InstanceUsage::pod),
         limit,
         containers: containers.collect(),
@@ -367,10 +359,8 @@ fn instance<'f>(group: &'f InstanceGroup, instance: &'f Instance) -> InstanceVie
 }
 
 fn instance_tone(instance: &Instance) -> Tone {
-    let is_success = instance.run.is_some()
-        && matches!(&instance.health, Health::Unhealthy { reason } if reason.starts_with("Completed"));
     match (instance.state, &instance.health) {
-        (InstanceState::Ended, _) if is_success => Tone::Good,
+        _ if instance.has_succeeded() => Tone::Good,
         (InstanceState::Ended, Health::Unhealthy { .. } | Health::Lost { .. })
         | (InstanceState::Running, Health::Lost { .. }) => Tone::Bad,
         (InstanceState::Ended | InstanceState::Stopping | InstanceState::Draining, _) => Tone::Idle,
@@ -386,14 +376,14 @@ fn service(balancer: &LoadBalancer) -> ServiceView<'_> {
     groups.extend(spec.headless.iter().flat_map(|headless| &headless.groups).map(|found| &found.group));
     groups.sort();
     groups.dedup();
-    let healthy = balancer.targets.iter().filter(|target| target.healthy).count();
+    let healthy = balancer.healthy();
     let targets = balancer.targets.len();
     let kind = if spec.http.is_some() {
         "Ingress".to_owned()
     } else if spec.headless.is_some() {
         "headless".to_owned()
     } else {
-        format!("{:?}", spec.kind)
+        spec.kind.to_string()
     };
     let addresses = match &spec.external_name {
         Some(alias) => vec![AddressView { text: format!("alias of {alias}"), url: None }],

@@ -151,8 +151,8 @@ fn gone(path: &Path, removed: io::Result<()>) -> Result<(), CloudError> {
     }
 }
 
-/// Writes a file of this mode whole, or leaves what is there: under another name first, which has the process in it so that
-/// two never write into one file.
+/// Writes a file of this mode whole, or leaves what is there: under another name first, which has the process and the file in
+/// it, so that neither two processes nor the writers of two files share one. Of one file a process has one writer.
 pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CloudError> {
     let new = write_beside(path, bytes, mode)?;
     fs::rename(&new, path).map_err(CloudError::file("write", path))
@@ -160,7 +160,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Cl
 
 /// The first half of [`write_whole`]: the file under its other name, which is returned.
 pub(super) fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, CloudError> {
-    let new = path.with_file_name(format!(".new-{}", std::process::id()));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".new-{}-{name}", std::process::id()));
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(mode).open(&new);
     file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))

@@ -2,9 +2,11 @@
 //! state, the database keeps it, and what follows is done to machines.
 //!
 //! [`state`] is what the lock guards, [`step`] decides on a copy (with the pure engine), [`control`] is the loop, and
-//! [`effects`] carries out what was decided and saved.
+//! [`effects`] carries out what was decided and saved, [`watch`] looks after machines, and [`adoption`] takes over those
+//! that run already.
 
 mod addresses;
+mod adoption;
 mod certificates;
 mod control;
 mod effects;
@@ -15,6 +17,7 @@ mod inside;
 mod names;
 mod state;
 mod step;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -23,9 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::adoption::adopt;
 use self::certificates::Certificates;
 pub(super) use self::control::run;
-pub(super) use self::effects::adopt;
 use self::state::blocking;
 pub(super) use self::state::{Life, State};
 use super::clock::Clock;
@@ -43,6 +46,10 @@ use crate::cloud::engine::environment::Environment;
 use crate::cloud::{CloudError, Scope};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Accelerator, BalancerSpec, Fleet, HttpSpec, Listener};
+
+/// Why there is no network where none is wanted, and the way out.
+const UNWANTED: &str = "the local cloud was started with I2KIT_LOCAL_NETWORK=user; end its process, which ends no machine, \
+                        and run a verb without that";
 
 /// VMs that are started at once.
 const STARTS: usize = 16;
@@ -214,15 +221,8 @@ impl Keeper {
 
     /// Finds out whether new VMs get addresses in their environment's network. Blocks for as long as it takes to make one.
     pub(super) fn choose_network(&self) {
-        let refusal = if self.networks.are_wanted() {
-            self.networks.refused()
-        } else {
-            Some(
-                "the local cloud was started with I2KIT_LOCAL_NETWORK=user; end its process, which ends no machine, and run \
-                 a verb without that"
-                    .to_owned(),
-            )
-        };
+        let refusal =
+            if self.networks.are_wanted() { self.networks.refused() } else { Some(UNWANTED.to_owned()) };
         let mut state = self.state();
         state.addresses.are_given = refusal.is_none();
         state.addresses.refusal = refusal;
@@ -253,18 +253,11 @@ impl Keeper {
                 return Ok(());
             }
         }
-        let advice = match (self.networks.are_wanted(), self.networks.refusal()) {
-            (false, _) => "it was started with I2KIT_LOCAL_NETWORK=user: `i2kit destroy --all`, then deploy without that".into(),
-            (true, Some(reason)) => reason,
-            (true, None) => "its machines were started without one: `i2kit destroy --all`, then deploy again".into(),
-        };
+        let advice = self.state().addresses.refusal.clone().unwrap_or_else(|| {
+            "its machines were started without one: `i2kit destroy --all`, then deploy again".to_owned()
+        });
         let what = format!("{what} without a network of the environment's own");
         Err(CloudError::Unsupported { what, advice })
-    }
-
-    /// Has the network of an environment enforce what is wanted now. Blocks while the kernel takes the rules.
-    pub(super) fn enforce(&self, environment: &str) -> Result<(), CloudError> {
-        blocking(|| inside::rule_one(self, environment))
     }
 
     /// The network of an environment: the one in which its VMs run, or a new one. Blocks for as long as it takes.

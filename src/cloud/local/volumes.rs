@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Names up to this length are those of files.
 const MAX_FILE_NAME: usize = 200;
 
-/// So much of a longer name stays.
+/// A longer name is cut to this length.
 const MAX_HEAD: usize = 180;
 
 /// Programs that make file systems; Debian's `PATH` of ordinary users has no `/usr/sbin`.
@@ -280,7 +280,7 @@ pub(super) fn grow(path: &Path, size: Bytes) -> Result<Option<u64>, CloudError> 
 /// Whether a machine has the disk that is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
-    /// One has it, and stands still.
+    /// One has it, and is paused.
     Stopped,
     /// None has it, and none gets it before the copy is made.
     Absent,

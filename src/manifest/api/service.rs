@@ -1,6 +1,7 @@
 //! Services: stable names and balancers in front of pods.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use i2kit_spec::{Protocol, Seconds};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,13 @@ pub enum ServiceType {
     LoadBalancer,
     /// An alias for another DNS name.
     ExternalName,
+}
+
+/// In Kubernetes' words, as they are written here.
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
 }
 
 /// `spec.ports[]`.

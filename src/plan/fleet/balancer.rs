@@ -155,6 +155,11 @@ impl LoadBalancer {
         self.bound.iter().flatten().map(|port| format!("{}:{port}", self.host)).collect()
     }
 
+    /// How many of the VMs behind it get new connections.
+    pub fn healthy(&self) -> usize {
+        self.targets.iter().filter(|target| target.healthy).count()
+    }
+
     /// The ports that are served on another port than the Service asks for, each with that other one.
     pub fn moved_ports(&self) -> impl Iterator<Item = (u16, u16)> {
         let wanted = self.spec.listeners.iter().map(|listener| listener.port);

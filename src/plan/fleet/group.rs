@@ -319,11 +319,8 @@ impl InstanceGroup {
 
     /// The revision that the group runs, or that the refresh under way brings or returns to.
     pub fn heading(&self) -> Option<u32> {
-        let heading = self.active_refresh().map(|refresh| match refresh.status {
-            RefreshStatus::RollingBack => refresh.from.unwrap_or(refresh.to),
-            _ => refresh.to,
-        });
-        heading.or(self.current)
+        let refresh = self.active_refresh();
+        refresh.map(|refresh| refresh.status.heads(refresh.from, refresh.to)).or(self.current)
     }
 
     /// VMs that are neither leaving nor gone.
@@ -334,6 +331,13 @@ impl InstanceGroup {
     /// How many members are healthy.
     pub fn healthy(&self) -> u32 {
         count(self.members().filter(|instance| instance.health == Health::Healthy))
+    }
+
+    /// What its scaler goes by, each with its newest value where there is one.
+    pub fn measured(&self) -> impl Iterator<Item = (&ScalingMetric, Option<u64>)> {
+        let metrics = self.settings.scaling.iter().flat_map(|scaling| &scaling.metrics);
+        let current = self.scaling.iter().flat_map(|status| status.current.iter().copied());
+        metrics.zip(current.chain(std::iter::repeat(None)))
     }
 
     /// What is wrong with the members that are not healthy, in one line.

@@ -142,6 +142,17 @@ impl Instance {
     pub fn called(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
     }
+
+    /// Whether it is a machine of a Job that ended well.
+    pub fn has_succeeded(&self) -> bool {
+        let is_good = matches!(&self.health, Health::Unhealthy { reason } if reason.starts_with("Completed"));
+        is_good && self.run.is_some() && self.state == InstanceState::Ended
+    }
+
+    /// How often its containers were started again.
+    pub fn restarts(&self) -> u32 {
+        self.containers.iter().fold(0, |sum, container| sum.saturating_add(container.restarts))
+    }
 }
 
 /// The place of a VM in a run of a Job.

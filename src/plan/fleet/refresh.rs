@@ -56,6 +56,14 @@ impl RefreshStatus {
     pub fn is_active(self) -> bool {
         matches!(self, Self::InProgress | Self::RollingBack)
     }
+
+    /// The revision that a refresh works towards or has reached: the old one once it turned back.
+    pub fn heads(self, from: Option<u32>, to: u32) -> u32 {
+        match self {
+            Self::RollingBack | Self::RolledBack => from.unwrap_or(to),
+            _ => to,
+        }
+    }
 }
 
 impl fmt::Display for RefreshStatus {

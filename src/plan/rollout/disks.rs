@@ -11,15 +11,16 @@ use crate::plan::fleet::{
 /// The disks that should exist: those of claims, and those of the members of each group. A claim of a member's name is that
 /// member's disk.
 ///
-/// What classes say of them is known already, see [`with_classes`]; a disk that is there has its own.
+/// What classes say of claims and templates is known already, see [`with_classes`]; a member's disk that is there has its own.
 fn wanted<'d>(desired: &'d Desired, fleet: &'d Fleet) -> impl Iterator<Item = DiskSpec> + 'd {
     let is_claim = |spec: &DiskSpec| desired.disks.iter().any(|claim| claim.name == spec.name);
     let members = desired.groups.iter().flat_map(|spec: &GroupSpec| {
         let replicas = spec.size(fleet.group(&spec.name));
         of_members(&spec.name, &spec.settings, replicas)
     });
-    let all = desired.disks.iter().cloned().chain(members.filter(move |spec| !is_claim(spec)));
-    all.map(move |spec| with_class(spec, desired, fleet))
+    let members = members.filter(move |spec| !is_claim(spec));
+    let members = members.map(move |spec| with_class(spec, desired, fleet));
+    desired.disks.iter().cloned().chain(members)
 }
 
 /// What should be, with what a StorageClass said of disks that is not among the manifests now. Also of disks that are yet to be
@@ -30,8 +31,7 @@ pub fn with_classes(desired: &Desired, fleet: &Fleet) -> Desired {
         let found = fleet.group(&group.name).and_then(|found| found.settings.stateful.as_ref());
         for disk in group.settings.stateful.iter_mut().flat_map(|stateful| &mut stateful.disks) {
             let had = found.and_then(|found| found.disks.iter().find(|had| had.name == disk.name));
-            let had =
-                had.map(|had| Class { name: &had.class, expandable: had.expandable, retain: had.retain });
+            let had = had.map(Class::of_template);
             if let Some(class) = class(disk.class.as_ref(), had, desired, fleet) {
                 (disk.class, disk.expandable, disk.retain) =
                     (class.name.clone(), class.expandable, class.retain);
@@ -39,9 +39,7 @@ pub fn with_classes(desired: &Desired, fleet: &Fleet) -> Desired {
         }
     }
     for disk in &mut known.disks {
-        if let Some(class) = class(disk.class.as_ref(), None, desired, fleet) {
-            (disk.class, disk.expandable, disk.retain) = (class.name.clone(), class.expandable, class.retain);
-        }
+        *disk = with_class(disk.clone(), desired, fleet);
     }
     known
 }
@@ -57,6 +55,10 @@ struct Class<'c> {
 impl<'c> Class<'c> {
     fn of(spec: &'c DiskSpec) -> Self {
         Self { name: &spec.class, expandable: spec.expandable, retain: spec.retain }
+    }
+
+    fn of_template(template: &'c DiskTemplate) -> Self {
+        Self { name: &template.class, expandable: template.expandable, retain: template.retain }
     }
 }
 
@@ -74,19 +76,15 @@ fn class<'c>(
     }
     let has = |found: &Class<'_>| found.name.as_ref() == Some(class);
     let sets = fleet.groups.iter().filter_map(|group| group.settings.stateful.as_ref());
-    let templates = sets.flat_map(|set| &set.disks).map(|disk| Class {
-        name: &disk.class,
-        expandable: disk.expandable,
-        retain: disk.retain,
-    });
+    let templates = sets.flat_map(|set| &set.disks).map(Class::of_template);
     let others = fleet.disks.iter().map(|disk| Class::of(&disk.spec)).chain(templates);
     had.into_iter().chain(others).find(has)
 }
 
 /// The disk with what a StorageClass said of it that is not among the manifests now.
 fn with_class(spec: DiskSpec, desired: &Desired, fleet: &Fleet) -> DiskSpec {
-    let Some(found) = fleet.disk(&spec.name).map(|disk| Class::of(&disk.spec)) else { return spec };
-    match class(spec.class.as_ref(), Some(found), desired, fleet) {
+    let found = fleet.disk(&spec.name).map(|disk| Class::of(&disk.spec));
+    match class(spec.class.as_ref(), found, desired, fleet) {
         Some(Class { name, expandable, retain }) => {
             DiskSpec { class: name.clone(), expandable, retain, ..spec }
         }

@@ -13,7 +13,7 @@ use crate::cli::environment::Environment;
 use crate::cloud::provider::{Check, Client, Provider};
 use crate::cloud::sim::{Behaviour, Sim};
 use crate::cloud::{
-    Cloud, CloudError, LogLine, LogQuery, LogStream, Materials, Scope, Update, Updates, local,
+    Cloud, CloudError, LogLine, LogQuery, LogStream, Materials, Scope, Update, Updates, kinds, local,
 };
 use crate::manifest::api::{IntOrPercent, Name, Protocol, ServiceType, Strategy};
 use crate::manifest::support::Support;
@@ -301,11 +301,8 @@ impl Provider for Stage {
         Ok(Box::new(self.clone()))
     }
 
-    fn refuse_size(&self, _group: &Name, replicas: u32) -> Result<(), CloudError> {
-        if replicas <= 1000 {
-            return Ok(());
-        }
-        Err(CloudError::Refused { message: "a group has at most 1000 instances".into() })
+    fn refuse_size(&self, group: &Name, replicas: u32) -> Result<(), CloudError> {
+        kinds::default().refuse_size(group, replicas)
     }
 
     async fn environments(&self, client: &Client) -> Result<Vec<String>, CloudError> {

@@ -9,6 +9,7 @@ use super::error::failed;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name;
 use crate::manifest::api::Name;
+use crate::plan::cloud_event;
 use crate::plan::fleet::{CloudEvent, EventKind, Health, InstanceGroup};
 
 impl Aws {
@@ -40,7 +41,7 @@ impl Aws {
                     .unwrap_or_default(),
                 kind: if bad { EventKind::Warning } else { EventKind::Normal },
                 reason: if bad { "ScalingFailed" } else { "Scaled" }.into(),
-                object: format!("group/{group}"),
+                object: cloud_event::object(cloud_event::GROUP, group),
                 message: words.join(": "),
             }
         };

@@ -6,6 +6,7 @@ use super::{Environment, GroupRecord, InstanceRecord, MachineFacts};
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::{RefreshState, Rescale, Run};
 use crate::manifest::api::{JobRules, Name};
+use crate::plan::cloud_event;
 use crate::plan::fleet::{
     BalancerSpec, BalancerTarget, CloudEvent, EventKind, Fleet, Instance, InstanceGroup, InstanceState,
     JobRun, LoadBalancer, Refresh, ScheduleStatus, count, member_name,
@@ -130,7 +131,7 @@ fn show_rescale(group: &Name, rescale: &Rescale) -> CloudEvent {
         time: rescale.created,
         kind: EventKind::Normal,
         reason: "SuccessfulRescale".into(),
-        object: format!("group/{group}"),
+        object: cloud_event::object(cloud_event::GROUP, group),
         message: rescale.to_string(),
     }
 }

@@ -178,10 +178,7 @@ impl RefreshState {
 
     /// The revision that it works towards or has reached: the old one once it turned back.
     pub fn target(&self) -> u32 {
-        match self.status {
-            RefreshStatus::RollingBack | RefreshStatus::RolledBack => self.from.unwrap_or(self.to),
-            _ => self.to,
-        }
+        self.status.heads(self.from, self.to)
     }
 }
 

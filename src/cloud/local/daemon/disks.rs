@@ -13,7 +13,7 @@ use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
 use crate::plan::fleet::{DiskSpec, Generation, size};
 
-/// The most data of a disk that is copied while its machine stands still: some seconds of a slow disk. Where files can share
+/// The most data of a disk that is copied while its machine is paused: some seconds of a slow disk. Where files can share
 /// their blocks nothing is copied.
 const MAX_PAUSED_COPY: Bytes = Bytes(2 << 30);
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use super::inside::{Proxied, balanced};
 use super::state::blocking;
@@ -34,6 +35,8 @@ struct Memory {
     rounds: u64,
     /// Networks that the front door does not carry in.
     missing: inside::Missing,
+    /// The attempt to make a network, which may take seconds.
+    choosing: Option<JoinHandle<()>>,
 }
 
 /// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
@@ -59,10 +62,10 @@ async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), C
 }
 
 async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudError> {
-    if keeper.lacks_network() {
+    if keeper.lacks_network() && memory.choosing.as_ref().is_none_or(JoinHandle::is_finished) {
         let keeper = Arc::clone(keeper);
-        // It may take seconds, in which machines that run are looked after.
-        tokio::task::spawn_blocking(move || keeper.choose_network());
+        // Meanwhile machines that run are looked after.
+        memory.choosing = Some(tokio::task::spawn_blocking(move || keeper.choose_network()));
     }
     // Before VMs are started: each is given the address of a name server that answers.
     carry(keeper).await;

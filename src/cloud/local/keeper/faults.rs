@@ -7,13 +7,16 @@
 
 mod members;
 mod networks;
+mod schedules;
+mod world;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use i2kit_spec::PodEnd;
 
-use super::effects::Adopted;
+use self::world::{Fault, Machine, Plan, World};
+use super::adoption::Adopted;
 use super::state::{Running, State};
 use super::step::{Effect, Launch, Read, Stepped, Words};
 use crate::cloud::CloudError;
@@ -21,9 +24,7 @@ use crate::cloud::engine::environment::Environment;
 use crate::cloud::engine::moment::Moment;
 use crate::cloud::engine::reconcile::POWER_OFF;
 use crate::cloud::local::store::{Faults, SaveMoment, Store};
-use crate::manifest::api::{
-    Concurrency, CronRules, IntOrPercent, JobRules, Name, Schedule, ServiceType, Strategy,
-};
+use crate::manifest::api::{IntOrPercent, Name, ServiceType, Strategy};
 use crate::oci::Digest;
 use crate::plan::act::{Act, NewRevision, PlannedAct};
 use crate::plan::example;
@@ -39,104 +40,11 @@ const TICK_MS: u64 = 500;
 /// A machine serves so long after its start, and is off so long after its button was pressed.
 const MACHINE_MS: u64 = 1000;
 
-/// How long the disk stays full.
-const FULL_MS: u64 = 20_000;
-
 /// A command that is not done after so much simulated time never will be.
 const LIMIT_MS: u64 = 1_200_000;
 
 /// Machines that serve from the end of the first deployment to the beginning of the destruction.
 const REPLICAS: u32 = 2;
-
-/// What happens at the chosen step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// The process is killed.
-    Kill,
-    /// One write, or one act on a machine, fails.
-    Fail,
-    /// Every write and every start fails for a while.
-    Full,
-}
-
-/// Where and what.
-#[derive(Debug, Default)]
-struct Plan {
-    fault: Option<(usize, Fault)>,
-    steps: usize,
-    killed: bool,
-    failing: bool,
-    now: u64,
-    full_until: u64,
-}
-
-impl Plan {
-    /// Takes a step that may write.
-    fn step(&mut self, writes: bool) -> Result<(), CloudError> {
-        let fail = || CloudError::Injected("fault".into());
-        if self.killed {
-            return Err(fail());
-        }
-        match self.fault {
-            Some((at, fault)) if at == self.steps => match fault {
-                Fault::Kill => {
-                    self.steps += 1;
-                    self.killed = true;
-                    return Err(fail());
-                }
-                Fault::Fail => self.failing = true,
-                Fault::Full => self.full_until = self.now + FULL_MS,
-            },
-            _ => {}
-        }
-        self.steps += 1;
-        // A write that cannot fail any more passes the fault on to the next one that can.
-        if writes && (std::mem::take(&mut self.failing) || self.now < self.full_until) {
-            return Err(fail());
-        }
-        Ok(())
-    }
-}
-
-/// The machines and their folders, which outlive the process.
-#[derive(Debug, Default)]
-struct World {
-    /// Since when each runs.
-    alive: HashMap<String, u64>,
-    /// Those whose pods ended well.
-    done: BTreeSet<String>,
-    /// When each was asked to power off.
-    off: HashMap<String, u64>,
-    folders: BTreeSet<String>,
-    /// The disks that each machine was started with.
-    attached: HashMap<String, Vec<Name>>,
-    /// The files of disks.
-    disks: BTreeSet<Name>,
-}
-
-#[derive(Debug)]
-struct Machine {
-    id: String,
-    world: Arc<Mutex<World>>,
-}
-
-impl Running for Machine {
-    fn pid(&self) -> u32 {
-        1
-    }
-
-    fn is_alive(&mut self) -> bool {
-        self.world.lock().unwrap().alive.contains_key(&self.id)
-    }
-
-    fn killed_by(&mut self) -> Option<i32> {
-        None
-    }
-
-    fn kill(&mut self) {
-        self.world.lock().unwrap().alive.remove(&self.id);
-    }
-}
 
 struct Sim {
     folder: tempfile::TempDir,
@@ -483,55 +391,6 @@ impl Sim {
         self.apply(Act::Scale { group: name(), replicas })
     }
 
-    /// Deploys a CronJob that is due every ten seconds.
-    fn deploy_schedule(&mut self) -> Result<(), CloudError> {
-        self.apply(Act::PutImage { image: image(1) })?;
-        let settings = GroupSettings {
-            job: Some(JobRules { completions: Some(2), parallelism: 2, ..JobRules::once(6) }),
-            schedule: Some(CronRules {
-                schedule: Schedule::parse("@every 10s", "Etc/UTC").unwrap(),
-                concurrency: Concurrency::Forbid,
-                suspend: false,
-                starting_deadline_seconds: None,
-                successful_history: 1,
-                failed_history: 1,
-            }),
-            ..example::settings(Strategy::Recreate)
-        };
-        self.apply(Act::PutGroup { group: name(), settings })?;
-        let new = NewRevision { number: 1, launch: launch(1), cause: "deploy".into() };
-        self.apply(Act::PutRevision { group: name(), revision: new })?;
-        self.apply(Act::StartRefresh { group: name(), to: 1, replicas: 1 })
-    }
-
-    /// The life of a CronJob: some of its times, a run by hand, and its end.
-    fn live_by_schedule(&mut self) {
-        self.ending = true;
-        self.command(Self::deploy_schedule);
-        let succeeded = |sim: &Self| {
-            let runs = sim.group().map(|group| group.memory.runs.as_slice()).unwrap_or_default();
-            runs.last().filter(|run| run.status == RefreshStatus::Successful).map_or(0, |run| run.number)
-        };
-        self.until("two runs", |sim| succeeded(sim) >= 2);
-        let before = self.group().unwrap().memory.last_run;
-        self.command(|sim| {
-            let is_there = sim.group().is_some_and(|group| {
-                group.memory.runs.iter().any(|run| run.number > before && run.scheduled.is_none())
-            });
-            if is_there { Ok(()) } else { sim.apply(Act::StartRun { group: name(), revision: 1 }) }
-        });
-        self.until("the run by hand", |sim| succeeded(sim) > before);
-        self.ending = false;
-        self.command(|sim| {
-            sim.apply(Act::DeleteGroup { group: name() })?;
-            sim.until("end of the group", |sim| sim.group().is_none());
-            sim.apply(Act::DeleteImages { images: vec![image(1)] })
-        });
-        self.until("empty world", |sim| sim.world().alive.is_empty() && sim.state.environments.is_empty());
-        self.restart();
-        assert!(self.world().folders.is_empty() && self.state.machines.is_empty(), "{:?}", self.world());
-    }
-
     /// Everything that a user does, from the first deployment to nothing.
     fn live(&mut self) {
         self.command(|sim| sim.deploy(1));
@@ -596,44 +455,6 @@ fn one_write_fails_at_every_step() {
 fn the_disk_is_full_at_every_step() {
     everywhere(Fault::Full, Sim::live);
     everywhere(Fault::Full, Sim::live_by_schedule);
-}
-
-/// The computer was started again: no process and no machine is left, and folders and records are.
-#[test]
-fn what_ran_before_the_host_was_restarted_is_started_again() {
-    let mut sim = Sim::new(None);
-    sim.command(|sim| sim.deploy(1));
-    sim.until("two machines", |sim| sim.converged(REPLICAS));
-    let members = |sim: &Sim| -> BTreeSet<String> {
-        let group = sim.group().unwrap();
-        let members = group.instances.values().filter(|record| record.state == InstanceState::Running);
-        members.map(|record| record.id.to_string()).collect()
-    };
-    // Long enough that their end says nothing about the next ones.
-    (0..100).for_each(|_| sim.tick());
-    let (before, began) = (members(&sim), sim.now);
-    sim.world().alive.clear();
-    sim.restart();
-    sim.until("two new machines", |sim| sim.converged(REPLICAS));
-    assert!(sim.now < began + 10_000, "{} ms", sim.now - began);
-    assert!(members(&sim).is_disjoint(&before));
-    // A run of a Job that was under way goes on, and a time that passed meanwhile is run for once.
-    let mut sim = Sim::new(None);
-    sim.command(Sim::deploy_schedule);
-    let is_running = |sim: &Sim| {
-        sim.group().is_some_and(|group| group.memory.runs.len() == 1) && sim.world().alive.len() == 2
-    };
-    sim.until("two machines of the first run", is_running);
-    sim.world().alive.clear();
-    sim.now += 10 * 60_000;
-    sim.restart();
-    sim.ending = true;
-    sim.until("the end of both runs", |sim| {
-        let runs = &sim.group().unwrap().memory.runs;
-        runs.iter().any(|run| run.number > 1 && run.status == RefreshStatus::Successful)
-    });
-    let times: Vec<u64> = sim.runs.keys().copied().collect();
-    assert!(times.len() <= 3 && times.iter().all(|time| *time <= sim.now), "{times:?} at {}", sim.now);
 }
 
 /// A machine that does not hear its button is killed, once, and after it was saved that it is stopped.

@@ -100,8 +100,15 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
     each(&names, |name| rule_one(keeper, name))
 }
 
+impl Keeper {
+    /// Has the network of an environment enforce what is wanted now. Blocks while the kernel takes the rules.
+    pub(in crate::cloud::local) fn enforce(&self, environment: &str) -> Result<(), CloudError> {
+        blocking(|| rule_one(self, environment))
+    }
+}
+
 /// Makes the rules of the network of an environment, if it has one, what is wanted now.
-pub(super) fn rule_one(keeper: &Keeper, name: &str) -> Result<(), CloudError> {
+fn rule_one(keeper: &Keeper, name: &str) -> Result<(), CloudError> {
     let Some(network) = keeper.networks.find(name) else { return Ok(()) };
     let now = || keeper.state().environments.get(name).map_or_else(Wanted::default, wanted);
     network.apply(now).map_err(|error| CloudError::Program {

@@ -7,7 +7,7 @@ use crate::cloud::engine::environment::{BalancerRecord, Environment, InstanceRec
 use crate::cloud::local::mover::dns::service_name;
 use crate::cloud::local::mover::dns::zone::{DOMAIN, NameRecord, Zone};
 use crate::cloud::local::network::wanted::{self, MACHINES, SERVICES};
-use crate::manifest::api::{Name, Protocol};
+use crate::manifest::api::Name;
 use crate::plan::fleet::{Headless, HeadlessGroup, InstanceState, Listener, member_name};
 
 /// The names of an environment; `is_inside` says whether it has a network of its own, in which Services and machines have
@@ -92,10 +92,7 @@ fn headless_service(
 
 /// The name that a port has where it has one.
 fn port_name(listener: &Listener, service: &str) -> Option<String> {
-    let protocol = match listener.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
+    let protocol = listener.protocol.word();
     listener.name.as_ref().map(|name| format!("_{name}._{protocol}.{service}"))
 }
 

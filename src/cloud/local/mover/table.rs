@@ -4,13 +4,20 @@
 //! for has to outlive the process too: it is written here. A record's fields are written before its state, and a
 //! descriptor that is about to be closed loses its mark first, so that a successor never takes one for what it is not.
 
+mod fd;
+mod member;
+mod slot;
+
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
+pub(crate) use self::fd::Fd;
+use self::fd::{NONE, load_fd, store_fd};
+pub(crate) use self::member::Member;
+pub(crate) use self::slot::{NO_LISTENER, Side, Slot, SlotState};
 use crate::cloud::local::network::sys;
 use crate::oci::Digest;
 
@@ -45,47 +52,6 @@ const SLOTS_AT: usize = LISTENERS_AT + LISTENERS * LISTENER_WORDS;
 const NETWORKS_AT: usize = SLOTS_AT + SLOTS as usize * SLOT_WORDS;
 const OWNERS_AT: usize = NETWORKS_AT + MEMBERS * NETWORK_WORDS;
 const WORDS: usize = OWNERS_AT + DESCRIPTORS;
-
-/// What stands for no descriptor.
-const NONE: u64 = u64::MAX;
-
-/// A descriptor by its number. It is closed by [`Table::close`] or [`Fd::close`] alone, never by being dropped: a copy of
-/// this process must not close what both have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Fd(RawFd);
-
-impl Fd {
-    /// Takes a descriptor out of the care of Rust's types.
-    pub(crate) fn from_owned(owned: OwnedFd) -> Self {
-        Self(owned.into_raw_fd())
-    }
-
-    /// The descriptor of that number.
-    pub(crate) fn from_number(number: i32) -> Option<Self> {
-        (number >= 0).then_some(Self(number))
-    }
-
-    /// Its number.
-    pub(crate) fn number(self) -> i32 {
-        self.0
-    }
-
-    /// Closes it. It has no mark in the table.
-    pub(crate) fn close(self) {
-        sys::close(self.0);
-    }
-
-    /// The inode of what it is open on.
-    pub(crate) fn inode(self) -> u64 {
-        rustix::fs::fstat(self).map_or(0, |stat| stat.st_ino)
-    }
-}
-
-impl AsFd for Fd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        sys::borrow(self.0)
-    }
-}
 
 /// A short name of a text that is the same in every process.
 pub(crate) fn key(text: &str) -> u64 {
@@ -283,7 +249,7 @@ impl Table {
     }
 
     fn owner_word(&self, fd: Fd) -> Option<&'static AtomicU64> {
-        let number = usize::try_from(fd.0).ok().filter(|number| *number < DESCRIPTORS)?;
+        let number = usize::try_from(fd.number()).ok().filter(|number| *number < DESCRIPTORS)?;
         Some(self.word(OWNERS_AT + number))
     }
 
@@ -360,104 +326,6 @@ impl Table {
         let word = &self.slot(index).words[Slot::STATE];
         self.word(TOP_AT).fetch_max(u64::from(index) + 1, Ordering::AcqRel);
         word.compare_exchange(0, claimed, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-}
-
-fn load_fd(word: &AtomicU64) -> Option<Fd> {
-    let number = word.load(Ordering::Acquire);
-    if number == NONE { None } else { i32::try_from(number).ok().and_then(Fd::from_number) }
-}
-
-fn store_fd(word: &AtomicU64, fd: Option<Fd>) {
-    let number = fd.and_then(|fd| u64::try_from(fd.0).ok()).unwrap_or(NONE);
-    word.store(number, Ordering::Release);
-}
-
-/// A process.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Member {
-    words: &'static [AtomicU64],
-}
-
-impl Member {
-    const PID: usize = 0;
-    const ROUNDS: usize = 1;
-    const RESTS: usize = 2;
-    const NEWS: usize = 3;
-    const PARKED: usize = 4;
-    const CARRIED: usize = 5;
-
-    /// Its process id; 0 when there was none yet.
-    pub(crate) fn pid(&self) -> u32 {
-        u32::try_from(self.words[Self::PID].load(Ordering::Acquire)).unwrap_or(0)
-    }
-
-    /// Makes this process the member, unless another one became it since it was `before`.
-    pub(crate) fn claim(&self, before: u32) -> bool {
-        let (before, this) = (u64::from(before), u64::from(std::process::id()));
-        let word = &self.words[Self::PID];
-        word.compare_exchange(before, this, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Whether it is this process; a place that nobody ever had is taken for it.
-    pub(crate) fn is_this_process(&self) -> bool {
-        [0, std::process::id()].contains(&self.pid())
-    }
-
-    /// The descriptor by which it is woken.
-    pub(crate) fn news(&self) -> Option<Fd> {
-        // 0 is standard input: no place was used before it was set.
-        load_fd(&self.words[Self::NEWS]).filter(|fd| fd.number() != 0)
-    }
-
-    /// See [`Member::news`].
-    pub(crate) fn set_news(&self, fd: Fd) {
-        store_fd(&self.words[Self::NEWS], Some(fd));
-    }
-
-    /// Makes it look at the table.
-    pub(crate) fn wake(&self) {
-        if let Some(news) = self.news() {
-            // A counter that is full wakes it all the same.
-            let _ = rustix::io::write(news, &1_u64.to_ne_bytes());
-        }
-    }
-
-    /// It waits: every descriptor that it has is in the table. Returns at the call of [`Member::works`].
-    pub(crate) fn rests(&self) {
-        self.words[Self::RESTS].store(1, Ordering::Release);
-    }
-
-    /// It works: it may have descriptors that the table does not know yet.
-    pub(crate) fn works(&self) {
-        self.words[Self::ROUNDS].fetch_add(1, Ordering::AcqRel);
-        self.words[Self::RESTS].store(0, Ordering::Release);
-    }
-
-    /// How often it has worked, and whether it waits now.
-    pub(crate) fn rounds(&self) -> (u64, bool) {
-        let rounds = self.words[Self::ROUNDS].load(Ordering::Acquire);
-        (rounds, self.words[Self::RESTS].load(Ordering::Acquire) != 0)
-    }
-
-    /// Whether it has stopped to carry, so that a newer program can take over.
-    pub(crate) fn is_parked(&self) -> bool {
-        self.words[Self::PARKED].load(Ordering::Acquire) != 0
-    }
-
-    /// See [`Member::is_parked`].
-    pub(crate) fn set_parked(&self, parked: bool) {
-        self.words[Self::PARKED].store(u64::from(parked), Ordering::Release);
-    }
-
-    /// The connections and sessions that it has, as far as it has counted them.
-    pub(crate) fn carried(&self) -> u64 {
-        self.words[Self::CARRIED].load(Ordering::Acquire)
-    }
-
-    /// See [`Member::carried`].
-    pub(crate) fn set_carried(&self, count: u32) {
-        self.words[Self::CARRIED].store(u64::from(count), Ordering::Release);
     }
 }
 
@@ -661,182 +529,6 @@ impl ListenerRecord {
     /// The histogram: a number for each bound, and one for what took longer.
     pub(crate) fn histogram(&self) -> [u64; CONNECT_BOUNDS.len() + 1] {
         std::array::from_fn(|bucket| self.words[Count::Connect as usize + bucket].load(Ordering::Relaxed))
-    }
-}
-
-/// What a record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SlotState {
-    /// Nothing.
-    Free = 0,
-    /// A connection whose client is there and whose server is being connected to.
-    Connecting = 1,
-    /// A connection that is carried.
-    Carrying = 2,
-    /// A session of UDP.
-    Session = 3,
-    /// Being filled in.
-    Claimed = 4,
-    /// Being closed: descriptors are closed already, or not.
-    Closing = 5,
-}
-
-/// The record of a connection or session.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Slot {
-    words: &'static [AtomicU64],
-}
-
-/// A side of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Who connected. Of a session: its socket to the backend.
-    Client = 0,
-    /// Who is connected to.
-    Server = 1,
-}
-
-impl Side {
-    /// The other one.
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Server,
-            Self::Server => Self::Client,
-        }
-    }
-}
-
-/// What stands for no listener.
-pub(crate) const NO_LISTENER: u64 = u64::MAX;
-
-impl Slot {
-    const STATE: usize = 0;
-    const SIDES: usize = 1;
-    const PIPES: usize = 3;
-    const INODES: usize = 7;
-    const LISTENER: usize = 9;
-    const MACHINE: usize = 10;
-    const CLIENT: usize = 11;
-    const CUT: usize = 15;
-
-    /// What it is, and whose.
-    pub(crate) fn state(&self) -> (SlotState, usize) {
-        let word = self.words[Self::STATE].load(Ordering::Acquire);
-        let state = match word & 0xff {
-            1 => SlotState::Connecting,
-            2 => SlotState::Carrying,
-            3 => SlotState::Session,
-            4 => SlotState::Claimed,
-            5 => SlotState::Closing,
-            _ => SlotState::Free,
-        };
-        (state, usize::try_from(word >> 8).unwrap_or(0))
-    }
-
-    /// Makes it something else; its member stays.
-    pub(crate) fn set_state(&self, state: SlotState) {
-        let word = &self.words[Self::STATE];
-        let member = word.load(Ordering::Relaxed) & !0xff;
-        word.store(if state == SlotState::Free { 0 } else { member | state as u64 }, Ordering::Release);
-    }
-
-    /// Whether the peers are to learn that something was cut, once it is closed.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.words[Self::CUT].load(Ordering::Relaxed) != 0
-    }
-
-    /// See [`Slot::is_cut`].
-    pub(crate) fn set_cut(&self, cut: bool) {
-        self.words[Self::CUT].store(u64::from(cut), Ordering::Relaxed);
-    }
-
-    /// Fills in a claimed record, all but its state.
-    pub(crate) fn fill(&self, client: Fd, listener: u64) {
-        for at in Self::PIPES..Self::INODES {
-            self.words[at].store(NONE, Ordering::Relaxed);
-        }
-        self.set_side(Side::Server, None);
-        self.set_side(Side::Client, Some(client));
-        self.words[Self::LISTENER].store(listener, Ordering::Relaxed);
-        self.set_machine(0);
-    }
-
-    /// The socket of a side.
-    pub(crate) fn side(&self, side: Side) -> Option<Fd> {
-        load_fd(&self.words[Self::SIDES + side as usize])
-    }
-
-    /// See [`Slot::side`].
-    pub(crate) fn set_side(&self, side: Side, fd: Option<Fd>) {
-        self.words[Self::INODES + side as usize].store(fd.map_or(0, Fd::inode), Ordering::Relaxed);
-        store_fd(&self.words[Self::SIDES + side as usize], fd);
-    }
-
-    /// Whether the socket of a side is what it was when it was recorded.
-    pub(crate) fn is_same(&self, side: Side) -> bool {
-        let inode = self.words[Self::INODES + side as usize].load(Ordering::Acquire);
-        self.side(side).is_some_and(|fd| inode != 0 && fd.inode() == inode)
-    }
-
-    /// The pipe that bytes of a side go through: its end to read and its end to write.
-    pub(crate) fn pipe(&self, from: Side) -> Option<(Fd, Fd)> {
-        let [read, write] = self.pipe_words(from).map(load_fd);
-        Some((read?, write?))
-    }
-
-    /// See [`Slot::pipe`]. The end to read goes last, and is what counts.
-    pub(crate) fn set_pipe(&self, from: Side, pipe: Option<(Fd, Fd)>) {
-        let [read, write] = self.pipe_words(from);
-        if let Some((from, to)) = pipe {
-            store_fd(write, Some(to));
-            store_fd(read, Some(from));
-        } else {
-            store_fd(read, None);
-            store_fd(write, None);
-        }
-    }
-
-    fn pipe_words(&self, from: Side) -> [&AtomicU64; 2] {
-        let at = Self::PIPES + 2 * from as usize;
-        [&self.words[at], &self.words[at + 1]]
-    }
-
-    /// The index of its listener's record, or [`NO_LISTENER`].
-    pub(crate) fn listener(&self) -> u64 {
-        self.words[Self::LISTENER].load(Ordering::Acquire)
-    }
-
-    /// The key of its machine; 0 is none.
-    pub(crate) fn machine(&self) -> u64 {
-        self.words[Self::MACHINE].load(Ordering::Acquire)
-    }
-
-    /// See [`Slot::machine`].
-    pub(crate) fn set_machine(&self, machine: u64) {
-        self.words[Self::MACHINE].store(machine, Ordering::Release);
-    }
-
-    /// The client of a session.
-    pub(crate) fn client(&self) -> std::net::SocketAddr {
-        let word = |at: usize| self.words[Self::CLIENT + at].load(Ordering::Acquire);
-        let address = std::net::Ipv6Addr::from(u128::from(word(0)) << 64 | u128::from(word(1)));
-        let port = u16::try_from(word(2)).unwrap_or(0);
-        match address.to_ipv4_mapped() {
-            Some(address) => (address, port).into(),
-            None => (address, port).into(),
-        }
-    }
-
-    /// See [`Slot::client`].
-    pub(crate) fn set_client(&self, client: std::net::SocketAddr) {
-        let address = match client.ip() {
-            std::net::IpAddr::V4(address) => address.to_ipv6_mapped(),
-            std::net::IpAddr::V6(address) => address,
-        };
-        let [high, low] = [u128::from(address) >> 64, u128::from(address) & u128::from(u64::MAX)];
-        for (at, part) in [high, low, u128::from(client.port())].into_iter().enumerate() {
-            self.words[Self::CLIENT + at].store(u64::try_from(part).unwrap_or(0), Ordering::Relaxed);
-        }
     }
 }
 

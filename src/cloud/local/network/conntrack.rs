@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 
-use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, attributes};
+use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, find};
 use super::wanted::{MACHINES, SERVICES, WantedService};
 use crate::manifest::api::Protocol;
 
@@ -61,8 +61,8 @@ fn list(socket: impl AsFd, mut entry: impl FnMut(&[u8])) -> io::Result<()> {
     netlink::dump(socket, &batch, |_, body| entry(body.get(HEADER..).unwrap_or_default()))
 }
 
-/// Deletes entries by which datagrams to a Service go to what is none of its backends. Each datagram keeps its entry, and
-/// what the rules say is for the first one alone: a client that uses one socket would never reach another backend.
+/// Deletes entries by which datagrams to a Service go to what is none of its backends. The
+/// rules are looked at for the first datagram only, and the others follow its entry: a client that uses one socket would never reach another backend.
 pub(super) fn forget(socket: impl AsFd, services: &[WantedService]) -> io::Result<()> {
     let of_udp = services.iter().filter(|service| service.protocol == Protocol::Udp);
     let backends: BTreeSet<(SocketAddrV4, SocketAddrV4)> = of_udp
@@ -108,13 +108,6 @@ fn datagrams(entry: &[u8]) -> Option<(&[u8], SocketAddrV4, SocketAddrV4)> {
     let tuple = find(entry, &[TUPLE_ORIGINAL]).filter(|_| protocol.first() == Some(&UDP))?;
     let sent_to = side(TUPLE_ORIGINAL, IP_DESTINATION, PROTO_DESTINATION)?;
     Some((tuple, sent_to, side(TUPLE_REPLY, IP_SOURCE, PROTO_SOURCE)?))
-}
-
-/// The value of an attribute below others.
-fn find<'b>(bytes: &'b [u8], path: &[u16]) -> Option<&'b [u8]> {
-    path.iter().try_fold(bytes, |bytes, wanted| {
-        attributes(bytes).find(|(kind, _)| kind == wanted).map(|(_, value)| value)
-    })
 }
 
 /// Who answers in an open connection.

@@ -282,22 +282,9 @@ pub(super) fn write(socket: &OwnedFd, transactions: Vec<(Batch, usize)>) -> io::
 
 /// The name of the table that is at work: its chains are hooked.
 fn active(socket: &OwnedFd) -> io::Result<Option<&'static str>> {
-    let mut batch = Batch::default();
-    // NFT_MSG_GETCHAIN, of IPv4.
-    batch.message((10 << 8 | 4, netlink::NLM_F_DUMP), "list of chains", |body| {
-        body.put(&[2, 0, 0, 0]);
-    });
     let mut found = None;
-    netlink::dump(socket, &batch, |_, body| {
-        let attribute = |wanted| {
-            let mut all = netlink::attributes(body.get(4..).unwrap_or_default());
-            all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-        };
-        // NFTA_CHAIN_HOOK, NFTA_CHAIN_TABLE.
-        let table = attribute(4).and_then(|_| attribute(1));
-        let is_it =
-            |name: &&str| table.is_some_and(|table| table.strip_suffix(&[0]) == Some(name.as_bytes()));
-        found = found.or_else(|| nftables::NAMES.into_iter().find(is_it));
+    netlink::dump(socket, &nftables::list_chains(), |_, body| {
+        found = found.or_else(|| nftables::hooked_table(body));
     })?;
     Ok(found)
 }

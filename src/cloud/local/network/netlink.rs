@@ -189,7 +189,7 @@ impl From<Refusal> for io::Error {
 pub(super) fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-    // Without it less is waited for at once.
+    // Refused, the kernel's own size stays: fewer answers may wait.
     let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES);
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
@@ -299,6 +299,13 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
         let value = bytes.get(4..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((u16::from_ne_bytes([c, d]) & NLA_TYPE_MASK, value))
+    })
+}
+
+/// The value of an attribute below others.
+pub(super) fn find<'b>(bytes: &'b [u8], path: &[u16]) -> Option<&'b [u8]> {
+    path.iter().try_fold(bytes, |bytes, wanted| {
+        attributes(bytes).find(|(kind, _)| kind == wanted).map(|(_, value)| value)
     })
 }
 

@@ -1,10 +1,12 @@
-//! A table of nftables as a value, as text ([`text`]) and as messages ([`messages`]). Pure.
+//! A table of nftables as a value, as text ([`text`]) and as messages ([`messages`], with [`expressions`] for rules). Pure.
 
+mod expressions;
 mod messages;
 mod text;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+pub(super) use self::messages::{hooked_table, list_chains};
 use super::wanted::{Block, Range};
 use crate::manifest::api::Protocol;
 
@@ -12,7 +14,7 @@ use crate::manifest::api::Protocol;
 const SEED: u32 = 0x6932;
 
 /// The names of tables, of which one is there: a new table has the other one's while it is written.
-pub(super) const NAMES: [&str; 2] = ["i2kit", "i2kit-2"];
+const NAMES: [&str; 2] = ["i2kit", "i2kit-2"];
 
 /// A table of the family `ip`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -61,11 +61,7 @@ pub(crate) async fn open(folder: &Path, port: GuestPort) -> io::Result<Vec<Forwa
 
 /// A forward in qemu's syntax. Port 0: the kernel chooses a free one, so that two machines never want the same.
 fn rule((port, protocol): GuestPort) -> String {
-    let protocol = match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    format!("{protocol}:127.0.0.1:0-{GUEST}:{port}")
+    format!("{}:127.0.0.1:0-{GUEST}:{port}", protocol.word())
 }
 
 /// Reads the table of `info usernet`: protocol and state, descriptor, host address and port, guest address and port.

@@ -3,26 +3,22 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::{Either, Empty};
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::client::conn::{http1, http2};
-use hyper::http::request::Parts;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::outgoing::{Outgoing, RequestBody, Unanswered};
+use super::streams::{CONNECT, STREAM, Shared, Stream, shared_stream};
 use super::wanted::{Pool, ServerAddress};
-
-/// A machine of this host accepts at once or not at all.
-const CONNECT: Duration = Duration::from_secs(2);
 
 /// The time that a machine has to begin its answer, from the last part of the request: as long as nginx' controller gives
 /// it.
@@ -37,66 +33,11 @@ const KEPT: Duration = Duration::from_secs(4);
 /// How long a request waits for a place among the connections to machines: longer than those without a request are kept.
 const PLACE: Duration = Duration::from_secs(6);
 
-/// How long a request waits for a stream of HTTP/2 to a machine: for a place and for one connection after the other.
-const STREAM: Duration = Duration::from_secs(10);
-
 /// How long a machine that broke off is asked after the others only, as nginx has it.
 const FAILED: Duration = Duration::from_secs(10);
 
 /// Machines that one request is tried on.
 const TRIES: usize = 4;
-
-/// The body of a request: what the client sends, or nothing when it is sent again.
-pub(super) type RequestBody = Either<Sent, Empty<Bytes>>;
-
-/// What a client sends, counted: a machine is waited for as long as it goes on.
-#[derive(Debug)]
-pub(super) struct Sent {
-    inner: Incoming,
-    parts: Arc<AtomicU32>,
-}
-
-impl Sent {
-    /// The body, with the number of its parts that were passed on so far.
-    pub(super) fn new(inner: Incoming) -> (Self, Arc<AtomicU32>) {
-        let parts = Arc::<AtomicU32>::default();
-        (Self { inner, parts: Arc::clone(&parts) }, parts)
-    }
-}
-
-impl Body for Sent {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if polled.is_ready() {
-            self.parts.fetch_add(1, Ordering::Relaxed);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// A request as a machine is to see it.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) request: Request<RequestBody>,
-    /// Its head, where it has no body and may be sent twice.
-    pub(super) again: Option<Parts>,
-    /// Parts of its body that were passed on.
-    pub(super) parts: Arc<AtomicU32>,
-}
 
 /// A port of a machine, with its connections.
 #[derive(Debug)]
@@ -139,48 +80,6 @@ impl Places {
 struct Connection {
     sender: http1::SendRequest<RequestBody>,
     _place: Arc<OwnedSemaphorePermit>,
-}
-
-/// A connection of HTTP/2 to a machine, which requests share.
-#[derive(Debug)]
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    used: Arc<Used>,
-    /// The streams that the machine takes on it (`SETTINGS_MAX_CONCURRENT_STREAMS`).
-    most: watch::Receiver<usize>,
-}
-
-/// What requests know of the connection that they share.
-#[derive(Debug, Default)]
-struct Used {
-    streams: AtomicUsize,
-    /// Whether it broke off under a request.
-    broken: AtomicBool,
-}
-
-/// A request's stream on a shared connection.
-#[derive(Debug)]
-struct Stream(Arc<Used>);
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    fn has_ended(&self) -> bool {
-        self.sender.is_closed() || self.used.broken.load(Ordering::Relaxed)
-    }
-
-    /// A stream, unless the machine takes no further one. Under the lock of the server's list.
-    fn stream(&self) -> Option<(http2::SendRequest<RequestBody>, Stream)> {
-        if self.has_ended() || self.used.streams.load(Ordering::Relaxed) >= *self.most.borrow() {
-            return None;
-        }
-        self.used.streams.fetch_add(1, Ordering::Relaxed);
-        Some((self.sender.clone(), Stream(Arc::clone(&self.used))))
-    }
 }
 
 /// A request that a server counts, for as long as it lives; with the connection that it is on, or the stream.
@@ -272,90 +171,13 @@ impl Server {
         });
         Ok(Connection { sender, _place: place })
     }
-
-    /// A stream on a connection of HTTP/2, on another one where those that there are have none left; whether the connection
-    /// was there before.
-    async fn shared_stream(&self) -> Result<(http2::SendRequest<RequestBody>, Stream, bool), Unanswered> {
-        let free = |shared: &[Shared]| shared.iter().find_map(Shared::stream);
-        if let Some((sender, stream)) = free(&self.shared.lock().await) {
-            return Ok((sender, stream, true));
-        }
-        let place = self.places.take().await?;
-        let mut shared = self.shared.lock().await;
-        if let Some((sender, stream)) = free(&shared) {
-            return Ok((sender, stream, true));
-        }
-        let connection = self.connect_shared(place).await?;
-        let (sender, stream) = connection.stream().ok_or(Unanswered::Unreached)?;
-        shared.retain(|connection| !connection.has_ended());
-        shared.push(connection);
-        Ok((sender, stream, false))
-    }
-
-    /// Connects, and waits until the machine has sent how many streams it takes.
-    async fn connect_shared(&self, place: OwnedSemaphorePermit) -> Result<Shared, Unanswered> {
-        let stream = self.stream().await.map_err(|_| Unanswered::Unreached)?;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(30))
-            .max_header_list_size(64 * 1024)
-            // None before its settings are known: further requests would wait inside the connection.
-            .initial_max_send_streams(0)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(4 * WINDOW);
-        let (sender, driver) = builder.handshake(stream).await.map_err(|_| Unanswered::Unreached)?;
-        let (limit, mut most) = watch::channel(0);
-        tokio::spawn(async move {
-            let mut driver = std::pin::pin!(driver);
-            loop {
-                let pause = if *limit.borrow() == 0 { SETTINGS } else { RESET };
-                tokio::select! {
-                    _ = &mut driver => break,
-                    () = tokio::time::sleep(pause) => {}
-                }
-                let now = driver.current_max_send_streams();
-                limit.send_if_modified(|most| std::mem::replace(most, now) != now);
-            }
-            drop(place);
-        });
-        let known = tokio::time::timeout(CONNECT, most.wait_for(|most| *most > 0)).await;
-        known.ok().and_then(|known| known.ok().map(drop)).ok_or(Unanswered::Unreached)?;
-        Ok(Shared { sender, used: Arc::default(), most })
-    }
 }
-
-/// How often a new connection of HTTP/2 is looked at for the machine's settings.
-const SETTINGS: Duration = Duration::from_millis(1);
-
-/// The same, where they are known: a machine may change them.
-const RESET: Duration = Duration::from_secs(1);
-
-/// Bytes of a stream of HTTP/2 that may be under way to the proxy.
-pub(super) const WINDOW: u32 = 1 << 20;
 
 /// The longest head of a message.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 /// Header lines of a message.
 pub(super) const HEADERS: usize = 100;
-
-/// Why a request has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unanswered {
-    /// No machine is healthy.
-    NoServer,
-    /// No machine took a connection.
-    Unreached,
-    /// A machine took too long.
-    Late,
-    /// A machine closed the connection.
-    Broken,
-    /// A machine answered with what is no HTTP, or with too long a head.
-    Unreadable,
-    /// There is no room for another connection to a machine.
-    Full,
-}
 
 /// How one attempt ended without an answer.
 enum Attempt {
@@ -447,7 +269,8 @@ async fn attempt(
 ) -> Result<Response<Incoming>, Attempt> {
     let server = Arc::clone(&lease.server);
     if server.http2 {
-        let found = tokio::time::timeout(STREAM, server.shared_stream()).await;
+        let found = shared_stream(&server.shared, server.places.take(), server.stream());
+        let found = tokio::time::timeout(STREAM, found).await;
         let (mut sender, stream, reused) = match found.unwrap_or(Err(Unanswered::Unreached)) {
             Ok(found) => found,
             Err(reason) => return Err(unconnected(reason, request)),

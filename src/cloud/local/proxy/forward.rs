@@ -14,8 +14,9 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Lease, Outgoing, Sent, Servers, Unanswered};
+use super::backend::{Lease, Servers};
 use super::connection::{Busy, ConnectionEntry};
+use super::outgoing::{Outgoing, Sent, Unanswered};
 use super::routing::{self, Hosts, Routing};
 
 /// Headers that are between two neighbours only, beside those that `Connection` names.

@@ -233,6 +233,18 @@ mod tests {
         Wanted(BTreeMap::from([("e/default/web".to_owned(), front)]))
     }
 
+    /// The longest wait for anything.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    async fn until(what: &str, is_so: impl Fn() -> bool) {
+        let looks = async {
+            while !is_so() {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looks).await.expect(what);
+    }
+
     #[tokio::test]
     async fn a_machine_has_a_request_until_the_proxy_answers_that_it_serves_without_it() {
         let root = tempfile::tempdir().unwrap();
@@ -264,18 +276,14 @@ mod tests {
                 }
             }
         });
-        while proxy.served().is_none() {
-            tokio::time::sleep(POLL).await;
-        }
+        until("the proxy serves", || proxy.served().is_some()).await;
         assert_eq!(drained(), [Some(3), Some(1)]);
         proxy.want(wanted(&["a"]));
         assert_eq!(drained(), [Some(3), Some(1)], "it still serves both");
-        late.notified().await;
+        tokio::time::timeout(PATIENCE, late.notified()).await.expect("a call without b");
         assert_eq!(drained(), [Some(3), Some(1)], "its answer is late");
         gate.notify_one();
-        while drained() != [Some(3), None] {
-            tokio::time::sleep(POLL).await;
-        }
+        until("b has no request", || drained() == [Some(3), None]).await;
         server.abort();
         driver.abort();
     }

@@ -1,21 +1,25 @@
 //! The HTTP proxy: what an Ingress becomes on this host.
 //!
-//! It is two processes beside the local cloud's own ([`process`]). The *carrier* serves requests ([`server`]); the
-//! *guardian* holds a copy of each of its sockets and of what it serves, and starts another carrier when it ends. Neither
-//! needs the local cloud to go on. The local cloud gives the carrier a value, [`Wanted`], over a socket in its folder
+//! It is two processes beside the local cloud's own ([`process`]). The *carrier* ([`carrier`]) serves requests ([`server`]);
+//! the *guardian* ([`guardian`]) holds a copy of each of its sockets and of what it serves, and starts another carrier when
+//! it ends. Neither needs the local cloud to go on. The local cloud gives the carrier a value, [`Wanted`], over a socket in its folder
 //! ([`control`]), and gets a [`wanted::Report`].
 //!
 //! HTTP is parsed by hyper, TLS is rustls'. [`routing`] is pure.
 
 mod backend;
+pub(crate) mod carrier;
 mod connection;
 pub(crate) mod control;
 mod forward;
+pub(crate) mod guardian;
 pub(crate) mod handle;
 mod link;
-pub(crate) mod process;
+mod outgoing;
+mod process;
 pub mod routing;
 mod server;
+mod streams;
 mod tls;
 mod wanted;
 

@@ -19,10 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::backend::{HEADERS, MAX_HEAD, Registry, Servers, WINDOW};
+use super::backend::{HEADERS, MAX_HEAD, Registry, Servers};
 use super::connection::{Busy, ConnectionEntry, Connections, SILENCES, Silences, Watched};
 use super::forward::{self, Origin, Table};
 use super::routing::{Hosts, Routing};
+use super::streams::WINDOW;
 use super::tls::{self, Certificates};
 use super::wanted::{Bound, Front, Report, Wanted};
 

@@ -400,9 +400,12 @@ async fn a_machine_with_two_streams_a_connection_is_asked_over_several() {
         let mut stream = bed.connect().await;
         stream.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         open.push(stream);
-        while waiting.load(Ordering::Relaxed) < number {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let taken = async {
+            while waiting.load(Ordering::Relaxed) < number {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), taken).await.expect("each request has a stream");
     }
     assert_eq!(bed.get("/").await, (StatusCode::OK, "done".into()));
 }

@@ -1,0 +1,148 @@
+//! VMs that run already when this process starts, taken over, with the disks that are there; what nobody knows goes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::sync::Arc;
+
+use super::Keeper;
+use super::effects::spawn;
+use super::state::{Life, MachineHandle, Ports, Running, State};
+use super::step::Effect;
+use super::watch::{QEMU_START, watch};
+use crate::cloud::CloudError;
+use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::machine::{process, qemu, qmp};
+use crate::cloud::local::volumes;
+use crate::manifest::api::Name;
+use crate::plan::fleet::{Health, InstanceId, InstanceState};
+
+/// What was adopted: VMs that run, each with its health port; processes that no record tells of; VMs that are known.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) machines: Vec<(String, u16)>,
+    pub(super) strangers: Vec<(String, Box<dyn Running>)>,
+    pub(super) known: BTreeSet<String>,
+    /// Why what was found could not be saved; it is saved with the next decision.
+    pub(super) unsaved: Option<CloudError>,
+}
+
+impl State {
+    /// Takes over the VMs that run already, and forgets records of VMs that never `began`: the last process was killed
+    /// after it had saved that they are started, and before they were.
+    pub(super) fn adopt(
+        &mut self,
+        mut running: HashMap<String, Box<dyn Running>>,
+        began: &impl Fn(&str) -> bool,
+    ) -> Adopted {
+        let mut machines = Vec::new();
+        let mut next = self.environments.clone();
+        for group in next.values_mut().flat_map(|environment| environment.groups.values_mut()) {
+            let ports: HashMap<u32, u16> =
+                group.revisions.iter().map(|r| (r.number, r.launch.health_port)).collect();
+            group.instances.retain(|id, record| {
+                if record.state != InstanceState::Ended
+                    && let Some(process) = running.remove(&**id)
+                {
+                    let mut machine = MachineHandle::new(Life::Started(process));
+                    if record.health == Health::Healthy {
+                        machine.ports = Ports::Settled;
+                    }
+                    self.machines.insert(id.to_string(), machine);
+                    machines.push((id.to_string(), ports.get(&record.revision).copied().unwrap_or_default()));
+                    return true;
+                }
+                record.state == InstanceState::Ended || began(id)
+            });
+        }
+        let groups = next.values().flat_map(|environment| environment.groups.values());
+        let known = groups.flat_map(|group| group.instances.keys().map(InstanceId::to_string)).collect();
+        // A full disk does not keep VMs from being looked after: a VM that never began has ended then.
+        let unsaved = self.commit(next).err();
+        Adopted { machines, strangers: running.into_iter().collect(), known, unsaved }
+    }
+}
+
+/// Takes over the VMs that run already, ends those that nobody knows, and forgets records of VMs that never started.
+/// The database is sound, and not a new one beside VMs: [`Keeper::open`] has seen to that.
+pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudError> {
+    let instances = keeper.home.instances();
+    fs::create_dir_all(&instances).map_err(CloudError::file("create", &instances))?;
+    let running = process::running(&instances).map_err(CloudError::file("look for VMs of", &instances))?;
+    let running =
+        running.into_iter().map(|(id, process)| (id, Box::new(process) as Box<dyn Running>)).collect();
+    let began = |id: &str| keeper.home.instance(id).join(qemu::CONSOLE).exists();
+    let Adopted { machines, strangers, known, unsaved } = keeper.state().adopt(running, &began);
+    if let Some(error) = unsaved {
+        keeper.log.write(format_args!("{error}"));
+    }
+    for (id, mut process) in strangers {
+        keeper.log.write(format_args!("{id} belongs to nobody and is ended"));
+        process.kill();
+    }
+    remove_others(keeper, &known)?;
+    adopt_disks(keeper);
+    for (id, health_port) in machines {
+        keeper.log.write(format_args!("{id} is adopted"));
+        resume(keeper, &id);
+        watch(keeper, &id, health_port, QEMU_START);
+        // The power button may have been meant to be pressed when the last process was killed.
+        let pressed = {
+            let mut state = keeper.state();
+            let stopping = state.record(&id).is_some_and(|record| record.state == InstanceState::Stopping);
+            stopping.then(|| state.begin(Effect::PowerOff { id })).flatten()
+        };
+        if let Some(effect) = pressed {
+            spawn(keeper, effect);
+        }
+    }
+    Ok(())
+}
+
+/// Takes up disks that no record names, removes what the last process left half made, and takes up the copies that it did
+/// not note.
+fn adopt_disks(keeper: &Keeper) {
+    let state = || keeper.state();
+    let now = keeper.clock.now();
+    for (environment, disk, size) in volumes::all(&keeper.home) {
+        state().environments.entry(environment).or_default().adopt_disk(&disk, size, now);
+    }
+    let names = |(environment, found): (&String, &Environment)| -> Vec<(String, Name)> {
+        found.disks.keys().map(|disk| (environment.clone(), disk.clone())).collect()
+    };
+    let disks: Vec<(String, Name)> = state().environments.iter().flat_map(names).collect();
+    for (environment, disk) in disks {
+        let path = volumes::path(&keeper.home, &environment, &disk);
+        if let Err(error) = volumes::sweep(&path) {
+            keeper.log.write(format_args!("disk {disk}: {error}"));
+        }
+        let copies = volumes::snapshots_of(&path);
+        if let Some(found) = state().environments.get_mut(&environment) {
+            found.adopt_snapshots(&disk, copies);
+        }
+    }
+}
+
+/// Has a VM go on that the last process had stopped to copy its disk.
+fn resume(keeper: &Arc<Keeper>, id: &str) {
+    let (keeper, id) = (Arc::clone(keeper), id.to_owned());
+    tokio::spawn(async move {
+        if let Err(error) = qmp::resume(&keeper.home.instance(&id)).await {
+            keeper.log.write(format_args!("{id}: cannot be resumed: {error}"));
+        }
+    });
+}
+
+/// Removes folders of VMs that are not known.
+fn remove_others(keeper: &Keeper, known: &BTreeSet<String>) -> Result<(), CloudError> {
+    let instances = keeper.home.instances();
+    let entries = fs::read_dir(&instances).map_err(CloudError::file("read", &instances))?;
+    for entry in entries {
+        let path = entry.map_err(CloudError::file("read", &instances))?.path();
+        let is_known =
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| known.contains(name));
+        if !is_known {
+            fs::remove_dir_all(&path).map_err(CloudError::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}

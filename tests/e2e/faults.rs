@@ -1,0 +1,288 @@
+//! The table of faults: each process of the local cloud is killed, twice, and the host is started again, while clients of
+//! every way in and one inside ask; what they lost is counted, and printed as figures.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use i2kit::plan::fleet::Health;
+
+use crate::support::{PATIENCE, World, eventually, kill, machines, soaks, wait_for_page};
+
+/// Two machines that serve a page, one of them with a client of their Service, and a StatefulSet's machine with a disk.
+const MANIFEST: &str = r#"apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: web
+          image: busybox:1.35
+          command: [sh, -c, "mkdir /w && echo the page >/w/index.html && exec httpd -f -p 80 -h /w"]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+    - http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: disk}
+spec: {clusterIP: None, selector: {app: disk}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: disk}
+spec:
+  serviceName: disk
+  selector: {matchLabels: {app: disk}}
+  template:
+    metadata: {labels: {app: disk}}
+    spec:
+      containers:
+        - name: client
+          image: busybox:1.35
+          command:
+            - sh
+            - -c
+            - |
+              echo boot >>/data/boots && sync
+              while :; do
+                answer=$(timeout 30 wget -qO- http://web/ 2>/dev/null)
+                [ "$answer" = "the page" ] && echo ok || echo lost
+                sleep 0.3
+              done
+          volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
+"#;
+
+/// Answers and losses of one client.
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Counts {
+    fn read(&self) -> (u64, u64) {
+        (self.answered.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
+    }
+
+    /// Asks at an address, each time over a connection of its own, until `stop`.
+    fn ask(&self, address: &str, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let whole = page(address).is_ok_and(|answer| answer.ends_with("the page\n"));
+            let counter = if whole { &self.answered } else { &self.lost };
+            counter.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn page(address: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// What is killed: how its processes are found, and whether requests that were under way in it may be lost.
+struct Fault {
+    name: &'static str,
+    /// A part of the command line, and the name of the process where several have that.
+    line: &'static str,
+    process: &'static str,
+    may_lose: Losses,
+}
+
+/// Which requests a fault may cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Losses {
+    None,
+    /// Those to an Ingress that were under way: one of the test's client, at each kill.
+    IngressUnderWay,
+    /// Those that the killed machine was answering: one of each client, at each kill.
+    UnderWay,
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault { name: "local cloud", line: "local-cloud", process: "", may_lose: Losses::None },
+    Fault { name: "front door, carrier", line: "local-door", process: "i2kit-door", may_lose: Losses::None },
+    Fault {
+        name: "front door, guardian",
+        line: "local-door",
+        process: "i2kit-guardian",
+        may_lose: Losses::None,
+    },
+    Fault { name: "HTTP proxy, guardian", line: "local-proxy guard", process: "", may_lose: Losses::None },
+    Fault {
+        name: "HTTP proxy, carrier",
+        line: "local-proxy carry",
+        process: "",
+        may_lose: Losses::IngressUnderWay,
+    },
+    Fault { name: "holder of the network", line: "local-network", process: "", may_lose: Losses::None },
+    Fault { name: "machine", line: "qemu-system", process: "", may_lose: Losses::UnderWay },
+];
+
+/// The process of the world that a fault ends.
+fn process(world: &World, fault: &Fault) -> Option<u32> {
+    if fault.line == "qemu-system" {
+        return world.group("web").members().find(|member| member.health == Health::Healthy)?.pid;
+    }
+    let found = world.processes().into_iter().find(|(pid, arguments)| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        arguments.contains(fault.line) && (fault.process.is_empty() || name.trim_end() == fault.process)
+    });
+    found.map(|(pid, _)| pid)
+}
+
+/// The addresses of the Service's balancer and of the Ingress' one.
+fn addresses(world: &World) -> [String; 2] {
+    ["web", "ingress/web"].map(|name| world.address(name))
+}
+
+fn healthy(world: &World) -> bool {
+    world.group("web").healthy() == 2 && world.group("disk").healthy() == 1
+}
+
+/// Kills what a fault names, waits until another one does its work and everything is healthy, and returns what each
+/// client lost meanwhile: of the Service, of the Ingress, inside.
+fn strike(world: &World, fault: &Fault, clients: &[Counts; 2]) -> ([u64; 3], [u64; 3]) {
+    let inside = || {
+        let lines = world.i2kit(&["logs", "disk-0"]).run().stdout;
+        let count = |end: &str| lines.lines().filter(|line| line.ends_with(end)).count();
+        [count("ok"), count("lost")].map(|number| u64::try_from(number).unwrap())
+    };
+    let all = || {
+        let [service, ingress] = [clients[0].read(), clients[1].read()];
+        let [answered, lost] = inside();
+        ([service.0, ingress.0, answered], [service.1, ingress.1, lost])
+    };
+    let before = all();
+    let pid = eventually(fault.name, || process(world, fault));
+    kill(pid);
+    // Without the local cloud, nobody decides for a while; then a command starts the next.
+    std::thread::sleep(Duration::from_secs(2));
+    world.i2kit(&["status"]).run();
+    eventually("successor", || process(world, fault).filter(|found| *found != pid));
+    eventually("health after a kill", || healthy(world).then_some(()));
+    // Each client has been answered after the kill.
+    let after = eventually("answers after a kill", || {
+        let after = all();
+        after.0.iter().zip(before.0).all(|(after, before)| *after > before + 3).then_some(after)
+    });
+    let since = |after: [u64; 3], before: [u64; 3]| std::array::from_fn(|at| after[at] - before[at]);
+    (since(after.0, before.0), since(after.1, before.1))
+}
+
+#[expect(clippy::print_stderr, reason = "scripts/bench prints these figures")]
+fn figure(what: &str, kills: u64, answered: [u64; 3], lost: [u64; 3]) {
+    eprintln!(
+        "figure: {what} killed {kills} times: of {} requests at a Service {} lost, of {} at an Ingress {}, of {} between \
+         machines {}",
+        answered[0] + lost[0],
+        lost[0],
+        answered[1] + lost[1],
+        lost[1],
+        answered[2] + lost[2],
+        lost[2],
+    );
+}
+
+#[test]
+fn each_process_is_killed_twice_and_the_host_is_restarted() {
+    if !machines() {
+        return;
+    }
+    let world = World::new().file("web.yaml", MANIFEST);
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let [service, ingress] = addresses(&world);
+    for address in [&service, &ingress] {
+        wait_for_page(address, "the page");
+    }
+    let kills: u64 = if soaks() { 20 } else { 2 };
+    let (stop, clients) = (AtomicBool::new(false), [Counts::default(), Counts::default()]);
+    let mut wrong = Vec::new();
+    std::thread::scope(|scope| {
+        for (counts, address) in clients.iter().zip([&service, &ingress]) {
+            scope.spawn(|| counts.ask(address, &stop));
+        }
+        let _stopping = Stopping(&stop);
+        for fault in &FAULTS {
+            let (mut answered, mut lost) = ([0; 3], [0; 3]);
+            for _ in 0..kills {
+                let (more, fewer) = strike(&world, fault, &clients);
+                answered = std::array::from_fn(|at| answered[at] + more[at]);
+                lost = std::array::from_fn(|at| lost[at] + fewer[at]);
+            }
+            figure(fault.name, kills, answered, lost);
+            let bound = match fault.may_lose {
+                Losses::None => [0; 3],
+                Losses::IngressUnderWay => [0, kills, 0],
+                Losses::UnderWay => [kills; 3],
+            };
+            if lost.iter().zip(bound).any(|(lost, bound)| *lost > bound) {
+                wrong.push(format!("{}: lost {lost:?}, at most {bound:?}", fault.name));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    the_host_is_restarted(&world);
+    world.i2kit(&["destroy", "--all", "--volumes"]).run();
+    world.assert_nothing_left();
+}
+
+/// Ends the threads that ask, also after a failure.
+struct Stopping<'s>(&'s AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// All processes end at once, as when the power fails, and the next command finds another boot of the host: groups come
+/// up again at their addresses, and disks have what was on them.
+fn the_host_is_restarted(world: &World) {
+    let before = addresses(world);
+    for signal in ["-STOP", "-KILL"] {
+        for (pid, _) in world.processes() {
+            let _ = Command::new("kill").args([signal, &pid.to_string()]).status();
+        }
+    }
+    eventually("end of all processes", || world.processes().is_empty().then_some(()));
+    world.write("boot_id", "11111111-2222-4333-8444-555555555555\n");
+    let status = world.command(&["status"]);
+    let script = "mount --bind boot_id /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    let mut restarted = Command::new("unshare");
+    restarted.args(["--mount", "sh", "-c", script, "sh"]).arg(status.get_program()).args(status.get_args());
+    restarted.env_clear().current_dir(world.path());
+    restarted.envs(status.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(restarted.output().unwrap().status.success());
+    eventually("health after a restart of the host", || healthy(world).then_some(()));
+    assert_eq!(addresses(world), before);
+    for address in &before {
+        wait_for_page(address, "the page");
+    }
+    let boots = world.i2kit(&["exec", "disk-0", "--", "cat", "/data/boots"]).run();
+    assert_eq!(boots.stdout, "boot\nboot\n", "the disk has what was written before");
+}
