@@ -8,6 +8,7 @@ mod support;
 
 mod apps;
 mod crash;
+mod demo;
 mod disks;
 mod examples;
 mod faults;
