@@ -1,4 +1,4 @@
-//! `scripts/demo`, whole, as a user without rights.
+//! `scripts/demo` as a user without rights, with a program and images that are built already.
 
 use std::fs;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! The table of faults: each process of the local cloud is killed, twice, and the host is started again, while clients of
-//! every way in and one inside ask; what they lost is counted, and printed as figures.
+//! The table of faults: each process of the local cloud is killed, twice, and the host is started again, while a client
+//! of a Service, one of an Ingress and one inside a machine ask; what they lost is counted, and printed as figures.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use i2kit::plan::fleet::Health;
 
-use crate::support::{PATIENCE, World, eventually, kill, machines, soaks, wait_for_page};
+use crate::support::{World, eventually, kill, machines, soaks, wait_for_page};
 
 /// Two machines that serve a page, one of them with a client of their Service, and a StatefulSet's machine with a disk.
 const MANIFEST: &str = r#"apiVersion: apps/v1
@@ -72,6 +72,9 @@ spec:
       spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
 "#;
 
+/// How long an answer may take; a later one is lost.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// Answers and losses of one client.
 #[derive(Debug, Default)]
 struct Counts {
@@ -96,8 +99,8 @@ impl Counts {
 }
 
 fn page(address: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -164,34 +167,50 @@ fn healthy(world: &World) -> bool {
     world.group("web").healthy() == 2 && world.group("disk").healthy() == 1
 }
 
-/// Kills what a fault names, waits until another one does its work and everything is healthy, and returns what each
-/// client lost meanwhile: of the Service, of the Ingress, inside.
-fn strike(world: &World, fault: &Fault, clients: &[Counts; 2]) -> ([u64; 3], [u64; 3]) {
-    let inside = || {
+/// What the clients have seen since they began: of the Service, of the Ingress, inside.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    answered: [u64; 3],
+    lost: [u64; 3],
+}
+
+impl Seen {
+    /// Now. The command starts the local cloud where it is not there.
+    fn now(world: &World, clients: &[Counts; 2]) -> Self {
         let lines = world.i2kit(&["logs", "disk-0"]).run().stdout;
-        let count = |end: &str| lines.lines().filter(|line| line.ends_with(end)).count();
-        [count("ok"), count("lost")].map(|number| u64::try_from(number).unwrap())
-    };
-    let all = || {
+        let count = |end: &str| {
+            let found = lines.lines().filter(|line| line.ends_with(end)).count();
+            u64::try_from(found).unwrap()
+        };
         let [service, ingress] = [clients[0].read(), clients[1].read()];
-        let [answered, lost] = inside();
-        ([service.0, ingress.0, answered], [service.1, ingress.1, lost])
-    };
-    let before = all();
+        Self { answered: [service.0, ingress.0, count("ok")], lost: [service.1, ingress.1, count("lost")] }
+    }
+
+    fn since(self, before: Self) -> Self {
+        let less = |now: [u64; 3], then: [u64; 3]| std::array::from_fn(|at| now[at] - then[at]);
+        Self { answered: less(self.answered, before.answered), lost: less(self.lost, before.lost) }
+    }
+}
+
+/// Kills what a fault names, waits until another one does its work and everything is healthy and each client has been
+/// answered since, and returns what they have seen.
+fn strike(world: &World, fault: &Fault, clients: &[Counts; 2]) -> Seen {
     let pid = eventually(fault.name, || process(world, fault));
     kill(pid);
-    // Without the local cloud, nobody decides for a while; then a command starts the next.
-    std::thread::sleep(Duration::from_secs(2));
+    // For a while no command starts what was killed.
+    let served = || clients.each_ref().map(|counts| counts.read().0);
+    let before = served();
+    eventually("answers to clients of the host", || {
+        served().iter().zip(before).all(|(now, before)| *now > before + 20).then_some(())
+    });
     world.i2kit(&["status"]).run();
     eventually("successor", || process(world, fault).filter(|found| *found != pid));
     eventually("health after a kill", || healthy(world).then_some(()));
-    // Each client has been answered after the kill.
-    let after = eventually("answers after a kill", || {
-        let after = all();
-        after.0.iter().zip(before.0).all(|(after, before)| *after > before + 3).then_some(after)
-    });
-    let since = |after: [u64; 3], before: [u64; 3]| std::array::from_fn(|at| after[at] - before[at]);
-    (since(after.0, before.0), since(after.1, before.1))
+    let before = Seen::now(world, clients);
+    eventually("answers after a kill", || {
+        let now = Seen::now(world, clients);
+        now.since(before).answered.iter().all(|count| *count > 3).then_some(now)
+    })
 }
 
 #[expect(clippy::print_stderr, reason = "scripts/bench prints these figures")]
@@ -227,13 +246,14 @@ fn each_process_is_killed_twice_and_the_host_is_restarted() {
             scope.spawn(|| counts.ask(address, &stop));
         }
         let _stopping = Stopping(&stop);
+        // The client inside began before its Service was there.
+        let mut before = eventually("answers to all clients", || {
+            Some(Seen::now(&world, &clients)).filter(|seen| seen.answered.iter().all(|count| *count > 3))
+        });
         for fault in &FAULTS {
-            let (mut answered, mut lost) = ([0; 3], [0; 3]);
-            for _ in 0..kills {
-                let (more, fewer) = strike(&world, fault, &clients);
-                answered = std::array::from_fn(|at| answered[at] + more[at]);
-                lost = std::array::from_fn(|at| lost[at] + fewer[at]);
-            }
+            let after = (0..kills).map(|_| strike(&world, fault, &clients)).last().unwrap();
+            let Seen { answered, lost } = after.since(before);
+            before = after;
             figure(fault.name, kills, answered, lost);
             let bound = match fault.may_lose {
                 Losses::None => [0; 3],

@@ -320,7 +320,7 @@ impl InstanceGroup {
     /// The revision that the group runs, or that the refresh under way brings or returns to.
     pub fn heading(&self) -> Option<u32> {
         let refresh = self.active_refresh();
-        refresh.map(|refresh| refresh.status.heads(refresh.from, refresh.to)).or(self.current)
+        refresh.map(|refresh| refresh.status.target(refresh.from, refresh.to)).or(self.current)
     }
 
     /// VMs that are neither leaving nor gone.

@@ -58,7 +58,7 @@ impl RefreshStatus {
     }
 
     /// The revision that a refresh works towards or has reached: the old one once it turned back.
-    pub fn heads(self, from: Option<u32>, to: u32) -> u32 {
+    pub fn target(self, from: Option<u32>, to: u32) -> u32 {
         match self {
             Self::RollingBack | Self::RolledBack => from.unwrap_or(to),
             _ => to,

@@ -19,7 +19,11 @@ fn wanted<'d>(desired: &'d Desired, fleet: &'d Fleet) -> impl Iterator<Item = Di
         of_members(&spec.name, &spec.settings, replicas)
     });
     let members = members.filter(move |spec| !is_claim(spec));
-    let members = members.map(move |spec| with_class(spec, desired, fleet));
+    // One that is yet to be made is as its template says.
+    let members = members.map(move |spec| match fleet.disk(&spec.name) {
+        Some(_) => with_class(spec, desired, fleet),
+        None => spec,
+    });
     desired.disks.iter().cloned().chain(members)
 }
 
@@ -353,6 +357,19 @@ mod tests {
             .filter_map(|act| if let Act::PutDisk { disk } = act { Some(disk) } else { None })
             .collect();
         assert_eq!(put, [&kept.of(&name("db"), 2)]);
+        // Of two sets of one class, whose file changed between them, each new disk is as its own set's template says.
+        let mut other = InstanceGroup { name: name("cache"), ..group.clone() };
+        other.settings = set(DiskTemplate { retain: false, ..kept.clone() });
+        let mut first = disk(0);
+        first.spec.name = name("a-of-cache");
+        first.spec.retain = false;
+        let two = Fleet {
+            groups: vec![other, group.clone()],
+            disks: vec![first, disk(0), disk(1)],
+            ..Fleet::default()
+        };
+        let plan = rollout(&desired(vec![wanted(&named)], vec![], &[]), &two);
+        assert!(plan.acts().any(|act| *act == Act::PutDisk { disk: kept.of(&name("db"), 2) }), "{plan}");
         // A claim of the class that comes back, and a set whose group is gone.
         let claim = DiskSpec { name: name("back"), owner: None, ..named.of(&name("db"), 0) };
         let fleet = Fleet { groups: vec![], ..fleet };

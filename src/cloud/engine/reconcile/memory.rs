@@ -178,7 +178,7 @@ impl RefreshState {
 
     /// The revision that it works towards or has reached: the old one once it turned back.
     pub fn target(&self) -> u32 {
-        self.status.heads(self.from, self.to)
+        self.status.target(self.from, self.to)
     }
 }
 

@@ -101,9 +101,18 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
 }
 
 impl Keeper {
-    /// Has the network of an environment enforce what is wanted now. Blocks while the kernel takes the rules.
+    /// Has the network of an environment enforce what is wanted now. Blocks while the kernel takes the rules. A network in
+    /// which machines run is found by them first, should this process not have done so yet.
     pub(in crate::cloud::local) fn enforce(&self, environment: &str) -> Result<(), CloudError> {
-        blocking(|| rule_one(self, environment))
+        let has_addresses =
+            |found: &Environment| found.groups.values().any(|group| addresses_of(group).next().is_some());
+        let is_in_use = self.state().environments.get(environment).is_some_and(has_addresses);
+        blocking(|| {
+            if is_in_use {
+                self.network(environment)?;
+            }
+            rule_one(self, environment)
+        })
     }
 }
 
