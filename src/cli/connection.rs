@@ -37,6 +37,7 @@ pub(super) fn client(context: &Context) -> Result<Client, Failure> {
         variables: context.kept_variables.clone(),
         holder: context::holder(),
         events: context.events.clone(),
+        starts: true,
     })
 }
 

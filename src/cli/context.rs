@@ -64,6 +64,39 @@ fn is_kept(name: &OsStr) -> bool {
     matches!(&*name, "PATH" | "HOME" | "TMPDIR" | "I2KIT_LOCAL_NETWORK") || name.starts_with("XDG_")
 }
 
+/// Variables that a program of the user's desktop needs, which belongs to no command of ours.
+const DESKTOP: [&str; 18] = [
+    "BROWSER",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DESKTOP_SESSION",
+    "DISPLAY",
+    "GDMSESSION",
+    "GNOME_DESKTOP_SESSION_ID",
+    "KDE_FULL_SESSION",
+    "KDE_SESSION_VERSION",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "SESSION_MANAGER",
+    "SHELL",
+    "USER",
+    "WAYLAND_DISPLAY",
+    "WSL_DISTRO_NAME",
+    "WSL_INTEROP",
+    "XAUTHORITY",
+];
+
+/// Whether a program of the user's desktop has that variable. Others may hold secrets of who called.
+fn is_of_desktop(name: &OsStr) -> bool {
+    let text = name.to_string_lossy();
+    DESKTOP.contains(&&*text) || text.starts_with("LC_") || (is_kept(name) && !text.starts_with("I2KIT_"))
+}
+
+/// The environment variables that a program of the user's desktop gets.
+pub(super) fn desktop_variables() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| is_of_desktop(name)).collect()
+}
+
 /// The Docker daemon's socket: `DOCKER_HOST` when it names one, else the usual place.
 fn docker_socket() -> PathBuf {
     variable("DOCKER_HOST")
@@ -172,7 +205,13 @@ mod tests {
             assert!(is_kept(OsStr::new(name)), "{name}");
         }
         for name in ["CI_TOKEN", "CLOUD_SECRET_KEY", "DOCKER_AUTH_CONFIG", "MYPATH", "HTTPS_PROXY"] {
-            assert!(!is_kept(OsStr::new(name)), "{name}");
+            assert!(!is_kept(OsStr::new(name)) && !is_of_desktop(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "HOME", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "LC_ALL"] {
+            assert!(is_of_desktop(OsStr::new(name)), "{name}");
+        }
+        for name in ["I2KIT_LOCAL_NETWORK", "I2KIT_ENVIRONMENT", "I2KIT_GUEST"] {
+            assert!(!is_of_desktop(OsStr::new(name)), "{name}");
         }
     }
 }

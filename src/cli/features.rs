@@ -21,8 +21,8 @@ const fn depends(what: &'static str, paths: &'static [&'static str]) -> Feature 
 
 const FEATURES: &[Feature] = &[
     works(
-        "Deployments, ReplicaSets, Pods: rolling updates with automatic rollback, `rollback`, `scale`, replacement of \
-         dead machines",
+        "Deployments, ReplicaSets, Pods: rolling updates with automatic rollback, `rollback`, `restart`, `scale`, \
+         replacement of dead machines",
     ),
     works("Services: balancers for TCP and UDP, names between pods"),
     works(

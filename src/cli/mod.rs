@@ -46,6 +46,7 @@ mod prepare;
 mod preview;
 mod profiles;
 mod reading;
+mod restart;
 mod rollback;
 mod run;
 mod scale;
@@ -109,7 +110,7 @@ fn kubectl_tip(error: &clap::Error) -> Option<String> {
         "get" | "describe" => "status",
         "apply" | "create" => "deploy",
         "delete" => "destroy",
-        "rollout" => "history`, `i2kit rollback` or `i2kit wait",
+        "rollout" => "restart`, `i2kit history`, `i2kit rollback` or `i2kit wait",
         _ => return None,
     };
     Some(format!("tip: what `kubectl {verb}` does, `i2kit {ours}` does here"))
@@ -164,6 +165,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context()?, &args)),
+        Verb::Restart(args) => wait(restart::run(&context()?, &args)),
         Verb::Run(args) => wait(run::run(&context()?, &args)),
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
         Verb::Wait(args) => wait(wait::run(&context()?, &args)),

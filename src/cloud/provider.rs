@@ -46,6 +46,9 @@ pub struct Client {
     pub holder: String,
     /// Where events go.
     pub events: Events,
+    /// Whether a process that serves the environment is started, or replaced by this program's, where that is needed.
+    /// Otherwise a question that needs one is an error.
+    pub starts: bool,
 }
 
 /// A cloud as an environment file names it.

@@ -9,6 +9,7 @@ mod deploy;
 mod disks;
 mod error;
 mod render;
+mod restart;
 mod steps;
 mod verbs;
 
@@ -18,5 +19,6 @@ pub use self::disks::{
     check_disks, refusal, remove_disks, remove_snapshot, restore_disk, snapshot_disk, with_classes,
 };
 pub use self::error::PlanError;
+pub use self::restart::restart;
 pub use self::steps::{Before, Change, Desired, GroupKind, GroupSpec, Intent, RolloutPlan, Step};
-pub use self::verbs::{collect, destroy, rollback, run, scale, wait};
+pub use self::verbs::{collect, destroy, rollback, run, scale, served_before, wait};

@@ -16,7 +16,7 @@ use crate::manifest::api::Name;
 use crate::plan::act::PlannedAct;
 use crate::plan::fleet::{Fleet, Generation};
 use crate::plan::image::ImageId;
-use crate::plan::rollout::{Desired, RolloutPlan, collect, destroy, rollout, scale};
+use crate::plan::rollout::{Desired, RolloutPlan, collect, destroy, restart, rollout, scale};
 use crate::report::Events;
 
 /// What a user runs.
@@ -25,6 +25,7 @@ enum Command {
     Deploy(Desired),
     Destroy,
     Scale(&'static str, u32),
+    Restart(&'static str),
     Collect,
 }
 
@@ -34,6 +35,7 @@ impl Command {
             Self::Deploy(desired) => rollout(desired, fleet),
             Self::Destroy => destroy(fleet, false),
             Self::Scale(group, replicas) => scale(fleet, &name(group), *replicas).unwrap_or_default(),
+            Self::Restart(group) => restart(fleet, &name(group), "test").unwrap_or_default(),
             Self::Collect => collect(fleet),
         }
     }
@@ -243,6 +245,15 @@ fn a_destruction_beside_a_deployment_leaves_nothing_half() {
     let before = [deploy(&[("web", 1, 1)], false)];
     every_order(&before, &[Command::Destroy, deploy(&[("web", 1, 2)], false)]);
     every_order(&before, &[Command::Destroy, deploy(&[("db", 1, 2)], false)]);
+}
+
+#[test]
+fn a_restart_beside_an_update_or_a_scaling() {
+    let before = [deploy(&[("web", 2, 1)], false)];
+    assert!(every_order(&before, &[Command::Restart("web"), deploy(&[("web", 2, 2)], false)]) > 0);
+    every_order(&before, &[Command::Restart("web"), Command::Scale("web", 3)]);
+    every_order(&before, &[Command::Restart("web"), Command::Restart("web")]);
+    assert_eq!(every_order(&before, &[Command::Restart("web"), deploy(&[("db", 1, 2)], false)]), 0);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::plan::act::{Act, PlannedAct};
 use crate::plan::example;
 use crate::plan::fleet::{Fleet, Generation, Leftover};
 use crate::plan::rollout::{
-    Desired, Intent, Overtaken, RolloutPlan, Step, collect, rollback, rollout, scale,
+    Desired, Intent, Overtaken, RolloutPlan, Step, collect, restart, rollback, rollout, scale,
 };
 use crate::report::Events;
 
@@ -122,6 +122,29 @@ fn a_rollback_of_what_a_run_has_started_stands() {
         let fleet = cloud.observe().await.unwrap();
         let web = fleet.group(&name("web")).unwrap();
         assert!(web.is_settled_at(3) && web.revision(1).is_some(), "{web:#?}");
+    });
+}
+
+#[test]
+fn a_restart_goes_on_where_others_changed_something_else() {
+    on_runtime(async {
+        let cloud = Shared::default();
+        for version in 1..=2 {
+            deploy(&desired(vec![group("web", 2, version)]), &cloud).await.unwrap();
+        }
+        let plan = |fleet: &Fleet| restart(fleet, &name("web"), "test").unwrap();
+        // Between its new revision and its start.
+        let start = |act: &Act| matches!(act, Act::StartRefresh { .. });
+        cloud.intrude(start, |fleet| rollout(&not_pruning(vec![group("db", 1, 5)]), fleet));
+        carry_out(&plan(&cloud.observe().await.unwrap()), &cloud).await.unwrap();
+        let fleet = cloud.observe().await.unwrap();
+        let web = fleet.group(&name("web")).unwrap();
+        assert!(web.is_settled_at(3) && web.next_revision == 4, "{web:#?}");
+        // What it would restart runs no more.
+        cloud.intrude(start, |fleet| rollback(fleet, &name("web"), Some(1)).unwrap());
+        assert_overtaken(carry_out(&plan(&cloud.observe().await.unwrap()), &cloud).await);
+        let fleet = cloud.observe().await.unwrap();
+        assert!(fleet.group(&name("web")).unwrap().is_settled_at(1));
     });
 }
 

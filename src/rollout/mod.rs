@@ -13,6 +13,8 @@ mod job_tests;
 #[cfg(test)]
 mod meanwhile;
 #[cfg(test)]
+mod restart_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;

@@ -354,13 +354,13 @@ function groupView(id) {
   const services = state.fleet.services.filter((service) => service.groups.some((found) => idOf(found) === id));
   const objects = new Set([group, ...group.instances].map((found) => found.object));
   const events = state.fleet.events.filter((event) => objects.has(event.object));
-  const earlier = group.rollouts.find((rollout) => rollout.canRollBack);
   return [
     h("div", { class: "head", "data-key": `head ${id}` },
       h("h1", {}, group.name), chip(group.tone, group.status),
       h("div", { class: "buttons" },
-        group.canScale && h("button", { type: "button", "data-do": "scale", "data-group": id }, "Scale…"),
-        earlier && h("button", { type: "button", "data-do": "rollback", "data-group": id, "data-revision": earlier.revision }, "Roll back…"),
+        group.canChange && h("button", { type: "button", "data-do": "scale", "data-group": id }, "Scale…"),
+        group.canChange && h("button", { type: "button", "data-do": "restart", "data-group": id }, "Restart…"),
+        group.earlier !== null && h("button", { type: "button", "data-do": "rollback", "data-group": id, "data-revision": group.earlier }, "Roll back…"),
         h("a", { class: "hidden", href: `#/logs/${id}` }, "Logs of this group"),
         h("button", { type: "button", "data-do": "logs", "data-group": id }, "Logs")),
       h("p", { class: "facts" }, h("span", {}, group.kind),
@@ -595,7 +595,10 @@ let waiting = null;
 let tries = 0;
 
 function watch() {
-  if (watching) watching.abort();
+  const before = watching;
+  // It ends without a word: whoever looks next begins anew.
+  watching = null;
+  if (before) before.abort();
   clearTimeout(waiting);
   if (document.hidden) {
     // A browser has six connections to a server: pages that nobody looks at leave theirs to others.
@@ -603,6 +606,7 @@ function watch() {
     render();
     return;
   }
+  if (state.link === "resting") state.link = "connecting";
   const controller = new AbortController();
   watching = controller;
   const mine = () => watching === controller;
@@ -676,7 +680,7 @@ async function begin() {
 
 // ---------------------------------------------------------------------------------------------- logs
 
-const log = { group: "", instance: "", container: "", controller: null, paused: false, held: [], missed: 0, sources: new Map(), frame: 0, pending: [], stuck: true, moved: -1e9 };
+const log = { group: "", instance: "", container: "", controller: null, shown: "", again: new Map(), paused: false, held: [], missed: 0, sources: new Map(), frame: 0, pending: [], stuck: true, moved: -1e9 };
 
 function options(select, values, kept) {
   patchChildren(select, values.map(([value, text]) => h("option", { value, "data-key": `o ${value}` }, text)));
@@ -691,11 +695,12 @@ function logChoices() {
   options($("log-group"), groups.map((group) => [idOf(group.id), group.name]), log.group);
   const group = groupOf(log.group);
   const instances = group ? group.instances : [];
-  options($("log-instance"), [["", "All"], ...instances.map((instance) => [instance.id, instance.name])], log.instance);
-  log.instance = $("log-instance").value;
-  const names = [...new Set(instances.flatMap((instance) => instance.containers.map((container) => container.name)))].sort();
+  const named = instances.map((instance) => [instance.id, instance.name]);
+  // What was chosen stays so: a rollout takes no lines away that somebody reads.
+  if (log.instance && !named.some(([id]) => id === log.instance)) named.push([log.instance, `${log.instance} (gone)`]);
+  options($("log-instance"), [["", "All"], ...named], log.instance);
+  const names = [...new Set([log.container, ...instances.flatMap((instance) => instance.containers.map((container) => container.name))])].filter(Boolean).sort();
   options($("log-container"), [["", "All"], ...names.map((name) => [name, name])], log.container);
-  log.container = $("log-container").value;
   if (!group) {
     $("log-note").textContent = state.fleet ? "Nothing runs, so there are no lines." : "Connecting…";
     return;
@@ -710,7 +715,10 @@ function followLogs() {
   if (document.hidden || route().view !== "logs") return;
   const controller = Object.assign(new AbortController(), { wanted });
   log.controller = controller;
-  clearLog();
+  // The newest lines come once more where it is the same that goes on.
+  if (log.shown === wanted) expectAgain();
+  else clearLog();
+  log.shown = wanted;
   note(`Lines of ${groupOf(log.group).name} as they come.`);
   const { id } = groupOf(log.group);
   const query = new URLSearchParams({ environment: state.environment, namespace: id.namespace, name: id.name, instance: log.instance, container: log.container });
@@ -738,7 +746,26 @@ function stopLogs() {
 
 function note(text) { $("log-note").textContent = text; }
 
+const keyOfLine = (line) => `${line.instance} ${line.container} ${line.time} ${line.text}`;
+
+// Counts the lines that are there, each of which may come once more.
+function expectAgain() {
+  log.again = new Map();
+  const known = [...$("log-lines").children].map((entry) => entry.logKey).concat([...log.pending, ...log.held].map(keyOfLine));
+  for (const key of known) if (key) log.again.set(key, (log.again.get(key) || 0) + 1);
+}
+
+function isKnown(line) {
+  const key = keyOfLine(line);
+  const left = log.again.get(key);
+  if (!left) return false;
+  if (left > 1) log.again.set(key, left - 1);
+  else log.again.delete(key);
+  return true;
+}
+
 function printed(lines) {
+  lines = lines.filter((line) => line.end || line.trouble || !isKnown(line));
   if (log.paused) {
     log.held.push(...lines);
     if (log.held.length > MAX_LINES) log.held.splice(0, log.held.length - MAX_LINES);
@@ -765,6 +792,7 @@ function showLines() {
     const entry = h("div", { class: "entry" }, line.time && h("span", { class: "time" }, line.time.slice(11, 23)),
       h("span", { class: `source source-${log.sources.get(line.instance)}` }, `${line.instance} ${line.container || "(vm)"}`), h("span", { class: "text" }, line.text || " "));
     entry.hidden = wanted !== "" && !entry.textContent.toLowerCase().includes(wanted);
+    entry.logKey = keyOfLine(line);
     added.append(entry);
   }
   log.pending = [];
@@ -776,6 +804,7 @@ function showLines() {
 function clearLog() {
   log.pending = [];
   log.held = [];
+  log.again = new Map();
   $("log-lines").replaceChildren();
 }
 
@@ -801,16 +830,40 @@ function pause() {
 
 // ---------------------------------------------------------------------------------------------- changes
 
-const asked = { group: null, kind: "", revision: 0, steps: null, number: 0 };
+const asked = { group: null, kind: "", revision: 0, digest: null, number: 0, dialog: 0, busy: false };
+
+// What each change is called, asks and says.
+const CHANGES = {
+  scale: {
+    title: () => `Scale ${asked.group.name}`,
+    text: () => `It should have ${plural(asked.group.replicas, "instance")} now.`,
+    button: () => ($("replicas").checkValidity() ? `Scale to ${$("replicas").value}` : "Scale"),
+    change: () => ({ scale: $("replicas").valueAsNumber }),
+    done: () => `${asked.group.name} is being scaled to ${$("replicas").value}.`,
+  },
+  rollback: {
+    title: () => `Roll ${asked.group.name} back to revision ${asked.revision}`,
+    text: () => `It runs revision ${asked.group.current} now. Instances are replaced as in any rollout; one that does not become healthy is undone.`,
+    button: () => "Roll back",
+    change: () => ({ rollback: asked.revision }),
+    done: () => `${asked.group.name} is being rolled back to revision ${asked.revision}.`,
+  },
+  restart: {
+    title: () => `Restart ${asked.group.name}`,
+    text: () => "All instances are replaced by equal ones, as in any rollout; one that does not become healthy is undone.",
+    button: () => "Restart",
+    change: () => "restart",
+    done: () => `${asked.group.name} is being restarted.`,
+  },
+};
 
 function ask(kind, id, revision) {
   const group = groupOf(id);
   if (!group) return;
-  Object.assign(asked, { group, kind, revision, steps: null, number: asked.number + 1 });
+  Object.assign(asked, { group, kind, revision, digest: null, busy: false, dialog: asked.dialog + 1 });
   const scaling = kind === "scale";
-  $("dialog-title").textContent = scaling ? `Scale ${group.name}` : `Roll ${group.name} back to revision ${revision}`;
-  $("dialog-text").textContent = scaling ? `It should have ${plural(group.replicas, "instance")} now.`
-    : `It runs revision ${group.current} now. Instances are replaced as in any rollout; one that does not become healthy is undone.`;
+  $("dialog-title").textContent = CHANGES[kind].title();
+  $("dialog-text").textContent = CHANGES[kind].text();
   $("dialog-count").hidden = !scaling;
   $("replicas").disabled = !scaling;
   $("replicas").value = group.replicas;
@@ -819,10 +872,7 @@ function ask(kind, id, revision) {
   plan();
 }
 
-function wish(confirmed) {
-  const change = asked.kind === "scale" ? { scale: $("replicas").valueAsNumber } : { rollback: asked.revision };
-  return { environment: state.environment, group: asked.group.id, change, confirmed };
-}
+const wish = (confirmed) => ({ environment: state.environment, group: asked.group.id, change: CHANGES[asked.kind].change(), confirmed });
 
 async function post(path, body) {
   const response = await fetch(path, { method: "POST", cache: "no-store", credentials: "same-origin", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
@@ -832,36 +882,49 @@ async function post(path, body) {
 
 async function plan() {
   const number = (asked.number += 1);
-  asked.steps = null;
+  asked.digest = null;
   $("confirm").disabled = true;
-  $("confirm").textContent = asked.kind === "scale" ? "Scale" : "Roll back";
+  $("confirm").textContent = CHANGES[asked.kind].button();
+  if (asked.busy) return;
   if (asked.kind === "scale" && !$("replicas").checkValidity()) {
     patchChildren($("dialog-plan"), [h("p", { class: "note" }, "Give a whole number.")]);
     return;
   }
   try {
-    const planned = await post("plan", wish([]));
+    const planned = await post("plan", wish(""));
     if (number !== asked.number) return;
     const steps = planned.unchanged ? h("p", { class: "note" }, "Nothing would change.") : h("ol", { class: "plan" }, planned.steps.map((step) => h("li", {}, step)));
     patchChildren($("dialog-plan"), [steps, ...planned.notes.map((text) => h("p", { class: "note" }, text))]);
-    asked.steps = planned.steps;
+    asked.digest = planned.digest;
     $("confirm").disabled = planned.unchanged;
-    if (asked.kind === "scale") $("confirm").textContent = `Scale to ${$("replicas").value}`;
   } catch (error) {
     if (number === asked.number) patchChildren($("dialog-plan"), [h("p", {}, toned("bad", error.message))]);
   }
 }
 
+// Sends what was confirmed. The answer is this dialog's: one that was opened meanwhile stays as it is.
 async function confirmed() {
-  if (!asked.steps || $("confirm").disabled) return;
+  if (!asked.digest || $("confirm").disabled) return;
   $("confirm").disabled = true;
+  const { dialog } = asked;
+  const isOpen = () => $("dialog").open && asked.dialog === dialog;
+  const done = CHANGES[asked.kind].done();
+  const { name } = asked.group;
+  asked.busy = true;
+  $("replicas").disabled = true;
   try {
-    await post("change", wish(asked.steps));
-    $("dialog").close();
-    toast("good", asked.kind === "scale" ? `${asked.group.name} is being scaled to ${$("replicas").value}.` : `${asked.group.name} is being rolled back to revision ${asked.revision}.`);
+    await post("change", wish(asked.digest));
+    if (isOpen()) $("dialog").close();
+    toast("good", done);
   } catch (error) {
+    if (!isOpen()) {
+      toast("bad", `${name}: ${error.message}`);
+      return;
+    }
+    asked.busy = false;
+    $("replicas").disabled = asked.kind !== "scale";
     await plan();
-    $("dialog-plan").append(h("p", { "data-key": "error" }, toned("bad", error.message)));
+    if (isOpen()) $("dialog-plan").append(h("p", { "data-key": "error" }, toned("bad", error.message)));
   }
 }
 
@@ -876,6 +939,7 @@ function toast(tone, text) {
 const ACTS = {
   skip: () => $("main").focus(),
   scale: (data) => ask("scale", data.group, 0),
+  restart: (data) => ask("restart", data.group, 0),
   rollback: (data) => ask("rollback", data.group, Number(data.revision)),
   logs: (data) => { location.hash = `#/logs/${data.group}`; },
   retry: () => { tries = 0; if (state.environment) watch(); else begin(); },

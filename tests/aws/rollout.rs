@@ -96,6 +96,10 @@ fn a_pod_lives_its_whole_life_on_paper() {
 
     world.i2kit(&["rollback", "web"]).run();
     assert!(world.group("web").is_settled_at(1), "{:#?}", world.group("web"));
+    world.i2kit(&["restart", "web"]).run();
+    assert!(world.group("web").is_settled_at(3), "{:#?}", world.group("web"));
+    world.write("web.yaml", &nginx("1.27", 3));
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
     world.i2kit(&["scale", "web", "--replicas", "1"]).run();
     assert_eq!(world.group("web").instances.len(), 1);
     world.i2kit(&["destroy", "--all"]).run();

@@ -69,6 +69,15 @@ fn a_change_is_rolled_out_without_a_gap_and_rolled_back() {
     world.i2kit(&["rollback", "web"]).run();
     wait_for_page(&address, "nginx 1.27");
 
+    let before = world.group("web").instances[0].boot_id.clone();
+    world.i2kit(&["restart", "deployment/web"]).run();
+    let after = world.group("web");
+    assert!(after.is_settled_at(3) && after.instances.iter().all(|vm| vm.boot_id != before), "{after:#?}");
+    wait_for_page(&address, "nginx 1.27");
+    world.i2kit(&["history", "web"]).prints("i2kit restart web (current)").run();
+    world.write("web.yaml", &one_nginx("1.27"));
+    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+
     world.i2kit(&["scale", "web", "--replicas", "2"]).run();
     assert_eq!(world.group("web").healthy(), 2);
     world.i2kit(&["scale", "web", "--replicas", "0"]).run();

@@ -48,7 +48,7 @@ fn an_empty_environment_says_how_to_fill_it() {
 #[test]
 fn completions_name_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
-        World::bare().i2kit(&["completions", shell]).prints("rollback").run();
+        World::bare().i2kit(&["completions", shell]).prints("rollback").prints("restart").run();
     }
 }
 

@@ -112,6 +112,13 @@ pub(in crate::cli) struct RollbackArgs {
     pub to_revision: Option<u32>,
 }
 
+/// `restart`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RestartArgs {
+    /// Group: NAME or NAMESPACE/NAME
+    pub name: String,
+}
+
 /// `scale`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ScaleArgs {

@@ -18,8 +18,8 @@ pub(super) use self::ca::CaVerb;
 pub(super) use self::cache::CacheVerb;
 pub(super) use self::dashboard::DashboardArgs;
 pub(super) use self::deployment::{
-    BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RollbackArgs,
-    ScaleArgs, WaitArgs,
+    BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RestartArgs,
+    RollbackArgs, ScaleArgs, WaitArgs,
 };
 pub(super) use self::instances::{
     ConsoleArgs, CpArgs, EventsArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs, TopArgs, TopOrder,
@@ -120,6 +120,8 @@ pub(super) enum Verb {
     History(GroupArgs),
     /// Roll a group back to an earlier revision
     Rollback(RollbackArgs),
+    /// Replace all instances of a group by equal ones, a few at a time
+    Restart(RestartArgs),
     /// Run a Job, or a CronJob's Job, now, and wait for its end
     Run(RunArgs),
     /// Set the number of instances of a group

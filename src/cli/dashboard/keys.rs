@@ -1,8 +1,11 @@
-//! Who is let in: random keys, and the one decision about each request. Pure but for [`Keys::random`].
+//! Who is let in: random keys, and the one decision about each request.
 //!
-//! The URL that the terminal shows has a token, which is exchanged at once for a cookie and a path: neither the address
-//! bar nor the browser's history keeps the token. The path is random too, because cookies know hosts and no ports: a
+//! The URL that the terminal shows has a token, which is exchanged at once for a cookie and a path, so that the address bar
+//! does not keep it. A browser may keep every URL that it came by; what `--open` hands it has a token of its own, which opens
+//! the page once. The path is random too, because cookies know hosts and no ports: a
 //! browser sends this cookie to no other server of 127.0.0.1, whatever page of that the user visits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
@@ -22,6 +25,10 @@ pub(super) struct Keys {
     port: u16,
     /// What the URL has.
     token: String,
+    /// What the URL for the desktop's browser has.
+    once: String,
+    /// Whether that was used.
+    is_used: AtomicBool,
     /// What the cookie has.
     session: String,
     /// The folder that everything is in.
@@ -33,7 +40,7 @@ pub(super) struct Keys {
 pub(super) enum Verdict {
     /// It has the token: it gets the cookie, and is sent to the page.
     Enter,
-    /// It comes from another page, so that the browser keeps the cookie back: it is sent to the same place once more.
+    /// It comes from another page, whose browser may keep the cookie back: it is sent to the same place once more, by itself.
     Again,
     /// It may have what is at this path below [`Keys::folder`].
     Serve(String),
@@ -90,12 +97,18 @@ impl Keys {
     /// New keys from the system's source of random numbers, for a server on that port.
     pub(super) fn random(port: u16) -> Result<Self, CloudError> {
         let key = || random::<KEY_BYTES>().map(hex::encode);
-        Ok(Self { port, token: key()?, session: key()?, place: key()? })
+        let is_used = AtomicBool::new(false);
+        Ok(Self { port, token: key()?, once: key()?, is_used, session: key()?, place: key()? })
     }
 
     /// What the user opens.
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/?token={}", self.port, self.token)
+    }
+
+    /// What the desktop's browser opens, once.
+    pub(super) fn url_once(&self) -> String {
+        format!("http://127.0.0.1:{}/?once={}", self.port, self.once)
     }
 
     /// The path of the page.
@@ -124,13 +137,19 @@ impl Keys {
         };
         // Browsers say from what kind of page a request comes.
         let from = only(&request.headers, "sec-fetch-site");
-        if !self.has_cookie(&request.headers) {
-            let is_page = below.is_empty() && request.method == Method::GET;
-            let is_from_elsewhere = from.is_some_and(|from| from != "same-origin");
-            return if is_page && is_from_elsewhere { Verdict::Again } else { Verdict::Refuse(Refusal::Key) };
+        let is_page = below.is_empty() && request.method == Method::GET;
+        let has_cookie = self.has_cookie(&request.headers);
+        match from {
+            None | Some("same-origin") => {}
+            // The user has typed it, or a file leads to it.
+            Some("none") if has_cookie => {}
+            // A link, from a page of another server or of another port of this one.
+            Some(_) if is_page => return Verdict::Again,
+            Some(_) if has_cookie => return Verdict::Refuse(Refusal::Origin),
+            Some(_) => {}
         }
-        if from.is_some_and(|from| !matches!(from, "same-origin" | "none")) {
-            return Verdict::Refuse(Refusal::Origin);
+        if !has_cookie {
+            return Verdict::Refuse(Refusal::Key);
         }
         if request.method == Method::POST {
             if only(&request.headers, "origin") != Some(&format!("http://{host}")) {
@@ -149,7 +168,7 @@ impl Keys {
             return None;
         }
         let host = only(&request.headers, "host")?;
-        let own = ["127.0.0.1", "localhost"].map(|name| match self.port {
+        let own = ["127.0.0.1", "localhost", "[::1]"].map(|name| match self.port {
             // Browsers leave the usual port out.
             80 => name.to_owned(),
             port => format!("{name}:{port}"),
@@ -159,7 +178,13 @@ impl Keys {
 
     fn has_token(&self, uri: &Uri) -> bool {
         let query = uri.query().unwrap_or_default();
-        query.strip_prefix("token=").is_some_and(|given| are_same(given, &self.token))
+        match query.split_once('=') {
+            Some(("token", given)) => are_same(given, &self.token),
+            Some(("once", given)) => {
+                are_same(given, &self.once) && !self.is_used.swap(true, Ordering::Relaxed)
+            }
+            _ => false,
+        }
     }
 
     fn has_cookie(&self, headers: &HeaderMap) -> bool {
@@ -176,15 +201,21 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys { port: 8001, token: "t".repeat(64), session: "s".repeat(64), place: "p".repeat(64) }
+        let key = |letter: &str| letter.repeat(2 * KEY_BYTES);
+        let is_used = AtomicBool::new(false);
+        Keys { port: 8001, token: key("t"), once: key("o"), is_used, session: key("s"), place: key("p") }
     }
 
     fn judge(method: &str, path: &str, headers: &[(&str, &str)]) -> Verdict {
+        judged(&keys(), method, path, headers)
+    }
+
+    fn judged(keys: &Keys, method: &str, path: &str, headers: &[(&str, &str)]) -> Verdict {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        keys().judge(&request.body(()).unwrap().into_parts().0)
+        keys.judge(&request.body(()).unwrap().into_parts().0)
     }
 
     const HERE: (&str, &str) = ("host", "127.0.0.1:8001");
@@ -225,7 +256,7 @@ mod tests {
     fn a_name_that_is_made_to_lead_here_is_refused() {
         let (page, cookie) = (keys().folder(), cookie());
         let with = |host: &str| judge("GET", &page, &[("host", host), ("cookie", &cookie)]);
-        for host in ["127.0.0.1:8001", "localhost:8001", "LocalHost:8001"] {
+        for host in ["127.0.0.1:8001", "localhost:8001", "LocalHost:8001", "[::1]:8001"] {
             assert_eq!(with(host), Verdict::Serve(String::new()), "{host}");
         }
         for host in ["evil.example:8001", "127.0.0.1", "127.0.0.1:8002", "127.0.0.1.evil.example:8001", ""] {
@@ -266,12 +297,37 @@ mod tests {
         assert_eq!(from(&page, "cross-site"), Verdict::Again);
         assert_eq!(from(&page, "same-origin"), Verdict::Refuse(Refusal::Key));
         assert_eq!(from(&format!("{page}watch"), "cross-site"), Verdict::Refuse(Refusal::Key));
+        // Another port of this host is the same site, which gets the cookie.
+        let cookie = cookie();
+        let with = |path: &str, site: &str| {
+            judge("GET", path, &[HERE, ("cookie", &cookie), ("sec-fetch-site", site)])
+        };
+        for site in ["same-site", "cross-site"] {
+            assert_eq!(with(&page, site), Verdict::Again, "{site}");
+            assert_eq!(with(&format!("{page}watch"), site), Verdict::Refuse(Refusal::Origin), "{site}");
+        }
+        assert_eq!(with(&page, "same-origin"), Verdict::Serve(String::new()));
+        assert_eq!(with(&page, "none"), Verdict::Serve(String::new()));
+    }
+
+    #[test]
+    fn what_the_desktops_browser_gets_opens_the_page_once() {
+        let keys = keys();
+        let path = keys.url_once().split_once(":8001").unwrap().1.to_owned();
+        assert!(!path.contains(&keys.token));
+        assert_eq!(judged(&keys, "GET", "/?once=o", &[HERE]), Verdict::Refuse(Refusal::Key));
+        assert_eq!(judged(&keys, "GET", &path, &[HERE]), Verdict::Enter);
+        assert_eq!(judged(&keys, "GET", &path, &[HERE]), Verdict::Refuse(Refusal::Key));
+        let token = format!("/?token={}", keys.token);
+        for _ in 0..2 {
+            assert_eq!(judged(&keys, "GET", &token, &[HERE]), Verdict::Enter);
+        }
     }
 
     #[test]
     fn keys_are_long_and_never_the_same() {
         let (one, other) = (Keys::random(1).unwrap(), Keys::random(1).unwrap());
-        let all = [&one.token, &one.session, &one.place, &other.token, &other.session, &other.place];
+        let all = [&one, &other].map(|keys| [&keys.token, &keys.once, &keys.session, &keys.place]).concat();
         assert!(all.iter().all(|key| key.len() == 2 * KEY_BYTES), "{all:?}");
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());

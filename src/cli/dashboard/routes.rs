@@ -48,6 +48,7 @@ impl Site {
 
     /// The cookie, and the way to the page.
     fn entered(&self) -> Answer {
+        self.opened.notify_one();
         let mut answer = answer::text(StatusCode::SEE_OTHER, "The dashboard is at another path.");
         let value = |text: String| HeaderValue::try_from(text).expect("keys are letters and digits");
         answer.headers_mut().insert(SET_COOKIE, value(self.keys.cookie()));
@@ -90,7 +91,9 @@ impl Site {
         let connected = self.connect(&wish.environment).await?;
         match path {
             "plan" => Ok(answer::json(StatusCode::OK, &changes::plan(&connected, wish).await?)),
-            "change" => Ok(answer::json(StatusCode::OK, &changes::change(connected, wish).await?)),
+            "change" => {
+                Ok(answer::json(StatusCode::OK, &changes::change(connected, &self.running, wish).await?))
+            }
             _ => Ok(answer::error(StatusCode::NOT_FOUND, "there is nothing at this path")),
         }
     }

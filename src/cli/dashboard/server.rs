@@ -7,9 +7,9 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::listeners::Listeners;
 use super::site::Site;
 
 /// Connections at a time. A browser has six.
@@ -28,12 +28,12 @@ const MAX_HEADERS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until it is dropped.
-pub(super) async fn serve(listener: TcpListener, site: Arc<Site>) {
-    with(listener, site, HEAD_TIME).await;
+pub(super) async fn serve(listeners: Listeners, site: Arc<Site>) {
+    with(listeners, site, HEAD_TIME).await;
 }
 
 /// The same with another time for heads.
-pub(super) async fn with(listener: TcpListener, site: Arc<Site>, head_time: Duration) {
+pub(super) async fn with(listeners: Listeners, site: Arc<Site>, head_time: Duration) {
     let room = Arc::new(Semaphore::new(CLIENTS));
     let mut builder = http1::Builder::new();
     builder
@@ -44,7 +44,7 @@ pub(super) async fn with(listener: TcpListener, site: Arc<Site>, head_time: Dura
     loop {
         // One client waits here, the others in the kernel's queue.
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok(stream) = listeners.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };

@@ -1,23 +1,36 @@
-//! What all requests of a run share: the keys, and the environments that were connected to.
+//! What all requests of a run share: the keys, the environments that were connected to, and the changes under way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::keys::Keys;
 use crate::cli::connection;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Failure, OrExit as _};
 use crate::cloud::Cloud;
+use crate::cloud::provider::Client;
+
+/// How long connecting may take.
+const CONNECTING: Duration = Duration::from_secs(30);
 
 /// What all requests of a run share.
 #[derive(Debug)]
 pub(super) struct Site {
     context: Context,
     pub(super) keys: Keys,
+    /// Notified when a browser was let in by a key.
+    pub(super) opened: Notify,
+    /// Changes under way.
+    pub(super) running: Running,
     /// Those that there are, each connected when it is first asked for.
-    clouds: Mutex<BTreeMap<String, Arc<OnceCell<Connected>>>>,
+    clouds: Mutex<BTreeMap<String, Attempt>>,
 }
 
 /// An environment that is connected.
@@ -25,14 +38,73 @@ pub(super) struct Site {
 pub(super) struct Connected {
     /// The context of verbs about it.
     pub(super) context: Context,
-    /// Its cloud.
+    /// Its cloud, for changes.
     pub(super) cloud: Arc<dyn Cloud>,
+    /// The same for looks, which nobody asks for one by one: none starts a process.
+    pub(super) looks: Arc<dyn Cloud>,
+}
+
+/// A connection that is made, or is being made, for all who ask for it.
+type Attempt = Shared<BoxFuture<'static, Result<Connected, Refused>>>;
+
+/// A failure that several get.
+#[derive(Debug, Clone)]
+struct Refused {
+    exit: Exit,
+    message: String,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        let message = failure.error.as_ref().map(|error| format!("{error:#}"));
+        Self { exit: failure.exit, message: message.unwrap_or_else(|| "it was interrupted".to_owned()) }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(Refused { exit, message }: Refused) -> Self {
+        Self::new(exit, anyhow::anyhow!(message))
+    }
+}
+
+/// Changes under way, which an end waits for.
+#[derive(Debug, Default)]
+pub(super) struct Running(TaskTracker);
+
+impl Running {
+    /// A change that begins. It is under way until the token is dropped.
+    ///
+    /// # Errors
+    /// When the dashboard ends.
+    pub(super) fn begin(&self) -> Result<TaskTrackerToken, Failure> {
+        let token = self.0.token();
+        if self.0.is_closed() {
+            let error = anyhow::anyhow!("the dashboard is being ended, and nothing was done");
+            return Err(Failure::new(Exit::Interrupted, error));
+        }
+        Ok(token)
+    }
+
+    /// How many are under way.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Lets no change begin any more.
+    pub(super) fn close(&self) {
+        self.0.close();
+    }
+
+    /// Waits for the end of all changes, once it is closed.
+    pub(super) async fn ended(&self) {
+        self.0.wait().await;
+    }
 }
 
 impl Site {
     /// Nothing is connected yet.
     pub(super) fn new(context: Context, keys: Keys) -> Self {
-        Self { context, keys, clouds: Mutex::default() }
+        Self { context, keys, opened: Notify::new(), running: Running::default(), clouds: Mutex::default() }
     }
 
     /// The environment of the command line.
@@ -48,29 +120,31 @@ impl Site {
     /// The environments that may be looked at.
     pub(super) async fn environments(&self) -> Result<Vec<String>, Failure> {
         let provider = connection::provider(&self.context)?;
-        provider.environments(&connection::client(&self.context)?).await.or_exit(Exit::Cloud)
+        provider.environments(&client_for_looks(&self.context)?).await.or_exit(Exit::Cloud)
     }
 
-    /// Connects to one of them.
+    /// Connects to one of them. Whoever asks while that is under way waits for the same attempt; one that failed is made
+    /// again for the next who asks.
     pub(super) async fn connect(&self, name: &str) -> Result<Connected, Failure> {
-        let known = self.clouds().get(name).map(Arc::clone);
-        let cell = if let Some(cell) = known {
-            cell
+        let known = self.clouds().get(name).cloned();
+        let attempt = if let Some(attempt) = known {
+            attempt
         } else {
             self.check(name).await?;
-            Arc::clone(self.clouds().entry(name.to_owned()).or_default())
+            let begin = || begin(self.context.clone(), name.to_owned());
+            self.clouds().entry(name.to_owned()).or_insert_with(begin).clone()
         };
-        // One that does not answer is waited for by those alone who ask for it.
-        let connected = cell.get_or_try_init(async || {
-            let mut context = self.context.clone();
-            name.clone_into(&mut context.environment.name);
-            let cloud: Arc<dyn Cloud> = Arc::from(connection::cloud(&context).await?);
-            Ok::<_, Failure>(Connected { context, cloud })
-        });
-        connected.await.cloned()
+        let connected = attempt.clone().await;
+        if connected.is_err() {
+            let mut clouds = self.clouds();
+            if clouds.get(name).is_some_and(|known| known.ptr_eq(&attempt)) {
+                clouds.remove(name);
+            }
+        }
+        connected.map_err(Failure::from)
     }
 
-    fn clouds(&self) -> MutexGuard<'_, BTreeMap<String, Arc<OnceCell<Connected>>>> {
+    fn clouds(&self) -> MutexGuard<'_, BTreeMap<String, Attempt>> {
         self.clouds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,4 +157,32 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// What a cloud gets that is only looked at.
+fn client_for_looks(context: &Context) -> Result<Client, Failure> {
+    Ok(Client { starts: false, ..connection::client(context)? })
+}
+
+/// Begins to connect. The attempt goes on when the browser that asked for it is gone.
+fn begin(mut context: Context, name: String) -> Attempt {
+    context.environment.name = name;
+    let connecting = async move {
+        let looks = client_for_looks(&context)?;
+        let looks = connection::provider(&context)?.connect(&looks).await.or_exit(Exit::Cloud)?;
+        let cloud = connection::cloud(&context).await?;
+        Ok::<_, Failure>(Connected { cloud: Arc::from(cloud), looks: Arc::from(looks), context })
+    };
+    let task = tokio::spawn(tokio::time::timeout(CONNECTING, connecting));
+    let outcome = async {
+        match task.await {
+            Ok(Ok(connected)) => connected.map_err(Refused::from),
+            Ok(Err(_)) => {
+                let message = format!("the cloud has not answered for {} seconds", CONNECTING.as_secs());
+                Err(Refused { exit: Exit::Cloud, message })
+            }
+            Err(error) => Err(Refused { exit: Exit::Failure, message: error.to_string() }),
+        }
+    };
+    outcome.boxed().shared()
 }

@@ -21,13 +21,16 @@ use crate::plan::fleet::Change;
 use crate::text;
 
 /// How often an empty line comes when there is nothing else.
-const BEAT: Duration = Duration::from_secs(10);
+const BEAT: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(10) };
 
 /// How often the fleet is looked at beside its changes, where the cloud measures use and traffic.
 const MEASURED: Duration = Duration::from_secs(2);
 
 /// The same where a look costs calls and shows no more than the changes.
 const UNMEASURED: Duration = Duration::from_secs(15);
+
+/// Between two looks, however much changes.
+const REST: Duration = Duration::from_millis(250);
 
 /// After a watch that ended or failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -54,7 +57,7 @@ pub(super) fn fleets(connected: Connected) -> impl Stream<Item = Bytes> + Send +
     tokio::spawn(async move {
         let mut following = Following::new(&connected, sender.clone());
         tokio::select! {
-            () = following.run(connected.cloud.as_ref()) => {}
+            () = following.run(connected.looks.as_ref()) => {}
             () = sender.closed() => {}
         }
     });
@@ -82,23 +85,34 @@ impl Following {
     async fn run(&mut self, cloud: &dyn Cloud) {
         let mut ticks = tokio::time::interval(self.pace);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Changes that no look has shown yet, and when the next look may be.
+        let mut changes: Vec<Change> = vec![];
+        let mut due: Option<Instant> = None;
+        let mut rested = Instant::now();
         loop {
             // The first update is what there is, which the first look shows.
             let mut updates = cloud.watch(&Scope::Environment).skip(1);
             loop {
-                let changes = tokio::select! {
-                    update = updates.next() => match update {
-                        Some(Ok(update)) if update.changes.is_empty() => continue,
-                        Some(Ok(update)) => update.changes,
-                        // The look says what is wrong.
-                        Some(Err(_)) => vec![],
-                        None => break,
-                    },
-                    _ = ticks.tick() => vec![],
-                };
-                if !self.look(cloud, changes).await {
+                tokio::select! {
+                    update = updates.next() => {
+                        match update {
+                            Some(Ok(update)) if update.changes.is_empty() => continue,
+                            Some(Ok(update)) => changes.extend(update.changes),
+                            // The look says what is wrong.
+                            Some(Err(_)) => {}
+                            None => break,
+                        }
+                        due.get_or_insert(rested);
+                        continue;
+                    }
+                    () = tokio::time::sleep_until(due.unwrap_or(rested)), if due.is_some() => {}
+                    _ = ticks.tick() => {}
+                }
+                due = None;
+                if !self.look(cloud, std::mem::take(&mut changes)).await {
                     return;
                 }
+                rested = Instant::now() + REST;
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -107,7 +121,16 @@ impl Following {
     /// Sends the fleet as it is now, if it is another one. Returns whether the browser is still there.
     async fn look(&mut self, cloud: &dyn Cloud, changes: Vec<Change>) -> bool {
         let told: Vec<String> = changes.into_iter().filter_map(told).collect();
-        match cloud.inspect(&Scope::Detailed).await {
+        let mut found = cloud.inspect(&Scope::Detailed);
+        let found = loop {
+            // The page is alive while the cloud is not.
+            match tokio::time::timeout(BEAT, &mut found).await {
+                Ok(found) => break found,
+                Err(_) if self.wait().await => {}
+                Err(_) => return false,
+            }
+        };
+        match found {
             Ok(fleet) => {
                 let now = view::of(&fleet);
                 if now == self.last && told.is_empty() && self.trouble.is_none() {
@@ -117,12 +140,16 @@ impl Following {
                 self.last = now;
                 self.send(line(&json!({ "fleet": self.last, "changes": told }))).await
             }
-            Err(error) => self.fail(&error).await,
+            Err(error) => self.fail(text::visible(&error.to_string()).into_owned()).await,
         }
     }
 
-    async fn fail(&mut self, error: &CloudError) -> bool {
-        let message = text::visible(&error.to_string()).into_owned();
+    /// Says that the cloud has not answered, and goes on waiting for it.
+    async fn wait(&mut self) -> bool {
+        self.fail(format!("It has not answered for {} seconds, and is waited for.", BEAT.as_secs())).await
+    }
+
+    async fn fail(&mut self, message: String) -> bool {
         if self.trouble.as_ref() == Some(&message) {
             return self.beat().await;
         }
@@ -162,7 +189,7 @@ pub(super) async fn logs(
         since_seconds: None,
         follow: true,
     };
-    let lines = connected.cloud.logs(&query).await.or_exit(Exit::Cloud)?;
+    let lines = connected.looks.logs(&query).await.or_exit(Exit::Cloud)?;
     let batches = lines.ready_chunks(BATCH);
     Ok(futures::stream::unfold((batches, false), |(mut batches, ended)| async move {
         if ended {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use self::stage::{HOSTILE, Stage};
 use super::keys::Keys;
+use super::listeners::Listeners;
 use super::server;
 use super::site::Site;
 use crate::plan::fleet::Fleet;
@@ -24,6 +25,7 @@ struct Served {
     folder: String,
     cookie: String,
     stage: Stage,
+    site: Arc<Site>,
 }
 
 async fn served() -> Served {
@@ -32,14 +34,14 @@ async fn served() -> Served {
 
 async fn with_head_time(head_time: Duration) -> Served {
     let stage = Stage::busy().await;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listeners = Listeners::bind(None).await.unwrap();
+    let port = listeners.port();
     let keys = Keys::random(port).unwrap();
     let (url, folder, cookie) = (keys.url(), keys.folder(), keys.cookie());
     let site = Arc::new(Site::new(stage::context(&stage), keys));
-    tokio::spawn(server::with(listener, site, head_time));
+    tokio::spawn(server::with(listeners, Arc::clone(&site), head_time));
     let cookie = cookie.split(';').next().unwrap().to_owned();
-    Served { port, url, folder, cookie, stage }
+    Served { port, url, folder, cookie, stage, site }
 }
 
 /// An answer: its status, its head in small letters, its body.
@@ -230,8 +232,10 @@ fn a_change_is_planned_confirmed_and_carried_out_as_the_verbs_do_it() {
     on_runtime(async {
         let served = served().await;
         let wish = |change: Value, confirmed: &Value| {
+            // The digest of a plan.
+            let confirmed = &confirmed["digest"];
             json!({"environment": "shop", "group": {"namespace": "default", "name": "front"}, "change": change,
-                "confirmed": confirmed})
+                "confirmed": confirmed.as_str().unwrap_or_default()})
             .to_string()
         };
         let replicas = || {
@@ -257,26 +261,102 @@ fn a_change_is_planned_confirmed_and_carried_out_as_the_verbs_do_it() {
         );
         assert_eq!(replicas(), before, "a plan changes nothing");
         // What was confirmed is another plan.
-        let stale = served.post("change", &wish(json!({"scale": 4}), &planned["steps"])).await;
+        let stale = served.post("change", &wish(json!({"scale": 4}), &planned)).await;
         assert!(stale.0 == 409 && stale.2.contains("look at the new plan"), "{stale:?}");
         let unconfirmed = served.post("change", &wish(json!({"scale": 4}), &json!([]))).await;
         assert_eq!((unconfirmed.0, replicas()), (409, before.clone()));
-        let done = answered(served.post("change", &wish(json!({"scale": 5}), &planned["steps"])).await);
+        let done = answered(served.post("change", &wish(json!({"scale": 5}), &planned)).await);
         assert_eq!(done["steps"], json!([". wait for front: 5 VMs of revision 2 healthy"]));
         assert_ne!(replicas(), before);
         let back = answered(served.post("plan", &wish(json!({"rollback": 1}), &json!([]))).await);
         assert!(back["steps"][0].as_str().unwrap().contains("refresh front"), "{back}");
-        answered(served.post("change", &wish(json!({"rollback": 1}), &back["steps"])).await);
+        answered(served.post("change", &wish(json!({"rollback": 1}), &back)).await);
         {
             let world = served.stage.sim.world();
             let front = world.environment.groups.values().find(|group| group.replicas == 5).unwrap();
             assert_eq!(front.memory.refresh.as_ref().map(|refresh| refresh.to), Some(1));
         }
+        let again = answered(served.post("plan", &wish(json!("restart"), &json!([]))).await);
+        assert_eq!(again["steps"][0], "+ revision 3 of front: the same as revision 1", "{again}");
         // As the verbs refuse it.
         let refused = served.post("plan", &wish(json!({"rollback": 9}), &json!([]))).await;
         assert!(refused.0 == 404 && refused.2.contains("revision 9"), "{refused:?}");
         assert_eq!(served.post("plan", &wish(json!({"scale": 100_000}), &json!([]))).await.0, 400);
         assert_eq!(served.post("plan", &wish(json!({"destroy": 1}), &json!([]))).await.0, 400);
+    });
+}
+
+#[test]
+fn an_end_waits_for_changes_under_way_and_begins_none() {
+    on_runtime(async {
+        let served = served().await;
+        let body = |confirmed: &str| {
+            json!({"environment": "shop", "group": {"namespace": "default", "name": "orders"}, "change": "restart",
+                "confirmed": confirmed})
+            .to_string()
+        };
+        let planned: Value = serde_json::from_str(&served.post("plan", &body("")).await.2).unwrap();
+        let digest = planned["digest"].as_str().unwrap();
+        // The cloud takes its time with each act.
+        served.stage.slow(Duration::from_millis(300));
+        let request = body(digest);
+        let begun = tokio::time::Instant::now();
+        let ((status, _, answer), ended) = tokio::join!(served.post("change", &request), async {
+            while served.site.running.count() == 0 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "no change begins");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            served.site.running.close();
+            served.site.running.ended().await;
+            let world = served.stage.sim.world();
+            let orders = world.environment.groups.iter().find(|(name, _)| name.name == "orders").unwrap().1;
+            orders.memory.refresh.as_ref().map(|refresh| refresh.to)
+        });
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(ended, Some(3), "the whole change was made before the end");
+        let late = served.post("change", &request).await;
+        assert!(late.0 == 500 && late.2.contains("is being ended, and nothing was done"), "{late:?}");
+    });
+}
+
+#[test]
+fn a_cloud_that_hangs_is_no_lost_connection_and_many_changes_are_few_looks() {
+    on_runtime(async {
+        let served = served().await;
+        // Each look of the stand-in's watch has changes for as long as groups come and go.
+        let first = served.lines("watch?environment=shop", 1).await;
+        assert!(first[0]["fleet"].is_object(), "{first:?}");
+        let looks = served.stage.looks();
+        served.stage.busy_watch(true);
+        let begun = tokio::time::Instant::now();
+        drop(served.lines("watch?environment=shop", 4).await);
+        let most = 3 + u64::try_from(begun.elapsed().as_millis() / 250).unwrap();
+        let made = served.stage.looks() - looks;
+        assert!(made <= most, "{made} looks in {:?}", begun.elapsed());
+        served.stage.busy_watch(false);
+        served.stage.hang(Duration::from_millis(2500));
+        let lines = served.lines("watch?environment=shop", 2).await;
+        let trouble = lines[0]["trouble"].as_str().unwrap_or_default();
+        assert!(trouble.contains("has not answered") && lines[1]["fleet"].is_object(), "{lines:?}");
+    });
+}
+
+#[test]
+fn who_asks_while_it_connects_waits_for_the_same_and_a_failure_is_no_end() {
+    on_runtime(async {
+        let served = served().await;
+        served.stage.connect_slowly(Duration::from_millis(400));
+        let begun = tokio::time::Instant::now();
+        let all = (0..5).map(|_| served.site.connect("shop"));
+        let connected = futures::future::join_all(all).await;
+        assert!(connected.iter().all(Result::is_ok) && begun.elapsed() < Duration::from_secs(2));
+        // One for looks and one for changes.
+        assert_eq!(served.stage.connections(), (1, 1));
+        // Whoever began it may go: the others still get it.
+        let gone = tokio::time::timeout(Duration::from_millis(50), served.site.connect("staging")).await;
+        assert!(gone.is_err());
+        served.site.connect("staging").await.unwrap();
+        assert_eq!(served.stage.connections(), (2, 2));
     });
 }
 
@@ -290,6 +370,8 @@ fn the_fleet_and_the_lines_of_containers_are_followed() {
         let cart = fleet["groups"].as_array().unwrap().iter().find(|group| group["name"] == "cart").unwrap();
         assert_eq!((&cart["tone"], &cart["status"]), (&json!("warn"), &json!("rolled back")), "{cart}");
         assert_eq!(cart["rollouts"][0]["canRollBack"], true);
+        // Revision 2 runs, and 3 never served.
+        assert_eq!((&cart["current"], &cart["earlier"]), (&json!(2), &json!(1)), "{cart}");
         assert_eq!(fleet["services"][0]["addresses"][0]["url"], "http://127.77.1.2/");
         assert!(found[1]["fleet"].is_object(), "use and traffic change without end");
         let path = "logs?environment=shop&namespace=default&name=front&instance=&container=";

@@ -12,7 +12,7 @@ use crate::plan::fleet::{
     CloudEvent, Disk, Fleet, Health, Instance, InstanceGroup, InstanceState, InstanceUsage, LoadBalancer,
     RefreshStatus, ResourceUsage, Revision, ScalingMetric, size,
 };
-use crate::plan::rollout::GroupKind;
+use crate::plan::rollout::{GroupKind, served_before};
 use crate::text;
 
 /// The newest events that are shown.
@@ -59,7 +59,10 @@ struct GroupView<'f> {
     current: Option<u32>,
     tone: Tone,
     status: String,
-    can_scale: bool,
+    /// Whether it can be scaled and restarted.
+    can_change: bool,
+    /// The revision that a rollback leads to.
+    earlier: Option<u32>,
     /// What keeps its size by load.
     scaler: Option<ScalerView>,
     /// The newest first.
@@ -224,7 +227,8 @@ fn group(group: &InstanceGroup) -> GroupView<'_> {
         current: group.current,
         tone: group_tone(group),
         status: status::group_status(group),
-        can_scale: is_service && group.heading().is_some(),
+        can_change: is_service && group.heading().is_some(),
+        earlier: if is_service { served_before(group) } else { None },
         scaler: scaler(group),
         rollouts,
         runs: runs(group),

@@ -50,6 +50,8 @@ const QUICK: Duration = Duration::from_mins(1);
 pub struct LocalCloud {
     home: Home,
     environment: String,
+    /// Whether its process is started where none answers.
+    starts: bool,
     /// Read once, so that what was asked for is what is put.
     key: OnceLock<Key>,
 }
@@ -62,7 +64,18 @@ pub(super) async fn running(home: &Home) -> Option<(u32, String)> {
 impl LocalCloud {
     /// The environment of that name. Nothing is started yet.
     pub fn new(home: Home, environment: &str) -> Self {
-        Self { home, environment: environment.to_owned(), key: OnceLock::new() }
+        Self { home, environment: environment.to_owned(), starts: true, key: OnceLock::new() }
+    }
+
+    /// The same, asked for as long as its process runs: none is started, and none is replaced.
+    #[must_use]
+    pub fn without_starts(self) -> Self {
+        Self { starts: false, ..self }
+    }
+
+    /// Makes sure that a process answers.
+    async fn ensure(&self) -> Result<(), CloudError> {
+        if self.starts { start::ensure(&self.home).await } else { start::answers(&self.home).await }
     }
 
     /// The environments that the local cloud holds something of, by name. Starts nothing where it has no records.
@@ -91,7 +104,7 @@ impl LocalCloud {
     ) -> Result<T, CloudError> {
         let mut attempt = 1;
         loop {
-            start::ensure(&self.home).await?;
+            self.ensure().await?;
             let answer = post(&self.home, path, question);
             match attended(&self.home, is_quick.then_some(QUICK), answer).await {
                 Err(CloudError::Unreachable { .. }) if attempt < ATTEMPTS => attempt += 1,
@@ -111,7 +124,7 @@ impl LocalCloud {
                 tokio::time::sleep(ABSENT).await;
                 return Ok(Fleet { environment: self.environment.clone(), ..Fleet::default() });
             }
-            start::ensure(&self.home).await?;
+            self.ensure().await?;
             let answer = attended(&self.home, None, post_raw(&self.home, "/v1/watch", question)).await?;
             *lines = Some(answer_lines(answer));
         }
@@ -217,7 +230,7 @@ impl Cloud for LocalCloud {
         if !start::exists(&self.home).await {
             return Err(CloudError::not_found("group", &query.group));
         }
-        start::ensure(&self.home).await?;
+        self.ensure().await?;
         let logs = Logs { environment: self.environment.clone(), query: query.clone() };
         let answer = attended(&self.home, None, post_raw(&self.home, "/v1/logs", &logs)).await?;
         let lines = answer_lines(answer);
@@ -234,7 +247,7 @@ impl Cloud for LocalCloud {
         if !start::exists(&self.home).await {
             return Err(CloudError::not_found("VM", &instance));
         }
-        start::ensure(&self.home).await?;
+        self.ensure().await?;
         let environment = self.environment.clone();
         let exec = Exec { environment, instance: instance.to_owned(), command: command.clone() };
         attended(&self.home, None, exec::start(&self.home, &exec)).await
@@ -244,7 +257,7 @@ impl Cloud for LocalCloud {
         if !start::exists(&self.home).await {
             return Err(CloudError::not_found("VM", &instance));
         }
-        start::ensure(&self.home).await?;
+        self.ensure().await?;
         let asked = Console { environment: self.environment.clone(), instance: instance.to_owned() };
         let answer = attended(&self.home, None, post_raw(&self.home, "/v1/console", &asked)).await?;
         let bytes = BodyStream::new(answer.into_body())
@@ -294,6 +307,29 @@ mod tests {
     async fn apply(cloud: &LocalCloud, act: Act) -> Result<(), CloudError> {
         let act = PlannedAct { act, generation: Generation(1), by: "test".into() };
         cloud.apply(&act, &Materials::default()).await.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_look_without_starts_starts_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        // What it would start ends at once, and leaves a file.
+        let program = root.path().join("i2kit");
+        let ran = root.path().join("ran");
+        std::fs::write(&program, format!("#!/bin/sh\n: > {}\n", ran.display())).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let home = Home::new(&root.path().join("state"), root.path(), program);
+        home.create().unwrap();
+        std::fs::write(home.database(), "").unwrap();
+        let cloud = LocalCloud::new(home, "local").without_starts();
+        for error in [cloud.observe().await.unwrap_err(), cloud.environments().await.unwrap_err()] {
+            assert!(error.to_string().contains("does not run; `i2kit status` starts it"), "{error}");
+        }
+        let watched = cloud.watch(&Scope::Environment).next().await.unwrap();
+        assert!(watched.is_err() && !ran.exists());
+        // The same cloud with starts would have run it.
+        let cloud = LocalCloud { starts: true, ..cloud };
+        drop(tokio::time::timeout(Duration::from_secs(2), cloud.observe()).await);
+        assert!(ran.exists());
     }
 
     #[tokio::test]

@@ -39,6 +39,11 @@ pub fn home(client: &Client) -> Home {
     home.with_environment(client.variables.clone())
 }
 
+fn connected(client: &Client) -> LocalCloud {
+    let cloud = LocalCloud::new(home(client), &client.environment);
+    if client.starts { cloud } else { cloud.without_starts() }
+}
+
 #[async_trait]
 impl Provider for Local {
     fn support(&self) -> &'static Support {
@@ -46,11 +51,11 @@ impl Provider for Local {
     }
 
     async fn connect(&self, client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
-        Ok(Box::new(LocalCloud::new(home(client), &client.environment)))
+        Ok(Box::new(connected(client)))
     }
 
     async fn environments(&self, client: &Client) -> Result<Vec<String>, CloudError> {
-        let mut names = LocalCloud::new(home(client), &client.environment).environments().await?;
+        let mut names = connected(client).environments().await?;
         names.push(client.environment.clone());
         names.sort();
         names.dedup();
@@ -128,6 +133,7 @@ mod tests {
             variables: vec![("PATH".into(), folder.path().into())],
             holder: "ann".into(),
             events: crate::report::Events::none(),
+            starts: true,
         };
         let checks = Local {}.preflight(&client, vec![], vec![]).await.unwrap();
         let qemu = checks.iter().find(|check| check.name == "qemu").unwrap();

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::deploy::{rollout, unused_images};
 use super::error::PlanError;
+use super::restart;
 use super::steps::{Intent, RolloutPlan, Step};
 use super::verbs::{collect, destroy, rollback, run, scale, wait};
 use crate::manifest::api::Name;
@@ -44,6 +45,9 @@ impl RolloutPlan {
             Intent::None => return Err(Overtaken::Impossible("it was put together by hand".into())),
             Intent::Deploy(desired) => rollout(desired, fleet),
             Intent::Rollback { group, to } => rollback(fleet, group, *to).map_err(cannot)?,
+            Intent::Restart { group, revision, cause } => {
+                restart::planned(fleet, group, Some(*revision), cause).map_err(cannot)?
+            }
             Intent::Scale { group, replicas } => scale(fleet, group, *replicas).map_err(cannot)?,
             Intent::Run(group) => run(fleet, group).map_err(cannot)?,
             Intent::Destroy { volumes } => destroy(fleet, *volumes),

@@ -1,12 +1,13 @@
 //! The plan of a deployment: what differs between the environment as it should be and as it is.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks;
 use super::steps::{Before, Desired, GroupKind, GroupSpec, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, NewRevision};
-use crate::plan::fleet::{Fleet, GroupSettings, InstanceGroup, RefreshStatus};
+use crate::plan::fleet::{Fleet, GroupSettings, InstanceGroup, LaunchSpec, RefreshStatus, Revision};
 use crate::plan::image::ImageId;
 
 /// Compares `desired` with `fleet`.
@@ -76,8 +77,12 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         let put = Act::PutGroup { group: spec.name.clone(), settings: spec.settings.clone() };
         act.push(Step::apply(put, before));
     }
-    let known =
-        found.and_then(|group| group.revisions.iter().rev().find(|revision| revision.launch == spec.launch));
+    let known = found.and_then(|group| {
+        let is_it = |revision: &&Revision| revision.launch == spec.launch;
+        // Of several that are the same, such as a restart that failed has left, it is at the right one already.
+        let runs = group.heading().and_then(|heading| group.revision(heading)).filter(is_it);
+        runs.or_else(|| group.revisions.iter().rev().find(is_it))
+    });
     let number = match (known, found) {
         (Some(revision), _) => revision.number,
         (None, Some(group)) => group.next_revision,
@@ -118,7 +123,8 @@ fn group_steps(spec: &GroupSpec, found: Option<&InstanceGroup>, cause: &str) -> 
         expires: spec.settings.expires(),
         kind,
     });
-    let trim = found.and_then(|group| trim(group, number, spec.settings.revision_history_limit));
+    let trim =
+        found.and_then(|group| trim(group, (number, &spec.launch), spec.settings.revision_history_limit));
     GroupSteps { act, wait, trim, notes }
 }
 
@@ -180,8 +186,9 @@ fn runs(group: &InstanceGroup, number: u32) -> bool {
         && (!failed || group.is_settled_at(number))
 }
 
-/// Revisions beyond the history limit: the newest `limit` ones are kept beside `number`, which the group will run.
-fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
+/// Revisions beyond the history limit: the newest `limit` ones are kept beside `number`, which the group will run. Those that
+/// a newer one repeats are the first to go, so that restarts take no revision away that a rollback can reach.
+pub(super) fn trim(group: &InstanceGroup, (number, launch): (u32, &LaunchSpec), limit: u32) -> Option<Step> {
     let is_run = |number: u32| group.runs.iter().any(|run| run.revision == number && run.status.is_active());
     // Members below a partition run an old one.
     let is_held = |number: u32| {
@@ -189,11 +196,17 @@ fn trim(group: &InstanceGroup, number: u32, limit: u32) -> Option<Step> {
         let runs = || group.instances.iter().any(|instance| instance.revision == number);
         stateful && (group.held == Some(number) || runs())
     };
-    let numbers = group.revisions.iter().map(|revision| revision.number);
-    let mut old: Vec<u32> = numbers.filter(|n| *n != number && !is_run(*n) && !is_held(*n)).collect();
-    old.sort_unstable_by(|a, b| b.cmp(a));
-    let mut revisions: Vec<u32> =
-        old.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
+    let is_repeated = |old: &Revision| {
+        old.launch == *launch
+            || group.revisions.iter().any(|newer| newer.number > old.number && newer.launch == old.launch)
+    };
+    let is_old = |revision: &&Revision| {
+        revision.number != number && !is_run(revision.number) && !is_held(revision.number)
+    };
+    let mut old: Vec<&Revision> = group.revisions.iter().filter(is_old).collect();
+    old.sort_by_key(|revision| (is_repeated(revision), Reverse(revision.number)));
+    let kept = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut revisions: Vec<u32> = old.into_iter().skip(kept).map(|revision| revision.number).collect();
     revisions.sort_unstable();
     (!revisions.is_empty()).then(|| Act::DeleteRevisions { group: group.name.clone(), revisions }.into())
 }

@@ -39,6 +39,20 @@ pub enum PlanError {
         /// The group.
         group: Name,
     },
+    /// Its machines run to an end.
+    #[error("{group} is a Job, whose machines run to an end; `i2kit run {group}` starts another run")]
+    JobEnds {
+        /// The group.
+        group: Name,
+    },
+    /// A number belongs to something that does not run.
+    #[error("{group} has another revision {revision} than one like that which it runs")]
+    AnotherRevision {
+        /// The group.
+        group: Name,
+        /// The number.
+        revision: u32,
+    },
     /// Its disk is attached to one machine.
     #[error(
         "{group} has the disk of claim {claim}, which one instance at a time can have, so that it has one instance"

@@ -71,6 +71,11 @@ impl fmt::Display for Change {
             Act::PutBalancer { spec } => write!(f, "balancer {}: {}", spec.name, listeners(spec)),
             Act::PutDisk { disk } => f.write_str(&disk_text(disk, before.disk.as_ref())),
             Act::PutGroup { group, settings } => write!(f, "group {group}: {}", policy(settings)),
+            Act::PutRevision { group, revision } if before.launch.as_ref() == Some(&revision.launch) => {
+                let same =
+                    before.revision.map_or_else(String::new, |number| format!(" as revision {number}"));
+                write!(f, "revision {} of {group}: the same{same}", revision.number)
+            }
             Act::PutRevision { group, revision } => {
                 let changes = launch_changes(&revision.launch, before.launch.as_ref());
                 write!(f, "revision {} of {group}: {changes}", revision.number)

@@ -126,6 +126,15 @@ pub enum Intent {
         /// The revision that it goes back to.
         to: Option<u32>,
     },
+    /// [`restart`](super::restart()).
+    Restart {
+        /// The group.
+        group: Name,
+        /// The revision with the same launch spec.
+        revision: u32,
+        /// What is said of it in the history.
+        cause: String,
+    },
     /// [`scale`](super::scale()).
     Scale {
         /// The group.
@@ -154,7 +163,10 @@ impl Intent {
     pub fn part(&self, mut fleet: Fleet) -> Fleet {
         let groups: Vec<&Name> = match self {
             Self::Deploy(desired) => desired.groups.iter().map(|group| &group.name).collect(),
-            Self::Rollback { group, .. } | Self::Scale { group, .. } | Self::Run(group) => vec![group],
+            Self::Rollback { group, .. }
+            | Self::Restart { group, .. }
+            | Self::Scale { group, .. }
+            | Self::Run(group) => vec![group],
             Self::Wait(names) if !names.is_empty() => names.iter().collect(),
             Self::None | Self::Destroy { .. } | Self::Collect | Self::Disk | Self::Wait(_) => return fleet,
         };

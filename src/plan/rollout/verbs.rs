@@ -6,9 +6,9 @@ use super::error::PlanError;
 use super::steps::{GroupKind, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, size};
+use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, RefreshStatus, size};
 
-/// Brings `group` back to the revision `to`, or without one to that which served last before the current one.
+/// Brings `group` back to the revision `to`, or without one to that which [`served_before`].
 pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutPlan, PlanError> {
     let found = find(fleet, group)?;
     let to = match to {
@@ -17,18 +17,28 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
             let known = found.revisions.iter().map(|revision| revision.number).collect();
             return Err(PlanError::UnknownRevision { group: group.clone(), revision, known });
         }
-        None => found
-            .revisions
-            .iter()
-            .filter(|revision| Some(revision.number) != found.current && revision.deployed.is_some())
-            .max_by_key(|revision| (revision.deployed, revision.number))
-            .map(|revision| revision.number)
-            .ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
+        None => served_before(found).ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
     };
     let disks = found.revision(to).into_iter().flat_map(|revision| &revision.launch.disks);
     one_disk(found, found.replicas, disks)?;
     let intent = Intent::Rollback { group: group.clone(), to: Some(to) };
     Ok(moving(fleet, found, (to, found.replicas), intent))
+}
+
+/// The revision that a rollback leads to which names none: the one that a refresh under way leaves, else the one that served
+/// last before the current one and is not the same again, as a restart's is.
+pub fn served_before(group: &InstanceGroup) -> Option<u32> {
+    let under_way = group.active_refresh().filter(|refresh| refresh.status == RefreshStatus::InProgress);
+    if let Some(from) = under_way.and_then(|refresh| refresh.from.filter(|from| *from != refresh.to)) {
+        return Some(from);
+    }
+    let current = group.current.and_then(|current| group.revision(current)).map(|revision| &revision.launch);
+    let others = group.revisions.iter().filter(|revision| {
+        Some(revision.number) != group.current
+            && revision.deployed.is_some()
+            && Some(&revision.launch) != current
+    });
+    others.max_by_key(|revision| (revision.deployed, revision.number)).map(|revision| revision.number)
 }
 
 /// A group of several instances has no disk of a claim.
@@ -160,7 +170,7 @@ pub fn wait(fleet: &Fleet, names: &[Name]) -> RolloutPlan {
     RolloutPlan::new(fleet, Intent::Wait(names.to_vec()), steps.collect())
 }
 
-fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanError> {
+pub(super) fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanError> {
     fleet.group(group).ok_or_else(|| PlanError::UnknownGroup {
         environment: fleet.environment.clone(),
         group: group.clone(),
@@ -169,7 +179,12 @@ fn find<'f>(fleet: &'f Fleet, group: &Name) -> Result<&'f InstanceGroup, PlanErr
 }
 
 /// The plan that gives `group` that many VMs of revision `to`, and waits for them.
-fn moving(fleet: &Fleet, group: &InstanceGroup, (to, replicas): (u32, u32), intent: Intent) -> RolloutPlan {
+pub(super) fn moving(
+    fleet: &Fleet,
+    group: &InstanceGroup,
+    (to, replicas): (u32, u32),
+    intent: Intent,
+) -> RolloutPlan {
     let mut steps = movement(&group.name, to, replicas, (Some(group), GroupKind::of(&group.settings)));
     if !steps.is_empty() || group.replicas != replicas || !group.is_settled_at(to) {
         steps.push(Step::Await {

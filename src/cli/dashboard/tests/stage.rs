@@ -2,6 +2,7 @@
 //! use, traffic and lines that nothing measured or printed. For tests of the dashboard, and for pictures of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -44,6 +45,28 @@ pub(super) struct Stage {
     born: u64,
     /// The fleet of a second: time in the fake cloud passes with every look at it.
     seen: Arc<Mutex<(u64, Fleet)>>,
+    /// What is counted, and what is slow.
+    trouble: Arc<Trouble>,
+}
+
+/// What is counted, and what is slow, in milliseconds.
+#[derive(Debug, Default)]
+struct Trouble {
+    looks: AtomicU64,
+    /// Connections for looks, and for changes.
+    connections: [AtomicU64; 2],
+    connect: AtomicU64,
+    act: AtomicU64,
+    /// Of the next look.
+    look: AtomicU64,
+    /// Whether the watch has changes without end.
+    is_busy: AtomicBool,
+}
+
+impl Trouble {
+    async fn wait(time: &AtomicU64) {
+        tokio::time::sleep(Duration::from_millis(time.load(Ordering::Relaxed))).await;
+    }
 }
 
 fn now() -> Duration {
@@ -71,7 +94,12 @@ pub(super) fn context(stage: &Stage) -> Context {
 impl Stage {
     /// An environment with a group in each state that the page shows.
     pub(super) async fn busy() -> Self {
-        let stage = Self { sim: Arc::default(), born: now().as_secs() - PAST, seen: Arc::default() };
+        let stage = Self {
+            sim: Arc::default(),
+            born: now().as_secs() - PAST,
+            seen: Arc::default(),
+            trouble: Arc::default(),
+        };
         stage.sim.world().ahead = i64::try_from(stage.born * 1000).unwrap();
         {
             let behaviours = &mut stage.sim.world().behaviours;
@@ -95,6 +123,37 @@ impl Stage {
         let passed = stage.sim.world().now / 1000;
         stage.sim.world().pass(PAST.saturating_sub(passed));
         stage
+    }
+
+    /// Each act takes that long.
+    pub(super) fn slow(&self, time: Duration) {
+        set(&self.trouble.act, time);
+    }
+
+    /// The next look takes that long.
+    pub(super) fn hang(&self, time: Duration) {
+        set(&self.trouble.look, time);
+    }
+
+    /// Connecting takes that long.
+    pub(super) fn connect_slowly(&self, time: Duration) {
+        set(&self.trouble.connect, time);
+    }
+
+    /// Whether the watch has a change every few milliseconds.
+    pub(super) fn busy_watch(&self, is_busy: bool) {
+        self.trouble.is_busy.store(is_busy, Ordering::Relaxed);
+    }
+
+    /// The looks until now, but for those of the watch.
+    pub(super) fn looks(&self) -> u64 {
+        self.trouble.looks.load(Ordering::Relaxed)
+    }
+
+    /// The connections until now: for looks, and for changes.
+    pub(super) fn connections(&self) -> (u64, u64) {
+        let [looks, changes] = &self.trouble.connections;
+        (looks.load(Ordering::Relaxed), changes.load(Ordering::Relaxed))
     }
 
     /// A new revision of the front, which takes some time.
@@ -159,6 +218,10 @@ impl Stage {
         fleet.disks = vec![serde_json::from_value::<Disk>(disk).unwrap()];
         fleet
     }
+}
+
+fn set(time: &AtomicU64, to: Duration) {
+    time.store(u64::try_from(to.as_millis()).unwrap(), Ordering::Relaxed);
 }
 
 fn spec(group: &str, version: u32, replicas: u32) -> GroupSpec {
@@ -257,10 +320,13 @@ fn printed(number: u64, instance: &str) -> LogLine {
 #[async_trait]
 impl Cloud for Stage {
     async fn inspect(&self, _scope: &Scope) -> Result<Fleet, CloudError> {
+        self.trouble.looks.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(self.trouble.look.swap(0, Ordering::Relaxed))).await;
         Ok(self.fleet().await)
     }
 
     async fn apply(&self, act: &PlannedAct, materials: &Materials) -> Result<Generation, CloudError> {
+        Trouble::wait(&self.trouble.act).await;
         let applied = self.sim.apply(act, materials).await;
         self.seen.lock().await.0 = 0;
         applied
@@ -268,8 +334,11 @@ impl Cloud for Stage {
 
     fn watch<'c>(&'c self, _scope: &Scope) -> Updates<'c> {
         let looks = futures::stream::unfold(Fleet::default(), async |last| {
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            let is_busy = self.trouble.is_busy.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(if is_busy { 5 } else { 500 })).await;
             let fleet = self.fleet().await;
+            // All of it comes anew each time.
+            let last = if is_busy { Fleet::default() } else { last };
             let changes = changes(&last, &fleet);
             Some((Ok(Update { fleet: fleet.clone(), changes }), fleet))
         });
@@ -297,7 +366,9 @@ impl Provider for Stage {
         &local::SUPPORT
     }
 
-    async fn connect(&self, _client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
+    async fn connect(&self, client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
+        self.trouble.connections[usize::from(client.starts)].fetch_add(1, Ordering::Relaxed);
+        Trouble::wait(&self.trouble.connect).await;
         Ok(Box::new(self.clone()))
     }
 

@@ -93,6 +93,19 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
     }
 }
 
+/// Makes sure that a process answers, whichever program's it is. Starts none and ends none.
+pub(super) async fn answers(home: &Home) -> Result<(), CloudError> {
+    match connection::hello(home).await {
+        Ok(_) => Ok(()),
+        Err(Absent::Silent) => Err(silent(home)),
+        Err(Absent::Gone(_)) => {
+            let message =
+                "its process does not run; `i2kit status` starts it, and machines and traffic go on without it".into();
+            Err(CloudError::Unreachable { message })
+        }
+    }
+}
+
 /// Waits for `answer` for as long as the process shows that it is there, and at most for `limit`.
 pub(super) async fn attended<T>(
     home: &Home,

@@ -1,5 +1,5 @@
 //! The kernel's table of connections of an environment's network: how many each machine has, and datagrams that go where no
-//! backend is any more.
+//! backend is any more, or where a policy refuses them now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 
 use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, find};
-use super::wanted::{MACHINES, SERVICES, WantedService};
+use super::wanted::{Judge, MACHINES, SERVICES, Wanted};
 use crate::manifest::api::Protocol;
 
 /// `NFNL_SUBSYS_CTNETLINK`, in the upper byte of a message's type, with the request for the table, and that to delete an
@@ -61,22 +61,23 @@ fn list(socket: impl AsFd, mut entry: impl FnMut(&[u8])) -> io::Result<()> {
     netlink::dump(socket, &batch, |_, body| entry(body.get(HEADER..).unwrap_or_default()))
 }
 
-/// Deletes entries by which datagrams to a Service go to what is none of its backends. The
-/// rules are looked at for the first datagram only, and the others follow its entry: a client that uses one socket would never reach another backend.
-pub(super) fn forget(socket: impl AsFd, services: &[WantedService]) -> io::Result<()> {
-    let of_udp = services.iter().filter(|service| service.protocol == Protocol::Udp);
+/// Deletes entries by which datagrams go to a Service whose backend is none of those that it has, or between two sides of
+/// which one does not allow it any more. The rules are looked at for the first datagram only, and the others follow its
+/// entry: a client that uses one socket would never reach another backend, nor ever be refused.
+pub(super) fn forget(socket: impl AsFd, wanted: &Wanted) -> io::Result<()> {
+    let of_udp = wanted.services.iter().filter(|service| service.protocol == Protocol::Udp);
     let backends: BTreeSet<(SocketAddrV4, SocketAddrV4)> = of_udp
         .flat_map(|service| {
             let address = SocketAddrV4::new(service.address, service.port);
             service.backends.iter().map(move |backend| (address, *backend))
         })
         .collect();
+    let judge = Judge::of(&wanted.policies);
     let mut stale: Vec<Vec<u8>> = Vec::new();
     list(&socket, |entry| {
-        if let Some((tuple, service, backend)) = datagrams(entry)
-            && SERVICES.contains(*service.ip())
-            && !backends.contains(&(service, backend))
-        {
+        let Some(Flow { tuple, from, to, server }) = datagrams(entry) else { return };
+        let is_lost = SERVICES.contains(*to.ip()) && !backends.contains(&(to, server));
+        if is_lost || !judge.allows(from, server, Protocol::Udp) {
             stale.push(tuple.to_vec());
         }
     })?;
@@ -87,27 +88,45 @@ pub(super) fn forget(socket: impl AsFd, services: &[WantedService]) -> io::Resul
                 body.put(&[2, 0, 0, 0]).attribute(TUPLE_ORIGINAL | NLA_F_NESTED, tuple);
             });
         }
+        // The time of one may be over meanwhile.
+        batch.delete_if_there();
         batch.ask();
-        match netlink::request(&socket, &batch, part.len()) {
-            // Its time was over meanwhile.
-            Err(refusal) if refusal.error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
+        netlink::request(&socket, &batch, part.len())?;
     }
     Ok(())
 }
 
-/// Of an entry of UDP: the tuple of what is sent, where that goes, and who answers.
-fn datagrams(entry: &[u8]) -> Option<(&[u8], SocketAddrV4, SocketAddrV4)> {
-    let side = |tuple: u16, address: u16, port: u16| {
-        let address = find(entry, &[tuple, TUPLE_IP, address])?.first_chunk::<4>()?;
+/// An entry of UDP.
+#[derive(Debug, PartialEq, Eq)]
+struct Flow<'e> {
+    /// The tuple of what is sent.
+    tuple: &'e [u8],
+    /// Who sends.
+    from: Ipv4Addr,
+    /// Where that goes.
+    to: SocketAddrV4,
+    /// Who answers: of a Service the backend.
+    server: SocketAddrV4,
+}
+
+/// What an entry is, if it is one of UDP.
+fn datagrams(entry: &[u8]) -> Option<Flow<'_>> {
+    let address = |tuple: u16, address: u16| {
+        let bytes = find(entry, &[tuple, TUPLE_IP, address])?.first_chunk::<4>()?;
+        Some(Ipv4Addr::from(*bytes))
+    };
+    let side = |tuple: u16, ip: u16, port: u16| {
         let port = find(entry, &[tuple, TUPLE_PROTO, port])?.first_chunk::<2>()?;
-        Some(SocketAddrV4::new(Ipv4Addr::from(*address), u16::from_be_bytes(*port)))
+        Some(SocketAddrV4::new(address(tuple, ip)?, u16::from_be_bytes(*port)))
     };
     let protocol = find(entry, &[TUPLE_ORIGINAL, TUPLE_PROTO, PROTO_NUMBER])?;
     let tuple = find(entry, &[TUPLE_ORIGINAL]).filter(|_| protocol.first() == Some(&UDP))?;
-    let sent_to = side(TUPLE_ORIGINAL, IP_DESTINATION, PROTO_DESTINATION)?;
-    Some((tuple, sent_to, side(TUPLE_REPLY, IP_SOURCE, PROTO_SOURCE)?))
+    Some(Flow {
+        tuple,
+        from: address(TUPLE_ORIGINAL, IP_SOURCE)?,
+        to: side(TUPLE_ORIGINAL, IP_DESTINATION, PROTO_DESTINATION)?,
+        server: side(TUPLE_REPLY, IP_SOURCE, PROTO_SOURCE)?,
+    })
 }
 
 /// Who answers in an open connection.

@@ -186,9 +186,8 @@ pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
     if outside.is_some() {
         set_up_routes(&route).map_err(NamespaceStep::Routes.failed())?;
     }
+    write_limits(&rules).map_err(NamespaceStep::Rules.failed())?;
     if join.net.is_none() {
-        write(&rules, rules::limits(rules::TRACKED).written(rules::LIMITS, None))
-            .map_err(NamespaceStep::Rules.failed())?;
         write_rules(&rules, &Wanted::default()).map_err(NamespaceStep::Rules.failed())?;
     }
     let opened = || -> io::Result<Handles> {
@@ -270,6 +269,20 @@ fn set_up_routes(route: &OwnedFd) -> io::Result<()> {
 /// Replaces the rules of a network by those for what is wanted.
 pub(crate) fn write_rules(socket: &OwnedFd, wanted: &Wanted) -> io::Result<()> {
     write(socket, rules::table(wanted).transactions(active(socket)?))
+}
+
+/// Makes the table of limits, unless it is there: a network that is joined has it, if it was made by a program that has. Its
+/// counts stay as long as it does.
+pub(super) fn write_limits(socket: &OwnedFd) -> io::Result<()> {
+    let limits = rules::limits(rules::TRACKED);
+    let mut found = 0;
+    netlink::dump(socket, &nftables::list_chains(), |_, body| {
+        found += usize::from(nftables::is_hooked_in(body, rules::LIMITS));
+    })?;
+    if found == limits.chains.len() {
+        return Ok(());
+    }
+    write(socket, limits.written(rules::LIMITS, None))
 }
 
 /// Sends transactions, one after the other.

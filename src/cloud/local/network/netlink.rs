@@ -2,7 +2,8 @@
 //! that the last one was done, or which one failed.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -13,8 +14,9 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, So
 /// Length of `struct nlmsghdr`: length, type, flags, sequence number, port.
 const HEADER: usize = 16;
 
-/// Where the flags are in it.
+/// Where the flags and the sequence number are in it.
 const FLAGS: usize = 6;
+const SEQUENCE: usize = 8;
 
 const NLM_F_REQUEST: u16 = 0x1;
 pub(super) const NLM_F_ACK: u16 = 0x4;
@@ -113,7 +115,13 @@ pub(super) struct Batch {
     /// What each message is for, in the order of their sequence numbers, which begin at one.
     purposes: Vec<String>,
     is_too_long: bool,
+    /// Whether what a message deletes may be gone already.
+    may_be_gone: bool,
 }
+
+/// How many messages were sent: each has a number of its own, by which its answer is told from a late one of an earlier
+/// request.
+static SENT: AtomicU32 = AtomicU32::new(0);
 
 impl Batch {
     /// Appends a message of type `kind`; `purpose` is what an error names.
@@ -155,6 +163,42 @@ impl Batch {
         {
             *flags = (u16::from_ne_bytes(*flags) | NLM_F_ACK).to_ne_bytes();
         }
+    }
+
+    /// Takes what its messages delete, and what is not there, for deleted.
+    pub(super) fn delete_if_there(&mut self) {
+        self.may_be_gone = true;
+    }
+
+    /// The messages with numbers that no other ones have: those in the batch, and what was added to them.
+    fn numbered(&self) -> (Vec<u8>, u32) {
+        let added = SENT.fetch_add(u32::try_from(self.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        let (mut bytes, mut at) = (self.bytes.clone(), 0);
+        while let Some(header) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<HEADER>) {
+            let [a, b, c, d, ..] = *header;
+            if let Some(number) = header[SEQUENCE..].first_chunk_mut() {
+                *number = u32::from_ne_bytes(*number).wrapping_add(added).to_ne_bytes();
+            }
+            let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            at = at.saturating_add(length.next_multiple_of(4).max(HEADER));
+        }
+        (bytes, added)
+    }
+
+    /// Sends the messages. What an earlier request has left is no answer to them, and is thrown away. Returns what was added
+    /// to their numbers.
+    fn send(&self, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u32> {
+        loop {
+            match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((length, _)) if length > 0 => {}
+                // Some were lost for want of room, and others may be there.
+                Err(Errno::NOBUFS | Errno::INTR) => {}
+                _ => break,
+            }
+        }
+        let (bytes, added) = self.numbered();
+        rustix::net::send(socket, &bytes, SendFlags::empty())?;
+        Ok(added)
     }
 
     /// The messages as bytes.
@@ -206,12 +250,8 @@ pub(super) fn request(socket: impl AsFd, batch: &Batch, last: usize) -> Result<(
     if batch.is_too_long {
         return Err(failed(io::ErrorKind::FileTooLarge.into()));
     }
-    // What an earlier request left over is not an answer to this one.
     let mut buffer = vec![0; ANSWER_BYTES];
-    while matches!(rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT), Ok((length, _)) if length > 0)
-    {
-    }
-    rustix::net::send(socket, &batch.bytes, SendFlags::empty()).map_err(|error| failed(error.into()))?;
+    let added = batch.send(socket, &mut buffer).map_err(failed)?;
     let mut refused: Option<Refusal> = None;
     loop {
         // Behind the first refusal only what is there already is read.
@@ -222,15 +262,18 @@ pub(super) fn request(socket: impl AsFd, batch: &Batch, last: usize) -> Result<(
             Err(error) => return Err(refused.unwrap_or_else(|| failed(error.into()))),
         };
         for message in messages(&buffer[..length]).filter(|message| message.kind == NLMSG_ERROR) {
+            let number = message.sequence.wrapping_sub(added);
+            let Some(index) = usize::try_from(number).ok().filter(|index| (1..=batch.len()).contains(index))
+            else {
+                continue;
+            };
             match outcome(message.body) {
-                Ok(()) if usize::try_from(message.sequence) == Ok(last) => {
-                    return refused.map_or(Ok(()), Err);
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    let purpose = batch.purpose(message.sequence).to_owned();
+                Err(error) if !(batch.may_be_gone && error.kind() == io::ErrorKind::NotFound) => {
+                    let purpose = batch.purpose(number).to_owned();
                     refused.get_or_insert(Refusal { purpose, error });
                 }
+                _ if index == last => return refused.map_or(Ok(()), Err),
+                _ => {}
             }
         }
     }
@@ -239,8 +282,8 @@ pub(super) fn request(socket: impl AsFd, batch: &Batch, last: usize) -> Result<(
 /// Sends a batch of one message that asks for a list, and gives each entry's type and body to `entry`.
 pub(super) fn dump(socket: impl AsFd, batch: &Batch, mut entry: impl FnMut(u16, &[u8])) -> io::Result<()> {
     let socket = socket.as_fd();
-    rustix::net::send(socket, &batch.bytes, SendFlags::empty())?;
     let mut buffer = vec![0; ANSWER_BYTES];
+    let added = batch.send(socket, &mut buffer)?;
     loop {
         let length = match rustix::net::recv(socket, &mut *buffer, RecvFlags::empty()) {
             Ok((length, _)) => length,
@@ -248,6 +291,9 @@ pub(super) fn dump(socket: impl AsFd, batch: &Batch, mut entry: impl FnMut(u16, 
             Err(error) => return Err(error.into()),
         };
         for message in messages(&buffer[..length]) {
+            if message.sequence.wrapping_sub(added) != 1 {
+                continue;
+            }
             match message.kind {
                 NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => return outcome(message.body),
@@ -334,6 +380,47 @@ mod tests {
             (batch.purpose(2), batch.purpose(0), batch.purpose(9)),
             ("second", "an unknown message", "an unknown message")
         );
+    }
+
+    #[test]
+    fn no_two_requests_have_a_number_in_common() {
+        let mut batch = Batch::default();
+        batch.message((18, NLM_F_DUMP), "list links", |body| {
+            body.put(&[0; 16]);
+        });
+        batch.message((21, NLM_F_ACK), "second", |_| {});
+        let numbers = |(bytes, added): (Vec<u8>, u32)| -> Vec<u32> {
+            let all: Vec<u32> = messages(&bytes).map(|message| message.sequence).collect();
+            assert_eq!(all, [added + 1, added + 2]);
+            all
+        };
+        let (first, second) = (numbers(batch.numbered()), numbers(batch.numbered()));
+        assert!(first.iter().all(|number| !second.contains(number)), "{first:?} {second:?}");
+    }
+
+    #[test]
+    fn what_an_earlier_request_has_left_is_no_answer_to_the_next() {
+        let socket = open(None, 0).unwrap();
+        let list = |kind| {
+            let mut batch = Batch::default();
+            batch.message((kind, NLM_F_DUMP), "list", |body| {
+                body.put(&[0; 16]);
+            });
+            batch
+        };
+        // Links (18, answered with 16), which nobody reads: they are there before and, of the second, after the next is sent.
+        let links = list(18);
+        rustix::net::send(&socket, &links.numbered().0, SendFlags::empty()).unwrap();
+        let mut kinds = Vec::new();
+        dump(&socket, &list(22), |kind, _| kinds.push(kind)).unwrap();
+        assert!(!kinds.is_empty() && kinds.iter().all(|kind| *kind == 20), "addresses alone: {kinds:?}");
+        // A refusal that nobody reads: there is no such message.
+        let mut unknown = Batch::default();
+        unknown.message((4000, NLM_F_ACK), "unknown", |_| {});
+        rustix::net::send(&socket, &unknown.numbered().0, SendFlags::empty()).unwrap();
+        let mut count = 0;
+        dump(&socket, &links, |_, _| count += 1).unwrap();
+        assert!(count > 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod text;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-pub(super) use self::messages::{hooked_table, list_chains};
+pub(super) use self::messages::{hooked_table, is_hooked_in, list_chains};
 use super::wanted::{Block, Range};
 use crate::manifest::api::Protocol;
 

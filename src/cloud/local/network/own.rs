@@ -261,8 +261,10 @@ impl Network {
         namespace::write_rules(&open.handles.rules, &wanted)?;
         let has_datagrams =
             |wanted: &Wanted| wanted.services.iter().any(|service| service.protocol == Protocol::Udp);
-        if has_datagrams(&wanted) || before.as_ref().is_none_or(has_datagrams) {
-            conntrack::forget(&open.handles.conntrack, &wanted.services)?;
+        let has_datagrams = has_datagrams(&wanted) || before.as_ref().is_none_or(has_datagrams);
+        let refuses = before.is_none_or(|before| before.policies != wanted.policies);
+        if has_datagrams || (refuses && !wanted.policies.is_empty()) {
+            conntrack::forget(&open.handles.conntrack, &wanted)?;
         }
         *written = Some(wanted);
         Ok(())

@@ -517,8 +517,10 @@ fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
     assert_eq!(ask().unwrap(), b.address.to_string());
     write(vec![service(c.address)]);
     assert_eq!(ask().unwrap(), b.address.to_string(), "the kernel remembers");
-    let forget =
-        |services: &[WantedService]| super::conntrack::forget(&network.handles.conntrack, services).unwrap();
+    let forget = |services: &[WantedService]| {
+        let wanted = Wanted { services: services.to_vec(), ..Wanted::default() };
+        super::conntrack::forget(&network.handles.conntrack, &wanted).unwrap();
+    };
     forget(&[service(c.address)]);
     assert_eq!(ask().unwrap(), c.address.to_string());
     // What goes to a backend stays.
@@ -528,6 +530,102 @@ fn a_client_with_one_socket_reaches_the_backends_that_a_service_has_now() {
     forget(&[]);
     client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     assert!(ask().is_err());
+}
+
+#[test]
+fn datagrams_on_their_way_are_refused_by_a_policy_that_comes_later() {
+    if !runs() {
+        return;
+    }
+    let network = network();
+    let (a, b, c) = (network.standin(1), network.standin(2), network.standin(3));
+    let server = a.inside.run(|| UdpSocket::bind("0.0.0.0:5000").unwrap());
+    std::thread::spawn(move || {
+        let mut question = [0; 16];
+        while let Ok((length, client)) = server.recv_from(&mut question) {
+            let _ = server.send_to(&question[..length], client);
+        }
+    });
+    let to = a.address;
+    let client = |standin: &Standin| {
+        standin.inside.run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((to, 5000)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket
+        })
+    };
+    let ask = |client: &UdpSocket| client.send(b"who").and_then(|_| client.recv(&mut [0; 16]));
+    let mut state = Wanted { machines: [a.address, b.address, c.address].into(), ..Wanted::default() };
+    let write = |state: &Wanted| {
+        network.write(state);
+        super::conntrack::forget(&network.handles.conntrack, state).unwrap();
+    };
+    write(&state);
+    let (of_b, of_c) = (client(&b), client(&c));
+    assert!(ask(&of_b).is_ok() && ask(&of_c).is_ok());
+    let allowed = Allow { peers: Addresses::of(vec![block(c.address, 32).range()]), ports: None };
+    let policy = Policy { machines: vec![a.address], ingress: Some(vec![allowed]), egress: None };
+    state.policies = vec![policy.clone()];
+    // The rules alone do not look at a flow that is on its way.
+    network.write(&state);
+    assert!(ask(&of_b).is_ok());
+    write(&state);
+    assert!(ask(&of_b).is_err(), "the policy does not allow it");
+    assert!(ask(&of_c).is_ok(), "what it allows goes on");
+    state.policies = vec![Policy { ingress: None, egress: Some(vec![]), machines: vec![c.address] }];
+    write(&state);
+    assert!(ask(&of_c).is_err() && ask(&of_b).is_ok());
+}
+
+#[test]
+fn a_network_that_is_joined_gets_the_limits_that_it_lacks() {
+    if !runs() {
+        return;
+    }
+    let network = network();
+    let socket = &network.handles.rules;
+    let hooked = || {
+        let mut found = 0;
+        netlink::dump(socket, &super::nftables::list_chains(), |_, body| {
+            found += usize::from(super::nftables::is_hooked_in(body, rules::LIMITS));
+        })
+        .unwrap();
+        found
+    };
+    assert_eq!(hooked(), 2);
+    // As a program made it that had one chain, or none.
+    let mut older = rules::limits(20);
+    for chains in [1, 0] {
+        older.chains.truncate(chains);
+        namespace::write(socket, older.written(rules::LIMITS, None)).unwrap();
+        assert_eq!(hooked(), chains);
+        let join = Join {
+            user: None,
+            net: Some(
+                format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&network.handles.net)).into(),
+            ),
+        };
+        let (_inside, joined) = Inside::new(move || namespace::open(&join).map(drop));
+        joined.unwrap();
+        assert_eq!(hooked(), 2);
+    }
+    // One that is there keeps its counts.
+    let few = rules::limits(20).written(rules::LIMITS, None);
+    namespace::write(socket, few).unwrap();
+    namespace::write_limits(socket).unwrap();
+    let (a, b) = (network.standin(1), network.standin(2));
+    network.write(&Wanted { machines: [a.address, b.address].into(), ..Wanted::default() });
+    let to = b.address;
+    a.inside.run(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 1..=200 {
+            socket.send_to(b"flow", (to, port)).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    b.serve(8080);
+    assert!(a.get(to, 8080).is_err(), "the table of twenty was replaced");
 }
 
 #[test]

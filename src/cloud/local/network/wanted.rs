@@ -1,6 +1,6 @@
 //! The wanted state of an environment's network, as values: addresses, Services with their backends, and policies. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::manifest::api::Protocol;
@@ -128,6 +128,13 @@ impl Addresses {
         &self.ranges
     }
 
+    /// Whether the address is in it.
+    pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
+        let number = u32::from(address);
+        let behind = self.ranges.partition_point(|(first, _)| *first <= number);
+        behind.checked_sub(1).and_then(|at| self.ranges.get(at)).is_some_and(|(_, last)| number <= *last)
+    }
+
     /// Whether every address is in it.
     pub(crate) fn is_everything(&self) -> bool {
         self.ranges == [(0, u32::MAX)]
@@ -178,6 +185,59 @@ pub(crate) struct Allow {
     pub(crate) peers: Addresses,
     /// The ports; all protocols and ports without a list.
     pub(crate) ports: Option<Vec<Ports>>,
+}
+
+impl Allow {
+    /// Whether it allows a flow with that peer, to that port.
+    fn allows(&self, peer: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
+        let fits = |ports: &Ports| {
+            let (first, last) = ports.range;
+            ports.protocol == protocol && (first..=last).contains(&port)
+        };
+        self.peers.contains(peer) && self.ports.as_ref().is_none_or(|ports| ports.iter().any(fits))
+    }
+}
+
+/// What policies say of flows between machines, and from machines to outside.
+#[derive(Debug, Default)]
+pub(crate) struct Judge<'w> {
+    ingress: BTreeMap<Ipv4Addr, Vec<&'w [Allow]>>,
+    egress: BTreeMap<Ipv4Addr, Vec<&'w [Allow]>>,
+}
+
+impl<'w> Judge<'w> {
+    /// By these policies.
+    pub(crate) fn of(policies: &'w [Policy]) -> Self {
+        let mut judge = Self::default();
+        for policy in policies {
+            for machine in &policy.machines {
+                if let Some(ingress) = &policy.ingress {
+                    judge.ingress.entry(*machine).or_default().push(ingress);
+                }
+                if let Some(egress) = &policy.egress {
+                    judge.egress.entry(*machine).or_default().push(egress);
+                }
+            }
+        }
+        judge
+    }
+
+    /// Whether both sides allow a flow of a machine, as the rules of the network see it: what does not pass through the
+    /// network (the host's own flows, and those to the network's own addresses) and what a machine sends to itself is
+    /// allowed.
+    pub(crate) fn allows(&self, from: Ipv4Addr, to: SocketAddrV4, protocol: Protocol) -> bool {
+        let is_forwarded = MACHINES.contains(from) && from != NODE && ![NODE, GATEWAY].contains(to.ip());
+        if !is_forwarded || from == *to.ip() {
+            return true;
+        }
+        let all = |lists: Option<&Vec<&[Allow]>>, peer: Ipv4Addr| {
+            lists
+                .into_iter()
+                .flatten()
+                .all(|list| list.iter().any(|allow| allow.allows(peer, protocol, to.port())))
+        };
+        all(self.egress.get(&from), *to.ip()) && all(self.ingress.get(to.ip()), from)
+    }
 }
 
 /// Ports of one transport.
@@ -266,6 +326,57 @@ mod tests {
         assert_eq!(without("10.0.0.0/16", &["10.0.0.0/8"]), []);
         assert_eq!(without("0.0.0.0/0", &["128.0.0.0/1"]), [(0, number("127.255.255.255"))]);
         assert_eq!(without("0.0.0.0/0", &[]), [(0, u32::MAX)]);
+    }
+
+    #[test]
+    fn a_flow_is_allowed_where_both_sides_allow_it() {
+        let machine = |last| Ipv4Addr::new(10, 78, 1, last);
+        let (a, b, c) = (machine(1), machine(2), machine(3));
+        let of = |address| Addresses::of(vec![Block { address, bits: 32 }.range()]);
+        let udp = |first, last| Some(vec![Ports { protocol: Protocol::Udp, range: (first, last) }]);
+        let policies = [
+            Policy {
+                machines: vec![a, c],
+                ingress: Some(vec![Allow { peers: of(b), ports: udp(50, 60) }]),
+                egress: None,
+            },
+            Policy {
+                machines: vec![b],
+                ingress: None,
+                egress: Some(vec![Allow { peers: of(a), ports: None }]),
+            },
+        ];
+        let judge = Judge::of(&policies);
+        let allows = |from, to, port| judge.allows(from, SocketAddrV4::new(to, port), Protocol::Udp);
+        assert!(allows(b, a, 50) && allows(b, a, 60) && !allows(b, a, 61) && !allows(b, a, 49));
+        assert!(!judge.allows(b, SocketAddrV4::new(a, 53), Protocol::Tcp));
+        // b may send to c as little as c takes it from others; what is not selected is not restricted.
+        assert!(!allows(b, c, 53) && !allows(a, c, 53) && allows(a, b, 9) && allows(c, b, 9));
+        let outside = Ipv4Addr::new(1, 1, 1, 1);
+        assert!(allows(a, outside, 53) && !allows(b, outside, 53));
+        // A machine with itself, the host, and the name server.
+        assert!(allows(c, c, 9) && allows(NODE, a, 9) && allows(outside, a, 9) && allows(b, GATEWAY, NAMES));
+        assert!(Judge::of(&[]).allows(b, SocketAddrV4::new(c, 1), Protocol::Udp));
+    }
+
+    #[test]
+    fn an_address_is_in_the_range_that_has_it() {
+        let block = |text: &str| text.parse::<Block>().unwrap();
+        let set = Addresses::of(
+            ["10.0.0.0/30", "10.0.1.1", "255.255.255.255"].map(|text| block(text).range()).into(),
+        );
+        for (address, is_in) in [
+            ("9.255.255.255", false),
+            ("10.0.0.0", true),
+            ("10.0.0.3", true),
+            ("10.0.0.4", false),
+            ("10.0.1.1", true),
+            ("10.0.1.2", false),
+            ("255.255.255.255", true),
+        ] {
+            assert_eq!(set.contains(address.parse().unwrap()), is_in, "{address}");
+        }
+        assert!(!Addresses::default().contains(NODE));
     }
 
     #[test]

@@ -282,6 +282,13 @@ pub(in crate::cloud::local::network) fn list_chains() -> Batch {
     batch
 }
 
+/// Whether a chain in the list is hooked, in the table of that name.
+pub(in crate::cloud::local::network) fn is_hooked_in(body: &[u8], name: &str) -> bool {
+    let chain = body.get(HEADER..).unwrap_or_default();
+    let table = find(chain, &[CHAIN_TABLE]).and_then(|table| table.strip_suffix(&[0]));
+    find(chain, &[CHAIN_HOOK]).is_some() && table == Some(name.as_bytes())
+}
+
 /// Of a chain in the list, the table, where that is one of [`NAMES`] and the chain is hooked: it is at work.
 pub(in crate::cloud::local::network) fn hooked_table(body: &[u8]) -> Option<&'static str> {
     let chain = body.get(HEADER..)?;
