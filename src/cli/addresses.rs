@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::manifest::api::{ObjectSet, Protocol, ServicePort};
-use crate::plan::fleet::{BalancerSpec, Fleet, Listener, LoadBalancer};
+use crate::plan::fleet::{BalancerSpec, Fleet, LOCAL_AUTHORITY, Listener, LoadBalancer, ServedCertificate};
 use crate::text;
 
 /// Ports on which clients expect HTTP, where the name of the port is no protocol.
@@ -87,7 +87,10 @@ pub(super) fn sites(balancer: &LoadBalancer) -> Vec<Site> {
         let scheme = if is_tls { "https" } else { "http" };
         let url = shown(&host, port, Some(scheme), Protocol::Tcp);
         let resolve = format!("{host}:{port}:{address}");
-        Some(Site { is_signed: is_tls && !of_secret, url, resolve })
+        let is_other = |certificate: &&ServedCertificate| certificate.source != LOCAL_AUTHORITY;
+        let mut others = balancer.certificates.iter().filter(is_other);
+        let of_other = of_secret || others.any(|certificate| certificate.hosts.contains(&host));
+        Some(Site { is_signed: is_tls && !of_other, url, resolve })
     };
     hosts.into_iter().filter_map(site).collect()
 }
@@ -175,6 +178,7 @@ mod tests {
                 host: "127.77.1.2".into(),
                 bound: vec![Some(bound)],
                 targets: vec![],
+                certificates: vec![],
                 traffic: vec![],
             };
             of(&balancer, &[port]).join(" ")
@@ -211,8 +215,14 @@ mod tests {
         }))
         .unwrap();
         let bound = vec![Some(80), Some(8443)];
-        let mut balancer =
-            LoadBalancer { spec, host: "127.77.1.2".into(), bound, targets: vec![], traffic: vec![] };
+        let mut balancer = LoadBalancer {
+            spec,
+            host: "127.77.1.2".into(),
+            bound,
+            targets: vec![],
+            certificates: vec![],
+            traffic: vec![],
+        };
         let found = sites(&balancer);
         let urls: Vec<&str> = found.iter().map(|site| site.url.as_str()).collect();
         assert_eq!(
@@ -254,6 +264,7 @@ mod tests {
             host: "h".into(),
             bound: vec![None, Some(6379)],
             targets: vec![],
+            certificates: vec![],
             traffic: vec![],
         };
         let fleet = Fleet { balancers: vec![balancer], ..Fleet::default() };

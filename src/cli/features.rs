@@ -1,6 +1,6 @@
 //! The README's table: what works on which cloud, made from what the clouds support.
 
-use crate::manifest::support::{Answer, ENDING_POD, HEADLESS, PLACEMENT, ROLE, Support, TLS};
+use crate::manifest::support::{ACME, Answer, ENDING_POD, HEADLESS, PLACEMENT, ROLE, Support, TLS};
 
 /// A line of the table.
 struct Feature {
@@ -33,6 +33,7 @@ const FEATURES: &[Feature] = &[
     ),
     depends("Jobs, CronJobs, and Pods that end", &["Job", "CronJob", ENDING_POD]),
     depends("Ingress: hosts and paths, TLS, HTTP/2, gRPC, WebSocket", &["Ingress"]),
+    depends("certificates of Ingresses by ACME (Let's Encrypt and others)", &[ACME]),
     depends("TLS at balancers of Services, Services that are aliases", &[TLS, "ServiceSpec.externalName"]),
     depends(
         "sticky clients, limits on who may connect, roles, zones, types of machine, Spot",

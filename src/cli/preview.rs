@@ -179,6 +179,7 @@ mod tests {
             host: "127.77.0.1".into(),
             bound: Vec::new(),
             targets: Vec::new(),
+            certificates: vec![],
             traffic: Vec::new(),
         };
         let fleet = |service| Fleet { balancers: vec![balancer(service)], ..Fleet::default() };

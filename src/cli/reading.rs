@@ -24,6 +24,7 @@ pub(super) fn options(set: &Manifests, environment: &Environment) -> Options {
         language_only: false,
         clouds: kinds::clouds(provider.support()),
         certificate: provider.certificate().map(str::to_owned),
+        acme: provider.acme().cloned(),
         region: provider.region().map(str::to_owned),
     }
 }

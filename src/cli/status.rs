@@ -11,7 +11,8 @@ use crate::cloud::local::{self, Authority, Trust};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Indexes;
 use crate::plan::fleet::{
-    Change, ContainerState, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus, size,
+    Change, ContainerState, Disk, Fleet, Instance, InstanceGroup, JobRun, LoadBalancer, RefreshStatus,
+    ServedCertificate, size,
 };
 use crate::plan::metrics;
 use crate::report::{self, Format};
@@ -122,6 +123,9 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     }
     if !fleet.balancers.is_empty() {
         add(balancers(&fleet.balancers));
+    }
+    if fleet.balancers.iter().any(|balancer| !balancer.certificates.is_empty()) {
+        add(certificates(&fleet.balancers));
     }
     if !fleet.disks.is_empty() {
         add(volumes(&fleet.disks));
@@ -366,6 +370,21 @@ fn balancers(balancers: &[LoadBalancer]) -> Table {
     table
 }
 
+fn certificates(balancers: &[LoadBalancer]) -> Table {
+    let mut table = table(&["CERTIFICATE FOR", "FROM", "EXPIRES", "STATE"]);
+    for certificate in balancers.iter().flat_map(|balancer| &balancer.certificates) {
+        let ServedCertificate { hosts, source, expires, state } = certificate;
+        let day = chrono::DateTime::from_timestamp(expires.cast_signed(), 0).unwrap_or_default();
+        table.add_row(row([
+            if hosts.is_empty() { "all hosts".into() } else { hosts.join(", ") },
+            source.clone(),
+            day.format("%Y-%m-%d").to_string(),
+            state.clone().unwrap_or_else(|| "-".into()),
+        ]));
+    }
+    table
+}
+
 /// Disks as a table.
 pub(super) fn volumes(disks: &[Disk]) -> Table {
     let mut table = table(&["VOLUME", "SIZE", "USED", "CLASS", "INSTANCE", "SNAPSHOTS"]);
@@ -477,6 +496,7 @@ mod tests {
             host: HOSTILE.into(),
             bound: vec![Some(80)],
             targets: vec![],
+            certificates: vec![],
             traffic: vec![],
         };
         Fleet {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Cloud, CloudError};
-use crate::manifest::api::Name;
+use crate::manifest::api::{AcmeIssuer, Name};
 use crate::manifest::support::Support;
 use crate::plan::fleet::{BalancerSpec, Fleet};
 use crate::plan::rollout::{GroupSpec, RolloutPlan};
@@ -59,6 +59,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
     /// The certificate of balancers that end TLS and name none.
     fn certificate(&self) -> Option<&str> {
+        None
+    }
+
+    /// The CA that gives certificates to public hosts of Ingresses.
+    fn acme(&self) -> Option<&AcmeIssuer> {
         None
     }
 

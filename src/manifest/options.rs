@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::api::ObjectSet;
+use super::api::{AcmeIssuer, ObjectSet};
 use super::code::Severity;
 use super::diagnostic::{Diagnostic, Place};
 use super::support::Clouds;
@@ -26,6 +26,8 @@ pub struct Options {
     pub clouds: Clouds,
     /// The certificate of balancers that end TLS and name none.
     pub certificate: Option<String>,
+    /// The CA that gives certificates to hosts of Ingresses that no Secret has one for.
+    pub acme: Option<AcmeIssuer>,
     /// The region that machines are in, where the cloud has such.
     pub region: Option<String>,
 }

@@ -239,6 +239,11 @@ impl<'a> Reader<'_, 'a> {
         for ingress in encrypted.filter(|ingress| ingress.certificates.is_empty()) {
             ingress.certificates.extend(self.options.certificate.clone());
         }
+        for ingress in set.ingresses.iter_mut().filter(|ingress| !ingress.tls_hosts.is_empty()) {
+            if !self.options.clouds.declines_acme(&ingress.meta.annotations) {
+                ingress.acme.clone_from(&self.options.acme);
+            }
+        }
         diagnostics.sort_by(|a, b| {
             let key =
                 |d: &Diagnostic| (d.place.file, d.place.span.start, std::cmp::Reverse(d.severity), d.code);

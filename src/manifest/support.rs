@@ -29,6 +29,9 @@ pub const SCRATCH_DISK: &str = "EmptyDirVolumeSource.medium=";
 /// An annotation of an Ingress that limits who may connect.
 pub const INGRESS_RANGES: &str = "ranges of addresses that may connect to an Ingress";
 
+/// A certificate of a host of an Ingress from a CA that the environment names.
+pub const ACME: &str = "certificates of Ingresses by ACME";
+
 /// A StorageClass that a claim names and no file has.
 pub const NAMED_CLASS: &str = "a StorageClass that is not in the given files";
 
@@ -74,6 +77,10 @@ pub enum Annotation {
     IngressForcedRedirect,
     /// Of an Ingress: what the balancer speaks to pods.
     IngressBackendProtocol,
+    /// Of an Ingress: an issuer of cert-manager. The environment's CA stands for it.
+    IngressIssuer,
+    /// Of an Ingress: whether the environment's CA gives certificates to its hosts.
+    IngressAcme,
     /// Of a ServiceAccount: the role of machines.
     Role,
 }
@@ -101,6 +108,9 @@ const FOREIGN: &[(&str, Annotation)] = &[
     ("nginx.ingress.kubernetes.io/force-ssl-redirect", Annotation::IngressForcedRedirect),
     ("nginx.ingress.kubernetes.io/ssl-redirect", Annotation::IngressRedirect),
     ("nginx.ingress.kubernetes.io/backend-protocol", Annotation::IngressBackendProtocol),
+    ("kubernetes.io/tls-acme", Annotation::IngressAcme),
+    ("cert-manager.io/cluster-issuer", Annotation::IngressIssuer),
+    ("cert-manager.io/issuer", Annotation::IngressIssuer),
     ("iam.gke.io/gcp-service-account", Annotation::Role),
 ];
 
@@ -133,6 +143,13 @@ impl Annotation {
             }
             Self::IngressBackendProtocol => {
                 "Ingress: `HTTP`, or `GRPC` where all pods speak HTTP/2 without TLS"
+            }
+            Self::IngressIssuer => {
+                "Ingress with TLS: the CA of the environment file (`provider.acme`) gives it certificates, as without the \
+                 annotation"
+            }
+            Self::IngressAcme => {
+                "the same with `true`; with `false` the CA of the environment file is not asked"
             }
             Self::Role => "ServiceAccount: the role of machines",
         }
@@ -260,6 +277,11 @@ impl Clouds {
         let off =
             matches!(value.to_ascii_lowercase().as_str(), "" | "false" | "external" | "internet-facing");
         !off && self.meaning(key) == Some(Annotation::Internal)
+    }
+
+    /// Whether an Ingress with these annotations is to have no certificate by ACME.
+    pub(super) fn declines_acme(&self, annotations: &BTreeMap<String, String>) -> bool {
+        self.value(annotations, Annotation::IngressAcme) == Some("false")
     }
 
     /// How certificates are named.

@@ -246,6 +246,7 @@ mod tests {
             host: String::new(),
             bound: vec![],
             targets: vec![],
+            certificates: vec![],
             traffic: vec![],
         };
         let fleet = Fleet { balancers: vec![one], ..Fleet::default() };

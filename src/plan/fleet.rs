@@ -24,7 +24,10 @@ mod traffic;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::balancer::{BalancerSpec, BalancerTarget, Headless, HeadlessGroup, Listener, LoadBalancer};
+pub use self::balancer::{
+    BalancerSpec, BalancerTarget, Headless, HeadlessGroup, LOCAL_AUTHORITY, Listener, LoadBalancer,
+    ServedCertificate,
+};
 pub use self::change::{Change, changes};
 pub use self::disk::{
     Disk, DiskOwner, DiskSpec, DiskTemplate, LEAST_DISK, LaunchDisk, Snapshot, StatefulSettings, member_name,
@@ -35,7 +38,7 @@ pub use self::generation::Generation;
 pub use self::group::{
     GroupSettings, InstanceGroup, RefreshBounds, Revision, Scaling, ScalingMetric, ScalingStatus, count,
 };
-pub use self::http::{HttpBackend, HttpRule, HttpSecret, HttpSpec};
+pub use self::http::{HttpAcme, HttpBackend, HttpRule, HttpSecret, HttpSpec};
 pub use self::instance::{
     Accelerator, ContainerState, Endpoint, Health, Instance, InstanceId, InstanceState, InstanceUsage,
     ResourceUsage, RunMember,

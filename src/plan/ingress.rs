@@ -1,8 +1,8 @@
 //! An Ingress as a balancer: its backends resolved to the groups that their Services select.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSecret, HttpSpec, TargetGroup};
+use super::fleet::{BalancerSpec, HttpAcme, HttpBackend, HttpRule, HttpSecret, HttpSpec, TargetGroup};
 use super::service::{number, selects};
 use crate::manifest::api::{BackendPort, Ingress, IngressBackend, Name, ObjectSet, Service, ServiceType};
 
@@ -30,6 +30,7 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet, secrets: &BTreeMap<Na
     });
     let rules: Vec<HttpRule> = rules.collect();
     let default = ingress.default_backend.as_ref().map(place);
+    let secrets = versions(ingress, secrets);
     let kind = if ingress.internal { ServiceType::ClusterIP } else { ServiceType::LoadBalancer };
     BalancerSpec {
         source_ranges: ingress.source_ranges.clone(),
@@ -37,7 +38,8 @@ pub(super) fn balancer(ingress: &Ingress, set: &ObjectSet, secrets: &BTreeMap<Na
             certificates: ingress.certificates.clone(),
             hosts: ingress.tls_hosts.clone(),
             all_hosts: ingress.tls_for_all,
-            secrets: versions(ingress, secrets),
+            acme: acme(ingress, &secrets),
+            secrets,
             plain: ingress.plain,
             backends,
             rules,
@@ -56,6 +58,43 @@ fn versions(ingress: &Ingress, secrets: &BTreeMap<Name, String>) -> Vec<HttpSecr
         Some(HttpSecret { secret: tls.secret.clone(), version, hosts: tls.hosts.clone() })
     });
     known.collect()
+}
+
+/// The hosts that the CA is asked for.
+fn acme(ingress: &Ingress, secrets: &[HttpSecret]) -> Option<HttpAcme> {
+    let issuer = ingress.acme.clone()?;
+    let has_own = |host: &String| secrets.iter().any(|secret| secret.hosts.contains(host));
+    let asked = ingress.tls_hosts.iter().filter(|host| !has_own(host) && is_public(host));
+    let hosts: BTreeSet<String> = asked.map(|host| host.to_ascii_lowercase()).collect();
+    (!hosts.is_empty()).then(|| HttpAcme { issuer, hosts: hosts.into_iter().collect() })
+}
+
+/// Names that are nobody's in the public DNS: those that RFC 6761, RFC 6762, RFC 8375, RFC 9476 and ICANN's resolution on
+/// `.internal` set aside, and those that routers and clusters use.
+const PRIVATE: [&str; 14] = [
+    "localhost",
+    "local",
+    "internal",
+    "test",
+    "example",
+    "invalid",
+    "onion",
+    "alt",
+    "arpa",
+    "lan",
+    "home",
+    "corp",
+    "svc",
+    "localdomain",
+];
+
+/// Whether a CA may be asked for a host: a name with a dot, in the public DNS, without `*`, which ACME wants another proof for.
+pub fn is_public(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let Some((_, last)) = host.rsplit_once('.') else { return false };
+    // What ends in a number is an address.
+    let is_name = last.starts_with(|c: char| c.is_ascii_alphabetic()) && !host.contains(['*', ':']);
+    is_name && !PRIVATE.contains(&last)
 }
 
 /// A backend that no Service of the set has leads nowhere.
@@ -87,4 +126,36 @@ fn resolve(backend: &IngressBackend, ingress: &Ingress, set: &ObjectSet) -> Http
     };
     let http2 = ingress.http2 || port.is_some_and(|port| port.http2);
     HttpBackend { service: backend.service.clone(), port: number, http2, targets }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_host_is_a_name_of_the_public_dns() {
+        for host in ["shop.dev", "a.b.example.com", "SHOP.Example.ORG", "xn--bcher-kva.example.net"] {
+            assert!(is_public(host), "{host}");
+        }
+        for host in [
+            "",
+            "localhost",
+            "shop",
+            "shop.test",
+            "Shop.TEST",
+            "a.localhost",
+            "printer.local",
+            "db.internal",
+            "shop.example",
+            "192.0.2.1",
+            "2001:db8::1",
+            "*.example.com",
+            "nas.home.arpa",
+            "router.lan",
+            "a.invalid",
+            "shop.test.",
+        ] {
+            assert!(!is_public(host), "{host}");
+        }
+    }
 }

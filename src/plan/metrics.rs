@@ -104,6 +104,7 @@ mod tests {
             host: "127.77.0.1".into(),
             bound: vec![Some(80), None],
             targets: vec![],
+            certificates: vec![],
             traffic: vec![Some(traffic), None],
         };
         let fleet = Fleet { environment: "a\"b".into(), balancers: vec![balancer], ..Fleet::default() };

@@ -63,6 +63,7 @@ fn the_linter_finds_nothing_in_the_templates() {
         hosts: vec![],
         all_hosts: false,
         secrets: vec![],
+        acme: None,
         plain: false,
         backends: vec![backend],
         rules: vec![rule("/", Some("*.example.com")), rule("/api", None)],

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod apps;
 mod crash;
 mod demo;

@@ -119,7 +119,14 @@ mod tests {
     }
 
     fn balancer(spec: BalancerSpec) -> LoadBalancer {
-        LoadBalancer { spec, host: "127.77.0.1".into(), bound: vec![], targets: vec![], traffic: vec![] }
+        LoadBalancer {
+            spec,
+            host: "127.77.0.1".into(),
+            bound: vec![],
+            targets: vec![],
+            certificates: vec![],
+            traffic: vec![],
+        }
     }
 
     /// A group with revisions of these images, numbered from 1.

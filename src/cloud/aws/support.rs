@@ -1,6 +1,6 @@
 //! What AWS supports, and the annotations that manifests for its controllers carry.
 
-use crate::manifest::support::{Annotation, Answer, ENDING_POD, Form, HEADLESS, SCRATCH_DISK, Support};
+use crate::manifest::support::{ACME, Annotation, Answer, ENDING_POD, Form, HEADLESS, SCRATCH_DISK, Support};
 
 /// What Auto Scaling makes of how fast a scaler may follow.
 const OWN_STEPS: &str = "target tracking chooses its own steps";
@@ -20,6 +20,7 @@ pub static SUPPORT: Support = Support {
             "ServicePort.appProtocol",
             Answer::Note("target groups speak HTTP/1.1 to pods, whatever the port says"),
         ),
+        (ACME, Answer::No),
         ("Job", Answer::NotYet),
         ("CronJob", Answer::NotYet),
         (ENDING_POD, Answer::NotYet),

@@ -52,6 +52,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     let listener = Api::listen(&keeper).map_err(CloudError::file("listen on", &keeper.home.state))?;
     let loop_ = tokio::spawn(keeper::run(Arc::clone(&keeper)));
     tokio::spawn(drive_proxy(Arc::clone(&keeper)));
+    tokio::spawn(drive_acme(Arc::clone(&keeper)));
     let until = keeper.ending.clone().cancelled_owned();
     let signal = Arc::clone(&keeper);
     tokio::spawn(async move {
@@ -111,6 +112,17 @@ async fn drive_proxy(keeper: Arc<Keeper>) {
     };
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     supervise(tasks, log, "HTTP proxy".to_owned(), keeper.ending.clone(), make).await;
+}
+
+/// Has CAs give certificates to public hosts until the process is to end.
+async fn drive_acme(keeper: Arc<Keeper>) {
+    let driven = Arc::clone(&keeper);
+    let make = move || {
+        let keeper = Arc::clone(&driven);
+        async move { keeper.drive_acme().await }
+    };
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    supervise(tasks, log, "ACME".to_owned(), keeper.ending.clone(), make).await;
 }
 
 /// What became of the local cloud's folder while the process ran.

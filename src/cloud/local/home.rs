@@ -81,7 +81,7 @@ impl Home {
 
     /// Removes what the process has for VMs, once there are none; disks and their records stay.
     pub(super) fn rest(&self) -> Result<(), CloudError> {
-        for folder in [self.instances(), self.images(), self.secrets()] {
+        for folder in [self.instances(), self.images(), self.secrets(), self.acme()] {
             gone(&folder, fs::remove_dir_all(&folder))?;
         }
         Ok(())
@@ -115,6 +115,11 @@ impl Home {
     /// The folder of the values of Secrets.
     pub(super) fn secrets(&self) -> PathBuf {
         self.state.join("secrets")
+    }
+
+    /// The folder of certificates of CAs, and of accounts there.
+    pub(super) fn acme(&self) -> PathBuf {
+        self.state.join("acme")
     }
 
     /// The folder of disks that outlive machines.

@@ -31,6 +31,7 @@ use self::certificates::Certificates;
 pub(super) use self::control::run;
 use self::state::blocking;
 pub(super) use self::state::{Life, State};
+use super::acme::{Acme, Parts};
 use super::clock::Clock;
 use super::home::Home;
 use super::log::Log;
@@ -86,6 +87,7 @@ pub(super) struct Keeper {
     /// need one.
     starts: Semaphore,
     certificates: Certificates,
+    acme: Acme,
     state: Mutex<State>,
 }
 
@@ -100,12 +102,14 @@ impl Keeper {
             lost::none_runs(&home)?;
         }
         let environment = home.environment.clone();
+        let acme = Acme::open(&home, &log);
         Ok(Self {
             mover: Mover::new(&home, &tasks, &log),
             home,
             networks: Networks::new(environment, Arc::clone(&log)),
             proxy: Arc::new(Proxy::new()),
             certificates: Certificates::default(),
+            acme,
             log,
             tasks,
             changed: Notify::new(),
@@ -141,6 +145,12 @@ impl Keeper {
         };
         // An act about disks may take longer than anybody asks.
         state.is_idle() && state.machines.is_empty() && self.disks.try_lock().is_ok()
+    }
+
+    /// Has CAs give certificates to public hosts, for as long as it is polled.
+    pub(super) async fn drive_acme(&self) -> Result<(), CloudError> {
+        let Self { home, log, proxy, changed, .. } = self;
+        self.acme.drive(&Parts { home, log, proxy, changed }).await
     }
 
     /// Changes environments and stores the change. After an error nothing was changed.
@@ -199,6 +209,9 @@ impl Keeper {
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now());
+        for balancer in &mut fleet.balancers {
+            balancer.certificates = self.certificates.served(name, &balancer.spec.name);
+        }
         fleet.warnings.extend(report.warnings.remove(name).unwrap_or_default());
         fleet.warnings.extend(certificates);
         fleet.warnings.extend(self.tasks.failing());

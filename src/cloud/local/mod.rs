@@ -13,6 +13,7 @@
 //!
 //! `client` runs in the tool, `daemon` and `keeper` in the background process.
 
+mod acme;
 mod boot;
 mod ca;
 mod client;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use i2kit_spec::Architecture;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::{Map, Value};
 
+use super::acme;
 use super::client::LocalCloud;
 use super::home::Home;
 use super::machine::{accelerator, platform};
@@ -16,7 +18,7 @@ use super::support::SUPPORT;
 use crate::cloud::engine::reconcile::MAX_MEMBERS;
 use crate::cloud::provider::{Check, Client, Kind, Provider};
 use crate::cloud::{Cloud, CloudError};
-use crate::manifest::api::Name;
+use crate::manifest::api::{AcmeIssuer, Name};
 use crate::manifest::support::Support;
 use crate::plan::fleet::{Accelerator, BalancerSpec};
 use crate::plan::rollout::GroupSpec;
@@ -24,13 +26,20 @@ use crate::plan::rollout::GroupSpec;
 /// The local cloud in the table of clouds.
 pub const KIND: Kind = Kind { support: &SUPPORT, read };
 
-/// It has no settings.
+/// Its settings.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Local {}
+struct Local {
+    /// The CA that gives certificates to public hosts of Ingresses.
+    acme: Option<AcmeIssuer>,
+}
 
 fn read(fields: Map<String, Value>) -> Result<Arc<dyn Provider>, serde_json::Error> {
-    Ok(Arc::new(serde_json::from_value::<Local>(fields.into())?))
+    let local: Local = serde_json::from_value(fields.into())?;
+    if let Some(reason) = local.acme.as_ref().and_then(acme::refusal) {
+        return Err(serde_json::Error::custom(format!("acme: {reason}")));
+    }
+    Ok(Arc::new(local))
 }
 
 /// The local cloud's folders and programs, as its client and its own process use them.
@@ -48,6 +57,10 @@ fn connected(client: &Client) -> LocalCloud {
 impl Provider for Local {
     fn support(&self) -> &'static Support {
         &SUPPORT
+    }
+
+    fn acme(&self) -> Option<&AcmeIssuer> {
+        self.acme.as_ref()
     }
 
     async fn connect(&self, client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
@@ -135,7 +148,7 @@ mod tests {
             events: crate::report::Events::none(),
             starts: true,
         };
-        let checks = Local {}.preflight(&client, vec![], vec![]).await.unwrap();
+        let checks = Local { acme: None }.preflight(&client, vec![], vec![]).await.unwrap();
         let qemu = checks.iter().find(|check| check.name == "qemu").unwrap();
         assert_eq!(qemu.ok, Some(false), "{checks:?}");
         assert!(qemu.finding.contains("install the package qemu-system"), "{}", qemu.finding);
@@ -147,8 +160,8 @@ mod tests {
     #[test]
     fn a_size_that_no_group_can_have_is_refused() {
         let name = Name { namespace: "default".into(), name: "web".into() };
-        assert_eq!(Local {}.refuse_size(&name, MAX_MEMBERS), Ok(()));
-        let error = Local {}.refuse_size(&name, MAX_MEMBERS + 1).unwrap_err().to_string();
+        assert_eq!(Local { acme: None }.refuse_size(&name, MAX_MEMBERS), Ok(()));
+        let error = Local { acme: None }.refuse_size(&name, MAX_MEMBERS + 1).unwrap_err().to_string();
         assert!(error.contains("web with 1001 instances") && error.contains("at most 1000"), "{error}");
         assert!(!error.contains("run the command again"), "{error}");
     }

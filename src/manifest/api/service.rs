@@ -115,10 +115,32 @@ pub struct Ingress {
     pub http2: bool,
     /// Certificates that an annotation or the environment names.
     pub certificates: Vec<String>,
+    /// The CA that gives certificates to hosts that no Secret has one for.
+    pub acme: Option<AcmeIssuer>,
     /// Whether it is reachable inside the environment only.
     pub internal: bool,
     /// Ranges of addresses that may connect; all when empty.
     pub source_ranges: Vec<String>,
+}
+
+/// A certificate authority that is asked by ACME (RFC 8555), as an environment file names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AcmeIssuer {
+    /// The URL of its directory.
+    #[serde(default = "lets_encrypt")]
+    pub directory: String,
+    /// Where it may write to about the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Certificates, as PEM, that its server is trusted by beside those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+}
+
+/// The directory of Let's Encrypt.
+fn lets_encrypt() -> String {
+    "https://acme-v02.api.letsencrypt.org/directory".into()
 }
 
 /// A Secret that has a certificate with its key.

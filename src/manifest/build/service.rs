@@ -132,6 +132,7 @@ pub(super) fn ingress(object: Object<'_>, scope: &Scope<'_>) -> Read<Ingress> {
     let ranges = of(Annotation::IngressSourceRanges);
     Ok(Ingress {
         certificates: of(Annotation::IngressCertificates).map(listed).unwrap_or_default(),
+        acme: None,
         source_ranges: ranges.map(listed).unwrap_or_default(),
         internal: of(Annotation::IngressScheme) == Some("internal"),
         plain: of(Annotation::IngressRedirect) == Some("false")

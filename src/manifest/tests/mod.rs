@@ -240,6 +240,32 @@ fn tls_of_an_ingress_is_for_its_hosts_or_for_all() {
 }
 
 #[test]
+fn the_ca_of_the_environment_gives_certificates_unless_an_ingress_declines() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{port: 80}]\n";
+    let issuer = api::AcmeIssuer { directory: "https://ca/dir".into(), email: None, ca_bundle: None };
+    for (annotation, has_issuer, wanted, asks) in [
+        ("cert-manager.io/cluster-issuer: letsencrypt", true, None, true),
+        ("cert-manager.io/issuer: letsencrypt", false, Some(Code::NoMeaning), false),
+        ("kubernetes.io/tls-acme: \"true\"", true, None, true),
+        ("kubernetes.io/tls-acme: \"true\"", false, Some(Code::NoMeaning), false),
+        ("kubernetes.io/tls-acme: \"false\"", true, None, false),
+        ("kubernetes.io/tls-acme: \"false\"", false, None, false),
+        ("kubernetes.io/tls-acme: \"maybe\"", true, Some(Code::InvalidValue), false),
+        ("example.com/own: x", true, None, true),
+    ] {
+        let ingress = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: web\n  annotations: {{{annotation}}}\nspec:\n  tls: [{{hosts: [a.example.com]}}]\n  rules: [{{host: a.example.com, http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}}}]\n"
+        );
+        let options = Options { acme: has_issuer.then(|| issuer.clone()), ..Options::default() };
+        let (_, reading) = reading(&[&deployment(POD), service, &ingress], &options);
+        let codes: Vec<Code> = reading.diagnostics.iter().map(|found| found.code).collect();
+        assert_eq!(codes, wanted.into_iter().collect::<Vec<_>>(), "{annotation}");
+        let acme = reading.set.ingresses.first().and_then(|ingress| ingress.acme.clone());
+        assert_eq!(acme, asks.then(|| issuer.clone()), "{annotation}");
+    }
+}
+
+#[test]
 fn an_empty_set_is_not_all_right() {
     for text in ["", "# nothing\n---\n", "apiVersion: v1\nkind: List\nitems: []\n"] {
         assert_eq!(findings(text), "no-object 1 : there is no object in the given files", "{text:?}");

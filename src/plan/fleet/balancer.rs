@@ -144,6 +144,9 @@ pub struct LoadBalancer {
     pub bound: Vec<Option<u16>>,
     /// VMs behind it.
     pub targets: Vec<BalancerTarget>,
+    /// The certificates that it serves, where the cloud tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<ServedCertificate>,
     /// What was counted at each listener, in the order of the spec, where the cloud counts it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<Option<Traffic>>,
@@ -168,6 +171,24 @@ impl LoadBalancer {
             .filter_map(|(wanted, bound)| Some((wanted, (*bound)?)))
             .filter(|(a, b)| a != b)
     }
+}
+
+/// [`ServedCertificate::source`] of those that the local authority signed.
+pub const LOCAL_AUTHORITY: &str = "local authority";
+
+/// A certificate that a balancer serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedCertificate {
+    /// The hosts that it is for.
+    pub hosts: Vec<String>,
+    /// Where it is from, such as `Secret shop-tls`, [`LOCAL_AUTHORITY`] or the host of a CA's directory.
+    pub source: String,
+    /// Its last second, since the Unix epoch.
+    pub expires: u64,
+    /// What becomes of it, and what another one is waited for for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 /// A VM behind a balancer.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::target::TargetGroup;
+use crate::manifest::api::AcmeIssuer;
 
 /// Routing by host and path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct HttpSpec {
     /// Certificates from Secrets. Hosts that none of them is for have one of the cloud's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<HttpSecret>,
+    /// Certificates that a CA gives by ACME, to public hosts among [`Self::hosts`] that no Secret has one for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<HttpAcme>,
     /// Whether requests without TLS are answered although there is TLS; otherwise they are sent to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub plain: bool,
@@ -50,6 +54,16 @@ pub struct HttpSecret {
     pub version: String,
     /// The hosts that it is for; those that no other one is for when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+}
+
+/// Hosts that a CA gives a certificate each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpAcme {
+    /// The CA.
+    pub issuer: AcmeIssuer,
+    /// The hosts, in small letters, in alphabetical order.
     pub hosts: Vec<String>,
 }
 

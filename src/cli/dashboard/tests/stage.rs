@@ -297,6 +297,7 @@ fn balancer(group: &Name, instances: &[Instance], at: usize, age: f64) -> LoadBa
         host: format!("127.77.1.{}", at + 2),
         bound: vec![Some(port)],
         targets: instances.iter().map(target).collect(),
+        certificates: vec![],
         traffic: vec![Some(traffic)],
     }
 }

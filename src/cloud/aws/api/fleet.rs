@@ -356,6 +356,7 @@ fn balancer(
         bound,
         spec,
         targets,
+        certificates: vec![],
         traffic: Vec::new(),
     }
 }

@@ -226,6 +226,7 @@ mod tests {
             hosts: vec![],
             all_hosts: false,
             secrets: vec![],
+            acme: None,
             plain: false,
             backends: vec![backend("web", 8080), backend("api", 9090)],
             rules: vec![

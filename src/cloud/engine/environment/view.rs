@@ -36,6 +36,7 @@ impl Environment {
                     host: record.host.clone(),
                     bound: bound(&record.spec.name),
                     targets: self.targets(&record.spec),
+                    certificates: vec![],
                     traffic: Vec::new(),
                 })
                 .collect(),

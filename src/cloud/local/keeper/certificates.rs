@@ -1,18 +1,19 @@
-//! Certificates of Ingresses: read from Secrets, whose values are files of the local cloud, or signed by the local
-//! authority for hosts that no Secret is for. Those of Secrets are looked at once a day, a failure after 30 s, signed ones
+//! Certificates of Ingresses: read from Secrets, whose values are files of the local cloud, had from a CA by ACME, or signed
+//! by the local authority for hosts that have neither. Those of Secrets are looked at once a day, a failure after 30 s, signed ones
 //! after half of their life, when another one is signed.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cloud::CloudError;
+use crate::cloud::local::acme::{Acme, Found, Want};
 use crate::cloud::local::ca::{Authority, LEAF_DAYS, Stamp};
 use crate::cloud::local::clock;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::machine::secrets;
-use crate::cloud::local::proxy::{Certificate, Flaw, PrivateKey, examine};
+use crate::cloud::local::proxy::{Certificate, Flaw, PrivateKey, examine, lifetime};
 use crate::manifest::api::Name;
-use crate::plan::fleet::HttpSecret;
+use crate::plan::fleet::{HttpSecret, LOCAL_AUTHORITY, ServedCertificate};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
@@ -31,6 +32,21 @@ struct Looked {
     until: u64,
     /// Whether the local authority signed it.
     is_signed: bool,
+    /// Its last second, since the Unix epoch.
+    expires: Option<u64>,
+}
+
+impl Looked {
+    /// The same for people.
+    fn served(&self, (secret, hosts): &Source) -> Option<ServedCertificate> {
+        let source = match secret {
+            Some(secret) if !self.is_signed => format!("Secret {}", secret.secret),
+            _ => LOCAL_AUTHORITY.to_owned(),
+        };
+        // One that is signed is for the address as well.
+        let hosts = if secret.is_none() && hosts.len() > 1 { hosts[..1].to_vec() } else { hosts.clone() };
+        Some(ServedCertificate { hosts, source, expires: self.expires?, state: None })
+    }
 }
 
 /// Certificates that were looked at, and the warnings that follow.
@@ -41,6 +57,8 @@ pub(super) struct Certificates(Mutex<Kept>);
 struct Kept {
     looked: BTreeMap<String, Looked>,
     warnings: BTreeMap<String, Vec<String>>,
+    /// By environment and Ingress.
+    served: BTreeMap<(String, Name), Vec<ServedCertificate>>,
     /// The authority that signed.
     authority: Option<Stamp>,
 }
@@ -52,9 +70,15 @@ impl Certificates {
         kept.warnings.get(environment).cloned().unwrap_or_default()
     }
 
+    /// The certificates that an Ingress of an environment has.
+    pub(super) fn served(&self, environment: &str, ingress: &Name) -> Vec<ServedCertificate> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.served.get(&(environment.to_owned(), ingress.clone())).cloned().unwrap_or_default()
+    }
+
     /// The certificates that are needed, those of each Ingress in its place. Reads and signs those that are new, and
     /// forgets those that are not needed any more.
-    pub(super) fn find(&self, home: &Home, needs: &[Need]) -> Vec<Vec<Certificate>> {
+    pub(super) fn find(&self, home: &Home, acme: &Acme, needs: &[Need]) -> Vec<Vec<Certificate>> {
         // Without the lock, which `status` takes: files are read and written here.
         let (mut before, authority) = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,9 +90,24 @@ impl Certificates {
         let mut warnings: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let now = clock::wall();
         let mut found = Vec::new();
-        for Need { environment, name, sources } in needs {
+        let mut served: BTreeMap<(String, Name), Vec<ServedCertificate>> = BTreeMap::new();
+        for Need { environment, name, sources, acme: wants } in needs {
             let mut certificates = Vec::new();
-            for source in sources {
+            let shown = served.entry((environment.clone(), name.clone())).or_default();
+            for want in wants {
+                let Found { certificate, served, warning } = acme.find(want);
+                let named = warning.map(|warning| format!("{name}: {warning}"));
+                warnings.entry(environment.clone()).or_default().extend(named);
+                certificates.extend(certificate);
+                shown.extend(served);
+            }
+            let has_own: Vec<String> =
+                certificates.iter().flat_map(|certificate| certificate.hosts.clone()).collect();
+            let is_left = |(secret, hosts): &&Source| {
+                secret.is_some()
+                    || !hosts.first().is_some_and(|host| has_own.contains(&host.to_ascii_lowercase()))
+            };
+            for source in sources.iter().filter(is_left) {
                 let key = format!("{environment}/{name}/{source:?}");
                 let last = before.remove(&key).filter(|looked| !(looked.is_signed && is_another));
                 let looked = match last {
@@ -78,13 +117,14 @@ impl Certificates {
                 let named = looked.warnings.iter().map(|warning| format!("{name}: {warning}"));
                 warnings.entry(environment.clone()).or_default().extend(named);
                 certificates.extend(looked.certificate.clone());
+                shown.extend(looked.served(source).filter(|_| looked.certificate.is_some()));
                 looked_at.insert(key, looked);
             }
             found.push(certificates);
         }
         let authority = Authority::stamp(home).or(authority);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-            Kept { looked: looked_at, warnings, authority };
+            Kept { looked: looked_at, warnings, served, authority };
         found
     }
 }
@@ -95,6 +135,8 @@ pub(super) struct Need {
     pub(super) environment: String,
     pub(super) name: Name,
     pub(super) sources: Vec<Source>,
+    /// Hosts that a CA gives a certificate.
+    pub(super) acme: Vec<Want>,
 }
 
 /// Reads the certificate of a Secret, or has one signed; `last` is what it was before.
@@ -102,6 +144,7 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
     let Some(secret) = secret else {
         return match sign(home, hosts) {
             Ok(certificate) => Looked {
+                expires: expires(Some(&certificate)),
                 certificate: Some(certificate),
                 warnings: vec![],
                 until: now + LEAF_DAYS * DAY / 2,
@@ -109,7 +152,8 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
             },
             Err(error) => {
                 let warning = format!("no certificate can be signed for {}: {error}", hosts.join(", "));
-                Looked { certificate: None, warnings: vec![warning], until: now + AGAIN, is_signed: true }
+                let warnings = vec![warning];
+                Looked { certificate: None, warnings, until: now + AGAIN, is_signed: true, expires: None }
             }
         };
     };
@@ -126,6 +170,7 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
                 });
                 let certificate = Certificate { hosts: hosts.clone(), chain, key: PrivateKey(key) };
                 return Looked {
+                    expires: expires(Some(&certificate)),
                     certificate: Some(certificate),
                     warnings: warnings.collect(),
                     until: now + DAY,
@@ -146,7 +191,12 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
     // One that was signed in its place is kept: each new one would be another change of what is served.
     let signed = last.filter(|last| last.is_signed).and_then(|last| last.certificate);
     let certificate = signed.or_else(|| if hosts.is_empty() { None } else { sign(home, hosts).ok() });
-    Looked { certificate, warnings: vec![warning], until: now + AGAIN, is_signed: true }
+    let expires = expires(certificate.as_ref());
+    Looked { certificate, warnings: vec![warning], until: now + AGAIN, is_signed: true, expires }
+}
+
+fn expires(certificate: Option<&Certificate>) -> Option<u64> {
+    certificate.and_then(|certificate| lifetime(&certificate.chain)).map(|(_, until)| until)
 }
 
 /// Chain and key of a Secret of type `kubernetes.io/tls`.
@@ -172,6 +222,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::cloud::local::log::Log;
 
     #[test]
     fn another_authority_signs_anew_and_without_one_what_is_served_stays() {
@@ -184,8 +235,11 @@ mod tests {
             environment: "e".into(),
             name: Name { namespace: "default".into(), name: "web".into() },
             sources: vec![(None, hosts("a.test")), (Some(secret), hosts("b.test"))],
+            acme: vec![],
         };
-        let find = || certificates.find(&home, std::slice::from_ref(&need)).remove(0);
+        home.create().unwrap();
+        let acme = Acme::open(&home, &Log::open(&home.log()).unwrap());
+        let find = || certificates.find(&home, &acme, std::slice::from_ref(&need)).remove(0);
         let first = find();
         assert_eq!(first.len(), 2);
         assert_eq!(find(), first);
@@ -202,5 +256,8 @@ mod tests {
         assert!(next.iter().zip(&first).all(|(next, first)| next.chain != first.chain));
         assert_eq!(find(), next);
         assert_eq!(certificates.warnings("e").len(), 1);
+        let served = certificates.served("e", &need.name);
+        assert_eq!(served.iter().map(|one| one.hosts[0].as_str()).collect::<Vec<_>>(), ["a.test", "b.test"]);
+        assert!(served.iter().all(|one| one.source == LOCAL_AUTHORITY && one.expires > clock::wall() / 1000));
     }
 }

@@ -7,10 +7,11 @@ use super::certificates::{Need, Source};
 use super::inside::{self, Proxied};
 use super::state::State;
 use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::acme::Want;
 use crate::cloud::local::mover::{Backend, Report};
 use crate::cloud::local::proxy::{Front, Pool, ServerAddress, Wanted};
 use crate::manifest::api::Protocol;
-use crate::plan::fleet::{HttpBackend, HttpSpec, TargetGroup};
+use crate::plan::fleet::{HttpAcme, HttpBackend, HttpSpec, TargetGroup};
 
 /// What the proxy should serve now; `None` while that is not known. Reads and signs certificates that are new.
 pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
@@ -23,9 +24,12 @@ pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
         ingresses(&state, &report)
     };
     let (needs, fronts): (Vec<Need>, Vec<Front>) = found.into_iter().unzip();
-    let certificates = keeper.certificates.find(&keeper.home, &needs);
+    keeper.acme.want(needs.iter().flat_map(|need| &need.acme).cloned());
+    let certificates = keeper.certificates.find(&keeper.home, &keeper.acme, &needs);
+    let challenges = keeper.acme.challenges();
     let complete = needs.iter().zip(fronts).zip(certificates).map(|((need, mut front), certificates)| {
         front.certificates = certificates;
+        front.challenges.clone_from(&challenges);
         (Front::id(&need.environment, &need.name), front)
     });
     Some(Wanted(complete.collect()))
@@ -66,9 +70,11 @@ fn ingresses(state: &State, report: &Report) -> Vec<(Need, Front)> {
                 rules: http.rules.clone(),
                 default: http.default,
                 pools: http.backends.iter().map(pool).collect(),
+                challenges: Vec::new(),
             };
             let environment = environment_name.clone();
-            found.push((Need { environment, name: name.clone(), sources: sources(http, host) }, front));
+            let (name, sources) = (name.clone(), sources(http, host));
+            found.push((Need { environment, name, sources, acme: wants(http) }, front));
         }
     }
     found
@@ -114,6 +120,12 @@ fn tls_hosts(http: &HttpSpec) -> Vec<Option<String>> {
     http.hosts.iter().cloned().map(Some).chain(for_all).collect()
 }
 
+/// The hosts of an Ingress that a CA gives a certificate.
+fn wants(http: &HttpSpec) -> Vec<Want> {
+    let Some(HttpAcme { issuer, hosts }) = &http.acme else { return Vec::new() };
+    hosts.iter().map(|host| Want { host: host.clone(), issuer: issuer.clone() }).collect()
+}
+
 /// The certificates of an Ingress: one a Secret, and one a host that no Secret is for. Those of the authority are for the
 /// front's address as well, for clients that go by that.
 fn sources(http: &HttpSpec, host: Ipv4Addr) -> Vec<Source> {
@@ -141,6 +153,7 @@ mod tests {
             hosts: vec![],
             all_hosts: true,
             secrets: vec![],
+            acme: None,
             plain: false,
             backends: vec![],
             rules: vec![],

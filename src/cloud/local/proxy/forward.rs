@@ -1,6 +1,7 @@
 //! One request: its host and path are looked up, the head is made what the next hop may see, bodies pass through as they
 //! come, and an `Upgrade` becomes a tunnel.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,14 +39,19 @@ const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// What a front does with requests, as one value that is replaced whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) routing: Routing,
     /// By the numbers of the routing, with the name of the Service.
     pub(super) pools: Vec<(String, Arc<Servers>)>,
     /// The hosts that are served with TLS alone, and the port with TLS, if it is open.
     pub(super) redirect: Option<(Hosts, Option<u16>)>,
+    /// Answers to CAs that want to see that a host leads here: by token, the host and the key authorization.
+    pub(super) challenges: BTreeMap<String, (String, String)>,
 }
+
+/// Where a CA asks for the answer to a challenge (RFC 8555, 8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +119,13 @@ pub(super) async fn answer(
     };
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return own(StatusCode::METHOD_NOT_ALLOWED, "this method is not forwarded");
+    }
+    let token = target.path.strip_prefix(CHALLENGES).filter(|_| !origin.tls);
+    // A token that is nobody's here is of a client behind the Ingress.
+    if let Some((_, authorization)) =
+        token.and_then(|token| table.challenges.get(token)).filter(|(host, _)| *host == target.host)
+    {
+        return challenge(authorization);
     }
     let found = match table.routing.route(&target.host, &target.path) {
         Ok(found) => found,
@@ -185,9 +198,20 @@ fn target(request: &Request<Incoming>) -> Result<Target, &'static str> {
     Ok(Target { host, authority, path: path.into_owned() })
 }
 
-/// To the same place with TLS.
+/// The answer to a challenge.
+fn challenge(authorization: &str) -> Response<AnswerBody> {
+    let body = Full::new(Bytes::from(authorization.to_owned()));
+    let mut response = Response::new(AnswerBody { inner: Either::Right(body), lease: None, _busy: None });
+    let bytes = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, bytes);
+    response
+}
+
+/// To the same place with TLS. Who came by a host without a port came to port 80, be it one that leads to this one, and
+/// finds TLS at port 443 likewise.
 fn redirect(target: &Target, port: u16, uri: &Uri) -> Response<AnswerBody> {
-    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let is_default = port == 443 || target.authority.port().is_none();
+    let port = if is_default { String::new() } else { format!(":{port}") };
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let Ok(location) = HeaderValue::try_from(format!("https://{}{port}{path}", target.host)) else {
         return own(StatusCode::BAD_REQUEST, "the path cannot be redirected");

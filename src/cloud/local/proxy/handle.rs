@@ -229,6 +229,7 @@ mod tests {
             rules: vec![],
             default: Some(0),
             pools: vec![Pool { service: "web".into(), http2: false, servers }],
+            challenges: vec![],
         };
         Wanted(BTreeMap::from([("e/default/web".to_owned(), front)]))
     }

@@ -27,5 +27,7 @@ mod wanted;
 mod tests;
 
 pub(crate) use self::handle::Proxy;
-pub(crate) use self::tls::{Flaw, examine};
-pub(crate) use self::wanted::{Certificate, Front, Pool, PrivateKey, ServerAddress, Wanted};
+pub(crate) use self::tls::{Flaw, examine, lifetime};
+pub(crate) use self::wanted::{
+    Certificate, Challenge, Front, Pool, PrivateKey, Proof, ServerAddress, Wanted,
+};

@@ -25,7 +25,7 @@ use super::forward::{self, Origin, Table};
 use super::routing::{Hosts, Routing};
 use super::streams::WINDOW;
 use super::tls::{self, Certificates};
-use super::wanted::{Bound, Front, Report, Wanted};
+use super::wanted::{Bound, Challenge, Front, Proof, Report, Wanted};
 
 /// The time of a handshake of TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -76,6 +76,8 @@ struct Running {
     http: Option<Listening>,
     https: Option<Listening>,
     warnings: Vec<String>,
+    /// The tokens of challenges that it answers.
+    challenges: BTreeSet<String>,
     _ends_connections: DropGuard,
 }
 
@@ -162,7 +164,7 @@ impl Server {
         }
         for (id, front) in &wanted.0 {
             let running = fronts.entry(id.clone()).or_insert_with(|| idle(front));
-            running.warnings = running.shared.certificates.set(&front.certificates);
+            running.warnings = running.shared.certificates.set(&front.certificates, &front.challenges);
             let opened = self.open(id, front, running);
             let https = opened.iter().find(|opened| opened.is_tls).map(|opened| opened.port);
             let https = https.or(running.https.as_ref().map(|https| https.port));
@@ -171,6 +173,7 @@ impl Server {
                 routing: Routing::new(&front.rules, front.default),
                 pools: pools.collect::<Vec<(String, Arc<Servers>)>>(),
                 redirect: front.redirect.then(|| (Hosts::new(&front.tls), https)),
+                challenges: http_challenges(&front.challenges),
             };
             *running.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
             // Last: whoever connects is answered by these rules, and a redirect names a port.
@@ -182,6 +185,7 @@ impl Server {
                     Err(error) => running.warnings.push(format!("{id}: {error}")),
                 }
             }
+            running.challenges = front.challenges.iter().map(|challenge| challenge.token.clone()).collect();
         }
         let pools = wanted.0.values().flat_map(|front| &front.pools);
         let named: BTreeSet<_> =
@@ -255,7 +259,9 @@ impl Server {
             report.bound.insert(id.clone(), Bound { http: port(&front.http), https: port(&front.https) });
             let environment = id.split('/').next().unwrap_or_default().to_owned();
             report.warnings.entry(environment).or_default().extend(front.warnings.iter().cloned());
+            report.challenges.extend(front.challenges.iter().cloned());
         }
+        report.challenges.retain(|token| fronts.values().all(|front| front.challenges.contains(token)));
         let limit = self.limit;
         let is_crowded = self.common.room.available_permits() == 0;
         let clients = is_crowded
@@ -287,6 +293,15 @@ impl Server {
 const PLAIN: &str = "http";
 const TLS: &str = "https";
 
+/// The answers to challenges of requests, by token.
+fn http_challenges(challenges: &[Challenge]) -> BTreeMap<String, (String, String)> {
+    let answered = challenges.iter().filter_map(|Challenge { host, token, proof }| match proof {
+        Proof::Http(authorization) => Some((token.clone(), (host.clone(), authorization.clone()))),
+        Proof::Tls(_) => None,
+    });
+    answered.collect()
+}
+
 /// The name of a listener among those that are kept.
 fn name(kind: &str, id: &str) -> String {
     format!("{kind} {id}")
@@ -297,12 +312,19 @@ fn idle(front: &Front) -> Running {
     let ended = CancellationToken::new();
     let shared = Shared {
         host: front.host,
-        table: RwLock::new(Arc::new(Table { routing: Routing::default(), pools: vec![], redirect: None })),
+        table: RwLock::new(Arc::new(Table::default())),
         certificates: Arc::default(),
         ended: ended.clone(),
     };
     let ends = ended.drop_guard();
-    Running { shared: Arc::new(shared), http: None, https: None, warnings: vec![], _ends_connections: ends }
+    Running {
+        shared: Arc::new(shared),
+        http: None,
+        https: None,
+        warnings: vec![],
+        challenges: BTreeSet::new(),
+        _ends_connections: ends,
+    }
 }
 
 /// Binds a port, or another one where this user may not have it or another program has it.

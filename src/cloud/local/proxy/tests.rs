@@ -68,6 +68,7 @@ fn front(servers: &[SocketAddr]) -> Front {
         rules: vec![rule("/", 0)],
         default: None,
         pools: vec![pool("web", servers)],
+        challenges: vec![],
     }
 }
 

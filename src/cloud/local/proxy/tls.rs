@@ -11,7 +11,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, ServerConfig};
 
-use super::wanted::Certificate;
+use super::wanted::{Certificate, Challenge, Proof};
 
 /// The provider of algorithms.
 fn provider() -> &'static Arc<CryptoProvider> {
@@ -29,7 +29,12 @@ struct ByHost {
     /// By what follows `*`, with its dot.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     first: Option<Arc<CertifiedKey>>,
+    /// For CAs that want to see that a host leads here.
+    challenges: HashMap<String, Arc<CertifiedKey>>,
 }
+
+/// The protocol of the challenge `tls-alpn-01` (RFC 8737). A connection that speaks it carries nothing.
+const CHALLENGE: &[u8] = b"acme-tls/1";
 
 impl ByHost {
     /// The certificate of a host in small letters.
@@ -41,7 +46,7 @@ impl ByHost {
 
 impl Certificates {
     /// Serves these from now on. One that cannot be used is left out; why is returned.
-    pub(crate) fn set(&self, certificates: &[Certificate]) -> Vec<String> {
+    pub(crate) fn set(&self, certificates: &[Certificate], challenges: &[Challenge]) -> Vec<String> {
         let mut next = ByHost::default();
         let mut refused = Vec::new();
         for certificate in certificates {
@@ -62,8 +67,21 @@ impl Certificates {
                 hosts.entry(host).or_insert_with(|| Arc::clone(&key));
             }
         }
+        for Challenge { host, proof, .. } in challenges {
+            let Proof::Tls(Certificate { chain, key, .. }) = proof else { continue };
+            // No client but a CA understands its critical extension (RFC 8737, 3), the check of keys neither.
+            match loaded(chain, &key.0) {
+                Ok(key) => drop(next.challenges.insert(host.to_ascii_lowercase(), Arc::new(key))),
+                Err(reason) => refused.push(format!("the certificate of a challenge for {host}: {reason}")),
+            }
+        }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
         refused
+    }
+
+    fn challenge(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.challenges.get(&host?.to_ascii_lowercase()).cloned()
     }
 
     fn find(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
@@ -75,6 +93,11 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut protocols = hello.alpn().into_iter().flatten();
+        // Who speaks it speaks nothing else, and is shown nothing else (RFC 8737, 3).
+        if protocols.next() == Some(CHALLENGE) && protocols.next().is_none() {
+            return self.challenge(hello.server_name());
+        }
         self.find(hello.server_name())
     }
 }
@@ -85,12 +108,22 @@ pub(crate) fn config(certificates: &Arc<Certificates>) -> Result<Arc<ServerConfi
     let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(certificates) as _;
     let mut config =
         builder.with_safe_default_protocol_versions()?.with_no_client_auth().with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), CHALLENGE.to_vec()];
     Ok(Arc::new(config))
 }
 
 /// A chain with its key, if they belong together.
 fn certified(chain: &str, key: &str) -> Result<CertifiedKey, String> {
+    let certified = loaded(chain, key)?;
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("the key is not that of the certificate".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A chain with its key.
+fn loaded(chain: &str, key: &str) -> Result<CertifiedKey, String> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| format!("it is no PEM: {error}"))?;
@@ -102,12 +135,19 @@ fn certified(chain: &str, key: &str) -> Result<CertifiedKey, String> {
     let key = provider().key_provider.load_private_key(key).map_err(|_| {
         "its key is of a kind that is not supported: use RSA, ECDSA P-256 or P-384, or Ed25519".to_owned()
     })?;
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
-        Err(rustls::Error::InconsistentKeys(_)) => Err("the key is not that of the certificate".into()),
-        Err(error) => Err(error.to_string()),
-    }
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// The time of a certificate, from and until, in seconds since the Unix epoch; `None` for what is no certificate.
+pub(crate) fn lifetime(chain: &str) -> Option<(u64, u64)> {
+    let leaf = CertificateDer::pem_slice_iter(chain.as_bytes()).next()?.ok()?;
+    let certificate = webpki::EndEntityCert::try_from(&leaf).ok()?;
+    // What is too early and too late for any certificate.
+    let Some(webpki::Error::CertNotValidYet { not_before, .. }) = validity(&certificate, 0) else {
+        return None;
+    };
+    let Some(webpki::Error::CertExpired { not_after, .. }) = validity(&certificate, END) else { return None };
+    Some((not_before.as_secs(), not_after.as_secs()))
 }
 
 /// What is wrong with a certificate that is to be served.
@@ -159,6 +199,9 @@ pub(crate) fn examine(chain: &str, key: &str, hosts: &[String], now: u64) -> Vec
 }
 
 const DAY: u64 = 24 * 60 * 60;
+
+/// The year 9999 and some: after every time that a certificate can have.
+const END: u64 = 300_000 * DAY * 10;
 
 /// A certificate that expires within this time is warned of.
 const SOON: u64 = 7 * DAY;

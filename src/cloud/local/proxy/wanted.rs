@@ -36,6 +36,31 @@ pub(crate) struct Front {
     pub(crate) default: Option<usize>,
     /// Where requests go.
     pub(crate) pools: Vec<Pool>,
+    /// What proves to a CA that hosts lead here, whichever of its connections arrives at which front.
+    #[serde(default)]
+    pub(crate) challenges: Vec<Challenge>,
+}
+
+/// The answer to a CA that wants to see that a host leads here (RFC 8555, 8.3; RFC 8737).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Challenge {
+    /// The host.
+    pub(crate) host: String,
+    /// The CA's name for it.
+    pub(crate) token: String,
+    /// The answer.
+    pub(crate) proof: Proof,
+}
+
+/// How a challenge is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Proof {
+    /// `http-01`: the key authorization, at a path of requests without TLS.
+    Http(String),
+    /// `tls-alpn-01`: a certificate, to clients that speak the protocol `acme-tls/1`.
+    Tls(Certificate),
 }
 
 impl Front {
@@ -128,6 +153,9 @@ pub(crate) struct Report {
     pub(crate) active: BTreeMap<String, u32>,
     /// What `status` warns of, by environment.
     pub(crate) warnings: BTreeMap<String, Vec<String>>,
+    /// The tokens of challenges that every front answers.
+    #[serde(default)]
+    pub(crate) challenges: BTreeSet<String>,
     /// Requests that were answered since the process started.
     pub(crate) requests: u64,
     /// The process.
@@ -184,6 +212,7 @@ mod tests {
                 rules: vec![],
                 default: None,
                 pools: vec![],
+                challenges: vec![],
             };
             Wanted(BTreeMap::from([("e/d/n".to_owned(), front)]))
         };

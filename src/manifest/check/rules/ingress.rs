@@ -3,7 +3,7 @@
 use super::service::{certificates, ranges};
 use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
-use crate::manifest::support::{Annotation, INGRESS_RANGES};
+use crate::manifest::support::{ACME, Annotation, Answer, INGRESS_RANGES};
 use crate::manifest::tree::{Entry, Node};
 
 /// What is in the annotations of ingress controllers, and of those that work beside them.
@@ -44,10 +44,11 @@ pub(in crate::manifest) fn ingress_annotations(check: &mut Check<'_>, ingress: &
     let mut ranges = None;
     for entry in annotations.entries() {
         let key = entry.key.as_ref();
-        if !VENDORS.iter().any(|vendor| key.contains(vendor)) {
+        let meaning = check.options.clouds.meaning(key);
+        if !VENDORS.iter().any(|vendor| key.contains(vendor)) && meaning != Some(Annotation::IngressAcme) {
             continue;
         }
-        let is_ranges = check.options.clouds.meaning(key) == Some(Annotation::IngressSourceRanges);
+        let is_ranges = meaning == Some(Annotation::IngressSourceRanges);
         let other = if is_ranges { ranges.replace(entry) } else { None };
         let report = |check: &mut Check<'_>| annotation(check, entry, other);
         check.key("metadata", |check| check.key("annotations", |check| check.key(key, report)));
@@ -93,6 +94,8 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
                 .report(Code::InvalidValue, entry.value.span, message)
                 .help("balancers of Ingresses speak HTTP/1.1 to pods, or HTTP/2 without TLS");
         }
+    } else if matches!(meaning, Some(Annotation::IngressAcme | Annotation::IngressIssuer)) {
+        acme(check, entry, meaning == Some(Annotation::IngressAcme));
     } else if key.ends_with("/rewrite-target") {
         check
             .report(
@@ -112,6 +115,25 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
     } else {
         let message = format!("annotation `{key}` has no meaning here: it is for another ingress controller");
         check.report(Code::NoMeaning, entry.key_span, message);
+    }
+}
+
+/// An annotation that asks for certificates by ACME; `is_switch` where its value turns that on or off.
+fn acme(check: &mut Check<'_>, entry: &Entry<'_>, is_switch: bool) {
+    let value = entry.value.scalar().unwrap_or_default();
+    if is_switch && !["true", "false"].contains(&value) {
+        let message = format!("must be `true` or `false`, got {}", check.shown(value));
+        check.report(Code::InvalidValue, entry.value.span, message);
+    } else if check.options.acme.is_none() && !(is_switch && value == "false") {
+        let key = entry.key.as_ref();
+        let message =
+            format!("annotation `{key}` has no effect: the environment names no CA that is asked by ACME");
+        let help = if check.options.clouds.target.answer(ACME) == Answer::Yes {
+            "name one as `provider.acme` in the environment file"
+        } else {
+            "certificates come from the cloud here"
+        };
+        check.report(Code::NoMeaning, entry.key_span, message).help(help);
     }
 }
 

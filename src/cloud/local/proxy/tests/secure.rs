@@ -8,7 +8,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::cloud::local::clock;
-use crate::cloud::local::proxy::tls::{Flaw, examine};
+use crate::cloud::local::proxy::tls::{Flaw, examine, lifetime};
+use crate::cloud::local::proxy::wanted::{Challenge, Proof};
 
 struct Signer {
     _folder: tempfile::TempDir,
@@ -116,6 +117,51 @@ async fn requests_without_tls_are_sent_to_it_unless_both_are_wanted() {
 }
 
 #[tokio::test]
+async fn a_ca_finds_the_answer_to_its_challenge_and_nobody_else_finds_another_site() {
+    let (signer, prover) = (Signer::new(), Signer::new());
+    let mut front = front(&[named("pod").await]);
+    front.certificates = vec![signer.certificate(&["a.test"])];
+    front.tls = vec![Some("a.test".into())];
+    let challenge =
+        |host: &str, token: &str, proof| Challenge { host: host.into(), token: token.into(), proof };
+    front.challenges = vec![
+        challenge("a.test", "one", Proof::Http("one.thumb".into())),
+        challenge("b.test", "two", Proof::Tls(prover.certificate(&["b.test"]))),
+    ];
+    let mut bed = Bed::new(front);
+    let ask = async |bed: &Bed, host: &str, token: &str| {
+        let path = format!("/.well-known/acme-challenge/{token}");
+        bed.raw(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
+    };
+    // Without TLS, and whether or not the host has TLS.
+    let answer = ask(&bed, "A.test", "one").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\none.thumb"), "{answer}");
+    assert!(ask(&bed, "a.test", "other").await.starts_with("HTTP/1.1 308"));
+    // A token of another host, or of a client behind the Ingress, is the pod's.
+    for token in ["one", "other", "two"] {
+        assert!(ask(&bed, "c.test", token).await.ends_with("pod"), "{token}");
+    }
+    // Where TLS is at another port, who came to port 80 is sent to 443.
+    let answer = bed.raw("GET /p HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.contains("location: https://a.test/p\r\n"), "{answer}");
+    let stream = prover.connect(&bed, "b.test", &["acme-tls/1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+    assert!(
+        prover.connect(&bed, "b.test", &["h2", "acme-tls/1"]).await.is_err(),
+        "it speaks other protocols too"
+    );
+    assert!(prover.connect(&bed, "a.test", &["acme-tls/1"]).await.is_err());
+    assert!(signer.connect(&bed, "a.test", &["acme-tls/1"]).await.is_err(), "a site is no answer");
+    let tokens: Vec<String> = bed.server.report().challenges.into_iter().collect();
+    assert_eq!(tokens, ["one", "two"]);
+    let mut front = bed.front();
+    front.challenges.clear();
+    bed.serve(front);
+    assert!(ask(&bed, "a.test", "one").await.starts_with("HTTP/1.1 308"));
+    assert!(bed.server.report().challenges.is_empty());
+}
+
+#[tokio::test]
 async fn a_certificate_is_replaced_under_traffic() {
     let signers = [Signer::new(), Signer::new()];
     let mut front = front(&[named("on").await]);
@@ -149,6 +195,9 @@ fn flaws_of_certificates_are_found() {
     let good = signer.certificate(&["a.test", "*.b.test"]);
     let now = clock::wall() / 1000;
     let day = 24 * 60 * 60;
+    let (from, until) = lifetime(&good.chain).unwrap();
+    assert!(from < now && until > now + 89 * day && until < now + 92 * day, "{from} {now} {until}");
+    assert_eq!((lifetime("nonsense"), lifetime(&good.key.0)), (None, None));
     let hosts = |hosts: &[&str]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
     let look = |hosts: &[String], now| examine(&good.chain, &good.key.0, hosts, now);
     assert_eq!(look(&hosts(&["a.test", "*.b.test", "x.b.test"]), now), []);
