@@ -180,6 +180,7 @@ mod tests {
                 targets: vec![],
                 certificates: vec![],
                 traffic: vec![],
+                requests: vec![],
             };
             of(&balancer, &[port]).join(" ")
         };
@@ -222,6 +223,7 @@ mod tests {
             targets: vec![],
             certificates: vec![],
             traffic: vec![],
+            requests: vec![],
         };
         let found = sites(&balancer);
         let urls: Vec<&str> = found.iter().map(|site| site.url.as_str()).collect();
@@ -266,6 +268,7 @@ mod tests {
             targets: vec![],
             certificates: vec![],
             traffic: vec![],
+            requests: vec![],
         };
         let fleet = Fleet { balancers: vec![balancer], ..Fleet::default() };
         let found = answering(&ObjectSet::default(), &wanted, &fleet);

@@ -1,6 +1,8 @@
 //! The README's table: what works on which cloud, made from what the clouds support.
 
-use crate::manifest::support::{ACME, Answer, ENDING_POD, HEADLESS, PLACEMENT, ROLE, Support, TLS};
+use crate::manifest::support::{
+    ACME, Answer, ENDING_POD, HEADLESS, INGRESS_RANGES, PLACEMENT, ROLE, Support, TLS,
+};
 
 /// A line of the table.
 struct Feature {
@@ -34,11 +36,13 @@ const FEATURES: &[Feature] = &[
     depends("Jobs, CronJobs, and Pods that end", &["Job", "CronJob", ENDING_POD]),
     depends("Ingress: hosts and paths, TLS, HTTP/2, gRPC, WebSocket", &["Ingress"]),
     depends("certificates of Ingresses by ACME (Let's Encrypt and others)", &[ACME]),
-    depends("TLS at balancers of Services, Services that are aliases", &[TLS, "ServiceSpec.externalName"]),
+    depends("Services that are aliases (`ExternalName`)", &["ServiceSpec.externalName"]),
+    depends("TLS at balancers of Services", &[TLS]),
     depends(
-        "sticky clients, limits on who may connect, roles, zones, types of machine, Spot",
-        &["ServiceSpec.sessionAffinity=ClientIP", "ServiceSpec.loadBalancerSourceRanges", ROLE, PLACEMENT],
+        "sticky clients, limits on who may connect to Services and Ingresses",
+        &["ServiceSpec.sessionAffinity=ClientIP", "ServiceSpec.loadBalancerSourceRanges", INGRESS_RANGES],
     ),
+    depends("roles, zones, types of machine, Spot", &[ROLE, PLACEMENT]),
     depends("HorizontalPodAutoscalers on processor use", &["HorizontalPodAutoscaler"]),
     depends(
         "the same on memory, on one container, on an amount a pod, with `behavior`",

@@ -181,6 +181,7 @@ mod tests {
             targets: Vec::new(),
             certificates: vec![],
             traffic: Vec::new(),
+            requests: Vec::new(),
         };
         let fleet = |service| Fleet { balancers: vec![balancer(service)], ..Fleet::default() };
         assert_eq!(deployed(&desired, &fleet("web")), Some(name("web")));

@@ -363,7 +363,11 @@ fn balancers(balancers: &[LoadBalancer]) -> Table {
         table.add_row(row([
             balancer.spec.name.to_string(),
             balancer.spec.kind.to_string(),
-            if addresses.is_empty() { "-".into() } else { addresses.join(", ") },
+            match &balancer.spec.external_name {
+                Some(name) => name.clone(),
+                None if addresses.is_empty() => "-".into(),
+                None => addresses.join(", "),
+            },
             format!("{}/{} healthy", balancer.healthy(), balancer.targets.len()),
         ]));
     }
@@ -498,6 +502,7 @@ mod tests {
             targets: vec![],
             certificates: vec![],
             traffic: vec![],
+            requests: vec![],
         };
         Fleet {
             environment: HOSTILE.into(),

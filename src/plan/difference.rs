@@ -248,6 +248,7 @@ mod tests {
             targets: vec![],
             certificates: vec![],
             traffic: vec![],
+            requests: vec![],
         };
         let fleet = Fleet { balancers: vec![one], ..Fleet::default() };
         let none = BTreeMap::new();

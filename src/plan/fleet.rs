@@ -25,7 +25,7 @@ mod traffic;
 use serde::{Deserialize, Serialize};
 
 pub use self::balancer::{
-    BalancerSpec, BalancerTarget, Headless, HeadlessGroup, LOCAL_AUTHORITY, Listener, LoadBalancer,
+    BalancerSpec, BalancerTarget, Headless, HeadlessGroup, LOCAL_AUTHORITY, Listener, LoadBalancer, STICKY,
     ServedCertificate,
 };
 pub use self::change::{Change, changes};
@@ -51,7 +51,7 @@ pub use self::refresh::{Refresh, RefreshStatus};
 pub use self::run::JobRun;
 pub use self::schedule::{ScheduleNotice, ScheduleStatus};
 pub use self::target::TargetGroup;
-pub use self::traffic::{Bucket, Traffic};
+pub use self::traffic::{Bucket, CLASSES, HttpTraffic, Traffic};
 use super::image::ImageId;
 use crate::manifest::api::Name;
 

@@ -6,9 +6,12 @@ use super::fleet::{BalancerSpec, HttpAcme, HttpBackend, HttpRule, HttpSecret, Ht
 use super::service::{number, selects};
 use crate::manifest::api::{BackendPort, Ingress, IngressBackend, Name, ObjectSet, Service, ServiceType};
 
+/// What stands before an Ingress' name among the names of balancers: Services may have the same one.
+pub(super) const PREFIX: &str = "ingress/";
+
 /// The name of an Ingress' balancer. It has a slash, which no object's name has, so that a Service may have the same name.
 pub fn name(ingress: &Name) -> Name {
-    Name { namespace: ingress.namespace.clone(), name: format!("ingress/{}", ingress.name) }
+    Name { namespace: ingress.namespace.clone(), name: format!("{PREFIX}{}", ingress.name) }
 }
 
 /// The balancer of `ingress`; `secrets` has the versions of the Secrets' values.

@@ -1,25 +1,27 @@
-//! The counters of a fleet's balancers in the text format of Prometheus, for `status --metrics` and `/metrics` of the local
+//! The counters of a fleet's balancers, Services and Ingresses, in the text format of Prometheus, for `status --metrics` and `/metrics` of the local
 //! cloud. The names of metrics and labels are an interface: dashboards are written against them.
 
 use std::fmt::Write as _;
 
-use super::fleet::{Fleet, Traffic};
+use super::fleet::{Bucket, Fleet, HttpTraffic, Traffic};
 use crate::manifest::api::Protocol;
 
 /// The counters, with their kind and what each is. The order is that of [`values`].
-const METRICS: [(&str, &str, &str); 5] = [
+const METRICS: [(&str, &str, &str); 6] = [
     ("connections_total", "counter", "Connections that were accepted."),
     ("connections_open", "gauge", "Connections that are open."),
     ("received_bytes_total", "counter", "Bytes that clients have sent."),
     ("sent_bytes_total", "counter", "Bytes that machines have sent."),
     ("errors_total", "counter", "Connections that no machine took, or that ended by a reset."),
+    ("refused_total", "counter", "Connections and datagrams of clients outside the ranges that may connect."),
 ];
 
-fn values(traffic: &Traffic) -> [u64; 5] {
-    [traffic.connections, traffic.open, traffic.received_bytes, traffic.sent_bytes, traffic.errors]
+fn values(traffic: &Traffic) -> [u64; 6] {
+    let Traffic { connections, open, received_bytes, sent_bytes, errors, refused, .. } = *traffic;
+    [connections, open, received_bytes, sent_bytes, errors, refused]
 }
 
-/// The traffic of all Services of these environments, in Prometheus' text format.
+/// The traffic of all Services and Ingresses of these environments, in Prometheus' text format.
 pub fn prometheus(fleets: &[Fleet]) -> String {
     let mut all = Vec::new();
     for fleet in fleets {
@@ -38,35 +40,98 @@ pub fn prometheus(fleets: &[Fleet]) -> String {
                     ("port", &listener.port.to_string()),
                     ("protocol", protocol),
                 ];
-                let labels = labels.map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).join(",");
-                all.push((labels, traffic));
+                all.push((joined(labels), traffic));
             }
         }
     }
     let mut out = String::new();
     for (number, (name, kind, help)) in METRICS.into_iter().enumerate() {
-        head(&mut out, name, kind, help);
+        head(&mut out, SERVICE, (name, kind, help));
         for (labels, traffic) in &all {
             let _ = writeln!(out, "i2kit_service_{name}{{{labels}}} {}", values(traffic)[number]);
         }
     }
-    head(&mut out, "connect_seconds", "histogram", "How long connecting to a machine took.");
+    head(&mut out, SERVICE, ("connect_seconds", "histogram", "How long connecting to a machine took."));
     for (labels, traffic) in &all {
-        let mut below = 0;
-        for bucket in &traffic.connect {
-            below += bucket.connections;
-            let bound = bucket.up_to_micros.map_or_else(|| "+Inf".to_owned(), seconds);
-            let _ = writeln!(out, "i2kit_service_connect_seconds_bucket{{{labels},le=\"{bound}\"}} {below}");
-        }
-        let sum = seconds(traffic.connect_micros);
-        let _ = writeln!(out, "i2kit_service_connect_seconds_sum{{{labels}}} {sum}");
-        let _ = writeln!(out, "i2kit_service_connect_seconds_count{{{labels}}} {below}");
+        histogram(
+            &mut out,
+            "i2kit_service_connect_seconds",
+            labels,
+            (&traffic.connect, traffic.connect_micros),
+        );
     }
+    ingresses(&mut out, fleets);
     out
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP i2kit_service_{name} {help}\n# TYPE i2kit_service_{name} {kind}");
+/// Beginnings of names of metrics.
+const SERVICE: &str = "i2kit_service_";
+const INGRESS: &str = "i2kit_ingress_";
+
+/// The requests of all Ingresses, by the Service that they went to.
+fn ingresses(out: &mut String, fleets: &[Fleet]) {
+    let mut all: Vec<(String, &HttpTraffic)> = Vec::new();
+    for fleet in fleets {
+        for balancer in fleet.balancers.iter().filter(|balancer| balancer.spec.http.is_some()) {
+            let name = &balancer.spec.name;
+            let labels = |service| {
+                let ingress = name.name.strip_prefix(super::ingress::PREFIX).unwrap_or(&name.name);
+                joined([
+                    ("environment", fleet.environment.as_str()),
+                    ("namespace", &name.namespace),
+                    ("ingress", ingress),
+                    ("service", service),
+                ])
+            };
+            all.extend(balancer.requests.iter().map(|counted| (labels(&counted.service), counted)));
+        }
+    }
+    head(out, INGRESS, ("requests_total", "counter", "Requests, by the class of their answer's status."));
+    for (labels, counted) in &all {
+        for (class, number) in &counted.codes {
+            let _ = writeln!(out, "{INGRESS}requests_total{{{labels},code=\"{}\"}} {number}", escaped(class));
+        }
+    }
+    let bytes = [
+        ("received_bytes_total", "Bytes of requests' bodies."),
+        ("sent_bytes_total", "Bytes of answers' bodies."),
+    ];
+    for (number, (name, help)) in bytes.into_iter().enumerate() {
+        head(out, INGRESS, (name, "counter", help));
+        for (labels, counted) in &all {
+            let value = [counted.received_bytes, counted.sent_bytes][number];
+            let _ = writeln!(out, "{INGRESS}{name}{{{labels}}} {value}");
+        }
+    }
+    head(
+        out,
+        INGRESS,
+        ("request_duration_seconds", "histogram", "How long requests took, to the end of their answers."),
+    );
+    for (labels, counted) in &all {
+        let name = "i2kit_ingress_request_duration_seconds";
+        histogram(out, name, labels, (&counted.durations, counted.duration_micros));
+    }
+}
+
+/// A histogram, whose buckets hold those of the ones below them too, with the sum in microseconds.
+fn histogram(out: &mut String, name: &str, labels: &str, (buckets, micros): (&[Bucket], u64)) {
+    let mut below = 0;
+    for bucket in buckets {
+        below += bucket.count;
+        let bound = bucket.up_to_micros.map_or_else(|| "+Inf".to_owned(), seconds);
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+    }
+    let _ = writeln!(out, "{name}_sum{{{labels}}} {}", seconds(micros));
+    let _ = writeln!(out, "{name}_count{{{labels}}} {below}");
+}
+
+fn head(out: &mut String, start: &str, (name, kind, help): (&str, &str, &str)) {
+    let _ = writeln!(out, "# HELP {start}{name} {help}\n# TYPE {start}{name} {kind}");
+}
+
+fn joined<const N: usize>(labels: [(&str, &str); N]) -> String {
+    labels.map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).join(",")
 }
 
 fn escaped(value: &str) -> String {
@@ -81,17 +146,18 @@ fn seconds(micros: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::fleet::{Bucket, LoadBalancer};
+    use crate::plan::fleet::LoadBalancer;
 
     #[test]
     fn prometheus_reads_what_was_counted() {
-        let bucket = |up_to_micros, connections| Bucket { up_to_micros, connections };
+        let bucket = |up_to_micros, count| Bucket { up_to_micros, count };
         let traffic = Traffic {
             connections: 7,
             open: 1,
             received_bytes: 100,
             sent_bytes: 2000,
             errors: 2,
+            refused: 3,
             connect_micros: 1_500_300,
             connect: vec![bucket(Some(50), 3), bucket(Some(1_000_000), 1), bucket(None, 1)],
         };
@@ -106,14 +172,47 @@ mod tests {
             targets: vec![],
             certificates: vec![],
             traffic: vec![Some(traffic), None],
+            requests: vec![],
         };
-        let fleet = Fleet { environment: "a\"b".into(), balancers: vec![balancer], ..Fleet::default() };
+        let spec = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": "default", "name": "ingress/shop"}, "kind": "LoadBalancer", "listeners": [],
+            "http": {"backends": [], "rules": []},
+        }));
+        let requests = HttpTraffic {
+            service: "web".into(),
+            codes: [("2xx".to_owned(), 40), ("5xx".to_owned(), 2)].into(),
+            received_bytes: 9,
+            sent_bytes: 700,
+            duration_micros: 2_500_000,
+            durations: vec![bucket(Some(5000), 40), bucket(None, 2)],
+        };
+        let ingress = LoadBalancer {
+            spec: spec.unwrap(),
+            host: "127.77.0.2".into(),
+            bound: vec![Some(80)],
+            targets: vec![],
+            certificates: vec![],
+            traffic: vec![],
+            requests: vec![requests],
+        };
+        let balancers = vec![balancer, ingress];
+        let fleet = Fleet { environment: "a\"b".into(), balancers, ..Fleet::default() };
         let text = prometheus(&[fleet]);
         let labels =
             "environment=\"a\\\"b\",namespace=\"default\",service=\"web\",port=\"80\",protocol=\"TCP\"";
+        let of = "environment=\"a\\\"b\",namespace=\"default\",ingress=\"shop\",service=\"web\"";
         for line in [
+            format!("i2kit_ingress_requests_total{{{of},code=\"2xx\"}} 40"),
+            format!("i2kit_ingress_requests_total{{{of},code=\"5xx\"}} 2"),
+            format!("i2kit_ingress_received_bytes_total{{{of}}} 9"),
+            format!("i2kit_ingress_sent_bytes_total{{{of}}} 700"),
+            format!("i2kit_ingress_request_duration_seconds_bucket{{{of},le=\"0.005\"}} 40"),
+            format!("i2kit_ingress_request_duration_seconds_bucket{{{of},le=\"+Inf\"}} 42"),
+            format!("i2kit_ingress_request_duration_seconds_sum{{{of}}} 2.5"),
+            format!("i2kit_ingress_request_duration_seconds_count{{{of}}} 42"),
             format!("i2kit_service_connections_total{{{labels}}} 7"),
             format!("i2kit_service_sent_bytes_total{{{labels}}} 2000"),
+            format!("i2kit_service_refused_total{{{labels}}} 3"),
             format!("i2kit_service_connect_seconds_bucket{{{labels},le=\"0.00005\"}} 3"),
             format!("i2kit_service_connect_seconds_bucket{{{labels},le=\"1\"}} 4"),
             format!("i2kit_service_connect_seconds_bucket{{{labels},le=\"+Inf\"}} 5"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use i2kit_spec::DEFAULT_GRACE_PERIOD;
 
-use super::fleet::{BalancerSpec, Headless, HeadlessGroup, Listener, TargetGroup};
+use super::fleet::{BalancerSpec, Headless, HeadlessGroup, Listener, STICKY, TargetGroup};
 use crate::manifest::api::{
     Name, ObjectSet, PodTemplate, Protocol, Service, ServicePort, ServiceType, TargetPort,
 };
@@ -51,6 +51,7 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
         source_ranges: service.source_ranges.clone(),
         keep_client_address: service.keep_client_address,
         sticky_clients: service.session_affinity_seconds.is_some(),
+        sticky_seconds: service.session_affinity_seconds.unwrap_or(STICKY),
         drain_seconds: DEFAULT_GRACE_PERIOD,
         external_name: None,
         headless,

@@ -91,6 +91,11 @@ impl Door {
 
     /// Has it carry connections to these backends.
     pub(crate) fn carry(&self, backends: &[SocketAddr]) {
+        self.carry_for(&[], backends);
+    }
+
+    /// The same for clients of these ranges alone.
+    pub(crate) fn carry_for(&self, ranges: &[&str], backends: &[SocketAddr]) {
         let backends: Vec<_> = backends
             .iter()
             .map(|address| json!({ "machine": address.to_string(), "address": address }))
@@ -99,7 +104,7 @@ impl Door {
             let service = json!({ "namespace": "default", "name": "web" });
             json!({ "environment": "test", "service": service, "port": PORT, "protocol": protocol })
         };
-        let route = json!({ "host": self.host, "backends": backends });
+        let route = json!({ "host": self.host, "backends": backends, "source_ranges": ranges });
         let listeners = json!([[id("TCP"), route], [id("UDP"), route]]);
         let routes = json!({ "apply": { "listeners": listeners, "name_servers": {} } });
         eventually("answer to the routes", || {

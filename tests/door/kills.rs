@@ -77,6 +77,30 @@ fn one_after_the_other_is_killed_and_nothing_is_lost() {
 }
 
 #[test]
+fn who_may_connect_holds_whichever_process_is_killed() {
+    let door = Door::start();
+    let asks = || {
+        let mut stream = TcpStream::connect(door.address())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // A question of no bytes has no answer: one of a byte has.
+        stream.write_all(&[0, 0, 0, 1, 0, 0, 0, 1])?;
+        stream.read_exact(&mut [0])
+    };
+    for (ranges, admitted) in [(&["192.0.2.0/24"][..], false), (&["127.0.0.1/32"], true)] {
+        door.carry_for(ranges, &[server()]);
+        for name in ["i2kit-door", "i2kit-guardian", "i2kit-door"] {
+            assert_eq!(asks().is_ok(), admitted, "{ranges:?}: {}", door.log());
+            let pid = door.process(name);
+            Door::signal(pid, "-KILL");
+            // Before its successor is there, and after that.
+            assert_eq!(asks().is_ok(), admitted, "{ranges:?} after the end of {name}: {}", door.log());
+            eventually("successor", || (door.process(name) != pid).then_some(()));
+            assert_eq!(asks().is_ok(), admitted, "{ranges:?} under a successor: {}", door.log());
+        }
+    }
+}
+
+#[test]
 fn a_program_that_takes_over_goes_on_with_every_connection() {
     let door = Door::start();
     door.carry(&[server(), server()]);

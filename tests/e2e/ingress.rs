@@ -265,6 +265,21 @@ fn an_ingress_serves_hosts_and_paths_with_tls_while_processes_die_and_pods_are_u
     assert!(site.raw("own.test").unwrap().starts_with("HTTP/1.1 308 "));
     assert!(site.raw("other.test").unwrap().starts_with("HTTP/1.1 404 "));
     site.chats();
+    // What was asked is counted by Service and class, tunnels among it.
+    let of =
+        |service: &str, class: &str| format!("ingress=\"shop\",service=\"{service}\",code=\"{class}\"}} ");
+    let metrics = world.i2kit(&["status", "--metrics"]).run().stdout;
+    for (service, class, least) in
+        [("one", "2xx", 2), ("one", "3xx", 1), ("two", "2xx", 3), ("two", "1xx", 1), ("", "4xx", 1)]
+    {
+        let label = of(service, class);
+        let line = metrics
+            .lines()
+            .find(|line| line.contains(&label))
+            .unwrap_or_else(|| panic!("{label}: {metrics}"));
+        let count: u32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(line.starts_with("i2kit_ingress_requests_total{") && count >= least, "{line}");
+    }
     world.i2kit(&["status"]).prints("curl --cacert").prints("https://own.test").run();
     world.i2kit(&["ca", "print"]).stdout(&std::fs::read_to_string(&authority).unwrap()).run();
 

@@ -1,10 +1,11 @@
 //! The network of an environment, with machines in it: who reaches whom, and what goes on when the local cloud does not.
 
-use std::io::{ErrorKind, IoSliceMut, Read as _};
+use std::io::{self, ErrorKind, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -90,6 +91,62 @@ fn a_policy_closes_and_opens(world: &World) {
     assert!(before.iter().all(|instance| after.iter().any(|found| found.id == instance.id)), "{after:?}");
 }
 
+/// Names that stand for others: for a Service, and for a name that no server outside has.
+const ALIASES: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: inner}
+spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outer}
+spec: {type: ExternalName, externalName: db.invalid}
+";
+
+/// Who may connect, who stays with a machine, and names that stand for others: settings of balancers, without a new machine.
+fn clients_are_kept_out_or_stay(world: &World) {
+    let before = world.group("web").instances;
+    let address = world.address("web");
+    let deploy = |spec: &str| {
+        let service = "  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080}]\n";
+        assert!(MANIFEST.contains(service));
+        let manifest = MANIFEST.replace(service, &format!("{service}{spec}"));
+        world.write("web.yaml", &(manifest + ALIASES));
+        world.i2kit(&["deploy", "web.yaml"]).run();
+    };
+    let page = || {
+        let mut stream = TcpStream::connect(address.as_str())?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        // Without the head, which has the time.
+        io::Result::Ok(answer.lines().last().unwrap_or_default().to_owned())
+    };
+    deploy("  loadBalancerSourceRanges: [192.0.2.0/24]\n");
+    eventually("a client that is kept out", || page().is_err().then_some(()));
+    // Other pods are not clients from outside.
+    let get = |url: &str| script(world, "web/1", "web", &format!("timeout 30 wget -qO- {url}"));
+    get("http://web/").prints(" 10.78.1.").run();
+    deploy("  loadBalancerSourceRanges: [127.0.0.1/32]\n  sessionAffinity: ClientIP\n");
+    let first = eventually("an answer", || page().ok().filter(|answer| answer.contains(" 10.78.1.")));
+    assert!((0..10).all(|_| page().unwrap() == first), "{first}");
+    let own = get("http://web/").run().stdout;
+    assert!((0..4).all(|_| get("http://web/").run().stdout == own), "{own}");
+    get("http://inner/").prints(" 10.78.1.").run();
+    let lookup =
+        |name: &str| script(world, "web/1", "web", &format!("nslookup {name}.default.svc.cluster.local"));
+    lookup("inner").prints("web.default.svc.cluster.local").run();
+    lookup("outer").code(1).run();
+    world.i2kit(&["status"]).prints("db.invalid").run();
+    world.i2kit(&["status", "--metrics"]).prints("i2kit_service_refused_total").run();
+    world.write("web.yaml", MANIFEST);
+    world.i2kit(&["deploy", "--prune", "web.yaml"]).run();
+    let after = world.group("web").instances;
+    assert!(before.iter().all(|instance| after.iter().any(|found| found.id == instance.id)), "{after:?}");
+}
+
 /// Runs a script in a container of a machine.
 fn script(world: &World, machine: &str, container: &str, script: &str) -> Call {
     world.i2kit(&["exec", machine, "-c", container, "--", "sh", "-c", script])
@@ -165,6 +222,7 @@ fn machines_have_addresses_and_talk_to_each_other_without_the_local_cloud() {
 
     machines_reach_the_outside(&world);
     a_policy_closes_and_opens(&world);
+    clients_are_kept_out_or_stay(&world);
     it_goes_on_alone(&world, &world.address("web"));
     world.i2kit(&["destroy", "--all"]).run();
     world.assert_nothing_left();

@@ -40,11 +40,11 @@ fn port(listener: &Listener, traffic: &Traffic) -> PortTraffic {
 /// The bound of the bucket that the slowest of so many hundredths of all connections is in. Nothing without connections,
 /// and where that bucket has no bound.
 fn within(traffic: &Traffic, hundredths: u64) -> Option<u64> {
-    let all: u64 = traffic.connect.iter().map(|bucket| bucket.connections).sum();
+    let all: u64 = traffic.connect.iter().map(|bucket| bucket.count).sum();
     let wanted = (u128::from(all) * u128::from(hundredths)).div_ceil(100);
     let mut below = 0;
     let found = traffic.connect.iter().find(|bucket| {
-        below += u128::from(bucket.connections);
+        below += u128::from(bucket.count);
         wanted > 0 && below >= wanted
     });
     found.and_then(|bucket| bucket.up_to_micros)
@@ -60,7 +60,7 @@ mod tests {
         let of = |counts: [u64; 3]| {
             let bounds = [Some(50), Some(1000), None];
             let connect = bounds.into_iter().zip(counts);
-            let connect = connect.map(|(up_to_micros, connections)| Bucket { up_to_micros, connections });
+            let connect = connect.map(|(up_to_micros, count)| Bucket { up_to_micros, count });
             let traffic = Traffic { connect: connect.collect(), ..Traffic::default() };
             (within(&traffic, 50), within(&traffic, 99))
         };

@@ -126,6 +126,7 @@ mod tests {
             targets: vec![],
             certificates: vec![],
             traffic: vec![],
+            requests: vec![],
         }
     }
 

@@ -21,6 +21,10 @@ pub static SUPPORT: Support = Support {
             Answer::Note("target groups speak HTTP/1.1 to pods, whatever the port says"),
         ),
         (ACME, Answer::No),
+        (
+            "ServiceSpec.sessionAffinityConfig",
+            Answer::Note("a client stays for as long as its machine is healthy, whatever time is given"),
+        ),
         ("Job", Answer::NotYet),
         ("CronJob", Answer::NotYet),
         (ENDING_POD, Answer::NotYet),

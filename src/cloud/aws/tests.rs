@@ -126,7 +126,7 @@ fn limits_on_who_may_connect_are_kept_in_both_forms() {
     let (found, said) = on_aws(&[&web, &old], None);
     assert_eq!((said.as_str(), found.set.services[0].source_ranges.len()), ("", 2));
     let (_, local) = reading(&[&web, &field], &options(&local::SUPPORT));
-    assert!(!local.has_errors() && local.diagnostics[0].message.contains("loopback addresses"), "{local:?}");
+    assert!(local.diagnostics.is_empty(), "{local:?}");
 }
 
 #[test]

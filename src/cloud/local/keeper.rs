@@ -284,6 +284,7 @@ impl Keeper {
     /// and so are not watched.
     pub(super) async fn counted_fleet(&self, name: &str, scope: &Scope) -> Fleet {
         let Counted(counted) = self.mover.traffic().await;
+        let mut requests = self.proxy.counted(&self.home).await;
         let mut fleet = self.fleet(name, scope);
         for balancer in &mut fleet.balancers {
             let id = |listener: &Listener| ListenerId {
@@ -294,6 +295,7 @@ impl Keeper {
             };
             let listeners = balancer.spec.listeners.iter();
             balancer.traffic = listeners.map(|listener| counted.get(&id(listener)).cloned()).collect();
+            balancer.requests = requests.remove(&Front::id(name, &balancer.spec.name)).unwrap_or_default();
         }
         self.state().measure(name, &mut fleet, self.clock.now().steady);
         fleet

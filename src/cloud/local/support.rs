@@ -1,32 +1,12 @@
 //! What the local cloud supports.
 
-use crate::manifest::support::{Answer, INGRESS_RANGES, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS};
-
-/// Why nobody else needs to be kept out.
-const LOOPBACK: &str =
-    "its balancers listen on this machine's loopback addresses, which no other machine reaches";
+use crate::manifest::support::{Answer, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS};
 
 /// What the local cloud supports.
 pub static SUPPORT: Support = Support {
     provider: "local",
     name: "the local cloud",
     answers: &[
-        ("ServiceSpec.type=ExternalName", Answer::No),
-        ("ServiceSpec.externalName", Answer::No),
-        (
-            "ServiceSpec.sessionAffinity=ClientIP",
-            Answer::Note(
-                "clients on this computer count as one, and with the user network any machine answers",
-            ),
-        ),
-        ("ServiceSpec.loadBalancerSourceRanges", Answer::Note(LOOPBACK)),
-        (
-            INGRESS_RANGES,
-            Answer::Note(
-                "its proxy listens on loopback addresses of this computer, which every user of it and the pods of every \
-                 environment reach, and no other machine does",
-            ),
-        ),
         (
             "ServiceSpec.externalTrafficPolicy=Local",
             Answer::Note(

@@ -45,9 +45,9 @@ static SERVICE_SPEC: Table = Table::new(
         mapped("clusterIP", TEXT, "`None` makes it headless: its name gives the addresses of the healthy machines; other addresses are chosen by the cloud").zero(),
         silent("clusterIPs", "chosen by the cloud"),
         works("externalName", Type::Text(Text::Host), "the name that it is an alias for").zero(),
-        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), mapped_word("ClientIP", "the same machine for the same client address, as long as it is healthy")]), "whether a client stays with a machine").zero()
+        works("sessionAffinity", Type::Choice(&[word("None", "any machine"), word("ClientIP", "the same machine for the same client address, as long as it is healthy")]), "whether a client stays with a machine").zero()
             .default("None"),
-        mapped("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "a client stays for as long as its machine is healthy, whatever time is given"),
+        works("sessionAffinityConfig", Type::Object(&AFFINITY_CONFIG), "how long a client stays that does not come again; between pods of the local cloud as long as its machine is healthy"),
         works("loadBalancerSourceRanges", Type::List(&Type::Text(Text::Cidr)), "addresses that may connect; everybody by default"),
         refused("loadBalancerIP", TEXT, "the cloud chooses the address", "use the DNS name that `status` shows").zero(),
         refused("externalIPs", TEXTS, "there are no nodes that could own the address", "use type LoadBalancer"),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::http::HttpSpec;
 use super::instance::InstanceId;
 use super::target::TargetGroup;
-use super::traffic::Traffic;
+use super::traffic::{HttpTraffic, Traffic};
 use crate::manifest::api::{Name, Protocol, ServiceType, Tls};
 
 /// A balancer in front of groups: what a Service becomes.
@@ -28,6 +28,9 @@ pub struct BalancerSpec {
     /// Whether a client stays with one VM for as long as that is healthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sticky_clients: bool,
+    /// How long a client that does not come again is remembered for that.
+    #[serde(default = "default_sticky", skip_serializing_if = "is_default_sticky")]
+    pub sticky_seconds: Seconds,
     /// Time that open connections get when a VM leaves: the longest grace period of the groups behind it.
     #[serde(default = "default_drain", skip_serializing_if = "is_default_drain")]
     pub drain_seconds: Seconds,
@@ -40,6 +43,18 @@ pub struct BalancerSpec {
     /// Of an Ingress: it routes requests, and has no listeners of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSpec>,
+}
+
+/// `timeoutSeconds` where a manifest does not say: three hours, as in Kubernetes.
+pub const STICKY: Seconds = Seconds(10_800);
+
+fn default_sticky() -> Seconds {
+    STICKY
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_default_sticky(sticky: &Seconds) -> bool {
+    *sticky == STICKY
 }
 
 fn default_drain() -> Seconds {
@@ -76,6 +91,7 @@ impl BalancerSpec {
             source_ranges: vec![],
             keep_client_address: false,
             sticky_clients: false,
+            sticky_seconds: STICKY,
             drain_seconds: DEFAULT_GRACE_PERIOD,
             external_name: None,
             headless: None,
@@ -150,6 +166,9 @@ pub struct LoadBalancer {
     /// What was counted at each listener, in the order of the spec, where the cloud counts it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<Option<Traffic>>,
+    /// Of an Ingress: what was counted of its requests, by Service, where the cloud counts it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<HttpTraffic>,
 }
 
 impl LoadBalancer {

@@ -275,13 +275,14 @@ fn balancer(group: &Name, instances: &[Instance], at: usize, age: f64) -> LoadBa
         healthy: instance.health == Health::Healthy,
     };
     let many = amount(age * 8.0 + 60.0 * wave(age, 31.0, at));
-    let bucket = |up_to_micros, connections| Bucket { up_to_micros, connections };
+    let bucket = |up_to_micros, count| Bucket { up_to_micros, count };
     let traffic = Traffic {
         connections: many,
         open: amount(12.0 * wave(age, 21.0, at)),
         received_bytes: many * 900,
         sent_bytes: many * 14_000,
         errors: u64::from(at == 0) * 3,
+        refused: 0,
         connect_micros: many * 180,
         connect: vec![bucket(Some(250), many * 9 / 10), bucket(Some(1000), many / 10), bucket(None, 1)],
     };
@@ -299,6 +300,7 @@ fn balancer(group: &Name, instances: &[Instance], at: usize, age: f64) -> LoadBa
         targets: instances.iter().map(target).collect(),
         certificates: vec![],
         traffic: vec![Some(traffic)],
+        requests: vec![],
     }
 }
 

@@ -358,6 +358,7 @@ fn balancer(
         targets,
         certificates: vec![],
         traffic: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

@@ -38,6 +38,7 @@ impl Environment {
                     targets: self.targets(&record.spec),
                     certificates: vec![],
                     traffic: Vec::new(),
+                    requests: Vec::new(),
                 })
                 .collect(),
             disks: self.show_disks(facts),

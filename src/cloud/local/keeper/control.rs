@@ -151,7 +151,12 @@ fn routes(keeper: &Keeper) -> Routes {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
             for listener in &balancer.spec.listeners {
                 let (port, protocol) = (listener.port, listener.protocol);
+                let affinity_seconds = balancer.spec.sticky_clients.then_some(balancer.spec.sticky_seconds);
                 let backends = listener.targets.iter().flat_map(|target| {
+                    if is_inside && affinity_seconds.is_some() {
+                        // The kernel would take all clients of this host for one.
+                        return inside::backends(environment, target);
+                    }
                     state.backends(environment, &target.group, (target.port, listener.protocol))
                 });
                 let id = ListenerId {
@@ -161,7 +166,11 @@ fn routes(keeper: &Keeper) -> Routes {
                     protocol,
                 };
                 let inside = is_inside.then(|| SocketAddr::from((wanted::service_address(host), port)));
-                routes.listeners.insert(id, Route { host, backends: backends.collect(), inside });
+                let source_ranges = balancer.spec.source_ranges.clone();
+                let backends = backends.collect();
+                routes
+                    .listeners
+                    .insert(id, Route { host, backends, inside, source_ranges, affinity_seconds });
             }
         }
         let ingresses = environment.balancers.values().filter_map(|balancer| balancer.spec.http.as_ref());
@@ -169,7 +178,7 @@ fn routes(keeper: &Keeper) -> Routes {
         for Proxied { id, host, inside, .. } in
             targets.flat_map(|target| inside::proxied(environment_name, environment, target))
         {
-            routes.listeners.insert(id, Route { host, backends: Vec::new(), inside: Some(inside.into()) });
+            routes.listeners.insert(id, Route { inside: Some(inside.into()), ..Route::new(host) });
         }
         let address = addresses::name_server(environment_name);
         let server = NameServer { address, zone: names::zone(environment, is_inside), inside: is_inside };

@@ -64,6 +64,7 @@ fn ingresses(state: &State, report: &Report) -> Vec<(Need, Front)> {
             let front = Front {
                 environment: environment_name.clone(),
                 host,
+                source_ranges: balancer.spec.source_ranges.clone(),
                 certificates: Vec::new(),
                 tls: tls_hosts(http),
                 redirect: !http.plain,

@@ -9,7 +9,7 @@ use super::Keeper;
 use super::state::blocking;
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
-use crate::cloud::local::mover::ListenerId;
+use crate::cloud::local::mover::{Backend, ListenerId};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted::{
     self, Addresses, Allow, Block, Policy, Ports, Range, Wanted, WantedService,
@@ -262,6 +262,18 @@ fn machines(environment: &Environment) -> BTreeSet<Ipv4Addr> {
     let records = environment.groups.values().flat_map(|group| group.instances.values());
     let there = records.filter(|record| record.state != InstanceState::Ended);
     there.filter_map(|record| record.address).collect()
+}
+
+/// VMs behind a target that serve, as they are reached in the environment's network.
+pub(super) fn backends(environment: &Environment, target: &TargetGroup) -> Vec<Backend> {
+    let group = environment.groups.get(&target.group);
+    let serving =
+        group.into_iter().flat_map(|group| group.instances.values()).filter(|record| record.serves());
+    let backend = |record: &InstanceRecord| {
+        let address = SocketAddrV4::new(record.address?, target.port);
+        Some(Backend { machine: record.id.to_string(), address: address.into() })
+    };
+    serving.filter_map(backend).collect()
 }
 
 /// VMs of a group that serve, with a port of theirs.

@@ -41,8 +41,13 @@ pub(super) fn zone(environment: &Environment, is_inside: bool) -> Zone {
     zone
 }
 
-/// A Service with an address of its own.
+/// A Service with an address of its own, or an alias.
 fn service(zone: &mut Zone, name: &Name, balancer: &BalancerRecord, is_inside: bool) {
+    if let Some(target) = &balancer.spec.external_name {
+        let target = target.trim_end_matches('.').to_ascii_lowercase();
+        zone.add(service_name(name), NameRecord::Alias(target));
+        return;
+    }
     let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { return };
     if balancer.spec.listeners.is_empty() {
         return;
@@ -166,6 +171,21 @@ mod tests {
         let zone = super::zone(&environment, false);
         assert_eq!(zone.find(full), Some(&[NameRecord::Address(Ipv4Addr::new(127, 77, 3, 4))][..]));
         assert!(!zone.has("4.3.77.10.in-addr.arpa"));
+    }
+
+    #[test]
+    fn an_alias_has_the_name_that_it_stands_for_and_no_address() {
+        let (mut environment, name) = environment();
+        let mut record = balancer(&name, &json!(null));
+        record.spec.listeners.clear();
+        record.spec.external_name = Some("DB.example.com.".into());
+        environment.balancers = [(name.clone(), record)].into();
+        for is_inside in [true, false] {
+            let zone = zone(&environment, is_inside);
+            let alias = NameRecord::Alias("db.example.com".into());
+            assert_eq!(zone.find("web.default.svc.cluster.local"), Some(&[alias][..]));
+            assert_eq!(zone.find("4.3.77.10.in-addr.arpa"), None);
+        }
     }
 
     #[test]

@@ -422,7 +422,7 @@ impl Carrier {
     }
 
     /// What was counted at each listener.
-    fn counted(&self) -> Counted {
+    pub(super) fn counted(&self) -> Counted {
         let table = self.shared.table;
         let mut open: HashMap<u64, u64> = HashMap::new();
         for index in 0..table.top() {
@@ -434,13 +434,14 @@ impl Carrier {
         let traffic = |record: usize| {
             let listener = table.listener(record);
             let bounds = CONNECT_BOUNDS.into_iter().map(Some).chain([None]);
-            let bucket = |(up_to_micros, connections)| Bucket { up_to_micros, connections };
+            let bucket = |(up_to_micros, count)| Bucket { up_to_micros, count };
             Traffic {
                 connections: listener.counted(Count::Accepted),
                 open: open.get(&(record as u64)).copied().unwrap_or(0),
                 received_bytes: listener.counted(Count::Received),
                 sent_bytes: listener.counted(Count::Sent),
                 errors: listener.counted(Count::Failed),
+                refused: listener.counted(Count::Refused),
                 connect_micros: listener.counted(Count::ConnectMicros),
                 connect: bounds.zip(listener.histogram()).map(bucket).collect(),
             }

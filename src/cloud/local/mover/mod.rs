@@ -11,6 +11,7 @@
 //! others, [`host`] and [`guardian`] are what they become.
 
 mod admission;
+mod affinity;
 mod balance;
 mod bind;
 mod carrier;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 use super::dns::message::Zone;
@@ -57,10 +58,24 @@ pub(crate) struct Route {
     pub(crate) host: Ipv4Addr,
     /// Ports of healthy machines.
     pub(crate) backends: Vec<Backend>,
-    /// Where its connections go in the environment's own network, which chooses the machine itself; then there are no
+    /// Where its connections go in the environment's own network, which chooses the machine itself where there are no
     /// backends here.
     #[serde(default)]
     pub(crate) inside: Option<SocketAddr>,
+    /// Ranges of clients; everybody when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) source_ranges: Vec<String>,
+    /// How long a client that does not come again stays with its machine; `None`: clients do not stay. With it the machine is
+    /// chosen here also where there is an address inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) affinity_seconds: Option<Seconds>,
+}
+
+impl Route {
+    /// A route without backends, for everybody.
+    pub(crate) fn new(host: Ipv4Addr) -> Self {
+        Self { host, backends: Vec::new(), inside: None, source_ranges: Vec::new(), affinity_seconds: None }
+    }
 }
 
 /// A port of a healthy machine.
@@ -141,7 +156,15 @@ mod tests {
         let host = Ipv4Addr::new(127, 77, 1, 2);
         let server = NameServer { address: host, zone: Zone::from([("web".into(), host)]), inside: true };
         let routes = Routes {
-            listeners: BTreeMap::from([(id.clone(), Route { host, backends: vec![backend], inside: None })]),
+            listeners: BTreeMap::from([(
+                id.clone(),
+                Route {
+                    source_ranges: vec!["10.0.0.0/8".into()],
+                    affinity_seconds: Some(Seconds(9)),
+                    backends: vec![backend],
+                    ..Route::new(host)
+                },
+            )]),
             name_servers: BTreeMap::from([("local".into(), server)]),
         };
         let text = serde_json::to_string(&routes).unwrap();

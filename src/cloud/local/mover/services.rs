@@ -1,6 +1,7 @@
 //! What is known of each listener of a Service: its backends, and whether it admits more.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::admission::{Gate, Shares};
@@ -10,6 +11,7 @@ use super::log::Log;
 use super::poll::{EventFlags, Poll, Token};
 use super::routes::{ListenerId, Route};
 use super::table::{Table, key};
+use crate::cloud::local::sources::Sources;
 use crate::manifest::api::Protocol;
 
 /// Sessions of one listener. The one that was silent for longest makes room for a new one: sources of datagrams can be
@@ -24,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Service {
     environment: String,
     pub(super) backends: Backends,
+    /// Who may connect.
+    pub(super) sources: Sources,
     gate: Gate,
     /// Since when it accepts nothing, for want of room.
     paused: Option<Instant>,
@@ -48,6 +52,7 @@ impl Services {
         let service = Service {
             environment: id.environment.clone(),
             backends: Backends::default(),
+            sources: Sources::default(),
             gate: Gate::new(id.to_string(), otherwise, limit),
             paused: None,
         };
@@ -59,7 +64,7 @@ impl Services {
         self.all.remove(&(record as u64));
     }
 
-    /// Replaces the backends of a listener.
+    /// Replaces what a listener does with its clients.
     pub(super) fn set(&mut self, record: usize, route: &Route) {
         let upstream = |backend: &super::routes::Backend| Upstream {
             address: backend.address,
@@ -68,6 +73,8 @@ impl Services {
         if let Some(service) = self.all.get_mut(&(record as u64)) {
             service.backends.set(route.backends.iter().map(upstream).collect());
             service.backends.set_inside(route.inside);
+            service.backends.set_affinity(route.affinity_seconds.map(Duration::from));
+            service.sources = Sources::of(&route.source_ranges);
         }
     }
 
@@ -76,14 +83,26 @@ impl Services {
         self.all.get_mut(&record)
     }
 
+    /// Whether the backend of a connection depends on who its client is.
+    pub(super) fn have_affinity(&self, record: u64) -> bool {
+        self.all.get(&record).is_some_and(|service| service.backends.have_affinity())
+    }
+
     /// The backend to try next for a connection of that listener.
     pub(super) fn next(
         &mut self,
-        record: u64,
-        tried: &[std::net::SocketAddr],
+        (record, client): (u64, Option<IpAddr>),
+        tried: &[SocketAddr],
         engine: &Engine,
     ) -> Option<Upstream> {
-        self.all.get_mut(&record)?.backends.next(tried, |machine| engine.of_machine(machine))
+        self.all.get_mut(&record)?.backends.next(client, tried, |machine| engine.of_machine(machine))
+    }
+
+    /// Whether a client of that listener may connect; `client` is asked for its address only where that matters.
+    pub(super) fn let_in(&self, record: u64, client: impl FnOnce() -> Option<IpAddr>) -> bool {
+        let limited =
+            self.all.get(&record).map(|service| &service.sources).filter(|found| found.are_limited());
+        limited.is_none_or(|sources| client().is_some_and(|client| sources.admit(client)))
     }
 
     /// Whether the listener admits one more.

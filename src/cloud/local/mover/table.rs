@@ -435,6 +435,8 @@ pub(crate) enum Count {
     ConnectMicros = 12,
     /// The first number of the histogram of connecting.
     Connect = 13,
+    /// Clients that may not connect: connections of TCP, datagrams of UDP.
+    Refused = 24,
 }
 
 /// Upper bounds of the histogram of connecting, in microseconds; what takes longer is in one more number.

@@ -1,7 +1,7 @@
 //! TCP connections of Services: accepts, connects to a backend, and gives both to what carries.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -64,8 +64,14 @@ impl Connecting {
         }
     }
 
-    /// Takes on an accepted connection.
+    /// Takes on an accepted connection. One of a client that may not connect is reset at once.
     pub(super) fn begin(&mut self, engine: &mut Engine, services: &mut Services, client: Fd, record: u64) {
+        if !services.let_in(record, || peer(client)) {
+            engine.table.listener(usize::try_from(record).unwrap_or(0)).count(Count::Refused, 1);
+            let _ = sockopt::set_socket_linger(client, Some(Duration::ZERO));
+            client.close();
+            return;
+        }
         let Some(index) = engine.open(client, record) else {
             client.close();
             return;
@@ -92,7 +98,9 @@ impl Connecting {
     fn connect(&mut self, engine: &mut Engine, services: &mut Services, index: u32, mut attempt: Attempt) {
         let slot = engine.table.slot(index);
         let record = slot.listener();
-        while let Some(backend) = services.next(record, &attempt.tried, engine) {
+        let asks = services.have_affinity(record);
+        let client = slot.side(Side::Client).filter(|_| asks).and_then(peer);
+        while let Some(backend) = services.next((record, client), &attempt.tried, engine) {
             attempt.tried.push(backend.address);
             let Ok(server) = socket(backend.address) else { continue };
             engine.table.own(server, Owner::Nobody);
@@ -177,6 +185,12 @@ impl Connecting {
     pub(super) fn forget_closed(&mut self, engine: &Engine) {
         self.attempts.retain(|index, _| engine.table.slot(*index).state().0 == SlotState::Connecting);
     }
+}
+
+/// The address of a connection's client.
+fn peer(client: Fd) -> Option<IpAddr> {
+    let peer = rustix::net::getpeername(client).ok().flatten()?;
+    SocketAddr::try_from(peer).ok().map(|peer| peer.ip())
 }
 
 fn listener(engine: &Engine, record: u64) -> Option<Fd> {

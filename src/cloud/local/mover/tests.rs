@@ -1,5 +1,6 @@
 //! A carrier between real sockets, on a thread of the test: the bed, and connections of Services.
 
+mod clients;
 mod datagrams;
 mod names;
 
@@ -38,7 +39,7 @@ fn id(port: u16, protocol: Protocol) -> ListenerId {
 
 fn wanted(host: Ipv4Addr, ports: &[(u16, Protocol)], backends: &[Backend]) -> Routes {
     let one = |(port, protocol): &(u16, Protocol)| {
-        (id(*port, *protocol), Route { host, backends: backends.to_vec(), inside: None })
+        (id(*port, *protocol), Route { backends: backends.to_vec(), ..Route::new(host) })
     };
     Routes { listeners: ports.iter().map(one).collect(), ..Routes::default() }
 }
@@ -261,7 +262,7 @@ fn a_port_is_free_for_another_balancer_once_its_own_is_gone() {
         for name in ["one", "two", "three"] {
             let mut id = id(PORT, protocol);
             id.service.name = name.into();
-            let route = Route { host: host(104), backends: vec![a.clone()], inside: None };
+            let route = Route { backends: vec![a.clone()], ..Route::new(host(104)) };
             let listeners = BTreeMap::from([(id.clone(), route)]);
             door.apply(Routes { listeners, ..Routes::default() });
             assert!(!door.has_failures());
@@ -400,7 +401,7 @@ fn two_hundred_services_are_bound_and_changed_by_one_request_each() {
         let one = |number: u16| {
             let mut id = id(PORT + number, Protocol::Tcp);
             id.service.name = format!("web-{number}");
-            (id, Route { host: host(117), backends: backends.to_vec(), inside: None })
+            (id, Route { backends: backends.to_vec(), ..Route::new(host(117)) })
         };
         Routes { listeners: (0..200).map(one).collect(), ..Routes::default() }
     };

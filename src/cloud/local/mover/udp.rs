@@ -101,7 +101,11 @@ impl Sessions {
                 Ok((_, _, Some(client))) => SocketAddr::try_from(client.clone()).ok(),
                 _ => None,
             };
-            if let (Ok((length, ..)), Some(client)) = (&received, client)
+            let admitted = client.filter(|client| services.let_in(record, || Some(client.ip())));
+            if client.is_some() && admitted.is_none() {
+                listener.count(Count::Refused, 1);
+            }
+            if let (Ok((length, ..)), Some(client)) = (&received, admitted)
                 && let Some(index) = self.of(engine, services, (record, client), shares, log)
             {
                 listener.count(Count::Received, *length as u64);
@@ -139,7 +143,7 @@ impl Sessions {
             }
             self.forget(engine, index);
         }
-        let backend = services.next(record, &[], engine)?;
+        let backend = services.next((record, Some(client.1.ip())), &[], engine)?;
         if !services.admits(record, engine, shares, log) {
             self.forget_oldest(engine, record);
             if !services.admits(record, engine, shares, log) {

@@ -6,10 +6,11 @@
 //! sides see each other's own.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::nftables::{Chain, Elements, Hook, Key, Point, Refusal, Set, Statement, Table, Value, Verdict};
 use super::wanted::{self, Addresses, Allow, Block, GATEWAY, MACHINES, NAMES, NODE, SERVICES, Wanted};
+use crate::cloud::local::rendezvous;
 use crate::manifest::api::Protocol;
 use crate::plan::pod::HEALTH_PORT;
 
@@ -235,8 +236,8 @@ fn services(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
         ];
         ports.push((key, Verdict::Goto(chain.clone())));
         let backends: Vec<(Vec<Value>, _)> = (0..)
-            .zip(&service.backends)
-            .map(|(index, backend)| (vec![Value::Index(index)], *backend))
+            .zip(if service.has_affinity { shares(&service.backends) } else { service.backends.clone() })
+            .map(|(index, backend)| (vec![Value::Index(index)], backend))
             .collect();
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
         let balance = Statement::Balance { map: map.clone(), count, has_affinity: service.has_affinity };
@@ -246,6 +247,27 @@ fn services(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
     let key = vec![Key::Destination, Key::Protocol, Key::Port];
     maps.push(Set { name: SERVICE_PORTS.into(), key, elements: Elements::Chains(ports) });
     (maps, chains)
+}
+
+/// Shares of clients at least, of a Service with affinity.
+const SHARES: usize = 256;
+
+/// Shares of each backend at least, on average.
+const SHARES_OF_BACKEND: usize = 8;
+
+/// The backend of each share of clients: the kernel makes a share of a client's address. A backend that goes leaves the
+/// shares of others as they are.
+fn shares(backends: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+    if backends.len() < 2 {
+        return backends.to_vec();
+    }
+    let count = (backends.len() * SHARES_OF_BACKEND).next_power_of_two().max(SHARES);
+    let servers = || backends.iter().copied().map(SocketAddr::V4);
+    let share = |number| match rendezvous::choose(number, servers())? {
+        SocketAddr::V4(backend) => Some(backend),
+        SocketAddr::V6(_) => None,
+    };
+    (0..count as u64).filter_map(share).collect()
 }
 
 /// Which way a policy looks.
@@ -333,8 +355,6 @@ fn restricted<'w>(allowed: &'w [Allow], direction: Direction, peers: &mut Peers<
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::net::SocketAddrV4;
-
     use super::*;
     use crate::cloud::local::network::wanted::{Policy, Ports, WantedService};
 
@@ -418,6 +438,25 @@ pub(super) mod tests {
         let (one_group, more) = (total(1, 300), total(1, 600));
         assert!(more < one_group * 2 && total(1, 1000) < 256 << 10, "{one_group} {more}");
         assert!(total(600, 1) < total(300, 1) * 2 + 4096);
+    }
+
+    #[test]
+    fn a_backend_that_goes_leaves_the_clients_of_others_where_they_are() {
+        let backends = |count: u8| -> Vec<SocketAddrV4> {
+            (1..=count).map(|last| SocketAddrV4::new(Ipv4Addr::new(10, 78, 1, last), 80)).collect()
+        };
+        let (three, all) = (backends(3), shares(&backends(4)));
+        assert_eq!(all.len(), SHARES);
+        for (before, after) in all.iter().zip(shares(&three)) {
+            assert!(*before == after || !three.contains(before), "{before} became {after}");
+        }
+        for count in [2, 32, 33, 250] {
+            let (backends, shares) = (backends(count), shares(&backends(count)));
+            assert!(shares.len().is_power_of_two() && shares.len() >= SHARES_OF_BACKEND * backends.len());
+            let idle = backends.iter().filter(|backend| !shares.contains(backend)).count();
+            assert!(idle * 50 <= backends.len(), "{idle} of {count} have no clients");
+        }
+        assert_eq!((shares(&backends(1)), shares(&[])), (backends(1), vec![]));
     }
 
     #[test]

@@ -161,7 +161,7 @@ pub(crate) struct WantedService {
     pub(crate) protocol: Protocol,
     /// The port.
     pub(crate) port: u16,
-    /// Whether a client's connections go to the same machine as long as the backends stay.
+    /// Whether a client's connections go to the same machine as long as that serves.
     pub(crate) has_affinity: bool,
     /// Ports of the machines that serve.
     pub(crate) backends: Vec<SocketAddrV4>,

@@ -310,8 +310,12 @@ impl Carrier {
             };
             let Ok(Some(call)) = call else { return };
             let is_replaced = matches!(call, Call::Replace(_));
+            let counts = matches!(call, Call::Count);
             let ends = self.take(call, told.1);
-            let report = self.report();
+            let mut report = self.report();
+            if counts {
+                report.counted = self.server.counted();
+            }
             if ends {
                 self.ending.cancel();
                 if is_replaced {
@@ -326,7 +330,7 @@ impl Carrier {
     /// Does what is asked by a connection; whether this process ends.
     fn take(&self, call: Call, connection: u64) -> bool {
         match call {
-            Call::Report => false,
+            Call::Report | Call::Count => false,
             Call::Leaving(active) => {
                 self.leaving().insert(connection, active);
                 false

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -13,12 +14,15 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Lease, Servers};
 use super::connection::{Busy, ConnectionEntry};
 use super::outgoing::{Outgoing, Sent, Unanswered};
 use super::routing::{self, Hosts, Routing};
+use super::tally::{Counter, Tally};
+use crate::cloud::local::sources::Sources;
 
 /// Headers that are between two neighbours only, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -41,9 +45,13 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// What a front does with requests, as one value that is replaced whole.
 #[derive(Debug, Default)]
 pub(super) struct Table {
+    /// Who may connect.
+    pub(super) sources: Sources,
     pub(super) routing: Routing,
-    /// By the numbers of the routing, with the name of the Service.
-    pub(super) pools: Vec<(String, Arc<Servers>)>,
+    /// By the numbers of the routing.
+    pub(super) pools: Vec<Target>,
+    /// Counts what no rule is about.
+    pub(super) others: Arc<Counter>,
     /// The hosts that are served with TLS alone, and the port with TLS, if it is open.
     pub(super) redirect: Option<(Hosts, Option<u16>)>,
     /// Answers to CAs that want to see that a host leads here: by token, the host and the key authorization.
@@ -52,6 +60,15 @@ pub(super) struct Table {
 
 /// Where a CA asks for the answer to a challenge (RFC 8555, 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// Where requests go.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The name of the Service.
+    pub(super) service: String,
+    pub(super) servers: Arc<Servers>,
+    pub(super) counter: Arc<Counter>,
+}
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +85,8 @@ pub(super) struct AnswerBody {
     lease: Option<Lease>,
     /// Held until the answer is sent.
     _busy: Option<Busy>,
+    /// Ends with it.
+    tally: Option<Tally>,
 }
 
 impl Body for AnswerBody {
@@ -79,6 +98,9 @@ impl Body for AnswerBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let (Poll::Ready(Some(Ok(frame))), Some(tally)) = (&polled, &self.tally) {
+            tally.counter().sent(frame.data_ref().map_or(0, Bytes::len));
+        }
         let is_whole = matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream();
         if is_whole && let Some(mut lease) = self.lease.take() {
             lease.done();
@@ -98,62 +120,95 @@ impl Body for AnswerBody {
 /// An answer of the proxy itself.
 pub(super) fn own(status: StatusCode, text: &str) -> Response<AnswerBody> {
     let body = Full::new(Bytes::from(format!("{text}\n")));
-    let mut response = Response::new(AnswerBody { inner: Either::Right(body), lease: None, _busy: None });
+    let mut response =
+        Response::new(AnswerBody { inner: Either::Right(body), lease: None, _busy: None, tally: None });
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
 
-/// Answers a request. A tunnel holds the place of the connection that it was, and ends with it.
+/// Answers a request, and counts it.
 pub(super) async fn answer(
     table: &Table,
     origin: Origin,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     entry: Arc<ConnectionEntry>,
     busy: Busy,
 ) -> Response<AnswerBody> {
-    let target = match target(&request) {
-        Ok(target) => target,
-        Err(refused) => return own(StatusCode::BAD_REQUEST, refused),
+    let began = Instant::now();
+    let (target, asked) = routed(table, origin, &request);
+    let mut tally = Tally::new(target.map_or(&table.others, |target| &target.counter), began);
+    let mut response = match (asked, target) {
+        (Err(refusal), _) => refusal,
+        (Ok(asked), Some(target)) => {
+            let counter = tally.counter();
+            passed((target, &asked, origin), request, (entry, busy), counter).await
+        }
+        (Ok(_), None) => own(StatusCode::NOT_FOUND, "no rule of the Ingress matches this host and path"),
+    };
+    tally.answered(response.status());
+    response.body_mut().tally = Some(tally);
+    response
+}
+
+/// Where a request goes, if a rule is about it, and what it is for; or the answer of the proxy itself.
+fn routed<'t>(
+    table: &'t Table,
+    origin: Origin,
+    request: &Request<Incoming>,
+) -> (Option<&'t Target>, Result<Asked, Response<AnswerBody>>) {
+    let asked = match asked(request) {
+        Ok(asked) => asked,
+        Err(refused) => return (None, Err(own(StatusCode::BAD_REQUEST, refused))),
     };
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return own(StatusCode::METHOD_NOT_ALLOWED, "this method is not forwarded");
+        return (None, Err(own(StatusCode::METHOD_NOT_ALLOWED, "this method is not forwarded")));
     }
-    let token = target.path.strip_prefix(CHALLENGES).filter(|_| !origin.tls);
+    let token = asked.path.strip_prefix(CHALLENGES).filter(|_| !origin.tls);
     // A token that is nobody's here is of a client behind the Ingress.
     if let Some((_, authorization)) =
-        token.and_then(|token| table.challenges.get(token)).filter(|(host, _)| *host == target.host)
+        token.and_then(|token| table.challenges.get(token)).filter(|(host, _)| *host == asked.host)
     {
-        return challenge(authorization);
+        return (None, Err(challenge(authorization)));
     }
-    let found = match table.routing.route(&target.host, &target.path) {
-        Ok(found) => found,
-        Err(refused) => return own(StatusCode::BAD_REQUEST, refused),
+    let found = match table.routing.route(&asked.host, &asked.path) {
+        Ok(found) => found.and_then(|number| table.pools.get(number)),
+        Err(refused) => return (None, Err(own(StatusCode::BAD_REQUEST, refused))),
     };
     if let Some((hosts, port)) = table.redirect.as_ref().filter(|_| !origin.tls)
-        && hosts.cover(&target.host)
+        && hosts.cover(&asked.host)
     {
         // Without TLS nothing of it is served, also where there is no TLS now.
         let closed = || own(StatusCode::SERVICE_UNAVAILABLE, "this host has TLS, whose port is not open");
-        return port.map_or_else(closed, |port| redirect(&target, port, request.uri()));
+        let answer = port.map_or_else(closed, |port| redirect(&asked, port, request.uri()));
+        return (found, Err(answer));
     }
-    let Some((service, servers)) = found.and_then(|number| table.pools.get(number)) else {
-        return own(StatusCode::NOT_FOUND, "no rule of the Ingress matches this host and path");
-    };
+    (found, Ok(asked))
+}
+
+/// Passes a request on to a machine. A tunnel holds the place of the connection that it was, and ends with it.
+async fn passed(
+    (target, asked, origin): (&Target, &Asked, Origin),
+    mut request: Request<Incoming>,
+    (entry, busy): (Arc<ConnectionEntry>, Busy),
+    counter: &Arc<Counter>,
+) -> Response<AnswerBody> {
+    let servers = &target.servers;
     let upgrade = upgrade(&request).filter(|_| !servers.http2);
     let upgraded = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let outgoing = outgoing(request, &target, origin, servers.http2, upgrade.as_ref());
+    let outgoing = outgoing(request, (asked, origin, counter), servers.http2, upgrade.as_ref());
     let (mut response, lease) = match servers.send(outgoing).await {
         Ok(answered) => answered,
-        Err(reason) => return failure(reason, service),
+        Err(reason) => return failure(reason, &target.service),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = upgraded else {
             return own(StatusCode::BAD_GATEWAY, "the server switched protocols without being asked");
         };
         let server = hyper::upgrade::on(&mut response);
-        tokio::spawn(tunnel(client, server, entry.activity.stop.clone(), (lease, busy, entry)));
+        let ended = entry.activity.stop.clone();
+        tokio::spawn(tunnel((client, server), ended, Arc::clone(counter), (lease, busy, entry)));
         return switched(&response);
     }
     incoming(response, lease, busy)
@@ -161,7 +216,7 @@ pub(super) async fn answer(
 
 /// What a request is for.
 #[derive(Debug)]
-struct Target {
+struct Asked {
     /// As rules have hosts.
     host: String,
     /// As the client wrote it, with its port.
@@ -171,7 +226,7 @@ struct Target {
 }
 
 /// Reads host and path; the reason where there are none.
-fn target(request: &Request<Incoming>) -> Result<Target, &'static str> {
+fn asked(request: &Request<Incoming>) -> Result<Asked, &'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let named = hosts.next();
     if hosts.next().is_some() {
@@ -195,13 +250,14 @@ fn target(request: &Request<Incoming>) -> Result<Target, &'static str> {
     }
     let path =
         routing::normal(path).ok_or("the path has the elements . or .., or a % that encodes nothing")?;
-    Ok(Target { host, authority, path: path.into_owned() })
+    Ok(Asked { host, authority, path: path.into_owned() })
 }
 
 /// The answer to a challenge.
 fn challenge(authorization: &str) -> Response<AnswerBody> {
     let body = Full::new(Bytes::from(authorization.to_owned()));
-    let mut response = Response::new(AnswerBody { inner: Either::Right(body), lease: None, _busy: None });
+    let mut response =
+        Response::new(AnswerBody { inner: Either::Right(body), lease: None, _busy: None, tally: None });
     let bytes = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, bytes);
     response
@@ -209,11 +265,11 @@ fn challenge(authorization: &str) -> Response<AnswerBody> {
 
 /// To the same place with TLS. Who came by a host without a port came to port 80, be it one that leads to this one, and
 /// finds TLS at port 443 likewise.
-fn redirect(target: &Target, port: u16, uri: &Uri) -> Response<AnswerBody> {
-    let is_default = port == 443 || target.authority.port().is_none();
+fn redirect(asked: &Asked, port: u16, uri: &Uri) -> Response<AnswerBody> {
+    let is_default = port == 443 || asked.authority.port().is_none();
     let port = if is_default { String::new() } else { format!(":{port}") };
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let Ok(location) = HeaderValue::try_from(format!("https://{}{port}{path}", target.host)) else {
+    let Ok(location) = HeaderValue::try_from(format!("https://{}{port}{path}", asked.host)) else {
         return own(StatusCode::BAD_REQUEST, "the path cannot be redirected");
     };
     let mut response = own(StatusCode::PERMANENT_REDIRECT, "use https");
@@ -258,8 +314,7 @@ fn strip(headers: &mut HeaderMap) {
 /// The request as a machine is to see it.
 fn outgoing(
     request: Request<Incoming>,
-    target: &Target,
-    origin: Origin,
+    (asked, origin, counter): (&Asked, Origin, &Arc<Counter>),
     http2: bool,
     upgrade: Option<&HeaderValue>,
 ) -> Outgoing {
@@ -270,20 +325,20 @@ fn outgoing(
     // The proxy itself asks the client for the body when a machine takes it.
     parts.headers.remove(header::EXPECT);
     join_cookies(&mut parts.headers);
-    forwarded(&mut parts.headers, target, origin);
+    forwarded(&mut parts.headers, asked, origin);
     let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let mut uri = hyper::http::uri::Parts::default();
     uri.path_and_query = Some(path);
     if http2 {
         uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Some(target.authority.clone());
+        uri.authority = Some(asked.authority.clone());
         parts.headers.remove(header::HOST);
         parts.version = Version::HTTP_2;
         if trailers {
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     } else {
-        if let Ok(host) = HeaderValue::try_from(target.authority.as_str()) {
+        if let Ok(host) = HeaderValue::try_from(asked.authority.as_str()) {
             parts.headers.insert(header::HOST, host);
         }
         parts.version = Version::HTTP_11;
@@ -296,7 +351,7 @@ fn outgoing(
     parts.extensions.clear();
     let twice = parts.method.is_idempotent() && body.is_end_stream() && upgrade.is_none();
     let again = twice.then(|| parts.clone());
-    let (body, passed) = Sent::new(body);
+    let (body, passed) = Sent::new(body, counter);
     Outgoing { request: Request::from_parts(parts, Either::Left(body)), again, parts: passed }
 }
 
@@ -330,7 +385,7 @@ fn is_of_proxies(name: &HeaderName) -> bool {
 }
 
 /// Who asked, by which scheme and host. Headers of the client about that are not passed on.
-fn forwarded(headers: &mut HeaderMap, target: &Target, origin: Origin) {
+fn forwarded(headers: &mut HeaderMap, asked: &Asked, origin: Origin) {
     let told: Vec<HeaderName> = headers.keys().filter(|name| is_of_proxies(name)).cloned().collect();
     for name in told {
         headers.remove(name);
@@ -344,7 +399,7 @@ fn forwarded(headers: &mut HeaderMap, target: &Target, origin: Origin) {
     set(FORWARDED_FOR, &client);
     set(REAL_IP, &client);
     set(FORWARDED_PROTO, if origin.tls { "https" } else { "http" });
-    set(FORWARDED_HOST, target.authority.as_str());
+    set(FORWARDED_HOST, asked.authority.as_str());
     set(FORWARDED_PORT, &origin.local.port().to_string());
 }
 
@@ -360,13 +415,20 @@ fn incoming(response: Response<Incoming>, mut lease: Lease, busy: Busy) -> Respo
     } else {
         Some(lease)
     };
-    Response::from_parts(parts, AnswerBody { inner: Either::Left(body), lease, _busy: Some(busy) })
+    Response::from_parts(
+        parts,
+        AnswerBody { inner: Either::Left(body), lease, _busy: Some(busy), tally: None },
+    )
 }
 
 /// `101 Switching Protocols`, as the machine answered it.
 fn switched(response: &Response<Incoming>) -> Response<AnswerBody> {
-    let mut answer =
-        Response::new(AnswerBody { inner: Either::Right(Full::default()), lease: None, _busy: None });
+    let mut answer = Response::new(AnswerBody {
+        inner: Either::Right(Full::default()),
+        lease: None,
+        _busy: None,
+        tally: None,
+    });
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let mut headers = response.headers().clone();
     let protocol = headers.get(header::UPGRADE).cloned();
@@ -381,14 +443,15 @@ fn switched(response: &Response<Incoming>) -> Response<AnswerBody> {
 
 /// Bytes both ways between a client and a machine that have gone over to another protocol.
 async fn tunnel<T>(
-    client: hyper::upgrade::OnUpgrade,
-    server: hyper::upgrade::OnUpgrade,
+    (client, server): (hyper::upgrade::OnUpgrade, hyper::upgrade::OnUpgrade),
     ended: CancellationToken,
+    counter: Arc<Counter>,
     held: T,
 ) {
     let carry = async {
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+            let mut client = InspectReader::new(TokioIo::new(client), |bytes| counter.received(bytes.len()));
+            let mut server = InspectReader::new(TokioIo::new(server), |bytes| counter.sent(bytes.len()));
             // A reset by either side ends both.
             drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
         }

@@ -13,6 +13,7 @@ use super::process;
 use super::wanted::{Call, Report, Wanted};
 use crate::cloud::local::home::Home;
 use crate::cloud::local::wire::Hello;
+use crate::plan::fleet::HttpTraffic;
 
 /// How often the proxy is asked for a report.
 const ASK: Duration = Duration::from_millis(200);
@@ -62,6 +63,16 @@ impl Proxy {
 
     fn locked(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was counted of requests, by front; nothing where the proxy does not answer, or is not there.
+    pub(crate) async fn counted(&self, home: &Home) -> BTreeMap<String, Vec<HttpTraffic>> {
+        let is_there = self.wanted.borrow().as_ref().is_some_and(|wanted| !wanted.0.is_empty());
+        if !is_there {
+            return BTreeMap::new();
+        }
+        let Ok(mut client) = Client::connect(&home.state).await else { return BTreeMap::new() };
+        client.call(&Call::Count).await.map(|report| report.counted).unwrap_or_default()
     }
 
     /// Has this served from now on.
@@ -223,6 +234,7 @@ mod tests {
         let front = Front {
             environment: "e".into(),
             host: Ipv4Addr::LOCALHOST,
+            source_ranges: vec![],
             certificates: vec![],
             tls: vec![],
             redirect: true,

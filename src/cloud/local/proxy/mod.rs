@@ -20,6 +20,7 @@ mod process;
 pub mod routing;
 mod server;
 mod streams;
+mod tally;
 mod tls;
 mod wanted;
 

@@ -10,6 +10,8 @@ use hyper::Request;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::http::request::Parts;
 
+use super::tally::Counter;
+
 /// The body of a request: what the client sends, or nothing when it is sent again.
 pub(super) type RequestBody = Either<Sent, Empty<Bytes>>;
 
@@ -18,13 +20,14 @@ pub(super) type RequestBody = Either<Sent, Empty<Bytes>>;
 pub(super) struct Sent {
     inner: Incoming,
     parts: Arc<AtomicU32>,
+    counter: Arc<Counter>,
 }
 
 impl Sent {
-    /// The body, with the number of its parts that were passed on so far.
-    pub(super) fn new(inner: Incoming) -> (Self, Arc<AtomicU32>) {
+    /// The body, with the number of its parts that were passed on so far. Its bytes are counted.
+    pub(super) fn new(inner: Incoming, counter: &Arc<Counter>) -> (Self, Arc<AtomicU32>) {
         let parts = Arc::<AtomicU32>::default();
-        (Self { inner, parts: Arc::clone(&parts) }, parts)
+        (Self { inner, parts: Arc::clone(&parts), counter: Arc::clone(counter) }, parts)
     }
 }
 
@@ -39,6 +42,9 @@ impl Body for Sent {
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         if polled.is_ready() {
             self.parts.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.counter.received(frame.data_ref().map_or(0, Bytes::len));
         }
         polled
     }

@@ -19,13 +19,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::backend::{HEADERS, MAX_HEAD, Registry, Servers};
+use super::backend::{HEADERS, MAX_HEAD, Registry};
 use super::connection::{Busy, ConnectionEntry, Connections, SILENCES, Silences, Watched};
-use super::forward::{self, Origin, Table};
+use super::forward::{self, Origin, Table, Target};
 use super::routing::{Hosts, Routing};
 use super::streams::WINDOW;
+use super::tally::Counter;
 use super::tls::{self, Certificates};
-use super::wanted::{Bound, Challenge, Front, Proof, Report, Wanted};
+use super::wanted::{Bound, Challenge, Front, Pool, Proof, Report, Wanted};
+use crate::cloud::local::sources::Sources;
+use crate::plan::fleet::HttpTraffic;
 
 /// The time of a handshake of TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -75,6 +78,8 @@ struct Running {
     shared: Arc<Shared>,
     http: Option<Listening>,
     https: Option<Listening>,
+    /// By Service.
+    counters: BTreeMap<String, Arc<Counter>>,
     warnings: Vec<String>,
     /// The tokens of challenges that it answers.
     challenges: BTreeSet<String>,
@@ -168,10 +173,22 @@ impl Server {
             let opened = self.open(id, front, running);
             let https = opened.iter().find(|opened| opened.is_tls).map(|opened| opened.port);
             let https = https.or(running.https.as_ref().map(|https| https.port));
-            let pools = front.pools.iter().map(|pool| (pool.service.clone(), registry.servers(pool)));
+            running.counters.retain(|service, _| {
+                service == OTHERS || front.pools.iter().any(|pool| pool.service == *service)
+            });
+            let mut counter =
+                |service: &str| Arc::clone(running.counters.entry(service.to_owned()).or_default());
+            let others = counter(OTHERS);
+            let target = |pool: &Pool| Target {
+                service: pool.service.clone(),
+                servers: registry.servers(pool),
+                counter: counter(&pool.service),
+            };
             let table = Table {
+                sources: Sources::of(&front.source_ranges),
                 routing: Routing::new(&front.rules, front.default),
-                pools: pools.collect::<Vec<(String, Arc<Servers>)>>(),
+                pools: front.pools.iter().map(target).collect(),
+                others,
                 redirect: front.redirect.then(|| (Hosts::new(&front.tls), https)),
                 challenges: http_challenges(&front.challenges),
             };
@@ -280,6 +297,16 @@ impl Server {
         report
     }
 
+    /// The requests of each front, by Service.
+    pub(crate) fn counted(&self) -> BTreeMap<String, Vec<HttpTraffic>> {
+        let running = self.running();
+        let of = |(id, front): (&String, &Running)| {
+            let counters = front.counters.iter();
+            (id.clone(), counters.map(|(service, counter)| counter.requests(service)).collect())
+        };
+        running.0.iter().map(of).collect()
+    }
+
     /// Accepts no more, and returns when all connections have ended or after `patience`. Listeners stay kept.
     pub(crate) async fn leave(&self, patience: Duration) {
         self.common.leaving.cancel();
@@ -289,6 +316,9 @@ impl Server {
         }
     }
 }
+
+/// What stands for the Service of requests that no rule is about.
+const OTHERS: &str = "";
 
 const PLAIN: &str = "http";
 const TLS: &str = "https";
@@ -317,10 +347,12 @@ fn idle(front: &Front) -> Running {
         ended: ended.clone(),
     };
     let ends = ended.drop_guard();
+    let counters = BTreeMap::new();
     Running {
         shared: Arc::new(shared),
         http: None,
         https: None,
+        counters,
         warnings: vec![],
         challenges: BTreeSet::new(),
         _ends_connections: ends,
@@ -379,6 +411,10 @@ async fn accept(
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        if !shared.table().sources.admit(client.ip()) {
+            drop(stream.set_zero_linger());
+            continue;
+        }
         let (shared, common, acceptor) = (Arc::clone(&shared), Arc::clone(&common), acceptor.clone());
         // One client waits here, the others in the kernel's queue.
         let place = tokio::select! {

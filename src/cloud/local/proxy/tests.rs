@@ -62,6 +62,7 @@ fn front(servers: &[SocketAddr]) -> Front {
     Front {
         environment: "test".into(),
         host: host(),
+        source_ranges: vec![],
         certificates: vec![],
         tls: vec![],
         redirect: true,
@@ -228,6 +229,78 @@ async fn requests_go_by_host_and_path_and_the_rest_to_nobody() {
     bed.serve(front);
     assert_eq!(bed.get("/ab").await, (StatusCode::OK, "two".into()));
     assert_eq!(bed.server.report().requests, 5);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_service_and_by_the_class_of_their_answer() {
+    let one = mirror().await;
+    let mut front = front(&[one]);
+    front.rules = vec![rule("/a", 0), rule("/b", 1)];
+    front.pools = vec![pool("one", &[one]), pool("two", &[])];
+    let mut bed = Bed::new(front);
+    let mut sent = 0;
+    for _ in 0..3 {
+        sent += bed.get("/a").await.1.len();
+    }
+    let head = "POST /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 5\r\n\r\nabcde";
+    let answer = bed.raw(head).await;
+    sent += answer.split_once("\r\n\r\n").unwrap().1.len();
+    assert_eq!(bed.get("/b").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(bed.get("/c").await.0, StatusCode::NOT_FOUND);
+    bed.raw("GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n").await;
+    let of = |bed: &Bed| {
+        let counted = bed.server.counted().remove("test/default/web").unwrap();
+        let found = |service: &str| counted.iter().find(|found| found.service == service).unwrap().clone();
+        ["one", "two", ""].map(found)
+    };
+    let [one, two, others] = of(&bed);
+    assert_eq!((one.codes["2xx"], one.codes.values().sum::<u64>()), (4, 4));
+    assert_eq!((one.received_bytes, one.sent_bytes), (5, sent as u64));
+    assert_eq!(one.durations.iter().map(|bucket| bucket.count).sum::<u64>(), 4);
+    assert_eq!((two.codes["5xx"], two.received_bytes), (1, 0));
+    assert_eq!(others.codes["4xx"], 2);
+    // What was counted stays when rules change, as long as the Service is one of them.
+    let mut front = bed.front();
+    front.rules.remove(1);
+    front.pools.remove(1);
+    bed.serve(front);
+    let counted = bed.server.counted().remove("test/default/web").unwrap();
+    assert_eq!(counted.iter().map(|found| found.service.as_str()).collect::<Vec<_>>(), ["", "one"]);
+    assert_eq!(counted[1], one);
+}
+
+#[tokio::test]
+async fn a_request_whose_client_goes_is_counted_as_one_of_the_client() {
+    let bed = Bed::new(front(&[backend(|_| std::future::pending()).await]));
+    let mut stream = bed.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    while bed.server.report().active.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(stream);
+    let counted =
+        || bed.server.counted()["test/default/web"].iter().map(|found| found.codes["4xx"]).sum::<u64>();
+    let given_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    while counted() == 0 {
+        assert!(tokio::time::Instant::now() < given_up);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_outside_the_ranges_are_not_answered() {
+    let one = named("one").await;
+    let mut bed = Bed::new(front(&[one]));
+    for (ranges, admitted) in
+        [(&["192.0.2.0/24"][..], false), (&["10.0.0.0/8", "127.0.0.0/8"], true), (&[], true)]
+    {
+        let mut front = bed.front();
+        front.source_ranges = ranges.iter().map(|range| (*range).to_owned()).collect();
+        bed.serve(front);
+        let answer = bed.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(answer.ends_with("one"), admitted, "{ranges:?}: {answer}");
+        assert_eq!(answer.is_empty(), !admitted, "{ranges:?}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::local::wire::Hello;
-use crate::plan::fleet::HttpRule;
+use crate::plan::fleet::{HttpRule, HttpTraffic};
 
 /// Everything that the proxy is to serve: a front for each Ingress, by [`Front::id`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub(crate) struct Front {
     pub(crate) environment: String,
     /// The address on this host. Requests come on port 80, and on 443 with TLS.
     pub(crate) host: Ipv4Addr,
+    /// Ranges of clients; everybody when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) source_ranges: Vec<String>,
     /// Certificates, the first one for clients that name no host.
     pub(crate) certificates: Vec<Certificate>,
     /// Hosts that have TLS, whether or not there is a certificate now; `None` is every host. Without any, and without
@@ -156,6 +159,9 @@ pub(crate) struct Report {
     /// The tokens of challenges that every front answers.
     #[serde(default)]
     pub(crate) challenges: BTreeSet<String>,
+    /// What was counted, by front; only in the answer to [`Call::Count`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) counted: BTreeMap<String, Vec<HttpTraffic>>,
     /// Requests that were answered since the process started.
     pub(crate) requests: u64,
     /// The process.
@@ -181,6 +187,8 @@ pub(crate) enum Call {
     Apply(Wanted),
     /// Report.
     Report,
+    /// Report, with what was counted.
+    Count,
     /// Go on as this program: sockets are kept, requests under way are answered by the old process. Where the program
     /// does not take over, the old one goes on.
     Replace(std::path::PathBuf),
@@ -206,6 +214,7 @@ mod tests {
             let front = Front {
                 environment: "e".into(),
                 host: Ipv4Addr::LOCALHOST,
+                source_ranges: vec![],
                 certificates,
                 tls: hosts.iter().map(|host| Some((*host).to_owned())).collect(),
                 redirect: true,

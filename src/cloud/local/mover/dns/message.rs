@@ -1,53 +1,16 @@
-//! DNS messages as bytes: RFC 1035, section 4, SRV, RFC 2782, and EDNS, RFC 6891. Pure.
+//! DNS messages as bytes: RFC 1035, section 4, SRV, RFC 2782, and EDNS, RFC 6891. Pure. What an alias stands for is in
+//! [`alias`](super::alias).
 
+use super::alias;
+pub use super::alias::followed;
+#[cfg(test)]
+pub(in crate::cloud::local::mover) use super::format::example_question;
+use super::format::{
+    A, ANY, BAD_VERSION, CNAME, Edns, INTERNET, LARGEST_ANSWER, NO_ERROR, NO_SUCH_NAME, PTR, SERVER_FAILURE,
+    SRV, TTL, datagram, edns, encoded, head, put_edns, put_record, question,
+};
+pub use super::format::{failure, fitting, is_refusal};
 pub use super::zone::{NameRecord, Zone};
-
-/// The largest answer, in bytes: what a message over TCP has room for, without the longest record and EDNS.
-const LARGEST_ANSWER: usize = 65_000;
-
-/// Id, flags and four counts of records.
-const HEADER: usize = 12;
-
-/// The largest name in bytes, with the lengths of its labels.
-const NAME_BYTES: usize = 255;
-
-/// How long resolvers may cache an answer, in seconds: a Service that moves is found soon.
-const TTL: u32 = 5;
-
-/// The largest answer over UDP, in bytes, when the question does not say.
-const DATAGRAM: usize = 512;
-
-/// The largest message over UDP that is read here, as EDNS reports it.
-const LARGEST: u16 = 4096;
-
-/// The number of records behind a question that are searched for EDNS: it is the first one in practice.
-const FURTHER_RECORDS: u16 = 16;
-
-/// Types and classes of records.
-const A: u16 = 1;
-const PTR: u16 = 12;
-const SRV: u16 = 33;
-const OPT: u16 = 41;
-const ANY: u16 = 255;
-const INTERNET: u16 = 1;
-
-/// Codes of an answer.
-const NO_ERROR: u8 = 0;
-const SERVER_FAILURE: u8 = 2;
-const NO_SUCH_NAME: u8 = 3;
-const NOT_IMPLEMENTED: u8 = 4;
-const REFUSED: u8 = 5;
-
-/// The upper bits of EDNS' code for a version that is not known.
-const BAD_VERSION: u8 = 1;
-
-/// Bits of the second and third byte: an answer; an authoritative one; a truncated one; recursion is desired;
-/// recursion is available.
-const ANSWER: u8 = 0x80;
-const AUTHORITATIVE: u8 = 0x04;
-const TRUNCATED: u8 = 0x02;
-const RECURSION_WANTED: u8 = 0x01;
-const RECURSION: u8 = 0x80;
 
 /// The result of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,22 +19,9 @@ pub enum Reply {
     Answer(Vec<u8>),
     /// The name is outside the domain: the question is to be relayed.
     Elsewhere,
-}
-
-/// The bytes of a record whose name is a reference, without its data.
-const RECORD_BYTES: usize = 12;
-
-/// The bytes of EDNS' record.
-const EDNS_BYTES: usize = 11;
-
-/// A question of one name.
-struct Question {
-    /// In lower case, without the last dot.
-    name: String,
-    kind: u16,
-    class: u16,
-    /// Where it ends in the message.
-    end: usize,
+    /// The name stands for one outside the domain: this question is to be relayed, and its answer to be made one to the
+    /// question that was asked, by [`followed`](super::alias::followed).
+    Alias(Vec<u8>),
 }
 
 /// Answers a message from `zone`; nothing if it is no question.
@@ -82,9 +32,7 @@ pub fn reply(message: &[u8], zone: &Zone) -> Option<Reply> {
 /// The same over UDP: as many records as its sender takes in a datagram. Where there are more, the answer says so, and is
 /// requested again over TCP.
 pub fn reply_to_datagram(message: &[u8], zone: &Zone) -> Option<Reply> {
-    answer(message, zone, |edns| {
-        edns.map_or(DATAGRAM, |edns| edns.size.clamp(DATAGRAM, LARGEST_ANSWER) - EDNS_BYTES)
-    })
+    answer(message, zone, datagram)
 }
 
 /// Answers a message in so many bytes as `limit` says, without EDNS' own.
@@ -99,11 +47,24 @@ fn answer(message: &[u8], zone: &Zone, limit: impl FnOnce(Option<&Edns>) -> usiz
         put_edns(&mut answer, BAD_VERSION);
         return Some(Reply::Answer(answer));
     }
-    let found = zone.find(&question.name);
-    let mut answer = head(message, question.end, if found.is_some() { NO_ERROR } else { NO_SUCH_NAME });
-    if question.class == INTERNET {
+    let chain = alias::chain(&question, zone);
+    let name = chain.last().unwrap_or(&question.name);
+    if !zone.has(name) {
+        return alias::question(message, &question, name).map(Reply::Alias);
+    }
+    let found = zone.find(name);
+    // One that still stands for another goes in a circle.
+    let is_endless = chain.len() == alias::LONGEST;
+    let code = match found {
+        _ if is_endless => SERVER_FAILURE,
+        Some(_) => NO_ERROR,
+        None => NO_SUCH_NAME,
+    };
+    let mut answer = head(message, question.end, code);
+    if question.class == INTERNET && !is_endless {
         let limit = limit(edns.as_ref());
-        put_records(&mut answer, question.kind, found.unwrap_or_default(), limit);
+        let owner = alias::put_chain(&mut answer, &chain, limit);
+        put_records(&mut answer, (&owner, question.kind), found.unwrap_or_default(), limit);
     }
     if edns.is_some() {
         put_edns(&mut answer, 0);
@@ -113,28 +74,18 @@ fn answer(message: &[u8], zone: &Zone, limit: impl FnOnce(Option<&Edns>) -> usiz
 
 /// Appends the records of the kind that is asked for. Each question begins with another one, by its id, so that clients
 /// that take the first one are spread.
-fn put_records(answer: &mut Vec<u8>, kind: u16, records: &[NameRecord], limit: usize) {
+fn put_records(answer: &mut Vec<u8>, (owner, kind): (&[u8], u16), records: &[NameRecord], limit: usize) {
     let data: Vec<(u16, Vec<u8>)> =
         records.iter().filter_map(data).filter(|(found, _)| kind == ANY || kind == *found).collect();
     let Some(first) = usize::from(u16::from_be_bytes([answer[0], answer[1]])).checked_rem(data.len()) else {
         return;
     };
     let (before, from) = data.split_at(first);
-    let mut count: u16 = 0;
     for (kind, data) in from.iter().chain(before) {
-        if answer.len() + RECORD_BYTES + data.len() > limit {
-            answer[2] |= TRUNCATED;
+        if !put_record(answer, (owner, *kind, TTL), data, limit) {
             break;
         }
-        // The name of the question, by a reference to where it stands.
-        answer.extend([0xc0, 12]);
-        answer.extend([*kind, INTERNET].map(u16::to_be_bytes).as_flattened());
-        answer.extend(TTL.to_be_bytes());
-        answer.extend(u16::try_from(data.len()).unwrap_or_default().to_be_bytes());
-        answer.extend(data);
-        count += 1;
     }
-    answer[6..8].copy_from_slice(&count.to_be_bytes());
 }
 
 /// The type of a record and its data; none for a name that a message cannot hold.
@@ -142,6 +93,7 @@ fn data(record: &NameRecord) -> Option<(u16, Vec<u8>)> {
     match record {
         NameRecord::Address(address) => Some((A, address.octets().to_vec())),
         NameRecord::Name(name) => Some((PTR, encoded(name)?)),
+        NameRecord::Alias(name) => Some((CNAME, encoded(name)?)),
         NameRecord::Port { port, host } => {
             // Of one priority and weight: any of them will do.
             let mut data = [0, 1, *port].map(u16::to_be_bytes).as_flattened().to_vec();
@@ -151,133 +103,6 @@ fn data(record: &NameRecord) -> Option<(u16, Vec<u8>)> {
     }
 }
 
-/// A name as a message holds it.
-fn encoded(name: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(name.len() + 2);
-    for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length))?);
-        bytes.extend(label.as_bytes());
-    }
-    bytes.push(0);
-    (bytes.len() <= NAME_BYTES).then_some(bytes)
-}
-
-/// What EDNS adds to a question.
-struct Edns {
-    /// The largest answer over UDP, in bytes.
-    size: usize,
-    version: u8,
-}
-
-/// EDNS' record behind a question.
-fn edns(message: &[u8], question_end: usize) -> Option<Edns> {
-    let number = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
-    // A question has no answers and no authorities.
-    if number(6)? != 0 || number(8)? != 0 {
-        return None;
-    }
-    let mut at = question_end;
-    for _ in 0..number(10)?.min(FURTHER_RECORDS) {
-        // A name ends with an empty label or with a reference.
-        loop {
-            match *message.get(at)? {
-                0 => break at += 1,
-                0xc0.. => break at += 2,
-                length => at += 1 + usize::from(length),
-            }
-        }
-        if number(at)? == OPT {
-            return Some(Edns { size: usize::from(number(at + 2)?), version: *message.get(at + 5)? });
-        }
-        at += 10 + usize::from(number(at + 8)?);
-    }
-    None
-}
-
-/// Appends EDNS' record to an answer whose other records are complete.
-fn put_edns(answer: &mut Vec<u8>, code: u8) {
-    answer[11] = 1;
-    answer.push(0);
-    answer.extend([OPT, LARGEST].map(u16::to_be_bytes).as_flattened());
-    // The upper bits of the code, the version, flags, and the length of nothing.
-    answer.extend([code, 0, 0, 0, 0, 0]);
-}
-
-/// `answer` as it fits into a datagram to the sender of `question`: one that is too long is truncated, and requested
-/// again over TCP.
-pub fn fitting(question: &[u8], answer: Vec<u8>) -> Vec<u8> {
-    let Some(end) = self::question(question).map(|question| question.end) else { return answer };
-    let allowed = edns(question, end).map_or(DATAGRAM, |edns| edns.size.max(DATAGRAM));
-    if answer.len() <= allowed {
-        return answer;
-    }
-    let mut cut = head(question, end, answer.get(3).map_or(SERVER_FAILURE, |byte| byte & 0x0f));
-    cut[2] = (cut[2] & !AUTHORITATIVE) | TRUNCATED;
-    cut
-}
-
-/// Whether the answer says that its server would not or could not answer: another one may.
-pub fn is_refusal(answer: &[u8]) -> bool {
-    let code = answer.get(3).map(|byte| byte & 0x0f);
-    matches!(code, None | Some(SERVER_FAILURE | NOT_IMPLEMENTED | REFUSED))
-}
-
-/// The answer "server failure" to a message that [`reply`] has taken for a question.
-pub fn failure(message: &[u8]) -> Vec<u8> {
-    let end = question(message).map_or(HEADER.min(message.len()), |question| question.end);
-    head(message, end, SERVER_FAILURE)
-}
-
-/// An answer with no record yet: the question's first bytes with other flags and counts.
-fn head(message: &[u8], end: usize, code: u8) -> Vec<u8> {
-    let mut answer = message[..end].to_vec();
-    answer[2] = ANSWER | AUTHORITATIVE | (message[2] & RECURSION_WANTED);
-    answer[3] = RECURSION | code;
-    answer[6..HEADER].fill(0);
-    answer
-}
-
-/// The question in a message; none if it is an answer, something else than a question, or not one question.
-fn question(message: &[u8]) -> Option<Question> {
-    let number = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
-    // Neither the bit of an answer nor an operation other than a standard query.
-    if message.len() < HEADER || message[2] & 0xf8 != 0 || number(4)? != 1 {
-        return None;
-    }
-    let mut name = String::new();
-    let mut at = HEADER;
-    loop {
-        let length = usize::from(*message.get(at)?);
-        at += 1;
-        match length {
-            0 => break,
-            1..64 if at + length - HEADER < NAME_BYTES => {}
-            // A reference, which a question has no place for, or a name that is too long.
-            _ => return None,
-        }
-        let label = message.get(at..at + length)?;
-        if !name.is_empty() {
-            name.push('.');
-        }
-        name.push_str(&String::from_utf8_lossy(label).to_ascii_lowercase());
-        at += length;
-    }
-    Some(Question { name, kind: number(at)?, class: number(at + 2)?, end: at + 4 })
-}
-
-/// A question with id 7.9 as resolvers send it.
-#[cfg(test)]
-pub(in crate::cloud::local::mover) fn example_question(name: &str, kind: u16) -> Vec<u8> {
-    let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        message.push(u8::try_from(label.len()).unwrap());
-        message.extend(label.as_bytes());
-    }
-    message.push(0);
-    message.extend([kind, INTERNET].map(u16::to_be_bytes).as_flattened());
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -285,6 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cloud::local::mover::dns::format::{ANSWER, DATAGRAM, EDNS_BYTES, HEADER, OPT, TRUNCATED};
 
     fn zone() -> Zone {
         Zone::from([("web.default.svc.cluster.local".to_owned(), Ipv4Addr::new(127, 77, 3, 4))])

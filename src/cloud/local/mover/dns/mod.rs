@@ -6,6 +6,8 @@
 //!
 //! [RFC 7766]: https://www.rfc-editor.org/rfc/rfc7766
 
+mod alias;
+mod format;
 mod framing;
 pub mod message;
 mod relay;

@@ -63,6 +63,8 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Relayed {
     question: Vec<u8>,
+    /// The question that was asked, where its name stands for that of the relayed one.
+    pub(super) alias: Option<Vec<u8>>,
     transport: Transport,
     servers: Vec<SocketAddr>,
     /// The server that is asked now.
@@ -103,12 +105,12 @@ impl Relayed {
         let servers = name_servers(&text).into_iter().map(|server| SocketAddr::new(server, settings.port));
         let servers = servers.collect();
         let due = Instant::now();
-        Self { question, transport, servers, at: 0, stage: None, due, refusal: None, token }
+        Self { question, alias: None, transport, servers, at: 0, stage: None, due, refusal: None, token }
     }
 
-    /// The question.
-    pub(super) fn question(&self) -> &[u8] {
-        &self.question
+    /// The question that was asked.
+    pub(super) fn asked(&self) -> &[u8] {
+        self.alias.as_ref().unwrap_or(&self.question)
     }
 
     /// Begins to ask the present server; the answer when there is none left to ask.

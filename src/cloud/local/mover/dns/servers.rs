@@ -104,6 +104,23 @@ struct Asker {
     due: Instant,
 }
 
+/// A question that is to be relayed.
+struct Relaying {
+    question: Vec<u8>,
+    /// The one that was asked, where its name stands for another one.
+    alias: Option<Vec<u8>>,
+}
+
+impl Relaying {
+    /// The question `asked`, for which the zone has found this.
+    fn of(asked: &[u8], found: Reply) -> Self {
+        match found {
+            Reply::Alias(question) => Self { question, alias: Some(asked.to_vec()) },
+            Reply::Elsewhere | Reply::Answer(_) => Self { question: asked.to_vec(), alias: None },
+        }
+    }
+}
+
 /// What became of a question that is to be relayed.
 enum Relay {
     /// There is no room for it.
@@ -394,9 +411,9 @@ impl Dns {
                 Some(Reply::Answer(answer)) => {
                     let _ = rustix::net::sendto(socket, &answer, SendFlags::NOSIGNAL, &client);
                 }
-                Some(Reply::Elsewhere) => {
+                Some(found @ (Reply::Elsewhere | Reply::Alias(_))) => {
                     let asking = Asking::Datagram(record, client);
-                    let question = question.to_vec();
+                    let question = Relaying::of(question, found);
                     if let Relay::Answered(answer) =
                         self.relay(&environment, question, (Transport::Udp, asking))
                     {
@@ -430,7 +447,7 @@ impl Dns {
     fn relay(
         &mut self,
         environment: &str,
-        question: Vec<u8>,
+        Relaying { question, alias }: Relaying,
         (transport, asking): (Transport, Asking),
     ) -> Relay {
         if self.has_its_share(environment, asking) {
@@ -444,8 +461,9 @@ impl Dns {
         self.number = self.number.wrapping_add(1);
         let number = self.number;
         let mut relayed = Relayed::new(question, transport, &self.settings, Token::Relayed(number));
+        relayed.alias = alias;
         if let Some(answer) = relayed.ask(self.place) {
-            return Relay::Answered(answer);
+            return Relay::Answered(self.answer(environment, &relayed, answer, asking));
         }
         self.relayed.insert(number, (relayed, environment.to_owned(), asking));
         Relay::Begun
@@ -459,13 +477,25 @@ impl Dns {
         }
     }
 
+    /// The answer to the question that was asked, from that to the relayed one.
+    fn answer(&self, environment: &str, relayed: &Relayed, found: Vec<u8>, asking: Asking) -> Vec<u8> {
+        let Some(asked) = &relayed.alias else { return found };
+        match self.servers.get(environment) {
+            Some(server) => {
+                message::followed(asked, &server.zone, &found, matches!(asking, Asking::Datagram(..)))
+            }
+            None => message::failure(asked),
+        }
+    }
+
     /// A relayed question has its answer.
     fn answered(&mut self, number: u32, answer: Vec<u8>) {
-        let Some((mut relayed, _, asking)) = self.relayed.remove(&number) else { return };
+        let Some((mut relayed, environment, asking)) = self.relayed.remove(&number) else { return };
         relayed.leave(self.place);
+        let answer = self.answer(&environment, &relayed, answer, asking);
         match asking {
             Asking::Datagram(record, client) => {
-                let answer = message::fitting(relayed.question(), answer);
+                let answer = message::fitting(relayed.asked(), answer);
                 if let Some(socket) = self.place.table.listener(record).fd() {
                     let _ = rustix::net::sendto(socket, &answer, SendFlags::NOSIGNAL, &client);
                 }
@@ -559,13 +589,15 @@ impl Dns {
             let environment = asker.environment.clone();
             match message::reply(&question, &self.servers.get(&environment)?.zone)? {
                 Reply::Answer(answer) => asker.framed.push(&answer),
-                Reply::Elsewhere => self.relay_of(number, &environment, question),
+                found @ (Reply::Elsewhere | Reply::Alias(_)) => {
+                    self.relay_of(number, &environment, Relaying::of(&question, found));
+                }
             }
         }
     }
 
-    fn relay_of(&mut self, number: u32, environment: &str, question: Vec<u8>) {
-        let failure = message::failure(&question);
+    fn relay_of(&mut self, number: u32, environment: &str, question: Relaying) {
+        let failure = message::failure(question.alias.as_ref().unwrap_or(&question.question));
         let asking = (Transport::Tcp, Asking::Connection(number));
         let answer = match self.relay(environment, question, asking) {
             Relay::Begun => None,

@@ -35,6 +35,8 @@ pub enum NameRecord {
     },
     /// `PTR`: the name of an address.
     Name(String),
+    /// `CNAME`: the name that this one stands for, in lower case, without the last dot.
+    Alias(String),
 }
 
 impl Zone {

@@ -9,10 +9,10 @@ use crate::cloud::local::mover::routes::Backend;
 use crate::cloud::local::mover::udp::Times;
 use crate::manifest::api::Protocol;
 
-const UDP: &[(u16, Protocol)] = &[(PORT, Protocol::Udp)];
+pub(super) const UDP: &[(u16, Protocol)] = &[(PORT, Protocol::Udp)];
 
 /// A server that sends every datagram back.
-fn echo() -> Backend {
+pub(super) fn echo() -> Backend {
     let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
     let backend = backend(echo.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -24,7 +24,7 @@ fn echo() -> Backend {
     backend
 }
 
-fn say(client: &UdpSocket, text: &[u8]) {
+pub(super) fn say(client: &UdpSocket, text: &[u8]) {
     client.send(text).unwrap();
     let mut buffer = vec![0; 65_535];
     let length = client.recv(&mut buffer).unwrap();

@@ -239,3 +239,58 @@ fn a_machine_that_asks_for_many_names_leaves_others_room() {
     };
     assert_eq!(connected.iter().filter(closed).count(), 4);
 }
+
+/// An answer that has `db.example.com`'s address behind the question.
+const RECORD: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 9];
+
+#[test]
+fn an_alias_is_followed_to_the_name_servers_of_this_host() {
+    const OTHERS: u16 = 5355;
+    let (address, door) = name_server(124, 7);
+    let settings = door.folder.path().join("resolv.conf");
+    std::fs::write(&settings, format!("nameserver {}\n", host(125))).unwrap();
+    let socket = UdpSocket::bind((host(125), OTHERS)).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+            // The question is about the name that the alias stands for.
+            let is_known = buffer[..length].windows(10).any(|part| part == b"\x02db\x07exampl");
+            buffer[2] |= 0x80;
+            buffer[3] = if is_known { 0 } else { 3 };
+            buffer[7] = u8::from(is_known);
+            let record = if is_known { RECORD } else { b"" };
+            let _ = socket.send_to(&[&buffer[..length], record].concat(), client);
+        }
+    });
+    door.with(move |carrier| {
+        carrier.dns.settings.file = settings;
+        carrier.dns.settings.port = OTHERS;
+    });
+    let mut aliases = zone(7);
+    for (name, target) in [("db", "db.example.com"), ("gone", "gone.example.com")] {
+        let name = format!("{name}.default.svc.cluster.local");
+        aliases.add(name, message::NameRecord::Alias(target.to_owned()));
+    }
+    door.apply(names("test", host(124), aliases));
+    let by_datagram = |name: &str| {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send(&message::example_question(name, 1)).unwrap();
+        let mut answer = vec![0; 512];
+        let length = client.recv(&mut answer).unwrap();
+        answer.truncate(length);
+        answer
+    };
+    let found = by_datagram("db.default.svc.cluster.local");
+    assert_eq!((found[3] & 0x0f, found[7]), (0, 2), "{found:?}");
+    assert!(found.ends_with(&[192, 0, 2, 9]), "{found:?}");
+    // A name that is none there is none here.
+    let gone = by_datagram("gone.default.svc.cluster.local");
+    assert_eq!((gone[3] & 0x0f, gone[7]), (3, 1), "{gone:?}");
+    // Over a connection too: it is asked in a datagram where a server knows nothing else.
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(&framed(&message::example_question("db.default.svc.cluster.local", 1))).unwrap();
+    assert_eq!(read_framed(&mut client).unwrap(), found);
+}
