@@ -52,6 +52,7 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
         keep_client_address: service.keep_client_address,
         sticky_clients: service.session_affinity_seconds.is_some(),
         sticky_seconds: service.session_affinity_seconds.unwrap_or(STICKY),
+        families: service.families.clone(),
         drain_seconds: DEFAULT_GRACE_PERIOD,
         external_name: None,
         headless,

@@ -26,6 +26,9 @@ pub(crate) struct Door {
     host: Ipv4Addr,
 }
 
+/// The layout of the processes' shared table, as a program that takes over names it.
+pub(crate) const LAYOUT: u32 = 2;
+
 /// The port of the Service that a front door of a test carries.
 pub(crate) const PORT: u16 = 8000;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::door::{Door, eventually, times};
+use super::door::{Door, LAYOUT, eventually, times};
 use super::traffic::{Clients, Random, server};
 
 /// Kills the process of that name so many times, at moments without an order, each once traffic goes on after the last.
@@ -106,7 +106,7 @@ fn a_program_that_takes_over_goes_on_with_every_connection() {
     door.carry(&[server(), server()]);
     let idle = open_descriptors(&door).unwrap();
     let clients = Clients::start(door.address());
-    let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": 1 } });
+    let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": LAYOUT } });
     for _ in 0..times(4, 50) {
         let before = clients.answers();
         eventually("answer after the last one", || (clients.answers() > before + 5).then_some(()));
@@ -130,7 +130,7 @@ fn a_program_that_cannot_take_over_leaves_all_as_it_is() {
     door.carry(&[server()]);
     let clients = Clients::start(door.address());
     for (number, program) in ["/nonexistent", "/bin/false"].into_iter().enumerate() {
-        let upgrade = json!({ "upgrade": { "program": program, "layout": 1 } });
+        let upgrade = json!({ "upgrade": { "program": program, "layout": LAYOUT } });
         assert_eq!(door.ask(&upgrade).unwrap(), json!("done"));
         let before = clients.answers();
         eventually("answer after the attempt", || (clients.answers() > before + 50).then_some(()));
@@ -229,7 +229,7 @@ fn streaming() -> std::net::SocketAddr {
 }
 
 fn upgrade(program: &std::path::Path) -> Value {
-    json!({ "upgrade": { "program": program, "layout": 1 } })
+    json!({ "upgrade": { "program": program, "layout": LAYOUT } })
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use super::door::{Door, PORT, eventually, times};
+use super::door::{Door, LAYOUT, PORT, eventually, times};
 use super::traffic::{Clients, Random, serve};
 
 /// A network namespace, held by a process.
@@ -174,7 +174,7 @@ fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
             assert_eq!(answer[answer.len() - 4..], [10, 77, 1, 2]);
         }
     }
-    let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": 1 } });
+    let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": LAYOUT } });
     let pid = door.process("i2kit-door-net");
     eventually("begun upgrade", || (door.ask(&upgrade).ok()? == json!("done")).then_some(()));
     eventually("newer process", || (door.process("i2kit-door-net") != pid).then_some(()));

@@ -173,8 +173,11 @@ impl Authority {
 
     /// Whether a client that trusts the file `root` alone is answered by a host.
     fn is_answered(&self, host: &str, root: &str) -> bool {
-        let LoadBalancer { host: address, bound, .. } = self.ingress();
-        let port = bound[1].unwrap();
+        // A process that was just started does not know the port yet.
+        let (address, port) = eventually("port of the Ingress", || {
+            let ingress = self.ingress();
+            Some((ingress.host, ingress.bound[1]?))
+        });
         let resolve = format!("{host}:{port}:{address}");
         let url = format!("https://{host}:{port}/");
         let arguments = ["-sS", "-o", "/dev/null", "--cacert", root, "--resolve", &resolve, &url];

@@ -301,7 +301,7 @@ fn an_ingress_serves_hosts_and_paths_with_tls_while_processes_die_and_pods_are_u
     assert_eq!(site.own("/").unwrap(), "one v2\n 200 2", "the next carrier accepts what waits");
 
     // Another certificate is served after a deployment that starts no machine.
-    let boots = || world.group("one").instances[0].boot_id.clone();
+    let boots = || world.group("one").members().map(|member| member.boot_id.clone()).collect::<Vec<_>>();
     let before = boots();
     write("v2", &secret(&world));
     world.i2kit(&["deploy", "shop.yaml"]).run();

@@ -26,7 +26,9 @@ spec:
           image: busybox:1.35
           command: [/bin/sh, -c, 'echo "$(hostname) $POD_IP" > /tmp/index.html; exec httpd -f -p 8080 -h /tmp']
           ports: [{containerPort: 8080}]
-          env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+          env:
+            - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+            - {name: POD_IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}
           resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 100m, memory: 32Mi}}
         - name: client
           image: busybox:1.35
@@ -52,9 +54,21 @@ kind: Service
 metadata: {name: pods}
 spec:
   clusterIP: None
+  ipFamilyPolicy: PreferDualStack
   selector: {app: web}
   ports: [{name: http, port: 8080}]
 "#;
+
+/// A Service of IPv6 alone, which the user network cannot have.
+const SIX: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: six}
+spec:
+  ipFamilies: [IPv6]
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+";
 
 /// Nobody reaches the machines but a network that is far away, and they reach nobody.
 const WALL: &str = "apiVersion: networking.k8s.io/v1
@@ -76,6 +90,8 @@ fn a_policy_closes_and_opens(world: &World) {
     // From the end of the deployment on.
     connect("10.78.1.2").code(1).says("refused").run();
     connect("192.0.2.1").code(1).says("refused").run();
+    connect("fd69:326b:6974:78::102").code(1).says("refused").run();
+    connect("2001:db8::1").code(1).says("refused").run();
     // Itself, names, and clients of this host are never kept out.
     connect("10.78.1.1").run();
     script(world, "web/1", "web", "nslookup web.default.svc.cluster.local").run();
@@ -85,6 +101,7 @@ fn a_policy_closes_and_opens(world: &World) {
     world.write("wall.yaml", &(friends + "  egress: [{to: [{podSelector: {}}]}]\n"));
     world.i2kit(&["deploy", "web.yaml", "wall.yaml"]).run();
     connect("10.78.1.2").run();
+    connect("fd69:326b:6974:78::102").run();
     connect("192.0.2.1").code(1).says("refused").run();
     world.i2kit(&["deploy", "web.yaml"]).run();
     let after = world.group("web").instances;
@@ -152,12 +169,51 @@ fn script(world: &World, machine: &str, container: &str, script: &str) -> Call {
     world.i2kit(&["exec", machine, "-c", container, "--", "sh", "-c", script])
 }
 
+/// Machines, Services and names over IPv6, on a host whose kernel has it.
+fn machines_talk_over_ipv6(world: &World) {
+    let group = world.group("web");
+    let mut found: Vec<String> =
+        group.instances.iter().map(|instance| instance.address6.unwrap().to_string()).collect();
+    found.sort();
+    assert_eq!(found, ["fd69:326b:6974:78::101", "fd69:326b:6974:78::102"]);
+    let get = |url: &str| script(world, "web/1", "web", &format!("timeout 30 wget -qO- {url}"));
+    script(world, "web/1", "web", "echo $POD_IPS").stdout("10.78.1.1,fd69:326b:6974:78::101\n").run();
+    get("http://[fd69:326b:6974:78::102]:8080/").prints(" 10.78.1.2").run();
+    // By a Service that has no other address, from this host too.
+    get("http://six/").prints(" 10.78.1.").run();
+    wait_for_page(&world.address("six"), "10.78.1.");
+    for (question, answer) in [
+        ("-type=aaaa pods.default.svc.cluster.local", "fd69:326b:6974:78::102"),
+        ("-type=aaaa fd69-326b-6974-78--101.pods.default.svc.cluster.local", "fd69:326b:6974:78::101"),
+        ("-type=aaaa six.default.svc.cluster.local", "fd69:326b:6974:77::"),
+        ("fd69:326b:6974:78::101", "fd69-326b-6974-78--101.pods.default.svc.cluster.local"),
+    ] {
+        script(world, "web/2", "web", &format!("nslookup {question}")).prints(answer).run();
+    }
+    // Neither this host's servers, nor what is near it, nor addresses without a machine.
+    let listener = TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for address in ["fd69:326b:6974:78::1", "fd69:326b:6974:78::909", "::1"] {
+        let connect = format!("nc -w 3 {address} {port} < /dev/null");
+        script(world, "web/1", "web", &connect).code(1).says("refused").run();
+    }
+    for address in ["fe80::1%eth0", "fd00:ec2::254", "ff02::1%eth0"] {
+        script(world, "web/1", "web", &format!("nc -w 3 {address} {port} < /dev/null")).code(1).run();
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    // By the host's routes, or its own answer at once where it has none.
+    let route = UdpSocket::bind("[::]:0").unwrap();
+    let said = if route.connect("[2001:db8::1]:9").is_ok() { "" } else { "unreachable" };
+    script(world, "web/1", "web", "nc -w 3 2001:db8::1 80 < /dev/null").code(1).says(said).run();
+}
+
 #[test]
 fn machines_have_addresses_and_talk_to_each_other_without_the_local_cloud() {
     if !machines() {
         return;
     }
-    let world = World::new().file("web.yaml", MANIFEST);
+    let world = World::new().file("web.yaml", &(MANIFEST.to_owned() + SIX));
     world.i2kit(&["deploy", "web.yaml"]).run();
     let group = world.group("web");
     let mut found: Vec<(String, String)> = group
@@ -220,6 +276,7 @@ fn machines_have_addresses_and_talk_to_each_other_without_the_local_cloud() {
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 
+    machines_talk_over_ipv6(&world);
     machines_reach_the_outside(&world);
     a_policy_closes_and_opens(&world);
     clients_are_kept_out_or_stay(&world);
@@ -301,11 +358,19 @@ fn the_user_network_is_there_where_it_is_asked_for() {
     }
     let manifest = MANIFEST.replace("replicas: 2", "replicas: 1");
     let (rest, _headless) = manifest.rsplit_once("---\n").unwrap();
-    let world = World::new().file("web.yaml", rest).file("all.yaml", &manifest);
+    let world = World::new()
+        .file("web.yaml", rest)
+        .file("all.yaml", &manifest)
+        .file("six.yaml", &(rest.to_owned() + SIX));
     world.i2kit(&["deploy", "web.yaml"]).environment("I2KIT_LOCAL_NETWORK", "user").run();
     // What needs addresses is refused.
     let refused = world.i2kit(&["deploy", "all.yaml"]);
     refused.code(7).says("a headless Service without a network of the environment's own").run();
+    let refused = world.i2kit(&["deploy", "six.yaml"]);
+    refused
+        .code(7)
+        .says("a Service with an address of IPv6 without a network of the environment's own")
+        .run();
     let instance = &world.group("web").instances[0];
     assert_eq!(instance.address, None);
     // From this host, and by its name from the machine itself.
@@ -383,7 +448,7 @@ fn a_user_without_rights_has_a_network_of_its_own() {
         return;
     }
     let mut holder = Holder::new("666");
-    assert_eq!(holder.answer(), r#""done""#);
+    assert_eq!(holder.answer(), r#"{"opened":{"hasIpv6":true}}"#);
     // The rest of the answers carry descriptors: of an interface, and of a connection that nobody accepts.
     for request in [
         r#"{"tap":{"machine":"10.78.1.1"}}"#,

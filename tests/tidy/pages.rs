@@ -41,9 +41,10 @@ fn without_fences(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// Names such as `room::name`.
+/// Names such as `room::name`. An address of IPv6 is none.
 pub(crate) fn is_name(word: &str) -> bool {
-    word.contains("::") && word.chars().all(|c| c.is_alphanumeric() || "_:".contains(c))
+    let is_address = word.parse::<std::net::Ipv6Addr>().is_ok();
+    !is_address && word.contains("::") && word.chars().all(|c| c.is_alphanumeric() || "_:".contains(c))
 }
 
 /// A page that names tests, functions or types is worth something as long as they are there.

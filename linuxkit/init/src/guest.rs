@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use i2kit_container::Sandbox;
 use i2kit_spec::end::LOST;
-use i2kit_spec::{PodBoot, PodEnd};
+use i2kit_spec::{InstanceField, PodBoot, PodEnd};
 use i2kit_supervisor::link::{Any, ProbeKind, ToInit, When};
 use i2kit_supervisor::record::{PhaseTime, Record, Stage, VERSION};
 use i2kit_sys::clock;
@@ -577,7 +577,7 @@ impl Guest<'_> {
             version: VERSION,
             boot_id: instance.uid.clone(),
             hostname: hostname.clone(),
-            address: instance.address.clone(),
+            address: instance.value(InstanceField::Ip),
             pod: format!("{}/{}", self.pod.pod.namespace, self.pod.pod.name),
             stage,
             lost: self.lost.clone(),

@@ -13,6 +13,11 @@ pub const INDEX: &str = "i2kit.index";
 /// guest asks by DHCP.
 pub const NET: &str = "i2kit.net";
 
+/// `i2kit.net6=ADDRESS/PREFIX,GATEWAY,HARDWARE`: an address of IPv6 for the first network interface beside that of [`NET`], and
+/// the gateway with its Ethernet address: nobody is asked for it, and nobody else's word about it counts. Without the
+/// parameter the guest sets none.
+pub const NET6: &str = "i2kit.net6";
+
 /// `i2kit.services=ADDRESS/PREFIX`: loopback addresses that belong to the host and not to the VM: packets to them go
 /// to the gateway. A host that emulates the network hands it to its own loopback, where its balancers listen.
 pub const SERVICES: &str = "i2kit.services";

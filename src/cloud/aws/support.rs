@@ -31,6 +31,12 @@ pub static SUPPORT: Support = Support {
         ("NetworkPolicy", Answer::NotYet),
         (HEADLESS, Answer::NotYet),
         ("ServiceSpec.publishNotReadyAddresses", Answer::NotYet),
+        ("ServiceSpec.ipFamilies=IPv6", Answer::NotYet),
+        ("ServiceSpec.ipFamilyPolicy=RequireDualStack", Answer::NotYet),
+        (
+            "ServiceSpec.ipFamilyPolicy=PreferDualStack",
+            Answer::Note("balancers and names have addresses of IPv4 alone"),
+        ),
         ("StatefulSet", Answer::NotYet),
         ("PersistentVolumeClaim", Answer::NotYet),
         ("Volume.persistentVolumeClaim", Answer::NotYet),

@@ -10,7 +10,7 @@ mod disks;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use i2kit_spec::{DEFAULT_GRACE_PERIOD, PodEnd};
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,9 @@ pub struct InstanceRecord {
     /// Its address in the environment's network, given once; none where it has a network of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// Its address of IPv6 there, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Its containers.
     pub containers: Vec<ContainerState>,
 }
@@ -161,6 +164,7 @@ impl InstanceRecord {
             boot_id: None,
             accelerator: None,
             address: None,
+            address6: None,
             containers: Vec::new(),
         }
     }

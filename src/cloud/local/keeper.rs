@@ -45,7 +45,7 @@ use super::supervise::Tasks;
 use super::volumes;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::{CloudError, Scope};
-use crate::manifest::api::Name;
+use crate::manifest::api::{IpFamily, Name};
 use crate::plan::fleet::{Accelerator, BalancerSpec, Fleet, HttpSpec, Listener};
 
 /// Why there is no network where none is wanted, and the way out.
@@ -236,7 +236,9 @@ impl Keeper {
     pub(super) fn choose_network(&self) {
         let refusal =
             if self.networks.are_wanted() { self.networks.refused() } else { Some(UNWANTED.to_owned()) };
+        let has_ipv6 = refusal.is_none() && self.networks.have_ipv6();
         let mut state = self.state();
+        state.addresses.have_ipv6 = has_ipv6;
         state.addresses.are_given = refusal.is_none();
         state.addresses.refusal = refusal;
     }
@@ -271,6 +273,28 @@ impl Keeper {
         });
         let what = format!("{what} without a network of the environment's own");
         Err(CloudError::Unsupported { what, advice })
+    }
+
+    /// Refuses a Service that must have an address of IPv6 in an environment whose machines have none.
+    pub(super) fn require_ipv6(&self, environment: &str, spec: &BalancerSpec) -> Result<(), CloudError> {
+        if !spec.families.requires_ipv6() {
+            return Ok(());
+        }
+        self.require_network(environment, "a Service with an address of IPv6")?;
+        let state = self.state();
+        let empty = Environment::default();
+        let found = state.environments.get(environment).unwrap_or(&empty);
+        if state.addresses.families(found).contains(&IpFamily::V6) {
+            return Ok(());
+        }
+        let advice = if state.addresses.have_ipv6 {
+            "its machines were started without it: `i2kit destroy --all`, then deploy again"
+        } else {
+            "this host's kernel has no IPv6, or not all that its packet filter needs for it; write `ipFamilyPolicy: \
+             PreferDualStack`, which has IPv4 alone then"
+        };
+        let what = "a Service with an address of IPv6 on this host".to_owned();
+        Err(CloudError::Unsupported { what, advice: advice.to_owned() })
     }
 
     /// The network of an environment: the one in which its VMs run, or a new one. Blocks for as long as it takes.

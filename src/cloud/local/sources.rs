@@ -9,8 +9,8 @@ use super::network::wanted::{Addresses, Block};
 pub(crate) struct Sources(Option<Addresses>);
 
 impl Sources {
-    /// Those of these ranges; everybody without any. A range that is none of IPv4 has no client: balancers of this cloud
-    /// listen on addresses of IPv4.
+    /// Those of these ranges; everybody without any. Balancers of this cloud listen on addresses of IPv4, so that a range of
+    /// IPv6 has no client.
     pub(crate) fn of(ranges: &[String]) -> Self {
         let range = |text: &String| text.trim().parse::<Block>().ok().map(Block::range);
         Self((!ranges.is_empty()).then(|| Addresses::of(ranges.iter().filter_map(range).collect())))
@@ -24,10 +24,7 @@ impl Sources {
     /// Whether a client with this address may connect.
     pub(crate) fn admit(&self, client: IpAddr) -> bool {
         let Some(addresses) = &self.0 else { return true };
-        match client.to_canonical() {
-            IpAddr::V4(address) => addresses.contains(address),
-            IpAddr::V6(_) => false,
-        }
+        addresses.contains(client.to_canonical())
     }
 }
 

@@ -32,7 +32,7 @@ use crate::oci::Digest;
 use crate::plan::fleet::InstanceId;
 
 /// The version of the tables and of the documents in them. A database of another version is refused.
-const SCHEMA_VERSION: i64 = 7;
+const SCHEMA_VERSION: i64 = 8;
 
 /// Where the header of a file of SQLite has the version of its user (`user_version`), four bytes, the highest first.
 const VERSION_AT: usize = 60;

@@ -2,6 +2,10 @@
 
 use crate::manifest::support::{Answer, NAMED_CLASS, PLACEMENT, ROLE, Support, TLS};
 
+/// Where machines have IPv6.
+const IPV6: &str = "in an environment with a network of its own, on a host whose kernel has IPv6; clients on this computer \
+    connect to its loopback address of IPv4";
+
 /// What the local cloud supports.
 pub static SUPPORT: Support = Support {
     provider: "local",
@@ -13,6 +17,8 @@ pub static SUPPORT: Support = Support {
                 "clients on this computer have one address for pods, the network's own; other pods have theirs",
             ),
         ),
+        ("ServiceSpec.ipFamilies=IPv6", Answer::Note(IPV6)),
+        ("ServiceSpec.ipFamilyPolicy=RequireDualStack", Answer::Note(IPV6)),
         (TLS, Answer::No),
         (NAMED_CLASS, Answer::Note("disks are of one kind, whichever class is named")),
         ("StorageClass.parameters", Answer::Note("a disk is a file of this computer, of one kind and speed")),

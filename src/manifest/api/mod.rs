@@ -42,8 +42,8 @@ pub use scaling::{
 pub use schedule::{Schedule, zone};
 pub use secret::{Secret, SecretValue};
 pub use service::{
-    AcmeIssuer, BackendPort, Ingress, IngressBackend, IngressPath, Service, ServicePort, ServiceType,
-    TargetPort, Tls, TlsSecret,
+    AcmeIssuer, BackendPort, Ingress, IngressBackend, IngressPath, IpFamilies, IpFamily, Service,
+    ServicePort, ServiceType, TargetPort, Tls, TlsSecret,
 };
 pub use storage::{ClaimSpec, ClaimTemplate, PersistentVolumeClaim, StorageClass};
 pub use volume::{FileContent, Volume, VolumeFile, VolumeSource};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use i2kit_spec::{Protocol, Seconds};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,76 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Whether pods see the client's address.
     pub keep_client_address: bool,
+    /// The families of its addresses.
+    pub families: IpFamilies,
+}
+
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpFamily {
+    /// IPv4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl IpFamily {
+    /// The family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// In Kubernetes' words.
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// The families of a Service's addresses: `spec.ipFamilies` and `spec.ipFamilyPolicy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpFamilies {
+    /// The families, the first one first.
+    pub list: Vec<IpFamily>,
+    /// Whether it must have all of them, and not only those that there are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+}
+
+/// IPv4 alone.
+impl Default for IpFamilies {
+    fn default() -> Self {
+        Self { list: vec![IpFamily::V4], required: false }
+    }
+}
+
+impl IpFamilies {
+    /// Whether it is IPv4 alone, which every machine has.
+    pub fn is_default(&self) -> bool {
+        self.list == [IpFamily::V4]
+    }
+
+    /// Whether it cannot be where machines have no IPv6.
+    pub fn requires_ipv6(&self) -> bool {
+        self.required && self.list.contains(&IpFamily::V6)
+    }
+
+    /// Those that there are where machines have IPv6 or not. IPv4 alone where none of them is there.
+    pub fn there(&self, has_ipv6: bool) -> Vec<IpFamily> {
+        let there: Vec<IpFamily> =
+            self.list.iter().copied().filter(|family| has_ipv6 || *family == IpFamily::V4).collect();
+        if there.is_empty() { vec![IpFamily::V4] } else { there }
+    }
 }
 
 /// `spec.type`.

@@ -6,8 +6,8 @@ use super::container::protocol;
 use super::object::{Object, Read};
 use super::scope::Scope;
 use crate::manifest::api::{
-    BackendPort, Ingress, IngressBackend, IngressPath, Protocol, Service, ServicePort, ServiceType,
-    TargetPort, Tls, TlsSecret,
+    BackendPort, Ingress, IngressBackend, IngressPath, IpFamilies, IpFamily, Protocol, Service, ServicePort,
+    ServiceType, TargetPort, Tls, TlsSecret,
 };
 use crate::manifest::support::{Annotation, Clouds};
 use crate::manifest::tree::Resolved;
@@ -45,7 +45,37 @@ pub(super) fn service(object: Object<'_>, scope: &Scope<'_>) -> Read<Service> {
         source_ranges,
         publish_not_ready: spec.flag_if("publishNotReadyAddresses")?.unwrap_or(false),
         keep_client_address: spec.text("externalTrafficPolicy")? == "Local",
+        families: families(spec)?,
     })
+}
+
+/// The families of a Service, with the defaults of Kubernetes' API server on a cluster whose first family is IPv4.
+fn families(spec: Object<'_>) -> Read<IpFamilies> {
+    let mut list: Vec<IpFamily> = Vec::new();
+    for name in spec.texts_if("ipFamilies")?.unwrap_or_default() {
+        let family = if name == "IPv6" { IpFamily::V6 } else { IpFamily::V4 };
+        if !list.contains(&family) {
+            list.push(family);
+        }
+    }
+    let policy = spec.text_if("ipFamilyPolicy")?;
+    let both = [IpFamily::V4, IpFamily::V6];
+    let wants_both = match policy.as_deref() {
+        Some("PreferDualStack" | "RequireDualStack") => true,
+        Some(_) => false,
+        None => list.len() == both.len(),
+    };
+    if wants_both {
+        let missing = both.into_iter().filter(|family| !list.contains(family));
+        let missing: Vec<IpFamily> = missing.collect();
+        list.extend(missing);
+    } else {
+        list.truncate(1);
+    }
+    if !list.contains(&IpFamily::V6) {
+        return Ok(IpFamilies::default());
+    }
+    Ok(IpFamilies { required: policy.as_deref() != Some("PreferDualStack"), list })
 }
 
 fn port(object: Object<'_>) -> Read<ServicePort> {

@@ -248,6 +248,22 @@ pub(in crate::manifest) fn is_cidr(text: &str) -> bool {
     bits <= if ip.is_ipv4() { 32 } else { 128 }
 }
 
+/// Whether a range is within another one, and smaller.
+pub(in crate::manifest) fn is_part_of_cidr(part: &str, whole: &str) -> bool {
+    let range = |text: &str| {
+        let (ip, bits) = text.split_once('/')?;
+        let bits: u32 = bits.parse().ok()?;
+        // The number's first bits are the address'.
+        match ip.parse().ok()? {
+            IpAddr::V4(ip) => Some((true, u128::from(ip.to_bits()) << 96, bits)),
+            IpAddr::V6(ip) => Some((false, ip.to_bits(), bits)),
+        }
+    };
+    let (Some(part), Some(whole)) = (range(part), range(whole)) else { return false };
+    let differs = part.1 ^ whole.1;
+    part.0 == whole.0 && part.2 > whole.2 && differs.leading_zeros() >= whole.2
+}
+
 fn is_host(text: &str) -> bool {
     let rest = text.strip_prefix("*.").unwrap_or(text);
     rest.len() <= 253

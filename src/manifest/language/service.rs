@@ -63,17 +63,20 @@ static SERVICE_SPEC: Table = Table::new(
         no_meaning("trafficDistribution", TEXT, "the cloud's balancer decides"),
         no_meaning("healthCheckNodePort", Type::Any, "there are no nodes"),
         no_meaning("allocateLoadBalancerNodePorts", Type::Bool, "there are no nodes"),
-        mapped("ipFamilies", Type::List(&Type::Choice(&[word("IPv4", "always"), refused_word("IPv6", "needs a network with IPv6", "remove it")])), "IPv4"),
-        mapped(
+        works(
+            "ipFamilies",
+            Type::List(&Type::Choice(&[word("IPv4", "addresses of IPv4"), word("IPv6", "addresses of IPv6")])),
+            "the families of its addresses, the first one first; IPv4 by default, and two without a policy are both required",
+        ),
+        works(
             "ipFamilyPolicy",
             Type::Choice(&[
-                word("SingleStack", "IPv4"),
-                mapped_word("PreferDualStack", "IPv6 as well where the network has it"),
-                refused_word("RequireDualStack", "needs a network with IPv6", "use PreferDualStack"),
+                word("SingleStack", "the first family alone"),
+                word("PreferDualStack", "both families where machines have both, else the one that there is"),
+                word("RequireDualStack", "both families"),
             ]),
-            "IPv4, and IPv6 where the network has it",
-        )
-        .default("SingleStack"),
+            "how many families it has; one by default",
+        ),
     ],
 );
 

@@ -41,6 +41,32 @@ fn a_deployment_and_its_service_get_all_defaults() {
 }
 
 #[test]
+fn a_service_has_the_families_that_a_cluster_of_both_would_give_it() {
+    let families = |spec: &str| {
+        let service = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, ports: [{{port: 80}}]{spec}}}\n"
+        );
+        let (_, reading) = reading(&[&deployment(POD), &service], &Options::default());
+        assert!(!reading.has_errors(), "{spec}: {:?}", reading.diagnostics);
+        let families = reading.set.services[0].families.clone();
+        (families.list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), families.required)
+    };
+    for (spec, list, required) in [
+        ("", "IPv4", false),
+        (", ipFamilyPolicy: SingleStack", "IPv4", false),
+        (", ipFamilies: [IPv6]", "IPv6", true),
+        (", ipFamilyPolicy: PreferDualStack", "IPv4 IPv6", false),
+        (", ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv6]", "IPv6 IPv4", false),
+        (", ipFamilyPolicy: RequireDualStack", "IPv4 IPv6", true),
+        (", ipFamilies: [IPv6, IPv4]", "IPv6 IPv4", true),
+    ] {
+        assert_eq!(families(spec), (list.to_owned(), required), "{spec}");
+    }
+    let both = api::IpFamilies { list: vec![api::IpFamily::V6, api::IpFamily::V4], required: false };
+    assert_eq!((both.there(true).len(), both.there(false)), (2, vec![api::IpFamily::V4]));
+}
+
+#[test]
 fn the_short_form_becomes_a_deployment_and_a_service() {
     let text = "name: web\nreplicas: 3\npublic: true\ncontainers:\n  nginx:\n    image: nginx:1.27\n    command: [nginx, -g]\n    environment: [A=b=c]\n    ports: [80, \"http:8080:tcp:8081\"]\n";
     let (_, reading) = reading(&[text], &Options::default());

@@ -7,7 +7,7 @@ use super::http::HttpSpec;
 use super::instance::InstanceId;
 use super::target::TargetGroup;
 use super::traffic::{HttpTraffic, Traffic};
-use crate::manifest::api::{Name, Protocol, ServiceType, Tls};
+use crate::manifest::api::{IpFamilies, Name, Protocol, ServiceType, Tls};
 
 /// A balancer in front of groups: what a Service becomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct BalancerSpec {
     /// How long a client that does not come again is remembered for that.
     #[serde(default = "default_sticky", skip_serializing_if = "is_default_sticky")]
     pub sticky_seconds: Seconds,
+    /// The families of its addresses.
+    #[serde(default, skip_serializing_if = "IpFamilies::is_default")]
+    pub families: IpFamilies,
     /// Time that open connections get when a VM leaves: the longest grace period of the groups behind it.
     #[serde(default = "default_drain", skip_serializing_if = "is_default_drain")]
     pub drain_seconds: Seconds,
@@ -92,6 +95,7 @@ impl BalancerSpec {
             keep_client_address: false,
             sticky_clients: false,
             sticky_seconds: STICKY,
+            families: IpFamilies::default(),
             drain_seconds: DEFAULT_GRACE_PERIOD,
             external_name: None,
             headless: None,

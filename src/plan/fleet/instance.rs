@@ -7,7 +7,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,9 @@ pub struct Instance {
     /// The VM's address, which is the pod's IP, where it has one that others reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    /// Its address of IPv6 beside that one, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Where the VM's ports are reached from the host, or its own address and ports where it has one.
     pub endpoints: Vec<Endpoint>,
     /// What runs the VM's instructions, where that is a matter of the machine.

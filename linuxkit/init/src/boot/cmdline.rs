@@ -1,6 +1,6 @@
 //! The kernel command line: what differs between two VMs of one image. Knows nothing of where the text comes from.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use i2kit_spec::cmdline;
 
@@ -15,6 +15,8 @@ pub(crate) struct Parameters {
     pub(crate) index: Option<u32>,
     /// The static address of the first interface; without it the guest asks by DHCP.
     pub(crate) network: Option<StaticNetwork>,
+    /// The address of IPv6 beside that one.
+    pub(crate) network6: Option<StaticNetwork6>,
     /// Loopback addresses that lie behind the gateway.
     pub(crate) services: Option<Range>,
 }
@@ -41,6 +43,19 @@ pub(crate) struct StaticNetwork {
     pub(crate) dns: Vec<Ipv4Addr>,
 }
 
+/// An IPv6 set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StaticNetwork6 {
+    /// The interface's address.
+    pub(crate) address: Ipv6Addr,
+    /// Length of its network prefix.
+    pub(crate) prefix: u8,
+    /// The default route: an address on the link.
+    pub(crate) gateway: Ipv6Addr,
+    /// The gateway's Ethernet address.
+    pub(crate) hardware: [u8; 6],
+}
+
 /// Reads the parameters out of the text of `/proc/cmdline`. Later ones win, as in the kernel; others are not ours.
 pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
     let mut parameters = Parameters::default();
@@ -49,6 +64,7 @@ pub(crate) fn parse(text: &str) -> Result<Parameters, Error> {
             cmdline::INSTANCE => parameters.instance = instance(value)?,
             cmdline::INDEX => parameters.index = Some(index(value)?),
             cmdline::NET => parameters.network = Some(network(value)?),
+            cmdline::NET6 => parameters.network6 = Some(network6(value)?),
             cmdline::SERVICES => parameters.services = Some(services(value)?),
             _ => {}
         }
@@ -108,6 +124,35 @@ fn network(value: &str) -> Result<StaticNetwork, Error> {
     Ok(StaticNetwork { address, prefix, gateway, dns })
 }
 
+/// Reads an Ethernet address.
+pub(crate) fn hardware(text: &str) -> Option<[u8; 6]> {
+    let bytes: Result<Vec<u8>, _> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+    bytes.ok()?.try_into().ok()
+}
+
+fn network6(value: &str) -> Result<StaticNetwork6, Error> {
+    let wrong = |reason| Error::Parameter { parameter: cmdline::NET6, value: value.to_owned(), reason };
+    let fields: Vec<&str> = value.split(',').collect();
+    let [address, gateway, hardware] = fields[..] else {
+        return Err(wrong("ADDRESS/PREFIX,GATEWAY,HARDWARE is needed"));
+    };
+    let (address, prefix) = address.split_once('/').ok_or_else(|| wrong("ADDRESS/PREFIX is missing"))?;
+    Ok(StaticNetwork6 {
+        address: address.parse().map_err(|_| wrong("the address is no IPv6 address"))?,
+        prefix: prefix
+            .parse()
+            .ok()
+            .filter(|prefix| *prefix <= 128)
+            .ok_or_else(|| wrong("the prefix is not 0 to 128"))?,
+        gateway: gateway
+            .parse()
+            .ok()
+            .filter(Ipv6Addr::is_unicast_link_local)
+            .ok_or_else(|| wrong("the gateway is no link-local IPv6 address"))?,
+        hardware: self::hardware(hardware).ok_or_else(|| wrong("the gateway has no Ethernet address"))?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +161,7 @@ mod tests {
     fn reads_its_own_parameters_among_the_kernels() {
         let parsed = parse(
             "console=ttyS0 quiet i2kit.instance=web-1 i2kit.index=3 i2kit.net=10.0.2.15/24,10.0.2.2,10.0.2.3 \
-             i2kit.services=127.76.0.0/14\n",
+             i2kit.net6=fd69::107/128,fe80::1,ee:ee:ee:ee:ee:0f i2kit.services=127.76.0.0/14\n",
         )
         .unwrap();
         assert_eq!(
@@ -129,6 +174,12 @@ mod tests {
                     prefix: 24,
                     gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
                     dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
+                }),
+                network6: Some(StaticNetwork6 {
+                    address: Ipv6Addr::new(0xfd69, 0, 0, 0, 0, 0, 0, 0x107),
+                    prefix: 128,
+                    gateway: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+                    hardware: [0xee, 0xee, 0xee, 0xee, 0xee, 0x0f],
                 }),
                 services: Some(Range { address: Ipv4Addr::new(127, 76, 0, 0), prefix: 14 }),
             }
@@ -150,6 +201,13 @@ mod tests {
             "i2kit.net=10.0.2.15/33",
             "i2kit.net=10.0.2/24",
             "i2kit.net=10.0.2.1/24,x",
+            "i2kit.net6=fd69::1/128",
+            "i2kit.net6=fd69::1/129,fe80::1,ee:ee:ee:ee:ee:ee",
+            "i2kit.net6=fd69::1,fe80::1,ee:ee:ee:ee:ee:ee",
+            "i2kit.net6=10.0.2.1/32,fe80::1,ee:ee:ee:ee:ee:ee",
+            "i2kit.net6=fd69::1/128,fd69::2,ee:ee:ee:ee:ee:ee",
+            "i2kit.net6=fd69::1/128,fe80::1,ee:ee:ee",
+            "i2kit.net6=fd69::1/128,fe80::1,ee:ee:ee:ee:ee:ee,x",
             "i2kit.index=-1",
             "i2kit.services=10.0.0.0/8",
             "i2kit.services=127.77.0.0/14",

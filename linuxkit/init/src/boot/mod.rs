@@ -314,7 +314,7 @@ fn hostname(machine: &mut Machine) -> Result<(), Error> {
     fs::create_dir_all("/etc").doing(|| "make /etc".into())?;
     // Containers see these by the bind mounts of their config.json.
     for (path, text) in [
-        ("/etc/hosts", resolver::hosts(name, &pod.names, network)),
+        ("/etc/hosts", resolver::hosts(name, &pod.names, (network, parameters.network6.as_ref()))),
         ("/etc/hostname", format!("{name}\n")),
         ("/etc/resolv.conf", resolver::resolv_conf(&pod.names, network)),
     ] {
@@ -327,7 +327,9 @@ fn hostname(machine: &mut Machine) -> Result<(), Error> {
         name: instance.clone(),
         index: parameters.index,
         uid: boot_id.trim().to_owned(),
-        address: network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).to_string(),
+        addresses: std::iter::once(network.map_or(Ipv4Addr::LOCALHOST, |network| network.address).into())
+            .chain(parameters.network6.map(|network| network.address.into()))
+            .collect(),
         processors: i2kit_container::processors(),
         memory: i2kit_container::memory(),
     };

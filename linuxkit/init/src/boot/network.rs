@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
-use super::cmdline::{Parameters, Range, StaticNetwork};
+use super::cmdline::{Parameters, Range, StaticNetwork, StaticNetwork6, hardware};
 use super::dhcp;
 use crate::error::{Doing, Error};
 use crate::netlink::{Message, Socket};
@@ -12,11 +12,19 @@ use crate::netlink::{Message, Socket};
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWNEIGH: u16 = 28;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const IFA_FLAGS: u16 = 8;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `IFA_F_NODAD`: nobody is asked whether the address is somebody else's.
+const NO_DETECTION: u8 = 2;
+const NUD_PERMANENT: u8 = 0x80;
 const IFF_UP: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RT_TABLE_LOCAL: u8 = 255;
@@ -32,6 +40,9 @@ const SYSCTLS: [(&str, &str); 2] = [
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
+/// Settings of an interface whose address of IPv6 is given: no router changes it, and none is asked.
+const SETTINGS6: [(&str, &str); 3] = [("accept_ra", "0"), ("autoconf", "0"), ("accept_redirects", "0")];
+
 /// Brings up `lo` and the first interface, with the given set-up or with one that DHCP gives, which then is the set-up.
 /// A machine without an interface has none; with a static address that is an error.
 pub(crate) fn up(parameters: &mut Parameters) -> Result<(), Error> {
@@ -45,12 +56,21 @@ pub(crate) fn up(parameters: &mut Parameters) -> Result<(), Error> {
         None if parameters.network.is_some() => return Err(Error::NoInterface),
         None => return Ok(()),
     };
+    if parameters.network6.is_some() {
+        for (setting, value) in SETTINGS6 {
+            let path = format!("/proc/sys/net/ipv6/conf/{name}/{setting}");
+            fs::write(&path, value).doing(|| format!("write {path}"))?;
+        }
+    }
     let index = set_up(&mut socket, &name)?;
     let network = match parameters.network.take() {
         Some(network) => network,
         None => dhcp::configure(&name, hardware_address(&name)?)?,
     };
     configure(&mut socket, &name, index, &network)?;
+    if let Some(network) = &parameters.network6 {
+        configure6(&mut socket, &name, index, network)?;
+    }
     if let (Some(services), Some(gateway)) = (parameters.services, network.gateway) {
         route_services(&mut socket, &name, index, services, gateway)?;
     }
@@ -95,16 +115,44 @@ fn configure(socket: &mut Socket, name: &str, index: u32, network: &StaticNetwor
     Ok(())
 }
 
+/// Sets the address of IPv6, and the way to its gateway, whose Ethernet address is given too: nobody is asked for it.
+fn configure6(socket: &mut Socket, name: &str, index: u32, network: &StaticNetwork6) -> Result<(), Error> {
+    let StaticNetwork6 { address, prefix, gateway, hardware } = network;
+    let mut message = Message::new(RTM_NEWADDR);
+    message.put(&[AF_INET6, *prefix, NO_DETECTION, RT_SCOPE_UNIVERSE]).put(&index.to_ne_bytes());
+    message.attribute(IFA_LOCAL, &address.octets()).attribute(IFA_ADDRESS, &address.octets());
+    message.attribute(IFA_FLAGS, &u32::from(NO_DETECTION).to_ne_bytes());
+    socket.request(message).doing(|| format!("set the address {address}/{prefix} of {name}"))?;
+    let mut message = Message::new(RTM_NEWNEIGH);
+    // struct ndmsg: family, padding, index, state, flags, type.
+    message.put(&[AF_INET6, 0, 0, 0]).put(&index.to_ne_bytes()).put(&[NUD_PERMANENT, 0, 0, RTN_UNICAST]);
+    message.attribute(NDA_DST, &gateway.octets()).attribute(NDA_LLADDR, hardware);
+    socket.request(message).doing(|| format!("set the neighbour {gateway}"))?;
+    let mut message = Message::new(RTM_NEWROUTE);
+    message.put(&[
+        AF_INET6,
+        0,
+        0,
+        0,
+        RT_TABLE_MAIN,
+        RTPROT_STATIC,
+        RT_SCOPE_UNIVERSE,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    message.attribute(RTA_GATEWAY, &gateway.octets()).attribute(RTA_OIF, &index.to_ne_bytes());
+    socket.request(message).doing(|| format!("route by {gateway}"))?;
+    Ok(())
+}
+
 /// The Ethernet address of an interface.
 fn hardware_address(name: &str) -> Result<[u8; 6], Error> {
     let path = format!("/sys/class/net/{name}/address");
     let text = fs::read_to_string(&path).doing(|| format!("read {path}"))?;
-    let bytes =
-        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>();
-    bytes
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(Error::Unknown { what: "hardware address", value: text })
+    hardware(text.trim()).ok_or(Error::Unknown { what: "hardware address", value: text })
 }
 
 fn first_interface() -> Result<Option<String>, Error> {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use i2kit_spec::Names;
 
-use super::cmdline::StaticNetwork;
+use super::cmdline::{StaticNetwork, StaticNetwork6};
 
 /// The text of `/etc/resolv.conf`: the network's settings, unless the pod wants its own alone, then the pod's.
 pub(crate) fn resolv_conf(names: &Names, network: Option<&StaticNetwork>) -> String {
@@ -29,14 +29,21 @@ pub(crate) fn resolv_conf(names: &Names, network: Option<&StaticNetwork>) -> Str
     text
 }
 
-/// The text of `/etc/hosts`, in the form that kubelet gives it.
-pub(crate) fn hosts(hostname: &str, names: &Names, network: Option<&StaticNetwork>) -> String {
+/// The text of `/etc/hosts`, in the form that kubelet gives it: a line for each address of the pod.
+pub(crate) fn hosts(
+    hostname: &str,
+    names: &Names,
+    (network, network6): (Option<&StaticNetwork>, Option<&StaticNetwork6>),
+) -> String {
     let own = network.map_or(Ipv4Addr::LOCALHOST, |network| network.address);
     let full = names.domain.as_ref().map(|domain| format!("{hostname}.{domain}\t")).unwrap_or_default();
     let mut text = format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n{own}\t{full}{hostname}\n"
     );
+    if let Some(StaticNetwork6 { address, .. }) = network6 {
+        let _ = writeln!(text, "{address}\t{full}{hostname}");
+    }
     if !names.host_aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
     }
@@ -66,7 +73,15 @@ mod tests {
         let names = Names::default();
         assert_eq!(resolv_conf(&names, Some(&network())), "nameserver 10.0.2.3\nnameserver 1.1.1.1\n");
         assert_eq!(resolv_conf(&names, None), "");
-        assert!(hosts("web-1", &names, Some(&network())).ends_with("\n10.0.2.15\tweb-1\n"));
+        assert!(hosts("web-1", &names, (Some(&network()), None)).ends_with("\n10.0.2.15\tweb-1\n"));
+        let network6 = StaticNetwork6 {
+            address: "fd69::107".parse().unwrap(),
+            prefix: 128,
+            gateway: "fe80::1".parse().unwrap(),
+            hardware: [0xee; 6],
+        };
+        let text = hosts("web-1", &names, (Some(&network()), Some(&network6)));
+        assert!(text.ends_with("\n10.0.2.15\tweb-1\nfd69::107\tweb-1\n"), "{text}");
     }
 
     #[test]
@@ -89,7 +104,7 @@ mod tests {
         );
         names.own_resolvers_only = true;
         assert_eq!(resolv_conf(&names, Some(&network())), own);
-        assert!(hosts("db-0", &names, Some(&network())).ends_with(
+        assert!(hosts("db-0", &names, (Some(&network()), None)).ends_with(
             "\n10.0.2.15\tdb-0.db.default.svc.cluster.local\tdb-0\n\n# Entries added by HostAliases.\n192.0.2.7\ta\tb.example\n"
         ));
     }

@@ -234,6 +234,7 @@ fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surround
                 run: None,
                 since,
                 boot_id: None,
+                address6: None,
                 address: address.and_then(|address| address.parse().ok()),
                 endpoints: address.map(endpoint).unwrap_or_default(),
                 accelerator: None,

@@ -119,6 +119,7 @@ fn show_instance(group: &Name, record: &InstanceRecord, facts: MachineFacts, now
         ),
         boot_id: record.boot_id.clone(),
         address: record.address.map(IpAddr::V4),
+        address6: record.address6,
         endpoints: facts.endpoints,
         accelerator: record.accelerator,
         pid: facts.pid,

@@ -24,7 +24,9 @@ pub(super) async fn apply(keeper: &Arc<Keeper>, call: Apply) -> Result<Applied, 
     match &act.act {
         Act::PutBalancer { spec } if spec.headless.is_some() => {
             keeper.require_network(&environment, "a headless Service")?;
+            keeper.require_ipv6(&environment, spec)?;
         }
+        Act::PutBalancer { spec } => keeper.require_ipv6(&environment, spec)?,
         Act::PutGroup { settings, .. } if settings.policy.is_some() => {
             keeper.require_network(&environment, "a NetworkPolicy")?;
         }

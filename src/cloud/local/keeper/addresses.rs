@@ -1,11 +1,12 @@
 //! Addresses of machines in their environment's network: which one a new machine gets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::local::network::wanted;
+use crate::manifest::api::IpFamily;
 use crate::plan::fleet::InstanceState;
 
 /// How long an address is nobody's once its machine is gone: clients and caches of names may still have it. A process that
@@ -17,6 +18,8 @@ const REST: Duration = Duration::from_mins(10);
 pub(in crate::cloud::local) struct Addresses {
     /// Whether this host gives environments a network.
     pub(in crate::cloud::local) are_given: bool,
+    /// Whether those networks have IPv6.
+    pub(in crate::cloud::local) have_ipv6: bool,
     /// Why it does not, and what to do about it.
     pub(in crate::cloud::local) refusal: Option<String>,
     freed: BTreeMap<(String, Ipv4Addr), Instant>,
@@ -28,6 +31,26 @@ impl Addresses {
         let records = environment.groups.values().flat_map(|group| group.instances.values());
         let mut there = records.filter(|record| record.state != InstanceState::Ended).peekable();
         if there.peek().is_none() { self.are_given } else { there.any(|record| record.address.is_some()) }
+    }
+
+    /// The families of addresses of this environment's machines; none where they have no addresses. They stay what they are as
+    /// long as it has machines.
+    pub(in crate::cloud::local) fn families(&self, environment: &Environment) -> Vec<IpFamily> {
+        if !self.are_in(environment) {
+            return Vec::new();
+        }
+        let records = environment.groups.values().flat_map(|group| group.instances.values());
+        let mut there = records.filter(|record| record.state != InstanceState::Ended).peekable();
+        let has_ipv6 = match there.peek() {
+            None => self.have_ipv6,
+            Some(_) => there.any(|record| record.address6.is_some()),
+        };
+        [Some(IpFamily::V4), has_ipv6.then_some(IpFamily::V6)].into_iter().flatten().collect()
+    }
+
+    /// The address of IPv6 of a new machine of this environment that gets this one of IPv4.
+    pub(super) fn choose6(&self, environment: &Environment, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.families(environment).contains(&IpFamily::V6).then(|| wanted::machine_address6(address))
     }
 
     /// The address of a new machine of this environment: the lowest one that neither has nor had a machine just now. None
@@ -86,6 +109,29 @@ pub(super) fn needs_network(environment: &Environment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_of_an_environment_have_ipv6_or_none_has() {
+        let mut environment = crate::cloud::local::store::sample().remove("local").unwrap();
+        for group in environment.groups.values_mut() {
+            group
+                .instances
+                .values_mut()
+                .for_each(|record| record.address = Some(Ipv4Addr::new(10, 78, 1, 1)));
+        }
+        let mut addresses = Addresses { are_given: true, have_ipv6: true, ..Addresses::default() };
+        let other = Ipv4Addr::new(10, 78, 1, 2);
+        // Those that are there have none, whatever this host gives now.
+        assert_eq!(addresses.families(&environment), [IpFamily::V4]);
+        assert_eq!(addresses.choose6(&environment, other), None);
+        let empty = Environment::default();
+        assert_eq!(addresses.families(&empty), [IpFamily::V4, IpFamily::V6]);
+        assert_eq!(addresses.choose6(&empty, other), Some("fd69:326b:6974:78::102".parse().unwrap()));
+        addresses.have_ipv6 = false;
+        assert_eq!(addresses.families(&empty), [IpFamily::V4]);
+        addresses.are_given = false;
+        assert_eq!(addresses.families(&empty), []);
+    }
 
     #[test]
     fn an_address_is_given_again_only_after_a_while_and_each_environment_has_its_own() {

@@ -19,6 +19,7 @@ use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted;
 use crate::cloud::local::supervise::supervise;
+use crate::manifest::api::IpFamily;
 
 /// Between two looks when nothing happens: the end of a VM is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
@@ -146,7 +147,9 @@ fn routes(keeper: &Keeper) -> Routes {
     // Those that have disks alone need nothing carried.
     let busy = state.environments.iter().filter(|(_, environment)| !environment.is_idle());
     for (environment_name, environment) in busy {
-        let is_inside = state.addresses.are_in(environment);
+        let families = state.addresses.families(environment);
+        let is_inside = !families.is_empty();
+        let has_ipv6 = families.contains(&IpFamily::V6);
         for (service, balancer) in balanced(environment) {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
             for listener in &balancer.spec.listeners {
@@ -165,7 +168,8 @@ fn routes(keeper: &Keeper) -> Routes {
                     port,
                     protocol,
                 };
-                let inside = is_inside.then(|| SocketAddr::from((wanted::service_address(host), port)));
+                let family = balancer.spec.families.there(has_ipv6).into_iter().min().unwrap_or(IpFamily::V4);
+                let inside = is_inside.then(|| SocketAddr::new(wanted::service_address(host, family), port));
                 let source_ranges = balancer.spec.source_ranges.clone();
                 let backends = backends.collect();
                 routes
@@ -181,7 +185,7 @@ fn routes(keeper: &Keeper) -> Routes {
             routes.listeners.insert(id, Route { inside: Some(inside.into()), ..Route::new(host) });
         }
         let address = addresses::name_server(environment_name);
-        let server = NameServer { address, zone: names::zone(environment, is_inside), inside: is_inside };
+        let server = NameServer { address, zone: names::zone(environment, &families), inside: is_inside };
         routes.name_servers.insert(environment_name.clone(), server);
     }
     routes

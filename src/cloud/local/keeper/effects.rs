@@ -115,7 +115,7 @@ async fn launch_vm(keeper: &Arc<Keeper>, launch: Launch) {
 
 /// Starts the VM's process, unless the VM is not wanted any more.
 fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
-    let Launch { environment, id, index, spec, ports, name, address, .. } = launch;
+    let Launch { environment, id, index, spec, ports, name, address, address6, .. } = launch;
     if !keeper.state().record(id).is_some_and(|record| record.state == InstanceState::Running) {
         keeper.state().failed(id, "it was not wanted any more".to_owned());
         keeper.changed.notify_one();
@@ -130,7 +130,7 @@ fn start(keeper: &Keeper, launch: &Launch) -> Result<(), CloudError> {
     let device = match address {
         Some(address) => {
             let network = keeper.network(environment)?;
-            let device = network.device(*address).map_err(|error| CloudError::Program {
+            let device = network.device(*address, *address6).map_err(|error| CloudError::Program {
                 program: "the network".into(),
                 message: format!("{address} cannot be attached: {error}"),
             })?;

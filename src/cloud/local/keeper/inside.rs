@@ -2,7 +2,7 @@
 //! counts of drained machines.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use super::Keeper;
@@ -14,7 +14,7 @@ use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted::{
     self, Addresses, Allow, Block, Policy, Ports, Range, Wanted, WantedService,
 };
-use crate::manifest::api::{Name, Protocol};
+use crate::manifest::api::{IpFamily, Name, Protocol};
 use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, PolicyPorts, Reachable, TargetGroup};
 
 /// After this time a network that is not carried in is opened again: a front door that was killed is back by then.
@@ -144,11 +144,20 @@ fn wanted(environment: &Environment) -> Wanted {
     let mut services = Vec::new();
     for (_, balancer) in balanced(environment) {
         let Ok(host) = balancer.host.parse() else { continue };
-        for listener in &balancer.spec.listeners {
-            let backends =
-                listener.targets.iter().flat_map(|target| serving(environment, &target.group, target.port));
+        // Without machines of a family nobody serves at the address.
+        let families = balancer.spec.families.there(true);
+        for (listener, family) in balancer
+            .spec
+            .listeners
+            .iter()
+            .flat_map(|listener| families.iter().map(move |family| (listener, *family)))
+        {
+            let backends = listener
+                .targets
+                .iter()
+                .flat_map(|target| serving(environment, &target.group, (family, target.port)));
             services.push(WantedService {
-                address: wanted::service_address(host),
+                address: wanted::service_address(host, family),
                 protocol: listener.protocol,
                 port: listener.port,
                 has_affinity: balancer.spec.sticky_clients,
@@ -163,7 +172,7 @@ fn wanted(environment: &Environment) -> Wanted {
 fn policies(environment: &Environment) -> Vec<Policy> {
     let restricted = environment.groups.values().filter_map(|group| {
         let GroupPolicy { ingress, egress } = group.settings.policy.as_deref()?;
-        let machines: Vec<Ipv4Addr> = addresses_of(group).collect();
+        let machines: Vec<IpAddr> = addresses_of(group).collect();
         let allowed =
             |rules: &Option<Vec<Reachable>>| rules.as_ref().map(|rules| allowed(environment, rules));
         (!machines.is_empty()).then(|| Policy {
@@ -175,10 +184,13 @@ fn policies(environment: &Environment) -> Vec<Policy> {
     restricted.collect()
 }
 
-/// The addresses of a group's machines that are there.
-fn addresses_of(group: &GroupRecord) -> impl Iterator<Item = Ipv4Addr> {
+/// The addresses of a group's machines that are there, of both families.
+fn addresses_of(group: &GroupRecord) -> impl Iterator<Item = IpAddr> {
     let there = group.instances.values().filter(|record| record.state != InstanceState::Ended);
-    there.filter_map(|record| record.address)
+    there.flat_map(|record| {
+        let both = [record.address.map(IpAddr::V4), record.address6.map(IpAddr::V6)];
+        both.into_iter().flatten()
+    })
 }
 
 /// Rules by addresses; those with the same ports are one.
@@ -202,16 +214,17 @@ fn allowed(environment: &Environment, rules: &[Reachable]) -> Vec<Allow> {
 /// The addresses of the other side of a rule. A range that cannot be read, or whose exceptions cannot, allows nobody.
 fn ranges(environment: &Environment, peer: &Peer) -> Vec<Range> {
     match peer {
-        Peer::Everybody => vec![(0, u32::MAX)],
+        Peer::Everybody => [IpFamily::V4, IpFamily::V6].map(wanted::everything).into(),
         Peer::Group(name) => {
             let group = environment.groups.get(name);
-            group.into_iter().flat_map(addresses_of).map(|address| (address.into(), address.into())).collect()
+            group.into_iter().flat_map(addresses_of).map(|address| (address, address)).collect()
         }
-        // There is nobody with an address of IPv6.
         Peer::Block { cidr, except } => {
+            let Ok(block) = cidr.parse::<Block>() else { return Vec::new() };
             let except: Result<Vec<Block>, _> = except.iter().map(|block| block.parse()).collect();
-            let block = cidr.parse::<Block>().and_then(|block| Ok(block.without(&except?)));
-            block.unwrap_or_default()
+            // An exception of the other family excepts nothing, and was not meant so.
+            let except = except.ok().filter(|all| all.iter().all(|one| one.family() == block.family()));
+            except.map(|except| block.without(&except)).unwrap_or_default()
         }
     }
 }
@@ -258,10 +271,10 @@ pub(super) fn balanced(environment: &Environment) -> impl Iterator<Item = (&Name
 }
 
 /// The addresses of all VMs of an environment that are there.
-fn machines(environment: &Environment) -> BTreeSet<Ipv4Addr> {
+fn machines(environment: &Environment) -> BTreeMap<Ipv4Addr, Option<Ipv6Addr>> {
     let records = environment.groups.values().flat_map(|group| group.instances.values());
     let there = records.filter(|record| record.state != InstanceState::Ended);
-    there.filter_map(|record| record.address).collect()
+    there.filter_map(|record| Some((record.address?, record.address6))).collect()
 }
 
 /// VMs behind a target that serve, as they are reached in the environment's network.
@@ -270,17 +283,21 @@ pub(super) fn backends(environment: &Environment, target: &TargetGroup) -> Vec<B
     let serving =
         group.into_iter().flat_map(|group| group.instances.values()).filter(|record| record.serves());
     let backend = |record: &InstanceRecord| {
-        let address = SocketAddrV4::new(record.address?, target.port);
-        Some(Backend { machine: record.id.to_string(), address: address.into() })
+        let address = SocketAddr::from((record.address?, target.port));
+        Some(Backend { machine: record.id.to_string(), address })
     };
     serving.filter_map(backend).collect()
 }
 
-/// VMs of a group that serve, with a port of theirs.
-fn serving(environment: &Environment, group: &Name, port: u16) -> Vec<SocketAddrV4> {
+/// VMs of a group that serve, with a port of theirs, by their addresses of a family.
+fn serving(environment: &Environment, group: &Name, (family, port): (IpFamily, u16)) -> Vec<SocketAddr> {
     let Some(group) = environment.groups.get(group) else { return Vec::new() };
     let serving = group.instances.values().filter(|record| record.serves());
-    serving.filter_map(|record| Some(SocketAddrV4::new(record.address?, port))).collect()
+    let address = |record: &InstanceRecord| match family {
+        IpFamily::V4 => record.address.map(IpAddr::V4),
+        IpFamily::V6 => record.address6.map(IpAddr::V6),
+    };
+    serving.filter_map(address).map(|address| SocketAddr::new(address, port)).collect()
 }
 
 #[cfg(test)]
@@ -307,15 +324,22 @@ mod tests {
             except: except.iter().map(|text| (*text).to_owned()).collect(),
         };
         assert_eq!(ranges(&environment, &block("10.0.0.0/8", &["10.0.0.0/9"])).len(), 1);
-        for unread in [block("10.0.0.0/x", &[]), block("10.0.0.0/8", &["10.1.0.0/x"]), block("fd00::/8", &[])]
-        {
+        assert_eq!(ranges(&environment, &block("fd00::/8", &["fd00::/9"])).len(), 1);
+        assert_eq!(ranges(&environment, &Peer::Everybody).len(), 2);
+        for unread in [
+            block("10.0.0.0/x", &[]),
+            block("10.0.0.0/8", &["10.1.0.0/x"]),
+            block("fd00::/129", &[]),
+            block("0.0.0.0/0", &["fd00::/8"]),
+            block("::/0", &["10.0.0.0/8"]),
+        ] {
             assert_eq!(ranges(&environment, &unread), [], "{unread:?}");
         }
         // Rules with the same ports are one, whoever they are about.
         let rule = |cidr: &str, ports| Reachable { peers: vec![block(cidr, &[])], ports };
         let rules = [rule("10.0.0.0/9", None), rule("10.128.0.0/9", None), rule("12.0.0.0/8", Some(vec![]))];
         let allowed = allowed(&environment, &rules);
-        assert_eq!((allowed.len(), allowed[0].peers.ranges().len()), (2, 1));
+        assert_eq!((allowed.len(), allowed[0].peers.ranges(IpFamily::V4).count()), (2, 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use i2kit_spec::{Bytes, PodEnd};
 
@@ -56,6 +56,8 @@ pub(in crate::cloud::local) struct Launch {
     pub(in crate::cloud::local) ports: Vec<(u16, Protocol)>,
     /// Its address in the environment's network, where it has one.
     pub(in crate::cloud::local) address: Option<Ipv4Addr>,
+    /// Its address of IPv6 there, where it has one.
+    pub(in crate::cloud::local) address6: Option<Ipv6Addr>,
     /// What its guest calls itself.
     pub(in crate::cloud::local) name: String,
     /// Its disks that outlive it, in the order of their numbers.
@@ -411,6 +413,8 @@ impl Step<'_> {
         let head = called.clone().unwrap_or_else(|| format!("{}-{revision}", name.name));
         let id = new_id(&head, |id| self.machines.contains_key(id) || record_of(&self.next, id).is_some());
         let address = self.addresses.choose(environment_name, environment);
+        let given = address.as_ref().ok().copied().flatten();
+        let address6 = given.and_then(|address| self.addresses.choose6(environment, address));
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         if !environment.claim_for_member(name, ordinal, &spec, self.now) {
             // A disk of it is being deleted: the next one is made when that is done.
@@ -420,7 +424,8 @@ impl Step<'_> {
         let record = InstanceRecord {
             ordinal,
             run,
-            address: address.as_ref().ok().copied().flatten(),
+            address: given,
+            address6,
             ..InstanceRecord::new(InstanceId(id.clone()), revision, self.now)
         };
         group.instances.insert(record.id.clone(), record);
@@ -436,7 +441,7 @@ impl Step<'_> {
         // A host name, which Kubernetes cuts too.
         let called: String = called.unwrap_or_else(|| id.clone()).chars().take(63).collect();
         let called = called.trim_end_matches('-').to_owned();
-        let launch = Launch { environment, id, index, spec, ports, address, name: called, disks };
+        let launch = Launch { environment, id, index, spec, ports, address, address6, name: called, disks };
         self.effects.push(Effect::Launch(Box::new(launch)));
     }
 }

@@ -321,7 +321,10 @@ impl Carrier {
         let table = self.shared.table;
         let (user, net, outside) = match *given {
             [user, net] => (user, net, None),
-            [user, net, tun, egress, udp, tcp] => (user, net, Some([tun, egress, udp, tcp])),
+            [user, net, tun, egress, udp, tcp] => (user, net, Some(([tun, egress, udp, tcp], None))),
+            [user, net, tun, egress, udp, tcp, six] => {
+                (user, net, Some(([tun, egress, udp, tcp], Some(six))))
+            }
             _ => {
                 table.close_all(given);
                 return DoorAnswer::Refused(format!("{} descriptors are no network", given.len()));
@@ -342,8 +345,9 @@ impl Carrier {
             table.member(index).set_news(news);
         }
         let mut opened = vec![(Opened::User, user), (Opened::Net, net)];
-        if let Some([tun, egress, udp, tcp]) = outside {
+        if let Some(([tun, egress, udp, tcp], egress6)) = outside {
             opened.extend([(Opened::Tun, tun), (Opened::Egress, egress)]);
+            opened.extend(egress6.map(|egress6| (Opened::Egress6, egress6)));
             self.dns.give(&environment, [udp, tcp]);
         }
         if outside.is_some() {
@@ -367,7 +371,7 @@ impl Carrier {
             let network = self.shared.table.network(*index);
             let ends = network.opened(Opened::Tun).zip(network.opened(Opened::Egress));
             if let Some((device, listener)) = ends {
-                let ends = Ends { device, listener, listener6: None };
+                let ends = Ends { device, listener, listener6: network.opened(Opened::Egress6) };
                 self.outside.open(&mut self.engine, environment, ends);
             }
         }

@@ -100,6 +100,8 @@ pub(crate) struct GivenOutside {
     pub(crate) tun: OwnedFd,
     /// The TCP listener of connections to outside.
     pub(crate) egress: OwnedFd,
+    /// The same of IPv6, where the network has that.
+    pub(crate) egress6: Option<OwnedFd>,
     /// The name server, over UDP.
     pub(crate) names_udp: OwnedFd,
     /// The name server, over TCP.
@@ -196,15 +198,16 @@ impl Mover {
     pub(crate) async fn give(&self, environment: &str, given: &Given) -> Result<(), String> {
         let Given { user, net, outside } = given;
         let mut descriptors = vec![user.as_fd(), net.as_fd()];
-        if let Some(GivenOutside { tun, egress, names_udp, names_tcp }) = outside {
-            descriptors.extend([tun, egress, names_udp, names_tcp].map(AsFd::as_fd));
+        if let Some(GivenOutside { tun, egress, egress6, names_udp, names_tcp }) = outside {
+            descriptors
+                .extend([tun, egress, names_udp, names_tcp].into_iter().chain(egress6).map(AsFd::as_fd));
         }
         let request = Request::Give { environment: environment.to_owned() };
         let asked = async {
             let mut stream = socket::connect(&self.home.state, SOCKET).await?;
             socket::check_peer(&stream)?;
             stream.writable().await?;
-            let mut space = [const { std::mem::MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(6))];
+            let mut space = [const { std::mem::MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(7))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
             let framed = frame(&request);

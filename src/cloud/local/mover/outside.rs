@@ -17,7 +17,9 @@ use super::poll::{EventFlags, Token};
 use super::routes::Report;
 use super::table::{Fd, NO_LISTENER, Owner, key};
 use crate::cloud::local::network::sys;
-use crate::cloud::local::network::wanted::{MACHINES, NODE, SERVICES};
+use crate::cloud::local::network::wanted::{
+    Block, MACHINES, MACHINES6, NODE, NODE6, SERVICES, UNIQUE_LOCAL, machine_of,
+};
 
 /// The egress of every environment.
 #[derive(Debug)]
@@ -162,9 +164,13 @@ impl Outside {
 
 /// The addresses of every environment: each has the same ones, in a network of its own.
 fn ranges() -> Ranges {
-    let [machines, services] =
-        [MACHINES, SERVICES].map(|block| Prefix::new(IpAddr::V4(block.address), block.bits));
-    Ranges { machines: vec![machines], private: vec![machines, services], node: NODE, node6: None }
+    let prefix = |block: Block| Prefix::new(block.address, block.bits);
+    Ranges {
+        machines: [MACHINES, MACHINES6].map(prefix).into(),
+        private: [MACHINES, SERVICES, UNIQUE_LOCAL].map(prefix).into(),
+        node: NODE,
+        node6: Some(NODE6),
+    }
 }
 
 fn token(number: RawFd) -> Token {
@@ -182,8 +188,10 @@ fn view<'a>(
 
 impl View<'_> {
     /// What connections of a machine to the outside are counted for: every environment has the same addresses. It is not
-    /// the machine's own key: a machine that is drained ends without waiting for what it has asked of others.
+    /// the machine's own key: a machine that is drained ends without waiting for what it has asked of others. Both addresses
+    /// of a machine are one.
     fn outwards(&self, machine: IpAddr) -> u64 {
+        let machine = machine_of(machine).map_or(machine, IpAddr::V4);
         key(&format!("outwards {machine} of {}", self.environment))
     }
 

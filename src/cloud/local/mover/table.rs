@@ -22,7 +22,7 @@ use crate::cloud::local::network::sys;
 use crate::oci::Digest;
 
 /// The version of this layout. A newer program with another one does not take connections over.
-pub(crate) const LAYOUT: u64 = 1;
+pub(crate) const LAYOUT: u64 = 2;
 
 /// Connections and sessions at most, of all processes.
 pub(crate) const SLOTS: u32 = 16_384;
@@ -346,13 +346,15 @@ pub(crate) enum Opened {
     Tun = 3,
     /// The TCP listener of connections to outside.
     Egress = 4,
+    /// The same of IPv6.
+    Egress6 = 5,
 }
 
 impl Network {
     const ENVIRONMENT: usize = 0;
 
     /// The descriptors, the namespace's last: without it there is no network.
-    const ALL: [Opened; 4] = [Opened::User, Opened::Tun, Opened::Egress, Opened::Net];
+    const ALL: [Opened; 5] = [Opened::User, Opened::Tun, Opened::Egress, Opened::Egress6, Opened::Net];
 
     /// The key of its environment.
     pub(crate) fn environment(&self) -> u64 {
@@ -373,7 +375,7 @@ impl Network {
     pub(crate) fn record(&self, table: &Table, environment: u64, opened: &[(Opened, Fd)]) {
         let is_whole = opened.iter().any(|(opened, _)| *opened == Opened::Tun);
         for before in Self::ALL.into_iter().rev() {
-            if is_whole || !matches!(before, Opened::Tun | Opened::Egress) {
+            if is_whole || !matches!(before, Opened::Tun | Opened::Egress | Opened::Egress6) {
                 self.forget(table, before);
             }
         }

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, find};
-use super::wanted::{Judge, MACHINES, SERVICES, Wanted};
+use super::wanted::{self, Judge, SERVICES, SERVICES6, Wanted};
 use crate::manifest::api::Protocol;
 
 /// `NFNL_SUBSYS_CTNETLINK`, in the upper byte of a message's type, with the request for the table, and that to delete an
@@ -28,6 +28,8 @@ const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const IP_SOURCE: u16 = 1;
 const IP_DESTINATION: u16 = 2;
+const IP6_SOURCE: u16 = 3;
+const IP6_DESTINATION: u16 = 4;
 const PROTO_NUMBER: u16 = 1;
 const PROTO_SOURCE: u16 = 2;
 const PROTO_DESTINATION: u16 = 3;
@@ -44,19 +46,23 @@ const ESTABLISHED: u8 = 3;
 pub(super) fn connections(socket: impl AsFd) -> io::Result<BTreeMap<Ipv4Addr, u32>> {
     let mut counts = BTreeMap::new();
     list(socket, |entry| {
-        let server = server(entry);
-        if let Some(machine) = server.filter(|machine| MACHINES.contains(*machine)) {
+        if let Some(machine) = server(entry).and_then(wanted::machine_of) {
             *counts.entry(machine).or_default() += 1;
         }
     })?;
     Ok(counts)
 }
 
+/// `AF_INET` and `AF_INET6`, and what stands for both.
+const V4: u8 = 2;
+const V6: u8 = 10;
+const BOTH: u8 = 0;
+
 /// Gives each entry of the table to `entry`.
 fn list(socket: impl AsFd, mut entry: impl FnMut(&[u8])) -> io::Result<()> {
     let mut batch = Batch::default();
     batch.message((GET, NLM_F_DUMP), "list of connections", |body| {
-        body.put(&[2, 0, 0, 0]);
+        body.put(&[BOTH, 0, 0, 0]);
     });
     netlink::dump(socket, &batch, |_, body| entry(body.get(HEADER..).unwrap_or_default()))
 }
@@ -66,26 +72,27 @@ fn list(socket: impl AsFd, mut entry: impl FnMut(&[u8])) -> io::Result<()> {
 /// entry: a client that uses one socket would never reach another backend, nor ever be refused.
 pub(super) fn forget(socket: impl AsFd, wanted: &Wanted) -> io::Result<()> {
     let of_udp = wanted.services.iter().filter(|service| service.protocol == Protocol::Udp);
-    let backends: BTreeSet<(SocketAddrV4, SocketAddrV4)> = of_udp
+    let backends: BTreeSet<(SocketAddr, SocketAddr)> = of_udp
         .flat_map(|service| {
-            let address = SocketAddrV4::new(service.address, service.port);
+            let address = SocketAddr::new(service.address, service.port);
             service.backends.iter().map(move |backend| (address, *backend))
         })
         .collect();
     let judge = Judge::of(&wanted.policies);
-    let mut stale: Vec<Vec<u8>> = Vec::new();
+    let mut stale: Vec<(u8, Vec<u8>)> = Vec::new();
     list(&socket, |entry| {
         let Some(Flow { tuple, from, to, server }) = datagrams(entry) else { return };
-        let is_lost = SERVICES.contains(*to.ip()) && !backends.contains(&(to, server));
+        let is_service = SERVICES.contains(to.ip()) || SERVICES6.contains(to.ip());
+        let is_lost = is_service && !backends.contains(&(to, server));
         if is_lost || !judge.allows(from, server, Protocol::Udp) {
-            stale.push(tuple.to_vec());
+            stale.push((if to.is_ipv4() { V4 } else { V6 }, tuple.to_vec()));
         }
     })?;
     for part in stale.chunks(BATCH) {
         let mut batch = Batch::default();
-        for tuple in part {
+        for (family, tuple) in part {
             batch.message((DELETE, 0), "stale entry of UDP", |body| {
-                body.put(&[2, 0, 0, 0]).attribute(TUPLE_ORIGINAL | NLA_F_NESTED, tuple);
+                body.put(&[*family, 0, 0, 0]).attribute(TUPLE_ORIGINAL | NLA_F_NESTED, tuple);
             });
         }
         // The time of one may be over meanwhile.
@@ -102,40 +109,46 @@ struct Flow<'e> {
     /// The tuple of what is sent.
     tuple: &'e [u8],
     /// Who sends.
-    from: Ipv4Addr,
+    from: IpAddr,
     /// Where that goes.
-    to: SocketAddrV4,
+    to: SocketAddr,
     /// Who answers: of a Service the backend.
-    server: SocketAddrV4,
+    server: SocketAddr,
 }
+
+/// The attributes of a tuple's source, and of its destination, in each family.
+const SOURCE: [u16; 2] = [IP_SOURCE, IP6_SOURCE];
+const DESTINATION: [u16; 2] = [IP_DESTINATION, IP6_DESTINATION];
 
 /// What an entry is, if it is one of UDP.
 fn datagrams(entry: &[u8]) -> Option<Flow<'_>> {
-    let address = |tuple: u16, address: u16| {
-        let bytes = find(entry, &[tuple, TUPLE_IP, address])?.first_chunk::<4>()?;
-        Some(Ipv4Addr::from(*bytes))
-    };
-    let side = |tuple: u16, ip: u16, port: u16| {
+    let side = |tuple: u16, addresses: [u16; 2], port: u16| {
         let port = find(entry, &[tuple, TUPLE_PROTO, port])?.first_chunk::<2>()?;
-        Some(SocketAddrV4::new(address(tuple, ip)?, u16::from_be_bytes(*port)))
+        Some(SocketAddr::new(address(entry, tuple, addresses)?, u16::from_be_bytes(*port)))
     };
     let protocol = find(entry, &[TUPLE_ORIGINAL, TUPLE_PROTO, PROTO_NUMBER])?;
     let tuple = find(entry, &[TUPLE_ORIGINAL]).filter(|_| protocol.first() == Some(&UDP))?;
     Some(Flow {
         tuple,
-        from: address(TUPLE_ORIGINAL, IP_SOURCE)?,
-        to: side(TUPLE_ORIGINAL, IP_DESTINATION, PROTO_DESTINATION)?,
-        server: side(TUPLE_REPLY, IP_SOURCE, PROTO_SOURCE)?,
+        from: address(entry, TUPLE_ORIGINAL, SOURCE)?,
+        to: side(TUPLE_ORIGINAL, DESTINATION, PROTO_DESTINATION)?,
+        server: side(TUPLE_REPLY, SOURCE, PROTO_SOURCE)?,
     })
 }
 
+/// The address in a tuple, by its attribute of IPv4 or that of IPv6.
+fn address(entry: &[u8], tuple: u16, [v4, v6]: [u16; 2]) -> Option<IpAddr> {
+    let of = |attribute: u16| find(entry, &[tuple, TUPLE_IP, attribute]);
+    let v4 = of(v4).and_then(|bytes| Some(IpAddr::from(*bytes.first_chunk::<4>()?)));
+    v4.or_else(|| Some(IpAddr::from(*of(v6)?.first_chunk::<16>()?)))
+}
+
 /// Who answers in an open connection.
-fn server(entry: &[u8]) -> Option<Ipv4Addr> {
+fn server(entry: &[u8]) -> Option<IpAddr> {
     let is = |path: &[u16], value: u8| find(entry, path).and_then(<[u8]>::first) == Some(&value);
     let is_open = is(&[TUPLE_REPLY, TUPLE_PROTO, PROTO_NUMBER], TCP)
         && is(&[PROTOINFO, PROTOINFO_TCP, TCP_STATE], ESTABLISHED);
-    let source = find(entry, &[TUPLE_REPLY, TUPLE_IP, IP_SOURCE]).filter(|_| is_open)?;
-    Some(Ipv4Addr::from(*source.first_chunk::<4>()?))
+    address(entry, TUPLE_REPLY, SOURCE).filter(|_| is_open)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::namespace::{self, Handles, INSIDE, Join, NamespaceError, NamespaceStep, OUTSIDE};
+use super::namespace::{self, Handles, Join, MOST, NamespaceError, NamespaceStep};
 use super::sys::{self, Virtual};
 use super::wanted;
 use crate::cloud::local::machine::process;
@@ -53,6 +53,12 @@ enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Answer {
+    /// The network is there.
+    #[serde(rename_all = "camelCase")]
+    Opened {
+        /// Whether it has IPv6.
+        has_ipv6: bool,
+    },
     /// Done.
     Done,
     /// Not done.
@@ -82,14 +88,14 @@ fn told(code: Option<i32>, message: String) -> io::Error {
 /// Is a holder until the other side closes the socket, which is standard input.
 pub(crate) fn serve(join: &Join) -> io::Result<()> {
     let socket = rustix::stdio::stdin();
-    let opened = match namespace::open(join) {
-        Ok(handles) => handles.into_descriptors(),
+    let (has_ipv6, opened) = match namespace::open(join) {
+        Ok(handles) => (handles.has_ipv6, handles.into_descriptors()),
         Err(NamespaceError { step, error }) => {
             return send(socket, &Answer::refused(Some(step), &error), &[]);
         }
     };
     let borrowed: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
-    send(socket, &Answer::Done, &borrowed)?;
+    send(socket, &Answer::Opened { has_ipv6 }, &borrowed)?;
     // Others have them now: the exclusive ones must be free when they end.
     drop(opened);
     while let Some((request, _)) = receive::<Request>(socket)? {
@@ -124,7 +130,7 @@ fn answer(request: &Request) -> io::Result<OwnedFd> {
 
 fn send(socket: BorrowedFd<'_>, message: &impl Serialize, with: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(INSIDE + OUTSIDE))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !with.is_empty() && !control.push(SendAncillaryMessage::ScmRights(with)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -136,7 +142,7 @@ fn send(socket: BorrowedFd<'_>, message: &impl Serialize, with: &[BorrowedFd<'_>
 /// A message and the descriptors with it; nothing when the other side has closed the socket.
 fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = [0; PACKET];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(INSIDE + OUTSIDE))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         let mut into = [IoSliceMut::new(&mut bytes)];
@@ -187,9 +193,9 @@ pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handle
     // With it goes the other end of the socket, so that a holder that ends is heard.
     drop(command);
     let holder = Holder::new(ours, child);
-    let descriptors = holder.receive()?;
+    let (descriptors, has_ipv6) = holder.receive()?;
     let wrong = || failed(NamespaceStep::Sockets)(io::ErrorKind::InvalidData.into());
-    let handles = Handles::from_descriptors(descriptors).ok_or_else(wrong)?;
+    let handles = Handles::from_descriptors(descriptors, has_ipv6).ok_or_else(wrong)?;
     Ok((holder, handles))
 }
 
@@ -198,12 +204,13 @@ impl Holder {
         Self { socket: Mutex::new(socket), child: Mutex::new(child), is_behind: AtomicBool::new(false) }
     }
 
-    /// The answer that is on its way.
-    fn receive(&self) -> Result<Vec<OwnedFd>, NamespaceError> {
+    /// The answer that is on its way: what was opened, and whether the network has IPv6.
+    fn receive(&self) -> Result<(Vec<OwnedFd>, bool), NamespaceError> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |error| NamespaceError { step: NamespaceStep::Sockets, error };
         match receive::<Answer>(socket.as_fd()).map_err(failed)? {
-            Some((Answer::Done, descriptors)) => Ok(descriptors),
+            Some((Answer::Opened { has_ipv6 }, descriptors)) => Ok((descriptors, has_ipv6)),
+            Some((Answer::Done, _)) => Err(failed(io::ErrorKind::InvalidData.into())),
             Some((Answer::Refused { step, code, message }, _)) => Err(NamespaceError {
                 step: step.unwrap_or(NamespaceStep::Sockets),
                 error: told(code, message),
@@ -220,6 +227,7 @@ impl Holder {
                 descriptors.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
             }
             Ok(Some((Answer::Refused { code, message, .. }, _))) => Err(told(code, message)),
+            Ok(Some((Answer::Opened { .. }, _))) => Err(io::ErrorKind::InvalidData.into()),
             Ok(None) => Err(ended()),
             Err(error) => {
                 self.is_behind.store(true, Ordering::Release);

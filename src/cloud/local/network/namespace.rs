@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,11 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
 use super::netlink::Batch;
+use super::nftables::{Packets, Table};
 use super::sys::{self, SocketOption, Virtual};
 use super::wanted::{GATEWAY, NAMES, Wanted};
 use super::{interfaces, netlink, nftables, rules};
+use crate::manifest::api::IpFamily;
 
 /// The device by which virtual interfaces are made.
 pub(crate) const DEVICE: &str = "/dev/net/tun";
@@ -39,8 +41,21 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/tcp_tw_reuse", "1"),
 ];
 
-/// Machines have no IPv6 yet. A kernel without IPv6 has no such setting.
-const NO_IPV6: (&str, &str) = ("ipv6/conf/default/disable_ipv6", "1");
+/// Settings of IPv6: the network forwards, and neither machines nor routers change its addresses, routes and neighbours. Interfaces
+/// get no link-local addresses, by which a machine could talk to it without being known.
+const SETTINGS6: &[(&str, &str)] = &[
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/autoconf", "0"),
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+    ("ipv6/conf/all/accept_source_route", "-1"),
+];
+
+/// Whether interfaces have no IPv6: those that are there, and those to come. The second one is how others find out whether
+/// the network has IPv6. A kernel without IPv6 has no such settings.
+const IPV6_IS_OFF: [&str; 2] = ["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"];
 
 /// `RTMGRP_LINK`: messages about interfaces that come and go.
 const LINKS: u32 = 1;
@@ -74,6 +89,8 @@ pub(crate) struct Handles {
     pub(crate) links: OwnedFd,
     /// The exclusive descriptors; none where another process has them already.
     pub(crate) outside: Option<Outside>,
+    /// Whether the network has IPv6.
+    pub(crate) has_ipv6: bool,
 }
 
 /// The exclusive descriptors, of which a network has one each: `tun0`, the egress listener, the name server's sockets. None of them blocks.
@@ -89,39 +106,46 @@ pub(crate) struct Outside {
     pub(crate) names_tcp: OwnedFd,
     /// Sends whole packets, which belong to no connection.
     pub(crate) raw: OwnedFd,
+    /// The egress listener of IPv6, where the network has that.
+    pub(crate) egress6: Option<OwnedFd>,
 }
 
 /// The number of descriptors of [`Handles`] without [`Outside`].
-pub(super) const INSIDE: usize = 6;
+const INSIDE: usize = 6;
 
-/// The number of descriptors of [`Outside`].
-pub(super) const OUTSIDE: usize = 5;
+/// The number of descriptors of [`Outside`], without that of IPv6.
+const OUTSIDE: usize = 5;
+
+/// The largest number of descriptors of a network.
+pub(super) const MOST: usize = INSIDE + OUTSIDE + 1;
 
 impl Handles {
     /// The descriptors, in an order that [`Self::from_descriptors`] knows.
     pub(super) fn into_descriptors(self) -> Vec<OwnedFd> {
-        let Self { user, net, route, rules, conntrack, links, outside } = self;
+        let Self { user, net, route, rules, conntrack, links, outside, has_ipv6: _ } = self;
         let mut all = vec![user, net, route, rules, conntrack, links];
-        if let Some(Outside { tun, egress, names_udp, names_tcp, raw }) = outside {
+        if let Some(Outside { tun, egress, names_udp, names_tcp, raw, egress6 }) = outside {
             all.extend([tun, egress, names_udp, names_tcp, raw]);
+            all.extend(egress6);
         }
         all
     }
 
     /// The same again; nothing for another number of descriptors.
-    pub(super) fn from_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
+    pub(super) fn from_descriptors(descriptors: Vec<OwnedFd>, has_ipv6: bool) -> Option<Self> {
         let mut all = descriptors;
+        let egress6 = if all.len() == MOST { all.pop() } else { None };
         let outside = match all.len() {
             INSIDE => None,
             length if length == INSIDE + OUTSIDE => {
                 let [tun, egress, names_udp, names_tcp, raw] =
                     <[OwnedFd; OUTSIDE]>::try_from(all.split_off(INSIDE)).ok()?;
-                Some(Outside { tun, egress, names_udp, names_tcp, raw })
+                Some(Outside { tun, egress, names_udp, names_tcp, raw, egress6 })
             }
             _ => return None,
         };
         let [user, net, route, rules, conntrack, links] = <[OwnedFd; INSIDE]>::try_from(all).ok()?;
-        Some(Self { user, net, route, rules, conntrack, links, outside })
+        Some(Self { user, net, route, rules, conntrack, links, outside, has_ipv6 })
     }
 }
 
@@ -173,7 +197,10 @@ pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
     }
     let settings = SETTINGS.iter().try_for_each(|setting| set(*setting));
     settings.map_err(NamespaceStep::Settings.failed())?;
-    let _ = set(NO_IPV6);
+    let may_have_ipv6 = match &join.net {
+        None => prepare_ipv6().map_err(NamespaceStep::Settings.failed())?,
+        Some(_) => has_ipv6(),
+    };
     let route = netlink::open(None, 0).map_err(NamespaceStep::Sockets.failed())?;
     let netfilter = || netlink::open(Some(rustix::net::netlink::NETFILTER), 0);
     let rules = netfilter().map_err(NamespaceStep::Sockets.failed())?;
@@ -183,15 +210,21 @@ pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
         Err(error) if join.net.is_some() && is(&error, Errno::BUSY) => None,
         Err(error) => return Err(NamespaceStep::Device.failed()(error)),
     };
+    let mut has_ipv6 = join.net.is_some() && may_have_ipv6;
     if outside.is_some() {
-        set_up_routes(&route).map_err(NamespaceStep::Routes.failed())?;
+        set_up_routes(&route, has_ipv6).map_err(NamespaceStep::Routes.failed())?;
     }
-    write_limits(&rules).map_err(NamespaceStep::Rules.failed())?;
     if join.net.is_none() {
-        write_rules(&rules, &Wanted::default()).map_err(NamespaceStep::Rules.failed())?;
+        // Before IPv6 is there, so that there is never any without rules.
+        write_table(&rules, &rules::table(&Wanted::default(), IpFamily::V4))
+            .map_err(NamespaceStep::Rules.failed())?;
+        if may_have_ipv6 {
+            has_ipv6 = set_up_ipv6(&route, &rules).map_err(NamespaceStep::Rules.failed())?;
+        }
     }
+    write_limits(&rules, has_ipv6).map_err(NamespaceStep::Rules.failed())?;
     let opened = || -> io::Result<Handles> {
-        let outside = outside.map(open_outside).transpose()?;
+        let outside = outside.map(|tun| open_outside(tun, has_ipv6)).transpose()?;
         let links = netlink::open(None, LINKS)?;
         rustix::io::ioctl_fionbio(&links, true)?;
         Ok(Handles {
@@ -202,6 +235,7 @@ pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
             conntrack: netfilter()?,
             links,
             outside,
+            has_ipv6,
         })
     };
     opened().map_err(NamespaceStep::Sockets.failed())
@@ -257,26 +291,93 @@ fn set((name, value): (&str, &str)) -> io::Result<()> {
     fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
 }
 
-fn set_up_routes(route: &OwnedFd) -> io::Result<()> {
-    let index = interfaces::list(route)?.get(rules::OUTSIDE).copied().ok_or(io::ErrorKind::NotFound)?;
-    interfaces::request(route, &interfaces::network(index))?;
-    match interfaces::request(route, &interfaces::delivery()) {
+/// Whether the network that this process is in has IPv6.
+fn has_ipv6() -> bool {
+    let [_, off] = IPV6_IS_OFF.map(|name| fs::read_to_string(format!("/proc/sys/net/{name}")));
+    off.is_ok_and(|off| off.trim() == "0")
+}
+
+/// Switches IPv6 on or off in the network that this process is in, for all interfaces. Where the kernel has none, it is off.
+fn switch_ipv6(on: bool) -> io::Result<()> {
+    for name in IPV6_IS_OFF {
+        match set((name, if on { "0" } else { "1" })) {
+            Err(error) if !on && error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Has no interface of a new network have IPv6 yet, and those to come no addresses of their own. Whether this kernel has IPv6.
+fn prepare_ipv6() -> io::Result<bool> {
+    switch_ipv6(false)?;
+    Ok(SETTINGS6.iter().try_for_each(|setting| set(*setting)).is_ok())
+}
+
+/// Gives a new network IPv6: its rules first. It has none where the kernel lacks something that those need.
+///
+/// # Errors
+/// A want of memory or the like, which is over some other time: machines have IPv6 on all networks of a host or on none.
+fn set_up_ipv6(route: &OwnedFd, rules: &OwnedFd) -> io::Result<bool> {
+    let rules = write_table(rules, &rules::table(&Wanted::default(), IpFamily::V6));
+    let done = rules.and_then(|()| switch_ipv6(true)).and_then(|()| set_up_routes6(route));
+    let Err(error) = done else { return Ok(true) };
+    switch_ipv6(false)?;
+    let passes = matches!(
+        error.kind(),
+        io::ErrorKind::OutOfMemory
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::ResourceBusy
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::WouldBlock
+            | io::ErrorKind::Interrupted
+    );
+    if passes { Err(error) } else { Ok(false) }
+}
+
+/// The index of the interface to outside.
+fn outside_index(route: &OwnedFd) -> io::Result<u32> {
+    interfaces::list(route)?.get(rules::OUTSIDE).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn set_up_routes(route: &OwnedFd, has_ipv6: bool) -> io::Result<()> {
+    interfaces::request(route, &interfaces::network(outside_index(route)?))?;
+    deliver(route, IpFamily::V4)?;
+    if has_ipv6 { set_up_routes6(route) } else { Ok(()) }
+}
+
+fn set_up_routes6(route: &OwnedFd) -> io::Result<()> {
+    interfaces::request(route, &interfaces::network6(outside_index(route)?))?;
+    deliver(route, IpFamily::V6)
+}
+
+/// Has marked packets delivered here, unless they are already.
+fn deliver(route: &OwnedFd, family: IpFamily) -> io::Result<()> {
+    match interfaces::request(route, &interfaces::delivery(family)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         done => done,
     }
 }
 
 /// Replaces the rules of a network by those for what is wanted.
-pub(crate) fn write_rules(socket: &OwnedFd, wanted: &Wanted) -> io::Result<()> {
-    write(socket, rules::table(wanted).transactions(active(socket)?))
+pub(crate) fn write_rules(socket: &OwnedFd, wanted: &Wanted, has_ipv6: bool) -> io::Result<()> {
+    let ipv6 = has_ipv6.then_some(IpFamily::V6);
+    let families = [Some(IpFamily::V4), ipv6];
+    families.into_iter().flatten().try_for_each(|family| write_table(socket, &rules::table(wanted, family)))
+}
+
+/// Puts a table in the place of the one at work.
+fn write_table(socket: &OwnedFd, table: &Table) -> io::Result<()> {
+    write(socket, table.transactions(active(socket, table.packets)?))
 }
 
 /// Makes the table of limits, unless it is there: a network that is joined has it, if it was made by a program that has. Its
 /// counts stay as long as it does.
-pub(super) fn write_limits(socket: &OwnedFd) -> io::Result<()> {
-    let limits = rules::limits(rules::TRACKED);
+pub(super) fn write_limits(socket: &OwnedFd, has_ipv6: bool) -> io::Result<()> {
+    let packets = if has_ipv6 { Packets::Both } else { Packets::V4 };
+    let limits = rules::limits(rules::TRACKED, packets);
     let mut found = 0;
-    netlink::dump(socket, &nftables::list_chains(), |_, body| {
+    netlink::dump(socket, &nftables::list_chains(packets), |_, body| {
         found += usize::from(nftables::is_hooked_in(body, rules::LIMITS));
     })?;
     if found == limits.chains.len() {
@@ -293,28 +394,39 @@ pub(super) fn write(socket: &OwnedFd, transactions: Vec<(Batch, usize)>) -> io::
     Ok(())
 }
 
-/// The name of the table that is at work: its chains are hooked.
-fn active(socket: &OwnedFd) -> io::Result<Option<&'static str>> {
+/// The name of the table that is at work for these packets: its chains are hooked.
+fn active(socket: &OwnedFd, packets: Packets) -> io::Result<Option<&'static str>> {
     let mut found = None;
-    netlink::dump(socket, &nftables::list_chains(), |_, body| {
+    netlink::dump(socket, &nftables::list_chains(packets), |_, body| {
         found = found.or_else(|| nftables::hooked_table(body));
     })?;
     Ok(found)
 }
 
-fn open_outside(tun: OwnedFd) -> io::Result<Outside> {
+fn open_outside(tun: OwnedFd, has_ipv6: bool) -> io::Result<Outside> {
     rustix::io::ioctl_fionbio(&tun, true)?;
     let egress = socket(SocketType::STREAM, None)?;
     sys::set_option(&egress, SocketOption::Transparent, 1)?;
-    listen(&egress, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, rules::PROXY_PORT))?;
+    listen(&egress, (Ipv4Addr::UNSPECIFIED, rules::PROXY_PORT).into())?;
+    let egress6 = has_ipv6.then(egress6).transpose()?;
     let server = SocketAddrV4::new(GATEWAY, NAMES);
     let names_udp = socket(SocketType::DGRAM, None)?;
     rustix::net::bind(&names_udp, &server)?;
     let names_tcp = socket(SocketType::STREAM, None)?;
-    listen(&names_tcp, server)?;
+    listen(&names_tcp, server.into())?;
     let raw = socket(SocketType::RAW, Some(rustix::net::ipproto::RAW))?;
     sys::set_option(&raw, SocketOption::Mark, rules::UNTRACKED.cast_signed())?;
-    Ok(Outside { tun, egress, names_udp, names_tcp, raw })
+    Ok(Outside { tun, egress, names_udp, names_tcp, raw, egress6 })
+}
+
+/// The egress listener of IPv6.
+fn egress6() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listener = rustix::net::socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None)?;
+    rustix::net::sockopt::set_ipv6_v6only(&listener, true)?;
+    sys::set_option(&listener, SocketOption::Transparent6, 1)?;
+    listen(&listener, (Ipv6Addr::UNSPECIFIED, rules::PROXY_PORT).into())?;
+    Ok(listener)
 }
 
 /// A socket of IPv4 that does not block, in this thread's network.
@@ -323,7 +435,7 @@ pub(super) fn socket(kind: SocketType, protocol: Option<Protocol>) -> io::Result
     Ok(rustix::net::socket_with(AddressFamily::INET, kind, flags, protocol)?)
 }
 
-fn listen(socket: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
+fn listen(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     rustix::net::sockopt::set_socket_reuseaddr(socket, true)?;
     rustix::net::bind(socket, &address)?;
     Ok(rustix::net::listen(socket, BACKLOG)?)

@@ -4,11 +4,11 @@ mod expressions;
 mod messages;
 mod text;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 pub(super) use self::messages::{hooked_table, is_hooked_in, list_chains};
 use super::wanted::{Block, Range};
-use crate::manifest::api::Protocol;
+use crate::manifest::api::{IpFamily, Protocol};
 
 /// The seed of the hash by which clients with affinity are spread: any number will do, as long as it stays.
 const SEED: u32 = 0x6932;
@@ -16,9 +16,37 @@ const SEED: u32 = 0x6932;
 /// The names of tables, of which one is there: a new table has the other one's while it is written.
 const NAMES: [&str; 2] = ["i2kit", "i2kit-2"];
 
-/// A table of the family `ip`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The packets that a table is for, by their numbers in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packets {
+    /// `inet`: those of both families.
+    Both = 1,
+    /// `ip`.
+    V4 = 2,
+    /// `ip6`.
+    V6 = 10,
+}
+
+impl From<IpFamily> for Packets {
+    fn from(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::V4,
+            IpFamily::V6 => Self::V6,
+        }
+    }
+}
+
+impl Packets {
+    /// Its number, as messages and expressions have it.
+    pub(super) fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
+    pub(super) packets: Packets,
     pub(super) sets: Vec<Set>,
     pub(super) chains: Vec<Chain>,
 }
@@ -43,7 +71,7 @@ pub(super) enum Elements {
     /// The chain that each key leads to.
     Chains(Vec<(Vec<Value>, Verdict)>),
     /// The backend of each key.
-    Backends(Vec<(Vec<Value>, SocketAddrV4)>),
+    Backends(IpFamily, Vec<(Vec<Value>, SocketAddr)>),
 }
 
 /// What a key is made of.
@@ -51,10 +79,10 @@ pub(super) enum Elements {
 pub(super) enum Key {
     /// `iifname`.
     Interface,
-    /// `ip saddr`.
-    Source,
-    /// `ip daddr`.
-    Destination,
+    /// `ip saddr`, or `ip6 saddr`.
+    Source(IpFamily),
+    /// `ip daddr`, or `ip6 daddr`.
+    Destination(IpFamily),
     /// `meta l4proto`.
     Protocol,
     /// `th dport`.
@@ -67,7 +95,7 @@ pub(super) enum Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Interface(String),
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Protocol(Protocol),
     Port(u16),
     Index(u32),
@@ -131,10 +159,12 @@ pub(super) enum Statement {
     To(&'static str),
     /// `meta l4proto PROTOCOL`.
     Protocol(Protocol),
-    /// `meta l4proto icmp`.
-    Icmp,
-    /// `ip daddr BLOCK`, or all others.
-    Destination(Block, bool),
+    /// `meta l4proto icmp`, or `ipv6-icmp`.
+    Icmp(IpFamily),
+    /// `icmpv6 type 133-137`: the discovery of neighbours and routers.
+    Discovery,
+    /// `ip daddr BLOCK`, or `ip6 daddr BLOCK`.
+    Destination(Block),
     /// `th dport FIRST-LAST`.
     Ports(u16, u16),
     /// `tcp flags & (fin | syn | rst | ack) == syn`: the first packet of a connection.
@@ -160,17 +190,17 @@ pub(super) enum Statement {
     /// `KEYS vmap @MAP`.
     Lead(Vec<Key>, &'static str),
     /// `dnat to numgen inc mod COUNT map @MAP`, or by a hash of the source.
-    Balance { map: String, count: u32, has_affinity: bool },
+    Balance { family: IpFamily, map: String, count: u32, has_affinity: bool },
     /// `snat to ADDRESS`.
-    SourceNat(Ipv4Addr),
+    SourceNat(IpAddr),
     /// `tproxy to :PORT`.
-    Proxy(u16),
+    Proxy(IpFamily, u16),
     /// `counter`.
     Count,
     /// `notrack`.
     Untracked,
     /// `reject with …`.
-    Reject(Refusal),
+    Reject(Packets, Refusal),
     /// A verdict.
     Then(Verdict),
 }
@@ -180,7 +210,8 @@ impl Key {
     fn kind(self) -> (&'static str, u32, u32) {
         match self {
             Self::Interface => ("ifname", 41, 16),
-            Self::Source | Self::Destination => ("ipv4_addr", 7, 4),
+            Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => ("ipv4_addr", 7, 4),
+            Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) => ("ipv6_addr", 8, 16),
             Self::Protocol => ("inet_proto", 12, 1),
             Self::Port => ("inet_service", 13, 2),
             Self::Index => ("mark", 19, 4),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::holder::{self, Holder};
 use super::namespace::{self, Handles, Join, NamespaceError, Outside};
-use super::wanted::{self, GATEWAY, Wanted};
+use super::wanted::{self, GATEWAY, GATEWAY_HARDWARE, GATEWAY6, Wanted};
 use super::{advice, conntrack, enter, interfaces};
 use crate::cloud::local::log::Log;
 use crate::cloud::local::machine::qemu::{Inside, NetworkDevice};
@@ -43,6 +43,8 @@ struct Tried {
     at: Instant,
     /// Why there is none. That of the attempt before, as long as this one is under way.
     refusal: Option<String>,
+    /// Whether it has IPv6.
+    has_ipv6: bool,
 }
 
 /// What was refused is tried again after so long.
@@ -123,17 +125,23 @@ impl Networks {
             }
         };
         let made = self.start().holder(&Join::default());
+        let has_ipv6 = made.as_ref().is_ok_and(|(_, handles)| handles.has_ipv6);
         let refusal = made.err().map(|failure| advice::advice(&failure, &advice::Host::here()));
         if let Some(advice) = refusal.as_ref().filter(|advice| before.as_ref() != Some(advice)) {
             self.log.write(format_args!("{advice}"));
         }
-        *locked(&self.tried) = Some(Tried { at: Instant::now(), refusal: refusal.clone() });
+        *locked(&self.tried) = Some(Tried { at: Instant::now(), refusal: refusal.clone(), has_ipv6 });
         refusal
     }
 
     /// The same as far as that was found out.
     pub(crate) fn refusal(&self) -> Option<String> {
         locked(&self.tried).as_ref()?.refusal.clone()
+    }
+
+    /// Whether the network that was made to find out has IPv6.
+    pub(crate) fn have_ipv6(&self) -> bool {
+        locked(&self.tried).as_ref().is_some_and(|tried| tried.has_ipv6)
     }
 
     /// Whether environments should have a network of their own: who started this process did not ask for another one.
@@ -207,6 +215,14 @@ fn network_of(process: u32) -> Option<Join> {
     (!is_own).then_some(Join { user: Some(user), net: Some(net) })
 }
 
+/// What a machine sets its addresses by.
+fn boot_parameters(machine: Ipv4Addr, address6: Option<Ipv6Addr>) -> String {
+    let ipv4 = format!("{}={machine}/32,{GATEWAY},{GATEWAY}", cmdline::NET);
+    let Some(address) = address6 else { return ipv4 };
+    let hardware = GATEWAY_HARDWARE.map(|byte| format!("{byte:02x}")).join(":");
+    format!("{ipv4} {}={address}/128,{GATEWAY6},{hardware}", cmdline::NET6)
+}
+
 impl Network {
     /// Asks the holder; where it is gone or has not answered, another one.
     fn ask<T>(&self, question: impl Fn(&Holder) -> io::Result<T>) -> io::Result<T> {
@@ -230,19 +246,23 @@ impl Network {
         Ok(())
     }
 
-    /// The device of a machine that is about to be started, with its interface in the network.
-    pub(crate) fn device(&self, machine: Ipv4Addr) -> io::Result<NetworkDevice> {
+    /// The device of a machine that is about to be started, with its interface in the network. An address of IPv6 that the
+    /// network cannot carry is an error.
+    pub(crate) fn device(&self, machine: Ipv4Addr, address6: Option<Ipv6Addr>) -> io::Result<NetworkDevice> {
         let tap = self.ask(|holder| holder.tap(machine))?;
         let open = locked(&self.open);
+        if address6.is_some() && !open.handles.has_ipv6 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the environment's network has no IPv6"));
+        }
         let route = &open.handles.route;
         let index =
             interfaces::list(route)?.get(&wanted::tap(machine)).copied().ok_or(io::ErrorKind::NotFound)?;
-        interfaces::request(route, &interfaces::machine(index, machine))?;
+        interfaces::request(route, &interfaces::machine(index, machine, address6))?;
         let (user, net) = (open.handles.user.try_clone()?, open.handles.net.try_clone()?);
         Ok(NetworkDevice {
             netdev: format!("tap,id=net,fd={}", tap.as_raw_fd()),
             hardware: Some(wanted::hardware_address(machine)),
-            cmdline: format!("{}={machine}/32,{GATEWAY},{GATEWAY}", cmdline::NET),
+            cmdline: boot_parameters(machine, address6),
             inside: Some(Inside { user, net, tap }),
         })
     }
@@ -258,7 +278,7 @@ impl Network {
         // One that failed may have been written all the same.
         let before = written.take();
         let open = locked(&self.open);
-        namespace::write_rules(&open.handles.rules, &wanted)?;
+        namespace::write_rules(&open.handles.rules, &wanted, open.handles.has_ipv6)?;
         let has_datagrams =
             |wanted: &Wanted| wanted.services.iter().any(|service| service.protocol == Protocol::Udp);
         let has_datagrams = has_datagrams(&wanted) || before.as_ref().is_none_or(has_datagrams);
@@ -293,8 +313,11 @@ impl Network {
     pub(crate) fn to_give(&self) -> io::Result<Option<Given>> {
         let open = locked(&self.open);
         let outside = locked(&self.outside);
-        let Some(Outside { tun, egress, names_udp, names_tcp, .. }) = &*outside else { return Ok(None) };
+        let Some(Outside { tun, egress, names_udp, names_tcp, egress6, .. }) = &*outside else {
+            return Ok(None);
+        };
         let outside = GivenOutside {
+            egress6: egress6.as_ref().map(OwnedFd::try_clone).transpose()?,
             tun: tun.try_clone()?,
             egress: egress.try_clone()?,
             names_udp: names_udp.try_clone()?,

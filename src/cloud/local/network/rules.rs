@@ -1,4 +1,4 @@
-//! The rules of an environment's network: [`Wanted`] becomes a table of nftables. Pure.
+//! The rules of an environment's network: [`Wanted`] becomes a table of nftables for each family of addresses. Pure.
 //!
 //! A packet of a machine passes the chains in this order: `spoof` (its source is the machine's own), `divert` (what leaves or
 //! returns is taken from its way), `services` (a Service's address becomes a backend's), then `forward` (policies) towards
@@ -6,12 +6,17 @@
 //! sides see each other's own.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::nftables::{Chain, Elements, Hook, Key, Point, Refusal, Set, Statement, Table, Value, Verdict};
-use super::wanted::{self, Addresses, Allow, Block, GATEWAY, MACHINES, NAMES, NODE, SERVICES, Wanted};
+use super::nftables::{
+    Chain, Elements, Hook, Key, Packets, Point, Refusal, Set, Statement, Table, Value, Verdict,
+};
+use super::wanted::{
+    self, Addresses, Allow, Block, GATEWAY, MACHINES, MACHINES6, NAMES, NODE, NODE6, SERVICES, SERVICES6,
+    Wanted,
+};
 use crate::cloud::local::rendezvous;
-use crate::manifest::api::Protocol;
+use crate::manifest::api::{IpFamily, Protocol};
 use crate::plan::pod::HEALTH_PORT;
 
 /// The interface by which packets leave the network.
@@ -44,44 +49,57 @@ pub(super) const TRACKED: u32 = 16_384;
 const ACCEPT: Statement = Statement::Then(Verdict::Accept);
 const TCP: Statement = Statement::Protocol(Protocol::Tcp);
 
-/// The table for what is wanted.
-pub(super) fn table(wanted: &Wanted) -> Table {
-    let (service_sets, service_chains) = services(wanted);
-    let (policy_sets, policy_chains) = policies(wanted);
-    let mut sets = machines(wanted);
+/// The table for what is wanted, of one family: packets of the other one are none of its matter.
+pub(super) fn table(wanted: &Wanted, family: IpFamily) -> Table {
+    let (service_sets, service_chains) = services(wanted, family);
+    let (policy_sets, policy_chains) = policies(wanted, family);
+    let mut sets = machines(wanted, family);
     sets.extend(service_sets);
     sets.extend(policy_sets);
-    let mut chains = vec![spoof(), untracked(), note(), divert()];
-    chains.extend(nat());
-    chains.extend([input(), forward(), gone()]);
+    let mut chains = vec![spoof(family), untracked(), note(), divert(family)];
+    chains.extend(nat(family));
+    chains.extend([input(family), forward(family), gone(family)]);
     chains.extend(service_chains);
     chains.extend(policy_chains);
-    Table { sets, chains }
+    Table { packets: family.into(), sets, chains }
 }
 
-/// The table that bounds the connections of each machine to `tracked`. It stays when the other one is replaced: its counts
-/// begin with it.
-pub(super) fn limits(tracked: u32) -> Table {
+/// The table that bounds the connections of each machine, those of both families together, to `tracked`. It stays when the
+/// other ones are replaced: its counts begin with it.
+pub(super) fn limits(tracked: u32, packets: Packets) -> Table {
     let flows =
-        Set { name: FLOWS.into(), key: vec![Key::Source], elements: Elements::Counted(u16::MAX.into()) };
+        Set { name: FLOWS.into(), key: vec![Key::Interface], elements: Elements::Counted(u16::MAX.into()) };
     let rule = vec![
         from_machine(),
         Statement::New,
-        Statement::Over(Key::Source, FLOWS, tracked),
-        Statement::Reject(Refusal::Prohibited),
+        Statement::Over(Key::Interface, FLOWS, tracked),
+        Statement::Reject(packets, Refusal::Prohibited),
     ];
     // What goes to the network's own addresses, the name server and Services among them, is tracked like all else.
     let chains = [("limit", Point::Forward), ("limit-in", Point::Input)];
     let chains = chains.map(|(name, point)| hooked(name, point, -1, vec![rule.clone()]));
-    Table { sets: vec![flows], chains: chains.into() }
+    Table { packets, sets: vec![flows], chains: chains.into() }
 }
 
 fn hooked(name: &str, point: Point, priority: i32, rules: Vec<Vec<Statement>>) -> Chain {
     Chain { name: name.to_owned(), hook: Some(Hook { is_nat: false, point, priority }), rules }
 }
 
-fn one(address: Ipv4Addr) -> Block {
-    Block { address, bits: 32 }
+fn refuse(family: IpFamily, refusal: Refusal) -> Statement {
+    Statement::Reject(family.into(), refusal)
+}
+
+/// The addresses of machines, and of Services.
+fn blocks(family: IpFamily) -> (Block, Block) {
+    match family {
+        IpFamily::V4 => (MACHINES, SERVICES),
+        IpFamily::V6 => (MACHINES6, SERVICES6),
+    }
+}
+
+/// The key of who talks to whom.
+fn pair(family: IpFamily) -> Vec<Key> {
+    vec![Key::Source(family), Key::Destination(family)]
 }
 
 fn from_machine() -> Statement {
@@ -89,29 +107,43 @@ fn from_machine() -> Statement {
 }
 
 /// Where each machine is, and each machine with itself.
-fn machines(wanted: &Wanted) -> Vec<Set> {
-    let address = |address: &Ipv4Addr| Value::Address(*address);
-    let home = |machine: &Ipv4Addr| vec![Value::Interface(wanted::tap(*machine)), address(machine)];
-    let itself = |machine: &Ipv4Addr| vec![address(machine), address(machine)];
+fn machines(wanted: &Wanted, family: IpFamily) -> Vec<Set> {
+    let there: Vec<(Ipv4Addr, IpAddr)> = match family {
+        IpFamily::V4 => wanted.machines.keys().map(|machine| (*machine, IpAddr::V4(*machine))).collect(),
+        IpFamily::V6 => wanted
+            .machines
+            .iter()
+            .filter_map(|(machine, address)| Some((*machine, IpAddr::V6((*address)?))))
+            .collect(),
+    };
+    let home = |(machine, address): &(Ipv4Addr, IpAddr)| {
+        vec![Value::Interface(wanted::tap(*machine)), Value::Address(*address)]
+    };
+    let itself = |(_, address): &(Ipv4Addr, IpAddr)| vec![Value::Address(*address), Value::Address(*address)];
     vec![
         Set {
             name: HOMES.into(),
-            key: vec![Key::Interface, Key::Source],
-            elements: Elements::Members(wanted.machines.iter().map(home).collect()),
+            key: vec![Key::Interface, Key::Source(family)],
+            elements: Elements::Members(there.iter().map(home).collect()),
         },
         Set {
             name: HAIRPIN.into(),
-            key: vec![Key::Source, Key::Destination],
-            elements: Elements::Members(wanted.machines.iter().map(itself).collect()),
+            key: pair(family),
+            elements: Elements::Members(there.iter().map(itself).collect()),
         },
     ]
 }
 
-/// A machine has its own address alone.
-fn spoof() -> Chain {
-    let forged = Statement::In(vec![Key::Interface, Key::Source], HOMES.into(), true);
-    let rule = vec![from_machine(), forged, Statement::Then(Verdict::Drop)];
-    hooked("spoof", Point::Prerouting, -300, vec![rule])
+/// A machine has its own address alone. Over IPv6 it neither asks for neighbours and routers nor is one for others: the ways
+/// to and from it are set on both sides, and no packet changes them.
+fn spoof(family: IpFamily) -> Chain {
+    let forged = Statement::In(vec![Key::Interface, Key::Source(family)], HOMES.into(), true);
+    let drop = || Statement::Then(Verdict::Drop);
+    let mut rules = vec![vec![from_machine(), forged, drop()]];
+    if family == IpFamily::V6 {
+        rules.push(vec![from_machine(), Statement::Discovery, drop()]);
+    }
+    hooked("spoof", Point::Prerouting, -300, rules)
 }
 
 /// Crafted packets belong to no connection.
@@ -127,13 +159,13 @@ fn note() -> Chain {
 
 /// TPROXY: a SYN that egress wrote back to `tun0` goes to the egress listener, and packets of its connections are delivered
 /// locally. A SYN from a tap is accepted before that: the listener has every address.
-fn divert() -> Chain {
+fn divert(family: IpFamily) -> Chain {
     let here = Statement::Mark(HERE);
     let opens = vec![
         Statement::From(OUTSIDE),
         TCP,
         Statement::Opens,
-        Statement::Proxy(PROXY_PORT),
+        Statement::Proxy(family, PROXY_PORT),
         here.clone(),
         ACCEPT,
     ];
@@ -145,88 +177,99 @@ fn divert() -> Chain {
 
 /// Services become backends, for machines and for this host. A machine that is its own backend talks to the node, for it
 /// would not take its own address as a source.
-fn nat() -> Vec<Chain> {
+fn nat(family: IpFamily) -> Vec<Chain> {
     let chain = |name: &str, point, priority, rule| Chain {
         name: name.to_owned(),
         hook: Some(Hook { is_nat: true, point, priority }),
         rules: vec![rule],
     };
-    let keys = || vec![Key::Destination, Key::Protocol, Key::Port];
-    let services = || vec![Statement::Destination(SERVICES, false), Statement::Lead(keys(), SERVICE_PORTS)];
-    let itself = Statement::In(vec![Key::Source, Key::Destination], HAIRPIN.into(), false);
+    let keys = || vec![Key::Destination(family), Key::Protocol, Key::Port];
+    let (_, block) = blocks(family);
+    let services = || vec![Statement::Destination(block), Statement::Lead(keys(), SERVICE_PORTS)];
+    let itself = Statement::In(pair(family), HAIRPIN.into(), false);
+    let node = match family {
+        IpFamily::V4 => IpAddr::V4(NODE),
+        IpFamily::V6 => IpAddr::V6(NODE6),
+    };
     vec![
         chain("services-in", Point::Prerouting, -100, services()),
         chain("services-out", Point::Output, -100, services()),
-        chain("hairpin-out", Point::Postrouting, 100, vec![itself, Statement::SourceNat(NODE)]),
+        chain("hairpin-out", Point::Postrouting, 100, vec![itself, Statement::SourceNat(node)]),
     ]
 }
 
 /// What machines reach of this network's own addresses: the name server, ping, and what is on its way to outside. Ports of
-/// a Service that it does not have are refused.
-fn input() -> Chain {
+/// a Service that it does not have are refused. Names are answered over IPv4 alone, those of addresses of IPv6 too.
+fn input(family: IpFamily) -> Chain {
     let names = |protocol| {
         vec![
             from_machine(),
-            Statement::Destination(one(GATEWAY), false),
+            Statement::Destination(Block::one(GATEWAY.into())),
             Statement::Protocol(protocol),
             Statement::Ports(NAMES, NAMES),
             ACCEPT,
         ]
     };
-    let rules = vec![
-        vec![Statement::Marked(HERE), ACCEPT],
-        vec![from_machine(), Statement::Established, ACCEPT],
-        names(Protocol::Udp),
-        names(Protocol::Tcp),
-        vec![from_machine(), Statement::Icmp, ACCEPT],
-        vec![from_machine(), TCP, Statement::Reject(Refusal::Reset)],
-        vec![from_machine(), Statement::Reject(Refusal::Prohibited)],
-    ];
+    let mut rules =
+        vec![vec![Statement::Marked(HERE), ACCEPT], vec![from_machine(), Statement::Established, ACCEPT]];
+    if family == IpFamily::V4 {
+        rules.extend([names(Protocol::Udp), names(Protocol::Tcp)]);
+    }
+    rules.extend([
+        vec![from_machine(), Statement::Icmp(family), ACCEPT],
+        vec![from_machine(), TCP, refuse(family, Refusal::Reset)],
+        vec![from_machine(), refuse(family, Refusal::Prohibited)],
+    ]);
     hooked("input", Point::Input, 0, rules)
 }
 
 /// Refuses packets to a machine's address that no machine has: without its tap's route they would leave by `tun0`.
-fn nobody() -> Vec<Vec<Statement>> {
-    let to_nobody = || vec![Statement::To(OUTSIDE), Statement::Destination(MACHINES, false)];
+fn nobody(family: IpFamily) -> Vec<Vec<Statement>> {
+    let (machines, _) = blocks(family);
+    let to_nobody = || vec![Statement::To(OUTSIDE), Statement::Destination(machines)];
     let with = |mut rule: Vec<Statement>, further: &[Statement]| {
         rule.extend_from_slice(further);
         rule
     };
     vec![
-        with(to_nobody(), &[TCP, Statement::Reject(Refusal::Reset)]),
-        with(to_nobody(), &[Statement::Reject(Refusal::Host)]),
+        with(to_nobody(), &[TCP, refuse(family, Refusal::Reset)]),
+        with(to_nobody(), &[refuse(family, Refusal::Host)]),
     ]
 }
 
 /// What is on its way to another machine or outside. The health port is this host's alone, which does not come this way.
-fn forward() -> Chain {
-    let mut rules = nobody();
+fn forward(family: IpFamily) -> Chain {
+    let (machines, _) = blocks(family);
+    let mut rules = nobody(family);
     rules.extend([
         vec![Statement::Established, ACCEPT],
         vec![
-            Statement::Destination(MACHINES, false),
+            Statement::Destination(machines),
             TCP,
             Statement::Ports(HEALTH_PORT, HEALTH_PORT),
-            Statement::Reject(Refusal::Reset),
+            refuse(family, Refusal::Reset),
         ],
         // A machine always reaches itself.
-        vec![Statement::In(vec![Key::Source, Key::Destination], HAIRPIN.into(), false), ACCEPT],
-        vec![Statement::Lead(vec![Key::Source], POLICY_OUT)],
-        vec![Statement::Lead(vec![Key::Destination], POLICY_IN)],
+        vec![Statement::In(pair(family), HAIRPIN.into(), false), ACCEPT],
+        vec![Statement::Lead(vec![Key::Source(family)], POLICY_OUT)],
+        vec![Statement::Lead(vec![Key::Destination(family)], POLICY_IN)],
     ]);
     hooked("forward", Point::Forward, 0, rules)
 }
 
 /// The same for this host's own connections.
-fn gone() -> Chain {
-    hooked("gone", Point::Output, 0, nobody())
+fn gone(family: IpFamily) -> Chain {
+    hooked("gone", Point::Output, 0, nobody(family))
 }
 
 /// A chain for each port of a Service, and a map of its backends. A port without backends is in no map, so that it is
 /// refused as one that the Service does not have.
-fn services(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
+fn services(wanted: &Wanted, family: IpFamily) -> (Vec<Set>, Vec<Chain>) {
     let (mut maps, mut chains, mut ports) = (Vec::new(), Vec::new(), Vec::new());
-    let served = wanted.services.iter().filter(|service| !service.backends.is_empty());
+    let served = wanted
+        .services
+        .iter()
+        .filter(|service| IpFamily::of(service.address) == family && !service.backends.is_empty());
     for (number, service) in served.enumerate() {
         let (chain, map) = (format!("svc-{number}"), format!("backends-{number}"));
         let key = vec![
@@ -240,11 +283,12 @@ fn services(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
             .map(|(index, backend)| (vec![Value::Index(index)], backend))
             .collect();
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let balance = Statement::Balance { map: map.clone(), count, has_affinity: service.has_affinity };
-        maps.push(Set { name: map, key: vec![Key::Index], elements: Elements::Backends(backends) });
+        let balance =
+            Statement::Balance { family, map: map.clone(), count, has_affinity: service.has_affinity };
+        maps.push(Set { name: map, key: vec![Key::Index], elements: Elements::Backends(family, backends) });
         chains.push(Chain { name: chain, hook: None, rules: vec![vec![balance]] });
     }
-    let key = vec![Key::Destination, Key::Protocol, Key::Port];
+    let key = vec![Key::Destination(family), Key::Protocol, Key::Port];
     maps.push(Set { name: SERVICE_PORTS.into(), key, elements: Elements::Chains(ports) });
     (maps, chains)
 }
@@ -257,16 +301,12 @@ const SHARES_OF_BACKEND: usize = 8;
 
 /// The backend of each share of clients: the kernel makes a share of a client's address. A backend that goes leaves the
 /// shares of others as they are.
-fn shares(backends: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+fn shares(backends: &[SocketAddr]) -> Vec<SocketAddr> {
     if backends.len() < 2 {
         return backends.to_vec();
     }
     let count = (backends.len() * SHARES_OF_BACKEND).next_power_of_two().max(SHARES);
-    let servers = || backends.iter().copied().map(SocketAddr::V4);
-    let share = |number| match rendezvous::choose(number, servers())? {
-        SocketAddr::V4(backend) => Some(backend),
-        SocketAddr::V6(_) => None,
-    };
+    let share = |number| rendezvous::choose(number, backends.iter().copied());
     (0..count as u64).filter_map(share).collect()
 }
 
@@ -288,23 +328,23 @@ impl<'w> Peers<'w> {
         self.0.entry(peers).or_insert_with(|| format!("peers-{number}")).clone()
     }
 
-    fn sets(self) -> impl Iterator<Item = Set> {
-        let set = |(peers, name): (&Addresses, String)| Set {
+    fn sets(self, family: IpFamily) -> impl Iterator<Item = Set> {
+        let set = move |(peers, name): (&Addresses, String)| Set {
             name,
-            key: vec![Key::Source],
-            elements: Elements::Ranges(peers.ranges().to_vec()),
+            key: vec![Key::Source(family)],
+            elements: Elements::Ranges(peers.ranges(family).collect()),
         };
         self.0.into_iter().map(set)
     }
 }
 
 /// A chain for each list of what is allowed, and maps from the machines that it restricts.
-fn policies(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
+fn policies(wanted: &Wanted, family: IpFamily) -> (Vec<Set>, Vec<Chain>) {
     let (mut peers, mut sets, mut chains) = (Peers::default(), Vec::new(), Vec::new());
     for direction in [Direction::In, Direction::Out] {
         let (word, map, key) = match direction {
-            Direction::In => ("in", POLICY_IN, Key::Destination),
-            Direction::Out => ("out", POLICY_OUT, Key::Source),
+            Direction::In => ("in", POLICY_IN, Key::Destination(family)),
+            Direction::Out => ("out", POLICY_OUT, Key::Source(family)),
         };
         let mut machines = Vec::new();
         for (number, policy) in wanted.policies.iter().enumerate() {
@@ -314,28 +354,33 @@ fn policies(wanted: &Wanted) -> (Vec<Set>, Vec<Chain>) {
             };
             let Some(allowed) = allowed else { continue };
             let name = format!("{word}-{number}");
-            let restricts =
-                |machine: &Ipv4Addr| (vec![Value::Address(*machine)], Verdict::Jump(name.clone()));
-            machines.extend(policy.machines.iter().map(restricts));
-            chains.push(Chain { name, hook: None, rules: restricted(allowed, direction, &mut peers) });
+            let restricts = |address: &IpAddr| (vec![Value::Address(*address)], Verdict::Jump(name.clone()));
+            let own = policy.machines.iter().filter(|address| IpFamily::of(**address) == family);
+            machines.extend(own.map(restricts));
+            let rules = restricted(allowed, (direction, family), &mut peers);
+            chains.push(Chain { name, hook: None, rules });
         }
         sets.push(Set { name: map.to_owned(), key: vec![key], elements: Elements::Chains(machines) });
     }
-    sets.extend(peers.sets());
+    sets.extend(peers.sets(family));
     (sets, chains)
 }
 
 /// What is allowed, and the refusal of the rest. Both sides of a connection must allow it: what a machine may reach is looked
 /// at by the other side's policy next.
-fn restricted<'w>(allowed: &'w [Allow], direction: Direction, peers: &mut Peers<'w>) -> Vec<Vec<Statement>> {
+fn restricted<'w>(
+    allowed: &'w [Allow],
+    (direction, family): (Direction, IpFamily),
+    peers: &mut Peers<'w>,
+) -> Vec<Vec<Statement>> {
     let (key, verdict) = match direction {
-        Direction::In => (Key::Source, ACCEPT),
-        Direction::Out => (Key::Destination, Statement::Then(Verdict::Return)),
+        Direction::In => (Key::Source(family), ACCEPT),
+        Direction::Out => (Key::Destination(family), Statement::Then(Verdict::Return)),
     };
     let mut rules: Vec<Vec<Statement>> = Vec::new();
-    for allow in allowed.iter().filter(|allow| !allow.peers.ranges().is_empty()) {
+    for allow in allowed.iter().filter(|allow| allow.peers.has_any(family)) {
         let mut start = Vec::new();
-        if !allow.peers.is_everything() {
+        if !allow.peers.is_everything(family) {
             start.push(Statement::In(vec![key], peers.name(&allow.peers), false));
         }
         let rule =
@@ -348,47 +393,79 @@ fn restricted<'w>(allowed: &'w [Allow], direction: Direction, peers: &mut Peers<
             })),
         }
     }
-    rules.push(vec![TCP, Statement::Count, Statement::Reject(Refusal::Reset)]);
-    rules.push(vec![Statement::Count, Statement::Reject(Refusal::Prohibited)]);
+    rules.push(vec![TCP, Statement::Count, refuse(family, Refusal::Reset)]);
+    rules.push(vec![Statement::Count, refuse(family, Refusal::Prohibited)]);
     rules
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::cloud::local::network::wanted::{Policy, Ports, WantedService};
+    use crate::cloud::local::network::wanted::{Policy, Ports, Range, WantedService, machine_address6};
 
-    /// Two machines, a Service of both, one of UDP with affinity, one without backends, and policies of both directions.
+    /// Two machines with addresses of both families, a Service of both, one of UDP with affinity, one without backends, and
+    /// policies of both directions.
     pub(in crate::cloud::local::network) fn sample() -> Wanted {
         let (a, b) = (Ipv4Addr::new(10, 78, 1, 1), Ipv4Addr::new(10, 78, 1, 2));
-        let service = |last, protocol, port, has_affinity, backends: &[(Ipv4Addr, u16)]| WantedService {
-            address: Ipv4Addr::new(10, 77, 3, last),
-            protocol,
-            port,
-            has_affinity,
-            backends: backends.iter().map(|(address, port)| SocketAddrV4::new(*address, *port)).collect(),
+        let service = |last, protocol, port, has_affinity, backends: &[(Ipv4Addr, u16)]| {
+            [IpFamily::V4, IpFamily::V6].map(|family| WantedService {
+                address: wanted::service_address(Ipv4Addr::new(127, 77, 3, last), family),
+                protocol,
+                port,
+                has_affinity,
+                backends: backends
+                    .iter()
+                    .map(|(address, port)| SocketAddr::new(of_family(*address, family), *port))
+                    .collect(),
+            })
         };
-        let range = Block { address: Ipv4Addr::new(10, 0, 0, 0), bits: 8 };
-        let except = [Block { address: Ipv4Addr::new(10, 1, 0, 0), bits: 16 }];
+        let block = |text: &str| text.parse::<Block>().unwrap();
+        let range = [
+            block("10.0.0.0/8").without(&[block("10.1.0.0/16")]),
+            block("fd00::/8").without(&[block("fdff::/16")]),
+        ];
         let port = |protocol, first, last| Some(vec![Ports { protocol, range: (first, last) }]);
         let allow = |ranges, ports| Allow { peers: Addresses::of(ranges), ports };
         Wanted {
-            machines: [a, b].into(),
-            services: vec![
+            machines: [a, b].map(|machine| (machine, Some(machine_address6(machine)))).into(),
+            services: [
                 service(4, Protocol::Tcp, 80, false, &[(a, 8080), (b, 8080)]),
                 service(4, Protocol::Udp, 53, true, &[(a, 53), (b, 53)]),
                 service(5, Protocol::Tcp, 80, false, &[]),
-            ],
+            ]
+            .concat(),
             policies: vec![Policy {
-                machines: vec![a],
+                machines: both(a).into(),
                 ingress: Some(vec![
-                    allow(vec![one(b).range()], port(Protocol::Tcp, 8080, 8080)),
-                    allow(range.without(&except), port(Protocol::Tcp, 9000, 9100)),
+                    allow(both(b).map(alone).into(), port(Protocol::Tcp, 8080, 8080)),
+                    allow(range.concat(), port(Protocol::Tcp, 9000, 9100)),
+                    // Of one family alone: over the other one nobody is allowed.
+                    allow(vec![block("192.0.2.0/24").range()], port(Protocol::Tcp, 9200, 9200)),
                     allow(vec![], None),
                 ]),
-                egress: Some(vec![allow(vec![(0, u32::MAX)], port(Protocol::Udp, 53, 53))]),
+                egress: Some(vec![allow(
+                    [IpFamily::V4, IpFamily::V6].map(wanted::everything).into(),
+                    port(Protocol::Udp, 53, 53),
+                )]),
             }],
         }
+    }
+
+    /// An address of a machine.
+    fn of_family(machine: Ipv4Addr, family: IpFamily) -> IpAddr {
+        match family {
+            IpFamily::V4 => machine.into(),
+            IpFamily::V6 => machine_address6(machine).into(),
+        }
+    }
+
+    /// Both addresses of a machine.
+    fn both(machine: Ipv4Addr) -> [IpAddr; 2] {
+        [IpFamily::V4, IpFamily::V6].map(|family| of_family(machine, family))
+    }
+
+    fn alone(address: IpAddr) -> Range {
+        (address, address)
     }
 
     /// So many groups of so many machines, each of which all others reach on a port of its own, and which reach the others
@@ -397,29 +474,34 @@ pub(super) mod tests {
         let mut machines = (u32::from(Ipv4Addr::new(10, 78, 1, 1))..).map(Ipv4Addr::from);
         let groups: Vec<Vec<Ipv4Addr>> =
             (0..groups).map(|_| (&mut machines).take(usize::try_from(members).unwrap()).collect()).collect();
-        let all: Vec<_> = groups.iter().flatten().map(|machine| one(*machine).range()).collect();
-        let outside = Block { address: Ipv4Addr::UNSPECIFIED, bits: 0 };
-        let except: Vec<Block> =
-            (0..200).map(|number| Block { address: Ipv4Addr::new(20, number, 0, 0), bits: 24 }).collect();
+        let all: Vec<_> = groups.iter().flatten().flat_map(|machine| both(*machine).map(alone)).collect();
+        let outside = Block::everything(IpFamily::V4);
+        let except: Vec<Block> = (0..200)
+            .map(|number| Block { address: Ipv4Addr::new(20, number, 0, 0).into(), bits: 24 })
+            .collect();
         let allow = |ranges: Vec<_>, port| Allow {
             peers: Addresses::of(ranges),
             ports: Some(vec![Ports { protocol: Protocol::Tcp, range: (port, port) }]),
         };
         let policy = |(number, machines): (u16, &Vec<Ipv4Addr>)| Policy {
-            machines: machines.clone(),
+            machines: machines.iter().flat_map(|machine| both(*machine)).collect(),
             ingress: Some(vec![allow(all.clone(), 1000 + number)]),
             egress: Some(vec![allow(all.clone(), 80), allow(outside.without(&except), 443)]),
         };
         Wanted {
-            machines: groups.iter().flatten().copied().collect(),
+            machines: groups
+                .iter()
+                .flatten()
+                .map(|machine| (*machine, Some(machine_address6(*machine))))
+                .collect(),
             services: (0..)
                 .zip(&groups)
                 .map(|(number, machines): (u16, _)| WantedService {
-                    address: Ipv4Addr::new(10, 77, 3, 4),
+                    address: Ipv4Addr::new(10, 77, 3, 4).into(),
                     protocol: Protocol::Tcp,
                     port: 1000 + number,
                     has_affinity: false,
-                    backends: machines.iter().map(|machine| SocketAddrV4::new(*machine, 80)).collect(),
+                    backends: machines.iter().map(|machine| SocketAddr::from((*machine, 80))).collect(),
                 })
                 .collect(),
             policies: (0..).zip(&groups).map(policy).collect(),
@@ -429,7 +511,7 @@ pub(super) mod tests {
     #[test]
     fn a_table_grows_with_machines_and_rules_and_fits_into_what_every_user_may_send() {
         let sizes = |wanted: &Wanted| -> Vec<usize> {
-            let transactions = table(wanted).transactions(Some("i2kit"));
+            let transactions = table(wanted, IpFamily::V4).transactions(Some("i2kit"));
             transactions.iter().map(|(batch, _)| batch.length()).collect()
         };
         let total = |groups, members| sizes(&large(groups, members)).iter().sum::<usize>();
@@ -442,8 +524,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_backend_that_goes_leaves_the_clients_of_others_where_they_are() {
-        let backends = |count: u8| -> Vec<SocketAddrV4> {
-            (1..=count).map(|last| SocketAddrV4::new(Ipv4Addr::new(10, 78, 1, last), 80)).collect()
+        let backends = |count: u8| -> Vec<SocketAddr> {
+            (1..=count).map(|last| SocketAddr::from(([10, 78, 1, last], 80))).collect()
         };
         let (three, all) = (backends(3), shares(&backends(4)));
         assert_eq!(all.len(), SHARES);
@@ -461,16 +543,18 @@ pub(super) mod tests {
 
     #[test]
     fn an_environment_without_machines_has_these_rules() {
-        insta::assert_snapshot!("empty", table(&Wanted::default()));
+        insta::assert_snapshot!("empty", table(&Wanted::default(), IpFamily::V4));
+        insta::assert_snapshot!("empty6", table(&Wanted::default(), IpFamily::V6));
     }
 
     #[test]
     fn connections_of_a_machine_are_bounded_by_these_rules() {
-        insta::assert_snapshot!("limits", limits(TRACKED));
+        insta::assert_snapshot!("limits", limits(TRACKED, Packets::Both));
     }
 
     #[test]
     fn machines_services_and_policies_are_these_rules() {
-        insta::assert_snapshot!("sample", table(&sample()));
+        insta::assert_snapshot!("sample", table(&sample(), IpFamily::V4));
+        insta::assert_snapshot!("sample6", table(&sample(), IpFamily::V6));
     }
 }

@@ -77,6 +77,8 @@ pub(crate) fn unshare(user: bool, network: bool) -> io::Result<()> {
 pub(crate) enum SocketOption {
     /// `IP_TRANSPARENT`: the socket may have addresses that are not this host's.
     Transparent,
+    /// `IPV6_TRANSPARENT`: the same of IPv6.
+    Transparent6,
     /// `SO_MARK`: the mark of packets that the socket sends.
     Mark,
     /// `IP_RECVERR`: the socket keeps ICMP errors about what it sent.
@@ -89,6 +91,7 @@ pub(crate) enum SocketOption {
 pub(crate) fn set_option(socket: impl AsFd, option: SocketOption, value: libc::c_int) -> io::Result<()> {
     let (level, name) = match option {
         SocketOption::Transparent => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        SocketOption::Transparent6 => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
         SocketOption::Mark => (libc::SOL_SOCKET, libc::SO_MARK),
         SocketOption::QueueErrors => (libc::SOL_IP, libc::IP_RECVERR),
         SocketOption::QueueErrors6 => (libc::SOL_IPV6, libc::IPV6_RECVERR),

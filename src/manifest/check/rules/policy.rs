@@ -1,11 +1,41 @@
 //! Network policies: what their peers and ports must have.
 
 use crate::manifest::check::report::Check;
+use crate::manifest::check::text::{is_cidr, is_part_of_cidr};
 use crate::manifest::code::Code;
 use crate::manifest::tree::Node;
 
-/// A peer is something: one that is nothing would be everybody to some readers and nobody to others.
+/// What a peer must be.
 pub(super) fn policy_peer(check: &mut Check<'_>, peer: &Node<'_>) {
+    is_something(check, peer);
+    if let Some(block) = peer.get("ipBlock") {
+        check.key("ipBlock", |check| exceptions(check, block));
+    }
+}
+
+/// Exceptions of a range are smaller ranges in it: one that is elsewhere, of the other family among them, would keep nobody out. Source:
+/// Kubernetes' validation of network policies.
+fn exceptions(check: &mut Check<'_>, block: &Node<'_>) {
+    let Some(whole) = block.str("cidr").filter(|text| is_cidr(text)) else { return };
+    let items = block.get("except").map_or(&[][..], Node::items);
+    check.key("except", |check| {
+        for (index, item) in items.iter().enumerate() {
+            let Some(part) = item.scalar().filter(|text| is_cidr(text) && !is_part_of_cidr(text, whole))
+            else {
+                continue;
+            };
+            let message = format!("`{part}` is no smaller range in `{whole}`");
+            check.index(index, |check| {
+                check
+                    .report(Code::InvalidValue, item.span, message)
+                    .help("write ranges of the same family that lie within `cidr`");
+            });
+        }
+    });
+}
+
+/// A peer is something: one that is nothing would be everybody to some readers and nobody to others.
+fn is_something(check: &mut Check<'_>, peer: &Node<'_>) {
     if ["podSelector", "namespaceSelector", "ipBlock"].iter().all(|field| peer.get(field).is_none()) {
         check
             .report(Code::MissingField, peer.span, "a peer needs podSelector, namespaceSelector or ipBlock")

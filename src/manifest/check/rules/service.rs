@@ -11,6 +11,7 @@ use crate::manifest::tree::{Entry, Node, Span};
 /// What each type of Service needs.
 pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
     cluster_ip(check, spec);
+    families(check, spec);
     if spec.str("type") == Some("ExternalName") {
         if spec.get("externalName").is_none() {
             check.report(Code::MissingField, spec.span, "type `ExternalName` needs `externalName`");
@@ -73,6 +74,29 @@ pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
                     check.report(Code::RepeatedItem, number.span, message).also(other, "first listed here");
                 }
             });
+        }
+    });
+}
+
+/// Two families are for a policy of both. Source: Kubernetes' validation of Services.
+fn families(check: &mut Check<'_>, spec: &Node<'_>) {
+    let Some(families) = spec.get("ipFamilies") else { return };
+    check.key("ipFamilies", |check| {
+        if let [first, second, ..] = families.items()
+            && first.scalar().is_some()
+            && first.scalar() == second.scalar()
+        {
+            let other = check.place(first.span);
+            check.index(1, |check| {
+                check
+                    .report(Code::RepeatedItem, second.span, "a family is listed twice")
+                    .also(other, "first listed here");
+            });
+        }
+        if families.items().len() > 1 && spec.str("ipFamilyPolicy") == Some("SingleStack") {
+            check
+                .report(Code::Conflict, families.span, "two families are for `ipFamilyPolicy` of both")
+                .help("write PreferDualStack or RequireDualStack, or one family");
         }
     });
 }

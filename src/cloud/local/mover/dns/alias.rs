@@ -160,7 +160,7 @@ mod tests {
         alias("none", "gone.default.svc.cluster.local");
         alias("a", "b.default.svc.cluster.local");
         alias("b", "a.default.svc.cluster.local");
-        zone.add("web.default.svc.cluster.local", NameRecord::Address(Ipv4Addr::new(10, 77, 1, 2)));
+        zone.add("web.default.svc.cluster.local", NameRecord::Address(Ipv4Addr::new(10, 77, 1, 2).into()));
         zone
     }
 

@@ -25,6 +25,7 @@ const FURTHER_RECORDS: u16 = 16;
 pub(super) const A: u16 = 1;
 pub(super) const CNAME: u16 = 5;
 pub(super) const PTR: u16 = 12;
+pub(super) const AAAA: u16 = 28;
 pub(super) const SRV: u16 = 33;
 pub(super) const OPT: u16 = 41;
 pub(super) const ANY: u16 = 255;

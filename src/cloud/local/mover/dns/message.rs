@@ -1,13 +1,15 @@
 //! DNS messages as bytes: RFC 1035, section 4, SRV, RFC 2782, and EDNS, RFC 6891. Pure. What an alias stands for is in
-//! [`alias`](super::alias).
+//! `alias.rs`.
+
+use std::net::IpAddr;
 
 use super::alias;
 pub use super::alias::followed;
 #[cfg(test)]
 pub(in crate::cloud::local::mover) use super::format::example_question;
 use super::format::{
-    A, ANY, BAD_VERSION, CNAME, Edns, INTERNET, LARGEST_ANSWER, NO_ERROR, NO_SUCH_NAME, PTR, SERVER_FAILURE,
-    SRV, TTL, datagram, edns, encoded, head, put_edns, put_record, question,
+    A, AAAA, ANY, BAD_VERSION, CNAME, Edns, INTERNET, LARGEST_ANSWER, NO_ERROR, NO_SUCH_NAME, PTR,
+    SERVER_FAILURE, SRV, TTL, datagram, edns, encoded, head, put_edns, put_record, question,
 };
 pub use super::format::{failure, fitting, is_refusal};
 pub use super::zone::{NameRecord, Zone};
@@ -20,7 +22,7 @@ pub enum Reply {
     /// The name is outside the domain: the question is to be relayed.
     Elsewhere,
     /// The name stands for one outside the domain: this question is to be relayed, and its answer to be made one to the
-    /// question that was asked, by [`followed`](super::alias::followed).
+    /// question that was asked, by [`followed`].
     Alias(Vec<u8>),
 }
 
@@ -91,7 +93,8 @@ fn put_records(answer: &mut Vec<u8>, (owner, kind): (&[u8], u16), records: &[Nam
 /// The type of a record and its data; none for a name that a message cannot hold.
 fn data(record: &NameRecord) -> Option<(u16, Vec<u8>)> {
     match record {
-        NameRecord::Address(address) => Some((A, address.octets().to_vec())),
+        NameRecord::Address(IpAddr::V4(address)) => Some((A, address.octets().to_vec())),
+        NameRecord::Address(IpAddr::V6(address)) => Some((AAAA, address.octets().to_vec())),
         NameRecord::Name(name) => Some((PTR, encoded(name)?)),
         NameRecord::Alias(name) => Some((CNAME, encoded(name)?)),
         NameRecord::Port { port, host } => {
@@ -135,6 +138,27 @@ mod tests {
     }
 
     #[test]
+    fn a_question_gets_the_addresses_of_its_family() {
+        let name = "web.default.svc.cluster.local";
+        let mut zone = zone();
+        zone.add(name, NameRecord::Address("fd69:326b:6974:77::304".parse().unwrap()));
+        let answers = |kind| {
+            let Some(Reply::Answer(found)) = reply(&example_question(name, kind), &zone) else {
+                panic!("{kind}")
+            };
+            (u16::from_be_bytes([found[6], found[7]]), found)
+        };
+        let (count, found) = answers(AAAA);
+        let address = [0xfd, 0x69, 0x32, 0x6b, 0x69, 0x74, 0, 0x77, 0, 0, 0, 0, 0, 0, 3, 4];
+        assert_eq!(count, 1);
+        assert!(
+            found.ends_with(&[&[0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 5, 0, 16][..], &address].concat()),
+            "{found:?}"
+        );
+        assert_eq!((answers(A).0, answers(ANY).0, answers(PTR).0), (1, 2, 0));
+    }
+
+    #[test]
     fn a_service_has_no_other_records_and_others_are_none() {
         let code = |name, kind| {
             let found = answer(name, kind);
@@ -142,7 +166,7 @@ mod tests {
             found[3] & 0x0f
         };
         // An address of IPv6: there is none, but the name exists, and so do the names above it.
-        assert_eq!(code("web.default.svc.cluster.local", 28), NO_ERROR);
+        assert_eq!(code("web.default.svc.cluster.local", AAAA), NO_ERROR);
         assert_eq!(code("default.svc.cluster.local", A), NO_ERROR);
         assert_eq!(code("cluster.local", A), NO_ERROR);
         assert_eq!(code("redis.default.svc.cluster.local", A), NO_SUCH_NAME);
@@ -155,14 +179,14 @@ mod tests {
         let mut zone = Zone::default();
         let members = [Ipv4Addr::new(10, 78, 1, 1), Ipv4Addr::new(10, 78, 1, 2)];
         for address in members {
-            zone.add("db.default.svc.cluster.local", NameRecord::Address(address));
+            zone.add("db.default.svc.cluster.local", NameRecord::Address(address.into()));
         }
         let host = "db-0.db.default.svc.cluster.local";
         zone.add(
             "_sql._tcp.db.default.svc.cluster.local",
             NameRecord::Port { port: 5432, host: host.into() },
         );
-        zone.own_reverse(&[10, 78]);
+        zone.own_reverse(Ipv4Addr::new(10, 78, 0, 0), 16);
         zone.add_reverse(members[0], host.to_owned());
         let ask = |id: u8, name: &str, kind| {
             let mut question = example_question(name, kind);
@@ -202,7 +226,7 @@ mod tests {
     fn more_records_than_a_message_holds_are_cut() {
         let mut zone = Zone::default();
         for number in 0..5000_u32 {
-            zone.add("all.cluster.local", NameRecord::Address(Ipv4Addr::from(number)));
+            zone.add("all.cluster.local", NameRecord::Address(Ipv4Addr::from(number).into()));
         }
         let Some(Reply::Answer(found)) = reply(&example_question("all.cluster.local", A), &zone) else {
             panic!("no answer")
@@ -251,7 +275,10 @@ mod tests {
     fn a_datagram_has_as_many_records_as_fit_and_says_that_there_are_more() {
         let mut zone = Zone::default();
         (1..=60).for_each(|low| {
-            zone.add("web.default.svc.cluster.local", NameRecord::Address(Ipv4Addr::new(10, 78, 1, low)));
+            zone.add(
+                "web.default.svc.cluster.local",
+                NameRecord::Address(Ipv4Addr::new(10, 78, 1, low).into()),
+            );
         });
         let plain = example_question("web.default.svc.cluster.local", A);
         let answered = |reply: Option<Reply>| {

@@ -15,6 +15,7 @@ use super::carrier::Interest;
 use super::context::Context;
 use super::packets::build::{self, IcmpFailure};
 use super::packets::parse::{self, Datagram, Echo, Ip, Packet, UDP_HEADER};
+use super::policy::share_of;
 use super::tcp::family;
 use super::tun::MAX_PACKET;
 use crate::cloud::local::network::sys::{self, QueuedError};
@@ -115,7 +116,7 @@ impl Flows {
         };
         if context.now.duration_since(flow.used) >= PRECISION {
             flow.used = context.now;
-            if let Some(order) = self.order.get_mut(&key.machine.ip()) {
+            if let Some(order) = self.order.get_mut(&share_of(key.machine.ip())) {
                 order.remove(&flow.stamp);
                 self.stamps += 1;
                 flow.stamp = self.stamps;
@@ -143,7 +144,7 @@ impl Flows {
         if self.all.contains_key(&key) {
             return Ok(());
         }
-        let machine = key.machine.ip();
+        let machine = share_of(key.machine.ip());
         if self.order.get(&machine).is_some_and(|own| own.len() >= FLOWS) {
             self.evict(machine, context);
         }
@@ -247,10 +248,11 @@ impl Flows {
         let Some(flow) = self.all.remove(&key) else { return };
         context.carrier.unwatch(flow.socket.as_fd());
         self.by_fd.remove(&flow.socket.as_raw_fd());
-        if let Some(own) = self.order.get_mut(&key.machine.ip()) {
+        let machine = share_of(key.machine.ip());
+        if let Some(own) = self.order.get_mut(&machine) {
             own.remove(&flow.stamp);
             if own.is_empty() {
-                self.order.remove(&key.machine.ip());
+                self.order.remove(&machine);
             }
         }
     }

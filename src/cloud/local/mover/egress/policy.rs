@@ -4,11 +4,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::cloud::local::network::wanted::machine_of;
+
 /// Metadata services of clouds that are at no link-local address: over IPv6, and those of two clouds over IPv4. They give
 /// the host's credentials to whoever asks.
-const METADATA: [IpAddr; 4] = [
+const METADATA: [IpAddr; 6] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x42)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
 ];
@@ -81,6 +85,11 @@ impl Ranges {
             IpAddr::V6(_) => self.node6.map(IpAddr::V6),
         }
     }
+}
+
+/// What a machine's share is counted by: both of its addresses are one.
+pub(super) fn share_of(address: IpAddr) -> IpAddr {
+    machine_of(address).map_or(address, IpAddr::V4)
 }
 
 /// Whether it is the address of a host that is not this one alone: not "this network" (which Linux takes for itself),

@@ -18,6 +18,7 @@ use super::carrier::{Interest, Pair};
 use super::context::Context;
 use super::packets::build::{self, IcmpFailure};
 use super::packets::parse::{self, Ip, Packet, TcpSegment};
+use super::policy::share_of;
 
 /// How long this host tries to connect. Linux itself gives up after two minutes; a machine that still wants it has sent
 /// its SYN again by then, and that is a new attempt.
@@ -107,7 +108,7 @@ impl Connects {
 
     /// Starts to connect to where `route` goes. Without room nothing is done: a machine sends its SYN again.
     fn connect(&mut self, route: Route, stage: Stage, context: &mut Context<'_>) {
-        let machine = route.0.ip();
+        let machine = share_of(route.0.ip());
         let count = self.counts.get(&machine).copied().unwrap_or(0);
         let carried = context.carrier.carried(machine) + count;
         let room = count < CONNECTING && carried < context.budget.carried;
@@ -225,10 +226,11 @@ impl Connects {
         let connect = self.all.remove(&route)?;
         self.by_fd.remove(&connect.host.as_raw_fd());
         context.carrier.unwatch(connect.host.as_fd());
-        if let Some(count) = self.counts.get_mut(&route.0.ip()) {
+        let machine = share_of(route.0.ip());
+        if let Some(count) = self.counts.get_mut(&machine) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&route.0.ip());
+                self.counts.remove(&machine);
             }
         }
         Some(connect)

@@ -3,12 +3,9 @@
 //! Every statement that compares loads what it compares into a register of its own and leaves nothing for the next one.
 
 use super::super::netlink::Body;
-use super::super::wanted::Block;
-use super::{Key, Refusal, SEED, Statement, Value, Verdict};
-use crate::manifest::api::Protocol;
-
-/// `NFPROTO_IPV4`.
-pub(super) const IPV4: u8 = 2;
+use super::super::wanted::{Block, octets};
+use super::{Key, Packets, Refusal, SEED, Statement, Value, Verdict};
+use crate::manifest::api::{IpFamily, Protocol};
 
 /// The first of the registers of four bytes, and the one of verdicts.
 const R0: u32 = 8;
@@ -29,8 +26,10 @@ impl Key {
     fn load(self, list: &mut Body, register: u32) {
         match self {
             Self::Interface => meta(list, META_IIFNAME, register),
-            Self::Source => payload(list, (NETWORK, 12, 4), register),
-            Self::Destination => payload(list, (NETWORK, 16, 4), register),
+            Self::Source(IpFamily::V4) => payload(list, (NETWORK, 12, 4), register),
+            Self::Source(IpFamily::V6) => payload(list, (NETWORK, 8, 16), register),
+            Self::Destination(IpFamily::V4) => payload(list, (NETWORK, 16, 4), register),
+            Self::Destination(IpFamily::V6) => payload(list, (NETWORK, 24, 16), register),
             Self::Protocol => meta(list, META_L4PROTO, register),
             Self::Port => payload(list, (TRANSPORT, 2, 2), register),
             Self::Index => {}
@@ -43,7 +42,7 @@ impl Value {
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = match self {
             Self::Interface(name) => interface(name),
-            Self::Address(address) => address.octets().to_vec(),
+            Self::Address(address) => octets(*address),
             Self::Protocol(protocol) => vec![protocol_number(*protocol)],
             Self::Port(port) => port.to_be_bytes().to_vec(),
             Self::Index(index) => index.to_ne_bytes().to_vec(),
@@ -106,6 +105,11 @@ const ESTABLISHED_RELATED: u32 = 2 | 4;
 /// `IP_CT_NEW` in the same way.
 const NEW: u32 = 8;
 
+/// `IPPROTO_ICMPV6`, and its types from the solicitation of routers to the redirect: the discovery of neighbours.
+const ICMPV6: u8 = 58;
+const ROUTER_SOLICITATION: u8 = 133;
+const REDIRECT: u8 = 137;
+
 /// Bits of TCP's flags: fin, syn, rst and ack; syn.
 const TCP_OPENING: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
@@ -126,8 +130,15 @@ impl Statement {
                 compare(list, R0, EQUAL, &interface(name));
             }
             Self::Protocol(protocol) => is_protocol(list, protocol_number(*protocol)),
-            Self::Icmp => is_protocol(list, 1),
-            Self::Destination(block, negated) => within(list, Key::Destination, *block, *negated),
+            Self::Icmp(IpFamily::V4) => is_protocol(list, 1),
+            Self::Icmp(IpFamily::V6) => is_protocol(list, ICMPV6),
+            Self::Discovery => {
+                is_protocol(list, ICMPV6);
+                payload(list, (TRANSPORT, 0, 1), R0);
+                compare(list, R0, AT_LEAST, &[ROUTER_SOLICITATION]);
+                compare(list, R0, AT_MOST, &[REDIRECT]);
+            }
+            Self::Destination(block) => within(list, *block),
             Self::Ports(from, to) => ports(list, *from, *to),
             Self::Opens => {
                 payload(list, (TRANSPORT, 13, 1), R0);
@@ -173,18 +184,20 @@ impl Statement {
                     ct.be32(2, CT_MARK).be32(4, R0);
                 });
             }
-            Self::Balance { map, count, has_affinity } => balance(list, map, *count, *has_affinity),
+            Self::Balance { family, map, count, has_affinity } => {
+                balance(list, *family, (map, *count), *has_affinity);
+            }
             Self::SourceNat(address) => {
-                load(list, R0, &address.octets());
-                // NFT_NAT_SNAT, of IPv4.
+                load(list, R0, &octets(*address));
+                // NFT_NAT_SNAT.
                 expression(list, "nat", |nat| {
-                    nat.be32(1, 0).be32(2, IPV4.into()).be32(3, R0);
+                    nat.be32(1, 0).be32(2, number(IpFamily::of(*address))).be32(3, R0);
                 });
             }
-            Self::Proxy(port) => {
+            Self::Proxy(family, port) => {
                 load(list, R0, &port.to_be_bytes());
                 expression(list, "tproxy", |proxy| {
-                    proxy.be32(1, IPV4.into()).be32(3, R0);
+                    proxy.be32(1, number(*family)).be32(3, R0);
                 });
             }
             Self::Count => expression(list, "counter", |_| {}),
@@ -200,12 +213,18 @@ impl Statement {
                 });
             }
             Self::Untracked => expression(list, "notrack", |_| {}),
-            Self::Reject(refusal) => {
-                // NFT_REJECT_ICMP_UNREACH with a code of ICMP, or NFT_REJECT_TCP_RST.
+            Self::Reject(packets, refusal) => {
+                // NFT_REJECT_ICMP_UNREACH with a code of ICMP or ICMPv6, NFT_REJECT_TCP_RST, or NFT_REJECT_ICMPX_UNREACH with
+                // one of nftables' own codes.
+                let (unreachable, host, prohibited) = match packets {
+                    Packets::V4 => (0, 1, 13),
+                    Packets::V6 => (0, 3, 1),
+                    Packets::Both => (2, 2, 3),
+                };
                 let (kind, code) = match refusal {
                     Refusal::Reset => (1, 0),
-                    Refusal::Host => (0, 1),
-                    Refusal::Prohibited => (0, 13),
+                    Refusal::Host => (unreachable, host),
+                    Refusal::Prohibited => (unreachable, prohibited),
                 };
                 expression(list, "reject", |reject| {
                     reject.be32(1, kind).attribute(2, &[code]);
@@ -249,10 +268,10 @@ fn compare(list: &mut Body, register: u32, operator: u32, with: &[u8]) {
     });
 }
 
-/// Masks the first register.
+/// Masks what the first registers hold.
 fn mask(list: &mut Body, mask: &[u8]) {
-    // At most a register.
-    let length = u32::try_from(mask.len()).unwrap_or(4);
+    // At most an address.
+    let length = u32::try_from(mask.len()).unwrap_or(16);
     expression(list, "bitwise", |bitwise| {
         bitwise.be32(1, R0).be32(2, R0).be32(3, length);
         bitwise.nest(4, |value| {
@@ -286,12 +305,10 @@ fn is_protocol(list: &mut Body, number: u8) {
     compare(list, R0, EQUAL, &[number]);
 }
 
-fn within(list: &mut Body, address: Key, block: Block, negated: bool) {
-    address.load(list, R0);
-    let bits = block.mask();
-    mask(list, &bits.to_be_bytes());
-    let operator = if negated { UNEQUAL } else { EQUAL };
-    compare(list, R0, operator, &(u32::from(block.address) & bits).to_be_bytes());
+fn within(list: &mut Body, block: Block) {
+    Key::Destination(block.family()).load(list, R0);
+    mask(list, &octets(block.mask()));
+    compare(list, R0, EQUAL, &octets(block.range().0));
 }
 
 fn ports(list: &mut Body, from: u16, to: u16) {
@@ -321,12 +338,15 @@ fn look_up(list: &mut Body, (keys, set): (&[Key], &str), into: Option<u32>, nega
 }
 
 /// A backend in turn, or the same one for the same client.
-fn balance(list: &mut Body, map: &str, count: u32, has_affinity: bool) {
-    let (index, backend) = (R0 + 1, R0 + 2);
+fn balance(list: &mut Body, family: IpFamily, (map, count): (&str, u32), has_affinity: bool) {
+    // A client's address has up to four registers.
+    let (index, backend) = (R0 + 4, R0 + 5);
+    let client = Key::Source(family);
+    let port = backend + client.room() / 4;
     if has_affinity {
-        Key::Source.load(list, R0);
+        client.load(list, R0);
         expression(list, "hash", |hash| {
-            hash.be32(1, R0).be32(2, index).be32(3, 4).be32(4, count).be32(5, SEED).be32(7, 0);
+            hash.be32(1, R0).be32(2, index).be32(3, client.room()).be32(4, count).be32(5, SEED).be32(7, 0);
         });
     } else {
         expression(list, "numgen", |numgen| {
@@ -336,10 +356,15 @@ fn balance(list: &mut Body, map: &str, count: u32, has_affinity: bool) {
     expression(list, "lookup", |lookup| {
         lookup.text(1, map).be32(2, index).be32(3, backend);
     });
-    // NFT_NAT_DNAT, of IPv4: address and port.
+    // NFT_NAT_DNAT: address and port.
     expression(list, "nat", |nat| {
-        nat.be32(1, 1).be32(2, IPV4.into()).be32(3, backend).be32(5, backend + 1);
+        nat.be32(1, 1).be32(2, number(family)).be32(3, backend).be32(5, port);
     });
+}
+
+/// The number of a family, as expressions have it.
+fn number(family: IpFamily) -> u32 {
+    Packets::from(family).number().into()
 }
 
 /// The number of a transport in IP's header.

@@ -1,11 +1,13 @@
 //! A table as transactions that replace the whole table, and the question which table is at work.
 //! [`netlink`](super::super::netlink) has the form of messages, [`expressions`](super::expressions) that of rules.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::super::netlink::{Batch, Body, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, find};
-use super::expressions::{ACCEPT, IPV4};
-use super::{Chain, Elements, Hook, NAMES, Set, Table, Value, joined};
+use super::expressions::ACCEPT;
+use super::{Chain, Elements, Hook, Key, NAMES, Packets, Set, Table, Value, joined};
+use crate::cloud::local::network::wanted::{behind, octets};
+use crate::manifest::api::IpFamily;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type, and alone as the subsystem of a transaction.
 const SUBSYSTEM: u16 = 10;
@@ -28,8 +30,11 @@ const CHAIN_HOOK: u16 = 4;
 /// Length of `struct nfgenmsg`.
 const HEADER: usize = 4;
 
-/// The type of a backend, by nft's numbers of types: an address (7) and a port (13).
-const BACKEND: u32 = 0x7 << 6 | 0xd;
+/// The type of a backend by nft's numbers of types, an address and a port, and its bytes.
+fn backend_type(family: IpFamily) -> (u32, u32) {
+    let (address, port) = (Key::Destination(family), Key::Port);
+    (address.kind().1 << 6 | port.kind().1, address.room() + port.room())
+}
 
 /// Elements of a set in one message: its attribute holds 64 KiB, and an element at most 100 bytes.
 const ELEMENTS: usize = 500;
@@ -53,7 +58,7 @@ impl Table {
         name: &'static str,
         before: Option<&str>,
     ) -> Vec<(Batch, usize)> {
-        let mut writer = Writer::new(name);
+        let mut writer = Writer::new(name, self.packets);
         // What an attempt that failed has left.
         writer.delete(name);
         writer.table(NEW_TABLE, name);
@@ -89,6 +94,7 @@ impl Table {
 /// Transactions that are written for a table.
 struct Writer {
     name: &'static str,
+    packets: Packets,
     batch: Batch,
     done: Vec<(Batch, usize)>,
     /// Whether what follows belongs together.
@@ -96,16 +102,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(name: &'static str) -> Self {
-        Self { name, batch: begun(), done: Vec::new(), is_last: false }
+    fn new(name: &'static str, packets: Packets) -> Self {
+        Self { name, packets, batch: begun(), done: Vec::new(), is_last: false }
     }
 
     fn message(&mut self, (kind, flags): (u16, u16), purpose: String, fill: impl FnOnce(&mut Body)) {
         if self.batch.length() > BATCH_BYTES && !self.is_last {
             self.end();
         }
+        let packets = self.packets.number();
         self.batch.message((SUBSYSTEM << 8 | kind, flags), purpose, |body| {
-            body.put(&[IPV4, 0, 0, 0]);
+            body.put(&[packets, 0, 0, 0]);
             fill(body);
         });
     }
@@ -171,7 +178,7 @@ impl Set {
                 Elements::Members(_) => 0,
                 Elements::Ranges(_) => SET_INTERVAL,
                 Elements::Counted(_) => SET_EVAL,
-                Elements::Chains(_) | Elements::Backends(_) => SET_MAP,
+                Elements::Chains(_) | Elements::Backends(..) => SET_MAP,
             };
             body.be32(3, flags).be32(4, key_type).be32(5, key_bytes);
             match self.elements {
@@ -185,8 +192,9 @@ impl Set {
                 Elements::Chains(_) => {
                     body.be32(6, 0xffff_ff00);
                 }
-                Elements::Backends(_) => {
-                    body.be32(6, BACKEND).be32(7, 8);
+                Elements::Backends(family, _) => {
+                    let (kind, length) = backend_type(family);
+                    body.be32(6, kind).be32(7, length);
                 }
             }
             body.be32(10, id);
@@ -200,19 +208,19 @@ impl Set {
             Elements::Counted(_) => Vec::new(),
             Elements::Ranges(all) => {
                 let ends = all.iter().flat_map(|(first, last)| {
-                    let behind = last.checked_add(1).map(|behind| (behind, Data::End));
+                    let behind = behind(*last).map(|behind| (behind, Data::End));
                     [Some((*first, Data::None)), behind].into_iter().flatten()
                 });
-                ends.map(|(address, data)| (address.to_be_bytes().to_vec(), data)).collect()
+                ends.map(|(address, data)| (octets(address), data)).collect()
             }
             Elements::Chains(all) => {
                 all.iter().map(|(values, verdict)| (key(values), Data::Of(verdict.data()))).collect()
             }
-            Elements::Backends(all) => {
-                let backend = |(values, backend): &(Vec<Value>, SocketAddrV4)| {
-                    let mut bytes = backend.ip().octets().to_vec();
+            Elements::Backends(_, all) => {
+                let backend = |(values, backend): &(Vec<Value>, SocketAddr)| {
+                    let mut bytes = octets(backend.ip());
                     bytes.extend(backend.port().to_be_bytes());
-                    bytes.resize(8, 0);
+                    bytes.resize(bytes.len().next_multiple_of(4), 0);
                     let mut data = Body::default();
                     data.attribute(1, &bytes);
                     (key(values), Data::Of(data))
@@ -273,11 +281,11 @@ impl Chain {
     }
 }
 
-/// Asks for the list of chains.
-pub(in crate::cloud::local::network) fn list_chains() -> Batch {
+/// Asks for the list of chains of these packets' tables.
+pub(in crate::cloud::local::network) fn list_chains(packets: Packets) -> Batch {
     let mut batch = Batch::default();
     batch.message((SUBSYSTEM << 8 | GET_CHAIN, NLM_F_DUMP), "list of chains", |body| {
-        body.put(&[IPV4, 0, 0, 0]);
+        body.put(&[packets.number(), 0, 0, 0]);
     });
     batch
 }

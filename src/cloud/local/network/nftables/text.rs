@@ -1,15 +1,22 @@
 //! A table as `nft list table` prints it.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 
-use super::{Chain, Elements, Key, NAMES, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined};
+use super::{
+    Chain, Elements, Key, NAMES, Packets, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined,
+};
 use crate::cloud::local::network::wanted::Range;
-use crate::manifest::api::Protocol;
+use crate::manifest::api::{IpFamily, Protocol};
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table ip {} {{", NAMES[0])?;
+        let packets = match self.packets {
+            Packets::Both => "inet",
+            Packets::V4 => "ip",
+            Packets::V6 => "ip6",
+        };
+        writeln!(f, "table {packets} {} {{", NAMES[0])?;
         for set in &self.sets {
             writeln!(f, "{set}")?;
         }
@@ -40,11 +47,15 @@ impl fmt::Display for Set {
                     |(key, verdict): &(Vec<Value>, Verdict)| format!("{} : {verdict}", joined(key, " . "));
                 ("map", " : verdict", all.iter().map(element).collect())
             }
-            Elements::Backends(all) => {
-                let element = |(key, backend): &(Vec<Value>, SocketAddrV4)| {
+            Elements::Backends(family, all) => {
+                let element = |(key, backend): &(Vec<Value>, SocketAddr)| {
                     format!("{} : {} . {}", joined(key, " . "), backend.ip(), backend.port())
                 };
-                ("map", " : ipv4_addr . inet_service", all.iter().map(element).collect())
+                let data = match family {
+                    IpFamily::V4 => " : ipv4_addr . inet_service",
+                    IpFamily::V6 => " : ipv6_addr . inet_service",
+                };
+                ("map", data, all.iter().map(element).collect())
             }
         };
         writeln!(f, "    {kind} {} {{", self.name)?;
@@ -57,7 +68,6 @@ impl fmt::Display for Set {
 }
 
 fn range((first, last): Range) -> String {
-    let [first, last] = [first, last].map(Ipv4Addr::from);
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
@@ -92,8 +102,10 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Interface => "iifname",
-            Self::Source => "ip saddr",
-            Self::Destination => "ip daddr",
+            Self::Source(IpFamily::V4) => "ip saddr",
+            Self::Source(IpFamily::V6) => "ip6 saddr",
+            Self::Destination(IpFamily::V4) => "ip daddr",
+            Self::Destination(IpFamily::V6) => "ip6 daddr",
             Self::Protocol => "meta l4proto",
             Self::Port => "th dport",
             Self::Index => "mark",
@@ -121,8 +133,10 @@ impl fmt::Display for Statement {
             Self::From(name) => write!(f, "iifname \"{name}\""),
             Self::To(name) => write!(f, "oifname \"{name}\""),
             Self::Protocol(protocol) => write!(f, "meta l4proto {}", protocol_name(*protocol)),
-            Self::Icmp => f.write_str("meta l4proto icmp"),
-            Self::Destination(block, negated) => write!(f, "ip daddr {}{block}", unless(*negated)),
+            Self::Icmp(IpFamily::V4) => f.write_str("meta l4proto icmp"),
+            Self::Icmp(IpFamily::V6) => f.write_str("meta l4proto ipv6-icmp"),
+            Self::Discovery => f.write_str("icmpv6 type 133-137"),
+            Self::Destination(block) => write!(f, "{} {block}", Key::Destination(block.family())),
             Self::Ports(first, last) if first == last => write!(f, "th dport {first}"),
             Self::Ports(first, last) => write!(f, "th dport {first}-{last}"),
             Self::Opens => f.write_str("tcp flags & (fin | syn | rst | ack) == syn"),
@@ -136,21 +150,32 @@ impl fmt::Display for Statement {
             Self::MarkConnection => f.write_str("ct mark set meta mark"),
             Self::In(keys, set, negated) => write!(f, "{} {}@{set}", joined(keys, " . "), unless(*negated)),
             Self::Lead(keys, map) => write!(f, "{} vmap @{map}", joined(keys, " . ")),
-            Self::Balance { map, count, has_affinity: false } => {
+            Self::Balance { map, count, has_affinity: false, .. } => {
                 write!(f, "dnat to numgen inc mod {count} map @{map}")
             }
-            Self::Balance { map, count, has_affinity: true } => {
-                write!(f, "dnat to jhash ip saddr mod {count} seed {SEED:#x} map @{map}")
+            Self::Balance { family, map, count, has_affinity: true } => {
+                let client = Key::Source(*family);
+                write!(f, "dnat to jhash {client} mod {count} seed {SEED:#x} map @{map}")
             }
             Self::SourceNat(address) => write!(f, "snat to {address}"),
-            Self::Proxy(port) => write!(f, "tproxy to :{port}"),
+            Self::Proxy(_, port) => write!(f, "tproxy to :{port}"),
             Self::Count => f.write_str("counter"),
             Self::Untracked => f.write_str("notrack"),
-            Self::Reject(Refusal::Reset) => f.write_str("reject with tcp reset"),
-            Self::Reject(Refusal::Host) => f.write_str("reject with icmp host-unreachable"),
-            Self::Reject(Refusal::Prohibited) => f.write_str("reject with icmp admin-prohibited"),
+            Self::Reject(packets, refusal) => write!(f, "reject with {}", refusal_name(*packets, *refusal)),
             Self::Then(verdict) => write!(f, "{verdict}"),
         }
+    }
+}
+
+fn refusal_name(packets: Packets, refusal: Refusal) -> &'static str {
+    match (refusal, packets) {
+        (Refusal::Reset, _) => "tcp reset",
+        (Refusal::Host, Packets::V4) => "icmp host-unreachable",
+        (Refusal::Host, Packets::V6) => "icmpv6 addr-unreachable",
+        (Refusal::Host, Packets::Both) => "icmpx host-unreachable",
+        (Refusal::Prohibited, Packets::V4) => "icmp admin-prohibited",
+        (Refusal::Prohibited, Packets::V6) => "icmpv6 admin-prohibited",
+        (Refusal::Prohibited, Packets::Both) => "icmpx admin-prohibited",
     }
 }
 
