@@ -130,7 +130,9 @@ fn a_refresh_under_way_is_gone_back_from() {
         let web = &mut fleet.groups[0];
         let refresh = web.refresh.as_mut().unwrap();
         assert_eq!((refresh.from, refresh.to), (Some(1), 2));
-        refresh.status = RefreshStatus::InProgress;
+        refresh.status = RefreshStatus::RollingBack;
+        assert_eq!(served_before(web), Some(1));
+        web.refresh.as_mut().unwrap().status = RefreshStatus::InProgress;
         web.current = Some(1);
         assert_eq!(served_before(web), Some(1));
         let plan = rollback(&fleet, &name("web"), None).unwrap();

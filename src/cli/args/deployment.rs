@@ -107,7 +107,7 @@ pub(in crate::cli) struct PreflightArgs {
 pub(in crate::cli) struct RollbackArgs {
     /// Group: NAME or NAMESPACE/NAME
     pub name: String,
-    /// Number of the revision, as `history` lists it [default: the one before the current]
+    /// Number of the revision, as `history` lists it [default: the one that served before, and is not the same again]
     #[arg(long, alias = "to", value_name = "REVISION")]
     pub to_revision: Option<u32>,
 }

@@ -78,7 +78,7 @@ async fn start(context: &Context) {
     std::future::pending::<()>().await;
 }
 
-/// Waits for changes under way, which would otherwise be left half done. Another signal ends that.
+/// Waits for changes under way, which would otherwise be left half done. Another Ctrl-C ends that.
 async fn end(context: &Context, site: &Site, signals: &mut Signals) -> Result<Exit, Failure> {
     site.running.close();
     let changes = match site.running.count() {
@@ -91,7 +91,7 @@ async fn end(context: &Context, site: &Site, signals: &mut Signals) -> Result<Ex
     ));
     tokio::select! {
         () = site.running.ended() => Ok(Exit::Success),
-        () = signals.any() => {
+        () = signals.interrupt() => {
             context.events.note("ended half way: what was begun goes on in the cloud, and the same change again does the rest");
             Err(Failure::silent(Exit::Interrupted))
         }

@@ -6,7 +6,7 @@ use super::error::PlanError;
 use super::steps::{GroupKind, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, RefreshStatus, size};
+use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, size};
 
 /// Brings `group` back to the revision `to`, or without one to that which [`served_before`].
 pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutPlan, PlanError> {
@@ -25,10 +25,11 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
     Ok(moving(fleet, found, (to, found.replicas), intent))
 }
 
-/// The revision that a rollback leads to which names none: the one that a refresh under way leaves, else the one that served
+/// The revision that a rollback leads to which names none: the one that a refresh under way leaves, or is
+/// on its way back to, else the one that served
 /// last before the current one and is not the same again, as a restart's is.
 pub fn served_before(group: &InstanceGroup) -> Option<u32> {
-    let under_way = group.active_refresh().filter(|refresh| refresh.status == RefreshStatus::InProgress);
+    let under_way = group.active_refresh();
     if let Some(from) = under_way.and_then(|refresh| refresh.from.filter(|from| *from != refresh.to)) {
         return Some(from);
     }

@@ -639,7 +639,8 @@ fn icmp6(machine: Ipv4Addr, (source, to): (Ipv6Addr, Ipv6Addr), body: &[u8]) -> 
     [head.concat(), body].concat()
 }
 
-/// The neighbours of IPv6 that the network knows, with their hardware addresses.
+/// The neighbours of IPv6 that the network knows, with their hardware addresses; without groups, whose hardware address is
+/// computed and which the kernel lists whenever it reports one.
 fn neighbours6(network: &Network) -> Vec<(Ipv6Addr, Vec<u8>)> {
     let mut batch = Batch::default();
     batch.message((30, NLM_F_DUMP), "list of neighbours", |body| {
@@ -650,7 +651,9 @@ fn neighbours6(network: &Network) -> Vec<(Ipv6Addr, Vec<u8>)> {
         let of = |wanted: u16| netlink::attributes(&body[12..]).find(|(kind, _)| *kind == wanted);
         let address = of(1).and_then(|(_, bytes)| Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?)));
         found.extend(
-            address.map(|address| (address, of(2).map(|(_, bytes)| bytes.to_vec()).unwrap_or_default())),
+            address
+                .filter(|address| !address.is_multicast())
+                .map(|address| (address, of(2).map(|(_, bytes)| bytes.to_vec()).unwrap_or_default())),
         );
     })
     .unwrap();
@@ -676,7 +679,16 @@ fn neighbours_and_routers_over_ipv6_cannot_be_forged() {
         });
         (neighbours6(network), lists.map(|text| String::from_utf8(text).unwrap()))
     };
-    let before = state(&network);
+    // The kernel adds the routes of an interface a moment after it is up.
+    let mut before = state(&network);
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = state(&network);
+        if now == before {
+            break;
+        }
+        before = now;
+    }
     let hardware = |address: Ipv4Addr| wanted::hardware_address(address).to_vec();
     for expected in [(own, hardware(machine)), (neighbour, hardware(other))] {
         assert!(before.0.contains(&expected), "{:?}", before.0);

@@ -19,6 +19,9 @@ const BOUNDS: [u64; 13] = [
 /// The class of a request whose client went before it was answered, as nginx counts it with its status 499.
 const GONE: usize = 3;
 
+/// The class of what no class of HTTP has, a status from 600 on: the fault of the server that answered it.
+const SERVER_ERROR: usize = CLASSES.len() - 1;
+
 /// The requests to one Service.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
@@ -82,7 +85,7 @@ impl Tally {
 
     /// It is answered with this status.
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.class = usize::from(status.as_u16() / 100).saturating_sub(1);
+        self.class = usize::from(status.as_u16() / 100).saturating_sub(1).min(SERVER_ERROR);
     }
 
     /// What it is counted by.
@@ -108,7 +111,7 @@ mod tests {
     fn requests_are_counted_by_class_and_by_time_once_they_end() {
         let counter = Arc::<Counter>::default();
         let ago = |millis| Instant::now().checked_sub(Duration::from_millis(millis)).unwrap();
-        for (status, millis) in [(101, 0), (200, 0), (204, 20), (308, 0), (404, 0), (503, 60_000)] {
+        for (status, millis) in [(101, 0), (200, 0), (204, 20), (308, 0), (404, 0), (700, 60_000)] {
             let mut tally = Tally::new(&counter, ago(millis));
             tally.answered(StatusCode::from_u16(status).unwrap());
             tally.counter().received(3);
