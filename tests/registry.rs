@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 
 use fake_registry::{FakeRegistry, Fault};
 use i2kit::oci::Reference;
-use i2kit::registry::{Error, Key, Proxies, Registry, RegistrySettings, Settings, Store, open_layer};
+use i2kit::registry::{
+    Error, Key, Proxies, PullSecret, Registry, RegistrySettings, Settings, Store, open_layer,
+};
 use i2kit::report::{Event, Events};
 use i2kit_spec::Architecture;
 use image::{TestImage, TestLayer, index};
@@ -230,6 +232,13 @@ async fn an_account_opens_the_registry() {
     let error = pull(&open(folder.path(), settings("ann:wrong")), &app(&fake), &image).await.unwrap_err();
     assert!(error.to_string().contains("to user ann"), "{error}");
     pull(&open(folder.path(), settings("ann:secret")), &app(&fake), &image).await.unwrap();
+
+    // A Secret that a manifest brings along comes before what docker knows.
+    let document = json!({ "auths": { fake.host(): { "username": "ann", "password": "secret" } } });
+    let secret = PullSecret { name: "Secret default/registry".into(), document: document.to_string().into() };
+    let other = tempfile::tempdir().unwrap();
+    let settings = Settings { pull_secrets: vec![secret], ..settings("ann:wrong") };
+    pull(&open(other.path(), settings), &app(&fake), &image).await.unwrap();
 }
 
 /// Settings with `mirrors` before `fake`.

@@ -8,7 +8,7 @@ use super::args::Manifests;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
-use super::{profiles, reading};
+use super::{profiles, reading, secrets};
 use crate::cloud::Materials;
 use crate::image::{self, DiskImage, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
@@ -17,7 +17,7 @@ use crate::plan::fleet::BalancerSpec;
 use crate::plan::image::{ImageId, ImagePlan, LaunchImage};
 use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan};
 use crate::plan::{pod, workload};
-use crate::registry::{Registry, Store};
+use crate::registry::{Registry, Settings, Store};
 
 /// A set that can be built and rolled out: every image is pinned, every decision is made.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     let set = reading::read(manifests, context)?;
     within_bounds(context, &set)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
-    let registry = registry(context)?;
+    let registry = registry(context, &set)?;
     let images = resolve(&registry, &set, guest.facts.architecture).await?;
     let profiles = profiles::read(context, &set)?;
     let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
@@ -157,10 +157,11 @@ impl Prepared {
     }
 }
 
-/// Access to images as the environment asks for it.
-fn registry(context: &Context) -> Result<Registry, Failure> {
+/// Access to images as the environment and the pods of the set ask for it.
+fn registry(context: &Context, set: &ObjectSet) -> Result<Registry, Failure> {
     let store = Store::open(&context.dirs.cache).or_exit(Exit::Build)?;
-    Registry::new(context.images.clone(), store, context.events.clone()).or_exit(Exit::Environment)
+    let settings = Settings { pull_secrets: secrets::for_pulling(context, set)?, ..context.images.clone() };
+    Registry::new(settings, store, context.events.clone()).or_exit(Exit::Environment)
 }
 
 #[cfg(test)]

@@ -14,9 +14,13 @@ use crate::manifest::OutsideSecret;
 use crate::manifest::api::{Name, ObjectSet, Secret, SecretValue};
 use crate::manifest::support::Answer;
 use crate::plan::secret;
+use crate::registry::PullSecret;
 
 /// What clouds answer about that read certificates of Ingresses from Secrets.
 const TLS_SECRETS: &str = "IngressTLS.secretName";
+
+/// The keys of Secrets that hold credentials for registries, of today's type and of the older one.
+const PULL_KEYS: [&str; 2] = [".dockerconfigjson", ".dockercfg"];
 
 /// The Secrets of the set's pods and Ingresses, with the versions of their values.
 #[derive(Debug, Default)]
@@ -94,6 +98,44 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
     Ok(Secrets { values, versions })
 }
 
+/// The Secrets with credentials for registries that pods of the set name, or their ServiceAccounts, in the order written. One
+/// without a value is a warning, as in Kubernetes: the image may be public, or docker may have logged in.
+pub(super) fn for_pulling(context: &Context, set: &ObjectSet) -> Result<Vec<PullSecret>, Failure> {
+    let mut found: BTreeMap<Name, Option<PullSecret>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for (group, template) in set.pods() {
+        let account = template.spec.service_account.as_deref().unwrap_or("default");
+        let accounts = set
+            .service_accounts
+            .iter()
+            .filter(|found| found.meta.name.namespace == group.namespace && found.meta.name.name == account);
+        let of_accounts = accounts.flat_map(|account| &account.image_pull_secrets);
+        for name in template.spec.image_pull_secrets.iter().chain(of_accounts) {
+            let full = Name { namespace: group.namespace.clone(), name: name.clone() };
+            if found.contains_key(&full) {
+                continue;
+            }
+            let known = set.secrets.iter().find(|secret| secret.name == full).cloned();
+            let secret = known.map_or_else(|| named_file(context, &full), |secret| Ok(Some(secret)));
+            let secret = secret.map_err(|error| Failure::new(Exit::Environment, error))?;
+            let document =
+                secret.as_ref().and_then(|secret| PULL_KEYS.iter().find_map(|key| secret.data.get(*key)));
+            if document.is_none() {
+                context.events.warn(format!(
+                    "imagePullSecrets of {group}: Secret {full} has no `.dockerconfigjson` here; going on without it"
+                ));
+            }
+            let named = document.map(|document| PullSecret {
+                name: format!("Secret {full}"),
+                document: document.reveal().to_vec(),
+            });
+            order.push(full.clone());
+            found.insert(full, named);
+        }
+    }
+    Ok(order.iter().filter_map(|name| found.remove(name).flatten()).collect())
+}
+
 /// The Secret whose values are in a file or folder that the environment names.
 fn named_file(context: &Context, name: &Name) -> anyhow::Result<Option<Secret>> {
     let named = &context.environment.secrets;
@@ -111,7 +153,7 @@ fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, SecretValue>> {
         let file = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
         let name = file.file_name().and_then(|name| name.to_str());
         let name = name.with_context(|| format!("the name of {} is not UTF-8", file.display()))?.to_owned();
-        if file.is_file() && !name.starts_with('.') {
+        if file.is_file() && (!name.starts_with('.') || PULL_KEYS.contains(&name.as_str())) {
             let value = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             keys.insert(name, SecretValue::new(value));
         }
@@ -153,6 +195,48 @@ mod tests {
         fs::write(&file, "hunter2\n").unwrap();
         let message = format!("{:#}", lines(&file).unwrap_err());
         assert!(message.ends_with("db.env:1: the line is not KEY=VALUE"), "{message}");
+    }
+
+    #[test]
+    fn secrets_for_registries_come_from_pods_accounts_and_the_environment() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("outside")).unwrap();
+        fs::write(root.path().join("outside/.dockerconfigjson"), "from the environment").unwrap();
+        fs::write(root.path().join("outside/.hidden"), "x").unwrap();
+        fs::write(root.path().join("e.yml"), "name: test\nsecrets: {outside: outside}\n").unwrap();
+        let notes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = std::sync::Arc::clone(&notes);
+        let mut context =
+            crate::cli::context::context(Some(&root.path().join("e.yml")), crate::report::Format::Json, true)
+                .unwrap();
+        context.events =
+            crate::report::Events::new(move |event| kept.lock().unwrap().push(format!("{event:?}")));
+        let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: own}\ntype: kubernetes.io/dockerconfigjson\n\
+            stringData: {.dockerconfigjson: from the manifest}\n---\n\
+            apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: builder}\nimagePullSecrets: [{name: own}, {name: gone}]\n---\n\
+            apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {serviceAccountName: builder, \
+            imagePullSecrets: [{name: outside}], containers: [{name: web, image: nginx}]}\n";
+        let file = crate::manifest::SourceFile { name: "web.yaml".into(), bytes: text.as_bytes().to_vec() };
+        let external = ["secret/outside", "secret/gone"].map(|name| name.parse().unwrap()).into();
+        let options = crate::manifest::Options { external, ..Default::default() };
+        let reading = crate::manifest::read(&[file], &options);
+        assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+        let found = for_pulling(&context, &reading.set).unwrap();
+        let found: Vec<(&str, &[u8])> =
+            found.iter().map(|secret| (secret.name.as_str(), secret.document.as_slice())).collect();
+        assert_eq!(
+            found,
+            [
+                ("Secret default/outside", &b"from the environment"[..]),
+                ("Secret default/own", b"from the manifest")
+            ]
+        );
+        let notes = notes.lock().unwrap();
+        assert!(notes.len() == 1 && notes[0].contains("default/gone"), "{notes:?}");
+        assert_eq!(
+            folder(&root.path().join("outside")).unwrap().into_keys().collect::<Vec<_>>(),
+            [".dockerconfigjson"]
+        );
     }
 
     #[test]

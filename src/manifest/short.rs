@@ -1,6 +1,6 @@
 //! The short form, turned into a Deployment and a Service before anything else sees it.
 
-use super::check::{PortMapping, port_mapping};
+use super::check::{MACHINE_TYPE_LABELS, PortMapping, port_mapping};
 use super::language::{KINDS, Kind};
 use super::support::TLS_PORTS;
 use super::tree::{Entry, Node, Span, Value};
@@ -46,11 +46,12 @@ fn deployment<'a>(root: &Node<'a>, name: &Node<'a>) -> Node<'a> {
     let span = root.span;
     let containers = root.get("containers").map_or(&[][..], Node::entries);
     let list = Node { span, value: Value::List(containers.iter().map(container).collect()) };
+    let mut pod = vec![("containers", list)];
+    if let Some(machine) = root.get("instance_type") {
+        pod.push(("nodeSelector", Node::map([(MACHINE_TYPE_LABELS[0], machine.clone())], machine.span)));
+    }
     let template = Node::map(
-        [
-            ("metadata", Node::map([("labels", labels(name))], span)),
-            ("spec", Node::map([("containers", list)], span)),
-        ],
+        [("metadata", Node::map([("labels", labels(name))], span)), ("spec", Node::map(pod, span))],
         span,
     );
     let mut spec = Vec::new();

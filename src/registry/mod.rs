@@ -23,6 +23,6 @@ mod verify;
 pub use error::Error;
 pub use fetch::Registry;
 pub use layer::{LayerReader, open_layer, open_watched_layer};
-pub use settings::{ImageSource, Patience, Proxies, RegistrySettings, Settings};
+pub use settings::{ImageSource, Patience, Proxies, PullSecret, RegistrySettings, Settings};
 pub use store::{Claim, Key, Partial, Store};
 pub use verify::{Spoiled, Verified, verify};

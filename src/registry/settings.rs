@@ -2,6 +2,7 @@
 //! read elsewhere and handed down; nothing here looks around.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct Settings {
     pub images: BTreeMap<String, ImageSource>,
     /// Docker's `config.json`, which holds credentials. A file that does not exist means anonymous access.
     pub docker_config: Option<PathBuf>,
+    /// Secrets of manifests with credentials, which are asked before docker's own file.
+    #[serde(skip)]
+    pub pull_secrets: Vec<PullSecret>,
     /// The Docker daemon's socket.
     pub docker_socket: PathBuf,
     /// Proxies on the way to registries. Loopback addresses never use one.
@@ -29,6 +33,21 @@ pub struct Settings {
     /// How long registries may take.
     #[serde(skip)]
     pub patience: Patience,
+}
+
+/// Credentials for registries that a manifest brings along.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PullSecret {
+    /// For messages, such as `Secret shop/registry`.
+    pub name: String,
+    /// Docker's `config.json`, or what is below `auths` in it.
+    pub document: Vec<u8>,
+}
+
+impl fmt::Debug for PullSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PullSecret").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// How long a registry may take before it counts as gone. Tests have less of it.
@@ -136,6 +155,7 @@ impl Default for Settings {
             registries: BTreeMap::new(),
             images: BTreeMap::new(),
             docker_config: None,
+            pull_secrets: Vec::new(),
             docker_socket: "/var/run/docker.sock".into(),
             proxies: Proxies::default(),
             concurrency: CONCURRENCY,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::object::{Object, Read};
 use super::scope::Scope;
-use super::volume::decode;
+use super::volume::{decode, disk};
 use crate::manifest::api::{
-    ClaimSpec, ClaimTemplate, PersistentVolumeClaim, Secret, SecretValue, ServiceAccount, StorageClass,
+    ClaimTemplate, PersistentVolumeClaim, Secret, SecretValue, ServiceAccount, StorageClass,
 };
 use crate::manifest::support::Annotation;
 
@@ -34,14 +34,6 @@ pub(super) fn claim_template(object: Object<'_>) -> Read<ClaimTemplate> {
         name: meta.text("name")?,
         labels: meta.map("labels")?,
         disk: disk(object.object("spec")?)?,
-    })
-}
-
-fn disk(spec: Object<'_>) -> Read<ClaimSpec> {
-    let requests = spec.object("resources")?.object("requests")?;
-    Ok(ClaimSpec {
-        size: requests.size_if("storage")?.ok_or_else(|| requests.missing("storage"))?,
-        storage_class: spec.text_if("storageClassName")?.filter(|name| !name.is_empty()),
     })
 }
 

@@ -6,7 +6,7 @@ use i2kit_spec::{LateContent, SecretKey, SecretName};
 use super::env::{FieldValue, field, resource};
 use super::object::{Object, Read};
 use super::scope::PodScope;
-use crate::manifest::api::{FileContent, Volume, VolumeFile, VolumeSource};
+use crate::manifest::api::{ClaimSpec, FileContent, Volume, VolumeFile, VolumeSource};
 use crate::manifest::tree::{Node, Resolved};
 
 /// Permissions of files where neither volume nor file sets any.
@@ -45,10 +45,24 @@ fn source(volume: Object<'_>, pod: &PodScope<'_>) -> Read<VolumeSource> {
             read_only: claim.flag("readOnly")?,
         });
     }
+    if volume.has("ephemeral") {
+        let claim = volume.object("ephemeral")?.object("volumeClaimTemplate")?;
+        let size = disk(claim.object("spec")?)?.size;
+        return Ok(VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(size) });
+    }
     let scratch = volume.object("emptyDir")?;
     Ok(VolumeSource::EmptyDir {
         memory: scratch.text("medium")? == "Memory",
         size_limit_bytes: scratch.size_if("sizeLimit")?,
+    })
+}
+
+/// The disk that the `spec` of a claim asks for.
+pub(super) fn disk(spec: Object<'_>) -> Read<ClaimSpec> {
+    let requests = spec.object("resources")?.object("requests")?;
+    Ok(ClaimSpec {
+        size: requests.size_if("storage")?.ok_or_else(|| requests.missing("storage"))?,
+        storage_class: spec.text_if("storageClassName")?.filter(|name| !name.is_empty()),
     })
 }
 

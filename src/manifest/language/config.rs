@@ -55,9 +55,8 @@ pub(super) static SERVICE_ACCOUNT: Table = Table::new(
         works(
             "imagePullSecrets",
             Type::List(&Type::Object(&PULL_SECRET)),
-            "registry credentials for the build",
-        )
-        .not_yet(),
+            "credentials for registries while images of its pods are built",
+        ),
     ],
 );
 

@@ -57,9 +57,8 @@ pub(super) static POD_SPEC: Table = Table::new(
         works(
             "imagePullSecrets",
             Type::List(&Type::Object(&PULL_SECRET)),
-            "registry credentials for the build; no machine ever sees them",
-        )
-        .not_yet(),
+            "credentials for registries while images are built, asked before docker's own; no machine ever sees them",
+        ),
         works("securityContext", Type::Object(&POD_SECURITY), "defaults for all containers"),
         mapped(
             "nodeSelector",

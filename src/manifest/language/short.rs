@@ -1,6 +1,6 @@
 //! The paper's own short form: one pod and its Service on half a page.
 
-use super::field::{COUNT, LABEL, TEXT, TEXTS, Table, Text, Type, mapped, works};
+use super::field::{COUNT, LABEL, TEXT, TEXTS, Table, Text, Type, mapped, refused, works};
 
 /// A document without `apiVersion`.
 pub(in crate::manifest) static SHORT_FORM: Table = Table::new(
@@ -9,12 +9,19 @@ pub(in crate::manifest) static SHORT_FORM: Table = Table::new(
     &[
         works("name", LABEL, "name of the Deployment and of the Service").required(),
         works("replicas", COUNT, "machines in the group").default("1"),
-        works("stateful", Type::Bool, "whether each machine has a name and a disk of its own")
-            .default("false")
-            .not_yet()
-            .unless(&["false"]),
+        refused(
+            "stateful",
+            Type::Bool,
+            "the short form does not say where a disk is mounted",
+            "write a StatefulSet, whose `volumeClaimTemplates` and `volumeMounts` do",
+        )
+        .unless(&["false"]),
         works("public", Type::Bool, "whether the Service is reachable from outside").default("false"),
-        mapped("instance_type", TEXT, "the exact type of machine").not_yet(),
+        mapped(
+            "instance_type",
+            TEXT,
+            "the exact type of machine, as `node.kubernetes.io/instance-type` of a nodeSelector",
+        ),
         works("containers", Type::Map(Text::Label, &Type::Object(&SHORT_CONTAINER)), "containers by name")
             .required(),
     ],

@@ -2,7 +2,8 @@
 
 use super::container::{FIELD_REF, RESOURCE_REF};
 use super::field::{
-    Choice, Field, LABEL, OneOf, Table, Target, Text, Type, mapped, refused, refused_word, word, works,
+    Choice, Field, LABEL, OneOf, TEXT, Table, Target, Text, Type, mapped, no_meaning, refused, refused_word,
+    silent, word, works,
 };
 
 const OTHER: &str = "kept by a driver that runs in a cluster";
@@ -33,8 +34,17 @@ pub(super) static VOLUME: Table = Table::new(
         works("projected", Type::Object(&PROJECTED), "files from several sources"),
         works("downwardAPI", Type::Object(&DOWNWARD), "files from fields of the pod"),
         mapped("persistentVolumeClaim", Type::Object(&CLAIM), "a disk that outlives the machine"),
-        mapped("ephemeral", Type::Any, "a disk that lives as long as the pod").presence().not_yet(),
-        mapped("image", Type::Any, "the files of an image, read-only").not_yet(),
+        mapped(
+            "ephemeral",
+            Type::Object(&EPHEMERAL),
+            "scratch space of the size that its claim asks for, gone with the machine; classes make no difference",
+        ),
+        refused(
+            "image",
+            Type::Any,
+            "files of a further image are not mounted",
+            "copy them in an init container of that image into an emptyDir",
+        ),
         refused(
             "hostPath",
             Type::Any,
@@ -101,6 +111,21 @@ static EMPTY_DIR: Table = Table::new(
             Type::Bytes,
             "its size at most; writing more fails. 16 GiB without it; in memory, half of the machine's is the bound in any case",
         ),
+    ],
+);
+
+static EPHEMERAL: Table = Table::new(
+    "EphemeralVolumeSource",
+    "Scratch space that is written as a claim.",
+    &[works("volumeClaimTemplate", Type::Object(&EPHEMERAL_CLAIM), "the claim").required()],
+);
+
+static EPHEMERAL_CLAIM: Table = Table::new(
+    "PersistentVolumeClaimTemplate",
+    "A claim that lives as long as its pod.",
+    &[
+        silent("metadata", "nobody else sees the claim"),
+        works("spec", Type::Object(&CLAIM_SPEC), "its size").required(),
     ],
 );
 
@@ -251,7 +276,7 @@ static CLAIM: Table = Table::new(
 );
 
 /// Access modes of claims.
-pub(super) static ACCESS_MODES: &[Choice] = &[
+static ACCESS_MODES: &[Choice] = &[
     word("ReadWriteOnce", "one machine at a time"),
     word("ReadWriteOncePod", "one machine at a time"),
     refused_word(
@@ -265,3 +290,59 @@ pub(super) static ACCESS_MODES: &[Choice] = &[
         "put the files into the image or a ConfigMap",
     ),
 ];
+
+/// `spec` of a claim.
+pub(super) static CLAIM_SPEC: Table = Table::new(
+    "PersistentVolumeClaimSpec",
+    "A disk.",
+    &[
+        works("accessModes", Type::Filled(&Type::Choice(ACCESS_MODES)), "who may use it at a time")
+            .required(),
+        works("resources", Type::Object(&CLAIM_RESOURCES), "its size").required(),
+        mapped(
+            "storageClassName",
+            Type::Name(Target::StorageClass),
+            "the type of disk; the cloud's usual one by default",
+        ),
+        works(
+            "volumeMode",
+            Type::Choice(&[
+                word("Filesystem", "with a file system"),
+                refused_word("Block", "raw block devices are not handed to containers", "use Filesystem"),
+            ]),
+            "what is on it",
+        )
+        .default("Filesystem"),
+        refused(
+            "volumeName",
+            TEXT,
+            "there are no PersistentVolume objects",
+            "remove it; a claim has the disk of its name, with what is on it",
+        )
+        .zero(),
+        refused(
+            "selector",
+            Type::Any,
+            "there are no PersistentVolume objects",
+            "remove it; a claim has the disk of its name, with what is on it",
+        ),
+        refused("dataSource", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
+        refused("dataSourceRef", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
+        no_meaning("volumeAttributesClassName", TEXT, "the storage class has it"),
+    ],
+);
+
+static CLAIM_RESOURCES: Table = Table::new(
+    "VolumeResourceRequirements",
+    "The size of a disk.",
+    &[
+        works("requests", Type::Object(&STORAGE), "the size").required(),
+        no_meaning("limits", Type::Any, "a disk has one size"),
+    ],
+);
+
+static STORAGE: Table = Table::new(
+    "Storage request",
+    "The size of a disk.",
+    &[works("storage", Type::Bytes, "in bytes; `10Gi`").required()],
+);

@@ -1,12 +1,11 @@
 //! Workloads: groups of machines.
 
 use super::field::{
-    COUNT, COUNT_1, Field, LABEL, TEXT, Table, Target, Type, mapped, no_meaning, refused, refused_word,
-    silent, word, works,
+    COUNT, COUNT_1, Field, LABEL, TEXT, Table, Type, mapped, refused, refused_word, silent, word, works,
 };
 use super::meta::{CLAIM_META, LABEL_META, SELECTOR, SUBDOMAIN_META};
 use super::pod::{POD_SPEC, TEMPLATE};
-use super::volume::ACCESS_MODES;
+use super::volume::CLAIM_SPEC;
 
 /// Every object's `apiVersion`; the kinds' table checks its value.
 pub(super) const API_VERSION: Field = works("apiVersion", TEXT, "version of the kind").required();
@@ -229,61 +228,6 @@ pub(super) static CLAIM: Table = Table::new(
         works("spec", Type::Object(&CLAIM_SPEC), "the disk").required(),
         STATUS,
     ],
-);
-
-static CLAIM_SPEC: Table = Table::new(
-    "PersistentVolumeClaimSpec",
-    "A disk.",
-    &[
-        works("accessModes", Type::Filled(&Type::Choice(ACCESS_MODES)), "who may use it at a time")
-            .required(),
-        works("resources", Type::Object(&CLAIM_RESOURCES), "its size").required(),
-        mapped(
-            "storageClassName",
-            Type::Name(Target::StorageClass),
-            "the type of disk; the cloud's usual one by default",
-        ),
-        works(
-            "volumeMode",
-            Type::Choice(&[
-                word("Filesystem", "with a file system"),
-                refused_word("Block", "raw block devices are not handed to containers", "use Filesystem"),
-            ]),
-            "what is on it",
-        )
-        .default("Filesystem"),
-        refused(
-            "volumeName",
-            TEXT,
-            "there are no PersistentVolume objects",
-            "remove it; a claim has the disk of its name, with what is on it",
-        )
-        .zero(),
-        refused(
-            "selector",
-            Type::Any,
-            "there are no PersistentVolume objects",
-            "remove it; a claim has the disk of its name, with what is on it",
-        ),
-        refused("dataSource", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
-        refused("dataSourceRef", Type::Any, "disks cannot be made from snapshots yet", "remove it"),
-        no_meaning("volumeAttributesClassName", TEXT, "the storage class has it"),
-    ],
-);
-
-static CLAIM_RESOURCES: Table = Table::new(
-    "VolumeResourceRequirements",
-    "The size of a disk.",
-    &[
-        works("requests", Type::Object(&STORAGE), "the size").required(),
-        no_meaning("limits", Type::Any, "a disk has one size"),
-    ],
-);
-
-static STORAGE: Table = Table::new(
-    "Storage request",
-    "The size of a disk.",
-    &[works("storage", Type::Bytes, "in bytes; `10Gi`").required()],
 );
 
 /// `v1` List, and the lists that clusters print: `ConfigMapList`.

@@ -2,7 +2,7 @@
 
 mod any_text;
 
-use i2kit_spec::{EnvValue, EnvVar};
+use i2kit_spec::{Bytes, EnvValue, EnvVar};
 
 use super::example::{POD, deployment, reading};
 use super::*;
@@ -79,6 +79,31 @@ fn the_short_form_becomes_a_deployment_and_a_service() {
     let service = &reading.set.services[0];
     assert_eq!((service.kind, service.ports[1].port), (api::ServiceType::LoadBalancer, 8080));
     assert_eq!(service.selector, web.template.labels);
+}
+
+#[test]
+fn the_short_form_may_name_a_machine_and_has_no_disk() {
+    let text = |more: &str| format!("name: web\n{more}\ncontainers: {{web: {{image: \"nginx:1.27\"}}}}\n");
+    let (_, short) = reading(&[&text("instance_type: t3.small\nstateful: false")], &Options::default());
+    assert_eq!(short.diagnostics, []);
+    assert_eq!(short.set.deployments[0].template.spec.placement.machine_types, ["t3.small"]);
+    let (_, short) = reading(&[&text("stateful: true")], &Options::default());
+    let found = &short.diagnostics[0];
+    assert_eq!(found.code, Code::RefusedField);
+    assert!(found.help.as_ref().is_some_and(|help| help.contains("StatefulSet")), "{found:?}");
+}
+
+#[test]
+fn an_ephemeral_volume_is_scratch_space_of_its_size() {
+    let volume = "volumes: [{name: work, ephemeral: {volumeClaimTemplate: {metadata: {labels: {a: b}}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Gi}}}}}}]";
+    let (_, reading) = reading(
+        &[&deployment(&POD.replacen("containers:", &format!("{volume}\n      containers:"), 1))],
+        &Options::default(),
+    );
+    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+    let found = &reading.set.deployments[0].template.spec.volumes[0];
+    let expected = api::VolumeSource::EmptyDir { memory: false, size_limit_bytes: Some(Bytes(2 << 30)) };
+    assert_eq!((found.name.as_str(), &found.source), ("work", &expected));
 }
 
 #[test]

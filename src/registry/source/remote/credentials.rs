@@ -9,7 +9,7 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 use reqwest::header::HeaderValue;
 
 /// The names under which docker keeps the credentials of Docker Hub. The first is what `docker login` writes.
-const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "docker.io", "index.docker.io"];
+pub(super) const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "docker.io", "index.docker.io"];
 
 /// The user name that goes with an identity token. Azure's registries hand out such tokens and take them as the
 /// password of this user.
@@ -30,6 +30,13 @@ pub(super) struct Secret {
     /// The name.
     pub(super) user: String,
     password: String,
+}
+
+impl Credentials {
+    /// Those of `user`.
+    pub(super) fn of(user: String, password: String) -> Self {
+        Self { who: format!("user {user}"), secret: Some(Secret { user, password }) }
+    }
 }
 
 impl Secret {
@@ -63,8 +70,7 @@ pub(super) fn find(config: Option<&Path>, registry: &str) -> (Credentials, Optio
         };
         match docker_credential::get_credential_from_reader(file, server) {
             Ok(DockerCredential::UsernamePassword(user, password)) if !user.is_empty() => {
-                let who = format!("user {user}");
-                return (Credentials { secret: Some(Secret { user, password }), who }, None);
+                return (Credentials::of(user, password), None);
             }
             Ok(DockerCredential::UsernamePassword(..)) => {}
             Ok(DockerCredential::IdentityToken(token)) => {

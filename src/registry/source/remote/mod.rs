@@ -6,6 +6,7 @@ mod credentials;
 mod download;
 mod endpoint;
 mod failure;
+mod pull_secrets;
 mod registries;
 mod retry;
 

@@ -9,10 +9,10 @@ use i2kit_spec::Architecture;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::client::{RegistryClient, Request};
-use super::credentials;
 use super::download::{Download, Outcome};
 use super::endpoint::{Endpoint, endpoints};
 use super::retry::retrying;
+use super::{credentials, pull_secrets};
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::registry::blocking::blocking;
 use crate::registry::error::Error;
@@ -74,11 +74,20 @@ impl Registries {
             return Ok(Arc::clone(client));
         }
         let (config, host) = (self.settings.docker_config.clone(), endpoint.host.clone());
-        let find = move || Ok(credentials::find(config.as_deref(), &host));
-        let (credentials, warning) = blocking(find).await?;
-        if let Some(warning) = warning {
-            self.events.warn(format!("{warning}; going on without credentials"));
+        let (given, warnings) = pull_secrets::find(&self.settings.pull_secrets, &endpoint.host);
+        for warning in warnings {
+            self.events.warn(warning);
         }
+        let credentials = if let Some(given) = given {
+            given
+        } else {
+            let find = move || Ok(credentials::find(config.as_deref(), &host));
+            let (credentials, warning) = blocking(find).await?;
+            if let Some(warning) = warning {
+                self.events.warn(format!("{warning}; going on without credentials"));
+            }
+            credentials
+        };
         let client = Arc::new(RegistryClient::new(
             endpoint,
             (&self.settings.proxies, self.settings.patience),
