@@ -40,7 +40,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("disk", &["oci", "plan"]),
     ("registry", &["erofs", "oci", "report"]),
     ("image", &["disk", "erofs", "oci", "plan", "registry", "report"]),
-    ("cloud", &["disk", "image", "manifest", "oci", "plan", "report", "text"]),
+    ("cloud", &["disk", "image", "manifest", "oci", "plan", "report"]),
     ("rollout", &["cloud", "image", "manifest", "oci", "plan", "report"]),
     (
         "cli",
@@ -60,7 +60,7 @@ const PURE_PARTS: &[&str] = &[
     "src/cloud/aws/plan/",
     "src/cloud/local/proxy/routing.rs",
     "src/cloud/local/network/wanted.rs",
-    "src/cloud/local/network/rules",
+    "src/cloud/local/network/rules.rs",
     "src/cloud/local/network/nftables",
     "src/cloud/local/mover/dns/message.rs",
     "src/cloud/local/mover/dns/zone.rs",

@@ -98,7 +98,7 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
     Ok(Secrets { values, versions })
 }
 
-/// The Secrets with credentials for registries that pods of the set name, or their service accounts, in the order written. One
+/// The Secrets with credentials for registries that pods of the set name, or their ServiceAccounts, in the order written. One
 /// without a value is a warning, as in Kubernetes: the image may be public, or docker may have logged in.
 pub(super) fn for_pulling(context: &Context, set: &ObjectSet) -> Result<Vec<PullSecret>, Failure> {
     let mut found: BTreeMap<Name, Option<PullSecret>> = BTreeMap::new();
@@ -226,10 +226,13 @@ mod tests {
             found.iter().map(|secret| (secret.name.as_str(), secret.document.as_slice())).collect();
         assert_eq!(
             found,
-            [("Secret outside", &b"from the environment"[..]), ("Secret own", b"from the manifest")]
+            [
+                ("Secret default/outside", &b"from the environment"[..]),
+                ("Secret default/own", b"from the manifest")
+            ]
         );
         let notes = notes.lock().unwrap();
-        assert!(notes.len() == 1 && notes[0].contains("Secret gone"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("default/gone"), "{notes:?}");
         assert_eq!(
             folder(&root.path().join("outside")).unwrap().into_keys().collect::<Vec<_>>(),
             [".dockerconfigjson"]

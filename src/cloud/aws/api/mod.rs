@@ -6,7 +6,6 @@ mod admission;
 mod auto_scaling;
 mod balancer;
 mod blocks;
-mod bridge;
 mod certificates;
 mod client;
 mod environment;
@@ -18,8 +17,6 @@ mod group;
 mod image;
 mod launch;
 mod logs;
-mod made;
-mod offers;
 mod preflight;
 mod refresh;
 mod role;
@@ -63,7 +60,7 @@ impl Cloud for Aws {
         if act.act == Act::Release {
             return self.release().await.map(|()| Generation::default());
         }
-        let admitted = Box::pin(self.admit(act)).await?;
+        let admitted = self.admit(act).await?;
         self.perform(&act.act, materials).await?;
         self.applied(act, &admitted).await
     }

@@ -18,8 +18,6 @@ impl Aws {
         let Some(wanted) = InstanceProfile::of(&group.namespace, launch) else {
             return Ok(frame.profile.clone());
         };
-        let boundary = self.settings.boundary.as_deref();
-        let plan = role::stack(&self.settings.environment, &wanted, boundary);
-        self.put_stack(&plan).await?.output("Profile")
+        self.put_stack(&role::stack(&self.settings.environment, &wanted)).await?.output("Profile")
     }
 }

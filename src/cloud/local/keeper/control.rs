@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -18,20 +18,14 @@ use crate::cloud::local::machine::process;
 use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted;
-use crate::cloud::local::proxy::Front;
-use crate::cloud::local::store::Environments;
 use crate::cloud::local::supervise::supervise;
-use crate::manifest::api::{IpFamily, Name, Protocol};
-use crate::plan::fleet::Listener;
+use crate::manifest::api::IpFamily;
 
-/// Between two looks: the end of a VM, and every other change, is seen within this time.
+/// Between two looks when nothing happens: the end of a VM is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Between two rounds while nothing is under way and no look finds a change: a time that comes is acted on within this time.
-const REST: Duration = Duration::from_secs(1);
-
-/// Between two looks at the length of consoles.
-const ROTATE: Duration = Duration::from_secs(10);
+/// Consoles are looked at for their length every so many ticks.
+const ROTATE_TICKS: u64 = 50;
 
 /// Lines of a VM's console that go into the reason of a failed refresh.
 const REASON_LINES: usize = 12;
@@ -39,10 +33,7 @@ const REASON_LINES: usize = 12;
 /// What the loop remembers from one round to the next, also when it fails in between.
 #[derive(Debug, Default)]
 struct Memory {
-    /// When consoles were looked at last.
-    rotated: Option<Instant>,
-    /// The records after the last round, where nothing was under way.
-    rest: Option<Environments>,
+    rounds: u64,
     /// Networks that the front door does not carry in.
     missing: inside::Missing,
     /// The attempt to make a network, which may take seconds.
@@ -62,29 +53,11 @@ pub(in crate::cloud::local) async fn run(keeper: Arc<Keeper>) {
 }
 
 async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), CloudError> {
-    let mut memory = memory.lock().await;
     loop {
-        round(&keeper, &mut memory).await?;
-        let found = keeper.state().at_rest();
-        // A round that changed something may be followed by one that has more to do.
-        let rest = found.as_ref().filter(|found| memory.rest.as_ref() == Some(*found));
-        wait(&keeper, rest).await;
-        memory.rest = found;
-    }
-}
-
-/// Waits until the next round is due: after one tick, or, where the records are at `rest`, once something is found to have
-/// changed.
-async fn wait(keeper: &Keeper, rest: Option<&Environments>) {
-    let until = Instant::now() + REST;
-    loop {
+        round(&keeper, &mut *memory.lock().await).await?;
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            () = keeper.changed.notified() => return,
-        }
-        let goes_on = rest.is_some_and(|rest| Instant::now() < until && !keeper.state().has_changed(rest));
-        if !goes_on || !keeper.mover.is_there() {
-            return;
+            () = keeper.changed.notified() => {}
         }
     }
 }
@@ -104,10 +77,10 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     if let Some(wanted) = blocking(|| fronts::wanted(keeper)) {
         keeper.proxy.want(wanted);
     }
-    if memory.rotated.is_none_or(|rotated| rotated.elapsed() >= ROTATE) {
-        memory.rotated = Some(Instant::now());
+    if memory.rounds.is_multiple_of(ROTATE_TICKS) {
         rotate(keeper);
     }
+    memory.rounds += 1;
     keeper.rounds.send_replace(());
     if blocking(|| keeper.state().mend())? {
         keeper.log.write(format_args!("{} was gone and is written anew", keeper.home.database().display()));
@@ -174,13 +147,13 @@ fn routes(keeper: &Keeper) -> Routes {
     // Those that have disks alone need nothing carried.
     let busy = state.environments.iter().filter(|(_, environment)| !environment.is_idle());
     for (environment_name, environment) in busy {
-        let families = state.addresses.families(environment_name, environment);
+        let families = state.addresses.families(environment);
         let is_inside = !families.is_empty();
         let has_ipv6 = families.contains(&IpFamily::V6);
         for (service, balancer) in balanced(environment) {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
-            let carried = |listener: &&Listener| !is_of_proxy(keeper, (environment_name, service), listener);
-            for listener in balancer.spec.listeners.iter().filter(carried) {
+            for listener in &balancer.spec.listeners {
+                let (port, protocol) = (listener.port, listener.protocol);
                 let affinity_seconds = balancer.spec.sticky_clients.then_some(balancer.spec.sticky_seconds);
                 let backends = listener.targets.iter().flat_map(|target| {
                     if is_inside && affinity_seconds.is_some() {
@@ -189,10 +162,14 @@ fn routes(keeper: &Keeper) -> Routes {
                     }
                     state.backends(environment, &target.group, (target.port, listener.protocol))
                 });
-                let id = ListenerId::of(environment_name, service, listener);
+                let id = ListenerId {
+                    environment: environment_name.clone(),
+                    service: service.clone(),
+                    port,
+                    protocol,
+                };
                 let family = balancer.spec.families.there(has_ipv6).into_iter().min().unwrap_or(IpFamily::V4);
-                let address = wanted::service_address(host, family);
-                let inside = is_inside.then(|| SocketAddr::new(address, listener.port));
+                let inside = is_inside.then(|| SocketAddr::new(wanted::service_address(host, family), port));
                 let source_ranges = balancer.spec.source_ranges.clone();
                 let backends = backends.collect();
                 routes
@@ -200,8 +177,10 @@ fn routes(keeper: &Keeper) -> Routes {
                     .insert(id, Route { host, backends, inside, source_ranges, affinity_seconds });
             }
         }
-        for Proxied { id, host, inside, .. } in inside::proxy_targets(environment)
-            .flat_map(|target| inside::proxied(environment_name, environment, target))
+        let ingresses = environment.balancers.values().filter_map(|balancer| balancer.spec.http.as_ref());
+        let targets = ingresses.flat_map(|http| &http.backends).flat_map(|backend| &backend.targets);
+        for Proxied { id, host, inside, .. } in
+            targets.flat_map(|target| inside::proxied(environment_name, environment, target))
         {
             routes.listeners.insert(id, Route { inside: Some(inside.into()), ..Route::new(host) });
         }
@@ -210,13 +189,6 @@ fn routes(keeper: &Keeper) -> Routes {
         routes.name_servers.insert(environment_name.clone(), server);
     }
     routes
-}
-
-/// Whether a port of a Service is the HTTP proxy's: it ends TLS, or did so until now and is not free yet.
-fn is_of_proxy(keeper: &Keeper, (environment, service): (&str, &Name), listener: &Listener) -> bool {
-    let front = || Front::port_id(environment, service, listener.port);
-    let is_held = || keeper.proxy.bound(&front()).https.is_some();
-    listener.tls.is_some() || listener.protocol == Protocol::Tcp && is_held()
 }
 
 /// Cuts consoles that are too long.
@@ -251,70 +223,4 @@ fn words(folder: &Path, death: Option<String>) -> Words {
     };
     let ending = cut(death.unwrap_or_else(said));
     Words { end, ending, tail: log_reader::tail(folder, REASON_LINES).into_iter().map(cut).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-    use crate::cloud::local::home::Home;
-    use crate::cloud::local::keeper::state::{Life, MachineHandle, Running};
-    use crate::cloud::local::store;
-    use crate::plan::fleet::{Health, InstanceState};
-
-    /// A process that runs until it is told otherwise.
-    #[derive(Debug)]
-    struct Process(Arc<AtomicBool>);
-
-    impl Running for Process {
-        fn pid(&self) -> u32 {
-            1
-        }
-
-        fn is_alive(&mut self) -> bool {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn killed_by(&mut self) -> Option<i32> {
-            None
-        }
-
-        fn kill(&mut self) {}
-    }
-
-    #[test]
-    fn there_is_rest_while_every_machine_serves_and_nothing_changes() {
-        let root = tempfile::tempdir().unwrap();
-        let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
-        home.create().unwrap();
-        let keeper = Keeper::open(home).unwrap();
-        let mut state = keeper.state();
-        state.environments = store::sample();
-        let is_alive = Arc::new(AtomicBool::new(true));
-        let life = Life::Started(Box::new(Process(Arc::clone(&is_alive))));
-        state.machines.insert("web-1-a".to_owned(), MachineHandle::new(life));
-        let set = |state: &mut crate::cloud::local::keeper::State, health: Health| {
-            for group in state.environments.values_mut().flat_map(|found| found.groups.values_mut()) {
-                group.memory.refresh = None;
-                for record in group.instances.values_mut() {
-                    (record.state, record.health) = (InstanceState::Running, health.clone());
-                }
-            }
-        };
-        set(&mut state, Health::STARTING);
-        assert_eq!(state.at_rest(), None, "a machine starts");
-        set(&mut state, Health::Healthy);
-        let rest = state.at_rest().expect("rest");
-        assert!(!state.has_changed(&rest));
-        set(&mut state, Health::Unhealthy { reason: "it is told so".into() });
-        assert!(state.at_rest().is_none() && state.has_changed(&rest), "a check found something");
-        set(&mut state, Health::Healthy);
-        assert!(!state.has_changed(&rest));
-        is_alive.store(false, Ordering::Relaxed);
-        assert!(state.has_changed(&rest), "a machine has ended");
-        state.machines.insert("web-1-b".to_owned(), MachineHandle::new(Life::Starting));
-        assert_eq!(state.at_rest(), None, "another one is being started");
-    }
 }

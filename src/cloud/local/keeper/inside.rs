@@ -97,7 +97,6 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
     let needs = |(name, environment): (&String, &Environment)| (!environment.is_idle()).then(|| name.clone());
     let names: BTreeSet<String> = keeper.state().environments.iter().filter_map(needs).collect();
     keeper.networks.keep(&names);
-    keeper.note_networks();
     each(&names, |name| rule_one(keeper, name))
 }
 
@@ -120,12 +119,7 @@ impl Keeper {
 /// Makes the rules of the network of an environment, if it has one, what is wanted now.
 fn rule_one(keeper: &Keeper, name: &str) -> Result<(), CloudError> {
     let Some(network) = keeper.networks.find(name) else { return Ok(()) };
-    let now = || {
-        let state = keeper.state();
-        let families = |environment| state.addresses.families(name, environment);
-        let found = state.environments.get(name);
-        found.map_or_else(Wanted::default, |environment| wanted(environment, &families(environment)))
-    };
+    let now = || keeper.state().environments.get(name).map_or_else(Wanted::default, wanted);
     network.apply(now).map_err(|error| CloudError::Program {
         program: "the network".into(),
         message: format!("the rules of {name} cannot be written: {error}"),
@@ -145,14 +139,13 @@ fn each(
     done
 }
 
-/// What the network of an environment is to be, whose machines have addresses of these families.
-fn wanted(environment: &Environment, families: &[IpFamily]) -> Wanted {
-    let has_ipv6 = families.contains(&IpFamily::V6);
+/// What the network of an environment is to be.
+fn wanted(environment: &Environment) -> Wanted {
     let mut services = Vec::new();
     for (_, balancer) in balanced(environment) {
         let Ok(host) = balancer.host.parse() else { continue };
-        // Those that its names have: without machines of a family nobody serves at the address.
-        let families = balancer.spec.families.there(has_ipv6);
+        // Without machines of a family nobody serves at the address.
+        let families = balancer.spec.families.there(true);
         for (listener, family) in balancer
             .spec
             .listeners
@@ -236,16 +229,7 @@ fn ranges(environment: &Environment, peer: &Peer) -> Vec<Range> {
     }
 }
 
-/// What the HTTP proxy leads to: backends of Ingresses, and machines behind ports of Services that end TLS.
-pub(super) fn proxy_targets(environment: &Environment) -> impl Iterator<Item = &TargetGroup> {
-    let specs = || environment.balancers.values().map(|balancer| &balancer.spec);
-    let ingresses = specs().filter_map(|spec| spec.http.as_ref()).flat_map(|http| &http.backends);
-    let listeners = specs().filter(|spec| spec.headless.is_none()).flat_map(|spec| &spec.listeners);
-    let ports = listeners.filter(|listener| listener.tls.is_some());
-    ingresses.flat_map(|backend| &backend.targets).chain(ports.flat_map(|listener| &listener.targets))
-}
-
-/// A port of a machine behind the HTTP proxy, with the listener of the front door by which the HTTP proxy reaches it: the proxy is
+/// A port of a machine behind an Ingress, with the listener of the front door by which the HTTP proxy reaches it: the proxy is
 /// in no environment's network.
 #[derive(Debug)]
 pub(super) struct Proxied {
@@ -261,7 +245,7 @@ pub(super) struct Proxied {
     pub(super) serves: bool,
 }
 
-/// The machines behind a target of the HTTP proxy in the environment `name`. Those that are drained finish what they have.
+/// The machines behind a target of an Ingress of the environment `name`. Those that are drained finish what they have.
 pub(super) fn proxied(name: &str, environment: &Environment, target: &TargetGroup) -> Vec<Proxied> {
     let records = environment.groups.get(&target.group).map(|group| group.instances.values());
     let there = records.into_iter().flatten().filter(|record| record.state != InstanceState::Ended);
@@ -318,11 +302,7 @@ fn serving(environment: &Environment, group: &Name, (family, port): (IpFamily, u
 
 #[cfg(test)]
 mod tests {
-    use super::super::names;
     use super::*;
-    use crate::cloud::local::mover::dns::zone::NameRecord;
-    use crate::manifest::api::{IpFamilies, ServiceType, Tls};
-    use crate::plan::fleet::{BalancerSpec, Health, Listener};
 
     #[test]
     fn every_environment_has_its_turn_and_the_first_error_is_told() {
@@ -334,66 +314,6 @@ mod tests {
         });
         assert_eq!(done, ["a", "b", "c"]);
         assert!(matches!(result, Err(CloudError::Store { message }) if message == "a"));
-    }
-
-    #[test]
-    fn the_proxy_leads_to_ports_with_tls_and_to_backends_of_ingresses_alone() {
-        let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
-        let spec = |spec| serde_json::from_value::<BalancerSpec>(spec).unwrap();
-        let target = |port: u16| serde_json::json!([{"group": name("web"), "port": port}]);
-        let tls = Tls { certificates: vec![], policy: None, to_pods: false };
-        let service = spec(serde_json::json!({"name": name("web"), "kind": "LoadBalancer", "listeners": [
-            {"port": 80, "protocol": "TCP", "targets": target(1)},
-            {"port": 443, "protocol": "TCP", "targets": target(2), "tls": tls},
-        ]}));
-        let ingress =
-            spec(serde_json::json!({"name": name("ingress/web"), "kind": "LoadBalancer", "listeners": [],
-            "http": {"rules": [], "backends": [{"service": "web", "port": 80, "targets": target(3)}]}}));
-        let record = |spec: BalancerSpec| (spec.name.clone(), BalancerRecord { spec, host: String::new() });
-        let balancers = [record(service), record(ingress)].into();
-        let environment = Environment { balancers, ..Environment::default() };
-        let ports: BTreeSet<u16> = proxy_targets(&environment).map(|target| target.port).collect();
-        assert_eq!(ports, BTreeSet::from([2, 3]));
-    }
-
-    #[test]
-    fn a_service_is_served_at_the_addresses_that_its_names_have() {
-        let mut environment = crate::cloud::local::store::sample().remove("local").unwrap();
-        let name = Name { namespace: "default".into(), name: "web".into() };
-        let families = |list: &[IpFamily]| IpFamilies { list: list.to_vec(), required: false };
-        let listener = Listener {
-            port: 80,
-            protocol: Protocol::Tcp,
-            name: None,
-            targets: vec![TargetGroup { group: name.clone(), port: 8080 }],
-            tls: None,
-        };
-        let [v4, v6] = [IpFamily::V4, IpFamily::V6];
-        for has in [&[v4][..], &[v4, v6]] {
-            for record in environment.groups.get_mut(&name).unwrap().instances.values_mut() {
-                let address = Ipv4Addr::new(10, 78, 1, 1);
-                record.address = Some(address);
-                record.address6 = has.contains(&v6).then(|| wanted::machine_address6(address));
-                record.health = Health::Healthy;
-                record.state = InstanceState::Running;
-            }
-            for wants in [&[v4][..], &[v6], &[v4, v6], &[v6, v4]] {
-                let spec = BalancerSpec {
-                    families: families(wants),
-                    ..BalancerSpec::new(name.clone(), ServiceType::ClusterIP, vec![listener.clone()])
-                };
-                let record = BalancerRecord { spec, host: "127.77.3.4".into() };
-                environment.balancers = [(name.clone(), record)].into();
-                let zone = names::zone(&environment, has);
-                let named = zone.find("web.default.svc.cluster.local").unwrap();
-                let served = super::wanted(&environment, has).services;
-                assert_eq!(named.len(), served.len(), "{has:?} {wants:?}");
-                for service in served {
-                    assert!(named.contains(&NameRecord::Address(service.address)), "{has:?} {wants:?}");
-                    assert!(!service.backends.is_empty(), "{has:?} {wants:?}: {service:?}");
-                }
-            }
-        }
     }
 
     #[test]

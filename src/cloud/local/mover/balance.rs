@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::cloud::local::affinity::Affinity;
+use super::affinity::Affinity;
 
 /// A backend of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

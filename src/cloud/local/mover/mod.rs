@@ -11,6 +11,7 @@
 //! others, [`host`] and [`guardian`] are what they become.
 
 mod admission;
+mod affinity;
 mod balance;
 mod bind;
 mod carrier;
@@ -44,4 +45,3 @@ mod udp;
 pub(crate) use self::client::{Given, GivenOutside, Mover};
 pub use self::family::run;
 pub(crate) use self::routes::{Backend, Counted, ListenerId, NameServer, Report, Route, Routes};
-pub(crate) use self::table::CONNECT_BOUNDS;

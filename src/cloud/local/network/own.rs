@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::cmdline;
-use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::holder::{self, Holder};
@@ -70,9 +69,6 @@ pub(crate) struct Network {
     outside: Mutex<Option<Outside>>,
     /// The rules that were written last.
     written: Mutex<Option<Wanted>>,
-    /// Sockets that the holder opened, connected to nothing yet. Each connection takes one, so that the holder is asked for
-    /// few of them.
-    spare: Mutex<Vec<OwnedFd>>,
 }
 
 /// What belongs together: a holder, and what it opened.
@@ -181,8 +177,7 @@ impl Networks {
             opened.map_err(|failure| advice::advice(&failure, &advice::Host::here()))?;
         let outside = Mutex::new(handles.outside.take());
         let open = Mutex::new(Open { holder, handles });
-        let (written, spare) = (Mutex::default(), Mutex::default());
-        let network = Arc::new(Network { start, open, outside, written, spare });
+        let network = Arc::new(Network { start, open, outside, written: Mutex::default() });
         networks.insert(environment.to_owned(), Arc::clone(&network));
         self.log.write(format_args!("the network of {environment} is there"));
         Ok(network)
@@ -262,7 +257,6 @@ impl Network {
         let route = &open.handles.route;
         let index =
             interfaces::list(route)?.get(&wanted::tap(machine)).copied().ok_or(io::ErrorKind::NotFound)?;
-        namespace::write_frames(&open.handles.rules, machine)?;
         interfaces::request(route, &interfaces::machine(index, machine, address6))?;
         let (user, net) = (open.handles.user.try_clone()?, open.handles.net.try_clone()?);
         Ok(NetworkDevice {
@@ -271,11 +265,6 @@ impl Network {
             cmdline: boot_parameters(machine, address6),
             inside: Some(Inside { user, net, tap }),
         })
-    }
-
-    /// Whether its machines may have addresses of IPv6.
-    pub(crate) fn has_ipv6(&self) -> bool {
-        locked(&self.open).handles.has_ipv6
     }
 
     /// Makes the rules what is wanted, if they are not. `wanted` is asked when nobody else writes any more: of several
@@ -303,34 +292,15 @@ impl Network {
 
     /// Connects to a TCP port in the network.
     pub(crate) async fn connect(self: &Arc<Self>, to: SocketAddrV4) -> io::Result<TcpStream> {
-        // While it is locked the holder is asked.
-        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare.pop());
-        let socket = if let Some(socket) = spare {
-            socket
-        } else {
-            let network = Arc::clone(self);
-            let opened = tokio::task::spawn_blocking(move || network.socket());
-            opened.await.map_err(io::Error::other)??
-        };
-        match rustix::net::connect(&socket, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let stream = TcpStream::from_std(socket.into())?;
+        let network = Arc::clone(self);
+        let dialled =
+            tokio::task::spawn_blocking(move || network.ask(|holder| holder.dial(Protocol::Tcp, to)));
+        let stream = TcpStream::from_std(dialled.await.map_err(io::Error::other)??.into())?;
         stream.writable().await?;
         match stream.take_error()? {
             Some(error) => Err(error),
             None => Ok(stream),
         }
-    }
-
-    /// A socket of TCP in the network. Blocks while the holder is asked.
-    fn socket(&self) -> io::Result<OwnedFd> {
-        let mut spare = locked(&self.spare);
-        if spare.is_empty() {
-            *spare = self.ask(Holder::sockets)?;
-        }
-        spare.pop().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// The number of open TCP connections of each machine.
