@@ -53,14 +53,40 @@ fn every_file_gets_the_findings_that_it_names() {
 }
 
 #[test]
-fn a_limit_on_who_connects_to_an_ingress_is_applied_on_every_cloud() {
-    let text = include_str!("findings/closed-ingress.yaml").replace("192.0.2.1/33", "192.0.2.1/32");
-    let noted = |cloud: usize| {
+fn a_limit_on_who_connects_is_applied_on_every_cloud_and_one_that_admits_nobody_is_told() {
+    let ingress = include_str!("findings/closed-ingress.yaml").replace("192.0.2.1/33", "192.0.2.1/32");
+    let service = |ranges: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, annotations: {{service.beta.kubernetes.io/load-balancer-source-ranges: {ranges}}}}}\nspec: {{type: LoadBalancer, loadBalancerSourceRanges: [{ranges}], selector: {{app: web}}, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let annotated = service("192.0.2.0/24").replace("loadBalancerSourceRanges: [192.0.2.0/24], ", "");
+    let noted = |text: &str, cloud: usize| {
         let options = Options { clouds: kinds::clouds(kinds::supports()[cloud]), ..Options::default() };
         let found = findings("x.yaml", text.as_bytes(), &options);
-        found.iter().filter(|finding| finding.contains("adapted") && finding.contains("source-range")).count()
+        let is_of_ranges = |finding: &&String| {
+            finding.starts_with("note adapted") && finding.to_lowercase().contains("source")
+        };
+        found.iter().filter(is_of_ranges).count()
     };
-    assert_eq!((noted(0), noted(1)), (0, 0));
+    // Both annotations of the Ingress.
+    let whitelist = "10.0.0.0/8, 192.0.2.1/32";
+    assert_eq!((noted(&ingress, 0), noted(&ingress, 1)), (1, 0));
+    for (range, expected) in [
+        ("127.0.0.1/32", 0),
+        ("127.0.0.0/8", 0),
+        ("127.9.0.0/16", 0),
+        ("0.0.0.0/0", 0),
+        ("126.0.0.0/8", 1),
+        ("fd00::/8", 1),
+        ("::/0", 1),
+    ] {
+        let ingress = ingress.replace(whitelist, &format!("{range}, 192.0.2.1/32"));
+        assert_eq!(noted(&ingress, 0), expected, "{range}");
+        assert_eq!((noted(&service(range), 0), noted(&service(range), 1)), (expected, 0), "{range}");
+    }
+    assert_eq!((noted(&annotated, 0), noted(&annotated, 1)), (1, 0));
+    assert_eq!(noted(&service(""), 0), 0, "no range is everybody");
 }
 
 #[test]

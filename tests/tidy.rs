@@ -40,7 +40,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("disk", &["oci", "plan"]),
     ("registry", &["erofs", "oci", "report"]),
     ("image", &["disk", "erofs", "oci", "plan", "registry", "report"]),
-    ("cloud", &["disk", "image", "manifest", "oci", "plan", "report"]),
+    ("cloud", &["disk", "image", "manifest", "oci", "plan", "report", "text"]),
     ("rollout", &["cloud", "image", "manifest", "oci", "plan", "report"]),
     (
         "cli",

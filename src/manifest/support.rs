@@ -188,6 +188,8 @@ pub struct Support {
     pub role: Option<Form>,
     /// `provisioner` of a StorageClass: drivers of its disks.
     pub provisioners: &'static [&'static str],
+    /// The range of addresses that all clients of its balancers have, where they are of one computer.
+    pub clients: Option<&'static str>,
 }
 
 /// A cloud on which everything works, for those who read manifests for no cloud.
@@ -199,6 +201,7 @@ pub static ANY: Support = Support {
     certificate: None,
     role: None,
     provisioners: &[],
+    clients: None,
 };
 
 impl Support {

@@ -86,6 +86,7 @@ pub static SUPPORT: Support = Support {
     certificate: Some(Form { fits: is_certificate, rule: "a certificate is named by its ARN" }),
     role: Some(Form { fits: is_role, rule: "a role of AWS is named by its name or its ARN" }),
     provisioners: &["ebs.csi.aws.com", "kubernetes.io/aws-ebs"],
+    clients: None,
 };
 
 /// Whether the text is the ARN of a certificate.

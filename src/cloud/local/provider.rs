@@ -34,7 +34,23 @@ struct Local {
     acme: Option<AcmeIssuer>,
 }
 
+/// The form of `acme`, for who wrote something else.
+const ACME_FORM: &str = "write `acme: {}` for Let's Encrypt, `acme: {email: ops@example.com}`, or \
+    `acme: {directory: \"https://ca.example.com/directory\"}`";
+
 fn read(fields: Map<String, Value>) -> Result<Arc<dyn Provider>, serde_json::Error> {
+    if let Some(value) = fields.get("acme") {
+        let found = match value {
+            Value::Object(_) => {
+                serde_json::from_value::<AcmeIssuer>(value.clone()).err().map(|error| error.to_string())
+            }
+            Value::Null => Some("it has no value".to_owned()),
+            other => Some(format!("it is a map, got `{other}`")),
+        };
+        if let Some(reason) = found {
+            return Err(serde_json::Error::custom(format!("acme: {reason}; {ACME_FORM}")));
+        }
+    }
     let local: Local = serde_json::from_value(fields.into())?;
     if let Some(reason) = local.acme.as_ref().and_then(acme::refusal) {
         return Err(serde_json::Error::custom(format!("acme: {reason}")));
@@ -133,6 +149,8 @@ fn program(client: &Client, name: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[tokio::test]
@@ -164,5 +182,23 @@ mod tests {
         let error = Local { acme: None }.refuse_size(&name, MAX_MEMBERS + 1).unwrap_err().to_string();
         assert!(error.contains("web with 1001 instances") && error.contains("at most 1000"), "{error}");
         assert!(!error.contains("run the command again"), "{error}");
+    }
+
+    #[test]
+    fn a_ca_that_is_named_in_another_form_is_told_the_right_one() {
+        let read = |json: Value| read(Map::from_iter([("acme".to_owned(), json)]));
+        for (json, words) in [
+            (Value::Null, "it has no value"),
+            (json!(true), "it is a map, got `true`"),
+            (json!("letsencrypt"), "it is a map, got `\"letsencrypt\"`"),
+            (json!([{}]), "it is a map, got `[{}]`"),
+            (json!({"email": 5}), "invalid type: integer `5`"),
+            (json!({"mail": "a@b"}), "unknown field `mail`"),
+        ] {
+            let error = read(json).unwrap_err().to_string();
+            assert!(error.contains(&format!("acme: {words}")), "{error}");
+            assert!(error.contains("`acme: {}` for Let's Encrypt") && error.contains("{email: "), "{error}");
+        }
+        assert!(read(json!({})).is_ok() && read(json!({"email": "ops@example.com"})).is_ok());
     }
 }

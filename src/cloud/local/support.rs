@@ -36,4 +36,6 @@ pub static SUPPORT: Support = Support {
         "hostpath.csi.k8s.io",
         "kubernetes.io/host-path",
     ],
+    // Balancers listen on loopback.
+    clients: Some("127.0.0.0/8"),
 };

@@ -250,18 +250,30 @@ pub(in crate::manifest) fn is_cidr(text: &str) -> bool {
 
 /// Whether a range is within another one, and smaller.
 pub(in crate::manifest) fn is_part_of_cidr(part: &str, whole: &str) -> bool {
-    let range = |text: &str| {
-        let (ip, bits) = text.split_once('/')?;
-        let bits: u32 = bits.parse().ok()?;
-        // The number's first bits are the address'.
-        match ip.parse().ok()? {
-            IpAddr::V4(ip) => Some((true, u128::from(ip.to_bits()) << 96, bits)),
-            IpAddr::V6(ip) => Some((false, ip.to_bits(), bits)),
-        }
-    };
     let (Some(part), Some(whole)) = (range(part), range(whole)) else { return false };
-    let differs = part.1 ^ whole.1;
-    part.0 == whole.0 && part.2 > whole.2 && differs.leading_zeros() >= whole.2
+    part.2 > whole.2 && share(part, whole)
+}
+
+/// Whether two ranges have an address in common.
+pub(in crate::manifest) fn overlap(one: &str, other: &str) -> bool {
+    range(one).zip(range(other)).is_some_and(|(one, other)| share(one, other))
+}
+
+/// A range: whether it is of IPv4, its address, whose first bits are the number's, and how many of them are its own.
+type Range = (bool, u128, u32);
+
+fn range(text: &str) -> Option<Range> {
+    let (ip, bits) = text.split_once('/')?;
+    let bits: u32 = bits.parse().ok()?;
+    match ip.parse().ok()? {
+        IpAddr::V4(ip) => Some((true, u128::from(ip.to_bits()) << 96, bits)),
+        IpAddr::V6(ip) => Some((false, ip.to_bits(), bits)),
+    }
+}
+
+/// Whether the smaller one is within the other one.
+fn share(one: Range, other: Range) -> bool {
+    one.0 == other.0 && (one.1 ^ other.1).leading_zeros() >= one.2.min(other.2)
 }
 
 fn is_host(text: &str) -> bool {

@@ -2,15 +2,17 @@
 //! key, one an account at a CA. Each is written whole.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::record::Record;
+use super::record::{HOSTS, Record};
 use crate::cloud::CloudError;
 use crate::cloud::local::home::{self, Home};
 use crate::cloud::local::proxy::PrivateKey;
@@ -18,6 +20,15 @@ use crate::oci::Digest;
 
 /// The mode of a file that is its owner's alone.
 const PRIVATE: u32 = 0o600;
+
+/// The longest file: a chain of certificates, its key and an order are some kilobytes.
+const MAX_FILE: u64 = 256 << 10;
+
+/// Hosts that are read: a host may have had another CA before.
+const RECORDS: usize = 2 * HOSTS;
+
+/// So many files that are left alone are told of by name.
+const TOLD: usize = 10;
 
 /// An account at a CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,11 +63,26 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), CloudError> {
     synced.map_err(CloudError::file("write", folder))
 }
 
+/// A file of ours: no link, no folder, and no longer than one can be.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.len() {
+        _ if !metadata.is_file() => Err(io::Error::other("it is no file")),
+        length if length > MAX_FILE => Err(io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
+        _ => Ok(file),
+    }
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CloudError> {
-    let text = match fs::read(path) {
+    let mut text = Vec::new();
+    match open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(CloudError::file("read", path))?,
-    };
+        file => file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut text)),
+    }
+    .map_err(CloudError::file("read", path))?;
     serde_json::from_slice(&text).map(Some).map_err(|error| CloudError::File {
         action: "read".into(),
         path: path.to_owned(),
@@ -64,30 +90,86 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CloudError> {
     })
 }
 
-/// The records of all hosts, by id. Those that cannot be read are beside them, as what is wrong.
-pub(super) fn load(home: &Home) -> Result<(BTreeMap<String, Record>, Vec<CloudError>), CloudError> {
-    let folder = records(home);
-    let entries = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
-        entries => entries.map_err(CloudError::file("read", &folder))?,
-    };
-    let (mut found, mut unreadable) = (BTreeMap::new(), Vec::new());
-    for entry in entries {
-        let path = entry.map_err(CloudError::file("read", &folder))?.path();
-        let is_record = path.extension().is_some_and(|extension| extension == "json")
-            && !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !is_record {
-            // A write that was interrupted.
-            fs::remove_file(&path).map_err(CloudError::file("remove", &path))?;
-            continue;
-        }
-        match read::<Record>(&path) {
-            Ok(Some(record)) => drop(found.insert(record.want.id(), record)),
-            Ok(None) => {}
-            Err(error) => unreadable.push(error),
+/// What the folder of hosts has.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// The records, by id.
+    pub(super) records: BTreeMap<String, Record>,
+    /// What was left alone, and why: the first ones, and how many there are beside them.
+    pub(super) told: Vec<String>,
+    left_out: usize,
+}
+
+impl Loaded {
+    fn tell(&mut self, what: impl fmt::Display) {
+        if self.told.len() < TOLD {
+            self.told.push(what.to_string());
+        } else {
+            self.left_out += 1;
         }
     }
-    Ok((found, unreadable))
+
+    /// Takes what has the name of a record.
+    fn take(&mut self, id: &str, path: &Path) {
+        match read::<Record>(path) {
+            Ok(Some(_)) if self.records.len() >= RECORDS => {
+                self.tell(format_args!("{} is one of more than {RECORDS} hosts", path.display()));
+            }
+            Ok(Some(record)) if record.want.id() == id => drop(self.records.insert(id.to_owned(), record)),
+            Ok(Some(_)) => self.tell(format_args!("{} is of a host with another name", path.display())),
+            Ok(None) => {}
+            Err(error) => self.tell(error),
+        }
+    }
+}
+
+/// The id in the name of a record, or of one that was being written when its process ended (see [`home::write_whole`]).
+fn id(name: &str) -> Option<(&str, bool)> {
+    let name = name.strip_suffix(".json")?;
+    let (id, is_new) = match name.strip_prefix(".new-") {
+        Some(rest) => {
+            let (process, id) = rest.split_once('-')?;
+            process.parse::<u32>().ok()?;
+            (id, true)
+        }
+        None => (name, false),
+    };
+    let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+    (id.len() == 32 && id.bytes().all(is_hex)).then_some((id, is_new))
+}
+
+/// The records of all hosts. What is no record, or cannot be read, is left alone and told.
+pub(super) fn load(home: &Home) -> Result<Loaded, CloudError> {
+    let folder = records(home);
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Loaded::default()),
+        entries => entries.map_err(CloudError::file("read", &folder))?,
+    };
+    let mut loaded = Loaded::default();
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                loaded.tell(CloudError::file("read", &folder)(error));
+                break;
+            }
+        };
+        let name = path.file_name().and_then(OsStr::to_str);
+        match name.and_then(id) {
+            Some((id, false)) => loaded.take(id, &path),
+            // A write that was interrupted.
+            Some((_, true)) => {
+                if let Err(error) = fs::remove_file(&path) {
+                    loaded.tell(CloudError::file("remove", &path)(error));
+                }
+            }
+            None => loaded.tell(format_args!("{} is none of its files, and is left alone", path.display())),
+        }
+    }
+    if loaded.left_out > 0 {
+        loaded.told.push(format!("{} further files are left alone", loaded.left_out));
+    }
+    Ok(loaded)
 }
 
 /// Writes a record.
@@ -112,4 +194,59 @@ pub(super) fn load_account(home: &Home, directory: &str) -> Result<Option<Stored
 /// Writes the account at a CA.
 pub(super) fn save_account(home: &Home, directory: &str, stored: &StoredAccount) -> Result<(), CloudError> {
     write(&account(home, directory), stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+    use crate::cloud::local::acme::record::Want;
+    use crate::manifest::api::AcmeIssuer;
+
+    #[test]
+    fn what_is_none_of_its_files_is_left_alone_and_hurts_no_host() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let record = |host: &str| {
+            let issuer = AcmeIssuer { directory: "https://ca/dir".into(), email: None, ca_bundle: None };
+            Record::new(Want { host: host.into(), issuer })
+        };
+        let (good, other) = (record("a.i2kit.dev"), record("b.i2kit.dev"));
+        save(&home, &good).unwrap();
+        let folder = records(&home);
+        let named = |digit: &str| folder.join(format!("{}.json", digit.repeat(32)));
+        // Other names, and what only looks like one that was being written.
+        let mut kept = vec![folder.join("notes.txt"), folder.join("x.json"), folder.join(".new-1-x.json")];
+        for path in &kept {
+            fs::write(path, "{").unwrap();
+        }
+        kept.push(folder.join("folder"));
+        // Names of records: a folder, a link, no file at all, one that is too long, one that is damaged, a copy.
+        kept.extend(["0", "1", "2", "3", "4", "5"].map(named));
+        for path in &kept[3..=4] {
+            fs::create_dir(path).unwrap();
+        }
+        symlink(folder.join(format!("{}.json", good.want.id())), &kept[5]).unwrap();
+        mknodat(CWD, &kept[6], FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        fs::File::create(&kept[7]).unwrap().set_len(1 << 30).unwrap();
+        fs::write(&kept[8], "{").unwrap();
+        fs::write(&kept[9], serde_json::to_vec(&other).unwrap()).unwrap();
+        let interrupted = folder.join(format!(".new-7-{}.json", good.want.id()));
+        fs::write(&interrupted, "half").unwrap();
+        let loaded = load(&home).unwrap();
+        assert_eq!(loaded.records.into_values().collect::<Vec<_>>(), [good]);
+        assert_eq!(loaded.told.len(), kept.len(), "{:#?}", loaded.told);
+        assert!(kept.iter().all(|path| path.symlink_metadata().is_ok()), "nothing of others is removed");
+        assert!(!interrupted.exists());
+        // However many there are, few are told of.
+        for number in 0..100 {
+            fs::write(folder.join(number.to_string()), "").unwrap();
+        }
+        let told = load(&home).unwrap().told;
+        assert!(told.len() == TOLD + 1 && told[TOLD].starts_with("100 further files"), "{told:#?}");
+    }
 }

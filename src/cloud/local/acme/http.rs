@@ -3,16 +3,20 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
-use hyper::header::RETRY_AFTER;
-use hyper::{Request, Response, StatusCode};
-use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::http::response::Parts;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, Problem};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Url};
+use serde_json::Value;
 
+use super::record::LONGEST_WISH;
+use crate::cloud::local::clock;
 use crate::manifest::api::AcmeIssuer;
 
 /// Until a connection stands.
@@ -24,6 +28,9 @@ const REQUEST: Duration = Duration::from_secs(30);
 /// The longest answer: a chain of certificates is some kilobytes.
 const MAX_ANSWER: usize = 1 << 20;
 
+/// Parts of a problem that are read.
+const PARTS: usize = 8;
+
 /// Why a CA cannot be asked as it is named in an environment file.
 pub(in crate::cloud::local) fn refusal(issuer: &AcmeIssuer) -> Option<String> {
     let AcmeIssuer { directory, email, ca_bundle } = issuer;
@@ -33,7 +40,8 @@ pub(in crate::cloud::local) fn refusal(issuer: &AcmeIssuer) -> Option<String> {
             && url.username().is_empty()
             && url.password().is_none()
     });
-    if !is_url {
+    // As the library reads it, which panics at what it cannot read.
+    if !is_url || directory.parse::<Uri>().is_err() {
         return Some(format!(
             "`directory` is the URL of an ACME server, which begins with `https://`, got `{directory}`"
         ));
@@ -60,11 +68,25 @@ pub(in crate::cloud::local) fn refusal(issuer: &AcmeIssuer) -> Option<String> {
 #[derive(Debug, Clone)]
 pub(super) struct Requests {
     client: Client,
-    retry_after: Arc<Mutex<Option<Duration>>>,
+    last: Arc<Mutex<Last>>,
 }
 
+/// What is known of the last request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Last {
+    /// How long the answer asked to wait, where it was a refusal.
+    pub(super) wish: Option<Duration>,
+    /// Whether it asked for nothing but to see something: an order, an authorization, the directory.
+    pub(super) is_look: bool,
+}
+
+/// An answer that is neither what was asked for nor a problem in the form of ACME.
+#[derive(Debug, thiserror::Error)]
+#[error("it answered with {0}, and without a reason that can be read")]
+pub(super) struct Unexplained(pub(super) StatusCode);
+
 impl Requests {
-    /// A client that trusts what the system trusts, and what the environment names.
+    /// A client that trusts what the system trusts, and what the environment names. It goes by no HTTP proxy.
     pub(super) fn new(issuer: &AcmeIssuer) -> Result<Self, reqwest::Error> {
         // An error means that one is installed.
         let _installed = rustls::crypto::ring::default_provider().install_default();
@@ -72,36 +94,46 @@ impl Requests {
             .connect_timeout(CONNECT)
             .timeout(REQUEST)
             .https_only(true)
+            .no_proxy()
             .redirect(Policy::none());
         if let Some(pem) = &issuer.ca_bundle {
             client = client.tls_certs_merge(Certificate::from_pem_bundle(pem.as_bytes())?);
         }
-        Ok(Self { client: client.build()?, retry_after: Arc::default() })
+        Ok(Self { client: client.build()?, last: Arc::default() })
     }
 
-    /// How long the last refusal asked to wait.
-    pub(super) fn wish(&self) -> Option<Duration> {
-        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The last request.
+    pub(super) fn last(&self) -> Last {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_last(&self, last: Last) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
     }
 
     async fn ask(self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Error> {
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await;
+        let body = body.to_bytes();
+        let is_look = head.method != Method::POST || is_empty(&body);
+        self.set_last(Last { wish: None, is_look });
         let url = Url::parse(&head.uri.to_string()).map_err(other)?;
         let mut headers = head.headers;
         let agent = concat!("i2kit/", env!("CARGO_PKG_VERSION"), " instant-acme");
-        headers.insert(hyper::header::USER_AGENT, hyper::header::HeaderValue::from_static(agent));
-        let asked = self.client.request(head.method, url).headers(headers).body(body.to_bytes());
+        headers.insert(hyper::header::USER_AGENT, HeaderValue::from_static(agent));
+        let is_directory = head.method == Method::GET;
+        let asked = self.client.request(head.method, url).headers(headers).body(body);
         let mut answer = asked.send().await.map_err(|error| other(root(&error)))?;
-        let is_refusal =
-            matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        let wish = answer.headers().get(RETRY_AFTER).filter(|_| is_refusal);
-        let wish = wish.and_then(|value| value.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
-        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner) = wish;
-        let mut response = Response::builder().status(answer.status());
-        if let Some(headers) = response.headers_mut() {
-            headers.clone_from(answer.headers());
+        let status = answer.status();
+        let mut headers = answer.headers().clone();
+        let wish = headers.remove(RETRY_AFTER).and_then(|value| pause(value.to_str().ok()?, clock::wall()));
+        if let Some(wish) = wish {
+            // In seconds, and within bounds: the library adds whatever there is to the time, which may overflow.
+            headers
+                .insert(RETRY_AFTER, HeaderValue::from(wish.as_secs() + u64::from(wish.subsec_nanos() > 0)));
         }
+        let is_refusal = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        self.set_last(Last { wish: wish.filter(|_| is_refusal), is_look });
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| other(root(&error)))? {
             if bytes.len() + chunk.len() > MAX_ANSWER {
@@ -109,12 +141,63 @@ impl Requests {
             }
             bytes.extend_from_slice(&chunk);
         }
-        if answer.status().is_server_error() && serde_json::from_slice::<serde_json::Value>(&bytes).is_err() {
-            return Err(other(format!("it answered with {}", answer.status())));
+        if !status.is_success() {
+            let problem = if is_directory { None } else { problem(status, &bytes) };
+            bytes = problem.ok_or_else(|| other(Unexplained(status)))?;
+        } else if is_directory && !names_nonces(&bytes) {
+            return Err(other("the URL of its directory leads to none: it names no `newNonce`"));
         }
-        let (parts, ()) = response.body(()).map_err(other)?.into_parts();
+        let mut response = Response::builder().status(status);
+        if let Some(known) = response.headers_mut() {
+            *known = headers;
+        }
+        let (parts, ()): (Parts, ()) = response.body(()).map_err(other)?.into_parts();
         Ok(BytesResponse { parts, body: Box::new(Bytes::from(bytes)) })
     }
+}
+
+/// Whether a request has no payload: it asks to see something (RFC 8555, 6.3).
+fn is_empty(body: &[u8]) -> bool {
+    let body: Option<Value> = serde_json::from_slice(body).ok();
+    body.is_some_and(|body| body.get("payload").and_then(Value::as_str) == Some(""))
+}
+
+/// Whether a directory has what every request begins with. The library panics where that is no URL.
+fn names_nonces(directory: &[u8]) -> bool {
+    let directory: Option<Value> = serde_json::from_slice(directory).ok();
+    let url = directory.as_ref().and_then(|directory| directory.get("newNonce")?.as_str());
+    url.is_some_and(|url| url.parse::<Uri>().is_ok())
+}
+
+/// A problem (RFC 8555, 6.7) with the status that it came with, and no more parts than are shown; `None` where the
+/// answer is none.
+fn problem(status: StatusCode, bytes: &[u8]) -> Option<Vec<u8>> {
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    serde_json::from_slice::<Problem>(bytes).ok()?;
+    let mut problem: Value = serde_json::from_slice(bytes).ok()?;
+    let fields = problem.as_object_mut()?;
+    fields.insert("status".into(), status.as_u16().into());
+    if let Some(parts) = fields.get_mut("subproblems").and_then(Value::as_array_mut) {
+        parts.truncate(PARTS);
+    }
+    serde_json::to_vec(&problem).ok()
+}
+
+/// How long `Retry-After` asks to wait (RFC 9110, 10.2.3), at the time `now` in milliseconds since the Unix epoch: seconds, or a
+/// date. A week at most.
+fn pause(value: &str, now: u64) -> Option<Duration> {
+    let value = value.trim();
+    let millis = if !value.is_empty() && value.bytes().all(|c| c.is_ascii_digit()) {
+        // More digits than a number has are a long time.
+        value.parse().unwrap_or(u64::MAX).saturating_mul(1000)
+    } else {
+        let date = httpdate::parse_http_date(value).ok()?;
+        let date = date.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(date.as_millis()).unwrap_or(u64::MAX).saturating_sub(now)
+    };
+    Some(Duration::from_millis(millis.min(LONGEST_WISH)))
 }
 
 impl HttpClient for Requests {
@@ -155,6 +238,8 @@ mod tests {
             (serde_json::json!({"directory": "http://ca.example.com/dir"}), "https://"),
             (serde_json::json!({"directory": "https://user:word@ca.example.com/dir"}), "https://"),
             (serde_json::json!({"directory": "letsencrypt"}), "https://"),
+            (serde_json::json!({"directory": "https://ca.example.com/a dir"}), "https://"),
+            (serde_json::json!({"directory": "https://cä.example.com/"}), "https://"),
             (serde_json::json!({"email": "ops"}), "one address"),
             (serde_json::json!({"email": "a@b, c@d"}), "one address"),
             (serde_json::json!({"email": "a@b?subject=x"}), "one address"),
@@ -164,5 +249,46 @@ mod tests {
             assert!(reason.contains(wanted), "{json}: {reason}");
         }
         assert!(serde_json::from_value::<AcmeIssuer>(serde_json::json!({"mail": "a@b"})).is_err());
+    }
+
+    #[test]
+    fn a_pause_is_seconds_or_a_date_and_a_week_at_most() {
+        let now = 784_111_777_000;
+        for (value, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("18446744073709551615", Some(LONGEST_WISH / 1000)),
+            ("99999999999999999999999", Some(LONGEST_WISH / 1000)),
+            // The three forms of a date, the time `now` and a minute.
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sunday, 06-Nov-94 08:50:37 GMT", Some(60)),
+            ("Sun Nov  6 08:50:37 1994", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(LONGEST_WISH / 1000)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(pause(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_problem_has_the_status_that_it_came_with_and_few_parts() {
+        let part = r#"{"type":"x","detail":"y"}"#;
+        let text = format!(r#"{{"status":200,"detail":"no","subproblems":[{}]}}"#, [part; 1000].join(","));
+        let read = problem(StatusCode::FORBIDDEN, text.as_bytes()).unwrap();
+        let read: Problem = serde_json::from_slice(&read).unwrap();
+        assert_eq!((read.status, read.subproblems.len()), (Some(403), PARTS));
+        for (status, text) in
+            [(403, "<html>"), (403, "[]"), (403, ""), (403, r#"{"subproblems":1}"#), (301, "{}"), (101, "{}")]
+        {
+            assert_eq!(
+                problem(StatusCode::from_u16(status).unwrap(), text.as_bytes()),
+                None,
+                "{status} {text}"
+            );
+        }
     }
 }

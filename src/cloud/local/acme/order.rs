@@ -1,10 +1,12 @@
 //! One attempt to get a certificate: the account, the order, the proof that the host leads here, the certificate. Each
 //! step begins with what the one before it saved.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::StatusCode;
+use i2kit_spec::status::TEXT_BYTES;
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeHandle, ChallengeStatus, ChallengeType, Error, Identifier, Key,
     NewOrder, Order, OrderStatus, RetryPolicy,
@@ -13,8 +15,9 @@ use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::files::{self, StoredAccount};
-use super::http::Requests;
+use super::http::{Last, Requests, Unexplained};
 use super::record::{Failure, Pending, Record, Want};
+use super::shown::at;
 use crate::cloud::CloudError;
 use crate::cloud::local::clock;
 use crate::cloud::local::home::Home;
@@ -22,6 +25,15 @@ use crate::cloud::local::proxy::{Certificate, Challenge, Flaw, PrivateKey, Proof
 
 /// How long a CA may take to look at a host, and to sign.
 const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How long one attempt may take in all: others wait meanwhile.
+const ATTEMPT: Duration = Duration::from_mins(10);
+
+/// The longest chain of certificates, as PEM.
+const MAX_CHAIN: usize = 64 << 10;
+
+/// The longest URL and the longest token of a CA: both are written down.
+const MAX_NAME: usize = 2048;
 
 /// What an attempt needs beside the CA.
 pub(super) trait World: Send + Sync {
@@ -33,15 +45,29 @@ pub(super) trait World: Send + Sync {
     fn answered(&self, token: &str) -> impl Future<Output = Result<(), String>> + Send;
 }
 
-/// Goes on with the record's order, or places one. The record has the certificate afterwards.
+/// Goes on with the record's order, or places one. The record has the certificate afterwards, and is not saved with it yet.
 pub(super) async fn attempt(world: &impl World, record: &mut Record) -> Result<(), Failure> {
-    let requests =
-        Requests::new(&record.want.issuer).map_err(|error| failed(&record.want, &error.to_string()))?;
-    let result = steps(world, record, &requests).await;
+    let want = record.want.clone();
+    let requests = Requests::new(&want.issuer).map_err(|error| failed(&want, &error.to_string()))?;
+    let result = within(ATTEMPT, &want, steps(world, record, &requests)).await;
     result.map_err(|mut failure| {
-        failure.wish = requests.wish().map(|wish| u64::try_from(wish.as_millis()).unwrap_or(u64::MAX));
+        let Last { wish, is_look } = requests.last();
+        let wish = wish.map(|wish| u64::try_from(wish.as_millis()).unwrap_or(u64::MAX));
+        // Who only looked and is put off has not failed.
+        failure.counts &= !(failure.limited && is_look && wish.is_some());
+        failure.wish = failure.wish.max(wish);
         failure
     })
+}
+
+/// The outcome of these steps, unless they take longer than `limit`.
+pub(super) async fn within<T>(
+    limit: Duration,
+    want: &Want,
+    steps: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let late = |_| failed(want, &format!("the attempt took more than {} minutes", limit.as_secs() / 60));
+    tokio::time::timeout(limit, steps).await.map_err(late)?
 }
 
 async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> Result<(), Failure> {
@@ -61,8 +87,9 @@ async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> 
     match order.state().status {
         OrderStatus::Invalid => return Err(invalid(&want, &mut order).await),
         OrderStatus::Ready => {
+            // A key that is none would be none the next time.
             let request =
-                signing_request(&want.host, &key).map_err(|error| failed(&want, &error.to_string()))?;
+                signing_request(&want.host, &key).map_err(|error| lost(&want, &error.to_string()))?;
             order.finalize_csr(&request).await.map_err(|error| step(&error))?;
         }
         OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Valid => {}
@@ -75,7 +102,7 @@ async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> 
     let now = clock::wall();
     check(&want, &chain, &key, now)?;
     record.succeed(now, chain, key);
-    world.save(record).map_err(|error| local(&error))
+    Ok(())
 }
 
 /// The order that was placed before, where the CA still has it, or a new one; with the key of its certificate.
@@ -89,12 +116,15 @@ async fn placed(
     if let Some(pending) = record.order.clone() {
         match account.order(pending.url).await {
             Ok(order) => return Ok((order, pending.key)),
-            // The CA answered, and has no such order any more.
-            Err(Error::Api(_)) => {
+            Err(error) => {
+                let failure = failure(&want, &error);
+                if !failure.is_final {
+                    return Err(failure);
+                }
+                // The CA answered, and has no such order any more.
                 record.order = None;
-                world.save(record).map_err(|error| local(&error))?;
+                world.save(record).map_err(|error| Failure::local(&error))?;
             }
-            Err(error) => return Err(failure(&want, &error)),
         }
     }
     let identifiers = [Identifier::Dns(want.host.clone())];
@@ -108,11 +138,12 @@ async fn placed(
         placed => placed,
     };
     let order = placed.map_err(|error| failure(&want, &error))?;
+    bounded(&want, order.url())?;
     let key = KeyPair::generate().map_err(|error| failed(&want, &error.to_string()))?;
     let key = PrivateKey(key.serialize_pem());
     let by_tls = record.takes_turn_by_tls();
     record.order = Some(Pending { url: order.url().to_owned(), key: key.clone(), by_tls, challenge: None });
-    world.save(record).map_err(|error| local(&error))?;
+    world.save(record).map_err(|error| Failure::local(&error))?;
     Ok((order, key))
 }
 
@@ -121,14 +152,14 @@ async fn placed(
 async fn account(home: &Home, want: &Want, requests: &Requests, again: bool) -> Result<Account, Failure> {
     let directory = &want.issuer.directory;
     let failure = |error: Error| failure(want, &error);
-    let stored = files::load_account(home, directory).map_err(|error| local(&error))?;
+    let stored = files::load_account(home, directory).map_err(|error| Failure::local(&error))?;
     let mut stored = if let Some(stored) = stored {
         stored
     } else {
         let (_, key) = Key::generate_pkcs8().map_err(failure)?;
         let key = PrivateKey(STANDARD.encode(key.secret_pkcs8_der()));
         let stored = StoredAccount { key, url: None, email: None };
-        files::save_account(home, directory, &stored).map_err(|error| local(&error))?;
+        files::save_account(home, directory, &stored).map_err(|error| Failure::local(&error))?;
         stored
     };
     let unusable =
@@ -143,9 +174,10 @@ async fn account(home: &Home, want: &Want, requests: &Requests, again: bool) -> 
         let private = PrivatePkcs8KeyDer::from(bytes.clone());
         let made = builder.create_from_key((key, private.into()), directory.clone()).await;
         let (account, _credentials) = made.map_err(failure)?;
+        bounded(want, account.id())?;
         stored.url = Some(account.id().to_owned());
         stored.email = None;
-        files::save_account(home, directory, &stored).map_err(|error| local(&error))?;
+        files::save_account(home, directory, &stored).map_err(|error| Failure::local(&error))?;
         account
     };
     if stored.email != want.issuer.email {
@@ -153,7 +185,7 @@ async fn account(home: &Home, want: &Want, requests: &Requests, again: bool) -> 
         let contacts: Vec<&str> = contact.as_deref().into_iter().collect();
         account.update_contacts(&contacts).await.map_err(failure)?;
         stored.email.clone_from(&want.issuer.email);
-        files::save_account(home, directory, &stored).map_err(|error| local(&error))?;
+        files::save_account(home, directory, &stored).map_err(|error| Failure::local(&error))?;
     }
     Ok(account)
 }
@@ -180,10 +212,13 @@ async fn prove(world: &impl World, record: &mut Record, order: &mut Order) -> Re
         let Some(mut challenge) = authorization.challenge(kind.clone()) else { continue };
         let proof = proof(&want.host, &kind, &challenge).map_err(|error| failed(want, &error.to_string()))?;
         let token = challenge.token.clone();
+        if !is_token(&token) {
+            return Err(lost(want, "the CA's challenge has a token that is none (RFC 8555, 8.3)"));
+        }
         if let Some(pending) = &mut record.order {
             pending.challenge = Some(Challenge { host: want.host.clone(), token: token.clone(), proof });
         }
-        world.save(record).map_err(|error| local(&error))?;
+        world.save(record).map_err(|error| Failure::local(&error))?;
         world.answered(&token).await.map_err(|reason| failed(want, &reason))?;
         if challenge.status == ChallengeStatus::Pending {
             challenge.set_ready().await.map_err(|error| failure(want, &error))?;
@@ -216,22 +251,42 @@ fn signing_request(host: &str, key: &PrivateKey) -> Result<Vec<u8>, rcgen::Error
     Ok(params.serialize_request(&key)?.der().to_vec())
 }
 
+/// Whether a text is a token of a challenge: letters and digits of base64url.
+fn is_token(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'))
+}
+
+/// Refuses a URL that is too long to be written down.
+fn bounded(want: &Want, url: &str) -> Result<(), Failure> {
+    if url.len() <= MAX_NAME {
+        return Ok(());
+    }
+    Err(failed(want, &format!("the CA gives a URL of more than {MAX_NAME} bytes")))
+}
+
 /// Refuses a certificate that cannot be served for the host.
 fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64) -> Result<(), Failure> {
-    let lost = |reason: &str| Failure { is_final: true, ..failed(want, reason) };
+    let refused = |reason: &str| lost(want, &format!("its certificate cannot be served: {reason}"));
+    if chain.len() > MAX_CHAIN {
+        return Err(refused(&format!("with its chain it has more than {MAX_CHAIN} bytes")));
+    }
     for flaw in examine(chain, &key.0, std::slice::from_ref(&want.host), now / 1000) {
         match flaw {
-            Flaw::Unusable(reason) => {
-                return Err(lost(&format!("its certificate cannot be served: {reason}")));
-            }
-            Flaw::Refused(reason) if reason.contains("it is not for") => {
-                return Err(lost(&format!("its certificate cannot be served: {reason}")));
-            }
-            // Of times: those of this computer may be the wrong ones.
+            Flaw::Unusable(reason) => return Err(refused(&reason)),
+            Flaw::Refused(reason) if reason.contains("it is not for") => return Err(refused(&reason)),
+            // Of times: they are looked at below.
             Flaw::Refused(_) => {}
         }
     }
-    lifetime(chain).map(drop).ok_or_else(|| lost("its certificate has no time"))
+    match lifetime(chain) {
+        Some((from, until)) if from < until && until > now / 1000 => Ok(()),
+        Some((from, until)) if from < until => {
+            let reason = format!("it expired at {} by the clock of this computer", at(until));
+            Err(refused(&reason))
+        }
+        _ => Err(refused("there is no time at which it is valid")),
+    }
 }
 
 /// Why the CA does not believe that the host leads here.
@@ -246,27 +301,40 @@ async fn invalid(want: &Want, order: &mut Order) -> Failure {
         }
     }
     reasons.dedup();
-    let reason = if reasons.is_empty() { "the order is invalid".to_owned() } else { reasons.join("; ") };
-    Failure { is_final: true, ..failed(want, &reason) }
+    let joined = reasons.join("; ");
+    lost(want, if reasons.is_empty() { "the order is invalid" } else { &joined })
 }
 
 /// A failure that another attempt may go on from.
 fn failed(want: &Want, reason: &str) -> Failure {
-    let reason = format!("{}: {reason}", want.authority());
-    Failure { reason, is_final: false, limited: false, wish: None }
+    Failure::new(&format!("{}: {reason}", want.authority()))
+}
+
+/// A failure that the order does not outlive.
+fn lost(want: &Want, reason: &str) -> Failure {
+    Failure { is_final: true, ..failed(want, reason) }
 }
 
 fn failure(want: &Want, error: &Error) -> Failure {
-    let Error::Api(problem) = error else {
-        return failed(want, &error.to_string());
-    };
-    let limited = is(problem, "rateLimited") || problem.status == Some(429);
-    Failure { limited, is_final: !limited, ..failed(want, &shown(problem)) }
-}
-
-/// Of this computer's files.
-fn local(error: &CloudError) -> Failure {
-    Failure { reason: error.to_string(), is_final: false, limited: false, wish: None }
+    match error {
+        Error::Api(problem) => {
+            let limited = is(problem, "rateLimited") || problem.status == Some(429);
+            // What the CA cannot do now says nothing about the order.
+            let is_final = !limited && problem.status.is_none_or(|status| status < 500);
+            Failure { is_final, limited, ..failed(want, &shown(problem)) }
+        }
+        Error::Timeout(Some(at)) => {
+            let wish = at.saturating_duration_since(Instant::now());
+            let wish = u64::try_from(wish.as_millis()).unwrap_or(u64::MAX);
+            Failure { wish: Some(wish), ..failed(want, &error.to_string()) }
+        }
+        Error::Other(reason) => {
+            let status = reason.downcast_ref::<Unexplained>().map(|answer| answer.0);
+            let limited = status == Some(StatusCode::TOO_MANY_REQUESTS);
+            Failure { limited, ..failed(want, &error.to_string()) }
+        }
+        error => failed(want, &error.to_string()),
+    }
 }
 
 /// Whether a problem is of an ACME kind (RFC 8555, 6.7).
@@ -275,13 +343,18 @@ fn is(problem: &instant_acme::Problem, kind: &str) -> bool {
         == Some(kind)
 }
 
-/// A problem in the CA's words.
+/// A problem in the CA's words, of which as much is read as can be shown.
 fn shown(problem: &instant_acme::Problem) -> String {
     let kind = problem.r#type.as_deref().unwrap_or_default();
     let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
-    let mut text = problem.detail.clone().unwrap_or_else(|| "without a reason".to_owned());
+    let status = || format!("it answered with the status {}, without a reason", problem.status.unwrap_or(0));
+    let start = |text: &str| text.chars().take(TEXT_BYTES).collect::<String>();
+    let mut text = problem.detail.as_deref().map_or_else(status, start);
     for part in &problem.subproblems {
-        text = format!("{text}; {part}");
+        if text.len() > TEXT_BYTES {
+            break;
+        }
+        text = format!("{text}; {}", start(&part.to_string()));
     }
-    if kind.is_empty() { text } else { format!("{text} ({kind})") }
+    if kind.is_empty() { text } else { format!("{text} ({})", start(kind)) }
 }

@@ -4,16 +4,24 @@
 //! day: Let's Encrypt allows five failed validations of a host an hour. Times are milliseconds of the wall clock, as a
 //! certificate's are; one that was set back makes nothing later than its pause.
 
-use i2kit_spec::status::cut;
+use std::slice;
+
+use i2kit_spec::status::{TEXT_BYTES, cut};
+use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 
-use crate::cloud::local::proxy::{Challenge, PrivateKey, lifetime};
+use crate::cloud::CloudError;
+use crate::cloud::local::proxy::{Challenge, Flaw, PrivateKey, examine, lifetime};
 use crate::manifest::api::AcmeIssuer;
 use crate::oci::Digest;
+use crate::text;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+
+/// Hosts at most, so that no manifest makes work without end.
+pub(super) const HOSTS: usize = 1000;
 
 /// After the first failure.
 const FIRST_PAUSE: u64 = 5 * MINUTE;
@@ -22,7 +30,13 @@ const FIRST_PAUSE: u64 = 5 * MINUTE;
 const LONGEST_PAUSE: u64 = DAY;
 
 /// The longest pause that a CA is obeyed in.
-const LONGEST_WISH: u64 = 7 * DAY;
+pub(super) const LONGEST_WISH: u64 = 7 * DAY;
+
+/// After an attempt that is not counted: one that the CA put off, or one that this computer could not write down.
+const SHORTEST_WISH: u64 = MINUTE;
+
+/// Before a renewal, whatever life a CA gives.
+const SHORTEST_RENEWAL: u64 = 30_000;
 
 /// How long other hosts wait for a CA that refused one of them for its number of requests, at most.
 const LONGEST_SHARED: u64 = HOUR;
@@ -131,6 +145,23 @@ pub(super) struct Failure {
     pub(super) limited: bool,
     /// How long the CA asks to wait, in milliseconds.
     pub(super) wish: Option<u64>,
+    /// Whether it is among those after which pauses are doubled.
+    pub(super) counts: bool,
+}
+
+impl Failure {
+    /// One that another attempt may go on from. A server may have chosen the text: it is cut, and can be shown.
+    pub(super) fn new(reason: &str) -> Self {
+        let mut reason: String = reason.chars().take(TEXT_BYTES + 1).collect();
+        reason = text::line(&reason).into_owned();
+        cut(&mut reason);
+        Self { reason, is_final: false, limited: false, wish: None, counts: true }
+    }
+
+    /// One of this computer's files: the CA is not to blame, nor is it asked.
+    pub(super) fn local(error: &CloudError) -> Self {
+        Self { counts: false, ..Self::new(&error.to_string()) }
+    }
 }
 
 impl Record {
@@ -159,8 +190,54 @@ impl Record {
 
     /// How long to wait before the next attempt, in milliseconds.
     pub(super) fn wait(&self, now: u64) -> u64 {
-        // A clock that was set back does not make it longer.
         self.pause.saturating_sub(now.saturating_sub(self.since))
+    }
+
+    /// When the next attempt is due, on the wall clock.
+    pub(super) fn due(&self) -> u64 {
+        self.since.saturating_add(self.pause)
+    }
+
+    /// Counts pauses from `now` where the clock was set back since they began: otherwise they would not end before the clock
+    /// is where it was. A renewal comes before the certificate ends nevertheless. Whether anything changed.
+    pub(super) fn turn_back(&mut self, now: u64) -> bool {
+        if self.since <= now {
+            return false;
+        }
+        self.since = now;
+        if let Some(issued) = &mut self.issued {
+            issued.at = issued.at.min(now);
+            let left = issued.expires.saturating_mul(1000).saturating_sub(now);
+            self.pause = if self.attempts == 0 { self.pause.min(left / 3 * 2) } else { self.pause };
+        }
+        true
+    }
+
+    /// Forgets what of a record that was read cannot be used, so that the CA is asked anew. Says what that was.
+    pub(super) fn mend(&mut self, now: u64) -> Option<String> {
+        let host = slice::from_ref(&self.want.host);
+        let flaws =
+            self.issued.as_ref().map(|issued| examine(&issued.chain, &issued.key.0, host, now / 1000));
+        let unusable = flaws.into_iter().flatten().find_map(|flaw| match flaw {
+            Flaw::Unusable(reason) => Some(reason),
+            Flaw::Refused(_) => None,
+        });
+        let certificate = unusable.map(|reason| {
+            self.issued = None;
+            // The pause was that before a renewal; one after failures is the CA's.
+            self.pause = if self.attempts == 0 { 0 } else { self.pause };
+            format!("the certificate that was stored cannot be served: {reason}")
+        });
+        let is_damaged = |order: &mut Pending| KeyPair::from_pem(&order.key.0).is_err();
+        let order =
+            self.order.take_if(is_damaged).map(|_| "the key that was stored cannot be read".to_owned());
+        let told: Vec<String> = certificate.into_iter().chain(order).collect();
+        if told.is_empty() {
+            return None;
+        }
+        let reason = told.join("; ");
+        self.failure = Some(Failure::new(&reason).reason);
+        Some(reason)
     }
 
     /// How long other hosts at the same CA are to wait.
@@ -185,14 +262,18 @@ impl Record {
 
     /// It failed.
     pub(super) fn fail(&mut self, now: u64, failure: Failure) {
-        let Failure { mut reason, is_final, limited, wish } = failure;
-        // A server chose the text.
-        cut(&mut reason);
+        let Failure { reason, is_final, limited, wish, counts } = failure;
         self.failure = Some(reason);
         self.limited = limited;
         self.under_way = false;
         self.since = now;
-        self.pause = self.pause.max(wish.unwrap_or(0).min(LONGEST_WISH));
+        let wish = wish.unwrap_or(0).min(LONGEST_WISH);
+        if counts {
+            self.pause = self.pause.max(wish);
+        } else {
+            self.attempts = self.attempts.saturating_sub(1);
+            self.pause = wish.max(SHORTEST_WISH);
+        }
         if is_final {
             self.order = None;
         }
@@ -202,11 +283,11 @@ impl Record {
     pub(super) fn succeed(&mut self, now: u64, chain: String, key: PrivateKey) {
         // One that cannot be read is not stored: see `order`.
         let (from, expires) = lifetime(&chain).unwrap_or_default();
-        let life = expires.saturating_sub(from) * 1000;
+        let life = expires.saturating_sub(from).saturating_mul(1000);
         let issued = Issued { chain, key, at: now, expires };
         *self = Self { issued: Some(issued), since: now, ..Self::new(self.want.clone()) };
         // From when it came, not from its own times: a clock that is wrong must not have it renewed without end.
-        self.pause = self.varied(life / 3 * 2).max(1000);
+        self.pause = self.varied(life / 3 * 2).max(SHORTEST_RENEWAL);
     }
 
     /// The last second of the certificate, since the Unix epoch.
@@ -222,8 +303,10 @@ impl Record {
         let key = key.map_or("", |key| key.0.as_str());
         let text = format!("{}\n{key}\n{}\n{}", self.want.host, self.attempts, self.since);
         let digest = Digest::of(text.as_bytes());
-        let random = digest.as_bytes().iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte));
-        pause - (pause / JITTER) * random / u64::from(u32::MAX)
+        let random = digest.as_bytes().iter().take(4).fold(0, |number, byte| number << 8 | u128::from(*byte));
+        // A CA may give a life of centuries.
+        let less = u128::from(pause / JITTER) * random / u128::from(u32::MAX);
+        pause.saturating_sub(u64::try_from(less).unwrap_or(0))
     }
 }
 
@@ -244,7 +327,7 @@ mod tests {
     }
 
     fn failure(limited: bool, wish: Option<u64>) -> Failure {
-        Failure { reason: "no".into(), is_final: false, limited, wish }
+        Failure { limited, wish, ..Failure::new("no") }
     }
 
     #[test]
@@ -307,6 +390,59 @@ mod tests {
         record.fail(LONGEST_WISH, failure(false, Some(1)));
         assert!(record.wait(LONGEST_WISH) > FIRST_PAUSE, "it asked for less than the pause");
         assert_eq!(record.shared_wait(LONGEST_WISH), 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_pause_longer() {
+        let (now, year) = (400 * DAY, 365 * DAY);
+        let mut record = record();
+        record.begin(now);
+        record.fail(now, failure(true, None));
+        let back = now - year;
+        assert!(record.turn_back(back) && !record.turn_back(back), "it is noticed once");
+        for after in [FIRST_PAUSE, DAY] {
+            assert_eq!((record.wait(back + after), record.shared_wait(back + after)), (0, 0), "{after}");
+        }
+        // A renewal counts from then on, and comes before the certificate's end.
+        record.issued = Some(Issued {
+            chain: String::new(),
+            key: PrivateKey(String::new()),
+            at: now,
+            expires: (back + 9 * DAY) / 1000,
+        });
+        (record.since, record.pause, record.attempts) = (now, 60 * DAY, 0);
+        assert!(record.turn_back(back));
+        assert_eq!((record.wait(back), record.issued.unwrap().at), (6 * DAY, back));
+    }
+
+    #[test]
+    fn what_is_put_off_is_not_counted_and_goes_on_when_the_ca_says() {
+        let mut record = record();
+        for _ in 0..9 {
+            record.begin(0);
+            record.fail(0, Failure { counts: false, ..failure(true, Some(90_000)) });
+            assert_eq!((record.attempts, record.wait(0)), (0, 90_000));
+        }
+        record.begin(0);
+        record.fail(0, Failure { counts: false, ..failure(true, Some(1)) });
+        assert_eq!(record.wait(0), MINUTE, "no CA has itself asked without end");
+    }
+
+    #[test]
+    fn a_life_of_any_length_has_its_renewal() {
+        for life in [0, 1, DAY, 90 * DAY, 80 * 365 * DAY, u64::MAX] {
+            let varied = record().varied(life);
+            assert!(varied <= life && varied >= life - life / JITTER, "{life}: {varied}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_the_ca_is_cut_between_characters_and_can_be_shown() {
+        for length in TEXT_BYTES - 4..TEXT_BYTES + 4 {
+            let reason = Failure::new(&("x".repeat(length) + &"é\u{1b}[2J\u{202e}\n".repeat(100_000))).reason;
+            assert!(reason.len() <= TEXT_BYTES && reason.ends_with('…'), "{reason}");
+            assert!(!reason.chars().any(text::is_hidden), "{reason}");
+        }
     }
 
     #[test]

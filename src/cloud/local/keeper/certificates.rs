@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cloud::CloudError;
-use crate::cloud::local::acme::{Acme, Found, Want};
+use crate::cloud::local::acme::{self, Acme, Found, Want};
 use crate::cloud::local::ca::{Authority, LEAF_DAYS, Stamp};
 use crate::cloud::local::clock;
 use crate::cloud::local::home::Home;
@@ -20,6 +20,9 @@ const DAY: u64 = 24 * 60 * 60 * 1000;
 /// After a failure it is tried again, in milliseconds.
 const AGAIN: u64 = 30_000;
 
+/// Hosts of an Ingress that are told of one by one.
+const TOLD: usize = 20;
+
 /// What a certificate is made from: the version of a Secret where it has one, and its hosts.
 pub(super) type Source = (Option<HttpSecret>, Vec<String>);
 
@@ -28,8 +31,10 @@ pub(super) type Source = (Option<HttpSecret>, Vec<String>);
 struct Looked {
     certificate: Option<Certificate>,
     warnings: Vec<String>,
-    /// When it is looked at again, in milliseconds since the Unix epoch.
-    until: u64,
+    /// When it was looked at, in milliseconds since the Unix epoch.
+    since: u64,
+    /// How long that is good, in milliseconds.
+    good: u64,
     /// Whether the local authority signed it.
     is_signed: bool,
     /// Its last second, since the Unix epoch.
@@ -37,6 +42,12 @@ struct Looked {
 }
 
 impl Looked {
+    /// Whether it is looked at again at the time `now`. Where the clock was set back it counts from then on.
+    fn is_due(&mut self, now: u64) -> bool {
+        self.since = self.since.min(now);
+        now - self.since >= self.good
+    }
+
     /// The same for people.
     fn served(&self, (secret, hosts): &Source) -> Option<ServedCertificate> {
         let source = match secret {
@@ -94,13 +105,17 @@ impl Certificates {
         for Need { environment, name, sources, acme: wants } in needs {
             let mut certificates = Vec::new();
             let shown = served.entry((environment.clone(), name.clone())).or_default();
+            let mut told = Vec::new();
+            let mut left_out = 0;
             for want in wants {
-                let Found { certificate, served, warning } = acme.find(want);
-                let named = warning.map(|warning| format!("{name}: {warning}"));
-                warnings.entry(environment.clone()).or_default().extend(named);
+                let Found { certificate, served, warning, is_left_out } = acme.find(want);
+                told.extend(warning);
+                left_out += usize::from(is_left_out);
                 certificates.extend(certificate);
                 shown.extend(served);
             }
+            let named = few(told, left_out).into_iter().map(|warning| format!("{name}: {warning}"));
+            warnings.entry(environment.clone()).or_default().extend(named);
             let has_own: Vec<String> =
                 certificates.iter().flat_map(|certificate| certificate.hosts.clone()).collect();
             let is_left = |(secret, hosts): &&Source| {
@@ -109,9 +124,10 @@ impl Certificates {
             };
             for source in sources.iter().filter(is_left) {
                 let key = format!("{environment}/{name}/{source:?}");
-                let last = before.remove(&key).filter(|looked| !(looked.is_signed && is_another));
+                let mut last = before.remove(&key).filter(|looked| !(looked.is_signed && is_another));
+                let is_due = last.as_mut().is_none_or(|looked| looked.is_due(now));
                 let looked = match last {
-                    Some(looked) if now < looked.until => looked,
+                    Some(looked) if !is_due => looked,
                     last => look(home, source, now, last),
                 };
                 let named = looked.warnings.iter().map(|warning| format!("{name}: {warning}"));
@@ -127,6 +143,21 @@ impl Certificates {
             Kept { looked: looked_at, warnings, served, authority };
         found
     }
+}
+
+/// Warnings about hosts that a CA gives certificates, as many as somebody reads.
+fn few(mut warnings: Vec<String>, left_out: usize) -> Vec<String> {
+    let more = warnings.len().saturating_sub(TOLD);
+    warnings.truncate(TOLD);
+    if more > 0 {
+        warnings.push(format!(
+            "{more} more of its hosts have no certificate by ACME yet, or one that has expired"
+        ));
+    }
+    if left_out > 0 {
+        warnings.push(acme::too_many(left_out));
+    }
+    warnings
 }
 
 /// What an Ingress needs certificates of.
@@ -147,13 +178,20 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
                 expires: expires(Some(&certificate)),
                 certificate: Some(certificate),
                 warnings: vec![],
-                until: now + LEAF_DAYS * DAY / 2,
+                since: now,
+                good: LEAF_DAYS * DAY / 2,
                 is_signed: true,
             },
             Err(error) => {
                 let warning = format!("no certificate can be signed for {}: {error}", hosts.join(", "));
-                let warnings = vec![warning];
-                Looked { certificate: None, warnings, until: now + AGAIN, is_signed: true, expires: None }
+                Looked {
+                    certificate: None,
+                    warnings: vec![warning],
+                    since: now,
+                    good: AGAIN,
+                    is_signed: true,
+                    expires: None,
+                }
             }
         };
     };
@@ -173,7 +211,8 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
                     expires: expires(Some(&certificate)),
                     certificate: Some(certificate),
                     warnings: warnings.collect(),
-                    until: now + DAY,
+                    since: now,
+                    good: DAY,
                     is_signed: false,
                 };
             }
@@ -192,7 +231,7 @@ fn look(home: &Home, (secret, hosts): &Source, now: u64, last: Option<Looked>) -
     let signed = last.filter(|last| last.is_signed).and_then(|last| last.certificate);
     let certificate = signed.or_else(|| if hosts.is_empty() { None } else { sign(home, hosts).ok() });
     let expires = expires(certificate.as_ref());
-    Looked { certificate, warnings: vec![warning], until: now + AGAIN, is_signed: true, expires }
+    Looked { certificate, warnings: vec![warning], since: now, good: AGAIN, is_signed: true, expires }
 }
 
 fn expires(certificate: Option<&Certificate>) -> Option<u64> {
@@ -245,7 +284,7 @@ mod tests {
         assert_eq!(find(), first);
         // A Secret that cannot be used is looked at again, and what was signed in its place stays.
         for looked in certificates.0.lock().unwrap().looked.values_mut() {
-            looked.until = if looked.warnings.is_empty() { looked.until } else { 0 };
+            looked.good = if looked.warnings.is_empty() { looked.good } else { 0 };
         }
         assert_eq!(find(), first);
         Authority::remove(&home).unwrap();
@@ -259,5 +298,29 @@ mod tests {
         let served = certificates.served("e", &need.name);
         assert_eq!(served.iter().map(|one| one.hosts[0].as_str()).collect::<Vec<_>>(), ["a.test", "b.test"]);
         assert!(served.iter().all(|one| one.source == LOCAL_AUTHORITY && one.expires > clock::wall() / 1000));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_delays_no_look() {
+        let mut looked = Looked {
+            certificate: None,
+            warnings: vec![],
+            since: 400 * DAY,
+            good: AGAIN,
+            is_signed: true,
+            expires: None,
+        };
+        assert!(!looked.is_due(400 * DAY) && looked.is_due(400 * DAY + AGAIN));
+        assert!(!looked.is_due(DAY) && !looked.is_due(DAY + AGAIN - 1) && looked.is_due(DAY + AGAIN));
+    }
+
+    #[test]
+    fn of_many_hosts_few_are_told_of_one_by_one() {
+        let warnings = |count| vec!["x".to_owned(); count];
+        assert_eq!(few(warnings(TOLD), 0).len(), TOLD);
+        let told = few(warnings(1000), 7);
+        assert_eq!(told.len(), TOLD + 2);
+        assert!(told[TOLD].starts_with("980 more of its hosts"), "{told:?}");
+        assert!(told[TOLD + 1].starts_with("7 of its hosts are beyond the 1000"), "{told:?}");
     }
 }

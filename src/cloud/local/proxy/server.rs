@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -81,9 +81,27 @@ struct Running {
     /// By Service.
     counters: BTreeMap<String, Arc<Counter>>,
     warnings: Vec<String>,
-    /// The tokens of challenges that it answers.
-    challenges: BTreeSet<String>,
+    /// The challenges that it answers: by token, whether by TLS.
+    challenges: BTreeMap<String, bool>,
     _ends_connections: DropGuard,
+}
+
+impl Running {
+    /// Whether the port is open that a CA asks for the answer at.
+    fn has_port(&self, is_tls: bool) -> bool {
+        if is_tls { self.https.is_some() } else { self.http.is_some() }
+    }
+
+    /// Of these challenges those that are answered here now.
+    fn answered(&self, challenges: &[Challenge]) -> BTreeMap<String, bool> {
+        let kinds = challenges.iter().map(|Challenge { token, proof, .. }| match proof {
+            Proof::Http(_) => (token.clone(), false),
+            Proof::Tls(_) => (token.clone(), true),
+        });
+        let certificates = &self.shared.certificates;
+        let is_answered = |(token, is_tls): &(String, bool)| !is_tls || certificates.proves(token);
+        kinds.filter(is_answered).filter(|(_, is_tls)| self.has_port(*is_tls)).collect()
+    }
 }
 
 /// What the connections of a front share.
@@ -202,7 +220,7 @@ impl Server {
                     Err(error) => running.warnings.push(format!("{id}: {error}")),
                 }
             }
-            running.challenges = front.challenges.iter().map(|challenge| challenge.token.clone()).collect();
+            running.challenges = running.answered(&front.challenges);
         }
         let pools = wanted.0.values().flat_map(|front| &front.pools);
         let named: BTreeSet<_> =
@@ -276,9 +294,8 @@ impl Server {
             report.bound.insert(id.clone(), Bound { http: port(&front.http), https: port(&front.https) });
             let environment = id.split('/').next().unwrap_or_default().to_owned();
             report.warnings.entry(environment).or_default().extend(front.warnings.iter().cloned());
-            report.challenges.extend(front.challenges.iter().cloned());
         }
-        report.challenges.retain(|token| fronts.values().all(|front| front.challenges.contains(token)));
+        report.challenges = answered(fronts);
         let limit = self.limit;
         let is_crowded = self.common.room.available_permits() == 0;
         let clients = is_crowded
@@ -323,6 +340,15 @@ const OTHERS: &str = "";
 const PLAIN: &str = "http";
 const TLS: &str = "https";
 
+/// The tokens of challenges that a CA may be told of, whichever front it is led to.
+fn answered(fronts: &BTreeMap<String, Running>) -> BTreeSet<String> {
+    let somewhere = fronts.values().flat_map(|front| &front.challenges);
+    let is_everywhere = |(token, is_tls): &(&String, &bool)| {
+        fronts.values().all(|front| !front.has_port(**is_tls) || front.challenges.contains_key(*token))
+    };
+    somewhere.filter(is_everywhere).map(|(token, _)| token.clone()).collect()
+}
+
 /// The answers to challenges of requests, by token.
 fn http_challenges(challenges: &[Challenge]) -> BTreeMap<String, (String, String)> {
     let answered = challenges.iter().filter_map(|Challenge { host, token, proof }| match proof {
@@ -354,7 +380,7 @@ fn idle(front: &Front) -> Running {
         https: None,
         counters,
         warnings: vec![],
-        challenges: BTreeSet::new(),
+        challenges: BTreeMap::new(),
         _ends_connections: ends,
     }
 }
@@ -411,10 +437,13 @@ async fn accept(
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        if !shared.table().sources.admit(client.ip()) {
+        let table = shared.table();
+        if !table.sources.admit(client.ip()) {
+            table.others.refused();
             drop(stream.set_zero_linger());
             continue;
         }
+        drop(table);
         let (shared, common, acceptor) = (Arc::clone(&shared), Arc::clone(&common), acceptor.clone());
         // One client waits here, the others in the kernel's queue.
         let place = tokio::select! {
@@ -446,9 +475,13 @@ async fn connection(
                 shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
                 () = entry.activity.stop.cancelled() => return,
             };
-            if let Ok(Ok(stream)) = shaken {
-                serve(stream, origin, shared, common, &entry).await;
+            let Ok(Ok(mut stream)) = shaken else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(tls::CHALLENGE) {
+                // The handshake was the answer (RFC 8737, 3): nothing is asked, and nothing served, after it.
+                drop(tokio::time::timeout(CLOSING, stream.shutdown()).await);
+                return;
             }
+            serve(stream, origin, shared, common, &entry).await;
         }
     }
 }

@@ -16,8 +16,9 @@ const BOUNDS: [u64; 13] = [
     10_000_000,
 ];
 
-/// The class of a request whose client went before it was answered, as nginx counts it with its status 499.
-const GONE: usize = 3;
+/// The class of what is the client's: it went before its request was answered, which nginx counts with its status 499, or
+/// it is none of those that may connect.
+const CLIENT: usize = 3;
 
 /// The class of what no class of HTTP has, a status from 600 on: the fault of the server that answered it.
 const SERVER_ERROR: usize = CLASSES.len() - 1;
@@ -41,6 +42,11 @@ impl Counter {
     /// Bytes were passed on to a client.
     pub(super) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A client that may not connect was turned away.
+    pub(super) fn refused(&self) {
+        self.add(CLIENT, 0);
     }
 
     fn add(&self, class: usize, micros: u64) {
@@ -80,7 +86,7 @@ pub(super) struct Tally {
 impl Tally {
     /// A request that began at that time.
     pub(super) fn new(counter: &Arc<Counter>, began: Instant) -> Self {
-        Self { counter: Arc::clone(counter), began, class: GONE }
+        Self { counter: Arc::clone(counter), began, class: CLIENT }
     }
 
     /// It is answered with this status.

@@ -301,6 +301,12 @@ async fn clients_outside_the_ranges_are_not_answered() {
         assert_eq!(answer.ends_with("one"), admitted, "{ranges:?}: {answer}");
         assert_eq!(answer.is_empty(), !admitted, "{ranges:?}: {answer}");
     }
+    // Whom no rule is about, as no request was read.
+    let counted = bed.server.counted().remove("test/default/web").unwrap();
+    let of = |service: &str, class: &str| {
+        counted.iter().find(|found| found.service == service).map(|found| found.codes[class])
+    };
+    assert_eq!((of("", "4xx"), of("web", "4xx"), of("web", "2xx")), (Some(1), Some(0), Some(2)));
 }
 
 #[tokio::test]

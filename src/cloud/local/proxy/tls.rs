@@ -29,12 +29,12 @@ struct ByHost {
     /// By what follows `*`, with its dot.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     first: Option<Arc<CertifiedKey>>,
-    /// For CAs that want to see that a host leads here.
-    challenges: HashMap<String, Arc<CertifiedKey>>,
+    /// For CAs that want to see that a host leads here: by host, the challenge's token and the certificate.
+    challenges: HashMap<String, (String, Arc<CertifiedKey>)>,
 }
 
 /// The protocol of the challenge `tls-alpn-01` (RFC 8737). A connection that speaks it carries nothing.
-const CHALLENGE: &[u8] = b"acme-tls/1";
+pub(crate) const CHALLENGE: &[u8] = b"acme-tls/1";
 
 impl ByHost {
     /// The certificate of a host in small letters.
@@ -67,11 +67,15 @@ impl Certificates {
                 hosts.entry(host).or_insert_with(|| Arc::clone(&key));
             }
         }
-        for Challenge { host, proof, .. } in challenges {
+        for Challenge { host, token, proof } in challenges {
             let Proof::Tls(Certificate { chain, key, .. }) = proof else { continue };
             // No client but a CA understands its critical extension (RFC 8737, 3), the check of keys neither.
             match loaded(chain, &key.0) {
-                Ok(key) => drop(next.challenges.insert(host.to_ascii_lowercase(), Arc::new(key))),
+                Ok(key) => {
+                    // Of two for one host the first one, which is that of the attempt that began last.
+                    let (host, answer) = (host.to_ascii_lowercase(), (token.clone(), Arc::new(key)));
+                    next.challenges.entry(host).or_insert(answer);
+                }
                 Err(reason) => refused.push(format!("the certificate of a challenge for {host}: {reason}")),
             }
         }
@@ -81,7 +85,13 @@ impl Certificates {
 
     fn challenge(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.challenges.get(&host?.to_ascii_lowercase()).cloned()
+        known.challenges.get(&host?.to_ascii_lowercase()).map(|(_, key)| Arc::clone(key))
+    }
+
+    /// Whether the challenge of this token is answered.
+    pub(crate) fn proves(&self, token: &str) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.challenges.values().any(|(known, _)| known == token)
     }
 
     fn find(&self, host: Option<&str>) -> Option<Arc<CertifiedKey>> {

@@ -156,7 +156,7 @@ pub(crate) struct Report {
     pub(crate) active: BTreeMap<String, u32>,
     /// What `status` warns of, by environment.
     pub(crate) warnings: BTreeMap<String, Vec<String>>,
-    /// The tokens of challenges that every front answers.
+    /// The tokens of challenges that are answered: by every front that has a port for them, and by one at least.
     #[serde(default)]
     pub(crate) challenges: BTreeSet<String>,
     /// What was counted, by front; only in the answer to [`Call::Count`].

@@ -1,6 +1,6 @@
 //! Rules about Ingresses.
 
-use super::service::{certificates, ranges};
+use super::service::{admits_somebody, certificates, items, ranges};
 use crate::manifest::check::report::Check;
 use crate::manifest::code::Code;
 use crate::manifest::support::{ACME, Annotation, Answer, INGRESS_RANGES};
@@ -71,6 +71,7 @@ fn annotation(check: &mut Check<'_>, entry: &Entry<'_>, other: Option<&Entry<'_>
     } else if meaning == Some(Annotation::IngressSourceRanges) {
         ranges(check, value, entry.value.span);
         check.supported(entry.key_span, "a limit on who may connect", INGRESS_RANGES);
+        admits_somebody(check, items(value), entry.key_span);
         if let Some(other) = other.filter(|other| other.value.scalar() != Some(value)) {
             let place = check.place(other.key_span);
             check

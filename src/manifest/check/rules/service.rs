@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::manifest::check::report::Check;
-use crate::manifest::check::text::{is_cidr, port_mapping};
+use crate::manifest::check::text::{is_cidr, overlap, port_mapping};
 use crate::manifest::code::Code;
 use crate::manifest::support::{Annotation, HEADLESS, TLS};
 use crate::manifest::tree::{Entry, Node, Span};
@@ -12,6 +12,10 @@ use crate::manifest::tree::{Entry, Node, Span};
 pub(in crate::manifest) fn service(check: &mut Check<'_>, spec: &Node<'_>) {
     cluster_ip(check, spec);
     families(check, spec);
+    if let Some(ranges) = spec.entry("loadBalancerSourceRanges") {
+        let items = ranges.value.items().iter().filter_map(Node::scalar);
+        check.key("loadBalancerSourceRanges", |check| admits_somebody(check, items, ranges.key_span));
+    }
     if spec.str("type") == Some("ExternalName") {
         if spec.get("externalName").is_none() {
             check.report(Code::MissingField, spec.span, "type `ExternalName` needs `externalName`");
@@ -127,6 +131,9 @@ pub(in crate::manifest) fn service_annotations(check: &mut Check<'_>, service: &
             } else if meaning == Some(Annotation::SourceRanges) {
                 ranges(check, value, entry.value.span);
                 check.supported(entry.key_span, "a limit on who may connect", SOURCE_RANGES);
+                if service.at(&["spec", "loadBalancerSourceRanges"]).is_none_or(Node::is_empty) {
+                    admits_somebody(check, items(value), entry.key_span);
+                }
             } else if meaning == Some(Annotation::Closing) {
                 let message =
                     format!("annotation `{key}` is not applied: clients that it keeps out can connect");
@@ -176,7 +183,7 @@ fn tls(check: &mut Check<'_>, service: &Node<'_>, (meaning, value): (Annotation,
     }
 }
 
-fn items(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn items(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
@@ -207,6 +214,22 @@ pub(super) fn ranges(check: &mut Check<'_>, value: &str, span: Span) {
         let message = format!("must be a range of addresses such as 192.0.2.0/24, got {}", check.shown(item));
         check.report(Code::InvalidValue, span, message);
     }
+}
+
+/// Where all clients are of one computer, ranges without an address of it keep everybody out.
+pub(super) fn admits_somebody<'v>(check: &mut Check<'_>, ranges: impl Iterator<Item = &'v str>, span: Span) {
+    let target = check.options.clouds.target;
+    let Some(clients) = target.clients.filter(|_| !check.options.language_only) else { return };
+    let ranges: Vec<&str> = ranges.collect();
+    let closes = |range: &&str| is_cidr(range) && !overlap(range, clients);
+    if ranges.is_empty() || !ranges.iter().all(closes) {
+        return;
+    }
+    let message = format!(
+        "on {} these ranges admit nobody: its balancers are reached from this computer alone, by addresses of {clients}",
+        target.name
+    );
+    check.report(Code::Adapted, span, message).help(format!("add {clients} to try it here"));
 }
 
 /// `clusterIP`: headless, or an address that the cloud chooses.

@@ -144,8 +144,12 @@ async fn a_ca_finds_the_answer_to_its_challenge_and_nobody_else_finds_another_si
     // Where TLS is at another port, who came to port 80 is sent to 443.
     let answer = bed.raw("GET /p HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
     assert!(answer.contains("location: https://a.test/p\r\n"), "{answer}");
-    let stream = prover.connect(&bed, "b.test", &["acme-tls/1"]).await.unwrap();
+    let mut stream = prover.connect(&bed, "b.test", &["acme-tls/1"]).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+    assert_eq!(said(&mut stream).await, "", "it carries nothing");
+    // Nor does one that names a protocol beside it which nobody speaks.
+    let mut stream = signer.connect(&bed, "a.test", &["acme-tls/1", "other"]).await.unwrap();
+    assert_eq!(said(&mut stream).await, "");
     assert!(
         prover.connect(&bed, "b.test", &["h2", "acme-tls/1"]).await.is_err(),
         "it speaks other protocols too"
@@ -159,6 +163,51 @@ async fn a_ca_finds_the_answer_to_its_challenge_and_nobody_else_finds_another_si
     bed.serve(front);
     assert!(ask(&bed, "a.test", "one").await.starts_with("HTTP/1.1 308"));
     assert!(bed.server.report().challenges.is_empty());
+}
+
+/// What a host answers on a connection.
+async fn said(stream: &mut TlsStream<TcpStream>) -> String {
+    let mut answer = String::new();
+    drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: c.test\r\nConnection: close\r\n\r\n").await);
+    drop(stream.read_to_string(&mut answer).await);
+    answer
+}
+
+#[tokio::test]
+async fn a_challenge_is_reported_where_it_is_answered_alone() {
+    let prover = Signer::new();
+    let http = |token: &str| Challenge {
+        host: "a.test".into(),
+        token: token.into(),
+        proof: Proof::Http("x.thumb".into()),
+    };
+    let tls = |token: &str, certificate| Challenge {
+        host: "b.test".into(),
+        token: token.into(),
+        proof: Proof::Tls(certificate),
+    };
+    let damaged = || Certificate { chain: "none".into(), ..prover.certificate(&["b.test"]) };
+    let mut plain = front(&[named("pod").await]);
+    plain.challenges = vec![http("http"), tls("tls", prover.certificate(&["b.test"]))];
+    let mut bed = Bed::new(plain.clone());
+    let reported = |bed: &Bed| bed.server.report().challenges.into_iter().collect::<Vec<_>>();
+    assert_eq!(reported(&bed), ["http"], "there is no port with TLS");
+    // A front without that port takes no answer from one that has it.
+    let mut secure = Front { host: host(), ..plain.clone() };
+    secure.tls = vec![Some("b.test".into())];
+    bed.wanted.0.insert("test/default/secure".into(), secure.clone());
+    bed.server.apply(&bed.wanted);
+    assert_eq!(reported(&bed), ["http", "tls"]);
+    // A front that has the port, and not the answer.
+    secure.challenges = vec![http("http"), tls("tls", damaged())];
+    bed.wanted.0.insert("test/default/secure".into(), secure.clone());
+    bed.server.apply(&bed.wanted);
+    assert_eq!(reported(&bed), ["http"]);
+    // Of two for one host the first is shown.
+    secure.challenges =
+        vec![tls("first", prover.certificate(&["b.test"])), tls("second", prover.certificate(&["b.test"]))];
+    bed.serve(secure);
+    assert_eq!(reported(&bed), ["first"]);
 }
 
 #[tokio::test]
