@@ -193,8 +193,14 @@ fn main() {
             }
         }
         let [(our_rate, our_cost), (rate, cost)] = found.map(|(rates, costs)| (median(rates), median(costs)));
-        let row =
-            |what, value, unit, goal, is_rate| Row { what, value, unit, by_hand: Some(goal), goal, is_rate };
+        let row = |what, value, unit, goal, is_rate| Row {
+            what,
+            value,
+            unit,
+            by_hand: Some(goal),
+            goal: Some(goal),
+            is_rate,
+        };
         rows.push(row(load.requests, our_rate, load.unit.1, rate, true));
         rows.push(row(load.cpu, our_cost, "us", cost, false));
     }

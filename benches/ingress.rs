@@ -65,7 +65,7 @@ fn main() {
             value: ours.requests_a_second,
             unit: "1/s",
             by_hand: Some(peer.requests_a_second),
-            goal: 0.8 * peer.requests_a_second,
+            goal: Some(0.8 * peer.requests_a_second),
             is_rate: true,
         },
         Row {
@@ -73,7 +73,7 @@ fn main() {
             value: ours.cpu_a_request,
             unit: "us",
             by_hand: Some(peer.cpu_a_request),
-            goal: 1.25 * peer.cpu_a_request,
+            goal: Some(1.25 * peer.cpu_a_request),
             is_rate: false,
         },
     ];

@@ -41,7 +41,7 @@ fn main() {
             value: peak(&many),
             unit: "MB",
             by_hand: None,
-            goal: 100.0,
+            goal: Some(100.0),
             is_rate: false,
         },
         time("84 objects of 640 KB", runs(&large), 10.0),

@@ -135,7 +135,7 @@ impl Bench {
             value: ours,
             unit: "s",
             by_hand: Some(by_hand),
-            goal: by_hand / 4.0,
+            goal: Some(by_hand / 4.0),
             is_rate: false,
         });
         rows.push(Row {
@@ -143,7 +143,7 @@ impl Bench {
             value: median(peak),
             unit: "MB",
             by_hand: peak_by_hand,
-            goal: 64.0,
+            goal: Some(64.0),
             is_rate: false,
         });
     }
@@ -187,7 +187,7 @@ impl Bench {
             value: ours,
             unit: "MB/s",
             by_hand: Some(median((0..RUNS).map(mkfs).collect())),
-            goal: 400.0,
+            goal: Some(400.0),
             is_rate: true,
         });
     }

@@ -15,15 +15,15 @@ pub(crate) struct Row {
     pub(crate) unit: &'static str,
     /// The number of the pipeline written by hand.
     pub(crate) by_hand: Option<f64>,
-    /// The most (or, for a rate, the least) that is accepted, in the unit of `value`.
-    pub(crate) goal: f64,
+    /// The most (or, for a rate, the least) that is accepted, in the unit of `value`; nothing where none was set.
+    pub(crate) goal: Option<f64>,
     /// Whether more is better.
     pub(crate) is_rate: bool,
 }
 
 impl Row {
-    fn is_met(&self) -> bool {
-        if self.is_rate { self.value >= self.goal } else { self.value <= self.goal }
+    fn is_met(&self) -> Option<bool> {
+        self.goal.map(|goal| if self.is_rate { self.value >= goal } else { self.value <= goal })
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -40,7 +40,7 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
 /// Milliseconds.
 pub(crate) fn time(what: &'static str, runs: Vec<Duration>, goal: f64) -> Row {
     let value = median(runs.into_iter().map(|run| run.as_secs_f64() * 1e3).collect());
-    Row { what, value, unit: "ms", by_hand: None, goal, is_rate: false }
+    Row { what, value, unit: "ms", by_hand: None, goal: Some(goal), is_rate: false }
 }
 
 /// Prints all rows, and writes them below `target`.
@@ -49,8 +49,9 @@ pub(crate) fn report(rows: &[Row], file: &str) {
     for row in rows {
         let by_hand = row.by_hand.map_or(String::new(), |number| format!("{number:.2}"));
         let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        let goal = format!("{} {:.2}", if row.is_rate { ">=" } else { "<=" }, row.goal);
-        let verdict = if row.is_met() { "met" } else { "MISSED" };
+        let limit = if row.is_rate { ">=" } else { "<=" };
+        let goal = row.goal.map_or(String::new(), |goal| format!("{limit} {goal:.2}"));
+        let verdict = row.is_met().map_or("", |is_met| if is_met { "met" } else { "MISSED" });
         println!(
             "{:<30}{:>10.2}{by_hand:>10}{ratio:>8}{goal:>12}  {:<6}{verdict}",
             row.what, row.value, row.unit

@@ -65,6 +65,7 @@ mod wait;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
@@ -193,10 +194,15 @@ fn wait(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failu
     })
 }
 
+/// How long a thread for work that blocks is kept without any. They take turns, so that the local cloud would keep as many as
+/// have a message of a guest to read in this time, with the memory that each of them once used.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 /// Runs an asynchronous verb that takes care of interrupts itself.
 fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Failure, error))?;

@@ -248,6 +248,13 @@ impl GroupRecord {
         self.revisions.iter().find(|revision| revision.number == number)
     }
 
+    /// Whether nothing is under way in it: no refresh and no deletion, and each VM serves or has ended.
+    pub fn is_at_rest(&self) -> bool {
+        let is_refreshing = self.memory.refresh.as_ref().is_some_and(|refresh| refresh.status.is_active());
+        let rests = |record: &InstanceRecord| record.serves() || record.state == InstanceState::Ended;
+        !is_refreshing && !self.memory.deleting && self.instances.values().all(rests)
+    }
+
     /// What the reconciler looks at.
     pub fn view(&self, facts: &impl Fn(&str) -> MachineFacts) -> reconcile::GroupView {
         let vm = |record: &InstanceRecord| {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -18,14 +18,18 @@ use crate::cloud::local::machine::process;
 use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted;
+use crate::cloud::local::store::Environments;
 use crate::cloud::local::supervise::supervise;
 use crate::manifest::api::IpFamily;
 
-/// Between two looks when nothing happens: the end of a VM is seen within this time.
+/// Between two looks: the end of a VM, and every other change, is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Consoles are looked at for their length every so many ticks.
-const ROTATE_TICKS: u64 = 50;
+/// Between two rounds while nothing is under way and no look finds a change: a time that comes is acted on within this time.
+const REST: Duration = Duration::from_secs(1);
+
+/// Between two looks at the length of consoles.
+const ROTATE: Duration = Duration::from_secs(10);
 
 /// Lines of a VM's console that go into the reason of a failed refresh.
 const REASON_LINES: usize = 12;
@@ -33,7 +37,10 @@ const REASON_LINES: usize = 12;
 /// What the loop remembers from one round to the next, also when it fails in between.
 #[derive(Debug, Default)]
 struct Memory {
-    rounds: u64,
+    /// When consoles were looked at last.
+    rotated: Option<Instant>,
+    /// The records after the last round, where nothing was under way.
+    rest: Option<Environments>,
     /// Networks that the front door does not carry in.
     missing: inside::Missing,
     /// The attempt to make a network, which may take seconds.
@@ -53,11 +60,29 @@ pub(in crate::cloud::local) async fn run(keeper: Arc<Keeper>) {
 }
 
 async fn rounds(keeper: Arc<Keeper>, memory: Arc<Mutex<Memory>>) -> Result<(), CloudError> {
+    let mut memory = memory.lock().await;
     loop {
-        round(&keeper, &mut *memory.lock().await).await?;
+        round(&keeper, &mut memory).await?;
+        let found = keeper.state().at_rest();
+        // A round that changed something may be followed by one that has more to do.
+        let rest = found.as_ref().filter(|found| memory.rest.as_ref() == Some(*found));
+        wait(&keeper, rest).await;
+        memory.rest = found;
+    }
+}
+
+/// Waits until the next round is due: after one tick, or, where the records are at `rest`, once something is found to have
+/// changed.
+async fn wait(keeper: &Keeper, rest: Option<&Environments>) {
+    let until = Instant::now() + REST;
+    loop {
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            () = keeper.changed.notified() => {}
+            () = keeper.changed.notified() => return,
+        }
+        let goes_on = rest.is_some_and(|rest| Instant::now() < until && !keeper.state().has_changed(rest));
+        if !goes_on || !keeper.mover.is_there() {
+            return;
         }
     }
 }
@@ -77,10 +102,10 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     if let Some(wanted) = blocking(|| fronts::wanted(keeper)) {
         keeper.proxy.want(wanted);
     }
-    if memory.rounds.is_multiple_of(ROTATE_TICKS) {
+    if memory.rotated.is_none_or(|rotated| rotated.elapsed() >= ROTATE) {
+        memory.rotated = Some(Instant::now());
         rotate(keeper);
     }
-    memory.rounds += 1;
     keeper.rounds.send_replace(());
     if blocking(|| keeper.state().mend())? {
         keeper.log.write(format_args!("{} was gone and is written anew", keeper.home.database().display()));
@@ -223,4 +248,70 @@ fn words(folder: &Path, death: Option<String>) -> Words {
     };
     let ending = cut(death.unwrap_or_else(said));
     Words { end, ending, tail: log_reader::tail(folder, REASON_LINES).into_iter().map(cut).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::cloud::local::home::Home;
+    use crate::cloud::local::keeper::state::{Life, MachineHandle, Running};
+    use crate::cloud::local::store;
+    use crate::plan::fleet::{Health, InstanceState};
+
+    /// A process that runs until it is told otherwise.
+    #[derive(Debug)]
+    struct Process(Arc<AtomicBool>);
+
+    impl Running for Process {
+        fn pid(&self) -> u32 {
+            1
+        }
+
+        fn is_alive(&mut self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn killed_by(&mut self) -> Option<i32> {
+            None
+        }
+
+        fn kill(&mut self) {}
+    }
+
+    #[test]
+    fn there_is_rest_while_every_machine_serves_and_nothing_changes() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let keeper = Keeper::open(home).unwrap();
+        let mut state = keeper.state();
+        state.environments = store::sample();
+        let is_alive = Arc::new(AtomicBool::new(true));
+        let life = Life::Started(Box::new(Process(Arc::clone(&is_alive))));
+        state.machines.insert("web-1-a".to_owned(), MachineHandle::new(life));
+        let set = |state: &mut crate::cloud::local::keeper::State, health: Health| {
+            for group in state.environments.values_mut().flat_map(|found| found.groups.values_mut()) {
+                group.memory.refresh = None;
+                for record in group.instances.values_mut() {
+                    (record.state, record.health) = (InstanceState::Running, health.clone());
+                }
+            }
+        };
+        set(&mut state, Health::STARTING);
+        assert_eq!(state.at_rest(), None, "a machine starts");
+        set(&mut state, Health::Healthy);
+        let rest = state.at_rest().expect("rest");
+        assert!(!state.has_changed(&rest));
+        set(&mut state, Health::Unhealthy { reason: "it is told so".into() });
+        assert!(state.at_rest().is_none() && state.has_changed(&rest), "a check found something");
+        set(&mut state, Health::Healthy);
+        assert!(!state.has_changed(&rest));
+        is_alive.store(false, Ordering::Relaxed);
+        assert!(state.has_changed(&rest), "a machine has ended");
+        state.machines.insert("web-1-b".to_owned(), MachineHandle::new(Life::Starting));
+        assert_eq!(state.at_rest(), None, "another one is being started");
+    }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::addresses::Addresses;
 use crate::cloud::CloudError;
 use crate::cloud::engine::autoscale::History;
-use crate::cloud::engine::environment::{Environment, MachineFacts};
+use crate::cloud::engine::environment::{Environment, GroupRecord, MachineFacts};
 use crate::cloud::engine::usage::UsageHistory;
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::machine::process::MachineProcess;
@@ -173,6 +173,28 @@ impl State {
         let at_rest =
             |found: &Environment| found.is_idle() && !found.disks.values().any(|disk| disk.deleting);
         self.environments.values().all(at_rest)
+    }
+
+    /// The records, where nothing is under way in them: until something changes, only a time that comes is to be acted on.
+    pub(super) fn at_rest(&self) -> Option<Environments> {
+        let mut machines = self.machines.values();
+        let rests = |found: &Environment| {
+            found.groups.values().all(GroupRecord::is_at_rest)
+                && !found.disks.values().any(|disk| disk.deleting)
+        };
+        let is_at_rest = machines.all(|machine| matches!(machine.life, Life::Started(_)))
+            && self.copying.is_empty()
+            && self.environments.values().all(rests);
+        is_at_rest.then(|| self.environments.clone())
+    }
+
+    /// Whether the records are not those of `before` any more, or a machine has ended.
+    pub(super) fn has_changed(&mut self, before: &Environments) -> bool {
+        let has_ended = |machine: &mut MachineHandle| match &mut machine.life {
+            Life::Started(process) => !process.is_alive(),
+            Life::Starting | Life::Failed(_) => true,
+        };
+        self.environments != *before || self.machines.values_mut().any(has_ended)
     }
 
     /// Begins to copy the file of a disk that no machine has: none is started with it until [`Self::end_copy`].

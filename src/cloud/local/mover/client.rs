@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
@@ -168,6 +169,16 @@ impl Mover {
             true => MOMENT,
             false => BEGIN,
         }
+    }
+
+    /// Whether its processes keep the connection over which they were told what to carry. They end it with their own end.
+    pub(crate) fn is_there(&self) -> bool {
+        // While the link is locked it is told something.
+        let Ok(link) = self.link.try_lock() else { return false };
+        link.stream.as_ref().is_some_and(|stream| {
+            let looked = rustix::net::recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            matches!(looked, Err(Errno::AGAIN))
+        })
     }
 
     /// What was carried at the last call of [`Mover::apply`].

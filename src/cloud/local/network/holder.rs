@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -28,7 +28,6 @@ use super::namespace::{self, Handles, Join, MOST, NamespaceError, NamespaceStep}
 use super::sys::{self, Virtual};
 use super::wanted;
 use crate::cloud::local::machine::process;
-use crate::manifest::api::Protocol;
 
 /// The hidden verb of this program that is a holder.
 pub(crate) const VERB: &str = "local-network";
@@ -45,8 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 enum Request {
     /// The interface of a machine.
     Tap { machine: Ipv4Addr },
-    /// A connection that is on its way there.
-    Dial { protocol: Protocol, to: SocketAddrV4 },
+    /// Sockets of TCP, as many as come with a message, which are connected to nothing yet.
+    Sockets,
 }
 
 /// The answer. With it come the descriptors.
@@ -100,29 +99,23 @@ pub(crate) fn serve(join: &Join) -> io::Result<()> {
     drop(opened);
     while let Some((request, _)) = receive::<Request>(socket)? {
         match answer(&request) {
-            Ok(descriptor) => send(socket, &Answer::Done, &[descriptor.as_fd()])?,
+            Ok(made) => {
+                let borrowed: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
+                send(socket, &Answer::Done, &borrowed)?;
+            }
             Err(error) => send(socket, &Answer::refused(None, &error), &[])?,
         }
     }
     Ok(())
 }
 
-fn answer(request: &Request) -> io::Result<OwnedFd> {
+fn answer(request: &Request) -> io::Result<Vec<OwnedFd>> {
     match request {
         Request::Tap { machine } => {
-            sys::interface(Path::new(namespace::DEVICE), &wanted::tap(*machine), Virtual::Frames)
+            let name = wanted::tap(*machine);
+            Ok(vec![sys::interface(Path::new(namespace::DEVICE), &name, Virtual::Frames)?])
         }
-        Request::Dial { protocol, to } => {
-            let kind = match protocol {
-                Protocol::Tcp => SocketType::STREAM,
-                Protocol::Udp => SocketType::DGRAM,
-            };
-            let socket = namespace::socket(kind, None)?;
-            match rustix::net::connect(&socket, to) {
-                Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-                Err(error) => Err(error.into()),
-            }
-        }
+        Request::Sockets => (0..MOST).map(|_| namespace::socket(SocketType::STREAM, None)).collect(),
     }
 }
 
@@ -219,13 +212,11 @@ impl Holder {
         }
     }
 
-    fn ask(&self, request: &Request) -> io::Result<OwnedFd> {
+    fn ask(&self, request: &Request) -> io::Result<Vec<OwnedFd>> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = send(socket.as_fd(), request, &[]).and_then(|()| receive::<Answer>(socket.as_fd()));
         match asked {
-            Ok(Some((Answer::Done, descriptors))) => {
-                descriptors.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
-            }
+            Ok(Some((Answer::Done, descriptors))) => Ok(descriptors),
             Ok(Some((Answer::Refused { code, message, .. }, _))) => Err(told(code, message)),
             Ok(Some((Answer::Opened { .. }, _))) => Err(io::ErrorKind::InvalidData.into()),
             Ok(None) => Err(ended()),
@@ -238,12 +229,12 @@ impl Holder {
 
     /// Makes the interface of a machine.
     pub(crate) fn tap(&self, machine: Ipv4Addr) -> io::Result<OwnedFd> {
-        self.ask(&Request::Tap { machine })
+        self.ask(&Request::Tap { machine })?.pop().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// A connection that is on its way to an address of the network. It does not block.
-    pub(crate) fn dial(&self, protocol: Protocol, to: SocketAddrV4) -> io::Result<OwnedFd> {
-        self.ask(&Request::Dial { protocol, to })
+    /// Some sockets of TCP in the network that do not block and are connected to nothing yet.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        self.ask(&Request::Sockets)
     }
 
     /// Whether its process runs, and has answered every question.
@@ -276,18 +267,17 @@ mod tests {
                 .unwrap()
         };
         let child = || Command::new("sleep").arg("60").spawn().unwrap();
-        let to = SocketAddrV4::new(Ipv4Addr::new(10, 78, 1, 1), 80);
         let (ours, theirs) = pair();
         sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(Duration::from_millis(20))).unwrap();
         let holder = Holder::new(ours, child());
         assert!(holder.is_usable());
         // What is refused is an answer.
         send(theirs.as_fd(), &Answer::refused(None, &Errno::NETUNREACH.into()), &[]).unwrap();
-        let refused = holder.dial(Protocol::Tcp, to).unwrap_err();
+        let refused = holder.sockets().unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(Errno::NETUNREACH.raw_os_error()));
         assert!(holder.is_usable());
         // Silence is none, and the late answer is nobody's.
-        assert_eq!(holder.dial(Protocol::Tcp, to).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(holder.sockets().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         send(theirs.as_fd(), &Answer::Done, &[theirs.as_fd()]).unwrap();
         assert!(!holder.is_usable());
     }

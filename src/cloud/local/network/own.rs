@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use i2kit_spec::cmdline;
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::holder::{self, Holder};
@@ -69,6 +70,9 @@ pub(crate) struct Network {
     outside: Mutex<Option<Outside>>,
     /// The rules that were written last.
     written: Mutex<Option<Wanted>>,
+    /// Sockets that the holder opened, connected to nothing yet. Each connection takes one, so that the holder is asked for
+    /// few of them.
+    spare: Mutex<Vec<OwnedFd>>,
 }
 
 /// What belongs together: a holder, and what it opened.
@@ -177,7 +181,8 @@ impl Networks {
             opened.map_err(|failure| advice::advice(&failure, &advice::Host::here()))?;
         let outside = Mutex::new(handles.outside.take());
         let open = Mutex::new(Open { holder, handles });
-        let network = Arc::new(Network { start, open, outside, written: Mutex::default() });
+        let (written, spare) = (Mutex::default(), Mutex::default());
+        let network = Arc::new(Network { start, open, outside, written, spare });
         networks.insert(environment.to_owned(), Arc::clone(&network));
         self.log.write(format_args!("the network of {environment} is there"));
         Ok(network)
@@ -292,15 +297,34 @@ impl Network {
 
     /// Connects to a TCP port in the network.
     pub(crate) async fn connect(self: &Arc<Self>, to: SocketAddrV4) -> io::Result<TcpStream> {
-        let network = Arc::clone(self);
-        let dialled =
-            tokio::task::spawn_blocking(move || network.ask(|holder| holder.dial(Protocol::Tcp, to)));
-        let stream = TcpStream::from_std(dialled.await.map_err(io::Error::other)??.into())?;
+        // While it is locked the holder is asked.
+        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare.pop());
+        let socket = if let Some(socket) = spare {
+            socket
+        } else {
+            let network = Arc::clone(self);
+            let opened = tokio::task::spawn_blocking(move || network.socket());
+            opened.await.map_err(io::Error::other)??
+        };
+        match rustix::net::connect(&socket, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
         match stream.take_error()? {
             Some(error) => Err(error),
             None => Ok(stream),
         }
+    }
+
+    /// A socket of TCP in the network. Blocks while the holder is asked.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        let mut spare = locked(&self.spare);
+        if spare.is_empty() {
+            *spare = self.ask(Holder::sockets)?;
+        }
+        spare.pop().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// The number of open TCP connections of each machine.

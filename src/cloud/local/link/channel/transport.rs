@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -80,8 +80,7 @@ async fn carry(
 ) -> io::Result<()> {
     let (opened, state) = (Arc::clone(guest), Arc::clone(shared));
     let mut receiver = blocking(move || Receiver::begin(&opened, state)).await?;
-    let (mut reader, mut writer) = socket.into_split();
-    let mut buffer = vec![0; CHUNK];
+    let (reader, mut writer) = socket.into_split();
     let (mut out, mut written) = (Vec::new(), 0);
     let mut deadline: Option<Instant> = None;
     let mut failed = None;
@@ -98,11 +97,16 @@ async fn carry(
         let retry = receiver.retry_at();
         let has_output = written < out.len() && failed.is_none();
         tokio::select! {
-            length = reader.read(&mut buffer), if has_room => match length {
-                Ok(length) if length > 0 => receiver = receiver.receive(buffer[..length].to_vec()).await?,
-                ended => {
-                    receiver.finish().await?;
-                    return Err(of_qemu(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())));
+            ready = reader.readable(), if has_room => {
+                // Room is taken when there is something to read: most guests are silent most of the time.
+                let mut bytes = Vec::with_capacity(CHUNK);
+                match ready.and_then(|()| reader.try_read_buf(&mut bytes)) {
+                    Ok(length) if length > 0 => receiver = receiver.receive(bytes).await?,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    ended => {
+                        receiver.finish().await?;
+                        return Err(of_qemu(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())));
+                    }
                 }
             },
             length = writer.write(&out[written..]), if has_output => match length {

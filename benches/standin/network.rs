@@ -1,0 +1,199 @@
+//! The stand-in's interface and what listens behind it: the health port, and the pod's port. The TCP/IP of the guest is
+//! smoltcp, in this process: the stand-in opens no device, as qemu would not.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Instant as Clock;
+
+use i2kit::plan::pod::HEALTH_PORT;
+use i2kit_spec::status::{ContainerStatus, PodPhase, PodStatus, Usage, VERSION};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, IpCidr};
+
+use super::{CONTAINER, Machine, PORT};
+
+/// The header of virtio before each frame, as the kernel has it of a new interface. One of zeros asks for nothing.
+const HEADER: usize = 10;
+
+/// The longest frame.
+const FRAME: usize = 1514;
+
+/// Connections to a port at once: this host makes them one after the other.
+const CONNECTIONS: usize = 4;
+
+/// The memory that the pod is said to use.
+const MEMORY_BYTES: u64 = 30 << 20;
+
+/// The machine's interface.
+struct Tap(OwnedFd);
+
+/// A frame that came, with its header.
+struct Received(Vec<u8>);
+
+/// A frame that goes.
+struct Sending<'t>(&'t OwnedFd);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(&self.0[HEADER..])
+    }
+}
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
+        let mut frame = vec![0; HEADER + length];
+        let result = write(&mut frame[HEADER..]);
+        // One that is lost is sent again.
+        let _ = rustix::io::write(self.0, &frame);
+        result
+    }
+}
+
+impl Device for Tap {
+    type RxToken<'t> = Received;
+    type TxToken<'t> = Sending<'t>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
+        let mut frame = vec![0; HEADER + FRAME];
+        let length = rustix::io::read(&self.0, &mut *frame).ok().filter(|length| *length > HEADER)?;
+        frame.truncate(length);
+        Some((Received(frame), Sending(&self.0)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
+        Some(Sending(&self.0))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = FRAME;
+        capabilities
+    }
+}
+
+/// Serves until `button` is closed.
+pub(super) fn serve(machine: &Machine, button: &UnixStream) -> io::Result<()> {
+    // An own copy of the descriptor that this process inherited.
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    let mut tap = Tap(rustix::process::pidfd_getfd(&this, machine.tap, PidfdGetfdFlags::empty())?);
+    rustix::fs::fcntl_setfl(&tap.0, OFlags::NONBLOCK)?;
+    let mut config = Config::new(EthernetAddress(machine.hardware).into());
+    config.random_seed = u64::from(machine.address.to_bits());
+    let mut interface = Interface::new(config, &mut tap, Instant::now());
+    // smoltcp hears no gateway outside its subnet, hence one that has all addresses: the network answers for those that it has.
+    interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(machine.address.into(), 0)).unwrap());
+    let mut pod = Pod::new(&machine.id);
+    loop {
+        interface.poll(Instant::now(), &mut tap, &mut pod.sockets);
+        if pod.advance() {
+            continue;
+        }
+        let pause = interface.poll_delay(Instant::now(), &pod.sockets);
+        let pause = pause.map(|pause| Timespec::try_from(std::time::Duration::from(pause)).unwrap());
+        let mut ready = [PollFd::new(&tap.0, PollFlags::IN), PollFd::new(button, PollFlags::IN)];
+        rustix::event::poll(&mut ready, pause.as_ref())?;
+        if !ready[1].revents().is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// The ports of the pod.
+struct Pod {
+    sockets: SocketSet<'static>,
+    connections: Vec<(SocketHandle, u16)>,
+    status: PodStatus,
+    started: Clock,
+}
+
+impl Pod {
+    fn new(id: &str) -> Self {
+        let usage = Some(Usage { cpu_nanoseconds: 0, working_set_bytes: MEMORY_BYTES });
+        let container = ContainerStatus {
+            name: CONTAINER.to_owned(),
+            ready: true,
+            restarts: 0,
+            state: "Running".to_owned(),
+            last: None,
+            probe: None,
+            usage,
+        };
+        let status = PodStatus {
+            version: VERSION,
+            boot_id: id.to_owned(),
+            phase: PodPhase::Ready,
+            containers: vec![container],
+            usage,
+        };
+        let mut sockets = SocketSet::new(Vec::new());
+        let ports = [HEALTH_PORT, PORT].into_iter().flat_map(|port| [port; CONNECTIONS]);
+        let connections = ports.map(|port| (sockets.add(listening(port)), port)).collect();
+        Self { sockets, connections, status, started: Clock::now() }
+    }
+
+    /// Answers what was asked, and makes ports that have served listen again. Whether there is something to send.
+    fn advance(&mut self) -> bool {
+        let mut has_output = false;
+        for number in 0..self.connections.len() {
+            let (handle, port) = self.connections[number];
+            let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+            match socket.state() {
+                State::Closed | State::TimeWait => {
+                    self.sockets.remove(handle);
+                    self.connections[number].0 = self.sockets.add(listening(port));
+                }
+                State::CloseWait => {
+                    socket.close();
+                    has_output = true;
+                }
+                State::Established if is_whole(socket) => {
+                    let answer = self.answer(port);
+                    let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+                    socket.send_slice(&answer).unwrap();
+                    socket.close();
+                    has_output = true;
+                }
+                _ => {}
+            }
+        }
+        has_output
+    }
+
+    /// The answer of a port.
+    fn answer(&mut self, port: u16) -> Vec<u8> {
+        let (kind, body) = if port == HEALTH_PORT {
+            // A hundredth of a processor.
+            let used = u64::try_from(self.started.elapsed().as_nanos() / 100).unwrap();
+            let container =
+                self.status.containers.iter_mut().filter_map(|container| container.usage.as_mut());
+            container.chain(self.status.usage.as_mut()).for_each(|usage| usage.cpu_nanoseconds = used);
+            ("application/json", serde_json::to_string(&self.status).unwrap())
+        } else {
+            ("text/plain", format!("{}\n", self.status.boot_id))
+        };
+        let head = format!("Content-Type: {kind}\r\nContent-Length: {}\r\nConnection: close", body.len());
+        format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes()
+    }
+}
+
+/// A socket that waits for a connection to a port.
+fn listening(port: u16) -> Socket<'static> {
+    let mut socket = Socket::new(SocketBuffer::new(vec![0; 2048]), SocketBuffer::new(vec![0; 4096]));
+    socket.set_ack_delay(None);
+    socket.listen(port).unwrap();
+    socket
+}
+
+/// Whether the client's request is there; it is taken then.
+fn is_whole(socket: &mut Socket<'_>) -> bool {
+    let is_whole = |request: &[u8]| request.ends_with(b"\r\n\r\n");
+    socket.recv(|request| if is_whole(request) { (request.len(), true) } else { (0, false) }).unwrap_or(false)
+}
