@@ -43,15 +43,15 @@ pub(super) fn answering(set: &ObjectSet, wanted: &[BalancerSpec], fleet: &Fleet)
     found.collect()
 }
 
-/// An Ingress of this computer as its clients name it.
+/// A site of this computer as its clients name it: of an Ingress, or of a Service whose balancer ends TLS.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Site {
     /// Whether the local authority signs its certificate.
     is_signed: bool,
     /// The URL.
     pub(super) url: String,
-    /// What resolves the host, in curl's form.
-    resolve: String,
+    /// What resolves the host, in curl's form; not for an address.
+    resolve: Option<String>,
 }
 
 impl Site {
@@ -60,8 +60,23 @@ impl Site {
         let authority = authority.filter(|_| self.is_signed);
         let trust = |path: &Path| format!("--cacert {} ", text::word(&path.to_string_lossy()));
         let trust = authority.map_or_else(String::new, trust);
-        format!("curl {trust}--resolve {} {}", self.resolve, self.url)
+        let resolve = self.resolve.as_ref().map_or_else(String::new, |host| format!("--resolve {host} "));
+        format!("curl {trust}{resolve}{}", self.url)
     }
+}
+
+/// The ports of a Service of this computer at which HTTP is spoken over TLS that its balancer ends.
+pub(super) fn secured(balancer: &LoadBalancer) -> Vec<Site> {
+    let is_of_authority = |certificate: &ServedCertificate| certificate.source == LOCAL_AUTHORITY;
+    let is_signed = balancer.certificates.iter().any(is_of_authority);
+    let ports = balancer.spec.listeners.iter().zip(&balancer.bound);
+    let site = |(listener, bound): (&Listener, &Option<u16>)| {
+        let speaks = scheme(listener, listener.name.as_deref());
+        let is_site = is_signed && listener.tls.is_some() && speaks == Some("https");
+        let url = shown(&balancer.host, (*bound)?, speaks, Protocol::Tcp);
+        is_site.then_some(Site { is_signed, url, resolve: None })
+    };
+    ports.filter_map(site).collect()
 }
 
 /// The sites of an Ingress whose balancer is an address of this computer: nothing resolves their hosts to it.
@@ -86,7 +101,7 @@ pub(super) fn sites(balancer: &LoadBalancer) -> Vec<Site> {
         let host = host.replacen('*', "any", 1);
         let scheme = if is_tls { "https" } else { "http" };
         let url = shown(&host, port, Some(scheme), Protocol::Tcp);
-        let resolve = format!("{host}:{port}:{address}");
+        let resolve = Some(format!("{host}:{port}:{address}"));
         let is_other = |certificate: &&ServedCertificate| certificate.source != LOCAL_AUTHORITY;
         let mut others = balancer.certificates.iter().filter(is_other);
         let of_other = of_secret || others.any(|certificate| certificate.hosts.contains(&host));
@@ -252,6 +267,41 @@ mod tests {
         // A name of a cloud resolves by itself.
         balancer.host = "lb.example.com".into();
         assert_eq!(sites(&balancer), []);
+    }
+
+    #[test]
+    fn a_service_with_tls_of_the_local_authority_is_asked_by_its_address() {
+        let listener = |port, name: Option<&str>, tls: bool| Listener {
+            name: name.map(str::to_owned),
+            tls: tls.then(|| Tls { certificates: vec![], policy: None, to_pods: false }),
+            ..Listener::new(port, Protocol::Tcp, vec![])
+        };
+        let listeners = vec![
+            listener(80, None, false),
+            listener(443, Some("https"), true),
+            listener(5432, Some("db"), true),
+            listener(8443, None, false),
+        ];
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let mut balancer = LoadBalancer {
+            spec: BalancerSpec::new(name, ServiceType::LoadBalancer, listeners),
+            host: "127.77.1.2".into(),
+            bound: vec![Some(80), Some(8443), Some(5432), Some(40_000)],
+            targets: vec![],
+            certificates: vec![],
+            traffic: vec![],
+            requests: vec![],
+        };
+        // The certificate of a cloud is its own matter.
+        assert_eq!(secured(&balancer), []);
+        let hosts = vec!["web.default.svc.cluster.local".to_owned()];
+        let source = LOCAL_AUTHORITY.to_owned();
+        balancer.certificates = vec![ServedCertificate { hosts, source, expires: 0, state: None }];
+        let curl = |authority| -> Vec<String> {
+            secured(&balancer).iter().map(|site| site.curl(authority)).collect()
+        };
+        assert_eq!(curl(Some(Path::new("/ca.crt"))), ["curl --cacert /ca.crt https://127.77.1.2:8443/"]);
+        assert_eq!(curl(None), ["curl https://127.77.1.2:8443/"]);
     }
 
     #[test]

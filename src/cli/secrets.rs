@@ -98,7 +98,7 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
     Ok(Secrets { values, versions })
 }
 
-/// The Secrets with credentials for registries that pods of the set name, or their ServiceAccounts, in the order written. One
+/// The Secrets with credentials for registries that pods of the set name, or their service accounts, in the order written. One
 /// without a value is a warning, as in Kubernetes: the image may be public, or docker may have logged in.
 pub(super) fn for_pulling(context: &Context, set: &ObjectSet) -> Result<Vec<PullSecret>, Failure> {
     let mut found: BTreeMap<Name, Option<PullSecret>> = BTreeMap::new();

@@ -69,9 +69,12 @@ pub(super) fn change_line(change: Change) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// How each Ingress of this computer is reached by its hosts, which nothing resolves: the URL, and a command that asks it.
+/// How each Ingress of this computer is reached by its hosts, which nothing resolves, and each Service with TLS: the URL, and a
+/// command that asks it.
 fn sites(context: &Context, fleet: &Fleet) -> String {
-    let found: Vec<_> = fleet.balancers.iter().flat_map(addresses::sites).collect();
+    let balancers = || fleet.balancers.iter();
+    let found: Vec<_> =
+        balancers().flat_map(addresses::sites).chain(balancers().flat_map(addresses::secured)).collect();
     if found.is_empty() {
         return String::new();
     }

@@ -36,7 +36,7 @@ const TLS: &str = "service.beta.kubernetes.io/aws-load-balancer-ssl";
 const ARN: &str = "arn:aws:acm:eu-west-1:123456789012:certificate/a";
 
 #[test]
-fn tls_ends_at_a_balancer_of_aws_alone() {
+fn tls_ends_at_a_balancer_with_the_certificate_that_is_named_for_aws() {
     let web = deployment(POD);
     let text = service(&format!("{TLS}-cert: '{ARN}', {TLS}-ports: https"), "");
     let (found, said) = on_aws(&[&web, &text], None);
@@ -45,7 +45,10 @@ fn tls_ends_at_a_balancer_of_aws_alone() {
     assert_eq!(http.tls, None);
     assert_eq!(https.tls.as_ref().map(|tls| tls.certificates.clone()), Some(vec![ARN.to_owned()]));
     let local = findings(&text);
-    assert!(local.contains("not deployable on the local cloud: TLS that ends at the balancer"), "{local}");
+    assert!(
+        local.contains("TLS that ends at the balancer on the local cloud: it is TLS 1.2 or 1.3"),
+        "{local}"
+    );
 
     let (_, said) = on_aws(&[&web, &service(&format!("{TLS}-cert: mine, {TLS}-ports: '444'"), "")], None);
     assert_eq!(

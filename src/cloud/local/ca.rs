@@ -1,4 +1,5 @@
-//! The local authority: it signs certificates for hosts of Ingresses that no Secret has one for.
+//! The local authority: it signs certificates for hosts of Ingresses that no Secret has one for, and for Services that end
+//! TLS.
 //!
 //! It is a key and a certificate in the tool's state folder, beside the local cloud's own, so that it stays when the last
 //! environment goes: a browser that trusts it once goes on to do so. Everything that its certificates say of it follows

@@ -39,14 +39,14 @@ use super::lost;
 use super::machine::accelerator;
 use super::mover::{Counted, ListenerId, Mover, Report};
 use super::network::own::{Network, Networks};
-use super::proxy::{Front, Proxy};
+use super::proxy::{Bound, Front, Proxy};
 use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use super::volumes;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::{CloudError, Scope};
 use crate::manifest::api::{IpFamily, Name};
-use crate::plan::fleet::{Accelerator, BalancerSpec, Fleet, HttpSpec, Listener};
+use crate::plan::fleet::{Accelerator, BalancerSpec, Fleet, Listener};
 
 /// Why there is no network where none is wanted, and the way out.
 const UNWANTED: &str = "the local cloud was started with I2KIT_LOCAL_NETWORK=user; end its process, which ends no machine, \
@@ -68,7 +68,7 @@ pub(super) struct Keeper {
     pub(super) mover: Mover,
     /// The networks of environments.
     pub(super) networks: Networks,
-    /// What serves Ingresses.
+    /// What serves Ingresses, and ports of Services that end TLS.
     pub(super) proxy: Arc<Proxy>,
     /// Told after every change, so that the control loop need not wait for its next tick.
     pub(super) changed: Notify,
@@ -176,12 +176,26 @@ impl Keeper {
         report
     }
 
-    /// The ports of an Ingress.
-    pub(super) fn bound(&self, environment: &str, ingress: &BalancerSpec) -> Vec<Option<u16>> {
-        let proxied = self.proxy.report();
-        let bound = proxied.bound.get(&Front::id(environment, &ingress.name)).copied().unwrap_or_default();
-        let is_tls = ingress.http.as_ref().is_some_and(HttpSpec::has_tls);
-        if is_tls { vec![bound.http, bound.https] } else { vec![bound.http] }
+    /// The ports of a balancer: of an Ingress that without TLS and that with it, of a Service one a listener. `carried` is
+    /// what the front door reports.
+    pub(super) fn bound(
+        &self,
+        environment: &str,
+        balancer: &BalancerSpec,
+        carried: &Report,
+    ) -> Vec<Option<u16>> {
+        let name = &balancer.name;
+        if let Some(http) = &balancer.http {
+            let Bound { http: plain, https } = self.proxy.bound(&Front::id(environment, name));
+            return if http.has_tls() { vec![plain, https] } else { vec![plain] };
+        }
+        let port = |listener: &Listener| {
+            if listener.tls.is_some() {
+                return self.proxy.bound(&Front::port_id(environment, name, listener.port)).https;
+            }
+            carried.bound.get(&ListenerId::of(environment, name, listener)).copied()
+        };
+        balancer.listeners.iter().map(port).collect()
     }
 
     /// The fleet of an environment, as far as `scope` asks.
@@ -194,18 +208,8 @@ impl Keeper {
         let empty = Environment::default();
         let environment = state.environments.get(name).unwrap_or(&empty);
         let bound = |balancer: &Name| {
-            let spec = environment.balancers.get(balancer).map(|balancer| &balancer.spec);
-            if let Some(ingress) = spec.filter(|spec| spec.http.is_some()) {
-                return self.bound(name, ingress);
-            }
-            let listeners = spec.map(|spec| &spec.listeners);
-            let id = |listener: &Listener| ListenerId {
-                environment: name.to_owned(),
-                service: balancer.clone(),
-                port: listener.port,
-                protocol: listener.protocol,
-            };
-            listeners.into_iter().flatten().map(|listener| report.bound.get(&id(listener)).copied()).collect()
+            let found = environment.balancers.get(balancer);
+            found.map_or_else(Vec::new, |found| self.bound(name, &found.spec, &report))
         };
         let facts = |id: &str| facts.get(id).cloned().unwrap_or_default();
         let mut fleet = environment.fleet(name, &facts, &bound, self.clock.now());
@@ -308,18 +312,18 @@ impl Keeper {
     /// and so are not watched.
     pub(super) async fn counted_fleet(&self, name: &str, scope: &Scope) -> Fleet {
         let Counted(counted) = self.mover.traffic().await;
-        let mut requests = self.proxy.counted(&self.home).await;
+        let mut proxied = self.proxy.counted(&self.home).await;
         let mut fleet = self.fleet(name, scope);
         for balancer in &mut fleet.balancers {
-            let id = |listener: &Listener| ListenerId {
-                environment: name.to_owned(),
-                service: balancer.spec.name.clone(),
-                port: listener.port,
-                protocol: listener.protocol,
+            let service = &balancer.spec.name;
+            let of = |listener: &Listener| {
+                if listener.tls.is_some() {
+                    return proxied.connections.get(&Front::port_id(name, service, listener.port)).cloned();
+                }
+                counted.get(&ListenerId::of(name, service, listener)).cloned()
             };
-            let listeners = balancer.spec.listeners.iter();
-            balancer.traffic = listeners.map(|listener| counted.get(&id(listener)).cloned()).collect();
-            balancer.requests = requests.remove(&Front::id(name, &balancer.spec.name)).unwrap_or_default();
+            balancer.traffic = balancer.spec.listeners.iter().map(of).collect();
+            balancer.requests = proxied.requests.remove(&Front::id(name, service)).unwrap_or_default();
         }
         self.state().measure(name, &mut fleet, self.clock.now().steady);
         fleet

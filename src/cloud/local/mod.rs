@@ -14,6 +14,7 @@
 //! `client` runs in the tool, `daemon` and `keeper` in the background process.
 
 mod acme;
+mod affinity;
 mod boot;
 mod ca;
 mod client;

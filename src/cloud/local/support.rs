@@ -19,7 +19,13 @@ pub static SUPPORT: Support = Support {
         ),
         ("ServiceSpec.ipFamilies=IPv6", Answer::Note(IPV6)),
         ("ServiceSpec.ipFamilyPolicy=RequireDualStack", Answer::Note(IPV6)),
-        (TLS, Answer::No),
+        (
+            TLS,
+            Answer::Note(
+                "it is TLS 1.2 or 1.3 with a certificate of the local authority (`i2kit ca`), whichever certificate and \
+                 policy are named",
+            ),
+        ),
         (NAMED_CLASS, Answer::Note("disks are of one kind, whichever class is named")),
         ("StorageClass.parameters", Answer::Note("a disk is a file of this computer, of one kind and speed")),
         (ROLE, Answer::Note("machines of this computer have no roles")),

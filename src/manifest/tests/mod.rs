@@ -122,11 +122,10 @@ fn listeners_of_the_short_form_may_share_a_port_and_keep_their_tls() {
     let file = |text: &str| vec![SourceFile { name: "a".into(), bytes: text.as_bytes().to_vec() }];
     let long = convert(&file(text)).unwrap();
     let [short, long] = [text, &long].map(findings);
-    assert_eq!(
-        short,
-        "not-deployable-yet 5 containers.web.ports[1]: not deployable on the local cloud: TLS that ends at the balancer"
-    );
-    assert!(long.ends_with("not deployable on the local cloud: TLS that ends at the balancer"), "{long}");
+    let note = "TLS that ends at the balancer on the local cloud: it is TLS 1.2 or 1.3 with a certificate of the local \
+                authority (`i2kit ca`), whichever certificate and policy are named";
+    assert_eq!(short, format!("adapted 5 containers.web.ports[1]: {note}"));
+    assert!(long.ends_with(note), "{long}");
 }
 
 #[test]

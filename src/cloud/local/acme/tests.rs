@@ -194,11 +194,13 @@ fn hosts_beyond_the_limit_are_told_of_and_those_of_before_stay() {
     assert_eq!((answered.len(), answered[0].host.as_str()), (CHALLENGES, "h149.i2kit.dev"));
 }
 
+/// What is damaged of a record, with its host.
+type Damage = (&'static str, fn(&mut Record));
+
 #[test]
 fn a_file_whose_certificate_or_key_is_damaged_has_the_ca_asked_anew_and_no_other_host() {
     let bed = Bed::new();
     let host = |name: &str| want(&format!("{name}.i2kit.dev"), "https://ca/dir");
-    type Damage = (&'static str, fn(&mut Record));
     let damage: [Damage; 5] = [
         ("good", |_| {}),
         ("chain", |record| record.issued.as_mut().unwrap().chain.replace_range(60..64, "\u{e9}\u{1b}")),

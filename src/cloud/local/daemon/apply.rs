@@ -8,12 +8,11 @@ use crate::cloud::CloudError;
 use crate::cloud::local::clock;
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::machine::{images, secrets};
-use crate::cloud::local::mover::ListenerId;
 use crate::cloud::local::wire::{Applied, Apply};
 use crate::image::DiskImage;
 use crate::manifest::api::Name;
 use crate::plan::act::{Act, PlannedAct};
-use crate::plan::fleet::{BalancerSpec, Generation, Listener};
+use crate::plan::fleet::{BalancerSpec, Generation};
 
 /// How often an act that waits for ports looks for them.
 const LOOKS: u32 = 40;
@@ -82,20 +81,8 @@ async fn put_image(
 
 /// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
 async fn listening(keeper: &Keeper, environment: &str, spec: &BalancerSpec) {
-    let id = |listener: &Listener| ListenerId {
-        environment: environment.to_owned(),
-        service: spec.name.clone(),
-        port: listener.port,
-        protocol: listener.protocol,
-    };
     for _ in 0..LOOKS {
-        let is_bound = if spec.http.is_some() {
-            keeper.bound(environment, spec).iter().all(Option::is_some)
-        } else {
-            let bound = keeper.mover.report().bound;
-            spec.listeners.iter().all(|listener| bound.contains_key(&id(listener)))
-        };
-        if is_bound {
+        if keeper.bound(environment, spec, &keeper.mover.report()).iter().all(Option::is_some) {
             return;
         }
         tokio::time::sleep(POLL).await;

@@ -1,4 +1,4 @@
-//! Certificates of Ingresses: read from Secrets, whose values are files of the local cloud, had from a CA by ACME, or signed
+//! Certificates of Ingresses and of Services with TLS: read from Secrets, whose values are files of the local cloud, had from a CA by ACME, or signed
 //! by the local authority for hosts that have neither. Those of Secrets are looked at once a day, a failure after 30 s, signed ones
 //! after half of their life, when another one is signed.
 
@@ -54,7 +54,7 @@ impl Looked {
             Some(secret) if !self.is_signed => format!("Secret {}", secret.secret),
             _ => LOCAL_AUTHORITY.to_owned(),
         };
-        // One that is signed is for the address as well.
+        // One that is signed is for an address as well, and for other names of a Service.
         let hosts = if secret.is_none() && hosts.len() > 1 { hosts[..1].to_vec() } else { hosts.clone() };
         Some(ServedCertificate { hosts, source, expires: self.expires?, state: None })
     }
@@ -68,7 +68,7 @@ pub(super) struct Certificates(Mutex<Kept>);
 struct Kept {
     looked: BTreeMap<String, Looked>,
     warnings: BTreeMap<String, Vec<String>>,
-    /// By environment and Ingress.
+    /// By environment and balancer.
     served: BTreeMap<(String, Name), Vec<ServedCertificate>>,
     /// The authority that signed.
     authority: Option<Stamp>,
@@ -81,13 +81,13 @@ impl Certificates {
         kept.warnings.get(environment).cloned().unwrap_or_default()
     }
 
-    /// The certificates that an Ingress of an environment has.
-    pub(super) fn served(&self, environment: &str, ingress: &Name) -> Vec<ServedCertificate> {
+    /// The certificates that a balancer of an environment has.
+    pub(super) fn served(&self, environment: &str, balancer: &Name) -> Vec<ServedCertificate> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.served.get(&(environment.to_owned(), ingress.clone())).cloned().unwrap_or_default()
+        kept.served.get(&(environment.to_owned(), balancer.clone())).cloned().unwrap_or_default()
     }
 
-    /// The certificates that are needed, those of each Ingress in its place. Reads and signs those that are new, and
+    /// The certificates that are needed, those of each balancer in its place. Reads and signs those that are new, and
     /// forgets those that are not needed any more.
     pub(super) fn find(&self, home: &Home, acme: &Acme, needs: &[Need]) -> Vec<Vec<Certificate>> {
         // Without the lock, which `status` takes: files are read and written here.
@@ -160,7 +160,7 @@ fn few(mut warnings: Vec<String>, left_out: usize) -> Vec<String> {
     warnings
 }
 
-/// What an Ingress needs certificates of.
+/// What a balancer needs certificates of.
 #[derive(Debug)]
 pub(super) struct Need {
     pub(super) environment: String,

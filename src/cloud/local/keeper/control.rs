@@ -18,9 +18,11 @@ use crate::cloud::local::machine::process;
 use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted;
+use crate::cloud::local::proxy::Front;
 use crate::cloud::local::store::Environments;
 use crate::cloud::local::supervise::supervise;
-use crate::manifest::api::IpFamily;
+use crate::manifest::api::{IpFamily, Name, Protocol};
+use crate::plan::fleet::Listener;
 
 /// Between two looks: the end of a VM, and every other change, is seen within this time.
 const TICK: Duration = Duration::from_millis(200);
@@ -177,8 +179,8 @@ fn routes(keeper: &Keeper) -> Routes {
         let has_ipv6 = families.contains(&IpFamily::V6);
         for (service, balancer) in balanced(environment) {
             let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
-            for listener in &balancer.spec.listeners {
-                let (port, protocol) = (listener.port, listener.protocol);
+            let carried = |listener: &&Listener| !is_of_proxy(keeper, (environment_name, service), listener);
+            for listener in balancer.spec.listeners.iter().filter(carried) {
                 let affinity_seconds = balancer.spec.sticky_clients.then_some(balancer.spec.sticky_seconds);
                 let backends = listener.targets.iter().flat_map(|target| {
                     if is_inside && affinity_seconds.is_some() {
@@ -187,14 +189,10 @@ fn routes(keeper: &Keeper) -> Routes {
                     }
                     state.backends(environment, &target.group, (target.port, listener.protocol))
                 });
-                let id = ListenerId {
-                    environment: environment_name.clone(),
-                    service: service.clone(),
-                    port,
-                    protocol,
-                };
+                let id = ListenerId::of(environment_name, service, listener);
                 let family = balancer.spec.families.there(has_ipv6).into_iter().min().unwrap_or(IpFamily::V4);
-                let inside = is_inside.then(|| SocketAddr::new(wanted::service_address(host, family), port));
+                let address = wanted::service_address(host, family);
+                let inside = is_inside.then(|| SocketAddr::new(address, listener.port));
                 let source_ranges = balancer.spec.source_ranges.clone();
                 let backends = backends.collect();
                 routes
@@ -202,10 +200,8 @@ fn routes(keeper: &Keeper) -> Routes {
                     .insert(id, Route { host, backends, inside, source_ranges, affinity_seconds });
             }
         }
-        let ingresses = environment.balancers.values().filter_map(|balancer| balancer.spec.http.as_ref());
-        let targets = ingresses.flat_map(|http| &http.backends).flat_map(|backend| &backend.targets);
-        for Proxied { id, host, inside, .. } in
-            targets.flat_map(|target| inside::proxied(environment_name, environment, target))
+        for Proxied { id, host, inside, .. } in inside::proxy_targets(environment)
+            .flat_map(|target| inside::proxied(environment_name, environment, target))
         {
             routes.listeners.insert(id, Route { inside: Some(inside.into()), ..Route::new(host) });
         }
@@ -214,6 +210,13 @@ fn routes(keeper: &Keeper) -> Routes {
         routes.name_servers.insert(environment_name.clone(), server);
     }
     routes
+}
+
+/// Whether a port of a Service is the HTTP proxy's: it ends TLS, or did so until now and is not free yet.
+fn is_of_proxy(keeper: &Keeper, (environment, service): (&str, &Name), listener: &Listener) -> bool {
+    let front = || Front::port_id(environment, service, listener.port);
+    let is_held = || keeper.proxy.bound(&front()).https.is_some();
+    listener.tls.is_some() || listener.protocol == Protocol::Tcp && is_held()
 }
 
 /// Cuts consoles that are too long.

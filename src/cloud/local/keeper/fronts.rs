@@ -1,4 +1,5 @@
-//! What the HTTP proxy should serve: a front for each Ingress, with the healthy machines behind it and its certificates.
+//! What the HTTP proxy should serve: a front for each Ingress and each port of a Service that ends TLS, with the healthy
+//! machines behind it and its certificates.
 
 use std::net::Ipv4Addr;
 
@@ -8,10 +9,10 @@ use super::inside::{self, Proxied};
 use super::state::State;
 use crate::cloud::engine::environment::Environment;
 use crate::cloud::local::acme::Want;
-use crate::cloud::local::mover::{Backend, Report};
-use crate::cloud::local::proxy::{Front, Pool, ServerAddress, Wanted};
-use crate::manifest::api::Protocol;
-use crate::plan::fleet::{HttpAcme, HttpBackend, HttpSpec, TargetGroup};
+use crate::cloud::local::mover::{Backend, ListenerId, Report};
+use crate::cloud::local::proxy::{Front, Pool, ServerAddress, TlsPort, Wanted};
+use crate::manifest::api::{Name, Protocol};
+use crate::plan::fleet::{HttpAcme, HttpBackend, HttpSpec, Listener, TargetGroup};
 
 /// What the proxy should serve now; `None` while that is not known. Reads and signs certificates that are new.
 pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
@@ -21,25 +22,33 @@ pub(super) fn wanted(keeper: &Keeper) -> Option<Wanted> {
         if keeper.proxy.is_settling() && lacks_addresses(&state, &report) {
             return None;
         }
-        ingresses(&state, &report)
+        let services = services(&state, &report);
+        ingresses(&state, &report).into_iter().chain(services)
     };
-    let (needs, fronts): (Vec<Need>, Vec<Front>) = found.into_iter().unzip();
+    let (needs, fronts): (Vec<Need>, Vec<Vec<(String, Front)>>) = found.unzip();
     keeper.acme.want(needs.iter().flat_map(|need| &need.acme).cloned());
     let certificates = keeper.certificates.find(&keeper.home, &keeper.acme, &needs);
     let challenges = keeper.acme.challenges();
-    let complete = needs.iter().zip(fronts).zip(certificates).map(|((need, mut front), certificates)| {
-        front.certificates = certificates;
-        front.challenges.clone_from(&challenges);
-        (Front::id(&need.environment, &need.name), front)
-    });
-    Some(Wanted(complete.collect()))
+    let mut complete = Wanted::default();
+    for (fronts, certificates) in fronts.into_iter().zip(certificates) {
+        for (id, mut front) in fronts {
+            front.certificates.clone_from(&certificates);
+            if front.tls_port.is_none() {
+                front.challenges.clone_from(&challenges);
+            }
+            complete.0.insert(id, front);
+        }
+    }
+    Some(complete)
 }
 
-/// Whether there is a healthy machine behind an Ingress whose address is not known, since this process has just adopted it.
+/// Which certificates an Ingress or a Service needs, and its fronts, without them.
+type Found = (Need, Vec<(String, Front)>);
+
+/// Whether there is a healthy machine behind the proxy whose address is not known, since this process has just adopted it.
 fn lacks_addresses(state: &State, report: &Report) -> bool {
     state.environments.iter().any(|(name, environment)| {
-        let ingresses = environment.balancers.values().filter_map(|balancer| balancer.spec.http.as_ref());
-        ingresses.flat_map(|http| &http.backends).flat_map(|backend| &backend.targets).any(|target| {
+        inside::proxy_targets(environment).any(|target| {
             let group = environment.groups.get(&target.group);
             let serving =
                 group.map_or(0, |group| group.instances.values().filter(|one| one.serves()).count());
@@ -48,8 +57,8 @@ fn lacks_addresses(state: &State, report: &Report) -> bool {
     })
 }
 
-/// The Ingresses of all environments, without their certificates.
-fn ingresses(state: &State, report: &Report) -> Vec<(Need, Front)> {
+/// The Ingresses of all environments.
+fn ingresses(state: &State, report: &Report) -> Vec<Found> {
     let mut found = Vec::new();
     for (environment_name, environment) in &state.environments {
         let pool = |backend: &HttpBackend| Pool {
@@ -72,13 +81,73 @@ fn ingresses(state: &State, report: &Report) -> Vec<(Need, Front)> {
                 default: http.default,
                 pools: http.backends.iter().map(pool).collect(),
                 challenges: Vec::new(),
+                tls_port: None,
             };
+            let fronts = vec![(Front::id(environment_name, name), front)];
             let environment = environment_name.clone();
             let (name, sources) = (name.clone(), sources(http, host));
-            found.push((Need { environment, name, sources, acme: wants(http) }, front));
+            found.push((Need { environment, name, sources, acme: wants(http) }, fronts));
         }
     }
     found
+}
+
+/// The Services of all environments that end TLS, with a front a port.
+fn services(state: &State, report: &Report) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (environment_name, environment) in &state.environments {
+        for (name, balancer) in inside::balanced(environment) {
+            let Ok(host) = balancer.host.parse::<Ipv4Addr>() else { continue };
+            let hosts = hosts(name, host);
+            let spec = &balancer.spec;
+            let front = |listener: &Listener| {
+                let to_pods = listener.tls.as_ref()?.to_pods;
+                let port = TlsPort {
+                    port: listener.port,
+                    to_pods,
+                    affinity_seconds: spec.sticky_clients.then_some(spec.sticky_seconds),
+                };
+                let servers = servers(state, report, (environment_name, environment), &listener.targets);
+                let front = Front {
+                    environment: environment_name.clone(),
+                    host,
+                    source_ranges: spec.source_ranges.clone(),
+                    certificates: Vec::new(),
+                    tls: hosts.first().cloned().into_iter().map(Some).collect(),
+                    redirect: false,
+                    rules: Vec::new(),
+                    default: None,
+                    pools: vec![Pool { service: name.name.clone(), http2: false, servers }],
+                    challenges: Vec::new(),
+                    tls_port: Some(port),
+                };
+                // The port may be the front door's still, which had it without TLS.
+                let is_free = !report.bound.contains_key(&ListenerId::of(environment_name, name, listener));
+                is_free.then(|| (Front::port_id(environment_name, name, listener.port), front))
+            };
+            if !spec.listeners.iter().any(|listener| listener.tls.is_some()) {
+                continue;
+            }
+            let fronts = spec.listeners.iter().filter_map(front).collect();
+            let (environment, name) = (environment_name.clone(), name.clone());
+            let sources = vec![(None, hosts.clone())];
+            found.push((Need { environment, name, sources, acme: Vec::new() }, fronts));
+        }
+    }
+    found
+}
+
+/// What the certificate of a Service is for: the names by which the environment knows it, its address, and this computer's
+/// own name, for tunnels.
+fn hosts(Name { namespace, name }: &Name, host: Ipv4Addr) -> Vec<String> {
+    vec![
+        format!("{name}.{namespace}.svc.cluster.local"),
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}"),
+        name.clone(),
+        "localhost".to_owned(),
+        host.to_string(),
+    ]
 }
 
 /// The machines that serve, with the addresses by which the proxy reaches them.
@@ -145,6 +214,14 @@ fn sources(http: &HttpSpec, host: Ipv4Addr) -> Vec<Source> {
 mod tests {
     use super::*;
     use crate::plan::fleet::HttpSecret;
+
+    #[test]
+    fn a_certificate_of_a_service_is_for_every_name_that_clients_have_for_it() {
+        let name = Name { namespace: "shop".into(), name: "db".into() };
+        let hosts = hosts(&name, Ipv4Addr::new(127, 77, 1, 2));
+        let wanted = ["db.shop.svc.cluster.local", "db.shop.svc", "db.shop", "db", "localhost", "127.77.1.2"];
+        assert_eq!(hosts, wanted);
+    }
 
     #[test]
     fn tls_without_a_host_is_for_all_and_has_a_certificate_of_the_address() {

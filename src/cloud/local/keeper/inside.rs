@@ -229,7 +229,16 @@ fn ranges(environment: &Environment, peer: &Peer) -> Vec<Range> {
     }
 }
 
-/// A port of a machine behind an Ingress, with the listener of the front door by which the HTTP proxy reaches it: the proxy is
+/// What the HTTP proxy leads to: backends of Ingresses, and machines behind ports of Services that end TLS.
+pub(super) fn proxy_targets(environment: &Environment) -> impl Iterator<Item = &TargetGroup> {
+    let specs = || environment.balancers.values().map(|balancer| &balancer.spec);
+    let ingresses = specs().filter_map(|spec| spec.http.as_ref()).flat_map(|http| &http.backends);
+    let listeners = specs().filter(|spec| spec.headless.is_none()).flat_map(|spec| &spec.listeners);
+    let ports = listeners.filter(|listener| listener.tls.is_some());
+    ingresses.flat_map(|backend| &backend.targets).chain(ports.flat_map(|listener| &listener.targets))
+}
+
+/// A port of a machine behind the HTTP proxy, with the listener of the front door by which the HTTP proxy reaches it: the proxy is
 /// in no environment's network.
 #[derive(Debug)]
 pub(super) struct Proxied {
@@ -245,7 +254,7 @@ pub(super) struct Proxied {
     pub(super) serves: bool,
 }
 
-/// The machines behind a target of an Ingress of the environment `name`. Those that are drained finish what they have.
+/// The machines behind a target of the HTTP proxy in the environment `name`. Those that are drained finish what they have.
 pub(super) fn proxied(name: &str, environment: &Environment, target: &TargetGroup) -> Vec<Proxied> {
     let records = environment.groups.get(&target.group).map(|group| group.instances.values());
     let there = records.into_iter().flatten().filter(|record| record.state != InstanceState::Ended);
@@ -303,6 +312,8 @@ fn serving(environment: &Environment, group: &Name, (family, port): (IpFamily, u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::api::Tls;
+    use crate::plan::fleet::BalancerSpec;
 
     #[test]
     fn every_environment_has_its_turn_and_the_first_error_is_told() {
@@ -314,6 +325,26 @@ mod tests {
         });
         assert_eq!(done, ["a", "b", "c"]);
         assert!(matches!(result, Err(CloudError::Store { message }) if message == "a"));
+    }
+
+    #[test]
+    fn the_proxy_leads_to_ports_with_tls_and_to_backends_of_ingresses_alone() {
+        let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
+        let spec = |spec| serde_json::from_value::<BalancerSpec>(spec).unwrap();
+        let target = |port: u16| serde_json::json!([{"group": name("web"), "port": port}]);
+        let tls = Tls { certificates: vec![], policy: None, to_pods: false };
+        let service = spec(serde_json::json!({"name": name("web"), "kind": "LoadBalancer", "listeners": [
+            {"port": 80, "protocol": "TCP", "targets": target(1)},
+            {"port": 443, "protocol": "TCP", "targets": target(2), "tls": tls},
+        ]}));
+        let ingress =
+            spec(serde_json::json!({"name": name("ingress/web"), "kind": "LoadBalancer", "listeners": [],
+            "http": {"rules": [], "backends": [{"service": "web", "port": 80, "targets": target(3)}]}}));
+        let record = |spec: BalancerSpec| (spec.name.clone(), BalancerRecord { spec, host: String::new() });
+        let balancers = [record(service), record(ingress)].into();
+        let environment = Environment { balancers, ..Environment::default() };
+        let ports: BTreeSet<u16> = proxy_targets(&environment).map(|target| target.port).collect();
+        assert_eq!(ports, [2, 3].into());
     }
 
     #[test]

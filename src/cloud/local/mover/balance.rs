@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::affinity::Affinity;
+use crate::cloud::local::affinity::Affinity;
 
 /// A backend of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

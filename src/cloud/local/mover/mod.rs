@@ -11,7 +11,6 @@
 //! others, [`host`] and [`guardian`] are what they become.
 
 mod admission;
-mod affinity;
 mod balance;
 mod bind;
 mod carrier;
@@ -45,3 +44,4 @@ mod udp;
 pub(crate) use self::client::{Given, GivenOutside, Mover};
 pub use self::family::run;
 pub(crate) use self::routes::{Backend, Counted, ListenerId, NameServer, Report, Route, Routes};
+pub(crate) use self::table::CONNECT_BOUNDS;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dns::message::Zone;
 use crate::manifest::api::{Name, Protocol};
-use crate::plan::fleet::Traffic;
+use crate::plan::fleet::{Listener, Traffic};
 
 /// Everything that is to be carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,18 @@ pub(crate) struct ListenerId {
     pub(crate) port: u16,
     /// The transport.
     pub(crate) protocol: Protocol,
+}
+
+impl ListenerId {
+    /// The listener of a Service of an environment.
+    pub(crate) fn of(environment: &str, service: &Name, listener: &Listener) -> Self {
+        Self {
+            environment: environment.to_owned(),
+            service: service.clone(),
+            port: listener.port,
+            protocol: listener.protocol,
+        }
+    }
 }
 
 impl fmt::Display for ListenerId {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,7 +37,7 @@ const PLACE: Duration = Duration::from_secs(6);
 /// How long a machine that broke off is asked after the others only, as nginx has it.
 const FAILED: Duration = Duration::from_secs(10);
 
-/// Machines that one request is tried on.
+/// Machines that one request is tried on, or one connection of a port of a Service.
 const TRIES: usize = 4;
 
 /// A port of a machine, with its connections.
@@ -44,7 +45,7 @@ const TRIES: usize = 4;
 pub(super) struct Server {
     address: ServerAddress,
     http2: bool,
-    /// Requests under way.
+    /// Requests under way, and connections of ports of Services.
     active: AtomicU32,
     idle: Mutex<Vec<(Connection, Instant)>>,
     shared: tokio::sync::Mutex<Vec<Shared>>,
@@ -194,6 +195,20 @@ enum Attempt {
     Failed(Unanswered),
 }
 
+/// A connection to a machine that is no one of HTTP.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) stream: TcpStream,
+    pub(super) held: Held,
+}
+
+/// What a machine counts a connection by, and its place, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Held {
+    _lease: Lease,
+    _place: OwnedSemaphorePermit,
+}
+
 /// The servers of a pool, and which of them is next.
 #[derive(Debug)]
 pub(super) struct Servers {
@@ -204,7 +219,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Those to try, the first in front: fewest requests first, in turn among equals, and last those that failed: a
+    /// All of them, the first to try in front: fewest requests first, in turn among equals, and last those that failed: a
     /// machine that breaks off at once has the fewest requests.
     fn order(&self) -> Vec<Arc<Server>> {
         let mut order = self.all.clone();
@@ -213,15 +228,42 @@ impl Servers {
             order.rotate_left(turn);
             order.sort_by_cached_key(|server| (server.has_failed(), server.active.load(Ordering::Relaxed)));
         }
-        order.truncate(TRIES);
         order
+    }
+
+    /// A connection for bytes as they come, to the machine that `choose` takes out of those that are left, and to another
+    /// one where that takes none.
+    pub(super) async fn reach(
+        &self,
+        choose: impl Fn(&[SocketAddr]) -> Option<SocketAddr>,
+    ) -> Result<Reached, Unanswered> {
+        let mut left = self.order();
+        let mut outcome = Unanswered::NoServer;
+        for _ in 0..TRIES {
+            let addresses: Vec<SocketAddr> = left.iter().map(|server| server.address.address).collect();
+            let chosen = choose(&addresses);
+            let Some(at) = addresses.iter().position(|address| Some(*address) == chosen) else { break };
+            let server = left.remove(at);
+            let lease = Lease::new(&server);
+            let place = server.places.take().await?;
+            if let Ok(stream) = server.stream().await {
+                server.failed().take();
+                return Ok(Reached {
+                    stream: stream.into_inner(),
+                    held: Held { _lease: lease, _place: place },
+                });
+            }
+            server.failed().replace(Instant::now());
+            outcome = Unanswered::Unreached;
+        }
+        Err(outcome)
     }
 
     /// Sends a request; to another machine where one takes no connection, or closes it and nothing is done twice.
     pub(super) async fn send(&self, outgoing: Outgoing) -> Result<(Response<Incoming>, Lease), Unanswered> {
         let Outgoing { mut request, again, parts } = outgoing;
         let mut outcome = Unanswered::NoServer;
-        for server in self.order() {
+        for server in self.order().into_iter().take(TRIES) {
             let mut lease = Lease::new(&server);
             // A kept connection may be closed at any time: a new one follows.
             for fresh in [false, true] {
@@ -420,7 +462,7 @@ impl Registry {
         }
     }
 
-    /// Requests under way, by machine.
+    /// Requests under way, with connections of ports of Services, by machine.
     pub(super) fn active(&self) -> std::collections::BTreeMap<String, u32> {
         let mut counts = std::collections::BTreeMap::new();
         for ((address, _), server) in &self.0 {

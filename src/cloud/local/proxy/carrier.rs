@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::control::{self, SOCKET};
 use super::guardian::{PROVEN, TAKING_OVER};
 use super::link::{self, Word};
+use super::ports::Sockets;
 use super::process::{FIRST_PAUSE, GUARD, detach, end, start};
-use super::server::{Server, Sockets};
+use super::server::Server;
 use super::wanted::{Call, Report, Wanted};
 use crate::cloud::CloudError;
 use crate::cloud::local::home::Home;
@@ -315,6 +316,7 @@ impl Carrier {
             let mut report = self.report();
             if counts {
                 report.counted = self.server.counted();
+                report.carried = self.server.carried();
             }
             if ends {
                 self.ending.cancel();

@@ -24,22 +24,28 @@ pub(crate) struct Silences {
     pub(crate) crowded: u32,
     /// While a request or an answer is under way, or a tunnel stands.
     pub(crate) within: u32,
+    /// At a port of a Service, after the handshake.
+    pub(crate) stream: u32,
 }
 
-/// As nginx has them; 5 minutes within a request leave time for slow answers and for pings of tunnels.
-pub(crate) const SILENCES: Silences = Silences { head: 10, between: 75, crowded: 1, within: 300 };
+/// As nginx has them; 5 minutes within a request leave time for slow answers and for pings of tunnels. Streams
+/// have the 350 seconds that balancers of other clouds give connections whose TLS they end.
+pub(crate) const SILENCES: Silences =
+    Silences { head: 10, between: 75, crowded: 1, within: 300, stream: 350 };
 
 /// What is known of one connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
     /// When a byte passed last, by the clock of [`Connections`].
     last: AtomicU32,
-    /// Requests under way, and tunnels.
+    /// Requests under way, tunnels, and what a port of a Service passes on.
     active: AtomicU32,
     /// When the head of a request began that is not whole yet; 0 without such a one.
     head: AtomicU32,
     /// Whether the connection is one of HTTP/2, whose frames need not be of requests.
     http2: AtomicBool,
+    /// Seconds of silence while it is busy.
+    within: u32,
     clock: Arc<AtomicU32>,
     /// Cancelled when the connection is to be closed.
     pub(crate) stop: CancellationToken,
@@ -138,17 +144,20 @@ impl Connections {
         self.all().len()
     }
 
-    /// Enters a connection, which is closed when `front` is.
+    /// Enters a connection, which is closed when `front` is; `is_stream`: it is of a port of a Service.
     pub(crate) fn enter(
         self: &Arc<Self>,
         front: &CancellationToken,
         place: OwnedSemaphorePermit,
+        is_stream: bool,
     ) -> ConnectionEntry {
+        let Silences { within, stream, .. } = self.silences;
         let activity = Arc::new(Activity {
             last: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
             active: AtomicU32::new(0),
             head: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
             http2: AtomicBool::new(false),
+            within: if is_stream { stream } else { within },
             clock: Arc::clone(&self.clock),
             stop: front.child_token(),
         });
@@ -164,7 +173,7 @@ impl Connections {
             let silent = now.saturating_sub(activity.last.load(Ordering::Relaxed));
             let head = activity.head.load(Ordering::Relaxed);
             let (waited, limit) = if activity.is_busy() {
-                (silent, self.silences.within)
+                (silent, activity.within)
             } else if head > 0 {
                 (now.saturating_sub(head), self.silences.head)
             } else if is_crowded {

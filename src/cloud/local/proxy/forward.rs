@@ -22,6 +22,7 @@ use super::connection::{Busy, ConnectionEntry};
 use super::outgoing::{Outgoing, Sent, Unanswered};
 use super::routing::{self, Hosts, Routing};
 use super::tally::{Counter, Tally};
+use super::termination::Machines;
 use crate::cloud::local::sources::Sources;
 
 /// Headers that are between two neighbours only, beside those that `Connection` names.
@@ -42,11 +43,13 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// What a front does with requests, as one value that is replaced whole.
+/// What a front does with its clients, as one value that is replaced whole.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Who may connect.
+    /// Whose requests are answered.
     pub(super) sources: Sources,
+    /// Whether a CA may come to see the answer to a challenge, from whatever address it has.
+    pub(super) is_challenged: bool,
     pub(super) routing: Routing,
     /// By the numbers of the routing.
     pub(super) pools: Vec<Target>,
@@ -56,6 +59,8 @@ pub(super) struct Table {
     pub(super) redirect: Option<(Hosts, Option<u16>)>,
     /// Answers to CAs that want to see that a host leads here: by token, the host and the key authorization.
     pub(super) challenges: BTreeMap<String, (String, String)>,
+    /// Of a port of a Service: where its connections go, of which nothing else here is.
+    pub(super) machines: Option<Machines>,
 }
 
 /// Where a CA asks for the answer to a challenge (RFC 8555, 8.3).
@@ -171,6 +176,12 @@ fn routed<'t>(
         token.and_then(|token| table.challenges.get(token)).filter(|(host, _)| *host == asked.host)
     {
         return (None, Err(challenge(authorization)));
+    }
+    // It may have connected before the ranges changed, or as a CA may.
+    if !table.sources.admit(origin.client) {
+        let mut refusal = own(StatusCode::FORBIDDEN, "requests from this address are not answered");
+        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return (None, Err(refusal));
     }
     let found = match table.routing.route(&asked.host, &asked.path) {
         Ok(found) => found.and_then(|number| table.pools.get(number)),

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::control::Client;
 use super::process;
-use super::wanted::{Call, Report, Wanted};
+use super::wanted::{Bound, Call, Report, Wanted};
 use crate::cloud::local::home::Home;
 use crate::cloud::local::wire::Hello;
-use crate::plan::fleet::HttpTraffic;
+use crate::plan::fleet::{HttpTraffic, Traffic};
 
 /// How often the proxy is asked for a report.
 const ASK: Duration = Duration::from_millis(200);
@@ -30,6 +30,15 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// How long the addresses of machines that run already may take to be known. Until then what the proxy serves since
 /// before is better than what is known.
 const SETTLING: Duration = Duration::from_secs(10);
+
+/// What the proxy has counted, by front.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Requests of Ingresses, by Service.
+    pub(crate) requests: BTreeMap<String, Vec<HttpTraffic>>,
+    /// Connections of ports of Services.
+    pub(crate) connections: BTreeMap<String, Traffic>,
+}
 
 /// The proxy.
 #[derive(Debug)]
@@ -65,14 +74,22 @@ impl Proxy {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was counted of requests, by front; nothing where the proxy does not answer, or is not there.
-    pub(crate) async fn counted(&self, home: &Home) -> BTreeMap<String, Vec<HttpTraffic>> {
+    /// What was counted; nothing where the proxy does not answer, or is not there.
+    pub(crate) async fn counted(&self, home: &Home) -> Counters {
         let is_there = self.wanted.borrow().as_ref().is_some_and(|wanted| !wanted.0.is_empty());
         if !is_there {
-            return BTreeMap::new();
+            return Counters::default();
         }
-        let Ok(mut client) = Client::connect(&home.state).await else { return BTreeMap::new() };
-        client.call(&Call::Count).await.map(|report| report.counted).unwrap_or_default()
+        let Ok(mut client) = Client::connect(&home.state).await else { return Counters::default() };
+        let Ok(Report { counted, carried, .. }) = client.call(&Call::Count).await else {
+            return Counters::default();
+        };
+        Counters { requests: counted, connections: carried }
+    }
+
+    /// The ports that a front is bound to, by the last report.
+    pub(crate) fn bound(&self, front: &str) -> Bound {
+        self.locked().bound.get(front).copied().unwrap_or_default()
     }
 
     /// Has this served from now on.
@@ -242,6 +259,7 @@ mod tests {
             default: Some(0),
             pools: vec![Pool { service: "web".into(), http2: false, servers }],
             challenges: vec![],
+            tls_port: None,
         };
         Wanted(BTreeMap::from([("e/default/web".to_owned(), front)]))
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,16 +22,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::backend::{HEADERS, MAX_HEAD, Registry};
 use super::connection::{Busy, ConnectionEntry, Connections, SILENCES, Silences, Watched};
 use super::forward::{self, Origin, Table, Target};
+use super::ports::{self, Sockets};
 use super::routing::{Hosts, Routing};
 use super::streams::WINDOW;
 use super::tally::Counter;
+use super::termination::{HANDSHAKE, Machines, Port};
 use super::tls::{self, Certificates};
 use super::wanted::{Bound, Challenge, Front, Pool, Proof, Report, Wanted};
 use crate::cloud::local::sources::Sources;
-use crate::plan::fleet::HttpTraffic;
-
-/// The time of a handshake of TLS.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+use crate::plan::fleet::{HttpTraffic, Traffic};
 
 /// The time that a connection without a request has to close in good order.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -42,34 +41,11 @@ const STREAMS: u32 = 128;
 /// After an accept that failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections that wait in the kernel until they are accepted.
-const BACKLOG: i32 = 4096;
-
-/// Added to a port that cannot be bound: 80 becomes 8080, 443 becomes 8443.
-const FALLBACK_OFFSET: u16 = 8000;
-
-/// Where listeners are kept, so that they outlive this process.
-pub(crate) trait Sockets: std::fmt::Debug + Send + Sync {
-    /// The listener of that name which an earlier process bound.
-    fn take(&self, name: &str) -> Option<StdListener>;
-    /// Keeps a listener.
-    fn keep(&self, name: &str, listener: &StdListener);
-    /// Closes it everywhere.
-    fn forget(&self, name: &str);
-}
-
 /// A listener that serves.
 #[derive(Debug)]
 struct Listening {
     port: u16,
     _serving: DropGuard,
-}
-
-/// A port that is open and not served yet.
-struct Opened {
-    listener: StdListener,
-    port: u16,
-    is_tls: bool,
 }
 
 /// A front that is served.
@@ -80,6 +56,8 @@ struct Running {
     https: Option<Listening>,
     /// By Service.
     counters: BTreeMap<String, Arc<Counter>>,
+    /// Of a port of a Service.
+    port: Arc<Port>,
     warnings: Vec<String>,
     /// The challenges that it answers: by token, whether by TLS.
     challenges: BTreeMap<String, bool>,
@@ -108,6 +86,8 @@ impl Running {
 #[derive(Debug)]
 struct Shared {
     host: Ipv4Addr,
+    /// Whether it is a port of a Service.
+    is_port: bool,
     table: RwLock<Arc<Table>>,
     certificates: Arc<Certificates>,
     ended: CancellationToken,
@@ -181,8 +161,8 @@ impl Server {
             wanted.0.get(id).is_none_or(|wanted| wanted.host != front.shared.host)
         });
         for (id, _) in gone {
-            for kind in [PLAIN, TLS] {
-                self.sockets.forget(&name(kind, &id));
+            for is_tls in [false, true] {
+                ports::close(&*self.sockets, &id, is_tls);
             }
         }
         for (id, front) in &wanted.0 {
@@ -208,7 +188,9 @@ impl Server {
                 pools: front.pools.iter().map(target).collect(),
                 others,
                 redirect: front.redirect.then(|| (Hosts::new(&front.tls), https)),
+                is_challenged: !front.challenges.is_empty(),
                 challenges: http_challenges(&front.challenges),
+                machines: machines(front, running, registry),
             };
             *running.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
             // Last: whoever connects is answered by these rules, and a redirect names a port.
@@ -229,19 +211,19 @@ impl Server {
     }
 
     /// Opens the ports of a front that are not open, and closes that of TLS where it is not wanted any more.
-    fn open(&self, id: &str, front: &Front, running: &mut Running) -> Vec<Opened> {
-        let wants_tls = front.has_tls();
-        if !wants_tls && running.https.take().is_some() {
-            self.sockets.forget(&name(TLS, id));
+    fn open(&self, id: &str, front: &Front, running: &mut Running) -> Vec<ports::Opened> {
+        let wanted = front.ports();
+        if !wanted.iter().any(|(is_tls, _)| *is_tls) && running.https.take().is_some() {
+            ports::close(&*self.sockets, id, true);
         }
         let mut opened = Vec::new();
-        for (is_tls, port) in [(false, 80), (true, 443)] {
+        for (is_tls, port) in wanted {
             let is_open = if is_tls { running.https.is_some() } else { running.http.is_some() };
-            if is_open || is_tls && !wants_tls {
+            if is_open {
                 continue;
             }
-            match self.listener(&name(if is_tls { TLS } else { PLAIN }, id), front.host, port) {
-                Ok((listener, port)) => opened.push(Opened { listener, port, is_tls }),
+            match ports::open(&*self.sockets, id, front.host, (is_tls, port)) {
+                Ok(found) => opened.push(found),
                 Err(error) => {
                     running
                         .warnings
@@ -252,27 +234,12 @@ impl Server {
         opened
     }
 
-    /// The listener of that name which was kept, or a new one.
-    fn listener(&self, name: &str, host: Ipv4Addr, port: u16) -> io::Result<(StdListener, u16)> {
-        let is_ours = |kept: &StdListener| kept.local_addr().is_ok_and(|address| address.ip() == host);
-        let listener = if let Some(kept) = self.sockets.take(name).filter(is_ours) {
-            kept
-        } else {
-            let bound = bind(host, port)?;
-            self.sockets.keep(name, &bound);
-            bound
-        };
-        listener.set_nonblocking(true)?;
-        let port = listener.local_addr()?.port();
-        Ok((listener, port))
-    }
-
     /// Serves an open port.
-    fn start(&self, opened: Opened, shared: &Arc<Shared>) -> io::Result<Listening> {
-        let Opened { listener, port, is_tls } = opened;
+    fn start(&self, opened: ports::Opened, shared: &Arc<Shared>) -> io::Result<Listening> {
+        let ports::Opened { listener, port, is_tls } = opened;
         let listener = TcpListener::from_std(listener)?;
-        let config =
-            is_tls.then(|| tls::config(&shared.certificates)).transpose().map_err(io::Error::other)?;
+        let config = is_tls.then(|| tls::config(&shared.certificates, !shared.is_port)).transpose();
+        let config = config.map_err(io::Error::other)?;
         let acceptor = config.map(TlsAcceptor::from);
         let stop = self.common.leaving.child_token();
         let serving = stop.clone().drop_guard();
@@ -314,14 +281,21 @@ impl Server {
         report
     }
 
-    /// The requests of each front, by Service.
+    /// What was counted of connections of ports of Services.
+    pub(crate) fn carried(&self) -> BTreeMap<String, Traffic> {
+        let running = self.running();
+        let ports = running.0.iter().filter(|(_, front)| front.shared.is_port);
+        ports.map(|(id, front)| (id.clone(), front.port.counter.traffic())).collect()
+    }
+
+    /// The requests of each Ingress, by Service.
     pub(crate) fn counted(&self) -> BTreeMap<String, Vec<HttpTraffic>> {
         let running = self.running();
         let of = |(id, front): (&String, &Running)| {
             let counters = front.counters.iter();
             (id.clone(), counters.map(|(service, counter)| counter.requests(service)).collect())
         };
-        running.0.iter().map(of).collect()
+        running.0.iter().filter(|(_, front)| !front.shared.is_port).map(of).collect()
     }
 
     /// Accepts no more, and returns when all connections have ended or after `patience`. Listeners stay kept.
@@ -337,14 +311,12 @@ impl Server {
 /// What stands for the Service of requests that no rule is about.
 const OTHERS: &str = "";
 
-const PLAIN: &str = "http";
-const TLS: &str = "https";
-
-/// The tokens of challenges that a CA may be told of, whichever front it is led to.
+/// The tokens of challenges that a CA may be told of, whichever front it is led to; no CA comes to a port of a Service.
 fn answered(fronts: &BTreeMap<String, Running>) -> BTreeSet<String> {
     let somewhere = fronts.values().flat_map(|front| &front.challenges);
     let is_everywhere = |(token, is_tls): &(&String, &bool)| {
-        fronts.values().all(|front| !front.has_port(**is_tls) || front.challenges.contains_key(*token))
+        let mut ingresses = fronts.values().filter(|front| !front.shared.is_port);
+        ingresses.all(|front| !front.has_port(**is_tls) || front.challenges.contains_key(*token))
     };
     somewhere.filter(is_everywhere).map(|(token, _)| token.clone()).collect()
 }
@@ -358,16 +330,12 @@ fn http_challenges(challenges: &[Challenge]) -> BTreeMap<String, (String, String
     answered.collect()
 }
 
-/// The name of a listener among those that are kept.
-fn name(kind: &str, id: &str) -> String {
-    format!("{kind} {id}")
-}
-
 /// A front that nothing is served of yet.
 fn idle(front: &Front) -> Running {
     let ended = CancellationToken::new();
     let shared = Shared {
         host: front.host,
+        is_port: front.tls_port.is_some(),
         table: RwLock::new(Arc::new(Table::default())),
         certificates: Arc::default(),
         ended: ended.clone(),
@@ -379,24 +347,19 @@ fn idle(front: &Front) -> Running {
         http: None,
         https: None,
         counters,
+        port: Arc::default(),
         warnings: vec![],
         challenges: BTreeMap::new(),
         _ends_connections: ends,
     }
 }
 
-/// Binds a port, or another one where this user may not have it or another program has it.
-fn bind(host: Ipv4Addr, port: u16) -> io::Result<StdListener> {
-    let taken = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::AddrInUse)
-    };
-    let listener = match StdListener::bind((host, port)) {
-        Err(error) if taken(&error) => StdListener::bind((host, port + FALLBACK_OFFSET))
-            .or_else(|error| if taken(&error) { StdListener::bind((host, 0)) } else { Err(error) })?,
-        bound => bound?,
-    };
-    rustix::net::listen(&listener, BACKLOG)?;
-    Ok(listener)
+/// Where connections of a port of a Service go.
+fn machines(front: &Front, running: &Running, registry: &mut Registry) -> Option<Machines> {
+    let wanted = front.tls_port.as_ref()?;
+    running.port.set_affinity(wanted.affinity_seconds);
+    let servers = registry.servers(front.pools.first()?);
+    Some(Machines { port: Arc::clone(&running.port), servers, tls: wanted.to_pods })
 }
 
 /// How connections are served. Their first bytes show whether they are of HTTP/1.1 or HTTP/2.
@@ -438,9 +401,12 @@ async fn accept(
             continue;
         };
         let table = shared.table();
-        if !table.sources.admit(client.ip()) {
-            table.others.refused();
+        if !table.is_challenged && !table.sources.admit(client.ip()) {
             drop(stream.set_zero_linger());
+            match &table.machines {
+                Some(Machines { port, .. }) => port.counter.refused(),
+                None => table.others.refused(),
+            }
             continue;
         }
         drop(table);
@@ -465,7 +431,9 @@ async fn connection(
 ) {
     let Ok(local) = stream.local_addr() else { return };
     drop(stream.set_nodelay(true));
-    let entry = Arc::new(common.connections.enter(&shared.ended, place));
+    let entry = Arc::new(common.connections.enter(&shared.ended, place, shared.is_port));
+    let port = shared.table().machines.as_ref().map(|machines| Arc::clone(&machines.port));
+    let _open = port.as_ref().map(|port| port.counter.accepted());
     let stream = Watched::new(stream, &entry.activity);
     let origin = Origin { client: client.ip(), local, tls: acceptor.is_some() };
     match acceptor {
@@ -475,13 +443,16 @@ async fn connection(
                 shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
                 () = entry.activity.stop.cancelled() => return,
             };
-            let Ok(Ok(mut stream)) = shaken else { return };
-            if stream.get_ref().1.alpn_protocol() == Some(tls::CHALLENGE) {
-                // The handshake was the answer (RFC 8737, 3): nothing is asked, and nothing served, after it.
-                drop(tokio::time::timeout(CLOSING, stream.shutdown()).await);
-                return;
+            match (shaken, &shared.table().machines) {
+                (Ok(Ok(mut stream)), _) if stream.get_ref().1.alpn_protocol() == Some(tls::CHALLENGE) => {
+                    // The handshake was the answer (RFC 8737, 3): nothing is asked, and nothing served, after it.
+                    drop(tokio::time::timeout(CLOSING, stream.shutdown()).await);
+                }
+                (Ok(Ok(stream)), Some(machines)) => machines.pass(stream, client.ip(), &entry).await,
+                (Ok(Ok(stream)), None) => serve(stream, origin, shared, common, &entry).await,
+                (Ok(Err(_)) | Err(_), Some(machines)) => machines.port.counter.failed(),
+                (Ok(Err(_)) | Err(_), None) => {}
             }
-            serve(stream, origin, shared, common, &entry).await;
         }
     }
 }

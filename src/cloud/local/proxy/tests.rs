@@ -17,7 +17,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{SILENCES, Silences};
-use super::server::{Server, Sockets};
+use super::ports::Sockets;
+use super::server::Server;
 use super::wanted::{Certificate, Front, Pool, PrivateKey, ServerAddress, Wanted};
 use crate::cloud::local::ca::Authority;
 use crate::cloud::local::home::Home;
@@ -26,6 +27,7 @@ use crate::plan::fleet::HttpRule;
 mod hostile;
 mod protocols;
 mod secure;
+mod termination;
 
 /// Keeps nothing.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ fn front(servers: &[SocketAddr]) -> Front {
         default: None,
         pools: vec![pool("web", servers)],
         challenges: vec![],
+        tls_port: None,
     }
 }
 
@@ -307,6 +310,19 @@ async fn clients_outside_the_ranges_are_not_answered() {
         counted.iter().find(|found| found.service == service).map(|found| found.codes[class])
     };
     assert_eq!((of("", "4xx"), of("web", "4xx"), of("web", "2xx")), (Some(1), Some(0), Some(2)));
+    // Whom later ranges leave out is refused on the connection that is open.
+    let mut stream = bed.connect().await;
+    for (ranges, status) in [(&[][..], "200"), (&["192.0.2.0/24"], "403")] {
+        let mut front = bed.front();
+        front.source_ranges = ranges.iter().map(|range| (*range).to_owned()).collect();
+        bed.serve(front);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert_eq!(answer.contains("connection: close"), status == "403", "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -4,23 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use i2kit_spec::Seconds;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::local::wire::Hello;
-use crate::plan::fleet::{HttpRule, HttpTraffic};
+use crate::manifest::api::Name;
+use crate::plan::fleet::{HttpRule, HttpTraffic, Traffic};
 
-/// Everything that the proxy is to serve: a front for each Ingress, by [`Front::id`].
+/// Everything that the proxy is to serve: a front for each Ingress, by [`Front::id`], and for each port of a Service that
+/// ends TLS, by [`Front::port_id`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Wanted(pub(crate) BTreeMap<String, Front>);
 
-/// An Ingress: an address, rules, and where they lead.
+/// An Ingress: an address, rules, and where they lead; or a port of a Service that ends TLS, with one pool and no rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Front {
     /// The environment, for warnings.
     pub(crate) environment: String,
-    /// The address on this host. Requests come on port 80, and on 443 with TLS.
+    /// The address on this host. Requests come on port 80, and on 443 with TLS; connections of a port of a Service on that.
     pub(crate) host: Ipv4Addr,
     /// Ranges of clients; everybody when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -42,6 +45,22 @@ pub(crate) struct Front {
     /// What proves to a CA that hosts lead here, whichever of its connections arrives at which front.
     #[serde(default)]
     pub(crate) challenges: Vec<Challenge>,
+    /// Of a port of a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_port: Option<TlsPort>,
+}
+
+/// A port of a Service that ends TLS: bytes pass between clients and machines as they come, whatever they speak.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TlsPort {
+    /// The port that is wanted.
+    pub(crate) port: u16,
+    /// Whether machines are spoken TLS to as well.
+    pub(crate) to_pods: bool,
+    /// How long a client that does not come again stays with its machine; `None`: clients do not stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) affinity_seconds: Option<Seconds>,
 }
 
 /// The answer to a CA that wants to see that a host leads here (RFC 8555, 8.3; RFC 8737).
@@ -67,9 +86,23 @@ pub(crate) enum Proof {
 }
 
 impl Front {
-    /// The name of a front in [`Wanted`].
-    pub(crate) fn id(environment: &str, ingress: &crate::manifest::api::Name) -> String {
+    /// The name of an Ingress' front in [`Wanted`].
+    pub(crate) fn id(environment: &str, ingress: &Name) -> String {
         format!("{environment}/{}/{}", ingress.namespace, ingress.name)
+    }
+
+    /// The name of the front of a port of a Service in [`Wanted`].
+    pub(crate) fn port_id(environment: &str, service: &Name, port: u16) -> String {
+        format!("{environment}/{}/{}:{port}", service.namespace, service.name)
+    }
+
+    /// The ports that it is to have, each with whether there is TLS.
+    pub(super) fn ports(&self) -> Vec<(bool, u16)> {
+        match &self.tls_port {
+            Some(wanted) => vec![(true, wanted.port)],
+            None if self.has_tls() => vec![(false, 80), (true, 443)],
+            None => vec![(false, 80)],
+        }
     }
 
     /// Whether it has a port for TLS.
@@ -162,6 +195,9 @@ pub(crate) struct Report {
     /// What was counted, by front; only in the answer to [`Call::Count`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) counted: BTreeMap<String, Vec<HttpTraffic>>,
+    /// The same of ports of Services.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) carried: BTreeMap<String, Traffic>,
     /// Requests that were answered since the process started.
     pub(crate) requests: u64,
     /// The process.
@@ -222,6 +258,7 @@ mod tests {
                 default: None,
                 pools: vec![],
                 challenges: vec![],
+                tls_port: None,
             };
             Wanted(BTreeMap::from([("e/d/n".to_owned(), front)]))
         };

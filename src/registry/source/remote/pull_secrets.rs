@@ -21,7 +21,8 @@ struct Config {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Auth {
-    auth: String,
+    #[serde(rename = "auth")]
+    basic: String,
     username: String,
     password: String,
 }
@@ -62,11 +63,11 @@ fn is_of(server: &str, registry: &str) -> bool {
 
 impl Auth {
     fn credentials(&self) -> Option<Credentials> {
-        if self.auth.is_empty() {
+        if self.basic.is_empty() {
             return (!self.username.is_empty())
                 .then(|| Credentials::of(self.username.clone(), self.password.clone()));
         }
-        let bytes = base64::engine::general_purpose::STANDARD.decode(self.auth.trim()).ok()?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(self.basic.trim()).ok()?;
         let text = String::from_utf8(bytes).ok()?;
         let (user, password) = text.split_once(':')?;
         (!user.is_empty())

@@ -95,7 +95,7 @@ async fn a_thousand_seeds_of_nonsense_hurt_nobody() {
 
 #[tokio::test]
 async fn silent_clients_are_closed_and_slow_ones_served() {
-    let quick = Silences { head: 1, between: 1, crowded: 1, within: 3 };
+    let quick = Silences { head: 1, between: 1, within: 3, ..SILENCES };
     let bed = Bed::with(front(&[mirror().await]), quick);
     let mut silent = bed.connect().await;
     let mut kept = bed.connect().await;
@@ -131,7 +131,7 @@ async fn silent_clients_are_closed_and_slow_ones_served() {
 
 #[tokio::test]
 async fn pings_keep_no_connection_open() {
-    let quick = Silences { head: 1, between: 1, crowded: 1, within: 3 };
+    let quick = Silences { head: 1, between: 1, within: 3, ..SILENCES };
     let bed = Bed::with(front(&[mirror().await]), quick);
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     builder

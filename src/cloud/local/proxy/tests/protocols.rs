@@ -166,7 +166,11 @@ async fn an_upgrade_becomes_a_tunnel_that_is_counted() {
 /// A tunnel is a client as others are: it has a place, a limit of silence, and time when the process leaves.
 #[tokio::test]
 async fn a_tunnel_keeps_the_place_of_its_connection_and_is_closed_when_it_is_silent() {
-    let server = Server::with(4, Arc::new(Unkept), Silences { head: 9, between: 9, crowded: 9, within: 2 });
+    let server = Server::with(
+        4,
+        Arc::new(Unkept),
+        Silences { head: 9, between: 9, crowded: 9, within: 2, ..SILENCES },
+    );
     let mut bed = Bed { server, wanted: Wanted::default() };
     bed.serve(front(&[echo().await]));
     let mut tunnels = Vec::new();

@@ -2,7 +2,7 @@
 
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -11,20 +11,20 @@ use crate::cloud::local::clock;
 use crate::cloud::local::proxy::tls::{Flaw, examine, lifetime};
 use crate::cloud::local::proxy::wanted::{Challenge, Proof};
 
-struct Signer {
+pub(super) struct Signer {
     _folder: tempfile::TempDir,
     authority: Authority,
 }
 
 impl Signer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(&folder.path().join("i2kit"), folder.path(), std::path::PathBuf::new());
         let (authority, _) = Authority::make(&home).unwrap();
         Self { _folder: folder, authority }
     }
 
-    fn certificate(&self, hosts: &[&str]) -> Certificate {
+    pub(super) fn certificate(&self, hosts: &[&str]) -> Certificate {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let signed = self.authority.sign(&hosts).unwrap();
         Certificate { hosts, chain: signed.chain, key: PrivateKey(signed.key) }
@@ -32,18 +32,26 @@ impl Signer {
 
     /// What trusts this authority alone.
     fn connector(&self, protocols: &[&str]) -> TlsConnector {
+        self.connector_of(protocols, rustls::ALL_VERSIONS)
+    }
+
+    /// The same, with these versions of TLS.
+    pub(super) fn connector_of(
+        &self,
+        protocols: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         let pem = self.authority.pem().unwrap();
         roots.add(rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         bed: &Bed,
         host: &str,
@@ -158,7 +166,16 @@ async fn a_ca_finds_the_answer_to_its_challenge_and_nobody_else_finds_another_si
     assert!(signer.connect(&bed, "a.test", &["acme-tls/1"]).await.is_err(), "a site is no answer");
     let tokens: Vec<String> = bed.server.report().challenges.into_iter().collect();
     assert_eq!(tokens, ["one", "two"]);
+    // Nobody knows from where a CA asks: it is answered, and nothing else is, whatever the ranges are.
     let mut front = bed.front();
+    front.source_ranges = vec!["192.0.2.0/24".into()];
+    bed.serve(front);
+    assert!(ask(&bed, "a.test", "one").await.ends_with("one.thumb"));
+    for host in ["a.test", "c.test"] {
+        assert!(ask(&bed, host, "other").await.starts_with("HTTP/1.1 403"), "{host}");
+    }
+    let mut front = bed.front();
+    front.source_ranges.clear();
     front.challenges.clear();
     bed.serve(front);
     assert!(ask(&bed, "a.test", "one").await.starts_with("HTTP/1.1 308"));

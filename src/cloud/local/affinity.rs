@@ -1,14 +1,15 @@
 //! `sessionAffinity: ClientIP` of a listener: which backend a client's next connection goes to.
 //!
 //! A client that came within the time of the Service's `timeoutSeconds` stays with its backend as long as that is healthy;
-//! any other goes to the backend that its address has by [rendezvous hashing](crate::cloud::local::rendezvous). The list of
-//! clients is this process's own: its successor sends a client to the same backend unless others came in between.
+//! any other goes to the backend that its address has by [rendezvous hashing](super::rendezvous). The list of
+//! clients is the own one of the process that carries: its successor sends a client to the same backend unless others came
+//! in between.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::cloud::local::rendezvous;
+use super::rendezvous;
 
 /// Clients of one listener that are remembered. Further ones go by their address alone.
 const CLIENTS: usize = 4096;
@@ -18,7 +19,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// The clients of a listener.
 #[derive(Debug)]
-pub(super) struct Affinity {
+pub(crate) struct Affinity {
     timeout: Duration,
     clients: HashMap<IpAddr, (SocketAddr, Instant)>,
     swept: Option<Instant>,
@@ -26,17 +27,17 @@ pub(super) struct Affinity {
 
 impl Affinity {
     /// No client yet. `timeout`: how long one without a new connection is remembered.
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Self { timeout, clients: HashMap::new(), swept: None }
     }
 
     /// Another time from now on; clients stay.
-    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
     /// The one of these backends for a connection of this client at the time `now`.
-    pub(super) fn choose(
+    pub(crate) fn choose(
         &mut self,
         client: IpAddr,
         backends: &[SocketAddr],
