@@ -60,7 +60,7 @@ const PURE_PARTS: &[&str] = &[
     "src/cloud/aws/plan/",
     "src/cloud/local/proxy/routing.rs",
     "src/cloud/local/network/wanted.rs",
-    "src/cloud/local/network/rules.rs",
+    "src/cloud/local/network/rules",
     "src/cloud/local/network/nftables",
     "src/cloud/local/mover/dns/message.rs",
     "src/cloud/local/mover/dns/zone.rs",

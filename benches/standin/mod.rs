@@ -38,9 +38,8 @@ pub(crate) fn is_called() -> bool {
 /// Is a machine until its power button is pressed, or becomes qemu.
 pub(crate) fn run() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if values(&arguments, "-qmp").next().is_none() {
-        panic!("{}: {}", program(), become_qemu(&arguments));
-    }
+    let is_machine = values(&arguments, "-qmp").next().is_some();
+    assert!(is_machine, "{}: {}", program(), become_qemu(&arguments));
     let machine = Machine::read(&arguments).expect("a machine in a network of its environment's own");
     machine.run().unwrap();
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fleet::{BalancerSpec, HttpAcme, HttpBackend, HttpRule, HttpSecret, HttpSpec, TargetGroup};
-use super::service::{number, selects};
+use super::service::{number, selected};
 use crate::manifest::api::{BackendPort, Ingress, IngressBackend, Name, ObjectSet, Service, ServiceType};
 
 /// What stands before an Ingress' name among the names of balancers: Services may have the same one.
@@ -100,7 +100,7 @@ pub fn is_public(host: &str) -> bool {
     is_name && !PRIVATE.contains(&last)
 }
 
-/// A backend that no Service of the set has leads nowhere.
+/// A backend that no Service of the set has leads nowhere, and so does one whose Service leads to no pods.
 fn resolve(backend: &IngressBackend, ingress: &Ingress, set: &ObjectSet) -> HttpBackend {
     let namespace = ingress.meta.name.namespace.as_str();
     let own = |service: &&Service| {
@@ -115,8 +115,7 @@ fn resolve(backend: &IngressBackend, ingress: &Ingress, set: &ObjectSet) -> Http
     });
     let mut targets = Vec::new();
     if let (Some(service), Some(port)) = (service, port) {
-        let of_namespace = set.kept().filter(|(group, _)| group.namespace == namespace);
-        for (group, template) in of_namespace.filter(|(_, each)| selects(&service.selector, &each.labels)) {
+        for (group, template) in selected(service, set) {
             if let Some(port) = number(port, template) {
                 targets.push(TargetGroup { group: group.clone(), port });
             }
@@ -134,6 +133,48 @@ fn resolve(backend: &IngressBackend, ingress: &Ingress, set: &ObjectSet) -> Http
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::{Options, SourceFile, read};
+
+    #[test]
+    fn a_backend_leads_to_what_its_service_selects_and_an_alias_to_nobody() {
+        let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop}
+spec:
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec: {containers: [{name: c, image: nginx, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop}
+spec: {defaultBackend: {service: {name: shop, port: {number: 80}}}}
+";
+        let files = [SourceFile { name: "x.yaml".into(), bytes: text.into() }];
+        let mut set = read(&files, &Options::default()).set;
+        let targets = |set: &ObjectSet| {
+            let ingress = balancer(&set.ingresses[0], set, &BTreeMap::new()).http.unwrap();
+            let service = super::super::service::balancer(&set.services[0], set);
+            let of_service = service.listeners.iter().map(|listener| listener.targets.len()).sum::<usize>();
+            (ingress.backends[0].targets.len(), of_service)
+        };
+        assert_eq!(targets(&set), (1, 1));
+        // What `check` refuses leads nowhere either.
+        let selector = std::mem::take(&mut set.services[0].selector);
+        assert_eq!(targets(&set), (0, 0));
+        set.services[0].kind = ServiceType::ExternalName;
+        set.services[0].external_name = Some("shop.example.com".into());
+        assert_eq!(targets(&set), (0, 0));
+        set.services[0].selector = selector;
+        assert_eq!(targets(&set), (0, 0));
+    }
 
     #[test]
     fn a_public_host_is_a_name_of_the_public_dns() {

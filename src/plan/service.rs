@@ -15,11 +15,7 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
         let alias = BalancerSpec::new(service.meta.name.clone(), service.kind, vec![]);
         return BalancerSpec { external_name: Some(name.clone()), ..alias };
     }
-    let selected: Vec<(&Name, &PodTemplate)> = set
-        .kept()
-        .filter(|(group, _)| group.namespace == service.meta.name.namespace)
-        .filter(|(_, template)| selects(&service.selector, &template.labels))
-        .collect();
+    let selected: Vec<(&Name, &PodTemplate)> = selected(service, set).collect();
     let listener = |port: &ServicePort| Listener {
         port: port.port,
         protocol: port.protocol,
@@ -58,6 +54,20 @@ pub(super) fn balancer(service: &Service, set: &ObjectSet) -> BalancerSpec {
         headless,
         http: None,
     }
+}
+
+/// The pod templates that a Service leads to, each with its workload's name. An alias leads to none, and neither does a
+/// Service without a selector, whose endpoints are written by hand in a cluster: it is not one that selects everything.
+pub(super) fn selected<'s>(
+    service: &'s Service,
+    set: &'s ObjectSet,
+) -> impl Iterator<Item = (&'s Name, &'s PodTemplate)> {
+    let leads = service.kind != ServiceType::ExternalName && !service.selector.is_empty();
+    set.kept().filter(move |(group, template)| {
+        leads
+            && group.namespace == service.meta.name.namespace
+            && selects(&service.selector, &template.labels)
+    })
 }
 
 /// Whether every label of `selector` is on the pod.

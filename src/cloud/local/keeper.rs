@@ -288,7 +288,7 @@ impl Keeper {
         let state = self.state();
         let empty = Environment::default();
         let found = state.environments.get(environment).unwrap_or(&empty);
-        if state.addresses.families(found).contains(&IpFamily::V6) {
+        if state.addresses.families(environment, found).contains(&IpFamily::V6) {
             return Ok(());
         }
         let advice = if state.addresses.have_ipv6 {
@@ -305,7 +305,16 @@ impl Keeper {
     pub(super) fn network(&self, environment: &str) -> Result<Arc<Network>, CloudError> {
         let processes = self.state().processes(environment);
         let found = self.networks.get(environment, &processes);
+        self.note_networks();
         found.map_err(|message| CloudError::Program { program: "the network".into(), message })
+    }
+
+    /// Takes note of the networks that there are: a machine that comes into one gets what that has, whatever this host would
+    /// give a new one.
+    pub(super) fn note_networks(&self) {
+        let networks = self.networks.all().into_iter();
+        let have_ipv6 = networks.map(|(name, network)| (name, network.has_ipv6())).collect();
+        self.state().addresses.networks_have_ipv6 = have_ipv6;
     }
 
     /// The fleet of an environment with the traffic of its balancers and the use of its machines, which change without end

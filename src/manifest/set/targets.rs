@@ -245,12 +245,28 @@ impl<'s, 'a> Set<'s, 'a> {
         }
     }
 
-    /// The port that a backend names must be one of its Service; that the Service exists is checked by name.
+    /// The port that a backend names must be one of its Service, which leads to pods; that the Service exists is checked by
+    /// name.
     fn backend_port(&mut self, document: &Document<'_>, backend: &Node<'_>, path: &str) {
         let Some(service) = backend.get("service") else { return };
         let Some(target) = service.str("name").and_then(|name| self.find(document, "Service", name)) else {
             return;
         };
+        let is_alias = target.root.at(&["spec", "type"]).and_then(Node::scalar) == Some("ExternalName");
+        let selector = target.root.at(&["spec", "selector"]);
+        let why = match () {
+            () if is_alias => Some("is an alias for another DNS name"),
+            () if selector.is_none_or(Node::is_empty) => Some("has no selector"),
+            () => None,
+        };
+        if let (Some(why), Some(name)) = (why, service.get("name")) {
+            let message = format!("{} {why}: an Ingress leads to pods, and it has none", target.title());
+            let path = format!("{path}.service.name");
+            let mut found = finding(Code::RefusedValue, document, &path, name.span, message);
+            found.help("name a Service whose selector has the labels of a pod template");
+            self.findings.push(found);
+            return;
+        }
         let ports = target.root.at(&["spec", "ports"]).map_or(&[][..], Node::items);
         for (key, of) in [("number", "port"), ("name", "name")] {
             let Some(wanted) = service.at(&["port", key]) else { continue };

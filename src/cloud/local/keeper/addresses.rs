@@ -18,8 +18,10 @@ const REST: Duration = Duration::from_mins(10);
 pub(in crate::cloud::local) struct Addresses {
     /// Whether this host gives environments a network.
     pub(in crate::cloud::local) are_given: bool,
-    /// Whether those networks have IPv6.
+    /// Whether a new network has IPv6.
     pub(in crate::cloud::local) have_ipv6: bool,
+    /// Whether each network that is there has it, by environment.
+    pub(super) networks_have_ipv6: BTreeMap<String, bool>,
     /// Why it does not, and what to do about it.
     pub(in crate::cloud::local) refusal: Option<String>,
     freed: BTreeMap<(String, Ipv4Addr), Instant>,
@@ -33,24 +35,29 @@ impl Addresses {
         if there.peek().is_none() { self.are_given } else { there.any(|record| record.address.is_some()) }
     }
 
-    /// The families of addresses of this environment's machines; none where they have no addresses. They stay what they are as
-    /// long as it has machines.
-    pub(in crate::cloud::local) fn families(&self, environment: &Environment) -> Vec<IpFamily> {
+    /// The families of addresses of the machines of this environment, of that name; none where they have no addresses. They
+    /// stay what they are as long as it has machines, or a network.
+    pub(in crate::cloud::local) fn families(&self, name: &str, environment: &Environment) -> Vec<IpFamily> {
         if !self.are_in(environment) {
             return Vec::new();
         }
         let records = environment.groups.values().flat_map(|group| group.instances.values());
         let mut there = records.filter(|record| record.state != InstanceState::Ended).peekable();
         let has_ipv6 = match there.peek() {
-            None => self.have_ipv6,
+            None => self.networks_have_ipv6.get(name).copied().unwrap_or(self.have_ipv6),
             Some(_) => there.any(|record| record.address6.is_some()),
         };
         [Some(IpFamily::V4), has_ipv6.then_some(IpFamily::V6)].into_iter().flatten().collect()
     }
 
     /// The address of IPv6 of a new machine of this environment that gets this one of IPv4.
-    pub(super) fn choose6(&self, environment: &Environment, address: Ipv4Addr) -> Option<Ipv6Addr> {
-        self.families(environment).contains(&IpFamily::V6).then(|| wanted::machine_address6(address))
+    pub(super) fn choose6(
+        &self,
+        name: &str,
+        environment: &Environment,
+        address: Ipv4Addr,
+    ) -> Option<Ipv6Addr> {
+        self.families(name, environment).contains(&IpFamily::V6).then(|| wanted::machine_address6(address))
     }
 
     /// The address of a new machine of this environment: the lowest one that neither has nor had a machine just now. None
@@ -122,15 +129,27 @@ mod tests {
         let mut addresses = Addresses { are_given: true, have_ipv6: true, ..Addresses::default() };
         let other = Ipv4Addr::new(10, 78, 1, 2);
         // Those that are there have none, whatever this host gives now.
-        assert_eq!(addresses.families(&environment), [IpFamily::V4]);
-        assert_eq!(addresses.choose6(&environment, other), None);
+        assert_eq!(addresses.families("local", &environment), [IpFamily::V4]);
+        assert_eq!(addresses.choose6("local", &environment, other), None);
         let empty = Environment::default();
-        assert_eq!(addresses.families(&empty), [IpFamily::V4, IpFamily::V6]);
-        assert_eq!(addresses.choose6(&empty, other), Some("fd69:326b:6974:78::102".parse().unwrap()));
+        assert_eq!(addresses.families("local", &empty), [IpFamily::V4, IpFamily::V6]);
+        assert_eq!(
+            addresses.choose6("local", &empty, other),
+            Some("fd69:326b:6974:78::102".parse().unwrap())
+        );
+        // A network that is there has what it has, whatever this host would give a new one.
+        addresses.networks_have_ipv6.insert("local".into(), false);
+        assert_eq!(addresses.families("local", &empty), [IpFamily::V4]);
+        assert_eq!(addresses.choose6("local", &empty, other), None);
+        assert_eq!(addresses.families("other", &empty), [IpFamily::V4, IpFamily::V6]);
+        addresses.networks_have_ipv6.insert("local".into(), true);
         addresses.have_ipv6 = false;
-        assert_eq!(addresses.families(&empty), [IpFamily::V4]);
+        assert_eq!(addresses.families("local", &empty), [IpFamily::V4, IpFamily::V6]);
+        assert_eq!(addresses.families("other", &empty), [IpFamily::V4]);
+        addresses.networks_have_ipv6.clear();
+        assert_eq!(addresses.families("local", &empty), [IpFamily::V4]);
         addresses.are_given = false;
-        assert_eq!(addresses.families(&empty), []);
+        assert_eq!(addresses.families("local", &empty), []);
     }
 
     #[test]

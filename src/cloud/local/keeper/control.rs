@@ -174,7 +174,7 @@ fn routes(keeper: &Keeper) -> Routes {
     // Those that have disks alone need nothing carried.
     let busy = state.environments.iter().filter(|(_, environment)| !environment.is_idle());
     for (environment_name, environment) in busy {
-        let families = state.addresses.families(environment);
+        let families = state.addresses.families(environment_name, environment);
         let is_inside = !families.is_empty();
         let has_ipv6 = families.contains(&IpFamily::V6);
         for (service, balancer) in balanced(environment) {

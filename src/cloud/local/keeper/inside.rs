@@ -97,6 +97,7 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
     let needs = |(name, environment): (&String, &Environment)| (!environment.is_idle()).then(|| name.clone());
     let names: BTreeSet<String> = keeper.state().environments.iter().filter_map(needs).collect();
     keeper.networks.keep(&names);
+    keeper.note_networks();
     each(&names, |name| rule_one(keeper, name))
 }
 
@@ -119,7 +120,12 @@ impl Keeper {
 /// Makes the rules of the network of an environment, if it has one, what is wanted now.
 fn rule_one(keeper: &Keeper, name: &str) -> Result<(), CloudError> {
     let Some(network) = keeper.networks.find(name) else { return Ok(()) };
-    let now = || keeper.state().environments.get(name).map_or_else(Wanted::default, wanted);
+    let now = || {
+        let state = keeper.state();
+        let families = |environment| state.addresses.families(name, environment);
+        let found = state.environments.get(name);
+        found.map_or_else(Wanted::default, |environment| wanted(environment, &families(environment)))
+    };
     network.apply(now).map_err(|error| CloudError::Program {
         program: "the network".into(),
         message: format!("the rules of {name} cannot be written: {error}"),
@@ -139,13 +145,14 @@ fn each(
     done
 }
 
-/// What the network of an environment is to be.
-fn wanted(environment: &Environment) -> Wanted {
+/// What the network of an environment is to be, whose machines have addresses of these families.
+fn wanted(environment: &Environment, families: &[IpFamily]) -> Wanted {
+    let has_ipv6 = families.contains(&IpFamily::V6);
     let mut services = Vec::new();
     for (_, balancer) in balanced(environment) {
         let Ok(host) = balancer.host.parse() else { continue };
-        // Without machines of a family nobody serves at the address.
-        let families = balancer.spec.families.there(true);
+        // Those that its names have: without machines of a family nobody serves at the address.
+        let families = balancer.spec.families.there(has_ipv6);
         for (listener, family) in balancer
             .spec
             .listeners
@@ -311,9 +318,11 @@ fn serving(environment: &Environment, group: &Name, (family, port): (IpFamily, u
 
 #[cfg(test)]
 mod tests {
+    use super::super::names;
     use super::*;
-    use crate::manifest::api::Tls;
-    use crate::plan::fleet::BalancerSpec;
+    use crate::cloud::local::mover::dns::zone::NameRecord;
+    use crate::manifest::api::{IpFamilies, ServiceType, Tls};
+    use crate::plan::fleet::{BalancerSpec, Health, Listener};
 
     #[test]
     fn every_environment_has_its_turn_and_the_first_error_is_told() {
@@ -344,7 +353,47 @@ mod tests {
         let balancers = [record(service), record(ingress)].into();
         let environment = Environment { balancers, ..Environment::default() };
         let ports: BTreeSet<u16> = proxy_targets(&environment).map(|target| target.port).collect();
-        assert_eq!(ports, [2, 3].into());
+        assert_eq!(ports, BTreeSet::from([2, 3]));
+    }
+
+    #[test]
+    fn a_service_is_served_at_the_addresses_that_its_names_have() {
+        let mut environment = crate::cloud::local::store::sample().remove("local").unwrap();
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let families = |list: &[IpFamily]| IpFamilies { list: list.to_vec(), required: false };
+        let listener = Listener {
+            port: 80,
+            protocol: Protocol::Tcp,
+            name: None,
+            targets: vec![TargetGroup { group: name.clone(), port: 8080 }],
+            tls: None,
+        };
+        let [v4, v6] = [IpFamily::V4, IpFamily::V6];
+        for has in [&[v4][..], &[v4, v6]] {
+            for record in environment.groups.get_mut(&name).unwrap().instances.values_mut() {
+                let address = Ipv4Addr::new(10, 78, 1, 1);
+                record.address = Some(address);
+                record.address6 = has.contains(&v6).then(|| wanted::machine_address6(address));
+                record.health = Health::Healthy;
+                record.state = InstanceState::Running;
+            }
+            for wants in [&[v4][..], &[v6], &[v4, v6], &[v6, v4]] {
+                let spec = BalancerSpec {
+                    families: families(wants),
+                    ..BalancerSpec::new(name.clone(), ServiceType::ClusterIP, vec![listener.clone()])
+                };
+                let record = BalancerRecord { spec, host: "127.77.3.4".into() };
+                environment.balancers = [(name.clone(), record)].into();
+                let zone = names::zone(&environment, has);
+                let named = zone.find("web.default.svc.cluster.local").unwrap();
+                let served = super::wanted(&environment, has).services;
+                assert_eq!(named.len(), served.len(), "{has:?} {wants:?}");
+                for service in served {
+                    assert!(named.contains(&NameRecord::Address(service.address)), "{has:?} {wants:?}");
+                    assert!(!service.backends.is_empty(), "{has:?} {wants:?}: {service:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub(super) fn zone(environment: &Environment, families: &[IpFamily]) -> Zone {
     for (name, balancer) in &environment.balancers {
         match &balancer.spec.headless {
             Some(headless) => {
-                headless_service(&mut zone, environment, name, (headless, &balancer.spec));
+                let own = balancer.spec.families.there(families.contains(&IpFamily::V6));
+                headless_service(&mut zone, environment, (name, &own), (headless, &balancer.spec));
             }
             None => service(&mut zone, name, balancer, families),
         }
@@ -71,15 +72,13 @@ fn service(zone: &mut Zone, name: &Name, balancer: &BalancerRecord, families: &[
     }
 }
 
-/// A headless Service: its name has the addresses of its members, and each member has a name below it.
+/// A headless Service: its name has the addresses of its members, those of its families, and each member has a name below it.
 fn headless_service(
     zone: &mut Zone,
     environment: &Environment,
-    name: &Name,
+    (name, families): (&Name, &[IpFamily]),
     (headless, spec): (&Headless, &BalancerSpec),
 ) {
-    // Without an address of IPv6 a machine has none of that family below the name.
-    let families = spec.families.there(true);
     let full = service_name(name);
     // A Service without members exists.
     zone.know(&full);
@@ -88,7 +87,7 @@ fn headless_service(
         for record in records.into_iter().flatten() {
             let is_named = record.serves() || headless.not_ready && is_there(record);
             let own = record.ordinal.map(|ordinal| member_name(group, ordinal)).or_else(|| hostname.clone());
-            let named = addresses(record, &families).filter(|_| is_named);
+            let named = addresses(record, families).filter(|_| is_named);
             let mut members: Vec<String> = Vec::new();
             for address in named {
                 zone.add(&full, NameRecord::Address(address));
@@ -227,10 +226,13 @@ mod tests {
             (&both[1..], &both[..], [0, 1]),
             // Where there is none, those that prefer both have IPv4.
             (&both[..], &both[..1], [1, 0]),
+            (&both[1..], &both[..1], [1, 0]),
         ] {
             assert_eq!(counted(&of(list, &json!(null), has), full), expected, "{list:?} {has:?}");
         }
         assert_eq!(counted(&of(&both[..1], &headless, &both), full), [1, 0]);
+        assert_eq!(counted(&of(&both[1..], &headless, &both), full), [0, 1]);
+        assert_eq!(counted(&of(&both[1..], &headless, &both[..1]), full), [1, 0]);
         let zone = of(&both, &headless, &both);
         assert_eq!(counted(&zone, full), [1, 1]);
         let member = "fd69-326b-6974-78--101.web.default.svc.cluster.local";

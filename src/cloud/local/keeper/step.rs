@@ -414,7 +414,8 @@ impl Step<'_> {
         let id = new_id(&head, |id| self.machines.contains_key(id) || record_of(&self.next, id).is_some());
         let address = self.addresses.choose(environment_name, environment);
         let given = address.as_ref().ok().copied().flatten();
-        let address6 = given.and_then(|address| self.addresses.choose6(environment, address));
+        let address6 =
+            given.and_then(|address| self.addresses.choose6(environment_name, environment, address));
         let Some(environment) = self.next.get_mut(environment_name) else { return };
         if !environment.claim_for_member(name, ordinal, &spec, self.now) {
             // A disk of it is being deleted: the next one is made when that is done.

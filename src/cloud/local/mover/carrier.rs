@@ -457,7 +457,8 @@ impl Carrier {
     pub(super) fn run(&mut self, until: Instant) -> Left {
         let member = self.shared.table.member(self.engine.member);
         let mut events = Vec::new();
-        let mut due = self.expire();
+        // What has come while this process did not run is looked at before anything is given up.
+        let mut due = Some(Instant::now());
         loop {
             let timeout = if self.engine.has_ready() {
                 Duration::ZERO
@@ -487,13 +488,13 @@ impl Carrier {
                 }
             }
             self.engine.run_ready();
+            due = self.expire();
             if let Some(left) = left {
                 return left;
             }
             if self.shared.table.phase() != Phase::Carry {
                 return Left::Phase;
             }
-            due = self.expire();
             if Instant::now() >= until {
                 return Left::Look;
             }

@@ -164,19 +164,18 @@ impl Connecting {
                 return Some(due);
             }
             self.deadlines.pop_front();
-            let is_present = self.attempts.get(&index).is_some_and(|attempt| attempt.tried.len() == number);
-            let state = engine.table.slot(index).state();
-            if !is_present || state != (SlotState::Connecting, engine.member) {
-                continue;
-            }
-            let attempt = self.attempts.remove(&index).unwrap_or_default();
             // It may be the next use of the record: then it has not waited for long.
-            if attempt.since.is_some_and(|since| since.elapsed() < CONNECT) {
-                self.attempts.insert(index, attempt);
+            let is_late = |attempt: &Attempt| {
+                attempt.tried.len() == number && attempt.since.is_none_or(|since| since.elapsed() >= CONNECT)
+            };
+            let state = engine.table.slot(index).state();
+            if !self.attempts.get(&index).is_some_and(is_late)
+                || state != (SlotState::Connecting, engine.member)
+            {
                 continue;
             }
-            drop_server(engine, index);
-            self.connect(engine, services, index, attempt);
+            // This process may have waited for its turn for so long, and the backend has answered.
+            self.event(engine, services, index);
         }
         None
     }

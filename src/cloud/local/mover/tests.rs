@@ -193,6 +193,26 @@ fn connections_take_turns_and_skip_the_dead() {
 }
 
 #[test]
+fn a_backend_that_has_answered_is_not_given_up_however_long_nobody_looked() {
+    let door = Door::new(Shares::of(1024));
+    door.apply(wanted(host(140), TCP, &[server("a")]));
+    let mut client = door.with(|carrier| {
+        let client = connect((host(140), PORT));
+        // It connects to the backend, and has no turn after that for longer than a backend may take.
+        let record = carrier.listeners.bound.values().next().unwrap().record as u64;
+        let Carrier { engine, services, connecting, shared, .. } = carrier;
+        connecting.accept(engine, services, (record, shared.shares), shared.log);
+        assert_eq!(engine.all(), 1);
+        std::thread::sleep(Duration::from_millis(2100));
+        client
+    });
+    client.write_all(b"!").and_then(|()| client.shutdown(Shutdown::Write)).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "a!");
+}
+
+#[test]
 fn tables_change_and_listeners_go_while_in_use() {
     let door = Door::new(Shares::of(1024));
     let (a, b) = (server("a"), server("b"));

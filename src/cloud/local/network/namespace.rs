@@ -16,10 +16,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
-use super::netlink::Batch;
+use super::netlink::{Batch, Refusal};
 use super::nftables::{Packets, Table};
 use super::sys::{self, SocketOption, Virtual};
-use super::wanted::{GATEWAY, NAMES, Wanted};
+use super::wanted::{self, GATEWAY, NAMES, Wanted};
 use super::{interfaces, netlink, nftables, rules};
 use crate::manifest::api::IpFamily;
 
@@ -51,6 +51,16 @@ const SETTINGS6: &[(&str, &str)] = &[
     ("ipv6/conf/default/autoconf", "0"),
     ("ipv6/conf/default/addr_gen_mode", "1"),
     ("ipv6/conf/all/accept_source_route", "-1"),
+];
+
+/// Settings of what the kernel keeps of packets in parts until they are whole, of both families: for 2 s, since all parts come
+/// over links of this host, and so many bytes that a machine's share of parts ([`rules::PARTS`]) fills a quarter at most. A
+/// kernel that lets nobody but root set them has no such files, and keeps its own 4 MiB.
+const PARTS: &[(&str, &str)] = &[
+    ("ipv4/ipfrag_time", "2"),
+    ("ipv4/ipfrag_high_thresh", "16777216"),
+    ("netfilter/nf_conntrack_frag6_timeout", "2"),
+    ("netfilter/nf_conntrack_frag6_high_thresh", "16777216"),
 ];
 
 /// Whether interfaces have no IPv6: those that are there, and those to come. The second one is how others find out whether
@@ -199,7 +209,7 @@ pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
     settings.map_err(NamespaceStep::Settings.failed())?;
     let may_have_ipv6 = match &join.net {
         None => prepare_ipv6().map_err(NamespaceStep::Settings.failed())?,
-        Some(_) => has_ipv6(),
+        Some(_) => has_ipv6().map_err(NamespaceStep::Settings.failed())?,
     };
     let route = netlink::open(None, 0).map_err(NamespaceStep::Sockets.failed())?;
     let netfilter = || netlink::open(Some(rustix::net::netlink::NETFILTER), 0);
@@ -223,6 +233,8 @@ pub(crate) fn open(join: &Join) -> Result<Handles, NamespaceError> {
         }
     }
     write_limits(&rules, has_ipv6).map_err(NamespaceStep::Rules.failed())?;
+    // Behind the rules, with which the kernel begins to put packets together.
+    PARTS.iter().try_for_each(|setting| set_if_there(*setting)).map_err(NamespaceStep::Settings.failed())?;
     let opened = || -> io::Result<Handles> {
         let outside = outside.map(|tun| open_outside(tun, has_ipv6)).transpose()?;
         let links = netlink::open(None, LINKS)?;
@@ -288,30 +300,39 @@ pub(super) fn enter_user(join: &Join) -> Result<(), NamespaceError> {
 
 fn set((name, value): (&str, &str)) -> io::Result<()> {
     let path = format!("/proc/sys/net/{name}");
-    fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+    fs::write(&path, value).map_err(|error| Refusal { purpose: path, error }.into())
+}
+
+/// The same of a setting that not every kernel has.
+fn set_if_there(setting: (&str, &str)) -> io::Result<()> {
+    match set(setting) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// Whether the network that this process is in has IPv6.
-fn has_ipv6() -> bool {
-    let [_, off] = IPV6_IS_OFF.map(|name| fs::read_to_string(format!("/proc/sys/net/{name}")));
-    off.is_ok_and(|off| off.trim() == "0")
+fn has_ipv6() -> io::Result<bool> {
+    let [_, off] = IPV6_IS_OFF;
+    match fs::read_to_string(format!("/proc/sys/net/{off}")) {
+        Ok(off) => Ok(off.trim() == "0"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Switches IPv6 on or off in the network that this process is in, for all interfaces. Where the kernel has none, it is off.
 fn switch_ipv6(on: bool) -> io::Result<()> {
-    for name in IPV6_IS_OFF {
-        match set((name, if on { "0" } else { "1" })) {
-            Err(error) if !on && error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
-    }
-    Ok(())
+    IPV6_IS_OFF.into_iter().try_for_each(|name| if on { set((name, "0")) } else { set_if_there((name, "1")) })
 }
 
 /// Has no interface of a new network have IPv6 yet, and those to come no addresses of their own. Whether this kernel has IPv6.
 fn prepare_ipv6() -> io::Result<bool> {
     switch_ipv6(false)?;
-    Ok(SETTINGS6.iter().try_for_each(|setting| set(*setting)).is_ok())
+    match SETTINGS6.iter().try_for_each(|setting| set(*setting)) {
+        Err(error) if passes(&error) => Err(error),
+        done => Ok(done.is_ok()),
+    }
 }
 
 /// Gives a new network IPv6: its rules first. It has none where the kernel lacks something that those need.
@@ -323,7 +344,12 @@ fn set_up_ipv6(route: &OwnedFd, rules: &OwnedFd) -> io::Result<bool> {
     let done = rules.and_then(|()| switch_ipv6(true)).and_then(|()| set_up_routes6(route));
     let Err(error) = done else { return Ok(true) };
     switch_ipv6(false)?;
-    let passes = matches!(
+    if passes(&error) { Err(error) } else { Ok(false) }
+}
+
+/// Whether an error is one of a moment, which says nothing about what the kernel has.
+fn passes(error: &io::Error) -> bool {
+    let is_known = matches!(
         error.kind(),
         io::ErrorKind::OutOfMemory
             | io::ErrorKind::StorageFull
@@ -332,7 +358,9 @@ fn set_up_ipv6(route: &OwnedFd, rules: &OwnedFd) -> io::Result<bool> {
             | io::ErrorKind::WouldBlock
             | io::ErrorKind::Interrupted
     );
-    if passes { Err(error) } else { Ok(false) }
+    // These have no kind of their own.
+    let number = netlink::number(error).map(Errno::from_raw_os_error);
+    is_known || matches!(number, Some(Errno::NOBUFS | Errno::MFILE | Errno::NFILE))
 }
 
 /// The index of the interface to outside.
@@ -384,6 +412,15 @@ pub(super) fn write_limits(socket: &OwnedFd, has_ipv6: bool) -> io::Result<()> {
         return Ok(());
     }
     write(socket, limits.written(rules::LIMITS, None))
+}
+
+/// Makes the table of a machine's interface. A kernel that has no such tables bounds the number of parts of packets alone.
+pub(super) fn write_frames(socket: &OwnedFd, machine: Ipv4Addr) -> io::Result<()> {
+    let done = write(socket, rules::frames(machine).written(&wanted::tap(machine), None));
+    match done.map_err(|error| (netlink::number(&error).map(Errno::from_raw_os_error), error)) {
+        Err((Some(Errno::OPNOTSUPP | Errno::AFNOSUPPORT), _)) | Ok(()) => Ok(()),
+        Err((_, error)) => Err(error),
+    }
 }
 
 /// Sends transactions, one after the other.
@@ -439,4 +476,29 @@ fn listen(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     rustix::net::sockopt::set_socket_reuseaddr(socket, true)?;
     rustix::net::bind(socket, &address)?;
     Ok(rustix::net::listen(socket, BACKLOG)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_want_of_the_moment_is_told_from_what_the_kernel_has_not() {
+        for (errno, expected) in [
+            (Errno::NOMEM, true),
+            (Errno::NOBUFS, true),
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::BUSY, true),
+            (Errno::NOENT, false),
+            (Errno::OPNOTSUPP, false),
+            (Errno::PERM, false),
+        ] {
+            let bare = || io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(passes(&bare()), expected, "{errno}");
+            // As the kernel's answer to a message comes, and that to a setting.
+            let refused = io::Error::from(Refusal { purpose: "chain".into(), error: bare() });
+            assert_eq!(passes(&refused), expected, "{refused}");
+        }
+    }
 }

@@ -215,18 +215,25 @@ impl Batch {
 }
 
 /// A message that the kernel refused.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{purpose}: {error}")]
 pub(super) struct Refusal {
     /// What the message is for.
     pub(super) purpose: String,
     /// Why it was refused.
+    #[source]
     pub(super) error: io::Error,
 }
 
 impl From<Refusal> for io::Error {
-    fn from(Refusal { purpose, error }: Refusal) -> Self {
-        Self::new(error.kind(), format!("{purpose}: {error}"))
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.error.kind(), refusal)
     }
+}
+
+/// The number of an error, that of a [`Refusal`]'s reason too: some have no kind of their own.
+pub(super) fn number(error: &io::Error) -> Option<i32> {
+    error.raw_os_error().or_else(|| error.get_ref()?.downcast_ref::<Refusal>()?.error.raw_os_error())
 }
 
 /// Opens a socket of this protocol, rtnetlink without one, that is told of these groups.

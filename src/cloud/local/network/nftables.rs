@@ -23,6 +23,8 @@ pub(super) enum Packets {
     Both = 1,
     /// `ip`.
     V4 = 2,
+    /// `netdev`: frames of an interface as they come, before the kernel cuts off what is behind a packet.
+    Frames = 5,
     /// `ip6`.
     V6 = 10,
 }
@@ -66,7 +68,7 @@ pub(super) enum Elements {
     Members(Vec<Vec<Value>>),
     /// Ranges of keys of one address, in order and apart.
     Ranges(Vec<Range>),
-    /// Keys that packets add, at most so many, each with its connections.
+    /// Keys that packets add, at most so many, each with what is counted of it.
     Counted(u32),
     /// The chain that each key leads to.
     Chains(Vec<(Vec<Value>, Verdict)>),
@@ -83,12 +85,23 @@ pub(super) enum Key {
     Source(IpFamily),
     /// `ip daddr`, or `ip6 daddr`.
     Destination(IpFamily),
+    /// `ct original saddr`, or `ct reply saddr`: an end of the packet's connection. For tables of one family.
+    End(IpFamily, Way),
     /// `meta l4proto`.
     Protocol,
     /// `th dport`.
     Port,
     /// A number: of a backend.
     Index,
+}
+
+/// A direction of a connection (`enum ip_conntrack_dir`), by its number in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// That of the packet that opened it.
+    Original = 0,
+    /// The other one.
+    Reply = 1,
 }
 
 /// A part of a key.
@@ -110,21 +123,38 @@ pub(super) struct Chain {
 }
 
 /// Where a chain is hooked. Its policy is to accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hook {
     pub(super) is_nat: bool,
+    /// The interface, of [`Packets::Frames`] alone.
+    pub(super) device: Option<String>,
     pub(super) point: Point,
     pub(super) priority: i32,
 }
 
-/// The points of a packet's way, by their numbers in the kernel.
+/// The points of a packet's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Point {
-    Prerouting = 0,
-    Input = 1,
-    Forward = 2,
-    Output = 3,
-    Postrouting = 4,
+    /// Of frames alone: they come in.
+    Ingress,
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+impl Point {
+    /// Its number in the kernel (`enum nf_inet_hooks`, `enum nf_dev_hooks`).
+    fn number(self) -> u32 {
+        match self {
+            Self::Ingress | Self::Prerouting => 0,
+            Self::Input => 1,
+            Self::Forward => 2,
+            Self::Output => 3,
+            Self::Postrouting => 4,
+        }
+    }
 }
 
 /// What becomes of a packet.
@@ -159,6 +189,12 @@ pub(super) enum Statement {
     To(&'static str),
     /// `meta l4proto PROTOCOL`.
     Protocol(Protocol),
+    /// `meta protocol ip`, or `ip6`: packets of a family, in a table of several.
+    Family(IpFamily),
+    /// A part of a packet: `ip frag-off & 0x3fff != 0`, or `exthdr frag exists`.
+    Part(IpFamily),
+    /// `meta length > BYTES`.
+    LongerThan(u32),
     /// `meta l4proto icmp`, or `ipv6-icmp`.
     Icmp(IpFamily),
     /// `icmpv6 type 133-137`: the discovery of neighbours and routers.
@@ -173,8 +209,14 @@ pub(super) enum Statement {
     Established,
     /// `ct state new`.
     New,
+    /// `ct state related`: an error about a connection.
+    Related,
+    /// `ct state invalid`: about no connection that is known.
+    Unrelated,
     /// `add @SET { KEY ct count over COUNT }`.
     Over(Key, &'static str, u32),
+    /// `add @SET { KEY limit rate over COUNT/second burst COUNT packets }`.
+    Faster(Key, &'static str, u32),
     /// `socket transparent 1`.
     Transparent,
     /// `meta mark MARK`.
@@ -205,13 +247,24 @@ pub(super) enum Statement {
     Then(Verdict),
 }
 
+/// Statements that many rules have.
+pub(super) const ACCEPT: Statement = Statement::Then(Verdict::Accept);
+pub(super) const TCP: Statement = Statement::Protocol(Protocol::Tcp);
+
+/// The refusal of packets of a family.
+pub(super) fn refuse(family: IpFamily, refusal: Refusal) -> Statement {
+    Statement::Reject(family.into(), refusal)
+}
+
 impl Key {
     /// Its type as nft names it, its number there, and its bytes.
     fn kind(self) -> (&'static str, u32, u32) {
         match self {
             Self::Interface => ("ifname", 41, 16),
-            Self::Source(IpFamily::V4) | Self::Destination(IpFamily::V4) => ("ipv4_addr", 7, 4),
-            Self::Source(IpFamily::V6) | Self::Destination(IpFamily::V6) => ("ipv6_addr", 8, 16),
+            Self::Source(family) | Self::Destination(family) | Self::End(family, _) => match family {
+                IpFamily::V4 => ("ipv4_addr", 7, 4),
+                IpFamily::V6 => ("ipv6_addr", 8, 16),
+            },
             Self::Protocol => ("inet_proto", 12, 1),
             Self::Port => ("inet_service", 13, 2),
             Self::Index => ("mark", 19, 4),

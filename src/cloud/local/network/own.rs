@@ -262,6 +262,7 @@ impl Network {
         let route = &open.handles.route;
         let index =
             interfaces::list(route)?.get(&wanted::tap(machine)).copied().ok_or(io::ErrorKind::NotFound)?;
+        namespace::write_frames(&open.handles.rules, machine)?;
         interfaces::request(route, &interfaces::machine(index, machine, address6))?;
         let (user, net) = (open.handles.user.try_clone()?, open.handles.net.try_clone()?);
         Ok(NetworkDevice {
@@ -270,6 +271,11 @@ impl Network {
             cmdline: boot_parameters(machine, address6),
             inside: Some(Inside { user, net, tap }),
         })
+    }
+
+    /// Whether its machines may have addresses of IPv6.
+    pub(crate) fn has_ipv6(&self) -> bool {
+        locked(&self.open).handles.has_ipv6
     }
 
     /// Makes the rules what is wanted, if they are not. `wanted` is asked when nobody else writes any more: of several

@@ -1,19 +1,22 @@
 //! The rules of an environment's network: [`Wanted`] becomes a table of nftables for each family of addresses. Pure.
 //!
-//! A packet of a machine passes the chains in this order: `spoof` (its source is the machine's own), `divert` (what leaves or
-//! returns is taken from its way), `services` (a Service's address becomes a backend's), then `forward` (policies) towards
-//! another machine or outside, or `input` (the name server). Nothing is rewritten but a Service's address, so that both
-//! sides see each other's own.
+//! A packet of a machine passes the chains in this order: `spoof` (its source is the machine's own) and `parts` (it has not too
+//! many in parts) before the kernel puts parts together, `discovery`, `errors` (one about a connection comes from an end of it),
+//! `divert` (what leaves or returns is taken from its way), `services` (a Service's address becomes a backend's), then `forward`
+//! (policies) towards another machine or outside, or `input` (the name server). Nothing is rewritten but a Service's address,
+//! so that both sides see each other's own.
 
-use std::collections::BTreeMap;
+mod policies;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use self::policies::{POLICY_IN, POLICY_OUT};
 use super::nftables::{
-    Chain, Elements, Hook, Key, Packets, Point, Refusal, Set, Statement, Table, Value, Verdict,
+    ACCEPT, Chain, Elements, Hook, Key, Packets, Point, Refusal, Set, Statement, TCP, Table, Value, Verdict,
+    Way, refuse,
 };
 use super::wanted::{
-    self, Addresses, Allow, Block, GATEWAY, MACHINES, MACHINES6, NAMES, NODE, NODE6, SERVICES, SERVICES6,
-    Wanted,
+    self, Block, GATEWAY, MACHINES, MACHINES6, NAMES, NODE, NODE6, SERVICES, SERVICES6, Wanted,
 };
 use crate::cloud::local::rendezvous;
 use crate::manifest::api::{IpFamily, Protocol};
@@ -35,28 +38,36 @@ const AS_CLIENT: u32 = 78;
 const SERVICE_PORTS: &str = "services";
 const HOMES: &str = "homes";
 const HAIRPIN: &str = "hairpin";
-const POLICY_IN: &str = "policy-in";
-const POLICY_OUT: &str = "policy-out";
 
-/// The name of the table of [`limits`], and of its set.
+/// The name of the table of [`limits`], and of its sets.
 pub(super) const LIMITS: &str = "i2kit-limits";
 const FLOWS: &str = "flows";
+const PARTS_OF: &str = "parts";
+
+/// Where the kernel puts the parts of a packet together (`NF_IP_PRI_CONNTRACK_DEFRAG`): a packet is from where its last part
+/// came, hence every part is looked at before.
+const WHOLE: i32 = -400;
 
 /// Connections and flows of one machine to others and to outside that the kernel tracks at once: it tracks 262,144 in a
 /// network, and takes no further ones of anybody then, health checks among them.
 pub(super) const TRACKED: u32 = 16_384;
 
-const ACCEPT: Statement = Statement::Then(Verdict::Accept);
-const TCP: Statement = Statement::Protocol(Protocol::Tcp);
+/// Parts of packets that a machine sends in a second, and at once: the kernel keeps those of packets that are not whole in a
+/// room that all machines of a network share.
+pub(super) const PARTS: u32 = 512;
+
+/// The longest part, in bytes: a machine's interface sends none that is longer.
+const PART: u32 = 1500;
 
 /// The table for what is wanted, of one family: packets of the other one are none of its matter.
 pub(super) fn table(wanted: &Wanted, family: IpFamily) -> Table {
     let (service_sets, service_chains) = services(wanted, family);
-    let (policy_sets, policy_chains) = policies(wanted, family);
+    let (policy_sets, policy_chains) = policies::policies(wanted, family);
     let mut sets = machines(wanted, family);
     sets.extend(service_sets);
     sets.extend(policy_sets);
-    let mut chains = vec![spoof(family), untracked(), note(), divert(family)];
+    let mut chains = vec![spoof(family), untracked(), errors(family), note(), divert(family)];
+    chains.extend((family == IpFamily::V6).then(discovery));
     chains.extend(nat(family));
     chains.extend([input(family), forward(family), gone(family)]);
     chains.extend(service_chains);
@@ -64,11 +75,14 @@ pub(super) fn table(wanted: &Wanted, family: IpFamily) -> Table {
     Table { packets: family.into(), sets, chains }
 }
 
-/// The table that bounds the connections of each machine, those of both families together, to `tracked`. It stays when the
-/// other ones are replaced: its counts begin with it.
+/// The table that bounds what the kernel keeps of each machine, of both families together: its connections, to `tracked`, and
+/// parts of packets. It stays when the other ones are replaced: its counts begin with it.
 pub(super) fn limits(tracked: u32, packets: Packets) -> Table {
-    let flows =
-        Set { name: FLOWS.into(), key: vec![Key::Interface], elements: Elements::Counted(u16::MAX.into()) };
+    let set = |name: &str| Set {
+        name: name.into(),
+        key: vec![Key::Interface],
+        elements: Elements::Counted(u16::MAX.into()),
+    };
     let rule = vec![
         from_machine(),
         Statement::New,
@@ -77,16 +91,41 @@ pub(super) fn limits(tracked: u32, packets: Packets) -> Table {
     ];
     // What goes to the network's own addresses, the name server and Services among them, is tracked like all else.
     let chains = [("limit", Point::Forward), ("limit-in", Point::Input)];
-    let chains = chains.map(|(name, point)| hooked(name, point, -1, vec![rule.clone()]));
-    Table { packets, sets: vec![flows], chains: chains.into() }
+    let mut chains = chains.map(|(name, point)| hooked(name, point, -1, vec![rule.clone()])).to_vec();
+    let families = [IpFamily::V4, IpFamily::V6];
+    let families =
+        families.into_iter().filter(|family| [Packets::Both, Packets::from(*family)].contains(&packets));
+    chains.push(hooked("parts", Point::Prerouting, WHOLE - 40, families.map(parts).collect()));
+    Table { packets, sets: vec![set(FLOWS), set(PARTS_OF)], chains }
+}
+
+/// Drops parts of packets of a family that are too many.
+fn parts(family: IpFamily) -> Vec<Statement> {
+    vec![
+        from_machine(),
+        Statement::Family(family),
+        Statement::Part(family),
+        Statement::Faster(Key::Interface, PARTS_OF, PARTS),
+        Statement::Then(Verdict::Drop),
+    ]
+}
+
+/// The table of a machine's interface: it drops parts of packets in frames that are too long. What is behind a packet in its
+/// frame takes memory as long as the part is kept, and no other table sees it.
+pub(super) fn frames(machine: Ipv4Addr) -> Table {
+    let rule = |family| {
+        let long = Statement::LongerThan(PART);
+        vec![Statement::Family(family), Statement::Part(family), long, Statement::Then(Verdict::Drop)]
+    };
+    let device = Some(wanted::tap(machine));
+    let hook = Some(Hook { is_nat: false, device, point: Point::Ingress, priority: 0 });
+    let rules = [IpFamily::V4, IpFamily::V6].map(rule).into();
+    let chains = vec![Chain { name: "parts".into(), hook, rules }];
+    Table { packets: Packets::Frames, sets: Vec::new(), chains }
 }
 
 fn hooked(name: &str, point: Point, priority: i32, rules: Vec<Vec<Statement>>) -> Chain {
-    Chain { name: name.to_owned(), hook: Some(Hook { is_nat: false, point, priority }), rules }
-}
-
-fn refuse(family: IpFamily, refusal: Refusal) -> Statement {
-    Statement::Reject(family.into(), refusal)
+    Chain { name: name.to_owned(), hook: Some(Hook { is_nat: false, device: None, point, priority }), rules }
 }
 
 /// The addresses of machines, and of Services.
@@ -134,16 +173,36 @@ fn machines(wanted: &Wanted, family: IpFamily) -> Vec<Set> {
     ]
 }
 
-/// A machine has its own address alone. Over IPv6 it neither asks for neighbours and routers nor is one for others: the ways
-/// to and from it are set on both sides, and no packet changes them.
+/// A machine has its own address alone, in every part of a packet.
 fn spoof(family: IpFamily) -> Chain {
     let forged = Statement::In(vec![Key::Interface, Key::Source(family)], HOMES.into(), true);
+    let rule = vec![from_machine(), forged, Statement::Then(Verdict::Drop)];
+    hooked("spoof", Point::Prerouting, WHOLE - 50, vec![rule])
+}
+
+/// Over IPv6 a machine neither asks for neighbours and routers nor is one for others: the ways to and from it are set on both
+/// sides, and no packet changes them. It is the whole packet that tells what it is.
+fn discovery() -> Chain {
+    let rule = vec![from_machine(), Statement::Discovery, Statement::Then(Verdict::Drop)];
+    hooked("discovery", Point::Prerouting, -300, vec![rule])
+}
+
+/// An error of ICMP about a connection comes from one of its ends, or from the network itself: no machine is a router of
+/// others. It is looked at before it is taken for a part of that connection.
+fn errors(family: IpFamily) -> Chain {
+    let of_end = |way| {
+        let ends = vec![Key::End(family, way), Key::Source(family)];
+        vec![from_machine(), Statement::Related, Statement::In(ends, HAIRPIN.into(), false), ACCEPT]
+    };
     let drop = || Statement::Then(Verdict::Drop);
-    let mut rules = vec![vec![from_machine(), forged, drop()]];
-    if family == IpFamily::V6 {
-        rules.push(vec![from_machine(), Statement::Discovery, drop()]);
-    }
-    hooked("spoof", Point::Prerouting, -300, rules)
+    let rules = vec![
+        of_end(Way::Reply),
+        of_end(Way::Original),
+        vec![from_machine(), Statement::Related, drop()],
+        // About a connection as only its end knows it, a Service's address in it.
+        vec![from_machine(), Statement::Icmp(family), Statement::Unrelated, drop()],
+    ];
+    hooked("errors", Point::Prerouting, -170, rules)
 }
 
 /// Crafted packets belong to no connection.
@@ -180,7 +239,7 @@ fn divert(family: IpFamily) -> Chain {
 fn nat(family: IpFamily) -> Vec<Chain> {
     let chain = |name: &str, point, priority, rule| Chain {
         name: name.to_owned(),
-        hook: Some(Hook { is_nat: true, point, priority }),
+        hook: Some(Hook { is_nat: true, device: None, point, priority }),
         rules: vec![rule],
     };
     let keys = || vec![Key::Destination(family), Key::Protocol, Key::Port];
@@ -310,98 +369,12 @@ fn shares(backends: &[SocketAddr]) -> Vec<SocketAddr> {
     (0..count as u64).filter_map(share).collect()
 }
 
-/// Which way a policy looks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    In,
-    Out,
-}
-
-/// Peers of policies: one set for those of several rules.
-#[derive(Default)]
-struct Peers<'w>(BTreeMap<&'w Addresses, String>);
-
-impl<'w> Peers<'w> {
-    /// The name of the set of these addresses.
-    fn name(&mut self, peers: &'w Addresses) -> String {
-        let number = self.0.len();
-        self.0.entry(peers).or_insert_with(|| format!("peers-{number}")).clone()
-    }
-
-    fn sets(self, family: IpFamily) -> impl Iterator<Item = Set> {
-        let set = move |(peers, name): (&Addresses, String)| Set {
-            name,
-            key: vec![Key::Source(family)],
-            elements: Elements::Ranges(peers.ranges(family).collect()),
-        };
-        self.0.into_iter().map(set)
-    }
-}
-
-/// A chain for each list of what is allowed, and maps from the machines that it restricts.
-fn policies(wanted: &Wanted, family: IpFamily) -> (Vec<Set>, Vec<Chain>) {
-    let (mut peers, mut sets, mut chains) = (Peers::default(), Vec::new(), Vec::new());
-    for direction in [Direction::In, Direction::Out] {
-        let (word, map, key) = match direction {
-            Direction::In => ("in", POLICY_IN, Key::Destination(family)),
-            Direction::Out => ("out", POLICY_OUT, Key::Source(family)),
-        };
-        let mut machines = Vec::new();
-        for (number, policy) in wanted.policies.iter().enumerate() {
-            let allowed = match direction {
-                Direction::In => &policy.ingress,
-                Direction::Out => &policy.egress,
-            };
-            let Some(allowed) = allowed else { continue };
-            let name = format!("{word}-{number}");
-            let restricts = |address: &IpAddr| (vec![Value::Address(*address)], Verdict::Jump(name.clone()));
-            let own = policy.machines.iter().filter(|address| IpFamily::of(**address) == family);
-            machines.extend(own.map(restricts));
-            let rules = restricted(allowed, (direction, family), &mut peers);
-            chains.push(Chain { name, hook: None, rules });
-        }
-        sets.push(Set { name: map.to_owned(), key: vec![key], elements: Elements::Chains(machines) });
-    }
-    sets.extend(peers.sets(family));
-    (sets, chains)
-}
-
-/// What is allowed, and the refusal of the rest. Both sides of a connection must allow it: what a machine may reach is looked
-/// at by the other side's policy next.
-fn restricted<'w>(
-    allowed: &'w [Allow],
-    (direction, family): (Direction, IpFamily),
-    peers: &mut Peers<'w>,
-) -> Vec<Vec<Statement>> {
-    let (key, verdict) = match direction {
-        Direction::In => (Key::Source(family), ACCEPT),
-        Direction::Out => (Key::Destination(family), Statement::Then(Verdict::Return)),
-    };
-    let mut rules: Vec<Vec<Statement>> = Vec::new();
-    for allow in allowed.iter().filter(|allow| allow.peers.has_any(family)) {
-        let mut start = Vec::new();
-        if !allow.peers.is_everything(family) {
-            start.push(Statement::In(vec![key], peers.name(&allow.peers), false));
-        }
-        let rule =
-            |further: &[Statement]| [start.as_slice(), further, std::slice::from_ref(&verdict)].concat();
-        match &allow.ports {
-            None => rules.push(rule(&[])),
-            Some(ports) => rules.extend(ports.iter().map(|ports| {
-                let (first, last) = ports.range;
-                rule(&[Statement::Protocol(ports.protocol), Statement::Ports(first, last)])
-            })),
-        }
-    }
-    rules.push(vec![TCP, Statement::Count, refuse(family, Refusal::Reset)]);
-    rules.push(vec![Statement::Count, refuse(family, Refusal::Prohibited)]);
-    rules
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::cloud::local::network::wanted::{Policy, Ports, Range, WantedService, machine_address6};
+    use crate::cloud::local::network::wanted::{
+        Addresses, Allow, Policy, Ports, Range, WantedService, machine_address6,
+    };
 
     /// Two machines with addresses of both families, a Service of both, one of UDP with affinity, one without backends, and
     /// policies of both directions.
@@ -550,6 +523,7 @@ pub(super) mod tests {
     #[test]
     fn connections_of_a_machine_are_bounded_by_these_rules() {
         insta::assert_snapshot!("limits", limits(TRACKED, Packets::Both));
+        insta::assert_snapshot!("frames", frames(Ipv4Addr::new(10, 78, 1, 1)));
     }
 
     #[test]

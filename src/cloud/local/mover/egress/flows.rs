@@ -16,7 +16,7 @@ use super::context::Context;
 use super::packets::build::{self, IcmpFailure};
 use super::packets::parse::{self, Datagram, Echo, Ip, Packet, UDP_HEADER};
 use super::policy::share_of;
-use super::tcp::family;
+use super::tcp::{family, lacks_family};
 use super::tun::MAX_PACKET;
 use crate::cloud::local::network::sys::{self, QueuedError};
 
@@ -292,7 +292,9 @@ fn open(key: Key) -> rustix::io::Result<OwnedFd> {
 
 /// Tells the machine why this host did not send its packet.
 fn refuse(error: Errno, mtu: Option<u32>, packet: &Packet<'_>, context: &mut Context<'_>) {
+    // The port says nothing about ways.
     let failure = match error {
+        _ if lacks_family(error, SocketAddr::new(packet.destination, 9)) => IcmpFailure::Network,
         Errno::MSGSIZE => IcmpFailure::TooBig(mtu.unwrap_or(1280)),
         Errno::NETUNREACH => IcmpFailure::Network,
         Errno::HOSTUNREACH | Errno::HOSTDOWN => IcmpFailure::Host,

@@ -113,13 +113,10 @@ impl Connects {
         let carried = context.carrier.carried(machine) + count;
         let room = count < CONNECTING && carried < context.budget.carried;
         let place = if room { context.budget.take() } else { None };
-        let socket = place.and_then(|place| Some((place, open(route.1).ok()?)));
-        let Some((place, host)) = socket else {
-            context.drop_for(machine);
-            if let Stage::Accepted(guest) = stage {
-                abort(guest);
-            }
-            return;
+        let opened = place.ok_or(Errno::MFILE).and_then(|place| Ok((place, open(route.1)?)));
+        let (place, host) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return refuse(stage, route, error, context),
         };
         let result = rustix::net::connect(&host, &route.1);
         let connect = Connect { host, stage, deadline: context.now + PATIENCE, _place: place };
@@ -130,7 +127,7 @@ impl Connects {
                 self.all.insert(route, connect);
                 *self.counts.entry(machine).or_insert(0) += 1;
             }
-            Err(error) => fail(connect, error, context),
+            Err(error) => fail(connect, route, error, context),
         }
     }
 
@@ -147,7 +144,7 @@ impl Connects {
         };
         if let Err(error) = error {
             if let Some(connect) = self.remove(route, context) {
-                fail(connect, error, context);
+                fail(connect, route, error, context);
             }
             return;
         }
@@ -203,11 +200,16 @@ impl Connects {
 
     /// Gives up what takes too long. A machine that was offered a connection and did not take it up has given up first.
     pub(super) fn expire(&mut self, context: &mut Context<'_>) {
-        let late = self.all.iter().filter(|(_, connect)| connect.deadline <= context.now);
-        let late: Vec<Route> = late.map(|(route, _)| *route).collect();
-        for route in late {
-            if let Some(connect) = self.remove(route, context) {
-                fail(connect, Errno::TIMEDOUT, context);
+        let now = context.now;
+        let late = self.all.iter().filter(|(_, connect)| connect.deadline <= now);
+        let late: Vec<(Route, RawFd)> =
+            late.map(|(route, connect)| (*route, connect.host.as_raw_fd())).collect();
+        for (route, host) in late {
+            // This process may have waited for its turn for so long, and the answer is there.
+            self.ready(host, context);
+            let is_late = self.all.get(&route).is_some_and(|connect| connect.deadline <= now);
+            if is_late && let Some(connect) = self.remove(route, context) {
+                fail(connect, route, Errno::TIMEDOUT, context);
             }
         }
     }
@@ -217,7 +219,7 @@ impl Connects {
         let all: Vec<Route> = self.all.keys().copied().collect();
         for route in all {
             if let Some(connect) = self.remove(route, context) {
-                fail(connect, Errno::TIMEDOUT, context);
+                fail(connect, route, Errno::TIMEDOUT, context);
             }
         }
     }
@@ -272,12 +274,27 @@ fn adopt((machine, _): Route, guest: OwnedFd, host: OwnedFd, context: &mut Conte
 }
 
 /// Passes the failure of this host's attempt on to the machine.
-fn fail(connect: Connect, error: Errno, context: &mut Context<'_>) {
-    let syn = match connect.stage {
-        Stage::Accepted(guest) => return abort(guest),
+fn fail(connect: Connect, route: Route, error: Errno, context: &mut Context<'_>) {
+    match connect.stage {
         // It was connected, and nobody took it up.
-        Stage::Offered(_) => return abort(connect.host),
-        Stage::Connecting(syn) => syn,
+        Stage::Offered(_) => abort(connect.host),
+        stage => refuse(stage, route, error, context),
+    }
+}
+
+/// Tells the machine why this host does not connect.
+fn refuse(stage: Stage, (machine, to): Route, error: Errno, context: &mut Context<'_>) {
+    let no_room = matches!(
+        error,
+        Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::AGAIN
+    );
+    let no_family = lacks_family(error, to);
+    if no_room && !no_family {
+        context.drop_for(share_of(machine.ip()));
+    }
+    let syn = match stage {
+        Stage::Accepted(guest) => return abort(guest),
+        Stage::Offered(syn) | Stage::Connecting(syn) => syn,
     };
     let Some(Ip::Packet(packet)) = parse::ip(&syn) else { return };
     let failure = match error {
@@ -285,17 +302,29 @@ fn fail(connect: Connect, error: Errno, context: &mut Context<'_>) {
             let reset = TcpSegment::of(&packet).and_then(|segment| build::reset(&segment));
             return context.tun.write(reset.as_deref());
         }
+        _ if no_family => IcmpFailure::Network,
         Errno::NETUNREACH => IcmpFailure::Network,
         Errno::ACCESS | Errno::PERM => IcmpFailure::Prohibited,
         // Nobody answered, hence the machine gets no answer either. Or this host has no room: the SYN is sent again.
         Errno::TIMEDOUT => return,
-        Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::AGAIN => {
-            context.drop_for(packet.source);
-            return;
-        }
+        _ if no_room => return,
         _ => IcmpFailure::Host,
     };
     context.tun.refuse(failure, &packet, context.ranges);
+}
+
+/// Whether an error says that this host has no addresses of IPv6 to send from, or no IPv6 at all: then there is no way to
+/// `to`, now and later. The same error of TCP stands for a want of ports, which a datagram socket does not know.
+pub(super) fn lacks_family(error: Errno, to: SocketAddr) -> bool {
+    match error {
+        Errno::AFNOSUPPORT => true,
+        Errno::ADDRNOTAVAIL if to.is_ipv6() => {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let probe = rustix::net::socket_with(family(to.ip()), SocketType::DGRAM, flags, None);
+            probe.is_ok_and(|probe| rustix::net::connect(&probe, &to) == Err(Errno::ADDRNOTAVAIL))
+        }
+        _ => false,
+    }
 }
 
 /// Ends a connection by a reset.

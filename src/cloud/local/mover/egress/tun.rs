@@ -1,6 +1,7 @@
 //! The device `tun0` of an environment's network: what its machines send outwards is read from it, answers are
 //! written to it.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
@@ -15,14 +16,16 @@ pub(super) const MAX_PACKET: usize = 65_535;
 #[derive(Debug)]
 pub(super) struct Tun {
     fd: BorrowedFd<'static>,
-    id: u16,
+    /// What makes numbers of packets, of which nobody knows the next one.
+    ids: RandomState,
+    numbered: u64,
     /// Packets that the kernel did not take.
     pub(super) lost: u64,
 }
 
 impl Tun {
     pub(super) fn new(fd: BorrowedFd<'static>) -> Self {
-        Self { fd, id: 0, lost: 0 }
+        Self { fd, ids: RandomState::new(), numbered: 0, lost: 0 }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'static> {
@@ -55,9 +58,10 @@ impl Tun {
         }
     }
 
-    /// A number for the next packet that may be fragmented.
-    pub(super) fn next_id(&mut self) -> u16 {
-        self.id = self.id.wrapping_add(1);
-        self.id
+    /// A number for the next packet that may be fragmented. A machine that knew it could send a part of that packet.
+    pub(super) fn next_id(&mut self) -> u32 {
+        self.numbered += 1;
+        // The upper half of a keyed hash.
+        u32::try_from(self.ids.hash_one(self.numbered) >> 32).unwrap_or(0)
     }
 }

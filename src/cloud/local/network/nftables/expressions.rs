@@ -30,6 +30,9 @@ impl Key {
             Self::Source(IpFamily::V6) => payload(list, (NETWORK, 8, 16), register),
             Self::Destination(IpFamily::V4) => payload(list, (NETWORK, 16, 4), register),
             Self::Destination(IpFamily::V6) => payload(list, (NETWORK, 24, 16), register),
+            Self::End(_, way) => expression(list, "ct", |ct| {
+                ct.be32(1, register).be32(2, CT_SOURCE).attribute(3, &[way as u8]);
+            }),
             Self::Protocol => meta(list, META_L4PROTO, register),
             Self::Port => payload(list, (TRANSPORT, 2, 2), register),
             Self::Index => {}
@@ -80,6 +83,8 @@ impl Verdict {
 }
 
 /// Keys of the expression `meta`.
+const META_LENGTH: u32 = 0;
+const META_PROTOCOL: u32 = 1;
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
@@ -93,17 +98,27 @@ const TRANSPORT: u32 = 2;
 const EQUAL: u32 = 0;
 const UNEQUAL: u32 = 1;
 const AT_MOST: u32 = 3;
+const ABOVE: u32 = 4;
 const AT_LEAST: u32 = 5;
 
 /// Keys of the expression `ct`.
 const CT_STATE: u32 = 0;
 const CT_MARK: u32 = 3;
+const CT_SOURCE: u32 = 8;
 
 /// `IP_CT_ESTABLISHED` and `IP_CT_RELATED` as bits of a state.
 const ESTABLISHED_RELATED: u32 = 2 | 4;
 
-/// `IP_CT_NEW` in the same way.
+/// The latter alone, `IP_CT_NEW`, and what is of no connection, in the same way.
+const RELATED: u32 = 4;
 const NEW: u32 = 8;
+const UNRELATED: u32 = 1;
+
+/// The bits of IPv4's header that a part of a packet has: that more follow, or where it begins.
+const PART: [u8; 2] = [0x3f, 0xff];
+
+/// `NEXTHDR_FRAGMENT`, the header of a part of a packet of IPv6.
+const FRAGMENT: u8 = 44;
 
 /// `IPPROTO_ICMPV6`, and its types from the solicitation of routers to the redirect: the discovery of neighbours.
 const ICMPV6: u8 = 58;
@@ -130,6 +145,19 @@ impl Statement {
                 compare(list, R0, EQUAL, &interface(name));
             }
             Self::Protocol(protocol) => is_protocol(list, protocol_number(*protocol)),
+            Self::Family(family) => {
+                meta(list, META_PROTOCOL, R0);
+                compare(list, R0, EQUAL, ether_type(*family));
+            }
+            Self::Part(family) => part(list, *family),
+            Self::LongerThan(bytes) => {
+                meta(list, META_LENGTH, R0);
+                // NFT_BYTEORDER_HTON: bytes are compared one after the other.
+                expression(list, "byteorder", |order| {
+                    order.be32(1, R0).be32(2, R0).be32(3, 1).be32(4, 4).be32(5, 4);
+                });
+                compare(list, R0, ABOVE, &bytes.to_be_bytes());
+            }
             Self::Icmp(IpFamily::V4) => is_protocol(list, 1),
             Self::Icmp(IpFamily::V6) => is_protocol(list, ICMPV6),
             Self::Discovery => {
@@ -147,6 +175,8 @@ impl Statement {
             }
             Self::Established => state(list, ESTABLISHED_RELATED),
             Self::New => state(list, NEW),
+            Self::Related => state(list, RELATED),
+            Self::Unrelated => state(list, UNRELATED),
             Self::Transparent => {
                 expression(list, "socket", |socket| {
                     socket.be32(1, 0).be32(2, R0);
@@ -201,17 +231,15 @@ impl Statement {
                 });
             }
             Self::Count => expression(list, "counter", |_| {}),
-            Self::Over(key, set, count) => {
-                key.load(list, R0);
-                expression(list, "dynset", |add| {
-                    // NFT_DYNSET_OP_ADD; NFT_CONNLIMIT_F_INV: those above.
-                    add.text(1, set).be32(3, 0).be32(4, R0).nest(7, |limit| {
-                        limit.text(1, "connlimit").nest(2, |limit| {
-                            limit.be32(1, *count).be32(2, 1);
-                        });
-                    });
-                });
-            }
+            // NFT_CONNLIMIT_F_INV: those above.
+            Self::Over(key, set, count) => add_counted(list, (*key, set), "connlimit", |limit| {
+                limit.be32(1, *count).be32(2, 1);
+            }),
+            // So many in a second; NFT_LIMIT_PKTS; NFT_LIMIT_F_INV: those above.
+            Self::Faster(key, set, rate) => add_counted(list, (*key, set), "limit", |limit| {
+                limit.attribute(1, &u64::from(*rate).to_be_bytes()).attribute(2, &1_u64.to_be_bytes());
+                limit.be32(3, *rate).be32(4, 0).be32(5, 1);
+            }),
             Self::Untracked => expression(list, "notrack", |_| {}),
             Self::Reject(packets, refusal) => {
                 // NFT_REJECT_ICMP_UNREACH with a code of ICMP or ICMPv6, NFT_REJECT_TCP_RST, or NFT_REJECT_ICMPX_UNREACH with
@@ -219,7 +247,7 @@ impl Statement {
                 let (unreachable, host, prohibited) = match packets {
                     Packets::V4 => (0, 1, 13),
                     Packets::V6 => (0, 3, 1),
-                    Packets::Both => (2, 2, 3),
+                    Packets::Both | Packets::Frames => (2, 2, 3),
                 };
                 let (kind, code) = match refusal {
                     Refusal::Reset => (1, 0),
@@ -298,6 +326,42 @@ fn state(list: &mut Body, bits: u32) {
     });
     mask(list, &bits.to_ne_bytes());
     compare(list, R0, UNEQUAL, &[0; 4]);
+}
+
+/// The type of frames (`ETH_P_IP`, `ETH_P_IPV6`).
+fn ether_type(family: IpFamily) -> &'static [u8] {
+    match family {
+        IpFamily::V4 => &[8, 0],
+        IpFamily::V6 => &[0x86, 0xdd],
+    }
+}
+
+/// Whether it is a part of a packet. Of a packet in one part IPv4's header says so, and IPv6 has no header for it.
+fn part(list: &mut Body, family: IpFamily) {
+    match family {
+        IpFamily::V4 => {
+            payload(list, (NETWORK, 6, 2), R0);
+            mask(list, &PART);
+            compare(list, R0, UNEQUAL, &[0; 2]);
+        }
+        IpFamily::V6 => {
+            // NFT_EXTHDR_F_PRESENT.
+            expression(list, "exthdr", |header| {
+                header.be32(1, R0).attribute(2, &[FRAGMENT]).be32(3, 0).be32(4, 1).be32(5, 1);
+            });
+            compare(list, R0, EQUAL, &[1]);
+        }
+    }
+}
+
+/// Adds a key to a set, with an expression that counts what comes with it (`NFT_DYNSET_OP_ADD`).
+fn add_counted(list: &mut Body, (key, set): (Key, &str), name: &str, fill: impl FnOnce(&mut Body)) {
+    key.load(list, R0);
+    expression(list, "dynset", |add| {
+        add.text(1, set).be32(3, 0).be32(4, R0).nest(7, |counted| {
+            counted.text(1, name).nest(2, fill);
+        });
+    });
 }
 
 fn is_protocol(list: &mut Body, number: u8) {

@@ -55,7 +55,7 @@ impl Table {
     /// The same for a table of that name, which no other one replaces.
     pub(in crate::cloud::local::network) fn written(
         &self,
-        name: &'static str,
+        name: &str,
         before: Option<&str>,
     ) -> Vec<(Batch, usize)> {
         let mut writer = Writer::new(name, self.packets);
@@ -92,8 +92,8 @@ impl Table {
 }
 
 /// Transactions that are written for a table.
-struct Writer {
-    name: &'static str,
+struct Writer<'n> {
+    name: &'n str,
     packets: Packets,
     batch: Batch,
     done: Vec<(Batch, usize)>,
@@ -101,8 +101,8 @@ struct Writer {
     is_last: bool,
 }
 
-impl Writer {
-    fn new(name: &'static str, packets: Packets) -> Self {
+impl<'n> Writer<'n> {
+    fn new(name: &'n str, packets: Packets) -> Self {
         Self { name, packets, batch: begun(), done: Vec::new(), is_last: false }
     }
 
@@ -168,7 +168,7 @@ enum Data {
 }
 
 impl Set {
-    fn encode(&self, writer: &mut Writer, id: u32) {
+    fn encode(&self, writer: &mut Writer<'_>, id: u32) {
         let key_type = self.key.iter().fold(0, |sum, key| sum << 6 | key.kind().1);
         let key_bytes: u32 = self.key.iter().map(|key| key.room()).sum();
         let table = writer.name;
@@ -201,7 +201,7 @@ impl Set {
         });
     }
 
-    fn encode_elements(&self, writer: &mut Writer) {
+    fn encode_elements(&self, writer: &mut Writer<'_>) {
         let key = |values: &[Value]| -> Vec<u8> { values.iter().flat_map(Value::bytes).collect() };
         let elements: Vec<(Vec<u8>, Data)> = match &self.elements {
             Elements::Members(keys) => keys.iter().map(|values| (key(values), Data::None)).collect(),
@@ -256,20 +256,23 @@ impl Set {
 }
 
 impl Chain {
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, writer: &mut Writer<'_>) {
         let table = writer.name;
         writer.message((NEW_CHAIN, NLM_F_CREATE), format!("chain {}", self.name), |body| {
             body.text(1, table).text(3, &self.name);
-            if let Some(Hook { is_nat, point, priority }) = self.hook {
+            if let Some(Hook { is_nat, device, point, priority }) = &self.hook {
                 body.nest(4, |hook| {
-                    hook.be32(1, point as u32).be32(2, priority.cast_unsigned());
+                    hook.be32(1, point.number()).be32(2, priority.cast_unsigned());
+                    if let Some(device) = device {
+                        hook.text(3, device);
+                    }
                 });
-                body.be32(5, ACCEPT.cast_unsigned()).text(7, if is_nat { "nat" } else { "filter" });
+                body.be32(5, ACCEPT.cast_unsigned()).text(7, if *is_nat { "nat" } else { "filter" });
             }
         });
     }
 
-    fn encode_rules(&self, writer: &mut Writer) {
+    fn encode_rules(&self, writer: &mut Writer<'_>) {
         let table = writer.name;
         for rule in &self.rules {
             let purpose = format!("chain {}, rule `{}`", self.name, joined(rule, " "));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::{
-    Chain, Elements, Key, NAMES, Packets, Refusal, SEED, Set, Statement, Table, Value, Verdict, joined,
+    Chain, Elements, Key, NAMES, Packets, Refusal, SEED, Set, Statement, Table, Value, Verdict, Way, joined,
 };
 use crate::cloud::local::network::wanted::Range;
 use crate::manifest::api::{IpFamily, Protocol};
@@ -15,6 +15,7 @@ impl fmt::Display for Table {
             Packets::Both => "inet",
             Packets::V4 => "ip",
             Packets::V6 => "ip6",
+            Packets::Frames => "netdev",
         };
         writeln!(f, "table {packets} {} {{", NAMES[0])?;
         for set in &self.sets {
@@ -74,10 +75,16 @@ fn range((first, last): Range) -> String {
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "    chain {} {{", self.name)?;
-        if let Some(hook) = self.hook {
+        if let Some(hook) = &self.hook {
             let kind = if hook.is_nat { "nat" } else { "filter" };
             let point = format!("{:?}", hook.point).to_lowercase();
-            writeln!(f, "        type {kind} hook {point} priority {}; policy accept;", hook.priority)?;
+            let device =
+                hook.device.as_ref().map(|device| format!(" device \"{device}\"")).unwrap_or_default();
+            writeln!(
+                f,
+                "        type {kind} hook {point}{device} priority {}; policy accept;",
+                hook.priority
+            )?;
         }
         for rule in &self.rules {
             writeln!(f, "        {}", joined(rule, " "))?;
@@ -106,6 +113,8 @@ impl fmt::Display for Key {
             Self::Source(IpFamily::V6) => "ip6 saddr",
             Self::Destination(IpFamily::V4) => "ip daddr",
             Self::Destination(IpFamily::V6) => "ip6 daddr",
+            Self::End(_, Way::Original) => "ct original saddr",
+            Self::End(_, Way::Reply) => "ct reply saddr",
             Self::Protocol => "meta l4proto",
             Self::Port => "th dport",
             Self::Index => "mark",
@@ -133,6 +142,11 @@ impl fmt::Display for Statement {
             Self::From(name) => write!(f, "iifname \"{name}\""),
             Self::To(name) => write!(f, "oifname \"{name}\""),
             Self::Protocol(protocol) => write!(f, "meta l4proto {}", protocol_name(*protocol)),
+            Self::Family(IpFamily::V4) => f.write_str("meta protocol ip"),
+            Self::Family(IpFamily::V6) => f.write_str("meta protocol ip6"),
+            Self::Part(IpFamily::V4) => f.write_str("ip frag-off & 0x3fff != 0"),
+            Self::Part(IpFamily::V6) => f.write_str("exthdr frag exists"),
+            Self::LongerThan(bytes) => write!(f, "meta length > {bytes}"),
             Self::Icmp(IpFamily::V4) => f.write_str("meta l4proto icmp"),
             Self::Icmp(IpFamily::V6) => f.write_str("meta l4proto ipv6-icmp"),
             Self::Discovery => f.write_str("icmpv6 type 133-137"),
@@ -142,7 +156,12 @@ impl fmt::Display for Statement {
             Self::Opens => f.write_str("tcp flags & (fin | syn | rst | ack) == syn"),
             Self::Established => f.write_str("ct state established,related"),
             Self::New => f.write_str("ct state new"),
+            Self::Related => f.write_str("ct state related"),
+            Self::Unrelated => f.write_str("ct state invalid"),
             Self::Over(key, set, count) => write!(f, "add @{set} {{ {key} ct count over {count} }}"),
+            Self::Faster(key, set, rate) => {
+                write!(f, "add @{set} {{ {key} limit rate over {rate}/second burst {rate} packets }}")
+            }
             Self::Transparent => f.write_str("socket transparent 1"),
             Self::Marked(mark) => write!(f, "meta mark {mark}"),
             Self::ConnectionMarked(mark) => write!(f, "ct mark {mark}"),
@@ -172,10 +191,10 @@ fn refusal_name(packets: Packets, refusal: Refusal) -> &'static str {
         (Refusal::Reset, _) => "tcp reset",
         (Refusal::Host, Packets::V4) => "icmp host-unreachable",
         (Refusal::Host, Packets::V6) => "icmpv6 addr-unreachable",
-        (Refusal::Host, Packets::Both) => "icmpx host-unreachable",
+        (Refusal::Host, Packets::Both | Packets::Frames) => "icmpx host-unreachable",
         (Refusal::Prohibited, Packets::V4) => "icmp admin-prohibited",
         (Refusal::Prohibited, Packets::V6) => "icmpv6 admin-prohibited",
-        (Refusal::Prohibited, Packets::Both) => "icmpx admin-prohibited",
+        (Refusal::Prohibited, Packets::Both | Packets::Frames) => "icmpx admin-prohibited",
     }
 }
 

@@ -15,8 +15,8 @@ const HOPS: u8 = 64;
 const MAX_ERROR_V4: usize = 576;
 const MAX_ERROR_V6: usize = 1280;
 
-/// What every link carries in one packet of IPv6 (RFC 8200).
-const MIN_MTU_V6: usize = 1280;
+/// The longest packet that a machine's interface carries, in bytes: the MTU of both of its ends.
+const MTU: usize = 1500;
 
 /// Why a packet did not get where it should, as an ICMP error tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,9 +121,9 @@ pub fn ip(
     }
 }
 
-/// The packets of a UDP datagram: one, or its fragments where it is IPv6 and longer than every link carries, because
-/// routers fragment IPv4 alone. `id` tells its fragments from those of others.
-pub fn udp(source: SocketAddr, destination: SocketAddr, data: &[u8], id: u16) -> Option<Vec<Vec<u8>>> {
+/// The packets of a UDP datagram: one, or its fragments where it is IPv6 and longer than a machine's interface carries,
+/// because routers fragment IPv4 alone. `id` tells its fragments from those of others; IPv4 has the lower half of it.
+pub fn udp(source: SocketAddr, destination: SocketAddr, data: &[u8], id: u32) -> Option<Vec<Vec<u8>>> {
     let len = u16::try_from(UDP_HEADER + data.len()).ok()?;
     let mut segment = Vec::with_capacity(usize::from(len));
     segment.extend(source.port().to_be_bytes());
@@ -146,13 +146,15 @@ fn packets(
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
-    id: u16,
+    id: u32,
     payload: &[u8],
 ) -> Option<Vec<Vec<u8>>> {
-    if source.is_ipv4() || IPV6_HEADER + payload.len() <= MIN_MTU_V6 {
-        return Some(vec![ip(source, destination, protocol, HOPS, id, payload)?]);
+    let [.., high, low] = id.to_be_bytes();
+    let short = u16::from_be_bytes([high, low]);
+    if source.is_ipv4() || IPV6_HEADER + payload.len() <= MTU {
+        return Some(vec![ip(source, destination, protocol, HOPS, short, payload)?]);
     }
-    let room = (MIN_MTU_V6 - IPV6_HEADER - 8) & !7;
+    let room = (MTU - IPV6_HEADER - 8) & !7;
     let parts = payload.chunks(room).enumerate();
     let fragment = |(at, part): (usize, &[u8])| {
         let offset = u16::try_from(at * room).ok()?;
@@ -160,9 +162,9 @@ fn packets(
         let mut body = Vec::with_capacity(8 + part.len());
         body.extend([protocol, 0]);
         body.extend((offset | more).to_be_bytes());
-        body.extend(u32::from(id).to_be_bytes());
+        body.extend(id.to_be_bytes());
         body.extend(part);
-        ip(source, destination, 44, HOPS, id, &body)
+        ip(source, destination, 44, HOPS, short, &body)
     };
     parts.map(fragment).collect()
 }
@@ -233,7 +235,7 @@ pub fn echo(
     destination: IpAddr,
     id: u16,
     message: &[u8],
-    packet_id: u16,
+    packet_id: u32,
 ) -> Option<Vec<Vec<u8>>> {
     let mut message = message.to_vec();
     message.get_mut(4..6)?.copy_from_slice(&id.to_be_bytes());

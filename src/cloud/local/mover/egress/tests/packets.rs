@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rustix::fs::{Mode, OFlags};
 
 use super::super::packets::build::{self, IcmpFailure};
 use super::super::packets::checksum;
 use super::super::packets::fragments::Fragments;
 use super::super::packets::parse::{self, ACK, Datagram, Echo, Ip, Packet, RST, SYN, TcpSegment};
-use super::bed::noise;
+use super::super::tun::Tun;
+use super::bed::{forever, noise};
 
 fn whole(bytes: &[u8]) -> Packet<'_> {
     match parse::ip(bytes) {
@@ -27,7 +29,7 @@ fn ends() -> [(SocketAddr, SocketAddr); 2] {
 #[test]
 fn datagrams_are_read_as_they_were_made() {
     for (from, to) in ends() {
-        for len in [0, 1, 2, 1000, 1200] {
+        for len in [0, 1, 2, 1000, 1452] {
             let data = noise(1, len);
             let packets = build::udp(from, to, &data, 7).unwrap();
             assert_eq!(packets.len(), 1);
@@ -71,6 +73,18 @@ fn fragments_in_any_order_are_a_datagram_again() {
             assert!(fragments.len() <= 1, "what came after the last part");
         }
     }
+}
+
+#[test]
+fn numbers_of_packets_are_not_to_be_guessed() {
+    let tun = || Tun::new(forever(rustix::fs::open("/dev/null", OFlags::WRONLY, Mode::empty()).unwrap()));
+    let numbers = |mut tun: Tun| -> Vec<u32> { (0..1000).map(|_| tun.next_id()).collect() };
+    let (first, second) = (numbers(tun()), numbers(tun()));
+    let distinct = |all: Vec<u32>| all.into_iter().collect::<HashSet<u32>>().len();
+    // Neither the numbers nor the steps between them come again, and nobody has those of somebody else.
+    let steps = first.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+    assert!(distinct(first.clone()) > 990 && distinct(steps) > 990);
+    assert!(distinct([first, second].concat()) > 1980);
 }
 
 /// The fragments of an IPv4 packet with at most `room` bytes of payload each.

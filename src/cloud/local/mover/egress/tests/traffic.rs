@@ -2,13 +2,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto};
 
 use super::bed::{Bed, MACHINES, Namespace, SERVERS, digest, noise, wanted};
+use crate::cloud::local::network::sys::queue_errors;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -99,6 +100,27 @@ fn a_machine_gets_the_answer_that_the_host_got() {
         assert!(started.elapsed() < Duration::from_secs(1), "{to} took {:?}", started.elapsed());
     }
     assert_eq!(bed.until(|report| report.connecting == 0).counters.dropped, 0);
+}
+
+#[test]
+fn a_host_without_ipv6_says_so_at_once() {
+    if !wanted() {
+        return;
+    }
+    let bed = Bed::new();
+    bed.host.sysctl("ipv6/conf/all/disable_ipv6", "1");
+    for to in ["[2001:db8::1]:80", "[2001:db8:9::1]:80"] {
+        let error = connect(&bed, to).unwrap_err().to_string();
+        assert!(error.starts_with("Network is unreachable"), "{to}: {error}");
+        let client = udp_client(&bed, MACHINES[2], to.parse().unwrap());
+        // Without this the kernel keeps such an answer to itself: it may pass.
+        queue_errors(client.as_fd(), true).unwrap();
+        client.send(b"anybody?").unwrap();
+        let error = client.recv(&mut [0; 16]).unwrap_err().to_string();
+        assert!(error.starts_with("Network is unreachable"), "{to}: {error}");
+    }
+    let report = bed.until(|report| report.connecting == 0);
+    assert_eq!((report.counters.dropped, report.warnings.len()), (0, 0), "{report:?}");
 }
 
 #[test]
