@@ -83,8 +83,8 @@ impl Machine {
             let found = values(arguments, "-chardev").find(|value| field(value, "id") == Some(id));
             Some(field(found?, "path")?.to_owned())
         };
-        let words = values(arguments, "-append").next()?.split(' ');
-        let net = words.filter_map(|word| word.strip_prefix(cmdline::NET)?.strip_prefix('=')).next()?;
+        let mut words = values(arguments, "-append").next()?.split(' ');
+        let net = words.find_map(|word| word.strip_prefix(cmdline::NET)?.strip_prefix('='))?;
         let (address, _) = net.split_once('/')?;
         let hardware = values(arguments, "-device").find_map(|value| field(value, "mac"))?;
         let bytes: Result<Vec<u8>, _> =

@@ -171,7 +171,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Scale(args) => wait(scale::run(&context()?, &args)),
         Verb::Wait(args) => wait(wait::run(&context()?, &args)),
         Verb::Preflight(args) => wait(preflight::run(&context()?, args)),
-        Verb::IamPolicy => preflight::policy(&context()?),
+        Verb::IamPolicy(args) => preflight::policy(&context()?, &args),
         Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
         Verb::Volume { verb } => wait(volume::run(&context()?, &verb)),

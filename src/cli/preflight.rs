@@ -1,6 +1,6 @@
 //! `i2kit preflight`: what would stop a deployment, before anything is built. `i2kit iam-policy`: the smallest policy.
 
-use super::args::{Manifests, PreflightArgs};
+use super::args::{IamPolicyArgs, Manifests, PreflightArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{connection, output, prepare, reading};
@@ -51,11 +51,12 @@ fn line(check: &Check) -> String {
     format!("{word} {}\n", text::line(&finding))
 }
 
-/// Prints the policy of an environment whose cloud has such.
-pub(super) fn policy(context: &Context) -> Result<Exit, Failure> {
+/// Prints the policy of an environment whose cloud has such, or the boundary of its machines' roles.
+pub(super) fn policy(context: &Context, args: &IamPolicyArgs) -> Result<Exit, Failure> {
     let name = &context.environment.name;
     let provider = &context.environment.provider;
-    let Some(policy) = provider.iam_policy(name) else {
+    let found = if args.boundary { provider.permissions_boundary(name) } else { provider.iam_policy(name) };
+    let Some(policy) = found else {
         let others = kinds::supports().iter().map(|known| known.provider);
         let others: Vec<&str> = others.filter(|other| *other != provider.support().provider).collect();
         let error = anyhow::anyhow!(

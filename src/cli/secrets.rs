@@ -226,13 +226,10 @@ mod tests {
             found.iter().map(|secret| (secret.name.as_str(), secret.document.as_slice())).collect();
         assert_eq!(
             found,
-            [
-                ("Secret default/outside", &b"from the environment"[..]),
-                ("Secret default/own", b"from the manifest")
-            ]
+            [("Secret outside", &b"from the environment"[..]), ("Secret own", b"from the manifest")]
         );
         let notes = notes.lock().unwrap();
-        assert!(notes.len() == 1 && notes[0].contains("default/gone"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("Secret gone"), "{notes:?}");
         assert_eq!(
             folder(&root.path().join("outside")).unwrap().into_keys().collect::<Vec<_>>(),
             [".dockerconfigjson"]

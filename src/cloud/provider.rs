@@ -107,6 +107,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The most that roles which i2kit makes for machines may do; `None` where there are no roles.
+    fn permissions_boundary(&self, _environment: &str) -> Option<Value> {
+        None
+    }
+
     /// What `plan` does to the cloud's resources and to their cost; `None` where nothing costs.
     fn cost(&self, _plan: &RolloutPlan, _fleet: &Fleet) -> Option<Cost> {
         None

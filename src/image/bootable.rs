@@ -104,7 +104,8 @@ fn system_partition(
         initrd.resize(initrd.len().next_multiple_of(4), 0);
         initrd.extend(read(part)?);
     }
-    let mut hash = Sha256::new().chain_update(format!("efi system partition 2 {}\n", image.cmdline));
+    let cmdline = format!("{} {}", image.cmdline, i2kit_spec::cmdline::DISK);
+    let mut hash = Sha256::new().chain_update(format!("efi system partition 2 {cmdline}\n"));
     for content in [&stub, &linux, &initrd] {
         hash.update(Digest::of(content).as_bytes());
     }
@@ -112,7 +113,7 @@ fn system_partition(
         hash.update(signer.identity()?.as_bytes());
     }
     let content = Digest::of(&hash.finalize());
-    let kernel = disk::Kernel { linux: &linux, initrd: &initrd, cmdline: &image.cmdline };
+    let kernel = disk::Kernel { linux: &linux, initrd: &initrd, cmdline: &cmdline };
     let mut program = disk::uki(&stub, &kernel)?;
     let length = esp::size(program.len() as u64 + SIGNATURE_ROOM);
     let folder = cache.join("efi");

@@ -5,12 +5,12 @@ use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world};
 use crate::support::{eventually, tools};
 
 /// What the emulator holds: listeners, rules, policies, groups, a line each.
-fn held(bed: &Bed) -> Vec<String> {
+pub(crate) fn held(bed: &Bed) -> Vec<String> {
     serde_json::from_str(&bed.call("GET", "/moto-api/i2kit/frame", "")).unwrap()
 }
 
 /// A certificate in the emulator's store, in force.
-fn certificate(bed: &Bed, domain: &str) -> String {
+pub(crate) fn certificate(bed: &Bed, domain: &str) -> String {
     certificate_that_is(bed, domain, "ISSUED")
 }
 

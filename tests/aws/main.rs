@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(dead_code, unused_imports, reason = "of what tests share, these need a part")]
 
+mod accounts;
 mod crash;
 mod faults;
 mod frame;
@@ -14,6 +15,7 @@ mod harness;
 mod support;
 
 mod rollout;
+mod second;
 mod secrets;
 mod speed;
 mod templates;

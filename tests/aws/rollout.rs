@@ -4,27 +4,44 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use i2kit::cloud::aws::plan::iam_policy;
+use i2kit::cloud::aws::plan::calls;
 use serde_json::Value;
 
 use crate::harness::Bed;
 use crate::support::{World, eventually, get, machines, tools};
 
-/// A world whose environment is in the bed, with credentials as a user has them.
+/// A world whose environment is in the bed, with credentials as a user has them: those of somebody who may do what
+/// `iam-policy` prints, and nothing else.
 pub(crate) fn world(bed: &Bed) -> World {
+    world_of(bed, "test")
+}
+
+/// The same of an environment of that name.
+pub(crate) fn world_of(bed: &Bed, environment: &str) -> World {
     let mirror = crate::support::mirror(crate::support::Images::Common);
     let world = World::new();
+    let key = format!("deployer-of-{environment}");
     fs::create_dir_all(world.path().join(".aws")).unwrap();
-    world
-        .file(".aws/credentials", "[default]\naws_access_key_id = example\naws_secret_access_key = example\n")
+    let world = world
+        .file(".aws/credentials", &format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = example\n"))
         .file(
             "environment.yml",
             &format!(
-                "name: test\nprovider:\n  type: aws\n  region: us-east-1\n  endpoint: {}\nregistries:\n  docker.io:\n    \
+                "name: {environment}\nprovider:\n  type: aws\n  region: us-east-1\n  endpoint: {}\nregistries:\n  docker.io:\n    \
                  mirrors: [\"{mirror}\"]\n    plainHttp: true\n",
                 bed.endpoint
             ),
-        )
+        );
+    grant(bed, &world, &key);
+    world
+}
+
+/// Gives an access key the policy that the world's environment prints.
+pub(crate) fn grant(bed: &Bed, world: &World, key: &str) {
+    let policy = world.i2kit(&["iam-policy"]).run().stdout;
+    let policy: Value = serde_json::from_str(&policy).unwrap();
+    let told = serde_json::json!({"Key": key, "Documents": [policy]});
+    bed.call("POST", "/moto-api/i2kit/policy", &told.to_string());
 }
 
 /// Some nginx behind a Service. Progress may take as long as Kubernetes lets it by default.
@@ -116,14 +133,14 @@ pub(crate) fn assert_nothing_left(bed: &Bed) {
 /// Every call of the program since the last time, each of them one that the policy allows.
 pub(crate) fn assert_calls_are_known(bed: &Bed) -> Vec<String> {
     let calls = bed.journal();
-    let known = |call: &&String| call.contains("/moto-api/") || iam_policy::action(call).is_some();
+    let known = |call: &&String| call.contains("/moto-api/") || calls::action(call).is_some();
     let unknown: Vec<_> = calls.iter().filter(|call| !known(call)).collect();
-    assert!(unknown.is_empty(), "cloud::aws::plan::iam_policy lacks {unknown:?}");
+    assert!(unknown.is_empty(), "cloud::aws::plan::calls lacks {unknown:?}");
     calls
 }
 
 /// Sets a value when dropped, also when a test fails.
-struct Done<'a>(&'a AtomicBool);
+pub(crate) struct Done<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
@@ -156,7 +173,12 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
 
     // A revision whose nginx never starts: the old machines stay, all of them healthy, all the time.
     // The reason is what the container of a machine that has booted says.
-    let broken = nginx("broken", 3).replace("progressDeadlineSeconds: 600", &deadline);
+    // Without a probe a container that ends at once is ready while it starts, which may take a busy host two looks of a balancer.
+    let ports = "ports: [{containerPort: 80}]";
+    let probe = "\n          readinessProbe: {tcpSocket: {port: 80}}";
+    let broken = nginx("broken", 3)
+        .replace("progressDeadlineSeconds: 600", &deadline)
+        .replace(ports, &(ports.to_owned() + probe));
     world.write("web.yaml", &broken);
     let old: Vec<_> = serving.instances.iter().map(|instance| instance.id.clone()).collect();
     let done = AtomicBool::new(false);

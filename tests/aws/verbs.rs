@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use i2kit::cloud::aws::plan::iam_policy;
+use i2kit::cloud::aws::plan::calls;
 
 use crate::crash::census;
 use crate::harness::Bed;
-use crate::rollout::{assert_nothing_left, nginx, world};
+use crate::rollout::{assert_nothing_left, grant, nginx, world, world_of};
 use crate::support::tools;
 
 #[test]
@@ -57,11 +57,9 @@ fn every_call_is_in_the_policy_and_everything_has_its_tag() {
     assert_nothing_left(&bed);
     let journal: BTreeSet<String> = bed.journal().into_iter().collect();
     // The harness' own questions are no calls of the program.
-    let unknown: Vec<_> = journal
-        .iter()
-        .filter(|call| !call.contains("/moto-api/") && iam_policy::action(call).is_none())
-        .collect();
-    assert!(unknown.is_empty(), "cloud::aws::plan::iam_policy lacks {unknown:?}");
+    let unknown: Vec<_> =
+        journal.iter().filter(|call| !call.contains("/moto-api/") && calls::action(call).is_none()).collect();
+    assert!(unknown.is_empty(), "cloud::aws::plan::calls lacks {unknown:?}");
     assert!(journal.len() > 20, "{journal:?}");
 }
 
@@ -71,9 +69,7 @@ fn another_environment_is_not_touched() {
         return;
     }
     let bed = Bed::start();
-    let other = world(&bed).file("web.yaml", &nginx("1.27", 1));
-    let file = fs::read_to_string(other.path().join("environment.yml")).unwrap();
-    other.write("environment.yml", &file.replace("name: test", "name: other"));
+    let other = world_of(&bed, "other").file("web.yaml", &nginx("1.27", 1));
     other.i2kit(&["deploy", "web.yaml"]).run();
     let before = census(&bed);
     let own = world(&bed).file("web.yaml", &nginx("1.27", 1));
@@ -84,5 +80,74 @@ fn another_environment_is_not_touched() {
     assert_eq!(census(&bed), before);
     assert!(other.group("web").is_settled_at(1));
     other.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}
+
+#[test]
+fn whoever_may_do_less_than_the_policy_is_told_by_preflight_and_refused() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    // A new account: no service of AWS has acted in it yet.
+    world.i2kit(&["preflight"]).prints("made at the first deployment: AWSServiceRoleForAutoScaling").run();
+    let whole: serde_json::Value = serde_json::from_str(&world.i2kit(&["iam-policy"]).run().stdout).unwrap();
+    let statements = whole["Statement"].as_array().unwrap();
+    // Without each statement in turn, save those of what this manifest does not have, something is refused, and preflight has
+    // said so.
+    for (left_out, statement) in statements.iter().enumerate() {
+        let sid = statement["Sid"].as_str().unwrap();
+        let others: Vec<&serde_json::Value> = statements
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != left_out)
+            .map(|(_, one)| one)
+            .collect();
+        let document = serde_json::json!({"Version": "2012-10-17", "Statement": others});
+        let policy = serde_json::json!({"Key": "deployer-of-test", "Documents": [document]});
+        bed.call("POST", "/moto-api/i2kit/policy", &policy.to_string());
+        // Who may not even look is told that nothing can be simulated.
+        let (code, told) =
+            if sid == "Looks" { (0, "unknown permissions: ") } else { (7, "FAILED  permissions: denied: ") };
+        world.i2kit(&["preflight"]).code(code).prints(told).run();
+        if !["Logs", "Keeps", "Key", "Encrypts"].contains(&sid) {
+            let refused =
+                world.i2kit(&["deploy", "web.yaml"]).code(7).says("not authorized to perform").run();
+            assert!(!refused.stderr.is_empty(), "{sid}");
+        }
+        grant(&bed, &world, "deployer-of-test");
+        world.i2kit(&["destroy", "--all"]).run();
+        assert_nothing_left(&bed);
+    }
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+}
+
+#[test]
+fn roles_keep_within_the_boundary_that_the_environment_names() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    let boundary =
+        world.i2kit(&["iam-policy", "--boundary"]).prints("secretsmanager:GetSecretValue").run().stdout;
+    assert!(!boundary.contains("iam:"), "{boundary}");
+    let file = fs::read_to_string(world.path().join("environment.yml")).unwrap();
+    let arn = "arn:aws:iam::123456789012:policy/machines";
+    world.write(
+        "environment.yml",
+        &file.replace("  type: aws\n", &format!("  type: aws\n  permissionsBoundary: {arn}\n")),
+    );
+    grant(&bed, &world, "deployer-of-test");
+    world.i2kit(&["preflight"]).prints("ok      permissions").run();
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    world.i2kit(&["destroy", "--all"]).run();
+    // Who forgets it may make no role any more.
+    world.write("environment.yml", &file);
+    world.i2kit(&["deploy", "web.yaml"]).code(7).says("iam:CreateRole").run();
+    world.i2kit(&["destroy", "--all"]).run();
     assert_nothing_left(&bed);
 }

@@ -47,6 +47,12 @@ impl Metadata {
         self.required("meta-data/placement/region")
     }
 
+    /// What the names of AWS' services end with where the instance is: parts of AWS that stand alone have names of their own.
+    pub(crate) fn domain(&mut self) -> Result<String, Error> {
+        let found = self.get("meta-data/services/domain")?;
+        Ok(found.map_or_else(|| "amazonaws.com".to_owned(), |text| text.trim().to_owned()))
+    }
+
     /// The instance's user data, if it has any.
     pub(crate) fn launch(&mut self) -> Result<Option<UserData>, Error> {
         self.get("user-data")?.map(|text| parse_launch(&text)).transpose()

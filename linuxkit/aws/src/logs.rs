@@ -100,8 +100,8 @@ fn save(places: &Places, path: &Path) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Sends events of the container of that name.
-type Send<'s> = dyn FnMut(&str, &[Event]) -> Result<(), Error> + 's;
+/// Sends events of the container of that name, and says how many of them were not taken.
+type Send<'s> = dyn FnMut(&str, &[Event]) -> Result<usize, Error> + 's;
 
 /// What came of a batch of each journal.
 #[derive(Debug, Default)]
@@ -121,15 +121,13 @@ fn round(places: &mut Places, folder: &Path, send: &mut Send<'_>, log: &dyn Fn(&
         let mut next = place.clone();
         let events = batch(&mut next, &folder.join(&name));
         if !events.is_empty() {
-            match send(&name, &events) {
-                Ok(()) => {}
-                Err(error) if error.is_invalid() => {
-                    log(&format!("{} lines of {name} are left out of the log: {error}", events.len()));
-                }
-                Err(error) => {
-                    round.failure.get_or_insert(error);
-                    continue;
-                }
+            let mut refused = Refused::default();
+            if let Err(error) = deliver(&name, &events, send, &mut refused) {
+                round.failure.get_or_insert(error);
+                continue;
+            }
+            if let Some(reason) = refused.reason {
+                log(&format!("{} lines of {name} are left out of the log: {reason}", refused.count));
             }
             round.more = true;
         }
@@ -138,8 +136,49 @@ fn round(places: &mut Places, folder: &Path, send: &mut Send<'_>, log: &dyn Fn(&
     round
 }
 
-/// Puts events into a stream, which is made when it is not there.
-fn put(client: &mut Client, (group, stream): (&str, &str), events: &[Event]) -> Result<(), Error> {
+/// Lines that the service refused for what they are.
+#[derive(Debug, Default)]
+struct Refused {
+    count: usize,
+    reason: Option<String>,
+}
+
+/// Sends events; what is refused is sent in halves, until what is left out is nothing but the lines that cannot be taken. After
+/// another failure those that were taken are sent again.
+fn deliver(name: &str, events: &[Event], send: &mut Send<'_>, refused: &mut Refused) -> Result<(), Error> {
+    match send(name, events) {
+        Ok(0) => Ok(()),
+        Ok(count) => {
+            refused.count += count;
+            refused.reason.get_or_insert_with(|| "they are too old or too new".to_owned());
+            Ok(())
+        }
+        Err(error) if error.is_invalid() && events.len() < 2 => {
+            refused.count += events.len();
+            refused.reason.get_or_insert_with(|| error.to_string());
+            Ok(())
+        }
+        Err(error) if error.is_invalid() => {
+            let (first, second) = events.split_at(events.len() / 2);
+            deliver(name, first, send, refused)?;
+            deliver(name, second, send, refused)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How many of so many events an answer says were not taken: the first ones are too old or expired, the last ones too new.
+fn not_taken(answer: &Value, all: usize) -> usize {
+    let rejected = &answer["rejectedLogEventsInfo"];
+    let index = |key: &str| rejected[key].as_u64().and_then(|number| usize::try_from(number).ok());
+    let old = index("tooOldLogEventEndIndex").max(index("expiredLogEventEndIndex")).unwrap_or(0);
+    let new = index("tooNewLogEventStartIndex").unwrap_or(all);
+    (old + all.saturating_sub(new)).min(all)
+}
+
+/// Puts events into a stream, which is made when it is not there. Returns how many the service did not take.
+fn put(client: &mut Client, (group, stream): (&str, &str), events: &[Event]) -> Result<usize, Error> {
+    let all = events.len();
     let events: Vec<Value> =
         events.iter().map(|event| json!({"timestamp": event.milliseconds, "message": event.text})).collect();
     let body = json!({"logGroupName": group, "logStreamName": stream, "logEvents": events});
@@ -150,9 +189,9 @@ fn put(client: &mut Client, (group, stream): (&str, &str), events: &[Event]) -> 
                 Err(Error::Refused { reason, .. }) if reason.contains("AlreadyExists") => {}
                 made => drop(made?),
             }
-            client.call(LOGS, "PutLogEvents", &body).map(drop)
+            client.call(LOGS, "PutLogEvents", &body).map(|answer| not_taken(&answer, all))
         }
-        done => done.map(drop),
+        done => done.map(|answer| not_taken(&answer, all)),
     }
 }
 
@@ -383,7 +422,7 @@ mod tests {
             "b" => Err(refused("InvalidParameterException: too old")),
             _ => {
                 taken.push(name.to_owned());
-                Ok(())
+                Ok(0)
             }
         };
         let done = round(&mut places, folder.path(), &mut send, &log);
@@ -400,6 +439,35 @@ mod tests {
     }
 
     #[test]
+    fn of_a_batch_that_is_refused_only_the_lines_that_cannot_be_taken_are_left_out() {
+        let folder = folder(&[("web", &["2026-01-31T00:00:00Z"; 100])]);
+        let path = folder.path().join("web").join(format!("{:020}.1", 0));
+        let text = fs::read_to_string(&path).unwrap().replacen("of web", "bad", 1);
+        fs::write(&path, text).unwrap();
+        let (mut places, logged) = (Places::new(), std::cell::RefCell::new(vec![]));
+        let log = |text: &str| logged.borrow_mut().push(text.to_owned());
+        let mut taken = 0;
+        let mut send = |_: &str, events: &[Event]| {
+            if events.iter().any(|event| event.text.contains("bad")) {
+                return Err(refused("InvalidParameterException: a line"));
+            }
+            taken += events.len();
+            Ok(0)
+        };
+        assert!(round(&mut places, folder.path(), &mut send, &log).failure.is_none());
+        assert_eq!(taken, 99);
+        assert!(logged.borrow()[0].starts_with("1 lines of web are left out"), "{logged:?}");
+    }
+
+    #[test]
+    fn an_answer_says_what_was_not_taken() {
+        let rejected = |info: Value| not_taken(&json!({"rejectedLogEventsInfo": info}), 10);
+        assert_eq!(not_taken(&json!({}), 10), 0);
+        assert_eq!(rejected(json!({"tooOldLogEventEndIndex": 3})), 3);
+        assert_eq!(rejected(json!({"expiredLogEventEndIndex": 2, "tooNewLogEventStartIndex": 9})), 3);
+    }
+
+    #[test]
     fn a_sender_that_is_started_anew_goes_on() {
         let folder = folder(&[("web", &["2026-01-31T00:00:00Z", "2026-01-31T00:00:01Z"])]);
         let state = tempfile::tempdir().unwrap();
@@ -408,7 +476,7 @@ mod tests {
         let mut count = 0;
         let mut send = |_: &str, events: &[Event]| {
             count += events.len();
-            Ok(())
+            Ok(0)
         };
         round(&mut places, folder.path(), &mut send, &|_| {});
         save(&places, &file).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! PID 1 runs it twice. `boot` comes before the containers: it sets the clock, fetches the values of Secrets, and writes to
 //! its output the id of the instance; it fails where the pod could not run as it should. `logs` runs beside the
-//! containers and sends their lines to `CloudWatch` Logs; when it dies it starts again, and nothing but lines depends on it.
+//! containers, keeps the clock right, and sends their lines to `CloudWatch` Logs; when it dies it starts again, and nothing but lines depends on it.
 //!
 //! A program of its own, because it brings TLS that verifies certificates, which no VM outside of AWS needs.
 
@@ -38,6 +38,9 @@ const SENT: &str = "/run/i2kit/logs-sent.json";
 
 /// How long after its end the sender of logs is started again.
 const RESTART: Duration = Duration::from_secs(5);
+
+/// How often the clock is looked at.
+const CLOCK: Duration = Duration::from_hours(1);
 
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
@@ -94,15 +97,30 @@ fn client(
         Some(region) => region.clone(),
         None => metadata.region()?,
     };
+    let domain = metadata.domain()?;
     let endpoint = spec.endpoint.as_deref().map(|url| {
         Endpoint::parse(url)
             .ok_or_else(|| Error::Answer { what: "user data".into(), reason: format!("endpoint {url}") })
     });
-    Ok(Client { metadata, trust, region, endpoint: endpoint.transpose()? })
+    Ok(Client { metadata, trust, region, domain, endpoint: endpoint.transpose()? })
+}
+
+/// Sets the clock again and again: one that drifts by seconds a day is minutes wrong after months, and then no request of this
+/// machine is taken any more.
+fn keep_time() {
+    loop {
+        std::thread::sleep(CLOCK);
+        match time::set_clock() {
+            Ok(offset) if offset.abs() > 1.0 => log(&format!("the clock was set by {offset:.3} s")),
+            // Small corrections are what is expected; without an answer the next hour will do.
+            Ok(_) | Err(_) => {}
+        }
+    }
 }
 
 /// Runs the sender of logs as a process of its own, again and again: whatever breaks it, the next one begins anew.
 fn keep_shipping() -> Result<(), Error> {
+    std::thread::spawn(keep_time);
     loop {
         let program = std::env::current_exe().map_err(error::io("find this program"))?;
         match Command::new(program).arg("ship").status() {

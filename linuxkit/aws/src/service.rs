@@ -35,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) metadata: Metadata,
     pub(crate) trust: Arc<ClientConfig>,
     pub(crate) region: String,
+    /// What the names of this part of AWS end with.
+    pub(crate) domain: String,
     /// Instead of the region's addresses.
     pub(crate) endpoint: Option<Endpoint>,
 }
@@ -42,7 +44,8 @@ pub(crate) struct Client {
 impl Client {
     /// Calls once.
     pub(crate) fn call(&mut self, service: Service, action: &str, body: &Value) -> Result<Value, Error> {
-        let endpoint = self.endpoint.clone().unwrap_or_else(|| address(service, &self.region));
+        let endpoint =
+            self.endpoint.clone().unwrap_or_else(|| address(service, (&self.region, &self.domain)));
         let body = body.to_string();
         let headers = [
             ("content-type".to_owned(), "application/x-amz-json-1.1".to_owned()),
@@ -69,9 +72,8 @@ impl Client {
     }
 }
 
-fn address(service: Service, region: &str) -> Endpoint {
-    let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-    Endpoint { tls: true, host: format!("{}.{region}.amazonaws.com{suffix}", service.name), port: 443 }
+fn address(service: Service, (region, domain): (&str, &str)) -> Endpoint {
+    Endpoint { tls: true, host: format!("{}.{region}.{domain}", service.name), port: 443 }
 }
 
 /// The service's word for it, without what it was asked: an answer may repeat a request.
@@ -90,8 +92,11 @@ mod tests {
 
     #[test]
     fn addresses_are_those_of_the_region() {
-        assert_eq!(address(LOGS, "eu-west-1").host, "logs.eu-west-1.amazonaws.com");
-        assert_eq!(address(PARAMETERS, "cn-north-1").host, "ssm.cn-north-1.amazonaws.com.cn");
+        assert_eq!(address(LOGS, ("eu-west-1", "amazonaws.com")).host, "logs.eu-west-1.amazonaws.com");
+        assert_eq!(
+            address(PARAMETERS, ("cn-north-1", "amazonaws.com.cn")).host,
+            "ssm.cn-north-1.amazonaws.com.cn"
+        );
     }
 
     #[test]

@@ -29,3 +29,7 @@ pub const SERVICES: &str = "i2kit.services";
 /// `no_timer_check`: the kernel's test of the timer interrupt counts ticks in a busy loop and panics when a loaded host
 /// that emulates the VM stops it for that long; the virtual timer needs no test.
 pub const BASE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check";
+
+/// What a disk that firmware boots adds to [`BASE`]. `nvme_core.io_timeout`: a volume that lies in a network may be away for
+/// minutes, and a read that fails for good ends the pod; without a bound it waits.
+pub const DISK: &str = "nvme_core.io_timeout=4294967295";

@@ -102,6 +102,14 @@ pub(in crate::cli) struct PreflightArgs {
     pub reading: Reading,
 }
 
+/// `iam-policy`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct IamPolicyArgs {
+    /// Print the policy for `provider.permissionsBoundary` instead: the most that roles of machines may do
+    #[arg(long)]
+    pub boundary: bool,
+}
+
 /// `rollback`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RollbackArgs {

@@ -18,8 +18,8 @@ pub(super) use self::ca::CaVerb;
 pub(super) use self::cache::CacheVerb;
 pub(super) use self::dashboard::DashboardArgs;
 pub(super) use self::deployment::{
-    BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, PlanArgs, PreflightArgs, RestartArgs,
-    RollbackArgs, ScaleArgs, WaitArgs,
+    BuildArgs, DeployArgs, DestroyArgs, DiffArgs, DiskFormat, GcArgs, IamPolicyArgs, PlanArgs, PreflightArgs,
+    RestartArgs, RollbackArgs, ScaleArgs, WaitArgs,
 };
 pub(super) use self::instances::{
     ConsoleArgs, CpArgs, EventsArgs, ExecArgs, GroupArgs, LogsArgs, RunArgs, StatusArgs, TopArgs, TopOrder,
@@ -131,7 +131,7 @@ pub(super) enum Verb {
     /// Check what a deployment needs, on this computer and in its cloud
     Preflight(PreflightArgs),
     /// Print the smallest IAM policy that the environment needs
-    IamPolicy,
+    IamPolicy(IamPolicyArgs),
     /// Delete images that no revision uses, and leftovers of interrupted commands
     Gc(GcArgs),
     /// Delete groups and balancers, with their images and Secrets; volumes are kept

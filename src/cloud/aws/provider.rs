@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 
 #[cfg(feature = "aws")]
 use super::api::{Aws, AwsSettings, Wanted};
+use super::plan::cost;
+use super::plan::iam_policy::{self, Subject};
 #[cfg(feature = "aws")]
 use super::plan::stack_templates::Network;
-use super::plan::{cost, iam_policy};
 use super::support::SUPPORT;
 use crate::cloud::provider::{Check, Client, Cost, Kind, Provider};
 use crate::cloud::{Cloud, CloudError};
@@ -35,7 +36,15 @@ struct Account {
     /// Subnets of that VPC, at least two, in zones of their own.
     #[serde(default)]
     subnets: Vec<String>,
+    /// Other subnets of that VPC for load balancers: machines may be in private ones.
+    #[serde(default)]
+    balancer_subnets: Vec<String>,
     certificate: Option<String>,
+    /// The ARN of a managed policy: roles of machines are made with it as their boundary.
+    permissions_boundary: Option<String>,
+    /// The account is of the free plan: machines are of the types that it may start.
+    #[serde(default)]
+    free_plan: bool,
     /// An emulator that answers instead of all services of AWS.
     endpoint: Option<String>,
     /// The same address as machines reach it.
@@ -44,10 +53,13 @@ struct Account {
 
 fn read(fields: Map<String, Value>) -> Result<Arc<dyn Provider>, serde_json::Error> {
     let account: Account = serde_json::from_value(fields.into())?;
-    let whole = if account.vpc.is_some() { account.subnets.len() >= 2 } else { account.subnets.is_empty() };
+    let whole = match (account.vpc.is_some(), account.subnets.len(), account.balancer_subnets.len()) {
+        (true, machines, balancers) => machines >= 2 && balancers != 1,
+        (false, machines, balancers) => machines + balancers == 0,
+    };
     if !whole {
         return Err(serde_json::Error::custom(
-            "vpc and subnets belong together: name a VPC and at least two of its subnets, or neither",
+            "vpc and subnets belong together: name a VPC and at least two of its subnets (balancerSubnets: two, too), or neither",
         ));
     }
     Ok(Arc::new(account))
@@ -56,7 +68,11 @@ fn read(fields: Map<String, Value>) -> Result<Arc<dyn Provider>, serde_json::Err
 #[cfg(feature = "aws")]
 impl Account {
     async fn aws(&self, client: &Client) -> Result<Aws, CloudError> {
-        let network = self.vpc.clone().map(|vpc| Network { vpc, subnets: self.subnets.clone() });
+        let network = self.vpc.clone().map(|vpc| Network {
+            vpc,
+            subnets: self.subnets.clone(),
+            balancer_subnets: self.balancer_subnets.clone(),
+        });
         let settings = AwsSettings {
             environment: client.environment.clone(),
             region: self.region.clone(),
@@ -64,6 +80,8 @@ impl Account {
             network,
             endpoint: self.endpoint.clone(),
             guest_endpoint: self.machines_endpoint.clone(),
+            boundary: self.permissions_boundary.clone(),
+            free_plan: self.free_plan,
             cache: client.cache.clone(),
             holder: client.holder.clone(),
         };
@@ -122,7 +140,11 @@ impl Provider for Account {
     }
 
     fn iam_policy(&self, environment: &str) -> Option<Value> {
-        Some(iam_policy::policy(environment))
+        Some(iam_policy::policy(Subject { environment, boundary: self.permissions_boundary.as_deref() }))
+    }
+
+    fn permissions_boundary(&self, environment: &str) -> Option<Value> {
+        Some(iam_policy::boundary(environment))
     }
 
     fn cost(&self, plan: &RolloutPlan, fleet: &Fleet) -> Option<Cost> {
@@ -154,6 +176,9 @@ mod tests {
         assert!(error(json!({})).contains("missing field `region`"));
         assert!(error(json!({"region": "r", "zone": "z"})).contains("unknown field `zone`"));
         assert!(error(json!({"region": "r", "vpc": "v"})).contains("belong together"));
+        assert!(error(json!({"region": "r", "balancerSubnets": ["a", "b"]})).contains("belong together"));
+        let one = json!({"region": "r", "vpc": "v", "subnets": ["a", "b"], "balancerSubnets": ["c"]});
+        assert!(error(one).contains("balancerSubnets: two"));
         let found =
             read(json!({"region": "r", "vpc": "v", "subnets": ["a", "b"], "certificate": "c"})).unwrap();
         assert_eq!((found.region(), found.certificate()), (Some("r"), Some("c")));

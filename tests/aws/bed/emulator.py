@@ -3,14 +3,16 @@
 Once a second `engine` does what Auto Scaling and the balancers do by themselves: registers members as targets, replaces
 what is unhealthy, moves instance refreshes. moto is not written for threads, so that requests and engine take turns.
 """
-import argparse, threading, time, traceback
+import argparse, io, threading, time, traceback
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from moto.autoscaling.models import autoscaling_backends
+from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from . import engine
-from .gaps import balancers, groups, images, permissions, route, snapshots, stacks, templates
+from . import authority, engine
+from .gaps import balancers, catalogue, changes, groups, images, lag, permissions, route, snapshots, stacks, templates
 
 LOCK = threading.RLock()
 
@@ -22,6 +24,28 @@ class Handler(WSGIRequestHandler):
         pass
 
 
+def answer(app, request, environ, start):
+    """The call, if who asks may make it."""
+    try:
+        authority.CURRENT[:] = [request.key]
+        authority.authorize(request)
+    except authority.Denied as denied:
+        status, headers, text = authority.refusal(request, denied)
+        start(status, [*headers, ("content-length", str(len(text.encode())))])
+        return [text.encode()]
+    reply = list(app(environ, start))
+    lag.one_pass(made())
+    return reply
+
+
+def made():
+    """What is found by its tags."""
+    for backend in list(ec2_backends[engine.ACCOUNT].values()):
+        yield from (*backend.amis.values(), *backend.snapshots.values(), *backend.launch_templates.values())
+    for backend in list(autoscaling_backends[engine.ACCOUNT].values()):
+        yield from backend.autoscaling_groups.values()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--port", type=int, required=True)
@@ -29,13 +53,15 @@ def main():
     p.add_argument("--paper", type=float, help="nothing boots: instances are healthy so many seconds after launch")
     args = p.parse_args()
     engine.SETTINGS.update(refresh_timeout=args.refresh_timeout, paper=args.paper)
-    for gap in (snapshots, images, templates, groups, balancers, stacks, permissions, route):
+    for gap in (catalogue, snapshots, images, templates, groups, balancers, stacks, changes, lag, permissions, route):
         gap.close()
     app = DomainDispatcherApplication(create_backend_app)
 
     def in_turn(environ, start):
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
         with LOCK:
-            return list(app(environ, start))
+            return answer(app, authority.Request(environ, body), environ, start)
 
     server = make_server("127.0.0.1", args.port, in_turn, threaded=True, request_handler=Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -31,9 +31,9 @@ def one_pass():
         for group in list(backend.autoscaling_groups.values()):
             for state in group.instance_states:
                 BORN.setdefault(state.instance.id, time.time())
-            register(group)
             if SETTINGS["paper"] is not None:
                 probe_on_paper(group)
+            register(group)
             observe(group)
             replace_broken(group)
             refresh = groups.active(group.name)
@@ -75,7 +75,9 @@ def probe_on_paper(group):
         if age >= SETTINGS["paper"]:
             word = "unhealthy" if instance.image_id in BROKEN else "healthy"
             for target_group in target_groups(group):
-                balancers.HEALTH[f"{target_group.arn} {instance.id}"] = word
+                # A load balancer finds a target healthy after two checks, no sooner than a pass behind its registration.
+                if instance.id in target_group.targets and balancers.is_used(group.region, target_group.arn):
+                    balancers.HEALTH[f"{target_group.arn} {instance.id}"] = word
 
 
 def healths(group, state):

@@ -55,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         data = {
             "instance-id": vm.id, "ami-id": facts["ImageId"], "instance-type": facts["InstanceType"],
             "local-ipv4": facts.get("PrivateIpAddress", ""), "local-hostname": facts.get("PrivateDnsName", ""),
-            "mac": mac, "placement/availability-zone": zone, "placement/region": self.region,
+            "mac": mac, "placement/availability-zone": zone, "placement/region": self.region, "services/domain": "amazonaws.com",
             f"network/interfaces/macs/{mac}/subnet-id": facts.get("SubnetId", ""),
         }
         if vm.options.get("InstanceMetadataTags") == "enabled":

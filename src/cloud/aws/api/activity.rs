@@ -12,6 +12,9 @@ use crate::manifest::api::Name;
 use crate::plan::cloud_event;
 use crate::plan::fleet::{CloudEvent, EventKind, Health, InstanceGroup};
 
+/// What to do where an account starts few types of instance.
+const FREE_PLAN: &str = "an account of the free plan starts few types of instance: set `provider.freePlan: true` in the environment file";
+
 impl Aws {
     /// The newest hundred activities of a group, newest first; none when it was never started.
     async fn activities(&self, group: &Name) -> Result<Vec<Activity>, CloudError> {
@@ -65,8 +68,9 @@ impl Aws {
             Some(vm) => self.last_words(&vm.id).await,
             None => String::new(),
         };
+        let advice = refused.filter(|text| text.contains("Free Tier")).map(|_| FREE_PLAN);
         let causes: Vec<&str> =
-            refused.into_iter().chain((!said.is_empty()).then_some(said.as_str())).collect();
+            refused.into_iter().chain(advice).chain((!said.is_empty()).then_some(said.as_str())).collect();
         (!causes.is_empty()).then(|| causes.join("\n"))
     }
 }

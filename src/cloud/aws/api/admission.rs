@@ -97,7 +97,8 @@ impl Aws {
     /// Reads the definitions, and refuses an act that was planned on others.
     pub(super) async fn admit(&self, act: &PlannedAct) -> Result<Definitions, CloudError> {
         let groups = try_join(self.templates(None), self.scaling_groups(None));
-        let ((templates, groups), stacks, images) = try_join3(groups, self.stacks(), self.images()).await?;
+        let ((templates, groups), stacks, images) =
+            Box::pin(try_join3(groups, self.stacks(), self.images())).await?;
         let refreshes = self.refreshes_of(&groups).await?;
         let now = definitions((&templates, &groups, &refreshes), &stacks, &images);
         self.planned().admit(act, &now)?;

@@ -11,13 +11,17 @@ use super::stack::Stack;
 use super::wait::now;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress;
-use crate::cloud::aws::plan::packing::{self, BalancerSlot};
-use crate::cloud::aws::plan::{name, stack_templates};
+use crate::cloud::aws::plan::name;
+use crate::cloud::aws::plan::packing::{self, BalancerSlot, Scheme};
+use crate::cloud::aws::plan::stack_templates::{self, FrameError, Placed};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
 
 /// How long a load balancer without a Service is spared: longer than a stack may take.
 const SPARED_SECONDS: u64 = 3600;
+
+/// Target groups that one call attaches or detaches, a limit of AWS.
+const TARGET_GROUPS_AT_ONCE: usize = 10;
 
 /// A Service's stack, read.
 #[derive(Debug, Clone)]
@@ -42,8 +46,12 @@ impl Service {
         let listeners = self.spec.listeners.iter().filter(move |listener| has(&listener.targets));
         let backends = self.spec.http.iter().flat_map(|http| &http.backends);
         let backends = backends.filter(move |backend| has(&backend.targets));
-        let names = listeners.map(stack_templates::target_name).chain(backends.map(ingress::target_name));
-        names.filter_map(|name| self.stack.outputs.get(&name))
+        let scheme = Scheme::of(self.spec.kind);
+        let backends = backends.map(move |backend| ingress::target_name(backend, scheme));
+        let placement = self.placement;
+        let listeners =
+            listeners.filter_map(move |listener| Some(stack_templates::target_name(listener, placement?)));
+        listeners.chain(backends).filter_map(|name| self.stack.outputs.get(&name))
     }
 
     /// ARNs of all its target groups.
@@ -71,6 +79,7 @@ impl Aws {
             return self.drop_unused_balancers(left).await;
         }
         let services = self.services().await?;
+        let found = services.iter().find(|service| service.spec.name == spec.name);
         let now = placement_of(&services, &spec.name);
         let others: Vec<(BalancerSlot, BalancerSpec)> = services
             .iter()
@@ -80,14 +89,12 @@ impl Aws {
         let environment = &self.settings.environment;
         let placement = packing::place(spec, now, &others);
         let stack = self.put_stack(&stack_templates::balancer(environment, placement, &frame)).await?;
-        let balancer = stack_templates::Balancer {
-            arn: stack.output("Balancer")?,
-            dns_name: stack.output("DnsName")?,
-            dns_zone: stack.output("DnsZone")?,
-            clients: stack.output("Clients")?,
-        };
-        let plan = stack_templates::service(environment, spec, placement, (&frame, &balancer));
-        let plan = plan.map_err(|error| CloudError::Conflict { message: error.to_string() })?;
+        let balancer = balancer_in(&stack)?;
+        let placed = Placed { spec, placement, balancer: &balancer };
+        let plan = stack_templates::service(environment, placed, &frame).map_err(refused)?;
+        if let Some(found) = found {
+            self.move_service(found, placed, &frame).await?;
+        }
         self.put_stack(&plan).await?;
         self.attach().await?;
         self.drop_unused_balancers(now.filter(|left| *left != placement)).await
@@ -96,17 +103,28 @@ impl Aws {
     /// Puts the Ingress' stack, with a load balancer of its own, and makes its groups targets.
     async fn put_ingress(&self, spec: &BalancerSpec, http: &HttpSpec) -> Result<(), CloudError> {
         let frame = self.frame().await?;
-        let refused =
-            |error: stack_templates::FrameError| CloudError::Conflict { message: error.to_string() };
-        let certificates = if http.certificates.is_empty() && !http.hosts.is_empty() {
-            let store = self.certificates().await?;
-            ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)?
-        } else {
-            http.certificates.clone()
-        };
+        let certificates = self.certificates_for(spec, http).await?;
         let plan = ingress::stack(&self.settings.environment, (spec, http), &certificates, &frame);
-        self.put_stack(&plan.map_err(refused)?).await?;
+        let plan = plan.map_err(refused)?;
+        let services = self.services().await?;
+        if let Some(found) = services.iter().find(|service| service.spec.name == spec.name) {
+            self.move_ingress(found, spec, &frame).await?;
+        }
+        self.put_stack(&plan).await?;
         self.attach().await
+    }
+
+    /// The certificates of an Ingress: those that it names, else those of the store that its hosts need.
+    pub(super) async fn certificates_for(
+        &self,
+        spec: &BalancerSpec,
+        http: &HttpSpec,
+    ) -> Result<Vec<String>, CloudError> {
+        if !http.certificates.is_empty() || http.hosts.is_empty() {
+            return Ok(http.certificates.clone());
+        }
+        let store = self.certificates().await?;
+        ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)
     }
 
     /// Makes every group that exists a target of the Services that lead to it, and of no others. What is gone is detached
@@ -122,27 +140,32 @@ impl Aws {
             let has: BTreeSet<&String> = found.target_group_arns().iter().collect();
             self.detach(own, has.difference(&wanted).map(|arn| (*arn).clone()).collect()).await?;
             let missing: Vec<String> = wanted.difference(&has).map(|arn| (*arn).clone()).collect();
-            if !missing.is_empty() {
-                let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
-                let attached = attached.auto_scaling_group_name(own).set_target_group_arns(Some(missing));
-                attached.send().await.map_err(failed("AttachLoadBalancerTargetGroups"))?;
-            }
+            self.attach_to(own, &missing).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn attach_to(&self, own: &str, missing: &[String]) -> Result<(), CloudError> {
+        for some in missing.chunks(TARGET_GROUPS_AT_ONCE) {
+            let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
+            let attached = attached.auto_scaling_group_name(own).set_target_group_arns(Some(some.to_vec()));
+            attached.send().await.map_err(failed("AttachLoadBalancerTargetGroups"))?;
         }
         Ok(())
     }
 
     async fn detach(&self, own: &str, surplus: Vec<String>) -> Result<(), CloudError> {
-        if surplus.is_empty() {
-            return Ok(());
+        for some in surplus.chunks(TARGET_GROUPS_AT_ONCE) {
+            let detached = self.clients.autoscaling.detach_load_balancer_target_groups();
+            let detached =
+                detached.auto_scaling_group_name(own).set_target_group_arns(Some(some.to_vec())).send().await;
+            match detached {
+                // It was not attached any more, or is gone.
+                Err(error) if matches!(error.code(), Some("ValidationError" | "TargetGroupNotFound")) => {}
+                other => drop(other.map_err(failed("DetachLoadBalancerTargetGroups"))?),
+            }
         }
-        let detached = self.clients.autoscaling.detach_load_balancer_target_groups();
-        let detached =
-            detached.auto_scaling_group_name(own).set_target_group_arns(Some(surplus)).send().await;
-        match detached {
-            // It was not attached any more, or is gone.
-            Err(error) if matches!(error.code(), Some("ValidationError" | "TargetGroupNotFound")) => Ok(()),
-            other => other.map(drop).map_err(failed("DetachLoadBalancerTargetGroups")),
-        }
+        Ok(())
     }
 
     /// ARNs of the target groups that a new group is put into.
@@ -178,6 +201,22 @@ impl Aws {
         }
         Ok(())
     }
+}
+
+/// What the stack of a load balancer made.
+pub(super) fn balancer_in(stack: &Stack) -> Result<stack_templates::Balancer, CloudError> {
+    Ok(stack_templates::Balancer {
+        arn: stack.output("Balancer")?,
+        dns_name: stack.output("DnsName")?,
+        dns_zone: stack.output("DnsZone")?,
+        clients: stack.output("Clients")?,
+    })
+}
+
+/// What a manifest asks for that AWS cannot do.
+#[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` takes")]
+pub(super) fn refused(error: FrameError) -> CloudError {
+    CloudError::Conflict { message: error.to_string() }
 }
 
 /// The load balancer that a Service is on.

@@ -1,6 +1,6 @@
 //! An environment in AWS: the settings and clients of a run, and what it remembers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,18 +8,23 @@ use aws_sdk_ec2::config::Credentials;
 use tokio::sync::OnceCell;
 
 use super::client::Clients;
+use super::error::failed;
 use super::generation::Planned;
+use super::made::Made;
 use super::settings::AwsSettings;
 use super::tags;
 use super::wait::clock;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::name::hash;
+use crate::cloud::aws::plan::name::{self, hash};
 use crate::cloud::aws::plan::stack_templates::{self, Frame};
 use crate::cloud::secret::Key;
 use crate::manifest::api::Name;
 use crate::plan::fleet::GroupSettings;
 use crate::plan::image::ImageId;
 use crate::report::Events;
+
+/// Zones by the types of instance that are offered there.
+pub(super) type Offers = BTreeMap<String, BTreeSet<String>>;
 
 /// An environment in AWS.
 #[derive(Debug, Clone)]
@@ -33,6 +38,10 @@ pub struct Aws {
     run: String,
     /// The definitions that the newest plan of this run holds for.
     planned: Arc<Mutex<Planned>>,
+    /// What AWS may show late.
+    made: Arc<Mutex<Made>>,
+    /// What EC2 offers, once this run has asked.
+    pub(super) offers: Arc<OnceCell<Offers>>,
     /// What the environment's stack made, once this run has put it.
     frame: Arc<OnceCell<Frame>>,
     /// The key of Secrets' versions, once this run has looked for it.
@@ -53,8 +62,8 @@ impl Aws {
         let clients = Clients::new(&settings, credentials).await;
         let run = format!("{} {}", std::process::id(), clock().as_nanos());
         let (pending, planned) = (Arc::default(), Arc::default());
-        let (frame, key) = (Arc::default(), Arc::default());
-        let aws = Self { settings, clients, events, pending, run, planned, frame, key };
+        let (made, offers, frame, key) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let aws = Self { settings, clients, events, pending, run, planned, made, offers, frame, key };
         std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
         Ok(aws)
     }
@@ -65,7 +74,7 @@ impl Aws {
         let ids = found
             .iter()
             .filter_map(|image| tags::value(image.tags(), tags::IMAGE)?.parse().ok().map(ImageId));
-        Ok(ids.collect())
+        Ok(self.made().images(ids))
     }
 
     /// Where this machine keeps what it knows of snapshots, by the version of its format; losing it costs time only.
@@ -84,6 +93,10 @@ impl Aws {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn planned(&self) -> MutexGuard<'_, Planned> {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,21 +104,47 @@ impl Aws {
     /// What the environment has once, put by the first that needs it.
     pub(super) async fn frame(&self) -> Result<Frame, CloudError> {
         let put = self.frame.get_or_try_init(async || {
+            let zones = match self.settings.network {
+                Some(_) => vec![],
+                None => self.network_zones().await?,
+            };
             let place = stack_templates::EnvironmentPlace {
+                zones,
                 environment: self.settings.environment.clone(),
                 network: self.settings.network.clone(),
+                boundary: self.settings.boundary.clone(),
             };
             let stack = self.put_stack(&stack_templates::environment(&place)).await?;
-            let subnets = stack.output("Subnets")?;
+            let subnets: Vec<String> = stack.output("Subnets")?.split(',').map(str::to_owned).collect();
+            let apart = self.settings.network.iter().flat_map(|network| network.balancer_subnets.clone());
+            let apart: Vec<String> = apart.collect();
             Ok(Frame {
+                balancer_subnets: if apart.is_empty() { subnets.clone() } else { apart },
                 vpc: stack.output("Vpc")?,
-                subnets: subnets.split(',').map(str::to_owned).collect(),
+                subnets,
                 machines: stack.output("Machines")?,
                 zone: stack.output("Zone")?,
                 profile: stack.output("MachineProfile")?,
             })
         });
         put.await.cloned()
+    }
+
+    /// The zones of a network of its own: those that it has, which never change, or the best ones.
+    async fn network_zones(&self) -> Result<Vec<String>, CloudError> {
+        let stack = self.stack(&name::environment_stack(&self.settings.environment)).await?;
+        match stack.as_ref().and_then(|stack| stack.outputs.get("Zones")) {
+            Some(zones) => Ok(zones.split(',').map(str::to_owned).collect()),
+            None => self.best_zones().await,
+        }
+    }
+
+    /// The zones of the environment's subnets.
+    pub(super) async fn frame_zones(&self) -> Result<Vec<String>, CloudError> {
+        let subnets = self.frame().await?.subnets;
+        let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(subnets)).send().await;
+        let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
+        Ok(found.into_iter().filter_map(|subnet| subnet.availability_zone).collect())
     }
 }
 
@@ -120,6 +159,8 @@ impl Aws {
             endpoint: Some("http://127.0.0.1:9".into()),
             network: None,
             guest_endpoint: None,
+            boundary: None,
+            free_plan: false,
             cache: cache.into(),
             holder: "tests".into(),
         };

@@ -34,6 +34,12 @@ pub(super) fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> &str {
     }
 }
 
+/// Whether a call was refused for who made it. What is gone has no tags any more by which a policy could allow the call: a
+/// deletion whose answer was lost is refused so when it is asked for again.
+pub(super) fn is_denied(code: Option<&str>) -> bool {
+    matches!(code, Some("AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation"))
+}
+
 /// An error and its causes, each once.
 fn causes(error: &dyn Error) -> String {
     let mut words = vec![error.to_string()];

@@ -19,7 +19,8 @@ use super::launch;
 use super::tags::{self, FAILURE};
 use super::wait::now;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::{ingress, stack_templates};
+use crate::cloud::aws::plan::packing::Scheme;
+use crate::cloud::aws::plan::{ingress, name, stack_templates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{
     BalancerTarget, Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceId, InstanceState,
@@ -70,8 +71,10 @@ impl Aws {
             fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
             fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
-            fleet.balancers =
-                services.map(|service| balancer(service, &stacks, &groups, &around.healths)).collect();
+            let seen = (groups.as_slice(), &around.healths);
+            fleet.balancers = services
+                .map(|service| balancer(&self.settings.environment, service, &stacks, seen))
+                .collect();
             fleet.balancers.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         }
         Ok(fleet)
@@ -164,7 +167,8 @@ impl Aws {
         Ok(alive.filter_map(|machine| Some((machine.instance_id()?.to_owned(), machine))).collect())
     }
 
-    async fn health(&self, arn: String) -> Result<(String, BTreeMap<String, Health>), CloudError> {
+    /// Health behind a target group, by instance.
+    pub(super) async fn health(&self, arn: String) -> Result<(String, BTreeMap<String, Health>), CloudError> {
         let asked = self.clients.balancing.describe_target_health().target_group_arn(&arn).send().await;
         let found = match asked {
             // A Service's stack was changed, and the group is not yet taken out of what is gone.
@@ -311,10 +315,10 @@ fn refresh(
 
 /// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again.
 fn balancer(
+    environment: &str,
     service: &Service,
     stacks: &[super::stack::Stack],
-    groups: &[AutoScalingGroup],
-    healths: &Healths,
+    (groups, healths): (&[AutoScalingGroup], &Healths),
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
     let mut targets = Vec::new();
@@ -332,15 +336,18 @@ fn balancer(
             healthy: *health == Health::Healthy,
         }));
     };
-    for listener in &mut spec.listeners {
-        look(&stack_templates::target_name(listener), &mut listener.targets, listener.port);
+    if let Some(placement) = service.placement {
+        for listener in &mut spec.listeners {
+            look(&stack_templates::target_name(listener, placement), &mut listener.targets, listener.port);
+        }
     }
+    let scheme = Scheme::of(spec.kind);
     for backend in spec.http.iter_mut().flat_map(|http| &mut http.backends) {
-        look(&ingress::target_name(backend), &mut backend.targets, backend.port);
+        look(&ingress::target_name(backend, scheme), &mut backend.targets, backend.port);
     }
     let shared = service.placement.and_then(|placement| {
-        let suffix = format!("-{placement}-");
-        stacks.iter().find(|stack| stack.part == "balancer" && stack.name.contains(&suffix))
+        let name = name::balancer_stack(environment, placement);
+        stacks.iter().find(|stack| stack.name == name)
     });
     let named = if service.placement.is_some() { shared } else { Some(&service.stack) };
     let bound = match &spec.http {

@@ -7,6 +7,7 @@ use aws_sdk_ec2::types::SnapshotState;
 
 use super::balancer::unused_balancers;
 use super::environment::Aws;
+use super::stack::Stack;
 use super::tags;
 use super::wait::now;
 use crate::cloud::CloudError;
@@ -72,10 +73,7 @@ impl Aws {
             revisions.filter_map(|(group, r)| InstanceProfile::of(&group.name.namespace, &r.launch));
         let used: BTreeSet<String> =
             profiles.map(|profile| role::stack_name(environment, &profile)).collect();
-        let unused = stacks
-            .iter()
-            .filter(|stack| stack.part == "role" && stack.is_complete() && !used.contains(&stack.name));
-        found.extend(unused.map(|stack| leftover(STACK, &stack.name)));
+        found.extend(unused_roles(&stacks, &used, now()).map(|stack| leftover(STACK, &stack.name)));
         let balancers =
             unused_balancers(environment, &stacks, now()).into_iter().filter(|unused| unused.is_old);
         found.extend(balancers.map(|unused| leftover(STACK, unused.name)));
@@ -83,5 +81,41 @@ impl Aws {
         found.dedup();
         found.extend(self.unused_values(groups).await?.into_iter().map(|id| leftover(SECRET, id)));
         Ok(found)
+    }
+}
+
+/// Stacks of roles that no revision has. One that is younger than a day may be about to get one.
+fn unused_roles<'s>(
+    stacks: &'s [Stack],
+    used: &BTreeSet<String>,
+    now: u64,
+) -> impl Iterator<Item = &'s Stack> {
+    stacks.iter().filter(move |stack| {
+        let is_old = stack.changed.saturating_add(GIVEN_UP_SECONDS) < now;
+        stack.part == "role" && stack.is_complete() && is_old && !used.contains(&stack.name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_role_that_a_deployment_has_just_made_is_spared() {
+        let stack = |name: &str, changed| Stack {
+            name: name.into(),
+            status: "CREATE_COMPLETE".into(),
+            part: "role".into(),
+            outputs: BTreeMap::new(),
+            parameters: BTreeMap::new(),
+            changed,
+        };
+        let now = 10 * GIVEN_UP_SECONDS;
+        let stacks = [stack("used", 0), stack("new", now - 60), stack("old", 0)];
+        let used = BTreeSet::from(["used".to_owned()]);
+        let unused: Vec<&str> = unused_roles(&stacks, &used, now).map(|stack| stack.name.as_str()).collect();
+        assert_eq!(unused, ["old"]);
     }
 }

@@ -10,12 +10,12 @@ use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter as GroupFilter, Tag as
 use aws_sdk_ec2::types::{LaunchTemplate, LaunchTemplateVersion, ResourceType};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
-use super::auto_scaling::{HEALTH_GRACE_SECONDS, settings_in, size, template_version};
+use super::auto_scaling::{HEALTH_GRACE_SECONDS, group_name, settings_in, size, template_version};
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_denied};
 use super::launch;
 use super::tags::{self, ENVIRONMENT, GROUP, SETTINGS, tag};
-use super::wait::eventually;
+use super::wait::{eventually, until_known};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name;
 use crate::manifest::api::Name;
@@ -59,7 +59,8 @@ impl Aws {
             .and_then(|image| image.image_id)
             .ok_or_else(|| CloudError::not_found("image", &revision.launch.image))?;
         let profile = self.profile(group, &revision.launch, &frame).await?;
-        let data = self.launch_data(group, revision, (&frame, &image, &profile))?;
+        let kind = self.machine_type(&revision.launch).await?;
+        let data = self.launch_data(group, revision, (&frame, &image, &profile, &kind))?;
         let template = name::group(&self.settings.environment, group);
         let settings = self.pending().get(group).cloned();
         let found = self.template(group).await?;
@@ -82,13 +83,16 @@ impl Aws {
                     .tag_specifications(tags::specification(ResourceType::LaunchTemplate, &named))
                     .send()
                     .await;
+                self.pending().remove(group);
+                self.made().templates.insert(group.clone());
                 match made {
                     Err(error)
-                        if error.code() == Some("InvalidLaunchTemplateName.AlreadyExistsException") => {}
-                    other => drop(other.map_err(failed("CreateLaunchTemplate"))?),
+                        if error.code() == Some("InvalidLaunchTemplateName.AlreadyExistsException") =>
+                    {
+                        self.same_version(group, revision).await
+                    }
+                    other => other.map(drop).map_err(failed("CreateLaunchTemplate")),
                 }
-                self.pending().remove(group);
-                self.same_version(group, revision).await
             }
             (None, _) => Err(CloudError::not_found("group", group)),
             (Some(found), _) => {
@@ -132,24 +136,43 @@ impl Aws {
         }
     }
 
-    /// The group's launch template.
+    /// The group's launch template, by its name: tags are shown late.
     pub(super) async fn template(&self, group: &Name) -> Result<Option<LaunchTemplate>, CloudError> {
-        let found = self.templates(Some(group)).await?;
-        Ok(found.into_iter().next())
+        let own = name::group(&self.settings.environment, group);
+        let asked = self.clients.ec2.describe_launch_templates().launch_template_names(own).send().await;
+        let found = match asked {
+            Err(error) if is_no_template(error.code()) => return Ok(None),
+            other => other.map_err(failed("DescribeLaunchTemplates"))?.launch_templates,
+        };
+        let ours = |found: &LaunchTemplate| {
+            tags::value(found.tags(), ENVIRONMENT) == Some(&self.settings.environment)
+                && tags::named(found.tags()).as_ref() == Some(group)
+        };
+        Ok(found.into_iter().flatten().find(ours))
     }
 
     /// Launch templates of the environment, or of one group.
     pub(super) async fn templates(&self, group: Option<&Name>) -> Result<Vec<LaunchTemplate>, CloudError> {
-        self.clients
+        if let Some(group) = group {
+            return Ok(self.template(group).await?.into_iter().collect());
+        }
+        let mut found: Vec<LaunchTemplate> = self
+            .clients
             .ec2
             .describe_launch_templates()
-            .set_filters(Some(tags::of_group(&self.settings.environment, group)))
+            .set_filters(Some(tags::of_group(&self.settings.environment, None)))
             .into_paginator()
             .items()
             .send()
             .try_collect()
             .await
-            .map_err(failed("DescribeLaunchTemplates"))
+            .map_err(failed("DescribeLaunchTemplates"))?;
+        let shown: BTreeSet<Name> = found.iter().filter_map(|one| tags::named(one.tags())).collect();
+        let late: Vec<Name> = self.made().templates.difference(&shown).cloned().collect();
+        for group in late {
+            found.extend(self.template(&group).await?);
+        }
+        Ok(found)
     }
 
     /// All versions of a group's launch template.
@@ -171,26 +194,37 @@ impl Aws {
         &self,
         group: Option<&Name>,
     ) -> Result<Vec<AutoScalingGroup>, CloudError> {
-        let filter = |key: &str, value: String| {
-            GroupFilter::builder().name(format!("tag:{key}")).values(value).build()
-        };
-        let mut filters = vec![filter(ENVIRONMENT, self.settings.environment.clone())];
-        filters.extend(group.map(|group| filter(GROUP, tags::group(group))));
-        self.clients
-            .autoscaling
-            .describe_auto_scaling_groups()
-            .set_filters(Some(filters))
-            .into_paginator()
-            .items()
-            .send()
-            .try_collect()
-            .await
-            .map_err(failed("DescribeAutoScalingGroups"))
+        if let Some(group) = group {
+            return Ok(self.scaling_group(group).await?.into_iter().collect());
+        }
+        let filter = GroupFilter::builder().name(format!("tag:{ENVIRONMENT}"));
+        let filter = filter.values(&self.settings.environment).build();
+        let asked = self.clients.autoscaling.describe_auto_scaling_groups().filters(filter);
+        let found = asked.into_paginator().items().send().try_collect().await;
+        let mut found: Vec<AutoScalingGroup> = found.map_err(failed("DescribeAutoScalingGroups"))?;
+        let shown: BTreeSet<Name> = found.iter().filter_map(group_name).collect();
+        let late: Vec<Name> = self.made().groups.difference(&shown).cloned().collect();
+        for group in late {
+            found.extend(self.scaling_group(&group).await?);
+        }
+        Ok(found)
     }
 
-    /// The Auto Scaling group of a group.
+    /// The Auto Scaling group of a group, by its name.
     pub(super) async fn scaling_group(&self, group: &Name) -> Result<Option<AutoScalingGroup>, CloudError> {
-        Ok(self.scaling_groups(Some(group)).await?.into_iter().next())
+        let own = name::group(&self.settings.environment, group);
+        let asked = self.clients.autoscaling.describe_auto_scaling_groups().auto_scaling_group_names(own);
+        let found = asked.send().await.map_err(failed("DescribeAutoScalingGroups"))?.auto_scaling_groups;
+        Ok(found.into_iter().flatten().find(|found| group_name(found).as_ref() == Some(group)))
+    }
+
+    /// The same, once nobody is deleting it any more: its name is free only then.
+    pub(super) async fn lasting_group(&self, group: &Name) -> Result<Option<AutoScalingGroup>, CloudError> {
+        eventually(&format!("the machines of {group}, which are being ended"), ENDING, || async {
+            let found = self.scaling_group(group).await?;
+            Ok((found.as_ref().is_none_or(|found| found.status().is_none())).then_some(found))
+        })
+        .await
     }
 
     /// Makes the Auto Scaling group, whose VMs start at once.
@@ -203,7 +237,8 @@ impl Aws {
         let settings = self.settings_of(group).await?;
         let subnets = self.subnets_of(group, settings.as_ref()).await?;
         // There must be such a revision.
-        self.launch_of(group, to).await?;
+        let launch = self.launch_of(group, to).await?;
+        let spot = launch.spot || launch.mix.as_ref().is_some_and(|mix| mix.on_demand_percent < 100);
         let target_groups: Vec<String> = self.target_groups_of(group).await?.into_iter().collect();
         let policy = self.mixed_policy(group, to).await?;
         let own = name::group(&self.settings.environment, group);
@@ -211,7 +246,7 @@ impl Aws {
             let tag = GroupTag::builder().resource_id(&own).resource_type("auto-scaling-group");
             tag.key(key).value(value).propagate_at_launch(true).build()
         };
-        let made = self
+        let create = self
             .clients
             .autoscaling
             .create_auto_scaling_group()
@@ -223,14 +258,16 @@ impl Aws {
             .desired_capacity(size(replicas))
             .vpc_zone_identifier(subnets)
             .availability_zone_distribution(super::zones::distribution(settings.as_ref()))
+            // What is about to be taken away is replaced before, where AWS says so in time.
+            .capacity_rebalance(spot)
             .health_check_type("ELB")
             .health_check_grace_period(size(HEALTH_GRACE_SECONDS))
             .set_target_group_arns(Some(target_groups))
             .tags(tag(ENVIRONMENT, self.settings.environment.clone()))
             .tags(tag(GROUP, tags::group(group)))
-            .tags(tag("Name", own.clone()))
-            .send()
-            .await;
+            .tags(tag("Name", own.clone()));
+        let made = until_known(|| create.clone().send()).await;
+        self.made().groups.insert(group.clone());
         match made {
             Err(error) if error.code() == Some("AlreadyExists") => {}
             other => drop(other.map_err(failed("CreateAutoScalingGroup"))?),
@@ -314,6 +351,7 @@ impl Aws {
     /// Ends all VMs of the group and deletes it; returns once nothing is left.
     pub(super) async fn delete_all_of(&self, group: &Name) -> Result<(), CloudError> {
         self.pending().remove(group);
+        self.made().forget(group);
         let own = name::group(&self.settings.environment, group);
         if self.scaling_group(group).await?.is_some() {
             let gone = self.clients.autoscaling.delete_auto_scaling_group();
@@ -322,6 +360,11 @@ impl Aws {
                 // Being deleted already, or gone between the two calls.
                 Err(error)
                     if matches!(error.code(), Some("ValidationError" | "ScalingActivityInProgress")) => {}
+                Err(error) if is_denied(error.code()) => {
+                    if self.scaling_group(group).await?.is_some() {
+                        return Err(failed("DeleteAutoScalingGroup")(error));
+                    }
+                }
                 other => drop(other.map_err(failed("DeleteAutoScalingGroup"))?),
             }
         }
@@ -336,15 +379,22 @@ impl Aws {
             self.delete_values_of(group).await?;
             let gone = self.clients.ec2.delete_launch_template().launch_template_name(&own).send().await;
             match gone {
-                Err(error)
-                    if error
-                        .code()
-                        .is_some_and(|code| code.starts_with("InvalidLaunchTemplateName.NotFound")) => {}
+                Err(error) if is_no_template(error.code()) => {}
+                Err(error) if is_denied(error.code()) => {
+                    if self.template(group).await?.is_some() {
+                        return Err(failed("DeleteLaunchTemplate")(error));
+                    }
+                }
                 other => drop(other.map_err(failed("DeleteLaunchTemplate"))?),
             }
         }
         Ok(())
     }
+}
+
+/// Whether there is no launch template of a name.
+fn is_no_template(code: Option<&str>) -> bool {
+    code.is_some_and(|code| code.starts_with("InvalidLaunchTemplateName.NotFound"))
 }
 
 fn taken(group: &Name, number: u32, cause: Option<&str>) -> CloudError {

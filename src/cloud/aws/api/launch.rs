@@ -5,7 +5,7 @@ use aws_sdk_ec2::types::{
     InstanceType, LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMarketOptionsRequest, LaunchTemplateInstanceMetadataEndpointState,
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateTagSpecificationRequest,
-    LaunchTemplateVersion, MarketType, RequestLaunchTemplateData, ResourceType,
+    LaunchTemplateVersion, MarketType, RequestLaunchTemplateData, ResourceType, ShutdownBehavior,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::environment::Aws;
 use super::tags::{self, ENVIRONMENT, GROUP, tag};
 use crate::cloud::CloudError;
+use crate::cloud::aws::plan::name;
 use crate::cloud::aws::plan::stack_templates::Frame;
-use crate::cloud::aws::plan::{machine, name};
 use crate::manifest::api::Name;
 use crate::plan::act::NewRevision;
 use crate::plan::fleet::{LaunchSpec, Revision};
@@ -35,15 +35,9 @@ impl Aws {
         &self,
         group: &Name,
         revision: &NewRevision,
-        (frame, image, profile): (&Frame, &str, &str),
+        (frame, image, profile, kind): (&Frame, &str, &str, &str),
     ) -> Result<RequestLaunchTemplateData, CloudError> {
         let launch = &revision.launch;
-        let kind = machine::type_of(launch).ok_or_else(|| CloudError::Conflict {
-            message: format!(
-                "no type of instance that i2kit knows has {} processors and {} MiB",
-                launch.vcpus, launch.memory_mib
-            ),
-        })?;
         let spot = LaunchTemplateInstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
         let named = |resource: ResourceType| {
             LaunchTemplateTagSpecificationRequest::builder()
@@ -66,6 +60,8 @@ impl Aws {
             .iam_instance_profile(profile)
             .security_group_ids(&frame.machines)
             .metadata_options(metadata.build())
+            // A guest that gives up powers off. A machine that is stopped would cost its volume until somebody replaces it.
+            .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
             .tag_specifications(named(ResourceType::Instance))
             .tag_specifications(named(ResourceType::Volume))
             .user_data(STANDARD.encode(self.user_data(group, revision)?))

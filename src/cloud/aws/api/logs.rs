@@ -98,7 +98,15 @@ impl Aws {
 
     /// What a VM wrote to its console, as far as AWS keeps it.
     pub(super) async fn console(&self, id: &str) -> Result<String, CloudError> {
-        let output = self.clients.ec2.get_console_output().instance_id(id).send().await;
+        // Without this it is what there was at the last start or stop: nothing of a pod that fails while it runs.
+        let output = self.clients.ec2.get_console_output().instance_id(id).latest(true).send().await;
+        let output = match output {
+            // Only machines of the Nitro system show it while they run, and none that has ended does.
+            Err(error) if error.code().is_some_and(is_not_shown) => {
+                self.clients.ec2.get_console_output().instance_id(id).send().await
+            }
+            other => other,
+        };
         let output = match output {
             Err(error) if error.code().is_some_and(|code| code.starts_with("InvalidInstanceID")) => {
                 return Ok(String::new());
@@ -115,6 +123,11 @@ impl Aws {
         let lines: Vec<&str> = output.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
     }
+}
+
+/// Whether EC2 does not show the newest of a machine's console.
+fn is_not_shown(code: &str) -> bool {
+    matches!(code, "UnsupportedOperation" | "IncorrectInstanceState" | "IncorrectState")
 }
 
 /// An event of the stream `NAMESPACE/GROUP/INSTANCE/CONTAINER`.

@@ -6,6 +6,7 @@ mod admission;
 mod auto_scaling;
 mod balancer;
 mod blocks;
+mod bridge;
 mod certificates;
 mod client;
 mod environment;
@@ -17,6 +18,8 @@ mod group;
 mod image;
 mod launch;
 mod logs;
+mod made;
+mod offers;
 mod preflight;
 mod refresh;
 mod role;
@@ -60,7 +63,7 @@ impl Cloud for Aws {
         if act.act == Act::Release {
             return self.release().await.map(|()| Generation::default());
         }
-        let admitted = self.admit(act).await?;
+        let admitted = Box::pin(self.admit(act)).await?;
         self.perform(&act.act, materials).await?;
         self.applied(act, &admitted).await
     }

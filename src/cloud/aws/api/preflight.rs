@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_iam::types::PolicyEvaluationDecisionType;
+use aws_sdk_ec2::types::{AttributeBooleanValue, VpcAttributeName};
+use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::environment::Aws;
 use super::error::failed;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::iam_policy::{self, Account, CALLS, SCOPES, Scope};
+use crate::cloud::aws::plan::calls::{CALLS, SCOPES, Scope};
+use crate::cloud::aws::plan::iam_policy::{self, Account, Subject};
 use crate::cloud::aws::plan::machine;
+use crate::cloud::aws::plan::stack_templates::Network;
 use crate::cloud::provider::Check;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec};
@@ -16,6 +20,9 @@ use crate::plan::rollout::GroupSpec;
 
 /// Actions that one simulation takes.
 const AT_ONCE: usize = 50;
+
+/// Roles that Auto Scaling and balancers act with.
+const SERVICE_ROLES: [&str; 2] = ["AWSServiceRoleForAutoScaling", "AWSServiceRoleForElasticLoadBalancing"];
 
 /// Quotas that a deployment meets first: service, code, and what it counts.
 const VCPUS: (&str, &str) = ("ec2", "L-1216C47A");
@@ -61,29 +68,28 @@ impl Aws {
         let mut checks =
             vec![Check::new("credentials", Some(true), format!("{arn} in {}", self.settings.region))];
         checks.push(self.permissions(&arn).await);
+        checks.push(self.service_roles().await);
         checks.push(self.subnets().await);
         checks.extend(self.quotas(wanted).await);
         checks.extend(self.certificate_checks(&wanted.balancers).await);
         checks
     }
 
-    /// Simulates every action of the table. Conditions on tags are not simulated: a policy of `iam-policy` is given the
-    /// tags that its conditions ask for.
+    /// Simulates every action of the table, each with the keys that such a call has: a policy of `iam-policy` asks for no
+    /// others.
     async fn permissions(&self, caller: &str) -> Check {
         let name = "permissions";
+        let source = self.source_of(caller).await;
         let mut denied = BTreeSet::new();
-        for scope in SCOPES.into_iter().filter(|scope| *scope != Scope::Frame) {
-            match self.denied(scope, caller).await {
+        for scope in SCOPES {
+            match self.denied(scope, caller, &source).await {
                 Ok(found) => denied.extend(found),
                 Err(error) => return Check::new(name, None, format!("cannot be simulated: {error}")),
             }
         }
         if denied.is_empty() {
-            let actions: BTreeSet<&str> = CALLS
-                .iter()
-                .filter(|call| call.scope != Scope::Frame && !call.action.contains('*'))
-                .map(|call| call.action)
-                .collect();
+            let actions: BTreeSet<&str> =
+                CALLS.iter().filter(|call| !call.action.contains('*')).map(|call| call.action).collect();
             return Check::new(name, Some(true), format!("all {} calls are allowed", actions.len()));
         }
         let denied: Vec<String> = denied.into_iter().collect();
@@ -95,23 +101,26 @@ impl Aws {
     }
 
     /// Actions of `scope` that the caller may not do.
-    async fn denied(&self, scope: Scope, caller: &str) -> Result<Vec<String>, CloudError> {
+    async fn denied(&self, scope: Scope, caller: &str, source: &str) -> Result<Vec<String>, CloudError> {
         let mut parts = caller.split(':').skip(1);
         let (partition, id) = (parts.next().unwrap_or("aws"), parts.nth(2).unwrap_or_default());
         let account = Account { partition, region: &self.settings.region, id };
-        let resource = iam_policy::example(scope, &self.settings.environment, account);
+        let boundary = self.settings.boundary.as_deref();
+        let subject = Subject { environment: &self.settings.environment, boundary };
+        let simulation = iam_policy::simulation(scope, subject, account);
         let named = CALLS.iter().filter(|call| call.scope == scope && !call.action.contains('*'));
         let actions: Vec<String> = named.map(|call| call.action.to_owned()).collect();
+        let context: Vec<ContextEntry> = simulation.context.iter().map(entry).collect();
         let mut denied = Vec::new();
         for some in actions.chunks(AT_ONCE) {
             let asked = self
                 .clients
                 .iam
                 .simulate_principal_policy()
-                .policy_source_arn(role_of(caller))
+                .policy_source_arn(source)
                 .set_action_names(Some(some.to_vec()))
-                .set_resource_arns(resource.clone().map(|arn| vec![arn]))
-                .set_context_entries(Some(self.tags_of_requests()))
+                .set_resource_arns(simulation.resource.clone().map(|arn| vec![arn]))
+                .set_context_entries(Some(context.clone()))
                 .send()
                 .await
                 .map_err(failed("SimulatePrincipalPolicy"))?;
@@ -123,22 +132,32 @@ impl Aws {
         Ok(denied)
     }
 
-    fn tags_of_requests(&self) -> Vec<aws_sdk_iam::types::ContextEntry> {
-        use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum};
-        let entry = |key: &str, value: &str| {
-            ContextEntry::builder()
-                .context_key_name(key)
-                .context_key_values(value)
-                .context_key_type(ContextKeyTypeEnum::String)
-                .build()
-        };
-        let tag = super::tags::ENVIRONMENT;
-        vec![
-            entry(&format!("aws:RequestTag/{tag}"), &self.settings.environment),
-            entry(&format!("aws:ResourceTag/{tag}"), &self.settings.environment),
-            entry("iam:PassedToService", "ec2.amazonaws.com"),
-            entry("ec2:LaunchTemplate", "arn:aws:ec2:us-east-1:123456789012:launch-template/lt-0"),
-        ]
+    /// Whose policies a simulation is of: the role behind a session, with the path that the session's ARN lacks.
+    async fn source_of(&self, caller: &str) -> String {
+        let Some((_, session)) = caller.split_once(":assumed-role/") else { return caller.to_owned() };
+        let role = session.split('/').next().unwrap_or_default();
+        let found = self.clients.iam.get_role().role_name(role).send().await;
+        found.ok().and_then(|found| found.role).map_or_else(|| role_of(caller), |role| role.arn)
+    }
+
+    /// The roles that AWS' own services act with: an account gets each when it uses the service for the first time.
+    async fn service_roles(&self) -> Check {
+        let (mut there, mut missing) = (Vec::new(), Vec::new());
+        for role in SERVICE_ROLES {
+            match self.clients.iam.get_role().role_name(role).send().await {
+                Ok(_) => there.push(role),
+                Err(error) if error.code() == Some("NoSuchEntity") => missing.push(role),
+                Err(error) => {
+                    return Check::new("service roles", None, failed("GetRole")(error).to_string());
+                }
+            }
+        }
+        let mut finding = there.join(", ");
+        if !missing.is_empty() {
+            let comma = if there.is_empty() { "" } else { "; " };
+            finding = format!("{finding}{comma}made at the first deployment: {}", missing.join(", "));
+        }
+        Check::new("service roles", Some(true), finding)
     }
 
     async fn subnets(&self) -> Check {
@@ -146,31 +165,58 @@ impl Aws {
         let Some(network) = &self.settings.network else {
             return Check::new(name, Some(true), "the environment makes a network of its own");
         };
-        let asked =
-            self.clients.ec2.describe_subnets().set_subnet_ids(Some(network.subnets.clone())).send().await;
-        let found = match asked {
-            Ok(found) => found.subnets.unwrap_or_default(),
-            Err(error) => return Check::new(name, Some(false), failed("DescribeSubnets")(error).to_string()),
-        };
+        match self.wrong_in(network).await {
+            Ok(wrong) if wrong.is_empty() => {
+                let count = network.subnets.len() + network.balancer_subnets.len();
+                Check::new(name, Some(true), format!("{count} subnets of {}", network.vpc))
+            }
+            Ok(wrong) => Check::new(name, Some(false), wrong.join("; ")),
+            Err(error) => Check::new(name, Some(false), error.to_string()),
+        }
+    }
+
+    /// What keeps an environment from working in a network that exists.
+    async fn wrong_in(&self, network: &Network) -> Result<Vec<String>, CloudError> {
         let mut wrong = Vec::new();
-        let zones: BTreeSet<&str> = found.iter().filter_map(|subnet| subnet.availability_zone()).collect();
-        if zones.len() < 2 {
-            wrong.push("they lie in one zone; a group needs two to outlive the loss of one".to_owned());
-        }
-        for subnet in &found {
-            let id = subnet.subnet_id().unwrap_or_default();
-            if subnet.vpc_id() != Some(&network.vpc) {
-                wrong.push(format!("{id} is not in {}", network.vpc));
+        for subnets in [&network.subnets, &network.balancer_subnets] {
+            if subnets.is_empty() {
+                continue;
             }
-            let free = subnet.available_ip_address_count().unwrap_or_default();
-            if free < FEWEST_ADDRESSES {
-                wrong.push(format!("{id} has {free} free addresses"));
+            let asked =
+                self.clients.ec2.describe_subnets().set_subnet_ids(Some(subnets.clone())).send().await;
+            let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
+            let zones: BTreeSet<&str> =
+                found.iter().filter_map(|subnet| subnet.availability_zone()).collect();
+            if zones.len() < 2 {
+                wrong.push("they lie in one zone; a group needs two to outlive the loss of one".to_owned());
+            } else if zones.len() < found.len() {
+                wrong.push("two lie in one zone; a load balancer takes one of each".to_owned());
+            }
+            for subnet in &found {
+                let id = subnet.subnet_id().unwrap_or_default();
+                if subnet.vpc_id() != Some(&network.vpc) {
+                    wrong.push(format!("{id} is not in {}", network.vpc));
+                }
+                let free = subnet.available_ip_address_count().unwrap_or_default();
+                if free < FEWEST_ADDRESSES {
+                    wrong.push(format!("{id} has {free} free addresses"));
+                }
             }
         }
-        if wrong.is_empty() {
-            return Check::new(name, Some(true), format!("{} subnets in {} zones", found.len(), zones.len()));
+        for attribute in [VpcAttributeName::EnableDnsSupport, VpcAttributeName::EnableDnsHostnames] {
+            let asked =
+                self.clients.ec2.describe_vpc_attribute().vpc_id(&network.vpc).attribute(attribute.clone());
+            let found = asked.send().await.map_err(failed("DescribeVpcAttribute"))?;
+            let value = found.enable_dns_support().or(found.enable_dns_hostnames());
+            if value.and_then(AttributeBooleanValue::value) == Some(false) {
+                wrong.push(format!(
+                    "{} has {} off, and names of Services need it",
+                    network.vpc,
+                    attribute.as_str()
+                ));
+            }
         }
-        Check::new(name, Some(false), wrong.join("; "))
+        Ok(wrong)
     }
 
     async fn quotas(&self, wanted: &Wanted) -> Vec<Check> {
@@ -203,7 +249,14 @@ impl Aws {
     }
 }
 
-/// The role behind a session: simulations are of roles and users, not of sessions.
+/// A condition key with its value, for a simulation.
+fn entry((key, value): &(String, String)) -> ContextEntry {
+    let kind =
+        if key == "aws:CalledVia" { ContextKeyTypeEnum::StringList } else { ContextKeyTypeEnum::String };
+    ContextEntry::builder().context_key_name(key).context_key_values(value).context_key_type(kind).build()
+}
+
+/// The role behind a session, if it has no path: simulations are of roles and users, not of sessions.
 fn role_of(caller: &str) -> String {
     let Some((account, session)) = caller.split_once(":assumed-role/") else { return caller.to_owned() };
     let role = session.split('/').next().unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_autoscaling::types::{DesiredConfiguration, InstanceRefresh, RefreshPreferences};
+use aws_sdk_ec2::types::LaunchTemplate;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::auto_scaling::{
@@ -11,7 +12,7 @@ use super::auto_scaling::{
 use super::environment::Aws;
 use super::error::failed;
 use super::tags::{self, FAILURE};
-use super::wait::eventually;
+use super::wait::{eventually, until_known};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name;
 use crate::manifest::api::Name;
@@ -23,7 +24,7 @@ const STOPPING: Duration = Duration::from_mins(15);
 impl Aws {
     /// Starts the group, or replaces its VMs by those of revision `to`.
     pub(super) async fn refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
-        let Some(found) = self.scaling_group(group).await? else {
+        let Some(found) = self.lasting_group(group).await? else {
             return self.create_scaling_group(group, to, replicas).await;
         };
         let refreshes = self.refreshes(group).await?;
@@ -71,15 +72,14 @@ impl Aws {
             Some(policy) => DesiredConfiguration::builder().mixed_instances_policy(policy),
             None => DesiredConfiguration::builder().launch_template(template_version(&own, to)),
         };
-        let started = self
+        let start = self
             .clients
             .autoscaling
             .start_instance_refresh()
             .auto_scaling_group_name(&own)
             .desired_configuration(wanted_configuration.build())
-            .preferences(preferences.build())
-            .send()
-            .await;
+            .preferences(preferences.build());
+        let started = until_known(|| start.clone().send()).await;
         match started {
             // The answer to an earlier try was lost, or another run was faster.
             Err(error) if error.code() == Some("InstanceRefreshInProgress") => {
@@ -146,12 +146,6 @@ impl Aws {
         else {
             return Ok(());
         };
-        if let Some(template) = self.template(group).await?
-            && let Some(id) = template.launch_template_id()
-        {
-            let text = format!("{} {reason}", active.instance_refresh_id().unwrap_or_default());
-            self.set_tags(id, &tags::long(FAILURE, &text)).await?;
-        }
         let back =
             self.clients.autoscaling.rollback_instance_refresh().auto_scaling_group_name(own).send().await;
         match back {
@@ -160,11 +154,23 @@ impl Aws {
                 if matches!(
                     error.code(),
                     Some("ActiveInstanceRefreshNotFound" | "IrreversibleInstanceRefresh")
-                ) =>
-            {
-                Ok(())
-            }
-            other => other.map(drop).map_err(failed("RollbackInstanceRefresh")),
+                ) => {}
+            other => drop(other.map_err(failed("RollbackInstanceRefresh"))?),
+        }
+        // The reason comes second: what fails here must not keep machines that fail.
+        let text = format!("{} {}", active.instance_refresh_id().unwrap_or_default(), printable(reason));
+        if let Err(error) = self.note_failure(group, &text).await {
+            self.events.note(format!("why {group} was rolled back is not kept: {error}"));
+        }
+        Ok(())
+    }
+
+    /// Keeps why a refresh was given up, in the tags of the launch template.
+    async fn note_failure(&self, group: &Name, text: &str) -> Result<(), CloudError> {
+        let template = self.template(group).await?;
+        match template.as_ref().and_then(LaunchTemplate::launch_template_id) {
+            Some(id) => self.set_tags(id, &tags::long(FAILURE, text)).await,
+            None => Ok(()),
         }
     }
 
@@ -178,6 +184,16 @@ impl Aws {
     }
 }
 
+/// A text as tags take it: consoles have colours and other control characters.
+fn printable(text: &str) -> String {
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>())
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines.join(" / ")
+}
+
 /// The id of the refresh under way, when it leads to revision `to`.
 fn to_be_cancelled(refreshes: &[InstanceRefresh], to: u32) -> Option<String> {
     let active = refreshes.iter().find(|refresh| status(refresh).is_active());
@@ -189,6 +205,11 @@ mod tests {
     use aws_sdk_autoscaling::types::InstanceRefreshStatus;
 
     use super::*;
+
+    #[test]
+    fn what_a_console_says_is_kept_without_its_control_characters() {
+        assert_eq!(printable("one\r\n\u{1b}[31mtwo\u{1b}[0m\n\n\u{7}three"), "one / [31mtwo[0m / three");
+    }
 
     #[test]
     fn a_refresh_of_somebody_else_is_not_cancelled() {

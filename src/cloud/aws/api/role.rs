@@ -18,6 +18,8 @@ impl Aws {
         let Some(wanted) = InstanceProfile::of(&group.namespace, launch) else {
             return Ok(frame.profile.clone());
         };
-        self.put_stack(&role::stack(&self.settings.environment, &wanted)).await?.output("Profile")
+        let boundary = self.settings.boundary.as_deref();
+        let plan = role::stack(&self.settings.environment, &wanted, boundary);
+        self.put_stack(&plan).await?.output("Profile")
     }
 }

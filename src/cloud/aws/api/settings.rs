@@ -19,6 +19,10 @@ pub struct AwsSettings {
     pub endpoint: Option<String>,
     /// The same as the machines see it.
     pub guest_endpoint: Option<String>,
+    /// The ARN of the managed policy that bounds the roles of machines.
+    pub boundary: Option<String>,
+    /// Whether the account is of the free plan, which starts few types of instance.
+    pub free_plan: bool,
     /// The cache's root.
     pub cache: PathBuf,
     /// Who this is, in letters, digits and hyphens, for those who wait for what this run does.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use aws_sdk_ebs::primitives::ByteStream;
 use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm, Tag};
 use aws_sdk_ec2::types::{Snapshot, SnapshotState};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future;
@@ -22,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::blocks::{BlockMap, Disk, delta, digest};
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_denied};
 use super::tags::{self, ENVIRONMENT, IMAGE, NO_PARENT, PARENT};
 use super::wait::eventually;
 use crate::cloud::CloudError;
@@ -38,6 +39,12 @@ const PARENTS: usize = 16;
 
 /// How long EBS may take to complete a snapshot after its last block; it takes seconds.
 const COMPLETION: Duration = Duration::from_mins(10);
+
+/// How long EBS keeps a snapshot that nothing is sent to: a day, after which `gc` would delete it.
+const KEPT_MINUTES: i32 = 1440;
+
+/// How long a snapshot may count as its image's after that one was deregistered; it is seconds.
+const RELEASED: Duration = Duration::from_mins(1);
 
 impl Aws {
     /// The completed snapshot of the disk, made unless it exists.
@@ -159,6 +166,7 @@ impl Aws {
             .volume_size(i64::from(disk.gib()))
             .set_parent_snapshot_id(parent.clone())
             .client_token(token)
+            .timeout(KEPT_MINUTES)
             .description(format!("i2kit {environment} {image}"))
             .tags(tag(ENVIRONMENT, environment))
             .tags(tag(IMAGE, &image.to_string()))
@@ -179,8 +187,14 @@ impl Aws {
         map: &BlockMap,
         known: &[Snapshot],
     ) -> Result<Option<String>, CloudError> {
+        if known.is_empty() {
+            return Ok(None);
+        }
+        let encryption = self.encryption().await?;
         let fits = |snapshot: &&Snapshot| {
-            is_usable(snapshot) && snapshot.volume_size().unwrap_or(i32::MAX) <= disk.gib()
+            is_usable(snapshot)
+                && snapshot.volume_size().unwrap_or(i32::MAX) <= disk.gib()
+                && encryption.is_of(snapshot)
         };
         let candidates: Vec<&str> =
             known.iter().filter(fits).filter_map(Snapshot::snapshot_id).take(PARENTS).collect();
@@ -193,6 +207,18 @@ impl Aws {
         };
         // Over a parent that has nothing in common more blocks would be zeroed than are saved.
         Ok(best.filter(|(_, parent)| delta(parent, map).len() < map.len()).map(|(id, _)| id.to_owned()))
+    }
+
+    /// How the account encrypts new snapshots by default.
+    async fn encryption(&self) -> Result<Encryption, CloudError> {
+        let asked = self.clients.ec2.get_ebs_encryption_by_default().send().await;
+        let asked = asked.map_err(failed("GetEbsEncryptionByDefault"))?;
+        if !asked.ebs_encryption_by_default().unwrap_or(false) {
+            return Ok(Encryption::None);
+        }
+        let key = self.clients.ec2.get_ebs_default_kms_key_id().send().await;
+        let key = key.map_err(failed("GetEbsDefaultKmsKeyId"))?.kms_key_id.unwrap_or_default();
+        Ok(Encryption::By(key))
     }
 
     /// Sends blocks, except those that the journal knows.
@@ -284,12 +310,25 @@ impl Aws {
         .await
     }
 
+    /// Deletes a snapshot; one that is gone is no error. One whose image was deregistered a moment ago counts as in use still.
     pub(super) async fn delete_snapshot(&self, id: &str) -> Result<(), CloudError> {
-        let deleted = self.clients.ec2.delete_snapshot().snapshot_id(id).send().await;
-        match deleted {
-            Err(error) if super::error::code(&error) == "InvalidSnapshot.NotFound" => {}
-            other => drop(other.map_err(failed("DeleteSnapshot"))?),
-        }
+        let what = format!("snapshot {id}, which an image uses");
+        eventually(&what, RELEASED, || async {
+            let deleted = self.clients.ec2.delete_snapshot().snapshot_id(id).send().await;
+            match deleted {
+                Err(error) if super::error::code(&error) == "InvalidSnapshot.NotFound" => Ok(Some(())),
+                Err(error) if super::error::code(&error) == "InvalidSnapshot.InUse" => Ok(None),
+                Err(error) if is_denied(error.code()) => {
+                    let there = self.clients.ec2.describe_snapshots().snapshot_ids(id).send().await;
+                    match there {
+                        Err(gone) if super::error::code(&gone) == "InvalidSnapshot.NotFound" => Ok(Some(())),
+                        _ => Err(failed("DeleteSnapshot")(error)),
+                    }
+                }
+                other => other.map(|_| Some(())).map_err(failed("DeleteSnapshot")),
+            }
+        })
+        .await?;
         // What was known of it on this machine.
         let _ = fs::remove_file(self.map_file(id));
         let _ = fs::remove_file(self.journal(id));
@@ -381,6 +420,29 @@ impl Aws {
     }
 }
 
+/// How an account encrypts new snapshots by default. EBS refuses a parent that is not encrypted as the new snapshot is.
+#[derive(Debug, PartialEq, Eq)]
+enum Encryption {
+    None,
+    /// With this key; AWS names its own by an alias.
+    By(String),
+}
+
+impl Encryption {
+    fn is_of(&self, snapshot: &Snapshot) -> bool {
+        let is_encrypted = snapshot.encrypted().unwrap_or(false);
+        match self {
+            Self::None => !is_encrypted,
+            Self::By(key) if key.starts_with("alias/") => is_encrypted,
+            // One of the two may be the key's id, which ends its ARN.
+            Self::By(key) => {
+                is_encrypted
+                    && snapshot.kms_key_id().is_some_and(|own| own.ends_with(key) || key.ends_with(own))
+            }
+        }
+    }
+}
+
 /// Whether a snapshot can be a parent.
 fn is_usable(snapshot: &Snapshot) -> bool {
     snapshot.state() == Some(&SnapshotState::Completed)
@@ -399,4 +461,22 @@ fn panicked(_: tokio::task::JoinError) -> CloudError {
 
 fn no_id(operation: &str) -> CloudError {
     CloudError::Conflict { message: format!("{operation} answered without what it is called for") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_encrypted_as_new_snapshots_are() {
+        let plain = Snapshot::builder().encrypted(false).build();
+        let key = "arn:aws:kms:eu-west-1:123456789012:key/0123";
+        let by = |key: &str| Snapshot::builder().encrypted(true).kms_key_id(key).build();
+        assert!(Encryption::None.is_of(&plain) && !Encryption::None.is_of(&by(key)));
+        let own = Encryption::By("alias/aws/ebs".into());
+        assert!(!own.is_of(&plain) && own.is_of(&by(key)));
+        let named = Encryption::By(key.into());
+        assert!(named.is_of(&by(key)) && !named.is_of(&plain));
+        assert!(!named.is_of(&by("arn:aws:kms:eu-west-1:123456789012:key/4567")));
+    }
 }

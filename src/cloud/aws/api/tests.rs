@@ -50,6 +50,8 @@ impl Bed {
             endpoint: Some(self.endpoint.clone()),
             network: None,
             guest_endpoint: None,
+            boundary: None,
+            free_plan: false,
             cache: cache.into(),
             holder: "tests".into(),
         };
@@ -276,7 +278,7 @@ async fn what_was_uploaded_boots_as_an_instance() {
     let id = run.instances()[0].instance_id().unwrap().to_owned();
     let limit = Duration::from_secs(150);
     let console = eventually("the guest to speak", limit, || async {
-        let said = aws.clients.ec2.get_console_output().instance_id(&id).send().await;
+        let said = aws.clients.ec2.get_console_output().instance_id(&id).latest(true).send().await;
         let said = said.map_err(error::failed("GetConsoleOutput"))?;
         let bytes =
             base64::Engine::decode(&base64::prelude::BASE64_STANDARD, said.output().unwrap_or_default());

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::{self, PRICED, PRICED_REGION};
 use super::name;
-use super::packing::{self, BalancerSlot};
+use super::packing::{self, BalancerSlot, Scheme};
 use super::role::InstanceProfile;
 use crate::cloud::provider::{Cost, ResourceChange};
 use crate::manifest::api::Name;
@@ -22,6 +22,9 @@ const BALANCER_HOUR: u64 = 22_500;
 
 /// A public IPv4 address' hour.
 const ADDRESS_HOUR: u64 = 5_000;
+
+/// Zones of a balancer, which has an address in each when it is public.
+const ZONES: u64 = 2;
 
 /// A month of one GiB of a gp3 volume.
 const VOLUME_MONTH: u64 = 80_000;
@@ -109,9 +112,15 @@ impl State {
             let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
             u64::from(*replicas) * (hour * HOURS + VOLUME_GIB * VOLUME_MONTH)
         });
-        let own = self.balancers.values().filter(|spec| spec.http.is_some()).count();
-        let balancers =
-            u64::try_from(self.placements().len() + own).unwrap_or(u64::MAX) * BALANCER_HOUR * HOURS;
+        let own = self.balancers.values().filter(|spec| spec.http.is_some());
+        let schemes = own.map(|spec| Scheme::of(spec.kind));
+        let schemes = schemes.chain(self.placements().into_iter().map(|placement| placement.scheme));
+        let balancers: u64 = schemes
+            .map(|scheme| {
+                let addresses = if scheme == Scheme::Public { ZONES * ADDRESS_HOUR } else { 0 };
+                (BALANCER_HOUR + addresses) * HOURS
+            })
+            .sum();
         let zone = if self.is_empty() { 0 } else { ZONE_MONTH };
         let held = self.groups.iter().flat_map(|(group, (_, launch))| secrets_of(group, launch.as_ref()));
         let mut secrets: u64 = held.collect::<BTreeSet<_>>().iter().map(|_| SECRET_MONTH).sum();
@@ -258,8 +267,9 @@ pub(super) mod tests {
         let found = cost(&first(), &Fleet::default());
         insta::assert_snapshot!("cost", found.to_string());
         assert_eq!(found.before_micros, 0);
-        // Three machines with addresses and volumes, one load balancer, one zone.
-        assert_eq!(found.after_micros, 3 * ((4_700 + 5_000) * 730 + 80_000) + 22_500 * 730 + 500_000);
+        // Three machines with addresses and volumes, one load balancer with two addresses, one zone.
+        let machines = 3 * ((4_700 + 5_000) * 730 + 80_000);
+        assert_eq!(found.after_micros, machines + (22_500 + 2 * 5_000) * 730 + 500_000);
     }
 
     #[test]

@@ -1,232 +1,127 @@
-//! Every call of AWS that i2kit makes, in one table: the policy of `iam-policy` and the simulation of `preflight` come
-//! from it, and a test holds it against the calls that a whole deployment makes.
+//! The smallest policy with which i2kit works in an environment, from the table of its calls, and what a simulation of it is
+//! asked with.
 
 use serde_json::{Map, Value, json};
 
+use super::calls::{CALLS, SCOPES, Scope};
 use super::name;
 use super::stack_templates::TAG_ENVIRONMENT;
 
-/// What of the account a call may touch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// It only reads, and AWS knows no narrower resource for it.
-    Looks,
-    /// It creates something, which gets the environment's tag in the same call.
-    Makes,
-    /// It changes something that has the environment's tag.
-    Changes,
-    /// It is about stacks, which the policy names by their prefix.
-    Stacks,
-    /// It reads lines of the environment's log group.
-    Logs,
-    /// It keeps or deletes the values of a Secret, or the key that their versions are made with.
-    Keeps,
-    /// It reads that key. Values are read by machines alone.
-    Key,
-    /// CloudFormation makes it for us, with our permissions and on no other occasion.
-    Frame,
-    /// Auto Scaling checks that the caller may launch the machines of a launch template; nothing is launched without one.
-    Launches,
-    /// It passes the machines' role to EC2.
-    Passes,
-}
+/// Calls that create things with tags: EC2 asks for the right to tag besides, and names the call.
+const CREATES: &[&str] = &["CreateLaunchTemplate", "RegisterImage", "RunInstances", "StartSnapshot"];
 
-/// All of them, in the order of the policy's statements.
-pub const SCOPES: [Scope; 10] = [
-    Scope::Looks,
-    Scope::Makes,
-    Scope::Changes,
-    Scope::Stacks,
-    Scope::Logs,
-    Scope::Keeps,
-    Scope::Key,
-    Scope::Launches,
-    Scope::Passes,
-    Scope::Frame,
-];
+/// Services that act with roles of their own.
+const LINKED: &[&str] =
+    &["autoscaling.amazonaws.com", "elasticloadbalancing.amazonaws.com", "spot.amazonaws.com"];
 
-/// A call.
+/// An environment that a policy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call {
-    /// The action in IAM's words.
-    pub action: &'static str,
-    /// What it may touch.
-    pub scope: Scope,
+pub struct Subject<'a> {
+    /// Its name.
+    pub environment: &'a str,
+    /// The ARN of the managed policy that bounds its roles, if any.
+    pub boundary: Option<&'a str>,
 }
 
-const fn call(scope: Scope, action: &'static str) -> Call {
-    Call { action, scope }
-}
+/// A condition of a statement: operator, key and values.
+type Condition = (&'static str, String, Value);
 
-/// The table.
-pub const CALLS: &[Call] = &[
-    call(Scope::Looks, "acm:DescribeCertificate"),
-    call(Scope::Looks, "acm:ListCertificates"),
-    call(Scope::Looks, "autoscaling:DescribeAutoScalingGroups"),
-    call(Scope::Looks, "autoscaling:DescribeInstanceRefreshes"),
-    call(Scope::Looks, "autoscaling:DescribePolicies"),
-    call(Scope::Looks, "autoscaling:DescribeScalingActivities"),
-    call(Scope::Looks, "cloudformation:DescribeStacks"),
-    call(Scope::Looks, "ec2:DescribeImages"),
-    call(Scope::Looks, "ec2:DescribeInstances"),
-    call(Scope::Looks, "ec2:DescribeLaunchTemplateVersions"),
-    call(Scope::Looks, "ec2:DescribeLaunchTemplates"),
-    call(Scope::Looks, "ec2:DescribeSnapshots"),
-    call(Scope::Looks, "ec2:DescribeSubnets"),
-    call(Scope::Looks, "ec2:GetConsoleOutput"),
-    call(Scope::Looks, "elasticloadbalancing:DescribeTargetHealth"),
-    call(Scope::Looks, "iam:SimulatePrincipalPolicy"),
-    call(Scope::Looks, "secretsmanager:ListSecrets"),
-    call(Scope::Looks, "servicequotas:GetServiceQuota"),
-    call(Scope::Looks, "sts:GetCallerIdentity"),
-    call(Scope::Makes, "autoscaling:CreateAutoScalingGroup"),
-    call(Scope::Makes, "ebs:StartSnapshot"),
-    call(Scope::Makes, "ec2:CreateLaunchTemplate"),
-    call(Scope::Makes, "ec2:CreateTags"),
-    call(Scope::Makes, "ec2:RegisterImage"),
-    call(Scope::Changes, "autoscaling:AttachLoadBalancerTargetGroups"),
-    call(Scope::Changes, "autoscaling:CancelInstanceRefresh"),
-    call(Scope::Changes, "autoscaling:DeleteAutoScalingGroup"),
-    call(Scope::Changes, "autoscaling:DeletePolicy"),
-    call(Scope::Changes, "autoscaling:DetachLoadBalancerTargetGroups"),
-    call(Scope::Changes, "autoscaling:PutScalingPolicy"),
-    call(Scope::Changes, "autoscaling:RollbackInstanceRefresh"),
-    call(Scope::Changes, "autoscaling:StartInstanceRefresh"),
-    call(Scope::Changes, "autoscaling:UpdateAutoScalingGroup"),
-    call(Scope::Changes, "ebs:CompleteSnapshot"),
-    call(Scope::Changes, "ebs:GetSnapshotBlock"),
-    call(Scope::Changes, "ebs:ListSnapshotBlocks"),
-    call(Scope::Changes, "ebs:PutSnapshotBlock"),
-    call(Scope::Changes, "ec2:CreateLaunchTemplateVersion"),
-    call(Scope::Changes, "ec2:CreateTags"),
-    call(Scope::Changes, "ec2:DeleteLaunchTemplate"),
-    call(Scope::Changes, "ec2:DeleteLaunchTemplateVersions"),
-    call(Scope::Changes, "ec2:DeleteSnapshot"),
-    call(Scope::Changes, "ec2:DeregisterImage"),
-    call(Scope::Changes, "ec2:ModifyLaunchTemplate"),
-    call(Scope::Stacks, "cloudformation:CreateStack"),
-    call(Scope::Stacks, "cloudformation:DeleteStack"),
-    call(Scope::Stacks, "cloudformation:DescribeStackEvents"),
-    call(Scope::Stacks, "cloudformation:UpdateStack"),
-    call(Scope::Logs, "logs:FilterLogEvents"),
-    call(Scope::Keeps, "secretsmanager:CreateSecret"),
-    call(Scope::Keeps, "secretsmanager:DeleteSecret"),
-    call(Scope::Keeps, "secretsmanager:DescribeSecret"),
-    call(Scope::Keeps, "secretsmanager:TagResource"),
-    call(Scope::Key, "secretsmanager:GetSecretValue"),
-    call(Scope::Launches, "ec2:RunInstances"),
-    call(Scope::Passes, "iam:PassRole"),
-    call(Scope::Frame, "ec2:AssociateRouteTable"),
-    call(Scope::Frame, "ec2:AttachInternetGateway"),
-    call(Scope::Frame, "ec2:AuthorizeSecurityGroupIngress"),
-    call(Scope::Frame, "ec2:CreateInternetGateway"),
-    call(Scope::Frame, "ec2:CreateRoute"),
-    call(Scope::Frame, "ec2:CreateRouteTable"),
-    call(Scope::Frame, "ec2:CreateSecurityGroup"),
-    call(Scope::Frame, "ec2:CreateSubnet"),
-    call(Scope::Frame, "ec2:CreateVpc"),
-    call(Scope::Frame, "ec2:DeleteInternetGateway"),
-    call(Scope::Frame, "ec2:DeleteRoute"),
-    call(Scope::Frame, "ec2:DeleteRouteTable"),
-    call(Scope::Frame, "ec2:DeleteSecurityGroup"),
-    call(Scope::Frame, "ec2:DeleteSubnet"),
-    call(Scope::Frame, "ec2:DeleteVpc"),
-    call(Scope::Frame, "ec2:Describe*"),
-    call(Scope::Frame, "ec2:DetachInternetGateway"),
-    call(Scope::Frame, "ec2:DisassociateRouteTable"),
-    call(Scope::Frame, "ec2:ModifySubnetAttribute"),
-    call(Scope::Frame, "ec2:ModifyVpcAttribute"),
-    call(Scope::Frame, "ec2:RevokeSecurityGroupIngress"),
-    call(Scope::Frame, "elasticloadbalancing:*"),
-    call(Scope::Frame, "iam:AddRoleToInstanceProfile"),
-    call(Scope::Frame, "iam:CreateInstanceProfile"),
-    call(Scope::Frame, "iam:CreateRole"),
-    call(Scope::Frame, "iam:CreateServiceLinkedRole"),
-    call(Scope::Frame, "iam:DeleteInstanceProfile"),
-    call(Scope::Frame, "iam:DeleteRole"),
-    call(Scope::Frame, "iam:DeleteRolePolicy"),
-    call(Scope::Frame, "iam:GetInstanceProfile"),
-    call(Scope::Frame, "iam:GetRole"),
-    call(Scope::Frame, "iam:GetRolePolicy"),
-    call(Scope::Frame, "iam:PutRolePolicy"),
-    call(Scope::Frame, "iam:RemoveRoleFromInstanceProfile"),
-    call(Scope::Frame, "iam:TagRole"),
-    call(Scope::Frame, "logs:CreateLogGroup"),
-    call(Scope::Frame, "logs:DeleteLogGroup"),
-    call(Scope::Frame, "logs:DescribeLogGroups"),
-    call(Scope::Frame, "logs:ListTagsForResource"),
-    call(Scope::Frame, "logs:PutRetentionPolicy"),
-    call(Scope::Frame, "logs:TagResource"),
-    call(Scope::Frame, "route53:ChangeResourceRecordSets"),
-    call(Scope::Frame, "route53:ChangeTagsForResource"),
-    call(Scope::Frame, "route53:CreateHostedZone"),
-    call(Scope::Frame, "route53:DeleteHostedZone"),
-    call(Scope::Frame, "route53:GetChange"),
-    call(Scope::Frame, "route53:GetHostedZone"),
-    call(Scope::Frame, "route53:ListResourceRecordSets"),
-];
-
-/// Actions of the services with REST interfaces, which a journal of calls shows by method and path.
-const REST: &[(&str, &str, &str)] = &[
-    ("POST", "/snapshots", "ebs:StartSnapshot"),
-    ("PUT", "/snapshots/", "ebs:PutSnapshotBlock"),
-    ("POST", "/snapshots/completion/", "ebs:CompleteSnapshot"),
-    ("GET", "/snapshots/", "ebs:GetSnapshotBlock"),
-];
-
-/// The action in IAM's words of a call as the test bed's journal names it; `None` when the table lacks it.
-pub fn action(journal: &str) -> Option<&'static str> {
-    if let Some((method, path)) = journal.split_once(' ') {
-        let found = REST.iter().filter(|(m, p, _)| *m == method && path.starts_with(p));
-        let longest = found.max_by_key(|(_, p, _)| p.len()).map(|(_, _, action)| *action);
-        let lists = method == "GET" && path.ends_with("/blocks");
-        return if lists { Some("ebs:ListSnapshotBlocks") } else { longest };
-    }
-    let named = |call: &&Call| call.action.split_once(':').is_some_and(|(_, name)| name == journal);
-    CALLS.iter().filter(|call| call.scope != Scope::Frame).find(named).map(|call| call.action)
-}
-
-/// The smallest policy with which everything works in `environment`, as a policy document of IAM.
-pub fn policy(environment: &str) -> Value {
-    let statements: Vec<Value> = SCOPES.iter().map(|scope| statement(*scope, environment)).collect();
+/// The smallest policy with which everything works in an environment, as a policy document of IAM.
+pub fn policy(subject: Subject<'_>) -> Value {
+    let statements: Vec<Value> = SCOPES.iter().map(|scope| statement(*scope, subject)).collect();
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-fn statement(scope: Scope, environment: &str) -> Value {
-    let actions: Vec<&str> =
-        CALLS.iter().filter(|call| call.scope == scope).map(|call| call.action).collect();
+/// The most that roles of the environment's machines may do: the boundary that `permissionsBoundary` names has this document.
+pub fn boundary(environment: &str) -> Value {
+    let logs = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"];
+    let statement =
+        |action: Value, resource: String| json!({"Effect": "Allow", "Action": action, "Resource": resource});
+    json!({ "Version": "2012-10-17", "Statement": [
+        statement(json!(logs), log_group(environment)),
+        statement(json!("secretsmanager:GetSecretValue"), secret(&format!("{}*", name::secrets(environment)))),
+    ]})
+}
+
+fn statement(scope: Scope, subject: Subject<'_>) -> Value {
+    let actions = CALLS.iter().filter(|call| call.scope == scope).map(|call| call.action);
+    let mut actions: Vec<&str> = actions.map(|action| folded(scope, action)).collect();
+    actions.dedup();
     let mut statement = Map::new();
     statement.insert("Sid".into(), json!(format!("{scope:?}")));
     statement.insert("Effect".into(), json!("Allow"));
     statement.insert("Action".into(), json!(actions));
-    let tagged = |of: &str| json!({"StringEquals": {format!("aws:{of}/{TAG_ENVIRONMENT}"): environment}});
-    let (resource, condition) = match scope {
-        Scope::Looks => (json!("*"), None),
-        Scope::Makes => (json!("*"), Some(tagged("RequestTag"))),
-        Scope::Changes => (json!("*"), Some(tagged("ResourceTag"))),
-        Scope::Stacks => (json!(format!("arn:*:cloudformation:*:*:stack/i2kit-*-{environment}/*")), None),
-        Scope::Logs => (json!(format!("arn:*:logs:*:*:log-group:/i2kit/{environment}:*")), None),
-        Scope::Keeps => {
-            (json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]), None)
-        }
-        Scope::Key => (json!(key(environment)), None),
-        Scope::Launches => {
-            (json!("*"), Some(json!({"ArnLike": {"ec2:LaunchTemplate": "arn:*:ec2:*:*:launch-template/*"}})))
-        }
-        Scope::Passes => (
-            json!(format!("arn:*:iam::*:role{}*", name::role_path(environment))),
-            Some(json!({"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}})),
-        ),
-        Scope::Frame => (
-            json!("*"),
-            Some(json!({"ForAnyValue:StringEquals": {"aws:CalledVia": ["cloudformation.amazonaws.com"]}})),
-        ),
-    };
-    statement.insert("Resource".into(), resource);
-    if let Some(condition) = condition {
-        statement.insert("Condition".into(), condition);
+    statement.insert("Resource".into(), resources(scope, subject.environment));
+    let mut tests: Map<String, Value> = Map::new();
+    for (operator, key, values) in conditions(scope, subject) {
+        tests.entry(operator).or_insert_with(|| json!({}))[key] = values;
+    }
+    if !tests.is_empty() {
+        statement.insert("Condition".into(), Value::Object(tests));
     }
     Value::Object(statement)
+}
+
+/// An action, or all of a kind that only read: AWS bounds the length of a policy.
+fn folded(scope: Scope, action: &'static str) -> &'static str {
+    let reading = ["autoscaling:Describe*", "ec2:Describe*"];
+    let kind = reading.into_iter().find(|kind| action.starts_with(kind.trim_end_matches('*')));
+    kind.filter(|_| scope == Scope::Looks).unwrap_or(action)
+}
+
+fn resources(scope: Scope, environment: &str) -> Value {
+    let path = name::role_path(environment);
+    match scope {
+        Scope::Stacks => {
+            let patterns = name::stack_patterns(environment);
+            json!(patterns.map(|pattern| format!("arn:*:cloudformation:*:*:stack/{pattern}/*")))
+        }
+        Scope::Logs => json!(log_group(environment)),
+        Scope::Keeps => json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]),
+        Scope::Key => json!(key(environment)),
+        Scope::Passes | Scope::Grants => json!(format!("arn:*:iam::*:role{path}*")),
+        Scope::Roles => {
+            json!([format!("arn:*:iam::*:role{path}*"), format!("arn:*:iam::*:instance-profile{path}*")])
+        }
+        Scope::Linked => json!("arn:*:iam::*:role/aws-service-role/*"),
+        Scope::Looks
+        | Scope::Makes
+        | Scope::Tags
+        | Scope::Changes
+        | Scope::Launches
+        | Scope::Encrypts
+        | Scope::Frame => json!("*"),
+    }
+}
+
+fn conditions(scope: Scope, subject: Subject<'_>) -> Vec<Condition> {
+    let equals = |key: &str, values: Value| ("StringEquals", key.to_owned(), values);
+    let tagged = |of: &str| equals(&format!("aws:{of}/{TAG_ENVIRONMENT}"), json!(subject.environment));
+    let by_stacks =
+        || ("ForAnyValue:StringEquals", "aws:CalledVia".to_owned(), json!("cloudformation.amazonaws.com"));
+    match scope {
+        Scope::Makes => vec![tagged("RequestTag")],
+        Scope::Tags => vec![tagged("RequestTag"), equals("ec2:CreateAction", json!(CREATES))],
+        Scope::Changes => vec![tagged("ResourceTag")],
+        Scope::Launches => {
+            let template = json!("arn:*:ec2:*:*:launch-template/*");
+            vec![("ArnLike", "ec2:LaunchTemplate".to_owned(), template)]
+        }
+        // A role that is put into an instance profile is passed as well; the service's name has an end of its own in China.
+        Scope::Passes => {
+            vec![("StringLikeIfExists", "iam:PassedToService".to_owned(), json!("ec2.amazonaws.com*"))]
+        }
+        Scope::Encrypts => {
+            vec![("StringLike", "kms:ViaService".to_owned(), json!("ec2.*.amazonaws.com*"))]
+        }
+        Scope::Linked => vec![equals("iam:AWSServiceName", json!(LINKED))],
+        Scope::Frame | Scope::Roles => vec![by_stacks()],
+        Scope::Grants => {
+            let boundary = subject.boundary.map(|arn| equals("iam:PermissionsBoundary", json!(arn)));
+            boundary.into_iter().chain([by_stacks()]).collect()
+        }
+        Scope::Looks | Scope::Stacks | Scope::Logs | Scope::Keeps | Scope::Key => vec![],
+    }
 }
 
 /// The account and region of an environment, as ARNs name them.
@@ -240,10 +135,37 @@ pub struct Account<'a> {
     pub id: &'a str,
 }
 
-/// Something that calls of `scope` are about, where the policy names more than a tag: a simulation needs its ARN.
-pub fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<String> {
+/// What a simulation of the calls of a scope is asked with: the keys that such a call has, and no others, and something that
+/// it is about, where the policy names more than a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Simulation {
+    /// The ARN.
+    pub resource: Option<String>,
+    /// Condition keys with a value of each.
+    pub context: Vec<(String, String)>,
+}
+
+/// The simulation of a scope.
+pub fn simulation(scope: Scope, subject: Subject<'_>, account: Account<'_>) -> Simulation {
+    let value = |values: &Value| {
+        let first = values.as_array().and_then(|several| several.first()).unwrap_or(values);
+        first.as_str().unwrap_or_default().replace('*', "")
+    };
+    let context = conditions(scope, subject).into_iter().map(|(operator, key, values)| {
+        let pattern = operator == "ArnLike";
+        let template = || {
+            let Account { partition, region, id } = account;
+            format!("arn:{partition}:ec2:{region}:{id}:launch-template/lt-0")
+        };
+        (key, if pattern { template() } else { value(&values) })
+    });
+    Simulation { context: context.collect(), resource: example(scope, subject.environment, account) }
+}
+
+fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<String> {
     let Account { partition, region, id } = account;
     let arn = |service: &str, resource: &str| format!("arn:{partition}:{service}:{region}:{id}:{resource}");
+    let iam = |resource: &str| format!("arn:{partition}:iam::{id}:{resource}");
     match scope {
         Scope::Stacks => {
             Some(arn("cloudformation", &format!("stack/{}/0", name::environment_stack(environment))))
@@ -252,11 +174,24 @@ pub fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<
         Scope::Keeps | Scope::Key => {
             Some(arn("secretsmanager", &format!("secret:{}-AbCdEf", name::secrets_key(environment))))
         }
-        Scope::Passes => {
-            Some(format!("arn:{partition}:iam::{id}:role{}machine", name::role_path(environment)))
+        Scope::Passes | Scope::Grants | Scope::Roles => {
+            Some(iam(&format!("role{}machine", name::role_path(environment))))
         }
-        Scope::Looks | Scope::Makes | Scope::Changes | Scope::Frame | Scope::Launches => None,
+        Scope::Linked => {
+            Some(iam("role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"))
+        }
+        Scope::Looks
+        | Scope::Makes
+        | Scope::Tags
+        | Scope::Changes
+        | Scope::Encrypts
+        | Scope::Frame
+        | Scope::Launches => None,
     }
+}
+
+fn log_group(environment: &str) -> String {
+    format!("arn:*:logs:*:*:log-group:{}:*", name::log_group(environment))
 }
 
 fn secret(name: &str) -> String {
@@ -272,42 +207,118 @@ fn key(environment: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn calls_are_known_as_a_journal_names_them() {
-        assert_eq!(action("StartInstanceRefresh"), Some("autoscaling:StartInstanceRefresh"));
-        assert_eq!(action("POST /snapshots"), Some("ebs:StartSnapshot"));
-        assert_eq!(action("PUT /snapshots/snap-1/blocks/3"), Some("ebs:PutSnapshotBlock"));
-        assert_eq!(action("POST /snapshots/completion/snap-1"), Some("ebs:CompleteSnapshot"));
-        assert_eq!(action("GET /snapshots/snap-1/blocks"), Some("ebs:ListSnapshotBlocks"));
-        assert_eq!(action("GET /snapshots/snap-1/blocks/3"), Some("ebs:GetSnapshotBlock"));
-        assert_eq!(action("TerminateInstances"), None);
-    }
+    const PRODUCTION: Subject<'static> = Subject { environment: "production", boundary: None };
 
     #[test]
     fn the_policy_names_the_environment_wherever_something_is_changed() {
-        let policy = policy("production");
+        let policy = policy(PRODUCTION);
         insta::assert_snapshot!("policy", serde_json::to_string_pretty(&policy).unwrap());
-        // The largest managed policy of IAM, blanks not counted.
-        assert!(policy.to_string().len() < 6144, "{}", policy.to_string().len());
+        // The largest managed policy of IAM, blanks not counted. Names of environments may be long.
+        let longest =
+            super::policy(Subject { environment: &"e".repeat(40), boundary: Some(&"b".repeat(80)) });
+        assert!(longest.to_string().len() < 6144, "{}", longest.to_string().len());
         assert!(CALLS.iter().all(|call| call.action.contains(':')));
+    }
+
+    /// The patterns of a statement's resources.
+    fn patterns(policy: &Value, scope: Scope) -> Vec<String> {
+        let sid = format!("{scope:?}");
+        let statements = policy["Statement"].as_array().unwrap();
+        let statement = statements.iter().find(|statement| statement["Sid"] == sid.as_str()).unwrap();
+        match &statement["Resource"] {
+            Value::Array(several) => several.iter().map(|one| one.as_str().unwrap().to_owned()).collect(),
+            one => vec![one.as_str().unwrap().to_owned()],
+        }
     }
 
     #[test]
     fn what_is_simulated_is_what_the_policy_names() {
         let account = Account { partition: "aws", region: "eu-west-1", id: "123456789012" };
-        let policy = policy("production");
+        let policy = policy(PRODUCTION);
         for scope in SCOPES {
-            let Some(example) = example(scope, "production", account) else { continue };
-            let statements = policy["Statement"].as_array().unwrap();
-            let sid = format!("{scope:?}");
-            let statement = statements.iter().find(|statement| statement["Sid"] == sid.as_str()).unwrap();
-            let patterns = match &statement["Resource"] {
-                Value::Array(several) => several.clone(),
-                one => vec![one.clone()],
-            };
-            let fits = |pattern: &Value| matches(pattern.as_str().unwrap(), &example);
-            assert!(patterns.iter().any(fits), "{example} is not of {patterns:?}");
+            let Some(example) = simulation(scope, PRODUCTION, account).resource else { continue };
+            let patterns = patterns(&policy, scope);
+            assert!(
+                patterns.iter().any(|pattern| matches(pattern, &example)),
+                "{example} is not of {patterns:?}"
+            );
         }
+        // Each scope with the keys of its own calls: a snapshot has no tag of a request.
+        let keys = |scope| simulation(scope, PRODUCTION, account).context;
+        assert_eq!(keys(Scope::Makes), [("aws:RequestTag/i2kit:environment".into(), "production".into())]);
+        assert_eq!(keys(Scope::Changes), [("aws:ResourceTag/i2kit:environment".into(), "production".into())]);
+    }
+
+    #[test]
+    fn names_that_end_or_begin_alike_are_other_environments() {
+        use crate::cloud::aws::plan::packing::{BalancerSlot, Scheme};
+        let stacks = |environment: &str| {
+            let name = crate::manifest::api::Name { namespace: "default".into(), name: "web".into() };
+            let slot = BalancerSlot { scheme: Scheme::Public, index: 12 };
+            [
+                name::environment_stack(environment),
+                name::balancer_stack(environment, slot),
+                name::service_stack(environment, &name),
+                name::role_stack(environment, "shop/reader"),
+            ]
+        };
+        let policy = policy(Subject { environment: "prod", boundary: None });
+        let patterns = patterns(&policy, Scope::Stacks);
+        let is_covered = |stack: &String| {
+            let arn = format!("arn:aws:cloudformation:eu-west-1:123456789012:stack/{stack}/0");
+            patterns.iter().any(|pattern| matches(pattern, &arn))
+        };
+        assert!(stacks("prod").iter().all(is_covered), "{patterns:?}");
+        for other in ["eu-prod", "prod-eu", "x-prod", "x-12-prod", "public-00-prod", "0-prod"] {
+            assert!(!stacks(other).iter().any(is_covered), "{other}: {patterns:?}");
+        }
+    }
+
+    /// What AWS' handlers of the templates' resource types call, from their schemas.
+    #[test]
+    fn whatever_cloudformation_calls_for_a_template_is_allowed() {
+        let known: Value =
+            serde_json::from_str(include_str!("../../../../tests/aws/bed/handlers.json")).unwrap();
+        let templates = [
+            include_str!("../../../../templates/aws/alias.yml"),
+            include_str!("../../../../templates/aws/balancer.yml"),
+            include_str!("../../../../templates/aws/environment.yml"),
+            include_str!("../../../../templates/aws/ingress.yml"),
+            include_str!("../../../../templates/aws/role.yml"),
+            include_str!("../../../../templates/aws/service.yml"),
+        ];
+        let kinds: std::collections::BTreeSet<&str> = templates
+            .iter()
+            .flat_map(|template| template.lines())
+            .filter_map(|line| line.trim().strip_prefix("Type: AWS::"))
+            .collect();
+        assert!(kinds.len() > 15, "{kinds:?}");
+        let mut missing = Vec::new();
+        for kind in kinds {
+            let handlers =
+                known["types"][format!("AWS::{kind}")].as_object().unwrap_or_else(|| panic!("no {kind}"));
+            let calls = handlers
+                .iter()
+                .filter(|(verb, _)| *verb != "createOnly")
+                .flat_map(|(_, calls)| calls.as_array().unwrap());
+            for call in calls.map(|call| call.as_str().unwrap()) {
+                let allowed = CALLS.iter().any(|own| matches(own.action, call));
+                if !allowed && known["unused"].get(call).is_none() {
+                    missing.push(format!("{kind}: {call}"));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+
+    #[test]
+    fn a_boundary_bounds_what_roles_are_granted() {
+        let arn = "arn:aws:iam::123456789012:policy/machines";
+        let bounded = policy(Subject { boundary: Some(arn), ..PRODUCTION });
+        let grants = bounded["Statement"].as_array().unwrap().last().unwrap();
+        assert_eq!(grants["Condition"]["StringEquals"]["iam:PermissionsBoundary"], arn);
+        let most = boundary("production").to_string();
+        assert!(most.contains("secret:i2kit/production/*") && !most.contains("iam:"), "{most}");
     }
 
     /// IAM's patterns: `*` is any text and `?` one character.

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::name;
 use super::packing::Scheme;
 use super::stack_templates::{
-    Frame, FrameError, LARGEST_PARAMETER, StackPlan, TLS_POLICY, clients, render, tags,
+    Frame, FrameError, LARGEST_PARAMETER, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, clients,
+    more_certificates, render, tags,
 };
-use crate::manifest::api::{Name, ServiceType};
+use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec};
 use crate::plan::pod::HEALTH_PORT;
 
@@ -29,9 +30,54 @@ pub fn stack(
     certificates: &[String],
     frame: &Frame,
 ) -> Result<StackPlan, FrameError> {
-    let public = spec.kind == ServiceType::LoadBalancer;
-    let listeners = listeners(&spec.name, http, certificates)?;
-    let clients = clients(spec, if public { Scheme::Public } else { Scheme::Internal });
+    let targets = targets_of(spec, http)?;
+    let listeners = listeners(spec, http, certificates)?;
+    ingress_stack(environment, spec, (targets, listeners), frame)
+}
+
+/// The stack of an Ingress on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
+/// it will have, each behind a rule that no request fits, since load balancers check no others. `None` when no target group
+/// is new, or all are: a load balancer of another scheme is another one.
+pub fn bridge(
+    environment: &str,
+    (spec, http): (&BalancerSpec, &HttpSpec),
+    (certificates, new): (&[String], &BalancerSpec),
+    frame: &Frame,
+) -> Result<Option<StackPlan>, FrameError> {
+    let mut targets = targets_of(spec, http)?;
+    let wanted = new.http.as_ref().map(|http| targets_of(new, http)).transpose()?.unwrap_or_default();
+    let added: Vec<Value> = wanted.into_iter().filter(|target| !targets.contains(target)).collect();
+    if added.is_empty() || Scheme::of(spec.kind) != Scheme::of(new.kind) {
+        return Ok(None);
+    }
+    let mut listeners = listeners(spec, http, certificates)?;
+    let Some(rules) = listeners.last_mut().and_then(|listener| listener["rules"].as_array_mut()) else {
+        return Ok(None);
+    };
+    for (index, target) in added.iter().enumerate() {
+        let name = target["name"].as_str().unwrap_or_default();
+        rules.push(json!({
+            "name": format!("Warm{name}"),
+            "priority": WARM_PRIORITY + index,
+            "conditions": [{"Field": "host-header", "HostHeaderConfig": {"Values": ["warm.invalid"]}}],
+            "action": {"Type": "forward", "TargetGroupArn": {"Ref": name}},
+        }));
+    }
+    targets.extend(added);
+    ingress_stack(environment, spec, (targets, listeners), frame).map(Some)
+}
+
+/// Behind the priorities of all rules that requests fit.
+const WARM_PRIORITY: usize = 40_000;
+
+fn ingress_stack(
+    environment: &str,
+    spec: &BalancerSpec,
+    (targets, listeners): (Vec<Value>, Vec<Value>),
+    frame: &Frame,
+) -> Result<StackPlan, FrameError> {
+    let scheme = Scheme::of(spec.kind);
+    let clients = clients(spec, scheme);
     let ports = listeners.iter().map(|listener| listener["port"].clone());
     let sources = ports.flat_map(|port| {
         clients.iter().map(move |cidr| json!({"port": port, "cidr": cidr, "ipv6": cidr.contains(':')}))
@@ -42,13 +88,13 @@ pub fn stack(
             "clients of {}/{} of the i2kit environment {environment}", spec.name.namespace, spec.name.name
         ),
         "vpc": frame.vpc,
-        "subnets": frame.subnets,
+        "subnets": frame.balancer_subnets,
         "machines": frame.machines,
-        "scheme": if public { "internet-facing" } else { "internal" },
+        "scheme": if scheme == Scheme::Public { "internet-facing" } else { "internal" },
         "sources": sources.collect::<Vec<_>>(),
-        "targets": http.backends.iter().filter_map(|backend| targets(&spec.name, backend).transpose()).collect::<Result<Vec<_>, _>>()?,
+        "targets": targets,
         "healthPort": HEALTH_PORT.to_string(),
-        "drainSeconds": spec.drain_seconds.0.min(3600).to_string(),
+        "drainSeconds": spec.drain_seconds.0.min(MOST_DRAIN_SECONDS).to_string(),
         "listeners": listeners,
         "tags": tags(environment),
     });
@@ -65,9 +111,11 @@ pub fn stack(
 }
 
 /// The output of an Ingress' stack that holds the ARN of the backend's target group. It does not follow from the order of
-/// backends, so that one more moves no other.
-pub fn target_name(backend: &HttpBackend) -> String {
-    format!("Targets{}", name::hash(&format!("{}:{}", backend.service, backend.port)))
+/// backends, so that one more moves no other; what a target group keeps for as long as it exists is part of it.
+pub fn target_name(backend: &HttpBackend, scheme: Scheme) -> String {
+    let to = backend.targets.first().map_or(backend.port, |target| target.port);
+    let hash = name::hash(&format!("{}:{}", backend.service, backend.port));
+    format!("Targets{}{hash}To{to}", scheme.in_template())
 }
 
 /// A certificate of the store: its ARN, and the names that it is for.
@@ -106,21 +154,30 @@ pub fn covers(name: &str, host: &str) -> bool {
     name.eq_ignore_ascii_case(host) || name.strip_prefix("*.").is_some_and(below)
 }
 
-fn targets(ingress: &Name, backend: &HttpBackend) -> Result<Option<Value>, FrameError> {
+fn targets_of(spec: &BalancerSpec, http: &HttpSpec) -> Result<Vec<Value>, FrameError> {
+    let one = |backend| targets(&spec.name, backend, Scheme::of(spec.kind)).transpose();
+    http.backends.iter().filter_map(one).collect()
+}
+
+fn targets(ingress: &Name, backend: &HttpBackend, scheme: Scheme) -> Result<Option<Value>, FrameError> {
     let Some(first) = backend.targets.first() else { return Ok(None) };
     if backend.targets.iter().any(|target| target.port != first.port) {
         return Err(FrameError::Ports { service: ingress.clone(), port: backend.port });
     }
-    Ok(Some(json!({"name": target_name(backend), "port": first.port})))
+    Ok(Some(json!({"name": target_name(backend, scheme), "port": first.port})))
 }
 
 /// Port 80, and 443 when there are certificates: then 80 only sends clients there.
-fn listeners(ingress: &Name, http: &HttpSpec, certificates: &[String]) -> Result<Vec<Value>, FrameError> {
-    let Some((first, more)) = certificates.split_first() else {
+fn listeners(
+    spec: &BalancerSpec,
+    http: &HttpSpec,
+    certificates: &[String],
+) -> Result<Vec<Value>, FrameError> {
+    let Some(first) = certificates.first() else {
         if http.all_hosts || !http.hosts.is_empty() {
-            return Err(FrameError::Tls { ingress: ingress.clone() });
+            return Err(FrameError::Tls { ingress: spec.name.clone() });
         }
-        return Ok(vec![listener("Http", ingress, http)?]);
+        return Ok(vec![listener("Http", spec, http)?]);
     };
     let redirect = json!({
         "Type": "redirect", "RedirectConfig": {"Protocol": "HTTPS", "Port": "443", "StatusCode": "HTTP_301"},
@@ -128,12 +185,9 @@ fn listeners(ingress: &Name, http: &HttpSpec, certificates: &[String]) -> Result
     let plain = json!({
         "name": "Http", "protocol": "HTTP", "port": 80, "certificate": false, "default": redirect, "more": [], "rules": [],
     });
-    let plain = if http.plain { listener("Http", ingress, http)? } else { plain };
-    let mut encrypted = listener("Https", ingress, http)?;
-    let more = more.iter().enumerate().map(|(index, certificate)| {
-        json!({"name": format!("HttpsCertificate{index}"), "certificate": certificate})
-    });
-    encrypted["more"] = more.collect();
+    let plain = if http.plain { listener("Http", spec, http)? } else { plain };
+    let mut encrypted = listener("Https", spec, http)?;
+    encrypted["more"] = json!(more_certificates("Https", certificates));
     encrypted["certificate"] = json!(first);
     encrypted["policy"] = json!(TLS_POLICY);
     encrypted["protocol"] = json!("HTTPS");
@@ -141,7 +195,8 @@ fn listeners(ingress: &Name, http: &HttpSpec, certificates: &[String]) -> Result
     Ok(vec![plain, encrypted])
 }
 
-fn listener(name: &str, ingress: &Name, http: &HttpSpec) -> Result<Value, FrameError> {
+fn listener(name: &str, spec: &BalancerSpec, http: &HttpSpec) -> Result<Value, FrameError> {
+    let (ingress, scheme) = (&spec.name, Scheme::of(spec.kind));
     let mut rules: Vec<&HttpRule> = http.rules.iter().collect();
     rules.sort_by_key(|rule| rank(rule));
     let rules = rules.iter().enumerate().map(|(index, rule)| {
@@ -149,12 +204,12 @@ fn listener(name: &str, ingress: &Name, http: &HttpSpec) -> Result<Value, FrameE
             "name": format!("{name}Rule{}", index + 1),
             "priority": index + 1,
             "conditions": conditions(ingress, rule)?,
-            "action": action(http, Some(rule.backend)),
+            "action": action((http, scheme), Some(rule.backend)),
         }))
     });
     Ok(json!({
         "name": name, "protocol": "HTTP", "port": 80, "certificate": false, "more": [],
-        "default": action(http, http.default), "rules": rules.collect::<Result<Vec<_>, FrameError>>()?,
+        "default": action((http, scheme), http.default), "rules": rules.collect::<Result<Vec<_>, FrameError>>()?,
     }))
 }
 
@@ -191,11 +246,11 @@ fn conditions(ingress: &Name, rule: &HttpRule) -> Result<Vec<Value>, FrameError>
 }
 
 /// Forwards to the backend, or answers 404.
-fn action(http: &HttpSpec, backend: Option<usize>) -> Value {
+fn action((http, scheme): (&HttpSpec, Scheme), backend: Option<usize>) -> Value {
     let found =
         backend.and_then(|index| http.backends.get(index)).filter(|backend| !backend.targets.is_empty());
     if let Some(backend) = found {
-        return json!({"Type": "forward", "TargetGroupArn": {"Ref": target_name(backend)}});
+        return json!({"Type": "forward", "TargetGroupArn": {"Ref": target_name(backend, scheme)}});
     }
     let code = if backend.is_some() { "503" } else { "404" };
     json!({"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": code}})
@@ -204,6 +259,7 @@ fn action(http: &HttpSpec, backend: Option<usize>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::api::ServiceType;
     use crate::plan::fleet::TargetGroup;
 
     fn name(name: &str) -> Name {
@@ -247,14 +303,18 @@ mod tests {
     }
 
     fn put_spec(spec: &BalancerSpec, http: &HttpSpec) -> Result<StackPlan, FrameError> {
-        let frame = Frame {
+        stack("production", (spec, http), &http.certificates, &frame())
+    }
+
+    fn frame() -> Frame {
+        Frame {
             vpc: "vpc-1".into(),
             subnets: vec!["subnet-1".into(), "subnet-2".into()],
+            balancer_subnets: vec!["subnet-3".into(), "subnet-4".into()],
             machines: "sg-1".into(),
             zone: "Z1".into(),
             profile: "profile".into(),
-        };
-        stack("production", (spec, http), &http.certificates, &frame)
+        }
     }
 
     #[test]
@@ -272,6 +332,28 @@ mod tests {
         let mut http = shop();
         http.certificates = vec!["arn:aws:acm:eu-west-1:123456789012:certificate/a".into()];
         insta::assert_snapshot!("ingress", put(&http).unwrap().template);
+    }
+
+    #[test]
+    fn an_ingress_on_its_way_has_what_requests_use_and_what_comes() {
+        let (http, mut next) = (shop(), shop());
+        next.backends[1].targets[0].port = 9091;
+        let spec = |http: &HttpSpec, kind| {
+            let mut spec = BalancerSpec::new(name("ingress/shop"), kind, vec![]);
+            spec.http = Some(http.clone());
+            spec
+        };
+        let (old, new) = (spec(&http, ServiceType::LoadBalancer), spec(&next, ServiceType::LoadBalancer));
+        let way = |new: &BalancerSpec| bridge("production", (&old, &http), (&[], new), &frame()).unwrap();
+        let plan = way(&new).unwrap();
+        assert_eq!(plan.template.matches("::TargetGroup").count(), 3, "{}", plan.template);
+        assert!(plan.template.contains("warm.invalid"), "{}", plan.template);
+        assert_eq!(way(&old), None);
+        // Of another scheme it is another load balancer, whose target groups are its own.
+        let internal = spec(&http, ServiceType::ClusterIP);
+        assert_eq!(way(&internal), None);
+        let named = |spec: &BalancerSpec| target_name(&http.backends[0], Scheme::of(spec.kind));
+        assert_ne!(named(&old), named(&internal));
     }
 
     #[test]
@@ -307,9 +389,9 @@ mod tests {
     #[test]
     fn what_leads_nowhere_answers_so() {
         let mut http = shop();
-        assert_eq!(action(&http, None)["FixedResponseConfig"]["StatusCode"], "404");
+        assert_eq!(action((&http, Scheme::Public), None)["FixedResponseConfig"]["StatusCode"], "404");
         http.backends[0].targets.clear();
-        assert_eq!(action(&http, Some(0))["FixedResponseConfig"]["StatusCode"], "503");
+        assert_eq!(action((&http, Scheme::Public), Some(0))["FixedResponseConfig"]["StatusCode"], "503");
         http.hosts = vec!["shop.example.com".into()];
         assert!(put(&http).unwrap_err().to_string().contains("certificate"));
         (http.hosts, http.all_hosts) = (vec![], true);

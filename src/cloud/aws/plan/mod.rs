@@ -3,6 +3,7 @@
 //!
 //! Pure, and compiled without the SDK: everything here can be looked at and tested in an ordinary build.
 
+pub mod calls;
 pub mod cost;
 pub mod iam_policy;
 pub mod ingress;

@@ -4,7 +4,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::packing::BalancerSlot;
+use super::packing::{BalancerSlot, Scheme};
 use crate::manifest::api::Name;
 
 /// The longest name of a launch template is 128 characters.
@@ -28,14 +28,32 @@ pub fn environment_stack(environment: &str) -> String {
     format!("i2kit-environment-{environment}")
 }
 
-/// The stack of a network load balancer.
+/// The stack of a network load balancer. Its number has two digits, so that a pattern fits the names of one environment.
 pub fn balancer_stack(environment: &str, placement: BalancerSlot) -> String {
-    format!("i2kit-balancer-{placement}-{environment}")
+    format!("i2kit-balancer-{}-{:02}-{environment}", placement.scheme, placement.index)
 }
 
 /// The stack of a Service.
 pub fn service_stack(environment: &str, service: &Name) -> String {
     format!("i2kit-service-{}-{environment}", hash(&format!("{}/{}", service.namespace, service.name)))
+}
+
+/// The stack of an instance profile that `whole` tells from all others.
+pub fn role_stack(environment: &str, whole: &str) -> String {
+    format!("i2kit-role-{}-{environment}", hash(whole))
+}
+
+/// Patterns of the names of an environment's stacks, and of no other's: what is in front of the environment's name is of one
+/// length in each.
+pub fn stack_patterns(environment: &str) -> [String; 5] {
+    let digits = "?".repeat(HASH);
+    [
+        environment_stack(environment),
+        format!("i2kit-balancer-{}-??-{environment}", Scheme::Internal),
+        format!("i2kit-balancer-{}-??-{environment}", Scheme::Public),
+        format!("i2kit-service-{digits}-{environment}"),
+        format!("i2kit-role-{digits}-{environment}"),
+    ]
 }
 
 /// The start of the names of an environment's Secrets in Secrets Manager.

@@ -34,13 +34,36 @@ pub struct BalancerSlot {
     pub index: u32,
 }
 
+impl BalancerSlot {
+    /// The slot in a name of CloudFormation, which has letters and digits only.
+    pub fn in_template(self) -> String {
+        let scheme = self.scheme.in_template();
+        format!("{scheme}{}", self.index)
+    }
+}
+
+impl Scheme {
+    /// The scheme in a name of CloudFormation.
+    pub fn in_template(self) -> &'static str {
+        match self {
+            Self::Internal => "Internal",
+            Self::Public => "Public",
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Internal => "internal",
+            Self::Public => "public",
+        })
+    }
+}
+
 impl fmt::Display for BalancerSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Internal => "internal",
-            Scheme::Public => "public",
-        };
-        write!(f, "{scheme}-{}", self.index)
+        write!(f, "{}-{}", self.scheme, self.index)
     }
 }
 

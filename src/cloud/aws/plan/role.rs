@@ -50,8 +50,8 @@ impl InstanceProfile {
     }
 }
 
-/// The stack of an instance profile.
-pub fn stack(environment: &str, profile: &InstanceProfile) -> StackPlan {
+/// The stack of an instance profile, whose own role keeps within the managed policy `boundary`.
+pub fn stack(environment: &str, profile: &InstanceProfile, boundary: Option<&str>) -> StackPlan {
     let InstanceProfile { account, role, secrets } = profile;
     let description =
         format!("i2kit: ServiceAccount {}/{} of environment {environment}", account.namespace, account.name);
@@ -66,6 +66,7 @@ pub fn stack(environment: &str, profile: &InstanceProfile) -> StackPlan {
         "logs": arn("logs", &format!("log-group:{}:*", name::log_group(environment))),
         "secrets": held.collect::<Vec<Value>>(),
         "path": name::role_path(environment),
+        "boundary": boundary,
         "tags": tags(environment),
     });
     StackPlan {
@@ -85,7 +86,7 @@ pub fn stack_name(environment: &str, profile: &InstanceProfile) -> String {
         whole += "\n";
         whole += secret;
     }
-    format!("i2kit-role-{}-{environment}", name::hash(&whole))
+    name::role_stack(environment, &whole)
 }
 
 /// The name of a role that is given by its ARN, which may have a path, or by its name.
@@ -103,12 +104,14 @@ mod tests {
         let account = Name { namespace: "shop".into(), name: "reader".into() };
         let secrets: BTreeSet<String> = ["db".to_owned(), "mail".to_owned()].into();
         let own = InstanceProfile { account: account.clone(), role: None, secrets };
-        insta::assert_snapshot!("role", stack("production", &own).template);
+        insta::assert_snapshot!("role", stack("production", &own, None).template);
         let bare = InstanceProfile { secrets: BTreeSet::new(), ..own.clone() };
-        assert!(!stack("production", &bare).template.contains("secretsmanager"));
+        assert!(!stack("production", &bare, None).template.contains("secretsmanager"));
+        let boundary = "arn:aws:iam::123456789012:policy/machines";
+        assert!(stack("production", &own, Some(boundary)).template.contains(boundary));
         let arn = "arn:aws:iam::123456789012:role/team/reader".to_owned();
         let named = InstanceProfile { role: Some(arn), ..bare.clone() };
-        let plan = stack("production", &named);
+        let plan = stack("production", &named, None);
         assert!(plan.template.contains(r#"Roles: ["reader"]"#), "{}", plan.template);
         assert!(!plan.template.contains("AWS::IAM::Role"), "{}", plan.template);
         let stacks: BTreeSet<String> =

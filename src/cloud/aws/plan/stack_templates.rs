@@ -3,8 +3,6 @@
 //!
 //! Every value goes through JSON, which YAML contains, so that no name in a manifest can change a template's structure.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 
 use super::name;
@@ -41,6 +39,10 @@ pub struct EnvironmentPlace {
     pub environment: String,
     /// A network that exists, with its subnets; one of our own otherwise.
     pub network: Option<Network>,
+    /// Of a network of our own the zones, one for each of its subnets.
+    pub zones: Vec<String>,
+    /// The ARN of the managed policy that bounds the machines' role, if any.
+    pub boundary: Option<String>,
 }
 
 /// A network that exists.
@@ -50,6 +52,8 @@ pub struct Network {
     pub vpc: String,
     /// Its subnets, in zones of their own.
     pub subnets: Vec<String>,
+    /// The subnets of load balancers, where these are others.
+    pub balancer_subnets: Vec<String>,
 }
 
 /// What the environment's stack made.
@@ -57,8 +61,10 @@ pub struct Network {
 pub struct Frame {
     /// The VPC.
     pub vpc: String,
-    /// The subnets.
+    /// The subnets of machines.
     pub subnets: Vec<String>,
+    /// The subnets of load balancers.
+    pub balancer_subnets: Vec<String>,
     /// Security group of all machines.
     pub machines: String,
     /// The private zone.
@@ -166,8 +172,9 @@ pub enum FrameError {
 /// The stack of what the environment has once.
 pub fn environment(place: &EnvironmentPlace) -> StackPlan {
     let environment = &place.environment;
-    let subnet = |(index, cidr): (usize, &&str)| json!({"name": format!("Subnet{index}"), "index": index, "cidr": cidr});
-    let own = json!({"cidr": NETWORK, "subnets": SUBNETS.iter().enumerate().map(subnet).collect::<Vec<_>>()});
+    let subnet = |(index, (cidr, zone)): (usize, (&&str, &String))| json!({"name": format!("Subnet{index}"), "zone": zone, "cidr": cidr});
+    let subnets = SUBNETS.iter().zip(&place.zones).enumerate().map(subnet).collect::<Vec<_>>();
+    let own = json!({"cidr": NETWORK, "zones": place.zones.join(","), "subnets": subnets});
     let refs = || -> Vec<Value> {
         (0..SUBNETS.len()).map(|index| json!({"Ref": format!("Subnet{index}")})).collect()
     };
@@ -185,6 +192,7 @@ pub fn environment(place: &EnvironmentPlace) -> StackPlan {
         "logGroup": name::log_group(environment),
         "zone": ZONE,
         "path": name::role_path(environment),
+        "boundary": place.boundary,
         "roles": [{"name": "Machine", "description": format!("machines of the i2kit environment {environment}")}],
     });
     StackPlan {
@@ -206,7 +214,7 @@ pub fn balancer(environment: &str, placement: BalancerSlot, frame: &Frame) -> St
         "description": format!("i2kit: load balancer {placement} of environment {environment}"),
         "clients": format!("clients of load balancer {placement} of the i2kit environment {environment}"),
         "vpc": frame.vpc,
-        "subnets": frame.subnets,
+        "subnets": frame.balancer_subnets,
         "machines": frame.machines,
         "scheme": if placement.scheme == Scheme::Public { "internet-facing" } else { "internal" },
         "tags": tags(environment),
@@ -219,33 +227,95 @@ pub fn balancer(environment: &str, placement: BalancerSlot, frame: &Frame) -> St
     }
 }
 
-/// The stack of a Service on `balancer`.
-pub fn service(
+/// A Service on a load balancer.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed<'a> {
+    /// What it asks for.
+    pub spec: &'a BalancerSpec,
+    /// The load balancer among those of its environment.
+    pub placement: BalancerSlot,
+    /// What that one's stack made.
+    pub balancer: &'a Balancer,
+}
+
+/// The stack of a Service.
+pub fn service(environment: &str, placed: Placed<'_>, frame: &Frame) -> Result<StackPlan, FrameError> {
+    service_stack(environment, placed, placed.balancer, (frame, listeners_of(placed)?))
+}
+
+/// The stack of a Service on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
+/// it will have, each behind a listener, since load balancers check no others. A target group belongs to one load balancer
+/// and has one port and protocol for as long as it exists. With `named`, the Service's name leads to the new load balancer.
+/// `None` when no target group is new.
+pub fn bridge(
     environment: &str,
-    spec: &BalancerSpec,
-    placement: BalancerSlot,
-    (frame, balancer): (&Frame, &Balancer),
-) -> Result<StackPlan, FrameError> {
-    let listeners: Result<Vec<Value>, FrameError> = spec
+    (old, new): (Placed<'_>, Placed<'_>),
+    named: bool,
+    frame: &Frame,
+) -> Result<Option<StackPlan>, FrameError> {
+    let (mut listeners, wanted) = (listeners_of(old)?, listeners_of(new)?);
+    let has = |listeners: &[Value], key: &str, value: &Value| listeners.iter().any(|one| one[key] == *value);
+    let first = WARM_PORTS.0 + warm_offset(&old.spec.name);
+    let mut added = 0_u16;
+    for mut listener in wanted {
+        if has(&listeners, "target", &listener["target"]) {
+            continue;
+        }
+        if has(&listeners, "name", &listener["name"]) {
+            // Nobody connects here: the load balancer's security group lets no client in.
+            listener["name"] = json!(format!("Warm{}", listener["target"].as_str().unwrap_or_default()));
+            listener["listenerPort"] = json!(first + added);
+            listener["sources"] = json!([]);
+        }
+        added += 1;
+        listeners.push(listener);
+    }
+    if added == 0 {
+        return Ok(None);
+    }
+    let balancer = if named { new.balancer } else { old.balancer };
+    service_stack(environment, old, balancer, (frame, listeners)).map(Some)
+}
+
+/// Ports of listeners that no client uses, the first and how many a Service begins within.
+const WARM_PORTS: (u16, u16) = (50_000, 15_000);
+
+/// Where in [`WARM_PORTS`] a Service begins: two that move at once rarely meet, and where they do the stack of the later one
+/// stays as it is.
+fn warm_offset(service: &Name) -> u16 {
+    let digits = name::hash(&service.to_string());
+    let number = u32::from_str_radix(digits.get(..6).unwrap_or_default(), 16).unwrap_or_default();
+    u16::try_from(number % u32::from(WARM_PORTS.1)).unwrap_or_default()
+}
+
+fn listeners_of(placed: Placed<'_>) -> Result<Vec<Value>, FrameError> {
+    placed
+        .spec
         .listeners
         .iter()
-        .filter_map(|listener| listener_values(spec, listener, placement).transpose())
-        .collect();
+        .filter_map(|listener| listener_values(placed, listener).transpose())
+        .collect()
+}
+
+fn service_stack(
+    environment: &str,
+    placed: Placed<'_>,
+    named: &Balancer,
+    (frame, listeners): (&Frame, Vec<Value>),
+) -> Result<StackPlan, FrameError> {
+    let Placed { spec, placement, .. } = placed;
     let service = &spec.name;
     let values = json!({
         "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
         "vpc": frame.vpc,
         "healthPort": HEALTH_PORT.to_string(),
-        // AWS takes at most an hour.
-        "drainSeconds": spec.drain_seconds.0.min(3600).to_string(),
-        "clients": balancer.clients,
-        "balancer": balancer.arn,
-        "dnsName": balancer.dns_name,
-        "dnsZone": balancer.dns_zone,
+        "drainSeconds": spec.drain_seconds.0.clamp(LEAST_DRAIN_SECONDS, MOST_DRAIN_SECONDS).to_string(),
+        "dnsName": named.dns_name,
+        "dnsZone": named.dns_zone,
         "zone": frame.zone,
         "recordName": format!("{}.{}.svc.{}", service.name, service.namespace, ZONE),
         "tags": tags(environment),
-        "listeners": listeners?,
+        "listeners": listeners,
     });
     let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
     if text.len() > LARGEST_PARAMETER {
@@ -258,6 +328,13 @@ pub fn service(
         parameters: vec![("Spec", text), ("Placement", placement.to_string())],
     })
 }
+
+/// A network load balancer goes on sending new connections to a target for up to two minutes after it was taken away, whatever
+/// the attribute says; the machine serves until this time is over.
+const LEAST_DRAIN_SECONDS: u64 = 150;
+
+/// The longest delay that AWS takes.
+pub(super) const MOST_DRAIN_SECONDS: u64 = 3600;
 
 /// The stack of a Service that is an alias: a record.
 pub fn alias(environment: &str, spec: &BalancerSpec, external_name: &str, frame: &Frame) -> StackPlan {
@@ -281,11 +358,8 @@ pub fn alias(environment: &str, spec: &BalancerSpec, external_name: &str, frame:
 const ZONE: &str = "cluster.local";
 
 /// The values of one listener; `None` when it leads nowhere, since a listener needs a target group with a port.
-fn listener_values(
-    spec: &BalancerSpec,
-    listener: &Listener,
-    placement: BalancerSlot,
-) -> Result<Option<Value>, FrameError> {
+fn listener_values(placed: Placed<'_>, listener: &Listener) -> Result<Option<Value>, FrameError> {
+    let Placed { spec, placement, balancer } = placed;
     let Some(first) = listener.targets.first() else { return Ok(None) };
     if listener.targets.iter().any(|target| target.port != first.port) {
         return Err(FrameError::Ports { service: spec.name.clone(), port: listener.port });
@@ -294,13 +368,16 @@ fn listener_values(
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
     };
-    let name = listener_name(listener);
-    let source = |(index, cidr): (usize, &String)| json!({"name": format!("{name}From{index}"), "cidr": cidr, "ipv6": cidr.contains(':')});
+    let name = listener_name(listener, placement);
+    // A name follows from what it is for, never from a place in a list: what moves to another place must not be made anew.
+    let source = |cidr: &String| json!({"name": format!("{name}From{}", name::hash(cidr)), "cidr": cidr, "ipv6": cidr.contains(':')});
     let tls = listener.tls.as_ref();
-    let certificate = tls.map(|tls| tls_values(spec, listener, tls)).transpose()?;
+    let certificate = tls.map(|tls| tls_values(spec, (listener, &name), tls)).transpose()?;
     Ok(Some(json!({
         "name": name,
-        "target": target_name(listener),
+        "target": target_name(listener, placement),
+        "clients": balancer.clients,
+        "balancer": balancer.arn,
         "targetProtocol": if tls.is_some_and(|tls| tls.to_pods) { "TLS" } else { protocol },
         "listenerProtocol": if tls.is_some() { "TLS" } else { protocol },
         "ipProtocol": protocol.to_lowercase(),
@@ -311,7 +388,7 @@ fn listener_values(
         // Said either way: an attribute that a template leaves out keeps its value.
         "sticky": spec.sticky_clients.to_string(),
         "tls": certificate,
-        "sources": clients(spec, placement.scheme).iter().enumerate().map(source).collect::<Vec<_>>(),
+        "sources": clients(spec, placement.scheme).iter().map(source).collect::<Vec<_>>(),
     })))
 }
 
@@ -320,7 +397,8 @@ pub(super) fn clients(spec: &BalancerSpec, scheme: Scheme) -> Vec<String> {
     let default: &[&str] = match scheme {
         _ if !spec.source_ranges.is_empty() => return spec.source_ranges.clone(),
         Scheme::Public => &["0.0.0.0/0"],
-        Scheme::Internal => &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+        // Networks of providers have addresses that are shared between them, and VPCs may have these, too.
+        Scheme::Internal => &["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"],
     };
     default.iter().map(ToString::to_string).collect()
 }
@@ -328,32 +406,49 @@ pub(super) fn clients(spec: &BalancerSpec, scheme: Scheme) -> Vec<String> {
 /// The versions and ciphers of TLS when nobody names a policy: 1.2 and 1.3, with forward secrecy.
 pub(super) const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 
-/// A listener has one certificate, and others by host in resources of their own.
-fn tls_values(spec: &BalancerSpec, listener: &Listener, tls: &Tls) -> Result<Value, FrameError> {
+/// A listener has one certificate, and a list of those by host in resources of their own.
+fn tls_values(
+    spec: &BalancerSpec,
+    (listener, name): (&Listener, &str),
+    tls: &Tls,
+) -> Result<Value, FrameError> {
     if spec.sticky_clients {
         return Err(FrameError::Sticky { service: spec.name.clone(), port: listener.port });
     }
-    let Some((first, more)) = tls.certificates.split_first() else {
+    let Some(first) = tls.certificates.first() else {
         return Err(FrameError::Certificate { service: spec.name.clone(), port: listener.port });
     };
-    let more = more.iter().enumerate().map(|(index, certificate)| {
-        json!({"name": format!("{}Certificate{index}", listener_name(listener)), "certificate": certificate})
-    });
     let policy = tls.policy.as_deref().unwrap_or(TLS_POLICY);
-    Ok(json!({"certificate": first, "more": more.collect::<Vec<_>>(), "policy": policy}))
+    Ok(json!({"certificate": first, "more": more_certificates(name, &tls.certificates), "policy": policy}))
 }
 
-fn listener_name(listener: &Listener) -> String {
-    let mut name = format!("Listener{}", listener.port);
-    if listener.protocol == Protocol::Udp {
-        let _ = write!(name, "Udp");
+/// The list of a listener's certificates, each named by what it is. Where there are several the first is among them, too, so
+/// that another order changes nothing but which one is for clients that name no host.
+pub(super) fn more_certificates(listener: &str, certificates: &[String]) -> Vec<Value> {
+    if certificates.len() < 2 {
+        return vec![];
     }
-    name
+    let distinct: std::collections::BTreeSet<&String> = certificates.iter().collect();
+    let one = |certificate: &String| json!({"name": format!("{listener}Certificate{}", name::hash(certificate)), "certificate": certificate});
+    distinct.into_iter().map(one).collect()
 }
 
-/// The output of a Service's stack that holds the ARN of the listener's target group.
-pub fn target_name(listener: &Listener) -> String {
-    listener_name(listener).replacen("Listener", "Targets", 1)
+/// A load balancer's listener of a port; the load balancer is part of the name, so that both exist while a Service moves.
+fn listener_name(listener: &Listener, placement: BalancerSlot) -> String {
+    format!("Listener{}{}", placement.in_template(), port_name(listener))
+}
+
+fn port_name(listener: &Listener) -> String {
+    let protocol = if listener.protocol == Protocol::Udp { "Udp" } else { "" };
+    format!("Port{}{protocol}", listener.port)
+}
+
+/// The output of a Service's stack that holds the ARN of the listener's target group. What a target group keeps for as long as
+/// it exists is part of the name: its load balancer, port and protocol.
+pub fn target_name(listener: &Listener, placement: BalancerSlot) -> String {
+    let to = listener.targets.first().map_or(listener.port, |target| target.port);
+    let tls = if listener.tls.as_ref().is_some_and(|tls| tls.to_pods) { "Tls" } else { "" };
+    format!("Targets{}{}To{to}{tls}", placement.in_template(), port_name(listener))
 }
 
 pub(super) fn tags(environment: &str) -> Value {

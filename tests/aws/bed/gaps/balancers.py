@@ -13,6 +13,7 @@ def close():
     models.FakeTargetGroup.health_for = health_for(models.FakeTargetGroup.health_for)
     for model in (models.FakeTargetGroup, models.FakeListener, models.FakeListenerRule):
         model.delete = delete
+    models.ELBv2Backend.modify_listener = modify_listener(models.ELBv2Backend.modify_listener)
     models.FakeLoadBalancer.has_cfn_attr = classmethod(lambda cls, name: name in ATTRIBUTES)
     original_attribute = models.FakeLoadBalancer.get_cfn_attribute
 
@@ -37,6 +38,20 @@ def delete(self, account, region):
                 listener._non_default_rules.pop(self.arn, None)
     elif self.arn in backend.target_groups:
         backend.delete_target_group(self.arn)
+
+
+def modify_listener(original):
+    """moto knows no change to TLS or UDP."""
+
+    def act(self, arn, port=None, protocol=None, ssl_policy=None, certificates=None, actions=None):
+        own = protocol if protocol in ("TLS", "UDP") else None
+        listener = original(self, arn, port, None if own else protocol, ssl_policy, [] if own else certificates, actions)
+        if own:
+            listener.protocol, arns = own, [c["CertificateArn"] for c in certificates or []]
+            listener.certificate, listener.certificates = (arns or [None])[0], arns
+        return listener
+
+    return act
 
 
 def create_load_balancer(cls, name, template, account, region, **more):
@@ -67,6 +82,13 @@ def update_target_group(cls, original_resource, new_resource_name, cloudformatio
     return original_resource
 
 
+def is_used(region, arn):
+    from .changes import balancers_of
+    from ..authority import ACCOUNT
+
+    return arn in balancers_of(models.elbv2_backends[ACCOUNT][region])
+
+
 def health_for(original):
     def act(self, target, ec2):
         reply = original(self, target, ec2)
@@ -74,6 +96,9 @@ def health_for(original):
             reply.status = HEALTH.get(f"{self.arn} {target['Id']}", "initial")
             if reply.status == "initial":
                 reply.reason = "Elb.RegistrationInProgress"
+            if not is_used(ec2.region_name, self.arn):
+                # Load balancers check what a listener or a rule leads to.
+                reply.status, reply.reason = "unused", "Target.NotInUse"
             if reply.status == "unhealthy":
                 reply.reason, reply.description = "Target.FailedHealthChecks", "Health checks failed"
         return reply

@@ -10,6 +10,8 @@ from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 
+from . import catalogue
+
 REFRESHES = {}
 ACTIVE = ("Pending", "InProgress", "Cancelling", "RollbackInProgress", "Baking")
 NUMBERS = itertools.count(1)
@@ -58,12 +60,19 @@ def launch(self, count, tags, version=None):
     subnets = self.vpc_zone_identifier.split(",") if self.vpc_zone_identifier else [None]
     for number in range(count):
         kind, market = choice(self, template, mixed)
+        subnet = subnets[(len(self.instance_states) + number) % len(subnets)]
+        ec2 = self.autoscaling_backend.ec2_backend
+        zone = ec2.get_subnet(subnet).availability_zone if subnet else self.availability_zones[0]
+        refused = catalogue.refusal(ec2, kind, zone)
+        if refused:
+            note(self.name, "Launching a new EC2 instance", "Failed", refused)
+            continue
         reservation = self.autoscaling_backend.ec2_backend.run_instances(
             template.image_id, 1, template.user_data, template.security_groups, instance_type=kind,
             tags={"instance": tags}, placement=self.availability_zones[0], launch_config=None,
             launch_template={"LaunchTemplateId": self.ec2_launch_template.id, "Version": version},
             is_instance_type_default=False, associate_public_ip=False,
-            subnet_id=subnets[(len(self.instance_states) + number) % len(subnets)])
+            subnet_id=subnet)
         for instance in reservation.instances:
             instance.autoscaling_group, instance.template_version = self, int(template.number)
             instance.market = market

@@ -5,7 +5,12 @@ machine  POST {"Id", "Console", "Dead"}: what the reconciler knows of a VM
 broken   POST [IMAGE-ID, ...]: without machines, instances of these images never become healthy
 left     GET: what is in the account, a line each; nothing when all was deleted
 untagged GET: what has no tag of an environment although the API could give it one
-denied   POST [ACTION, ...]: what the simulation of policies says no to
+served   GET: "NAME PORT COUNT" for each name of the zones: how many healthy machines answer there, and to all clients
+encrypted POST true: from now on the account encrypts snapshots by default
+catalogue POST {"offers", "free"}: see catalogue.py
+lag      POST SECONDS: from now on filters show what was made so long ago
+policy   POST {"Key", "Documents"}: the policies of an access key; one without is the account's administrator
+denied   POST [ACTION, ...]: what the simulation of policies says no to, whatever the policies say
 certificate POST {"Region", "Domain", "Status"}: makes a certificate, which is issued by default, and answers its ARN
 frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
@@ -16,13 +21,13 @@ import json
 
 from moto.moto_api._internal import urls
 
-from .. import engine
-from . import balancers, groups, images, permissions, stacks
+from .. import authority, engine
+from . import balancers, catalogue, groups, images, lag, permissions, stacks
 
 
 def close():
     for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left, "denied": denied, "untagged": untagged,
-                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused}.items():
+                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "policy": policy, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -69,6 +74,51 @@ def refused(told):
     return {}
 
 
+def encrypted(told):
+    from moto.ec2.models import ec2_backends
+
+    ec2_backends[engine.ACCOUNT]["us-east-1"].enable_ebs_encryption_by_default()
+    return {}
+
+
+def set_catalogue(told):
+    catalogue.CATALOGUE.update(told)
+    return {}
+
+
+def set_lag(told):
+    lag.LAG["seconds"] = float(told)
+    return {}
+
+
+def served(told):
+    """What a client reaches: from a name's record to the load balancer, its listeners, and their healthy targets."""
+    from moto.elbv2.models import elbv2_backends
+    from moto.route53.models import route53_backends
+
+    found = []
+    for region, backend in engine.backends(elbv2_backends):
+        for zone in route53_backends[engine.ACCOUNT]["aws"].zones.values():
+            for record in [r for r in zone.rrsets if r.alias_target]:
+                named = record.alias_target["DNSName"].rstrip(".").lower()
+                for balancer in [b for b in backend.load_balancers.values() if b.dns_name.lower() == named]:
+                    found += [f"{record.name.rstrip('.')} {line}" for line in answering_at(backend, balancer)]
+    return found
+
+
+def answering_at(backend, balancer):
+    for listener in balancer.listeners.values():
+        arns = [a for action in listener.default_actions for a in backend._get_target_group_arns_from(action_data=action.data)]
+        healthy = [t for arn in arns for t in backend.target_groups[arn].targets
+                   if balancers.HEALTH.get(f"{arn} {t}") == "healthy"]
+        yield f"{listener.port} {len(healthy)}"
+
+
+def policy(told):
+    authority.POLICIES[told["Key"]] = told["Documents"]
+    return {}
+
+
 def denied(told):
     permissions.DENIED.clear()
     permissions.DENIED.update(told)
@@ -99,6 +149,7 @@ def frame(told):
             for listener in balancer.listeners.values():
                 where = f"{balancer.type} {balancer.scheme}"
                 found.append(f"listener {where} {listener.protocol} {listener.port} {listener.certificate or '-'}")
+                found += [f"certificate {listener.port} {arn}" for arn in sorted(getattr(listener, "further", []))]
                 for rule in listener.rules.values():
                     actions = [a.type for a in rule.actions]
                     found.append(f"rule {listener.port} {rule.priority} {json.dumps(rule.conditions)} {actions}")

@@ -1,7 +1,9 @@
 """EBS direct APIs: blocks of 512 KiB, parents, client tokens, and the checks that AWS makes."""
 import base64, hashlib, json, time
 
+from moto.core.responses import ActionResult
 from moto.ebs import models, responses
+from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 
 BLOCK = 524288
 TOKENS, WRITTEN, PARENT = {}, {}, {}
@@ -23,6 +25,9 @@ def close():
         self.block_size = BLOCK
 
     models.EBSSnapshot.__init__ = init
+    # AWS names its own key by an alias, until somebody sets another one.
+    ElasticBlockStore.get_ebs_default_kms_key_id = lambda self: ActionResult(
+        {"KmsKeyId": self.ec2_backend.default_kms_key_id or "alias/aws/ebs"})
     responses.EBSResponse.start_snapshot = start
     responses.EBSResponse.put_snapshot_block = put(responses.EBSResponse.put_snapshot_block)
     responses.EBSResponse.complete_snapshot = complete
@@ -44,8 +49,13 @@ def start(self):
         return error("ResourceNotFoundException", f"no snapshot {parent}", 404, Reason="SNAPSHOT_NOT_FOUND")
     if parent and backend.snapshots[parent].volume_size > asked["VolumeSize"]:
         return error("ValidationException", "the volume is smaller than the parent's", Reason="INVALID_VOLUME_SIZE")
+    encrypted = backend.ec2_backend.get_ebs_encryption_by_default()
+    if parent and encrypted and not backend.ec2_backend.snapshots[parent].encrypted:
+        return error("ValidationException", "the parent snapshot is not encrypted", Reason="INVALID_PARAMETER")
     snapshot = backend.start_snapshot(asked["VolumeSize"], asked.get("Tags"), asked.get("Description"))
-    backend.ec2_backend.snapshots[snapshot.snapshot_id].status = "pending"
+    kept = backend.ec2_backend.snapshots[snapshot.snapshot_id]
+    kept.status, kept.encrypted = "pending", encrypted
+    kept.kms_key_id = backend.ec2_backend.default_kms_key_id if encrypted else None
     if parent:
         snapshot.blocks = dict(backend.snapshots[parent].blocks)
         PARENT[snapshot.snapshot_id] = parent

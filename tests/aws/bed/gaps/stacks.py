@@ -25,8 +25,6 @@ def close():
     models.Stack._add_stack_event = add_event(models.Stack._add_stack_event)
     models.Stack.create_resources = create_resources(models.Stack.create_resources)
     parsing.resource_class_from_type = known(parsing.resource_class_from_type)
-    # More certificates of a listener change nothing that the emulator shows.
-    parsing.NULL_MODELS.append("AWS::ElasticLoadBalancingV2::ListenerCertificate")
     # Parts of a network that would stay when its stack goes, and with them the network.
     RouteTable.delete = lambda self, account, region: self.ec2_backend.route_tables.pop(self.id, None)
     InternetGateway.delete = lambda self, account, region: self.ec2_backend.internet_gateways.pop(self.id, None)
@@ -107,6 +105,9 @@ def create_resources(original):
                 self.resource_map.delete()
             except Exception as left:
                 self._add_stack_event("DELETE_FAILED", resource_status_reason=str(left))
+            # moto would make the resources again for whoever looks at the outputs.
+            self.template_dict = {**self.template_dict, "Outputs": {}}
+            self.output_map = self._create_output_map()
             final = "ROLLBACK_COMPLETE"
         in_progress(self, "CREATE", final)
 
@@ -132,13 +133,14 @@ def update(original):
         given = {p["ParameterKey"]: p.get("ParameterValue", stack.parameters.get(p["ParameterKey"])) for p in parameters}
         if stack.has_template(template) and same_tags and all(stack.parameters.get(k) == v for k, v in given.items()):
             raise ValidationError(message="No updates are to be performed.")
-        plan = planned(stack.name, "update")
+        plan, kept = planned(stack.name, "update"), (stack.template, stack.template_dict)
         try:
             if plan:
                 raise RuntimeError(plan["reason"])
             original(self, name, template, role_arn, parameters, tags)
             final = "UPDATE_COMPLETE"
         except Exception as error:
+            stack.template, stack.template_dict = kept
             stack._add_stack_event("UPDATE_FAILED", resource_status_reason=str(error))
             final = (plan or {}).get("final", "UPDATE_ROLLBACK_COMPLETE")
         in_progress(stack, "UPDATE", final)

@@ -13,6 +13,9 @@ use crate::cloud::local::mover::egress::packets::checksum;
 use crate::cloud::local::mover::egress::packets::parse::{self, Ip};
 use crate::manifest::api::{IpFamily, Protocol};
 
+/// Sends a packet.
+type Sends<'s> = &'s dyn Fn(&[u8]);
+
 /// A machine whose frames the test writes.
 struct Forger {
     address: Ipv4Addr,
@@ -96,7 +99,7 @@ fn parts_of_a_packet_come_from_its_sender_alone() {
         let tun = &network.handles.outside.as_ref().unwrap().tun;
         let by_machine = |packet: &[u8]| sender.send(packet, 0);
         let by_outside = |packet: &[u8]| assert_eq!(rustix::io::write(tun, packet), Ok(packet.len()));
-        let senders: [(IpAddr, &dyn Fn(&[u8])); 2] =
+        let senders: [(IpAddr, Sends<'_>); 2] =
             [(sender.own(family), &by_machine), (outside(family), &by_outside)];
         let mut bytes = [0; 4096];
         let mut id = 0;
@@ -116,12 +119,16 @@ fn parts_of_a_packet_come_from_its_sender_alone() {
                     forger.send(&rest, 0);
                 }
                 let last = build::udp(SocketAddr::new(from, 4000), to, b"last", 0).unwrap();
-                last.iter().for_each(|packet| send(packet));
+                for packet in &last {
+                    send(packet);
+                }
                 let length = heard.recv(&mut bytes).unwrap();
                 assert_eq!(&bytes[..length], b"last", "{from}, first: {is_before}");
             }
             // Its own parts are one.
-            next(&[2; 2000]).iter().for_each(|part| send(part));
+            for part in &next(&[2; 2000]) {
+                send(part);
+            }
             assert_eq!(heard.recv(&mut bytes).unwrap(), 2000, "{from}");
         }
     }
@@ -148,7 +155,7 @@ fn a_machine_that_sends_parts_of_packets_leaves_others_room() {
                 id = id.wrapping_add(1);
                 let [first, _] = in_parts(from, to, &[1; 1500], id);
                 // What is behind a packet in its frame takes memory with it.
-                forger.send(&first, if id % 2 == 0 { 0 } else { 60_000 });
+                forger.send(&first, if id.is_multiple_of(2) { 0 } else { 60_000 });
                 // What others have room for beside those of an old limit of 4 MiB.
                 begins.fetch_or(id > 6000, Ordering::Relaxed);
             }
@@ -158,7 +165,7 @@ fn a_machine_that_sends_parts_of_packets_leaves_others_room() {
         }
         // Many parts of one packet, as a guest sends it.
         let everybody = wanted::everything(family).0;
-        c.inside.run(move || UdpSocket::bind((everybody, 0)).unwrap().send_to(&[2; 20_000], to).unwrap());
+        c.inside.run(move || UdpSocket::bind((everybody, 0)).unwrap().send_to(&vec![2; 20_000], to).unwrap());
         let mut bytes = vec![0; 65_536];
         let length = heard.recv(&mut bytes);
         // `FRAG: inuse NUMBER memory BYTES`, which is about IPv4: that of conntrack over IPv6 is nowhere told.
