@@ -6,6 +6,8 @@
 #![expect(clippy::print_stdout, reason = "a table is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a stand-in of a guest has a clock")]
 
+#[path = "../tests/support/processes.rs"]
+mod folder_processes;
 mod standin;
 #[expect(dead_code, reason = "other measurements print times, and medians")]
 mod table;
@@ -307,34 +309,18 @@ impl Drop for World {
     }
 }
 
-/// The processes of the world in `home`: those whose command line or environment names its folder of state.
+/// The processes of the world in `home`, by what they do.
 fn processes(home: &Path) -> Vec<(u32, Role)> {
-    let folder = home.join("state");
-    let folder = folder.as_os_str().as_encoded_bytes();
-    let mut found = Vec::new();
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = process.file_name().to_string_lossy().parse() else { continue };
-        let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
-        let (arguments, environment) = (read("cmdline"), read("environ"));
-        let names = |text: &[u8]| text.windows(folder.len()).any(|window| window == folder);
-        if names(&arguments) || names(&environment) {
-            found.push((pid, Role::of(String::from_utf8_lossy(&read("comm")).trim(), &arguments)));
-        }
-    }
-    found
+    let role = |(pid, arguments): (u32, Vec<u8>)| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        (pid, Role::of(name.trim(), &arguments))
+    };
+    folder_processes::of(&home.join("state")).into_iter().map(role).collect()
 }
 
 /// Ends all processes of the world in `home`.
 fn kill_all(home: &Path) {
-    let given_up = Instant::now() + Duration::from_secs(30);
-    while !processes(home).is_empty() && Instant::now() < given_up {
-        // All are stopped before any is killed: processes of the front door start each other again.
-        for signal in ["-STOP", "-KILL"] {
-            for (pid, _) in processes(home) {
-                let _ = Command::new("kill").args([signal, &pid.to_string()]).status();
-            }
-        }
-    }
+    folder_processes::end(&home.join("state"), Duration::from_secs(30));
 }
 
 /// What `look` finds, within the patience of a call.

@@ -1,6 +1,6 @@
 //! Where the values of Secrets come from: the set itself, and files that the environment names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,12 +62,7 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
             if values.contains_key(&full) {
                 continue;
             }
-            let known = set.secrets.iter().find(|secret| secret.name == full).cloned();
-            let found = match known {
-                Some(secret) => Some(secret),
-                None => named_file(context, &full).map_err(|error| Failure::new(Exit::Environment, error))?,
-            };
-            match found {
+            match value(context, set, &full).or_exit(Exit::Environment)? {
                 Some(secret) => {
                     values.insert(full, secret);
                 }
@@ -84,13 +79,10 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
     }
     if context.environment.provider.support().answer(TLS_SECRETS) == Answer::Yes {
         for (name, ingress) in secret::of_ingresses(set) {
-            let known = set.secrets.iter().find(|secret| secret.name == name).cloned();
-            let found = known.map_or_else(|| named_file(context, &name), |secret| Ok(Some(secret)));
+            let found = value(context, set, &name);
             let found = found.with_context(|| format!("the certificate of Ingress {ingress}"));
             // Without values the cloud makes a certificate itself.
-            values.extend(
-                found.map_err(|error| Failure::new(Exit::Environment, error))?.map(|found| (name, found)),
-            );
+            values.extend(found.or_exit(Exit::Environment)?.map(|found| (name, found)));
         }
     }
     let values: Vec<Secret> = values.into_values().collect();
@@ -101,8 +93,7 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
 /// The Secrets with credentials for registries that pods of the set name, or their service accounts, in the order written. One
 /// without a value is a warning, as in Kubernetes: the image may be public, or docker may have logged in.
 pub(super) fn for_pulling(context: &Context, set: &ObjectSet) -> Result<Vec<PullSecret>, Failure> {
-    let mut found: BTreeMap<Name, Option<PullSecret>> = BTreeMap::new();
-    let mut order = Vec::new();
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     for (group, template) in set.pods() {
         let account = template.spec.service_account.as_deref().unwrap_or("default");
         let accounts = set
@@ -112,28 +103,28 @@ pub(super) fn for_pulling(context: &Context, set: &ObjectSet) -> Result<Vec<Pull
         let of_accounts = accounts.flat_map(|account| &account.image_pull_secrets);
         for name in template.spec.image_pull_secrets.iter().chain(of_accounts) {
             let full = Name { namespace: group.namespace.clone(), name: name.clone() };
-            if found.contains_key(&full) {
+            if !seen.insert(full.clone()) {
                 continue;
             }
-            let known = set.secrets.iter().find(|secret| secret.name == full).cloned();
-            let secret = known.map_or_else(|| named_file(context, &full), |secret| Ok(Some(secret)));
-            let secret = secret.map_err(|error| Failure::new(Exit::Environment, error))?;
-            let document =
-                secret.as_ref().and_then(|secret| PULL_KEYS.iter().find_map(|key| secret.data.get(*key)));
-            if document.is_none() {
-                context.events.warn(format!(
+            let secret = value(context, set, &full).or_exit(Exit::Environment)?;
+            match secret.iter().find_map(|secret| PULL_KEYS.iter().find_map(|key| secret.data.get(*key))) {
+                Some(document) => found.push(PullSecret {
+                    name: format!("Secret {full}"),
+                    document: document.reveal().to_vec(),
+                }),
+                None => context.events.warn(format!(
                     "imagePullSecrets of {group}: Secret {full} has no `.dockerconfigjson` here; going on without it"
-                ));
+                )),
             }
-            let named = document.map(|document| PullSecret {
-                name: format!("Secret {full}"),
-                document: document.reveal().to_vec(),
-            });
-            order.push(full.clone());
-            found.insert(full, named);
         }
     }
-    Ok(order.iter().filter_map(|name| found.remove(name).flatten()).collect())
+    Ok(found)
+}
+
+/// The Secret of that name: of the set itself, else of the environment.
+fn value(context: &Context, set: &ObjectSet, name: &Name) -> anyhow::Result<Option<Secret>> {
+    let known = set.secrets.iter().find(|secret| secret.name == *name).cloned();
+    known.map_or_else(|| named_file(context, name), |secret| Ok(Some(secret)))
 }
 
 /// The Secret whose values are in a file or folder that the environment names.

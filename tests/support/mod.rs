@@ -4,6 +4,7 @@
 mod call;
 mod eventually;
 mod http;
+mod processes;
 mod registry;
 mod world;
 

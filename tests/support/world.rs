@@ -9,7 +9,7 @@ use i2kit::manifest::api::Name;
 use i2kit::plan::fleet::{Fleet, InstanceGroup};
 use tempfile::TempDir;
 
-use super::{Call, Images, guest, mirror, root};
+use super::{Call, Images, guest, mirror, processes, root};
 
 /// A folder in which the program runs as if it were alone on the machine. Dropping it destroys what was deployed.
 #[derive(Debug)]
@@ -142,18 +142,8 @@ impl World {
 
     /// The processes of this world: those whose command line or environment names its folder, with their programs.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
-        let folder = self.path().as_os_str().as_encoded_bytes();
-        let mut found = Vec::new();
-        for process in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = process.file_name().to_string_lossy().parse() else { continue };
-            let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
-            let (arguments, environment) = (read("cmdline"), read("environ"));
-            let names = |text: &[u8]| text.windows(folder.len()).any(|window| window == folder);
-            if names(&arguments) || names(&environment) {
-                found.push((pid, String::from_utf8_lossy(&arguments).replace('\0', " ")));
-            }
-        }
-        found
+        let words = |arguments: Vec<u8>| String::from_utf8_lossy(&arguments).replace('\0', " ");
+        processes::of(self.path()).into_iter().map(|(pid, arguments)| (pid, words(arguments))).collect()
     }
 
     /// The local cloud's process, once there is one: after a kill, the command that needs it starts the next.
@@ -190,15 +180,7 @@ impl Drop for World {
             eprintln!("{}", log.unwrap_or_default());
         }
         let _ = self.command(&["destroy", "--all"]).output();
-        // All are stopped before any is killed: processes of the front door start each other again.
-        let given_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while !self.processes().is_empty() && std::time::Instant::now() < given_up {
-            for signal in ["-STOP", "-KILL"] {
-                for (pid, _) in self.processes() {
-                    let _ = Command::new("kill").args([signal, &pid.to_string()]).status();
-                }
-            }
-        }
+        processes::end(self.path(), std::time::Duration::from_secs(10));
     }
 }
 
