@@ -10,13 +10,22 @@ use crate::oci::manifest::ManifestError;
 use crate::oci::media::MediaTypeError;
 use crate::oci::{DiffId, Digest, Reference, ReferenceError};
 
+/// Before the name of a Secret in [`Error::Unauthorized`]'s `who`.
+pub(super) const USER_OF: &str = "the user of ";
+
+/// How to be let in.
+fn way_in(registry: &str, who: &str) -> String {
+    match who.strip_prefix(USER_OF) {
+        Some(secret) => format!("put an account that may pull it into {secret}"),
+        None => format!("run `docker login {registry}` with an account that may pull it"),
+    }
+}
+
 /// An error of the registry room.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The registry wants credentials, and there are none or wrong ones.
-    #[error(
-        "{registry} refuses `{image}` to {who}: run `docker login {registry}` with an account that may pull it, and check the name"
-    )]
+    #[error("{registry} refuses `{image}` to {who}: {}, and check the name", way_in(registry, who))]
     Unauthorized {
         /// The registry that was asked.
         registry: String,

@@ -205,8 +205,15 @@ pub(super) struct Reached {
 /// What a machine counts a connection by, and its place, for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Held {
-    _lease: Lease,
+    lease: Lease,
     _place: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// The machine took the connection and ended it at once: others come first for a while.
+    pub(super) fn failed(&self) {
+        self.lease.server.failed().replace(Instant::now());
+    }
 }
 
 /// The servers of a pool, and which of them is next.
@@ -247,11 +254,7 @@ impl Servers {
             let lease = Lease::new(&server);
             let place = server.places.take().await?;
             if let Ok(stream) = server.stream().await {
-                server.failed().take();
-                return Ok(Reached {
-                    stream: stream.into_inner(),
-                    held: Held { _lease: lease, _place: place },
-                });
+                return Ok(Reached { stream: stream.into_inner(), held: Held { lease, _place: place } });
             }
             server.failed().replace(Instant::now());
             outcome = Unanswered::Unreached;

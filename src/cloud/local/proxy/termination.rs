@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::backend::{Reached, Servers};
+use super::backend::{Held, Reached, Servers};
 use super::connection::{Busy, ConnectionEntry};
 use super::port_tally::PortCounter;
 use super::tls;
@@ -83,34 +84,36 @@ impl Machines {
         let reached = self.servers.reach(|addresses| self.port.choose(address, addresses)).await;
         let Reached { mut stream, held } = reached.map_err(|_| io::ErrorKind::NotConnected)?;
         self.port.counter.connected(began.elapsed());
+        // What is cut off is not to be taken for whole, be it that this process is killed.
+        drop(stream.set_zero_linger());
         let (passed, is_whole) = tokio::select! {
-            passed = self.carry(client, &mut stream) => {
+            passed = self.carry(client, &mut stream, &held) => {
                 let is_whole = passed.is_ok();
                 (passed, is_whole)
             }
             () = stopped => (Ok(()), false),
         };
-        if !is_whole {
-            // What was cut off is not to be taken for whole.
-            drop(stream.set_zero_linger());
+        if is_whole {
+            let _ = rustix::net::sockopt::set_socket_linger(&stream, None);
         }
         drop((stream, held));
         passed
     }
 
     /// Bytes both ways.
-    async fn carry<S>(&self, client: S, stream: &mut TcpStream) -> io::Result<()>
+    async fn carry<S>(&self, client: S, stream: &mut TcpStream, held: &Held) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let counter = &self.port.counter;
         if !self.tls {
-            return both_ways(client, stream, counter).await;
+            return both_ways(client, stream, counter, held).await;
         }
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
         let connect = TlsConnector::from(config()?).connect(name, stream);
-        let machine = tokio::time::timeout(HANDSHAKE, connect).await??;
-        both_ways(client, machine, counter).await
+        let machine = tokio::time::timeout(HANDSHAKE, connect).await.map_err(io::Error::from).flatten();
+        let machine = machine.inspect_err(|_| held.failed())?;
+        both_ways(client, machine, counter, held).await
     }
 }
 
@@ -120,20 +123,35 @@ fn config() -> io::Result<Arc<ClientConfig>> {
     CONFIG.get_or_init(tls::to_machines).clone().map_err(io::Error::other)
 }
 
-async fn both_ways<S, M>(client: S, machine: M, counter: &PortCounter) -> io::Result<()>
+async fn both_ways<S, M>(client: S, machine: M, counter: &PortCounter, held: &Held) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     M: AsyncRead + AsyncWrite + Unpin,
 {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_machine, to_machine) = tokio::io::split(machine);
-    let up = one_way(from_client, to_machine, |bytes| counter.received(bytes));
-    let down = one_way(from_machine, to_client, |bytes| counter.sent(bytes));
+    let (has_ended, has_answered) = (AtomicBool::new(false), AtomicBool::new(false));
+    let up = async {
+        let passed = one_way(from_client, to_machine, |bytes| counter.received(bytes), || {}).await;
+        has_ended.store(true, Ordering::Relaxed);
+        passed
+    };
+    let answered = |bytes| {
+        has_answered.store(true, Ordering::Relaxed);
+        counter.sent(bytes);
+    };
+    // The front door takes connections for a machine whose pod takes none, and ends them then.
+    let ended = || {
+        if !has_ended.load(Ordering::Relaxed) && !has_answered.load(Ordering::Relaxed) {
+            held.failed();
+        }
+    };
+    let down = one_way(from_machine, to_client, answered, ended);
     tokio::try_join!(up, down).map(drop)
 }
 
-/// Bytes of one direction, to their end.
-async fn one_way<R, W>(mut from: R, mut to: W, count: impl Fn(usize)) -> io::Result<()>
+/// Bytes of one direction, to their end, which is told before the other side learns it.
+async fn one_way<R, W>(mut from: R, mut to: W, count: impl Fn(usize), ended: impl Fn()) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -143,9 +161,10 @@ where
         let read = match from.read(&mut bytes).await {
             // Many clients close the connection without the alert that TLS has for it; other proxies take that for an end too.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            read => read?,
+            read => read.inspect_err(|_| ended())?,
         };
         if read == 0 {
+            ended();
             break;
         }
         to.write_all(&bytes[..read]).await?;

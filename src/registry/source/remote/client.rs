@@ -14,7 +14,7 @@ use reqwest::{Client, Method, NoProxy, Proxy, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::challenge::{self, Challenges};
-use super::credentials::{Credentials, Secret};
+use super::credentials::Credentials;
 use super::endpoint::{Endpoint, is_loopback};
 use super::failure;
 use super::retry::Failure;
@@ -251,8 +251,8 @@ impl RegistryClient {
         let asked = self.asked(request);
         let mut url = Url::parse(&bearer.realm)
             .map_err(|_| asked.useless("it names no address where tokens are to be had"))?;
-        if let Some(secret) = &self.credentials.secret {
-            self.check_realm(request, &url, secret)?;
+        if self.credentials.secret.is_some() {
+            self.check_realm(request, &url)?;
         }
         url.query_pairs_mut()
             .append_pair("scope", &format!("repository:{}:pull", request.endpoint.repository))
@@ -280,7 +280,7 @@ impl RegistryClient {
     }
 
     /// Refuses to show the password where others can read it on the way, and warns once when another domain gets it.
-    fn check_realm(&self, request: Request<'_>, realm: &Url, secret: &Secret) -> Result<(), Failure> {
+    fn check_realm(&self, request: Request<'_>, realm: &Url) -> Result<(), Failure> {
         let host = realm.host_str().unwrap_or_default();
         // The password of a registry on this machine is not sent elsewhere in the clear.
         let may_be_plain = self.plain_http && (!self.is_local || is_loopback(host));
@@ -292,7 +292,10 @@ impl RegistryClient {
             }));
         }
         if !challenge::is_same_domain(&self.host, host) && !self.warned.swap(true, Ordering::Relaxed) {
-            self.events.note(format!("{} has the password of {} checked by {host}", self.host, secret.user));
+            self.events.note(format!(
+                "{} has the password of {} checked by {host}",
+                self.host, self.credentials.who
+            ));
         }
         Ok(())
     }

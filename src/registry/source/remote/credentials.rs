@@ -13,7 +13,7 @@ pub(super) const DOCKER_HUB: [&str; 3] = ["https://index.docker.io/v1/", "docker
 
 /// The user name that goes with an identity token. Azure's registries hand out such tokens and take them as the
 /// password of this user.
-const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
+pub(super) const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Who asks a registry, and with what secret.
 #[derive(Debug)]

@@ -6,10 +6,19 @@
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
-use super::credentials::{Credentials, DOCKER_HUB};
+use super::credentials::{Credentials, DOCKER_HUB, TOKEN_USER};
+use crate::registry::error::USER_OF;
 use crate::registry::settings::PullSecret;
+
+/// Base64 with its padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Docker's `config.json`.
 #[derive(Deserialize)]
@@ -25,6 +34,9 @@ struct Auth {
     basic: String,
     username: String,
     password: String,
+    /// Instead of a password.
+    #[serde(rename = "identitytoken")]
+    token: String,
 }
 
 /// The credentials for `registry` of the first Secret that has some, and what is wrong with Secrets.
@@ -41,8 +53,16 @@ pub(super) fn find(secrets: &[PullSecret], registry: &str) -> (Option<Credential
         // The registry itself before a path in it: a client has the same credentials for all of its images.
         let mut named: Vec<_> = auths.iter().filter(|(server, _)| is_of(server, registry)).collect();
         named.sort_by_key(|(server, _)| server.len());
-        if let Some(credentials) = named.into_iter().find_map(|(_, auth)| auth.credentials()) {
-            return (Some(credentials), warnings);
+        if let Some(found) = named.iter().find_map(|(_, auth)| auth.credentials()) {
+            // Some registries have a token in the place of the user, too: it is not shown.
+            let who = format!("{USER_OF}{}", secret.name);
+            return (Some(Credentials { who, ..found }), warnings);
+        }
+        if named.iter().any(|(_, auth)| !auth.basic.is_empty()) {
+            warnings.push(format!(
+                "{}: `auth` of {registry} is not base64 of USER:PASSWORD; going on without it",
+                secret.name
+            ));
         }
     }
     (None, warnings)
@@ -58,20 +78,32 @@ fn is_of(server: &str, registry: &str) -> bool {
     let bare = server.split_once("://").map_or(server, |(_, rest)| rest);
     let host = bare.split('/').next().unwrap_or_default();
     let is_hub = |host: &str| DOCKER_HUB.contains(&host) || host == "registry-1.docker.io";
-    host.eq_ignore_ascii_case(registry) || (is_hub(registry) && is_hub(host))
+    host.eq_ignore_ascii_case(registry) || (is_hub(registry) && is_hub(host)) || covers(host, registry)
+}
+
+/// Whether a name with a `*` for whole labels, as Kubernetes takes them, is about that registry.
+fn covers(pattern: &str, registry: &str) -> bool {
+    let (pattern, registry): (Vec<&str>, Vec<&str>) =
+        (pattern.split('.').collect(), registry.split('.').collect());
+    let fits = |(pattern, label): (&&str, &&str)| *pattern == "*" || pattern.eq_ignore_ascii_case(label);
+    pattern.len() == registry.len() && pattern.iter().zip(&registry).all(fits)
 }
 
 impl Auth {
     fn credentials(&self) -> Option<Credentials> {
-        if self.basic.is_empty() {
-            return (!self.username.is_empty())
-                .then(|| Credentials::of(self.username.clone(), self.password.clone()));
+        if !self.token.is_empty() {
+            return Some(Credentials::of(TOKEN_USER.to_owned(), self.token.clone()));
         }
-        let bytes = base64::engine::general_purpose::STANDARD.decode(self.basic.trim()).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
+        let given = (self.username.clone(), self.password.clone());
+        let (user, password) = self.user().unwrap_or(given);
+        (!user.is_empty() && !password.is_empty()).then(|| Credentials::of(user, password))
+    }
+
+    /// User and password of `auth`.
+    fn user(&self) -> Option<(String, String)> {
+        let text = String::from_utf8(BASE64.decode(self.basic.trim()).ok()?).ok()?;
         let (user, password) = text.split_once(':')?;
-        (!user.is_empty())
-            .then(|| Credentials::of(user.to_owned(), password.trim_end_matches('\0').to_owned()))
+        Some((user.to_owned(), password.trim_end_matches('\0').to_owned()))
     }
 }
 
@@ -110,6 +142,22 @@ mod tests {
         assert_eq!(given(&[kubectl, older, plain], "registry.example:5000").unwrap(), "bob:p");
         let paths = r#"{"auths":{"r.example/team":{"username":"team","password":"1"},"r.example":{"username":"all","password":"2"}}}"#;
         assert_eq!(given(&[paths], "r.example").unwrap(), "all:2");
+    }
+
+    #[test]
+    fn tokens_wildcards_and_base64_without_padding_are_read_and_what_cannot_be_is_told() {
+        let token = r#"{"auths":{"r.example":{"auth":"MDA6","identitytoken":"t"}}}"#;
+        assert_eq!(given(&[token], "r.example").unwrap(), format!("{TOKEN_USER}:t"));
+        // Without a password or a token docker's own file is asked.
+        assert_eq!(given(&[r#"{"auths":{"r.example":{"username":"ann"}}}"#], "r.example"), None);
+        let wildcard = r#"{"auths":{"*.dkr.*.example":{"auth":"YW5uOmE6Yg"}}}"#;
+        assert_eq!(given(&[wildcard], "1.dkr.eu.example").unwrap(), "ann:a:b");
+        assert_eq!(given(&[wildcard], "1.2.dkr.eu.example"), None);
+        let (found, warnings) = find(&[secret(r#"{"auths":{"r.example":{"auth":"hunter2"}}}"#)], "r.example");
+        assert!(found.is_none() && warnings[0].contains("r.example") && !warnings[0].contains("hunter2"));
+        let (found, _) =
+            find(&[secret(r#"{"auths":{"r.example":{"auth":"aHVudGVyMjpodW50ZXIy"}}}"#)], "r.example");
+        assert_eq!(found.unwrap().who, "the user of Secret default/registry");
     }
 
     #[test]

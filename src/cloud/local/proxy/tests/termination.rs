@@ -250,6 +250,33 @@ async fn who_breaks_off_is_not_taken_for_one_that_has_ended() {
 }
 
 #[tokio::test]
+async fn a_machine_that_ends_connections_at_once_gets_no_more_of_them() {
+    let signer = Signer::new();
+    let (refused, mut refusals) = mpsc::unbounded_channel();
+    // As the front door does for a pod that takes no connections.
+    let refusing = bytes(move |stream| {
+        refused.send(()).unwrap();
+        async move { drop(stream) }
+    })
+    .await;
+    let bed = Bed::new(port(&signer, &[called("good").await, refusing]));
+    // Connections that stay make the other machine the one with the fewest.
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        if open.len() == 10 {
+            break;
+        }
+        let mut stream = client(&bed, &signer).await;
+        let mut name = [0; 4];
+        if timeout(PATIENCE, stream.read_exact(&mut name)).await.unwrap().is_ok() {
+            open.push(stream);
+        }
+    }
+    assert_eq!(open.len(), 10);
+    assert!(refusals.try_recv().is_ok(), "it was tried");
+}
+
+#[tokio::test]
 async fn handshakes_without_an_end_and_clients_without_tls_reach_no_machine() {
     let signer = Signer::new();
     let (told, mut reached) = mpsc::unbounded_channel();
