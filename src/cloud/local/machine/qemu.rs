@@ -92,8 +92,9 @@ fn board(machine: &Machine) -> [Argument; 14] {
     let file = |name: &str| machine.image.join(name).display().to_string();
     let (accelerator, processor) = match machine.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
-        // One thread a virtual processor, and a small cache of translated code: 32 MiB hold a whole boot.
-        Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
+        // One thread a virtual processor, and a cache of translated code that grows to what runs: a boot fills less than 32 MiB,
+        // and with so much a Java VM, PostgreSQL or Python take 1.7 times the processor, since it is emptied again and again.
+        Accelerator::Tcg => ("tcg,thread=multi,tb-size=128", "max"),
     };
     let index = machine.index.map(|index| format!(" {}={index}", cmdline::INDEX)).unwrap_or_default();
     let (image, network) = (machine.cmdline, &machine.network.cmdline);
