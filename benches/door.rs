@@ -43,7 +43,7 @@ struct Load {
 const LOADS: [Load; 3] = [
     Load {
         requests: "front door: keep-alive",
-        cpu: "the same, processor",
+        cpu: "front door: keep-alive, CPU",
         clients: 32,
         bytes: 1000,
         is_new: false,
@@ -51,7 +51,7 @@ const LOADS: [Load; 3] = [
     },
     Load {
         requests: "front door: new connections",
-        cpu: "the same, processor",
+        cpu: "front door: new connections, CPU",
         clients: 16,
         bytes: 1000,
         is_new: true,
@@ -59,7 +59,7 @@ const LOADS: [Load; 3] = [
     },
     Load {
         requests: "front door: answers of 1 MB",
-        cpu: "the same, processor",
+        cpu: "front door: answers of 1 MB, CPU",
         clients: 4,
         bytes: 1_000_000,
         is_new: false,

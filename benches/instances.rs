@@ -124,13 +124,13 @@ fn main() {
     let row = |what, value, unit, goal| Row { what, value, unit, by_hand: None, goal, is_rate: false };
     let rows = [
         row("1 instance: deploy", one.deploy, "s", None),
-        row("the same, processor", one.deploy_cpu, "s", None),
-        row("at rest, processor", one.sum(|used| used.cpu), "%", Some(CPU_GOAL)),
-        row("at rest, memory", one.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
+        row("1 instance: deploy, processor", one.deploy_cpu, "s", None),
+        row("1 instance at rest: processor", one.sum(|used| used.cpu), "%", Some(CPU_GOAL)),
+        row("1 instance at rest: memory", one.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
         row("200 instances: deploy", many.deploy, "s", None),
-        row("the same, processor", many.deploy_cpu, "s", None),
-        row("at rest, processor", many.sum(|used| used.cpu), "%", Some(CPU_GOAL)),
-        row("at rest, memory", many.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
+        row("200 instances: deploy, processor", many.deploy_cpu, "s", None),
+        row("200 at rest: processor", many.sum(|used| used.cpu), "%", Some(CPU_GOAL)),
+        row("200 at rest: memory", many.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
     ];
     report(&rows, "bench-instances.json");
 }

@@ -37,7 +37,7 @@ fn main() {
     let mut rows = vec![
         time("10,000 documents of 2.5 MB", runs(&many), 500.0),
         Row {
-            what: "the same, peak memory",
+            what: "10,000 documents, peak memory",
             value: peak(&many),
             unit: "MB",
             by_hand: None,

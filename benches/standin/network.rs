@@ -158,7 +158,10 @@ impl Pod {
                     let answer = self.answer(port);
                     let socket = self.sockets.get_mut::<Socket<'_>>(handle);
                     socket.send_slice(&answer).unwrap();
-                    socket.close();
+                    // As a guest, which keeps connections of status checks.
+                    if port != HEALTH_PORT {
+                        socket.close();
+                    }
                     has_output = true;
                 }
                 _ => {}
@@ -169,17 +172,18 @@ impl Pod {
 
     /// The answer of a port.
     fn answer(&mut self, port: u16) -> Vec<u8> {
-        let (kind, body) = if port == HEALTH_PORT {
+        let (kind, connection, body) = if port == HEALTH_PORT {
             // A hundredth of a processor.
             let used = u64::try_from(self.started.elapsed().as_nanos() / 100).unwrap();
             let container =
                 self.status.containers.iter_mut().filter_map(|container| container.usage.as_mut());
             container.chain(self.status.usage.as_mut()).for_each(|usage| usage.cpu_nanoseconds = used);
-            ("application/json", serde_json::to_string(&self.status).unwrap())
+            ("application/json", "keep-alive", serde_json::to_string(&self.status).unwrap())
         } else {
-            ("text/plain", format!("{}\n", self.status.boot_id))
+            ("text/plain", "close", format!("{}\n", self.status.boot_id))
         };
-        let head = format!("Content-Type: {kind}\r\nContent-Length: {}\r\nConnection: close", body.len());
+        let head =
+            format!("Content-Type: {kind}\r\nContent-Length: {}\r\nConnection: {connection}", body.len());
         format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes()
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::{Door, PATIENCE, eventually, host};
 use crate::cloud::local::mover::admission::Shares;
@@ -293,4 +294,95 @@ fn an_alias_is_followed_to_the_name_servers_of_this_host() {
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(&framed(&message::example_question("db.default.svc.cluster.local", 1))).unwrap();
     assert_eq!(read_framed(&mut client).unwrap(), found);
+}
+
+/// How long a server is asked, questions that wait for an answer at once, and rounds.
+const MEASURED: Duration = Duration::from_secs(2);
+const WINDOW: usize = 32;
+const ROUNDS: usize = 5;
+
+/// Questions a second with many under way, and microseconds of one at a time: in the middle, and of the 99th of a hundred.
+fn measure(server: SocketAddr) -> [f64; 3] {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (question, mut answer) = (question(), [0; 512]);
+    let count = |number: usize| f64::from(u32::try_from(number).unwrap());
+    for _ in 0..WINDOW {
+        client.send(&question).unwrap();
+    }
+    let (started, mut answered) = (Instant::now(), 0);
+    while started.elapsed() < MEASURED {
+        client.recv(&mut answer).unwrap();
+        client.send(&question).unwrap();
+        answered += 1;
+    }
+    let rate = count(answered) / started.elapsed().as_secs_f64();
+    for _ in 0..WINDOW {
+        client.recv(&mut answer).unwrap();
+    }
+    let (started, mut trips) = (Instant::now(), Vec::new());
+    while started.elapsed() < MEASURED {
+        let sent = Instant::now();
+        client.send(&question).unwrap();
+        let length = client.recv(&mut answer).unwrap();
+        assert_eq!(answer[length - 4..length], [127, 77, 0, 9]);
+        trips.push(sent.elapsed());
+    }
+    trips.sort_unstable();
+    let trip = |part: usize| trips[trips.len() * part / 100].as_secs_f64() * 1e6;
+    [rate, trip(50), trip(99)]
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so, and scripts/bench prints the figures")]
+fn speed_of_names_beside_dnsmasq() {
+    if std::env::var_os("I2KIT_SOAK").is_none() || std::env::var_os("I2KIT_TEST_TOOLS").is_none() {
+        eprintln!("skipped: I2KIT_SOAK=1 and I2KIT_TEST_TOOLS=1 are not set");
+        return;
+    }
+    let (ours, _door) = name_server(93, 9);
+    let address = host(92);
+    let mut dnsmasq = Command::new("dnsmasq")
+        .args([
+            "--keep-in-foreground",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--conf-file=/dev/null",
+            "--pid-file",
+        ])
+        .args([format!("--listen-address={address}"), format!("--port={NAMES}")])
+        .arg("--host-record=web.default.svc.cluster.local,127.77.0.9")
+        .spawn()
+        .unwrap();
+    let theirs = SocketAddr::from((address, NAMES));
+    eventually("dnsmasq answers", || {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(theirs).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        client.send(&question()).is_ok() && client.recv(&mut [0; 512]).is_ok()
+    });
+    let mut rounds = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (way, server) in [theirs, ours].into_iter().enumerate() {
+            rounds[way].push(measure(server));
+        }
+    }
+    dnsmasq.kill().unwrap();
+    dnsmasq.wait().unwrap();
+    let median = |way: usize, figure: usize| {
+        let mut all: Vec<f64> = rounds[way].iter().map(|round: &[f64; 3]| round[figure]).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    for (way, name) in ["dnsmasq", "the front door"].into_iter().enumerate() {
+        let [rate, middle, last] = [0, 1, 2].map(|figure| median(way, figure));
+        let ratios = [0, 1, 2].map(|figure| format!("{:.2}", median(way, figure) / median(0, figure)));
+        eprintln!(
+            "figure: names by {name}: {rate:.0} questions a second, an answer after {middle:.1} us (p99 {last:.1}); \
+             beside dnsmasq {}",
+            ratios.join(", ")
+        );
+    }
 }

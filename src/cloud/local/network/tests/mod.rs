@@ -6,6 +6,7 @@ mod forged;
 mod hostile;
 mod policies;
 mod reach;
+mod speed;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -103,6 +104,12 @@ impl Network {
             .inside
             .run(move || sys::interface(Path::new(DEVICE), &wanted::tap(address), Virtual::Frames));
         let tap = tap.unwrap();
+        self.connect(address);
+        tap
+    }
+
+    /// Makes an interface that is there that of a machine.
+    fn connect(&self, address: Ipv4Addr) {
         let index = interfaces::list(&self.handles.route).unwrap()[&wanted::tap(address)];
         namespace::write_frames(&self.handles.rules, address).unwrap();
         interfaces::request(
@@ -110,7 +117,6 @@ impl Network {
             &interfaces::machine(index, address, Some(machine_address6(address))),
         )
         .unwrap();
-        tap
     }
 
     fn standin(&self, last: u8) -> Standin {
@@ -119,20 +125,7 @@ impl Network {
         let (inside, theirs) = Inside::new(move || {
             sys::unshare(false, true).unwrap();
             let theirs = sys::interface(Path::new(DEVICE), "eth0", Virtual::Frames).unwrap();
-            let [mac, gateway] = [wanted::hardware_address(address), GATEWAY_HARDWARE]
-                .map(|bytes| bytes.map(|byte| format!("{byte:02x}")).join(":"));
-            for command in [
-                "ip link set lo up".to_owned(),
-                format!("ip link set eth0 address {mac} up"),
-                format!("ip address add {address}/32 dev eth0"),
-                format!("ip route add {GATEWAY} dev eth0"),
-                format!("ip route add default via {GATEWAY}"),
-                format!("ip -6 address add {}/128 dev eth0 nodad", machine_address6(address)),
-                format!("ip -6 neigh add {GATEWAY6} lladdr {gateway} dev eth0 nud permanent"),
-                format!("ip -6 route add default via {GATEWAY6} dev eth0"),
-            ] {
-                ip(&command);
-            }
+            set_up(address);
             theirs
         });
         let sent = Arc::new(AtomicU64::new(0));
@@ -154,6 +147,24 @@ impl Network {
 
     fn write(&self, wanted: &Wanted) {
         namespace::write_rules(&self.handles.rules, wanted, self.handles.has_ipv6).unwrap();
+    }
+}
+
+/// Sets the addresses and routes of a machine in this thread's network, on its `eth0`.
+fn set_up(address: Ipv4Addr) {
+    let [mac, gateway] = [wanted::hardware_address(address), GATEWAY_HARDWARE]
+        .map(|bytes| bytes.map(|byte| format!("{byte:02x}")).join(":"));
+    for command in [
+        "ip link set lo up".to_owned(),
+        format!("ip link set eth0 address {mac} up"),
+        format!("ip address add {address}/32 dev eth0"),
+        format!("ip route add {GATEWAY} dev eth0"),
+        format!("ip route add default via {GATEWAY}"),
+        format!("ip -6 address add {}/128 dev eth0 nodad", machine_address6(address)),
+        format!("ip -6 neigh add {GATEWAY6} lladdr {gateway} dev eth0 nud permanent"),
+        format!("ip -6 route add default via {GATEWAY6} dev eth0"),
+    ] {
+        ip(&command);
     }
 }
 
