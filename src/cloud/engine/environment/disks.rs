@@ -301,7 +301,7 @@ mod tests {
     use crate::oci::Digest;
     use crate::plan::act::NewRevision;
     use crate::plan::example;
-    use crate::plan::fleet::{LaunchDisk, StatefulSettings};
+    use crate::plan::fleet::{DiskTemplate, LaunchDisk, StatefulSettings};
     use crate::plan::image::ImageId;
 
     fn name(name: &str) -> Name {
@@ -323,10 +323,7 @@ mod tests {
     fn put_members(environment: &mut Environment, group: &str, template: &str) -> Result<(), CloudError> {
         let stateful = StatefulSettings {
             first: 3,
-            ..example::stateful(vec![crate::plan::fleet::DiskTemplate {
-                name: template.into(),
-                ..example::disk()
-            }])
+            ..example::stateful(vec![DiskTemplate { name: template.into(), ..example::disk() }])
         };
         let settings = GroupSettings { stateful: Some(stateful), ..example::settings(Strategy::Recreate) };
         environment.put_group(&name(group), &settings)
@@ -355,5 +352,36 @@ mod tests {
         put_members(&mut both, "b-c", "a").unwrap();
         let refused = error(put_members(&mut both, "c", "a-b"));
         assert!(refused.contains("disk a-b-c-3 is of group b-c"), "{refused}");
+    }
+
+    #[test]
+    fn a_set_takes_its_members_disks_along_where_it_says_so() {
+        let template = |name: &str, retain| DiskTemplate { name: name.into(), retain, ..example::disk() };
+        for delete_with_group in [true, false] {
+            let mut environment = Environment::default();
+            for group in ["db", "other"] {
+                let disks = vec![template("data", false), template("kept", true)];
+                let stateful = StatefulSettings { delete_with_group, ..example::stateful(disks.clone()) };
+                let settings =
+                    GroupSettings { stateful: Some(stateful), ..example::settings(Strategy::Recreate) };
+                environment.put_group(&name(group), &settings).unwrap();
+                let disks = disks.iter().map(|disk| LaunchDisk::Member(disk.name.clone())).collect();
+                let launch = LaunchSpec { disks, ..example::launch(ImageId(Digest::of(b"1"))) };
+                for ordinal in [0, 1] {
+                    let now = Moment::default();
+                    assert!(environment.claim_for_member(&name(group), Some(ordinal), &launch, now));
+                }
+            }
+            environment.remove_group(&name("db"));
+            let doomed: Vec<&str> = environment
+                .disks
+                .iter()
+                .filter(|(_, disk)| disk.deleting)
+                .map(|(found, _)| &*found.name)
+                .collect();
+            let expected: &[&str] = if delete_with_group { &["data-db-0", "data-db-1"] } else { &[] };
+            assert_eq!(doomed, expected);
+            assert_eq!(environment.disks.len(), 8, "each goes when its file is gone");
+        }
     }
 }

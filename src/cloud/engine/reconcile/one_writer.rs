@@ -214,6 +214,28 @@ fn members_start_in_order_and_are_replaced_from_the_last_one() {
 }
 
 #[test]
+fn a_member_counts_once_it_has_been_ready_for_min_ready_seconds() {
+    let mut world = world(Some(stateful(false, 0)), 2);
+    world.group.settings.min_ready_seconds = Seconds(60);
+    world.refresh(1);
+    world.decide();
+    // Ready two seconds after its start, and available a minute later.
+    world.calm(60);
+    assert_eq!(world.log, at(&[1]), "the next one waits until the first is available");
+    world.calm(4);
+    assert_eq!(world.log, at(&[1, 1]));
+    world.calm(70);
+    assert_eq!(world.status(), Some(RefreshStatus::Successful));
+    // Of an update, too: the first is replaced when the second has been ready as long.
+    world.drained.clear();
+    world.refresh(2);
+    world.calm(60);
+    assert_eq!(world.drained, [Some(1)]);
+    world.calm(80);
+    assert_eq!(world.drained, [Some(1), Some(0)]);
+}
+
+#[test]
 fn parallel_members_start_at_once_and_are_replaced_one_by_one() {
     let mut world = world(Some(stateful(true, 0)), 3);
     world.refresh(1);
