@@ -3,7 +3,7 @@
 use super::args::EventsArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::status::{row, table};
+use super::tables::{row, table};
 use super::{connection, named, output};
 use crate::cloud::Scope;
 use crate::plan::cloud_event;

@@ -55,10 +55,12 @@ mod secrets;
 mod signals;
 mod status;
 mod summary;
+mod tables;
 mod terminal;
 #[cfg(test)]
 mod test_cloud;
 mod top;
+mod traffic;
 pub mod unpack;
 mod volume;
 mod wait;

@@ -1,12 +1,13 @@
 //! `i2kit status`: what the environment holds.
 
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use futures::StreamExt as _;
 
 use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{addresses, connection, named, output};
+use super::tables::{lines, row, table};
+use super::{addresses, connection, named, output, traffic};
 use crate::cloud::local::{self, Authority, Trust};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Indexes;
@@ -133,38 +134,8 @@ pub(super) fn text(fleet: &Fleet, all: bool) -> String {
     if !fleet.disks.is_empty() {
         add(volumes(&fleet.disks));
     }
+    tables.extend(traffic::tables(&fleet.balancers));
     lines(&tables)
-}
-
-/// Tables as text, an empty line between them.
-pub(super) fn lines(tables: &[Table]) -> String {
-    let mut out = String::new();
-    for table in tables {
-        if !out.is_empty() {
-            out.push('\n');
-        }
-        for line in table.lines() {
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
-    }
-    out
-}
-
-/// A table without lines.
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
-    // Columns touch the left edge and stand two spaces apart, as in kubectl's tables.
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table
-}
-
-/// A row of a table. Each cell is one line, whatever strangers wrote into it.
-pub(super) fn row<const N: usize>(cells: [String; N]) -> [String; N] {
-    cells.map(|cell| text::line(&cell).into_owned())
 }
 
 fn groups(groups: &[InstanceGroup]) -> Table {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::{TopArgs, TopOrder};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::status::{row, table};
+use super::tables::{row, table};
 use super::{connection, named, output};
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;

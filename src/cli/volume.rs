@@ -3,7 +3,7 @@
 use super::args::VolumeVerb;
 use super::context::{Context, holder};
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{carry_out, connection, named, output, status};
+use super::{carry_out, connection, named, output, status, tables};
 use crate::cloud::{Cloud, Materials};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{Disk, Fleet};
@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context, verb: &VolumeVerb) -> Result<Exit, Fa
                 Format::Json => output::json(&fleet.disks),
                 Format::Text if fleet.disks.is_empty() => report::result("no volumes\n"),
                 Format::Text => {
-                    report::result(&status::lines(&[status::volumes(&fleet.disks)]));
+                    report::result(&tables::lines(&[status::volumes(&fleet.disks)]));
                     connection::warn(context, &fleet);
                 }
             }
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(error("logs"), "`logs` is several volumes: b/logs, c/logs");
         assert!(error("x").contains("it has data, b/data"), "{}", error("x"));
         assert_eq!(free_name(&fleet.disks[0]), "snapshot-3");
-        let shown = status::lines(&[status::volumes(&fleet.disks[..1])]);
+        let shown = tables::lines(&[status::volumes(&fleet.disks[..1])]);
         assert!(shown.contains("data    1 GiB  1 MiB  -      -         snapshot-2, mine\n"), "{shown}");
     }
 }
