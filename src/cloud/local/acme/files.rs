@@ -53,11 +53,19 @@ fn account(home: &Home, directory: &str) -> PathBuf {
     home.acme().join("accounts").join(format!("{id}.json"))
 }
 
+fn too_long() -> String {
+    format!("it has more than {MAX_FILE} bytes")
+}
+
 fn write(path: &Path, value: &impl Serialize) -> Result<(), CloudError> {
+    let text = serde_json::to_vec(value).map_err(|error| CloudError::Store { message: error.to_string() })?;
+    // It could not be read again.
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE) {
+        return Err(CloudError::file("write", path)(io::Error::new(ErrorKind::FileTooLarge, too_long())));
+    }
     let folder = path.parent().unwrap_or(path);
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
-    let text = serde_json::to_vec(value).map_err(|error| CloudError::Store { message: error.to_string() })?;
     home::write_whole(path, &text, PRIVATE)?;
     let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(CloudError::file("write", folder))
@@ -71,22 +79,44 @@ fn open(path: &Path) -> io::Result<fs::File> {
     let metadata = file.metadata()?;
     match metadata.len() {
         _ if !metadata.is_file() => Err(io::Error::other("it is no file")),
-        length if length > MAX_FILE => Err(io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
+        length if length > MAX_FILE => Err(io::Error::new(ErrorKind::FileTooLarge, too_long())),
         _ => Ok(file),
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CloudError> {
-    let mut text = Vec::new();
-    match open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut text)),
+/// Why a file is not read.
+#[derive(Debug)]
+enum Unread {
+    /// It cannot be read now: what it holds may be good.
+    Now(CloudError),
+    /// What it holds is nothing of ours.
+    Broken(CloudError),
+}
+
+impl From<Unread> for CloudError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Now(error) | Unread::Broken(error) => error,
+        }
     }
-    .map_err(CloudError::file("read", path))?;
-    serde_json::from_slice(&text).map(Some).map_err(|error| CloudError::File {
-        action: "read".into(),
-        path: path.to_owned(),
-        message: format!("{error}; remove it, and the CA is asked again"),
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Unread> {
+    let mut text = Vec::new();
+    let length = open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut text));
+    if let Err(error) = length {
+        return match error.kind() {
+            ErrorKind::NotFound => Ok(None),
+            ErrorKind::FileTooLarge => Err(Unread::Broken(CloudError::file("read", path)(error))),
+            _ => Err(Unread::Now(CloudError::file("read", path)(error))),
+        };
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        Unread::Broken(CloudError::File {
+            action: "read".into(),
+            path: path.to_owned(),
+            message: format!("{error}; remove it, and the CA is asked again"),
+        })
     })
 }
 
@@ -118,7 +148,7 @@ impl Loaded {
             Ok(Some(record)) if record.want.id() == id => drop(self.records.insert(id.to_owned(), record)),
             Ok(Some(_)) => self.tell(format_args!("{} is of a host with another name", path.display())),
             Ok(None) => {}
-            Err(error) => self.tell(error),
+            Err(error) => self.tell(CloudError::from(error)),
         }
     }
 }
@@ -172,6 +202,22 @@ pub(super) fn load(home: &Home) -> Result<Loaded, CloudError> {
     Ok(loaded)
 }
 
+/// The record of this id, as it is before another one takes its place. A file that holds none is moved aside (`NAME.broken`);
+/// an error is of one that cannot be read now, and is not to be replaced.
+pub(super) fn find(home: &Home, id: &str) -> Result<Option<Record>, CloudError> {
+    let path = records(home).join(format!("{id}.json"));
+    match read::<Record>(&path) {
+        Ok(Some(record)) if record.want.id() == id => Ok(Some(record)),
+        Ok(None) => Ok(None),
+        Err(Unread::Now(error)) => Err(error),
+        Ok(Some(_)) | Err(Unread::Broken(_)) => {
+            let aside = path.with_extension("json.broken");
+            fs::rename(&path, &aside).map_err(CloudError::file("move aside", &path))?;
+            Ok(None)
+        }
+    }
+}
+
 /// Writes a record.
 pub(super) fn save(home: &Home, record: &Record) -> Result<(), CloudError> {
     write(&records(home).join(format!("{}.json", record.want.id())), record)
@@ -188,7 +234,7 @@ pub(super) fn forget(home: &Home, id: &str) -> Result<(), CloudError> {
 
 /// The account at a CA.
 pub(super) fn load_account(home: &Home, directory: &str) -> Result<Option<StoredAccount>, CloudError> {
-    read(&account(home, directory))
+    Ok(read(&account(home, directory))?)
 }
 
 /// Writes the account at a CA.
@@ -205,6 +251,38 @@ mod tests {
     use super::*;
     use crate::cloud::local::acme::record::Want;
     use crate::manifest::api::AcmeIssuer;
+
+    #[test]
+    fn a_file_that_holds_no_record_is_moved_aside_and_one_that_cannot_be_read_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("i2kit"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let issuer = AcmeIssuer { directory: "https://ca/dir".into(), email: None, ca_bundle: None };
+        let mut record = Record::new(Want { host: "a.i2kit.dev".into(), issuer });
+        let id = record.want.id();
+        let path = records(&home).join(format!("{id}.json"));
+        let aside = records(&home).join(format!("{id}.json.broken"));
+        assert_eq!(find(&home, &id).unwrap(), None);
+        save(&home, &record).unwrap();
+        assert_eq!(find(&home, &id).unwrap().as_ref(), Some(&record));
+        for text in ["{".to_owned(), " ".repeat(300 << 10)] {
+            fs::write(&path, &text).unwrap();
+            assert_eq!(find(&home, &id).unwrap(), None);
+            assert!(!path.exists());
+            assert_eq!(fs::read_to_string(&aside).unwrap(), text);
+        }
+        // Nothing is written that is not read again.
+        save(&home, &record).unwrap();
+        let good = record.clone();
+        record.want.issuer.ca_bundle = Some("x".repeat(300 << 10));
+        let refused = save(&home, &record).unwrap_err().to_string();
+        assert!(refused.contains("more than 262144 bytes"), "{refused}");
+        assert_eq!(find(&home, &id).unwrap(), Some(good));
+        // A link is not followed, nor taken away.
+        fs::rename(&path, root.path().join("elsewhere")).unwrap();
+        symlink(root.path().join("elsewhere"), &path).unwrap();
+        assert!(find(&home, &id).is_err() && path.is_symlink());
+    }
 
     #[test]
     fn what_is_none_of_its_files_is_left_alone_and_hurts_no_host() {

@@ -45,6 +45,9 @@ struct Known {
     is_loaded: bool,
     /// Records that could not be written, and why. They are what counts until they can be.
     unsaved: BTreeMap<String, String>,
+    /// Hosts whose file is there and cannot be read, and why: no CA is asked for them until it can be, since the file may
+    /// hold a certificate.
+    unread: BTreeMap<String, String>,
     /// The host that the CA is asked for now.
     asking: Option<String>,
 }
@@ -116,6 +119,7 @@ impl Acme {
             record,
             issued,
             unsaved: known.unsaved.get(&id).map(String::as_str),
+            unread: known.unread.get(&id).map(String::as_str),
             is_asking: known.asking.as_ref() == Some(&id),
             now: clock::wall(),
         };
@@ -158,12 +162,8 @@ impl Acme {
         for what in told {
             log.write(format_args!("ACME: {what}"));
         }
-        let now = clock::wall();
         for record in records.values_mut() {
-            record.resume();
-            if let Some(reason) = record.mend(now) {
-                log.write(format_args!("ACME: {}: {reason}; the CA is asked anew", record.want.host));
-            }
+            revive(record, log);
         }
         let mut known = self.known();
         known.records = records;
@@ -171,8 +171,35 @@ impl Acme {
         Ok(())
     }
 
-    /// Notices a clock that was set back, and writes what could not be written.
+    /// Reads the file of a host that nothing is known of: it could not be read before, or was none. Whether nothing keeps
+    /// another one from taking its place.
+    fn reread(&self, parts: &Parts<'_>, id: &str) -> bool {
+        let found = files::find(parts.home, id);
+        let mut known = self.known();
+        match found {
+            Ok(found) => {
+                known.unread.remove(id);
+                let Some(mut record) = found else { return true };
+                revive(&mut record, parts.log);
+                known.records.insert(id.to_owned(), record);
+                parts.changed.notify_one();
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                if known.unread.insert(id.to_owned(), reason.clone()).as_ref() != Some(&reason) {
+                    parts.log.write(format_args!("ACME: {reason}; no CA is asked until it can be read"));
+                }
+            }
+        }
+        false
+    }
+
+    /// Notices a clock that was set back, reads what could not be read, and writes what could not be written.
     pub(super) fn catch_up(&self, parts: &Parts<'_>) {
+        let unread: Vec<String> = self.known().unread.keys().cloned().collect();
+        for id in unread {
+            self.reread(parts, &id);
+        }
         let now = clock::wall();
         let mut changed = Vec::new();
         {
@@ -208,7 +235,8 @@ impl Acme {
     /// Removes what no Ingress asks for any more: but a certificate stays until its host has the one that takes its place.
     pub(super) fn sweep(&self, parts: &Parts<'_>, wanted: &BTreeMap<String, Want>) {
         let gone: Vec<String> = {
-            let known = self.known();
+            let mut known = self.known();
+            known.unread.retain(|id, _| wanted.contains_key(id));
             let waits: BTreeSet<&str> = wanted
                 .iter()
                 .filter(|(id, _)| known.records.get(*id).is_none_or(|record| record.issued.is_none()))
@@ -242,6 +270,10 @@ impl Acme {
         let mut shortest = Duration::MAX;
         let mut first: Option<(u64, &Want)> = None;
         for (id, want) in wanted {
+            if known.unread.contains_key(id) {
+                shortest = shortest.min(LOOK);
+                continue;
+            }
             let record = known.records.get(id);
             let own = record.map_or(0, |record| record.wait(now));
             let wait = shared.get(want.issuer.directory.as_str()).map_or(own, |shared| own.max(*shared));
@@ -258,6 +290,12 @@ impl Acme {
     /// One attempt.
     pub(super) async fn ask(&self, parts: &Parts<'_>, want: Want) {
         let id = want.id();
+        let is_known = self.known().records.contains_key(&id);
+        // What is read now has pauses of its own, or a certificate.
+        if !is_known && !self.reread(parts, &id) {
+            tokio::task::yield_now().await;
+            return;
+        }
         let mut record = self.known().records.get(&id).cloned().unwrap_or_else(|| Record::new(want.clone()));
         record.want = want;
         record.begin(clock::wall());
@@ -284,6 +322,14 @@ impl Acme {
             parts.log.write(format_args!("ACME: {host} has a certificate of {authority}"));
         }
         self.keep(parts, record);
+    }
+}
+
+/// Has what was read of an earlier process gone on with.
+fn revive(record: &mut Record, log: &Log) {
+    record.resume();
+    if let Some(reason) = record.mend(clock::wall()) {
+        log.write(format_args!("ACME: {}: {reason}; the CA is asked anew", record.want.host));
     }
 }
 

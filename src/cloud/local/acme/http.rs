@@ -28,6 +28,9 @@ const REQUEST: Duration = Duration::from_secs(30);
 /// The longest answer: a chain of certificates is some kilobytes.
 const MAX_ANSWER: usize = 1 << 20;
 
+/// The longest `caBundle`: it is written down with every host.
+const MAX_BUNDLE: usize = 64 << 10;
+
 /// Parts of a problem that are read.
 const PARTS: usize = 8;
 
@@ -53,6 +56,9 @@ pub(in crate::cloud::local) fn refusal(issuer: &AcmeIssuer) -> Option<String> {
         if parts.len() != 2 || !parts.iter().all(|part| is_plain(part)) || email.contains([',', '?', ':']) {
             return Some(format!("`email` is one address such as ops@example.com, got `{email}`"));
         }
+    }
+    if let Some(length) = ca_bundle.as_ref().map(String::len).filter(|length| *length > MAX_BUNDLE) {
+        return Some(format!("`caBundle` has {MAX_BUNDLE} bytes (64 KiB) at most, got {length}"));
     }
     let bundle = ca_bundle.as_ref().map(|pem| Certificate::from_pem_bundle(pem.as_bytes()));
     match bundle {
@@ -82,8 +88,20 @@ pub(super) struct Last {
 
 /// An answer that is neither what was asked for nor a problem in the form of ACME.
 #[derive(Debug, thiserror::Error)]
-#[error("it answered with {0}, and without a reason that can be read")]
-pub(super) struct Unexplained(pub(super) StatusCode);
+#[error("it answered with {status}, and without a reason that can be read")]
+pub(super) struct Unexplained {
+    /// What it said of the request.
+    pub(super) status: StatusCode,
+    /// Whether the request was one of an account: an order and what belongs to it are asked for by such ones alone.
+    pub(super) is_signed: bool,
+}
+
+impl Unexplained {
+    /// Whether the CA does not have any more what it was asked for.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_signed && matches!(self.status, StatusCode::NOT_FOUND | StatusCode::GONE)
+    }
+}
 
 impl Requests {
     /// A client that trusts what the system trusts, and what the environment names. It goes by no HTTP proxy.
@@ -122,6 +140,7 @@ impl Requests {
         let agent = concat!("i2kit/", env!("CARGO_PKG_VERSION"), " instant-acme");
         headers.insert(hyper::header::USER_AGENT, HeaderValue::from_static(agent));
         let is_directory = head.method == Method::GET;
+        let is_signed = head.method == Method::POST;
         let asked = self.client.request(head.method, url).headers(headers).body(body);
         let mut answer = asked.send().await.map_err(|error| other(root(&error)))?;
         let status = answer.status();
@@ -143,7 +162,7 @@ impl Requests {
         }
         if !status.is_success() {
             let problem = if is_directory { None } else { problem(status, &bytes) };
-            bytes = problem.ok_or_else(|| other(Unexplained(status)))?;
+            bytes = problem.ok_or_else(|| other(Unexplained { status, is_signed }))?;
         } else if is_directory && !names_nonces(&bytes) {
             return Err(other("the URL of its directory leads to none: it names no `newNonce`"));
         }
@@ -244,6 +263,7 @@ mod tests {
             (serde_json::json!({"email": "a@b, c@d"}), "one address"),
             (serde_json::json!({"email": "a@b?subject=x"}), "one address"),
             (serde_json::json!({"caBundle": "ca.pem"}), "caBundle"),
+            (serde_json::json!({"caBundle": "x".repeat(MAX_BUNDLE + 1)}), "64 KiB"),
         ] {
             let reason = refused(json.clone()).unwrap_or_default();
             assert!(reason.contains(wanted), "{json}: {reason}");

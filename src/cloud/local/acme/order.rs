@@ -35,6 +35,10 @@ const MAX_CHAIN: usize = 64 << 10;
 /// The longest URL and the longest token of a CA: both are written down.
 const MAX_NAME: usize = 2048;
 
+/// A certificate that is expired by this computer's clock is looked at again until so many attempts have failed: the clock
+/// may be wrong, but it may also have expired before it was fetched.
+const LOOKS: u32 = 8;
+
 /// What an attempt needs beside the CA.
 pub(super) trait World: Send + Sync {
     /// The folders.
@@ -95,12 +99,17 @@ async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> 
         OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Valid => {}
     }
     let chain = match order.state().status {
-        OrderStatus::Valid => order.certificate().await.map_err(|error| step(&error))?,
-        _ => Some(order.poll_certificate(&policy).await.map_err(|error| step(&error))?),
+        OrderStatus::Valid => order.certificate().await,
+        _ => order.poll_certificate(&policy).await.map(Some),
     };
+    let state = order.state();
+    if state.status == OrderStatus::Valid && state.certificate.is_none() {
+        return Err(lost(&want, "the order is valid, and does not say where its certificate is"));
+    }
+    let chain = chain.map_err(|error| step(&error))?;
     let chain = chain.ok_or_else(|| failed(&want, "the order has no certificate"))?;
     let now = clock::wall();
-    check(&want, &chain, &key, now)?;
+    check(&want, &chain, &key, now, record.attempts)?;
     record.succeed(now, chain, key);
     Ok(())
 }
@@ -118,7 +127,8 @@ async fn placed(
             Ok(order) => return Ok((order, pending.key)),
             Err(error) => {
                 let failure = failure(&want, &error);
-                if !failure.is_final {
+                // An answer that is no order would be none the next time.
+                if !failure.is_final && !matches!(error, Error::Json(_)) {
                     return Err(failure);
                 }
                 // The CA answered, and has no such order any more.
@@ -147,11 +157,36 @@ async fn placed(
     Ok((order, key))
 }
 
-/// The account at the CA, which is made where there is none, or `again` where the CA lost it. Its key is saved first, so
-/// that a run that was killed finds the same account.
+/// The account at the CA, which is made where there is none, or `again` where the CA lost it; with the address of `want`.
 async fn account(home: &Home, want: &Want, requests: &Requests, again: bool) -> Result<Account, Failure> {
+    let (mut account, mut stored) = known(home, want, requests, again).await?;
+    if stored.email == want.issuer.email {
+        return Ok(account);
+    }
+    let contact = want.issuer.email.as_ref().map(|email| format!("mailto:{email}"));
+    let contacts: Vec<&str> = contact.as_deref().into_iter().collect();
+    let mut updated = account.update_contacts(&contacts).await;
+    let is_forgotten = matches!(&updated, Err(Error::Api(problem)) if is(problem, "accountDoesNotExist"));
+    if is_forgotten && !again {
+        (account, stored) = known(home, want, requests, true).await?;
+        updated = account.update_contacts(&contacts).await;
+    }
+    updated.map_err(|error| of_account(want, &error))?;
+    stored.email.clone_from(&want.issuer.email);
+    files::save_account(home, &want.issuer.directory, &stored).map_err(|error| Failure::local(&error))?;
+    Ok(account)
+}
+
+/// The account, whichever address the CA has of it, and what is stored of it. Its key is saved first, so that a run that was
+/// killed finds the same account.
+async fn known(
+    home: &Home,
+    want: &Want,
+    requests: &Requests,
+    again: bool,
+) -> Result<(Account, StoredAccount), Failure> {
     let directory = &want.issuer.directory;
-    let failure = |error: Error| failure(want, &error);
+    let failure = |error: Error| of_account(want, &error);
     let stored = files::load_account(home, directory).map_err(|error| Failure::local(&error))?;
     let mut stored = if let Some(stored) = stored {
         stored
@@ -180,14 +215,12 @@ async fn account(home: &Home, want: &Want, requests: &Requests, again: bool) -> 
         files::save_account(home, directory, &stored).map_err(|error| Failure::local(&error))?;
         account
     };
-    if stored.email != want.issuer.email {
-        let contact = want.issuer.email.as_ref().map(|email| format!("mailto:{email}"));
-        let contacts: Vec<&str> = contact.as_deref().into_iter().collect();
-        account.update_contacts(&contacts).await.map_err(failure)?;
-        stored.email.clone_from(&want.issuer.email);
-        files::save_account(home, directory, &stored).map_err(|error| Failure::local(&error))?;
-    }
-    Ok(account)
+    Ok((account, stored))
+}
+
+/// A failure that is the account's: it says nothing about an order.
+fn of_account(want: &Want, error: &Error) -> Failure {
+    Failure { is_final: false, ..failure(want, error) }
 }
 
 /// Shows the CA that the host leads here.
@@ -265,8 +298,9 @@ fn bounded(want: &Want, url: &str) -> Result<(), Failure> {
     Err(failed(want, &format!("the CA gives a URL of more than {MAX_NAME} bytes")))
 }
 
-/// Refuses a certificate that cannot be served for the host.
-fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64) -> Result<(), Failure> {
+/// Refuses a certificate that cannot be served for the host. One that is refused for its time alone does not cost the order:
+/// the clock may be wrong, and the CA has few certificates of a host a week.
+fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64, attempts: u32) -> Result<(), Failure> {
     let refused = |reason: &str| lost(want, &format!("its certificate cannot be served: {reason}"));
     if chain.len() > MAX_CHAIN {
         return Err(refused(&format!("with its chain it has more than {MAX_CHAIN} bytes")));
@@ -283,7 +317,7 @@ fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64) -> Result<(), Fai
         Some((from, until)) if from < until && until > now / 1000 => Ok(()),
         Some((from, until)) if from < until => {
             let reason = format!("it expired at {} by the clock of this computer", at(until));
-            Err(refused(&reason))
+            Err(Failure { is_final: attempts.is_multiple_of(LOOKS), ..refused(&reason) })
         }
         _ => Err(refused("there is no time at which it is valid")),
     }
@@ -329,9 +363,11 @@ fn failure(want: &Want, error: &Error) -> Failure {
             Failure { wish: Some(wish), ..failed(want, &error.to_string()) }
         }
         Error::Other(reason) => {
-            let status = reason.downcast_ref::<Unexplained>().map(|answer| answer.0);
-            let limited = status == Some(StatusCode::TOO_MANY_REQUESTS);
-            Failure { limited, ..failed(want, &error.to_string()) }
+            let answer = reason.downcast_ref::<Unexplained>();
+            let limited = answer.is_some_and(|answer| answer.status == StatusCode::TOO_MANY_REQUESTS);
+            // As a problem with this status says, though not in the form of one.
+            let is_final = answer.is_some_and(Unexplained::is_gone);
+            Failure { is_final, limited, ..failed(want, &error.to_string()) }
         }
         error => failed(want, &error.to_string()),
     }

@@ -2,9 +2,10 @@
 //!
 //! A certificate is renewed after two thirds of its life. After a failure the pauses are doubled, from five minutes to a
 //! day: Let's Encrypt allows five failed validations of a host an hour. Times are milliseconds of the wall clock, as a
-//! certificate's are; one that was set back makes nothing later than its pause.
+//! certificate's are; one that was set back makes nothing later than its pause, and one that is earlier than a certificate
+//! came has it left alone.
 
-use std::slice;
+use std::{mem, slice};
 
 use i2kit_spec::status::{TEXT_BYTES, cut};
 use rcgen::KeyPair;
@@ -188,9 +189,17 @@ impl Record {
         self.under_way = false;
     }
 
-    /// How long to wait before the next attempt, in milliseconds.
+    /// How long to wait before the next attempt, in milliseconds. By a clock that is known to be wrong none begins.
     pub(super) fn wait(&self, now: u64) -> u64 {
-        self.pause.saturating_sub(now.saturating_sub(self.since))
+        let pause = self.pause.saturating_sub(now.saturating_sub(self.since));
+        pause.max(self.arrives_in(now))
+    }
+
+    /// How long before the certificate in hand came it is by the clock: more than nothing means that the clock is wrong, as
+    /// that of a computer that begins in 1970. A certificate that ended before it came says nothing.
+    fn arrives_in(&self, now: u64) -> u64 {
+        let issued = self.issued.as_ref().filter(|issued| issued.at <= issued.expires.saturating_mul(1000));
+        issued.map_or(0, |issued| issued.at.saturating_sub(now))
     }
 
     /// When the next attempt is due, on the wall clock.
@@ -199,10 +208,16 @@ impl Record {
     }
 
     /// Counts pauses from `now` where the clock was set back since they began: otherwise they would not end before the clock
-    /// is where it was. A renewal comes before the certificate ends nevertheless. Whether anything changed.
+    /// is where it was. A renewal comes before the certificate ends nevertheless. Where the certificate in hand came later
+    /// than `now`, the clock is wrong and will be set right: then pauses stay, or every host were due at once. Whether anything
+    /// changed.
     pub(super) fn turn_back(&mut self, now: u64) -> bool {
         if self.since <= now {
             return false;
+        }
+        if self.arrives_in(now) > 0 {
+            // Other hosts do not wait for a time that may be far away.
+            return mem::take(&mut self.limited);
         }
         self.since = now;
         if let Some(issued) = &mut self.issued {
@@ -283,7 +298,9 @@ impl Record {
     pub(super) fn succeed(&mut self, now: u64, chain: String, key: PrivateKey) {
         // One that cannot be read is not stored: see `order`.
         let (from, expires) = lifetime(&chain).unwrap_or_default();
-        let life = expires.saturating_sub(from).saturating_mul(1000);
+        // What is left of it where it came late, such as an order's that was valid long ago: it is not due after its end.
+        let left = expires.saturating_mul(1000).saturating_sub(now);
+        let life = expires.saturating_sub(from).saturating_mul(1000).min(left);
         let issued = Issued { chain, key, at: now, expires };
         *self = Self { issued: Some(issued), since: now, ..Self::new(self.want.clone()) };
         // From when it came, not from its own times: a clock that is wrong must not have it renewed without end.
@@ -413,6 +430,50 @@ mod tests {
         (record.since, record.pause, record.attempts) = (now, 60 * DAY, 0);
         assert!(record.turn_back(back));
         assert_eq!((record.wait(back), record.issued.unwrap().at), (6 * DAY, back));
+    }
+
+    /// A certificate, by its lifetime in seconds.
+    fn chain(from: u64, until: u64) -> String {
+        let time = |seconds| rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds);
+        let mut params = rcgen::CertificateParams::new(vec!["shop.example.com".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (time(from), time(until));
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn a_certificate_that_came_late_is_renewed_before_its_end() {
+        let now = 20_000 * DAY;
+        let mut record = record();
+        let (from, until) = (now - 20 * HOUR, now + 4 * HOUR);
+        record.succeed(now, chain(from / 1000, until / 1000), PrivateKey("k".into()));
+        assert_eq!(record.expires(), Some(until / 1000));
+        assert!(record.due() < until, "{} of {until}", record.due());
+        // By a clock that is behind it has no more than its own life.
+        record.succeed(0, chain(from / 1000, until / 1000), PrivateKey("k".into()));
+        assert!(record.due() <= DAY / 3 * 2, "{}", record.due());
+    }
+
+    #[test]
+    fn a_clock_that_begins_in_1970_renews_nothing_and_moves_no_pause() {
+        let now = 20_000 * DAY;
+        let mut record = record();
+        record.succeed(now, chain(now / 1000, now / 1000 + 90 * DAY / 1000), PrivateKey("k".into()));
+        let before = record.clone();
+        assert!(!record.turn_back(0) && record.wait(0) > 0);
+        assert_eq!(record, before);
+        let (pause, least) = (60 * DAY, 60 * DAY - 60 * DAY / JITTER);
+        assert!((least..=pause).contains(&record.wait(now)), "{}", record.wait(now));
+        // A renewal that was under way waits too, and other hosts do not.
+        record.begin(now + 60 * DAY);
+        record.limited = true;
+        record.resume();
+        let before = record.since;
+        assert!(record.turn_back(0) && !record.turn_back(0));
+        assert!(record.wait(0) > 0 && record.shared_wait(0) == 0 && record.since == before);
+        assert_eq!(record.wait(before), 0);
+        // A clock that is set back to after it came is one like any other.
+        assert!(record.turn_back(now + DAY));
+        assert_eq!(record.since, now + DAY);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Asked<'a> {
     pub(super) issued: Option<&'a Record>,
     /// Why its record cannot be written.
     pub(super) unsaved: Option<&'a str>,
+    /// Why its record cannot be read.
+    pub(super) unread: Option<&'a str>,
     /// Whether the CA is being asked.
     pub(super) is_asking: bool,
     /// Milliseconds since the Unix epoch.
@@ -86,6 +88,11 @@ impl Asked<'_> {
             (None, Some(_)) => "the last one is served meanwhile".to_owned(),
             (None, None) => "one of the local authority is served meanwhile".to_owned(),
         };
+        if let Some(reason) = self.unread {
+            return Some(format!(
+                "no certificate by ACME for {host}: {reason}; the CA is asked once it can be read, and {meanwhile}"
+            ));
+        }
         if let Some(reason) = record.and_then(|record| record.failure.as_ref()) {
             return Some(format!("no certificate by ACME for {host}: {reason}; {again}, and {meanwhile}"));
         }
@@ -125,7 +132,8 @@ mod tests {
         record.issued = Some(Issued { chain, key, at: 0, expires: 1_000_000_000 });
         let warning = |record: &Record, now, unsaved| {
             let record = Some(record);
-            Asked { want: &want, record, issued: record, unsaved, is_asking: false, now }.warning()
+            Asked { want: &want, record, issued: record, unsaved, unread: None, is_asking: false, now }
+                .warning()
         };
         let (before, after) = (999_999_999_000, 1_000_000_001_000);
         assert_eq!(warning(&record, before, None), None);
