@@ -1,6 +1,7 @@
 //! Services: a stack each, with target groups and listeners on a load balancer that Services share.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
@@ -8,7 +9,7 @@ use super::auto_scaling::group_name;
 use super::environment::Aws;
 use super::error::failed;
 use super::stack::Stack;
-use super::wait::now;
+use super::wait::{eventually, now};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress;
 use crate::cloud::aws::plan::name;
@@ -19,6 +20,9 @@ use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
 
 /// How long a load balancer without a Service is spared: longer than a stack may take.
 const SPARED_SECONDS: u64 = 3600;
+
+/// How long an instance refresh of another run is waited for.
+const REFRESHED: Duration = Duration::from_hours(1);
 
 /// Target groups that one call attaches or detaches, a limit of AWS.
 const TARGET_GROUPS_AT_ONCE: usize = 10;
@@ -54,10 +58,27 @@ impl Service {
         listeners.chain(backends).filter_map(|name| self.stack.outputs.get(&name))
     }
 
-    /// ARNs of all its target groups.
-    fn target_groups(&self) -> impl Iterator<Item = &String> {
-        self.stack.outputs.iter().filter(|(key, _)| key.starts_with("Targets")).map(|(_, arn)| arn)
+    /// ARNs of all its target groups, those that it is moving to among them.
+    pub(super) fn target_groups(&self) -> impl Iterator<Item = &String> {
+        self.stack.outputs.iter().filter(|(key, _)| is_target_group(key)).map(|(_, arn)| arn)
     }
+
+    /// Whether it is on the way to another form, on another load balancer perhaps: it has target groups of that one too.
+    fn is_bridged(&self) -> bool {
+        let scheme = Scheme::of(self.spec.kind);
+        let backends = self.spec.http.iter().flat_map(|http| &http.backends);
+        let backends = backends.map(|backend| ingress::target_name(backend, scheme));
+        let listeners = self.spec.listeners.iter();
+        let listeners =
+            listeners.filter_map(|listener| Some(stack_templates::target_name(listener, self.placement?)));
+        let own: BTreeSet<String> = listeners.chain(backends).collect();
+        self.stack.outputs.keys().any(|key| is_target_group(key) && !own.contains(key))
+    }
+}
+
+/// Whether an output of a Service's stack is the ARN of a target group.
+fn is_target_group(output: &str) -> bool {
+    output.starts_with("Targets")
 }
 
 impl Aws {
@@ -71,6 +92,8 @@ impl Aws {
         if let Some(http) = &spec.http {
             return self.put_ingress(spec, http).await;
         }
+        // Before anything is made for it.
+        stack_templates::refuse(spec).map_err(refused)?;
         let frame = self.frame().await?;
         if let Some(name) = &spec.external_name {
             let plan = stack_templates::alias(&self.settings.environment, spec, name, &frame);
@@ -81,9 +104,11 @@ impl Aws {
         let services = self.services().await?;
         let found = services.iter().find(|service| service.spec.name == spec.name);
         let now = placement_of(&services, &spec.name);
+        // One that has to move meets itself where it is.
+        let moves = found.is_some_and(|found| packing::trades_protocol(&found.spec, spec));
         let others: Vec<(BalancerSlot, BalancerSpec)> = services
             .iter()
-            .filter(|service| service.spec.name != spec.name)
+            .filter(|service| moves || service.spec.name != spec.name)
             .filter_map(|service| Some((service.placement?, service.spec.clone())))
             .collect();
         let environment = &self.settings.environment;
@@ -96,7 +121,7 @@ impl Aws {
             self.move_service(found, placed, &frame).await?;
         }
         self.put_stack(&plan).await?;
-        self.attach().await?;
+        self.attach(&spec.name).await?;
         self.drop_unused_balancers(now.filter(|left| *left != placement)).await
     }
 
@@ -111,7 +136,7 @@ impl Aws {
             self.move_ingress(found, spec, &frame).await?;
         }
         self.put_stack(&plan).await?;
-        self.attach().await
+        self.attach(&spec.name).await
     }
 
     /// The certificates of an Ingress: those that it names, else those of the store that its hosts need.
@@ -127,10 +152,13 @@ impl Aws {
         ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)
     }
 
-    /// Makes every group that exists a target of the Services that lead to it, and of no others. What is gone is detached
-    /// first: Auto Scaling refuses to attach anything beside a target group that was deleted.
-    async fn attach(&self) -> Result<(), CloudError> {
+    /// Makes every group that exists a target of the Services that lead to it. What is gone, and what `put`, the Service that
+    /// was just put, has no more, is detached first: Auto Scaling refuses to attach anything beside a target group that was
+    /// deleted. Of other Services nothing is detached: another run may be moving one.
+    async fn attach(&self, put: &Name) -> Result<(), CloudError> {
         let services = self.services().await?;
+        let others = services.iter().filter(|service| service.spec.name != *put);
+        let of_others: BTreeSet<&String> = others.flat_map(Service::target_groups).collect();
         for found in self.scaling_groups(None).await? {
             let (Some(own), Some(group)) = (found.auto_scaling_group_name(), group_name(&found)) else {
                 continue;
@@ -138,18 +166,28 @@ impl Aws {
             let wanted: BTreeSet<&String> =
                 services.iter().flat_map(|service| service.targets_of(&group)).collect();
             let has: BTreeSet<&String> = found.target_group_arns().iter().collect();
-            self.detach(own, has.difference(&wanted).map(|arn| (*arn).clone()).collect()).await?;
+            let surplus = has.difference(&wanted).filter(|arn| !of_others.contains(*arn));
+            self.detach(own, surplus.map(|arn| (*arn).clone()).collect()).await?;
             let missing: Vec<String> = wanted.difference(&has).map(|arn| (*arn).clone()).collect();
             self.attach_to(own, &missing).await?;
         }
         Ok(())
     }
 
+    /// Puts an Auto Scaling group into target groups. Auto Scaling takes none while it refreshes the group's instances.
     pub(super) async fn attach_to(&self, own: &str, missing: &[String]) -> Result<(), CloudError> {
+        let what = format!("the instance refresh of {own} to end, which another run began");
         for some in missing.chunks(TARGET_GROUPS_AT_ONCE) {
-            let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
-            let attached = attached.auto_scaling_group_name(own).set_target_group_arns(Some(some.to_vec()));
-            attached.send().await.map_err(failed("AttachLoadBalancerTargetGroups"))?;
+            eventually(&what, REFRESHED, || async {
+                let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
+                let attached =
+                    attached.auto_scaling_group_name(own).set_target_group_arns(Some(some.to_vec()));
+                match attached.send().await {
+                    Err(error) if error.code() == Some("InstanceRefreshInProgress") => Ok(None),
+                    other => other.map(|_| Some(())).map_err(failed("AttachLoadBalancerTargetGroups")),
+                }
+            })
+            .await?;
         }
         Ok(())
     }
@@ -234,11 +272,15 @@ pub(super) struct Unused {
 }
 
 /// The load balancers among `stacks` that no Service is on, `now` in seconds. One exists for minutes before the stack of
-/// the Service does that it is made for.
+/// the Service does that it is made for. None is unused while a Service is being moved, perhaps to it: its stack names the
+/// one that it leaves.
 pub(super) fn unused_balancers(environment: &str, stacks: &[Stack], now: u64) -> Vec<Unused> {
-    let used: BTreeSet<String> = stacks
+    let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
+    if services.iter().any(|service| service.stack.is_moving() || service.is_bridged()) {
+        return Vec::new();
+    }
+    let used: BTreeSet<String> = services
         .iter()
-        .filter_map(Service::of)
         .filter_map(|service| service.placement)
         .map(|placement| name::balancer_stack(environment, placement))
         .collect();
@@ -282,6 +324,20 @@ mod tests {
         // Another run has made it minutes ago, and its Service comes next.
         assert_eq!(unused(1000, 1600), db_is(false));
         assert_eq!(unused(1000, 1001 + SPARED_SECONDS), db_is(true));
+        // A run that moves the Service has made it target groups for the next form, or changes its stack.
+        let others = [balancer(web, 0), balancer(db, 0)];
+        let unused_beside = |service: &Stack| {
+            unused_balancers("test", &[&others[..], std::slice::from_ref(service)].concat(), 1 << 40).len()
+        };
+        assert_eq!(unused_beside(&service), 1);
+        let own = stack_templates::target_name(&spec("web", 80).listeners[0], web);
+        service.outputs.insert(own, "arn:old".into());
+        assert_eq!(unused_beside(&service), 1);
+        let bridged =
+            Stack { outputs: [("TargetsNext".to_owned(), "arn:new".to_owned())].into(), ..service.clone() };
+        assert_eq!(unused_beside(&bridged), 0);
+        let changing = Stack { status: "UPDATE_IN_PROGRESS".into(), ..service };
+        assert_eq!(unused_beside(&changing), 0);
         let mut moving = balancer(db, 0);
         moving.status = "CREATE_IN_PROGRESS".into();
         assert!(!unused_balancers("test", &[moving], 1 << 40)[0].is_old);

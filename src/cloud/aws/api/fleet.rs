@@ -313,7 +313,9 @@ fn refresh(
     }
 }
 
-/// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again.
+/// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again; so is
+/// one in a target group that no stack has any more, as a run leaves it that was killed while it moved a Service: Auto Scaling
+/// starts nothing in such a group, and putting the Service detaches what is gone.
 fn balancer(
     environment: &str,
     service: &Service,
@@ -322,11 +324,16 @@ fn balancer(
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
     let mut targets = Vec::new();
+    let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
+    let known: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
     let mut look = |output: &str, wanted: &mut Vec<TargetGroup>, port: u16| {
         let Some(arn) = service.stack.outputs.get(output) else { return };
         wanted.retain(|target| {
             let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&target.group));
-            group.is_none_or(|group| group.target_group_arns().contains(arn))
+            group.is_none_or(|group| {
+                let has = group.target_group_arns();
+                has.contains(arn) && has.iter().all(|arn| known.contains(arn))
+            })
         });
         let port = wanted.first().map_or(port, |target| target.port);
         let known = healths.get(arn).into_iter().flatten();
@@ -373,6 +380,8 @@ fn balancer(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::aws::api::tags::GROUP;
+    use crate::cloud::aws::plan::packing::BalancerSlot;
     use crate::manifest::api::Strategy;
     use crate::plan::example;
 
@@ -391,5 +400,42 @@ mod tests {
         aws.add_pending(&mut groups);
         assert_eq!(groups.len(), 1);
         assert!(aws.pending().is_empty());
+    }
+
+    #[test]
+    fn a_service_is_put_again_whose_group_is_in_a_target_group_that_is_gone() {
+        use aws_sdk_autoscaling::types::TagDescription;
+
+        use crate::cloud::aws::api::stack::Stack;
+        use crate::manifest::api::{Protocol, ServiceType};
+        use crate::plan::fleet::{BalancerSpec, Listener};
+
+        let web = Name { namespace: "default".into(), name: "web".into() };
+        let target = TargetGroup { group: web.clone(), port: 8080 };
+        let listener = Listener::new(80, Protocol::Tcp, vec![target]);
+        let slot = BalancerSlot { scheme: Scheme::Internal, index: 0 };
+        let output = stack_templates::target_name(&listener, slot);
+        let spec = BalancerSpec::new(web, ServiceType::ClusterIP, vec![listener]);
+        let parameters = [("Spec", serde_json::to_string(&spec).unwrap()), ("Placement", slot.to_string())];
+        let stack = Stack {
+            name: "i2kit-service".into(),
+            status: "UPDATE_COMPLETE".into(),
+            part: "service".into(),
+            outputs: [(output, "arn:now".to_owned())].into(),
+            parameters: parameters.map(|(key, value)| (key.to_owned(), value)).into(),
+            changed: 0,
+        };
+        let service = Service::of(&stack).unwrap();
+        let group = |arns: &[&str]| {
+            let tag = TagDescription::builder().key(GROUP).value("default/web").build();
+            let arns = arns.iter().map(|arn| (*arn).to_owned()).collect();
+            AutoScalingGroup::builder().tags(tag).set_target_group_arns(Some(arns)).build()
+        };
+        let targets = |arns: &[&str]| {
+            let seen = ([group(arns)], Healths::new());
+            let found = balancer("test", &service, std::slice::from_ref(&stack), (&seen.0, &seen.1));
+            found.spec.listeners[0].targets.len()
+        };
+        assert_eq!([targets(&["arn:now"]), targets(&[]), targets(&["arn:now", "arn:gone"])], [1, 0, 0]);
     }
 }

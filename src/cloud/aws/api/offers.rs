@@ -43,11 +43,7 @@ impl Aws {
     pub(super) async fn best_zones(&self) -> Result<Vec<String>, CloudError> {
         let zones = best(self.offers().await?, self.settings.free_plan);
         if zones.len() < ZONES {
-            let message = format!(
-                "fewer than {ZONES} zones of {} have types of instance that i2kit knows",
-                self.settings.region
-            );
-            return Err(CloudError::Conflict { message });
+            return Err(too_few_zones(&self.settings.region, self.settings.free_plan));
         }
         Ok(zones)
     }
@@ -68,14 +64,7 @@ impl Aws {
         let everywhere =
             |kind: &str| offers.get(kind).is_some_and(|there| zones.iter().all(|zone| there.contains(zone)));
         let found = machine::offered(launch, |kind| may(kind) && everywhere(kind));
-        let found = found.ok_or_else(|| CloudError::Conflict {
-            message: format!(
-                "no type of instance that i2kit knows has {} processors and {} MiB and is offered in {}",
-                launch.vcpus,
-                launch.memory_mib,
-                zones.join(", ")
-            ),
-        })?;
+        let found = found.ok_or_else(|| not_offered(launch, &zones, self.settings.free_plan))?;
         Ok(found.name.to_owned())
     }
 
@@ -87,6 +76,28 @@ impl Aws {
         let wrong: Vec<String> = found.iter().filter_map(why_not).collect();
         if wrong.is_empty() { Ok(()) } else { Err(CloudError::Conflict { message: wrong.join("; ") }) }
     }
+}
+
+/// The types among which there is none, and what bounds them.
+fn which(free_plan: bool) -> &'static str {
+    if free_plan { "that `provider.freePlan` of the environment file allows" } else { "that i2kit knows" }
+}
+
+/// That no network of an environment's own can be made.
+fn too_few_zones(region: &str, free_plan: bool) -> CloudError {
+    let types = which(free_plan);
+    let message = format!("fewer than {ZONES} zones of {region} have types of instance {types}");
+    CloudError::Conflict { message }
+}
+
+/// That no type is large enough for a pod and there.
+fn not_offered(launch: &LaunchSpec, zones: &[String], free_plan: bool) -> CloudError {
+    let (types, zones) = (which(free_plan), zones.join(", "));
+    let (vcpus, memory) = (launch.vcpus, launch.memory_mib);
+    let message = format!(
+        "no type of instance {types} has {vcpus} processors and {memory} MiB and is offered in {zones}"
+    );
+    CloudError::Conflict { message }
 }
 
 /// Why a type cannot boot an image, if so: images boot by UEFI.
@@ -134,6 +145,27 @@ mod tests {
         let fewer: Offers = offers.clone().into_iter().filter(|(kind, _)| kind != "t3.micro").collect();
         assert_eq!(best(&fewer, false), ["us-east-1b", "us-east-1c"]);
         assert_eq!(best(&offers, true), ["us-east-1a"]);
+    }
+
+    #[test]
+    fn where_the_free_plan_keeps_types_out_it_is_named() {
+        use crate::oci::Digest;
+        use crate::plan::example;
+        use crate::plan::image::ImageId;
+        let launch = example::launch(ImageId(Digest::of(b"image")));
+        let zones = ["us-east-1a".to_owned()];
+        let said = |free_plan| not_offered(&launch, &zones, free_plan).to_string();
+        assert!(
+            said(true).contains("provider.freePlan") && said(true).contains("us-east-1a"),
+            "{}",
+            said(true)
+        );
+        assert!(
+            said(false).contains("that i2kit knows") && !said(false).contains("freePlan"),
+            "{}",
+            said(false)
+        );
+        assert!(too_few_zones("us-east-1", true).to_string().contains("provider.freePlan"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::cloud::CloudError;
 use crate::cloud::aws::plan::calls::{CALLS, SCOPES, Scope};
 use crate::cloud::aws::plan::iam_policy::{self, Account, Subject};
 use crate::cloud::aws::plan::machine;
-use crate::cloud::aws::plan::stack_templates::Network;
+use crate::cloud::aws::plan::stack_templates::{self, Network};
 use crate::cloud::provider::Check;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec};
@@ -71,6 +71,7 @@ impl Aws {
         checks.push(self.service_roles().await);
         checks.push(self.subnets().await);
         checks.extend(self.quotas(wanted).await);
+        checks.extend(refusals(&wanted.balancers));
         checks.extend(self.certificate_checks(&wanted.balancers).await);
         checks
     }
@@ -249,6 +250,12 @@ impl Aws {
     }
 }
 
+/// Services that no load balancer of AWS can have: nothing when there are none.
+fn refusals(balancers: &[BalancerSpec]) -> Vec<Check> {
+    let refused = balancers.iter().filter_map(|spec| stack_templates::refuse(spec).err());
+    refused.map(|error| Check::new("Service", Some(false), error.to_string())).collect()
+}
+
 /// A condition key with its value, for a simulation.
 fn entry((key, value): &(String, String)) -> ContextEntry {
     let kind =
@@ -266,6 +273,22 @@ fn role_of(caller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_aws_cannot_have_fails_the_check() {
+        use crate::manifest::api::{Protocol, ServiceType};
+        use crate::plan::fleet::Listener;
+        let listeners = |ports: std::ops::Range<u16>| {
+            ports.map(|port| Listener::new(port, Protocol::Tcp, vec![])).collect::<Vec<_>>()
+        };
+        let spec = |name: &str, ports| {
+            let name = Name { namespace: "shop".into(), name: name.into() };
+            BalancerSpec::new(name, ServiceType::ClusterIP, listeners(ports))
+        };
+        let found = refusals(&[spec("small", 1..2), spec("large", 1..17)]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].finding.contains("Service shop/large needs 64 rules"), "{found:?}");
+    }
 
     #[test]
     fn a_session_is_simulated_as_its_role() {

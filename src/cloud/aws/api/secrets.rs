@@ -29,6 +29,9 @@ const LONGEST: usize = 64 << 10;
 /// How long the name of a secret that was deleted may stay taken.
 const FREED: Duration = Duration::from_mins(3);
 
+/// How long Secrets Manager may not show a secret that it has just made.
+const SHOWN: Duration = Duration::from_mins(1);
+
 /// Values that no revision names may be about to be named: whoever put them needs that long at most.
 const SPARED_SECONDS: u64 = 24 * 3600;
 
@@ -181,21 +184,20 @@ impl Aws {
 
     /// Keeps the key, unless it is kept; a key that somebody else put meanwhile makes other versions.
     async fn keep_key(&self, key: &Key) -> Result<(), CloudError> {
-        if self.kept_key().await?.is_none() {
-            let id = name::secrets_key(&self.settings.environment);
-            self.make(&id, || {
-                let create = self.clients.secrets.create_secret();
-                let create = create.description("i2kit: what versions of Secrets' values are made with");
-                create.secret_binary(Blob::new(key.0))
-            })
-            .await?;
+        if let Some(kept) = self.kept_key().await? {
+            return same(&kept, key);
         }
-        match self.kept_key().await? {
-            Some(kept) if kept == *key => Ok(()),
-            _ => Err(CloudError::Conflict {
-                message: "another run has just made the key of this environment's Secrets".into(),
-            }),
-        }
+        let id = name::secrets_key(&self.settings.environment);
+        self.make(&id, || {
+            let create = self.clients.secrets.create_secret();
+            let create = create.description("i2kit: what versions of Secrets' values are made with");
+            create.secret_binary(Blob::new(key.0))
+        })
+        .await?;
+        // There is one now, ours or that of another run; an answer that there is none is of a moment ago.
+        let what = format!("{id} in Secrets Manager, which was just made");
+        let kept = eventually(&what, SHOWN, || self.kept_key()).await?;
+        same(&kept, key)
     }
 
     /// Makes a secret, unless there is one of that name.
@@ -221,6 +223,17 @@ impl Aws {
         })
         .await
     }
+}
+
+/// Refuses a key that is kept and is not the one that versions were made with.
+fn same(kept: &Key, key: &Key) -> Result<(), CloudError> {
+    if kept == key {
+        return Ok(());
+    }
+    Err(CloudError::Conflict {
+        message: "another run has just made the key of this environment's Secrets; run the command again"
+            .into(),
+    })
 }
 
 /// Whether there is no such secret, or none any more.
@@ -281,6 +294,13 @@ mod tests {
             ["i2kit/e/shop/db/old", "i2kit/e/shop/mail/lost"]
         );
         assert_eq!(unused(&all, &BTreeSet::new(), 400), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_key_that_another_run_made_is_told() {
+        let (ours, other) = (Key::random().unwrap(), Key::random().unwrap());
+        assert_eq!(same(&ours, &ours), Ok(()));
+        assert!(matches!(same(&other, &ours), Err(CloudError::Conflict { .. })));
     }
 
     #[test]

@@ -143,12 +143,8 @@ impl Aws {
         if !found.as_ref().is_some_and(Stack::is_moving) {
             return Ok(found);
         }
-        let events = self.clients.stacks.describe_stack_events().stack_name(name).send().await;
-        let token = events.ok().and_then(|events| {
-            newest_change(events.stack_events())
-                .iter()
-                .find_map(|e| e.client_request_token().map(str::to_owned))
-        });
+        let events = self.newest_change(name).await.unwrap_or_default();
+        let token = events.iter().find_map(|event| event.client_request_token().map(str::to_owned));
         let holder = token.as_deref().and_then(holder_of).unwrap_or("somebody");
         self.events.note(format!("waiting for stack {name}, which {holder} is changing"));
         self.settled(name).await
@@ -236,19 +232,24 @@ impl Aws {
 
     /// The first failure of the newest change of a stack, in CloudFormation's words.
     async fn reason(&self, name: &str) -> String {
-        let events = self.clients.stacks.describe_stack_events().stack_name(name).send().await;
-        let Ok(events) = events else { return "its events cannot be read".to_owned() };
-        let newest = newest_change(events.stack_events());
-        let mut failed = newest.iter().filter(|event| {
-            status_of(event).ends_with("_FAILED")
-                && event.resource_status_reason() != Some("Resource creation cancelled")
-        });
-        // Newest first: the cause is the last one, its consequences come before it.
-        let cause = failed.next_back().map(|event| {
-            let what = event.logical_resource_id().unwrap_or("stack");
-            format!("{what}: {}", event.resource_status_reason().unwrap_or("no reason given"))
-        });
-        cause.unwrap_or_else(|| "no failure among its events".to_owned())
+        match self.newest_change(name).await {
+            Some(events) => cause(&events).unwrap_or_else(|| "no failure among its events".to_owned()),
+            None => "its events cannot be read".to_owned(),
+        }
+    }
+
+    /// The events of the newest change of a stack, the newest first: as many pages as it takes, for the cause of a failure
+    /// is older than all that followed from it. `None` when they cannot be read.
+    async fn newest_change(&self, name: &str) -> Option<Vec<StackEvent>> {
+        let asked = self.clients.stacks.describe_stack_events().stack_name(name);
+        let mut pages = asked.into_paginator().send();
+        let mut events = Vec::new();
+        while let Some(page) = pages.next().await {
+            if take_page(&mut events, page.ok()?.stack_events.unwrap_or_default()) {
+                break;
+            }
+        }
+        Some(events)
     }
 
     /// Deletes the stack; returns once it is gone. One that does not exist is no error.
@@ -277,14 +278,28 @@ fn holder_of(token: &str) -> Option<&str> {
     Some(token.strip_prefix(HOLDER)?.rsplit_once('-')?.0)
 }
 
-/// The events of the newest change of a stack, of its events with the newest first.
-fn newest_change(events: &[StackEvent]) -> &[StackEvent] {
+/// Takes of a page of a stack's events, the newest first, those of its newest change; whether that began among them.
+fn take_page(events: &mut Vec<StackEvent>, mut page: Vec<StackEvent>) -> bool {
     let began = |event: &StackEvent| {
         event.resource_type() == Some("AWS::CloudFormation::Stack")
             && matches!(status_of(event), "CREATE_IN_PROGRESS" | "UPDATE_IN_PROGRESS" | "DELETE_IN_PROGRESS")
     };
-    let length = events.iter().position(began).map_or(events.len(), |first| first + 1);
-    &events[..length]
+    let first = page.iter().position(began);
+    page.truncate(first.map_or(page.len(), |first| first + 1));
+    events.extend(page);
+    first.is_some()
+}
+
+/// The first failure among the events of a change.
+fn cause(events: &[StackEvent]) -> Option<String> {
+    let mut failed = events.iter().filter(|event| {
+        status_of(event).ends_with("_FAILED")
+            && event.resource_status_reason() != Some("Resource creation cancelled")
+    });
+    // Newest first: the cause is the last one, its consequences come before it.
+    let event = failed.next_back()?;
+    let what = event.logical_resource_id().unwrap_or("stack");
+    Some(format!("{what}: {}", event.resource_status_reason().unwrap_or("no reason given")))
 }
 
 fn status_of(event: &StackEvent) -> &str {
@@ -338,8 +353,24 @@ mod tests {
             event("AWS::EC2::VPC", ResourceStatus::CreateFailed),
             event(stack, ResourceStatus::CreateInProgress),
         ];
-        assert_eq!(newest_change(&events).len(), 2);
-        assert_eq!(newest_change(&events[2..3]).len(), 1);
+        let mut newest = Vec::new();
+        assert!(take_page(&mut newest, events.to_vec()));
+        assert_eq!(newest, events[..2]);
+    }
+
+    #[test]
+    fn the_cause_is_found_behind_a_page_of_consequences() {
+        let stack = "AWS::CloudFormation::Stack";
+        let failed = |what: &str, reason: &str| {
+            let event = StackEvent::builder().logical_resource_id(what).resource_status_reason(reason);
+            event.resource_status(ResourceStatus::CreateFailed).build()
+        };
+        let mut newest = Vec::new();
+        assert!(!take_page(&mut newest, vec![failed("B", "A is not there")]));
+        let began = event(stack, ResourceStatus::UpdateInProgress);
+        assert!(take_page(&mut newest, vec![failed("A", "no room"), began, failed("C", "old")]));
+        assert_eq!(cause(&newest), Some("A: no room".to_owned()));
+        assert_eq!(cause(&newest[2..]), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum Scope {
     Frame,
     /// The same, of the roles and instance profiles below the environment's path.
     Roles,
-    /// The same, of what such a role may do: within the boundary that the environment names.
+    /// The same, of what gives such a role anything: within the boundary that the environment names.
     Grants,
 }
 
@@ -131,6 +131,8 @@ pub const CALLS: &[Call] = &[
     call(Scope::Changes, "ec2:ModifyLaunchTemplate"),
     // The snapshot that an image is registered on: it has its own tags, not those of the request.
     call(Scope::Changes, "ec2:RegisterImage"),
+    // Nothing calls it: whoever meets a stack that is stuck is told to.
+    call(Scope::Stacks, "cloudformation:ContinueUpdateRollback"),
     call(Scope::Stacks, "cloudformation:CreateStack"),
     call(Scope::Stacks, "cloudformation:DeleteStack"),
     call(Scope::Stacks, "cloudformation:DescribeStackEvents"),
@@ -147,6 +149,9 @@ pub const CALLS: &[Call] = &[
     call(Scope::Encrypts, "kms:CreateGrant"),
     call(Scope::Encrypts, "kms:Decrypt"),
     call(Scope::Encrypts, "kms:DescribeKey"),
+    // The EBS direct APIs write blocks of a snapshot with these.
+    call(Scope::Encrypts, "kms:Encrypt"),
+    call(Scope::Encrypts, "kms:GenerateDataKey"),
     call(Scope::Encrypts, "kms:GenerateDataKeyWithoutPlaintext"),
     call(Scope::Encrypts, "kms:ReEncrypt*"),
     call(Scope::Linked, "iam:CreateServiceLinkedRole"),
@@ -184,7 +189,10 @@ pub const CALLS: &[Call] = &[
     call(Scope::Frame, "route53:Get*"),
     call(Scope::Frame, "route53:List*"),
     call(Scope::Roles, "iam:*InstanceProfile"),
+    // What only takes away needs no boundary: a role that was made before there was one must be mended and go.
     call(Scope::Roles, "iam:DeleteRole"),
+    call(Scope::Roles, "iam:DeleteRolePolicy"),
+    call(Scope::Roles, "iam:DetachRolePolicy"),
     call(Scope::Roles, "iam:Get*"),
     call(Scope::Roles, "iam:List*"),
     call(Scope::Roles, "iam:TagRole"),
@@ -192,8 +200,8 @@ pub const CALLS: &[Call] = &[
     call(Scope::Roles, "iam:UpdateAssumeRolePolicy"),
     call(Scope::Roles, "iam:UpdateRole"),
     call(Scope::Grants, "iam:CreateRole"),
-    call(Scope::Grants, "iam:DeleteRolePolicy"),
-    call(Scope::Grants, "iam:DetachRolePolicy"),
+    // Roles of an environment that runs get the boundary that it names now; nobody takes one away.
+    call(Scope::Grants, "iam:PutRolePermissionsBoundary"),
     call(Scope::Grants, "iam:PutRolePolicy"),
 ];
 

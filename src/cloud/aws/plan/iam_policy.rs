@@ -317,6 +317,13 @@ mod tests {
         let bounded = policy(Subject { boundary: Some(arn), ..PRODUCTION });
         let grants = bounded["Statement"].as_array().unwrap().last().unwrap();
         assert_eq!(grants["Condition"]["StringEquals"]["iam:PermissionsBoundary"], arn);
+        // A boundary that an environment gets later is put on its roles, and none is taken away.
+        let granted = grants["Action"].to_string();
+        assert!(granted.contains("\"iam:PutRolePermissionsBoundary\""), "{granted}");
+        assert!(CALLS.iter().all(|call| !matches(call.action, "iam:DeleteRolePermissionsBoundary")));
+        // What only takes away is free of it: roles without one must be mended, too.
+        let takes = |call: &str| call.starts_with("iam:Delete") || call.starts_with("iam:Detach");
+        assert!(CALLS.iter().all(|call| !takes(call.action) || call.scope == Scope::Roles));
         let most = boundary("production").to_string();
         assert!(most.contains("secret:i2kit/production/*") && !most.contains("iam:"), "{most}");
     }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::name;
 use super::packing::Scheme;
 use super::stack_templates::{
-    Frame, FrameError, LARGEST_PARAMETER, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, clients,
-    more_certificates, render, tags,
+    Frame, FrameError, LARGEST_PARAMETER, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, more_certificates,
+    render, tags,
 };
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec};
@@ -77,7 +77,7 @@ fn ingress_stack(
     frame: &Frame,
 ) -> Result<StackPlan, FrameError> {
     let scheme = Scheme::of(spec.kind);
-    let clients = clients(spec, scheme);
+    let clients = scheme.clients(spec);
     let ports = listeners.iter().map(|listener| listener["port"].clone());
     let sources = ports.flat_map(|port| {
         clients.iter().map(move |cidr| json!({"port": port, "cidr": cidr, "ipv6": cidr.contains(':')}))

@@ -1,5 +1,6 @@
 //! Which network load balancer a Service shares: as few as their ports allow.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,7 +8,10 @@ use crate::manifest::api::ServiceType;
 use crate::plan::fleet::BalancerSpec;
 
 /// Listeners of one network load balancer, a quota of AWS.
-const MOST_LISTENERS: usize = 50;
+pub const MOST_LISTENERS: usize = 50;
+
+/// Inbound rules of a security group for ranges of IPv4, and as many for those of IPv6: a quota of AWS (L-0EA8095F).
+pub const MOST_RULES: usize = 60;
 
 /// Who reaches a load balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +26,17 @@ impl Scheme {
     /// The scheme that a type of Service asks for.
     pub fn of(kind: ServiceType) -> Self {
         if kind == ServiceType::LoadBalancer { Self::Public } else { Self::Internal }
+    }
+
+    /// Ranges of a Service's clients: those of the manifest, or all that the scheme admits.
+    pub fn clients(self, spec: &BalancerSpec) -> Vec<String> {
+        let default: &[&str] = match self {
+            _ if !spec.source_ranges.is_empty() => return spec.source_ranges.clone(),
+            Self::Public => &["0.0.0.0/0"],
+            // Networks of providers have addresses that are shared between them, and VPCs may have these, too.
+            Self::Internal => &["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"],
+        };
+        default.iter().map(ToString::to_string).collect()
     }
 }
 
@@ -81,32 +96,97 @@ impl FromStr for BalancerSlot {
     }
 }
 
+/// What Services take of a load balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Listeners.
+    pub listeners: usize,
+    /// Rules of its security group for ranges of IPv4.
+    pub ipv4_rules: usize,
+    /// The same for ranges of IPv6.
+    pub ipv6_rules: usize,
+}
+
+impl Load {
+    /// What a Service takes: a rule for each port and range. A port that leads nowhere has neither listener nor rules yet,
+    /// and counts: it gets them where the Service is.
+    pub fn of(spec: &BalancerSpec) -> Self {
+        let ranges = Scheme::of(spec.kind).clients(spec);
+        let ipv6 = ranges.iter().filter(|range| range.contains(':')).count();
+        let listeners = spec.listeners.len();
+        Self { listeners, ipv4_rules: listeners * (ranges.len() - ipv6), ipv6_rules: listeners * ipv6 }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            listeners: self.listeners + other.listeners,
+            ipv4_rules: self.ipv4_rules + other.ipv4_rules,
+            ipv6_rules: self.ipv6_rules + other.ipv6_rules,
+        }
+    }
+
+    fn at_least(self, other: Self) -> Self {
+        Self {
+            listeners: self.listeners.max(other.listeners),
+            ipv4_rules: self.ipv4_rules.max(other.ipv4_rules),
+            ipv6_rules: self.ipv6_rules.max(other.ipv6_rules),
+        }
+    }
+
+    /// Rules of the family that has more of them.
+    pub fn rules(self) -> usize {
+        self.ipv4_rules.max(self.ipv6_rules)
+    }
+
+    /// Whether one load balancer can have it.
+    fn fits(self) -> bool {
+        self.listeners <= MOST_LISTENERS && self.rules() <= MOST_RULES
+    }
+}
+
+/// Whether a Service gives one of its ports another protocol. That is another listener, which CloudFormation makes before it
+/// deletes the one that has the port: the Service has to move.
+pub fn trades_protocol(old: &BalancerSpec, new: &BalancerSpec) -> bool {
+    let mut coming = new.listeners.iter();
+    coming.any(|to| old.listeners.iter().any(|from| from.port == to.port && from.protocol != to.protocol))
+}
+
 /// Where `spec` goes, given where all others are. A Service that has a place keeps it for as long as its ports are free
-/// there: clients know the load balancer's name.
+/// there and it can be changed there: clients know the load balancer's name.
 pub fn place(
     spec: &BalancerSpec,
     now: Option<BalancerSlot>,
     others: &[(BalancerSlot, BalancerSpec)],
 ) -> BalancerSlot {
     let scheme = Scheme::of(spec.kind);
-    let fits = |placement: BalancerSlot| {
+    let own = Load::of(spec);
+    let fits = |placement: BalancerSlot, is_kept: bool| {
         let there = others.iter().filter(|(other, _)| *other == placement);
-        let taken: Vec<_> = there.flat_map(|(_, spec)| &spec.listeners).collect();
-        let free = spec.listeners.iter().all(|listener| {
-            // TCP and UDP of one port could share a listener of the kind TCP_UDP only, with one target group.
-            taken.iter().all(|other| other.port != listener.port)
-        });
-        free && taken.len() + spec.listeners.len() <= MOST_LISTENERS
+        let there: Vec<&BalancerSpec> = there.map(|(_, spec)| spec).collect();
+        if there.is_empty() {
+            // What is too large to share a load balancer has one alone.
+            return true;
+        }
+        // TCP and UDP of one port could share a listener of the kind TCP_UDP only, with one target group.
+        let ports: BTreeSet<u16> =
+            there.iter().flat_map(|spec| &spec.listeners).map(|listener| listener.port).collect();
+        let free = spec.listeners.iter().all(|listener| !ports.contains(&listener.port));
+        let all = there.iter().fold(own, |sum, spec| sum.and(Load::of(spec)));
+        // A Service that changes has its old listeners and its new ones for minutes, and so it is with its rules. One
+        // that comes leaves that room to each of the others; one that is there needs it for itself.
+        let largest = there.iter().fold(own, |most, spec| most.at_least(Load::of(spec)));
+        free && all.and(if is_kept { own } else { largest }).fits()
     };
     if let Some(now) = now
         && now.scheme == scheme
-        && fits(now)
+        && fits(now, true)
     {
         return now;
     }
     // Every load balancer holds a Service, so that one more than there are Services is always free.
     let most = u32::try_from(others.len()).unwrap_or(u32::MAX);
-    let free = (0..most).map(|index| BalancerSlot { scheme, index }).find(|placement| fits(*placement));
+    let free =
+        (0..most).map(|index| BalancerSlot { scheme, index }).find(|placement| fits(*placement, false));
     free.unwrap_or(BalancerSlot { scheme, index: most })
 }
 
@@ -136,9 +216,70 @@ mod tests {
         assert_eq!(put(spec(ClusterIP, &[82, 83])), "internal-1");
         assert_eq!(put(spec(LoadBalancer, &[80])), "public-0");
         assert_eq!(put(spec(ClusterIP, &[84])), "internal-0");
-        let many: Vec<u16> = (1000..1048).collect();
-        assert_eq!(put(spec(ClusterIP, &many)), "internal-1");
+        // No room for it and for its change.
+        let many: Vec<u16> = (1000..1012).collect();
+        assert_eq!(put(spec(ClusterIP, &many)), "internal-2");
         assert_eq!(put(spec(ClusterIP, &[5000])), "internal-0");
+    }
+
+    /// Puts a Service of each list of ports, one after the other; what each load balancer has then.
+    fn loads(kind: ServiceType, services: &[Vec<u16>]) -> Vec<Load> {
+        let mut placed: Vec<(BalancerSlot, BalancerSpec)> = Vec::new();
+        for ports in services {
+            let spec = spec(kind, ports);
+            placed.push((place(&spec, None, &placed), spec));
+        }
+        let slots: BTreeSet<BalancerSlot> = placed.iter().map(|(slot, _)| *slot).collect();
+        let nothing = Load { listeners: 0, ipv4_rules: 0, ipv6_rules: 0 };
+        let on = |slot: BalancerSlot| {
+            let there = placed.iter().filter(move |(other, _)| *other == slot);
+            there.fold(nothing, |sum, (_, spec)| sum.and(Load::of(spec)))
+        };
+        slots.into_iter().map(on).collect()
+    }
+
+    #[test]
+    fn no_balancer_has_more_rules_or_listeners_than_aws_allows() {
+        let single = |count: u16| (1..=count).map(|port| vec![port]).collect::<Vec<_>>();
+        // Four ranges of clients each, and room for one that changes.
+        let internal = loads(ServiceType::ClusterIP, &single(20));
+        assert_eq!(internal.iter().map(|load| load.listeners).collect::<Vec<_>>(), [14, 6]);
+        assert_eq!(internal.iter().map(|load| load.rules()).collect::<Vec<_>>(), [56, 24]);
+        let public = loads(ServiceType::LoadBalancer, &single(50));
+        assert_eq!(public.iter().map(|load| load.listeners).collect::<Vec<_>>(), [49, 1]);
+        // As many listeners as the largest Service has stay free.
+        let large: Vec<u16> = (100..120).collect();
+        let mixed: Vec<Vec<u16>> = [vec![large], single(20)].concat();
+        let mixed = loads(ServiceType::LoadBalancer, &mixed);
+        assert_eq!(mixed.iter().map(|load| load.listeners).collect::<Vec<_>>(), [30, 10]);
+    }
+
+    #[test]
+    fn rules_are_counted_by_family() {
+        let mut both = spec(ServiceType::LoadBalancer, &[80, 81]);
+        both.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into(), "198.51.100.0/24".into()];
+        assert_eq!(Load::of(&both), Load { listeners: 2, ipv4_rules: 4, ipv6_rules: 2 });
+        assert_eq!(Load::of(&both).rules(), 4);
+    }
+
+    #[test]
+    fn a_service_moves_where_it_could_not_be_changed_any_more() {
+        let there = BalancerSlot { scheme: Scheme::Internal, index: 0 };
+        let port = |port: u16| (there, spec(ServiceType::ClusterIP, &[port]));
+        let others: Vec<_> = (1..=13).map(port).collect();
+        assert_eq!(place(&spec(ServiceType::ClusterIP, &[80]), Some(there), &others), there);
+        assert_eq!(place(&spec(ServiceType::ClusterIP, &[80, 81]), Some(there), &others).index, 1);
+        let alone: Vec<u16> = (1..=15).collect();
+        assert_eq!(place(&spec(ServiceType::ClusterIP, &alone), Some(there), &[]), there);
+    }
+
+    #[test]
+    fn a_port_of_another_protocol_is_another_listener() {
+        let tcp = spec(ServiceType::ClusterIP, &[53, 80]);
+        let mut udp = tcp.clone();
+        udp.listeners[0].protocol = Protocol::Udp;
+        assert!(trades_protocol(&tcp, &udp) && !trades_protocol(&tcp, &tcp));
+        assert!(!trades_protocol(&tcp, &spec(ServiceType::ClusterIP, &[54])));
     }
 
     #[test]

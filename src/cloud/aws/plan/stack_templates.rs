@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::name;
-use super::packing::{BalancerSlot, Scheme};
+use super::packing::{BalancerSlot, Load, MOST_LISTENERS, MOST_RULES, Scheme};
 use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
 use crate::plan::pod::HEALTH_PORT;
@@ -161,7 +161,31 @@ pub enum FrameError {
         /// The host.
         host: String,
     },
-    /// It does not fit into a parameter of a stack.
+    /// A load balancer has one listener a port.
+    #[error(
+        "port {port} of Service {service} is one of TCP and one of UDP, and on AWS a port has one protocol; give one of them another \
+         port, or put it into a Service of its own"
+    )]
+    Protocols {
+        /// The Service.
+        service: Name,
+        /// Its port.
+        port: u16,
+    },
+    /// A security group has so many rules.
+    #[error(
+        "Service {service} needs {needed} rules of a security group, one for each port and range of clients, and AWS allows {most}; \
+         split it, or name fewer ranges in `loadBalancerSourceRanges`"
+    )]
+    Rules {
+        /// The Service.
+        service: Name,
+        /// Its rules.
+        needed: usize,
+        /// The most that there may be.
+        most: usize,
+    },
+    /// It does not fit into a parameter of a stack, or on a load balancer.
     #[error("Service {service} has too many ports for AWS; split it")]
     TooLarge {
         /// The Service.
@@ -238,8 +262,26 @@ pub struct Placed<'a> {
     pub balancer: &'a Balancer,
 }
 
+/// Refuses a Service that no load balancer can have, also one that has nothing else.
+pub fn refuse(spec: &BalancerSpec) -> Result<(), FrameError> {
+    let service = &spec.name;
+    let mut ports = std::collections::BTreeSet::new();
+    if let Some(twice) = spec.listeners.iter().find(|listener| !ports.insert(listener.port)) {
+        return Err(FrameError::Protocols { service: service.clone(), port: twice.port });
+    }
+    let load = Load::of(spec);
+    if load.rules() > MOST_RULES {
+        return Err(FrameError::Rules { service: service.clone(), needed: load.rules(), most: MOST_RULES });
+    }
+    if load.listeners > MOST_LISTENERS {
+        return Err(FrameError::TooLarge { service: service.clone() });
+    }
+    Ok(())
+}
+
 /// The stack of a Service.
 pub fn service(environment: &str, placed: Placed<'_>, frame: &Frame) -> Result<StackPlan, FrameError> {
+    refuse(placed.spec)?;
     service_stack(environment, placed, placed.balancer, (frame, listeners_of(placed)?))
 }
 
@@ -254,14 +296,17 @@ pub fn bridge(
     frame: &Frame,
 ) -> Result<Option<StackPlan>, FrameError> {
     let (mut listeners, wanted) = (listeners_of(old)?, listeners_of(new)?);
-    let has = |listeners: &[Value], key: &str, value: &Value| listeners.iter().any(|one| one[key] == *value);
+    let has = |listeners: &[Value], keys: &[&str], like: &Value| {
+        listeners.iter().any(|one| keys.iter().all(|key| one[*key] == like[*key]))
+    };
     let first = WARM_PORTS.0 + warm_offset(&old.spec.name);
     let mut added = 0_u16;
     for mut listener in wanted {
-        if has(&listeners, "target", &listener["target"]) {
+        if has(&listeners, &["target"], &listener) {
             continue;
         }
-        if has(&listeners, "name", &listener["name"]) {
+        // A port is taken whatever protocol it has.
+        if has(&listeners, &["balancer", "listenerPort"], &listener) {
             // Nobody connects here: the load balancer's security group lets no client in.
             listener["name"] = json!(format!("Warm{}", listener["target"].as_str().unwrap_or_default()));
             listener["listenerPort"] = json!(first + added);
@@ -388,19 +433,8 @@ fn listener_values(placed: Placed<'_>, listener: &Listener) -> Result<Option<Val
         // Said either way: an attribute that a template leaves out keeps its value.
         "sticky": spec.sticky_clients.to_string(),
         "tls": certificate,
-        "sources": clients(spec, placement.scheme).iter().map(source).collect::<Vec<_>>(),
+        "sources": placement.scheme.clients(spec).iter().map(source).collect::<Vec<_>>(),
     })))
-}
-
-/// Ranges of clients: those of the manifest, or all that the load balancer's scheme admits.
-pub(super) fn clients(spec: &BalancerSpec, scheme: Scheme) -> Vec<String> {
-    let default: &[&str] = match scheme {
-        _ if !spec.source_ranges.is_empty() => return spec.source_ranges.clone(),
-        Scheme::Public => &["0.0.0.0/0"],
-        // Networks of providers have addresses that are shared between them, and VPCs may have these, too.
-        Scheme::Internal => &["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"],
-    };
-    default.iter().map(ToString::to_string).collect()
 }
 
 /// The versions and ciphers of TLS when nobody names a policy: 1.2 and 1.3, with forward secrecy.

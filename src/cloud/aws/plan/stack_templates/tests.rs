@@ -121,6 +121,31 @@ fn what_aws_cannot_do_is_said() {
         Some(Tls { certificates: vec!["arn:certificate".into()], policy: None, to_pods: false });
     let error = put(&sticky).unwrap_err();
     assert!(error.to_string().contains("remove `sessionAffinity`"), "{error}");
+    let mut twice = shop(&[("web", 8080)]);
+    twice.listeners[1].port = 80;
+    let error = put(&twice).unwrap_err().to_string();
+    assert!(error.contains("port 80 of Service shop/web is one of TCP and one of UDP"), "{error}");
+    assert!(error.contains("give one of them another port"), "{error}");
+}
+
+#[test]
+fn a_service_that_no_balancer_has_room_for_is_refused() {
+    let mut spec = shop(&[]);
+    spec.kind = ServiceType::ClusterIP;
+    let ports = |count: u16| (1..=count).map(|port| Listener::new(port, Protocol::Tcp, vec![])).collect();
+    spec.listeners = ports(15);
+    assert_eq!(refuse(&spec), Ok(()));
+    spec.listeners = ports(16);
+    let error = refuse(&spec).unwrap_err().to_string();
+    assert!(error.starts_with("Service shop/web needs 64 rules") && error.contains("allows 60"), "{error}");
+    assert!(error.contains("split it"), "{error}");
+    spec.kind = ServiceType::LoadBalancer;
+    spec.listeners = ports(51);
+    assert!(refuse(&spec).unwrap_err().to_string().contains("too many ports"));
+    // Of IPv4 and of IPv6 there may be so many each.
+    spec.listeners = ports(50);
+    spec.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
+    assert_eq!(refuse(&spec), Ok(()));
 }
 
 #[test]
@@ -195,6 +220,12 @@ fn a_service_on_its_way_has_what_clients_use_and_what_comes() {
     let rules = names(&plan, "EC2::SecurityGroupIngress");
     assert_eq!(rules, names(&put(&old).unwrap(), "EC2::SecurityGroupIngress"));
     assert_eq!(plan.parameters, put(&old).unwrap().parameters, "until it is there it is what it was");
+    // A port that gets another protocol is taken by the one that it has.
+    let mut udp = old.clone();
+    udp.listeners[0].protocol = Protocol::Udp;
+    let plan = bridge("production", (from, Placed { spec: &udp, ..from }), false, &frame()).unwrap().unwrap();
+    assert_eq!(plan.template.matches(" Port: 80\n").count(), 1, "{}", plan.template);
+    assert!(plan.template.contains("WarmTargetsPublic0Port80Udp"), "{}", plan.template);
     // Nothing new, nothing to wait for.
     assert_eq!(bridge("production", (from, from), false, &frame()), Ok(None));
     // Another load balancer: the Service's own ports there, then its name.
