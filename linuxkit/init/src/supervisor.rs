@@ -1,8 +1,9 @@
 //! The supervisor's process, and all that it works on.
 //!
 //! PID 1 accepts the clients of the health port and hands them to the supervisor, but keeps each until the supervisor reports
-//! that the client was answered. When the supervisor dies it is started again, and gets the clients that are left: none of
-//! them sees more than a short wait. What the supervisor asks for is its caller's to do.
+//! that it is done with the client. When the supervisor dies it is started again, and gets the clients that are left. One
+//! that was not answered yet sees no more than a short wait; a connection that was kept after an answer ends, and the client
+//! makes another one. What the supervisor asks for is its caller's to do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -34,7 +35,7 @@ const MAX_CLIENTS: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     listener: TcpListener,
-    /// The clients that were not answered yet, by their numbers.
+    /// The clients that the supervisor is not done with, by their numbers.
     clients: BTreeMap<u64, TcpStream>,
     /// The first client that the running supervisor was not sent. Those after it were not sent either.
     next_unsent: u64,

@@ -1,5 +1,6 @@
-//! HTTP/1.1 as a health endpoint needs it: one small request a connection, one small answer, then the end.
-//! The request stays in the socket until the answer is out, so that another supervisor can take a client over.
+//! HTTP/1.1 as a health endpoint needs it: small requests and small answers. A connection ends with its first answer, unless
+//! the client asks to keep it (`Connection: keep-alive`). The first request stays in the socket until its answer is out, so
+//! that another supervisor can take a client over; one that has had an answer connects again, as HTTP has it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,8 +11,8 @@ use rustix::event::PollFlags;
 /// The largest request; health checks send a few hundred bytes.
 const MAX_REQUEST: usize = 8 * 1024;
 
-/// How long a client may take for everything.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for a request and its answer, and a connection that is kept may be silent.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first line of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Reads the head of a request; its other lines mean nothing to us.
+    /// Reads the first line of a request's head.
     fn parse(head: &'a str) -> Option<Self> {
         let mut words = head.lines().next()?.split(' ');
         let (method, target, version) = (words.next()?, words.next()?, words.next()?);
@@ -30,6 +31,21 @@ impl<'a> Request<'a> {
         let path = target.split('?').next()?;
         valid.then_some(Self { method, path })
     }
+}
+
+/// Whether a request with this head leaves its connection to another one: the client asks for that, and no body follows.
+fn is_kept(head: &str) -> bool {
+    let mut keeps = false;
+    for (name, value) in head.lines().skip(1).filter_map(|line| line.split_once(':')) {
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" | "transfer-encoding" => return false,
+            "connection" => {
+                keeps |= value.split(',').any(|option| option.trim().eq_ignore_ascii_case("keep-alive"));
+            }
+            _ => {}
+        }
+    }
+    keeps
 }
 
 /// What is answered.
@@ -66,7 +82,7 @@ impl Response {
         self
     }
 
-    fn render(&self, with_body: bool) -> Vec<u8> {
+    fn render(&self, with_body: bool, is_kept: bool) -> Vec<u8> {
         let reason = match self.status {
             200 => "OK",
             400 => "Bad Request",
@@ -76,10 +92,11 @@ impl Response {
             _ => "Service Unavailable",
         };
         let mut text = format!(
-            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n",
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: {}\r\n",
             self.status,
             self.content_type,
-            self.body.len()
+            self.body.len(),
+            if is_kept { "keep-alive" } else { "close" }
         );
         for (name, value) in &self.headers {
             text.push_str(name);
@@ -95,6 +112,25 @@ impl Response {
     }
 }
 
+/// An answer, and what becomes of the connection.
+#[derive(Debug, Default)]
+struct Answer {
+    bytes: Vec<u8>,
+    /// The length of the request, where the connection is kept for another one.
+    kept: Option<usize>,
+}
+
+/// Where a connection is after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The client or the network has to go on.
+    Waits,
+    /// An answer is out, and another request may come.
+    Answered,
+    /// It is over.
+    Ended,
+}
+
 /// A client and how far it is.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -103,8 +139,8 @@ pub(crate) struct Connection {
     pub(crate) deadline: Instant,
     /// How many bytes the request has; they stay in the socket until they are answered.
     request: usize,
-    /// Empty until the request is complete.
-    response: Vec<u8>,
+    /// Without bytes until the request is complete.
+    response: Answer,
     written: usize,
 }
 
@@ -113,8 +149,8 @@ impl Connection {
     pub(crate) fn new(id: u64, stream: TcpStream, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         i2kit_sys::set_low_water(&stream, 1)?;
-        let connection =
-            Self { id, stream, deadline: now + TIMEOUT, request: 0, response: vec![], written: 0 };
+        let response = Answer::default();
+        let connection = Self { id, stream, deadline: now + TIMEOUT, request: 0, response, written: 0 };
         if i2kit_sys::bytes_written(&connection.stream)? > 0 {
             // The supervisor that answered died before it could report it.
             connection.finish()?;
@@ -125,26 +161,38 @@ impl Connection {
 
     /// What to poll its socket for.
     pub(crate) fn wants(&self) -> PollFlags {
-        if self.response.is_empty() { PollFlags::IN } else { PollFlags::OUT }
+        if self.response.bytes.is_empty() { PollFlags::IN } else { PollFlags::OUT }
     }
 
-    /// Reads or writes what can be without waiting. Returns whether the connection goes on.
-    pub(crate) fn advance(&mut self, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<bool> {
-        if self.response.is_empty() && !self.read_request(answer)? {
-            return Ok(false);
+    /// Reads or writes what can be without waiting.
+    pub(crate) fn advance(&mut self, now: Instant, answer: &impl Fn(&Request<'_>) -> Response) -> Turn {
+        self.try_advance(now, answer).unwrap_or(Turn::Ended)
+    }
+
+    fn try_advance(&mut self, now: Instant, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<Turn> {
+        if self.response.bytes.is_empty() && !self.read_request(answer)? {
+            return Ok(Turn::Ended);
         }
-        while self.written < self.response.len() {
-            match self.stream.write(&self.response[self.written..]) {
+        while self.written < self.response.bytes.len() {
+            match self.stream.write(&self.response.bytes[self.written..]) {
                 Ok(written) => self.written += written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Waits),
                 Err(error) => return Err(error),
             }
         }
-        if self.response.is_empty() {
-            return Ok(true);
+        if self.response.bytes.is_empty() {
+            return Ok(Turn::Waits);
         }
-        self.finish()?;
-        Ok(false)
+        let Some(length) = self.response.kept else {
+            self.finish()?;
+            return Ok(Turn::Ended);
+        };
+        // What was looked at is there.
+        self.stream.read_exact(&mut [0; MAX_REQUEST][..length])?;
+        i2kit_sys::set_low_water(&self.stream, 1)?;
+        (self.request, self.response, self.written) = (0, Answer::default(), 0);
+        self.deadline = now + TIMEOUT;
+        Ok(Turn::Answered)
     }
 
     /// Looks at what the client sent, without taking it: until the answer is out, another supervisor may need it.
@@ -175,15 +223,21 @@ impl Connection {
 }
 
 /// The answer to the bytes that a client sent, once they are enough for one.
-fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<Vec<u8>> {
-    if !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
+fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<Answer> {
+    let last = |response: &Response| Answer { bytes: response.render(true, false), kept: None };
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         let too_long = bytes.len() == MAX_REQUEST;
-        return too_long.then(|| Response::text(431, "the request is too long\n".into()).render(true));
-    }
-    let request = std::str::from_utf8(bytes).ok().and_then(Request::parse);
-    Some(match request {
-        Some(request) => answer(&request).render(request.method != "HEAD"),
-        None => Response::text(400, "this is no HTTP/1.1 request\n".into()).render(true),
+        return too_long.then(|| last(&Response::text(431, "the request is too long\n".into())));
+    };
+    let length = end + 4;
+    let head = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
+    Some(match Request::parse(head) {
+        Some(request) => {
+            let is_kept = is_kept(head);
+            let bytes = answer(&request).render(request.method != "HEAD", is_kept);
+            Answer { bytes, kept: is_kept.then_some(length) }
+        }
+        None => last(&Response::text(400, "this is no HTTP/1.1 request\n".into())),
     })
 }
 
@@ -195,7 +249,7 @@ mod tests {
         let answer = |request: &Request<'_>| {
             Response::text(200, format!("{}\n", request.path)).with_header("X-Test", "yes".into())
         };
-        respond(bytes.as_bytes(), &answer).map(|bytes| String::from_utf8(bytes).unwrap())
+        respond(bytes.as_bytes(), &answer).map(|answer| String::from_utf8(answer.bytes).unwrap())
     }
 
     #[test]
@@ -216,5 +270,26 @@ mod tests {
             assert!(responded(bytes).unwrap().starts_with("HTTP/1.1 400 "), "{bytes:?}");
         }
         assert!(responded(&"x".repeat(MAX_REQUEST)).unwrap().starts_with("HTTP/1.1 431 "));
+    }
+
+    #[test]
+    fn a_connection_is_kept_for_a_client_that_asks_and_sends_no_body() {
+        for (headers, is_kept) in [
+            ("Connection: keep-alive\r\n", true),
+            ("host: x\r\nCONNECTION: TE, Keep-Alive\r\n", true),
+            ("Host: keep-alive\r\n", false),
+            ("Connection: close\r\n", false),
+            ("Connection: keep-alive\r\nContent-Length: 3\r\n", false),
+            ("Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n", false),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\n{headers}\r\n");
+            let answer =
+                respond(format!("{request}GET /next").as_bytes(), &|_| Response::text(200, "ok".into()));
+            let answer = answer.unwrap();
+            assert_eq!(answer.kept, is_kept.then_some(request.len()), "{headers}");
+            let text = String::from_utf8(answer.bytes).unwrap();
+            let said = if is_kept { "\r\nConnection: keep-alive\r\n" } else { "\r\nConnection: close\r\n" };
+            assert!(text.contains(said), "{text}");
+        }
     }
 }

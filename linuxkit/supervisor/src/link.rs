@@ -101,7 +101,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ToInit {
-    /// The client was answered or went away.
+    /// The connection is over: the client was answered and asks no more, or went away.
     Done {
         /// Its number.
         id: u64,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::{Control, Outgoing};
-use crate::http::{Connection, Request, Response};
+use crate::http::{Connection, Request, Response, Turn};
 use crate::link::{Any, Link, ToInit, ToSupervisor};
 use crate::prober::Prober;
 use crate::record::Record;
@@ -52,18 +52,9 @@ impl Server {
         loop {
             self.outbox.extend(self.prober.start_due().into_iter().map(Outgoing::Own));
             self.send_pending()?;
+            let ready = self.wait(Instant::now())?;
             let now = Instant::now();
-            let ready = self.wait(now)?;
-            let mut states = ready.connections.into_iter();
-            self.connections.retain_mut(|connection| {
-                let is_ready = states.next().unwrap_or(false);
-                let goes_on =
-                    connection.deadline > now && (!is_ready || connection.advance(&answer).unwrap_or(false));
-                if !goes_on {
-                    self.outbox.push_back(Outgoing::Own(ToInit::Done { id: connection.id }));
-                }
-                goes_on
-            });
+            self.advance(&ready.connections, now, &answer);
             if ready.prober {
                 self.outbox.extend(self.prober.collect()?.into_iter().map(Outgoing::Own));
             }
@@ -74,6 +65,23 @@ impl Server {
                 self.outbox.extend(self.control.advance(Instant::now())?);
             }
         }
+    }
+
+    /// Gives each client its turn, in the order of their deadlines, and keeps that order.
+    fn advance(&mut self, states: &[bool], now: Instant, answer: &impl Fn(&Request<'_>) -> Response) {
+        let mut answered = Vec::new();
+        for is_ready in states {
+            let Some(mut connection) = self.connections.pop_front() else { break };
+            let turn = if *is_ready { connection.advance(now, answer) } else { Turn::Waits };
+            match turn {
+                Turn::Waits if connection.deadline > now => self.connections.push_back(connection),
+                Turn::Answered => answered.push(connection),
+                Turn::Waits | Turn::Ended => {
+                    self.outbox.push_back(Outgoing::Own(ToInit::Done { id: connection.id }));
+                }
+            }
+        }
+        self.connections.extend(answered);
     }
 
     /// Reads the record; one that cannot be read now is read when it changes again.
@@ -183,6 +191,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::http::TIMEOUT;
 
     /// A served client, and PID 1's end of the link and copy of the client's socket.
     struct Served {
@@ -250,5 +259,64 @@ mod tests {
         drop(ours);
         // Neither a second answer nor a reset.
         assert_eq!(read_all(client), answered);
+    }
+
+    #[test]
+    fn a_connection_is_kept_between_requests_until_another_supervisor_takes_over() {
+        let Served { link, ours, mut client, silent: _silent } = served(|_, _| {});
+        let ask = |client: &mut TcpStream, request: &str| {
+            client.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with("\r\n\r\nok\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                answer.push(char::from(byte[0]));
+            }
+            answer
+        };
+        let keeps = "GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n";
+        for _ in 0..3 {
+            assert!(ask(&mut client, keeps).contains("Connection: keep-alive\r\n"));
+        }
+        // Two at once have two answers.
+        assert!(ask(&mut client, &keeps.repeat(2)).contains("keep-alive"));
+        assert!(ask(&mut client, "").contains("keep-alive"));
+        // What another supervisor is given is answered no more, and ends.
+        let (next, theirs) = Link::pair().unwrap();
+        let server = Server::new(Link::over(theirs), Prober::of(&i2kit_spec::PodBoot::default()).unwrap());
+        std::thread::spawn(move || server.serve(|_| Response::text(200, "second\n".into())));
+        next.send(&ToSupervisor::Client { id: 2 }, Some(ours.as_fd())).unwrap();
+        assert_eq!(wait_done(&next), ToInit::Done { id: 2 });
+        drop((ours, link));
+        assert_eq!(read_all(client), "");
+    }
+
+    #[test]
+    fn a_client_that_asked_is_answered_however_late_and_its_time_begins_with_the_answer() {
+        let (_link, theirs) = Link::pair().unwrap();
+        let prober = Prober::of(&i2kit_spec::PodBoot::default()).unwrap();
+        let mut server = Server::new(Link::over(theirs), prober);
+        let answer = |_: &Request<'_>| Response::text(200, "ok\n".into());
+        let (ours, mut client) = socket();
+        let mut now = Instant::now();
+        server.connections.push_back(Connection::new(7, ours, now).unwrap());
+        for _ in 0..2 {
+            client.write_all(b"GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n").unwrap();
+            let mut ready = [PollFd::new(&server.connections[0].stream, PollFlags::IN)];
+            rustix::event::poll(&mut ready, None).unwrap();
+            now += TIMEOUT * 2;
+            server.advance(&[true], now, &answer);
+            assert!(client.read(&mut [0; 512]).unwrap() > 0);
+            assert_eq!(server.connections[0].deadline, now + TIMEOUT);
+        }
+        // One that is silent until then is ended, and one that says too little.
+        server.advance(&[false], now + TIMEOUT / 2, &answer);
+        assert!(server.outbox.is_empty());
+        client.write_all(b"GET").unwrap();
+        let mut ready = [PollFd::new(&server.connections[0].stream, PollFlags::IN)];
+        rustix::event::poll(&mut ready, None).unwrap();
+        server.advance(&[true], now + TIMEOUT, &answer);
+        assert!(server.connections.is_empty());
+        assert!(matches!(server.outbox[0], Outgoing::Own(ToInit::Done { id: 7 })), "{:?}", server.outbox);
     }
 }

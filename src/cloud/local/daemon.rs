@@ -53,6 +53,7 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     let loop_ = tokio::spawn(keeper::run(Arc::clone(&keeper)));
     tokio::spawn(drive_proxy(Arc::clone(&keeper)));
     tokio::spawn(drive_acme(Arc::clone(&keeper)));
+    tokio::spawn(keeper::keep_holders(Arc::clone(&keeper)));
     let until = keeper.ending.clone().cancelled_owned();
     let signal = Arc::clone(&keeper);
     tokio::spawn(async move {

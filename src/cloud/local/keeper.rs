@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::adoption::adopt;
 use self::certificates::Certificates;
 pub(super) use self::control::run;
+pub(super) use self::inside::keep_holders;
 use self::state::blocking;
 pub(super) use self::state::{Life, State};
 use super::acme::{Acme, Parts};

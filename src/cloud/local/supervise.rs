@@ -52,6 +52,16 @@ impl Tasks {
         self.lock().insert(name.to_owned(), reason.clone()) != Some(reason)
     }
 
+    /// Takes note of how a part of a task went that is done again and again whatever becomes of it. A reason is written to the
+    /// log once while it stays the same.
+    pub(super) fn tell<E: fmt::Display>(&self, log: &Log, name: &str, done: Result<(), E>) {
+        match done.map_err(|error| error.to_string()) {
+            Ok(()) if self.forget(name) => log.write(format_args!("{name}: works again")),
+            Err(reason) if self.fail(name, reason.clone()) => log.write(format_args!("{name}: {reason}")),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// `name` does not fail any more, or there is no such thing any more. Returns whether it failed before.
     pub(super) fn forget(&self, name: &str) -> bool {
         self.lock().remove(name).is_some()
@@ -147,6 +157,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = Arc::new(Log::open(&folder.path().join("log")).unwrap());
         (folder, log)
+    }
+
+    #[test]
+    fn a_part_that_fails_is_told_once_and_does_not_end_the_task() {
+        let (folder, log) = log();
+        let tasks = Tasks::default();
+        for _ in 0..3 {
+            tasks.tell(&log, "rules", Err("refused"));
+        }
+        assert_eq!(tasks.failing(), ["rules: refused; it is tried again"]);
+        for _ in 0..2 {
+            tasks.tell::<String>(&log, "rules", Ok(()));
+        }
+        assert!(tasks.failing().is_empty());
+        drop(log);
+        let text = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        let said = |words: &str| text.matches(words).count();
+        assert_eq!((said("rules: refused"), said("rules: works again")), (1, 1), "{text}");
     }
 
     #[tokio::test]

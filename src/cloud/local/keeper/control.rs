@@ -49,8 +49,9 @@ struct Memory {
     choosing: Option<JoinHandle<()>>,
 }
 
-/// Runs until the process is to end. A round that fails, for example because nothing can be saved, is told by `status`
-/// and tried again; what runs goes on meanwhile.
+/// Runs until the process is to end. A round that fails, because nothing can be saved, is told by `status` and tried again
+/// after a pause; what runs goes on meanwhile. A network that cannot be made what is wanted is told by `status` too, and
+/// keeps no other environment waiting.
 pub(in crate::cloud::local) async fn run(keeper: Arc<Keeper>) {
     let memory = Arc::new(Mutex::new(Memory::default()));
     let make = {
@@ -112,7 +113,9 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<(), CloudErr
     if blocking(|| keeper.state().mend())? {
         keeper.log.write(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }
-    ticked.and(ruled).and(joined)
+    keeper.tasks.tell(&keeper.log, "rules of networks", ruled);
+    keeper.tasks.tell(&keeper.log, "networks at the front door", joined);
+    ticked
 }
 
 /// Has the front door carry what is wanted now, in a task of its own: decisions go on while it does not answer.

@@ -2,7 +2,9 @@
 //! counts of drained machines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Keeper;
@@ -14,11 +16,15 @@ use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted::{
     self, Addresses, Allow, Block, Policy, Ports, Range, Wanted, WantedService,
 };
+use crate::cloud::local::supervise::supervise;
 use crate::manifest::api::{IpFamily, Name, Protocol};
 use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, PolicyPorts, Reachable, TargetGroup};
 
 /// After this time a network that is not carried in is opened again: a front door that was killed is back by then.
 const REOPEN: Duration = Duration::from_secs(2);
+
+/// Between two looks for holders that are gone; one that ends again and again is started no more often.
+const HOLDERS: Duration = Duration::from_secs(2);
 
 /// Networks that the front door does not carry in, each with the time since when; or when it was opened again last.
 #[derive(Debug, Default)]
@@ -48,7 +54,7 @@ pub(super) async fn join(keeper: &Keeper, missing: &mut Missing) -> Result<(), C
     let mut joined = Ok(());
     // Each has its turn, whatever becomes of another one.
     for (name, network) in keeper.networks.all() {
-        let done = match network.to_give() {
+        let done = match blocking(|| network.to_give()) {
             Err(error) => Err(failed(&name, &error)),
             Ok(Some(given)) => {
                 let given = keeper.mover.give(&name, &given).await;
@@ -99,6 +105,40 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
     keeper.networks.keep(&names);
     keeper.note_networks();
     each(&names, |name| rule_one(keeper, name))
+}
+
+/// Starts holders of networks again where they are gone, until the process is to end. Nobody needs one at the time: whoever
+/// asks next would wait for another one.
+pub(in crate::cloud::local) async fn keep_holders(keeper: Arc<Keeper>) {
+    let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
+    let ending = keeper.ending.clone();
+    let make = move || replace_holders(Arc::clone(&keeper));
+    supervise(tasks, log, "holders of networks".to_owned(), ending, make).await;
+}
+
+/// Looks for holders that are gone, again and again. An error is that of one that cannot be started.
+async fn replace_holders(keeper: Arc<Keeper>) -> Result<(), String> {
+    loop {
+        tokio::time::sleep(HOLDERS).await;
+        let mut failed = None;
+        // Each has its turn, whatever becomes of another one.
+        for (name, network) in keeper.networks.all() {
+            let replaced = tokio::task::spawn_blocking(move || network.keep_holder()).await;
+            match replaced.map_err(io::Error::other).flatten() {
+                Ok(false) => {}
+                Ok(true) => {
+                    let log = &keeper.log;
+                    log.write(format_args!(
+                        "the holder of the network of {name} was gone, and is another one"
+                    ));
+                }
+                Err(error) => failed = Some(format!("that of {name} cannot be started: {error}")),
+            }
+        }
+        if let Some(reason) = failed {
+            return Err(reason);
+        }
+    }
 }
 
 impl Keeper {

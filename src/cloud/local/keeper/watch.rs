@@ -13,7 +13,7 @@ use crate::cloud::engine::environment::GroupRecord;
 use crate::cloud::engine::health::{CheckOutcome, Known, judge};
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
-use crate::cloud::local::link::status_check;
+use crate::cloud::local::link::status_check::{self, StatusClient};
 use crate::cloud::local::network::own::Network;
 use crate::cloud::local::network::{self, Attachment, GuestPort, Reach};
 use crate::cloud::local::supervise::supervise;
@@ -90,6 +90,7 @@ async fn learn_forwards(keeper: &Keeper, id: &str, patience: Duration) -> Result
                 if let Some(machine) = keeper.state().machines.get_mut(id) {
                     machine.network.set(forwards);
                 }
+                keeper.changed.notify_one();
                 return Ok(true);
             }
             Err(error) if tokio::time::Instant::now() > given_up => {
@@ -133,6 +134,7 @@ async fn check_health(
     health_port: u16,
     cancel: CancellationToken,
 ) -> Result<(), String> {
+    let mut client = StatusClient::default();
     loop {
         let reach = keeper
             .state()
@@ -141,7 +143,7 @@ async fn check_health(
             .and_then(|machine| machine.network.reach(health_port, Protocol::Tcp));
         let Some(reach) = reach else { return Ok(()) };
         let checked = tokio::select! {
-            checked = check_once(&keeper, &id, &reach) => checked,
+            checked = check_once(&keeper, &id, &mut client, &reach) => checked,
             () = cancel.cancelled() => return Ok(()),
         };
         let unasked =
@@ -159,13 +161,18 @@ async fn check_health(
 
 /// One health check: the guest's own word, and the first port behind a balancer that does not accept yet, until all
 /// did once.
-async fn check_once(keeper: &Keeper, id: &str, address: &Reach) -> (CheckOutcome, Option<u16>) {
+async fn check_once(
+    keeper: &Keeper,
+    id: &str,
+    client: &mut StatusClient,
+    address: &Reach,
+) -> (CheckOutcome, Option<u16>) {
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
         status_check::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
     };
-    let outcome = status_check::check(address, patience).await;
+    let outcome = client.check(address, patience).await;
     let CheckOutcome::Status(status) = &outcome else { return (outcome, None) };
     if status.phase != PodPhase::Ready {
         return (outcome, None);

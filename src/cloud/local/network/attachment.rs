@@ -36,6 +36,14 @@ pub(crate) enum Reach {
 }
 
 impl Reach {
+    /// The address, here or in the network.
+    pub(crate) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Host(address) => *address,
+            Self::Inside(_, address) => (*address).into(),
+        }
+    }
+
     /// Connects to it: a TCP port.
     pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
         match self {

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use super::netlink::{self, Batch, NLA_F_NESTED, NLM_F_DUMP, find};
 use super::wanted::{self, Judge, SERVICES, SERVICES6, Wanted};
 use crate::manifest::api::Protocol;
+use crate::plan::pod::HEALTH_PORT;
 
 /// `NFNL_SUBSYS_CTNETLINK`, in the upper byte of a message's type, with the request for the table, and that to delete an
 /// entry.
@@ -41,8 +42,8 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ESTABLISHED: u8 = 3;
 
-/// The number of TCP connections that each machine has accepted and that are open. A list of the whole table takes the
-/// kernel some milliseconds.
+/// The number of TCP connections that each machine has accepted and that are open, but for those to its health port, which
+/// are this host's. A list of the whole table takes the kernel some milliseconds.
 pub(super) fn connections(socket: impl AsFd) -> io::Result<BTreeMap<Ipv4Addr, u32>> {
     let mut counts = BTreeMap::new();
     list(socket, |entry| {
@@ -143,12 +144,14 @@ fn address(entry: &[u8], tuple: u16, [v4, v6]: [u16; 2]) -> Option<IpAddr> {
     v4.or_else(|| Some(IpAddr::from(*of(v6)?.first_chunk::<16>()?)))
 }
 
-/// Who answers in an open connection.
+/// Who answers in an open connection of a client.
 fn server(entry: &[u8]) -> Option<IpAddr> {
     let is = |path: &[u16], value: u8| find(entry, path).and_then(<[u8]>::first) == Some(&value);
     let is_open = is(&[TUPLE_REPLY, TUPLE_PROTO, PROTO_NUMBER], TCP)
         && is(&[PROTOINFO, PROTOINFO_TCP, TCP_STATE], ESTABLISHED);
-    address(entry, TUPLE_REPLY, SOURCE).filter(|_| is_open)
+    let port = find(entry, &[TUPLE_REPLY, TUPLE_PROTO, PROTO_SOURCE])?.first_chunk::<2>()?;
+    let is_clients = u16::from_be_bytes(*port) != HEALTH_PORT;
+    address(entry, TUPLE_REPLY, SOURCE).filter(|_| is_open && is_clients)
 }
 
 #[cfg(test)]

@@ -219,7 +219,11 @@ impl Holder {
             Ok(Some((Answer::Done, descriptors))) => Ok(descriptors),
             Ok(Some((Answer::Refused { code, message, .. }, _))) => Err(told(code, message)),
             Ok(Some((Answer::Opened { .. }, _))) => Err(io::ErrorKind::InvalidData.into()),
-            Ok(None) => Err(ended()),
+            // It may run for a moment still.
+            Ok(None) => {
+                self.is_behind.store(true, Ordering::Release);
+                Err(ended())
+            }
             Err(error) => {
                 self.is_behind.store(true, Ordering::Release);
                 Err(error)
@@ -279,6 +283,12 @@ mod tests {
         // Silence is none, and the late answer is nobody's.
         assert_eq!(holder.sockets().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         send(theirs.as_fd(), &Answer::Done, &[theirs.as_fd()]).unwrap();
+        assert!(!holder.is_usable());
+        // One that has closed its end is gone, though its process has not ended yet.
+        let (ours, theirs) = pair();
+        let holder = Holder::new(ours, child());
+        drop(theirs);
+        assert!(holder.sockets().is_err());
         assert!(!holder.is_usable());
     }
 }

@@ -65,6 +65,8 @@ const USER: &str = "user";
 #[derive(Debug)]
 pub(crate) struct Network {
     start: Start,
+    /// Whether its machines may have addresses of IPv6: as it was when it was made.
+    has_ipv6: bool,
     open: Mutex<Open>,
     /// The exclusive descriptors, as long as no other process has them.
     outside: Mutex<Option<Outside>>,
@@ -180,9 +182,10 @@ impl Networks {
         let (holder, mut handles) =
             opened.map_err(|failure| advice::advice(&failure, &advice::Host::here()))?;
         let outside = Mutex::new(handles.outside.take());
+        let has_ipv6 = handles.has_ipv6;
         let open = Mutex::new(Open { holder, handles });
         let (written, spare) = (Mutex::default(), Mutex::default());
-        let network = Arc::new(Network { start, open, outside, written, spare });
+        let network = Arc::new(Network { start, has_ipv6, open, outside, written, spare });
         networks.insert(environment.to_owned(), Arc::clone(&network));
         self.log.write(format_args!("the network of {environment} is there"));
         Ok(network)
@@ -243,12 +246,34 @@ impl Network {
     /// Starts another holder in the same network.
     fn replace(&self, open: &mut Open) -> io::Result<()> {
         let join = Join { user: Some(path(&open.handles.user)), net: Some(path(&open.handles.net)) };
-        let (holder, mut handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
+        let (holder, handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
+        self.put(open, holder, handles);
+        Ok(())
+    }
+
+    /// Has another holder, with what it opened, in the place of the one before.
+    fn put(&self, open: &mut Open, holder: Holder, mut handles: Handles) {
         if let Some(outside) = handles.outside.take() {
             *locked(&self.outside) = Some(outside);
         }
         *open = Open { holder, handles };
-        Ok(())
+    }
+
+    /// Starts another holder where this one is gone or has not answered; whether it did. Others go on with the network
+    /// meanwhile.
+    pub(crate) fn keep_holder(&self) -> io::Result<bool> {
+        let (user, net) = {
+            let open = locked(&self.open);
+            if open.holder.is_usable() {
+                return Ok(false);
+            }
+            (open.handles.user.try_clone()?, open.handles.net.try_clone()?)
+        };
+        let join = Join { user: Some(path(&user)), net: Some(path(&net)) };
+        let (holder, handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
+        let mut open = locked(&self.open);
+        self.put(&mut open, holder, handles);
+        Ok(true)
     }
 
     /// The device of a machine that is about to be started, with its interface in the network. An address of IPv6 that the
@@ -256,7 +281,7 @@ impl Network {
     pub(crate) fn device(&self, machine: Ipv4Addr, address6: Option<Ipv6Addr>) -> io::Result<NetworkDevice> {
         let tap = self.ask(|holder| holder.tap(machine))?;
         let open = locked(&self.open);
-        if address6.is_some() && !open.handles.has_ipv6 {
+        if address6.is_some() && !self.has_ipv6 {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the environment's network has no IPv6"));
         }
         let route = &open.handles.route;
@@ -275,7 +300,7 @@ impl Network {
 
     /// Whether its machines may have addresses of IPv6.
     pub(crate) fn has_ipv6(&self) -> bool {
-        locked(&self.open).handles.has_ipv6
+        self.has_ipv6
     }
 
     /// Makes the rules what is wanted, if they are not. `wanted` is asked when nobody else writes any more: of several
@@ -289,7 +314,7 @@ impl Network {
         // One that failed may have been written all the same.
         let before = written.take();
         let open = locked(&self.open);
-        namespace::write_rules(&open.handles.rules, &wanted, open.handles.has_ipv6)?;
+        namespace::write_rules(&open.handles.rules, &wanted, self.has_ipv6)?;
         let has_datagrams =
             |wanted: &Wanted| wanted.services.iter().any(|service| service.protocol == Protocol::Udp);
         let has_datagrams = has_datagrams(&wanted) || before.as_ref().is_none_or(has_datagrams);

@@ -13,6 +13,7 @@ use super::super::wanted::{self, GATEWAY, NODE, NODE6, Wanted, WantedService, ma
 use super::super::{interfaces, rules};
 use super::{Standin, VIP, VIP6, get, network, runs, service, service6, there};
 use crate::manifest::api::Protocol;
+use crate::plan::pod::HEALTH_PORT;
 
 #[test]
 fn machines_reach_each_other_by_address_and_by_service_and_are_who_they_are() {
@@ -231,6 +232,15 @@ fn open_connections_are_counted_for_the_machine_that_accepted_them() {
         a.inside.run(|| TcpListener::bind((machine_address6(Ipv4Addr::new(10, 78, 1, 1)), 8080)).unwrap());
     let _direct = b.inside.run(move || TcpStream::connect((address, 8080)).unwrap());
     counted(3);
+    // The connection of status checks is no client's.
+    let address = a.address;
+    let listener = a.inside.run(|| TcpListener::bind(("0.0.0.0", HEALTH_PORT)).unwrap());
+    let check = network.inside.run(move || TcpStream::connect((address, HEALTH_PORT)).unwrap());
+    let accepted = listener.accept().unwrap();
+    // One of a client that comes after it is counted, and with it the table has the other one.
+    let client = b.inside.run(move || TcpStream::connect((address, 8080)).unwrap());
+    counted(4);
+    drop((check, accepted, client));
 }
 
 #[test]
