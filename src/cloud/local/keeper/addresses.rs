@@ -28,11 +28,16 @@ pub(in crate::cloud::local) struct Addresses {
 }
 
 impl Addresses {
-    /// Whether machines of this environment have addresses. It stays what it is as long as it has machines.
+    /// Whether machines of this environment have addresses. It stays what it is as long as it has machines, or records of
+    /// some: all may have been killed at once. One that needs addresses gets them with its next machines.
     pub(in crate::cloud::local) fn are_in(&self, environment: &Environment) -> bool {
-        let records = environment.groups.values().flat_map(|group| group.instances.values());
-        let mut there = records.filter(|record| record.state != InstanceState::Ended).peekable();
-        if there.peek().is_none() { self.are_given } else { there.any(|record| record.address.is_some()) }
+        let records = || environment.groups.values().flat_map(|group| group.instances.values());
+        let mut there = records().filter(|record| record.state != InstanceState::Ended).peekable();
+        if there.peek().is_some() {
+            return there.any(|record| record.address.is_some());
+        }
+        let had = || records().next().is_none() || records().any(|record| record.address.is_some());
+        self.are_given && (needs_network(environment) || had())
     }
 
     /// The families of addresses of the machines of this environment, of that name; none where they have no addresses. They
@@ -150,6 +155,30 @@ mod tests {
         assert_eq!(addresses.families("local", &empty), [IpFamily::V4]);
         addresses.are_given = false;
         assert_eq!(addresses.families("local", &empty), []);
+    }
+
+    #[test]
+    fn an_environment_whose_machines_are_all_killed_keeps_its_kind_of_network() {
+        let mut environment = crate::cloud::local::store::sample().remove("local").unwrap();
+        for group in environment.groups.values_mut() {
+            group.instances.values_mut().for_each(|record| {
+                (record.state, record.address) = (InstanceState::Ended, None);
+            });
+            group.settings.policy = None;
+        }
+        environment.balancers.clear();
+        let mut addresses = Addresses { are_given: true, ..Addresses::default() };
+        assert!(!addresses.are_in(&environment), "they had none");
+        let group = environment.groups.values_mut().find(|group| !group.instances.is_empty()).unwrap();
+        group.instances.values_mut().next().unwrap().address = Some(Ipv4Addr::new(10, 78, 1, 1));
+        assert!(addresses.are_in(&environment), "one had");
+        addresses.are_given = false;
+        assert!(!addresses.are_in(&environment), "this host gives none any more");
+        addresses.are_given = true;
+        for group in environment.groups.values_mut() {
+            group.instances.clear();
+        }
+        assert!(addresses.are_in(&environment), "there were none");
     }
 
     #[test]
