@@ -26,7 +26,6 @@ pub const KIND: Kind = Kind { support: &SUPPORT, read };
 /// `provider` with `type: aws`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "the feature `aws` reads what connects"))]
 struct Account {
     region: String,
     /// A profile of AWS' configuration files; without it, credentials come from where all AWS tools look for them.
