@@ -20,6 +20,8 @@ mod ca;
 mod client;
 mod clock;
 mod daemon;
+#[cfg(test)]
+mod figures;
 mod home;
 mod keeper;
 mod link;

@@ -46,16 +46,21 @@ impl Service {
 
     /// ARNs of the target groups that `group` should be in.
     pub(super) fn targets_of(&self, group: &Name) -> impl Iterator<Item = &String> {
-        let has = |targets: &[TargetGroup]| targets.iter().any(|target| target.group == *group);
-        let listeners = self.spec.listeners.iter().filter(move |listener| has(&listener.targets));
+        let has = move |targets: &[TargetGroup]| targets.iter().any(|target| target.group == *group);
+        self.outputs(has).filter_map(|name| self.stack.outputs.get(&name))
+    }
+
+    /// Outputs of the stack for the target groups of those ports whose targets are `wanted`.
+    fn outputs(&self, wanted: impl Fn(&[TargetGroup]) -> bool + Copy) -> impl Iterator<Item = String> {
+        let listeners = self.spec.listeners.iter().filter(move |listener| wanted(&listener.targets));
         let backends = self.spec.http.iter().flat_map(|http| &http.backends);
-        let backends = backends.filter(move |backend| has(&backend.targets));
+        let backends = backends.filter(move |backend| wanted(&backend.targets));
         let scheme = Scheme::of(self.spec.kind);
         let backends = backends.map(move |backend| ingress::target_name(backend, scheme));
         let placement = self.placement;
         let listeners =
             listeners.filter_map(move |listener| Some(stack_templates::target_name(listener, placement?)));
-        listeners.chain(backends).filter_map(|name| self.stack.outputs.get(&name))
+        listeners.chain(backends)
     }
 
     /// ARNs of all its target groups, those that it is moving to among them.
@@ -65,13 +70,7 @@ impl Service {
 
     /// Whether it is on the way to another form, on another load balancer perhaps: it has target groups of that one too.
     fn is_bridged(&self) -> bool {
-        let scheme = Scheme::of(self.spec.kind);
-        let backends = self.spec.http.iter().flat_map(|http| &http.backends);
-        let backends = backends.map(|backend| ingress::target_name(backend, scheme));
-        let listeners = self.spec.listeners.iter();
-        let listeners =
-            listeners.filter_map(|listener| Some(stack_templates::target_name(listener, self.placement?)));
-        let own: BTreeSet<String> = listeners.chain(backends).collect();
+        let own: BTreeSet<String> = self.outputs(|_| true).collect();
         self.stack.outputs.keys().any(|key| is_target_group(key) && !own.contains(key))
     }
 }

@@ -71,7 +71,8 @@ impl Aws {
             fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
             fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
-            let seen = (groups.as_slice(), &around.healths);
+            let there = around.services.iter().flat_map(Service::target_groups).collect();
+            let seen = (groups.as_slice(), &around.healths, &there);
             fleet.balancers = services
                 .map(|service| balancer(&self.settings.environment, service, &stacks, seen))
                 .collect();
@@ -315,24 +316,22 @@ fn refresh(
 
 /// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again; so is
 /// one in a target group that no stack has any more, as a run leaves it that was killed while it moved a Service: Auto Scaling
-/// starts nothing in such a group, and putting the Service detaches what is gone.
+/// starts nothing in such a group, and putting the Service detaches what is gone. `there` are all target groups of stacks.
 fn balancer(
     environment: &str,
     service: &Service,
     stacks: &[super::stack::Stack],
-    (groups, healths): (&[AutoScalingGroup], &Healths),
+    (groups, healths, there): (&[AutoScalingGroup], &Healths, &BTreeSet<&String>),
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
     let mut targets = Vec::new();
-    let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
-    let known: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
     let mut look = |output: &str, wanted: &mut Vec<TargetGroup>, port: u16| {
         let Some(arn) = service.stack.outputs.get(output) else { return };
         wanted.retain(|target| {
             let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&target.group));
             group.is_none_or(|group| {
                 let has = group.target_group_arns();
-                has.contains(arn) && has.iter().all(|arn| known.contains(arn))
+                has.contains(arn) && has.iter().all(|arn| there.contains(arn))
             })
         });
         let port = wanted.first().map_or(port, |target| target.port);
@@ -432,8 +431,9 @@ mod tests {
             AutoScalingGroup::builder().tags(tag).set_target_group_arns(Some(arns)).build()
         };
         let targets = |arns: &[&str]| {
-            let seen = ([group(arns)], Healths::new());
-            let found = balancer("test", &service, std::slice::from_ref(&stack), (&seen.0, &seen.1));
+            let there = service.target_groups().collect();
+            let seen = (&[group(arns)][..], &Healths::new(), &there);
+            let found = balancer("test", &service, std::slice::from_ref(&stack), seen);
             found.spec.listeners[0].targets.len()
         };
         assert_eq!([targets(&["arn:now"]), targets(&[]), targets(&["arn:now", "arn:gone"])], [1, 0, 0]);

@@ -1,5 +1,5 @@
-//! The wanted state of environments' networks, from the records: rules, the hand-over to the front door, and connection
-//! counts of drained machines.
+//! The wanted state of environments' networks, from the records: rules, holders, the hand-over to the front door, and
+//! connection counts of drained machines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,7 +23,7 @@ use crate::plan::fleet::{GroupPolicy, InstanceState, Peer, PolicyPorts, Reachabl
 /// After this time a network that is not carried in is opened again: a front door that was killed is back by then.
 const REOPEN: Duration = Duration::from_secs(2);
 
-/// Between two looks for holders that are gone; one that ends again and again is started no more often.
+/// Between two looks for holders that have ended; one that ends again and again is started no more often.
 const HOLDERS: Duration = Duration::from_secs(2);
 
 /// Networks that the front door does not carry in, each with the time since when; or when it was opened again last.
@@ -107,8 +107,7 @@ pub(super) fn rule(keeper: &Keeper) -> Result<(), CloudError> {
     each(&names, |name| rule_one(keeper, name))
 }
 
-/// Starts holders of networks again where they are gone, until the process is to end. Nobody needs one at the time: whoever
-/// asks next would wait for another one.
+/// Starts holders of networks that have ended again, until the process is to end: before somebody asks one, and waits.
 pub(in crate::cloud::local) async fn keep_holders(keeper: Arc<Keeper>) {
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     let ending = keeper.ending.clone();
@@ -116,7 +115,7 @@ pub(in crate::cloud::local) async fn keep_holders(keeper: Arc<Keeper>) {
     supervise(tasks, log, "holders of networks".to_owned(), ending, make).await;
 }
 
-/// Looks for holders that are gone, again and again. An error is that of one that cannot be started.
+/// Looks for holders that have ended, again and again. An error is that of one that cannot be started.
 async fn replace_holders(keeper: Arc<Keeper>) -> Result<(), String> {
     loop {
         tokio::time::sleep(HOLDERS).await;
@@ -129,7 +128,7 @@ async fn replace_holders(keeper: Arc<Keeper>) -> Result<(), String> {
                 Ok(true) => {
                     let log = &keeper.log;
                     log.write(format_args!(
-                        "the holder of the network of {name} was gone, and is another one"
+                        "the holder of the network of {name} has ended; another one is there"
                     ));
                 }
                 Err(error) => failed = Some(format!("that of {name} cannot be started: {error}")),

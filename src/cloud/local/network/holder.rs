@@ -219,14 +219,10 @@ impl Holder {
             Ok(Some((Answer::Done, descriptors))) => Ok(descriptors),
             Ok(Some((Answer::Refused { code, message, .. }, _))) => Err(told(code, message)),
             Ok(Some((Answer::Opened { .. }, _))) => Err(io::ErrorKind::InvalidData.into()),
-            // It may run for a moment still.
-            Ok(None) => {
+            // It has ended, though its process may run for a moment still, or its answer is late.
+            unheard => {
                 self.is_behind.store(true, Ordering::Release);
-                Err(ended())
-            }
-            Err(error) => {
-                self.is_behind.store(true, Ordering::Release);
-                Err(error)
+                Err(unheard.err().unwrap_or_else(ended))
             }
         }
     }

@@ -245,18 +245,18 @@ impl Network {
 
     /// Starts another holder in the same network.
     fn replace(&self, open: &mut Open) -> io::Result<()> {
-        let join = Join { user: Some(path(&open.handles.user)), net: Some(path(&open.handles.net)) };
-        let (holder, handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
-        self.put(open, holder, handles);
+        *open = self.open_again(&open.handles.user, &open.handles.net)?;
         Ok(())
     }
 
-    /// Has another holder, with what it opened, in the place of the one before.
-    fn put(&self, open: &mut Open, holder: Holder, mut handles: Handles) {
+    /// Another holder in the network of these namespaces, and what it opened.
+    fn open_again(&self, user: &OwnedFd, net: &OwnedFd) -> io::Result<Open> {
+        let join = Join { user: Some(path(user)), net: Some(path(net)) };
+        let (holder, mut handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
         if let Some(outside) = handles.outside.take() {
             *locked(&self.outside) = Some(outside);
         }
-        *open = Open { holder, handles };
+        Ok(Open { holder, handles })
     }
 
     /// Starts another holder where this one is gone or has not answered; whether it did. Others go on with the network
@@ -269,10 +269,10 @@ impl Network {
             }
             (open.handles.user.try_clone()?, open.handles.net.try_clone()?)
         };
-        let join = Join { user: Some(path(&user)), net: Some(path(&net)) };
-        let (holder, handles) = self.start.holder(&join).map_err(|failure| failure.error)?;
-        let mut open = locked(&self.open);
-        self.put(&mut open, holder, handles);
+        let opened = self.open_again(&user, &net)?;
+        // The one before is waited for when nobody waits for this lock.
+        let before = std::mem::replace(&mut *locked(&self.open), opened);
+        drop(before);
         Ok(true)
     }
 

@@ -6,13 +6,14 @@ use std::mem::ManuallyDrop;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::view;
+use crate::cloud::local::figures::{self, Peer};
 use crate::cloud::local::mover::admission::Shares;
 use crate::cloud::local::mover::carrier::{Carrier, Shared};
 use crate::cloud::local::mover::carry::Engine;
@@ -245,7 +246,7 @@ fn measure(client: &Namespace, server: SocketAddr) -> io::Result<[f64; 3]> {
         stream.shutdown(Shutdown::Write)?;
         let mut counted = [0; 8];
         stream.read_exact(&mut counted)?;
-        let up = rate(sent, started) / 1e6;
+        let up = figures::rate(sent, started) / 1e6;
         assert_eq!(u64::from_be_bytes(counted), sent as u64 - 1, "the first byte says what to do");
         let (mut stream, started) = (connect()?, Instant::now());
         stream.write_all(b"D")?;
@@ -253,7 +254,7 @@ fn measure(client: &Namespace, server: SocketAddr) -> io::Result<[f64; 3]> {
         while started.elapsed() < MEASURED {
             received += stream.read(&mut buffer)?;
         }
-        let down = rate(received, started) / 1e6;
+        let down = figures::rate(received, started) / 1e6;
         drop(stream);
         let started = Instant::now();
         let one_after_another = move || {
@@ -271,18 +272,12 @@ fn measure(client: &Namespace, server: SocketAddr) -> io::Result<[f64; 3]> {
         for client in clients {
             connections += client.join().unwrap()?;
         }
-        Ok([up, down, rate(connections, started)])
+        Ok([up, down, figures::rate(connections, started)])
     })
 }
 
-/// So many a second since `started`.
-fn rate(number: usize, started: Instant) -> f64 {
-    let [high, low] = [number >> 20, number & 0xf_ffff].map(|part| f64::from(u32::try_from(part).unwrap()));
-    high.mul_add(f64::from(1 << 20), low) / started.elapsed().as_secs_f64()
-}
-
 /// A program that gives `namespace` a network by `host`'s, until it is killed. `command` gets the namespace's file.
-fn peer(host: &Namespace, namespace: &Namespace, command: &str) -> Child {
+fn peer(host: &Namespace, namespace: &Namespace, command: &str) -> Peer {
     // One of them opens no file below /proc.
     let script = format!(
         "f=$(mktemp) && mount --bind /proc/{}/task/{}/ns/net $f && exec {command} $f {}",
@@ -290,7 +285,7 @@ fn peer(host: &Namespace, namespace: &Namespace, command: &str) -> Child {
         namespace.id,
         if command.starts_with("slirp") { "tap0" } else { "" }
     );
-    let child = host.run(move || {
+    let peer = Peer(host.run(move || {
         let mut unshare = Command::new("unshare");
         unshare
             .args(["-m", "sh", "-c", &script])
@@ -298,7 +293,7 @@ fn peer(host: &Namespace, namespace: &Namespace, command: &str) -> Child {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         unshare.spawn().unwrap()
-    });
+    }));
     let started = Instant::now();
     let is_up = || {
         std::fs::read_to_string("/proc/thread-self/net/route").is_ok_and(|routes| routes.lines().count() > 1)
@@ -307,14 +302,13 @@ fn peer(host: &Namespace, namespace: &Namespace, command: &str) -> Child {
         assert!(started.elapsed() < Duration::from_secs(20), "{command} makes no network");
         std::thread::sleep(Duration::from_millis(50));
     }
-    child
+    peer
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so, and scripts/bench prints the figures")]
+#[expect(clippy::print_stderr, reason = "scripts/bench prints the figures")]
 fn speed_beside_the_host_itself_and_others() {
-    if !wanted() || std::env::var_os("I2KIT_SOAK").is_none() {
-        eprintln!("skipped: I2KIT_SOAK=1 is not set");
+    if !wanted() || !figures::are_wanted() {
         return;
     }
     let bed = Bed::without_egress();
@@ -335,7 +329,7 @@ fn speed_beside_the_host_itself_and_others() {
     }
     let running = Running::start(&bed, shared(), server, Some(network(&bed)));
     let (pasta, slirp) = (Namespace::new(), Namespace::new());
-    let mut peers = [
+    let _peers = [
         peer(&bed.host, &pasta, "pasta -f -4 --config-net --runas 0 --netns-only --netns"),
         peer(&bed.host, &slirp, "slirp4netns --configure --mtu=65520 --netns-type=path"),
     ];
@@ -353,19 +347,10 @@ fn speed_beside_the_host_itself_and_others() {
         }
     }
     for (way, (name, _)) in ways.iter().enumerate().filter(|(way, _)| !rounds[*way].is_empty()) {
-        let median = |figure: usize| {
-            let mut all: Vec<f64> = rounds[way].iter().map(|round| round[figure]).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
-        let [up, down, made] = [0, 1, 2].map(median);
+        let [up, down, made] = figures::medians(&rounds[way]);
         eprintln!(
             "figure: to the outside by {name}: {up:.0} MB/s up, {down:.0} down, {made:.0} new connections a second"
         );
-    }
-    for child in &mut peers {
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
     running.stop();
 }

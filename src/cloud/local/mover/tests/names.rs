@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{Door, PATIENCE, eventually, host};
+use crate::cloud::local::figures::{self, Peer};
 use crate::cloud::local::mover::admission::Shares;
 use crate::cloud::local::mover::dns::message::{self, Reply, Zone};
 use crate::cloud::local::mover::routes::{NameServer, Report, Routes};
@@ -307,7 +308,6 @@ fn measure(server: SocketAddr) -> [f64; 3] {
     client.connect(server).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     let (question, mut answer) = (question(), [0; 512]);
-    let count = |number: usize| f64::from(u32::try_from(number).unwrap());
     for _ in 0..WINDOW {
         client.send(&question).unwrap();
     }
@@ -317,7 +317,7 @@ fn measure(server: SocketAddr) -> [f64; 3] {
         client.send(&question).unwrap();
         answered += 1;
     }
-    let rate = count(answered) / started.elapsed().as_secs_f64();
+    let rate = figures::rate(answered, started);
     for _ in 0..WINDOW {
         client.recv(&mut answer).unwrap();
     }
@@ -329,21 +329,19 @@ fn measure(server: SocketAddr) -> [f64; 3] {
         assert_eq!(answer[length - 4..length], [127, 77, 0, 9]);
         trips.push(sent.elapsed());
     }
-    trips.sort_unstable();
-    let trip = |part: usize| trips[trips.len() * part / 100].as_secs_f64() * 1e6;
-    [rate, trip(50), trip(99)]
+    let [middle, last] = figures::percentiles(trips);
+    [rate, middle, last]
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so, and scripts/bench prints the figures")]
+#[expect(clippy::print_stderr, reason = "scripts/bench prints the figures")]
 fn speed_of_names_beside_dnsmasq() {
-    if std::env::var_os("I2KIT_SOAK").is_none() || std::env::var_os("I2KIT_TEST_TOOLS").is_none() {
-        eprintln!("skipped: I2KIT_SOAK=1 and I2KIT_TEST_TOOLS=1 are not set");
+    if !figures::are_wanted() {
         return;
     }
     let (ours, _door) = name_server(93, 9);
     let address = host(92);
-    let mut dnsmasq = Command::new("dnsmasq")
+    let dnsmasq = Command::new("dnsmasq")
         .args([
             "--keep-in-foreground",
             "--no-resolv",
@@ -354,8 +352,8 @@ fn speed_of_names_beside_dnsmasq() {
         ])
         .args([format!("--listen-address={address}"), format!("--port={NAMES}")])
         .arg("--host-record=web.default.svc.cluster.local,127.77.0.9")
-        .spawn()
-        .unwrap();
+        .spawn();
+    let _dnsmasq = Peer(dnsmasq.unwrap());
     let theirs = SocketAddr::from((address, NAMES));
     eventually("dnsmasq answers", || {
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -369,20 +367,14 @@ fn speed_of_names_beside_dnsmasq() {
             rounds[way].push(measure(server));
         }
     }
-    dnsmasq.kill().unwrap();
-    dnsmasq.wait().unwrap();
-    let median = |way: usize, figure: usize| {
-        let mut all: Vec<f64> = rounds[way].iter().map(|round: &[f64; 3]| round[figure]).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    for (way, name) in ["dnsmasq", "the front door"].into_iter().enumerate() {
-        let [rate, middle, last] = [0, 1, 2].map(|figure| median(way, figure));
-        let ratios = [0, 1, 2].map(|figure| format!("{:.2}", median(way, figure) / median(0, figure)));
+    let peer = figures::medians(&rounds[0]);
+    for (name, rounds) in ["dnsmasq", "the front door"].into_iter().zip(&rounds) {
+        let found = figures::medians(rounds);
+        let [rate, middle, last] = found;
         eprintln!(
             "figure: names by {name}: {rate:.0} questions a second, an answer after {middle:.1} us (p99 {last:.1}); \
              beside dnsmasq {}",
-            ratios.join(", ")
+            figures::ratios(found, peer)
         );
     }
 }

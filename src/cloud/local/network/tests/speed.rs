@@ -10,6 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::super::sys;
 use super::super::wanted::{self, Wanted};
 use super::{Inside, Network, ip, network, runs, service, set_up, there};
+use crate::cloud::local::figures;
 
 /// How long each figure is measured, and how often.
 const MEASURED: Duration = Duration::from_secs(2);
@@ -103,10 +104,6 @@ fn cpu() -> f64 {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap().as_secs_f64()
 }
 
-fn number(count: usize) -> f64 {
-    f64::from(u32::try_from(count).unwrap())
-}
-
 /// Gigabytes a second, processor seconds a gigabyte, microseconds of a round trip in the middle and of the 99th of a hundred,
 /// and connections a second that are made, used for a byte each way, and ended.
 fn measure(client: &Inside, to: SocketAddr) -> [f64; 5] {
@@ -119,8 +116,8 @@ fn measure(client: &Inside, to: SocketAddr) -> [f64; 5] {
         stream.shutdown(Shutdown::Write).unwrap();
         let mut counted = [0; 8];
         stream.read_exact(&mut counted).unwrap();
-        let gigabytes = number(usize::try_from(u64::from_be_bytes(counted) >> 10).unwrap()) * 1024.0 / 1e9;
-        let (rate, cost) = (gigabytes / started.elapsed().as_secs_f64(), (cpu() - before) / gigabytes);
+        let rate = figures::rate(usize::try_from(u64::from_be_bytes(counted)).unwrap(), started) / 1e9;
+        let cost = (cpu() - before) / (rate * started.elapsed().as_secs_f64());
 
         let (mut stream, started) = (connect(to, b'E'), Instant::now());
         let mut trips = Vec::new();
@@ -130,23 +127,21 @@ fn measure(client: &Inside, to: SocketAddr) -> [f64; 5] {
             stream.read_exact(&mut [0]).unwrap();
             trips.push(sent.elapsed());
         }
-        trips.sort_unstable();
-        let trip = |part: usize| trips[trips.len() * part / 100].as_secs_f64() * 1e6;
+        let [middle, last] = figures::percentiles(trips);
 
         let (started, mut made) = (Instant::now(), 0);
         while started.elapsed() < MEASURED {
             connect(to, b'C').read_exact(&mut [0]).unwrap();
             made += 1;
         }
-        [rate, cost, trip(50), trip(99), number(made) / started.elapsed().as_secs_f64()]
+        [rate, cost, middle, last, figures::rate(made, started)]
     })
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so, and scripts/bench prints the figures")]
+#[expect(clippy::print_stderr, reason = "scripts/bench prints the figures")]
 fn speed_of_machines_that_talk_beside_a_bridge() {
-    if !runs() || std::env::var_os("I2KIT_SOAK").is_none() {
-        eprintln!("skipped: I2KIT_SOAK=1 is not set");
+    if !runs() || !figures::are_wanted() {
         return;
     }
     let network = network();
@@ -166,18 +161,14 @@ fn speed_of_machines_that_talk_beside_a_bridge() {
             rounds[way].push(measure(client, *to));
         }
     }
-    let median = |way: usize, figure: usize| {
-        let mut all: Vec<f64> = rounds[way].iter().map(|round: &[f64; 5]| round[figure]).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    for (way, (name, ..)) in ways.iter().enumerate() {
-        let [rate, cost, middle, last, made] = [0, 1, 2, 3, 4].map(|figure| median(way, figure));
-        let ratios = [0, 1, 2, 3, 4].map(|figure| format!("{:.2}", median(way, figure) / median(0, figure)));
+    let peer = figures::medians(&rounds[0]);
+    for ((name, ..), rounds) in ways.iter().zip(&rounds) {
+        let found = figures::medians(rounds);
+        let [rate, cost, middle, last, made] = found;
         eprintln!(
             "figure: {name}: {rate:.2} GB/s, {cost:.2} s of a processor a GB, round trip {middle:.1} us (p99 {last:.1}), \
              {made:.0} new connections a second; beside a bridge {}",
-            ratios.join(", ")
+            figures::ratios(found, peer)
         );
     }
 }
