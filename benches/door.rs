@@ -43,7 +43,7 @@ struct Load {
 const LOADS: [Load; 3] = [
     Load {
         requests: "front door: keep-alive",
-        cpu: "front door: keep-alive, CPU",
+        cpu: "front door: keep-alive, processor",
         clients: 32,
         bytes: 1000,
         is_new: false,
@@ -51,7 +51,7 @@ const LOADS: [Load; 3] = [
     },
     Load {
         requests: "front door: new connections",
-        cpu: "front door: new connections, CPU",
+        cpu: "front door: new connections, processor",
         clients: 16,
         bytes: 1000,
         is_new: true,
@@ -59,7 +59,7 @@ const LOADS: [Load; 3] = [
     },
     Load {
         requests: "front door: answers of 1 MB",
-        cpu: "front door: answers of 1 MB, CPU",
+        cpu: "front door: answers of 1 MB, processor",
         clients: 4,
         bytes: 1_000_000,
         is_new: false,

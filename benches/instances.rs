@@ -129,8 +129,8 @@ fn main() {
         row("1 instance at rest: memory", one.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
         row("200 instances: deploy", many.deploy, "s", None),
         row("200 instances: deploy, processor", many.deploy_cpu, "s", None),
-        row("200 at rest: processor", many.sum(|used| used.cpu), "%", Some(CPU_GOAL)),
-        row("200 at rest: memory", many.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
+        row("200 instances at rest: processor", many.sum(|used| used.cpu), "%", Some(CPU_GOAL)),
+        row("200 instances at rest: memory", many.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
     ];
     report(&rows, "bench-instances.json");
 }

@@ -45,7 +45,7 @@ pub(crate) fn time(what: &'static str, runs: Vec<Duration>, goal: f64) -> Row {
 
 /// Prints all rows, and writes them below `target`.
 pub(crate) fn report(rows: &[Row], file: &str) {
-    println!("{:<34}{:>10}{:>10}{:>8}{:>12}  {:<6}", "", "i2kit", "by hand", "ratio", "goal", "");
+    println!("{:<39}{:>10}{:>10}{:>8}{:>12}  {:<6}", "", "i2kit", "by hand", "ratio", "goal", "");
     for row in rows {
         let by_hand = row.by_hand.map_or(String::new(), |number| format!("{number:.2}"));
         let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
@@ -53,7 +53,7 @@ pub(crate) fn report(rows: &[Row], file: &str) {
         let goal = row.goal.map_or(String::new(), |goal| format!("{limit} {goal:.2}"));
         let verdict = row.is_met().map_or("", |is_met| if is_met { "met" } else { "MISSED" });
         println!(
-            "{:<34}{:>10.2}{by_hand:>10}{ratio:>8}{goal:>12}  {:<6}{verdict}",
+            "{:<39}{:>10.2}{by_hand:>10}{ratio:>8}{goal:>12}  {:<6}{verdict}",
             row.what, row.value, row.unit
         );
     }

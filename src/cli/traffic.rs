@@ -59,11 +59,19 @@ fn requests(balancers: &[LoadBalancer]) -> Table {
             let of = |class| codes.get(class).copied().unwrap_or_default().to_string();
             let answered: u64 = durations.iter().map(|bucket| bucket.count).sum();
             let service = if service.is_empty() { "-" } else { service };
-            let mut cells = vec![balancer.spec.name.to_string(), service.to_owned()];
-            cells.extend(CLASSES.map(of));
-            cells.extend([size(*received_bytes), size(*sent_bytes), mean(*duration_micros, answered)]);
-            let cells: [String; 10] = cells.try_into().unwrap_or_default();
-            table.add_row(row(cells));
+            let [informed, succeeded, redirected, wrong, failed] = CLASSES.map(of);
+            table.add_row(row([
+                balancer.spec.name.to_string(),
+                service.to_owned(),
+                informed,
+                succeeded,
+                redirected,
+                wrong,
+                failed,
+                size(*received_bytes),
+                size(*sent_bytes),
+                mean(*duration_micros, answered),
+            ]));
         }
     }
     table
