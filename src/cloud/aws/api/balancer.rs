@@ -1,6 +1,7 @@
 //! Services: a stack each, with target groups and listeners on a load balancer that Services share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
@@ -21,7 +22,7 @@ use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
 /// How long a load balancer without a Service is spared: longer than a stack may take.
 const SPARED_SECONDS: u64 = 3600;
 
-/// How long an instance refresh of another run is waited for.
+/// How long an instance refresh is waited for that an earlier run, or another one, began.
 const REFRESHED: Duration = Duration::from_hours(1);
 
 /// Target groups that one call attaches or detaches, a limit of AWS.
@@ -75,6 +76,15 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Whether a run left it on the way to another form, so that it has to be put again. Runs are on the way for minutes.
+    pub(super) fn is_abandoned(&self, now: u64) -> bool {
+        self.is_bridged()
+            && !self.stack.is_moving()
+            && self.stack.changed.saturating_add(SPARED_SECONDS) < now
+    }
+}
+
 /// Whether an output of a Service's stack is the ARN of a target group.
 fn is_target_group(output: &str) -> bool {
     output.starts_with("Targets")
@@ -102,12 +112,10 @@ impl Aws {
         }
         let services = self.services().await?;
         let found = services.iter().find(|service| service.spec.name == spec.name);
-        let now = placement_of(&services, &spec.name);
-        // One that has to move meets itself where it is.
-        let moves = found.is_some_and(|found| packing::trades_protocol(&found.spec, spec));
+        let now = found.and_then(|found| Some((found.placement?, &found.spec)));
         let others: Vec<(BalancerSlot, BalancerSpec)> = services
             .iter()
-            .filter(|service| moves || service.spec.name != spec.name)
+            .filter(|service| service.spec.name != spec.name)
             .filter_map(|service| Some((service.placement?, service.spec.clone())))
             .collect();
         let environment = &self.settings.environment;
@@ -117,11 +125,12 @@ impl Aws {
         let placed = Placed { spec, placement, balancer: &balancer };
         let plan = stack_templates::service(environment, placed, &frame).map_err(refused)?;
         if let Some(found) = found {
+            self.detach_gone(&services).await?;
             self.move_service(found, placed, &frame).await?;
         }
         self.put_stack(&plan).await?;
         self.attach(&spec.name).await?;
-        self.drop_unused_balancers(now.filter(|left| *left != placement)).await
+        self.drop_unused_balancers(now.map(|(left, _)| left).filter(|left| *left != placement)).await
     }
 
     /// Puts the Ingress' stack, with a load balancer of its own, and makes its groups targets.
@@ -132,6 +141,7 @@ impl Aws {
         let plan = plan.map_err(refused)?;
         let services = self.services().await?;
         if let Some(found) = services.iter().find(|service| service.spec.name == spec.name) {
+            self.detach_gone(&services).await?;
             self.move_ingress(found, spec, &frame).await?;
         }
         self.put_stack(&plan).await?;
@@ -151,38 +161,57 @@ impl Aws {
         ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)
     }
 
-    /// Makes every group that exists a target of the Services that lead to it. What is gone, and what `put`, the Service that
-    /// was just put, has no more, is detached first: Auto Scaling refuses to attach anything beside a target group that was
-    /// deleted. Of other Services nothing is detached: another run may be moving one.
+    /// Takes all groups out of target groups that no stack has any more: Auto Scaling attaches nothing beside them.
+    async fn detach_gone(&self, services: &[Service]) -> Result<(), CloudError> {
+        let there: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
+        for found in self.scaling_groups(None).await? {
+            let (Some(own), Some(_)) = (found.auto_scaling_group_name(), group_name(&found)) else {
+                continue;
+            };
+            let gone = found.target_group_arns().iter().filter(|arn| !there.contains(*arn));
+            self.detach(own, gone.cloned().collect()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes every group that exists a target of the Service that was just put, if that leads to it. What is gone, and what
+    /// the Service has no more, is detached first. Other Services are none of its matter: another run may be moving one.
     async fn attach(&self, put: &Name) -> Result<(), CloudError> {
         let services = self.services().await?;
-        let others = services.iter().filter(|service| service.spec.name != *put);
-        let of_others: BTreeSet<&String> = others.flat_map(Service::target_groups).collect();
+        let (own, others): (Vec<&Service>, Vec<&Service>) =
+            services.iter().partition(|service| service.spec.name == *put);
+        let of_others: BTreeSet<&String> = others.into_iter().flat_map(Service::target_groups).collect();
         for found in self.scaling_groups(None).await? {
-            let (Some(own), Some(group)) = (found.auto_scaling_group_name(), group_name(&found)) else {
+            let (Some(id), Some(group)) = (found.auto_scaling_group_name(), group_name(&found)) else {
                 continue;
             };
             let wanted: BTreeSet<&String> =
-                services.iter().flat_map(|service| service.targets_of(&group)).collect();
+                own.iter().flat_map(|service| service.targets_of(&group)).collect();
             let has: BTreeSet<&String> = found.target_group_arns().iter().collect();
             let surplus = has.difference(&wanted).filter(|arn| !of_others.contains(*arn));
-            self.detach(own, surplus.map(|arn| (*arn).clone()).collect()).await?;
+            self.detach(id, surplus.map(|arn| (*arn).clone()).collect()).await?;
             let missing: Vec<String> = wanted.difference(&has).map(|arn| (*arn).clone()).collect();
-            self.attach_to(own, &missing).await?;
+            self.attach_to(id, &missing).await?;
         }
         Ok(())
     }
 
     /// Puts an Auto Scaling group into target groups. Auto Scaling takes none while it refreshes the group's instances.
     pub(super) async fn attach_to(&self, own: &str, missing: &[String]) -> Result<(), CloudError> {
-        let what = format!("the instance refresh of {own} to end, which another run began");
+        let what = format!("the instance refresh of {own} to end");
+        let is_told = AtomicBool::new(false);
         for some in missing.chunks(TARGET_GROUPS_AT_ONCE) {
             eventually(&what, REFRESHED, || async {
                 let attached = self.clients.autoscaling.attach_load_balancer_target_groups();
                 let attached =
                     attached.auto_scaling_group_name(own).set_target_group_arns(Some(some.to_vec()));
                 match attached.send().await {
-                    Err(error) if error.code() == Some("InstanceRefreshInProgress") => Ok(None),
+                    Err(error) if error.code() == Some("InstanceRefreshInProgress") => {
+                        if !is_told.swap(true, Ordering::Relaxed) {
+                            self.events.note(format!("waiting for {what}"));
+                        }
+                        Ok(None)
+                    }
                     other => other.map(|_| Some(())).map_err(failed("AttachLoadBalancerTargetGroups")),
                 }
             })

@@ -314,9 +314,10 @@ fn refresh(
     }
 }
 
-/// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again; so is
-/// one in a target group that no stack has any more, as a run leaves it that was killed while it moved a Service: Auto Scaling
-/// starts nothing in such a group, and putting the Service detaches what is gone. `there` are all target groups of stacks.
+/// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again; so are
+/// all where a run was killed on the way: the Service has target groups of a form that it did not get, a group is a target that
+/// it does not lead to, or is in a target group that no stack has any more (`there` are those that one has), in which Auto
+/// Scaling starts nothing.
 fn balancer(
     environment: &str,
     service: &Service,
@@ -325,8 +326,17 @@ fn balancer(
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
     let mut targets = Vec::new();
+    let is_abandoned = service.is_abandoned(now());
     let mut look = |output: &str, wanted: &mut Vec<TargetGroup>, port: u16| {
         let Some(arn) = service.stack.outputs.get(output) else { return };
+        let is_in = |group: &&AutoScalingGroup| group.target_group_arns().contains(arn);
+        let leads = |group: &AutoScalingGroup| {
+            let name = group_name(group);
+            wanted.iter().any(|target| Some(&target.group) == name.as_ref())
+        };
+        if is_abandoned || groups.iter().filter(is_in).any(|group| !leads(group)) {
+            wanted.clear();
+        }
         wanted.retain(|target| {
             let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&target.group));
             group.is_none_or(|group| {
@@ -437,5 +447,20 @@ mod tests {
             found.spec.listeners[0].targets.len()
         };
         assert_eq!([targets(&["arn:now"]), targets(&[]), targets(&["arn:now", "arn:gone"])], [1, 0, 0]);
+        // Another group is a target that it does not lead to, and target groups of another form were left.
+        let of = |service: &Service, groups: &[AutoScalingGroup]| {
+            let there = service.target_groups().collect();
+            let found =
+                balancer("test", service, std::slice::from_ref(&stack), (groups, &Healths::new(), &there));
+            found.spec.listeners[0].targets.len()
+        };
+        let mut other = group(&["arn:now"]);
+        other.tags.as_mut().unwrap()[0].value = Some("default/other".into());
+        assert_eq!(of(&service, &[group(&["arn:now"]), other]), 0);
+        let mut bridged = service.clone();
+        bridged.stack.outputs.insert("TargetsNext".into(), "arn:next".into());
+        assert_eq!(of(&bridged, &[group(&["arn:now"])]), 0);
+        bridged.stack.changed = now();
+        assert_eq!(of(&bridged, &[group(&["arn:now"])]), 1, "a run may be on the way");
     }
 }

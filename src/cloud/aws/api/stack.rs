@@ -329,7 +329,7 @@ fn stuck(name: &str) -> CloudError {
         message: "an update failed and could not be undone".into(),
         advice: format!(
             "mend what its events in the console name, then run `aws cloudformation continue-update-rollback \
-             --stack-name {name}`, then this command again"
+             --stack-name {name}` as who administers the account, then this command again"
         )
         .into(),
         transient: false,

@@ -131,8 +131,6 @@ pub const CALLS: &[Call] = &[
     call(Scope::Changes, "ec2:ModifyLaunchTemplate"),
     // The snapshot that an image is registered on: it has its own tags, not those of the request.
     call(Scope::Changes, "ec2:RegisterImage"),
-    // Nothing calls it: whoever meets a stack that is stuck is told to.
-    call(Scope::Stacks, "cloudformation:ContinueUpdateRollback"),
     call(Scope::Stacks, "cloudformation:CreateStack"),
     call(Scope::Stacks, "cloudformation:DeleteStack"),
     call(Scope::Stacks, "cloudformation:DescribeStackEvents"),

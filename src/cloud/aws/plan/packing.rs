@@ -117,6 +117,22 @@ impl Load {
         Self { listeners, ipv4_rules: listeners * (ranges.len() - ipv6), ipv6_rules: listeners * ipv6 }
     }
 
+    /// What a Service takes while it changes where it is: what is new is made before what is gone is deleted, and a port that
+    /// leads to other machines' ports has a listener for each until they are healthy.
+    fn of_change(old: &BalancerSpec, new: &BalancerSpec) -> Self {
+        let (mut listeners, mut rules) = (BTreeSet::new(), BTreeSet::new());
+        for spec in [old, new] {
+            let ranges = Scheme::of(spec.kind).clients(spec);
+            for listener in &spec.listeners {
+                let port = format!("{}/{}", listener.port, listener.protocol);
+                rules.extend(ranges.iter().map(|range| (port.clone(), range.clone())));
+                listeners.insert((port, listener.targets.first().map(|target| target.port)));
+            }
+        }
+        let ipv6_rules = rules.iter().filter(|(_, range)| range.contains(':')).count();
+        Self { listeners: listeners.len(), ipv4_rules: rules.len() - ipv6_rules, ipv6_rules }
+    }
+
     fn and(self, other: Self) -> Self {
         Self {
             listeners: self.listeners + other.listeners,
@@ -146,55 +162,61 @@ impl Load {
 
 /// Whether a Service gives one of its ports another protocol. That is another listener, which CloudFormation makes before it
 /// deletes the one that has the port: the Service has to move.
-pub fn trades_protocol(old: &BalancerSpec, new: &BalancerSpec) -> bool {
+fn trades_protocol(old: &BalancerSpec, new: &BalancerSpec) -> bool {
     let mut coming = new.listeners.iter();
     coming.any(|to| old.listeners.iter().any(|from| from.port == to.port && from.protocol != to.protocol))
 }
 
-/// Where `spec` goes, given where all others are. A Service that has a place keeps it for as long as its ports are free
-/// there and it can be changed there: clients know the load balancer's name.
+/// Where `spec` goes, given where it is `now` and as what, and where all others are. A Service that has a place keeps it for as
+/// long as it can be made what it is to be there: clients know the load balancer's name.
 pub fn place(
     spec: &BalancerSpec,
-    now: Option<BalancerSlot>,
+    now: Option<(BalancerSlot, &BalancerSpec)>,
     others: &[(BalancerSlot, BalancerSpec)],
 ) -> BalancerSlot {
     let scheme = Scheme::of(spec.kind);
-    let own = Load::of(spec);
-    let fits = |placement: BalancerSlot, is_kept: bool| {
-        let there = others.iter().filter(|(other, _)| *other == placement);
-        let there: Vec<&BalancerSpec> = there.map(|(_, spec)| spec).collect();
-        if there.is_empty() {
-            // What is too large to share a load balancer has one alone.
-            return true;
-        }
+    let on = |slot: BalancerSlot| {
+        let there = others.iter().filter(move |(other, _)| *other == slot);
+        there.map(|(_, spec)| spec).collect::<Vec<_>>()
+    };
+    let is_free = |there: &[&BalancerSpec]| {
         // TCP and UDP of one port could share a listener of the kind TCP_UDP only, with one target group.
         let ports: BTreeSet<u16> =
             there.iter().flat_map(|spec| &spec.listeners).map(|listener| listener.port).collect();
-        let free = spec.listeners.iter().all(|listener| !ports.contains(&listener.port));
-        let all = there.iter().fold(own, |sum, spec| sum.and(Load::of(spec)));
-        // A Service that changes has its old listeners and its new ones for minutes, and so it is with its rules. One
-        // that comes leaves that room to each of the others; one that is there needs it for itself.
-        let largest = there.iter().fold(own, |most, spec| most.at_least(Load::of(spec)));
-        free && all.and(if is_kept { own } else { largest }).fits()
+        spec.listeners.iter().all(|listener| !ports.contains(&listener.port))
     };
-    if let Some(now) = now
-        && now.scheme == scheme
-        && fits(now, true)
+    if let Some((slot, old)) = now
+        && slot.scheme == scheme
+        && !trades_protocol(old, spec)
     {
-        return now;
+        let there = on(slot);
+        let all = there.iter().fold(Load::of_change(old, spec), |sum, spec| sum.and(Load::of(spec)));
+        if is_free(&there) && all.fits() {
+            return slot;
+        }
     }
-    // Every load balancer holds a Service, so that one more than there are Services is always free.
-    let most = u32::try_from(others.len()).unwrap_or(u32::MAX);
-    let free =
-        (0..most).map(|index| BalancerSlot { scheme, index }).find(|placement| fits(*placement, false));
-    free.unwrap_or(BalancerSlot { scheme, index: most })
+    let own = Load::of(spec);
+    let fits = |slot: BalancerSlot| {
+        let there = on(slot);
+        // A Service that changes has its old listeners and its new ones for minutes, and so it is with its rules: one that
+        // comes leaves that room to the largest. What is too large to share a load balancer has one alone.
+        let largest = there.iter().fold(own, |most, spec| most.at_least(Load::of(spec)));
+        let all = there.iter().fold(own, |sum, spec| sum.and(Load::of(spec)));
+        there.is_empty() || (is_free(&there) && all.and(largest).fits())
+    };
+    let left = now.map(|(slot, _)| slot);
+    // Every load balancer holds a Service, so that one of two more than there are others is free.
+    let most = u32::try_from(others.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let slots = (0..=most).map(|index| BalancerSlot { scheme, index });
+    let found = slots.filter(|slot| Some(*slot) != left).find(|slot| fits(*slot));
+    found.unwrap_or(BalancerSlot { scheme, index: most })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::api::{Name, Protocol};
-    use crate::plan::fleet::Listener;
+    use crate::plan::fleet::{Listener, TargetGroup};
 
     fn spec(kind: ServiceType, ports: &[u16]) -> BalancerSpec {
         let listener = |port: &u16| Listener::new(*port, Protocol::Tcp, vec![]);
@@ -263,14 +285,35 @@ mod tests {
     }
 
     #[test]
-    fn a_service_moves_where_it_could_not_be_changed_any_more() {
+    fn a_service_moves_where_it_cannot_be_made_what_it_is_to_be() {
         let there = BalancerSlot { scheme: Scheme::Internal, index: 0 };
-        let port = |port: u16| (there, spec(ServiceType::ClusterIP, &[port]));
-        let others: Vec<_> = (1..=13).map(port).collect();
-        assert_eq!(place(&spec(ServiceType::ClusterIP, &[80]), Some(there), &others), there);
-        assert_eq!(place(&spec(ServiceType::ClusterIP, &[80, 81]), Some(there), &others).index, 1);
-        let alone: Vec<u16> = (1..=15).collect();
-        assert_eq!(place(&spec(ServiceType::ClusterIP, &alone), Some(there), &[]), there);
+        let service = |ports: &[u16]| spec(ServiceType::ClusterIP, ports);
+        let single = |count: u16| (1..=count).map(|port| (there, service(&[port]))).collect::<Vec<_>>();
+        let index = |new: &BalancerSpec, old: &BalancerSpec, others: &[(BalancerSlot, BalancerSpec)]| {
+            place(new, Some((there, old)), others).index
+        };
+        let one = service(&[80]);
+        assert_eq!(index(&one, &one, &single(13)), 0);
+        assert_eq!(index(&service(&[80, 81]), &one, &single(13)), 0, "60 rules");
+        assert_eq!(index(&service(&[80, 81]), &one, &single(14)), 1, "64 rules");
+        // Where nothing of it changes, it stays however full it is there.
+        assert_eq!(index(&one, &one, &single(14)), 0);
+        let large = service(&[100, 101, 102, 103, 104, 105]);
+        assert_eq!(index(&large, &large, &single(9)), 0);
+        // Other ranges are there beside the old ones.
+        let alone = service(&(1..=15).collect::<Vec<_>>());
+        let narrow = BalancerSpec { source_ranges: vec!["10.1.0.0/16".into()], ..alone.clone() };
+        assert_eq!((index(&alone, &alone, &[]), index(&narrow, &alone, &[])), (0, 1));
+        // And so is a listener of machines' other ports.
+        let public = BalancerSlot { scheme: Scheme::Public, index: 0 };
+        let leads = |port: u16| {
+            let mut spec = spec(ServiceType::LoadBalancer, &(1..=50).collect::<Vec<_>>());
+            let group = spec.name.clone();
+            spec.listeners[0].targets = vec![TargetGroup { group, port }];
+            spec
+        };
+        assert_eq!(place(&leads(8080), Some((public, &leads(8080))), &[]).index, 0);
+        assert_eq!(place(&leads(8081), Some((public, &leads(8080))), &[]).index, 1);
     }
 
     #[test]
@@ -280,18 +323,21 @@ mod tests {
         udp.listeners[0].protocol = Protocol::Udp;
         assert!(trades_protocol(&tcp, &udp) && !trades_protocol(&tcp, &tcp));
         assert!(!trades_protocol(&tcp, &spec(ServiceType::ClusterIP, &[54])));
+        let there = BalancerSlot { scheme: Scheme::Internal, index: 0 };
+        assert_eq!(place(&tcp, Some((there, &tcp)), &[]).index, 0);
+        assert_eq!(place(&udp, Some((there, &tcp)), &[]).index, 1, "it moves");
     }
 
     #[test]
     fn a_place_is_kept_while_it_fits_and_reads_back() {
         let there = BalancerSlot { scheme: Scheme::Internal, index: 3 };
         let others = [(there, spec(ServiceType::ClusterIP, &[80]))];
-        assert_eq!(place(&spec(ServiceType::ClusterIP, &[81]), Some(there), &others), there);
-        assert_eq!(place(&spec(ServiceType::ClusterIP, &[80]), Some(there), &others).index, 0);
-        assert_eq!(
-            place(&spec(ServiceType::LoadBalancer, &[81]), Some(there), &others).scheme,
-            Scheme::Public
-        );
+        let placed = |kind, ports: &[u16]| {
+            place(&spec(kind, ports), Some((there, &spec(ServiceType::ClusterIP, &[81]))), &others)
+        };
+        assert_eq!(placed(ServiceType::ClusterIP, &[81]), there);
+        assert_eq!(placed(ServiceType::ClusterIP, &[80]).index, 0);
+        assert_eq!(placed(ServiceType::LoadBalancer, &[81]).scheme, Scheme::Public);
         assert_eq!("internal-3".parse(), Ok(there));
         assert_eq!("internal-x".parse::<BalancerSlot>(), Err(()));
     }

@@ -3,6 +3,8 @@
 //!
 //! Every value goes through JSON, which YAML contains, so that no name in a manifest can change a template's structure.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::name;
@@ -163,8 +165,8 @@ pub enum FrameError {
     },
     /// A load balancer has one listener a port.
     #[error(
-        "port {port} of Service {service} is one of TCP and one of UDP, and on AWS a port has one protocol; give one of them another \
-         port, or put it into a Service of its own"
+        "port {port} of Service {service} is one of TCP and one of UDP, and a port of a load balancer of AWS has one protocol; give \
+         one of them another port, or put it into a Service of its own"
     )]
     Protocols {
         /// The Service.
@@ -174,8 +176,8 @@ pub enum FrameError {
     },
     /// A security group has so many rules.
     #[error(
-        "Service {service} needs {needed} rules of a security group, one for each port and range of clients, and AWS allows {most}; \
-         split it, or name fewer ranges in `loadBalancerSourceRanges`"
+        "Service {service} needs {needed} rules of a security group, one for each port and range of clients, and AWS allows {most} \
+         by default (quota L-0EA8095F); split it, or name its clients in fewer ranges with `loadBalancerSourceRanges`"
     )]
     Rules {
         /// The Service.
@@ -265,7 +267,7 @@ pub struct Placed<'a> {
 /// Refuses a Service that no load balancer can have, also one that has nothing else.
 pub fn refuse(spec: &BalancerSpec) -> Result<(), FrameError> {
     let service = &spec.name;
-    let mut ports = std::collections::BTreeSet::new();
+    let mut ports = BTreeSet::new();
     if let Some(twice) = spec.listeners.iter().find(|listener| !ports.insert(listener.port)) {
         return Err(FrameError::Protocols { service: service.clone(), port: twice.port });
     }
@@ -296,17 +298,14 @@ pub fn bridge(
     frame: &Frame,
 ) -> Result<Option<StackPlan>, FrameError> {
     let (mut listeners, wanted) = (listeners_of(old)?, listeners_of(new)?);
-    let has = |listeners: &[Value], keys: &[&str], like: &Value| {
-        listeners.iter().any(|one| keys.iter().all(|key| one[*key] == like[*key]))
-    };
+    let has = |listeners: &[Value], key: &str, value: &Value| listeners.iter().any(|one| one[key] == *value);
     let first = WARM_PORTS.0 + warm_offset(&old.spec.name);
     let mut added = 0_u16;
     for mut listener in wanted {
-        if has(&listeners, &["target"], &listener) {
+        if has(&listeners, "target", &listener["target"]) {
             continue;
         }
-        // A port is taken whatever protocol it has.
-        if has(&listeners, &["balancer", "listenerPort"], &listener) {
+        if has(&listeners, "name", &listener["name"]) {
             // Nobody connects here: the load balancer's security group lets no client in.
             listener["name"] = json!(format!("Warm{}", listener["target"].as_str().unwrap_or_default()));
             listener["listenerPort"] = json!(first + added);

@@ -220,12 +220,6 @@ fn a_service_on_its_way_has_what_clients_use_and_what_comes() {
     let rules = names(&plan, "EC2::SecurityGroupIngress");
     assert_eq!(rules, names(&put(&old).unwrap(), "EC2::SecurityGroupIngress"));
     assert_eq!(plan.parameters, put(&old).unwrap().parameters, "until it is there it is what it was");
-    // A port that gets another protocol is taken by the one that it has.
-    let mut udp = old.clone();
-    udp.listeners[0].protocol = Protocol::Udp;
-    let plan = bridge("production", (from, Placed { spec: &udp, ..from }), false, &frame()).unwrap().unwrap();
-    assert_eq!(plan.template.matches(" Port: 80\n").count(), 1, "{}", plan.template);
-    assert!(plan.template.contains("WarmTargetsPublic0Port80Udp"), "{}", plan.template);
     // Nothing new, nothing to wait for.
     assert_eq!(bridge("production", (from, from), false, &frame()), Ok(None));
     // Another load balancer: the Service's own ports there, then its name.
