@@ -57,7 +57,9 @@ impl Tasks {
     pub(super) fn tell<E: fmt::Display>(&self, log: &Log, name: &str, done: Result<(), E>) {
         match done.map_err(|error| error.to_string()) {
             Ok(()) if self.forget(name) => log.write(format_args!("{name}: works again")),
-            Err(reason) if self.fail(name, reason.clone()) => log.write(format_args!("{name}: {reason}")),
+            Err(reason) if self.fail(name, reason.clone()) => {
+                log.write(format_args!("{name}: {reason}; it is tried again until it works"));
+            }
             Ok(()) | Err(_) => {}
         }
     }

@@ -115,7 +115,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Unread> {
         Unread::Broken(CloudError::File {
             action: "read".into(),
             path: path.to_owned(),
-            message: format!("{error}; remove it, and the CA is asked again"),
+            message: error.to_string(),
         })
     })
 }
@@ -148,7 +148,10 @@ impl Loaded {
             Ok(Some(record)) if record.want.id() == id => drop(self.records.insert(id.to_owned(), record)),
             Ok(Some(_)) => self.tell(format_args!("{} is of a host with another name", path.display())),
             Ok(None) => {}
-            Err(error) => self.tell(CloudError::from(error)),
+            Err(Unread::Now(error)) => self.tell(error),
+            Err(Unread::Broken(error)) => {
+                self.tell(format_args!("{error}; it is moved aside when the CA is asked"));
+            }
         }
     }
 }
@@ -193,6 +196,8 @@ pub(super) fn load(home: &Home) -> Result<Loaded, CloudError> {
                     loaded.tell(CloudError::file("remove", &path)(error));
                 }
             }
+            // What was moved aside for another record.
+            None if name.is_some_and(|name| name.ends_with(".json.broken")) => {}
             None => loaded.tell(format_args!("{} is none of its files, and is left alone", path.display())),
         }
     }
@@ -211,8 +216,7 @@ pub(super) fn find(home: &Home, id: &str) -> Result<Option<Record>, CloudError> 
         Ok(None) => Ok(None),
         Err(Unread::Now(error)) => Err(error),
         Ok(Some(_)) | Err(Unread::Broken(_)) => {
-            let aside = path.with_extension("json.broken");
-            fs::rename(&path, &aside).map_err(CloudError::file("move aside", &path))?;
+            fs::rename(&path, aside(&path)).map_err(CloudError::file("move aside", &path))?;
             Ok(None)
         }
     }
@@ -223,18 +227,34 @@ pub(super) fn save(home: &Home, record: &Record) -> Result<(), CloudError> {
     write(&records(home).join(format!("{}.json", record.want.id())), record)
 }
 
-/// Removes a record with its certificate and key.
+/// Where a file is kept that holds no record.
+fn aside(path: &Path) -> PathBuf {
+    path.with_extension("json.broken")
+}
+
+/// Removes a record with its certificate and key, and what was moved aside for it.
 pub(super) fn forget(home: &Home, id: &str) -> Result<(), CloudError> {
     let path = records(home).join(format!("{id}.json"));
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(CloudError::file("remove", &path)(error)),
-        _ => Ok(()),
+    for path in [aside(&path), path] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(CloudError::file("remove", &path)(error));
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// The account at a CA.
 pub(super) fn load_account(home: &Home, directory: &str) -> Result<Option<StoredAccount>, CloudError> {
-    Ok(read(&account(home, directory))?)
+    read(&account(home, directory)).map_err(|unread| match unread {
+        Unread::Broken(CloudError::File { action, path, message }) => {
+            let message = format!("{message}; remove it, and another account is made");
+            CloudError::File { action, path, message }
+        }
+        Unread::Now(error) | Unread::Broken(error) => error,
+    })
 }
 
 /// Writes the account at a CA.

@@ -35,8 +35,8 @@ const MAX_CHAIN: usize = 64 << 10;
 /// The longest URL and the longest token of a CA: both are written down.
 const MAX_NAME: usize = 2048;
 
-/// A certificate that is expired by this computer's clock is looked at again until so many attempts have failed: the clock
-/// may be wrong, but it may also have expired before it was fetched.
+/// How often a certificate is looked at that is expired by this computer's clock: the clock may be wrong, but it may also have
+/// expired before it was fetched.
 const LOOKS: u32 = 8;
 
 /// What an attempt needs beside the CA.
@@ -109,7 +109,7 @@ async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> 
     let chain = chain.map_err(|error| step(&error))?;
     let chain = chain.ok_or_else(|| failed(&want, "the order has no certificate"))?;
     let now = clock::wall();
-    check(&want, &chain, &key, now, record.attempts)?;
+    check(&want, &chain, &key, now).map_err(|failure| looked(record, failure))?;
     record.succeed(now, chain, key);
     Ok(())
 }
@@ -152,24 +152,24 @@ async fn placed(
     let key = KeyPair::generate().map_err(|error| failed(&want, &error.to_string()))?;
     let key = PrivateKey(key.serialize_pem());
     let by_tls = record.takes_turn_by_tls();
-    record.order = Some(Pending { url: order.url().to_owned(), key: key.clone(), by_tls, challenge: None });
+    let url = order.url().to_owned();
+    record.order = Some(Pending { url, key: key.clone(), by_tls, challenge: None, looks: 0 });
     world.save(record).map_err(|error| Failure::local(&error))?;
     Ok((order, key))
 }
 
 /// The account at the CA, which is made where there is none, or `again` where the CA lost it; with the address of `want`.
 async fn account(home: &Home, want: &Want, requests: &Requests, again: bool) -> Result<Account, Failure> {
-    let (mut account, mut stored) = known(home, want, requests, again).await?;
+    let (account, mut stored) = known(home, want, requests, again).await?;
     if stored.email == want.issuer.email {
         return Ok(account);
     }
     let contact = want.issuer.email.as_ref().map(|email| format!("mailto:{email}"));
     let contacts: Vec<&str> = contact.as_deref().into_iter().collect();
-    let mut updated = account.update_contacts(&contacts).await;
+    let updated = account.update_contacts(&contacts).await;
     let is_forgotten = matches!(&updated, Err(Error::Api(problem)) if is(problem, "accountDoesNotExist"));
     if is_forgotten && !again {
-        (account, stored) = known(home, want, requests, true).await?;
-        updated = account.update_contacts(&contacts).await;
+        return Box::pin(self::account(home, want, requests, true)).await;
     }
     updated.map_err(|error| of_account(want, &error))?;
     stored.email.clone_from(&want.issuer.email);
@@ -300,7 +300,7 @@ fn bounded(want: &Want, url: &str) -> Result<(), Failure> {
 
 /// Refuses a certificate that cannot be served for the host. One that is refused for its time alone does not cost the order:
 /// the clock may be wrong, and the CA has few certificates of a host a week.
-fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64, attempts: u32) -> Result<(), Failure> {
+fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64) -> Result<(), Failure> {
     let refused = |reason: &str| lost(want, &format!("its certificate cannot be served: {reason}"));
     if chain.len() > MAX_CHAIN {
         return Err(refused(&format!("with its chain it has more than {MAX_CHAIN} bytes")));
@@ -317,10 +317,17 @@ fn check(want: &Want, chain: &str, key: &PrivateKey, now: u64, attempts: u32) ->
         Some((from, until)) if from < until && until > now / 1000 => Ok(()),
         Some((from, until)) if from < until => {
             let reason = format!("it expired at {} by the clock of this computer", at(until));
-            Err(Failure { is_final: attempts.is_multiple_of(LOOKS), ..refused(&reason) })
+            Err(Failure { is_final: false, ..refused(&reason) })
         }
         _ => Err(refused("there is no time at which it is valid")),
     }
+}
+
+/// Takes note of a look at a certificate that was refused for its time alone. The last one costs the order.
+fn looked(record: &mut Record, failure: Failure) -> Failure {
+    let Some(order) = record.order.as_mut().filter(|_| !failure.is_final) else { return failure };
+    order.looks += 1;
+    Failure { is_final: order.looks >= LOOKS, ..failure }
 }
 
 /// Why the CA does not believe that the host leads here.

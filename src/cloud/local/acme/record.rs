@@ -133,6 +133,9 @@ pub(super) struct Pending {
     /// look at any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) challenge: Option<Challenge>,
+    /// How often its certificate was refused for its time alone.
+    #[serde(default)]
+    pub(super) looks: u32,
 }
 
 /// Why an attempt failed.
@@ -514,6 +517,7 @@ mod tests {
             key: PrivateKey("k".into()),
             by_tls: false,
             challenge: None,
+            looks: 0,
         });
         record.fail(0, failure(false, None));
         assert!(record.order.is_some());

@@ -95,7 +95,13 @@ fn wanted(wants: &[Want]) -> BTreeMap<String, Want> {
 }
 
 fn pending(key: &str, challenge: Option<Challenge>) -> Pending {
-    Pending { url: "https://ca/order".into(), key: PrivateKey(key.into()), by_tls: false, challenge }
+    Pending {
+        url: "https://ca/order".into(),
+        key: PrivateKey(key.into()),
+        by_tls: false,
+        challenge,
+        looks: 0,
+    }
 }
 
 #[test]
@@ -578,7 +584,7 @@ async fn a_certificate_that_is_refused_for_its_time_is_looked_at_again() {
     assert!(order.is_some());
     // Not without end: it may have expired indeed.
     let mut late = record.clone();
-    late.attempts = 7;
+    late.order.as_mut().unwrap().looks = 7;
     ca.play("valid", expired(bed.file(&record.want)));
     assert!(bed.attempt(&mut late).await.unwrap_err().is_final);
     assert_eq!(ca.asked("/orders"), 0);

@@ -29,15 +29,18 @@ pub(in crate::cloud::local) struct Addresses {
 
 impl Addresses {
     /// Whether machines of this environment have addresses. It stays what it is as long as it has machines, or records of
-    /// some: all may have been killed at once. One that needs addresses gets them with its next machines.
+    /// some that others take the place of: all may have been killed at once. One that needs addresses gets them with its
+    /// next machines.
     pub(in crate::cloud::local) fn are_in(&self, environment: &Environment) -> bool {
         let records = || environment.groups.values().flat_map(|group| group.instances.values());
         let mut there = records().filter(|record| record.state != InstanceState::Ended).peekable();
         if there.peek().is_some() {
             return there.any(|record| record.address.is_some());
         }
-        let had = || records().next().is_none() || records().any(|record| record.address.is_some());
-        self.are_given && (needs_network(environment) || had())
+        // Runs of Jobs stay for as long as their history does, and nothing takes their place.
+        let mut replaced = records().filter(|record| record.run.is_none()).peekable();
+        let had = replaced.peek().is_none() || replaced.any(|record| record.address.is_some());
+        self.are_given && (needs_network(environment) || had)
     }
 
     /// The families of addresses of the machines of this environment, of that name; none where they have no addresses. They
@@ -121,6 +124,7 @@ pub(super) fn needs_network(environment: &Environment) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::fleet::RunMember;
 
     #[test]
     fn machines_of_an_environment_have_ipv6_or_none_has() {
@@ -175,6 +179,12 @@ mod tests {
         addresses.are_given = false;
         assert!(!addresses.are_in(&environment), "this host gives none any more");
         addresses.are_given = true;
+        for group in environment.groups.values_mut() {
+            group.instances.values_mut().for_each(|record| {
+                (record.address, record.run) = (None, Some(RunMember { number: 1, index: None }));
+            });
+        }
+        assert!(addresses.are_in(&environment), "they were runs of Jobs");
         for group in environment.groups.values_mut() {
             group.instances.clear();
         }

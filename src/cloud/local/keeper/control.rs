@@ -51,7 +51,7 @@ struct Memory {
 
 /// Runs until the process is to end. A round that fails, because nothing can be saved, is told by `status` and tried again
 /// after a pause; what runs goes on meanwhile. A network that cannot be made what is wanted is told by `status` too, and
-/// keeps no other environment waiting.
+/// costs others no pause.
 pub(in crate::cloud::local) async fn run(keeper: Arc<Keeper>) {
     let memory = Arc::new(Mutex::new(Memory::default()));
     let make = {

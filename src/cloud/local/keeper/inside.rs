@@ -26,20 +26,36 @@ const REOPEN: Duration = Duration::from_secs(2);
 /// Between two looks for holders that have ended; one that ends again and again is started no more often.
 const HOLDERS: Duration = Duration::from_secs(2);
 
-/// Networks that the front door does not carry in, each with the time since when; or when it was opened again last.
+/// Networks that the front door does not carry in, each with the time since when, or when it was opened again last; and why
+/// it could not be.
 #[derive(Debug, Default)]
-pub(super) struct Missing(BTreeMap<String, Instant>);
+pub(super) struct Missing(BTreeMap<String, (Instant, Option<String>)>);
 
 impl Missing {
     /// Whether the network is to be opened again `now`. Rounds follow each other at once while there is something to do, so
     /// that they measure no time.
     fn is_due(&mut self, name: &str, now: Instant) -> bool {
-        let since = self.0.entry(name.to_owned()).or_insert(now);
+        let (since, _) = self.0.entry(name.to_owned()).or_insert((now, None));
         let is_due = now.saturating_duration_since(*since) >= REOPEN;
         if is_due {
             *since = now;
         }
         is_due
+    }
+
+    /// Opens the network again where that is due `now`. Until the next time it failed as it did the last time.
+    fn reopen(
+        &mut self,
+        name: &str,
+        now: Instant,
+        open: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), String> {
+        let opened = self.is_due(name, now).then(open);
+        let Some((_, reason)) = self.0.get_mut(name) else { return Ok(()) };
+        if let Some(opened) = opened {
+            *reason = opened.err().map(|error| error.to_string());
+        }
+        reason.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -62,9 +78,8 @@ pub(super) async fn join(keeper: &Keeper, missing: &mut Missing) -> Result<(), C
             }
             Ok(None) if !carried.contains(&name) => {
                 // A process that was killed is there again soon; a front door that was ended has left what it had.
-                let is_due = missing.is_due(&name, Instant::now());
-                let opened = if is_due { blocking(|| network.reopen()) } else { Ok(()) };
-                opened.map_err(|error| failed(&name, &error))
+                let reopened = missing.reopen(&name, Instant::now(), || blocking(|| network.reopen()));
+                reopened.map_err(|reason| failed(&name, &reason))
             }
             Ok(None) => Ok(()),
         };
@@ -112,10 +127,10 @@ pub(in crate::cloud::local) async fn keep_holders(keeper: Arc<Keeper>) {
     let (tasks, log) = (Arc::clone(&keeper.tasks), Arc::clone(&keeper.log));
     let ending = keeper.ending.clone();
     let make = move || replace_holders(Arc::clone(&keeper));
-    supervise(tasks, log, "holders of networks".to_owned(), ending, make).await;
+    supervise(tasks, log, "look at holders of networks".to_owned(), ending, make).await;
 }
 
-/// Looks for holders that have ended, again and again. An error is that of one that cannot be started.
+/// Looks for holders that have ended, again and again.
 async fn replace_holders(keeper: Arc<Keeper>) -> Result<(), String> {
     loop {
         tokio::time::sleep(HOLDERS).await;
@@ -134,9 +149,7 @@ async fn replace_holders(keeper: Arc<Keeper>) -> Result<(), String> {
                 Err(error) => failed = Some(format!("that of {name} cannot be started: {error}")),
             }
         }
-        if let Some(reason) = failed {
-            return Err(reason);
-        }
+        keeper.tasks.tell(&keeper.log, "holders of networks", failed.map_or(Ok(()), Err));
     }
 }
 
@@ -471,5 +484,20 @@ mod tests {
         }
         assert_eq!(opened, 2);
         assert!(!missing.is_due("f", start + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn a_network_that_could_not_be_opened_is_told_until_it_is() {
+        let mut missing = Missing::default();
+        let start = Instant::now();
+        let mut at = |seconds, done: Result<(), &str>| {
+            missing.reopen("e", start + Duration::from_secs(seconds), || done.map_err(io::Error::other))
+        };
+        assert_eq!(at(0, Err("it is not looked at yet")), Ok(()));
+        assert_eq!(at(3, Err("no room")), Err("no room".to_owned()));
+        // In the rounds between two tries as well.
+        assert_eq!(at(4, Ok(())), Err("no room".to_owned()));
+        assert_eq!(at(6, Ok(())), Ok(()));
+        assert_eq!(at(7, Err("not due")), Ok(()));
     }
 }

@@ -193,7 +193,7 @@ async fn check_once(
     // A container that ends again and again is ready whenever it has just been started.
     let restarted = status.containers.iter().any(|container| container.restarts > 0);
     for (port, target) in targets {
-        if !status_check::accepts(&target, address).await {
+        if !client.accepts(&target, address).await {
             if restarted || now < since.saturating_add(status_check::PORTS_GRACE_MS) {
                 return (outcome, Some(port));
             }

@@ -102,17 +102,33 @@ impl StatusClient {
         }
     }
 
+    /// Whether something in the guest accepts connections to the port that is reached at `address`.
+    ///
+    /// qemu accepts them itself, and closes one when the guest has refused it. So the guest is asked for its status, at
+    /// `guest`, behind the connection: packets to a guest and from it keep their order, so that its answer comes after a
+    /// refusal, however slow the machine is.
+    pub(crate) async fn accepts(&mut self, address: &Reach, guest: &Reach) -> bool {
+        let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, address.connect()).await else {
+            return false;
+        };
+        if self.get(guest, PATIENCE).await.is_err() {
+            return false;
+        }
+        // An end or a reset without any bytes is the guest's refusal; silence and bytes are a listener's.
+        !matches!(tokio::time::timeout(CLOSING, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
+    }
+
     /// Sends the request, over the connection of the last one where there is one, and reads the answer. A guest ends such a
-    /// connection when it likes, and it may be lost without a word: then another one is made in the time that is left.
+    /// connection when it likes: then another one is made. One that is lost without a word costs one request.
     async fn get(&mut self, address: &Reach, patience: Duration) -> io::Result<Answer> {
         let conversation = async {
             // Whoever gives up in the middle leaves no connection with half of an answer.
             let kept = self.kept.take().filter(|(to, stream)| *to == address.address() && is_silent(stream));
             if let Some((_, mut stream)) = kept {
-                match tokio::time::timeout(patience / 2, ask(&mut stream, address)).await {
-                    Ok(Ok(answer)) => return Ok((stream, answer)),
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
-                    Ok(Err(_)) | Err(_) => {}
+                match ask(&mut stream, address).await {
+                    Ok(answer) => return Ok((stream, answer)),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+                    Err(_) => {}
                 }
             }
             let mut stream = address.connect().await?;
@@ -137,22 +153,6 @@ fn is_silent(stream: &TcpStream) -> bool {
 fn is_our_fault(error: &io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::AGAIN];
     error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
-}
-
-/// Whether something in the guest accepts connections to the port that is reached at `address`.
-///
-/// qemu accepts them itself, and closes one when the guest has refused it. So the guest is asked for its status, at
-/// `guest`, behind the connection: packets to a guest and from it keep their order, so that its answer comes after a
-/// refusal, however slow the machine is.
-pub(crate) async fn accepts(address: &Reach, guest: &Reach) -> bool {
-    let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, address.connect()).await else {
-        return false;
-    };
-    if StatusClient::default().get(guest, PATIENCE).await.is_err() {
-        return false;
-    }
-    // An end or a reset without any bytes is the guest's refusal; silence and bytes are a listener's.
-    !matches!(tokio::time::timeout(CLOSING, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_)))
 }
 
 /// Sends the request for the status, and reads the answer.
@@ -256,7 +256,8 @@ mod tests {
         let guest = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let asked = Reach::Host(guest.local_addr().unwrap());
         let status = ok(status);
-        assert!(tokio::join!(accepts(&address, &asked), answer(&guest, &status)).0);
+        let mut client = StatusClient::default();
+        assert!(tokio::join!(client.accepts(&address, &asked), answer(&guest, &status)).0);
         // A guest that takes its time refuses before it answers, and one that does not answer has not accepted.
         let refusing = async {
             drop(listener.accept().await.unwrap());
@@ -265,9 +266,9 @@ mod tests {
             drop(asking);
             answer(&guest, &status).await;
         };
-        assert!(!tokio::join!(accepts(&address, &asked), refusing).0);
+        assert!(!tokio::join!(client.accepts(&address, &asked), refusing).0);
         drop(guest);
-        assert!(!accepts(&address, &asked).await);
+        assert!(!client.accepts(&address, &asked).await);
         let CheckOutcome::Silence(silent) = StatusClient::default().check(&address, PATIENCE_BOOTING).await
         else {
             panic!()
@@ -324,7 +325,9 @@ mod tests {
                 // What the guest sends behind it is there.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            let outcome = client.check(&address, PATIENCE).await;
+            let outcome = client.check(&address, PATIENCE_BOOTING).await;
+            assert!(matches!(outcome, CheckOutcome::Silence(_)), "{outcome:?}");
+            let outcome = client.check(&address, PATIENCE * 30).await;
             assert!(matches!(outcome, CheckOutcome::Status(_)), "{outcome:?}");
         };
         tokio::join!(guest, asking);

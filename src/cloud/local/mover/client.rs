@@ -138,26 +138,18 @@ impl Mover {
         }
         let done = self.exchange(&mut link, routes).await;
         self.fails.store(done.is_err(), Ordering::Release);
-        match done {
-            Ok(report) => {
-                *self.lock() = report;
-                if self.tasks.forget(TASK) {
-                    self.log.write(format_args!("{TASK}: works again"));
-                }
+        self.tasks.tell(&self.log, TASK, done.as_ref().map(drop));
+        let Ok(report) = done else {
+            // One that is only silent carries what it carried: machines that drain are not ended for that.
+            if processes::find(&self.home.state).is_empty() {
+                *self.lock() = Report::default();
             }
-            Err(reason) => {
-                // One that is only silent carries what it carried: machines that drain are not ended for that.
-                if processes::find(&self.home.state).is_empty() {
-                    *self.lock() = Report::default();
-                }
-                link.stream = None;
-                link.applied = None;
-                link.retry = Instant::now() + RETRY;
-                if self.tasks.fail(TASK, reason.clone()) {
-                    self.log.write(format_args!("{TASK}: {reason}; it is tried again until it works"));
-                }
-            }
-        }
+            link.stream = None;
+            link.applied = None;
+            link.retry = Instant::now() + RETRY;
+            return;
+        };
+        *self.lock() = report;
     }
 
     /// How long to wait for a call of [`Mover::apply`] with `routes` before going on without its end. One that fails is

@@ -270,10 +270,14 @@ impl Network {
             (open.handles.user.try_clone()?, open.handles.net.try_clone()?)
         };
         let opened = self.open_again(&user, &net)?;
-        // The one before is waited for when nobody waits for this lock.
-        let before = std::mem::replace(&mut *locked(&self.open), opened);
-        drop(before);
-        Ok(true)
+        let mut open = locked(&self.open);
+        // Somebody who asked may have started another one meanwhile.
+        let is_there = open.holder.is_usable();
+        let spare = if is_there { opened } else { std::mem::replace(&mut *open, opened) };
+        // Its process is waited for when nobody waits for the lock.
+        drop(open);
+        drop(spare);
+        Ok(!is_there)
     }
 
     /// The device of a machine that is about to be started, with its interface in the network. An address of IPv6 that the
@@ -366,6 +370,10 @@ impl Network {
     /// What the front door is given of this network: the namespaces and the exclusive descriptors. `None` when another
     /// process has those already.
     pub(crate) fn to_give(&self) -> io::Result<Option<Given>> {
+        // Without waiting for a holder that is asked.
+        if locked(&self.outside).is_none() {
+            return Ok(None);
+        }
         let open = locked(&self.open);
         let outside = locked(&self.outside);
         let Some(Outside { tun, egress, names_udp, names_tcp, egress6, .. }) = &*outside else {
