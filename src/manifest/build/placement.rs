@@ -23,7 +23,11 @@ pub(super) fn placement(pod: Object<'_>, annotations: &BTreeMap<String, String>)
     let required = affinity.object("requiredDuringSchedulingIgnoredDuringExecution")?;
     for term in required.objects("nodeSelectorTerms")? {
         for condition in term.objects("matchExpressions")? {
-            keep(&mut found, &condition.text("key")?, condition.texts_if("values")?.unwrap_or_default());
+            // The other operators that are deployed hold for every machine.
+            if condition.text("operator")? == "In" {
+                let values = condition.texts_if("values")?.unwrap_or_default();
+                keep(&mut found, &condition.text("key")?, values);
+            }
         }
     }
     if let Some(types) = of(MACHINE_TYPES) {

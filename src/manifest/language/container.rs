@@ -227,7 +227,7 @@ static CONTAINER_PORT: Table = Table::new(
         mapped(
             "hostPort",
             PORT,
-            "the machine is the host: the same number is already reachable, another one is mapped",
+            "the machine is the host, where the same number is reachable already; for another one write a Service",
         )
         .zero(),
         no_meaning("hostIP", TEXT, "a machine has one address").zero(),

@@ -63,7 +63,7 @@ pub(super) static POD_SPEC: Table = Table::new(
         mapped(
             "nodeSelector",
             LABELS,
-            "kubernetes.io/os: linux, architecture, zone, region and instance type choose the machine; other labels are refused",
+            "kubernetes.io/os: linux, architecture, zone, region and instance type choose the machine; other labels, a node's name among them, are refused",
         ),
         mapped("affinity", Type::Object(&AFFINITY), "where machines run"),
         mapped(
@@ -284,7 +284,7 @@ static NODE_TERM: Table = Table::new(
         mapped(
             "matchExpressions",
             Type::List(&Type::Object(&NODE_CONDITION)),
-            "conditions on the keys of nodeSelector",
+            "conditions on the keys of nodeSelector; of other labels machines have none, so that `NotIn` and `DoesNotExist` hold for these",
         ),
         refused("matchFields", Type::Any, "there are no node objects", "use the labels of nodeSelector"),
     ],

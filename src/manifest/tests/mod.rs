@@ -94,6 +94,33 @@ fn the_short_form_may_name_a_machine_and_has_no_disk() {
 }
 
 #[test]
+fn zones_are_those_of_a_condition_that_names_some() {
+    let zone = "key: topology.kubernetes.io/zone, operator";
+    let affinity = format!(
+        "affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{{matchExpressions: [{{{zone}: In, values: [a]}}, {{{zone}: Exists}}]}}]}}}}}}"
+    );
+    let (_, reading) = reading(
+        &[&deployment(&POD.replacen("containers:", &format!("{affinity}\n      containers:"), 1))],
+        &local(),
+    );
+    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+    assert_eq!(reading.set.deployments[0].template.spec.placement.zones, ["a"]);
+}
+
+#[test]
+fn for_another_port_of_the_host_there_is_a_service_to_write() {
+    let port = |host: u16| {
+        POD.replacen("containerPort: 80", &format!("containerPort: 80\n          hostPort: {host}"), 1)
+    };
+    let (_, same) = reading(&[&deployment(&port(80))], &local());
+    assert!(!same.has_errors(), "{:?}", same.diagnostics);
+    let (_, other) = reading(&[&deployment(&port(8080))], &local());
+    let found = other.diagnostics.iter().find(|found| found.code == Code::NotDeployableYet).unwrap();
+    let help = "write a Service of `type: LoadBalancer` with `port` `8080` and `targetPort` `80`, which has an address of its own";
+    assert_eq!(found.help.as_deref(), Some(help));
+}
+
+#[test]
 fn an_ephemeral_volume_is_scratch_space_of_its_size() {
     let volume = "volumes: [{name: work, ephemeral: {volumeClaimTemplate: {metadata: {labels: {a: b}}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Gi}}}}}}]";
     let (_, reading) = reading(

@@ -179,9 +179,17 @@ pub(in crate::manifest) fn env_source(check: &mut Check<'_>, source: &Node<'_>) 
 /// `hostPort`: the machine is the host.
 pub(in crate::manifest) fn host_port(check: &mut Check<'_>, port: &Node<'_>) {
     let Some(host) = port.entry("hostPort") else { return };
-    if host.value.scalar() != port.str("containerPort") {
+    let (wanted, own) =
+        (host.value.scalar().unwrap_or_default(), port.str("containerPort").unwrap_or_default());
+    if wanted != own {
         check.key("hostPort", |check| {
-            check.not_yet(host.key_span, "`hostPort` that differs from `containerPort`");
+            let message = "not deployable yet: `hostPort` that differs from `containerPort`";
+            let help = format!(
+                "write a Service of `type: LoadBalancer` with `port` {} and `targetPort` {}, which has an address of its own",
+                check.shown(wanted),
+                check.shown(own)
+            );
+            check.report(Code::NotDeployableYet, host.key_span, message).help(help);
         });
     }
 }

@@ -151,6 +151,8 @@ enum NodeLabel {
     /// Zone, type of machine.
     Placement,
     Region,
+    /// The name of a node.
+    Host,
     Other,
 }
 
@@ -240,15 +242,21 @@ fn node_label(key: &str) -> NodeLabel {
         "kubernetes.io/os" | "beta.kubernetes.io/os" => NodeLabel::System,
         "kubernetes.io/arch" | "beta.kubernetes.io/arch" => NodeLabel::Architecture,
         "topology.kubernetes.io/region" | "failure-domain.beta.kubernetes.io/region" => NodeLabel::Region,
+        "kubernetes.io/hostname" => NodeLabel::Host,
         _ if ZONE_LABELS.contains(&key) || MACHINE_TYPE_LABELS.contains(&key) => NodeLabel::Placement,
         _ => NodeLabel::Other,
     }
 }
 
-/// The label of a region: an environment lies in one.
-fn region(check: &mut Check<'_>, span: crate::manifest::tree::Span, label: &str, values: &[&str]) {
+/// The label of a region: an environment lies in one, which will do or not.
+fn region(
+    check: &mut Check<'_>,
+    span: crate::manifest::tree::Span,
+    label: &str,
+    will_do: impl Fn(&str) -> bool,
+) {
     match check.options.region.clone() {
-        Some(region) if !values.contains(&region.as_str()) => {
+        Some(region) if !will_do(&region) => {
             let message =
                 format!("the environment lies in {region}, and label `{label}` wants another region");
             check.report(Code::RefusedValue, span, message).help("use the environment of that region");
@@ -256,6 +264,11 @@ fn region(check: &mut Check<'_>, span: crate::manifest::tree::Span, label: &str,
         Some(_) => {}
         None => check.supported(span, format_args!("label `{label}`"), PLACEMENT),
     }
+}
+
+fn host_label(check: &mut Check<'_>, entry_span: crate::manifest::tree::Span, key: &str) {
+    let message = format!("label `{key}` chooses a node by its name, and a machine is made for each pod");
+    check.report(Code::RefusedValue, entry_span, message).help("remove it");
 }
 
 fn other_label(check: &mut Check<'_>, entry_span: crate::manifest::tree::Span, key: &str) {
@@ -281,7 +294,8 @@ pub(in crate::manifest) fn node_selector(check: &mut Check<'_>, spec: &Node<'_>)
                 NodeLabel::Placement => {
                     check.supported(*key_span, format_args!("label `{key}`"), PLACEMENT);
                 }
-                NodeLabel::Region => region(check, *key_span, key, &[text]),
+                NodeLabel::Region => region(check, *key_span, key, |region| region == text),
+                NodeLabel::Host => host_label(check, *key_span, key),
                 NodeLabel::Architecture => check.not_yet(*key_span, format_args!("label `{key}`")),
                 NodeLabel::Other => other_label(check, *key_span, key),
             });
@@ -297,23 +311,33 @@ pub(in crate::manifest) fn node_condition(check: &mut Check<'_>, condition: &Nod
         .get("values")
         .map(|values| values.items().iter().filter_map(Node::scalar).collect())
         .unwrap_or_default();
-    let only = |word: &str| condition.str("operator") == Some("In") && values.contains(&word);
-    check.key("key", |check| match node_label(text) {
-        NodeLabel::System if only("linux") => {}
-        NodeLabel::System => {
+    let operator = condition.str("operator").unwrap_or_default();
+    // Of a label that every machine has, with this value.
+    let holds = |value: &str| match operator {
+        "In" => values.contains(&value),
+        "NotIn" => !values.contains(&value),
+        other => other == "Exists",
+    };
+    check.key("key", |check| match (node_label(text), operator) {
+        (NodeLabel::System, _) if holds("linux") => {}
+        (NodeLabel::System, _) => {
             check.report(Code::RefusedValue, key.span, "machines run Linux").help("remove the condition");
         }
-        NodeLabel::Architecture if only("amd64") => {}
-        NodeLabel::Placement if condition.str("operator") == Some("In") => {
-            check.supported(key.span, format_args!("label `{text}`"), PLACEMENT);
+        (NodeLabel::Architecture, _) if holds("amd64") => {}
+        // Each machine lies somewhere, is of some type and has a name; it is none of the nodes that are there, and has no
+        // other labels.
+        (NodeLabel::Placement | NodeLabel::Region | NodeLabel::Host, "Exists")
+        | (NodeLabel::Host | NodeLabel::Other, "NotIn")
+        | (NodeLabel::Other, "DoesNotExist") => {}
+        (NodeLabel::Placement, "In") => check.supported(key.span, format_args!("label `{text}`"), PLACEMENT),
+        (NodeLabel::Region, "In" | "NotIn") => region(check, key.span, text, holds),
+        (NodeLabel::Host, "In") => host_label(check, key.span, text),
+        (NodeLabel::Other, _) => other_label(check, key.span, text),
+        (_, "DoesNotExist") => {
+            let message = format!("every machine has label `{text}`");
+            check.report(Code::RefusedValue, key.span, message).help("remove the condition");
         }
-        NodeLabel::Region if condition.str("operator") == Some("In") => {
-            region(check, key.span, text, &values);
-        }
-        NodeLabel::Architecture | NodeLabel::Placement | NodeLabel::Region => {
-            check.not_yet(key.span, format_args!("label `{text}`"));
-        }
-        NodeLabel::Other => other_label(check, key.span, text),
+        _ => check.not_yet(key.span, format_args!("label `{text}`")),
     });
 }
 
