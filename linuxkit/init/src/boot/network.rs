@@ -33,11 +33,14 @@ const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
 
-/// Settings of the network that containers expect from a container engine: low ports and ping for any user.
-/// A pod is alone in its VM, so no port is another's.
-const SYSCTLS: [(&str, &str); 2] = [
+/// Settings of the network: what containers expect from a container engine, low ports and ping for any user (a pod is alone in
+/// its VM, so no port is another's), and timestamps of TCP, over IPv6 too, that all connections count from one start. Linux
+/// gives each one another start by chance. A Service and a server's own address are two ways to one server, which may see the
+/// same port of this machine twice within TIME-WAIT: it takes the second connection at once only if its timestamp is later.
+const SYSCTLS: [(&str, &str); 3] = [
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    ("/proc/sys/net/ipv4/tcp_timestamps", "2"),
 ];
 
 /// Settings of an interface whose address of IPv6 is given: no router changes it, and none is asked.

@@ -26,6 +26,8 @@ fn a_container_has_kubernetes_rights_by_default() {
     let refused = "sh: can't create /proc/sys/vm/swappiness: Read-only file system\n";
     assert_eq!(vm.shell("echo 1 > /proc/sys/vm/swappiness"), refused);
     assert_eq!(vm.shell("ulimit -n; ulimit -Hn"), "1024\n524288\n");
+    // Timestamps of all connections count from one start, by which servers tell a later one.
+    assert_eq!(vm.shell("cat /proc/sys/net/ipv4/tcp_timestamps"), "2\n");
     assert_eq!(vm.shell("wc -c < /proc/interrupts; grep -c nf_tables /proc/modules"), "0\n0\n");
     // A node of the machine's serial port, on which PID 1 tells the pod's end, may be made and not be used.
     let console = "mknod /dev/con c 5 1; echo 'i2kit: end {}' > /dev/con; head -c 1 /dev/con";

@@ -5,6 +5,7 @@
 mod forged;
 mod hostile;
 mod policies;
+mod ports;
 mod reach;
 mod speed;
 mod tables;
@@ -150,8 +151,9 @@ impl Network {
     }
 }
 
-/// Sets the addresses and routes of a machine in this thread's network, on its `eth0`.
+/// Sets the addresses and routes of a machine in this thread's network, on its `eth0`, and what the guest sets of TCP.
 fn set_up(address: Ipv4Addr) {
+    std::fs::write("/proc/sys/net/ipv4/tcp_timestamps", "2").unwrap();
     let [mac, gateway] = [wanted::hardware_address(address), GATEWAY_HARDWARE]
         .map(|bytes| bytes.map(|byte| format!("{byte:02x}")).join(":"));
     for command in [
