@@ -342,6 +342,11 @@ fn copy(from: &Path, to: &Path) -> Result<File, CloudError> {
         return File::options().read(true).write(true).open(to).map_err(CloudError::file("open", to));
     }
     let _ = fs::remove_file(to);
+    copy_data(from, to)
+}
+
+/// Copies a file's data, without its holes, to one that is not there yet.
+fn copy_data(from: &Path, to: &Path) -> Result<File, CloudError> {
     let mut source = File::open(from).map_err(CloudError::file("open", from))?;
     let mut target = File::create_new(to).map_err(CloudError::file("create", to))?;
     let length = source.metadata().map_err(CloudError::file("look at", from))?.len();
@@ -548,6 +553,42 @@ mod tests {
         remove_snapshot(&path, "first").unwrap();
         remove_snapshot(&path, "first").unwrap();
         assert!(!snapshots(&path).exists());
+    }
+
+    #[test]
+    fn a_copy_has_every_byte_and_no_block_more_whether_blocks_are_shared_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, shared, copied] = ["disk", "shared", "copied"].map(|name| folder.path().join(name));
+        let mut file = File::create_new(&path).unwrap();
+        // Data at the start, across the edges of blocks, and up to an end that is no edge of one; holes between.
+        for (at, length) in
+            [(0, 3), ((8 << 20) - 5, 9_000), ((40 << 20) + 1, 4_096), ((64 << 20) - 1_000, 1_017)]
+        {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            let bytes: Vec<u8> = (1..=251_u8).cycle().take(length).collect();
+            file.write_all(&bytes).unwrap();
+        }
+        let then = fs::read(&path).unwrap();
+        assert_eq!(then.len(), (64 << 20) + 17);
+        // Sharing, where the file system of this folder can do that; and what is done where it cannot.
+        drop(copy(&path, &shared).unwrap());
+        drop(copy_data(&path, &copied).unwrap());
+        file.set_len(70 << 20).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(&vec![255; 20_000]).unwrap();
+        for copy in [&shared, &copied] {
+            assert!(fs::read(copy).unwrap() == then, "{}", copy.display());
+            assert!(used(copy).unwrap() < Bytes(4 << 20), "{} takes {:?}", copy.display(), used(copy));
+        }
+        // A hole at the end is part of a file as well.
+        drop(copy(&path, &shared).unwrap());
+        fs::remove_file(&copied).unwrap();
+        drop(copy_data(&path, &copied).unwrap());
+        let now = fs::read(&path).unwrap();
+        assert!(fs::read(&shared).unwrap() == now && fs::read(&copied).unwrap() == now);
+        assert!(copy_data(&path, &copied).is_err(), "it is there");
+        shares_blocks(&path);
+        assert!(!path.with_extension("raw.probe").exists());
     }
 
     #[test]

@@ -14,7 +14,7 @@ const INSTEAD: &str = "machines have qemu's user network instead: pods have no a
 /// Settings of a host that restrict who makes namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Host {
-    /// `kernel.apparmor_restrict_unprivileged_userns` is 1.
+    /// `kernel.apparmor_restrict_unprivileged_userns` is there and not 0.
     is_confined: bool,
     /// `kernel.unprivileged_userns_clone` is 0.
     is_forbidden: bool,
@@ -25,13 +25,19 @@ pub(super) struct Host {
 impl Host {
     /// This host.
     pub(super) fn here() -> Self {
-        let is = |name: &str, value: &str| {
-            fs::read_to_string(format!("/proc/sys/kernel/{name}")).is_ok_and(|text| text.trim() == value)
+        Self::at(Path::new("/"))
+    }
+
+    /// The host whose files lie below `root`. A setting that its kernel does not have restricts nobody.
+    fn at(root: &Path) -> Self {
+        let is_zero = |name: &str| {
+            let text = fs::read_to_string(root.join("proc/sys/kernel").join(name)).ok()?;
+            Some(text.trim() == "0")
         };
         Self {
-            is_confined: is("apparmor_restrict_unprivileged_userns", "1"),
-            is_forbidden: is("unprivileged_userns_clone", "0"),
-            is_container: ["/.dockerenv", "/run/.containerenv"].iter().any(|path| Path::new(path).exists()),
+            is_confined: is_zero("apparmor_restrict_unprivileged_userns") == Some(false),
+            is_forbidden: is_zero("unprivileged_userns_clone") == Some(true),
+            is_container: [".dockerenv", "run/.containerenv"].iter().any(|path| root.join(path).exists()),
         }
     }
 }
@@ -56,11 +62,16 @@ pub(super) fn advice(failure: &NamespaceError, host: &Host) -> String {
             "as root once: `sysctl -w user.max_user_namespaces=15000 user.max_net_namespaces=15000` (lines of a file below \
              /etc/sysctl.d keep it)"
         }
-        (NamespaceStep::User | NamespaceStep::Network, _) if is_denied && host.is_confined => {
+        // The kernel makes the namespace, and AppArmor takes all capabilities in it: what is denied is any use of them.
+        (NamespaceStep::User | NamespaceStep::Network | NamespaceStep::Join | NamespaceStep::Settings, _)
+            if is_denied && host.is_confined && !host.is_container =>
+        {
             "AppArmor keeps user namespaces from this program, as on Ubuntu since 24.04; as root once: `sysctl -w \
              kernel.apparmor_restrict_unprivileged_userns=0` (a line of a file below /etc/sysctl.d keeps it), or run as root"
         }
-        (NamespaceStep::User | NamespaceStep::Network, _) if is_denied && host.is_forbidden => {
+        (NamespaceStep::User | NamespaceStep::Network, _)
+            if is_denied && host.is_forbidden && !host.is_container =>
+        {
             "as root once: `sysctl -w kernel.unprivileged_userns_clone=1` (a line of a file below /etc/sysctl.d keeps it), or \
              run as root"
         }
@@ -96,10 +107,14 @@ mod tests {
         let confined = Host { is_confined: true, ..Host::default() };
         let forbidden = Host { is_forbidden: true, ..Host::default() };
         let container = Host { is_container: true, ..Host::default() };
+        // What the computer restricts is seen in a container as well, which has limits of its own.
+        let within = Host { is_container: true, ..confined.clone() };
         for (step, errno, host, says) in [
             (NamespaceStep::User, Errno::PERM, &confined, "apparmor_restrict_unprivileged_userns=0"),
             (NamespaceStep::User, Errno::ACCESS, &confined, "AppArmor"),
+            (NamespaceStep::Settings, Errno::ACCESS, &confined, "AppArmor"),
             (NamespaceStep::User, Errno::PERM, &forbidden, "unprivileged_userns_clone=1"),
+            (NamespaceStep::User, Errno::PERM, &within, "--device /dev/net/tun"),
             (NamespaceStep::User, Errno::NOSPC, &none, "max_user_namespaces"),
             (NamespaceStep::User, Errno::PERM, &container, "--device /dev/net/tun"),
             (NamespaceStep::Settings, Errno::ROFS, &container, "/proc/sys"),
@@ -111,5 +126,34 @@ mod tests {
             let said = advice(&NamespaceError { step, error: errno.into() }, host);
             assert!(said.contains(says) && said.ends_with(INSTEAD), "{said}");
         }
+    }
+
+    #[test]
+    fn settings_of_hosts_are_read() {
+        let read = |files: &[(&str, &str)]| {
+            let root = tempfile::tempdir().unwrap();
+            for (path, text) in files {
+                let path = root.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            Host::at(root.path())
+        };
+        let apparmor = "proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        let clone = "proc/sys/kernel/unprivileged_userns_clone";
+        let ubuntu = Host { is_confined: true, ..Host::default() };
+        let hardened = Host { is_forbidden: true, ..Host::default() };
+        // Fedora has neither setting, and Debian allows it.
+        assert_eq!(read(&[]), Host::default());
+        assert_eq!(read(&[(clone, "1\n")]), Host::default());
+        assert_eq!(read(&[(clone, "0\n")]), hardened);
+        assert_eq!(read(&[(apparmor, "1\n"), (clone, "1\n")]), ubuntu);
+        assert_eq!(read(&[(apparmor, "0\n"), (clone, "1\n")]), Host::default());
+        for mark in [".dockerenv", "run/.containerenv"] {
+            assert!(read(&[(mark, "")]).is_container, "{mark}");
+        }
+        let failure = NamespaceError { step: NamespaceStep::User, error: Errno::ACCESS.into() };
+        let said = advice(&failure, &read(&[(apparmor, "1\n")]));
+        assert!(said.contains("`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"), "{said}");
     }
 }

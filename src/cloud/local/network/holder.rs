@@ -36,7 +36,7 @@ pub(crate) const VERB: &str = "local-network";
 const PACKET: usize = 4096;
 
 /// How long a holder may take for an answer: it opens a descriptor, and making a network takes 40 ms on an idle host.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request for a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,14 +167,19 @@ pub(crate) struct Holder {
     is_behind: AtomicBool,
 }
 
-/// Starts a holder by `command`, this program with its own arguments, and waits for what it opened.
-pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handles), NamespaceError> {
+/// Starts a holder by `command`, this program with its own arguments, and waits for what it opened. No answer of it may take
+/// longer than `patience`.
+pub(crate) fn start(
+    mut command: Command,
+    join: &Join,
+    patience: Duration,
+) -> Result<(Holder, Handles), NamespaceError> {
     let failed = |step: NamespaceStep| move |error: io::Error| NamespaceError { step, error };
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| failed(NamespaceStep::Sockets)(error.into()))?;
     for timeout in [Timeout::Recv, Timeout::Send] {
-        sockopt::set_socket_timeout(&ours, timeout, Some(PATIENCE))
+        sockopt::set_socket_timeout(&ours, timeout, Some(patience))
             .map_err(|error| failed(NamespaceStep::Sockets)(error.into()))?;
     }
     command.arg(VERB);
@@ -193,7 +198,8 @@ pub(crate) fn start(mut command: Command, join: &Join) -> Result<(Holder, Handle
 }
 
 impl Holder {
-    fn new(socket: OwnedFd, child: Child) -> Self {
+    /// The holder that is this process, at the other end of this socket.
+    pub(super) fn new(socket: OwnedFd, child: Child) -> Self {
         Self { socket: Mutex::new(socket), child: Mutex::new(child), is_behind: AtomicBool::new(false) }
     }
 
@@ -214,6 +220,13 @@ impl Holder {
 
     fn ask(&self, request: &Request) -> io::Result<Vec<OwnedFd>> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waited for the socket while another question got no answer.
+        if self.is_behind.load(Ordering::Acquire) {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the holder of the network has not answered",
+            ));
+        }
         let asked = send(socket.as_fd(), request, &[]).and_then(|()| receive::<Answer>(socket.as_fd()));
         match asked {
             Ok(Some((Answer::Done, descriptors))) => Ok(descriptors),
@@ -280,6 +293,7 @@ mod tests {
         assert_eq!(holder.sockets().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         send(theirs.as_fd(), &Answer::Done, &[theirs.as_fd()]).unwrap();
         assert!(!holder.is_usable());
+        assert_eq!(holder.sockets().unwrap_err().kind(), io::ErrorKind::TimedOut);
         // One that has closed its end is gone, though its process has not ended yet.
         let (ours, theirs) = pair();
         let holder = Holder::new(ours, child());

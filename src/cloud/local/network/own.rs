@@ -30,10 +30,13 @@ use crate::manifest::api::Protocol;
 /// The networks of all environments.
 #[derive(Debug)]
 pub(crate) struct Networks {
-    /// The environment variables of this program's processes.
-    environment: Vec<(OsString, OsString)>,
     log: Arc<Log>,
+    start: Start,
+    /// Locked for moments only: nobody starts or asks a process meanwhile.
     known: Mutex<BTreeMap<String, Arc<Network>>>,
+    /// The lock of each environment whose network is made or found: it is never there twice, and nobody waits for that of
+    /// another environment.
+    making: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     /// What became of the last attempt to make one.
     tried: Mutex<Option<Tried>>,
 }
@@ -67,7 +70,10 @@ pub(crate) struct Network {
     start: Start,
     /// Whether its machines may have addresses of IPv6: as it was when it was made.
     has_ipv6: bool,
+    /// Locked while the kernel answers, and not while the holder is asked or another one started.
     open: Mutex<Open>,
+    /// Locked while another holder is started: one at a time.
+    replacing: Mutex<()>,
     /// The exclusive descriptors, as long as no other process has them.
     outside: Mutex<Option<Outside>>,
     /// The rules that were written last.
@@ -80,22 +86,35 @@ pub(crate) struct Network {
 /// What belongs together: a holder, and what it opened.
 #[derive(Debug)]
 struct Open {
-    holder: Holder,
+    /// Who asks it has it as well, so that it may be replaced meanwhile.
+    holder: Arc<Holder>,
     handles: Handles,
 }
 
 /// How holders are started.
 #[derive(Debug, Clone)]
 struct Start {
+    /// The program, and its arguments before those of a holder.
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    /// The environment variables of its processes.
     environment: Vec<(OsString, OsString)>,
+    /// How long an answer may take.
+    patience: Duration,
 }
 
 impl Start {
+    /// This program, with these environment variables.
+    fn new(environment: Vec<(OsString, OsString)>) -> Self {
+        let (program, arguments) = (enter::THIS_PROGRAM.into(), Vec::new());
+        Self { program, arguments, environment, patience: holder::PATIENCE }
+    }
+
     fn holder(&self, join: &Join) -> Result<(Holder, Handles), NamespaceError> {
-        let mut command = Command::new(enter::THIS_PROGRAM);
+        let mut command = Command::new(&self.program);
         command.arg0("i2kit").env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.current_dir("/").process_group(0);
-        holder::start(command, join)
+        command.args(&self.arguments).current_dir("/").process_group(0);
+        holder::start(command, join, self.patience)
     }
 }
 
@@ -111,7 +130,8 @@ fn path(descriptor: &OwnedFd) -> PathBuf {
 impl Networks {
     /// No network yet. Processes that are started have these environment variables.
     pub(in crate::cloud::local) fn new(environment: Vec<(OsString, OsString)>, log: Arc<Log>) -> Self {
-        Self { environment, log, known: Mutex::default(), tried: Mutex::default() }
+        let start = Start::new(environment);
+        Self { log, start, known: Mutex::default(), making: Mutex::default(), tried: Mutex::default() }
     }
 
     /// Why machines of this host have no network of their own, and what to do about it; nothing where they have. Found out
@@ -130,7 +150,7 @@ impl Networks {
                 None => None,
             }
         };
-        let made = self.start().holder(&Join::default());
+        let made = self.start.holder(&Join::default());
         let has_ipv6 = made.as_ref().is_ok_and(|(_, handles)| handles.has_ipv6);
         let refusal = made.err().map(|failure| advice::advice(&failure, &advice::Host::here()));
         if let Some(advice) = refusal.as_ref().filter(|advice| before.as_ref() != Some(advice)) {
@@ -152,11 +172,7 @@ impl Networks {
 
     /// Whether environments should have a network of their own: who started this process did not ask for another one.
     pub(crate) fn are_wanted(&self) -> bool {
-        !self.environment.iter().any(|(name, value)| name == VARIABLE && value == USER)
-    }
-
-    fn start(&self) -> Start {
-        Start { environment: self.environment.clone() }
+        !self.start.environment.iter().any(|(name, value)| name == VARIABLE && value == USER)
     }
 
     /// The network of an environment, if it is known.
@@ -164,31 +180,47 @@ impl Networks {
         locked(&self.known).get(environment).cloned()
     }
 
-    /// The network of an environment: the one in which one of the processes `machines` runs, or a new one.
+    /// The lock of an environment whose network is made or found.
+    fn making(&self, environment: &str) -> Arc<Mutex<()>> {
+        Arc::clone(locked(&self.making).entry(environment.to_owned()).or_default())
+    }
+
+    /// The network of an environment: the one in which one of the processes `machines` runs, or a new one. Waits while
+    /// another caller makes that of the same environment.
     pub(crate) fn get(&self, environment: &str, machines: &[u32]) -> Result<Arc<Network>, String> {
-        let mut networks = locked(&self.known);
-        if let Some(found) = networks.get(environment) {
-            return Ok(Arc::clone(found));
+        if let Some(found) = self.find(environment) {
+            return Ok(found);
         }
-        let start = self.start();
+        let making = self.making(environment);
+        let _making = locked(&making);
+        // Somebody may have made it meanwhile.
+        if let Some(found) = self.find(environment) {
+            return Ok(found);
+        }
+        let network = self.open(machines)?;
+        locked(&self.known).insert(environment.to_owned(), Arc::clone(&network));
+        self.log.write(format_args!("the network of {environment} is there"));
+        Ok(network)
+    }
+
+    /// Opens the network in which one of these processes runs, or makes a new one.
+    fn open(&self, machines: &[u32]) -> Result<Arc<Network>, String> {
         let opened = if let Some(join) = network_of_any(machines) {
-            start.holder(&join)
+            self.start.holder(&join)
         } else {
-            // One user namespace for all networks.
-            let other = networks.values().next();
-            let user = other.map(|network| path(&locked(&network.open).handles.user));
-            start.holder(&Join { user, net: None })
+            // One user namespace for all networks, but for those that are made at the same time.
+            let other = locked(&self.known).values().next().cloned();
+            let user = other.as_ref().and_then(|network| locked(&network.open).handles.user.try_clone().ok());
+            self.start.holder(&Join { user: user.as_ref().map(path), net: None })
         };
         let (holder, mut handles) =
             opened.map_err(|failure| advice::advice(&failure, &advice::Host::here()))?;
         let outside = Mutex::new(handles.outside.take());
         let has_ipv6 = handles.has_ipv6;
-        let open = Mutex::new(Open { holder, handles });
-        let (written, spare) = (Mutex::default(), Mutex::default());
-        let network = Arc::new(Network { start, has_ipv6, open, outside, written, spare });
-        networks.insert(environment.to_owned(), Arc::clone(&network));
-        self.log.write(format_args!("the network of {environment} is there"));
-        Ok(network)
+        let open = Mutex::new(Open { holder: Arc::new(holder), handles });
+        let (replacing, written, spare) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let start = self.start.clone();
+        Ok(Arc::new(Network { start, has_ipv6, open, replacing, outside, written, spare }))
     }
 
     /// All networks that are known, by environment.
@@ -198,7 +230,15 @@ impl Networks {
 
     /// Forgets the networks of all other environments.
     pub(crate) fn keep(&self, environments: &BTreeSet<String>) {
-        locked(&self.known).retain(|name, _| environments.contains(name));
+        let is_other = |name: &String| !environments.contains(name);
+        let gone: Vec<Arc<Network>> = locked(&self.known)
+            .extract_if(.., |name, _| is_other(name))
+            .map(|(_, network)| network)
+            .collect();
+        // Its holder is waited for when nobody waits for the lock.
+        drop(gone);
+        // Whoever has such a lock took it from here, under this one.
+        locked(&self.making).retain(|name, making| !is_other(name) || Arc::strong_count(making) > 1);
     }
 }
 
@@ -232,21 +272,37 @@ fn boot_parameters(machine: Ipv4Addr, address6: Option<Ipv6Addr>) -> String {
 }
 
 impl Network {
-    /// Asks the holder; where it is gone or has not answered, another one.
-    fn ask<T>(&self, question: impl Fn(&Holder) -> io::Result<T>) -> io::Result<T> {
-        let mut open = locked(&self.open);
-        match question(&open.holder) {
-            Err(_) if !open.holder.is_usable() => {}
-            answer => return answer,
-        }
-        self.replace(&mut open)?;
-        question(&open.holder)
+    fn holder(&self) -> Arc<Holder> {
+        Arc::clone(&locked(&self.open).holder)
     }
 
-    /// Starts another holder in the same network.
-    fn replace(&self, open: &mut Open) -> io::Result<()> {
-        *open = self.open_again(&open.handles.user, &open.handles.net)?;
-        Ok(())
+    /// Asks the holder; where it is gone or has not answered, another one. Who needs no holder goes on with the network
+    /// meanwhile.
+    fn ask<T>(&self, question: impl Fn(&Holder) -> io::Result<T>) -> io::Result<T> {
+        let holder = self.holder();
+        match question(&holder) {
+            Err(_) if !holder.is_usable() => {}
+            answer => return answer,
+        }
+        self.replace(&holder)?;
+        question(&self.holder())
+    }
+
+    /// Starts another holder in the same network in the place of this one, unless somebody has done so; whether it did.
+    fn replace(&self, before: &Arc<Holder>) -> io::Result<bool> {
+        let _replacing = locked(&self.replacing);
+        let (user, net) = {
+            let open = locked(&self.open);
+            if !Arc::ptr_eq(&open.holder, before) {
+                return Ok(false);
+            }
+            (open.handles.user.try_clone()?, open.handles.net.try_clone()?)
+        };
+        let opened = self.open_again(&user, &net)?;
+        let before = std::mem::replace(&mut *locked(&self.open), opened);
+        // Its process is waited for when nobody waits for the lock.
+        drop(before);
+        Ok(true)
     }
 
     /// Another holder in the network of these namespaces, and what it opened.
@@ -256,28 +312,14 @@ impl Network {
         if let Some(outside) = handles.outside.take() {
             *locked(&self.outside) = Some(outside);
         }
-        Ok(Open { holder, handles })
+        Ok(Open { holder: Arc::new(holder), handles })
     }
 
     /// Starts another holder where this one is gone or has not answered; whether it did. Others go on with the network
     /// meanwhile.
     pub(crate) fn keep_holder(&self) -> io::Result<bool> {
-        let (user, net) = {
-            let open = locked(&self.open);
-            if open.holder.is_usable() {
-                return Ok(false);
-            }
-            (open.handles.user.try_clone()?, open.handles.net.try_clone()?)
-        };
-        let opened = self.open_again(&user, &net)?;
-        let mut open = locked(&self.open);
-        // Somebody who asked may have started another one meanwhile.
-        let is_there = open.holder.is_usable();
-        let spare = if is_there { opened } else { std::mem::replace(&mut *open, opened) };
-        // Its process is waited for when nobody waits for the lock.
-        drop(open);
-        drop(spare);
-        Ok(!is_there)
+        let holder = self.holder();
+        if holder.is_usable() { Ok(false) } else { self.replace(&holder) }
     }
 
     /// The device of a machine that is about to be started, with its interface in the network. An address of IPv6 that the
@@ -397,6 +439,9 @@ impl Network {
 
     /// Opens the exclusive descriptors again, if nobody has them any more.
     pub(crate) fn reopen(&self) -> io::Result<()> {
-        self.replace(&mut locked(&self.open))
+        self.replace(&self.holder()).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;
