@@ -46,6 +46,9 @@ const LEAVING: Duration = Duration::from_secs(30);
 /// How often a carrier that leaves tells its successor what is under way in it.
 const TELL: Duration = Duration::from_millis(100);
 
+/// Between two attempts to bind ports that are bound elsewhere to the port that is wanted.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// How often the carrier looks whether its socket is still in its place.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -127,6 +130,8 @@ impl Kept {
         std::thread::spawn(move || child.wait());
         let old = inside.change(link);
         drop(link::send(old.as_fd(), "end", None));
+        // The other program has them: a port that it gives up is closed although this process goes on for a while.
+        inside.kept.clear();
         Ok(())
     }
 }
@@ -199,6 +204,7 @@ async fn serve(home: &Home) -> io::Result<()> {
     let watching = Arc::clone(&carrier);
     std::thread::spawn(move || watching.watch_guardian());
     let place = tokio::spawn(Arc::clone(&carrier).watch_place());
+    tokio::spawn(Arc::clone(&carrier).move_home());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -392,6 +398,21 @@ impl Carrier {
             let is_same = self.kept.inside().number == number;
             if is_same && self.kept.replace_guardian(&self.home).is_err() {
                 std::thread::sleep(FIRST_PAUSE);
+            }
+        }
+    }
+
+    /// Moves listeners to the ports that are wanted, when these are free.
+    async fn move_home(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = self.ending.cancelled() => return,
+            }
+            // Whoever takes over was handed what is kept: nothing is moved meanwhile.
+            let Ok(state) = self.state.try_lock() else { continue };
+            if !self.parting.load(Ordering::Relaxed) {
+                self.server.move_home(&state);
             }
         }
     }

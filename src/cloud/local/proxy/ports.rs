@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
 /// Connections that wait in the kernel until they are accepted.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Ports below this one need a privilege.
 const FIRST_UNPRIVILEGED: u16 = 1024;
@@ -58,6 +58,24 @@ pub(super) fn open(
         sockets.keep(&name, &bound);
         bound
     };
+    opened(listener, is_tls)
+}
+
+/// A new listener of a front at this port and no other, or at any free one for 0. It is kept in the place of the one before.
+pub(super) fn open_at(
+    sockets: &dyn Sockets,
+    front: &str,
+    host: Ipv4Addr,
+    (is_tls, port): (bool, u16),
+) -> io::Result<Opened> {
+    let listener = TcpListener::bind((host, port))?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    let opened = opened(listener, is_tls)?;
+    sockets.keep(&name(front, is_tls), &opened.listener);
+    Ok(opened)
+}
+
+fn opened(listener: TcpListener, is_tls: bool) -> io::Result<Opened> {
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
     Ok(Opened { listener, port, is_tls })

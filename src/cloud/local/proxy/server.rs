@@ -45,7 +45,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 struct Listening {
     port: u16,
-    _serving: DropGuard,
+    /// Cancelled when another listener takes its place: clients that wait in its queue are served first.
+    moved: CancellationToken,
+    serving: DropGuard,
+}
+
+impl Listening {
+    /// Ends it after the clients that wait in its queue.
+    fn leave(self) {
+        self.serving.disarm();
+        self.moved.cancel();
+    }
 }
 
 /// A front that is served.
@@ -169,45 +179,88 @@ impl Server {
             let running = fronts.entry(id.clone()).or_insert_with(|| idle(front));
             running.warnings = running.shared.certificates.set(&front.certificates, &front.challenges);
             let opened = self.open(id, front, running);
-            let https = opened.iter().find(|opened| opened.is_tls).map(|opened| opened.port);
-            let https = https.or(running.https.as_ref().map(|https| https.port));
-            running.counters.retain(|service, _| {
-                service == OTHERS || front.pools.iter().any(|pool| pool.service == *service)
-            });
-            let mut counter =
-                |service: &str| Arc::clone(running.counters.entry(service.to_owned()).or_default());
-            let others = counter(OTHERS);
-            let target = |pool: &Pool| Target {
-                service: pool.service.clone(),
-                servers: registry.servers(pool),
-                counter: counter(&pool.service),
-            };
-            let table = Table {
-                sources: Sources::of(&front.source_ranges),
-                routing: Routing::new(&front.rules, front.default),
-                pools: front.pools.iter().map(target).collect(),
-                others,
-                redirect: front.redirect.then(|| (Hosts::new(&front.tls), https)),
-                is_challenged: !front.challenges.is_empty(),
-                challenges: http_challenges(&front.challenges),
-                machines: machines(front, running, registry),
-            };
-            *running.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
-            // Last: whoever connects is answered by these rules, and a redirect names a port.
-            for opened in opened {
-                let is_tls = opened.is_tls;
-                match self.start(opened, &running.shared) {
-                    Ok(listening) if is_tls => running.https = Some(listening),
-                    Ok(listening) => running.http = Some(listening),
-                    Err(error) => running.warnings.push(format!("{id}: {error}")),
-                }
-            }
-            running.challenges = running.answered(&front.challenges);
+            self.serve(id, front, running, registry, opened);
         }
         let pools = wanted.0.values().flat_map(|front| &front.pools);
         let named: BTreeSet<_> =
             pools.flat_map(|pool| pool.servers.iter().map(|server| (server.clone(), pool.http2))).collect();
         registry.retain(|address, http2| named.contains(&(address.clone(), http2)));
+    }
+
+    /// Serves a front as it is wanted, at these ports too, in the place of those that it had.
+    fn serve(
+        &self,
+        id: &str,
+        front: &Front,
+        running: &mut Running,
+        registry: &mut Registry,
+        opened: Vec<ports::Opened>,
+    ) {
+        let https = opened.iter().find(|opened| opened.is_tls).map(|opened| opened.port);
+        let https = https.or(running.https.as_ref().map(|https| https.port));
+        running.counters.retain(|service, _| {
+            service == OTHERS || front.pools.iter().any(|pool| pool.service == *service)
+        });
+        let mut counter = |service: &str| Arc::clone(running.counters.entry(service.to_owned()).or_default());
+        let others = counter(OTHERS);
+        let target = |pool: &Pool| Target {
+            service: pool.service.clone(),
+            servers: registry.servers(pool),
+            counter: counter(&pool.service),
+        };
+        let table = Table {
+            sources: Sources::of(&front.source_ranges),
+            routing: Routing::new(&front.rules, front.default),
+            pools: front.pools.iter().map(target).collect(),
+            others,
+            redirect: front.redirect.then(|| (Hosts::new(&front.tls), https)),
+            is_challenged: !front.challenges.is_empty(),
+            challenges: http_challenges(&front.challenges),
+            machines: machines(front, running, registry),
+        };
+        *running.shared.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        // Last: whoever connects is answered by these rules, and a redirect names a port.
+        for opened in opened {
+            let is_tls = opened.is_tls;
+            match self.start(opened, &running.shared) {
+                Ok(listening) => {
+                    let place = if is_tls { &mut running.https } else { &mut running.http };
+                    if let Some(old) = place.replace(listening) {
+                        old.leave();
+                    }
+                }
+                Err(error) => {
+                    // Nobody accepts there.
+                    ports::close(&*self.sockets, id, is_tls);
+                    running.warnings.push(format!("{id}: {error}"));
+                }
+            }
+        }
+        running.challenges = running.answered(&front.challenges);
+    }
+
+    /// Binds listeners that are bound to another port than the wanted one to that, if it is free now, and others out of the
+    /// way of fronts whose wanted port they have. Connections go on. `wanted` is what is served.
+    pub(crate) fn move_home(&self, wanted: &Wanted) {
+        let places =
+            |front: &Front| front.ports().into_iter().map(|(_, port)| (front.host, port)).collect::<Vec<_>>();
+        let places: BTreeSet<(Ipv4Addr, u16)> = wanted.0.values().flat_map(places).collect();
+        let mut running = self.running();
+        let (fronts, registry) = &mut *running;
+        for (id, front) in &wanted.0 {
+            let Some(running) = fronts.get_mut(id) else { continue };
+            let moved = |(is_tls, port): (bool, u16)| {
+                let listening = if is_tls { &running.https } else { &running.http };
+                let away = listening.as_ref().map(|listening| listening.port).filter(|at| *at != port)?;
+                let open = |port: u16| ports::open_at(&*self.sockets, id, front.host, (is_tls, port));
+                let is_in_the_way = places.contains(&(front.host, away));
+                open(port).or_else(|error| if is_in_the_way { open(0) } else { Err(error) }).ok()
+            };
+            let moved: Vec<ports::Opened> = front.ports().into_iter().filter_map(moved).collect();
+            if !moved.is_empty() {
+                self.serve(id, front, running, registry, moved);
+            }
+        }
     }
 
     /// Opens the ports of a front that are not open, and closes that of TLS where it is not wanted any more.
@@ -243,8 +296,10 @@ impl Server {
         let acceptor = config.map(TlsAcceptor::from);
         let stop = self.common.leaving.child_token();
         let serving = stop.clone().drop_guard();
-        tokio::spawn(accept(listener, Arc::clone(shared), Arc::clone(&self.common), acceptor, stop));
-        Ok(Listening { port, _serving: serving })
+        let moved = CancellationToken::new();
+        let ends = (stop, moved.clone());
+        tokio::spawn(accept(listener, Arc::clone(shared), Arc::clone(&self.common), acceptor, ends));
+        Ok(Listening { port, moved, serving })
     }
 
     /// What is served now.
@@ -383,42 +438,68 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Accepts until `stop` is cancelled. Connections go on after that.
+/// Accepts until `stop` is cancelled, or `moved`, and then those that wait already. Connections go on after that.
 async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
     common: Arc<Common>,
     acceptor: Option<TlsAcceptor>,
-    stop: CancellationToken,
+    (stop, moved): (CancellationToken, CancellationToken),
 ) {
+    let with = (&shared, &common, acceptor.as_ref());
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = stop.cancelled() => return,
+            () = moved.cancelled() => break,
+            accepted = listener.accept() => accepted,
         };
-        let Ok((stream, client)) = accepted else {
+        let Ok(client) = accepted else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let table = shared.table();
-        if !table.is_challenged && !table.sources.admit(client.ip()) {
-            drop(stream.set_zero_linger());
-            match &table.machines {
-                Some(Machines { port, .. }) => port.counter.refused(),
-                None => table.others.refused(),
-            }
-            continue;
+        if enter(client, with, &stop).await.is_none() {
+            return;
         }
-        drop(table);
-        let (shared, common, acceptor) = (Arc::clone(&shared), Arc::clone(&common), acceptor.clone());
-        // One client waits here, the others in the kernel's queue.
-        let place = tokio::select! {
-            place = Arc::clone(&common.room).acquire_owned() => place,
-            () = stop.cancelled() => return,
-        };
-        let Ok(place) = place else { return };
-        tokio::spawn(async move { connection(stream, client, &shared, &common, acceptor, place).await });
     }
+    // The kernel is asked: the runtime may not have heard of those that came last.
+    let Ok(listener) = listener.into_std() else { return };
+    // No more than its queue held: clients that go on coming do not keep it open.
+    for _ in 0..ports::BACKLOG {
+        let Ok((stream, client)) = listener.accept() else { return };
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = stream else { continue };
+        if enter((stream, client), with, &stop).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Serves a client that was accepted, where its address may connect, once there is room for it. `None` when `stop` is
+/// cancelled before that.
+async fn enter(
+    (stream, client): (TcpStream, SocketAddr),
+    (shared, common, acceptor): (&Arc<Shared>, &Arc<Common>, Option<&TlsAcceptor>),
+    stop: &CancellationToken,
+) -> Option<()> {
+    let table = shared.table();
+    if !table.is_challenged && !table.sources.admit(client.ip()) {
+        drop(stream.set_zero_linger());
+        match &table.machines {
+            Some(Machines { port, .. }) => port.counter.refused(),
+            None => table.others.refused(),
+        }
+        return Some(());
+    }
+    drop(table);
+    let (shared, common, acceptor) = (Arc::clone(shared), Arc::clone(common), acceptor.cloned());
+    // One client waits here, the others in the kernel's queue.
+    let place = tokio::select! {
+        place = Arc::clone(&common.room).acquire_owned() => place.ok()?,
+        () = stop.cancelled() => return None,
+    };
+    tokio::spawn(async move { connection(stream, client, &shared, &common, acceptor, place).await });
+    Some(())
 }
 
 async fn connection(

@@ -24,6 +24,7 @@ use crate::cloud::local::ca::Authority;
 use crate::cloud::local::home::Home;
 use crate::plan::fleet::HttpRule;
 
+mod away;
 mod hostile;
 mod protocols;
 mod secure;

@@ -18,10 +18,10 @@ use crate::plan::fleet::Traffic;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The port that tests want. Others may have it, at other addresses.
-const PORT: u16 = 6443;
+pub(super) const PORT: u16 = 6443;
 
 /// A front of a port whose connections go to these servers.
-fn port(signer: &Signer, servers: &[SocketAddr]) -> Front {
+pub(super) fn port(signer: &Signer, servers: &[SocketAddr]) -> Front {
     let host = host();
     let address = host.to_string();
     let names = ["db.shop.svc.cluster.local", "db.shop.svc", "db.shop", "db", "localhost", &address];
@@ -53,7 +53,7 @@ where
 }
 
 /// A server that sends back what it gets.
-async fn echo() -> SocketAddr {
+pub(super) async fn echo() -> SocketAddr {
     bytes(|mut stream| async move {
         let (mut from, mut to) = stream.split();
         drop(tokio::io::copy(&mut from, &mut to).await);
@@ -72,12 +72,12 @@ async fn called(name: &'static str) -> SocketAddr {
 }
 
 /// A client of the port.
-async fn client(bed: &Bed, signer: &Signer) -> TlsStream<TcpStream> {
+pub(super) async fn client(bed: &Bed, signer: &Signer) -> TlsStream<TcpStream> {
     timeout(PATIENCE, signer.connect(bed, "db", &[])).await.unwrap().unwrap()
 }
 
 /// Sends a text, and has it come back.
-async fn asks(stream: &mut TlsStream<TcpStream>, text: &[u8]) {
+pub(super) async fn asks(stream: &mut TlsStream<TcpStream>, text: &[u8]) {
     stream.write_all(text).await.unwrap();
     let mut answer = vec![0; text.len()];
     timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
@@ -95,7 +95,7 @@ fn traffic(bed: &Bed) -> Traffic {
     bed.server.carried()["test/default/web"].clone()
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let looks = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
