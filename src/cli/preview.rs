@@ -2,6 +2,8 @@
 
 mod own;
 
+use std::cell::Cell;
+
 use futures::StreamExt as _;
 use futures::stream::SelectAll;
 
@@ -22,7 +24,8 @@ use crate::rollout::RunRecord;
 /// How often what is torn down is looked at, when somebody else's acts come in between.
 const LOOKS: u32 = 20;
 
-/// Deploys the set, streams its logs until it is interrupted, then destroys what it deployed.
+/// Deploys the set, streams its logs until it is interrupted, then destroys what it deployed. To interrupt one that serves is
+/// how it is ended; one that was interrupted before did not do what it was asked.
 pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Failure> {
     let mut signals = Signals::listen().and_then(Signals::with_hangup).or_exit(Exit::Failure)?;
     let ready = tokio::select! {
@@ -30,27 +33,28 @@ pub(super) async fn run(context: &Context, set: &Manifests) -> Result<Exit, Fail
         () = signals.any() => return Ok(Exit::Interrupted),
     };
     let Ready { prepared, cloud, secrets, desired } = ready;
-    let (cloud, record) = (cloud.as_ref(), RunRecord::default());
+    let (cloud, record, serves) = (cloud.as_ref(), RunRecord::default(), Cell::new(false));
     let outcome = tokio::select! {
-        outcome = serve(context, cloud, (prepared, &secrets), &desired, &record) => outcome,
+        outcome = serve(context, cloud, (prepared, &secrets), &desired, (&record, &serves)) => outcome,
         () = signals.any() => Ok(()),
     };
+    let outcome = outcome.map(|()| if serves.get() { Exit::Success } else { Exit::Interrupted });
     let own = Own::of(&record.sent());
     if own.is_nothing() {
-        return outcome.map(|()| Exit::Success);
+        return outcome;
     }
     if let Err(Failure { exit: Exit::Overtaken, .. }) = &outcome {
         context.events.warn(format!(
             "the preview deletes nothing, since somebody else has changed what it made: {own}"
         ));
-        return outcome.map(|()| Exit::Success);
+        return outcome;
     }
     context.events.note("tearing down; Ctrl-C again leaves it to `i2kit destroy`");
     tokio::select! {
         torn = teardown(context, cloud, &own) => torn?,
         () = signals.interrupt() => return Ok(Exit::Interrupted),
     };
-    outcome.map(|()| Exit::Success)
+    outcome
 }
 
 /// What a preview starts from.
@@ -115,7 +119,7 @@ async fn serve(
     cloud: &dyn Cloud,
     (prepared, secrets): (prepare::Prepared, &Secrets),
     desired: &Desired,
-    record: &RunRecord,
+    (record, serves): (&RunRecord, &Cell<bool>),
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     rollout::check_disks(desired, &fleet).or_exit(Exit::Manifest)?;
@@ -124,6 +128,7 @@ async fn serve(
     // The build took minutes.
     refuse_taken(cloud, desired).await?;
     carry_out::carry_out_with(context, cloud, (&plan, &materials), record).await?;
+    serves.set(true);
     // The cloud has its own copies now; the cache may be pruned while the preview goes on.
     drop(prepared);
     if context.format == Format::Text {

@@ -1,5 +1,6 @@
 //! What can go wrong with a cloud.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -132,10 +133,16 @@ impl CloudError {
         }
     }
 
-    /// A file error; the adapter of `map_err`.
+    /// A file error; the adapter of `map_err`. One of a full disk says what to do.
     pub(crate) fn file(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let (action, path) = (action.to_owned(), path.to_owned());
-        move |error| Self::File { action, path, message: error.to_string() }
+        move |error| {
+            let message = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("{error}; make room there"),
+                _ => error.to_string(),
+            };
+            Self::File { action, path, message }
+        }
     }
 
     /// Something that does not exist.
@@ -181,6 +188,18 @@ mod tests {
                 assert!(!named, "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let shown = |code| {
+            let error = std::io::Error::from_raw_os_error(code);
+            CloudError::file("write", Path::new("/state/file"))(error).to_string()
+        };
+        let full = "cannot write /state/file: No space left on device (os error 28); make room there";
+        assert_eq!(shown(rustix::io::Errno::NOSPC.raw_os_error()), full);
+        assert!(shown(rustix::io::Errno::DQUOT.raw_os_error()).ends_with("; make room there"));
+        assert!(shown(rustix::io::Errno::ACCESS.raw_os_error()).ends_with("(os error 13)"));
     }
 
     #[test]

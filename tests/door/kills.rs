@@ -2,21 +2,22 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::door::{Door, LAYOUT, eventually, times};
-use super::traffic::{Clients, Random, server};
+use super::traffic::{Clients, Random, assert_held, report, server};
 
-/// Kills the process of that name so many times, at moments without an order, each once traffic goes on after the last.
-fn kill(names: &[&str], count: u32, seed: u64) {
+/// Kills the processes of those names in turn, so many times in all, at moments without an order, each once traffic of `clients`
+/// goes on after the last. Returns how many connections a second they made.
+fn kill(names: &[&str], count: u32, seed: u64, clients: fn(SocketAddr) -> Clients) -> u64 {
     let door = Door::start();
     door.carry(&[server(), server()]);
     let idle = open_descriptors(&door).unwrap();
-    let clients = Clients::start(door.address());
+    let clients = clients(door.address());
     let mut random = Random(seed);
     for number in 0..count {
         let before = clients.answers();
@@ -27,8 +28,9 @@ fn kill(names: &[&str], count: u32, seed: u64) {
         Door::signal(pid, "-KILL");
         eventually("successor", || (door.process(name) != pid).then_some(()));
     }
+    let rate = clients.rate();
     let found = clients.assert_whole();
-    report(&format!("{count} kills of {names:?}"), &found);
+    report(&format!("{count} kills of {}", names.join(" and ")), rate, &found);
     let log = door.log();
     assert!(!log.contains("panicked"), "{log}");
     eventually("end of all connections", || {
@@ -38,11 +40,7 @@ fn kill(names: &[&str], count: u32, seed: u64) {
         (open == 0).then_some(())
     });
     assert_no_leak(&door, idle);
-}
-
-#[expect(clippy::print_stderr, reason = "the figures of a run are what a soak test is for")]
-fn report(what: &str, found: &super::traffic::Found) {
-    eprintln!("{what}: {:?} answers over {:?} connections, none lost", found.answers, found.connections);
+    rate
 }
 
 /// The descriptors that its processes have open.
@@ -63,17 +61,22 @@ fn assert_no_leak(door: &Door, before: usize) {
 
 #[test]
 fn the_process_that_carries_is_killed_and_nothing_is_lost() {
-    kill(&["i2kit-door"], times(12, 100), 1);
+    kill(&["i2kit-door"], times(12, 100), 1, Clients::start);
 }
 
 #[test]
 fn the_guardian_is_killed_and_nothing_is_lost() {
-    kill(&["i2kit-guardian"], times(6, 100), 2);
+    kill(&["i2kit-guardian"], times(6, 100), 2, Clients::start);
 }
 
 #[test]
 fn one_after_the_other_is_killed_and_nothing_is_lost() {
-    kill(&["i2kit-door", "i2kit-guardian"], times(8, 100), 3);
+    kill(&["i2kit-door", "i2kit-guardian"], times(8, 100), 3, Clients::start);
+}
+
+#[test]
+fn no_new_connection_of_many_a_second_is_lost_to_a_kill() {
+    assert_held(kill(&["i2kit-door", "i2kit-guardian"], times(6, 200), 4, Clients::newcomers));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
 use super::door::{Door, LAYOUT, PORT, eventually, times};
-use super::traffic::{Clients, Random, serve};
+use super::traffic::{Clients, Random, assert_held, report, serve};
 
 /// A network namespace, held by a process.
 struct Network {
@@ -130,6 +130,23 @@ fn by_tcp(server: SocketAddr) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
+/// Kills each process in turn, so many times in all, each once traffic of `clients` goes on after the last, and has `look`
+/// see what else goes on.
+fn kill_in_turn(door: &Door, clients: &Clients, count: u32, look: impl Fn()) {
+    let mut random = Random(9);
+    let all = ["i2kit-door-net", "i2kit-door", "i2kit-guardian"];
+    for number in 0..count {
+        let before = clients.answers();
+        eventually("answer after the last kill", || (clients.answers() > before + 5).then_some(()));
+        std::thread::sleep(std::time::Duration::from_micros(random.below(30_000)));
+        let name = all[usize::try_from(number).unwrap() % all.len()];
+        let pid = door.process(name);
+        Door::signal(pid, "-KILL");
+        eventually("successor", || (door.process(name) != pid).then_some(()));
+        look();
+    }
+}
+
 #[test]
 fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
     let Some(network) = Network::new() else { return };
@@ -157,28 +174,26 @@ fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
         (report["networks"] == json!(["test"]) && report["bound"][0][1] == json!(PORT)).then_some(())
     });
 
-    let clients = Clients::start(door.address());
-    let mut random = Random(9);
-    let all = ["i2kit-door-net", "i2kit-door", "i2kit-guardian"];
-    for number in 0..times(9, 100) {
-        let before = clients.answers();
-        eventually("answer after the last kill", || (clients.answers() > before + 5).then_some(()));
-        std::thread::sleep(std::time::Duration::from_micros(random.below(30_000)));
-        let name = all[usize::try_from(number).unwrap() % all.len()];
-        let pid = door.process(name);
-        Door::signal(pid, "-KILL");
-        eventually("successor", || (door.process(name) != pid).then_some(()));
+    let names_are_answered = || {
         for ask in [by_udp, by_tcp] {
             // A resolver asks again.
             let answer = network.inside(|| eventually("answer of the name server", || ask(names).ok()));
             assert_eq!(answer[answer.len() - 4..], [10, 77, 1, 2]);
         }
-    }
+    };
+    let clients = Clients::start(door.address());
+    kill_in_turn(&door, &clients, times(6, 100), names_are_answered);
     let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": LAYOUT } });
     let pid = door.process("i2kit-door-net");
     eventually("begun upgrade", || (door.ask(&upgrade).ok()? == json!("done")).then_some(()));
     eventually("newer process", || (door.process("i2kit-door-net") != pid).then_some(()));
     clients.assert_whole();
+    let newcomers = Clients::newcomers(door.address());
+    let kills = times(6, 300);
+    kill_in_turn(&door, &newcomers, kills, names_are_answered);
+    let rate = newcomers.rate();
+    assert_held(rate);
+    report(&format!("{kills} kills with a network of its own"), rate, &newcomers.assert_whole());
 
     // An environment that is gone takes its process along.
     eventually("answer to empty routes", || {

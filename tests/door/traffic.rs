@@ -2,10 +2,18 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::door::times;
+
+/// New connections a second that newcomers make, where the host is fast enough.
+const RATE: u32 = 500;
+
+/// Newcomers at once.
+const NEWCOMERS: u32 = 10;
 
 /// A megabyte.
 const BULK: u32 = 1 << 20;
@@ -59,11 +67,23 @@ pub(crate) struct Found {
     pub(crate) why: Mutex<Vec<String>>,
 }
 
-/// Clients that ask without a pause until they are told to end.
+impl Found {
+    /// A connection, with one question or many.
+    fn visit(&self, address: SocketAddr, kind: Kind, seed: &mut u32, end: &AtomicBool) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = converse(address, kind, seed, self, end) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.why.lock().unwrap().push(format!("{kind:?}: {error}"));
+        }
+    }
+}
+
+/// Clients that ask until they are told to end.
 pub(crate) struct Clients {
     found: Arc<Found>,
     end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    started: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,27 +97,53 @@ enum Kind {
 }
 
 impl Clients {
-    /// Starts clients of each kind.
+    fn none() -> Self {
+        let (found, end) = (Arc::new(Found::default()), Arc::new(AtomicBool::new(false)));
+        Self { found, end, threads: Vec::new(), started: Instant::now() }
+    }
+
+    /// Starts clients of each kind, which ask without a pause.
     pub(crate) fn start(address: SocketAddr) -> Self {
         let kinds = [(Kind::KeepAlive, 5), (Kind::New, 3), (Kind::Bulk, 2)];
-        let (found, end) = (Arc::new(Found::default()), Arc::new(AtomicBool::new(false)));
-        let mut threads = Vec::new();
+        let mut clients = Self::none();
         for (kind, count) in kinds {
             for number in 0..count {
-                let (found, end) = (Arc::clone(&found), Arc::clone(&end));
-                threads.push(std::thread::spawn(move || {
+                let (found, end) = (Arc::clone(&clients.found), Arc::clone(&clients.end));
+                clients.threads.push(std::thread::spawn(move || {
                     let mut seed = number;
                     while !end.load(Ordering::Relaxed) {
-                        found.connections.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = converse(address, kind, &mut seed, &found, &end) {
-                            found.lost.fetch_add(1, Ordering::Relaxed);
-                            found.why.lock().unwrap().push(format!("{kind:?}: {error}"));
-                        }
+                        found.visit(address, kind, &mut seed, &end);
                     }
                 }));
             }
         }
-        Self { found, end, threads }
+        clients
+    }
+
+    /// Starts clients that come, ask once and go: [`RATE`] a second, each with a connection of its own. Who comes late, since
+    /// one before had to wait, comes all the same.
+    pub(crate) fn newcomers(address: SocketAddr) -> Self {
+        let (mut clients, next) = (Self::none(), Arc::new(AtomicU32::new(0)));
+        for number in 0..NEWCOMERS {
+            let (found, end, next) =
+                (Arc::clone(&clients.found), Arc::clone(&clients.end), Arc::clone(&next));
+            let started = clients.started;
+            clients.threads.push(std::thread::spawn(move || {
+                let mut seed = number;
+                while !end.load(Ordering::Relaxed) {
+                    let due = started + Duration::from_secs(1) * next.fetch_add(1, Ordering::Relaxed) / RATE;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    found.visit(address, Kind::New, &mut seed, &end);
+                }
+            }));
+        }
+        clients
+    }
+
+    /// New connections a second until now.
+    pub(crate) fn rate(&self) -> u64 {
+        let connections = u128::from(self.found.connections.load(Ordering::Relaxed));
+        u64::try_from(connections * 1000 / self.started.elapsed().as_millis().max(1)).unwrap()
     }
 
     /// Answers until now.
@@ -117,6 +163,21 @@ impl Clients {
         assert!(number(&found.answers) > 0, "nobody was answered");
         found
     }
+}
+
+/// Fails a soak test, which has the host for itself, where newcomers did not come as often as they were to.
+pub(crate) fn assert_held(rate: u64) {
+    let wanted = u64::from(times(0, RATE)) * 19 / 20;
+    assert!(rate >= wanted, "{rate} new connections a second instead of {RATE}");
+}
+
+/// Prints what was asked and answered while `what` happened.
+#[expect(clippy::print_stderr, reason = "scripts/bench prints these figures")]
+pub(crate) fn report(what: &str, rate: u64, found: &Found) {
+    eprintln!(
+        "figure: {what}: of {:?} connections, {rate} new ones a second, none lost, and none of {:?} answers",
+        found.connections, found.answers
+    );
 }
 
 fn converse(

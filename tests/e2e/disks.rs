@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use i2kit::plan::fleet::{Instance, InstanceGroup, InstanceState};
 
-use crate::support::{Call, World, eventually, get, kill, machines};
+use crate::support::{Call, World, eventually, get, kill, machines, soaks};
 
 /// Appends what a request says to a file on the disk, and answers once that is on the disk: `dd` calls fsync.
 const SERVE: &str = r#"mkdir -p /www/cgi-bin
@@ -219,6 +219,77 @@ fn everything_goes_but_the_disks(world: &World) {
     world.i2kit(&["volume", "restore", "shared", "now"]).code(9).says("it has then").run();
     world.i2kit(&["volume", "rm", "shared", "--snapshot", "then"]).run();
     world.i2kit(&["volume", "rm", "data-web-1", "data-web-2"]).run();
+    world.i2kit(&["destroy", "--all", "--volumes"]).run();
+    world.assert_nothing_left();
+}
+
+/// Two members with a disk each, one after the other. Each writes to its disk with each start what the first member said to it
+/// by its name then, and serves its name and revision.
+const MEMBERS: &str = r#"apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 2
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: PARTITION}}
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: db
+          image: busybox:1.35
+          command:
+            - /bin/sh
+            - -c
+            - |
+              said=itself
+              [ $(hostname) = db-0 ] || said=$(timeout 30 wget -qO- http://db-0.db/ || echo nobody)
+              echo "REVISION: $said" >> /data/log && sync
+              mkdir /www && echo "$(hostname) of REVISION" > /www/index.html
+              exec httpd -f -p 80 -h /www
+          readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1, timeoutSeconds: 60}
+          volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
+"#;
+
+#[test]
+fn members_start_in_order_find_each_other_by_name_and_keep_their_disks_behind_a_partition() {
+    if !machines() {
+        return;
+    }
+    let world = World::new();
+    let deploy = |revision: &str, partition: &str| {
+        world.write("db.yaml", &MEMBERS.replace("REVISION", revision).replace("PARTITION", partition));
+        world.i2kit(&["deploy", "db.yaml"]).run();
+    };
+    let inside = |member: &str, script: &str| world.i2kit(&["exec", member, "--", "sh", "-c", script]);
+    let pid = |ordinal| serving(&world.group("db"), Some(ordinal)).unwrap().pid.unwrap();
+    // The second member found the first one ready: a name leads to nobody before that.
+    deploy("one", "1");
+    inside("db-1", "cat /data/log; echo kept >> /data/log; sync").stdout("one: db-0 of one\n").run();
+    inside("db-0", "timeout 30 wget -qO- http://db-1.db/").stdout("db-1 of one\n").run();
+
+    // An update leaves the member below the partition as it is; the name of the other one leads to its next machine.
+    let before = [pid(0), pid(1)];
+    deploy("two", "1");
+    assert!(pid(0) == before[0] && pid(1) != before[1]);
+    inside("db-1", "cat /data/log").stdout("one: db-0 of one\nkept\ntwo: db-0 of one\n").run();
+    let until = "until timeout 30 wget -qO- http://db-1.db/ 2> /dev/null; do sleep 0.2; done";
+    inside("db-0", until).stdout("db-1 of two\n").run();
+    inside("db-0", "cat /data/log").stdout("one: itself\n").run();
+    if soaks() {
+        deploy("two", "0");
+        inside("db-0", "cat /data/log").stdout("one: itself\ntwo: itself\n").run();
+    }
     world.i2kit(&["destroy", "--all", "--volumes"]).run();
     world.assert_nothing_left();
 }

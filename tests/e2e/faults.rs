@@ -1,12 +1,14 @@
 //! The table of faults: each process of the local cloud is killed, twice, and the host is started again, while a client
-//! of a Service, one of an Ingress and one inside a machine ask; what they lost is counted, and printed as figures.
+//! of a Service, one of an Ingress and one inside a machine ask; what they lost is counted, and printed as figures. Each
+//! client makes a connection a question, one after the other: as many as emulated machines answer. Hundreds a second are for
+//! `door` and `proxy`, the tests of the processes that carry, whose servers are threads.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use i2kit::plan::fleet::Health;
 
@@ -126,9 +128,15 @@ enum Losses {
     UnderWay,
 }
 
-const FAULTS: [Fault; 7] = [
+const FAULTS: [Fault; 8] = [
     Fault { name: "local cloud", line: "local-cloud", process: "", may_lose: Losses::None },
     Fault { name: "front door, carrier", line: "local-door", process: "i2kit-door", may_lose: Losses::None },
+    Fault {
+        name: "front door in the network",
+        line: "local-door",
+        process: "i2kit-door-net",
+        may_lose: Losses::None,
+    },
     Fault {
         name: "front door, guardian",
         line: "local-door",
@@ -214,9 +222,13 @@ fn strike(world: &World, fault: &Fault, clients: &[Counts; 2]) -> Seen {
 }
 
 #[expect(clippy::print_stderr, reason = "scripts/bench prints these figures")]
+fn shown(figure: &str) {
+    eprintln!("figure: {figure}");
+}
+
 fn figure(what: &str, kills: u64, answered: [u64; 3], lost: [u64; 3]) {
-    eprintln!(
-        "figure: {what} killed {kills} times: of {} requests at a Service {} lost, of {} at an Ingress {}, of {} between \
+    shown(&format!(
+        "{what} killed {kills} times: of {} requests at a Service {} lost, of {} at an Ingress {}, of {} between \
          machines {}",
         answered[0] + lost[0],
         lost[0],
@@ -224,7 +236,7 @@ fn figure(what: &str, kills: u64, answered: [u64; 3], lost: [u64; 3]) {
         lost[1],
         answered[2] + lost[2],
         lost[2],
-    );
+    ));
 }
 
 #[test]
@@ -297,12 +309,18 @@ fn the_host_is_restarted(world: &World) {
     restarted.args(["--mount", "sh", "-c", script, "sh"]).arg(status.get_program()).args(status.get_args());
     restarted.env_clear().current_dir(world.path());
     restarted.envs(status.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let started = Instant::now();
     assert!(restarted.output().unwrap().status.success());
     eventually("health after a restart of the host", || healthy(world).then_some(()));
     assert_eq!(addresses(world), before);
     for address in &before {
         wait_for_page(address, "the page");
     }
+    let took = started.elapsed().as_secs();
     let boots = world.i2kit(&["exec", "disk-0", "--", "cat", "/data/boots"]).run();
     assert_eq!(boots.stdout, "boot\nboot\n", "the disk has what was written before");
+    shown(&format!(
+        "host restarted once: the Service and the Ingress answer at their addresses {took} s after the first command, and \
+         the disk is whole"
+    ));
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use crate::environments::two_do_not_see_each_other;
 use crate::support::{Call, World, eventually, kill, machines, tools, wait_for_page};
 
 /// Two machines that serve their name and address; each has a client that asks what it is told to, over and over.
@@ -286,6 +287,9 @@ fn machines_have_addresses_and_talk_to_each_other_without_the_local_cloud() {
     a_policy_closes_and_opens(&world, a);
     clients_are_kept_out_or_stay(&world);
     it_goes_on_alone(&world, &world.address("web"));
+    two_do_not_see_each_other(&world);
+    let lines = world.i2kit(&["logs", "web/1", "-c", "client"]).run().stdout;
+    assert!(!lines.contains("lost"), "{lines}");
     world.i2kit(&["destroy", "--all"]).run();
     world.assert_nothing_left();
 }

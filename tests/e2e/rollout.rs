@@ -1,8 +1,7 @@
-//! Changes of what is deployed: rolling updates, failing ones, rollback, scale, preview.
+//! Changes of what is deployed: rolling updates, failing ones, rollback, scale.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use i2kit::plan::fleet::InstanceState;
@@ -104,41 +103,6 @@ fn a_revision_that_never_becomes_healthy_leaves_the_old_one_serving() {
     world.write("web.yaml", &one_nginx("1.27"));
     world.i2kit(&["deploy", "web.yaml"]).run();
     assert_eq!(world.group("web").instances[0].boot_id, before, "the old machine was replaced");
-}
-
-#[test]
-fn a_preview_leaves_nothing_behind() {
-    if !machines() {
-        return;
-    }
-    let world = World::new().file("web.yaml", &one_nginx("1.27"));
-    let start = || world.i2kit(&["preview", "web.yaml"]).start();
-    let send = |signal: &str, preview: &mut std::process::Child| {
-        assert!(Command::new("kill").args([signal, &preview.id().to_string()]).status().unwrap().success());
-        preview.wait().unwrap();
-        world.assert_nothing_left();
-    };
-    // While it looks for images, with a machine that boots, and with one that serves.
-    let mut preview = start();
-    let handles = |preview: &std::process::Child| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", preview.id())).ok()?;
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"))?;
-        (u64::from_str_radix(caught, 16).ok()? & 1 != 0).then_some(())
-    };
-    eventually("a handler of SIGHUP", || handles(&preview));
-    send("-HUP", &mut preview);
-
-    let mut preview = start();
-    eventually("a machine", || world.fleet().groups.iter().any(|g| !g.instances.is_empty()).then_some(()));
-    send("-HUP", &mut preview);
-
-    let mut preview = start();
-    eventually("healthy machine", || {
-        world.fleet().groups.iter().any(|group| group.healthy() == 1).then_some(())
-    });
-    // What runs already is not taken for a preview of its own.
-    world.i2kit(&["preview", "web.yaml"]).code(7).says("web is deployed already").run();
-    send("-TERM", &mut preview);
 }
 
 #[test]

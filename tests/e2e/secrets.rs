@@ -63,7 +63,10 @@ fn a_secret_reaches_its_container_and_nothing_else() {
     let texts = [CANARY.to_owned(), STANDARD.encode(CANARY)];
     let mut found = BTreeSet::new();
     holders(world.path(), &texts, &mut found);
-    holders(&world.cache().join("images"), &texts, &mut found);
+    let image = world.group("secrets").revisions[0].launch.image.0.hex();
+    let image = world.cache().join("i2kit/images").join(image);
+    assert!(image.is_dir(), "{}", image.display());
+    holders(&image, &texts, &mut found);
     let store: Vec<&String> = found.iter().filter(|path| !path.ends_with("/pod.yaml")).collect();
     assert!(store.len() == 1 && store[0].contains("/local/secrets/"), "{found:?}");
 

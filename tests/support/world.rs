@@ -1,8 +1,9 @@
 //! A world: folders of its own, and in them whatever the program makes.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use i2kit::manifest::api::Name;
@@ -16,6 +17,8 @@ use super::{Call, Images, guest, mirror, processes, root};
 pub(crate) struct World {
     folder: TempDir,
     cache: PathBuf,
+    /// What keeps the mount namespace in which calls run, where that is another one than the test's.
+    disk: Option<Child>,
 }
 
 impl World {
@@ -44,7 +47,37 @@ impl World {
     /// A world without an environment file, and with a cache of its own.
     pub(crate) fn bare() -> Self {
         let folder = TempDir::with_prefix_in("world-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self { cache: folder.path().join("cache"), folder }
+        Self { cache: folder.path().join("cache"), folder, disk: None }
+    }
+
+    /// The same world with its state on a disk of its own with so many MiB: a tmpfs that nobody else sees.
+    #[must_use]
+    pub(crate) fn with_small_disk(mut self, mebibytes: u32) -> Self {
+        fs::create_dir(self.path().join("state")).unwrap();
+        // What stays names this folder neither in its arguments nor in its environment, and ends with this process.
+        let script = format!(
+            "mount -t tmpfs -o mode=700,size={mebibytes}m small state && echo mounted && exec env -i cat"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).current_dir(self.path());
+        let mut disk = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(disk.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "mounted\n", "the disk");
+        self.disk = Some(disk);
+        self
+    }
+
+    /// The folder of states, by a path that leads there from outside.
+    pub(crate) fn state(&self) -> PathBuf {
+        let state = self.path().join("state");
+        match &self.disk {
+            None => state,
+            Some(disk) => {
+                let root = Path::new("/proc").join(disk.id().to_string()).join("root");
+                root.join(state.strip_prefix("/").unwrap())
+            }
+        }
     }
 
     /// The same world with a cache of its own.
@@ -100,7 +133,18 @@ impl World {
 
     /// The program in this world.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_i2kit"));
+        let program = env!("CARGO_BIN_EXE_i2kit");
+        let mut command = match &self.disk {
+            None => Command::new(program),
+            Some(disk) => {
+                let mut command = Command::new("nsenter");
+                let namespace = format!("--mount=/proc/{}/ns/mnt", disk.id());
+                // Who enters is in the root folder.
+                command.args([namespace.as_str(), "sh", "-c", "cd \"$0\" && exec \"$@\""]);
+                command.arg(self.path()).arg(program);
+                command
+            }
+        };
         let path = |name: &str| self.path().join(name);
         command
             .args(arguments)
@@ -157,7 +201,7 @@ impl World {
     /// Fails the test unless everything is gone: processes, and files of the local cloud.
     pub(crate) fn assert_nothing_left(&self) {
         super::eventually("end of all processes", || self.processes().is_empty().then_some(()));
-        let state = self.path().join("state/i2kit/local");
+        let state = self.state().join("i2kit/local");
         let left: Vec<_> = fs::read_dir(state).into_iter().flatten().flatten().map(|e| e.path()).collect();
         assert!(left.is_empty(), "destroy left {left:?}");
     }
@@ -172,7 +216,7 @@ impl Drop for World {
         }
         if std::thread::panicking() {
             let status = self.command(&["status"]).output();
-            let log = fs::read_to_string(self.path().join("state/i2kit/local/cloud.log"));
+            let log = fs::read_to_string(self.state().join("i2kit/local/cloud.log"));
             eprintln!(
                 "{}",
                 status.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
@@ -181,6 +225,10 @@ impl Drop for World {
         }
         let _ = self.command(&["destroy", "--all"]).output();
         processes::end(self.path(), std::time::Duration::from_secs(10));
+        if let Some(disk) = &mut self.disk {
+            drop(disk.stdin.take());
+            let _ = disk.wait();
+        }
     }
 }
 

@@ -163,11 +163,21 @@ impl Started {
         let words = words.trim().trim_start_matches("error: ");
         let log = home.log();
         let message = match words {
+            // The log is on the same disk, which did not take what it said.
+            "" if has_no_room(home) => format!(
+                "its process ended at once: no room is left where {} lies; make room there and run the command again",
+                home.state.display()
+            ),
             "" => format!("its process ended at once; {} may tell why", log.display()),
             words => format!("its process did not start: {words}"),
         };
         CloudError::Unreachable { message }
     }
+}
+
+/// Whether the disk of the local cloud's folder is full.
+fn has_no_room(home: &Home) -> bool {
+    rustix::fs::statvfs(&home.state).is_ok_and(|found| found.f_bavail == 0)
 }
 
 fn spawn(home: &Home) -> Result<Started, CloudError> {

@@ -106,7 +106,9 @@ fn link(from: &Path, to: &Path) -> Result<(), CloudError> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
-    reflink_copy::reflink_or_copy(from, to).map(drop).map_err(CloudError::file("copy", from))
+    reflink_copy::reflink_or_copy(from, to)
+        .map(drop)
+        .map_err(CloudError::file("copy a part of the image to", to))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CloudError> {
