@@ -1,5 +1,6 @@
 //! The local cloud with one instance and with two hundred: how long a deployment takes, and what the processes of i2kit take
-//! at rest. Instances are stand-ins, since two hundred machines end the memory of most hosts: this executable is qemu, too.
+//! at rest; then what clients lose while each of its processes is killed. Instances are stand-ins, since two hundred machines
+//! end the memory of most hosts: this executable is qemu, too.
 //! `scripts/bench` runs it. Needs a host that gives environments networks of their own.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
@@ -8,6 +9,7 @@
 
 #[path = "../tests/support/processes.rs"]
 mod folder_processes;
+mod kills;
 mod standin;
 #[expect(dead_code, reason = "other measurements print times, and medians")]
 mod table;
@@ -133,6 +135,7 @@ fn main() {
         row("200 instances at rest: memory", many.sum(|used| used.memory), "MB", Some(MEMORY_GOAL)),
     ];
     report(&rows, "bench-instances.json");
+    kills::run(&world);
 }
 
 /// What each process took at rest, with one instance and with many.
@@ -278,12 +281,16 @@ spec:
         text
     }
 
-    /// Fails unless the Service answers.
-    fn assert_serves(&self) {
+    /// Where the Service is.
+    fn address(&self) -> String {
         let status: Value = serde_json::from_str(&self.call(&["status", "-o", "json"])).unwrap();
         let balancer = &status["balancers"][0];
-        let address = format!("{}:{}", balancer["host"].as_str().unwrap(), balancer["bound"][0]);
-        let mut stream = TcpStream::connect(address).unwrap();
+        format!("{}:{}", balancer["host"].as_str().unwrap(), balancer["bound"][0])
+    }
+
+    /// Fails unless the Service answers.
+    fn assert_serves(&self) {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let mut answer = String::new();

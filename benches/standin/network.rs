@@ -4,10 +4,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use i2kit::plan::pod::HEALTH_PORT;
-use i2kit_spec::status::{ContainerStatus, PodPhase, PodStatus, Usage, VERSION};
+use i2kit_spec::status::{ContainerStatus, PodPhase, PodStatus, Usage, VERSION, wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
@@ -96,8 +96,9 @@ pub(super) fn serve(machine: &Machine, button: &UnixStream) -> io::Result<()> {
         if pod.advance() {
             continue;
         }
-        let pause = interface.poll_delay(Instant::now(), &pod.sockets);
-        let pause = pause.map(|pause| Timespec::try_from(std::time::Duration::from(pause)).unwrap());
+        let pause = interface.poll_delay(Instant::now(), &pod.sockets).map(Duration::from);
+        let pause = pause.into_iter().chain(pod.pause()).min();
+        let pause = pause.map(|pause| Timespec::try_from(pause).unwrap());
         let mut ready = [PollFd::new(&tap.0, PollFlags::IN), PollFd::new(button, PollFlags::IN)];
         rustix::event::poll(&mut ready, pause.as_ref())?;
         if !ready[1].revents().is_empty() {
@@ -109,9 +110,41 @@ pub(super) fn serve(machine: &Machine, button: &UnixStream) -> io::Result<()> {
 /// The ports of the pod.
 struct Pod {
     sockets: SocketSet<'static>,
-    connections: Vec<(SocketHandle, u16)>,
+    connections: Vec<Served>,
     status: PodStatus,
+    /// The status' tag: it never changes.
+    tag: String,
     started: Clock,
+}
+
+/// A socket of a port, what its client has asked so far, and when it is to be answered.
+struct Served {
+    handle: SocketHandle,
+    port: u16,
+    request: Vec<u8>,
+    due: Option<Clock>,
+}
+
+impl Served {
+    fn new(handle: SocketHandle, port: u16) -> Self {
+        Self { handle, port, request: Vec::new(), due: None }
+    }
+
+    /// Takes what came. Once that is a whole request it is due, as of a guest: after a wait where the client knows the status
+    /// with this `tag`.
+    fn take(&mut self, socket: &mut Socket<'_>, tag: &str) {
+        let mut bytes = [0; 512];
+        while let Ok(length) = socket.recv_slice(&mut bytes)
+            && length > 0
+        {
+            self.request.extend_from_slice(&bytes[..length]);
+        }
+        if self.request.ends_with(b"\r\n\r\n") {
+            let request = std::mem::take(&mut self.request);
+            let granted = wait::granted(&String::from_utf8_lossy(&request), tag);
+            self.due = Some(Clock::now() + Duration::from(granted));
+        }
+    }
 }
 
 impl Pod {
@@ -135,26 +168,40 @@ impl Pod {
         };
         let mut sockets = SocketSet::new(Vec::new());
         let ports = [HEALTH_PORT, PORT].into_iter().flat_map(|port| [port; CONNECTIONS]);
-        let connections = ports.map(|port| (sockets.add(listening(port)), port)).collect();
-        Self { sockets, connections, status, started: Clock::now() }
+        let connections = ports.map(|port| Served::new(sockets.add(listening(port)), port)).collect();
+        let tag = status.tag();
+        Self { sockets, connections, status, tag, started: Clock::now() }
+    }
+
+    /// How long until a client is to be answered.
+    fn pause(&self) -> Option<Duration> {
+        let due = self.connections.iter().filter_map(|served| served.due).min();
+        due.map(|due| due.saturating_duration_since(Clock::now()))
     }
 
     /// Answers what was asked, and makes ports that have served listen again. Whether there is something to send.
     fn advance(&mut self) -> bool {
         let mut has_output = false;
         for number in 0..self.connections.len() {
-            let (handle, port) = self.connections[number];
+            let served = &mut self.connections[number];
+            let (handle, port) = (served.handle, served.port);
             let socket = self.sockets.get_mut::<Socket<'_>>(handle);
             match socket.state() {
                 State::Closed | State::TimeWait => {
                     self.sockets.remove(handle);
-                    self.connections[number].0 = self.sockets.add(listening(port));
+                    *served = Served::new(self.sockets.add(listening(port)), port);
                 }
                 State::CloseWait => {
                     socket.close();
+                    served.due = None;
                     has_output = true;
                 }
-                State::Established if is_whole(socket) => {
+                State::Established => {
+                    served.take(socket, &self.tag);
+                    if served.due.is_none_or(|due| Clock::now() < due) {
+                        continue;
+                    }
+                    served.due = None;
                     let answer = self.answer(port);
                     let socket = self.sockets.get_mut::<Socket<'_>>(handle);
                     socket.send_slice(&answer).unwrap();
@@ -184,7 +231,8 @@ impl Pod {
         };
         let head =
             format!("Content-Type: {kind}\r\nContent-Length: {}\r\nConnection: {connection}", body.len());
-        format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes()
+        let tag = format!("{}: {}", wait::TAG, self.tag);
+        format!("HTTP/1.1 200 OK\r\n{head}\r\n{tag}\r\n\r\n{body}").into_bytes()
     }
 }
 
@@ -194,10 +242,4 @@ fn listening(port: u16) -> Socket<'static> {
     socket.set_ack_delay(None);
     socket.listen(port).unwrap();
     socket
-}
-
-/// Whether the client's request is there; it is taken then.
-fn is_whole(socket: &mut Socket<'_>) -> bool {
-    let is_whole = |request: &[u8]| request.ends_with(b"\r\n\r\n");
-    socket.recv(|request| if is_whole(request) { (request.len(), true) } else { (0, false) }).unwrap_or(false)
 }

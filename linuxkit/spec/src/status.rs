@@ -4,7 +4,10 @@
 //! Alive: is the VM of any more use? A host routes by the second and replaces by the third; whether a start takes too
 //! long is decided by the rollout's own deadline.
 
+pub mod wait;
+
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +36,19 @@ pub struct PodStatus {
     /// What the whole machine uses; `None` of a guest that does not measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+}
+
+impl PodStatus {
+    /// A short text that is another one whenever something of the status is but what is used, which changes without end: the
+    /// tag of [`wait`]. It is the same in every process of one build.
+    pub fn tag(&self) -> String {
+        let mut decides = self.clone();
+        decides.usage = None;
+        decides.containers.iter_mut().for_each(|container| container.usage = None);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&serde_json::to_vec(&decides).unwrap_or_default());
+        format!("{:016x}", hasher.finish())
+    }
 }
 
 /// What something uses of the machine, as the kubelet measures it.
@@ -211,6 +227,39 @@ mod tests {
             let hostile = json.replace("2500000000", wrong);
             assert!(serde_json::from_str::<PodStatus>(&hostile).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_tag_is_of_what_decides_and_not_of_what_is_used() {
+        let container = ContainerStatus {
+            name: "web".into(),
+            ready: true,
+            restarts: 0,
+            state: "Running".into(),
+            last: None,
+            probe: None,
+            usage: None,
+        };
+        let before = PodStatus {
+            version: VERSION,
+            boot_id: "b".into(),
+            phase: PodPhase::Ready,
+            containers: vec![container],
+            usage: None,
+        };
+        let tag = before.tag();
+        assert!(wait::is_tag(&tag), "{tag}");
+        let change = |change: &dyn Fn(&mut PodStatus)| {
+            let mut after = before.clone();
+            change(&mut after);
+            after.tag()
+        };
+        let usage = Some(Usage { cpu_nanoseconds: 7, working_set_bytes: 8 });
+        assert_eq!(change(&|after| (after.usage, after.containers[0].usage) = (usage, usage)), tag);
+        assert_ne!(change(&|after| after.phase = PodPhase::NotReady { reasons: vec![] }), tag);
+        assert_ne!(change(&|after| after.boot_id.push('c')), tag);
+        assert_ne!(change(&|after| after.containers[0].restarts = 1), tag);
+        assert_ne!(change(&|after| after.containers[0].probe = Some("refused".into())), tag);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Follows disks that outlive the machine: when the host makes one larger, its file system is grown while it is in use.
 //!
-//! Whoever asks how the pod is has it looked at, which the host does every second.
+//! Whoever asks how the pod is has it looked at, which the host does every few seconds.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,11 +1,15 @@
 //! HTTP/1.1 as a health endpoint needs it: small requests and small answers. A connection ends with its first answer, unless
 //! the client asks to keep it (`Connection: keep-alive`). The first request stays in the socket until its answer is out, so
 //! that another supervisor can take a client over; one that has had an answer connects again, as HTTP has it.
+//!
+//! A request may wait for another answer than its client has ([`wait`]). It stays in the socket meanwhile, and costs its place
+//! among the clients and nothing else.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use i2kit_spec::status::wait;
 use rustix::event::PollFlags;
 
 /// The largest request; health checks send a few hundred bytes.
@@ -55,12 +59,14 @@ pub(crate) struct Response {
     content_type: &'static str,
     headers: Vec<(&'static str, String)>,
     body: String,
+    /// What tells this answer from a later one to the same request, where a client may wait for that.
+    tag: Option<String>,
 }
 
 impl Response {
     /// An answer in plain text.
     pub(crate) fn text(status: u16, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", headers: vec![], body }
+        Self { status, content_type: "text/plain; charset=utf-8", headers: vec![], body, tag: None }
     }
 
     /// A document.
@@ -80,6 +86,11 @@ impl Response {
     pub(crate) fn with_header(mut self, name: &'static str, value: String) -> Self {
         self.headers.push((name, value));
         self
+    }
+
+    /// The same with a tag: a client that knows it may wait for another one.
+    pub(crate) fn with_tag(self, tag: String) -> Self {
+        Self { tag: Some(tag.clone()), ..self.with_header(wait::TAG, tag) }
     }
 
     fn render(&self, with_body: bool, is_kept: bool) -> Vec<u8> {
@@ -118,6 +129,18 @@ struct Answer {
     bytes: Vec<u8>,
     /// The length of the request, where the connection is kept for another one.
     kept: Option<usize>,
+    /// How long the client would rather wait for another answer.
+    wait: Duration,
+}
+
+/// What gives a client its turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Occasion {
+    pub(crate) now: Instant,
+    /// Whether there is something to read, or room to write.
+    pub(crate) is_ready: bool,
+    /// Whether its request may wait.
+    pub(crate) may_wait: bool,
 }
 
 /// Where a connection is after a turn.
@@ -142,6 +165,8 @@ pub(crate) struct Connection {
     /// Without bytes until the request is complete.
     response: Answer,
     written: usize,
+    /// Until when the request waits for another answer, while it does.
+    held: Option<Instant>,
 }
 
 impl Connection {
@@ -150,7 +175,8 @@ impl Connection {
         stream.set_nonblocking(true)?;
         i2kit_sys::set_low_water(&stream, 1)?;
         let response = Answer::default();
-        let connection = Self { id, stream, deadline: now + TIMEOUT, request: 0, response, written: 0 };
+        let deadline = now + TIMEOUT;
+        let connection = Self { id, stream, deadline, request: 0, response, written: 0, held: None };
         if i2kit_sys::bytes_written(&connection.stream)? > 0 {
             // The supervisor that answered died before it could report it.
             connection.finish()?;
@@ -164,13 +190,27 @@ impl Connection {
         if self.response.bytes.is_empty() { PollFlags::IN } else { PollFlags::OUT }
     }
 
-    /// Reads or writes what can be without waiting.
-    pub(crate) fn advance(&mut self, now: Instant, answer: &impl Fn(&Request<'_>) -> Response) -> Turn {
-        self.try_advance(now, answer).unwrap_or(Turn::Ended)
+    /// Whether its request waits for another answer.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
     }
 
-    fn try_advance(&mut self, now: Instant, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<Turn> {
-        if self.response.bytes.is_empty() && !self.read_request(answer)? {
+    /// When it is to have a turn, whatever its client does.
+    pub(crate) fn due(&self) -> Instant {
+        self.held.unwrap_or(self.deadline)
+    }
+
+    /// Reads or writes what can be without waiting.
+    pub(crate) fn advance(&mut self, occasion: Occasion, answer: &impl Fn(&Request<'_>) -> Response) -> Turn {
+        self.try_advance(occasion, answer).unwrap_or(Turn::Ended)
+    }
+
+    fn try_advance(
+        &mut self,
+        occasion: Occasion,
+        answer: &impl Fn(&Request<'_>) -> Response,
+    ) -> io::Result<Turn> {
+        if self.response.bytes.is_empty() && !self.read_request(occasion, answer)? {
             return Ok(Turn::Ended);
         }
         while self.written < self.response.bytes.len() {
@@ -191,24 +231,35 @@ impl Connection {
         self.stream.read_exact(&mut [0; MAX_REQUEST][..length])?;
         i2kit_sys::set_low_water(&self.stream, 1)?;
         (self.request, self.response, self.written) = (0, Answer::default(), 0);
-        self.deadline = now + TIMEOUT;
+        self.deadline = occasion.now + TIMEOUT;
         Ok(Turn::Answered)
     }
 
     /// Looks at what the client sent, without taking it: until the answer is out, another supervisor may need it.
     /// Returns whether the client still talks.
-    fn read_request(&mut self, answer: &impl Fn(&Request<'_>) -> Response) -> io::Result<bool> {
+    fn read_request(
+        &mut self,
+        Occasion { now, is_ready, may_wait }: Occasion,
+        answer: &impl Fn(&Request<'_>) -> Response,
+    ) -> io::Result<bool> {
         let mut buffer = [0; MAX_REQUEST];
         match self.stream.peek(&mut buffer) {
-            Ok(length) if length == self.request => return Ok(false),
+            // Nothing more came and nothing will, unless it is looked at because its time has come.
+            Ok(length) if length == self.request && (is_ready || !self.is_held()) => return Ok(false),
             Ok(length) => self.request = length,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
             Err(error) => return Err(error),
         }
-        match respond(&buffer[..self.request], answer) {
-            Some(response) => self.response = response,
+        let answered = respond(&buffer[..self.request], answer);
+        let until = answered.as_ref().filter(|answer| may_wait && !answer.wait.is_zero());
+        let until = until.map(|answer| self.held.unwrap_or(now + answer.wait)).filter(|until| now < *until);
+        match answered {
+            Some(response) if until.is_none() => (self.response, self.held) = (response, None),
             // What is there would be reported again and again; only more of it is of interest.
-            None => i2kit_sys::set_low_water(&self.stream, self.request + 1)?,
+            _ => i2kit_sys::set_low_water(&self.stream, self.request + 1)?,
+        }
+        if let Some(until) = until {
+            (self.held, self.deadline) = (Some(until), until + TIMEOUT);
         }
         Ok(true)
     }
@@ -224,7 +275,7 @@ impl Connection {
 
 /// The answer to the bytes that a client sent, once they are enough for one.
 fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<Answer> {
-    let last = |response: &Response| Answer { bytes: response.render(true, false), kept: None };
+    let last = |response: &Response| Answer { bytes: response.render(true, false), ..Answer::default() };
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         let too_long = bytes.len() == MAX_REQUEST;
         return too_long.then(|| last(&Response::text(431, "the request is too long\n".into())));
@@ -234,8 +285,10 @@ fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<A
     Some(match Request::parse(head) {
         Some(request) => {
             let is_kept = is_kept(head);
-            let bytes = answer(&request).render(request.method != "HEAD", is_kept);
-            Answer { bytes, kept: is_kept.then_some(length) }
+            let response = answer(&request);
+            let wait = response.tag.as_deref().map_or(Duration::ZERO, |tag| wait::granted(head, tag).into());
+            let bytes = response.render(request.method != "HEAD", is_kept);
+            Answer { bytes, kept: is_kept.then_some(length), wait }
         }
         None => last(&Response::text(400, "this is no HTTP/1.1 request\n".into())),
     })

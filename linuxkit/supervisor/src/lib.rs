@@ -80,7 +80,8 @@ fn route(path: &str, record: &Record) -> Response {
         // For our own host; the rest is for balancers and people.
         status::PATH => {
             growth::follow();
-            Response::json(&metrics::status(record))
+            let told = metrics::status(record);
+            Response::json(&told).with_tag(told.tag())
         }
         "/livez" => Response::text(200, "ok\n".into()),
         "/readyz" => match record.unready() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::{Control, Outgoing};
-use crate::http::{Connection, Request, Response, Turn};
+use crate::http::{Connection, Occasion, Request, Response, Turn};
 use crate::link::{Any, Link, ToInit, ToSupervisor};
 use crate::prober::Prober;
 use crate::record::Record;
@@ -17,14 +17,21 @@ use crate::record::Record;
 /// How many clients are served at once; the one that waited longest makes room for another.
 const MAX_CONNECTIONS: usize = 64;
 
+/// How many of them may wait for another answer than they have; a further one is answered at once. One host asks, over one
+/// connection: the rest is for its successors.
+const MAX_WAITING: usize = 8;
+
 /// The clients that are being served, the probes, and the messages for PID 1.
 #[derive(Debug)]
 pub(crate) struct Server {
     link: Link,
     prober: Prober,
     control: Control,
+    /// The one that was served longest ago first.
     connections: VecDeque<Connection>,
     outbox: VecDeque<Outgoing>,
+    /// Whether the record is newer than what clients that wait know.
+    has_news: bool,
 }
 
 /// What happened while the loop waited.
@@ -41,7 +48,8 @@ impl Server {
     /// A server of the clients that PID 1 sends over this link, which runs the probes.
     pub(crate) fn new(link: Link, prober: Prober) -> Self {
         let control = Control::default();
-        Self { link, prober, control, connections: VecDeque::new(), outbox: VecDeque::new() }
+        let (connections, outbox) = (VecDeque::new(), VecDeque::new());
+        Self { link, prober, control, connections, outbox, has_news: false }
     }
 
     /// Serves requests for ever; returns only when PID 1 is gone.
@@ -61,18 +69,29 @@ impl Server {
             if ready.link {
                 self.receive(now)?;
             }
+            if self.has_news {
+                self.advance(&vec![false; self.connections.len()], now, &answer);
+            }
             if ready.control || ready.link {
                 self.outbox.extend(self.control.advance(Instant::now())?);
             }
         }
     }
 
-    /// Gives each client its turn, in the order of their deadlines, and keeps that order.
+    /// Gives each client its turn that is ready by `states`, whose time has come, or that waits while there is news. Those
+    /// that are answered go to the end.
     fn advance(&mut self, states: &[bool], now: Instant, answer: &impl Fn(&Request<'_>) -> Response) {
+        let has_news = std::mem::take(&mut self.has_news);
+        let mut waiting = self.connections.iter().filter(|connection| connection.is_held()).count();
         let mut answered = Vec::new();
         for is_ready in states {
             let Some(mut connection) = self.connections.pop_front() else { break };
-            let turn = if *is_ready { connection.advance(now, answer) } else { Turn::Waits };
+            let was_held = connection.is_held();
+            waiting -= usize::from(was_held);
+            let has_turn = *is_ready || was_held && (has_news || now >= connection.due());
+            let occasion = Occasion { now, is_ready: *is_ready, may_wait: waiting < MAX_WAITING };
+            let turn = if has_turn { connection.advance(occasion, answer) } else { Turn::Waits };
+            waiting += usize::from(connection.is_held() && turn == Turn::Waits);
             match turn {
                 Turn::Waits if connection.deadline > now => self.connections.push_back(connection),
                 Turn::Answered => answered.push(connection),
@@ -98,9 +117,9 @@ impl Server {
         let control = self.control.descriptors(now);
         fds.extend(control.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         fds.extend(self.connections.iter().map(|client| PollFd::new(&client.stream, client.wants())));
-        let oldest = self.connections.front().map(|oldest| oldest.deadline.saturating_duration_since(now));
+        let clients = self.connections.iter().map(|client| client.due().saturating_duration_since(now)).min();
         let due = self.control.timeout(now);
-        let timeout: Option<Duration> = oldest.into_iter().chain(self.prober.timeout()).chain(due).min();
+        let timeout: Option<Duration> = clients.into_iter().chain(self.prober.timeout()).chain(due).min();
         let timeout = timeout.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -144,7 +163,10 @@ impl Server {
                         Err(_) => self.outbox.push_back(Outgoing::Own(ToInit::Done { id })),
                     }
                 }
-                (ToSupervisor::Changed, _) => self.observe(),
+                (ToSupervisor::Changed, _) => {
+                    self.observe();
+                    self.has_news = true;
+                }
                 (ToSupervisor::Executed { id, run, failure }, _) => {
                     let verdict = self.prober.executed(id, run, failure.as_deref());
                     self.outbox.extend(verdict.map(Outgoing::Own));
@@ -189,6 +211,9 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
+
+    use i2kit_spec::Seconds;
+    use i2kit_spec::status::wait;
 
     use super::*;
     use crate::http::TIMEOUT;
@@ -318,5 +343,106 @@ mod tests {
         server.advance(&[true], now + TIMEOUT, &answer);
         assert!(server.connections.is_empty());
         assert!(matches!(server.outbox[0], Outgoing::Own(ToInit::Done { id: 7 })), "{:?}", server.outbox);
+    }
+
+    /// A server without clients, and PID 1's end of its link.
+    fn idle() -> (Server, Link) {
+        let (link, theirs) = Link::pair().unwrap();
+        let prober = Prober::of(&i2kit_spec::PodBoot::default()).unwrap();
+        (Server::new(Link::over(theirs), prober), link)
+    }
+
+    /// A request that waits for four seconds while the answer's tag is `known`.
+    fn waiting(known: &str) -> String {
+        let headers = wait::headers(known, Seconds(4));
+        format!("GET / HTTP/1.1\r\nConnection: keep-alive\r\n{headers}\r\n")
+    }
+
+    /// Sends a request to the client of this number, once the server has its bytes.
+    fn send(server: &Server, number: usize, client: &mut TcpStream, request: &str) {
+        client.write_all(request.as_bytes()).unwrap();
+        let mut ready = [PollFd::new(&server.connections[number].stream, PollFlags::IN)];
+        rustix::event::poll(&mut ready, None).unwrap();
+    }
+
+    fn read_answer(client: &mut TcpStream) -> String {
+        let mut bytes = [0; 512];
+        let length = client.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    #[test]
+    fn a_client_that_waits_is_answered_at_a_change_or_at_its_time() {
+        let (mut server, link) = idle();
+        let tag = std::cell::Cell::new("a");
+        let answer = |_: &Request<'_>| Response::text(200, "ok\n".into()).with_tag(tag.get().into());
+        let (ours, mut client) = socket();
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        server.connections.push_back(Connection::new(7, ours, now).unwrap());
+        send(&server, 0, &mut client, &waiting("a"));
+        server.advance(&[true], now, &answer);
+        assert_eq!((server.connections[0].is_held(), server.connections[0].due()), (true, after(4)));
+        // The record is another one, and what is answered is not.
+        server.has_news = true;
+        server.advance(&[false], after(1), &answer);
+        assert_eq!((server.connections[0].is_held(), server.connections[0].due()), (true, after(4)));
+        link.send(&ToSupervisor::Changed, None).unwrap();
+        server.receive(after(2)).unwrap();
+        tag.set("b");
+        assert!(server.has_news);
+        server.advance(&[false], after(2), &answer);
+        assert!(!server.connections[0].is_held());
+        let text = read_answer(&mut client);
+        assert!(text.contains("X-I2kit-Status-Tag: b\r\n") && text.ends_with("ok\n"), "{text}");
+
+        send(&server, 0, &mut client, &waiting("b"));
+        server.advance(&[true], after(3), &answer);
+        server.advance(&[false], after(6), &answer);
+        assert!(server.connections[0].is_held());
+        server.advance(&[false], after(7), &answer);
+        assert!(read_answer(&mut client).contains("X-I2kit-Status-Tag: b\r\n"), "its time is over");
+        // One that knows another status, and a host that does not wait.
+        for request in [waiting("a"), "GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n".to_owned()] {
+            send(&server, 0, &mut client, &request);
+            server.advance(&[true], after(8), &answer);
+            assert!(read_answer(&mut client).ends_with("ok\n"));
+        }
+        // One that goes away while it waits.
+        send(&server, 0, &mut client, &waiting("b"));
+        server.advance(&[true], after(9), &answer);
+        assert!(server.connections[0].is_held() && server.outbox.is_empty());
+        drop(client);
+        let mut ready = [PollFd::new(&server.connections[0].stream, PollFlags::IN)];
+        rustix::event::poll(&mut ready, None).unwrap();
+        server.advance(&[true], after(9), &answer);
+        assert!(server.connections.is_empty());
+        assert!(matches!(server.outbox[0], Outgoing::Own(ToInit::Done { id: 7 })), "{:?}", server.outbox);
+    }
+
+    #[test]
+    fn a_client_beyond_those_that_may_wait_is_answered_at_once() {
+        let (mut server, _link) = idle();
+        let answer = |_: &Request<'_>| Response::text(200, "ok\n".into()).with_tag("a".into());
+        let now = Instant::now();
+        let mut clients = Vec::new();
+        for id in 0..=MAX_WAITING {
+            let (ours, mut client) = socket();
+            server.connections.push_back(Connection::new(u64::try_from(id).unwrap(), ours, now).unwrap());
+            send(&server, id, &mut client, &waiting("a"));
+            clients.push(client);
+        }
+        server.advance(&[true; MAX_WAITING + 1], now, &answer);
+        let held = server.connections.iter().filter(|connection| connection.is_held()).count();
+        assert_eq!(held, MAX_WAITING);
+        assert!(read_answer(&mut clients[MAX_WAITING]).ends_with("ok\n"));
+        // Once one of them has its answer there is room again; all of them come at their time.
+        server.advance(&[false; MAX_WAITING + 1], now + Duration::from_secs(4), &answer);
+        assert!(clients[..MAX_WAITING].iter_mut().all(|client| read_answer(client).ends_with("ok\n")));
+        send(&server, 0, &mut clients[MAX_WAITING], &waiting("a"));
+        let mut states = [false; MAX_WAITING + 1];
+        states[0] = true;
+        server.advance(&states, now + Duration::from_secs(5), &answer);
+        assert!(server.connections.iter().any(Connection::is_held));
     }
 }

@@ -22,7 +22,7 @@ use crate::manifest::api::{Name, Protocol};
 use crate::plan::act::PlannedAct;
 use crate::plan::fleet::{
     Accelerator, BalancerSpec, ContainerState, Endpoint, Generation, GroupSettings, Health, InstanceId,
-    InstanceState, LaunchSpec, Revision, RunMember,
+    InstanceState, LaunchSpec, Revision, RunMember, count,
 };
 use crate::plan::image::ImageId;
 
@@ -255,6 +255,17 @@ impl GroupRecord {
         !is_refreshing && !self.memory.deleting && self.instances.values().all(rests)
     }
 
+    /// Whether something in it is due at a time, which a group at rest is to be looked at for: a run of a schedule, the end of a
+    /// run, the removal of a job by its age, a VM that is missing and not started yet. A scaler, and the end of what is kept of
+    /// an ended VM, may be a few seconds late.
+    pub fn awaits_a_time(&self) -> bool {
+        let Some(job) = &self.settings.job else {
+            return count(self.instances.values().filter(|record| record.serves())) != self.replicas;
+        };
+        let is_active = self.memory.runs.iter().any(|run| run.status.is_active());
+        is_active || self.settings.schedule.is_some() || job.ttl_seconds_after_finished.is_some()
+    }
+
     /// What the reconciler looks at.
     pub fn view(&self, facts: &impl Fn(&str) -> MachineFacts) -> reconcile::GroupView {
         let vm = |record: &InstanceRecord| {
@@ -407,6 +418,31 @@ mod tests {
         assert_eq!(group.kept_size(2), 2, "somebody turned the scaler off");
         (group.settings.scaling, group.replicas) = (None, 4);
         assert_eq!(group.kept_size(2), 2);
+    }
+
+    #[test]
+    fn a_group_awaits_a_time_while_something_of_it_is_due_later() {
+        use crate::manifest::api::{JobRules, Strategy};
+        let settings = crate::plan::example::settings(Strategy::Recreate);
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let mut environment = Environment::default();
+        environment.put_group(&name, &settings).unwrap();
+        let group = environment.groups.get_mut(&name).unwrap();
+        assert!(!group.awaits_a_time(), "it is to have none");
+        group.replicas = 1;
+        assert!(group.awaits_a_time(), "a VM is missing, and may be started later");
+        let mut vm = InstanceRecord::new("web-1-a".into(), 1, Moment::default());
+        vm.set_health(Health::Healthy, 1);
+        group.instances.insert(vm.id.clone(), vm);
+        assert!(!group.awaits_a_time());
+        group.settings.job = Some(JobRules::once(1));
+        assert!(!group.awaits_a_time(), "a job whose runs have ended");
+        group.memory.runs.push(reconcile::Run::start(1, 1, Moment::default()));
+        assert!(group.awaits_a_time(), "a run is under way");
+        group.memory.runs.clear();
+        group.settings.job =
+            Some(JobRules { ttl_seconds_after_finished: Some(i2kit_spec::Seconds(60)), ..JobRules::once(1) });
+        assert!(group.awaits_a_time(), "it is removed by its age");
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::plan::fleet::{ContainerState, Health};
 /// a node that is silent.
 pub const SILENT_LOST: Millis = Millis(120_000);
 
-/// A guest that was ready gets no traffic when it has not answered for this long: three questions or so, as many as
-/// Kubernetes' default of `failureThreshold`.
+/// A guest that was ready gets no traffic when it has not answered for this long since it should have: three questions, as
+/// many as Kubernetes' default of `failureThreshold`.
 pub const SILENT_UNREADY: Millis = Millis(5_000);
 
 /// The longest boot id, in bytes: the kernel's is a UUID of 36.
@@ -92,6 +92,14 @@ pub fn judge(record: &mut InstanceRecord, outcome: CheckOutcome, known: &Known<'
             let reason = bounded(format!("the guest cannot go on: {reason}"));
             record.set_health(Health::Lost { reason }, now);
         }
+    }
+}
+
+/// Takes note that a guest which answered before has owed an answer for so long at the time `now`: its silence began then,
+/// unless it is silent for longer.
+pub fn owes(record: &mut InstanceRecord, owed: Millis, now: u64) {
+    if record.answered {
+        record.silent_since.get_or_insert(now.saturating_sub(owed.0));
     }
 }
 
@@ -260,6 +268,26 @@ mod tests {
         check(&mut vm, silence(), 200_000 + SILENT_LOST.0);
         let reason = "the guest has not answered for 120 s: no answer within 2 s";
         assert_eq!(vm.health, Health::Lost { reason: reason.into() });
+    }
+
+    #[test]
+    fn a_silence_begins_when_an_answer_was_owed_and_decides_at_its_limits() {
+        let mut vm = record(Health::Healthy);
+        owes(&mut vm, Millis(2000), 9000);
+        check(&mut vm, silence(), 9000);
+        assert_eq!(vm.silent_since, Some(7000));
+        // What was owed first counts.
+        owes(&mut vm, Millis(2000), 11_000);
+        check(&mut vm, silence(), 11_000);
+        assert!(vm.serves());
+        check(&mut vm, silence(), 12_000);
+        assert!(matches!(vm.health, Health::Unhealthy { .. }));
+        check(&mut vm, silence(), 127_000);
+        assert!(matches!(vm.health, Health::Lost { .. }));
+        // The silence of one that never answered began with its machine.
+        let mut young = record(Health::STARTING);
+        owes(&mut young, Millis(2000), 9000);
+        assert_eq!(young.silent_since, None);
     }
 
     #[test]

@@ -171,6 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_reports_every_few_seconds_is_known_all_the_time() {
+        let mut history = UsageHistory::default();
+        for second in 0..=60_u64 {
+            if second % 4 == 0 {
+                history.add(&report(&[("web", second * 250_000_000, 1)]), &names(), second * 1000);
+            }
+            let measured = history.measured(CAPACITY, second * 1000);
+            assert_eq!(measured.is_some(), second >= 12, "{second}");
+            let Some(measured) = measured else { continue };
+            assert!((12_000..=16_000).contains(&measured.usage.window_ms), "{measured:?}");
+            assert_eq!(measured.usage.pod().cpu_millis, 250);
+            assert!(measured.at + 4000 > second * 1000, "{measured:?}");
+        }
+    }
+
+    #[test]
     fn a_counter_that_begins_anew_is_counted_from_there() {
         let mut history = UsageHistory::default();
         history.add(&report(&[("web", 900_000_000_000, 1)]), &names(), 0);

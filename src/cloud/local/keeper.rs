@@ -3,7 +3,7 @@
 //!
 //! [`state`] is what the lock guards, [`step`] decides on a copy (with the pure engine), [`control`] is the loop, and
 //! [`effects`] carries out what was decided and saved, [`watch`] looks after machines, and [`adoption`] takes over those
-//! that run already.
+//! that run already. [`tracked`] knows whether records may have changed.
 
 mod addresses;
 mod adoption;
@@ -17,6 +17,7 @@ mod inside;
 mod names;
 mod state;
 mod step;
+mod tracked;
 mod watch;
 
 use std::collections::BTreeSet;

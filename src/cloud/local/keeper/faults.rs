@@ -300,7 +300,7 @@ impl Sim {
             if was_killed {
                 self.restart();
             } else if result.is_err() {
-                assert_eq!(self.state.environments, before, "an act that was refused changed something");
+                assert_eq!(*self.state.environments, before, "an act that was refused changed something");
             }
             self.tick();
             if !was_killed {

@@ -32,6 +32,11 @@ const HOLDERS: Duration = Duration::from_secs(2);
 pub(super) struct Missing(BTreeMap<String, (Instant, Option<String>)>);
 
 impl Missing {
+    /// Whether the front door carries in all networks.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the network is to be opened again `now`. Rounds follow each other at once while there is something to do, so
     /// that they measure no time.
     fn is_due(&mut self, name: &str, now: Instant) -> bool {
@@ -66,10 +71,12 @@ pub(super) async fn join(keeper: &Keeper, missing: &mut Missing) -> Result<(), C
         message: format!("the front door does not carry in the network of {name}: {error}"),
     };
     let carried = keeper.mover.report().networks;
-    missing.0.retain(|name, _| !carried.contains(name));
+    let networks = keeper.networks.all();
+    // One that is gone is missed no more, nor is the next one of its name at once.
+    missing.0.retain(|name, _| !carried.contains(name) && networks.iter().any(|(known, _)| known == name));
     let mut joined = Ok(());
     // Each has its turn, whatever becomes of another one.
-    for (name, network) in keeper.networks.all() {
+    for (name, network) in networks {
         let done = match blocking(|| network.to_give()) {
             Err(error) => Err(failed(&name, &error)),
             Ok(Some(given)) => {

@@ -9,10 +9,14 @@
 //! no connection of a balancer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio_util::sync::CancellationToken;
 
 use super::addresses::Addresses;
+use super::tracked::{Edition, Tracked};
 use crate::cloud::CloudError;
 use crate::cloud::engine::autoscale::History;
 use crate::cloud::engine::environment::{Environment, GroupRecord, MachineFacts};
@@ -24,6 +28,9 @@ use crate::cloud::local::network::{Attachment, Reach};
 use crate::cloud::local::store::{Environments, Store};
 use crate::manifest::api::{Name, Protocol};
 
+/// Records that are those which were saved last are not written down anew for so long, to be compared with the database.
+const SAVED: Duration = Duration::from_secs(10);
+
 /// What scalers remember, by environment and group.
 pub(in crate::cloud::local) type Scalers = BTreeMap<(String, Name), History>;
 
@@ -31,7 +38,7 @@ pub(in crate::cloud::local) type Scalers = BTreeMap<(String, Name), History>;
 #[derive(Debug)]
 pub(in crate::cloud::local) struct State {
     /// What the database holds.
-    pub(in crate::cloud::local) environments: Environments,
+    pub(in crate::cloud::local) environments: Tracked,
     /// Machines by the names of their instances.
     pub(in crate::cloud::local) machines: HashMap<String, MachineHandle>,
     /// Which addresses machines get.
@@ -45,6 +52,8 @@ pub(in crate::cloud::local) struct State {
     /// Why disks could not be deleted.
     unremoved: BTreeMap<(String, Name), String>,
     store: Store,
+    /// The records that were saved last, and when.
+    saved: Option<(Edition, Instant)>,
 }
 
 /// A machine, as long as this process knows of it.
@@ -74,6 +83,10 @@ pub(in crate::cloud::local) trait Running: std::fmt::Debug + Send {
     fn pid(&self) -> u32;
     /// Whether it still runs.
     fn is_alive(&mut self) -> bool;
+    /// What becomes readable when it ends, of one that need not be asked.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// The signal that ended it, when that is known.
     fn killed_by(&mut self) -> Option<i32>;
     /// Ends it at once.
@@ -87,6 +100,10 @@ impl Running for MachineProcess {
 
     fn is_alive(&mut self) -> bool {
         Self::is_alive(self)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(Self::descriptor(self))
     }
 
     fn killed_by(&mut self) -> Option<i32> {
@@ -157,7 +174,7 @@ impl State {
     /// What a database holds, and no VM yet.
     pub(in crate::cloud::local) fn new(store: Store, environments: Environments) -> Self {
         Self {
-            environments,
+            environments: Tracked::new(environments),
             machines: HashMap::new(),
             addresses: Addresses::default(),
             scalers: Scalers::new(),
@@ -165,6 +182,7 @@ impl State {
             copying: BTreeSet::new(),
             unremoved: BTreeMap::new(),
             store,
+            saved: None,
         }
     }
 
@@ -175,8 +193,9 @@ impl State {
         self.environments.values().all(at_rest)
     }
 
-    /// The records, where nothing is under way in them: until something changes, only a time that comes is to be acted on.
-    pub(super) fn at_rest(&self) -> Option<Environments> {
+    /// Which records there are, where nothing is under way in them: until something changes, only a time that comes is to be
+    /// acted on.
+    pub(super) fn at_rest(&self) -> Option<Edition> {
         let mut machines = self.machines.values();
         let rests = |found: &Environment| {
             found.groups.values().all(GroupRecord::is_at_rest)
@@ -185,16 +204,37 @@ impl State {
         let is_at_rest = machines.all(|machine| matches!(machine.life, Life::Started(_)))
             && self.copying.is_empty()
             && self.environments.values().all(rests);
-        is_at_rest.then(|| self.environments.clone())
+        is_at_rest.then(|| self.environments.edition())
     }
 
-    /// Whether the records are not those of `before` any more, or a machine has ended.
-    pub(super) fn has_changed(&mut self, before: &Environments) -> bool {
-        let has_ended = |machine: &mut MachineHandle| match &mut machine.life {
-            Life::Started(process) => !process.is_alive(),
+    /// Whether some group is to be looked at for times alone.
+    pub(super) fn awaits_a_time(&self) -> bool {
+        self.environments.values().any(|found| found.groups.values().any(GroupRecord::awaits_a_time))
+    }
+
+    /// Whether the records may not be those of `before` any more, their database is gone, or a machine has ended. It takes
+    /// three calls of the kernel at most, however many machines there are.
+    pub(super) fn has_changed(&mut self, before: Edition) -> bool {
+        self.environments.edition() != before || self.store.is_lost() || self.has_ended()
+    }
+
+    /// Whether a machine has ended, or is not there yet.
+    fn has_ended(&mut self) -> bool {
+        let is_gone = |machine: &mut MachineHandle| match &mut machine.life {
+            Life::Started(process) => process.descriptor().is_none() && !process.is_alive(),
             Life::Starting | Life::Failed(_) => true,
         };
-        self.environments != *before || self.machines.values_mut().any(has_ended)
+        if self.machines.values_mut().any(is_gone) {
+            return true;
+        }
+        let mut ends = Vec::with_capacity(self.machines.len());
+        for machine in self.machines.values() {
+            let Life::Started(process) = &machine.life else { continue };
+            ends.extend(process.descriptor().map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
+        }
+        // Whoever cannot find out has a round look at each.
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut ends, Some(&now)), Ok(0))
     }
 
     /// Begins to copy the file of a disk that no machine has: none is started with it until [`Self::end_copy`].
@@ -301,8 +341,16 @@ impl State {
         if self.store.is_lost() {
             self.store.restore(&self.environments)?;
         }
+        let edition = self.environments.edition();
+        let is_saved = self.saved.is_some_and(|(saved, at)| saved == edition && at.elapsed() < SAVED);
+        if is_saved && *self.environments == next {
+            return Ok(());
+        }
+        // What an attempt that fails has written nobody knows.
+        self.saved = None;
         self.store.save(&next)?;
-        self.environments = next;
+        self.environments.replace(next);
+        self.saved = Some((self.environments.edition(), Instant::now()));
         Ok(())
     }
 
@@ -379,5 +427,42 @@ impl State {
                 Some(Backend { machine: record.id.to_string(), address })
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::cloud::local::store::{self, Faults, SaveMoment};
+
+    #[test]
+    fn what_a_save_that_failed_has_written_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cloud.db");
+        let (mut store, _) = Store::open(&path, || Ok(())).unwrap();
+        let fails = Arc::new(AtomicBool::new(false));
+        let failing = Arc::clone(&fails);
+        store.faults = Faults(Some(Arc::new(move |moment| {
+            let fails = moment == SaveMoment::AfterSave && failing.swap(false, Ordering::Relaxed);
+            if fails { Err(CloudError::Injected("after the save".into())) } else { Ok(()) }
+        })));
+        let mut state = State::new(store, Environments::new());
+        state.commit(store::sample()).unwrap();
+        fails.store(true, Ordering::Relaxed);
+        let shrunk = state.change(|environments| {
+            for found in environments.values_mut() {
+                found.groups.clear();
+            }
+            Ok(())
+        });
+        assert!(shrunk.is_err() && *state.environments == store::sample());
+        // Nothing was decided, and all is as it was: also in the database.
+        state.commit(store::sample()).unwrap();
+        state.close();
+        let (_, read) = Store::open(&path, || Ok(())).unwrap();
+        assert_eq!(read, store::sample());
     }
 }

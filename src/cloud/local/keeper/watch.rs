@@ -4,16 +4,17 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use i2kit_spec::Millis;
 use i2kit_spec::status::PodPhase;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Keeper;
 use super::state::{Ports, State, blocking};
-use crate::cloud::engine::environment::GroupRecord;
-use crate::cloud::engine::health::{CheckOutcome, Known, judge};
+use crate::cloud::engine::health::{CheckOutcome, Known, judge, owes};
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
-use crate::cloud::local::link::status_check::{self, StatusClient};
+use crate::cloud::local::link::status_check::{self, Limits, StatusClient};
 use crate::cloud::local::network::own::Network;
 use crate::cloud::local::network::{self, Attachment, GuestPort, Reach};
 use crate::cloud::local::supervise::supervise;
@@ -22,6 +23,24 @@ use crate::plan::fleet::{Health, InstanceState};
 
 /// How long qemu may take until it answers. A machine whose qemu takes longer counts as one that is not ready.
 pub(super) const QEMU_START: Duration = Duration::from_secs(30);
+
+/// What one health check found.
+#[derive(Debug)]
+struct HealthCheck {
+    /// The guest's own word.
+    outcome: CheckOutcome,
+    /// The first port behind a balancer that does not accept yet.
+    closed_port: Option<u16>,
+    /// For how long the guest has owed an answer that did not come.
+    owed: Duration,
+}
+
+impl HealthCheck {
+    /// Whether nothing but another status is of interest: no port is to be tried again.
+    fn may_wait(&self) -> bool {
+        matches!(self.outcome, CheckOutcome::Status(_)) && self.closed_port.is_none()
+    }
+}
 
 impl State {
     /// Takes note of a VM's place in its environment's network.
@@ -79,6 +98,7 @@ async fn learn_forwards(keeper: &Keeper, id: &str, patience: Duration) -> Result
             // One that was adopted: its process runs in the network.
             let network = blocking(|| keeper.network(&environment)).map_err(|error| error.to_string())?;
             keeper.state().attach(id, network, address, ports);
+            keeper.changed.notify_one();
         }
         return Ok(true);
     }
@@ -95,7 +115,8 @@ async fn learn_forwards(keeper: &Keeper, id: &str, patience: Duration) -> Result
             }
             Err(error) if tokio::time::Instant::now() > given_up => {
                 let reason = format!("qemu does not answer: {error}");
-                apply_check(keeper, id, (CheckOutcome::Silence(reason.clone()), None));
+                let outcome = CheckOutcome::Silence(reason.clone());
+                apply_check(keeper, id, HealthCheck { outcome, closed_port: None, owed: Duration::ZERO });
                 return Err(reason);
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -127,7 +148,8 @@ fn open_channel(keeper: &Keeper, id: &str) {
     }
 }
 
-/// Asks the guest over and over. An error is what keeps this side from asking.
+/// Asks the guest over and over: for another status where its status is all that there is to know. An error is what keeps this
+/// side from asking.
 async fn check_health(
     keeper: Arc<Keeper>,
     id: String,
@@ -135,6 +157,7 @@ async fn check_health(
     cancel: CancellationToken,
 ) -> Result<(), String> {
     let mut client = StatusClient::default();
+    let mut wait = Duration::ZERO;
     loop {
         let reach = keeper
             .state()
@@ -142,60 +165,76 @@ async fn check_health(
             .get(&id)
             .and_then(|machine| machine.network.reach(health_port, Protocol::Tcp));
         let Some(reach) = reach else { return Ok(()) };
+        let asked = Instant::now();
         let checked = tokio::select! {
-            checked = check_once(&keeper, &id, &mut client, &reach) => checked,
+            checked = check_once(&keeper, &id, &mut client, (&reach, wait)) => checked,
             () = cancel.cancelled() => return Ok(()),
         };
         let unasked =
-            if let CheckOutcome::Unasked(reason) = &checked.0 { Some(reason.clone()) } else { None };
+            if let CheckOutcome::Unasked(reason) = &checked.outcome { Some(reason.clone()) } else { None };
+        let may_wait = checked.may_wait();
         let period = apply_check(&keeper, &id, checked);
         if let Some(reason) = unasked {
             return Err(reason);
         }
+        let pause;
+        (pause, wait) = status_check::next(period, asked.elapsed(), may_wait);
         tokio::select! {
-            () = tokio::time::sleep(period) => {}
+            () = tokio::time::sleep(pause) => {}
             () = cancel.cancelled() => return Ok(()),
         }
     }
 }
 
-/// One health check: the guest's own word, and the first port behind a balancer that does not accept yet, until all
-/// did once.
+/// One health check: the guest's own word, for which it may `wait`, and the first port behind a balancer that does not accept
+/// yet, until all did once.
 async fn check_once(
     keeper: &Keeper,
     id: &str,
     client: &mut StatusClient,
-    address: &Reach,
-) -> (CheckOutcome, Option<u16>) {
+    (address, wait): (&Reach, Duration),
+) -> HealthCheck {
     let patience = {
         let state = keeper.state();
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
         status_check::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
     };
-    let outcome = client.check(address, patience).await;
-    let CheckOutcome::Status(status) = &outcome else { return (outcome, None) };
-    if status.phase != PodPhase::Ready {
-        return (outcome, None);
-    }
+    let (outcome, owed) = client.check(address, Limits { wait, patience }).await;
+    let closed_port = match &outcome {
+        CheckOutcome::Status(status) if status.phase == PodPhase::Ready => {
+            // A container that ends again and again is ready whenever it has just been started.
+            let restarted = status.containers.iter().any(|container| container.restarts > 0);
+            closed_port(keeper, id, client, (address, restarted)).await
+        }
+        _ => None,
+    };
+    HealthCheck { outcome, closed_port, owed }
+}
+
+/// The first port behind a balancer that a guest, which is ready, does not accept connections to yet, until it accepted them
+/// to all of them once. One that was `restarted` has no limit for that.
+async fn closed_port(
+    keeper: &Keeper,
+    id: &str,
+    client: &mut StatusClient,
+    (address, restarted): (&Reach, bool),
+) -> Option<u16> {
     let now = keeper.clock.now().steady;
     let (since, targets) = {
         let mut state = keeper.state();
-        let targets = state.targets(id);
-        let Some(machine) = state.machines.get_mut(id) else { return (outcome, None) };
+        let machine = state.machines.get_mut(id)?;
         let since = match machine.ports {
-            Ports::Settled => return (outcome, None),
+            Ports::Settled => return None,
             Ports::Closed(since) => since,
             Ports::Unknown => now,
         };
         machine.ports = Ports::Closed(since);
-        (since, targets)
+        (since, state.targets(id))
     };
-    // A container that ends again and again is ready whenever it has just been started.
-    let restarted = status.containers.iter().any(|container| container.restarts > 0);
     for (port, target) in targets {
         if !client.accepts(&target, address).await {
             if restarted || now < since.saturating_add(status_check::PORTS_GRACE_MS) {
-                return (outcome, Some(port));
+                return Some(port);
             }
             keeper
                 .log
@@ -205,43 +244,56 @@ async fn check_once(
     if let Some(machine) = keeper.state().machines.get_mut(id) {
         machine.ports = Ports::Settled;
     }
-    (outcome, None)
+    None
 }
 
-/// Takes over the outcome of a health check; how long to wait for the next one.
-fn apply_check(keeper: &Keeper, id: &str, (outcome, closed_port): (CheckOutcome, Option<u16>)) -> Duration {
+/// Takes over the outcome of a health check; how long after its beginning the next one may begin. What is as it was is not
+/// written: the records would count as changed.
+fn apply_check(
+    keeper: &Keeper,
+    id: &str,
+    HealthCheck { outcome, closed_port, owed }: HealthCheck,
+) -> Duration {
     let now = keeper.clock.now().steady;
     let mut state = keeper.state();
     let State { environments, machines, .. } = &mut *state;
     let Some(machine) = machines.get_mut(id) else { return status_check::PERIOD };
-    let groups = environments.values_mut().flat_map(|environment| environment.groups.values_mut());
-    for group in groups.filter(|group| group.instances.contains_key(id)) {
-        let boot = group.settings.boot_limit();
-        let GroupRecord { instances, revisions, .. } = group;
-        let Some(record) = instances.get_mut(id) else { continue };
-        if record.state != InstanceState::Running {
-            // Out of the balancer already; what it says while it stops would only hide why it had to go.
-            return status_check::PERIOD;
-        }
-        let revision = revisions.iter().find(|revision| revision.number == record.revision);
-        let containers = revision.map(|revision| revision.launch.containers.as_slice()).unwrap_or_default();
-        if let CheckOutcome::Status(status) = &outcome {
-            machine.usage.add(status, containers, now);
-        }
-        let was = std::mem::discriminant(&record.health);
-        let known = Known { containers, boot, closed_port };
-        judge(record, outcome, &known, now);
-        if std::mem::discriminant(&record.health) != was {
-            keeper.log.write(format_args!("{id} is {}", record.health));
-            keeper.changed.notify_one();
-        }
-        return if record.health == Health::Healthy {
-            status_check::PERIOD
-        } else {
-            status_check::PERIOD_STARTING
-        };
+    let groups =
+        environments.iter().flat_map(|(name, found)| found.groups.iter().map(move |all| (name, all)));
+    let mut known = groups.filter_map(|(environment, (name, group))| {
+        Some((environment, name, group, group.instances.get(id)?))
+    });
+    let Some((environment, name, group, record)) = known.next() else { return status_check::PERIOD };
+    if record.state != InstanceState::Running {
+        // Out of the balancer already; what it says while it stops would only hide why it had to go.
+        return status_check::PERIOD;
     }
-    status_check::PERIOD
+    let containers = group.revision(record.revision).map(|revision| revision.launch.containers.as_slice());
+    let containers = containers.unwrap_or_default();
+    if let CheckOutcome::Status(status) = &outcome {
+        machine.usage.add(status, containers, now);
+    }
+    let mut judged = record.clone();
+    if let CheckOutcome::Silence(_) = &outcome {
+        owes(&mut judged, Millis(u64::try_from(owed.as_millis()).unwrap_or(u64::MAX)), now);
+    }
+    let known = Known { containers, boot: group.settings.boot_limit(), closed_port };
+    judge(&mut judged, outcome, &known, now);
+    let period =
+        if judged.health == Health::Healthy { status_check::PERIOD } else { status_check::PERIOD_STARTING };
+    if judged == *record {
+        return period;
+    }
+    if std::mem::discriminant(&record.health) != std::mem::discriminant(&judged.health) {
+        keeper.log.write(format_args!("{id} is {}", judged.health));
+        keeper.changed.notify_one();
+    }
+    let (environment, name) = (environment.clone(), name.clone());
+    let group = environments.get_mut(&environment).and_then(|found| found.groups.get_mut(&name));
+    if let Some(record) = group.and_then(|group| group.instances.get_mut(id)) {
+        *record = judged;
+    }
+    period
 }
 
 #[cfg(test)]

@@ -4,16 +4,26 @@
 //! qemu accepts a forwarded connection before the guest listens, so only an answer counts, and each request has a time
 //! limit of its own. A connection serves for the next request too, where the guest agrees: with hundreds of machines most
 //! of the work would be connecting.
+//!
+//! A guest whose status is known is asked for another one ([`wait`]): it answers at once when it has one, and else after
+//! [`WAIT`], with what it uses. A guest of an older build answers at once, and is asked each [`PERIOD`].
+//!
+//! A guest that hangs is found as soon as one that is asked each second. It owes its answer [`WAIT`] after its last one at the
+//! latest, and its silence begins then. With its third question that is given up it has been silent for `SILENT_UNREADY`, and
+//! gets no traffic. That is nine seconds after its last answer, and three questions with a second before each of them and the
+//! patience for each are nine seconds too.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use i2kit_spec::status::{self, PodStatus};
+use i2kit_spec::Seconds;
+use i2kit_spec::status::{self, PodStatus, wait};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::cloud::engine::environment::InstanceRecord;
 use crate::cloud::engine::health::CheckOutcome;
@@ -29,11 +39,16 @@ const PATIENCE_BOOTING: Duration = Duration::from_millis(400);
 /// How long a machine counts as just started, in milliseconds; one that takes longer to boot gets the usual limit.
 const BOOTING_MS: u64 = 10_000;
 
-/// The period of requests to a machine that is not healthy yet, so that a new one serves soon.
+/// The period of requests to a machine that is not healthy yet, so that a new one serves soon. It counts from one request to
+/// the next, whatever the guest answers: one whose status changes all the time is asked no more often.
 pub(crate) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 
-/// The period of requests to a healthy machine, as balancers have it.
+/// The same of a healthy machine, as balancers have it.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long after its last answer a guest may keep a request for another status. Three questions that are given up are behind
+/// it nine seconds after that answer, as long as three questions with their pauses.
+const WAIT: Duration = Duration::from_secs(3);
 
 /// How long a machine that is ready may take to open the ports behind balancers, in milliseconds. Then it counts as
 /// healthy without them: a Service may name a port on which nothing listens.
@@ -45,11 +60,20 @@ const CLOSING: Duration = Duration::from_millis(50);
 /// The longest answer that is read: the guest cuts its texts, and this leaves room for some eighty containers.
 const ANSWER_BYTES: u64 = 256 * 1024;
 
-/// The time limit of a request to a machine with this record.
+/// The time limit of a request to a machine with this record, beyond the time that it may wait.
 pub(crate) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
     let is_booting =
         record.is_some_and(|record| !record.answered && now < record.started.saturating_add(BOOTING_MS));
     if is_booting { PATIENCE_BOOTING } else { PATIENCE }
+}
+
+/// The pause before the next request, and how long that may wait for another status, when the last one `took` so long.
+/// Requests begin a `period` apart, so that a guest which answers at once, whatever it was asked, is asked no more often; and
+/// the next answer is due no later than [`WAIT`] after the last one.
+pub(crate) fn next(period: Duration, took: Duration, may_wait: bool) -> (Duration, Duration) {
+    let pause = period.saturating_sub(took);
+    let wait = if pause.is_zero() { WAIT } else { WAIT.saturating_sub(PERIOD) };
+    (pause, if may_wait { wait } else { Duration::ZERO })
 }
 
 /// Requests statuses of one guest.
@@ -57,6 +81,24 @@ pub(crate) fn patience(record: Option<&InstanceRecord>, now: u64) -> Duration {
 pub(crate) struct StatusClient {
     /// The connection of the last request, if the guest keeps it, and the address that it is to.
     kept: Option<(SocketAddr, TcpStream)>,
+    /// The tag of the status that [`Self::check`] gave last, of a guest that has tags.
+    known: Option<String>,
+}
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// How long the guest may wait until it has another status.
+    pub(crate) wait: Duration,
+    /// How long it may take beyond that.
+    pub(crate) patience: Duration,
+}
+
+impl Limits {
+    /// Those of a request that is to be answered at once.
+    fn at_once(patience: Duration) -> Self {
+        Self { wait: Duration::ZERO, patience }
+    }
 }
 
 /// An answer of HTTP.
@@ -66,19 +108,30 @@ struct Answer {
     body: Vec<u8>,
     /// Whether the connection serves for another request.
     is_kept: bool,
+    /// The tag of the status.
+    tag: Option<String>,
 }
 
 impl StatusClient {
-    /// Requests the status once.
-    pub(crate) async fn check(&mut self, address: &Reach, patience: Duration) -> CheckOutcome {
+    /// Requests the status once: what came of it, and for how long the guest has owed the answer by then. The request waits
+    /// where the last one was answered with a status that has a tag, over a connection that was kept.
+    pub(crate) async fn check(&mut self, address: &Reach, limits: Limits) -> (CheckOutcome, Duration) {
+        let known = self.known.take().filter(|_| !limits.wait.is_zero());
+        let wait = if known.is_some() && self.kept.is_some() { limits.wait } else { Duration::ZERO };
+        let asked = Instant::now();
+        let outcome = self.outcome(address, known.as_deref(), Limits { wait, ..limits }).await;
+        (outcome, asked.elapsed().saturating_sub(wait).min(limits.patience))
+    }
+
+    async fn outcome(&mut self, address: &Reach, known: Option<&str>, limits: Limits) -> CheckOutcome {
         let path = status::PATH;
-        let Answer { code, body, .. } = match self.get(address, patience).await {
+        let Answer { code, body, tag, .. } = match self.get(address, known, limits).await {
             Ok(answer) => answer,
             Err(error) if is_our_fault(&error) => {
                 return CheckOutcome::Unasked(format!("the guest cannot be asked for its status: {error}"));
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let seconds = patience.as_secs_f32();
+                let seconds = limits.patience.as_secs_f32();
                 return CheckOutcome::Silence(format!("{path} did not answer within {seconds} s"));
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -92,7 +145,10 @@ impl StatusClient {
             return CheckOutcome::Unclear(format!("{path} answers {code}: {line}"));
         }
         match serde_json::from_slice::<PodStatus>(&body) {
-            Ok(status) if status.version == status::VERSION => CheckOutcome::Status(Box::new(status)),
+            Ok(status) if status.version == status::VERSION => {
+                self.known = tag.filter(|tag| wait::is_tag(tag));
+                CheckOutcome::Status(Box::new(status))
+            }
             Ok(status) => CheckOutcome::Unclear(format!(
                 "{path} is of version {}, and this program reads version {}: make the guest anew with scripts/guest",
                 status.version,
@@ -111,7 +167,7 @@ impl StatusClient {
         let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, address.connect()).await else {
             return false;
         };
-        if self.get(guest, PATIENCE).await.is_err() {
+        if self.get(guest, None, Limits::at_once(PATIENCE)).await.is_err() {
             return false;
         }
         // An end or a reset without any bytes is the guest's refusal; silence and bytes are a listener's.
@@ -119,24 +175,28 @@ impl StatusClient {
     }
 
     /// Sends the request, over the connection of the last one where there is one, and reads the answer. A guest ends such a
-    /// connection when it likes: then another one is made. One that is lost without a word costs one request.
-    async fn get(&mut self, address: &Reach, patience: Duration) -> io::Result<Answer> {
+    /// connection when it likes: then another one is made. One that is lost without a word costs one request. Only the first
+    /// try waits while the status is the `known` one.
+    async fn get(&mut self, address: &Reach, known: Option<&str>, limits: Limits) -> io::Result<Answer> {
+        let seconds = Seconds(limits.wait.as_secs());
+        let waits = known.map(|known| wait::headers(known, seconds)).unwrap_or_default();
         let conversation = async {
             // Whoever gives up in the middle leaves no connection with half of an answer.
             let kept = self.kept.take().filter(|(to, stream)| *to == address.address() && is_silent(stream));
             if let Some((_, mut stream)) = kept {
-                match ask(&mut stream, address).await {
+                match ask(&mut stream, address, &waits).await {
                     Ok(answer) => return Ok((stream, answer)),
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
                     Err(_) => {}
                 }
             }
             let mut stream = address.connect().await?;
-            let answer = ask(&mut stream, address).await?;
+            let answer = ask(&mut stream, address, "").await?;
             io::Result::Ok((stream, answer))
         };
+        let limit = limits.wait + limits.patience;
         let (stream, answer) =
-            tokio::time::timeout(patience, conversation).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            tokio::time::timeout(limit, conversation).await.map_err(|_| io::ErrorKind::TimedOut)??;
         self.kept = answer.is_kept.then_some((address.address(), stream));
         Ok(answer)
     }
@@ -155,10 +215,11 @@ fn is_our_fault(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// Sends the request for the status, and reads the answer.
-async fn ask(stream: &mut TcpStream, address: &Reach) -> io::Result<Answer> {
+/// Sends the request for the status, with these further `headers`, and reads the answer.
+async fn ask(stream: &mut TcpStream, address: &Reach, headers: &str) -> io::Result<Answer> {
     let path = status::PATH;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: keep-alive\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: keep-alive\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, "that is no HTTP answer");
     let mut answer = BufReader::new(stream).take(ANSWER_BYTES);
@@ -169,7 +230,7 @@ async fn ask(stream: &mut TcpStream, address: &Reach) -> io::Result<Answer> {
     }
     let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.trim().parse().ok());
     let code = code.ok_or_else(invalid)?;
-    let (mut length, mut is_kept) = (None, false);
+    let (mut length, mut is_kept, mut tag) = (None, false, None);
     loop {
         line.clear();
         if answer.read_line(&mut line).await? == 0 {
@@ -181,6 +242,8 @@ async fn ask(stream: &mut TcpStream, address: &Reach) -> io::Result<Answer> {
             length = Some(value.parse::<u64>().map_err(|_| invalid())?);
         } else if name.eq_ignore_ascii_case("connection") {
             is_kept = value.eq_ignore_ascii_case("keep-alive");
+        } else if name.eq_ignore_ascii_case(wait::TAG) {
+            tag = Some(value.to_owned());
         }
     }
     let mut body = Vec::new();
@@ -191,22 +254,26 @@ async fn ask(stream: &mut TcpStream, address: &Reach) -> io::Result<Answer> {
     // With more behind it the guest is not in step.
     let is_all = rest.get_ref().get_ref().buffer().is_empty();
     is_kept &= is_all && length.is_some_and(|length| usize::try_from(length) == Ok(read));
-    Ok(Answer { code, body, is_kept })
+    Ok(Answer { code, body, is_kept, tag })
 }
 
 #[cfg(test)]
 mod tests {
+    use i2kit_spec::Millis;
     use i2kit_spec::status::PodPhase;
 
     use super::*;
+    use crate::cloud::engine::health::{Known, SILENT_LOST, judge, owes};
     use crate::cloud::engine::moment::Moment;
+    use crate::plan::fleet::Health;
 
-    async fn read_request(stream: &mut TcpStream) {
+    async fn read_request(stream: &mut TcpStream) -> String {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(stream.read_u8().await.unwrap());
         }
         assert!(request.starts_with(b"GET /status HTTP/1.1\r\n"));
+        String::from_utf8(request).unwrap()
     }
 
     /// Answers one request with these bytes.
@@ -221,7 +288,7 @@ mod tests {
     async fn outcome(listener: &tokio::net::TcpListener, bytes: &[u8]) -> CheckOutcome {
         let address = Reach::Host(listener.local_addr().unwrap());
         let mut client = StatusClient::default();
-        tokio::join!(client.check(&address, PATIENCE * 30), answer(listener, bytes)).0
+        tokio::join!(client.check(&address, Limits::at_once(PATIENCE * 30)), answer(listener, bytes)).0.0
     }
 
     #[tokio::test]
@@ -269,13 +336,15 @@ mod tests {
         assert!(!tokio::join!(client.accepts(&address, &asked), refusing).0);
         drop(guest);
         assert!(!client.accepts(&address, &asked).await);
-        let CheckOutcome::Silence(silent) = StatusClient::default().check(&address, PATIENCE_BOOTING).await
+        let booting = Limits::at_once(PATIENCE_BOOTING);
+        let (CheckOutcome::Silence(silent), owed) = StatusClient::default().check(&address, booting).await
         else {
             panic!()
         };
+        assert_eq!(owed, PATIENCE_BOOTING);
         assert!(silent.contains("did not answer"), "{silent}");
         drop(listener);
-        let refused = StatusClient::default().check(&address, PATIENCE).await;
+        let (refused, _) = StatusClient::default().check(&address, Limits::at_once(PATIENCE)).await;
         assert!(matches!(refused, CheckOutcome::Silence(_)), "refused");
     }
 
@@ -312,25 +381,152 @@ mod tests {
             answer(&listener, kept(status, status.len()).as_bytes()).await;
         };
         let mut client = StatusClient::default();
+        let patient = Limits::at_once(PATIENCE * 30);
         let asking = async {
             for round in 0..6 {
-                let outcome = client.check(&address, PATIENCE * 30).await;
+                let outcome = client.check(&address, patient).await.0;
                 assert!(matches!(outcome, CheckOutcome::Status(_)), "{round}: {outcome:?}");
             }
-            let outcome = client.check(&address, PATIENCE * 30).await;
+            let outcome = client.check(&address, patient).await.0;
             assert!(matches!(outcome, CheckOutcome::Unclear(_)), "{outcome:?}");
             for round in 0..3 {
-                let outcome = client.check(&address, PATIENCE * 30).await;
+                let outcome = client.check(&address, patient).await.0;
                 assert!(matches!(outcome, CheckOutcome::Status(_)), "{round}: {outcome:?}");
                 // What the guest sends behind it is there.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            let outcome = client.check(&address, PATIENCE_BOOTING).await;
+            let outcome = client.check(&address, Limits::at_once(PATIENCE_BOOTING)).await.0;
             assert!(matches!(outcome, CheckOutcome::Silence(_)), "{outcome:?}");
-            let outcome = client.check(&address, PATIENCE * 30).await;
+            let outcome = client.check(&address, patient).await.0;
             assert!(matches!(outcome, CheckOutcome::Status(_)), "{outcome:?}");
         };
         tokio::join!(guest, asking);
+    }
+
+    /// The answer of a guest that keeps connections: a status, with these further headers.
+    fn kept(headers: &str) -> String {
+        let status = r#"{"version":1,"bootId":"b-1","phase":{"name":"ready"},"containers":[]}"#;
+        let length = status.len();
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: keep-alive\r\n{headers}\r\n{status}"
+        )
+    }
+
+    #[tokio::test]
+    async fn a_guest_with_tags_is_asked_for_another_status_and_one_without_as_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Reach::Host(listener.local_addr().unwrap());
+        let guest = async {
+            let mut granted = Vec::new();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Of an older build, with a tag, with what is none, and with one again.
+            for (known, headers) in [
+                ("", ""),
+                ("", "x-i2kit-status-tag: a1\r\n"),
+                ("a1", "X-I2kit-Status-Tag: a2\r\n"),
+                ("a2", "X-I2kit-Status-Tag: no tag\r\n"),
+                ("", "X-I2kit-Status-Tag: a3\r\n"),
+            ] {
+                let request = read_request(&mut stream).await;
+                assert_eq!(request.contains(wait::KNOWN), !known.is_empty(), "{request}");
+                granted.push(wait::granted(&request, known).0);
+                stream.write_all(kept(headers).as_bytes()).await.unwrap();
+            }
+            // The supervisor is another one: what waited is asked on a new connection, and answered at once.
+            granted.push(wait::granted(&read_request(&mut stream).await, "a3").0);
+            drop(stream);
+            let (mut stream, _) = listener.accept().await.unwrap();
+            granted.push(wait::granted(&read_request(&mut stream).await, "a3").0);
+            stream.write_all(kept("X-I2kit-Status-Tag: a3\r\n").as_bytes()).await.unwrap();
+            // Whoever asks for something else than the status that is judged knows no status by it.
+            read_request(&mut stream).await;
+            stream.write_all(kept("X-I2kit-Status-Tag: a4\r\n").as_bytes()).await.unwrap();
+            granted.push(wait::granted(&read_request(&mut stream).await, "a3").0);
+            stream.write_all(kept("").as_bytes()).await.unwrap();
+            granted
+        };
+        let mut client = StatusClient::default();
+        let waiting = Limits { wait: WAIT, patience: PATIENCE * 30 };
+        let asking = async {
+            for round in 0..6 {
+                let outcome = client.check(&address, waiting).await.0;
+                assert!(matches!(outcome, CheckOutcome::Status(_)), "{round}: {outcome:?}");
+            }
+            client.get(&address, None, Limits::at_once(PATIENCE * 30)).await.unwrap();
+            let outcome = client.check(&address, waiting).await.0;
+            assert!(matches!(outcome, CheckOutcome::Status(_)), "{outcome:?}");
+        };
+        let (granted, ()) = tokio::join!(guest, asking);
+        let all = WAIT.as_secs();
+        assert_eq!(granted, [0, 0, all, all, 0, all, 0, all]);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_keeps_a_request_for_too_long_owes_its_answer_since_the_end_of_the_wait() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Reach::Host(listener.local_addr().unwrap());
+        let guest = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await;
+            stream.write_all(kept("X-I2kit-Status-Tag: a1\r\n").as_bytes()).await.unwrap();
+            read_request(&mut stream).await;
+            // It ends the connection when it has had enough.
+            drop(stream.read(&mut [0; 1]).await);
+        };
+        let mut client = StatusClient::default();
+        let asking = async {
+            client.check(&address, Limits::at_once(PATIENCE * 30)).await;
+            let patience = Duration::from_millis(50);
+            let asked = Instant::now();
+            let (outcome, owed) =
+                client.check(&address, Limits { wait: Duration::from_secs(1), patience }).await;
+            let CheckOutcome::Silence(reason) = outcome else { panic!("{outcome:?}") };
+            assert!(reason.contains("within 0.05 s"), "{reason}");
+            assert!(asked.elapsed() >= Duration::from_millis(1050));
+            assert_eq!(owed, patience);
+        };
+        tokio::join!(guest, asking);
+    }
+
+    #[test]
+    fn a_guest_that_hangs_is_found_as_soon_as_one_that_is_asked_each_second() {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        // It hung right after its last answer, at 0, whether that was its last word at once or after a pause.
+        for took in [WAIT, Duration::ZERO] {
+            let (pause, mut wait) = next(PERIOD, took, true);
+            let mut record = InstanceRecord::new("a".into(), 1, Moment::default());
+            record.answered = true;
+            record.set_health(Health::Healthy, 0);
+            let (mut now, mut questions, mut unready) = (millis(pause), 0, None);
+            while !matches!(record.health, Health::Lost { .. }) {
+                let patience = patience(Some(&record), now);
+                now += millis(wait + patience);
+                owes(&mut record, Millis(millis(patience)), now);
+                let known = Known { containers: &[], boot: Millis(600_000), closed_port: None };
+                judge(&mut record, CheckOutcome::Silence("no answer".into()), &known, now);
+                questions += 1;
+                if record.health != Health::Healthy {
+                    unready.get_or_insert((questions, now));
+                }
+                wait = Duration::ZERO;
+            }
+            let three_questions = 3 * millis(PERIOD + PATIENCE);
+            assert_eq!(unready, Some((3, three_questions)), "{took:?}");
+            // One that is asked each second is lost so long after its first question was given up, one more question at most.
+            let first = millis(PERIOD + PATIENCE) + SILENT_LOST.0;
+            assert!(now <= first + millis(PERIOD_STARTING + PATIENCE), "{now}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_answers_at_once_is_asked_no_more_often_than_ever() {
+        let at_once = Duration::ZERO;
+        // Of an older build, or with another status each time.
+        assert_eq!(next(PERIOD, at_once, true), (PERIOD, WAIT.saturating_sub(PERIOD)));
+        assert_eq!(next(PERIOD_STARTING, at_once, true).0, PERIOD_STARTING);
+        // One that has waited is asked again at once, and so is one that was silent, which is not to wait.
+        assert_eq!(next(PERIOD, WAIT, true), (Duration::ZERO, WAIT));
+        assert_eq!(next(PERIOD, PATIENCE, false), (Duration::ZERO, Duration::ZERO));
     }
 
     #[test]

@@ -151,6 +151,11 @@ impl MachineProcess {
         self.pid
     }
 
+    /// What becomes readable when it ends.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_alive(&mut self) -> bool {
         let is_alive = self.runs();

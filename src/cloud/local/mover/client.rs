@@ -130,11 +130,12 @@ impl Mover {
     }
 
     /// Has `routes` carried from now on, and nothing else. A front door that is not there is started; while that fails,
-    /// `status` says so, and it is tried again with a later call. Does nothing while another call goes on.
-    pub(crate) async fn apply(&self, routes: Routes) {
-        let Ok(mut link) = self.link.try_lock() else { return };
+    /// `status` says so, and it is tried again with a later call. Does nothing while another call goes on. Whether the front
+    /// door was told, and has answered.
+    pub(crate) async fn apply(&self, routes: Routes) -> bool {
+        let Ok(mut link) = self.link.try_lock() else { return false };
         if Instant::now() < link.retry {
-            return;
+            return false;
         }
         let done = self.exchange(&mut link, routes).await;
         self.fails.store(done.is_err(), Ordering::Release);
@@ -147,9 +148,10 @@ impl Mover {
             link.stream = None;
             link.applied = None;
             link.retry = Instant::now() + RETRY;
-            return;
+            return false;
         };
         *self.lock() = report;
+        true
     }
 
     /// How long to wait for a call of [`Mover::apply`] with `routes` before going on without its end. One that fails is
@@ -463,7 +465,7 @@ mod tests {
                 drop(stream);
             }
         });
-        timeout(Duration::from_secs(30), mover.apply(routes())).await.unwrap();
+        assert!(!timeout(Duration::from_secs(30), mover.apply(routes())).await.unwrap());
         assert_eq!(mover.patience(&routes()), Duration::ZERO, "it has failed, and is not waited for");
     }
 
@@ -481,6 +483,7 @@ mod tests {
         let reason = mover.exchange(&mut link, routes()).await.unwrap_err();
         assert!(reason.contains("does not answer"), "{reason}");
         // Whoever decides meanwhile is not held up.
-        timeout(Duration::from_secs(1), mover.apply(routes())).await.unwrap();
+        let is_told = timeout(Duration::from_secs(1), mover.apply(routes())).await.unwrap();
+        assert!(!is_told, "these routes are to be told again");
     }
 }
