@@ -2,6 +2,9 @@
 
 use std::io;
 
+/// HTTP's "content too large".
+const TOO_LARGE: u16 = 413;
+
 /// Why a service did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -56,10 +59,11 @@ impl Error {
         }
     }
 
-    /// Whether what was sent is at fault, so that it is refused however often it is sent.
+    /// Whether what was sent is at fault, so that it is refused however often it is sent: also where it is too large, and the
+    /// answer comes from something in front of the service.
     pub(crate) fn is_invalid(&self) -> bool {
-        matches!(self, Self::Refused { reason, .. }
-            if ["InvalidParameter", "Validation", "Serialization"].iter().any(|kind| reason.starts_with(kind)))
+        matches!(self, Self::Refused { status, reason, .. } if *status == TOO_LARGE
+            || ["InvalidParameter", "Validation", "Serialization"].iter().any(|kind| reason.starts_with(kind)))
     }
 
     /// Whether the role may not do it. One that was just made may a moment later.
@@ -72,4 +76,22 @@ impl Error {
 pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let what = what.into();
     move |source| Error::Io { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_for_what_it_is_is_told_from_what_may_pass() {
+        let refused = |status, reason: &str| Error::Refused {
+            action: "PutLogEvents".into(),
+            status,
+            reason: reason.into(),
+        };
+        assert!(refused(400, "InvalidParameterException: too old").is_invalid());
+        assert!(refused(413, ": ").is_invalid());
+        assert!(!refused(400, "ThrottlingException: Rate exceeded").is_invalid());
+        assert!(!refused(503, "").is_invalid() && refused(503, "").passes());
+    }
 }

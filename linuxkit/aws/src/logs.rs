@@ -77,7 +77,7 @@ pub(crate) fn ship(
                 log(&format!("logs are not sent for now: {error}"));
             }
             std::thread::sleep(wait);
-            wait = (wait * 2).min(MAX_WAIT);
+            wait = after_failure(wait, more);
             continue;
         }
         if std::mem::take(&mut failing) {
@@ -88,6 +88,12 @@ pub(crate) fn ship(
             std::thread::sleep(PERIOD);
         }
     }
+}
+
+/// How long is waited after one more failure. A service that took lines of another journal is there, and those who write go on:
+/// their files are bounded.
+fn after_failure(wait: Duration, more: bool) -> Duration {
+    if more { FIRST_WAIT } else { (wait * 2).min(MAX_WAIT) }
 }
 
 fn load(path: &Path) -> Places {
@@ -224,26 +230,24 @@ fn batch(place: &mut Place, folder: &Path) -> Vec<Event> {
     let mut bytes = 0;
     let mut span = Span::default();
     'batch: while bytes < BATCH_BYTES && events.len() < BATCH_EVENTS {
-        let Some((first, path, at)) = place.file.clone() else {
-            let Some((first, path)) = following(folder, place) else { break };
+        // Looked for before the file is read: once there is another, nothing is written into this one any more.
+        let another = following(folder, place);
+        let current = place.file.clone();
+        let lines = match &current {
+            Some((_, path, at)) => read(path, *at, BATCH_BYTES - bytes).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let (Some((first, path, mut at)), false) = (current, lines.is_empty()) else {
+            let Some((first, path)) = another else { break };
             if first > place.next {
                 let text = format!("i2kit: {} lines were dropped before they were sent", first - place.next);
                 events.push(Event { milliseconds: 0, text });
-                place.next = first;
             }
+            // The files count, whatever was counted of them.
+            place.next = first;
             place.file = Some((first, path, 0));
             continue;
         };
-        let lines = read(&path, at, BATCH_BYTES - bytes).unwrap_or_default();
-        if lines.is_empty() {
-            // The end of this file: done with it once there is another.
-            if following(folder, &Place { next: place.next, file: Some((first, path, at)) }).is_none() {
-                break;
-            }
-            place.file = None;
-            continue;
-        }
-        let mut at = at;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let event = event(line);
             // What is no text takes more room as such.
@@ -276,14 +280,14 @@ fn give_times(events: &mut [Event]) {
     }
 }
 
-/// The file with the next line, or the first one after it.
+/// The file behind the one that is being read, or the first one: files are read in the order of their first lines.
 fn following(folder: &Path, place: &Place) -> Option<(u64, PathBuf)> {
     let current = place.file.as_ref().map(|(first, ..)| *first);
     let number = |path: &PathBuf| path.file_name()?.to_str()?.split('.').next()?.parse::<u64>().ok();
     let entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     entries
         .filter_map(|path| Some((number(&path)?, path)))
-        .filter(|(first, _)| *first >= place.next && current.is_none_or(|current| *first > current))
+        .filter(|(first, _)| current.is_none_or(|current| *first > current))
         .min()
 }
 
@@ -312,183 +316,4 @@ fn event(line: &[u8]) -> Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn texts(events: &[Event]) -> Vec<&str> {
-        events.iter().map(|event| event.text.as_str()).collect()
-    }
-
-    #[test]
-    fn journals_are_read_on_and_what_is_lost_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |first: u64| folder.path().join(format!("{first:020}.1"));
-        let line = |text: &str| format!("2026-01-31T12:00:00.000000001Z stdout F {text}\n");
-        let mut place = Place::default();
-        assert!(batch(&mut place, folder.path()).is_empty());
-        fs::write(path(0), line("one") + &line("") + "2026-01-31T12:0").unwrap();
-        let events = batch(&mut place, folder.path());
-        assert_eq!(texts(&events), ["one", " "]);
-        assert_eq!(events[0].milliseconds, 1_769_860_800_000);
-        assert!(batch(&mut place, folder.path()).is_empty());
-        fs::write(path(0), line("one") + &line("") + &line("three")).unwrap();
-        fs::write(path(3), line("four")).unwrap();
-        assert_eq!(texts(&batch(&mut place, folder.path())), ["three", "four"]);
-        fs::remove_file(path(0)).unwrap();
-        fs::remove_file(path(3)).unwrap();
-        fs::write(path(10), line("eleven")).unwrap();
-        let events = batch(&mut place, folder.path());
-        assert_eq!(texts(&events), ["i2kit: 6 lines were dropped before they were sent", "eleven"]);
-        assert_eq!(events[0].milliseconds, events[1].milliseconds);
-    }
-
-    fn folder(journals: &[(&str, &[&str])]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, times) in journals {
-            fs::create_dir(folder.path().join(name)).unwrap();
-            let lines = times.iter().map(|time| format!("{time} stdout F of {name}\n"));
-            fs::write(folder.path().join(name).join(format!("{:020}.1", 0)), lines.collect::<String>())
-                .unwrap();
-        }
-        folder
-    }
-
-    fn refused(reason: &str) -> Error {
-        Error::Refused { action: "PutLogEvents".into(), status: 400, reason: reason.into() }
-    }
-
-    #[test]
-    fn a_batch_spans_less_than_a_day_in_the_order_of_time() {
-        let folder = folder(&[(
-            "web",
-            &[
-                "2026-01-31T00:00:00Z",
-                "2026-01-31T22:59:59Z",
-                "2026-01-31T23:00:01Z",
-                // The clock was set back.
-                "2026-01-31T12:00:00Z",
-                "no time",
-            ],
-        )]);
-        let mut place = Place::default();
-        let mut counts = vec![];
-        loop {
-            let events = batch(&mut place, &folder.path().join("web"));
-            if events.is_empty() {
-                break;
-            }
-            assert!(events.is_sorted_by_key(|event| event.milliseconds));
-            assert!(events.iter().all(|event| event.milliseconds > 1_700_000_000_000));
-            counts.push(events.len());
-        }
-        assert_eq!(counts, [2, 1, 2]);
-        assert_eq!(place.next, 5);
-    }
-
-    #[test]
-    fn a_batch_has_no_more_events_and_bytes_than_the_service_takes() {
-        let short = vec!["2026-01-31T00:00:00Z"; 13_000];
-        let folder = folder(&[("short", &short), ("binary", &[])]);
-        let mut bytes = vec![];
-        for _ in 0..40 {
-            bytes.extend(b"2026-01-31T00:00:00Z stdout F ");
-            bytes.extend([0xff; 16_000]);
-            bytes.push(b'\n');
-        }
-        fs::write(folder.path().join("binary").join(format!("{:020}.1", 0)), bytes).unwrap();
-        for (name, lines) in [("short", 13_000), ("binary", 40)] {
-            let (mut place, mut count) = (Place::default(), 0);
-            while count < lines {
-                let events = batch(&mut place, &folder.path().join(name));
-                let bytes: usize = events.iter().map(|event| event.text.len() + 26).sum();
-                assert!(!events.is_empty() && events.len() <= 10_000 && bytes <= 1 << 20, "{name}: {bytes}");
-                count += events.len();
-            }
-            assert_eq!((count, place.next), (lines, lines as u64));
-        }
-    }
-
-    #[test]
-    fn a_journal_that_fails_keeps_no_other_one_waiting() {
-        let time = "2026-01-31T00:00:00Z";
-        let folder = folder(&[("a", &[time]), ("b", &[time]), ("c", &[time])]);
-        let (mut places, logged) = (Places::new(), std::cell::RefCell::new(vec![]));
-        let log = |text: &str| logged.borrow_mut().push(text.to_owned());
-        let mut taken = vec![];
-        let mut send = |name: &str, _: &[Event]| match name {
-            "a" => Err(refused("ThrottlingException: Rate exceeded")),
-            "b" => Err(refused("InvalidParameterException: too old")),
-            _ => {
-                taken.push(name.to_owned());
-                Ok(0)
-            }
-        };
-        let done = round(&mut places, folder.path(), &mut send, &log);
-        assert!(done.more && done.failure.unwrap().to_string().contains("Throttling"));
-        let done = round(&mut places, folder.path(), &mut send, &log);
-        assert!(!done.more && done.failure.is_some(), "only the first is left");
-        assert_eq!(taken, ["c"]);
-        assert_eq!(
-            *logged.borrow(),
-            [
-                "1 lines of b are left out of the log: PutLogEvents: status 400: InvalidParameterException: too old"
-            ]
-        );
-    }
-
-    #[test]
-    fn of_a_batch_that_is_refused_only_the_lines_that_cannot_be_taken_are_left_out() {
-        let folder = folder(&[("web", &["2026-01-31T00:00:00Z"; 100])]);
-        let path = folder.path().join("web").join(format!("{:020}.1", 0));
-        let text = fs::read_to_string(&path).unwrap().replacen("of web", "bad", 1);
-        fs::write(&path, text).unwrap();
-        let (mut places, logged) = (Places::new(), std::cell::RefCell::new(vec![]));
-        let log = |text: &str| logged.borrow_mut().push(text.to_owned());
-        let mut taken = 0;
-        let mut send = |_: &str, events: &[Event]| {
-            if events.iter().any(|event| event.text.contains("bad")) {
-                return Err(refused("InvalidParameterException: a line"));
-            }
-            taken += events.len();
-            Ok(0)
-        };
-        assert!(round(&mut places, folder.path(), &mut send, &log).failure.is_none());
-        assert_eq!(taken, 99);
-        assert!(logged.borrow()[0].starts_with("1 lines of web are left out"), "{logged:?}");
-    }
-
-    #[test]
-    fn an_answer_says_what_was_not_taken() {
-        let rejected = |info: Value| not_taken(&json!({"rejectedLogEventsInfo": info}), 10);
-        assert_eq!(not_taken(&json!({}), 10), 0);
-        assert_eq!(rejected(json!({"tooOldLogEventEndIndex": 3})), 3);
-        assert_eq!(rejected(json!({"expiredLogEventEndIndex": 2, "tooNewLogEventStartIndex": 9})), 3);
-    }
-
-    #[test]
-    fn a_sender_that_is_started_anew_goes_on() {
-        let folder = folder(&[("web", &["2026-01-31T00:00:00Z", "2026-01-31T00:00:01Z"])]);
-        let state = tempfile::tempdir().unwrap();
-        let file = state.path().join("sent.json");
-        let mut places = load(&file);
-        let mut count = 0;
-        let mut send = |_: &str, events: &[Event]| {
-            count += events.len();
-            Ok(0)
-        };
-        round(&mut places, folder.path(), &mut send, &|_| {});
-        save(&places, &file).unwrap();
-        assert_eq!(load(&file), places);
-        assert!(!round(&mut load(&file), folder.path(), &mut send, &|_| {}).more);
-        assert_eq!(count, 2);
-    }
-
-    proptest! {
-        #[test]
-        fn any_line_is_an_event(line in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert!(!event(&line).text.is_empty());
-        }
-    }
-}
+mod tests;
