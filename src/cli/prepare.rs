@@ -54,9 +54,13 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
     })
 }
 
-/// Refuses a group that is, or may be scaled to be, larger than its cloud has them: no other try of the same manifests would help.
+/// Refuses a group that is, or may be scaled to be, larger than its cloud has them, and a balancer that it cannot have: no other
+/// try of the same manifests would help.
 fn within_bounds(context: &Context, set: &ObjectSet) -> Result<(), Failure> {
-    let (groups, _) = unplanned(set);
+    let (groups, balancers) = unplanned(set);
+    for spec in &balancers {
+        context.environment.provider.refuse_balancer(spec).or_exit(Exit::Manifest)?;
+    }
     for group in &groups {
         let scaling = group.settings.scaling.iter().flat_map(|scaling| [scaling.min, scaling.max]);
         for size in scaling.chain([group.replicas]) {

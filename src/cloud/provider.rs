@@ -102,6 +102,14 @@ pub trait Provider: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Refuses a balancer that this cloud cannot have, before anything is done for it.
+    ///
+    /// # Errors
+    /// The reason, and what to change.
+    fn refuse_balancer(&self, _spec: &BalancerSpec) -> Result<(), CloudError> {
+        Ok(())
+    }
+
     /// The smallest policy with which everything works in the environment; `None` where nobody needs permission.
     fn iam_policy(&self, _environment: &str) -> Option<Value> {
         None

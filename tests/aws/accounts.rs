@@ -63,9 +63,14 @@ fn zones_and_types_are_those_that_the_region_offers() {
     let offers = json!({"us-east-1a": usual, "us-east-1b": usual, "us-east-1c": usual, "us-east-1d": usual});
     bed.call("POST", "/moto-api/i2kit/catalogue", &json!({"offers": offers}).to_string());
     world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    // Nor does it where an earlier version of the program did not write down which zones these are.
+    let older = json!({"name": "i2kit-environment-test", "output": "Zones"});
+    bed.call("POST", "/moto-api/i2kit/older", &older.to_string());
     world.write("web.yaml", &hurried(2).replace("1.27", "1.28"));
     world.i2kit(&["deploy", "web.yaml"]).run();
     assert!(world.group("web").is_settled_at(2));
+    let line = "group i2kit-test_default_web 2 2 2 ['us-east-1b', 'us-east-1c']".to_owned();
+    assert!(held(&bed).contains(&line), "{:#?}", held(&bed));
 
     // A type that the manifest names must be able to boot the image.
     let named = "      nodeSelector: {node.kubernetes.io/instance-type: t2.micro}\n      containers:\n";
@@ -74,4 +79,23 @@ fn zones_and_types_are_those_that_the_region_offers() {
     world.i2kit(&["destroy", "--all"]).run();
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);
+}
+
+#[test]
+fn a_share_of_spot_machines_is_of_the_type_that_is_offered() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    // Nowhere is the cheapest type, and the manifest names none.
+    let usual = ["t3.nano", "t3.micro"];
+    let offers = json!({"us-east-1a": usual, "us-east-1b": usual});
+    bed.call("POST", "/moto-api/i2kit/catalogue", &json!({"offers": offers}).to_string());
+    let share = "metadata: {labels: {app: web}, annotations: {i2kit.dev/spot: '50%'}}";
+    let world = world(&bed).file("web.yaml", &hurried(2).replace("metadata: {labels: {app: web}}", share));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    let line = "kinds i2kit-test_default_web t3.nano on-demand, t3.nano spot".to_owned();
+    eventually(&line, || held(&bed).contains(&line).then_some(()));
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
 }

@@ -123,7 +123,7 @@ fn roles_scaling_floors_and_tls_are_put_once_and_go_again() {
 }
 
 /// Two groups behind one name: an Ingress with a certificate that is found by its host.
-fn routed() -> String {
+pub(crate) fn routed() -> String {
     let plain = |name: &str| {
         let text = nginx("1.27", 1).replace("{name: web}", &format!("{{name: {name}}}"));
         text.replace("app: web", &format!("app: {name}")).replace("type: LoadBalancer", "type: ClusterIP")
@@ -147,6 +147,23 @@ spec:
 "
 }
 
+/// The rules of port 443, in the order in which they are tried, with their priorities.
+pub(crate) fn rules(bed: &Bed) -> Vec<(u32, String)> {
+    rules_at(bed, 443)
+}
+
+/// The same of another port.
+pub(crate) fn rules_at(bed: &Bed, port: u16) -> Vec<(u32, String)> {
+    let start = format!("rule {port} ");
+    let rule = |line: String| {
+        let priority = line.strip_prefix(&start)?.split(' ').next()?.parse().ok()?;
+        Some((priority, line))
+    };
+    let mut rules: Vec<(u32, String)> = held(bed).into_iter().filter_map(rule).collect();
+    rules.sort();
+    rules
+}
+
 #[test]
 fn an_ingress_routes_by_host_and_path_over_tls() {
     if !tools() {
@@ -164,15 +181,11 @@ fn an_ingress_routes_by_host_and_path_over_tls() {
     world.i2kit(&["deploy", "web.yaml"]).prints("ingress/web").run();
     world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
     let held_now = held(&bed);
-    let rules: Vec<&String> = held_now.iter().filter(|line| line.starts_with("rule 443 ")).collect();
     let paths = [r#"["/api/version"]"#, r#"["/api", "/api/*"]"#, r#"["/*"]"#];
-    for (index, path) in paths.into_iter().enumerate() {
-        let start = format!("rule 443 {} ", index + 1);
-        let found = rules.iter().find(|line| line.starts_with(&start));
-        assert!(
-            found.is_some_and(|line| line.contains(path) && line.contains("shop.example.com")),
-            "{rules:#?}"
-        );
+    let rules = rules(&bed);
+    assert_eq!(rules.len(), paths.len(), "{rules:#?}");
+    for ((_, rule), path) in rules.iter().zip(paths) {
+        assert!(rule.contains(path) && rule.contains("shop.example.com"), "{rules:#?}");
     }
     let listener = format!("listener application internet-facing HTTPS 443 {certificate}");
     assert!(held_now.contains(&listener), "{held_now:#?}");
@@ -235,6 +248,62 @@ fn certificates_are_checked_before_anything_is_built() {
     preflight("ok      certificate of web: in force", 0);
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);
+}
+
+#[test]
+fn what_no_load_balancer_can_have_is_refused_before_anything_is_made() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    // With TLS there are two ports, and a rule for each range at each; a security group takes 60.
+    let ranges: Vec<String> = (0..31).map(|number| format!("192.0.2.{number}/32")).collect();
+    let annotated = format!(
+        "kind: Ingress\nmetadata:\n  name: web\n  annotations: {{alb.ingress.kubernetes.io/inbound-cidrs: \"{}\"}}",
+        ranges.join(", ")
+    );
+    let text = routed().replace("kind: Ingress\nmetadata: {name: web}", &annotated);
+    certificate(&bed, "*.example.com");
+    let world = world(&bed).file("web.yaml", &text);
+    let wanted =
+        "Ingress ingress/web has 31 ranges of clients at 2 ports, which are 62 rules of a security group";
+    let told =
+        world.i2kit(&["preflight", "web.yaml"]).code(7).prints(&format!("FAILED  Ingress: {wanted}")).run();
+    // It is said once: the certificate of what cannot be put is nobody's concern.
+    assert_eq!(told.stdout.matches("FAILED").count(), 1, "{}", told.stdout);
+    assert!(!told.stdout.contains("certificate of ingress/web"), "{}", told.stdout);
+    for verb in ["plan", "deploy"] {
+        world.i2kit(&[verb, "web.yaml"]).code(3).says(wanted).run();
+    }
+    assert_nothing_left(&bed);
+}
+
+#[test]
+fn more_certificates_than_a_load_balancer_takes_are_refused_before_there_is_one() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    // The Ingress names none: each of its hosts has one in the store.
+    let hosts: Vec<String> = (0..26).map(|number| format!("h{number}.example")).collect();
+    for host in &hosts {
+        certificate(&bed, host);
+    }
+    let text = |hosts: &[String]| {
+        let text = routed().replace("hosts: [shop.example.com]", &format!("hosts: [{}]", hosts.join(", ")));
+        text.replace("host: shop.example.com", "host: h0.example")
+    };
+    let world = world(&bed).file("web.yaml", &text(&hosts));
+    let wanted = "ingress/web needs 26 certificates, and a load balancer of AWS takes 25";
+    world.i2kit(&["preflight", "web.yaml"]).code(7).prints(wanted).run();
+    world.i2kit(&["deploy", "web.yaml"]).code(7).says(wanted).run();
+    assert!(!held(&bed).iter().any(|line| line.contains("application")), "{:#?}", held(&bed));
+    // One less is as many as it takes.
+    world.write("web.yaml", &text(&hosts[..25]));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    assert_eq!(held(&bed).iter().filter(|line| line.starts_with("certificate 443 ")).count(), 25);
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
 }
 
 /// The web server on machines of these annotations.

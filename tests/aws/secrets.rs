@@ -181,7 +181,9 @@ fn a_machine_reads_its_secret_with_its_role_and_nothing_else_has_it() {
     let mut found = BTreeSet::new();
     let texts = [CANARY.to_owned(), STANDARD.encode(CANARY)];
     holders(world.path(), &texts, &mut found);
-    holders(&world.cache().join("aws"), &texts, &mut found);
+    let cache = world.cache().join("i2kit/aws");
+    assert!(cache.is_dir(), "{} is where AWS' part of the cache is", cache.display());
+    holders(&cache, &texts, &mut found);
     holders(bed.folder.path(), &texts, &mut found);
     let others: Vec<&String> = found.iter().filter(|path| !path.ends_with("/pod.yaml")).collect();
     assert!(others.is_empty(), "{others:?}");

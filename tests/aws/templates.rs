@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use i2kit::cloud::aws::plan::ingress;
+use i2kit::cloud::aws::plan::ingress::{self, Standing};
 use i2kit::cloud::aws::plan::packing::{BalancerSlot, Scheme};
+use i2kit::cloud::aws::plan::priority::Priorities;
 use i2kit::cloud::aws::plan::role::{self, InstanceProfile};
 use i2kit::cloud::aws::plan::stack_templates::{self, Balancer, EnvironmentPlace, Frame, Network, Placed};
 use i2kit::manifest::api::{Name, Protocol, ServiceType, Tls};
@@ -24,6 +25,27 @@ fn frame(network: &Network) -> Frame {
         zone: "Z0123456789ABCDEFGHIJ".into(),
         profile: "profile".into(),
     }
+}
+
+/// Has AWS' own linter look at templates.
+fn lint(templates: &[String]) {
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<_> = templates
+        .iter()
+        .enumerate()
+        .map(|(index, template)| {
+            let file = folder.path().join(format!("{index}.yml"));
+            fs::write(&file, template).unwrap();
+            file
+        })
+        .collect();
+    let setup = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws/setup")).output().unwrap();
+    let python = String::from_utf8(setup.stdout).unwrap();
+    let lint = Path::new(python.trim()).with_file_name("cfn-lint");
+    // W3010: zones are chosen once, by what they offer, and must never follow another order of the region's list.
+    let checks = ["--regions", "eu-west-1", "--ignore-checks", "W3010", "--"];
+    let found = Command::new(lint).args(checks).args(&files).output().unwrap();
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
 }
 
 #[test]
@@ -88,18 +110,24 @@ fn the_linter_finds_nothing_in_the_templates() {
         boundary: None,
         zones: vec!["eu-west-1a".into(), "eu-west-1b".into()],
     };
+    let priorities = Priorities::new();
+    let standing = |certificates| Standing { certificates, priorities: &priorities };
     let profile = InstanceProfile { account: spec.name.clone(), role: None, secrets: BTreeSet::new() };
     let plans = [
         stack_templates::environment(&place(None)),
         stack_templates::environment(&place(Some(network))),
         stack_templates::balancer("production", placement, &made),
-        stack_templates::service("production", placed(&spec), &made).unwrap(),
-        stack_templates::service("production", placed(&tls), &made).unwrap(),
-        stack_templates::bridge("production", (placed(&spec), placed(&moved)), false, &made)
-            .unwrap()
-            .unwrap(),
-        ingress::stack("production", (&routed, &http), &[certificate("a"), certificate("b")], &made).unwrap(),
-        ingress::stack("production", (&routed, &http), &[], &made).unwrap(),
+        stack_templates::service("production", placed(&spec), &made),
+        stack_templates::service("production", placed(&tls), &made),
+        stack_templates::bridge("production", (placed(&spec), placed(&moved)), false, &made).unwrap(),
+        ingress::stack(
+            "production",
+            (&routed, &http),
+            standing(&[certificate("a"), certificate("b")]),
+            &made,
+        )
+        .unwrap(),
+        ingress::stack("production", (&routed, &http), standing(&[]), &made).unwrap(),
         stack_templates::alias("production", &spec, "db.example.com", &made),
         role::stack("production", &profile, Some("arn:aws:iam::123456789012:policy/machines")),
         role::stack(
@@ -109,21 +137,5 @@ fn the_linter_finds_nothing_in_the_templates() {
         ),
         role::stack("production", &InstanceProfile { role: Some("reader".into()), ..profile.clone() }, None),
     ];
-    let folder = tempfile::tempdir().unwrap();
-    let files: Vec<_> = plans
-        .iter()
-        .enumerate()
-        .map(|(index, plan)| {
-            let file = folder.path().join(format!("{index}.yml"));
-            fs::write(&file, &plan.template).unwrap();
-            file
-        })
-        .collect();
-    let setup = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws/setup")).output().unwrap();
-    let python = String::from_utf8(setup.stdout).unwrap();
-    let lint = Path::new(python.trim()).with_file_name("cfn-lint");
-    // W3010: zones are chosen once, by what they offer, and must never follow another order of the region's list.
-    let checks = ["--regions", "eu-west-1", "--ignore-checks", "W3010", "--"];
-    let found = Command::new(lint).args(checks).args(&files).output().unwrap();
-    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
+    lint(&plans.map(|plan| plan.template));
 }

@@ -18,7 +18,8 @@ fn every_call_is_in_the_policy_and_everything_has_its_tag() {
     }
     let bed = Bed::start();
     let world = world(&bed).file("web.yaml", &nginx("1.27", 2));
-    world.i2kit(&["preflight"]).prints("ok      permissions").run();
+    let preflight = world.i2kit(&["preflight"]).prints("ok      permissions");
+    preflight.prints("ok      quota of networks: 1 of 5 are needed").run();
     bed.call("POST", "/moto-api/i2kit/denied", r#"["ebs:PutSnapshotBlock"]"#);
     world.i2kit(&["preflight"]).code(7).prints("FAILED  permissions: denied: ebs:PutSnapshotBlock").run();
 
@@ -111,7 +112,7 @@ fn whoever_may_do_less_than_the_policy_is_told_by_preflight_and_refused() {
         let (code, told) =
             if sid == "Looks" { (0, "unknown permissions: ") } else { (7, "FAILED  permissions: denied: ") };
         world.i2kit(&["preflight"]).code(code).prints(told).run();
-        if !["Logs", "Keeps", "Key", "Encrypts"].contains(&sid) {
+        if !["Keeps", "Key", "Encrypts", "Removes"].contains(&sid) {
             let refused =
                 world.i2kit(&["deploy", "web.yaml"]).code(7).says("not authorized to perform").run();
             assert!(!refused.stderr.is_empty(), "{sid}");

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::api::{Aws, AwsSettings, Wanted};
 use super::plan::cost;
 use super::plan::iam_policy::{self, Subject};
+use super::plan::refusal;
 #[cfg(feature = "aws")]
 use super::plan::stack_templates::Network;
 use super::support::SUPPORT;
@@ -138,6 +139,10 @@ impl Provider for Account {
         Err(not_built())
     }
 
+    fn refuse_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
+        refusal::refuse(spec).map_err(|error| CloudError::Refused { message: error.to_string() })
+    }
+
     fn iam_policy(&self, environment: &str) -> Option<Value> {
         Some(iam_policy::policy(Subject { environment, boundary: self.permissions_boundary.as_deref() }))
     }
@@ -164,6 +169,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_service_that_no_load_balancer_has_room_for_is_refused() {
+        use crate::manifest::api::{Name, Protocol, ServiceType};
+        use crate::plan::fleet::Listener;
+        let Value::Object(fields) = json!({"region": "r"}) else { panic!("a map") };
+        let aws = read(fields).unwrap();
+        let service = |count: u16| {
+            let listeners = (1..=count).map(|port| Listener::new(port, Protocol::Tcp, vec![])).collect();
+            let name = Name { namespace: "shop".into(), name: "web".into() };
+            BalancerSpec::new(name, ServiceType::ClusterIP, listeners)
+        };
+        assert!(aws.refuse_balancer(&service(15)).is_ok());
+        let error = aws.refuse_balancer(&service(16)).unwrap_err().to_string();
+        assert!(error.contains("Service shop/web needs 64 rules"), "{error}");
+    }
 
     #[test]
     fn settings_are_whole_and_known() {

@@ -318,6 +318,10 @@ def authorize_handler(kind, verb, properties, physical):
         if action.startswith("iam:"):
             named = "instance-profile" if "InstanceProfile" in action else "role"
             arn = f"arn:aws:iam::{ACCOUNT}:{named}{properties.get('Path', '/')}{physical}"
+        if action.startswith("logs:") and not action.startswith("logs:Describe"):
+            # Calls about tags name a log group without what is in it.
+            inside = "" if "Tag" in action else ":*"
+            arn = f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:{properties.get('LogGroupName')}{inside}"
         if not allows(documents, action, arn, more):
             raise Denied(action, arn)
     if kind == "AWS::ElasticLoadBalancingV2::LoadBalancer" and verb == "create":

@@ -9,13 +9,15 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use super::auto_scaling::group_name;
 use super::environment::Aws;
 use super::error::failed;
-use super::stack::Stack;
+use super::stack::{Stack, TRIES, contested};
 use super::wait::{eventually, now};
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::ingress;
+use crate::cloud::aws::plan::ingress::{self, Standing};
 use crate::cloud::aws::plan::name;
 use crate::cloud::aws::plan::packing::{self, BalancerSlot, Scheme};
-use crate::cloud::aws::plan::stack_templates::{self, FrameError, Placed};
+use crate::cloud::aws::plan::priority::{self, Priorities};
+use crate::cloud::aws::plan::refusal::{self, FrameError};
+use crate::cloud::aws::plan::stack_templates::{self, Frame, Placed};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
 
@@ -24,6 +26,9 @@ const SPARED_SECONDS: u64 = 3600;
 
 /// How long an instance refresh is waited for that an earlier run, or another one, began.
 const REFRESHED: Duration = Duration::from_hours(1);
+
+/// How long stacks of Services are waited for that other runs change.
+const RESTED: Duration = Duration::from_hours(1);
 
 /// Target groups that one call attaches or detaches, a limit of AWS.
 const TARGET_GROUPS_AT_ONCE: usize = 10;
@@ -96,13 +101,27 @@ impl Aws {
         Ok(self.stacks().await?.iter().filter_map(Service::of).collect())
     }
 
+    /// The same once nobody changes any: a stack in progress shows no outputs, and its target groups would seem to be gone.
+    async fn services_at_rest(&self) -> Result<Vec<Service>, CloudError> {
+        eventually("the stacks of Services, which others are changing", RESTED, || async {
+            let services = self.services().await?;
+            let moving = services.iter().find(|service| service.stack.is_moving());
+            let Some(moving) = moving.map(|service| service.stack.name.clone()) else {
+                return Ok(Some(services));
+            };
+            Box::pin(self.at_rest(&moving)).await?;
+            Ok(None)
+        })
+        .await
+    }
+
     /// Puts the Service's stack, on a load balancer that has room, and makes its groups targets.
     pub(super) async fn put_service(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
+        // Before anything is made for it.
+        refusal::refuse(spec).map_err(refused)?;
         if let Some(http) = &spec.http {
             return self.put_ingress(spec, http).await;
         }
-        // Before anything is made for it.
-        stack_templates::refuse(spec).map_err(refused)?;
         let frame = self.frame().await?;
         if let Some(name) = &spec.external_name {
             let plan = stack_templates::alias(&self.settings.environment, spec, name, &frame);
@@ -110,7 +129,7 @@ impl Aws {
             self.put_stack(&plan).await?;
             return self.drop_unused_balancers(left).await;
         }
-        let services = self.services().await?;
+        let services = self.services_at_rest().await?;
         let found = services.iter().find(|service| service.spec.name == spec.name);
         let now = found.and_then(|found| Some((found.placement?, &found.spec)));
         let others: Vec<(BalancerSlot, BalancerSpec)> = services
@@ -123,9 +142,9 @@ impl Aws {
         let stack = self.put_stack(&stack_templates::balancer(environment, placement, &frame)).await?;
         let balancer = balancer_in(&stack)?;
         let placed = Placed { spec, placement, balancer: &balancer };
-        let plan = stack_templates::service(environment, placed, &frame).map_err(refused)?;
+        let plan = stack_templates::service(environment, placed, &frame);
         if let Some(found) = found {
-            self.detach_gone(&services).await?;
+            self.detach_gone().await?;
             self.move_service(found, placed, &frame).await?;
         }
         self.put_stack(&plan).await?;
@@ -135,17 +154,43 @@ impl Aws {
 
     /// Puts the Ingress' stack, with a load balancer of its own, and makes its groups targets.
     async fn put_ingress(&self, spec: &BalancerSpec, http: &HttpSpec) -> Result<(), CloudError> {
-        let frame = self.frame().await?;
         let certificates = self.certificates_for(spec, http).await?;
-        let plan = ingress::stack(&self.settings.environment, (spec, http), &certificates, &frame);
-        let plan = plan.map_err(refused)?;
-        let services = self.services().await?;
-        if let Some(found) = services.iter().find(|service| service.spec.name == spec.name) {
-            self.detach_gone(&services).await?;
-            self.move_ingress(found, spec, &frame).await?;
+        let frame = self.frame().await?;
+        for _ in 0..TRIES {
+            if Box::pin(self.step_ingress((spec, http), &certificates, &frame)).await? {
+                // No earlier step takes or makes a target group that clients use.
+                return self.attach(&spec.name).await;
+            }
         }
-        self.put_stack(&plan).await?;
-        self.attach(&spec.name).await
+        Err(contested(&name::service_stack(&self.settings.environment, &spec.name)))
+    }
+
+    /// Brings the Ingress' stack nearer to what it asks for; whether it is there. What is put is planned of the stack at rest: one
+    /// in progress shows no outputs, and with them no priorities. Where somebody else changed it in between nothing is put.
+    async fn step_ingress(
+        &self,
+        (spec, http): (&BalancerSpec, &HttpSpec),
+        certificates: &[String],
+        frame: &Frame,
+    ) -> Result<bool, CloudError> {
+        let environment = &self.settings.environment;
+        let name = name::service_stack(environment, &spec.name);
+        let mut there = self.at_rest(&name).await?;
+        if let Some(found) = there.as_ref().and_then(Service::of) {
+            self.detach_gone().await?;
+            let Some(moved) = self.move_ingress(&found, (spec, certificates), frame).await? else {
+                return Ok(false);
+            };
+            // Its machines took minutes to be healthy.
+            there = self.at_rest(&name).await?;
+            if there.as_ref().map(|stack| stack.changed) != Some(moved.changed) {
+                return Ok(false);
+            }
+        }
+        let priorities = there.as_ref().map(priorities_in).unwrap_or_default();
+        let standing = Standing { certificates, priorities: &priorities };
+        let plan = ingress::stack(environment, (spec, http), standing, frame).map_err(refused)?;
+        Ok(self.put_over(there.as_ref(), &plan).await?.is_some())
     }
 
     /// The certificates of an Ingress: those that it names, else those of the store that its hosts need.
@@ -162,7 +207,8 @@ impl Aws {
     }
 
     /// Takes all groups out of target groups that no stack has any more: Auto Scaling attaches nothing beside them.
-    async fn detach_gone(&self, services: &[Service]) -> Result<(), CloudError> {
+    async fn detach_gone(&self) -> Result<(), CloudError> {
+        let services = self.services_at_rest().await?;
         let there: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
         for found in self.scaling_groups(None).await? {
             let (Some(own), Some(_)) = (found.auto_scaling_group_name(), group_name(&found)) else {
@@ -177,7 +223,7 @@ impl Aws {
     /// Makes every group that exists a target of the Service that was just put, if that leads to it. What is gone, and what
     /// the Service has no more, is detached first. Other Services are none of its matter: another run may be moving one.
     async fn attach(&self, put: &Name) -> Result<(), CloudError> {
-        let services = self.services().await?;
+        let services = self.services_at_rest().await?;
         let (own, others): (Vec<&Service>, Vec<&Service>) =
             services.iter().partition(|service| service.spec.name == *put);
         let of_others: BTreeSet<&String> = others.into_iter().flat_map(Service::target_groups).collect();
@@ -236,14 +282,14 @@ impl Aws {
 
     /// ARNs of the target groups that a new group is put into.
     pub(super) async fn target_groups_of(&self, group: &Name) -> Result<BTreeSet<String>, CloudError> {
-        let services = self.services().await?;
+        let services = self.services_at_rest().await?;
         Ok(services.iter().flat_map(|service| service.targets_of(group)).cloned().collect())
     }
 
     /// Deletes the Service's stack, and its load balancer when no other Service is on it.
     pub(super) async fn delete_service(&self, service: &Name) -> Result<(), CloudError> {
         let stack = name::service_stack(&self.settings.environment, service);
-        let found = self.stack(&stack).await?.as_ref().and_then(Service::of);
+        let found = self.at_rest(&stack).await?.as_ref().and_then(Service::of);
         if let Some(found) = &found {
             let gone: BTreeSet<&String> = found.target_groups().collect();
             for group in self.scaling_groups(None).await? {
@@ -279,10 +325,15 @@ pub(super) fn balancer_in(stack: &Stack) -> Result<stack_templates::Balancer, Cl
     })
 }
 
+/// The priorities that the rules of an Ingress' stack have.
+pub(super) fn priorities_in(stack: &Stack) -> Priorities {
+    stack.outputs.get(ingress::PRIORITIES).map(|text| priority::read(text)).unwrap_or_default()
+}
+
 /// What a manifest asks for that AWS cannot do.
 #[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` takes")]
 pub(super) fn refused(error: FrameError) -> CloudError {
-    CloudError::Conflict { message: error.to_string() }
+    CloudError::Refused { message: error.to_string() }
 }
 
 /// The load balancer that a Service is on.

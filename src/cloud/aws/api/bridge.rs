@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use super::auto_scaling::group_name;
-use super::balancer::{Service, balancer_in, refused};
+use super::balancer::{Service, balancer_in, priorities_in, refused};
 use super::environment::Aws;
+use super::stack::Stack;
 use super::wait::{FIRST_PAUSE, eventually};
 use crate::cloud::CloudError;
+use crate::cloud::aws::plan::ingress::{self, Standing};
 use crate::cloud::aws::plan::stack_templates::{Frame, Placed};
-use crate::cloud::aws::plan::{ingress, name, stack_templates};
+use crate::cloud::aws::plan::{name, stack_templates};
 use crate::plan::fleet::{BalancerSpec, Health};
 
 /// How long machines that serve may take to be healthy behind another target group: load balancers take two or three minutes.
@@ -30,12 +32,12 @@ impl Aws {
         let environment = &self.settings.environment;
         // One that never came to be, or was an alias, has nothing that serves.
         let Some(placement) = found.placement.filter(|_| found.stack.is_complete()) else { return Ok(()) };
-        let there = self.stack(&name::balancer_stack(environment, placement)).await?;
+        let there = self.at_rest(&name::balancer_stack(environment, placement)).await?;
         let Some(balancer) = there.as_ref().and_then(|stack| balancer_in(stack).ok()) else {
             return Ok(());
         };
         let ways = (Placed { spec: &found.spec, placement, balancer: &balancer }, new);
-        let Some(plan) = stack_templates::bridge(environment, ways, false, frame).map_err(refused)? else {
+        let Some(plan) = stack_templates::bridge(environment, ways, false, frame) else {
             return Ok(());
         };
         let stack = self.put_stack(&plan).await?;
@@ -45,7 +47,7 @@ impl Aws {
             return Ok(());
         }
         // Both answer until nobody remembers the old name's addresses.
-        if let Some(plan) = stack_templates::bridge(environment, ways, true, frame).map_err(refused)? {
+        if let Some(plan) = stack_templates::bridge(environment, ways, true, frame) {
             self.put_stack(&plan).await?;
             let kept = if self.settings.endpoint.is_some() { FIRST_PAUSE } else { NAME_KEPT };
             tokio::time::sleep(kept).await;
@@ -53,23 +55,36 @@ impl Aws {
         Ok(())
     }
 
-    /// The same of an Ingress.
+    /// The same of an Ingress, whose stack was found at rest; its stack as it is then. `None` when it has to be looked at again: it
+    /// was put without the rules that go, or somebody else is changing it.
     pub(super) async fn move_ingress(
         &self,
         found: &Service,
-        new: &BalancerSpec,
+        (new, coming): (&BalancerSpec, &[String]),
         frame: &Frame,
-    ) -> Result<(), CloudError> {
+    ) -> Result<Option<Stack>, CloudError> {
         let Some(http) = found.spec.http.as_ref().filter(|_| found.stack.is_complete()) else {
-            return Ok(());
+            return Ok(Some(found.stack.clone()));
         };
         // Where a certificate of it is gone, there is nothing to keep as it is.
-        let Ok(certificates) = self.certificates_for(&found.spec, http).await else { return Ok(()) };
+        let Ok(certificates) = self.certificates_for(&found.spec, http).await else {
+            return Ok(Some(found.stack.clone()));
+        };
         let environment = &self.settings.environment;
-        let plan = ingress::bridge(environment, (&found.spec, http), (&certificates, new), frame);
-        let Some(plan) = plan.map_err(refused)? else { return Ok(()) };
-        let stack = self.put_stack(&plan).await?;
-        self.warm(found, &Service { stack, spec: new.clone(), placement: None }).await
+        let priorities = priorities_in(&found.stack);
+        let standing = Standing { certificates: &certificates, priorities: &priorities };
+        // First, so that there is room for the rules that keep what comes in use.
+        let first = ingress::detour(environment, (&found.spec, http), (standing, new, coming), frame);
+        if let Some(plan) = first.map_err(refused)? {
+            self.put_over(Some(&found.stack), &plan).await?;
+            return Ok(None);
+        }
+        let plan = ingress::bridge(environment, (&found.spec, http), (standing, new), frame);
+        let Some(plan) = plan.map_err(refused)? else { return Ok(Some(found.stack.clone())) };
+        let Some(stack) = self.put_over(Some(&found.stack), &plan).await? else { return Ok(None) };
+        let next = Service { stack, spec: new.clone(), placement: None };
+        self.warm(found, &next).await?;
+        Ok(Some(next.stack))
     }
 
     /// Puts groups into the target groups that come, and waits until as many machines are healthy there as serve now.

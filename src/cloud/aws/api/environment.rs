@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_ec2::config::Credentials;
+use aws_sdk_ec2::types::Subnet;
 use tokio::sync::OnceCell;
 
 use super::client::Clients;
@@ -16,7 +17,7 @@ use super::tags;
 use super::wait::clock;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name::{self, hash};
-use crate::cloud::aws::plan::stack_templates::{self, Frame};
+use crate::cloud::aws::plan::stack_templates::{self, Frame, SUBNETS};
 use crate::cloud::secret::Key;
 use crate::manifest::api::Name;
 use crate::plan::fleet::GroupSettings;
@@ -132,11 +133,24 @@ impl Aws {
 
     /// The zones of a network of its own: those that it has, which never change, or the best ones.
     async fn network_zones(&self) -> Result<Vec<String>, CloudError> {
-        let stack = self.stack(&name::environment_stack(&self.settings.environment)).await?;
-        match stack.as_ref().and_then(|stack| stack.outputs.get("Zones")) {
-            Some(zones) => Ok(zones.split(',').map(str::to_owned).collect()),
-            None => self.best_zones().await,
+        let name = name::environment_stack(&self.settings.environment);
+        // One that is being made has no outputs yet, and may be in other zones than those that are best now.
+        let Some(stack) = self.at_rest(&name).await? else { return self.best_zones().await };
+        if let Some(zones) = stack.outputs.get("Zones") {
+            return Ok(zones.split(',').map(str::to_owned).collect());
         }
+        // An earlier version of the program wrote none, and its network is in zones all the same.
+        let Some(subnets) = stack.outputs.get("Subnets") else { return self.best_zones().await };
+        let subnets: Vec<String> = subnets.split(',').map(str::to_owned).collect();
+        let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(subnets.clone())).send().await;
+        let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
+        zones_of(&subnets, &found).ok_or_else(|| CloudError::Refused {
+            message: format!(
+                "stack {name} does not say in which zones its network is, and of its subnets {} not each is in a zone of its own; \
+                 name the VPC and two of its subnets in `provider.vpc` and `provider.subnets` of the environment file",
+                subnets.join(", ")
+            ),
+        })
     }
 
     /// The zones of the environment's subnets.
@@ -146,6 +160,17 @@ impl Aws {
         let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
         Ok(found.into_iter().filter_map(|subnet| subnet.availability_zone).collect())
     }
+}
+
+/// The zones of a network's subnets, in their order; `None` where two are in one zone, or one is in none.
+fn zones_of(subnets: &[String], found: &[Subnet]) -> Option<Vec<String>> {
+    let zone = |id: &String| {
+        let subnet = found.iter().find(|subnet| subnet.subnet_id() == Some(id.as_str()))?;
+        subnet.availability_zone().map(str::to_owned)
+    };
+    let zones: Vec<String> = subnets.iter().map(zone).collect::<Option<_>>()?;
+    (zones.len() == SUBNETS.len() && zones.iter().collect::<BTreeSet<_>>().len() == zones.len())
+        .then_some(zones)
 }
 
 #[cfg(test)]
@@ -172,6 +197,20 @@ impl Aws {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_stays_in_the_zones_of_its_subnets() {
+        let subnet = |id: &str, zone: &str| Subnet::builder().subnet_id(id).availability_zone(zone).build();
+        let ids = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        // EC2 answers in an order of its own.
+        let found = [subnet("subnet-1", "us-east-1b"), subnet("subnet-0", "us-east-1c")];
+        let zones = zones_of(&ids(&["subnet-0", "subnet-1"]), &found);
+        assert_eq!(zones, Some(ids(&["us-east-1c", "us-east-1b"])));
+        assert_eq!(zones_of(&ids(&["subnet-0", "subnet-2"]), &found), None);
+        assert_eq!(zones_of(&ids(&["subnet-0"]), &found), None);
+        let same = [subnet("subnet-1", "us-east-1b"), subnet("subnet-0", "us-east-1b")];
+        assert_eq!(zones_of(&ids(&["subnet-0", "subnet-1"]), &same), None);
+    }
 
     #[tokio::test]
     async fn a_plan_that_is_made_again_has_tokens_of_its_own() {

@@ -71,8 +71,10 @@ impl Aws {
             fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
             fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
-            let there = around.services.iter().flat_map(Service::target_groups).collect();
-            let seen = (groups.as_slice(), &around.healths, &there);
+            let there: BTreeSet<&String> = around.services.iter().flat_map(Service::target_groups).collect();
+            // A stack in progress shows no outputs: nobody knows which target groups there are.
+            let is_known = !around.services.iter().any(|service| service.stack.is_moving());
+            let seen = (groups.as_slice(), &around.healths, is_known.then_some(&there));
             fleet.balancers = services
                 .map(|service| balancer(&self.settings.environment, service, &stacks, seen))
                 .collect();
@@ -316,13 +318,13 @@ fn refresh(
 
 /// A Service as it is. A group that exists and is not yet a target is left out, so that a plan puts the Service again; so are
 /// all where a run was killed on the way: the Service has target groups of a form that it did not get, a group is a target that
-/// it does not lead to, or is in a target group that no stack has any more (`there` are those that one has), in which Auto
-/// Scaling starts nothing.
+/// it does not lead to, or is in a target group that no stack has any more (`there` are those that one has, where that is
+/// known), in which Auto Scaling starts nothing.
 fn balancer(
     environment: &str,
     service: &Service,
     stacks: &[super::stack::Stack],
-    (groups, healths, there): (&[AutoScalingGroup], &Healths, &BTreeSet<&String>),
+    (groups, healths, there): (&[AutoScalingGroup], &Healths, Option<&BTreeSet<&String>>),
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
     let mut targets = Vec::new();
@@ -341,7 +343,7 @@ fn balancer(
             let group = groups.iter().find(|group| group_name(group).as_ref() == Some(&target.group));
             group.is_none_or(|group| {
                 let has = group.target_group_arns();
-                has.contains(arn) && has.iter().all(|arn| there.contains(arn))
+                has.contains(arn) && there.is_none_or(|there| has.iter().all(|arn| there.contains(arn)))
             })
         });
         let port = wanted.first().map_or(port, |target| target.port);
@@ -442,16 +444,24 @@ mod tests {
         };
         let targets = |arns: &[&str]| {
             let there = service.target_groups().collect();
-            let seen = (&[group(arns)][..], &Healths::new(), &there);
+            let seen = (&[group(arns)][..], &Healths::new(), Some(&there));
             let found = balancer("test", &service, std::slice::from_ref(&stack), seen);
             found.spec.listeners[0].targets.len()
         };
         assert_eq!([targets(&["arn:now"]), targets(&[]), targets(&["arn:now", "arn:gone"])], [1, 0, 0]);
+        // While another one is being changed nobody knows what is gone.
+        let seen = (&[group(&["arn:now", "arn:other"])][..], &Healths::new(), None);
+        let found = balancer("test", &service, std::slice::from_ref(&stack), seen);
+        assert_eq!(found.spec.listeners[0].targets.len(), 1);
         // Another group is a target that it does not lead to, and target groups of another form were left.
         let of = |service: &Service, groups: &[AutoScalingGroup]| {
             let there = service.target_groups().collect();
-            let found =
-                balancer("test", service, std::slice::from_ref(&stack), (groups, &Healths::new(), &there));
+            let found = balancer(
+                "test",
+                service,
+                std::slice::from_ref(&stack),
+                (groups, &Healths::new(), Some(&there)),
+            );
             found.spec.listeners[0].targets.len()
         };
         let mut other = group(&["arn:now"]);

@@ -98,7 +98,7 @@ impl Aws {
                 bytes.len(),
                 user_data::MAX_USER_DATA
             );
-            return Err(CloudError::Conflict { message });
+            return Err(CloudError::Refused { message });
         }
         Ok(bytes)
     }

@@ -23,6 +23,7 @@ mod offers;
 mod preflight;
 mod refresh;
 mod role;
+mod routes;
 mod scaling;
 mod secrets;
 mod settings;

@@ -74,7 +74,7 @@ impl Aws {
         let asked = self.clients.ec2.describe_instance_types().set_instance_types(Some(types)).send().await;
         let found = asked.map_err(failed("DescribeInstanceTypes"))?.instance_types.unwrap_or_default();
         let wrong: Vec<String> = found.iter().filter_map(why_not).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(CloudError::Conflict { message: wrong.join("; ") }) }
+        if wrong.is_empty() { Ok(()) } else { Err(CloudError::Refused { message: wrong.join("; ") }) }
     }
 }
 
@@ -87,7 +87,7 @@ fn which(free_plan: bool) -> &'static str {
 fn too_few_zones(region: &str, free_plan: bool) -> CloudError {
     let types = which(free_plan);
     let message = format!("fewer than {ZONES} zones of {region} have types of instance {types}");
-    CloudError::Conflict { message }
+    CloudError::Refused { message }
 }
 
 /// That no type is large enough for a pod and there.
@@ -97,7 +97,7 @@ fn not_offered(launch: &LaunchSpec, zones: &[String], free_plan: bool) -> CloudE
     let message = format!(
         "no type of instance {types} has {vcpus} processors and {memory} MiB and is offered in {zones}"
     );
-    CloudError::Conflict { message }
+    CloudError::Refused { message }
 }
 
 /// Why a type cannot boot an image, if so: images boot by UEFI.

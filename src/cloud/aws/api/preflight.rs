@@ -12,10 +12,12 @@ use crate::cloud::CloudError;
 use crate::cloud::aws::plan::calls::{CALLS, SCOPES, Scope};
 use crate::cloud::aws::plan::iam_policy::{self, Account, Subject};
 use crate::cloud::aws::plan::machine;
-use crate::cloud::aws::plan::stack_templates::{self, Network};
+use crate::cloud::aws::plan::packing::{self, Scheme};
+use crate::cloud::aws::plan::refusal;
+use crate::cloud::aws::plan::stack_templates::Network;
 use crate::cloud::provider::Check;
 use crate::manifest::api::Name;
-use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec};
+use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec, count};
 use crate::plan::rollout::GroupSpec;
 
 /// Actions that one simulation takes.
@@ -28,6 +30,8 @@ const SERVICE_ROLES: [&str; 2] = ["AWSServiceRoleForAutoScaling", "AWSServiceRol
 const VCPUS: (&str, &str) = ("ec2", "L-1216C47A");
 const SPOT_VCPUS: (&str, &str) = ("ec2", "L-34B43A08");
 const BALANCERS: (&str, &str) = ("elasticloadbalancing", "L-69A177A2");
+const INGRESSES: (&str, &str) = ("elasticloadbalancing", "L-53DA6B97");
+const NETWORKS: (&str, &str) = ("vpc", "L-F678F1CE");
 
 /// Fewer free addresses in a subnet do not hold the VMs that a refresh adds.
 const FEWEST_ADDRESSES: i32 = 8;
@@ -69,10 +73,11 @@ impl Aws {
             vec![Check::new("credentials", Some(true), format!("{arn} in {}", self.settings.region))];
         checks.push(self.permissions(&arn).await);
         checks.push(self.service_roles().await);
-        checks.push(self.subnets().await);
+        checks.push(self.subnets(wanted).await);
         checks.extend(self.quotas(wanted).await);
-        checks.extend(refusals(&wanted.balancers));
-        checks.extend(self.certificate_checks(&wanted.balancers).await);
+        let (refused, others) = refusals(&wanted.balancers);
+        checks.extend(refused);
+        checks.extend(self.certificate_checks(&others).await);
         checks
     }
 
@@ -161,23 +166,31 @@ impl Aws {
         Check::new("service roles", Some(true), finding)
     }
 
-    async fn subnets(&self) -> Check {
+    async fn subnets(&self, wanted: &Wanted) -> Check {
         let name = "subnets";
         let Some(network) = &self.settings.network else {
             return Check::new(name, Some(true), "the environment makes a network of its own");
         };
-        match self.wrong_in(network).await {
-            Ok(wrong) if wrong.is_empty() => {
+        let is_open = wanted.balancers.iter().any(|spec| Scheme::of(spec.kind) == Scheme::Public);
+        match self.wrong_in(network, is_open).await {
+            Ok((wrong, unknown)) if !wrong.is_empty() => {
+                Check::new(name, Some(false), [wrong, unknown].concat().join("; "))
+            }
+            Ok((_, unknown)) if !unknown.is_empty() => Check::new(name, None, unknown.join("; ")),
+            Ok(_) => {
                 let count = network.subnets.len() + network.balancer_subnets.len();
                 Check::new(name, Some(true), format!("{count} subnets of {}", network.vpc))
             }
-            Ok(wrong) => Check::new(name, Some(false), wrong.join("; ")),
             Err(error) => Check::new(name, Some(false), error.to_string()),
         }
     }
 
-    /// What keeps an environment from working in a network that exists.
-    async fn wrong_in(&self, network: &Network) -> Result<Vec<String>, CloudError> {
+    /// What keeps an environment from working in a network that exists, where it `is_open` to everybody; and what may.
+    async fn wrong_in(
+        &self,
+        network: &Network,
+        is_open: bool,
+    ) -> Result<(Vec<String>, Vec<String>), CloudError> {
         let mut wrong = Vec::new();
         for subnets in [&network.subnets, &network.balancer_subnets] {
             if subnets.is_empty() {
@@ -217,19 +230,37 @@ impl Aws {
                 ));
             }
         }
-        Ok(wrong)
+        let closed = if is_open { self.closed_subnets(network).await? } else { vec![] };
+        let (closed, unknown): (Vec<_>, Vec<_>) = closed.into_iter().partition(|(_, leads)| leads.is_some());
+        wrong.extend(closed.iter().map(|(id, _)| {
+            format!(
+                "{id} has no route to an internet gateway, and nobody reaches a public load balancer there; name other subnets in \
+                 `provider.balancerSubnets`"
+            )
+        }));
+        let unknown = unknown.iter().map(|(id, _)| {
+            format!("whether the routes of {id} lead to an internet gateway, which a public load balancer needs, is not known here")
+        });
+        Ok((wrong, unknown.collect()))
     }
 
     async fn quotas(&self, wanted: &Wanted) -> Vec<Check> {
         let counts = wanted.groups.values().map(|(replicas, launch)| machine::vcpus(launch, *replicas));
         let (demanded, spot) = counts
             .fold((0_u32, 0_u32), |sum, more| (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)));
-        let balancers = crate::plan::fleet::count(wanted.balancers.iter());
+        let balancers = packing::needed(&wanted.balancers);
+        let ingresses = count(wanted.balancers.iter().filter(|spec| spec.http.is_some()));
         let mut checks = vec![self.quota("quota of vCPUs", VCPUS, demanded).await];
         if spot > 0 {
             checks.push(self.quota("quota of Spot vCPUs", SPOT_VCPUS, spot).await);
         }
-        checks.push(self.quota("quota of network load balancers", BALANCERS, balancers.min(2)).await);
+        checks.push(self.quota("quota of network load balancers", BALANCERS, count(balancers.iter())).await);
+        if ingresses > 0 {
+            checks.push(self.quota("quota of application load balancers", INGRESSES, ingresses).await);
+        }
+        if self.settings.network.is_none() {
+            checks.push(self.quota("quota of networks", NETWORKS, 1).await);
+        }
         checks
     }
 
@@ -250,10 +281,20 @@ impl Aws {
     }
 }
 
-/// Services that no load balancer of AWS can have: nothing when there are none.
-fn refusals(balancers: &[BalancerSpec]) -> Vec<Check> {
-    let refused = balancers.iter().filter_map(|spec| stack_templates::refuse(spec).err());
-    refused.map(|error| Check::new("Service", Some(false), error.to_string())).collect()
+/// A check for each Service and Ingress that no load balancer of AWS can have, and all the others: what is refused needs no
+/// further check.
+fn refusals(balancers: &[BalancerSpec]) -> (Vec<Check>, Vec<BalancerSpec>) {
+    let (mut refused, mut others) = (Vec::new(), Vec::new());
+    for spec in balancers {
+        match refusal::refuse(spec) {
+            Ok(()) => others.push(spec.clone()),
+            Err(error) => {
+                let kind = if spec.http.is_some() { "Ingress" } else { "Service" };
+                refused.push(Check::new(kind, Some(false), error.to_string()));
+            }
+        }
+    }
+    (refused, others)
 }
 
 /// A condition key with its value, for a simulation.
@@ -285,9 +326,10 @@ mod tests {
             let name = Name { namespace: "shop".into(), name: name.into() };
             BalancerSpec::new(name, ServiceType::ClusterIP, listeners(ports))
         };
-        let found = refusals(&[spec("small", 1..2), spec("large", 1..17)]);
+        let (found, others) = refusals(&[spec("small", 1..2), spec("large", 1..17)]);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].finding.contains("Service shop/large needs 64 rules"), "{found:?}");
+        assert_eq!(others, [spec("small", 1..2)], "what is refused is not checked once more");
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Aws {
         let bytes = found.secret_binary().map(|blob| blob.as_ref().try_into());
         match bytes {
             Some(Ok(bytes)) => Ok(Some(Key(bytes))),
-            _ => Err(CloudError::Conflict {
+            _ => Err(CloudError::Refused {
                 message: format!("{id} in Secrets Manager is no key of i2kit's; delete it"),
             }),
         }

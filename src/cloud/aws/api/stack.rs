@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_mins(30);
 const HOLDER: &str = "i2kit-";
 
 /// Tries of putting a stack that somebody else changes at the same time.
-const TRIES: u32 = 5;
+pub(super) const TRIES: u32 = 5;
 
 /// The request of a call that applies a plan to a stack. A macro, because the SDK has a type for each call.
 macro_rules! request {
@@ -138,7 +138,7 @@ impl Aws {
     }
 
     /// The same, after a note with the name of who changes the stack.
-    async fn at_rest(&self, name: &str) -> Result<Option<Stack>, CloudError> {
+    pub(super) async fn at_rest(&self, name: &str) -> Result<Option<Stack>, CloudError> {
         let found = self.stack(name).await?;
         if !found.as_ref().is_some_and(Stack::is_moving) {
             return Ok(found);
@@ -160,25 +160,36 @@ impl Aws {
     pub(super) async fn put_stack(&self, plan: &StackPlan) -> Result<Stack, CloudError> {
         for _ in 0..TRIES {
             let found = self.at_rest(&plan.name).await?;
-            let began = match found.as_ref().map(|stack| stack.status.as_str()) {
-                None => self.create(plan).await?,
-                // What never came to be can only be deleted and made anew.
-                Some("ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "CREATE_FAILED" | "DELETE_FAILED") => {
-                    self.delete_stack(&plan.name).await?;
-                    self.create(plan).await?
-                }
-                Some("UPDATE_ROLLBACK_FAILED") => return Err(stuck(&plan.name)),
-                Some(_) => self.update(plan).await?,
-            };
-            match began {
-                Began::Nothing => return found.ok_or_else(|| CloudError::not_found("stack", &plan.name)),
-                Began::Elsewhere => {}
-                Began::Create => return self.finished(plan, "CreateStack", "CREATE_COMPLETE").await,
-                Began::Update => return self.finished(plan, "UpdateStack", "UPDATE_COMPLETE").await,
+            if let Some(put) = self.put_over(found.as_ref(), plan).await? {
+                return Ok(put);
             }
         }
-        let message = format!("stack {} is changed by somebody else all the time", plan.name);
-        Err(CloudError::Conflict { message })
+        Err(contested(&plan.name))
+    }
+
+    /// The same of a stack that was `found` at rest; `None` when somebody else has begun to change it since. A plan that follows
+    /// from what was there is made again then.
+    pub(super) async fn put_over(
+        &self,
+        found: Option<&Stack>,
+        plan: &StackPlan,
+    ) -> Result<Option<Stack>, CloudError> {
+        let began = match found.map(|stack| stack.status.as_str()) {
+            None => self.create(plan).await?,
+            // What never came to be can only be deleted and made anew.
+            Some("ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "CREATE_FAILED" | "DELETE_FAILED") => {
+                self.delete_stack(&plan.name).await?;
+                self.create(plan).await?
+            }
+            Some("UPDATE_ROLLBACK_FAILED") => return Err(stuck(&plan.name)),
+            Some(_) => self.update(plan).await?,
+        };
+        match began {
+            Began::Nothing => Ok(found.cloned()),
+            Began::Elsewhere => Ok(None),
+            Began::Create => self.finished(plan, "CreateStack", "CREATE_COMPLETE").await.map(Some),
+            Began::Update => self.finished(plan, "UpdateStack", "UPDATE_COMPLETE").await.map(Some),
+        }
     }
 
     async fn create(&self, plan: &StackPlan) -> Result<Began, CloudError> {
@@ -320,6 +331,11 @@ fn parameters(plan: &StackPlan) -> Vec<Parameter> {
         Parameter::builder().parameter_key(*key).parameter_value(value).build()
     };
     plan.parameters.iter().map(parameter).collect()
+}
+
+/// Somebody else was faster each time.
+pub(super) fn contested(name: &str) -> CloudError {
+    CloudError::Conflict { message: format!("stack {name} is changed by somebody else all the time") }
 }
 
 fn stuck(name: &str) -> CloudError {

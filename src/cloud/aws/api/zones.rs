@@ -31,7 +31,7 @@ impl Aws {
                 "{group} asks for the zone {missing}, and the environment has subnets in {}",
                 known.join(", ")
             );
-            return Err(CloudError::Conflict { message });
+            return Err(CloudError::Refused { message });
         }
         let wanted = found.iter().filter(|subnet| {
             subnet.availability_zone().is_some_and(|zone| settings.zones.iter().any(|wanted| wanted == zone))

@@ -98,12 +98,7 @@ impl State {
 
     /// Load balancers that the Services share.
     fn placements(&self) -> BTreeSet<BalancerSlot> {
-        let mut placed: Vec<(BalancerSlot, BalancerSpec)> = Vec::new();
-        for spec in self.balancers.values().filter(|spec| spec.http.is_none() && spec.external_name.is_none())
-        {
-            placed.push((packing::place(spec, None, &placed), spec.clone()));
-        }
-        placed.into_iter().map(|(placement, _)| placement).collect()
+        packing::needed(self.balancers.values())
     }
 
     fn cost(&self) -> u64 {

@@ -10,6 +10,9 @@ use super::stack_templates::TAG_ENVIRONMENT;
 /// Calls that create things with tags: EC2 asks for the right to tag besides, and names the call.
 const CREATES: &[&str] = &["CreateLaunchTemplate", "RegisterImage", "RunInstances", "StartSnapshot"];
 
+/// What a launch needs beside things that have the environment's tag or get it.
+const LAUNCHED: [&str; 3] = ["network-interface", "spot-instances-request", "subnet"];
+
 /// Services that act with roles of their own.
 const LINKED: &[&str] =
     &["autoscaling.amazonaws.com", "elasticloadbalancing.amazonaws.com", "spot.amazonaws.com"];
@@ -25,6 +28,9 @@ pub struct Subject<'a> {
 
 /// A condition of a statement: operator, key and values.
 type Condition = (&'static str, String, Value);
+
+/// The operator of a key that few of a statement's calls have.
+const WHERE_GIVEN: &str = "StringEqualsIfExists";
 
 /// The smallest policy with which everything works in an environment, as a policy document of IAM.
 pub fn policy(subject: Subject<'_>) -> Value {
@@ -45,8 +51,7 @@ pub fn boundary(environment: &str) -> Value {
 
 fn statement(scope: Scope, subject: Subject<'_>) -> Value {
     let actions = CALLS.iter().filter(|call| call.scope == scope).map(|call| call.action);
-    let mut actions: Vec<&str> = actions.map(|action| folded(scope, action)).collect();
-    actions.dedup();
+    let actions: Vec<&str> = actions.collect();
     let mut statement = Map::new();
     statement.insert("Sid".into(), json!(format!("{scope:?}")));
     statement.insert("Effect".into(), json!("Allow"));
@@ -62,13 +67,6 @@ fn statement(scope: Scope, subject: Subject<'_>) -> Value {
     Value::Object(statement)
 }
 
-/// An action, or all of a kind that only read: AWS bounds the length of a policy.
-fn folded(scope: Scope, action: &'static str) -> &'static str {
-    let reading = ["autoscaling:Describe*", "ec2:Describe*"];
-    let kind = reading.into_iter().find(|kind| action.starts_with(kind.trim_end_matches('*')));
-    kind.filter(|_| scope == Scope::Looks).unwrap_or(action)
-}
-
 fn resources(scope: Scope, environment: &str) -> Value {
     let path = name::role_path(environment);
     match scope {
@@ -76,7 +74,11 @@ fn resources(scope: Scope, environment: &str) -> Value {
             let patterns = name::stack_patterns(environment);
             json!(patterns.map(|pattern| format!("arn:*:cloudformation:*:*:stack/{pattern}/*")))
         }
-        Scope::Logs => json!(log_group(environment)),
+        // Calls about tags name a log group without what is in it.
+        Scope::Logs => {
+            let inside = log_group(environment);
+            json!([inside.trim_end_matches(":*"), inside])
+        }
         Scope::Keeps => json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]),
         Scope::Key => json!(key(environment)),
         Scope::Passes | Scope::Grants => json!(format!("arn:*:iam::*:role{path}*")),
@@ -84,13 +86,14 @@ fn resources(scope: Scope, environment: &str) -> Value {
             json!([format!("arn:*:iam::*:role{path}*"), format!("arn:*:iam::*:instance-profile{path}*")])
         }
         Scope::Linked => json!("arn:*:iam::*:role/aws-service-role/*"),
+        Scope::Launches => json!(LAUNCHED.map(|kind| format!("arn:*:ec2:*:*:{kind}/*"))),
         Scope::Looks
         | Scope::Makes
         | Scope::Tags
         | Scope::Changes
-        | Scope::Launches
         | Scope::Encrypts
-        | Scope::Frame => json!("*"),
+        | Scope::Frame
+        | Scope::Removes => json!("*"),
     }
 }
 
@@ -102,7 +105,11 @@ fn conditions(scope: Scope, subject: Subject<'_>) -> Vec<Condition> {
     match scope {
         Scope::Makes => vec![tagged("RequestTag")],
         Scope::Tags => vec![tagged("RequestTag"), equals("ec2:CreateAction", json!(CREATES))],
-        Scope::Changes => vec![tagged("ResourceTag")],
+        // Nothing of the environment's becomes another one's by a tag, either.
+        Scope::Changes => {
+            let (_, key, value) = tagged("RequestTag");
+            vec![tagged("ResourceTag"), (WHERE_GIVEN, key, value)]
+        }
         Scope::Launches => {
             let template = json!("arn:*:ec2:*:*:launch-template/*");
             vec![("ArnLike", "ec2:LaunchTemplate".to_owned(), template)]
@@ -116,6 +123,7 @@ fn conditions(scope: Scope, subject: Subject<'_>) -> Vec<Condition> {
         }
         Scope::Linked => vec![equals("iam:AWSServiceName", json!(LINKED))],
         Scope::Frame | Scope::Roles => vec![by_stacks()],
+        Scope::Removes => vec![tagged("ResourceTag"), by_stacks()],
         Scope::Grants => {
             let boundary = subject.boundary.map(|arn| equals("iam:PermissionsBoundary", json!(arn)));
             boundary.into_iter().chain([by_stacks()]).collect()
@@ -151,7 +159,8 @@ pub fn simulation(scope: Scope, subject: Subject<'_>, account: Account<'_>) -> S
         let first = values.as_array().and_then(|several| several.first()).unwrap_or(values);
         first.as_str().unwrap_or_default().replace('*', "")
     };
-    let context = conditions(scope, subject).into_iter().map(|(operator, key, values)| {
+    let asked = conditions(scope, subject).into_iter().filter(|(operator, ..)| *operator != WHERE_GIVEN);
+    let context = asked.map(|(operator, key, values)| {
         let pattern = operator == "ArnLike";
         let template = || {
             let Account { partition, region, id } = account;
@@ -180,13 +189,14 @@ fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<Stri
         Scope::Linked => {
             Some(iam("role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"))
         }
+        Scope::Launches => Some(arn("ec2", "subnet/subnet-0")),
         Scope::Looks
         | Scope::Makes
         | Scope::Tags
         | Scope::Changes
         | Scope::Encrypts
         | Scope::Frame
-        | Scope::Launches => None,
+        | Scope::Removes => None,
     }
 }
 
@@ -213,11 +223,71 @@ mod tests {
     fn the_policy_names_the_environment_wherever_something_is_changed() {
         let policy = policy(PRODUCTION);
         insta::assert_snapshot!("policy", serde_json::to_string_pretty(&policy).unwrap());
-        // The largest managed policy of IAM, blanks not counted. Names of environments may be long.
+        // All policies in a role of IAM together, blanks not counted. Names of environments may be long.
         let longest =
             super::policy(Subject { environment: &"e".repeat(40), boundary: Some(&"b".repeat(80)) });
-        assert!(longest.to_string().len() < 6144, "{}", longest.to_string().len());
-        assert!(CALLS.iter().all(|call| call.action.contains(':')));
+        assert!(longest.to_string().len() < 10_240, "{}", longest.to_string().len());
+        assert!(CALLS.iter().all(|call| call.action.contains(':') && !call.action.contains('*')));
+    }
+
+    /// Whether the policy allows an action on a resource whose keys have these values.
+    fn allows(policy: &Value, action: &str, resource: &str, keys: &[(&str, &str)]) -> bool {
+        let listed = |value: &Value| match value {
+            Value::Array(several) => several.clone(),
+            one => vec![one.clone()],
+        };
+        let any = |patterns: &Value, text: &str| {
+            listed(patterns).iter().any(|pattern| matches(pattern.as_str().unwrap(), text))
+        };
+        let holds = |(operator, tests): (&String, &Value)| {
+            tests.as_object().unwrap().iter().all(|(key, wanted)| {
+                let found = keys.iter().find(|(name, _)| name == key);
+                found.map_or(operator.ends_with("IfExists"), |(_, value)| any(wanted, value))
+            })
+        };
+        policy["Statement"].as_array().unwrap().iter().any(|statement| {
+            any(&statement["Action"], action)
+                && any(&statement["Resource"], resource)
+                && statement["Condition"].as_object().is_none_or(|tests| tests.iter().all(holds))
+        })
+    }
+
+    #[test]
+    fn what_is_another_environments_is_neither_changed_nor_launched_nor_read() {
+        let policy = policy(PRODUCTION);
+        let own = ("aws:ResourceTag/i2kit:environment", "production");
+        let other = ("aws:ResourceTag/i2kit:environment", "staging");
+        let arn = |what: &str| format!("arn:aws:ec2:eu-west-1:123456789012:{what}");
+        let template = ("ec2:LaunchTemplate", arn("launch-template/lt-1"));
+        let template = (template.0, template.1.as_str());
+        let launched = |what: &str, tag| allows(&policy, "ec2:RunInstances", &arn(what), &[tag, template]);
+        for what in ["launch-template/lt-1", "image/ami-1", "security-group/sg-1"] {
+            assert!(launched(what, own) && !launched(what, other), "{what}");
+        }
+        let asked = |environment| ("aws:RequestTag/i2kit:environment", environment);
+        for what in ["instance/*", "volume/*"] {
+            assert!(launched(what, asked("production")) && !launched(what, asked("staging")), "{what}");
+        }
+        // A network may be a stranger's, and its subnets have no tag; without a template nothing is launched into them.
+        assert!(allows(&policy, "ec2:RunInstances", &arn("subnet/subnet-1"), &[template]));
+        assert!(!allows(&policy, "ec2:RunInstances", &arn("subnet/subnet-1"), &[]));
+        // A console is read, and a tag is put, where it is the environment's and stays so.
+        let machine = arn("instance/i-1");
+        let console = |tag| allows(&policy, "ec2:GetConsoleOutput", &machine, &[tag]);
+        assert!(console(own) && !console(other));
+        let tags = |keys: &[(&str, &str)]| allows(&policy, "ec2:CreateTags", &machine, keys);
+        assert!(tags(&[own]) && tags(&[own, asked("production")]));
+        assert!(!tags(&[other]) && !tags(&[own, asked("staging")]));
+        // CloudFormation deletes what is the environment's, and keeps its log group.
+        let by_stacks = ("aws:CalledVia", "cloudformation.amazonaws.com");
+        let deleted = |keys: &[(&str, &str)]| allows(&policy, "ec2:DeleteVpc", &arn("vpc/vpc-1"), keys);
+        assert!(deleted(&[own, by_stacks]) && !deleted(&[own]) && !deleted(&[other, by_stacks]));
+        let logs = |action: &str, group: &str| {
+            let group = format!("arn:aws:logs:eu-west-1:123456789012:log-group:/i2kit/{group}");
+            allows(&policy, action, &group, &[by_stacks])
+        };
+        assert!(logs("logs:TagResource", "production") && logs("logs:DeleteLogGroup", "production:*"));
+        assert!(!logs("logs:TagResource", "staging") && !logs("logs:DeleteLogGroup", "production-eu:*"));
     }
 
     /// The patterns of a statement's resources.
@@ -309,6 +379,23 @@ mod tests {
             }
         }
         assert!(missing.is_empty(), "{missing:#?}");
+        // And nothing that they do not call.
+        let called: Vec<String> = known["types"]
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|handlers| handlers.as_object().unwrap())
+            .filter(|(verb, _)| *verb != "createOnly")
+            .flat_map(|(_, calls)| calls.as_array().unwrap())
+            .map(|call| call.as_str().unwrap().to_owned())
+            .collect();
+        let of_stacks = [Scope::Frame, Scope::Removes, Scope::Roles, Scope::Grants];
+        let needless = CALLS.iter().filter(|call| of_stacks.contains(&call.scope));
+        let needless: Vec<&str> = needless
+            .map(|call| call.action)
+            .filter(|action| !called.iter().any(|call| call == action))
+            .collect();
+        assert!(needless.is_empty(), "{needless:?}");
     }
 
     #[test]

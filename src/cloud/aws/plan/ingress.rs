@@ -1,15 +1,21 @@
 //! An Ingress as an application load balancer: a target group for each backend, a rule for each host and path.
 //!
+//! A rule is named by its host and path and by its priority, which it keeps: what comes and goes beside it changes nothing of it.
+//!
 //! Paths of Kubernetes are compared element by element, patterns of AWS letter by letter: `/foo` with all below it is the
 //! two patterns `/foo` and `/foo/*`, which leave `/foobar` alone.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::name;
-use super::packing::Scheme;
+use super::packing::{MOST_CERTIFICATES, Scheme};
+use super::priority::{self, Priorities};
+use super::refusal::FrameError;
+use super::rules::{self, MOST_ROUTES};
 use super::stack_templates::{
-    Frame, FrameError, LARGEST_PARAMETER, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, more_certificates,
-    render, tags,
+    Frame, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, more_certificates, render, tags,
 };
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec};
@@ -17,65 +23,113 @@ use crate::plan::pod::HEALTH_PORT;
 
 const TEMPLATE: &str = include_str!("../../../../templates/aws/ingress.yml");
 
-/// The longest pattern of a path.
-const LONGEST_PATH: usize = 128;
+/// The output of an Ingress' stack that holds the priorities of its rules.
+pub const PRIORITIES: &str = "Priorities";
 
-/// Letters that a pattern takes as they are, beside letters and digits; `*` and `?` stand for others.
-const LITERAL: &str = "_-.$/~\"'@:+&";
+/// What an Ingress has beside what it asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// Its certificates.
+    pub certificates: &'a [String],
+    /// The priorities of the rules that its stack has now.
+    pub priorities: &'a Priorities,
+}
 
-/// The stack of an Ingress.
+/// The stack of an Ingress that is not refused.
+///
+/// # Errors
+/// It ends TLS, and there is no certificate.
 pub fn stack(
     environment: &str,
     (spec, http): (&BalancerSpec, &HttpSpec),
-    certificates: &[String],
+    standing: Standing<'_>,
     frame: &Frame,
 ) -> Result<StackPlan, FrameError> {
-    let targets = targets_of(spec, http)?;
-    let listeners = listeners(spec, http, certificates)?;
-    ingress_stack(environment, spec, (targets, listeners), frame)
+    let parts = (targets_of(spec, http), routes(spec, http));
+    ingress_stack(environment, (spec, http), parts, standing, frame)
+}
+
+/// The stack that an Ingress has to have before it can become `new`, which has those certificates: as it is, without the rules that
+/// go. `None` when a load balancer takes old and new rules together, or when `new` is on another load balancer.
+///
+/// # Errors
+/// As those of [`stack`]; or the rules or the certificates cannot be changed beside each other, whichever come first.
+pub fn detour(
+    environment: &str,
+    (spec, http): (&BalancerSpec, &HttpSpec),
+    (standing, new, certificates): (Standing<'_>, &BalancerSpec, &[String]),
+    frame: &Frame,
+) -> Result<Option<StackPlan>, FrameError> {
+    let Some(next) = new.http.as_ref().filter(|_| Scheme::of(spec.kind) == Scheme::of(new.kind)) else {
+        return Ok(None);
+    };
+    let ingress = &new.name;
+    let both: BTreeSet<&String> = listed(standing.certificates).iter().chain(listed(certificates)).collect();
+    let (count, most) = (both.len(), MOST_CERTIFICATES);
+    if count > most {
+        return Err(FrameError::CrowdedCertificates { ingress: ingress.clone(), count, most });
+    }
+    let crowded = |count| FrameError::Crowded { ingress: ingress.clone(), count, most: MOST_ROUTES };
+    let Some(fewer) = rules::detour(http, standing.priorities, next).map_err(crowded)? else {
+        return Ok(None);
+    };
+    // It says of itself what it is, so that whoever finds it after a kill puts it again.
+    let first = BalancerSpec { http: Some(fewer.clone()), ..spec.clone() };
+    stack(environment, (&first, &fewer), standing, frame).map(Some)
+}
+
+/// The certificates that count: a port's only one does not.
+fn listed(certificates: &[String]) -> &[String] {
+    if certificates.len() > 1 { certificates } else { &[] }
 }
 
 /// The stack of an Ingress on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
 /// it will have, each behind a rule that no request fits, since load balancers check no others. `None` when no target group
-/// is new, or all are: a load balancer of another scheme is another one.
+/// is new, or all are: a load balancer of another scheme is another one. `None`, too, where it has no room for such rules beside
+/// those that it has, or beside those that come.
+///
+/// # Errors
+/// As those of [`stack`].
 pub fn bridge(
     environment: &str,
     (spec, http): (&BalancerSpec, &HttpSpec),
-    (certificates, new): (&[String], &BalancerSpec),
+    (standing, new): (Standing<'_>, &BalancerSpec),
     frame: &Frame,
 ) -> Result<Option<StackPlan>, FrameError> {
-    let mut targets = targets_of(spec, http)?;
-    let wanted = new.http.as_ref().map(|http| targets_of(new, http)).transpose()?.unwrap_or_default();
+    let Some(next) = &new.http else { return Ok(None) };
+    let (mut targets, wanted) = (targets_of(spec, http), targets_of(new, next));
     let added: Vec<Value> = wanted.into_iter().filter(|target| !targets.contains(target)).collect();
     if added.is_empty() || Scheme::of(spec.kind) != Scheme::of(new.kind) {
         return Ok(None);
     }
-    let mut listeners = listeners(spec, http, certificates)?;
-    let Some(rules) = listeners.last_mut().and_then(|listener| listener["rules"].as_array_mut()) else {
-        return Ok(None);
-    };
-    for (index, target) in added.iter().enumerate() {
+    let mut routes = routes(spec, http);
+    routes.extend(added.iter().map(|target| {
         let name = target["name"].as_str().unwrap_or_default();
-        rules.push(json!({
-            "name": format!("Warm{name}"),
-            "priority": WARM_PRIORITY + index,
-            "conditions": [{"Field": "host-header", "HostHeaderConfig": {"Values": ["warm.invalid"]}}],
-            "action": {"Type": "forward", "TargetGroupArn": {"Ref": name}},
-        }));
-    }
+        Route {
+            key: rules::warm_key(name),
+            conditions: json!([{"Field": "host-header", "HostHeaderConfig": {"Values": ["warm.invalid"]}}]),
+            action: json!({"Type": "forward", "TargetGroupArn": {"Ref": name}}),
+        }
+    }));
     targets.extend(added);
-    ingress_stack(environment, spec, (targets, listeners), frame).map(Some)
+    let (held, given) = (standing.priorities, priority::assign(&keys_of(&routes), standing.priorities));
+    let way = rules::names(http, &given);
+    let ends = [rules::names(http, held), rules::names(next, &rules::assigned(next, &given))];
+    if ends.iter().any(|end| rules::together(end, &way) > MOST_ROUTES) {
+        return Ok(None);
+    }
+    ingress_stack(environment, (spec, http), (targets, routes), standing, frame).map(Some)
 }
-
-/// Behind the priorities of all rules that requests fit.
-const WARM_PRIORITY: usize = 40_000;
 
 fn ingress_stack(
     environment: &str,
-    spec: &BalancerSpec,
-    (targets, listeners): (Vec<Value>, Vec<Value>),
+    (spec, http): (&BalancerSpec, &HttpSpec),
+    (targets, routes): (Vec<Value>, Vec<Route>),
+    Standing { certificates, priorities }: Standing<'_>,
     frame: &Frame,
 ) -> Result<StackPlan, FrameError> {
+    let priorities = priority::assign(&keys_of(&routes), priorities);
+    let listeners = listeners((spec, http), certificates, (&routes, &priorities))?;
     let scheme = Scheme::of(spec.kind);
     let clients = scheme.clients(spec);
     let ports = listeners.iter().map(|listener| listener["port"].clone());
@@ -96,12 +150,10 @@ fn ingress_stack(
         "healthPort": HEALTH_PORT.to_string(),
         "drainSeconds": spec.drain_seconds.0.min(MOST_DRAIN_SECONDS).to_string(),
         "listeners": listeners,
+        "priorities": priority::write(&priorities),
         "tags": tags(environment),
     });
     let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
-    if text.len() > LARGEST_PARAMETER {
-        return Err(FrameError::TooLarge { service: spec.name.clone() });
-    }
     Ok(StackPlan {
         name: name::service_stack(environment, &spec.name),
         part: "service",
@@ -128,6 +180,9 @@ pub struct Certificate {
 }
 
 /// The certificates that cover the hosts of an Ingress, each once, the first host's first.
+///
+/// # Errors
+/// A host has none, or they are more than a load balancer takes.
 pub fn certificates_of(
     ingress: &Name,
     hosts: &[String],
@@ -144,6 +199,10 @@ pub fn certificates_of(
             found.push(covering.arn.clone());
         }
     }
+    let (count, most) = (found.len(), MOST_CERTIFICATES);
+    if count > most {
+        return Err(FrameError::Certificates { what: ingress.clone(), count, most });
+    }
     Ok(found)
 }
 
@@ -154,86 +213,93 @@ pub fn covers(name: &str, host: &str) -> bool {
     name.eq_ignore_ascii_case(host) || name.strip_prefix("*.").is_some_and(below)
 }
 
-fn targets_of(spec: &BalancerSpec, http: &HttpSpec) -> Result<Vec<Value>, FrameError> {
-    let one = |backend| targets(&spec.name, backend, Scheme::of(spec.kind)).transpose();
+fn targets_of(spec: &BalancerSpec, http: &HttpSpec) -> Vec<Value> {
+    let scheme = Scheme::of(spec.kind);
+    let one = |backend: &HttpBackend| {
+        let first = backend.targets.first()?;
+        Some(json!({"name": target_name(backend, scheme), "port": first.port}))
+    };
     http.backends.iter().filter_map(one).collect()
 }
 
-fn targets(ingress: &Name, backend: &HttpBackend, scheme: Scheme) -> Result<Option<Value>, FrameError> {
-    let Some(first) = backend.targets.first() else { return Ok(None) };
-    if backend.targets.iter().any(|target| target.port != first.port) {
-        return Err(FrameError::Ports { service: ingress.clone(), port: backend.port });
-    }
-    Ok(Some(json!({"name": target_name(backend, scheme), "port": first.port})))
+/// A rule as listeners have it.
+#[derive(Debug)]
+struct Route {
+    /// What tells it from all others.
+    key: String,
+    conditions: Value,
+    action: Value,
+}
+
+/// The rules in the order in which they are tried.
+fn routes(spec: &BalancerSpec, http: &HttpSpec) -> Vec<Route> {
+    let scheme = Scheme::of(spec.kind);
+    let route = |rule: &HttpRule| Route {
+        key: rules::key(rule),
+        conditions: json!(conditions(rule)),
+        action: action((http, scheme), Some(rule.backend)),
+    };
+    rules::ordered(http).into_iter().map(route).collect()
+}
+
+fn keys_of(routes: &[Route]) -> Vec<String> {
+    routes.iter().map(|route| route.key.clone()).collect()
 }
 
 /// Port 80, and 443 when there are certificates: then 80 only sends clients there.
 fn listeners(
-    spec: &BalancerSpec,
-    http: &HttpSpec,
+    (spec, http): (&BalancerSpec, &HttpSpec),
     certificates: &[String],
+    rules: (&[Route], &Priorities),
 ) -> Result<Vec<Value>, FrameError> {
+    let plain = |name: &str| listener(name, (http, Scheme::of(spec.kind)), rules);
     let Some(first) = certificates.first() else {
-        if http.all_hosts || !http.hosts.is_empty() {
+        if rules::ends_tls(http) {
             return Err(FrameError::Tls { ingress: spec.name.clone() });
         }
-        return Ok(vec![listener("Http", spec, http)?]);
+        return Ok(vec![plain("Http")]);
     };
     let redirect = json!({
         "Type": "redirect", "RedirectConfig": {"Protocol": "HTTPS", "Port": "443", "StatusCode": "HTTP_301"},
     });
-    let plain = json!({
+    let sending = json!({
         "name": "Http", "protocol": "HTTP", "port": 80, "certificate": false, "default": redirect, "more": [], "rules": [],
     });
-    let plain = if http.plain { listener("Http", spec, http)? } else { plain };
-    let mut encrypted = listener("Https", spec, http)?;
+    let mut encrypted = plain("Https");
     encrypted["more"] = json!(more_certificates("Https", certificates));
     encrypted["certificate"] = json!(first);
     encrypted["policy"] = json!(TLS_POLICY);
     encrypted["protocol"] = json!("HTTPS");
     encrypted["port"] = json!(443);
-    Ok(vec![plain, encrypted])
+    Ok(vec![if http.plain { plain("Http") } else { sending }, encrypted])
 }
 
-fn listener(name: &str, spec: &BalancerSpec, http: &HttpSpec) -> Result<Value, FrameError> {
-    let (ingress, scheme) = (&spec.name, Scheme::of(spec.kind));
-    let mut rules: Vec<&HttpRule> = http.rules.iter().collect();
-    rules.sort_by_key(|rule| rank(rule));
-    let rules = rules.iter().enumerate().map(|(index, rule)| {
-        Ok(json!({
-            "name": format!("{name}Rule{}", index + 1),
-            "priority": index + 1,
-            "conditions": conditions(ingress, rule)?,
-            "action": action((http, scheme), Some(rule.backend)),
-        }))
-    });
-    Ok(json!({
-        "name": name, "protocol": "HTTP", "port": 80, "certificate": false, "more": [],
-        "default": action((http, scheme), http.default), "rules": rules.collect::<Result<Vec<_>, FrameError>>()?,
-    }))
-}
-
-/// The order in which rules are tried: hosts before patterns of hosts before all hosts, long paths before short ones, and
-/// a path alone before what begins with it.
-fn rank(rule: &HttpRule) -> (u8, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>, bool) {
-    let host = rule.host.as_deref();
-    let class = match host {
-        Some(host) if host.starts_with("*.") => 1,
-        Some(_) => 0,
-        None => 2,
+fn listener(
+    name: &str,
+    (http, scheme): (&HttpSpec, Scheme),
+    (routes, priorities): (&[Route], &Priorities),
+) -> Value {
+    let rule = |route: &Route| {
+        let priority = priorities.get(&route.key);
+        let number = priority.copied().unwrap_or_default();
+        json!({
+            "name": rules::logical_name(name, &route.key, number),
+            "priority": priority,
+            "conditions": route.conditions,
+            "action": route.action,
+        })
     };
-    let width = if class == 1 { host.map_or(0, str::len) } else { 0 };
-    (class, std::cmp::Reverse(width), std::cmp::Reverse(rule.path.trim_end_matches('/').len()), !rule.exact)
+    let own = routes.iter().filter(|route| rules::is_on(name, &route.key, http));
+    json!({
+        "name": name, "protocol": "HTTP", "port": 80, "certificate": false, "more": [],
+        "default": action((http, scheme), http.default), "rules": own.map(rule).collect::<Vec<_>>(),
+    })
 }
 
-fn conditions(ingress: &Name, rule: &HttpRule) -> Result<Vec<Value>, FrameError> {
+fn conditions(rule: &HttpRule) -> Vec<Value> {
     let mut conditions = Vec::new();
     if let Some(host) = &rule.host {
         conditions.push(json!({"Field": "host-header", "HostHeaderConfig": {"Values": [host]}}));
-    }
-    let literal = |c: char| c.is_ascii_alphanumeric() || LITERAL.contains(c);
-    if rule.path.len() + 2 > LONGEST_PATH || !rule.path.chars().all(literal) {
-        return Err(FrameError::Path { ingress: ingress.clone(), path: rule.path.clone() });
     }
     let prefix = rule.path.trim_end_matches('/');
     let patterns = match (rule.exact, prefix) {
@@ -242,7 +308,7 @@ fn conditions(ingress: &Name, rule: &HttpRule) -> Result<Vec<Value>, FrameError>
         (false, prefix) => vec![prefix.to_owned(), format!("{prefix}/*")],
     };
     conditions.push(json!({"Field": "path-pattern", "PathPatternConfig": {"Values": patterns}}));
-    Ok(conditions)
+    conditions
 }
 
 /// Forwards to the backend, or answers 404.
@@ -303,7 +369,23 @@ mod tests {
     }
 
     fn put_spec(spec: &BalancerSpec, http: &HttpSpec) -> Result<StackPlan, FrameError> {
-        stack("production", (spec, http), &http.certificates, &frame())
+        let standing = Standing { certificates: &http.certificates, priorities: &Priorities::new() };
+        stack("production", (spec, http), standing, &frame())
+    }
+
+    /// Priorities, logical names and paths of the rules, in the order of the template.
+    fn rules(http: &HttpSpec, now: &Priorities) -> (Vec<(u16, String, String)>, Priorities) {
+        let spec = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
+        let routes = routes(&spec, http);
+        let keys: Vec<String> = routes.iter().map(|route| route.key.clone()).collect();
+        let given = priority::assign(&keys, now);
+        let listeners = listeners((&spec, http), &[], (&routes, &given)).unwrap();
+        let rules = listeners[0]["rules"].as_array().unwrap().iter().map(|rule| {
+            let number = u16::try_from(rule["priority"].as_u64().unwrap()).unwrap();
+            let path = rule["conditions"].as_array().unwrap().last().unwrap().to_string();
+            (number, rule["name"].as_str().unwrap().to_owned(), path)
+        });
+        (rules.collect(), given)
     }
 
     fn frame() -> Frame {
@@ -344,11 +426,21 @@ mod tests {
             spec
         };
         let (old, new) = (spec(&http, ServiceType::LoadBalancer), spec(&next, ServiceType::LoadBalancer));
-        let way = |new: &BalancerSpec| bridge("production", (&old, &http), (&[], new), &frame()).unwrap();
+        let nothing = Priorities::new();
+        let standing = Standing { certificates: &[], priorities: &nothing };
+        let way =
+            |new: &BalancerSpec| bridge("production", (&old, &http), (standing, new), &frame()).unwrap();
         let plan = way(&new).unwrap();
         assert_eq!(plan.template.matches("::TargetGroup").count(), 3, "{}", plan.template);
         assert!(plan.template.contains("warm.invalid"), "{}", plan.template);
         assert_eq!(way(&old), None);
+        // One rule on one listener, also where two have all others.
+        let twice = HttpSpec { certificates: vec!["arn:a".into()], plain: true, ..http.clone() };
+        let both = Standing { certificates: &twice.certificates, priorities: &nothing };
+        let served = BalancerSpec { http: Some(twice.clone()), ..old.clone() };
+        let found = bridge("production", (&served, &twice), (both, &new), &frame()).unwrap().unwrap();
+        let rules = |plan: &StackPlan| plan.template.matches("::ListenerRule").count();
+        assert_eq!((rules(&plan), rules(&found)), (6, 11));
         // Of another scheme it is another load balancer, whose target groups are its own.
         let internal = spec(&http, ServiceType::ClusterIP);
         assert_eq!(way(&internal), None);
@@ -357,18 +449,105 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_whole_elements() {
-        let patterns = |path, exact| {
-            conditions(&name("i"), &rule(None, path, exact, 0))
-                .map(|found| found[0]["PathPatternConfig"]["Values"].clone())
+    fn a_full_load_balancer_loses_the_rules_that_go_before_it_gets_others_besides() {
+        let with = |numbers: std::ops::Range<u16>, port: u16| {
+            let mut spec = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
+            let mut http = shop();
+            http.backends[1].targets[0].port = port;
+            http.rules = numbers.map(|number| rule(None, &format!("/p{number}"), true, 1)).collect();
+            spec.http = Some(http.clone());
+            (spec, http)
         };
-        assert_eq!(patterns("/foo", false), Ok(json!(["/foo", "/foo/*"])));
-        assert_eq!(patterns("/foo/", false), Ok(json!(["/foo", "/foo/*"])));
-        assert_eq!(patterns("/foo/", true), Ok(json!(["/foo/"])));
-        assert_eq!(patterns("/", false), Ok(json!(["/*"])));
-        for bad in ["/a*", "/b?", &format!("/{}", "x".repeat(130))] {
-            assert!(patterns(bad, false).unwrap_err().to_string().contains("path"), "{bad}");
-        }
+        let (old, http) = with(0..100, 9090);
+        let (_, held) = rules(&http, &Priorities::new());
+        let standing = Standing { certificates: &[], priorities: &held };
+        let first = |new: &BalancerSpec| {
+            let certificates = new.http.as_ref().unwrap().certificates.clone();
+            detour("production", (&old, &http), (standing, new, &certificates), &frame())
+        };
+        let bridged = |old: &(BalancerSpec, HttpSpec), held: &Priorities, new: &BalancerSpec| {
+            let standing = Standing { certificates: &[], priorities: held };
+            bridge("production", (&old.0, &old.1), (standing, new), &frame()).unwrap()
+        };
+        let (new, _) = with(50..130, 9091);
+        let full = (old.clone(), http.clone());
+        assert_eq!(bridged(&full, &held, &new), None);
+        // It is put as what it is, so that whoever finds it puts it again; its clients keep their target groups.
+        let plan = first(&new).unwrap().unwrap();
+        let fewer = with(50..100, 9090);
+        assert_eq!(plan.parameters, [("Spec", serde_json::to_string(&fewer.0).unwrap())]);
+        assert_eq!(plan.template.matches("::ListenerRule").count(), 50);
+        assert!(plan.template.contains(&target_name(&http.backends[1], Scheme::Public)));
+        // Then there is room for what comes, unless that itself takes all.
+        let (_, left) = rules(&fewer.1, &held);
+        assert!(bridged(&fewer, &left, &new).is_some());
+        assert_eq!(bridged(&fewer, &left, &with(50..150, 9091).0), None);
+        // What fits beside what is there, or is another load balancer, takes no detour.
+        assert_eq!(first(&with(0..100, 9091).0), Ok(None));
+        assert_eq!(first(&BalancerSpec { kind: ServiceType::ClusterIP, ..new.clone() }), Ok(None));
+        // All rules anew, on another listener, are too many at once.
+        let (mut tls, mut secured) = with(10..110, 9091);
+        secured.certificates = vec!["arn:a".into()];
+        tls.http = Some(secured);
+        let error = first(&tls).unwrap_err();
+        assert!(error.to_string().contains("would be 200 together"), "{error}");
+    }
+
+    #[test]
+    fn certificates_are_counted_while_they_change() {
+        let arns = |numbers: std::ops::Range<u16>| -> Vec<String> {
+            numbers.map(|number| format!("arn:{number}")).collect()
+        };
+        let nothing = Priorities::new();
+        let changed = |now: &[String], next: Vec<String>, kind| {
+            let http = HttpSpec { certificates: now.to_vec(), ..shop() };
+            let old = BalancerSpec::new(name("ingress/shop"), ServiceType::LoadBalancer, vec![]);
+            let mut new = BalancerSpec::new(name("ingress/shop"), kind, vec![]);
+            new.http = Some(HttpSpec { certificates: next.clone(), ..shop() });
+            let standing = Standing { certificates: now, priorities: &nothing };
+            detour("production", (&old, &http), (standing, &new, &next), &frame())
+        };
+        let public = ServiceType::LoadBalancer;
+        assert_eq!(changed(&arns(0..20), arns(5..25), public), Ok(None));
+        let error = changed(&arns(0..20), arns(6..26), public).unwrap_err().to_string();
+        assert!(error.contains("would be 26 together") && error.contains("in two deployments"), "{error}");
+        // A port's only one is not counted; another load balancer has its own.
+        assert_eq!(changed(&arns(0..1), arns(1..26), public), Ok(None));
+        assert_eq!(changed(&arns(0..25), arns(25..50), ServiceType::ClusterIP), Ok(None));
+    }
+
+    #[test]
+    fn prefixes_are_whole_elements() {
+        let patterns =
+            |path, exact| conditions(&rule(None, path, exact, 0))[0]["PathPatternConfig"]["Values"].clone();
+        assert_eq!(patterns("/foo", false), json!(["/foo", "/foo/*"]));
+        assert_eq!(patterns("/foo/", false), json!(["/foo", "/foo/*"]));
+        assert_eq!(patterns("/foo/", true), json!(["/foo/"]));
+        assert_eq!(patterns("/", false), json!(["/*"]));
+    }
+
+    #[test]
+    fn a_rule_keeps_its_name_and_priority_whatever_comes_and_goes_beside_it() {
+        let mut http = shop();
+        let (first, now) = rules(&http, &Priorities::new());
+        assert!(first.is_sorted() && first.len() == 5, "{first:?}");
+        // In front of all, between others, at the end, and one that is there twice.
+        let host = Some("shop.example.com");
+        http.rules.insert(0, rule(host, "/api/health/deep", false, 0));
+        http.rules.push(rule(host, "/ap", false, 1));
+        http.rules.push(rule(None, "/", false, 1));
+        http.rules.reverse();
+        let (second, now) = rules(&http, &now);
+        assert!(second.is_sorted() && second.len() == 7, "{second:?}");
+        assert!(first.iter().all(|rule| second.contains(rule)), "{first:?} {second:?}");
+        let paths: Vec<&str> = second.iter().map(|(.., path)| path.as_str()).collect();
+        let at = |path: &str| paths.iter().position(|found| found.contains(path)).unwrap();
+        assert!(at("\"/api/health/deep\"") < at("\"/api/health\"") && at("\"/api/health\"") < at("\"/api\""));
+        assert!(at("\"/api\"") < at("\"/ap\"") && at("\"/ap\"") < at("\"/*\""), "{paths:?}");
+        // One goes; none of the others is another one.
+        http.rules.retain(|rule| rule.path != "/api");
+        let (third, _) = rules(&http, &now);
+        assert!(third.len() == 6 && third.iter().all(|rule| second.contains(rule)), "{third:?}");
     }
 
     #[test]
@@ -383,6 +562,14 @@ mod tests {
             certificates_of(&name("i"), &hosts, &store)
         };
         assert_eq!(find(&["shop.example.com", "other.org", "example.com"]), Ok(vec!["a".into(), "b".into()]));
+        let store: Vec<Certificate> =
+            (0..26).map(|number| certificate(&number.to_string(), &[&format!("h{number}")])).collect();
+        let all = |count| {
+            let hosts: Vec<String> = (0..count).map(|number| format!("h{number}")).collect();
+            certificates_of(&name("i"), &hosts, &store).map(|found| found.len())
+        };
+        assert_eq!(all(25), Ok(25));
+        assert!(all(26).unwrap_err().to_string().contains("needs 26 certificates"));
         assert!(find(&["a.b.example.com"]).unwrap_err().to_string().contains("covers `a.b.example.com`"));
     }
 

@@ -13,6 +13,9 @@ pub const MOST_LISTENERS: usize = 50;
 /// Inbound rules of a security group for ranges of IPv4, and as many for those of IPv6: a quota of AWS (L-0EA8095F).
 pub const MOST_RULES: usize = 60;
 
+/// Certificates of a load balancer beside those that are its listeners' first: a quota of AWS.
+pub const MOST_CERTIFICATES: usize = 25;
+
 /// Who reaches a load balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheme {
@@ -97,7 +100,7 @@ impl FromStr for BalancerSlot {
 }
 
 /// What Services take of a load balancer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Load {
     /// Listeners.
     pub listeners: usize,
@@ -105,6 +108,8 @@ pub struct Load {
     pub ipv4_rules: usize,
     /// The same for ranges of IPv6.
     pub ipv6_rules: usize,
+    /// Certificates in the lists of its listeners; one that is a listener's only one is in none.
+    pub certificates: BTreeSet<String>,
 }
 
 impl Load {
@@ -114,7 +119,12 @@ impl Load {
         let ranges = Scheme::of(spec.kind).clients(spec);
         let ipv6 = ranges.iter().filter(|range| range.contains(':')).count();
         let listeners = spec.listeners.len();
-        Self { listeners, ipv4_rules: listeners * (ranges.len() - ipv6), ipv6_rules: listeners * ipv6 }
+        Self {
+            listeners,
+            ipv4_rules: listeners * (ranges.len() - ipv6),
+            ipv6_rules: listeners * ipv6,
+            certificates: listed(spec).cloned().collect(),
+        }
     }
 
     /// What a Service takes while it changes where it is: what is new is made before what is gone is deleted, and a port that
@@ -130,7 +140,12 @@ impl Load {
             }
         }
         let ipv6_rules = rules.iter().filter(|(_, range)| range.contains(':')).count();
-        Self { listeners: listeners.len(), ipv4_rules: rules.len() - ipv6_rules, ipv6_rules }
+        Self {
+            listeners: listeners.len(),
+            ipv4_rules: rules.len() - ipv6_rules,
+            ipv6_rules,
+            certificates: listed(old).chain(listed(new)).cloned().collect(),
+        }
     }
 
     fn and(self, other: Self) -> Self {
@@ -138,6 +153,7 @@ impl Load {
             listeners: self.listeners + other.listeners,
             ipv4_rules: self.ipv4_rules + other.ipv4_rules,
             ipv6_rules: self.ipv6_rules + other.ipv6_rules,
+            certificates: self.certificates.into_iter().chain(other.certificates).collect(),
         }
     }
 
@@ -146,18 +162,28 @@ impl Load {
             listeners: self.listeners.max(other.listeners),
             ipv4_rules: self.ipv4_rules.max(other.ipv4_rules),
             ipv6_rules: self.ipv6_rules.max(other.ipv6_rules),
+            // No room is kept for others: a Service that gets too many moves.
+            certificates: self.certificates.into_iter().chain(other.certificates).collect(),
         }
     }
 
     /// Rules of the family that has more of them.
-    pub fn rules(self) -> usize {
+    pub fn rules(&self) -> usize {
         self.ipv4_rules.max(self.ipv6_rules)
     }
 
     /// Whether one load balancer can have it.
-    fn fits(self) -> bool {
-        self.listeners <= MOST_LISTENERS && self.rules() <= MOST_RULES
+    fn fits(&self) -> bool {
+        self.listeners <= MOST_LISTENERS
+            && self.rules() <= MOST_RULES
+            && self.certificates.len() <= MOST_CERTIFICATES
     }
+}
+
+/// The certificates in the lists of a Service's listeners. Where there are several the first is among them, too.
+fn listed(spec: &BalancerSpec) -> impl Iterator<Item = &String> {
+    let lists = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    lists.filter(|tls| tls.certificates.len() > 1).flat_map(|tls| &tls.certificates)
 }
 
 /// Whether a Service gives one of its ports another protocol. That is another listener, which CloudFormation makes before it
@@ -200,8 +226,8 @@ pub fn place(
         let there = on(slot);
         // A Service that changes has its old listeners and its new ones for minutes, and so it is with its rules: one that
         // comes leaves that room to the largest. What is too large to share a load balancer has one alone.
-        let largest = there.iter().fold(own, |most, spec| most.at_least(Load::of(spec)));
-        let all = there.iter().fold(own, |sum, spec| sum.and(Load::of(spec)));
+        let largest = there.iter().fold(own.clone(), |most, spec| most.at_least(Load::of(spec)));
+        let all = there.iter().fold(own.clone(), |sum, spec| sum.and(Load::of(spec)));
         there.is_empty() || (is_free(&there) && all.and(largest).fits())
     };
     let left = now.map(|(slot, _)| slot);
@@ -212,10 +238,20 @@ pub fn place(
     found.unwrap_or(BalancerSlot { scheme, index: most })
 }
 
+/// The load balancers that so many Services need, put one after the other. Ingresses and aliases share none.
+pub fn needed<'a>(specs: impl IntoIterator<Item = &'a BalancerSpec>) -> BTreeSet<BalancerSlot> {
+    let mut placed: Vec<(BalancerSlot, BalancerSpec)> = Vec::new();
+    let sharing = specs.into_iter().filter(|spec| spec.http.is_none() && spec.external_name.is_none());
+    for spec in sharing {
+        placed.push((place(spec, None, &placed), spec.clone()));
+    }
+    placed.into_iter().map(|(slot, _)| slot).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::api::{Name, Protocol};
+    use crate::manifest::api::{Name, Protocol, Tls};
     use crate::plan::fleet::{Listener, TargetGroup};
 
     fn spec(kind: ServiceType, ports: &[u16]) -> BalancerSpec {
@@ -252,10 +288,9 @@ mod tests {
             placed.push((place(&spec, None, &placed), spec));
         }
         let slots: BTreeSet<BalancerSlot> = placed.iter().map(|(slot, _)| *slot).collect();
-        let nothing = Load { listeners: 0, ipv4_rules: 0, ipv6_rules: 0 };
         let on = |slot: BalancerSlot| {
             let there = placed.iter().filter(move |(other, _)| *other == slot);
-            there.fold(nothing, |sum, (_, spec)| sum.and(Load::of(spec)))
+            there.fold(Load::default(), |sum, (_, spec)| sum.and(Load::of(spec)))
         };
         slots.into_iter().map(on).collect()
     }
@@ -266,7 +301,7 @@ mod tests {
         // Four ranges of clients each, and room for one that changes.
         let internal = loads(ServiceType::ClusterIP, &single(20));
         assert_eq!(internal.iter().map(|load| load.listeners).collect::<Vec<_>>(), [14, 6]);
-        assert_eq!(internal.iter().map(|load| load.rules()).collect::<Vec<_>>(), [56, 24]);
+        assert_eq!(internal.iter().map(Load::rules).collect::<Vec<_>>(), [56, 24]);
         let public = loads(ServiceType::LoadBalancer, &single(50));
         assert_eq!(public.iter().map(|load| load.listeners).collect::<Vec<_>>(), [49, 1]);
         // As many listeners as the largest Service has stay free.
@@ -277,10 +312,22 @@ mod tests {
     }
 
     #[test]
+    fn load_balancers_are_counted_that_services_share() {
+        use ServiceType::{ClusterIP, LoadBalancer};
+        let mut alias = spec(ClusterIP, &[]);
+        alias.external_name = Some("db.example.com".into());
+        let specs = [spec(ClusterIP, &[80]), spec(ClusterIP, &[81]), alias, spec(ClusterIP, &[80])];
+        let slots: Vec<String> = needed(&specs).iter().map(ToString::to_string).collect();
+        assert_eq!(slots, ["internal-0", "internal-1"]);
+        assert_eq!(needed(&[spec(LoadBalancer, &[80])]).len(), 1);
+    }
+
+    #[test]
     fn rules_are_counted_by_family() {
         let mut both = spec(ServiceType::LoadBalancer, &[80, 81]);
         both.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into(), "198.51.100.0/24".into()];
-        assert_eq!(Load::of(&both), Load { listeners: 2, ipv4_rules: 4, ipv6_rules: 2 });
+        let load = Load { listeners: 2, ipv4_rules: 4, ipv6_rules: 2, ..Load::default() };
+        assert_eq!(Load::of(&both), load);
         assert_eq!(Load::of(&both).rules(), 4);
     }
 
@@ -314,6 +361,28 @@ mod tests {
         };
         assert_eq!(place(&leads(8080), Some((public, &leads(8080))), &[]).index, 0);
         assert_eq!(place(&leads(8081), Some((public, &leads(8080))), &[]).index, 1);
+    }
+
+    #[test]
+    fn certificates_are_counted_over_all_services_of_a_load_balancer() {
+        let service = |port: u16, numbers: std::ops::Range<u16>| {
+            let mut spec = spec(ServiceType::LoadBalancer, &[port]);
+            let certificates = numbers.map(|number| format!("arn:{number}")).collect();
+            spec.listeners[0].tls = Some(Tls { certificates, policy: None, to_pods: false });
+            spec
+        };
+        let there = BalancerSlot { scheme: Scheme::Public, index: 0 };
+        let others = [(there, service(1, 0..20))];
+        let index = |spec: &BalancerSpec, now| place(spec, now, &others).index;
+        assert_eq!(index(&service(2, 20..25), None), 0, "25 certificates");
+        assert_eq!(index(&service(2, 20..26), None), 1, "26 certificates");
+        // The same one counts once, and one alone is its listener's first.
+        assert_eq!(index(&service(2, 0..20), None), 0);
+        assert_eq!(index(&service(2, 90..91), None), 0);
+        // Those that come are there beside those that go.
+        let small = service(2, 20..22);
+        assert_eq!(index(&service(2, 22..25), Some((there, &small))), 0);
+        assert_eq!(index(&service(2, 22..26), Some((there, &small))), 1);
     }
 
     #[test]

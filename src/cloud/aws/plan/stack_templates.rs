@@ -3,12 +3,10 @@
 //!
 //! Every value goes through JSON, which YAML contains, so that no name in a manifest can change a template's structure.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use super::name;
-use super::packing::{BalancerSlot, Load, MOST_LISTENERS, MOST_RULES, Scheme};
+use super::packing::{BalancerSlot, Scheme};
 use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
 use crate::plan::pod::HEALTH_PORT;
@@ -29,10 +27,7 @@ pub const TAG_PART: &str = "i2kit:part";
 const NETWORK: &str = "172.20.0.0/16";
 
 /// Its subnets, each in a zone of its own.
-const SUBNETS: [&str; 2] = ["172.20.0.0/18", "172.20.64.0/18"];
-
-/// The largest text that CloudFormation takes as a parameter.
-pub(super) const LARGEST_PARAMETER: usize = 4096;
+pub const SUBNETS: [&str; 2] = ["172.20.0.0/18", "172.20.64.0/18"];
 
 /// Where an environment lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,100 +94,6 @@ pub struct StackPlan {
     pub template: String,
     /// Values of its parameters.
     pub parameters: Vec<(&'static str, String)>,
-}
-
-/// Why a Service cannot be put on AWS.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// A target group has one port.
-    #[error(
-        "port {port} of Service {service} leads to different ports of its pods; on AWS it must be the same port in all"
-    )]
-    Ports {
-        /// The Service.
-        service: Name,
-        /// Its port.
-        port: u16,
-    },
-    /// TLS needs a certificate.
-    #[error(
-        "port {port} of Service {service} ends TLS and names no certificate; name one in its annotation `service.beta.kubernetes.io/aws-load-balancer-ssl-cert`"
-    )]
-    Certificate {
-        /// The Service.
-        service: Name,
-        /// Its port.
-        port: u16,
-    },
-    /// TLS of an Ingress needs a certificate.
-    #[error(
-        "Ingress {ingress} has `tls` and no certificate: name its hosts, for which the certificate manager is searched, or name \
-         a certificate in its annotation `alb.ingress.kubernetes.io/certificate-arn`"
-    )]
-    Tls {
-        /// The Ingress' balancer.
-        ingress: Name,
-    },
-    /// A network load balancer that ends TLS cannot keep a client with a machine.
-    #[error(
-        "port {port} of Service {service} ends TLS, and AWS keeps no client with a machine there; remove `sessionAffinity`, or let the pods end TLS"
-    )]
-    Sticky {
-        /// The Service.
-        service: Name,
-        /// Its port.
-        port: u16,
-    },
-    /// A path that no pattern can be made of.
-    #[error(
-        "Ingress {ingress} has the path `{path}`, which AWS cannot match: at most 126 letters, digits and _-.$/~\"'@:+&"
-    )]
-    Path {
-        /// The Ingress.
-        ingress: Name,
-        /// The path.
-        path: String,
-    },
-    /// A host without a certificate.
-    #[error(
-        "no certificate of the region covers `{host}` of Ingress {ingress}; request one in ACM, or name one in its annotation `alb.ingress.kubernetes.io/certificate-arn`"
-    )]
-    Host {
-        /// The Ingress.
-        ingress: Name,
-        /// The host.
-        host: String,
-    },
-    /// A load balancer has one listener a port.
-    #[error(
-        "port {port} of Service {service} is one of TCP and one of UDP, and a port of a load balancer of AWS has one protocol; give \
-         one of them another port, or put it into a Service of its own"
-    )]
-    Protocols {
-        /// The Service.
-        service: Name,
-        /// Its port.
-        port: u16,
-    },
-    /// A security group has so many rules.
-    #[error(
-        "Service {service} needs {needed} rules of a security group, one for each port and range of clients, and AWS allows {most} \
-         by default (quota L-0EA8095F); split it, or name its clients in fewer ranges with `loadBalancerSourceRanges`"
-    )]
-    Rules {
-        /// The Service.
-        service: Name,
-        /// Its rules.
-        needed: usize,
-        /// The most that there may be.
-        most: usize,
-    },
-    /// It does not fit into a parameter of a stack, or on a load balancer.
-    #[error("Service {service} has too many ports for AWS; split it")]
-    TooLarge {
-        /// The Service.
-        service: Name,
-    },
 }
 
 /// The stack of what the environment has once.
@@ -264,27 +165,9 @@ pub struct Placed<'a> {
     pub balancer: &'a Balancer,
 }
 
-/// Refuses a Service that no load balancer can have, also one that has nothing else.
-pub fn refuse(spec: &BalancerSpec) -> Result<(), FrameError> {
-    let service = &spec.name;
-    let mut ports = BTreeSet::new();
-    if let Some(twice) = spec.listeners.iter().find(|listener| !ports.insert(listener.port)) {
-        return Err(FrameError::Protocols { service: service.clone(), port: twice.port });
-    }
-    let load = Load::of(spec);
-    if load.rules() > MOST_RULES {
-        return Err(FrameError::Rules { service: service.clone(), needed: load.rules(), most: MOST_RULES });
-    }
-    if load.listeners > MOST_LISTENERS {
-        return Err(FrameError::TooLarge { service: service.clone() });
-    }
-    Ok(())
-}
-
-/// The stack of a Service.
-pub fn service(environment: &str, placed: Placed<'_>, frame: &Frame) -> Result<StackPlan, FrameError> {
-    refuse(placed.spec)?;
-    service_stack(environment, placed, placed.balancer, (frame, listeners_of(placed)?))
+/// The stack of a Service that is not refused.
+pub fn service(environment: &str, placed: Placed<'_>, frame: &Frame) -> StackPlan {
+    service_stack(environment, placed, placed.balancer, (frame, listeners_of(placed)))
 }
 
 /// The stack of a Service on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
@@ -296,8 +179,8 @@ pub fn bridge(
     (old, new): (Placed<'_>, Placed<'_>),
     named: bool,
     frame: &Frame,
-) -> Result<Option<StackPlan>, FrameError> {
-    let (mut listeners, wanted) = (listeners_of(old)?, listeners_of(new)?);
+) -> Option<StackPlan> {
+    let (mut listeners, wanted) = (listeners_of(old), listeners_of(new));
     let has = |listeners: &[Value], key: &str, value: &Value| listeners.iter().any(|one| one[key] == *value);
     let first = WARM_PORTS.0 + warm_offset(&old.spec.name);
     let mut added = 0_u16;
@@ -314,11 +197,8 @@ pub fn bridge(
         added += 1;
         listeners.push(listener);
     }
-    if added == 0 {
-        return Ok(None);
-    }
     let balancer = if named { new.balancer } else { old.balancer };
-    service_stack(environment, old, balancer, (frame, listeners)).map(Some)
+    (added > 0).then(|| service_stack(environment, old, balancer, (frame, listeners)))
 }
 
 /// Ports of listeners that no client uses, the first and how many a Service begins within.
@@ -332,13 +212,8 @@ fn warm_offset(service: &Name) -> u16 {
     u16::try_from(number % u32::from(WARM_PORTS.1)).unwrap_or_default()
 }
 
-fn listeners_of(placed: Placed<'_>) -> Result<Vec<Value>, FrameError> {
-    placed
-        .spec
-        .listeners
-        .iter()
-        .filter_map(|listener| listener_values(placed, listener).transpose())
-        .collect()
+fn listeners_of(placed: Placed<'_>) -> Vec<Value> {
+    placed.spec.listeners.iter().filter_map(|listener| listener_values(placed, listener)).collect()
 }
 
 fn service_stack(
@@ -346,7 +221,7 @@ fn service_stack(
     placed: Placed<'_>,
     named: &Balancer,
     (frame, listeners): (&Frame, Vec<Value>),
-) -> Result<StackPlan, FrameError> {
+) -> StackPlan {
     let Placed { spec, placement, .. } = placed;
     let service = &spec.name;
     let values = json!({
@@ -362,15 +237,12 @@ fn service_stack(
         "listeners": listeners,
     });
     let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
-    if text.len() > LARGEST_PARAMETER {
-        return Err(FrameError::TooLarge { service: service.clone() });
-    }
-    Ok(StackPlan {
+    StackPlan {
         name: name::service_stack(environment, service),
         part: "service",
         template: render(SERVICE, &values),
         parameters: vec![("Spec", text), ("Placement", placement.to_string())],
-    })
+    }
 }
 
 /// A network load balancer goes on sending new connections to a target for up to two minutes after it was taken away, whatever
@@ -402,12 +274,9 @@ pub fn alias(environment: &str, spec: &BalancerSpec, external_name: &str, frame:
 const ZONE: &str = "cluster.local";
 
 /// The values of one listener; `None` when it leads nowhere, since a listener needs a target group with a port.
-fn listener_values(placed: Placed<'_>, listener: &Listener) -> Result<Option<Value>, FrameError> {
+fn listener_values(placed: Placed<'_>, listener: &Listener) -> Option<Value> {
     let Placed { spec, placement, balancer } = placed;
-    let Some(first) = listener.targets.first() else { return Ok(None) };
-    if listener.targets.iter().any(|target| target.port != first.port) {
-        return Err(FrameError::Ports { service: spec.name.clone(), port: listener.port });
-    }
+    let first = listener.targets.first()?;
     let protocol = match listener.protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
@@ -416,8 +285,7 @@ fn listener_values(placed: Placed<'_>, listener: &Listener) -> Result<Option<Val
     // A name follows from what it is for, never from a place in a list: what moves to another place must not be made anew.
     let source = |cidr: &String| json!({"name": format!("{name}From{}", name::hash(cidr)), "cidr": cidr, "ipv6": cidr.contains(':')});
     let tls = listener.tls.as_ref();
-    let certificate = tls.map(|tls| tls_values(spec, (listener, &name), tls)).transpose()?;
-    Ok(Some(json!({
+    Some(json!({
         "name": name,
         "target": target_name(listener, placement),
         "clients": balancer.clients,
@@ -431,28 +299,19 @@ fn listener_values(placed: Placed<'_>, listener: &Listener) -> Result<Option<Val
         "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
         // Said either way: an attribute that a template leaves out keeps its value.
         "sticky": spec.sticky_clients.to_string(),
-        "tls": certificate,
+        "tls": tls.map(|tls| tls_values(&name, tls)),
         "sources": placement.scheme.clients(spec).iter().map(source).collect::<Vec<_>>(),
-    })))
+    }))
 }
 
 /// The versions and ciphers of TLS when nobody names a policy: 1.2 and 1.3, with forward secrecy.
 pub(super) const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 
 /// A listener has one certificate, and a list of those by host in resources of their own.
-fn tls_values(
-    spec: &BalancerSpec,
-    (listener, name): (&Listener, &str),
-    tls: &Tls,
-) -> Result<Value, FrameError> {
-    if spec.sticky_clients {
-        return Err(FrameError::Sticky { service: spec.name.clone(), port: listener.port });
-    }
-    let Some(first) = tls.certificates.first() else {
-        return Err(FrameError::Certificate { service: spec.name.clone(), port: listener.port });
-    };
+fn tls_values(listener: &str, tls: &Tls) -> Value {
     let policy = tls.policy.as_deref().unwrap_or(TLS_POLICY);
-    Ok(json!({"certificate": first, "more": more_certificates(name, &tls.certificates), "policy": policy}))
+    let more = more_certificates(listener, &tls.certificates);
+    json!({"certificate": tls.certificates.first(), "more": more, "policy": policy})
 }
 
 /// The list of a listener's certificates, each named by what it is. Where there are several the first is among them, too, so

@@ -7,7 +7,8 @@ import copy, json, warnings
 
 from moto.cloudformation import parsing
 from moto.core.common_models import CloudFormationModel
-from moto.ec2.models.security_groups import SecurityGroup, SecurityGroupIngress
+from moto.ec2.exceptions import RulesPerSecurityGroupLimitExceededError
+from moto.ec2.models.security_groups import SecurityGroup, SecurityGroupBackend, SecurityGroupIngress
 from moto.elbv2 import models as elb
 
 from .. import authority
@@ -33,6 +34,10 @@ class ListenerCertificate(CloudFormationModel):
         backend = elb.elbv2_backends[account_id][region_name]
         listener = backend.describe_listeners(load_balancer_arn=None, listener_arns=[asked["ListenerArn"]])[0]
         arns = [c["CertificateArn"] for c in asked["Certificates"]]
+        balancer = backend.load_balancers[listener.load_balancer_arn]
+        held = set().union(arns, *(further(one) for one in balancer.listeners.values()))
+        if len(held) > CERTIFICATES:
+            raise elb.TooManyCertificatesError()
         further(listener).update(arns)
         return cls(listener, arns)
 
@@ -51,9 +56,13 @@ def close():
     parsing.ResourceMap._delete_resource = deleted(parsing.ResourceMap._delete_resource)
     SecurityGroup.update_from_cloudformation_json = classmethod(update_security_group)
     SecurityGroupIngress.delete = delete_rule
+    SecurityGroupIngress.create_from_cloudformation_json = classmethod(
+        both_families(SecurityGroupIngress.create_from_cloudformation_json.__func__))
+    SecurityGroupBackend._verify_group_will_respect_rule_count_limit = within_quota
     backend = elb.ELBv2Backend
     for name in ("create_listener", "modify_listener", "create_rule", "modify_rule"):
         setattr(backend, name, of_one_balancer(getattr(backend, name)))
+    backend.create_rule = within_rules(backend.create_rule)
     parsing.get_model_map.cache_clear() if hasattr(parsing.get_model_map, "cache_clear") else None
     parsing.get_model_list.cache_clear() if hasattr(parsing.get_model_list, "cache_clear") else None
 
@@ -96,6 +105,48 @@ def update_security_group(cls, original_resource, new_resource_name, cloudformat
             group_name_or_id=group.id, ip_protocol=rule["IpProtocol"], from_port=rule["FromPort"], to_port=rule["ToPort"],
             ip_ranges=[{key: rule[key]}], vpc_id=group.vpc_id)
     return group
+
+
+# Quotas of a security group and of a load balancer.
+RULES, ROUTES, CERTIFICATES = 60, 100, 25
+
+
+def within_rules(original):
+    """So many rules over all listeners of a load balancer, without their default ones."""
+
+    def act(self, listener_arn, *words, **more):
+        listener = self.describe_listeners(None, [listener_arn])[0]
+        balancer = self.load_balancers[listener.load_balancer_arn]
+        if sum(len(one._non_default_rules) for one in balancer.listeners.values()) >= ROUTES:
+            raise elb.RESTError("TooManyRules", "You've reached the limit on the number of rules per load balancer")
+        return original(self, listener_arn, *words, **more)
+
+    return act
+
+
+def within_quota(self, group, count, ip_ranges, source_groups=None, egress=False):
+    """So many rules for ranges of IPv4, and as many for those of IPv6; one for another group counts for both."""
+    held = [rule.ip_range or {} for rule in (group.egress_rules if egress else group.ingress_rules)]
+    asked = [r if isinstance(r, dict) else {"CidrIp": r} for r in ip_ranges or []]
+    for family in ("CidrIp", "CidrIpv6"):
+        used = sum(family in r or not r for r in held) + sum(family in r for r in asked) + len(source_groups or [])
+        if used > RULES:
+            raise RulesPerSecurityGroupLimitExceededError
+
+
+def both_families(original):
+    """moto leaves ranges of IPv6 out."""
+
+    def act(cls, resource_name, cloudformation_json, account_id, region_name, **more):
+        made = original(cls, resource_name, cloudformation_json, account_id, region_name, **more)
+        asked = made.properties
+        if asked.get("CidrIpv6"):
+            made.security_group.ec2_backend.authorize_security_group_ingress(
+                group_name_or_id=made.security_group.id, ip_protocol=asked["IpProtocol"], from_port=asked["FromPort"],
+                to_port=asked["ToPort"], ip_ranges=[{"CidrIpv6": asked["CidrIpv6"]}])
+        return made
+
+    return act
 
 
 def delete_rule(self, account_id, region_name):

@@ -27,6 +27,8 @@ def close():
     models.AutoScalingBackend.delete_auto_scaling_group = delete_group(models.AutoScalingBackend.delete_auto_scaling_group)
     models.FakeAutoScalingGroup.update = update_group(models.FakeAutoScalingGroup.update)
     models.AutoScalingBackend.create_auto_scaling_group = create_group(models.AutoScalingBackend.create_auto_scaling_group)
+    models.AutoScalingBackend.attach_load_balancer_target_groups = attach(
+        models.AutoScalingBackend.attach_load_balancer_target_groups)
     AutoScalingResponse.start_instance_refresh = start
     AutoScalingResponse.describe_scaling_activities = activities
     AutoScalingResponse.describe_instance_refreshes = describe
@@ -47,8 +49,11 @@ def version_of(state):
 
 def launch(self, count, tags, version=None):
     """Launches instances, by default of the version that the group, or its active refresh, wants."""
-    if REFUSED:
-        return note(self.name, "Launching a new EC2 instance", "Failed", REFUSED[0])
+    known = self.autoscaling_backend.elbv2_backend.target_groups
+    lost = [f"The target group {arn} was not found. Validating load balancer configuration failed."
+            for arn in self.target_group_arns if arn not in known]
+    if REFUSED or lost:
+        return note(self.name, "Launching a new EC2 instance", "Failed", [*REFUSED, *lost][0])
     refresh = active(self.name)
     forward = refresh and refresh["Status"] in ("Pending", "InProgress")
     if version is None:
@@ -135,6 +140,17 @@ def create_group(original):
         if name in self.autoscaling_groups:
             raise AutoscalingClientError("AlreadyExists", f"AutoScalingGroup by this name already exists - {name}")
         return original(self, *words, **more)
+
+    return act
+
+
+def attach(original):
+    """No target group is attached while a refresh is under way."""
+
+    def act(self, group_name, target_group_arns):
+        if active(group_name):
+            raise AutoscalingClientError("InstanceRefreshInProgress", "An Instance Refresh is in progress")
+        return original(self, group_name, target_group_arns)
 
     return act
 

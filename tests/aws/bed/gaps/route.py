@@ -5,7 +5,8 @@ machine  POST {"Id", "Console", "Dead"}: what the reconciler knows of a VM
 broken   POST [IMAGE-ID, ...]: without machines, instances of these images never become healthy
 left     GET: what is in the account, a line each; nothing when all was deleted
 untagged GET: what has no tag of an environment although the API could give it one
-served   GET: "NAME PORT COUNT" for each name of the zones: how many healthy machines answer there, and to all clients
+served   GET: "NAME PORT COUNT" for each name of the zones: how many healthy machines answer there, and to all clients;
+         "application PORT COUNT" for the rules of an Ingress: how many are behind the one that leads to fewest
 encrypted POST true: from now on the account encrypts snapshots by default
 catalogue POST {"offers", "free"}: see catalogue.py
 lag      POST SECONDS: from now on filters show what was made so long ago
@@ -14,6 +15,7 @@ denied   POST [ACTION, ...]: what the simulation of policies says no to, whateve
 certificate POST {"Region", "Domain", "Status"}: makes a certificate, which is issued by default, and answers its ARN
 frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
+older    POST {"name", "output"}: the stack has no such output, as one that an earlier version of the program made
 settle   POST SECONDS: how long stacks stay in progress from now on; those that are in progress, at most so long
 refused  POST REASON: from now on launches fail for that reason; with "" they do not
 """
@@ -26,7 +28,7 @@ from . import balancers, catalogue, groups, images, lag, permissions, stacks
 
 
 def close():
-    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "left": left, "denied": denied, "untagged": untagged,
+    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "older": older, "left": left, "denied": denied, "untagged": untagged,
                       "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "policy": policy, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
@@ -61,6 +63,18 @@ def broken(told):
 
 def stack(told):
     stacks.PLANNED.append(told)
+    return {}
+
+
+def older(told):
+    from moto.cloudformation.models import cloudformation_backends
+
+    for region, backend in engine.backends(cloudformation_backends):
+        for stack in [s for s in backend.stacks.values() if s.name == told["name"]]:
+            stack.template_dict["Outputs"].pop(told["output"])
+            # JSON is YAML, too.
+            stack.template = json.dumps(stack.template_dict)
+            stack.output_map = stack._create_output_map()
     return {}
 
 
@@ -103,15 +117,28 @@ def served(told):
                 named = record.alias_target["DNSName"].rstrip(".").lower()
                 for balancer in [b for b in backend.load_balancers.values() if b.dns_name.lower() == named]:
                     found += [f"{record.name.rstrip('.')} {line}" for line in answering_at(backend, balancer)]
+        for balancer in [b for b in backend.load_balancers.values() if b.type == "application"]:
+            found += [f"application {line}" for line in routed_at(backend, balancer)]
     return found
 
 
 def answering_at(backend, balancer):
     for listener in balancer.listeners.values():
-        arns = [a for action in listener.default_actions for a in backend._get_target_group_arns_from(action_data=action.data)]
-        healthy = [t for arn in arns for t in backend.target_groups[arn].targets
-                   if balancers.HEALTH.get(f"{arn} {t}") == "healthy"]
-        yield f"{listener.port} {len(healthy)}"
+        yield f"{listener.port} {healthy_behind(backend, listener.default_actions)}"
+
+
+def routed_at(backend, balancer):
+    """The rules that forward, but for those that no request fits."""
+    for listener in balancer.listeners.values():
+        rules = [r for r in listener.rules.values() if "warm.invalid" not in json.dumps(r.conditions)]
+        counts = [healthy_behind(backend, r.actions) for r in rules if any(a.type == "forward" for a in r.actions)]
+        if counts:
+            yield f"{listener.port} {min(counts)}"
+
+
+def healthy_behind(backend, actions):
+    arns = [arn for action in actions for arn in backend._get_target_group_arns_from(action_data=action.data)]
+    return sum(balancers.HEALTH.get(f"{arn} {t}") == "healthy" for arn in arns for t in backend.target_groups[arn].targets)
 
 
 def policy(told):

@@ -24,6 +24,9 @@ def close():
         setattr(CloudFormationResponse, name, with_token(getattr(CloudFormationResponse, name)))
     models.Stack._add_stack_event = add_event(models.Stack._add_stack_event)
     models.Stack.create_resources = create_resources(models.Stack.create_resources)
+    shown = models.Stack.outputs.fget
+    # A stack in progress shows none.
+    models.Stack.outputs = property(lambda self: None if self.status.endswith("_IN_PROGRESS") else shown(self))
     parsing.resource_class_from_type = known(parsing.resource_class_from_type)
     # Parts of a network that would stay when its stack goes, and with them the network.
     RouteTable.delete = lambda self, account, region: self.ec2_backend.route_tables.pop(self.id, None)
