@@ -84,7 +84,7 @@ pub fn write(priorities: &Priorities) -> String {
     pairs.join(" ")
 }
 
-/// Reads what [`write`] has written.
+/// Reads what [`write()`] has written.
 pub fn read(text: &str) -> Priorities {
     let pair = |word: &str| {
         let (rule, priority) = word.split_once('=')?;
