@@ -7,25 +7,22 @@
 #![expect(clippy::print_stdout, reason = "a table is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a stand-in of a guest has a clock")]
 
-#[path = "../tests/support/processes.rs"]
-mod folder_processes;
 mod kills;
 mod standin;
 #[expect(dead_code, reason = "other measurements print times, and medians")]
 mod table;
+mod world;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use table::{Row, report};
+use world::{World, eventually, page};
 
 /// Instances of the large deployment.
 const INSTANCES: u32 = 200;
@@ -33,9 +30,6 @@ const INSTANCES: u32 = 200;
 /// How long nothing is measured after a deployment, and then how long the processes are.
 const SETTLING: Duration = Duration::from_secs(15);
 const REST: Duration = Duration::from_mins(1);
-
-/// How long a call of the program, and the end of all processes, may take.
-const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What the processes of i2kit may take at rest: percent of a processor, and MB.
 const CPU_GOAL: f64 = 1.0;
@@ -107,18 +101,15 @@ impl Figures {
     }
 }
 
-/// Folders, the registry, and a PATH on which this executable is qemu.
-struct World {
-    home: PathBuf,
-    path: OsString,
-    registry: Child,
-}
+/// The registry of test images, which ends with this program.
+struct Registry(Child);
 
 fn main() {
     if standin::is_called() {
         return standin::run();
     }
-    let world = World::new();
+    let world = World::new("bench-instances");
+    let _registry = Registry::start(&world);
     world.write(1);
     world.call(&["build", "web.yaml"]);
     let (one, many) = (world.measure(1), world.measure(INSTANCES));
@@ -157,32 +148,29 @@ fn print_processes(one: &Figures, many: &Figures) {
     println!();
 }
 
-impl World {
-    fn new() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let home = root.join("target/bench-instances");
-        // What a run that was killed left.
-        kill_all(&home);
-        let _ = fs::remove_dir_all(&home);
-        let programs = home.join("bin");
-        fs::create_dir_all(&programs).unwrap();
-        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), programs.join(standin::program()))
-            .unwrap();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths([programs].into_iter().chain(std::env::split_paths(&path))).unwrap();
-        let registry = Command::new(root.join("scripts/registry")).arg(&home).spawn().unwrap();
-        let world = Self { home, path, registry };
+impl Registry {
+    /// Starts it; the environment of the world has its images.
+    fn start(world: &World) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/registry");
+        let registry = Self(Command::new(script).arg(&world.home).spawn().unwrap());
         let environment = world.home.join("environment.yml");
         let text = eventually("registry", || fs::read_to_string(&environment).ok());
         // Addresses follow from names, and others may have an environment of the same name.
         let name = format!("name: bench-{}", std::process::id());
         fs::write(&environment, text.replace("name: local", &name)).unwrap();
-        world
+        registry
     }
+}
 
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+impl World {
     /// Writes the manifest of a Deployment with so many replicas, and of its Service.
     fn write(&self, replicas: u32) {
-        let (container, port) = (standin::CONTAINER, standin::PORT);
         let text = format!(
             "apiVersion: apps/v1
 kind: Deployment
@@ -195,9 +183,9 @@ spec:
     spec:
       terminationGracePeriodSeconds: 10
       containers:
-        - name: {container}
+        - name: web
           image: nginx:1.27
-          ports: [{{name: http, containerPort: {port}}}]
+          ports: [{{name: http, containerPort: 80}}]
           resources: {{requests: {{cpu: 100m, memory: 64Mi}}, limits: {{memory: 128Mi}}}}
 ---
 apiVersion: v1
@@ -206,7 +194,7 @@ metadata: {{name: web}}
 spec:
   type: LoadBalancer
   selector: {{app: web}}
-  ports: [{{port: {port}, targetPort: http}}]
+  ports: [{{port: 80, targetPort: http}}]
 "
         );
         fs::write(self.home.join("web.yaml"), text).unwrap();
@@ -218,11 +206,11 @@ spec:
         let (before, started) = (cpu_of_commands(), Instant::now());
         self.call(&["deploy", "web.yaml"]);
         let deploy = started.elapsed().as_secs_f64();
-        let ours = processes(&self.home).into_iter().filter(|(_, role)| *role != Role::StandIn);
+        let ours = processes(self).into_iter().filter(|(_, role)| *role != Role::StandIn);
         let deploy_cpu = cpu_of_commands() - before + ours.map(|(pid, _)| cpu(pid)).sum::<f64>();
         self.assert_serves();
         std::thread::sleep(SETTLING);
-        let found = processes(&self.home);
+        let found = processes(self);
         let count = found.iter().filter(|(_, role)| *role == Role::StandIn).count();
         assert_eq!(count, usize::try_from(replicas).unwrap(), "stand-ins");
         let before: Vec<f64> = found.iter().map(|(pid, _)| cpu(*pid)).collect();
@@ -230,7 +218,7 @@ spec:
         std::thread::sleep(REST);
         let percent = 100.0 / started.elapsed().as_secs_f64();
         let after: Vec<f64> = found.iter().map(|(pid, _)| cpu(*pid)).collect();
-        assert_eq!(processes(&self.home), found, "nothing is started or ended at rest");
+        assert_eq!(processes(self), found, "nothing is started or ended at rest");
         let mut rest = BTreeMap::<Role, Used>::new();
         for (number, (pid, role)) in found.into_iter().enumerate() {
             let used = rest.entry(role).or_default();
@@ -243,103 +231,30 @@ spec:
         Figures { deploy, deploy_cpu, rest }
     }
 
-    /// The program in this world.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_i2kit"));
-        command.args(arguments).current_dir(&self.home).env("PATH", &self.path).env("HOME", &self.home);
-        for (variable, folder) in [
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_DATA_HOME", "data"),
-            ("XDG_CONFIG_HOME", "config"),
-        ] {
-            command.env(variable, self.home.join(folder));
-        }
-        command
-    }
-
-    /// Runs the program to its end, and returns what it printed.
-    fn call(&self, arguments: &[&str]) -> String {
-        let path = self.home.join("output");
-        let output = File::create(&path).unwrap();
-        let errors = output.try_clone().unwrap();
-        let mut child =
-            self.command(arguments).stdout(output).stderr(errors).stdin(Stdio::null()).spawn().unwrap();
-        let given_up = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break Some(status);
-            }
-            if Instant::now() > given_up {
-                let _ = child.kill().and_then(|()| child.wait());
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(status.is_some_and(|status| status.success()), "i2kit {arguments:?}: {status:?}\n{text}");
-        text
-    }
-
-    /// Where the Service is.
+    /// Where the Service is, once its port is told: with stand-ins all is healthy before the front door's next report.
     fn address(&self) -> String {
-        let status: Value = serde_json::from_str(&self.call(&["status", "-o", "json"])).unwrap();
-        let balancer = &status["balancers"][0];
-        format!("{}:{}", balancer["host"].as_str().unwrap(), balancer["bound"][0])
+        eventually("the port of the Service", || {
+            let status: Value = serde_json::from_str(&self.call(&["status", "-o", "json"])).unwrap();
+            let balancer = &status["balancers"][0];
+            let port = balancer["bound"][0].as_u64()?;
+            Some(format!("{}:{port}", balancer["host"].as_str().unwrap()))
+        })
     }
 
     /// Fails unless the Service answers.
     fn assert_serves(&self) {
-        let mut stream = TcpStream::connect(self.address()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = page(&self.address()).unwrap();
         assert!(answer.contains(" 200 OK"), "{answer}");
     }
-
-    /// Fails unless everything is gone: processes, and files of the local cloud.
-    fn assert_nothing_left(&self) {
-        eventually("end of all processes", || processes(&self.home).is_empty().then_some(()));
-        let state = self.home.join("state/i2kit/local");
-        let left: Vec<_> =
-            fs::read_dir(state).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        assert!(left.is_empty(), "destroy left {left:?}");
-    }
 }
 
-impl Drop for World {
-    /// Ends what is left after a failure, and the registry.
-    fn drop(&mut self) {
-        kill_all(&self.home);
-        let _ = self.registry.kill().and_then(|()| self.registry.wait());
-    }
-}
-
-/// The processes of the world in `home`, by what they do.
-fn processes(home: &Path) -> Vec<(u32, Role)> {
+/// The processes of the world, by what they do.
+fn processes(world: &World) -> Vec<(u32, Role)> {
     let role = |(pid, arguments): (u32, Vec<u8>)| {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         (pid, Role::of(name.trim(), &arguments))
     };
-    folder_processes::of(&home.join("state")).into_iter().map(role).collect()
-}
-
-/// Ends all processes of the world in `home`.
-fn kill_all(home: &Path) {
-    folder_processes::end(&home.join("state"), Duration::from_secs(30));
-}
-
-/// What `look` finds, within the patience of a call.
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let given_up = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < given_up, "no {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    world.processes().into_iter().map(role).collect()
 }
 
 /// Processor seconds that a process has used.

@@ -110,7 +110,7 @@ pub(crate) fn run(world: &World) {
 
 /// Kills a process; returns once clients are answered and another process does its work.
 fn strike(world: &World, role: Role, seen: &Seen) {
-    let find = || processes(&world.home).into_iter().find(|(_, found)| *found == role).map(|(pid, _)| pid);
+    let find = || processes(world).into_iter().find(|(_, found)| *found == role).map(|(pid, _)| pid);
     let pid = eventually(role.name(), find);
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
     let (before, _) = seen.now();

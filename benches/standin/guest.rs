@@ -1,4 +1,4 @@
-//! The stand-in's guest, as the control channel has it: it says hello, asks for the time, and its container writes a line
+//! The stand-in's guest, as the control channel has it: it says hello, asks for the time, and its first container writes a line
 //! now and then.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -8,25 +8,23 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::{DateTime, SecondsFormat, Utc};
 use i2kit_spec::control::{Clock, Decoder, Ended, GuestHello, LogHead, Message, VERSION};
 
-use super::CONTAINER;
-
 /// How often a guest asks for the time: as its supervisor does.
 const CLOCK: Duration = Duration::from_secs(10);
 
 /// How often the container writes a line: as a server that is asked for nothing.
 const LINE: Duration = Duration::from_mins(1);
 
-/// Serves one host at a time, as qemu does.
-pub(super) fn serve(listener: &UnixListener) {
+/// Serves one host at a time, as qemu does; `container` is who writes lines.
+pub(super) fn serve(listener: &UnixListener, container: &str) {
     let mut lines = 0;
     while let Ok((host, _)) = listener.accept() {
         // A host that was killed has a successor.
-        drop(talk(&host, &mut lines));
+        drop(talk(&host, container, &mut lines));
     }
 }
 
 /// Talks until the host is gone. `lines` is the number of lines that the container wrote.
-fn talk(mut host: &UnixStream, lines: &mut u64) -> io::Result<()> {
+fn talk(mut host: &UnixStream, container: &str, lines: &mut u64) -> io::Result<()> {
     let (mut decoder, mut buffer) = (Decoder::default(), [0; 4096]);
     let (mut clock, mut line) = (Instant::now(), Instant::now());
     let mut is_greeted = false;
@@ -52,7 +50,7 @@ fn talk(mut host: &UnixStream, lines: &mut u64) -> io::Result<()> {
         if line <= now && is_greeted {
             line = now + LINE;
             let time = DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Nanos, true);
-            let head = LogHead { container: CONTAINER.to_owned(), first: *lines, ..LogHead::default() };
+            let head = LogHead { container: container.to_owned(), first: *lines, ..LogHead::default() };
             let text = format!("{time} stdout F there is nothing to do\n");
             say(&Message::Log { head, lines: text.into_bytes() }, &mut out);
             *lines += 1;

@@ -1,10 +1,12 @@
 //! A stand-in of qemu: this executable under qemu's name. It takes the command line that the local cloud writes for a
-//! machine, and plays one whose pod is ready from its start: it has no guest, and so takes a few megabytes. A call that is
-//! for no machine, such as the probe of KVM, goes on to the qemu that is installed.
+//! machine, and plays one whose pod is ready from its start and listens at every port of TCP: it has no guest, and so takes a few
+//! megabytes. A pod that ends, such as one of a Job, ends well after a second. Disks but the image's and Secrets are left as they
+//! are. A call that is for no machine, such as the probe of KVM, goes on to the qemu that is installed.
 
 mod guest;
 mod monitor;
 mod network;
+mod pod;
 
 use std::fs::{self, File};
 use std::io;
@@ -13,16 +15,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use i2kit_spec::{PodEnd, cmdline, console};
+use i2kit_spec::{ContainerBoot, ContainerEnd, PodBoot, PodEnd, RestartPolicy, cmdline, console};
 
-/// The container that pods of stand-ins have.
-pub(crate) const CONTAINER: &str = "web";
-
-/// The port on which it serves a page.
-pub(crate) const PORT: u16 = 80;
+/// How long a pod that ends runs: the local cloud sees it run before.
+const RUN: Duration = Duration::from_secs(1);
 
 /// The name of qemu for this host's architecture.
 pub(crate) fn program() -> String {
@@ -40,7 +40,7 @@ pub(crate) fn run() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let is_machine = values(&arguments, "-qmp").next().is_some();
     assert!(is_machine, "{}: {}", program(), become_qemu(&arguments));
-    let machine = Machine::read(&arguments).expect("a machine in a network of its environment's own");
+    let machine = Machine::read(&arguments).expect("a pod, and a network of its environment's own");
     machine.run().unwrap();
 }
 
@@ -75,6 +75,8 @@ struct Machine {
     tap: RawFd,
     hardware: [u8; 6],
     address: Ipv4Addr,
+    /// What its guest would boot.
+    pod: PodBoot,
 }
 
 impl Machine {
@@ -89,6 +91,7 @@ impl Machine {
         let hardware = values(arguments, "-device").find_map(|value| field(value, "mac"))?;
         let bytes: Result<Vec<u8>, _> =
             hardware.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+        let disk = values(arguments, "-blockdev").find(|value| field(value, "node-name") == Some("disk"))?;
         Some(Self {
             id: field(values(arguments, "-name").next()?, "guest")?.to_owned(),
             monitor: field(&values(arguments, "-qmp").next()?.replacen(':', "=", 1), "unix")?.to_owned(),
@@ -97,6 +100,7 @@ impl Machine {
             tap: field(values(arguments, "-netdev").next()?, "fd")?.parse().ok()?,
             hardware: bytes.ok()?.try_into().ok()?,
             address: address.parse().ok()?,
+            pod: pod::of(Path::new(field(disk, "file.filename")?))?,
         })
     }
 
@@ -104,11 +108,29 @@ impl Machine {
         let mut console = File::options().append(true).create(true).open(&self.console)?;
         let (monitor, control) = (UnixListener::bind(&self.monitor)?, UnixListener::bind(&self.control)?);
         let (pressed, button) = UnixStream::pair()?;
+        let container = self.pod.services.first().map(|container| container.name.clone()).unwrap_or_default();
         // The button is pressed when the monitor's end of it is closed.
         std::thread::spawn(move || monitor::serve(&monitor, pressed));
-        std::thread::spawn(move || guest::serve(&control));
-        network::serve(self, &button)?;
-        let end = serde_json::to_string(&PodEnd::default())?;
+        std::thread::spawn(move || guest::serve(&control, &container));
+        let run = (self.pod.restart_policy != RestartPolicy::Always).then_some(RUN);
+        let is_pressed = network::serve(self, run, &button)?;
+        let end = serde_json::to_string(&if is_pressed { PodEnd::default() } else { self.success() })?;
         writeln!(console, "{}{}{end}", console::GUEST_PREFIX, console::END)
+    }
+
+    /// The end of a pod whose containers succeeded.
+    fn success(&self) -> PodEnd {
+        let end = |container: &ContainerBoot| ContainerEnd {
+            name: container.name.clone(),
+            exit_code: 0,
+            reason: "Completed".to_owned(),
+            message: String::new(),
+            restarts: 0,
+        };
+        PodEnd {
+            succeeded: true,
+            containers: pod::running(&self.pod).map(end).collect(),
+            ..PodEnd::default()
+        }
     }
 }

@@ -1,12 +1,14 @@
-//! The stand-in's interface and what listens behind it: the health port, and the pod's port. The TCP/IP of the guest is
-//! smoltcp, in this process: the stand-in opens no device, as qemu would not.
+//! The stand-in's interface and what listens behind it: the health port, and whatever port of the pod somebody connects to, over
+//! IPv4. The TCP/IP of the guest is smoltcp, in this process: the stand-in opens no device, as qemu would not.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant as Clock};
 
 use i2kit::plan::pod::HEALTH_PORT;
+use i2kit_spec::ContainerBoot;
 use i2kit_spec::status::{ContainerStatus, PodPhase, PodStatus, Usage, VERSION, wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
@@ -15,9 +17,11 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpCidr};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, IpProtocol, Ipv4Packet, TcpPacket,
+};
 
-use super::{CONTAINER, Machine, PORT};
+use super::{Machine, pod};
 
 /// The header of virtio before each frame, as the kernel has it of a new interface. One of zeros asks for nothing.
 const HEADER: usize = 10;
@@ -32,7 +36,37 @@ const CONNECTIONS: usize = 4;
 const MEMORY_BYTES: u64 = 30 << 20;
 
 /// The machine's interface.
-struct Tap(OwnedFd);
+struct Tap {
+    file: OwnedFd,
+    /// Frames that were read from it and not looked at yet.
+    frames: VecDeque<Vec<u8>>,
+}
+
+impl Tap {
+    /// Reads all frames that have come; the ports that they ask for a connection.
+    fn take(&mut self) -> Vec<u16> {
+        let mut ports = Vec::new();
+        loop {
+            let mut frame = vec![0; HEADER + FRAME];
+            let read = rustix::io::read(&self.file, &mut *frame);
+            let Some(length) = read.ok().filter(|length| *length > HEADER) else { return ports };
+            frame.truncate(length);
+            ports.extend(asked(&frame[HEADER..]));
+            self.frames.push_back(frame);
+        }
+    }
+}
+
+/// The port that a frame asks for a connection, where it does.
+fn asked(frame: &[u8]) -> Option<u16> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let packet = (frame.ethertype() == EthernetProtocol::Ipv4).then(|| frame.payload())?;
+    let packet = Ipv4Packet::new_checked(packet).ok()?;
+    let segment = (packet.next_header() == IpProtocol::Tcp).then(|| packet.payload())?;
+    let segment = TcpPacket::new_checked(segment).ok()?;
+    // Nothing listens at port 0.
+    (segment.syn() && !segment.ack()).then(|| segment.dst_port()).filter(|port| *port != 0)
+}
 
 /// A frame that came, with its header.
 struct Received(Vec<u8>);
@@ -61,14 +95,12 @@ impl Device for Tap {
     type TxToken<'t> = Sending<'t>;
 
     fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
-        let mut frame = vec![0; HEADER + FRAME];
-        let length = rustix::io::read(&self.0, &mut *frame).ok().filter(|length| *length > HEADER)?;
-        frame.truncate(length);
-        Some((Received(frame), Sending(&self.0)))
+        let frame = self.frames.pop_front()?;
+        Some((Received(frame), Sending(&self.file)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending(&self.0))
+        Some(Sending(&self.file))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -79,32 +111,39 @@ impl Device for Tap {
     }
 }
 
-/// Serves until `button` is closed.
-pub(super) fn serve(machine: &Machine, button: &UnixStream) -> io::Result<()> {
+/// Serves until `button` is closed, or for as long as the pod's `run` takes where it ends; whether it was the button.
+pub(super) fn serve(machine: &Machine, run: Option<Duration>, button: &UnixStream) -> io::Result<bool> {
     // An own copy of the descriptor that this process inherited.
     let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    let mut tap = Tap(rustix::process::pidfd_getfd(&this, machine.tap, PidfdGetfdFlags::empty())?);
-    rustix::fs::fcntl_setfl(&tap.0, OFlags::NONBLOCK)?;
+    let file = rustix::process::pidfd_getfd(&this, machine.tap, PidfdGetfdFlags::empty())?;
+    rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK)?;
+    let mut tap = Tap { file, frames: VecDeque::new() };
     let mut config = Config::new(EthernetAddress(machine.hardware).into());
     config.random_seed = u64::from(machine.address.to_bits());
     let mut interface = Interface::new(config, &mut tap, Instant::now());
     // smoltcp hears no gateway outside its subnet, hence one that has all addresses: the network answers for those that it has.
     interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(machine.address.into(), 0)).unwrap());
-    let mut pod = Pod::new(&machine.id);
-    loop {
+    let mut pod = Pod::new(machine);
+    let end = run.map(|run| Clock::now() + run);
+    while end.is_none_or(|end| Clock::now() < end) {
+        for port in tap.take() {
+            pod.listen(port);
+        }
         interface.poll(Instant::now(), &mut tap, &mut pod.sockets);
         if pod.advance() {
             continue;
         }
         let pause = interface.poll_delay(Instant::now(), &pod.sockets).map(Duration::from);
-        let pause = pause.into_iter().chain(pod.pause()).min();
+        let rest = end.map(|end| end.saturating_duration_since(Clock::now()));
+        let pause = pause.into_iter().chain(pod.pause()).chain(rest).min();
         let pause = pause.map(|pause| Timespec::try_from(pause).unwrap());
-        let mut ready = [PollFd::new(&tap.0, PollFlags::IN), PollFd::new(button, PollFlags::IN)];
+        let mut ready = [PollFd::new(&tap.file, PollFlags::IN), PollFd::new(button, PollFlags::IN)];
         rustix::event::poll(&mut ready, pause.as_ref())?;
         if !ready[1].revents().is_empty() {
-            return Ok(());
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 /// The ports of the pod.
@@ -148,10 +187,10 @@ impl Served {
 }
 
 impl Pod {
-    fn new(id: &str) -> Self {
+    fn new(machine: &Machine) -> Self {
         let usage = Some(Usage { cpu_nanoseconds: 0, working_set_bytes: MEMORY_BYTES });
-        let container = ContainerStatus {
-            name: CONTAINER.to_owned(),
+        let running = |container: &ContainerBoot| ContainerStatus {
+            name: container.name.clone(),
             ready: true,
             restarts: 0,
             state: "Running".to_owned(),
@@ -161,16 +200,22 @@ impl Pod {
         };
         let status = PodStatus {
             version: VERSION,
-            boot_id: id.to_owned(),
+            boot_id: machine.id.clone(),
             phase: PodPhase::Ready,
-            containers: vec![container],
+            containers: pod::running(&machine.pod).map(running).collect(),
             usage,
         };
-        let mut sockets = SocketSet::new(Vec::new());
-        let ports = [HEALTH_PORT, PORT].into_iter().flat_map(|port| [port; CONNECTIONS]);
-        let connections = ports.map(|port| Served::new(sockets.add(listening(port)), port)).collect();
         let tag = status.tag();
-        Self { sockets, connections, status, tag, started: Clock::now() }
+        let sockets = SocketSet::new(Vec::new());
+        Self { sockets, connections: Vec::new(), status, tag, started: Clock::now() }
+    }
+
+    /// Listens at a port from now on.
+    fn listen(&mut self, port: u16) {
+        if self.connections.iter().all(|served| served.port != port) {
+            let sockets = [port; CONNECTIONS].map(|port| self.sockets.add(listening(port)));
+            self.connections.extend(sockets.map(|handle| Served::new(handle, port)));
+        }
     }
 
     /// How long until a client is to be answered.

@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "a table is what `scripts/corpus` prints")]
 
 mod expect;
+mod folders;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 use i2kit::cloud::kinds;
 use i2kit::manifest::{Code, Options, Severity, SourceFile, read, render};
+
+use folders::{Folders, relative};
 
 /// Files that were checked together, and what was found.
 struct Set {
@@ -79,9 +82,11 @@ struct Corpus {
 impl Corpus {
     fn new(root: &Path) -> Self {
         let mut corpus = Self::default();
-        let mut tables = Vec::new();
-        corpus.folder(root, root, &mut tables);
-        for folder in tables {
+        let folders = Folders::new(root);
+        for (name, paths) in folders.sets {
+            corpus.add(name, &paths);
+        }
+        for folder in folders.tables {
             for row in expect::rows(&folder.join("EXPECT.tsv")) {
                 let name = relative(root, &folder.join(&row.file));
                 corpus.expected += 1;
@@ -94,31 +99,9 @@ impl Corpus {
         corpus
     }
 
-    fn folder(&mut self, root: &Path, folder: &Path, tables: &mut Vec<PathBuf>) {
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        let manifests: Vec<&PathBuf> = paths
-            .iter()
-            .filter(|path| path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"))
-            .filter(|path| path.symlink_metadata().unwrap().is_file())
-            .collect();
-        if folder.join("EXPECT.tsv").is_file() {
-            tables.push(folder.to_owned());
-            for path in &manifests {
-                self.add(relative(root, path), &[path]);
-            }
-        } else if !manifests.is_empty() {
-            self.add(relative(root, folder), &manifests);
-        }
-        for path in paths.iter().filter(|path| path.symlink_metadata().unwrap().is_dir()) {
-            self.folder(root, path, tables);
-        }
-    }
-
-    fn add(&mut self, name: String, paths: &[&PathBuf]) {
+    fn add(&mut self, name: String, paths: &[PathBuf]) {
         let file =
-            |path: &&PathBuf| SourceFile { name: path.display().to_string(), bytes: fs::read(path).unwrap() };
+            |path: &PathBuf| SourceFile { name: path.display().to_string(), bytes: fs::read(path).unwrap() };
         let files: Vec<SourceFile> = paths.iter().map(file).collect();
         // What waits for a later version is a note here, so that rows need no change when it works.
         let clouds = kinds::clouds(kinds::supports()[0]);
@@ -141,11 +124,6 @@ impl Corpus {
         });
         self.sets.insert(name.clone(), Set { name, files: files.len(), findings: findings.collect() });
     }
-}
-
-fn relative(root: &Path, path: &Path) -> String {
-    let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-    if name.is_empty() { ".".into() } else { name }
 }
 
 #[test]

@@ -65,9 +65,14 @@ impl TestLayer {
 impl TestImage {
     /// An image of these layers for `linux/architecture`.
     pub(crate) fn new(architecture: &str, layers: Vec<TestLayer>) -> Self {
+        Self::with_config(architecture, layers, &json!({ "Cmd": ["/app"] }))
+    }
+
+    /// The same with this `config` of what its containers run.
+    pub(crate) fn with_config(architecture: &str, layers: Vec<TestLayer>, config: &Value) -> Self {
         let diff_ids: Vec<DiffId> = layers.iter().map(TestLayer::diff_id).collect();
         let config = json!({
-            "architecture": architecture, "os": "linux", "config": { "Cmd": ["/app"] },
+            "architecture": architecture, "os": "linux", "config": config,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let config = config.to_string().into_bytes();
