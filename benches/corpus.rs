@@ -13,6 +13,7 @@
 mod fake_registry;
 #[path = "../tests/corpus/folders.rs"]
 mod folders;
+mod home;
 #[expect(dead_code, reason = "tests make other images, too")]
 #[path = "../tests/support/image.rs"]
 mod image;

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a table is what this program is for")]
 #![expect(clippy::disallowed_methods, reason = "a stand-in of a guest has a clock")]
 
+mod home;
 mod kills;
 mod standin;
 #[expect(dead_code, reason = "other measurements print times, and medians")]

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
+mod home;
 mod table;
 
 use std::fs::{self, File};
@@ -85,15 +86,8 @@ impl Bench {
     }
 
     fn place(&self, command: &mut Command) {
-        command.current_dir(&self.home).stdout(Stdio::null()).stderr(Stdio::null());
-        for (variable, folder) in [
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_DATA_HOME", "data"),
-            ("XDG_CONFIG_HOME", "config"),
-        ] {
-            command.env(variable, self.home.join(folder));
-        }
+        home::place(command, &self.home);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
     }
 
     /// Runs a program to its end under GNU time.

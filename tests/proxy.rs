@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/pace.rs"]
+mod pace;
 #[path = "support/proxy.rs"]
 mod process;
 
@@ -11,10 +13,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use pace::{Pace, RATE};
 use process::Proxy;
 use process::eventually::{PATIENCE, eventually};
 
@@ -66,17 +68,12 @@ fn host(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 200, u8::try_from(process % 250).unwrap(), number)
 }
 
-/// New connections a second, where the host is fast enough.
-const RATE: u32 = 500;
-
 /// Clients at once.
 const CLIENTS: u32 = 4;
 
 /// What clients have seen since they began.
 struct Seen {
-    started: Instant,
-    /// Requests that are due or were.
-    due: AtomicU32,
+    pace: Pace,
     asked: AtomicU32,
     lost: AtomicU32,
     stop: AtomicBool,
@@ -87,13 +84,10 @@ impl Seen {
         (self.asked.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
     }
 
-    /// Asks [`RATE`] times a second with the other clients, each time over a connection of its own. What is late is made up
-    /// for.
+    /// Asks [`RATE`] times a second with the other clients, each time over a connection of its own.
     fn ask(&self, address: SocketAddr) {
         while !self.stop.load(Ordering::Relaxed) {
-            let number = self.due.fetch_add(1, Ordering::Relaxed);
-            let due = self.started + Duration::from_secs(1) * number / RATE;
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.pace.wait();
             match ask(address) {
                 Ok(()) => {}
                 Err((true, _)) => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
@@ -111,8 +105,7 @@ fn a_killed_process_loses_what_it_carried_and_nothing_else() {
     let proxy = Proxy::new();
     let address = proxy.serve(host(1), &[server(), server()]);
     let seen = Arc::new(Seen {
-        started: Instant::now(),
-        due: AtomicU32::new(0),
+        pace: Pace::new(),
         asked: AtomicU32::new(0),
         lost: AtomicU32::new(0),
         stop: AtomicBool::new(false),
@@ -135,10 +128,10 @@ fn a_killed_process_loses_what_it_carried_and_nothing_else() {
         println(&format!("HTTP proxy, {role}: {lost} of {asked} requests lost over {kills} kills"));
         assert!(lost <= bound, "{lost} of {asked} requests were lost over {kills} kills of {role}");
     }
-    let rate = u128::from(seen.now().0) * 1000 / seen.started.elapsed().as_millis().max(1);
+    let rate = seen.pace.rate(seen.now().0.into());
     println(&format!("HTTP proxy: {rate} new connections a second meanwhile"));
     // A soak test has the host for itself.
-    assert!(!soaks || rate >= u128::from(RATE) * 19 / 20, "{rate} new connections a second");
+    assert!(!soaks || rate >= u64::from(RATE) * 19 / 20, "{rate} new connections a second");
     seen.stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.join().unwrap();

@@ -1,19 +1,17 @@
 //! What clients of a Service lose while each process of the local cloud is killed again and again, and they make hundreds of
 //! connections a second. Machines that are emulated do not answer as many; stand-ins do.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+#[path = "../../tests/support/pace.rs"]
+mod pace;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-use super::{Role, World, eventually, processes};
+use super::{Role, World, eventually, page, processes};
+use pace::{Pace, RATE};
 
 /// Instances behind the Service: enough for all clients, of which a stand-in serves a few at once.
 const INSTANCES: u32 = 16;
-
-/// New connections a second.
-const RATE: u32 = 500;
 
 /// Clients, each with a connection at once.
 const CLIENTS: u32 = 8;
@@ -21,18 +19,13 @@ const CLIENTS: u32 = 8;
 /// How often each process is killed.
 const KILLS: u32 = 20;
 
-/// How long an answer may take; a later one is lost.
-const ANSWER: Duration = Duration::from_secs(30);
-
 /// What is killed.
 const ROLES: [Role; 5] =
     [Role::LocalCloud, Role::FrontDoor, Role::FrontDoorInside, Role::Guardian, Role::Holder];
 
 /// What clients have seen since they began.
 struct Seen {
-    started: Instant,
-    /// Requests that are due or were.
-    due: AtomicU32,
+    pace: Pace,
     answered: AtomicU32,
     lost: AtomicU32,
     is_over: AtomicBool,
@@ -44,25 +37,15 @@ impl Seen {
         (self.answered.load(Ordering::Relaxed), self.lost.load(Ordering::Relaxed))
     }
 
-    /// Asks [`RATE`] times a second with the other clients. What is late is made up for.
-    fn ask(&self, address: SocketAddr) {
+    /// Asks [`RATE`] times a second with the other clients. Half an answer is none.
+    fn ask(&self, address: &str) {
+        let is_whole = |answer: String| answer.contains(" 200 OK") && answer.ends_with('\n');
         while !self.is_over.load(Ordering::Relaxed) {
-            let due = Duration::from_secs(1) * self.due.fetch_add(1, Ordering::Relaxed) / RATE;
-            std::thread::sleep((self.started + due).saturating_duration_since(Instant::now()));
-            let counter = if answers(address).unwrap_or(false) { &self.answered } else { &self.lost };
+            self.pace.wait();
+            let counter = if page(address).is_ok_and(is_whole) { &self.answered } else { &self.lost };
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-/// Whether a question over a connection of its own has a whole answer.
-fn answers(address: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.contains(" 200 OK") && answer.ends_with('\n'))
 }
 
 /// Ends the clients, also after a failure.
@@ -78,17 +61,16 @@ impl Drop for Ending<'_> {
 pub(crate) fn run(world: &World) {
     world.write(INSTANCES);
     world.call(&["deploy", "web.yaml"]);
-    let address: SocketAddr = world.address().parse().unwrap();
+    let address = world.address();
     let seen = Seen {
-        started: Instant::now(),
-        due: AtomicU32::new(0),
+        pace: Pace::new(),
         answered: AtomicU32::new(0),
         lost: AtomicU32::new(0),
         is_over: AtomicBool::new(false),
     };
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
-            scope.spawn(|| seen.ask(address));
+            scope.spawn(|| seen.ask(&address));
         }
         let _ending = Ending(&seen);
         for role in ROLES {
@@ -100,8 +82,8 @@ pub(crate) fn run(world: &World) {
             let (answered, lost) = (answered - before.0, lost - before.1);
             println!("{} killed {KILLS} times: {lost} of {} requests lost", role.name(), answered + lost);
         }
-        let rate = f64::from(seen.now().0) / seen.started.elapsed().as_secs_f64();
-        println!("{rate:.0} new connections a second meanwhile\n");
+        let rate = seen.pace.rate(seen.now().0.into());
+        println!("{rate} new connections a second meanwhile\n");
     });
     assert_eq!(seen.now().1, 0, "requests were lost");
     world.call(&["destroy", "--all"]);

@@ -7,18 +7,18 @@ mod processes;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::standin;
+use crate::{home, standin};
 
 /// How long a call of the program, and whatever else is waited for, may take.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
-/// How long a stand-in may take for a page.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a stand-in may take for a connection, and for a page.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Folders, and a PATH on which this executable is qemu.
 pub(crate) struct World {
@@ -77,15 +77,8 @@ impl World {
     /// The program in this world.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_i2kit"));
-        command.args(arguments).current_dir(&self.home).env("PATH", &self.path).env("HOME", &self.home);
-        for (variable, folder) in [
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_DATA_HOME", "data"),
-            ("XDG_CONFIG_HOME", "config"),
-        ] {
-            command.env(variable, self.home.join(folder));
-        }
+        command.args(arguments).env("PATH", &self.path).env("HOME", &self.home);
+        home::place(&mut command, &self.home);
         command
     }
 
@@ -117,7 +110,8 @@ impl Drop for World {
 
 /// What a stand-in answers at that address, over a connection of its own.
 pub(crate) fn page(address: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
+    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     let mut answer = String::new();

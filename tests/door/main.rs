@@ -9,4 +9,6 @@ mod eventually;
 mod faithful;
 mod kills;
 mod network;
+#[path = "../support/pace.rs"]
+mod pace;
 mod traffic;

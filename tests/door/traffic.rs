@@ -2,15 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::door::times;
-
-/// New connections a second that newcomers make, where the host is fast enough.
-const RATE: u32 = 500;
+use super::pace::{Pace, RATE};
 
 /// Newcomers at once.
 const NEWCOMERS: u32 = 10;
@@ -83,7 +81,7 @@ pub(crate) struct Clients {
     found: Arc<Found>,
     end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-    started: Instant,
+    pace: Arc<Pace>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +97,7 @@ enum Kind {
 impl Clients {
     fn none() -> Self {
         let (found, end) = (Arc::new(Found::default()), Arc::new(AtomicBool::new(false)));
-        Self { found, end, threads: Vec::new(), started: Instant::now() }
+        Self { found, end, threads: Vec::new(), pace: Arc::new(Pace::new()) }
     }
 
     /// Starts clients of each kind, which ask without a pause.
@@ -123,16 +121,14 @@ impl Clients {
     /// Starts clients that come, ask once and go: [`RATE`] a second, each with a connection of its own. Who comes late, since
     /// one before had to wait, comes all the same.
     pub(crate) fn newcomers(address: SocketAddr) -> Self {
-        let (mut clients, next) = (Self::none(), Arc::new(AtomicU32::new(0)));
+        let mut clients = Self::none();
         for number in 0..NEWCOMERS {
-            let (found, end, next) =
-                (Arc::clone(&clients.found), Arc::clone(&clients.end), Arc::clone(&next));
-            let started = clients.started;
+            let (found, end) = (Arc::clone(&clients.found), Arc::clone(&clients.end));
+            let pace = Arc::clone(&clients.pace);
             clients.threads.push(std::thread::spawn(move || {
                 let mut seed = number;
                 while !end.load(Ordering::Relaxed) {
-                    let due = started + Duration::from_secs(1) * next.fetch_add(1, Ordering::Relaxed) / RATE;
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    pace.wait();
                     found.visit(address, Kind::New, &mut seed, &end);
                 }
             }));
@@ -142,8 +138,7 @@ impl Clients {
 
     /// New connections a second until now.
     pub(crate) fn rate(&self) -> u64 {
-        let connections = u128::from(self.found.connections.load(Ordering::Relaxed));
-        u64::try_from(connections * 1000 / self.started.elapsed().as_millis().max(1)).unwrap()
+        self.pace.rate(self.found.connections.load(Ordering::Relaxed))
     }
 
     /// Answers until now.

@@ -11,8 +11,8 @@ use crate::support::{World, eventually, get, wait_for_page};
 /// The file of the second environment.
 const FILE: &str = "second.yml";
 
-/// A Deployment and a Service of the same names as the first environment's, and a Service that only this one has.
-const MANIFEST: &str = r#"apiVersion: apps/v1
+/// A Deployment of the same name as the first environment's.
+const DEPLOYMENT: &str = r#"apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
 spec:
@@ -27,21 +27,17 @@ spec:
           ports: [{containerPort: 8080}]
           env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
           resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 100m, memory: 32Mi}}
----
+"#;
+
+/// A Service of the same name as the first environment's.
+const SERVICE: &str = "---
 apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec:
   selector: {app: web}
   ports: [{port: 80, targetPort: 8080}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: beside}
-spec:
-  selector: {app: web}
-  ports: [{port: 80, targetPort: 8080}]
-"#;
+";
 
 /// Deploys a second environment of this user beside a world's, which has the group `web` of two machines behind the Service
 /// `web`, and the headless Service `pods`; each is alone with its names, addresses and pods. Then destroys the second.
@@ -49,7 +45,9 @@ pub(crate) fn two_do_not_see_each_other(world: &World) {
     let file = fs::read_to_string(world.path().join("environment.yml")).unwrap();
     let (name, rest) = file.split_once('\n').unwrap();
     world.write(FILE, &format!("{name}-second\n{rest}"));
-    world.write("second.yaml", MANIFEST);
+    // And a Service that only this one has.
+    let beside = SERVICE.replace("{name: web}", "{name: beside}");
+    world.write("second.yaml", &[DEPLOYMENT, SERVICE, &beside].concat());
     let second = |arguments: &[&str]| world.i2kit(&[&["-e", FILE][..], arguments].concat());
     second(&["deploy", "second.yaml"]).run();
 

@@ -94,7 +94,7 @@ async fn wait(keeper: &Keeper, rest: Option<Edition>, pause: Duration, is_there:
             () = tokio::time::sleep(TICK) => {}
             () = keeper.changed.notified() => return,
         }
-        // A look is one, whatever comes of it: the time between two rounds is no pause of this process.
+        // The clock is told of each look, else it would take the time between two rounds for a pause of this process.
         keeper.clock.tick();
         // Who watches sees what is no record, such as warnings, with the rounds.
         let pause = if keeper.rounds.receiver_count() > 0 { REST } else { pause };

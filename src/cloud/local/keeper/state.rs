@@ -28,7 +28,8 @@ use crate::cloud::local::network::{Attachment, Reach};
 use crate::cloud::local::store::{Environments, Store};
 use crate::manifest::api::{Name, Protocol};
 
-/// Records that are those which were saved last are not written down anew for so long, to be compared with the database.
+/// For how long a commit of the records that were saved last asks nothing of the store, which would write them all down to
+/// compare them. Not for ever: the store saves the clock as well.
 const SAVED: Duration = Duration::from_secs(10);
 
 /// What scalers remember, by environment and group.

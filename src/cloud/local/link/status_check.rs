@@ -8,10 +8,9 @@
 //! A guest whose status is known is asked for another one ([`wait`]): it answers at once when it has one, and else after
 //! [`WAIT`], with what it uses. A guest of an older build answers at once, and is asked each [`PERIOD`].
 //!
-//! A guest that hangs is found as soon as one that is asked each second. It owes its answer [`WAIT`] after its last one at the
-//! latest, and its silence begins then. With its third question that is given up it has been silent for `SILENT_UNREADY`, and
-//! gets no traffic. That is nine seconds after its last answer, and three questions with a second before each of them and the
-//! patience for each are nine seconds too.
+//! A guest that hangs gets no traffic nine seconds after its last answer, as one that is asked each second: three questions, each
+//! with its pause of [`PERIOD`] and its [`PATIENCE`]. Its next answer is due [`WAIT`] after the last one, its silence begins then,
+//! and the third question that is given up is the first after `SILENT_UNREADY`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,8 +45,8 @@ pub(crate) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 /// The same of a healthy machine, as balancers have it.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long after its last answer a guest may keep a request for another status. Three questions that are given up are behind
-/// it nine seconds after that answer, as long as three questions with their pauses.
+/// The longest time from a guest's last answer until the next one is due. With it a guest that hangs is found as soon as one
+/// that is asked each second, see above.
 const WAIT: Duration = Duration::from_secs(3);
 
 /// How long a machine that is ready may take to open the ports behind balancers, in milliseconds. Then it counts as
