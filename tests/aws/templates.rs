@@ -93,15 +93,10 @@ fn the_linter_finds_nothing_in_the_templates() {
         targets: spec.listeners[0].targets.clone(),
     };
     let http = HttpSpec {
-        certificates: vec![],
-        hosts: vec![],
-        all_hosts: false,
-        secrets: vec![],
-        acme: None,
-        plain: false,
         backends: vec![backend],
         rules: vec![rule("/", Some("*.example.com")), rule("/api", None)],
         default: Some(0),
+        ..HttpSpec::default()
     };
     let routed = BalancerSpec { http: Some(http.clone()), ..spec.clone() };
     let place = |network| EnvironmentPlace {

@@ -6,7 +6,7 @@ use super::target::TargetGroup;
 use crate::manifest::api::AcmeIssuer;
 
 /// Routing by host and path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpSpec {
     /// Certificates that the manifest or the environment names.

@@ -66,14 +66,16 @@ impl Aws {
         let Some(http) = found.spec.http.as_ref().filter(|_| found.stack.is_complete()) else {
             return Ok(Some(found.stack.clone()));
         };
-        // Where a certificate of it is gone, there is nothing to keep as it is.
-        let Ok(certificates) = self.certificates_for(&found.spec, http).await else {
-            return Ok(Some(found.stack.clone()));
+        let certificates = match self.certificates_for(&found.spec, http).await {
+            Ok(certificates) => certificates,
+            // Where a certificate of it is gone, there is nothing to keep as it is.
+            Err(CloudError::Refused { .. }) => return Ok(Some(found.stack.clone())),
+            Err(error) => return Err(error),
         };
         let environment = &self.settings.environment;
         let priorities = priorities_in(&found.stack);
         let standing = Standing { certificates: &certificates, priorities: &priorities };
-        // First, so that there is room for the rules that keep what comes in use.
+        // Before the bridge: its own rules need room, too.
         let first = ingress::detour(environment, (&found.spec, http), (standing, new, coming), frame);
         if let Some(plan) = first.map_err(refused)? {
             self.put_over(Some(&found.stack), &plan).await?;

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::name;
-use super::packing::{MOST_CERTIFICATES, Scheme};
+use super::packing::{MOST_CERTIFICATES, Scheme, listed};
 use super::priority::{self, Priorities};
-use super::refusal::FrameError;
+use super::refusal::{FrameError, refuse_certificates};
 use super::rules::{self, MOST_ROUTES};
 use super::stack_templates::{
     Frame, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, more_certificates, render, tags,
@@ -76,11 +76,6 @@ pub fn detour(
     // It says of itself what it is, so that whoever finds it after a kill puts it again.
     let first = BalancerSpec { http: Some(fewer.clone()), ..spec.clone() };
     stack(environment, (&first, &fewer), standing, frame).map(Some)
-}
-
-/// The certificates that count: a port's only one does not.
-fn listed(certificates: &[String]) -> &[String] {
-    if certificates.len() > 1 { certificates } else { &[] }
 }
 
 /// The stack of an Ingress on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
@@ -199,10 +194,7 @@ pub fn certificates_of(
             found.push(covering.arn.clone());
         }
     }
-    let (count, most) = (found.len(), MOST_CERTIFICATES);
-    if count > most {
-        return Err(FrameError::Certificates { what: ingress.clone(), count, most });
-    }
+    refuse_certificates(ingress, found.len())?;
     Ok(found)
 }
 
@@ -254,7 +246,7 @@ fn listeners(
 ) -> Result<Vec<Value>, FrameError> {
     let plain = |name: &str| listener(name, (http, Scheme::of(spec.kind)), rules);
     let Some(first) = certificates.first() else {
-        if rules::ends_tls(http) {
+        if http.has_tls() {
             return Err(FrameError::Tls { ingress: spec.name.clone() });
         }
         return Ok(vec![plain("Http")]);
@@ -344,12 +336,6 @@ mod tests {
             targets: vec![TargetGroup { group: name(service), port }],
         };
         HttpSpec {
-            certificates: vec![],
-            hosts: vec![],
-            all_hosts: false,
-            secrets: vec![],
-            acme: None,
-            plain: false,
             backends: vec![backend("web", 8080), backend("api", 9090)],
             rules: vec![
                 rule(None, "/", false, 0),
@@ -358,7 +344,7 @@ mod tests {
                 rule(Some("shop.example.com"), "/api/health", true, 0),
                 rule(Some("shop.example.com"), "/", false, 0),
             ],
-            default: None,
+            ..HttpSpec::default()
         }
     }
 

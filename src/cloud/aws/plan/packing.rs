@@ -123,7 +123,7 @@ impl Load {
             listeners,
             ipv4_rules: listeners * (ranges.len() - ipv6),
             ipv6_rules: listeners * ipv6,
-            certificates: listed(spec).cloned().collect(),
+            certificates: all_listed(spec).cloned().collect(),
         }
     }
 
@@ -144,7 +144,7 @@ impl Load {
             listeners: listeners.len(),
             ipv4_rules: rules.len() - ipv6_rules,
             ipv6_rules,
-            certificates: listed(old).chain(listed(new)).cloned().collect(),
+            certificates: all_listed(old).chain(all_listed(new)).cloned().collect(),
         }
     }
 
@@ -180,10 +180,15 @@ impl Load {
     }
 }
 
-/// The certificates in the lists of a Service's listeners. Where there are several the first is among them, too.
-fn listed(spec: &BalancerSpec) -> impl Iterator<Item = &String> {
-    let lists = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    lists.filter(|tls| tls.certificates.len() > 1).flat_map(|tls| &tls.certificates)
+/// The certificates that a listener has in its list. Where it has several the first is among them, too; its only one is not.
+pub fn listed(certificates: &[String]) -> &[String] {
+    if certificates.len() > 1 { certificates } else { &[] }
+}
+
+/// Those of all listeners of a Service.
+fn all_listed(spec: &BalancerSpec) -> impl Iterator<Item = &String> {
+    let with_tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    with_tls.flat_map(|tls| listed(&tls.certificates))
 }
 
 /// Whether a Service gives one of its ports another protocol. That is another listener, which CloudFormation makes before it

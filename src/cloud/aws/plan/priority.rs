@@ -13,9 +13,9 @@ const LAST: u16 = 50_000;
 /// Priorities by what identifies a rule, which follows from its host and path alone.
 pub type Priorities = BTreeMap<String, u16>;
 
-/// Gives rules, in the order in which they are to be tried, priorities in that order. Rules have those of `now`, and new ones lie
-/// in the middle between their neighbours. Where there is no room between two any more, the fewest rules beside the gap that make
-/// some are given others than those of `now`; where the order is another one, all are.
+/// Gives rules, in the order in which they are to be tried, priorities in that order. A rule keeps that of `now`, and a new one
+/// gets one in the middle between its neighbours'. Where no number between two is free, the fewest neighbours that make room get
+/// new ones; where the order is another one, all rules do.
 pub fn assign(ordered: &[String], now: &Priorities) -> Priorities {
     let held: BTreeSet<u16> = now.values().copied().collect();
     let mut kept: Vec<Option<u16>> = ordered.iter().map(|rule| now.get(rule).copied()).collect();

@@ -1,5 +1,5 @@
-//! What AWS cannot have of the language. It is said once, before anything is made for it: by `preflight`, and by whoever puts a
-//! Service.
+//! What AWS cannot have of the language, and why. [`refuse`] says it before anything is made: to `preflight`, to each verb that
+//! plans, and to whoever puts a Service.
 
 use std::collections::BTreeSet;
 
@@ -147,7 +147,7 @@ pub enum FrameError {
     /// Its rules cannot become others beside those that it has.
     #[error(
         "Ingress {ingress} cannot be changed to these rules: AWS makes new ones before it deletes old ones, which would be {count} \
-         together, and a load balancer takes {most}; split it, or destroy it and deploy it again"
+         together, and a load balancer takes {most}; leave some of them out in a deployment before, and add them in the next one"
     )]
     Crowded {
         /// The Ingress' balancer.
@@ -227,7 +227,8 @@ fn refuse_listener(spec: &BalancerSpec, listener: &Listener) -> Result<(), Frame
 fn refuse_ingress(spec: &BalancerSpec, http: &HttpSpec) -> Result<(), FrameError> {
     let ingress = &spec.name;
     if let Some(backend) = http.backends.iter().find(|backend| !is_one_port(&backend.targets)) {
-        return Err(FrameError::Ports { service: ingress.clone(), port: backend.port });
+        let service = Name { namespace: ingress.namespace.clone(), name: backend.service.clone() };
+        return Err(FrameError::Ports { service, port: backend.port });
     }
     // Where hosts are named, certificates are found by them.
     if http.all_hosts && http.hosts.is_empty() && http.certificates.is_empty() {
@@ -237,7 +238,7 @@ fn refuse_ingress(spec: &BalancerSpec, http: &HttpSpec) -> Result<(), FrameError
         return Err(FrameError::Path { ingress: ingress.clone(), path: rule.path.clone() });
     }
     refuse_certificates(ingress, http.certificates.iter().collect::<BTreeSet<_>>().len())?;
-    let ports = if rules::ends_tls(http) { 2 } else { 1 };
+    let ports = if http.has_tls() { 2 } else { 1 };
     let all = Scheme::of(spec.kind).clients(spec);
     let ipv6 = all.iter().filter(|range| range.contains(':')).count();
     let ranges = ipv6.max(all.len() - ipv6);
@@ -251,7 +252,8 @@ fn refuse_ingress(spec: &BalancerSpec, http: &HttpSpec) -> Result<(), FrameError
     Ok(())
 }
 
-fn refuse_certificates(what: &Name, count: usize) -> Result<(), FrameError> {
+/// Refuses more certificates than a load balancer takes.
+pub(super) fn refuse_certificates(what: &Name, count: usize) -> Result<(), FrameError> {
     if count > MOST_CERTIFICATES {
         return Err(FrameError::Certificates { what: what.clone(), count, most: MOST_CERTIFICATES });
     }
@@ -340,17 +342,8 @@ mod tests {
 
     fn ingress() -> (BalancerSpec, HttpSpec) {
         let backend = HttpBackend { service: "web".into(), port: 80, http2: false, targets: targets(&[80]) };
-        let http = HttpSpec {
-            certificates: vec![],
-            hosts: vec![],
-            all_hosts: false,
-            secrets: vec![],
-            acme: None,
-            plain: false,
-            backends: vec![backend],
-            rules: vec![HttpRule { host: None, path: "/".into(), exact: false, backend: 0 }],
-            default: None,
-        };
+        let rule = HttpRule { host: None, path: "/".into(), exact: false, backend: 0 };
+        let http = HttpSpec { backends: vec![backend], rules: vec![rule], ..HttpSpec::default() };
         (BalancerSpec::new(name("ingress/web"), ServiceType::LoadBalancer, vec![]), http)
     }
 
@@ -375,7 +368,11 @@ mod tests {
         spec.source_ranges.clear();
 
         http.backends[0].targets = targets(&[80, 81]);
-        assert!(said(&spec, &http).contains("different ports"));
+        assert!(
+            said(&spec, &http).contains("port 80 of Service shop/web leads to different ports"),
+            "{}",
+            said(&spec, &http)
+        );
         http.backends[0].targets.clear();
         (http.certificates, http.all_hosts) = (vec![], true);
         assert!(said(&spec, &http).contains("has `tls` and no certificate"));

@@ -16,14 +16,9 @@ pub const MOST_ROUTES: usize = 100;
 /// What the keys of rules begin with that no request fits.
 const WARM: &str = "Warm";
 
-/// Whether the Ingress has a listener that ends TLS.
-pub fn ends_tls(http: &HttpSpec) -> bool {
-    http.all_hosts || !http.hosts.is_empty() || !http.certificates.is_empty()
-}
-
 /// The listeners that have the rules. Port 80 has none where it only sends clients to 443.
 pub fn serving(http: &HttpSpec) -> &'static [&'static str] {
-    match (ends_tls(http), http.plain) {
+    match (http.has_tls(), http.plain) {
         (false, _) => &["Http"],
         (true, false) => &["Https"],
         (true, true) => &["Http", "Https"],
@@ -121,17 +116,7 @@ mod tests {
     /// An Ingress with a rule for each of these numbers.
     fn with(numbers: std::ops::Range<usize>) -> HttpSpec {
         let rule = |number| HttpRule { host: None, path: format!("/p{number}"), exact: false, backend: 0 };
-        HttpSpec {
-            certificates: vec![],
-            hosts: vec![],
-            all_hosts: false,
-            secrets: vec![],
-            acme: None,
-            plain: false,
-            backends: vec![],
-            rules: numbers.map(rule).collect(),
-            default: None,
-        }
+        HttpSpec { rules: numbers.map(rule).collect(), ..HttpSpec::default() }
     }
 
     /// The rules on the way from one Ingress to another, each as how many its stack has while it is put.

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::name;
-use super::packing::{BalancerSlot, Scheme};
+use super::packing::{BalancerSlot, Scheme, listed};
 use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
 use crate::plan::pod::HEALTH_PORT;
@@ -317,10 +317,7 @@ fn tls_values(listener: &str, tls: &Tls) -> Value {
 /// The list of a listener's certificates, each named by what it is. Where there are several the first is among them, too, so
 /// that another order changes nothing but which one is for clients that name no host.
 pub(super) fn more_certificates(listener: &str, certificates: &[String]) -> Vec<Value> {
-    if certificates.len() < 2 {
-        return vec![];
-    }
-    let distinct: std::collections::BTreeSet<&String> = certificates.iter().collect();
+    let distinct: std::collections::BTreeSet<&String> = listed(certificates).iter().collect();
     let one = |certificate: &String| json!({"name": format!("{listener}Certificate{}", name::hash(certificate)), "certificate": certificate});
     distinct.into_iter().map(one).collect()
 }

@@ -226,17 +226,7 @@ mod tests {
     #[test]
     fn tls_without_a_host_is_for_all_and_has_a_certificate_of_the_address() {
         let host = Ipv4Addr::new(127, 77, 1, 2);
-        let mut http = HttpSpec {
-            certificates: vec![],
-            hosts: vec![],
-            all_hosts: true,
-            secrets: vec![],
-            acme: None,
-            plain: false,
-            backends: vec![],
-            rules: vec![],
-            default: None,
-        };
+        let mut http = HttpSpec { all_hosts: true, ..HttpSpec::default() };
         assert!(http.has_tls());
         assert_eq!(tls_hosts(&http), [None]);
         assert_eq!(sources(&http, host), [(None, vec!["127.77.1.2".to_owned()])]);
