@@ -305,9 +305,14 @@ impl Keeper {
 
     /// The network of an environment: the one in which its VMs run, or a new one. Blocks for as long as it takes.
     pub(super) fn network(&self, environment: &str) -> Result<Arc<Network>, CloudError> {
+        let is_known = self.networks.find(environment).is_some();
         let processes = self.state().processes(environment);
         let found = self.networks.get(environment, &processes);
         self.note_networks();
+        if !is_known && found.is_ok() {
+            // The front door is given it by the next round.
+            self.changed.notify_one();
+        }
         found.map_err(|message| CloudError::Program { program: "the network".into(), message })
     }
 

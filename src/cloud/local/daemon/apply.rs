@@ -79,10 +79,15 @@ async fn put_image(
     record(keeper, environment, act)
 }
 
-/// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports.
+/// Waits for a moment until the control loop has bound the listeners, so that whoever looks next sees their ports. Those in a
+/// network that comes with the first machine are bound then.
 async fn listening(keeper: &Keeper, environment: &str, spec: &BalancerSpec) {
+    // Those of the HTTP proxy are bound without a network.
+    let is_carried = spec.http.is_none() && spec.listeners.iter().all(|listener| listener.tls.is_none());
     for _ in 0..LOOKS {
-        if keeper.bound(environment, spec, &keeper.mover.report()).iter().all(Option::is_some) {
+        let carried = keeper.mover.report();
+        let is_bound = || keeper.bound(environment, spec, &carried).iter().all(Option::is_some);
+        if is_carried && keeper.awaits_network(environment, &carried) || is_bound() {
             return;
         }
         tokio::time::sleep(POLL).await;
@@ -119,8 +124,41 @@ pub(super) async fn sweep_images(keeper: &Arc<Keeper>) -> Result<(), CloudError>
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::cloud::local::home::Home;
+    use crate::cloud::local::store;
     use crate::manifest::api::ServiceType;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_waits_for_ports_that_come_with_the_first_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(&root.path().join("state"), root.path(), PathBuf::new());
+        home.create().unwrap();
+        let keeper = Keeper::open(home).unwrap();
+        let spec: BalancerSpec = serde_json::from_value(serde_json::json!({
+            "name": {"namespace": "default", "name": "web"}, "kind": "ClusterIP",
+            "listeners": [{"port": 80, "protocol": "TCP", "targets": []}],
+        }))
+        .unwrap();
+        let waits =
+            async || tokio::time::timeout(POLL / 2, listening(&keeper, "local", &spec)).await.is_err();
+        *keeper.state().environments = store::sample();
+        keeper.state().environments.get_mut("local").unwrap().groups.clear();
+        assert!(waits().await, "on this host's own addresses they are bound at once");
+        keeper.state().addresses.are_given = true;
+        assert!(!waits().await, "there is no machine, and so no network");
+        *keeper.state().environments = store::sample();
+        {
+            let mut state = keeper.state();
+            let groups = state.environments.get_mut("local").unwrap().groups.values_mut();
+            for record in groups.flat_map(|group| group.instances.values_mut()) {
+                record.address = Some([10, 78, 1, 1].into());
+            }
+        }
+        assert!(waits().await, "the network is about to be there");
+    }
 
     #[test]
     fn a_renewed_certificate_and_an_ingress_that_goes_leave_no_key() {

@@ -11,7 +11,7 @@ use super::Keeper;
 use super::state::blocking;
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
-use crate::cloud::local::mover::{Backend, ListenerId};
+use crate::cloud::local::mover::{Backend, ListenerId, Report};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted::{
     self, Addresses, Allow, Block, Policy, Ports, Range, Wanted, WantedService,
@@ -81,6 +81,10 @@ pub(super) async fn join(keeper: &Keeper, missing: &mut Missing) -> Result<(), C
             Err(error) => Err(failed(&name, &error)),
             Ok(Some(given)) => {
                 let given = keeper.mover.give(&name, &given).await;
+                if given.is_ok() {
+                    // Ports are bound with it: the next round has them reported.
+                    keeper.changed.notify_one();
+                }
                 given.map(|()| network.given()).map_err(|error| failed(&name, &error))
             }
             Ok(None) if !carried.contains(&name) => {
@@ -164,8 +168,6 @@ impl Keeper {
     /// Has the network of an environment enforce what is wanted now. Blocks while the kernel takes the rules. A network in
     /// which machines run is found by them first, should this process not have done so yet.
     pub(in crate::cloud::local) fn enforce(&self, environment: &str) -> Result<(), CloudError> {
-        let has_addresses =
-            |found: &Environment| found.groups.values().any(|group| addresses_of(group).next().is_some());
         let is_in_use = self.state().environments.get(environment).is_some_and(has_addresses);
         blocking(|| {
             if is_in_use {
@@ -174,6 +176,19 @@ impl Keeper {
             rule_one(self, environment)
         })
     }
+
+    /// Whether the network of an environment comes with its first machine: until then the front door binds none of its ports.
+    /// `carried` is what the front door reports.
+    pub(in crate::cloud::local) fn awaits_network(&self, environment: &str, carried: &Report) -> bool {
+        let state = self.state();
+        let awaits = |found: &Environment| state.addresses.are_in(found) && !has_addresses(found);
+        !carried.networks.contains(environment) && state.environments.get(environment).is_some_and(awaits)
+    }
+}
+
+/// Whether it has machines with addresses: they run in the environment's network.
+fn has_addresses(environment: &Environment) -> bool {
+    environment.groups.values().any(|group| addresses_of(group).next().is_some())
 }
 
 /// Makes the rules of the network of an environment, if it has one, what is wanted now.

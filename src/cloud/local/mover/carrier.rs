@@ -355,10 +355,16 @@ impl Carrier {
         }
         // A process of the network before ends, and the guardian starts one in this.
         table.network(index).record(&table, key(&environment), &opened);
+        let is_routed = self.routes.name_servers.contains_key(&environment);
         self.listeners.networks.insert(environment, index);
         self.reach_outside();
         if let Err(error) = self.save() {
             self.shared.log.write(format_args!("the wanted state cannot be kept: {error}"));
+        }
+        // What has waited for the network is bound with it. Routes that do not name the environment yet are still to come, and
+        // would give up the sockets of its name server.
+        if is_routed {
+            self.apply(self.routes.clone());
         }
         table.member(index).wake();
         table.member(GUARDIAN).wake();

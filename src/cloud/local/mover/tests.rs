@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use super::admission::Shares;
 use super::bind::FALLBACK_OFFSET;
 use super::carrier::{Carrier, Shared};
+use super::dns::message::Zone;
 use super::log::Log;
-use super::routes::{Backend, ListenerId, Report, Route, Routes};
-use super::table::{Kept, Table};
+use super::protocol::DoorAnswer;
+use super::routes::{Backend, ListenerId, NameServer, Report, Route, Routes};
+use super::table::{Fd, Kept, Table};
 use crate::manifest::api::{Name, Protocol};
 
 /// How long a test waits for anything.
@@ -438,4 +440,23 @@ fn two_hundred_services_are_bound_and_changed_by_one_request_each() {
             assert_eq!(ask((host(117), PORT + number), ""), name);
         }
     }
+}
+
+#[test]
+fn what_waits_for_a_network_is_bound_with_it() {
+    let door = Door::new(Shares::of(1024));
+    let id = id(PORT, Protocol::Tcp);
+    let route = Route { inside: Some("10.77.1.2:8080".parse().unwrap()), ..Route::new(host(141)) };
+    let server = NameServer { address: host(141), zone: Zone::default(), inside: true };
+    door.apply(Routes {
+        listeners: BTreeMap::from([(id.clone(), route)]),
+        name_servers: BTreeMap::from([("local".to_owned(), server)]),
+    });
+    assert_eq!(door.bound(&id), None, "nobody is in the network yet");
+    let given = door.with(|carrier| {
+        let nothing = || Fd::from_owned(std::fs::File::open("/dev/null").unwrap().into());
+        carrier.give("local".to_owned(), &[nothing(), nothing()])
+    });
+    assert_eq!(given, DoorAnswer::Done);
+    assert_eq!(door.bound(&id), Some(PORT), "without another request for routes");
 }
