@@ -21,6 +21,9 @@ pub mod disk;
 pub mod erofs;
 pub mod image;
 pub mod manifest;
+#[cfg(test)]
+#[path = "../tests/support/mutations.rs"]
+mod mutations;
 pub mod oci;
 pub mod plan;
 pub mod registry;

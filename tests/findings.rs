@@ -139,6 +139,21 @@ fn line_ends_and_byte_order_marks_change_no_finding() {
     assert_eq!(findings("x.yaml", windows.as_bytes(), &Options::default()), plain);
 }
 
+/// A namespace is part of names: nothing is missing where no file has the object, and with it nothing else comes out.
+#[test]
+fn a_namespace_needs_no_object() {
+    let without = include_str!("findings/namespace-without-object.yaml");
+    let object = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    for text in [without.to_owned(), format!("{without}{object}")] {
+        let files = [SourceFile { name: "x.yaml".into(), bytes: text.into_bytes() }];
+        let reading = read(&files, &Options { language_only: true, ..Options::default() });
+        let found = [Severity::Error, Severity::Warning].map(|severity| reading.count(severity));
+        assert_eq!(found, [0, 0], "{:?}", render::json(&files, &reading));
+        let names: Vec<_> = reading.set.pods().map(|(name, _)| (&*name.namespace, &*name.name)).collect();
+        assert_eq!(names, [("shop", "web")]);
+    }
+}
+
 #[test]
 fn switches_turn_refusals_off() {
     let text = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: a}\n";

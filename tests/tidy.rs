@@ -1,6 +1,7 @@
 //! The rules of the house, held by reading its source as text. This file: which room may name which, what pure rooms must
 //! not touch, what each file opens with, and that templates and examples are tested. The modules: circles between files,
-//! sizes of functions, repeated lines, names of types and of clouds, and that pages, limits and promises agree with the code.
+//! sizes of functions, repeated lines, names of types, of clouds and of tests, that pages, limits and promises agree with the code,
+//! and that fuzz targets do.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,6 +9,8 @@
 mod circles;
 #[path = "tidy/clouds.rs"]
 mod clouds;
+#[path = "tidy/fuzzing.rs"]
+mod fuzzing;
 #[path = "tidy/limits.rs"]
 mod limits;
 #[path = "tidy/names.rs"]
@@ -22,6 +25,8 @@ mod repeats;
 mod sizes;
 #[path = "tidy/source.rs"]
 mod source;
+#[path = "tidy/test_names.rs"]
+mod test_names;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

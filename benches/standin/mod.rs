@@ -1,8 +1,10 @@
 //! A stand-in of qemu: this executable under qemu's name. It takes the command line that the local cloud writes for a
 //! machine, and plays one whose pod is ready from its start and listens at every port of TCP: it has no guest, and so takes a few
-//! megabytes. A pod that ends, such as one of a Job, ends well after a second. Disks but the image's and Secrets are left as they
-//! are. A call that is for no machine, such as the probe of KVM, goes on to the qemu that is installed.
+//! megabytes. A pod that ends, such as one of a Job, ends well after a second. Of the disks that outlive machines it writes
+//! records to the first one for who asks; other disks but the image's, and Secrets, are left as they are. A call that is for
+//! no machine, such as the probe of KVM, goes on to the qemu that is installed.
 
+mod disk;
 mod guest;
 mod monitor;
 mod network;
@@ -12,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use i2kit_spec::{ContainerBoot, ContainerEnd, PodBoot, PodEnd, RestartPolicy, cmdline, console};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 /// How long a pod that ends runs: the local cloud sees it run before.
 const RUN: Duration = Duration::from_secs(1);
@@ -65,6 +68,12 @@ fn field<'a>(value: &'a str, key: &str) -> Option<&'a str> {
     value.split(',').find_map(|field| field.strip_prefix(key)?.strip_prefix('='))
 }
 
+/// An own copy of a descriptor that this process inherited.
+fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    Ok(rustix::process::pidfd_getfd(&this, descriptor, PidfdGetfdFlags::empty())?)
+}
+
 /// What a machine is told by its command line.
 struct Machine {
     id: String,
@@ -73,6 +82,8 @@ struct Machine {
     console: String,
     /// The descriptor of its interface, which it inherits.
     tap: RawFd,
+    /// That of the first disk that outlives it.
+    disk: Option<RawFd>,
     hardware: [u8; 6],
     address: Ipv4Addr,
     /// What its guest would boot.
@@ -91,16 +102,19 @@ impl Machine {
         let hardware = values(arguments, "-device").find_map(|value| field(value, "mac"))?;
         let bytes: Result<Vec<u8>, _> =
             hardware.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
-        let disk = values(arguments, "-blockdev").find(|value| field(value, "node-name") == Some("disk"))?;
+        let node =
+            |name| values(arguments, "-blockdev").find(|value| field(value, "node-name") == Some(name));
+        let kept = node("kept0").and_then(|node| field(node, "file.filename")?.strip_prefix("/dev/fdset/"));
         Some(Self {
             id: field(values(arguments, "-name").next()?, "guest")?.to_owned(),
             monitor: field(&values(arguments, "-qmp").next()?.replacen(':', "=", 1), "unix")?.to_owned(),
             control: chardev("control")?,
             console: chardev("console")?,
             tap: field(values(arguments, "-netdev").next()?, "fd")?.parse().ok()?,
+            disk: kept.map(str::parse).transpose().ok()?,
             hardware: bytes.ok()?.try_into().ok()?,
             address: address.parse().ok()?,
-            pod: pod::of(Path::new(field(disk, "file.filename")?))?,
+            pod: pod::of(Path::new(field(node("disk")?, "file.filename")?))?,
         })
     }
 

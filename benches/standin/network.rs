@@ -12,7 +12,6 @@ use i2kit_spec::ContainerBoot;
 use i2kit_spec::status::{ContainerStatus, PodPhase, PodStatus, Usage, VERSION, wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
-use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -21,7 +20,8 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, IpProtocol, Ipv4Packet, TcpPacket,
 };
 
-use super::{Machine, pod};
+use super::disk::Disk;
+use super::{Machine, inherited, pod};
 
 /// The header of virtio before each frame, as the kernel has it of a new interface. One of zeros asks for nothing.
 const HEADER: usize = 10;
@@ -113,9 +113,7 @@ impl Device for Tap {
 
 /// Serves until `button` is closed, or for as long as the pod's `run` takes where it ends; whether it was the button.
 pub(super) fn serve(machine: &Machine, run: Option<Duration>, button: &UnixStream) -> io::Result<bool> {
-    // An own copy of the descriptor that this process inherited.
-    let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    let file = rustix::process::pidfd_getfd(&this, machine.tap, PidfdGetfdFlags::empty())?;
+    let file = inherited(machine.tap)?;
     rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK)?;
     let mut tap = Tap { file, frames: VecDeque::new() };
     let mut config = Config::new(EthernetAddress(machine.hardware).into());
@@ -123,7 +121,8 @@ pub(super) fn serve(machine: &Machine, run: Option<Duration>, button: &UnixStrea
     let mut interface = Interface::new(config, &mut tap, Instant::now());
     // smoltcp hears no gateway outside its subnet, hence one that has all addresses: the network answers for those that it has.
     interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(machine.address.into(), 0)).unwrap());
-    let mut pod = Pod::new(machine);
+    let disk = machine.disk.map(|descriptor| Disk::new(inherited(descriptor)?)).transpose()?;
+    let mut pod = Pod::new(machine, disk);
     let end = run.map(|run| Clock::now() + run);
     while end.is_none_or(|end| Clock::now() < end) {
         for port in tap.take() {
@@ -154,19 +153,21 @@ struct Pod {
     /// The status' tag: it never changes.
     tag: String,
     started: Clock,
+    disk: Option<Disk>,
 }
 
-/// A socket of a port, what its client has asked so far, and when it is to be answered.
+/// A socket of a port, what its client has asked so far, the path of that once it is whole, and when it is to be answered.
 struct Served {
     handle: SocketHandle,
     port: u16,
     request: Vec<u8>,
+    path: String,
     due: Option<Clock>,
 }
 
 impl Served {
     fn new(handle: SocketHandle, port: u16) -> Self {
-        Self { handle, port, request: Vec::new(), due: None }
+        Self { handle, port, request: Vec::new(), path: String::new(), due: None }
     }
 
     /// Takes what came. Once that is a whole request it is due, as of a guest: after a wait where the client knows the status
@@ -180,14 +181,16 @@ impl Served {
         }
         if self.request.ends_with(b"\r\n\r\n") {
             let request = std::mem::take(&mut self.request);
-            let granted = wait::granted(&String::from_utf8_lossy(&request), tag);
+            let request = String::from_utf8_lossy(&request);
+            request.split(' ').nth(1).unwrap_or_default().clone_into(&mut self.path);
+            let granted = wait::granted(&request, tag);
             self.due = Some(Clock::now() + Duration::from(granted));
         }
     }
 }
 
 impl Pod {
-    fn new(machine: &Machine) -> Self {
+    fn new(machine: &Machine, disk: Option<Disk>) -> Self {
         let usage = Some(Usage { cpu_nanoseconds: 0, working_set_bytes: MEMORY_BYTES });
         let running = |container: &ContainerBoot| ContainerStatus {
             name: container.name.clone(),
@@ -207,7 +210,7 @@ impl Pod {
         };
         let tag = status.tag();
         let sockets = SocketSet::new(Vec::new());
-        Self { sockets, connections: Vec::new(), status, tag, started: Clock::now() }
+        Self { sockets, connections: Vec::new(), status, tag, started: Clock::now(), disk }
     }
 
     /// Listens at a port from now on.
@@ -247,7 +250,8 @@ impl Pod {
                         continue;
                     }
                     served.due = None;
-                    let answer = self.answer(port);
+                    let path = std::mem::take(&mut served.path);
+                    let answer = self.answer(port, &path);
                     let socket = self.sockets.get_mut::<Socket<'_>>(handle);
                     socket.send_slice(&answer).unwrap();
                     // As a guest, which keeps connections of status checks.
@@ -262,8 +266,8 @@ impl Pod {
         has_output
     }
 
-    /// The answer of a port.
-    fn answer(&mut self, port: u16) -> Vec<u8> {
+    /// The answer of a port to a request for that path.
+    fn answer(&mut self, port: u16, path: &str) -> Vec<u8> {
         let (kind, connection, body) = if port == HEALTH_PORT {
             // A hundredth of a processor.
             let used = u64::try_from(self.started.elapsed().as_nanos() / 100).unwrap();
@@ -272,7 +276,9 @@ impl Pod {
             container.chain(self.status.usage.as_mut()).for_each(|usage| usage.cpu_nanoseconds = used);
             ("application/json", "keep-alive", serde_json::to_string(&self.status).unwrap())
         } else {
-            ("text/plain", "close", format!("{}\n", self.status.boot_id))
+            let written = self.disk.as_mut().and_then(|disk| disk.answer(path));
+            let text = written.as_deref().unwrap_or(&self.status.boot_id);
+            ("text/plain", "close", format!("{text}\n"))
         };
         let head =
             format!("Content-Type: {kind}\r\nContent-Length: {}\r\nConnection: {connection}", body.len());

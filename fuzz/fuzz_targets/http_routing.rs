@@ -1,28 +1,8 @@
-//! Any text as the host and the path of a request to an Ingress: what is compared with rules is in its normal form, and some
-//! backend is found whenever there is one for all.
+//! The target of `tests/parsers/http_routing.rs`.
 
 #![no_main]
 
-use i2kit::cloud::local::http_routing::{Routing, host, normal};
-use i2kit::plan::fleet::HttpRule;
-use libfuzzer_sys::fuzz_target;
+#[path = "../../tests/parsers/http_routing.rs"]
+mod target;
 
-fuzz_target!(|data: &str| {
-    let (authority, path) = data.split_once('\n').unwrap_or((data, "/"));
-    let rule = |host: Option<&str>, path: &str, backend| HttpRule {
-        host: host.map(str::to_owned),
-        path: path.to_owned(),
-        exact: false,
-        backend,
-    };
-    let rules = [rule(Some("a.test"), "/a", 0), rule(Some("*.a.test"), "/", 1), rule(Some(authority), path, 2)];
-    let routing = Routing::new(&rules, Some(3));
-    if let Some(found) = host(authority) {
-        assert_eq!(host(&found).as_deref(), Some(&*found));
-        assert!(!found.bytes().any(|byte| byte.is_ascii_uppercase() || byte <= b' '));
-        if let Some(path) = normal(path) {
-            assert!(!path.split('/').any(|element| element == "." || element == ".."));
-            assert!(routing.find(&found, &path).is_some());
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));

@@ -1,9 +1,8 @@
-//! Any bytes as a set of manifests.
+//! The target of `tests/parsers/manifest.rs`.
+
 #![no_main]
 
-#[path = "../../tests/support/holds.rs"]
-mod holds;
+#[path = "../../tests/parsers/manifest.rs"]
+mod target;
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| holds::check(bytes));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));

@@ -1,15 +1,8 @@
-//! Any text as a profile of system calls: what is read makes a filter that the guest reads the same.
+//! The target of `tests/parsers/seccomp.rs`.
 
 #![no_main]
 
-use i2kit::plan::seccomp::Profile;
-use i2kit_spec::seccomp::SeccompFilter;
-use libfuzzer_sys::fuzz_target;
+#[path = "../../tests/parsers/seccomp.rs"]
+mod target;
 
-fuzz_target!(|text: &str| {
-    if let Ok(profile) = Profile::parse(text) {
-        let filter = profile.filter(&["CAP_SYS_ADMIN".to_owned()], i2kit_spec::Architecture::Amd64, "6.1.0");
-        let written = serde_json::to_string(&filter).expect("a filter has only string keys");
-        assert_eq!(serde_json::from_str::<SeccompFilter>(&written).expect("it reads what it writes"), filter);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));

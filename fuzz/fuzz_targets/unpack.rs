@@ -1,54 +1,10 @@
-//! Any bytes as what a container sends to `cp`: whatever they are, nothing outside of the target changes.
+//! The target of `tests/parsers/unpack.rs`.
 
 #![no_main]
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+#[path = "../../tests/parsers/checksums.rs"]
+mod checksums;
+#[path = "../../tests/parsers/unpack.rs"]
+mod target;
 
-use i2kit::cli::unpack::{Target, unpack};
-use libfuzzer_sys::fuzz_target;
-
-/// The names in a folder.
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .expect("the folder was made here")
-        .map(|entry| entry.expect("it reads").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
-fn repaired(data: &[u8]) -> Option<Vec<u8>> {
-    // The first byte says which blocks get a right checksum, which no mutation would find.
-    let (repair, tar) = data.split_first()?;
-    let mut tar = tar.to_vec();
-    for (number, block) in tar.chunks_exact_mut(512).enumerate() {
-        if repair & 1 << (number % 8) != 0 {
-            block[148..156].fill(b' ');
-            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        }
-    }
-    Some(tar)
-}
-
-fuzz_target!(|data: &[u8]| {
-    let Some(tar) = repaired(data) else { return };
-    let root: PathBuf = std::env::temp_dir().join(format!("i2kit-fuzz-unpack-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&root);
-    for folder in ["in", "o"] {
-        fs::create_dir_all(root.join(folder)).expect("the temporary folder takes folders");
-    }
-    fs::write(root.join("o/s"), "secret").expect("the temporary folder takes files");
-    let target = Target::new(&root.join("in"), "d").expect("the folder is there");
-    let _ = unpack("d", &target, &tar[..], &mut drop);
-
-    assert_eq!(names(&root), ["in", "o"]);
-    assert_eq!(names(&root.join("o")), ["s"]);
-    assert!(names(&root.join("in")).iter().all(|name| name == "d"), "only what was asked for");
-    let secret = fs::metadata(root.join("o/s")).expect("it is still there");
-    assert_eq!(secret.nlink(), 1, "nothing links to it");
-    assert_eq!(fs::read(root.join("o/s")).expect("it reads"), b"secret");
-    fs::remove_dir_all(&root).expect("all of it can be removed");
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));

@@ -60,8 +60,8 @@ pub fn tail(layout: &DiskLayout) -> Vec<u8> {
     out
 }
 
-/// Reads the table from the first [`HEAD_SIZE`] bytes of a disk. Checksums must be right, partitions in order and
-/// aligned as ours are.
+/// Reads the table from the first [`HEAD_SIZE`] bytes of a disk. Checksums must be right, partitions in order and inside of the
+/// disk.
 pub fn parse(head: &[u8]) -> Result<DiskLayout, DiskError> {
     let damaged = |reason: &str| DiskError::Table(reason.to_owned());
     let header = head.get(SECTOR_SIZE..2 * SECTOR_SIZE).ok_or_else(|| damaged("it is cut off"))?;
@@ -85,6 +85,9 @@ pub fn parse(head: &[u8]) -> Result<DiskLayout, DiskError> {
     let bytes =
         |sector: u64| sector.checked_mul(SECTOR).ok_or_else(|| damaged("a sector number is too large"));
     let size = bytes(get_u64(header, 32).saturating_add(1))?;
+    if size < HEAD_SIZE + TAIL_SIZE {
+        return Err(damaged("its disk is too small"));
+    }
     let mut partitions: Vec<Partition> = Vec::new();
     for entry in entries.chunks_exact(ENTRY_SIZE).take_while(|entry| entry[..16] != [0; 16]) {
         let (offset, end) = (bytes(get_u64(entry, 32))?, bytes(get_u64(entry, 40).saturating_add(1))?);

@@ -180,6 +180,27 @@ fn rollback_returns_to_what_served_before_and_scale_keeps_it() {
     });
 }
 
+#[test]
+fn a_named_revision_that_never_served_is_gone_to_and_the_plan_says_so() {
+    on_runtime(async {
+        let sim = Sim::default();
+        deploy(&desired(vec![group("web", 2, 1)]), &sim).await.unwrap();
+        sim.world().behaviours.insert(image(2), Behaviour::NeverReady);
+        deploy(&desired(vec![group("web", 2, 2)]), &sim).await.unwrap_err();
+        sim.world().behaviours.clear();
+        let fleet = sim.observe().await.unwrap();
+        let to = |fleet: &Fleet, number| rollback(fleet, &name("web"), Some(number)).unwrap();
+        assert!(to(&fleet, 1).is_unchanged() && to(&fleet, 1).notes.is_empty(), "it runs already");
+        let plan = to(&fleet, 2);
+        assert!(plan.to_string().contains("  note: revision 2 of web never served"), "{plan}");
+        carry_out(&plan, &sim, &Events::none()).await.unwrap();
+        let fleet = sim.observe().await.unwrap();
+        assert!(fleet.group(&name("web")).unwrap().is_settled_at(2));
+        let back = to(&fleet, 1);
+        assert!(!back.is_unchanged() && back.notes.is_empty(), "revision 1 has served: {back}");
+    });
+}
+
 /// The group with the disk of a claim.
 fn with_claim(spec: GroupSpec) -> GroupSpec {
     let disks = vec![LaunchDisk::Claim("data".into())];

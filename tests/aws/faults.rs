@@ -117,6 +117,44 @@ fn what_cannot_go_on_says_why_and_what_to_do() {
 }
 
 #[test]
+fn what_auto_scaling_refuses_is_told_from_what_it_does_not_find() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start();
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+
+    // The Service goes, and its machines stay.
+    world.write("web.yaml", nginx("1.27", 1).split("---\n").next().unwrap());
+    let many = "Trying to update too many Load Balancers/Target Groups at once. The limit is 10";
+    let refused = query("ValidationError", many);
+    bed.fault(&json!([{"match": "^DetachLoadBalancerTargetGroups$", "status": 400, "body": refused}]));
+    let deploy = || world.i2kit(&["deploy", "--prune", "web.yaml"]);
+    deploy().code(7).says("DetachLoadBalancerTargetGroups").says(many).says("mend what it names").run();
+    // The answer to the first try is lost, and the second one finds nothing to detach.
+    bed.fault(&json!([{"match": "^DetachLoadBalancerTargetGroups$", "lose": true}]));
+    deploy().run();
+    assert!(world.fleet().balancers.is_empty());
+
+    // The reason comes at once, not after a quarter of an hour of waiting for machines that nobody ends.
+    let protect =
+        |names: &[&str]| drop(bed.call("POST", "/moto-api/i2kit/protected", &json!(names).to_string()));
+    protect(&["i2kit-test_default_web"]);
+    let destroy = || world.i2kit(&["destroy", "--all"]);
+    let refused = destroy().code(7).says("DeleteAutoScalingGroup").says("deletion protection");
+    refused.says("mend what it names").run();
+    assert_eq!(world.group("web").current, Some(1));
+    protect(&[]);
+    // What the group is doing at that moment is waited for.
+    let busy = "You cannot delete an AutoScalingGroup while there are scaling activities in progress for that group.";
+    let busy = query("ScalingActivityInProgress", busy);
+    bed.fault(&json!([{"match": "^DeleteAutoScalingGroup$", "status": 400, "body": busy, "count": 2}]));
+    destroy().run();
+    assert_nothing_left(&bed);
+}
+
+#[test]
 fn machines_that_cannot_be_launched_or_never_answer_are_told_with_the_reason() {
     if !tools() {
         return;

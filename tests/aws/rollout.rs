@@ -8,7 +8,7 @@ use i2kit::cloud::aws::plan::calls;
 use serde_json::Value;
 
 use crate::harness::Bed;
-use crate::support::{World, eventually, get, machines, tools};
+use crate::support::{Ending, World, eventually, get, machines, tools};
 
 /// A world whose environment is in the bed, with credentials as a user has them: those of somebody who may do what
 /// `iam-policy` prints, and nothing else.
@@ -139,15 +139,6 @@ pub(crate) fn assert_calls_are_known(bed: &Bed) -> Vec<String> {
     calls
 }
 
-/// Sets a value when dropped, also when a test fails.
-pub(crate) struct Done<'a>(pub(crate) &'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure() {
     if !tools() || !machines() {
@@ -196,13 +187,15 @@ fn machines_that_boot_from_uploaded_blocks_serve_through_a_change_and_a_failure(
                 std::thread::sleep(Duration::from_millis(500));
             }
         });
-        world
-            .i2kit(&["deploy", "web.yaml"])
-            .code(8)
-            .says("was rolled back to revision 2")
-            .says("eighty")
-            .run();
-        done.store(true, Ordering::Relaxed);
+        {
+            let _done = Ending(&done);
+            world
+                .i2kit(&["deploy", "web.yaml"])
+                .code(8)
+                .says("was rolled back to revision 2")
+                .says("eighty")
+                .run();
+        }
         watcher.join().unwrap();
     });
     let after = world.group("web");

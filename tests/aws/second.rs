@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::frame::{certificate, held, routed, rules, rules_at};
 use crate::harness::Bed;
-use crate::rollout::{Done, assert_calls_are_known, assert_nothing_left, nginx, world};
-use crate::support::{World, eventually, kill, tools};
+use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world};
+use crate::support::{Ending, World, eventually, kill, tools};
 
 /// Healthy machines that a client reaches at a port of a Service's name.
 fn serving(bed: &Bed, name: &str, port: u16) -> usize {
@@ -49,7 +49,7 @@ fn deploy_while(world: &World, serving: impl Fn() -> usize + Sync) {
             looks
         });
         {
-            let _done = Done(&done);
+            let _done = Ending(&done);
             world.i2kit(&["deploy", "web.yaml"]).run();
         }
         assert!(watcher.join().unwrap() > 0);

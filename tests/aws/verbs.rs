@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use i2kit::cloud::aws::plan::calls;
+use serde_json::json;
 
 use crate::crash::census;
 use crate::harness::Bed;
@@ -18,10 +19,21 @@ fn every_call_is_in_the_policy_and_everything_has_its_tag() {
     }
     let bed = Bed::start();
     let world = world(&bed).file("web.yaml", &nginx("1.27", 2));
-    let preflight = world.i2kit(&["preflight"]).prints("ok      permissions");
-    preflight.prints("ok      quota of networks: 1 of 5 are needed").run();
+    world.i2kit(&["preflight"]).prints("ok      permissions").run();
     bed.call("POST", "/moto-api/i2kit/denied", r#"["ebs:PutSnapshotBlock"]"#);
     world.i2kit(&["preflight"]).code(7).prints("FAILED  permissions: denied: ebs:PutSnapshotBlock").run();
+
+    bed.call("POST", "/moto-api/i2kit/denied", "[]");
+    // Two machines, and one more while they are replaced, of two processors each.
+    let headers = json!({"content-type": "application/x-amz-json-1.1"});
+    let small = json!({"match": "^GetServiceQuota$", "status": 200, "headers": headers, "body": r#"{"Quota": {"Value": 1.0}}"#, "count": 99});
+    bed.fault(&json!([small]));
+    let preflight = world.i2kit(&["preflight", "web.yaml"]).code(7);
+    preflight
+        .prints("FAILED  quota of vCPUs: 6 of 1 are needed; raise it in Service Quotas")
+        .prints("ok      quota of network load balancers: 1 of 1 are needed")
+        .run();
+    bed.fault(&json!([]));
 
     let plan = world.i2kit(&["plan", "web.yaml"]);
     plan.prints("+ AutoScaling::AutoScalingGroup web (t3a.nano)")

@@ -35,6 +35,8 @@ struct Found {
     length: usize,
     /// Whether it came to its end; otherwise it was cut.
     is_whole: bool,
+    /// How it was cut.
+    cut: Option<std::io::ErrorKind>,
 }
 
 impl Found {
@@ -57,7 +59,10 @@ impl Found {
                 }
                 // It says nothing now; the rest is read at the end.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
-                Err(_) => return false,
+                Err(error) => {
+                    self.cut = Some(error.kind());
+                    return false;
+                }
             }
         }
         true
@@ -67,7 +72,7 @@ impl Found {
 fn act(mut stream: TcpStream, steps: &[Step], seed: u64) -> Found {
     stream.set_read_timeout(Some(MOMENT)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    let mut found = Found { sum: 0, length: 0, is_whole: false };
+    let mut found = Found { sum: 0, length: 0, is_whole: false, cut: None };
     let mut random = Random(seed);
     let mut reads = true;
     let mut reader = stream.try_clone().unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use i2kit::plan::fleet::{InstanceState, LoadBalancer};
 use serde_json::{Value, json};
 
-use crate::support::{Call, Images, Response, World, ask, eventually, kill, machines};
+use crate::support::{Call, Ending, Images, Response, World, ask, eventually, kill, machines};
 
 /// Until it is dropped no other application runs: each is ten machines or more.
 fn alone() -> MutexGuard<'static, ()> {
@@ -32,13 +32,6 @@ fn connect(world: &World, from: &str, to: &str) -> Call {
 
 /// Has `threads` call `ask` without end while `act` goes on, and none of them fail. Returns how often they did.
 fn asked_while(threads: u32, ask: impl Fn() -> Result<(), String> + Sync, act: impl FnOnce()) -> u32 {
-    /// Ends the threads, also when `act` failed: they are waited for.
-    struct Stop<'s>(&'s AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let (stop, asked) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -50,7 +43,7 @@ fn asked_while(threads: u32, ask: impl Fn() -> Result<(), String> + Sync, act: i
                 }
             });
         }
-        let _stop = Stop(&stop);
+        let _stop = Ending(&stop);
         act();
     });
     asked.into_inner()

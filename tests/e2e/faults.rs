@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use i2kit::plan::fleet::Health;
 
-use crate::support::{World, eventually, kill, machines, soaks, wait_for_page};
+use crate::support::{Ending, World, eventually, kill, machines, soaks, wait_for_page};
 
 /// Two machines that serve a page, one of them with a client of their Service, and a StatefulSet's machine with a disk.
 const MANIFEST: &str = r#"apiVersion: apps/v1
@@ -257,7 +257,7 @@ fn each_process_is_killed_twice_and_the_host_is_restarted() {
         for (counts, address) in clients.iter().zip([&service, &ingress]) {
             scope.spawn(|| counts.ask(address, &stop));
         }
-        let _stopping = Stopping(&stop);
+        let _stopping = Ending(&stop);
         // The client inside began before its Service was there.
         let mut before = eventually("answers to all clients", || {
             Some(Seen::now(&world, &clients)).filter(|seen| seen.answered.iter().all(|count| *count > 3))
@@ -281,15 +281,6 @@ fn each_process_is_killed_twice_and_the_host_is_restarted() {
     the_host_is_restarted(&world);
     world.i2kit(&["destroy", "--all", "--volumes"]).run();
     world.assert_nothing_left();
-}
-
-/// Ends the threads that ask, also after a failure.
-struct Stopping<'s>(&'s AtomicBool);
-
-impl Drop for Stopping<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// All processes end at once, as when the power fails, and the next command finds another boot of the host: groups come

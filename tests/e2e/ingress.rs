@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::support::{World, eventually, kill, machines, wait_for_page};
+use crate::support::{Ending, World, eventually, kill, machines, wait_for_page};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -278,7 +278,7 @@ impl<'w> Site<'w> {
                 }),
             ];
             // Also after a failure: the threads are waited for.
-            let stopping = Stopping(&stop);
+            let stopping = Ending(&stop);
             act();
             drop(stopping);
             for thread in threads {
@@ -286,15 +286,6 @@ impl<'w> Site<'w> {
             }
         });
         asked.into_inner()
-    }
-}
-
-/// Has the threads that ask end, with the value.
-struct Stopping<'s>(&'s AtomicBool);
-
-impl Drop for Stopping<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

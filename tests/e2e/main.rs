@@ -22,6 +22,7 @@ mod inside;
 mod jobs;
 mod network;
 mod preview;
+mod reboot;
 mod rollout;
 mod scaling;
 mod secrets;

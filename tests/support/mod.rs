@@ -2,6 +2,7 @@
 //! the program with what is expected of them, and the registry of test images that all worlds share.
 
 mod call;
+mod ending;
 mod eventually;
 mod http;
 mod processes;
@@ -9,6 +10,7 @@ mod registry;
 mod world;
 
 pub(crate) use call::Call;
+pub(crate) use ending::Ending;
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use http::{Response, ask, get, get_with, wait_for_page};
 pub(crate) use registry::{Images, mirror};

@@ -94,7 +94,7 @@ pub(crate) fn children_folder(path: &str) -> String {
 }
 
 /// The text with comments, strings and characters blanked.
-fn blank(text: &str) -> String {
+pub(crate) fn blank(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
     let mut at = 0;

@@ -27,6 +27,9 @@ mod error;
 mod example;
 mod instance;
 mod mounts;
+#[cfg(test)]
+#[path = "../../../tests/support/mutations.rs"]
+mod mutations;
 pub mod oom;
 mod pause;
 pub mod pod_files;

@@ -125,6 +125,7 @@ fn memberships(user: &str, text: &str) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::survive;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                           broken line\n\
@@ -206,5 +207,22 @@ mod tests {
         let message = |user: &str| resolve(user, &config, PASSWD, GROUP).unwrap_err().to_string();
         assert_eq!(message("nobody"), "user \"nobody\" is not in the container's /etc/passwd");
         assert_eq!(message("web:wheel"), "user \"wheel\" is not in the container's /etc/group");
+    }
+
+    #[test]
+    fn whatever_an_image_says_of_users_nobody_becomes_root_by_it() {
+        let seed = format!("{PASSWD}\0{GROUP}");
+        survive(&[seed.into_bytes()], 4000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let (passwd, group) = text.split_once('\0').unwrap_or((&*text, ""));
+            for user in ["", "web", "33", "web:log", "1000:ssl"] {
+                let boot =
+                    ContainerBoot { user: user.into(), run_as_non_root: true, ..ContainerBoot::default() };
+                let Ok(identity) = of(&boot, &User::default(), passwd, group) else { continue };
+                let Identity { uid, gid, groups, .. } = identity;
+                assert!(uid != 0 && groups.is_sorted());
+                assert!([uid, gid].iter().chain(&groups).all(|id| *id <= MAX_ID));
+            }
+        });
     }
 }

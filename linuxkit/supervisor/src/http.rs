@@ -297,6 +297,7 @@ fn respond(bytes: &[u8], answer: &impl Fn(&Request<'_>) -> Response) -> Option<A
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::survive;
 
     fn responded(bytes: &str) -> Option<String> {
         let answer = |request: &Request<'_>| {
@@ -344,5 +345,27 @@ mod tests {
             let said = if is_kept { "\r\nConnection: keep-alive\r\n" } else { "\r\nConnection: close\r\n" };
             assert!(text.contains(said), "{text}");
         }
+    }
+
+    #[test]
+    fn whatever_a_client_sends_is_answered_or_waited_for() {
+        let seeds = [
+            "GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            format!(
+                "GET /status HTTP/1.1\r\nConnection: keep-alive\r\n{}\r\nGET /next",
+                wait::headers("a1", i2kit_spec::Seconds(4))
+            ),
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nConnection: TE, Keep-Alive\r\n\r\nabc".to_owned(),
+        ];
+        let answer = |_: &Request<'_>| Response::text(200, "ok\n".into()).with_tag("a1".into());
+        survive(&seeds.map(String::into_bytes), 4000, |bytes| {
+            let Some(answered) = respond(bytes, &answer) else {
+                assert!(!bytes.windows(4).any(|window| window == b"\r\n\r\n"), "a whole head is answered");
+                return;
+            };
+            assert!(answered.bytes.starts_with(b"HTTP/1.1 "));
+            assert!(answered.kept.is_none_or(|length| length <= bytes.len()));
+            assert!(answered.wait <= Duration::from(wait::LONGEST));
+        });
     }
 }

@@ -17,6 +17,9 @@ pub mod journal;
 pub mod link;
 mod lookup;
 mod metrics;
+#[cfg(test)]
+#[path = "../../../tests/support/mutations.rs"]
+mod mutations;
 mod probe_state;
 mod prober;
 pub mod record;

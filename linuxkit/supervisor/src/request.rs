@@ -116,6 +116,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::mutations::survive;
 
     /// A server that gives one client this answer and returns the client's request. With an empty answer it leaves the
     /// connection open for as long as the handle is kept.
@@ -163,5 +164,34 @@ mod tests {
         assert!(get(port, PATIENCE).unwrap_err().ends_with("the answer is no HTTP"));
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         assert!(tcp("127.0.0.1", closed, PATIENCE).unwrap_err().contains("refused"));
+    }
+
+    /// A server that answers with these bytes and then says no more.
+    struct Answering<'a>(&'a [u8]);
+
+    impl Read for Answering<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Answering<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whatever_a_container_answers_has_a_status_or_none() {
+        let seeds = ["HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "HTTP/1.0 200\n", "SSH-2.0-x\r\n"];
+        assert_eq!(seeds.map(|seed| status(seed.as_bytes())), [Some(302), Some(200), None]);
+        survive(&seeds.map(Vec::from), 4000, |bytes| {
+            let start = &bytes[..bytes.len().min(STATUS_BYTES)];
+            assert_eq!(exchange(Answering(bytes), "GET / HTTP/1.1\r\n\r\n").unwrap(), status(start));
+        });
     }
 }

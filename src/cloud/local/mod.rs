@@ -48,6 +48,8 @@ pub use self::ca::Authority;
 pub use self::client::{LocalCloud, Lost, destroy_lost};
 pub use self::daemon::serve;
 pub use self::home::Home;
+pub use self::link::console::{parse as console_line, pod_end};
+pub use self::link::status_check::{StatusAnswer, read_answer};
 pub use self::mover::dns::message as dns;
 pub use self::mover::egress::packets;
 pub use self::mover::run as door;

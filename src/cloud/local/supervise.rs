@@ -43,6 +43,11 @@ impl Tasks {
         self.lock().iter().map(|(name, reason)| format!("{name}: {reason}; it is tried again")).collect()
     }
 
+    /// Whether `name` fails at present, and so is tried again by somebody.
+    pub(super) fn is_failing(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,8 @@ use crate::manifest::api::Name;
 use crate::plan::act::Act;
 use crate::plan::fleet::{Disk, Fleet, InstanceGroup, LaunchDisk, size};
 
-/// Brings `group` back to the revision `to`, or without one to that which [`served_before`].
+/// Brings `group` back to the revision `to`, or without one to that which [`served_before`]. A named one that
+/// never served is taken too, as `kubectl rollout undo --to-revision` does, and the plan has a note.
 pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutPlan, PlanError> {
     let found = find(fleet, group)?;
     let to = match to {
@@ -19,10 +20,16 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
         }
         None => served_before(found).ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
     };
-    let disks = found.revision(to).into_iter().flat_map(|revision| &revision.launch.disks);
-    one_disk(found, found.replicas, disks)?;
+    let target = found.revision(to);
+    one_disk(found, found.replicas, target.into_iter().flat_map(|revision| &revision.launch.disks))?;
     let intent = Intent::Rollback { group: group.clone(), to: Some(to) };
-    Ok(moving(fleet, found, (to, found.replicas), intent))
+    let mut plan = moving(fleet, found, (to, found.replicas), intent);
+    if !plan.is_unchanged() && target.is_some_and(|revision| revision.deployed.is_none()) {
+        plan.notes.push(format!(
+            "revision {to} of {group} never served, as far as its history says (`i2kit history {group}`)"
+        ));
+    }
+    Ok(plan)
 }
 
 /// The revision that a rollback leads to which names none: the one that a refresh under way leaves, or is

@@ -314,6 +314,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mutations::survive;
 
     fn unpack_bytes(bytes: &[u8]) -> Result<(Contents, Vec<std::path::PathBuf>), Error> {
         let folder = tempfile::tempdir().unwrap();
@@ -360,6 +361,19 @@ mod tests {
         let whole = tar_of(&[("a", &[1; 2000]), ("b", &[2; 2000])]);
         assert_eq!(unpack_bytes(&whole).unwrap().1.len(), 2);
         assert!(unpack_bytes(&whole[..4000]).is_err());
+    }
+
+    #[test]
+    fn changed_archives_leave_no_wrong_blob() {
+        let layer = tar_of(&[("etc/hostname", b"web")]);
+        let manifest = br#"[{"Config":"c.json","RepoTags":["app:1"],"Layers":["l/layer.tar"]}]"#;
+        let docker = tar_of(&[("manifest.json", manifest), ("c.json", b"{}"), ("l/layer.tar", &layer)]);
+        let named = format!("blobs/sha256/{}", Digest::of(b"{}").hex());
+        let index = br#"{"schemaVersion":2,"manifests":[]}"#;
+        let layout = tar_of(&[("oci-layout", b"{}"), ("index.json", index), (&named, b"{}")]);
+        assert_eq!(unpack_bytes(&docker).unwrap().1.len(), 2);
+        assert_eq!(unpack_bytes(&layout).unwrap().1.len(), 1);
+        survive(&[docker, layout], 200, |bytes| drop(unpack_bytes(bytes)));
     }
 
     proptest! {

@@ -2,10 +2,9 @@
 //! nowhere else.
 
 use aws_sdk_autoscaling::types::{Activity, ScalingActivityStatusCode};
-use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_not_found};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::name;
 use crate::manifest::api::Name;
@@ -26,7 +25,7 @@ impl Aws {
             .send()
             .await;
         match asked {
-            Err(error) if error.code() == Some("ValidationError") => Ok(vec![]),
+            Err(error) if is_not_found(&error) => Ok(vec![]),
             other => Ok(other.map_err(failed("DescribeScalingActivities"))?.activities.unwrap_or_default()),
         }
     }

@@ -8,7 +8,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::auto_scaling::group_name;
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_not_found};
 use super::stack::{Stack, TRIES, contested};
 use super::wait::{eventually, now};
 use crate::cloud::CloudError;
@@ -210,7 +210,7 @@ impl Aws {
     async fn detach_gone(&self) -> Result<(), CloudError> {
         let services = self.services_at_rest().await?;
         let there: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
-        for found in self.scaling_groups(None).await? {
+        for found in self.lasting_groups().await? {
             let (Some(own), Some(_)) = (found.auto_scaling_group_name(), group_name(&found)) else {
                 continue;
             };
@@ -227,7 +227,7 @@ impl Aws {
         let (own, others): (Vec<&Service>, Vec<&Service>) =
             services.iter().partition(|service| service.spec.name == *put);
         let of_others: BTreeSet<&String> = others.into_iter().flat_map(Service::target_groups).collect();
-        for found in self.scaling_groups(None).await? {
+        for found in self.lasting_groups().await? {
             let (Some(id), Some(group)) = (found.auto_scaling_group_name(), group_name(&found)) else {
                 continue;
             };
@@ -268,16 +268,26 @@ impl Aws {
 
     async fn detach(&self, own: &str, surplus: Vec<String>) -> Result<(), CloudError> {
         for some in surplus.chunks(TARGET_GROUPS_AT_ONCE) {
-            let detached = self.clients.autoscaling.detach_load_balancer_target_groups();
-            let detached =
-                detached.auto_scaling_group_name(own).set_target_group_arns(Some(some.to_vec())).send().await;
-            match detached {
-                // It was not attached any more, or is gone.
-                Err(error) if matches!(error.code(), Some("ValidationError" | "TargetGroupNotFound")) => {}
-                other => drop(other.map_err(failed("DetachLoadBalancerTargetGroups"))?),
+            if self.detach_all(own, some).await? {
+                continue;
+            }
+            // One of them is gone, for which the others were refused.
+            for one in some {
+                self.detach_all(own, std::slice::from_ref(one)).await?;
             }
         }
         Ok(())
+    }
+
+    /// Takes a group out of these target groups, all or none: whether they were there to be left. One was not attached any
+    /// more, or it or the Auto Scaling group is gone.
+    async fn detach_all(&self, own: &str, surplus: &[String]) -> Result<bool, CloudError> {
+        let detached = self.clients.autoscaling.detach_load_balancer_target_groups();
+        let detached = detached.auto_scaling_group_name(own).set_target_group_arns(Some(surplus.to_vec()));
+        match detached.send().await {
+            Err(error) if is_not_found(&error) || error.code() == Some("TargetGroupNotFound") => Ok(false),
+            other => other.map(|_| true).map_err(failed("DetachLoadBalancerTargetGroups")),
+        }
     }
 
     /// ARNs of the target groups that a new group is put into.
@@ -292,7 +302,7 @@ impl Aws {
         let found = self.at_rest(&stack).await?.as_ref().and_then(Service::of);
         if let Some(found) = &found {
             let gone: BTreeSet<&String> = found.target_groups().collect();
-            for group in self.scaling_groups(None).await? {
+            for group in self.lasting_groups().await? {
                 let surplus: Vec<String> =
                     group.target_group_arns().iter().filter(|arn| gone.contains(arn)).cloned().collect();
                 self.detach(group.auto_scaling_group_name().unwrap_or_default(), surplus).await?;

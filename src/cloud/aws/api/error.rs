@@ -40,6 +40,16 @@ pub(super) fn is_denied(code: Option<&str>) -> bool {
     matches!(code, Some("AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation"))
 }
 
+/// Whether Auto Scaling refuses a call because what it is about is not there: the group, its policy, or a target group
+/// among its own. For that it has the code of all its refusals, `ValidationError` (a group whose deletion is protected has it,
+/// too), and only its words tell which one it is: `AutoScalingGroup name not found - AutoScalingGroup 'web' not found`,
+/// `Group web not found`, `Trying to remove Target Groups that are not part of the group`.
+pub(super) fn is_not_found(error: &impl ProvideErrorMetadata) -> bool {
+    let absent = ["not found", "not part of the group"];
+    let words = error.message().unwrap_or_default();
+    error.code() == Some("ValidationError") && absent.iter().any(|part| words.contains(part))
+}
+
 /// An error and its causes, each once.
 fn causes(error: &dyn Error) -> String {
     let mut words = vec![error.to_string()];
@@ -81,13 +91,51 @@ fn advice(code: &str) -> &'static str {
         code if code.contains("LimitExceeded") || code.contains("QuotaExceeded") => {
             "a quota of the account is used up: raise it in Service Quotas, or delete what is not needed"
         }
+        "ValidationError" | "ValidationException" => {
+            "AWS refuses this as things are: mend what it names, then run the command again; it goes on where it stopped"
+        }
         _ => "run the command again; what was done is found and not done twice",
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_smithy_types::error::ErrorMetadata;
+
     use super::*;
+
+    #[test]
+    fn what_auto_scaling_does_not_find_is_told_from_what_it_refuses() {
+        let error = |code: &str, words: &str| ErrorMetadata::builder().code(code).message(words).build();
+        for words in [
+            "AutoScalingGroup name not found - AutoScalingGroup 'i2kit-test_default_web' not found",
+            "AutoScalingGroup name not found - null",
+            "AutoScalingGroup not found - AutoScaling Group i2kit-test_default_web not found",
+            "Group i2kit-test_default_web not found",
+            "Trying to remove Target Groups that are not part of the group",
+        ] {
+            assert!(is_not_found(&error("ValidationError", words)), "{words}");
+            // Another code has a meaning of its own.
+            assert!(!is_not_found(&error("AccessDenied", words)), "{words}");
+        }
+        for words in [
+            "Trying to update too many Load Balancers/Target Groups at once. The limit is 10",
+            "Provided Target Groups may not be valid. Please ensure they exist and try again.",
+            "You must use a valid fully-formed launch template. Invalid IAM Instance Profile name",
+            "The request isn't valid. The AutoRollback parameter cannot be set to true when the DesiredConfiguration parameter \
+             is empty. Set AutoRollback to false or specify a desired configuration and try again.",
+            "",
+        ] {
+            assert!(!is_not_found(&error("ValidationError", words)), "{words}");
+        }
+        assert!(!is_not_found(&ErrorMetadata::builder().code("ValidationError").build()));
+    }
+
+    #[test]
+    fn what_is_refused_as_things_are_is_not_only_tried_again() {
+        assert!(advice("ValidationError").contains("mend what it names"));
+        assert!(advice("ValidationException").contains("mend what it names"));
+    }
 
     #[test]
     fn what_passes_by_itself_is_told_from_what_somebody_mends() {

@@ -12,7 +12,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::auto_scaling::{HEALTH_GRACE_SECONDS, group_name, settings_in, size, template_version};
 use super::environment::Aws;
-use super::error::{failed, is_denied};
+use super::error::{failed, is_denied, is_not_found};
 use super::launch;
 use super::tags::{self, ENVIRONMENT, GROUP, SETTINGS, tag};
 use super::wait::{eventually, until_known};
@@ -227,6 +227,13 @@ impl Aws {
         .await
     }
 
+    /// The Auto Scaling groups of the environment that nobody is deleting: AWS changes no other.
+    pub(super) async fn lasting_groups(&self) -> Result<Vec<AutoScalingGroup>, CloudError> {
+        let mut found = self.scaling_groups(None).await?;
+        found.retain(|group| group.status().is_none());
+        Ok(found)
+    }
+
     /// Makes the Auto Scaling group, whose VMs start at once.
     pub(super) async fn create_scaling_group(
         &self,
@@ -353,21 +360,7 @@ impl Aws {
         self.pending().remove(group);
         self.made().forget(group);
         let own = name::group(&self.settings.environment, group);
-        if self.scaling_group(group).await?.is_some() {
-            let gone = self.clients.autoscaling.delete_auto_scaling_group();
-            let gone = gone.auto_scaling_group_name(&own).force_delete(true).send().await;
-            match gone {
-                // Being deleted already, or gone between the two calls.
-                Err(error)
-                    if matches!(error.code(), Some("ValidationError" | "ScalingActivityInProgress")) => {}
-                Err(error) if is_denied(error.code()) => {
-                    if self.scaling_group(group).await?.is_some() {
-                        return Err(failed("DeleteAutoScalingGroup")(error));
-                    }
-                }
-                other => drop(other.map_err(failed("DeleteAutoScalingGroup"))?),
-            }
-        }
+        self.delete_scaling_group(group).await?;
         eventually(&format!("the machines of {group}, which are being ended"), ENDING, || async {
             let left =
                 self.scaling_group(group).await?.is_some() || !self.machines(Some(group)).await?.is_empty();
@@ -389,6 +382,36 @@ impl Aws {
             }
         }
         Ok(())
+    }
+
+    /// Has Auto Scaling begin to delete the group with all its VMs; nothing where there is none or it has begun.
+    async fn delete_scaling_group(&self, group: &Name) -> Result<(), CloudError> {
+        let own = name::group(&self.settings.environment, group);
+        let what = format!("scaling activities of {group}, which keep it from being deleted, to end");
+        eventually(&what, ENDING, || async {
+            if !self.is_lasting(group).await? {
+                return Ok(Some(()));
+            }
+            let gone = self.clients.autoscaling.delete_auto_scaling_group();
+            match gone.auto_scaling_group_name(&own).force_delete(true).send().await {
+                Ok(_) => Ok(Some(())),
+                // Gone between the two calls, or when the answer was lost.
+                Err(error) if is_not_found(&error) => Ok(Some(())),
+                Err(error) if error.code() == Some("ScalingActivityInProgress") => Ok(None),
+                Err(error) => {
+                    let denied = is_denied(error.code());
+                    let refused = failed("DeleteAutoScalingGroup")(error);
+                    // Who deletes what is gone is denied it.
+                    if denied && !self.is_lasting(group).await? { Ok(Some(())) } else { Err(refused) }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether there is the Auto Scaling group, and nobody is deleting it.
+    async fn is_lasting(&self, group: &Name) -> Result<bool, CloudError> {
+        Ok(self.scaling_group(group).await?.is_some_and(|found| found.status().is_none()))
     }
 }
 

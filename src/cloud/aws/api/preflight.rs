@@ -31,7 +31,6 @@ const VCPUS: (&str, &str) = ("ec2", "L-1216C47A");
 const SPOT_VCPUS: (&str, &str) = ("ec2", "L-34B43A08");
 const BALANCERS: (&str, &str) = ("elasticloadbalancing", "L-69A177A2");
 const INGRESSES: (&str, &str) = ("elasticloadbalancing", "L-53DA6B97");
-const NETWORKS: (&str, &str) = ("vpc", "L-F678F1CE");
 
 /// Fewer free addresses in a subnet do not hold the VMs that a refresh adds.
 const FEWEST_ADDRESSES: i32 = 8;
@@ -257,9 +256,6 @@ impl Aws {
         checks.push(self.quota("quota of network load balancers", BALANCERS, count(balancers.iter())).await);
         if ingresses > 0 {
             checks.push(self.quota("quota of application load balancers", INGRESSES, ingresses).await);
-        }
-        if self.settings.network.is_none() {
-            checks.push(self.quota("quota of networks", NETWORKS, 1).await);
         }
         checks
     }

@@ -10,7 +10,7 @@ use super::auto_scaling::{
     current, percentages, seconds, settings_in, status, template_version, version_of, wanted,
 };
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_not_found};
 use super::tags::{self, FAILURE};
 use super::wait::{eventually, until_known};
 use crate::cloud::CloudError;
@@ -106,7 +106,7 @@ impl Aws {
             .send()
             .await;
         match asked {
-            Err(error) if error.code() == Some("ValidationError") => Ok(vec![]),
+            Err(error) if is_not_found(&error) => Ok(vec![]),
             // One page is a hundred refreshes: older ones are no one's concern.
             other => {
                 Ok(other.map_err(failed("DescribeInstanceRefreshes"))?.instance_refreshes.unwrap_or_default())

@@ -3,11 +3,10 @@
 use aws_sdk_autoscaling::types::{
     AutoScalingGroup, MetricType, PredefinedMetricSpecification, TargetTrackingConfiguration,
 };
-use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::auto_scaling::{current, seconds, size, wanted};
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_not_found};
 use super::launch;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::{name, scaling};
@@ -45,14 +44,7 @@ impl Aws {
             Some(scaling) if scaling.pod_cpu().is_some() => self.cpu_target(group, scaling, found).await?,
             _ => None,
         };
-        let Some(target) = target else {
-            let gone = self.clients.autoscaling.delete_policy().auto_scaling_group_name(own);
-            return match gone.policy_name(POLICY).send().await {
-                // There was none.
-                Err(error) if error.code() == Some("ValidationError") => Ok(()),
-                other => other.map(drop).map_err(failed("DeletePolicy")),
-            };
-        };
+        let Some(target) = target else { return self.delete_policy(group).await };
         let metric = PredefinedMetricSpecification::builder()
             .predefined_metric_type(MetricType::AsgAverageCpuUtilization)
             .build();
@@ -71,6 +63,30 @@ impl Aws {
             .target_tracking_configuration(tracking)
             .set_estimated_instance_warmup(warmup);
         put.send().await.map(drop).map_err(failed("PutScalingPolicy"))
+    }
+
+    /// Takes the policy away where there is one.
+    async fn delete_policy(&self, group: &Name) -> Result<(), CloudError> {
+        if !self.has_policy(group).await? {
+            return Ok(());
+        }
+        let own = name::group(&self.settings.environment, group);
+        let gone = self.clients.autoscaling.delete_policy().auto_scaling_group_name(own);
+        match gone.policy_name(POLICY).send().await {
+            // Gone between the two calls, or when the answer was lost.
+            Err(error) if is_not_found(&error) => Ok(()),
+            other => other.map(drop).map_err(failed("DeletePolicy")),
+        }
+    }
+
+    async fn has_policy(&self, group: &Name) -> Result<bool, CloudError> {
+        let own = name::group(&self.settings.environment, group);
+        let policies = self.clients.autoscaling.describe_policies().auto_scaling_group_name(own);
+        match policies.policy_names(POLICY).send().await {
+            // The group is gone, and its policies with it.
+            Err(error) if is_not_found(&error) => Ok(false),
+            found => Ok(!found.map_err(failed("DescribePolicies"))?.scaling_policies().is_empty()),
+        }
     }
 
     /// The target in percent of the machines that the group runs, or is about to run.
@@ -102,9 +118,6 @@ impl Aws {
         if scaling.pod_cpu().is_none() {
             return Ok(true);
         }
-        let own = name::group(&self.settings.environment, group);
-        let policies = self.clients.autoscaling.describe_policies().auto_scaling_group_name(own);
-        let policies = policies.policy_names(POLICY).send().await.map_err(failed("DescribePolicies"))?;
-        Ok(!policies.scaling_policies().is_empty())
+        self.has_policy(group).await
     }
 }

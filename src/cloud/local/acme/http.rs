@@ -244,6 +244,7 @@ fn root(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::survive;
 
     #[test]
     fn a_ca_is_named_by_a_url_with_tls() {
@@ -310,5 +311,26 @@ mod tests {
                 "{status} {text}"
             );
         }
+    }
+
+    #[test]
+    fn whatever_a_ca_answers_is_bounded() {
+        let seeds = [
+            r#"{"type":"urn:ietf:params:acme:error:malformed","detail":"no","subproblems":[{"type":"x","detail":"y"}]}"#,
+            r#"{"newNonce":"https://ca.example/nonce","newAccount":"https://ca.example/account"}"#,
+            "Sun, 06 Nov 1994 08:50:37 GMT",
+            "120",
+        ];
+        let bytes = seeds.map(str::as_bytes);
+        assert!(problem(StatusCode::FORBIDDEN, bytes[0]).is_some() && names_nonces(bytes[1]));
+        survive(&seeds.map(Vec::from), 4000, |bytes| {
+            if let Some(read) = problem(StatusCode::FORBIDDEN, bytes) {
+                let read: Problem = serde_json::from_slice(&read).unwrap();
+                assert!(read.status == Some(403) && read.subproblems.len() <= PARTS);
+            }
+            let _ = (names_nonces(bytes), is_empty(bytes));
+            let wish = std::str::from_utf8(bytes).ok().and_then(|text| pause(text, 784_111_777_000));
+            assert!(wish.is_none_or(|wish| wish <= Duration::from_millis(LONGEST_WISH)));
+        });
     }
 }

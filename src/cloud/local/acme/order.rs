@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
 use i2kit_spec::status::TEXT_BYTES;
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeHandle, ChallengeStatus, ChallengeType, Error, Identifier, Key,
-    NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationStatus, Challenge as AcmeChallenge, ChallengeHandle, ChallengeStatus,
+    ChallengeType, Error, Identifier, Key, NewOrder, Order, OrderState, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -94,7 +94,14 @@ async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> 
             // A key that is none would be none the next time.
             let request =
                 signing_request(&want.host, &key).map_err(|error| lost(&want, &error.to_string()))?;
-            order.finalize_csr(&request).await.map_err(|error| step(&error))?;
+            if let Err(error) = order.finalize_csr(&request).await {
+                // It has the request of a process that was killed.
+                let has_begun =
+                    |now: &OrderState| matches!(now.status, OrderStatus::Processing | OrderStatus::Valid);
+                if !(is_refusal(&error) && order.refresh().await.is_ok_and(has_begun)) {
+                    return Err(step(&error));
+                }
+            }
         }
         OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Valid => {}
     }
@@ -226,6 +233,7 @@ fn of_account(want: &Want, error: &Error) -> Failure {
 /// Shows the CA that the host leads here.
 async fn prove(world: &impl World, record: &mut Record, order: &mut Order) -> Result<(), Failure> {
     let want = &record.want.clone();
+    let mut refused = None;
     let mut authorizations = order.authorizations();
     while let Some(found) = authorizations.next().await {
         let mut authorization = found.map_err(|error| failure(want, &error))?;
@@ -253,11 +261,34 @@ async fn prove(world: &impl World, record: &mut Record, order: &mut Order) -> Re
         }
         world.save(record).map_err(|error| Failure::local(&error))?;
         world.answered(&token).await.map_err(|reason| failed(want, &reason))?;
-        if challenge.status == ChallengeStatus::Pending {
-            challenge.set_ready().await.map_err(|error| failure(want, &error))?;
+        if challenge.status == ChallengeStatus::Pending
+            && let Err(error) = challenge.set_ready().await
+        {
+            // There is one authorization, of the one host.
+            refused = Some((error, token));
+            break;
         }
     }
-    Ok(())
+    match refused {
+        Some((error, token)) if !(is_refusal(&error) && has_looked(order, &token).await) => {
+            Err(failure(want, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the CA looks at the challenge of this token, or has looked: it was told to by a process that was killed.
+async fn has_looked(order: &mut Order, token: &str) -> bool {
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        let Ok(now) = authorization.refresh().await else { return false };
+        let is_told =
+            |known: &AcmeChallenge| known.token == token && known.status != ChallengeStatus::Pending;
+        if now.status == AuthorizationStatus::Pending && !now.challenges.iter().any(is_told) {
+            return false;
+        }
+    }
+    true
 }
 
 fn proof(host: &str, kind: &ChallengeType, challenge: &ChallengeHandle<'_>) -> Result<Proof, rcgen::Error> {
@@ -378,6 +409,11 @@ fn failure(want: &Want, error: &Error) -> Failure {
         }
         error => failed(want, &error.to_string()),
     }
+}
+
+/// Whether the CA has answered, and does not do what it was asked for.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Api(_))
 }
 
 /// Whether a problem is of an ACME kind (RFC 8555, 6.7).

@@ -1,6 +1,7 @@
 //! Attempts and what becomes of them, with a CA of the test's own.
 
 mod authority;
+mod orders;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -512,36 +513,6 @@ async fn a_record_that_is_damaged_as_a_whole_is_moved_aside_and_the_ca_asked() {
 }
 
 #[tokio::test]
-async fn an_order_that_the_ca_has_no_more_is_placed_anew() {
-    let bed = Bed::new();
-    let ca = TestAuthority::start(&bed.home).await;
-    let page = |status| Reply(status, vec![], b"<html>".to_vec());
-    for status in [404, 410, 200] {
-        let mut record = Record::new(ca.want("a.i2kit.dev"));
-        ca.play("pending", move |path| (path == "/authorization").then(|| page(503)));
-        let failure = bed.attempt(&mut record).await.unwrap_err();
-        record.fail(clock::wall(), failure);
-        let order = record.order.clone().unwrap();
-        // What is asked for beside the order says nothing about it.
-        ca.play("pending", move |path| (path == "/nonce").then(|| page(404)));
-        let failure = bed.attempt(&mut record).await.unwrap_err();
-        record.fail(clock::wall(), failure);
-        assert_eq!((record.order.as_ref(), ca.asked("/orders")), (Some(&order), 0), "{status}");
-        let mut answer = Some(page(status));
-        ca.play("pending", move |path| if path == "/order" { answer.take() } else { None });
-        bed.attempt(&mut record).await.unwrap();
-        assert_eq!((ca.asked("/orders"), record.issued.is_some()), (1, true), "{status}");
-    }
-    // One that is valid, and leads to no certificate.
-    ca.play("valid", |path| {
-        let state = json!({"status": "valid", "authorizations": [], "finalize": "https://127.0.0.1/"});
-        (path == "/orders").then(|| Reply::json(&state).with("Location", "https://127.0.0.1/order"))
-    });
-    let failure = bed.attempt(&mut Record::new(ca.want("a.i2kit.dev"))).await.unwrap_err();
-    assert!(failure.is_final && failure.reason.contains("where its certificate is"), "{failure:?}");
-}
-
-#[tokio::test]
 async fn an_account_that_the_ca_forgot_is_made_anew_also_where_its_address_changes() {
     let bed = Bed::new();
     let ca = TestAuthority::start(&bed.home).await;
@@ -560,37 +531,6 @@ async fn an_account_that_the_ca_forgot_is_made_anew_also_where_its_address_chang
     assert_eq!((ca.asked("/account"), ca.asked("/account/1")), (1, 2));
     let stored = files::load_account(&bed.home, &want.issuer.directory).unwrap().unwrap();
     assert_eq!((stored.email, record.issued.is_some()), (want.issuer.email, true));
-}
-
-#[tokio::test]
-async fn a_certificate_that_is_refused_for_its_time_is_looked_at_again() {
-    let bed = Bed::new();
-    let ca = TestAuthority::start(&bed.home).await;
-    let mut record = Record::new(ca.want("a.i2kit.dev"));
-    let expired = |file: PathBuf| {
-        move |path: &str| {
-            if path != "/certificate" {
-                return None;
-            }
-            let stored: Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-            let chain = signed(&stored.want.host, &stored.order.unwrap().key.0, (2019, 2020));
-            Some(Reply(200, vec![], chain.into_bytes()))
-        }
-    };
-    ca.play("ready", expired(bed.file(&record.want)));
-    let failure = bed.attempt(&mut record).await.unwrap_err();
-    record.fail(clock::wall(), failure);
-    let order = record.order.clone();
-    assert!(order.is_some());
-    // Not without end: it may have expired indeed.
-    let mut late = record.clone();
-    late.order.as_mut().unwrap().looks = 7;
-    ca.play("valid", expired(bed.file(&record.want)));
-    assert!(bed.attempt(&mut late).await.unwrap_err().is_final);
-    assert_eq!(ca.asked("/orders"), 0);
-    ca.play("valid", |_| None);
-    bed.attempt(&mut record).await.unwrap();
-    assert_eq!((ca.asked("/orders"), ca.asked("/certificate"), record.issued.is_some()), (0, 1, true));
 }
 
 #[tokio::test]

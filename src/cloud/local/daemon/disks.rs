@@ -17,9 +17,6 @@ use crate::plan::fleet::{DiskSpec, Generation, size};
 /// their blocks nothing is copied.
 const MAX_PAUSED_COPY: Bytes = Bytes(2 << 30);
 
-/// Further attempts to have a machine go on.
-const RESUMES: usize = 5;
-
 /// Whether the act is about disks.
 pub(super) fn is_about(act: &Act) -> bool {
     matches!(
@@ -180,18 +177,15 @@ async fn copy(
         Ok(()) => blocking(move || volumes::copy_to_snapshot(&source, &copy, Writer::Stopped)).await,
         Err(error) => Err(CloudError::file("pause the machine in", &folder)(error)),
     };
-    let mut resumed = qmp::resume(&folder).await;
-    for _ in 0..RESUMES {
-        if resumed.is_ok() || !folder.exists() {
-            break;
+    if qmp::resume(&folder).await.is_err() {
+        if !keeper.state().is_alive(&id) {
+            // The next one may have written during the copy.
+            blocking(move || volumes::remove_snapshot(&path, &name)).await?;
+            let message = "it ended while its disk was copied; take the snapshot again".to_owned();
+            return Err(CloudError::Guest { instance: id, message });
         }
-        tokio::time::sleep(POLL).await;
-        resumed = qmp::resume(&folder).await;
-    }
-    if let Err(error) = resumed {
-        // It may have ended meanwhile, and the next one may have written during the copy.
-        blocking(move || volumes::remove_snapshot(&path, &name)).await?;
-        return Err(CloudError::file("resume the machine in", &folder)(error));
+        // Not here: whoever wants the lock of disks does not wait for a qemu that may hang.
+        keeper.resume(&id);
     }
     copied
 }
@@ -231,4 +225,99 @@ async fn gone(keeper: &Keeper, environment: &str, disks: &[Name]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::engine::environment::{Environment, InstanceRecord};
+    use crate::cloud::engine::moment::Moment;
+    use crate::cloud::local::machine::qmp::tests::stand_in;
+    use crate::manifest::api::Strategy;
+    use crate::oci::Digest;
+    use crate::plan::act::NewRevision;
+    use crate::plan::example;
+    use crate::plan::fleet::{LaunchDisk, LaunchSpec};
+    use crate::plan::image::ImageId;
+
+    /// Far more than a busy host takes.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    fn name(name: &str) -> Name {
+        Name { namespace: "default".into(), name: name.into() }
+    }
+
+    /// A keeper whose VM `web-1-a` has the disk `data`, and the disk's file.
+    fn with_disk(root: &Path, is_alive: &Arc<AtomicBool>) -> (Arc<Keeper>, PathBuf) {
+        let keeper = Keeper::with_machine(root, is_alive);
+        let (image, group) = (ImageId(Digest::of(b"1")), name("web"));
+        let launch = LaunchSpec { disks: vec![LaunchDisk::Claim("data".into())], ..example::launch(image) };
+        let revision = NewRevision { number: 1, launch, cause: String::new() };
+        let mut environment = Environment::default();
+        for act in [
+            Act::PutImage { image },
+            Act::PutGroup { group: group.clone(), settings: example::settings(Strategy::Recreate) },
+            Act::PutRevision { group: group.clone(), revision },
+        ] {
+            let planned = PlannedAct { act, generation: environment.generation(), by: "test".into() };
+            environment.apply(&planned, Moment::default(), String::new).unwrap();
+        }
+        let record = InstanceRecord::new("web-1-a".into(), 1, Moment::default());
+        environment.groups.get_mut(&group).unwrap().instances.insert(record.id.clone(), record);
+        keeper.state().environments.insert("local".to_owned(), environment);
+        let path = volumes::path(&keeper.home, "local", &name("data"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "kept").unwrap();
+        (keeper, path)
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_was_paused_for_a_copy_goes_on_however_often_qemu_refuses() {
+        let root = tempfile::tempdir().unwrap();
+        let (keeper, path) = with_disk(root.path(), &Arc::new(AtomicBool::new(true)));
+        let (folder, disk) = (keeper.home.instance("web-1-a"), name("data"));
+        let (done, busy) = (json!({ "return": {} }), json!({ "error": { "desc": "busy" } }));
+        let paused = json!({ "return": { "status": "paused", "running": false } });
+        let answers = [&done, &busy, &paused, &busy, &paused, &done].map(Clone::clone);
+        let both =
+            async { tokio::join!(stand_in(&folder, &answers), copy(&keeper, "local", &disk, "before")) };
+        let (asked, copied) = tokio::time::timeout(PATIENCE, both).await.expect("it goes on");
+        copied.unwrap();
+        assert_eq!(asked, ["stop", "cont", "query-status", "cont", "query-status", "cont"]);
+        assert_eq!(volumes::snapshots_of(&path).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_is_not_reached_keeps_nobody_waiting_for_the_lock_of_disks() {
+        let root = tempfile::tempdir().unwrap();
+        let (keeper, path) = with_disk(root.path(), &Arc::new(AtomicBool::new(true)));
+        let copied = tokio::time::timeout(PATIENCE, copy(&keeper, "local", &name("data"), "before")).await;
+        assert!(copied.expect("an answer").unwrap_err().to_string().contains("pause the machine in"));
+        assert!(volumes::snapshots_of(&path).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_the_disk_of_a_machine_that_ended_meanwhile_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let is_alive = Arc::new(AtomicBool::new(true));
+        let (keeper, path) = with_disk(root.path(), &is_alive);
+        let (folder, disk) = (keeper.home.instance("web-1-a"), name("data"));
+        let answers = [json!({ "return": {} })];
+        let ends = async {
+            stand_in(&folder, &answers).await;
+            is_alive.store(false, Ordering::Relaxed);
+        };
+        let both = async { tokio::join!(ends, copy(&keeper, "local", &disk, "before")) };
+        let ((), copied) = tokio::time::timeout(PATIENCE, both).await.expect("an end");
+        let error = copied.unwrap_err().to_string();
+        assert!(error.contains("it ended while its disk was copied"), "{error}");
+        assert!(volumes::snapshots_of(&path).is_empty());
+    }
 }

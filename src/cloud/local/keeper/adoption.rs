@@ -83,7 +83,7 @@ pub(in crate::cloud::local) fn adopt(keeper: &Arc<Keeper>) -> Result<(), CloudEr
     adopt_disks(keeper);
     for (id, health_port) in machines {
         keeper.log.write(format_args!("{id} is adopted"));
-        resume(keeper, &id);
+        keeper.resume(&id);
         watch(keeper, &id, health_port, QEMU_START);
         // The power button may have been meant to be pressed when the last process was killed.
         let pressed = {
@@ -122,14 +122,29 @@ fn adopt_disks(keeper: &Keeper) {
     }
 }
 
-/// Has a VM go on that the last process had stopped to copy its disk.
-fn resume(keeper: &Arc<Keeper>, id: &str) {
-    let (keeper, id) = (Arc::clone(keeper), id.to_owned());
-    tokio::spawn(async move {
-        if let Err(error) = qmp::resume(&keeper.home.instance(&id)).await {
-            keeper.log.write(format_args!("{id}: cannot be resumed: {error}"));
+impl Keeper {
+    /// Has a VM go on that was paused for a copy of its disk: tried until its qemu has done it, or the VM has ended. One that
+    /// stays paused counts as lost after a while.
+    pub(in crate::cloud::local) fn resume(self: &Arc<Self>, id: &str) {
+        let task = format!("question to {id} whether it is paused for a copy of its disk");
+        if self.tasks.is_failing(&task) {
+            // Somebody is at it.
+            return;
         }
-    });
+        let (keeper, id) = (Arc::clone(self), id.to_owned());
+        tokio::spawn(async move {
+            let (keeper, folder) = (&*keeper, &keeper.home.instance(&id));
+            let ask = || async move {
+                if !qmp::is_paused(folder).await? {
+                    return Ok(());
+                }
+                // Whoever has the lock may have paused it for another copy, and has it go on when that is made.
+                let _disks = keeper.disks.lock().await;
+                qmp::resume(folder).await
+            };
+            keeper.insist(&id, &task, ask).await;
+        });
+    }
 }
 
 /// Removes folders of VMs that are not known.
@@ -145,4 +160,49 @@ fn remove_others(keeper: &Keeper, known: &BTreeSet<String>) -> Result<(), CloudE
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::local::machine::qmp::tests::stand_in;
+
+    #[tokio::test]
+    async fn a_vm_that_a_killed_process_had_paused_goes_on_however_long_its_qemu_takes() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = Keeper::with_machine(root.path(), &Arc::new(AtomicBool::new(true)));
+        let folder = keeper.home.instance("web-1-a");
+        let paused = || json!({ "return": { "status": "paused", "running": false } });
+        let busy = || json!({ "error": { "desc": "busy" } });
+        let answers = [busy(), paused(), busy(), paused(), json!({ "return": {} })];
+        keeper.resume("web-1-a");
+        let asked = tokio::time::timeout(Duration::from_mins(1), stand_in(&folder, &answers)).await;
+        assert_eq!(
+            asked.expect("attempts until it goes on"),
+            ["query-status", "query-status", "cont", "query-status", "cont"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_is_paused_for_a_copy_under_way_is_left_to_who_makes_it() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = Keeper::with_machine(root.path(), &Arc::new(AtomicBool::new(true)));
+        let folder = keeper.home.instance("web-1-a");
+        let copying = keeper.disks.lock().await;
+        keeper.resume("web-1-a");
+        let patience = Duration::from_mins(1);
+        let answers = [json!({ "return": { "status": "paused" } })];
+        tokio::time::timeout(patience, stand_in(&folder, &answers)).await.expect("a question");
+        let answers = [json!({ "return": {} })];
+        let mut qemu = std::pin::pin!(stand_in(&folder, &answers));
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut qemu).await;
+        assert!(early.is_err(), "it goes on amid the copy");
+        drop(copying);
+        assert_eq!(tokio::time::timeout(patience, qemu).await.expect("an attempt"), ["cont"]);
+    }
 }

@@ -1,6 +1,7 @@
 //! What was decided and saved, done to VMs and their disks.
 
 use std::fs::{self, File};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::plan::fleet::{Accelerator, InstanceState};
 /// Between two attempts to delete a disk that cannot be deleted.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
+/// Between two attempts to have qemu do something.
+const QEMU_PAUSE: Duration = Duration::from_millis(200);
+
 /// Carries an effect out in the background.
 pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
     let keeper = Arc::clone(keeper);
@@ -29,12 +33,7 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
         }
         Effect::Forward { id, port } => forward(&keeper, &id, port),
         Effect::PowerOff { id } => {
-            tokio::spawn(async move {
-                // A VM that ended by itself meanwhile needs no button; one that does not hear it is killed later.
-                if let Err(error) = qmp::power_off(&keeper.home.instance(&id)).await {
-                    keeper.log.write(format_args!("{id}: cannot press the power button: {error}"));
-                }
-            });
+            tokio::spawn(async move { power_off(&keeper, &id).await });
         }
         Effect::Remove { id, .. } => {
             tokio::task::spawn_blocking(move || remove(&keeper, &id));
@@ -44,6 +43,36 @@ pub(super) fn spawn(keeper: &Arc<Keeper>, effect: Effect) {
         }
         // Done when they began.
         Effect::Refuse { .. } | Effect::Kill { .. } | Effect::Dismiss { .. } => {}
+    }
+}
+
+/// Presses a VM's power button, so that its pod is stopped as its manifest says. A VM that does not hear it is killed once its
+/// grace period is over, which ends the attempts.
+async fn power_off(keeper: &Keeper, id: &str) {
+    let folder = &keeper.home.instance(id);
+    keeper.insist(id, &format!("power button of {id}"), || qmp::power_off(folder)).await;
+}
+
+impl Keeper {
+    /// Has qemu do for a VM what may be done twice: asks again until it is done, or the VM has ended. While it is not
+    /// done, `status` has a warning about `task`.
+    pub(super) async fn insist<F>(&self, id: &str, task: &str, ask: impl Fn() -> F)
+    where
+        F: Future<Output = io::Result<()>>,
+    {
+        loop {
+            let answer = ask().await;
+            let is_done = answer.is_ok();
+            if !is_done && !self.state().is_alive(id) {
+                self.tasks.forget(task);
+                return;
+            }
+            self.tasks.tell(&self.log, task, answer);
+            if is_done {
+                return;
+            }
+            tokio::time::sleep(QEMU_PAUSE).await;
+        }
     }
 }
 
@@ -217,4 +246,100 @@ async fn add_forward(keeper: Arc<Keeper>, id: String, port: GuestPort) -> std::i
     }
     keeper.changed.notify_one();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::local::home::Home;
+    use crate::cloud::local::keeper::state::MachineHandle;
+    use crate::cloud::local::machine::qmp::tests::stand_in;
+
+    /// Far more than a busy host takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A process that runs for as long as somebody says so.
+    #[derive(Debug)]
+    struct Switched(Arc<AtomicBool>);
+
+    impl Running for Switched {
+        fn pid(&self) -> u32 {
+            1
+        }
+
+        fn is_alive(&mut self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn killed_by(&mut self) -> Option<i32> {
+            None
+        }
+
+        fn kill(&mut self) {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
+
+    impl Keeper {
+        /// A keeper with its folders in `root` and with the VM `web-1-a`, whose process runs for as long as `is_alive` says.
+        pub(in crate::cloud::local) fn with_machine(root: &Path, is_alive: &Arc<AtomicBool>) -> Arc<Self> {
+            let home = Home::new(&root.join("state"), root, PathBuf::new());
+            home.create().unwrap();
+            let keeper = Arc::new(Self::open(home).unwrap());
+            fs::create_dir_all(keeper.home.instance("web-1-a")).unwrap();
+            let machine = MachineHandle::new(Life::Started(Box::new(Switched(Arc::clone(is_alive)))));
+            keeper.state().machines.insert("web-1-a".to_owned(), machine);
+            keeper
+        }
+    }
+
+    /// Waits until `status` has a warning that begins like this, or, with nothing, until it has none.
+    async fn warned(keeper: &Keeper, beginning: Option<&str>) {
+        let is_so = || {
+            let failing = keeper.tasks.failing();
+            beginning.map_or(failing.is_empty(), |wanted| failing.iter().any(|line| line.starts_with(wanted)))
+        };
+        let wait = async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("a warning, or its end");
+    }
+
+    #[tokio::test]
+    async fn the_power_button_is_pressed_until_qemu_took_it() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = Keeper::with_machine(root.path(), &Arc::new(AtomicBool::new(true)));
+        let folder = keeper.home.instance("web-1-a");
+        spawn(&keeper, Effect::PowerOff { id: "web-1-a".to_owned() });
+        for (answer, warning) in [
+            (json!({ "error": { "desc": "busy" } }), Some("power button of web-1-a: ")),
+            (json!({ "return": {} }), None),
+        ] {
+            let answers = [answer];
+            let pressed = tokio::time::timeout(PATIENCE, stand_in(&folder, &answers)).await;
+            assert_eq!(pressed.expect("a press"), ["system_powerdown"]);
+            warned(&keeper, warning).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_has_ended_is_asked_for_nothing_more() {
+        let root = tempfile::tempdir().unwrap();
+        let is_alive = Arc::new(AtomicBool::new(true));
+        let keeper = Keeper::with_machine(root.path(), &is_alive);
+        let ends = async {
+            warned(&keeper, Some("power button of web-1-a: ")).await;
+            is_alive.store(false, Ordering::Relaxed);
+        };
+        let attempts = async { tokio::join!(power_off(&keeper, "web-1-a"), ends) };
+        tokio::time::timeout(PATIENCE, attempts).await.expect("an end");
+        assert!(keeper.tasks.failing().is_empty(), "nobody is told of what is over");
+    }
 }

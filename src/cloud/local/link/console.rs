@@ -48,7 +48,7 @@ pub(crate) fn rotate(folder: &Path) -> io::Result<()> {
 }
 
 /// One line of the console of the machine `instance`, without its line end.
-pub(crate) fn parse(instance: &str, line: &str) -> LogLine {
+pub fn parse(instance: &str, line: &str) -> LogLine {
     let line = line.trim_end_matches(['\r', '\n']);
     // A container's name is an RFC 1123 label.
     let is_name = |name: &str| {
@@ -94,13 +94,16 @@ pub(crate) fn tail(folder: &Path, count: usize) -> Vec<String> {
 
 /// How the pod ended, once its guest has reported it.
 pub(crate) fn end(folder: &Path) -> Option<PodEnd> {
-    let reported = |path: PathBuf| {
-        let bytes = last(&path, END_BYTES);
-        let text = String::from_utf8_lossy(&bytes);
-        let json = text.lines().rev().find_map(|line| line.strip_prefix(GUEST_PREFIX)?.strip_prefix(END))?;
-        serde_json::from_str(json.trim_end()).ok()
-    };
+    let reported = |path: PathBuf| pod_end(&last(&path, END_BYTES));
     reported(current(folder)).or_else(|| reported(previous(folder)))
+}
+
+/// How the pod ended, by the last bytes of its console: the last line that begins with [`GUEST_PREFIX`] and [`END`]. `None`
+/// where there is no such line, and where what follows on it is no end of a pod.
+pub fn pod_end(console: &[u8]) -> Option<PodEnd> {
+    let text = String::from_utf8_lossy(console);
+    let json = text.lines().rev().find_map(|line| line.strip_prefix(GUEST_PREFIX)?.strip_prefix(END))?;
+    serde_json::from_str(json.trim_end()).ok()
 }
 
 /// A position in a machine's console from which new lines are read.

@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::cloud::local::link::log_cursor::LINE_BYTES;
+    use crate::mutations::survive;
 
     fn texts(lines: Vec<LogLine>) -> Vec<String> {
         lines.into_iter().map(|line| line.text).collect()
@@ -288,5 +289,23 @@ mod tests {
         let mut reader = LogReader::new(root.path(), "").tail(1);
         assert_eq!(texts(reader.more(BLOCK)), ["last"]);
         assert_eq!(tail(root.path(), 1), ["web | last"]);
+    }
+
+    #[test]
+    fn whatever_a_journal_holds_is_read_to_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let path = folder(root.path(), "web").join("0.log");
+        let seeds = [
+            format!("{} stdout F one\n{} stderr F two\r\n{} stdout F three\n", time(1), time(2), time(3)),
+            format!("{} stdout P long \n{} stderr F other\n{} stdout F line\n", time(4), time(5), time(6)),
+        ];
+        survive(&seeds.map(String::into_bytes), 1000, |bytes| {
+            fs::write(&path, bytes).unwrap();
+            let mut reader = LogReader::new(root.path(), "");
+            let lines = reader.more(usize::MAX);
+            assert!(reader.more(usize::MAX).is_empty(), "all of it was read");
+            assert!(lines.len() < bytes.split(|byte| *byte == b'\n').count());
+            assert!(tail(root.path(), 2).len() <= 2);
+        });
     }
 }

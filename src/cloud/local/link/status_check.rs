@@ -8,9 +8,8 @@
 //! A guest whose status is known is asked for another one ([`wait`]): it answers at once when it has one, and else after
 //! [`WAIT`], with what it uses. A guest of an older build answers at once, and is asked each [`PERIOD`].
 //!
-//! A guest that hangs gets no traffic nine seconds after its last answer, as one that is asked each second: three questions, each
-//! with its pause of [`PERIOD`] and its [`PATIENCE`]. Its next answer is due [`WAIT`] after the last one, its silence begins then,
-//! and the third question that is given up is the first after `SILENT_UNREADY`.
+//! A guest that hangs gets no traffic twelve seconds after its last answer: the next one is due [`WAIT`] after it, the silence
+//! begins then, and the third question that is given up, each after its [`PATIENCE`], is the first beyond `SILENT_UNREADY`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +19,7 @@ use i2kit_spec::Seconds;
 use i2kit_spec::status::{self, PodStatus, wait};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -45,9 +44,9 @@ pub(crate) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 /// The same of a healthy machine, as balancers have it.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
-/// The longest time from a guest's last answer until the next one is due. With it a guest that hangs is found as soon as one
-/// that is asked each second, see above.
-const WAIT: Duration = Duration::from_secs(3);
+/// The longest time from a guest's last answer until the next one is due: half of it would find a
+/// guest that hangs three seconds sooner, for twice as many answers of guests at rest.
+const WAIT: Duration = Duration::from_secs(6);
 
 /// How long a machine that is ready may take to open the ports behind balancers, in milliseconds. Then it counts as
 /// healthy without them: a Service may name a port on which nothing listens.
@@ -100,15 +99,17 @@ impl Limits {
     }
 }
 
-/// An answer of HTTP.
+/// An answer of HTTP to a request for a status.
 #[derive(Debug)]
-struct Answer {
-    code: u16,
-    body: Vec<u8>,
+pub struct StatusAnswer {
+    /// The status code of HTTP.
+    pub code: u16,
+    /// What follows the head.
+    pub body: Vec<u8>,
     /// Whether the connection serves for another request.
-    is_kept: bool,
-    /// The tag of the status.
-    tag: Option<String>,
+    pub is_kept: bool,
+    /// The tag of the status, as the guest sent it.
+    pub tag: Option<String>,
 }
 
 impl StatusClient {
@@ -124,7 +125,7 @@ impl StatusClient {
 
     async fn outcome(&mut self, address: &Reach, known: Option<&str>, limits: Limits) -> CheckOutcome {
         let path = status::PATH;
-        let Answer { code, body, tag, .. } = match self.get(address, known, limits).await {
+        let StatusAnswer { code, body, tag, .. } = match self.get(address, known, limits).await {
             Ok(answer) => answer,
             Err(error) if is_our_fault(&error) => {
                 return CheckOutcome::Unasked(format!("the guest cannot be asked for its status: {error}"));
@@ -176,7 +177,12 @@ impl StatusClient {
     /// Sends the request, over the connection of the last one where there is one, and reads the answer. A guest ends such a
     /// connection when it likes: then another one is made. One that is lost without a word costs one request. Only the first
     /// try waits while the status is the `known` one.
-    async fn get(&mut self, address: &Reach, known: Option<&str>, limits: Limits) -> io::Result<Answer> {
+    async fn get(
+        &mut self,
+        address: &Reach,
+        known: Option<&str>,
+        limits: Limits,
+    ) -> io::Result<StatusAnswer> {
         let seconds = Seconds(limits.wait.as_secs());
         let waits = known.map(|known| wait::headers(known, seconds)).unwrap_or_default();
         let conversation = async {
@@ -215,11 +221,20 @@ fn is_our_fault(error: &io::Error) -> bool {
 }
 
 /// Sends the request for the status, with these further `headers`, and reads the answer.
-async fn ask(stream: &mut TcpStream, address: &Reach, headers: &str) -> io::Result<Answer> {
+async fn ask(stream: &mut TcpStream, address: &Reach, headers: &str) -> io::Result<StatusAnswer> {
     let path = status::PATH;
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: keep-alive\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await?;
+    read_answer(stream).await
+}
+
+/// Reads an answer of HTTP/1.x, of which no more than [`ANSWER_BYTES`] are taken.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] when nothing comes, [`io::ErrorKind::InvalidData`] when what comes is no such answer, and
+/// the errors of the stream.
+pub async fn read_answer(stream: impl AsyncRead + Unpin) -> io::Result<StatusAnswer> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, "that is no HTTP answer");
     let mut answer = BufReader::new(stream).take(ANSWER_BYTES);
     let mut line = String::new();
@@ -253,7 +268,7 @@ async fn ask(stream: &mut TcpStream, address: &Reach, headers: &str) -> io::Resu
     // With more behind it the guest is not in step.
     let is_all = rest.get_ref().get_ref().buffer().is_empty();
     is_kept &= is_all && length.is_some_and(|length| usize::try_from(length) == Ok(read));
-    Ok(Answer { code, body, is_kept, tag })
+    Ok(StatusAnswer { code, body, is_kept, tag })
 }
 
 #[cfg(test)]
@@ -488,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_hangs_is_found_as_soon_as_one_that_is_asked_each_second() {
+    fn a_guest_that_hangs_is_found_twelve_seconds_after_its_last_answer() {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap();
         // It hung right after its last answer, at 0, whether that was its last word at once or after a pause.
         for took in [WAIT, Duration::ZERO] {
@@ -509,10 +524,9 @@ mod tests {
                 }
                 wait = Duration::ZERO;
             }
-            let three_questions = 3 * millis(PERIOD + PATIENCE);
-            assert_eq!(unready, Some((3, three_questions)), "{took:?}");
-            // One that is asked each second is lost so long after its first question was given up, one more question at most.
-            let first = millis(PERIOD + PATIENCE) + SILENT_LOST.0;
+            assert_eq!(unready, Some((3, 12_000)), "{took:?}");
+            // It is lost so long after its first question was given up, one more question at most.
+            let first = millis(WAIT + PATIENCE) + SILENT_LOST.0;
             assert!(now <= first + millis(PERIOD_STARTING + PATIENCE), "{now}");
         }
     }

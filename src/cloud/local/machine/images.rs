@@ -29,7 +29,8 @@ const CMDLINE: &str = "cmdline";
 /// A sparse file; every run of zeroes is a part of it.
 const ZEROES: &str = "zeroes";
 
-/// Makes the image's folder, unless it exists. It appears whole or not at all.
+/// Makes the image's folder, unless it exists. It appears whole or not at all, and is on the disk when this returns: machines
+/// that a record tells of are started from it after a power cut, too.
 pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
     let target = home.image(image.id);
     if target.exists() {
@@ -63,11 +64,17 @@ pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
     let descriptor = vmdk::descriptor(&extents, ZEROES).expect("parts have plain names");
     write(&folder.path().join(DISK), &descriptor)?;
     write(&folder.path().join(CMDLINE), &image.cmdline)?;
+    // A name may reach the disk before what is behind it.
+    let files = fs::read_dir(folder.path()).map_err(CloudError::file("read", folder.path()))?;
+    for file in files {
+        flush(&file.map_err(CloudError::file("read", folder.path()))?.path())?;
+    }
+    flush(folder.path())?;
     match fs::rename(folder.path(), &target) {
         Ok(()) => {
             // The temporary folder has become the image's.
             let _ = folder.keep();
-            Ok(())
+            flush(&images)
         }
         // Another process was faster.
         Err(_) if target.exists() => Ok(()),
@@ -113,6 +120,11 @@ fn link(from: &Path, to: &Path) -> Result<(), CloudError> {
 
 fn write(path: &Path, text: &str) -> Result<(), CloudError> {
     fs::write(path, text).map_err(CloudError::file("write", path))
+}
+
+/// Has the content of a file, or the names in a folder, on the disk.
+fn flush(path: &Path) -> Result<(), CloudError> {
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(CloudError::file("write", path))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use crate::cloud::local::socket;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer that is read.
 const ANSWER_BYTES: usize = 1 << 20;
 
-/// Presses the machine's power button.
+/// Presses the machine's power button. A guest that was told so before goes on as it does.
 pub(crate) async fn power_off(folder: &Path) -> io::Result<()> {
     command(folder, json!({ "execute": "system_powerdown" })).await.map(drop)
 }
@@ -39,6 +39,12 @@ pub(crate) async fn pause(folder: &Path) -> io::Result<()> {
 /// Has the machine go on; one that does already is left alone.
 pub(crate) async fn resume(folder: &Path) -> io::Result<()> {
     command(folder, json!({ "execute": "cont" })).await.map(drop)
+}
+
+/// Whether the machine stands still because somebody [paused](pause) it.
+pub(crate) async fn is_paused(folder: &Path) -> io::Result<bool> {
+    let found = command(folder, json!({ "execute": "query-status" })).await?;
+    Ok(found["status"] == "paused")
 }
 
 /// qemu's name of the disk of this number that outlives the machine.
@@ -60,7 +66,10 @@ async fn command(folder: &Path, request: Value) -> io::Result<Value> {
         ask(&mut stream, &json!({ "execute": "qmp_capabilities" })).await?;
         ask(&mut stream, &request).await
     };
-    tokio::time::timeout(PATIENCE, conversation).await?
+    tokio::time::timeout(PATIENCE, conversation).await.unwrap_or_else(|_| {
+        let reason = format!("qemu has not answered for {} s", PATIENCE.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+    })
 }
 
 async fn ask(stream: &mut BufReader<UnixStream>, request: &Value) -> io::Result<Value> {
@@ -77,7 +86,7 @@ async fn ask(stream: &mut BufReader<UnixStream>, request: &Value) -> io::Result<
     }
 }
 
-async fn read_message(stream: &mut BufReader<UnixStream>) -> io::Result<Value> {
+async fn read_message(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Value> {
     let mut line = Vec::new();
     loop {
         let available = stream.fill_buf().await?;
@@ -98,8 +107,29 @@ async fn read_message(stream: &mut BufReader<UnixStream>) -> io::Result<Value> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::mutations::survive;
+
+    /// Stands in for the qemu of a machine: takes a command for each of `answers`, which it gives, and returns what it was asked
+    /// to do.
+    pub(crate) async fn stand_in(folder: &Path, answers: &[Value]) -> Vec<String> {
+        let listener = socket::listen(folder, SOCKET).unwrap();
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (client, _) = listener.accept().await.unwrap();
+            let mut client = BufReader::new(client);
+            for said in [&json!({ "QMP": {} }), &json!({ "return": {} }), answer] {
+                if said.get("QMP").is_none() {
+                    let request = read_message(&mut client).await.unwrap();
+                    asked.extend(request["execute"].as_str().map(str::to_owned));
+                }
+                client.get_mut().write_all(format!("{said}\n").as_bytes()).await.unwrap();
+            }
+        }
+        asked.retain(|command| command != "qmp_capabilities");
+        asked
+    }
 
     #[tokio::test]
     async fn events_between_question_and_answer_are_passed_over() {
@@ -121,6 +151,28 @@ mod tests {
         let question = command(folder.path(), json!({ "execute": "query-name" }));
         let (answer, ()) = tokio::join!(question, server);
         assert_eq!(answer.unwrap()["name"], "web");
+    }
+
+    #[test]
+    fn whatever_qemu_says_is_read_or_refused() {
+        let seeds = [
+            "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0}}, \"capabilities\": [\"oob\"]}}\r\n{\"return\": {}}\r\n",
+            "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"RESUME\"}\n{\"return\": \"Hub -1\"}\n",
+            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such device\"}}\n",
+        ];
+        let whole = |bytes: &[u8]| {
+            let mut stream = bytes;
+            let mut messages = 0;
+            // Each message takes a line, so that this ends.
+            while futures::executor::block_on(read_message(&mut stream)).is_ok() {
+                messages += 1;
+            }
+            messages
+        };
+        assert_eq!(seeds.map(|seed| whole(seed.as_bytes())), [2, 2, 1]);
+        survive(&seeds.map(Vec::from), 3000, |bytes| {
+            assert!(whole(bytes) < bytes.split(|byte| *byte == b'\n').count());
+        });
     }
 
     /// qemu itself may have been taken over: an answer without end is given up.

@@ -35,8 +35,12 @@ pub(crate) const VERB: &str = "local-network";
 /// The longest packet, in bytes.
 const PACKET: usize = 4096;
 
-/// How long a holder may take for an answer: it opens a descriptor, and making a network takes 40 ms on an idle host.
+/// How long a holder may take for an answer: it opens a descriptor.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take to make or join a network: 40 ms on an idle host; on a slow one that has just been started the kernel
+/// first loads a dozen modules for it, each by a process of its own.
+const MAKING: Duration = Duration::from_mins(1);
 
 /// A request for a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,8 +171,16 @@ pub(crate) struct Holder {
     is_behind: AtomicBool,
 }
 
-/// Starts a holder by `command`, this program with its own arguments, and waits for what it opened. No answer of it may take
-/// longer than `patience`.
+/// No answer at this socket may take longer.
+fn answers_within(socket: &OwnedFd, patience: Duration) -> io::Result<()> {
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        sockopt::set_socket_timeout(socket, timeout, Some(patience))?;
+    }
+    Ok(())
+}
+
+/// Starts a holder by `command`, this program with its own arguments, and waits for what it opened. No later answer of it may
+/// take longer than `patience`.
 pub(crate) fn start(
     mut command: Command,
     join: &Join,
@@ -178,10 +190,7 @@ pub(crate) fn start(
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| failed(NamespaceStep::Sockets)(error.into()))?;
-    for timeout in [Timeout::Recv, Timeout::Send] {
-        sockopt::set_socket_timeout(&ours, timeout, Some(patience))
-            .map_err(|error| failed(NamespaceStep::Sockets)(error.into()))?;
-    }
+    answers_within(&ours, patience.max(MAKING)).map_err(failed(NamespaceStep::Sockets))?;
     command.arg(VERB);
     for (option, path) in [("--user", &join.user), ("--net", &join.net)] {
         command.args(path.iter().flat_map(|path| [option.as_ref(), path.as_os_str()]));
@@ -191,7 +200,7 @@ pub(crate) fn start(
     // With it goes the other end of the socket, so that a holder that ends is heard.
     drop(command);
     let holder = Holder::new(ours, child);
-    let (descriptors, has_ipv6) = holder.receive()?;
+    let (descriptors, has_ipv6) = holder.receive(patience)?;
     let wrong = || failed(NamespaceStep::Sockets)(io::ErrorKind::InvalidData.into());
     let handles = Handles::from_descriptors(descriptors, has_ipv6).ok_or_else(wrong)?;
     Ok((holder, handles))
@@ -203,11 +212,13 @@ impl Holder {
         Self { socket: Mutex::new(socket), child: Mutex::new(child), is_behind: AtomicBool::new(false) }
     }
 
-    /// The answer that is on its way: what was opened, and whether the network has IPv6.
-    fn receive(&self) -> Result<(Vec<OwnedFd>, bool), NamespaceError> {
+    /// The answer that is on its way: what was opened, and whether the network has IPv6. Later ones may take `patience`.
+    fn receive(&self, patience: Duration) -> Result<(Vec<OwnedFd>, bool), NamespaceError> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |error| NamespaceError { step: NamespaceStep::Sockets, error };
-        match receive::<Answer>(socket.as_fd()).map_err(failed)? {
+        let answer = receive::<Answer>(socket.as_fd()).map_err(failed)?;
+        answers_within(&socket, patience).map_err(failed)?;
+        match answer {
             Some((Answer::Opened { has_ipv6 }, descriptors)) => Ok((descriptors, has_ipv6)),
             Some((Answer::Done, _)) => Err(failed(io::ErrorKind::InvalidData.into())),
             Some((Answer::Refused { step, code, message }, _)) => Err(NamespaceError {

@@ -83,6 +83,12 @@ fn parse(text: &str) -> Vec<Forward> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::survive;
+
+    const TABLE: &str = "Hub -1 (net):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  \
+                         TCP[HOST_FORWARD]  13       127.0.0.1 42973       10.0.2.15    81     0     0\r\n  \
+                         TCP[ESTABLISHED]   14       10.0.2.15 40000       10.0.0.1     443    0     0\r\n  \
+                         UDP[HOST_FORWARD]   8       127.0.0.1 42539       10.0.2.15    53     0     0\r\n";
 
     #[test]
     fn a_device_forwards_its_ports_and_names_a_resolver() {
@@ -98,15 +104,20 @@ mod tests {
 
     #[test]
     fn forwards_are_read_from_the_monitors_table() {
-        let text = "Hub -1 (net):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  \
-                    TCP[HOST_FORWARD]  13       127.0.0.1 42973       10.0.2.15    81     0     0\r\n  \
-                    TCP[ESTABLISHED]   14       10.0.2.15 40000       10.0.0.1     443    0     0\r\n  \
-                    UDP[HOST_FORWARD]   8       127.0.0.1 42539       10.0.2.15    53     0     0\r\n";
         let forward =
             |port, protocol, address: &str| Forward { port, protocol, address: address.parse().unwrap() };
         assert_eq!(
-            parse(text),
+            parse(TABLE),
             [forward(81, Protocol::Tcp, "127.0.0.1:42973"), forward(53, Protocol::Udp, "127.0.0.1:42539")]
         );
+    }
+
+    #[test]
+    fn whatever_the_monitor_prints_is_a_table_or_none() {
+        survive(&[Vec::from(TABLE)], 3000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let forwards = parse(&text);
+            assert!(forwards.len() <= text.matches("[HOST_FORWARD]").count());
+        });
     }
 }

@@ -156,7 +156,7 @@ impl Hosts {
     }
 }
 
-/// The host of `HOST[:PORT]` in small letters, without a dot at its end; `None` for what is no host.
+/// The host of `HOST[:PORT]` in small letters, without the dot at its end; `None` for what is no host.
 pub fn host(authority: &str) -> Option<Cow<'_, str>> {
     let host = if let Some(rest) = authority.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
@@ -167,7 +167,7 @@ pub fn host(authority: &str) -> Option<Cow<'_, str>> {
         is_port(port).then_some(host.strip_suffix('.').unwrap_or(host))?
     };
     let is_known = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'[' | b']' | b':');
-    if host.is_empty() || !host.bytes().all(is_known) {
+    if host.is_empty() || host.ends_with('.') || !host.bytes().all(is_known) {
         return None;
     }
     let is_lower = !host.bytes().any(|c| c.is_ascii_uppercase());

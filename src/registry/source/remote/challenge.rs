@@ -79,6 +79,7 @@ pub(super) fn is_same_domain(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::survive;
 
     fn read_all(headers: &[&'static str]) -> Challenges {
         let headers: Vec<HeaderValue> = headers.iter().map(|text| HeaderValue::from_static(text)).collect();
@@ -128,6 +129,28 @@ mod tests {
         ] {
             assert!(!is_same_domain(one, other), "{one} {other}");
         }
+    }
+
+    #[test]
+    fn changed_challenges_and_tokens_do_no_harm() {
+        let seeds = [
+            "Basic realm=\"registry\", Bearer realm=\"https://auth.example/token\",service=r",
+            "Bearer realm=\"https://auth.example/\\\"token\",service=\"r\",scope=\"x:y:pull\"",
+            "{\"token\":null,\"access_token\":\"b\",\"expires_in\":300}",
+            "registry.example:5000",
+        ];
+        survive(&seeds.map(Vec::from), 4000, |bytes| {
+            if let Ok(header) = HeaderValue::from_bytes(bytes)
+                && let Some(bearer) = read([&header]).bearer
+            {
+                assert!(bearer.realm.len() <= bytes.len());
+            }
+            if let Some(token) = token(bytes) {
+                assert!((1..=bytes.len()).contains(&token.len()));
+            }
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(is_same_domain(&text, "auth.example"), is_same_domain("auth.example", &text));
+        });
     }
 
     proptest::proptest! {

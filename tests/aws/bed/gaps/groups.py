@@ -19,6 +19,8 @@ NUMBERS = itertools.count(1)
 INTERNAL = ("Steady",)
 # Why launches fail at present, set by route.py, and what groups did by themselves, oldest first.
 REFUSED, ACTIVITIES = [], []
+# Names of groups whose deletion is protected, set by route.py.
+PROTECTED = set()
 
 
 def close():
@@ -29,6 +31,8 @@ def close():
     models.AutoScalingBackend.create_auto_scaling_group = create_group(models.AutoScalingBackend.create_auto_scaling_group)
     models.AutoScalingBackend.attach_load_balancer_target_groups = attach(
         models.AutoScalingBackend.attach_load_balancer_target_groups)
+    models.AutoScalingBackend.detach_load_balancer_target_groups = detach(
+        models.AutoScalingBackend.detach_load_balancer_target_groups)
     AutoScalingResponse.start_instance_refresh = start
     AutoScalingResponse.describe_scaling_activities = activities
     AutoScalingResponse.describe_instance_refreshes = describe
@@ -127,8 +131,22 @@ def note(group, description, status, message=None):
     })
 
 
-def activities(self):
+def group_of(self):
+    """The group that a call names. One that there is not is refused with the code of every refusal; the words tell."""
     name = self._get_param("AutoScalingGroupName")
+    group = self.autoscaling_backend.autoscaling_groups.get(name)
+    if group is None:
+        raise not_found(name)
+    return group
+
+
+def not_found(name):
+    return AutoscalingClientError(
+        "ValidationError", f"AutoScalingGroup name not found - AutoScalingGroup '{name}' not found")
+
+
+def activities(self):
+    name = group_of(self).name
     return ActionResult({"Activities": [a for a in reversed(ACTIVITIES) if a["AutoScalingGroupName"] == name]})
 
 
@@ -155,8 +173,28 @@ def attach(original):
     return act
 
 
+def detach(original):
+    """A group is taken out of those target groups alone that it is in."""
+
+    def act(self, group_name, target_group_arns):
+        group = self.autoscaling_groups.get(group_name)
+        if group is None:
+            raise not_found(group_name)
+        if not set(target_group_arns) <= set(group.target_group_arns):
+            raise AutoscalingClientError(
+                "ValidationError", "Trying to remove Target Groups that are not part of the group")
+        return original(self, group_name, target_group_arns)
+
+    return act
+
+
 def delete_group(original):
+    """Nothing of a group goes whose deletion is protected: AWS documents the code of the refusal, and no words."""
+
     def act(self, name):
+        if name in PROTECTED:
+            raise AutoscalingClientError(
+                "ValidationError", f"AutoScalingGroup '{name}' cannot be deleted: its deletion protection is prevent-force-deletion")
         for key in [k for k, r in REFRESHES.items() if r["AutoScalingGroupName"] == name]:
             del REFRESHES[key]
         return original(self, name)
@@ -184,10 +222,8 @@ def specification(desired):
 
 
 def start(self):
-    name = self._get_param("AutoScalingGroupName")
-    group = self.autoscaling_backend.autoscaling_groups.get(name)
-    if group is None:
-        raise AutoscalingClientError("ValidationError", "AutoScalingGroup name not found - null")
+    group = group_of(self)
+    name = group.name
     if active(name):
         raise AutoscalingClientError("InstanceRefreshInProgress", "An Instance Refresh is already in progress")
     preferences = self._get_param("Preferences", {}) or {}
@@ -209,7 +245,7 @@ def start(self):
 
 
 def describe(self):
-    name, wanted_ids = self._get_param("AutoScalingGroupName"), self._get_param("InstanceRefreshIds", [])
+    name, wanted_ids = group_of(self).name, self._get_param("InstanceRefreshIds", [])
     known = [{k: v for k, v in r.items() if k not in INTERNAL} for r in of_group(name)]
     return ActionResult({"InstanceRefreshes": [r for r in known if not wanted_ids or r["InstanceRefreshId"] in wanted_ids]})
 

@@ -18,6 +18,7 @@ stack    POST {"name", "operation", "reason", "final"}: the next such CloudForma
 older    POST {"name", "output"}: the stack has no such output, as one that an earlier version of the program made
 settle   POST SECONDS: how long stacks stay in progress from now on; those that are in progress, at most so long
 refused  POST REASON: from now on launches fail for that reason; with "" they do not
+protected POST [NAME, ...]: the Auto Scaling groups whose deletion is protected
 """
 import json
 
@@ -29,7 +30,7 @@ from . import balancers, catalogue, groups, images, lag, permissions, stacks
 
 def close():
     for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "older": older, "left": left, "denied": denied, "untagged": untagged,
-                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "policy": policy, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
+                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "protected": protected, "policy": policy, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -85,6 +86,12 @@ def settle(told):
 
 def refused(told):
     groups.REFUSED[:] = [told] if told else []
+    return {}
+
+
+def protected(told):
+    groups.PROTECTED.clear()
+    groups.PROTECTED.update(told)
     return {}
 
 

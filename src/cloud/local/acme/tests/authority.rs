@@ -50,7 +50,7 @@ struct Inside {
     hosts: PathBuf,
     asked: Mutex<Vec<String>>,
     script: Mutex<Script>,
-    status: Mutex<&'static str>,
+    status: Arc<Mutex<&'static str>>,
 }
 
 impl TestAuthority {
@@ -73,7 +73,7 @@ impl TestAuthority {
             hosts: home.acme().join("hosts"),
             asked: Mutex::default(),
             script: Mutex::new(Box::new(|_| None)),
-            status: Mutex::new("pending"),
+            status: Arc::new(Mutex::new("pending")),
         });
         let served = Arc::clone(&inside);
         tokio::spawn(async move {
@@ -105,6 +105,11 @@ impl TestAuthority {
         *self.inside.script.lock().unwrap() = Box::new(script);
         *self.inside.status.lock().unwrap() = status;
         self.inside.asked.lock().unwrap().clear();
+    }
+
+    /// The status of its order, which a script may change.
+    pub(super) fn status(&self) -> Arc<Mutex<&'static str>> {
+        Arc::clone(&self.inside.status)
     }
 
     /// How often it was asked for a path since then.

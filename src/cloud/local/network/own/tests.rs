@@ -58,6 +58,15 @@ fn done<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static
 }
 
 #[test]
+fn a_network_may_take_longer_to_make_than_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = start(folder.path(), "sleep 0.1; exit 1");
+    let failure = Start { patience: Duration::from_millis(1), ..slow }.holder(&Join::default()).unwrap_err();
+    // Its end was waited for.
+    assert_eq!(failure.error.kind(), io::ErrorKind::UnexpectedEof, "{}", failure.error);
+}
+
+#[test]
 fn no_environment_waits_for_the_holder_of_another_one() {
     let folder = tempfile::tempdir().unwrap();
     let networks = networks(folder.path(), SILENT);
