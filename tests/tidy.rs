@@ -93,12 +93,13 @@ const EFFECTS: &[&str] = &[
 ];
 
 /// The only places that start processes: qemu, the local cloud's own process, the tools that sign, that make manifests
-/// of a kustomization and that open a browser, and what the guest is there for.
+/// of a kustomization and that open a browser, the trial, which kills this program, and what the guest is there for.
 const STARTS_PROCESSES: &[&str] = &[
     "src/cloud/local",
     "src/image/sign.rs",
     "src/cli/kustomize.rs",
     "src/cli/dashboard/open.rs",
+    "src/cli/trial/kills.rs",
     "linuxkit/container/src",
     "linuxkit/init/src",
     "linuxkit/aws/src",

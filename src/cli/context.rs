@@ -134,22 +134,51 @@ fn name_of(list: &str, id: u32) -> Option<&str> {
 /// The longest name that is taken into [`holder`].
 const NAME_LENGTH: usize = 40;
 
+/// Names that tell nothing of who runs this or where.
+const NOBODY: [&str; 2] = ["root", "localhost"];
+
+/// A name in letters, digits and hyphens.
+fn plain(name: &str) -> String {
+    let plain = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+    plain.take(NAME_LENGTH).collect()
+}
+
+/// The name of this computer.
+fn host() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|host| host.trim().to_owned())
+}
+
+/// What tells who runs this and where: the home folder and the names of the user and of the computer, the longest first.
+pub(super) fn personal() -> Vec<String> {
+    let text = |name: &str| variable(name).map(|value| value.to_string_lossy().into_owned());
+    let variables = ["GITHUB_ACTOR", "GITLAB_USER_LOGIN", "USER", "LOGNAME"];
+    let mut names: Vec<String> = variables.into_iter().filter_map(text).chain(user()).collect();
+    if let Some(host) = host() {
+        names.extend(host.split('.').next().map(str::to_owned));
+        names.push(host);
+    }
+    names.retain(|name| !NOBODY.contains(&name.as_str()));
+    let mut personal: Vec<String> = names.into_iter().flat_map(|name| [plain(&name), name]).collect();
+    personal.push(holder());
+    let home = etcetera::choose_base_strategy().ok().map(|base| base.home_dir().display().to_string());
+    personal.extend(home.filter(|home| home != "/"));
+    personal.retain(|word| !word.is_empty());
+    personal.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    personal.dedup();
+    personal
+}
+
 /// Who runs this, in letters, digits and hyphens: of a CI job its user and number, else user, host and process.
 pub(super) fn holder() -> String {
     let text = |name: &str| variable(name).map(|value| value.to_string_lossy().into_owned());
     let user =
         text("GITHUB_ACTOR").or_else(|| text("GITLAB_USER_LOGIN")).or_else(|| text("USER")).or_else(user);
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let place = match text("GITHUB_RUN_ID").or_else(|| text("CI_JOB_ID")) {
         Some(job) => Some(format!("job-{job}")),
-        None => host().map(|host| format!("{}-{}", host.trim(), std::process::id())),
+        None => host().map(|host| format!("{host}-{}", std::process::id())),
     };
     let words = [user.unwrap_or_else(|| "somebody".into()), place.unwrap_or_default()];
-    let plain = words.map(|word| {
-        let plain = word.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
-        plain.take(NAME_LENGTH).collect::<String>()
-    });
-    plain.join("-").trim_matches('-').to_owned()
+    words.map(|word| plain(&word)).join("-").trim_matches('-').to_owned()
 }
 
 /// The context that the global arguments ask for.
@@ -197,6 +226,16 @@ mod tests {
         let list = "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:/bin/sh\n";
         assert_eq!(name_of(list, 1000), Some("ann"));
         assert_eq!(name_of(list, 7), None);
+    }
+
+    #[test]
+    fn who_runs_this_is_told_by_words_of_which_the_longest_is_first() {
+        let personal = personal();
+        assert!(personal.contains(&holder()), "{personal:?}");
+        assert!(personal.is_sorted_by(|a, b| a.len() >= b.len()), "{personal:?}");
+        assert!(
+            !personal.iter().any(|word| word.is_empty() || word == "/" || NOBODY.contains(&word.as_str()))
+        );
     }
 
     #[test]

@@ -7,7 +7,8 @@ use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::{addresses, carry_out, connection, output, prepare, secrets};
 use crate::plan::act::Act;
-use crate::plan::rollout::{self, RolloutPlan};
+use crate::plan::fleet::Fleet;
+use crate::plan::rollout::{self, Intent, RolloutPlan, Step};
 use crate::report::{self, Format};
 use crate::rollout::RunRecord;
 
@@ -18,27 +19,7 @@ pub(super) async fn run(context: &Context, args: &DeployArgs) -> Result<Exit, Fa
 }
 
 async fn deploy(context: &Context, args: &DeployArgs, record: &RunRecord) -> Result<Exit, Failure> {
-    let prepared = prepare::prepare(context, &args.set).await?;
-    let cloud = connection::cloud(context).await?;
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
-    let desired = prepared.desired(context, &secrets, args.prune);
-    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
-    let plan = rollout::rollout(&desired, &fleet);
-    let materials = prepared.materials(&plan, &secrets).await?;
-    let set = prepared.set.clone();
-    let work = (&plan, &materials);
-    let mut carrying = pin!(carry_out::carry_out_to(context, cloud.as_ref(), work, args.wait, record));
-    let left = tokio::select! {
-        left = &mut carrying => left?,
-        // The wait for machines needs nothing of the cache, which others may prune meanwhile.
-        () = until_put(&plan, record) => {
-            drop(prepared);
-            carrying.await?
-        }
-    };
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let answering = addresses::answering(&set, &desired.balancers, &fleet);
+    let Deployed { plan, left, answering, fleet } = carry(context, args, record, None).await?;
     match context.format {
         Format::Json => {
             let mut result = carry_out::done(&plan, record, &left);
@@ -56,6 +37,61 @@ async fn deploy(context: &Context, args: &DeployArgs, record: &RunRecord) -> Res
     }
     connection::warn(context, &fleet);
     Ok(Exit::Success)
+}
+
+/// What came of a deployment.
+#[derive(Debug)]
+pub(super) struct Deployed {
+    /// What was to be done.
+    plan: RolloutPlan,
+    /// What of it is left, since it was not waited for.
+    left: Vec<Step>,
+    /// Where the set's Services answer.
+    answering: Vec<addresses::Answering>,
+    /// What the environment holds now.
+    pub(super) fleet: Fleet,
+}
+
+/// Picks acts of a plan.
+pub(super) type Pick = fn(&Act) -> bool;
+
+/// Deploys the set and prints no result. Of the plan only those acts are carried out that `only` picks; the next deployment
+/// does the rest.
+pub(super) async fn carry(
+    context: &Context,
+    args: &DeployArgs,
+    record: &RunRecord,
+    only: Option<Pick>,
+) -> Result<Deployed, Failure> {
+    let prepared = prepare::prepare(context, &args.set).await?;
+    let cloud = connection::cloud(context).await?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let desired = prepared.desired(context, &secrets, args.prune);
+    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
+    let mut plan = rollout::rollout(&desired, &fleet);
+    if let Some(picked) = only {
+        plan.steps.retain(|step| step.act().is_some_and(picked));
+        // Made again, it would be the whole plan.
+        plan.intent = Intent::None;
+    }
+    let materials = prepared.materials(&plan, &secrets).await?;
+    let set = prepared.set.clone();
+    let left = {
+        let work = (&plan, &materials);
+        let mut carrying = pin!(carry_out::carry_out_to(context, cloud.as_ref(), work, args.wait, record));
+        tokio::select! {
+            left = &mut carrying => left?,
+            // The wait for machines needs nothing of the cache, which others may prune meanwhile.
+            () = until_put(&plan, record) => {
+                drop(prepared);
+                carrying.await?
+            }
+        }
+    };
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let answering = addresses::answering(&set, &desired.balancers, &fleet);
+    Ok(Deployed { plan, left, answering, fleet })
 }
 
 /// Ends when the cloud has its own copies of all images of the plan.

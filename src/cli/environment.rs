@@ -13,6 +13,9 @@ use crate::registry::{ImageSource, RegistrySettings};
 /// The file that is read when it exists and no other is named.
 pub(super) const DEFAULT_FILE: &str = "environment.yml";
 
+/// The longest name of an environment.
+pub(super) const LONGEST_NAME: usize = 32;
+
 /// The environment without a file.
 const DEFAULT_NAME: &str = "local";
 
@@ -103,7 +106,7 @@ fn parse(file: &Path, text: &str) -> Result<Environment, EnvironmentError> {
         .map_err(|source| EnvironmentError::Form { file: file.to_owned(), source })?;
     file.clone_into(&mut environment.file);
     let name = &environment.name;
-    let good = (1..=32).contains(&name.len())
+    let good = (1..=LONGEST_NAME).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !good {

@@ -65,6 +65,7 @@ const FEATURES: &[Feature] = &[
         &["StatefulSet", "PersistentVolumeClaim", "i2kit volume"],
     ),
     depends("headless Services, names of their machines", &[HEADLESS]),
+    depends("`trial`: an account is tried in twelve steps, with a report", &["i2kit trial"]),
     Feature { what: "GPUs", paths: &[], not_yet: true },
 ];
 

@@ -61,6 +61,7 @@ mod terminal;
 mod test_cloud;
 mod top;
 mod traffic;
+mod trial;
 pub mod unpack;
 mod volume;
 mod wait;
@@ -174,6 +175,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Wait(args) => wait(wait::run(&context()?, &args)),
         Verb::Preflight(args) => wait(preflight::run(&context()?, args)),
         Verb::IamPolicy(args) => preflight::policy(&context()?, &args),
+        Verb::Trial(args) => block_on(trial::run(&context()?, &args)),
         Verb::Gc(args) => wait(gc::run(&context()?, &args)),
         Verb::Destroy(args) => wait(destroy::run(&context()?, &args)),
         Verb::Volume { verb } => wait(volume::run(&context()?, &verb)),

@@ -3,6 +3,7 @@
 use super::args::{IamPolicyArgs, Manifests, PreflightArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::trial::name as trial_name;
 use super::{connection, output, prepare, reading};
 use crate::cloud::kinds;
 use crate::cloud::provider::Check;
@@ -19,17 +20,23 @@ pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, 
     } else {
         reading::read(&Manifests { manifests, options, reading }, context)?
     };
-    // Nothing is built: no check needs what is not known before that.
-    let (groups, balancers) = prepare::unplanned(&set);
-    let provider = connection::provider(context)?;
-    let checks = provider.preflight(&connection::client(context)?, groups, balancers).await;
-    let mut checks = checks.or_exit(Exit::Cloud)?;
-    checks.push(guest(context));
+    let checks = checks(context, &set).await?;
     match context.format {
         Format::Json => output::json(&checks),
         Format::Text => checks.iter().for_each(|check| report::result(&line(check))),
     }
     Ok(if checks.iter().any(|check| check.ok == Some(false)) { Exit::Cloud } else { Exit::Success })
+}
+
+/// Every check of the environment's cloud and of this computer, for the environment with the set beside what it holds.
+pub(super) async fn checks(context: &Context, set: &ObjectSet) -> Result<Vec<Check>, Failure> {
+    // Nothing is built: no check needs what is not known before that.
+    let (groups, balancers) = prepare::unplanned(set);
+    let provider = connection::provider(context)?;
+    let checks = provider.preflight(&connection::client(context)?, groups, balancers).await;
+    let mut checks = checks.or_exit(Exit::Cloud)?;
+    checks.push(guest(context));
+    Ok(checks)
 }
 
 /// The guest bundle, which every image boots from.
@@ -41,7 +48,8 @@ fn guest(context: &Context) -> Check {
     }
 }
 
-fn line(check: &Check) -> String {
+/// A check as a line.
+pub(super) fn line(check: &Check) -> String {
     let word = match check.ok {
         Some(true) => "ok     ",
         Some(false) => "FAILED ",
@@ -55,7 +63,8 @@ fn line(check: &Check) -> String {
 pub(super) fn policy(context: &Context, args: &IamPolicyArgs) -> Result<Exit, Failure> {
     let name = &context.environment.name;
     let provider = &context.environment.provider;
-    let found = if args.boundary { provider.permissions_boundary(name) } else { provider.iam_policy(name) };
+    let of = if args.trial { trial_name::of(name) } else { name.clone() };
+    let found = if args.boundary { provider.permissions_boundary(&of) } else { provider.iam_policy(&of) };
     let Some(policy) = found else {
         let others = kinds::supports().iter().map(|known| known.provider);
         let others: Vec<&str> = others.filter(|other| *other != provider.support().provider).collect();

@@ -16,6 +16,7 @@ pub mod provider;
 mod random;
 mod secret;
 pub mod sim;
+pub mod trial;
 mod watch;
 
 use std::collections::BTreeMap;

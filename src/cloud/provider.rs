@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::trial::Tryable;
 use super::{Cloud, CloudError};
 use crate::manifest::api::{AcmeIssuer, Name};
 use crate::manifest::support::Support;
@@ -80,6 +81,14 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Connects to the client's environment.
     async fn connect(&self, client: &Client) -> Result<Box<dyn Cloud>, CloudError>;
 
+    /// Connects to the client's environment for the trial of its account; an error where there is no account to try.
+    async fn tryable(&self, _client: &Client) -> Result<Box<dyn Tryable>, CloudError> {
+        Err(CloudError::Unsupported {
+            what: "the trial of an account".into(),
+            advice: "name an environment in an account of a cloud with -e".into(),
+        })
+    }
+
     /// The environments that a person may look at from here: the client's, and others where the cloud knows them.
     async fn environments(&self, client: &Client) -> Result<Vec<String>, CloudError> {
         Ok(vec![client.environment.clone()])
@@ -143,6 +152,9 @@ impl Check {
         Self { name: name.into(), ok, finding: finding.into() }
     }
 }
+
+/// Hours of a month, as clouds' own calculators count them.
+pub const MONTH_HOURS: u64 = 730;
 
 /// Resources and their cost, before and after a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]

@@ -19,4 +19,5 @@ mod second;
 mod secrets;
 mod speed;
 mod templates;
+mod trial;
 mod verbs;

@@ -46,6 +46,16 @@ fn an_empty_environment_says_how_to_fill_it() {
 }
 
 #[test]
+fn a_trial_needs_an_account() {
+    let refused = World::bare().i2kit(&["trial", "--yes"]).code(4);
+    refused
+        .says("a trial is of an account")
+        .says("the local cloud, which has none")
+        .says("of type aws")
+        .run();
+}
+
+#[test]
 fn completions_name_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
         World::bare().i2kit(&["completions", shell]).prints("rollback").prints("restart").run();

@@ -108,6 +108,9 @@ pub(in crate::cli) struct IamPolicyArgs {
     /// Print the policy for `provider.permissionsBoundary` instead: the most that roles of machines may do
     #[arg(long)]
     pub boundary: bool,
+    /// Print it for the environment that `trial` makes
+    #[arg(long)]
+    pub trial: bool,
 }
 
 /// `rollback`.

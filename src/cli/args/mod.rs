@@ -8,6 +8,7 @@ mod deployment;
 mod instances;
 mod local_cloud;
 mod manifests;
+mod trial;
 mod volume;
 
 use std::path::PathBuf;
@@ -26,8 +27,9 @@ pub(super) use self::instances::{
 };
 pub(super) use self::local_cloud::LocalCloudVerb;
 pub(super) use self::manifests::{
-    CheckArgs, ConvertArgs, ExplainArgs, FileOptions, Findings, Manifests, SchemaArgs, SchemaFormat,
+    CheckArgs, ConvertArgs, ExplainArgs, FileOptions, Findings, Manifests, Reading, SchemaArgs, SchemaFormat,
 };
+pub(super) use self::trial::{STEP_COUNT, TrialArgs};
 pub(super) use self::volume::VolumeVerb;
 
 /// Deploy Kubernetes manifests as micro-VMs: one immutable machine image per pod, rolled out behind load balancers, without a cluster
@@ -132,6 +134,8 @@ pub(super) enum Verb {
     Preflight(PreflightArgs),
     /// Print the smallest IAM policy that the environment needs
     IamPolicy(IamPolicyArgs),
+    /// Try the environment's account: deploy small things in steps, write a report, delete everything again
+    Trial(TrialArgs),
     /// Delete images that no revision uses, and leftovers of interrupted commands
     Gc(GcArgs),
     /// Delete groups and balancers, with their images and Secrets; volumes are kept

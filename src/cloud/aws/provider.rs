@@ -16,6 +16,7 @@ use super::plan::refusal;
 use super::plan::stack_templates::Network;
 use super::support::SUPPORT;
 use crate::cloud::provider::{Check, Client, Cost, Kind, Provider};
+use crate::cloud::trial::Tryable;
 use crate::cloud::{Cloud, CloudError};
 use crate::manifest::support::Support;
 use crate::plan::fleet::{BalancerSpec, Fleet};
@@ -114,6 +115,16 @@ impl Provider for Account {
 
     #[cfg(not(feature = "aws"))]
     async fn connect(&self, _client: &Client) -> Result<Box<dyn Cloud>, CloudError> {
+        Err(not_built())
+    }
+
+    #[cfg(feature = "aws")]
+    async fn tryable(&self, client: &Client) -> Result<Box<dyn Tryable>, CloudError> {
+        Ok(Box::new(self.aws(client).await?))
+    }
+
+    #[cfg(not(feature = "aws"))]
+    async fn tryable(&self, _client: &Client) -> Result<Box<dyn Tryable>, CloudError> {
         Err(not_built())
     }
 

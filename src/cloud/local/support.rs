@@ -30,6 +30,7 @@ pub static SUPPORT: Support = Support {
         ("StorageClass.parameters", Answer::Note("a disk is a file of this computer, of one kind and speed")),
         (ROLE, Answer::Note("machines of this computer have no roles")),
         (PLACEMENT, Answer::Note("there is one place and one kind of machine, this computer")),
+        ("i2kit trial", Answer::No),
     ],
     annotations: &[],
     certificate: None,

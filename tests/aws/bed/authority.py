@@ -203,6 +203,11 @@ def log_group(q):
     return [(f"arn:aws:logs:{q.region}:{ACCOUNT}:log-group:{q.get('logGroupName')}:*", {})]
 
 
+def template_of(q):
+    """A launch is authorized for all that its template names; one without a template for anything."""
+    return [] if any(k.endswith("LaunchTemplateName") for k in q.query) else [("*", {})]
+
+
 TABLE = {
     "autoscaling:CreateAutoScalingGroup": group, "autoscaling:UpdateAutoScalingGroup": group,
     "autoscaling:DeleteAutoScalingGroup": group, "autoscaling:StartInstanceRefresh": group,
@@ -217,7 +222,7 @@ TABLE = {
     "ec2:ModifyLaunchTemplate": template, "ec2:DeleteLaunchTemplate": template,
     "ec2:DeleteLaunchTemplateVersions": template, "ec2:CreateTags": tags_of, "ec2:DeleteTags": tags_of,
     "ec2:RegisterImage": lambda q: made("image")(q) + mapped(q), "ec2:DeregisterImage": by("ImageId"),
-    "ec2:DeleteSnapshot": by("SnapshotId"), "ec2:GetConsoleOutput": by("InstanceId"),
+    "ec2:DeleteSnapshot": by("SnapshotId"), "ec2:GetConsoleOutput": by("InstanceId"), "ec2:RunInstances": template_of,
     "secretsmanager:CreateSecret": secret, "secretsmanager:DeleteSecret": secret,
     "secretsmanager:DescribeSecret": secret, "secretsmanager:GetSecretValue": secret,
     "logs:FilterLogEvents": log_group,
@@ -240,7 +245,7 @@ def implied(q):
         more += [("secretsmanager:TagResource", arn, keys) for arn, keys in secret(q)]
     if action == "autoscaling:CreateAutoScalingGroup":
         more += linked("autoscaling")
-    if q.service == "autoscaling":
+    if q.service == "autoscaling" or action == "ec2:RunInstances":
         more += launched(q)
     return more
 

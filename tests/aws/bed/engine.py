@@ -13,7 +13,7 @@ from .gaps import balancers, groups, snapshots, stacks
 
 ACCOUNT = "123456789012"
 SETTINGS = {"refresh_timeout": 3600.0, "paper": None}
-# Instances whose VM ended by itself, and AMIs that never become healthy on paper.
+# Instances whose VM ended by itself; AMIs, and versions of groups as "NAME VERSION", that never become healthy on paper.
 DEAD, BROKEN = set(), set()
 BORN, HEALTHY_SINCE = {}, {}
 
@@ -73,7 +73,8 @@ def probe_on_paper(group):
         instance = state.instance
         age = time.time() - BORN[instance.id]
         if age >= SETTINGS["paper"]:
-            word = "unhealthy" if instance.image_id in BROKEN else "healthy"
+            bad = BROKEN & {instance.image_id, f"{group.name} {groups.version_of(state)}"}
+            word = "unhealthy" if bad else "healthy"
             for target_group in target_groups(group):
                 # A load balancer finds a target healthy after two checks, no sooner than a pass behind its registration.
                 if instance.id in target_group.targets and balancers.is_used(group.region, target_group.arn):

@@ -153,11 +153,16 @@ impl Aws {
         })
     }
 
-    /// The zones of the environment's subnets.
-    pub(super) async fn frame_zones(&self) -> Result<Vec<String>, CloudError> {
+    /// The environment's subnets.
+    pub(super) async fn frame_subnets(&self) -> Result<Vec<Subnet>, CloudError> {
         let subnets = self.frame().await?.subnets;
         let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(subnets)).send().await;
-        let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
+        Ok(asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default())
+    }
+
+    /// The zones of the environment's subnets.
+    pub(super) async fn frame_zones(&self) -> Result<Vec<String>, CloudError> {
+        let found = self.frame_subnets().await?;
         Ok(found.into_iter().filter_map(|subnet| subnet.availability_zone).collect())
     }
 }

@@ -54,12 +54,17 @@ impl Aws {
             }
         };
         let snapshot = self.put_snapshot(image.id, Disk::new(&segments)).await?;
-        self.register(image, &snapshot).await
+        self.register(image.id, image.architecture, &snapshot).await
     }
 
-    async fn register(&self, disk_image: &DiskImage, snapshot: &str) -> Result<(), CloudError> {
+    /// Registers a completed snapshot as a machine image, and waits until it is available.
+    pub(super) async fn register(
+        &self,
+        image: ImageId,
+        processors: Architecture,
+        snapshot: &str,
+    ) -> Result<(), CloudError> {
         let environment = &self.settings.environment;
-        let image = disk_image.id;
         let disk = EbsBlockDevice::builder()
             .snapshot_id(snapshot)
             .volume_type(VolumeType::Gp3)
@@ -77,7 +82,7 @@ impl Aws {
             // Half of the digits are enough for that, and leave room for the environment's name.
             .name(format!("i2kit-{environment}-{}", image.0.hex().get(..NAME_DIGITS).unwrap_or_default()))
             .description(format!("i2kit {environment} {image}"))
-            .architecture(architecture(disk_image.architecture))
+            .architecture(architecture(processors))
             .virtualization_type("hvm")
             .boot_mode(BootModeValues::Uefi)
             .ena_support(true)

@@ -33,6 +33,7 @@ mod stack;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod wait;
 mod watch;
 mod zones;

@@ -18,12 +18,10 @@ impl Aws {
         group: &Name,
         settings: Option<&GroupSettings>,
     ) -> Result<String, CloudError> {
-        let subnets = self.frame().await?.subnets;
         let Some(settings) = settings.filter(|settings| !settings.zones.is_empty()) else {
-            return Ok(subnets.join(","));
+            return Ok(self.frame().await?.subnets.join(","));
         };
-        let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(subnets)).send().await;
-        let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
+        let found = self.frame_subnets().await?;
         let zones: BTreeSet<&str> = found.iter().filter_map(|subnet| subnet.availability_zone()).collect();
         if let Some(missing) = settings.zones.iter().find(|zone| !zones.contains(zone.as_str())) {
             let known: Vec<&str> = zones.into_iter().collect();

@@ -8,14 +8,11 @@ use super::machine::{self, PRICED, PRICED_REGION};
 use super::name;
 use super::packing::{self, BalancerSlot, Scheme};
 use super::role::InstanceProfile;
-use crate::cloud::provider::{Cost, ResourceChange};
+use crate::cloud::provider::{Cost, MONTH_HOURS, ResourceChange};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
 use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
 use crate::plan::rollout::RolloutPlan;
-
-/// Hours of a month, as AWS' own calculator counts them.
-const HOURS: u64 = 730;
 
 /// A load balancer's hour, of either kind, without its capacity units, in millionths of a US dollar.
 const BALANCER_HOUR: u64 = 22_500;
@@ -105,7 +102,7 @@ impl State {
         let machines = self.groups.values().map(|(replicas, launch)| {
             let kind = launch.as_ref().and_then(machine::type_of).and_then(machine::known);
             let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
-            u64::from(*replicas) * (hour * HOURS + VOLUME_GIB * VOLUME_MONTH)
+            u64::from(*replicas) * (hour * MONTH_HOURS + VOLUME_GIB * VOLUME_MONTH)
         });
         let own = self.balancers.values().filter(|spec| spec.http.is_some());
         let schemes = own.map(|spec| Scheme::of(spec.kind));
@@ -113,7 +110,7 @@ impl State {
         let balancers: u64 = schemes
             .map(|scheme| {
                 let addresses = if scheme == Scheme::Public { ZONES * ADDRESS_HOUR } else { 0 };
-                (BALANCER_HOUR + addresses) * HOURS
+                (BALANCER_HOUR + addresses) * MONTH_HOURS
             })
             .sum();
         let zone = if self.is_empty() { 0 } else { ZONE_MONTH };

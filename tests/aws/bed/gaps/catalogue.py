@@ -3,7 +3,9 @@
 POST /moto-api/i2kit/catalogue {"offers": {ZONE: [TYPE, ...]}, "free": BOOL} replaces the offers (without, they are those that
 moto recorded of AWS) and says whether the account is of the free plan.
 """
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instance_types import InstanceTypeOfferingBackend
+from moto.ec2.responses.instances import InstanceResponse
 
 CATALOGUE = {"offers": None, "free": False}
 FREE = ("t3.micro", "t3.small", "t4g.micro", "t4g.small", "c7i-flex.large", "m7i-flex.large")
@@ -12,6 +14,21 @@ FREE = ("t3.micro", "t3.small", "t4g.micro", "t4g.small", "c7i-flex.large", "m7i
 def close():
     InstanceTypeOfferingBackend.describe_instance_type_offerings = offerings(
         InstanceTypeOfferingBackend.describe_instance_type_offerings)
+    InstanceResponse.run_instances = dry_run(InstanceResponse.run_instances)
+
+
+def dry_run(original):
+    """A launch that is only asked for is refused as one that is made."""
+
+    def act(self):
+        if self._get_param("DryRun", False):
+            subnet = self.ec2_backend.get_subnet(self._get_param("SubnetId"))
+            reason = refusal(self.ec2_backend, self._get_param("InstanceType"), subnet.availability_zone)
+            if reason:
+                raise EC2ClientError("Unsupported", reason)
+        return original(self)
+
+    return act
 
 
 def offerings(original):

@@ -2,7 +2,8 @@
 
 health   GET: target health; POST {"TargetGroupArn", "Id", "State"}: what a health check found
 machine  POST {"Id", "Console", "Dead"}: what the reconciler knows of a VM
-broken   POST [IMAGE-ID, ...]: without machines, instances of these images never become healthy
+broken   POST [IMAGE-ID or "GROUP VERSION", ...]: without machines, instances of these images, or of these versions of a group's
+         template, never become healthy
 left     GET: what is in the account, a line each; nothing when all was deleted
 untagged GET: what has no tag of an environment although the API could give it one
 served   GET: "NAME PORT COUNT" for each name of the zones: how many healthy machines answer there, and to all clients;
