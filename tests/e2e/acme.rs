@@ -4,8 +4,9 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use i2kit::plan::fleet::{LoadBalancer, ServedCertificate};
@@ -32,8 +33,13 @@ impl Drop for Authority {
     }
 }
 
+/// A port below those that the kernel gives whoever asks for any: nobody is given it before it is bound.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 1000).unwrap() * 12;
+    let mut ports =
+        std::iter::repeat_with(|| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// An Ingress of these hosts, whose Service is nowhere.
@@ -203,14 +209,21 @@ impl Authority {
         fs::read_to_string(self.world.path().join("pebble.log")).unwrap()
     }
 
-    /// The files of hosts.
+    /// The files of hosts, but for those that are being written.
     fn records(&self) -> Vec<(PathBuf, Value)> {
         let folder = self.world.path().join("state/i2kit/local/acme/hosts");
         let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let is_new = |path: &Path| path.file_name().unwrap().as_encoded_bytes().starts_with(b".");
+        let files =
+            files.filter(|path| path.extension().is_some_and(|found| found == "json") && !is_new(path));
         files
             .filter_map(|path| Some((path.clone(), serde_json::from_slice(&fs::read(path).ok()?).ok()?)))
             .collect()
+    }
+
+    /// What is written of a host.
+    fn record(&self, host: &str) -> Option<Value> {
+        self.records().into_iter().map(|(_, record)| record).find(|record| record["want"]["host"] == host)
     }
 
     fn warning(&self, text: &str) -> Option<String> {
@@ -307,14 +320,13 @@ fn an_order_is_gone_on_with_wherever_the_process_was_killed() {
         // At the beginning, when the order is placed, and while the CA looks. More often it is not gone on with at once.
         for stage in ["/want", "/order", "/order/challenge"] {
             let order = eventually("step", || {
-                let (_, record) =
-                    authority.records().into_iter().find(|(_, record)| record["want"]["host"] == host)?;
+                let record = authority.record(&host)?;
                 let is_reached = record.pointer(stage).is_some_and(|found| !found.is_null());
                 (is_reached || !record["issued"].is_null()).then(|| record["order"]["url"].clone())
             });
             kill(authority.world.local_cloud());
             authority.world.i2kit(&["status"]).run();
-            let (_, record) = authority.records().remove(0);
+            let record = authority.record(&host).expect("what was written is there");
             let is_same = record["order"].is_null() || record["order"]["url"] == order;
             assert!(order.is_null() || is_same, "{order} became {record}");
         }

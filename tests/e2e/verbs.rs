@@ -47,8 +47,10 @@ fn an_empty_environment_says_how_to_fill_it() {
 
 #[test]
 fn a_trial_needs_an_account() {
-    let refused = World::bare().i2kit(&["trial", "--yes"]).code(4);
-    refused
+    let world = World::bare();
+    world
+        .i2kit(&["trial", "--yes"])
+        .code(4)
         .says("a trial is of an account")
         .says("the local cloud, which has none")
         .says("of type aws")

@@ -36,7 +36,7 @@ pub(in crate::cli) struct TrialArgs {
     #[arg(long, conflicts_with_all = ["yes", "only", "report"])]
     pub take_down: bool,
     /// Deploy a manifest of the trial, until standard input ends; the trial starts it, and kills it
-    #[arg(long, value_name = "MANIFEST", hide = true)]
+    #[arg(long, value_name = "MANIFEST", hide = true, conflicts_with_all = ["yes", "only", "report", "take_down"])]
     pub deploy: Option<PathBuf>,
 }
 

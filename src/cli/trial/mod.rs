@@ -172,7 +172,8 @@ async fn walk(stage: &Stage<'_>, ledger: &Ledger) -> Result<Option<Exit>, Failur
 async fn alone(stage: &Stage<'_>) -> Result<Exit, Failure> {
     let found = Findings::default();
     tokio::select! {
-        outcome = take_down::take_down(stage, &found) => outcome?,
+        // An account that does not answer at first is not asked for an hour.
+        outcome = async { stage.fleet().await?; take_down::take_down(stage, &found).await } => outcome?,
         _ = tokio::signal::ctrl_c() => {
             stage.context.events.note(format!("interrupted: {LATER}"));
             return Ok(Exit::Interrupted);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cost::DELETING;
+use super::cost::{DELETING, hours};
 use super::manifest::{GROUP, KILLED, MOVED};
 use super::stage::{Findings, LATER, Stage, failed, named};
 use crate::cli::context::holder;
@@ -29,14 +29,19 @@ pub(super) async fn take_down(stage: &Stage<'_>, found: &Findings) -> Result<(),
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let failure = match once(stage).await {
-            Ok(left) if left.is_empty() => break,
-            Ok(left) => failed(format!("still there: {}", left.join(", "))),
+        let rest = DELETING.saturating_sub(started.elapsed());
+        let failure = match tokio::time::timeout(rest, once(stage)).await {
+            Ok(Ok(left)) if left.is_empty() => break,
+            Ok(Ok(left)) => failed(format!("still there: {}", left.join(", "))),
             // It is not a trial's environment, or not one that this program can reach: so it stays.
-            Err(failure) if failure.exit == Exit::Environment => return Err(failure),
-            Err(failure) => failure,
+            Ok(Err(failure)) if failure.exit == Exit::Environment => return Err(failure),
+            Ok(Err(failure)) => failure,
+            Err(_) => failed(format!("deleting was not done within {} h", hours(DELETING))),
         };
         let why = failure.error.map_or_else(|| "see the messages".to_owned(), |error| format!("{error:#}"));
+        if pause == FIRST_PAUSE {
+            found.push(format!("the first try did not delete everything: {why}"));
+        }
         if started.elapsed() + pause > DELETING {
             return Err(Failure::new(failure.exit, anyhow::anyhow!("{why}; {LATER}")));
         }
@@ -80,7 +85,7 @@ fn refuse_others(fleet: &Fleet, environment: &str) -> Result<(), Failure> {
     others.dedup();
     let error = anyhow::anyhow!(
         "the environment {environment} holds {}, which no trial makes: it is not a trial's, and nothing was deleted; give the \
-         trial an environment file with another name",
+         trial an environment file with another name, or delete its own things one by one with `i2kit destroy NAME`",
         others.join(", ")
     );
     Err(Failure::new(Exit::Environment, error))
@@ -103,11 +108,13 @@ pub(super) async fn vacant(stage: &Stage<'_>) -> Result<(), Failure> {
             );
             Err(Failure::new(Exit::Overtaken, error))
         }
-        // The first step tells more of an account that does not answer.
+        // Nothing is made beside what is not known.
         Err(failure) => {
             let why = failure.error.map(|error| format!(": {error:#}")).unwrap_or_default();
-            stage.context.events.warn(format!("what an earlier trial left is not known{why}"));
-            Ok(())
+            let error = anyhow::anyhow!(
+                "what an earlier trial left is not known{why}; `i2kit preflight` tells what the account lacks"
+            );
+            Err(Failure::new(failure.exit, error))
         }
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 use super::client;
-use super::home::Home;
+use super::home::{Home, flush_gone, write_whole};
 use crate::cloud::CloudError;
 
 /// The name of the unit.
@@ -101,9 +101,11 @@ pub fn enable(home: &Home, unit: &Unit) -> Result<(), CloudError> {
     }
     let folder = unit.path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(CloudError::file("create", folder))?;
-    fs::write(&unit.path, text(home, unit)).map_err(CloudError::file("write", &unit.path))?;
+    // Cut off before it is on the disk, the computer would find an empty unit, which systemd does not start.
+    write_whole(&unit.path, text(home, unit).as_bytes(), 0o644)?;
     unit.systemctl(&["daemon-reload"])?;
-    unit.systemctl(&["enable", UNIT])
+    unit.systemctl(&["enable", UNIT])?;
+    flush_gone(unit.link.parent().unwrap_or(folder))
 }
 
 /// Has the local cloud not started with the computer any more. What runs goes on. Whether it was.
@@ -123,6 +125,7 @@ pub fn disable(unit: &Unit) -> Result<bool, CloudError> {
             }
             _ => {}
         }
+        flush_gone(path.parent().unwrap_or(path))?;
     }
     if was && booted {
         unit.systemctl(&["daemon-reload"])?;

@@ -135,6 +135,8 @@ impl Authority {
                 }
                 linked => made = linked.is_ok(),
             }
+            home::flush(&folder)?;
+            home::flush(folder.parent().unwrap_or(&folder))?;
             Self::find(home)?.ok_or_else(|| CloudError::File {
                 action: "read".into(),
                 path,
@@ -153,7 +155,11 @@ impl Authority {
         let folder = folder(home);
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            removed => removed.map(|()| Some(folder.clone())).map_err(CloudError::file("remove", &folder)),
+            removed => {
+                removed.map_err(CloudError::file("remove", &folder))?;
+                home::flush_gone(&folder)?;
+                Ok(Some(folder))
+            }
         }
     }
 

@@ -160,7 +160,21 @@ fn gone(path: &Path, removed: io::Result<()>) -> Result<(), CloudError> {
 /// it, so that neither two processes nor the writers of two files share one. Of one file a process has one writer.
 pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CloudError> {
     let new = write_beside(path, bytes, mode)?;
-    fs::rename(&new, path).map_err(CloudError::file("write", path))
+    fs::rename(&new, path).map_err(CloudError::file("write", path))?;
+    flush(path.parent().unwrap_or(path))
+}
+
+/// Has the content of a file, or the names in a folder, on the disk. Some file systems flush no folder, and say so.
+pub(super) fn flush(path: &Path) -> Result<(), CloudError> {
+    match fs::File::open(path).and_then(|file| file.sync_all()) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && path.is_dir() => Ok(()),
+        flushed => flushed.map_err(CloudError::file("write", path)),
+    }
+}
+
+/// Has on the disk that something is gone from this folder, or from the first one above it that is there.
+pub(super) fn flush_gone(folder: &Path) -> Result<(), CloudError> {
+    folder.ancestors().find(|folder| folder.exists()).map_or(Ok(()), flush)
 }
 
 /// The first half of [`write_whole`]: the file under its other name, which is returned.

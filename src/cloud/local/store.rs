@@ -331,7 +331,8 @@ impl Store {
             // ours, and the old file's journal says nothing about the new file.
             .and_then(|()| remove(&self.path))
             .and_then(|()| remove(&journal(&self.path)))
-            .and_then(|()| std::fs::rename(&new, &self.path).map_err(CloudError::file("rename", &new)));
+            .and_then(|()| std::fs::rename(&new, &self.path).map_err(CloudError::file("rename", &new)))
+            .and_then(|()| home::flush(self.path.parent().unwrap_or(&self.path)));
         if let Err(error) = made {
             // It takes room, on a disk that may be full.
             let _ = remove(&new);

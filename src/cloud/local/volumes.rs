@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use i2kit_spec::Bytes;
 use rustix::fs::FlockOperation;
 
-use super::home::Home;
+use super::home::{self, Home};
 use super::machine::descriptors;
 use crate::cloud::CloudError;
 use crate::manifest::api::Name;
@@ -153,8 +153,7 @@ pub(super) fn make(wanted: &Wanted<'_>) -> Result<(), CloudError> {
 fn settle(file: &File, new: &Path, path: &Path) -> Result<(), CloudError> {
     file.sync_all().map_err(CloudError::file("write", new))?;
     fs::rename(new, path).map_err(CloudError::file("rename", new))?;
-    let folder = path.parent().unwrap_or(path);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(CloudError::file("write", folder))
+    home::flush(path.parent().unwrap_or(path))
 }
 
 /// Makes a file system with a journal, by e2fsprogs.
@@ -419,7 +418,8 @@ pub(super) fn remove(path: &Path) -> Result<(), CloudError> {
             break;
         }
     }
-    Ok(())
+    // Back after a cut of the power, it would be what the next claim of its name has.
+    home::flush_gone(path.parent().unwrap_or(path))
 }
 
 /// Deletes a snapshot. One that is not there is no error.
@@ -431,7 +431,7 @@ pub(super) fn remove_snapshot(path: &Path, name: &str) -> Result<(), CloudError>
         }
         _ => {
             let _ = fs::remove_dir(snapshots(path));
-            Ok(())
+            home::flush_gone(&snapshots(path))
         }
     }
 }

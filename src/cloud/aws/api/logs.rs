@@ -117,9 +117,15 @@ impl Aws {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Why a group's VMs are not healthy: the end of the console of one that is not.
-    pub(super) async fn last_words(&self, id: &str) -> String {
-        let output = self.console(id).await.unwrap_or_default();
+    /// The end of the longest of these VMs' consoles: one that was started just now has said nothing of its pod yet.
+    pub(super) async fn last_words(&self, ids: &[&str]) -> String {
+        let mut output = String::new();
+        for id in ids {
+            let other = self.console(id).await.unwrap_or_default();
+            if other.len() > output.len() {
+                output = other;
+            }
+        }
         let lines: Vec<&str> = output.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
     }

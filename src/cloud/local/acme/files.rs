@@ -66,9 +66,7 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), CloudError> {
     let folder = path.parent().unwrap_or(path);
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
-    home::write_whole(path, &text, PRIVATE)?;
-    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(CloudError::file("write", folder))
+    home::write_whole(path, &text, PRIVATE)
 }
 
 /// A file of ours: no link, no folder, and no longer than one can be.

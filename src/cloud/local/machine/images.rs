@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use crate::cloud::CloudError;
-use crate::cloud::local::home::Home;
+use crate::cloud::local::home::{Home, flush};
 use crate::disk::vmdk::{self, Extent};
 use crate::image::DiskImage;
 use crate::plan::image::ImageId;
@@ -32,11 +32,11 @@ const ZEROES: &str = "zeroes";
 /// Makes the image's folder, unless it exists. It appears whole or not at all, and is on the disk when this returns: machines
 /// that a record tells of are started from it after a power cut, too.
 pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
-    let target = home.image(image.id);
+    let (images, target) = (home.images(), home.image(image.id));
     if target.exists() {
-        return Ok(());
+        // Whoever made it may be about to.
+        return flush(&images);
     }
-    let images = home.images();
     fs::create_dir_all(&images).map_err(CloudError::file("create", &images))?;
     let folder = tempfile::Builder::new()
         .prefix("new-")
@@ -77,7 +77,7 @@ pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
             flush(&images)
         }
         // Another process was faster.
-        Err(_) if target.exists() => Ok(()),
+        Err(_) if target.exists() => flush(&images),
         Err(error) => Err(CloudError::file("create", &target)(error)),
     }
 }
@@ -120,11 +120,6 @@ fn link(from: &Path, to: &Path) -> Result<(), CloudError> {
 
 fn write(path: &Path, text: &str) -> Result<(), CloudError> {
     fs::write(path, text).map_err(CloudError::file("write", path))
-}
-
-/// Has the content of a file, or the names in a folder, on the disk.
-fn flush(path: &Path) -> Result<(), CloudError> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(CloudError::file("write", path))
 }
 
 #[cfg(test)]
