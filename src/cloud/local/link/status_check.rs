@@ -229,7 +229,7 @@ async fn ask(stream: &mut TcpStream, address: &Reach, headers: &str) -> io::Resu
     read_answer(stream).await
 }
 
-/// Reads an answer of HTTP/1.x, of which no more than [`ANSWER_BYTES`] are taken.
+/// Reads an answer of HTTP/1.x, of which no more than 256 KiB are taken.
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] when nothing comes, [`io::ErrorKind::InvalidData`] when what comes is no such answer, and
