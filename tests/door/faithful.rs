@@ -57,6 +57,8 @@ impl Found {
                     self.length += length;
                     left -= length;
                 }
+                // A call with a time limit is not begun again by the kernel.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 // It says nothing now; the rest is read at the end.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
                 Err(error) => {
