@@ -5,10 +5,11 @@ use std::pin::pin;
 use super::args::DeployArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
-use super::{addresses, carry_out, connection, output, prepare, secrets};
+use super::prepare::{self, PlannedDeployment};
+use super::{addresses, carry_out, connection, output};
 use crate::plan::act::Act;
 use crate::plan::fleet::Fleet;
-use crate::plan::rollout::{self, Intent, RolloutPlan, Step};
+use crate::plan::rollout::{Intent, RolloutPlan, Step};
 use crate::report::{self, Format};
 use crate::rollout::RunRecord;
 
@@ -63,13 +64,8 @@ pub(super) async fn carry(
     record: &RunRecord,
     only: Option<Pick>,
 ) -> Result<Deployed, Failure> {
-    let prepared = prepare::prepare(context, &args.set).await?;
-    let cloud = connection::cloud(context).await?;
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
-    let desired = prepared.desired(context, &secrets, args.prune);
-    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
-    let mut plan = rollout::rollout(&desired, &fleet);
+    let PlannedDeployment { prepared, cloud, secrets, desired, mut plan, .. } =
+        prepare::plan(context, &args.set, args.prune).await?;
     if let Some(picked) = only {
         plan.steps.retain(|step| step.act().is_some_and(picked));
         // Made again, it would be the whole plan.

@@ -59,6 +59,11 @@ impl Failure {
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Self { exit, error: Some(error.into()) }
     }
+
+    /// What happened, with its causes; `see the messages` when it was reported already.
+    pub fn words(&self) -> String {
+        self.error.as_ref().map_or_else(|| "see the messages".to_owned(), |error| format!("{error:#}"))
+    }
 }
 
 impl From<anyhow::Error> for Failure {

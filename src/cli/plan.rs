@@ -2,20 +2,14 @@
 
 use super::args::PlanArgs;
 use super::context::Context;
-use super::exit::{Exit, Failure, OrExit as _};
-use super::{connection, output, prepare, secrets};
-use crate::plan::rollout;
+use super::exit::{Exit, Failure};
+use super::output;
+use super::prepare::{self, PlannedDeployment};
 use crate::report::{self, Format};
 
 /// Prints the plan; changes nothing.
 pub(super) async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
-    let prepared = prepare::prepare(context, &args.set).await?;
-    let cloud = connection::cloud(context).await?;
-    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
-    let desired = prepared.desired(context, &secrets, args.prune);
-    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
-    let plan = rollout::rollout(&desired, &fleet);
+    let PlannedDeployment { fleet, plan, .. } = prepare::plan(context, &args.set, args.prune).await?;
     let cost = context.environment.provider.cost(&plan, &fleet);
     match context.format {
         Format::Json => {

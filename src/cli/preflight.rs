@@ -66,12 +66,10 @@ pub(super) fn policy(context: &Context, args: &IamPolicyArgs) -> Result<Exit, Fa
     let of = if args.trial { trial_name::of(name) } else { name.clone() };
     let found = if args.boundary { provider.permissions_boundary(&of) } else { provider.iam_policy(&of) };
     let Some(policy) = found else {
-        let others = kinds::supports().iter().map(|known| known.provider);
-        let others: Vec<&str> = others.filter(|other| *other != provider.support().provider).collect();
         let error = anyhow::anyhow!(
             "the environment {name} is on {} and needs no policy; name an environment file whose provider is `{}` with -e",
             provider.support().name,
-            others.join("` or `")
+            kinds::others(provider.support()).join("` or `")
         );
         return Err(Failure::new(Exit::Environment, error));
     };

@@ -8,14 +8,14 @@ use super::args::Manifests;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::secrets::Secrets;
-use super::{profiles, reading, secrets};
-use crate::cloud::Materials;
+use super::{connection, profiles, reading, secrets};
+use crate::cloud::{Cloud, Materials};
 use crate::image::{self, DiskImage, Workshop};
 use crate::manifest::api::{Name, ObjectSet};
 use crate::oci::{Reference, ResolvedImage};
-use crate::plan::fleet::BalancerSpec;
+use crate::plan::fleet::{BalancerSpec, Fleet};
 use crate::plan::image::{ImageId, ImagePlan, LaunchImage};
-use crate::plan::rollout::{Desired, GroupSpec, RolloutPlan};
+use crate::plan::rollout::{self, Desired, GroupSpec, RolloutPlan};
 use crate::plan::{pod, workload};
 use crate::registry::{Registry, Settings, Store};
 
@@ -52,6 +52,40 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
         workshop: Workshop::new(registry, guest, context.events.clone()),
         cause: format!("i2kit deploy {}", names.join(" ")),
     })
+}
+
+/// A deployment that is planned and not begun.
+#[derive(Debug)]
+pub(super) struct PlannedDeployment {
+    /// The set.
+    pub prepared: Prepared,
+    /// The connection that the plan was made on.
+    pub cloud: Box<dyn Cloud>,
+    /// What the environment held then.
+    pub fleet: Fleet,
+    /// The Secrets of the set.
+    pub secrets: Secrets,
+    /// What the environment should hold.
+    pub desired: Desired,
+    /// What is to be done for that.
+    pub plan: RolloutPlan,
+}
+
+/// Prepares the set, looks at what the environment holds, and plans what is to be done; changes nothing. With `prune` groups and
+/// Services that the set does not have are deleted.
+pub(super) async fn plan(
+    context: &Context,
+    set: &Manifests,
+    prune: bool,
+) -> Result<PlannedDeployment, Failure> {
+    let prepared = prepare(context, set).await?;
+    let cloud = connection::cloud(context).await?;
+    let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let desired = prepared.desired(context, &secrets, prune);
+    rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
+    let plan = rollout::rollout(&desired, &fleet);
+    Ok(PlannedDeployment { prepared, cloud, fleet, secrets, desired, plan })
 }
 
 /// Refuses a group that is, or may be scaled to be, larger than its cloud has them, and a balancer that it cannot have: no other

@@ -21,6 +21,12 @@ pub fn supports() -> &'static [&'static Support] {
     &SUPPORTS
 }
 
+/// The names, in environment files, of the clouds beside this one.
+pub fn others(support: &Support) -> Vec<&'static str> {
+    let names = supports().iter().map(|known| known.provider);
+    names.filter(|name| *name != support.provider).collect()
+}
+
 /// All clouds, for manifests that are to be deployed to `target`.
 pub fn clouds(target: &'static Support) -> Clouds {
     Clouds { all: supports(), target }
@@ -67,6 +73,12 @@ impl<'de> Visitor<'de> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_clouds_are_all_but_this_one() {
+        assert_eq!(others(aws::KIND.support), ["local"]);
+        assert_eq!(others(local::KIND.support), ["aws"]);
+    }
 
     #[test]
     fn a_type_that_is_no_cloud_is_named_and_a_field_stands_once() {

@@ -129,6 +129,12 @@ pub trait Provider: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The function that masks a word for a trial's report: without whose account it is and who works with it, by the forms of
+    /// the cloud's own names. Where there are no accounts the word stays.
+    fn mask(&self) -> fn(&str) -> String {
+        str::to_owned
+    }
+
     /// What `plan` does to the cloud's resources and to their cost; `None` where nothing costs.
     fn cost(&self, _plan: &RolloutPlan, _fleet: &Fleet) -> Option<Cost> {
         None

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
 
 use super::CloudError;
 use crate::manifest::api::Name;
@@ -37,8 +36,7 @@ pub trait Tryable: fmt::Debug + Send + Sync {
 }
 
 /// What became of a launch that was asked for and not made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriedLaunch {
     /// The type of machine.
     pub kind: String,
@@ -49,6 +47,9 @@ pub struct TriedLaunch {
     /// Whether it was refused because of who asked.
     pub is_denied: bool,
 }
+
+/// What stands in a report for what strangers are not to read.
+pub const HIDDEN: &str = "***";
 
 /// A time for people.
 pub fn seconds(time: Duration) -> String {

@@ -11,7 +11,7 @@ use crate::rollout::{assert_nothing_left, nginx, world};
 use crate::support::{eventually, tools};
 
 /// An error of the services that answer in XML.
-fn xml(code: &str, message: &str) -> String {
+pub(crate) fn xml(code: &str, message: &str) -> String {
     let error = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
     format!("<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>")
 }

@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::faults::xml;
 use crate::harness::Bed;
 use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world, world_of};
-use crate::support::{World, eventually, kill, machines, tools};
+use crate::support::{Running, World, eventually, kill, machines, tools};
 
 /// A world whose user may do what a trial does, and nothing else.
 fn trial_world(bed: &Bed) -> World {
@@ -57,26 +58,24 @@ fn outcomes(report: &str) -> Vec<(String, String)> {
     rows.collect()
 }
 
+/// A bed whose machines are there at once, and a world for a trial in it; none where tests with foreign tools do not run.
+fn on_paper() -> Option<(Bed, World)> {
+    let bed = tools().then(|| Bed::start_with(&["--boot-seconds", "0"]))?;
+    let world = trial_world(&bed);
+    Some((bed, world))
+}
+
 /// A trial that is started, once its machine is there: its step waits for a console that says nothing on paper.
 fn started(bed: &Bed, world: &World) -> Running {
     bed.journal();
-    let trial = world.i2kit(&["trial", "--yes", "--only", "4,5", "--report", "trial.md"]).start();
+    let trial = Running(world.i2kit(&["trial", "--yes", "--only", "4,5", "--report", "trial.md"]).start());
     let mut calls = Vec::new();
     eventually("wait for the machine's console", || {
         calls.extend(bed.journal());
         // A deployment looks at a console as well, and calls others in between.
         calls.windows(3).any(|three| three.iter().all(|call| call == "GetConsoleOutput")).then_some(())
     });
-    Running(trial)
-}
-
-/// A trial under way, which ends with its test.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill().and_then(|()| self.0.wait());
-    }
+    trial
 }
 
 #[test]
@@ -173,11 +172,7 @@ fn a_machine_that_boots_takes_the_first_six_steps() {
 
 #[test]
 fn a_step_that_fails_is_told_and_everything_is_deleted_all_the_same() {
-    if !tools() {
-        return;
-    }
-    let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = trial_world(&bed);
+    let Some((bed, world)) = on_paper() else { return };
     let fault = json!({"name": "i2kit-service", "operation": "create", "reason": "no room for targets", "final": "ROLLBACK_COMPLETE"});
     bed.call("POST", "/moto-api/i2kit/stack", &fault.to_string());
     let address = balancer();
@@ -204,11 +199,7 @@ fn a_step_that_fails_is_told_and_everything_is_deleted_all_the_same() {
 
 #[test]
 fn what_a_killed_trial_left_is_deleted_when_it_is_asked_for() {
-    if !tools() {
-        return;
-    }
-    let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = trial_world(&bed);
+    let Some((bed, world)) = on_paper() else { return };
     let mut trial = started(&bed, &world);
     kill(trial.0.id());
     trial.0.wait().unwrap();
@@ -253,11 +244,7 @@ fn a_real_environment_that_is_called_like_a_trial_s_is_left_alone() {
 
 #[test]
 fn what_cannot_be_deleted_at_first_is_deleted_later() {
-    if !tools() {
-        return;
-    }
-    let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = trial_world(&bed);
+    let Some((bed, world)) = on_paper() else { return };
     let fault = json!({"name": "i2kit-environment", "operation": "delete", "reason": "something uses the network", "final": "DELETE_FAILED"});
     bed.call("POST", "/moto-api/i2kit/stack", &fault.to_string());
     let trial = world.i2kit(&["trial", "--yes", "--only", "4", "--report", "trial.md"]);
@@ -272,14 +259,9 @@ fn what_cannot_be_deleted_at_first_is_deleted_later() {
 
 #[test]
 fn launches_that_are_refused_for_who_asks_end_with_the_cloud_s_code() {
-    if !tools() {
-        return;
-    }
-    let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = trial_world(&bed);
+    let Some((bed, world)) = on_paper() else { return };
     let refused = |code: &str, message: &str| {
-        let error = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
-        let body = format!("<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>");
+        let body = xml(code, message);
         bed.fault(&json!([{"match": "^RunInstances$", "status": 400, "body": body, "count": 9999}]));
     };
     refused("UnauthorizedOperation", "You are not authorized");
@@ -294,13 +276,8 @@ fn launches_that_are_refused_for_who_asks_end_with_the_cloud_s_code() {
 
 #[test]
 fn nothing_is_made_beside_what_is_not_known() {
-    if !tools() {
-        return;
-    }
-    let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = trial_world(&bed);
-    let error = "<Error><Code>AuthFailure</Code><Message>nobody knows these credentials</Message></Error>";
-    let body = format!("<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>");
+    let Some((bed, world)) = on_paper() else { return };
+    let body = xml("AuthFailure", "nobody knows these credentials");
     bed.fault(&json!([{"match": "^DescribeSnapshots$", "status": 401, "body": body, "count": 9999}]));
     let trial = world.i2kit(&["trial", "--yes", "--only", "1-4", "--report", "trial.md"]).code(7);
     trial.says("what an earlier trial left is not known: ").says("nobody knows these credentials").run();
@@ -322,28 +299,26 @@ fn a_deployment_of_a_trial_ends_with_the_trial() {
     let world = trial_world(&bed).file("trial.yaml", &manifest);
     let mut command = world.command(&["trial", "--deploy", "trial.yaml"]);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut deployment = command.spawn().unwrap();
+    let mut deployment = Running(command.spawn().unwrap());
     eventually("the deployment's group", || {
         let left = bed.call("GET", "/moto-api/i2kit/left", "");
         left.contains("\"group i2kit-trial-test_default_trial\"").then_some(())
     });
-    assert!(deployment.try_wait().unwrap().is_none(), "it waits for its machine");
-    drop(deployment.stdin.take());
-    assert_eq!(deployment.wait().unwrap().code(), Some(130));
+    assert!(deployment.0.try_wait().unwrap().is_none(), "it waits for its machine");
+    drop(deployment.0.stdin.take());
+    let status = eventually("end of the deployment", || deployment.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
     world.i2kit(&["trial", "--take-down"]).run();
     assert_nothing_left(&bed);
 }
 
 #[test]
 fn an_interrupted_trial_deletes_what_it_made_and_writes_its_report() {
-    if !tools() {
-        return;
-    }
-    let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = trial_world(&bed);
+    let Some((bed, world)) = on_paper() else { return };
     let mut trial = started(&bed, &world);
     assert!(Command::new("kill").args(["-INT", &trial.0.id().to_string()]).status().unwrap().success());
-    assert_eq!(trial.0.wait().unwrap().code(), Some(130));
+    let status = eventually("end of the trial", || trial.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
     assert_nothing_left(&bed);
     let report = fs::read_to_string(world.path().join("trial.md")).unwrap();
     assert!(report.contains("the trial was interrupted"), "{report}");

@@ -11,7 +11,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use super::door::{Door, LAYOUT, PORT, eventually, times};
+use super::door::{Door, LAYOUT, PATIENCE, PORT, eventually, times};
 use super::traffic::{Clients, Random, assert_held, report, serve};
 
 /// A network namespace, held by a process.
@@ -70,6 +70,7 @@ impl Drop for Network {
 /// Gives descriptors with a request.
 fn give(door: &Door, descriptors: &[BorrowedFd<'_>]) -> io::Result<Value> {
     let mut stream = UnixStream::connect(door.state().join("door.sock"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let body = serde_json::to_vec(&json!({ "give": { "environment": "test" } }))?;
     let framed = [&u32::try_from(body.len()).unwrap().to_be_bytes(), body.as_slice()].concat();
     let mut space = [const { std::mem::MaybeUninit::uninit() }; rustix::cmsg_space!(ScmRights(6))];
@@ -187,7 +188,15 @@ fn the_host_reaches_a_network_of_its_own_whatever_is_killed() {
     let upgrade = json!({ "upgrade": { "program": env!("CARGO_BIN_EXE_i2kit"), "layout": LAYOUT } });
     let pid = door.process("i2kit-door-net");
     eventually("begun upgrade", || (door.ask(&upgrade).ok()? == json!("done")).then_some(()));
-    eventually("newer process", || (door.process("i2kit-door-net") != pid).then_some(()));
+    let mut given_up = 0;
+    eventually("newer process", || {
+        // On a host that is too busy the older program goes on, and says so: it is asked again.
+        let times = door.log().matches("a newer program does not take over").count();
+        if times > given_up && door.ask(&upgrade).is_ok_and(|answer| answer == json!("done")) {
+            given_up = times;
+        }
+        (door.process("i2kit-door-net") != pid).then_some(())
+    });
     clients.assert_whole();
     let newcomers = Clients::newcomers(door.address());
     let kills = times(6, 300);

@@ -110,6 +110,11 @@ fn a_machine_of_the_host() {
 
 /// What the computer finds in `/usr/local`: the program, what is qemu to it, an image, and manifests.
 fn programs(folder: &Path) {
+    let qemu = fs::read_to_string(root().join("tests/e2e/reboot/bin/qemu-system-x86_64")).unwrap();
+    assert!(
+        qemu.contains(module_path!().trim_start_matches("e2e::")) && qemu.contains("a_machine_of_the_host"),
+        "{qemu}"
+    );
     let share = folder.join("share");
     for made in ["bin", "lib", "share/guest"] {
         fs::create_dir_all(folder.join(made)).unwrap();

@@ -25,11 +25,13 @@ mod status;
 mod unpack;
 
 use std::io::Cursor;
+use std::net::Ipv4Addr;
 
+use i2kit::cloud::local::dns::{Reply, Zone, reply};
 use i2kit::cloud::local::packets::parse;
 use i2kit::cloud::local::{pod_end, read_answer};
-use i2kit::oci::ImageConfig;
 use i2kit::oci::manifest::parse as document;
+use i2kit::oci::{ImageConfig, Reference};
 use i2kit::plan::seccomp::Profile;
 use i2kit_spec::control::Decoder;
 use i2kit_spec::secrets::decode_secrets;
@@ -122,7 +124,10 @@ fn seeds_are_what_parsers_take() {
     assert!(i2kit::erofs::dump(Cursor::new(&seeds::erofs()[0])).is_ok());
     let mut image = Cursor::new(Vec::new());
     assert!(i2kit::erofs::write_layer(&seeds::layer()[0][1..], &mut image).is_ok());
+    let zone = Zone::from([("a.b.svc.cluster.local".to_owned(), Ipv4Addr::LOCALHOST)]);
+    assert!(matches!(reply(&seeds::dns()[0], &zone), Some(Reply::Answer(_))));
     let oci = seeds::oci();
+    assert!([0, 2].iter().all(|at| String::from_utf8_lossy(&oci[*at]).parse::<Reference>().is_ok()));
     assert!(serde_json::from_slice::<ImageConfig>(&oci[1]).is_ok());
     assert!(seeds::oci_documents()[..2].iter().all(|seed| document(seed).is_ok()));
     let packets = seeds::packets();

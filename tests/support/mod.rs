@@ -7,6 +7,7 @@ mod eventually;
 mod http;
 mod processes;
 mod registry;
+mod running;
 mod world;
 
 pub(crate) use call::Call;
@@ -14,6 +15,7 @@ pub(crate) use ending::Ending;
 pub(crate) use eventually::{PATIENCE, eventually};
 pub(crate) use http::{Response, ask, get, get_with, wait_for_page};
 pub(crate) use registry::{Images, mirror};
+pub(crate) use running::Running;
 pub(crate) use world::{World, kill};
 
 use std::collections::BTreeSet;

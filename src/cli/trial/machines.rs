@@ -9,11 +9,11 @@ use super::console;
 use super::manifest::{CONTAINER, GROUP, KILLED, MACHINES, MOVED, SAID, Workload, service};
 use super::stage::{Findings, Stage, failed, group, named, until};
 use crate::cli::exit::{Exit, Failure, OrExit as _};
-use crate::cli::{carry_out, connection, preflight, scale};
+use crate::cli::{connection, preflight, scale};
+use crate::cloud::LogQuery;
 use crate::cloud::trial::seconds;
-use crate::cloud::{LogQuery, Materials};
 use crate::plan::act::Act;
-use crate::rollout::RunRecord;
+use crate::plan::fleet::Fleet;
 
 /// How long a console may be without what a machine has written.
 const CONSOLE: Duration = Duration::from_mins(6);
@@ -105,15 +105,19 @@ pub(super) async fn launches(stage: &Stage<'_>, found: &Findings) -> Result<(), 
     Ok(())
 }
 
+/// The id of the first machine of the group that serves; `why` is the error where there is none.
+fn first_machine(fleet: &Fleet, why: &str) -> Result<String, Failure> {
+    let first = group(fleet, GROUP)?.instances.first();
+    first.map(|machine| machine.id.to_string()).ok_or_else(|| failed(why))
+}
+
 /// Step 5: one machine, from its firmware to its lines in the cloud's store.
 pub(super) async fn boot(stage: &Stage<'_>, found: &Findings) -> Result<(), Failure> {
     let started = Instant::now();
     let deployed = stage.deploy(&stage.workload(1).manifest(), true).await?;
     let since = || seconds(started.elapsed());
     found.push(format!("its group had what it should have after {}", since()));
-    let machines = &group(&deployed.fleet, GROUP)?.instances;
-    let id = machines.first().map(|machine| machine.id.to_string());
-    let id = id.ok_or_else(|| failed("the group has no machine"))?;
+    let id = first_machine(&deployed.fleet, "the group has no machine")?;
     let account = stage.account().await?;
     let shown = until(CONSOLE, || async {
         let text = account.console_text(&id).await.or_exit(Exit::Cloud)?;
@@ -150,15 +154,11 @@ pub(super) async fn boot(stage: &Stage<'_>, found: &Findings) -> Result<(), Fail
 /// Step 6: the machine is told to power off, and is waited for.
 pub(super) async fn power_button(stage: &Stage<'_>, found: &Findings) -> Result<(), Failure> {
     let fleet = stage.fleet().await?;
-    let machines = &group(&fleet, GROUP)?.instances;
-    let id = machines.first().map(|machine| machine.id.to_string());
-    let id = id.ok_or_else(|| failed("no machine runs: step 5 starts one"))?;
+    let id = first_machine(&fleet, "no machine runs: step 5 starts one")?;
     let started = Instant::now();
     let plan = scale::plan(stage.context, &fleet, &named(GROUP), 0)?;
     let cloud = connection::cloud(stage.context).await?;
-    let (nothing, record) = (Materials::default(), RunRecord::default());
-    Box::pin(carry_out::carry_out_to(stage.context, cloud.as_ref(), (&plan, &nothing), true, &record))
-        .await?;
+    stage.carry_out(cloud.as_ref(), &plan).await?;
     let account = stage.account().await?;
     let ended =
         until(ENDING, || async { Ok(account.has_ended(&id).await.or_exit(Exit::Cloud)?.then_some(())) });

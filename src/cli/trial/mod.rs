@@ -61,8 +61,8 @@ pub(super) async fn run(context: &Context, args: &TrialArgs) -> Result<Exit, Fai
     let started = output::utc(UNIX_EPOCH.elapsed().unwrap_or_default().as_secs());
     let file = file(args, &started);
     create(&file)?;
-    let mask = Mask::new(context::personal());
     let provider = &context.environment.provider;
+    let mask = Mask::new(context::personal(), provider.mask());
     let (cloud, region) = (provider.support().name, provider.region().unwrap_or_default());
     let report = TrialReport::begun(cloud, region, &started, &mask.text(&args.image), &bound.words());
     let ledger = Ledger::new(context.format, context.events.clone(), mask, report, file.clone());
@@ -94,13 +94,11 @@ fn own(context: &Context) -> Result<Context, Failure> {
 fn no_account(context: &Context) -> Failure {
     let environment = &context.environment;
     let support = environment.provider.support();
-    let others = kinds::supports().iter().map(|known| known.provider);
-    let others: Vec<&str> = others.filter(|other| *other != support.provider).collect();
     let error = anyhow::anyhow!(
         "a trial is of an account, and the environment {} is on {}, which has none; name an environment file of type {} with -e",
         environment.name,
         support.name,
-        others.join(" or ")
+        kinds::others(support).join(" or ")
     );
     Failure::new(Exit::Environment, error)
 }

@@ -13,11 +13,13 @@ use crate::cli::args::{DeployArgs, FileOptions, Manifests, Reading, TrialArgs};
 use crate::cli::context::Context;
 use crate::cli::deploy::{self, Deployed, Pick};
 use crate::cli::exit::{Exit, Failure, OrExit as _};
-use crate::cli::{connection, reading};
+use crate::cli::{carry_out, connection, reading};
 use crate::cloud::trial::Tryable;
+use crate::cloud::{Cloud, Materials};
 use crate::manifest::api::{Name, ObjectSet};
 use crate::manifest::{SourceFile, read};
 use crate::plan::fleet::{Fleet, InstanceGroup};
+use crate::plan::rollout::RolloutPlan;
 use crate::rollout::RunRecord;
 
 /// What leaves the rest to a later command.
@@ -128,6 +130,13 @@ impl<'t> Stage<'t> {
         let args = deploy_args(&self.write("trial.yaml", text)?, wait);
         let record = RunRecord::default();
         Box::pin(deploy::carry(self.context, &args, &record, only)).await
+    }
+
+    /// Carries out a plan that puts nothing new, and waits for its end.
+    pub(super) async fn carry_out(&self, cloud: &dyn Cloud, plan: &RolloutPlan) -> Result<(), Failure> {
+        let (nothing, record) = (Materials::default(), RunRecord::default());
+        let work = (plan, &nothing);
+        Box::pin(carry_out::carry_out_to(self.context, cloud, work, true, &record)).await.map(drop)
     }
 
     /// Where clients of a Service connect: `HOST:PORT`.

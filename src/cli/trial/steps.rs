@@ -78,8 +78,7 @@ impl Ledger {
             return None;
         };
         self.fail(failure.exit);
-        self.found
-            .push(failure.error.map_or_else(|| "see the messages".to_owned(), |error| format!("{error:#}")));
+        self.found.push(failure.words());
         self.close(Outcome::Failed);
         Some(failure.exit)
     }
@@ -196,7 +195,8 @@ mod tests {
         let file = folder.path().join("trial.md");
         let report =
             TrialReport::begun("Sim", "r-1", "2026-01-31T12:00:00Z", "busybox:1.35", "at most 1 USD");
-        let ledger = Ledger::new(Format::Json, Events::none(), Mask::default(), report, file.clone());
+        let ledger =
+            Ledger::new(Format::Json, Events::none(), Mask::new(vec![], str::to_owned), report, file.clone());
         ledger.skip(0, Outcome::LeftOut, "it was not asked for");
         let page = fs::read_to_string(&file).unwrap();
         assert!(page.contains("| left out | - |"), "the page is written after each step: {page}");

@@ -7,15 +7,14 @@ use tokio::time::Instant;
 use super::cost::{DELETING, hours};
 use super::manifest::{GROUP, KILLED, MOVED};
 use super::stage::{Findings, LATER, Stage, failed, named};
+use crate::cli::connection;
 use crate::cli::context::holder;
 use crate::cli::exit::{Exit, Failure, OrExit as _};
-use crate::cli::{carry_out, connection};
-use crate::cloud::Materials;
 use crate::cloud::trial::seconds;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
 use crate::plan::rollout::destroy;
-use crate::rollout::{RunRecord, release};
+use crate::rollout::release;
 
 /// The pause before the second try; it doubles with each one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ pub(super) async fn take_down(stage: &Stage<'_>, found: &Findings) -> Result<(),
             Ok(Err(failure)) => failure,
             Err(_) => failed(format!("deleting was not done within {} h", hours(DELETING))),
         };
-        let why = failure.error.map_or_else(|| "see the messages".to_owned(), |error| format!("{error:#}"));
+        let why = failure.words();
         if pause == FIRST_PAUSE {
             found.push(format!("the first try did not delete everything: {why}"));
         }
@@ -63,9 +62,7 @@ async fn once(stage: &Stage<'_>) -> Result<Vec<String>, Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
     refuse_others(&fleet, &stage.context.environment.name)?;
     let plan = destroy(&fleet, true);
-    let (nothing, record) = (Materials::default(), RunRecord::default());
-    Box::pin(carry_out::carry_out_to(stage.context, cloud.as_ref(), (&plan, &nothing), true, &record))
-        .await?;
+    stage.carry_out(cloud.as_ref(), &plan).await?;
     release(cloud.as_ref(), &holder()).await.or_exit(Exit::Cloud)?;
     stage.account().await?.left().await.or_exit(Exit::Cloud)
 }
@@ -110,9 +107,9 @@ pub(super) async fn vacant(stage: &Stage<'_>) -> Result<(), Failure> {
         }
         // Nothing is made beside what is not known.
         Err(failure) => {
-            let why = failure.error.map(|error| format!(": {error:#}")).unwrap_or_default();
             let error = anyhow::anyhow!(
-                "what an earlier trial left is not known{why}; `i2kit preflight` tells what the account lacks"
+                "what an earlier trial left is not known: {}; `i2kit preflight` tells what the account lacks",
+                failure.words()
             );
             Err(Failure::new(failure.exit, error))
         }

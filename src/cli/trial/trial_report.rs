@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn advice_is_a_trial_s() {
-        let told = |found: &str| told(found, &Mask::default());
+        let told = |found: &str| told(found, &Mask::new(vec![], str::to_owned));
         assert_eq!(
             told(
                 "Call failed: Denied; the credentials may not do this: `i2kit iam-policy` prints the permissions"
@@ -179,9 +179,10 @@ mod tests {
 
     #[test]
     fn a_page_has_each_step_and_what_was_found() {
+        let mask = Mask::new(vec![], |word| word.replace("123456789012", "***"));
         let entry = |number, outcome, findings: &[&str]| {
             let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
-            Entry::new((number, "images"), outcome, Duration::from_millis(1500), &findings, &Mask::default())
+            Entry::new((number, "images"), outcome, Duration::from_millis(1500), &findings, &mask)
         };
         let mut report =
             TrialReport::begun("Sim", "r-1", "2026-01-31T12:00:00Z", "busybox", "at most 1.20 USD");

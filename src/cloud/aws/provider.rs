@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use super::api::{Aws, AwsSettings, Wanted};
 use super::plan::cost;
 use super::plan::iam_policy::{self, Subject};
-use super::plan::refusal;
 #[cfg(feature = "aws")]
 use super::plan::stack_templates::Network;
+use super::plan::{mask, refusal};
 use super::support::SUPPORT;
 use crate::cloud::provider::{Check, Client, Cost, Kind, Provider};
 use crate::cloud::trial::Tryable;
@@ -162,6 +162,10 @@ impl Provider for Account {
         Some(iam_policy::boundary(environment))
     }
 
+    fn mask(&self) -> fn(&str) -> String {
+        mask::masked
+    }
+
     fn cost(&self, plan: &RolloutPlan, fleet: &Fleet) -> Option<Cost> {
         Some(cost::cost(plan, fleet))
     }
@@ -195,6 +199,13 @@ mod tests {
         assert!(aws.refuse_balancer(&service(15)).is_ok());
         let error = aws.refuse_balancer(&service(16)).unwrap_err().to_string();
         assert!(error.contains("Service shop/web needs 64 rules"), "{error}");
+    }
+
+    #[test]
+    fn a_report_s_words_are_without_the_account() {
+        let Value::Object(fields) = json!({"region": "r"}) else { panic!("a map") };
+        let masked = read(fields).unwrap().mask();
+        assert_eq!(masked("arn:aws:iam::123456789012:user/ann"), "arn:aws:iam::***:user/***");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 use super::client;
-use super::home::{Home, flush_gone, write_whole};
+use super::home::{Home, flush_gone, gone, write_whole};
 use crate::cloud::CloudError;
 
 /// The name of the unit.
@@ -119,12 +119,7 @@ pub fn disable(unit: &Unit) -> Result<bool, CloudError> {
         unit.systemctl(&["disable", UNIT])?;
     }
     for path in [&unit.link, &unit.path] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CloudError::file("remove", path)(error));
-            }
-            _ => {}
-        }
+        gone(path, fs::remove_file(path))?;
         flush_gone(path.parent().unwrap_or(path))?;
     }
     if was && booted {

@@ -149,7 +149,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// What became of removing `path`: one that is not there is no error.
-fn gone(path: &Path, removed: io::Result<()>) -> Result<(), CloudError> {
+pub(super) fn gone(path: &Path, removed: io::Result<()>) -> Result<(), CloudError> {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CloudError::file("remove", path)(error)),
         _ => Ok(()),

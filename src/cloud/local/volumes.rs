@@ -405,13 +405,9 @@ pub(super) fn sweep(path: &Path) -> io::Result<()> {
 /// Deletes the disk and its snapshots. What is not there is no error.
 pub(super) fn remove(path: &Path) -> Result<(), CloudError> {
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let gone = |path: &Path, result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CloudError::file("remove", path)(error)),
-        _ => Ok(()),
-    };
     let copies = snapshots(path);
-    gone(&copies, fs::remove_dir_all(&copies))?;
-    gone(path, fs::remove_file(path))?;
+    home::gone(&copies, fs::remove_dir_all(&copies))?;
+    home::gone(path, fs::remove_file(path))?;
     // Folders that are empty now; those that are not stay.
     for folder in path.ancestors().skip(1).take(3) {
         if fs::remove_dir(folder).is_err() {
@@ -425,13 +421,7 @@ pub(super) fn remove(path: &Path) -> Result<(), CloudError> {
 /// Deletes a snapshot. One that is not there is no error.
 pub(super) fn remove_snapshot(path: &Path, name: &str) -> Result<(), CloudError> {
     let file = snapshot(path, name);
-    match fs::remove_file(&file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(CloudError::file("remove", &file)(error))
-        }
-        _ => {
-            let _ = fs::remove_dir(snapshots(path));
-            home::flush_gone(&snapshots(path))
-        }
-    }
+    home::gone(&file, fs::remove_file(&file))?;
+    let _ = fs::remove_dir(snapshots(path));
+    home::flush_gone(&snapshots(path))
 }

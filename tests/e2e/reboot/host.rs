@@ -5,13 +5,13 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::{PATIENCE, eventually, root};
+use crate::support::{PATIENCE, Running, eventually, root};
 
 /// The bytes of a cluster of the computer's disk.
 const CLUSTER: u32 = 1 << 16;
@@ -26,18 +26,9 @@ pub(super) struct Host {
     power: Option<Power>,
 }
 
-/// A process that ends with this value.
-struct Qemu(Child);
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
-
 /// What there is of a computer that is on.
 struct Power {
-    qemu: Qemu,
+    qemu: Running,
     /// Scripts go in, their ends come out.
     shell: Port,
     /// What its programs tell.
@@ -66,7 +57,7 @@ impl Host {
         }
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(&self.folder).stdin(Stdio::null()).args(arguments(&self.folder));
-        let mut qemu = Qemu(qemu.spawn().unwrap());
+        let mut qemu = Running(qemu.spawn().unwrap());
         let [shell, told] = ["shell", "told"].map(|name| {
             let stream = eventually(name, || {
                 assert_eq!(qemu.0.try_wait().unwrap(), None, "qemu ended");

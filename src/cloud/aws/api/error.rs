@@ -70,16 +70,34 @@ fn is_transient(code: &str) -> bool {
     known.contains(&code) || parts.iter().any(|part| code.contains(part))
 }
 
+/// Whether credentials have expired.
+fn has_expired(code: &str) -> bool {
+    matches!(code, "ExpiredToken" | "ExpiredTokenException" | "RequestExpired")
+}
+
+/// Whether AWS does not know the credentials.
+fn is_unknown(code: &str) -> bool {
+    matches!(
+        code,
+        "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch"
+    )
+}
+
+/// Whether a call was answered about its credentials alone: they have expired, or AWS does not know them.
+pub(super) fn is_of_credentials(code: &str) -> bool {
+    has_expired(code) || is_unknown(code)
+}
+
 /// What to do about an error of that code.
 fn advice(code: &str) -> &'static str {
     match code {
-        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
+        code if has_expired(code) => {
             "the credentials have expired: log in again, then run the command again; it goes on where it stopped"
         }
-        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
+        code if is_denied(Some(code)) => {
             "the credentials may not do this: `i2kit iam-policy` prints the permissions that are needed"
         }
-        "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch" => {
+        code if is_unknown(code) => {
             "AWS does not know these credentials: check the profile, and the clock of this machine"
         }
         "NoAnswer" => {
@@ -151,6 +169,18 @@ mod tests {
         for code in ["AccessDenied", "ExpiredToken", "ValidationError", "InstanceLimitExceeded"] {
             assert!(!is_transient(code), "{code}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_credentials_is_told_from_what_they_may_not_do() {
+        for code in ["ExpiredToken", "RequestExpired", "AuthFailure", "SignatureDoesNotMatch"] {
+            assert!(is_of_credentials(code), "{code}");
+        }
+        for code in ["UnauthorizedOperation", "DryRunOperation", "NoAnswer", ""] {
+            assert!(!is_of_credentials(code), "{code}");
+        }
+        assert!(advice("AuthFailure").contains("check the profile"));
+        assert!(advice("UnauthorizedOperation").contains("iam-policy"));
     }
 
     #[test]

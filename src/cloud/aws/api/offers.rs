@@ -10,7 +10,7 @@ use aws_sdk_ec2::types::{
 use super::environment::{Aws, Offers};
 use super::error::failed;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::machine::{self, FREE_PLAN, MACHINES};
+use crate::cloud::aws::plan::machine::{self, MACHINES};
 use crate::plan::fleet::LaunchSpec;
 
 /// Zones of a network of an environment's own.
@@ -60,7 +60,7 @@ impl Aws {
         }
         let zones = self.frame_zones().await?;
         let offers = self.offers().await?;
-        let may = |kind: &str| !self.settings.free_plan || FREE_PLAN.contains(&kind);
+        let may = |kind: &str| machine::is_allowed(kind, self.settings.free_plan);
         let everywhere =
             |kind: &str| offers.get(kind).is_some_and(|there| zones.iter().all(|zone| there.contains(zone)));
         let found = machine::offered(launch, |kind| may(kind) && everywhere(kind));
@@ -115,7 +115,7 @@ fn why_not(kind: &InstanceTypeInfo) -> Option<String> {
 /// Of all zones those that have most of the types, in the order of their names.
 fn best(offers: &Offers, free_plan: bool) -> Vec<String> {
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    let counted = offers.iter().filter(|(kind, _)| !free_plan || FREE_PLAN.contains(&kind.as_str()));
+    let counted = offers.iter().filter(|(kind, _)| machine::is_allowed(kind, free_plan));
     for zone in counted.flat_map(|(_, zones)| zones) {
         *counts.entry(zone).or_default() += 1;
     }

@@ -17,8 +17,7 @@ use super::environment::Aws;
 use super::error::{self, code, failed};
 use super::launch;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::machine::{FREE_PLAN, MACHINES};
-use crate::cloud::aws::plan::name;
+use crate::cloud::aws::plan::{machine, name};
 use crate::cloud::trial::{TriedLaunch, Tryable, seconds};
 use crate::image::Segment;
 use crate::manifest::api::Name;
@@ -34,26 +33,18 @@ const CONTENT: &[u8] = b"i2kit trial: this disk shows that snapshots can be made
 /// The answer to a launch that would have been made.
 const WOULD_HAVE: &str = "DryRunOperation";
 
-/// Codes of answers to credentials that have expired or that nobody knows: they are no answers about launches.
-const CREDENTIALS: [&str; 7] = [
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "RequestExpired",
-    "AuthFailure",
-    "InvalidClientTokenId",
-    "UnrecognizedClientException",
-    "SignatureDoesNotMatch",
-];
-
 #[async_trait]
 impl Tryable for Aws {
     async fn try_image(&self) -> Result<Vec<String>, CloudError> {
-        let path = self.folder().join("trial-disk");
+        let path = self.folder().join(format!("trial-disk-{}", std::process::id()));
         fs::write(&path, CONTENT).map_err(CloudError::file("write", &path))?;
-        let disk = Disk::new(&[Segment { file: Some(path), length: CONTENT.len() as u64 }]);
+        let disk = Disk::new(&[Segment { file: Some(path.clone()), length: CONTENT.len() as u64 }]);
         let image = ImageId(Digest::of(CONTENT));
         let started = Instant::now();
-        let snapshot = self.put_snapshot(image, disk).await?;
+        let put = self.put_snapshot(image, disk).await;
+        // The snapshot has its content, or there is none.
+        let _ = fs::remove_file(&path);
+        let snapshot = put?;
         let sent = seconds(started.elapsed());
         let started = Instant::now();
         self.register(image, Architecture::COMPILED, &snapshot).await?;
@@ -83,11 +74,9 @@ impl Tryable for Aws {
         let versions = self.versions(group).await?;
         let newest = versions.iter().filter_map(launch::revision).max_by_key(|revision| revision.number);
         let newest = newest.ok_or_else(|| CloudError::not_found("revision of", group))?;
-        let fits = MACHINES.iter().filter(|machine| {
-            machine.vcpus >= newest.launch.vcpus && machine.memory_mib >= newest.launch.memory_mib
-        });
-        let may = fits.filter(|machine| !self.settings.free_plan || FREE_PLAN.contains(&machine.name));
-        let kinds: Vec<&str> = may.map(|machine| machine.name).take(CANDIDATES).collect();
+        let fits = machine::large_enough(newest.launch.vcpus, newest.launch.memory_mib);
+        let may = fits.filter(|fitting| machine::is_allowed(fitting.name, self.settings.free_plan));
+        let kinds: Vec<&str> = may.map(|allowed| allowed.name).take(CANDIDATES).collect();
         let found = self.frame_subnets().await?;
         let mut tried = Vec::new();
         for kind in kinds {
@@ -170,7 +159,8 @@ impl Aws {
             .await;
         match asked {
             Err(error) if code(&error) == WOULD_HAVE => Ok(None),
-            Err(error) if CREDENTIALS.contains(&code(&error)) => Err(failed("RunInstances")(error)),
+            // It is no answer about launches.
+            Err(error) if error::is_of_credentials(code(&error)) => Err(failed("RunInstances")(error)),
             Err(error) => match failed("RunInstances")(error) {
                 CloudError::Api { code, message, transient: false, .. } => Ok(Some((code, message))),
                 error => Err(error),

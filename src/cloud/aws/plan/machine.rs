@@ -64,19 +64,26 @@ pub const MACHINES: &[Machine] = &[
 ];
 
 /// Of these the types that an account of the free plan may start.
-pub const FREE_PLAN: &[&str] = &["t3.micro", "t3.small", "c7i-flex.large", "m7i-flex.large"];
+const FREE_PLAN: &[&str] = &["t3.micro", "t3.small", "c7i-flex.large", "m7i-flex.large"];
+
+/// Whether an account may start a type of that name: one of the free plan may start few.
+pub fn is_allowed(kind: &str, free_plan: bool) -> bool {
+    !free_plan || FREE_PLAN.contains(&kind)
+}
+
+/// The types that have so many processors and so much memory in MiB, the cheapest first.
+pub fn large_enough(vcpus: u32, memory_mib: u32) -> impl Iterator<Item = &'static Machine> {
+    MACHINES.iter().filter(move |machine| machine.vcpus >= vcpus && machine.memory_mib >= memory_mib)
+}
 
 /// The cheapest type that is large enough for a pod and that `is_offered`.
 pub fn offered(launch: &LaunchSpec, is_offered: impl Fn(&str) -> bool) -> Option<&'static Machine> {
-    let fits = |machine: &&Machine| {
-        machine.vcpus >= launch.vcpus && machine.memory_mib >= launch.memory_mib && is_offered(machine.name)
-    };
-    MACHINES.iter().find(fits)
+    large_enough(launch.vcpus, launch.memory_mib).find(|machine| is_offered(machine.name))
 }
 
 /// The cheapest type that has so many processors and so much memory; none of the table may be large enough.
 pub fn smallest(vcpus: u32, memory_mib: u32) -> Option<&'static Machine> {
-    MACHINES.iter().find(|machine| machine.vcpus >= vcpus && machine.memory_mib >= memory_mib)
+    large_enough(vcpus, memory_mib).next()
 }
 
 /// The name of the type of a revision's machines: what its manifest names, or the smallest that is large enough.
@@ -148,7 +155,8 @@ mod tests {
             |is_offered: &dyn Fn(&str) -> bool| offered(&launch, is_offered).map(|machine| machine.name);
         assert_eq!(name(&|_| true), smallest(launch.vcpus, launch.memory_mib).map(|machine| machine.name));
         assert_eq!(name(&|kind| kind != "t3a.nano"), Some("t3.nano"));
-        assert_eq!(name(&|kind| FREE_PLAN.contains(&kind)), Some("t3.micro"));
+        assert_eq!(name(&|kind| is_allowed(kind, true)), Some("t3.micro"));
+        assert_eq!(name(&|kind| is_allowed(kind, false)), Some("t3a.nano"));
         assert_eq!(name(&|_| false), None);
     }
 }

@@ -8,6 +8,7 @@ pub mod cost;
 pub mod iam_policy;
 pub mod ingress;
 pub mod machine;
+pub mod mask;
 pub mod name;
 pub mod packing;
 pub mod priority;

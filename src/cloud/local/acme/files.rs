@@ -234,12 +234,7 @@ fn aside(path: &Path) -> PathBuf {
 pub(super) fn forget(home: &Home, id: &str) -> Result<(), CloudError> {
     let path = records(home).join(format!("{id}.json"));
     for path in [aside(&path), path] {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(CloudError::file("remove", &path)(error));
-            }
-            _ => {}
-        }
+        home::gone(&path, fs::remove_file(&path))?;
     }
     Ok(())
 }

@@ -95,7 +95,7 @@ async fn steps(world: &impl World, record: &mut Record, requests: &Requests) -> 
             let request =
                 signing_request(&want.host, &key).map_err(|error| lost(&want, &error.to_string()))?;
             if let Err(error) = order.finalize_csr(&request).await {
-                // It has the request of a process that was killed.
+                // A process that was killed had sent the request already: the CA takes it once.
                 let has_begun =
                     |now: &OrderState| matches!(now.status, OrderStatus::Processing | OrderStatus::Valid);
                 if !(is_refusal(&error) && order.refresh().await.is_ok_and(has_begun)) {
@@ -264,7 +264,8 @@ async fn prove(world: &impl World, record: &mut Record, order: &mut Order) -> Re
         if challenge.status == ChallengeStatus::Pending
             && let Err(error) = challenge.set_ready().await
         {
-            // There is one authorization, of the one host.
+            // Maybe a process that was killed had told the CA already. It is asked below: the challenge borrows the authorization.
+            // An order of one host has one authorization.
             refused = Some((error, token));
             break;
         }

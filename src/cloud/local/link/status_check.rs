@@ -44,8 +44,8 @@ pub(crate) const PERIOD_STARTING: Duration = Duration::from_millis(200);
 /// The same of a healthy machine, as balancers have it.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
-/// The longest time from a guest's last answer until the next one is due: half of it would find a
-/// guest that hangs three seconds sooner, for twice as many answers of guests at rest.
+/// The longest time from a guest's last answer until the next one is due. Half of it would find a guest that hangs three
+/// seconds sooner, for twice as many answers of guests at rest.
 const WAIT: Duration = Duration::from_secs(6);
 
 /// How long a machine that is ready may take to open the ports behind balancers, in milliseconds. Then it counts as

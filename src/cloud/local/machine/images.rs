@@ -34,7 +34,7 @@ const ZEROES: &str = "zeroes";
 pub(crate) fn put(home: &Home, image: &DiskImage) -> Result<(), CloudError> {
     let (images, target) = (home.images(), home.image(image.id));
     if target.exists() {
-        // Whoever made it may be about to.
+        // Another process may have renamed it and not flushed the folder yet.
         return flush(&images);
     }
     fs::create_dir_all(&images).map_err(CloudError::file("create", &images))?;

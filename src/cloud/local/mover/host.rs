@@ -13,7 +13,7 @@ use super::poll::Token;
 use super::processes;
 use super::protocol::SOCKET;
 use super::suspects::Suspects;
-use super::table::{Fd, Kept, Owner, Phase, Table};
+use super::table::{Fd, Kept, Owner, Phase};
 use crate::cloud::local::network::sys;
 use crate::cloud::local::socket;
 
@@ -120,7 +120,8 @@ pub(super) fn wait_for_older(family: &Family, index: usize, before: u32, guardia
 
 /// Carries nothing until a newer program has taken over, or will not: the `guardian`, which lives when this begins, ends
 /// then.
-pub(super) fn park(table: &Table, index: usize, guardian: Option<Fd>) -> Parked {
+pub(super) fn park(family: &Family, index: usize, guardian: Option<Fd>) -> Parked {
+    let table = family.shared.table;
     let this = table.member(index);
     this.set_parked(true);
     // The other processes have the same to do.
@@ -128,6 +129,7 @@ pub(super) fn park(table: &Table, index: usize, guardian: Option<Fd>) -> Parked 
         member.wake();
     }
     let given_up = Instant::now() + PATIENCE;
+    let mut is_told = false;
     loop {
         if !this.is_this_process() {
             return Parked::Replaced;
@@ -135,6 +137,12 @@ pub(super) fn park(table: &Table, index: usize, guardian: Option<Fd>) -> Parked 
         match guardian {
             Some(guardian) if !has_ended(guardian) => {
                 if Instant::now() > given_up {
+                    if !std::mem::replace(&mut is_told, true) {
+                        family
+                            .shared
+                            .log
+                            .write(format_args!("a newer program does not take over: it takes too long"));
+                    }
                     kill(guardian);
                 }
             }
@@ -198,7 +206,7 @@ impl Life<'_> {
                     // The guardian's successor, which is started now, replaces the program.
                     Phase::Park if self.guardian.is_none_or(has_ended) => {}
                     Phase::Park => {
-                        if let Parked::Replaced = park(&table, HOST, self.guardian) {
+                        if let Parked::Replaced = park(self.family, HOST, self.guardian) {
                             return Next::End;
                         }
                     }

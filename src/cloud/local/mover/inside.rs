@@ -38,7 +38,8 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
     let mut guardian = look_again(None);
     wait_for_older(family, index, before, guardian);
     let network = table.network(index);
-    let namespace = network.opened(Opened::Net).map(Fd::inode);
+    // Without one it was taken away again before this process began.
+    let Some(namespace) = network.opened(Opened::Net).map(Fd::inode) else { return Next::End };
     if let Err(error) = enter(network) {
         log.write(format_args!("its process cannot enter a network: {error}"));
         return Next::End;
@@ -58,7 +59,7 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
         }
         suspects.close(&table);
         reap();
-        if table.phase() == Phase::Stop || network.opened(Opened::Net).map(Fd::inode) != namespace {
+        if table.phase() == Phase::Stop || network.opened(Opened::Net).map(Fd::inode) != Some(namespace) {
             carrier.follow();
             carrier.leave_all();
             return Next::End;
@@ -74,7 +75,7 @@ pub(super) fn run(family: &Family, index: usize, before: u32) -> Next {
                     std::thread::sleep(POLL);
                     continue;
                 }
-                if let Parked::Replaced = park(&table, index, guardian) {
+                if let Parked::Replaced = park(family, index, guardian) {
                     return Next::End;
                 }
             }
