@@ -149,7 +149,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Schema(args) => schema::run(&args),
         Verb::Convert(args) => convert::run(&args, format),
         Verb::Completions { shell } => completions::run(shell),
-        Verb::LocalCloud { verb: None } => block_on(local_cloud::serve(&context()?)),
+        Verb::LocalCloud { verb: None } => block_on_threads(1, local_cloud::serve(&context()?)),
         Verb::LocalCloud { verb: Some(verb) } => wait(local_cloud::run(&context()?, &verb)),
         // Without a runtime: a process with a second thread may not enter a user namespace.
         Verb::LocalNetwork(args) => local_network::hold(args),
@@ -204,8 +204,14 @@ const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// Runs an asynchronous verb that takes care of interrupts itself.
 fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    block_on_threads(2, verb)
+}
+
+/// As [`block_on`], with that many threads that do not wait for anything. The local cloud has one: what arrives at rest is a
+/// little now and then, and with a second thread each event wakes both.
+fn block_on_threads<T>(threads: usize, verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(threads)
         .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()

@@ -42,6 +42,8 @@ pub(crate) struct Meta {
 struct Local {
     /// Bytes in the pipe, by the side that they come from.
     piped: [usize; 2],
+    /// Whether those are in all likelihood all that the side has said so far.
+    is_all: [bool; 2],
     /// Whether a side has said all, and the other one was told.
     ended: [bool; 2],
     /// What is waited for of a side.
@@ -69,6 +71,9 @@ pub(super) struct Engine {
     local: Vec<Local>,
     /// Connections that have used up their turn.
     ready: VecDeque<u32>,
+    /// What was taken from sockets by the events of this round, each with the use of its record: it is sent after the last one.
+    /// A process that receives wakes on another processor, and one that is woken for each message sleeps between two.
+    taken: Vec<(u32, u32, Side)>,
     pool: Vec<(Fd, Fd)>,
     /// Connections and sessions of each machine.
     machines: HashMap<u64, u32>,
@@ -88,6 +93,7 @@ impl Engine {
             free: Vec::new(),
             local: vec![Local::default(); SLOTS as usize],
             ready: VecDeque::new(),
+            taken: Vec::new(),
             pool: Vec::new(),
             machines: HashMap::new(),
             listeners: HashMap::new(),
@@ -302,8 +308,16 @@ impl Engine {
         !self.ready.is_empty()
     }
 
-    /// Gives each connection that waits for it a turn.
+    /// Sends what the events of this round have taken, and gives each connection that waits for it a turn.
     pub(super) fn run_ready(&mut self) {
+        let mut taken = std::mem::take(&mut self.taken);
+        for (index, generation, side) in taken.drain(..) {
+            let is_carried = self.table.slot(index).state() == (SlotState::Carrying, self.member);
+            if is_carried && self.is_present(index, generation) && self.pump(index, side) == Pumped::Open {
+                self.arm(index);
+            }
+        }
+        self.taken = taken;
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
             self.local[index as usize].queued = false;
@@ -408,6 +422,9 @@ impl Engine {
 
     /// Something happened to a side of a connection that is carried.
     pub(super) fn event(&mut self, index: u32, side: Side, flags: EventFlags) {
+        if flags == EventFlags::IN && self.take(index, side) {
+            return;
+        }
         let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
         let readable = flags.contains(EventFlags::IN) || gone;
         if readable && self.pump(index, side) == Pumped::Closed {
@@ -424,6 +441,29 @@ impl Engine {
             return;
         }
         self.arm(index);
+    }
+
+    /// Takes a short message from the side's socket, to be sent once the events of this round were all looked at. Whether it did;
+    /// whatever else there is about that side is left to [`Self::pump`].
+    fn take(&mut self, index: u32, from: Side) -> bool {
+        let (local, at) = (&self.local[index as usize], from as usize);
+        let slot = self.table.slot(index);
+        let Some(source) = slot.side(from).filter(|_| local.piped[at] == 0 && !local.ended[at]) else {
+            return false;
+        };
+        let Ok((_, write)) = slot.pipe(from).map_or_else(|| self.take_pipe(index, from), Ok) else {
+            return false;
+        };
+        match splice(source, write, PIPE) {
+            Ok(bytes @ 1..) => {
+                let local = &mut self.local[index as usize];
+                local.piped[at] = bytes;
+                local.is_all[at] = bytes < PROBABLY_ALL;
+                self.taken.push((index, local.generation, from));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Ends a connection that was cut by one of its sides.
@@ -449,7 +489,6 @@ impl Engine {
         let at = from as usize;
         let count = if from == Side::Client { Count::Received } else { Count::Sent };
         let (mut left, mut carried) = (BUDGET, 0);
-        let mut is_all = false;
         let pumped = loop {
             let piped = self.local[index as usize].piped[at];
             if piped > 0 {
@@ -466,7 +505,7 @@ impl Engine {
                 if self.local[index as usize].piped[at] > 0 {
                     continue;
                 }
-                if is_all || left == 0 {
+                if self.local[index as usize].is_all[at] || left == 0 {
                     self.give_back(index, from);
                     break Ok(());
                 }
@@ -485,7 +524,7 @@ impl Engine {
                 }
                 Ok(bytes) => {
                     self.local[index as usize].piped[at] = bytes;
-                    is_all = bytes < PROBABLY_ALL;
+                    self.local[index as usize].is_all[at] = bytes < PROBABLY_ALL;
                 }
                 Err(Errno::AGAIN) => {
                     self.give_back(index, from);
