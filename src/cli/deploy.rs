@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure, OrExit as _};
 use super::prepare::{self, PlannedDeployment};
 use super::{addresses, carry_out, connection, output};
 use crate::plan::act::Act;
-use crate::plan::fleet::Fleet;
+use crate::plan::fleet::{BalancerSpec, Fleet};
 use crate::plan::rollout::{Intent, RolloutPlan, Step};
 use crate::report::{self, Format};
 use crate::rollout::RunRecord;
@@ -64,8 +64,9 @@ pub(super) async fn carry(
     record: &RunRecord,
     only: Option<Pick>,
 ) -> Result<Deployed, Failure> {
-    let PlannedDeployment { prepared, cloud, secrets, desired, mut plan, .. } =
+    let PlannedDeployment { prepared, cloud, fleet, secrets, desired, mut plan } =
         prepare::plan(context, &args.set, args.prune).await?;
+    refuse_network(context, &plan, &fleet).await?;
     if let Some(picked) = only {
         plan.steps.retain(|step| step.act().is_some_and(picked));
         // Made again, it would be the whole plan.
@@ -90,8 +91,81 @@ pub(super) async fn carry(
     Ok(Deployed { plan, left, answering, fleet })
 }
 
+/// Refuses a network that cannot hold what the plan brings, before anything is made. What is there already is changed as ever.
+async fn refuse_network(context: &Context, plan: &RolloutPlan, fleet: &Fleet) -> Result<(), Failure> {
+    let Brought { balancers, has_groups } = brought(plan, fleet);
+    if balancers.is_empty() && !has_groups {
+        return Ok(());
+    }
+    let client = connection::client(context)?;
+    connection::provider(context)?.refuse_network(&client, &balancers).await.or_exit(Exit::Cloud)
+}
+
+/// What a plan brings that the environment does not have.
+#[derive(Debug, PartialEq, Eq)]
+struct Brought {
+    /// Balancers, those among them that will be seen from elsewhere than now.
+    balancers: Vec<BalancerSpec>,
+    has_groups: bool,
+}
+
+fn brought(plan: &RolloutPlan, fleet: &Fleet) -> Brought {
+    let is_new =
+        |spec: &BalancerSpec| fleet.balancer(&spec.name).is_none_or(|there| there.spec.kind != spec.kind);
+    let balancers = plan.acts().filter_map(|act| match act {
+        Act::PutBalancer { spec } if is_new(spec) => Some(spec.clone()),
+        _ => None,
+    });
+    let is_group = |act: &Act| matches!(act, Act::PutGroup { group, .. } if fleet.group(group).is_none());
+    Brought { balancers: balancers.collect(), has_groups: plan.acts().any(is_group) }
+}
+
 /// Ends when the cloud has its own copies of all images of the plan.
 async fn until_put(plan: &RolloutPlan, record: &RunRecord) {
     let are_put = |applied: &[Act]| plan.images().all(|image| applied.contains(&Act::PutImage { image }));
     record.until(are_put).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::api::{Name, Protocol, ServiceType, Strategy};
+    use crate::plan::example;
+    use crate::plan::fleet::{InstanceGroup, Listener, LoadBalancer};
+
+    #[test]
+    fn a_plan_brings_what_the_environment_does_not_have() {
+        let name = Name { namespace: "default".into(), name: "web".into() };
+        let spec = |kind, port| {
+            BalancerSpec::new(name.clone(), kind, vec![Listener::new(port, Protocol::Tcp, vec![])])
+        };
+        let settings = example::settings(Strategy::Recreate);
+        let plan = |spec: BalancerSpec| {
+            let acts = [
+                Act::PutBalancer { spec },
+                Act::PutGroup { group: name.clone(), settings: settings.clone() },
+                Act::Scale { group: name.clone(), replicas: 2 },
+            ];
+            RolloutPlan { steps: acts.map(Into::into).into(), ..RolloutPlan::default() }
+        };
+        let there = LoadBalancer {
+            spec: spec(ServiceType::ClusterIP, 80),
+            host: String::new(),
+            bound: vec![],
+            targets: vec![],
+            certificates: vec![],
+            traffic: vec![],
+            requests: vec![],
+        };
+        let groups = vec![InstanceGroup::new(name.clone(), settings.clone())];
+        let fleet = Fleet { groups, balancers: vec![there], ..Fleet::default() };
+        let first = brought(&plan(spec(ServiceType::ClusterIP, 80)), &Fleet::default());
+        assert_eq!((first.balancers.len(), first.has_groups), (1, true));
+        // What is there and changes is not brought; what is seen from elsewhere is another load balancer.
+        let changed = brought(&plan(spec(ServiceType::ClusterIP, 81)), &fleet);
+        assert_eq!(changed, Brought { balancers: vec![], has_groups: false });
+        let public = spec(ServiceType::LoadBalancer, 80);
+        let moved = brought(&plan(public.clone()), &fleet);
+        assert_eq!(moved, Brought { balancers: vec![public], has_groups: false });
+    }
 }

@@ -92,13 +92,14 @@ pub(super) async fn plan(
 /// try of the same manifests would help.
 fn within_bounds(context: &Context, set: &ObjectSet) -> Result<(), Failure> {
     let (groups, balancers) = unplanned(set);
+    let environment = &context.environment;
     for spec in &balancers {
-        context.environment.provider.refuse_balancer(spec).or_exit(Exit::Manifest)?;
+        environment.provider.refuse_balancer(&environment.name, spec, &groups).or_exit(Exit::Manifest)?;
     }
     for group in &groups {
         let scaling = group.settings.scaling.iter().flat_map(|scaling| [scaling.min, scaling.max]);
         for size in scaling.chain([group.replicas]) {
-            context.environment.provider.refuse_size(&group.name, size).or_exit(Exit::Manifest)?;
+            environment.provider.refuse_size(&group.name, size).or_exit(Exit::Manifest)?;
         }
     }
     Ok(())
@@ -179,7 +180,10 @@ impl Prepared {
         let wanted: Vec<ImageId> = plan.images().collect();
         let images = self.build(|id| wanted.contains(&id)).await?;
         let images = images.into_iter().map(|image| (image.id, image)).collect();
-        Ok(Materials { images, secrets: secrets.values.clone() })
+        let (groups, _) = unplanned(&self.set);
+        let most = |group: GroupSpec| (group.name, group.settings.most_machines(group.replicas));
+        let sizes = groups.into_iter().map(most).collect();
+        Ok(Materials { images, secrets: secrets.values.clone(), sizes })
     }
 
     /// Builds the images whose ids `wanted` picks.

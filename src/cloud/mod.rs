@@ -110,6 +110,8 @@ pub struct Materials {
     pub images: BTreeMap<ImageId, DiskImage>,
     /// Values of Secrets that new revisions name by their versions.
     pub secrets: Vec<Secret>,
+    /// The most VMs that there may be at once of each group that is deployed: a cloud may place balancers by it.
+    pub sizes: BTreeMap<Name, u32>,
 }
 
 impl Materials {

@@ -111,11 +111,25 @@ pub trait Provider: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Refuses a balancer that this cloud cannot have, before anything is done for it.
+    /// Refuses a balancer that this cloud cannot have in the environment, in front of these groups, before anything is done for it.
     ///
     /// # Errors
     /// The reason, and what to change.
-    fn refuse_balancer(&self, _spec: &BalancerSpec) -> Result<(), CloudError> {
+    fn refuse_balancer(
+        &self,
+        _environment: &str,
+        _spec: &BalancerSpec,
+        _groups: &[GroupSpec],
+    ) -> Result<(), CloudError> {
+        Ok(())
+    }
+
+    /// Refuses a network that the environment file names and that cannot hold what a deployment brings: groups, and these balancers
+    /// that the environment does not have. What may keep them from working is a warning.
+    ///
+    /// # Errors
+    /// All that is wrong, and what to do.
+    async fn refuse_network(&self, _client: &Client, _balancers: &[BalancerSpec]) -> Result<(), CloudError> {
         Ok(())
     }
 

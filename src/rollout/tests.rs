@@ -83,7 +83,7 @@ pub(super) fn materials() -> Materials {
         segments: Vec::new(),
     };
     let images = (0..10).map(|number| (self::image(number), image(self::image(number)))).collect();
-    Materials { images, secrets: vec![] }
+    Materials { images, ..Materials::default() }
 }
 
 async fn carry_out(plan: &RolloutPlan, sim: &Sim, events: &Events) -> Result<(), RolloutError> {

@@ -7,10 +7,12 @@
 #![expect(dead_code, unused_imports, reason = "of what tests share, these need a part")]
 
 mod accounts;
+mod bounds;
 mod crash;
 mod faults;
 mod frame;
 mod harness;
+mod networks;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -15,7 +15,7 @@ use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world};
 use crate::support::{Ending, World, eventually, kill, tools};
 
 /// Healthy machines that a client reaches at a port of a Service's name.
-fn serving(bed: &Bed, name: &str, port: u16) -> usize {
+pub(crate) fn serving(bed: &Bed, name: &str, port: u16) -> usize {
     reached(bed, &format!("{name}.default.svc.cluster.local {port} "))
 }
 

@@ -4,6 +4,7 @@
 //!
 //! Parsers that nothing outside of their crate reaches have such tests beside them, with the same changes.
 
+mod block_table;
 mod checksums;
 mod console;
 mod control;
@@ -27,6 +28,7 @@ mod unpack;
 use std::io::Cursor;
 use std::net::Ipv4Addr;
 
+use i2kit::cloud::aws::plan;
 use i2kit::cloud::local::dns::{Reply, Zone, reply};
 use i2kit::cloud::local::packets::parse;
 use i2kit::cloud::local::{pod_end, read_answer};
@@ -38,6 +40,11 @@ use i2kit_spec::secrets::decode_secrets;
 use i2kit_spec::status::PodStatus;
 
 use self::mutations::survive;
+
+#[test]
+fn tables_of_blocks_read_back_as_themselves() {
+    survive(&seeds::block_table(), 4000, block_table::run);
+}
 
 #[test]
 fn lines_and_ends_of_consoles_are_read() {
@@ -126,6 +133,7 @@ fn seeds_are_what_parsers_take() {
     assert!(i2kit::erofs::write_layer(&seeds::layer()[0][1..], &mut image).is_ok());
     let zone = Zone::from([("a.b.svc.cluster.local".to_owned(), Ipv4Addr::LOCALHOST)]);
     assert!(matches!(reply(&seeds::dns()[0], &zone), Some(Reply::Answer(_))));
+    assert!(seeds::block_table().iter().all(|seed| plan::block_table::read(seed).is_some()));
     let oci = seeds::oci();
     assert!([0, 2].iter().all(|at| String::from_utf8_lossy(&oci[*at]).parse::<Reference>().is_ok()));
     assert!(serde_json::from_slice::<ImageConfig>(&oci[1]).is_ok());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use i2kit::cloud::aws::plan::block_table;
 use i2kit::cloud::local::packets::parse::{ICMP, SYN, TCP};
 use i2kit::cloud::local::packets::{build, checksum};
 use i2kit::disk::gpt;
@@ -15,6 +16,14 @@ use tar::EntryType;
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Tables of a disk with three blocks, which bytes follow, and of one without any.
+pub(crate) fn block_table() -> Vec<Vec<u8>> {
+    let map = BTreeMap::from([(0, [1; 32]), (7, [2; 32]), (2046, [3; 32])]);
+    let mut three = block_table::write(2048, &map).expect("three are not too many");
+    three.extend([0; 64]);
+    vec![three, block_table::write(2048, &BTreeMap::new()).expect("none are not too many")]
 }
 
 /// Messages of a guest and of a host.

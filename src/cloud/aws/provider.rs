@@ -13,7 +13,7 @@ use super::plan::cost;
 use super::plan::iam_policy::{self, Subject};
 #[cfg(feature = "aws")]
 use super::plan::stack_templates::Network;
-use super::plan::{mask, refusal};
+use super::plan::{fit, mask, packing, refusal};
 use super::support::SUPPORT;
 use crate::cloud::provider::{Check, Client, Cost, Kind, Provider};
 use crate::cloud::trial::Tryable;
@@ -150,8 +150,23 @@ impl Provider for Account {
         Err(not_built())
     }
 
-    fn refuse_balancer(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
-        refusal::refuse(spec).map_err(|error| CloudError::Refused { message: error.to_string() })
+    fn refuse_balancer(
+        &self,
+        environment: &str,
+        spec: &BalancerSpec,
+        groups: &[GroupSpec],
+    ) -> Result<(), CloudError> {
+        let sizes: packing::Sizes = packing::sizes_of(groups).collect();
+        let refused = fit::refuse(environment, spec).and_then(|()| refusal::refuse_targets(spec, &sizes));
+        refused.map_err(|error| CloudError::Refused { message: error.to_string() })
+    }
+
+    #[cfg(feature = "aws")]
+    async fn refuse_network(&self, client: &Client, balancers: &[BalancerSpec]) -> Result<(), CloudError> {
+        if self.vpc.is_none() {
+            return Ok(());
+        }
+        self.aws(client).await?.refuse_network(balancers).await
     }
 
     fn iam_policy(&self, environment: &str) -> Option<Value> {
@@ -196,8 +211,8 @@ mod tests {
             let name = Name { namespace: "shop".into(), name: "web".into() };
             BalancerSpec::new(name, ServiceType::ClusterIP, listeners)
         };
-        assert!(aws.refuse_balancer(&service(15)).is_ok());
-        let error = aws.refuse_balancer(&service(16)).unwrap_err().to_string();
+        assert!(aws.refuse_balancer("test", &service(15), &[]).is_ok());
+        let error = aws.refuse_balancer("test", &service(16), &[]).unwrap_err().to_string();
         assert!(error.contains("Service shop/web needs 64 rules"), "{error}");
     }
 

@@ -227,6 +227,13 @@ impl GroupSettings {
         RefreshBounds { min_available: floor, max_total: bounds.max_total.max(room) }
     }
 
+    /// The most VMs that there may be at once of a group of that size: what the scaler may make of it, and what a refresh adds to
+    /// that.
+    pub fn most_machines(&self, replicas: u32) -> u32 {
+        let most = self.scaling.as_ref().map_or(replicas, |scaling| scaling.max.max(replicas));
+        self.bounds(most).max_total
+    }
+
     fn strategy_bounds(&self, replicas: u32) -> RefreshBounds {
         match self.strategy {
             Strategy::Recreate => RefreshBounds { min_available: 0, max_total: replicas },
@@ -433,6 +440,29 @@ mod tests {
         assert_eq!(bounds(Floor::MaxUnavailable(Percent(30)), 5), (3, 5));
         assert_eq!(bounds(Floor::MaxUnavailable(Int(0)), 2), (2, 3));
         assert_eq!(bounds(Floor::MinAvailable(Int(1)), 0), (0, 0));
+    }
+
+    #[test]
+    fn the_most_machines_are_those_of_the_scaler_and_of_a_refresh() {
+        let quarter = Strategy::RollingUpdate { max_unavailable: Int(0), max_surge: Percent(25) };
+        let mut settings = settings(quarter);
+        assert_eq!((settings.most_machines(10), settings.most_machines(0)), (13, 0));
+        let scaling = |max| Scaling {
+            min: 1,
+            max,
+            metrics: vec![],
+            up: ScalingRules::default(),
+            down: ScalingRules::default(),
+        };
+        settings.scaling = Some(scaling(100));
+        assert_eq!(settings.most_machines(10), 125);
+        // Somebody scaled it by hand.
+        settings.scaling = Some(scaling(4));
+        assert_eq!(settings.most_machines(10), 13);
+        // A floor that leaves no machine missing has one more.
+        settings.strategy = Strategy::RollingUpdate { max_unavailable: Int(1), max_surge: Int(0) };
+        settings.floors = vec![Floor::MaxUnavailable(Int(0))];
+        assert_eq!(settings.most_machines(10), 11);
     }
 
     #[test]

@@ -78,6 +78,9 @@ class Request:
             is_json = body[:1] == b"{" and self.action != "PutSnapshotBlock"
             self.json = json.loads(body) if is_json else {}
             self.query = {}
+        elif self.service == "route53":
+            # One call of its REST interface is the program's own; CloudFormation's are authorized by its handlers.
+            self.action, self.query = {"hostedzonesbyvpc": "ListHostedZonesByVPC"}.get(self.path.rsplit("/", 1)[-1], ""), {}
         else:
             self.query = {k: v[0] for k, v in urllib.parse.parse_qs(body.decode(errors="replace"), True).items()}
             self.action = self.query.get("Action", "")
@@ -260,6 +263,8 @@ def linked(service):
 
 def launched(q):
     """What launching by the version that a group is to have is authorized for."""
+    from .gaps.templates import groups_of
+
     names = [(k[:-len("LaunchTemplateName")], v) for k, v in q.query.items() if k.endswith("LaunchTemplateName")]
     more, backend = [], ec2(q.region)
     for prefix, name in names:
@@ -268,7 +273,7 @@ def launched(q):
             continue
         data = backend.launch_templates[identity].get_version(q.query[prefix + "Version"]).data
         by_template = {"ec2:LaunchTemplate": thing(q, identity)[0]}
-        known = [identity, data["ImageId"], *(data.get("SecurityGroupIds") or [])]
+        known = [identity, data["ImageId"], *groups_of(data)]
         for arn, keys in [thing(q, i) for i in known]:
             more.append(("ec2:RunInstances", arn, keys | by_template))
         specifications = {s["ResourceType"]: {t["Key"]: t["Value"] for t in s["Tags"]} for s in data.get("TagSpecifications", [])}

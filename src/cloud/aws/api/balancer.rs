@@ -13,11 +13,11 @@ use super::stack::{Stack, TRIES, contested};
 use super::wait::{eventually, now};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress::{self, Standing};
-use crate::cloud::aws::plan::name;
-use crate::cloud::aws::plan::packing::{self, BalancerSlot, Scheme};
+use crate::cloud::aws::plan::packing::{self, BalancerSlot, Scheme, Sizes};
 use crate::cloud::aws::plan::priority::{self, Priorities};
 use crate::cloud::aws::plan::refusal::{self, FrameError};
 use crate::cloud::aws::plan::stack_templates::{self, Frame, Placed};
+use crate::cloud::aws::plan::{fit, name};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
 
@@ -43,9 +43,9 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Reads the stack of a Service; `None` when it is something else or was not written by i2kit.
+    /// Reads the stack of a Service; `None` when it is something else. One that cannot be read was refused when it was looked for.
     pub(super) fn of(stack: &Stack) -> Option<Self> {
-        let spec = serde_json::from_str(stack.parameters.get("Spec")?).ok()?;
+        let spec = stack.record().ok().flatten()?;
         let placement = stack.parameters.get("Placement").and_then(|text| text.parse().ok());
         Some(Self { stack: stack.clone(), spec, placement })
     }
@@ -115,10 +115,11 @@ impl Aws {
         .await
     }
 
-    /// Puts the Service's stack, on a load balancer that has room, and makes its groups targets.
-    pub(super) async fn put_service(&self, spec: &BalancerSpec) -> Result<(), CloudError> {
+    /// Puts the Service's stack, on a load balancer that has room, and makes its groups targets. Of groups of `coming` there are to be
+    /// so many machines.
+    pub(super) async fn put_service(&self, spec: &BalancerSpec, coming: &Sizes) -> Result<(), CloudError> {
         // Before anything is made for it.
-        refusal::refuse(spec).map_err(refused)?;
+        fit::refuse(&self.settings.environment, spec).map_err(refused)?;
         if let Some(http) = &spec.http {
             return self.put_ingress(spec, http).await;
         }
@@ -132,13 +133,11 @@ impl Aws {
         let services = self.services_at_rest().await?;
         let found = services.iter().find(|service| service.spec.name == spec.name);
         let now = found.and_then(|found| Some((found.placement?, &found.spec)));
-        let others: Vec<(BalancerSlot, BalancerSpec)> = services
-            .iter()
-            .filter(|service| service.spec.name != spec.name)
-            .filter_map(|service| Some((service.placement?, service.spec.clone())))
-            .collect();
+        let others = placed_beside(&services, &spec.name);
+        let sizes = self.sizes(coming).await?;
+        refusal::refuse_targets(spec, &sizes).map_err(refused)?;
         let environment = &self.settings.environment;
-        let placement = packing::place(spec, now, &others);
+        let placement = packing::place(spec, now, &others, &sizes);
         let stack = self.put_stack(&stack_templates::balancer(environment, placement, &frame)).await?;
         let balancer = balancer_in(&stack)?;
         let placed = Placed { spec, placement, balancer: &balancer };
@@ -155,6 +154,7 @@ impl Aws {
     /// Puts the Ingress' stack, with a load balancer of its own, and makes its groups targets.
     async fn put_ingress(&self, spec: &BalancerSpec, http: &HttpSpec) -> Result<(), CloudError> {
         let certificates = self.certificates_for(spec, http).await?;
+        fit::refuse_certified(&self.settings.environment, (spec, http), &certificates).map_err(refused)?;
         let frame = self.frame().await?;
         for _ in 0..TRIES {
             if Box::pin(self.step_ingress((spec, http), &certificates, &frame)).await? {
@@ -346,6 +346,12 @@ pub(super) fn refused(error: FrameError) -> CloudError {
     CloudError::Refused { message: error.to_string() }
 }
 
+/// All Services but one that share load balancers, and on which they are.
+pub(super) fn placed_beside(services: &[Service], name: &Name) -> Vec<(BalancerSlot, BalancerSpec)> {
+    let others = services.iter().filter(|service| service.spec.name != *name);
+    others.filter_map(|service| Some((service.placement?, service.spec.clone()))).collect()
+}
+
 /// The load balancer that a Service is on.
 fn placement_of(services: &[Service], name: &Name) -> Option<BalancerSlot> {
     services.iter().find(|service| service.spec.name == *name)?.placement
@@ -383,6 +389,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::cloud::aws::plan::record;
     use crate::manifest::api::{Protocol, ServiceType};
     use crate::plan::fleet::Listener;
 
@@ -397,14 +404,15 @@ mod tests {
         let name = |name: &str| Name { namespace: "default".into(), name: name.into() };
         let spec =
             |service: &str, port| BalancerSpec::new(name(service), ServiceType::LoadBalancer, listener(port));
-        let web = packing::place(&spec("web", 80), None, &[]);
+        let none = Sizes::new();
+        let web = packing::place(&spec("web", 80), None, &[], &none);
         // On a load balancer of its own: the port is taken on the first.
-        let db = packing::place(&spec("db", 80), None, &[(web, spec("web", 80))]);
+        let db = packing::place(&spec("db", 80), None, &[(web, spec("web", 80))], &none);
         assert_ne!(web, db);
         let balancer =
             |placement, changed| stack(name::balancer_stack("test", placement), "balancer", changed);
         let mut service = stack("service".into(), "service", 0);
-        service.parameters.insert("Spec".into(), serde_json::to_string(&spec("web", 80)).unwrap());
+        service.parameters.extend(record::write(&spec("web", 80)));
         service.parameters.insert("Placement".into(), web.to_string());
         let unused = |made: u64, now| {
             unused_balancers("test", &[balancer(web, 0), balancer(db, made), service.clone()], now)

@@ -40,6 +40,10 @@ impl Aws {
         let Some(plan) = stack_templates::bridge(environment, ways, false, frame) else {
             return Ok(());
         };
+        if !plan.fits() {
+            self.tell_interruption(new.spec);
+            return Ok(());
+        }
         let stack = self.put_stack(&plan).await?;
         let next = Service { stack, spec: new.spec.clone(), placement: Some(new.placement) };
         self.warm(found, &next).await?;
@@ -83,10 +87,23 @@ impl Aws {
         }
         let plan = ingress::bridge(environment, (&found.spec, http), (standing, new), frame);
         let Some(plan) = plan.map_err(refused)? else { return Ok(Some(found.stack.clone())) };
+        if !plan.fits() {
+            self.tell_interruption(new);
+            return Ok(Some(found.stack.clone()));
+        }
         let Some(stack) = self.put_over(Some(&found.stack), &plan).await? else { return Ok(None) };
         let next = Service { stack, spec: new.clone(), placement: None };
         self.warm(found, &next).await?;
         Ok(Some(next.stack))
+    }
+
+    /// Says that what a Service has and what it will have are together more than CloudFormation takes.
+    fn tell_interruption(&self, new: &BalancerSpec) {
+        self.events.warn(format!(
+            "{} cannot have what it will have beside what it has: both together are more than CloudFormation takes in a template. \
+             Its clients wait two to three minutes, until its machines are healthy behind new target groups",
+            new.name
+        ));
     }
 
     /// Puts groups into the target groups that come, and waits until as many machines are healthy there as serve now.

@@ -7,6 +7,7 @@ use aws_sdk_acm::types::{CertificateDetail, CertificateStatus, CertificateSummar
 use super::environment::Aws;
 use super::error::failed;
 use crate::cloud::CloudError;
+use crate::cloud::aws::plan::fit;
 use crate::cloud::aws::plan::ingress::{self, Certificate};
 use crate::cloud::provider::Check;
 use crate::plan::fleet::BalancerSpec;
@@ -53,14 +54,21 @@ impl Aws {
         checks
     }
 
-    /// Whether the store has certificates for all hosts.
+    /// Whether the store has certificates for all hosts, and there is room for them.
     async fn covering(
         &self,
         spec: &BalancerSpec,
         hosts: &[String],
     ) -> Result<(Option<bool>, String), CloudError> {
         let store = self.certificates().await?;
-        Ok(match ingress::certificates_of(&spec.name, hosts, &store) {
+        let found = ingress::certificates_of(&spec.name, hosts, &store).and_then(|arns| {
+            let environment = &self.settings.environment;
+            if let Some(http) = &spec.http {
+                fit::refuse_certified(environment, (spec, http), &arns)?;
+            }
+            Ok(arns)
+        });
+        Ok(match found {
             Ok(arns) => (Some(true), arns.join(", ")),
             Err(error) => (Some(false), error.to_string()),
         })

@@ -34,6 +34,7 @@ pub(super) struct Clients {
     pub(super) quotas: aws_sdk_servicequotas::Client,
     pub(super) stacks: aws_sdk_cloudformation::Client,
     pub(super) sts: aws_sdk_sts::Client,
+    pub(super) zones: aws_sdk_route53::Client,
 }
 
 impl Clients {
@@ -68,6 +69,7 @@ impl Clients {
             quotas: aws_sdk_servicequotas::Client::new(&config),
             stacks: aws_sdk_cloudformation::Client::new(&config),
             sts: aws_sdk_sts::Client::new(&config),
+            zones: aws_sdk_route53::Client::new(&config),
         }
     }
 }

@@ -117,10 +117,9 @@ impl Aws {
             };
             let stack = self.put_stack(&stack_templates::environment(&place)).await?;
             let subnets: Vec<String> = stack.output("Subnets")?.split(',').map(str::to_owned).collect();
-            let apart = self.settings.network.iter().flat_map(|network| network.balancer_subnets.clone());
-            let apart: Vec<String> = apart.collect();
+            let given = self.settings.network.as_ref().map(|network| network.for_balancers().to_vec());
             Ok(Frame {
-                balancer_subnets: if apart.is_empty() { subnets.clone() } else { apart },
+                balancer_subnets: given.unwrap_or_else(|| subnets.clone()),
                 vpc: stack.output("Vpc")?,
                 subnets,
                 machines: stack.output("Machines")?,

@@ -26,6 +26,11 @@ where
     }
 }
 
+/// The error of an answer without what the call is made for.
+pub(super) fn no_id(operation: &str) -> CloudError {
+    CloudError::Conflict { message: format!("{operation} answered without what it is called for") }
+}
+
 /// The code of a service's error.
 pub(super) fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> &str {
     match error {

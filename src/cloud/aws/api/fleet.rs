@@ -393,6 +393,7 @@ mod tests {
     use super::*;
     use crate::cloud::aws::api::tags::GROUP;
     use crate::cloud::aws::plan::packing::BalancerSlot;
+    use crate::cloud::aws::plan::record;
     use crate::manifest::api::Strategy;
     use crate::plan::example;
 
@@ -427,13 +428,14 @@ mod tests {
         let slot = BalancerSlot { scheme: Scheme::Internal, index: 0 };
         let output = stack_templates::target_name(&listener, slot);
         let spec = BalancerSpec::new(web, ServiceType::ClusterIP, vec![listener]);
-        let parameters = [("Spec", serde_json::to_string(&spec).unwrap()), ("Placement", slot.to_string())];
+        let mut parameters: BTreeMap<String, String> = record::write(&spec).into_iter().collect();
+        parameters.insert("Placement".into(), slot.to_string());
         let stack = Stack {
             name: "i2kit-service".into(),
             status: "UPDATE_COMPLETE".into(),
             part: "service".into(),
             outputs: [(output, "arn:now".to_owned())].into(),
-            parameters: parameters.map(|(key, value)| (key.to_owned(), value)).into(),
+            parameters,
             changed: 0,
         };
         let service = Service::of(&stack).unwrap();

@@ -39,6 +39,13 @@ impl Aws {
         let Some(id) = template.launch_template_id() else { return Ok(()) };
         // The tags come last: while they hold the old settings, an interrupted run is repeated.
         let was = settings_in(template.tags())?;
+        let bounds = |of: &GroupSettings| (of.scaling.clone(), of.strategy, of.floors.clone());
+        if was.as_ref().map(bounds) != Some(bounds(settings))
+            && let Some(found) = self.scaling_group(group).await?
+        {
+            let replicas = found.desired_capacity().and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
+            self.make_room(group, settings.most_machines(replicas)).await?;
+        }
         self.put_zones(group, settings, was.as_ref()).await?;
         self.put_scaling(group, settings, was.as_ref()).await?;
         self.set_tags(id, &tags::long(SETTINGS, &text(settings))).await
@@ -60,7 +67,8 @@ impl Aws {
             .ok_or_else(|| CloudError::not_found("image", &revision.launch.image))?;
         let profile = self.profile(group, &revision.launch, &frame).await?;
         let kind = self.machine_type(&revision.launch).await?;
-        let data = self.launch_data(group, revision, (&frame, &image, &profile, &kind))?;
+        let is_public = self.gives_public_addresses().await?;
+        let data = self.launch_data(group, revision, (&frame, &image, &profile, &kind), is_public)?;
         let template = name::group(&self.settings.environment, group);
         let settings = self.pending().get(group).cloned();
         let found = self.template(group).await?;

@@ -4,8 +4,9 @@
 use aws_sdk_ec2::types::{
     InstanceType, LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMarketOptionsRequest, LaunchTemplateInstanceMetadataEndpointState,
-    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateTagSpecificationRequest,
-    LaunchTemplateVersion, MarketType, RequestLaunchTemplateData, ResourceType, ShutdownBehavior,
+    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceNetworkInterfaceSpecificationRequest,
+    LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion, MarketType, RequestLaunchTemplateData,
+    ResourceType, ShutdownBehavior,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,12 +31,13 @@ struct Own {
 }
 
 impl Aws {
-    /// The launch template's data of a revision of `group`.
+    /// The launch template's data of a revision of `group`, whose machines have public addresses where `is_public` says so.
     pub(super) fn launch_data(
         &self,
         group: &Name,
         revision: &NewRevision,
         (frame, image, profile, kind): (&Frame, &str, &str, &str),
+        is_public: bool,
     ) -> Result<RequestLaunchTemplateData, CloudError> {
         let launch = &revision.launch;
         let spot = LaunchTemplateInstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
@@ -52,13 +54,18 @@ impl Aws {
             .http_endpoint(LaunchTemplateInstanceMetadataEndpointState::Enabled)
             .http_put_response_hop_limit(1);
         let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(profile).build();
+        // Said either way: left out, it would be the setting of the subnet. Auto Scaling adds the subnet.
+        let interface = LaunchTemplateInstanceNetworkInterfaceSpecificationRequest::builder()
+            .device_index(0)
+            .groups(&frame.machines)
+            .associate_public_ip_address(is_public);
         Ok(RequestLaunchTemplateData::builder()
             .image_id(image)
             .instance_type(InstanceType::from(kind))
             // The terms of a group of several types are in its own policy.
             .set_instance_market_options(launch.spot.then(|| spot.build()))
             .iam_instance_profile(profile)
-            .security_group_ids(&frame.machines)
+            .network_interfaces(interface.build())
             .metadata_options(metadata.build())
             // A guest that gives up powers off. A machine that is stopped would cost its volume until somebody replaces it.
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)

@@ -5,6 +5,7 @@ mod activity;
 mod admission;
 mod auto_scaling;
 mod balancer;
+mod block_maps;
 mod blocks;
 mod bridge;
 mod certificates;
@@ -19,10 +20,12 @@ mod image;
 mod launch;
 mod logs;
 mod made;
+mod network;
 mod offers;
 mod preflight;
 mod refresh;
 mod role;
+mod room;
 mod routes;
 mod scaling;
 mod secrets;
@@ -93,7 +96,7 @@ impl Aws {
     async fn perform(&self, act: &Act, materials: &Materials) -> Result<(), CloudError> {
         match act {
             Act::PutImage { image } => self.put_machine_image(materials.image(*image)?).await,
-            Act::PutBalancer { spec } => self.put_service(spec).await,
+            Act::PutBalancer { spec } => self.put_service(spec, &materials.sizes).await,
             Act::PutGroup { group, settings } if settings.job.is_some() => Err(no_job(group)),
             Act::StartRun { group, .. } => Err(no_job(group)),
             Act::PutGroup { group, settings } if settings.stateful.is_some() => {
@@ -116,8 +119,12 @@ impl Aws {
                 self.put_version(group, revision).await
             }
             Act::CancelRefresh { group, to } => self.cancel(group, *to).await,
-            Act::StartRefresh { group, to, replicas } => self.refresh(group, *to, *replicas).await,
+            Act::StartRefresh { group, to, replicas } => {
+                self.make_room_for(group, *replicas).await?;
+                self.refresh(group, *to, *replicas).await
+            }
             Act::Scale { group, replicas } => {
+                self.make_room_for(group, *replicas).await?;
                 let settings = self.settings_of(group).await?;
                 let scaling = settings.as_ref().and_then(|found| found.scaling.as_ref());
                 self.resize(group, *replicas, scaling).await

@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::{AttributeBooleanValue, VpcAttributeName};
 use aws_sdk_iam::types::{ContextEntry, ContextKeyTypeEnum, PolicyEvaluationDecisionType};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::environment::Aws;
 use super::error::failed;
+use super::network::{NetworkFindings, ToMake};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::calls::{CALLS, SCOPES, Scope};
+use crate::cloud::aws::plan::fit;
 use crate::cloud::aws::plan::iam_policy::{self, Account, Subject};
 use crate::cloud::aws::plan::machine;
-use crate::cloud::aws::plan::packing::{self, Scheme};
+use crate::cloud::aws::plan::packing::{self, Scheme, Sizes};
 use crate::cloud::aws::plan::refusal;
-use crate::cloud::aws::plan::stack_templates::Network;
 use crate::cloud::provider::Check;
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, Fleet, InstanceGroup, LaunchSpec, count};
@@ -32,14 +32,13 @@ const SPOT_VCPUS: (&str, &str) = ("ec2", "L-34B43A08");
 const BALANCERS: (&str, &str) = ("elasticloadbalancing", "L-69A177A2");
 const INGRESSES: (&str, &str) = ("elasticloadbalancing", "L-53DA6B97");
 
-/// Fewer free addresses in a subnet do not hold the VMs that a refresh adds.
-const FEWEST_ADDRESSES: i32 = 8;
-
 /// What the environment should hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wanted {
     /// How many VMs of which kind each group has.
     pub groups: BTreeMap<Name, (u32, LaunchSpec)>,
+    /// The most machines that there may be of each.
+    pub sizes: Sizes,
     /// The balancers.
     pub balancers: Vec<BalancerSpec>,
 }
@@ -51,11 +50,14 @@ impl Wanted {
         let held = fleet.groups.iter();
         let mut all: BTreeMap<Name, (u32, LaunchSpec)> =
             held.filter_map(|group| Some((group.name.clone(), (group.replicas, launch(group)?)))).collect();
+        let there = fleet.groups.iter();
+        let there = there.map(|group| (group.name.clone(), group.settings.most_machines(group.replicas)));
+        let sizes = there.chain(packing::sizes_of(&groups)).collect();
         all.extend(groups.into_iter().map(|group| (group.name, (group.replicas, group.launch))));
         let new: BTreeSet<Name> = balancers.iter().map(|spec| spec.name.clone()).collect();
         let kept = fleet.balancers.iter().filter(|balancer| !new.contains(&balancer.spec.name));
         balancers.extend(kept.map(|balancer| balancer.spec.clone()));
-        Self { groups: all, balancers }
+        Self { groups: all, sizes, balancers }
     }
 }
 
@@ -74,7 +76,7 @@ impl Aws {
         checks.push(self.service_roles().await);
         checks.push(self.subnets(wanted).await);
         checks.extend(self.quotas(wanted).await);
-        let (refused, others) = refusals(&wanted.balancers);
+        let (refused, others) = refusals(&self.settings.environment, &wanted.balancers, &wanted.sizes);
         checks.extend(refused);
         checks.extend(self.certificate_checks(&others).await);
         checks
@@ -170,84 +172,29 @@ impl Aws {
         let Some(network) = &self.settings.network else {
             return Check::new(name, Some(true), "the environment makes a network of its own");
         };
-        let is_open = wanted.balancers.iter().any(|spec| Scheme::of(spec.kind) == Scheme::Public);
-        match self.wrong_in(network, is_open).await {
-            Ok((wrong, unknown)) if !wrong.is_empty() => {
-                Check::new(name, Some(false), [wrong, unknown].concat().join("; "))
+        let is_public = wanted.balancers.iter().any(|spec| Scheme::of(spec.kind) == Scheme::Public);
+        let to_make = ToMake { has_balancers: true, is_public };
+        match self.look_at_network(network, to_make).await {
+            Ok(NetworkFindings { wrong, doubts }) if !wrong.is_empty() => {
+                Check::new(name, Some(false), [wrong, doubts].concat().join("; "))
             }
-            Ok((_, unknown)) if !unknown.is_empty() => Check::new(name, None, unknown.join("; ")),
+            Ok(NetworkFindings { doubts, .. }) if !doubts.is_empty() => {
+                Check::new(name, None, doubts.join("; "))
+            }
             Ok(_) => {
-                let count = network.subnets.len() + network.balancer_subnets.len();
-                Check::new(name, Some(true), format!("{count} subnets of {}", network.vpc))
+                let all: BTreeSet<&String> =
+                    network.subnets.iter().chain(&network.balancer_subnets).collect();
+                Check::new(name, Some(true), format!("{} subnets of {}", all.len(), network.vpc))
             }
             Err(error) => Check::new(name, Some(false), error.to_string()),
         }
-    }
-
-    /// What keeps an environment from working in a network that exists, where it `is_open` to everybody; and what may.
-    async fn wrong_in(
-        &self,
-        network: &Network,
-        is_open: bool,
-    ) -> Result<(Vec<String>, Vec<String>), CloudError> {
-        let mut wrong = Vec::new();
-        for subnets in [&network.subnets, &network.balancer_subnets] {
-            if subnets.is_empty() {
-                continue;
-            }
-            let asked =
-                self.clients.ec2.describe_subnets().set_subnet_ids(Some(subnets.clone())).send().await;
-            let found = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
-            let zones: BTreeSet<&str> =
-                found.iter().filter_map(|subnet| subnet.availability_zone()).collect();
-            if zones.len() < 2 {
-                wrong.push("they lie in one zone; a group needs two to outlive the loss of one".to_owned());
-            } else if zones.len() < found.len() {
-                wrong.push("two lie in one zone; a load balancer takes one of each".to_owned());
-            }
-            for subnet in &found {
-                let id = subnet.subnet_id().unwrap_or_default();
-                if subnet.vpc_id() != Some(&network.vpc) {
-                    wrong.push(format!("{id} is not in {}", network.vpc));
-                }
-                let free = subnet.available_ip_address_count().unwrap_or_default();
-                if free < FEWEST_ADDRESSES {
-                    wrong.push(format!("{id} has {free} free addresses"));
-                }
-            }
-        }
-        for attribute in [VpcAttributeName::EnableDnsSupport, VpcAttributeName::EnableDnsHostnames] {
-            let asked =
-                self.clients.ec2.describe_vpc_attribute().vpc_id(&network.vpc).attribute(attribute.clone());
-            let found = asked.send().await.map_err(failed("DescribeVpcAttribute"))?;
-            let value = found.enable_dns_support().or(found.enable_dns_hostnames());
-            if value.and_then(AttributeBooleanValue::value) == Some(false) {
-                wrong.push(format!(
-                    "{} has {} off, and names of Services need it",
-                    network.vpc,
-                    attribute.as_str()
-                ));
-            }
-        }
-        let closed = if is_open { self.closed_subnets(network).await? } else { vec![] };
-        let (closed, unknown): (Vec<_>, Vec<_>) = closed.into_iter().partition(|(_, leads)| leads.is_some());
-        wrong.extend(closed.iter().map(|(id, _)| {
-            format!(
-                "{id} has no route to an internet gateway, and nobody reaches a public load balancer there; name other subnets in \
-                 `provider.balancerSubnets`"
-            )
-        }));
-        let unknown = unknown.iter().map(|(id, _)| {
-            format!("whether the routes of {id} lead to an internet gateway, which a public load balancer needs, is not known here")
-        });
-        Ok((wrong, unknown.collect()))
     }
 
     async fn quotas(&self, wanted: &Wanted) -> Vec<Check> {
         let counts = wanted.groups.values().map(|(replicas, launch)| machine::vcpus(launch, *replicas));
         let (demanded, spot) = counts
             .fold((0_u32, 0_u32), |sum, more| (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)));
-        let balancers = packing::needed(&wanted.balancers);
+        let balancers = packing::needed(&wanted.balancers, &wanted.sizes);
         let ingresses = count(wanted.balancers.iter().filter(|spec| spec.http.is_some()));
         let mut checks = vec![self.quota("quota of vCPUs", VCPUS, demanded).await];
         if spot > 0 {
@@ -279,10 +226,10 @@ impl Aws {
 
 /// A check for each Service and Ingress that no load balancer of AWS can have, and all the others: what is refused needs no
 /// further check.
-fn refusals(balancers: &[BalancerSpec]) -> (Vec<Check>, Vec<BalancerSpec>) {
+fn refusals(environment: &str, balancers: &[BalancerSpec], sizes: &Sizes) -> (Vec<Check>, Vec<BalancerSpec>) {
     let (mut refused, mut others) = (Vec::new(), Vec::new());
     for spec in balancers {
-        match refusal::refuse(spec) {
+        match fit::refuse(environment, spec).and_then(|()| refusal::refuse_targets(spec, sizes)) {
             Ok(()) => others.push(spec.clone()),
             Err(error) => {
                 let kind = if spec.http.is_some() { "Ingress" } else { "Service" };
@@ -322,7 +269,7 @@ mod tests {
             let name = Name { namespace: "shop".into(), name: name.into() };
             BalancerSpec::new(name, ServiceType::ClusterIP, listeners(ports))
         };
-        let (found, others) = refusals(&[spec("small", 1..2), spec("large", 1..17)]);
+        let (found, others) = refusals("test", &[spec("small", 1..2), spec("large", 1..17)], &Sizes::new());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].finding.contains("Service shop/large needs 64 rules"), "{found:?}");
         assert_eq!(others, [spec("small", 1..2)], "what is refused is not checked once more");

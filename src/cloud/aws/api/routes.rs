@@ -1,48 +1,64 @@
 //! Routes of a network that exists: a load balancer that everybody is to reach needs one to an internet gateway, perhaps through a
-//! firewall. AWS makes it without one too, and nobody reaches it.
+//! firewall. AWS makes it without one too, and nobody reaches it. Machines that have such a route need a public address, others
+//! another way out.
 
-use aws_sdk_ec2::types::{Filter, Route, RouteTable, RouteTableAssociation};
+use aws_sdk_ec2::types::{Filter, Route, RouteState, RouteTable, RouteTableAssociation};
 
 use super::environment::Aws;
 use super::error::failed;
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::stack_templates::Network;
 
 /// All IPv4, and its halves: of several routes the narrowest one counts.
 const ALL: &str = "0.0.0.0/0";
 const HALVES: [&str; 2] = ["0.0.0.0/1", "128.0.0.0/1"];
 
 impl Aws {
-    /// The subnets of load balancers whose routes do not surely lead to an internet gateway, each with `false` where they surely
-    /// do not, and `None` where that cannot be told from them.
-    pub(super) async fn closed_subnets(
-        &self,
-        network: &Network,
-    ) -> Result<Vec<(String, Option<bool>)>, CloudError> {
-        let filter = Filter::builder().name("vpc-id").values(&network.vpc).build();
+    /// The route tables of a network that exists.
+    pub(super) async fn route_tables(&self, vpc: &str) -> Result<Vec<RouteTable>, CloudError> {
+        let filter = Filter::builder().name("vpc-id").values(vpc).build();
         let asked = self.clients.ec2.describe_route_tables().filters(filter).into_paginator().items().send();
-        let tables: Vec<RouteTable> = asked.try_collect().await.map_err(failed("DescribeRouteTables"))?;
-        let apart = &network.balancer_subnets;
-        let subnets = if apart.is_empty() { &network.subnets } else { apart };
-        let each = subnets.iter().map(|subnet| (subnet.clone(), leads_out(&tables, subnet)));
-        Ok(each.filter(|(_, leads)| *leads != Some(true)).collect())
+        asked.try_collect().await.map_err(failed("DescribeRouteTables"))
+    }
+
+    /// Whether machines get public addresses, whatever their subnets' setting is: behind an internet gateway they reach nothing
+    /// outside without one, behind a NAT gateway they need none.
+    pub(super) async fn gives_public_addresses(&self) -> Result<bool, CloudError> {
+        // A network of the environment's own has an internet gateway.
+        let Some(network) = &self.settings.network else { return Ok(true) };
+        let tables = self.route_tables(&network.vpc).await?;
+        Ok(network.subnets.iter().any(|subnet| leads_out(&tables, subnet) == Some(true)))
     }
 }
 
-/// Whether the subnet's table leads all IPv4 to an internet gateway; `None` when what it leads to is not known to do so. A
-/// subnet without a table has the network's main one.
-fn leads_out(tables: &[RouteTable], subnet: &str) -> Option<bool> {
+/// The routes of the subnet's table that lead anywhere: those whose target was deleted stay as black holes. A subnet without a
+/// table has the network's main one.
+fn routes_of<'t>(tables: &'t [RouteTable], subnet: &str) -> Option<Vec<&'t Route>> {
     let with = |is_it: &dyn Fn(&RouteTableAssociation) -> bool| {
         tables.iter().find(|table| table.associations().iter().any(is_it))
     };
     let own = with(&|association| association.subnet_id() == Some(subnet));
-    let routes = own.or_else(|| with(&|association| association.main() == Some(true)))?.routes();
+    let table = own.or_else(|| with(&|association| association.main() == Some(true)))?;
+    let leads = |route: &&Route| route.state() != Some(&RouteState::Blackhole);
+    Some(table.routes().iter().filter(leads).collect())
+}
+
+/// Whether machines of the subnet have a route to what is outside, by a gateway of any kind. Where no table is shown, nobody
+/// says that they have none.
+pub(super) fn has_way_out(tables: &[RouteTable], subnet: &str) -> bool {
+    let Some(routes) = routes_of(tables, subnet) else { return true };
+    let wide = [ALL, HALVES[0], HALVES[1]];
+    routes.iter().filter_map(|route| route.destination_cidr_block()).any(|cidr| wide.contains(&cidr))
+}
+
+/// Whether the subnet's table leads all IPv4 to an internet gateway; `None` when what it leads to is not known to do so.
+pub(super) fn leads_out(tables: &[RouteTable], subnet: &str) -> Option<bool> {
+    let routes = routes_of(tables, subnet)?;
     let to = |cidr: &str| routes.iter().find(|route| route.destination_cidr_block() == Some(cidr));
     let [Some(low), Some(high)] = HALVES.map(|half| to(half).or_else(|| to(ALL))) else {
         // Some clients may have a route all the same: their ranges may be named, or be in a list of prefixes.
         let is_some =
             |route: &Route| is_way_out(route) == Some(true) || route.destination_prefix_list_id().is_some();
-        return if routes.iter().any(is_some) { None } else { Some(false) };
+        return if routes.iter().copied().any(is_some) { None } else { Some(false) };
     };
     let (low, high) = (is_way_out(low), is_way_out(high));
     if low == high { low } else { None }
@@ -111,5 +127,23 @@ mod tests {
         assert_eq!(leads(&[local, ("192.0.2.0/24", "igw-1")]), None);
         assert_eq!(leads(&[(HALVES[0], "igw-1"), (ALL, "nat-1")]), None);
         assert_eq!(leads(&[local, (ALL, "tgw-1")]), None);
+    }
+
+    #[test]
+    fn a_way_out_is_a_route_of_any_kind_that_still_leads_somewhere() {
+        let has = |routes: &[(&str, &str)]| has_way_out(&main_table(routes), "subnet-1");
+        let local = ("10.0.0.0/16", "local");
+        assert!(
+            has(&[local, (ALL, "nat-1")]) && has(&[local, (ALL, "tgw-1")]) && has(&[(HALVES[1], "igw-1")])
+        );
+        assert!(!has(&[local]) && !has(&[local, ("192.0.2.0/24", "tgw-1")]));
+        // Of a subnet whose table is not shown nothing is known.
+        assert!(has_way_out(&[], "subnet-1"));
+        let main = RouteTableAssociation::builder().main(true).build();
+        let deleted = Route::builder().destination_cidr_block(ALL).gateway_id("igw-1");
+        let deleted = deleted.state(RouteState::Blackhole).build();
+        let table = [RouteTable::builder().associations(main).routes(deleted).build()];
+        assert!(!has_way_out(&table, "subnet-1"));
+        assert_eq!(leads_out(&table, "subnet-1"), Some(false));
     }
 }

@@ -21,20 +21,18 @@ use futures::future;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 
+use super::block_maps::AT_ONCE;
 use super::blocks::{BlockMap, Disk, delta, digest};
 use super::environment::Aws;
-use super::error::{failed, is_denied};
+use super::error::{failed, is_denied, no_id};
 use super::tags::{self, ENVIRONMENT, IMAGE, NO_PARENT, PARENT};
 use super::wait::eventually;
 use crate::cloud::CloudError;
 use crate::plan::image::ImageId;
 use crate::report::Event;
 
-/// Blocks under way at once. One connection carries about 20 MB/s to EBS; sixteen fill most lines, hold 8 MiB of
-/// memory, and stay far below the 1000 requests a second that an account may send.
-const AT_ONCE: usize = 16;
-
-/// Parents that are compared with the new disk; older ones differ more.
+/// Parents that are compared with the new disk, newest first; older ones differ more. For each whose block map is not kept
+/// here that takes two calls, of which one reads a block.
 const PARENTS: usize = 16;
 
 /// How long EBS may take to complete a snapshot after its last block; it takes seconds.
@@ -56,9 +54,9 @@ impl Aws {
         if let Some(id) = found.and_then(|snapshot| snapshot.snapshot_id()) {
             return Ok(id.to_owned());
         }
+        let reading = tokio::task::spawn_blocking(move || disk.with_table());
+        let (disk, map) = reading.await.map_err(panicked)??;
         let disk = Arc::new(disk);
-        let reader = Arc::clone(&disk);
-        let map = tokio::task::spawn_blocking(move || reader.map()).await.map_err(panicked)??;
         let pending = ours.find(|snapshot| snapshot.state() == Some(&SnapshotState::Pending));
         let begun = match pending {
             Some(snapshot) => self.resumed(snapshot, &known).await?,
@@ -75,7 +73,7 @@ impl Aws {
         let blocks = delta(&parent, &map);
         self.send(&id, &disk, &blocks).await?;
         self.complete(&id, &blocks, &map).await?;
-        self.keep_map(&id, &map)?;
+        self.keep_map(&id, i64::from(disk.gib()), &map)?;
         // The journal has done its work.
         let _ = fs::remove_file(self.journal(&id));
         Ok(id)
@@ -179,8 +177,8 @@ impl Aws {
         Ok((id.to_owned(), parent))
     }
 
-    /// The completed snapshot from which the fewest blocks differ. Block maps are kept on this machine; without any, that
-    /// of the newest snapshot is read from EBS.
+    /// The completed snapshot from which the fewest blocks differ. Where none of them has its block map here or in itself, that
+    /// of the newest is read from EBS block by block.
     async fn nearest(
         &self,
         disk: &Disk,
@@ -196,17 +194,30 @@ impl Aws {
                 && snapshot.volume_size().unwrap_or(i32::MAX) <= disk.gib()
                 && encryption.is_of(snapshot)
         };
-        let candidates: Vec<&str> =
-            known.iter().filter(fits).filter_map(Snapshot::snapshot_id).take(PARENTS).collect();
-        let kept = candidates.iter().filter_map(|id| Some((*id, self.kept_map(id)?)));
-        let best = kept.min_by_key(|(_, parent)| delta(parent, map).len());
-        let best = match (best, candidates.first()) {
-            (Some(best), _) => Some(best),
-            (None, Some(newest)) => Some((*newest, self.block_map(newest).await?)),
-            (None, None) => None,
+        let candidates: Vec<String> = known
+            .iter()
+            .filter(fits)
+            .filter_map(Snapshot::snapshot_id)
+            .take(PARENTS)
+            .map(str::to_owned)
+            .collect();
+        let newest = candidates.first().cloned();
+        let maps: Vec<(String, Option<BlockMap>)> = stream::iter(candidates)
+            .map(|id| self.with_known_map(id))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let known_maps = maps.into_iter().filter_map(|(id, parent)| Some((id, parent?)));
+        let best = known_maps.min_by_key(|(_, parent)| delta(parent, map).len());
+        let best = match (best, newest) {
+            (None, Some(newest)) => {
+                let parent = self.read_map(&newest).await?;
+                Some((newest, parent))
+            }
+            (best, _) => best,
         };
         // Over a parent that has nothing in common more blocks would be zeroed than are saved.
-        Ok(best.filter(|(_, parent)| delta(parent, map).len() < map.len()).map(|(id, _)| id.to_owned()))
+        Ok(best.filter(|(_, parent)| delta(parent, map).len() < map.len()).map(|(id, _)| id))
     }
 
     /// How the account encrypts new snapshots by default.
@@ -335,86 +346,6 @@ impl Aws {
         Ok(())
     }
 
-    /// The block map of a completed snapshot: kept here, or read from EBS, which has each block's digest.
-    async fn block_map(&self, snapshot: &str) -> Result<BlockMap, CloudError> {
-        if let Some(map) = self.kept_map(snapshot) {
-            return Ok(map);
-        }
-        let pages: Vec<_> = self
-            .clients
-            .ebs
-            .list_snapshot_blocks()
-            .snapshot_id(snapshot)
-            .into_paginator()
-            .send()
-            .try_collect()
-            .await
-            .map_err(failed("ListSnapshotBlocks"))?;
-        let blocks = pages.into_iter().flat_map(|page| page.blocks.unwrap_or_default());
-        let map: BlockMap = stream::iter(blocks)
-            .map(|block| self.block_digest(snapshot, block))
-            .buffer_unordered(AT_ONCE)
-            .try_collect()
-            .await?;
-        let zero = digest(&vec![0; usize::try_from(super::blocks::BLOCK).expect("a block fits into memory")]);
-        let map: BlockMap = map.into_iter().filter(|(_, digest)| *digest != zero).collect();
-        self.keep_map(snapshot, &map)?;
-        Ok(map)
-    }
-
-    async fn block_digest(
-        &self,
-        snapshot: &str,
-        block: aws_sdk_ebs::types::Block,
-    ) -> Result<(u32, [u8; 32]), CloudError> {
-        let index = block.block_index().unwrap_or_default();
-        let read = self
-            .clients
-            .ebs
-            .get_snapshot_block()
-            .snapshot_id(snapshot)
-            .block_index(index)
-            .set_block_token(block.block_token)
-            .send()
-            .await
-            .map_err(failed("GetSnapshotBlock"))?;
-        let digest = read
-            .checksum()
-            .and_then(|text| STANDARD.decode(text).ok())
-            .and_then(|bytes| bytes.try_into().ok());
-        let (Some(digest), Ok(index)) = (digest, u32::try_from(index)) else {
-            return Err(no_id("GetSnapshotBlock"));
-        };
-        Ok((index, digest))
-    }
-
-    fn kept_map(&self, snapshot: &str) -> Option<BlockMap> {
-        let bytes = fs::read(self.map_file(snapshot)).ok()?;
-        let records = bytes.chunks_exact(36);
-        // A file that was cut off is not used.
-        records.remainder().is_empty().then_some(())?;
-        let record = |record: &[u8]| {
-            let (index, digest) = record.split_first_chunk::<4>()?;
-            Some((u32::from_le_bytes(*index), digest.try_into().ok()?))
-        };
-        records.map(record).collect()
-    }
-
-    /// Keeps a block map; what is lost costs a later upload time, and nothing else.
-    fn keep_map(&self, snapshot: &str, map: &BlockMap) -> Result<(), CloudError> {
-        let path = self.map_file(snapshot);
-        let bytes: Vec<u8> =
-            map.iter().flat_map(|(index, digest)| index.to_le_bytes().into_iter().chain(*digest)).collect();
-        let new = path.with_extension("new");
-        fs::write(&new, bytes)
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(CloudError::file("write", &path))
-    }
-
-    fn map_file(&self, snapshot: &str) -> PathBuf {
-        self.folder().join(format!("{snapshot}.map"))
-    }
-
     fn journal(&self, snapshot: &str) -> PathBuf {
         self.folder().join(format!("{snapshot}.sent"))
     }
@@ -443,9 +374,10 @@ impl Encryption {
     }
 }
 
-/// Whether a snapshot can be a parent.
+/// Whether a snapshot can be a parent: it is complete, and was sent block by block. One that somebody took of a machine's volume
+/// may have its tags, and other blocks than its table says.
 fn is_usable(snapshot: &Snapshot) -> bool {
-    snapshot.state() == Some(&SnapshotState::Completed)
+    snapshot.state() == Some(&SnapshotState::Completed) && tags::value(snapshot.tags(), PARENT).is_some()
 }
 
 /// The blocks that a journal names; a last line without an end may have been cut off.
@@ -459,13 +391,19 @@ fn panicked(_: tokio::task::JoinError) -> CloudError {
     CloudError::Conflict { message: "internal error: a thread that reads the disk panicked".into() }
 }
 
-fn no_id(operation: &str) -> CloudError {
-    CloudError::Conflict { message: format!("{operation} answered without what it is called for") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_of_a_volume_is_no_parent() {
+        let with = |state: SnapshotState, key: &str| {
+            Snapshot::builder().state(state).tags(tags::tag(key, "snap-1")).build()
+        };
+        assert!(is_usable(&with(SnapshotState::Completed, PARENT)));
+        assert!(!is_usable(&with(SnapshotState::Pending, PARENT)));
+        assert!(!is_usable(&with(SnapshotState::Completed, ENVIRONMENT)));
+    }
 
     #[test]
     fn a_parent_is_encrypted_as_new_snapshots_are() {

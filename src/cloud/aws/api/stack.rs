@@ -13,7 +13,9 @@ use super::environment::Aws;
 use super::error::failed;
 use super::wait::eventually;
 use crate::cloud::CloudError;
+use crate::cloud::aws::plan::record;
 use crate::cloud::aws::plan::stack_templates::{StackPlan, TAG_ENVIRONMENT, TAG_PART};
+use crate::plan::fleet::BalancerSpec;
 
 /// How long a stack may take: load balancers take three to five minutes.
 const LIMIT: Duration = Duration::from_mins(30);
@@ -73,6 +75,20 @@ impl Stack {
         }
     }
 
+    /// What its Service or Ingress asks for; `None` where it is the stack of something else.
+    pub(super) fn record(&self) -> Result<Option<BalancerSpec>, CloudError> {
+        if self.part != "service" {
+            return Ok(None);
+        }
+        record::read(&self.parameters).map(Some).map_err(|fault| CloudError::Refused {
+            message: format!(
+                "stack {name} does not say any more what its Service asks for: {fault}. Somebody has changed them: put back in \
+                 CloudFormation what they were, or delete the stack there; then run the command again",
+                name = self.name
+            ),
+        })
+    }
+
     /// Whether it is what it was asked to be.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.status.as_str(), "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE")
@@ -114,6 +130,10 @@ impl Aws {
         };
         let mut stacks: Vec<Stack> = found.iter().filter(ours).map(Stack::new).collect();
         stacks.retain(|stack| stack.status != "DELETE_COMPLETE");
+        // What cannot be read is no Service that is gone: its load balancer and its targets are in use.
+        for stack in &stacks {
+            stack.record()?;
+        }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(stacks)
     }
@@ -122,7 +142,11 @@ impl Aws {
     pub(super) async fn stack(&self, name: &str) -> Result<Option<Stack>, CloudError> {
         let found = self.clients.stacks.describe_stacks().stack_name(name).send().await;
         match found {
-            Ok(found) => Ok(found.stacks().first().map(Stack::new)),
+            Ok(found) => {
+                let stack = found.stacks().first().map(Stack::new);
+                stack.as_ref().map_or(Ok(None), Stack::record)?;
+                Ok(stack)
+            }
             Err(error) if error.message().is_some_and(|text| text.contains("does not exist")) => Ok(None),
             Err(error) => Err(failed("DescribeStacks")(error)),
         }
@@ -327,8 +351,8 @@ enum Began {
 }
 
 fn parameters(plan: &StackPlan) -> Vec<Parameter> {
-    let parameter = |(key, value): &(&str, String)| {
-        Parameter::builder().parameter_key(*key).parameter_value(value).build()
+    let parameter = |(key, value): &(String, String)| {
+        Parameter::builder().parameter_key(key).parameter_value(value).build()
     };
     plan.parameters.iter().map(parameter).collect()
 }
@@ -387,6 +411,29 @@ mod tests {
         assert!(take_page(&mut newest, vec![failed("A", "no room"), began, failed("C", "old")]));
         assert_eq!(cause(&newest), Some("A: no room".to_owned()));
         assert_eq!(cause(&newest[2..]), None);
+    }
+
+    #[test]
+    fn a_stack_whose_record_was_changed_is_named() {
+        use crate::manifest::api::{Name, ServiceType};
+        let name = Name { namespace: "shop".into(), name: "web".into() };
+        let spec = BalancerSpec::new(name, ServiceType::ClusterIP, vec![]);
+        let mut stack = Stack {
+            name: "i2kit-service-1-test".into(),
+            status: "UPDATE_COMPLETE".into(),
+            part: "service".into(),
+            outputs: BTreeMap::new(),
+            parameters: record::write(&spec).into_iter().collect(),
+            changed: 0,
+        };
+        assert_eq!(stack.record().unwrap(), Some(spec));
+        stack.parameters.insert("Spec0".into(), "{}".into());
+        let error = stack.record().unwrap_err().to_string();
+        assert!(error.contains("stack i2kit-service-1-test does not say any more"), "{error}");
+        assert!(error.contains("from Spec0 on are not what i2kit has written"), "{error}");
+        // Stacks of other things have none.
+        stack.part = "balancer".into();
+        assert_eq!(stack.record().unwrap(), None);
     }
 
     #[test]

@@ -15,6 +15,9 @@ use aws_sdk_ec2::types::ImageState;
 use self::harness::Bed;
 use super::wait::eventually;
 use super::*;
+use crate::cloud::aws::plan::block_table;
+use crate::cloud::aws::plan::record::PARAMETER_BYTES;
+use crate::cloud::aws::plan::stack_templates::{MOST_TEMPLATE_BYTES, StackPlan};
 use crate::disk::{example, gpt};
 use crate::image::{DiskImage, Segment, bootable};
 use crate::oci::Digest;
@@ -109,9 +112,31 @@ fn blocks_sent(journal: &[String]) -> usize {
     journal.iter().filter(|call| call.starts_with("PUT /snapshots/")).count()
 }
 
+fn blocks_read(journal: &[String]) -> usize {
+    journal.iter().filter(|call| call.starts_with("GET /snapshots/") && call.contains("/blocks/")).count()
+}
+
+/// What is uploaded of an image: its disk, and the digests of its blocks.
+fn upload(image: &DiskImage, cache: &Path) -> (blocks::Disk, blocks::BlockMap) {
+    blocks::Disk::new(&bootable(image, cache).unwrap()).with_table().unwrap()
+}
+
+/// The bootable disk of an image, which has these bytes where the table of blocks would begin.
+fn disk_with(bytes: &[u8], image: &DiskImage, cache: &Path) -> blocks::Disk {
+    let mut segments = bootable(image, cache).unwrap();
+    let tail = segments.pop().unwrap();
+    let mut content = fs::read(tail.file.unwrap()).unwrap();
+    let block = content.len() - usize::try_from(block_table::BLOCK).unwrap();
+    content[block..][..bytes.len()].copy_from_slice(bytes);
+    let file = cache.join("other-tail");
+    fs::write(&file, content).unwrap();
+    segments.push(Segment { file: Some(file), length: tail.length });
+    blocks::Disk::new(&segments)
+}
+
 /// Asserts that the image's snapshot, read back from AWS, is the whole disk.
 async fn assert_whole(aws: &Aws, image: &DiskImage) {
-    let disk = blocks::Disk::new(&bootable(image, &aws.settings.cache).unwrap());
+    let (_, expected) = upload(image, &aws.settings.cache);
     let registered = aws.machine_image(image.id).await.unwrap().expect("it was put");
     assert_eq!(registered.state(), Some(&ImageState::Available));
     let snapshot = registered.block_device_mappings()[0].ebs().unwrap().snapshot_id().unwrap().to_owned();
@@ -126,7 +151,39 @@ async fn assert_whole(aws: &Aws, image: &DiskImage) {
             found.insert(u32::try_from(index).unwrap(), blocks::digest(&bytes));
         }
     }
-    assert_eq!(found, disk.map().unwrap());
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn the_bed_refuses_what_cloudformation_does_not_take() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    let put = async |parameters: usize, value: usize, comment: usize| {
+        let names = || (0..parameters).map(|number| format!("P{number}"));
+        let declared =
+            names().map(|name| format!("  {name}: {{Type: String}}\n")).collect::<Vec<_>>().concat();
+        let head = format!("Parameters:\n{declared}Resources:\n  Logs: {{Type: \"AWS::Logs::LogGroup\"}}\n#");
+        let plan = StackPlan {
+            name: "i2kit-role-1-test".into(),
+            part: "role",
+            template: format!("{head}{}", "-".repeat(comment.saturating_sub(head.len()))),
+            parameters: names().map(|name| (name, "v".repeat(value))).collect(),
+        };
+        let put = aws.put_stack(&plan).await.map_err(|error| error.to_string());
+        aws.delete_stack(&plan.name).await.unwrap();
+        put.err().unwrap_or_default()
+    };
+    assert_eq!(put(1, PARAMETER_BYTES, MOST_TEMPLATE_BYTES).await, "");
+    let error = put(1, 1, MOST_TEMPLATE_BYTES + 1).await;
+    assert!(error.contains("'templateBody'") && error.contains("less than or equal to 51200"), "{error}");
+    let error = put(1, PARAMETER_BYTES + 1, 0).await;
+    assert!(error.contains("parameterValue") && error.contains("less than or equal to 4096"), "{error}");
+    assert_eq!(put(200, 1, 0).await, "");
+    let error = put(201, 1, 0).await;
+    assert!(error.contains("201, is greater than maximum allowed, 200"), "{error}");
 }
 
 #[tokio::test]
@@ -139,8 +196,8 @@ async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
     let first = image(folder.path(), "first", &vec![1; 3 << 20]);
     aws.put_machine_image(&first).await.unwrap();
     let all = blocks_sent(&bed.journal());
-    let disk = blocks::Disk::new(&bootable(&first, folder.path()).unwrap());
-    assert_eq!(all, disk.map().unwrap().len(), "exactly the blocks that are not zero");
+    let (_, map) = upload(&first, folder.path());
+    assert_eq!(all, map.len(), "exactly the blocks that are not zero");
     assert_whole(&aws, &first).await;
 
     bed.journal();
@@ -155,21 +212,76 @@ async fn only_changed_blocks_are_sent_and_the_whole_disk_arrives() {
     assert!(sent <= 2 + 5 + 4, "{sent} blocks were sent");
     assert_whole(&aws, &second).await;
 
-    // Another machine knows no block maps: it reads them from EBS, and sends as little.
+    // Another machine knows no block maps: it reads the tables that the two snapshots have in themselves, and sends as little.
     let elsewhere = tempfile::tempdir().unwrap();
     let third = image(elsewhere.path(), "third", &vec![3; 245 << 12]);
     let aws = bed.aws(elsewhere.path()).await;
     bed.journal();
     aws.put_machine_image(&third).await.unwrap();
-    let sent = blocks_sent(&bed.journal());
+    let journal = bed.journal();
+    assert_eq!(blocks_read(&journal), 2, "{journal:?}");
+    let sent = blocks_sent(&journal);
     assert!(sent <= 2 + 4, "{sent} blocks were sent");
     assert_whole(&aws, &third).await;
 
+    // So it finds the nearest of all, which is not the newest.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let fourth = image(elsewhere.path(), "fourth", &vec![1; 3 << 20]);
+    let aws = bed.aws(elsewhere.path()).await;
+    bed.journal();
+    aws.put_machine_image(&fourth).await.unwrap();
+    let journal = bed.journal();
+    let (read, sent) = (blocks_read(&journal), blocks_sent(&journal));
+    assert!(read == 3 && sent <= 4, "{read} blocks were read, {sent} sent");
+    assert_whole(&aws, &fourth).await;
+
     // Twice: what is gone is no error.
-    for id in [first.id, second.id, third.id, first.id, second.id, third.id] {
-        aws.delete_machine_image(id).await.unwrap();
+    let ids = [first.id, second.id, third.id, fourth.id];
+    for id in ids.iter().chain(&ids) {
+        aws.delete_machine_image(*id).await.unwrap();
     }
     assert!(aws.images().await.unwrap().is_empty() && aws.snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_table_of_blocks_that_is_damaged_or_of_another_disk_is_not_believed() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    let old = image(folder.path(), "old", &vec![1; 1 << 20]);
+    let new = image(folder.path(), "new", &vec![2; 1 << 20]);
+    let all = upload(&old, folder.path()).1.len();
+    // Who believed one of these would send nothing, or next to nothing: they say that the old disk has the new one's blocks.
+    let (_, whole) = upload(&new, folder.path());
+    let mut map = whole.clone();
+    let (last, _) = map.pop_last().unwrap();
+    let table = |disk: u32, map: &blocks::BlockMap| block_table::write(disk, map).unwrap();
+    let mut damaged = table(last + 1, &map);
+    damaged[100] ^= 1;
+    let mut more = map.clone();
+    more.insert(1500, [5; 32]);
+    let cases = [
+        ("damaged", damaged),
+        ("of a disk of another size", table(2 * (last + 1), &map)),
+        ("with a block that the snapshot does not have", table(last + 1, &more)),
+        ("with its own block", table(last + 1, &whole)),
+    ];
+    for (what, table) in cases {
+        let snapshot = aws.put_snapshot(old.id, disk_with(&table, &old, folder.path())).await.unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let other = bed.aws(elsewhere.path()).await;
+        bed.journal();
+        other.put_machine_image(&new).await.unwrap();
+        let journal = bed.journal();
+        assert_eq!(blocks_read(&journal), 1 + all, "{what}: the table, and then each block");
+        let sent = blocks_sent(&journal);
+        assert!(0 < sent && sent < all, "{what}: {sent} of {all} blocks were sent");
+        assert_whole(&other, &new).await;
+        other.delete_machine_image(new.id).await.unwrap();
+        aws.delete_snapshot(&snapshot).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -191,7 +303,7 @@ async fn an_interrupted_upload_goes_on_where_it_stopped() {
     bed.journal();
     aws.put_machine_image(&image).await.unwrap();
     let journal = bed.journal();
-    let all = blocks::Disk::new(&bootable(&image, folder.path()).unwrap()).map().unwrap().len();
+    let all = upload(&image, folder.path()).1.len();
     assert!(blocks_sent(&journal) < all, "{} of {all} blocks were sent again", blocks_sent(&journal));
     assert!(
         !journal.contains(&"POST /snapshots".to_owned()),

@@ -6,8 +6,8 @@ use std::fs;
 use async_trait::async_trait;
 use aws_sdk_autoscaling::types::AutoScalingGroup;
 use aws_sdk_ec2::types::{
-    Image, Instance, InstanceStateName, InstanceType, LaunchTemplate, LaunchTemplateSpecification,
-    Reservation, Snapshot,
+    Image, Instance, InstanceNetworkInterfaceSpecification, InstanceStateName, InstanceType, LaunchTemplate,
+    LaunchTemplateSpecification, Reservation, Snapshot,
 };
 use i2kit_spec::Architecture;
 use tokio::time::Instant;
@@ -78,13 +78,18 @@ impl Tryable for Aws {
         let may = fits.filter(|fitting| machine::is_allowed(fitting.name, self.settings.free_plan));
         let kinds: Vec<&str> = may.map(|allowed| allowed.name).take(CANDIDATES).collect();
         let found = self.frame_subnets().await?;
+        let interface = InstanceNetworkInterfaceSpecification::builder()
+            .device_index(0)
+            .groups(self.frame().await?.machines)
+            .associate_public_ip_address(self.gives_public_addresses().await?);
         let mut tried = Vec::new();
         for kind in kinds {
             for subnet in &found {
                 let (Some(id), Some(zone)) = (subnet.subnet_id(), subnet.availability_zone()) else {
                     continue;
                 };
-                let refused = self.refused(group, newest.number, (kind, id)).await?;
+                let there = interface.clone().subnet_id(id).build();
+                let refused = self.refused(group, newest.number, (kind, there)).await?;
                 let is_denied =
                     refused.as_ref().is_some_and(|(code, _)| error::is_denied(Some(code.as_str())));
                 let refusal = refused.map(|(code, message)| format!("{code}: {message}"));
@@ -135,12 +140,13 @@ impl Tryable for Aws {
 
 impl Aws {
     /// The code and the text of why a machine of a type would not be started in a subnet, if so. The launch is by the group's
-    /// template: the policy allows no other.
+    /// template: the policy allows no other. That has a network interface, in whose place this one with the subnet is: EC2 takes
+    /// no subnet beside one.
     async fn refused(
         &self,
         group: &Name,
         revision: u32,
-        (kind, subnet): (&str, &str),
+        (kind, interface): (&str, InstanceNetworkInterfaceSpecification),
     ) -> Result<Option<(String, String)>, CloudError> {
         let template = LaunchTemplateSpecification::builder()
             .launch_template_name(name::group(&self.settings.environment, group))
@@ -151,7 +157,7 @@ impl Aws {
             .run_instances()
             .launch_template(template.build())
             .instance_type(InstanceType::from(kind))
-            .subnet_id(subnet)
+            .network_interfaces(interface)
             .min_count(1)
             .max_count(1)
             .dry_run(true)

@@ -91,6 +91,7 @@ pub const CALLS: &[Call] = &[
     call(Scope::Looks, "cloudformation:DescribeStacks"),
     // Stacks are described without a name.
     call(Scope::Looks, "cloudformation:ListStacks"),
+    call(Scope::Looks, "ec2:DescribeDhcpOptions"),
     call(Scope::Looks, "ec2:DescribeImages"),
     call(Scope::Looks, "ec2:DescribeInstanceTypeOfferings"),
     call(Scope::Looks, "ec2:DescribeInstanceTypes"),
@@ -101,11 +102,15 @@ pub const CALLS: &[Call] = &[
     call(Scope::Looks, "ec2:DescribeSnapshots"),
     call(Scope::Looks, "ec2:DescribeSubnets"),
     call(Scope::Looks, "ec2:DescribeVpcAttribute"),
+    call(Scope::Looks, "ec2:DescribeVpcEndpoints"),
+    // Route 53 asks for it, too, of who lists a VPC's zones.
+    call(Scope::Looks, "ec2:DescribeVpcs"),
     call(Scope::Looks, "ec2:GetEbsDefaultKmsKeyId"),
     call(Scope::Looks, "ec2:GetEbsEncryptionByDefault"),
     call(Scope::Looks, "elasticloadbalancing:DescribeTargetHealth"),
     call(Scope::Looks, "iam:GetRole"),
     call(Scope::Looks, "iam:SimulatePrincipalPolicy"),
+    call(Scope::Looks, "route53:ListHostedZonesByVPC"),
     call(Scope::Looks, "secretsmanager:ListSecrets"),
     call(Scope::Looks, "servicequotas:GetServiceQuota"),
     call(Scope::Looks, "sts:GetCallerIdentity"),
@@ -194,7 +199,6 @@ pub const CALLS: &[Call] = &[
     call(Scope::Frame, "ec2:DescribeSecurityGroupRules"),
     call(Scope::Frame, "ec2:DescribeSecurityGroups"),
     call(Scope::Frame, "ec2:DescribeVpcEncryptionControls"),
-    call(Scope::Frame, "ec2:DescribeVpcs"),
     call(Scope::Frame, "ec2:DescribeVpnGateways"),
     call(Scope::Frame, "ec2:DetachInternetGateway"),
     call(Scope::Frame, "ec2:DisassociateRouteTable"),
@@ -285,6 +289,7 @@ const REST: &[(&str, &str, &str)] = &[
     ("PUT", "/snapshots/", "ebs:PutSnapshotBlock"),
     ("POST", "/snapshots/completion/", "ebs:CompleteSnapshot"),
     ("GET", "/snapshots/", "ebs:GetSnapshotBlock"),
+    ("GET", "/2013-04-01/hostedzonesbyvpc", "route53:ListHostedZonesByVPC"),
 ];
 
 /// The action in IAM's words of a call as the test bed's journal names it; `None` when the table lacks it.
@@ -311,6 +316,7 @@ mod tests {
         assert_eq!(action("POST /snapshots/completion/snap-1"), Some("ebs:CompleteSnapshot"));
         assert_eq!(action("GET /snapshots/snap-1/blocks"), Some("ebs:ListSnapshotBlocks"));
         assert_eq!(action("GET /snapshots/snap-1/blocks/3"), Some("ebs:GetSnapshotBlock"));
+        assert_eq!(action("GET /2013-04-01/hostedzonesbyvpc"), Some("route53:ListHostedZonesByVPC"));
         assert_eq!(action("TerminateInstances"), None);
     }
 }

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::{self, PRICED, PRICED_REGION};
 use super::name;
-use super::packing::{self, BalancerSlot, Scheme};
+use super::packing::{self, BalancerSlot, Scheme, Sizes};
 use super::role::InstanceProfile;
 use crate::cloud::provider::{Cost, MONTH_HOURS, ResourceChange};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
-use crate::plan::fleet::{BalancerSpec, Fleet, LaunchSpec};
+use crate::plan::fleet::{BalancerSpec, Fleet, GroupSettings, LaunchSpec};
 use crate::plan::rollout::RolloutPlan;
 
 /// A load balancer's hour, of either kind, without its capacity units, in millionths of a US dollar.
@@ -39,6 +39,7 @@ const VOLUME_GIB: u64 = 1;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     groups: BTreeMap<Name, (u32, Option<LaunchSpec>)>,
+    settings: BTreeMap<Name, GroupSettings>,
     balancers: BTreeMap<Name, BalancerSpec>,
     images: BTreeSet<String>,
 }
@@ -51,6 +52,7 @@ impl State {
         };
         Self {
             groups: fleet.groups.iter().map(group).collect(),
+            settings: fleet.groups.iter().map(|group| (group.name.clone(), group.settings.clone())).collect(),
             balancers: fleet.balancers.iter().map(|b| (b.spec.name.clone(), b.spec.clone())).collect(),
             images: fleet.images.iter().map(ToString::to_string).collect(),
         }
@@ -72,6 +74,9 @@ impl State {
                     drop(self.balancers.insert(spec.name.clone(), spec.clone()));
                 }
                 Act::DeleteBalancer { balancer } => drop(self.balancers.remove(balancer)),
+                Act::PutGroup { group, settings } => {
+                    drop(self.settings.insert(group.clone(), settings.clone()));
+                }
                 Act::PutRevision { group, revision } => {
                     launches.insert((group, revision.number), &revision.launch);
                 }
@@ -95,7 +100,11 @@ impl State {
 
     /// Load balancers that the Services share.
     fn placements(&self) -> BTreeSet<BalancerSlot> {
-        packing::needed(self.balancers.values())
+        let most = |(name, (replicas, _)): (&Name, &(u32, Option<LaunchSpec>))| {
+            let most = self.settings.get(name).map_or(*replicas, |found| found.most_machines(*replicas));
+            (name.clone(), most)
+        };
+        packing::needed(self.balancers.values(), &self.groups.iter().map(most).collect::<Sizes>())
     }
 
     fn cost(&self) -> u64 {

@@ -9,21 +9,22 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::name;
 use super::packing::{MOST_CERTIFICATES, Scheme, listed};
 use super::priority::{self, Priorities};
 use super::refusal::{FrameError, refuse_certificates};
 use super::rules::{self, MOST_ROUTES};
 use super::stack_templates::{
-    Frame, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, more_certificates, render, tags,
+    Frame, MOST_DRAIN_SECONDS, StackPlan, TLS_POLICY, more_certificates, names_of, owner_tags, render, tags,
 };
+use super::{name, record};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpBackend, HttpRule, HttpSpec};
 use crate::plan::pod::HEALTH_PORT;
 
 const TEMPLATE: &str = include_str!("../../../../templates/aws/ingress.yml");
 
-/// The output of an Ingress' stack that holds the priorities of its rules.
+/// The parameter and the output of an Ingress' stack that hold the priorities of its rules: at most 100 of some 24 bytes, which are fewer
+/// than a parameter takes.
 pub const PRIORITIES: &str = "Priorities";
 
 /// What an Ingress has beside what it asks for.
@@ -81,7 +82,7 @@ pub fn detour(
 /// The stack of an Ingress on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
 /// it will have, each behind a rule that no request fits, since load balancers check no others. `None` when no target group
 /// is new, or all are: a load balancer of another scheme is another one. `None`, too, where it has no room for such rules beside
-/// those that it has, or beside those that come.
+/// those that it has, or beside those that come. It may be more than fits.
 ///
 /// # Errors
 /// As those of [`stack`].
@@ -102,7 +103,7 @@ pub fn bridge(
         let name = target["name"].as_str().unwrap_or_default();
         Route {
             key: rules::warm_key(name),
-            conditions: json!([{"Field": "host-header", "HostHeaderConfig": {"Values": ["warm.invalid"]}}]),
+            conditions: json!([condition("host-header", "HostHeaderConfig", &["warm.invalid".to_owned()])]),
             action: json!({"Type": "forward", "TargetGroupArn": {"Ref": name}}),
         }
     }));
@@ -131,7 +132,10 @@ fn ingress_stack(
     let sources = ports.flat_map(|port| {
         clients.iter().map(move |cidr| json!({"port": port, "cidr": cidr, "ipv6": cidr.contains(':')}))
     });
+    let held = priority::write(&priorities);
+    let mut parameters = record::write(spec);
     let values = json!({
+        "record": names_of(&parameters),
         "description": format!("i2kit: {}/{} of environment {environment}", spec.name.namespace, spec.name.name),
         "clients": format!(
             "clients of {}/{} of the i2kit environment {environment}", spec.name.namespace, spec.name.name
@@ -145,15 +149,18 @@ fn ingress_stack(
         "healthPort": HEALTH_PORT.to_string(),
         "drainSeconds": spec.drain_seconds.0.min(MOST_DRAIN_SECONDS).to_string(),
         "listeners": listeners,
-        "priorities": priority::write(&priorities),
+        "priorities": !held.is_empty(),
         "tags": tags(environment),
+        "ownerTags": owner_tags(environment),
     });
-    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
+    if !held.is_empty() {
+        parameters.push((PRIORITIES.to_owned(), held));
+    }
     Ok(StackPlan {
         name: name::service_stack(environment, &spec.name),
         part: "service",
         template: render(TEMPLATE, &values),
-        parameters: vec![("Spec", text)],
+        parameters,
     })
 }
 
@@ -288,10 +295,11 @@ fn listener(
     })
 }
 
+/// At most three values, of the five that AWS takes.
 fn conditions(rule: &HttpRule) -> Vec<Value> {
     let mut conditions = Vec::new();
     if let Some(host) = &rule.host {
-        conditions.push(json!({"Field": "host-header", "HostHeaderConfig": {"Values": [host]}}));
+        conditions.push(condition("host-header", "HostHeaderConfig", std::slice::from_ref(host)));
     }
     let prefix = rule.path.trim_end_matches('/');
     let patterns = match (rule.exact, prefix) {
@@ -299,8 +307,16 @@ fn conditions(rule: &HttpRule) -> Vec<Value> {
         (false, "") => vec!["/*".to_owned()],
         (false, prefix) => vec![prefix.to_owned(), format!("{prefix}/*")],
     };
-    conditions.push(json!({"Field": "path-pattern", "PathPatternConfig": {"Values": patterns}}));
+    conditions.push(condition("path-pattern", "PathPatternConfig", &patterns));
     conditions
+}
+
+/// A condition in the shortest form that AWS has for it: one value stands alone.
+fn condition(field: &str, config: &str, values: &[String]) -> Value {
+    if values.len() == 1 {
+        return json!({"Field": field, "Values": values});
+    }
+    json!({"Field": field, config: {"Values": values}})
 }
 
 /// Forwards to the backend, or answers 404.
@@ -316,6 +332,8 @@ fn action((http, scheme): (&HttpSpec, Scheme), backend: Option<usize>) -> Value 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::manifest::api::ServiceType;
     use crate::plan::fleet::TargetGroup;
@@ -461,7 +479,9 @@ mod tests {
         // It is put as what it is, so that whoever finds it puts it again; its clients keep their target groups.
         let plan = first(&new).unwrap().unwrap();
         let fewer = with(50..100, 9090);
-        assert_eq!(plan.parameters, [("Spec", serde_json::to_string(&fewer.0).unwrap())]);
+        let said: BTreeMap<String, String> = plan.parameters.iter().cloned().collect();
+        assert_eq!(record::read(&said), Ok(fewer.0.clone()));
+        assert_eq!(priority::read(&said[PRIORITIES]).len(), 50);
         assert_eq!(plan.template.matches("::ListenerRule").count(), 50);
         assert!(plan.template.contains(&target_name(&http.backends[1], Scheme::Public)));
         // Then there is room for what comes, unless that itself takes all.
@@ -504,12 +524,12 @@ mod tests {
 
     #[test]
     fn prefixes_are_whole_elements() {
-        let patterns =
-            |path, exact| conditions(&rule(None, path, exact, 0))[0]["PathPatternConfig"]["Values"].clone();
-        assert_eq!(patterns("/foo", false), json!(["/foo", "/foo/*"]));
-        assert_eq!(patterns("/foo/", false), json!(["/foo", "/foo/*"]));
-        assert_eq!(patterns("/foo/", true), json!(["/foo/"]));
-        assert_eq!(patterns("/", false), json!(["/*"]));
+        let patterns = |path, exact| conditions(&rule(None, path, exact, 0))[0].clone();
+        let both = json!({"Field": "path-pattern", "PathPatternConfig": {"Values": ["/foo", "/foo/*"]}});
+        assert_eq!(patterns("/foo", false), both);
+        assert_eq!(patterns("/foo/", false), both);
+        assert_eq!(patterns("/foo/", true), json!({"Field": "path-pattern", "Values": ["/foo/"]}));
+        assert_eq!(patterns("/", false), json!({"Field": "path-pattern", "Values": ["/*"]}));
     }
 
     #[test]

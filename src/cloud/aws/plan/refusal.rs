@@ -1,18 +1,17 @@
-//! What AWS cannot have of the language, and why. [`refuse`] says it before anything is made: to `preflight`, to each verb that
+//! What AWS cannot have of the language, and why. `fit` says it before anything is made: to `preflight`, to each verb that
 //! plans, and to whoever puts a Service.
 
 use std::collections::BTreeSet;
 
-use super::packing::{Load, MOST_CERTIFICATES, MOST_LISTENERS, MOST_RULES, Scheme};
+use super::packing::{
+    self, Load, MOST_CERTIFICATES, MOST_LISTENERS, MOST_RULES, MOST_TARGETS, Scheme, Sizes,
+};
 use super::rules::{self, MOST_ROUTES};
 use crate::manifest::api::{Name, Tls};
 use crate::plan::fleet::{BalancerSpec, HttpRule, HttpSpec, Listener, TargetGroup};
 
-/// The largest text that CloudFormation takes as a parameter: a stack keeps what its Service asks for in one.
-const LARGEST_PARAMETER: usize = 4096;
-
-/// The longest pattern of a path.
-const LONGEST_PATH: usize = 128;
+/// The longest pattern of a host or of a path, in characters.
+const LONGEST_PATTERN: usize = 128;
 
 /// Letters that a pattern takes as they are, beside letters and digits; `*` and `?` stand for others.
 const LITERAL: &str = "_-.$/~\"'@:+&";
@@ -69,6 +68,18 @@ pub enum FrameError {
         /// The path.
         path: String,
     },
+    /// A host that no pattern can be made of.
+    #[error(
+        "Ingress {ingress} has the host `{host}`, and AWS matches hosts of at most {most} characters; give it a shorter one"
+    )]
+    LongHost {
+        /// The Ingress.
+        ingress: Name,
+        /// The host.
+        host: String,
+        /// The most characters that it may have.
+        most: usize,
+    },
     /// A host without a certificate.
     #[error(
         "no certificate of the region covers `{host}` of Ingress {ingress}; request one in ACM, or name one in its annotation `alb.ingress.kubernetes.io/certificate-arn`"
@@ -103,6 +114,23 @@ pub enum FrameError {
         /// The most that there may be.
         most: usize,
     },
+    /// A network load balancer has so many targets.
+    #[error(
+        "Service {service} leads to at most {machines} machines at once by {ports} ports, which are {needed} targets of a load balancer, \
+         and AWS takes {most}; lower `replicas`, `maxReplicas` or `maxSurge` of what it selects, or split its ports between Services"
+    )]
+    Targets {
+        /// The Service.
+        service: Name,
+        /// Machines that there may be behind a port.
+        machines: usize,
+        /// Its ports.
+        ports: usize,
+        /// Its targets.
+        needed: usize,
+        /// The most that there may be.
+        most: usize,
+    },
     /// The same of an Ingress, which has a load balancer of its own.
     #[error(
         "Ingress {ingress} has {ranges} ranges of clients at {ports} ports, which are {needed} rules of a security group, and AWS \
@@ -133,14 +161,15 @@ pub enum FrameError {
         /// The most that there may be.
         most: usize,
     },
-    /// An Ingress does not fit into a parameter of a stack, or on a load balancer.
+    /// A load balancer has so many rules.
     #[error(
-        "Ingress {ingress} has too many rules for a load balancer of AWS, which takes {most}, fewer where hosts and paths are \
-         long; split it"
+        "Ingress {ingress} has {count} rules, over all its ports, and a load balancer of AWS takes {most}; split it"
     )]
     Routes {
         /// The Ingress' balancer.
         ingress: Name,
+        /// Its rules.
+        count: usize,
         /// The most that there may be.
         most: usize,
     },
@@ -171,11 +200,41 @@ pub enum FrameError {
         /// The most that there may be.
         most: usize,
     },
-    /// A Service does not fit into a parameter of a stack, or on a load balancer.
-    #[error("Service {service} has too many ports for AWS; split it")]
-    TooLarge {
+    /// A load balancer has so many listeners.
+    #[error("Service {service} has {count} ports, and a load balancer of AWS takes {most}; split it")]
+    Listeners {
         /// The Service.
         service: Name,
+        /// Its ports.
+        count: usize,
+        /// The most that there may be.
+        most: usize,
+    },
+    /// A template comes with its call, which bounds it.
+    #[error(
+        "{what} takes a template of {bytes} bytes, and CloudFormation takes {most} with a call; split it, so that each part has fewer \
+         ports, rules and Services behind them"
+    )]
+    Template {
+        /// The Service or the Ingress' balancer.
+        what: Name,
+        /// The template's bytes at most: ids of AWS in it are as long as they get.
+        bytes: usize,
+        /// The most that there may be.
+        most: usize,
+    },
+    /// What a stack cannot keep in its parameters.
+    #[error(
+        "{what} asks for {bytes} bytes of words, and its stack keeps {most} of them; split it, so that each part leads to fewer \
+         Services and groups"
+    )]
+    Record {
+        /// The Service or the Ingress' balancer.
+        what: Name,
+        /// The bytes of its record.
+        bytes: usize,
+        /// The most that there may be.
+        most: usize,
     },
 }
 
@@ -190,6 +249,25 @@ pub fn refuse(spec: &BalancerSpec) -> Result<(), FrameError> {
     }
 }
 
+/// Refuses a Service that alone has more targets than a network load balancer takes, in front of groups of these sizes.
+///
+/// # Errors
+/// The reason, and what to do.
+pub fn refuse_targets(spec: &BalancerSpec, sizes: &Sizes) -> Result<(), FrameError> {
+    let needed = Load::of(spec, sizes).targets;
+    if needed <= MOST_TARGETS {
+        return Ok(());
+    }
+    let behind = spec.listeners.iter().map(|listener| packing::machines(&listener.targets, sizes));
+    Err(FrameError::Targets {
+        service: spec.name.clone(),
+        machines: behind.max().unwrap_or_default(),
+        ports: spec.listeners.len(),
+        needed,
+        most: MOST_TARGETS,
+    })
+}
+
 fn refuse_service(spec: &BalancerSpec) -> Result<(), FrameError> {
     let service = &spec.name;
     let mut ports = BTreeSet::new();
@@ -199,13 +277,14 @@ fn refuse_service(spec: &BalancerSpec) -> Result<(), FrameError> {
     for listener in &spec.listeners {
         refuse_listener(spec, listener)?;
     }
-    let load = Load::of(spec);
+    let load = Load::of(spec, &Sizes::new());
     refuse_certificates(service, load.certificates.len())?;
     if load.rules() > MOST_RULES {
         return Err(FrameError::Rules { service: service.clone(), needed: load.rules(), most: MOST_RULES });
     }
-    if load.listeners > MOST_LISTENERS || is_long(spec) {
-        return Err(FrameError::TooLarge { service: service.clone() });
+    let (count, most) = (load.listeners, MOST_LISTENERS);
+    if count > most {
+        return Err(FrameError::Listeners { service: service.clone(), count, most });
     }
     Ok(())
 }
@@ -237,6 +316,11 @@ fn refuse_ingress(spec: &BalancerSpec, http: &HttpSpec) -> Result<(), FrameError
     if let Some(rule) = http.rules.iter().find(|rule| !has_pattern(rule)) {
         return Err(FrameError::Path { ingress: ingress.clone(), path: rule.path.clone() });
     }
+    let is_long = |host: &&String| host.len() > LONGEST_PATTERN;
+    if let Some(host) = http.rules.iter().filter_map(|rule| rule.host.as_ref()).find(is_long) {
+        let (ingress, host) = (ingress.clone(), host.clone());
+        return Err(FrameError::LongHost { ingress, host, most: LONGEST_PATTERN });
+    }
     refuse_certificates(ingress, http.certificates.iter().collect::<BTreeSet<_>>().len())?;
     let ports = if http.has_tls() { 2 } else { 1 };
     let all = Scheme::of(spec.kind).clients(spec);
@@ -246,8 +330,9 @@ fn refuse_ingress(spec: &BalancerSpec, http: &HttpSpec) -> Result<(), FrameError
     if needed > most {
         return Err(FrameError::Clients { ingress: ingress.clone(), ranges, ports, needed, most });
     }
-    if http.rules.len() * rules::serving(http).len() > MOST_ROUTES || is_long(spec) {
-        return Err(FrameError::Routes { ingress: ingress.clone(), most: MOST_ROUTES });
+    let (count, most) = (http.rules.len() * rules::serving(http).len(), MOST_ROUTES);
+    if count > most {
+        return Err(FrameError::Routes { ingress: ingress.clone(), count, most });
     }
     Ok(())
 }
@@ -268,11 +353,7 @@ fn is_one_port(targets: &[TargetGroup]) -> bool {
 /// Whether a pattern can be made of the path.
 fn has_pattern(rule: &HttpRule) -> bool {
     let literal = |c: char| c.is_ascii_alphanumeric() || LITERAL.contains(c);
-    rule.path.len() + 2 <= LONGEST_PATH && rule.path.chars().all(literal)
-}
-
-fn is_long(spec: &BalancerSpec) -> bool {
-    serde_json::to_string(spec).expect("a balancer spec has only string keys").len() > LARGEST_PARAMETER
+    rule.path.len() + 2 <= LONGEST_PATTERN && rule.path.chars().all(literal)
 }
 
 #[cfg(test)]
@@ -330,14 +411,26 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("split it"), "{error}");
-        assert!(said(&service(ServiceType::LoadBalancer, 51)).contains("too many ports"));
+        let error = said(&service(ServiceType::LoadBalancer, 51));
+        assert!(error.contains("has 51 ports") && error.contains("takes 50"), "{error}");
         // Of IPv4 and of IPv6 there may be so many each.
         let mut spec = service(ServiceType::LoadBalancer, 50);
         spec.source_ranges = vec!["192.0.2.0/24".into(), "2001:db8::/32".into()];
         assert_eq!(refuse(&spec), Ok(()));
-        // What a stack cannot keep is refused before there is one.
+    }
+
+    #[test]
+    fn a_service_with_more_targets_than_a_load_balancer_takes_is_refused() {
+        let mut spec = service(ServiceType::LoadBalancer, 2);
         spec.listeners.iter_mut().for_each(|listener| listener.targets = targets(&[8080]));
-        assert!(said(&spec).contains("too many ports"));
+        let refused = |most| refuse_targets(&spec, &Sizes::from([(name("web"), most)]));
+        assert_eq!(refused(250), Ok(()));
+        let error = refused(251).unwrap_err().to_string();
+        assert!(error.contains("shop/web leads to at most 251 machines at once by 2 ports"), "{error}");
+        assert!(error.contains("502 targets") && error.contains("AWS takes 500"), "{error}");
+        assert!(error.contains("lower `replicas`, `maxReplicas` or `maxSurge`"), "{error}");
+        // Of groups that are not known, and of what is no Service, there is nothing to say.
+        assert_eq!(refuse_targets(&spec, &Sizes::new()), Ok(()));
     }
 
     fn ingress() -> (BalancerSpec, HttpSpec) {
@@ -383,10 +476,15 @@ mod tests {
         }
         http.rules[0].path = "/".into();
         http.rules = vec![http.rules[0].clone(); 101];
-        assert!(said(&spec, &http).contains("too many rules"));
-        http.rules.truncate(40);
+        assert!(said(&spec, &http).contains("has 101 rules, over all its ports"), "{}", said(&spec, &http));
+        http.rules.truncate(100);
         assert_eq!(said(&spec, &http), "");
-        http.rules.iter_mut().for_each(|rule| rule.path = format!("/{}", "x".repeat(100)));
-        assert!(said(&spec, &http).contains("too many rules"));
+        (http.certificates, http.plain) = (vec!["arn:a".into()], true);
+        assert!(said(&spec, &http).contains("has 200 rules"), "{}", said(&spec, &http));
+        (http.certificates, http.plain) = (vec![], false);
+        http.rules[0].host = Some("h".repeat(128));
+        assert_eq!(said(&spec, &http), "");
+        http.rules[0].host = Some("h".repeat(129));
+        assert!(said(&spec, &http).contains("hosts of at most 128 characters"), "{}", said(&spec, &http));
     }
 }

@@ -3,10 +3,12 @@
 //!
 //! Every value goes through JSON, which YAML contains, so that no name in a manifest can change a template's structure.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use super::name;
 use super::packing::{BalancerSlot, Scheme, listed};
+use super::{name, record};
 use crate::manifest::api::{Name, Protocol, Tls};
 use crate::plan::fleet::{BalancerSpec, Listener};
 use crate::plan::pod::HEALTH_PORT;
@@ -53,6 +55,13 @@ pub struct Network {
     pub balancer_subnets: Vec<String>,
 }
 
+impl Network {
+    /// The subnets that load balancers lie in.
+    pub fn for_balancers(&self) -> &[String] {
+        if self.balancer_subnets.is_empty() { &self.subnets } else { &self.balancer_subnets }
+    }
+}
+
 /// What the environment's stack made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -83,6 +92,10 @@ pub struct Balancer {
     pub clients: String,
 }
 
+/// The largest template that CloudFormation takes with a call, in bytes; it reads larger ones from S3 alone. So few bytes hold neither
+/// the 500 resources nor the 200 outputs that a template may have.
+pub const MOST_TEMPLATE_BYTES: usize = 51_200;
+
 /// A stack to be put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackPlan {
@@ -93,7 +106,14 @@ pub struct StackPlan {
     /// The template.
     pub template: String,
     /// Values of its parameters.
-    pub parameters: Vec<(&'static str, String)>,
+    pub parameters: Vec<(String, String)>,
+}
+
+impl StackPlan {
+    /// Whether CloudFormation takes the template with a call.
+    pub fn fits(&self) -> bool {
+        self.template.len() <= MOST_TEMPLATE_BYTES
+    }
 }
 
 /// The stack of what the environment has once.
@@ -167,13 +187,13 @@ pub struct Placed<'a> {
 
 /// The stack of a Service that is not refused.
 pub fn service(environment: &str, placed: Placed<'_>, frame: &Frame) -> StackPlan {
-    service_stack(environment, placed, placed.balancer, (frame, listeners_of(placed)))
+    service_stack(environment, placed, (placed.balancer, &[placed]), (frame, listeners_of(placed)))
 }
 
 /// The stack of a Service on its way from `old` to `new`: all that clients use stays, and beside it are the target groups that
 /// it will have, each behind a listener, since load balancers check no others. A target group belongs to one load balancer
 /// and has one port and protocol for as long as it exists. With `named`, the Service's name leads to the new load balancer.
-/// `None` when no target group is new.
+/// `None` when no target group is new. It may be more than fits.
 pub fn bridge(
     environment: &str,
     (old, new): (Placed<'_>, Placed<'_>),
@@ -198,7 +218,7 @@ pub fn bridge(
         listeners.push(listener);
     }
     let balancer = if named { new.balancer } else { old.balancer };
-    (added > 0).then(|| service_stack(environment, old, balancer, (frame, listeners)))
+    (added > 0).then(|| service_stack(environment, old, (balancer, &[old, new]), (frame, listeners)))
 }
 
 /// Ports of listeners that no client uses, the first and how many a Service begins within.
@@ -216,16 +236,26 @@ fn listeners_of(placed: Placed<'_>) -> Vec<Value> {
     placed.spec.listeners.iter().filter_map(|listener| listener_values(placed, listener)).collect()
 }
 
+/// The stack of a Service with these listeners, which are on load balancers that `all` names.
 fn service_stack(
     environment: &str,
     placed: Placed<'_>,
-    named: &Balancer,
+    (named, all): (&Balancer, &[Placed<'_>]),
     (frame, listeners): (&Frame, Vec<Value>),
 ) -> StackPlan {
     let Placed { spec, placement, .. } = placed;
     let service = &spec.name;
+    let description =
+        format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name);
+    // What each listener would repeat is a parameter.
+    let arn = |on: &Placed<'_>| (balancer_parameter(on.placement), on.balancer.arn.clone());
+    let balancers: Vec<(String, String)> =
+        all.iter().map(arn).collect::<BTreeMap<_, _>>().into_iter().collect();
+    let mut parameters = record::write(spec);
     let values = json!({
-        "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
+        "description": description,
+        "record": names_of(&parameters),
+        "balancers": names_of(&balancers),
         "vpc": frame.vpc,
         "healthPort": HEALTH_PORT.to_string(),
         "drainSeconds": spec.drain_seconds.0.clamp(LEAST_DRAIN_SECONDS, MOST_DRAIN_SECONDS).to_string(),
@@ -233,16 +263,28 @@ fn service_stack(
         "dnsZone": named.dns_zone,
         "zone": frame.zone,
         "recordName": format!("{}.{}.svc.{}", service.name, service.namespace, ZONE),
-        "tags": tags(environment),
+        "tags": owner_tags(environment),
         "listeners": listeners,
     });
-    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
+    parameters.push(("Placement".to_owned(), placement.to_string()));
+    parameters.push(("Clients".to_owned(), description));
+    parameters.extend(balancers);
     StackPlan {
         name: name::service_stack(environment, service),
         part: "service",
         template: render(SERVICE, &values),
-        parameters: vec![("Spec", text), ("Placement", placement.to_string())],
+        parameters,
     }
+}
+
+/// The parameter with the ARN of a load balancer.
+fn balancer_parameter(placement: BalancerSlot) -> String {
+    format!("Balancer{}", placement.in_template())
+}
+
+/// Names of parameters, for a template to declare them.
+pub(super) fn names_of(parameters: &[(String, String)]) -> Value {
+    parameters.iter().map(|(name, _)| json!({"name": name})).collect()
 }
 
 /// A network load balancer goes on sending new connections to a target for up to two minutes after it was taken away, whatever
@@ -255,23 +297,24 @@ pub(super) const MOST_DRAIN_SECONDS: u64 = 3600;
 /// The stack of a Service that is an alias: a record.
 pub fn alias(environment: &str, spec: &BalancerSpec, external_name: &str, frame: &Frame) -> StackPlan {
     let service = &spec.name;
+    let parameters = record::write(spec);
     let values = json!({
         "description": format!("i2kit: Service {}/{} of environment {environment}", service.namespace, service.name),
+        "record": names_of(&parameters),
         "zone": frame.zone,
         "recordName": format!("{}.{}.svc.{}", service.name, service.namespace, ZONE),
         "externalName": external_name,
     });
-    let text = serde_json::to_string(spec).expect("a balancer spec has only string keys");
     StackPlan {
         name: name::service_stack(environment, service),
         part: "service",
         template: render(ALIAS, &values),
-        parameters: vec![("Spec", text)],
+        parameters,
     }
 }
 
 /// The private zone, so that names are those of Kubernetes. A VPC has one zone of a name, thus one environment.
-const ZONE: &str = "cluster.local";
+pub const ZONE: &str = "cluster.local";
 
 /// The values of one listener; `None` when it leads nowhere, since a listener needs a target group with a port.
 fn listener_values(placed: Placed<'_>, listener: &Listener) -> Option<Value> {
@@ -289,7 +332,7 @@ fn listener_values(placed: Placed<'_>, listener: &Listener) -> Option<Value> {
         "name": name,
         "target": target_name(listener, placement),
         "clients": balancer.clients,
-        "balancer": balancer.arn,
+        "balancer": balancer_parameter(placement),
         "targetProtocol": if tls.is_some_and(|tls| tls.to_pods) { "TLS" } else { protocol },
         "listenerProtocol": if tls.is_some() { "TLS" } else { protocol },
         "ipProtocol": protocol.to_lowercase(),
@@ -299,6 +342,7 @@ fn listener_values(placed: Placed<'_>, listener: &Listener) -> Option<Value> {
         "hidesClients": listener.protocol == Protocol::Tcp && !spec.keep_client_address,
         // Said either way: an attribute that a template leaves out keeps its value.
         "sticky": spec.sticky_clients.to_string(),
+        "sticks": spec.sticky_clients,
         "tls": tls.map(|tls| tls_values(&name, tls)),
         "sources": placement.scheme.clients(spec).iter().map(source).collect::<Vec<_>>(),
     }))
@@ -342,6 +386,11 @@ pub fn target_name(listener: &Listener, placement: BalancerSlot) -> String {
 
 pub(super) fn tags(environment: &str) -> Value {
     json!([{"Key": TAG_ENVIRONMENT, "Value": environment}, {"Key": "Name", "Value": format!("i2kit-{environment}")}])
+}
+
+/// The tag of what there are many of, and what has a name of its own: without that of the environment for those who look.
+pub(super) fn owner_tags(environment: &str) -> Value {
+    json!([{"Key": TAG_ENVIRONMENT, "Value": environment}])
 }
 
 pub(super) fn render(template: &str, values: &Value) -> String {

@@ -22,7 +22,8 @@ def dry_run(original):
 
     def act(self):
         if self._get_param("DryRun", False):
-            subnet = self.ec2_backend.get_subnet(self._get_param("SubnetId"))
+            interface = self._get_param("NetworkInterfaces", [])[0]
+            subnet = self.ec2_backend.get_subnet(interface["SubnetId"])
             reason = refusal(self.ec2_backend, self._get_param("InstanceType"), subnet.availability_zone)
             if reason:
                 raise EC2ClientError("Unsupported", reason)

@@ -63,6 +63,7 @@ def close():
     for name in ("create_listener", "modify_listener", "create_rule", "modify_rule"):
         setattr(backend, name, of_one_balancer(getattr(backend, name)))
     backend.create_rule = within_rules(backend.create_rule)
+    backend.create_listener = within_listeners(backend.create_listener)
     parsing.get_model_map.cache_clear() if hasattr(parsing.get_model_map, "cache_clear") else None
     parsing.get_model_list.cache_clear() if hasattr(parsing.get_model_list, "cache_clear") else None
 
@@ -107,19 +108,31 @@ def update_security_group(cls, original_resource, new_resource_name, cloudformat
     return group
 
 
-# Quotas of a security group and of a load balancer.
-RULES, ROUTES, CERTIFICATES = 60, 100, 25
+# Quotas of a security group, of a load balancer, and of the conditions of a rule.
+RULES, ROUTES, CERTIFICATES, LISTENERS, VALUES = 60, 100, 25, 50, 5
+
+
+def within_listeners(original):
+    def act(self, load_balancer_arn, *words, **more):
+        if len(self.load_balancers[load_balancer_arn].listeners) >= LISTENERS:
+            raise elb.RESTError("TooManyListeners", "You've reached the limit on the number of listeners per load balancer")
+        return original(self, load_balancer_arn, *words, **more)
+
+    return act
 
 
 def within_rules(original):
-    """So many rules over all listeners of a load balancer, without their default ones."""
+    """So many rules over all listeners of a load balancer, without their default ones; and values in the conditions of each."""
 
-    def act(self, listener_arn, *words, **more):
+    def act(self, listener_arn, conditions, *words, **more):
+        configs = [c if "Values" in c else next(v for v in c.values() if isinstance(v, dict)) for c in conditions]
+        if sum(len(c["Values"]) for c in configs) > VALUES:
+            raise elb.RESTError("ValidationError", f"A rule can only have '{VALUES}' condition values")
         listener = self.describe_listeners(None, [listener_arn])[0]
         balancer = self.load_balancers[listener.load_balancer_arn]
         if sum(len(one._non_default_rules) for one in balancer.listeners.values()) >= ROUTES:
             raise elb.RESTError("TooManyRules", "You've reached the limit on the number of rules per load balancer")
-        return original(self, listener_arn, *words, **more)
+        return original(self, listener_arn, conditions, *words, **more)
 
     return act
 
@@ -249,8 +262,14 @@ def take(self, template, parameters):
     if parameters:
         self.input_parameters = parameters
     self.load_mapping()
-    self.load_parameters()
+    reload_parameters(self)
     self.load_conditions()
+
+
+def reload_parameters(self):
+    """Those of the template that it has now; moto keeps what an earlier one declared."""
+    self.resolved_parameters = {}
+    self.load_parameters()
 
 
 def one_step(self, name, was, done):
@@ -290,7 +309,7 @@ def roll_back(self, before, made, changed):
                 warnings.warn(f"{name} stays: {error}", stacklevel=1)
     self._parsed_resources = dict(parsed)
     self._template, self.input_parameters, self._resource_json_map, self.known = template, parameters, resources, dict(known)
-    self.load_parameters()
+    reload_parameters(self)
     for name in changed:
         apply(self, name, known[name])
 

@@ -17,7 +17,10 @@ certificate POST {"Region", "Domain", "Status"}: makes a certificate, which is i
 frame    GET: what listeners, rules, scaling policies and groups there are, a line each
 stack    POST {"name", "operation", "reason", "final"}: the next such CloudFormation operation fails
 older    POST {"name", "output"}: the stack has no such output, as one that an earlier version of the program made
+changed  POST {"name", "parameter", "value"}: the stacks whose names begin so and that have such a parameter have another value of it;
+         answers the one before
 settle   POST SECONDS: how long stacks stay in progress from now on; those that are in progress, at most so long
+network  POST: makes a network that no environment made, see networks.py
 refused  POST REASON: from now on launches fail for that reason; with "" they do not
 protected POST [NAME, ...]: the Auto Scaling groups whose deletion is protected
 """
@@ -26,12 +29,12 @@ import json
 from moto.moto_api._internal import urls
 
 from .. import authority, engine
-from . import balancers, catalogue, groups, images, lag, permissions, stacks
+from . import balancers, catalogue, groups, images, lag, networks, permissions, stacks
 
 
 def close():
-    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "older": older, "left": left, "denied": denied, "untagged": untagged,
-                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "protected": protected, "policy": policy, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
+    for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "older": older, "changed": changed, "left": left, "denied": denied, "untagged": untagged,
+                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "protected": protected, "policy": policy, "network": networks.make, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -78,6 +81,18 @@ def older(told):
             stack.template = json.dumps(stack.template_dict)
             stack.output_map = stack._create_output_map()
     return {}
+
+
+def changed(told):
+    from moto.cloudformation.models import cloudformation_backends
+
+    was = None
+    for region, backend in engine.backends(cloudformation_backends):
+        for stack in [s for s in backend.stacks.values() if s.name.startswith(told["name"])]:
+            held = stack.resource_map.resolved_parameters
+            if told["parameter"] in held:
+                was, held[told["parameter"]] = held[told["parameter"]], told["value"]
+    return was
 
 
 def settle(told):
@@ -181,6 +196,7 @@ def frame(told):
             sticky = [group.attributes.get(f"stickiness.{key}", "-") for key in ("enabled", "type")]
             found.append(f"targets {group.protocol} {group.port} stickiness {' '.join(sticky)}")
         for balancer in backend.load_balancers.values():
+            found.append(f"balancer {balancer.type} {balancer.scheme} {' '.join(sorted(s.id for s in balancer.subnets))}")
             for listener in balancer.listeners.values():
                 where = f"{balancer.type} {balancer.scheme}"
                 found.append(f"listener {where} {listener.protocol} {listener.port} {listener.certificate or '-'}")
@@ -206,6 +222,8 @@ def frame(told):
             data = template.versions[-1].data
             market = data.get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
             found.append(f"template {template.name} {data.get('InstanceType')} {market}")
+            for interface in data.get("NetworkInterfaces") or []:
+                found.append(f"interface {template.name} {interface.get('AssociatePublicIpAddress')}")
         for groups in ec2.groups.values():
             for group in groups.values():
                 for rule in group.ingress_rules:
@@ -232,7 +250,7 @@ def left(told):
         found += [f"instance {i.id}" for i in ec2.all_instances() if i.state not in ("shutting-down", "terminated")]
         groups = [g for groups in ec2.groups.values() for g in groups.values()]
         found += [f"security group {g.name}" for g in groups if g.name != "default"]
-        found += [f"vpc {v.id}" for v in ec2.vpcs.values() if not v.is_default]
+        found += [f"vpc {v.id}" for v in ec2.vpcs.values() if not v.is_default and v.id not in networks.MADE]
     for region, backend in engine.backends(autoscaling_backends):
         found += [f"group {g}" for g in backend.autoscaling_groups]
     for region, backend in engine.backends(cloudformation_backends):

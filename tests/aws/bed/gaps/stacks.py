@@ -1,4 +1,4 @@
-"""CloudFormation: unknown resource types are errors, stacks take a moment, and what fails is rolled back."""
+"""CloudFormation: unknown resource types are errors, so is what is over its quotas, stacks take a moment, and what fails is rolled back."""
 import re, time
 
 from moto.cloudformation import models, parsing
@@ -14,6 +14,8 @@ SETTLING = {}
 TOKEN = []
 # Set by route.py: {"name": REGEX, "operation": "create", "reason": "...", "final": "ROLLBACK_COMPLETE"}, used once.
 PLANNED = []
+# Quotas: bytes of a template that comes with its call, and of a parameter; parameters, resources and outputs of a template.
+BODY, VALUE, PARAMETERS, RESOURCES, OUTPUTS = 51_200, 4096, 200, 500, 200
 
 
 def close():
@@ -117,12 +119,31 @@ def create_resources(original):
     return act
 
 
+def within_quotas(template, given):
+    """The template, read, unless CloudFormation does not take it or these values of its parameters."""
+
+    def refuse(what, most):
+        raise ValidationError(message=f"1 validation error detected: Value at '{what}' failed to satisfy constraint: Member must "
+                              f"have length less than or equal to {most}")
+
+    if len(template.encode()) > BODY:
+        refuse("templateBody", BODY)
+    for key, value in given.items():
+        if len((value or "").encode()) > VALUE:
+            refuse(f"parameters.{key}.parameterValue", VALUE)
+    parsed = models.Stack.parse_template(template)
+    for section, most in (("Parameters", PARAMETERS), ("Resources", RESOURCES), ("Outputs", OUTPUTS)):
+        if len(parsed.get(section) or {}) > most:
+            raise ValidationError(message=f"Template format error: Number of {section}, {len(parsed[section])}, is greater than maximum allowed, {most}")
+    return parsed
+
+
 def create(original):
-    def create_stack(self, name, template, *words, **more):
-        kinds = {r["Type"] for r in models.Stack.parse_template(template)["Resources"].values()}
+    def create_stack(self, name, template, parameters, *words, **more):
+        kinds = {r["Type"] for r in within_quotas(template, parameters)["Resources"].values()}
         for kind in sorted(kinds):
             parsing.resource_class_from_type(kind)
-        return original(self, name, template, *words, **more)
+        return original(self, name, template, parameters, *words, **more)
 
     return create_stack
 
@@ -134,6 +155,7 @@ def update(original):
             raise ValidationError(message=f"Stack:{stack.stack_id} is in {stack.status} state and can not be updated.")
         same_tags = tags is None or tags == stack.tags
         given = {p["ParameterKey"]: p.get("ParameterValue", stack.parameters.get(p["ParameterKey"])) for p in parameters}
+        within_quotas(template, given)
         if stack.has_template(template) and same_tags and all(stack.parameters.get(k) == v for k, v in given.items()):
             raise ValidationError(message="No updates are to be performed.")
         plan, kept = planned(stack.name, "update"), (stack.template, stack.template_dict)

@@ -16,12 +16,17 @@ def close():
     models.LaunchTemplate.create_version = create_version
     models.LaunchTemplate.default_version = lambda self: self.get_version(self.default_version_number)
     models.LaunchTemplate.latest_version_number = property(lambda self: self.last_number)
-    models.LaunchTemplateVersion.security_groups = property(
-        lambda self: self.data.get("SecurityGroupIds") or self.data.get("SecurityGroups", []))
+    # Beside a network interface AWS takes no group.
+    models.LaunchTemplateVersion.security_groups = property(lambda self: groups_of(self.data))
     LaunchTemplates.delete_launch_template_versions = delete_versions
     LaunchTemplates.describe_launch_template_versions = describe_versions
     for name in ("create_launch_template", "create_launch_template_version"):
         setattr(LaunchTemplates, name, once(getattr(LaunchTemplates, name)))
+
+
+def groups_of(data):
+    """The security groups of a launch by a template's data: those of its network interface."""
+    return [g for interface in data.get("NetworkInterfaces") or [] for g in interface.get("Groups") or []]
 
 
 def once(original):

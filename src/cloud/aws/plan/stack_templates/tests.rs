@@ -83,10 +83,10 @@ fn a_balancer() {
 fn a_service() {
     let plan = put(&shop(&[("web", 8080), ("canary", 8080)]));
     insta::assert_snapshot!("service", plan.template);
-    assert_eq!(
-        serde_json::from_str::<BalancerSpec>(&plan.parameters[0].1).unwrap(),
-        shop(&[("web", 8080), ("canary", 8080)])
-    );
+    let parameters: BTreeMap<String, String> = plan.parameters.into_iter().collect();
+    assert_eq!(record::read(&parameters), Ok(shop(&[("web", 8080), ("canary", 8080)])));
+    assert_eq!(parameters["BalancerPublic0"], "arn:balancer");
+    assert_eq!(parameters["Clients"], "i2kit: Service shop/web of environment production");
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn a_client_stays_with_its_machine_where_the_service_says_so() {
 
 /// Logical names of a template's resources of a type.
 fn names(plan: &StackPlan, kind: &str) -> Vec<String> {
-    let lines: Vec<&str> = plan.template.lines().collect();
-    let pairs = lines.windows(2).filter(|pair| pair[1].trim() == format!("Type: AWS::{kind}"));
-    pairs.map(|pair| pair[0].trim().trim_end_matches(':').to_owned()).collect()
+    let resources = plan.template.lines().filter_map(|line| line.split_once(": {Type: "));
+    let wanted = resources.filter(|(_, rest)| rest.starts_with(&format!("\"AWS::{kind}\",")));
+    wanted.map(|(name, _)| name.trim().to_owned()).collect()
 }
 
 #[test]
@@ -196,4 +196,11 @@ fn a_service_on_its_way_has_what_clients_use_and_what_comes() {
     );
     let named = bridge("production", (from, to), true, &frame()).unwrap();
     assert!(named.template.contains("DNSName: \"there.elb"), "{}", named.template);
+    // Each listener is on the load balancer that it is for.
+    let on =
+        |slot: &str| named.template.matches(&format!("LoadBalancerArn: {{Ref: Balancer{slot}}}")).count();
+    assert_eq!((on("Public0"), on("Internal0")), (2, 2), "{}", named.template);
+    let arn = |name: &str| named.parameters.iter().find(|(key, _)| key == name).map(|(_, arn)| arn.as_str());
+    let arns = ["BalancerPublic0", "BalancerInternal0"].map(arn);
+    assert_eq!(arns, [Some("arn:here"), Some("arn:there")]);
 }
