@@ -90,12 +90,13 @@ fn what_no_template_holds_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn a_record_that_somebody_has_changed_is_refused_and_put_back() {
+fn a_record_that_somebody_has_changed_is_written_again_and_keeps_nothing_from_deletion() {
     if !tools() {
         return;
     }
     let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let world = world(&bed).file("web.yaml", &nginx("1.27", 1));
+    let api = nginx("1.27", 1).replace("web", "api").replace("port: 80}]\n", "port: 81, targetPort: 80}]\n");
+    let world = world(&bed).file("web.yaml", &nginx("1.27", 1)).file("api.yaml", &api);
     world.i2kit(&["deploy", "web.yaml"]).run();
     let change = |value: &str| -> String {
         let asked = json!({"name": "i2kit-service-", "parameter": "Spec0", "value": value});
@@ -103,17 +104,21 @@ fn a_record_that_somebody_has_changed_is_refused_and_put_back() {
     };
     let was = change("{}");
     let before = held(&bed);
-    for arguments in [&["status"][..], &["plan", "web.yaml"], &["deploy", "web.yaml"]] {
-        world
-            .i2kit(arguments)
-            .code(7)
-            .says("does not say any more what its Service asks for")
-            .says("put back in CloudFormation what they were")
-            .run();
+    let told = "does not say any more what its Service asks for";
+    for arguments in [&["status"][..], &["plan", "web.yaml"], &["gc"]] {
+        world.i2kit(arguments).says(told).says("Deploy the manifest of the Service").run();
     }
+    // Its load balancer and its target groups are in use all the same.
     assert_eq!(held(&bed), before);
-    change(&was);
-    world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
-    world.i2kit(&["destroy", "--all"]).run();
+    world.i2kit(&["scale", "web", "--replicas", "2"]).says(told).run();
+    assert_eq!(world.group("web").replicas, 2);
+    // What it takes of its load balancer is not known, so that no other Service is put beside it.
+    world.i2kit(&["deploy", "api.yaml"]).code(7).says(told).run();
+    world.i2kit(&["deploy", "web.yaml"]).says(told).run();
+    assert_eq!(change(&was), was, "it was written again");
+    let again = world.i2kit(&["deploy", "web.yaml"]).prints("unchanged").run();
+    assert!(!again.stderr.contains(told), "{}", again.stderr);
+    change("{}");
+    world.i2kit(&["destroy", "--all"]).says(told).run();
     assert_nothing_left(&bed);
 }

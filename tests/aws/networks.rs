@@ -160,7 +160,7 @@ fn what_may_keep_machines_from_working_is_a_warning() {
     world
         .i2kit(&["preflight", "web.yaml"])
         .prints("unknown subnets: the DHCP options of ")
-        .prints("name 192.0.2.53, and not Amazon's name server")
+        .prints("name 192.0.2.53 first, and not Amazon's name server")
         .run();
     let shut = format!("machines in {} have no route to a gateway", given.ids(&[0, 1]).join(", "));
     world
@@ -195,6 +195,39 @@ spec:
   maxReplicas: {most}
 "
     )
+}
+
+#[test]
+fn a_service_that_may_share_a_load_balancer_needs_no_free_addresses() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    let given = Given::of(&bed, &[("us-east-1a", PUBLIC), ("us-east-1b", PUBLIC)]);
+    let world = given.hold(world(&bed), &[0, 1], &[]).file("web.yaml", &nginx("1.27", 1));
+    world.i2kit(&["deploy", "web.yaml"]).run();
+    for subnet in &given.subnets {
+        bed.call("POST", "/moto-api/i2kit/network", &json!({"subnet": subnet, "free": 7}).to_string());
+    }
+    let maybe = "has 7 free addresses, and a load balancer needs 8 in each of its subnets";
+    let unless = "unless there is room on the load balancers that are there";
+    world.write("api.yaml", &scaled("api", 81, 2));
+    world.i2kit(&["preflight", "api.yaml"]).prints("unknown subnets: ").prints(maybe).prints(unless).run();
+    // An Ingress has a load balancer of its own.
+    let rule =
+        "{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: api, port: {number: 81}}}}]}}";
+    let ingress = format!(
+        "{}---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: api}}\nspec: {{rules: [{rule}]}}\n",
+        scaled("api", 81, 2)
+    );
+    world.write("own.yaml", &ingress);
+    world.i2kit(&["preflight", "own.yaml"]).code(7).prints("FAILED  subnets: ").prints(maybe).run();
+    world.i2kit(&["deploy", "own.yaml"]).code(7).says(maybe).run();
+    world.i2kit(&["deploy", "api.yaml"]).says(maybe).says(unless).run();
+    assert_eq!(balancers(&bed).len(), 1, "{:#?}", held(&bed));
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+    assert_calls_are_known(&bed);
 }
 
 #[test]

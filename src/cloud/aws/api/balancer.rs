@@ -9,7 +9,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use super::auto_scaling::group_name;
 use super::environment::Aws;
 use super::error::{failed, is_not_found};
-use super::stack::{Stack, TRIES, contested};
+use super::stack::{Stack, TRIES, contested, is_target_group};
 use super::wait::{eventually, now};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress::{self, Standing};
@@ -43,11 +43,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Reads the stack of a Service; `None` when it is something else. One that cannot be read was refused when it was looked for.
+    /// Reads the stack of a Service; `None` when it is something else, or its record is damaged.
     pub(super) fn of(stack: &Stack) -> Option<Self> {
-        let spec = stack.record().ok().flatten()?;
-        let placement = stack.parameters.get("Placement").and_then(|text| text.parse().ok());
-        Some(Self { stack: stack.clone(), spec, placement })
+        stack.record().ok().flatten().map(|spec| Self::new(stack.clone(), spec))
+    }
+
+    fn new(stack: Stack, spec: BalancerSpec) -> Self {
+        let placement = stack.placement();
+        Self { stack, spec, placement }
     }
 
     /// ARNs of the target groups that `group` should be in.
@@ -71,7 +74,7 @@ impl Service {
 
     /// ARNs of all its target groups, those that it is moving to among them.
     pub(super) fn target_groups(&self) -> impl Iterator<Item = &String> {
-        self.stack.outputs.iter().filter(|(key, _)| is_target_group(key)).map(|(_, arn)| arn)
+        self.stack.target_groups()
     }
 
     /// Whether it is on the way to another form, on another load balancer perhaps: it has target groups of that one too.
@@ -90,21 +93,30 @@ impl Service {
     }
 }
 
-/// Whether an output of a Service's stack is the ARN of a target group.
-fn is_target_group(output: &str) -> bool {
-    output.starts_with("Targets")
-}
-
 impl Aws {
-    /// The Services of the environment whose stacks came to be.
-    pub(super) async fn services(&self) -> Result<Vec<Service>, CloudError> {
-        Ok(self.stacks().await?.iter().filter_map(Service::of).collect())
+    /// The Services of the environment whose stacks came to be. Where the record of `own` is damaged, it is taken for what it is to
+    /// be: it is about to be written again.
+    ///
+    /// # Errors
+    /// A damaged record of another one: nobody knows what it takes of a load balancer, and where its machines belong.
+    async fn services(&self, own: Option<&BalancerSpec>) -> Result<Vec<Service>, CloudError> {
+        let name = own.map(|own| name::service_stack(&self.settings.environment, &own.name));
+        let mut services = Vec::new();
+        for stack in self.stacks().await? {
+            let is_own = name.as_ref() == Some(&stack.name);
+            let spec = match (stack.record(), own.filter(|_| is_own)) {
+                (Err(_), Some(own)) => Some(own.clone()),
+                (found, _) => found?,
+            };
+            services.extend(spec.map(|spec| Service::new(stack, spec)));
+        }
+        Ok(services)
     }
 
     /// The same once nobody changes any: a stack in progress shows no outputs, and its target groups would seem to be gone.
-    async fn services_at_rest(&self) -> Result<Vec<Service>, CloudError> {
+    async fn services_at_rest(&self, own: Option<&BalancerSpec>) -> Result<Vec<Service>, CloudError> {
         eventually("the stacks of Services, which others are changing", RESTED, || async {
-            let services = self.services().await?;
+            let services = self.services(own).await?;
             let moving = services.iter().find(|service| service.stack.is_moving());
             let Some(moving) = moving.map(|service| service.stack.name.clone()) else {
                 return Ok(Some(services));
@@ -126,11 +138,11 @@ impl Aws {
         let frame = self.frame().await?;
         if let Some(name) = &spec.external_name {
             let plan = stack_templates::alias(&self.settings.environment, spec, name, &frame);
-            let left = placement_of(&self.services().await?, &spec.name);
+            let left = placement_of(&self.services(Some(spec)).await?, &spec.name);
             self.put_stack(&plan).await?;
             return self.drop_unused_balancers(left).await;
         }
-        let services = self.services_at_rest().await?;
+        let services = self.services_at_rest(Some(spec)).await?;
         let found = services.iter().find(|service| service.spec.name == spec.name);
         let now = found.and_then(|found| Some((found.placement?, &found.spec)));
         let others = placed_beside(&services, &spec.name);
@@ -143,7 +155,7 @@ impl Aws {
         let placed = Placed { spec, placement, balancer: &balancer };
         let plan = stack_templates::service(environment, placed, &frame);
         if let Some(found) = found {
-            self.detach_gone().await?;
+            self.detach_gone(spec).await?;
             self.move_service(found, placed, &frame).await?;
         }
         self.put_stack(&plan).await?;
@@ -177,7 +189,7 @@ impl Aws {
         let name = name::service_stack(environment, &spec.name);
         let mut there = self.at_rest(&name).await?;
         if let Some(found) = there.as_ref().and_then(Service::of) {
-            self.detach_gone().await?;
+            self.detach_gone(spec).await?;
             let Some(moved) = self.move_ingress(&found, (spec, certificates), frame).await? else {
                 return Ok(false);
             };
@@ -206,9 +218,10 @@ impl Aws {
         ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)
     }
 
-    /// Takes all groups out of target groups that no stack has any more: Auto Scaling attaches nothing beside them.
-    async fn detach_gone(&self) -> Result<(), CloudError> {
-        let services = self.services_at_rest().await?;
+    /// Takes all groups out of target groups that no stack has any more, before `own` is put: Auto Scaling attaches nothing beside
+    /// them.
+    async fn detach_gone(&self, own: &BalancerSpec) -> Result<(), CloudError> {
+        let services = self.services_at_rest(Some(own)).await?;
         let there: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
         for found in self.lasting_groups().await? {
             let (Some(own), Some(_)) = (found.auto_scaling_group_name(), group_name(&found)) else {
@@ -223,7 +236,7 @@ impl Aws {
     /// Makes every group that exists a target of the Service that was just put, if that leads to it. What is gone, and what
     /// the Service has no more, is detached first. Other Services are none of its matter: another run may be moving one.
     async fn attach(&self, put: &Name) -> Result<(), CloudError> {
-        let services = self.services_at_rest().await?;
+        let services = self.services_at_rest(None).await?;
         let (own, others): (Vec<&Service>, Vec<&Service>) =
             services.iter().partition(|service| service.spec.name == *put);
         let of_others: BTreeSet<&String> = others.into_iter().flat_map(Service::target_groups).collect();
@@ -292,14 +305,14 @@ impl Aws {
 
     /// ARNs of the target groups that a new group is put into.
     pub(super) async fn target_groups_of(&self, group: &Name) -> Result<BTreeSet<String>, CloudError> {
-        let services = self.services_at_rest().await?;
+        let services = self.services_at_rest(None).await?;
         Ok(services.iter().flat_map(|service| service.targets_of(group)).cloned().collect())
     }
 
-    /// Deletes the Service's stack, and its load balancer when no other Service is on it.
+    /// Deletes the Service's stack, and its load balancer when no other Service is on it. Its record may be damaged.
     pub(super) async fn delete_service(&self, service: &Name) -> Result<(), CloudError> {
         let stack = name::service_stack(&self.settings.environment, service);
-        let found = self.at_rest(&stack).await?.as_ref().and_then(Service::of);
+        let found = self.at_rest(&stack).await?;
         if let Some(found) = &found {
             let gone: BTreeSet<&String> = found.target_groups().collect();
             for group in self.lasting_groups().await? {
@@ -309,7 +322,7 @@ impl Aws {
             }
         }
         self.delete_stack(&stack).await?;
-        self.drop_unused_balancers(found.and_then(|found| found.placement)).await
+        self.drop_unused_balancers(found.as_ref().and_then(Stack::placement)).await
     }
 
     /// Deletes the load balancer that a Service has just left, when no other Service is on it, and those that interrupted
@@ -368,8 +381,11 @@ pub(super) struct Unused {
 
 /// The load balancers among `stacks` that no Service is on, `now` in seconds. One exists for minutes before the stack of
 /// the Service does that it is made for. None is unused while a Service is being moved, perhaps to it: its stack names the
-/// one that it leaves.
+/// one that it leaves. Nor is one while a record is damaged: nobody knows what that Service is on the way to.
 pub(super) fn unused_balancers(environment: &str, stacks: &[Stack], now: u64) -> Vec<Unused> {
+    if stacks.iter().any(|stack| stack.record().is_err()) {
+        return Vec::new();
+    }
     let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
     if services.iter().any(|service| service.stack.is_moving() || service.is_bridged()) {
         return Vec::new();
@@ -433,6 +449,9 @@ mod tests {
         let bridged =
             Stack { outputs: [("TargetsNext".to_owned(), "arn:new".to_owned())].into(), ..service.clone() };
         assert_eq!(unused_beside(&bridged), 0);
+        let mut damaged = service.clone();
+        damaged.parameters.insert("Spec0".into(), "{}".into());
+        assert_eq!(unused_beside(&damaged), 0);
         let changing = Stack { status: "UPDATE_IN_PROGRESS".into(), ..service };
         assert_eq!(unused_beside(&changing), 0);
         let mut moving = balancer(db, 0);

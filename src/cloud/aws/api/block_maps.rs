@@ -40,13 +40,11 @@ impl Aws {
         }
     }
 
-    /// A snapshot and its block map, where that takes no more than a few calls.
-    pub(super) async fn with_known_map(
-        &self,
-        snapshot: String,
-    ) -> Result<(String, Option<BlockMap>), CloudError> {
-        let map = self.known_map(&snapshot).await?;
-        Ok((snapshot, map))
+    /// A snapshot and its block map, where that takes no more than a few calls. None where it cannot be read, too: another run may
+    /// have deleted the snapshot meanwhile, and there are others.
+    pub(super) async fn with_known_map(&self, snapshot: String) -> (String, Option<BlockMap>) {
+        let map = self.known_map(&snapshot).await.ok().flatten();
+        (snapshot, map)
     }
 
     /// The block map that is kept here or that the snapshot has in itself.

@@ -41,6 +41,8 @@ pub struct Aws {
     planned: Arc<Mutex<Planned>>,
     /// What AWS may show late.
     made: Arc<Mutex<Made>>,
+    /// Stacks that this run has warned of.
+    told: Arc<Mutex<BTreeSet<String>>>,
     /// What EC2 offers, once this run has asked.
     pub(super) offers: Arc<OnceCell<Offers>>,
     /// What the environment's stack made, once this run has put it.
@@ -63,8 +65,9 @@ impl Aws {
         let clients = Clients::new(&settings, credentials).await;
         let run = format!("{} {}", std::process::id(), clock().as_nanos());
         let (pending, planned) = (Arc::default(), Arc::default());
-        let (made, offers, frame, key) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let aws = Self { settings, clients, events, pending, run, planned, made, offers, frame, key };
+        let (made, told, offers) = (Arc::default(), Arc::default(), Arc::default());
+        let (frame, key) = (Arc::default(), Arc::default());
+        let aws = Self { settings, clients, events, pending, run, planned, made, told, offers, frame, key };
         std::fs::create_dir_all(aws.folder()).map_err(CloudError::file("make", &aws.folder()))?;
         Ok(aws)
     }
@@ -96,6 +99,11 @@ impl Aws {
 
     pub(super) fn made(&self) -> MutexGuard<'_, Made> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this run has not warned of a stack yet; from now on it has.
+    pub(super) fn is_new_warning(&self, stack: &str) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(stack.to_owned())
     }
 
     pub(super) fn planned(&self) -> MutexGuard<'_, Planned> {

@@ -16,6 +16,7 @@ use super::balancer::Service;
 use super::environment::Aws;
 use super::error::failed;
 use super::launch;
+use super::stack::Stack;
 use super::tags::{self, FAILURE};
 use super::wait::now;
 use crate::cloud::CloudError;
@@ -43,6 +44,8 @@ impl Aws {
         let (templates, groups, stacks) =
             try_join3(self.templates(only), self.scaling_groups(only), self.stacks()).await?;
         let refreshes = self.refreshes_of(&groups).await?;
+        // One whose record is damaged is told and left out: what it leads to is not known, and can be deleted all the same.
+        self.tell_damaged(&stacks);
         let services: Vec<Service> = stacks.iter().filter_map(Service::of).collect();
         let arns: BTreeSet<String> =
             groups.iter().flat_map(AutoScalingGroup::target_group_arns).cloned().collect();
@@ -71,9 +74,9 @@ impl Aws {
             fleet.half_deleted = deleted.into_iter().filter(|image| !images.contains(image)).collect();
             fleet.images = images;
             let services = around.services.iter().filter(|service| service.stack.is_complete());
-            let there: BTreeSet<&String> = around.services.iter().flat_map(Service::target_groups).collect();
+            let there: BTreeSet<&String> = stacks.iter().flat_map(Stack::target_groups).collect();
             // A stack in progress shows no outputs: nobody knows which target groups there are.
-            let is_known = !around.services.iter().any(|service| service.stack.is_moving());
+            let is_known = !stacks.iter().any(|stack| stack.part == "service" && stack.is_moving());
             let seen = (groups.as_slice(), &around.healths, is_known.then_some(&there));
             fleet.balancers = services
                 .map(|service| balancer(&self.settings.environment, service, &stacks, seen))
@@ -81,6 +84,17 @@ impl Aws {
             fleet.balancers.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         }
         Ok(fleet)
+    }
+
+    /// Warns of damaged records, of each once a run: a look is taken again and again.
+    fn tell_damaged(&self, stacks: &[Stack]) {
+        for stack in stacks {
+            if let Err(error) = stack.record()
+                && self.is_new_warning(&stack.name)
+            {
+                self.events.warn(error.to_string());
+            }
+        }
     }
 
     /// Groups that this run has put, and that AWS has no place for until their first revision: a plan that is made again
@@ -323,7 +337,7 @@ fn refresh(
 fn balancer(
     environment: &str,
     service: &Service,
-    stacks: &[super::stack::Stack],
+    stacks: &[Stack],
     (groups, healths, there): (&[AutoScalingGroup], &Healths, Option<&BTreeSet<&String>>),
 ) -> LoadBalancer {
     let mut spec = service.spec.clone();
@@ -418,7 +432,6 @@ mod tests {
     fn a_service_is_put_again_whose_group_is_in_a_target_group_that_is_gone() {
         use aws_sdk_autoscaling::types::TagDescription;
 
-        use crate::cloud::aws::api::stack::Stack;
         use crate::manifest::api::{Protocol, ServiceType};
         use crate::plan::fleet::{BalancerSpec, Listener};
 

@@ -31,13 +31,14 @@ struct Own {
 }
 
 impl Aws {
-    /// The launch template's data of a revision of `group`, whose machines have public addresses where `is_public` says so.
+    /// The launch template's data of a revision of `group`, whose machines have public addresses where `is_public` says so; where that
+    /// is not known, the setting of their subnet says it.
     pub(super) fn launch_data(
         &self,
         group: &Name,
         revision: &NewRevision,
         (frame, image, profile, kind): (&Frame, &str, &str, &str),
-        is_public: bool,
+        is_public: Option<bool>,
     ) -> Result<RequestLaunchTemplateData, CloudError> {
         let launch = &revision.launch;
         let spot = LaunchTemplateInstanceMarketOptionsRequest::builder().market_type(MarketType::Spot);
@@ -54,11 +55,12 @@ impl Aws {
             .http_endpoint(LaunchTemplateInstanceMetadataEndpointState::Enabled)
             .http_put_response_hop_limit(1);
         let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(profile).build();
-        // Said either way: left out, it would be the setting of the subnet. Auto Scaling adds the subnet.
+        // Auto Scaling adds the subnet. The interface goes with its machine.
         let interface = LaunchTemplateInstanceNetworkInterfaceSpecificationRequest::builder()
             .device_index(0)
             .groups(&frame.machines)
-            .associate_public_ip_address(is_public);
+            .delete_on_termination(true)
+            .set_associate_public_ip_address(is_public);
         Ok(RequestLaunchTemplateData::builder()
             .image_id(image)
             .instance_type(InstanceType::from(kind))

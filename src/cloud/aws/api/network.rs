@@ -11,7 +11,7 @@ use aws_sdk_ec2::types::{
 use aws_sdk_route53::types::VpcRegion;
 
 use super::environment::Aws;
-use super::error::failed;
+use super::error::{failed, is_denied};
 use super::routes;
 use super::stack::Stack;
 use crate::cloud::CloudError;
@@ -23,30 +23,49 @@ use crate::plan::fleet::BalancerSpec;
 /// Free addresses that a load balancer needs in each of its subnets, a rule of AWS.
 const FEWEST_ADDRESSES: i32 = 8;
 
+/// What makes no new load balancer of Services that come.
+const UNLESS: &str = "unless there is room on the load balancers that are there";
+
 /// Addresses of Amazon's name server that are the same in every network; it answers two behind the network's first one, too.
-const RESOLVERS: [&str; 2] = ["AmazonProvidedDNS", "169.254.169.253"];
+const RESOLVERS: [&str; 3] = ["AmazonProvidedDNS", "169.254.169.253", "fd00:ec2::253"];
 
 /// Services that machines call: where they have no way out, an endpoint of each stands for it.
 const CALLED: [&str; 2] = ["secretsmanager", "logs"];
 
+/// Whether a load balancer is to be made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Prospect {
+    /// None is.
+    #[default]
+    No,
+    /// One is, unless what comes has room on those that are there.
+    Perhaps,
+    /// One is.
+    Surely,
+}
+
 /// What is to be made in a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ToMake {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct ToMake {
     /// A load balancer.
-    pub(super) has_balancers: bool,
-    /// One that everybody is to reach.
-    pub(super) is_public: bool,
+    balancers: Prospect,
+    /// Whether something comes that everybody is to reach.
+    is_public: bool,
 }
 
 impl ToMake {
-    /// What these Services and Ingresses need.
-    fn of(balancers: &[BalancerSpec]) -> Self {
-        let is_real = |spec: &&BalancerSpec| spec.external_name.is_none();
-        let is_public = |spec: &BalancerSpec| Scheme::of(spec.kind) == Scheme::Public;
-        Self {
-            has_balancers: balancers.iter().any(|spec| is_real(&spec)),
-            is_public: balancers.iter().filter(is_real).any(is_public),
+    /// What these new Services and Ingresses need, where there are load balancers of these schemes that Services share. An Ingress has
+    /// one of its own.
+    fn of(balancers: &[BalancerSpec], there: &BTreeSet<Scheme>) -> Self {
+        let mut to_make = Self::default();
+        for spec in balancers.iter().filter(|spec| spec.external_name.is_none()) {
+            let scheme = Scheme::of(spec.kind);
+            let shares = spec.http.is_none() && there.contains(&scheme);
+            let own = if shares { Prospect::Perhaps } else { Prospect::Surely };
+            to_make.balancers = to_make.balancers.max(own);
+            to_make.is_public |= scheme == Scheme::Public;
         }
+        to_make
     }
 }
 
@@ -83,7 +102,7 @@ impl Aws {
     /// All that is wrong with the network, or a call that failed.
     pub async fn refuse_network(&self, balancers: &[BalancerSpec]) -> Result<(), CloudError> {
         let Some(network) = &self.settings.network else { return Ok(()) };
-        let found = self.look_at_network(network, ToMake::of(balancers)).await?;
+        let found = self.look_at_network(network, balancers).await?;
         if !found.wrong.is_empty() {
             let (vpc, wrong) = (&network.vpc, found.wrong.join("; "));
             let message = format!("{vpc} cannot hold what the deployment makes: {wrong}");
@@ -95,23 +114,26 @@ impl Aws {
         Ok(())
     }
 
-    /// Looks at a network that exists, for what is to be made there.
+    /// Looks at a network that exists, for these new Services and Ingresses.
     pub(super) async fn look_at_network(
         &self,
         network: &Network,
-        to_make: ToMake,
+        balancers: &[BalancerSpec],
     ) -> Result<NetworkFindings, CloudError> {
+        let stacks = self.stacks().await?;
+        let there = stacks.iter().filter_map(Stack::placement).map(|slot| slot.scheme).collect();
+        let to_make = ToMake::of(balancers, &there);
         let ids: BTreeSet<&String> = network.subnets.iter().chain(&network.balancer_subnets).collect();
         let ids: Vec<String> = ids.into_iter().cloned().collect();
         let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(ids)).send().await;
         let subnets = asked.map_err(failed("DescribeSubnets"))?.subnets.unwrap_or_default();
         let tables = self.route_tables(&network.vpc).await?;
-        let mut found =
-            of_subnets(network, &subnets, to_make.has_balancers).and(self.of_names(network).await?);
+        let mut found = of_subnets(network, &subnets, to_make.balancers).and(self.of_names(network).await?);
         if to_make.is_public {
             found = found.and(of_public(network, &tables));
         }
-        Ok(found.and(self.of_ways_out(network, &tables).await?))
+        let ways_out = self.of_ways_out(network, &tables).await;
+        Ok(found.and(unless_denied("ec2:DescribeVpcEndpoints", ways_out)?))
     }
 
     /// What names of Services need.
@@ -135,7 +157,14 @@ impl Aws {
         let asked = self.clients.ec2.describe_vpcs().vpc_ids(vpc).send().await;
         let vpcs = asked.map_err(failed("DescribeVpcs"))?.vpcs.unwrap_or_default();
         let described = vpcs.first().ok_or_else(|| CloudError::not_found("VPC", vpc))?;
-        let options = match described.dhcp_options_id() {
+        let resolver = unless_denied("ec2:DescribeDhcpOptions", self.of_dhcp(described).await)?;
+        let zones = unless_denied("route53:ListHostedZonesByVPC", self.of_zones(vpc).await)?;
+        Ok(found.and(resolver).and(zones))
+    }
+
+    /// Which name server machines ask.
+    async fn of_dhcp(&self, vpc: &Vpc) -> Result<NetworkFindings, CloudError> {
+        let options = match vpc.dhcp_options_id() {
             // The network has no options at all.
             None | Some("default") => vec![],
             Some(id) => {
@@ -143,14 +172,13 @@ impl Aws {
                 asked.map_err(failed("DescribeDhcpOptions"))?.dhcp_options.unwrap_or_default()
             }
         };
-        Ok(found.and(of_resolver(described, options.first())).and(self.of_zones(vpc).await?))
+        Ok(of_resolver(vpc, options.first()))
     }
 
     /// Whether the network is free for the environment's private zone: it takes one of a name.
     async fn of_zones(&self, vpc: &str) -> Result<NetworkFindings, CloudError> {
         let stack = self.stack(&name::environment_stack(&self.settings.environment)).await?;
-        // Nobody knows which zone is its own while it is being made: CloudFormation tells.
-        if stack.as_ref().is_some_and(Stack::is_moving) {
+        if stack.as_ref().is_some_and(hides_its_zone) {
             return Ok(NetworkFindings::default());
         }
         let mut zones: Vec<(String, String)> = Vec::new();
@@ -196,8 +224,34 @@ impl Aws {
     }
 }
 
-/// Zones and free addresses of the subnets. Where load balancers are there already, they have theirs.
-fn of_subnets(network: &Network, all: &[Subnet], has_balancers: bool) -> NetworkFindings {
+/// The findings, or a doubt where the credentials have no such right: that of a policy which an earlier version of the program
+/// printed, perhaps. What the call would have told keeps nothing from being made.
+fn unless_denied(
+    right: &str,
+    found: Result<NetworkFindings, CloudError>,
+) -> Result<NetworkFindings, CloudError> {
+    match found {
+        Err(CloudError::Api { operation, code, .. })
+            if is_denied(Some(code.as_str())) && right.rsplit(':').next() == Some(operation.as_str()) =>
+        {
+            Ok(NetworkFindings::doubt(format!(
+                "the credentials lack {right}, without which part of the network is not looked at: print the policy again with \
+                 `i2kit iam-policy`, and give it to who deploys"
+            )))
+        }
+        other => other,
+    }
+}
+
+/// Whether nobody knows which zone is that of the environment's stack: while it is being made CloudFormation tells what is wrong,
+/// and one that never came to be, or is half deleted, shows no outputs.
+fn hides_its_zone(stack: &Stack) -> bool {
+    let is_broken = matches!(stack.status.as_str(), "CREATE_FAILED" | "ROLLBACK_FAILED" | "DELETE_FAILED");
+    stack.is_moving() || is_broken
+}
+
+/// Zones of the subnets, and their free addresses, of which a load balancer takes some when it is made.
+fn of_subnets(network: &Network, all: &[Subnet], balancers: Prospect) -> NetworkFindings {
     let mut found = NetworkFindings::default();
     for subnet in all {
         if subnet.vpc_id() != Some(&network.vpc) {
@@ -230,11 +284,17 @@ fn of_subnets(network: &Network, all: &[Subnet], has_balancers: bool) -> Network
     }
     for subnet in for_balancers.values().flatten() {
         let (id, free) = (id_of(subnet), subnet.available_ip_address_count().unwrap_or_default());
-        if has_balancers && free < FEWEST_ADDRESSES {
-            found.wrong.push(format!(
-                "{id} has {free} free addresses, and a load balancer needs {FEWEST_ADDRESSES} in each of its subnets: free some, or name \
-                 other subnets in `provider.balancerSubnets`"
-            ));
+        if free >= FEWEST_ADDRESSES {
+            continue;
+        }
+        let few = format!(
+            "{id} has {free} free addresses, and a load balancer needs {FEWEST_ADDRESSES} in each of its subnets: free some, or name \
+             other subnets in `provider.balancerSubnets`"
+        );
+        match balancers {
+            Prospect::No => {}
+            Prospect::Perhaps => found.doubts.push(format!("{few}; {UNLESS}")),
+            Prospect::Surely => found.wrong.push(few),
         }
     }
     found
@@ -286,14 +346,15 @@ fn of_resolver(vpc: &Vpc, options: Option<&DhcpOptions>) -> NetworkFindings {
         ));
     }
     let own = second_address(vpc).map(|address| address.to_string());
-    let is_amazons = |server: &&str| RESOLVERS.contains(server) || own.as_deref() == Some(*server);
-    if servers.iter().any(is_amazons) {
+    let is_amazons = |server: &str| RESOLVERS.contains(&server) || own.as_deref() == Some(server);
+    if is_amazons(servers[0]) {
         return NetworkFindings::default();
     }
+    // The others are asked where it does not answer, and not where it knows no such name.
     NetworkFindings::doubt(format!(
-        "the DHCP options of {id} name {}, and not Amazon's name server: names of Services resolve only if it passes questions below \
-         `{ZONE}` on to that one; otherwise {advice}",
-        servers.join(", ")
+        "the DHCP options of {id} name {} first, and not Amazon's name server: names of Services resolve only if it passes questions \
+         below `{ZONE}` on to that one; otherwise {advice}",
+        servers[0]
     ))
 }
 
@@ -342,138 +403,4 @@ fn of_endpoints((vpc, region): (&str, &str), shut: &[&str], endpoints: &[VpcEndp
 }
 
 #[cfg(test)]
-mod tests {
-    use aws_sdk_ec2::types::State;
-
-    use super::*;
-
-    fn network(machines: &[&str], balancers: &[&str]) -> Network {
-        let ids = |ids: &[&str]| ids.iter().map(ToString::to_string).collect();
-        Network { vpc: "vpc-1".into(), subnets: ids(machines), balancer_subnets: ids(balancers) }
-    }
-
-    fn subnet(id: &str, zone: &str, free: i32) -> Subnet {
-        let subnet = Subnet::builder().subnet_id(id).vpc_id("vpc-1").availability_zone(zone);
-        subnet.available_ip_address_count(free).build()
-    }
-
-    fn has(findings: &[String], words: &[&str]) -> bool {
-        findings.iter().any(|finding| words.iter().all(|word| finding.contains(word)))
-    }
-
-    #[test]
-    fn load_balancers_take_one_subnet_of_each_zone() {
-        let all =
-            [subnet("a", "z1", 99), subnet("b", "z2", 99), subnet("c", "z2", 99), subnet("d", "z1", 99)];
-        let wrong = |machines: &[&str], balancers: &[&str]| {
-            of_subnets(&network(machines, balancers), &all, true).wrong
-        };
-        assert_eq!(wrong(&["a", "b"], &[]), Vec::<String>::new());
-        let same = wrong(&["a", "b", "c"], &[]);
-        assert!(same.len() == 1 && has(&same, &["b and c", "z2", "provider.balancerSubnets"]), "{same:?}");
-        // Machines alone may have several in a zone.
-        assert_eq!(wrong(&["a", "b", "c"], &["a", "b"]), Vec::<String>::new());
-        assert!(has(&wrong(&["a", "b"], &["b", "c"]), &["subnets of load balancers lie in one zone"]));
-        assert!(has(&wrong(&["b", "c"], &["a", "b"]), &["subnets of machines lie in one zone"]));
-        let elsewhere = Subnet::builder().subnet_id("a").vpc_id("vpc-2").availability_zone("z1").build();
-        let found = of_subnets(&network(&["a", "b"], &[]), &[elsewhere, subnet("b", "z2", 99)], false);
-        assert!(has(&found.wrong, &["a is not in vpc-1"]), "{found:?}");
-    }
-
-    #[test]
-    fn a_new_load_balancer_needs_free_addresses_and_one_that_is_there_none() {
-        let all = [subnet("a", "z1", 7), subnet("b", "z2", 8), subnet("m", "z1", 3), subnet("n", "z2", 99)];
-        let wrong = |machines: &[&str], balancers: &[&str], is_new| {
-            of_subnets(&network(machines, balancers), &all, is_new).wrong
-        };
-        let few = wrong(&["a", "b"], &[], true);
-        assert!(few.len() == 1 && has(&few, &["a has 7 free addresses", "needs 8"]), "{few:?}");
-        assert_eq!(wrong(&["a", "b"], &[], false), Vec::<String>::new());
-        // Subnets of machines alone are not a load balancer's.
-        assert!(!has(&wrong(&["m", "n"], &["a", "b"], true), &["m has"]));
-    }
-
-    #[test]
-    fn what_is_made_says_what_the_network_must_have() {
-        use crate::manifest::api::{Name, Protocol, ServiceType};
-        use crate::plan::fleet::Listener;
-        let spec = |kind| {
-            let name = Name { namespace: "default".into(), name: "web".into() };
-            BalancerSpec::new(name, kind, vec![Listener::new(80, Protocol::Tcp, vec![])])
-        };
-        let made = |specs: &[BalancerSpec]| {
-            let to_make = ToMake::of(specs);
-            (to_make.has_balancers, to_make.is_public)
-        };
-        assert_eq!(made(&[]), (false, false));
-        assert_eq!(made(&[spec(ServiceType::ClusterIP)]), (true, false));
-        assert_eq!(made(&[spec(ServiceType::ClusterIP), spec(ServiceType::LoadBalancer)]), (true, true));
-        let alias =
-            BalancerSpec { external_name: Some("db.example".into()), ..spec(ServiceType::LoadBalancer) };
-        assert_eq!(made(&[alias]), (false, false));
-    }
-
-    fn resolver(servers: Option<&[&str]>) -> NetworkFindings {
-        let vpc = Vpc::builder().vpc_id("vpc-1").cidr_block("10.1.0.0/16").build();
-        let options = servers.map(|servers| {
-            let values = servers.iter().map(|server| AttributeValue::builder().value(*server).build());
-            let configuration = DhcpConfiguration::builder()
-                .key("domain-name-servers")
-                .set_values(Some(values.collect()))
-                .build();
-            DhcpOptions::builder().dhcp_options_id("dopt-1").dhcp_configurations(configuration).build()
-        });
-        of_resolver(&vpc, options.as_ref())
-    }
-
-    #[test]
-    fn private_zones_need_amazons_name_server() {
-        for good in ["AmazonProvidedDNS", "169.254.169.253", "10.1.0.2"] {
-            assert_eq!(resolver(Some(&["10.9.9.9", good])), NetworkFindings::default(), "{good}");
-        }
-        let other = resolver(Some(&["10.9.9.9"]));
-        assert!(other.wrong.is_empty(), "{other:?}");
-        assert!(has(&other.doubts, &["10.9.9.9", "cluster.local", "domain-name-servers=AmazonProvidedDNS"]));
-        let empty: &[&str] = &[];
-        for none in [None, Some(empty)] {
-            assert!(has(&resolver(none).wrong, &["name no name server", "AmazonProvidedDNS"]));
-        }
-    }
-
-    #[test]
-    fn a_network_has_one_private_zone_of_a_name() {
-        let zones = |all: &[(&str, &str)], own| {
-            let all: Vec<(String, String)> =
-                all.iter().map(|(id, name)| ((*id).to_owned(), (*name).to_owned())).collect();
-            of_other_zones("vpc-1", &all, own).wrong
-        };
-        let here = [("Z1", "example.com."), ("Z2", "cluster.local.")];
-        let found = zones(&here, None);
-        assert!(has(&found, &["vpc-1", "cluster.local", "Z2", "network of its own"]), "{found:?}");
-        assert_eq!(zones(&here, Some("Z2")), Vec::<String>::new());
-        assert!(has(&zones(&here, Some("Z1")), &["Z2"]));
-        assert_eq!(zones(&[("/hostedzone/Z2", "cluster.local")], Some("Z2")), Vec::<String>::new());
-        assert_eq!(zones(&[("Z3", "db.cluster.local.")], None), Vec::<String>::new());
-    }
-
-    #[test]
-    fn machines_without_a_way_out_need_endpoints() {
-        let endpoint = |service: &str, is_private: bool| {
-            let endpoint = VpcEndpoint::builder().service_name(format!("com.amazonaws.eu-west-1.{service}"));
-            endpoint.state(State::from("available")).private_dns_enabled(is_private).build()
-        };
-        let doubts =
-            |endpoints: &[VpcEndpoint]| of_endpoints(("vpc-1", "eu-west-1"), &["a", "b"], endpoints).doubts;
-        let none = doubts(&[]);
-        assert!(has(&none, &["machines in a, b", "NAT gateway", "no Secrets"]), "{none:?}");
-        assert!(has(
-            &none,
-            &["private DNS of com.amazonaws.eu-west-1.secretsmanager, com.amazonaws.eu-west-1.logs:"]
-        ));
-        let one = doubts(&[endpoint("logs", true)]);
-        assert!(has(&one, &["private DNS of com.amazonaws.eu-west-1.secretsmanager:"]), "{one:?}");
-        // Without private DNS machines ask the public address.
-        assert!(!doubts(&[endpoint("logs", true), endpoint("secretsmanager", false)]).is_empty());
-        assert_eq!(doubts(&[endpoint("logs", true), endpoint("secretsmanager", true)]), Vec::<String>::new());
-    }
-}
+mod tests;

@@ -7,13 +7,13 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
 use super::environment::Aws;
 use super::error::failed;
-use super::network::{NetworkFindings, ToMake};
+use super::network::NetworkFindings;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::calls::{CALLS, SCOPES, Scope};
 use crate::cloud::aws::plan::fit;
 use crate::cloud::aws::plan::iam_policy::{self, Account, Subject};
 use crate::cloud::aws::plan::machine;
-use crate::cloud::aws::plan::packing::{self, Scheme, Sizes};
+use crate::cloud::aws::plan::packing::{self, Sizes};
 use crate::cloud::aws::plan::refusal;
 use crate::cloud::provider::Check;
 use crate::manifest::api::Name;
@@ -41,6 +41,8 @@ pub struct Wanted {
     pub sizes: Sizes,
     /// The balancers.
     pub balancers: Vec<BalancerSpec>,
+    /// Those among them that it does not have yet, or that are seen from elsewhere than they will be.
+    pub brought: Vec<BalancerSpec>,
 }
 
 impl Wanted {
@@ -54,10 +56,14 @@ impl Wanted {
         let there = there.map(|group| (group.name.clone(), group.settings.most_machines(group.replicas)));
         let sizes = there.chain(packing::sizes_of(&groups)).collect();
         all.extend(groups.into_iter().map(|group| (group.name, (group.replicas, group.launch))));
+        let is_new = |spec: &&BalancerSpec| {
+            fleet.balancer(&spec.name).is_none_or(|there| there.spec.kind != spec.kind)
+        };
+        let brought = balancers.iter().filter(is_new).cloned().collect();
         let new: BTreeSet<Name> = balancers.iter().map(|spec| spec.name.clone()).collect();
         let kept = fleet.balancers.iter().filter(|balancer| !new.contains(&balancer.spec.name));
         balancers.extend(kept.map(|balancer| balancer.spec.clone()));
-        Self { groups: all, sizes, balancers }
+        Self { groups: all, sizes, balancers, brought }
     }
 }
 
@@ -172,9 +178,7 @@ impl Aws {
         let Some(network) = &self.settings.network else {
             return Check::new(name, Some(true), "the environment makes a network of its own");
         };
-        let is_public = wanted.balancers.iter().any(|spec| Scheme::of(spec.kind) == Scheme::Public);
-        let to_make = ToMake { has_balancers: true, is_public };
-        match self.look_at_network(network, to_make).await {
+        match self.look_at_network(network, &wanted.brought).await {
             Ok(NetworkFindings { wrong, doubts }) if !wrong.is_empty() => {
                 Check::new(name, Some(false), [wrong, doubts].concat().join("; "))
             }

@@ -35,21 +35,26 @@ impl Aws {
         self.make_room(group, most).await
     }
 
-    /// Moves the Services in front of a group whose load balancers have no room for `most` machines of it. All others stay: clients
-    /// know their names.
+    /// Moves the Services in front of a group whose load balancers have no room for `most` machines of it, where that is more than
+    /// there may be already. All others stay: clients know their names.
     ///
     /// # Errors
     /// A Service that no load balancer has room for.
     pub(super) async fn make_room(&self, group: &Name, most: u32) -> Result<(), CloudError> {
-        let mut services = self.services().await?;
+        let mut services = self.readable_services().await?;
         let leads = |service: &&Service| service.spec.targets().any(|target| target.group == *group);
         let names: Vec<Name> =
             services.iter().filter(leads).map(|service| service.spec.name.clone()).collect();
         if names.is_empty() {
             return Ok(());
         }
+        let now = self.sizes(&Sizes::new()).await?;
+        // What is too much already is no more by this.
+        if now.get(group).is_some_and(|now| *now >= most) {
+            return Ok(());
+        }
         let coming = Sizes::from([(group.clone(), most)]);
-        let sizes = self.sizes(&coming).await?;
+        let sizes: Sizes = now.into_iter().chain(coming.clone()).collect();
         for name in names {
             let found = services.iter().find(|service| service.spec.name == name);
             // An Ingress shares no load balancer.
@@ -65,8 +70,14 @@ impl Aws {
                 .note(format!("{name} has no room for {most} machines of {group} on {slot}, and moves"));
             Box::pin(self.put_service(&spec, &coming)).await?;
             // One that moved leaves room to the next.
-            services = self.services().await?;
+            services = self.readable_services().await?;
         }
         Ok(())
+    }
+
+    /// The Services but those whose records are damaged. Who scales what others lead to is not kept from it by one of them; a
+    /// Service that has to move is refused when it is put.
+    async fn readable_services(&self) -> Result<Vec<Service>, CloudError> {
+        Ok(self.stacks().await?.iter().filter_map(Service::of).collect())
     }
 }

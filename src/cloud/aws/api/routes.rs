@@ -21,12 +21,13 @@ impl Aws {
     }
 
     /// Whether machines get public addresses, whatever their subnets' setting is: behind an internet gateway they reach nothing
-    /// outside without one, behind a NAT gateway they need none.
-    pub(super) async fn gives_public_addresses(&self) -> Result<bool, CloudError> {
+    /// outside without one, behind a NAT gateway they need none. `None` when it is not known what their subnets' routes lead to: then
+    /// each subnet's own setting says it.
+    pub(super) async fn gives_public_addresses(&self) -> Result<Option<bool>, CloudError> {
         // A network of the environment's own has an internet gateway.
-        let Some(network) = &self.settings.network else { return Ok(true) };
+        let Some(network) = &self.settings.network else { return Ok(Some(true)) };
         let tables = self.route_tables(&network.vpc).await?;
-        Ok(network.subnets.iter().any(|subnet| leads_out(&tables, subnet) == Some(true)))
+        Ok(any_leads_out(&tables, &network.subnets))
     }
 }
 
@@ -62,6 +63,15 @@ pub(super) fn leads_out(tables: &[RouteTable], subnet: &str) -> Option<bool> {
     };
     let (low, high) = (is_way_out(low), is_way_out(high));
     if low == high { low } else { None }
+}
+
+/// Whether one of the subnets surely leads out; `None` when none does, and of one it is not known.
+fn any_leads_out(tables: &[RouteTable], subnets: &[String]) -> Option<bool> {
+    let found: Vec<Option<bool>> = subnets.iter().map(|subnet| leads_out(tables, subnet)).collect();
+    if found.contains(&Some(true)) {
+        return Some(true);
+    }
+    if found.contains(&None) { None } else { Some(false) }
 }
 
 /// Whether a route leads to an internet gateway, or to the endpoint of a firewall in front of one. A NAT gateway lets nobody in;
@@ -111,6 +121,21 @@ mod tests {
         );
         assert_eq!(leads_out(&main_table(&[(ALL, "igw-1")]), "subnet-3"), Some(true));
         assert_eq!(leads_out(&[], "subnet-3"), None);
+    }
+
+    #[test]
+    fn machines_have_public_addresses_where_a_subnet_surely_leads_out_and_none_where_none_may() {
+        let of = |subnet: &str, to| {
+            table(RouteTableAssociation::builder().subnet_id(subnet).build(), &[(ALL, to)])
+        };
+        let tables = [of("gateway", "igw-1"), of("nat", "nat-1"), of("transit", "tgw-1")];
+        let any = |subnets: &[&str]| {
+            let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+            any_leads_out(&tables, &subnets)
+        };
+        assert_eq!(any(&["transit", "gateway"]), Some(true));
+        assert_eq!(any(&["nat", "nat"]), Some(false));
+        assert_eq!([any(&["transit", "nat"]), any(&["nat", "untold"])], [None, None]);
     }
 
     #[test]

@@ -4,21 +4,21 @@
 //! a block sent twice is the same block, and a journal beside the cache lists those that need not be sent again.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_ebs::primitives::ByteStream;
 use aws_sdk_ebs::types::{ChecksumAggregationMethod, ChecksumAlgorithm, Tag};
-use aws_sdk_ec2::types::{Snapshot, SnapshotState};
+use aws_sdk_ec2::types::{Snapshot, SnapshotState, StorageTier};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 
 use super::block_maps::AT_ONCE;
@@ -71,7 +71,7 @@ impl Aws {
             None => BlockMap::new(),
         };
         let blocks = delta(&parent, &map);
-        self.send(&id, &disk, &blocks).await?;
+        self.send(&id, (&disk, &map), &blocks).await?;
         self.complete(&id, &blocks, &map).await?;
         self.keep_map(&id, i64::from(disk.gib()), &map)?;
         // The journal has done its work.
@@ -177,8 +177,8 @@ impl Aws {
         Ok((id.to_owned(), parent))
     }
 
-    /// The completed snapshot from which the fewest blocks differ. Where none of them has its block map here or in itself, that
-    /// of the newest is read from EBS block by block.
+    /// The completed snapshot from which the fewest blocks differ. One that cannot be read is passed over. Where none
+    /// of them has its block map here or in itself, that of the newest is read from EBS block by block.
     async fn nearest(
         &self,
         disk: &Disk,
@@ -202,11 +202,8 @@ impl Aws {
             .map(str::to_owned)
             .collect();
         let newest = candidates.first().cloned();
-        let maps: Vec<(String, Option<BlockMap>)> = stream::iter(candidates)
-            .map(|id| self.with_known_map(id))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let maps: Vec<(String, Option<BlockMap>)> =
+            stream::iter(candidates).map(|id| self.with_known_map(id)).buffered(AT_ONCE).collect().await;
         let known_maps = maps.into_iter().filter_map(|(id, parent)| Some((id, parent?)));
         let best = known_maps.min_by_key(|(_, parent)| delta(parent, map).len());
         let best = match (best, newest) {
@@ -233,12 +230,15 @@ impl Aws {
     }
 
     /// Sends blocks, except those that the journal knows.
-    async fn send(&self, snapshot: &str, disk: &Arc<Disk>, blocks: &[u32]) -> Result<(), CloudError> {
+    async fn send(
+        &self,
+        snapshot: &str,
+        (disk, map): (&Arc<Disk>, &BlockMap),
+        blocks: &[u32],
+    ) -> Result<(), CloudError> {
         let path = self.journal(snapshot);
-        let done = read_journal(&path);
+        let (mut journal, done) = open_journal(&path, map).map_err(CloudError::file("write", &path))?;
         let left: Vec<u32> = blocks.iter().copied().filter(|index| !done.contains(index)).collect();
-        let journal = OpenOptions::new().create(true).append(true).open(&path);
-        let mut journal = journal.map_err(CloudError::file("write", &path))?;
         let task = format!("upload {snapshot}");
         let total = left.len() as u64 * super::blocks::BLOCK;
         let title = format!("upload {} of {} blocks to {snapshot}", left.len(), blocks.len());
@@ -375,16 +375,34 @@ impl Encryption {
 }
 
 /// Whether a snapshot can be a parent: it is complete, and was sent block by block. One that somebody took of a machine's volume
-/// may have its tags, and other blocks than its table says.
+/// may have its tags, and other blocks than its table says. Of one in the archive EBS reads no block.
 fn is_usable(snapshot: &Snapshot) -> bool {
-    snapshot.state() == Some(&SnapshotState::Completed) && tags::value(snapshot.tags(), PARENT).is_some()
+    snapshot.state() == Some(&SnapshotState::Completed)
+        && snapshot.storage_tier() != Some(&StorageTier::Archive)
+        && tags::value(snapshot.tags(), PARENT).is_some()
 }
 
-/// The blocks that a journal names; a last line without an end may have been cut off.
-fn read_journal(path: &std::path::Path) -> BTreeSet<u32> {
+/// The journal of an upload, to be gone on with, and the blocks that it names. Its first line is the digest of the disk's block map:
+/// one of other blocks, such as another version of the program makes of the same image, is begun anew. A last line without an
+/// end may have been cut off, and is not read.
+fn open_journal(path: &Path, map: &BlockMap) -> io::Result<(File, BTreeSet<u32>)> {
+    let mut sum = Sha256::new();
+    for (index, digest) in map {
+        sum.update(index.to_le_bytes());
+        sum.update(digest);
+    }
+    let own = STANDARD.encode(sum.finalize());
     let text = fs::read_to_string(path).unwrap_or_default();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole.lines().filter_map(|line| line.parse().ok()).collect()
+    let end = text.rfind('\n').map_or(0, |end| end + 1);
+    if let Some(lines) = text[..end].strip_prefix(&own).filter(|rest| rest.starts_with('\n')) {
+        let journal = OpenOptions::new().append(true).open(path)?;
+        // What comes next is not to go on with a line that was cut off.
+        journal.set_len(end as u64)?;
+        return Ok((journal, lines.lines().filter_map(|line| line.parse().ok()).collect()));
+    }
+    let mut journal = File::create(path)?;
+    writeln!(journal, "{own}")?;
+    Ok((journal, BTreeSet::new()))
 }
 
 fn panicked(_: tokio::task::JoinError) -> CloudError {
@@ -403,6 +421,34 @@ mod tests {
         assert!(is_usable(&with(SnapshotState::Completed, PARENT)));
         assert!(!is_usable(&with(SnapshotState::Pending, PARENT)));
         assert!(!is_usable(&with(SnapshotState::Completed, ENVIRONMENT)));
+    }
+
+    #[test]
+    fn a_snapshot_in_the_archive_is_no_parent() {
+        let in_tier = |tier| {
+            let snapshot = Snapshot::builder().state(SnapshotState::Completed).storage_tier(tier);
+            snapshot.tags(tags::tag(PARENT, NO_PARENT)).build()
+        };
+        assert!(is_usable(&in_tier(StorageTier::Standard)));
+        assert!(!is_usable(&in_tier(StorageTier::Archive)));
+    }
+
+    #[test]
+    fn a_journal_of_another_disk_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snap-1.sent");
+        let done = |map: &BlockMap| open_journal(&path, map).unwrap().1;
+        let map = BlockMap::from([(1, [1; 32]), (2, [2; 32])]);
+        // That of a version of the program that wrote indexes alone.
+        fs::write(&path, "1\n2\n").unwrap();
+        assert_eq!(done(&map), BTreeSet::new());
+        let (mut journal, _) = open_journal(&path, &map).unwrap();
+        // The last line may have been cut off.
+        write!(journal, "1\n2").unwrap();
+        assert_eq!(done(&map), BTreeSet::from([1]));
+        let other = BlockMap::from([(1, [1; 32]), (2, [3; 32])]);
+        assert_eq!(done(&other), BTreeSet::new());
+        assert_eq!(done(&map), BTreeSet::new(), "it is the other disk's now");
     }
 
     #[test]

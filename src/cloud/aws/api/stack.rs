@@ -13,6 +13,7 @@ use super::environment::Aws;
 use super::error::failed;
 use super::wait::eventually;
 use crate::cloud::CloudError;
+use crate::cloud::aws::plan::packing::BalancerSlot;
 use crate::cloud::aws::plan::record;
 use crate::cloud::aws::plan::stack_templates::{StackPlan, TAG_ENVIRONMENT, TAG_PART};
 use crate::plan::fleet::BalancerSpec;
@@ -76,17 +77,31 @@ impl Stack {
     }
 
     /// What its Service or Ingress asks for; `None` where it is the stack of something else.
+    ///
+    /// # Errors
+    /// The record is not there, or is damaged: what to do about it.
     pub(super) fn record(&self) -> Result<Option<BalancerSpec>, CloudError> {
         if self.part != "service" {
             return Ok(None);
         }
         record::read(&self.parameters).map(Some).map_err(|fault| CloudError::Refused {
             message: format!(
-                "stack {name} does not say any more what its Service asks for: {fault}. Somebody has changed them: put back in \
-                 CloudFormation what they were, or delete the stack there; then run the command again",
+                "stack {name} does not say any more what its Service asks for: {fault}. Deploy the manifest of the \
+                 Service, which writes it again; or put back in CloudFormation what was there; or delete the environment with \
+                 `i2kit destroy --all`",
                 name = self.name
             ),
         })
+    }
+
+    /// The load balancer that its Service shares; said apart from the record, which may be damaged.
+    pub(super) fn placement(&self) -> Option<BalancerSlot> {
+        self.parameters.get("Placement").and_then(|text| text.parse().ok())
+    }
+
+    /// ARNs of the target groups that it made, those that its Service is moving to among them; without the record, too.
+    pub(super) fn target_groups(&self) -> impl Iterator<Item = &String> {
+        self.outputs.iter().filter(|(key, _)| is_target_group(key)).map(|(_, arn)| arn)
     }
 
     /// Whether it is what it was asked to be.
@@ -108,8 +123,13 @@ impl Stack {
     }
 }
 
+/// Whether an output of a stack is the ARN of a target group.
+pub(super) fn is_target_group(output: &str) -> bool {
+    output.starts_with("Targets")
+}
+
 impl Aws {
-    /// Every stack of the environment.
+    /// Every stack of the environment, whatever is in its record: who deletes needs none.
     pub(super) async fn stacks(&self) -> Result<Vec<Stack>, CloudError> {
         let found: Vec<Found> = self
             .clients
@@ -130,10 +150,6 @@ impl Aws {
         };
         let mut stacks: Vec<Stack> = found.iter().filter(ours).map(Stack::new).collect();
         stacks.retain(|stack| stack.status != "DELETE_COMPLETE");
-        // What cannot be read is no Service that is gone: its load balancer and its targets are in use.
-        for stack in &stacks {
-            stack.record()?;
-        }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(stacks)
     }
@@ -142,11 +158,7 @@ impl Aws {
     pub(super) async fn stack(&self, name: &str) -> Result<Option<Stack>, CloudError> {
         let found = self.clients.stacks.describe_stacks().stack_name(name).send().await;
         match found {
-            Ok(found) => {
-                let stack = found.stacks().first().map(Stack::new);
-                stack.as_ref().map_or(Ok(None), Stack::record)?;
-                Ok(stack)
-            }
+            Ok(found) => Ok(found.stacks().first().map(Stack::new)),
             Err(error) if error.message().is_some_and(|text| text.contains("does not exist")) => Ok(None),
             Err(error) => Err(failed("DescribeStacks")(error)),
         }
@@ -431,6 +443,14 @@ mod tests {
         let error = stack.record().unwrap_err().to_string();
         assert!(error.contains("stack i2kit-service-1-test does not say any more"), "{error}");
         assert!(error.contains("from Spec0 on are not what i2kit has written"), "{error}");
+        assert!(error.contains("Deploy the manifest of the Service"), "{error}");
+        // What deletion needs is said without it.
+        stack.parameters.insert("Placement".into(), "public-1".into());
+        stack.outputs = [("TargetsA", "arn:a"), ("Spec0", "{}"), ("DnsName", "a.example")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        assert_eq!(stack.placement().map(|slot| slot.to_string()).as_deref(), Some("public-1"));
+        assert_eq!(stack.target_groups().collect::<Vec<_>>(), ["arn:a"]);
         // Stacks of other things have none.
         stack.part = "balancer".into();
         assert_eq!(stack.record().unwrap(), None);

@@ -248,8 +248,7 @@ async fn a_table_of_blocks_that_is_damaged_or_of_another_disk_is_not_believed() 
     if !wanted() {
         return;
     }
-    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
-    let aws = bed.aws(folder.path()).await;
+    let folder = tempfile::tempdir().unwrap();
     let old = image(folder.path(), "old", &vec![1; 1 << 20]);
     let new = image(folder.path(), "new", &vec![2; 1 << 20]);
     let all = upload(&old, folder.path()).1.len();
@@ -269,7 +268,9 @@ async fn a_table_of_blocks_that_is_damaged_or_of_another_disk_is_not_believed() 
         ("with its own block", table(last + 1, &whole)),
     ];
     for (what, table) in cases {
-        let snapshot = aws.put_snapshot(old.id, disk_with(&table, &old, folder.path())).await.unwrap();
+        let bed = Bed::start();
+        let aws = bed.aws(folder.path()).await;
+        aws.put_snapshot(old.id, disk_with(&table, &old, folder.path())).await.unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         let other = bed.aws(elsewhere.path()).await;
         bed.journal();
@@ -279,9 +280,43 @@ async fn a_table_of_blocks_that_is_damaged_or_of_another_disk_is_not_believed() 
         let sent = blocks_sent(&journal);
         assert!(0 < sent && sent < all, "{what}: {sent} of {all} blocks were sent");
         assert_whole(&other, &new).await;
-        other.delete_machine_image(new.id).await.unwrap();
-        aws.delete_snapshot(&snapshot).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_parent_that_cannot_be_read_any_more_does_not_end_the_upload() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    for (name, byte) in [("first", 1), ("second", 2)] {
+        aws.put_machine_image(&image(folder.path(), name, &vec![byte; 1 << 20])).await.unwrap();
+    }
+    let newest = aws.snapshots().await.unwrap()[0].snapshot_id().unwrap().to_owned();
+    let gone = |calls: &str| {
+        bed.fault(&serde_json::json!([{
+            "match": calls, "count": 1000, "status": 404,
+            "headers": {"content-type": "application/json", "x-amzn-errortype": "ResourceNotFoundException"},
+            "body": "{\"message\": \"The snapshot does not exist\"}",
+        }]));
+    };
+    // A runner without a cache looks at both, while another run deletes one.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let third = image(elsewhere.path(), "third", &vec![3; 1 << 20]);
+    let other = bed.aws(elsewhere.path()).await;
+    gone(&format!("^GET /snapshots/{newest}/blocks"));
+    bed.journal();
+    other.put_machine_image(&third).await.unwrap();
+    let (sent, all) = (blocks_sent(&bed.journal()), upload(&third, elsewhere.path()).1.len());
+    assert!(0 < sent && sent < all, "{sent} of {all} blocks were sent");
+    assert_whole(&other, &third).await;
+    // Where none can be read, the reason is told.
+    gone("^GET /snapshots/");
+    let nowhere = tempfile::tempdir().unwrap();
+    let fourth = image(nowhere.path(), "fourth", &vec![4; 1 << 20]);
+    let error = bed.aws(nowhere.path()).await.put_machine_image(&fourth).await.unwrap_err().to_string();
+    assert!(error.contains("ListSnapshotBlocks") && error.contains("does not exist"), "{error}");
 }
 
 #[tokio::test]

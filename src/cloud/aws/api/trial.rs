@@ -81,7 +81,7 @@ impl Tryable for Aws {
         let interface = InstanceNetworkInterfaceSpecification::builder()
             .device_index(0)
             .groups(self.frame().await?.machines)
-            .associate_public_ip_address(self.gives_public_addresses().await?);
+            .set_associate_public_ip_address(self.gives_public_addresses().await?);
         let mut tried = Vec::new();
         for kind in kinds {
             for subnet in &found {

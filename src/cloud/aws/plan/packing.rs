@@ -18,7 +18,7 @@ pub const MOST_RULES: usize = 60;
 pub const MOST_CERTIFICATES: usize = 25;
 
 /// Targets of one network load balancer that balances over its zones, as all do here: a machine counts once for each target
-/// group that it is in. A quota of AWS, <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html>.
+/// group that it is in. A quota of AWS by default, <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html>.
 pub const MOST_TARGETS: usize = 500;
 
 /// The most machines that there may be at once of each group; of one that is not known there is none.

@@ -117,7 +117,8 @@ pub enum FrameError {
     /// A network load balancer has so many targets.
     #[error(
         "Service {service} leads to at most {machines} machines at once by {ports} ports, which are {needed} targets of a load balancer, \
-         and AWS takes {most}; lower `replicas`, `maxReplicas` or `maxSurge` of what it selects, or split its ports between Services"
+         and AWS takes {most} by default (quota `Targets per Availability Zone per Network Load Balancer`); lower `replicas`, `maxReplicas` or \
+         `maxSurge` of what it selects, or split its ports between Services"
     )]
     Targets {
         /// The Service.

@@ -15,8 +15,9 @@ use crate::cloud::local::machine::descriptors;
 use crate::cloud::local::wire::Hello;
 use crate::cloud::local::{lost, store};
 
-/// How long the process may take to listen: it opens a database and looks through the processes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the process may take to listen: it opens a database, looks through the processes and asks what carries. A host that
+/// is emulated on a busy one was seen to take more than twenty seconds.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How long one that ends may take until its lock is free.
 const LOCK_FREE: Duration = Duration::from_secs(5);
@@ -76,7 +77,7 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
                 {
                     return Err(child.complaint(home));
                 }
-                if Instant::now() > given_up {
+                if Instant::now() > given_up || holder.is_some_and(is_stopped) {
                     return Err(unreached(home, &error, holder));
                 }
                 // It ended well because another one is the local cloud, or was until just now.

@@ -164,7 +164,7 @@ impl Drop for MachineHandle {
 /// Does something that blocks, such as a save, while other tasks of the process go on.
 pub(in crate::cloud::local) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
-    // A runtime of one thread has no other thread to go on with; the local cloud's has.
+    // The runtime has another thread go on with what this one would have done; one of a single thread has none.
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),

@@ -443,14 +443,14 @@ impl Engine {
         self.arm(index);
     }
 
-    /// Takes a short message from the side's socket, to be sent once the events of this round were all looked at. Whether it did;
-    /// whatever else there is about that side is left to [`Self::pump`].
+    /// Takes what the side's socket has, to be sent once the events of this round were all looked at. Whether it did, or found that
+    /// the connection was cut; whatever else there is about that side is left to [`Self::pump`].
     fn take(&mut self, index: u32, from: Side) -> bool {
         let (local, at) = (&self.local[index as usize], from as usize);
         let slot = self.table.slot(index);
-        let Some(source) = slot.side(from).filter(|_| local.piped[at] == 0 && !local.ended[at]) else {
-            return false;
-        };
+        // As many at a time as there are pipes at hand: to make one costs more than is saved.
+        let is_due = self.taken.len() < POOL && local.piped[at] == 0 && !local.ended[at];
+        let Some(source) = slot.side(from).filter(|_| is_due) else { return false };
         let Ok((_, write)) = slot.pipe(from).map_or_else(|| self.take_pipe(index, from), Ok) else {
             return false;
         };
@@ -462,7 +462,12 @@ impl Engine {
                 self.taken.push((index, local.generation, from));
                 true
             }
-            _ => false,
+            Ok(_) | Err(Errno::AGAIN) => false,
+            // The kernel says it once: asked again, it would answer that the side has said all.
+            Err(_) => {
+                self.fail(index);
+                true
+            }
         }
     }
 

@@ -5,7 +5,7 @@ mod datagrams;
 mod names;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::mem::ManuallyDrop;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Sender, channel};
@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use super::admission::Shares;
 use super::bind::FALLBACK_OFFSET;
 use super::carrier::{Carrier, Shared};
+use super::carry::{Engine, Meta};
 use super::dns::message::Zone;
 use super::log::Log;
+use super::places::HOST;
 use super::protocol::DoorAnswer;
 use super::routes::{Backend, ListenerId, NameServer, Report, Route, Routes};
-use super::table::{Fd, Kept, Table};
+use super::table::{Fd, Kept, NO_LISTENER, Side, Table};
 use crate::manifest::api::{Name, Protocol};
 
 /// How long a test waits for anything.
@@ -362,16 +364,16 @@ fn places_are_counted_over_all_processes() {
     let a = server("a");
     // Another process, that of a network, carries four.
     let others = door.with(|carrier| {
-        let mut engine = super::carry::Engine::new(carrier.shared.table, 2).unwrap();
+        let mut engine = Engine::new(carrier.shared.table, 2).unwrap();
         let mut others = Vec::new();
         for _ in 0..4 {
             let [client, server] = [(), ()].map(|()| {
                 let (end, other) = std::os::unix::net::UnixStream::pair().unwrap();
                 end.set_nonblocking(true).unwrap();
                 others.push(other);
-                super::table::Fd::from_owned(end.into())
+                Fd::from_owned(end.into())
             });
-            let meta = super::carry::Meta { listener: super::table::NO_LISTENER, machine: 0 };
+            let meta = Meta { listener: NO_LISTENER, machine: 0 };
             assert!(engine.adopt_pair(client, server, meta).is_some());
         }
         engine.poll.close(&carrier.shared.table);
@@ -385,21 +387,66 @@ fn places_are_counted_over_all_processes() {
     drop((silent, others));
 }
 
+/// Two ends of a connection: the test's, and one to be carried.
+fn pair() -> (TcpStream, Fd) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (other, _) = listener.accept().unwrap();
+    other.set_nonblocking(true).unwrap();
+    one.set_read_timeout(Some(PATIENCE)).unwrap();
+    (one, Fd::from_owned(other.into()))
+}
+
+#[test]
+fn what_was_taken_in_a_round_is_sent_by_a_successor_and_to_nobody_else() {
+    let table = Table::create().unwrap();
+    let meta = Meta { listener: NO_LISTENER, machine: 0 };
+    // Takes what a client has said, as a round does before its last step.
+    let take = |engine: &mut Engine, index: u32| {
+        let mut events = Vec::new();
+        engine.poll.wait(Some(PATIENCE), &mut events);
+        let [(_, flags)] = events[..] else { panic!("{events:?}") };
+        engine.event(index, Side::Client, flags);
+    };
+    let ((mut client, accepted), (mut server, connected)) = (pair(), pair());
+    let mut killed = Engine::new(table, HOST).unwrap();
+    let index = killed.adopt_pair(accepted, connected, meta).unwrap();
+    client.write_all(b"there").unwrap();
+    take(&mut killed, index);
+    server.set_nonblocking(true).unwrap();
+    assert_eq!(server.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock, "it is in the pipe");
+    server.set_nonblocking(false).unwrap();
+    let mut engine = Engine::new(table, HOST).unwrap();
+    assert!(engine.recover().is_empty());
+    engine.run_ready();
+    let mut heard = [0; 5];
+    server.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"there");
+
+    // The record of a connection that is closed in the same round has another one in it when what was taken is sent.
+    client.write_all(b"late").unwrap();
+    take(&mut engine, index);
+    engine.close(index, true);
+    let ((mut other, accepted), (mut own, connected)) = (pair(), pair());
+    assert_eq!(engine.adopt_pair(accepted, connected, meta), Some(index));
+    engine.run_ready();
+    other.write_all(b"own").unwrap();
+    take(&mut engine, index);
+    engine.run_ready();
+    engine.close(index, false);
+    let mut heard = String::new();
+    own.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "own");
+    for poll in [killed.poll, engine.poll] {
+        poll.close(&table);
+    }
+}
+
 #[test]
 fn a_pair_that_is_connected_elsewhere_is_carried() {
     let door = Door::new(Shares::of(1024));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let pair = || {
-        let one = TcpStream::connect(address).unwrap();
-        let (other, _) = listener.accept().unwrap();
-        other.set_nonblocking(true).unwrap();
-        one.set_read_timeout(Some(PATIENCE)).unwrap();
-        (one, super::table::Fd::from_owned(other.into()))
-    };
     let ((mut client, accepted), (mut server, connected)) = (pair(), pair());
-    let meta =
-        super::carry::Meta { listener: super::table::NO_LISTENER, machine: super::table::key("web-1") };
+    let meta = Meta { listener: NO_LISTENER, machine: super::table::key("web-1") };
     let index = door.with(move |carrier| carrier.engine.adopt_pair(accepted, connected, meta));
     assert!(index.is_some());
     let carried = || door.with(move |carrier| carrier.engine.of_machine(meta.machine));

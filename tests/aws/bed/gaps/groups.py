@@ -33,6 +33,8 @@ def close():
         models.AutoScalingBackend.attach_load_balancer_target_groups)
     models.AutoScalingBackend.detach_load_balancer_target_groups = detach(
         models.AutoScalingBackend.detach_load_balancer_target_groups)
+    models.AutoScalingBackend.put_scaling_policy = put_policy(models.AutoScalingBackend.put_scaling_policy)
+    AutoScalingResponse.delete_policy = delete_policy
     AutoScalingResponse.start_instance_refresh = start
     AutoScalingResponse.describe_scaling_activities = activities
     AutoScalingResponse.describe_instance_refreshes = describe
@@ -197,9 +199,27 @@ def delete_group(original):
                 "ValidationError", f"AutoScalingGroup '{name}' cannot be deleted: its deletion protection is prevent-force-deletion")
         for key in [k for k, r in REFRESHES.items() if r["AutoScalingGroupName"] == name]:
             del REFRESHES[key]
+        for key in [k for k in self.policies if k[0] == name]:
+            del self.policies[key]
         return original(self, name)
 
     return act
+
+
+def put_policy(original):
+    """Policies of two groups may have one name; moto keeps the later one alone."""
+
+    def act(self, name, *args, **kwargs):
+        policy = original(self, name, *args, **kwargs)
+        self.policies[policy.auto_scaling_group_name, name] = self.policies.pop(name)
+        return policy
+
+    return act
+
+
+def delete_policy(self):
+    self.autoscaling_backend.policies.pop((self._get_param("AutoScalingGroupName"), self._get_param("PolicyName")), None)
+    return ActionResult({})
 
 
 def of_group(name):

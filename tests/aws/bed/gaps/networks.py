@@ -2,7 +2,7 @@
 
 POST /moto-api/i2kit/network {"subnets": [{"zone", "route", "free"}], "support": BOOL, "hostnames": BOOL, "servers": [ADDRESS]}
 makes a network and answers {"vpc", "subnets"}. The route of a subnet is `gateway` (to the internet), `nat`, or none; `free`
-are its free addresses. `servers` are the name servers of its DHCP options, Amazon's by default; with null it has no options.
+are its free addresses, which {"subnet": ID, "free": COUNT} sets later on. `servers` are the name servers of its DHCP options, Amazon's by default; with null it has no options.
 """
 from moto.ec2.models import ec2_backends
 from moto.route53.models import FakeZone, route53_backends
@@ -32,8 +32,15 @@ def delete_zone(self, account, region):
     route53_backends[account]["aws"].zones.pop(self.resource_id, None)
 
 
+def leave(subnet, free):
+    subnet._available_ip_addresses += free - subnet.available_ip_address_count
+
+
 def make(told):
     ec2 = ec2_backends[ACCOUNT][REGION]
+    if "subnet" in told:
+        leave(ec2.get_subnet(told["subnet"]), told["free"])
+        return {}
     vpc = ec2.create_vpc("10.9.0.0/16")
     MADE.add(vpc.id)
     vpc.enable_dns_support, vpc.enable_dns_hostnames = told.get("support", True), told.get("hostnames", True)
@@ -53,6 +60,6 @@ def make(told):
             nat = ec2.create_nat_gateway(subnet.id, None, connectivity_type="private")
             ec2.create_route(table.id, "0.0.0.0/0", nat_gateway_id=nat.id)
         if "free" in asked:
-            subnet._available_ip_addresses += asked["free"] - subnet.available_ip_address_count
+            leave(subnet, asked["free"])
         subnets.append(subnet.id)
     return {"vpc": vpc.id, "subnets": subnets}
