@@ -92,6 +92,7 @@ def changed(told):
             held = stack.resource_map.resolved_parameters
             if told["parameter"] in held:
                 was, held[told["parameter"]] = held[told["parameter"]], told["value"]
+                stack.parameters = {**stack.parameters, told["parameter"]: told["value"]}
     return was
 
 
