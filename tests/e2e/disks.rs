@@ -11,9 +11,9 @@ use i2kit::plan::fleet::{Instance, InstanceGroup, InstanceState};
 
 use crate::support::{Call, World, eventually, get, kill, machines, soaks};
 
-/// Appends what a request says to a file on the disk, and answers once that is on the disk: `dd` calls fsync.
+/// Appends what a request says to a file on the disk, and answers with its name once that is on the disk: `dd` calls fsync.
 const SERVE: &str = r#"mkdir -p /www/cgi-bin
-printf '#!/bin/sh\necho "$QUERY_STRING" | dd of=/data/log conv=fsync,notrunc oflag=append 2>/dev/null && printf "Content-Type: text/plain\\n\\nok $QUERY_STRING REVISION\\n"\n' > /www/cgi-bin/append
+printf '#!/bin/sh\necho "$QUERY_STRING" | dd of=/data/log conv=fsync,notrunc oflag=append 2>/dev/null && printf "Content-Type: text/plain\\n\\nok $QUERY_STRING $(hostname) REVISION\\n"\n' > /www/cgi-bin/append
 chmod +x /www/cgi-bin/append
 touch /data/log && ln -s /data/log /www/log
 exec httpd -f -p 80 -h /www
@@ -54,7 +54,8 @@ fn address(instance: &Instance) -> Option<String> {
     instance.endpoints.iter().find(|endpoint| endpoint.port == 80).map(|endpoint| endpoint.address.clone())
 }
 
-/// A client that has numbers appended, one after the other, and remembers those that it was told are written.
+/// A client that has numbers appended, one after the other, and remembers those that it was told are written. The port of a machine
+/// that has ended may be another one's: what that one writes is on another disk.
 struct Writer {
     told: Arc<Mutex<Vec<u32>>>,
     target: Arc<Mutex<Option<String>>>,
@@ -63,7 +64,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn start() -> Self {
+    /// One of that group's, of the member with that index.
+    fn start((group, ordinal): (&str, Option<u32>)) -> Self {
+        let name = ordinal.map_or_else(|| format!("{group}-"), |ordinal| format!("{group}-{ordinal} "));
         let told = Arc::<Mutex<Vec<u32>>>::default();
         let target = Arc::<Mutex<Option<String>>>::default();
         let end = Arc::new(AtomicBool::new(false));
@@ -77,7 +80,7 @@ impl Writer {
                 };
                 number += 1;
                 match get(&address, &format!("/cgi-bin/append?{number}")) {
-                    Ok(answer) if answer.text.contains(&format!("ok {number} ")) => {
+                    Ok(answer) if answer.text.contains(&format!("ok {number} {name}")) => {
                         all.lock().unwrap().push(number);
                     }
                     _ => std::thread::sleep(Duration::from_millis(50)),
@@ -130,7 +133,7 @@ fn what_was_acknowledged_survives_every_kind_of_end() {
     }
     world.i2kit(&["status"]).prints("web-1 ").prints("data-web-0").run();
     let all = [("web", Some(0)), ("web", Some(1)), ("web", Some(2)), ("one", None)];
-    let writers = all.map(|_| Writer::start());
+    let writers = all.map(Writer::start);
     let more = || {
         for (writer, (group, ordinal)) in writers.iter().zip(all) {
             writer.more(&world, group, ordinal);
