@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long questions wait for the first round.
-const FIRST_ROUND: Duration = Duration::from_secs(5);
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 
 /// How long a VM's process may take to be gone after it was killed.
 const END: Duration = Duration::from_secs(10);
