@@ -207,8 +207,8 @@ fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     block_on_threads(2, verb)
 }
 
-/// As [`block_on`], with that many threads that do not wait for anything. The local cloud has one: what arrives at rest is a
-/// little now and then, and with a second thread each event wakes both.
+/// As [`block_on`], with that many worker threads. The local cloud has one: what arrives at rest is a little now and then, and with a
+/// second worker each event wakes both.
 fn block_on_threads<T>(threads: usize, verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)

@@ -30,9 +30,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// cut off: the tool says it again to the next process.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// How long questions wait for the first round.
-const FIRST_ROUND: Duration = Duration::from_secs(2);
-
 /// How long a VM's process may take to be gone after it was killed.
 const END: Duration = Duration::from_secs(10);
 
@@ -53,7 +50,6 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
     keeper::adopt(&keeper)?;
     apply::sweep_images(&keeper).await?;
     let listener = Api::listen(&keeper).map_err(CloudError::file("listen on", &keeper.home.state))?;
-    let mut rounds = keeper.rounds.subscribe();
     let loop_ = tokio::spawn(keeper::run(Arc::clone(&keeper)));
     tokio::spawn(drive_proxy(Arc::clone(&keeper)));
     tokio::spawn(drive_acme(Arc::clone(&keeper)));
@@ -66,12 +62,6 @@ pub async fn serve(home: Home) -> Result<(), CloudError> {
             signal.ending.cancel();
         }
     });
-    // It asks what carries: before that Services have no addresses to be told of. One that fails holds nobody up for long.
-    tokio::select! {
-        _ = tokio::time::timeout(FIRST_ROUND, rounds.changed()) => {}
-        () = keeper.ending.cancelled() => {}
-    }
-    drop(rounds);
     let lock = Arc::new(lock);
     let place = tokio::spawn(leave_when_displaced(Arc::clone(&keeper), Arc::clone(&lock)));
     let answers = axum::serve(listener, api::router(Arc::clone(&keeper))).with_graceful_shutdown(until);

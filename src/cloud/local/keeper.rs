@@ -23,6 +23,7 @@ mod watch;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,6 @@ pub(super) use self::adoption::adopt;
 use self::certificates::Certificates;
 pub(super) use self::control::run;
 pub(super) use self::inside::keep_holders;
-use self::state::blocking;
 pub(super) use self::state::{Life, State};
 use super::acme::{Acme, Parts};
 use super::clock::Clock;
@@ -46,6 +46,7 @@ use super::store::{Environments, Store};
 use super::supervise::Tasks;
 use super::volumes;
 use crate::cloud::engine::environment::Environment;
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::{CloudError, Scope};
 use crate::manifest::api::{IpFamily, Name};
 use crate::plan::fleet::{Accelerator, BalancerSpec, Fleet, Listener};
@@ -56,6 +57,9 @@ const UNWANTED: &str = "the local cloud was started with I2KIT_LOCAL_NETWORK=use
 
 /// VMs that are started at once.
 const STARTS: usize = 16;
+
+/// How long answers that name addresses wait for the first round.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 
 /// The local cloud's process, as all its parts see it.
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub(super) struct Keeper {
     pub(super) changed: Notify,
     /// Sent after every round of the control loop, which follows every commit: who watches looks then.
     pub(super) rounds: tokio::sync::watch::Sender<()>,
+    /// Cancelled by the end of the first round.
+    begun: CancellationToken,
     /// Cancelled when the process is to end.
     pub(super) ending: CancellationToken,
     /// Held while images are put or swept, so that none is swept before its environment names it.
@@ -116,6 +122,7 @@ impl Keeper {
             tasks,
             changed: Notify::new(),
             rounds: tokio::sync::watch::Sender::new(()),
+            begun: CancellationToken::new(),
             ending: CancellationToken::new(),
             images: tokio::sync::Mutex::new(()),
             disks: tokio::sync::Mutex::new(()),
@@ -124,6 +131,16 @@ impl Keeper {
             starts: Semaphore::new(STARTS),
             state: Mutex::new(State::new(store, environments)),
         })
+    }
+
+    /// Waits for the first round, which asks what carries: before that Services have no addresses to be told of. One that takes longer
+    /// than [`FIRST_ROUND`] is not waited for.
+    pub(super) async fn begun(&self) {
+        tokio::select! {
+            () = self.begun.cancelled() => {}
+            () = self.ending.cancelled() => {}
+            () = tokio::time::sleep(FIRST_ROUND) => {}
+        }
     }
 
     /// The state. Nothing that may panic is done while it is locked; if something did, the state is still whole.

@@ -15,6 +15,7 @@
 
 mod acme;
 mod affinity;
+mod blocking;
 mod boot;
 mod ca;
 mod client;

@@ -154,16 +154,17 @@ impl Aws {
                 ));
             }
         }
-        let asked = self.clients.ec2.describe_vpcs().vpc_ids(vpc).send().await;
-        let vpcs = asked.map_err(failed("DescribeVpcs"))?.vpcs.unwrap_or_default();
-        let described = vpcs.first().ok_or_else(|| CloudError::not_found("VPC", vpc))?;
-        let resolver = unless_denied("ec2:DescribeDhcpOptions", self.of_dhcp(described).await)?;
+        let resolver = unless_denied("ec2:DescribeDhcpOptions", self.of_dhcp(vpc).await);
+        let resolver = unless_denied("ec2:DescribeVpcs", resolver)?;
         let zones = unless_denied("route53:ListHostedZonesByVPC", self.of_zones(vpc).await)?;
         Ok(found.and(resolver).and(zones))
     }
 
     /// Which name server machines ask.
-    async fn of_dhcp(&self, vpc: &Vpc) -> Result<NetworkFindings, CloudError> {
+    async fn of_dhcp(&self, vpc: &str) -> Result<NetworkFindings, CloudError> {
+        let asked = self.clients.ec2.describe_vpcs().vpc_ids(vpc).send().await;
+        let vpcs = asked.map_err(failed("DescribeVpcs"))?.vpcs.unwrap_or_default();
+        let vpc = vpcs.first().ok_or_else(|| CloudError::not_found("VPC", &vpc))?;
         let options = match vpc.dhcp_options_id() {
             // The network has no options at all.
             None | Some("default") => vec![],

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{HOSTS, Record};
 use crate::cloud::CloudError;
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::home::{self, Home};
 use crate::cloud::local::proxy::PrivateKey;
 use crate::oci::Digest;
@@ -66,7 +67,7 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), CloudError> {
     let folder = path.parent().unwrap_or(path);
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(folder).map_err(CloudError::file("create", folder))?;
-    home::write_whole(path, &text, PRIVATE)
+    blocking(|| home::write_whole(path, &text, PRIVATE))
 }
 
 /// A file of ours: no link, no folder, and no longer than one can be.

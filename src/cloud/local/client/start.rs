@@ -15,8 +15,8 @@ use crate::cloud::local::machine::descriptors;
 use crate::cloud::local::wire::Hello;
 use crate::cloud::local::{lost, store};
 
-/// How long the process may take to listen: it opens a database, looks through the processes and asks what carries. A host that
-/// is emulated on a busy one was seen to take more than twenty seconds.
+/// How long the process may take to answer: it opens a database, looks through the processes, and tries whether this host gives a
+/// network. A host that is emulated on a busy one was seen to take more than twenty seconds.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How long one that ends may take until its lock is free.
@@ -25,8 +25,7 @@ const LOCK_FREE: Duration = Duration::from_secs(5);
 /// How long an answer is waited for before the process is asked whether it is there, and again and again.
 const HEARTBEAT: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
 
-/// How often a process that listens and says nothing is asked before it counts as one that does not answer: for as long
-/// as one may take to listen.
+/// How often a process that listens and says nothing is asked before it counts as one that does not answer.
 const SILENCES: u32 = 4;
 
 /// Between two attempts.
@@ -77,7 +76,10 @@ pub(super) async fn ensure(home: &Home) -> Result<(), CloudError> {
                 {
                     return Err(child.complaint(home));
                 }
-                if Instant::now() > given_up || holder.is_some_and(is_stopped) {
+                if holder.is_some_and(is_stopped) {
+                    return Err(silent(home));
+                }
+                if Instant::now() > given_up {
                     return Err(unreached(home, &error, holder));
                 }
                 // It ended well because another one is the local cloud, or was until just now.

@@ -121,6 +121,7 @@ async fn stop(State(keeper): State<Arc<Keeper>>) -> StatusCode {
 }
 
 async fn inspect(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Inspect>) -> Response {
+    keeper.begun().await;
     Json(keeper.counted_fleet(&asked.environment, &asked.scope).await).into_response()
 }
 
@@ -133,6 +134,7 @@ async fn environments(State(keeper): State<Arc<Keeper>>) -> Json<Vec<String>> {
 
 /// The traffic of all environments, as Prometheus reads it.
 async fn metrics(State(keeper): State<Arc<Keeper>>) -> Response {
+    keeper.begun().await;
     let names: Vec<String> = keeper.state().environments.keys().cloned().collect();
     let mut fleets = Vec::new();
     for name in names {
@@ -149,6 +151,7 @@ async fn change(State(keeper): State<Arc<Keeper>>, Json(call): Json<Apply>) -> R
 }
 
 async fn observe(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Inspect>) -> Response {
+    keeper.begun().await;
     watch::stream(keeper, asked).into_response()
 }
 

@@ -9,11 +9,11 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::inside::{Proxied, balanced};
-use super::state::blocking;
 use super::step::{Effect, Read, Stepped, Words};
 use super::tracked::Edition;
 use super::{Keeper, effects, fronts, inside, names};
 use crate::cloud::CloudError;
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::link::{console, log_reader};
 use crate::cloud::local::machine::process;
 use crate::cloud::local::mover::{ListenerId, NameServer, Route, Routes};
@@ -132,6 +132,7 @@ async fn round(keeper: &Arc<Keeper>, memory: &mut Memory) -> Result<bool, CloudE
         rotate(keeper);
     }
     keeper.rounds.send_replace(());
+    keeper.begun.cancel();
     if blocking(|| keeper.state().mend())? {
         keeper.log.write(format_args!("{} was gone and is written anew", keeper.home.database().display()));
     }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Keeper;
-use super::state::blocking;
 use crate::cloud::CloudError;
 use crate::cloud::engine::environment::{BalancerRecord, Environment, GroupRecord, InstanceRecord};
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::mover::{Backend, ListenerId, Report};
 use crate::cloud::local::network::addresses;
 use crate::cloud::local::network::wanted::{

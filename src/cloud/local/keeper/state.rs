@@ -161,16 +161,6 @@ impl Drop for MachineHandle {
     }
 }
 
-/// Does something that blocks, such as a save, while other tasks of the process go on.
-pub(in crate::cloud::local) fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    // The runtime has another thread go on with what this one would have done; one of a single thread has none.
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
-
 impl State {
     /// What a database holds, and no VM yet.
     pub(in crate::cloud::local) fn new(store: Store, environments: Environments) -> Self {

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Keeper;
-use super::state::{Ports, State, blocking};
+use super::state::{Ports, State};
 use crate::cloud::engine::health::{CheckOutcome, Known, judge, owes};
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
 use crate::cloud::local::link::status_check::{self, Limits, StatusClient};

@@ -71,7 +71,7 @@ pub(super) struct Engine {
     local: Vec<Local>,
     /// Connections that have used up their turn.
     ready: VecDeque<u32>,
-    /// What was taken from sockets by the events of this round, each with the use of its record: it is sent after the last one.
+    /// What was taken from sockets by the events of this round, each with the generation of its record: it is sent after the last one.
     /// A process that receives wakes on another processor, and one that is woken for each message sleeps between two.
     taken: Vec<(u32, u32, Side)>,
     pool: Vec<(Fd, Fd)>,
@@ -448,7 +448,7 @@ impl Engine {
     fn take(&mut self, index: u32, from: Side) -> bool {
         let (local, at) = (&self.local[index as usize], from as usize);
         let slot = self.table.slot(index);
-        // As many at a time as there are pipes at hand: to make one costs more than is saved.
+        // As many at a time as the pool keeps pipes: to make one costs more than is saved.
         let is_due = self.taken.len() < POOL && local.piped[at] == 0 && !local.ended[at];
         let Some(source) = slot.side(from).filter(|_| is_due) else { return false };
         let Ok((_, write)) = slot.pipe(from).map_or_else(|| self.take_pipe(index, from), Ok) else {

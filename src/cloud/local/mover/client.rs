@@ -20,6 +20,7 @@ use super::processes;
 use super::protocol::{DoorAnswer, LENGTH, MAX_MESSAGE, Request, SOCKET, frame};
 use super::routes::{Counted, Report, Routes};
 use super::table::LAYOUT;
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::lock::is_stopped;
 use crate::cloud::local::log::Log;
@@ -402,11 +403,12 @@ async fn start(home: &Home) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(messages);
     let refused = |error: io::Error| format!("{} cannot be started: {error}", home.executable.display());
-    let spawned = {
+    // Machines that are being started have the lock for a moment each.
+    let spawned = blocking(|| {
         let _starting = descriptors::starting();
         descriptors::close_on_exec();
         command.spawn()
-    };
+    });
     let mut child = spawned.map_err(refused)?;
     match timeout(START, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),

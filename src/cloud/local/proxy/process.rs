@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::link;
+use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::home::Home;
 use crate::cloud::local::machine::descriptors;
 
@@ -39,7 +40,7 @@ pub(super) fn start(
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(log);
-    let mut child = descriptors::alone(|| command.spawn())?;
+    let mut child = blocking(|| descriptors::alone(|| command.spawn()))?;
     // The other end of the link is the child's alone: its end is seen here.
     drop(command);
     if let Err(error) = link::send_all(ours.as_fd(), kept) {
