@@ -110,10 +110,8 @@ struct Brought {
 }
 
 fn brought(plan: &RolloutPlan, fleet: &Fleet) -> Brought {
-    let is_new =
-        |spec: &BalancerSpec| fleet.balancer(&spec.name).is_none_or(|there| there.spec.kind != spec.kind);
     let balancers = plan.acts().filter_map(|act| match act {
-        Act::PutBalancer { spec } if is_new(spec) => Some(spec.clone()),
+        Act::PutBalancer { spec } if fleet.lacks(spec) => Some(spec.clone()),
         _ => None,
     });
     let is_group = |act: &Act| matches!(act, Act::PutGroup { group, .. } if fleet.group(group).is_none());

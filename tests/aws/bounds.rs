@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::frame::{held, rules_at};
 use crate::harness::Bed;
 use crate::rollout::{assert_calls_are_known, assert_nothing_left, nginx, world};
-use crate::support::tools;
+use crate::second::serving;
+use crate::support::{World, tools};
 
 /// The web server behind a Service of so many ports, and an Ingress of so many rules, each for a host of its own.
 fn shop(rules: usize, ports: u16, (host, path): (&str, &str)) -> String {
@@ -89,22 +90,33 @@ fn what_no_template_holds_is_refused_before_anything_is_made() {
     assert_nothing_left(&bed);
 }
 
+/// What is said of a damaged record.
+const DAMAGED: &str = "does not say any more what its Service asks for";
+
+/// Two web servers, each behind a Service, and in a file of its own.
+fn web_and_api(bed: &Bed) -> World {
+    let api = nginx("1.27", 1).replace("web", "api").replace("port: 80}]\n", "port: 81, targetPort: 80}]\n");
+    world(bed).file("web.yaml", &nginx("1.27", 1)).file("api.yaml", &api)
+}
+
+/// Gives the records of all Services this start; the one before.
+fn change(bed: &Bed, value: &str) -> String {
+    let asked = json!({"name": "i2kit-service-", "parameter": "Spec0", "value": value});
+    serde_json::from_str(&bed.call("POST", "/moto-api/i2kit/changed", &asked.to_string())).unwrap()
+}
+
 #[test]
 fn a_record_that_somebody_has_changed_is_written_again_and_keeps_nothing_from_deletion() {
     if !tools() {
         return;
     }
     let bed = Bed::start_with(&["--boot-seconds", "0"]);
-    let api = nginx("1.27", 1).replace("web", "api").replace("port: 80}]\n", "port: 81, targetPort: 80}]\n");
-    let world = world(&bed).file("web.yaml", &nginx("1.27", 1)).file("api.yaml", &api);
+    let world = web_and_api(&bed);
     world.i2kit(&["deploy", "web.yaml"]).run();
-    let change = |value: &str| -> String {
-        let asked = json!({"name": "i2kit-service-", "parameter": "Spec0", "value": value});
-        serde_json::from_str(&bed.call("POST", "/moto-api/i2kit/changed", &asked.to_string())).unwrap()
-    };
+    let change = |value: &str| change(&bed, value);
     let was = change("{}");
     let before = held(&bed);
-    let told = "does not say any more what its Service asks for";
+    let told = DAMAGED;
     for arguments in [&["status"][..], &["plan", "web.yaml"], &["gc"]] {
         world.i2kit(arguments).says(told).says("Deploy the manifest of the Service").run();
     }
@@ -121,4 +133,30 @@ fn a_record_that_somebody_has_changed_is_written_again_and_keeps_nothing_from_de
     change("{}");
     world.i2kit(&["destroy", "--all"]).says(told).run();
     assert_nothing_left(&bed);
+}
+
+#[test]
+fn records_that_somebody_has_changed_are_written_again_one_after_the_other() {
+    if !tools() {
+        return;
+    }
+    let bed = Bed::start_with(&["--boot-seconds", "0"]);
+    let world = web_and_api(&bed);
+    for file in ["web.yaml", "api.yaml"] {
+        world.i2kit(&["deploy", file]).run();
+    }
+    let before = held(&bed);
+    change(&bed, "{}");
+    for file in ["web.yaml", "api.yaml"] {
+        world.i2kit(&["deploy", file]).says(DAMAGED).run();
+        assert_eq!((serving(&bed, "web", 80), serving(&bed, "api", 81)), (1, 1), "{file}");
+    }
+    assert_eq!(held(&bed), before);
+    for file in ["web.yaml", "api.yaml"] {
+        let again = world.i2kit(&["deploy", file]).prints("unchanged").run();
+        assert!(!again.stderr.contains(DAMAGED), "{}", again.stderr);
+    }
+    world.i2kit(&["destroy", "--all"]).run();
+    assert_nothing_left(&bed);
+    assert_calls_are_known(&bed);
 }

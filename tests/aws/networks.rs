@@ -1,6 +1,8 @@
 //! Networks that exist before an environment does: where machines and load balancers lie in them, and what they lack. And room on
 //! load balancers for as many machines as there may be.
 
+use i2kit::cloud::aws::plan::name;
+use i2kit::manifest::api::Name;
 use serde_json::{Value, json};
 
 use crate::frame::held;
@@ -206,9 +208,12 @@ fn a_service_that_may_share_a_load_balancer_needs_no_free_addresses() {
     let given = Given::of(&bed, &[("us-east-1a", PUBLIC), ("us-east-1b", PUBLIC)]);
     let world = given.hold(world(&bed), &[0, 1], &[]).file("web.yaml", &nginx("1.27", 1));
     world.i2kit(&["deploy", "web.yaml"]).run();
-    for subnet in &given.subnets {
-        bed.call("POST", "/moto-api/i2kit/network", &json!({"subnet": subnet, "free": 7}).to_string());
-    }
+    let leave = |free: u32| {
+        for subnet in &given.subnets {
+            bed.call("POST", "/moto-api/i2kit/network", &json!({"subnet": subnet, "free": free}).to_string());
+        }
+    };
+    leave(7);
     let maybe = "has 7 free addresses, and a load balancer needs 8 in each of its subnets";
     let unless = "unless there is room on the load balancers that are there";
     world.write("api.yaml", &scaled("api", 81, 2));
@@ -225,6 +230,19 @@ fn a_service_that_may_share_a_load_balancer_needs_no_free_addresses() {
     world.i2kit(&["deploy", "own.yaml"]).code(7).says(maybe).run();
     world.i2kit(&["deploy", "api.yaml"]).says(maybe).says(unless).run();
     assert_eq!(balancers(&bed).len(), 1, "{:#?}", held(&bed));
+    // What has its load balancer needs none, also where its record is damaged and it is not shown.
+    leave(99);
+    world.i2kit(&["deploy", "own.yaml"]).run();
+    leave(7);
+    let own = Name { namespace: "default".into(), name: "ingress/api".into() };
+    let changed = json!({"name": name::service_stack("test", &own), "parameter": "Spec0", "value": "{}"});
+    let was = bed.call("POST", "/moto-api/i2kit/changed", &changed.to_string());
+    assert!(was.contains("ingress/api"), "{was}");
+    world.i2kit(&["preflight", "own.yaml"]).prints("ok      subnets: ").run();
+    let again =
+        world.i2kit(&["deploy", "own.yaml"]).says("does not say any more what its Service asks for").run();
+    assert!(!again.stderr.contains(maybe), "{}", again.stderr);
+    world.i2kit(&["deploy", "own.yaml"]).prints("unchanged").run();
     world.i2kit(&["destroy", "--all"]).run();
     assert_nothing_left(&bed);
     assert_calls_are_known(&bed);

@@ -30,6 +30,11 @@ pub(super) fn template_version(name: &str, number: u32) -> LaunchTemplateSpecifi
     LaunchTemplateSpecification::builder().launch_template_name(name).version(number.to_string()).build()
 }
 
+/// How many machines a group is to have just now; none where AWS does not say.
+pub(super) fn capacity(group: &AutoScalingGroup) -> u32 {
+    group.desired_capacity().and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
+}
+
 /// The group in the tags of an Auto Scaling group.
 pub(super) fn group_name(group: &AutoScalingGroup) -> Option<Name> {
     let tag = group.tags().iter().find(|tag| tag.key() == Some(GROUP))?;

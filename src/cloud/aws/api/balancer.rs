@@ -45,7 +45,15 @@ pub(super) struct Service {
 impl Service {
     /// Reads the stack of a Service; `None` when it is something else, or its record is damaged.
     pub(super) fn of(stack: &Stack) -> Option<Self> {
-        stack.record().ok().flatten().map(|spec| Self::new(stack.clone(), spec))
+        Self::read(stack).ok().flatten()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// The record is damaged.
+    fn read(stack: &Stack) -> Result<Option<Self>, CloudError> {
+        Ok(stack.record()?.map(|spec| Self::new(stack.clone(), spec)))
     }
 
     fn new(stack: Stack, spec: BalancerSpec) -> Self {
@@ -72,11 +80,6 @@ impl Service {
         listeners.chain(backends)
     }
 
-    /// ARNs of all its target groups, those that it is moving to among them.
-    pub(super) fn target_groups(&self) -> impl Iterator<Item = &String> {
-        self.stack.target_groups()
-    }
-
     /// Whether it is on the way to another form, on another load balancer perhaps: it has target groups of that one too.
     fn is_bridged(&self) -> bool {
         let own: BTreeSet<String> = self.outputs(|_| true).collect();
@@ -95,31 +98,27 @@ impl Service {
 
 impl Aws {
     /// The Services of the environment whose stacks came to be. Where the record of `own` is damaged, it is taken for what it is to
-    /// be: it is about to be written again.
+    /// be, and others that are damaged are left out: it is about to be written again where it is, and they after it.
     ///
     /// # Errors
     /// A damaged record of another one: nobody knows what it takes of a load balancer, and where its machines belong.
     async fn services(&self, own: Option<&BalancerSpec>) -> Result<Vec<Service>, CloudError> {
-        let name = own.map(|own| name::service_stack(&self.settings.environment, &own.name));
-        let mut services = Vec::new();
-        for stack in self.stacks().await? {
-            let is_own = name.as_ref() == Some(&stack.name);
-            let spec = match (stack.record(), own.filter(|_| is_own)) {
-                (Err(_), Some(own)) => Some(own.clone()),
-                (found, _) => found?,
-            };
-            services.extend(spec.map(|spec| Service::new(stack, spec)));
-        }
-        Ok(services)
+        services_in(&self.settings.environment, self.stacks().await?, own)
     }
 
-    /// The same once nobody changes any: a stack in progress shows no outputs, and its target groups would seem to be gone.
+    /// The same once nobody changes any.
     async fn services_at_rest(&self, own: Option<&BalancerSpec>) -> Result<Vec<Service>, CloudError> {
+        services_in(&self.settings.environment, self.stacks_at_rest().await?, own)
+    }
+
+    /// Every stack of the environment once nobody changes any of a Service: one in progress shows no outputs, and its target groups
+    /// would seem to be gone. Their records may be damaged.
+    async fn stacks_at_rest(&self) -> Result<Vec<Stack>, CloudError> {
         eventually("the stacks of Services, which others are changing", RESTED, || async {
-            let services = self.services(own).await?;
-            let moving = services.iter().find(|service| service.stack.is_moving());
-            let Some(moving) = moving.map(|service| service.stack.name.clone()) else {
-                return Ok(Some(services));
+            let stacks = self.stacks().await?;
+            let moving = stacks.iter().find(|stack| stack.part == "service" && stack.is_moving());
+            let Some(moving) = moving.map(|stack| stack.name.clone()) else {
+                return Ok(Some(stacks));
             };
             Box::pin(self.at_rest(&moving)).await?;
             Ok(None)
@@ -155,7 +154,7 @@ impl Aws {
         let placed = Placed { spec, placement, balancer: &balancer };
         let plan = stack_templates::service(environment, placed, &frame);
         if let Some(found) = found {
-            self.detach_gone(spec).await?;
+            self.detach_gone().await?;
             self.move_service(found, placed, &frame).await?;
         }
         self.put_stack(&plan).await?;
@@ -189,7 +188,7 @@ impl Aws {
         let name = name::service_stack(environment, &spec.name);
         let mut there = self.at_rest(&name).await?;
         if let Some(found) = there.as_ref().and_then(Service::of) {
-            self.detach_gone(spec).await?;
+            self.detach_gone().await?;
             let Some(moved) = self.move_ingress(&found, (spec, certificates), frame).await? else {
                 return Ok(false);
             };
@@ -218,11 +217,11 @@ impl Aws {
         ingress::certificates_of(&spec.name, &http.hosts, &store).map_err(refused)
     }
 
-    /// Takes all groups out of target groups that no stack has any more, before `own` is put: Auto Scaling attaches nothing beside
+    /// Takes all groups out of target groups that no stack has any more, before a Service is put: Auto Scaling attaches nothing beside
     /// them.
-    async fn detach_gone(&self, own: &BalancerSpec) -> Result<(), CloudError> {
-        let services = self.services_at_rest(Some(own)).await?;
-        let there: BTreeSet<&String> = services.iter().flat_map(Service::target_groups).collect();
+    async fn detach_gone(&self) -> Result<(), CloudError> {
+        let stacks = self.stacks_at_rest().await?;
+        let there: BTreeSet<&String> = stacks.iter().flat_map(Stack::target_groups).collect();
         for found in self.lasting_groups().await? {
             let (Some(own), Some(_)) = (found.auto_scaling_group_name(), group_name(&found)) else {
                 continue;
@@ -234,12 +233,14 @@ impl Aws {
     }
 
     /// Makes every group that exists a target of the Service that was just put, if that leads to it. What is gone, and what
-    /// the Service has no more, is detached first. Other Services are none of its matter: another run may be moving one.
+    /// the Service has no more, is detached first. Other Services are none of its matter: another run may be moving one, and
+    /// their records may be damaged.
     async fn attach(&self, put: &Name) -> Result<(), CloudError> {
-        let services = self.services_at_rest(None).await?;
-        let (own, others): (Vec<&Service>, Vec<&Service>) =
-            services.iter().partition(|service| service.spec.name == *put);
-        let of_others: BTreeSet<&String> = others.into_iter().flat_map(Service::target_groups).collect();
+        let stacks = self.stacks_at_rest().await?;
+        let name = name::service_stack(&self.settings.environment, put);
+        let own = stacks.iter().find(|stack| stack.name == name).map(Service::read).transpose()?.flatten();
+        let others = stacks.iter().filter(|stack| stack.name != name);
+        let of_others: BTreeSet<&String> = others.flat_map(Stack::target_groups).collect();
         for found in self.lasting_groups().await? {
             let (Some(id), Some(group)) = (found.auto_scaling_group_name(), group_name(&found)) else {
                 continue;
@@ -336,6 +337,26 @@ impl Aws {
         }
         Ok(())
     }
+}
+
+/// The Services among `stacks`; see [`Aws::services`].
+fn services_in(
+    environment: &str,
+    stacks: Vec<Stack>,
+    own: Option<&BalancerSpec>,
+) -> Result<Vec<Service>, CloudError> {
+    let name = own.map(|own| name::service_stack(environment, &own.name));
+    let is_own = |stack: &Stack| name.as_ref() == Some(&stack.name);
+    let is_damaged = stacks.iter().any(|stack| is_own(stack) && stack.record().is_err());
+    let mut services = Vec::new();
+    for stack in stacks {
+        let spec = match (stack.record(), own) {
+            (Err(_), Some(own)) if is_damaged => is_own(&stack).then(|| own.clone()),
+            (found, _) => found?,
+        };
+        services.extend(spec.map(|spec| Service::new(stack, spec)));
+    }
+    Ok(services)
 }
 
 /// What the stack of a load balancer made.

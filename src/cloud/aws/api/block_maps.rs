@@ -55,7 +55,7 @@ impl Aws {
         let listed = self.listed(snapshot).await?;
         let map = self.own_map(snapshot, &listed).await?;
         if let Some(map) = &map {
-            self.keep_map(snapshot, listed.gib, map)?;
+            self.keep_map(snapshot, listed.gib, map);
         }
         Ok(map)
     }
@@ -97,7 +97,7 @@ impl Aws {
             .await?;
         let zero = digest(&vec![0; usize::try_from(BLOCK).expect("a block fits into memory")]);
         let map: BlockMap = map.into_iter().filter(|(_, digest)| *digest != zero).collect();
-        self.keep_map(snapshot, listed.gib, &map)?;
+        self.keep_map(snapshot, listed.gib, &map);
         Ok(map)
     }
 
@@ -164,15 +164,16 @@ impl Aws {
         Some(map)
     }
 
-    /// Keeps the block map of a snapshot of that many GiB; what is lost, or too large to be kept, costs a later upload time, and
-    /// nothing else.
-    pub(super) fn keep_map(&self, snapshot: &str, gib: i64, map: &BlockMap) -> Result<(), CloudError> {
+    /// Keeps the block map of a snapshot of that many GiB; what is lost, cannot be written or is too large to be kept costs a
+    /// later upload time, and nothing else.
+    pub(super) fn keep_map(&self, snapshot: &str, gib: i64, map: &BlockMap) {
         let path = self.map_file(snapshot);
-        let Some(bytes) = block_table::write(count(gib), map) else { return Ok(()) };
-        let new = path.with_extension("new");
-        fs::write(&new, bytes)
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(CloudError::file("write", &path))
+        let Some(bytes) = block_table::write(count(gib), map) else { return };
+        // Another run may be keeping the same one.
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        if fs::write(&new, bytes).and_then(|()| fs::rename(&new, &path)).is_err() {
+            let _ = fs::remove_file(&new);
+        }
     }
 
     /// Where the block map of a snapshot is kept.

@@ -458,7 +458,7 @@ mod tests {
             AutoScalingGroup::builder().tags(tag).set_target_group_arns(Some(arns)).build()
         };
         let targets = |arns: &[&str]| {
-            let there = service.target_groups().collect();
+            let there = service.stack.target_groups().collect();
             let seen = (&[group(arns)][..], &Healths::new(), Some(&there));
             let found = balancer("test", &service, std::slice::from_ref(&stack), seen);
             found.spec.listeners[0].targets.len()
@@ -470,7 +470,7 @@ mod tests {
         assert_eq!(found.spec.listeners[0].targets.len(), 1);
         // Another group is a target that it does not lead to, and target groups of another form were left.
         let of = |service: &Service, groups: &[AutoScalingGroup]| {
-            let there = service.target_groups().collect();
+            let there = service.stack.target_groups().collect();
             let found = balancer(
                 "test",
                 service,

@@ -63,9 +63,8 @@ impl Aws {
         });
         let mut found: Vec<Leftover> =
             unused.filter_map(|snapshot| Some(leftover(SNAPSHOT, snapshot.snapshot_id()?))).collect();
-        let failed = ["ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"];
         let stacks = self.stacks().await?;
-        let dead = stacks.iter().filter(|stack| failed.contains(&stack.status.as_str()));
+        let dead = stacks.iter().filter(|stack| stack.is_dead());
         found.extend(dead.map(|stack| leftover(STACK, &stack.name)));
         let environment = &self.settings.environment;
         let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));

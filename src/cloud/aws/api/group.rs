@@ -10,7 +10,7 @@ use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter as GroupFilter, Tag as
 use aws_sdk_ec2::types::{LaunchTemplate, LaunchTemplateVersion, ResourceType};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 
-use super::auto_scaling::{HEALTH_GRACE_SECONDS, group_name, settings_in, size, template_version};
+use super::auto_scaling::{HEALTH_GRACE_SECONDS, capacity, group_name, settings_in, size, template_version};
 use super::environment::Aws;
 use super::error::{failed, is_denied, is_not_found};
 use super::launch;
@@ -43,8 +43,7 @@ impl Aws {
         if was.as_ref().map(bounds) != Some(bounds(settings))
             && let Some(found) = self.scaling_group(group).await?
         {
-            let replicas = found.desired_capacity().and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
-            self.make_room(group, settings.most_machines(replicas)).await?;
+            self.make_room(group, settings.most_machines(capacity(&found))).await?;
         }
         self.put_zones(group, settings, was.as_ref()).await?;
         self.put_scaling(group, settings, was.as_ref()).await?;

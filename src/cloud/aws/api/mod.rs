@@ -113,7 +113,7 @@ impl Aws {
                 what: act.to_string(),
                 advice: "disks that outlive machines are on the local cloud; use emptyDir, or a service of the cloud".into(),
             }),
-            Act::PutGroup { group, settings } => self.put_settings(group, settings).await,
+            Act::PutGroup { group, settings } => Box::pin(self.put_settings(group, settings)).await,
             Act::PutRevision { group, revision } => {
                 self.put_secrets(revision, &materials.secrets).await?;
                 self.put_version(group, revision).await

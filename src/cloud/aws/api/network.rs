@@ -23,7 +23,7 @@ use crate::plan::fleet::BalancerSpec;
 /// Free addresses that a load balancer needs in each of its subnets, a rule of AWS.
 const FEWEST_ADDRESSES: i32 = 8;
 
-/// What makes no new load balancer of Services that come.
+/// When Services that come need no new load balancer.
 const UNLESS: &str = "unless there is room on the load balancers that are there";
 
 /// Addresses of Amazon's name server that are the same in every network; it answers two behind the network's first one, too.
@@ -121,8 +121,10 @@ impl Aws {
         balancers: &[BalancerSpec],
     ) -> Result<NetworkFindings, CloudError> {
         let stacks = self.stacks().await?;
-        let there = stacks.iter().filter_map(Stack::placement).map(|slot| slot.scheme).collect();
-        let to_make = ToMake::of(balancers, &there);
+        let environment = &self.settings.environment;
+        let balancers = balancers.iter().filter(|spec| !has_its_balancer(environment, &stacks, spec));
+        let balancers: Vec<BalancerSpec> = balancers.cloned().collect();
+        let to_make = ToMake::of(&balancers, &schemes_there(environment, &stacks));
         let ids: BTreeSet<&String> = network.subnets.iter().chain(&network.balancer_subnets).collect();
         let ids: Vec<String> = ids.into_iter().cloned().collect();
         let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(ids)).send().await;
@@ -223,6 +225,30 @@ impl Aws {
             asked.try_collect().await.map_err(failed("DescribeVpcEndpoints"))?;
         Ok(of_endpoints((&network.vpc, &self.settings.region), &shut, &endpoints))
     }
+}
+
+/// Whether the load balancer of a Service or an Ingress is there, or is being made. A fleet has only what is complete and can be
+/// read: what somebody is changing, or whose record is damaged, has its load balancer all the same.
+fn has_its_balancer(environment: &str, stacks: &[Stack], spec: &BalancerSpec) -> bool {
+    let name = name::service_stack(environment, &spec.name);
+    let found = stacks.iter().find(|stack| stack.name == name && is_to_stay(stack));
+    found.is_some_and(|stack| match stack.record() {
+        // What is seen from elsewhere is on another one.
+        Ok(there) => there.is_some_and(|there| there.kind == spec.kind),
+        Err(_) => true,
+    })
+}
+
+/// Schemes of the load balancers that there are for Services to share. One that an interrupted run has made has no Service yet.
+fn schemes_there(environment: &str, stacks: &[Stack]) -> BTreeSet<Scheme> {
+    let there = stacks.iter().filter(|stack| is_to_stay(stack));
+    there.filter_map(|stack| name::balancer_of(environment, &stack.name)).map(|slot| slot.scheme).collect()
+}
+
+/// Whether what a stack has made is not to be deleted.
+fn is_to_stay(stack: &Stack) -> bool {
+    let is_going = matches!(stack.status.as_str(), "ROLLBACK_IN_PROGRESS" | "DELETE_IN_PROGRESS");
+    !is_going && !stack.is_dead()
 }
 
 /// The findings, or a doubt where the credentials have no such right: that of a policy which an earlier version of the program

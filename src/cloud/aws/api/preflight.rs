@@ -56,10 +56,7 @@ impl Wanted {
         let there = there.map(|group| (group.name.clone(), group.settings.most_machines(group.replicas)));
         let sizes = there.chain(packing::sizes_of(&groups)).collect();
         all.extend(groups.into_iter().map(|group| (group.name, (group.replicas, group.launch))));
-        let is_new = |spec: &&BalancerSpec| {
-            fleet.balancer(&spec.name).is_none_or(|there| there.spec.kind != spec.kind)
-        };
-        let brought = balancers.iter().filter(is_new).cloned().collect();
+        let brought = balancers.iter().filter(|spec| fleet.lacks(spec)).cloned().collect();
         let new: BTreeSet<Name> = balancers.iter().map(|spec| spec.name.clone()).collect();
         let kept = fleet.balancers.iter().filter(|balancer| !new.contains(&balancer.spec.name));
         balancers.extend(kept.map(|balancer| balancer.spec.clone()));

@@ -3,11 +3,12 @@
 
 use futures::future::try_join;
 
-use super::auto_scaling::{group_name, settings_in};
+use super::auto_scaling::{capacity, group_name, settings_in};
 use super::balancer::{Service, placed_beside};
 use super::environment::Aws;
 use super::tags;
 use crate::cloud::CloudError;
+use crate::cloud::aws::plan::name;
 use crate::cloud::aws::plan::packing::{self, Sizes};
 use crate::manifest::api::Name;
 
@@ -20,7 +21,7 @@ impl Aws {
             let Some(name) = group_name(found) else { continue };
             let own = templates.iter().find(|template| tags::named(template.tags()).as_ref() == Some(&name));
             let settings = own.map(|template| settings_in(template.tags())).transpose()?.flatten();
-            let replicas = found.desired_capacity().and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
+            let replicas = capacity(found);
             let now = settings.map_or(replicas, |settings| settings.most_machines(replicas));
             let most = sizes.entry(name).or_default();
             *most = now.max(*most);
@@ -68,7 +69,11 @@ impl Aws {
             }
             self.events
                 .note(format!("{name} has no room for {most} machines of {group} on {slot}, and moves"));
-            Box::pin(self.put_service(&spec, &coming)).await?;
+            // Another run may be deploying it: what that makes of it is kept.
+            let stack = name::service_stack(&self.settings.environment, &name);
+            let there = Box::pin(self.at_rest(&stack)).await?;
+            let Some(there) = there.as_ref().and_then(Service::of) else { continue };
+            Box::pin(self.put_service(&there.spec, &coming)).await?;
             // One that moved leaves room to the next.
             services = self.readable_services().await?;
         }

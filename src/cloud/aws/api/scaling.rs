@@ -4,7 +4,7 @@ use aws_sdk_autoscaling::types::{
     AutoScalingGroup, MetricType, PredefinedMetricSpecification, TargetTrackingConfiguration,
 };
 
-use super::auto_scaling::{current, seconds, size, wanted};
+use super::auto_scaling::{capacity, current, seconds, size, wanted};
 use super::environment::Aws;
 use super::error::{failed, is_not_found};
 use super::launch;
@@ -29,8 +29,7 @@ impl Aws {
         }
         let Some(found) = self.scaling_group(group).await? else { return Ok(()) };
         self.put_policy(group, settings.scaling.as_ref(), &found).await?;
-        let desired = found.desired_capacity().and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
-        self.resize(group, desired, settings.scaling.as_ref()).await
+        self.resize(group, capacity(&found), settings.scaling.as_ref()).await
     }
 
     async fn put_policy(

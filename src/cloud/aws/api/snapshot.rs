@@ -73,7 +73,7 @@ impl Aws {
         let blocks = delta(&parent, &map);
         self.send(&id, (&disk, &map), &blocks).await?;
         self.complete(&id, &blocks, &map).await?;
-        self.keep_map(&id, i64::from(disk.gib()), &map)?;
+        self.keep_map(&id, i64::from(disk.gib()), &map);
         // The journal has done its work.
         let _ = fs::remove_file(self.journal(&id));
         Ok(id)

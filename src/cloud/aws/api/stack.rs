@@ -109,6 +109,14 @@ impl Stack {
         matches!(self.status.as_str(), "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE")
     }
 
+    /// Whether it never came to be, or could not be deleted: it is deleted, and made anew when it is put.
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(
+            self.status.as_str(),
+            "ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "CREATE_FAILED" | "DELETE_FAILED"
+        )
+    }
+
     /// Whether somebody changes it just now.
     pub(super) fn is_moving(&self) -> bool {
         self.status.ends_with("_IN_PROGRESS")
@@ -210,14 +218,13 @@ impl Aws {
         found: Option<&Stack>,
         plan: &StackPlan,
     ) -> Result<Option<Stack>, CloudError> {
-        let began = match found.map(|stack| stack.status.as_str()) {
+        let began = match found {
             None => self.create(plan).await?,
-            // What never came to be can only be deleted and made anew.
-            Some("ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "CREATE_FAILED" | "DELETE_FAILED") => {
+            Some(stack) if stack.is_dead() => {
                 self.delete_stack(&plan.name).await?;
                 self.create(plan).await?
             }
-            Some("UPDATE_ROLLBACK_FAILED") => return Err(stuck(&plan.name)),
+            Some(stack) if stack.status == "UPDATE_ROLLBACK_FAILED" => return Err(stuck(&plan.name)),
             Some(_) => self.update(plan).await?,
         };
         match began {

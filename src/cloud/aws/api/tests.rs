@@ -320,6 +320,33 @@ async fn a_parent_that_cannot_be_read_any_more_does_not_end_the_upload() {
 }
 
 #[tokio::test]
+async fn a_cache_that_cannot_be_written_does_not_end_the_upload() {
+    if !wanted() {
+        return;
+    }
+    let (bed, folder) = (Bed::start(), tempfile::tempdir().unwrap());
+    let aws = bed.aws(folder.path()).await;
+    aws.put_machine_image(&image(folder.path(), "first", &vec![1; 1 << 20])).await.unwrap();
+    let parent = aws.snapshots().await.unwrap()[0].snapshot_id().unwrap().to_owned();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = bed.aws(elsewhere.path()).await;
+    // No file takes the place of a folder.
+    fs::create_dir(other.map_file(&parent)).unwrap();
+    let second = image(elsewhere.path(), "second", &vec![2; 1 << 20]);
+    bed.journal();
+    other.put_machine_image(&second).await.unwrap();
+    let (sent, all) = (blocks_sent(&bed.journal()), upload(&second, elsewhere.path()).1.len());
+    assert!(0 < sent && sent < all, "{sent} of {all} blocks were sent");
+    assert_whole(&other, &second).await;
+    let left: Vec<PathBuf> =
+        fs::read_dir(other.folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(
+        left.len() == 2 && left.iter().all(|path| path.extension().is_some_and(|e| e == "map")),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_interrupted_upload_goes_on_where_it_stopped() {
     if !wanted() {
         return;

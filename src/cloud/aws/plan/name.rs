@@ -33,6 +33,12 @@ pub fn balancer_stack(environment: &str, placement: BalancerSlot) -> String {
     format!("i2kit-balancer-{}-{:02}-{environment}", placement.scheme, placement.index)
 }
 
+/// The network load balancer of the stack of that name; `None` where it is the stack of something else.
+pub fn balancer_of(environment: &str, stack: &str) -> Option<BalancerSlot> {
+    let slot = stack.strip_prefix("i2kit-balancer-")?.strip_suffix(environment)?.strip_suffix('-')?;
+    slot.parse().ok()
+}
+
 /// The stack of a Service.
 pub fn service_stack(environment: &str, service: &Name) -> String {
     format!("i2kit-service-{}-{environment}", hash(&format!("{}/{}", service.namespace, service.name)))
@@ -92,6 +98,17 @@ pub fn hash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_stack_of_a_load_balancer_says_which_it_is() {
+        for (scheme, index) in [(Scheme::Internal, 0), (Scheme::Public, 12)] {
+            let slot = BalancerSlot { scheme, index };
+            let name = balancer_stack("test-2", slot);
+            assert_eq!(balancer_of("test-2", &name), Some(slot), "{name}");
+            assert_eq!(balancer_of("2", &name), None, "{name}");
+        }
+        assert_eq!(balancer_of("test", &environment_stack("test")), None);
+    }
 
     #[test]
     fn two_groups_never_share_a_name() {

@@ -118,7 +118,8 @@ pub enum FrameError {
     #[error(
         "Service {service} leads to at most {machines} machines at once by {ports} ports, which are {needed} targets of a load balancer, \
          and AWS takes {most} by default (quota `Targets per Availability Zone per Network Load Balancer`); lower `replicas`, `maxReplicas` or \
-         `maxSurge` of what it selects, or split its ports between Services"
+         `maxSurge` of what it selects, or split its ports between Services. Machines are counted with those that run now: deploy the \
+         smaller number first"
     )]
     Targets {
         /// The Service.
@@ -226,7 +227,7 @@ pub enum FrameError {
     },
     /// What a stack cannot keep in its parameters.
     #[error(
-        "{what} asks for {bytes} bytes of words, and its stack keeps {most} of them; split it, so that each part leads to fewer \
+        "{what} has a record of {bytes} bytes, and its stack keeps {most} of them; split it, so that each part leads to fewer \
          Services and groups"
     )]
     Record {

@@ -129,18 +129,49 @@ fn a_right_that_an_older_policy_lacks_is_a_doubt() {
     assert!(denied("DescribeStacks", "AccessDenied").is_err());
 }
 
+fn stack(name: String, part: &str, status: &str) -> Stack {
+    let (outputs, parameters) = (BTreeMap::new(), BTreeMap::new());
+    Stack { name, status: status.into(), part: part.into(), outputs, parameters, changed: 0 }
+}
+
+#[test]
+fn what_somebody_changes_or_nobody_can_read_has_its_load_balancer() {
+    use crate::cloud::aws::plan::packing::BalancerSlot;
+    use crate::cloud::aws::plan::record;
+    use crate::manifest::api::{Name, ServiceType};
+    let name = Name { namespace: "default".into(), name: "ingress/web".into() };
+    let spec = |kind| BalancerSpec::new(name.clone(), kind, vec![]);
+    let own = name::service_stack("test", &name);
+    let mut service = stack(own, "service", "CREATE_COMPLETE");
+    service.parameters.extend(record::write(&spec(ServiceType::LoadBalancer)));
+    let has = |service: &Stack, kind| has_its_balancer("test", std::slice::from_ref(service), &spec(kind));
+    assert!(has(&service, ServiceType::LoadBalancer) && !has(&service, ServiceType::ClusterIP));
+    let slot = BalancerSlot { scheme: Scheme::Public, index: 1 };
+    let balancer = |status| [stack(name::balancer_stack("test", slot), "balancer", status)];
+    let there = |status| !schemes_there("test", &balancer(status)).is_empty();
+    for status in ["CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "UPDATE_ROLLBACK_COMPLETE"] {
+        service.status = status.into();
+        assert!(has(&service, ServiceType::LoadBalancer), "{status}");
+        assert!(there(status), "{status}");
+    }
+    service.parameters.insert("Spec0".into(), "{}".into());
+    assert!(has(&service, ServiceType::LoadBalancer));
+    for status in ["ROLLBACK_COMPLETE", "ROLLBACK_IN_PROGRESS", "CREATE_FAILED", "DELETE_IN_PROGRESS"] {
+        service.status = status.into();
+        assert!(!has(&service, ServiceType::LoadBalancer), "{status}");
+        assert!(!there(status), "{status}");
+    }
+    let other = Name { namespace: "default".into(), name: "ingress/api".into() };
+    let other = BalancerSpec { name: other, ..spec(ServiceType::LoadBalancer) };
+    service.status = "CREATE_COMPLETE".into();
+    assert!(!has_its_balancer("test", &[service], &other));
+    assert_eq!(schemes_there("test", &balancer("CREATE_COMPLETE")), BTreeSet::from([Scheme::Public]));
+    assert!(schemes_there("other", &balancer("CREATE_COMPLETE")).is_empty());
+}
+
 #[test]
 fn a_stack_that_never_came_to_be_hides_its_zone() {
-    let hides = |status: &str| {
-        hides_its_zone(&Stack {
-            name: "i2kit-test".into(),
-            status: status.into(),
-            part: "environment".into(),
-            outputs: BTreeMap::new(),
-            parameters: BTreeMap::new(),
-            changed: 0,
-        })
-    };
+    let hides = |status: &str| hides_its_zone(&stack("i2kit-test".into(), "environment", status));
     for status in ["CREATE_IN_PROGRESS", "CREATE_FAILED", "ROLLBACK_FAILED", "DELETE_FAILED"] {
         assert!(hides(status), "{status}");
     }
