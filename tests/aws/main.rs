@@ -1,6 +1,6 @@
 //! The program on AWS, as a user calls it: against the test bed of this folder, on loopback and without an account.
 //!
-//! Needs the feature `aws`, and the settings of `scripts/test-aws`; without them the tests say that they skipped.
+//! Needs the settings of `scripts/test-aws`; without them the tests say that they skipped.
 
 #![cfg(feature = "aws")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]

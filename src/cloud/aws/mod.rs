@@ -2,7 +2,7 @@
 //! slowly, as CloudFormation stacks.
 //!
 //! `plan` decides, in pure code, and `support` is data; both are compiled always. `api` makes the calls, with AWS' SDK,
-//! which takes the cargo feature `aws`. What belongs to an environment is found by its tags, never by a record of ours.
+//! which takes the cargo feature `aws`, a default one. What belongs to an environment is found by its tags, never by a record of ours.
 
 #[cfg(feature = "aws")]
 mod api;

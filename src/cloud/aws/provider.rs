@@ -105,7 +105,7 @@ impl Provider for Account {
     }
 
     fn missing(&self) -> Option<&'static str> {
-        (!cfg!(feature = "aws")).then_some("build it with `cargo build --release --features aws`")
+        (!cfg!(feature = "aws")).then_some("build it without `--no-default-features`")
     }
 
     #[cfg(feature = "aws")]
@@ -190,7 +190,7 @@ impl Provider for Account {
 fn not_built() -> CloudError {
     CloudError::Unsupported {
         what: "calling AWS".into(),
-        advice: "build i2kit with `cargo build --release --features aws`".into(),
+        advice: "build i2kit without `--no-default-features`".into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Images in AWS against the test bed: what is sent, what is sent again after a failure, and what deletion leaves.
 //!
-//! Runs with the feature `aws` and `I2KIT_TEST_TOOLS=1`; the bed is Python, see `tests/aws/README.md`.
+//! Runs with `I2KIT_TEST_TOOLS=1`; the bed is Python, see `tests/aws/README.md`.
 
 #[path = "../../../../tests/aws/harness.rs"]
 mod harness;
