@@ -93,29 +93,31 @@ pub(super) async fn carry(
 
 /// Refuses a network that cannot hold what the plan brings, before anything is made. What is there already is changed as ever.
 async fn refuse_network(context: &Context, plan: &RolloutPlan, fleet: &Fleet) -> Result<(), Failure> {
-    let Brought { balancers, has_groups } = brought(plan, fleet);
-    if balancers.is_empty() && !has_groups {
+    let Brought { balancers, has_new_groups } = brought(plan, fleet);
+    if balancers.is_empty() && !has_new_groups {
         return Ok(());
     }
     let client = connection::client(context)?;
-    connection::provider(context)?.refuse_network(&client, &balancers).await.or_exit(Exit::Cloud)
+    let provider = connection::provider(context)?;
+    provider.refuse_network(&client, &balancers, has_new_groups).await.or_exit(Exit::Cloud)
 }
 
-/// What a plan brings that the environment does not have.
+/// What a plan brings to a network.
 #[derive(Debug, PartialEq, Eq)]
 struct Brought {
-    /// Balancers, those among them that will be seen from elsewhere than now.
+    /// Balancers that are put; the cloud knows which of them are there.
     balancers: Vec<BalancerSpec>,
-    has_groups: bool,
+    /// Whether there are groups that the environment does not have.
+    has_new_groups: bool,
 }
 
 fn brought(plan: &RolloutPlan, fleet: &Fleet) -> Brought {
     let balancers = plan.acts().filter_map(|act| match act {
-        Act::PutBalancer { spec } if fleet.lacks(spec) => Some(spec.clone()),
+        Act::PutBalancer { spec } => Some(spec.clone()),
         _ => None,
     });
     let is_group = |act: &Act| matches!(act, Act::PutGroup { group, .. } if fleet.group(group).is_none());
-    Brought { balancers: balancers.collect(), has_groups: plan.acts().any(is_group) }
+    Brought { balancers: balancers.collect(), has_new_groups: plan.acts().any(is_group) }
 }
 
 /// Ends when the cloud has its own copies of all images of the plan.
@@ -129,14 +131,13 @@ mod tests {
     use super::*;
     use crate::manifest::api::{Name, Protocol, ServiceType, Strategy};
     use crate::plan::example;
-    use crate::plan::fleet::{InstanceGroup, Listener, LoadBalancer};
+    use crate::plan::fleet::{InstanceGroup, Listener};
 
     #[test]
-    fn a_plan_brings_what_the_environment_does_not_have() {
+    fn a_plan_brings_balancers_and_new_groups() {
         let name = Name { namespace: "default".into(), name: "web".into() };
-        let spec = |kind, port| {
-            BalancerSpec::new(name.clone(), kind, vec![Listener::new(port, Protocol::Tcp, vec![])])
-        };
+        let listeners = vec![Listener::new(80, Protocol::Tcp, vec![])];
+        let web = BalancerSpec::new(name.clone(), ServiceType::ClusterIP, listeners);
         let settings = example::settings(Strategy::Recreate);
         let plan = |spec: BalancerSpec| {
             let acts = [
@@ -146,24 +147,15 @@ mod tests {
             ];
             RolloutPlan { steps: acts.map(Into::into).into(), ..RolloutPlan::default() }
         };
-        let there = LoadBalancer {
-            spec: spec(ServiceType::ClusterIP, 80),
-            host: String::new(),
-            bound: vec![],
-            targets: vec![],
-            certificates: vec![],
-            traffic: vec![],
-            requests: vec![],
-        };
+        let first = brought(&plan(web.clone()), &Fleet::default());
+        assert_eq!(first, Brought { balancers: vec![web.clone()], has_new_groups: true });
+        // Groups that are there and change are not new; which balancers are there the cloud knows.
         let groups = vec![InstanceGroup::new(name.clone(), settings.clone())];
-        let fleet = Fleet { groups, balancers: vec![there], ..Fleet::default() };
-        let first = brought(&plan(spec(ServiceType::ClusterIP, 80)), &Fleet::default());
-        assert_eq!((first.balancers.len(), first.has_groups), (1, true));
-        // What is there and changes is not brought; what is seen from elsewhere is another load balancer.
-        let changed = brought(&plan(spec(ServiceType::ClusterIP, 81)), &fleet);
-        assert_eq!(changed, Brought { balancers: vec![], has_groups: false });
-        let public = spec(ServiceType::LoadBalancer, 80);
-        let moved = brought(&plan(public.clone()), &fleet);
-        assert_eq!(moved, Brought { balancers: vec![public], has_groups: false });
+        let fleet = Fleet { groups, ..Fleet::default() };
+        let changed = brought(&plan(web.clone()), &fleet);
+        assert_eq!(changed, Brought { balancers: vec![web], has_new_groups: false });
+        let scale = Act::Scale { group: name.clone(), replicas: 3 };
+        let scaled = RolloutPlan { steps: vec![scale.into()], ..RolloutPlan::default() };
+        assert_eq!(brought(&scaled, &fleet), Brought { balancers: vec![], has_new_groups: false });
     }
 }

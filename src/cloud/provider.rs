@@ -124,12 +124,17 @@ pub trait Provider: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Refuses a network that the environment file names and that cannot hold what a deployment brings: groups, and these balancers
-    /// that the environment does not have. What may keep them from working is a warning.
+    /// Refuses a network that the environment file names and that cannot hold what a deployment brings: new groups, if there are any,
+    /// and those of these balancers that the environment does not have. What may keep them from working is a warning.
     ///
     /// # Errors
     /// All that is wrong, and what to do.
-    async fn refuse_network(&self, _client: &Client, _balancers: &[BalancerSpec]) -> Result<(), CloudError> {
+    async fn refuse_network(
+        &self,
+        _client: &Client,
+        _balancers: &[BalancerSpec],
+        _has_new_groups: bool,
+    ) -> Result<(), CloudError> {
         Ok(())
     }
 

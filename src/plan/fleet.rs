@@ -95,11 +95,6 @@ impl Fleet {
         self.balancers.iter().find(|balancer| balancer.spec.name == *name)
     }
 
-    /// Whether it has no balancer that is called as `spec` and is seen from where that will be seen.
-    pub fn lacks(&self, spec: &BalancerSpec) -> bool {
-        self.balancer(&spec.name).is_none_or(|there| there.spec.kind != spec.kind)
-    }
-
     /// The disk called `name`.
     pub fn disk(&self, name: &Name) -> Option<&Disk> {
         self.disks.iter().find(|disk| disk.spec.name == *name)

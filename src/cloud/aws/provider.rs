@@ -105,7 +105,7 @@ impl Provider for Account {
     }
 
     fn missing(&self) -> Option<&'static str> {
-        (!cfg!(feature = "aws")).then_some("build it without `--no-default-features`")
+        (!cfg!(feature = "aws")).then_some("install it with AWS: `cargo install --locked --path .`")
     }
 
     #[cfg(feature = "aws")]
@@ -162,11 +162,16 @@ impl Provider for Account {
     }
 
     #[cfg(feature = "aws")]
-    async fn refuse_network(&self, client: &Client, balancers: &[BalancerSpec]) -> Result<(), CloudError> {
+    async fn refuse_network(
+        &self,
+        client: &Client,
+        balancers: &[BalancerSpec],
+        has_new_groups: bool,
+    ) -> Result<(), CloudError> {
         if self.vpc.is_none() {
             return Ok(());
         }
-        self.aws(client).await?.refuse_network(balancers).await
+        self.aws(client).await?.refuse_network(balancers, has_new_groups).await
     }
 
     fn iam_policy(&self, environment: &str) -> Option<Value> {
@@ -190,7 +195,7 @@ impl Provider for Account {
 fn not_built() -> CloudError {
     CloudError::Unsupported {
         what: "calling AWS".into(),
-        advice: "build i2kit without `--no-default-features`".into(),
+        advice: "install i2kit with AWS: `cargo install --locked --path .`".into(),
     }
 }
 

@@ -13,10 +13,10 @@ use super::stack::{Stack, TRIES, contested, is_target_group};
 use super::wait::{eventually, now};
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::ingress::{self, Standing};
-use crate::cloud::aws::plan::packing::{self, BalancerSlot, Scheme, Sizes};
+use crate::cloud::aws::plan::packing::{BalancerSlot, Scheme, Sizes};
 use crate::cloud::aws::plan::priority::{self, Priorities};
-use crate::cloud::aws::plan::refusal::{self, FrameError};
-use crate::cloud::aws::plan::stack_templates::{self, Frame, Placed};
+use crate::cloud::aws::plan::refusal::FrameError;
+use crate::cloud::aws::plan::stack_templates::{self, Frame};
 use crate::cloud::aws::plan::{fit, name};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{BalancerSpec, HttpSpec, TargetGroup};
@@ -48,10 +48,10 @@ impl Service {
         Self::read(stack).ok().flatten()
     }
 
-    /// The same.
+    /// Reads the stack of a Service; `None` when it is something else.
     ///
     /// # Errors
-    /// The record is damaged.
+    /// Its record is damaged.
     fn read(stack: &Stack) -> Result<Option<Self>, CloudError> {
         Ok(stack.record()?.map(|spec| Self::new(stack.clone(), spec)))
     }
@@ -97,23 +97,9 @@ impl Service {
 }
 
 impl Aws {
-    /// The Services of the environment whose stacks came to be. Where the record of `own` is damaged, it is taken for what it is to
-    /// be, and others that are damaged are left out: it is about to be written again where it is, and they after it.
-    ///
-    /// # Errors
-    /// A damaged record of another one: nobody knows what it takes of a load balancer, and where its machines belong.
-    async fn services(&self, own: Option<&BalancerSpec>) -> Result<Vec<Service>, CloudError> {
-        services_in(&self.settings.environment, self.stacks().await?, own)
-    }
-
-    /// The same once nobody changes any.
-    async fn services_at_rest(&self, own: Option<&BalancerSpec>) -> Result<Vec<Service>, CloudError> {
-        services_in(&self.settings.environment, self.stacks_at_rest().await?, own)
-    }
-
     /// Every stack of the environment once nobody changes any of a Service: one in progress shows no outputs, and its target groups
     /// would seem to be gone. Their records may be damaged.
-    async fn stacks_at_rest(&self) -> Result<Vec<Stack>, CloudError> {
+    pub(super) async fn stacks_at_rest(&self) -> Result<Vec<Stack>, CloudError> {
         eventually("the stacks of Services, which others are changing", RESTED, || async {
             let stacks = self.stacks().await?;
             let moving = stacks.iter().find(|stack| stack.part == "service" && stack.is_moving());
@@ -126,40 +112,21 @@ impl Aws {
         .await
     }
 
-    /// Puts the Service's stack, on a load balancer that has room, and makes its groups targets. Of groups of `coming` there are to be
-    /// so many machines.
+    /// Puts a Service's stack and makes its groups targets. Of groups of `coming` there are to be so many machines.
     pub(super) async fn put_service(&self, spec: &BalancerSpec, coming: &Sizes) -> Result<(), CloudError> {
         // Before anything is made for it.
         fit::refuse(&self.settings.environment, spec).map_err(refused)?;
         if let Some(http) = &spec.http {
             return self.put_ingress(spec, http).await;
         }
-        let frame = self.frame().await?;
-        if let Some(name) = &spec.external_name {
-            let plan = stack_templates::alias(&self.settings.environment, spec, name, &frame);
-            let left = placement_of(&self.services(Some(spec)).await?, &spec.name);
+        if let Some(aliased) = &spec.external_name {
+            let frame = self.frame().await?;
+            let plan = stack_templates::alias(&self.settings.environment, spec, aliased, &frame);
+            let found = self.at_rest(&name::service_stack(&self.settings.environment, &spec.name)).await?;
             self.put_stack(&plan).await?;
-            return self.drop_unused_balancers(left).await;
+            return self.drop_unused_balancers(found.as_ref().and_then(Stack::placement)).await;
         }
-        let services = self.services_at_rest(Some(spec)).await?;
-        let found = services.iter().find(|service| service.spec.name == spec.name);
-        let now = found.and_then(|found| Some((found.placement?, &found.spec)));
-        let others = placed_beside(&services, &spec.name);
-        let sizes = self.sizes(coming).await?;
-        refusal::refuse_targets(spec, &sizes).map_err(refused)?;
-        let environment = &self.settings.environment;
-        let placement = packing::place(spec, now, &others, &sizes);
-        let stack = self.put_stack(&stack_templates::balancer(environment, placement, &frame)).await?;
-        let balancer = balancer_in(&stack)?;
-        let placed = Placed { spec, placement, balancer: &balancer };
-        let plan = stack_templates::service(environment, placed, &frame);
-        if let Some(found) = found {
-            self.detach_gone().await?;
-            self.move_service(found, placed, &frame).await?;
-        }
-        self.put_stack(&plan).await?;
-        self.attach(&spec.name).await?;
-        self.drop_unused_balancers(now.map(|(left, _)| left).filter(|left| *left != placement)).await
+        self.place_service(&spec.name, Some(spec), coming).await
     }
 
     /// Puts the Ingress' stack, with a load balancer of its own, and makes its groups targets.
@@ -193,8 +160,8 @@ impl Aws {
                 return Ok(false);
             };
             // Its machines took minutes to be healthy.
-            there = self.at_rest(&name).await?;
-            if there.as_ref().map(|stack| stack.changed) != Some(moved.changed) {
+            there = self.unchanged(&moved).await?;
+            if there.is_none() {
                 return Ok(false);
             }
         }
@@ -219,7 +186,7 @@ impl Aws {
 
     /// Takes all groups out of target groups that no stack has any more, before a Service is put: Auto Scaling attaches nothing beside
     /// them.
-    async fn detach_gone(&self) -> Result<(), CloudError> {
+    pub(super) async fn detach_gone(&self) -> Result<(), CloudError> {
         let stacks = self.stacks_at_rest().await?;
         let there: BTreeSet<&String> = stacks.iter().flat_map(Stack::target_groups).collect();
         for found in self.lasting_groups().await? {
@@ -235,7 +202,7 @@ impl Aws {
     /// Makes every group that exists a target of the Service that was just put, if that leads to it. What is gone, and what
     /// the Service has no more, is detached first. Other Services are none of its matter: another run may be moving one, and
     /// their records may be damaged.
-    async fn attach(&self, put: &Name) -> Result<(), CloudError> {
+    pub(super) async fn attach(&self, put: &Name) -> Result<(), CloudError> {
         let stacks = self.stacks_at_rest().await?;
         let name = name::service_stack(&self.settings.environment, put);
         let own = stacks.iter().find(|stack| stack.name == name).map(Service::read).transpose()?.flatten();
@@ -306,7 +273,7 @@ impl Aws {
 
     /// ARNs of the target groups that a new group is put into.
     pub(super) async fn target_groups_of(&self, group: &Name) -> Result<BTreeSet<String>, CloudError> {
-        let services = self.services_at_rest(None).await?;
+        let services = services_in(&self.settings.environment, &self.stacks_at_rest().await?, None)?;
         Ok(services.iter().flat_map(|service| service.targets_of(group)).cloned().collect())
     }
 
@@ -328,7 +295,7 @@ impl Aws {
 
     /// Deletes the load balancer that a Service has just left, when no other Service is on it, and those that interrupted
     /// runs left.
-    async fn drop_unused_balancers(&self, left: Option<BalancerSlot>) -> Result<(), CloudError> {
+    pub(super) async fn drop_unused_balancers(&self, left: Option<BalancerSlot>) -> Result<(), CloudError> {
         let left = left.map(|placement| name::balancer_stack(&self.settings.environment, placement));
         for stack in unused_balancers(&self.settings.environment, &self.stacks().await?, now()) {
             if stack.is_old || left.as_ref() == Some(&stack.name) {
@@ -339,24 +306,26 @@ impl Aws {
     }
 }
 
-/// The Services among `stacks`; see [`Aws::services`].
-fn services_in(
+/// The Services among `stacks`. `own` is the Service that is about to be put: where its record is damaged it is read as `own`, and
+/// other Services whose records are damaged are left out, so that all of them can be written again, one after the other.
+///
+/// # Errors
+/// The record of another Service is damaged, and that of `own` is not: nobody knows what the other one takes of a load balancer,
+/// and which machines belong behind it.
+pub(super) fn services_in(
     environment: &str,
-    stacks: Vec<Stack>,
+    stacks: &[Stack],
     own: Option<&BalancerSpec>,
 ) -> Result<Vec<Service>, CloudError> {
-    let name = own.map(|own| name::service_stack(environment, &own.name));
-    let is_own = |stack: &Stack| name.as_ref() == Some(&stack.name);
-    let is_damaged = stacks.iter().any(|stack| is_own(stack) && stack.record().is_err());
-    let mut services = Vec::new();
-    for stack in stacks {
-        let spec = match (stack.record(), own) {
-            (Err(_), Some(own)) if is_damaged => is_own(&stack).then(|| own.clone()),
-            (found, _) => found?,
-        };
-        services.extend(spec.map(|spec| Service::new(stack, spec)));
+    let damaged = own.and_then(|own| {
+        let name = name::service_stack(environment, &own.name);
+        let stack = stacks.iter().find(|stack| stack.name == name && stack.record().is_err())?;
+        Some(Service::new(stack.clone(), own.clone()))
+    });
+    match damaged {
+        Some(own) => Ok(stacks.iter().filter_map(Service::of).chain([own]).collect()),
+        None => stacks.iter().filter_map(|stack| Service::read(stack).transpose()).collect(),
     }
-    Ok(services)
 }
 
 /// What the stack of a load balancer made.
@@ -378,17 +347,6 @@ pub(super) fn priorities_in(stack: &Stack) -> Priorities {
 #[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` takes")]
 pub(super) fn refused(error: FrameError) -> CloudError {
     CloudError::Refused { message: error.to_string() }
-}
-
-/// All Services but one that share load balancers, and on which they are.
-pub(super) fn placed_beside(services: &[Service], name: &Name) -> Vec<(BalancerSlot, BalancerSpec)> {
-    let others = services.iter().filter(|service| service.spec.name != *name);
-    others.filter_map(|service| Some((service.placement?, service.spec.clone()))).collect()
-}
-
-/// The load balancer that a Service is on.
-fn placement_of(services: &[Service], name: &Name) -> Option<BalancerSlot> {
-    services.iter().find(|service| service.spec.name == *name)?.placement
 }
 
 /// A load balancer that no Service is on.
@@ -426,7 +384,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cloud::aws::plan::record;
+    use crate::cloud::aws::plan::{packing, record};
     use crate::manifest::api::{Protocol, ServiceType};
     use crate::plan::fleet::Listener;
 

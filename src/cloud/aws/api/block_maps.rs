@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use aws_sdk_ebs::operation::get_snapshot_block::GetSnapshotBlockOutput;
@@ -169,15 +170,69 @@ impl Aws {
     pub(super) fn keep_map(&self, snapshot: &str, gib: i64, map: &BlockMap) {
         let path = self.map_file(snapshot);
         let Some(bytes) = block_table::write(count(gib), map) else { return };
-        // Another run may be keeping the same one.
-        let new = path.with_extension(format!("new-{}", std::process::id()));
-        if fs::write(&new, bytes).and_then(|()| fs::rename(&new, &path)).is_err() {
-            let _ = fs::remove_file(&new);
+        // Another run may be keeping the same one. A file that does not come to its place removes itself.
+        let new = tempfile::Builder::new().prefix(&format!("{snapshot}.")).tempfile_in(self.folder());
+        let Ok(mut new) = new else { return };
+        if new.write_all(&bytes).is_ok() {
+            let _ = new.persist(path);
+        }
+    }
+
+    /// Removes what is kept here of a snapshot that is gone, with what runs left that were killed while they kept it.
+    pub(super) fn forget(&self, snapshot: &str) {
+        let own = format!("{snapshot}.");
+        let Ok(entries) = fs::read_dir(self.folder()) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)) {
+                let _ = fs::remove_file(entry.path());
+            }
         }
     }
 
     /// Where the block map of a snapshot is kept.
     pub(super) fn map_file(&self, snapshot: &str) -> PathBuf {
         self.folder().join(format!("{snapshot}.map"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(aws: &Aws) -> Vec<String> {
+        let entries = fs::read_dir(aws.folder()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_block_map_that_does_not_come_to_its_place_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let aws = Aws::unanswered(folder.path()).await;
+        let map = BlockMap::from([(1, [1; 32]), (2, [2; 32])]);
+        aws.keep_map("snap-1", 1, &map);
+        assert_eq!((kept(&aws), aws.kept_map("snap-1")), (vec!["snap-1.map".to_owned()], Some(map.clone())));
+        // It takes the place of an older one, and not that of a folder.
+        let other = BlockMap::from([(1, [3; 32])]);
+        aws.keep_map("snap-1", 1, &other);
+        assert_eq!((kept(&aws).len(), aws.kept_map("snap-1")), (1, Some(other)));
+        fs::create_dir(aws.map_file("snap-2")).unwrap();
+        aws.keep_map("snap-2", 1, &map);
+        assert_eq!(kept(&aws), ["snap-1.map", "snap-2.map"]);
+        assert_eq!(aws.kept_map("snap-2"), None);
+    }
+
+    #[tokio::test]
+    async fn what_killed_runs_left_of_a_snapshot_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let aws = Aws::unanswered(folder.path()).await;
+        for name in ["snap-1.map", "snap-1.sent", "snap-1.x7Yz01", "snap-1.new-4711", "snap-12.map"] {
+            fs::write(aws.folder().join(name), "of an earlier run").unwrap();
+        }
+        aws.forget("snap-1");
+        assert_eq!(kept(&aws), ["snap-12.map"]);
+        aws.forget("snap-1");
     }
 }

@@ -22,45 +22,47 @@ const WARMING: Duration = Duration::from_mins(10);
 const NAME_KEPT: Duration = Duration::from_mins(1);
 
 impl Aws {
-    /// Brings a Service that runs to where `new` can be put without an interruption.
+    /// Brings a Service, whose stack was found at rest, to where `new` can be put without an interruption; its stack as it is then.
+    /// `None` when somebody else changes it meanwhile: it has to be looked at again.
     pub(super) async fn move_service(
         &self,
         found: &Service,
         new: Placed<'_>,
         frame: &Frame,
-    ) -> Result<(), CloudError> {
+    ) -> Result<Option<Stack>, CloudError> {
         let environment = &self.settings.environment;
+        let as_it_was = Some(found.stack.clone());
         // One that never came to be, or was an alias, has nothing that serves.
-        let Some(placement) = found.placement.filter(|_| found.stack.is_complete()) else { return Ok(()) };
+        let Some(placement) = found.placement.filter(|_| found.stack.is_complete()) else {
+            return Ok(as_it_was);
+        };
         let there = self.at_rest(&name::balancer_stack(environment, placement)).await?;
         let Some(balancer) = there.as_ref().and_then(|stack| balancer_in(stack).ok()) else {
-            return Ok(());
+            return Ok(as_it_was);
         };
         let ways = (Placed { spec: &found.spec, placement, balancer: &balancer }, new);
         let Some(plan) = stack_templates::bridge(environment, ways, false, frame) else {
-            return Ok(());
+            return Ok(as_it_was);
         };
         if !plan.fits() {
             self.tell_interruption(new.spec);
-            return Ok(());
+            return Ok(as_it_was);
         }
-        let stack = self.put_stack(&plan).await?;
+        let Some(stack) = self.put_over(Some(&found.stack), &plan).await? else { return Ok(None) };
         let next = Service { stack, spec: new.spec.clone(), placement: Some(new.placement) };
         self.warm(found, &next).await?;
-        if placement == new.placement {
-            return Ok(());
-        }
+        let both = stack_templates::bridge(environment, ways, true, frame);
+        let Some(plan) = both.filter(|_| placement != new.placement) else { return Ok(Some(next.stack)) };
+        // Its machines took minutes to be healthy.
+        let Some(there) = self.unchanged(&next.stack).await? else { return Ok(None) };
+        let Some(moved) = self.put_over(Some(&there), &plan).await? else { return Ok(None) };
         // Both answer until nobody remembers the old name's addresses.
-        if let Some(plan) = stack_templates::bridge(environment, ways, true, frame) {
-            self.put_stack(&plan).await?;
-            let kept = if self.settings.endpoint.is_some() { FIRST_PAUSE } else { NAME_KEPT };
-            tokio::time::sleep(kept).await;
-        }
-        Ok(())
+        let kept = if self.settings.endpoint.is_some() { FIRST_PAUSE } else { NAME_KEPT };
+        tokio::time::sleep(kept).await;
+        Ok(Some(moved))
     }
 
-    /// The same of an Ingress, whose stack was found at rest; its stack as it is then. `None` when it has to be looked at again: it
-    /// was put without the rules that go, or somebody else is changing it.
+    /// The same of an Ingress. `None`, too, when it was put without the rules that go.
     pub(super) async fn move_ingress(
         &self,
         found: &Service,

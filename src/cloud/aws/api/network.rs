@@ -56,9 +56,9 @@ struct ToMake {
 impl ToMake {
     /// What these new Services and Ingresses need, where there are load balancers of these schemes that Services share. An Ingress has
     /// one of its own.
-    fn of(balancers: &[BalancerSpec], there: &BTreeSet<Scheme>) -> Self {
+    fn of<'s>(balancers: impl Iterator<Item = &'s BalancerSpec>, there: &BTreeSet<Scheme>) -> Self {
         let mut to_make = Self::default();
-        for spec in balancers.iter().filter(|spec| spec.external_name.is_none()) {
+        for spec in balancers.filter(|spec| spec.external_name.is_none()) {
             let scheme = Scheme::of(spec.kind);
             let shares = spec.http.is_none() && there.contains(&scheme);
             let own = if shares { Prospect::Perhaps } else { Prospect::Surely };
@@ -95,14 +95,23 @@ impl NetworkFindings {
 }
 
 impl Aws {
-    /// Refuses the network of the environment file where these new Services and Ingresses, or machines, cannot work in it, before
-    /// anything is made. What may keep them from working is a warning.
+    /// Refuses the network of the environment file, before anything is made, where those of these Services and Ingresses that have no
+    /// load balancer yet cannot work in it, or new groups, if there are any. What may keep them from working is a warning. Where
+    /// nothing is new, the network is not looked at.
     ///
     /// # Errors
     /// All that is wrong with the network, or a call that failed.
-    pub async fn refuse_network(&self, balancers: &[BalancerSpec]) -> Result<(), CloudError> {
+    pub async fn refuse_network(
+        &self,
+        balancers: &[BalancerSpec],
+        has_new_groups: bool,
+    ) -> Result<(), CloudError> {
         let Some(network) = &self.settings.network else { return Ok(()) };
-        let found = self.look_at_network(network, balancers).await?;
+        let to_make = to_make(&self.settings.environment, &self.stacks().await?, balancers);
+        if to_make.is_none() && !has_new_groups {
+            return Ok(());
+        }
+        let found = self.look_at(network, to_make.unwrap_or_default()).await?;
         if !found.wrong.is_empty() {
             let (vpc, wrong) = (&network.vpc, found.wrong.join("; "));
             let message = format!("{vpc} cannot hold what the deployment makes: {wrong}");
@@ -114,17 +123,17 @@ impl Aws {
         Ok(())
     }
 
-    /// Looks at a network that exists, for these new Services and Ingresses.
+    /// Looks at a network that exists, for those of these Services and Ingresses that have no load balancer yet.
     pub(super) async fn look_at_network(
         &self,
         network: &Network,
         balancers: &[BalancerSpec],
     ) -> Result<NetworkFindings, CloudError> {
-        let stacks = self.stacks().await?;
-        let environment = &self.settings.environment;
-        let balancers = balancers.iter().filter(|spec| !has_its_balancer(environment, &stacks, spec));
-        let balancers: Vec<BalancerSpec> = balancers.cloned().collect();
-        let to_make = ToMake::of(&balancers, &schemes_there(environment, &stacks));
+        let to_make = to_make(&self.settings.environment, &self.stacks().await?, balancers);
+        self.look_at(network, to_make.unwrap_or_default()).await
+    }
+
+    async fn look_at(&self, network: &Network, to_make: ToMake) -> Result<NetworkFindings, CloudError> {
         let ids: BTreeSet<&String> = network.subnets.iter().chain(&network.balancer_subnets).collect();
         let ids: Vec<String> = ids.into_iter().cloned().collect();
         let asked = self.clients.ec2.describe_subnets().set_subnet_ids(Some(ids)).send().await;
@@ -227,28 +236,31 @@ impl Aws {
     }
 }
 
-/// Whether the load balancer of a Service or an Ingress is there, or is being made. A fleet has only what is complete and can be
-/// read: what somebody is changing, or whose record is damaged, has its load balancer all the same.
+/// What is to be made for those of these Services and Ingresses that have no load balancer yet; `None` where each has one.
+fn to_make(environment: &str, stacks: &[Stack], balancers: &[BalancerSpec]) -> Option<ToMake> {
+    let new = balancers.iter().filter(|spec| !has_its_balancer(environment, stacks, spec));
+    let mut new = new.peekable();
+    new.peek()?;
+    Some(ToMake::of(new, &schemes_there(environment, stacks)))
+}
+
+/// Whether the load balancer of a Service or an Ingress is there, or is being made. What somebody is changing, or whose record is
+/// damaged, has its load balancer all the same: stacks are asked, and not a fleet, which has neither.
 fn has_its_balancer(environment: &str, stacks: &[Stack], spec: &BalancerSpec) -> bool {
     let name = name::service_stack(environment, &spec.name);
-    let found = stacks.iter().find(|stack| stack.name == name && is_to_stay(stack));
+    let found = stacks.iter().find(|stack| stack.name == name && stack.stays());
     found.is_some_and(|stack| match stack.record() {
         // What is seen from elsewhere is on another one.
         Ok(there) => there.is_some_and(|there| there.kind == spec.kind),
-        Err(_) => true,
+        // An Ingress, whose stack names none, has one of its own.
+        Err(_) => stack.placement().is_none_or(|slot| slot.scheme == Scheme::of(spec.kind)),
     })
 }
 
 /// Schemes of the load balancers that there are for Services to share. One that an interrupted run has made has no Service yet.
 fn schemes_there(environment: &str, stacks: &[Stack]) -> BTreeSet<Scheme> {
-    let there = stacks.iter().filter(|stack| is_to_stay(stack));
+    let there = stacks.iter().filter(|stack| stack.stays());
     there.filter_map(|stack| name::balancer_of(environment, &stack.name)).map(|slot| slot.scheme).collect()
-}
-
-/// Whether what a stack has made is not to be deleted.
-fn is_to_stay(stack: &Stack) -> bool {
-    let is_going = matches!(stack.status.as_str(), "ROLLBACK_IN_PROGRESS" | "DELETE_IN_PROGRESS");
-    !is_going && !stack.is_dead()
 }
 
 /// The findings, or a doubt where the credentials have no such right: that of a policy which an earlier version of the program

@@ -41,8 +41,6 @@ pub struct Wanted {
     pub sizes: Sizes,
     /// The balancers.
     pub balancers: Vec<BalancerSpec>,
-    /// Those among them that it does not have yet, or that are seen from elsewhere than they will be.
-    pub brought: Vec<BalancerSpec>,
 }
 
 impl Wanted {
@@ -56,11 +54,10 @@ impl Wanted {
         let there = there.map(|group| (group.name.clone(), group.settings.most_machines(group.replicas)));
         let sizes = there.chain(packing::sizes_of(&groups)).collect();
         all.extend(groups.into_iter().map(|group| (group.name, (group.replicas, group.launch))));
-        let brought = balancers.iter().filter(|spec| fleet.lacks(spec)).cloned().collect();
         let new: BTreeSet<Name> = balancers.iter().map(|spec| spec.name.clone()).collect();
         let kept = fleet.balancers.iter().filter(|balancer| !new.contains(&balancer.spec.name));
         balancers.extend(kept.map(|balancer| balancer.spec.clone()));
-        Self { groups: all, sizes, balancers, brought }
+        Self { groups: all, sizes, balancers }
     }
 }
 
@@ -175,7 +172,7 @@ impl Aws {
         let Some(network) = &self.settings.network else {
             return Check::new(name, Some(true), "the environment makes a network of its own");
         };
-        match self.look_at_network(network, &wanted.brought).await {
+        match self.look_at_network(network, &wanted.balancers).await {
             Ok(NetworkFindings { wrong, doubts }) if !wrong.is_empty() => {
                 Check::new(name, Some(false), [wrong, doubts].concat().join("; "))
             }

@@ -340,9 +340,7 @@ impl Aws {
             }
         })
         .await?;
-        // What was known of it on this machine.
-        let _ = fs::remove_file(self.map_file(id));
-        let _ = fs::remove_file(self.journal(id));
+        self.forget(id);
         Ok(())
     }
 

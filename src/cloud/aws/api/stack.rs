@@ -87,8 +87,8 @@ impl Stack {
         record::read(&self.parameters).map(Some).map_err(|fault| CloudError::Refused {
             message: format!(
                 "stack {name} does not say any more what its Service asks for: {fault}. Deploy the manifest of the \
-                 Service, which writes it again; or put back in CloudFormation what was there; or delete the environment with \
-                 `i2kit destroy --all`",
+                 Service alone, which writes it again (in a set, another Service may be refused first); or put back in \
+                 CloudFormation what was there; or delete the environment with `i2kit destroy --all`",
                 name = self.name
             ),
         })
@@ -106,7 +106,23 @@ impl Stack {
 
     /// Whether it is what it was asked to be.
     pub(super) fn is_complete(&self) -> bool {
-        matches!(self.status.as_str(), "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE")
+        matches!(
+            self.status.as_str(),
+            "CREATE_COMPLETE"
+                | "UPDATE_COMPLETE"
+                | "UPDATE_ROLLBACK_COMPLETE"
+                | "IMPORT_COMPLETE"
+                | "IMPORT_ROLLBACK_COMPLETE"
+        )
+    }
+
+    /// Whether it has made something, or is about to, that is not to be deleted. One in review has a plan and nothing else.
+    pub(super) fn stays(&self) -> bool {
+        let has_nothing = matches!(
+            self.status.as_str(),
+            "REVIEW_IN_PROGRESS" | "ROLLBACK_IN_PROGRESS" | "DELETE_IN_PROGRESS"
+        );
+        !has_nothing && !self.is_dead()
     }
 
     /// Whether it never came to be, or could not be deleted: it is deleted, and made anew when it is put.
@@ -192,6 +208,12 @@ impl Aws {
         let holder = token.as_deref().and_then(holder_of).unwrap_or("somebody");
         self.events.note(format!("waiting for stack {name}, which {holder} is changing"));
         self.settled(name).await
+    }
+
+    /// The stack at rest, where nobody has changed it since it was `found`.
+    pub(super) async fn unchanged(&self, found: &Stack) -> Result<Option<Stack>, CloudError> {
+        let there = self.at_rest(&found.name).await?;
+        Ok(there.filter(|there| there.changed == found.changed))
     }
 
     /// Names this run in the stack's events, where a run that waits for this one finds it.

@@ -320,7 +320,7 @@ async fn a_parent_that_cannot_be_read_any_more_does_not_end_the_upload() {
 }
 
 #[tokio::test]
-async fn a_cache_that_cannot_be_written_does_not_end_the_upload() {
+async fn a_block_map_that_cannot_be_kept_does_not_end_the_upload() {
     if !wanted() {
         return;
     }

@@ -118,8 +118,8 @@ pub enum FrameError {
     #[error(
         "Service {service} leads to at most {machines} machines at once by {ports} ports, which are {needed} targets of a load balancer, \
          and AWS takes {most} by default (quota `Targets per Availability Zone per Network Load Balancer`); lower `replicas`, `maxReplicas` or \
-         `maxSurge` of what it selects, or split its ports between Services. Machines are counted with those that run now: deploy the \
-         smaller number first"
+         `maxSurge` of what it selects, or split its ports between Services. Machines that run now are counted as well: for fewer \
+         machines and more ports, deploy the fewer machines first"
     )]
     Targets {
         /// The Service.

@@ -148,9 +148,7 @@ impl Engine {
                 slot.set_pipe(side, None);
                 continue;
             };
-            for fd in [read, write] {
-                self.table.own(fd, Owner::Nobody);
-            }
+            self.mark(read, write);
             let bytes = rustix::io::ioctl_fionread(read).unwrap_or(0);
             self.local[index as usize].piped[side as usize] = usize::try_from(bytes).unwrap_or(0);
         }
@@ -344,9 +342,6 @@ impl Engine {
                 if is_empty {
                     self.give_back(index, side);
                 } else {
-                    let own = Owner::Member(self.member);
-                    self.table.own(read, own);
-                    self.table.own(write, own);
                     slot.set_pipe(side, None);
                     self.table.close(read);
                     self.table.close(write);
@@ -378,9 +373,7 @@ impl Engine {
     fn new_pipe(&self) -> io::Result<(Fd, Fd)> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let (read, write) = (Fd::from_owned(read), Fd::from_owned(write));
-        for fd in [read, write] {
-            self.table.own(fd, Owner::Member(self.member));
-        }
+        self.mark(read, write);
         // A smaller one carries the same bytes.
         let _ = rustix::pipe::fcntl_setpipe_size(write, PIPE);
         Ok((read, write))
@@ -390,19 +383,21 @@ impl Engine {
     fn take_pipe(&mut self, index: u32, from: Side) -> io::Result<(Fd, Fd)> {
         let (read, write) = self.pool.pop().map_or_else(|| self.new_pipe(), Ok)?;
         self.table.slot(index).set_pipe(from, Some((read, write)));
-        for fd in [read, write] {
-            self.table.own(fd, Owner::Nobody);
-        }
         Ok((read, write))
+    }
+
+    /// Marks a pipe as this process' own, in a record or not. It goes in and out of records thousands of times a second: whoever
+    /// looks first at the records and then at the marks, as suspects are found, must not take it for nobody's.
+    fn mark(&self, read: Fd, write: Fd) {
+        for fd in [read, write] {
+            self.table.own(fd, Owner::Member(self.member));
+        }
     }
 
     /// Puts the pipe back, in which nothing is.
     fn give_back(&mut self, index: u32, from: Side) {
         let slot = self.table.slot(index);
         let Some((read, write)) = slot.pipe(from) else { return };
-        for fd in [read, write] {
-            self.table.own(fd, Owner::Member(self.member));
-        }
         slot.set_pipe(from, None);
         if self.pool.len() < POOL {
             self.pool.push((read, write));

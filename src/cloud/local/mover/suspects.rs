@@ -79,12 +79,13 @@ impl Suspects {
     }
 }
 
-/// Descriptors that are in a record.
+/// Descriptors that are in a record. One that is being closed is so by whoever has the record: a second close would hit whatever
+/// has its number by then.
 fn recorded(table: &Table) -> HashSet<Fd> {
     let mut found = HashSet::new();
     for number in 0..table.top() {
         let slot = table.slot(number);
-        if !matches!(slot.state().0, SlotState::Connecting | SlotState::Carrying | SlotState::Session) {
+        if matches!(slot.state().0, SlotState::Free | SlotState::Claimed) {
             continue;
         }
         for side in [Side::Client, Side::Server] {
@@ -93,4 +94,27 @@ fn recorded(table: &Table) -> HashSet<Fd> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_its_process_is_closing_is_closed_by_nobody_else() {
+        let table = Table::create().unwrap();
+        let (client, _other) = rustix::pipe::pipe().unwrap();
+        let client = Fd::from_owned(client);
+        assert!(table.claim(0, 5));
+        let slot = table.slot(0);
+        slot.fill(client, 3);
+        let is_suspect = || Suspects::find(&table, 1).found.iter().any(|suspect| suspect.fd == client);
+        for state in [SlotState::Connecting, SlotState::Carrying, SlotState::Session, SlotState::Closing] {
+            slot.set_state(state);
+            assert!(!is_suspect(), "{state:?}");
+        }
+        slot.set_state(SlotState::Free);
+        assert!(is_suspect());
+        client.close();
+    }
 }

@@ -21,7 +21,7 @@ use super::log::Log;
 use super::places::HOST;
 use super::protocol::DoorAnswer;
 use super::routes::{Backend, ListenerId, NameServer, Report, Route, Routes};
-use super::table::{Fd, Kept, NO_LISTENER, Side, Table};
+use super::table::{Fd, Kept, NO_LISTENER, Owner, Side, Table};
 use crate::manifest::api::{Name, Protocol};
 
 /// How long a test waits for anything.
@@ -416,8 +416,12 @@ fn what_was_taken_in_a_round_is_sent_by_a_successor_and_to_nobody_else() {
     server.set_nonblocking(true).unwrap();
     assert_eq!(server.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock, "it is in the pipe");
     server.set_nonblocking(false).unwrap();
+    // In a record and out of it: another process never finds it to be nobody's.
+    let is_own = |(read, write)| [read, write].iter().all(|fd| table.is_of(*fd, Owner::Member(HOST)));
+    assert!(is_own(table.slot(index).pipe(Side::Client).unwrap()));
     let mut engine = Engine::new(table, HOST).unwrap();
     assert!(engine.recover().is_empty());
+    assert!(is_own(table.slot(index).pipe(Side::Client).unwrap()));
     engine.run_ready();
     let mut heard = [0; 5];
     server.read_exact(&mut heard).unwrap();

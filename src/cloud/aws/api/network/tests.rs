@@ -62,7 +62,7 @@ fn what_is_made_says_what_the_network_must_have() {
         BalancerSpec::new(name, kind, vec![Listener::new(80, Protocol::Tcp, vec![])])
     };
     let made_beside = |specs: &[BalancerSpec], there: &[Scheme]| {
-        let to_make = ToMake::of(specs, &there.iter().copied().collect());
+        let to_make = ToMake::of(specs.iter(), &there.iter().copied().collect());
         (to_make.balancers, to_make.is_public)
     };
     let made = |specs: &[BalancerSpec]| made_beside(specs, &[]);
@@ -149,14 +149,25 @@ fn what_somebody_changes_or_nobody_can_read_has_its_load_balancer() {
     let slot = BalancerSlot { scheme: Scheme::Public, index: 1 };
     let balancer = |status| [stack(name::balancer_stack("test", slot), "balancer", status)];
     let there = |status| !schemes_there("test", &balancer(status)).is_empty();
-    for status in ["CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "UPDATE_ROLLBACK_COMPLETE"] {
+    let here = ["CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"];
+    for status in here {
         service.status = status.into();
         assert!(has(&service, ServiceType::LoadBalancer), "{status}");
         assert!(there(status), "{status}");
     }
     service.parameters.insert("Spec0".into(), "{}".into());
-    assert!(has(&service, ServiceType::LoadBalancer));
-    for status in ["ROLLBACK_COMPLETE", "ROLLBACK_IN_PROGRESS", "CREATE_FAILED", "DELETE_IN_PROGRESS"] {
+    // That of an Ingress says nothing else; that of a Service says on which load balancer it is.
+    assert!(has(&service, ServiceType::LoadBalancer) && has(&service, ServiceType::ClusterIP));
+    service.parameters.insert("Placement".into(), slot.to_string());
+    assert!(has(&service, ServiceType::LoadBalancer) && !has(&service, ServiceType::ClusterIP));
+    let gone = [
+        "ROLLBACK_COMPLETE",
+        "ROLLBACK_IN_PROGRESS",
+        "CREATE_FAILED",
+        "DELETE_IN_PROGRESS",
+        "REVIEW_IN_PROGRESS",
+    ];
+    for status in gone {
         service.status = status.into();
         assert!(!has(&service, ServiceType::LoadBalancer), "{status}");
         assert!(!there(status), "{status}");
@@ -164,7 +175,12 @@ fn what_somebody_changes_or_nobody_can_read_has_its_load_balancer() {
     let other = Name { namespace: "default".into(), name: "ingress/api".into() };
     let other = BalancerSpec { name: other, ..spec(ServiceType::LoadBalancer) };
     service.status = "CREATE_COMPLETE".into();
-    assert!(!has_its_balancer("test", &[service], &other));
+    assert!(!has_its_balancer("test", std::slice::from_ref(&service), &other));
+    // Nothing is to be made for what has its load balancer, and for the other one a load balancer is.
+    let own = spec(ServiceType::LoadBalancer);
+    assert_eq!(to_make("test", std::slice::from_ref(&service), std::slice::from_ref(&own)), None);
+    let both = to_make("test", &[service], &[own, other]);
+    assert_eq!(both, Some(ToMake { balancers: Prospect::Surely, is_public: true }));
     assert_eq!(schemes_there("test", &balancer("CREATE_COMPLETE")), BTreeSet::from([Scheme::Public]));
     assert!(schemes_there("other", &balancer("CREATE_COMPLETE")).is_empty());
 }
