@@ -88,7 +88,7 @@ pub(super) async fn plan(
     Ok(PlannedDeployment { prepared, cloud, fleet, secrets, desired, plan })
 }
 
-/// Refuses a group that is, or may be scaled to be, larger than its cloud has them, and a balancer that it cannot have: no other
+/// Refuses a group that its cloud cannot have, or that is, or may be scaled to be, larger than it has them, and a balancer that it cannot have: no other
 /// try of the same manifests would help.
 fn within_bounds(context: &Context, set: &ObjectSet) -> Result<(), Failure> {
     let (groups, balancers) = unplanned(set);
@@ -97,6 +97,7 @@ fn within_bounds(context: &Context, set: &ObjectSet) -> Result<(), Failure> {
         environment.provider.refuse_balancer(&environment.name, spec, &groups).or_exit(Exit::Manifest)?;
     }
     for group in &groups {
+        environment.provider.refuse_group(group).or_exit(Exit::Manifest)?;
         let scaling = group.settings.scaling.iter().flat_map(|scaling| [scaling.min, scaling.max]);
         for size in scaling.chain([group.replicas]) {
             environment.provider.refuse_size(&group.name, size).or_exit(Exit::Manifest)?;

@@ -111,6 +111,14 @@ pub trait Provider: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Refuses a group that this cloud cannot have, before anything is done for it.
+    ///
+    /// # Errors
+    /// The reason, and what to change.
+    fn refuse_group(&self, _spec: &GroupSpec) -> Result<(), CloudError> {
+        Ok(())
+    }
+
     /// Refuses a balancer that this cloud cannot have in the environment, in front of these groups, before anything is done for it.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ fn moments(journal: &[String]) -> Vec<usize> {
 }
 
 /// Kills a deployment after its call number `moment`; whether it came that far.
-fn deploy_and_kill(bed: &Bed, world: &World, moment: usize) -> bool {
+pub(crate) fn deploy_and_kill(bed: &Bed, world: &World, moment: usize) -> bool {
     bed.fault(&serde_json::json!([{"match": "", "skip": moment, "hang": true}]));
     let mut deploy = world.i2kit(&["deploy", "web.yaml"]).start();
     let hung = eventually("a call to hang, or the end", || {

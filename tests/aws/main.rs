@@ -12,6 +12,7 @@ mod crash;
 mod faults;
 mod frame;
 mod harness;
+mod jobs;
 mod networks;
 #[path = "../support/mod.rs"]
 mod support;

@@ -107,7 +107,8 @@ fn the_linter_finds_nothing_in_the_templates() {
     };
     let priorities = Priorities::new();
     let standing = |certificates| Standing { certificates, priorities: &priorities };
-    let profile = InstanceProfile { account: spec.name.clone(), role: None, secrets: BTreeSet::new() };
+    let profile =
+        InstanceProfile { account: spec.name.clone(), role: None, secrets: BTreeSet::new(), job: None };
     let plans = [
         stack_templates::environment(&place(None)),
         stack_templates::environment(&place(Some(network))),
@@ -131,6 +132,7 @@ fn the_linter_finds_nothing_in_the_templates() {
             None,
         ),
         role::stack("production", &InstanceProfile { role: Some("reader".into()), ..profile.clone() }, None),
+        role::stack("production", &InstanceProfile { job: Some(spec.name.clone()), ..profile.clone() }, None),
     ];
     lint(&plans.map(|plan| plan.template));
 }

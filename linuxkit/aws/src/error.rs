@@ -5,6 +5,10 @@ use std::io;
 /// HTTP's "content too large".
 const TOO_LARGE: u16 = 413;
 
+/// Parts of the words of refusals that pass: the service has too much to do, the credentials are about to be renewed, or the group
+/// has a machine that comes or goes.
+const PASSING: [&str; 4] = ["Throttl", "Expired", "ScalingActivityInProgress", "ResourceContention"];
+
 /// Why a service did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -53,7 +57,7 @@ impl Error {
         match self {
             Self::Io { .. } | Self::NoRole => true,
             Self::Refused { status, reason, .. } => {
-                *status >= 500 || *status == 429 || reason.contains("Throttl") || reason.contains("Expired")
+                *status >= 500 || *status == 429 || PASSING.iter().any(|word| reason.contains(word))
             }
             Self::Answer { .. } | Self::Version { .. } => false,
         }
@@ -93,5 +97,9 @@ mod tests {
         assert!(refused(413, ": ").is_invalid());
         assert!(!refused(400, "ThrottlingException: Rate exceeded").is_invalid());
         assert!(!refused(503, "").is_invalid() && refused(503, "").passes());
+        for busy in ["ScalingActivityInProgress: Activity is in progress", "ResourceContention: try again"] {
+            assert!(refused(400, busy).passes() && !refused(400, busy).is_invalid(), "{busy}");
+        }
+        assert!(!refused(400, "ValidationError: desiredSize equals minSize").passes());
     }
 }

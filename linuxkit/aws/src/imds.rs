@@ -16,6 +16,9 @@ const HOST: &str = "169.254.169.254";
 /// The service answers within milliseconds; right after a launch it may take longer to be there.
 const LIMIT: Duration = Duration::from_secs(2);
 const ATTEMPTS: u32 = 10;
+/// How often a tag is looked for that is not there, and the pause between two looks.
+const TAG_LOOKS: u32 = 60;
+const TAG_PAUSE: Duration = Duration::from_secs(1);
 /// How long a token is good; it is asked for anew before.
 const TOKEN_SECONDS: u32 = 21_600;
 /// Credentials are asked for anew this long before they end. EC2 has new ones five minutes before.
@@ -51,6 +54,19 @@ impl Metadata {
     pub(crate) fn domain(&mut self) -> Result<String, Error> {
         let found = self.get("meta-data/services/domain")?;
         Ok(found.map_or_else(|| "amazonaws.com".to_owned(), |text| text.trim().to_owned()))
+    }
+
+    /// The value of one of the instance's tags, where its launch template lets it read them. They may be there a little later than
+    /// the instance.
+    pub(crate) fn tag(&mut self, name: &str) -> Result<String, Error> {
+        let path = format!("meta-data/tags/instance/{name}");
+        for _ in 1..TAG_LOOKS {
+            if self.get(&path)?.is_some_and(|text| !text.trim().is_empty()) {
+                break;
+            }
+            std::thread::sleep(TAG_PAUSE);
+        }
+        self.required(&path)
     }
 
     /// The instance's user data, if it has any.

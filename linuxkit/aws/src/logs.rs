@@ -42,9 +42,9 @@ struct Place {
 
 /// A line to send.
 #[derive(Debug, PartialEq, Eq)]
-struct Event {
-    milliseconds: u64,
-    text: String,
+pub(crate) struct Event {
+    pub(crate) milliseconds: u64,
+    pub(crate) text: String,
 }
 
 /// How far each journal was sent, by the container's name.
@@ -183,7 +183,11 @@ fn not_taken(answer: &Value, all: usize) -> usize {
 }
 
 /// Puts events into a stream, which is made when it is not there. Returns how many the service did not take.
-fn put(client: &mut Client, (group, stream): (&str, &str), events: &[Event]) -> Result<usize, Error> {
+pub(crate) fn put(
+    client: &mut Client,
+    (group, stream): (&str, &str),
+    events: &[Event],
+) -> Result<usize, Error> {
     let all = events.len();
     let events: Vec<Value> =
         events.iter().map(|event| json!({"timestamp": event.milliseconds, "message": event.text})).collect();

@@ -32,7 +32,8 @@ pub(crate) fn fetch(client: &mut Client, references: &[SecretReference], folder:
     Ok(())
 }
 
-fn with_patience<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+/// Tries again what may pass.
+pub(crate) fn with_patience<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let mut wait = FIRST_WAIT;
     for _ in 1..ATTEMPTS {
         match attempt() {

@@ -125,6 +125,14 @@ pub(crate) fn stamp(seconds: u64) -> String {
     format!("{year:04}{month:02}{date:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// `2025-11-21T10:20:30Z` of seconds since 1970.
+pub(crate) fn iso(seconds: u64) -> String {
+    let stamp = stamp(seconds);
+    let part = |from: usize, to: usize| stamp.get(from..to).unwrap_or_default();
+    let (date, time) = ([part(0, 4), part(4, 6), part(6, 8)], [part(9, 11), part(11, 13), part(13, 15)]);
+    format!("{}T{}Z", date.join("-"), time.join(":"))
+}
+
 /// Milliseconds since 1970 of `2025-11-21T10:20:30.123456789Z`, the form of containers' log lines.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<u64> {
     let bytes = text.as_bytes();

@@ -105,6 +105,15 @@ pub(crate) enum Error {
         /// How it ended.
         status: String,
     },
+    /// The machine is of a Job that needs it for nothing.
+    #[error("its Job has nothing left to do")]
+    NothingToDo,
+    /// The program that talks to the cloud could not tell how the pod ended; its reason is on the console.
+    #[error("the end of the pod could not be told to the cloud: its program ended with {status}")]
+    Untold {
+        /// How it ended.
+        status: String,
+    },
     /// What was done in a process of its own went wrong.
     #[error("{message}")]
     Apart {

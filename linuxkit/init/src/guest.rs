@@ -17,6 +17,7 @@ use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::boot::Booted;
+use crate::boot::cloud;
 use crate::boot::phase::{self, Phase};
 use crate::commands::{Commands, Purpose};
 use crate::container::{Container, Life, Role};
@@ -267,7 +268,7 @@ impl<'output> Guest<'output> {
             Source::Power => {
                 if self.power.as_ref().is_some_and(PowerButton::pressed) {
                     self.output.log("the power button was pressed");
-                    self.stop(false);
+                    self.asked_to_stop(false);
                 }
             }
             Source::Console => self.output.console.write(),
@@ -316,9 +317,9 @@ impl Guest<'_> {
         };
         for info in buffer[..length].chunks_exact(128) {
             match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
-                libc::SIGTERM | libc::SIGPWR => self.stop(false),
+                libc::SIGTERM | libc::SIGPWR => self.asked_to_stop(false),
                 // What the kernel sends on Ctrl-Alt-Del.
-                libc::SIGINT => self.stop(true),
+                libc::SIGINT => self.asked_to_stop(true),
                 _ => {}
             }
         }
@@ -522,6 +523,17 @@ impl Guest<'_> {
                 self.stop_container(index, None, self.shutdown.patience());
             }
         }
+    }
+
+    /// Stops the pod since somebody outside wants that. A pod that is on its way to an end of its own keeps that.
+    fn asked_to_stop(&mut self, restart: bool) {
+        if !self.shutdown.is_under_way() {
+            self.output.asked = true;
+            if let Err(error) = cloud::tell_asked() {
+                self.output.log(&error.to_string());
+            }
+        }
+        self.stop(restart);
     }
 
     /// Stops the pod for a reason that its end is reported with.

@@ -84,6 +84,11 @@ fn run_machine() -> ExitCode {
     let Ok(signals) = i2kit_sys::signal_fd(&signals) else { return ExitCode::from(71) };
     let mut output = Output::new(console);
     let restart = run_pod(&mut output, signals);
+    if let Some((end, asked)) = output.ended.take()
+        && let Err(error) = boot::cloud::tell_end(&end, asked)
+    {
+        output.log(&error.to_string());
+    }
     boot::cloud::linger();
     output.log(if restart { "restarting" } else { "power off" });
     output.drain(DRAIN);
@@ -98,8 +103,15 @@ fn run_machine() -> ExitCode {
 fn run_pod(output: &mut Output, signals: OwnedFd) -> bool {
     match take_over_restarts().and_then(|()| boot::run(output)) {
         Ok(booted) => Guest::new(booted, output, signals).run(),
+        // The cloud knows already that this machine ends: its Job has no work for it.
+        Err(error @ Error::NothingToDo) => {
+            output.log(&error.to_string());
+            false
+        }
         Err(error) => {
             output.log(&format!("fatal: {error}"));
+            // A pod that did not come to run since the cloud did not answer has not failed.
+            output.asked |= matches!(error, Error::Cloud { .. });
             let message = error.to_string();
             output.log_end(&PodEnd { succeeded: false, reason: LOST.into(), message, containers: vec![] });
             false

@@ -23,12 +23,16 @@ pub(crate) struct Output {
     pub(crate) journals: Option<Journals>,
     /// Whether containers' lines go to the console beside the journals.
     console_too: bool,
+    /// Whether somebody outside asked the pod to stop.
+    pub(crate) asked: bool,
+    /// How the pod ended, and whether somebody had asked for that.
+    pub(crate) ended: Option<(PodEnd, bool)>,
 }
 
 impl Output {
     /// An output without journals: all lines go to the console.
     pub(crate) fn new(console: Console) -> Self {
-        Self { console, journals: None, console_too: false }
+        Self { console, journals: None, console_too: false, asked: false, ended: None }
     }
 
     /// From now on lines go into these journals, and those of containers to the console only if `console_too`.
@@ -55,6 +59,7 @@ impl Output {
 
     /// Writes how the pod ended, in the line that the host looks for.
     pub(crate) fn log_end(&mut self, end: &PodEnd) {
+        self.ended = Some((end.clone(), self.asked));
         let end = serde_json::to_string(end).unwrap_or_default();
         self.log(&format!("{END}{end}"));
     }

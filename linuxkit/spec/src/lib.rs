@@ -1,7 +1,7 @@
 //! Values that host and guest share: what the host writes into the pod file system of an image and what the guest reads
 //! from it when it boots. A manifest's field that the guest obeys has its one type here, which the manifest, the plan and
-//! the guest use. Serde types only, and the one rule that both sides apply, [`expand()`]; no behaviour beyond that,
-//! constants and constructors.
+//! the guest use. Serde types only, and the two rules that both sides apply, [`expand()`] and what follows from the record of a
+//! [`job`]; no behaviour beyond that, constants and constructors.
 //!
 //! Two files make up the contract of an image: [`PodBoot`] is `etc/i2kit/pod.json`, and each container has an OCI runtime
 //! `config.json` in LinuxKit's layout, of which [`runtime::Config`] is the subset that host and guest agree on.
@@ -17,6 +17,7 @@ pub mod end;
 pub mod env;
 mod expand;
 pub mod guest;
+pub mod job;
 pub mod names;
 pub mod port;
 pub mod probe;

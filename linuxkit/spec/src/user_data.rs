@@ -41,6 +41,9 @@ pub struct UserData {
     /// stand-ins in tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// Of a Job: what its machines tell the cloud about their ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobTarget>,
     /// What the host wrote for itself; the guest does not look at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
@@ -53,6 +56,32 @@ pub struct LogTarget {
     /// The log group, which the host has made. The guest makes a stream a container in it, named
     /// `NAMESPACE/GROUP/INSTANCE/CONTAINER`, with the instance's id.
     pub group: String,
+}
+
+impl LogTarget {
+    /// The log group of the records of Jobs, beside that of their output: it keeps what it has, and machines of no Job have no
+    /// right to it.
+    pub fn records(&self) -> String {
+        format!("{}/jobs", self.group)
+    }
+}
+
+/// The groups that the machines of a Job are of. Which one a machine is in, and which record it writes to, is in its tags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobTarget {
+    /// The name of the group of lane 0; those of others have an underscore and the lane's number behind it.
+    pub group: String,
+}
+
+impl JobTarget {
+    /// The name of a lane's group.
+    pub fn lane(&self, lane: u32) -> String {
+        match lane {
+            0 => self.group.clone(),
+            lane => format!("{}_{lane}", self.group),
+        }
+    }
 }
 
 /// Where the data of one Kubernetes Secret is.
@@ -107,6 +136,7 @@ mod tests {
                 },
             ],
             endpoint: None,
+            job: None,
             host: None,
         };
         let text = serde_json::to_string(&spec).unwrap();

@@ -13,7 +13,7 @@ use super::plan::cost;
 use super::plan::iam_policy::{self, Subject};
 #[cfg(feature = "aws")]
 use super::plan::stack_templates::Network;
-use super::plan::{fit, mask, packing, refusal};
+use super::plan::{fit, job, mask, packing, refusal};
 use super::support::SUPPORT;
 use crate::cloud::provider::{Check, Client, Cost, Kind, Provider};
 use crate::cloud::trial::Tryable;
@@ -148,6 +148,10 @@ impl Provider for Account {
         _balancers: Vec<BalancerSpec>,
     ) -> Result<Vec<Check>, CloudError> {
         Err(not_built())
+    }
+
+    fn refuse_group(&self, spec: &GroupSpec) -> Result<(), CloudError> {
+        job::refuse(spec).map_err(|error| CloudError::Refused { message: error.to_string() })
     }
 
     fn refuse_balancer(

@@ -1,6 +1,6 @@
 //! What AWS supports, and the annotations that manifests for its controllers carry.
 
-use crate::manifest::support::{ACME, Annotation, Answer, ENDING_POD, Form, HEADLESS, SCRATCH_DISK, Support};
+use crate::manifest::support::{ACME, Annotation, Answer, Form, HEADLESS, SCRATCH_DISK, Support};
 
 /// What Auto Scaling makes of how fast a scaler may follow.
 const OWN_STEPS: &str = "target tracking chooses its own steps";
@@ -25,9 +25,27 @@ pub static SUPPORT: Support = Support {
             "ServiceSpec.sessionAffinityConfig",
             Answer::Note("a client stays for as long as its machine is healthy, whatever time is given"),
         ),
-        ("Job", Answer::NotYet),
-        ("CronJob", Answer::NotYet),
-        (ENDING_POD, Answer::NotYet),
+        ("JobSpec.podFailurePolicy", Answer::NotYet),
+        ("JobSpec.successPolicy", Answer::NotYet),
+        (
+            "JobSpec.ttlSecondsAfterFinished",
+            Answer::Note("the job is shown no more after that, and `i2kit gc` deletes what is left of it"),
+        ),
+        (
+            "CronJobSpec.concurrencyPolicy=Allow",
+            Answer::Note("no run starts while another goes on, as with `Forbid`"),
+        ),
+        (
+            "CronJobSpec.concurrencyPolicy=Forbid",
+            Answer::Note("a time that comes while a run goes on is left out, and not waited for"),
+        ),
+        ("CronJobSpec.concurrencyPolicy=Replace", Answer::No),
+        (
+            "CronJobSpec.startingDeadlineSeconds",
+            Answer::Note(
+                "it is not looked at: a run begins once Auto Scaling has a machine for it, however late that is",
+            ),
+        ),
         ("NetworkPolicy", Answer::NotYet),
         (HEADLESS, Answer::NotYet),
         ("ServiceSpec.publishNotReadyAddresses", Answer::NotYet),

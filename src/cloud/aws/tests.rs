@@ -135,7 +135,7 @@ fn limits_on_who_may_connect_are_kept_in_both_forms() {
 }
 
 #[test]
-fn what_ends_is_for_the_local_cloud_alone() {
+fn what_ends_is_for_both_clouds_and_some_of_its_rules_for_one() {
     let containers = "containers: [{name: a, image: 'a:1', resources: {requests: {memory: 64Mi}}}]";
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{restartPolicy: Never, {containers}}}\n"
@@ -144,9 +144,24 @@ fn what_ends_is_for_the_local_cloud_alone() {
         "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: b}}\nspec: {{template: {{spec: {{restartPolicy: Never, {containers}}}}}}}\n"
     );
     let (_, said) = on_aws(&[&pod, &job], None);
-    assert!(said.contains("not-deployable-yet: not deployable on AWS yet: a Pod that ends"), "{said}");
-    assert!(said.ends_with("not-deployable-yet: not deployable on AWS yet: Job"), "{said}");
+    assert_eq!(said, "adapted: a Pod with restartPolicy Never becomes a Job of one machine");
+    let early = job.replace("spec: {template", "spec: {successPolicy: {rules: [{succeededCount: 1}]}, completions: 2, completionMode: Indexed, template");
+    let (_, said) = on_aws(&[&early], None);
+    assert!(said.contains("not-deployable-yet: not deployable on AWS yet: `successPolicy`"), "{said}");
+    let cron = |policy: &str| {
+        let spec = format!(
+            "schedule: '@daily', concurrencyPolicy: {policy}, jobTemplate: {{spec: {{template: {{spec: {{restartPolicy: Never, {containers}}}}}}}}}"
+        );
+        on_aws(
+            &[&format!("apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: c}}\nspec: {{{spec}}}\n")],
+            None,
+        )
+        .1
+    };
+    assert!(cron("Replace").contains("not-deployable-yet: not deployable on AWS: "), "{}", cron("Replace"));
+    assert!(cron("Allow").contains("no run starts while another goes on"), "{}", cron("Allow"));
     assert_eq!(findings(&job), "");
+    assert_eq!(findings(&early), "");
 }
 
 #[test]

@@ -18,6 +18,14 @@ use serde::{Deserialize, Serialize};
 /// A schedule without a time in so many days has none: February 29 comes back within 8 years, over a century's end too.
 const HORIZON_DAYS: u64 = 8 * 366 + 2;
 
+/// Since when the shortest gap of a schedule is looked for, in seconds since the Unix epoch (the first of 2025), for how long, and
+/// how many times of it at most.
+const GAP_SINCE: u64 = 1_735_689_600;
+/// See [`GAP_SINCE`].
+const GAP_SECONDS: u64 = 2 * 365 * 86_400;
+/// See [`GAP_SINCE`].
+const MOST_TIMES: u32 = 400;
+
 /// Names of months and of days of the week, in their order.
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
@@ -125,6 +133,45 @@ impl Schedule {
                 None
             }
         }
+    }
+
+    /// Five fields that mean the same to every cron: `*`, or numbers with commas between them. None of a schedule that is no
+    /// such: one of a period, and one that names days of the month and days of the week, which crons read in two ways.
+    pub fn plain_fields(&self) -> Option<String> {
+        let Rule::Fields(fields) = self.rule else { return None };
+        let written = |set: u64, (first, last): (u32, u32)| {
+            let all: Vec<u32> = numbers(set).collect();
+            let is_all = (first..=last).all(|number| has(set, number));
+            let list = || all.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            if is_all { "*".to_owned() } else { list() }
+        };
+        let (days, weekdays) = (written(fields.days, (1, 31)), written(fields.weekdays, (0, 6)));
+        // Where one of them is every day without being written as `*`, either one fits on every day.
+        let is_every_day = !fields.any_day && (days == "*" || weekdays == "*");
+        let (days, weekdays) = if is_every_day { ("*".to_owned(), "*".to_owned()) } else { (days, weekdays) };
+        if days != "*" && weekdays != "*" {
+            return None;
+        }
+        let minutes = written(fields.minutes, (0, 59));
+        Some(
+            [minutes, written(fields.hours, (0, 23)), days, written(fields.months, (1, 12)), weekdays]
+                .join(" "),
+        )
+    }
+
+    /// The fewest seconds between two times of the schedule, of those of two years; these two years where there are no two times.
+    pub fn shortest_gap(&self) -> u64 {
+        let mut shortest = GAP_SECONDS;
+        let Some(mut last) = self.next(GAP_SINCE * 1000) else { return shortest };
+        for _ in 0..MOST_TIMES {
+            let Some(next) = self.next(last) else { break };
+            shortest = shortest.min(next.saturating_sub(last) / 1000);
+            if next / 1000 > GAP_SINCE + GAP_SECONDS {
+                break;
+            }
+            last = next;
+        }
+        shortest
     }
 
     /// The name of the time zone.
@@ -322,6 +369,35 @@ mod tests {
         let time =
             time.map(|time| DateTime::<Utc>::from_timestamp_millis(i64::try_from(time).unwrap()).unwrap());
         time.map_or_else(|| "none".into(), |time| time.format("%Y-%m-%dT%H:%MZ").to_string())
+    }
+
+    #[test]
+    fn the_shortest_gap_of_a_schedule_is_that_of_its_nearest_times() {
+        for (text, gap) in [
+            ("* * * * *", 60),
+            ("*/15 2-4 * * *", 900),
+            ("0 6,7 * * *", 3600),
+            ("0 0 1 * *", 28 * 86_400),
+            ("@every 90m", 5400),
+            ("0 0 29 2 *", GAP_SECONDS),
+        ] {
+            assert_eq!(schedule(text, "Etc/UTC").shortest_gap(), gap, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_written_so_that_every_cron_reads_it_alike() {
+        for (text, plain) in [
+            ("*/15 2-4 * * *", Some("0,15,30,45 2,3,4 * * *")),
+            ("@weekly", Some("0 0 * * 0")),
+            ("5 * 1,15 feb-MAR ?", Some("5 * 1,15 2,3 *")),
+            ("0 6 * * MON-FRI", Some("0 6 * * 1,2,3,4,5")),
+            ("0 0 1-31 * 1", Some("0 0 * * *")),
+            ("0 0 13 * 5", None),
+            ("@every 90m", None),
+        ] {
+            assert_eq!(schedule(text, "Etc/UTC").plain_fields().as_deref(), plain, "{text}");
+        }
     }
 
     #[test]

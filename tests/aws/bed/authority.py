@@ -59,7 +59,8 @@ def holds(operator, key, wanted, keys):
         operator = operator[:-len("IfExists")]
     operator = operator.split(":")[-1]
     values = listed(known.get(key.lower(), []))
-    test = {"StringEquals": lambda w, v: w == v, "ArnLike": like, "ArnEquals": like, "StringLike": like}[operator]
+    test = {"StringEquals": lambda w, v: w == v, "ArnLike": like, "ArnEquals": like, "StringLike": like,
+            "NumericEquals": lambda w, v: float(w) == float(v)}[operator]
     return any(test(w, v) for v in values for w in wanted)
 
 
@@ -164,9 +165,16 @@ def tags_of(q):
 
 
 def group(q):
+    return group_named(q, q.get("AutoScalingGroupName"))
+
+
+def tagged_group(q):
+    return group_named(q, q.get("Tags.member.1.ResourceId"))
+
+
+def group_named(q, name):
     from moto.autoscaling.models import autoscaling_backends
 
-    name = q.get("AutoScalingGroupName")
     found = autoscaling_backends[ACCOUNT][q.region].autoscaling_groups.get(name)
     has = {t.get("Key", t.get("key")): t.get("Value", t.get("value")) for t in (found.tags if found else [])}
     arn = f"arn:aws:autoscaling:{q.region}:{ACCOUNT}:autoScalingGroup:0:autoScalingGroupName/{name}"
@@ -206,6 +214,10 @@ def log_group(q):
     return [(f"arn:aws:logs:{q.region}:{ACCOUNT}:log-group:{q.get('logGroupName')}:*", {})]
 
 
+def log_stream(q):
+    return [(f"arn:aws:logs:{q.region}:{ACCOUNT}:log-group:{q.get('logGroupName')}:log-stream:{q.get('logStreamName')}", {})]
+
+
 def template_of(q):
     """A launch is authorized for all that its template names; one without a template for anything."""
     return [] if any(k.endswith("LaunchTemplateName") for k in q.query) else [("*", {})]
@@ -217,6 +229,8 @@ TABLE = {
     "autoscaling:CancelInstanceRefresh": group, "autoscaling:RollbackInstanceRefresh": group,
     "autoscaling:AttachLoadBalancerTargetGroups": group, "autoscaling:DetachLoadBalancerTargetGroups": group,
     "autoscaling:PutScalingPolicy": group, "autoscaling:DeletePolicy": group,
+    "autoscaling:PutScheduledUpdateGroupAction": group, "autoscaling:DeleteScheduledAction": group,
+    "autoscaling:CreateOrUpdateTags": tagged_group,
     "cloudformation:CreateStack": stack, "cloudformation:UpdateStack": stack, "cloudformation:DeleteStack": stack,
     "cloudformation:DescribeStackEvents": stack, "cloudformation:DescribeStacks": stack,
     "ebs:StartSnapshot": uploaded, "ebs:PutSnapshotBlock": block, "ebs:CompleteSnapshot": block,
@@ -228,7 +242,8 @@ TABLE = {
     "ec2:DeleteSnapshot": by("SnapshotId"), "ec2:GetConsoleOutput": by("InstanceId"), "ec2:RunInstances": template_of,
     "secretsmanager:CreateSecret": secret, "secretsmanager:DeleteSecret": secret,
     "secretsmanager:DescribeSecret": secret, "secretsmanager:GetSecretValue": secret,
-    "logs:FilterLogEvents": log_group,
+    "logs:FilterLogEvents": log_group, "logs:CreateLogStream": log_stream, "logs:PutLogEvents": log_stream,
+    "logs:DeleteLogStream": log_stream, "logs:DescribeLogStreams": log_group,
 }
 
 

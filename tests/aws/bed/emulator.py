@@ -14,7 +14,7 @@ from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from . import authority, engine
-from .gaps import balancers, catalogue, changes, groups, images, lag, networks, permissions, route, snapshots, stacks, templates
+from .gaps import balancers, catalogue, changes, groups, images, lag, networks, permissions, route, schedules, snapshots, stacks, templates
 
 LOCK = threading.RLock()
 
@@ -59,7 +59,7 @@ def main():
     p.add_argument("--paper", type=float, help="nothing boots: instances are healthy so many seconds after launch")
     args = p.parse_args()
     engine.SETTINGS.update(refresh_timeout=args.refresh_timeout, paper=args.paper)
-    for gap in (catalogue, snapshots, images, templates, groups, balancers, networks, stacks, changes, lag, permissions, route):
+    for gap in (catalogue, snapshots, images, templates, groups, schedules, balancers, networks, stacks, changes, lag, permissions, route):
         gap.close()
     app = DomainDispatcherApplication(create_backend_app)
 

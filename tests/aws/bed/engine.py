@@ -9,7 +9,7 @@ from moto.autoscaling.models import autoscaling_backends
 from moto.core.utils import utcnow
 from moto.ebs.models import ebs_backends
 
-from .gaps import balancers, groups, snapshots, stacks
+from .gaps import balancers, groups, schedules, snapshots, stacks
 
 ACCOUNT = "123456789012"
 SETTINGS = {"refresh_timeout": 3600.0, "paper": None}
@@ -25,6 +25,7 @@ def backends(all_of_them):
 
 def one_pass():
     stacks.one_pass()
+    schedules.one_pass()
     for backend in list(ebs_backends[ACCOUNT].values()):
         snapshots.one_pass(backend.ec2_backend)
     for backend in list(autoscaling_backends[ACCOUNT].values()):
@@ -40,6 +41,10 @@ def one_pass():
             if refresh:
                 move(group, refresh)
     forget_terminated()
+    if SETTINGS["paper"] is not None:
+        from . import paper
+
+        paper.one_pass()
 
 
 def target_groups(group):

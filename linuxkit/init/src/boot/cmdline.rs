@@ -82,7 +82,8 @@ pub(crate) fn instance(value: &str) -> Result<String, Error> {
     Ok(value.to_owned())
 }
 
-fn index(value: &str) -> Result<u32, Error> {
+/// Reads the index of a VM.
+pub(crate) fn index(value: &str) -> Result<u32, Error> {
     value.parse().map_err(|_| Error::Parameter {
         parameter: cmdline::INDEX,
         value: value.to_owned(),

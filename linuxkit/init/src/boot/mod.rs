@@ -134,7 +134,7 @@ fn carry_out(phase: &Phase, machine: &mut Machine, output: &mut Output) -> Resul
         Phase::SwitchRoot => switch_root(),
         Phase::Network => network::up(&mut machine.parameters),
         Phase::Cloud => {
-            machine.parameters.instance = cloud::boot()?;
+            (machine.parameters.instance, machine.parameters.index) = cloud::boot()?;
             Ok(())
         }
         Phase::Hostname => hostname(machine),

@@ -6,8 +6,11 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use i2kit_spec::user_data::{LogTarget, SecretReference, SecretSource, USER_DATA_VERSION, UserData};
-use i2kit_spec::{EnvValue, EnvVar, LateEnvironment, SecretKey};
+use i2kit_spec::job::{JobEvent, Record, Rules, Verdict, What, Work};
+use i2kit_spec::user_data::{
+    JobTarget, LogTarget, SecretReference, SecretSource, USER_DATA_VERSION, UserData,
+};
+use i2kit_spec::{EnvValue, EnvVar, LateEnvironment, RestartPolicy, SecretKey};
 use serde_json::{Value, json};
 
 use crate::disk::Disk;
@@ -17,6 +20,9 @@ use crate::vm::{PATIENCE, Vm, wanted};
 const INSTANCE: &str = "i-0123456789abcdef0";
 const TOKEN: &str = "token-of-the-test";
 
+/// The stream of a Job's record.
+const RECORD: &str = "default/web/1";
+
 /// The services, and what they were asked.
 #[derive(Debug, Clone)]
 struct Cloud {
@@ -25,6 +31,8 @@ struct Cloud {
     calls: Arc<Mutex<Vec<(String, Value)>>>,
     /// How many calls of `PutLogEvents` are still to be refused.
     throttled: Arc<Mutex<u32>>,
+    /// Lines of a Job's record that others wrote.
+    record: Arc<Mutex<Vec<String>>>,
 }
 
 impl Cloud {
@@ -35,6 +43,7 @@ impl Cloud {
             user_data: Arc::default(),
             calls: Arc::default(),
             throttled: Arc::new(Mutex::new(2)),
+            record: Arc::default(),
         };
         let cloud = this.clone();
         std::thread::spawn(move || {
@@ -64,13 +73,13 @@ impl Cloud {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         let path = first.split(' ').nth(1).unwrap_or_default();
+        let signed = header("authorization").is_some_and(|text| {
+            text.starts_with("AWS4-HMAC-SHA256 Credential=ASIATEST/") && text.contains("/eu-west-1/")
+        }) && header("x-amz-security-token") == Some("session");
         let (status, answer) = match header("x-amz-target") {
-            Some(target) => {
-                let signed = header("authorization").is_some_and(|text| {
-                    text.starts_with("AWS4-HMAC-SHA256 Credential=ASIATEST/") && text.contains("/eu-west-1/")
-                }) && header("x-amz-security-token") == Some("session");
-                if signed { self.service(target, &body) } else { (403, "{}".into()) }
-            }
+            Some(target) if signed => self.service(target, &body),
+            Some(_) => (403, "{}".into()),
+            None if first.starts_with("POST / ") && signed => self.query(&body),
             None if first.starts_with("PUT /latest/api/token ") => (200, TOKEN.into()),
             None if header("x-aws-ec2-metadata-token") != Some(TOKEN) => (401, String::new()),
             None => self.metadata(path),
@@ -78,6 +87,31 @@ impl Cloud {
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", answer.len());
         let mut stream = stream;
         stream.write_all(format!("{head}{answer}").as_bytes())
+    }
+
+    /// A call of Auto Scaling.
+    fn query(&self, body: &[u8]) -> (u16, String) {
+        let text = String::from_utf8_lossy(body).into_owned();
+        self.calls.lock().unwrap().push(("query".into(), Value::from(text)));
+        (200, "<Response/>".into())
+    }
+
+    /// The calls of Auto Scaling.
+    fn queries(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        let queries = calls.iter().filter(|(name, _)| name == "query");
+        queries.map(|(_, body)| body.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The lines of the Job's record.
+    fn lines(&self, calls: &[(String, Value)]) -> Vec<String> {
+        let puts = calls
+            .iter()
+            .filter(|(name, call)| name == "Logs_20140328.PutLogEvents" && call["logStreamName"] == RECORD)
+            .filter(|(_, call)| call["logGroupName"] == "/i2kit/test/jobs");
+        let written = puts.flat_map(|(_, call)| call["logEvents"].as_array().unwrap());
+        let written = written.map(|event| event["message"].as_str().unwrap().to_owned());
+        self.record.lock().unwrap().iter().cloned().chain(written).collect()
     }
 
     fn metadata(&self, path: &str) -> (u16, String) {
@@ -94,6 +128,8 @@ impl Cloud {
         match path {
             "/latest/meta-data/instance-id" => (200, INSTANCE.into()),
             "/latest/meta-data/placement/region" => (200, "eu-west-1".into()),
+            "/latest/meta-data/tags/instance/i2kit:lane" => (200, "1".into()),
+            "/latest/meta-data/tags/instance/i2kit:record" => (200, RECORD.into()),
             "/latest/user-data" => (200, self.user_data.lock().unwrap().clone()),
             _ => (404, String::new()),
         }
@@ -118,6 +154,13 @@ impl Cloud {
                 (200, json!({"Parameters": [{"Name": name, "Value": "m"}], "NextToken": next}).to_string())
             }
             "Logs_20140328.CreateLogStream" => (200, String::new()),
+            "Logs_20140328.GetLogEvents" if body["logStreamName"] == RECORD => {
+                // A token is the number of lines in front of it.
+                let lines = self.lines(&calls);
+                let first = body["nextToken"].as_str().map_or(0, |token| token.parse().unwrap());
+                let events: Vec<Value> = lines[first..].iter().map(|line| json!({"message": line})).collect();
+                (200, json!({"events": events, "nextForwardToken": lines.len().to_string()}).to_string())
+            }
             "Logs_20140328.PutLogEvents" if !made(&calls) => refused("ResourceNotFoundException"),
             "Logs_20140328.PutLogEvents" if *self.throttled.lock().unwrap() > 0 => {
                 *self.throttled.lock().unwrap() -= 1;
@@ -156,6 +199,7 @@ fn spec(cloud: &Cloud) -> UserData {
         group: "web".into(),
         revision: 1,
         host: None,
+        job: None,
         region: None,
         logs: Some(LogTarget { group: "/i2kit/test".into() }),
         secrets: vec![
@@ -251,4 +295,69 @@ fn an_instance_that_does_not_get_its_secrets_starts_nothing() {
     let console = vm.console();
     assert!(console.contains("GetSecretValue: status 400: AccessDeniedException"), "{console}");
     assert!(console.contains("i2kit: fatal: ") && !console.contains("services, "), "{console}");
+}
+
+/// What a Job's record says at first: two lanes, of which the machine is the second, and an Indexed Job of four.
+fn job_record(backoff_limit: u32) -> Vec<String> {
+    let rules: Rules = serde_json::from_value(
+        json!({"completions": 4, "lanes": 2, "backoffLimit": backoff_limit, "indexed": true}),
+    )
+    .unwrap();
+    let run = What::Run { number: 1, revision: 1, scheduled: false };
+    let events = [JobEvent { at: 1, what: What::Rules { rules } }, JobEvent { at: 2, what: run }];
+    events.iter().map(|event| serde_json::to_string(event).unwrap()).collect()
+}
+
+/// Boots a machine of that Job, whose container ends with exit code 3, and waits for its end.
+fn run_job(backoff_limit: u32) -> (Cloud, Record) {
+    let cloud = Cloud::start();
+    *cloud.record.lock().unwrap() = job_record(backoff_limit);
+    let job = Some(JobTarget { group: "i2kit-test_default_web".into() });
+    let spec = UserData { secrets: vec![], job, ..spec(&cloud) };
+    *cloud.user_data.lock().unwrap() = serde_json::to_string(&spec).unwrap();
+    let mut pod = Pod::new().service("worker", "exit 3");
+    pod.boot.restart_policy = RestartPolicy::Never;
+    let mut vm = Vm::boot_on_ec2(&Disk::new(&pod), cloud.port);
+    vm.ended();
+    let lines = cloud.lines(&cloud.calls.lock().unwrap());
+    (cloud, Record::read(lines.iter().map(String::as_str)))
+}
+
+#[test]
+fn a_machine_of_a_job_learns_its_slot_and_has_itself_replaced_when_it_failed() {
+    if !wanted() {
+        return;
+    }
+    let (cloud, record) = run_job(6);
+    let run = &record.runs[0];
+    assert_eq!((run.failures, run.succeeded), (1, 0), "{record:?}");
+    let reason = run.last_failure.as_deref().unwrap_or_default();
+    assert_eq!(reason, format!("{INSTANCE}: worker: Error, exit code 3"));
+    assert_eq!(record.work(1, 0), Work::Slot(Some(1)), "it is tried again");
+    let queries = cloud.queries();
+    // What ends a lane of which no machine begins goes with the beginning, and comes back with the end.
+    let [begun, guard, ended] = &queries[..] else { panic!("{queries:?}") };
+    let group = "AutoScalingGroupName=i2kit-test_default_web_1&ScheduledActionName=i2kit-deadline";
+    assert!(begun.contains("Action=DeleteScheduledAction&") && begun.ends_with(group), "{begun}");
+    assert!(guard.contains("Action=PutScheduledUpdateGroupAction&") && guard.contains(group), "{guard}");
+    assert!(guard.ends_with("&MinSize=0&MaxSize=0&DesiredCapacity=0"), "{guard}");
+    assert!(ended.starts_with("Action=TerminateInstanceInAutoScalingGroup&Version=2011-01-01&"), "{ended}");
+    assert!(
+        ended.ends_with(&format!("InstanceId={INSTANCE}&ShouldDecrementDesiredCapacity=false")),
+        "{ended}"
+    );
+}
+
+#[test]
+fn a_machine_that_fails_its_job_ends_the_others_and_is_not_replaced() {
+    if !wanted() {
+        return;
+    }
+    let (cloud, record) = run_job(0);
+    assert!(matches!(record.verdict(&record.runs[0], 0), Verdict::Failed(_)), "{record:?}");
+    let queries = cloud.queries();
+    let [_, others, unlimited, ended] = &queries[..] else { panic!("{queries:?}") };
+    assert!(unlimited.contains("Action=DeleteScheduledAction&"), "{unlimited}");
+    assert!(others.contains("SetDesiredCapacity") && others.contains("i2kit-test_default_web&"), "{others}");
+    assert!(ended.ends_with("ShouldDecrementDesiredCapacity=true"), "{ended}");
 }

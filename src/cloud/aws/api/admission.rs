@@ -14,6 +14,7 @@ use super::environment::Aws;
 use super::generation::{
     Aspect, Definitions, IMAGES, after, balancer, balancer_digest, expected, revisions_digest,
 };
+use super::job::{lane_of, started};
 use super::stack::Stack;
 use super::tags::{self, SETTINGS};
 use super::wait::FIRST_PAUSE;
@@ -47,6 +48,12 @@ pub(super) fn definitions(
     }
     for group in groups {
         let Some(name) = group_name(group) else { continue };
+        // The size of a Job's lane is its machine's affair; what it was started with is a client's.
+        if lane_of(group).is_some() {
+            let text = started(group).map(|started| started.to_string()).unwrap_or_default();
+            found.insert(Aspect::Size.of(&name), Digest::of(text.as_bytes()));
+            continue;
+        }
         let scales = group.min_size() != group.max_size();
         // A size between two bounds follows the load, and is the cloud's own work.
         let size = (!scales).then(|| group.desired_capacity());

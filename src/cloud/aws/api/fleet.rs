@@ -15,13 +15,14 @@ use super::auto_scaling::{
 use super::balancer::Service;
 use super::environment::Aws;
 use super::error::failed;
+use super::job::lane_of;
 use super::launch;
 use super::stack::Stack;
 use super::tags::{self, FAILURE};
 use super::wait::now;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::packing::Scheme;
-use crate::cloud::aws::plan::{ingress, name, stack_templates};
+use crate::cloud::aws::plan::{ingress, job, name, stack_templates};
 use crate::manifest::api::Name;
 use crate::plan::fleet::{
     BalancerTarget, Endpoint, Fleet, Health, Instance, InstanceGroup, InstanceId, InstanceState,
@@ -32,15 +33,30 @@ use crate::plan::fleet::{
 type Healths = BTreeMap<String, BTreeMap<String, Health>>;
 
 /// What is known beside a group's own things.
-struct Surroundings {
+pub(super) struct Surroundings {
     services: Vec<Service>,
     healths: Healths,
     machines: BTreeMap<String, Machine>,
 }
 
 impl Aws {
-    /// The whole environment, or one group of it.
+    /// The whole environment, or one group of it. Jobs that were to be removed some time after their end are left out.
     pub(super) async fn look(&self, only: Option<&Name>) -> Result<Fleet, CloudError> {
+        let mut fleet = self.look_whole(only).await?;
+        fleet.groups.retain(|group| !is_expired(group));
+        Ok(fleet)
+    }
+
+    /// The whole environment, and the Jobs that were to be removed.
+    pub(super) async fn look_at_all(&self) -> Result<(Fleet, Vec<InstanceGroup>), CloudError> {
+        let mut fleet = self.look_whole(None).await?;
+        let (expired, lasting) = fleet.groups.into_iter().partition(is_expired);
+        fleet.groups = lasting;
+        Ok((fleet, expired))
+    }
+
+    /// The same with these Jobs.
+    pub(super) async fn look_whole(&self, only: Option<&Name>) -> Result<Fleet, CloudError> {
         let (templates, groups, stacks) =
             try_join3(self.templates(only), self.scaling_groups(only), self.stacks()).await?;
         let refreshes = self.refreshes_of(&groups).await?;
@@ -115,6 +131,11 @@ impl Aws {
         around: &Surroundings,
     ) -> Result<Option<InstanceGroup>, CloudError> {
         let Some(mut settings) = settings_in(template.tags())? else { return Ok(None) };
+        if settings.job.is_some() {
+            return self.job_group(name, template, settings, around).await.map(Some);
+        }
+        // What is left of the Job that it was is none of its machines.
+        let group = group.filter(|group| lane_of(group).is_none());
         if let (Some(scaling), Some(found)) = (&settings.scaling, group)
             && !self.has_scaling(&name, scaling, found).await?
         {
@@ -218,8 +239,17 @@ fn health_of(target: &TargetHealthDescription) -> Health {
     }
 }
 
+/// Whether a group is a Job that was to be removed by now.
+pub(super) fn is_expired(group: &InstanceGroup) -> bool {
+    job::is_expired(&group.settings, (&group.runs, group.instances.is_empty()), now())
+}
+
 /// The members of a group, oldest first.
-fn instances(group: &AutoScalingGroup, revisions: &[Revision], around: &Surroundings) -> Vec<Instance> {
+pub(super) fn instances(
+    group: &AutoScalingGroup,
+    revisions: &[Revision],
+    around: &Surroundings,
+) -> Vec<Instance> {
     let mut found: Vec<Instance> = group
         .instances()
         .iter()

@@ -1,5 +1,5 @@
 //! What no revision needs and no plan knows of: snapshots without an image, uploads that nobody went on with, stacks that
-//! never came to be, values of Secrets that were superseded.
+//! never came to be, values of Secrets that were superseded, Jobs whose time is over.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,7 @@ use super::tags;
 use super::wait::now;
 use crate::cloud::CloudError;
 use crate::cloud::aws::plan::role::{self, InstanceProfile};
+use crate::manifest::api::Name;
 use crate::plan::fleet::{InstanceGroup, Leftover};
 
 /// An upload that is older was given up.
@@ -26,6 +27,14 @@ const STACK: &str = "stack";
 /// Values of a Secret that no revision names.
 const SECRET: &str = "secret";
 
+/// A Job that was to be removed some time after its end.
+const JOB: &str = "job";
+
+/// What is left of a Job that was to be removed some time after its end.
+pub(super) fn expired(group: &Name) -> Leftover {
+    leftover(JOB, tags::group(group))
+}
+
 fn leftover(kind: &str, id: impl Into<String>) -> Leftover {
     Leftover { kind: kind.to_owned(), id: id.into() }
 }
@@ -38,6 +47,12 @@ impl Aws {
                 SNAPSHOT => self.delete_snapshot(&leftover.id).await?,
                 STACK => self.delete_stack(&leftover.id).await?,
                 SECRET => self.delete_values(&leftover.id).await?,
+                JOB => {
+                    if let Some((namespace, name)) = leftover.id.split_once('/') {
+                        let group = Name { namespace: namespace.into(), name: name.into() };
+                        self.delete_expired(&group).await?;
+                    }
+                }
                 _ => {}
             }
         }
@@ -68,8 +83,9 @@ impl Aws {
         found.extend(dead.map(|stack| leftover(STACK, &stack.name)));
         let environment = &self.settings.environment;
         let revisions = groups.iter().flat_map(|group| group.revisions.iter().map(move |r| (group, r)));
-        let profiles =
-            revisions.filter_map(|(group, r)| InstanceProfile::of(&group.name.namespace, &r.launch));
+        let profiles = revisions.filter_map(|(group, r)| {
+            InstanceProfile::of(&group.name, group.settings.job.is_some(), &r.launch)
+        });
         let used: BTreeSet<String> =
             profiles.map(|profile| role::stack_name(environment, &profile)).collect();
         found.extend(unused_roles(&stacks, &used, now()).map(|stack| leftover(STACK, &stack.name)));

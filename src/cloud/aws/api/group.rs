@@ -13,6 +13,8 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use super::auto_scaling::{HEALTH_GRACE_SECONDS, capacity, group_name, settings_in, size, template_version};
 use super::environment::Aws;
 use super::error::{failed, is_denied, is_not_found};
+use super::fleet::is_expired;
+use super::job::lane_of;
 use super::launch;
 use super::tags::{self, ENVIRONMENT, GROUP, SETTINGS, tag};
 use super::wait::{eventually, until_known};
@@ -32,6 +34,8 @@ impl Aws {
         group: &Name,
         settings: &GroupSettings,
     ) -> Result<(), CloudError> {
+        // What is left of a Job that was to be removed is in nobody's way.
+        self.delete_expired(group).await?;
         let Some(template) = self.template(group).await? else {
             self.pending().insert(group.clone(), settings.clone());
             return Ok(());
@@ -39,6 +43,10 @@ impl Aws {
         let Some(id) = template.launch_template_id() else { return Ok(()) };
         // The tags come last: while they hold the old settings, an interrupted run is repeated.
         let was = settings_in(template.tags())?;
+        if settings.job.is_some() {
+            self.change_job(group, settings, was.as_ref()).await?;
+            return self.set_tags(id, &tags::long(SETTINGS, &text(settings))).await;
+        }
         let bounds = |of: &GroupSettings| (of.scaling.clone(), of.strategy, of.floors.clone());
         if was.as_ref().map(bounds) != Some(bounds(settings))
             && let Some(found) = self.scaling_group(group).await?
@@ -64,13 +72,16 @@ impl Aws {
         let image = image
             .and_then(|image| image.image_id)
             .ok_or_else(|| CloudError::not_found("image", &revision.launch.image))?;
-        let profile = self.profile(group, &revision.launch, &frame).await?;
-        let kind = self.machine_type(&revision.launch).await?;
-        let is_public = self.gives_public_addresses().await?;
-        let data = self.launch_data(group, revision, (&frame, &image, &profile, &kind), is_public)?;
-        let template = name::group(&self.settings.environment, group);
         let settings = self.pending().get(group).cloned();
         let found = self.template(group).await?;
+        let known = found.as_ref().map(|found| settings_in(found.tags())).transpose()?.flatten();
+        let is_job = known.as_ref().or(settings.as_ref()).is_some_and(|settings| settings.job.is_some());
+        let profile = self.profile((group, is_job), &revision.launch, &frame).await?;
+        let kind = self.machine_type(&revision.launch).await?;
+        let is_public = self.gives_public_addresses().await?;
+        let data =
+            self.launch_data((group, is_job), revision, (&frame, &image, &profile, &kind), is_public)?;
+        let template = name::group(&self.settings.environment, group);
         match (found, settings) {
             (None, Some(settings)) if revision.number == 1 => {
                 let mut named = vec![
@@ -209,6 +220,8 @@ impl Aws {
         let asked = self.clients.autoscaling.describe_auto_scaling_groups().filters(filter);
         let found = asked.into_paginator().items().send().try_collect().await;
         let mut found: Vec<AutoScalingGroup> = found.map_err(failed("DescribeAutoScalingGroups"))?;
+        // Of a Job the first lane stands for all.
+        found.retain(|group| lane_of(group).is_none_or(|lane| lane == 0));
         let shown: BTreeSet<Name> = found.iter().filter_map(group_name).collect();
         let late: Vec<Name> = self.made().groups.difference(&shown).cloned().collect();
         for group in late {
@@ -219,7 +232,14 @@ impl Aws {
 
     /// The Auto Scaling group of a group, by its name.
     pub(super) async fn scaling_group(&self, group: &Name) -> Result<Option<AutoScalingGroup>, CloudError> {
-        let own = name::group(&self.settings.environment, group);
+        self.scaling_group_named(group, &name::group(&self.settings.environment, group)).await
+    }
+
+    async fn scaling_group_named(
+        &self,
+        group: &Name,
+        own: &str,
+    ) -> Result<Option<AutoScalingGroup>, CloudError> {
         let asked = self.clients.autoscaling.describe_auto_scaling_groups().auto_scaling_group_names(own);
         let found = asked.send().await.map_err(failed("DescribeAutoScalingGroups"))?.auto_scaling_groups;
         Ok(found.into_iter().flatten().find(|found| group_name(found).as_ref() == Some(group)))
@@ -367,10 +387,11 @@ impl Aws {
         self.pending().remove(group);
         self.made().forget(group);
         let own = name::group(&self.settings.environment, group);
-        self.delete_scaling_group(group).await?;
+        self.delete_scaling_group(group, &own).await?;
+        // A Job has further ones.
+        self.delete_lanes(group).await?;
         eventually(&format!("the machines of {group}, which are being ended"), ENDING, || async {
-            let left =
-                self.scaling_group(group).await?.is_some() || !self.machines(Some(group)).await?.is_empty();
+            let left = self.has_lanes(group).await? || !self.machines(Some(group)).await?.is_empty();
             Ok((!left).then_some(()))
         })
         .await?;
@@ -391,16 +412,16 @@ impl Aws {
         Ok(())
     }
 
-    /// Has Auto Scaling begin to delete the group with all its VMs; nothing where there is none or it has begun.
-    async fn delete_scaling_group(&self, group: &Name) -> Result<(), CloudError> {
-        let own = name::group(&self.settings.environment, group);
+    /// Has Auto Scaling begin to delete the group's Auto Scaling group of that name with all its VMs; nothing where there is
+    /// none or it has begun.
+    pub(super) async fn delete_scaling_group(&self, group: &Name, own: &str) -> Result<(), CloudError> {
         let what = format!("scaling activities of {group}, which keep it from being deleted, to end");
         eventually(&what, ENDING, || async {
-            if !self.is_lasting(group).await? {
+            if !self.is_lasting(group, own).await? {
                 return Ok(Some(()));
             }
             let gone = self.clients.autoscaling.delete_auto_scaling_group();
-            match gone.auto_scaling_group_name(&own).force_delete(true).send().await {
+            match gone.auto_scaling_group_name(own).force_delete(true).send().await {
                 Ok(_) => Ok(Some(())),
                 // Gone between the two calls, or when the answer was lost.
                 Err(error) if is_not_found(&error) => Ok(Some(())),
@@ -409,7 +430,7 @@ impl Aws {
                     let denied = is_denied(error.code());
                     let refused = failed("DeleteAutoScalingGroup")(error);
                     // Who deletes what is gone is denied it.
-                    if denied && !self.is_lasting(group).await? { Ok(Some(())) } else { Err(refused) }
+                    if denied && !self.is_lasting(group, own).await? { Ok(Some(())) } else { Err(refused) }
                 }
             }
         })
@@ -417,8 +438,21 @@ impl Aws {
     }
 
     /// Whether there is the Auto Scaling group, and nobody is deleting it.
-    async fn is_lasting(&self, group: &Name) -> Result<bool, CloudError> {
-        Ok(self.scaling_group(group).await?.is_some_and(|found| found.status().is_none()))
+    async fn is_lasting(&self, group: &Name, own: &str) -> Result<bool, CloudError> {
+        let found = self.scaling_group_named(group, own).await?;
+        Ok(found.is_some_and(|found| found.status().is_none()))
+    }
+
+    /// Deletes what is left of a Job that was to be removed some time after its end.
+    pub(super) async fn delete_expired(&self, group: &Name) -> Result<(), CloudError> {
+        if self.job_settings(group).await?.is_none_or(|settings| !settings.expires()) {
+            return Ok(());
+        }
+        let found = self.look_whole(Some(group)).await?;
+        match found.groups.iter().find(|found| found.name == *group) {
+            Some(found) if is_expired(found) => Box::pin(self.delete_all_of(group)).await,
+            _ => Ok(()),
+        }
     }
 }
 

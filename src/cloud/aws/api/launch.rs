@@ -4,9 +4,9 @@
 use aws_sdk_ec2::types::{
     InstanceType, LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMarketOptionsRequest, LaunchTemplateInstanceMetadataEndpointState,
-    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceNetworkInterfaceSpecificationRequest,
-    LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion, MarketType, RequestLaunchTemplateData,
-    ResourceType, ShutdownBehavior,
+    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
+    LaunchTemplateInstanceNetworkInterfaceSpecificationRequest, LaunchTemplateTagSpecificationRequest,
+    LaunchTemplateVersion, MarketType, RequestLaunchTemplateData, ResourceType, ShutdownBehavior,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -35,7 +35,7 @@ impl Aws {
     /// is not known, the setting of their subnet says it.
     pub(super) fn launch_data(
         &self,
-        group: &Name,
+        (group, is_job): (&Name, bool),
         revision: &NewRevision,
         (frame, image, profile, kind): (&Frame, &str, &str, &str),
         is_public: Option<bool>,
@@ -53,7 +53,9 @@ impl Aws {
         let metadata = LaunchTemplateInstanceMetadataOptionsRequest::builder()
             .http_tokens(LaunchTemplateHttpTokensState::Required)
             .http_endpoint(LaunchTemplateInstanceMetadataEndpointState::Enabled)
-            .http_put_response_hop_limit(1);
+            .http_put_response_hop_limit(1)
+            // A Job's machine reads in its tags which one of its Job's it is.
+            .set_instance_metadata_tags(is_job.then_some(LaunchTemplateInstanceMetadataTagsState::Enabled));
         let profile = LaunchTemplateIamInstanceProfileSpecificationRequest::builder().name(profile).build();
         // Auto Scaling adds the subnet. The interface goes with its machine.
         let interface = LaunchTemplateInstanceNetworkInterfaceSpecificationRequest::builder()
@@ -73,7 +75,7 @@ impl Aws {
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
             .tag_specifications(named(ResourceType::Instance))
             .tag_specifications(named(ResourceType::Volume))
-            .user_data(STANDARD.encode(self.user_data(group, revision)?))
+            .user_data(STANDARD.encode(self.user_data((group, is_job), revision)?))
             .build())
     }
 
@@ -86,7 +88,11 @@ impl Aws {
         self.values_of(group, launch).into_iter().map(one).collect()
     }
 
-    fn user_data(&self, group: &Name, revision: &NewRevision) -> Result<Vec<u8>, CloudError> {
+    fn user_data(
+        &self,
+        (group, is_job): (&Name, bool),
+        revision: &NewRevision,
+    ) -> Result<Vec<u8>, CloudError> {
         let own = Own { launch: revision.launch.clone(), cause: revision.cause.clone() };
         let spec = user_data::UserData {
             version: user_data::USER_DATA_VERSION,
@@ -98,6 +104,8 @@ impl Aws {
             logs: Some(user_data::LogTarget { group: name::log_group(&self.settings.environment) }),
             secrets: self.references(group, &revision.launch),
             endpoint: self.settings.guest_endpoint.clone(),
+            job: is_job
+                .then(|| user_data::JobTarget { group: name::group(&self.settings.environment, group) }),
             host: Some(serde_json::to_string(&own).expect("a launch spec has only string keys")),
         };
         let bytes = serde_json::to_vec(&spec).expect("user data has only string keys");

@@ -1,7 +1,9 @@
 //! What this run has just made and deleted. AWS shows it some seconds late to those who look for a tag, and at once to those who
-//! ask by id or name.
+//! ask by id or name. And what it has seen that does not change any more.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use i2kit_spec::job::Record;
 
 use crate::manifest::api::Name;
 use crate::plan::image::ImageId;
@@ -17,6 +19,8 @@ pub(super) struct Made {
     pub(super) templates: BTreeSet<Name>,
     /// Groups that were started.
     pub(super) groups: BTreeSet<Name>,
+    /// Records of Jobs that are over, by their log streams.
+    pub(super) over: BTreeMap<String, Record>,
 }
 
 impl Made {

@@ -17,6 +17,9 @@ mod gc;
 mod generation;
 mod group;
 mod image;
+mod job;
+mod job_group;
+mod job_record;
 mod launch;
 mod logs;
 mod made;
@@ -52,7 +55,7 @@ use crate::cloud::aws::plan::name;
 use crate::cloud::{Cloud, CloudError, LogQuery, LogStream, Materials, Scope, Updates};
 use crate::manifest::api::{Name, Secret};
 use crate::plan::act::{Act, NewRevision, PlannedAct};
-use crate::plan::fleet::{Fleet, Generation};
+use crate::plan::fleet::{Fleet, Generation, InstanceGroup};
 
 #[async_trait]
 impl Cloud for Aws {
@@ -69,7 +72,7 @@ impl Cloud for Aws {
             return self.release().await.map(|()| Generation::default());
         }
         let admitted = Box::pin(self.admit(act)).await?;
-        self.perform(&act.act, materials).await?;
+        Box::pin(self.perform(&act.act, materials)).await?;
         self.applied(act, &admitted).await
     }
 
@@ -86,19 +89,13 @@ impl Cloud for Aws {
     }
 }
 
-/// The refusal of a Job.
-fn no_job(group: &Name) -> CloudError {
-    CloudError::Unsupported { what: format!("the Job {group}"), advice: "run it on the local cloud".into() }
-}
-
 impl Aws {
     /// Does what an act asks.
     async fn perform(&self, act: &Act, materials: &Materials) -> Result<(), CloudError> {
         match act {
             Act::PutImage { image } => self.put_machine_image(materials.image(*image)?).await,
             Act::PutBalancer { spec } => self.put_service(spec, &materials.sizes).await,
-            Act::PutGroup { group, settings } if settings.job.is_some() => Err(no_job(group)),
-            Act::StartRun { group, .. } => Err(no_job(group)),
+            Act::StartRun { group, revision } => self.run_job(group, *revision).await,
             Act::PutGroup { group, settings } if settings.stateful.is_some() => {
                 Err(CloudError::Unsupported {
                     what: format!("the StatefulSet {group}"),
@@ -116,14 +113,24 @@ impl Aws {
             Act::PutGroup { group, settings } => Box::pin(self.put_settings(group, settings)).await,
             Act::PutRevision { group, revision } => {
                 self.put_secrets(revision, &materials.secrets).await?;
-                self.put_version(group, revision).await
+                Box::pin(self.put_version(group, revision)).await
             }
-            Act::CancelRefresh { group, to } => self.cancel(group, *to).await,
+            Act::CancelRefresh { group, to } => match self.job_settings(group).await? {
+                Some(_) => self.delete_lanes(group).await,
+                None => self.cancel(group, *to).await,
+            },
             Act::StartRefresh { group, to, replicas } => {
+                if let Some(settings) = self.job_settings(group).await? {
+                    return self.start_job(group, *to, &settings).await;
+                }
                 self.make_room_for(group, *replicas).await?;
                 self.refresh(group, *to, *replicas).await
             }
             Act::Scale { group, replicas } => {
+                // A Job's lanes follow from its settings.
+                if self.job_settings(group).await?.is_some() {
+                    return Ok(());
+                }
                 self.make_room_for(group, *replicas).await?;
                 let settings = self.settings_of(group).await?;
                 let scaling = settings.as_ref().and_then(|found| found.scaling.as_ref());
@@ -157,7 +164,11 @@ impl Aws {
 
     /// Removes what the environment has as a whole, if it holds nothing.
     async fn release(&self) -> Result<(), CloudError> {
-        if self.observe().await?.is_empty() {
+        let (fleet, expired) = self.look_at_all().await?;
+        if fleet.is_empty() {
+            for group in &expired {
+                self.delete_all_of(&group.name).await?;
+            }
             // Uploads that were interrupted, and what their deletion was.
             for snapshot in self.snapshots().await? {
                 if let Some(id) = snapshot.snapshot_id() {
@@ -175,14 +186,18 @@ impl Aws {
 
     /// The whole environment, with what takes calls of its own.
     async fn look_closely(&self) -> Result<Fleet, CloudError> {
-        let mut fleet = self.look(None).await?;
+        let (mut fleet, expired) = self.look_at_all().await?;
         for group in &mut fleet.groups {
             group.events = self.activity_events(&group.name).await?;
-            if group.healthy() < group.replicas {
+            let is_over =
+                group.settings.job.is_some() && group.runs.last().is_none_or(|run| !run.status.is_active());
+            if group.healthy() < group.replicas && !is_over {
                 group.causes = self.causes(&group.name).await.into_iter().collect();
             }
         }
-        fleet.leftovers = self.leftovers(&fleet.groups).await?;
+        let all: Vec<InstanceGroup> = fleet.groups.iter().chain(&expired).cloned().collect();
+        fleet.leftovers = self.leftovers(&all).await?;
+        fleet.leftovers.extend(expired.iter().map(|group| gc::expired(&group.name)));
         Ok(fleet)
     }
 }

@@ -434,7 +434,7 @@ fn of_endpoints((vpc, region): (&str, &str), shut: &[&str], endpoints: &[VpcEndp
     }
     NetworkFindings::doubt(format!(
         "machines in {} have no route to a gateway, and {vpc} has no endpoint with private DNS of {}: without that of \
-         secretsmanager pods get no Secrets, without that of logs no lines are sent; give the subnets a route to a NAT gateway, or make interface endpoints of \
+         secretsmanager pods get no Secrets, without that of logs no lines are sent, and machines of Jobs need that of autoscaling, too; give the subnets a route to a NAT gateway, or make interface endpoints of \
          com.amazonaws.{region}.secretsmanager and com.amazonaws.{region}.logs",
         shut.join(", "),
         missing.join(", ")

@@ -11,6 +11,7 @@ use super::auto_scaling::{
 };
 use super::environment::Aws;
 use super::error::{failed, is_not_found};
+use super::job::lane_of;
 use super::tags::{self, FAILURE};
 use super::wait::{eventually, until_known};
 use crate::cloud::CloudError;
@@ -24,7 +25,16 @@ const STOPPING: Duration = Duration::from_mins(15);
 impl Aws {
     /// Starts the group, or replaces its VMs by those of revision `to`.
     pub(super) async fn refresh(&self, group: &Name, to: u32, replicas: u32) -> Result<(), CloudError> {
-        let Some(found) = self.lasting_group(group).await? else {
+        let found = self.lasting_group(group).await?;
+        // A start of a Job that was interrupted may have left lanes without the first.
+        let was_job = match &found {
+            Some(found) => lane_of(found).is_some(),
+            None => self.has_job_lanes(group).await?,
+        };
+        if was_job {
+            self.delete_lanes(group).await?;
+        }
+        let Some(found) = found.filter(|_| !was_job) else {
             return self.create_scaling_group(group, to, replicas).await;
         };
         let refreshes = self.refreshes(group).await?;

@@ -11,11 +11,11 @@ impl Aws {
     /// The name of the instance profile, which is made when it does not exist.
     pub(super) async fn profile(
         &self,
-        group: &Name,
+        (group, is_job): (&Name, bool),
         launch: &LaunchSpec,
         frame: &Frame,
     ) -> Result<String, CloudError> {
-        let Some(wanted) = InstanceProfile::of(&group.namespace, launch) else {
+        let Some(wanted) = InstanceProfile::of(group, is_job, launch) else {
             return Ok(frame.profile.clone());
         };
         let boundary = self.settings.boundary.as_deref();

@@ -23,7 +23,16 @@ pub(super) const NO_PARENT: &str = "none";
 pub(super) const DELETED: &str = "i2kit:deleted";
 
 /// The group that a launch template, an Auto Scaling group or an instance belongs to: `NAMESPACE/NAME`.
-pub(super) const GROUP: &str = "i2kit:group";
+pub(super) const GROUP: &str = crate::cloud::aws::plan::stack_templates::TAG_GROUP;
+
+/// The number of a lane, on an Auto Scaling group of a Job and on its machines.
+pub(super) const LANE: &str = i2kit_spec::job::LANE_TAG;
+
+/// The log stream that machines of a Job write their record to, on the same.
+pub(super) const RECORD: &str = i2kit_spec::job::RECORD_TAG;
+
+/// What a Job was started with, on the Auto Scaling group of its first lane.
+pub(super) const STARTED: &str = "i2kit:started";
 
 /// Settings of a group, on its launch template; continued in tags with a number behind.
 pub(super) const SETTINGS: &str = "i2kit:settings";

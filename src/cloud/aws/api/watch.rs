@@ -63,7 +63,9 @@ impl Aws {
     }
 
     async fn keep_deadlines(&self, deadlines: &mut Deadlines, fleet: &Fleet) -> Result<(), CloudError> {
-        for group in fleet.groups.iter().filter(|group| deadlines.is_over(group)) {
+        // AWS itself keeps the deadline of a Job.
+        let refreshed = fleet.groups.iter().filter(|group| group.settings.job.is_none());
+        for group in refreshed.filter(|group| deadlines.is_over(group)) {
             let deadline = group.settings.progress_deadline_seconds;
             let mut reason = format!("no progress for {deadline}: {}", group.complaints());
             if let Some(causes) = self.causes(&group.name).await {

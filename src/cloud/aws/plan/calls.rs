@@ -14,7 +14,7 @@ pub enum Scope {
     Changes,
     /// It is about stacks, whose names the policy gives by their kinds.
     Stacks,
-    /// It is about the environment's log group: lines are read by us, and CloudFormation keeps it.
+    /// It is about the environment's log groups: lines are read by us, and CloudFormation keeps it.
     Logs,
     /// It keeps or deletes the values of a Secret, or the key that their versions are made with.
     Keeps,
@@ -123,10 +123,13 @@ pub const CALLS: &[Call] = &[
     call(Scope::Tags, "ec2:CreateTags"),
     call(Scope::Changes, "autoscaling:AttachLoadBalancerTargetGroups"),
     call(Scope::Changes, "autoscaling:CancelInstanceRefresh"),
+    call(Scope::Changes, "autoscaling:CreateOrUpdateTags"),
     call(Scope::Changes, "autoscaling:DeleteAutoScalingGroup"),
     call(Scope::Changes, "autoscaling:DeletePolicy"),
+    call(Scope::Changes, "autoscaling:DeleteScheduledAction"),
     call(Scope::Changes, "autoscaling:DetachLoadBalancerTargetGroups"),
     call(Scope::Changes, "autoscaling:PutScalingPolicy"),
+    call(Scope::Changes, "autoscaling:PutScheduledUpdateGroupAction"),
     call(Scope::Changes, "autoscaling:RollbackInstanceRefresh"),
     call(Scope::Changes, "autoscaling:StartInstanceRefresh"),
     call(Scope::Changes, "autoscaling:UpdateAutoScalingGroup"),
@@ -152,10 +155,16 @@ pub const CALLS: &[Call] = &[
     call(Scope::Stacks, "cloudformation:TagResource"),
     call(Scope::Stacks, "cloudformation:UpdateStack"),
     call(Scope::Logs, "logs:CreateLogGroup"),
+    call(Scope::Logs, "logs:CreateLogStream"),
     call(Scope::Logs, "logs:DeleteLogGroup"),
+    // The records of Jobs that are deleted.
+    call(Scope::Logs, "logs:DeleteLogStream"),
+    call(Scope::Logs, "logs:DescribeLogStreams"),
     call(Scope::Logs, "logs:FilterLogEvents"),
     call(Scope::Logs, "logs:GetDataProtectionPolicy"),
     call(Scope::Logs, "logs:ListTagsForResource"),
+    // What a Job is started with is written into its record, as its machines do with what follows.
+    call(Scope::Logs, "logs:PutLogEvents"),
     call(Scope::Logs, "logs:PutRetentionPolicy"),
     call(Scope::Logs, "logs:TagResource"),
     call(Scope::Logs, "logs:UntagResource"),

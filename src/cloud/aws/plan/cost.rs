@@ -98,6 +98,10 @@ impl State {
         self.groups.is_empty() && self.balancers.is_empty() && self.images.is_empty()
     }
 
+    fn is_job(&self, group: &Name) -> bool {
+        self.settings.get(group).is_some_and(|settings| settings.job.is_some())
+    }
+
     /// Load balancers that the Services share.
     fn placements(&self) -> BTreeSet<BalancerSlot> {
         let most = |(name, (replicas, _)): (&Name, &(u32, Option<LaunchSpec>))| {
@@ -108,7 +112,9 @@ impl State {
     }
 
     fn cost(&self) -> u64 {
-        let machines = self.groups.values().map(|(replicas, launch)| {
+        // Machines of Jobs cost while they run, which no month tells.
+        let lasting = self.groups.iter().filter(|(group, _)| !self.is_job(group));
+        let machines = lasting.map(|(_, (replicas, launch))| {
             let kind = launch.as_ref().and_then(machine::type_of).and_then(machine::known);
             let hour = kind.map_or(0, |kind| kind.hourly_micros) + ADDRESS_HOUR;
             u64::from(*replicas) * (hour * MONTH_HOURS + VOLUME_GIB * VOLUME_MONTH)
@@ -144,6 +150,7 @@ impl State {
             add(kind, environment.to_owned(), String::new());
         }
         add("Logs::LogGroup", name::log_group(environment), String::new());
+        add("Logs::LogGroup", name::records(environment), String::new());
         for placement in self.placements() {
             add("ElasticLoadBalancingV2::LoadBalancer", placement.to_string(), String::new());
         }
@@ -171,10 +178,12 @@ impl State {
             add("EC2::Image", image.chars().take(19).collect(), String::new());
         }
         for (group, (replicas, launch)) in &self.groups {
+            let is_job = self.is_job(group);
             if let Some(profile) =
-                launch.as_ref().and_then(|launch| InstanceProfile::of(&group.namespace, launch))
+                launch.as_ref().and_then(|launch| InstanceProfile::of(group, is_job, launch))
             {
-                let account = profile.account.to_string();
+                // A Job has one of its own.
+                let account = profile.job.as_ref().unwrap_or(&profile.account).to_string();
                 add("IAM::InstanceProfile", account.clone(), format!("{profile:?}"));
                 if profile.role.is_none() {
                     add("IAM::Role", account, format!("{:?}", profile.secrets));

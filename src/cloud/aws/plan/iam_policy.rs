@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::calls::{CALLS, SCOPES, Scope};
 use super::name;
+use super::role::{JOB_ACTIONS, JOB_DEADLINE, JOB_LOGS};
 use super::stack_templates::TAG_ENVIRONMENT;
 
 /// Calls that create things with tags: EC2 asks for the right to tag besides, and names the call.
@@ -44,8 +45,21 @@ pub fn boundary(environment: &str) -> Value {
     let statement =
         |action: Value, resource: String| json!({"Effect": "Allow", "Action": action, "Resource": resource});
     json!({ "Version": "2012-10-17", "Statement": [
-        statement(json!(logs), log_group(environment)),
+        statement(json!(logs), inside(&name::log_group(environment))),
         statement(json!("secretsmanager:GetSecretValue"), secret(&format!("{}*", name::secrets(environment)))),
+        // Machines of Jobs keep their record, and end themselves; none starts any.
+        statement(json!(JOB_LOGS), inside(&name::records(environment))),
+        {
+            "Effect": "Allow", "Action": JOB_ACTIONS, "Resource": "*",
+            "Condition": { "StringEquals": { format!("aws:ResourceTag/{TAG_ENVIRONMENT}"): environment } },
+        },
+        {
+            "Effect": "Allow", "Action": JOB_DEADLINE, "Resource": "*",
+            "Condition": {
+                "StringEquals": { format!("aws:ResourceTag/{TAG_ENVIRONMENT}"): environment },
+                "NumericEquals": { "autoscaling:MaxSize": "0" },
+            },
+        },
     ]})
 }
 
@@ -76,8 +90,8 @@ fn resources(scope: Scope, environment: &str) -> Value {
         }
         // Calls about tags name a log group without what is in it.
         Scope::Logs => {
-            let inside = log_group(environment);
-            json!([inside.trim_end_matches(":*"), inside])
+            let (lines, records) = (name::log_group(environment), name::records(environment));
+            json!([log_group(&lines), inside(&lines), log_group(&format!("{records}*"))])
         }
         Scope::Keeps => json!([secret(&format!("{}*", name::secrets(environment))), key(environment)]),
         Scope::Key => json!(key(environment)),
@@ -200,8 +214,13 @@ fn example(scope: Scope, environment: &str, account: Account<'_>) -> Option<Stri
     }
 }
 
-fn log_group(environment: &str) -> String {
-    format!("arn:*:logs:*:*:log-group:{}:*", name::log_group(environment))
+fn log_group(group: &str) -> String {
+    format!("arn:*:logs:*:*:log-group:{group}")
+}
+
+/// What is in a log group.
+fn inside(group: &str) -> String {
+    format!("{}:*", log_group(group))
 }
 
 fn secret(name: &str) -> String {
@@ -287,6 +306,8 @@ mod tests {
             allows(&policy, action, &group, &[by_stacks])
         };
         assert!(logs("logs:TagResource", "production") && logs("logs:DeleteLogGroup", "production:*"));
+        assert!(logs("logs:DeleteLogStream", "production/jobs:log-stream:shop/sum/1"));
+        assert!(!logs("logs:DeleteLogStream", "staging/jobs:log-stream:shop/sum/1"));
         assert!(!logs("logs:TagResource", "staging") && !logs("logs:DeleteLogGroup", "production-eu:*"));
     }
 
@@ -413,6 +434,24 @@ mod tests {
         assert!(CALLS.iter().all(|call| !takes(call.action) || call.scope == Scope::Roles));
         let most = boundary("production").to_string();
         assert!(most.contains("secret:i2kit/production/*") && !most.contains("iam:"), "{most}");
+        // A pod's machine writes into no Job's record, and one of a Job has none started.
+        let most = boundary("production");
+        let statements = most["Statement"].as_array().unwrap();
+        let of = |action: &str| -> Vec<&Value> {
+            let quoted = format!("\"{action}\"");
+            statements.iter().filter(|one| one["Action"].to_string().contains(&quoted)).collect()
+        };
+        let reads = of("logs:GetLogEvents");
+        assert_eq!(reads.len(), 1);
+        assert_eq!(reads[0]["Resource"], "arn:*:logs:*:*:log-group:/i2kit/production/jobs:*");
+        assert!(!matches(
+            "arn:*:logs:*:*:log-group:/i2kit/production:*",
+            "arn:aws:logs:r:1:log-group:/i2kit/production/jobs:log-stream:shop/sum/1"
+        ));
+        for put in of("autoscaling:PutScheduledUpdateGroupAction") {
+            assert_eq!(put["Condition"]["NumericEquals"]["autoscaling:MaxSize"], "0");
+        }
+        assert_eq!(of("autoscaling:PutScheduledUpdateGroupAction").len(), 1);
     }
 
     /// IAM's patterns: `*` is any text and `?` one character.

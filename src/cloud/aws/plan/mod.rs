@@ -9,6 +9,7 @@ pub mod cost;
 pub mod fit;
 pub mod iam_policy;
 pub mod ingress;
+pub mod job;
 pub mod machine;
 pub mod mask;
 pub mod name;

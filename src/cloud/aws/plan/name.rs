@@ -23,6 +23,26 @@ pub fn group(environment: &str, group: &Name) -> String {
     format!("{start}_{}", hash(&whole))
 }
 
+/// The Auto Scaling group of a lane of a Job's group; that of lane 0 is called like the group.
+pub fn lane(environment: &str, group: &Name, lane: u32) -> String {
+    i2kit_spec::user_data::JobTarget { group: self::group(environment, group) }.lane(lane)
+}
+
+/// The log group of the records of Jobs, which keeps them for as long as the Jobs are there.
+pub fn records(environment: &str) -> String {
+    i2kit_spec::user_data::LogTarget { group: log_group(environment) }.records()
+}
+
+/// What the names of the log streams with a Job's records begin with.
+pub fn records_of(group: &Name) -> String {
+    format!("{}/{}/", group.namespace, group.name)
+}
+
+/// The log stream with the record of a Job that was started at that time, in milliseconds since the Unix epoch.
+pub fn record(group: &Name, started: u64) -> String {
+    format!("{}{started}", records_of(group))
+}
+
 /// The stack of what an environment has once: network, roles, log group, zone.
 pub fn environment_stack(environment: &str) -> String {
     format!("i2kit-environment-{environment}")

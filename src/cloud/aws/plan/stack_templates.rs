@@ -22,6 +22,9 @@ const SERVICE: &str = include_str!("../../../../templates/aws/service.yml");
 /// The tag that names the environment.
 pub const TAG_ENVIRONMENT: &str = "i2kit:environment";
 
+/// The tag that names the group that a launch template, an Auto Scaling group or an instance belongs to: `NAMESPACE/NAME`.
+pub const TAG_GROUP: &str = "i2kit:group";
+
 /// The tag with the kind of a stack: `environment`, `balancer` or `service`.
 pub const TAG_PART: &str = "i2kit:part";
 
@@ -137,6 +140,7 @@ pub fn environment(place: &EnvironmentPlace) -> StackPlan {
         "subnets": subnets,
         "machines": format!("machines of the i2kit environment {environment}"),
         "logGroup": name::log_group(environment),
+        "records": name::records(environment),
         "zone": ZONE,
         "path": name::role_path(environment),
         "boundary": place.boundary,

@@ -1,12 +1,16 @@
 """Eventual consistency: what is looked for by a tag or another filter is shown some seconds after it was made.
 
-POST /moto-api/i2kit/lag SECONDS sets them. Who asks by id or name sees everything at once. Tags have no control characters.
+POST /moto-api/i2kit/lag SECONDS sets them. Lines of logs are shown as late. Who asks by id or name sees everything at once.
+Tags have no control characters.
 """
 import time
 
 from moto.autoscaling.models import AutoScalingBackend
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import amis, elastic_block_store, launch_templates, tags
+from moto.logs.models import LogStream
+
+from . import schedules
 
 LAG = {"seconds": 0.0}
 BORN = {}
@@ -17,6 +21,7 @@ def close():
                         (launch_templates.LaunchTemplateBackend, "describe_launch_templates"),
                         (AutoScalingBackend, "describe_auto_scaling_groups")):
         setattr(model, name, late(getattr(model, name)))
+    LogStream.filter_log_events = late_lines(LogStream.filter_log_events)
     tags.TagBackend.create_tags = create_tags(tags.TagBackend.create_tags)
 
 
@@ -26,6 +31,14 @@ def late(original):
         if not more.get("filters"):
             return found
         return [one for one in found if time.time() - BORN.get(one, 0) >= LAG["seconds"]]
+
+    return act
+
+
+def late_lines(original):
+    def act(self, *words, **more):
+        shown = (schedules.now() - LAG["seconds"]) * 1000
+        return [event for event in original(self, *words, **more) if event["ingestionTime"] <= shown]
 
     return act
 

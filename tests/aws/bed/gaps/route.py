@@ -21,20 +21,25 @@ changed  POST {"name", "parameter", "value"}: the stacks whose names begin so an
          answers the one before
 settle   POST SECONDS: how long stacks stay in progress from now on; those that are in progress, at most so long
 network  POST: makes a network that no environment made, see networks.py
+clock    POST SECONDS: the clock of schedules and of machines on paper is so far ahead from now on
+job      POST {"NAMESPACE/NAME": ...}: how the pods of Jobs end on paper, see paper.py
+scheduled GET: the scheduled actions of groups, a line each
+records  GET: the log streams with records of Jobs
 refused  POST REASON: from now on launches fail for that reason; with "" they do not
 protected POST [NAME, ...]: the Auto Scaling groups whose deletion is protected
 """
 import json
 
+from moto.logs.models import logs_backends
 from moto.moto_api._internal import urls
 
 from .. import authority, engine
-from . import balancers, catalogue, groups, images, lag, networks, permissions, stacks
+from . import balancers, catalogue, groups, images, lag, networks, permissions, schedules, stacks
 
 
 def close():
     for name, act in {"health": health, "machine": machine, "broken": broken, "stack": stack, "older": older, "changed": changed, "left": left, "denied": denied, "untagged": untagged,
-                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "protected": protected, "policy": policy, "network": networks.make, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
+                      "certificate": certificate, "frame": frame, "settle": settle, "refused": refused, "clock": clock, "job": job, "scheduled": scheduled, "records": records, "protected": protected, "policy": policy, "network": networks.make, "served": served, "lag": set_lag, "catalogue": set_catalogue, "encrypted": encrypted}.items():
         urls.url_paths["{0}/moto-api/i2kit/" + name] = answering(act)
 
 
@@ -104,6 +109,28 @@ def settle(told):
 def refused(told):
     groups.REFUSED[:] = [told] if told else []
     return {}
+
+
+def clock(told):
+    schedules.CLOCK["ahead"] = float(told)
+    return {}
+
+
+def job(told):
+    from .. import paper
+
+    paper.BEHAVIOURS.update(told)
+    return {}
+
+
+def scheduled(told):
+    return [f"{group} {name} {action['recurrence'] or int(action['at'])} {action['sizes']['DesiredCapacity']}"
+            for (group, name), action in schedules.ACTIONS.items()]
+
+
+def records(told):
+    return sorted(name for _, backend in engine.backends(logs_backends) for key, group in backend.groups.items()
+                  if key.endswith("/jobs") for name in group.streams)
 
 
 def protected(told):
