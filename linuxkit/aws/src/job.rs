@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use i2kit_spec::PodEnd;
 use i2kit_spec::job::{
-    self, BEGIN_SECONDS, JobEvent, LANE_TAG, RECORD_TAG, Record, Rules, Verdict, What, Work,
+    self, BEGIN_SECONDS, DEADLINE, JobEvent, LANE_TAG, LEAST_AHEAD, RECORD_TAG, Record, Rules, Verdict, What,
+    Work,
 };
 use i2kit_spec::user_data::{JobTarget, UserData};
 use serde_json::{Value, json};
@@ -36,12 +37,6 @@ const MOST_PAGES: u32 = 100;
 
 /// The most characters of a text about an end: a record is read as a whole, over and over.
 const MOST_TEXT: usize = 400;
-
-/// The scheduled action that ends a run which takes too long, or of which no machine begins.
-const DEADLINE: &str = "i2kit-deadline";
-
-/// A deadline is no nearer than this: what is scheduled must lie ahead when the service looks at it.
-const LEAST_AHEAD: u64 = 30;
 
 /// Pauses that grow, each by chance a little shorter or longer, so that machines which failed together do not go on so.
 struct Pauses {
@@ -133,14 +128,17 @@ impl<'s> Place<'s> {
                 body["nextToken"] = Value::from(next.as_str());
             }
             let answer = match patiently(|| client.call(LOGS, "GetLogEvents", &body)) {
-                Err(Error::Refused { reason, .. }) if reason.contains("ResourceNotFound") => break,
+                Err(Error::Refused { reason, .. }) if reason.contains("ResourceNotFound") => {
+                    return Ok(Record::of(reader.events.clone()));
+                }
                 other => other?,
             };
             if !reader.take(&answer) {
-                break;
+                return Ok(Record::of(reader.events.clone()));
             }
         }
-        Ok(Record::of(reader.events.clone()))
+        // What a part of it says may be wrong.
+        Err(self.wrong("it is too long to be read: delete its Job with `i2kit destroy`, and deploy it again"))
     }
 
     /// Writes to the record, which was read as `before`, and reads it until it shows that.
@@ -389,7 +387,7 @@ fn plan(record: &Record, rules: &Rules, (place, revision): (&Place<'_>, u64), no
     if let Some(run) = record.begun_by(place.instance) {
         let text = "the machine started again".to_owned();
         let instance = place.instance.to_owned();
-        let end = What::End { run: run.number, instance, succeeded: false, fatal: false, text };
+        let end = What::End { run: run.number, instance, succeeded: false, text };
         return Plan::Leaves { events: vec![end] };
     }
     let newest = record.runs.last();
@@ -463,7 +461,7 @@ fn tell(place: &Place<'_>, client: &mut Client, end: &PodEnd) -> Result<(Record,
     let found = record.begun_by(&instance).map(|run| run.number);
     let run = found.ok_or_else(|| place.wrong("it does not show that this machine began"))?;
     let text = end.to_string().chars().take(MOST_TEXT).collect();
-    let what = What::End { run, instance, succeeded: end.succeeded, fatal: false, text };
+    let what = What::End { run, instance, succeeded: end.succeeded, text };
     let record = place.write(client, (&mut reader, &record), vec![what])?;
     Ok((record, run))
 }

@@ -33,7 +33,7 @@ pub(crate) fn fetch(client: &mut Client, references: &[SecretReference], folder:
 }
 
 /// Tries again what may pass.
-pub(crate) fn with_patience<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+fn with_patience<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let mut wait = FIRST_WAIT;
     for _ in 1..ATTEMPTS {
         match attempt() {

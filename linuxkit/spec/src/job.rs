@@ -27,6 +27,12 @@ const MOST_NUMBER: u32 = 1_000_000;
 /// Milliseconds that a writer's clock may be ahead of that of the service which took a line.
 const MOST_AHEAD: u64 = 600_000;
 
+/// The scheduled action that ends a lane's machine at the run's deadline, or where none begins.
+pub const DEADLINE: &str = "i2kit-deadline";
+
+/// Seconds that a scheduled action lies ahead at least when it is put: the service looks at it later.
+pub const LEAST_AHEAD: u64 = 30;
+
 /// Seconds within which a machine has to begin: its group may have none after that, until one has begun.
 pub const BEGIN_SECONDS: u64 = 3600;
 
@@ -124,9 +130,6 @@ pub enum What {
         instance: String,
         /// Whether the pod succeeded.
         succeeded: bool,
-        /// Whether the run has failed for it, whatever its rules allow.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        fatal: bool,
         /// How its containers ended, in words.
         text: String,
     },
@@ -219,7 +222,6 @@ pub struct RecordedRun {
     succeeded_by: BTreeSet<String>,
     /// All that began, with their slots.
     began_by: BTreeMap<String, Option<u32>>,
-    fatal: Option<String>,
     /// How it ended, which nothing changes that is said later.
     over: Option<Verdict>,
 }
@@ -261,7 +263,7 @@ impl Record {
         events.sort_by_key(|event| (event.at, event.what.rank()));
         let mut record = Self::default();
         for JobEvent { at, what } in events {
-            record.take(at, what);
+            record.add(at, what);
         }
         record
     }
@@ -271,18 +273,14 @@ impl Record {
         Self::of(lines.into_iter().filter_map(|line| JobEvent::read(line, None)).collect())
     }
 
-    /// Adds what happened last.
-    pub fn add(&mut self, at: u64, what: What) {
-        self.take(at, what);
-    }
-
     /// The time of what is written next by a clock that shows `now`. Clocks differ, and what follows from something comes
     /// after it.
     pub fn next_time(&self, now: u64) -> u64 {
         now.max(self.newest.saturating_add(1))
     }
 
-    fn take(&mut self, at: u64, what: What) {
+    /// Adds what happened last.
+    pub fn add(&mut self, at: u64, what: What) {
         self.newest = self.newest.max(at);
         match what {
             What::Rules { rules } => {
@@ -317,10 +315,10 @@ impl Record {
                 }
                 self.settle(run);
             }
-            What::End { run, instance, succeeded, fatal, text } => {
+            What::End { run, instance, succeeded, text } => {
                 let limit = self.rules.as_ref().and_then(|rules| rules.backoff_limit_per_index);
                 if let Some(found) = self.run(run, at) {
-                    found.end(&instance, succeeded, (fatal, &text), limit);
+                    found.end(&instance, succeeded, &text, limit);
                 }
                 self.settle(run);
             }
@@ -430,7 +428,7 @@ impl RecordedRun {
         }
     }
 
-    fn end(&mut self, instance: &str, succeeded: bool, (fatal, text): (bool, &str), per_slot: Option<u32>) {
+    fn end(&mut self, instance: &str, succeeded: bool, text: &str, per_slot: Option<u32>) {
         let Some(slot) = self.began_by.get(instance).copied() else { return };
         self.lanes.retain(|_, working| working.instance != instance);
         if succeeded {
@@ -442,9 +440,6 @@ impl RecordedRun {
             return;
         }
         self.fail(instance, slot, text, per_slot);
-        if fatal {
-            self.fatal = Some(text.to_owned());
-        }
     }
 
     fn fail(&mut self, instance: &str, slot: Option<u32>, text: &str, per_slot: Option<u32>) {
@@ -476,8 +471,6 @@ impl RecordedRun {
         let list = || self.failed.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let reason = if is_done {
             return Verdict::Succeeded;
-        } else if let Some(fatal) = &self.fatal {
-            fatal.clone()
         } else if rules.max_failed_indexes.is_some_and(|most| failed_slots > most) {
             format!("MaxFailedIndexesExceeded: indexes {} failed", list())
         } else if self.failures > rules.backoff_limit {

@@ -159,7 +159,8 @@ impl Schedule {
         )
     }
 
-    /// The fewest seconds between two times of the schedule, of those of two years; these two years where there are no two times.
+    /// The fewest seconds between two times of the schedule, of its first ones or of those of two years; these two years where there are
+    /// no two times.
     pub fn shortest_gap(&self) -> u64 {
         let mut shortest = GAP_SECONDS;
         let Some(mut last) = self.next(GAP_SINCE * 1000) else { return shortest };

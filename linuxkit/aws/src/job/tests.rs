@@ -46,13 +46,7 @@ fn start(run: u32, lane: u32, instance: &str, slot: Option<u32>) -> What {
 }
 
 fn end(run: u32, instance: &str, succeeded: bool) -> What {
-    What::End {
-        run,
-        instance: instance.into(),
-        succeeded,
-        fatal: false,
-        text: "job: Error, exit code 1".into(),
-    }
+    What::End { run, instance: instance.into(), succeeded, text: "job: Error, exit code 1".into() }
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Story {
 
     fn end(self, instance: &str, succeeded: bool) -> Self {
         let text = "job: Error, exit code 3".to_owned();
-        self.then(What::End { run: 1, instance: instance.into(), succeeded, fatal: false, text })
+        self.then(What::End { run: 1, instance: instance.into(), succeeded, text })
     }
 
     fn record(&self) -> Record {

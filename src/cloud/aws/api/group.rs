@@ -388,8 +388,10 @@ impl Aws {
         self.made().forget(group);
         let own = name::group(&self.settings.environment, group);
         self.delete_scaling_group(group, &own).await?;
-        // A Job has further ones.
-        self.delete_lanes(group).await?;
+        // A Job has further ones, and records. Where nobody knows whether it is one, it may be.
+        if !matches!(self.job_settings(group).await, Ok(None)) || self.has_job_lanes(group).await? {
+            self.delete_lanes(group).await?;
+        }
         eventually(&format!("the machines of {group}, which are being ended"), ENDING, || async {
             let left = self.has_lanes(group).await? || !self.machines(Some(group)).await?.is_empty();
             Ok((!left).then_some(()))

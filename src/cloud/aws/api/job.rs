@@ -10,7 +10,9 @@ use std::time::Duration;
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Tag as GroupTag};
 use aws_smithy_types::DateTime;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
-use i2kit_spec::job::{BEGIN_SECONDS, Record, Rules, Verdict, What, Work, action_time};
+use i2kit_spec::job::{
+    BEGIN_SECONDS, DEADLINE, LEAST_AHEAD, Record, Rules, Verdict, What, Work, action_time,
+};
 
 use super::auto_scaling::{group_name, size, template_version};
 use super::environment::Aws;
@@ -18,16 +20,13 @@ use super::error::{failed, is_not_found};
 use super::tags::{self, ENVIRONMENT, GROUP, LANE, RECORD, STARTED};
 use super::wait::{clock, eventually, now, until_known};
 use crate::cloud::CloudError;
-use crate::cloud::aws::plan::job::{self, DEADLINE, Lanes, MOST_LANES, SCHEDULE, Started};
+use crate::cloud::aws::plan::job::{self, Lanes, MOST_LANES, SCHEDULE, Started};
 use crate::cloud::aws::plan::name;
 use crate::manifest::api::{CronRules, Name};
 use crate::plan::fleet::GroupSettings;
 
 /// How long machines may take to end.
 const ENDING: Duration = Duration::from_mins(15);
-
-/// A deadline lies at least so many seconds ahead when it is put.
-const LEAST_AHEAD: u64 = 30;
 
 /// What AWS has of a Job: its lanes by their numbers, what it was started with, and its record.
 #[derive(Debug, Default)]
@@ -156,7 +155,7 @@ impl Aws {
         let rules = job::rules(wanted, settings.schedule.as_ref());
         let schedule = was.and_then(|was| was.schedule.as_ref());
         if before.is_none_or(|before| job::rules(before, schedule) != rules) {
-            let stream = tag_of(first, RECORD).unwrap_or_default().to_owned();
+            let stream = record_of(first).unwrap_or_default().to_owned();
             self.change_rules(group, (&facts, settings), (&stream, found, rules)).await?;
         }
         match &settings.schedule {

@@ -24,9 +24,7 @@ const LOST_SECONDS: u64 = 600;
 /// An ended Job is shown for so many seconds at least, whatever its rules say: whoever waits for its end sees it.
 const SEEN_SECONDS: u64 = 30;
 
-/// The scheduled action that ends a lane's machine at the run's deadline, and that which starts one by a CronJob's schedule.
-pub const DEADLINE: &str = "i2kit-deadline";
-/// See [`DEADLINE`].
+/// The scheduled action that starts a lane's machine by a CronJob's schedule.
 pub const SCHEDULE: &str = "i2kit-schedule";
 
 /// Why AWS cannot have a Job.
@@ -205,7 +203,9 @@ fn job_run(record: &Record, run: &RecordedRun, settings: &GroupSettings, lanes: 
     let clock = if settings.schedule.is_some() { now.saturating_mul(1000) } else { 0 };
     let rests = rules.is_some_and(|rules| rules.lanes == 0);
     let verdict = match record.verdict(run, clock) {
-        Verdict::Active if is_newest && lanes.is_late && !rests => Verdict::Failed(late_reason(run, rules)),
+        Verdict::Active if is_newest && lanes.is_late && !rests => {
+            Verdict::Failed(late_reason(run, rules, now))
+        }
         // Without completions machines that go on may still succeed, and lanes end one by one.
         Verdict::Succeeded
             if is_newest && !lanes.is_idle && rules.is_some_and(|rules| rules.completions.is_none()) =>
@@ -255,14 +255,17 @@ fn job_run(record: &Record, run: &RecordedRun, settings: &GroupSettings, lanes: 
     }
 }
 
-/// Why a run failed whose lanes may have no machine any more.
-fn late_reason(run: &RecordedRun, rules: Option<&Rules>) -> String {
-    let deadline = rules
-        .filter(|rules| rules.deadline.is_some_and(|deadline| deadline <= BEGIN_SECONDS || run.has_begun()));
+/// Why a run failed whose lanes may have no machine any more. That it is so Auto Scaling says; the clock, `now`, tells which of
+/// the two it was.
+fn late_reason(run: &RecordedRun, rules: Option<&Rules>, now: u64) -> String {
+    let has_come = |deadline| now >= (run.since / 1000).saturating_add(deadline);
+    let deadline = rules.filter(|rules| {
+        rules.deadline.is_some_and(|deadline| deadline <= BEGIN_SECONDS || has_come(deadline))
+    });
     deadline.map_or_else(
         || {
             format!(
-                "NotBegun: for {BEGIN_SECONDS} s no machine of it came to begin, so that no more are started; the console of one says why: \
+                "NotBegun: for {BEGIN_SECONDS} s no machine of one of its lanes came to begin, so that no more are started; the console of one says why: \
                  can it reach CloudWatch Logs and Auto Scaling, and does the permissions boundary allow both?"
             )
         },

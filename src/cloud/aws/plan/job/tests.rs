@@ -90,7 +90,7 @@ fn start(slot: u32) -> What {
 
 fn end(slot: u32, succeeded: bool) -> What {
     let text = if succeeded { "Completed" } else { "job: Error, exit code 3" }.to_owned();
-    What::End { run: 1, instance: format!("i-{slot}"), succeeded, fatal: false, text }
+    What::End { run: 1, instance: format!("i-{slot}"), succeeded, text }
 }
 
 #[test]
@@ -120,24 +120,26 @@ fn a_run_is_shown_as_the_local_cloud_shows_it() {
 #[test]
 fn lanes_without_machines_tell_a_deadline_from_machines_that_never_began() {
     let late = Lanes { is_late: true, is_idle: true };
-    let reason = |job: &JobRules, more: Vec<What>| {
-        let found = shown(&record(rules(job, None), more), &spec(job.clone()).settings, late, 1500);
+    let reason = |job: &JobRules, more: Vec<What>, now| {
+        let found = shown(&record(rules(job, None), more), &spec(job.clone()).settings, late, now);
         (found.runs[0].status, found.runs[0].reason.clone().unwrap_or_default())
     };
     let limited = |seconds| JobRules { active_deadline_seconds: Some(Seconds(seconds)), ..JobRules::once(0) };
-    for (job, more, wanted) in [
-        (JobRules::once(0), vec![], "NotBegun"),
-        (limited(86_400), vec![], "NotBegun"),
-        (limited(600), vec![], "DeadlineExceeded"),
-        (limited(86_400), vec![start(0)], "DeadlineExceeded"),
+    for (job, more, now, wanted) in [
+        (JobRules::once(0), vec![], 5000, "NotBegun"),
+        (limited(86_400), vec![], 5000, "NotBegun"),
+        (limited(600), vec![], 1700, "DeadlineExceeded"),
+        // A machine of another lane did not come to begin.
+        (limited(86_400), vec![start(0)], 5000, "NotBegun"),
+        (limited(86_400), vec![start(0)], 87_500, "DeadlineExceeded"),
     ] {
-        let (status, reason) = reason(&job, more);
+        let (status, reason) = reason(&job, more, now);
         assert_eq!(status, RefreshStatus::Failed);
         assert!(reason.starts_with(wanted), "{reason}");
     }
     // An old deadline that came while the Job rests is none.
     let rests = JobRules { suspend: true, ..limited(600) };
-    assert_eq!(reason(&rests, vec![]), (RefreshStatus::InProgress, String::new()));
+    assert_eq!(reason(&rests, vec![], 1700), (RefreshStatus::InProgress, String::new()));
 }
 
 #[test]
@@ -187,7 +189,7 @@ fn a_cron_job_shows_its_times_and_the_newest_runs() {
             what: What::Start { run: number, lane: 0, instance: instance.clone(), slot: Some(0) },
         });
         let text = "Completed".into();
-        let what = What::End { run: number, instance, succeeded: number < 3, fatal: false, text };
+        let what = What::End { run: number, instance, succeeded: number < 3, text };
         events.push(JobEvent { at: at + 2, what });
     }
     let found = shown(&Record::of(events), &settings, Lanes::default(), 1900);
@@ -284,7 +286,7 @@ proptest! {
                     let succeeded = end > 1;
                     failures += u32::from(!succeeded);
                     let (instance, text) = (working.instance, String::new());
-                    record.add(at, What::End { run: 1, instance, succeeded, fatal: false, text });
+                    record.add(at, What::End { run: 1, instance, succeeded, text });
                 }
             }
         }
