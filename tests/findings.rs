@@ -90,6 +90,19 @@ fn a_limit_on_who_connects_is_applied_on_every_cloud_and_one_that_admits_nobody_
 }
 
 #[test]
+fn replicated_pods_wait_on_aws_and_work_on_the_local_cloud() {
+    let text = include_str!("findings/replicated-well.yaml");
+    let waiting = |cloud: usize| {
+        let options = Options { clouds: kinds::clouds(kinds::supports()[cloud]), ..Options::default() };
+        let found = findings("x.yaml", text.as_bytes(), &options);
+        found.into_iter().filter(|finding| finding.contains("not-deployable-yet")).collect::<Vec<_>>()
+    };
+    assert_eq!(waiting(0), [""; 0]);
+    let place = "29 spec.template.metadata.annotations[\"i2kit.dev/replicated\"]";
+    assert!(waiting(1).contains(&format!("error not-deployable-yet {place}")), "{:?}", waiting(1));
+}
+
+#[test]
 fn texts_that_are_none_are_refused_with_their_place() {
     let check = |bytes: &[u8]| findings("x.yaml", bytes, &Options::default());
     assert_eq!(check(b"kind: A\nname: \xff\xfe\n"), ["error encoding 2"]);

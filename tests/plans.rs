@@ -15,7 +15,7 @@ use i2kit::oci::{
 use i2kit::plan::fleet::Fleet;
 use i2kit::plan::image::{GuestFacts, ImagePlan, LaunchImage};
 use i2kit::plan::rollout::{self, Desired};
-use i2kit::plan::{linuxkit, pod, workload};
+use i2kit::plan::{linuxkit, pod, replicated, workload};
 
 /// An image of two layers that runs `/entrypoint`.
 fn image(reference: &Reference) -> ResolvedImage {
@@ -44,7 +44,7 @@ fn read(path: &Path) -> ObjectSet {
     let files = [SourceFile { name, bytes: std::fs::read(path).expect("the example can be read") }];
     let reading = manifest::read(&files, &manifest::Options::default());
     assert!(!reading.has_errors(), "{:#?}", reading.diagnostics);
-    reading.set
+    replicated::expand(reading.set)
 }
 
 fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
@@ -57,11 +57,12 @@ fn plans(set: &ObjectSet) -> Vec<ImagePlan> {
         cloud: None,
         stub: None,
     };
-    let images: BTreeMap<Reference, ResolvedImage> = set
+    let mut images: BTreeMap<Reference, ResolvedImage> = set
         .pods()
         .flat_map(|(_, template)| &template.spec.containers)
         .map(|container| (container.image.clone(), image(&container.image)))
         .collect();
+    images.insert(replicated::reference(), replicated::image(Digest::of(b"coordinator"), 1));
     set.pods()
         .map(|(name, template)| {
             let facts = pod::Facts { images: &images, guest: &guest, profiles: &BTreeMap::new() };

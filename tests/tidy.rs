@@ -93,7 +93,8 @@ const EFFECTS: &[&str] = &[
 ];
 
 /// The only places that start processes: qemu, the local cloud's own process, the tools that sign, that make manifests
-/// of a kustomization and that open a browser, the trial, which kills this program, and what the guest is there for.
+/// of a kustomization and that open a browser, the trial, which kills this program, what the guest is there for, and what
+/// measures a group of replicas.
 const STARTS_PROCESSES: &[&str] = &[
     "src/cloud/local",
     "src/image/sign.rs",
@@ -103,6 +104,7 @@ const STARTS_PROCESSES: &[&str] = &[
     "linuxkit/container/src",
     "linuxkit/init/src",
     "linuxkit/aws/src",
+    "linuxkit/coordinator/benches",
 ];
 
 /// The rooms that stand behind `crate::` in `code`, alone or in braces.

@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Fail
     let prepared = prepare::prepare(context, &args.set).await?;
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let secrets = secrets::find(context, cloud.as_ref(), (&prepared.set, &fleet)).await?;
     let mut images = built(context, &fleet);
     images.extend(prepared.plans.iter().map(|plan| (plan.id(), linuxkit::render(plan))));
     let found = difference::differences(&prepared.desired(context, &secrets, args.prune), &fleet, &images);

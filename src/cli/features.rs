@@ -1,7 +1,7 @@
 //! The README's table: what works on which cloud, made from what the clouds support.
 
 use crate::manifest::support::{
-    ACME, Answer, ENDING_POD, HEADLESS, INGRESS_RANGES, PLACEMENT, ROLE, Support, TLS,
+    ACME, Answer, ENDING_POD, HEADLESS, INGRESS_RANGES, PLACEMENT, REPLICATED, ROLE, Support, TLS,
 };
 
 /// A line of the table.
@@ -65,6 +65,10 @@ const FEATURES: &[Feature] = &[
         &["StatefulSet", "PersistentVolumeClaim", "i2kit volume"],
     ),
     depends("headless Services, names of their machines", &[HEADLESS]),
+    depends(
+        "replicated pods: requests in one order in all machines, no acknowledged write lost; `replicas`",
+        &[REPLICATED, "i2kit replicas"],
+    ),
     depends("`trial`: an account is tried in twelve steps, with a report", &["i2kit trial"]),
     Feature { what: "GPUs", paths: &[], not_yet: true },
 ];

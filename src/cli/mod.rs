@@ -46,6 +46,7 @@ mod prepare;
 mod preview;
 mod profiles;
 mod reading;
+mod replicas;
 mod restart;
 mod rollback;
 mod run;
@@ -165,6 +166,7 @@ fn dispatch(arguments: Arguments, format: Format) -> Result<ExitCode, Failure> {
         Verb::Status(args) => wait(status::run(&context()?, &args)),
         Verb::Events(args) => wait(events::run(&context()?, &args)),
         Verb::Dashboard(args) => block_on(dashboard::run(&context()?, &args)),
+        Verb::Replicas(args) => wait(replicas::run(&context()?, &args)),
         Verb::Top(args) => wait(top::run(&context()?, &args)),
         Verb::Logs(args) => wait(logs::run(&context()?, &args)),
         Verb::History(args) => wait(history::run(&context()?, &args)),

@@ -9,6 +9,7 @@ use crate::cloud::kinds;
 use crate::cloud::provider::Check;
 use crate::image::guest;
 use crate::manifest::api::ObjectSet;
+use crate::plan::replicated;
 use crate::report::{self, Format};
 use crate::text;
 
@@ -18,7 +19,7 @@ pub(super) async fn run(context: &Context, args: PreflightArgs) -> Result<Exit, 
     let set = if manifests.is_empty() && options.is_empty() {
         ObjectSet::default()
     } else {
-        reading::read(&Manifests { manifests, options, reading }, context)?
+        replicated::expand(reading::read(&Manifests { manifests, options, reading }, context)?)
     };
     let checks = checks(context, &set).await?;
     match context.format {

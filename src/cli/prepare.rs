@@ -16,7 +16,7 @@ use crate::oci::{Reference, ResolvedImage};
 use crate::plan::fleet::{BalancerSpec, Fleet};
 use crate::plan::image::{ImageId, ImagePlan, LaunchImage};
 use crate::plan::rollout::{self, Desired, GroupSpec, RolloutPlan};
-use crate::plan::{pod, workload};
+use crate::plan::{pod, replicated, workload};
 use crate::registry::{Registry, Settings, Store};
 
 /// A set that can be built and rolled out: every image is pinned, every decision is made.
@@ -33,11 +33,12 @@ pub(super) struct Prepared {
 
 /// Reads the manifests, resolves their images and plans them.
 pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<Prepared, Failure> {
-    let set = reading::read(manifests, context)?;
+    let set = replicated::expand(reading::read(manifests, context)?);
     within_bounds(context, &set)?;
     let guest = image::guest::find(context.guest.as_deref(), &context.dirs.data).or_exit(Exit::Build)?;
     let registry = registry(context, &set)?;
-    let images = resolve(&registry, &set, guest.facts.architecture).await?;
+    let mut images = resolve(&registry, &set, guest.facts.architecture).await?;
+    images.extend(coordinator(&set, &guest)?);
     let profiles = profiles::read(context, &set)?;
     let facts = pod::Facts { images: &images, guest: &guest.facts, profiles: &profiles };
     let plans = plans(&set, &facts)?;
@@ -52,6 +53,24 @@ pub(super) async fn prepare(context: &Context, manifests: &Manifests) -> Result<
         workshop: Workshop::new(registry, guest, context.events.clone()),
         cause: format!("i2kit deploy {}", names.join(" ")),
     })
+}
+
+/// The image of the coordinators of replicated pods, where the set has any: a file of the guest bundle.
+fn coordinator(
+    set: &ObjectSet,
+    guest: &image::guest::GuestBundle,
+) -> Result<Option<(Reference, ResolvedImage)>, Failure> {
+    if !replicated::is_needed(set) {
+        return Ok(None);
+    }
+    let missing = || {
+        let error = anyhow::anyhow!(
+            "the guest bundle has no coordinator for replicated pods; make it anew with scripts/guest"
+        );
+        Failure::new(Exit::Build, error)
+    };
+    let layer = guest.coordinator.as_ref().ok_or_else(missing)?;
+    Ok(Some((replicated::reference(), replicated::image(layer.digest, layer.size))))
 }
 
 /// A deployment that is planned and not begun.
@@ -81,8 +100,9 @@ pub(super) async fn plan(
     let prepared = prepare(context, set).await?;
     let cloud = connection::cloud(context).await?;
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
-    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    let secrets = secrets::find(context, cloud.as_ref(), (&prepared.set, &fleet)).await?;
     let desired = prepared.desired(context, &secrets, prune);
+    rollout::check_replicas(&desired, &fleet).or_exit(Exit::Manifest)?;
     rollout::check_disks(&desired, &fleet).or_exit(Exit::Manifest)?;
     let plan = rollout::rollout(&desired, &fleet);
     Ok(PlannedDeployment { prepared, cloud, fleet, secrets, desired, plan })
@@ -136,11 +156,13 @@ async fn resolve(
     set: &ObjectSet,
     architecture: Architecture,
 ) -> Result<BTreeMap<Reference, ResolvedImage>, Failure> {
+    let own = replicated::reference();
     let mut wanted: Vec<&Reference> = set
         .pods()
         .map(|(_, template)| &template.spec)
         .flat_map(|pod| pod.init_containers.iter().chain(&pod.containers))
         .map(|container| &container.image)
+        .filter(|image| **image != own || !replicated::is_needed(set))
         .collect();
     wanted.sort_unstable();
     wanted.dedup();

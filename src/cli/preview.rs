@@ -68,7 +68,8 @@ struct Ready {
 async fn prepare(context: &Context, set: &Manifests) -> Result<Ready, Failure> {
     let prepared = prepare::prepare(context, set).await?;
     let cloud = connection::cloud(context).await?;
-    let secrets = secrets::find(context, cloud.as_ref(), &prepared.set).await?;
+    // What it deploys is new, and so are the identities of its replicated groups.
+    let secrets = secrets::find(context, cloud.as_ref(), (&prepared.set, &Fleet::default())).await?;
     let desired = prepared.desired(context, &secrets, false);
     refuse_taken(cloud.as_ref(), &desired).await?;
     Ok(Ready { prepared, cloud, secrets, desired })
@@ -122,6 +123,7 @@ async fn serve(
     (record, serves): (&RunRecord, &Cell<bool>),
 ) -> Result<(), Failure> {
     let fleet = cloud.observe().await.or_exit(Exit::Cloud)?;
+    rollout::check_replicas(desired, &fleet).or_exit(Exit::Manifest)?;
     rollout::check_disks(desired, &fleet).or_exit(Exit::Manifest)?;
     let plan = rollout::rollout(desired, &fleet);
     let materials = prepared.materials(&plan, secrets).await?;

@@ -7,7 +7,7 @@ use super::{carry_out, connection, named};
 use crate::cloud::Materials;
 use crate::manifest::api::Name;
 use crate::plan::fleet::Fleet;
-use crate::plan::rollout::{self, RolloutPlan};
+use crate::plan::rollout::{self, PlanError, RolloutPlan};
 
 /// Rolls the group out at an earlier revision and waits.
 pub(super) async fn run(context: &Context, args: &RollbackArgs) -> Result<Exit, Failure> {
@@ -20,5 +20,9 @@ pub(super) async fn run(context: &Context, args: &RollbackArgs) -> Result<Exit, 
 
 /// The plan that brings the group back to revision `to`, or to the one that served before.
 pub(super) fn plan(fleet: &Fleet, name: &Name, to: Option<u32>) -> Result<RolloutPlan, Failure> {
-    rollout::rollback(fleet, name, to).or_exit(Exit::NotFound)
+    let exit = |error: &PlanError| match error {
+        PlanError::Replicas { .. } => Exit::Usage,
+        _ => Exit::NotFound,
+    };
+    rollout::rollback(fleet, name, to).map_err(|error| Failure::new(exit(&error), error))
 }

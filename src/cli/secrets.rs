@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use super::context::Context;
 use super::environment::Environment;
 use super::exit::{Exit, Failure, OrExit as _};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, identity};
 use crate::manifest::OutsideSecret;
 use crate::manifest::api::{Name, ObjectSet, Secret, SecretValue};
 use crate::manifest::support::Answer;
-use crate::plan::secret;
+use crate::plan::fleet::Fleet;
+use crate::plan::{replicated, secret};
 use crate::registry::PullSecret;
 
 /// What clouds answer about that read certificates of Ingresses from Secrets.
@@ -54,12 +55,39 @@ fn values(
 }
 
 /// Finds the values of all Secrets that pods of the set name, and those of certificates, and asks the cloud for their versions.
-pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) -> Result<Secrets, Failure> {
+/// A replicated group keeps the identity that the cloud has of it; a new one is made where there is none.
+pub(super) async fn find(
+    context: &Context,
+    cloud: &dyn Cloud,
+    (set, fleet): (&ObjectSet, &Fleet),
+) -> Result<Secrets, Failure> {
     let mut values: BTreeMap<Name, Secret> = BTreeMap::new();
+    let mut kept: BTreeMap<Name, String> = BTreeMap::new();
+    let mut identities = BTreeSet::new();
+    for (name, group) in replicated::identities(set) {
+        match known_version(fleet, group, &name) {
+            Some(version) => {
+                kept.insert(name.clone(), version);
+            }
+            None => {
+                values.insert(name.clone(), identity::new(&name, group).or_exit(Exit::Cloud)?);
+            }
+        }
+        identities.insert(name);
+    }
     for (group, template) in set.pods() {
         for (name, optional) in secret::named(&template.spec) {
             let full = Name { namespace: group.namespace.clone(), name };
-            if values.contains_key(&full) {
+            let is_own =
+                identities.contains(&full) && template.spec.init_containers.iter().any(is_coordinator);
+            if replicated::is_identity_of_another(&full.name, if is_own { &group.name } else { "" }) {
+                let error = anyhow::anyhow!(
+                    "{group} names Secret {full}: names that end like that are i2kit's own, for the key pairs of replicated groups; name \
+                     another Secret"
+                );
+                return Err(Failure::new(Exit::Manifest, error));
+            }
+            if values.contains_key(&full) || identities.contains(&full) {
                 continue;
             }
             match value(context, set, &full).or_exit(Exit::Environment)? {
@@ -86,8 +114,20 @@ pub(super) async fn find(context: &Context, cloud: &dyn Cloud, set: &ObjectSet) 
         }
     }
     let values: Vec<Secret> = values.into_values().collect();
-    let versions = cloud.secret_versions(&values).await.or_exit(Exit::Cloud)?;
+    let mut versions = cloud.secret_versions(&values).await.or_exit(Exit::Cloud)?;
+    versions.extend(kept);
     Ok(Secrets { values, versions })
+}
+
+/// Whether a container is the coordinator of a replicated pod.
+fn is_coordinator(container: &crate::manifest::api::Container) -> bool {
+    container.image == replicated::reference()
+}
+
+/// The version of a group's identity that its newest revision with one names.
+fn known_version(fleet: &Fleet, group: &Name, identity: &Name) -> Option<String> {
+    let revisions = fleet.group(group)?.revisions.iter().rev();
+    revisions.filter_map(|revision| revision.launch.secrets.get(&identity.name)).flatten().next().cloned()
 }
 
 /// The Secrets with credentials for registries that pods of the set name, or their service accounts, in the order written. One
@@ -225,6 +265,55 @@ mod tests {
             folder(&root.path().join("outside")).unwrap().into_keys().collect::<Vec<_>>(),
             [".dockerconfigjson"]
         );
+    }
+
+    #[tokio::test]
+    async fn a_replicated_group_keeps_the_identity_that_its_cloud_has() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}, \
+            ports: [{port: 80}]}\n---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec: {serviceName: db, replicas: 3, \
+            podManagementPolicy: Parallel, selector: {matchLabels: {app: db}}, template: {metadata: {labels: {app: db}, \
+            annotations: {i2kit.dev/replicated: http}}, spec: {containers: [{name: db, image: \"db:1\", ports: [{containerPort: 80}]}]}}}\n";
+        let file = crate::manifest::SourceFile { name: "db.yaml".into(), bytes: text.as_bytes().to_vec() };
+        let reading = crate::manifest::read(&[file], &crate::manifest::Options::default());
+        assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+        let set = replicated::expand(reading.set);
+        let [(identity, group)] = &replicated::identities(&set).collect::<Vec<_>>()[..] else { panic!() };
+        // Two revisions, of which the newer one names the identity.
+        let revision = |number: u32, version: Option<&str>| {
+            let launch = crate::plan::example::launch(crate::plan::image::LaunchImage::unplanned().id);
+            let secrets = version.map(|version| (identity.name.clone(), Some(version.to_owned())));
+            let launch = crate::plan::fleet::LaunchSpec { secrets: secrets.into_iter().collect(), ..launch };
+            crate::plan::fleet::Revision { number, launch, created: 0, cause: String::new(), deployed: None }
+        };
+        let settings = crate::plan::example::settings(crate::manifest::api::Strategy::Recreate);
+        let mut known = crate::plan::fleet::InstanceGroup::new((*group).clone(), settings);
+        known.revisions = vec![revision(1, None), revision(2, Some("v2"))];
+        let fleet = Fleet { groups: vec![known], ..Fleet::default() };
+        assert_eq!(known_version(&fleet, group, identity), Some("v2".to_owned()));
+        assert_eq!(known_version(&Fleet::default(), group, identity), None);
+
+        let context = crate::cli::context::context(None, crate::report::Format::Json, true).unwrap();
+        let cloud = crate::cloud::sim::Sim::default();
+        let found = find(&context, &cloud, (&set, &fleet)).await.unwrap();
+        assert_eq!(found.versions, [(identity.clone(), "v2".to_owned())].into());
+        assert!(found.values.is_empty(), "nothing is made anew, and nothing is sent");
+    }
+
+    #[tokio::test]
+    async fn the_key_pair_of_a_group_is_given_to_no_other_pod() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: thief}\nspec: {containers: [{name: thief, image: \"thief:1\", envFrom: \
+            [{secretRef: {name: db.replica.i2kit.dev}}]}]}\n";
+        let file = crate::manifest::SourceFile { name: "thief.yaml".into(), bytes: text.as_bytes().to_vec() };
+        let external = ["secret/db.replica.i2kit.dev".parse().unwrap()].into();
+        let options = crate::manifest::Options { external, ..Default::default() };
+        let reading = crate::manifest::read(&[file], &options);
+        assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+        let context = crate::cli::context::context(None, crate::report::Format::Json, true).unwrap();
+        let cloud = crate::cloud::sim::Sim::default();
+        let failure = find(&context, &cloud, (&reading.set, &Fleet::default())).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Manifest);
+        let error = failure.error.unwrap().to_string();
+        assert!(error.contains("i2kit's own"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::args::StatusArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure, OrExit as _};
 use super::tables::{lines, row, table};
-use super::{addresses, connection, named, output, traffic};
+use super::{addresses, connection, named, output, replicas, traffic};
 use crate::cloud::local::{self, Authority, Trust};
 use crate::cloud::{Cloud, Scope};
 use crate::manifest::api::Indexes;
@@ -31,7 +31,11 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fa
     match context.format {
         Format::Json => output::json(&fleet),
         Format::Text => {
-            report::result(&(text(&fleet, args.name.is_some()) + &sites(context, &fleet)));
+            let mut said = text(&fleet, args.name.is_some());
+            if let (Some(_), [group]) = (&args.name, fleet.groups.as_slice()) {
+                said += &replicas::detail(cloud.as_ref(), group).await;
+            }
+            report::result(&(said + &sites(context, &fleet)));
             connection::warn(context, &fleet);
         }
     }

@@ -9,6 +9,7 @@ pub mod aws;
 pub mod engine;
 mod error;
 pub mod exec;
+pub mod identity;
 pub mod kinds;
 pub mod local;
 mod polling;
@@ -24,6 +25,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use i2kit_spec::replica::ReplicaStatus;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::CloudError;
@@ -77,6 +79,15 @@ pub trait Cloud: Send + Sync + fmt::Debug {
         Err(CloudError::Unsupported {
             what: "running commands in containers".into(),
             advice: "deploy to the local cloud to look inside, or let the container's logs tell".into(),
+        })
+    }
+
+    /// What the replica in a VM of a replicated group says of its group.
+    async fn replica(&self, instance: &str) -> Result<ReplicaStatus, CloudError> {
+        let _ = instance;
+        Err(CloudError::Unsupported {
+            what: "asking replicas".into(),
+            advice: "deploy replicated pods to the local cloud".into(),
         })
     }
 

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use i2kit_spec::guest::{
-    GUEST_CLOUD, GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
+    GUEST_CLOUD, GUEST_COORDINATOR, GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION,
+    GuestManifest,
 };
 
 use super::ImageError;
@@ -26,6 +27,19 @@ pub struct GuestBundle {
     pub cloud: Option<PathBuf>,
     /// The EFI stub, in bundles that firmware can boot.
     pub stub: Option<PathBuf>,
+    /// The layer with the coordinator, in bundles that have it.
+    pub coordinator: Option<CoordinatorLayer>,
+}
+
+/// The coordinator of replicated pods: a layer of the images that ask for it, and of no others.
+#[derive(Debug, Clone)]
+pub struct CoordinatorLayer {
+    /// The file, a tar.
+    pub path: PathBuf,
+    /// Its digest, which is the layer's identity; checked when the layer is made of it.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// Finds the bundle: `folder` itself when the user names one, else the one of this program's version below
@@ -48,11 +62,20 @@ pub fn find(folder: Option<&Path>, data: &Path) -> Result<GuestBundle, ImageErro
     let digest = |name: &str, text: &str| {
         text.parse::<Digest>().map_err(|e| bad(format!("guest.json: digest of {name}: {e}")))
     };
+    let coordinator = match guest.coordinator.as_deref() {
+        None => None,
+        Some(text) => {
+            let path = folder.join(GUEST_COORDINATOR);
+            let size = fs::metadata(&path).map_err(|_| bad(format!("{} is missing", path.display())))?.len();
+            Some(CoordinatorLayer { path, digest: digest(GUEST_COORDINATOR, text)?, size })
+        }
+    };
     let bundle = GuestBundle {
         kernel: folder.join(GUEST_KERNEL),
         initrd: folder.join(GUEST_INITRD),
         cloud: guest.cloud.as_ref().map(|_| folder.join(GUEST_CLOUD)),
         stub: guest.stub.as_ref().map(|_| folder.join(GUEST_STUB)),
+        coordinator,
         facts: GuestFacts {
             kernel: digest(GUEST_KERNEL, &guest.kernel)?,
             initrd: digest(GUEST_INITRD, &guest.initrd)?,
@@ -106,6 +129,7 @@ mod tests {
             initrd: Digest::of(b"initrd").to_string(),
             cloud: None,
             stub: Some(Digest::of(b"stub").to_string()),
+            coordinator: None,
         };
         fs::write(folder.path().join(GUEST_MANIFEST), serde_json::to_string(&manifest).unwrap()).unwrap();
         fs::write(folder.path().join(GUEST_KERNEL), "kernel").unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use i2kit_spec::Architecture;
 use i2kit_spec::guest::{
-    GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
+    GUEST_COORDINATOR, GUEST_INITRD, GUEST_KERNEL, GUEST_MANIFEST, GUEST_STUB, GUEST_VERSION, GuestManifest,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{DiskImage, ImageError, Workshop, bootable, guest, raw};
 use crate::manifest::api::{Container, Name, PodSpec, PodTemplate};
 use crate::oci::{Digest, Reference, media};
-use crate::plan::pod;
+use crate::plan::{pod, replicated};
 use crate::registry::{ImageSource, Registry, Settings, Store, verify};
 use crate::report::Events;
 
@@ -46,6 +46,11 @@ fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// The bundle's layer with the coordinator.
+fn coordinator() -> Vec<u8> {
+    tar_of(&[("i2kit-coordinator", 0o755, Some(b"a program"))])
+}
+
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -60,11 +65,13 @@ impl World {
             initrd: Digest::of(b"initrd").to_string(),
             cloud: None,
             stub: Some(Digest::of(&stub).to_string()),
+            coordinator: Some(Digest::of(&coordinator()).to_string()),
         };
         fs::write(bundle.join(GUEST_MANIFEST), serde_json::to_string(&manifest).unwrap()).unwrap();
         fs::write(bundle.join(GUEST_KERNEL), "kernel").unwrap();
         fs::write(bundle.join(GUEST_INITRD), "initrd").unwrap();
         fs::write(bundle.join(GUEST_STUB), stub).unwrap();
+        fs::write(bundle.join(GUEST_COORDINATOR), coordinator()).unwrap();
 
         let noise: Vec<u8> =
             (0..60_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
@@ -95,18 +102,30 @@ impl World {
     }
 
     fn build(&self) -> Result<DiskImage, ImageError> {
+        self.build_of(false)
+    }
+
+    /// The image of the pod, with a coordinator or without.
+    fn build_of(&self, replicated: bool) -> Result<DiskImage, ImageError> {
         let source = ImageSource::Layout(self.folder.path().join("layout"));
         let settings = Settings { images: [("app:1".to_owned(), source)].into(), ..Settings::default() };
         let registry = Registry::new(settings, Store::open(&self.cache())?, Events::none())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let resolved = registry.resolve(&self.reference, Architecture::default()).await?;
-            let images = BTreeMap::from([(self.reference.clone(), resolved)]);
+            let mut images = BTreeMap::from([(self.reference.clone(), resolved)]);
             let guest = guest::find(Some(&self.folder.path().join("guest")), Path::new("/nowhere"))?;
+            let layer = guest.coordinator.as_ref().filter(|_| replicated);
+            let own =
+                layer.map(|layer| (replicated::reference(), replicated::image(layer.digest, layer.size)));
+            let sidecars = own.iter().map(|(reference, _)| Container::new("coordinator", reference.clone()));
+            let sidecars: Vec<Container> = sidecars.collect();
+            images.extend(own);
             let template = PodTemplate {
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
                 spec: PodSpec {
+                    init_containers: sidecars,
                     containers: vec![Container::new("web", self.reference.clone())],
                     ..PodSpec::default()
                 },
@@ -200,6 +219,25 @@ fn damage(path: &Path, damage: Damage, at: impl Fn(usize) -> usize, rots: bool) 
     let time = if rots { modified } else { modified + Duration::from_secs(1) };
     File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     true
+}
+
+#[test]
+fn a_coordinator_is_a_layer_of_the_images_that_ask_for_it_and_of_no_others() {
+    let world = World::new();
+    let plain = world.build().unwrap();
+    let replicated = world.build_of(true).unwrap();
+    let parts = |image: &DiskImage| image.segments.iter().filter(|segment| segment.file.is_some()).count();
+    assert_eq!(parts(&replicated), parts(&plain) + 1);
+    // Another program is another layer, and the images of other pods stay what they are.
+    let file = world.folder.path().join("guest").join(GUEST_COORDINATOR);
+    fs::write(&file, tar_of(&[("i2kit-coordinator", 0o755, Some(b"another"))])).unwrap();
+    fs::remove_dir_all(world.cache()).unwrap();
+    assert_eq!(world.build().unwrap().id, plain.id);
+    let error = world.build_of(true).unwrap_err().to_string();
+    assert!(error.contains("layer"), "{error}");
+    fs::remove_file(&file).unwrap();
+    let error = world.build().unwrap_err().to_string();
+    assert!(error.contains("coordinator.tar is missing"), "{error}");
 }
 
 #[test]

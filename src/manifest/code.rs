@@ -221,6 +221,36 @@ codes! {
     DuplicateObject, "duplicate-object", Error,
         "Two objects have the same kind, namespace and name. Both places are shown.",
         "kind: Deployment\nmetadata:\n  name: web\n---\nkind: Deployment\nmetadata:\n  name: web\n";
+    ReplicatedKind, "replicated-kind", Error,
+        "The annotation `i2kit.dev/replicated` is on the pod of a workload that cannot have it. Replicas are the machines of a StatefulSet: each has a name by which the others find it, and a disk for the log of requests that outlives it. Write a StatefulSet.",
+        "kind: Deployment\nspec:\n  template:\n    metadata:\n      annotations: {i2kit.dev/replicated: http}\n";
+    ReplicatedCount, "replicated-count", Error,
+        "A group of replicas decides by majority: 3 machines bear the loss of one, 5 of two, 7 of three. An even number bears no more than the odd one below it, and more than 7 make each request slower. One machine orders and logs requests, and bears no loss.",
+        "kind: StatefulSet\nspec:\n  replicas: 2\n  template:\n    metadata:\n      annotations: {i2kit.dev/replicated: http}\n";
+    ReplicatedScaled, "replicated-scaled", Error,
+        "A scaler names a group of replicas. Every replica executes every request, so that more of them do not do more, and those that a scaler takes away would be missed in votes. Remove the scaler. To spread load over machines that do not agree with each other, remove the annotation.",
+        "kind: HorizontalPodAutoscaler\nspec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: StatefulSet, name: db}\n";
+    ReplicatedPorts, "replicated-ports", Error,
+        "The requests of one TCP port are put in order, and the Services of the group lead to it. Another port, or UDP, would reach the application past that order. Leave one port of the pod behind Services, let none of them lead to other workloads as well, and keep ports 7310, 7311 and 7312 free for the coordinator.",
+        "kind: Service\nspec:\n  ports:\n  - {name: api, port: 80, targetPort: 8080}\n  - {name: admin, port: 81, targetPort: 8081}\n";
+    ReplicatedRollout, "replicated-rollout", Error,
+        "Replicas start side by side (`podManagementPolicy: Parallel`), since none of them is ready before a majority is there, and are replaced one at a time (`maxUnavailable: 1`, the default), since two that are away at once may be the majority.",
+        "kind: StatefulSet\nspec:\n  podManagementPolicy: OrderedReady\n";
+    ReplicatedNames, "replicated-names", Error,
+        "Replicas find each other by DNS names, such as `db-0.db.default.svc.cluster.local`, which a headless Service gives them, and IPv4. Write `serviceName` in the StatefulSet, and a Service of that name with `clusterIP: None` and the pod's labels as its selector.",
+        "kind: StatefulSet\nspec:\n  serviceName: db\n---\nkind: Service\nmetadata: {name: db}\nspec:\n  selector: {app: db}\n";
+    ReplicatedState, "replicated-state", Error,
+        "How the state of a replica is captured does not fit the pod: `directory:VOLUME` names no emptyDir and no claim of the StatefulSet's own, `hooks` lack one of the two commands, or a volume or container has a name that the coordinator has. Or an init container has that volume, which the coordinator erases and restores meanwhile. Or the disk of `i2kit.dev/replicated-log` has no room for two copies of the volume beside the log.",
+        "annotations:\n  i2kit.dev/replicated: http\n  i2kit.dev/replicated-state: directory:data\n";
+    ReplicatedBypass, "replicated-bypass", Warning,
+        "A replicated pod has a second container. On localhost it reaches the application's port itself, where nothing puts requests in order: what it writes there is written in one machine and not in the others, and that replica is put in quarantine once its replies differ. Let it only read, or write through the Service.",
+        "containers:\n- {name: db, image: \"db:1\"}\n- {name: writer, image: \"writer:1\"}\n";
+    ReplicatedSize, "replicated-size", Warning,
+        "The volume of `i2kit.dev/replicated-state: directory:VOLUME` is an emptyDir without `sizeLimit`. Copies of it lie on the disk of the log, `i2kit.dev/replicated-log`, which needs room for two of them beside the log. Where they do not fit there is no copy, and writes are refused (503) once the log has reached its limit.",
+        "annotations: {i2kit.dev/replicated-state: \"directory:data\"}\nspec:\n  volumes:\n  - {name: data, emptyDir: {}}\n";
+    ReplicatedIsolation, "replicated-isolation", Error,
+        "A replicated pod shares the processes of its containers. The coordinator has the private key by which the machines of the group know each other, and a socket by which the application is stopped and started; a container that sees its process reaches both. Remove `shareProcessNamespace`.",
+        "spec:\n  shareProcessNamespace: true\n";
     Internal, "internal", Error,
         "A fault of i2kit: the checker accepted a field that the next stage could not read. Please report it with the manifest.",
         "";

@@ -32,6 +32,9 @@ pub const INGRESS_RANGES: &str = "ranges of addresses that may connect to an Ing
 /// A certificate of a host of an Ingress from a CA that the environment names.
 pub const ACME: &str = "certificates of Ingresses by ACME";
 
+/// A StatefulSet whose machines execute the same requests in the same order.
+pub const REPLICATED: &str = "replicated pods";
+
 /// A StorageClass that a claim names and no file has.
 pub const NAMED_CLASS: &str = "a StorageClass that is not in the given files";
 

@@ -101,6 +101,7 @@ pub(crate) fn launch(image: ImageId) -> LaunchSpec {
         disks: Vec::new(),
         hostname: None,
         subdomain: None,
+        replicas: None,
         role: None,
         machine_type: None,
         spot: false,

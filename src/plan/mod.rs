@@ -18,6 +18,7 @@ pub mod pod;
 pub mod podfs;
 mod policy;
 mod qos;
+pub mod replicated;
 pub mod rollout;
 pub mod seccomp;
 pub mod secret;

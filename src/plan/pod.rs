@@ -13,7 +13,7 @@ use super::image::{ContainerPlan, GuestFacts, IMAGE_PLAN_VERSION, ImagePlan};
 use super::qos::{self, OomScore};
 use super::seccomp::Profile;
 use super::volume::{self, VolumeError, Volumes};
-use super::{container, security};
+use super::{container, replicated, security};
 use crate::manifest::api::{self, Container, Name, PodSpec, PodTemplate};
 use crate::oci::{DiffId, Reference, ResolvedImage, signal_number};
 
@@ -135,7 +135,16 @@ pub fn profiles(spec: &PodSpec) -> impl Iterator<Item = &str> {
 }
 
 /// The plan of the image of the pod that `template` describes.
+///
+/// # Errors
+/// [`PodError`] says what is missing or cannot be.
 pub fn image(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<ImagePlan, PodError> {
+    let plan = plain(name, template, facts)?;
+    let replicated = replicated::with_revision(template, plan.id());
+    replicated.map_or(Ok(plan), |template| plain(name, &template, facts))
+}
+
+fn plain(name: &Name, template: &PodTemplate, facts: &Facts<'_>) -> Result<ImagePlan, PodError> {
     let spec = &template.spec;
     let pod = Pod { spec, facts, volumes: Volumes::of(spec).map_err(PodError::Volume)? };
     let onboot = spec.init_containers.iter().enumerate().map(|(i, container)| {

@@ -9,6 +9,7 @@ mod deploy;
 mod disks;
 mod error;
 mod render;
+mod replicas;
 mod restart;
 mod steps;
 mod verbs;
@@ -19,6 +20,7 @@ pub use self::disks::{
     check_disks, refusal, remove_disks, remove_snapshot, restore_disk, snapshot_disk, with_classes,
 };
 pub use self::error::PlanError;
+pub use self::replicas::check_replicas;
 pub use self::restart::restart;
 pub use self::steps::{Before, Change, Desired, GroupKind, GroupSpec, Intent, RolloutPlan, Step};
 pub use self::verbs::{collect, destroy, rollback, run, scale, served_before, wait};

@@ -1,5 +1,7 @@
 //! The size of a pod's VM: the sum of what its containers ask for, and what the system below them needs.
 
+use i2kit_spec::replica::COORDINATOR;
+
 use super::fleet::DEFAULT_MEMORY_MIB;
 use crate::manifest::api::{Container, PodSpec};
 
@@ -22,9 +24,13 @@ pub(super) struct Size {
 /// run side by side, so they add up. The other init containers run one by one before the containers, each beside the
 /// sidecars that were started before it, so the largest of these sums counts.
 pub(super) fn of(pod: &PodSpec) -> Size {
-    let memory = |c: &Container| {
+    let wanted = |c: &Container| {
         c.resources.limit_memory_bytes.max(c.resources.request_memory_bytes).unwrap_or_default().0
     };
+    // What the pod itself says decides whether it gets the default size; its coordinator comes on top of that.
+    let is_own = |c: &Container| c.sidecar && c.name == COORDINATOR;
+    let memory = |c: &Container| if is_own(c) { 0 } else { wanted(c) };
+    let own = pod.init_containers.iter().filter(|c| is_own(c)).map(wanted).fold(0, u64::saturating_add);
     let cpu = |c: &Container| c.resources.limit_cpu_millis.max(c.resources.request_cpu_millis).unwrap_or(0);
     let effective = |of: &dyn Fn(&Container) -> u64| {
         let (mut sidecars, mut starting) = (0_u64, 0_u64);
@@ -40,7 +46,7 @@ pub(super) fn of(pod: &PodSpec) -> Size {
     let memory_mib = effective(&memory).div_ceil(MIB).saturating_add(SYSTEM_MIB);
     Size {
         vcpus: narrow(effective(&cpu).div_ceil(1000)).max(1),
-        memory_mib: narrow(memory_mib).max(DEFAULT_MEMORY_MIB),
+        memory_mib: narrow(memory_mib).max(DEFAULT_MEMORY_MIB).saturating_add(narrow(own.div_ceil(MIB))),
     }
 }
 
@@ -91,6 +97,10 @@ mod tests {
             of(&PodSpec { init_containers: init, ..pod.clone() }),
             Size { vcpus: 2, memory_mib: 900 + 64 }
         );
+        let coordinator = Container { name: COORDINATOR.into(), ..sidecar(64, 0) };
+        let replicated =
+            PodSpec { init_containers: vec![coordinator], containers: vec![with(0, 0)], ..pod.clone() };
+        assert_eq!(of(&replicated), Size { vcpus: 1, memory_mib: DEFAULT_MEMORY_MIB + 64 });
         let bare = PodSpec { init_containers: vec![], containers: vec![], ..pod };
         assert_eq!(of(&bare), Size { vcpus: 1, memory_mib: DEFAULT_MEMORY_MIB });
     }

@@ -195,6 +195,10 @@ impl Volumes {
                 self.keep(name, LaunchDisk::Member(name.clone()))?;
                 Source { folder: made, writable: true, paths: None }
             }
+            // PID 1 makes it for whoever mounts it.
+            VolumeSource::PodSocket => {
+                Source { folder: i2kit_spec::replica::POD_SOCKET_FOLDER.into(), writable: false, paths: None }
+            }
         };
         self.sources.insert(name.clone(), source);
         Ok(())

@@ -12,7 +12,7 @@ use super::image::LaunchImage;
 use super::pod::HEALTH_PORT;
 use super::rollout::GroupSpec;
 use super::service::selects;
-use super::{ingress, policy, secret, service, size, volume};
+use super::{ingress, policy, replicated, secret, service, size, volume};
 use crate::manifest::api::{
     self, CronJob, Deployment, Floor, Job, JobSpec, Metric, Name, ObjectMeta, ObjectSet, PodTemplate,
     StatefulSet, StorageClass, Strategy,
@@ -61,7 +61,10 @@ fn stateful(each: &StatefulSet, image: LaunchImage, classes: &[StorageClass]) ->
     GroupSpec {
         name: each.meta.name.clone(),
         replicas: each.replicas,
-        launch: launch(&each.template, image),
+        launch: LaunchSpec {
+            replicas: each.replicated.as_ref().map(|_| each.replicas),
+            ..launch(&each.template, image)
+        },
         settings: GroupSettings {
             min_ready_seconds: each.min_ready_seconds,
             labels: each.meta.labels.clone(),
@@ -166,6 +169,7 @@ fn launch(template: &PodTemplate, image: LaunchImage) -> LaunchSpec {
         disks: volume::disks(pod),
         hostname: pod.hostname.clone(),
         subdomain: pod.subdomain.clone(),
+        replicas: None,
         role: None,
         machine_type: None,
         spot: false,
@@ -219,7 +223,8 @@ pub fn desired(
         group.launch.mix = MachineMix::of(types, placement.spot_percent, placement.on_demand_base);
         group.launch.machine_type = types.first().cloned();
         group.launch.spot = group.launch.mix.is_none() && placement.spot_percent == 100;
-        group.settings.policy = policy::of_group(set, &group.name, template).map(Box::new);
+        let policy = policy::of_group(set, &group.name, template);
+        group.settings.policy = replicated::policy(set, &group.name, policy).map(Box::new);
         group.settings.zones.clone_from(&placement.zones);
         group.settings.balanced_zones = placement.balanced;
         if group.settings.job.is_none() {

@@ -23,6 +23,7 @@ mod jobs;
 mod network;
 mod preview;
 mod reboot;
+mod replicated;
 mod rollout;
 mod scaling;
 mod secrets;

@@ -127,7 +127,7 @@ fn programs(folder: &Path) {
     {
         run(Command::new("strip").arg("-o").arg(folder.join(to)).arg(from));
     }
-    for file in ["guest.json", "kernel", "initrd", "initrd.cloud", "stub.efi"] {
+    for file in ["guest.json", "kernel", "initrd", "initrd.cloud", "stub.efi", "coordinator.tar"] {
         fs::copy(guest().join(file), share.join("guest").join(file)).unwrap();
     }
     let images = root().join("target/test-images/layout");

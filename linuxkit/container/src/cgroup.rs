@@ -134,6 +134,25 @@ pub fn kill(name: &str) -> Result<(), Error> {
     write(&of_container(name), "cgroup.kill", "1")
 }
 
+/// Stops every process of the container where it is, or lets all go on. Whether they stand is known by [`is_frozen`].
+pub fn freeze(name: &str, frozen: bool) -> Result<(), Error> {
+    write(&of_container(name), "cgroup.freeze", if frozen { "1" } else { "0" })
+}
+
+/// Whether every process of the container stands.
+pub fn is_frozen(name: &str) -> bool {
+    event(name, "frozen") == Some(1)
+}
+
+/// Whether the container has a process left. One that was never started has none.
+pub fn is_populated(name: &str) -> bool {
+    event(name, "populated") == Some(1)
+}
+
+fn event(name: &str, key: &str) -> Option<u64> {
+    field(&fs::read_to_string(of_container(name).join("cgroup.events")).ok()?, key)
+}
+
 /// How many times the kernel killed a process of the container because it was out of memory.
 pub fn oom_kills(name: &str) -> u64 {
     let text = fs::read_to_string(of_container(name).join("memory.events")).unwrap_or_default();

@@ -40,6 +40,8 @@ pub(crate) struct Container {
     health: Health,
     backoff: Backoff,
     oom_kills: u64,
+    /// Whether it is being ended to be kept so.
+    to_hold: bool,
 }
 
 /// What the hook after the start and the probes of a container have come to.
@@ -66,6 +68,8 @@ pub(crate) enum Life {
     Running(Process),
     /// Ended, to be started again at this time.
     Waiting(Instant),
+    /// Ended, or not started yet, and kept so until somebody asks for its start.
+    Held,
     /// Ended for good.
     Over,
 }
@@ -123,6 +127,7 @@ impl Container {
             health: Health::default(),
             backoff,
             oom_kills: 0,
+            to_hold: false,
         }
     }
 
@@ -131,9 +136,14 @@ impl Container {
         &self.spec.boot.name
     }
 
+    /// Counts that it is started again, when it ended by itself.
+    fn count_end(&mut self) {
+        self.restarts += u64::from(matches!(self.life, Life::Waiting(_)));
+    }
+
     /// Starts it. A failure counts as its end.
     pub(crate) fn start(&mut self, sandbox: &Sandbox, policy: RestartPolicy, now: f64) {
-        self.restarts += u64::from(matches!(self.life, Life::Waiting(_)));
+        self.count_end();
         self.oom_kills = cgroup::oom_kills(self.name());
         self.run += 1;
         let boot = &self.spec.boot;
@@ -302,6 +312,36 @@ impl Container {
         }
     }
 
+    /// Ends all of its processes at once, and keeps it ended: it is no failure, and no start is planned.
+    pub(crate) fn hold(&mut self) {
+        match &mut self.life {
+            Life::Starting(process) | Life::Running(process) => {
+                process.stopping = true;
+                process.reason = Some("its coordinator has it start anew".into());
+                self.to_hold = true;
+                // What stands still is killed too. It may have ended meanwhile.
+                let _ = cgroup::kill(self.name());
+                self.signal(Signal::KILL);
+            }
+            Life::Pending | Life::Waiting(_) => {
+                self.count_end();
+                self.life = Life::Held;
+            }
+            Life::Held | Life::Over => {}
+        }
+    }
+
+    /// Lets a container that is kept ended, or waits for its next start, start at once. Returns whether its caller is to start it.
+    pub(crate) fn release(&mut self) -> bool {
+        self.to_hold = false;
+        let starts = matches!(self.life, Life::Held | Life::Waiting(_));
+        if starts {
+            self.count_end();
+            self.life = Life::Pending;
+        }
+        starts
+    }
+
     /// Takes the end of its first process.
     pub(crate) fn reaped(&mut self, status: WaitStatus, policy: RestartPolicy, now: f64) {
         // After the process's end nothing more comes through the setup pipe.
@@ -331,6 +371,11 @@ impl Container {
         } else {
             failed_start(&String::from_utf8_lossy(&process.failure), now)
         };
+        if std::mem::take(&mut self.to_hold) {
+            let ended = Ended { reason: "Stopped".into(), ..ended };
+            (self.last, self.life) = (Some(ended), Life::Held);
+            return;
+        }
         self.end(ended, process.started.elapsed(), policy);
     }
 
@@ -347,7 +392,7 @@ impl Container {
 
     /// Gives up a restart that was planned.
     pub(crate) fn cancel(&mut self) {
-        if matches!(self.life, Life::Waiting(_) | Life::Pending) {
+        if matches!(self.life, Life::Waiting(_) | Life::Pending | Life::Held) {
             self.life = Life::Over;
         }
     }
@@ -396,6 +441,7 @@ impl Container {
             (Life::Running(process), _) => {
                 ContainerState::Running { since: process.since, pid: process.pid.as_raw_nonzero().get() }
             }
+            (Life::Held, _) => waiting("Held"),
             (Life::Waiting(_), _) => waiting("CrashLoopBackOff"),
             (Life::Over, Some(ended)) => ContainerState::Terminated(ended.clone()),
             (Life::Over, None) => waiting("NeverStarted"),

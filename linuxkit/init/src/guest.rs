@@ -4,6 +4,9 @@
 //! Each part owns its own state and knows no other part. This file alone knows all of them: what one part gives back is
 //! handed to the next one here.
 
+mod ending;
+mod ordered;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -17,13 +20,13 @@ use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::boot::Booted;
-use crate::boot::cloud;
 use crate::boot::phase::{self, Phase};
 use crate::commands::{Commands, Purpose};
 use crate::container::{Container, Life, Role};
 use crate::containers::Containers;
 use crate::error::{Doing, Error};
 use crate::hooks::{Begun, Hooks, LEAST_GRACE};
+use crate::orders::Orders;
 use crate::output::Output;
 use crate::power::PowerButton;
 use crate::sessions::Sessions;
@@ -46,12 +49,15 @@ pub(crate) struct Guest<'output> {
     commands: Commands,
     hooks: Hooks,
     sessions: Sessions,
+    orders: Orders,
     supervisor: Supervisor,
     shutdown: Shutdown,
     /// How long each phase took so far.
     phases: Vec<PhaseTime>,
     /// Whether all services were started.
     started: bool,
+    /// The coordinator of a replicated pod, when it is being stopped before the others are.
+    parting: Option<usize>,
     /// Why PID 1 cannot go on.
     lost: Option<String>,
     /// When the last lines are waited for no longer, once the pod has ended.
@@ -72,11 +78,13 @@ impl<'output> Guest<'output> {
             commands: Commands::default(),
             hooks: Hooks::default(),
             sessions: Sessions::default(),
+            orders: Orders::default(),
             supervisor,
             shutdown: Shutdown::new(&pod),
             phases,
             pod,
             started: false,
+            parting: None,
             lost: None,
             leaving: None,
             changed: true,
@@ -96,6 +104,7 @@ impl<'output> Guest<'output> {
     /// Starts the containers phase by phase, up to the one in which the pod is asked to stop.
     fn start_pod(&mut self) -> Result<(), Error> {
         self.start_supervisor();
+        self.hold_for_coordinator();
         for phase in phase::of_pod(&self.pod.onboot) {
             if self.shutdown.is_under_way() {
                 break;
@@ -107,8 +116,12 @@ impl<'output> Guest<'output> {
                 }
                 Phase::Onboot(index, _) => self.run_onboot(index)?,
                 _ => {
-                    self.containers.of_role(Role::Service).into_iter().for_each(|index| self.start(index));
                     self.started = true;
+                    for index in self.containers.of_role(Role::Service) {
+                        if matches!(self.containers.get(index).life, Life::Pending) {
+                            self.start(index);
+                        }
+                    }
                 }
             }
             self.phases.push(self.output.phase(phase.to_string(), start));
@@ -208,6 +221,7 @@ impl<'output> Guest<'output> {
             self.supervisor.answered(number);
             self.end_hook(number, failure);
         }
+        self.answer_orders(now);
         self.start_supervisor();
         if self.shutdown.is_overdue(now) {
             let limit = self.pod.active_deadline_seconds.unwrap_or_default();
@@ -224,6 +238,7 @@ impl<'output> Guest<'output> {
             self.containers.due(),
             self.commands.due(),
             self.hooks.due(),
+            self.orders.due(),
             self.supervisor.due(),
             end,
             self.leaving,
@@ -336,6 +351,9 @@ impl Guest<'_> {
         if self.sessions.reaped(pid, status) {
             return;
         }
+        if let Some((id, code)) = self.orders.reaped(pid, status) {
+            return self.supervisor.ran(id, code);
+        }
         if let Some((purpose, failure)) = self.commands.reaped(pid, status) {
             return match purpose {
                 Purpose::Hook { number } => self.end_hook(number, failure),
@@ -343,6 +361,8 @@ impl Guest<'_> {
             };
         }
         if let Some(index) = self.containers.reaped(pid, status) {
+            // Its next process is not to stand.
+            self.thaw(index);
             if self.shutdown.is_under_way() {
                 self.containers.get_mut(index).cancel();
             }
@@ -355,6 +375,7 @@ impl Guest<'_> {
         let counts = |request: &Any<ToInit>| !matches!(request, Any::Own(ToInit::Execute { .. }));
         self.serve(requests.into_iter().filter(counts).collect());
         self.sessions.rewind();
+        self.orders.forget();
         self.output.log(&format!("the supervisor {}; it is started again", in_words(status)));
         self.commands.kill_probes();
         self.changed = true;
@@ -402,13 +423,18 @@ impl Guest<'_> {
                     self.supervisor.executed(id, run, Some(error.to_string()));
                 }
             }
+            ToInit::Order { id, order, containers } => self.take_order(id, order, containers),
+            ToInit::Run { id, container, command, env } => self.run_program(id, &container, command, env),
+            ToInit::Kill { id } => self.orders.kill(id),
             ToInit::Answered { number, failure } => {
                 self.supervisor.answered(number);
                 self.end_hook(number, failure);
             }
             ToInit::Probed { container, run, kind, verdict, message } => {
                 let Some(index) = self.containers.named(&container) else { return };
-                if self.shutdown.is_under_way() {
+                // Who stands still cannot answer.
+                let stands = kind != ProbeKind::Readiness && self.orders.stands(&container);
+                if self.shutdown.is_under_way() || stands {
                     return;
                 }
                 self.changed = true;
@@ -492,6 +518,7 @@ impl Guest<'_> {
     /// Stops one container: its hook first, then its stop signal, and SIGKILL after the grace period. The reason goes into
     /// its record; there is none when the whole pod is stopped.
     fn stop_container(&mut self, index: usize, reason: Option<String>, grace: Duration) {
+        self.thaw(index);
         let container = self.containers.get_mut(index);
         let runs = matches!(container.life, Life::Running(_));
         let has_hook = runs && !grace.is_zero() && container.spec.boot.pre_stop.is_some();
@@ -509,56 +536,6 @@ impl Guest<'_> {
 
 /// The end of the pod.
 impl Guest<'_> {
-    /// Stops the pod: readiness is off with the next record, then each service gets its hook and its stop signal, then the
-    /// sidecars do from the last to the first, and SIGKILL ends what is left after the grace period.
-    fn stop(&mut self, restart: bool) {
-        if !self.shutdown.begin(restart) {
-            return;
-        }
-        self.changed = true;
-        self.output.log(&format!("stopping the pod, grace period {} s", self.shutdown.grace().as_secs()));
-        for index in 0..self.containers.list().len() {
-            self.containers.get_mut(index).cancel();
-            if self.containers.get(index).role != Role::Sidecar {
-                self.stop_container(index, None, self.shutdown.patience());
-            }
-        }
-    }
-
-    /// Stops the pod since somebody outside wants that. A pod that is on its way to an end of its own keeps that.
-    fn asked_to_stop(&mut self, restart: bool) {
-        if !self.shutdown.is_under_way() {
-            self.output.asked = true;
-            if let Err(error) = cloud::tell_asked() {
-                self.output.log(&error.to_string());
-            }
-        }
-        self.stop(restart);
-    }
-
-    /// Stops the pod for a reason that its end is reported with.
-    fn fail(&mut self, reason: &'static str, message: String) {
-        self.output.log(&format!("{reason}: {message}"));
-        self.shutdown.set_reason(reason, message);
-        self.stop(false);
-    }
-
-    /// Stops the sidecars once the services are over, and kills what is left when the grace period ends.
-    fn go_on_stopping(&mut self, now: Instant) {
-        if !self.shutdown.is_under_way() || self.containers.all_are_over() {
-            return;
-        }
-        if self.shutdown.runs_out(now) {
-            self.output.log("the grace period is over: killing what still runs");
-            self.containers.kill_rest(now);
-        } else if self.containers.services_are_over()
-            && let Some(index) = self.containers.last_sidecar()
-        {
-            self.containers.get_mut(index).cancel();
-            self.stop_container(index, None, self.shutdown.patience());
-        }
-    }
-
     /// How the pod ended: what the host keeps of it.
     fn end(&self) -> PodEnd {
         let reason = self.shutdown.reason();

@@ -19,6 +19,7 @@
 //!    - [`container`], [`containers`], [`backoff`]: the life of a container, and of all of them;
 //!    - [`hooks`], [`commands`]: hooks under way, and commands of hooks and probes;
 //!    - [`sessions`]: commands that the host runs;
+//!    - [`orders`]: what the coordinator of a replicated pod asks for;
 //!    - [`shutdown`]: the end of the pod;
 //!    - [`output`], [`console`], [`journal`], [`lines`]: where lines go;
 //!    - [`supervisor`]: the supervisor's process and the clients of the health port;
@@ -37,6 +38,7 @@ mod hooks;
 mod journal;
 mod lines;
 mod netlink;
+mod orders;
 mod output;
 mod power;
 mod sessions;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use i2kit_container::{cgroup, oom};
 use i2kit_spec::control::{Message, StreamState};
-use i2kit_supervisor::link::{Any, Link, ToInit, ToSupervisor, When};
+use i2kit_supervisor::link::{Any, Link, Pipe, ToInit, ToSupervisor, When};
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Doing, Error};
@@ -47,6 +47,10 @@ pub(crate) struct Supervisor {
     process: Option<Process>,
     /// The control channel's port, and what rings when there are more lines for it.
     channel: Option<(OwnedFd, OwnedFd)>,
+    /// The socket on which the coordinator of a replicated pod asks.
+    pod_socket: Option<OwnedFd>,
+    /// Ends of programs that go with messages which were not sent yet.
+    pipes: BTreeMap<(u64, Pipe), OwnedFd>,
     started: Instant,
     due: Option<Instant>,
     delay: Duration,
@@ -81,6 +85,8 @@ impl Supervisor {
             requests: BTreeMap::new(),
             process: None,
             channel,
+            pod_socket: None,
+            pipes: BTreeMap::new(),
             started: Instant::now(),
             due: Some(Instant::now()),
             delay: FIRST_DELAY,
@@ -88,6 +94,11 @@ impl Supervisor {
             attach: (0.0, 0.0),
             program: None,
         })
+    }
+
+    /// Has the supervisor serve the coordinator of a replicated pod on this listening socket.
+    pub(crate) fn serve_pod(&mut self, socket: OwnedFd) {
+        self.pod_socket = Some(socket);
     }
 
     /// The listening socket, when there is room for another client.
@@ -184,6 +195,33 @@ impl Supervisor {
         }
     }
 
+    /// Sends what came of an order, or of a program that cannot be run.
+    pub(crate) fn ordered(&mut self, id: u64, failure: Option<String>) {
+        self.tell(ToSupervisor::Ordered { id, failure });
+    }
+
+    /// Sends the ends of a program that runs.
+    pub(crate) fn piped(&mut self, id: u64, input: OwnedFd, output: OwnedFd) {
+        if self.process.is_some() {
+            self.pipes.extend([((id, Pipe::Input), input), ((id, Pipe::Output), output)]);
+            self.outbox.extend([Pipe::Input, Pipe::Output].map(|pipe| ToSupervisor::Piped { id, pipe }));
+            self.send_pending();
+        }
+    }
+
+    /// Sends the end of a program.
+    pub(crate) fn ran(&mut self, id: u64, code: i32) {
+        self.tell(ToSupervisor::Ran { id, code });
+    }
+
+    /// Sends an answer to the supervisor that asked, if it still runs.
+    fn tell(&mut self, answer: ToSupervisor) {
+        if self.process.is_some() {
+            self.outbox.push_back(answer);
+            self.send_pending();
+        }
+    }
+
     /// Has the supervisor make the request of a container's hook, now or once it runs again.
     pub(crate) fn request(&mut self, number: u64, (container, when): (&str, When), limit: Duration) {
         let seconds = limit.as_secs().max(1);
@@ -203,15 +241,21 @@ impl Supervisor {
     fn send_pending(&mut self) {
         let Some(Process { link, .. }) = &self.process else { return };
         while let Some(message) = self.outbox.front() {
-            let fd = self.channel.as_ref().and_then(|(port, bell)| match message {
-                ToSupervisor::Port { .. } => Some(port.as_fd()),
-                ToSupervisor::Bell => Some(bell.as_fd()),
+            let fd = match message {
+                ToSupervisor::Port { .. } => self.channel.as_ref().map(|(port, _)| port),
+                ToSupervisor::Bell => self.channel.as_ref().map(|(_, bell)| bell),
+                ToSupervisor::PodSocket => self.pod_socket.as_ref(),
+                ToSupervisor::Piped { id, pipe } => self.pipes.get(&(*id, *pipe)),
                 _ => None,
-            });
-            match link.send(message, fd) {
+            };
+            match link.send(message, fd.map(AsFd::as_fd)) {
                 // It will not become smaller, and others wait behind it.
                 Err(error) if error.kind() != ErrorKind::InvalidInput => return,
-                _ => drop(self.outbox.pop_front()),
+                _ => {
+                    if let Some(ToSupervisor::Piped { id, pipe }) = self.outbox.pop_front() {
+                        self.pipes.remove(&(id, pipe));
+                    }
+                }
             }
         }
         for (id, client) in self.clients.range(self.next_unsent..) {
@@ -245,7 +289,7 @@ impl Supervisor {
     fn give_up(&mut self, now: Instant) {
         self.kill();
         self.process = None;
-        self.outbox.clear();
+        self.forget();
         // It may be the program: ours has worked before.
         self.program = None;
         self.plan(now);
@@ -258,10 +302,16 @@ impl Supervisor {
         }
         let requests = self.exchange();
         self.process = None;
-        self.outbox.clear();
+        self.forget();
         self.restarts += 1;
         self.plan(Instant::now());
         Some(requests)
+    }
+
+    /// Drops what the supervisor that is gone was to be told.
+    fn forget(&mut self) {
+        self.outbox.clear();
+        self.pipes.clear();
     }
 
     fn plan(&mut self, now: Instant) {
@@ -281,6 +331,7 @@ impl Supervisor {
         self.outbox.extend(self.requests.values().cloned());
         self.next_unsent = self.clients.keys().next().copied().unwrap_or(self.next_id);
         self.outbox.push_back(ToSupervisor::Streams { streams });
+        self.outbox.extend(self.pod_socket.is_some().then_some(ToSupervisor::PodSocket));
         if self.channel.is_some() {
             self.outbox.extend([ToSupervisor::Bell, ToSupervisor::Port { epoch: self.restarts }]);
         }

@@ -23,6 +23,9 @@ pub const GUEST_CLOUD: &str = "initrd.cloud";
 /// The EFI stub's file name inside a bundle.
 pub const GUEST_STUB: &str = "stub.efi";
 
+/// The file name of the coordinator of replicated pods inside a bundle: a tar, which is a layer of their images.
+pub const GUEST_COORDINATOR: &str = "coordinator.tar";
+
 /// The content of `guest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -43,4 +46,7 @@ pub struct GuestManifest {
     /// `sha256:…` of the file `stub.efi`, systemd's EFI stub, in bundles that firmware can boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub: Option<String>,
+    /// `sha256:…` of the file `coordinator.tar`, in bundles that replicated pods can be built with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<String>,
 }

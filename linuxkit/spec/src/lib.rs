@@ -21,6 +21,7 @@ pub mod job;
 pub mod names;
 pub mod port;
 pub mod probe;
+pub mod replica;
 pub mod runtime;
 pub mod seccomp;
 pub mod secrets;

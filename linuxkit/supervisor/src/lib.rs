@@ -20,6 +20,8 @@ mod metrics;
 #[cfg(test)]
 #[path = "../../../tests/support/mutations.rs"]
 mod mutations;
+mod pod_client;
+mod pod_socket;
 mod probe_state;
 mod prober;
 pub mod record;

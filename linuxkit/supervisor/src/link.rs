@@ -3,6 +3,7 @@
 //! PID 1 never waits for the other side: what it cannot send now it keeps, and what it keeps is sent again to the next
 //! supervisor when this one dies.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,6 +42,29 @@ pub enum ToSupervisor {
     },
     /// What rings when there are more lines in the journals; it comes with the message.
     Bell,
+    /// The listening socket on which the coordinator of a replicated pod asks; it comes with the message.
+    PodSocket,
+    /// What [`ToInit::Order`] or [`ToInit::Run`] asked for is done, or is not.
+    Ordered {
+        /// Its number.
+        id: u64,
+        /// Why it was not done.
+        failure: Option<String>,
+    },
+    /// A program that was asked for runs; this end of it comes with the message.
+    Piped {
+        /// Its number.
+        id: u64,
+        /// Which end.
+        pipe: Pipe,
+    },
+    /// A program that was asked for has ended.
+    Ran {
+        /// Its number.
+        id: u64,
+        /// Its exit code, 128 and the signal's number after a signal.
+        code: i32,
+    },
     /// A command that was asked for has ended.
     Executed {
         /// Its number.
@@ -61,6 +85,30 @@ pub enum ToSupervisor {
         /// The time limit in seconds.
         seconds: u64,
     },
+}
+
+/// What is done with containers of a pod that is replicated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Order {
+    /// End them at once, and keep them ended.
+    Stop,
+    /// Start those that were ended so, at once.
+    Start,
+    /// Have their processes stand still.
+    Freeze,
+    /// Let them go on.
+    Thaw,
+}
+
+/// An end of a program that was run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Pipe {
+    /// Where its standard input is written.
+    Input,
+    /// Where its standard output is read.
+    Output,
 }
 
 /// Kubernetes' three probes.
@@ -132,6 +180,32 @@ pub enum ToInit {
         run: u64,
         /// Which probe.
         kind: ProbeKind,
+    },
+    /// The coordinator of a replicated pod asks for something about containers. The answer is [`ToSupervisor::Ordered`].
+    Order {
+        /// The supervisor's number for it.
+        id: u64,
+        /// What is to be done.
+        order: Order,
+        /// With which containers.
+        containers: Vec<String>,
+    },
+    /// It asks for a program to be run. The answer is [`ToSupervisor::Piped`] for both ends and then [`ToSupervisor::Ran`],
+    /// or [`ToSupervisor::Ordered`] when it cannot be run.
+    Run {
+        /// The supervisor's number for it.
+        id: u64,
+        /// The container.
+        container: String,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// More environment variables.
+        env: BTreeMap<String, String>,
+    },
+    /// Nobody waits for that program any more.
+    Kill {
+        /// Its number.
+        id: u64,
     },
     /// A request for a hook has its answer.
     Answered {

@@ -110,7 +110,9 @@ impl ProbeState {
             if healthy { (self.successes + 1, 0) } else { (0, self.failures + 1) };
         let threshold = if healthy { self.probe.success_threshold } else { self.probe.failure_threshold };
         let count = self.successes.max(self.failures);
-        if count >= threshold && self.verdict != Some(healthy) {
+        // PID 1 leaves a container alone that its coordinator has stand, and hears again when it still fails afterwards.
+        let repeated = !healthy && self.kind != ProbeKind::Readiness && count.is_multiple_of(threshold);
+        if count >= threshold && (self.verdict != Some(healthy) || repeated) {
             self.verdict = Some(healthy);
             failure.unwrap_or_default().clone_into(&mut self.reported);
             let verdict = if healthy { Verdict::Healthy } else { Verdict::Unhealthy };
@@ -189,12 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn liveness_tells_only_that_it_failed_once_a_run() {
+    fn liveness_tells_only_that_it_failed() {
         let mut state = state(ProbeKind::Liveness);
         state.observe(running(1));
         assert_eq!(state.finish(Some(1), None), None);
         let answers: Vec<_> = (0..4).map(|_| state.finish(Some(1), Some("no"))).collect();
         assert_eq!(answers, [None, None, Some(Verdict::Unhealthy), None]);
+        let answers: Vec<_> = (0..2).map(|_| state.finish(Some(1), Some("no"))).collect();
+        assert_eq!(answers, [None, Some(Verdict::Unhealthy)], "a verdict that was not acted on is repeated");
         state.observe(running(2));
         assert_eq!(state.finish(Some(1), Some("late")), None);
         assert_eq!(state.failures, 0);

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::control::{Control, Outgoing};
 use crate::http::{Connection, Occasion, Request, Response, Turn};
 use crate::link::{Any, Link, ToInit, ToSupervisor};
+use crate::pod_socket::PodSocket;
 use crate::prober::Prober;
 use crate::record::Record;
 
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     link: Link,
     prober: Prober,
     control: Control,
+    pod_socket: PodSocket,
     /// The one that was served longest ago first.
     connections: VecDeque<Connection>,
     outbox: VecDeque<Outgoing>,
@@ -36,10 +38,12 @@ pub(crate) struct Server {
 
 /// What happened while the loop waited.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent descriptors")]
 struct Ready {
     link: bool,
     prober: bool,
     control: bool,
+    pod_socket: bool,
     /// In the order of the connections.
     connections: Vec<bool>,
 }
@@ -49,7 +53,8 @@ impl Server {
     pub(crate) fn new(link: Link, prober: Prober) -> Self {
         let control = Control::default();
         let (connections, outbox) = (VecDeque::new(), VecDeque::new());
-        Self { link, prober, control, connections, outbox, has_news: false }
+        let pod_socket = PodSocket::default();
+        Self { link, prober, control, pod_socket, connections, outbox, has_news: false }
     }
 
     /// Serves requests for ever; returns only when PID 1 is gone.
@@ -68,6 +73,9 @@ impl Server {
             }
             if ready.link {
                 self.receive(now)?;
+            }
+            if ready.pod_socket {
+                self.outbox.extend(self.pod_socket.advance().into_iter().map(Outgoing::Own));
             }
             if self.has_news {
                 self.advance(&vec![false; self.connections.len()], now, &answer);
@@ -116,6 +124,8 @@ impl Server {
         fds.push(PollFd::from_borrowed_fd(self.prober.fd(), PollFlags::IN));
         let control = self.control.descriptors(now);
         fds.extend(control.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        let pod_socket = self.pod_socket.descriptors();
+        fds.extend(pod_socket.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         fds.extend(self.connections.iter().map(|client| PollFd::new(&client.stream, client.wants())));
         let clients = self.connections.iter().map(|client| client.due().saturating_duration_since(now)).min();
         let due = self.control.timeout(now);
@@ -133,7 +143,17 @@ impl Server {
         for _ in control.iter().flatten() {
             wants_control |= next();
         }
-        Ok(Ready { link, prober, control: wants_control, connections: ready.collect() })
+        let mut wants_pod_socket = false;
+        for _ in pod_socket.iter().flatten() {
+            wants_pod_socket |= next();
+        }
+        Ok(Ready {
+            link,
+            prober,
+            control: wants_control,
+            pod_socket: wants_pod_socket,
+            connections: ready.collect(),
+        })
     }
 
     /// Receives PID 1's messages.
@@ -174,6 +194,10 @@ impl Server {
                 (ToSupervisor::Streams { streams }, _) => self.control.streams(streams),
                 (ToSupervisor::Port { epoch }, Some(port)) => self.control.port(port, epoch),
                 (ToSupervisor::Bell, Some(bell)) => self.control.bell(bell),
+                (ToSupervisor::PodSocket, Some(listener)) => self.pod_socket.listen(listener.into()),
+                (ToSupervisor::Ordered { id, failure }, _) => self.pod_socket.ordered(id, failure),
+                (ToSupervisor::Piped { id, pipe }, Some(fd)) => self.pod_socket.piped(id, pipe, fd),
+                (ToSupervisor::Ran { id, code }, _) => self.pod_socket.ran(id, code),
                 (ToSupervisor::Request { number, container, when, seconds }, _) => {
                     let limit = Duration::from_secs(seconds);
                     let failed = self.prober.request_for_hook(number, (&container, when), limit);
@@ -183,7 +207,13 @@ impl Server {
                 (ToSupervisor::Client { id }, None) => {
                     self.outbox.push_back(Outgoing::Own(ToInit::Done { id }));
                 }
-                (ToSupervisor::Port { .. } | ToSupervisor::Bell, None) => {}
+                (
+                    ToSupervisor::Port { .. }
+                    | ToSupervisor::Bell
+                    | ToSupervisor::PodSocket
+                    | ToSupervisor::Piped { .. },
+                    None,
+                ) => {}
             }
         }
     }

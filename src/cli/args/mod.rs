@@ -106,6 +106,8 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// List events of groups and instances, oldest first
     Events(EventsArgs),
+    /// Show what the replicas of a replicated group say: leader, progress, members
+    Replicas(GroupArgs),
     /// Show the processor and memory use of instances
     Top(TopArgs),
     /// Serve a page for a browser on this computer: groups, rollouts, instances, traffic, events, logs

@@ -1,6 +1,6 @@
 //! What AWS supports, and the annotations that manifests for its controllers carry.
 
-use crate::manifest::support::{ACME, Annotation, Answer, Form, HEADLESS, SCRATCH_DISK, Support};
+use crate::manifest::support::{ACME, Annotation, Answer, Form, HEADLESS, REPLICATED, SCRATCH_DISK, Support};
 
 /// What Auto Scaling makes of how fast a scaler may follow.
 const OWN_STEPS: &str = "target tracking chooses its own steps";
@@ -83,6 +83,8 @@ pub static SUPPORT: Support = Support {
         ("HPAScalingRules.policies", Answer::Note(OWN_STEPS)),
         ("HPAScalingRules.selectPolicy", Answer::Note(OWN_STEPS)),
         ("HPAScalingRules.tolerance", Answer::Note(OWN_STEPS)),
+        (REPLICATED, Answer::NotYet),
+        ("i2kit replicas", Answer::NotYet),
         ("i2kit top", Answer::NotYet),
         ("i2kit exec", Answer::NotYet),
         ("i2kit cp", Answer::NotYet),

@@ -15,6 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyStream;
 use hyper::Response;
 use hyper::body::{Bytes, Incoming};
+use i2kit_spec::replica::ReplicaStatus;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, Lines};
@@ -26,7 +27,7 @@ use self::start::attended;
 use super::home::Home;
 use super::lock;
 use super::machine::secrets;
-use super::wire::{Applied, Apply, Console, Exec, Inspect, Logs};
+use super::wire::{Applied, Apply, Console, Exec, Inspect, Logs, Replica};
 use crate::cloud::exec::{Command, Session};
 use crate::cloud::secret::Key;
 use crate::cloud::{
@@ -253,6 +254,14 @@ impl Cloud for LocalCloud {
         attended(&self.home, None, exec::start(&self.home, &exec)).await
     }
 
+    async fn replica(&self, instance: &str) -> Result<ReplicaStatus, CloudError> {
+        if !start::exists(&self.home).await {
+            return Err(CloudError::not_found("VM", &instance));
+        }
+        let asked = Replica { environment: self.environment.clone(), instance: instance.to_owned() };
+        self.ask("/v1/replica", &asked, true).await
+    }
+
     async fn console(&self, instance: &str) -> Result<ByteStream, CloudError> {
         if !start::exists(&self.home).await {
             return Err(CloudError::not_found("VM", &instance));
@@ -335,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_does_not_answer_is_named_by_every_verb() {
         // It never says a word, says one when a verb begins, or stops while the verb waits.
-        let cases = (0..3).flat_map(|hellos| (0..9).map(move |verb| (hellos, verb)));
+        let cases = (0..3).flat_map(|hellos| (0..10).map(move |verb| (hellos, verb)));
         let asked = cases.map(async |(hellos, verb)| {
             let group = Name { namespace: "default".into(), name: "web".into() };
             let root = tempfile::tempdir().unwrap();
@@ -358,6 +367,7 @@ mod tests {
                 5 => cloud.console("web-1").await.map(drop),
                 6 => cloud.exec("web-1", &Command::default()).await.map(drop),
                 7 => cloud.environments().await.map(drop),
+                8 => cloud.replica("web-1").await.map(drop),
                 _ => apply(&cloud, Act::DeleteImages { images: vec![] }).await,
             };
             let error = result.unwrap_err().to_string();

@@ -6,6 +6,7 @@ mod disks;
 mod exec;
 mod logs;
 mod records;
+mod replica;
 mod watch;
 
 use std::fs::{self, File};

@@ -117,6 +117,15 @@ pub(super) struct Console {
     pub(super) instance: String,
 }
 
+/// A question for what a replica says of its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Replica {
+    /// The environment.
+    pub(super) environment: String,
+    /// The VM.
+    pub(super) instance: String,
+}
+
 /// A question for output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Logs {

@@ -13,6 +13,7 @@ mod indexes;
 mod meta;
 mod pod;
 mod policy;
+mod replicated;
 mod scaling;
 mod schedule;
 mod secret;
@@ -35,6 +36,7 @@ pub use pod::{Dns, DnsPolicy, Placement, PodSpec, PodTemplate};
 pub use policy::{
     LabelCondition, LabelOperator, LabelSelector, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule,
 };
+pub use replicated::{Replicated, ReplicatedState};
 pub use scaling::{
     DisruptionBudget, Floor, Metric, MetricTarget, PolicyChange, Resource, Scaler, ScalingPolicy,
     ScalingRules, SelectPolicy,

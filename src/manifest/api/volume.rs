@@ -32,6 +32,8 @@ pub enum VolumeSource {
     },
     /// The disk that each member of a StatefulSet has of this name.
     Member,
+    /// The folder with the supervisor's socket, for the coordinator of a replicated pod. No manifest names it.
+    PodSocket,
 }
 
 /// A file of a volume, or several that only the machine can know.

@@ -9,6 +9,7 @@ use super::batch::{CronJob, Job};
 use super::meta::{IntOrPercent, Name, ObjectMeta};
 use super::pod::PodTemplate;
 use super::policy::NetworkPolicy;
+use super::replicated::Replicated;
 use super::scaling::{DisruptionBudget, Scaler};
 use super::secret::Secret;
 use super::service::{Ingress, Service};
@@ -130,6 +131,8 @@ pub struct StatefulSet {
     pub min_ready_seconds: Seconds,
     /// Old revisions kept for `rollback`; 10 by default.
     pub revision_history_limit: u32,
+    /// Whether and how its pods are replicas that execute the same requests.
+    pub replicated: Option<Replicated>,
 }
 
 /// `v1` ServiceAccount: the role of machines.

@@ -9,6 +9,7 @@ mod placement;
 mod pod;
 mod policy;
 mod probe;
+mod replicated;
 mod scaling;
 mod scope;
 mod service;
@@ -57,6 +58,7 @@ pub(super) fn set<'d>(documents: &'d [Document<'d>], clouds: &'d Clouds) -> Resu
             place: document.place(document.root.span),
         })?;
     }
+    replicated::find_ports(&mut set);
     Ok(set)
 }
 

@@ -10,7 +10,7 @@ use crate::manifest::api::{
     ClaimTemplate, Deployment, IntOrPercent, Job, JobRules, JobSpec, PodTemplate, StatefulSet, Strategy,
     Volume, VolumeSource,
 };
-use crate::manifest::check::int_or_percent;
+use crate::manifest::check::{int_or_percent, replicated};
 
 /// Kubernetes' default for both bounds of a rolling update.
 const QUARTER: IntOrPercent = IntOrPercent::Percent(25);
@@ -120,7 +120,10 @@ pub(super) fn stateful_set(object: Object<'_>, scope: &Scope<'_>) -> Read<Statef
         .spec
         .volumes
         .extend(disks.map(|name| Volume { name: name.clone(), source: VolumeSource::Member }));
+    // What is wrong with it was reported.
+    let wish = replicated::read(|key| template.annotations.get(key).map(String::as_str));
     Ok(StatefulSet {
+        replicated: wish.map(|(replicated, _)| replicated),
         meta: scope.meta(object)?,
         replicas: spec.number("replicas")?,
         selector: spec.object("selector")?.map("matchLabels")?,

@@ -2,6 +2,7 @@
 //! in them; what a table cannot hold is a rule.
 
 mod quantity;
+pub(super) mod replicated;
 mod report;
 mod rules;
 mod suggest;

@@ -97,6 +97,46 @@ metadata!(
     ]
 );
 
+/// Annotations of a StatefulSet's pod template that make its pods replicas of each other, with their meanings.
+pub(in crate::manifest) static POD_ANNOTATIONS: &[(&str, &str)] = &[
+    (
+        "i2kit.dev/replicated",
+        "`http`, `resp`, `lines` or `frames-u32be`: all machines execute the requests of the one Service port in one order",
+    ),
+    (
+        "i2kit.dev/replicated-reads",
+        "`linearizable` (default), `ordered` or `local`: what happens to requests that change nothing",
+    ),
+    (
+        "i2kit.dev/replicated-depth",
+        "1 (default) to 256: commands under way to the application; more than 1 where it executes the requests of a \
+         connection one by one",
+    ),
+    (
+        "i2kit.dev/replicated-state",
+        "`memory` (default), `directory:VOLUME` or `hooks`: how the application's state is captured",
+    ),
+    (
+        "i2kit.dev/replicated-snapshot",
+        "of `hooks`: a command, for a shell or as a list in JSON, that writes the state to its standard output",
+    ),
+    ("i2kit.dev/replicated-restore", "of `hooks`: a command that reads the state from its standard input"),
+    (
+        "i2kit.dev/replicated-integrity",
+        "`compare` (default), `quorum` or `off`: whether the replicas' replies are compared",
+    ),
+    (
+        "i2kit.dev/replicated-volatile",
+        "names of headers of replies, separated by commas, that may differ between replicas",
+    ),
+    (
+        "i2kit.dev/replicated-limits",
+        "such as `body=1Mi,reply=8Mi,deadline=5s,log=256Mi`: the longest request and reply, the time after which a request \
+         is not ordered any more, and the size of the log beyond which a snapshot is taken",
+    ),
+    ("i2kit.dev/replicated-log", "size of the disk for log and snapshots, `1Gi` by default"),
+];
+
 /// `selector` of a workload.
 pub(super) static SELECTOR: Table = Table::new(
     "LabelSelector",

@@ -3,6 +3,8 @@
 mod document;
 mod index;
 mod lengths;
+mod replicated;
+mod replicated_pod;
 mod services;
 mod targets;
 mod variables;
@@ -99,6 +101,7 @@ pub(super) fn check(
     set.shared_claims(references);
     set.services();
     set.targets();
+    set.replicated();
     set.variables();
     set.sizes();
 }

@@ -54,6 +54,9 @@ pub struct LaunchSpec {
     /// The headless Service below whose name the host name is a DNS name: `subdomain`, or the StatefulSet's `serviceName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subdomain: Option<String>,
+    /// How many replicas the machines of a replicated group know to be; none of a group that is not replicated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
     /// The cloud identity of the VM, when its pod names a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<MachineRole>,

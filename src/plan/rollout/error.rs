@@ -74,6 +74,14 @@ pub enum PlanError {
         /// The template.
         template: String,
     },
+    /// Its machines are replicas of each other, and know how many there are.
+    #[error("{group}: {why}")]
+    Replicas {
+        /// The group.
+        group: Name,
+        /// Why it cannot become what was asked for, and what to do.
+        why: String,
+    },
     /// A disk cannot be what was asked for.
     #[error("disk {disk}: {why}")]
     Disk {

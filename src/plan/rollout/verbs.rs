@@ -3,6 +3,7 @@
 use super::deploy::{movement, resize, unused_images, with_groups};
 use super::disks;
 use super::error::PlanError;
+use super::replicas;
 use super::steps::{GroupKind, Intent, RolloutPlan, Step};
 use crate::manifest::api::Name;
 use crate::plan::act::Act;
@@ -21,6 +22,7 @@ pub fn rollback(fleet: &Fleet, group: &Name, to: Option<u32>) -> Result<RolloutP
         None => served_before(found).ok_or_else(|| PlanError::NoEarlierRevision { group: group.clone() })?,
     };
     let target = found.revision(to);
+    replicas::stay(found, target.and_then(|revision| revision.launch.replicas))?;
     one_disk(found, found.replicas, target.into_iter().flat_map(|revision| &revision.launch.disks))?;
     let intent = Intent::Rollback { group: group.clone(), to: Some(to) };
     let mut plan = moving(fleet, found, (to, found.replicas), intent);

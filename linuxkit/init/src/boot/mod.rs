@@ -25,10 +25,13 @@ mod volumes;
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use i2kit_container::{Instance, Sandbox, Spec, cgroup, oom, pod_files, users};
+use i2kit_spec::replica::{POD_SOCKET, POD_SOCKET_FOLDER};
 use i2kit_spec::runtime::Config;
 use i2kit_spec::{
     ContainerBoot, POD_BOOT_PATH, POD_BOOT_VERSION, POD_MOUNT, POD_PARTITION, PodBoot, VOLUMES_MOUNT,
@@ -360,8 +363,30 @@ fn health(machine: &mut Machine, output: &mut Output) -> Result<(), Error> {
         output.keep(journals()?, true);
         cloud::send_logs()?;
     }
-    machine.supervisor = Some(Supervisor::listen(machine.pod.health_port, channel)?);
+    let mut supervisor = Supervisor::listen(machine.pod.health_port, channel)?;
+    if machine.containers.iter().any(|(spec, _)| asks_the_pod(spec)) {
+        supervisor.serve_pod(pod_socket()?);
+    }
+    machine.supervisor = Some(supervisor);
     Ok(())
+}
+
+/// Whether a container sees the socket on which the coordinator of a replicated pod asks.
+pub(crate) fn asks_the_pod(spec: &Spec) -> bool {
+    spec.config.mounts.iter().any(|mount| mount.source == POD_SOCKET_FOLDER)
+}
+
+/// Makes that socket, which the supervisor serves. Its folder is mounted into that container alone, and whoever is root there
+/// may be somebody else here.
+fn pod_socket() -> Result<OwnedFd, Error> {
+    fs::create_dir_all(POD_SOCKET_FOLDER).doing(|| format!("make {POD_SOCKET_FOLDER}"))?;
+    let name = Path::new(POD_SOCKET).file_name().unwrap_or_default();
+    let path = Path::new(POD_SOCKET_FOLDER).join(name);
+    let doing = || format!("listen at {}", path.display());
+    let listener = UnixListener::bind(&path).doing(doing)?;
+    listener.set_nonblocking(true).doing(doing)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).doing(doing)?;
+    Ok(listener.into())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod manifest;
 mod pod;
 mod probes;
 mod replace;
+mod replicated;
 mod runtime;
 mod secure_boot;
 mod verity;

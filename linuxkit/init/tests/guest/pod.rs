@@ -8,6 +8,7 @@ use i2kit::disk;
 use i2kit::erofs::{self, TreeFile};
 use i2kit::oci::Digest;
 use i2kit::plan::layout::{DiskLayout, Part};
+use i2kit_spec::replica::POD_SOCKET_FOLDER;
 use i2kit_spec::runtime::{
     Capabilities, Config, Linux, Mount, Namespace, NamespaceKind, OCI_VERSION, Process, Root, User,
 };
@@ -27,7 +28,7 @@ pub(crate) struct Pod {
     pub(crate) boot: PodBoot,
     configs: Vec<(String, Config)>,
     files: Vec<TreeFile>,
-    base_files: Vec<(String, Vec<u8>)>,
+    base_files: Vec<(String, u32, Vec<u8>)>,
     base_links: Vec<(String, String)>,
 }
 
@@ -91,8 +92,29 @@ impl Pod {
 
     /// Adds a file to the lowest layer of all containers.
     pub(crate) fn base_file(mut self, path: &str, content: &[u8]) -> Self {
-        self.base_files.push((path.to_owned(), content.to_vec()));
+        self.base_files.push((path.to_owned(), 0o644, content.to_vec()));
         self
+    }
+
+    /// Adds a program of this host, and the libraries that it is linked with, to the lowest layer of all containers.
+    pub(crate) fn base_program(mut self, path: &str) -> Self {
+        let output = std::process::Command::new("ldd").arg(path).output().expect("ldd runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+        for file in libraries.chain([path]) {
+            let content = fs::read(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+            self.base_files.push((file.trim_start_matches('/').to_owned(), 0o755, content));
+        }
+        self
+    }
+
+    /// Makes the init container that was added last a sidecar, and has it ask the supervisor about the others, as the
+    /// coordinator of a replicated pod does.
+    pub(crate) fn coordinator(mut self) -> Self {
+        let boot = self.boot.onboot.last_mut().expect("an init container was added before");
+        boot.sidecar = true;
+        let socket = mount("/run/i2kit", "bind", POD_SOCKET_FOLDER, "rbind,ro,nodev");
+        self.with(|config| config.mounts.push(socket))
     }
 
     /// Adds a symbolic link to the lowest layer of all containers.
@@ -109,8 +131,8 @@ impl Pod {
             header.set_size(0);
             tar.append_link(&mut header, path, target).unwrap();
         }
-        for (path, content) in &self.base_files {
-            add(tar, path, 0o644, tar::EntryType::Regular, content);
+        for (path, mode, content) in &self.base_files {
+            add(tar, path, *mode, tar::EntryType::Regular, content);
         }
     }
 

@@ -15,11 +15,11 @@ use hyper::upgrade::OnUpgrade;
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
 
-use super::{apply, exec, logs, watch};
+use super::{apply, exec, logs, replica, watch};
 use crate::cloud::local::home::{Home, SOCKET};
 use crate::cloud::local::keeper::Keeper;
 use crate::cloud::local::socket;
-use crate::cloud::local::wire::{Apply, Console, Exec, Hello, Inspect, Logs};
+use crate::cloud::local::wire::{Apply, Console, Exec, Hello, Inspect, Logs, Replica};
 use crate::cloud::{CloudError, Scope};
 use crate::plan::metrics::prometheus;
 
@@ -107,6 +107,7 @@ pub(super) fn router(keeper: Arc<Keeper>) -> Router {
         .route("/v1/logs", post(follow))
         .route("/v1/console", post(console))
         .route("/v1/exec", post(execute))
+        .route("/v1/replica", post(ask_replica))
         .with_state(keeper)
 }
 
@@ -165,6 +166,13 @@ async fn follow(State(keeper): State<Arc<Keeper>>, Json(logs): Json<Logs>) -> Re
 async fn console(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Console>) -> Response {
     match logs::console(keeper, &asked) {
         Ok(body) => body.into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+async fn ask_replica(State(keeper): State<Arc<Keeper>>, Json(asked): Json<Replica>) -> Response {
+    match replica::ask(&keeper, asked).await {
+        Ok(status) => Json(status).into_response(),
         Err(error) => refused(error),
     }
 }

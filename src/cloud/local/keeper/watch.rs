@@ -15,7 +15,7 @@ use crate::cloud::engine::health::{CheckOutcome, Known, judge, owes};
 use crate::cloud::local::blocking::blocking;
 use crate::cloud::local::link::channel::Channel;
 use crate::cloud::local::link::guest::Guest;
-use crate::cloud::local::link::status_check::{self, Limits, StatusClient};
+use crate::cloud::local::link::status_check::{self, StatusClient, TimeLimits};
 use crate::cloud::local::network::own::Network;
 use crate::cloud::local::network::{self, Attachment, GuestPort, Reach};
 use crate::cloud::local::supervise::supervise;
@@ -200,7 +200,7 @@ async fn check_once(
         let mut groups = state.environments.values().flat_map(|environment| environment.groups.values());
         status_check::patience(groups.find_map(|group| group.instances.get(id)), keeper.clock.now().steady)
     };
-    let (outcome, owed) = client.check(address, Limits { wait, patience }).await;
+    let (outcome, owed) = client.check(address, TimeLimits { wait, patience }).await;
     let closed_port = match &outcome {
         CheckOutcome::Status(status) if status.phase == PodPhase::Ready => {
             // A container that ends again and again is ready whenever it has just been started.

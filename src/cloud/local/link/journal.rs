@@ -2,7 +2,7 @@
 //! are `logs/CONTAINER/RUN.log` in the machine's folder, their lines `TIME STREAM TAG TEXT`. The times of a container
 //! only grow, so that the last line of a file is where to go on, and a line that comes twice is recognised.
 //!
-//! Whatever a guest sends, a machine has folders for its own containers alone, and [`Limits::vm_bytes`] in them.
+//! Whatever a guest sends, a machine has folders for its own containers alone, and [`JournalLimits::vm_bytes`] in them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -26,7 +26,7 @@ const TAIL_BYTES: u64 = 128 * 1024;
 
 /// Bounds of the files of one machine.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct JournalLimits {
     /// The size at which a file is moved aside, in place of the one that was aside before. Less in pods of many
     /// containers, so that the files that are written take a quarter of [`Self::vm_bytes`] at most.
     pub(crate) file_bytes: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Limits {
 }
 
 /// The bounds. 256 MiB hold both files of several busy containers, and twenty machines of a kind stay below 5 GiB.
-pub(crate) const LIMITS: Limits = Limits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5 };
+pub(crate) const LIMITS: JournalLimits = JournalLimits { file_bytes: 16 << 20, vm_bytes: 256 << 20, runs: 5 };
 
 /// The files of one machine.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Journal {
     folder: PathBuf,
     /// The pod's containers. Their names become folders: a guest that was broken into must not write elsewhere.
     names: BTreeSet<String>,
-    limits: Limits,
+    limits: JournalLimits,
     containers: BTreeMap<String, Container>,
     /// Bytes of all files.
     total: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Kept {
 
 impl Journal {
     /// Opens the journal of the machine in `folder`, with what an earlier process kept in it.
-    pub(crate) fn open(folder: &Path, names: BTreeSet<String>, limits: Limits) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path, names: BTreeSet<String>, limits: JournalLimits) -> io::Result<Self> {
         let folder = folder.join(FOLDER);
         make(&folder)?;
         let mut containers = BTreeMap::new();
@@ -293,7 +293,7 @@ fn mend(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    const SMALL: Limits = Limits { file_bytes: 4096, vm_bytes: 32 * 1024, runs: 3 };
+    const SMALL: JournalLimits = JournalLimits { file_bytes: 4096, vm_bytes: 32 * 1024, runs: 3 };
 
     fn names(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()

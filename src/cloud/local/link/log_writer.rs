@@ -10,7 +10,7 @@ use i2kit_spec::control::{LOG_WINDOW, LogHead};
 use tokio::time::Instant;
 
 use super::guest::Guest;
-use super::journal::{FOLDER, Journal, LIMITS, Limits};
+use super::journal::{FOLDER, Journal, JournalLimits, LIMITS};
 use crate::cloud::local::log::Log;
 use crate::cloud::local::supervise::Tasks;
 
@@ -26,7 +26,7 @@ pub(super) struct LogWriter {
     id: String,
     folder: PathBuf,
     containers: BTreeSet<String>,
-    limits: Limits,
+    limits: JournalLimits,
     tasks: Arc<Tasks>,
     log: Arc<Log>,
     /// None while it cannot be opened.
@@ -61,7 +61,7 @@ impl LogWriter {
         Self::open_with(guest, LIMITS)
     }
 
-    pub(super) fn open_with(guest: &Guest, limits: Limits) -> Self {
+    pub(super) fn open_with(guest: &Guest, limits: JournalLimits) -> Self {
         let mut lines = Self {
             id: guest.id.clone(),
             folder: guest.folder.clone(),

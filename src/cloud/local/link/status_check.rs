@@ -85,14 +85,14 @@ pub(crate) struct StatusClient {
 
 /// How long a request may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct TimeLimits {
     /// How long the guest may wait until it has another status.
     pub(crate) wait: Duration,
     /// How long it may take beyond that.
     pub(crate) patience: Duration,
 }
 
-impl Limits {
+impl TimeLimits {
     /// Those of a request that is to be answered at once.
     fn at_once(patience: Duration) -> Self {
         Self { wait: Duration::ZERO, patience }
@@ -115,15 +115,15 @@ pub struct StatusAnswer {
 impl StatusClient {
     /// Requests the status once: what came of it, and for how long the guest has owed the answer by then. The request waits
     /// where the last one was answered with a status that has a tag, over a connection that was kept.
-    pub(crate) async fn check(&mut self, address: &Reach, limits: Limits) -> (CheckOutcome, Duration) {
+    pub(crate) async fn check(&mut self, address: &Reach, limits: TimeLimits) -> (CheckOutcome, Duration) {
         let known = self.known.take().filter(|_| !limits.wait.is_zero());
         let wait = if known.is_some() && self.kept.is_some() { limits.wait } else { Duration::ZERO };
         let asked = Instant::now();
-        let outcome = self.outcome(address, known.as_deref(), Limits { wait, ..limits }).await;
+        let outcome = self.outcome(address, known.as_deref(), TimeLimits { wait, ..limits }).await;
         (outcome, asked.elapsed().saturating_sub(wait).min(limits.patience))
     }
 
-    async fn outcome(&mut self, address: &Reach, known: Option<&str>, limits: Limits) -> CheckOutcome {
+    async fn outcome(&mut self, address: &Reach, known: Option<&str>, limits: TimeLimits) -> CheckOutcome {
         let path = status::PATH;
         let StatusAnswer { code, body, tag, .. } = match self.get(address, known, limits).await {
             Ok(answer) => answer,
@@ -167,7 +167,7 @@ impl StatusClient {
         let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, address.connect()).await else {
             return false;
         };
-        if self.get(guest, None, Limits::at_once(PATIENCE)).await.is_err() {
+        if self.get(guest, None, TimeLimits::at_once(PATIENCE)).await.is_err() {
             return false;
         }
         // An end or a reset without any bytes is the guest's refusal; silence and bytes are a listener's.
@@ -181,7 +181,7 @@ impl StatusClient {
         &mut self,
         address: &Reach,
         known: Option<&str>,
-        limits: Limits,
+        limits: TimeLimits,
     ) -> io::Result<StatusAnswer> {
         let seconds = Seconds(limits.wait.as_secs());
         let waits = known.map(|known| wait::headers(known, seconds)).unwrap_or_default();
@@ -302,7 +302,7 @@ mod tests {
     async fn outcome(listener: &tokio::net::TcpListener, bytes: &[u8]) -> CheckOutcome {
         let address = Reach::Host(listener.local_addr().unwrap());
         let mut client = StatusClient::default();
-        tokio::join!(client.check(&address, Limits::at_once(PATIENCE * 30)), answer(listener, bytes)).0.0
+        tokio::join!(client.check(&address, TimeLimits::at_once(PATIENCE * 30)), answer(listener, bytes)).0.0
     }
 
     #[tokio::test]
@@ -350,7 +350,7 @@ mod tests {
         assert!(!tokio::join!(client.accepts(&address, &asked), refusing).0);
         drop(guest);
         assert!(!client.accepts(&address, &asked).await);
-        let booting = Limits::at_once(PATIENCE_BOOTING);
+        let booting = TimeLimits::at_once(PATIENCE_BOOTING);
         let (CheckOutcome::Silence(silent), owed) = StatusClient::default().check(&address, booting).await
         else {
             panic!()
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(owed, PATIENCE_BOOTING);
         assert!(silent.contains("did not answer"), "{silent}");
         drop(listener);
-        let (refused, _) = StatusClient::default().check(&address, Limits::at_once(PATIENCE)).await;
+        let (refused, _) = StatusClient::default().check(&address, TimeLimits::at_once(PATIENCE)).await;
         assert!(matches!(refused, CheckOutcome::Silence(_)), "refused");
     }
 
@@ -395,7 +395,7 @@ mod tests {
             answer(&listener, kept(status, status.len()).as_bytes()).await;
         };
         let mut client = StatusClient::default();
-        let patient = Limits::at_once(PATIENCE * 30);
+        let patient = TimeLimits::at_once(PATIENCE * 30);
         let asking = async {
             for round in 0..6 {
                 let outcome = client.check(&address, patient).await.0;
@@ -409,7 +409,7 @@ mod tests {
                 // What the guest sends behind it is there.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            let outcome = client.check(&address, Limits::at_once(PATIENCE_BOOTING)).await.0;
+            let outcome = client.check(&address, TimeLimits::at_once(PATIENCE_BOOTING)).await.0;
             assert!(matches!(outcome, CheckOutcome::Silence(_)), "{outcome:?}");
             let outcome = client.check(&address, patient).await.0;
             assert!(matches!(outcome, CheckOutcome::Status(_)), "{outcome:?}");
@@ -460,13 +460,13 @@ mod tests {
             granted
         };
         let mut client = StatusClient::default();
-        let waiting = Limits { wait: WAIT, patience: PATIENCE * 30 };
+        let waiting = TimeLimits { wait: WAIT, patience: PATIENCE * 30 };
         let asking = async {
             for round in 0..6 {
                 let outcome = client.check(&address, waiting).await.0;
                 assert!(matches!(outcome, CheckOutcome::Status(_)), "{round}: {outcome:?}");
             }
-            client.get(&address, None, Limits::at_once(PATIENCE * 30)).await.unwrap();
+            client.get(&address, None, TimeLimits::at_once(PATIENCE * 30)).await.unwrap();
             let outcome = client.check(&address, waiting).await.0;
             assert!(matches!(outcome, CheckOutcome::Status(_)), "{outcome:?}");
         };
@@ -489,11 +489,11 @@ mod tests {
         };
         let mut client = StatusClient::default();
         let asking = async {
-            client.check(&address, Limits::at_once(PATIENCE * 30)).await;
+            client.check(&address, TimeLimits::at_once(PATIENCE * 30)).await;
             let patience = Duration::from_millis(50);
             let asked = Instant::now();
             let (outcome, owed) =
-                client.check(&address, Limits { wait: Duration::from_secs(1), patience }).await;
+                client.check(&address, TimeLimits { wait: Duration::from_secs(1), patience }).await;
             let CheckOutcome::Silence(reason) = outcome else { panic!("{outcome:?}") };
             assert!(reason.contains("within 0.05 s"), "{reason}");
             assert!(asked.elapsed() >= Duration::from_millis(1050));

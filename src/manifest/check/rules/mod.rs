@@ -8,6 +8,7 @@ mod isolation;
 mod machine;
 mod pod;
 mod policy;
+mod replicated;
 mod service;
 mod table;
 mod workload;

@@ -16,6 +16,7 @@ use super::pod::{
     one_term, pod_term, preferred_term, same_service_account, spot, spread_key, sysctl, unique_containers,
 };
 use super::policy::{policy_peer, policy_port};
+use super::replicated::replicated;
 use super::service::{service, service_annotations, short_form};
 use super::workload::{
     always_restarts, claim_annotations, claim_templates, claims_of_group, claims_of_members, deadline,
@@ -43,7 +44,7 @@ pub(in crate::manifest) fn of(table: &Table) -> &'static [Rule] {
         "JobSpec" => &[job_restarts, job_indexes, failure_policy, success_policy],
         "Job" => &[job_name],
         "CronJob" => &[cron_job_name],
-        "PodTemplateSpec" => &[spot],
+        "PodTemplateSpec" => &[spot, replicated],
         "PodSpec" => &[
             unique_containers,
             mounts_exist,

@@ -15,7 +15,7 @@ use super::refusal::STREAMS;
 use super::state::{Link, OUT_BYTES};
 use super::transport::CHUNK;
 use super::*;
-use crate::cloud::local::link::journal::Limits;
+use crate::cloud::local::link::journal::JournalLimits;
 use crate::cloud::local::link::log_writer::LogWriter;
 use crate::cloud::local::log::Log;
 use crate::cloud::local::machine::qemu;
@@ -25,7 +25,7 @@ use crate::cloud::local::socket;
 const SEEDS: u64 = 1000;
 
 /// Small enough that a guest meets them within the bytes that it sends here.
-const LIMITS: Limits = Limits { file_bytes: 16 * 1024, vm_bytes: 96 * 1024, runs: 3 };
+const LIMITS: JournalLimits = JournalLimits { file_bytes: 16 * 1024, vm_bytes: 96 * 1024, runs: 3 };
 
 /// How many containers the pod has: `c0` and so on.
 const CONTAINERS: usize = 8;
